@@ -1,0 +1,70 @@
+# Everything a fresh clone needs installs itself: make demo, make test, make check, make test-real, make bench.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+
+CODEX_VERSION := 0.169.0
+CLAUDE_VERSION := 2.1.328
+CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/csa-real-clis
+CLIS := $(CACHE)/codex-$(CODEX_VERSION)_claude-$(CLAUDE_VERSION)
+
+.PHONY: help demo test check lint test-real bench docs format constraints clean
+
+help:
+	@echo "make demo       a tree of agents over the bundled fake tools, with the live view"
+	@echo "make test       the tests that need no real tool"
+	@echo "make check      lint, types, layers and tests"
+	@echo "make test-real  the real codex and claude-code against a loopback provider"
+	@echo "make bench      speed and memory, as ratios"
+	@echo "make docs       write docs/commands.md anew from the parsers"
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $(STAMP)
+
+demo: $(STAMP)
+	@bash fixtures/demo/demo.sh
+
+test: $(STAMP)
+	$(BIN)/pytest -q -n 2
+
+check: lint test
+
+lint: $(STAMP)
+	$(BIN)/ruff check --quiet .
+	$(BIN)/ruff format --quiet --check .
+	$(BIN)/mypy --no-error-summary
+	$(BIN)/lint-imports --no-cache > $(VENV)/layers.log || { cat $(VENV)/layers.log; exit 1; }
+
+$(CLIS)/.installed:
+	@command -v npm > /dev/null || { echo "error: npm is needed to install the real CLIs (Node.js 20 or newer)"; exit 1; }
+	mkdir -p $(CLIS)
+	npm install --silent --no-audit --no-fund --prefix $(CLIS) \
+		@openai/codex@$(CODEX_VERSION) @anthropic-ai/claude-code@$(CLAUDE_VERSION)
+	$(CLIS)/node_modules/.bin/codex --version
+	$(CLIS)/node_modules/.bin/claude --version
+	@touch $@
+
+test-real: $(STAMP) $(CLIS)/.installed
+	CSA_REAL_CLIS=$(CLIS) $(BIN)/pytest -q -m real tests/real
+
+bench: $(STAMP)
+	$(BIN)/python bench/run.py
+
+docs: $(STAMP)
+	$(BIN)/python docs/generate.py
+
+format: $(STAMP)
+	$(BIN)/ruff check --fix --quiet .
+	$(BIN)/ruff format --quiet .
+
+constraints: $(STAMP)
+	(head -1 constraints.txt; $(BIN)/python -m pip freeze --exclude-editable) > constraints.new
+	mv constraints.new constraints.txt
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,0 +1,179 @@
+"""How csa runs Claude Code (`@anthropic-ai/claude-code`, seen at 2.1.328): `claude -p`, the prompt on stdin.
+
+Every flag answers something the real CLI did; `claude_stream` reads what comes back.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+
+from csa.errors import UsageError
+from csa.model.adapter import Capabilities, Invocation, Probe, TurnRequest
+from csa.model.permission import Permission
+from csa_adapters.claude_stream import ClaudeCodeDecoder
+from csa_adapters.homes import argument, endpoint_name, home_directory, is_uuid, shortened
+
+# stream-json without --verbose is refused.
+_ALWAYS = ("-p", "--output-format", "stream-json", "--verbose")
+# Five retries end a dead provider's turn after about 20 s; the CLI's own ten take three minutes, even for a 401.
+_MAX_RETRIES = ("CLAUDE_CODE_MAX_RETRIES", "5")
+
+_WRITING_TOOLS = ("Edit", "Write", "NotebookEdit")
+_READING_TOOLS = ("Read", "Glob", "Grep")
+_EVERY_TOOL = (*_READING_TOOLS, *_WRITING_TOOLS, "Bash", "WebFetch", "WebSearch", "Task", "Agent", "Skill")
+_PLAIN_PATH = re.compile(r"/[\w./+@-]+")
+
+
+class ClaudeCodeAdapter:
+    """The tool `claude-code`."""
+
+    name = "claude-code"
+    family = "anthropic"
+    executable = "claude"
+    capabilities = Capabilities(choose_id=True, resume=True)
+    outer_markers = frozenset(
+        {
+            "CLAUDECODE",
+            "AI_AGENT",
+            "CLAUDE_CODE_SESSION_ID",
+            "CLAUDE_CODE_CHILD_SESSION",
+            "CLAUDE_CODE_ENTRYPOINT",
+            "CLAUDE_CODE_EXECPATH",
+            "CLAUDE_CODE_MESSAGING_SOCKET",
+            "CLAUDE_CODE_MESSAGING_TOKEN",
+            "CLAUDE_CODE_SESSION_ATTENDED",
+            "CLAUDE_CODE_SSE_PORT",
+            "CLAUDE_EFFORT",
+            "CLAUDE_PID",
+        }
+    )
+    probe = Probe(
+        version_arguments=("--version",),
+        login_variables=(
+            "ANTHROPIC_API_KEY",
+            "ANTHROPIC_AUTH_TOKEN",
+            "CLAUDE_CODE_OAUTH_TOKEN",
+            "CLAUDE_CODE_USE_BEDROCK",
+            "CLAUDE_CODE_USE_VERTEX",
+            "CLAUDE_CODE_USE_FOUNDRY",
+        ),
+        login_files=("$CLAUDE_CONFIG_DIR/.credentials.json", "~/.claude/.credentials.json"),
+    )
+
+    def account(self, environ: Mapping[str, str]) -> str:
+        """Name the config directory, and the endpoint where one is set; never its credentials."""
+        home = shortened(home_directory(environ, "CLAUDE_CONFIG_DIR", ".claude"), environ)
+        endpoint = endpoint_name(environ.get("ANTHROPIC_BASE_URL", ""))
+        return f"{home} {endpoint}" if endpoint else home
+
+    def homes(self, environ: Mapping[str, str]) -> tuple[str, ...]:
+        """Name the config directory. ~/.claude.json need not be writable, and codex's sandbox takes no files."""
+        return (home_directory(environ, "CLAUDE_CONFIG_DIR", ".claude"),)
+
+    def invocation(self, request: TurnRequest) -> Invocation:
+        """Say how to run the turn; UsageError for an id that the CLI would look up among titles."""
+        return Invocation(
+            argv=(*request.command, *_ALWAYS, *_session(request), *_permission(request), *_options(request)),
+            stdin=_literal(request.prompt).encode("utf-8", "replace"),
+            env=_environment(request),
+        )
+
+    def decoder(self, request: TurnRequest) -> ClaudeCodeDecoder:
+        """Begin to read a run of `request`."""
+        return ClaudeCodeDecoder(request)
+
+
+def _session(request: TurnRequest) -> tuple[str, str]:
+    if request.provider_session_id is None:
+        return ("--session-id", request.new_provider_id)
+    if not is_uuid(request.provider_session_id):
+        raise UsageError(f"'{request.provider_session_id}' is not the id of a claude session (a UUID).")
+    return ("--resume", request.provider_session_id)
+
+
+def _permission(request: TurnRequest) -> tuple[str, ...]:
+    """Choose the mode and the tools; the session does not keep them, so every turn says them."""
+    return _PERMISSIONS[request.permission](request)
+
+
+def _read_only(request: TurnRequest) -> tuple[str, ...]:
+    """Take the writing tools away and deny what would ask. Plan mode would do too, but changes the task."""
+    return (
+        "--permission-mode",
+        "dontAsk",
+        *_denying(_WRITING_TOOLS),
+        *_allowing(*_READING_TOOLS, *_csa_rules(request)),
+    )
+
+
+def _edit(request: TurnRequest) -> tuple[str, ...]:
+    """Accept edits in the project and harmless commands; of the others only csa's own, and bare `env`."""
+    return ("--permission-mode", "acceptEdits", *_allowing(*_csa_rules(request), "Bash(env)"))
+
+
+def _full(request: TurnRequest) -> tuple[str, ...]:
+    """Skip permissions. As root the CLI refuses that; every tool named comes close: all but a project's MCP servers
+    and the Edit tool on `.git` and `.claude`.
+    """
+    if request.is_root:
+        return ("--permission-mode", "acceptEdits", *_allowing(*_EVERY_TOOL))
+    return ("--dangerously-skip-permissions",)
+
+
+_PERMISSIONS: dict[Permission, Callable[[TurnRequest], tuple[str, ...]]] = {
+    Permission.READ_ONLY: _read_only,
+    Permission.EDIT: _edit,
+    Permission.FULL: _full,
+}
+
+
+def _csa_rules(request: TurnRequest) -> tuple[str, ...]:
+    """Allow csa by its name, and by its path where an agent may be told that: neither rule covers the other form.
+
+    They hold in pipes, lists and quoted heredocs, not behind `X=1 csa`, `csa ... &` or in `$(csa ...)` (2.1.328).
+    """
+    path = request.csa_command
+    return ("Bash(csa:*)", f"Bash({path}:*)") if _PLAIN_PATH.fullmatch(path) else ("Bash(csa:*)",)
+
+
+def _allowing(*rules: str) -> tuple[str, str]:
+    return ("--allowedTools", ",".join(rules))
+
+
+def _denying(tools: tuple[str, ...]) -> tuple[str, str]:
+    return ("--disallowedTools", ",".join(tools))
+
+
+def _literal(prompt: str) -> str:
+    """Keep a prompt from being run as a command: after a space `/compact` is text, and goes to the model.
+
+    `--disable-slash-commands` does not do it: known commands then answer that they are not available, with success.
+    """
+    return f" {prompt}" if prompt.startswith("/") else prompt
+
+
+def _options(request: TurnRequest) -> tuple[str, ...]:
+    chosen: list[str] = []
+    if request.model:
+        chosen.append(f"--model={argument(request.model, 'model')}")
+    if request.effort:
+        chosen.append(f"--effort={argument(request.effort, 'effort')}")
+    if request.system:
+        # Without `off` a resume sends the text recorded at the conversation's first request and ignores this one.
+        system = argument(f"--append-system-prompt={request.system}", "system text")
+        chosen += (system, "--system-prompt-snapshot", "off")
+    if request.ephemeral:
+        chosen += ("--no-session-persistence", "--setting-sources", "user")
+    return tuple(chosen)
+
+
+def _environment(request: TurnRequest) -> dict[str, str | None]:
+    changes: dict[str, str | None] = {"DISABLE_AUTOUPDATER": "1"}  # nothing replaces the binary under a running turn
+    variable, value = _MAX_RETRIES
+    if not request.environ.get(variable):
+        changes[variable] = value
+    if request.ephemeral:
+        # The user's settings may hold the login and are kept; CLAUDE.md goes by no flag that keeps them.
+        changes["CLAUDE_CODE_DISABLE_CLAUDE_MDS"] = "1"
+    return changes

@@ -1,0 +1,151 @@
+"""How csa runs the Codex CLI (`@openai/codex`, seen at 0.169.0): `codex exec --json`, the prompt on stdin.
+
+Every flag answers something the real CLI did; `codex_stream` reads what comes back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from csa.errors import UsageError
+from csa.model.adapter import Capabilities, Invocation, Probe, TurnRequest
+from csa.model.permission import Permission
+from csa_adapters.codex_stream import CodexDecoder
+from csa_adapters.homes import argument, home_directory, is_uuid, shortened
+
+_ALWAYS = (
+    "--json",
+    # Outside a git repository exec refuses to start, and a trusted project does not satisfy it.
+    "--skip-git-repo-check",
+    # With this feature an unreachable provider is retried for ever, whatever `stream_max_retries` says.
+    "--disable",
+    "unbounded_connection_retries",
+    # A login shell resets PATH (as root, and where profiles say so), and `csa` is then not found by the agent.
+    "-c",
+    "allow_login_shell=false",
+)
+_BYPASS = "--dangerously-bypass-approvals-and-sandbox"
+
+
+class CodexAdapter:
+    """The tool `codex`."""
+
+    name = "codex"
+    family = "openai"
+    executable = "codex"
+    capabilities = Capabilities(choose_id=False, resume=True)
+    # CODEX_HOME is configuration and stays; CODEX_SANDBOX_NETWORK_DISABLED is true of every descendant.
+    outer_markers = frozenset(
+        {
+            "CODEX_THREAD_ID",
+            "CODEX_SESSION_ID",
+            "CODEX_TOOL_CALL_ID",
+            "CODEX_CI",
+            "CODEX_VERSION",
+            "CODEX_MANAGED_BY_NPM",
+            "CODEX_MANAGED_PACKAGE_ROOT",
+            "CODEX_APPLY_PATCH_PRESERVE_LINE_ENDINGS",
+        }
+    )
+    probe = Probe(
+        version_arguments=("--version",),
+        login_variables=("CODEX_API_KEY", "OPENAI_API_KEY"),
+        login_files=("$CODEX_HOME/auth.json", "~/.codex/auth.json"),
+    )
+
+    def account(self, environ: Mapping[str, str]) -> str:
+        """Name the CODEX_HOME: threads of one home are unknown in another."""
+        return shortened(_home(environ), environ)
+
+    def homes(self, environ: Mapping[str, str]) -> tuple[str, ...]:
+        """Name the CODEX_HOME; a nested codex that cannot write there does not start."""
+        return (_home(environ),)
+
+    def invocation(self, request: TurnRequest) -> Invocation:
+        """Say how to run the turn; UsageError for an id that codex would silently take for a new thread's name."""
+        return Invocation(
+            argv=(
+                *request.command,
+                "exec",
+                *_ALWAYS,
+                *_permission(request),
+                *_options(request),
+                *_thread(request),
+                "-",
+            ),
+            stdin=request.prompt.encode("utf-8", "replace"),
+        )
+
+    def decoder(self, request: TurnRequest) -> CodexDecoder:
+        """Begin to read a run of `request`."""
+        return CodexDecoder(request)
+
+
+def toml_string(text: str) -> str:
+    """Write `text` as a TOML basic string: `-c key=value` parses the value, and takes what fails to parse literally."""
+    return '"' + "".join(_ESCAPES.get(char, char) for char in text) + '"'
+
+
+def toml_array(texts: tuple[str, ...]) -> str:
+    """Write an array of strings."""
+    return "[" + ",".join(map(toml_string, texts)) + "]"
+
+
+_ESCAPES = {chr(code): f"\\u{code:04X}" for code in (*range(0x20), 0x7F)} | {'"': '\\"', "\\": "\\\\"}
+
+
+def _home(environ: Mapping[str, str]) -> str:
+    return home_directory(environ, "CODEX_HOME", ".codex")
+
+
+def _thread(request: TurnRequest) -> tuple[str, ...]:
+    if request.provider_session_id is None:
+        return ()
+    if not is_uuid(request.provider_session_id):
+        # `codex exec resume not-a-uuid` begins a new thread and exits 0.
+        raise UsageError(f"'{request.provider_session_id}' is not the id of a codex thread (a UUID).")
+    return ("resume", request.provider_session_id)
+
+
+def _permission(request: TurnRequest) -> tuple[str, ...]:
+    """Choose the sandbox. It is not sticky, so every turn says it; and it must come before `resume`.
+
+    codex cannot build its sandbox inside its own: every command of a nested one fails (0.169.0). Inside one, `edit`
+    therefore goes without: the outer sandbox still confines it. `read-only` does not, and fails closed.
+    """
+    inside = request.sandboxed_by == CodexAdapter.name
+    if request.permission is Permission.FULL or (inside and request.permission is Permission.EDIT):
+        return ("--dangerously-bypass-approvals-and-sandbox",)
+    if request.permission is Permission.READ_ONLY:
+        return ("--sandbox", "read-only")
+    return ("--sandbox", "workspace-write", *_workspace(request.writable_dirs))
+
+
+def _workspace(writable_dirs: tuple[str, ...]) -> tuple[str, ...]:
+    """Open the network, without which no nested agent reaches its provider, and what a nested csa writes.
+
+    The directories must exist: a file, or a name with nothing behind it, makes every command of the turn fail.
+    """
+    network = _setting("sandbox_workspace_write.network_access", "true")
+    if not writable_dirs:  # an empty list would undo what the user's own config allows
+        return network
+    return (*network, *_setting("sandbox_workspace_write.writable_roots", toml_array(writable_dirs)))
+
+
+def _options(request: TurnRequest) -> tuple[str, ...]:
+    chosen: list[str] = []
+    if request.model:
+        chosen.append(f"--model={argument(request.model, 'model')}")  # in one piece: it may begin with a dash
+    if request.effort:
+        chosen += _setting("model_reasoning_effort", toml_string(request.effort))
+    if request.system:
+        # Heard at a thread's first turn only: 0.169.0 keeps the first text on a resume, whatever is given then.
+        chosen += _setting("developer_instructions", toml_string(request.system))
+    if request.ephemeral:
+        # Without the second, --ephemeral still reads AGENTS.md. The one in CODEX_HOME is read whatever is said.
+        chosen += ("--ephemeral", *_setting("project_doc_max_bytes", "0"))
+    return tuple(chosen)
+
+
+def _setting(key: str, value: str) -> tuple[str, str]:
+    return ("-c", argument(f"{key}={value}", "system text"))

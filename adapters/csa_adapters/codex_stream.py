@@ -1,0 +1,303 @@
+"""Reads `codex exec --json` (seen at 0.169.0): thread.started, then items, then turn.completed or turn.failed.
+
+Traps: an *item* of type `error` is a warning, not a failure; `error` events are retry notices and the final error
+alike; usage counts the whole thread; a resume can silently begin another thread; what fails before the first line is
+only on stderr.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from csa.model.adapter import ErrorKind, Outcome, ToolExit, TurnRequest, Update
+from csa.model.usage import Usage
+from csa_adapters.failures import ended_well, ending_message, kind_of_message, kind_of_status, rules, stderr_message
+from csa_adapters.jsonlines import count_of, list_of, mapping_of, number_of, other, read_object, text_of
+
+_Json = dict[str, Any]
+
+_RETRY = re.compile(r"Reconnecting\.\.\. (?:(\d{1,9})/(\d{1,9})|waiting for network)(?: \((.*)\))?$", re.DOTALL)
+_STATUS = re.compile(r"(?:unexpected|last) status:? (\d{3})\b")
+_DELAY = re.compile(r"try again in (\d{1,9}(?:\.\d{1,9})?) ?(ms|s|sec|seconds|m|min|minutes)\b")
+_UNIT_SECONDS = {"ms": 0.001, "s": 1, "sec": 1, "seconds": 1, "m": 60, "min": 60, "minutes": 60}
+
+# The messages of typed `error` and `turn.failed` events, most telling first.
+_MESSAGES = rules(
+    (r"ran out of room|context.?window|context_length_exceeded|prompt is too long", "context_overflow"),
+    (r"quota|usage.?limit|insufficient credits|billing", "quota"),
+    (r"Missing environment variable|not logged in|log ?in again|refresh token|api.?key|Unauthorized", "auth"),
+    (r"model.{0,80}(not found|does not exist|not supported)|invalid_request", "invalid_request"),
+    (r"rate.?limit|Too Many Requests", "rate_limit"),
+    (r"at capacity|overloaded", "overloaded"),
+    (r"high demand|internal server error|server.?error", "server"),  # a 500 comes without its number
+    (r"stream disconnected|stream closed|Connection failed|network|timed? ?out|error sending request", "network"),
+    (r'^\{"error"', "invalid_request"),  # a 400 is passed on as the provider's body
+)
+# What stderr says when the run ended before its first event.
+_STARTUP = rules(
+    (r"no rollout found|already has an active writer|no prompt provided|not inside a trusted dir", "invalid_request"),
+    (r"Missing environment variable|not logged in|Unauthorized", "auth"),
+    (r"unexpected argument|invalid value|unknown feature", "invalid_request"),
+    (r"codex home|config|duplicate key|failed to initialize|No such file|not found", "spawn"),
+)
+_STATUSES = {"in_progress": "in_progress", "completed": "completed", "failed": "failed", "declined": "failed"}
+# How an MCP call ends that would have asked: exec never asks. A command its sandbox refuses may leave no item at all.
+_REFUSED = "requires approval, but approval policy is never"
+_TOTALS = (  # of the thread: csa's name, codex's name
+    ("input_tokens", "input_tokens"),
+    ("cached_tokens", "cached_input_tokens"),
+    ("output_tokens", "output_tokens"),
+)
+
+
+class CodexDecoder:
+    """The reader of one run."""
+
+    def __init__(self, request: TurnRequest) -> None:
+        self._asked = request.provider_session_id
+        self._totals = _baseline(request)
+        self._thread: str | None = None
+        self._fault: str | None = None
+        self._completed = False
+        self._failure: str | None = None
+        self._last_error: str | None = None
+        self._text = ""
+        self._usage: Usage | None = None
+        self._open: set[str] = set()  # tool calls begun and not ended
+        self._denied: list[str] = []
+        self._events: dict[str, Callable[[_Json], list[Update] | None]] = {
+            "thread.started": self._thread_started,
+            "turn.started": self._turn_started,
+            "turn.completed": self._turn_completed,
+            "turn.failed": self._turn_failed,
+            "error": self._error_event,
+            "item.started": self._item,
+            "item.updated": self._item,
+            "item.completed": self._item,
+        }
+        self._items: dict[str, Callable[[_Json, str], list[Update] | None]] = {
+            "agent_message": self._agent_message,
+            "reasoning": self._reasoning,
+            "error": self._warning,
+            "todo_list": self._plan,
+            **dict.fromkeys(_TOOLS, self._tool),
+        }
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether turn.completed or turn.failed was read."""
+        return self._completed or self._failure is not None
+
+    @property
+    def fault(self) -> str | None:
+        """Why this is not the thread that was asked for."""
+        return self._fault
+
+    def feed(self, line: bytes) -> list[Update]:
+        """Take one line."""
+        event = read_object(line)
+        if event is None:
+            return other(line)
+        handler = self._events.get(text_of(event.get("type")))
+        updates = handler(event) if handler else None
+        return other(line, event) if updates is None else updates
+
+    def close(self, end: ToolExit) -> Outcome:
+        """Judge the run."""
+        kind, message = self._verdict(end)
+        return Outcome(
+            succeeded=kind is None,
+            text=self._text,
+            stop_reason="end_turn" if kind is None else None,
+            error_kind=kind,
+            error_message=message,
+            usage=self._usage,
+            totals=self._totals if self._thread or self._asked else None,
+            denied=tuple(self._denied),
+        )
+
+    def _verdict(self, end: ToolExit) -> tuple[ErrorKind | None, str | None]:
+        if self._fault:
+            return "protocol", self._fault
+        if self._failure is not None:
+            return kind_of(self._failure), self._failure
+        if self._thread is None:
+            return self._startup_failure(end)
+        if self._completed:
+            return (None, None) if ended_well(end) else ("internal", ending_message(end, "a clean exit"))
+        if self._last_error is not None:
+            return kind_of(self._last_error), self._last_error
+        return "internal" if end.signal is not None else "protocol", ending_message(end, "turn.completed")
+
+    def _startup_failure(self, end: ToolExit) -> tuple[ErrorKind, str]:
+        if self._completed:
+            return "protocol", "codex did not name the thread of this run"
+        said = stderr_message(end.stderr_tail)
+        kind = kind_of_message(said, _STARTUP) if end.signal is None else None
+        return (kind, said) if kind else ("internal", ending_message(end, "thread.started"))
+
+    def _thread_started(self, event: _Json) -> list[Update] | None:
+        thread = text_of(event.get("thread_id"))
+        if not thread:
+            return None
+        known = self._thread or self._asked
+        if known is not None and thread.lower() != known.lower():
+            self._fault = f"codex runs thread {thread} instead of {known}"
+            return [Update("error", {"kind": "protocol", "message": self._fault})]
+        if self._thread is not None:
+            return []
+        self._thread = thread
+        return [Update("session_bound", {"provider_session_id": thread})]
+
+    def _turn_started(self, _event: _Json) -> list[Update]:
+        return []
+
+    def _turn_completed(self, event: _Json) -> list[Update]:
+        self._completed = True
+        self._usage, self._totals = _difference(mapping_of(event.get("usage")), self._totals)
+        return [] if self._usage is None else [Update("usage", self._usage.to_dict())]
+
+    def _turn_failed(self, event: _Json) -> list[Update]:
+        message = text_of(mapping_of(event.get("error")).get("message")) or self._last_error or "the turn failed"
+        self._failure = message
+        return [] if message == self._last_error else [_error(message)]
+
+    def _error_event(self, event: _Json) -> list[Update] | None:
+        message = text_of(event.get("message"))
+        if not message:
+            return None
+        retry = _RETRY.match(message)
+        if retry:
+            return [_retry(retry)]
+        self._last_error = message
+        return [_error(message)]
+
+    def _item(self, event: _Json) -> list[Update] | None:
+        item = mapping_of(event.get("item"))
+        handler = self._items.get(text_of(item.get("type")))
+        return handler(item, event["type"]) if handler else None
+
+    def _agent_message(self, item: _Json, phase: str) -> list[Update] | None:
+        if phase != "item.completed":
+            return None
+        self._text = text_of(item.get("text"))
+        return [Update("agent_message", {"text": self._text})]
+
+    def _reasoning(self, item: _Json, phase: str) -> list[Update] | None:
+        return [Update("agent_thought", {"text": text_of(item.get("text"))})] if phase == "item.completed" else None
+
+    def _warning(self, item: _Json, phase: str) -> list[Update] | None:
+        return [Update("warning", {"message": text_of(item.get("message"))})] if phase == "item.completed" else None
+
+    def _plan(self, item: _Json, _phase: str) -> list[Update] | None:
+        todos = [todo for todo in map(mapping_of, list_of(item.get("items"))) if todo]
+        return [Update("plan", {"entries": [_plan_entry(todo) for todo in todos]})]
+
+    def _tool(self, item: _Json, phase: str) -> list[Update] | None:
+        call = text_of(item.get("id"))
+        kind, title, content = _TOOLS[item["type"]](item)
+        status = _STATUSES.get(text_of(item.get("status")))
+        data: _Json = {"id": call, "status": status or _DEFAULT_STATUS[phase]}
+        if content:
+            data["content"] = content
+        if type(item.get("exit_code")) is int:
+            data["exit_code"] = item["exit_code"]
+        updates = [Update("tool_call_update", data)]
+        if call not in self._open:
+            updates = [Update("tool_call", {"id": call, "title": title, "kind": kind, **data})]
+        if phase == "item.completed":
+            self._open.discard(call)
+        else:
+            self._open.add(call)
+        if item.get("status") == "declined" or (kind == "other" and _REFUSED in content):
+            self._denied.append(title)
+            updates.append(Update("permission", {"id": call, "title": title, "status": "denied"}))
+        return updates
+
+
+def kind_of(message: str) -> ErrorKind:
+    """Return what an error event's message means; a status it names decides unless the words say more."""
+    status = _STATUS.search(message)
+    by_words = kind_of_message(message, _MESSAGES)
+    if by_words in ("context_overflow", "quota") or status is None:
+        return by_words or "internal"
+    return kind_of_status(int(status.group(1))) or by_words or "internal"
+
+
+def _baseline(request: TurnRequest) -> Mapping[str, float] | None:
+    """Return the thread's totals before this run; None when unknown: a resume of what csa has no figures for."""
+    if request.provider_session_id is None:
+        return {name: 0 for name, _ in _TOTALS}
+    known = request.previous_totals
+    return known if known is not None and all(name in known for name, _ in _TOTALS) else None
+
+
+def _difference(
+    reported: Mapping[str, Any], before: Mapping[str, float] | None
+) -> tuple[Usage | None, Mapping[str, float] | None]:
+    """Return this run's usage, where it can be told, and the new totals."""
+    if number_of(reported.get("input_tokens")) is None:
+        return None, before
+    totals: dict[str, float] = {name: count_of(reported.get(theirs)) for name, theirs in _TOTALS}
+    if before is None:
+        return None, totals
+    used = {name: int(totals[name] - before[name]) for name in totals}
+    return (None if min(used.values()) < 0 else Usage(**used)), totals
+
+
+def _error(message: str) -> Update:
+    return Update("error", {"kind": kind_of(message), "message": message})
+
+
+def _retry(notice: re.Match[str]) -> Update:
+    attempt, most, reason = notice.groups()
+    data: _Json = {"kind": kind_of(reason) if reason else "network", "message": reason or notice.group(0)}
+    if attempt:
+        data |= {"attempt": int(attempt), "max": int(most)}
+    delay = _DELAY.search(reason or "")
+    if delay:
+        data["retry_after_s"] = round(float(delay.group(1)) * _UNIT_SECONDS[delay.group(2)], 3)
+    return Update("retry", data)
+
+
+def _plan_entry(todo: _Json) -> dict[str, str]:
+    return {"content": text_of(todo.get("text")), "status": "completed" if todo.get("completed") is True else "pending"}
+
+
+def _command(item: _Json) -> tuple[str, str, str]:
+    return "execute", text_of(item.get("command")), text_of(item.get("aggregated_output"))
+
+
+def _file_change(item: _Json) -> tuple[str, str, str]:
+    changes = [(text_of(c.get("kind")), text_of(c.get("path"))) for c in map(mapping_of, list_of(item.get("changes")))]
+    kinds = {kind for kind, _ in changes}
+    paths = ", ".join(path for _, path in changes)
+    summary = "\n".join(f"{kind} {path}" for kind, path in changes)
+    return ("delete", f"Delete {paths}", summary) if kinds == {"delete"} else ("edit", f"Edit {paths}", summary)
+
+
+def _mcp_call(item: _Json) -> tuple[str, str, str]:
+    blocks = list_of(mapping_of(item.get("result")).get("content"))
+    said = "\n".join(filter(None, (text_of(mapping_of(block).get("text")) for block in blocks)))
+    failed = text_of(mapping_of(item.get("error")).get("message"))
+    return "other", f"{text_of(item.get('server'))}.{text_of(item.get('tool'))}", said or failed
+
+
+def _collaboration(item: _Json) -> tuple[str, str, str]:
+    return "think", text_of(item.get("tool")) or "sub-agent", text_of(item.get("prompt"))
+
+
+def _web_search(item: _Json) -> tuple[str, str, str]:
+    return "search", f"Search {text_of(item.get('query'))}", ""
+
+
+_DEFAULT_STATUS = {"item.started": "in_progress", "item.updated": "in_progress", "item.completed": "completed"}
+_TOOLS: dict[str, Callable[[_Json], tuple[str, str, str]]] = {
+    "command_execution": _command,
+    "file_change": _file_change,
+    "mcp_tool_call": _mcp_call,
+    "collab_tool_call": _collaboration,
+    "web_search": _web_search,
+}

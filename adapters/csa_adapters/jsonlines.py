@@ -1,0 +1,86 @@
+"""Reads one line of a tool's stream; nothing a tool writes makes it raise, and what it returns can be written as UTF-8.
+
+The accessors answer for a value of the wrong type what they answer for none at all: a stream is somebody else's data,
+and a decoder must not die of a field that changed its type between two versions of a tool.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+from csa.model.adapter import Update
+
+_NOTHING: dict[str, Any] = {}
+_NO_ITEMS: list[Any] = []
+
+
+def read_object(line: bytes) -> dict[str, Any] | None:
+    """Return the line's JSON object; None when it is not one."""
+    try:
+        value = _DECODER.decode(line.decode("utf-8", "replace"))
+    except (ValueError, RecursionError):  # a line of brackets nests deeper than the parser goes
+        return None
+    if type(value) is not dict:
+        return None
+    return _without_surrogates(value) if b"\\ud" in line or b"\\uD" in line else value
+
+
+def other(line: bytes, event: dict[str, Any] | None = None) -> list[Update]:
+    """Keep what was not recognised: the object, or the text of a line that is none; a blank line says nothing."""
+    if event is not None:
+        return [Update("other", {"raw": event})]
+    text = line.decode("utf-8", "replace").strip()
+    return [Update("other", {"raw": text})] if text else []
+
+
+def text_of(value: Any) -> str:
+    """Return a string; empty when it is none."""
+    return value if type(value) is str else ""
+
+
+def mapping_of(value: Any) -> dict[str, Any]:
+    """Return an object; empty, and not to be written to, when it is none."""
+    return value if type(value) is dict else _NOTHING
+
+
+def list_of(value: Any) -> list[Any]:
+    """Return a list; empty, and not to be written to, when it is none."""
+    return value if type(value) is list else _NO_ITEMS
+
+
+def number_of(value: Any) -> float | None:
+    """Return a finite, non-negative number (true is none); None when it is no such thing."""
+    if type(value) is not int and type(value) is not float:
+        return None
+    return value if 0 <= value < _LARGEST else None
+
+
+def count_of(value: Any) -> int:
+    """Return a count; 0 when it is none."""
+    return int(number_of(value) or 0)
+
+
+def _finite(digits: str) -> float | None:
+    number = float(digits)  # 1e999 is valid JSON, but Infinity, which it becomes, is not
+    return number if math.isfinite(number) else None
+
+
+def _no_constant(_name: str) -> None:
+    """Replace NaN and the infinities, which Python reads though JSON has none."""
+
+
+def _without_surrogates(value: Any) -> Any:
+    """Replace the halves of broken surrogate pairs: JSON may escape them, UTF-8 cannot hold them."""
+    if type(value) is str:
+        return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    if type(value) is list:
+        return [_without_surrogates(item) for item in value]
+    if type(value) is dict:
+        return {_without_surrogates(key): _without_surrogates(item) for key, item in value.items()}
+    return value
+
+
+_LARGEST = 1e15
+_DECODER = json.JSONDecoder(parse_float=_finite, parse_constant=_no_constant)

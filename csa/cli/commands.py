@@ -1,0 +1,119 @@
+"""The commands there are: one table from which dispatch, help and the reference are made.
+
+A command is a module of this package with `configure(parser)` and `execute(arguments) -> int`, imported when used.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """One leaf of the command line."""
+
+    words: tuple[str, ...]
+    module: str
+    summary: str
+
+    def parser(self) -> Parser:
+        """Build this command's parser; no other's is built."""
+        module = import_module(f"csa.cli.{self.module}")
+        parser = Parser(
+            prog=" ".join(("csa", *self.words)),
+            description=str(module.__doc__),
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+        configure: Callable[[argparse.ArgumentParser], None] = module.configure
+        configure(parser)
+        common = parser.add_argument_group("everywhere")
+        common.add_argument("--cd", metavar="DIR", help="act as if csa had been started in DIR")
+        return parser
+
+    def execute(self, arguments: argparse.Namespace) -> int:
+        """Run the command; return its exit code."""
+        run: Callable[[argparse.Namespace], int] = import_module(f"csa.cli.{self.module}").execute
+        return run(arguments)
+
+
+class Parser(argparse.ArgumentParser):
+    """An ArgumentParser that words its errors as csa does."""
+
+    def error(self, message: str) -> None:  # type: ignore[override]  # argparse's never returns; nor does this
+        raise UsageFault(message, self.prog)
+
+
+class UsageFault(Exception):  # noqa: N818  # becomes a UsageError with a hint
+    """argparse refused the words of a command."""
+
+    def __init__(self, message: str, prog: str) -> None:
+        super().__init__(message)
+        self.message = message
+        self.prog = prog
+
+
+GROUPS = {"session": "look at sessions", "config": "look at the configuration"}
+COMMANDS = (
+    Command(("run",), "run", "hand a prompt to an AI coding tool, in a new session or an old one"),
+    Command(("session", "list"), "session_list", "list the project's sessions, or their tree"),
+    Command(("session", "result"), "session_result", "print the answer of a session's last turn"),
+    Command(("session", "logs"), "session_logs", "print what happened in a session"),
+    Command(("session", "is-alive"), "session_is_alive", "say whether a session is running"),
+    Command(("config", "show"), "config_show", "print each setting with its origin"),
+    Command(("config", "validate"), "config_validate", "check the config files"),
+)
+ALIASES = {("session", "ls"): ("session", "list"), ("ls",): ("session", "list")}
+
+
+def find_command(words: list[str]) -> tuple[Command | None, list[str]]:
+    """Split the words into a command and its arguments; no command when none is named."""
+    for count in (2, 1):
+        name = tuple(words[:count])
+        name = ALIASES.get(name, name)
+        for command in COMMANDS:
+            if command.words == name:
+                return command, words[count:]
+    return None, words
+
+
+def members(group: str) -> list[Command]:
+    """Return the commands of a group."""
+    return [command for command in COMMANDS if command.words[0] == group and len(command.words) > 1]
+
+
+def overview() -> str:
+    """Render what `csa --help` says."""
+    lines = ["usage: csa COMMAND ...", "", "Run trees of AI coding agents as durable sessions.", ""]
+    lines += _rows(COMMANDS)
+    lines += [
+        "",
+        "  csa COMMAND --help  says more of each;  csa --version",
+        "",
+        "examples:",
+        '  csa run "add a rate limit to the API"            a new session, with the first usable tool',
+        '  csa run --tool codex --description "auth" "..."  with this tool',
+        '  csa run --session 01JH4Q "now write the tests"   go on in a session, by an id prefix',
+        '  csa run --last "..."                             go on in the session used last',
+        "  csa session list --tree                          who started whom, and how it went",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def group_overview(group: str) -> str:
+    """Render what `csa session --help` says."""
+    lines = [f"usage: csa {group} COMMAND ...", "", f"{GROUPS[group].capitalize()}.", "", *_rows(members(group))]
+    return "\n".join([*lines, "", f"  csa {group} COMMAND --help  says more of each"]) + "\n"
+
+
+def _rows(commands: tuple[Command, ...] | list[Command]) -> list[str]:
+    return [f"  {' '.join(command.words):<18} {command.summary}" for command in commands]
+
+
+def print_help(text: str) -> int:
+    sys.stdout.write(text)
+    return 0

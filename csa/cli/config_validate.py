@@ -1,0 +1,27 @@
+"""Check the config files and `CSA_CONF_*` variables. Exits 0 when all is well and 6 at the first fault."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+
+from csa.cli.output import print_json
+from csa.model.config import combine_layers
+from csa.store.configfile import config_layers
+from csa.store.project import find_project
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="print an object")
+
+
+def execute(arguments: argparse.Namespace) -> int:
+    layers = config_layers(find_project(Path(arguments.cd or ".")), os.environ)
+    combine_layers(layers)
+    sources = [layer.origin for layer in layers]
+    if arguments.json:
+        print_json({"valid": True, "sources": sources})
+    else:
+        print("valid: " + (", ".join(sources) if sources else "no config files; the defaults hold"))
+    return 0

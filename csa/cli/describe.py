@@ -1,0 +1,108 @@
+"""What an event means to a person, in one line."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from csa.cli.output import one_line
+from csa.model.events import Event
+
+_Data = Mapping[str, Any]
+
+
+def describe(event: Event) -> str | None:
+    """Return what happened; None for what a person need not see."""
+    render = _RENDER.get(event.type)
+    return render(event.data) if render else None
+
+
+def _text(prefix: str) -> Callable[[_Data], str | None]:
+    def render(data: _Data) -> str | None:
+        text = one_line(str(data.get("text", "")))
+        return prefix + text if text else None
+
+    return render
+
+
+def _tool_call(data: _Data) -> str:
+    title = one_line(str(data.get("title") or data.get("kind") or "tool"))
+    return f"$ {title}" if data.get("kind") == "execute" else f"{data.get('kind', 'other')}: {title}"
+
+
+def _tool_call_update(data: _Data) -> str | None:
+    if data.get("status") != "failed":
+        return None
+    return "failed: " + one_line(str(data.get("content") or "no output"))
+
+
+def _retry(data: _Data) -> str:
+    count = f" {data['attempt']}/{data['max']}" if data.get("attempt") and data.get("max") else ""
+    after = f", in {data['retry_after_s']:g} s" if data.get("retry_after_s") else ""
+    return f"retry{count} ({data.get('kind', 'unknown')}{after}): {one_line(str(data.get('message', '')))}"
+
+
+def _problem(word: str) -> Callable[[_Data], str]:
+    return lambda data: f"{word}: {one_line(str(data.get('message', '')))}"
+
+
+def _plan(data: _Data) -> str | None:
+    entries = [entry for entry in data.get("entries", ()) if isinstance(entry, Mapping)]
+    done = sum(entry.get("status") == "completed" for entry in entries)
+    current = next((entry for entry in entries if entry.get("status") == "in_progress"), None)
+    if not entries:
+        return None
+    return f"plan {done}/{len(entries)}" + (f": {one_line(str(current.get('content', '')))}" if current else "")
+
+
+def _permission(data: _Data) -> str:
+    return f"permission {data.get('status', 'asked')}: {one_line(str(data.get('title') or data.get('message') or ''))}"
+
+
+def _started(data: _Data) -> str:
+    return f"started {data.get('tool')}: {one_line(str(data.get('prompt', '')))}"
+
+
+def _finished(data: _Data) -> str:
+    return f"{data.get('status')}: {one_line(str(data.get('summary', '')))}"
+
+
+def _usage(data: _Data) -> str:
+    return f"usage: {tokens(int(data.get('input_tokens', 0)))} in, {tokens(int(data.get('output_tokens', 0)))} out"
+
+
+_RENDER: Mapping[str, Callable[[_Data], str | None]] = {
+    "run_started": _started,
+    "user_message": _text("user: "),
+    "agent_message": _text(""),
+    "agent_thought": _text("thinking: "),
+    "tool_call": _tool_call,
+    "tool_call_update": _tool_call_update,
+    "plan": _plan,
+    "permission": _permission,
+    "usage": _usage,
+    "retry": _retry,
+    "warning": _problem("warning"),
+    "error": _problem("error"),
+    "handoff": lambda data: f"told {data.get('to')} of {len(data.get('turns', ()))} earlier turns",
+    "run_finished": _finished,
+}
+
+
+def tokens(count: int) -> str:
+    """Render a number of tokens in at most five characters: 950, 5.2k, 310k, 1.2M."""
+    for unit, size in (("M", 1_000_000), ("k", 1000)):
+        if count >= size:
+            value = count / size
+            return f"{value:.0f}{unit}" if value >= 100 else f"{value:.1f}{unit}"  # noqa: PLR2004  # three digits
+    return str(count)
+
+
+def elapsed(seconds: float) -> str:
+    """Render a duration: 4s, 3m12s, 2h05m."""
+    whole = int(seconds)
+    if whole < 60:  # noqa: PLR2004  # a minute
+        return f"{whole}s"
+    if whole < 3600:  # noqa: PLR2004  # an hour
+        return f"{whole // 60}m{whole % 60:02d}s"
+    return f"{whole // 3600}h{whole % 3600 // 60:02d}m"

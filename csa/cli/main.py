@@ -1,0 +1,74 @@
+"""The entry point: finds the command, runs it, and turns failures into words and exit codes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+
+from csa.errors import CsaError, UsageError
+
+EXIT_BROKEN_PIPE = 128 + signal.SIGPIPE
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line; return the exit code."""
+    words = sys.argv[1:] if argv is None else argv
+    if words[:1] == ["--version"] or words == ["-V"]:
+        from csa import __version__  # noqa: PLC0415  # this path is a hot one
+
+        sys.stdout.write(f"csa {__version__}\n")
+        return 0
+    try:
+        code = _dispatch(words)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # The reader has gone (`csa session list | head`). Python would complain once more when it closes stdout.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_BROKEN_PIPE
+    except CsaError as error:
+        from csa.cli.output import print_error  # noqa: PLC0415  # as above
+
+        print_error(error, as_json="--json" in words)
+        return error.exit_code
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
+    return code
+
+
+def _dispatch(words: list[str]) -> int:
+    from csa.cli.commands import GROUPS, UsageFault, find_command, group_overview, overview, print_help  # noqa: PLC0415
+
+    command, rest = find_command(words)
+    if command is None:
+        if not words:
+            return print_help(overview())
+        if words[0] in {"-h", "--help", "help"}:
+            return print_help(overview())
+        if words[0] in GROUPS and (len(words) == 1 or words[1] in {"-h", "--help"}):
+            return print_help(group_overview(words[0]))
+        raise _unknown(words)
+    try:
+        arguments = command.parser().parse_args(rest)
+    except UsageFault as fault:
+        message = fault.message[:1].upper() + fault.message[1:]
+        raise UsageError(f"{message}.", hint=f"{fault.prog} --help") from fault
+    if arguments.cd is not None and not os.path.isdir(arguments.cd):
+        raise UsageError(f"--cd: there is no directory {arguments.cd}.")
+    return command.execute(arguments)
+
+
+def _unknown(words: list[str]) -> UsageError:
+    from difflib import get_close_matches  # noqa: PLC0415  # only a typo pays for it
+
+    from csa.cli.commands import ALIASES, COMMANDS, GROUPS  # noqa: PLC0415  # as above
+
+    known = [" ".join(names) for names in (*(command.words for command in COMMANDS), *ALIASES)]
+    typed = " ".join(words[:2]) if words[0] in GROUPS else words[0]
+    close = get_close_matches(typed, [*known, *GROUPS], n=1) or get_close_matches(" ".join(words[:2]), known, n=1)
+    hint = f"did you mean 'csa {close[0]}'?" if close else "csa --help"
+    return UsageError(f"There is no command 'csa {typed}'.", hint=hint)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

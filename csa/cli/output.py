@@ -1,0 +1,99 @@
+"""What csa prints: errors, JSON, and styled text. Styles appear on a terminal only, and never under NO_COLOR."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from typing import IO, Any
+
+from csa.errors import CsaError
+
+_CODES = {"bold": "1", "dim": "2", "red": "31", "green": "32", "yellow": "33", "cyan": "36"}
+STATUS_STYLES = {
+    "running": "cyan",
+    "succeeded": "green",
+    "failed": "red",
+    "killed": "red",
+    "lost": "red",
+    "damaged": "red",
+    "timed_out": "yellow",
+    "cancelled": "yellow",
+    "unknown": "yellow",
+}
+
+
+def print_error(error: CsaError, *, as_json: bool) -> None:
+    """Print a failure: to stderr in words, or to stdout as the error object."""
+    if as_json:
+        print_json({"error": {"code": error.code, "message": error.message, "hint": error.hint}})
+        return
+    print_problem(error.message, hint=error.hint)
+
+
+def print_problem(message: str, *, hint: str | None = None) -> None:
+    """Print `error: ...` and `hint: ...` to stderr."""
+    style = Style(sys.stderr)
+    lines = [f"{style('error:', 'red')} {message}"]
+    if hint:
+        lines.append(f"{style('hint:', 'cyan')} {hint}")
+    print("\n".join(lines), file=sys.stderr)
+
+
+def print_json(value: Any) -> None:
+    """Print one JSON value on one line."""
+    print(json.dumps(value, ensure_ascii=False))
+
+
+class Style:
+    """Wraps text in terminal attributes, where the stream is a terminal that wants them."""
+
+    def __init__(self, stream: IO[str]) -> None:
+        self.is_terminal = stream.isatty()
+        self.enabled = self.is_terminal and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+    def __call__(self, text: str, *names: str) -> str:
+        codes = ";".join(_CODES[name] for name in names if name)
+        return f"\033[{codes}m{text}\033[0m" if self.enabled and codes else text
+
+
+def terminal_width(stream: IO[str]) -> int | None:
+    """Return the columns of the terminal (or COLUMNS); None when the stream is none."""
+    if not stream.isatty():
+        return None
+    columns = os.environ.get("COLUMNS", "")
+    if columns.isdigit() and int(columns) > 0:
+        return int(columns)
+    try:
+        return os.get_terminal_size(stream.fileno()).columns or 80
+    except OSError:
+        return 80
+
+
+def one_line(text: str) -> str:
+    """Fold white space, and make control characters visible rather than obeyed."""
+    return " ".join("".join(c if c.isprintable() or c.isspace() else "\N{REPLACEMENT CHARACTER}" for c in text).split())
+
+
+def cut(text: str, width: int | None) -> str:
+    """Shorten to a number of columns; None leaves the text whole. Wide characters count as two."""
+    if width is None or len(text) * 2 <= width:
+        return text
+    if display_width(text) <= width:
+        return text
+    used, kept = 0, []
+    for character in text:
+        used += display_width(character)
+        if used > width - 1:
+            break
+        kept.append(character)
+    return "".join(kept) + "…"
+
+
+def display_width(text: str) -> int:
+    """Count the columns that a text takes."""
+    if text.isascii():
+        return len(text)
+    from unicodedata import combining, east_asian_width  # noqa: PLC0415  # only for text that needs it
+
+    return sum(0 if combining(c) else 2 if east_asian_width(c) in "WF" else 1 for c in text)

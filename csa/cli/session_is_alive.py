@@ -1,0 +1,40 @@
+"""Say whether a session is running.
+
+Prints one line; exits 0 when it runs, 1 when it does not, 3 when there is no such session, 4 when that cannot be
+known (it belongs to another machine). Looks at the session's lock, and takes nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+from csa.cli.output import print_json
+from csa.cli.selecting import add_selector, open_client, selected
+
+_EXITS = {"alive": 0, "not_alive": 1, "unknown": 4}
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    add_selector(parser)
+    parser.add_argument("--json", action="store_true", help="print an object")
+
+
+def execute(arguments: argparse.Namespace) -> int:
+    client = open_client(arguments)
+    session_id = client.resolve(selected(arguments))
+    liveness = client.liveness(session_id)
+    owner = liveness.owner
+    if arguments.json:
+        known = (
+            {"tool": owner.tool, "turn": owner.turn, "pid": owner.pid, "since": owner.since}
+            if owner and liveness.state != "not_alive"
+            else {}
+        )
+        print_json({"session_id": session_id, "state": liveness.state, **known})
+    elif liveness.state == "not_alive":
+        print("not alive")
+    elif owner is None:
+        print(f"{liveness.state}: owner unknown")
+    else:
+        print(f"{liveness.state}: {owner.tool}, turn {owner.turn}, PID {owner.pid}, since {owner.since_clock}")
+    return _EXITS[liveness.state]

@@ -1,0 +1,137 @@
+"""List the project's sessions, newest first, or as the tree of who started whom.
+
+The prefix that is enough to name a session is printed in bold. On a terminal the 50 newest are shown.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
+from csa.cli.describe import tokens
+from csa.cli.output import STATUS_STYLES, Style, cut, one_line, print_json, terminal_width
+from csa.cli.selecting import open_client
+from csa.errors import UsageError
+from csa.model.tree import Node
+from csa.runner.client import SessionInfo
+from csa.store.sessions import format_age
+
+SHOWN_ON_TERMINAL = 50
+_SHORT_ID = 10
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--tree", action="store_true", help="show who started whom")
+    parser.add_argument("--limit", type=int, metavar="N", help="at most the N newest")
+    parser.add_argument("--json", action="store_true", help="print an array of objects")
+
+
+def execute(arguments: argparse.Namespace) -> int:
+    if arguments.limit is not None and arguments.limit < 1:
+        raise UsageError("--limit takes a number from 1 up.")
+    client = open_client(arguments)
+    if arguments.json:
+        print_json([info.to_json() for info in client.sessions(limit=arguments.limit)])
+        return 0
+    view = _View()
+    if arguments.tree:
+        shown = _print_tree(view, client.tree(), arguments.limit)
+        total = shown
+    else:
+        total = len(client.store.ids())
+        limit = arguments.limit or (SHOWN_ON_TERMINAL if view.width else None)
+        shown = _print_rows(view, client.sessions(limit=limit))
+    if not total:
+        print("No sessions found")
+        print('hint: csa run "what to do" starts one', file=sys.stderr)
+    elif shown < total:
+        print(f"... and {total - shown} more (--limit {total} shows all)", file=sys.stderr)
+    return 0
+
+
+class _View:
+    """How wide, and how, to print."""
+
+    def __init__(self) -> None:
+        self.style = Style(sys.stdout)
+        self.width = terminal_width(sys.stdout)
+        self.now = datetime.now(UTC)
+
+    def session_id(self, info: SessionInfo) -> str:
+        """The whole id in a pipe; on a terminal the unique prefix, in bold, and as much more as makes ten."""
+        if self.width is None:
+            return info.session_id
+        return self.style(info.prefix, "bold") + self.style(info.session_id[len(info.prefix) : _SHORT_ID], "dim")
+
+    def id_width(self, infos: Sequence[SessionInfo]) -> int:
+        if self.width is None:
+            return 26
+        return max((max(len(info.prefix), _SHORT_ID) for info in infos), default=_SHORT_ID)
+
+
+def _print_rows(view: _View, infos: list[SessionInfo]) -> int:
+    if not infos:
+        return 0
+    id_width = view.id_width(infos)
+    tool_width = max(4, *(len(_tools(info)) for info in infos))
+    fixed = id_width + 2 + 5 + 10 + tool_width + 2 + 6 + 7
+    names = f"{'AGE':>4} {'STATUS':<10}{'TOOL':<{tool_width}}  {'TURNS':>5} {'TOKENS':>6} DESCRIPTION"
+    print(view.style(f"{'ID':<{id_width}}  {names}", "dim"))
+    for info in infos:
+        shown = view.session_id(info)
+        pad = " " * (id_width - (26 if view.width is None else max(len(info.prefix), _SHORT_ID)))
+        status = view.style(f"{info.status:<10}", STATUS_STYLES.get(info.status, ""))
+        state = info.record.state
+        age = format_age(view.now, state.last_accessed) if state else "-"
+        turns = state.turns if state else "-"
+        used = tokens(state.usage.input_tokens + state.usage.output_tokens) if state else "-"
+        text = cut(_description(info), view.width and max(10, view.width - fixed))
+        print(f"{shown}{pad}  {age:>4} {status}{_tools(info):<{tool_width}}  {turns:>5} {used:>6} {text}")
+    return len(infos)
+
+
+def _print_tree(view: _View, forest: list[Node[SessionInfo]], limit: int | None) -> int:
+    count = 0
+    for root in forest[:limit]:
+        count += _print_node(view, root, "", "")
+    return count
+
+
+def _print_node(view: _View, node: Node[SessionInfo], lead: str, below: str) -> int:
+    stack = [(node, lead, below)]
+    count = 0
+    while stack:
+        at, head, tail = stack.pop()
+        _print_branch(view, at, head)
+        count += 1
+        last = len(at.children) - 1
+        stack += [
+            (child, tail + ("└─ " if index == last else "├─ "), tail + ("   " if index == last else "│  "))
+            for index, child in reversed(list(enumerate(at.children)))
+        ]
+    return count
+
+
+def _print_branch(view: _View, node: Node[SessionInfo], lead: str) -> None:
+    info = node.item
+    if info is None:
+        print(f"{lead}{view.style(f'{node.session_id}  (missing)', 'yellow')}")
+        return
+    plain_id = info.session_id if view.width is None else info.session_id[: max(len(info.prefix), _SHORT_ID)]
+    status = view.style(info.status, STATUS_STYLES.get(info.status, ""))
+    before = f"{plain_id} {_tools(info)} {info.status}  "
+    room = view.width and max(10, view.width - len(lead) - len(before))
+    print(f"{lead}{view.session_id(info)} {_tools(info)} {status}  {cut(_description(info), room)}")
+
+
+def _tools(info: SessionInfo) -> str:
+    return ",".join(info.record.state.tools) or "-" if info.record.state else "-"
+
+
+def _description(info: SessionInfo) -> str:
+    state = info.record.state
+    if state is None:
+        return one_line(str(info.record.fault))
+    return one_line(f"[{state.name}] {state.description}" if state.name else state.description)

@@ -1,0 +1,34 @@
+"""Print what happened in a session, event by event.
+
+Each line has the time, the turn and what happened. With --json, the transcript's own lines.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from datetime import datetime
+
+from csa.cli.describe import describe
+from csa.cli.output import Style, cut, print_json, terminal_width
+from csa.cli.selecting import add_selector, open_client, selected
+from csa.errors import UsageError
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    add_selector(parser)
+    parser.add_argument("--tail", type=int, metavar="N", help="only the last N events")
+    parser.add_argument("--json", action="store_true", help="print the events as JSON lines")
+
+
+def execute(arguments: argparse.Namespace) -> int:
+    if arguments.tail is not None and arguments.tail < 0:
+        raise UsageError("--tail takes a number from 0 up.")
+    style, width = Style(sys.stdout), terminal_width(sys.stdout)
+    for event in open_client(arguments).events(selected(arguments), tail=arguments.tail):
+        if arguments.json:
+            print_json(event.to_dict())
+        elif (line := describe(event)) is not None:
+            clock = datetime.fromisoformat(event.ts).astimezone().strftime("%H:%M:%S")
+            print(f"{style(f'{clock} {event.turn:>3}', 'dim')}  {cut(line, width and width - 14)}")
+    return 0

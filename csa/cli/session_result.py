@@ -1,0 +1,29 @@
+"""Print the answer of a session's last finished turn, as `csa run` printed it, with secrets redacted.
+
+Exits 0 when there is a result, whatever it says; the outcome is in --json.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+from csa.cli.output import print_json, print_problem
+from csa.cli.selecting import add_selector, open_client, selected
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    add_selector(parser)
+    parser.add_argument("--turn", type=int, metavar="N", help="of turn N instead of the last one")
+    parser.add_argument("--json", action="store_true", help="print the whole result as an object")
+
+
+def execute(arguments: argparse.Namespace) -> int:
+    result = open_client(arguments).result(selected(arguments), turn=arguments.turn)
+    if arguments.json:
+        print_json(result.to_json())
+        return 0
+    if result.text:
+        print(result.text)
+    if result.status != "succeeded":
+        print_problem(f"turn {result.turn} {result.status}: {result.error_message or 'no more is known'}")
+    return 0

@@ -1,0 +1,89 @@
+"""Every failure csa reports, by cause.
+
+    CsaError
+    ├── UsageError            2  the words of a command or call are off
+    ├── NotFoundError         3  no such session, project or record
+    ├── AmbiguousError        3  a selector names several sessions
+    ├── BusyError             4  another supervisor holds the session
+    ├── RefusedError          5  a limit, or the genealogy, forbids it
+    ├── StateError            6  a stored record is damaged (path, and line where known)
+    ├── ConfigError           6  a config file or variable is wrong
+    └── ToolUnavailableError  7  the tool is missing or cannot be used
+
+Errors are built from data; the command line renders them in one place.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+class CsaError(Exception):
+    """Base of all failures: a sentence, an exit code, and a next step where there is one."""
+
+    code = "error"
+    exit_code = 1
+
+    def __init__(self, message: str, *, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+
+class UsageError(CsaError):
+    code = "usage"
+    exit_code = 2
+
+
+class NotFoundError(CsaError):
+    code = "not_found"
+    exit_code = 3
+
+
+class AmbiguousError(CsaError):
+    """A selector matches several sessions; `matches` holds a line for each."""
+
+    code = "ambiguous"
+    exit_code = 3
+
+    def __init__(self, selector: str, matches: list[str]) -> None:
+        super().__init__(
+            "\n  ".join([f"Session prefix is ambiguous: '{selector}' matches {len(matches)} sessions.", *matches]),
+            hint="give more characters of the id",
+        )
+        self.selector = selector
+        self.matches = matches
+
+
+class BusyError(CsaError):
+    code = "busy"
+    exit_code = 4
+
+
+class RefusedError(CsaError):
+    code = "refused"
+    exit_code = 5
+
+
+class StateError(CsaError):
+    """A record on disk cannot be trusted; it is left as it is."""
+
+    code = "damaged"
+    exit_code = 6
+
+    def __init__(self, path: Path, problem: str, *, line: int | None = None, hint: str | None = None) -> None:
+        where = f"{path}, line {line}" if line is not None else str(path)
+        super().__init__(f"{where}: {problem}.", hint=hint)
+        self.path = path
+        self.line = line
+        self.problem = problem
+
+
+class ConfigError(CsaError):
+    code = "config"
+    exit_code = 6
+
+
+class ToolUnavailableError(CsaError):
+    code = "tool"
+    exit_code = 7

@@ -1,0 +1,36 @@
+"""Session ids: canonical ULIDs (26 characters of Crockford's base32, upper case, 48 bits of milliseconds first)."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Sequence
+
+_ALPHABET = frozenset("0123456789ABCDEFGHJKMNPQRSTVWXYZ")
+ID_LENGTH = 26
+ENTROPY_BYTES = 10
+
+
+def is_session_id(text: str) -> bool:
+    """Say whether `text` is a canonical ULID; anything else in a sessions directory is not a session."""
+    return len(text) == ID_LENGTH and text[0] in "01234567" and _ALPHABET.issuperset(text)
+
+
+def new_session_id(now_ms: int, entropy: bytes) -> str:
+    """Make an id from the time in Unix milliseconds and 10 random bytes."""
+    from ulid import ULID  # noqa: PLC0415  # five times the start of python, and only new sessions need it
+
+    return str(ULID(now_ms.to_bytes(6, "big") + entropy))
+
+
+def unique_prefix_length(session_id: str, ordered: Sequence[str], *, minimum: int = 10) -> int:
+    """Count the characters that tell `session_id` from its neighbours in the sorted `ordered` (which may hold it)."""
+    at = bisect_left(ordered, session_id)
+    neighbours = [other for other in ordered[max(0, at - 1) : at + 2] if other != session_id]
+    return max([minimum, *(_shared(session_id, other) + 1 for other in neighbours)])
+
+
+def _shared(left: str, right: str) -> int:
+    for index, (a, b) in enumerate(zip(left, right, strict=False)):
+        if a != b:
+            return index
+    return min(len(left), len(right))

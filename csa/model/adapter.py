@@ -1,0 +1,149 @@
+"""The seam between csa and a tool: what an adapter is asked and what it answers. Adapters do no I/O.
+
+A third party's adapter is a class with the shape of `Adapter`, constructible without arguments, named by an entry
+point of the group `csa.adapters`; the entry point's name is the adapter's `name`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+from csa.model.permission import Permission
+from csa.model.usage import Usage
+
+ErrorKind = Literal[
+    "auth",
+    "rate_limit",
+    "quota",
+    "overloaded",
+    "network",
+    "server",
+    "invalid_request",
+    "context_overflow",
+    "permission",
+    "protocol",
+    "spawn",
+    "internal",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """What csa may ask of the tool: pass the provider session id of a new run (a UUIDv4), resume one."""
+
+    choose_id: bool = False
+    resume: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TurnRequest:
+    """One turn to run, as the adapter sees it."""
+
+    prompt: str
+    cwd: str
+    command: tuple[str, ...]  # how the tool is started: its executable, and arguments the user configured
+    provider_session_id: str | None  # the conversation to resume; None begins a new one
+    new_provider_id: str  # a fresh UUIDv4, for tools that let the caller choose
+    permission: Permission
+    model: str | None = None
+    effort: str | None = None
+    system: str | None = None  # text to add to the tool's system prompt
+    ephemeral: bool = False  # load no project files, keep no copy at the provider's side where that can be avoided
+    environ: Mapping[str, str] = field(default_factory=dict)  # the environment the tool starts from
+    is_root: bool = False
+    csa_command: str = "csa"  # how an agent calls csa: an absolute path where one is known
+    sandboxed_by: str | None = None  # the adapter in whose tool's sandbox csa itself runs ("codex")
+    writable_dirs: tuple[str, ...] = ()  # what a nested `csa run` must be able to write, besides the project
+    previous_totals: Mapping[str, float] | None = None  # `Outcome.totals` of the last turn of this conversation
+
+
+@dataclass(frozen=True, slots=True)
+class Invocation:
+    """The process to start. Never holds the prompt in `argv`."""
+
+    argv: tuple[str, ...]
+    stdin: bytes
+    env: Mapping[str, str | None] = field(default_factory=dict)  # changes to the environment; None removes a name
+
+
+@dataclass(frozen=True, slots=True)
+class Update:
+    """One event for the transcript: a type of its vocabulary, and that type's data."""
+
+    type: str
+    data: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class ToolExit:
+    """How the tool ended: an exit code, or the number of the signal it died of; both None when csa had to reap it."""
+
+    code: int | None
+    signal: int | None
+    stderr_tail: str = ""  # the last 16 KiB
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """The adapter's verdict on a turn, from typed evidence only."""
+
+    succeeded: bool
+    text: str = ""  # the final agent message
+    stop_reason: str | None = None
+    error_kind: ErrorKind | None = None
+    error_message: str | None = None
+    usage: Usage | None = None  # of this turn; None when unknown
+    totals: Mapping[str, float] | None = None  # running totals of a tool that reports no per-turn figures
+    denied: tuple[str, ...] = ()  # titles of tool calls that were refused permission
+
+
+class Decoder(Protocol):
+    """Turns the lines of one run's stdout into updates, and its end into an outcome."""
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether the tool has announced the end of the turn."""
+
+    @property
+    def fault(self) -> str | None:
+        """Why the run must be stopped at once (it is not the conversation that was asked for); None if it need not."""
+
+    def feed(self, line: bytes) -> list[Update]:
+        """Take one line without its newline. Never raises: what cannot be read becomes an `other` update."""
+
+    def close(self, end: ToolExit) -> Outcome:
+        """Judge the run after its last line."""
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """How to see whether the tool is usable: its version command, and what shows that it has credentials."""
+
+    version_arguments: tuple[str, ...]
+    login_variables: tuple[str, ...]  # any of these set
+    login_files: tuple[str, ...]  # or any of these present; `~` and `$NAME` stand for the environment's
+
+
+class Adapter(Protocol):
+    """What csa knows of a tool."""
+
+    name: str
+    family: str  # the vendor of its models: "openai", "anthropic", ...
+    executable: str  # the command looked up on PATH unless the user configures another
+    capabilities: Capabilities
+    outer_markers: frozenset[str]  # variables this tool sets for its agents that confuse a nested CLI of any kind
+    probe: Probe
+
+    def account(self, environ: Mapping[str, str]) -> str:
+        """Name whose conversations these are: the tool's home, and the endpoint where the environment sets one."""
+
+    def homes(self, environ: Mapping[str, str]) -> tuple[str, ...]:
+        """Name the directories and files the tool writes its own state to."""
+
+    def invocation(self, request: TurnRequest) -> Invocation:
+        """Say how to run the turn."""
+
+    def decoder(self, request: TurnRequest) -> Decoder:
+        """Begin to read a run of `request`."""

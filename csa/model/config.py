@@ -1,0 +1,225 @@
+"""The configuration: its keys, and how the layers combine. Pure: files and environment are read elsewhere.
+
+Layers, weakest first: defaults, the user's file, the project's file, the environment. A project's file may tighten
+what limits csa but not loosen it, and may not name commands or variables for the tools.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from typing import Any, Literal
+
+from csa.errors import ConfigError
+from csa.model.permission import Permission
+
+_Kind = Literal["text", "words", "count", "seconds", "permission", "table"]
+AUTO = "auto"
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """One key: its type, default and meaning; `limits` marks those that a project file can only tighten."""
+
+    kind: _Kind
+    default: Any
+    meaning: str
+    limits: bool = False
+
+
+KEYS: Mapping[str, Key] = {
+    "tool": Key("text", AUTO, "the tool that `csa run` uses; `auto` takes the first usable one of tools_order"),
+    "tools_order": Key("words", ("codex", "claude-code", "gemini-cli", "opencode"), "the order in which `auto` looks"),
+    "permission": Key("permission", "edit", "what agents may do: read-only, edit or full", limits=True),
+    "max_depth": Key("count", 5, "how deep sessions nest; a root has depth 0", limits=True),
+    "timeout_s": Key("seconds", 0.0, "wall time after which a turn is ended, in seconds; 0 is none", limits=True),
+}
+TOOL_KEYS: Mapping[str, Key] = {
+    "command": Key("words", (), "how the tool is started: its executable, and arguments"),
+    "model": Key("text", "", "the model to ask the tool for"),
+    "effort": Key("text", "", "the reasoning effort to ask the tool for"),
+    "env": Key("table", {}, "variables to set for the tool"),
+}
+_NOT_FOR_PROJECTS = ("command", "env")
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """The values of one source; `origin` is what `csa config show` names it."""
+
+    origin: str
+    values: Mapping[str, Any]
+    is_project: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ToolConfig:
+    """`[tools.<name>]`."""
+
+    command: tuple[str, ...] = ()
+    model: str | None = None
+    effort: str | None = None
+    env: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """The values in force, by dotted key, each with its origin."""
+
+    values: Mapping[str, tuple[Any, str]]
+
+    @property
+    def tool(self) -> str:
+        return str(self.values["tool"][0])
+
+    @property
+    def tools_order(self) -> tuple[str, ...]:
+        return tuple(self.values["tools_order"][0])
+
+    @property
+    def permission(self) -> Permission:
+        return Permission(self.values["permission"][0])
+
+    @property
+    def max_depth(self) -> int:
+        return int(self.values["max_depth"][0])
+
+    @property
+    def timeout_s(self) -> float | None:
+        """None: no limit."""
+        return float(self.values["timeout_s"][0]) or None
+
+    def for_tool(self, name: str) -> ToolConfig:
+        """Return the settings of one tool."""
+
+        def value(key: str) -> Any:
+            return self.values.get(f"tools.{name}.{key}", (None, ""))[0]
+
+        return ToolConfig(
+            command=tuple(value("command") or ()),
+            model=value("model") or None,
+            effort=value("effort") or None,
+            env=dict(value("env") or {}),
+        )
+
+
+def combine_layers(layers: list[Layer]) -> Config:
+    """Check and combine the layers, weakest first; ConfigError names the source and key that is wrong."""
+    found: dict[str, tuple[Any, str]] = {name: (key.default, "default") for name, key in KEYS.items()}
+    for layer in layers:
+        for name, value in _flatten(layer).items():
+            key = _key_of(name)
+            checked = _check(layer.origin, name, key, value)
+            if not (layer.is_project and key.limits and _loosens(name, checked, found[name][0])):
+                found[name] = (checked, layer.origin)
+    return Config(found)
+
+
+def from_environment(environ: Mapping[str, str]) -> list[Layer]:
+    """Return a layer for each `CSA_CONF_<KEY>`; ConfigError for a name that is no key."""
+    layers = []
+    for name, text in environ.items():
+        if not name.startswith("CSA_CONF_"):
+            continue
+        key = name.removeprefix("CSA_CONF_").lower()
+        if key not in KEYS:
+            raise _unknown(name, key, [*KEYS], prefix="CSA_CONF_")
+        layers.append(Layer(name, {key: _parse_text(name, KEYS[key].kind, text)}))
+    return layers
+
+
+def _flatten(layer: Layer) -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in layer.values.items():
+        if name == "tools":
+            flat.update(_flatten_tools(layer, value))
+        elif name in KEYS:
+            flat[name] = value
+        else:
+            raise _unknown(layer.origin, name, [*KEYS, "tools"])
+    return flat
+
+
+def _flatten_tools(layer: Layer, tools: Any) -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for tool, table in _table(layer.origin, "tools", tools).items():
+        for name, value in _table(layer.origin, f"tools.{tool}", table).items():
+            if name not in TOOL_KEYS:
+                raise _unknown(layer.origin, name, [*TOOL_KEYS], where=f"tools.{tool}.")
+            if layer.is_project and name in _NOT_FOR_PROJECTS:
+                raise ConfigError(
+                    f"{layer.origin}: a project may not set 'tools.{tool}.{name}'.",
+                    hint="move it to your own config file",
+                )
+            flat[f"tools.{tool}.{name}"] = value
+    return flat
+
+
+def _table(origin: str, name: str, value: Any) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping):
+        raise ConfigError(f"{origin}: '{name}' must be a table.")
+    return value
+
+
+def _key_of(name: str) -> Key:
+    return KEYS[name] if name in KEYS else TOOL_KEYS[name.rpartition(".")[2]]
+
+
+def _unknown(origin: str, name: str, known: list[str], *, where: str = "", prefix: str = "") -> ConfigError:
+    close = get_close_matches(name, known, n=1)
+    meant = f"{prefix}{close[0].upper()}" if prefix and close else f"{where}{close[0]}" if close else ""
+    shown = "is not a key" if prefix else f"unknown key '{where}{name}'"
+    return ConfigError(
+        f"{origin}: {shown}.",
+        hint=f"did you mean '{meant}'?" if meant else f"the keys are {', '.join(known)}",
+    )
+
+
+def _loosens(name: str, new: Any, current: Any) -> bool:
+    if name == "permission":
+        return Permission(new).rank > Permission(current).rank
+    if name == "timeout_s":
+        return bool(current) and (not new or new > current)
+    return bool(new > current)
+
+
+_EXPECTED: Mapping[_Kind, str] = {
+    "text": "a text",
+    "words": "a list of texts",
+    "count": "a whole number from 0 up",
+    "seconds": "a number of seconds from 0 up",
+    "permission": "one of read-only, edit, full",
+    "table": "a table of texts",
+}
+
+
+def _check(origin: str, name: str, key: Key, value: Any) -> Any:
+    if not _fits(key.kind, value):
+        raise ConfigError(f"{origin}: '{name}' must be {_EXPECTED[key.kind]}, not {value!r}.")
+    return value
+
+
+def _fits(kind: _Kind, value: Any) -> bool:
+    if kind == "text":
+        return isinstance(value, str)
+    if kind == "words":
+        return isinstance(value, list | tuple) and all(isinstance(word, str) for word in value)
+    if kind == "count":
+        return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+    if kind == "seconds":
+        return isinstance(value, int | float) and not isinstance(value, bool) and value >= 0
+    if kind == "permission":
+        return value in {level.value for level in Permission}
+    return isinstance(value, Mapping) and all(isinstance(text, str) for text in value.values())
+
+
+def _parse_text(name: str, kind: _Kind, text: str) -> Any:
+    if kind == "words":
+        return tuple(word.strip() for word in text.split(",") if word.strip())
+    if kind in {"count", "seconds"}:
+        try:
+            return int(text) if kind == "count" else float(text)
+        except ValueError:
+            raise ConfigError(f"{name}: must be {_EXPECTED[kind]}, not '{text}'.") from None
+    return text

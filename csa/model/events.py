@@ -1,0 +1,62 @@
+"""The transcript's vocabulary: the Agent Client Protocol's session updates, and csa's own lifecycle events."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+TRANSCRIPT_VERSION = 1
+
+EventType = Literal[
+    "run_started",
+    "session_bound",
+    "user_message",
+    "agent_message",
+    "agent_thought",
+    "tool_call",
+    "tool_call_update",
+    "plan",
+    "permission",
+    "usage",
+    "retry",
+    "warning",
+    "error",
+    "compaction",
+    "fork",
+    "handoff",
+    "checkpoint",
+    "session_updated",
+    "run_finished",
+    "other",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One line of a transcript. `seq` is contiguous over the session's life; `ts` is RFC 3339 UTC, milliseconds."""
+
+    seq: int
+    ts: str
+    type: str  # one of EventType; a newer csa may have written others
+    turn: int
+    data: Mapping[str, Any]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the JSON object of the line."""
+        return {
+            "v": TRANSCRIPT_VERSION,
+            "seq": self.seq,
+            "ts": self.ts,
+            "type": self.type,
+            "turn": self.turn,
+            "data": dict(self.data),
+        }
+
+    @classmethod
+    def from_dict(cls, line: Mapping[str, Any]) -> Event:
+        """Read a line's object; KeyError, TypeError or ValueError when it is not one."""
+        data = line["data"]
+        if not isinstance(data, dict):
+            raise TypeError("data is not an object")
+        return cls(int(line["seq"]), str(line["ts"]), str(line["type"]), int(line["turn"]), data)

@@ -1,0 +1,22 @@
+"""Permission levels, from least to most. Each adapter maps them to its tool's flags."""
+
+from __future__ import annotations
+
+from enum import Enum
+
+
+class Permission(Enum):
+    READ_ONLY = "read-only"
+    EDIT = "edit"
+    FULL = "full"
+
+    @property
+    def rank(self) -> int:
+        return _ORDER.index(self)
+
+    def at_most(self, ceiling: Permission) -> Permission:
+        """Return the lesser of the two."""
+        return min(self, ceiling, key=lambda level: level.rank)
+
+
+_ORDER = [Permission.READ_ONLY, Permission.EDIT, Permission.FULL]

@@ -1,0 +1,181 @@
+"""Secrets become `[REDACTED]` before bytes reach disk or screen.
+
+Two sources: exact values of environment variables whose names look secret, and well-known shapes of keys and tokens.
+Both also match inside nested JSON strings (escaped newlines, escaped quotes). Every pattern is guarded by a literal
+that must be present, so that text without secrets costs a few substring searches.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+MARK = "[REDACTED]"
+ANSWER_MIN_LENGTH = 8  # in an answer, shorter environment values are more likely words than secrets
+_MIN_LENGTH = 4
+_SECRET_NAME = re.compile(r"(?:_|^)(?:KEY|TOKEN|SECRET)$|PASSWORD|PASSWD|_CREDENTIALS?$", re.IGNORECASE)
+_TRIVIAL = frozenset({"true", "false", "none", "null", "test", "yes", "auto", "default", "disabled", "enabled"})
+
+# The start of a token: not inside a word, but directly behind an escaped newline or tab of a JSON string.
+_EDGE = r"(?:(?<![A-Za-z0-9_])|(?<=\\[nrt]))"
+_SHAPES: tuple[tuple[tuple[str, ...], re.Pattern[str], str], ...] = (
+    (("sk-",), re.compile(_EDGE + r"sk-[A-Za-z0-9_-]{16,}"), MARK),
+    (
+        ("ghp_", "gho_", "ghu_", "ghs_", "ghr_", "github_pat_"),
+        re.compile(_EDGE + r"(?:gh[pousr]_[A-Za-z0-9]{16,}|github_pat_[A-Za-z0-9_]{16,})"),
+        MARK,
+    ),
+    (("xox",), re.compile(_EDGE + r"xox[a-z]-[A-Za-z0-9-]{8,}"), MARK),
+    (("akia", "asia"), re.compile(_EDGE + r"A(?:KIA|SIA)[0-9A-Z]{16}(?![0-9A-Z])"), MARK),
+    (("aiza",), re.compile(_EDGE + r"AIza[A-Za-z0-9_-]{20,}"), MARK),
+    (("eyj",), re.compile(_EDGE + r"eyJ[A-Za-z0-9_-]{6,}\.[A-Za-z0-9_-]{4,}(?:\.[A-Za-z0-9_-]*)?"), MARK),
+    (("bearer",), re.compile(r"(?i)\b(bearer\s+)[A-Za-z0-9._~+/=-]{8,}"), rf"\1{MARK}"),
+    (
+        ("-----begin",),
+        re.compile(r"-----BEGIN [A-Z0-9 ]*PRIVATE KEY-----(?:(?!-----END)[^\"]){0,65536}(?:-----END [A-Z0-9 ]*-----)?"),
+        MARK,
+    ),
+    (
+        ("://",),
+        re.compile(r"([A-Za-z][A-Za-z0-9+.-]{1,20}://)[^\s/:@\"'\\]{0,256}:[^\s/@\"'\\]{1,512}@"),
+        rf"\1{MARK}@",
+    ),
+)
+_KEY_WORD = r"(?:api[_-]?key|access[_-]?key|private[_-]?key|[_-]key|secret|token(?!s)|passwor[dt]|passwd|passphrase)"
+_ASSIGNED = re.compile(
+    _KEY_WORD + r"(?:[_-]?[A-Za-z0-9]{0,12})(?P<open>(?:\\*[\"'])?\s{0,4}(?:=>|:=|=|:)\s{0,4}(?:\\*[\"'])?)"
+    r"(?P<value>[^\s\"'\\,;&<>(){}\[\]]{4,})(?P<next>\(?)",
+    re.IGNORECASE,
+)
+_ASSIGN_WORDS = ("key", "secret", "token", "passwor", "passwd", "passphrase")
+_REFERENCE = re.compile(r"[$%*]|[A-Za-z_]\w*(?:(?:\.|::|->)[A-Za-z_]\w*)+$")  # `$TOKEN`, `settings.api_key`
+_SECRET_KEY = re.compile(_KEY_WORD + r"$", re.IGNORECASE)
+
+
+def is_secret_name(name: str) -> bool:
+    """Say whether an environment variable of that name is taken to hold a secret."""
+    return bool(_SECRET_NAME.search(name))
+
+
+class Redactor:
+    """Redacts text and JSON values. Holds the secret values of one environment."""
+
+    def __init__(self, environ: Mapping[str, str] | None = None) -> None:
+        values = {value.strip() for name, value in (environ or {}).items() if is_secret_name(name)}
+        secrets = sorted(
+            (v for v in values if len(v) >= _MIN_LENGTH and v.lower() not in _TRIVIAL), key=len, reverse=True
+        )
+        self.exact = _spellings(v for v in secrets if len(v) >= ANSWER_MIN_LENGTH)
+        self._short = [re.compile(rf"(?<!\w){re.escape(v)}(?!\w)") for v in secrets if len(v) < ANSWER_MIN_LENGTH]
+        self._short_values = [v for v in secrets if len(v) < ANSWER_MIN_LENGTH]
+
+    def redact(self, text: str) -> str:
+        """Redact what goes to disk or to progress: everything that may be a secret."""
+        lowered = text.lower()
+        text = self._redact_known(text, lowered)
+        for value, pattern in zip(self._short_values, self._short, strict=True):
+            if value in text:
+                text = pattern.sub(MARK, text)
+        if any(word in lowered for word in _ASSIGN_WORDS):
+            text = _ASSIGNED.sub(_redact_assigned, text)
+        return text
+
+    def redact_answer(self, text: str) -> str:
+        """Redact the answer on stdout: long environment values and well-known shapes, so that code in it survives."""
+        return self._redact_known(text, text.lower())
+
+    def redact_data(self, value: Any, key: str = "") -> Any:
+        """Return a JSON value with every string redacted, and strings under secret-looking keys replaced."""
+        if isinstance(value, str):
+            if len(value) >= _MIN_LENGTH and key and _SECRET_KEY.search(key) and value.lower() not in _TRIVIAL:
+                return MARK
+            return self.redact(value)
+        if isinstance(value, Mapping):
+            return {self.redact(str(name)): self.redact_data(item, str(name)) for name, item in value.items()}
+        if isinstance(value, list | tuple):
+            return [self.redact_data(item, key) for item in value]
+        return value
+
+    def may_hold_secret(self, text: str) -> bool:
+        """Say cheaply whether `redact_data` could change what serialises to `text`; False is certain."""
+        lowered = text.lower()
+        return (
+            any(hint in lowered for hint in _HINTS)
+            or any(value in text for value in self.exact)
+            or any(value in text for value in self._short_values)
+        )
+
+    def _redact_known(self, text: str, lowered: str) -> str:
+        for value in self.exact:
+            if value in text:
+                text = text.replace(value, MARK)
+        for hints, pattern, replacement in _SHAPES:
+            if any(hint in lowered for hint in hints):
+                text = pattern.sub(replacement, text)
+        return text
+
+
+class StreamRedactor:
+    """Redacts a stream of text cut anywhere: holds back an end that may be the beginning of a secret."""
+
+    def __init__(self, redactor: Redactor, *, max_held: int = 1 << 20) -> None:
+        self._redactor = redactor
+        self._max_held = max_held
+        self._held = ""
+        self._multiline = [value for value in redactor.exact if "\n" in value]
+
+    def feed(self, text: str) -> str:
+        """Take text; return what can be let go: whole lines, unless a key block is open at their end."""
+        self._held += text
+        cut = self._held.rfind("\n") + 1
+        if not cut and len(self._held) > self._max_held:
+            cut = self._cut_within_line()
+        cut = self._before_open_secret(cut)
+        if not cut:
+            return ""
+        ready, self._held = self._held[:cut], self._held[cut:]
+        return self._redactor.redact(ready)
+
+    def close(self) -> str:
+        """Return the rest."""
+        ready, self._held = self._held, ""
+        return self._redactor.redact(ready)
+
+    def _cut_within_line(self) -> int:
+        """Find a place for a cut in an endless line: behind white space or a quote, well before the end."""
+        end = len(self._held) - self._max_held // 4
+        return max(self._held.rfind(mark, 0, end) + 1 for mark in (' "', '",', " ", ",")) or end
+
+    def _before_open_secret(self, cut: int) -> int:
+        begin = self._held.rfind("-----BEGIN ", 0, cut)
+        if begin >= 0 and "-----END" not in self._held[begin:cut] and cut - begin < 1 << 16:
+            cut = begin
+        for value in self._multiline:
+            first = value.partition("\n")[0] + "\n"
+            at = self._held.find(first, max(0, cut - len(value)), cut)
+            if at >= 0 and value.startswith(self._held[at:cut]):
+                cut = at
+        return cut
+
+
+def _spellings(secrets: Iterable[str]) -> list[str]:
+    """Return each value as it is and as it looks inside one and two levels of JSON strings."""
+    found: dict[str, None] = {}
+    for value in secrets:
+        for ascii_only in (True, False):
+            once = json.dumps(value, ensure_ascii=ascii_only)[1:-1]
+            twice = json.dumps(once, ensure_ascii=ascii_only)[1:-1]
+            found.update(dict.fromkeys((value, once, twice)))
+    return sorted(found, key=len, reverse=True)
+
+
+def _redact_assigned(match: re.Match[str]) -> str:
+    value = match["value"]
+    if match["next"] or value.lower() in _TRIVIAL or value.startswith(MARK[:4]) or _REFERENCE.match(value):
+        return match[0]
+    return match[0][: match.start("value") - match.start()] + MARK
+
+
+_HINTS = (*(hint for hints, _, _ in _SHAPES for hint in hints), *_ASSIGN_WORDS)

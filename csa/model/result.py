@@ -1,0 +1,136 @@
+"""How a turn ended: the data of `run_finished`, and what every command derives from it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Literal
+
+from csa.model.state import format_time, parse_time
+from csa.model.usage import Usage
+
+Status = Literal["succeeded", "failed", "cancelled", "timed_out", "killed", "lost"]
+SIGNAL_EXITS = {"SIGINT": 130, "SIGTERM": 143, "SIGHUP": 129}
+_STATUS_EXITS = {"succeeded": 0, "timed_out": 124, "cancelled": 130}
+_KIND_EXITS = {"auth": 7, "rate_limit": 8, "quota": 8}
+SUMMARY_LENGTH = 200
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunResult:
+    """The outcome of one turn. `exit_code` is csa's, `tool_exit_code` the tool's own (None when it had none)."""
+
+    session_id: str
+    turn: int
+    tool: str
+    status: Status
+    exit_code: int
+    tool_exit_code: int | None = None
+    signal: int | None = None
+    model: str | None = None
+    provider_session_id: str | None = None
+    stop_reason: str | None = None
+    text: str = ""
+    summary: str = ""
+    error_kind: str | None = None
+    error_message: str | None = None
+    usage: Usage | None = None
+    duration_s: float = 0.0
+    started_at: datetime
+    finished_at: datetime
+    peak_rss_bytes: int | None = None
+    denied: tuple[str, ...] = ()
+    artifacts: tuple[str, ...] = ()
+
+    @property
+    def error(self) -> dict[str, str] | None:
+        """The error as an object with `kind` and `message`; None for a success."""
+        if self.error_kind is None:
+            return None
+        return {"kind": self.error_kind, "message": self.error_message or ""}
+
+    def to_event(self) -> dict[str, Any]:
+        """Return the data of `run_finished`."""
+        return {
+            "status": self.status,
+            "exit_code": self.exit_code,
+            "tool": self.tool,
+            "model": self.model,
+            "provider_session_id": self.provider_session_id,
+            "tool_exit_code": self.tool_exit_code,
+            "signal": self.signal,
+            "stop_reason": self.stop_reason,
+            "error": self.error,
+            "summary": self.summary,
+            "duration_s": self.duration_s,
+            "usage": self.usage.to_dict() if self.usage else None,
+            "peak_rss_bytes": self.peak_rss_bytes,
+            "denied": list(self.denied),
+            "started_at": format_time(self.started_at),
+            "finished_at": format_time(self.finished_at),
+        }
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the object that `run --json` and `session result --json` print; its keys are fixed."""
+        return {
+            "session_id": self.session_id,
+            "turn": self.turn,
+            "tool": self.tool,
+            "model": self.model,
+            "provider_session_id": self.provider_session_id,
+            "status": self.status,
+            "exit_code": self.exit_code,
+            "tool_exit_code": self.tool_exit_code,
+            "text": self.text,
+            "summary": self.summary,
+            "error": self.error,
+            "denied": list(self.denied),
+            "usage": self.usage.to_dict() if self.usage else None,
+            "duration_s": self.duration_s,
+            "started_at": format_time(self.started_at),
+            "finished_at": format_time(self.finished_at),
+            "artifacts": list(self.artifacts),
+        }
+
+
+def exit_code_for(status: str, *, error_kind: str | None = None, signal_name: str | None = None) -> int:
+    """Return what `csa run` exits with for a turn that ended so; `signal_name` is the signal csa was sent."""
+    if status == "cancelled" and signal_name in SIGNAL_EXITS:
+        return SIGNAL_EXITS[signal_name]
+    if status == "failed" and error_kind in _KIND_EXITS:
+        return _KIND_EXITS[error_kind]
+    return _STATUS_EXITS.get(status, 1)
+
+
+def summarise(text: str) -> str:
+    """Return the first line that says something, cut to 200 characters."""
+    line = next((line.strip() for line in text.splitlines() if line.strip()), "")
+    return line if len(line) <= SUMMARY_LENGTH else line[: SUMMARY_LENGTH - 1] + "…"
+
+
+def result_from_event(session_id: str, turn: int, data: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the keyword arguments of a RunResult that a `run_finished` event holds (text and artifacts apart)."""
+    error = data.get("error") or {}
+    usage = data.get("usage")
+    return {
+        "session_id": session_id,
+        "turn": turn,
+        "tool": data.get("tool", ""),
+        "status": data["status"],
+        "exit_code": int(data["exit_code"]),
+        "tool_exit_code": data.get("tool_exit_code"),
+        "signal": data.get("signal"),
+        "model": data.get("model"),
+        "provider_session_id": data.get("provider_session_id"),
+        "stop_reason": data.get("stop_reason"),
+        "summary": data.get("summary", ""),
+        "error_kind": error.get("kind"),
+        "error_message": error.get("message"),
+        "usage": Usage.from_dict(usage) if usage else None,
+        "duration_s": float(data.get("duration_s", 0.0)),
+        "started_at": parse_time(data.get("started_at")),
+        "finished_at": parse_time(data.get("finished_at")),
+        "peak_rss_bytes": data.get("peak_rss_bytes"),
+        "denied": tuple(data.get("denied", ())),
+    }

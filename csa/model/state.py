@@ -1,0 +1,236 @@
+"""A session's metadata: state.toml as values. Pure: parsing and rendering of mappings, no files.
+
+Records of other implementations of the format carry only `meta_session_id`, `description`, `project_path`,
+`created_at`, `last_accessed`, `[genealogy]`, `[context_status]` and `[tools.*]`; all else has defaults. Times may be
+TOML dates or strings.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, TypeVar
+
+from csa.ids import is_session_id
+from csa.model.usage import Usage
+
+SCHEMA = 1
+_T = TypeVar("_T")
+PHASES = ("active", "available", "retired")
+
+
+class RecordFault(ValueError):  # noqa: N818  # a fault of the record, which the store reports as a StateError
+    """A value of the record is missing or of the wrong form; `key` names it."""
+
+    def __init__(self, key: str, problem: str) -> None:
+        super().__init__(f"{key}: {problem}")
+        self.key = key
+
+
+class NewerSchemaFault(RecordFault):
+    """A newer csa wrote the record."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToolState:
+    """`[tools.<name>]`: the tool's own conversation, and how its last turn ended."""
+
+    provider_session_id: str | None = None
+    cwd: str | None = None
+    account: str | None = None
+    last_action_summary: str = ""
+    last_exit_code: int | None = None
+    updated_at: datetime | None = None
+    totals: Mapping[str, float] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionState:
+    """state.toml. `depth` 0 and no parent: a root."""
+
+    session_id: str
+    project_path: str
+    created_at: datetime
+    last_accessed: datetime
+    description: str = ""
+    name: str | None = None
+    owner: str | None = None
+    branch: str | None = None
+    permission: str | None = None  # of the last turn: the most that a child may have
+    ephemeral: bool = False
+    phase: str = "active"
+    turns: int = 0
+    parent_session_id: str | None = None
+    parent_project: str | None = None  # where the parent is, when that is another project
+    root_session_id: str | None = None
+    depth: int = 0
+    max_depth: int | None = None  # the limit in force when it was created; children keep to it
+    tools: Mapping[str, ToolState] = field(default_factory=dict)
+    usage: Usage = field(default_factory=Usage)
+    schema: int | None = None  # None: another implementation wrote it
+
+    @property
+    def last_tool(self) -> str | None:
+        """The tool of the last turn: the one updated last, in file order where no times are given."""
+        oldest = datetime.min.replace(tzinfo=UTC)
+        names = list(self.tools)
+        if not names:
+            return None
+        return max(names, key=lambda name: (self.tools[name].updated_at or oldest, names.index(name)))
+
+
+def parse_state(record: Mapping[str, Any]) -> SessionState:
+    """Read the mapping of a state.toml; RecordFault names the key that is wrong."""
+    schema = _optional(record, "schema", int)
+    if schema is not None and schema > SCHEMA:
+        raise NewerSchemaFault("schema", f"version {schema} was written by a newer csa (this one reads {SCHEMA})")
+    genealogy = _table(record, "genealogy")
+    session_id = _required(record, "meta_session_id", str)
+    if not is_session_id(session_id):
+        raise RecordFault("meta_session_id", f"'{session_id}' is not a ULID")
+    phase = _optional(record, "phase", str) or "active"
+    if phase not in PHASES:
+        raise RecordFault("phase", f"'{phase}' is none of {', '.join(PHASES)}")
+    depth = _optional(genealogy, "depth", int) or 0
+    if depth < 0:
+        raise RecordFault("genealogy.depth", f"{depth} is negative")
+    return SessionState(
+        session_id=session_id,
+        project_path=_required(record, "project_path", str),
+        created_at=_time(record, "created_at"),
+        last_accessed=_time(record, "last_accessed"),
+        description=_optional(record, "description", str) or "",
+        name=_optional(record, "name", str),
+        owner=_optional(record, "owner", str),
+        branch=_optional(record, "branch", str),
+        permission=_optional(record, "permission", str),
+        ephemeral=_optional(record, "ephemeral", bool) or False,
+        phase=phase,
+        turns=_optional(record, "turns", int) or 0,
+        parent_session_id=_optional_id(genealogy, "parent_session_id"),
+        parent_project=_optional(genealogy, "parent_project", str),
+        root_session_id=_optional_id(genealogy, "root_session_id"),
+        depth=depth,
+        max_depth=_optional(genealogy, "max_depth", int),
+        tools={name: _parse_tool(name, table) for name, table in _table(record, "tools").items()},
+        usage=Usage.from_dict(_table(record, "usage")),
+        schema=schema,
+    )
+
+
+def render_state(state: SessionState) -> dict[str, Any]:
+    """Return the keys csa writes, tables nested; None stands for an absent key."""
+    return {
+        "schema": SCHEMA,
+        "meta_session_id": state.session_id,
+        "description": state.description,
+        "project_path": state.project_path,
+        "created_at": state.created_at,
+        "last_accessed": state.last_accessed,
+        "name": state.name,
+        "owner": state.owner,
+        "branch": state.branch,
+        "permission": state.permission,
+        "ephemeral": state.ephemeral or None,
+        "phase": state.phase,
+        "turns": state.turns,
+        "genealogy": {
+            "parent_session_id": state.parent_session_id,
+            "parent_project": state.parent_project,
+            "root_session_id": state.root_session_id,
+            "depth": state.depth,
+            "max_depth": state.max_depth,
+        },
+        "tools": {name: _render_tool(tool) for name, tool in state.tools.items()},
+        "usage": {
+            "input_tokens": state.usage.input_tokens,
+            "output_tokens": state.usage.output_tokens,
+            "cost_usd": state.usage.cost_usd if state.usage.cost_usd is not None else 0.0,
+        },
+    }
+
+
+def new_record(state: SessionState) -> dict[str, Any]:
+    """Return the whole first record: `render_state`, and the parts later commands change."""
+    return {**render_state(state), "context_status": {"is_compacted": False}}
+
+
+def parse_time(value: Any) -> datetime | None:
+    """Read a TOML date-time or an RFC 3339 string as UTC; None when it is neither."""
+    if isinstance(value, str):
+        try:
+            value = datetime.fromisoformat(value)
+        except ValueError:
+            return None
+    if not isinstance(value, datetime):
+        return None
+    return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+def format_time(moment: datetime) -> str:
+    """Render a UTC time as RFC 3339 with milliseconds and `Z`."""
+    return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _parse_tool(name: str, table: Any) -> ToolState:
+    if not isinstance(table, Mapping):
+        raise RecordFault(f"tools.{name}", "is not a table")
+    totals = table.get("totals")
+    return ToolState(
+        provider_session_id=_optional(table, "provider_session_id", str) or None,
+        cwd=_optional(table, "cwd", str),
+        account=_optional(table, "account", str),
+        last_action_summary=_optional(table, "last_action_summary", str) or "",
+        last_exit_code=_optional(table, "last_exit_code", int),
+        updated_at=parse_time(table.get("updated_at")),
+        totals={key: float(value) for key, value in totals.items()} if isinstance(totals, Mapping) else None,
+    )
+
+
+def _render_tool(tool: ToolState) -> dict[str, Any]:
+    return {
+        "provider_session_id": tool.provider_session_id,
+        "cwd": tool.cwd,
+        "account": tool.account,
+        "last_action_summary": tool.last_action_summary,
+        "last_exit_code": tool.last_exit_code,
+        "updated_at": tool.updated_at,
+        "totals": dict(tool.totals) if tool.totals is not None else None,
+    }
+
+
+def _table(record: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    value = record.get(key, {})
+    if not isinstance(value, Mapping):
+        raise RecordFault(key, "is not a table")
+    return value
+
+
+def _required(record: Mapping[str, Any], key: str, kind: type[str]) -> str:
+    value = _optional(record, key, kind)
+    if value is None:
+        raise RecordFault(key, "is missing")
+    return value
+
+
+def _optional(record: Mapping[str, Any], key: str, kind: type[_T]) -> _T | None:
+    value = record.get(key)
+    if value is None:
+        return None
+    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+        raise RecordFault(key, f"{value!r} is not {'an integer' if kind is int else f'a {kind.__name__}'}")
+    return value
+
+
+def _optional_id(record: Mapping[str, Any], key: str) -> str | None:
+    value = _optional(record, key, str)
+    if value is not None and not is_session_id(value):
+        raise RecordFault(key, f"'{value}' is not a ULID")
+    return value
+
+
+def _time(record: Mapping[str, Any], key: str) -> datetime:
+    if (moment := parse_time(record.get(key))) is None:
+        raise RecordFault(key, "is missing" if key not in record else f"{record[key]!r} is not a time")
+    return moment

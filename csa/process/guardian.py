@@ -1,0 +1,213 @@
+"""The guardian: a small process that is the tool's parent and outlives the supervisor until all is cleaned up.
+
+Run as `python -I -S guardian.py <control fd> <status fd> -- argv...`, in a session of its own, with the tool's stdin,
+stdout, stderr, directory and environment. It ignores the terminal's signals, and is a *subreaper*: whatever the tool
+starts and abandons (setsid, double fork, nohup) becomes its child. An unreaped child's pid cannot be reused, so it
+signals no stranger.
+
+Control, from the supervisor: lines `signal N` (to the tool). End of file, for whatever reason, means the end.
+Status, to the supervisor: lines `started PID`, `failed ERRNO`, `exit CODE`, `killed SIGNAL`, and last
+`swept N PEAK_RSS_BYTES`.
+Descriptors it inherits beyond these (the session lock) stay open until it is done: the session lives as long as its
+tree does. The tool inherits none of them.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import resource
+import select
+import signal
+import sys
+import time
+from contextlib import suppress
+
+PR_SET_PDEATHSIG = 1
+PR_SET_CHILD_SUBREAPER = 36
+NESTED_GRACE_S = 1.0
+SWEEP_LIMIT_S = 10.0
+_IGNORED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGPIPE)
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def become_subreaper() -> None:
+    """Make abandoned descendants our children; OSError where the kernel refuses."""
+    if _libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), "PR_SET_CHILD_SUBREAPER")
+
+
+def children_of(pid: int) -> list[int]:
+    """Return the unreaped children of all threads of a process; none where it is gone."""
+    found: list[int] = []
+    try:
+        for task in os.listdir(f"/proc/{pid}/task"):
+            with open(f"/proc/{pid}/task/{task}/children", encoding="ascii") as file:
+                found.extend(map(int, file.read().split()))
+    except OSError:
+        pass  # it ended while we looked
+    return found
+
+
+def descendants_of(pid: int) -> list[int]:
+    """Return all descendants of a process, parents before children."""
+    found: list[int] = []
+    queue = children_of(pid)
+    while queue:
+        found += queue
+        queue = [grandchild for child in queue for grandchild in children_of(child)]
+    return found
+
+
+def holds_session_lock(pid: int) -> bool:
+    """Say whether a process has a session's lock open, as a supervisor and its guardian do."""
+    try:
+        targets = [os.readlink(f"/proc/{pid}/fd/{fd}") for fd in os.listdir(f"/proc/{pid}/fd")]
+    except OSError:
+        return False
+    return any(target.endswith("/locks/session.lock") for target in targets)
+
+
+def sweep(limit_s: float = SWEEP_LIMIT_S) -> int:
+    """Kill and reap our children until there are none; return how many there were, -1 if some would not die in time.
+
+    Supervisors of nested runs get TERM and a second first, so that their turns end `cancelled` rather than `lost`.
+    """
+    reaped = _reap_all(0)
+    _ask_nested_to_end()
+    end, pause_s = time.monotonic() + limit_s, 0.001
+    while (children := children_of(os.getpid())) and time.monotonic() < end:
+        for pid in children:
+            _kill(pid, signal.SIGKILL)
+        time.sleep(pause_s)
+        pause_s = min(pause_s * 2, 0.02)
+        reaped = _reap_all(reaped)
+    return -1 if children else reaped
+
+
+def _ask_nested_to_end() -> None:
+    me = os.getpid()
+    nested = [pid for pid in descendants_of(me) if holds_session_lock(pid)]
+    for pid in nested:
+        _kill(pid, signal.SIGTERM)
+    end = time.monotonic() + NESTED_GRACE_S
+    while nested and time.monotonic() < end:
+        time.sleep(0.01)
+        _reap_all(0)
+        living = set(descendants_of(me))
+        nested = [pid for pid in nested if pid in living]
+
+
+def _reap_all(count: int) -> int:
+    try:
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            count += 1
+    except ChildProcessError:
+        pass
+    return count
+
+
+def _kill(pid: int, number: int) -> None:
+    with suppress(OSError):  # it ended, or became another user's: a setuid program is beyond our reach
+        os.kill(pid, number)
+
+
+def _spawn(argv: list[str], status: int) -> int:
+    me = os.getpid()
+    error_read, error_write = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        _exec(argv, me, error_write)
+    os.close(error_write)
+    failure = os.read(error_read, 16)  # end of file at a successful exec
+    os.close(error_read)
+    _say(status, f"failed {failure.decode()}" if failure else f"started {pid}")
+    return pid
+
+
+def _exec(argv: list[str], parent: int, error_write: int) -> None:
+    try:
+        for number in (*_IGNORED, signal.SIGXFSZ):  # the last one Python ignores
+            signal.signal(number, signal.SIG_DFL)
+        os.setsid()
+        _libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        if os.getppid() != parent:
+            os._exit(127)
+        os.execvp(argv[0], argv)  # noqa: S606  # no shell is wanted
+    except OSError as error:
+        os.write(error_write, str(error.errno).encode())
+    os._exit(127)
+
+
+def _say(status: int, line: str) -> None:
+    with suppress(OSError):  # the supervisor is dead; the end of the control pipe says the same
+        os.write(status, line.encode() + b"\n")
+
+
+def _report(status: int, code: int) -> None:
+    if os.WIFSIGNALED(code):
+        _say(status, f"killed {os.WTERMSIG(code)}")
+    else:
+        _say(status, f"exit {os.WEXITSTATUS(code)}")
+
+
+def _watch(tool: int, control: int, status: int) -> None:
+    """Pass signals on and report the tool's end, until the control pipe ends. Adopted children are reaped meanwhile."""
+    wake_read, wake_write = os.pipe()
+    os.set_blocking(wake_write, False)
+    os.set_blocking(wake_read, False)
+    signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    running = True
+    os.write(wake_write, b"\0")  # the tool may have ended before the handler was there
+    while True:
+        ready, _, _ = select.select([control, wake_read], [], [])
+        if wake_read in ready:
+            os.read(wake_read, 512)
+            running = _reap(tool, status, running=running)
+        if control in ready:
+            words = os.read(control, 512).split()
+            if not words:
+                return
+            if running:
+                for number in words[1::2]:
+                    _kill(tool, int(number))
+
+
+def _reap(tool: int, status: int, *, running: bool) -> bool:
+    try:
+        while (ended := os.waitpid(-1, os.WNOHANG))[0]:
+            if ended[0] == tool:
+                _report(status, ended[1])
+                running = False
+    except ChildProcessError:
+        pass
+    return running
+
+
+def main() -> None:
+    """Run the tool and stay until its whole tree is gone."""
+    control, status, argv = int(sys.argv[1]), int(sys.argv[2]), sys.argv[4:]
+    for fd in (control, status):
+        os.set_inheritable(fd, False)
+    for name in os.listdir("/proc/self/fd"):
+        if int(name) > 2:  # noqa: PLR2004  # all but the standard streams is ours alone
+            try:
+                os.set_inheritable(int(name), False)
+            except OSError:
+                continue  # the descriptor of the listing itself
+    for number in _IGNORED:
+        signal.signal(number, signal.SIG_IGN)
+    become_subreaper()
+    tool = _spawn(argv, status)
+    null = os.open(os.devnull, os.O_RDWR)
+    for stream in (0, 1, 2):
+        os.dup2(null, stream)  # so that the tool's end of its pipes is the only one
+    os.close(null)
+    _watch(tool, control, status)
+    swept = sweep()
+    _say(status, f"swept {swept} {resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,86 @@
+"""stdout.log and stderr.log: what the tool said, redacted, and at most so much of it (the oldest part goes first)."""
+
+from __future__ import annotations
+
+import codecs
+import os
+from pathlib import Path
+
+from csa.model.redaction import Redactor, StreamRedactor
+
+MAX_LOG_BYTES = 64 << 20
+
+
+class OutputLog:
+    """Appends to one log. A disk that is full or read-only is remembered in `fault` and otherwise ignored.
+
+    The log is two files while it runs, each of half the cap: when the newer is full it replaces the older.
+    """
+
+    def __init__(self, path: Path, redactor: Redactor, *, max_bytes: int = MAX_LOG_BYTES) -> None:
+        self.fault: OSError | None = None
+        self._path = path
+        self._older = path.with_name(path.name + ".older")
+        self._half = max_bytes // 2
+        self._redactor = StreamRedactor(redactor)
+        self._decoder = codecs.getincrementaldecoder("utf-8")("surrogateescape")
+        self._size = 0
+        self._dropped = 0
+        self._fd = -1
+        self._open()
+
+    def write(self, chunk: bytes) -> None:
+        """Take the tool's next bytes."""
+        self._append(self._redactor.feed(self._decoder.decode(chunk)))
+
+    def close(self) -> None:
+        """Write what was held back, and join the two halves."""
+        self._append(self._redactor.feed(self._decoder.decode(b"", final=True)))
+        self._append(self._redactor.close())
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+        if self._older.exists():
+            self._join()
+
+    def _append(self, text: str) -> None:
+        if not text or self.fault:
+            return
+        content = text.encode("utf-8", "surrogateescape")
+        try:
+            if self._size + len(content) > self._half and self._size:
+                self._rotate()
+            view = memoryview(content)
+            while view:
+                view = view[os.write(self._fd, view) :]
+            self._size += len(content)
+        except OSError as error:
+            self.fault = error
+
+    def _open(self) -> None:
+        try:
+            self._fd = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            self.fault = error
+
+    def _rotate(self) -> None:
+        os.close(self._fd)
+        self._fd = -1
+        if self._older.exists():
+            self._dropped += self._older.stat().st_size
+        os.replace(self._path, self._older)
+        self._size = 0
+        self._open()
+
+    def _join(self) -> None:
+        """Put the newer half behind the older one, below a line that says what is missing."""
+        try:
+            with self._path.open("rb") as newer, self._older.open("ab") as older:
+                while block := newer.read(1 << 20):
+                    older.write(block)
+            os.replace(self._older, self._path)
+            if self._dropped:
+                note = self._path.with_name(self._path.name + ".note")
+                note.write_text(f"the oldest {self._dropped} bytes were dropped\n")
+        except OSError as error:
+            self.fault = error

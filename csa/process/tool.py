@@ -1,0 +1,216 @@
+"""A tool run under a guardian: its pipes, its exit, and the certainty that its whole tree is gone afterwards."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+
+import anyio
+
+from csa.model.adapter import ToolExit
+from csa.process import guardian
+
+READ_BYTES = 1 << 18
+_GUARDIAN = str(Path(guardian.__file__))
+_SWEEP_WAIT_S = guardian.SWEEP_LIMIT_S + guardian.NESTED_GRACE_S + 1.0
+
+
+class SpawnError(Exception):
+    """The tool could not be started; `reason` is the system's."""
+
+    def __init__(self, program: str, reason: str) -> None:
+        super().__init__(f"cannot start {program}: {reason}")
+        self.reason = reason
+
+
+class ToolProcess:
+    """A running tool. Made by `start_tool`; its streams end with b""."""
+
+    def __init__(self, process: subprocess.Popen[bytes], control: int, status: int) -> None:
+        self.pid = 0
+        self.swept = 0  # processes the tool had left behind; -1 when some could not be killed
+        self.peak_rss_bytes: int | None = None  # of the largest process of the tree
+        self._process = process
+        self._control = control
+        self._status = status
+        self._status_buffer = b""
+        for stream in (process.stdin, process.stdout, process.stderr):
+            if stream is not None:
+                os.set_blocking(stream.fileno(), False)
+        os.set_blocking(status, False)
+
+    @property
+    def guardian_pid(self) -> int:
+        return self._process.pid
+
+    async def read_stdout(self) -> bytes:
+        assert self._process.stdout is not None
+        return await _read(self._process.stdout.fileno())
+
+    async def read_stderr(self) -> bytes:
+        assert self._process.stderr is not None
+        return await _read(self._process.stderr.fileno())
+
+    async def feed_stdin(self, content: bytes) -> None:
+        """Write all, then close. A tool that does not read to the end is no error."""
+        stdin = self._process.stdin
+        assert stdin is not None
+        view = memoryview(content)
+        try:
+            while view:
+                try:
+                    view = view[os.write(stdin.fileno(), view[:READ_BYTES]) :]
+                except BlockingIOError:
+                    await anyio.wait_writable(stdin.fileno())
+        except BrokenPipeError:
+            pass
+        finally:
+            with suppress(OSError):
+                stdin.close()
+
+    def signal(self, number: int) -> None:
+        """Have the guardian signal the tool itself (not its children); harmless when it has ended."""
+        with suppress(OSError):
+            os.write(self._control, f"signal {number}\n".encode())
+
+    async def wait(self) -> ToolExit:
+        """Wait for the tool's end. A guardian that died took the tool with it (SIGKILL)."""
+        words = await self._next_status()
+        if words[:1] == ["exit"]:
+            return ToolExit(int(words[1]), None)
+        if words[:1] == ["killed"]:
+            return ToolExit(None, int(words[1]))
+        return ToolExit(None, int(signal.SIGKILL))
+
+    async def _started(self, program: str) -> None:
+        words = await self._next_status()
+        if words[:1] == ["failed"]:
+            raise SpawnError(program, os.strerror(int(words[1])))
+        if words[:1] != ["started"]:
+            raise SpawnError(program, "the guardian died")
+        self.pid = int(words[1])
+
+    async def _next_status(self) -> list[str]:
+        """Return the words of the next status line; none when the guardian is gone."""
+        while b"\n" not in self._status_buffer:
+            chunk = await _read(self._status)
+            if not chunk:
+                return []
+            self._status_buffer += chunk
+        line, _, self._status_buffer = self._status_buffer.partition(b"\n")
+        return line.decode().split()
+
+    async def _finish(self) -> None:
+        """Tell the guardian to end, and wait until it has swept."""
+        os.close(self._control)
+        while words := await self._next_status():
+            if words[0] == "swept":
+                self.swept, self.peak_rss_bytes = int(words[1]), int(words[2])
+        pidfd = os.pidfd_open(self._process.pid)
+        try:
+            await anyio.wait_readable(pidfd)
+        finally:
+            os.close(pidfd)
+
+    def _close(self) -> None:
+        for stream in (self._process.stdin, self._process.stdout, self._process.stderr):
+            if stream is not None:
+                with suppress(OSError):
+                    stream.close()
+        os.close(self._status)
+
+
+@asynccontextmanager
+async def start_tool(
+    argv: Sequence[str],
+    *,
+    cwd: str,
+    env: Mapping[str, str],
+    shared_fds: Sequence[int] = (),
+    owns_process: bool = False,
+) -> AsyncIterator[ToolProcess]:
+    """Run a tool under a guardian. Leaving the block ends it and everything it has started, shielded and bounded.
+
+    Args:
+        argv: the command; its first word is looked up on the PATH of `env`.
+        cwd: the directory to start in.
+        env: the whole environment of the tool.
+        shared_fds: descriptors the guardian keeps open until the tree is gone (the session lock); the tool gets none.
+        owns_process: this process is csa's own and a subreaper: should the guardian be killed, every child that is
+            not another guardian is the tool's, and is killed.
+
+    Raises:
+        SpawnError: the directory, the program or the guardian cannot be started.
+    """
+    control_read, control_write = os.pipe()
+    status_read, status_write = os.pipe()
+    try:
+        process = subprocess.Popen(  # noqa: ASYNC220  # a vfork of a millisecond; its pipes and exit are awaited
+            [sys.executable, "-I", "-S", _GUARDIAN, str(control_read), str(status_write), "--", *argv],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            bufsize=0,
+            cwd=cwd,
+            env=dict(env),
+            start_new_session=True,
+            pass_fds=(control_read, status_write, *shared_fds),
+        )
+    except OSError as error:
+        os.close(control_write)
+        os.close(status_read)
+        raise SpawnError(argv[0], f"{error.strerror}: {error.filename or cwd}") from error
+    finally:
+        os.close(control_read)
+        os.close(status_write)
+    tool = ToolProcess(process, control_write, status_read)
+    _guardians.add(process.pid)
+    try:
+        await tool._started(argv[0])  # noqa: SLF001  # the other half of this class
+        yield tool
+    finally:
+        with anyio.CancelScope(shield=True), anyio.move_on_after(_SWEEP_WAIT_S):
+            await tool._finish()  # noqa: SLF001  # as above
+        _guardians.discard(process.pid)
+        process.poll()
+        if owns_process:
+            tool.swept += sweep_adopted()
+        tool._close()  # noqa: SLF001  # as above
+
+
+_guardians: set[int] = set()
+
+
+def become_subreaper() -> None:
+    """Have this process, which must be csa's own, adopt what a killed guardian leaves behind."""
+    guardian.become_subreaper()
+
+
+def sweep_adopted() -> int:
+    """Kill and reap adopted children of this process; return how many. Guardians at work are spared."""
+    killed = 0
+    for pid in guardian.children_of(os.getpid()):
+        if pid in _guardians:
+            continue
+        for victim in [*guardian.descendants_of(pid), pid]:
+            with suppress(OSError):
+                os.kill(victim, signal.SIGKILL)
+        with suppress(ChildProcessError):
+            os.waitpid(pid, 0)
+        killed += 1
+    return killed + (sweep_adopted() if killed else 0)
+
+
+async def _read(fd: int) -> bytes:
+    while True:
+        try:
+            return os.read(fd, READ_BYTES)
+        except BlockingIOError:
+            await anyio.wait_readable(fd)
+        except OSError:
+            return b""  # closed under us at the end of a run

@@ -1,0 +1,92 @@
+"""Who calls csa: an agent inside a session, found through the records that the `CSA_*` variables name.
+
+The variables only point; depth, parent, limits and permission come from the records. Where a variable is set and
+does not lead to a session's record, the call is refused: it must not become a new root.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from csa.errors import RefusedError, StateError
+from csa.ids import is_session_id
+from csa.model.permission import Permission
+from csa.model.state import SessionState
+from csa.paths import SessionPaths, store_dir
+from csa.store.statefile import load_state
+
+IDENTITY_VARIABLES = ("CSA_SESSION_ID", "CSA_SESSION_DIR", "CSA_DEPTH", "CSA_PARENT_SESSION")
+_MAX_ANCESTORS = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """The session in which csa was called."""
+
+    state: SessionState
+    paths: SessionPaths
+    root: Path  # the state root
+
+    @property
+    def session_id(self) -> str:
+        return self.state.session_id
+
+    @property
+    def permission(self) -> Permission:
+        """The most that a child may have; a record that does not say allows least."""
+        try:
+            return Permission(self.state.permission)
+        except ValueError:
+            return Permission.READ_ONLY
+
+    def lineage(self) -> Iterator[str]:
+        """Yield the caller's own id, its parent's, and so on to the root, as far as there are records."""
+        state, seen = self.state, set[str]()
+        while state.session_id not in seen and len(seen) < _MAX_ANCESTORS:
+            yield state.session_id
+            seen.add(state.session_id)
+            parent = state.parent_session_id
+            if parent is None:
+                return
+            project = Path(state.parent_project or state.project_path)
+            try:
+                state = load_state(store_dir(self.root, project) / "sessions" / parent / "state.toml")
+            except StateError:
+                yield parent  # its record is gone; what is above it cannot be known
+                return
+
+
+def find_caller(environ: Mapping[str, str], root: Path) -> Caller | None:
+    """Return the session that `environ` belongs to; None for a call from outside any session.
+
+    Raises:
+        RefusedError: some identity variable is set, but they do not lead to a session's record below `root`.
+    """
+    present = [name for name in IDENTITY_VARIABLES if name in environ]
+    if not present:
+        return None
+    session_id = environ.get("CSA_SESSION_ID", "")
+    directory = Path(environ.get("CSA_SESSION_DIR", ""))
+    if not is_session_id(session_id):
+        raise _refused(f"CSA_SESSION_ID is '{session_id}', which is no session id")
+    if not directory.is_absolute():
+        raise _refused("CSA_SESSION_DIR is missing or not an absolute path")
+    directory = directory.resolve()
+    if not directory.is_relative_to(root.resolve()):
+        raise _refused(f"CSA_SESSION_DIR is not below the state root {root}")
+    if directory.name != session_id:
+        raise _refused("CSA_SESSION_DIR is not the directory of CSA_SESSION_ID")
+    paths = SessionPaths(directory)
+    try:
+        return Caller(load_state(paths.state), paths, root.resolve())
+    except StateError as error:
+        raise _refused(f"its record cannot be read: {error.problem}") from error
+
+
+def _refused(reason: str) -> RefusedError:
+    return RefusedError(
+        f"csa was called inside a session whose record it cannot find: {reason}.",
+        hint="to start a new root on purpose, unset " + " ".join(IDENTITY_VARIABLES),
+    )

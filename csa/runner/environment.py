@@ -1,0 +1,69 @@
+"""What a tool is given: its environment, and the note that tells its agent where it is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from csa.model.adapter import Invocation
+from csa.model.state import SessionState
+from csa.paths import SessionPaths
+from csa.runner.caller import IDENTITY_VARIABLES
+
+_OWN_VARIABLES = (*IDENTITY_VARIABLES, "CSA_PROJECT_ROOT", "CSA_OUTPUT_DIR", "CSA_TOOL")
+
+
+def base_environment(
+    environ: Mapping[str, str], markers: Iterable[str], configured: Mapping[str, str]
+) -> dict[str, str]:
+    """Return what a tool starts from: no outer agent's markers, no outer session's identity, the user's settings."""
+    dropped = {*markers, *_OWN_VARIABLES}
+    return {**{name: value for name, value in environ.items() if name not in dropped}, **configured}
+
+
+def session_environment(
+    state: SessionState, paths: SessionPaths, *, turn: int, tool: str, root: Path
+) -> dict[str, str]:
+    """Return the `CSA_*` variables that say which session this is."""
+    variables = {
+        "CSA_SESSION_ID": state.session_id,
+        "CSA_DEPTH": str(state.depth),
+        "CSA_PROJECT_ROOT": state.project_path,
+        "CSA_SESSION_DIR": str(paths.root),
+        "CSA_OUTPUT_DIR": str(paths.turn_output(turn)),
+        "CSA_TOOL": tool,
+        "CSA_STATE_DIR": str(root),
+    }
+    if state.parent_session_id:
+        variables["CSA_PARENT_SESSION"] = state.parent_session_id
+    return variables
+
+
+def apply_changes(base: Mapping[str, str], invocation: Invocation, cwd: str) -> dict[str, str]:
+    """Return the whole environment of the tool: what the adapter changes, and PWD where the tool really starts."""
+    merged: dict[str, str | None] = {**base, **invocation.env, "PWD": cwd}
+    return {name: value for name, value in merged.items() if value is not None}
+
+
+def system_note(state: SessionState, paths: SessionPaths, *, turn: int, csa_command: str, max_depth: int) -> str:
+    """Return what an agent needs to know about csa, in as few words as possible."""
+    lines = [
+        f"You run inside csa session {state.session_id} (depth {state.depth}).",
+        f"Put files that others should find into {paths.turn_output(turn)} (also in $CSA_OUTPUT_DIR).",
+    ]
+    if state.depth < max_depth:
+        lines.append(
+            f'To hand a part of the work to a sub-agent, run in the shell: {csa_command} run "task". '
+            "It prints the sub-agent's answer on stdout when it is done. "
+            f'`{csa_command} run --session ID "more"` continues that sub-agent; `{csa_command} run --help` says more.'
+        )
+    return "\n".join(lines)
+
+
+def outer_sandbox() -> str | None:
+    """Name the tool in whose sandbox this process runs: codex's is a pid namespace whose first process tells."""
+    try:
+        words = Path("/proc/1/cmdline").read_bytes().split(b"\0")
+    except OSError:
+        return None
+    return "codex" if words[0].endswith(b"codex-linux-sandbox") else None

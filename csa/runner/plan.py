@@ -1,0 +1,275 @@
+"""Step one of a run: what is to be done, decided from records and configuration before anything is written.
+
+Whatever can be refused is refused here.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime
+from pathlib import Path
+
+from csa.errors import NotFoundError, RefusedError, UsageError
+from csa.ids import is_session_id
+from csa.model.adapter import Adapter
+from csa.model.config import Config
+from csa.model.permission import Permission
+from csa.model.redaction import Redactor
+from csa.model.result import summarise
+from csa.model.state import SessionState, ToolState
+from csa.runner.caller import Caller
+from csa.runner.request import RunRequest
+from csa.runner.toolbox import ToolChoice, adapter_names, choose_tool, load_adapter
+from csa.store.project import git_branch
+from csa.store.sessions import Store
+
+_NAME = re.compile(r"[A-Za-z][A-Za-z0-9._-]{0,63}")
+MAX_SYSTEM_BYTES = 96 << 10  # it travels in one argument of the tool, of which the kernel allows 128 KiB
+DESCRIPTION_LENGTH = 80
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """Where csa runs: what every plan is made from."""
+
+    store: Store
+    config: Config
+    environ: Mapping[str, str]
+    caller: Caller | None
+    directory: Path  # where new sessions start
+    redactor: Redactor
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TurnPlan:
+    """A turn that may be run. `state` is the session's before the turn; `is_new` says that it must be created."""
+
+    is_new: bool
+    state: SessionState
+    adapter: Adapter
+    command: tuple[str, ...]
+    why_tool: str
+    permission: Permission
+    cwd: str
+    account: str
+    model: str | None
+    effort: str | None
+    timeout_s: float | None
+    max_depth: int
+
+    @property
+    def tool_state(self) -> ToolState:
+        """What the session knows of the tool's conversation; empty for a tool it has not used."""
+        return self.state.tools.get(self.adapter.name, ToolState())
+
+
+def plan_turn(setting: Setting, request: RunRequest, *, new_id: str, now: datetime) -> TurnPlan:
+    """Decide what `request` means.
+
+    Raises:
+        UsageError, NotFoundError, AmbiguousError, StateError, ToolUnavailableError: as their names say.
+        RefusedError: a limit, the genealogy, or another account's conversation.
+    """
+    _check_words(request)
+    target = _find_target(setting, request)
+    if target is None:
+        return _plan_new(setting, request, new_id=_asked_id(request) or new_id, now=now)
+    return _plan_resume(setting, request, target)
+
+
+def _check_words(request: RunRequest) -> None:
+    ways = [request.session is not None, request.last, request.session_id is not None]
+    if sum(ways) > 1:
+        raise UsageError("--session, --last and --session-id exclude each other.")
+    if not request.prompt.strip():
+        raise UsageError("The prompt is empty.", hint='csa run "what to do"')
+    if "\0" in request.prompt:
+        raise UsageError("The prompt holds a NUL character, which no tool accepts.")
+    if request.ephemeral and any(ways):
+        raise UsageError("--ephemeral begins a session of its own; it cannot continue one.")
+    if request.system and len(request.system.encode()) > MAX_SYSTEM_BYTES:
+        raise UsageError(f"The system text is longer than {MAX_SYSTEM_BYTES >> 10} KiB.", hint="put it into the prompt")
+    if request.timeout_s is not None and request.timeout_s <= 0:
+        raise UsageError("--timeout must be more than 0 seconds.")
+    for name in (request.name, request.session_id):
+        if name is not None and not is_session_id(name.upper()) and not _NAME.fullmatch(name):
+            raise UsageError(
+                f"'{name}' cannot name a session.",
+                hint="a name begins with a letter and has up to 64 letters, digits, dots, dashes and underscores",
+            )
+
+
+def _find_target(setting: Setting, request: RunRequest) -> str | None:
+    """Return the id of the session to continue; None for a new one."""
+    if request.session is not None:
+        return resolve_selector(setting, request.session)
+    if request.last:
+        return setting.store.last_used(setting.caller.session_id if setting.caller else None)
+    if request.session_id is None:
+        return None
+    if is_session_id(request.session_id.upper()):
+        session_id = request.session_id.upper()
+        return session_id if setting.store.has(session_id) else None
+    return setting.store.find_name(request.session_id)
+
+
+def resolve_selector(setting: Setting, selector: str) -> str:
+    """Return the id that a selector means; beside what `Store.resolve` takes: @last, @self, @parent, @root."""
+    if not selector.startswith("@"):
+        return setting.store.resolve(selector)
+    caller = setting.caller
+    if selector == "@last":
+        return setting.store.last_used(caller.session_id if caller else None)
+    if selector not in {"@self", "@parent", "@root"}:
+        raise UsageError(f"Unknown selector '{selector}'.", hint="there are @last, @self, @parent and @root")
+    if caller is None:
+        raise NotFoundError(f"{selector} means something only inside a session.")
+    found = {
+        "@self": caller.session_id,
+        "@parent": caller.state.parent_session_id,
+        "@root": caller.state.root_session_id or caller.session_id,
+    }[selector]
+    if found is None:
+        raise NotFoundError(f"Session {caller.session_id} is a root; it has no parent.")
+    return found
+
+
+def _asked_id(request: RunRequest) -> str | None:
+    asked = (request.session_id or "").upper()
+    return asked if is_session_id(asked) else None
+
+
+def _plan_new(setting: Setting, request: RunRequest, *, new_id: str, now: datetime) -> TurnPlan:
+    parent = setting.caller.state if setting.caller else None
+    depth = parent.depth + 1 if parent else 0
+    max_depth = _max_depth(setting.config, parent)
+    if depth > max_depth and parent is not None:
+        raise RefusedError(
+            f"max_depth is {max_depth}: session {parent.session_id} has depth {parent.depth}, "
+            "so it may not start another.",
+            hint="do the work in this session, or let a session above it start the new one",
+        )
+    choice = _choose(setting, request, previous=None)
+    directory = request.directory or setting.directory
+    name = request.name or (request.session_id if request.session_id and not _asked_id(request) else None)
+    if name and setting.store.find_name(name):
+        raise UsageError(f"A session named '{name}' exists.", hint=f'csa run --session {name} "..." continues it')
+    project = setting.store.project
+    state = SessionState(
+        session_id=new_id,
+        project_path=str(project),
+        created_at=now,
+        last_accessed=now,
+        description=_description(setting, request),
+        name=name,
+        owner=f"{setting.environ.get('USER') or os.getuid()}@{os.uname().nodename}",
+        branch=git_branch(project),
+        ephemeral=request.ephemeral,
+        parent_session_id=parent.session_id if parent else None,
+        parent_project=parent.project_path if parent and parent.project_path != str(project) else None,
+        root_session_id=(parent.root_session_id or parent.session_id) if parent else None,
+        depth=depth,
+        max_depth=max_depth,
+    )
+    return _plan(setting, request, choice, state, is_new=True, cwd=str(directory))
+
+
+def _plan_resume(setting: Setting, request: RunRequest, session_id: str) -> TurnPlan:
+    _refuse_own_lineage(setting.caller, session_id)
+    state = setting.store.load(session_id)
+    choice = _choose(setting, request, previous=state.last_tool)
+    known = state.tools.get(choice.adapter.name, ToolState())
+    cwd = known.cwd or state.project_path
+    if not Path(cwd).is_dir():
+        raise NotFoundError(
+            f"Session {session_id} works in {cwd}, which is gone.",
+            hint="bring the directory back, or begin a new session",
+        )
+    if request.name and request.name != state.name and setting.store.find_name(request.name):
+        raise UsageError(f"A session named '{request.name}' exists.")
+    state = replace(
+        state,
+        name=request.name or state.name,
+        description=setting.redactor.redact(request.description) if request.description else state.description,
+    )
+    plan = _plan(setting, request, choice, state, is_new=False, cwd=cwd)
+    _refuse_other_account(plan, known)
+    return plan
+
+
+def _plan(
+    setting: Setting, request: RunRequest, choice: ToolChoice, state: SessionState, *, is_new: bool, cwd: str
+) -> TurnPlan:
+    configured = setting.config.for_tool(choice.adapter.name)
+    permission = _permission(setting, request, state)
+    return TurnPlan(
+        is_new=is_new,
+        state=replace(state, permission=permission.value),
+        adapter=choice.adapter,
+        command=choice.command,
+        why_tool=choice.why,
+        permission=permission,
+        cwd=cwd,
+        account=choice.adapter.account({**setting.environ, **configured.env}),
+        model=request.model or configured.model,
+        effort=request.effort or configured.effort,
+        timeout_s=request.timeout_s or setting.config.timeout_s,
+        max_depth=state.max_depth if state.max_depth is not None else setting.config.max_depth,
+    )
+
+
+def _choose(setting: Setting, request: RunRequest, *, previous: str | None) -> ToolChoice:
+    outer = setting.caller.state.last_tool if setting.caller else None
+    family = load_adapter(outer).family if outer and outer in adapter_names() else None
+    return choose_tool(request.tool, previous, setting.config, setting.environ, avoid_family=family)
+
+
+def _max_depth(config: Config, parent: SessionState | None) -> int:
+    """The record of the parent binds its children, whatever their configuration says."""
+    if parent is None or parent.max_depth is None:
+        return config.max_depth
+    return min(config.max_depth, parent.max_depth)
+
+
+def _permission(setting: Setting, request: RunRequest, state: SessionState) -> Permission:
+    """Asked for, else the session's last, else configured; never more than the caller's."""
+    recorded = state.permission if state.permission in {level.value for level in Permission} else None
+    wanted = request.permission or (Permission(recorded) if recorded else setting.config.permission)
+    if setting.caller is None:
+        return wanted
+    ceiling = setting.caller.permission
+    if request.permission and request.permission.rank > ceiling.rank:
+        raise RefusedError(
+            f"Permission '{request.permission.value}' is more than the '{ceiling.value}' of "
+            f"session {setting.caller.session_id}.",
+            hint=f"ask for --permission {ceiling.value} or less",
+        )
+    return wanted.at_most(ceiling)
+
+
+def _refuse_own_lineage(caller: Caller | None, session_id: str) -> None:
+    if caller is None:
+        return
+    if session_id == caller.session_id:
+        raise RefusedError(f"Session {session_id} cannot resume itself.", hint="start a new session for the sub-task")
+    if session_id in caller.lineage():
+        raise RefusedError(
+            f"Session {session_id} is an ancestor of the calling session {caller.session_id}, which cannot resume it."
+        )
+
+
+def _refuse_other_account(plan: TurnPlan, known: ToolState) -> None:
+    if known.account and known.provider_session_id and known.account != plan.account:
+        raise RefusedError(
+            f"Session {plan.state.session_id} belongs to the {plan.adapter.name} account {known.account}, "
+            f"and this would run under {plan.account}.",
+            hint="set the tool's home and endpoint as they were when the session began",
+        )
+
+
+def _description(setting: Setting, request: RunRequest) -> str:
+    text = setting.redactor.redact(request.description or summarise(request.prompt))
+    return text if len(text) <= DESCRIPTION_LENGTH else text[: DESCRIPTION_LENGTH - 1] + "…"

@@ -1,0 +1,233 @@
+"""Everything a turn writes: the session's state and journal, the files of the turn, and the projection of its end.
+
+The recorder holds the session's lock from `begin` to `close`. What cannot be written while the turn runs never fails
+it; the losses are counted and reported.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any
+
+from csa.errors import BusyError, CsaError
+from csa.model.adapter import Outcome, Update
+from csa.model.events import Event
+from csa.model.redaction import Redactor
+from csa.model.result import RunResult, summarise
+from csa.model.state import ToolState
+from csa.model.usage import Usage
+from csa.paths import SessionPaths
+from csa.process.logs import OutputLog
+from csa.runner.plan import TurnPlan
+from csa.store.atomic import write_atomically
+from csa.store.held import HeldSession, build_session, names_lock, open_session
+from csa.store.journal import Journal
+from csa.store.liveness import last_turn_event
+from csa.store.results import list_artifacts, save_result
+from csa.store.sessions import Store
+
+
+class Recorder:
+    """The writing side of one turn. Made by `begin`, which makes the session durable and resolvable."""
+
+    def __init__(self, held: HeldSession, plan: TurnPlan, redactor: Redactor) -> None:
+        self.held = held
+        self.plan = plan
+        self.losses: list[str] = []
+        self.tool_state: ToolState = held.state.tools.get(plan.adapter.name, ToolState())
+        self._redactor = redactor
+        last = last_turn_event(held.paths)
+        self.turn = (0 if plan.is_new else max(held.state.turns, last.turn if last else 0)) + 1
+        self.journal = Journal(held.paths.transcript, redactor, turn=self.turn)
+        if last is not None and last.type == "run_started":
+            self._finish_lost(last)
+        self.paths.turn_output(self.turn).mkdir(0o700, parents=True, exist_ok=True)
+        self.stdout_log = self._open_log("stdout.log")
+        self.stderr_log = self._open_log("stderr.log")
+
+    @property
+    def paths(self) -> SessionPaths:
+        return self.held.paths
+
+    def start(
+        self, prompt: str, argv: list[str], *, model: str | None, handoff: Mapping[str, Any] | None
+    ) -> list[Event]:
+        """Write state and `run_started`, durably; only then publish a new session."""
+        if not self.plan.is_new:
+            state = replace(self.held.state, **self._changes())
+            self.held.save(replace(state, turns=self.turn, last_accessed=datetime.now(UTC), phase="active"))
+        prompt = self._redactor.redact(prompt)
+        path = self.paths.turn_output(self.turn) / "prompt.md"
+        path.write_bytes(prompt.encode("utf-8", "surrogateescape"))
+        events = self.append(
+            "run_started",
+            {
+                "tool": self.plan.adapter.name,
+                "model": model,
+                "cwd": self.plan.cwd,
+                "argv": argv,
+                "pid": os.getpid(),
+                "permission": self.plan.permission.value,
+                "prompt": prompt,
+                "resumed": self.tool_state.provider_session_id,
+            },
+        )
+        if handoff:
+            events += self.append("handoff", handoff)
+        self.journal.sync()
+        if self.journal.fault:
+            raise CsaError(
+                f"The transcript {self.paths.transcript} cannot be written: {self.journal.fault.strerror}.",
+                hint="make room on the disk; nothing was started",
+            )
+        self.beat()
+        self.held.paths.cancel.unlink(missing_ok=True)
+        return events
+
+    def append(self, kind: str, data: Mapping[str, Any]) -> list[Event]:
+        """Record an event; return it as recorded."""
+        return self.journal.append(kind, data)
+
+    def record(self, updates: list[Update]) -> list[Event]:
+        """Record what the adapter made of the tool's output."""
+        events: list[Event] = []
+        for update in updates:
+            if update.type == "session_bound":
+                self.bind(str(update.data.get("provider_session_id")))
+            events += self.journal.append(update.type, update.data)
+        return events
+
+    def bind(self, provider_session_id: str) -> None:
+        """Write the provider's id to state.toml at once: it is what a crash must not lose."""
+        self.tool_state = replace(
+            self.tool_state,
+            provider_session_id=provider_session_id,
+            cwd=self.plan.cwd,
+            account=self.plan.account,
+            updated_at=datetime.now(UTC),
+        )
+        self._save_state()
+
+    def beat(self) -> None:
+        """Touch the heartbeat, for readers on other machines."""
+        with suppress(OSError):  # it is no evidence on this machine
+            self.paths.heartbeat.write_text(os.uname().nodename + "\n")
+
+    def finish(self, result: RunResult, outcome: Outcome) -> tuple[RunResult, list[Event]]:
+        """Write the end: `run_finished` (durable), then its projections. Each step is tried, whatever failed before."""
+        final = self._redactor.redact(result.text).encode("utf-8", "surrogateescape")
+        self._attempt("final.md", lambda: write_atomically(self.paths.turn_output(self.turn) / "final.md", final))
+        for log in (self.stdout_log, self.stderr_log):
+            log.close()
+            if log.fault:
+                self.losses.append(f"a log is incomplete: {log.fault.strerror}")
+        result = replace(
+            result,
+            summary=self._redactor.redact(summarise(result.text) or result.error_message or result.status),
+            error_message=self._redactor.redact(result.error_message) if result.error_message else None,
+            artifacts=list_artifacts(self.paths, self.turn),
+        )
+        events = self.append("run_finished", result.to_event())
+        self.journal.sync()
+        if self.journal.lost or self.journal.fault:
+            why = self.journal.fault.strerror if self.journal.fault else "unknown"
+            self.losses.append(f"{self.journal.lost} events of the transcript were lost: {why}")
+        self._attempt("result.toml", lambda: save_result(self.paths, result))
+        self.tool_state = replace(
+            self.tool_state,
+            last_action_summary=result.summary,
+            last_exit_code=result.tool_exit_code if result.tool_exit_code is not None else result.exit_code,
+            updated_at=result.finished_at,
+            totals=outcome.totals if outcome.totals is not None else self.tool_state.totals,
+        )
+        self._save_state(usage=result.usage, at=result.finished_at)
+        with suppress(OSError):  # the next turn removes it as well
+            self.paths.cancel.unlink(missing_ok=True)
+        return result, events
+
+    def close(self) -> None:
+        """Release the lock; an ephemeral session is removed first."""
+        self.journal.close()
+        if self.held.is_published and self.plan.state.ephemeral:
+            self._attempt("the ephemeral session's removal", self.held.remove)
+        self.held.close()
+
+    def _changes(self) -> dict[str, Any]:
+        wanted = self.plan.state
+        return {"name": wanted.name, "description": wanted.description, "permission": wanted.permission}
+
+    def _save_state(self, *, usage: Usage | None = None, at: datetime | None = None) -> None:
+        state = self.held.state
+        state = replace(
+            state,
+            tools={**state.tools, self.plan.adapter.name: self.tool_state},
+            usage=state.usage + usage if usage else state.usage,
+            last_accessed=at or state.last_accessed,
+        )
+        self._attempt("state.toml", lambda: self.held.save(state))
+
+    def _finish_lost(self, started: Event) -> None:
+        """Append the end that the last turn's supervisor did not live to write."""
+        journal_turn, self.journal.turn = self.journal.turn, started.turn
+        lost = RunResult(
+            session_id=self.held.state.session_id,
+            turn=started.turn,
+            tool=str(started.data.get("tool", "")),
+            status="lost",
+            exit_code=1,
+            error_kind="internal",
+            error_message="the supervisor ended without writing a result",
+            summary="lost",
+            started_at=datetime.fromisoformat(started.ts),
+            finished_at=datetime.now(UTC),
+        )
+        self.append("run_finished", lost.to_event())
+        self.journal.turn = journal_turn
+
+    def _open_log(self, name: str) -> OutputLog:
+        return OutputLog(self.paths.turn_output(self.turn) / name, self._redactor)
+
+    def _attempt(self, what: str, action: Callable[[], None]) -> None:
+        try:
+            action()
+        except (OSError, CsaError) as error:
+            self.losses.append(f"{what} could not be written: {error}")
+
+
+def begin(store: Store, plan: TurnPlan, redactor: Redactor) -> Recorder:
+    """Take the session's lock, building the session where it is new.
+
+    Raises:
+        BusyError: a supervisor holds the session.
+        StateError: its record is damaged.
+        OSError: nothing can be written there.
+    """
+    tool = plan.adapter.name
+    if plan.is_new:
+        held = build_session(store, replace(plan.state, turns=1), tool=tool)
+    else:
+        held = open_session(store, plan.state.session_id, tool=tool)
+    try:
+        return Recorder(held, plan, redactor)
+    except BaseException:
+        held.close()
+        raise
+
+
+def publish(store: Store, recorder: Recorder) -> None:
+    """Make a new session visible; its name is checked again under the project's lock.
+
+    The output logs follow the directory: they were opened before, and are descriptors.
+    """
+    state = recorder.held.state
+    if not state.name:
+        recorder.held.publish()
+        return
+    with names_lock(store):
+        if store.find_name(state.name):
+            raise BusyError(f"Another run has just created a session named '{state.name}'.")
+        recorder.held.publish()

@@ -1,0 +1,28 @@
+"""What a caller of the library asks for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from csa.model.permission import Permission
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunRequest:
+    """One turn. At most one of `session`, `last` and `session_id` is given; none begins a new session."""
+
+    prompt: str
+    tool: str | None = None  # a tool's name, or "auto"
+    session: str | None = None  # a selector: resume that session
+    last: bool = False  # resume the session used last
+    session_id: str | None = None  # a ULID or a name: continue that session, or create it
+    description: str | None = None
+    name: str | None = None
+    model: str | None = None
+    effort: str | None = None
+    permission: Permission | None = None
+    system: str | None = None  # text to add to the tool's system prompt
+    ephemeral: bool = False
+    timeout_s: float | None = None
+    directory: Path | None = None  # where a new session starts; default: where the library was opened

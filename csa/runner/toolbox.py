@@ -1,0 +1,123 @@
+"""The adapters there are, and which tool runs a turn."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+
+from csa.errors import ToolUnavailableError, UsageError
+from csa.model.adapter import Adapter
+from csa.model.config import AUTO, Config
+
+ENTRY_POINT_GROUP = "csa.adapters"
+
+
+@dataclass(frozen=True, slots=True)
+class ToolChoice:
+    """The adapter that will run, the command that starts its tool, and why it was chosen."""
+
+    adapter: Adapter
+    command: tuple[str, ...]
+    why: str
+
+
+def adapter_names() -> list[str]:
+    """Return the names of all installed adapters."""
+    return sorted(point.name for point in entry_points(group=ENTRY_POINT_GROUP))
+
+
+def load_adapter(name: str) -> Adapter:
+    """Return the adapter of that name; UsageError names the nearest when there is none."""
+    points: list[EntryPoint] = [point for point in entry_points(group=ENTRY_POINT_GROUP) if point.name == name]
+    if not points:
+        known = adapter_names()
+        close = get_close_matches(name, known, n=1)
+        hint = f"did you mean '{close[0]}'?" if close else f"the tools are {', '.join(known)}"
+        raise UsageError(f"Unknown tool '{name}'.", hint=hint)
+    adapter: Adapter = points[0].load()()
+    return adapter
+
+
+def choose_tool(
+    asked: str | None, previous: str | None, config: Config, environ: Mapping[str, str], *, avoid_family: str | None
+) -> ToolChoice:
+    """Choose by `asked`, else the session's previous tool, else the configured one, else the first usable one.
+
+    Raises:
+        UsageError: no adapter has the name.
+        ToolUnavailableError: the tool, or any tool, is not installed.
+    """
+    if asked and asked != AUTO:
+        return _named(asked, "asked for", config, environ)
+    if previous and not asked:
+        return _named(previous, "the session's last tool", config, environ)
+    if config.tool != AUTO and not asked:
+        return _named(config.tool, "configured", config, environ)
+    return _first_usable(config, environ, avoid_family)
+
+
+def find_command(adapter: Adapter, config: Config, environ: Mapping[str, str]) -> tuple[str, ...] | None:
+    """Return the words that start an adapter's tool, the first an absolute path; None when it is not installed."""
+    words = config.for_tool(adapter.name).command or (adapter.executable,)
+    found = shutil.which(words[0], path=environ.get("PATH", os.defpath))
+    return (str(Path(found).absolute()), *words[1:]) if found else None
+
+
+def has_login(adapter: Adapter, environ: Mapping[str, str]) -> bool:
+    """Say whether the tool shows signs of credentials: a variable that is set or a file that exists."""
+    if any(environ.get(name) for name in adapter.probe.login_variables):
+        return True
+    return any(_expand(path, environ).exists() for path in adapter.probe.login_files)
+
+
+def _expand(path: str, environ: Mapping[str, str]) -> Path:
+    if path.startswith("~/"):
+        return Path(environ.get("HOME", "/")) / path[2:]
+    if path.startswith("$"):
+        name, _, rest = path[1:].partition("/")
+        return Path(environ[name]) / rest if environ.get(name) else Path("/nonexistent")
+    return Path(path)
+
+
+def _named(name: str, why: str, config: Config, environ: Mapping[str, str]) -> ToolChoice:
+    adapter = load_adapter(name)
+    command = find_command(adapter, config, environ)
+    if command is None:
+        wanted = (config.for_tool(name).command or (adapter.executable,))[0]
+        raise ToolUnavailableError(
+            f"{name} is not installed: there is no '{wanted}' on the PATH.",
+            hint=f'install it, or set command in [tools.{name}] of the config: command = ["/path/to/{wanted}"]',
+        )
+    return ToolChoice(adapter, command, why)
+
+
+def _first_usable(config: Config, environ: Mapping[str, str], avoid_family: str | None) -> ToolChoice:
+    installed = [
+        (adapter, command)
+        for adapter in _in_order(config)
+        if (command := find_command(adapter, config, environ)) is not None
+    ]
+    if not installed:
+        raise ToolUnavailableError(
+            "No AI coding tool is installed: none of "
+            + ", ".join(adapter.executable for adapter in _in_order(config))
+            + " is on the PATH.",
+            hint="npm install -g @openai/codex   (or @anthropic-ai/claude-code), then log in with it once",
+        )
+    adapter, command = min(
+        installed,
+        key=lambda found: (not has_login(found[0], environ), found[0].family == avoid_family),
+    )
+    why = "first usable tool" if has_login(adapter, environ) else "first installed tool; it shows no login"
+    return ToolChoice(adapter, command, why)
+
+
+def _in_order(config: Config) -> list[Adapter]:
+    names = adapter_names()
+    ordered = [name for name in config.tools_order if name in names]
+    return [load_adapter(name) for name in (*ordered, *(name for name in names if name not in ordered))]

@@ -1,0 +1,360 @@
+"""One turn of a tool in a session: an async context manager, and an async iterator of the events as they are recorded.
+
+    async with client.run(RunRequest(prompt="...")) as turn:
+        print(turn.session_id)              # durable and resolvable from here on
+        async for event in turn:
+            ...
+    turn.result                             # set when the block is left
+
+However the block is left (also by cancellation of the surrounding task) the tool and all it started are ended, the
+outcome is written and the lock released; that part is shielded and bounded in time.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import signal
+import uuid
+from collections.abc import AsyncIterator
+from contextlib import suppress
+from datetime import UTC, datetime
+from types import TracebackType
+from typing import Self
+
+import anyio
+from anyio.abc import TaskGroup
+
+from csa.errors import CsaError
+from csa.model.adapter import Decoder, Invocation, Outcome, ToolExit, TurnRequest
+from csa.model.events import Event
+from csa.model.result import RunResult, exit_code_for
+from csa.process.framing import LineFramer
+from csa.process.tool import SpawnError, ToolProcess, start_tool
+from csa.runner.environment import (
+    apply_changes,
+    base_environment,
+    outer_sandbox,
+    session_environment,
+    system_note,
+)
+from csa.runner.handoff import make_handoff
+from csa.runner.plan import Setting, TurnPlan
+from csa.runner.recorder import Recorder, begin, publish
+from csa.runner.request import RunRequest
+from csa.runner.toolbox import adapter_names, load_adapter
+from csa.runner.verdict import Stop, judge
+
+FLUSH_S = 0.1
+HEARTBEAT_S = 5.0
+CANCEL_POLL_S = 0.2
+TERM_GRACE_S = 3.0  # claude needs 1.6 s to end its shells
+REAP_GRACE_S = 5.0
+DRAIN_IDLE_S = 0.2
+DRAIN_LIMIT_S = 5.0
+STDERR_TAIL_BYTES = 16 << 10
+_BATCHES = 64
+
+
+class Turn:
+    """A turn that is being run. Enter it once."""
+
+    def __init__(
+        self, setting: Setting, plan: TurnPlan, request: RunRequest, *, csa_command: str, owns_process: bool
+    ) -> None:
+        self.plan = plan
+        self.session_id = plan.state.session_id
+        self.turn = 0
+        self.result: RunResult | None = None
+        self.losses: list[str] = []
+        self._setting = setting
+        self._request = request
+        self._csa_command = csa_command
+        self._owns_process = owns_process
+        self._stop: Stop | None = None
+        self._stopping = anyio.Event()
+        self._announced = anyio.Event()  # the tool said that the turn has ended
+        self._drained = {"stdout": anyio.Event(), "stderr": anyio.Event()}
+        self._last_output = 0.0
+        self._stderr_tail = b""
+        self._send, self._receive = anyio.create_memory_object_stream[list[Event]](_BATCHES)
+        self._recorder: Recorder
+        self._tasks: TaskGroup
+        self._first: list[Event] = []
+
+    async def __aenter__(self) -> Self:
+        """Take the lock, make the session durable, start the tool. Raises as `plan_turn` and `begin` do."""
+        try:
+            self._recorder = begin(self._setting.store, self.plan, self._setting.redactor)
+            try:
+                self.turn = self._recorder.turn
+                self._prepare()
+            except BaseException:
+                self._recorder.close()
+                raise
+        except BaseException as error:
+            self._send.close()
+            self._receive.close()
+            if isinstance(error, OSError):
+                raise CsaError(
+                    f"The session cannot be written: {error.strerror}: {error.filename or self._setting.store.path}.",
+                    hint="make it writable, or set CSA_STATE_DIR; nothing was started",
+                ) from error
+            raise
+        self._tasks = anyio.create_task_group()
+        await self._tasks.__aenter__()
+        self._tasks.start_soon(self._supervise)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool | None:
+        """End the turn if it still runs, and wait until its end is written."""
+        self.cancel(detail="abandoned by its caller")
+        self._receive.close()
+        return await self._tasks.__aexit__(kind, error, trace)
+
+    async def __aiter__(self) -> AsyncIterator[Event]:
+        """Yield the events of this turn as they are recorded, the last one being `run_finished`."""
+        async for batch in self._receive:
+            for event in batch:
+                yield event
+
+    def cancel(self, *, signal_name: str | None = None, detail: str = "") -> None:
+        """Ask the turn to end. Called again with a signal's name, the tool is killed at once."""
+        if self._stopping.is_set() and signal_name:
+            self._tasks.cancel_scope.cancel()
+        self._stop_for(Stop("cancelled", signal_name, detail))
+
+    def _stop_for(self, stop: Stop) -> None:
+        if self.result is None and self._stop is None:
+            self._stop = stop
+            self._stopping.set()
+
+    def _prepare(self) -> None:
+        """Steps two and three: the invocation, `run_started`, and the session in its place."""
+        plan, recorder = self.plan, self._recorder
+        final_paths = self._setting.store.paths(self.session_id)
+        handoff = None if plan.is_new else make_handoff(recorder.paths, plan.adapter.name)
+        base = base_environment(
+            self._setting.environ,
+            (marker for name in adapter_names() for marker in load_adapter(name).outer_markers),
+            self._setting.config.for_tool(plan.adapter.name).env,
+        )
+        prompt = f"{handoff.text}\n\n{self._request.prompt}" if handoff else self._request.prompt
+        note = system_note(
+            plan.state, final_paths, turn=self.turn, csa_command=self._csa_command, max_depth=plan.max_depth
+        )
+        self._asked = TurnRequest(
+            prompt=prompt,
+            cwd=plan.cwd,
+            command=plan.command,
+            provider_session_id=recorder.tool_state.provider_session_id,
+            new_provider_id=str(uuid.uuid4()),
+            permission=plan.permission,
+            model=plan.model,
+            effort=plan.effort,
+            system=_join(None if plan.state.ephemeral else note, self._request.system),
+            ephemeral=plan.state.ephemeral,
+            environ=base,
+            is_root=os.geteuid() == 0,
+            csa_command=self._csa_command,
+            sandboxed_by=outer_sandbox(),
+            writable_dirs=self._writable_dirs(base),
+            previous_totals=recorder.tool_state.totals,
+        )
+        self._invocation: Invocation = plan.adapter.invocation(self._asked)
+        self._environment = apply_changes(
+            {
+                **base,
+                **session_environment(
+                    plan.state, final_paths, turn=self.turn, tool=plan.adapter.name, root=self._setting.store.root
+                ),
+            },
+            self._invocation,
+            plan.cwd,
+        )
+        self._started_at = datetime.now(UTC)
+        self._first = recorder.start(
+            self._request.prompt,
+            list(self._invocation.argv),
+            model=plan.model,
+            handoff=handoff.data if handoff else None,
+        )
+        if plan.is_new:
+            publish(self._setting.store, recorder)
+
+    def _writable_dirs(self, environ: dict[str, str]) -> tuple[str, ...]:
+        homes = (home for name in adapter_names() for home in load_adapter(name).homes(environ))
+        return (str(self._setting.store.root), *dict.fromkeys(homes))
+
+    async def _supervise(self) -> None:
+        decoder = self.plan.adapter.decoder(self._asked)
+        end = ToolExit(None, None)
+        spawn_fault: SpawnError | None = None
+        peak_rss: int | None = None
+        try:
+            await self._deliver(self._first)
+            async with start_tool(
+                self._invocation.argv,
+                cwd=self.plan.cwd,
+                env=self._environment,
+                shared_fds=(self._recorder.held.session_lock.fd,),
+                owns_process=self._owns_process,
+            ) as tool:
+                end = await self._attend(tool, decoder)
+            peak_rss = tool.peak_rss_bytes
+            if tool.swept:
+                await self._note_swept(tool.swept)
+        except SpawnError as error:
+            spawn_fault = error
+        except anyio.get_cancelled_exc_class():
+            self._stop_for(Stop("cancelled", None, "cancelled by the program that ran it"))
+            raise
+        finally:
+            with anyio.CancelScope(shield=True):
+                self._finalise(decoder, end, spawn_fault, peak_rss)
+                with anyio.move_on_after(1):
+                    await self._deliver(self._last)
+                self._send.close()
+                self._recorder.close()
+                self.losses = self._recorder.losses
+
+    async def _attend(self, tool: ToolProcess, decoder: Decoder) -> ToolExit:
+        """Run the helpers beside the tool until it has exited and its output is drained."""
+        async with anyio.create_task_group() as helpers:
+            helpers.start_soon(tool.feed_stdin, self._invocation.stdin)
+            helpers.start_soon(self._pump_stdout, tool, decoder)
+            helpers.start_soon(self._pump_stderr, tool)
+            helpers.start_soon(self._keep_beating)
+            helpers.start_soon(self._keep_flushing)
+            helpers.start_soon(self._watch_for_cancel)
+            helpers.start_soon(self._keep_time)
+            helpers.start_soon(self._reap)
+            helpers.start_soon(self._end_on_request, tool)
+            end = await tool.wait()
+            await self._drain()
+            helpers.cancel_scope.cancel()
+        return ToolExit(end.code, end.signal, self._stderr_tail.decode("utf-8", "replace"))
+
+    async def _pump_stdout(self, tool: ToolProcess, decoder: Decoder) -> None:
+        framer = LineFramer()
+        while chunk := await tool.read_stdout():
+            self._last_output = anyio.current_time()
+            self._recorder.stdout_log.write(chunk)
+            await self._decode(decoder, framer.feed(chunk))
+            if decoder.is_finished:
+                self._announced.set()
+        await self._decode(decoder, framer.close())
+        self._drained["stdout"].set()
+
+    async def _decode(self, decoder: Decoder, lines: list[bytes]) -> None:
+        updates = [update for line in lines if line for update in decoder.feed(line)]
+        if updates:
+            await self._deliver(self._recorder.record(updates))
+        if decoder.fault:
+            self._stop_for(Stop("fault", None, decoder.fault))
+
+    async def _pump_stderr(self, tool: ToolProcess) -> None:
+        while chunk := await tool.read_stderr():
+            self._last_output = anyio.current_time()
+            self._recorder.stderr_log.write(chunk)
+            self._stderr_tail = (self._stderr_tail + chunk)[-STDERR_TAIL_BYTES:]
+        self._drained["stderr"].set()
+
+    async def _drain(self) -> None:
+        """Read what is left after the tool's exit; a grandchild that holds the pipes open does not hold us up."""
+        limit = anyio.current_time() + DRAIN_LIMIT_S
+        self._last_output = anyio.current_time()
+        while not all(event.is_set() for event in self._drained.values()):
+            now = anyio.current_time()
+            if now > limit or now - self._last_output > DRAIN_IDLE_S:
+                return
+            with anyio.move_on_after(DRAIN_IDLE_S / 4):
+                await self._drained["stdout"].wait()
+                await self._drained["stderr"].wait()
+
+    async def _keep_flushing(self) -> None:
+        while True:
+            await anyio.sleep(FLUSH_S)
+            self._recorder.journal.flush()
+
+    async def _keep_beating(self) -> None:
+        while True:
+            await anyio.sleep(HEARTBEAT_S)
+            self._recorder.beat()
+
+    async def _watch_for_cancel(self) -> None:
+        """Obey the `cancel` file: the way to end a turn from another pid namespace."""
+        while True:
+            await anyio.sleep(CANCEL_POLL_S)
+            if self._recorder.paths.cancel.exists():
+                self._stop_for(Stop("cancelled", None, "cancelled on request"))
+
+    async def _keep_time(self) -> None:
+        limit_s = self.plan.timeout_s
+        await anyio.sleep(limit_s if limit_s is not None else math.inf)
+        self._stop_for(Stop("timed_out", None, f"the turn took longer than {limit_s:g} s"))
+
+    async def _reap(self) -> None:
+        """End a tool that announced the end of the turn and does not exit."""
+        await self._announced.wait()
+        await anyio.sleep(REAP_GRACE_S)
+        self._stop_for(Stop("reaped", None, "the tool finished but did not exit"))
+
+    async def _end_on_request(self, tool: ToolProcess) -> None:
+        """TERM, a grace, KILL; what the tool leaves behind is swept by the guardian."""
+        await self._stopping.wait()
+        tool.signal(signal.SIGTERM)
+        await anyio.sleep(TERM_GRACE_S)
+        tool.signal(signal.SIGKILL)
+
+    async def _deliver(self, events: list[Event]) -> None:
+        if not events:
+            return
+        with suppress(anyio.BrokenResourceError):  # nobody listens any more; the transcript has them
+            await self._send.send(events)
+
+    async def _note_swept(self, count: int) -> None:
+        left = f"{count} processes the tool had left behind were ended" if count > 0 else "some processes would not die"
+        await self._deliver(self._recorder.append("warning", {"kind": "leftovers", "message": left}))
+
+    def _finalise(self, decoder: Decoder, end: ToolExit, spawn_fault: SpawnError | None, peak_rss: int | None) -> None:
+        """Steps six and seven."""
+        stop = self._stop
+        judged_end = ToolExit(None, None, end.stderr_tail) if stop and stop.reason == "reaped" else end
+        outcome = (
+            Outcome(succeeded=False, error_kind="spawn", error_message=str(spawn_fault))
+            if spawn_fault
+            else decoder.close(judged_end)
+        )
+        verdict = judge(outcome, end, stop)
+        now = datetime.now(UTC)
+        signal_name = stop.signal_name if stop else None
+        result = RunResult(
+            session_id=self.session_id,
+            turn=self.turn,
+            tool=self.plan.adapter.name,
+            status=verdict.status,
+            exit_code=exit_code_for(verdict.status, error_kind=verdict.error_kind, signal_name=signal_name),
+            tool_exit_code=end.code,
+            signal=end.signal,
+            model=self.plan.model,
+            provider_session_id=self._recorder.tool_state.provider_session_id,
+            stop_reason=outcome.stop_reason,
+            text=self._setting.redactor.redact_answer(outcome.text),
+            error_kind=verdict.error_kind,
+            error_message=verdict.error_message,
+            usage=outcome.usage,
+            duration_s=round((now - self._started_at).total_seconds(), 3),
+            started_at=self._started_at,
+            finished_at=now,
+            peak_rss_bytes=peak_rss,
+            denied=outcome.denied,
+        )
+        self.result, self._last = self._recorder.finish(result, outcome)
+
+
+def _join(*texts: str | None) -> str | None:
+    present = [text for text in texts if text]
+    return "\n\n".join(present) or None

@@ -1,0 +1,52 @@
+"""How a turn ended, from what the tool announced, how it exited, and whether csa ended it. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from csa.model.adapter import Outcome, ToolExit
+from csa.model.result import Status
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """Why csa ended the tool before it ended by itself.
+
+    `reaped`: it had announced the end of the turn and did not exit. `fault`: it runs another conversation than asked.
+    """
+
+    reason: Literal["cancelled", "timed_out", "reaped", "fault"]
+    signal_name: str | None = None  # the signal csa was sent, for `cancelled`
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """The status of a turn, and the error where it is no success."""
+
+    status: Status
+    error_kind: str | None = None
+    error_message: str | None = None
+
+
+def judge(outcome: Outcome, end: ToolExit, stop: Stop | None) -> Verdict:
+    """Decide. A success that the tool announced, and exited with, stays one whatever else was asked meanwhile."""
+    if stop and stop.reason == "fault":
+        return Verdict("failed", "protocol", stop.detail)
+    if outcome.succeeded:
+        return Verdict("succeeded")
+    if stop and stop.reason == "cancelled":
+        by = f" by {stop.signal_name}" if stop.signal_name else ""
+        return Verdict("cancelled", None, stop.detail or f"cancelled{by}")
+    if stop and stop.reason == "timed_out":
+        return Verdict("timed_out", None, stop.detail)
+    if end.signal is not None and not stop and outcome.error_kind in {None, "internal", "protocol"}:
+        return Verdict("killed", "internal", f"the tool died of signal {end.signal}")
+    return Verdict("failed", outcome.error_kind or "internal", outcome.error_message or _describe(end))
+
+
+def _describe(end: ToolExit) -> str:
+    if end.code is not None:
+        return f"the tool exited with code {end.code} and did not say why"
+    return "the tool ended without a result"

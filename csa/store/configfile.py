@@ -1,0 +1,38 @@
+"""Reading the configuration from where it lives."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+
+from csa.errors import ConfigError
+from csa.model.config import Config, Layer, combine_layers, from_environment
+from csa.paths import user_config_file
+
+
+def load_config(project: Path, environ: Mapping[str, str]) -> Config:
+    """Combine the user's file, the project's `.csa/config.toml` and `CSA_CONF_*`; ConfigError names what is wrong."""
+    return combine_layers(config_layers(project, environ))
+
+
+def config_layers(project: Path, environ: Mapping[str, str]) -> list[Layer]:
+    """Return the layers that exist, weakest first."""
+    user = user_config_file(environ)
+    files = [_read_layer(user, is_project=False), _read_layer(project / ".csa" / "config.toml", is_project=True)]
+    if "CSA_CONFIG" in environ and files[0] is None:
+        raise ConfigError(f"CSA_CONFIG names {user}, which does not exist.")
+    return [*(layer for layer in files if layer), *from_environment(environ)]
+
+
+def _read_layer(path: Path, *, is_project: bool) -> Layer | None:
+    try:
+        content = path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror}).") from error
+    try:
+        return Layer(str(path), tomllib.loads(content.decode()), is_project)
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(f"{path}: is not TOML ({error}).") from error

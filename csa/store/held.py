@@ -1,0 +1,165 @@
+"""A session whose lock this process holds: the only way to write one.
+
+A new session is built in `sessions/.new-<ULID>` and renamed into place when its first event is durable, so that a
+refused or crashed start leaves nothing that looks like a session, and an id that was shown always resolves.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Self
+
+from csa.errors import BusyError, NotFoundError, StateError
+from csa.model.state import SessionState
+from csa.paths import SessionPaths
+from csa.store.atomic import sync_directory
+from csa.store.liveness import probe
+from csa.store.locks import Lock, acquire_lock
+from csa.store.owner import current_owner
+from csa.store.sessions import NEW_PREFIX, Store
+from csa.store.statefile import create_state, load_state, save_state
+
+_GONE_PREFIX = ".gone-"
+
+
+class HeldSession:
+    """The locks of a session, and its state. Release with `close`, or by leaving the `with` block."""
+
+    def __init__(self, store: Store, paths: SessionPaths, state: SessionState, locks: tuple[Lock, Lock]) -> None:
+        self.store = store
+        self.paths = paths
+        self.state = state
+        self.session_lock, self._tool_lock = locks
+
+    @property
+    def is_published(self) -> bool:
+        """Whether other processes can see the session."""
+        return not self.paths.root.name.startswith(NEW_PREFIX)
+
+    def save(self, state: SessionState) -> None:
+        """Write the state; StateError or OSError as `statefile.save_state`."""
+        self.state = state
+        save_state(self.paths.state, state)
+
+    def publish(self) -> None:
+        """Rename a new session into place, durably.
+
+        Raises:
+            BusyError: a session of that id has appeared meanwhile.
+        """
+        target = self.store.paths(self.state.session_id)
+        try:
+            os.rename(self.paths.root, target.root)
+        except OSError as error:
+            if error.errno not in {errno.ENOTEMPTY, errno.EEXIST}:
+                raise
+            raise BusyError(f"Another run has just created session {self.state.session_id}.") from error
+        self.paths = target
+        sync_directory(target.root.parent)
+
+    def remove(self) -> None:
+        """Delete the session (an ephemeral one at its end): rename aside, then remove."""
+        aside = self.paths.root.with_name(_GONE_PREFIX + self.state.session_id)
+        os.rename(self.paths.root, aside)
+        shutil.rmtree(aside)
+
+    def close(self) -> None:
+        """Release the locks; remains of a session that was never published go."""
+        if not self.is_published:
+            shutil.rmtree(self.paths.root, ignore_errors=True)
+        self._tool_lock.close()
+        self.session_lock.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def build_session(store: Store, state: SessionState, *, tool: str) -> HeldSession:
+    """Make a new session, locked and not yet visible; `publish` shows it."""
+    paths = SessionPaths(store.sessions_dir / (NEW_PREFIX + state.session_id))
+    _make_private(store.sessions_dir)
+    try:
+        paths.root.mkdir(0o700)
+    except FileExistsError as error:
+        raise BusyError(f"Another run is just creating session {state.session_id}.") from error
+    try:
+        _make_layout(paths)
+        create_state(paths.state, state)
+        locks = _take_locks(paths, state, tool=tool, turn=1)
+    except BaseException:
+        shutil.rmtree(paths.root, ignore_errors=True)
+        raise
+    return HeldSession(store, paths, state, locks)
+
+
+def open_session(store: Store, session_id: str, *, tool: str | None = None) -> HeldSession:
+    """Take the lock of an existing session for its next turn, by `tool` or by the tool of its last turn.
+
+    Raises:
+        NotFoundError: there is no such session.
+        StateError: its record is damaged.
+        BusyError: a supervisor holds it; the message names pid, tool and time.
+    """
+    paths = store.paths(session_id)
+    if not store.has(session_id):
+        raise NotFoundError(f"No session {session_id} in {store.project}.", hint="csa session list")
+    state = load_state(paths.state)
+    _make_layout(paths)
+    locks = _take_locks(paths, state, tool=tool or state.last_tool or "none", turn=state.turns + 1)
+    try:
+        state = load_state(paths.state)  # it may have changed before the lock was ours
+    except StateError:
+        for lock in locks:
+            lock.close()
+        raise
+    return HeldSession(store, paths, state, locks)
+
+
+def names_lock(store: Store) -> Lock:
+    """Take the project's lock for choosing a name: held around "is it free?" and `publish`."""
+    _make_private(store.path)
+    return acquire_lock(store.path / "names.lock", wait=True)
+
+
+def _make_layout(paths: SessionPaths) -> None:
+    for directory in (paths.session_lock.parent, paths.output):
+        directory.mkdir(0o700, exist_ok=True)
+
+
+def _make_private(path: Path) -> None:
+    """Make a directory and its missing parents, all mode 0700."""
+    if not path.is_dir():
+        if not path.parent.is_dir():
+            _make_private(path.parent)
+        path.mkdir(0o700, exist_ok=True)
+
+
+def _take_locks(paths: SessionPaths, state: SessionState, *, tool: str, turn: int) -> tuple[Lock, Lock]:
+    try:
+        session_lock = acquire_lock(paths.session_lock)
+    except BlockingIOError as error:
+        raise _busy(paths, state) from error
+    try:
+        tool_lock = acquire_lock(paths.tool_lock(tool), flock=True)
+    except BlockingIOError as error:
+        session_lock.close()
+        raise BusyError(
+            f"Session {state.session_id} is locked for {tool} by another program.", hint="retry later"
+        ) from error
+    owner = current_owner(tool=tool, turn=turn, since=datetime.now(UTC).isoformat(timespec="seconds")).to_bytes()
+    session_lock.write(owner)
+    tool_lock.write(owner)
+    return session_lock, tool_lock
+
+
+def _busy(paths: SessionPaths, state: SessionState) -> BusyError:
+    owner = probe(paths).owner
+    by = f"PID {owner.pid} ({owner.tool}, turn {owner.turn}, since {owner.since_clock})" if owner else "another process"
+    return BusyError(f"Session {state.session_id} is locked by {by}; retry later.")

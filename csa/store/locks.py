@@ -1,0 +1,95 @@
+"""Open-file-description write locks: the evidence that a supervisor lives.
+
+A lock is held by a file *description*: it lasts until the last descriptor of that description closes, in whichever
+process, and a crash of any kind releases it. Lock files are never unlinked. A probe opens the file anew and asks
+(F_OFD_GETLK), so it takes nothing; from a descriptor of the holder's own description a lock reads free.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import struct
+from pathlib import Path
+from typing import Self
+
+_FLOCK = "hhqqi4x"  # struct flock of 64-bit Linux; l_pid must be 0 for OFD requests
+MAX_OWNER_BYTES = 4096
+
+
+def _request(kind: int) -> bytes:
+    return struct.pack(_FLOCK, kind, os.SEEK_SET, 0, 0, 0)
+
+
+class Lock:
+    """A held lock. Closing releases it, unless another process shares `fd`."""
+
+    def __init__(self, path: Path, fd: int) -> None:
+        self.path = path
+        self.fd = fd
+
+    def write(self, content: bytes) -> None:
+        """Replace the file's content, which says to readers who holds the lock."""
+        os.pwrite(self.fd, content, 0)
+        os.ftruncate(self.fd, len(content))
+
+    def close(self) -> None:
+        """Release; harmless when done twice."""
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def acquire_lock(path: Path, *, wait: bool = False, flock: bool = False) -> Lock:
+    """Take the lock at `path`, making the file when it is missing.
+
+    With `flock`, a flock(2) is placed too, so that programs that use that family see it; it is no evidence here.
+
+    Raises:
+        BlockingIOError: someone holds it and `wait` is false.
+    """
+    command = fcntl.F_OFD_SETLKW if wait else fcntl.F_OFD_SETLK
+    while True:
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.fcntl(fd, command, _request(fcntl.F_WRLCK))
+            if flock:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if _names(path, fd):  # else it was renamed away while we waited
+                return Lock(path, fd)
+        except BaseException:
+            os.close(fd)
+            raise
+        os.close(fd)
+
+
+def _names(path: Path, fd: int) -> bool:
+    try:
+        return os.stat(path).st_ino == os.fstat(fd).st_ino
+    except FileNotFoundError:
+        return False
+
+
+def is_locked(path: Path) -> bool:
+    """Say whether any process holds the lock; a missing file is not held."""
+    return probe_lock(path)[0]
+
+
+def probe_lock(path: Path) -> tuple[bool, bytes]:
+    """Return whether the lock is held, and what the file says (which may be of an earlier holder)."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False, b""
+    try:
+        answer = fcntl.fcntl(fd, fcntl.F_OFD_GETLK, _request(fcntl.F_WRLCK))
+        held = struct.unpack(_FLOCK, answer)[0] != fcntl.F_UNLCK
+        return held, os.pread(fd, MAX_OWNER_BYTES, 0)
+    finally:
+        os.close(fd)

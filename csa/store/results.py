@@ -1,0 +1,71 @@
+"""Results of turns. The truth is the `run_finished` event; result.toml is a projection of the last one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from csa.errors import NotFoundError, StateError
+from csa.model.result import RunResult, result_from_event
+from csa.model.state import parse_time
+from csa.paths import SessionPaths
+from csa.store.atomic import write_atomically
+from csa.store.journal import read_events_backwards
+
+OWN_FILES = frozenset({"prompt.md", "final.md", "stdout.log", "stderr.log", "supervisor.log"})
+
+
+def load_result(paths: SessionPaths, session_id: str, *, turn: int | None = None) -> RunResult:
+    """Return how the last finished turn, or the given one, ended.
+
+    Raises:
+        NotFoundError: no such turn has finished.
+        StateError: its record cannot be read.
+    """
+    for event in read_events_backwards(paths.transcript):
+        if event.type == "run_finished" and turn in {None, event.turn}:
+            try:
+                known = result_from_event(session_id, event.turn, event.data)
+            except (KeyError, TypeError, ValueError) as error:
+                raise StateError(paths.transcript, f"event {event.seq} is not a result ({error!r})") from error
+            moment = parse_time(event.ts)
+            known["started_at"] = known["started_at"] or moment
+            known["finished_at"] = known["finished_at"] or moment
+            return RunResult(**known, text=_final_text(paths, event.turn), artifacts=list_artifacts(paths, event.turn))
+    which = "No turn" if turn is None else f"Turn {turn}"
+    raise NotFoundError(
+        f"{which} of session {session_id} has finished.", hint=f"csa session is-alive --session {session_id[:10]}"
+    )
+
+
+def list_artifacts(paths: SessionPaths, turn: int) -> tuple[str, ...]:
+    """Name the files the agents left below output/, as absolute paths; csa's own files are not among them."""
+    own = paths.turn_output(turn)
+    found = (
+        path
+        for path in paths.output.rglob("*")
+        if path.is_file()
+        and not (path.name in OWN_FILES and path.parent.parent == paths.output)
+        and (path.is_relative_to(own) or not path.relative_to(paths.output).parts[0].startswith("turn-"))
+    )
+    return tuple(str(path) for path in sorted(found))
+
+
+def save_result(paths: SessionPaths, result: RunResult) -> None:
+    """Write result.toml, by the supervisor that appended the event."""
+    from csa.store.tomlfile import render_toml  # noqa: PLC0415  # only writers pay for tomlkit
+
+    write_atomically(paths.result, render_toml(_projection(result)))
+
+
+def _projection(result: RunResult) -> dict[str, Any]:
+    left_out = {"text", "artifacts"}
+    return {key: value for key, value in result.to_json().items() if key not in left_out}
+
+
+def _final_text(paths: SessionPaths, turn: int) -> str:
+    path: Path = paths.turn_output(turn) / "final.md"
+    try:
+        return path.read_text(errors="replace")
+    except OSError:
+        return ""

@@ -1,0 +1,91 @@
+"""state.toml on disk: read with the standard library, edited so that unknown keys and comments stay."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from csa.errors import StateError
+from csa.model.state import NewerSchemaFault, RecordFault, SessionState, new_record, parse_state, render_state
+from csa.store.atomic import write_atomically
+
+MAX_STATE_BYTES = 1 << 20
+
+
+def load_state(path: Path) -> SessionState:
+    """Read a state.toml.
+
+    Raises:
+        StateError: it is missing, unreadable, not TOML, or not a session's record; the file is left as it is.
+    """
+    return parse_record(path, read_record(path))
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """Read a state.toml as a mapping; StateError as in `load_state`."""
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise StateError(path, f"cannot be read ({error.strerror})") from error
+    if len(content) > MAX_STATE_BYTES:
+        raise StateError(path, f"is {len(content)} bytes long, more than any state.toml")
+    try:
+        return tomllib.loads(content.decode())
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise StateError(path, "is not UTF-8", line=line) from error
+    except tomllib.TOMLDecodeError as error:
+        raise StateError(path, f"is not TOML ({error})", line=_line_of(error, content)) from error
+
+
+def parse_record(path: Path, record: Mapping[str, Any]) -> SessionState:
+    """Interpret a mapping read from `path`; StateError when it is not a session's record."""
+    try:
+        state = parse_state(record)
+    except NewerSchemaFault as error:
+        raise StateError(path, str(error), hint="upgrade csa") from error
+    except RecordFault as error:
+        raise StateError(path, str(error), line=_line_of_key(path, error.key)) from error
+    if path.parent.name not in {state.session_id, f".new-{state.session_id}"}:
+        raise StateError(path, f"holds the id {state.session_id}, which is not its directory's name")
+    return state
+
+
+def create_state(path: Path, state: SessionState) -> None:
+    """Write the first record of a session."""
+    from csa.store.tomlfile import render_toml  # noqa: PLC0415  # only writers pay for tomlkit
+
+    write_atomically(path, render_toml(new_record(state)))
+
+
+def save_state(path: Path, state: SessionState) -> None:
+    """Bring the record up to date, changing only values that differ.
+
+    Raises:
+        StateError: the file there is damaged; it is left as it is.
+        OSError: it cannot be written; the old content stays.
+    """
+    from csa.store.tomlfile import edit_toml  # noqa: PLC0415  # only writers pay for tomlkit
+
+    read_record(path)  # the same checks, and errors, as every reader's
+    write_atomically(path, edit_toml(path.read_bytes(), render_state(state)))
+
+
+def _line_of(error: tomllib.TOMLDecodeError, content: bytes) -> int | None:
+    line = getattr(error, "lineno", None)  # an attribute from Python 3.14 on
+    if line is None:
+        _, _, tail = str(error).rpartition("at line ")
+        digits = tail.partition(",")[0]
+        line = int(digits) if digits.isdigit() else content.count(b"\n") + 1
+    return line
+
+
+def _line_of_key(path: Path, key: str) -> int | None:
+    name = key.rpartition(".")[2]
+    try:
+        lines = path.read_text(errors="replace").splitlines()
+    except OSError:
+        return None
+    return next((number for number, line in enumerate(lines, 1) if line.lstrip().startswith(name)), None)

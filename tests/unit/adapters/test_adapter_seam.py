@@ -1,0 +1,51 @@
+"""Both adapters have the shape csa asks for, and stay light and pure."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from csa.model.adapter import Adapter
+from csa_adapters.claude_code import ClaudeCodeAdapter
+from csa_adapters.codex import CodexAdapter
+
+ADAPTERS: list[Adapter] = [CodexAdapter(), ClaudeCodeAdapter()]
+_CODEX: type[Adapter] = CodexAdapter  # for mypy
+_CLAUDE: type[Adapter] = ClaudeCodeAdapter
+ROOT = Path(__file__).parents[3]
+LIGHT = """
+import sys
+sys.path[:0] = {path!r}
+before = set(sys.modules)
+import csa_adapters.{module}
+heavy = {{"asyncio", "subprocess", "socket", "typing_extensions", "uuid", "urllib.parse", "tomllib", "anyio", "random"}}
+print(sorted(heavy & (set(sys.modules) - before)))
+"""
+
+
+@pytest.mark.parametrize(
+    ("adapter", "name", "family", "executable", "chooses"),
+    [
+        (ADAPTERS[0], "codex", "openai", "codex", False),
+        (ADAPTERS[1], "claude-code", "anthropic", "claude", True),
+    ],
+)
+def test_identity(adapter: Adapter, name: str, family: str, executable: str, chooses: bool) -> None:  # noqa: FBT001
+    """What the registry and the choice of a tool rest on."""
+    assert (adapter.name, adapter.family, adapter.executable) == (name, family, executable)
+    assert adapter.capabilities.choose_id is chooses
+    assert adapter.capabilities.resume
+    assert adapter.probe.version_arguments == ("--version",)
+    assert adapter.probe.login_variables
+    assert adapter.probe.login_files
+
+
+@pytest.mark.parametrize("module", ["codex", "claude_code"])
+def test_importing_an_adapter_is_cheap(module: str) -> None:
+    """Hot commands list sessions of every tool; an adapter must not bring processes, sockets or an event loop."""
+    script = LIGHT.format(path=[str(ROOT), str(ROOT / "adapters")], module=module)
+    run = subprocess.run([sys.executable, "-I", "-c", script], capture_output=True, text=True, check=True)
+    assert run.stdout == "[]\n"

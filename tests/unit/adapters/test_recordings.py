@@ -1,0 +1,120 @@
+"""Every recording of the real CLIs, replayed to the verdict csa must reach."""
+
+from __future__ import annotations
+
+import pytest
+
+from csa.model.adapter import Adapter, Outcome
+from csa_adapters.claude_code import ClaudeCodeAdapter
+from csa_adapters.codex import CodexAdapter
+from tests.unit.adapters.support import FRESH, THREAD, judge, make_request, only, recordings, session_of
+
+ADAPTERS: dict[str, Adapter] = {"codex": CodexAdapter(), "claude-code": ClaudeCodeAdapter()}
+# Recordings of turns that did not succeed; all others did.
+FAILED = {
+    "codex": {
+        "fail-401": "auth",
+        "fail-403": "auth",
+        "fail-404": "invalid_request",
+        "fail-429": "rate_limit",
+        "fail-500": "server",
+        "fail-503": "overloaded",
+        "fail-529": "overloaded",
+        "fail-context": "context_overflow",
+        "fail-cut": "network",
+        "fail-no-key": "auth",
+        "fail-no-prompt": "invalid_request",
+        "fail-quota": "quota",
+        "fail-unreachable": "network",
+        "fail-usage": "invalid_request",
+        "resume-unknown": "invalid_request",
+        "sigint-mid-model": "protocol",
+        "sigint-mid-tool": "protocol",
+        "sigterm-mid-tool": "internal",
+    },
+    "claude-code": {
+        "fail-401": "auth",
+        "fail-403": "auth",
+        "fail-404": "invalid_request",
+        "fail-429": "rate_limit",
+        "fail-500": "server",
+        "fail-503": "overloaded",
+        "fail-529": "overloaded",
+        "fail-cut": "network",
+        "fail-long": "context_overflow",
+        "fail-no-key": "auth",
+        "fail-no-prompt": "invalid_request",
+        "fail-quota": "quota",
+        "fail-unreachable": "network",
+        "resume-unknown": "invalid_request",
+        "session-id-in-use": "invalid_request",
+        "sigint-mid-model": "protocol",
+        "sigint-mid-tool": "internal",
+        "sigterm-mid-tool": "protocol",
+    },
+}
+ALL = [(tool, name) for tool in ADAPTERS for name in sorted(recordings(tool))]
+
+
+def replay(tool: str, name: str) -> Outcome:
+    recording = recordings(tool)[name]
+    request = make_request(new_provider_id=session_of(recording) or FRESH)
+    return judge(ADAPTERS[tool].decoder(request), recording)[1]
+
+
+@pytest.mark.parametrize(("tool", "name"), ALL)
+def test_verdict_on_every_recording(tool: str, name: str) -> None:
+    """Success only where the real CLI succeeded; else the right kind and a message."""
+    outcome = replay(tool, name)
+    assert (outcome.succeeded, outcome.error_kind) == (name not in FAILED[tool], FAILED[tool].get(name))
+    assert bool(outcome.error_message) is (name in FAILED[tool])
+
+
+@pytest.mark.parametrize("tool", ADAPTERS)
+def test_every_failure_expected_was_recorded(tool: str) -> None:
+    """A recording that is renamed must not leave its expectation behind."""
+    assert FAILED[tool].keys() <= recordings(tool).keys()
+
+
+@pytest.mark.parametrize(("tool", "name"), ALL)
+def test_every_recording_is_understood(tool: str, name: str) -> None:
+    """One session at most is bound, every call that ended had begun, and usage is told once."""
+    recording = recordings(tool)[name]
+    updates, outcome = judge(
+        ADAPTERS[tool].decoder(make_request(new_provider_id=session_of(recording) or FRESH)), recording
+    )
+    assert [data["provider_session_id"] for data in only(updates, "session_bound")] in ([], [session_of(recording)])
+    begun = {data["id"] for data in only(updates, "tool_call")}
+    assert {data["id"] for data in only(updates, "tool_call_update")} <= begun
+    assert only(updates, "usage") == ([outcome.usage.to_dict()] if outcome.usage else [])
+
+
+@pytest.mark.parametrize(
+    ("tool", "name", "text"),
+    [
+        ("codex", "new-text", "MOCK ECHO: Say hello.\n [users=1]"),
+        ("codex", "parallel-tools", "Both ran."),
+        ("claude-code", "subagent", "The sub-agent answered."),
+        ("claude-code", "partial-messages", "MOCK ECHO: Say hello again. [users=1]"),
+        ("claude-code", "retry-cut", "a text that is cut once, then whole"),
+    ],
+)
+def test_the_answer_of_a_recording(tool: str, name: str, text: str) -> None:
+    """The last message of the agent itself, whole and once."""
+    assert replay(tool, name).text == text
+
+
+def test_codex_resume_of_a_non_uuid_is_a_fault_when_another_id_was_asked_for() -> None:
+    """The recorded run exits 0 on a brand-new thread."""
+    read = CodexAdapter().decoder(make_request(provider_session_id=THREAD))
+    outcome = judge(read, recordings("codex")["resume-not-a-uuid"])[1]
+    assert read.fault is not None
+    assert outcome.error_kind == "protocol"
+
+
+@pytest.mark.parametrize(("tool", "name"), [("claude-code", "permission-denied"), ("codex", "mcp-tool-denied")])
+def test_denied_tools_of_a_recording_are_listed(tool: str, name: str) -> None:
+    """Both exit 0."""
+    outcome = replay(tool, name)
+    assert outcome.succeeded
+    assert len(outcome.denied) == 1
