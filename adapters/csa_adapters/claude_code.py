@@ -113,8 +113,9 @@ def _edit(request: TurnRequest) -> tuple[str, ...]:
 
 
 def _full(request: TurnRequest) -> tuple[str, ...]:
-    """Skip permissions. As root the CLI refuses that; every tool named comes close: all but a project's MCP servers
-    and the Edit tool on `.git` and `.claude`.
+    """Skip permissions, which the CLI refuses to do as root; there every tool is allowed by name.
+
+    That lacks a project's MCP servers, and the Edit tool on `.git` and `.claude` (2.1.328).
     """
     if request.is_root:
         return ("--permission-mode", "acceptEdits", *_allowing(*_EVERY_TOOL))

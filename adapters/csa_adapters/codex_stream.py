@@ -42,7 +42,7 @@ _STARTUP = rules(
     (r"unexpected argument|invalid value|unknown feature", "invalid_request"),
     (r"codex home|config|duplicate key|failed to initialize|No such file|not found", "spawn"),
 )
-_STATUSES = {"in_progress": "in_progress", "completed": "completed", "failed": "failed", "declined": "failed"}
+_STATUSES = {"failed": "failed", "declined": "failed"}  # of an item that is completed
 # How an MCP call ends that would have asked: exec never asks. A command its sandbox refuses may leave no item at all.
 _REFUSED = "requires approval, but approval policy is never"
 _TOTALS = (  # of the thread: csa's name, codex's name
@@ -198,19 +198,19 @@ class CodexDecoder:
     def _tool(self, item: _Json, phase: str) -> list[Update] | None:
         call = text_of(item.get("id"))
         kind, title, content = _TOOLS[item["type"]](item)
-        status = _STATUSES.get(text_of(item.get("status")))
-        data: _Json = {"id": call, "status": status or _DEFAULT_STATUS[phase]}
-        if content:
-            data["content"] = content
-        if type(item.get("exit_code")) is int:
-            data["exit_code"] = item["exit_code"]
-        updates = [Update("tool_call_update", data)]
-        if call not in self._open:
-            updates = [Update("tool_call", {"id": call, "title": title, "kind": kind, **data})]
+        updates: list[Update] = []
+        if call not in self._open:  # a file change may come completed only
+            self._open.add(call)
+            updates = [Update("tool_call", {"id": call, "title": title, "kind": kind, "status": "in_progress"})]
+            if phase == "item.started":
+                return updates
+        data: _Json = {"id": call, "status": "in_progress", "content": content}
         if phase == "item.completed":
             self._open.discard(call)
-        else:
-            self._open.add(call)
+            data["status"] = _STATUSES.get(text_of(item.get("status")), "completed")
+            if type(item.get("exit_code")) is int:
+                data["exit_code"] = item["exit_code"]
+        updates.append(Update("tool_call_update", data))
         if item.get("status") == "declined" or (kind == "other" and _REFUSED in content):
             self._denied.append(title)
             updates.append(Update("permission", {"id": call, "title": title, "status": "denied"}))
@@ -293,7 +293,6 @@ def _web_search(item: _Json) -> tuple[str, str, str]:
     return "search", f"Search {text_of(item.get('query'))}", ""
 
 
-_DEFAULT_STATUS = {"item.started": "in_progress", "item.updated": "in_progress", "item.completed": "completed"}
 _TOOLS: dict[str, Callable[[_Json], tuple[str, str, str]]] = {
     "command_execution": _command,
     "file_change": _file_change,

@@ -68,17 +68,29 @@ class Silence:
 
 
 class PlainLines(Silence):
-    """A line for each thing that happens, for logs, agents and terminals without colour."""
+    """A line for each thing that happens, for logs, agents and terminals without colour.
+
+    A message of the agent is shown when another event follows it: the last one is the answer, which stdout has.
+    """
+
+    def __init__(self) -> None:
+        self._message = ""
 
     def begin(self, turn: Turn) -> None:
         """Say which session this is: its record is on disk, so the id can be used at once."""
         _say(_headline(turn))
 
     def show(self, event: Event) -> None:
-        """Say what happened, the answer apart (stdout has it)."""
+        """Say what happened."""
+        line = describe(event)
         if event.type == "run_finished":
             _say(_closing(event))
-        elif event.type not in {"run_started", "usage"} and (line := describe(event)):
+        elif event.type == "agent_message":
+            self._message = line or ""
+        elif line and event.type not in {"run_started", "usage"}:
+            if self._message:
+                _say(cut(self._message, _LINE_WIDTH))
+            self._message = ""
             _say(cut(line, _LINE_WIDTH))
 
 

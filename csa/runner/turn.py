@@ -42,7 +42,7 @@ from csa.runner.handoff import make_handoff
 from csa.runner.plan import Setting, TurnPlan
 from csa.runner.recorder import Recorder, begin, publish
 from csa.runner.request import RunRequest
-from csa.runner.toolbox import adapter_names, load_adapter
+from csa.runner.toolbox import adapter_names, find_command, load_adapter
 from csa.runner.verdict import Stop, judge
 
 FLUSH_S = 0.1
@@ -185,8 +185,14 @@ class Turn:
             publish(self._setting.store, recorder)
 
     def _writable_dirs(self, environ: dict[str, str]) -> tuple[str, ...]:
-        homes = (home for name in adapter_names() for home in load_adapter(name).homes(environ))
-        return (str(self._setting.store.root), *dict.fromkeys(homes))
+        """Name what a nested run writes to. A sandbox can only open directories that exist, so they are made."""
+        adapters = [load_adapter(name) for name in adapter_names()]
+        installed = [a for a in adapters if find_command(a, self._setting.config, environ)]
+        homes = dict.fromkeys(home for adapter in installed for home in adapter.homes(environ))
+        for home in homes:
+            with suppress(OSError):  # a home that cannot be made cannot be written by the tool either
+                os.makedirs(home, mode=0o700, exist_ok=True)
+        return (str(self._setting.store.root), *(home for home in homes if os.path.isdir(home)))
 
     async def _supervise(self) -> None:
         decoder = self.plan.adapter.decoder(self._asked)

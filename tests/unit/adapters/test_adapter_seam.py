@@ -7,10 +7,10 @@ import sys
 from pathlib import Path
 
 import pytest
-
-from csa.model.adapter import Adapter
 from csa_adapters.claude_code import ClaudeCodeAdapter
 from csa_adapters.codex import CodexAdapter
+
+from csa.model.adapter import Adapter
 
 ADAPTERS: list[Adapter] = [CodexAdapter(), ClaudeCodeAdapter()]
 _CODEX: type[Adapter] = CodexAdapter  # for mypy
@@ -21,7 +21,7 @@ import sys
 sys.path[:0] = {path!r}
 before = set(sys.modules)
 import csa_adapters.{module}
-heavy = {{"asyncio", "subprocess", "socket", "typing_extensions", "uuid", "urllib.parse", "tomllib", "anyio", "random"}}
+heavy = {{"asyncio", "subprocess", "socket", "typing_extensions", "uuid", "tomllib", "anyio", "random"}}
 print(sorted(heavy & (set(sys.modules) - before)))
 """
 

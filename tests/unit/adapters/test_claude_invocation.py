@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pytest
+from csa_adapters.claude_code import ClaudeCodeAdapter
 
 from csa.errors import UsageError
 from csa.model.permission import Permission
-from csa_adapters.claude_code import ClaudeCodeAdapter
 from tests.unit.adapters.support import FRESH, THREAD, has_flags, make_request
 
 ADAPTER = ClaudeCodeAdapter()
@@ -161,7 +161,7 @@ def test_retries_are_bounded_unless_the_environment_says_how_many() -> None:
     ],
 )
 def test_account_is_the_config_directory_and_the_endpoint(environ: dict[str, str], account: str, home: str) -> None:
-    """Credentials in the endpoint's URL are not recorded; homes are directories, since codex's sandbox takes no files."""
+    """Credentials in the endpoint's URL are not recorded; homes are directories, as codex's sandbox takes no files."""
     assert ADAPTER.account(environ) == account
     assert ADAPTER.homes(environ) == (home,)
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from csa_adapters.claude_stream import ClaudeCodeDecoder
 
 from csa.model.adapter import ToolExit
 from csa.model.usage import Usage
-from csa_adapters.claude_stream import ClaudeCodeDecoder
 from tests.unit.adapters.support import (
     EXIT_0,
     EXIT_1,
@@ -133,7 +133,7 @@ def test_any_line_of_another_session_stops_the_run(asked: str | None) -> None:
     own = asked or FRESH
     read = decoder(provider_session_id=asked)
     feed_all(read, [line(type="system", subtype="init", session_id=own.upper())])
-    assert read.fault is None
+    assert not read.fault
     stray = line(type="assistant", message={"content": [text("hi")]}, session_id=OTHER_THREAD)
     assert types_of(read.feed(stray)) == ["error"]
     assert read.fault is not None

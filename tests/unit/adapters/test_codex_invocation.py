@@ -5,12 +5,12 @@ from __future__ import annotations
 import tomllib
 
 import pytest
+from csa_adapters.codex import CodexAdapter, toml_array, toml_string
 from hypothesis import given
 from hypothesis import strategies as st
 
 from csa.errors import UsageError
 from csa.model.permission import Permission
-from csa_adapters.codex import CodexAdapter, toml_array, toml_string
 from tests.unit.adapters.support import THREAD, has_flags, make_request
 
 ADAPTER = CodexAdapter()
@@ -146,7 +146,7 @@ def test_toml_quoting_is_exact(text: str) -> None:
     ("environ", "account", "home"),
     [
         ({"HOME": "/home/u"}, "~/.codex", "/home/u/.codex"),
-        ({"HOME": "/home/u", "CODEX_HOME": "/home/u/work/cx/"}, "~/work/cx", "/home/u/work/cx"),
+        ({"HOME": "/home/u", "CODEX_HOME": "/home/u/alt/cx/"}, "~/alt/cx", "/home/u/alt/cx"),
         ({"HOME": "/home/u", "CODEX_HOME": "/srv/cx"}, "/srv/cx", "/srv/cx"),
         ({"HOME": "/home/u", "CODEX_HOME": "/home/user2/cx"}, "/home/user2/cx", "/home/user2/cx"),
         ({"HOME": "/home/u", "CODEX_HOME": "cx", "PWD": "/w"}, "/w/cx", "/w/cx"),

@@ -7,12 +7,12 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import pytest
+from csa_adapters.claude_code import ClaudeCodeAdapter
+from csa_adapters.codex import CodexAdapter
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from csa.model.adapter import Adapter, ToolExit
-from csa_adapters.claude_code import ClaudeCodeAdapter
-from csa_adapters.codex import CodexAdapter
 from tests.unit.adapters.support import FRESH, make_request, recordings
 
 ADAPTERS: list[Adapter] = [CodexAdapter(), ClaudeCodeAdapter()]
@@ -33,7 +33,7 @@ KEYS = [
     "type", "subtype", "thread_id", "session_id", "item", "usage", "message", "error", "content", "is_error", "errors",
     "result", "total_cost_usd", "permission_denials", "parent_tool_use_id", "api_error_status", "compact_metadata",
 ]  # fmt: skip
-EVENTS = st.fixed_dictionaries({"type": st.sampled_from(TYPES) | VALUES}, optional={key: VALUES for key in KEYS[1:]})
+EVENTS = st.fixed_dictionaries({"type": st.sampled_from(TYPES) | VALUES}, optional=dict.fromkeys(KEYS[1:], VALUES))
 ENDS = st.builds(
     ToolExit, st.none() | st.integers(0, 255), st.none() | st.integers(1, 31), st.text(st.characters(codec="utf-8"))
 )
@@ -53,6 +53,7 @@ def survive(adapter: Adapter, lines: Iterable[bytes], end: ToolExit) -> None:
 
 
 @pytest.mark.parametrize("adapter", ADAPTERS, ids=lambda adapter: adapter.name)
+@settings(max_examples=50)
 @given(lines=st.lists(st.binary(max_size=60), max_size=4), end=ENDS)
 def test_arbitrary_bytes(adapter: Adapter, lines: list[bytes], end: ToolExit) -> None:
     """Not even JSON."""
@@ -60,6 +61,7 @@ def test_arbitrary_bytes(adapter: Adapter, lines: list[bytes], end: ToolExit) ->
 
 
 @pytest.mark.parametrize("adapter", ADAPTERS, ids=lambda adapter: adapter.name)
+@settings(max_examples=30)
 @given(events=st.lists(EVENTS, max_size=4), end=ENDS)
 def test_events_with_values_of_any_type(adapter: Adapter, events: list[dict[str, Any]], end: ToolExit) -> None:
     """A field may change its type between two versions of a tool."""
@@ -68,7 +70,7 @@ def test_events_with_values_of_any_type(adapter: Adapter, events: list[dict[str,
 
 @pytest.mark.parametrize("adapter", ADAPTERS, ids=lambda adapter: adapter.name)
 @given(data=st.data(), end=ENDS)
-@settings(deadline=None)
+@settings(deadline=None, max_examples=50)
 def test_mutated_recordings(adapter: Adapter, data: st.DataObject, end: ToolExit) -> None:
     """Real lines with one value replaced somewhere, or with bytes overwritten."""
     lines = data.draw(st.lists(st.sampled_from(EVERY_LINE[adapter.name]), min_size=1, max_size=4))

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pytest
-
-from csa.model.adapter import Adapter, Outcome
 from csa_adapters.claude_code import ClaudeCodeAdapter
 from csa_adapters.codex import CodexAdapter
+
+from csa.model.adapter import Adapter, Outcome
 from tests.unit.adapters.support import FRESH, THREAD, judge, make_request, only, recordings, session_of
 
 ADAPTERS: dict[str, Adapter] = {"codex": CodexAdapter(), "claude-code": ClaudeCodeAdapter()}

@@ -1,0 +1,191 @@
+"""What every test gets: an environment of its own, and a check that it leaves no process behind."""
+
+import os
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import settings
+
+from csa.paths import SessionPaths, store_dir
+
+REPOSITORY = Path(__file__).parents[1]
+FAKE_TOOLS_BIN = REPOSITORY / "fixtures" / "fake_tools" / "bin"
+SEARCH_PATH = os.pathsep.join([str(FAKE_TOOLS_BIN), str(Path(sys.executable).parent), "/usr/bin", "/bin"])
+_KEPT_PREFIXES = ("PYTEST_", "COV_", "COVERAGE_", "HYPOTHESIS_")
+_GRACE_S = 3.0
+
+settings.register_profile("csa", deadline=None, max_examples=60, database=None)
+settings.load_profile("csa")
+
+
+@dataclass(frozen=True)
+class Hermetic:
+    """The places of one test's environment."""
+
+    home: Path
+    tmp: Path
+    state_home: Path
+    config_home: Path
+
+
+@pytest.fixture(autouse=True)
+def hermetic(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hermetic]:
+    """Give the test its own HOME, XDG directories and TMPDIR, a fixed clock zone, and nothing of ours or of agents."""
+    place = tmp_path_factory.mktemp("hermetic")
+    found = Hermetic(place / "home", place / "tmp", place / "state", place / "config")
+    for directory in (found.home, found.tmp):
+        directory.mkdir()
+    for name in list(os.environ):
+        if not name.startswith(_KEPT_PREFIXES):
+            monkeypatch.delenv(name)
+    variables = {
+        "HOME": found.home,
+        "TMPDIR": found.tmp,
+        "XDG_STATE_HOME": found.state_home,
+        "XDG_CONFIG_HOME": found.config_home,
+        "XDG_CACHE_HOME": place / "cache",
+        "XDG_DATA_HOME": place / "data",
+        "PATH": SEARCH_PATH,
+        "TZ": "UTC",
+        "COLUMNS": "100",
+        "LINES": "40",
+        "LANG": "C.UTF-8",
+        "USER": "tester",
+        "PYTHONDONTWRITEBYTECODE": "1",
+    }
+    for name, value in variables.items():
+        monkeypatch.setenv(name, str(value))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    time.tzset()
+    yield found
+    monkeypatch.undo()
+    time.tzset()
+
+
+@pytest.fixture(autouse=True)
+def _no_process_is_left(hermetic: Hermetic) -> Iterator[None]:
+    """Fail a test that leaves a child, reaped or not, or any process that inherited the test's HOME."""
+    yield
+    left = _wait_for_none(hermetic.home)
+    for pid in left:
+        try:
+            os.kill(pid, signal.SIGKILL)
+        except ProcessLookupError:
+            continue
+    while _has_children():
+        os.wait()
+    assert not left, f"processes left behind: {left}"
+
+
+def _wait_for_none(home: Path) -> dict[int, str]:
+    """Return the processes that are still there when their grace is over."""
+    deadline = time.monotonic() + _GRACE_S
+    while (left := processes_of(home)) and time.monotonic() < deadline:
+        time.sleep(0.01)  # what has been killed already needs a moment, and there is nothing to wait on
+    return left
+
+
+def _has_children() -> bool:
+    try:
+        os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:
+        return False
+    return True
+
+
+def processes_of(home: Path) -> dict[int, str]:
+    """Find our children (only looked for when there are any) and the processes whose environment has that HOME."""
+    mark, me, any_child = f"HOME={home}".encode(), os.getpid(), _has_children()
+    found: dict[int, str] = {}
+    for name in os.listdir("/proc"):
+        if not name.isdigit() or int(name) == me:
+            continue
+        try:
+            with open(f"/proc/{name}/environ", "rb") as environ:
+                is_ours = mark in environ.read().split(b"\0")
+        except OSError:  # another user's, or just gone
+            is_ours = False
+        try:
+            if is_ours or (any_child and _parent_of(name) == me):
+                words = Path(f"/proc/{name}/cmdline").read_bytes().replace(b"\0", b" ")
+                if words or _parent_of(name) == me:  # a zombie that is not ours to reap has ended
+                    found[int(name)] = words.decode(errors="replace").strip() or "a zombie"
+        except OSError:
+            continue
+    return found
+
+
+def _parent_of(pid: str) -> int:
+    stat = Path(f"/proc/{pid}/stat").read_text()
+    return int(stat.rpartition(")")[2].split()[1])
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """Make an empty project on the branch `main`, without git."""
+    place = tmp_path / "project"
+    (place / ".git").mkdir(parents=True)
+    (place / ".git" / "HEAD").write_text("ref: refs/heads/main\n")
+    return place.resolve()
+
+
+@pytest.fixture
+def state_root(hermetic: Hermetic) -> Path:
+    """Return the state root that csa finds in the test's environment; nothing is there yet."""
+    return hermetic.state_home / "csa"
+
+
+ForeignWriter = Callable[..., SessionPaths]
+
+
+@pytest.fixture
+def write_foreign(project: Path, state_root: Path) -> ForeignWriter:
+    """Return a function that writes a session as another implementation of the format would: only its minimal keys.
+
+    Arguments: the id, then by keyword `text` (the whole state.toml instead), `tools` (name to keys), `parent`, `depth`,
+    `description`, `times` (a pair of TOML literals), `place` (a project other than the fixture's).
+    """
+
+    def write(
+        session_id: str,
+        *,
+        text: str | None = None,
+        tools: Mapping[str, Mapping[str, Any]] | None = None,
+        parent: str | None = None,
+        depth: int = 0,
+        description: str = "Foreign work",
+        times: tuple[str, str] = ("2024-02-06T10:00:00Z", "2024-02-06T14:30:00Z"),
+        place: Path | None = None,
+    ) -> SessionPaths:
+        paths = SessionPaths(store_dir(state_root, place or project) / "sessions" / session_id)
+        paths.root.mkdir(parents=True, mode=0o700)
+        if text is None:
+            lines = [
+                f'meta_session_id = "{session_id}"',
+                f'description = "{description}"',
+                f'project_path = "{place or project}"',
+                f"created_at = {times[0]}",
+                f"last_accessed = {times[1]}",
+                "",
+                "[genealogy]",
+                *([f'parent_session_id = "{parent}"'] if parent else []),
+                f"depth = {depth}",
+                "",
+                "[context_status]",
+                "is_compacted = false",
+            ]
+            for tool, keys in (tools or {}).items():
+                lines += ["", f"[tools.{tool}]"]
+                lines += [f"{k} = {v if isinstance(v, int) else chr(34) + str(v) + chr(34)}" for k, v in keys.items()]
+            text = "\n".join([*lines, ""])
+        paths.state.write_text(text)
+        return paths
+
+    return write
