@@ -15,7 +15,10 @@ Errors are built from data; the command line renders them in one place.
 
 from __future__ import annotations
 
-from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 class CsaError(Exception):

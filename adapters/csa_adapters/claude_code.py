@@ -31,7 +31,7 @@ class ClaudeCodeAdapter:
     name = "claude-code"
     family = "anthropic"
     executable = "claude"
-    capabilities = Capabilities(choose_id=True, resume=True)
+    capabilities = Capabilities(choose_id=True)
     outer_markers = frozenset(
         {
             "CLAUDECODE",

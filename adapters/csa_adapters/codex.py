@@ -33,7 +33,7 @@ class CodexAdapter:
     name = "codex"
     family = "openai"
     executable = "codex"
-    capabilities = Capabilities(choose_id=False, resume=True)
+    capabilities = Capabilities(system_on_resume=False)
     # CODEX_HOME is configuration and stays; CODEX_SANDBOX_NETWORK_DISABLED is true of every descendant.
     outer_markers = frozenset(
         {

@@ -19,8 +19,8 @@ from csa.model.state import parse_time
 from csa.model.tree import Node, build_forest
 from csa.model.usage import Usage
 from csa.runner.client import Csa
-from csa.store.journal import read_events_backwards
 from csa.store.sessions import Record
+from csa.store.transcript import read_events_backwards
 
 if TYPE_CHECKING:
     from rich.live import Live

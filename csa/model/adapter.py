@@ -31,10 +31,14 @@ ErrorKind = Literal[
 
 @dataclass(frozen=True, slots=True)
 class Capabilities:
-    """What csa may ask of the tool: pass the provider session id of a new run (a UUIDv4), resume one."""
+    """What the tool can do.
+
+    choose_id: it takes the provider session id of a new run (a UUIDv4) from its caller.
+    system_on_resume: it heeds another system text when a conversation is resumed.
+    """
 
     choose_id: bool = False
-    resume: bool = True
+    system_on_resume: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

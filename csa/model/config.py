@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from typing import Any, Literal
 
 from csa.errors import ConfigError
@@ -167,6 +166,8 @@ def _key_of(name: str) -> Key:
 
 
 def _unknown(origin: str, name: str, known: list[str], *, where: str = "", prefix: str = "") -> ConfigError:
+    from difflib import get_close_matches  # noqa: PLC0415  # only a typo pays for it
+
     close = get_close_matches(name, known, n=1)
     meant = f"{prefix}{close[0].upper()}" if prefix and close else f"{where}{close[0]}" if close else ""
     shown = "is not a key" if prefix else f"unknown key '{where}{name}'"

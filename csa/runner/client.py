@@ -11,24 +11,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from csa.ids import ENTROPY_BYTES, new_session_id, unique_prefix_length
-from csa.model.config import Config, combine_layers
-from csa.model.events import Event
-from csa.model.redaction import Redactor
-from csa.model.result import RunResult
-from csa.model.state import format_time
-from csa.model.tree import Node, build_forest
 from csa.paths import SessionPaths, state_root
-from csa.runner.caller import Caller, find_caller
-from csa.runner.plan import Setting, TurnPlan, plan_turn, resolve_selector
-from csa.runner.request import RunRequest
-from csa.store.configfile import load_config
-from csa.store.journal import read_events, read_events_backwards
+from csa.runner.setting import Setting, resolve_selector
 from csa.store.liveness import Liveness, probe
 from csa.store.project import find_project
-from csa.store.results import load_result
 from csa.store.sessions import Record, Store
 
 if TYPE_CHECKING:
+    from csa.model.config import Config
+    from csa.model.events import Event
+    from csa.model.result import RunResult
+    from csa.model.tree import Node
+    from csa.runner.caller import Caller
+    from csa.runner.plan import TurnPlan
+    from csa.runner.request import RunRequest
     from csa.runner.turn import Turn
 
 
@@ -47,6 +43,8 @@ class SessionInfo:
 
     def to_json(self) -> dict[str, Any]:
         """Return the object that `session list --json` prints; a damaged session has `error` and few other keys."""
+        from csa.model.state import format_time  # noqa: PLC0415  # loaded with the state
+
         state = self.record.state
         if state is None:
             error = str(self.record.fault)
@@ -99,14 +97,12 @@ class Csa:
             owns_process: this process is csa's alone (see `start_tool`).
         """
         project = Path(project).resolve()
-        self.environ = dict(environ or {})
         self.setting = Setting(
             store=Store(root.resolve(), project),
-            config=config or combine_layers([]),
-            environ=self.environ,
-            caller=caller,
+            environ=dict(environ or {}),
             directory=directory or project,
-            redactor=Redactor(self.environ),
+            config=lambda: config or _defaults(),
+            caller=lambda: caller,
         )
         self._command = command
         self._owns_process = owns_process
@@ -122,24 +118,23 @@ class Csa:
     ) -> Csa:
         """Open the project that `directory` is in, as the environment (os.environ when None) says.
 
-        Raises:
-            ConfigError: a config file or variable is wrong.
-            RefusedError: the environment names a calling session whose record cannot be found.
+        The configuration is read, and the calling session looked up, when a call needs them: `run` and `plan` raise
+        ConfigError when a config file or variable is wrong, and RefusedError when the environment names a calling
+        session whose record cannot be found.
         """
         variables = dict(os.environ if environ is None else environ)
         start = Path(directory).resolve()
         project = find_project(start)
         root = state_root(variables)
-        return cls(
-            project,
-            root=root,
-            config=load_config(project, variables),
+        client = cls(project, root=root, environ=variables, directory=start, command=command, owns_process=owns_process)
+        client.setting = Setting(
+            store=client.store,
             environ=variables,
             directory=start,
-            caller=find_caller(variables, root),
-            command=command,
-            owns_process=owns_process,
+            config=lambda: _configured(project, variables),
+            caller=lambda: _calling(variables, root),
         )
+        return client
 
     @property
     def store(self) -> Store:
@@ -151,6 +146,8 @@ class Csa:
 
     def plan(self, request: RunRequest) -> TurnPlan:
         """Decide what a request means, without writing; raises as `plan_turn`."""
+        from csa.runner.plan import plan_turn  # noqa: PLC0415  # what follows is not for commands that only read
+
         new_id = new_session_id(time.time_ns() // 1_000_000, os.urandom(ENTROPY_BYTES))
         return plan_turn(self.setting, request, new_id=new_id, now=datetime.now(UTC))
 
@@ -191,6 +188,8 @@ class Csa:
 
     def tree(self) -> list[Node[SessionInfo]]:
         """Return the genealogy: newest roots first, children oldest first."""
+        from csa.model.tree import build_forest  # noqa: PLC0415  # only this needs it
+
         infos = self.sessions()
         forest = build_forest(
             [(i.session_id, i.record.state.parent_session_id if i.record.state else None, i) for i in reversed(infos)]
@@ -199,11 +198,15 @@ class Csa:
 
     def result(self, selector: str, *, turn: int | None = None) -> RunResult:
         """Return how the last finished turn, or the given one, ended; NotFoundError when there is none."""
+        from csa.store.results import load_result  # noqa: PLC0415  # only this needs it
+
         session_id = self.resolve(selector)
         return load_result(self.store.paths(session_id), session_id, turn=turn)
 
     def events(self, selector: str, *, tail: int | None = None) -> Iterator[Event]:
         """Yield a session's events in order; the last `tail` of them where that is given."""
+        from csa.store.transcript import read_events, read_events_backwards  # noqa: PLC0415  # only this needs it
+
         transcript = self.paths(selector).transcript
         if tail is None:
             yield from read_events(transcript)
@@ -214,3 +217,21 @@ class Csa:
     def liveness(self, selector: str) -> Liveness:
         """Say whether a session runs, and who runs it."""
         return probe(self.paths(selector))
+
+
+def _defaults() -> Config:
+    from csa.model.config import combine_layers  # noqa: PLC0415  # see Setting
+
+    return combine_layers([])
+
+
+def _configured(project: Path, environ: Mapping[str, str]) -> Config:
+    from csa.store.configfile import load_config  # noqa: PLC0415  # see Setting
+
+    return load_config(project, environ)
+
+
+def _calling(environ: Mapping[str, str], root: Path) -> Caller | None:
+    from csa.runner.caller import find_caller  # noqa: PLC0415  # see Setting
+
+    return find_caller(environ, root)

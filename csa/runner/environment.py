@@ -45,11 +45,11 @@ def apply_changes(base: Mapping[str, str], invocation: Invocation, cwd: str) -> 
     return {name: value for name, value in merged.items() if value is not None}
 
 
-def system_note(state: SessionState, paths: SessionPaths, *, turn: int, csa_command: str, max_depth: int) -> str:
+def system_note(state: SessionState, *, csa_command: str, max_depth: int) -> str:
     """Return what an agent needs to know about csa, in as few words as possible."""
     lines = [
         f"You run inside csa session {state.session_id} (depth {state.depth}).",
-        f"Put files that others should find into {paths.turn_output(turn)} (also in $CSA_OUTPUT_DIR).",
+        "Put files that others should find into the directory that $CSA_OUTPUT_DIR names.",
     ]
     if state.depth < max_depth:
         lines.append(

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from csa.paths import SessionPaths
-from csa.store.journal import read_events_backwards
+from csa.store.transcript import read_events_backwards
 
 MAX_DIGEST_CHARS = 24_000  # about 6,000 tokens
 _MAX_MESSAGE_CHARS = 4_000

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -17,30 +16,17 @@ from csa.ids import is_session_id
 from csa.model.adapter import Adapter
 from csa.model.config import Config
 from csa.model.permission import Permission
-from csa.model.redaction import Redactor
 from csa.model.result import summarise
 from csa.model.state import SessionState, ToolState
 from csa.runner.caller import Caller
 from csa.runner.request import RunRequest
+from csa.runner.setting import Setting, resolve_selector
 from csa.runner.toolbox import ToolChoice, adapter_names, choose_tool, load_adapter
 from csa.store.project import git_branch
-from csa.store.sessions import Store
 
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9._-]{0,63}")
 MAX_SYSTEM_BYTES = 96 << 10  # it travels in one argument of the tool, of which the kernel allows 128 KiB
 DESCRIPTION_LENGTH = 80
-
-
-@dataclass(frozen=True, slots=True)
-class Setting:
-    """Where csa runs: what every plan is made from."""
-
-    store: Store
-    config: Config
-    environ: Mapping[str, str]
-    caller: Caller | None
-    directory: Path  # where new sessions start
-    redactor: Redactor
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,27 +100,6 @@ def _find_target(setting: Setting, request: RunRequest) -> str | None:
         session_id = request.session_id.upper()
         return session_id if setting.store.has(session_id) else None
     return setting.store.find_name(request.session_id)
-
-
-def resolve_selector(setting: Setting, selector: str) -> str:
-    """Return the id that a selector means; beside what `Store.resolve` takes: @last, @self, @parent, @root."""
-    if not selector.startswith("@"):
-        return setting.store.resolve(selector)
-    caller = setting.caller
-    if selector == "@last":
-        return setting.store.last_used(caller.session_id if caller else None)
-    if selector not in {"@self", "@parent", "@root"}:
-        raise UsageError(f"Unknown selector '{selector}'.", hint="there are @last, @self, @parent and @root")
-    if caller is None:
-        raise NotFoundError(f"{selector} means something only inside a session.")
-    found = {
-        "@self": caller.session_id,
-        "@parent": caller.state.parent_session_id,
-        "@root": caller.state.root_session_id or caller.session_id,
-    }[selector]
-    if found is None:
-        raise NotFoundError(f"Session {caller.session_id} is a root; it has no parent.")
-    return found
 
 
 def _asked_id(request: RunRequest) -> str | None:

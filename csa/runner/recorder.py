@@ -26,9 +26,9 @@ from csa.runner.plan import TurnPlan
 from csa.store.atomic import write_atomically
 from csa.store.held import HeldSession, build_session, names_lock, open_session
 from csa.store.journal import Journal
-from csa.store.liveness import last_turn_event
 from csa.store.results import list_artifacts, save_result
 from csa.store.sessions import Store
+from csa.store.status import last_turn_event
 
 
 class Recorder:

@@ -6,13 +6,16 @@ import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
-from difflib import get_close_matches
-from importlib.metadata import EntryPoint, entry_points
+from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from csa.errors import ToolUnavailableError, UsageError
 from csa.model.adapter import Adapter
 from csa.model.config import AUTO, Config
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
 
 ENTRY_POINT_GROUP = "csa.adapters"
 
@@ -26,20 +29,30 @@ class ToolChoice:
     why: str
 
 
+@cache
+def _entry_points() -> dict[str, EntryPoint]:
+    from importlib.metadata import entry_points  # noqa: PLC0415  # a fifth of the start of a reading command
+
+    return {point.name: point for point in entry_points(group=ENTRY_POINT_GROUP)}
+
+
 def adapter_names() -> list[str]:
     """Return the names of all installed adapters."""
-    return sorted(point.name for point in entry_points(group=ENTRY_POINT_GROUP))
+    return sorted(_entry_points())
 
 
+@cache
 def load_adapter(name: str) -> Adapter:
     """Return the adapter of that name; UsageError names the nearest when there is none."""
-    points: list[EntryPoint] = [point for point in entry_points(group=ENTRY_POINT_GROUP) if point.name == name]
-    if not points:
+    point = _entry_points().get(name)
+    if point is None:
+        from difflib import get_close_matches  # noqa: PLC0415  # only a typo pays for it
+
         known = adapter_names()
         close = get_close_matches(name, known, n=1)
         hint = f"did you mean '{close[0]}'?" if close else f"the tools are {', '.join(known)}"
         raise UsageError(f"Unknown tool '{name}'.", hint=hint)
-    adapter: Adapter = points[0].load()()
+    adapter: Adapter = point.load()()
     return adapter
 
 

@@ -39,9 +39,10 @@ from csa.runner.environment import (
     system_note,
 )
 from csa.runner.handoff import make_handoff
-from csa.runner.plan import Setting, TurnPlan
+from csa.runner.plan import TurnPlan
 from csa.runner.recorder import Recorder, begin, publish
 from csa.runner.request import RunRequest
+from csa.runner.setting import Setting
 from csa.runner.toolbox import adapter_names, find_command, load_adapter
 from csa.runner.verdict import Stop, judge
 
@@ -141,12 +142,13 @@ class Turn:
             (marker for name in adapter_names() for marker in load_adapter(name).outer_markers),
             self._setting.config.for_tool(plan.adapter.name).env,
         )
-        prompt = f"{handoff.text}\n\n{self._request.prompt}" if handoff else self._request.prompt
-        note = system_note(
-            plan.state, final_paths, turn=self.turn, csa_command=self._csa_command, max_depth=plan.max_depth
-        )
+        note = system_note(plan.state, csa_command=self._csa_command, max_depth=plan.max_depth)
+        system = _join(None if plan.state.ephemeral else note, self._request.system)
+        parts = [handoff.text if handoff else None, self._request.prompt]
+        if recorder.tool_state.provider_session_id and not plan.adapter.capabilities.system_on_resume:
+            parts.insert(0, self._request.system)  # else the tool would silently drop it
         self._asked = TurnRequest(
-            prompt=prompt,
+            prompt=_join(*parts) or "",
             cwd=plan.cwd,
             command=plan.command,
             provider_session_id=recorder.tool_state.provider_session_id,
@@ -154,7 +156,7 @@ class Turn:
             permission=plan.permission,
             model=plan.model,
             effort=plan.effort,
-            system=_join(None if plan.state.ephemeral else note, self._request.system),
+            system=system,
             ephemeral=plan.state.ephemeral,
             environ=base,
             is_root=os.geteuid() == 0,

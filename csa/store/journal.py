@@ -1,14 +1,14 @@
-"""transcript.jsonl: the append-only journal of a session.
+"""Writing transcript.jsonl, the append-only journal of a session.
 
 One writer (the supervisor), which redacts. Lines are numbered without gaps; a partial last line, left by a crash, is
-dropped by the next writer and passed over by readers. Writing never fails a run: what could not be written is counted.
+dropped by the next writer. Writing never fails a run: what could not be written is counted.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -16,8 +16,8 @@ from typing import Any
 from csa.model.events import TRANSCRIPT_VERSION, Event
 from csa.model.redaction import Redactor, StreamRedactor
 from csa.model.state import format_time
+from csa.store.transcript import end_of_last_line, read_events_backwards
 
-_BLOCK = 1 << 16
 _ENCODE = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), default=str).encode
 
 
@@ -145,69 +145,8 @@ def _write_at(fd: int, content: bytes, offset: int) -> None:
 def _recover(fd: int, path: Path) -> tuple[int, int]:
     """Drop a partial last line; return the last `seq` (0 for none) and the length of the file."""
     size = os.fstat(fd).st_size
-    end = _end_of_last_line(fd, size)
+    end = end_of_last_line(fd, size)
     if end < size:
         os.ftruncate(fd, end)
     last = next(read_events_backwards(path), None)  # damaged lines before it stay as they are
     return (last.seq if last else 0), end
-
-
-def _end_of_last_line(fd: int, size: int) -> int:
-    while size:
-        start = max(0, size - _BLOCK)
-        at = os.pread(fd, size - start, start).rfind(b"\n")
-        if at >= 0:
-            return start + at + 1
-        size = start
-    return 0
-
-
-def parse_line(line: bytes) -> Event | None:
-    """Read one line; None when it is not an event."""
-    try:
-        return Event.from_dict(json.loads(line))
-    except (ValueError, TypeError, KeyError, RecursionError):
-        return None
-
-
-def read_events(path: Path) -> Iterator[Event]:
-    """Yield the transcript's events from the first on; lines that are none, and a partial last one, are passed over."""
-    try:
-        file = path.open("rb")
-    except FileNotFoundError:
-        return
-    with file:
-        for line in file:
-            if line.endswith(b"\n") and (event := parse_line(line)):
-                yield event
-
-
-def read_events_backwards(path: Path) -> Iterator[Event]:
-    """Yield the events from the last to the first, reading only as far as is asked."""
-    for line in _lines_backwards(path):
-        if event := parse_line(line):
-            yield event
-
-
-def _lines_backwards(path: Path) -> Iterator[bytes]:
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return
-    try:
-        at = _end_of_last_line(fd, os.fstat(fd).st_size)
-        parts: list[bytes] = []  # of the line that begins before what has been read, last part first
-        while at:
-            start = max(0, at - _BLOCK)
-            head, *lines = os.pread(fd, at - start, start).split(b"\n")
-            at = start
-            if not lines:
-                parts.append(head)
-                continue
-            first = b"".join([lines.pop(), *reversed(parts)])
-            yield from (line for line in [first, *reversed(lines)] if line)
-            parts = [head]
-        if last := b"".join(reversed(parts)):
-            yield last
-    finally:
-        os.close(fd)

@@ -10,7 +10,7 @@ from csa.model.result import RunResult, result_from_event
 from csa.model.state import parse_time
 from csa.paths import SessionPaths
 from csa.store.atomic import write_atomically
-from csa.store.journal import read_events_backwards
+from csa.store.transcript import read_events_backwards
 
 OWN_FILES = frozenset({"prompt.md", "final.md", "stdout.log", "stderr.log", "supervisor.log"})
 

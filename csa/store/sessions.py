@@ -7,13 +7,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from csa.errors import AmbiguousError, NotFoundError, StateError, UsageError
 from csa.ids import ID_LENGTH, is_session_id
-from csa.model.state import SessionState
 from csa.paths import SessionPaths, store_dir
-from csa.store.liveness import session_status
-from csa.store.statefile import load_state
+
+if TYPE_CHECKING:
+    from csa.model.state import SessionState
 
 MAX_MATCHES_SHOWN = 20
 NEW_PREFIX = ".new-"
@@ -31,6 +32,8 @@ class Record:
     @property
     def status(self) -> str:
         """`running`, `idle`, `unknown`, `damaged`, or the status of the last turn."""
+        from csa.store.status import session_status  # noqa: PLC0415  # resolving an id needs no status
+
         return session_status(self.paths, self.state) if self.state else "damaged"
 
 
@@ -69,13 +72,13 @@ class Store:
         paths = self.paths(session_id)
         if not self.has(session_id):
             raise NotFoundError(f"No session {session_id} in {self.project}.", hint="csa session list")
-        return load_state(paths.state)
+        return _load(paths)
 
     def record(self, session_id: str) -> Record:
         """Return a session with its state or its fault."""
         paths = self.paths(session_id)
         try:
-            return Record(session_id, paths, load_state(paths.state))
+            return Record(session_id, paths, _load(paths))
         except StateError as fault:
             return Record(session_id, paths, None, fault)
 
@@ -134,6 +137,12 @@ class Store:
         lines = [_describe(self.record(session_id), now) for session_id in reversed(matches[-MAX_MATCHES_SHOWN:])]
         more = len(matches) - len(lines)
         return [*lines, f"... and {more} more"] if more else lines
+
+
+def _load(paths: SessionPaths) -> SessionState:
+    from csa.store.statefile import load_state  # noqa: PLC0415  # resolving an id reads no state
+
+    return load_state(paths.state)
 
 
 def _describe(record: Record, now: datetime) -> str:

@@ -37,7 +37,7 @@ def test_identity(adapter: Adapter, name: str, family: str, executable: str, cho
     """What the registry and the choice of a tool rest on."""
     assert (adapter.name, adapter.family, adapter.executable) == (name, family, executable)
     assert adapter.capabilities.choose_id is chooses
-    assert adapter.capabilities.resume
+    assert adapter.capabilities.system_on_resume is chooses
     assert adapter.probe.version_arguments == ("--version",)
     assert adapter.probe.login_variables
     assert adapter.probe.login_files

@@ -1,0 +1,73 @@
+"""Where csa runs, for whom, and what a session selector means there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from csa.errors import NotFoundError, UsageError
+from csa.store.sessions import Store
+
+if TYPE_CHECKING:
+    from csa.model.config import Config
+    from csa.model.redaction import Redactor
+    from csa.runner.caller import Caller
+
+
+class Setting:
+    """What every command starts from. The configuration is read, and the caller looked up, when first needed."""
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        environ: Mapping[str, str],
+        directory: Path,
+        config: Callable[[], Config],
+        caller: Callable[[], Caller | None],
+    ) -> None:
+        self.store = store
+        self.environ = environ
+        self.directory = directory  # where new sessions start
+        self._load_config = config
+        self._find_caller = caller
+
+    @cached_property
+    def config(self) -> Config:
+        """The settings in force; ConfigError when a file or variable is wrong."""
+        return self._load_config()
+
+    @cached_property
+    def caller(self) -> Caller | None:
+        """The session csa was called in; RefusedError when the environment names one that is not there."""
+        return self._find_caller()
+
+    @cached_property
+    def redactor(self) -> Redactor:
+        """What knows the secrets of this environment."""
+        from csa.model.redaction import Redactor  # noqa: PLC0415  # twenty patterns, which reading does not need
+
+        return Redactor(self.environ)
+
+
+def resolve_selector(setting: Setting, selector: str) -> str:
+    """Return the id that a selector means; beside what `Store.resolve` takes: @last, @self, @parent, @root."""
+    if not selector.startswith("@"):
+        return setting.store.resolve(selector)
+    caller = setting.caller
+    if selector == "@last":
+        return setting.store.last_used(caller.session_id if caller else None)
+    if selector not in {"@self", "@parent", "@root"}:
+        raise UsageError(f"Unknown selector '{selector}'.", hint="there are @last, @self, @parent and @root")
+    if caller is None:
+        raise NotFoundError(f"{selector} means something only inside a session.")
+    found = {
+        "@self": caller.session_id,
+        "@parent": caller.state.parent_session_id,
+        "@root": caller.state.root_session_id or caller.session_id,
+    }[selector]
+    if found is None:
+        raise NotFoundError(f"Session {caller.session_id} is a root; it has no parent.")
+    return found

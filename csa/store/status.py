@@ -1,0 +1,51 @@
+"""What became of a session's last turn. Computed from the lock and the journal; nothing is written.
+
+A free lock and no `run_finished` for the last `run_started`: the turn is lost.
+"""
+
+from __future__ import annotations
+
+from csa.model.events import Event
+from csa.model.state import SessionState
+from csa.paths import SessionPaths
+from csa.store.liveness import Liveness, probe
+from csa.store.transcript import read_events_backwards
+
+_MAX_LOOKS = 5
+
+
+def session_status(paths: SessionPaths, state: SessionState) -> str:
+    """Return `running`, `idle` (never ran), `unknown`, or the status of the last turn."""
+    liveness, last = _settle(paths)
+    if liveness.state == "alive":
+        return "running"
+    if liveness.state == "unknown":
+        return "unknown"
+    if last is None:
+        return _status_without_transcript(state)
+    return str(last.data.get("status", "failed")) if last.type == "run_finished" else "lost"
+
+
+def last_turn_event(paths: SessionPaths) -> Event | None:
+    """Return the last `run_finished` or `run_started`, whichever came later."""
+    return next((e for e in read_events_backwards(paths.transcript) if e.type in {"run_finished", "run_started"}), None)
+
+
+def _settle(paths: SessionPaths) -> tuple[Liveness, Event | None]:
+    """Look at the lock, then at the journal; where that says `lost`, look again: a turn may have ended in between."""
+    seen: Event | None = None
+    for _ in range(_MAX_LOOKS):
+        liveness = probe(paths)
+        last = last_turn_event(paths)
+        if liveness.state != "not_alive" or last is None or last.type == "run_finished" or last == seen:
+            break
+        seen = last
+    return liveness, last
+
+
+def _status_without_transcript(state: SessionState) -> str:
+    tool = state.last_tool
+    code = state.tools[tool].last_exit_code if tool else None
+    if code is None:
+        return "idle"
+    return "succeeded" if code == 0 else "failed"

@@ -1,0 +1,74 @@
+"""Reading transcript.jsonl, from either end. Lines that are no events, and a partial last one, are passed over."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from csa.model.events import Event
+
+_BLOCK = 1 << 16
+
+
+def end_of_last_line(fd: int, size: int) -> int:
+    """Return where the last whole line of a file of `size` bytes ends."""
+    while size:
+        start = max(0, size - _BLOCK)
+        at = os.pread(fd, size - start, start).rfind(b"\n")
+        if at >= 0:
+            return start + at + 1
+        size = start
+    return 0
+
+
+def parse_line(line: bytes) -> Event | None:
+    """Read one line; None when it is not an event."""
+    try:
+        return Event.from_dict(json.loads(line))
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return None
+
+
+def read_events(path: Path) -> Iterator[Event]:
+    """Yield the transcript's events from the first on; lines that are none, and a partial last one, are passed over."""
+    try:
+        file = path.open("rb")
+    except FileNotFoundError:
+        return
+    with file:
+        for line in file:
+            if line.endswith(b"\n") and (event := parse_line(line)):
+                yield event
+
+
+def read_events_backwards(path: Path) -> Iterator[Event]:
+    """Yield the events from the last to the first, reading only as far as is asked."""
+    for line in _lines_backwards(path):
+        if event := parse_line(line):
+            yield event
+
+
+def _lines_backwards(path: Path) -> Iterator[bytes]:
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return
+    try:
+        at = end_of_last_line(fd, os.fstat(fd).st_size)
+        parts: list[bytes] = []  # of the line that begins before what has been read, last part first
+        while at:
+            start = max(0, at - _BLOCK)
+            head, *lines = os.pread(fd, at - start, start).split(b"\n")
+            at = start
+            if not lines:
+                parts.append(head)
+                continue
+            first = b"".join([lines.pop(), *reversed(parts)])
+            yield from (line for line in [first, *reversed(lines)] if line)
+            parts = [head]
+        if last := b"".join(reversed(parts)):
+            yield last
+    finally:
+        os.close(fd)
