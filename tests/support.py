@@ -129,11 +129,11 @@ class Running:
 class Place:
     """A project, a state root and the environment of a user, with the fakes on the PATH."""
 
-    def __init__(self, tmp: Path, project: Path, state_root: Path, home: Path) -> None:
+    def __init__(self, tmp: Path, project: Path, state_root: Path) -> None:
         self.tmp = tmp
         self.project = project
         self.state_root = state_root
-        self.home = home
+        self.home = Path(os.environ["HOME"])
         self.mark = "mark" + uuid.uuid4().hex  # in the command line of what is told to have no environment
         self.env = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
         self.ready = tmp / "ready"
@@ -293,6 +293,15 @@ class Place:
     def wait_until_empty(self, *, within_s: float) -> None:
         """Wait until nothing of ours runs."""
         wait_for(lambda: not self.processes(), f"no process left, there are {self.processes()}", within_s=within_s)
+
+
+def close_place(place: Place) -> None:
+    """Fail when something still runs, and kill it."""
+    deadline = time.monotonic() + 2
+    while (left := place.processes()) and time.monotonic() < deadline:
+        time.sleep(_POLL_S)
+    kill_all(left)
+    assert not left, f"processes left behind: {left}"
 
 
 def read_transcript(path: Path) -> list[Json]:

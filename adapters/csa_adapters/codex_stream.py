@@ -8,6 +8,7 @@ only on stderr.
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -267,7 +268,19 @@ def _plan_entry(todo: _Json) -> dict[str, str]:
 
 
 def _command(item: _Json) -> tuple[str, str, str]:
-    return "execute", text_of(item.get("command")), text_of(item.get("aggregated_output"))
+    return "execute", _inner_command(text_of(item.get("command"))), text_of(item.get("aggregated_output"))
+
+
+def _inner_command(command: str) -> str:
+    """Return what a person would have typed: codex reports the shell it wraps around every command."""
+    shell, _, rest = command.partition(" ")
+    if not shell.endswith(("/bash", "/sh", "/zsh")) or not rest.startswith(("-lc ", "-c ")):
+        return command
+    try:
+        words = shlex.split(rest)
+    except ValueError:  # an unbalanced quote: show it as it came
+        return command
+    return words[1] if len(words) == 2 else command  # noqa: PLR2004  # the flag and one script
 
 
 def _file_change(item: _Json) -> tuple[str, str, str]:

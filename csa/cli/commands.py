@@ -6,6 +6,7 @@ A command is a module of this package with `configure(parser)` and `execute(argu
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -26,7 +27,7 @@ class Command:
         parser = Parser(
             prog=" ".join(("csa", *self.words)),
             description=str(module.__doc__),
-            formatter_class=argparse.RawDescriptionHelpFormatter,
+            formatter_class=_Formatter,
             allow_abbrev=False,
         )
         configure: Callable[[argparse.ArgumentParser], None] = module.configure
@@ -39,6 +40,26 @@ class Command:
         """Run the command; return its exit code."""
         run: Callable[[argparse.Namespace], int] = import_module(f"csa.cli.{self.module}").execute
         return run(arguments)
+
+
+class _Formatter(argparse.HelpFormatter):
+    """Fills each paragraph of a description to the terminal's width."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, width=_columns() - 2)  # given, or argparse imports shutil to find out
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        return "\n\n".join(super(_Formatter, self)._fill_text(part, width, indent) for part in text.split("\n\n"))
+
+
+def _columns() -> int:
+    columns = os.environ.get("COLUMNS", "")
+    if columns.isdigit() and int(columns) > 0:
+        return int(columns)
+    try:
+        return min(os.get_terminal_size().columns or 80, 100)
+    except OSError:
+        return 80
 
 
 class Parser(argparse.ArgumentParser):

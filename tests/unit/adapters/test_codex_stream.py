@@ -302,7 +302,7 @@ def test_a_command_is_a_call_and_its_end() -> None:
     ended = {**call, "aggregated_output": "oops\n", "exit_code": 3, "status": "failed"}
     updates = feed_all(decoder(), [item("started", **begun), item("completed", **ended)])
     assert [(u.type, u.data) for u in updates] == [
-        ("tool_call", {"id": "item_1", "title": "/bin/bash -lc 'exit 3'", "kind": "execute", "status": "in_progress"}),
+        ("tool_call", {"id": "item_1", "title": "exit 3", "kind": "execute", "status": "in_progress"}),
         ("tool_call_update", {"id": "item_1", "status": "failed", "content": "oops\n", "exit_code": 3}),
     ]
 

@@ -1,0 +1,88 @@
+"""The options of a run, as the provider and the disk see them."""
+
+import pytest
+
+from fixtures.mock_provider import slow, text
+from tests.real.workplace import RealTool, Workplace
+
+pytestmark = [pytest.mark.real, pytest.mark.timeout(120)]
+
+MARKER = "project-rule-alpha-seven"
+EMPHATIC = 'Answer in verse.\n"Quoted", \\n, ünïcödé ✓ = [x]'
+
+
+def test_model_and_effort_are_asked_for(place: Workplace, tool: RealTool) -> None:
+    """The provider's request names the model and the effort, and the record the model."""
+    result = place.run(tool, "hello", "--model", "some-model-9", "--effort", "high")
+    (request,) = place.asked("hello")
+    assert request.model == "some-model-9"
+    assert tool.effort(request.body) == "high"
+    assert result["model"] == "some-model-9"
+
+
+def test_the_system_text_is_added(place: Workplace, tool: RealTool) -> None:
+    """The user's system text reaches the provider beside csa's own note."""
+    session_id = place.run(tool, "hello", "--system", EMPHATIC)["session_id"]
+    (request,) = place.asked("hello")
+    assert EMPHATIC in request.system_text
+    assert session_id in request.system_text
+
+
+def test_read_only_changes_nothing(place: Workplace, tool: RealTool) -> None:
+    """Whatever way the agent tries, it writes no file in the project; and reading still works."""
+    target = place.project / "written.txt"
+    before = _files(place)
+    place.provider.on("write", *tool.writes(str(target)), text("could not"))
+    result = place.run(tool, "write a file", "--permission", "read-only")
+    assert result["text"] == "could not"
+    assert not target.exists()
+    assert _files(place) == before
+
+
+def test_edit_writes_in_the_project(place: Workplace, tool: RealTool) -> None:
+    """The same attempts succeed at the default level."""
+    target = place.project / "written.txt"
+    place.provider.on("write", *tool.writes(str(target)), text("did"))
+    place.run(tool, "write a file")
+    assert target.read_text().strip() == "x"
+
+
+def test_an_ordinary_run_reads_the_project_file(place: Workplace, tool: RealTool) -> None:
+    """The tool's own file of instructions is in the request, and the conversation is kept."""
+    (place.project / tool.project_file).write_text(f"Remember {MARKER}.\n")
+    place.run(tool, "hello")
+    (request,) = place.asked("hello")
+    assert MARKER in str(request.body)
+    assert len(place.conversations(tool)) == 1
+
+
+def test_an_ephemeral_run_leaves_nothing(place: Workplace, tool: RealTool) -> None:
+    """It reads no project file, gets no note, and leaves neither a session nor a conversation of the tool."""
+    (place.project / tool.project_file).write_text(f"Remember {MARKER}.\n")
+    done = place.csa("run", "--ephemeral", "--tool", tool.name, "--system", EMPHATIC, "hello")
+    assert (done.code, done.stdout) == (0, "MOCK ECHO: hello [users=1]\n"), done.stderr
+    (request,) = place.asked("hello")
+    assert MARKER not in str(request.body)
+    assert "csa session" not in str(request.body)
+    assert EMPHATIC in request.system_text
+    assert place.sessions() == []
+    assert [path for path in place.state_root.rglob("*") if path.is_file()] == []
+    assert place.conversations(tool) == []
+
+
+def test_a_run_ends_when_its_time_is_up(place: Workplace, tool: RealTool) -> None:
+    """A provider that does not answer is waited for as long as asked, and no longer."""
+    place.provider.on("wait", slow(90, text("late")))
+    done = place.csa("run", "--json", "--tool", tool.name, "--timeout", "3", "wait for it")
+    assert done.code == 124, done.stderr
+    assert done.json["status"] == "timed_out"
+    assert 3 <= done.json["duration_s"] < 8
+    assert place.gone_after() == {}
+    session_id = done.json["session_id"]
+    assert place.only_session()["status"] == "timed_out"
+    place.provider.on("go on", text("on it"))
+    assert place.resume(session_id, "go on")["text"] == "on it"
+
+
+def _files(place: Workplace) -> set[str]:
+    return {str(path) for path in place.project.rglob("*") if ".git" not in path.parts}

@@ -1,0 +1,51 @@
+"""Session ids: what is one, how they sort, and how few characters tell them apart."""
+
+import pytest
+
+from csa.ids import is_session_id, new_session_id, unique_prefix_length
+
+KNOWN = "01JH4QWERT1234567890ABCDEF"
+
+
+def test_a_canonical_ulid_is_a_session_id() -> None:
+    """Twenty-six characters of Crockford's alphabet, the first at most 7."""
+    assert is_session_id(KNOWN)
+    assert is_session_id("7ZZZZZZZZZZZZZZZZZZZZZZZZZ")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        KNOWN[:-1],
+        KNOWN + "0",
+        KNOWN.lower(),
+        "8" + KNOWN[1:],
+        *(KNOWN[:-1] + letter for letter in "ILOU-. \n/"),
+        "\N{ARABIC-INDIC DIGIT ONE}" + KNOWN[1:],
+        ".new-" + KNOWN,
+    ],
+)
+def test_anything_else_is_none(text: str) -> None:
+    """Other lengths, cases, letters and scripts are no session ids."""
+    assert not is_session_id(text)
+
+
+def test_new_ids_are_canonical_and_sort_by_time() -> None:
+    """An id begins with its time, so that ids sort as they were made."""
+    early = new_session_id(1_700_000_000_000, b"\xff" * 10)
+    late = new_session_id(1_700_000_000_001, bytes(10))
+    assert is_session_id(early)
+    assert is_session_id(late)
+    assert early < late
+    assert new_session_id(0, bytes(10)) == "0" * 26
+    assert is_session_id(new_session_id((1 << 48) - 1, b"\xff" * 10))
+
+
+def test_the_unique_prefix_has_at_least_the_minimum() -> None:
+    """A lone id shows ten characters, and near neighbours show one more than they share."""
+    other = KNOWN[:-1] + "G"
+    assert unique_prefix_length(KNOWN, [KNOWN]) == 10
+    assert unique_prefix_length(KNOWN, []) == 10
+    assert unique_prefix_length(KNOWN, [KNOWN, other]) == 26
+    assert unique_prefix_length(KNOWN, sorted([KNOWN, "02" + KNOWN[2:]]), minimum=1) == 2

@@ -1,0 +1,67 @@
+"""Where things are, from nothing but the environment."""
+
+from pathlib import Path
+
+import pytest
+
+from csa.paths import SessionPaths, home, state_root, store_dir, user_config_file
+
+
+@pytest.mark.parametrize(
+    ("environ", "expected"),
+    [
+        ({"HOME": "/h"}, "/h/.local/state/csa"),
+        ({"HOME": "/h", "XDG_STATE_HOME": "/x"}, "/x/csa"),
+        ({"HOME": "/h", "XDG_STATE_HOME": "/x", "CSA_STATE_DIR": "/c"}, "/c"),
+        ({"HOME": "/h", "XDG_STATE_HOME": "", "CSA_STATE_DIR": ""}, "/h/.local/state/csa"),
+    ],
+)
+def test_the_state_root(environ: dict[str, str], expected: str) -> None:
+    """CSA_STATE_DIR goes before XDG_STATE_HOME, that before the home directory; empty counts as unset."""
+    assert state_root(environ) == Path(expected)
+
+
+@pytest.mark.parametrize(
+    ("environ", "expected"),
+    [
+        ({"HOME": "/h"}, "/h/.config/csa/config.toml"),
+        ({"HOME": "/h", "XDG_CONFIG_HOME": "/x"}, "/x/csa/config.toml"),
+        ({"HOME": "/h", "XDG_CONFIG_HOME": "/x", "CSA_CONFIG": "/c.toml"}, "/c.toml"),
+    ],
+)
+def test_the_user_config(environ: dict[str, str], expected: str) -> None:
+    """CSA_CONFIG names the file itself; else it is below the XDG directory or ~/.config."""
+    assert user_config_file(environ) == Path(expected)
+
+
+def test_a_relative_state_directory_becomes_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A relative CSA_STATE_DIR counts from where csa was called, and tools get it absolute."""
+    monkeypatch.chdir(tmp_path)
+    assert state_root({"CSA_STATE_DIR": "state"}) == tmp_path / "state"
+
+
+def test_home_without_the_variable_is_the_accounts() -> None:
+    """A missing HOME falls back on the account's home directory."""
+    assert home({}).is_absolute()
+
+
+def test_a_store_is_the_projects_path_below_the_root() -> None:
+    """Every directory has a store of its own, the root directory too."""
+    assert store_dir(Path("/r"), Path("/home/user/project")) == Path("/r/home/user/project")
+    assert store_dir(Path("/r"), Path("/")) == Path("/r")
+
+
+def test_the_files_of_a_session() -> None:
+    """The names on disk are those of the format."""
+    paths = SessionPaths(Path("/s"))
+    named = [paths.state, paths.transcript, paths.result, paths.heartbeat, paths.cancel, paths.session_lock]
+    assert [str(path.relative_to("/s")) for path in named] == [
+        "state.toml",
+        "transcript.jsonl",
+        "result.toml",
+        "heartbeat",
+        "cancel",
+        "locks/session.lock",
+    ]
+    assert paths.tool_lock("codex") == Path("/s/locks/codex.lock")
+    assert paths.turn_output(3) == Path("/s/output/turn-0003")

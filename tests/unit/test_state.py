@@ -1,0 +1,180 @@
+"""state.toml as values: what is read, what is refused, what is written."""
+
+import tomllib
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from csa.model.state import (
+    NewerSchemaFault,
+    RecordFault,
+    SessionState,
+    ToolState,
+    format_time,
+    new_record,
+    parse_state,
+    parse_time,
+    render_state,
+)
+from csa.model.usage import Usage
+
+ID = "01JH4QWERT1234567890ABCDEF"
+PARENT = "01JH4QWERT0000000000000000"
+NOON = datetime(2024, 2, 6, 12, tzinfo=UTC)
+FOREIGN = f"""
+meta_session_id = "{ID}"
+description = "Auth refactor"
+project_path = "/home/user/project"
+created_at = 2024-02-06T10:00:00Z
+last_accessed = 2024-02-06T14:30:00Z
+unknown = "kept by the writer"
+
+[genealogy]
+parent_session_id = "{PARENT}"
+depth = 1
+
+[context_status]
+is_compacted = true
+last_compacted_at = "2024-02-06T12:00:00Z"
+
+[tools.codex]
+provider_session_id = "thread_abc123"
+last_action_summary = "Reviewed auth flow"
+last_exit_code = 0
+updated_at = 2024-02-06T14:30:00Z
+
+[tools.gemini-cli]
+last_exit_code = 1
+updated_at = "2024-02-06T11:00:00Z"
+"""
+
+
+def minimal(**changes: Any) -> dict[str, Any]:
+    record: dict[str, Any] = {
+        "meta_session_id": ID,
+        "project_path": "/p",
+        "created_at": NOON,
+        "last_accessed": NOON,
+        **changes,
+    }
+    return {key: value for key, value in record.items() if value is not None}
+
+
+def test_a_foreign_record_is_read() -> None:
+    """The keys of other implementations are enough, and the rest has defaults."""
+    state = parse_state(tomllib.loads(FOREIGN))
+    assert (state.session_id, state.description, state.project_path) == (ID, "Auth refactor", "/home/user/project")
+    assert (state.parent_session_id, state.depth, state.root_session_id) == (PARENT, 1, None)
+    assert state.created_at == datetime(2024, 2, 6, 10, tzinfo=UTC)
+    assert (state.phase, state.turns, state.name, state.schema, state.usage) == ("active", 0, None, None, Usage())
+    assert state.tools["codex"].provider_session_id == "thread_abc123"
+    assert state.tools["gemini-cli"].updated_at == datetime(2024, 2, 6, 11, tzinfo=UTC)
+    assert state.last_tool == "codex"
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        "2024-02-06T12:00:00Z",
+        "2024-02-06T12:00:00.000Z",
+        "2024-02-06T14:00:00+02:00",
+        "2024-02-06T12:00:00+00:00",
+        "2024-02-06 12:00:00",
+        datetime(2024, 2, 6, 12),  # noqa: DTZ001  # a TOML local date-time
+    ],
+)
+def test_times_may_be_strings_or_dates(written: object) -> None:
+    """Strings and TOML date-times of any offset mean the same moment, in UTC."""
+    assert parse_state(minimal(created_at=written)).created_at == NOON
+    assert parse_time(written) == NOON
+
+
+def test_what_is_no_time() -> None:
+    """Other values are no times."""
+    assert [parse_time(value) for value in (None, 5, "yesterday", "")] == [None] * 4
+
+
+def test_times_are_written_in_utc_with_milliseconds() -> None:
+    """Written times end in Z."""
+    assert format_time(datetime.fromisoformat("2024-02-06T14:00:00.1239+02:00")) == "2024-02-06T12:00:00.123Z"
+
+
+@pytest.mark.parametrize(
+    ("changes", "key"),
+    [
+        ({"meta_session_id": None}, "meta_session_id"),
+        ({"meta_session_id": "nonsense"}, "meta_session_id"),
+        ({"meta_session_id": 5}, "meta_session_id"),
+        ({"project_path": None}, "project_path"),
+        ({"created_at": None}, "created_at"),
+        ({"created_at": "soon"}, "created_at"),
+        ({"last_accessed": 7}, "last_accessed"),
+        ({"description": 7}, "description"),
+        ({"phase": "asleep"}, "phase"),
+        ({"turns": "many"}, "turns"),
+        ({"turns": True}, "turns"),
+        ({"schema": "one"}, "schema"),
+        ({"ephemeral": "no"}, "ephemeral"),
+        ({"genealogy": 5}, "genealogy"),
+        ({"genealogy": {"depth": -1}}, "genealogy.depth"),
+        ({"genealogy": {"depth": "0"}}, "depth"),
+        ({"genealogy": {"parent_session_id": "root"}}, "parent_session_id"),
+        ({"tools": []}, "tools"),
+        ({"tools": {"codex": "thread"}}, "tools.codex"),
+        ({"tools": {"codex": {"last_exit_code": "0"}}}, "last_exit_code"),
+        ({"tools": {"codex": {"totals": {"input_tokens": "many"}}}}, "totals"),
+        ({"usage": 3}, "usage"),
+        ({"usage": {"input_tokens": "many"}}, "input_tokens"),
+        ({"usage": {"output_tokens": [1]}}, "output_tokens"),
+        ({"usage": {"cost_usd": "free"}}, "cost_usd"),
+    ],
+)
+def test_a_wrong_value_is_named(changes: dict[str, Any], key: str) -> None:
+    """A missing or wrong value is a fault that names its key."""
+    with pytest.raises(RecordFault) as caught:
+        parse_state(minimal(**changes))
+    assert key in caught.value.key
+
+
+def test_a_newer_schema_is_refused() -> None:
+    """What a newer csa wrote is not guessed at."""
+    with pytest.raises(NewerSchemaFault, match="newer csa"):
+        parse_state(minimal(schema=2))
+    assert parse_state(minimal(schema=1)).schema == 1
+
+
+def test_rendering_and_reading_again_loses_nothing() -> None:
+    """A whole state survives being written and read."""
+    state = SessionState(
+        session_id=ID,
+        project_path="/p",
+        created_at=NOON,
+        last_accessed=NOON,
+        description="what",
+        name="auth",
+        owner="user@host",
+        branch="feat/auth",
+        permission="edit",
+        ephemeral=True,
+        phase="available",
+        turns=3,
+        parent_session_id=PARENT,
+        parent_project="/q",
+        root_session_id=PARENT,
+        depth=1,
+        max_depth=5,
+        tools={"codex": ToolState(provider_session_id="t", cwd="/p", account="~/.codex", totals={"input_tokens": 7.0})},
+        usage=Usage(10, 20, 0, 0.5),
+        schema=1,
+    )
+    assert parse_state(render_state(state)) == state
+    assert new_record(state)["context_status"] == {"is_compacted": False}
+
+
+def test_the_last_tool_is_the_one_updated_last() -> None:
+    """Without times the file's order decides; a tool with a time goes before one without."""
+    plain = minimal(tools={"a": {}, "b": {}})
+    assert parse_state(plain).last_tool == "b"
+    assert parse_state(minimal()).last_tool is None
+    assert parse_state(minimal(tools={"a": {"updated_at": NOON}, "b": {}})).last_tool == "a"

@@ -1,0 +1,66 @@
+"""The table of how turns end."""
+
+from typing import Any
+
+import pytest
+
+from csa.model.adapter import Outcome, ToolExit
+from csa.runner.verdict import Stop, Verdict, judge
+
+GOOD = Outcome(succeeded=True, text="done")
+UNSAID = Outcome(succeeded=False)
+QUOTA = Outcome(succeeded=False, error_kind="quota", error_message="no more")
+BROKEN = Outcome(succeeded=False, error_kind="protocol", error_message="no end")
+EXIT_0, EXIT_1, KILLED, REAPED = ToolExit(0, None), ToolExit(1, None), ToolExit(None, 9), ToolExit(None, None)
+INT = Stop("cancelled", "SIGINT")
+ASKED = Stop("cancelled", detail="asked for by the cancel file")
+LATE = Stop("timed_out", detail="after 5 s")
+STUCK = Stop("reaped")
+WRONG = Stop("fault", detail="another conversation")
+
+
+@pytest.mark.parametrize(
+    ("outcome", "end", "stop", "status", "kind"),
+    [
+        (GOOD, EXIT_0, None, "succeeded", None),
+        (GOOD, REAPED, STUCK, "succeeded", None),
+        (GOOD, EXIT_0, INT, "succeeded", None),
+        (GOOD, EXIT_0, LATE, "succeeded", None),
+        (GOOD, EXIT_0, WRONG, "failed", "protocol"),
+        (UNSAID, EXIT_1, None, "failed", "internal"),
+        (UNSAID, EXIT_0, None, "failed", "internal"),
+        (QUOTA, EXIT_1, None, "failed", "quota"),
+        (QUOTA, KILLED, None, "failed", "quota"),
+        (UNSAID, KILLED, None, "killed", "internal"),
+        (BROKEN, KILLED, None, "killed", "internal"),
+        (BROKEN, EXIT_0, None, "failed", "protocol"),
+        (UNSAID, KILLED, INT, "cancelled", None),
+        (QUOTA, EXIT_1, INT, "cancelled", None),
+        (UNSAID, EXIT_0, INT, "cancelled", None),
+        (UNSAID, KILLED, LATE, "timed_out", None),
+        (UNSAID, KILLED, STUCK, "failed", "internal"),
+    ],
+)
+def test_the_table(outcome: Outcome, end: ToolExit, stop: Stop | None, status: str, kind: str | None) -> None:
+    """Typed evidence, exit and the reason csa stopped the tool decide together."""
+    verdict = judge(outcome, end, stop)
+    assert (verdict.status, verdict.error_kind) == (status, kind)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "part"),
+    [
+        ((UNSAID, EXIT_1, None), "code 1"),
+        ((UNSAID, KILLED, None), "signal 9"),
+        ((UNSAID, REAPED, STUCK), "without a result"),
+        ((QUOTA, EXIT_1, None), "no more"),
+        ((UNSAID, KILLED, INT), "SIGINT"),
+        ((UNSAID, KILLED, ASKED), "cancel file"),
+        ((UNSAID, KILLED, LATE), "5 s"),
+        ((GOOD, EXIT_0, WRONG), "another conversation"),
+    ],
+)
+def test_every_end_but_success_says_why(arguments: Any, part: str) -> None:
+    """A turn that is no success has a message."""
+    assert part in (judge(*arguments).error_message or "")
+    assert judge(GOOD, EXIT_0, None) == Verdict("succeeded")
