@@ -40,14 +40,14 @@ class Recorder:
         self.losses: list[str] = []
         self.tool_state: ToolState = held.state.tools.get(plan.adapter.name, ToolState())
         self._redactor = redactor
+        self.stdout_log: OutputLog
+        self.stderr_log: OutputLog
         last = last_turn_event(held.paths)
         self.turn = (0 if plan.is_new else max(held.state.turns, last.turn if last else 0)) + 1
         self.journal = Journal(held.paths.transcript, redactor, turn=self.turn)
         if last is not None and last.type == "run_started":
             self._finish_lost(last)
         self.paths.turn_output(self.turn).mkdir(0o700, parents=True, exist_ok=True)
-        self.stdout_log = self._open_log("stdout.log")
-        self.stderr_log = self._open_log("stderr.log")
 
     @property
     def paths(self) -> SessionPaths:
@@ -87,6 +87,11 @@ class Recorder:
         self.beat()
         self.held.paths.cancel.unlink(missing_ok=True)
         return events
+
+    def open_logs(self) -> None:
+        """Begin the output logs, when the session is where it will stay."""
+        self.stdout_log = OutputLog(self.paths.turn_output(self.turn) / "stdout.log", self._redactor)
+        self.stderr_log = OutputLog(self.paths.turn_output(self.turn) / "stderr.log", self._redactor)
 
     def append(self, kind: str, data: Mapping[str, Any]) -> list[Event]:
         """Record an event; return it as recorded."""
@@ -188,9 +193,6 @@ class Recorder:
         self.append("run_finished", lost.to_event())
         self.journal.turn = journal_turn
 
-    def _open_log(self, name: str) -> OutputLog:
-        return OutputLog(self.paths.turn_output(self.turn) / name, self._redactor)
-
     def _attempt(self, what: str, action: Callable[[], None]) -> None:
         try:
             action()
@@ -219,10 +221,7 @@ def begin(store: Store, plan: TurnPlan, redactor: Redactor) -> Recorder:
 
 
 def publish(store: Store, recorder: Recorder) -> None:
-    """Make a new session visible; its name is checked again under the project's lock.
-
-    The output logs follow the directory: they were opened before, and are descriptors.
-    """
+    """Make a new session visible; its name is checked again under the project's lock."""
     state = recorder.held.state
     if not state.name:
         recorder.held.publish()

@@ -185,6 +185,7 @@ class Turn:
         )
         if plan.is_new:
             publish(self._setting.store, recorder)
+        recorder.open_logs()
 
     def _writable_dirs(self, environ: dict[str, str]) -> tuple[str, ...]:
         """Name what a nested run writes to. A sandbox can only open directories that exist, so they are made."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -30,13 +31,15 @@ class Journal:
         redactor: Redactor,
         *,
         turn: int,
-        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+        clock_ns: Callable[[], int] = time.time_ns,
     ) -> None:
         self.turn = turn
         self.lost = 0
         self.fault: OSError | None = None
         self._redactor = redactor
-        self._clock = clock
+        self._clock_ns = clock_ns
+        self._stamped_ms = -1
+        self._stamp = ""
         self._chunks: tuple[str, Mapping[str, Any], StreamRedactor] | None = None
         self._buffer: list[bytes] = []
         self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -92,13 +95,21 @@ class Journal:
 
     def _record(self, kind: str, data: Mapping[str, Any]) -> Event:
         self._seq += 1
-        event = Event(self._seq, format_time(self._clock()), kind, self.turn, data)
+        event = Event(self._seq, self._now(), kind, self.turn, data)
         line = _encode(event)
         if self._redactor.may_hold_secret(line):
             event = Event(event.seq, event.ts, kind, self.turn, self._redactor.redact_data(data))
             line = _encode(event)
         self._buffer.append(line.encode("utf-8", "backslashreplace"))
         return event
+
+    def _now(self) -> str:
+        """Return the time, rendered once a millisecond."""
+        ms = self._clock_ns() // 1_000_000
+        if ms != self._stamped_ms:
+            self._stamped_ms = ms
+            self._stamp = format_time(datetime.fromtimestamp(ms / 1000, UTC))
+        return self._stamp
 
     def _append_chunk(self, kind: str, data: Mapping[str, Any]) -> list[Event]:
         key = (kind, {name: value for name, value in data.items() if name != "text"})
