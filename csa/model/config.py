@@ -209,9 +209,9 @@ def _fits(kind: _Kind, value: Any) -> bool:
     if kind == "count":
         return isinstance(value, int) and not isinstance(value, bool) and value >= 0
     if kind == "seconds":
-        return isinstance(value, int | float) and not isinstance(value, bool) and value >= 0
+        return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < float("inf")
     if kind == "permission":
-        return value in {level.value for level in Permission}
+        return isinstance(value, str) and value in {level.value for level in Permission}
     return isinstance(value, Mapping) and all(isinstance(text, str) for text in value.values())
 
 

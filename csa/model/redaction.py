@@ -31,7 +31,7 @@ _SHAPES: tuple[tuple[tuple[str, ...], re.Pattern[str], str], ...] = (
     (("akia", "asia"), re.compile(_EDGE + r"A(?:KIA|SIA)[0-9A-Z]{16}(?![0-9A-Z])"), MARK),
     (("aiza",), re.compile(_EDGE + r"AIza[A-Za-z0-9_-]{20,}"), MARK),
     (("eyj",), re.compile(_EDGE + r"eyJ[A-Za-z0-9_-]{6,}\.[A-Za-z0-9_-]{4,}(?:\.[A-Za-z0-9_-]*)?"), MARK),
-    (("bearer",), re.compile(r"(?i)\b(bearer\s+)[A-Za-z0-9._~+/=-]{8,}"), rf"\1{MARK}"),
+    (("bearer",), re.compile("(?i)" + _EDGE + r"(bearer\s+)[A-Za-z0-9._~+/=-]{8,}"), rf"\1{MARK}"),
     (
         ("-----begin",),
         re.compile(r"-----BEGIN [A-Z0-9 ]*PRIVATE KEY-----(?:(?!-----END)[^\"]){0,65536}(?:-----END [A-Z0-9 ]*-----)?"),
@@ -79,14 +79,14 @@ class Redactor:
             (v for v in values if len(v) >= _MIN_LENGTH and v.lower() not in _TRIVIAL), key=len, reverse=True
         )
         self.exact = _spellings(v for v in secrets if len(v) >= ANSWER_MIN_LENGTH)
-        self._short = [re.compile(rf"(?<!\w){re.escape(v)}(?!\w)") for v in secrets if len(v) < ANSWER_MIN_LENGTH]
-        self._short_values = [v for v in secrets if len(v) < ANSWER_MIN_LENGTH]
+        short = _spellings(v for v in secrets if len(v) < ANSWER_MIN_LENGTH)
+        self._short = {value: re.compile(rf"(?<!\w){re.escape(value)}(?!\w)") for value in short}
 
     def redact(self, text: str) -> str:
         """Redact what goes to disk or to progress: everything that may be a secret."""
         lowered = text.lower()
         text = self._redact_known(text, lowered)
-        for value, pattern in zip(self._short_values, self._short, strict=True):
+        for value, pattern in self._short.items():
             if value in text:
                 text = pattern.sub(MARK, text)
         for word, pattern in _ASSIGNED:
@@ -119,7 +119,7 @@ class Redactor:
         for value in self.exact:
             if value in text:
                 return True
-        return any(value in text for value in self._short_values)
+        return any(value in text for value in self._short)
 
     def _redact_known(self, text: str, lowered: str) -> str:
         for value in self.exact:

@@ -114,7 +114,7 @@ def parse_state(record: Mapping[str, Any]) -> SessionState:
         depth=depth,
         max_depth=_optional(genealogy, "max_depth", int),
         tools={name: _parse_tool(name, table) for name, table in _table(record, "tools").items()},
-        usage=Usage.from_dict(_table(record, "usage")),
+        usage=_parse_usage(_table(record, "usage")),
         schema=schema,
     )
 
@@ -184,7 +184,7 @@ def _parse_tool(name: str, table: Any) -> ToolState:
         last_action_summary=_optional(table, "last_action_summary", str) or "",
         last_exit_code=_optional(table, "last_exit_code", int),
         updated_at=parse_time(table.get("updated_at")),
-        totals={key: float(value) for key, value in totals.items()} if isinstance(totals, Mapping) else None,
+        totals=_numbers(f"tools.{name}.totals", totals) if isinstance(totals, Mapping) else None,
     )
 
 
@@ -198,6 +198,18 @@ def _render_tool(tool: ToolState) -> dict[str, Any]:
         "updated_at": tool.updated_at,
         "totals": dict(tool.totals) if tool.totals is not None else None,
     }
+
+
+def _parse_usage(table: Mapping[str, Any]) -> Usage:
+    known = ("input_tokens", "output_tokens", "cached_tokens", "cost_usd")
+    return Usage.from_dict(_numbers("usage", {key: table[key] for key in known if key in table}))
+
+
+def _numbers(where: str, table: Mapping[str, Any]) -> dict[str, float]:
+    for key, value in table.items():
+        if not isinstance(value, int | float) or isinstance(value, bool):
+            raise RecordFault(f"{where}.{key}", f"{value!r} is not a number")
+    return dict(table)
 
 
 def _table(record: Mapping[str, Any], key: str) -> Mapping[str, Any]:

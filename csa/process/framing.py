@@ -11,7 +11,14 @@ import re
 MAX_LINE_BYTES = 8 << 20
 KEPT_STRING_BYTES = 256 << 10
 _STRING_PART = re.compile(rb'[^"\\]*+(?:\\.[^"\\]*+)*+', re.DOTALL)
-_SAFE_TAIL_BYTES = 16  # longer than any escape sequence or character
+_CHARACTER = (
+    rb"[\x00-\x21\x23-\x5b\x5d-\x7f]|\\u[0-9a-fA-F]{4}|\\[^u]"
+    rb"|[\xc2-\xdf][\x80-\xbf]|[\xe0-\xef][\x80-\xbf]{2}|[\xf0-\xf4][\x80-\xbf]{3}"
+)
+_CHARACTERS = re.compile(rb"(?:" + _CHARACTER + rb")*+", re.DOTALL)
+_CUT_CHARACTER = re.compile(
+    rb"(?:\\(?:u[0-9a-fA-F]{0,3})?|[\xc2-\xdf]|[\xe0-\xef][\x80-\xbf]?|[\xf0-\xf4][\x80-\xbf]{0,2})\Z"
+)
 
 
 class LineFramer:
@@ -67,7 +74,7 @@ class _StringShortener:
         self._in_string = False
         self._kept = 0
         self._dropped = 0
-        self._pending = b""  # a backslash that ended the last chunk
+        self._pending = b""  # the beginning of an escape or character that ended the last chunk
 
     def feed(self, chunk: bytes) -> bytes:
         data = self._pending + chunk
@@ -90,12 +97,12 @@ class _StringShortener:
     def _copy_string(self, data: bytes, at: int, out: list[bytes]) -> int:
         match = _STRING_PART.match(data, at)
         end = match.end() if match else at
-        self._keep(data[at:end], out)
-        if end == len(data):
-            return end
-        if data[end : end + 1] == b"\\":
+        if data[end : end + 1] != b'"':  # the chunk ends inside the string: what it cuts in two waits for the next
+            end = max(at, len(data) - _length_of_cut_character(data))
+            self._keep(data[at:end], out)
             self._pending = data[end:]
             return len(data)
+        self._keep(data[at:end], out)
         if self._dropped:
             out.append(f"... [{self._dropped} bytes left out]".encode())
         out.append(b'"')
@@ -103,23 +110,23 @@ class _StringShortener:
         return end + 1
 
     def _keep(self, part: bytes, out: list[bytes]) -> None:
+        """Keep what there is room for, in whole characters and escapes."""
         room = KEPT_STRING_BYTES - self._kept
         kept = b""
-        if not self._dropped and room > 0:
-            kept = part if len(part) <= room else _cut_safely(part[:room])
+        if not self._dropped:
+            match = _CHARACTERS.match(part, 0, room) if len(part) > room else None
+            kept = match[0] if match else part
             out.append(kept)
             self._kept += len(kept)
         self._dropped += len(part) - len(kept)
 
 
-def _cut_safely(part: bytes) -> bytes:
-    """Cut before an escape or character that may be broken: behind a space, else well before the end."""
-    space = part.rfind(b" ", max(0, len(part) - 4096))
-    if space >= 0:
-        return part[:space]
-    end = len(part) - _SAFE_TAIL_BYTES
-    backslash = part.rfind(b"\\", end - _SAFE_TAIL_BYTES, end)
-    end = backslash if backslash >= 0 else end
-    while end > 0 and part[end - 1] >= 0x80:  # noqa: PLR2004  # inside a UTF-8 sequence
-        end -= 1
-    return part[: max(0, end)]
+def _length_of_cut_character(data: bytes) -> int:
+    """Count the bytes at the end that begin an escape sequence or a character and do not complete it."""
+    match = _CUT_CHARACTER.search(data, max(0, len(data) - 6))
+    if match is None:
+        return 0
+    before = data[: match.start()]
+    if match[0][:1] == b"\\" and (len(before) - len(before.rstrip(b"\\"))) % 2:
+        return 0  # that backslash is itself escaped
+    return len(match[0])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import os
+import shutil
 from pathlib import Path
 
 from csa.model.redaction import Redactor, StreamRedactor
@@ -74,13 +75,15 @@ class OutputLog:
 
     def _join(self) -> None:
         """Put the newer half behind the older one, below a line that says what is missing."""
+        joined = self._path.with_name(self._path.name + ".joined")
         try:
-            with self._path.open("rb") as newer, self._older.open("ab") as older:
-                while block := newer.read(1 << 20):
-                    older.write(block)
-            os.replace(self._older, self._path)
-            if self._dropped:
-                note = self._path.with_name(self._path.name + ".note")
-                note.write_text(f"the oldest {self._dropped} bytes were dropped\n")
+            with open(os.open(joined, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600), "wb") as file:
+                if self._dropped:
+                    file.write(f"[csa: the oldest {self._dropped} bytes were dropped]\n".encode())
+                for half in (self._older, self._path):
+                    with half.open("rb") as source:
+                        shutil.copyfileobj(source, file, 1 << 20)
+            os.replace(joined, self._path)
+            self._older.unlink()
         except OSError as error:
             self.fault = error

@@ -78,7 +78,7 @@ def _check_words(request: RunRequest) -> None:
         raise UsageError("--ephemeral begins a session of its own; it cannot continue one.")
     if request.system and len(request.system.encode()) > MAX_SYSTEM_BYTES:
         raise UsageError(f"The system text is longer than {MAX_SYSTEM_BYTES >> 10} KiB.", hint="put it into the prompt")
-    if request.timeout_s is not None and request.timeout_s <= 0:
+    if request.timeout_s is not None and not 0 < request.timeout_s < float("inf"):
         raise UsageError("--timeout must be more than 0 seconds.")
     for name in (request.name, request.session_id):
         if name is not None and not is_session_id(name.upper()) and not _NAME.fullmatch(name):

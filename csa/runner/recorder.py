@@ -23,7 +23,7 @@ from csa.model.usage import Usage
 from csa.paths import SessionPaths
 from csa.process.logs import OutputLog
 from csa.runner.plan import TurnPlan
-from csa.store.atomic import write_atomically
+from csa.store.atomic import write_atomically, write_private
 from csa.store.held import HeldSession, build_session, names_lock, open_session
 from csa.store.journal import Journal
 from csa.store.results import list_artifacts, save_result
@@ -62,7 +62,7 @@ class Recorder:
             self.held.save(replace(state, turns=self.turn, last_accessed=datetime.now(UTC), phase="active"))
         prompt = self._redactor.redact(prompt)
         path = self.paths.turn_output(self.turn) / "prompt.md"
-        path.write_bytes(prompt.encode("utf-8", "surrogateescape"))
+        write_private(path, prompt.encode("utf-8", "surrogateescape"))
         events = self.append(
             "run_started",
             {
@@ -120,7 +120,7 @@ class Recorder:
     def beat(self) -> None:
         """Touch the heartbeat, for readers on other machines."""
         with suppress(OSError):  # it is no evidence on this machine
-            self.paths.heartbeat.write_text(os.uname().nodename + "\n")
+            write_private(self.paths.heartbeat, f"{os.uname().nodename}\n".encode())
 
     def finish(self, result: RunResult, outcome: Outcome) -> tuple[RunResult, list[Event]]:
         """Write the end: `run_finished` (durable), then its projections. Each step is tried, whatever failed before."""

@@ -113,7 +113,15 @@ class Turn:
         """End the turn if it still runs, and wait until its end is written."""
         self.cancel(detail="abandoned by its caller")
         self._receive.close()
-        return await self._tasks.__aexit__(kind, error, trace)
+        try:
+            if isinstance(error, Exception):  # the caller's own, which must not come out wrapped in a group
+                await self._tasks.__aexit__(None, None, None)
+                return None
+            return await self._tasks.__aexit__(kind, error, trace)
+        except BaseExceptionGroup as group:
+            if len(group.exceptions) == 1:
+                raise group.exceptions[0] from group
+            raise
 
     async def __aiter__(self) -> AsyncIterator[Event]:
         """Yield the events of this turn as they are recorded, the last one being `run_finished`."""

@@ -6,6 +6,13 @@ import os
 from pathlib import Path
 
 
+def write_private(path: Path, content: bytes) -> None:
+    """Write a file of mode 0600 that needs to be neither durable nor whole after a crash."""
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    with open(fd, "wb") as file:
+        file.write(content)
+
+
 def write_atomically(path: Path, content: bytes) -> None:
     """Replace `path` by way of a temporary file beside it: fsync, rename, fsync of the directory. Mode 0600."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")

@@ -34,5 +34,5 @@ def _read_layer(path: Path, *, is_project: bool) -> Layer | None:
         raise ConfigError(f"{path}: cannot be read ({error.strerror}).") from error
     try:
         return Layer(str(path), tomllib.loads(content.decode()), is_project)
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
         raise ConfigError(f"{path}: is not TOML ({error}).") from error

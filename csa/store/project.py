@@ -22,7 +22,7 @@ def git_branch(project: Path) -> str | None:
         if directory.is_file():  # a worktree or submodule: `gitdir: <path>`
             directory = project / directory.read_text().removeprefix("gitdir:").strip()
         head = (directory / "HEAD").read_text().strip()
-    except OSError:
+    except (OSError, UnicodeDecodeError):
         return None
     _, found, branch = head.partition("ref: refs/heads/")
     return branch if found else None

@@ -36,6 +36,8 @@ def read_record(path: Path) -> dict[str, Any]:
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         raise StateError(path, "is not UTF-8", line=line) from error
+    except RecursionError as error:
+        raise StateError(path, "is nested too deeply to be a state.toml") from error
     except tomllib.TOMLDecodeError as error:
         raise StateError(path, f"is not TOML ({error})", line=_line_of(error, content)) from error
 

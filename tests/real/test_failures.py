@@ -120,3 +120,12 @@ def test_a_provider_that_recovers_fails_nothing(runs: Runs, tool: RealTool, case
     """Two errors, or one lost connection, and then an answer make a turn that succeeds."""
     run = runs[tool.name, case]
     assert (run.code, run.result["status"], run.result["text"]) == (0, "succeeded", "recovered"), run.lines
+
+
+def test_a_missing_key_is_no_login(place: Workplace, tool: RealTool) -> None:
+    """Without the provider's key the turn ends at once, exits 7 and says what is missing."""
+    done = place.csa("run", "--json", "--tool", tool.name, "hello", env={tool.key_variable: ""})
+    assert done.code == 7, done
+    assert done.json["error"]["kind"] == "auth"
+    assert tool.key_variable in done.stderr or "log in" in done.stderr
+    assert place.provider.requests == []

@@ -59,15 +59,18 @@ def test_an_ordinary_run_reads_the_project_file(place: Workplace, tool: RealTool
 def test_an_ephemeral_run_leaves_nothing(place: Workplace, tool: RealTool) -> None:
     """It reads no project file, gets no note, and leaves neither a session nor a conversation of the tool."""
     (place.project / tool.project_file).write_text(f"Remember {MARKER}.\n")
-    done = place.csa("run", "--ephemeral", "--tool", tool.name, "--system", EMPHATIC, "hello")
-    assert (done.code, done.stdout) == (0, "MOCK ECHO: hello [users=1]\n"), done.stderr
-    (request,) = place.asked("hello")
+    prompt = "hello-of-a-fleeting-kind"
+    done = place.csa("run", "--ephemeral", "--tool", tool.name, "--system", EMPHATIC, prompt)
+    assert (done.code, done.stdout) == (0, f"MOCK ECHO: {prompt} [users=1]\n"), done.stderr
+    (request,) = place.asked(prompt)
     assert MARKER not in str(request.body)
     assert "csa session" not in str(request.body)
     assert EMPHATIC in request.system_text
     assert place.sessions() == []
     assert [path for path in place.state_root.rglob("*") if path.is_file()] == []
     assert place.conversations(tool) == []
+    kept = [path for path in place.home.rglob("*") if path.is_file() and prompt.encode() in path.read_bytes()]
+    assert kept == []
 
 
 def test_a_run_ends_when_its_time_is_up(place: Workplace, tool: RealTool) -> None:

@@ -21,7 +21,7 @@ CHAINS = [
 @pytest.mark.parametrize("permission", ["edit", "full"])
 @pytest.mark.parametrize("chain", CHAINS, ids=lambda chain: ">".join(tool.name for tool in chain))
 def test_agents_start_agents(place: Workplace, chain: tuple[RealTool, ...], permission: str) -> None:
-    """Each session has its depth, parent and root in the record and in its agent's environment, and all are one tree."""
+    """Each session has its depth, parent and root in its record and its agent's environment, and all are one tree."""
     flags = "" if permission == "edit" else f"--permission {permission} "
     for depth, child in enumerate(chain[1:]):
         command = CSA if depth == 0 else "csa"  # as the note says it, and by its name

@@ -2,12 +2,13 @@
 
 import json
 import re
+import subprocess
 import uuid
 
 import pytest
 
 from fixtures.mock_provider import slow, text, thinking, tool_call
-from tests.real.workplace import CSA, RealTool, Workplace, finish
+from tests.real.workplace import CSA, TOOLS, RealTool, Workplace, finish
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(120)]
 
@@ -46,9 +47,15 @@ def test_a_new_run_is_recorded(place: Workplace, tool: RealTool) -> None:
     directory = place.session_dir(session["id"])
     present = ["state.toml", "transcript.jsonl", "result.toml", *(f"output/turn-0001/{name}" for name in FILES)]
     assert [name for name in present if not (directory / name).is_file()] == []
-    modes = {path.stat().st_mode & 0o777 for path in directory.rglob("*") if path.is_file()}
-    assert modes == {0o600}
     assert (directory / "output/turn-0001/final.md").read_text() == "hi"
+
+
+def test_a_record_is_private(place: Workplace, tool: RealTool) -> None:
+    """Nobody but its owner reads a session: directories are 0700, files 0600."""
+    place.run(tool, "hello")
+    modes = {path: path.stat().st_mode & 0o777 for path in place.state_root.rglob("*")}
+    assert modes
+    assert {path: mode for path, mode in modes.items() if mode != (0o700 if path.is_dir() else 0o600)} == {}
 
 
 def test_a_resume_goes_on_in_the_same_conversation(place: Workplace, tool: RealTool) -> None:
@@ -70,11 +77,12 @@ def test_a_resume_goes_on_in_the_same_conversation(place: Workplace, tool: RealT
 
 
 def test_cost_is_of_the_turn(place: Workplace, tool: RealTool) -> None:
-    """Where a tool tells a price, equal turns cost the same, although the tool counts the whole conversation."""
+    """A tool that tells a price tells that of the whole conversation; equal turns cost the same nevertheless."""
     place.provider.on("priced", text("one", usage=(1000, 100, 0)))
     first = place.run(tool, "priced one")
     second = place.resume(first["session_id"], "priced two")
-    prices = [result["usage"]["cost_usd"] for result in (first, second)]
+    prices = [result["usage"].get("cost_usd") for result in (first, second)]
+    assert (prices[0] is not None) == tool.tells_cost
     assert prices[0] == pytest.approx(prices[1])
 
 
@@ -92,6 +100,7 @@ def test_a_tool_call_is_recorded_with_its_output(place: Workplace, tool: RealToo
     assert "the capital is Ulm" in updates[-1]["content"]
     assert [message["text"] for message in place.events(result["session_id"], "agent_message")] == ["Ulm"]
     assert [thought["text"] for thought in place.events(result["session_id"], "agent_thought")] == ["I should look"]
+    assert place.events(result["session_id"], "other") == []
 
 
 def test_a_failing_command_does_not_fail_the_turn(place: Workplace, tool: RealTool) -> None:
@@ -140,6 +149,38 @@ def test_a_long_prompt_arrives_byte_for_byte(place: Workplace, tool: RealTool, w
     assert request.prompt.encode() == LONG_PROMPT.encode()
 
 
+def test_an_open_silent_stdin_blocks_nothing(place: Workplace, tool: RealTool) -> None:
+    """A prompt that is an argument is not waited for on stdin, which an agent may keep open."""
+    process = place.start("run", "--tool", tool.name, "hello", stdin=subprocess.PIPE)
+    assert process.stdout
+    assert process.stdout.read() == b"MOCK ECHO: hello [users=1]\n"
+    assert process.wait() == 0
+    process.communicate()
+
+
+def test_a_long_answer_arrives_whole(place: Workplace, tool: RealTool) -> None:
+    """Two megabytes in one message are printed and recorded as they are."""
+    answer = "".join(f"{index} lörem ipsum\n" for index in range(120_000)) + "the end"
+    place.provider.on("write much", text(answer))
+    done = place.csa("run", "--tool", tool.name, "write much")
+    assert done.code == 0, done.stderr
+    assert done.stdout == answer + "\n"
+    final = place.session_dir(place.only_session()["id"]) / "output" / "turn-0001" / "final.md"
+    assert final.read_text() == answer
+
+
+def test_a_lost_conversation_is_not_begun_anew(place: Workplace, tool: RealTool) -> None:
+    """When the tool's own file is gone, a resume fails, asks the provider nothing and keeps the recorded id."""
+    before = place.run(tool, "hello")
+    for path in place.conversations(tool):
+        path.unlink()
+    done = place.csa("run", "--json", "--session", before["session_id"], "go on")
+    assert done.code == 1, done
+    assert (done.json["status"], done.json["error"]["kind"]) == ("failed", "invalid_request")
+    assert done.json["provider_session_id"] == before["provider_session_id"]
+    assert place.asked("go on") == []
+
+
 @pytest.mark.parametrize("prompt", ["-- now", "--help", "-", " leading space", "/usr/bin/ls is what?", "!ls", "@f.txt"])
 def test_an_odd_prompt_is_text(place: Workplace, tool: RealTool, prompt: str) -> None:
     """What looks like a flag, a path, a shell escape or a mention reaches the model as it is."""
@@ -185,14 +226,15 @@ def test_an_agent_may_write_about_errors(place: Workplace, tool: RealTool) -> No
     assert place.events(result["session_id"], "retry") == []
 
 
-def test_four_runs_at_once_succeed(place: Workplace, tool: RealTool) -> None:
-    """Runs of one tool in one project do not disturb each other, and each has its own conversation."""
-    runs = [place.start("run", "--json", "--tool", tool.name, f"number {index}") for index in range(4)]
+def test_eight_runs_at_once_succeed(place: Workplace) -> None:
+    """Four runs of each tool in one project do not disturb each other, and each has its own conversation."""
+    prompts = [(tool.name, f"number {index}") for tool in TOOLS for index in range(4)]
+    runs = [place.start("run", "--json", "--tool", name, prompt) for name, prompt in prompts]
     results = [finish(run) for run in runs]
-    assert [done.code for done in results] == [0] * 4, results
-    assert [done.json["text"] for done in results] == [f"MOCK ECHO: number {index} [users=1]" for index in range(4)]
-    assert len({done.json["provider_session_id"] for done in results}) == 4
-    assert [session["status"] for session in place.sessions()] == ["succeeded"] * 4
+    assert [done.code for done in results] == [0] * len(runs), results
+    assert [done.json["text"] for done in results] == [f"MOCK ECHO: {prompt} [users=1]" for _, prompt in prompts]
+    assert len({done.json["provider_session_id"] for done in results}) == len(runs)
+    assert [session["status"] for session in place.sessions()] == ["succeeded"] * len(runs)
 
 
 def test_one_of_two_resumes_at_once_wins(place: Workplace, tool: RealTool) -> None:

@@ -49,6 +49,7 @@ class RealTool:
     files: Callable[[str], dict[str, str]]  # by their place below HOME
     conversation: str  # a glob below HOME for the file that a resume reads; {id} is the provider session's
     project_file: str  # what it reads of a project's instructions
+    tells_cost: bool
     effort: Callable[[Json], Any]  # of a request
     shell_permissions: tuple[str, ...]  # the levels at which its agent may run any command
     writes: Callable[[str], tuple[Reply, ...]]  # how its agent may try to write the file
@@ -83,6 +84,7 @@ CODEX = RealTool(
     files=_codex_files,
     conversation=".codex/sessions/*/*/*/rollout-*-{id}.jsonl",
     project_file="AGENTS.md",
+    tells_cost=False,
     effort=lambda body: body["reasoning"]["effort"],
     shell_permissions=("edit", "full"),
     writes=lambda path: (tool_call(f"echo x > {path}"),),
@@ -96,6 +98,7 @@ CLAUDE_CODE = RealTool(
     files=lambda _url: {},
     conversation=".claude/projects/*/{id}.jsonl",
     project_file="CLAUDE.md",
+    tells_cost=True,
     effort=lambda body: body["output_config"]["effort"],
     shell_permissions=("full",),
     writes=lambda path: (
@@ -126,14 +129,16 @@ class Workplace:
         self.base = base
         self.provider = provider
         self.home = base / "home"
-        self.project = self.home / "project"
+        self.project = self.home / "my projéct"  # paths have spaces
         self.project.mkdir(parents=True)
+        (base / "tmp").mkdir()
         self.state_root = self.home / ".local" / "state" / "csa"
         self.env = {
             "HOME": str(self.home),
             "PATH": os.pathsep.join([str(executables()), str(CSA.parent), SEARCH_PATH]),
             "LANG": "C.UTF-8",
             "TERM": "dumb",
+            "TMPDIR": str(base / "tmp"),
             "USER": "tester",
         }
         self._started: list[subprocess.Popen[bytes]] = []
@@ -145,13 +150,15 @@ class Workplace:
                 path.write_text(content)
         subprocess.run(["git", "init", "-q", "."], cwd=self.project, env=self.env, check=True)
 
-    def start(self, *words: str, env: Mapping[str, str] | None = None) -> subprocess.Popen[bytes]:
-        """Start csa with an empty stdin; end it with `finish`."""
+    def start(
+        self, *words: str, env: Mapping[str, str] | None = None, stdin: int = subprocess.DEVNULL
+    ) -> subprocess.Popen[bytes]:
+        """Start csa; end it with `finish`."""
         process = subprocess.Popen(
             [CSA, *words],
             cwd=self.project,
             env={**self.env, **(env or {})},
-            stdin=subprocess.DEVNULL,
+            stdin=stdin,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
         )
@@ -277,7 +284,7 @@ def executables() -> Path:
     missing = [tool.executable for tool in TOOLS if not CLIS or not (found / tool.executable).exists()]
     if missing:
         pytest.fail(
-            f"The real CLIs ({', '.join(missing)}) are not below CSA_REAL_CLIS: run `make test-real`, which installs them.",
+            f"The real CLIs ({', '.join(missing)}) are not below CSA_REAL_CLIS: run `make test-real`, which gets them.",
             pytrace=False,
         )
     return found.resolve()

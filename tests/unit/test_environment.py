@@ -67,16 +67,16 @@ def test_changes_set_and_remove() -> None:
 
 def test_the_note_names_session_output_and_command() -> None:
     """An agent learns its session, where files go and how to start a sub-agent."""
-    note = system_note(make_state(), PATHS, turn=1, csa_command="/bin/csa", max_depth=5)
+    note = system_note(make_state(), csa_command="/bin/csa", max_depth=5)
     assert ID in note
-    assert str(PATHS.turn_output(1)) in note
+    assert "CSA_OUTPUT_DIR" in note
     assert '/bin/csa run "task"' in note
     assert len(note) < 1000
 
 
 def test_the_note_offers_no_sub_agents_at_the_limit() -> None:
     """At the deepest level nothing is said of sub-agents."""
-    note = system_note(make_state(parent=PARENT, depth=5), PATHS, turn=1, csa_command="/bin/csa", max_depth=5)
+    note = system_note(make_state(parent=PARENT, depth=5), csa_command="/bin/csa", max_depth=5)
     assert "/bin/csa" not in note
 
 

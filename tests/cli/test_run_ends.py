@@ -1,0 +1,169 @@
+"""Ends that somebody asked for: timeouts, signals, kills, a tool that will not go. Nothing is left, the status is true."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import time
+from subprocess import DEVNULL, PIPE
+from typing import Any
+
+import pytest
+
+from tests.support import CSA, Place, headline_id, wait_for
+
+BOTH = pytest.mark.parametrize("tool", ["codex", "claude-code"])
+TREE: list[list[Any]] = [
+    ["spawn-grandchild", "exec setsid sleep 600", {"hold_stdout": True}],
+    ["spawn-grandchild", "exec setsid nohup bash -c \"trap '' TERM INT HUP; sleep 600 & wait\""],
+]
+
+
+def no_lock_is_held(place: Place, session_id: str) -> bool:
+    return place.run("session", "is-alive", session_id).code == 1
+
+
+@BOTH
+def test_timeout(place: Place, tool: str) -> None:
+    """When the time is up the tool and its tree are ended: exit 124, status timed_out, the text so far."""
+    place.play(*TREE, ["say", "so far"], ["sleep", 60])
+    done = place.run("run", "--tool", tool, "--timeout", "0.8", "--json", "hello")
+    assert not place.processes()
+    assert (done.code, done.json["status"], done.json["exit_code"]) == (124, "timed_out", 124)
+    assert done.json["text"] == "so far"
+    assert place.status(done.session_id) == "timed_out"
+
+
+def test_timeout_from_the_configuration(place: Place) -> None:
+    """`timeout_s` of the configuration holds where no flag is given."""
+    place.play(["sleep", 60])
+    assert place.run("run", "--tool", "codex", "hello", env={"CSA_CONF_TIMEOUT_S": "0.3"}).code == 124
+
+
+@BOTH
+@pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 143), ("SIGHUP", 129)])
+def test_signals_cancel(place: Place, tool: str, name: str, code: int) -> None:
+    """Ctrl-C, TERM and hangup end the turn in order: status cancelled, their own exit code, nothing left."""
+    place.play(*TREE, ["say", "so far"], ["run", f"touch {place.ready}; setsid sleep 600 & sleep 600"])
+    running = place.start("run", "--tool", tool, "hello")
+    place.wait_ready()
+    running.signal(signal.Signals[name])
+    done = running.wait()
+    assert not place.processes()
+    assert done.code == code
+    assert done.out == "so far\n"
+    end = place.last_event(done.session_id)
+    assert (end["status"], end["exit_code"]) == ("cancelled", code)
+    assert name in end["summary"] or "so far" in end["summary"]
+    assert no_lock_is_held(place, done.session_id)
+    assert "Traceback" not in done.err
+
+
+def test_signal_at_any_early_moment(place: Place) -> None:
+    """A TERM right after the id has appeared, whatever csa is doing then, ends the turn as cancelled."""
+    place.play(["sleep", 60])
+    running = place.start("run", "--tool", "codex", "hello")
+    session_id = running.session_id
+    running.signal(signal.SIGTERM)
+    done = running.wait()
+    assert (done.code, place.last_event(session_id)["status"]) == (143, "cancelled")
+
+
+def stubborn_codex(place: Place) -> dict[str, str]:
+    """Put a codex on the PATH that notes a TERM and stays."""
+    program = place.tmp / "bin" / "codex"
+    program.parent.mkdir()
+    program.write_text(
+        f"#!/bin/bash\ntrap 'touch {place.tmp}/asked' TERM INT\ntouch {place.ready}\nwhile :; do sleep 0.02; done\n"
+    )
+    program.chmod(0o755)
+    return {"PATH": f"{program.parent}:{place.env['PATH']}"}
+
+
+def test_second_interrupt_kills_at_once(place: Place) -> None:
+    """A tool that ignores TERM has three seconds; a second Ctrl-C ends it now."""
+    running = place.start("run", "--tool", "codex", "hello", env=stubborn_codex(place))
+    place.wait_ready()
+    running.signal(signal.SIGINT)
+    wait_for((place.tmp / "asked").exists, "the tool was asked to end")
+    begin = time.monotonic()
+    running.signal(signal.SIGINT)
+    done = running.wait()
+    assert time.monotonic() - begin < 2  # a second less than the grace
+    assert not place.processes()
+    assert (done.code, place.last_event(done.session_id)["status"]) == (130, "cancelled")
+    assert "Traceback" not in done.err
+
+
+def test_stubborn_tool_is_killed_after_its_grace(place: Place) -> None:
+    """One Ctrl-C is enough: a tool that ignores TERM is killed when its grace is over."""
+    running = place.start("run", "--tool", "codex", "hello", env=stubborn_codex(place))
+    place.wait_ready()
+    running.signal(signal.SIGINT)
+    done = running.wait()
+    assert (done.code, place.last_event(done.session_id)["status"]) == (130, "cancelled")
+    assert not place.processes()
+
+
+@BOTH
+@pytest.mark.parametrize("name", ["KILL", "SEGV"])
+def test_tool_that_dies_of_a_signal(place: Place, tool: str, name: str) -> None:
+    """A tool killed by a signal csa did not send: status killed, exit 1."""
+    place.play(["say", "so far"], ["signal-self", name])
+    done = place.run("run", "--tool", tool, "--json", "hello")
+    assert (done.code, done.json["status"], done.json["tool_exit_code"]) == (1, "killed", None)
+    assert done.json["text"] == "so far"
+
+
+@BOTH
+def test_finished_tool_that_hangs_is_reaped(place: Place, tool: str) -> None:
+    """A tool that has announced its end and does not exit is ended after a grace; the turn has succeeded."""
+    place.play(["say", "done"], ["finish"], ["sleep", 600])
+    done = place.run("run", "--tool", tool, "hello")
+    assert (done.code, done.out) == (0, "done\n")
+    assert not place.processes()
+
+
+def test_cancel_file(place: Place) -> None:
+    """The `cancel` file in the session's directory ends the turn, and is gone afterwards."""
+    place.play(*TREE, ["touch", str(place.ready)], ["sleep", 60])
+    running = place.start("run", "--tool", "codex", "hello")
+    place.wait_ready()
+    cancel = place.session(running.session_id) / "cancel"
+    cancel.touch()
+    done = running.wait()
+    assert place.last_event(done.session_id)["status"] == "cancelled"
+    assert done.code == 130
+    assert not cancel.exists()
+    assert not place.processes()
+
+
+def test_interrupt_after_the_answer(place: Place) -> None:
+    """Ctrl-C between the tool's typed end and its exit: the turn is cancelled, and its answer is not lost."""
+    place.play(["say", "done"], ["finish"], ["touch", str(place.ready)], ["sleep", 600])
+    running = place.start("run", "--tool", "codex", "hello")
+    place.wait_ready()
+    transcript = place.session(running.session_id) / "transcript.jsonl"
+    wait_for(lambda: b'"usage"' in transcript.read_bytes(), "the typed end is read")
+    running.signal(signal.SIGINT)
+    done = running.wait()
+    assert (done.code, done.out) == (130, "done\n")
+    assert place.run("session", "result", done.session_id).out == "done\n"
+
+
+def test_reader_of_stderr_that_goes_away(place: Place) -> None:
+    """When nobody reads the progress any more, the turn goes on: its answer comes and its record is complete."""
+    place.play(["wait-file", str(place.go), 30], ["call", "ls"], ["call", "ls"], ["say", "done"])
+    words = [CSA, "run", "--tool", "codex", "hello"]
+    process = subprocess.Popen(
+        words, cwd=place.project, env=place.env, stdin=DEVNULL, stdout=PIPE, stderr=PIPE, text=True
+    )
+    assert process.stdout
+    assert process.stderr
+    session_id = headline_id(process.stderr.readline())
+    process.stderr.close()
+    place.release()
+    with process.stdout:
+        assert process.stdout.read() == "done\n"
+    assert process.wait(20) == 0
+    assert place.last_event(session_id)["status"] == "succeeded"

@@ -1,0 +1,190 @@
+"""Redaction across borders: a secret cut anywhere never gets through."""
+
+import itertools
+import json
+import os
+import tempfile
+from pathlib import Path
+
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from csa.model.redaction import MARK, Redactor, StreamRedactor
+from csa.process.logs import OutputLog
+from csa.store.journal import Journal
+from csa.store.transcript import read_events
+
+SECRETS = {
+    "shape": "ghp_abcdefghijklmnopqrstuvwxyz0123456789",
+    "exact": "correct-horse-battery-staple",
+    "spaces": "correct horse battery staple",
+    "multiline": "first line of it\nsecond line of it\nthird",
+    "repeating": "same\nsame\nother line of it",
+    "unicode": "gehéimnis-übergröße",
+    "bearer": "Bearer abcdefghijklmnop.qrstuvw",
+    "assigned": "password=hunter2hunter2",
+    "url": "postgres://user:hunter2hunter2@db/x",
+    "pem": "-----BEGIN PRIVATE KEY-----\nMIIEowIBAAKCAQEA1111\nMIIEowIBAAKCAQEA2222\n-----END PRIVATE KEY-----",
+}
+ENVIRON = {
+    "A_SECRET": SECRETS["exact"],
+    "B_SECRET": SECRETS["spaces"],
+    "C_SECRET": SECRETS["multiline"],
+    "D_SECRET": SECRETS["unicode"],
+    "E_SECRET": SECRETS["repeating"],
+}
+REDACTOR = Redactor(ENVIRON)
+CORES = {
+    **{name: [value] for name, value in SECRETS.items()},
+    "bearer": ["abcdefghijklmnop"],
+    "assigned": ["hunter2"],
+    "url": ["hunter2"],
+    "pem": ["MIIEowIBAAKCAQEA1111", "MIIEowIBAAKCAQEA2222"],
+    "multiline": ["first line of it", "second line of it"],
+    "repeating": ["other line of it"],
+}
+_NAMES = st.sampled_from(sorted(SECRETS))
+_AROUND = st.lists(
+    st.sampled_from(["", " ", "\n", "text", "a b, c", "é", "same\n", "first line of i", "\nsame\n", "key: "]),
+    max_size=4,
+).map("".join)
+_CUTS = st.lists(st.integers(0, 200), max_size=6)
+
+
+def pieces(content: str, cuts: list[int]) -> list[str]:
+    borders = [0, *sorted(cut % (len(content) + 1) for cut in cuts), len(content)]
+    return [content[a:b] for a, b in itertools.pairwise(borders)]
+
+
+def assert_clean(name: str, out: str) -> None:
+    assert [core for core in CORES[name] if core in out] == []
+    assert MARK in out
+
+
+@given(_NAMES, _AROUND, _AROUND, _CUTS)
+@example("repeating", "same\n", "", [10])
+def test_a_stream_cut_anywhere(name: str, before: str, after: str, cuts: list[int]) -> None:
+    """Whatever the chunks, no secret leaves a stream, and what is around it does."""
+    stream = StreamRedactor(REDACTOR)
+    content = f"<{before} {SECRETS[name]} {after}>"
+    out = "".join(map(stream.feed, pieces(content, cuts))) + stream.close()
+    assert_clean(name, out)
+    assert out.startswith("<")
+
+
+@given(_NAMES)
+def test_every_single_border(name: str) -> None:
+    """A secret of one line cut in two at any place is redacted as if it were whole."""
+    content = f"a line\nbefore {SECRETS[name]} after\nanother line\n"
+    for at in range(len(content) + 1):
+        stream = StreamRedactor(REDACTOR)
+        assert stream.feed(content[:at]) + stream.feed(content[at:]) + stream.close() == REDACTOR.redact(content)
+
+
+@given(
+    st.sampled_from(sorted(set(SECRETS) - {"multiline", "repeating", "pem"})),
+    st.integers(0, 400),
+    st.integers(1, 97),
+    st.sampled_from(["", "x", " ", ", ", '" ', "word ", "-", "é"]),
+)
+def test_an_endless_line(name: str, before: int, size: int, filler: str) -> None:
+    """Where a line is too long to be held, the cut does not go through a secret either."""
+    stream = StreamRedactor(REDACTOR, max_held=256)
+    content = "a" + filler * before + f" {SECRETS[name]} " + (filler or "y") * 600
+    chunks = [content[at : at + size] for at in range(0, len(content), size)]
+    out = ""
+    for chunk in chunks:
+        out += stream.feed(chunk)
+    assert_clean(name, out + stream.close())
+
+
+@given(_NAMES, _AROUND, _AROUND, _CUTS)
+def test_chunks_in_the_journal(name: str, before: str, after: str, cuts: list[int]) -> None:
+    """A message streamed in chunks holds no secret on disk, whole events that come in between included."""
+    content = f"<{before} {SECRETS[name]} {after}>"
+    with tempfile.TemporaryDirectory() as place:
+        path = Path(place) / "transcript.jsonl"
+        journal = Journal(path, REDACTOR, turn=1)
+        returned = []
+        for piece in pieces(content, cuts):
+            returned += journal.append("agent_message", {"text": piece, "chunk": True})
+        returned += journal.append("usage", {"input_tokens": 1})
+        journal.close()
+        events = list(read_events(path))
+        raw = path.read_text()
+    assert [event.seq for event in events] == list(range(1, len(events) + 1))
+    assert [event.to_dict() for event in returned] == [event.to_dict() for event in events]
+    text = "".join(event.data["text"] for event in events if event.type == "agent_message")
+    assert_clean(name, text)
+    for core in CORES[name]:
+        assert json.dumps(core, ensure_ascii=False)[1:-1] not in raw
+
+
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(["agent_message", "agent_thought"]), st.sampled_from(["a", "b\n", "é"])), max_size=12
+    )
+)
+def test_chunks_lose_nothing(chunks: list[tuple[str, str]]) -> None:
+    """Without secrets the text of each stretch of chunks arrives whole and in order."""
+    with tempfile.TemporaryDirectory() as place:
+        path = Path(place) / "transcript.jsonl"
+        journal = Journal(path, REDACTOR, turn=1)
+        for kind, text in chunks:
+            journal.append(kind, {"text": text, "chunk": True})
+        journal.close()
+        found = [(event.type, letter) for event in read_events(path) for letter in event.data["text"]]
+    assert found == [(kind, letter) for kind, text in chunks for letter in text]
+
+
+@given(_NAMES, _AROUND, _AROUND, _CUTS)
+def test_a_log_cut_at_any_byte(name: str, before: str, after: str, cuts: list[int]) -> None:
+    """A log cut inside a character or a secret holds neither a broken character nor the secret."""
+    content = f"<{before} {SECRETS[name]} {after}>".encode()
+    borders = [0, *sorted(cut % (len(content) + 1) for cut in cuts), len(content)]
+    with tempfile.TemporaryDirectory() as place:
+        path = Path(place) / "stdout.log"
+        log = OutputLog(path, REDACTOR)
+        for a, b in itertools.pairwise(borders):
+            log.write(content[a:b])
+        log.close()
+        assert log.fault is None
+        assert_clean(name, path.read_text())
+
+
+@given(st.binary(max_size=60), st.lists(st.integers(1, 7), min_size=1))
+def test_a_log_keeps_every_byte(content: bytes, sizes: list[int]) -> None:
+    """What is no secret arrives byte for byte, even when it is no UTF-8."""
+    with tempfile.TemporaryDirectory() as place:
+        path = Path(place) / "stdout.log"
+        log = OutputLog(path, Redactor())
+        at = turn = 0
+        while at < len(content):
+            size = sizes[turn % len(sizes)]
+            log.write(content[at : at + size])
+            at, turn = at + size, turn + 1
+        log.close()
+        assert path.read_bytes() == content
+
+
+@given(st.lists(st.integers(1, 30), min_size=1, max_size=60))
+def test_a_log_is_capped_and_keeps_its_end(sizes: list[int]) -> None:
+    """A log never grows over its cap, keeps the newest lines, and says what it dropped."""
+    lines = [f"{at:04d}{'x' * size}\n".encode() for at, size in enumerate(sizes)]
+    whole = b"".join(lines)
+    with tempfile.TemporaryDirectory() as place:
+        path = Path(place) / "stdout.log"
+        log = OutputLog(path, Redactor(), max_bytes=200)
+        for line in lines:
+            log.write(line)
+        log.close()
+        first, found, rest = path.read_bytes().partition(b" bytes were dropped]\n")
+        assert os.listdir(place) == ["stdout.log"]
+    kept = rest if found else first
+    assert whole.endswith(kept)
+    assert len(kept) <= 200
+    if found:
+        assert len(kept) >= 60
+        assert first == f"[csa: the oldest {len(whole) - len(kept)}".encode()
+    else:
+        assert kept == whole
