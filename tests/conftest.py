@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import settings
+from hypothesis import Phase, settings
 
 from csa.paths import SessionPaths, store_dir
 
@@ -21,7 +21,14 @@ SEARCH_PATH = os.pathsep.join([str(FAKE_TOOLS_BIN), str(Path(sys.executable).par
 _KEPT_PREFIXES = ("PYTEST_", "COV_", "COVERAGE_", "HYPOTHESIS_")
 _GRACE_S = 3.0
 
-settings.register_profile("csa", deadline=None, max_examples=60, database=None)
+settings.register_profile(
+    "csa",
+    deadline=None,
+    max_examples=60,
+    database=None,
+    report_multiple_bugs=False,
+    phases=[Phase.explicit, Phase.generate, Phase.shrink],
+)
 settings.load_profile("csa")
 
 

@@ -23,8 +23,9 @@ def main(argv: list[str] | None = None) -> int:
         code = _dispatch(words)
         sys.stdout.flush()
     except BrokenPipeError:
-        # The reader has gone (`csa session list | head`). Python would complain once more when it closes stdout.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        from csa.cli.output import silence  # noqa: PLC0415  # `csa session list | head`
+
+        silence(sys.stdout)
         return EXIT_BROKEN_PIPE
     except CsaError as error:
         from csa.cli.output import print_error  # noqa: PLC0415  # as above

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import IO, Any
 
 from csa.errors import CsaError
@@ -43,6 +45,22 @@ def print_problem(message: str, *, hint: str | None = None) -> None:
 def print_json(value: Any) -> None:
     """Print one JSON value on one line."""
     print(json.dumps(value, ensure_ascii=False))
+
+
+@contextmanager
+def lossy(stream: IO[str]) -> Iterator[None]:
+    """Print to a stream whose reader may go away; when it has, what follows is dropped rather than failing a run."""
+    try:
+        yield
+    except OSError:
+        silence(stream)
+
+
+def silence(stream: IO[str]) -> None:
+    """Send a stream that nobody reads to /dev/null, or Python would complain again when it closes it."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, stream.fileno())
+    os.close(null)
 
 
 class Style:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import shlex
 import shutil
 import signal
@@ -18,7 +17,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from csa.cli.output import print_json, print_problem
+from csa.cli.output import lossy, print_json, print_problem
 from csa.errors import UsageError
 from csa.model.config import AUTO
 from csa.model.permission import Permission
@@ -96,24 +95,20 @@ async def _drive(turn: Turn, progress: Progress, arguments: argparse.Namespace) 
                     turn.cancel(signal_name=signal.Signals(number).name)
 
             tasks.start_soon(obey)
-            progress.begin(turn)
+            with lossy(sys.stderr):
+                progress.begin(turn)
             try:
                 tasks.start_soon(progress.keep_fresh)
                 async for event in turn:
                     if arguments.stream_json:
-                        _print_line(json.dumps(event.to_dict(), ensure_ascii=False))
-                    progress.show(event)
+                        with lossy(sys.stdout):
+                            print(json.dumps(event.to_dict(), ensure_ascii=False), flush=True)
+                    with lossy(sys.stderr):
+                        progress.show(event)
             finally:
-                progress.end()
+                with lossy(sys.stderr):
+                    progress.end()
             tasks.cancel_scope.cancel()
-
-
-def _print_line(line: str) -> None:
-    """Print to stdout at once; a reader that has gone does not end the run."""
-    try:
-        print(line, flush=True)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _print_outcome(turn: Turn, result: RunResult, arguments: argparse.Namespace) -> None:
@@ -123,11 +118,13 @@ def _print_outcome(turn: Turn, result: RunResult, arguments: argparse.Namespace)
         print(result.session_id)
     elif not arguments.stream_json and result.text:
         print(result.text)
-    for loss in turn.losses:
-        print(f"warning: {loss}", file=sys.stderr)
-    if result.status != "succeeded":
-        kind = f" ({result.error_kind})" if result.error_kind else ""
-        print_problem(f"{result.tool} {_STATUS_WORDS[result.status]}{kind}: {result.error_message}", hint=_hint(result))
+    with lossy(sys.stderr):
+        for loss in turn.losses:
+            print(f"warning: {loss}", file=sys.stderr)
+        if result.status != "succeeded":
+            kind = f" ({result.error_kind})" if result.error_kind else ""
+            words = f"{result.tool} {_STATUS_WORDS[result.status]}{kind}: {result.error_message}"
+            print_problem(words, hint=_hint(result))
 
 
 _STATUS_WORDS = {

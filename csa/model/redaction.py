@@ -7,12 +7,14 @@ that must be present, so that text without secrets costs a few substring searche
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 MARK = "[REDACTED]"
+_ESCAPES = {"\n": "n", "\r": "r", "\t": "t", "\b": "b", "\f": "f"}
+_PLAIN = re.compile(r"[ !#-\[\]-~]+")  # printable ASCII without quote and backslash: JSON leaves it as it is
+_WINDOW = 16 << 10  # longer than any secret that has no line break
 ANSWER_MIN_LENGTH = 8  # in an answer, shorter environment values are more likely words than secrets
 _MIN_LENGTH = 4
 _SECRET_NAME = re.compile(r"(?:_|^)(?:KEY|TOKEN|SECRET)$|PASSWORD|PASSWD|_CREDENTIALS?$", re.IGNORECASE)
@@ -78,16 +80,20 @@ class Redactor:
         secrets = sorted(
             (v for v in values if len(v) >= _MIN_LENGTH and v.lower() not in _TRIVIAL), key=len, reverse=True
         )
-        self.exact = _spellings(v for v in secrets if len(v) >= ANSWER_MIN_LENGTH)
-        short = _spellings(v for v in secrets if len(v) < ANSWER_MIN_LENGTH)
-        self._short = {value: re.compile(rf"(?<!\w){re.escape(value)}(?!\w)") for value in short}
+        long = [v for v in secrets if len(v) >= ANSWER_MIN_LENGTH]
+        self.multiline = [v for v in long if "\n" in v]
+        self._plain = [v for v in long if _PLAIN.fullmatch(v)]
+        self._escapable = [(_hint(v), _nested_pattern(v)) for v in long if not _PLAIN.fullmatch(v)]
+        short = [v for v in secrets if len(v) < ANSWER_MIN_LENGTH]
+        self._short = [(_hint(v), re.compile(rf"(?<!\w){_nested_pattern(v).pattern}(?!\w)")) for v in short]
+        self._literals = [*self._plain, *(hint for hint, _ in (*self._escapable, *self._short))]
 
     def redact(self, text: str) -> str:
         """Redact what goes to disk or to progress: everything that may be a secret."""
         lowered = text.lower()
         text = self._redact_known(text, lowered)
-        for value, pattern in self._short.items():
-            if value in text:
+        for hint, pattern in self._short:
+            if hint in text:
                 text = pattern.sub(MARK, text)
         for word, pattern in _ASSIGNED:
             if word in lowered:
@@ -116,15 +122,15 @@ class Redactor:
         for hint in _HINTS:  # loops, not any(): this runs for every event
             if hint in lowered:
                 return True
-        for value in self.exact:
-            if value in text:
-                return True
-        return any(value in text for value in self._short)
+        return any(literal in text for literal in self._literals)
 
     def _redact_known(self, text: str, lowered: str) -> str:
-        for value in self.exact:
+        for value in self._plain:
             if value in text:
                 text = text.replace(value, MARK)
+        for hint, pattern in self._escapable:
+            if hint in text:
+                text = pattern.sub(MARK, text)
         for hints, pattern, replacement in _SHAPES:
             if any(hint in lowered for hint in hints):
                 text = pattern.sub(replacement, text)
@@ -138,7 +144,6 @@ class StreamRedactor:
         self._redactor = redactor
         self._max_held = max_held
         self._held = ""
-        self._multiline = [value for value in redactor.exact if "\n" in value]
 
     def feed(self, text: str) -> str:
         """Take text; return what can be let go: whole lines, unless a key block is open at their end."""
@@ -158,31 +163,51 @@ class StreamRedactor:
         return self._redactor.redact(ready)
 
     def _cut_within_line(self) -> int:
-        """Find a place for a cut in an endless line: behind white space or a quote, well before the end."""
+        """Find a place in an endless line, well before its end, where a cut changes nothing of what is redacted."""
         end = len(self._held) - self._max_held // 4
-        return max(self._held.rfind(mark, 0, end) + 1 for mark in (' "', '",', " ", ",")) or end
+        for cut in range(end, end // 2, -max(1, end // 64)):
+            before, after = self._held[max(0, cut - _WINDOW) : cut], self._held[cut : cut + _WINDOW]
+            redact = self._redactor.redact
+            if redact(before) + redact(after) == redact(before + after):
+                return cut
+        return 0 if len(self._held) < 4 * self._max_held else end
 
     def _before_open_secret(self, cut: int) -> int:
+        """Move a cut before a key block, or a secret of several lines, that has begun and not ended there."""
         begin = self._held.rfind("-----BEGIN ", 0, cut)
         if begin >= 0 and "-----END" not in self._held[begin:cut] and cut - begin < 1 << 16:
             cut = begin
-        for value in self._multiline:
+        for value in self._redactor.multiline:
             first = value.partition("\n")[0] + "\n"
             at = self._held.find(first, max(0, cut - len(value)), cut)
-            if at >= 0 and value.startswith(self._held[at:cut]):
-                cut = at
+            while at >= 0 and not value.startswith(self._held[at:cut]):
+                at = self._held.find(first, at + 1, cut)
+            cut = at if at >= 0 else cut
         return cut
 
 
-def _spellings(secrets: Iterable[str]) -> list[str]:
-    """Return each value as it is and as it looks inside one and two levels of JSON strings."""
-    found: dict[str, None] = {}
-    for value in secrets:
-        for ascii_only in (True, False):
-            once = json.dumps(value, ensure_ascii=ascii_only)[1:-1]
-            twice = json.dumps(once, ensure_ascii=ascii_only)[1:-1]
-            found.update(dict.fromkeys((value, once, twice)))
-    return sorted(found, key=len, reverse=True)
+def _nested_pattern(value: str) -> re.Pattern[str]:
+    """Match a value as it is, and as it looks inside any number of JSON strings."""
+    return re.compile("".join(map(_nested_character, value)))
+
+
+def _nested_character(character: str) -> str:
+    if character in _ESCAPES:
+        return f"(?:{re.escape(character)}|\\\\+{_ESCAPES[character]})"
+    if character == "\\":
+        return r"\\+"
+    if character == '"':
+        return r'\\*"'
+    if character.isascii() and character.isprintable():
+        return re.escape(character)
+    units = character.encode("utf-16-be")
+    code = "".join(rf"\\+u{units[at]:02x}{units[at + 1]:02x}" for at in range(0, len(units), 2))
+    return f"(?:{re.escape(character)}|(?i:{code}))"
+
+
+def _hint(value: str) -> str:
+    """Return the longest part that is spelled alike in every nesting."""
+    return max(re.findall(r"[A-Za-z0-9_./+=-]+", value), key=len, default="")
 
 
 def _redact_assigned(text: str, pattern: re.Pattern[str]) -> str:

@@ -21,7 +21,7 @@ from csa.model.state import SessionState, ToolState
 from csa.runner.caller import Caller
 from csa.runner.request import RunRequest
 from csa.runner.setting import Setting, resolve_selector
-from csa.runner.toolbox import ToolChoice, adapter_names, choose_tool, load_adapter
+from csa.runner.toolbox import ToolChoice, choose_tool, loadable_adapters
 from csa.store.project import git_branch
 
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9._-]{0,63}")
@@ -188,7 +188,7 @@ def _plan(
 
 def _choose(setting: Setting, request: RunRequest, *, previous: str | None) -> ToolChoice:
     outer = setting.caller.state.last_tool if setting.caller else None
-    family = load_adapter(outer).family if outer and outer in adapter_names() else None
+    family = next((adapter.family for adapter in loadable_adapters()[0] if adapter.name == outer), None)
     return choose_tool(request.tool, previous, setting.config, setting.environ, avoid_family=family)
 
 

@@ -24,7 +24,7 @@ from csa.paths import SessionPaths
 from csa.process.logs import OutputLog
 from csa.runner.plan import TurnPlan
 from csa.store.atomic import write_atomically, write_private
-from csa.store.held import HeldSession, build_session, names_lock, open_session
+from csa.store.held import HeldSession, build_session, open_session, store_lock
 from csa.store.journal import Journal
 from csa.store.results import list_artifacts, save_result
 from csa.store.sessions import Store
@@ -226,7 +226,7 @@ def publish(store: Store, recorder: Recorder) -> None:
     if not state.name:
         recorder.held.publish()
         return
-    with names_lock(store):
+    with store_lock(store):
         if store.find_name(state.name):
             raise BusyError(f"Another run has just created a session named '{state.name}'.")
         recorder.held.publish()

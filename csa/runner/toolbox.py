@@ -52,8 +52,26 @@ def load_adapter(name: str) -> Adapter:
         close = get_close_matches(name, known, n=1)
         hint = f"did you mean '{close[0]}'?" if close else f"the tools are {', '.join(known)}"
         raise UsageError(f"Unknown tool '{name}'.", hint=hint)
-    adapter: Adapter = point.load()()
+    try:
+        adapter: Adapter = point.load()()
+    except Exception as error:  # third parties' code may fail in any way; it must not stop the other tools
+        raise ToolUnavailableError(
+            f"The adapter of {name} ({point.value}) cannot be loaded: {type(error).__name__}: {error}.",
+            hint="reinstall or remove the package that brings it",
+        ) from error
     return adapter
+
+
+def loadable_adapters() -> tuple[list[Adapter], list[str]]:
+    """Return the adapters that load, and what is wrong with those that do not."""
+    adapters: list[Adapter] = []
+    problems: list[str] = []
+    for name in adapter_names():
+        try:
+            adapters.append(load_adapter(name))
+        except ToolUnavailableError as error:
+            problems.append(error.message)
+    return adapters, problems
 
 
 def choose_tool(
@@ -131,6 +149,5 @@ def _first_usable(config: Config, environ: Mapping[str, str], avoid_family: str 
 
 
 def _in_order(config: Config) -> list[Adapter]:
-    names = adapter_names()
-    ordered = [name for name in config.tools_order if name in names]
-    return [load_adapter(name) for name in (*ordered, *(name for name in names if name not in ordered))]
+    order = {name: index for index, name in enumerate(config.tools_order)}
+    return sorted(loadable_adapters()[0], key=lambda adapter: order.get(adapter.name, len(order)))

@@ -26,7 +26,7 @@ import anyio
 from anyio.abc import TaskGroup
 
 from csa.errors import CsaError
-from csa.model.adapter import Decoder, Invocation, Outcome, ToolExit, TurnRequest
+from csa.model.adapter import Adapter, Decoder, Invocation, Outcome, ToolExit, TurnRequest
 from csa.model.events import Event
 from csa.model.result import RunResult, exit_code_for
 from csa.process.framing import LineFramer
@@ -43,7 +43,7 @@ from csa.runner.plan import TurnPlan
 from csa.runner.recorder import Recorder, begin, publish
 from csa.runner.request import RunRequest
 from csa.runner.setting import Setting
-from csa.runner.toolbox import adapter_names, find_command, load_adapter
+from csa.runner.toolbox import find_command, loadable_adapters
 from csa.runner.verdict import Stop, judge
 
 FLUSH_S = 0.1
@@ -145,9 +145,10 @@ class Turn:
         plan, recorder = self.plan, self._recorder
         final_paths = self._setting.store.paths(self.session_id)
         handoff = None if plan.is_new else make_handoff(recorder.paths, plan.adapter.name)
+        adapters, problems = loadable_adapters()
         base = base_environment(
             self._setting.environ,
-            (marker for name in adapter_names() for marker in load_adapter(name).outer_markers),
+            (marker for adapter in adapters for marker in adapter.outer_markers),
             self._setting.config.for_tool(plan.adapter.name).env,
         )
         note = system_note(plan.state, csa_command=self._csa_command, max_depth=plan.max_depth)
@@ -170,7 +171,7 @@ class Turn:
             is_root=os.geteuid() == 0,
             csa_command=self._csa_command,
             sandboxed_by=outer_sandbox(),
-            writable_dirs=self._writable_dirs(base),
+            writable_dirs=self._writable_dirs(adapters, base),
             previous_totals=recorder.tool_state.totals,
         )
         self._invocation: Invocation = plan.adapter.invocation(self._asked)
@@ -191,13 +192,14 @@ class Turn:
             model=plan.model,
             handoff=handoff.data if handoff else None,
         )
+        for problem in problems:
+            self._first += recorder.append("warning", {"kind": "adapter", "message": problem})
         if plan.is_new:
             publish(self._setting.store, recorder)
         recorder.open_logs()
 
-    def _writable_dirs(self, environ: dict[str, str]) -> tuple[str, ...]:
+    def _writable_dirs(self, adapters: list[Adapter], environ: dict[str, str]) -> tuple[str, ...]:
         """Name what a nested run writes to. A sandbox can only open directories that exist, so they are made."""
-        adapters = [load_adapter(name) for name in adapter_names()]
         installed = [a for a in adapters if find_command(a, self._setting.config, environ)]
         homes = dict.fromkeys(home for adapter in installed for home in adapter.homes(environ))
         for home in homes:

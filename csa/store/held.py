@@ -18,7 +18,7 @@ from csa.model.state import SessionState
 from csa.paths import SessionPaths
 from csa.store.atomic import sync_directory
 from csa.store.liveness import probe
-from csa.store.locks import Lock, acquire_lock
+from csa.store.locks import Lock, acquire_lock, is_locked
 from csa.store.owner import current_owner
 from csa.store.sessions import NEW_PREFIX, Store
 from csa.store.statefile import create_state, load_state, save_state
@@ -82,20 +82,27 @@ class HeldSession:
 
 
 def build_session(store: Store, state: SessionState, *, tool: str) -> HeldSession:
-    """Make a new session, locked and not yet visible; `publish` shows it."""
+    """Make a new session, locked and not yet visible; `publish` shows it. Remains of a crashed start give way.
+
+    Raises:
+        BusyError: another process is building a session of that id.
+        OSError: it cannot be written; nothing is left.
+    """
     paths = SessionPaths(store.sessions_dir / (NEW_PREFIX + state.session_id))
-    _make_private(store.sessions_dir)
-    try:
-        paths.root.mkdir(0o700)
-    except FileExistsError as error:
-        raise BusyError(f"Another run is just creating session {state.session_id}.") from error
-    try:
-        _make_layout(paths)
-        create_state(paths.state, state)
-        locks = _take_locks(paths, state, tool=tool, turn=1)
-    except BaseException:
-        shutil.rmtree(paths.root, ignore_errors=True)
-        raise
+    with store_lock(store):
+        _make_private(store.sessions_dir)
+        if paths.root.exists():
+            if is_locked(paths.session_lock):
+                raise BusyError(f"Another run is just creating session {state.session_id}.")
+            shutil.rmtree(paths.root)
+        try:
+            paths.root.mkdir(0o700)
+            _make_layout(paths)
+            create_state(paths.state, state)
+            locks = _take_locks(paths, state, tool=tool, turn=1)
+        except BaseException:
+            shutil.rmtree(paths.root, ignore_errors=True)
+            raise
     return HeldSession(store, paths, state, locks)
 
 
@@ -122,10 +129,10 @@ def open_session(store: Store, session_id: str, *, tool: str | None = None) -> H
     return HeldSession(store, paths, state, locks)
 
 
-def names_lock(store: Store) -> Lock:
-    """Take the project's lock for choosing a name: held around "is it free?" and `publish`."""
+def store_lock(store: Store) -> Lock:
+    """Take the project's lock: held for moments, while a session is made or given its name."""
     _make_private(store.path)
-    return acquire_lock(store.path / "names.lock", wait=True)
+    return acquire_lock(store.path / "store.lock", wait=True)
 
 
 def _make_layout(paths: SessionPaths) -> None:
@@ -153,9 +160,14 @@ def _take_locks(paths: SessionPaths, state: SessionState, *, tool: str, turn: in
         raise BusyError(
             f"Session {state.session_id} is locked for {tool} by another program.", hint="retry later"
         ) from error
-    owner = current_owner(tool=tool, turn=turn, since=datetime.now(UTC).isoformat(timespec="seconds")).to_bytes()
-    session_lock.write(owner)
-    tool_lock.write(owner)
+    try:
+        owner = current_owner(tool=tool, turn=turn, since=datetime.now(UTC).isoformat(timespec="seconds")).to_bytes()
+        session_lock.write(owner)
+        tool_lock.write(owner)
+    except BaseException:
+        tool_lock.close()
+        session_lock.close()
+        raise
     return session_lock, tool_lock
 
 

@@ -37,9 +37,12 @@ def parse_owner(content: bytes) -> Owner | None:
     """Read a lock file's content; None when it is empty, half-written, or another program's."""
     try:
         record = json.loads(content)
-        return Owner(**{name: record[name] for name in (field.name for field in fields(Owner))})
-    except (ValueError, TypeError, KeyError):
+        owner = Owner(**{field.name: record[field.name] for field in fields(Owner)})
+        datetime.fromisoformat(owner.since)
+    except (ValueError, TypeError, KeyError, RecursionError):
         return None
+    kinds = {"int": int, "str": str}
+    return owner if all(isinstance(getattr(owner, f.name), kinds[str(f.type)]) for f in fields(Owner)) else None
 
 
 def current_owner(*, tool: str, turn: int, since: str) -> Owner:

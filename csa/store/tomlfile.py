@@ -8,7 +8,7 @@ from typing import Any
 
 import tomlkit
 
-from csa.model.state import format_time
+from csa.model.state import format_time, parse_time
 
 _INLINE = frozenset({"totals", "usage_of_turn"})
 
@@ -37,8 +37,14 @@ def _merge(target: MutableMapping[str, Any], values: Mapping[str, Any]) -> None:
             target[key] = table
         elif key not in target:
             target[key] = value
-        elif target[key] != value:
+        elif not _is_same(target[key], value):
             target[key] = _in_style_of(target[key], value)
+
+
+def _is_same(old: Any, new: Any) -> bool:
+    if isinstance(new, datetime):
+        return parse_time(old) == new
+    return bool(old == new)
 
 
 def _in_style_of(old: Any, new: Any) -> Any:

@@ -27,7 +27,7 @@ def parse_line(line: bytes) -> Event | None:
     """Read one line; None when it is not an event."""
     try:
         return Event.from_dict(json.loads(line))
-    except (ValueError, TypeError, KeyError, RecursionError):
+    except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
         return None
 
 

@@ -65,7 +65,12 @@ def test_one_name_one_session(place: Place) -> None:
 
 def test_parallel_turns_of_different_sessions(place: Place) -> None:
     """Sessions do not wait for each other: three run at the same time."""
-    place.script(*({"match": f"task {n}", "do": [["touch", f"{place.tmp}/up-{n}"], ["wait-file", str(place.go), 60]]} for n in range(3)))
+    place.script(
+        *(
+            {"match": f"task {n}", "do": [["touch", f"{place.tmp}/up-{n}"], ["wait-file", str(place.go), 60]]}
+            for n in range(3)
+        )
+    )
     started = [place.start("run", "--tool", "codex", f"task {number}") for number in range(3)]
     wait_for(lambda: all((place.tmp / f"up-{number}").exists() for number in range(3)), "all three run")
     assert {item["status"] for item in place.run("session", "list", "--json").json} == {"running"}

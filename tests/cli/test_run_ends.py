@@ -1,4 +1,7 @@
-"""Ends that somebody asked for: timeouts, signals, kills, a tool that will not go. Nothing is left, the status is true."""
+"""Ends that somebody asked for: timeouts, signals, kills, a tool that will not go.
+
+Nothing is left, and the status is true.
+"""
 
 from __future__ import annotations
 
@@ -155,15 +158,14 @@ def test_reader_of_stderr_that_goes_away(place: Place) -> None:
     """When nobody reads the progress any more, the turn goes on: its answer comes and its record is complete."""
     place.play(["wait-file", str(place.go), 30], ["call", "ls"], ["call", "ls"], ["say", "done"])
     words = [CSA, "run", "--tool", "codex", "hello"]
-    process = subprocess.Popen(
+    with subprocess.Popen(
         words, cwd=place.project, env=place.env, stdin=DEVNULL, stdout=PIPE, stderr=PIPE, text=True
-    )
-    assert process.stdout
-    assert process.stderr
-    session_id = headline_id(process.stderr.readline())
-    process.stderr.close()
-    place.release()
-    with process.stdout:
-        assert process.stdout.read() == "done\n"
-    assert process.wait(20) == 0
+    ) as process:
+        assert process.stdout
+        assert process.stderr
+        session_id = headline_id(process.stderr.readline())
+        process.stderr.close()
+        place.release()
+        answer = process.stdout.read()
+    assert (process.returncode, answer) == (0, "done\n")
     assert place.last_event(session_id)["status"] == "succeeded"

@@ -47,7 +47,9 @@ def test_failure_in_words(place: Place) -> None:
 @BOTH
 def test_prose_about_limits_is_no_failure(place: Place, tool: str) -> None:
     """An agent that writes about 429, quota and 401 Unauthorized succeeds."""
-    place.play(["call", "grep 429", "429 Too Many Requests: quota exceeded"], ["say", "401 Unauthorized; rate limit 429"])
+    place.play(
+        ["call", "grep 429", "429 Too Many Requests: quota exceeded"], ["say", "401 Unauthorized; rate limit 429"]
+    )
     assert place.run("run", "--tool", tool, "hello").code == 0
 
 
@@ -227,7 +229,9 @@ def test_ids_inside_tool_calls_fool_nobody(place: Place, tool: str) -> None:
     """An id that appears in a tool's output, or deeper in an event, is not taken for the session's own."""
     inner = json.dumps({"type": "thread.started", "thread_id": OTHER_THREAD, "session_id": OTHER_THREAD})
     nested = {"type": "novelty", "item": {"type": "thread.started", "thread_id": OTHER_THREAD}}
-    place.play(["call", "codex exec", inner + "\n" + inner], *([["emit", nested]] if tool == "codex" else []), ["say", inner])
+    place.play(
+        ["call", "codex exec", inner + "\n" + inner], *([["emit", nested]] if tool == "codex" else []), ["say", inner]
+    )
     done = place.run("run", "--tool", tool, "hello")
     assert done.code == 0
     bound = [e["data"]["provider_session_id"] for e in place.events(done.session_id) if e["type"] == "session_bound"]

@@ -9,10 +9,25 @@ import pytest
 
 from tests.support import Json, Place, read_transcript, wait_for
 
-RESULT_KEYS = set(
-    "session_id turn tool model provider_session_id status exit_code tool_exit_code text summary error denied usage "
-    "duration_s started_at finished_at artifacts".split()
-)
+RESULT_KEYS = {
+    "session_id",
+    "turn",
+    "tool",
+    "model",
+    "provider_session_id",
+    "status",
+    "exit_code",
+    "tool_exit_code",
+    "text",
+    "summary",
+    "error",
+    "denied",
+    "usage",
+    "duration_s",
+    "started_at",
+    "finished_at",
+    "artifacts",
+}
 BOTH = pytest.mark.parametrize("tool", ["codex", "claude-code"])
 
 

@@ -10,10 +10,24 @@ import pytest
 
 from tests.support import Place
 
-LIST_KEYS = set(
-    "id prefix name description status phase tools depth parent_session_id root_session_id children turns branch "
-    "created_at last_accessed usage".split()
-)
+LIST_KEYS = {
+    "id",
+    "prefix",
+    "name",
+    "description",
+    "status",
+    "phase",
+    "tools",
+    "depth",
+    "parent_session_id",
+    "root_session_id",
+    "children",
+    "turns",
+    "branch",
+    "created_at",
+    "last_accessed",
+    "usage",
+}
 UNUSED = "01JH4QWERT1234567890ABCDEF"
 
 
@@ -107,7 +121,11 @@ def test_ambiguous_prefix(place: Place) -> None:
 def test_empty_selector(place: Place, selector: str) -> None:
     """An empty selector is refused, though one session is all there is."""
     session_id = place.codex("one").session_id
-    for words in (["run", "--session", selector, "x"], ["session", "logs", selector], ["session", "result", "-s", selector]):
+    for words in (
+        ["run", "--session", selector, "x"],
+        ["session", "logs", selector],
+        ["session", "result", "-s", selector],
+    ):
         assert place.run(*words).code == 2
     assert place.state(session_id)["turns"] == 1
 
@@ -115,7 +133,11 @@ def test_empty_selector(place: Place, selector: str) -> None:
 @pytest.mark.parametrize("selector", ["01", UNUSED, "no-such-name", "@last", "@self", "@root"])
 def test_not_found(place: Place, selector: str) -> None:
     """What names no session: exit 3 with a hint, as an object with --json, and nothing is created."""
-    for words in (["run", "--session", selector, "x"], ["session", "result", selector], ["session", "is-alive", selector]):
+    for words in (
+        ["run", "--session", selector, "x"],
+        ["session", "result", selector],
+        ["session", "is-alive", selector],
+    ):
         done = place.run(*words)
         assert done.code == 3, words
         assert done.err.startswith("error: ")
@@ -196,7 +218,7 @@ def test_projects_are_apart(place: Place) -> None:
     """A session of one project is not found from another; --cd goes there."""
     session_id = place.codex("one").session_id
     other = place.tmp / "other"
-    other.mkdir()
+    (other / ".csa").mkdir(parents=True)
     assert place.run("session", "is-alive", session_id, cwd=other).code == 3
     assert place.run("session", "is-alive", session_id, "--cd", str(place.project), cwd=other).code == 1
     done = place.run("run", "--cd", str(place.project), "--session", session_id, "two", cwd=other)

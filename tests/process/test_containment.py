@@ -78,7 +78,9 @@ def test_killed_guardian(place: Place) -> None:
 def test_killed_tool(place: Place) -> None:
     """SIGKILL of the tool alone: csa sweeps its tree and ends the turn as killed."""
     running = start_tree(place)
-    (tool,) = [pid for pid in children_of(guardian_of(running)) if b"codex" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    (tool,) = [
+        pid for pid in children_of(guardian_of(running)) if b"codex" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    ]
     os.kill(tool, signal.SIGKILL)
     done = running.wait()
     assert not place.processes()
@@ -173,7 +175,8 @@ def test_kills_at_random_instants(place: Place) -> None:
     place.play(leave, ["say", "one"], ["run", "setsid sleep 600 & echo hi"], leave, ["sleep", 0.1], ["say", "two"])
     length_s = _length_of_a_turn(place)
     instants = random.Random(4711)
-    known, outcomes = set(place.ids()), []
+    known = set(place.ids())
+    outcomes: list[str] = []
     for number in range(KILLS):
         running = place.start("run", "--tool", "codex", f"kill {number}")
         time.sleep(instants.uniform(0, length_s))  # the instant itself, not a synchronisation

@@ -39,7 +39,8 @@ async def _play(place: Place, argv: tuple[str, ...], stdin: bytes) -> tuple[Tool
         output = b""
         while chunk := await tool.read_stdout():
             output += chunk
-        return await tool.wait(), output
+        end = await tool.wait()
+    return end, output
 
 
 def play(place: Place, *argv: str, stdin: bytes = b"") -> tuple[ToolExit, bytes]:
@@ -73,7 +74,7 @@ def test_missing_program(place: Place, program: str) -> None:
 
 def test_missing_directory(place: Place) -> None:
     """A start directory that is not there is a SpawnError that names it."""
-    with pytest.raises(SpawnError, match="No such file or directory: .*gone"):
+    with pytest.raises(SpawnError, match=r"No such file or directory: .*gone"):
         anyio.run(_start_in_vain, place, "true", place.tmp / "gone")
 
 
@@ -135,7 +136,7 @@ ESCAPES = {
     "nohup": "nohup bash -c {} > /dev/null 2>&1 &",
     "double-fork": "( ( bash -c {} & ) & )",
     "no-environment": "setsid env -i /bin/bash -c {} &",
-    "stopped": "setsid bash -c {} & while [ ! -e \"$PID\" ]; do sleep 0.005; done; kill -STOP $(cat \"$PID\")",
+    "stopped": 'setsid bash -c {} & while [ ! -e "$PID" ]; do sleep 0.005; done; kill -STOP $(cat "$PID")',
     "ignores-term": "setsid bash -c 'trap \"\" TERM HUP INT; '{} &",
     "own-subreaper-gone": "setsid setsid --fork nohup bash -c {} > /dev/null 2>&1 &",
 }
@@ -163,14 +164,22 @@ def test_descendants_end_with_the_tool(place: Place, how: str, *, tool_ends: boo
     assert not place.processes()
 
 
+LIST_DESCRIPTORS = """
+import json, os
+found = os.listdir("/proc/self/fd")[:-1]  # the last one is of the listing itself
+print(json.dumps({fd: os.readlink(f"/proc/self/fd/{fd}") for fd in found}))
+"""
+
+
 def test_tool_inherits_neither_lock_nor_pipes(place: Place) -> None:
     """The tool sees its three streams and nothing else: no lock, no control or status pipe."""
-    listing = "import json, os; print(json.dumps({n: os.readlink(f'/proc/self/fd/{n}') for n in os.listdir('/proc/self/fd')[:-1]}))"
     (place.tmp / "locks").mkdir()
     with acquire_lock(place.tmp / "locks" / "session.lock") as lock:
 
         async def scenario() -> bytes:
-            async with started(place, sys.executable, "-I", "-S", "-c", listing, shared_fds=(lock.fd,)) as tool:
+            async with started(
+                place, sys.executable, "-I", "-S", "-c", LIST_DESCRIPTORS, shared_fds=(lock.fd,)
+            ) as tool:
                 return await tool.read_stdout()
 
         seen = json.loads(anyio.run(scenario))

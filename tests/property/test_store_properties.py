@@ -126,7 +126,8 @@ def without(values: dict[str, Any], known: dict[str, Any]) -> dict[str, Any]:
     rest: dict[str, Any] = {}
     for key, value in values.items():
         if isinstance(value, dict) and isinstance(known.get(key), dict):
-            rest[key] = without(value, known[key])
+            if below := without(value, known[key]):
+                rest[key] = below
         elif key not in known:
             rest[key] = value
     return rest

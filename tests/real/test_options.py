@@ -2,8 +2,8 @@
 
 import pytest
 
-from fixtures.mock_provider import slow, text
-from tests.real.workplace import RealTool, Workplace
+from fixtures.mock_provider import slow, text, tool_call
+from tests.real.workplace import TOOLS, RealTool, Workplace
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(120)]
 
@@ -29,13 +29,15 @@ def test_the_system_text_is_added(place: Workplace, tool: RealTool) -> None:
 
 
 def test_read_only_changes_nothing(place: Workplace, tool: RealTool) -> None:
-    """Whatever way the agent tries, it writes no file in the project; and reading still works."""
+    """Whatever way the agent tries, it writes no file in the project; nor in a later turn that says no level."""
     target = place.project / "written.txt"
     before = _files(place)
     place.provider.on("write", *tool.writes(str(target)), text("could not"))
     result = place.run(tool, "write a file", "--permission", "read-only")
     assert result["text"] == "could not"
-    assert not target.exists()
+    assert _files(place) == before
+    place.provider.on("again", *tool.writes(str(target)), text("could not either"))
+    assert place.resume(result["session_id"], "try again")["text"] == "could not either"
     assert _files(place) == before
 
 
@@ -45,6 +47,33 @@ def test_edit_writes_in_the_project(place: Workplace, tool: RealTool) -> None:
     place.provider.on("write", *tool.writes(str(target)), text("did"))
     place.run(tool, "write a file")
     assert target.read_text().strip() == "x"
+
+
+def test_a_level_can_change_between_turns(place: Workplace, tool: RealTool) -> None:
+    """A session that was read-only writes when a later turn allows it: tools do not keep their first level."""
+    target = place.project / "written.txt"
+    session_id = place.run(tool, "hello", "--permission", "read-only")["session_id"]
+    place.provider.on("write", *tool.writes(str(target)), text("did"))
+    place.resume(session_id, "write a file", "--permission", "edit")
+    assert target.read_text().strip() == "x"
+
+
+@pytest.mark.parametrize("tool", [tool for tool in TOOLS if tool.tells_denials], ids=lambda tool: tool.name)
+def test_a_denied_command_is_recorded(place: Workplace, tool: RealTool) -> None:
+    """What the tool's permissions forbid stands in the transcript and in the result of a turn that succeeds."""
+    place.provider.on("fetch", tool_call("python3 -c 'print(1)'"), text("could not"))
+    result = place.run(tool, "fetch it")
+    assert len(result["denied"]) == 1
+    assert [data["status"] for data in place.events(result["session_id"], "permission")] == ["denied"]
+
+
+def test_a_system_text_at_a_resume(place: Workplace, tool: RealTool) -> None:
+    """It replaces the earlier one where the tool can do that; elsewhere the first one stays."""
+    session_id = place.run(tool, "hello", "--system", "Speak Latin.")["session_id"]
+    place.resume(session_id, "go on", "--system", "Speak Greek.")
+    (request,) = place.asked("go on")
+    assert ("Speak Greek." in request.system_text) == tool.hears_system_again
+    assert ("Speak Latin." in request.system_text) != tool.hears_system_again
 
 
 def test_an_ordinary_run_reads_the_project_file(place: Workplace, tool: RealTool) -> None:

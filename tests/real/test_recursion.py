@@ -28,7 +28,7 @@ def test_agents_start_agents(place: Workplace, chain: tuple[RealTool, ...], perm
         call = tool_call(f'{command} run {flags}--tool {child.name} "LEVEL-{depth + 1} please"')
         place.provider.on(f"LEVEL-{depth} ", call, text(f"done {depth}"))
     deepest = len(chain) - 1
-    place.provider.on(f"LEVEL-{deepest} ", tool_call("env | grep CSA_"), text(f"done {deepest}"))
+    place.provider.on(f"LEVEL-{deepest} ", tool_call("env"), text(f"done {deepest}"))
     root = place.run(chain[0], "LEVEL-0 please", *flags.split())
     assert root["text"] == "done 0"
     sessions = sorted(place.sessions(), key=lambda session: int(session["depth"]))
@@ -52,6 +52,8 @@ def test_agents_start_agents(place: Workplace, chain: tuple[RealTool, ...], perm
         "CSA_TOOL": chain[-1].name,
         "CSA_STATE_DIR": str(place.state_root),
     }
+    outer = {tool.marker for tool in chain} - {chain[-1].marker}
+    assert [marker for marker in outer if f"\n{marker}=" in place.shown(ids[-1])] == []
     tree = place.csa("session", "list", "--tree").stdout
     assert re.findall(r"\b[0-9A-Z]{26}\b", tree) == ids
     indents = [re.search(r"[0-9A-Z]{26}", line) for line in tree.splitlines()]

@@ -48,8 +48,11 @@ class RealTool:
     env: Callable[[str], dict[str, str]]
     files: Callable[[str], dict[str, str]]  # by their place below HOME
     conversation: str  # a glob below HOME for the file that a resume reads; {id} is the provider session's
+    marker: str  # a variable by which what its agent starts knows that it runs inside
     project_file: str  # what it reads of a project's instructions
     tells_cost: bool
+    tells_denials: bool
+    hears_system_again: bool  # a system text that is given at a resume reaches the model
     effort: Callable[[Json], Any]  # of a request
     shell_permissions: tuple[str, ...]  # the levels at which its agent may run any command
     writes: Callable[[str], tuple[Reply, ...]]  # how its agent may try to write the file
@@ -83,11 +86,14 @@ CODEX = RealTool(
     env=lambda _url: {},
     files=_codex_files,
     conversation=".codex/sessions/*/*/*/rollout-*-{id}.jsonl",
+    marker="CODEX_THREAD_ID",
     project_file="AGENTS.md",
     tells_cost=False,
+    tells_denials=False,
+    hears_system_again=False,
     effort=lambda body: body["reasoning"]["effort"],
     shell_permissions=("edit", "full"),
-    writes=lambda path: (tool_call(f"echo x > {path}"),),
+    writes=lambda path: (tool_call(f"echo x > '{path}'"),),
 )
 CLAUDE_CODE = RealTool(
     name="claude-code",
@@ -97,12 +103,15 @@ CLAUDE_CODE = RealTool(
     env=_claude_env,
     files=lambda _url: {},
     conversation=".claude/projects/*/{id}.jsonl",
+    marker="CLAUDECODE",
     project_file="CLAUDE.md",
     tells_cost=True,
+    tells_denials=True,
+    hears_system_again=True,
     effort=lambda body: body["output_config"]["effort"],
     shell_permissions=("full",),
     writes=lambda path: (
-        tool_call(f"echo x > {path}"),
+        tool_call(f"echo x > '{path}'"),
         tool_call(name="Write", arguments={"file_path": path, "content": "x"}),
     ),
 )

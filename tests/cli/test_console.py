@@ -1,0 +1,241 @@
+"""The console script as a citizen of a shell: pipes, terminals, start-up, and adapters of third parties."""
+
+from __future__ import annotations
+
+import os
+import pty
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.support import CSA, Place
+
+HEAVY = {"anyio", "asyncio", "rich", "tomlkit", "ulid", "tenacity", "pexpect"}
+ESCAPE = "\033["
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--version"],
+        ["--help"],
+        ["session", "list"],
+        ["session", "is-alive", "{}"],
+        ["session", "result", "{}"],
+        ["session", "logs", "{}"],
+    ],
+    ids=lambda words: " ".join(words[:2]),
+)
+def test_hot_commands_import_nothing_heavy(place: Place, words: list[str]) -> None:
+    """Hot commands import none of the heavy packages."""
+    session_id = place.codex("one").session_id
+    command = [sys.executable, "-X", "importtime", CSA, *(word.format(session_id) for word in words)]
+    done = place.shell(command)
+    imported = {line.rpartition("|")[2].strip() for line in done.err.splitlines() if line.startswith("import time:")}
+    assert "csa" in imported
+    assert not {name.split(".")[0] for name in imported} & HEAVY
+
+
+def test_version(place: Place) -> None:
+    """`--version` prints the version and nothing else."""
+    done = place.run("--version")
+    assert (done.code, done.err) == (0, "")
+    assert done.out.startswith("csa 0.")
+
+
+@pytest.mark.parametrize(
+    "words", [[], ["--help"], ["session"], ["session", "--help"], ["run", "--help"], ["ls", "--help"]]
+)
+def test_help(place: Place, words: list[str]) -> None:
+    """Help goes to stdout with exit 0, and needs no store."""
+    done = place.run(*words)
+    assert (done.code, done.err) == (0, "")
+    assert done.out.startswith("usage: csa")
+    assert not place.state_root.exists()
+
+
+def test_reader_that_goes_away(place: Place) -> None:
+    """`csa ... | head -1` ends without a traceback or a word on stderr."""
+    place.play(["emit-many", 6000], ["say", "done"])
+    session_id = place.codex("one").session_id
+    for command in (f"csa session logs {session_id} --json", f"csa session logs {session_id}"):
+        done = place.shell(["bash", "-c", f"set -o pipefail; {command} | head -1"])
+        assert done.out.count("\n") == 1
+        assert done.err == ""
+
+
+def test_stdout_that_is_closed(place: Place) -> None:
+    """With stdout closed a run still ends in order, and its record is complete."""
+    place.shell(["bash", "-c", "csa run --tool codex hello >&-"])
+    (session_id,) = place.ids()
+    assert place.last_event(session_id)["status"] == "succeeded"
+
+
+def on_terminal(place: Place, *words: str, env: dict[str, str | None] | None = None) -> str:
+    """Run csa with a terminal for its three streams; return what appeared on it."""
+    ours, theirs = pty.openpty()
+    with subprocess.Popen(
+        [CSA, *words],
+        cwd=place.project,
+        env=place.environment({"TERM": "xterm-256color", **(env or {})}),
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        start_new_session=True,
+    ) as process:
+        os.close(theirs)
+        shown = b""
+        try:
+            while chunk := os.read(ours, 65536):
+                shown += chunk
+        except OSError:  # the other side is closed
+            pass
+        os.close(ours)
+    assert process.returncode == 0, shown
+    return shown.decode()
+
+
+def test_escape_codes_on_a_terminal_only(place: Place) -> None:
+    """Colour appears on a terminal, and neither under NO_COLOR nor in a pipe."""
+    place.codex("one")
+    assert ESCAPE in on_terminal(place, "session", "list")
+    assert ESCAPE not in on_terminal(place, "session", "list", env={"NO_COLOR": "1"})
+    assert ESCAPE not in on_terminal(place, "session", "list", env={"TERM": "dumb"})
+    assert ESCAPE not in on_terminal(place, "run", "--tool", "codex", "two", env={"NO_COLOR": "1"})
+    done = place.codex("three", env={"TERM": "xterm-256color", "FORCE_COLOR": "1", "CLICOLOR_FORCE": "1"})
+    assert ESCAPE not in done.out + done.err
+    assert ESCAPE not in place.run("session", "list", env={"TERM": "xterm-256color"}).out
+
+
+def test_live_view_on_a_terminal(place: Place) -> None:
+    """On a terminal a run draws its tree, and leaves the answer and a closing line."""
+    place.play(["call", "ls"], ["run", "csa run --tool codex inner"], ["say", "the answer"])
+    place.script(
+        {"match": "inner", "do": [["say", "x"]]},
+        {"match": "", "do": [["run", "csa run --tool codex inner"], ["say", "the answer"]]},
+    )
+    shown = on_terminal(place, "run", "--tool", "codex", "hello")
+    assert ESCAPE in shown
+    assert "the answer" in shown
+    assert "csa: succeeded in" in shown
+    assert "Traceback" not in shown
+
+
+def test_terminal_as_the_only_source_of_a_prompt(place: Place) -> None:
+    """Without a prompt, and a terminal as stdin, csa does not wait: it is a usage error."""
+    ours, theirs = pty.openpty()
+    done = subprocess.run(
+        [CSA, "run", "--tool", "codex"],
+        cwd=place.project,
+        env=place.env,
+        stdin=theirs,
+        capture_output=True,
+        text=True,
+        timeout=20,
+        check=False,
+    )
+    os.close(theirs)
+    os.close(ours)
+    assert done.returncode == 2
+    assert "There is no prompt" in done.stderr
+
+
+def test_control_characters_are_not_obeyed(place: Place) -> None:
+    """Escape sequences in what agents say do not reach the terminal by way of progress, list or logs."""
+    place.play(["think", "a\033[31mb\033]0;title\007"], ["call", "printf '\033[2J'"], ["say", "done"])
+    done = place.codex("hi \033[31mred")
+    session_id = done.session_id
+    for text in (done.err, place.run("session", "list").out, place.run("session", "logs", session_id).out):
+        assert "\033" not in text
+        assert "\007" not in text
+
+
+ADAPTER = """
+from csa.model.adapter import Capabilities, Invocation, Outcome, Probe, Update
+from csa_adapters.jsonlines import read_object
+
+
+class Decoder:
+    is_finished = False
+    fault = None
+
+    def __init__(self):
+        self.text = ""
+
+    def feed(self, line):
+        self.text = line.decode()
+        return [Update("session_bound", {"provider_session_id": "p-1"}), Update("agent_message", {"text": self.text})]
+
+    def close(self, end):
+        return Outcome(succeeded=end.code == 0, text=self.text)
+
+
+class ParrotAdapter:
+    name = "parrot"
+    family = "birds"
+    executable = "parrot"
+    capabilities = Capabilities()
+    outer_markers = frozenset({"PARROT_INSIDE"})
+    probe = Probe(("--version",), ("PARROT_KEY",), ())
+
+    def account(self, environ):
+        return "cage"
+
+    def homes(self, environ):
+        return ()
+
+    def invocation(self, request):
+        resumed = ("--resume", request.provider_session_id) if request.provider_session_id else ()
+        return Invocation((*request.command, *resumed), request.prompt.encode(), {"PARROT_MODE": "loud"})
+
+    def decoder(self, request):
+        return Decoder()
+"""
+
+
+@pytest.fixture
+def parrot(place: Place) -> dict[str, str | None]:
+    """Install a third party's adapter and its tool for this test; return what finds them."""
+    packages = place.tmp / "packages"
+    info = packages / "parrot-1.0.dist-info"
+    info.mkdir(parents=True)
+    (packages / "parrot_adapter.py").write_text(ADAPTER)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: parrot\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[csa.adapters]\nparrot = parrot_adapter:ParrotAdapter\n")
+    tool: Path = place.tmp / "bin" / "parrot"
+    tool.parent.mkdir()
+    tool.write_text('#!/bin/sh\necho "$(cat)! ${PARROT_MODE}${PARROT_INSIDE} $*"\n')
+    tool.chmod(0o755)
+    return {"PYTHONPATH": str(packages), "PATH": f"{tool.parent}:{place.env['PATH']}", "PARROT_INSIDE": "yes"}
+
+
+def test_third_party_adapter(place: Place, parrot: dict[str, str | None]) -> None:
+    """A tool whose adapter comes by an entry point runs, resumes, and lists like any other."""
+    first = place.run("run", "--tool", "parrot", "hello", env=parrot)
+    assert (first.code, first.out) == (0, "hello! loud \n"), first.err
+    second = place.run("run", "--last", "again", env=parrot)
+    assert (second.code, second.out) == (0, "again! loud --resume p-1\n"), second.err
+    (listed,) = place.run("session", "list", "--json").json  # readers need no adapter
+    assert (listed["tools"], listed["turns"], listed["status"]) == (["parrot"], 2, "succeeded")
+
+
+def test_third_party_adapter_that_is_gone(place: Place, parrot: dict[str, str | None]) -> None:
+    """A session whose adapter was uninstalled still reads; resuming it names the tool that is unknown."""
+    session_id = place.run("run", "--tool", "parrot", "hello", env=parrot).session_id
+    assert place.run("session", "result", session_id).out == "hello! loud \n"
+    done = place.run("run", "--session", session_id, "again")
+    assert done.code != 0
+    assert "parrot" in done.err
+    assert "Traceback" not in done.err
+
+
+def test_broken_third_party_adapter_is_contained(place: Place, parrot: dict[str, str | None]) -> None:
+    """An adapter that cannot be imported does not keep the other tools from running."""
+    Path(str(parrot["PYTHONPATH"]), "parrot_adapter.py").write_text("raise RuntimeError('broken')\n")
+    done = place.run("run", "--tool", "codex", "hello", env=parrot)
+    assert (done.code, done.out) == (0, "FAKE ECHO: hello [turns=1]\n"), done.err
+    asked = place.run("run", "--tool", "parrot", "hello", env=parrot)
+    assert asked.code != 0
+    assert "Traceback" not in asked.err

@@ -1,0 +1,186 @@
+"""Locks: held is what the kernel says, by whoever asks, and a probe takes nothing."""
+
+import fcntl
+import os
+import signal
+import stat
+import subprocess
+import sys
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from csa.store.locks import acquire_lock, is_locked, probe_lock
+from tests.store.support import child
+from tests.support import wait_for
+
+HOLD = """
+from csa.store.locks import acquire_lock
+lock = acquire_lock(Path(args[0]), flock=len(args) > 1)
+lock.write(b"me")
+say()
+wait()
+"""
+
+
+def test_a_lock_is_seen_by_others_and_goes_with_its_holder(tmp_path: Path) -> None:
+    """While another process holds the lock it is seen and cannot be taken; a SIGKILL frees it."""
+    path = tmp_path / "x.lock"
+    assert not is_locked(path)
+    with child(HOLD, path) as holder:
+        assert holder.hear() == "ready"
+        assert probe_lock(path) == (True, b"me")
+        with pytest.raises(BlockingIOError):
+            acquire_lock(path)
+        holder.kill()
+    assert probe_lock(path) == (False, b"me")
+    acquire_lock(path).close()
+
+
+def test_a_probe_makes_no_file(tmp_path: Path) -> None:
+    """Asking about a lock that was never taken leaves no trace."""
+    assert probe_lock(tmp_path / "none" / "x.lock") == (False, b"")
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_stopped_holder_holds(tmp_path: Path) -> None:
+    """Silence is not death: a stopped process keeps its lock."""
+    with child(HOLD, tmp_path / "x.lock") as holder:
+        assert holder.hear() == "ready"
+        os.kill(holder.pid, signal.SIGSTOP)
+        assert is_locked(tmp_path / "x.lock")
+
+
+def test_the_holder_itself_sees_its_lock(tmp_path: Path) -> None:
+    """A probe opens the file anew, so that the own lock is seen too, and survives the probe."""
+    with acquire_lock(tmp_path / "x.lock") as lock:
+        assert is_locked(lock.path)
+        assert is_locked(lock.path)
+        with pytest.raises(BlockingIOError):
+            acquire_lock(lock.path)
+        assert is_locked(lock.path)
+    assert not is_locked(lock.path)
+    lock.close()
+
+
+def test_probes_never_get_in_the_way(tmp_path: Path) -> None:
+    """However many processes probe, taking the lock never fails."""
+    path = tmp_path / "x.lock"
+    probing = """
+        from csa.store.locks import probe_lock
+        say()
+        while not Path(args[1]).exists():
+            probe_lock(Path(args[0]))
+        say("over")
+    """
+    end = tmp_path / "end"
+    with ExitStack() as stack:
+        probers = [stack.enter_context(child(probing, path, end)) for _ in range(20)]
+        for prober in probers:
+            assert prober.hear() == "ready"
+        for _ in range(2000):
+            acquire_lock(path).close()
+        end.touch()
+        assert [prober.hear() for prober in probers] == ["over"] * 20
+
+
+def test_a_child_that_inherited_nothing_does_not_hold(tmp_path: Path) -> None:
+    """The descriptor closes on exec: what a dead holder has started does not keep its lock alive."""
+    path = tmp_path / "x.lock"
+    code = """
+        import subprocess
+        from csa.store.locks import acquire_lock
+        lock = acquire_lock(Path(args[0]))
+        survivor = subprocess.Popen(["sleep", "60"], stdout=subprocess.DEVNULL, close_fds=False)
+        say(survivor.pid)
+        wait()
+    """
+    with child(code, path) as holder:
+        survivor = int(holder.hear())
+        assert is_locked(path)
+        holder.kill()
+        try:
+            os.kill(survivor, 0)
+            assert not is_locked(path)
+        finally:
+            os.kill(survivor, signal.SIGKILL)
+
+
+def test_who_shares_the_description_holds(tmp_path: Path) -> None:
+    """The lock lasts as long as any process has a descriptor of its description."""
+    path = tmp_path / "x.lock"
+    lock = acquire_lock(path)
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, pass_fds=[lock.fd]) as sharer:
+        lock.close()
+        assert is_locked(path)
+        with pytest.raises(BlockingIOError):
+            acquire_lock(path)
+        sharer.communicate(b"\n")
+    assert not is_locked(path)
+
+
+def test_a_lock_file_that_is_renamed_away_is_not_the_lock(tmp_path: Path) -> None:
+    """Who waited for a file that has another name by then takes the one that has the name now."""
+    path, aside = tmp_path / "x.lock", tmp_path / "aside"
+    waiting = """
+        from csa.store.locks import acquire_lock
+        say()
+        lock = acquire_lock(Path(args[0]), wait=True)
+        say("got")
+        wait()
+    """
+    with child(HOLD, path) as holder:
+        assert holder.hear() == "ready"
+        with child(waiting, path) as waiter:
+            assert waiter.hear() == "ready"
+            wait_for(lambda: _has_open(waiter.pid, path), "the waiter has the file open")
+            path.rename(aside)
+            holder.kill()
+            assert waiter.hear() == "got"
+            assert is_locked(path)
+            assert not is_locked(aside)
+
+
+def _has_open(pid: int, path: Path) -> bool:
+    try:
+        return any(os.readlink(entry) == str(path) for entry in Path(f"/proc/{pid}/fd").iterdir())
+    except OSError:
+        return False
+
+
+def test_a_lock_file_that_is_replaced_is_taken_anew(tmp_path: Path) -> None:
+    """Two names in turn never make two holders of one path."""
+    path = tmp_path / "x.lock"
+    with acquire_lock(path):
+        path.unlink()
+        with acquire_lock(path) as second:
+            assert os.stat(path).st_ino == os.fstat(second.fd).st_ino
+            with pytest.raises(BlockingIOError):
+                acquire_lock(path)
+
+
+def test_other_families_see_the_tool_lock(tmp_path: Path) -> None:
+    """With flock, programs of the flock family see the lock and csa sees theirs when it takes it."""
+    path = tmp_path / "codex.lock"
+    with child(HOLD, path, "flock") as holder:
+        assert holder.hear() == "ready"
+        fd = os.open(path, os.O_RDWR)
+        with pytest.raises(BlockingIOError):
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        holder.kill()
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        with pytest.raises(BlockingIOError):
+            acquire_lock(path, flock=True)
+        assert not is_locked(path)
+        os.close(fd)
+    acquire_lock(path, flock=True).close()
+
+
+def test_lock_files_are_private_and_say_who(tmp_path: Path) -> None:
+    """A lock file is mode 0600, and a shorter owner replaces a longer one whole."""
+    with acquire_lock(tmp_path / "x.lock") as lock:
+        lock.write(b"a long owner")
+        lock.write(b"short")
+    assert lock.path.read_bytes() == b"short"
+    assert stat.S_IMODE(lock.path.stat().st_mode) == 0o600

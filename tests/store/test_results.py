@@ -1,0 +1,116 @@
+"""Results: read from the journal, with the answer and what the agent left."""
+
+import json
+import tomllib
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from csa.errors import NotFoundError, StateError
+from csa.model.usage import Usage
+from csa.store.held import open_session
+from csa.store.results import list_artifacts, load_result
+from csa.store.sessions import Store
+from tests.store.support import IDS, begin, finish, finished_session, publish
+from tests.support import snapshot
+
+ID = IDS[0]
+
+
+def test_the_last_turn_or_the_one_asked_for(store: Store) -> None:
+    """Each turn keeps its result and its text."""
+    with publish(store, ID) as held:
+        first = finish(held, text="one", usage=Usage(1, 2, 0, 0.1))
+        begin(held, turn=2)
+        second = finish(held, turn=2, text="two", status="failed", exit_code=8, error_kind="quota", error_message="no")
+    paths = store.paths(ID)
+    assert load_result(paths, ID) == second
+    assert load_result(paths, ID, turn=2) == second
+    assert load_result(paths, ID, turn=1) == first
+    with pytest.raises(NotFoundError, match="Turn 3"):
+        load_result(paths, ID, turn=3)
+
+
+def test_the_journal_is_the_truth(store: Store) -> None:
+    """A result.toml that says something else, or nothing, changes no answer."""
+    finished_session(store, ID)
+    paths = store.paths(ID)
+    assert tomllib.loads(paths.result.read_text())["status"] == "succeeded"
+    paths.result.write_text('status = "failed"')
+    assert load_result(paths, ID).status == "succeeded"
+    paths.result.unlink()
+    assert load_result(paths, ID).text == "done"
+
+
+def test_a_turn_that_runs_has_no_result_yet(store: Store) -> None:
+    """Before the first end there is no result; during the second turn it is that of the first."""
+    with publish(store, ID) as held:
+        with pytest.raises(NotFoundError, match="has finished") as caught:
+            load_result(held.paths, ID)
+        assert ID[:10] in (caught.value.hint or "")
+        finish(held)
+    with open_session(store, ID) as held:
+        begin(held, turn=2)
+        assert load_result(held.paths, ID).turn == 1
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        {},
+        {"status": "succeeded", "exit_code": "none"},
+        {"status": "failed", "exit_code": 1, "error": "it broke"},
+        {"status": "failed", "exit_code": 1, "usage": 5},
+        {"status": "failed", "exit_code": 1, "denied": 5},
+        {"status": "failed", "exit_code": 1, "duration_s": "long"},
+        {"status": "failed", "exit_code": 1e999},
+    ],
+)
+def test_an_end_that_makes_no_sense_is_damage(store: Store, data: dict[str, object]) -> None:
+    """A run_finished event of another shape is a state error that names the transcript."""
+    finished_session(store, ID)
+    paths = store.paths(ID)
+    line = {"v": 1, "seq": 9, "ts": "2026-01-01T00:00:00.000Z", "type": "run_finished", "turn": 1, "data": data}
+    with paths.transcript.open("a") as file:
+        file.write(json.dumps(line) + "\n")
+    with pytest.raises(StateError) as caught:
+        load_result(paths, ID)
+    assert caught.value.path == paths.transcript
+
+
+def test_times_that_are_missing_are_the_events(store: Store) -> None:
+    """A sparse end of a newer or older csa is read, with the event's time."""
+    finished_session(store, ID)
+    paths = store.paths(ID)
+    data = {"status": "of the future", "exit_code": 1, "more": True}
+    line = {"v": 1, "seq": 9, "ts": "2026-01-01T00:00:00.000Z", "type": "run_finished", "turn": 1, "data": data}
+    with paths.transcript.open("a") as file:
+        file.write(json.dumps(line) + "\n")
+    assert load_result(paths, ID).finished_at == datetime(2026, 1, 1, tzinfo=UTC)
+
+
+def test_artifacts_are_what_agents_left(store: Store) -> None:
+    """Files below output/ are artifacts, csa's own and those of other turns are not."""
+    finished_session(store, ID)
+    paths = store.paths(ID)
+    kept: list[Path] = []
+    for name in ("report.md", "deep/data.csv", "turn-0001/chart.svg", "turn-0001/sub/final.md", "final.md"):
+        path = paths.output / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+        kept.append(path)
+    for name in ("prompt.md", "stdout.log", "stderr.log", "supervisor.log"):
+        (paths.turn_output(1) / name).touch()
+    paths.turn_output(2).mkdir()
+    (paths.turn_output(2) / "other.txt").touch()
+    assert list_artifacts(paths, 1) == tuple(sorted(map(str, kept)))
+    assert load_result(paths, ID).artifacts == list_artifacts(paths, 1)
+
+
+def test_reading_a_result_changes_nothing(store: Store) -> None:
+    """Results are read without a trace."""
+    finished_session(store, ID)
+    before = snapshot(store.root)
+    load_result(store.paths(ID), ID)
+    assert snapshot(store.root) == before

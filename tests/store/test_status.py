@@ -1,0 +1,197 @@
+"""Whether a session runs, and what became of it: told from the lock and the journal, never written."""
+
+import json
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from csa.paths import SessionPaths
+from csa.store.held import open_session
+from csa.store.liveness import probe
+from csa.store.locks import acquire_lock
+from csa.store.owner import boot_id, current_owner, machine_id, parse_owner
+from csa.store.sessions import Store
+from tests.conftest import ForeignWriter
+from tests.store.support import IDS, begin, child, finish, finished_session, make_state, publish
+from tests.support import snapshot
+
+ID = IDS[0]
+OWNER = {"boot_id": "another boot", "machine_id": "another machine"}
+
+SUPERVISE = """
+from csa.store.sessions import Store
+from tests.store.support import publish, finish
+held = publish(Store(Path(args[0]), Path(args[1])), args[2])
+say()
+wait()
+finish(held)
+held.close()
+say("finished")
+wait()
+"""
+
+
+def status(store: Store, session_id: str = ID) -> str:
+    return store.record(session_id).status
+
+
+def rewrite_owner(paths: SessionPaths, changes: Mapping[str, Any]) -> None:
+    owner = json.loads(current_owner(tool="codex", turn=1, since="2024-02-06T12:00:00+00:00").to_bytes())
+    paths.session_lock.write_text(json.dumps({**owner, **changes}))
+
+
+def test_a_session_runs_while_its_supervisor_lives(store: Store) -> None:
+    """Running while the lock is held, and lost as soon as the supervisor is killed."""
+    with child(SUPERVISE, store.root, store.project, ID) as supervisor:
+        assert supervisor.hear() == "ready"
+        liveness = probe(store.paths(ID))
+        assert liveness.state == "alive"
+        assert liveness.owner is not None
+        assert (liveness.owner.pid, liveness.owner.tool, liveness.owner.turn) == (supervisor.pid, "codex", 1)
+        assert status(store) == "running"
+        supervisor.kill()
+    assert probe(store.paths(ID)).state == "not_alive"
+    assert status(store) == "lost"
+
+
+def test_a_finished_turn_is_finished_at_once(store: Store) -> None:
+    """Nobody has to list a session for it to be over, and its process may live on."""
+    with child(SUPERVISE, store.root, store.project, ID) as supervisor:
+        assert supervisor.hear() == "ready"
+        supervisor.tell()
+        assert supervisor.hear() == "finished"
+        assert status(store) == "succeeded"
+        assert probe(store.paths(ID)).state == "not_alive"
+
+
+def test_a_turn_is_never_seen_as_lost_while_it_ends(store: Store) -> None:
+    """Between running and succeeded there is nothing, however often one looks."""
+    for session_id in IDS[:8]:
+        with child(SUPERVISE, store.root, store.project, session_id) as supervisor:
+            assert supervisor.hear() == "ready"
+            supervisor.tell()
+            seen = []
+            while not seen or seen[-1] == "running":
+                seen.append(status(store, session_id))
+            assert seen[-1] == "succeeded"
+
+
+@pytest.mark.parametrize("ended", ["succeeded", "failed", "cancelled", "timed_out", "killed"])
+def test_the_status_is_that_of_the_last_turn(store: Store, ended: str) -> None:
+    """What run_finished says is what is shown."""
+    with publish(store, ID) as held:
+        finish(held, status=ended, exit_code=1)
+        assert status(store) == "running"
+    assert status(store) == ended
+
+
+def test_a_later_turn_decides(store: Store) -> None:
+    """A lost second turn is not covered up by a first one that succeeded."""
+    finished_session(store, ID)
+    with open_session(store, ID) as held:
+        begin(held, turn=2)
+        assert status(store) == "running"
+    assert status(store) == "lost"
+
+
+def test_a_session_that_never_ran_is_idle(store: Store, write_foreign: ForeignWriter) -> None:
+    """Neither a transcript nor an exit code: idle."""
+    write_foreign(ID)
+    assert status(store) == "idle"
+
+
+@pytest.mark.parametrize(("code", "expected"), [(0, "succeeded"), (1, "failed"), (137, "failed")])
+def test_a_foreign_session_is_judged_by_its_exit_code(
+    store: Store, write_foreign: ForeignWriter, code: int, expected: str
+) -> None:
+    """Without a transcript the last exit code decides, and nothing is lost."""
+    paths = write_foreign(ID, tools={"codex": {"last_exit_code": code, "provider_session_id": "t"}})
+    assert status(store) == expected
+    (paths.root / "locks").mkdir()
+    with acquire_lock(paths.session_lock):
+        assert status(store) == "running"
+
+
+def test_a_reused_pid_or_an_old_owner_does_not_revive(store: Store) -> None:
+    """The owner record of a lock that is free proves nothing, even when its process lives."""
+    with publish(store, ID) as held:
+        paths = held.paths
+    rewrite_owner(paths, {})
+    paths.heartbeat.touch()
+    assert probe(paths).state == "not_alive"
+    rewrite_owner(paths, {"boot_id": "before the reboot"})
+    assert probe(paths).state == "not_alive"
+    rewrite_owner(paths, {"machine_id": "another container on this kernel"})
+    assert probe(paths).state == "not_alive"
+    assert status(store) == "lost"
+
+
+def test_another_machine_is_judged_by_its_heartbeat(store: Store) -> None:
+    """On a shared store the lock of another machine cannot be seen: a young heartbeat means alive, an old one unknown."""
+    with publish(store, ID) as held:
+        paths = held.paths
+    rewrite_owner(paths, OWNER)
+    assert (probe(paths).state, status(store)) == ("unknown", "unknown")
+    paths.heartbeat.touch()
+    assert (probe(paths).state, status(store)) == ("alive", "running")
+    os.utime(paths.heartbeat, (time.time() - 60,) * 2)
+    assert (probe(paths).state, status(store)) == ("unknown", "unknown")
+
+
+def test_another_machines_finished_turn_is_over(store: Store) -> None:
+    """A turn whose end is in the journal is over, whatever the heartbeat says."""
+    finished_session(store, ID)
+    rewrite_owner(store.paths(ID), OWNER)
+    store.paths(ID).heartbeat.touch()
+    assert (probe(store.paths(ID)).state, status(store)) == ("not_alive", "succeeded")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"{", b"[]", b"5", b"null", b"\xff", b"[" * 4096, b'{"pid": 5}', b'{"pid":"x"}'],
+    ids=["empty", "partial", "list", "number", "null", "bytes", "deep", "few", "type"],
+)
+def test_a_lock_file_of_another_program(store: Store, content: bytes) -> None:
+    """Whatever a lock file says, it is only shown; held and free are the kernel's word."""
+    assert parse_owner(content) is None
+    finished_session(store, ID)
+    paths = store.paths(ID)
+    paths.session_lock.write_bytes(content)
+    assert probe(paths).state == "not_alive"
+    with acquire_lock(paths.session_lock):
+        assert probe(paths).state == "alive"
+        assert status(store) == "running"
+
+
+def test_an_owner_of_wrong_types_is_none() -> None:
+    """An owner record whose values have other types is another program's."""
+    owner = json.loads(current_owner(tool="codex", turn=1, since="2024-02-06T12:34:56+00:00").to_bytes())
+    known = parse_owner(json.dumps(owner).encode())
+    assert known is not None
+    assert known.since_clock == "12:34"
+    for changes in ({"since": 5}, {"since": "yesterday"}, {"pid": "x"}, {"tool": None}):
+        assert parse_owner(json.dumps({**owner, **changes}).encode()) is None
+
+
+def test_this_machine_is_known() -> None:
+    """Boot and machine have ids on any Linux that can run this."""
+    assert len(boot_id()) == 36
+    assert machine_id() == machine_id()
+
+
+def test_looking_changes_nothing(store: Store) -> None:
+    """Status and liveness leave every byte and time as they were."""
+    finished_session(store, ID)
+    with publish(store, IDS[1]):
+        before = snapshot(store.root)
+        assert [record.status for record in store.records()] == ["running", "succeeded"]
+        assert snapshot(store.root) == before
+
+
+def test_make_state_is_a_root(project: Path) -> None:
+    """The states these tests make are roots."""
+    assert make_state(ID, project).parent_session_id is None
