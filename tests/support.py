@@ -185,6 +185,13 @@ class Place:
             )
         return Running(process, out, err)
 
+    def popen(self, argv: list[str]) -> subprocess.Popen[bytes]:
+        """Start any command in the same surroundings, its streams connected to nothing."""
+        null = subprocess.DEVNULL
+        return subprocess.Popen(
+            argv, env=self.environment(None), cwd=self.project, stdin=null, stdout=null, stderr=null
+        )
+
     def run(
         self,
         *words: str,

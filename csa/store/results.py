@@ -26,7 +26,7 @@ def load_result(paths: SessionPaths, session_id: str, *, turn: int | None = None
         if event.type == "run_finished" and turn in {None, event.turn}:
             try:
                 known = result_from_event(session_id, event.turn, event.data)
-            except (KeyError, TypeError, ValueError) as error:
+            except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
                 raise StateError(paths.transcript, f"event {event.seq} is not a result ({error!r})") from error
             moment = parse_time(event.ts)
             known["started_at"] = known["started_at"] or moment

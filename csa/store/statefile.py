@@ -37,7 +37,7 @@ def read_record(path: Path) -> dict[str, Any]:
         line = content.count(b"\n", 0, error.start) + 1
         raise StateError(path, "is not UTF-8", line=line) from error
     except RecursionError as error:
-        raise StateError(path, "is nested too deeply to be a state.toml") from error
+        raise StateError(path, "is not TOML (nested too deeply)") from error
     except tomllib.TOMLDecodeError as error:
         raise StateError(path, f"is not TOML ({error})", line=_line_of(error, content)) from error
 
@@ -71,7 +71,7 @@ def save_state(path: Path, state: SessionState) -> None:
     """
     from csa.store.tomlfile import edit_toml  # noqa: PLC0415  # only writers pay for tomlkit
 
-    read_record(path)  # the same checks, and errors, as every reader's
+    load_state(path)  # the same checks, and errors, as every reader's
     write_atomically(path, edit_toml(path.read_bytes(), render_state(state)))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -24,30 +25,33 @@ DAMAGES: dict[str, Callable[[bytes], bytes]] = {
 }
 
 
-@pytest.mark.parametrize("how", [*DAMAGES])
-def test_damaged_state(place: Place, how: str) -> None:
+def test_damaged_state(place: Place) -> None:
     """A damaged state.toml is shown as damaged, never repaired: a resume exits 6, and the file stays byte for byte."""
     good = place.codex("good").session_id
-    bad = place.codex("bad").session_id
-    state = place.session(bad) / "state.toml"
-    state.write_bytes(content := DAMAGES[how](state.read_bytes()))
+    damaged: dict[str, bytes] = {}
+    for number, damage in enumerate(DAMAGES.values()):
+        bad = OLD[:-1] + str(number)
+        shutil.copytree(place.session(good), place.session(bad))
+        content = damage((place.session(good) / "state.toml").read_bytes().replace(good.encode(), bad.encode()))
+        (place.session(bad) / "state.toml").write_bytes(content)
+        damaged[bad] = content
     before = snapshot(place.state_root)
 
     shown = place.run("session", "list")
     assert shown.code == 0
-    assert any(bad in line and "damaged" in line for line in shown.out.splitlines())
+    assert {line.split()[0] for line in shown.out.splitlines() if "damaged" in line} == set(damaged)
     assert good in place.run("session", "list", "--tree").out
     listed = {item["id"]: item for item in place.run("session", "list", "--json").json}
     assert listed[good]["status"] == "succeeded"
-    assert listed[bad]["status"] == "damaged"
-    assert "state.toml" in listed[bad]["error"]
-    assert snapshot(place.state_root) == before
-
-    for words in (["--session", bad], ["--session-id", bad]):
-        done = place.run("run", *words, "more")
+    for bad, content in damaged.items():
+        assert listed[bad]["status"] == "damaged"
+        assert "state.toml" in listed[bad]["error"]
+        done = place.run("run", "--session", bad, "more")
         assert done.code == 6
-        assert str(state) in done.err
-    assert state.read_bytes() == content
+        assert str(place.session(bad) / "state.toml") in done.err
+        assert (place.session(bad) / "state.toml").read_bytes() == content
+    assert place.run("run", "--session-id", bad, "more").code == 6
+    assert snapshot(place.state_root) == before
     assert place.run("run", "--last", "more").session_id == good
 
 
@@ -137,6 +141,25 @@ def test_foreign_tree_with_a_cycle(place: Place, write_foreign: Callable[..., Se
     shown = place.run("session", "list", "--tree").out
     assert OLD in shown
     assert OTHER in shown
+
+
+@pytest.mark.parametrize(
+    ("age_s", "has_ended", "word", "code"),
+    [(0, False, "alive: codex", 0), (60, False, "unknown: codex", 4), (60, True, "not alive", 1)],
+)
+def test_session_of_another_machine(place: Place, age_s: int, *, has_ended: bool, word: str, code: int) -> None:
+    """On a shared store the lock of another machine tells nothing: a fresh heartbeat does, an old one does not."""
+    session_id = place.codex("one").session_id
+    lock = place.session(session_id) / "locks" / "session.lock"
+    owner = json.loads(lock.read_text())
+    lock.write_text(json.dumps({**owner, "boot_id": "elsewhere", "machine_id": "another", "host": "far"}))
+    transcript = place.session(session_id) / "transcript.jsonl"
+    if not has_ended:
+        transcript.write_text("".join(transcript.read_text().splitlines(keepends=True)[:-1]))
+    then = time.time() - age_s
+    os.utime(place.session(session_id) / "heartbeat", (then, then))
+    done = place.run("session", "is-alive", session_id)
+    assert (done.code, done.out.startswith(word)) == (code, True), done.out
 
 
 READING = [

@@ -214,7 +214,7 @@ def test_other_conversation_on_resume(place: Place) -> None:
     other = {"type": "thread.started", "thread_id": OTHER_THREAD}
     place.script(
         {"match": "", "turn": 1, "do": [["say", "one"]]},
-        {"match": "", "start": False, "do": [["emit", other], ["ignore-term"], ["sleep", 60]]},
+        {"match": "", "start": False, "do": [["emit", other], ["sleep", 60]]},
     )
     first = place.codex("one")
     known = place.state(first.session_id)["tools"]["codex"]["provider_session_id"]

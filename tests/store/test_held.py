@@ -202,11 +202,12 @@ def test_names_are_chosen_one_at_a_time(store: Store) -> None:
         with store_lock(store):
             say(store.find_name("auth"))
     """
+    made = build_session(store, make_state(ID, store.project, name="auth"), tool="codex")
     with store_lock(store), child(waiting, store.root, store.project) as waiter:
         assert waiter.hear() == "ready"
-        publish(store, ID, name="auth").close()
-        assert is_locked(store.path / "names.lock")
-        (store.path / "names.lock").touch()
+        made.publish()
+        made.close()
+        assert is_locked(store.path / "store.lock")
     with child(waiting, store.root, store.project) as waiter:
         assert (waiter.hear(), waiter.hear()) == ("ready", ID)
 
