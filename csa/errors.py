@@ -44,14 +44,14 @@ class NotFoundError(CsaError):
 
 
 class AmbiguousError(CsaError):
-    """A selector matches several sessions; `matches` holds a line for each."""
+    """A selector matches `count` sessions; `matches` holds lines that describe them, perhaps not all."""
 
     code = "ambiguous"
     exit_code = 3
 
-    def __init__(self, selector: str, matches: list[str]) -> None:
+    def __init__(self, selector: str, matches: list[str], count: int) -> None:
         super().__init__(
-            "\n  ".join([f"Session prefix is ambiguous: '{selector}' matches {len(matches)} sessions.", *matches]),
+            "\n  ".join([f"Session prefix is ambiguous: '{selector}' matches {count} sessions.", *matches]),
             hint="give more characters of the id",
         )
         self.selector = selector

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import argparse
 import os
-from pathlib import Path
 
 from csa.cli.output import print_json
+from csa.cli.selecting import open_client
 from csa.model.config import combine_layers
 from csa.store.configfile import config_layers
-from csa.store.project import find_project
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -17,7 +16,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def execute(arguments: argparse.Namespace) -> int:
-    layers = config_layers(find_project(Path(arguments.cd or ".")), os.environ)
+    layers = config_layers(open_client(arguments).store.project, os.environ)
     combine_layers(layers)
     sources = [layer.origin for layer in layers]
     if arguments.json:

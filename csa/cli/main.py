@@ -14,19 +14,16 @@ EXIT_BROKEN_PIPE = 128 + signal.SIGPIPE
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; return the exit code."""
     words = sys.argv[1:] if argv is None else argv
-    if words[:1] == ["--version"] or words == ["-V"]:
-        from csa import __version__  # noqa: PLC0415  # this path is a hot one
-
-        sys.stdout.write(f"csa {__version__}\n")
-        return 0
+    _open_standard_streams()
     try:
-        code = _dispatch(words)
-        sys.stdout.flush()
-    except BrokenPipeError:
-        from csa.cli.output import silence  # noqa: PLC0415  # `csa session list | head`
+        if words[:1] in (["--version"], ["-V"]):
+            from csa import __version__  # noqa: PLC0415  # this path is a hot one
 
-        silence(sys.stdout)
-        return EXIT_BROKEN_PIPE
+            print(f"csa {__version__}")
+            code = 0
+        else:
+            code = _dispatch(words)
+        sys.stdout.flush()
     except CsaError as error:
         from csa.cli.output import print_error  # noqa: PLC0415  # as above
 
@@ -34,7 +31,32 @@ def main(argv: list[str] | None = None) -> int:
         return error.exit_code
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
+    except OSError as error:
+        return _fail_on_output(error)
     return code
+
+
+def _open_standard_streams() -> None:
+    """Put /dev/null where a standard stream was closed, or the next file opened would take its place."""
+    for fd, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+        try:
+            os.fstat(fd)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest free descriptor: this one
+            setattr(sys, name, open(fd, mode, closefd=False))  # noqa: SIM115  # for as long as we live
+
+
+def _fail_on_output(error: OSError) -> int:
+    """Say what cannot be read or written; nothing when it is that the reader has gone (`csa session list | head`)."""
+    from csa.cli.output import lossy, print_problem, silence  # noqa: PLC0415  # as above
+
+    silence(sys.stdout)
+    if isinstance(error, BrokenPipeError):
+        return EXIT_BROKEN_PIPE
+    with lossy(sys.stderr):
+        where = f"{error.filename}: " if error.filename else "the output cannot be written: "
+        print_problem(f"{where}{error.strerror or error}.")
+    return 1
 
 
 def _dispatch(words: list[str]) -> int:

@@ -48,12 +48,14 @@ def print_json(value: Any) -> None:
 
 
 @contextmanager
-def lossy(stream: IO[str]) -> Iterator[None]:
-    """Print to a stream whose reader may go away; when it has, what follows is dropped rather than failing a run."""
+def lossy(stream: IO[str], faults: list[OSError] | None = None) -> Iterator[None]:
+    """Print to a stream that may fail; from then on it is dropped, rather than failing a run. Notes why in `faults`."""
     try:
         yield
-    except OSError:
+    except OSError as error:
         silence(stream)
+        if faults is not None:
+            faults.append(error)
 
 
 def silence(stream: IO[str]) -> None:

@@ -78,16 +78,20 @@ def execute(arguments: argparse.Namespace) -> int:
     become_subreaper()
     turn = client.run(request)
     progress = make_progress(client, quiet=arguments.quiet)
-    anyio.run(_drive, turn, progress, arguments)
+    faults: list[OSError] = []
+    anyio.run(_drive, turn, progress, faults if arguments.stream_json else None)
     assert turn.result is not None
     _print_outcome(turn, turn.result, arguments)
+    if faults and not isinstance(faults[0], BrokenPipeError):
+        raise faults[0]
     return turn.result.exit_code
 
 
-async def _drive(turn: Turn, progress: Progress, arguments: argparse.Namespace) -> None:
+async def _drive(turn: Turn, progress: Progress, stream_faults: list[OSError] | None) -> None:
+    """Run the turn and show it; with a list for faults, its events go to stdout as they come."""
     import anyio  # noqa: PLC0415  # imported by the caller
 
-    with anyio.open_signal_receiver(*_SIGNALS) as signals:
+    with anyio.open_signal_receiver(*_heeded_signals()) as signals:
         async with turn, anyio.create_task_group() as tasks:
 
             async def obey() -> None:
@@ -100,8 +104,8 @@ async def _drive(turn: Turn, progress: Progress, arguments: argparse.Namespace) 
             try:
                 tasks.start_soon(progress.keep_fresh)
                 async for event in turn:
-                    if arguments.stream_json:
-                        with lossy(sys.stdout):
+                    if stream_faults is not None:
+                        with lossy(sys.stdout, stream_faults):
                             print(json.dumps(event.to_dict(), ensure_ascii=False), flush=True)
                     with lossy(sys.stderr):
                         progress.show(event)
@@ -109,6 +113,11 @@ async def _drive(turn: Turn, progress: Progress, arguments: argparse.Namespace) 
                 with lossy(sys.stderr):
                     progress.end()
             tasks.cancel_scope.cancel()
+
+
+def _heeded_signals() -> list[signal.Signals]:
+    """Return the signals that end a turn, without those our parent has us ignore (nohup, a shell's `&`)."""
+    return [number for number in _SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
 
 
 def _print_outcome(turn: Turn, result: RunResult, arguments: argparse.Namespace) -> None:

@@ -200,7 +200,7 @@ def _nested_character(character: str) -> str:
         return r'\\*"'
     if character.isascii() and character.isprintable():
         return re.escape(character)
-    units = character.encode("utf-16-be")
+    units = character.encode("utf-16-be", "surrogatepass")
     code = "".join(rf"\\+u{units[at]:02x}{units[at + 1]:02x}" for at in range(0, len(units), 2))
     return f"(?:{re.escape(character)}|(?i:{code}))"
 

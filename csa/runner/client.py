@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from csa.errors import UsageError
 from csa.ids import ENTROPY_BYTES, new_session_id, unique_prefix_length
 from csa.paths import SessionPaths, state_root
 from csa.runner.setting import Setting, resolve_selector
@@ -123,7 +124,12 @@ class Csa:
         session whose record cannot be found.
         """
         variables = dict(os.environ if environ is None else environ)
-        start = Path(directory).resolve()
+        try:
+            start = Path(directory).resolve()
+        except FileNotFoundError as error:
+            raise UsageError(
+                "The current directory has been deleted.", hint="cd to another, or pass --cd DIR"
+            ) from error
         project = find_project(start)
         root = state_root(variables)
         client = cls(project, root=root, environ=variables, directory=start, command=command, owns_process=owns_process)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -72,6 +73,9 @@ def _check_words(request: RunRequest) -> None:
         raise UsageError("--session, --last and --session-id exclude each other.")
     if not request.prompt.strip():
         raise UsageError("The prompt is empty.", hint='csa run "what to do"')
+    texts = (request.prompt, request.description, request.system, request.model, request.effort)
+    if any(text is not None and not _is_unicode(text) for text in texts):
+        raise UsageError("The prompt and the options must be UTF-8.")
     if "\0" in request.prompt:
         raise UsageError("The prompt holds a NUL character, which no tool accepts.")
     if request.ephemeral and any(ways):
@@ -123,6 +127,8 @@ def _plan_new(setting: Setting, request: RunRequest, *, new_id: str, now: dateti
     if name and setting.store.find_name(name):
         raise UsageError(f"A session named '{name}' exists.", hint=f'csa run --session {name} "..." continues it')
     project = setting.store.project
+    if not _is_unicode(f"{project}{directory}"):
+        raise UsageError("The project's path is not UTF-8, and could not be recorded.", hint="rename the directory")
     state = SessionState(
         session_id=new_id,
         project_path=str(project),
@@ -130,7 +136,7 @@ def _plan_new(setting: Setting, request: RunRequest, *, new_id: str, now: dateti
         last_accessed=now,
         description=_description(setting, request),
         name=name,
-        owner=f"{setting.environ.get('USER') or os.getuid()}@{os.uname().nodename}",
+        owner=_owner(setting.environ),
         branch=git_branch(project),
         ephemeral=request.ephemeral,
         parent_session_id=parent.session_id if parent else None,
@@ -233,6 +239,20 @@ def _refuse_other_account(plan: TurnPlan, known: ToolState) -> None:
             f"and this would run under {plan.account}.",
             hint="set the tool's home and endpoint as they were when the session began",
         )
+
+
+def _owner(environ: Mapping[str, str]) -> str:
+    name = environ.get("USER") or environ.get("LOGNAME") or str(os.getuid())
+    return f"{name}@{os.uname().nodename}".encode("utf-8", "replace").decode()
+
+
+def _is_unicode(text: str) -> bool:
+    """Say whether a text can be written as UTF-8; words and paths of other bytes hold surrogates in their place."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _description(setting: Setting, request: RunRequest) -> str:

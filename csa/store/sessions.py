@@ -111,7 +111,7 @@ class Store:
         if len(matches) == 1:
             return matches[0]
         if matches:
-            raise AmbiguousError(selector, self._describe(matches))
+            raise AmbiguousError(selector, self._describe(matches), len(matches))
         raise NotFoundError(f"No session matches '{selector}' in {self.project}.", hint="csa session list")
 
     def find_name(self, name: str) -> str | None:

@@ -52,7 +52,7 @@ _UNITS = st.lists(
 )
 
 
-@settings(max_examples=40)
+@settings(max_examples=25)
 @given(_UNITS, _UNITS, st.integers(-20, 20), st.sampled_from([65536, 65536 - 7, 8192, 4099, 1 << 20]), st.booleans())
 def test_an_over_long_line_stays_json(
     first: list[str],

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from csa.errors import BusyError, NotFoundError, StateError
-from csa.store.held import build_session, store_lock, open_session
+from csa.store.held import build_session, open_session, store_lock
 from csa.store.locks import is_locked
 from csa.store.sessions import Store
 from tests.store.support import IDS, begin, child, finish, finished_session, make_state, publish
@@ -37,7 +37,7 @@ say("closed")
 def test_a_session_is_not_seen_before_it_is_published(store: Store) -> None:
     """Until its first event is durable a session does not resolve, and then it does, locked."""
     with build_session(store, make_state(ID, store.project), tool="codex") as held:
-        assert not held.is_published
+        assert held.paths.root.name == ".new-" + ID
         assert (store.ids(), store.has(ID), list(store.records())) == ([], False, [])
         with pytest.raises(NotFoundError):
             store.resolve(ID)

@@ -74,7 +74,7 @@ def test_a_turn_is_never_seen_as_lost_while_it_ends(store: Store) -> None:
         with child(SUPERVISE, store.root, store.project, session_id) as supervisor:
             assert supervisor.hear() == "ready"
             supervisor.tell()
-            seen = []
+            seen: list[str] = []
             while not seen or seen[-1] == "running":
                 seen.append(status(store, session_id))
             assert seen[-1] == "succeeded"
@@ -131,7 +131,7 @@ def test_a_reused_pid_or_an_old_owner_does_not_revive(store: Store) -> None:
 
 
 def test_another_machine_is_judged_by_its_heartbeat(store: Store) -> None:
-    """On a shared store the lock of another machine cannot be seen: a young heartbeat means alive, an old one unknown."""
+    """The lock of another machine cannot be seen: a young heartbeat means alive, an old one unknown."""
     with publish(store, ID) as held:
         paths = held.paths
     rewrite_owner(paths, OWNER)
