@@ -84,8 +84,8 @@ def _check_words(request: RunRequest) -> None:
         raise UsageError(f"The system text is longer than {MAX_SYSTEM_BYTES >> 10} KiB.", hint="put it into the prompt")
     if request.timeout_s is not None and not 0 < request.timeout_s < float("inf"):
         raise UsageError("--timeout must be more than 0 seconds.")
-    for name in (request.name, request.session_id):
-        if name is not None and not is_session_id(name.upper()) and not _NAME.fullmatch(name):
+    for name in (request.name, None if _asked_id(request) else request.session_id):
+        if name is not None and not _NAME.fullmatch(name):
             raise UsageError(
                 f"'{name}' cannot name a session.",
                 hint="a name begins with a letter and has up to 64 letters, digits, dots, dashes and underscores",
@@ -123,6 +123,8 @@ def _plan_new(setting: Setting, request: RunRequest, *, new_id: str, now: dateti
         )
     choice = _choose(setting, request, previous=None)
     directory = request.directory or setting.directory
+    if not directory.is_dir():
+        raise NotFoundError(f"There is no directory {directory} to start in.")
     name = request.name or (request.session_id if request.session_id and not _asked_id(request) else None)
     if name and setting.store.find_name(name):
         raise UsageError(f"A session named '{name}' exists.", hint=f'csa run --session {name} "..." continues it')

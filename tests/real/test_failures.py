@@ -64,7 +64,7 @@ def runs() -> Iterator[Runs]:
             place.provider.on(case, *replies)
         cases = [(tool, case) for tool in TOOLS for case in (*ANSWERS, UNREACHABLE)]
         dead = f"http://127.0.0.1:{closed.getsockname()[1]}"
-        found = threads.map(lambda one: _watch(place, *one, dead if one[1] == UNREACHABLE else None), cases)
+        found = threads.map(lambda one: _watch(place, one[0], one[1], dead if one[1] == UNREACHABLE else None), cases)
         yield {(tool.name, case): watched for (tool, case), watched in zip(cases, found, strict=True)}
 
 

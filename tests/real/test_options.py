@@ -96,7 +96,7 @@ def test_an_ephemeral_run_leaves_nothing(place: Workplace, tool: RealTool) -> No
     assert "csa session" not in str(request.body)
     assert EMPHATIC in request.system_text
     assert place.sessions() == []
-    assert [path for path in place.state_root.rglob("*") if path.is_file()] == []
+    assert list(place.session_dir("any").parent.iterdir()) == []
     assert place.conversations(tool) == []
     kept = [path for path in place.home.rglob("*") if path.is_file() and prompt.encode() in path.read_bytes()]
     assert kept == []

@@ -4,7 +4,6 @@ import json
 import os
 import time
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,7 +15,7 @@ from csa.store.locks import acquire_lock
 from csa.store.owner import boot_id, current_owner, machine_id, parse_owner
 from csa.store.sessions import Store
 from tests.conftest import ForeignWriter
-from tests.store.support import IDS, begin, child, finish, finished_session, make_state, publish
+from tests.store.support import IDS, begin, child, finish, finished_session, publish
 from tests.support import snapshot
 
 ID = IDS[0]
@@ -190,8 +189,3 @@ def test_looking_changes_nothing(store: Store) -> None:
         before = snapshot(store.root)
         assert [record.status for record in store.records()] == ["running", "succeeded"]
         assert snapshot(store.root) == before
-
-
-def test_make_state_is_a_root(project: Path) -> None:
-    """The states these tests make are roots."""
-    assert make_state(ID, project).parent_session_id is None

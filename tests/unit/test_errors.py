@@ -30,9 +30,9 @@ def test_each_cause_has_its_code(kind: type[CsaError], code: str, exit_code: int
 
 def test_an_ambiguous_selector_shows_all_matches() -> None:
     """The message says how many sessions match and lists each."""
-    error = AmbiguousError("01J", ["01JA one", "01JB two"])
+    error = AmbiguousError("01J", ["01JA one", "01JB two"], 22)
     assert str(error).splitlines() == [
-        "Session prefix is ambiguous: '01J' matches 2 sessions.",
+        "Session prefix is ambiguous: '01J' matches 22 sessions.",
         "  01JA one",
         "  01JB two",
     ]

@@ -68,8 +68,8 @@ def test_a_result_survives_its_event() -> None:
 def test_the_json_has_the_promised_keys() -> None:
     """The object that commands print has the keys the manual promises."""
     shown = make_result().to_json()
-    promised = """session_id turn tool model provider_session_id status exit_code tool_exit_code text summary error usage
-        duration_s started_at finished_at artifacts"""
+    promised = """session_id turn tool model provider_session_id status exit_code tool_exit_code text summary error
+        usage duration_s started_at finished_at artifacts"""
     assert set(promised.split()) <= set(shown)
     assert shown["error"] == {"kind": "quota", "message": "no more"}
     assert shown["finished_at"] == "2024-02-06T12:00:01.500Z"

@@ -1,0 +1,135 @@
+"""Speed and memory of csa, as ratios in one interleaved run. Prints a table; `make bench` writes nothing.
+
+Every figure is a median over interleaved rounds, beside the same round's bare `python -I -c pass`, so that a slow or
+busy machine shows in both. The tools are the bundled fakes; nothing leaves this machine.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+ROUNDS = 15
+EVENTS = 200_000
+BIG_BYTES = 50 << 20
+SESSIONS = 100
+BARE = [sys.executable, "-I", "-c", "pass"]
+CSA = str(Path(sys.executable).with_name("csa"))
+
+
+@dataclass(frozen=True)
+class Place:
+    """A private home with a project and fake tools."""
+
+    project: Path
+    env: dict[str, str]
+
+    def run(self, *words: str) -> subprocess.CompletedProcess[bytes]:
+        return subprocess.run(
+            words, cwd=self.project, env=self.env, stdin=subprocess.DEVNULL, capture_output=True, check=True
+        )
+
+
+def make_place(base: Path) -> Place:
+    home, project = base / "home", base / "project"
+    for path in (home / ".codex", project / ".csa"):
+        path.mkdir(parents=True)
+    script = base / "script.json"
+    rules = [
+        {"match": "many", "do": [["emit-many", EVENTS], ["say", "ok"]]},
+        {"match": "big", "do": [["emit-bytes", BIG_BYTES, "c"], ["say", "ok"]]},
+    ]
+    script.write_text(json.dumps({"rules": rules}))
+    fakes = ROOT / "fixtures" / "fake_tools" / "bin"
+    search = f"{fakes}:{Path(sys.executable).parent}:/usr/bin:/bin"
+    return Place(project, {"HOME": str(home), "PATH": search, "FAKE_TOOL_SCRIPT": str(script), "LANG": "C.UTF-8"})
+
+
+def seconds(action: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    action()
+    return time.perf_counter() - start
+
+
+def ratios(place: Place, commands: dict[str, list[str]]) -> dict[str, tuple[float, float]]:
+    """Return for each command the median of its seconds, and of its ratio to the bare python of the same round."""
+    times: dict[str, list[float]] = {name: [] for name in commands}
+    shares: dict[str, list[float]] = {name: [] for name in commands}
+    for _ in range(ROUNDS):
+        bare = seconds(lambda: place.run(*BARE))
+        for name, words in commands.items():
+            took = seconds(lambda words=words: place.run(*words))  # type: ignore[misc]  # bound at once
+            times[name].append(took)
+            shares[name].append(took / bare)
+    return {name: (statistics.median(times[name]), statistics.median(shares[name])) for name in commands}
+
+
+def peak_mib(place: Place, *words: str) -> tuple[float, float]:
+    """Return the seconds, and the largest resident size of csa itself (its children apart) in MiB."""
+    start = time.perf_counter()
+    process = subprocess.Popen(
+        words,
+        cwd=place.project,
+        env=place.env,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    peak = 0
+    while process.poll() is None:
+        try:
+            status = Path(f"/proc/{process.pid}/status").read_text()
+        except OSError:
+            break
+        peak = max([peak, *(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM"))])
+        time.sleep(0.02)
+    process.wait()
+    return time.perf_counter() - start, peak / 1024
+
+
+def main() -> None:
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    subprocess.run([sys.executable, "-m", "compileall", "-q", ROOT / "csa", ROOT / "adapters"], check=True)
+    with tempfile.TemporaryDirectory(prefix="csa-bench-") as base:
+        place = make_place(Path(base))
+        for _ in range(SESSIONS):
+            place.run(CSA, "run", "-q", "--tool", "codex", "hello")
+        newest = json.loads(place.run(CSA, "session", "list", "--json", "--limit", "1").stdout)[0]["id"]
+        codex = shutil.which("codex", path=place.env["PATH"]) or "codex"
+        found = ratios(
+            place,
+            {
+                "csa --version": [CSA, "--version"],
+                "csa session is-alive": ["bash", "-c", f"{CSA} session is-alive {newest} || true"],
+                "csa session result": [CSA, "session", "result", newest],
+                f"csa session list, 20 newest of {SESSIONS}": [CSA, "session", "list", "--limit", "20"],
+                "csa run, whole": [CSA, "run", "-q", "--tool", "codex", "hello"],
+                "the fake tool alone": [codex, "--version"],
+            },
+        )
+        print(f"{'what':<44} {'ms':>7} {'x bare python':>14}")
+        for name, (took, ratio) in found.items():
+            print(f"{name:<44} {took * 1000:>7.1f} {ratio:>14.2f}")
+        idle_s, idle_mib = peak_mib(place, CSA, "run", "-q", "--tool", "codex", "hello")
+        print(f"\n{'csa run, hello: csa itself':<44} {idle_s:>6.2f}s {idle_mib:>10.1f} MiB")
+        for tool in ("codex", "claude-code"):
+            many_s, many_mib = peak_mib(place, CSA, "run", "-q", "--tool", tool, "many")
+            rate = f"{EVENTS / many_s:,.0f} events/s"
+            print(f"{f'{EVENTS:,} events of {tool}':<44} {many_s:>6.2f}s {many_mib:>10.1f} MiB   {rate}")
+            big_s, big_mib = peak_mib(place, CSA, "run", "-q", "--tool", tool, "big")
+            rate = f"{BIG_BYTES / (1 << 20) / big_s:,.0f} MiB/s"
+            print(f"{f'a line of 50 MiB from {tool}':<44} {big_s:>6.2f}s {big_mib:>10.1f} MiB   {rate}")
+
+
+if __name__ == "__main__":
+    main()
