@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Self
@@ -71,8 +72,10 @@ class HeldSession:
         """Release the locks; remains of a session that was never published go."""
         if not self.is_published:
             shutil.rmtree(self.paths.root, ignore_errors=True)
-        self._tool_lock.close()
-        self.session_lock.close()
+        for lock in (self._tool_lock, self.session_lock):
+            with suppress(OSError):  # whoever holds it next says so himself
+                lock.write(b"")
+            lock.close()
 
     def __enter__(self) -> Self:
         return self
@@ -149,20 +152,23 @@ def _make_private(path: Path) -> None:
 
 
 def _take_locks(paths: SessionPaths, state: SessionState, *, tool: str, turn: int) -> tuple[Lock, Lock]:
+    owner = current_owner(tool=tool, turn=turn, since=datetime.now(UTC).isoformat(timespec="seconds")).to_bytes()
     try:
         session_lock = acquire_lock(paths.session_lock)
     except BlockingIOError as error:
         raise _busy(paths, state) from error
     try:
+        session_lock.write(owner)
         tool_lock = acquire_lock(paths.tool_lock(tool), flock=True)
     except BlockingIOError as error:
         session_lock.close()
         raise BusyError(
             f"Session {state.session_id} is locked for {tool} by another program.", hint="retry later"
         ) from error
+    except BaseException:
+        session_lock.close()
+        raise
     try:
-        owner = current_owner(tool=tool, turn=turn, since=datetime.now(UTC).isoformat(timespec="seconds")).to_bytes()
-        session_lock.write(owner)
         tool_lock.write(owner)
     except BaseException:
         tool_lock.close()

@@ -8,9 +8,11 @@ from typing import Literal
 
 from csa.paths import SessionPaths
 from csa.store.locks import probe_lock
-from csa.store.owner import Owner, boot_id, machine_id, parse_owner
+from csa.store.owner import Owner, boot_id, machine_id, may_be_running, parse_owner
 
 HEARTBEAT_FRESH_S = 30.0
+_MAX_LOOKS = 10
+_LOOK_AGAIN_S = 0.01
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,8 +25,12 @@ class Liveness:
 
 def probe(paths: SessionPaths) -> Liveness:
     """Say whether a supervisor holds the session."""
-    held, content = probe_lock(paths.session_lock)
-    owner = parse_owner(content)
+    held, owner = _look(paths)
+    for _ in range(_MAX_LOOKS):
+        if not held or (owner is not None and may_be_running(owner)):
+            break
+        time.sleep(_LOOK_AGAIN_S)  # who has just taken the lock has not yet said who he is
+        held, owner = _look(paths)
     if held:
         return Liveness("alive", owner)
     if owner is None or owner.boot_id == boot_id() or owner.machine_id == machine_id():
@@ -33,6 +39,11 @@ def probe(paths: SessionPaths) -> Liveness:
         return Liveness("not_alive", owner)
     fresh = _heartbeat_age_s(paths) < HEARTBEAT_FRESH_S
     return Liveness("alive" if fresh else "unknown", owner)
+
+
+def _look(paths: SessionPaths) -> tuple[bool, Owner | None]:
+    held, content = probe_lock(paths.session_lock)
+    return held, parse_owner(content)
 
 
 def _last_turn_finished(paths: SessionPaths) -> bool:

@@ -69,6 +69,13 @@ def process_start_time(pid: int) -> int | None:
     return int(stat[stat.rindex(b")") + 2 :].split()[19])
 
 
+def may_be_running(owner: Owner) -> bool:
+    """Say whether the owner's process exists, or is one that cannot be looked at from here."""
+    if owner.boot_id != boot_id() or owner.pid_namespace != _pid_namespace():
+        return True
+    return process_start_time(owner.pid) == owner.start_time
+
+
 def boot_id() -> str:
     """Return the kernel's id of this boot; containers on one kernel share it. Empty where /proc is hidden."""
     return _read("/proc/sys/kernel/random/boot_id")

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from csa.paths import SessionPaths
+from csa.store.owner import current_owner
 from tests.support import Place, snapshot
 
 OLD = "01JH4QWERT1234567890ABCDEF"
@@ -151,7 +152,7 @@ def test_session_of_another_machine(place: Place, age_s: int, *, has_ended: bool
     """On a shared store the lock of another machine tells nothing: a fresh heartbeat does, an old one does not."""
     session_id = place.codex("one").session_id
     lock = place.session(session_id) / "locks" / "session.lock"
-    owner = json.loads(lock.read_text())
+    owner = json.loads(current_owner(tool="codex", turn=1, since="2026-01-01T10:02:00+00:00").to_bytes())
     lock.write_text(json.dumps({**owner, "boot_id": "elsewhere", "machine_id": "another", "host": "far"}))
     transcript = place.session(session_id) / "transcript.jsonl"
     if not has_ended:

@@ -64,8 +64,8 @@ def test_last_is_the_one_used_last(place: Place) -> None:
 @pytest.mark.parametrize("asked", [UNUSED, UNUSED.lower(), "nightly-build"])
 def test_session_id_creates_and_continues(place: Place, asked: str) -> None:
     """`--session-id` with a ULID or a name creates the session at first and continues it from then on."""
-    turns = [place.codex("go", "--session-id", asked) for _ in range(3)]
-    assert [turn.out for turn in turns] == [f"FAKE ECHO: go [turns={n}]\n" for n in (1, 2, 3)]
+    turns = [place.codex("go", "--session-id", asked) for _ in range(2)]
+    assert [turn.out for turn in turns] == [f"FAKE ECHO: go [turns={n}]\n" for n in (1, 2)]
     assert len(place.ids()) == 1
     if asked.upper() == UNUSED:
         assert place.ids() == [UNUSED]
@@ -117,15 +117,10 @@ def test_ambiguous_prefix(place: Place) -> None:
     assert all(place.state(session_id)["turns"] == 1 for session_id in ids)
 
 
-@pytest.mark.parametrize("selector", ["", "   "])
-def test_empty_selector(place: Place, selector: str) -> None:
+def test_empty_selector(place: Place) -> None:
     """An empty selector is refused, though one session is all there is."""
     session_id = place.codex("one").session_id
-    for words in (
-        ["run", "--session", selector, "x"],
-        ["session", "logs", selector],
-        ["session", "result", "-s", selector],
-    ):
+    for words in (["run", "--session", "", "x"], ["session", "logs", "  "], ["session", "result", "-s", ""]):
         assert place.run(*words).code == 2
     assert place.state(session_id)["turns"] == 1
 

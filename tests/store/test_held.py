@@ -206,9 +206,11 @@ def test_names_are_chosen_one_at_a_time(store: Store) -> None:
     lock = store_lock(store)
     with child(waiting, store.root, store.project) as waiter:
         assert waiter.hear() == "ready"
-        publish(store, ID, name="auth").close()
+        begin(made)
+        made.publish()
         lock.close()
         assert waiter.hear() == ID
+    made.close()
 
 
 def test_twenty_create_while_others_list(store: Store) -> None:
