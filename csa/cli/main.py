@@ -5,8 +5,12 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from typing import TYPE_CHECKING
 
 from csa.errors import CsaError, UsageError
+
+if TYPE_CHECKING:
+    from csa.cli.commands import Parser
 
 EXIT_BROKEN_PIPE = 128 + signal.SIGPIPE
 
@@ -75,10 +79,21 @@ def _dispatch(words: list[str]) -> int:
         arguments = command.parser().parse_args(rest)
     except UsageFault as fault:
         message = fault.message[:1].upper() + fault.message[1:]
-        raise UsageError(f"{message}.", hint=f"{fault.prog} --help") from fault
+        hint = _suggest_option(command.parser(), fault.message) or f"{fault.prog} --help"
+        raise UsageError(f"{message}.", hint=hint) from fault
     if arguments.cd is not None and not os.path.isdir(arguments.cd):
         raise UsageError(f"--cd: there is no directory {arguments.cd}.")
     return command.execute(arguments)
+
+
+def _suggest_option(parser: Parser, message: str) -> str | None:
+    """Return what an unknown option may have been meant to be."""
+    from difflib import get_close_matches  # noqa: PLC0415  # only a typo pays for it
+
+    typed = next((word.partition("=")[0] for word in message.split() if word.startswith("--")), "")
+    known = [option for action in parser._actions for option in action.option_strings]  # noqa: SLF001  # no public way
+    close = [] if typed in known else get_close_matches(typed, known, n=1, cutoff=0.75)
+    return f"did you mean '{close[0]}'?" if close else None
 
 
 def _unknown(words: list[str]) -> UsageError:

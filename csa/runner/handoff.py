@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from csa.paths import SessionPaths
+from csa.store.results import read_final_text
 from csa.store.transcript import read_events_backwards
 
 MAX_DIGEST_CHARS = 24_000  # about 6,000 tokens
@@ -25,17 +26,14 @@ def make_handoff(paths: SessionPaths, tool: str) -> Handoff | None:
     parts: list[str] = []
     turns: list[int] = []
     size = 0
-    answer = ""
     for event in read_events_backwards(paths.transcript):
-        if event.type == "agent_message" and not answer:
-            answer = _shorten(str(event.data.get("text", "")))
         if event.type != "run_started":
             continue
         if event.data.get("tool") == tool:
             break
         prompt = _shorten(str(event.data.get("prompt", "")))
+        answer = _shorten(read_final_text(paths, event.turn))
         part = f"User: {prompt}\n\n{event.data.get('tool')}: {answer or '(no answer)'}"
-        answer = ""
         size += len(part)
         if size > MAX_DIGEST_CHARS:
             break

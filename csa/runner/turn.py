@@ -13,9 +13,7 @@ outcome is written and the lock released; that part is shielded and bounded in t
 from __future__ import annotations
 
 import math
-import os
 import signal
-import uuid
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -26,24 +24,16 @@ import anyio
 from anyio.abc import TaskGroup
 
 from csa.errors import CsaError
-from csa.model.adapter import Adapter, Decoder, Invocation, Outcome, ToolExit, TurnRequest
+from csa.model.adapter import Decoder, Outcome, ToolExit
 from csa.model.events import Event
 from csa.model.result import RunResult, exit_code_for
 from csa.process.framing import LineFramer
 from csa.process.tool import SpawnError, ToolProcess, start_tool
-from csa.runner.environment import (
-    apply_changes,
-    base_environment,
-    outer_sandbox,
-    session_environment,
-    system_note,
-)
-from csa.runner.handoff import make_handoff
 from csa.runner.plan import TurnPlan
+from csa.runner.preparation import Preparation, prepare_turn
 from csa.runner.recorder import Recorder, begin, publish
 from csa.runner.request import RunRequest
 from csa.runner.setting import Setting
-from csa.runner.toolbox import find_command, loadable_adapters
 from csa.runner.verdict import Stop, judge
 
 FLUSH_S = 0.1
@@ -75,21 +65,23 @@ class Turn:
         self._stop: Stop | None = None
         self._stopping = anyio.Event()
         self._announced = anyio.Event()  # the tool said that the turn has ended
+        self._was_announced = False  # ... before csa began to end it
         self._drained = {"stdout": anyio.Event(), "stderr": anyio.Event()}
         self._last_output = 0.0
         self._stderr_tail = b""
         self._send, self._receive = anyio.create_memory_object_stream[list[Event]](_BATCHES)
         self._recorder: Recorder
         self._tasks: TaskGroup
+        self._prepared: Preparation
         self._first: list[Event] = []
+        self._last: list[Event] = []
 
     async def __aenter__(self) -> Self:
         """Take the lock, make the session durable, start the tool. Raises as `plan_turn` and `begin` do."""
         try:
             self._recorder = begin(self._setting.store, self.plan, self._setting.redactor)
             try:
-                self.turn = self._recorder.turn
-                self._prepare()
+                self._begin()
             except BaseException:
                 self._recorder.close()
                 raise
@@ -138,86 +130,47 @@ class Turn:
     def _stop_for(self, stop: Stop) -> None:
         if self.result is None and self._stop is None:
             self._stop = stop
+            self._was_announced = self._announced.is_set()
             self._stopping.set()
 
-    def _prepare(self) -> None:
-        """Steps two and three: the invocation, `run_started`, and the session in its place."""
-        plan, recorder = self.plan, self._recorder
-        final_paths = self._setting.store.paths(self.session_id)
-        handoff = None if plan.is_new else make_handoff(recorder.paths, plan.adapter.name)
-        adapters, problems = loadable_adapters()
-        base = base_environment(
-            self._setting.environ,
-            (marker for adapter in adapters for marker in adapter.outer_markers),
-            self._setting.config.for_tool(plan.adapter.name).env,
-        )
-        note = system_note(plan.state, csa_command=self._csa_command, max_depth=plan.max_depth)
-        system = _join(None if plan.state.ephemeral else note, self._request.system)
-        parts = [handoff.text if handoff else None, self._request.prompt]
-        if recorder.tool_state.provider_session_id and not plan.adapter.capabilities.system_on_resume:
-            parts.insert(0, self._request.system)  # else the tool would silently drop it
-        self._asked = TurnRequest(
-            prompt=_join(*parts) or "",
-            cwd=plan.cwd,
-            command=plan.command,
-            provider_session_id=recorder.tool_state.provider_session_id,
-            new_provider_id=str(uuid.uuid4()),
-            permission=plan.permission,
-            model=plan.model,
-            effort=plan.effort,
-            system=system,
-            ephemeral=plan.state.ephemeral,
-            environ=base,
-            is_root=os.geteuid() == 0,
+    def _begin(self) -> None:
+        """Steps two and three: the lock, the invocation, `run_started`, and the session in its place."""
+        setting, plan, recorder = self._setting, self.plan, self._recorder
+        self.turn = recorder.turn
+        self._prepared = prepare_turn(
+            setting,
+            plan,
+            self._request,
+            turn=self.turn,
+            known=recorder.tool_state,
+            paths=recorder.paths,
             csa_command=self._csa_command,
-            sandboxed_by=outer_sandbox(),
-            writable_dirs=self._writable_dirs(adapters, base),
-            previous_totals=recorder.tool_state.totals,
-        )
-        self._invocation: Invocation = plan.adapter.invocation(self._asked)
-        self._environment = apply_changes(
-            {
-                **base,
-                **session_environment(
-                    plan.state, final_paths, turn=self.turn, tool=plan.adapter.name, root=self._setting.store.root
-                ),
-            },
-            self._invocation,
-            plan.cwd,
         )
         self._started_at = datetime.now(UTC)
+        handoff = self._prepared.handoff
         self._first = recorder.start(
             self._request.prompt,
-            list(self._invocation.argv),
+            list(self._prepared.invocation.argv),
             model=plan.model,
             handoff=handoff.data if handoff else None,
         )
-        for problem in problems:
+        for problem in self._prepared.problems:
             self._first += recorder.append("warning", {"kind": "adapter", "message": problem})
         if plan.is_new:
-            publish(self._setting.store, recorder)
+            publish(setting.store, recorder)
         recorder.open_logs()
 
-    def _writable_dirs(self, adapters: list[Adapter], environ: dict[str, str]) -> tuple[str, ...]:
-        """Name what a nested run writes to. A sandbox can only open directories that exist, so they are made."""
-        installed = [a for a in adapters if find_command(a, self._setting.config, environ)]
-        homes = dict.fromkeys(home for adapter in installed for home in adapter.homes(environ))
-        for home in homes:
-            with suppress(OSError):  # a home that cannot be made cannot be written by the tool either
-                os.makedirs(home, mode=0o700, exist_ok=True)
-        return (str(self._setting.store.root), *(home for home in homes if os.path.isdir(home)))
-
     async def _supervise(self) -> None:
-        decoder = self.plan.adapter.decoder(self._asked)
+        decoder = self.plan.adapter.decoder(self._prepared.asked)
         end = ToolExit(None, None)
         spawn_fault: SpawnError | None = None
         peak_rss: int | None = None
         try:
             await self._deliver(self._first)
             async with start_tool(
-                self._invocation.argv,
+                self._prepared.invocation.argv,
                 cwd=self.plan.cwd,
-                env=self._environment,
+                env=self._prepared.environment,
                 shared_fds=(self._recorder.held.session_lock.fd,),
                 owns_process=self._owns_process,
             ) as tool:
@@ -242,7 +195,7 @@ class Turn:
     async def _attend(self, tool: ToolProcess, decoder: Decoder) -> ToolExit:
         """Run the helpers beside the tool until it has exited and its output is drained."""
         async with anyio.create_task_group() as helpers:
-            helpers.start_soon(tool.feed_stdin, self._invocation.stdin)
+            helpers.start_soon(tool.feed_stdin, self._prepared.invocation.stdin)
             helpers.start_soon(self._pump_stdout, tool, decoder)
             helpers.start_soon(self._pump_stderr, tool)
             helpers.start_soon(self._keep_beating)
@@ -341,7 +294,8 @@ class Turn:
     def _finalise(self, decoder: Decoder, end: ToolExit, spawn_fault: SpawnError | None, peak_rss: int | None) -> None:
         """Steps six and seven."""
         stop = self._stop
-        judged_end = ToolExit(None, None, end.stderr_tail) if stop and stop.reason == "reaped" else end
+        # A tool that had announced the end of its turn is judged by that, and not by how csa then ended it.
+        judged_end = ToolExit(None, None, end.stderr_tail) if stop and self._was_announced else end
         outcome = (
             Outcome(succeeded=False, error_kind="spawn", error_message=str(spawn_fault))
             if spawn_fault
@@ -349,13 +303,14 @@ class Turn:
         )
         verdict = judge(outcome, end, stop)
         now = datetime.now(UTC)
-        signal_name = stop.signal_name if stop else None
         result = RunResult(
             session_id=self.session_id,
             turn=self.turn,
             tool=self.plan.adapter.name,
             status=verdict.status,
-            exit_code=exit_code_for(verdict.status, error_kind=verdict.error_kind, signal_name=signal_name),
+            exit_code=exit_code_for(
+                verdict.status, error_kind=verdict.error_kind, signal_name=stop.signal_name if stop else None
+            ),
             tool_exit_code=end.code,
             signal=end.signal,
             model=self.plan.model,
@@ -372,8 +327,3 @@ class Turn:
             denied=outcome.denied,
         )
         self.result, self._last = self._recorder.finish(result, outcome)
-
-
-def _join(*texts: str | None) -> str | None:
-    present = [text for text in texts if text]
-    return "\n\n".join(present) or None

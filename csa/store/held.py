@@ -87,6 +87,8 @@ class HeldSession:
 def build_session(store: Store, state: SessionState, *, tool: str) -> HeldSession:
     """Make a new session, locked and not yet visible; `publish` shows it. Remains of a crashed start give way.
 
+    Takes `store_lock` meanwhile: not to be called while holding it.
+
     Raises:
         BusyError: another process is building a session of that id.
         OSError: it cannot be written; nothing is left.

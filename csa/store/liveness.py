@@ -33,7 +33,7 @@ def probe(paths: SessionPaths) -> Liveness:
         held, owner = _look(paths)
     if held:
         return Liveness("alive", owner)
-    if owner is None or owner.boot_id == boot_id() or owner.machine_id == machine_id():
+    if owner is None or owner.boot_id == boot_id() or (owner.machine_id and owner.machine_id == machine_id()):
         return Liveness("not_alive", owner)
     if _last_turn_finished(paths):
         return Liveness("not_alive", owner)

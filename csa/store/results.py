@@ -31,7 +31,9 @@ def load_result(paths: SessionPaths, session_id: str, *, turn: int | None = None
             moment = parse_time(event.ts)
             known["started_at"] = known["started_at"] or moment
             known["finished_at"] = known["finished_at"] or moment
-            return RunResult(**known, text=_final_text(paths, event.turn), artifacts=list_artifacts(paths, event.turn))
+            return RunResult(
+                **known, text=read_final_text(paths, event.turn), artifacts=list_artifacts(paths, event.turn)
+            )
     which = "No turn" if turn is None else f"Turn {turn}"
     raise NotFoundError(
         f"{which} of session {session_id} has finished.", hint=f"csa session is-alive --session {session_id[:10]}"
@@ -63,7 +65,8 @@ def _projection(result: RunResult) -> dict[str, Any]:
     return {key: value for key, value in result.to_json().items() if key not in left_out}
 
 
-def _final_text(paths: SessionPaths, turn: int) -> str:
+def read_final_text(paths: SessionPaths, turn: int) -> str:
+    """Return the answer of a turn, redacted; empty where there is none."""
     path: Path = paths.turn_output(turn) / "final.md"
     try:
         return path.read_text(errors="replace")

@@ -13,6 +13,10 @@ def record(paths: SessionPaths, turn: int, tool: str, prompt: str, *answers: str
     journal.append("run_started", {"tool": tool, "prompt": prompt})
     for answer in answers:
         journal.append("agent_message", {"text": answer})
+    if answers:
+        final = paths.turn_output(turn) / "final.md"
+        final.parent.mkdir(parents=True, exist_ok=True)
+        final.write_text(answers[-1])
     journal.append("run_finished", {"status": "succeeded", "exit_code": 0})
     journal.close()
 

@@ -1,0 +1,101 @@
+"""What the tool of a turn is started with: the request to its adapter, its command, and its environment."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+
+from csa.model.adapter import Adapter, Invocation, TurnRequest
+from csa.model.state import ToolState
+from csa.paths import SessionPaths
+from csa.runner.environment import (
+    apply_changes,
+    base_environment,
+    outer_sandbox,
+    session_environment,
+    system_note,
+)
+from csa.runner.handoff import Handoff, make_handoff
+from csa.runner.plan import TurnPlan
+from csa.runner.request import RunRequest
+from csa.runner.setting import Setting
+from csa.runner.toolbox import find_command, loadable_adapters
+
+
+@dataclass(frozen=True, slots=True)
+class Preparation:
+    """Everything that is decided before the tool starts. `problems` are adapters that could not be loaded."""
+
+    asked: TurnRequest
+    invocation: Invocation
+    environment: Mapping[str, str]
+    handoff: Handoff | None
+    problems: list[str]
+
+
+def prepare_turn(
+    setting: Setting,
+    plan: TurnPlan,
+    request: RunRequest,
+    *,
+    turn: int,
+    known: ToolState,
+    paths: SessionPaths,
+    csa_command: str,
+) -> Preparation:
+    """Make the invocation of a turn. `known` is the tool's conversation; `paths` is where the record is just now."""
+    adapters, problems = loadable_adapters()
+    markers = (marker for adapter in adapters for marker in adapter.outer_markers)
+    base = base_environment(setting.environ, markers, setting.config.for_tool(plan.adapter.name).env)
+    handoff = None if plan.is_new else make_handoff(paths, plan.adapter.name)
+    note = system_note(plan.state, csa_command=csa_command, max_depth=plan.max_depth)
+    asked = TurnRequest(
+        prompt=_prompt(request, plan, known, handoff),
+        cwd=plan.cwd,
+        command=plan.command,
+        provider_session_id=known.provider_session_id,
+        new_provider_id=str(uuid.uuid4()),
+        permission=plan.permission,
+        model=plan.model,
+        effort=plan.effort,
+        system=_join(None if plan.state.ephemeral else note, request.system),
+        ephemeral=plan.state.ephemeral,
+        environ=base,
+        is_root=os.geteuid() == 0,
+        csa_command=csa_command,
+        sandboxed_by=outer_sandbox(),
+        writable_dirs=(str(setting.store.root), *_homes(setting, adapters, base)),
+        previous_totals=known.totals,
+    )
+    invocation = plan.adapter.invocation(asked)
+    own = session_environment(
+        plan.state,
+        setting.store.paths(plan.state.session_id),
+        turn=turn,
+        tool=plan.adapter.name,
+        root=setting.store.root,
+    )
+    return Preparation(asked, invocation, apply_changes({**base, **own}, invocation, plan.cwd), handoff, problems)
+
+
+def _prompt(request: RunRequest, plan: TurnPlan, known: ToolState, handoff: Handoff | None) -> str:
+    dropped = known.provider_session_id and not plan.adapter.capabilities.system_on_resume
+    system = request.system if dropped else None  # the tool would silently ignore it
+    return _join(system, handoff.text if handoff else None, request.prompt) or ""
+
+
+def _homes(setting: Setting, adapters: list[Adapter], environ: Mapping[str, str]) -> list[str]:
+    """Name where nested tools keep their state. A sandbox can only open directories that exist, so they are made."""
+    installed = [adapter for adapter in adapters if find_command(adapter, setting.config, environ)]
+    homes = dict.fromkeys(home for adapter in installed for home in adapter.homes(environ))
+    for home in homes:
+        with suppress(OSError):  # a home that cannot be made cannot be written by the tool either
+            os.makedirs(home, mode=0o700, exist_ok=True)
+    return [home for home in homes if os.path.isdir(home)]
+
+
+def _join(*texts: str | None) -> str | None:
+    return "\n\n".join(text for text in texts if text) or None

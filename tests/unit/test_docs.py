@@ -1,0 +1,46 @@
+"""The documentation is true to the code."""
+
+import importlib.util
+import re
+import shlex
+import sys
+from pathlib import Path
+
+import pytest
+
+from csa.cli.commands import find_command
+
+DOCS = Path(__file__).resolve().parents[2] / "docs"
+README = DOCS.parent / "README.md"
+
+
+@pytest.mark.skipif(sys.version_info[:2] != (3, 11), reason="argparse words its help differently in each version")
+def test_the_command_reference_is_up_to_date() -> None:
+    """docs/commands.md is what `make docs` would write."""
+    spec = importlib.util.spec_from_file_location("generate", DOCS / "generate.py")
+    assert spec
+    assert spec.loader
+    generate = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(generate)
+    assert (DOCS / "commands.md").read_text() == generate.render()
+
+
+def _examples() -> list[str]:
+    text = README.read_text() + (DOCS / "sessions.md").read_text()
+    return re.findall(r"^\$ (?:.*\| )?(csa [^|\n]*)", text, re.MULTILINE)
+
+
+@pytest.mark.parametrize("line", _examples())
+def test_every_example_of_the_documents_parses(line: str) -> None:
+    """Each `$ csa ...` line names a command that exists, with options that it takes."""
+    words = shlex.split(line, comments=True)[1:]
+    command, rest = find_command(words)
+    assert command, line
+    command.parser().parse_args(rest)
+
+
+@pytest.mark.parametrize("document", [README, *DOCS.glob("*.md")], ids=lambda path: path.name)
+def test_links_between_documents_lead_somewhere(document: Path) -> None:
+    """A relative link names a file that exists."""
+    for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", document.read_text()):
+        assert (document.parent / target).exists(), target
