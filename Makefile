@@ -43,7 +43,7 @@ lint: $(STAMP)
 $(CLIS)/.installed:
 	@command -v npm > /dev/null || { echo "error: npm is needed to install the real CLIs (Node.js 20 or newer)"; exit 1; }
 	mkdir -p $(CLIS)
-	npm install --silent --no-audit --no-fund --prefix $(CLIS) \
+	npm install --loglevel=error --no-audit --no-fund --prefix $(CLIS) \
 		@openai/codex@$(CODEX_VERSION) @anthropic-ai/claude-code@$(CLAUDE_VERSION)
 	$(CLIS)/node_modules/.bin/codex --version
 	$(CLIS)/node_modules/.bin/claude --version
