@@ -19,6 +19,7 @@ from csa.runner.client import SessionInfo
 from csa.store.sessions import format_age
 
 SHOWN_ON_TERMINAL = 50
+WIDE_COLUMNS = 72  # narrower terminals are shown no numbers
 _SHORT_ID = 10
 
 
@@ -76,19 +77,22 @@ def _print_rows(view: _View, infos: list[SessionInfo]) -> int:
         return 0
     id_width = view.id_width(infos)
     tool_width = max(4, *(len(_tools(info)) for info in infos))
-    fixed = id_width + 2 + 5 + 10 + tool_width + 2 + 6 + 7
-    names = f"{'AGE':>4} {'STATUS':<10}{'TOOL':<{tool_width}}  {'TURNS':>5} {'TOKENS':>6} DESCRIPTION"
-    print(view.style(f"{'ID':<{id_width}}  {names}", "dim"))
+    is_wide = view.width is None or view.width >= WIDE_COLUMNS
+    fixed = id_width + 2 + 5 + 10 + tool_width + 1 + (14 if is_wide else 1)
+    numbers = f" {'TURNS':>5} {'TOKENS':>6} " if is_wide else " "
+    print(
+        view.style(f"{'ID':<{id_width}}  {'AGE':>4} {'STATUS':<10}{'TOOL':<{tool_width}} {numbers}DESCRIPTION", "dim")
+    )
     for info in infos:
         shown = view.session_id(info)
         pad = " " * (id_width - (26 if view.width is None else max(len(info.prefix), _SHORT_ID)))
         status = view.style(f"{info.status:<10}", STATUS_STYLES.get(info.status, ""))
         state = info.record.state
         age = format_age(view.now, state.last_accessed) if state else "-"
-        turns = state.turns if state else "-"
         used = tokens(state.usage.input_tokens + state.usage.output_tokens) if state else "-"
+        numbers = f" {state.turns if state else '-':>5} {used:>6} " if is_wide else " "
         text = cut(_description(info), view.width and max(10, view.width - fixed))
-        print(f"{shown}{pad}  {age:>4} {status}{_tools(info):<{tool_width}}  {turns:>5} {used:>6} {text}")
+        print(f"{shown}{pad}  {age:>4} {status}{_tools(info):<{tool_width}} {numbers}{text}")
     return len(infos)
 
 
