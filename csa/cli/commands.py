@@ -87,6 +87,7 @@ COMMANDS = (
     Command(("session", "is-alive"), "session_is_alive", "say whether a session is running"),
     Command(("config", "show"), "config_show", "print each setting with its origin"),
     Command(("config", "validate"), "config_validate", "check the config files"),
+    Command(("doctor",), "doctor", "say whether csa can work here, and what to do if not"),
 )
 ALIASES = {("session", "ls"): ("session", "list"), ("ls",): ("session", "list")}
 

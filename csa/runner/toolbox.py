@@ -138,7 +138,7 @@ def _first_usable(config: Config, environ: Mapping[str, str], avoid_family: str 
             "No AI coding tool is installed: none of "
             + ", ".join(adapter.executable for adapter in _in_order(config))
             + " is on the PATH.",
-            hint="npm install -g @openai/codex   (or @anthropic-ai/claude-code), then log in with it once",
+            hint="npm install -g @openai/codex   (or another), log in with it once; `csa doctor` says more",
         )
     adapter, command = min(
         installed,
