@@ -23,18 +23,21 @@ class Command:
 
     def parser(self) -> Parser:
         """Build this command's parser; no other's is built."""
-        module = import_module(f"csa.cli.{self.module}")
         parser = Parser(
             prog=" ".join(("csa", *self.words)),
-            description=str(module.__doc__),
+            description=str(import_module(f"csa.cli.{self.module}").__doc__),
             formatter_class=_Formatter,
             allow_abbrev=False,
         )
-        configure: Callable[[argparse.ArgumentParser], None] = module.configure
+        self.configure(parser)
+        return parser
+
+    def configure(self, parser: argparse.ArgumentParser) -> None:
+        """Add this command's arguments to a parser."""
+        configure: Callable[[argparse.ArgumentParser], None] = import_module(f"csa.cli.{self.module}").configure
         configure(parser)
         common = parser.add_argument_group("everywhere")
         common.add_argument("--cd", metavar="DIR", help="act as if csa had been started in DIR")
-        return parser
 
     def execute(self, arguments: argparse.Namespace) -> int:
         """Run the command; return its exit code."""
@@ -88,6 +91,7 @@ COMMANDS = (
     Command(("config", "show"), "config_show", "print each setting with its origin"),
     Command(("config", "validate"), "config_validate", "check the config files"),
     Command(("doctor",), "doctor", "say whether csa can work here, and what to do if not"),
+    Command(("completion",), "completion", "print a script that completes csa's words in a shell"),
 )
 ALIASES = {("session", "ls"): ("session", "list"), ("ls",): ("session", "list")}
 

@@ -29,13 +29,8 @@ _NARROW = 60
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--timeout",
-        type=float,
-        default=_DEFAULT_LIMIT_S,
-        metavar="S",
-        help="what each tool has to answer (default: 10)",
-    )
+    waiting = f"how long to wait for each tool's version, in seconds (default: {ANSWER_LIMIT_S:g})"
+    parser.add_argument("--timeout", type=float, default=ANSWER_LIMIT_S, metavar="S", help=waiting)
     parser.add_argument("--json", action="store_true", help="print an object: ok, and the checks")
 
 
