@@ -83,7 +83,7 @@ class UsageFault(Exception):  # noqa: N818  # becomes a UsageError with a hint
 
 GROUPS = {"session": "look at sessions", "config": "look at the configuration"}
 COMMANDS = (
-    Command(("run",), "run", "hand a prompt to an AI coding tool, in a new session or an old one"),
+    Command(("run",), "run", "hand a prompt to an AI coding tool, in a new or old session"),
     Command(("session", "list"), "session_list", "list the project's sessions, or their tree"),
     Command(("session", "result"), "session_result", "print the answer of a session's last turn"),
     Command(("session", "logs"), "session_logs", "print what happened in a session"),
@@ -112,22 +112,41 @@ def members(group: str) -> list[Command]:
     return [command for command in COMMANDS if command.words[0] == group and len(command.words) > 1]
 
 
+# What one wants to do, and the first words of the commands for it; what is in none of them comes under "more".
+PURPOSES = (
+    ("run agents", ("run",)),
+    ("look at sessions", ("session", "top")),
+    ("set up and repair", ("doctor", "config", "completion")),
+)
+
+
 def overview() -> str:
     """Render what `csa --help` says."""
     lines = ["usage: csa COMMAND ...", "", "Run trees of AI coding agents as durable sessions.", ""]
-    lines += _rows(COMMANDS)
+    for purpose, found in _by_purpose():
+        lines += [f"{purpose}:", *_rows(found), ""]
     lines += [
-        "",
-        "  csa COMMAND --help  says more of each;  csa --version",
-        "",
         "examples:",
-        '  csa run "add a rate limit to the API"            a new session, with the first usable tool',
-        '  csa run --tool codex --description "auth" "..."  with this tool',
-        '  csa run --session 01JH4Q "now write the tests"   go on in a session, by an id prefix',
-        '  csa run --last "..."                             go on in the session used last',
-        "  csa session list --tree                          who started whom, and how it went",
+        '  csa run "add a rate limit to the API"           with the first usable tool',
+        '  csa run --tool codex --name api "..."           with this tool; call it api',
+        '  csa run --session api "now write the tests"     go on, by name or id prefix',
+        '  csa run --last "and the docs"                   go on in the one used last',
+        '  git diff | csa run --stdin "review this"        with what a pipe holds',
+        "  csa session list --tree                         who started whom",
+        "",
+        "csa COMMAND --help says more of each. First time here? csa doctor",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _by_purpose() -> list[tuple[str, list[Command]]]:
+    placed = {word for _, words in PURPOSES for word in words}
+    rest = dict.fromkeys(command.words[0] for command in COMMANDS if command.words[0] not in placed)
+    groups = [
+        (purpose, [command for word in words for command in COMMANDS if command.words[0] == word])
+        for purpose, words in (*PURPOSES, ("more", tuple(rest)))
+    ]
+    return [(purpose, found) for purpose, found in groups if found]
 
 
 def group_overview(group: str) -> str:
