@@ -47,7 +47,7 @@ def execute(arguments: argparse.Namespace) -> int:
         print_json(diagnosis.to_dict())
     else:
         _print(diagnosis.checks)
-        print(_verdict(diagnosis.checks, diagnosis.exit_code))
+        _print_verdict(diagnosis.checks, diagnosis.exit_code)
     return diagnosis.exit_code
 
 
@@ -55,32 +55,38 @@ def _print(checks: tuple[Check, ...]) -> None:
     style = Style(sys.stdout)
     width = terminal_width(sys.stdout)
     name_width = max(len(check.name) for check in checks)
-    indent = 4 if width is not None and width < _NARROW else name_width + 6
     for topic, members in groupby(checks, key=lambda check: check.topic):
         print(style(_TITLES[topic], "bold"))
         for check in members:
-            mark, colour = _MARKS[check.status]
-            head = f"  {style(mark, colour)} {check.name:<{name_width}}  "
-            lines = _fill(_homely(check.detail), width, indent)
-            if indent < name_width + 6:
-                print(head.rstrip())
-                print(" " * indent + lines[0])
-            else:
-                print(head + lines[0])
-            for line in lines[1:]:
-                print(" " * indent + line)
-            if check.next_step:
-                first, *rest = _fill(_homely(check.next_step), width, indent + 2)
-                print(" " * indent + style("→ ", "cyan") + first)
-                for line in rest:
-                    print(" " * (indent + 2) + line)
+            _print_check(check, style, width, name_width)
         print()
 
 
+def _print_check(check: Check, style: Style, width: int | None, name_width: int) -> None:
+    mark, colour = _MARKS[check.status]
+    head = f"  {style(mark, colour)} {check.name:<{name_width}}  "
+    indent = name_width + 6
+    if width is not None and width < _NARROW:
+        print(head.rstrip())
+        head, indent = " " * 4, 4
+    first, *rest = _fill(check.detail, width, indent)
+    print(head + first)
+    for line in rest:
+        print(" " * indent + line)
+    if check.next_step:
+        first, *rest = _fill(check.next_step, width, indent + 2)
+        print(" " * indent + style("→ ", "cyan") + first)
+        for line in rest:
+            print(" " * (indent + 2) + line)
+
+
 def _fill(text: str, width: int | None, indent: int) -> list[str]:
-    if width is None:
-        return [text]
-    return wrap(text, max(width - indent, 20), break_long_words=False, break_on_hyphens=False) or [""]
+    """Wrap each line of a text to what is left of the width; None leaves them as they are."""
+    lines = [_homely(line) for line in text.splitlines()]
+    if width is not None:
+        room = max(width - indent, 20)
+        lines = [part for line in lines for part in wrap(line, room, break_long_words=False, break_on_hyphens=False)]
+    return lines or [""]
 
 
 def _homely(text: str) -> str:
@@ -90,11 +96,16 @@ def _homely(text: str) -> str:
     return shown.replace(f"{home}/", "~/") if home else shown
 
 
-def _verdict(checks: tuple[Check, ...], exit_code: int) -> str:
-    style = Style(sys.stdout)
+def _print_verdict(checks: tuple[Check, ...], exit_code: int) -> None:
     if exit_code:
         blocking = ", ".join(check.name for check in checks if check.exit_code)
-        return style(f"No run can work here until this is mended: {blocking}.", "red")
-    troubles = sum(check.status != "ok" for check in checks)
-    rest = "" if not troubles else f" {troubles} {'line' if troubles == 1 else 'lines'} above may interest you."
-    return style("csa can work here.", "green") + rest
+        text, colour = f"No run can work here until this is mended: {blocking}.", "red"
+    else:
+        troubles = sum(check.status != "ok" for check in checks)
+        marked = {0: "", 1: " One thing above may interest you."}.get(
+            troubles, f" {troubles} things above may interest you."
+        )
+        text, colour = f"csa can work here.{marked}", "green"
+    style = Style(sys.stdout)
+    for line in _fill(text, terminal_width(sys.stdout), 0):
+        print(style(line, colour))

@@ -8,7 +8,7 @@ from __future__ import annotations
 import platform
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import anyio
@@ -112,7 +112,7 @@ def _check_tools(
 ) -> list[Check]:
     redact = setting.redactor.redact
     checks = [judge_tool(finding, config) for finding in findings]
-    checks = [Check(c.topic, c.name, c.status, redact(c.detail), c.next_step) for c in checks]
+    checks = [replace(check, detail=redact(check.detail)) for check in checks]  # tools are quoted in them
     step = "reinstall or remove the package that brings it"
     checks += [Check("tools", "adapter", "fail", redact(problem), step) for problem in problems]
     return [*checks, _check_choice(setting, config, findings)]

@@ -104,7 +104,7 @@ def _sessions(found: Survey) -> Check:
         "state",
         "sessions",
         "warn",
-        "; ".join([f"{count}, {len(found.damaged)} damaged", *faults, *more]),
+        "\n".join([f"{count}, {len(found.damaged)} damaged", *faults, *more]),
         "correct the files by hand or restore them from a backup; csa leaves damaged sessions as they are",
     )
 
@@ -125,7 +125,7 @@ def check_leftovers(root: Path) -> list[Check]:
         words.append(f"and {len(found) - _SHOWN} more")
     many = _count(len(found), "process", "processes")
     step = f"look at them, then: kill {' '.join(str(process.pid) for process in found)}"
-    return [Check("state", "leftovers", "warn", f"{many} of sessions that have ended: {'; '.join(words)}", step)]
+    return [Check("state", "leftovers", "warn", "\n".join([f"{many} of sessions that have ended", *words]), step)]
 
 
 def _leftovers(root: Path) -> Iterator[TaggedProcess]:

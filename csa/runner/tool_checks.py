@@ -20,7 +20,7 @@ from csa.runner.environment import base_environment
 from csa.runner.setting import Setting
 from csa.runner.toolbox import find_command, has_login
 
-_VERSION = re.compile(r"(?<![\w.])\d+(?:\.\d+)+(?:[-+][\w.]+)?")
+_VERSION = re.compile(r"v?(\d+(?:\.\d+)+(?:[-+][\w.+-]+)?)")
 _ESCAPES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\))")
 _KEPT_BYTES = 16 << 10
 _DRAIN_S = 0.5  # for a pipe that something the tool has started still holds
@@ -111,8 +111,14 @@ def judge_answer(end: ToolExit, out: str, err: str) -> Answer:
         return Answer(problem=_with_words(f"is killed by signal {end.signal}", err or out))
     if end.code != 0:
         return Answer(problem=_with_words(f"exits {end.code}", err or out))
-    found = _VERSION.search(_ESCAPES.sub("", out))
-    return Answer(version=found[0]) if found else Answer(problem=_with_words("names no version", out or err))
+    version = _find_version(_ESCAPES.sub("", out))
+    return Answer(version=version) if version else Answer(problem=_with_words("names no version", out or err))
+
+
+def _find_version(text: str) -> str | None:
+    """Return the first word that is a version, in a line that is text: there are digits and dots in any rubbish."""
+    words = (word for line in text.splitlines() if "\ufffd" not in line and line.isprintable() for word in line.split())
+    return next((found[1] for word in words if (found := _VERSION.fullmatch(word))), None)
 
 
 def _with_words(problem: str, text: str) -> str:
