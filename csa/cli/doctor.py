@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
 from itertools import groupby
 from textwrap import wrap
@@ -90,10 +91,10 @@ def _fill(text: str, width: int | None, indent: int) -> list[str]:
 
 
 def _homely(text: str) -> str:
-    """Make a text safe to show, with `~` for the home directory."""
+    """Make a text safe to show, with `~` for the home directory where a word begins so: it can still be pasted."""
     home = os.environ.get("HOME", "").rstrip("/")
     shown = one_line(text)
-    return shown.replace(f"{home}/", "~/") if home else shown
+    return re.sub(rf"(?<!\S){re.escape(home)}/", "~/", shown) if home else shown
 
 
 def _print_verdict(checks: tuple[Check, ...], exit_code: int) -> None:

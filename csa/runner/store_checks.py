@@ -98,7 +98,7 @@ def _sessions(found: Survey) -> Check:
         count += f" (looked at the {found.looked_at} newest)"
     if not found.damaged:
         return Check("state", "sessions", "ok", f"{count}, none damaged" if found.sessions else "none yet")
-    faults = [f"{session_id}: {fault.message}" for session_id, fault in found.damaged[:_SHOWN]]
+    faults = [fault.message for _, fault in found.damaged[:_SHOWN]]  # the path names the session
     more = [f"and {len(found.damaged) - _SHOWN} more"] if len(found.damaged) > _SHOWN else []
     return Check(
         "state",

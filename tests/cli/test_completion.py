@@ -186,7 +186,7 @@ zpty -d inner
 
 @pytest.mark.usefixtures("sessions")
 def test_candidates_in_the_case_they_were_begun(place: Place) -> None:
-    """Shells compare letter by letter, so an id goes on in the case it was begun in, and behind its prefix to its end."""
+    """Shells compare letter by letter: an id goes on in the case it was begun in, and behind its prefix to its end."""
     assert candidates(place, "sessions", "01jh5") == ["01jh5QWERT"]
     assert candidates(place, "sessions", "01JH5QWERT0") == [NEW]
     assert candidates(place, "sessions", "@") == ["@last", "@self", "@parent", "@root"]

@@ -180,7 +180,7 @@ def test_damaged_session_is_named_and_nothing_is_touched(place: Place, write_for
     assert done.code == 0
     assert checks["sessions"]["status"] == "warn"
     assert "2 sessions in 2 projects, 1 damaged" in checks["sessions"]["detail"]
-    assert f"{damaged}: " in checks["sessions"]["detail"]
+    assert f"/{damaged}/state.toml, line 2: " in checks["sessions"]["detail"]
     assert "is not TOML" in checks["sessions"]["detail"]
     assert snapshot(place.state_root) == before
     assert damaged in place.run("doctor").out
