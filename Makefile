@@ -19,7 +19,7 @@ help:
 	@echo "make check      lint, types, layers and tests"
 	@echo "make test-real  the real codex and claude-code against a loopback provider"
 	@echo "make bench      speed and memory, as ratios"
-	@echo "make docs       write docs/commands.md anew from the parsers"
+	@echo "make docs       write docs/commands.md and docs/csa.1 anew from the parsers"
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

@@ -134,11 +134,12 @@ def _first_usable(config: Config, environ: Mapping[str, str], avoid_family: str 
         if (command := find_command(adapter, config, environ)) is not None
     ]
     if not installed:
+        tools = _in_order(config)
+        names = ", ".join(adapter.executable for adapter in tools)
+        install = next((adapter.probe.install for adapter in tools if adapter.probe.install), "install one")
         raise ToolUnavailableError(
-            "No AI coding tool is installed: none of "
-            + ", ".join(adapter.executable for adapter in _in_order(config))
-            + " is on the PATH.",
-            hint="npm install -g @openai/codex   (or @anthropic-ai/claude-code), then log in with it once",
+            f"No AI coding tool is installed: none of {names} is on the PATH.",
+            hint=f"{install}, then log in with it once; `csa doctor` says more",
         )
     adapter, command = min(
         installed,
