@@ -21,8 +21,8 @@ _Json = dict[str, Any]
 SETTINGS_PATH = "GEMINI_CLI_SYSTEM_SETTINGS_PATH"
 HOME = "GEMINI_CLI_HOME"
 # What the two were before csa set them: agents inherit csa's, and a nested csa must not take those for the user's.
-OUTER_SETTINGS_PATH = "CSA_OUTER_GEMINI_SETTINGS"
-OUTER_HOME = "CSA_OUTER_GEMINI_HOME"
+OUTER_SETTINGS_PATH = "OUTER_GEMINI_CLI_SYSTEM_SETTINGS_PATH"
+OUTER_HOME = "OUTER_GEMINI_CLI_HOME"
 
 # The layers of settings, weakest first: alternatives of which the first one named or present holds.
 _USER = (f"${OUTER_HOME}/.gemini/settings.json", f"${HOME}/.gemini/settings.json", "~/.gemini/settings.json")
@@ -138,8 +138,8 @@ def _overrides(request: TurnRequest) -> list[Any]:
 
 def _thinking(effort: str, model: str | None) -> list[_Json]:
     """Override what the aliases of the models say: a level from Gemini 3 on, a budget of tokens before."""
-    level = {"thinkingConfig": {"thinkingLevel": effort.upper()}}
-    chosen = [("chat-base-3", level)]
+    level: _Json = {"thinkingConfig": {"thinkingLevel": effort.upper()}}
+    chosen: list[tuple[str, _Json]] = [("chat-base-3", level)]
     if effort.lower() in _BUDGETS:
         chosen.append(("chat-base-2.5", {"thinkingConfig": {"thinkingBudget": _BUDGETS[effort.lower()]}}))
     if model and not model.startswith("gemini-2"):

@@ -60,6 +60,7 @@ class RealTool:
     tells_failed_commands: bool = True  # a command that fails is not reported as one that succeeded
     keeps_lost_text: bool = False  # what a connection that broke had brought stays in the answer
     silent_failures: frozenset[str] = frozenset()  # cases of test_failures that are not retried, or not audibly
+    longest_answer: int = 2 << 20  # gemini exits before it has written more than a pipe holds
     project_file_always: bool = False  # it reads the project's instructions in an ephemeral run too
 
 
@@ -144,6 +145,7 @@ GEMINI_CLI = RealTool(
     tells_failed_commands=False,
     keeps_lost_text=True,
     silent_failures=frozenset({"always 401", "always cut"}),
+    longest_answer=900 << 10,
     project_file_always=True,
 )
 TOOLS = (CODEX, CLAUDE_CODE, GEMINI_CLI)
