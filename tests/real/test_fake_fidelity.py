@@ -127,6 +127,7 @@ class Place:
         self.env = {
             "PATH": f"{path}:{Path(sys.executable).parent}:{os.environ['PATH']}",
             "HOME": str(folder),
+            "TMPDIR": str(folder),  # gemini leaves reports of errors there
             "CODEX_HOME": str(self.codex_home),
             "CLAUDE_CONFIG_DIR": str(folder / "claude"),
         }
