@@ -1,22 +1,31 @@
 """List the project's sessions, newest first, or as the tree of who started whom.
 
 The prefix that is enough to name a session is printed in bold. On a terminal the 50 newest are shown.
+
+With --watch the tree is drawn over the whole screen, four times a second, with what each agent is doing, for how long
+its last turn has run, its tokens and its cost; q or Ctrl-C ends it.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
+import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 
 from csa.cli.describe import tokens
-from csa.cli.output import STATUS_STYLES, Style, cut, one_line, print_json, terminal_width
+from csa.cli.output import STATUS_STYLES, Style, can_redraw, cut, one_line, print_json, terminal_width
 from csa.cli.selecting import open_client
 from csa.errors import UsageError
 from csa.model.tree import Node
-from csa.runner.client import SessionInfo
+from csa.paths import home
+from csa.runner.client import Csa, SessionInfo
 from csa.store.sessions import format_age
+
+if TYPE_CHECKING:
+    from csa.cli.live import Line
 
 SHOWN_ON_TERMINAL = 50
 _SHORT_ID = 10
@@ -25,13 +34,17 @@ _SHORT_ID = 10
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--tree", action="store_true", help="show who started whom")
     parser.add_argument("--limit", type=int, metavar="N", help="at most the N newest")
-    parser.add_argument("--json", action="store_true", help="print an array of objects")
+    kinds = parser.add_mutually_exclusive_group()
+    kinds.add_argument("--watch", action="store_true", help="keep showing the tree as it changes; needs a terminal")
+    kinds.add_argument("--json", action="store_true", help="print an array of objects")
 
 
 def execute(arguments: argparse.Namespace) -> int:
     if arguments.limit is not None and arguments.limit < 1:
         raise UsageError("--limit takes a number from 1 up.")
     client = open_client(arguments)
+    if arguments.watch:
+        return _watch(client, arguments.limit)
     if arguments.json:
         print_json([info.to_json() for info in client.sessions(limit=arguments.limit)])
         return 0
@@ -49,6 +62,24 @@ def execute(arguments: argparse.Namespace) -> int:
     elif shown < total:
         print(f"... and {total - shown} more (--limit {total} shows all)", file=sys.stderr)
     return 0
+
+
+def _watch(client: Csa, limit: int | None) -> int:
+    if not can_redraw(sys.stdout):
+        raise UsageError("--watch needs a terminal that can be redrawn.", hint="csa session list --tree")
+    from csa.cli.live import arrange, lay_out  # noqa: PLC0415  # a plain list needs none of it
+    from csa.cli.roster import Roster, shorten  # noqa: PLC0415  # as above
+    from csa.cli.screen import watch  # noqa: PLC0415  # as above; this one brings rich
+
+    store, user_home = client.store, home(client.setting.environ)
+    roster = Roster(lambda: [store], user_home=user_home)
+    title = shorten(store.project, user_home)
+
+    def frame(width: int, height: int) -> list[Line]:
+        forest = arrange(roster.rows())[:limit]
+        return lay_out(forest, width=width, height=height, now=time.time(), title=title, empty="No sessions yet")
+
+    return watch(frame)
 
 
 class _View:
