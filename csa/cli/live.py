@@ -157,7 +157,7 @@ def _branch(node: Node[Row], lead: str, width: int, now: float, place: str) -> L
     away = [(f"({row.place}) ", "dim")] if place and row.place != place else []
     left = [(lead, "dim"), (f"{_MARKS.get(row.status, '✗')} ", style), *name, (f"{row.tool or '-'} ", "bold"), *away]
     doing = one_line(row.doing) or ("starting" if row.is_running else row.status)
-    return _line([*left, (doing, "dim" if row.status == "succeeded" else "")], _numbers(row, width, now), width)
+    return _line([*left, (doing, "dim" if row.status == "succeeded" else "")], numbers(row, width, now), width)
 
 
 def _heading(node: Node[Row]) -> Line:
@@ -172,10 +172,11 @@ def _shorten_lead(lead: str, room: int) -> str:
 
 
 def _total(rows: list[Row], width: int) -> Line:
-    used = sum((row.usage for row in rows), Usage())
+    count = sum(row.usage.input_tokens + row.usage.output_tokens for row in rows)
+    cost = sum(row.usage.cost_usd or 0 for row in rows)
     running = sum(row.is_running for row in rows)
     text = f"{len(rows)} session{'' if len(rows) == 1 else 's'}, {running} running"
-    return _line([(text, "bold")], _right(("", _tokens(used), money(used.cost_usd)), width), width)
+    return _line([(text, "bold")], _right(("", tokens(count) if count else "", money(cost)), width), width)
 
 
 def _more(hidden: list[Row], width: int) -> Line:
@@ -184,7 +185,8 @@ def _more(hidden: list[Row], width: int) -> Line:
     return _line([(text, "dim")], "", width)
 
 
-def _numbers(row: Row, width: int, now: float) -> str:
+def numbers(row: Row, width: int, now: float) -> str:
+    """Return the columns that stand at the right end of a line of that width."""
     seconds = row.elapsed_s(now)
     cells = ("" if seconds is None else elapsed(seconds), _tokens(row.usage), money(row.usage.cost_usd))
     return _right(cells, width)

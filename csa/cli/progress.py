@@ -43,11 +43,11 @@ class Progress(Protocol):
     def end(self) -> None: ...
 
 
-def make_progress(client: Csa, *, quiet: bool) -> Progress:
-    """Choose the view for stderr as it is."""
+def make_progress(client: Csa, *, quiet: bool, plain: bool = False) -> Progress:
+    """Choose the view for stderr as it is; with `plain`, lines in any case."""
     if quiet:
         return Silence()
-    return LiveTree(client) if Style(sys.stderr).enabled else PlainLines()
+    return LiveTree(client) if Style(sys.stderr).enabled and not plain else PlainLines()
 
 
 class Silence:

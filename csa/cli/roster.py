@@ -31,22 +31,24 @@ class Roster:
         return [
             row
             for observer in self._present()
-            for session_id in observer.ids()
-            if is_wanted(observer, session_id) and (row := self._row(observer, session_id))
+            for ids in [observer.ids()]
+            for session_id in ids
+            if is_wanted(observer, session_id) and (row := self._row(observer, session_id, ids))
         ]
 
     def running(self, *, others: int = 0) -> list[Row]:
         """Return what runs, and the newest of what does not."""
         running: list[Row] = []
-        rest: list[tuple[str, Observer]] = []
+        rest: list[tuple[str, Observer, list[str]]] = []
         for observer in self._present():
-            for session_id in observer.ids():
+            ids = observer.ids()
+            for session_id in ids:
                 if not observer.is_running(session_id):
-                    rest.append((session_id, observer))
-                elif row := self._row(observer, session_id):
+                    rest.append((session_id, observer, ids))
+                elif row := self._row(observer, session_id, ids):
                     running.append(row)
-        newest = nlargest(others, rest, key=lambda pair: pair[0]) if others else []
-        return running + [row for session_id, observer in newest if (row := self._row(observer, session_id))]
+        newest = nlargest(others, rest, key=lambda found: found[0]) if others else []
+        return running + [row for session_id, observer, ids in newest if (row := self._row(observer, session_id, ids))]
 
     def place(self, project: str) -> str:
         """Return a project as the rows show it."""
@@ -61,11 +63,10 @@ class Roster:
             self._found_at = now
         yield from self._observers.values()
 
-    def _row(self, observer: Observer, session_id: str) -> Row | None:
+    def _row(self, observer: Observer, session_id: str, ids: list[str]) -> Row | None:
         sight = observer.sight(session_id)
         if sight is None:
             return None
-        ids = observer.ids()
         known = self._rows.get(session_id)
         if known is None or known[0] is not sight or known[1] is not ids:
             label = session_id[: unique_prefix_length(session_id, ids)]

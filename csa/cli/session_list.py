@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from csa.cli.describe import tokens
-from csa.cli.output import STATUS_STYLES, Style, can_redraw, cut, one_line, print_json, terminal_width
+from csa.cli.output import STATUS_STYLES, Style, can_redraw, cut, display_width, one_line, print_json, terminal_width
 from csa.cli.selecting import open_client
 from csa.errors import UsageError
 from csa.model.tree import Node
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 SHOWN_ON_TERMINAL = 50
 _SHORT_ID = 10
+_TEXT_WIDTH = 10  # at least
+_NUMBERS_FROM = 80  # columns
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -50,7 +52,7 @@ def execute(arguments: argparse.Namespace) -> int:
         return 0
     view = _View()
     if arguments.tree:
-        shown = _print_tree(view, client.tree(), arguments.limit)
+        shown = _print_tree(view, client, arguments.limit)
         total = shown
     else:
         total = len(client.store.ids())
@@ -123,19 +125,26 @@ def _print_rows(view: _View, infos: list[SessionInfo]) -> int:
     return len(infos)
 
 
-def _print_tree(view: _View, forest: list[Node[SessionInfo]], limit: int | None) -> int:
-    count = 0
-    for root in forest[:limit]:
-        count += _print_node(view, root, "", "")
-    return count
+def _print_tree(view: _View, client: Csa, limit: int | None) -> int:
+    right = _right_of(client, view.width) if view.width and view.width >= _NUMBERS_FROM else {}
+    return sum(_print_node(view, root, right) for root in client.tree()[:limit])
 
 
-def _print_node(view: _View, node: Node[SessionInfo], lead: str, below: str) -> int:
-    stack = [(node, lead, below)]
+def _right_of(client: Csa, width: int) -> dict[str, str]:
+    """Return for each session what stands at the right end of its line: time, tokens and cost."""
+    from csa.cli.live import numbers  # noqa: PLC0415  # a plain list needs none of it
+    from csa.cli.roster import Roster  # noqa: PLC0415  # as above
+
+    rows = Roster(lambda: [client.store], user_home=home(client.setting.environ)).rows()
+    return {row.session_id: numbers(row, width, time.time()) for row in rows}
+
+
+def _print_node(view: _View, root: Node[SessionInfo], right: dict[str, str]) -> int:
+    stack = [(root, "", "")]
     count = 0
     while stack:
         at, head, tail = stack.pop()
-        _print_branch(view, at, head)
+        _print_branch(view, at, head, right.get(at.session_id, ""))
         count += 1
         last = len(at.children) - 1
         stack += [
@@ -145,7 +154,7 @@ def _print_node(view: _View, node: Node[SessionInfo], lead: str, below: str) -> 
     return count
 
 
-def _print_branch(view: _View, node: Node[SessionInfo], lead: str) -> None:
+def _print_branch(view: _View, node: Node[SessionInfo], lead: str, right: str) -> None:
     info = node.item
     if info is None:
         print(f"{lead}{view.style(f'{node.session_id}  (missing)', 'yellow')}")
@@ -153,8 +162,12 @@ def _print_branch(view: _View, node: Node[SessionInfo], lead: str) -> None:
     plain_id = info.session_id if view.width is None else info.session_id[: max(len(info.prefix), _SHORT_ID)]
     status = view.style(info.status, STATUS_STYLES.get(info.status, ""))
     before = f"{plain_id} {_tools(info)} {info.status}  "
-    room = view.width and max(10, view.width - len(lead) - len(before))
-    print(f"{lead}{view.session_id(info)} {_tools(info)} {status}  {cut(_description(info), room)}")
+    left = view.width and view.width - len(lead) - len(before) - len(right)
+    if left is not None and left < _TEXT_WIDTH:
+        left, right = max(_TEXT_WIDTH, left + len(right)), ""
+    text = cut(_description(info), left)
+    pad = " " * (left - display_width(text)) if left and right else ""
+    print(f"{lead}{view.session_id(info)} {_tools(info)} {status}  {text}{pad}{view.style(right, 'dim')}")
 
 
 def _tools(info: SessionInfo) -> str:

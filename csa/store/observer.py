@@ -61,8 +61,14 @@ class _Tail:
 
 @dataclass(slots=True)
 class _Known:
-    """What was found when a session was last read, and what its files looked like before."""
+    """What was found when a session was last read, and what its files looked like before.
 
+    Their paths are made once: that costs as much as asking for them.
+    """
+
+    paths: SessionPaths
+    state_path: str
+    transcript_path: str
     state_file: _Signature = None
     transcript: _Signature = None
     liveness: Liveness | None = None
@@ -77,13 +83,14 @@ class Observer:
     def __init__(self, store: Store, describe: Describe) -> None:
         self.store = store
         self._describe = describe
+        self._directory = str(store.sessions_dir)
         self._listed: _Signature = None
         self._ids: list[str] = []
         self._known: dict[str, _Known] = {}
 
     def ids(self) -> list[str]:
         """Return the ids of all sessions, oldest first; the same list as long as there is no other."""
-        found = _sign(self.store.sessions_dir)
+        found = _sign(self._directory)
         if found != self._listed or found is None:
             ids = self.store.ids()
             if ids != self._ids:
@@ -95,29 +102,34 @@ class Observer:
 
     def is_running(self, session_id: str) -> bool:
         """Say whether a session runs; that of one at rest costs a stat."""
-        known = self._known.setdefault(session_id, _Known())
-        return self._probe(known, self.store.paths(session_id)).state == "alive"
+        return self._probe(self._get(session_id)).state == "alive"
 
     def sight(self, session_id: str) -> Sight | None:
         """Return a session as it is now, the same object when nothing changed; None when it is gone."""
-        known = self._known.setdefault(session_id, _Known())
-        paths = self.store.paths(session_id)
+        known = self._get(session_id)
         try:
-            return self._look(known, paths)
+            return self._look(known)
         except (OSError, ValueError, TypeError) as error:  # the latter: values that no csa writes
-            record = known.record or Record(session_id, paths, None)
+            record = known.record or Record(session_id, known.paths, None)
             return Sight(record, "unknown", doing=f"cannot be read: {error}")
 
-    def _probe(self, known: _Known, paths: SessionPaths) -> Liveness:
+    def _get(self, session_id: str) -> _Known:
+        known = self._known.get(session_id)
+        if known is None:
+            paths = self.store.paths(session_id)
+            known = self._known[session_id] = _Known(paths, str(paths.state), str(paths.transcript))
+        return known
+
+    def _probe(self, known: _Known) -> Liveness:
         """Ask the lock, unless the session was at rest and its transcript, which a turn begins with, is as it was."""
-        transcript = _sign(paths.transcript)  # before anything is read: what changes later differs next time
+        transcript = _sign(known.transcript_path)  # before anything is read: what changes later differs next time
         if known.liveness is None or known.liveness.state != "not_alive" or transcript != known.transcript:
             if transcript != known.transcript:
                 if _is_another(known.transcript, transcript):
                     known.tail = _Tail()
                 known.transcript, known.sight = transcript, None
             try:
-                liveness = probe(paths)
+                liveness = probe(known.paths)
             except OSError:
                 liveness = Liveness("unknown")
             if known.liveness is None or liveness.state != known.liveness.state:
@@ -125,9 +137,9 @@ class Observer:
             known.liveness = liveness
         return known.liveness
 
-    def _look(self, known: _Known, paths: SessionPaths) -> Sight | None:
-        liveness = self._probe(known, paths)
-        state_file = _sign(paths.state)
+    def _look(self, known: _Known) -> Sight | None:
+        liveness, paths = self._probe(known), known.paths
+        state_file = _sign(known.state_path)
         if known.record is None or state_file != known.state_file:
             known.record, known.state_file, known.sight = self.store.record(paths.root.name), state_file, None
         if known.sight:
@@ -245,7 +257,7 @@ def _is_another(before: _Signature, now: _Signature) -> bool:
     return before is None or now is None or now[2] != before[2] or now[1] < before[1]
 
 
-def _sign(path: Path) -> _Signature:
+def _sign(path: str) -> _Signature:
     """Return what differs when a file was written or replaced; None when it is not there."""
     try:
         found = os.stat(path)
