@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -32,7 +33,7 @@ def look(observer: Observer, session_id: str = ID) -> Sight:
     return sight
 
 
-def tell(held: HeldSession, *events: tuple[str, dict[str, object]], turn: int = 1) -> None:
+def tell(held: HeldSession, *events: tuple[str, Mapping[str, object]], turn: int = 1) -> None:
     journal = Journal(held.paths.transcript, PLAIN, turn=turn)
     for kind, data in events:
         journal.append(kind, data)
