@@ -13,7 +13,7 @@ from csa.ids import unique_prefix_length
 from csa.store.observer import Observer, Sight
 from csa.store.sessions import Store
 
-_FIND_S = 2.0
+_FIND_S = 1.0
 
 
 class Roster:
