@@ -39,7 +39,7 @@ QUIET_S = 0.25  # gemini answers `session/load` before it has replayed everythin
 REPLAY_LIMIT_S = 5.0
 CANCEL_WAIT_S = 1.5
 DYING_WAIT_S = 0.5
-LEAVE_WAIT_S = 2.0
+LEAVE_WAIT_S = 3.0  # codex-acp needs 2.2 s
 TERMINATED = 128 + signal.SIGTERM
 
 # `notices`, `compaction` and `sessionFailure` make codex-acp say as data what it else says as the agent's words: its
@@ -67,13 +67,31 @@ def say(event: str, /, **fields: Any) -> None:
     sys.stdout.buffer.flush()
 
 
+async def _wait_for_exit(process: Process) -> int | None:
+    """Wait for the process alone: `Process.wait` also waits for whoever else holds its stdout (Python 3.12)."""
+    gone = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    try:
+        pidfd = os.pidfd_open(process.pid)
+    except ProcessLookupError:
+        return process.returncode
+    loop.add_reader(pidfd, gone.set)
+    try:
+        await gone.wait()
+        await asyncio.sleep(0)  # the loop's own watcher sets the code
+        return process.returncode
+    finally:
+        loop.remove_reader(pidfd)
+        os.close(pidfd)
+
+
 class Turn:
     """One prompt to one agent."""
 
     def __init__(self, order: Mapping[str, Any], process: Process) -> None:
         self._order = order
         self._process = process
-        self._exit = asyncio.ensure_future(process.wait())
+        self._exit = asyncio.ensure_future(_wait_for_exit(process))
         self._stage = "initialize"
         self._session = ""
         self._is_prompting = False
@@ -128,7 +146,8 @@ class Turn:
             await asyncio.wait({self._exit}, timeout=patience_s)
             if self._exit.done() or number is None:
                 return
-            self._process.send_signal(number)
+            with suppress(ProcessLookupError):
+                self._process.send_signal(number)
 
     # The steps of a turn
 
@@ -250,8 +269,9 @@ class Turn:
             answer.cancel()
         except OSError:  # ConnectionError is the library's word for the end of the stream
             await asyncio.wait({self._exit}, timeout=DYING_WAIT_S)
-        code = self._exit.result() if self._exit.done() else None
-        how = "closed its output" if code is None else f"exited with {code}" if code >= 0 else f"died of signal {-code}"
+        code = self._process.returncode
+        ended = "ended" if self._exit.done() else "closed its output"
+        how = ended if code is None else f"exited with {code}" if code >= 0 else f"died of signal {-code}"
         raise Failed(f"the agent {how} during {method}", exit=code)
 
     async def _handle(self, method: str, params: Any, is_notification: bool) -> _Json | None:  # noqa: FBT001  # theirs
