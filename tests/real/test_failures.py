@@ -110,6 +110,9 @@ def test_a_provider_that_fails_fails_the_turn(runs: Runs, tool: RealTool, case: 
 def test_retries_are_recorded_and_told_as_they_happen(runs: Runs, tool: RealTool, case: str) -> None:
     """The transcript has each retry, and stderr shows the first one long before the end."""
     run = runs[tool.name, case]
+    if case in tool.silent_failures:
+        assert run.retries == []
+        return
     assert run.retries
     assert len(run.told_retries) == len(run.retries), run.lines
     assert run.told_retries[0] < run.ended_at - 1
@@ -119,7 +122,9 @@ def test_retries_are_recorded_and_told_as_they_happen(runs: Runs, tool: RealTool
 def test_a_provider_that_recovers_fails_nothing(runs: Runs, tool: RealTool, case: str) -> None:
     """Two errors, or one lost connection, and then an answer make a turn that succeeds."""
     run = runs[tool.name, case]
-    assert (run.code, run.result["status"], run.result["text"]) == (0, "succeeded", "recovered"), run.lines
+    assert (run.code, run.result["status"]) == (0, "succeeded"), run.lines
+    lost = "an answer th" if case == "cut once" and tool.keeps_lost_text else ""
+    assert run.result["text"] == lost + "recovered"
 
 
 def test_a_missing_key_is_no_login(place: Workplace, tool: RealTool) -> None:

@@ -92,7 +92,7 @@ def test_an_ephemeral_run_leaves_nothing(place: Workplace, tool: RealTool) -> No
     done = place.csa("run", "--ephemeral", "--tool", tool.name, "--system", EMPHATIC, prompt)
     assert (done.code, done.stdout) == (0, f"MOCK ECHO: {prompt} [users=1]\n"), done.stderr
     (request,) = place.asked(prompt)
-    assert MARKER not in str(request.body)
+    assert (MARKER in str(request.body)) == tool.project_file_always
     assert "csa session" not in str(request.body)
     assert EMPHATIC in request.system_text
     assert place.sessions() == []

@@ -6,7 +6,7 @@ import pytest
 
 from fixtures.mock_provider import text, tool_call
 from tests.real.test_turns import csa_variables
-from tests.real.workplace import CLAUDE_CODE, CODEX, CSA, RealTool, Workplace
+from tests.real.workplace import CLAUDE_CODE, CODEX, CSA, GEMINI_CLI, RealTool, Workplace
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(120)]
 
@@ -15,6 +15,8 @@ CHAINS = [
     (CLAUDE_CODE, CODEX, CLAUDE_CODE),
     (CODEX, CODEX),
     (CLAUDE_CODE, CLAUDE_CODE),
+    (CODEX, GEMINI_CLI, CLAUDE_CODE),
+    (GEMINI_CLI, GEMINI_CLI),
 ]
 
 

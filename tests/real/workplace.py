@@ -56,6 +56,12 @@ class RealTool:
     effort: Callable[[Json], Any]  # of a request
     shell_permissions: tuple[str, ...]  # the levels at which its agent may run any command
     writes: Callable[[str], tuple[Reply, ...]]  # how its agent may try to write the file
+    tells_thoughts: bool = True
+    tells_failed_commands: bool = True  # a command that fails is not reported as one that succeeded
+    keeps_lost_text: bool = False  # what a connection that broke had brought stays in the answer
+    silent_failures: frozenset[str] = frozenset()  # cases of test_failures that are not retried, or not audibly
+    longest_answer: int = 2 << 20  # gemini exits before it has written more than a pipe holds
+    project_file_always: bool = False  # it reads the project's instructions in an ephemeral run too
 
 
 def _codex_files(url: str) -> dict[str, str]:
@@ -115,7 +121,34 @@ CLAUDE_CODE = RealTool(
         tool_call(name="Write", arguments={"file_path": path, "content": "x"}),
     ),
 )
-TOOLS = (CODEX, CLAUDE_CODE)
+GEMINI_CLI = RealTool(
+    name="gemini-cli",
+    executable="gemini",
+    request_path="/v1beta/models/",
+    key_variable="GEMINI_API_KEY",
+    # Without a model it asks another one first which to take.
+    env=lambda url: {"GOOGLE_GEMINI_BASE_URL": url, "GEMINI_MODEL": "gemini-2.5-flash"},
+    files=lambda _url: {},
+    conversation=".gemini/tmp/*/chats/session-*-{id:.8}.jsonl",
+    marker="GEMINI_CLI",
+    project_file="GEMINI.md",
+    tells_cost=False,
+    tells_denials=True,
+    hears_system_again=True,
+    effort=lambda body: body["generationConfig"]["thinkingConfig"]["thinkingLevel"].lower(),
+    shell_permissions=("full",),
+    writes=lambda path: (
+        tool_call(name="run_shell_command", arguments={"command": f"echo x > '{path}'"}),
+        tool_call(name="write_file", arguments={"file_path": path, "content": "x"}),
+    ),
+    tells_thoughts=False,
+    tells_failed_commands=False,
+    keeps_lost_text=True,
+    silent_failures=frozenset({"always 401", "always cut"}),
+    longest_answer=900 << 10,
+    project_file_always=True,
+)
+TOOLS = (CODEX, CLAUDE_CODE, GEMINI_CLI)
 
 
 @dataclass(frozen=True)
