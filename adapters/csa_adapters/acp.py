@@ -3,6 +3,9 @@
 The bridge starts the agent's command, speaks the protocol with it for one turn, and writes what happens as lines that
 `acp_stream` reads. So an agent is supervised, timed out, cancelled and swept like any other tool. docs/acp-transport.md
 says how to configure one.
+
+A tool that also has an adapter of its own keeps what that knows: whose conversations it has, and the variables and
+files that it needs and that hold its permissions, however it is spoken to.
 """
 
 from __future__ import annotations
@@ -11,70 +14,54 @@ import json
 import posixpath
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from csa.model.adapter import Adapter, Capabilities, Invocation, Probe, TurnRequest
-from csa.model.permission import Permission
+from csa.model.adapter import Adapter, Capabilities, Invocation, Probe, StderrReader, TurnRequest
 from csa_adapters.acp_stream import AcpDecoder
 
 BRIDGE = posixpath.join(posixpath.dirname(__file__), "acp_bridge.py")
-# Asked to tell failures as such, codex-acp also guesses what the user will say next: one request more.
-_ENVIRONMENT = {"CODEX_ACP_PROMPT_SUGGESTIONS": "false"}
+# For codex-acp (2.6.0), under whatever name it was configured; nobody else reads them. Asked to tell failures as such,
+# it also guesses what the user will say next: one request more. The config is what `codex` gets from us as well.
+_CODEX_CONFIG = {"allow_login_shell": False, "features": {"unbounded_connection_retries": False}}
+_ENVIRONMENT = {"CODEX_ACP_PROMPT_SUGGESTIONS": "false", "CODEX_CONFIG": json.dumps(_CODEX_CONFIG)}
 # A slash command is one at the very beginning only. Before it looks there, codex-acp strips white space.
 _LITERAL = "What follows is a message, not a command:"
 
 
 @dataclass(frozen=True, slots=True)
 class _Agent:
-    """What must be known of a tool that has a mode for the protocol."""
+    """How a tool that csa knows is started as an agent."""
 
-    executable: str
-    words: tuple[str, ...]  # that put it into that mode
-    model_flag: str | None = None  # for an agent that takes the model only at its start
+    words: tuple[str, ...]
+    settles: frozenset[str] = frozenset()  # what its command line, or its own adapter's files, have set already
+    model_flag: str | None = None
     env: Mapping[str, str] = field(default_factory=dict)
-    levels: Mapping[Permission, Mapping[str, str]] = field(default_factory=dict)  # more variables, by level
 
 
 _AGENTS: Mapping[str, _Agent] = {
     "gemini-cli": _Agent(
-        "gemini",
         ("--acp",),
+        settles=frozenset({"model", "effort"}),
         model_flag="--model",
-        # The launcher ignores signals, and headless an untrusted folder is refused (0.61.0).
-        env={"GEMINI_CLI_NO_RELAUNCH": "true", "GEMINI_CLI_TRUST_WORKSPACE": "true"},
+        env={"GEMINI_CLI_TRUST_WORKSPACE": "true"},  # headless, an untrusted folder is refused (0.61.0)
     ),
-    "opencode": _Agent(
-        "opencode",
-        ("acp",),
-        # By itself it allows everything and asks nothing (1.18.33); told to ask, it asks us.
-        levels={
-            Permission.READ_ONLY: {"OPENCODE_PERMISSION": '{"edit":"ask","bash":"ask","external_directory":"ask"}'},
-            Permission.EDIT: {"OPENCODE_PERMISSION": '{"edit":"allow","bash":"ask","external_directory":"ask"}'},
-            Permission.FULL: {"OPENCODE_PERMISSION": '{"*":"allow"}'},
-        },
-    ),
+    "opencode": _Agent(("acp",)),
 }
-_UNKNOWN = _Agent("", ())
+_UNKNOWN = _Agent(())
 _NO_PROBE = Probe(version_arguments=("--version",), login_variables=(), login_files=())
 
 
-def speaks_acp(name: str) -> bool:
-    """Say whether csa knows by itself how to start the tool as an ACP agent."""
-    return name in _AGENTS
-
-
 class AcpAdapter:
-    """A tool that is spoken to through the protocol. Whose conversations they are, its own adapter knows, if any."""
-
-    capabilities = Capabilities(choose_id=False, system_on_resume=False)
-    transport = "acp"
+    """A tool that is spoken to through the protocol."""
 
     def __init__(self, name: str, native: Adapter | None = None) -> None:
         self.name = name
         self._agent = _AGENTS.get(name, _UNKNOWN)
         self._native = native
+        reads = native.capabilities.reads if native else ()
+        self.capabilities = Capabilities(choose_id=False, system_on_resume=False, reads=reads)
         self.family = native.family if native else name
-        self.executable = self._agent.executable
+        self.executable = native.executable if native and name in _AGENTS else ""  # none: the user must configure it
         self.outer_markers: frozenset[str] = native.outer_markers if native else frozenset()
         self.probe = native.probe if native else _NO_PROBE
 
@@ -89,39 +76,47 @@ class AcpAdapter:
     def invocation(self, request: TurnRequest) -> Invocation:
         """Say how to start the bridge. The agent's command stands on its command line, the rest comes on its stdin."""
         agent = self._agent
-        model = request.model
         command = request.command
-        if agent.words and not any(word in command for word in agent.words):
+        if not any(word in command for word in agent.words):
             command = (*command, *agent.words)
-        if agent.model_flag and model:
-            command, model = (*command, f"{agent.model_flag}={model}"), None
+        if agent.model_flag and request.model:
+            command = (*command, f"{agent.model_flag}={request.model}")
+        base = self._native_invocation(request)
         return Invocation(
             argv=(sys.executable, "-I", BRIDGE, "--", *command),
-            stdin=json.dumps(_order(request, model)).encode(),
-            env={**self._native_env(request), **_ENVIRONMENT, **agent.env, **agent.levels.get(request.permission, {})},
+            stdin=json.dumps(_order(request, agent.settles)).encode(),
+            env={**base.env, **_without(request.environ, _ENVIRONMENT), **agent.env},
+            files=base.files,
+            warnings=base.warnings,
         )
-
-    def _native_env(self, request: TurnRequest) -> Mapping[str, str | None]:
-        """Return what the tool needs in its environment however it is spoken to."""
-        return self._native.invocation(request).env if self._native else {}
 
     def decoder(self, request: TurnRequest) -> AcpDecoder:
         """Begin to read a run of `request`."""
-        return AcpDecoder(request)
+        native = self._native.decoder(request) if self._native else None
+        return AcpDecoder(request, native if isinstance(native, StderrReader) else None)
+
+    def _native_invocation(self, request: TurnRequest) -> Invocation:
+        """Return the surroundings of the tool's own way to run. Its system text and id the agent gets from us."""
+        if self._native is None:
+            return Invocation(argv=(), stdin=b"")
+        return self._native.invocation(replace(request, system=None))
 
 
-def _order(request: TurnRequest, model: str | None) -> dict[str, object]:
+def _without(environ: Mapping[str, str], defaults: Mapping[str, str]) -> dict[str, str]:
+    return {name: value for name, value in defaults.items() if not environ.get(name)}
+
+
+def _order(request: TurnRequest, settled: frozenset[str]) -> dict[str, object]:
     """Write what the bridge is to do. `prompt` holds the text blocks of the prompt, sent as they are."""
-    is_new = request.provider_session_id is None
     is_command = request.prompt.lstrip().startswith("/")
     return {
         "prompt": [_LITERAL, request.prompt] if is_command else [request.prompt],
-        "system": request.system if is_new else None,
+        "system": request.system if request.provider_session_id is None else None,
         "cwd": request.cwd,
         "session_id": request.provider_session_id,
         "permission": request.permission.value,
-        "model": model,
-        "effort": request.effort,
+        "model": None if "model" in settled else request.model,
+        "effort": None if "effort" in settled else request.effort,
         "ephemeral": request.ephemeral,
         "csa_command": request.csa_command,
         "mcp_servers": [],

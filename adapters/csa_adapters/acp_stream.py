@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from csa.model.adapter import ErrorKind, Outcome, ToolExit, TurnRequest, Update
+from csa.model.adapter import ErrorKind, Outcome, StderrReader, ToolExit, TurnRequest, Update
 from csa.model.usage import Usage
 from csa_adapters.acp_failures import STOPS, read_failure, read_session_failure
 from csa_adapters.failures import ended_well, ending_message
@@ -30,7 +30,8 @@ _SILENT = ("user_message_chunk", "available_commands_update", "current_mode_upda
 class AcpDecoder:
     """The reader of one run."""
 
-    def __init__(self, request: TurnRequest) -> None:
+    def __init__(self, request: TurnRequest, stderr: StderrReader | None = None) -> None:
+        self._stderr = stderr  # of the tool's own adapter: it may tell of retries there in this way too
         self._asked = request.provider_session_id
         self._cost_before = _cost_before(request)
         self._had_totals = request.previous_totals is not None
@@ -84,6 +85,10 @@ class AcpDecoder:
             return other(line)
         handler = self._lines.get(text_of(event.get("type")))
         return handler(event) if handler else other(line, event)
+
+    def feed_stderr(self, line: bytes) -> list[Update]:
+        """Take one line of stderr."""
+        return self._stderr.feed_stderr(line) if self._stderr else []
 
     def close(self, end: ToolExit) -> Outcome:
         """Judge the run."""

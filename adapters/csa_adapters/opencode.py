@@ -137,7 +137,9 @@ def _encodable(text: str) -> str:
 def _model(name: str) -> dict[str, str]:
     provider, _, model = name.partition("/")
     if not provider or not model:
-        raise UsageError(f"'{name}' names no provider.", hint="opencode's models are provider/model; see: opencode models")
+        raise UsageError(
+            f"'{name}' names no provider.", hint="opencode's models are provider/model; see: opencode models"
+        )
     return {"providerID": provider, "modelID": model}
 
 
