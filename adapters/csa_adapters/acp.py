@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import posixpath
+import re
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -35,6 +36,7 @@ class _Agent:
     words: tuple[str, ...]
     settles: frozenset[str] = frozenset()  # what its command line, or its own adapter's files, have set already
     model_flag: str | None = None
+    policy_flag: str | None = None  # for the policy that the tool's own adapter writes
     env: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -43,11 +45,13 @@ _AGENTS: Mapping[str, _Agent] = {
         ("--acp",),
         settles=frozenset({"model", "effort"}),
         model_flag="--model",
+        policy_flag="--admin-policy",
         env={"GEMINI_CLI_TRUST_WORKSPACE": "true"},  # headless, an untrusted folder is refused (0.61.0)
     ),
     "opencode": _Agent(("acp",)),
 }
 _UNKNOWN = _Agent(())
+_POLICY = "policy.toml"
 _NO_PROBE = Probe(version_arguments=("--version",), login_variables=(), login_files=())
 
 
@@ -82,9 +86,11 @@ class AcpAdapter:
         if agent.model_flag and request.model:
             command = (*command, f"{agent.model_flag}={request.model}")
         base = self._native_invocation(request)
+        if agent.policy_flag and _POLICY in base.files:
+            command = (*command, agent.policy_flag, posixpath.join(request.run_directory, _POLICY))
         return Invocation(
             argv=(sys.executable, "-I", BRIDGE, "--", *command),
-            stdin=json.dumps(_order(request, agent.settles)).encode(),
+            stdin=json.dumps(_order(request, agent.settles) | self._patience(request)).encode(),
             env={**base.env, **_without(request.environ, _ENVIRONMENT), **agent.env},
             files=base.files,
             warnings=base.warnings,
@@ -94,6 +100,18 @@ class AcpAdapter:
         """Begin to read a run of `request`."""
         native = self._native.decoder(request) if self._native else None
         return AcpDecoder(request, native if isinstance(native, StderrReader) else None)
+
+    def _patience(self, request: TurnRequest) -> dict[str, str]:
+        """Name the file whose being there forbids to load the session now; `{minute}` is the present one, in UTC.
+
+        gemini opens a file named by the minute before it loads a session. In the minute the session was begun that is
+        the session's own, whose history is then replaced by nothing (0.61.0).
+        """
+        if self.name != "gemini-cli" or request.provider_session_id is None:
+            return {}
+        homes = (re.sub(r"[*?[]", r"[\g<0>]", home) for home in self.homes(request.environ))
+        name = f"session-{{minute}}-{request.provider_session_id[:8]}.jsonl"
+        return {"not_while": posixpath.join(*homes, "tmp", "*", "chats", name)}
 
     def _native_invocation(self, request: TurnRequest) -> Invocation:
         """Return the surroundings of the tool's own way to run. Its system text and id the agent gets from us."""

@@ -19,9 +19,11 @@ import json
 import os
 import signal
 import sys
+import time
 from asyncio.subprocess import PIPE, Process
 from collections.abc import Mapping
 from contextlib import suppress
+from glob import glob
 from typing import TYPE_CHECKING, Any
 
 from csa.model.permission import Permission
@@ -177,6 +179,7 @@ class Turn:
             how, self._session = "resume", asked
             answer = await self._ask("session/resume", {**where, "sessionId": asked})
         elif self._loads:
+            await self._wait_for_the_minute()
             how, self._session = "load", asked
             answer = await self._ask("session/load", {**where, "sessionId": asked})
             await self._wait_for_replay()
@@ -185,6 +188,14 @@ class Turn:
         self._session = text_of(answer.get("sessionId")) or self._session
         say("session", session_id=self._session, how=how, replayed=self._replayed)
         return answer
+
+    async def _wait_for_the_minute(self) -> None:
+        """Wait until the session may be loaded (`AcpAdapter._patience`): at most until the minute is over."""
+        pattern = self._order.get("not_while")
+        while pattern and glob(pattern.replace("{minute}", time.strftime("%Y-%m-%dT%H-%M", time.gmtime()))):
+            left_s = 60 - time.time() % 60
+            say("notice", message=f"a session cannot be loaded in the minute it was begun: waiting {left_s:.0f} s")
+            await asyncio.sleep(left_s)
 
     async def _settle(self, opened: _Json) -> None:
         """Set the mode of the permission level, the model and the effort."""

@@ -79,7 +79,8 @@ def _kind(code: Any, message: str, data: Any) -> ErrorKind | None:
     by_words = kind_of_message(message, _MESSAGES)
     if by_words in ("context_overflow", "quota"):
         return by_words
-    status = kind_of_status(code) or _status_in(mapping_of(data)) or _status_in_words(message)
+    # The code comes last: gemini says 500 of whatever it cannot name.
+    status = _status_in(mapping_of(data)) or _status_in_words(message) or kind_of_status(code)
     named = _CODES.get(code) if type(code) is int else None
     return status or named or by_words
 

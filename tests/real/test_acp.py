@@ -112,16 +112,15 @@ def test_a_new_session_and_a_resume(place: Workplace, agent: Agent) -> None:
 
 
 def test_the_agents_shell_knows_its_session(place: Workplace, agent: Agent) -> None:
-    """`CSA_*` and the whole environment reach the agent's commands, whose output is in the transcript."""
-    place.provider.on("who am I", tool_call("env | grep -e CSA_SESSION_ID -e EXTRA_"), text("seen"))
+    """`CSA_*` and the whole environment reach the agent's commands."""
+    place.provider.on("who am I", tool_call("env > seen"), text("seen"))
     done = place.csa(*agent.words("--permission", "full", "who am I"), env={"EXTRA_WORD": "passed on"})
     assert done.code == 0, done
     session_id = done.json["session_id"]
-    shown = place.shown(session_id)
-    assert f"CSA_SESSION_ID={session_id}" in shown
-    assert "EXTRA_WORD=passed on" in shown
+    seen = (place.project / "seen").read_text().splitlines()
+    assert {f"CSA_SESSION_ID={session_id}", "CSA_DEPTH=0", "EXTRA_WORD=passed on"} <= set(seen)
     (call,) = place.events(session_id, "tool_call")
-    assert call["kind"] == "execute"
+    assert (call["kind"], "env > seen" in call["title"]) == ("execute", True)
 
 
 def test_an_agent_starts_another(place: Workplace, agent: Agent) -> None:
@@ -133,7 +132,7 @@ def test_an_agent_starts_another(place: Workplace, agent: Agent) -> None:
     child, root = place.sessions()
     assert (child["parent_session_id"], child["depth"], child["status"]) == (root["id"], 1, "succeeded")
     assert root["id"] == outer["session_id"]
-    assert "the inner answer" in place.shown(root["id"])
+    assert place.csa("session", "result", "-s", child["id"]).stdout == "the inner answer\n"
 
 
 def test_a_cancelled_turn_leaves_nothing_and_goes_on(place: Workplace, agent: Agent) -> None:
