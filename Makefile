@@ -9,8 +9,9 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 CODEX_VERSION := 0.169.0
 CLAUDE_VERSION := 2.1.328
 GEMINI_VERSION := 0.61.0
+CODEX_ACP_VERSION := 2.6.0
 CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/csa-real-clis
-CLIS := $(CACHE)/codex-$(CODEX_VERSION)_claude-$(CLAUDE_VERSION)_gemini-$(GEMINI_VERSION)
+CLIS := $(CACHE)/codex-$(CODEX_VERSION)_claude-$(CLAUDE_VERSION)_gemini-$(GEMINI_VERSION)_acp-$(CODEX_ACP_VERSION)
 
 .PHONY: help demo test check lint test-real bench docs format constraints clean
 
@@ -46,10 +47,11 @@ $(CLIS)/.installed:
 	mkdir -p $(CLIS)
 	npm install --loglevel=error --no-audit --no-fund --prefix $(CLIS) \
 		@openai/codex@$(CODEX_VERSION) @anthropic-ai/claude-code@$(CLAUDE_VERSION) \
-		@google/gemini-cli@$(GEMINI_VERSION)
+		@google/gemini-cli@$(GEMINI_VERSION) @agentclientprotocol/codex-acp@$(CODEX_ACP_VERSION)
 	$(CLIS)/node_modules/.bin/codex --version
 	$(CLIS)/node_modules/.bin/claude --version
 	$(CLIS)/node_modules/.bin/gemini --version
+	$(CLIS)/node_modules/.bin/codex-acp --version
 	@touch $@
 
 test-real: $(STAMP) $(CLIS)/.installed

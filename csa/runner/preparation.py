@@ -48,7 +48,7 @@ def prepare_turn(
     csa_command: str,
 ) -> Preparation:
     """Make the invocation of a turn. `known` is the tool's conversation; `paths` is where the record is just now."""
-    adapters, problems = loadable_adapters()
+    adapters, problems = loadable_adapters(setting.config)
     markers = (marker for adapter in adapters for marker in adapter.outer_markers)
     base = base_environment(setting.environ, markers, setting.config.for_tool(plan.adapter.name).env)
     handoff = None if plan.is_new else make_handoff(paths, plan.adapter.name)
