@@ -57,8 +57,10 @@ class Policy:
         kind = text_of(call.get("kind"))
         if kind in _HARMLESS:
             return True
-        if kind == "execute":
-            command = command_of(call)
+        command = command_of(call)
+        if (
+            kind == "execute" or command is not None
+        ):  # opencode asks as `other` for a command that names a place outside
             return command is not None and calls_only(command, self.csa_commands)
         if kind in _EDITS and self.permission is Permission.EDIT:
             paths = list(_paths_of(call))

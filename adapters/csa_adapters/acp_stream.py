@@ -2,7 +2,7 @@
 
 Traps: a stop reason other than `end_turn` is no success; codex-acp says `end_turn` also when the provider failed, and
 tells that only to clients that ask for its `sessionFailure`; text comes in chunks, and the answer is the last message;
-a tool call may first be heard of when it has ended; input tokens are told without the cached ones.
+an agent that is denied something may end the turn without a word; input tokens are told without the cached ones.
 """
 
 from __future__ import annotations
@@ -13,16 +13,14 @@ from typing import Any
 
 from csa.model.adapter import ErrorKind, Outcome, StderrReader, ToolExit, TurnRequest, Update
 from csa.model.usage import Usage
+from csa_adapters.acp_calls import Calls, text_of_block
 from csa_adapters.acp_failures import STOPS, read_failure, read_session_failure
 from csa_adapters.failures import ended_well, ending_message
 from csa_adapters.jsonlines import count_of, list_of, mapping_of, number_of, other, read_object, text_of
 
 _Json = dict[str, Any]
 
-_KINDS = frozenset({"read", "edit", "delete", "move", "search", "execute", "think", "fetch"})
-_STATUSES = frozenset({"pending", "in_progress", "completed", "failed"})
 _PLAN_STATUSES = frozenset({"pending", "in_progress", "completed"})
-_ENDED = frozenset({"completed", "failed"})
 _ATTEMPT = re.compile(r"\b(\d{1,9})/(\d{1,9})\b")
 _SILENT = ("user_message_chunk", "available_commands_update", "current_mode_update", "config_option_update")
 
@@ -44,8 +42,9 @@ class AcpDecoder:
         self._message_ended = False
         self._usage: Usage | None = None
         self._cost: float | None = None  # of the conversation so far
-        self._calls: dict[str, str] = {}  # the titles of the tool calls heard of
+        self._calls = Calls()
         self._denied: dict[str, str] = {}
+        self._silenced_by: str | None = None  # the denial after which nothing was said or done
         self._lines: dict[str, Callable[[_Json], list[Update]]] = {
             "agent": lambda _line: [],
             "session": self._session_line,
@@ -143,24 +142,27 @@ class AcpDecoder:
     def _permission_line(self, line: _Json) -> list[Update]:
         call = mapping_of(line.get("tool_call"))
         name = text_of(call.get("toolCallId"))
-        title = text_of(call.get("title")) or self._calls.get(name) or name
+        told = self._calls.tell(name, text_of(call.get("kind")))
+        title = text_of(call.get("title")) or self._calls.title_of(name)
         status = "allowed" if line.get("allowed") is True else "denied"
         if status == "denied":
-            self._denied[name] = title
-        return [Update("permission", {"id": name, "title": title, "status": status})]
+            self._denied[name] = self._silenced_by = title
+        return [*told, Update("permission", {"id": name, "title": title, "status": status})]
 
     def _finished_line(self, line: _Json) -> list[Update]:
         result = mapping_of(line.get("result"))
         self._usage = self._usage_of(result)
-        updates = [Update("usage", self._usage.to_dict())] if self._usage else []
+        updates = self._calls.flush() + ([Update("usage", self._usage.to_dict())] if self._usage else [])
         failure = _session_failure(result)
         if failure and failure.get("severity") != "warning":
             return updates + self._fail(read_session_failure(failure))
         self._stop = text_of(result.get("stopReason")) or "unknown"
+        if self._stop == "end_turn" and self._silenced_by is not None:  # opencode stops where it is denied something
+            return updates + self._fail(("permission", f"the agent gave up when it was denied: {self._silenced_by}"))
         return updates
 
     def _failed_line(self, line: _Json) -> list[Update]:
-        return self._fail(read_failure(line))
+        return self._calls.flush() + self._fail(read_failure(line))
 
     def _fail(self, failure: tuple[ErrorKind, str]) -> list[Update]:
         self._failure = failure
@@ -170,52 +172,28 @@ class AcpDecoder:
 
     def _message_chunk(self, update: _Json) -> list[Update]:
         """Add to the message, or begin another: with a new id, or after anything else than text."""
-        text = _text_of_block(update.get("content"))
+        text = text_of_block(update.get("content"))
         if self._message_ended or update.get("messageId") != self._message_id:
             self._message = []
         self._message_ended, self._message_id = False, update.get("messageId")
         self._message.append(text)
+        self._silenced_by = None
         return [Update("agent_message", {"text": text, "chunk": True})] if text else []
 
     def _thought_chunk(self, update: _Json) -> list[Update]:
         self._message_ended = True
-        text = _text_of_block(update.get("content"))
+        text = text_of_block(update.get("content"))
         return [Update("agent_thought", {"text": text, "chunk": True})] if text else []
 
     def _tool_call(self, update: _Json) -> list[Update]:
         self._message_ended = True
-        call, status = text_of(update.get("toolCallId")), text_of(update.get("status"))
-        kind = text_of(update.get("kind"))
-        self._calls[call] = text_of(update.get("title")) or call
-        told = Update(
-            "tool_call",
-            {
-                "id": call,
-                "title": self._calls[call],
-                "kind": kind if kind in _KINDS else "other",
-                "status": "pending" if status == "pending" else "in_progress",
-            },
-        )
-        return [told, *self._progress(call, update)] if status in _ENDED else [told]
+        return self._calls.begin(update)
 
     def _tool_call_update(self, update: _Json) -> list[Update]:
         self._message_ended = True
-        call = text_of(update.get("toolCallId"))
-        if call not in self._calls:
-            return self._tool_call({"status": "completed", **update})
-        return self._progress(call, update)
-
-    def _progress(self, call: str, update: _Json) -> list[Update]:
-        status = text_of(update.get("status"))
-        data: _Json = {"id": call, "status": status if status in _STATUSES else "in_progress"}
-        title = text_of(update.get("title"))
-        if title and title != self._calls[call]:
-            self._calls[call] = data["title"] = title
-        data["content"] = _content_of(update)
-        code = _exit_code(update)
-        if code is not None:
-            data["exit_code"] = code
-        return [Update("tool_call_update", data)]
+        if update.get("status") == "completed":
+            self._silenced_by = None
+        return self._calls.go_on(update)
 
     def _plan(self, update: _Json) -> list[Update]:
         entries = [entry for entry in map(mapping_of, list_of(update.get("entries"))) if entry]
@@ -290,35 +268,3 @@ def _session_failure(holder: Mapping[str, Any]) -> _Json:
 def _plan_entry(entry: _Json) -> dict[str, str]:
     status = text_of(entry.get("status"))
     return {"content": text_of(entry.get("content")), "status": status if status in _PLAN_STATUSES else "pending"}
-
-
-def _text_of_block(block: Any) -> str:
-    found = mapping_of(block)
-    kind = text_of(found.get("type"))
-    if kind in ("text", ""):
-        return text_of(found.get("text"))
-    return text_of(mapping_of(found.get("resource")).get("text")) or f"[{kind}]"
-
-
-def _content_of(update: _Json) -> str:
-    """Return what a call has shown: its text, the files it changes, and the output of a terminal of the agent's own."""
-    parts = [_text_of_item(mapping_of(item)) for item in list_of(update.get("content"))]
-    meta = mapping_of(update.get("_meta"))
-    parts += [text_of(mapping_of(meta.get(key)).get("data")) for key in ("terminal_output", "terminal_output_delta")]
-    if not any(parts):
-        raw = update.get("rawOutput")
-        parts = [text_of(raw) or text_of(mapping_of(raw).get("output"))]
-    return "\n".join(filter(None, parts))
-
-
-def _text_of_item(item: _Json) -> str:
-    if item.get("type") == "diff":
-        return f"{'update' if text_of(item.get('oldText')) else 'add'} {text_of(item.get('path'))}"
-    return _text_of_block(item.get("content")) if item.get("type") == "content" else ""
-
-
-def _exit_code(update: _Json) -> int | None:
-    told = mapping_of(mapping_of(update.get("_meta")).get("terminal_exit")).get("exit_code")
-    if told is None:
-        told = mapping_of(mapping_of(update.get("rawOutput")).get("metadata")).get("exit")
-    return told if type(told) is int else None

@@ -1,4 +1,4 @@
-"""Real agents over the Agent Client Protocol: codex-acp as a configured tool, gemini and opencode by `--transport acp`."""
+"""Real agents over the Agent Client Protocol: codex-acp as a configured tool, gemini and opencode by a flag."""
 
 import json
 from collections.abc import Iterator
@@ -70,7 +70,9 @@ def place() -> Iterator[Workplace]:
             "options": {"baseURL": f"{found.provider.url}/v1", "apiKey": "mock-credential-of-no-value"},
             "models": {"mock-1": OPENCODE_MODEL},
         }
-        chosen = {"model": "mock/mock-1", "small_model": "mock/mock-1", "share": "disabled"}
+        # Otherwise it asks the model for a title before it asks what we ask.
+        untitled = {"title": {"disable": True}}
+        chosen = {"model": "mock/mock-1", "small_model": "mock/mock-1", "share": "disabled", "agent": untitled}
         found.env |= {
             "OPENCODE_CONFIG_CONTENT": json.dumps({**chosen, "provider": {"mock": provider}}),
             "OPENCODE_DISABLE_MODELS_FETCH": "1",
@@ -156,8 +158,8 @@ def test_what_the_level_forbids_does_not_happen(place: Workplace, agent: Agent, 
     """A command that writes outside of the project is not run."""
     target = place.home / "outside"
     place.provider.on("write it", tool_call(f"touch '{target}'"), text("tried"))
-    result = run(place, agent, "--permission", permission, "write it")
-    assert result["text"] == "tried"
+    done = place.csa(*agent.words("--permission", permission, "write it"))
+    assert done.json["status"] == "succeeded" or done.json["error"]["kind"] == "permission", done
     assert not target.exists()
 
 
