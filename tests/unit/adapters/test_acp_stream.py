@@ -183,7 +183,7 @@ def test_cost_is_of_the_turn() -> None:
     end = line(type="finished", result={"stopReason": "end_turn", "usage": {"inputTokens": 1}})
     spent = []
     for request in ({}, {"previous_totals": {"cost_usd": 0.2}}, {"previous_totals": None}):
-        resumed = {"provider_session_id": SESSION, **request} if request else {}
+        resumed: dict[str, Any] = {"provider_session_id": SESSION, **request} if request else {}
         outcome = decode(BOUND, cost, end, **resumed)[1]
         assert outcome.usage
         assert outcome.totals == {"cost_usd": 0.5}
