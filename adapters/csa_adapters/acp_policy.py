@@ -33,6 +33,7 @@ MODES: Mapping[Permission, tuple[str, ...]] = {
     Permission.FULL: ("agent-full-access", "bypassPermissions", "yolo", "full-access", "full", "auto", "build"),
 }
 _HARMLESS = frozenset({"read", "search", "fetch", "think"})
+_COMMANDS = frozenset({"execute", "other"})  # opencode asks as `other` for a command that names a place outside
 _EDITS = frozenset({"edit", "delete", "move"})
 _ALLOWING = ("allow_once",)
 _ALLOWING_ALL = ("allow_once", "allow_always")  # `always` may end up in the agent's own settings
@@ -57,10 +58,8 @@ class Policy:
         kind = text_of(call.get("kind"))
         if kind in _HARMLESS:
             return True
-        command = command_of(call)
-        if (
-            kind == "execute" or command is not None
-        ):  # opencode asks as `other` for a command that names a place outside
+        if kind in _COMMANDS:
+            command = command_of(call)
             return command is not None and calls_only(command, self.csa_commands)
         if kind in _EDITS and self.permission is Permission.EDIT:
             paths = list(_paths_of(call))
