@@ -40,7 +40,6 @@ CALL_LIMIT_S = 30.0
 ABORT_LIMIT_S = 1.5  # csa kills three seconds after TERM
 STOP_LIMIT_S = 1.0
 _READY = "listening on "
-_TITLE_LENGTH = 60
 _REFUSAL = "This run is unattended and its permission level does not allow that."
 _ENDED = frozenset({"completed", "error"})
 
@@ -200,7 +199,7 @@ class Turn:
             session = self._server.call("GET", f"/session/{quote(wanted)}")
             self._server.directory = session["directory"]
         else:  # an untitled session costs a call of the model that invents a title
-            session = self._server.call("POST", "/session", {"title": _title(self._asked["prompt"])})
+            session = self._server.call("POST", "/session", {"title": self._asked["title"]})
         self._id = session["id"]
         self._family.add(self._id)
         self._tell("session", directory=session["directory"], version=session.get("version"))
@@ -311,11 +310,6 @@ def _is_output(event: _Json) -> bool:
     return all(os.path.normpath(pattern).startswith(os.path.join(folder, "")) for pattern in patterns)
 
 
-def _title(prompt: str) -> str:
-    line = " ".join(prompt.split())
-    return line if len(line) <= _TITLE_LENGTH else line[: _TITLE_LENGTH - 1] + "…"
-
-
 def _parsed(text: bytes) -> Any:
     try:
         return json.loads(text)
@@ -333,7 +327,7 @@ def _terminate(number: int, _frame: object) -> NoReturn:
 
 
 def main() -> int:
-    """Run the turn that stdin describes: prompt, and perhaps session, system, model, variant, tools, approve."""
+    """Run the turn that stdin describes: prompt, title, and perhaps session, system, model, variant, tools, approve."""
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, _terminate)
     sys.stdout.reconfigure(encoding="utf-8", errors="replace")  # type: ignore[union-attr]  # -I: any locale

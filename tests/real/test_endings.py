@@ -93,7 +93,7 @@ def test_a_killed_tool_is_told(place: Workplace, tool: RealTool, permission: str
 CHAINS = pytest.mark.parametrize(
     "chain",
     [(CODEX, CLAUDE_CODE), (CLAUDE_CODE, CODEX), (CLAUDE_CODE, OPENCODE), (OPENCODE, CODEX)],
-    ids=lambda chain: ">".join(tool.name for tool in chain)
+    ids=lambda chain: ">".join(tool.name for tool in chain),
 )
 
 

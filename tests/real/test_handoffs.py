@@ -8,7 +8,9 @@ from tests.real.workplace import CLAUDE_CODE, CODEX, OPENCODE, RealTool, Workpla
 pytestmark = [pytest.mark.real, pytest.mark.timeout(120)]
 
 PAIRS = pytest.mark.parametrize(
-    "pair", [(CODEX, CLAUDE_CODE), (CLAUDE_CODE, CODEX), (OPENCODE, CODEX), (CLAUDE_CODE, OPENCODE)], ids=lambda pair: ">".join(tool.name for tool in pair)
+    "pair",
+    [(CODEX, CLAUDE_CODE), (CLAUDE_CODE, CODEX), (OPENCODE, CODEX), (CLAUDE_CODE, OPENCODE)],
+    ids=lambda pair: ">".join(tool.name for tool in pair),
 )
 
 
