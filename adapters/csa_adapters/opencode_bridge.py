@@ -3,13 +3,13 @@
     python -I -S opencode_bridge.py opencode    with one JSON object on stdin: what `main` reads
 
 Why not `opencode run --format json`: it names its session only with the model's first token, so that a first turn that
-is killed is lost; it says nothing of retries, of which it makes five with growing pauses (75 s for a 500, days where the
-provider says so); and TERM leaves its tool shells alive. The server tells all of it, takes a system text with each
+is killed is lost; it says nothing of retries, of which it makes five with growing pauses (75 s for a 500, days where
+the provider says so); and TERM leaves its tool shells alive. The server tells all of it, takes a system text with each
 prompt, and ends shells on abort. It also costs less. A trivial turn on the same machine: `run` 2.9 s and 620 MB;
 `run --attach` 3.1 s and 480 + 340 MB, since it is a second opencode; this 2.5 s and 480 MB + 21 MB.
 
-stdout has the lines of `run --format json` (`step_start`, `text`, `reasoning`, `tool_use`, `step_finish`, `error`), each
-with our session's id at the top, and of its own: `session` (first, at once), `retry`, `permission`, `compaction`.
+stdout has the lines of `run --format json` (`step_start`, `text`, `reasoning`, `tool_use`, `step_finish`, `error`),
+each with our session's id at the top, and of its own: `session` (first, at once), `retry`, `permission`, `compaction`.
 A `tool_use` comes when the tool starts and again when it ends. The exit code is 0 only after a step that ended with
 `stop`. The server listens on the loopback interface with a random password, which is never on a command line.
 """
@@ -40,12 +40,11 @@ CALL_LIMIT_S = 30.0
 ABORT_LIMIT_S = 1.5  # csa kills three seconds after TERM
 STOP_LIMIT_S = 1.0
 _READY = "listening on "
-_TITLE_LENGTH = 60
 _REFUSAL = "This run is unattended and its permission level does not allow that."
 _ENDED = frozenset({"completed", "error"})
 
 
-class Failure(Exception):
+class Failure(Exception):  # noqa: N818  # the failure of the turn, not of this program
     """The turn cannot go on; `name` is the kind of error, as opencode names its own."""
 
     def __init__(self, name: str, message: str, **data: Any) -> None:
@@ -182,7 +181,7 @@ class Turn:
                 handler = self._handlers.get(str(event.get("type")))
                 if handler and handler(event.get("properties") or {}):
                     return 0 if self._stopped_well else 1
-            raise Failure("ServerError", "opencode's server ended before the turn did")
+            raise Failure("ServerError", "opencode's server ended before the turn did")  # noqa: TRY301  # told below
         except Failure as failure:
             self._tell("error", error=failure.error)
             return 1
@@ -200,7 +199,7 @@ class Turn:
             session = self._server.call("GET", f"/session/{quote(wanted)}")
             self._server.directory = session["directory"]
         else:  # an untitled session costs a call of the model that invents a title
-            session = self._server.call("POST", "/session", {"title": _title(self._asked["prompt"])})
+            session = self._server.call("POST", "/session", {"title": self._asked["title"]})
         self._id = session["id"]
         self._family.add(self._id)
         self._tell("session", directory=session["directory"], version=session.get("version"))
@@ -311,11 +310,6 @@ def _is_output(event: _Json) -> bool:
     return all(os.path.normpath(pattern).startswith(os.path.join(folder, "")) for pattern in patterns)
 
 
-def _title(prompt: str) -> str:
-    line = " ".join(prompt.split())
-    return line if len(line) <= _TITLE_LENGTH else line[: _TITLE_LENGTH - 1] + "…"
-
-
 def _parsed(text: bytes) -> Any:
     try:
         return json.loads(text)
@@ -333,7 +327,7 @@ def _terminate(number: int, _frame: object) -> NoReturn:
 
 
 def main() -> int:
-    """Run the turn that stdin describes: prompt, and perhaps session, system, model, variant, tools, approve."""
+    """Run the turn that stdin describes: prompt, title, and perhaps session, system, model, variant, tools, approve."""
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, _terminate)
     sys.stdout.reconfigure(encoding="utf-8", errors="replace")  # type: ignore[union-attr]  # -I: any locale
