@@ -257,6 +257,17 @@ def test_what_an_error_means(fields: dict[str, Any], kind: str, words: str) -> N
     assert only(updates, "error") == [{"kind": kind, "message": outcome.error_message}]
 
 
+def test_an_agent_that_ends_by_itself_has_told_why_on_stderr() -> None:
+    """There its reason stands, and what kind it is of; where the agent has answered, stderr is noise."""
+    end = ToolExit(1, None, "starting\nError: not logged in, run goose configure\n    at x\n")
+    gone = failed(message="the agent exited with 1 during initialize", exit=1)
+    outcome = decode(gone, end=end)[1]
+    assert outcome.error_kind == "auth"
+    assert outcome.error_message == "the agent exited with 1 during initialize: not logged in, run goose configure"
+    answered = decode(failed(code=500, message="oops"), end=end)[1]
+    assert (answered.error_kind, answered.error_message) == ("server", "oops")
+
+
 def _session_failure(severity: str, category: str, title: str) -> dict[str, Any]:
     failure = {"id": "f", "category": category, "severity": severity, "title": title}
     return {"jetbrains": {"air": {"version": 1, "sessionFailure": failure}}}
