@@ -289,8 +289,9 @@ def _retry(notice: re.Match[str], line: str) -> Update:
 
 
 def _said(tail: str) -> str:
-    """Return what stderr says of a failure, without what gemini always says there."""
-    return stderr_message("\n".join(line for line in tail.splitlines() if not _NOISE.match(line)))
+    """Return what stderr says of a failure, without what gemini always says there, and the help after a wrong flag."""
+    told = tail.partition("\nUsage: gemini ")[0]
+    return stderr_message("\n".join(line for line in told.splitlines() if not _NOISE.match(line)))
 
 
 def _kind_in(message: str) -> ErrorKind | None:

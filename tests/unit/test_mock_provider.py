@@ -1,4 +1,4 @@
-"""The mock provider, spoken to in both protocols."""
+"""The mock provider, spoken to in each protocol."""
 
 from __future__ import annotations
 
@@ -149,3 +149,44 @@ def test_stopping_interrupts_slow_replies_and_idle_clients() -> None:
     assert time.monotonic() - started < 10
     silent.close()
     waiting.close()
+
+
+GEMINI = "/v1beta/models/mock-model:streamGenerateContent?alt=sse"
+
+
+def contents_body(*prompts: str, tools: tuple[str, ...] = ()) -> dict[str, Any]:
+    texts = ["<session_context>x</session_context>", *prompts]
+    return {
+        "systemInstruction": {"role": "user", "parts": [{"text": "be brief"}]},
+        "contents": [{"role": "user", "parts": [{"text": text}]} for text in texts],
+        "tools": [{"functionDeclarations": [{"name": name} for name in tools]}],
+    }
+
+
+def test_gemini_echo_with_and_without_stream(provider: MockProvider) -> None:
+    """Model and method stand in the path, and injected context is not a prompt."""
+    _, raw = post(provider, GEMINI, contents_body("one", "two"))
+    (chunk,) = events(raw)
+    assert chunk["candidates"][0]["content"]["parts"] == [{"text": "MOCK ECHO: two [users=2]"}]
+    assert chunk["candidates"][0]["finishReason"] == "STOP"
+    (seen,) = provider.requests
+    assert (seen.model, seen.system_text, seen.user_texts) == ("mock-model", "be brief", ["one", "two"])
+    _, raw = post(provider, "/v1beta/models/mock-model:generateContent", contents_body("hi"))
+    assert json.loads(raw)["usageMetadata"]["promptTokenCount"] == 100
+    _, raw = post(provider, "/v1beta/models/mock-model:countTokens", contents_body("hi"))
+    assert json.loads(raw)["totalTokens"] > 0
+
+
+def test_gemini_calls_thoughts_failures_and_cuts(provider: MockProvider) -> None:
+    """Every kind of reply has its form in this protocol too."""
+    provider.on("run", thinking("hm", tool_call("pwd")), status(429, retry_after=2), cut("a long answer"))
+    _, raw = post(provider, GEMINI, contents_body("run", tools=("run_shell_command",)))
+    thought, call = [event["candidates"][0]["content"]["parts"][0] for event in events(raw)]
+    assert thought["thought"] is True
+    assert (call["functionCall"]["name"], call["functionCall"]["args"]) == ("run_shell_command", {"command": "pwd"})
+    response, raw = post(provider, GEMINI, contents_body("run"))
+    assert (response.status, json.loads(raw)["error"]["status"]) == (429, "RESOURCE_EXHAUSTED")
+    assert json.loads(raw)["error"]["details"][0]["retryDelay"] == "2s"
+    with pytest.raises(http.client.IncompleteRead) as caught:
+        post(provider, GEMINI, contents_body("run"))
+    assert events(caught.value.partial)[-1]["candidates"][0]["content"]["parts"] == [{"text": "a long"}]

@@ -5,11 +5,16 @@ from __future__ import annotations
 import pytest
 from csa_adapters.claude_code import ClaudeCodeAdapter
 from csa_adapters.codex import CodexAdapter
+from csa_adapters.gemini_cli import GeminiCliAdapter
 
 from csa.model.adapter import Adapter, Outcome
 from tests.unit.adapters.support import FRESH, THREAD, judge, make_request, only, recordings, session_of
 
-ADAPTERS: dict[str, Adapter] = {"codex": CodexAdapter(), "claude-code": ClaudeCodeAdapter()}
+ADAPTERS: dict[str, Adapter] = {
+    "codex": CodexAdapter(),
+    "claude-code": ClaudeCodeAdapter(),
+    "gemini-cli": GeminiCliAdapter(),
+}
 # Recordings of turns that did not succeed; all others did.
 FAILED = {
     "codex": {
@@ -51,6 +56,29 @@ FAILED = {
         "sigint-mid-model": "protocol",
         "sigint-mid-tool": "internal",
         "sigterm-mid-tool": "protocol",
+    },
+    "gemini-cli": {
+        "fail-400": "invalid_request",
+        "fail-401": "auth",
+        "fail-403": "auth",
+        "fail-404": "invalid_request",
+        "fail-429": "rate_limit",
+        "fail-500": "server",
+        "fail-503": "overloaded",
+        "fail-cut": "network",
+        "fail-gateway": "auth",
+        "fail-long": "context_overflow",
+        "fail-no-key": "auth",
+        "fail-no-prompt": "invalid_request",
+        "fail-quota": "quota",
+        "fail-unreachable": "network",
+        "fail-untrusted": "permission",
+        "fail-usage": "invalid_request",
+        "resume-none": "invalid_request",
+        "resume-unknown": "invalid_request",
+        "session-id-in-use": "invalid_request",
+        "sigint-mid-tool": "protocol",
+        "sigterm-mid-model": "protocol",
     },
 }
 ALL = [(tool, name) for tool in ADAPTERS for name in sorted(recordings(tool))]
@@ -97,6 +125,9 @@ def test_every_recording_is_understood(tool: str, name: str) -> None:
         ("claude-code", "subagent", "The sub-agent answered."),
         ("claude-code", "partial-messages", "MOCK ECHO: Say hello again. [users=1]"),
         ("claude-code", "retry-cut", "a text that is cut once, then whole"),
+        ("gemini-cli", "new-text", "MOCK ECHO: Say hello. [users=1]"),
+        ("gemini-cli", "parallel-tools", "Both ran."),
+        ("gemini-cli", "retry-cut", "an answer threcovered"),
     ],
 )
 def test_the_answer_of_a_recording(tool: str, name: str, text: str) -> None:
@@ -112,9 +143,12 @@ def test_codex_resume_of_a_non_uuid_is_a_fault_when_another_id_was_asked_for() -
     assert outcome.error_kind == "protocol"
 
 
-@pytest.mark.parametrize(("tool", "name"), [("claude-code", "permission-denied"), ("codex", "mcp-tool-denied")])
+@pytest.mark.parametrize(
+    ("tool", "name"),
+    [("claude-code", "permission-denied"), ("codex", "mcp-tool-denied"), ("gemini-cli", "permission-denied")],
+)
 def test_denied_tools_of_a_recording_are_listed(tool: str, name: str) -> None:
-    """Both exit 0."""
+    """All exit 0."""
     outcome = replay(tool, name)
     assert outcome.succeeded
     assert len(outcome.denied) == 1
