@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from csa.model.adapter import ErrorKind
-from csa_adapters.failures import MESSAGE_LIMIT, kind_of_message, kind_of_status, rules
+from csa_adapters.failures import MESSAGE_LIMIT, kind_of_message, kind_of_status, rules, stderr_message
 from csa_adapters.jsonlines import mapping_of, text_of
 
 _CODES: dict[int, ErrorKind] = {
@@ -66,6 +66,17 @@ def read_failure(line: Mapping[str, Any]) -> tuple[ErrorKind, str]:
     if kind is None and stage == "session":  # agents word it as they like when they cannot find a conversation
         kind = "invalid_request"
     return kind or "internal", message
+
+
+def explain_exit(failure: tuple[ErrorKind, str], tail: str) -> tuple[ErrorKind, str]:
+    """Add what an agent that ended by itself has said on stderr, where nothing else tells why."""
+    said = stderr_message(tail)
+    kind, message = failure
+    if not said:
+        return failure
+    return (kind_of_message(said, _MESSAGES) or kind) if kind == "internal" else kind, f"{message}: {said}"[
+        :MESSAGE_LIMIT
+    ]
 
 
 def read_session_failure(found: Mapping[str, Any]) -> tuple[ErrorKind, str]:

@@ -14,7 +14,7 @@ from typing import Any
 from csa.model.adapter import ErrorKind, Outcome, StderrReader, ToolExit, TurnRequest, Update
 from csa.model.usage import Usage
 from csa_adapters.acp_calls import Calls, text_of_block
-from csa_adapters.acp_failures import STOPS, read_failure, read_session_failure
+from csa_adapters.acp_failures import STOPS, explain_exit, read_failure, read_session_failure
 from csa_adapters.failures import ended_well, ending_message
 from csa_adapters.jsonlines import count_of, list_of, mapping_of, number_of, other, read_object, text_of
 
@@ -37,6 +37,7 @@ class AcpDecoder:
         self._fault: str | None = None
         self._stop: str | None = None
         self._failure: tuple[ErrorKind, str] | None = None
+        self._agent_ended = False  # by itself, in the middle of the turn
         self._message: list[str] = []  # the chunks of the message that is being said
         self._message_id: object = None
         self._message_ended = False
@@ -107,7 +108,7 @@ class AcpDecoder:
         if self._fault is not None:
             return "protocol", self._fault
         if self._failure is not None:
-            return self._failure
+            return explain_exit(self._failure, end.stderr_tail) if self._agent_ended else self._failure
         if self._stop is None:
             return "internal" if end.signal is not None else "protocol", ending_message(end, "an end of the turn")
         if self._stop != "end_turn":
@@ -162,6 +163,7 @@ class AcpDecoder:
         return updates
 
     def _failed_line(self, line: _Json) -> list[Update]:
+        self._agent_ended = "exit" in line
         return self._calls.flush() + self._fail(read_failure(line))
 
     def _fail(self, failure: tuple[ErrorKind, str]) -> list[Update]:

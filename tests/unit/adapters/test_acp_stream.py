@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
 from csa_adapters.acp import AcpAdapter
 from csa_adapters.acp_stream import AcpDecoder
+from hypothesis import given
+from hypothesis import strategies as st
 
 from csa.model.adapter import Decoder, Outcome, ToolExit, Update
 from tests.unit.adapters.support import EXIT_0, EXIT_1, feed_all, line, make_request, only, types_of
@@ -254,6 +257,17 @@ def test_what_an_error_means(fields: dict[str, Any], kind: str, words: str) -> N
     assert only(updates, "error") == [{"kind": kind, "message": outcome.error_message}]
 
 
+def test_an_agent_that_ends_by_itself_has_told_why_on_stderr() -> None:
+    """There its reason stands, and what kind it is of; where the agent has answered, stderr is noise."""
+    end = ToolExit(1, None, "starting\nError: not logged in, run goose configure\n    at x\n")
+    gone = failed(message="the agent exited with 1 during initialize", exit=1)
+    outcome = decode(gone, end=end)[1]
+    assert outcome.error_kind == "auth"
+    assert outcome.error_message == "the agent exited with 1 during initialize: not logged in, run goose configure"
+    answered = decode(failed(code=500, message="oops"), end=end)[1]
+    assert (answered.error_kind, answered.error_message) == ("server", "oops")
+
+
 def _session_failure(severity: str, category: str, title: str) -> dict[str, Any]:
     failure = {"id": "f", "category": category, "severity": severity, "title": title}
     return {"jetbrains": {"air": {"version": 1, "sessionFailure": failure}}}
@@ -346,3 +360,41 @@ def test_is_finished() -> None:
 
 def _text(text: str) -> list[dict[str, Any]]:
     return [{"type": "content", "content": {"type": "text", "text": text}}]
+
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.sampled_from(["completed", "text", "c"]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+    max_leaves=6,
+)
+KINDS = [
+    "agent_message_chunk", "agent_thought_chunk", "tool_call", "tool_call_update", "plan", "usage_update", "notice",
+    "session_info_update", "compaction_update",
+]  # fmt: skip
+KEYS = [
+    "toolCallId", "title", "kind", "status", "content", "rawOutput", "rawInput", "entries", "cost", "messageId",
+    "_meta",
+]  # fmt: skip
+UPDATES = st.fixed_dictionaries({"sessionUpdate": st.sampled_from(KINDS)}, optional=dict.fromkeys(KEYS, VALUES))
+LINES = st.one_of(
+    st.builds(lambda found: {"type": "update", "update": found}, UPDATES),
+    st.fixed_dictionaries(
+        {"type": st.sampled_from(["session", "permission", "notice", "finished", "failed", "brand_new"]) | VALUES},
+        optional=dict.fromkeys(
+            ["session_id", "tool_call", "allowed", "message", "result", "code", "data", "stage", "kind", "update"],
+            VALUES,
+        ),
+    ),
+)
+
+
+@given(lines=st.lists(LINES, max_size=6), code=st.none() | st.integers(0, 255))
+def test_no_line_makes_the_decoder_raise(lines: list[dict[str, Any]], code: int | None) -> None:
+    """Nor say what cannot be stored; an outcome is a success or has a reason."""
+    decoder = AcpDecoder(make_request())
+    updates = feed_all(decoder, [json.dumps(found).encode() for found in lines])
+    json.dumps([found.data for found in updates], ensure_ascii=False, allow_nan=False).encode()
+    outcome = decoder.close(ToolExit(code, None))
+    assert outcome.succeeded is (outcome.error_kind is None)
+    assert outcome.succeeded or outcome.error_message
+    json.dumps([outcome.totals, outcome.text, outcome.denied], ensure_ascii=False, allow_nan=False).encode()
