@@ -8,8 +8,9 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 CODEX_VERSION := 0.169.0
 CLAUDE_VERSION := 2.1.328
+OPENCODE_VERSION := 1.18.33
 CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/csa-real-clis
-CLIS := $(CACHE)/codex-$(CODEX_VERSION)_claude-$(CLAUDE_VERSION)
+CLIS := $(CACHE)/codex-$(CODEX_VERSION)_claude-$(CLAUDE_VERSION)_opencode-$(OPENCODE_VERSION)
 
 .PHONY: help demo test check lint test-real bench docs format constraints clean
 
@@ -17,7 +18,7 @@ help:
 	@echo "make demo       a tree of agents over the bundled fake tools, with the live view"
 	@echo "make test       the tests that need no real tool"
 	@echo "make check      lint, types, layers and tests"
-	@echo "make test-real  the real codex and claude-code against a loopback provider"
+	@echo "make test-real  the real codex, claude-code and opencode against a loopback provider"
 	@echo "make bench      speed and memory, as ratios"
 	@echo "make docs       write docs/commands.md anew from the parsers"
 
@@ -44,9 +45,11 @@ $(CLIS)/.installed:
 	@command -v npm > /dev/null || { echo "error: npm is needed to install the real CLIs (Node.js 20 or newer)"; exit 1; }
 	mkdir -p $(CLIS)
 	npm install --silent --no-audit --no-fund --prefix $(CLIS) \
-		@openai/codex@$(CODEX_VERSION) @anthropic-ai/claude-code@$(CLAUDE_VERSION)
+		@openai/codex@$(CODEX_VERSION) @anthropic-ai/claude-code@$(CLAUDE_VERSION) \
+		opencode-ai@$(OPENCODE_VERSION)
 	$(CLIS)/node_modules/.bin/codex --version
 	$(CLIS)/node_modules/.bin/claude --version
+	$(CLIS)/node_modules/.bin/opencode --version
 	@touch $@
 
 test-real: $(STAMP) $(CLIS)/.installed
