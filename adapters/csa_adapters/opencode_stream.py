@@ -2,8 +2,7 @@
 
 Traps: there is no last line, so success is a last step that ended with `stop` and exit 0; an error may be followed by
 a step that succeeds (a context that overflowed is compacted); tokens and cost are of each step; `input` lacks the
-cached tokens and `output` the reasoning; a refused tool call and a failed command both look like any other at their
-top.
+cached tokens and `output` the reasoning; a refused tool call and a failed command look like any other at their top.
 """
 
 from __future__ import annotations
