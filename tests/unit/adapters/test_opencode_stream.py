@@ -95,7 +95,7 @@ def test_a_line_of_another_session_stops_the_run(asked: str | None) -> None:
     """The id asked for binds, else the first one named."""
     read = decoder(provider_session_id=asked)
     feed_all(read, [session()])
-    assert read.fault is None
+    assert not read.fault
     assert types_of(read.feed(said("text", sessionID=OTHER, part={"text": "hi"}))) == ["error"]
     assert read.fault is not None
     feed_all(read, [text("hi"), finish()])
@@ -264,12 +264,13 @@ def test_a_summary_that_stopped_is_no_success() -> None:
 def test_retries_are_told_with_their_kind_and_delay() -> None:
     """The real `run` says nothing of them."""
     read = decoder()
-    retry = said("retry", attempt=2, message="Rate limit reached for gpt", retry_after_s=4.5)
+    retry = said("retry", attempt=2, max=5, message="Rate limit reached for gpt", retry_after_s=4.5)
     (data,) = only(feed_all(read, [session(), retry]), "retry")
     assert data == {
         "kind": "rate_limit",
         "message": "Rate limit reached for gpt",
         "attempt": 2,
+        "max": 5,
         "retry_after_s": 4.5,
     }
 
