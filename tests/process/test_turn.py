@@ -32,7 +32,7 @@ def run_async(scenario: Callable[[], Awaitable[None]]) -> None:
     anyio.run(bounded)
 
 
-@pytest.mark.parametrize("tool", ["codex", "claude-code"])
+@pytest.mark.parametrize("tool", ["codex", "claude-code", "opencode"])
 def test_yields_typed_events_in_order(place: Place, tool: str) -> None:
     """The events come as they were recorded, numbered from 1, the last one being run_finished."""
     place.play(["think", "hm"], ["call", "ls", "a b"], ["say", "done"])
