@@ -201,7 +201,12 @@ OPENCODE = RealTool(
     silent_failures=frozenset({"always 401"}),
     misses_key=False,
 )
-TOOLS = (CODEX, CLAUDE_CODE, GEMINI_CLI, OPENCODE)
+# CSA_REAL_TOOLS may name some of them.
+TOOLS = tuple(
+    tool
+    for tool in (CODEX, CLAUDE_CODE, GEMINI_CLI, OPENCODE)
+    if tool.name in os.environ.get("CSA_REAL_TOOLS", tool.name).split(",")
+)
 
 
 @dataclass(frozen=True)
