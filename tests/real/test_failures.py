@@ -88,7 +88,7 @@ def _dead_environment(place: Workplace, tool: RealTool, url: str) -> dict[str, s
     home = place.base / f"home-{tool.name}"
     for name, content in tool.files(url).items():
         path = home / name
-        path.parent.mkdir(parents=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(content)
     home.mkdir(exist_ok=True)
     return {"HOME": str(home), "CSA_STATE_DIR": str(place.state_root), **tool.env(url)}
