@@ -100,8 +100,8 @@ def permission_rules(request: TurnRequest) -> _Json:
     read-only: no shell at all. opencode does not ask for a command line without a command, so that `> file` is
     executed whatever the rules are, as is `csa ... > file` where `csa *` is allowed (1.18.33).
     edit: reading commands, bare `env` and `csa`. opencode takes a line apart and asks for each command in it, those in
-    `$(...)`, pipes and functions too; `X=1 csa` and `env csa` are no `csa`. What else the user allows in his own
-    rules stays allowed.
+    `$(...)`, pipes and functions too; `X=1 csa` and `env csa` are no `csa`. What the user allows besides stays allowed:
+    single commands, and everything where an agent's own rules, or a `"*"` at the end, say so.
     full: the user's own rules; what they ask for is granted.
     """
     if request.permission is Permission.FULL:

@@ -36,7 +36,7 @@ from urllib.parse import quote, urlsplit
 
 _Json = dict[str, Any]
 
-RETRY_LIMIT_S = 40.0  # a retry that would begin later than this after the first failure is not waited for
+RETRY_LIMIT_S = 25.0  # a retry that would begin later than this after the first failure is not waited for
 RETRIES = 5  # opencode's own limit
 START_LIMIT_S = 60.0
 CALL_LIMIT_S = 30.0

@@ -58,7 +58,7 @@ SCRIPTS: dict[str, list[list[Any]]] = {
     "parallel": [["run-parallel", ["echo 1", "echo 2"]], ["say", "done"]],
     "retry": [["retry", "500", 1], ["retry", "500", 2], ["say", "done"]],
     "fail-later": [["retry", "429", 12], ["sleep", 20]],
-    "fail-500": [*(["retry", "500", attempt] for attempt in (1, 2, 3, 4, 9)), ["sleep", 20]],
+    "fail-500": [*(["retry", "500", attempt] for attempt in (1, 2, 3, 9)), ["sleep", 20]],
 }
 # opencode thinks aloud in these.
 SCRIPTS["reasoning"] = SCRIPTS["run-tool-call"] = [["think", "hm"], *SCRIPTS["tool-call"]]
