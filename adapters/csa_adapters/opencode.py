@@ -10,6 +10,7 @@ import json
 import posixpath
 import re
 import sys
+import textwrap
 from collections.abc import Mapping
 from typing import Any
 
@@ -24,6 +25,7 @@ _Json = dict[str, Any]
 BRIDGE = posixpath.join(posixpath.dirname(__file__), "opencode_bridge.py")
 
 _SESSION_ID = re.compile(r"ses_[0-9A-Za-z]{1,80}")
+_TITLE_LENGTH = 60
 _PLAIN_PATH = re.compile(r"/[\w./+@-]+")
 _DIRECTORIES = (
     ("XDG_DATA_HOME", ".local/share"),
@@ -121,6 +123,7 @@ def _order(request: TurnRequest) -> _Json:
     denied = _NO_WRITING if request.permission is Permission.READ_ONLY else {}
     return {
         "prompt": _encodable(request.prompt),
+        "title": _title(request),
         "session": session,
         "system": _encodable(request.system) if request.system else None,
         "model": _model(request.model) if request.model else None,
@@ -128,6 +131,12 @@ def _order(request: TurnRequest) -> _Json:
         "tools": {**_NO_QUESTIONS, **denied},
         "approve": is_full,
     }
+
+
+def _title(request: TurnRequest) -> str:
+    """Name the session, which is found by that in opencode's own list; its log has the title as well."""
+    words = " ".join(_encodable(request.prompt).split())
+    return "csa" if request.ephemeral or not words else textwrap.shorten(words, _TITLE_LENGTH, placeholder="...")
 
 
 def _encodable(text: str) -> str:

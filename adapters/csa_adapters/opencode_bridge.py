@@ -3,13 +3,14 @@
     python -I -S opencode_bridge.py opencode    with one JSON object on stdin: what `main` reads
 
 Why not `opencode run --format json`: it names its session only with the model's first token, so that a first turn that
-is killed is lost; it says nothing of retries, of which it makes five with growing pauses (75 s for a 500, days where the
-provider says so); and TERM leaves its tool shells alive. The server tells all of it, takes a system text with each
-prompt, and ends shells on abort. It also costs less. A trivial turn on the same machine: `run` 2.9 s and 620 MB;
-`run --attach` 3.1 s and 480 + 340 MB, since it is a second opencode; this 2.5 s and 480 MB + 21 MB.
+is killed is lost; it says nothing of its retries, of which it makes five with growing pauses (over a minute, longer
+where the provider asks for it); its tool shells outlive a TERM. The server tells all of that, takes a system text with
+each prompt, and ends the shells on abort. Measured side by side with a trivial prompt: the processor time and the wall
+time of `run`, the id in half of that, and 20 MB beside opencode's own 600. `serve` with `run --attach` instead needs a
+third more processor time and 310 MB more, since the client is a whole opencode.
 
-stdout has the lines of `run --format json` (`step_start`, `text`, `reasoning`, `tool_use`, `step_finish`, `error`), each
-with our session's id at the top, and of its own: `session` (first, at once), `retry`, `permission`, `compaction`.
+stdout has the lines of `run --format json` (`step_start`, `text`, `reasoning`, `tool_use`, `step_finish`, `error`),
+each with our session's id at the top, and of its own: `session` (first, at once), `retry`, `permission`, `compaction`.
 A `tool_use` comes when the tool starts and again when it ends. The exit code is 0 only after a step that ended with
 `stop`. The server listens on the loopback interface with a random password, which is never on a command line.
 """
@@ -40,12 +41,11 @@ CALL_LIMIT_S = 30.0
 ABORT_LIMIT_S = 1.5  # csa kills three seconds after TERM
 STOP_LIMIT_S = 1.0
 _READY = "listening on "
-_TITLE_LENGTH = 60
 _REFUSAL = "This run is unattended and its permission level does not allow that."
 _ENDED = frozenset({"completed", "error"})
 
 
-class Failure(Exception):
+class BridgeError(Exception):
     """The turn cannot go on; `name` is the kind of error, as opencode names its own."""
 
     def __init__(self, name: str, message: str, **data: Any) -> None:
@@ -87,12 +87,12 @@ class Server:
             ready, _, _ = select.select([stdout], [], [], max(0.0, deadline - time.monotonic()))
             line = stdout.readline() if ready else ""
             if not line:
-                raise Failure("ServerStartError", f"opencode's server did not start{self._ending()}")
+                raise BridgeError("ServerStartError", f"opencode's server did not start{self.ending()}")
             self._address = urlsplit(line.partition(_READY)[2].strip()).netloc
         threading.Thread(target=_drain, args=(stdout,), daemon=True).start()
 
     def call(self, method: str, path: str, body: _Json | None = None, *, limit_s: float = CALL_LIMIT_S) -> Any:
-        """Make one call; Failure with the server's own error when it refuses."""
+        """Make one call; BridgeError with the server's own error when it refuses."""
         connection = self._connect(limit_s)
         try:
             content = None if body is None else json.dumps(body).encode("utf-8", "replace")
@@ -100,14 +100,14 @@ class Server:
             response = connection.getresponse()
             said = response.read()
         except (OSError, http.client.HTTPException) as error:
-            raise Failure("ServerError", f"opencode's server does not answer ({error}){self._ending()}") from error
+            raise BridgeError("ServerError", f"opencode's server does not answer ({error}){self.ending()}") from error
         finally:
             connection.close()
         answer = _parsed(said)
         if response.status >= http.client.BAD_REQUEST:
             error = answer if isinstance(answer, dict) else {}
             message = (error.get("data") or {}).get("message") or f"{method} {path} was answered {response.status}"
-            raise Failure(str(error.get("name") or "ServerError"), str(message))
+            raise BridgeError(str(error.get("name") or "ServerError"), str(message))
         return answer
 
     def events(self) -> Iterator[_Json]:
@@ -120,7 +120,7 @@ class Server:
                 if isinstance(event, dict):
                     yield event
         except (OSError, http.client.HTTPException) as error:
-            raise Failure("ServerError", f"the connection to opencode's server broke ({error})") from error
+            raise BridgeError("ServerError", f"the connection to opencode's server broke ({error})") from error
         finally:
             connection.close()
 
@@ -141,10 +141,13 @@ class Server:
         """Name the session's directory with every call: events of another are not told, and nothing says so."""
         return f"{path}?directory={quote(self.directory)}"
 
-    def _ending(self) -> str:
-        with suppress(subprocess.TimeoutExpired):
-            return f" (exit code {self.process.wait(STOP_LIMIT_S)})"
-        return ""
+    def ending(self) -> str:
+        """Say how the server has ended, where it has."""
+        try:
+            code = self.process.wait(STOP_LIMIT_S)
+        except subprocess.TimeoutExpired:
+            return ""
+        return f" (signal {-code})" if code < 0 else f" (exit code {code})"
 
 
 class Turn:
@@ -175,22 +178,27 @@ class Turn:
         try:
             self._server.wait_until_ready()
             self._enter_session()
-            events = self._server.events()
-            next(events, None)
-            self._server.call("POST", f"/session/{self._id}/prompt_async", self._prompt())
-            for event in events:
-                handler = self._handlers.get(str(event.get("type")))
-                if handler and handler(event.get("properties") or {}):
-                    return 0 if self._stopped_well else 1
-            raise Failure("ServerError", "opencode's server ended before the turn did")
-        except Failure as failure:
+            self._listen()
+        except BridgeError as failure:
             self._tell("error", error=failure.error)
             return 1
+        return 0 if self._stopped_well else 1
+
+    def _listen(self) -> None:
+        """Ask, and read events until the turn has ended; nothing is asked before the subscription holds."""
+        events = self._server.events()
+        next(events, None)
+        self._server.call("POST", f"/session/{self._id}/prompt_async", self._prompt())
+        for event in events:
+            handler = self._handlers.get(str(event.get("type")))
+            if handler and handler(event.get("properties") or {}):
+                return
+        raise BridgeError("ServerError", f"opencode's server ended before the turn did{self._server.ending()}")
 
     def abort(self) -> None:
         """Have opencode end the turn and the shells it runs."""
         if self._id:
-            with suppress(Failure):
+            with suppress(BridgeError):
                 self._server.call("POST", f"/session/{self._id}/abort", limit_s=ABORT_LIMIT_S)
 
     def _enter_session(self) -> None:
@@ -200,7 +208,7 @@ class Turn:
             session = self._server.call("GET", f"/session/{quote(wanted)}")
             self._server.directory = session["directory"]
         else:  # an untitled session costs a call of the model that invents a title
-            session = self._server.call("POST", "/session", {"title": _title(self._asked["prompt"])})
+            session = self._server.call("POST", "/session", {"title": self._asked["title"]})
         self._id = session["id"]
         self._family.add(self._id)
         self._tell("session", directory=session["directory"], version=session.get("version"))
@@ -268,7 +276,7 @@ class Turn:
         self._tell("retry", **told, **({"action": status["action"]} if status.get("action") else {}))
         if begins - self._failing_since > RETRY_LIMIT_S:
             self.abort()
-            raise Failure("RetriesEndedError", status["message"], retryAfterS=after_s)
+            raise BridgeError("RetriesEndedError", status["message"], retryAfterS=after_s)
         return False
 
     def _error(self, event: _Json) -> bool:
@@ -311,11 +319,6 @@ def _is_output(event: _Json) -> bool:
     return all(os.path.normpath(pattern).startswith(os.path.join(folder, "")) for pattern in patterns)
 
 
-def _title(prompt: str) -> str:
-    line = " ".join(prompt.split())
-    return line if len(line) <= _TITLE_LENGTH else line[: _TITLE_LENGTH - 1] + "…"
-
-
 def _parsed(text: bytes) -> Any:
     try:
         return json.loads(text)
@@ -333,7 +336,7 @@ def _terminate(number: int, _frame: object) -> NoReturn:
 
 
 def main() -> int:
-    """Run the turn that stdin describes: prompt, and perhaps session, system, model, variant, tools, approve."""
+    """Run the turn that stdin describes: prompt, title, and perhaps session, system, model, variant, tools, approve."""
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, _terminate)
     sys.stdout.reconfigure(encoding="utf-8", errors="replace")  # type: ignore[union-attr]  # -I: any locale

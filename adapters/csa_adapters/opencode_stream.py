@@ -2,7 +2,7 @@
 
 Traps: there is no last line, so success is a last step that ended with `stop` and exit 0; an error may be followed by
 a step that succeeds (a context that overflowed is compacted); tokens and cost are of each step; `input` lacks the
-cached tokens and `output` the reasoning; a refused tool call and a failed command both look like any other at their top.
+cached tokens and `output` the reasoning; a refused tool call and a failed command look like any other at their top.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 
 from csa.model.adapter import ErrorKind, Outcome, ToolExit, TurnRequest, Update
 from csa.model.usage import Usage
-from csa_adapters.failures import ended_well, ending_message, kind_of_message, kind_of_status, rules
+from csa_adapters.failures import ended_well, ending_message, kind_of_message, kind_of_status, rules, stderr_message
 from csa_adapters.jsonlines import count_of, list_of, mapping_of, number_of, other, read_object, text_of
 from csa_adapters.opencode_tools import describe_call, plan_entries
 
@@ -42,7 +42,7 @@ _MESSAGES = rules(
     (r"connect|connection|socket|network|fetch failed|timed? ?out|ECONN|ENOTFOUND|EAI_AGAIN|terminated", "network"),
 )
 _REFUSED = re.compile(r"The user (has specified a rule which prevents you from using|rejected permission to use) this ")
-_STARTUP = rules((r"config|invalid|parse|ENOENT|EACCES|not found", "spawn"))
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
 
 class OpencodeDecoder:
@@ -111,10 +111,11 @@ class OpencodeDecoder:
         if self._fault is not None:
             return "protocol", self._fault
         if self._error is not None:
-            return self._error
+            kind, message = self._error
+            said = stderr_message(_COLOUR.sub("", end.stderr_tail)) if self._session is None else ""
+            return kind, f"{message}: {said}" if said and kind == "spawn" else message
         if self._session is None:
-            message = ending_message(end, "a session")
-            return kind_of_message(end.stderr_tail, _STARTUP) or "protocol", message
+            return "internal" if end.signal is not None else "protocol", ending_message(end, "a session")
         if self._reason == "stop" and ended_well(end):
             return None, None
         if end.signal is None and self._reason not in ("", "stop", "tool-calls"):  # `length`, `content-filter`
