@@ -12,7 +12,8 @@ third more processor time and 310 MB more, since the client is a whole opencode.
 stdout has the lines of `run --format json` (`step_start`, `text`, `reasoning`, `tool_use`, `step_finish`, `error`),
 each with our session's id at the top, and of its own: `session` (first, at once), `retry`, `permission`, `compaction`.
 A `tool_use` comes when the tool starts and again when it ends. The exit code is 0 only after a step that ended with
-`stop`. The server listens on the loopback interface with a random password, which is never on a command line.
+`stop`; a server that dies takes the bridge with it, in the same way. The server listens on the loopback interface with
+a random password, which is never on a command line.
 """
 
 from __future__ import annotations
@@ -30,12 +31,13 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from typing import Any, NoReturn, TextIO
+from typing import IO, Any, NoReturn
 from urllib.parse import quote, urlsplit
 
 _Json = dict[str, Any]
 
 RETRY_LIMIT_S = 40.0  # a retry that would begin later than this after the first failure is not waited for
+RETRIES = 5  # opencode's own limit
 START_LIMIT_S = 60.0
 CALL_LIMIT_S = 30.0
 ABORT_LIMIT_S = 1.5  # csa kills three seconds after TERM
@@ -61,28 +63,37 @@ class Terminated(BaseException):
 
 
 class Server:
-    """A running `opencode serve`, and calls of it."""
+    """`opencode serve`, and calls of it."""
 
     def __init__(self, command: list[str]) -> None:
+        self.directory = os.getcwd()
+        self._command = command
+        self._process: subprocess.Popen[str] | None = None
+        self._headers: dict[str, str] = {}
+        self._address = ""
+
+    def start(self) -> None:
+        """Start it, and read the address it announces."""
         password = secrets.token_urlsafe(24)
         token = base64.b64encode(f"opencode:{password}".encode()).decode()
         self._headers = {"Authorization": f"Basic {token}", "Content-Type": "application/json"}
-        self.directory = os.getcwd()
-        # An explicit host, since the user's config may name another; port 0 lets it take 4096 or any that is free.
-        self.process = subprocess.Popen(
-            [*command, "serve", "--hostname", "127.0.0.1", "--port", "0"],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            text=True,
-            errors="replace",
-            env={**os.environ, "OPENCODE_SERVER_PASSWORD": password, "OPENCODE_SERVER_USERNAME": "opencode"},
-        )
-        self._address = ""
+        try:
+            # An explicit host, since the user's config may name another; port 0 lets it take 4096 or any that is free.
+            self._process = subprocess.Popen(
+                [*self._command, "serve", "--hostname", "127.0.0.1", "--port", "0"],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                text=True,
+                errors="replace",
+                env={**os.environ, "OPENCODE_SERVER_PASSWORD": password, "OPENCODE_SERVER_USERNAME": "opencode"},
+            )
+        except OSError as error:
+            raise BridgeError("ServerStartError", f"cannot start {self._command[0]}: {error.strerror}") from error
+        assert self._process.stdout
+        self._wait_until_ready(self._process.stdout)
 
-    def wait_until_ready(self) -> None:
-        """Read the address it announces."""
-        assert self.process.stdout
-        stdout, deadline = self.process.stdout, time.monotonic() + START_LIMIT_S
+    def _wait_until_ready(self, stdout: IO[str]) -> None:
+        deadline = time.monotonic() + START_LIMIT_S
         while not self._address:
             ready, _, _ = select.select([stdout], [], [], max(0.0, deadline - time.monotonic()))
             line = stdout.readline() if ready else ""
@@ -105,9 +116,9 @@ class Server:
             connection.close()
         answer = _parsed(said)
         if response.status >= http.client.BAD_REQUEST:
-            error = answer if isinstance(answer, dict) else {}
-            message = (error.get("data") or {}).get("message") or f"{method} {path} was answered {response.status}"
-            raise BridgeError(str(error.get("name") or "ServerError"), str(message))
+            said_error = answer if isinstance(answer, dict) else {}
+            message = (said_error.get("data") or {}).get("message") or f"{method} {path} was answered {response.status}"
+            raise BridgeError(str(said_error.get("name") or "ServerError"), str(message))
         return answer
 
     def events(self) -> Iterator[_Json]:
@@ -126,12 +137,19 @@ class Server:
 
     def stop(self) -> None:
         """End the server; whatever it left running is its guardian's to sweep."""
-        self.process.terminate()
+        if self._process is None:
+            return
+        self._process.terminate()
         try:
-            self.process.wait(STOP_LIMIT_S)
+            self._process.wait(STOP_LIMIT_S)
         except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
+            self._process.kill()
+            self._process.wait()
+
+    def exit_code(self, default: int) -> int:
+        """Return what the server itself has ended with, negative for a signal; else `default`."""
+        code = self._process.poll() if self._process else None
+        return default if code is None else code
 
     def _connect(self, limit_s: float | None) -> http.client.HTTPConnection:
         host, _, port = self._address.rpartition(":")
@@ -143,8 +161,9 @@ class Server:
 
     def ending(self) -> str:
         """Say how the server has ended, where it has."""
+        assert self._process
         try:
-            code = self.process.wait(STOP_LIMIT_S)
+            code = self._process.wait(STOP_LIMIT_S)
         except subprocess.TimeoutExpired:
             return ""
         return f" (signal {-code})" if code < 0 else f" (exit code {code})"
@@ -176,12 +195,12 @@ class Turn:
     def run(self) -> int:
         """Run the turn to its end; return the exit code."""
         try:
-            self._server.wait_until_ready()
+            self._server.start()
             self._enter_session()
             self._listen()
         except BridgeError as failure:
             self._tell("error", error=failure.error)
-            return 1
+            return self._server.exit_code(1)
         return 0 if self._stopped_well else 1
 
     def _listen(self) -> None:
@@ -272,7 +291,7 @@ class Turn:
         self._failing_since = self._failing_since or now
         begins = status["next"] / 1000
         after_s = round(max(0.0, begins - now), 3)
-        told = {"attempt": status["attempt"], "message": status["message"], "retry_after_s": after_s}
+        told = {"attempt": status["attempt"], "max": RETRIES, "message": status["message"], "retry_after_s": after_s}
         self._tell("retry", **told, **({"action": status["action"]} if status.get("action") else {}))
         if begins - self._failing_since > RETRY_LIMIT_S:
             self.abort()
@@ -326,7 +345,7 @@ def _parsed(text: bytes) -> Any:
         return None
 
 
-def _drain(stream: TextIO) -> None:
+def _drain(stream: IO[str]) -> None:
     for line in stream:
         sys.stderr.write(line)
 
@@ -337,22 +356,33 @@ def _terminate(number: int, _frame: object) -> NoReturn:
 
 def main() -> int:
     """Run the turn that stdin describes: prompt, title, and perhaps session, system, model, variant, tools, approve."""
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+    ends = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+    for number in ends:
         signal.signal(number, _terminate)
     sys.stdout.reconfigure(encoding="utf-8", errors="replace")  # type: ignore[union-attr]  # -I: any locale
-    asked = json.loads(sys.stdin.buffer.read())
     server = Server(sys.argv[1:])
-    turn = Turn(server, asked)
+    turn = None
     try:
+        turn = Turn(server, json.loads(sys.stdin.buffer.read()))
         return turn.run()
     except Terminated as end:
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        for number in ends:
             signal.signal(number, signal.SIG_IGN)
-        turn.abort()
+        if turn is not None:
+            turn.abort()
         return 128 + end.number
     finally:
         server.stop()
 
 
+def leave(code: int) -> NoReturn:
+    """Exit as the server did, also if that was by a signal."""
+    if code < 0:
+        if -code not in (signal.SIGKILL, signal.SIGSTOP):
+            signal.signal(-code, signal.SIG_DFL)
+        os.kill(os.getpid(), -code)
+    sys.exit(code)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

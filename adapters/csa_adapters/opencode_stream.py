@@ -196,7 +196,8 @@ class OpencodeDecoder:
 
     def _retry(self, event: _Json) -> list[Update]:
         message = text_of(event.get("message"))
-        data: _Json = {"kind": _kind_of_retry(message), "message": message, "attempt": count_of(event.get("attempt"))}
+        data: _Json = {"kind": _kind_of_retry(message), "message": message}
+        data |= {"attempt": count_of(event.get("attempt")), "max": count_of(event.get("max"))}
         delay = number_of(event.get("retry_after_s"))
         if delay is not None:
             data["retry_after_s"] = delay
