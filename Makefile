@@ -9,9 +9,11 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 CODEX_VERSION := 0.169.0
 CLAUDE_VERSION := 2.1.328
 GEMINI_VERSION := 0.61.0
+OPENCODE_VERSION := 1.18.33
 CODEX_ACP_VERSION := 2.6.0
 CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/csa-real-clis
-CLIS := $(CACHE)/codex-$(CODEX_VERSION)_claude-$(CLAUDE_VERSION)_gemini-$(GEMINI_VERSION)_acp-$(CODEX_ACP_VERSION)
+VERSIONS := codex-$(CODEX_VERSION)_claude-$(CLAUDE_VERSION)_gemini-$(GEMINI_VERSION)_opencode-$(OPENCODE_VERSION)
+CLIS := $(CACHE)/$(VERSIONS)_acp-$(CODEX_ACP_VERSION)
 
 .PHONY: help demo test check lint test-real bench docs format constraints clean
 
@@ -21,7 +23,7 @@ help:
 	@echo "make check      lint, types, layers and tests"
 	@echo "make test-real  the real CLIs against a loopback provider"
 	@echo "make bench      speed and memory, as ratios"
-	@echo "make docs       write docs/commands.md anew from the parsers"
+	@echo "make docs       write docs/commands.md and docs/csa.1 anew from the parsers"
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -45,12 +47,14 @@ lint: $(STAMP)
 $(CLIS)/.installed:
 	@command -v npm > /dev/null || { echo "error: npm is needed to install the real CLIs (Node.js 20 or newer)"; exit 1; }
 	mkdir -p $(CLIS)
-	npm install --silent --no-audit --no-fund --prefix $(CLIS) \
+	npm install --loglevel=error --no-audit --no-fund --prefix $(CLIS) \
 		@openai/codex@$(CODEX_VERSION) @anthropic-ai/claude-code@$(CLAUDE_VERSION) \
-		@google/gemini-cli@$(GEMINI_VERSION) @agentclientprotocol/codex-acp@$(CODEX_ACP_VERSION)
+		@google/gemini-cli@$(GEMINI_VERSION) opencode-ai@$(OPENCODE_VERSION) \
+		@agentclientprotocol/codex-acp@$(CODEX_ACP_VERSION)
 	$(CLIS)/node_modules/.bin/codex --version
 	$(CLIS)/node_modules/.bin/claude --version
 	$(CLIS)/node_modules/.bin/gemini --version
+	$(CLIS)/node_modules/.bin/opencode --version
 	$(CLIS)/node_modules/.bin/codex-acp --version
 	@touch $@
 

@@ -59,6 +59,9 @@ class ClaudeCodeAdapter:
             "CLAUDE_CODE_USE_FOUNDRY",
         ),
         login_files=("$CLAUDE_CONFIG_DIR/.credentials.json", "~/.claude/.credentials.json"),
+        tested="2.1.328",
+        install="npm install -g @anthropic-ai/claude-code",
+        login="run `claude` and enter /login",
     )
 
     def account(self, environ: Mapping[str, str]) -> str:

@@ -51,6 +51,9 @@ class CodexAdapter:
         version_arguments=("--version",),
         login_variables=("CODEX_API_KEY", "OPENAI_API_KEY"),
         login_files=("$CODEX_HOME/auth.json", "~/.codex/auth.json"),
+        tested="0.169.0",
+        install="npm install -g @openai/codex",
+        login="run `codex login`",
     )
 
     def account(self, environ: Mapping[str, str]) -> str:

@@ -53,6 +53,9 @@ class GeminiCliAdapter:
         version_arguments=("--version",),
         login_variables=("GEMINI_API_KEY", "GOOGLE_API_KEY", "GOOGLE_GENAI_USE_VERTEXAI", "GOOGLE_GENAI_USE_GCA"),
         login_files=("$GEMINI_CLI_HOME/.gemini/oauth_creds.json", "~/.gemini/oauth_creds.json"),
+        tested="0.61.0",
+        install="npm install -g @google/gemini-cli",
+        login="run `gemini` once and log in",
     )
 
     def account(self, environ: Mapping[str, str]) -> str:

@@ -64,6 +64,9 @@ class OpencodeAdapter:
             "$XDG_CONFIG_HOME/opencode/opencode.json",
             "~/.config/opencode/opencode.json",
         ),
+        tested="1.18.33",
+        install="npm install -g opencode-ai",
+        login="run `opencode auth login`",
     )
 
     def account(self, environ: Mapping[str, str]) -> str:

@@ -23,18 +23,21 @@ class Command:
 
     def parser(self) -> Parser:
         """Build this command's parser; no other's is built."""
-        module = import_module(f"csa.cli.{self.module}")
         parser = Parser(
             prog=" ".join(("csa", *self.words)),
-            description=str(module.__doc__),
+            description=str(import_module(f"csa.cli.{self.module}").__doc__),
             formatter_class=_Formatter,
             allow_abbrev=False,
         )
-        configure: Callable[[argparse.ArgumentParser], None] = module.configure
+        self.configure(parser)
+        return parser
+
+    def configure(self, parser: argparse.ArgumentParser) -> None:
+        """Add this command's arguments to a parser."""
+        configure: Callable[[argparse.ArgumentParser], None] = import_module(f"csa.cli.{self.module}").configure
         configure(parser)
         common = parser.add_argument_group("everywhere")
         common.add_argument("--cd", metavar="DIR", help="act as if csa had been started in DIR")
-        return parser
 
     def execute(self, arguments: argparse.Namespace) -> int:
         """Run the command; return its exit code."""
@@ -80,13 +83,16 @@ class UsageFault(Exception):  # noqa: N818  # becomes a UsageError with a hint
 
 GROUPS = {"session": "look at sessions", "config": "look at the configuration"}
 COMMANDS = (
-    Command(("run",), "run", "hand a prompt to an AI coding tool, in a new session or an old one"),
+    Command(("run",), "run", "hand a prompt to an AI coding tool, in a new or old session"),
+    Command(("top",), "top", "show what runs, in all projects"),
     Command(("session", "list"), "session_list", "list the project's sessions, or their tree"),
     Command(("session", "result"), "session_result", "print the answer of a session's last turn"),
     Command(("session", "logs"), "session_logs", "print what happened in a session"),
     Command(("session", "is-alive"), "session_is_alive", "say whether a session is running"),
     Command(("config", "show"), "config_show", "print each setting with its origin"),
     Command(("config", "validate"), "config_validate", "check the config files"),
+    Command(("doctor",), "doctor", "say whether csa can work here, and what to do if not"),
+    Command(("completion",), "completion", "print a script that completes csa's words in a shell"),
 )
 ALIASES = {("session", "ls"): ("session", "list"), ("ls",): ("session", "list")}
 
@@ -107,22 +113,41 @@ def members(group: str) -> list[Command]:
     return [command for command in COMMANDS if command.words[0] == group and len(command.words) > 1]
 
 
+# What one wants to do, and the first words of the commands for it; what is in none of them comes under "more".
+PURPOSES = (
+    ("run agents", ("run",)),
+    ("look at sessions", ("session", "top")),
+    ("set up and repair", ("doctor", "config", "completion")),
+)
+
+
 def overview() -> str:
     """Render what `csa --help` says."""
     lines = ["usage: csa COMMAND ...", "", "Run trees of AI coding agents as durable sessions.", ""]
-    lines += _rows(COMMANDS)
+    for purpose, found in _by_purpose():
+        lines += [f"{purpose}:", *_rows(found), ""]
     lines += [
-        "",
-        "  csa COMMAND --help  says more of each;  csa --version",
-        "",
         "examples:",
-        '  csa run "add a rate limit to the API"            a new session, with the first usable tool',
-        '  csa run --tool codex --description "auth" "..."  with this tool',
-        '  csa run --session 01JH4Q "now write the tests"   go on in a session, by an id prefix',
-        '  csa run --last "..."                             go on in the session used last',
-        "  csa session list --tree                          who started whom, and how it went",
+        '  csa run "add a rate limit to the API"           with the first usable tool',
+        '  csa run --tool codex --name api "..."           with this tool; call it api',
+        '  csa run --session api "now write the tests"     go on, by name or id prefix',
+        '  csa run --last "and the docs"                   go on in the one used last',
+        '  git diff | csa run --stdin "review this"        with what a pipe holds',
+        "  csa session list --tree                         who started whom",
+        "",
+        "csa COMMAND --help says more of each. First time here? csa doctor",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _by_purpose() -> list[tuple[str, list[Command]]]:
+    placed = {word for _, words in PURPOSES for word in words}
+    rest = dict.fromkeys(command.words[0] for command in COMMANDS if command.words[0] not in placed)
+    groups = [
+        (purpose, [command for word in words for command in COMMANDS if command.words[0] == word])
+        for purpose, words in (*PURPOSES, ("more", tuple(rest)))
+    ]
+    return [(purpose, found) for purpose, found in groups if found]
 
 
 def group_overview(group: str) -> str:

@@ -25,6 +25,10 @@ def main(argv: list[str] | None = None) -> int:
 
             print(f"csa {__version__}")
             code = 0
+        elif words[:1] == ["__complete"]:
+            from csa.cli.candidates import print_candidates  # noqa: PLC0415  # as above
+
+            code = print_candidates(words[1:])
         else:
             code = _dispatch(words)
         sys.stdout.flush()
@@ -70,6 +74,8 @@ def _dispatch(words: list[str]) -> int:
     if command is None:
         if not words:
             return print_help(overview())
+        if words[0] == "help" and len(words) > 1:
+            return _dispatch([*words[1:], "--help"])
         if words[0] in {"-h", "--help", "help"}:
             return print_help(overview())
         if words[0] in GROUPS and (len(words) == 1 or words[1] in {"-h", "--help"}):

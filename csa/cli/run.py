@@ -80,7 +80,8 @@ def execute(arguments: argparse.Namespace) -> int:
 
     become_subreaper()
     turn = client.run(request)
-    progress = make_progress(client, quiet=arguments.quiet)
+    events_on_terminal = arguments.stream_json and sys.stdout.isatty()  # a line there would spoil a redrawn view
+    progress = make_progress(client, quiet=arguments.quiet, plain=events_on_terminal)
     faults: list[OSError] = []
     anyio.run(_drive, turn, progress, faults if arguments.stream_json else None)
     assert turn.result is not None

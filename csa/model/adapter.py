@@ -144,6 +144,9 @@ class Probe:
     version_arguments: tuple[str, ...]
     login_variables: tuple[str, ...]  # any of these set
     login_files: tuple[str, ...]  # or any of these present; `~` and `$NAME` stand for the environment's
+    tested: str = ""  # the version csa is tested with
+    install: str = ""  # the command that installs it
+    login: str = ""  # what to do to log in, besides setting one of the variables
 
 
 class Adapter(Protocol):

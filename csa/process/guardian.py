@@ -69,20 +69,30 @@ def holds_session_lock(pid: int) -> bool:
 
 
 def sweep(limit_s: float = SWEEP_LIMIT_S) -> int:
-    """Kill and reap our children until there are none; return how many there were, -1 if some would not die in time.
+    """Kill and reap our children until there are none; return how many had to be killed, -1 if some would not die.
 
     Supervisors of nested runs get TERM and a second first, so that their turns end `cancelled` rather than `lost`.
     """
-    reaped = _reap_all(0)
+    _reap_all()
     _ask_nested_to_end()
     end, pause_s = time.monotonic() + limit_s, 0.001
+    killed: set[int] = set()
     while (children := children_of(os.getpid())) and time.monotonic() < end:
+        killed.update(pid for pid in children if not _is_zombie(pid))
         for pid in children:
             _kill(pid, signal.SIGKILL)
         time.sleep(pause_s)
         pause_s = min(pause_s * 2, 0.02)
-        reaped = _reap_all(reaped)
-    return -1 if children else reaped
+        _reap_all()
+    return -1 if children else len(killed)
+
+
+def _is_zombie(pid: int) -> bool:
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            return file.read().rpartition(b") ")[2][:1] == b"Z"
+    except OSError:
+        return True
 
 
 def _ask_nested_to_end() -> None:
@@ -93,18 +103,15 @@ def _ask_nested_to_end() -> None:
     end = time.monotonic() + NESTED_GRACE_S
     while nested and time.monotonic() < end:
         time.sleep(0.01)
-        _reap_all(0)
+        _reap_all()
         living = set(descendants_of(me))
         nested = [pid for pid in nested if pid in living]
 
 
-def _reap_all(count: int) -> int:
-    try:
+def _reap_all() -> None:
+    with suppress(ChildProcessError):
         while os.waitpid(-1, os.WNOHANG)[0]:
-            count += 1
-    except ChildProcessError:
-        pass
-    return count
+            pass
 
 
 def _kill(pid: int, number: int) -> None:

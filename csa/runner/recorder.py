@@ -28,7 +28,7 @@ from csa.store.held import HeldSession, build_session, open_session, store_lock
 from csa.store.journal import Journal
 from csa.store.results import list_artifacts, save_result
 from csa.store.sessions import Store
-from csa.store.status import last_turn_event
+from csa.store.transcript import last_turn_event
 
 
 class Recorder:
@@ -42,7 +42,7 @@ class Recorder:
         self._redactor = redactor
         self.stdout_log: OutputLog
         self.stderr_log: OutputLog
-        last = last_turn_event(held.paths)
+        last = last_turn_event(held.paths.transcript)
         self.turn = (0 if plan.is_new else max(held.state.turns, last.turn if last else 0)) + 1
         self.journal = Journal(held.paths.transcript, redactor, turn=self.turn)
         if last is not None and last.type == "run_started":

@@ -181,11 +181,11 @@ def _first_usable(
         (adapter, command) for adapter in candidates if (command := find_command(adapter, config, environ)) is not None
     ]
     if not installed:
+        names = ", ".join(adapter.executable or adapter.name for adapter in candidates)
+        install = next((adapter.probe.install for adapter in candidates if adapter.probe.install), "install one")
         raise ToolUnavailableError(
-            "No AI coding tool is installed: none of "
-            + ", ".join(adapter.executable or adapter.name for adapter in candidates)
-            + " is on the PATH.",
-            hint="npm install -g @openai/codex   (or @anthropic-ai/claude-code), then log in with it once",
+            f"No AI coding tool is installed: none of {names} is on the PATH.",
+            hint=f"{install}, then log in with it once; `csa doctor` says more",
         )
     adapter, command = min(
         installed,

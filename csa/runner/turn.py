@@ -225,7 +225,9 @@ class Turn:
     async def _decode(self, decoder: Decoder, lines: list[bytes]) -> None:
         updates = [update for line in lines if line for update in decoder.feed(line)]
         if updates:
-            await self._deliver(self._recorder.record(updates))
+            events = self._recorder.record(updates)
+            self._recorder.journal.flush()  # what has been shown must survive our death
+            await self._deliver(events)
         if decoder.fault:
             self._stop_for(Stop("fault", None, decoder.fault))
 

@@ -24,7 +24,7 @@ from csa.store.owner import current_owner
 from csa.store.sessions import NEW_PREFIX, Store
 from csa.store.statefile import create_state, load_state, save_state
 
-_GONE_PREFIX = ".gone-"
+GONE_PREFIX = ".gone-"
 
 
 class HeldSession:
@@ -64,7 +64,7 @@ class HeldSession:
 
     def remove(self) -> None:
         """Delete the session (an ephemeral one at its end): rename aside, then remove."""
-        aside = self.paths.root.with_name(_GONE_PREFIX + self.state.session_id)
+        aside = self.paths.root.with_name(GONE_PREFIX + self.state.session_id)
         os.rename(self.paths.root, aside)
         shutil.rmtree(aside)
 

@@ -47,9 +47,9 @@ def _look(paths: SessionPaths) -> tuple[bool, Owner | None]:
 
 
 def _last_turn_finished(paths: SessionPaths) -> bool:
-    from csa.store.status import last_turn_event  # noqa: PLC0415  # only records of other machines need it
+    from csa.store.transcript import last_turn_event  # noqa: PLC0415  # only records of other machines need it
 
-    last = last_turn_event(paths)
+    last = last_turn_event(paths.transcript)
     return last is not None and last.type == "run_finished"
 
 

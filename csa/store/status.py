@@ -9,7 +9,7 @@ from csa.model.events import Event
 from csa.model.state import SessionState
 from csa.paths import SessionPaths
 from csa.store.liveness import Liveness, probe
-from csa.store.transcript import read_events_backwards
+from csa.store.transcript import last_turn_event
 
 _MAX_LOOKS = 5
 
@@ -26,18 +26,15 @@ def session_status(paths: SessionPaths, state: SessionState) -> str:
     return str(last.data.get("status", "failed")) if last.type == "run_finished" else "lost"
 
 
-def last_turn_event(paths: SessionPaths) -> Event | None:
-    """Return the last `run_finished` or `run_started`, whichever came later."""
-    return next((e for e in read_events_backwards(paths.transcript) if e.type in {"run_finished", "run_started"}), None)
-
-
 def _settle(paths: SessionPaths) -> tuple[Liveness, Event | None]:
     """Look at the lock, then at the journal; where that says `lost`, look again: a turn may have ended in between."""
     seen: Event | None = None
     for _ in range(_MAX_LOOKS):
         liveness = probe(paths)
-        last = last_turn_event(paths)
-        if liveness.state != "not_alive" or last is None or last.type == "run_finished" or last == seen:
+        if liveness.state != "not_alive":
+            return liveness, None  # what the journal says does not matter, and a turn's may be long
+        last = last_turn_event(paths.transcript)
+        if last is None or last.type == "run_finished" or last == seen:
             break
         seen = last
     return liveness, last

@@ -50,6 +50,11 @@ def read_events_backwards(path: Path) -> Iterator[Event]:
             yield event
 
 
+def last_turn_event(transcript: Path) -> Event | None:
+    """Return the last `run_finished` or `run_started`, whichever came later."""
+    return next((e for e in read_events_backwards(transcript) if e.type in {"run_finished", "run_started"}), None)
+
+
 def _lines_backwards(path: Path) -> Iterator[bytes]:
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)

@@ -127,6 +127,7 @@ def test_a_provider_that_recovers_fails_nothing(runs: Runs, tool: RealTool, case
     assert run.result["text"] in allowed
 
 
+@pytest.mark.parametrize("tool", [tool for tool in TOOLS if tool.misses_key], ids=lambda tool: tool.name)
 def test_a_missing_key_is_no_login(place: Workplace, tool: RealTool) -> None:
     """Without the provider's key the turn ends at once, exits 7 and says what is missing."""
     done = place.csa("run", "--json", "--tool", tool.name, "hello", env={tool.key_variable: ""})

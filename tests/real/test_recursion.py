@@ -6,13 +6,16 @@ import pytest
 
 from fixtures.mock_provider import text, tool_call
 from tests.real.test_turns import csa_variables
-from tests.real.workplace import CLAUDE_CODE, CODEX, CSA, GEMINI_CLI, RealTool, Workplace
+from tests.real.workplace import CLAUDE_CODE, CODEX, CSA, GEMINI_CLI, OPENCODE, RealTool, Workplace
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(120)]
 
 CHAINS = [
     (CODEX, CLAUDE_CODE, CODEX),
     (CLAUDE_CODE, CODEX, CLAUDE_CODE),
+    (CODEX, OPENCODE, CLAUDE_CODE),
+    (OPENCODE, CODEX),
+    (OPENCODE, OPENCODE),
     (CODEX, CODEX),
     (CLAUDE_CODE, CLAUDE_CODE),
     (CODEX, GEMINI_CLI, CLAUDE_CODE),

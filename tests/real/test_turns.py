@@ -174,8 +174,7 @@ def test_a_long_answer_arrives_whole(place: Workplace, tool: RealTool) -> None:
 def test_a_lost_conversation_is_not_begun_anew(place: Workplace, tool: RealTool) -> None:
     """When the tool's own file is gone, a resume fails, asks the provider nothing and keeps the recorded id."""
     before = place.run(tool, "hello")
-    for path in place.conversations(tool):
-        path.unlink()
+    place.forget_conversations(tool)
     done = place.csa("run", "--json", "--session", before["session_id"], "go on")
     assert done.code == 1, done
     assert (done.json["status"], done.json["error"]["kind"]) == ("failed", "invalid_request")

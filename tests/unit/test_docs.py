@@ -1,14 +1,17 @@
 """The documentation is true to the code."""
 
 import importlib.util
+import os
 import re
 import shlex
+import shutil
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from csa.cli.commands import find_command
+from csa.cli.commands import COMMANDS, find_command
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 README = DOCS.parent / "README.md"
@@ -16,13 +19,27 @@ README = DOCS.parent / "README.md"
 
 @pytest.mark.skipif(sys.version_info[:2] != (3, 11), reason="argparse words its help differently in each version")
 def test_the_command_reference_is_up_to_date() -> None:
-    """docs/commands.md is what `make docs` would write."""
+    """docs/commands.md and docs/csa.1 are what `make docs` would write."""
     spec = importlib.util.spec_from_file_location("generate", DOCS / "generate.py")
     assert spec
     assert spec.loader
     generate = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(generate)
     assert (DOCS / "commands.md").read_text() == generate.render()
+    assert (DOCS / "csa.1").read_text() == generate.render_manual()
+
+
+@pytest.mark.skipif(not shutil.which("man"), reason="there is no man")
+def test_the_man_page_renders_without_warnings() -> None:
+    """`man --warnings -l docs/csa.1` shows every command and has nothing to complain of."""
+    command = ["man", "--warnings", "-l", str(DOCS / "csa.1")]
+    env = {**os.environ, "LC_ALL": "C.UTF-8", "MANWIDTH": "80"}
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=30, check=True)
+    assert done.stderr == ""
+    assert "EXIT STATUS" in done.stdout
+    for command_of_csa in COMMANDS:
+        assert f"\n   csa {' '.join(command_of_csa.words)}\n" in done.stdout
+    assert max(map(len, done.stdout.splitlines())) <= 80
 
 
 def _examples() -> list[str]:

@@ -1,0 +1,83 @@
+"""What a shell may complete a word to: `csa __complete KIND WORD [the words before it ...]`, called by its scripts.
+
+Prints a candidate a line, with a tab and a description where there is one. It runs at every press of a key, so it
+reads names of directories, and at most the newest states. What goes wrong is passed over in silence.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+from csa.cli.output import cut, one_line
+from csa.errors import CsaError
+from csa.ids import ID_LENGTH, unique_prefix_length
+
+if TYPE_CHECKING:
+    from csa.runner.client import Csa
+
+READ_AT_MOST = 50
+_DESCRIPTION_WIDTH = 60
+_RELATIVES = (("@last", "the one used last"), ("@self", "the calling one"), ("@parent", "its parent"), ("@root", ""))
+
+
+def print_candidates(words: Sequence[str]) -> int:
+    """Print what the word can become; always succeeds."""
+    kind, typed, *before = [*words, "", ""][: max(2, len(words))]
+    try:
+        found = list(_KINDS[kind](typed, before)) if kind in _KINDS else []
+    except (CsaError, OSError):
+        return 0
+    for candidate, description in found:
+        print(f"{candidate}\t{cut(one_line(description), _DESCRIPTION_WIDTH)}" if description else candidate)
+    return 0
+
+
+def _sessions(typed: str, before: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Yield names for a word that begins with a letter, ids for a digit, and for an empty word the better of both."""
+    if typed.startswith("@"):
+        yield from ((name, meaning) for name, meaning in _RELATIVES if name.startswith(typed))
+        return
+    client = _client(before)
+    ids = client.store.ids()
+    by_id = typed[:1].isdigit()
+    matching = [session_id for session_id in ids if session_id.startswith(typed.upper())] if by_id else ids
+    for session_id in reversed(matching[-READ_AT_MOST:]):
+        state = client.store.record(session_id).state
+        description = state.description if state else "damaged"
+        name = state.name if state else None
+        if name and not by_id and name.startswith(typed):
+            yield name, description
+        elif by_id or not (typed or name):
+            yield _id_candidate(session_id, typed, ids), description
+
+
+def _id_candidate(session_id: str, typed: str, ids: Sequence[str]) -> str:
+    """Return the unique prefix, or the whole id behind one, in the case in which it was begun: shells compare so."""
+    length = unique_prefix_length(session_id, ids)
+    return typed + session_id[len(typed) : length if length > len(typed) else ID_LENGTH]
+
+
+def _tools(typed: str, _before: Sequence[str]) -> Iterator[tuple[str, str]]:
+    from csa.model.config import AUTO  # noqa: PLC0415  # sessions need none of it
+    from csa.runner.toolbox import adapter_names  # noqa: PLC0415  # as above
+
+    yield from ((name, "") for name in (*adapter_names(), AUTO) if name.startswith(typed))
+
+
+def _client(before: Sequence[str]) -> Csa:
+    """Open the project that the command would act in."""
+    from csa.runner.client import Csa  # noqa: PLC0415  # tools need none of it
+
+    directory = "."
+    for word, following in pairwise([*before, ""]):
+        if word == "--cd" and following:
+            directory = following
+        elif word.startswith("--cd="):
+            directory = word.removeprefix("--cd=")
+    return Csa.from_environment(os.path.expanduser(directory))  # shells complete words before they expand them
+
+
+_KINDS = {"sessions": _sessions, "tools": _tools}

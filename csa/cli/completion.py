@@ -1,0 +1,141 @@
+"""Print a script that lets a shell complete csa's commands, options, sessions and tools.
+
+bash: put eval "$(csa completion bash)" into ~/.bashrc.
+
+zsh: put eval "$(csa completion zsh)" into ~/.zshrc, behind compinit; or save the script as _csa in a directory of
+$fpath.
+
+fish: save the script as ~/.config/fish/completions/csa.fish.
+
+Sessions (by id and by name) and tools are looked up at the press of the key, in the project of the command.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+from typing import Any
+
+from csa.cli.commands import COMMANDS, GROUPS
+
+SHELLS = ("bash", "zsh", "fish")
+
+# Each shell's way to ask `csa __complete`, in functions of their own.
+_PREAMBLES = {
+    "bash": r"""
+_csa_candidates() {  # $1=kind $2=word; a line a candidate, which bash shows and inserts as it is
+  local line candidates=() width=0
+  while IFS= read -r line; do
+    candidates+=("$line")
+    line=${line%%$'\t'*}
+    (( ${#line} > width )) && width=${#line}
+  done < <("${COMP_WORDS[0]/#\~/$HOME}" __complete "$1" "$2" "${COMP_WORDS[@]:1:COMP_CWORD-1}" 2>/dev/null)
+  for line in "${candidates[@]}"; do
+    # Descriptions only where a list is shown: the common beginning is all that is inserted then.
+    if [[ ${#candidates[@]} -gt 1 && ${COMP_TYPE-9} != 37 && ${COMP_TYPE-9} != 42 && $line == *$'\t'* ]]; then
+      printf "%-${width}s  (%s)\n" "${line%%$'\t'*}" "${line#*$'\t'}"
+    else
+      printf '%s\n' "${line%%$'\t'*}"
+    fi
+  done
+}
+_csa_sessions() { _csa_candidates sessions "$1"; }
+_csa_tools() { _csa_candidates tools "$1"; }
+_csa() {  # bash has cut --option=value at the sign; what follows expects the value behind the option
+  local i words=()
+  for (( i = 0; i <= COMP_CWORD; i++ )); do
+    if [[ ${COMP_WORDS[i]} != '=' ]]; then
+      words+=("${COMP_WORDS[i]}")
+    elif (( i == COMP_CWORD )); then
+      words+=("")
+    fi
+  done
+  local COMP_WORDS=("${words[@]}") COMP_CWORD=$(( ${#words[@]} - 1 ))
+  _shtab_csa
+}
+""",
+    "zsh": r"""
+_csa_candidates() {
+  local line
+  local -a found
+  for line in "${(@f)$(csa __complete $1 "$PREFIX" "${(@)words[1,CURRENT-1]}" 2>/dev/null)}"; do
+    [[ -n $line ]] && found+=("${${line%%$'\t'*}//:/\\:}${${(M)line%%$'\t'*}:+:${line#*$'\t'}}")
+  done
+  _describe -V $1 found
+}
+_csa_sessions() { _csa_candidates sessions }
+_csa_tools() { _csa_candidates tools }
+""",
+    "fish": r"""
+function _csa_candidates
+    set -l typed (commandline -ct | string replace -r '^--?[a-z-]*=' '')
+    csa __complete $argv[1] "$typed" (commandline -opc) 2>/dev/null
+end
+""",
+}
+_CODAS = {
+    "bash": "\ncomplete -o bashdefault -o nosort -F _csa csa 2>/dev/null || complete -o bashdefault -F _csa csa\n"
+}
+_BY_DESTINATION = {
+    "session": "sessions",
+    "session_option": "sessions",
+    "session_id": "sessions",
+    "tool": "tools",
+}
+_FILES_BY_METAVAR = {"FILE": "file", "DIR": "directory"}
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("shell", choices=SHELLS, help="the shell that is to complete")
+
+
+def execute(arguments: argparse.Namespace) -> int:
+    print(render_script(arguments.shell), end="")
+    return 0
+
+
+def render_script(shell: str) -> str:
+    """Return the script for a shell, made from all commands' parsers."""
+    import shtab  # noqa: PLC0415  # this is its one module, and help needs it not
+
+    parser = _whole_parser()
+    for leaf in _leaves(parser):
+        for action in leaf._actions:  # noqa: SLF001  # there is no public way to an argument
+            if found := _completer(action, shtab.CHOICE_FUNCTIONS):
+                action.complete = found  # type: ignore[attr-defined]  # shtab's protocol
+    script: str = shtab.complete(parser, shell, preamble=_PREAMBLES[shell])
+    return script.rstrip("\n") + "\n" + _CODAS.get(shell, "")
+
+
+def _completer(action: argparse.Action, files: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    kind = _BY_DESTINATION.get(action.dest)
+    if kind and action.nargs != 0:
+        return {"bash": f"_csa_{kind}", "zsh": f"_csa_{kind}", "fish": f"(_csa_candidates {kind})"}
+    metavar = action.metavar if isinstance(action.metavar, str) else ""
+    found: Mapping[str, Any] | None = files.get(_FILES_BY_METAVAR.get(metavar, ""))
+    return found
+
+
+def _whole_parser() -> argparse.ArgumentParser:
+    """Build one parser of all commands, which nothing else needs."""
+    root = argparse.ArgumentParser(prog="csa", description="Run trees of AI coding agents as durable sessions.")
+    root.add_argument("-V", "--version", action="version", help="print the version")
+    tree = root.add_subparsers()
+    groups = {
+        name: tree.add_parser(name, help=what, description=what).add_subparsers() for name, what in GROUPS.items()
+    }
+    for command in COMMANDS:
+        *group, leaf = command.words
+        place = groups[group[0]] if group else tree
+        command.configure(place.add_parser(leaf, help=command.summary, description=command.summary))
+    helped = tree.add_parser("help", help="say more of a command", description="say more of a command")
+    helped.add_argument("command", choices=list(dict.fromkeys(command.words[0] for command in COMMANDS)))
+    return root
+
+
+def _leaves(parser: argparse.ArgumentParser) -> list[argparse.ArgumentParser]:
+    found = [parser]
+    for action in parser._actions:  # noqa: SLF001  # as above
+        if isinstance(action, argparse._SubParsersAction):  # noqa: SLF001  # as above
+            found += [leaf for child in action.choices.values() for leaf in _leaves(child)]
+    return found

@@ -1,0 +1,112 @@
+"""Say whether csa can work here, and what to do where it cannot.
+
+Looks at the configuration, the tools (each is asked for its version), the state root, its sessions, processes they
+have left behind, and the machine. Changes nothing. A `!` may surprise you, a `✗` does not work; the line behind the
+arrow is the next step.
+
+Exits 0 when a run could work: at least one tool answers, and the state root can be written. A tool without a login
+that csa can see counts, because not every kind of login can be seen. Exits 5 when the shell's CSA_* variables forbid
+runs, 6 when the configuration or the state root is at fault, and 7 when no tool works, or the kernel lacks what runs
+need.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import sys
+from itertools import groupby
+from textwrap import wrap
+
+from csa.cli.output import Style, one_line, print_json, terminal_width
+from csa.cli.selecting import open_client
+from csa.errors import UsageError
+from csa.model.check import ANSWER_LIMIT_S, Check
+
+_MARKS = {"ok": ("✓", "green"), "warn": ("!", "yellow"), "fail": ("✗", "red")}
+_TITLES = {"setup": "Setup", "tools": "Tools", "state": "State", "system": "System"}
+_NARROW = 60
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    waiting = f"how long to wait for each tool's version, in seconds (default: {ANSWER_LIMIT_S:g})"
+    parser.add_argument("--timeout", type=float, default=ANSWER_LIMIT_S, metavar="S", help=waiting)
+    parser.add_argument("--json", action="store_true", help="print an object: ok, and the checks")
+
+
+def execute(arguments: argparse.Namespace) -> int:
+    if not 0 < arguments.timeout < float("inf"):
+        raise UsageError("--timeout must be more than 0 seconds.")
+    client = open_client(arguments)
+    import anyio  # noqa: PLC0415  # help and usage errors need none of it
+
+    from csa.runner.diagnosis import diagnose  # noqa: PLC0415  # as above
+
+    diagnosis = anyio.run(lambda: diagnose(client.setting, limit_s=arguments.timeout))
+    if arguments.json:
+        print_json(diagnosis.to_dict())
+    else:
+        _print(diagnosis.checks)
+        _print_verdict(diagnosis.checks, diagnosis.exit_code)
+    return diagnosis.exit_code
+
+
+def _print(checks: tuple[Check, ...]) -> None:
+    style = Style(sys.stdout)
+    width = terminal_width(sys.stdout)
+    name_width = max(len(check.name) for check in checks)
+    for topic, members in groupby(checks, key=lambda check: check.topic):
+        print(style(_TITLES[topic], "bold"))
+        for check in members:
+            _print_check(check, style, width, name_width)
+        print()
+
+
+def _print_check(check: Check, style: Style, width: int | None, name_width: int) -> None:
+    mark, colour = _MARKS[check.status]
+    head = f"  {style(mark, colour)} {check.name:<{name_width}}  "
+    indent = name_width + 6
+    if width is not None and width < _NARROW:
+        print(head.rstrip())
+        head, indent = " " * 4, 4
+    first, *rest = _fill(check.detail, width, indent)
+    print(head + first)
+    for line in rest:
+        print(" " * indent + line)
+    if check.next_step:
+        first, *rest = _fill(check.next_step, width, indent + 2)
+        print(" " * indent + style("→ ", "cyan") + first)
+        for line in rest:
+            print(" " * (indent + 2) + line)
+
+
+def _fill(text: str, width: int | None, indent: int) -> list[str]:
+    """Wrap each line of a text to what is left of the width; None leaves them as they are."""
+    lines = [_homely(line) for line in text.splitlines()]
+    if width is not None:
+        room = max(width - indent, 20)
+        lines = [part for line in lines for part in wrap(line, room, break_long_words=False, break_on_hyphens=False)]
+    return lines or [""]
+
+
+def _homely(text: str) -> str:
+    """Make a text safe to show, with `~` for the home directory where a word begins so: it can still be pasted."""
+    home = os.environ.get("HOME", "").rstrip("/")
+    shown = one_line(text)
+    return re.sub(rf"(?<!\S){re.escape(home)}/", "~/", shown) if home else shown
+
+
+def _print_verdict(checks: tuple[Check, ...], exit_code: int) -> None:
+    if exit_code:
+        blocking = ", ".join(check.name for check in checks if check.exit_code)
+        text, colour = f"No run can work here until this is mended: {blocking}.", "red"
+    else:
+        troubles = sum(check.status != "ok" for check in checks)
+        marked = {0: "", 1: " One thing above may interest you."}.get(
+            troubles, f" {troubles} things above may interest you."
+        )
+        text, colour = f"csa can work here.{marked}", "green"
+    style = Style(sys.stdout)
+    for line in _fill(text, terminal_width(sys.stdout), 0):
+        print(style(line, colour))

@@ -1,0 +1,37 @@
+"""What a look at the surroundings found: one line of `csa doctor`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+ANSWER_LIMIT_S = 10.0  # gemini-cli and opencode take two seconds at their first start, more on a busy machine
+
+Topic = Literal["setup", "tools", "state", "system"]
+CheckStatus = Literal["ok", "warn", "fail"]
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One thing that was looked at.
+
+    A `warn` may surprise; a `fail` does not work. `exit_code` is set where a failure keeps every run from working.
+    """
+
+    topic: Topic
+    name: str
+    status: CheckStatus
+    detail: str
+    next_step: str | None = None
+    exit_code: int = 0
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the object that `csa doctor --json` prints."""
+        return {
+            "topic": self.topic,
+            "name": self.name,
+            "status": self.status,
+            "detail": self.detail,
+            "next_step": self.next_step,
+            "blocks_runs": self.exit_code != 0,
+        }

@@ -1,0 +1,140 @@
+"""Whether csa can work here, and what keeps it from doing so: the checks of `csa doctor`, as data.
+
+Nothing is changed, but for a lock that is tried in a file of its own below the state root.
+"""
+
+from __future__ import annotations
+
+import platform
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import anyio
+
+from csa import __version__
+from csa.errors import ConfigError, CsaError, RefusedError, ToolUnavailableError
+from csa.model.adapter import Adapter
+from csa.model.check import ANSWER_LIMIT_S, Check
+from csa.model.config import Config, combine_layers
+from csa.runner.caller import IDENTITY_VARIABLES
+from csa.runner.environment import base_environment
+from csa.runner.setting import Setting
+from csa.runner.store_checks import check_store
+from csa.runner.system_checks import check_system
+from csa.runner.tool_checks import ToolFinding, ask_version, find_tools, judge_tool
+from csa.runner.toolbox import choose_tool, loadable_adapters
+from csa.store.configfile import config_layers
+
+
+@dataclass(frozen=True, slots=True)
+class Diagnosis:
+    """All that was found, by topic."""
+
+    checks: tuple[Check, ...]
+
+    @property
+    def exit_code(self) -> int:
+        """0 when a run could work, else the code of the first thing that keeps it from working."""
+        return next((check.exit_code for check in self.checks if check.exit_code), 0)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the object that `csa doctor --json` prints."""
+        return {"ok": self.exit_code == 0, "checks": [check.to_dict() for check in self.checks]}
+
+
+async def diagnose(setting: Setting, *, limit_s: float = ANSWER_LIMIT_S) -> Diagnosis:
+    """Look at everything. Each tool has `limit_s` to tell its version; nothing a tool or a file does raises."""
+    config, config_check = _check_config(setting)
+    adapters, problems = loadable_adapters(config)
+    findings: list[ToolFinding] = []
+    git: list[Check] = []
+
+    async def look_at_tools() -> None:
+        findings.extend(await find_tools(setting, config, adapters, limit_s=limit_s))
+
+    async def look_at_git() -> None:
+        git.append(await _check_git(setting, limit_s=limit_s))
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(look_at_tools)
+        tasks.start_soon(look_at_git)
+    return Diagnosis(
+        (
+            Check("setup", "csa", "ok", f"{__version__}, Python {platform.python_version()}"),
+            config_check,
+            *_check_caller(setting),
+            *git,
+            *_check_tools(setting, config, findings, problems),
+            *check_store(setting.store),
+            *check_system(),
+        )
+    )
+
+
+def _check_config(setting: Setting) -> tuple[Config, Check]:
+    """Return the configuration, or the defaults where it is wrong, and what is to be said of it."""
+    try:
+        layers = config_layers(setting.store.project, setting.environ)
+        config = combine_layers(layers)
+    except ConfigError as error:
+        return combine_layers([]), Check("setup", "config", "fail", error.message, error.hint, error.exit_code)
+    sources = ", ".join(layer.origin for layer in layers)
+    return config, Check("setup", "config", "ok", sources or "no config files; the defaults hold")
+
+
+def _check_caller(setting: Setting) -> list[Check]:
+    if not any(name in setting.environ for name in IDENTITY_VARIABLES):
+        return []
+    try:
+        caller = setting.caller
+    except RefusedError as error:
+        return [Check("setup", "caller", "fail", error.message, error.hint, error.exit_code)]
+    assert caller is not None
+    detail = f"inside session {caller.session_id}: runs from here become its children"
+    return [Check("setup", "caller", "ok", detail)]
+
+
+async def _check_git(setting: Setting, *, limit_s: float) -> Check:
+    path = shutil.which("git", path=setting.environ.get("PATH"))
+    if path is None:
+        return Check("setup", "git", "warn", "not installed; agents that work on code need it", "install git")
+    environment = base_environment(setting.environ, (), {})
+    answer = await ask_version((path, "--version"), str(setting.directory), environment, limit_s=limit_s)
+    if answer.problem:
+        return Check("setup", "git", "warn", f"{path} {answer.problem}", f"see what `{path} --version` says")
+    return Check("setup", "git", "ok", f"{answer.version}, {path}")
+
+
+def _check_tools(
+    setting: Setting, config: Config, findings: Sequence[ToolFinding], problems: Sequence[str]
+) -> list[Check]:
+    redact = setting.redactor.redact
+    checks = [judge_tool(finding, config) for finding in findings]
+    checks = [replace(check, detail=redact(check.detail)) for check in checks]  # tools are quoted in them
+    step = "reinstall or remove the package that brings it"
+    checks += [Check("tools", "adapter", "fail", redact(problem), step) for problem in problems]
+    return [*checks, _check_choice(setting, config, findings)]
+
+
+def _check_choice(setting: Setting, config: Config, findings: Sequence[ToolFinding]) -> Check:
+    """Say what `csa run` would use, and whether that can be used."""
+    usable = [finding.adapter for finding in findings if finding.is_usable]
+    if not usable:
+        installed = any(finding.command for finding in findings)
+        detail = "no tool that works" if installed else "no AI coding tool is installed"
+        step = "repair one of the tools above" if installed else "install one of the tools above, and log in with it"
+        return Check("tools", "run", "fail", detail, step, ToolUnavailableError.exit_code)
+    try:
+        choice = choose_tool(None, None, config, setting.environ, avoid_family=None)
+    except CsaError as error:
+        return _other_tool(f"`csa run` would fail: {error.message}", usable[0])
+    if choice.adapter.name not in {adapter.name for adapter in usable}:
+        return _other_tool(f"`csa run` would use {choice.adapter.name}, which does not work", usable[0])
+    return Check("tools", "run", "ok", f"`csa run` would use {choice.adapter.name} ({choice.why})")
+
+
+def _other_tool(problem: str, other: Adapter) -> Check:
+    step = f'csa run --tool {other.name} "...", or set tool = "{other.name}" in your config file'
+    return Check("tools", "run", "warn", problem, step)

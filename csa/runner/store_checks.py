@@ -1,0 +1,151 @@
+"""What `csa doctor` says of the state root: that it can be written, that locks hold on it, and what is in it."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from csa.ids import is_session_id
+from csa.model.check import Check
+from csa.paths import SessionPaths
+from csa.process.tagged import TaggedProcess, look_at, tagged_processes
+from csa.store.liveness import probe
+from csa.store.locks import acquire_lock, is_locked
+from csa.store.sessions import Store
+from csa.store.survey import Survey, survey
+
+EXIT_STATE = 6
+SURVEY_LIMIT_S = 5.0
+_LITTLE_SPACE_BYTES = 1 << 30  # a single turn's logs may take 128 MiB
+_SHOWN = 5
+
+
+def check_store(store: Store) -> list[Check]:
+    """Look at the state root and everything in it. Nothing stays written; a root that is missing stays so."""
+    root = store.root
+    if problem := _cannot_write(root) or _cannot_write(store.path):
+        return [_blocked(root, problem), *check_leftovers(root)]
+    if not os.path.exists(root):
+        detail = f"{root} does not exist yet; the first run makes it"
+        return [Check("state", "state root", "ok", detail), *check_leftovers(root)]
+    found = survey(root, limit_s=SURVEY_LIMIT_S)
+    return [
+        _root(root, found),
+        _locks(root),
+        _sessions(found),
+        *([_remains(found)] if found.remains else []),
+        *check_leftovers(root),
+    ]
+
+
+def _root(root: Path, found: Survey) -> Check:
+    free = shutil.disk_usage(root).free
+    size = f"{'' if found.is_size_whole else 'more than '}{_bytes(found.size_bytes)}"
+    detail = f"{root}: writable, {size}, {_bytes(free)} free"
+    if free < _LITTLE_SPACE_BYTES:
+        step = "make room on this disk, or set CSA_STATE_DIR to a directory on another"
+        return Check("state", "state root", "warn", detail, step)
+    return Check("state", "state root", "ok", detail)
+
+
+def _blocked(root: Path, problem: str) -> Check:
+    step = "mend its owner, mode or disk, or set CSA_STATE_DIR to a directory that you can write"
+    return Check("state", "state root", "fail", f"{root} cannot be used: {problem}", step, EXIT_STATE)
+
+
+def _cannot_write(path: Path) -> str | None:
+    """Say why nothing can be made at `path`; None when the nearest directory that exists allows it."""
+    place = next(place for place in (path, *path.parents) if os.path.lexists(place))
+    if not place.is_dir():
+        return f"{place} is no directory"
+    return None if os.access(place, os.W_OK | os.X_OK) else f"{place} is not writable"
+
+
+def _locks(root: Path) -> Check:
+    """Take a real lock on the root's file system, in a file of our own, and see that others would see it."""
+    try:
+        handle, name = tempfile.mkstemp(prefix=".doctor-", dir=root)
+    except OSError as error:
+        return _blocked(root, f"no file can be made there ({error.strerror})")
+    os.close(handle)
+    try:
+        problem = _lock_problem(Path(name))
+    except OSError as error:
+        problem = str(error.strerror)
+    finally:
+        os.unlink(name)
+    if problem is None:
+        return Check("state", "locks", "ok", "locks hold on its file system")
+    step = "set CSA_STATE_DIR to a directory on a local disk"
+    return Check("state", "locks", "fail", f"locks do not work in {root}: {problem}", step, EXIT_STATE)
+
+
+def _lock_problem(path: Path) -> str | None:
+    with acquire_lock(path) as lock:
+        lock.write(b"x" * 4096)
+        if not is_locked(path):
+            return "a lock that is held reads free"
+    return "a lock that was released still reads held" if is_locked(path) else None
+
+
+def _sessions(found: Survey) -> Check:
+    count = f"{_count(found.sessions, 'session')} in {_count(found.projects, 'project')}"
+    if found.looked_at < found.sessions:
+        count += f" (looked at the {found.looked_at} newest)"
+    if not found.damaged:
+        return Check("state", "sessions", "ok", f"{count}, none damaged" if found.sessions else "none yet")
+    faults = [fault.message for _, fault in found.damaged[:_SHOWN]]  # the path names the session
+    more = [f"and {len(found.damaged) - _SHOWN} more"] if len(found.damaged) > _SHOWN else []
+    return Check(
+        "state",
+        "sessions",
+        "warn",
+        "\n".join([f"{count}, {len(found.damaged)} damaged", *faults, *more]),
+        "correct the files by hand or restore them from a backup; csa leaves damaged sessions as they are",
+    )
+
+
+def _remains(found: Survey) -> Check:
+    what = f"{_count(len(found.remains), 'directory', 'directories')} left by starts or removals that were cut off"
+    words = " ".join(shlex.quote(str(path)) for path in found.remains[:_SHOWN])
+    return Check("state", "remains", "warn", what, f"rm -r {words}{' ...' if len(found.remains) > _SHOWN else ''}")
+
+
+def check_leftovers(root: Path) -> list[Check]:
+    """Find processes that carry a session of `root` in their environment though it is not running. Only reports."""
+    found = list(_leftovers(root))
+    if not found:
+        return [Check("state", "leftovers", "ok", "no process of a session that has ended")]
+    words = [f"{p.pid} {p.command[:60] or '?'} (session {p.session_dir.name})" for p in found[:_SHOWN]]
+    if len(found) > _SHOWN:
+        words.append(f"and {len(found) - _SHOWN} more")
+    many = _count(len(found), "process", "processes")
+    step = f"look at them, then: kill {' '.join(str(process.pid) for process in found)}"
+    return [Check("state", "leftovers", "warn", "\n".join([f"{many} of sessions that have ended", *words]), step)]
+
+
+def _leftovers(root: Path) -> Iterator[TaggedProcess]:
+    for process in tagged_processes():
+        place = process.session_dir
+        if not is_session_id(place.name) or not place.is_absolute() or not place.resolve().is_relative_to(root):
+            continue
+        # A turn that ends in between takes its processes with it: only one that is still there was left.
+        if probe(SessionPaths(place)).state == "not_alive" and look_at(process.pid) == process:
+            yield process
+
+
+def _count(number: int, one: str, many: str | None = None) -> str:
+    return f"{number} {one if number == 1 else many or one + 's'}"
+
+
+def _bytes(number: int) -> str:
+    size = float(number)
+    for unit in ("B", "kB", "MB", "GB"):
+        if size < 1000:  # noqa: PLR2004  # the next unit
+            return f"{size:.0f} {unit}" if unit == "B" or size >= 10 else f"{size:.1f} {unit}"  # noqa: PLR2004
+        size /= 1000
+    return f"{size:.1f} TB"

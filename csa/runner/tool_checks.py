@@ -1,0 +1,179 @@
+"""What `csa doctor` says of the tools: found, answering, of which version, and with credentials.
+
+A tool is asked for its version as a run would start it: under a guardian, so that one that hangs leaves nothing behind.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import anyio
+
+from csa.model.adapter import Adapter, ToolExit
+from csa.model.check import Check
+from csa.model.config import Config
+from csa.process.tool import SpawnError, ToolProcess, start_tool
+from csa.runner.environment import base_environment
+from csa.runner.setting import Setting
+from csa.runner.toolbox import find_command, has_login
+
+_VERSION = re.compile(r"v?(\d+(?:\.\d+)+(?:[-+][\w.+-]+)?)")
+_ESCAPES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\))")
+_KEPT_BYTES = 16 << 10
+_DRAIN_S = 0.5  # for a pipe that something the tool has started still holds
+_WORDS = 160
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a command answered to the question for its version: that, or what is wrong with it."""
+
+    version: str | None = None
+    problem: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ToolFinding:
+    """A tool and what was found; it is usable when it has answered."""
+
+    adapter: Adapter
+    command: tuple[str, ...] | None
+    answer: Answer
+    has_login: bool
+
+    @property
+    def is_usable(self) -> bool:
+        return self.answer.version is not None
+
+
+async def find_tools(
+    setting: Setting, config: Config, adapters: Sequence[Adapter], *, limit_s: float
+) -> list[ToolFinding]:
+    """Look for the tools of all adapters, and ask those that are there for their versions, all at once."""
+    markers = [marker for adapter in adapters for marker in adapter.outer_markers]
+    findings: dict[str, ToolFinding] = {}
+
+    async def look(adapter: Adapter) -> None:
+        configured = config.for_tool(adapter.name).env
+        command = find_command(adapter, config, setting.environ)
+        answer = Answer()
+        if command:
+            asked = (*command, *adapter.probe.version_arguments)
+            environment = base_environment(setting.environ, markers, configured)
+            answer = await ask_version(asked, str(setting.directory), environment, limit_s=limit_s)
+        known = has_login(adapter, {**setting.environ, **configured})
+        findings[adapter.name] = ToolFinding(adapter, command, answer, known)
+
+    async with anyio.create_task_group() as tasks:
+        for adapter in adapters:
+            tasks.start_soon(look, adapter)
+    return [findings[adapter.name] for adapter in adapters]
+
+
+async def ask_version(argv: Sequence[str], cwd: str, env: Mapping[str, str], *, limit_s: float) -> Answer:
+    """Run a version command to its end, or for `limit_s`; never raises for what the command does."""
+    try:
+        async with start_tool(argv, cwd=cwd, env=env) as tool:
+            with anyio.move_on_after(limit_s):
+                return judge_answer(*await _listen(tool))
+            return Answer(problem=f"says nothing within {limit_s:g} s")
+    except SpawnError as error:
+        return Answer(problem=str(error))
+
+
+async def _listen(tool: ToolProcess) -> tuple[ToolExit, str, str]:
+    out, err = bytearray(), bytearray()
+    ended = [anyio.Event(), anyio.Event()]
+
+    async def collect(read: Callable[[], Awaitable[bytes]], kept: bytearray, end: anyio.Event) -> None:
+        while chunk := await read():
+            kept += chunk[: _KEPT_BYTES - len(kept)]
+        end.set()
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(collect, tool.read_stdout, out, ended[0])
+        tasks.start_soon(collect, tool.read_stderr, err, ended[1])
+        await tool.feed_stdin(b"")
+        end = await tool.wait()
+        with anyio.move_on_after(_DRAIN_S):
+            for event in ended:
+                await event.wait()
+        tasks.cancel_scope.cancel()
+    return end, out.decode(errors="replace"), err.decode(errors="replace")
+
+
+def judge_answer(end: ToolExit, out: str, err: str) -> Answer:
+    """Find the version in what a command wrote to stdout, or say in its words what is wrong."""
+    if end.signal is not None:
+        return Answer(problem=_with_words(f"is killed by signal {end.signal}", err or out))
+    if end.code != 0:
+        return Answer(problem=_with_words(f"exits {end.code}", err or out))
+    version = _find_version(_ESCAPES.sub("", out))
+    return Answer(version=version) if version else Answer(problem=_with_words("names no version", out or err))
+
+
+def _find_version(text: str) -> str | None:
+    """Return the first word that is a version, in a line that is text: there are digits and dots in any rubbish."""
+    words = (word for line in text.splitlines() if "\ufffd" not in line and line.isprintable() for word in line.split())
+    return next((found[1] for word in words if (found := _VERSION.fullmatch(word))), None)
+
+
+def _with_words(problem: str, text: str) -> str:
+    words = " ".join(_ESCAPES.sub("", text).split())
+    shown = words if len(words) <= _WORDS else words[: _WORDS - 1] + "…"
+    return f"{problem}: {shown}" if shown else f"{problem}, without a word"
+
+
+def judge_tool(finding: ToolFinding, config: Config) -> Check:
+    """Say what a tool needs to be run."""
+    name, probe = finding.adapter.name, finding.adapter.probe
+    if finding.command is None:
+        return _not_installed(finding.adapter, config)
+    asked = shlex.join([*finding.command, *probe.version_arguments])
+    if finding.answer.problem:
+        step = f"see what `{asked}` says" + (f"; to install it anew: {probe.install}" if probe.install else "")
+        return Check("tools", name, "fail", f"{finding.command[0]} {finding.answer.problem}", step)
+    version = finding.answer.version or ""
+    steps = []
+    detail = [version + _compared(version, probe.tested)]
+    if probe.tested and order_key(version) < order_key(probe.tested):
+        steps.append(f"update it: {probe.install}" if probe.install else f"update it to {probe.tested}")
+    if finding.has_login:
+        detail.append("logged in or key set")
+    else:
+        detail.append("no login or key found")
+        steps.append(_login_step(finding.adapter))
+    detail.append(finding.command[0])
+    return Check("tools", name, "warn" if steps else "ok", ", ".join(detail), "; ".join(steps) or None)
+
+
+def _not_installed(adapter: Adapter, config: Config) -> Check:
+    configured = config.for_tool(adapter.name).command
+    if configured:
+        detail = f"there is no {configured[0]}, which tools.{adapter.name}.command names"
+        return Check("tools", adapter.name, "fail", detail, "correct the command in your config file, or remove it")
+    step = adapter.probe.install or f"install it, or set command in [tools.{adapter.name}] of the config"
+    return Check("tools", adapter.name, "warn", f"not installed: no '{adapter.executable}' on the PATH", step)
+
+
+def _login_step(adapter: Adapter) -> str:
+    variables = adapter.probe.login_variables[:1]
+    ways = [adapter.probe.login or "log in with it", *(f"set {name}" for name in variables)]
+    return ", or ".join(ways)
+
+
+def _compared(version: str, tested: str) -> str:
+    if not tested:
+        return ""
+    if version == tested:
+        return " (tested)"
+    older = order_key(version) < order_key(tested)
+    return f" ({'older' if older else 'newer'} than the tested {tested})"
+
+
+def order_key(version: str) -> tuple[int, ...]:
+    """Return what versions are ordered by: their numbers; a pre-release counts as its release."""
+    return tuple(int(number) for number in re.split(r"[-+]", version)[0].split("."))

@@ -1,0 +1,92 @@
+"""The whole state root at a glance: which stores there are, what is in them, and what is wrong. Reads only.
+
+A state root may hold a hundred thousand sessions, so each look ends at a deadline, and says whether it saw all.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from csa.errors import StateError
+from csa.paths import SessionPaths
+from csa.store.held import GONE_PREFIX
+from csa.store.locks import is_locked
+from csa.store.sessions import NEW_PREFIX, Store
+from csa.store.stores import find_stores, is_of_session
+
+_REMAINS_AFTER_S = 60.0  # younger ones may be just being built or removed
+
+
+@dataclass(slots=True)
+class Survey:
+    """What was found. `looked_at` is less than `sessions` where the time did not suffice; sizes are of the disk."""
+
+    projects: int = 0
+    sessions: int = 0
+    looked_at: int = 0
+    damaged: list[tuple[str, StateError]] = field(default_factory=list)  # session id and fault, newest first
+    remains: list[Path] = field(default_factory=list)
+    size_bytes: int = 0
+    is_size_whole: bool = True
+
+
+def survey(root: Path, *, limit_s: float) -> Survey:
+    """Look through a state root, first at the sessions, newest first, then at the sizes; each for `limit_s` at most."""
+    found = Survey()
+    records: list[tuple[str, Store]] = []
+    for store in find_stores(root):
+        found.projects += 1
+        records += [(session_id, store) for session_id in store.ids()]
+        found.remains += _remains(store)
+    found.sessions = len(records)
+    deadline = time.monotonic() + limit_s
+    for session_id, store in sorted(records, key=lambda item: item[0], reverse=True):
+        if time.monotonic() > deadline:
+            break
+        found.looked_at += 1
+        record = store.record(session_id)
+        if record.fault is not None and record.paths.root.exists():
+            found.damaged.append((session_id, record.fault))
+    found.size_bytes, found.is_size_whole = measure(root, limit_s=limit_s)
+    return found
+
+
+def measure(root: Path, *, limit_s: float) -> tuple[int, bool]:
+    """Return the bytes that a directory takes on disk, and whether everything could be counted in time."""
+    deadline = time.monotonic() + limit_s
+    total = 0
+    for directory, _, files in os.walk(root):
+        if time.monotonic() > deadline:
+            return total, False
+        for name in (".", *files):
+            with suppress(OSError):  # removed meanwhile
+                total += os.lstat(os.path.join(directory, name)).st_blocks * 512
+    return total, True
+
+
+def _remains(store: Store) -> list[Path]:
+    """Return what crashed starts and removals have left: named so, a while old, and held by nobody."""
+    found = []
+    for name in sorted(_names(str(store.sessions_dir))):
+        path = store.sessions_dir / name
+        if name.startswith((NEW_PREFIX, GONE_PREFIX)) and is_of_session(name) and _is_abandoned(path):
+            found.append(path)
+    return found
+
+
+def _is_abandoned(path: Path) -> bool:
+    try:
+        return time.time() - path.stat().st_mtime > _REMAINS_AFTER_S and not is_locked(SessionPaths(path).session_lock)
+    except OSError:
+        return False
+
+
+def _names(directory: str) -> list[str]:
+    try:
+        return os.listdir(directory)
+    except OSError:
+        return []

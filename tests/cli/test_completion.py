@@ -1,0 +1,235 @@
+"""Completion in the shells themselves, and what csa tells them."""
+
+from __future__ import annotations
+
+import os
+import pty
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from csa.cli.candidates import READ_AT_MOST
+from csa.cli.commands import COMMANDS
+from csa.ids import unique_prefix_length
+from tests.cli.test_console import HEAVY
+from tests.conftest import ForeignWriter
+from tests.support import CSA, Place, snapshot, wait_for
+
+SHELLS = ("bash", "zsh", "fish")
+OLD, NEW = "01JH4QWERT0000000000000001", "01JH5QWERT0000000000000002"
+LISTED = 9  # COMP_TYPE of a plain press of TAB
+MENU = 37
+
+
+@pytest.fixture
+def sessions(write_foreign: ForeignWriter) -> None:
+    """Two sessions, the older one with a name."""
+    paths = write_foreign(OLD, description="Old $work `x`")
+    paths.state.write_text('name = "auth"\n' + paths.state.read_text())
+    write_foreign(NEW, description="New: work")
+
+
+@pytest.fixture
+def scripts(place: Place) -> Path:
+    """The directory with the script of each shell."""
+    for shell in SHELLS:
+        done = place.run("completion", shell)
+        assert (done.code, done.err) == (0, "")
+        (place.tmp / f"completion.{shell}").write_text(done.out)
+    return place.tmp
+
+
+def in_bash(place: Place, scripts: Path, *words: str, comp_type: int = LISTED) -> list[str]:
+    """Return what bash's completion function makes of the words, the last of which is being typed."""
+    lines = [
+        f"source {scripts}/completion.bash",
+        f"COMP_WORDS=({shlex.join(words)}) COMP_CWORD={len(words) - 1} COMP_TYPE={comp_type}",
+        "set -u; _csa",
+        r'(( ${#COMPREPLY[@]} )) && printf "%s\n" "${COMPREPLY[@]}" || true',
+    ]
+    done = place.shell(["bash", "--norc", "-c", "\n".join(lines)])
+    assert (done.code, done.err) == (0, ""), done.err
+    return done.out.splitlines()
+
+
+def candidates(place: Place, *words: str) -> list[str]:
+    """Return what csa offers, without descriptions."""
+    done = place.run("__complete", *words)
+    assert (done.code, done.err) == (0, "")
+    return [line.partition("\t")[0] for line in done.out.splitlines()]
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_scripts_parse(place: Place, scripts: Path, shell: str) -> None:
+    """Each shell that is there takes its script."""
+    if not shutil.which(shell, path=place.env["PATH"]):
+        pytest.skip(f"there is no {shell}")
+    done = place.shell([shell, "-n", str(scripts / f"completion.{shell}")])
+    assert (done.code, done.err) == (0, "")
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["s"], ["session"]),
+        (["session", "is"], ["is-alive"]),
+        (["config", ""], ["show", "validate"]),
+        (["completion", ""], ["bash", "zsh", "fish"]),
+        (["run", "--per"], ["--permission"]),
+        (["run", "--permission", ""], ["read-only", "edit", "full"]),
+        (["run", "-q", "--permission", "re"], ["read-only"]),
+        (["run", "--tool", "c"], ["claude-code", "codex"]),
+        (["run", "--tool", "=", "co"], ["codex"]),
+        (["run", "-t", "a"], ["auto"]),
+        (["help", "se"], ["session"]),
+        (["nonsense", "wor"], []),
+    ],
+    ids=" ".join,
+)
+def test_words_in_bash(place: Place, scripts: Path, words: list[str], expected: list[str]) -> None:
+    """Commands, options, choices and tools complete."""
+    assert in_bash(place, scripts, "csa", *words) == expected
+
+
+def test_every_command_completes_in_bash(place: Place, scripts: Path) -> None:
+    """No command is missing, and each one's options are there."""
+    for command in COMMANDS:
+        assert command.words[-1] in in_bash(place, scripts, "csa", *command.words)
+        assert "--cd" in in_bash(place, scripts, "csa", *command.words, "--c")
+
+
+@pytest.mark.usefixtures("sessions")
+def test_sessions_in_bash(place: Place, scripts: Path) -> None:
+    """Sessions complete by id and by name; a list shows what they are about, what is inserted does not."""
+    for before in (["session", "result"], ["session", "logs", "-s"], ["run", "--session"], ["run", "-s"]):
+        assert in_bash(place, scripts, "csa", *before, "") == ["01JH5QWERT  (New: work)", "auth        (Old $work `x`)"]
+        assert in_bash(place, scripts, "csa", *before, "a") == ["auth"]
+        assert in_bash(place, scripts, "csa", *before, "01JH4") == ["01JH4QWERT"]
+        assert in_bash(place, scripts, "csa", *before, "", comp_type=MENU) == ["01JH5QWERT", "auth"]
+    assert in_bash(place, scripts, "csa", "run", "--session", "=", "01JH5") == ["01JH5QWERT"]
+    assert in_bash(place, scripts, "csa", "run", "--session", "=") == in_bash(
+        place, scripts, "csa", "run", "--session", ""
+    )
+
+
+@pytest.mark.usefixtures("sessions")
+def test_the_key_itself_in_bash(place: Place, scripts: Path) -> None:
+    """In an interactive bash, TAB completes the name of a session."""
+    seen = place.tmp / "seen"
+    ours, theirs = pty.openpty()
+    with subprocess.Popen(
+        ["bash", "--norc", "--noprofile", "-i"],
+        env=place.environment({"TERM": "dumb", "PS1": "ready> ", "HISTFILE": None}),
+        cwd=place.project,
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        start_new_session=True,
+    ) as shell:
+        os.close(theirs)
+        csa = f'csa() {{ if [[ $1 == __complete ]]; then command {CSA} "$@"; else echo "$@" > {seen}; fi; }}\n'
+        os.write(ours, f"source {scripts}/completion.bash\n{csa}csa session result au\t\n".encode())
+        try:
+            wait_for(seen.exists, "the completed command is run")
+            wait_for(seen.read_text, "its words are written")
+        finally:
+            os.write(ours, b"exit\n")
+            while True:
+                try:
+                    if not os.read(ours, 65536):
+                        break
+                except OSError:  # it has gone
+                    break
+            os.close(ours)
+            shell.kill()
+    assert seen.read_text() == "session result auth\n"
+
+
+@pytest.mark.usefixtures("sessions")
+@pytest.mark.skipif(not shutil.which("fish", path="/usr/bin:/bin"), reason="there is no fish")
+def test_words_in_fish(place: Place, scripts: Path) -> None:
+    """In fish, sessions and tools complete, sessions with what they are about."""
+
+    def complete(line: str) -> list[str]:
+        script = f"source {scripts}/completion.fish; complete -C {shlex.quote(line)}"
+        done = place.shell(["fish", "--no-config", "-c", script])
+        assert (done.code, done.err) == (0, "")
+        return done.out.splitlines()
+
+    assert complete("csa session result ") == ["01JH5QWERT\tNew: work", "auth\tOld $work `x`"]
+    assert [line.partition("\t")[0] for line in complete("csa run --session=a")] == ["--session=auth"]
+    assert [line.partition("\t")[0] for line in complete("csa run --tool co")] == ["codex"]
+
+
+@pytest.mark.usefixtures("sessions")
+@pytest.mark.skipif(not shutil.which("zsh", path="/usr/bin:/bin"), reason="there is no zsh")
+def test_words_in_zsh(place: Place, scripts: Path) -> None:
+    """In zsh, the name of a session completes, in a zsh of its own inside a pseudo-terminal."""
+    seen = place.tmp / "seen"
+    driver = f"""
+zmodload zsh/zpty
+zpty -b inner zsh -f -i
+zpty -w inner 'autoload -Uz compinit; compinit -u -D; eval "$(<{scripts}/completion.zsh)"'
+zpty -w inner 'show() {{ print -r -- "$@" > {seen} }}; compdef _shtab_csa show'
+zpty -w -n inner $'show session result a\\t\\n'
+repeat 1000; do [[ -s {seen} ]] && break; sleep 0.02; done
+zpty -d inner
+"""
+    done = place.shell(["zsh", "-f", "-c", driver])
+    assert done.code == 0, done.err
+    assert seen.read_text().split() == ["session", "result", "auth"]
+
+
+@pytest.mark.usefixtures("sessions")
+def test_candidates_in_the_case_they_were_begun(place: Place) -> None:
+    """Shells compare letter by letter: an id goes on in the case it was begun in, and behind its prefix to its end."""
+    assert candidates(place, "sessions", "01jh5") == ["01jh5QWERT"]
+    assert candidates(place, "sessions", "01JH5QWERT0") == [NEW]
+    assert candidates(place, "sessions", "@") == ["@last", "@self", "@parent", "@root"]
+    assert candidates(place, "sessions", "nobody") == []
+
+
+@pytest.mark.usefixtures("sessions")
+def test_candidates_of_another_project(place: Place) -> None:
+    """`--cd` on the line says where sessions are looked up; what cannot be looked up offers nothing, in silence."""
+    elsewhere = place.tmp / "elsewhere"
+    elsewhere.mkdir()
+    assert candidates(place, "sessions", "", "csa", "run", "--cd", str(elsewhere)) == []
+    assert candidates(place, "sessions", "", "csa", "run", f"--cd={elsewhere}") == []
+    assert candidates(place, "sessions", "", "csa", "run", "--cd", "/nowhere/at/all") == []
+    assert candidates(place, "nonsense", "") == []
+    assert candidates(place) == []
+    assert "auth" in place.run("__complete", "sessions", "", "csa", "--cd", str(place.project), cwd=elsewhere).out
+
+
+def test_only_the_newest_are_read(place: Place, write_foreign: ForeignWriter) -> None:
+    """Of many sessions the newest are offered, damaged ones too; nothing is written."""
+    ids = [f"01JH4QWERT00000000000{number:05d}" for number in range(READ_AT_MOST + 20)]
+    for session_id in ids:
+        write_foreign(session_id)
+    (place.session(ids[-1]) / "state.toml").write_text("x = [\n")
+    before = snapshot(place.state_root)
+    found = candidates(place, "sessions", "")
+    assert found == [
+        session_id[: unique_prefix_length(session_id, ids)] for session_id in ids[: -READ_AT_MOST - 1 : -1]
+    ]
+    assert snapshot(place.state_root) == before
+
+
+def test_completing_imports_nothing_heavy(place: Place, sessions: None) -> None:
+    """The key's press waits for none of the heavy packages, nor for argparse."""
+    done = place.shell([sys.executable, "-X", "importtime", CSA, "__complete", "sessions", ""])
+    imported = {line.rpartition("|")[2].strip() for line in done.err.splitlines() if line.startswith("import time:")}
+    assert "auth" in done.out
+    assert not {name.split(".")[0] for name in imported} & {*HEAVY, "shtab", "argparse"}
+
+
+def test_an_unknown_shell(place: Place) -> None:
+    """A shell that is not supported is a usage error that names those that are."""
+    done = place.run("completion", "tcsh")
+    assert done.code == 2
+    assert "bash" in done.err
