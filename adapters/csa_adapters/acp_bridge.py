@@ -80,7 +80,9 @@ async def _wait_for_exit(process: Process) -> int | None:
     loop.add_reader(pidfd, gone.set)
     try:
         await gone.wait()
-        await asyncio.sleep(0)  # the loop's own watcher sets the code
+        limit = loop.time() + DYING_WAIT_S
+        while process.returncode is None and loop.time() < limit:  # noqa: ASYNC110  # a thread of the loop's sets it
+            await asyncio.sleep(0.005)
         return process.returncode
     finally:
         loop.remove_reader(pidfd)
