@@ -17,6 +17,7 @@ _PLAIN = re.compile(r"[ !#-\[\]-~]+")  # printable ASCII without quote and backs
 _WINDOW = 16 << 10  # longer than any secret that has no line break
 ANSWER_MIN_LENGTH = 8  # in an answer, shorter environment values are more likely words than secrets
 _MIN_LENGTH = 4
+_MAX_PASSES = 4
 _SECRET_NAME = re.compile(r"(?:_|^)(?:KEY|TOKEN|SECRET)$|PASSWORD|PASSWD|_CREDENTIALS?$", re.IGNORECASE)
 _TRIVIAL = frozenset({"true", "false", "none", "null", "test", "yes", "auto", "default", "disabled", "enabled"})
 
@@ -125,6 +126,13 @@ class Redactor:
         return any(literal in text for literal in self._literals)
 
     def _redact_known(self, text: str, lowered: str) -> str:
+        for _ in range(_MAX_PASSES):  # a key directly behind another one shows its edge only when that has gone
+            before, text = text, self._redact_once(text, lowered)
+            if before == text:
+                break
+        return text
+
+    def _redact_once(self, text: str, lowered: str) -> str:
         for value in self._plain:
             if value in text:
                 text = text.replace(value, MARK)

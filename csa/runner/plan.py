@@ -127,7 +127,7 @@ def _plan_new(setting: Setting, request: RunRequest, *, new_id: str, now: dateti
     if not directory.is_dir():
         raise NotFoundError(f"There is no directory {directory} to start in.")
     name = request.name or (request.session_id if request.session_id and not _asked_id(request) else None)
-    if name and setting.store.find_name(name):
+    if request.name and setting.store.find_name(request.name):  # one by --session-id is settled when it is published
         raise UsageError(f"A session named '{name}' exists.", hint=f'csa run --session {name} "..." continues it')
     project = setting.store.project
     if not _is_unicode(f"{project}{directory}"):
