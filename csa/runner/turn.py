@@ -12,8 +12,6 @@ outcome is written and the lock released; that part is shielded and bounded in t
 
 from __future__ import annotations
 
-import math
-import signal
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -24,27 +22,20 @@ import anyio
 from anyio.abc import TaskGroup
 
 from csa.errors import CsaError
-from csa.model.adapter import Decoder, Outcome, StderrReader, ToolExit
+from csa.model.adapter import Decoder, Outcome, ToolExit
 from csa.model.events import Event
 from csa.model.result import RunResult, exit_code_for
-from csa.process.framing import LineFramer
-from csa.process.tool import SpawnError, ToolProcess, start_tool
+from csa.process.tool import SpawnError, start_tool
+from csa.runner.attempt import Attempt
 from csa.runner.plan import TurnPlan
 from csa.runner.preparation import Preparation, prepare_turn
 from csa.runner.recorder import Recorder, begin, publish
 from csa.runner.request import RunRequest
 from csa.runner.runfiles import remove_run_files, write_run_files
 from csa.runner.setting import Setting
+from csa.runner.stopping import Stopping
 from csa.runner.verdict import Stop, judge
 
-FLUSH_S = 0.1
-HEARTBEAT_S = 5.0
-CANCEL_POLL_S = 0.2
-TERM_GRACE_S = 3.0  # claude needs 1.6 s to end its shells
-REAP_GRACE_S = 5.0
-DRAIN_IDLE_S = 0.2
-DRAIN_LIMIT_S = 5.0
-STDERR_TAIL_BYTES = 16 << 10
 _BATCHES = 64
 
 
@@ -63,13 +54,7 @@ class Turn:
         self._request = request
         self._csa_command = csa_command
         self._owns_process = owns_process
-        self._stop: Stop | None = None
-        self._stopping = anyio.Event()
-        self._announced = anyio.Event()  # the tool said that the turn has ended
-        self._was_announced = False  # ... before csa began to end it
-        self._drained = {"stdout": anyio.Event(), "stderr": anyio.Event()}
-        self._last_output = 0.0
-        self._stderr_tail = b""
+        self._stopping = Stopping()
         self._send, self._receive = anyio.create_memory_object_stream[list[Event]](_BATCHES)
         self._recorder: Recorder
         self._tasks: TaskGroup
@@ -124,15 +109,10 @@ class Turn:
 
     def cancel(self, *, signal_name: str | None = None, detail: str = "") -> None:
         """Ask the turn to end. Called again with a signal's name, the tool is killed at once."""
-        if self._stopping.is_set() and signal_name:
+        if self._stopping.stop and signal_name:
             self._tasks.cancel_scope.cancel()
-        self._stop_for(Stop("cancelled", signal_name, detail))
-
-    def _stop_for(self, stop: Stop) -> None:
-        if self.result is None and self._stop is None:
-            self._stop = stop
-            self._was_announced = self._announced.is_set()
-            self._stopping.set()
+        if self.result is None:
+            self._stopping.request(Stop("cancelled", signal_name, detail))
 
     def _begin(self) -> None:
         """Steps two and three: the lock, the invocation, `run_started`, and the session in its place."""
@@ -176,14 +156,15 @@ class Turn:
                 shared_fds=(self._recorder.held.session_lock.fd,),
                 owns_process=self._owns_process,
             ) as tool:
-                end = await self._attend(tool, decoder)
+                attempt = Attempt(tool, decoder, self._recorder, self._stopping, self._deliver)
+                end = await attempt.run(self._prepared.invocation, timeout_s=self.plan.timeout_s)
             peak_rss = tool.peak_rss_bytes
             if tool.swept:
                 await self._note_swept(tool.swept)
         except SpawnError as error:
             spawn_fault = error
         except anyio.get_cancelled_exc_class():
-            self._stop_for(Stop("cancelled", None, "cancelled by the program that ran it"))
+            self._stopping.request(Stop("cancelled", None, "cancelled by the program that ran it"))
             raise
         finally:
             with anyio.CancelScope(shield=True):
@@ -193,101 +174,6 @@ class Turn:
                 self._send.close()
                 self._recorder.close()
                 self.losses = self._recorder.losses
-
-    async def _attend(self, tool: ToolProcess, decoder: Decoder) -> ToolExit:
-        """Run the helpers beside the tool until it has exited and its output is drained."""
-        async with anyio.create_task_group() as helpers:
-            helpers.start_soon(tool.feed_stdin, self._prepared.invocation.stdin)
-            helpers.start_soon(self._pump_stdout, tool, decoder)
-            helpers.start_soon(self._pump_stderr, tool, decoder)
-            helpers.start_soon(self._keep_beating)
-            helpers.start_soon(self._keep_flushing)
-            helpers.start_soon(self._watch_for_cancel)
-            helpers.start_soon(self._keep_time)
-            helpers.start_soon(self._reap)
-            helpers.start_soon(self._end_on_request, tool)
-            end = await tool.wait()
-            await self._drain()
-            helpers.cancel_scope.cancel()
-        return ToolExit(end.code, end.signal, self._stderr_tail.decode("utf-8", "replace"))
-
-    async def _pump_stdout(self, tool: ToolProcess, decoder: Decoder) -> None:
-        framer = LineFramer()
-        while chunk := await tool.read_stdout():
-            self._last_output = anyio.current_time()
-            self._recorder.stdout_log.write(chunk)
-            await self._decode(decoder, framer.feed(chunk))
-            if decoder.is_finished:
-                self._announced.set()
-        await self._decode(decoder, framer.close())
-        self._drained["stdout"].set()
-
-    async def _decode(self, decoder: Decoder, lines: list[bytes]) -> None:
-        updates = [update for line in lines if line for update in decoder.feed(line)]
-        if updates:
-            events = self._recorder.record(updates)
-            self._recorder.journal.flush()  # what has been shown must survive our death
-            await self._deliver(events)
-        if decoder.fault:
-            self._stop_for(Stop("fault", None, decoder.fault))
-
-    async def _pump_stderr(self, tool: ToolProcess, decoder: Decoder) -> None:
-        framer = LineFramer()
-        while chunk := await tool.read_stderr():
-            self._last_output = anyio.current_time()
-            self._recorder.stderr_log.write(chunk)
-            self._stderr_tail = (self._stderr_tail + chunk)[-STDERR_TAIL_BYTES:]
-            if isinstance(decoder, StderrReader):
-                updates = [update for line in framer.feed(chunk) for update in decoder.feed_stderr(line)]
-                await self._deliver(self._recorder.record(updates))
-        self._drained["stderr"].set()
-
-    async def _drain(self) -> None:
-        """Read what is left after the tool's exit; a grandchild that holds the pipes open does not hold us up."""
-        limit = anyio.current_time() + DRAIN_LIMIT_S
-        self._last_output = anyio.current_time()
-        while not all(event.is_set() for event in self._drained.values()):
-            now = anyio.current_time()
-            if now > limit or now - self._last_output > DRAIN_IDLE_S:
-                return
-            with anyio.move_on_after(DRAIN_IDLE_S / 4):
-                await self._drained["stdout"].wait()
-                await self._drained["stderr"].wait()
-
-    async def _keep_flushing(self) -> None:
-        while True:
-            await anyio.sleep(FLUSH_S)
-            self._recorder.journal.flush()
-
-    async def _keep_beating(self) -> None:
-        while True:
-            await anyio.sleep(HEARTBEAT_S)
-            self._recorder.beat()
-
-    async def _watch_for_cancel(self) -> None:
-        """Obey the `cancel` file: the way to end a turn from another pid namespace."""
-        while True:
-            await anyio.sleep(CANCEL_POLL_S)
-            if self._recorder.paths.cancel.exists():
-                self._stop_for(Stop("cancelled", None, "cancelled on request"))
-
-    async def _keep_time(self) -> None:
-        limit_s = self.plan.timeout_s
-        await anyio.sleep(limit_s if limit_s is not None else math.inf)
-        self._stop_for(Stop("timed_out", None, f"the turn took longer than {limit_s:g} s"))
-
-    async def _reap(self) -> None:
-        """End a tool that announced the end of the turn and does not exit."""
-        await self._announced.wait()
-        await anyio.sleep(REAP_GRACE_S)
-        self._stop_for(Stop("reaped", None, "the tool finished but did not exit"))
-
-    async def _end_on_request(self, tool: ToolProcess) -> None:
-        """TERM, a grace, KILL; what the tool leaves behind is swept by the guardian."""
-        await self._stopping.wait()
-        tool.signal(signal.SIGTERM)
-        await anyio.sleep(TERM_GRACE_S)
-        tool.signal(signal.SIGKILL)
 
     async def _deliver(self, events: list[Event]) -> None:
         if not events:
@@ -302,9 +188,9 @@ class Turn:
     def _finalise(self, decoder: Decoder, end: ToolExit, spawn_fault: SpawnError | None, peak_rss: int | None) -> None:
         """Steps six and seven."""
         remove_run_files(self._recorder.paths)
-        stop = self._stop
+        stop = self._stopping.stop
         # A tool that had announced the end of its turn is judged by that, and not by how csa then ended it.
-        judged_end = ToolExit(None, None, end.stderr_tail) if stop and self._was_announced else end
+        judged_end = ToolExit(None, None, end.stderr_tail) if stop and self._stopping.was_announced else end
         outcome = (
             Outcome(succeeded=False, error_kind="spawn", error_message=str(spawn_fault))
             if spawn_fault

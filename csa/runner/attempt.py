@@ -1,0 +1,145 @@
+"""One process of the tool, from its start until it has exited and its output is read, and the watchers beside it.
+
+The watchers only ask for the end (`Stopping.request`); one ladder carries it out: TERM, a grace, KILL. What the tool
+leaves behind is the guardian's to sweep.
+"""
+
+from __future__ import annotations
+
+import math
+import signal
+from collections.abc import Awaitable, Callable
+
+import anyio
+
+from csa.model.adapter import Decoder, Invocation, StderrReader, ToolExit
+from csa.model.events import Event
+from csa.process.framing import LineFramer
+from csa.process.tool import ToolProcess
+from csa.runner.recorder import Recorder
+from csa.runner.stopping import Stopping
+from csa.runner.verdict import Stop
+
+FLUSH_S = 0.1
+HEARTBEAT_S = 5.0
+CANCEL_POLL_S = 0.2
+TERM_GRACE_S = 3.0  # claude needs 1.6 s to end its shells
+REAP_GRACE_S = 5.0
+DRAIN_IDLE_S = 0.2
+DRAIN_LIMIT_S = 5.0
+STDERR_TAIL_BYTES = 16 << 10
+
+
+class Attempt:
+    """Attends one tool. `deliver` takes the events as they were recorded."""
+
+    def __init__(
+        self,
+        tool: ToolProcess,
+        decoder: Decoder,
+        recorder: Recorder,
+        stopping: Stopping,
+        deliver: Callable[[list[Event]], Awaitable[None]],
+    ) -> None:
+        self._tool = tool
+        self._decoder = decoder
+        self._recorder = recorder
+        self._stopping = stopping
+        self._deliver = deliver
+        self._drained = {"stdout": anyio.Event(), "stderr": anyio.Event()}
+        self._last_output = anyio.current_time()
+        self._stderr_tail = b""
+
+    async def run(self, invocation: Invocation, *, timeout_s: float | None) -> ToolExit:
+        """Run the watchers beside the tool until it has exited and its output is drained."""
+        async with anyio.create_task_group() as watchers:
+            watchers.start_soon(self._tool.feed_stdin, invocation.stdin)
+            watchers.start_soon(self._pump_stdout)
+            watchers.start_soon(self._pump_stderr)
+            watchers.start_soon(self._keep_beating)
+            watchers.start_soon(self._keep_flushing)
+            watchers.start_soon(self._watch_for_cancel)
+            watchers.start_soon(self._keep_time, timeout_s)
+            watchers.start_soon(self._reap)
+            watchers.start_soon(self._end_on_request)
+            end = await self._tool.wait()
+            await self._drain()
+            watchers.cancel_scope.cancel()
+        return ToolExit(end.code, end.signal, self._stderr_tail.decode("utf-8", "replace"))
+
+    async def _pump_stdout(self) -> None:
+        framer = LineFramer()
+        while chunk := await self._tool.read_stdout():
+            self._last_output = anyio.current_time()
+            self._recorder.stdout_log.write(chunk)
+            await self._decode(framer.feed(chunk))
+            if self._decoder.is_finished:
+                self._stopping.announced.set()
+        await self._decode(framer.close())
+        self._drained["stdout"].set()
+
+    async def _decode(self, lines: list[bytes]) -> None:
+        updates = [update for line in lines if line for update in self._decoder.feed(line)]
+        if updates:
+            events = self._recorder.record(updates)
+            self._recorder.journal.flush()  # what has been shown must survive our death
+            await self._deliver(events)
+        if self._decoder.fault:
+            self._stopping.request(Stop("fault", None, self._decoder.fault))
+
+    async def _pump_stderr(self) -> None:
+        framer = LineFramer()
+        while chunk := await self._tool.read_stderr():
+            self._last_output = anyio.current_time()
+            self._recorder.stderr_log.write(chunk)
+            self._stderr_tail = (self._stderr_tail + chunk)[-STDERR_TAIL_BYTES:]
+            if isinstance(self._decoder, StderrReader):
+                updates = [update for line in framer.feed(chunk) for update in self._decoder.feed_stderr(line)]
+                await self._deliver(self._recorder.record(updates))
+        self._drained["stderr"].set()
+
+    async def _drain(self) -> None:
+        """Read what is left after the tool's exit; a grandchild that holds the pipes open does not hold us up."""
+        limit = anyio.current_time() + DRAIN_LIMIT_S
+        self._last_output = anyio.current_time()
+        while not all(event.is_set() for event in self._drained.values()):
+            now = anyio.current_time()
+            if now > limit or now - self._last_output > DRAIN_IDLE_S:
+                return
+            with anyio.move_on_after(DRAIN_IDLE_S / 4):
+                await self._drained["stdout"].wait()
+                await self._drained["stderr"].wait()
+
+    async def _keep_flushing(self) -> None:
+        while True:
+            await anyio.sleep(FLUSH_S)
+            self._recorder.journal.flush()
+
+    async def _keep_beating(self) -> None:
+        while True:
+            await anyio.sleep(HEARTBEAT_S)
+            self._recorder.beat()
+
+    async def _watch_for_cancel(self) -> None:
+        """Obey the `cancel` file: the way to end a turn from another pid namespace."""
+        while True:
+            await anyio.sleep(CANCEL_POLL_S)
+            if self._recorder.paths.cancel.exists():
+                self._stopping.request(Stop("cancelled", None, "cancelled on request"))
+
+    async def _keep_time(self, limit_s: float | None) -> None:
+        await anyio.sleep(limit_s if limit_s is not None else math.inf)
+        self._stopping.request(Stop("timed_out", None, f"the turn took longer than {limit_s:g} s"))
+
+    async def _reap(self) -> None:
+        """End a tool that announced the end of the turn and does not exit."""
+        await self._stopping.announced.wait()
+        await anyio.sleep(REAP_GRACE_S)
+        self._stopping.request(Stop("reaped", None, "the tool finished but did not exit"))
+
+    async def _end_on_request(self) -> None:
+        """TERM, a grace, KILL."""
+        await self._stopping.requested.wait()
+        self._tool.signal(signal.SIGTERM)
+        await anyio.sleep(TERM_GRACE_S)
+        self._tool.signal(signal.SIGKILL)
