@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 from csa.errors import UsageError
 from csa.model.adapter import Capabilities, Invocation, Probe, TurnRequest
 from csa.model.permission import Permission
+from csa_adapters.claude_compaction import ClaudeCompactionDecoder
 from csa_adapters.claude_stream import ClaudeCodeDecoder
 from csa_adapters.homes import argument, endpoint_name, home_directory, is_uuid, shortened
 
@@ -31,7 +33,7 @@ class ClaudeCodeAdapter:
     name = "claude-code"
     family = "anthropic"
     executable = "claude"
-    capabilities = Capabilities(choose_id=True)
+    capabilities = Capabilities(choose_id=True, fork=True)
     outer_markers = frozenset(
         {
             "CLAUDECODE",
@@ -86,13 +88,24 @@ class ClaudeCodeAdapter:
         """Begin to read a run of `request`."""
         return ClaudeCodeDecoder(request)
 
+    def compaction(self, request: TurnRequest) -> Invocation:
+        """Say how to compact: a prompt that *is* the command, resumed like any turn."""
+        return replace(self.invocation(request), stdin=b"/compact")
 
-def _session(request: TurnRequest) -> tuple[str, str]:
-    if request.provider_session_id is None:
+    def compaction_decoder(self, request: TurnRequest) -> ClaudeCompactionDecoder:
+        """Begin to read a compaction."""
+        return ClaudeCompactionDecoder(request)
+
+
+def _session(request: TurnRequest) -> tuple[str, ...]:
+    known = request.provider_session_id or request.fork_of
+    if known is None:
         return ("--session-id", request.new_provider_id)
-    if not is_uuid(request.provider_session_id):
-        raise UsageError(f"'{request.provider_session_id}' is not the id of a claude session (a UUID).")
-    return ("--resume", request.provider_session_id)
+    if not is_uuid(known):
+        raise UsageError(f"'{known}' is not the id of a claude session (a UUID).")
+    if request.provider_session_id is None:
+        return ("--resume", known, "--fork-session", "--session-id", request.new_provider_id)
+    return ("--resume", known)
 
 
 def _permission(request: TurnRequest) -> tuple[str, ...]:

@@ -342,3 +342,8 @@ def _kind(names: list[Any], status: Any, message: str) -> ErrorKind:
         or kind_of_message(message, _MESSAGES)
         or "internal"
     )
+
+
+def kind_of_failure(message: str) -> ErrorKind:
+    """Return the kind of a failure of which the CLI tells only a message."""
+    return _kind([], None, message)

@@ -5,24 +5,33 @@ Every flag answers something the real CLI did; `codex_stream` reads what comes b
 
 from __future__ import annotations
 
+import json
+import posixpath
+import sys
 from collections.abc import Mapping
 
 from csa.errors import UsageError
 from csa.model.adapter import Capabilities, Invocation, Probe, TurnRequest
 from csa.model.permission import Permission
+from csa_adapters.codex_compaction import CodexCompactionDecoder
 from csa_adapters.codex_stream import CodexDecoder
 from csa_adapters.homes import argument, home_directory, is_uuid, shortened
 
-_ALWAYS = (
-    "--json",
-    # Outside a git repository exec refuses to start, and a trusted project does not satisfy it.
-    "--skip-git-repo-check",
+BRIDGE = posixpath.join(posixpath.dirname(__file__), "codex_bridge.py")
+
+_ANY_WAY = (
     # With this feature an unreachable provider is retried for ever, whatever `stream_max_retries` says.
     "--disable",
     "unbounded_connection_retries",
     # A login shell resets PATH (as root, and where profiles say so), and `csa` is then not found by the agent.
     "-c",
     "allow_login_shell=false",
+)
+_ALWAYS = (
+    "--json",
+    # Outside a git repository exec refuses to start, and a trusted project does not satisfy it.
+    "--skip-git-repo-check",
+    *_ANY_WAY,
 )
 _BYPASS = "--dangerously-bypass-approvals-and-sandbox"
 
@@ -33,7 +42,7 @@ class CodexAdapter:
     name = "codex"
     family = "openai"
     executable = "codex"
-    capabilities = Capabilities(system_on_resume=False)
+    capabilities = Capabilities(fork=True, system_on_resume=False)
     # CODEX_HOME is configuration and stays; CODEX_SANDBOX_NETWORK_DISABLED is true of every descendant.
     outer_markers = frozenset(
         {
@@ -83,6 +92,18 @@ class CodexAdapter:
         """Begin to read a run of `request`."""
         return CodexDecoder(request)
 
+    def compaction(self, request: TurnRequest) -> Invocation:
+        """Say how to compact: `codex exec` takes /compact for a message, but codex's app-server can be told."""
+        (_, thread) = _thread(request)
+        return Invocation(
+            argv=(sys.executable, "-I", "-S", BRIDGE, *request.command, "app-server", *_ANY_WAY),
+            stdin=json.dumps({"thread": thread, "cwd": request.cwd, "model": request.model}).encode(),
+        )
+
+    def compaction_decoder(self, request: TurnRequest) -> CodexCompactionDecoder:
+        """Begin to read a compaction."""
+        return CodexCompactionDecoder(request)
+
 
 def toml_string(text: str) -> str:
     """Write `text` as a TOML basic string: `-c key=value` parses the value, and takes what fails to parse literally."""
@@ -102,12 +123,13 @@ def _home(environ: Mapping[str, str]) -> str:
 
 
 def _thread(request: TurnRequest) -> tuple[str, ...]:
-    if request.provider_session_id is None:
+    known = request.provider_session_id or request.fork_of
+    if known is None:
         return ()
-    if not is_uuid(request.provider_session_id):
+    if not is_uuid(known):
         # `codex exec resume not-a-uuid` begins a new thread and exits 0.
-        raise UsageError(f"'{request.provider_session_id}' is not the id of a codex thread (a UUID).")
-    return ("resume", request.provider_session_id)
+        raise UsageError(f"'{known}' is not the id of a codex thread (a UUID).")
+    return ("fork" if request.provider_session_id is None else "resume", known)
 
 
 def _permission(request: TurnRequest) -> tuple[str, ...]:

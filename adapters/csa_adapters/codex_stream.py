@@ -58,7 +58,8 @@ class CodexDecoder:
 
     def __init__(self, request: TurnRequest) -> None:
         self._asked = request.provider_session_id
-        self._totals = _baseline(request)
+        self._forked = request.fork_of
+        self._totals = baseline(request)
         self._thread: str | None = None
         self._fault: str | None = None
         self._completed = False
@@ -144,6 +145,9 @@ class CodexDecoder:
         if not thread:
             return None
         known = self._thread or self._asked
+        if known is None and thread == self._forked:
+            self._fault = f"codex went on in thread {thread} instead of forking it"
+            return [Update("error", {"kind": "protocol", "message": self._fault})]
         if known is not None and thread.lower() != known.lower():
             self._fault = f"codex runs thread {thread} instead of {known}"
             return [Update("error", {"kind": "protocol", "message": self._fault})]
@@ -157,7 +161,7 @@ class CodexDecoder:
 
     def _turn_completed(self, event: _Json) -> list[Update]:
         self._completed = True
-        self._usage, self._totals = _difference(mapping_of(event.get("usage")), self._totals)
+        self._usage, self._totals = usage_between(mapping_of(event.get("usage")), self._totals)
         return [] if self._usage is None else [Update("usage", self._usage.to_dict())]
 
     def _turn_failed(self, event: _Json) -> list[Update]:
@@ -227,15 +231,18 @@ def kind_of(message: str) -> ErrorKind:
     return kind_of_status(int(status.group(1))) or by_words or "internal"
 
 
-def _baseline(request: TurnRequest) -> Mapping[str, float] | None:
-    """Return the thread's totals before this run; None when unknown: a resume of what csa has no figures for."""
-    if request.provider_session_id is None:
+def baseline(request: TurnRequest) -> Mapping[str, float] | None:
+    """Return the thread's totals before this run; None when unknown: a resume of what csa has no figures for.
+
+    A fork begins with the totals of the thread it is a copy of (0.169.0).
+    """
+    if request.provider_session_id is None and request.fork_of is None:
         return {name: 0 for name, _ in _TOTALS}
     known = request.previous_totals
     return known if known is not None and all(name in known for name, _ in _TOTALS) else None
 
 
-def _difference(
+def usage_between(
     reported: Mapping[str, Any], before: Mapping[str, float] | None
 ) -> tuple[Usage | None, Mapping[str, float] | None]:
     """Return this run's usage, where it can be told, and the new totals."""

@@ -5,12 +5,17 @@ Every flag and setting answers something the real CLI did; `gemini_stream` reads
 
 from __future__ import annotations
 
+import json
 import posixpath
+import re
+import sys
 from collections.abc import Mapping
+from dataclasses import replace
 
 from csa.errors import UsageError
 from csa.model.adapter import Capabilities, Invocation, Probe, TurnRequest
 from csa.model.permission import Permission
+from csa_adapters.gemini_compaction import GeminiCompactionDecoder
 from csa_adapters.gemini_policy import policy
 from csa_adapters.gemini_settings import (
     HOME,
@@ -30,6 +35,8 @@ from csa_adapters.gemini_settings import (
 )
 from csa_adapters.gemini_stream import GeminiDecoder
 from csa_adapters.homes import argument, endpoint_name, home_directory, is_uuid, shortened
+
+BRIDGE = posixpath.join(posixpath.dirname(__file__), "gemini_bridge.py")
 
 # An untrusted directory ends a run without a terminal with exit 55.
 _ALWAYS = ("--skip-trust", "--output-format", "stream-json")
@@ -81,6 +88,22 @@ class GeminiCliAdapter:
     def decoder(self, request: TurnRequest) -> GeminiDecoder:
         """Begin to read a run of `request`."""
         return GeminiDecoder(request)
+
+    def compaction(self, request: TurnRequest) -> Invocation:
+        """Say how to compact: in its terminal interface, where alone `/compress` is a command."""
+        base = self.invocation(replace(request, permission=Permission.FULL, system=None, ephemeral=False))
+        words = ("--skip-trust", *_session(request), "--approval-mode", "default", *_options(request))
+        home = re.sub(r"[*?[]", r"[\g<0>]", _home(request.environ))
+        chats = posixpath.join(home, "tmp", "*", "chats", f"session-*-{(request.provider_session_id or '')[:8]}.jsonl")
+        return replace(
+            base,
+            argv=(sys.executable, "-I", BRIDGE, "--", *request.command, *words),
+            stdin=json.dumps({"session": request.provider_session_id, "chats": chats}).encode(),
+        )
+
+    def compaction_decoder(self, request: TurnRequest) -> GeminiCompactionDecoder:
+        """Begin to read a compaction."""
+        return GeminiCompactionDecoder(request)
 
 
 def _home(environ: Mapping[str, str]) -> str:

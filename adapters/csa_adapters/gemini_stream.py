@@ -304,3 +304,9 @@ def _kind_of_exit(code: int | None) -> ErrorKind | None:
     if code is None:
         return None
     return _EXITS.get(code) or (kind_of_status(code + 256) if code >= _FIRST_STATUS else None)
+
+
+def kind_of_words(message: str) -> ErrorKind:
+    """Return what a failure means of which gemini tells only a message."""
+    kind = kind_of_message(message, _LIMITS) or _kind_in(message) or kind_of_message(message, _STARTUP)
+    return kind or kind_of_message(message, _MESSAGES) or "internal"

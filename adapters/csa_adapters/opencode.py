@@ -18,6 +18,7 @@ from csa.errors import UsageError
 from csa.model.adapter import Capabilities, Invocation, Probe, TurnRequest
 from csa.model.permission import Permission
 from csa_adapters.homes import home_directory, shortened
+from csa_adapters.opencode_compaction import OpencodeCompactionDecoder
 from csa_adapters.opencode_stream import OpencodeDecoder
 
 _Json = dict[str, Any]
@@ -50,7 +51,7 @@ class OpencodeAdapter:
     name = "opencode"
     family = "opencode"  # it speaks to whichever provider its user chose
     executable = "opencode"
-    capabilities = Capabilities()
+    capabilities = Capabilities(fork=True)
     # The password is the outer server's: an inner one has its own.
     outer_markers = frozenset(
         {"OPENCODE", "OPENCODE_PID", "AGENT", "OPENCODE_SERVER_PASSWORD", "OPENCODE_SERVER_USERNAME"}
@@ -83,15 +84,27 @@ class OpencodeAdapter:
 
     def invocation(self, request: TurnRequest) -> Invocation:
         """Say how to run the turn; UsageError for a session or model that opencode could not take."""
-        return Invocation(
-            argv=(sys.executable, "-I", "-S", BRIDGE, *request.command),
-            stdin=json.dumps(_order(request)).encode(),
-            env=_environment(request),
-        )
+        return _bridge(request, _order(request))
 
     def decoder(self, request: TurnRequest) -> OpencodeDecoder:
         """Begin to read a run of `request`."""
         return OpencodeDecoder(request)
+
+    def compaction(self, request: TurnRequest) -> Invocation:
+        """Say how to compact; UsageError as for a turn."""
+        return _bridge(request, {**_order(request), "compact": True})
+
+    def compaction_decoder(self, request: TurnRequest) -> OpencodeCompactionDecoder:
+        """Begin to read a compaction."""
+        return OpencodeCompactionDecoder(request)
+
+
+def _bridge(request: TurnRequest, order: _Json) -> Invocation:
+    return Invocation(
+        argv=(sys.executable, "-I", "-S", BRIDGE, *request.command),
+        stdin=json.dumps(order).encode(),
+        env=_environment(request),
+    )
 
 
 def permission_rules(request: TurnRequest) -> _Json:
@@ -121,13 +134,15 @@ def _csa_patterns(request: TurnRequest) -> list[str]:
 def _order(request: TurnRequest) -> _Json:
     """Return what the bridge is told. The tools of a prompt replace those of the session's earlier prompts."""
     session, is_full = request.provider_session_id, request.permission is Permission.FULL
-    if session is not None and not _SESSION_ID.fullmatch(session):
-        raise UsageError(f"'{session}' is not the id of an opencode session (ses_...).")
+    known = session or request.fork_of
+    if known is not None and not _SESSION_ID.fullmatch(known):
+        raise UsageError(f"'{known}' is not the id of an opencode session (ses_...).")
     denied = _NO_WRITING if request.permission is Permission.READ_ONLY else {}
     return {
         "prompt": _encodable(request.prompt),
         "title": _title(request),
         "session": session,
+        "fork": request.fork_of if session is None else None,
         "system": _encodable(request.system) if request.system else None,
         "model": _model(request.model) if request.model else None,
         "variant": request.effort,

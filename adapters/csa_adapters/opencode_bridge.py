@@ -14,6 +14,9 @@ each with our session's id at the top, and of its own: `session` (first, at once
 A `tool_use` comes when the tool starts and again when it ends. The exit code is 0 only after a step that ended with
 `stop`; a server that dies takes the bridge with it, in the same way. The server listens on the loopback interface with
 a random password, which is never on a command line.
+
+With `fork` it begins with a copy of another session. With `compact` it has the session summarised instead of prompting,
+and tells at last `compacted`, with what the server has recorded of it, or an error `NothingToCompactError`.
 """
 
 from __future__ import annotations
@@ -102,7 +105,7 @@ class Server:
             self._address = urlsplit(line.partition(_READY)[2].strip()).netloc
         threading.Thread(target=_drain, args=(stdout,), daemon=True).start()
 
-    def call(self, method: str, path: str, body: _Json | None = None, *, limit_s: float = CALL_LIMIT_S) -> Any:
+    def call(self, method: str, path: str, body: _Json | None = None, *, limit_s: float | None = CALL_LIMIT_S) -> Any:
         """Make one call; BridgeError with the server's own error when it refuses."""
         connection = self._connect(limit_s)
         try:
@@ -181,12 +184,14 @@ class Turn:
         self._told: dict[str, str] = {}  # parts: the last state told
         self._failing_since: float | None = None
         self._stopped_well = False
+        self._compacted = False
         self._handlers: dict[str, Callable[[_Json], bool]] = {
             "message.updated": self._message,
             "message.part.updated": self._part,
             "session.created": self._created,
             "session.status": self._status,
             "session.error": self._error,
+            "session.compacted": self._has_compacted,
             "session.idle": self._idle,
             "permission.asked": self._permission,
             "question.asked": self._question,
@@ -197,17 +202,45 @@ class Turn:
         try:
             self._server.start()
             self._enter_session()
-            self._listen()
+            if self._asked.get("compact"):
+                return self._compact()
+            self._listen(lambda: self._server.call("POST", f"/session/{self._id}/prompt_async", self._prompt()))
         except BridgeError as failure:
             self._tell("error", error=failure.error)
             return self._server.exit_code(1)
         return 0 if self._stopped_well else 1
 
-    def _listen(self) -> None:
+    def _compact(self) -> int:
+        """Have the session summarised, and tell what the server's own record then says; return the exit code."""
+        before = self._history()
+        if not before or before[-1].get("summary") is True:
+            why = "its last message is a summary already" if before else "the session has no messages"
+            raise BridgeError("NothingToCompactError", f"there is nothing to compact ({why})")
+        told = next((info for info in reversed(before) if info.get("role") == "assistant"), {})
+        model = self._asked.get("model") or {key: told.get(key) for key in ("providerID", "modelID")}
+        self._listen(lambda: threading.Thread(target=self._summarise, args=(model,), daemon=True).start())
+        if not self._compacted:
+            return 1
+        after = self._history()
+        summary = after[-1] if len(after) > len(before) else {}
+        if summary.get("summary") is True and summary.get("finish") == "stop" and not summary.get("error"):
+            self._tell("compacted", messageID=summary["id"], tokensBefore=(told.get("tokens") or {}).get("total"))
+            return 0
+        return 1
+
+    def _history(self) -> list[_Json]:
+        return [message["info"] for message in self._server.call("GET", f"/session/{self._id}/message")]
+
+    def _summarise(self, model: _Json) -> None:
+        """Ask for the summary. The answer comes when it is there: what happens until then, the events tell."""
+        with suppress(BridgeError):
+            self._server.call("POST", f"/session/{self._id}/summarize", model, limit_s=None)
+
+    def _listen(self, ask: Callable[[], object]) -> None:
         """Ask, and read events until the turn has ended; nothing is asked before the subscription holds."""
         events = self._server.events()
         next(events, None)
-        self._server.call("POST", f"/session/{self._id}/prompt_async", self._prompt())
+        ask()
         for event in events:
             handler = self._handlers.get(str(event.get("type")))
             if handler and handler(event.get("properties") or {}):
@@ -222,10 +255,11 @@ class Turn:
 
     def _enter_session(self) -> None:
         """Make the session or find the one asked for, and say which it is before anything is asked of a model."""
-        wanted = self._asked.get("session")
-        if wanted:
+        if wanted := self._asked.get("session") or self._asked.get("fork"):
             session = self._server.call("GET", f"/session/{quote(wanted)}")
             self._server.directory = session["directory"]
+            if not self._asked.get("session"):
+                session = self._server.call("POST", f"/session/{quote(wanted)}/fork", {})
         else:  # an untitled session costs a call of the model that invents a title
             session = self._server.call("POST", "/session", {"title": self._asked["title"]})
         self._id = session["id"]
@@ -309,6 +343,10 @@ class Turn:
     def _is_busy(self) -> bool:
         return self._id in self._server.call("GET", "/session/status")
 
+    def _has_compacted(self, event: _Json) -> bool:
+        self._compacted = self._compacted or event["sessionID"] == self._id
+        return False
+
     def _idle(self, event: _Json) -> bool:
         return bool(event["sessionID"] == self._id)
 
@@ -355,7 +393,7 @@ def _terminate(number: int, _frame: object) -> NoReturn:
 
 
 def main() -> int:
-    """Run the turn that stdin describes: prompt, title, and perhaps session, system, model, variant, tools, approve."""
+    """Run the turn that stdin describes: prompt, title, and what may be (`opencode._order` has it all)."""
     ends = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
     for number in ends:
         signal.signal(number, _terminate)

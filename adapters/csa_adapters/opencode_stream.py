@@ -27,6 +27,7 @@ _NAMES: dict[str, ErrorKind] = {
     "NotFoundError": "invalid_request",
     "ServerStartError": "spawn",
     "ServerError": "protocol",
+    "NothingToCompactError": "invalid_request",
 }
 # The messages of error and retry events, which are the provider's own; most telling first.
 _LIMITS = rules(
@@ -81,6 +82,11 @@ class OpencodeDecoder:
     def fault(self) -> str | None:
         """Why this is not the session that was asked for."""
         return self._fault
+
+    @property
+    def failed(self) -> bool:
+        """Whether an error was read that no step has followed, or another session than asked for, or none at all."""
+        return self._fault is not None or self._error is not None or self._session is None
 
     def feed(self, line: bytes) -> list[Update]:
         """Take one line."""

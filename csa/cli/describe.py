@@ -71,6 +71,21 @@ def _usage(data: _Data) -> str:
     return f"usage: {tokens(int(data.get('input_tokens', 0)))} in, {tokens(int(data.get('output_tokens', 0)))} out"
 
 
+def _compaction(data: _Data) -> str | None:
+    status, before, after = data.get("status"), data.get("tokens_before"), data.get("tokens_after")
+    if status == "started":
+        return f"compacting the conversation of {data.get('tool')}"
+    if status not in {None, "succeeded"}:
+        return f"compaction {status}: {one_line(str((data.get('error') or {}).get('message', '')))}"
+    sizes = f" from {tokens(before)} to {tokens(after)} tokens" if before is not None and after is not None else ""
+    return f"the conversation was compacted{sizes}"
+
+
+def _checkpoint(data: _Data) -> str:
+    label = one_line(str(data.get("label") or ""))
+    return f"checkpoint {str(data.get('commit'))[:12]}" + (f": {label}" if label else "")
+
+
 _RENDER: Mapping[str, Callable[[_Data], str | None]] = {
     "run_started": _started,
     "user_message": _text("user: "),
@@ -85,6 +100,9 @@ _RENDER: Mapping[str, Callable[[_Data], str | None]] = {
     "warning": _problem("warning"),
     "error": _problem("error"),
     "handoff": lambda data: f"told {data.get('to')} of {len(data.get('turns', ()))} earlier turns",
+    "fork": lambda data: f"began with what was said in {data.get('from')} ({data.get('how')})",
+    "compaction": _compaction,
+    "checkpoint": _checkpoint,
     "run_finished": _finished,
 }
 

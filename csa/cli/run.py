@@ -39,6 +39,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     which.add_argument("-s", "--session", metavar="S", help="go on in session S (an id, unique prefix or name)")
     which.add_argument("--last", action="store_true", help="go on in the session used last")
     which.add_argument("--session-id", metavar="ID", help="go on in the session with this ULID or name, or create it")
+    which.add_argument("--fork-from", metavar="S", help="begin a new session with a copy of S's conversation")
     which.add_argument("--ephemeral", action="store_true", help="keep nothing: no project files read, no session left")
     which.add_argument("--description", metavar="TEXT", help="what the session is about (default: the prompt's start)")
     which.add_argument("--name", metavar="NAME", help="a name for the session, unique in the project")
@@ -68,7 +69,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def execute(arguments: argparse.Namespace) -> int:
-    client = Csa.from_environment(arguments.cd or ".", command=_own_command(), owns_process=True)
+    client = Csa.from_environment(arguments.cd or ".", command=own_command(), owns_process=True)
     request = _request(arguments)
     if arguments.dry_run:
         _print_plan(client.plan(request), as_json=arguments.json)
@@ -95,7 +96,7 @@ async def _drive(turn: Turn, progress: Progress, stream_faults: list[OSError] | 
     """Run the turn and show it; with a list for faults, its events go to stdout as they come."""
     import anyio  # noqa: PLC0415  # imported by the caller
 
-    with anyio.open_signal_receiver(*_heeded_signals()) as signals:
+    with anyio.open_signal_receiver(*heeded_signals()) as signals:
         async with turn, anyio.create_task_group() as tasks:
 
             async def obey() -> None:
@@ -119,7 +120,7 @@ async def _drive(turn: Turn, progress: Progress, stream_faults: list[OSError] | 
             tasks.cancel_scope.cancel()
 
 
-def _heeded_signals() -> list[signal.Signals]:
+def heeded_signals() -> list[signal.Signals]:
     """Return the signals that end a turn, without those our parent has us ignore (nohup, a shell's `&`)."""
     return [number for number in _SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
 
@@ -167,6 +168,7 @@ def _request(arguments: argparse.Namespace) -> RunRequest:
         session=arguments.session,
         last=arguments.last,
         session_id=arguments.session_id,
+        fork_from=arguments.fork_from,
         description=arguments.description,
         name=arguments.name,
         model=arguments.model,
@@ -211,7 +213,7 @@ def _decode(what: str, content: bytes) -> str:
         raise UsageError(f"{what} is not UTF-8 (byte {error.start}).") from error
 
 
-def _own_command() -> str:
+def own_command() -> str:
     """Return how agents should call this csa: by the absolute path it was started by."""
     started_as = Path(sys.argv[0])
     if started_as.name == "csa" and started_as.is_file():
@@ -234,6 +236,7 @@ def _print_plan(plan: TurnPlan, *, as_json: bool) -> None:
         "parent": plan.state.parent_session_id,
         "depth": plan.state.depth,
         "resumes": plan.tool_state.provider_session_id,
+        "fork_of": plan.state.fork_of,
     }
     if as_json:
         print_json(facts)

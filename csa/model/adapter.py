@@ -34,12 +34,14 @@ class Capabilities:
     """What the tool can do.
 
     choose_id: it takes the provider session id of a new run (a UUIDv4) from its caller.
+    fork: a run can begin with a copy of another conversation (`TurnRequest.fork_of`).
     system_on_resume: it heeds another system text when a conversation is resumed.
     reads: files of the tool's configuration that the adapter must see, named like `Probe.login_files`; `./` stands for
         the directory of the turn. Those that exist come with the request (`TurnRequest.files`).
     """
 
     choose_id: bool = False
+    fork: bool = False
     system_on_resume: bool = True
     reads: tuple[str, ...] = ()
 
@@ -53,6 +55,7 @@ class TurnRequest:
     command: tuple[str, ...]  # how the tool is started: its executable, and arguments the user configured
     provider_session_id: str | None  # the conversation to resume; None begins a new one
     new_provider_id: str  # a fresh UUIDv4, for tools that let the caller choose
+    fork_of: str | None = None  # the conversation that a new one is to begin with a copy of
     permission: Permission
     model: str | None = None
     effort: str | None = None
@@ -63,7 +66,7 @@ class TurnRequest:
     csa_command: str = "csa"  # how an agent calls csa: an absolute path where one is known
     sandboxed_by: str | None = None  # the adapter in whose tool's sandbox csa itself runs ("codex")
     writable_dirs: tuple[str, ...] = ()  # what a nested `csa run` must be able to write, besides the project
-    previous_totals: Mapping[str, float] | None = None  # `Outcome.totals` of the last turn of this conversation
+    previous_totals: Mapping[str, float] | None = None  # `Outcome.totals` of the last turn of this, or the forked, one
     files: Mapping[str, str] = field(default_factory=dict)  # what `Capabilities.reads` names, as far as it exists
     run_directory: str = ""  # where `Invocation.files` will stand: absolute, private, of this turn alone
     run_directory_is_roots: bool = False  # nobody but root can change it or any directory above it
@@ -111,6 +114,15 @@ class Outcome:
     denied: tuple[str, ...] = ()  # titles of tool calls that were refused permission
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CompactionOutcome(Outcome):
+    """The verdict on a compaction. It has succeeded only with a proof: the tool's typed event, or its own record."""
+
+    proof: str | None = None  # what shows it, in words
+    tokens_before: int | None = None  # of the context; None where the tool does not say
+    tokens_after: int | None = None
+
+
 class Decoder(Protocol):
     """Turns the lines of one run's stdout into updates, and its end into an outcome."""
 
@@ -126,6 +138,13 @@ class Decoder(Protocol):
         """Take one line without its newline. Never raises: what cannot be read becomes an `other` update."""
 
     def close(self, end: ToolExit) -> Outcome:
+        """Judge the run after its last line."""
+
+
+class CompactionDecoder(Decoder, Protocol):
+    """Reads the run of a compaction."""
+
+    def close(self, end: ToolExit) -> CompactionOutcome:
         """Judge the run after its last line."""
 
 
@@ -170,3 +189,14 @@ class Adapter(Protocol):
 
     def decoder(self, request: TurnRequest) -> Decoder:
         """Begin to read a run of `request`."""
+
+
+@runtime_checkable
+class Compactor(Protocol):
+    """An adapter whose tool can compact a conversation from outside."""
+
+    def compaction(self, request: TurnRequest) -> Invocation:
+        """Say how to compact the conversation `request.provider_session_id`; the prompt is empty."""
+
+    def compaction_decoder(self, request: TurnRequest) -> CompactionDecoder:
+        """Begin to read that run."""

@@ -35,6 +35,7 @@ KEYS: Mapping[str, Key] = {
     "permission": Key("permission", "edit", "what agents may do: read-only, edit or full", limits=True),
     "max_depth": Key("count", 5, "how deep sessions nest; a root has depth 0", limits=True),
     "timeout_s": Key("seconds", 0.0, "wall time after which a turn is ended, in seconds; 0 is none", limits=True),
+    "checkpoint_every_turns": Key("count", 0, "put a session on record in git at every N-th turn's end; 0 is never"),
 }
 TOOL_KEYS: Mapping[str, Key] = {
     "command": Key("words", (), "how the tool is started: its executable, and arguments"),
@@ -92,6 +93,11 @@ class Config:
     def timeout_s(self) -> float | None:
         """None: no limit."""
         return float(self.values["timeout_s"][0]) or None
+
+    @property
+    def checkpoint_every_turns(self) -> int:
+        """0: never."""
+        return int(self.values["checkpoint_every_turns"][0])
 
     @property
     def acp_tools(self) -> tuple[str, ...]:

@@ -42,6 +42,7 @@ class RunResult:
     peak_rss_bytes: int | None = None
     denied: tuple[str, ...] = ()
     artifacts: tuple[str, ...] = ()
+    head: str | None = None  # the project's commit when the turn had ended
 
     @property
     def error(self) -> dict[str, str] | None:
@@ -67,6 +68,7 @@ class RunResult:
             "usage": self.usage.to_dict() if self.usage else None,
             "peak_rss_bytes": self.peak_rss_bytes,
             "denied": list(self.denied),
+            "head": self.head,
             "started_at": format_time(self.started_at),
             "finished_at": format_time(self.finished_at),
         }
@@ -133,4 +135,5 @@ def result_from_event(session_id: str, turn: int, data: Mapping[str, Any]) -> di
         "finished_at": parse_time(data.get("finished_at")),
         "peak_rss_bytes": data.get("peak_rss_bytes"),
         "denied": tuple(data.get("denied", ())),
+        "head": data.get("head"),
     }

@@ -66,6 +66,9 @@ class SessionState:
     root_session_id: str | None = None
     depth: int = 0
     max_depth: int | None = None  # the limit in force when it was created; children keep to it
+    fork_of: str | None = None  # the session it began as a copy of; that is not its parent
+    is_compacted: bool = False  # at some time; the conversation goes on from a summary
+    last_compacted_at: str | None = None  # a string, as in other implementations
     tools: Mapping[str, ToolState] = field(default_factory=dict)
     usage: Usage = field(default_factory=Usage)
     schema: int | None = None  # None: another implementation wrote it
@@ -86,6 +89,7 @@ def parse_state(record: Mapping[str, Any]) -> SessionState:
     if schema is not None and schema > SCHEMA:
         raise NewerSchemaFault("schema", f"version {schema} was written by a newer csa (this one reads {SCHEMA})")
     genealogy = _table(record, "genealogy")
+    context = _table(record, "context_status")
     session_id = _required(record, "meta_session_id", str)
     if not is_session_id(session_id):
         raise RecordFault("meta_session_id", f"'{session_id}' is not a ULID")
@@ -113,6 +117,9 @@ def parse_state(record: Mapping[str, Any]) -> SessionState:
         root_session_id=_optional_id(genealogy, "root_session_id"),
         depth=depth,
         max_depth=_optional(genealogy, "max_depth", int),
+        fork_of=_optional_id(genealogy, "fork_of"),
+        is_compacted=_optional(context, "is_compacted", bool) or False,
+        last_compacted_at=_time_text(context.get("last_compacted_at")),
         tools={name: _parse_tool(name, table) for name, table in _table(record, "tools").items()},
         usage=_parse_usage(_table(record, "usage")),
         schema=schema,
@@ -141,7 +148,9 @@ def render_state(state: SessionState) -> dict[str, Any]:
             "root_session_id": state.root_session_id,
             "depth": state.depth,
             "max_depth": state.max_depth,
+            "fork_of": state.fork_of,
         },
+        "context_status": {"is_compacted": state.is_compacted, "last_compacted_at": state.last_compacted_at},
         "tools": {name: _render_tool(tool) for name, tool in state.tools.items()},
         "usage": {
             "input_tokens": state.usage.input_tokens,
@@ -149,11 +158,6 @@ def render_state(state: SessionState) -> dict[str, Any]:
             "cost_usd": state.usage.cost_usd if state.usage.cost_usd is not None else 0.0,
         },
     }
-
-
-def new_record(state: SessionState) -> dict[str, Any]:
-    """Return the whole first record: `render_state`, and the parts later commands change."""
-    return {**render_state(state), "context_status": {"is_compacted": False}}
 
 
 def parse_time(value: Any) -> datetime | None:
@@ -171,6 +175,14 @@ def parse_time(value: Any) -> datetime | None:
 def format_time(moment: datetime) -> str:
     """Render a UTC time as RFC 3339 with milliseconds and `Z`."""
     return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _time_text(value: Any) -> str | None:
+    """Return a time as a string: as it is written there, or made of a TOML date-time."""
+    if isinstance(value, str):
+        return value or None
+    moment = parse_time(value)
+    return format_time(moment) if moment else None
 
 
 def _parse_tool(name: str, table: Any) -> ToolState:

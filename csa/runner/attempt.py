@@ -9,16 +9,19 @@ from __future__ import annotations
 import math
 import signal
 from collections.abc import Awaitable, Callable
+from typing import Protocol
 
 import anyio
 
-from csa.model.adapter import Decoder, Invocation, StderrReader, ToolExit
+from csa.model.adapter import Decoder, Invocation, StderrReader, ToolExit, Update
 from csa.model.events import Event
+from csa.paths import SessionPaths
 from csa.process.framing import LineFramer
+from csa.process.logs import OutputLog
 from csa.process.tool import ToolProcess
-from csa.runner.recorder import Recorder
 from csa.runner.stopping import Stopping
 from csa.runner.verdict import Stop
+from csa.store.journal import Journal
 
 FLUSH_S = 0.1
 HEARTBEAT_S = 5.0
@@ -30,6 +33,19 @@ DRAIN_LIMIT_S = 5.0
 STDERR_TAIL_BYTES = 16 << 10
 
 
+class Keeper(Protocol):
+    """What an attempt needs of whoever writes the session."""
+
+    stdout_log: OutputLog
+    stderr_log: OutputLog
+    journal: Journal
+
+    @property
+    def paths(self) -> SessionPaths: ...
+    def record(self, updates: list[Update]) -> list[Event]: ...
+    def beat(self) -> None: ...
+
+
 class Attempt:
     """Attends one tool. `deliver` takes the events as they were recorded."""
 
@@ -37,7 +53,7 @@ class Attempt:
         self,
         tool: ToolProcess,
         decoder: Decoder,
-        recorder: Recorder,
+        recorder: Keeper,
         stopping: Stopping,
         deliver: Callable[[list[Event]], Awaitable[None]],
     ) -> None:

@@ -20,6 +20,7 @@ from csa.model.permission import Permission
 from csa.model.result import summarise
 from csa.model.state import SessionState, ToolState
 from csa.runner.caller import Caller
+from csa.runner.forking import Fork, load_source, plan_fork
 from csa.runner.request import RunRequest
 from csa.runner.setting import Setting, resolve_selector
 from csa.runner.toolbox import ToolChoice, choose_tool, loadable_adapters
@@ -47,6 +48,7 @@ class TurnPlan:
     effort: str | None
     timeout_s: float | None
     max_depth: int
+    fork: Fork | None = None
 
     @property
     def tool_state(self) -> ToolState:
@@ -72,6 +74,7 @@ def _check_words(request: RunRequest) -> None:
     ways = [request.session is not None, request.last, request.session_id is not None]
     if sum(ways) > 1:
         raise UsageError("--session, --last and --session-id exclude each other.")
+    _check_beginning(request)
     if not request.prompt.strip():
         raise UsageError("The prompt is empty.", hint='csa run "what to do"')
     texts = (request.prompt, request.description, request.system, request.model, request.effort)
@@ -79,8 +82,6 @@ def _check_words(request: RunRequest) -> None:
         raise UsageError("The prompt and the options must be UTF-8.")
     if "\0" in request.prompt:
         raise UsageError("The prompt holds a NUL character, which no tool accepts.")
-    if request.ephemeral and any(ways):
-        raise UsageError("--ephemeral begins a session of its own; it cannot continue one.")
     if request.system and len(request.system.encode()) > MAX_SYSTEM_BYTES:
         raise UsageError(f"The system text is longer than {MAX_SYSTEM_BYTES >> 10} KiB.", hint="put it into the prompt")
     if request.timeout_s is not None and not 0 < request.timeout_s < float("inf"):
@@ -91,6 +92,15 @@ def _check_words(request: RunRequest) -> None:
                 f"'{name}' cannot name a session.",
                 hint="a name begins with a letter and has up to 64 letters, digits, dots, dashes and underscores",
             )
+
+
+def _check_beginning(request: RunRequest) -> None:
+    """Refuse what begins a session together with what continues one; --session-id may do either."""
+    continues = request.session is not None or request.last
+    if request.ephemeral and (continues or request.session_id is not None):
+        raise UsageError("--ephemeral begins a session of its own; it cannot continue one.")
+    if request.fork_from is not None and continues:
+        raise UsageError("--fork-from begins a session of its own; it cannot continue one.")
 
 
 def _find_target(setting: Setting, request: RunRequest) -> str | None:
@@ -122,7 +132,8 @@ def _plan_new(setting: Setting, request: RunRequest, *, new_id: str, now: dateti
             "so it may not start another.",
             hint="do the work in this session, or let a session above it start the new one",
         )
-    choice = _choose(setting, request, previous=None)
+    source = load_source(setting, request.fork_from) if request.fork_from is not None else None
+    choice = _choose(setting, request, previous=source.last_tool if source else None)
     directory = request.directory or setting.directory
     if not directory.is_dir():
         raise NotFoundError(f"There is no directory {directory} to start in.")
@@ -141,6 +152,8 @@ def _plan_new(setting: Setting, request: RunRequest, *, new_id: str, now: dateti
         name=name,
         owner=_owner(setting.environ),
         branch=git_branch(project),
+        permission=source.permission if source else None,
+        fork_of=source.session_id if source else None,
         ephemeral=request.ephemeral,
         parent_session_id=parent.session_id if parent else None,
         parent_project=parent.project_path if parent and parent.project_path != str(project) else None,
@@ -148,11 +161,12 @@ def _plan_new(setting: Setting, request: RunRequest, *, new_id: str, now: dateti
         depth=depth,
         max_depth=max_depth,
     )
-    return _plan(setting, request, choice, state, is_new=True, cwd=str(directory))
+    plan = _plan(setting, request, choice, state, is_new=True, cwd=str(directory))
+    return plan_fork(plan, source) if source else plan
 
 
 def _plan_resume(setting: Setting, request: RunRequest, session_id: str) -> TurnPlan:
-    _refuse_own_lineage(setting.caller, session_id)
+    refuse_own_lineage(setting.caller, session_id)
     state = setting.store.load(session_id)
     choice = _choose(setting, request, previous=state.last_tool)
     known = state.tools.get(choice.adapter.name, ToolState())
@@ -233,14 +247,16 @@ def _permission(setting: Setting, request: RunRequest, state: SessionState) -> P
     return wanted.at_most(ceiling)
 
 
-def _refuse_own_lineage(caller: Caller | None, session_id: str) -> None:
+def refuse_own_lineage(caller: Caller | None, session_id: str, *, verb: str = "resume") -> None:
+    """Raise RefusedError where an agent would change its own session, or one it works for."""
     if caller is None:
         return
     if session_id == caller.session_id:
-        raise RefusedError(f"Session {session_id} cannot resume itself.", hint="start a new session for the sub-task")
+        hint = "start a new session for the sub-task" if verb == "resume" else None
+        raise RefusedError(f"Session {session_id} cannot {verb} itself.", hint=hint)
     if session_id in caller.lineage():
         raise RefusedError(
-            f"Session {session_id} is an ancestor of the calling session {caller.session_id}, which cannot resume it."
+            f"Session {session_id} is an ancestor of the calling session {caller.session_id}, which cannot {verb} it."
         )
 
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 
-from csa.model.adapter import Adapter, Invocation, TurnRequest
+from csa.model.adapter import Adapter, Compactor, Invocation, TurnRequest
 from csa.model.state import ToolState
 from csa.paths import SessionPaths
 from csa.runner.environment import (
@@ -18,6 +18,7 @@ from csa.runner.environment import (
     session_environment,
     system_note,
 )
+from csa.runner.forking import fork_handoff
 from csa.runner.handoff import Handoff, make_handoff
 from csa.runner.plan import TurnPlan
 from csa.runner.request import RunRequest
@@ -48,34 +49,72 @@ def prepare_turn(
     csa_command: str,
 ) -> Preparation:
     """Make the invocation of a turn. `known` is the tool's conversation; `paths` is where the record is just now."""
+    handoff = _handoff(setting, plan, paths)
+    asked, problems = _make_request(
+        setting,
+        plan,
+        prompt=_prompt(request, plan, known, handoff),
+        system=request.system,
+        known=known,
+        csa_command=csa_command,
+    )
+    invocation = plan.adapter.invocation(asked)
+    return Preparation(asked, invocation, _environment(setting, plan, asked, invocation, turn), handoff, problems)
+
+
+def prepare_compaction(
+    setting: Setting, plan: TurnPlan, adapter: Compactor, *, known: ToolState, csa_command: str
+) -> Preparation:
+    """Make the invocation that compacts the tool's conversation."""
+    asked, problems = _make_request(setting, plan, prompt="", system=None, known=known, csa_command=csa_command)
+    invocation = adapter.compaction(asked)
+    environment = _environment(setting, plan, asked, invocation, plan.state.turns)
+    return Preparation(asked, invocation, environment, None, problems)
+
+
+def _handoff(setting: Setting, plan: TurnPlan, paths: SessionPaths) -> Handoff | None:
+    if plan.fork is not None:
+        return fork_handoff(plan.fork, setting.store.paths(plan.fork.source_id), plan.adapter.name)
+    return None if plan.is_new else make_handoff(paths, plan.adapter.name)
+
+
+def _make_request(
+    setting: Setting, plan: TurnPlan, *, prompt: str, system: str | None, known: ToolState, csa_command: str
+) -> tuple[TurnRequest, list[str]]:
     adapters, problems = loadable_adapters(setting.config)
     markers = (marker for adapter in adapters for marker in adapter.outer_markers)
     base = base_environment(setting.environ, markers, setting.config.for_tool(plan.adapter.name).env)
-    handoff = None if plan.is_new else make_handoff(paths, plan.adapter.name)
     directory = run_directory(setting.store.paths(plan.state.session_id))
     note = system_note(plan.state, csa_command=csa_command, max_depth=plan.max_depth)
+    fork = plan.fork
     asked = TurnRequest(
-        prompt=_prompt(request, plan, known, handoff),
+        prompt=prompt,
         cwd=plan.cwd,
         command=plan.command,
         provider_session_id=known.provider_session_id,
         new_provider_id=str(uuid.uuid4()),
+        fork_of=fork.provider_session_id if fork else None,
         permission=plan.permission,
         model=plan.model,
         effort=plan.effort,
-        system=_join(None if plan.state.ephemeral else note, request.system),
+        system=_join(None if plan.state.ephemeral else note, system),
         ephemeral=plan.state.ephemeral,
         environ=base,
         is_root=os.geteuid() == 0,
         csa_command=csa_command,
         sandboxed_by=outer_sandbox(),
         writable_dirs=(str(setting.store.root), *_homes(setting, adapters, base)),
-        previous_totals=known.totals,
+        previous_totals=fork.totals if fork else known.totals,
         files=read_named_files(plan.adapter.capabilities.reads, base, plan.cwd),
         run_directory=os.path.realpath(directory),
         run_directory_is_roots=is_roots_alone(directory),
     )
-    invocation = plan.adapter.invocation(asked)
+    return asked, problems
+
+
+def _environment(
+    setting: Setting, plan: TurnPlan, asked: TurnRequest, invocation: Invocation, turn: int
+) -> Mapping[str, str]:
     own = session_environment(
         plan.state,
         setting.store.paths(plan.state.session_id),
@@ -83,7 +122,7 @@ def prepare_turn(
         tool=plan.adapter.name,
         root=setting.store.root,
     )
-    return Preparation(asked, invocation, apply_changes({**base, **own}, invocation, plan.cwd), handoff, problems)
+    return apply_changes({**asked.environ, **own}, invocation, plan.cwd)
 
 
 def _prompt(request: RunRequest, plan: TurnPlan, known: ToolState, handoff: Handoff | None) -> str:

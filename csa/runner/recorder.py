@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 from csa.errors import BusyError, CsaError
@@ -26,6 +27,7 @@ from csa.runner.plan import TurnPlan
 from csa.store.atomic import write_atomically, write_private
 from csa.store.held import HeldSession, build_session, open_session, store_lock
 from csa.store.journal import Journal
+from csa.store.project import git_head
 from csa.store.results import list_artifacts, save_result
 from csa.store.sessions import Store
 from csa.store.transcript import last_turn_event
@@ -74,6 +76,7 @@ class Recorder:
                 "permission": self.plan.permission.value,
                 "prompt": prompt,
                 "resumed": self.tool_state.provider_session_id,
+                "head": git_head(Path(self.plan.cwd)),
             },
         )
         if handoff:

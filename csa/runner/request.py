@@ -25,5 +25,6 @@ class RunRequest:
     permission: Permission | None = None
     system: str | None = None  # text to add to the tool's system prompt
     ephemeral: bool = False
+    fork_from: str | None = None  # a selector: begin the new session with a copy of that one's conversation
     timeout_s: float | None = None
     directory: Path | None = None  # where a new session starts; default: where the library was opened

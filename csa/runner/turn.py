@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from datetime import UTC, datetime
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -27,6 +28,7 @@ from csa.model.events import Event
 from csa.model.result import RunResult, exit_code_for
 from csa.process.tool import SpawnError, start_tool
 from csa.runner.attempt import Attempt
+from csa.runner.checkpointing import checkpoint_turn
 from csa.runner.plan import TurnPlan
 from csa.runner.preparation import Preparation, prepare_turn
 from csa.runner.recorder import Recorder, begin, publish
@@ -35,6 +37,7 @@ from csa.runner.runfiles import remove_run_files, write_run_files
 from csa.runner.setting import Setting
 from csa.runner.stopping import Stopping
 from csa.runner.verdict import Stop, judge
+from csa.store.project import git_head
 
 _BATCHES = 64
 
@@ -135,6 +138,8 @@ class Turn:
             model=plan.model,
             handoff=handoff.data if handoff else None,
         )
+        if plan.fork:
+            self._first += recorder.append("fork", plan.fork.to_event())
         for problem in (*self._prepared.problems, *self._prepared.invocation.warnings):
             self._first += recorder.append("warning", {"kind": "adapter", "message": problem})
         write_run_files(recorder.paths, self._prepared.invocation.files)
@@ -220,5 +225,7 @@ class Turn:
             finished_at=now,
             peak_rss_bytes=peak_rss,
             denied=outcome.denied,
+            head=git_head(Path(self.plan.cwd)),
         )
         self.result, self._last = self._recorder.finish(result, outcome)
+        checkpoint_turn(self._setting, self._recorder)

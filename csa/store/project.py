@@ -1,10 +1,14 @@
-"""Which project a directory belongs to, and its git branch (read from .git, without running git)."""
+"""Which project a directory belongs to, and its git branch and commit (read from .git, without running git)."""
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 
 _MARKERS = (".csa", ".git")
+_HEX = frozenset("0123456789abcdef")
+_COMMIT_LENGTHS = (40, 64)
+_MAX_SYMBOLIC = 5
 
 
 def find_project(start: Path) -> Path:
@@ -17,12 +21,59 @@ def find_project(start: Path) -> Path:
 
 def git_branch(project: Path) -> str | None:
     """Return the checked-out branch; None without a repository or with a detached head."""
-    directory = project / ".git"
     try:
-        if directory.is_file():  # a worktree or submodule: `gitdir: <path>`
-            directory = project / directory.read_text().removeprefix("gitdir:").strip()
-        head = (directory / "HEAD").read_text().strip()
+        head = (_git_directory(project) / "HEAD").read_text().strip()
     except (OSError, UnicodeDecodeError):
         return None
     _, found, branch = head.partition("ref: refs/heads/")
     return branch if found else None
+
+
+def git_head(start: Path) -> str | None:
+    """Return the commit that is checked out in the work tree around `start`; None where there is none, or no commit.
+
+    Refs that are not kept in files (reftable) are not read.
+    """
+    place = next((each for each in (start, *start.parents) if (each / ".git").exists()), None)
+    if place is None:
+        return None
+    try:
+        return _resolve_head(_git_directory(place))
+    except (OSError, UnicodeDecodeError):
+        return None
+
+
+def _git_directory(project: Path) -> Path:
+    directory = project / ".git"
+    if directory.is_file():  # a worktree or submodule: `gitdir: <path>`
+        directory = project / directory.read_text().removeprefix("gitdir:").strip()
+    return directory
+
+
+def _resolve_head(directory: Path) -> str | None:
+    """Follow HEAD: a worktree has one of its own, and branches in common with the others."""
+    common = directory
+    if (directory / "commondir").exists():
+        common = directory / (directory / "commondir").read_text().strip()
+    value = (directory / "HEAD").read_text().strip()
+    for _ in range(_MAX_SYMBOLIC):
+        if len(value) in _COMMIT_LENGTHS and _HEX.issuperset(value):
+            return value
+        name = value.removeprefix("ref:").strip()
+        if name == value or ".." in name.split("/"):
+            return None
+        value = _read_ref(directory, common, name)
+    return None
+
+
+def _read_ref(directory: Path, common: Path, name: str) -> str:
+    """Return what a ref says: a commit, another ref, or nothing for a branch without commits."""
+    for place in (directory / name, common / name):
+        if place.is_file():
+            return place.read_text().strip()
+    with suppress(FileNotFoundError):
+        for line in (common / "packed-refs").read_text(errors="replace").splitlines():
+            commit, _, packed = line.partition(" ")
+            if packed == name:
+                return commit
+    return ""

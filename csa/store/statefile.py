@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from csa.errors import StateError
-from csa.model.state import NewerSchemaFault, RecordFault, SessionState, new_record, parse_state, render_state
+from csa.model.state import NewerSchemaFault, RecordFault, SessionState, parse_state, render_state
 from csa.store.atomic import write_atomically
 
 MAX_STATE_BYTES = 1 << 20
@@ -59,7 +59,7 @@ def create_state(path: Path, state: SessionState) -> None:
     """Write the first record of a session."""
     from csa.store.tomlfile import render_toml  # noqa: PLC0415  # only writers pay for tomlkit
 
-    write_atomically(path, render_toml(new_record(state)))
+    write_atomically(path, render_toml(render_state(state)))
 
 
 def save_state(path: Path, state: SessionState) -> None:

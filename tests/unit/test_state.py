@@ -12,7 +12,6 @@ from csa.model.state import (
     SessionState,
     ToolState,
     format_time,
-    new_record,
     parse_state,
     parse_time,
     render_state,
@@ -169,7 +168,7 @@ def test_rendering_and_reading_again_loses_nothing() -> None:
         schema=1,
     )
     assert parse_state(render_state(state)) == state
-    assert new_record(state)["context_status"] == {"is_compacted": False}
+    assert render_state(state)["context_status"] == {"is_compacted": False, "last_compacted_at": None}
 
 
 def test_the_last_tool_is_the_one_updated_last() -> None:

@@ -1,0 +1,128 @@
+"""Compacts one thread of codex (seen at 0.169.0) through its app-server; started by the adapter as the tool itself.
+
+    python -I -S codex_bridge.py codex app-server    with one JSON object on stdin: thread, cwd, and perhaps a model
+
+Why a program: the app-server ends with its stdin, and what is asked depends on what it has answered. It writes the
+server's own lines (JSON-RPC without "jsonrpc") to stdout as they come, and leaves when the compaction's turn has ended:
+with 0 if it completed. SIGTERM interrupts it, and leaves the thread as it was.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import suppress
+from typing import IO, Any, NoReturn
+
+_Json = dict[str, Any]
+
+STOP_LIMIT_S = 1.0
+_ABOUT = {"clientInfo": {"name": "csa", "title": "csa", "version": "1"}, "capabilities": {}}
+
+
+class Terminated(BaseException):
+    """A signal asked for the end."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+
+def compact(order: _Json, requests: IO[str], messages: Iterator[_Json]) -> int:
+    """Ask for the compaction and wait for its end; return the exit code."""
+    thread = order["thread"]
+    kept = {key: order[key] for key in ("cwd", "model") if order.get(key)}
+    steps = [
+        ("initialize", _ABOUT),
+        ("thread/resume", {"threadId": thread, "excludeTurns": True, **kept}),
+        ("thread/compact/start", {"threadId": thread}),
+    ]
+    for number, (method, params) in enumerate(steps, 1):
+        _send(requests, {"id": number, "method": method, "params": params})
+        if not any(_is_answer(message, number) for message in messages):
+            return 1  # it ended, or refused: its last line says why
+        if method == "initialize":
+            _send(requests, {"method": "initialized"})
+    for message in messages:
+        params = message.get("params") or {}
+        if message.get("method") == "turn/completed" and params.get("threadId") == thread:
+            return 0 if (params.get("turn") or {}).get("status") == "completed" else 1
+    return 1
+
+
+def _send(requests: IO[str], message: _Json) -> None:
+    with suppress(BrokenPipeError):  # that it has gone is told by the end of its lines
+        requests.write(json.dumps(message) + "\n")
+        requests.flush()
+
+
+class _Refused(Exception):  # noqa: N818  # the server's answer, not a fault
+    """A request was answered with an error."""
+
+
+def _is_answer(message: _Json, number: int) -> bool:
+    if message.get("id") != number:
+        return False
+    if "error" in message:
+        raise _Refused
+    return True
+
+
+def relay(lines: IO[str]) -> Iterator[_Json]:
+    """Pass the server's lines on, and yield what they say."""
+    for line in lines:
+        sys.stdout.write(line)
+        sys.stdout.flush()
+        with suppress(ValueError):
+            message = json.loads(line)
+            if isinstance(message, dict):
+                yield message
+
+
+def _terminate(number: int, _frame: object) -> NoReturn:
+    raise Terminated(number)
+
+
+def main() -> int:
+    """Run the compaction that stdin describes, with the server that the arguments start."""
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, _terminate)
+    sys.stdout.reconfigure(encoding="utf-8", errors="replace")  # type: ignore[union-attr]  # -I: any locale
+    order = json.loads(sys.stdin.buffer.read())
+    try:
+        server = subprocess.Popen(
+            sys.argv[1:], stdin=subprocess.PIPE, stdout=subprocess.PIPE, encoding="utf-8", errors="replace"
+        )
+    except OSError as error:
+        sys.stderr.write(f"error: cannot start {sys.argv[1]}: {error.strerror}\n")
+        return 127
+    assert server.stdin
+    assert server.stdout
+    try:
+        return compact(order, server.stdin, relay(server.stdout))
+    except _Refused:
+        return 1
+    except Terminated as end:
+        return 128 + end.number
+    finally:
+        _leave(server)
+
+
+def _leave(server: subprocess.Popen[str]) -> None:
+    """Let it go: the end of its input, TERM, KILL."""
+    assert server.stdin
+    with suppress(OSError):
+        server.stdin.close()
+    for end in (server.terminate, server.kill):
+        try:
+            server.wait(STOP_LIMIT_S)
+        except subprocess.TimeoutExpired:
+            end()
+        else:
+            return
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,259 @@
+"""Compacts one conversation of gemini-cli (seen at 0.61.0) in its terminal interface; started as the tool itself.
+
+    python -I gemini_bridge.py -- gemini --resume ID ...    with one JSON object on stdin: session, chats
+
+`/compress` exists nowhere else: as a prompt, and over ACP, it is text for the model. So gemini gets a terminal, is told
+the command as a person would, and is watched. What it typed wrong would be a prompt, so nothing is entered before the
+line is seen as it should be, and gemini is ended by hanging up, not by another command.
+
+The proof is gemini's own record: the conversation's file (`chats` is a pattern for its name) gained a history that
+begins with a `<state_snapshot>`. The screen tells the tokens, and what went wrong. stdout has lines of JSON: `state`
+for each step, at last `compressed` or `failed`. The only module that imports pexpect.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from glob import glob
+from pathlib import Path
+from typing import Any, NoReturn
+
+import pexpect  # type: ignore[import-untyped]  # it has no stubs of its own
+
+_Json = dict[str, Any]
+
+COMMAND = "/compress"
+START_LIMIT_S = 90.0  # a busy machine needs 30 s
+ANSWER_LIMIT_S = 600.0  # gemini retries a dead provider for four minutes where csa's settings do not hold
+RECORD_LIMIT_S = 5.0
+QUIET_S = 0.8  # the prompt is drawn before a resumed history is, and what is typed in between is lost
+KEY_S = 0.02
+ENTER_LIMIT_S = 4.0
+ATTEMPTS = 5
+SIZE = (50, 160)
+_READ_BYTES = 1 << 16
+_CLEAR_LINE = "\x15"
+_ESCAPES = re.compile(r"\x1b\[[0-9;?>=<]*[A-Za-z]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)|\x1b[()][A-Z0-9]|\x1b[=>78]|\r")
+_READY = "Type your message"
+_RESUMING = "Resuming session"
+_WORKING = "Compressing chat history"
+_DONE = re.compile(r"Chat history compressed from (\d+) to (\d+) tokens")
+_NOTHING = re.compile(r"Compression was not beneficial|Nothing to compress|Already compress", re.IGNORECASE)
+_FAILED = re.compile(r"(?:✕|✖|✗|Could not compress|Failed to compress|Compression failed)[^\n]*")
+_DIALOG = re.compile(r"How would you like to authenticate|Enter .{0,20}API Key|Do you trust", re.IGNORECASE)
+
+
+class Failed(Exception):  # noqa: N818  # the end of a compaction, not of the program
+    """The compaction cannot go on; `why` is the kind of the failure, for the decoder."""
+
+    def __init__(self, why: str, message: str) -> None:
+        super().__init__(message)
+        self.why = why
+
+
+class Terminated(BaseException):
+    """A signal asked for the end."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+
+class Screen:
+    """What gemini has drawn, without the terminal's control sequences; `since` is where the present step begins."""
+
+    def __init__(self, command: list[str]) -> None:
+        self._drawn = ""
+        self._since = 0
+        self._changed = time.monotonic()
+        try:
+            self._child = pexpect.spawn(
+                command[0],
+                command[1:],
+                env={**os.environ, "TERM": "xterm-256color", "COLORTERM": "truecolor"},
+                dimensions=SIZE,
+                encoding="utf-8",
+                codec_errors="replace",
+            )
+        except pexpect.ExceptionPexpect as error:
+            raise Failed("spawn", f"cannot start {command[0]}: {error}") from error
+
+    @property
+    def text(self) -> str:
+        """What was drawn in this step."""
+        return _ESCAPES.sub("", self._drawn[self._since :])
+
+    def begin_step(self) -> None:
+        self._since = len(self._drawn)
+
+    def wait(self, condition: Callable[[], Any], limit_s: float) -> Any:
+        """Read until the condition holds, and return what it says; None when the time is up or gemini has ended."""
+        deadline = time.monotonic() + limit_s
+        while not (found := condition()):
+            if time.monotonic() > deadline or not self._read():
+                return condition() or None
+        return found
+
+    def is_quiet(self) -> bool:
+        """Say whether nothing has been drawn for a moment."""
+        return time.monotonic() - self._changed > QUIET_S
+
+    def type(self, text: str) -> None:
+        for key in text:
+            self._child.send(key)
+            time.sleep(KEY_S)
+
+    def close(self) -> str:
+        """Hang up, and make sure it has ended."""
+        with suppress(pexpect.ExceptionPexpect, OSError):
+            self._child.close(force=True)
+        return self.text
+
+    def _read(self) -> bool:
+        try:
+            self._drawn += self._child.read_nonblocking(_READ_BYTES, timeout=0.1)
+            self._changed = time.monotonic()
+        except pexpect.TIMEOUT:
+            pass
+        except (pexpect.EOF, OSError):
+            return False
+        return True
+
+
+def compress(screen: Screen, order: _Json) -> _Json:
+    """Have the conversation compressed; return what is told of it."""
+    snapshots = count_snapshots(order["chats"])
+    _get_ready(screen)
+    _enter_command(screen)
+    tokens = _wait_for_answer(screen)
+    if not screen.wait(lambda: count_snapshots(order["chats"]) > snapshots, RECORD_LIMIT_S):
+        raise Failed("protocol", "gemini says that it compressed the history, and has not recorded it")
+    return {"tokens_before": tokens[0], "tokens_after": tokens[1]}
+
+
+def count_snapshots(pattern: str) -> int:
+    """Count the histories in the conversation's files that begin with a snapshot; each resume repeats one."""
+    return sum(_begins_with_snapshot(line) for name in glob(pattern) for line in _lines(name))
+
+
+def _lines(name: str) -> list[str]:
+    try:
+        return Path(name).read_text(errors="replace").splitlines()
+    except OSError:
+        return []
+
+
+def _begins_with_snapshot(line: str) -> bool:
+    if "<state_snapshot>" not in line:
+        return False
+    try:
+        messages = json.loads(line)["$set"]["messages"]
+    except (ValueError, KeyError, TypeError):
+        return False
+    return any(_text(message.get("content")).startswith("<state_snapshot>") for message in messages)
+
+
+def _text(content: Any) -> str:
+    if isinstance(content, list):
+        return "".join(str(part.get("text", "")) for part in content if isinstance(part, dict))
+    return str(content)
+
+
+def _get_ready(screen: Screen) -> None:
+    """Wait until the prompt is there and the resumed history has been drawn."""
+    say("state", step="starting")
+
+    def is_ready() -> bool:
+        drawn = screen.text
+        return _READY in drawn and screen.is_quiet() and drawn.rfind(_READY) > drawn.rfind(_RESUMING)
+
+    if screen.wait(lambda: is_ready() or _DIALOG.search(screen.text), START_LIMIT_S) is not True:
+        found = _DIALOG.search(screen.text)
+        if found:
+            raise Failed("auth", f"gemini asks: {found[0]}")
+        raise Failed("start", _last_words(screen.text) or "gemini showed no prompt")
+
+
+def _enter_command(screen: Screen) -> None:
+    """Type the command until it stands there alone, then enter it; a menu may take the first Enter for itself."""
+    say("state", step="entering")
+    for _ in range(ATTEMPTS):
+        screen.begin_step()
+        screen.type(_CLEAR_LINE)
+        screen.type(COMMAND)
+        if screen.wait(lambda: re.search(rf"> +{COMMAND}\s", screen.text), ENTER_LIMIT_S):
+            break
+    else:
+        raise Failed("protocol", "gemini does not show what is typed")
+    for _ in range(ATTEMPTS):
+        screen.wait(screen.is_quiet, ENTER_LIMIT_S)
+        screen.begin_step()
+        screen.type("\r")
+        if screen.wait(lambda: _WORKING in screen.text or _answer(screen.text), ENTER_LIMIT_S):
+            return
+    raise Failed("protocol", f"gemini did not take {COMMAND}")
+
+
+def _wait_for_answer(screen: Screen) -> tuple[int, int]:
+    say("state", step="compressing")
+    answer = screen.wait(lambda: _answer(screen.text), ANSWER_LIMIT_S)
+    if answer is None:
+        raise Failed("protocol", _last_words(screen.text) or "gemini ended without an answer")
+    if found := _DONE.search(answer):
+        return int(found[1]), int(found[2])
+    if _NOTHING.search(answer):
+        raise Failed("nothing", answer.strip().rstrip("."))
+    raise Failed("failed", answer.strip())
+
+
+def _answer(text: str) -> str | None:
+    """Return the line that ends a compression."""
+    found = _DONE.search(text) or _NOTHING.search(text) or _FAILED.search(text)
+    return found[0] if found else None
+
+
+def _last_words(text: str) -> str:
+    lines = [line.strip() for line in text.splitlines() if any(map(str.isalnum, line))]
+    return lines[-1][:300] if lines else ""
+
+
+def say(kind: str, /, **content: Any) -> None:
+    """Write one line."""
+    line = json.dumps({"type": kind, **content}, ensure_ascii=False) + "\n"
+    sys.stdout.buffer.write(line.encode("utf-8", "replace"))
+    sys.stdout.buffer.flush()
+
+
+def _terminate(number: int, _frame: object) -> NoReturn:
+    raise Terminated(number)
+
+
+def main() -> int:
+    """Run the compaction that stdin describes, of the gemini that the arguments start."""
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, _terminate)
+    order = json.loads(sys.stdin.buffer.read())
+    screen = None
+    try:
+        screen = Screen(sys.argv[sys.argv.index("--") + 1 :])
+        told = compress(screen, order)
+    except Failed as failure:
+        say("failed", why=failure.why, message=str(failure))
+        return 1
+    except Terminated as end:
+        return 128 + end.number
+    finally:
+        if screen is not None:
+            screen.close()
+    say("compressed", session=order["session"], **told)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,32 @@
+"""Put a session on record: its state.toml, its result.toml and the digest of its transcript become a commit.
+
+The commit is in csa's own repository (audit.git in the project's store), on a ref of the session, with a git note bound
+to it. The project's own repository is not touched. Prints the commit. A running session can be put on record too.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+from csa.cli.output import print_json
+from csa.cli.selecting import add_selector, open_client, selected
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    add_selector(parser)
+    parser.add_argument("--label", metavar="TEXT", help="what the checkpoint is of")
+    parser.add_argument("--json", action="store_true", help="print an object")
+
+
+def execute(arguments: argparse.Namespace) -> int:
+    from csa.cli.session_checkpoints import to_json  # noqa: PLC0415  # --help needs none of it
+    from csa.runner.checkpointing import checkpoint_session  # noqa: PLC0415  # as above
+
+    client = open_client(arguments)
+    session_id = client.resolve(selected(arguments))
+    made = checkpoint_session(client.setting, session_id, label=arguments.label)
+    if arguments.json:
+        print_json(to_json(made))
+    else:
+        print(made.commit)
+    return 0

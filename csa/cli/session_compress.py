@@ -1,0 +1,90 @@
+"""Have a session's tool compact its conversation, so that the next turn begins with a summary of it.
+
+It counts as done only when the tool has proven it; then the session is `available`, until it is resumed. Exits 1 when
+nothing was compacted, whatever the reason: the session's state is then as it was. Exits 3 when there is no such
+session, 4 when it is running, 124 when the time is up.
+"""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+from typing import TYPE_CHECKING
+
+from csa.cli.describe import tokens
+from csa.cli.output import print_json, print_problem
+from csa.cli.run import heeded_signals, own_command
+from csa.cli.selecting import add_selector, selected
+from csa.errors import CsaError, UsageError
+from csa.runner.client import Csa
+
+if TYPE_CHECKING:
+    from csa.runner.compaction import Compaction, CompactionResult
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    add_selector(parser)
+    parser.add_argument("-t", "--tool", metavar="T", help="whose conversation (default: of the session's last tool)")
+    parser.add_argument("--timeout", type=float, metavar="S", help="give up after S seconds")
+    parser.add_argument("--json", action="store_true", help="print an object")
+
+
+def execute(arguments: argparse.Namespace) -> int:
+    if arguments.timeout is not None and not 0 < arguments.timeout < float("inf"):
+        raise UsageError("--timeout must be more than 0 seconds.")
+    import anyio  # noqa: PLC0415  # a usage error needs no event loop
+
+    from csa.process.tool import become_subreaper  # noqa: PLC0415  # as above
+    from csa.runner.compaction import Compaction, plan_compaction  # noqa: PLC0415  # as above
+
+    client = Csa.from_environment(arguments.cd or ".", command=own_command(), owns_process=True)
+    plan = plan_compaction(client.setting, selected(arguments), tool=arguments.tool, timeout_s=arguments.timeout)
+    become_subreaper()
+    compaction = Compaction(client.setting, plan, csa_command=own_command(), owns_process=True)
+    result = anyio.run(_drive, compaction)
+    if arguments.json:
+        print_json(result.to_json())
+    elif result.exit_code == 0:
+        print(_words(result))
+    if result.exit_code != 0:
+        _complain(result)
+    return result.exit_code
+
+
+async def _drive(compaction: Compaction) -> CompactionResult:
+    import anyio  # noqa: PLC0415  # imported by the caller
+
+    with anyio.open_signal_receiver(*heeded_signals()) as signals:
+        async with anyio.create_task_group() as tasks:
+
+            async def obey() -> None:
+                async for number in signals:
+                    compaction.cancel(signal.Signals(number).name)
+
+            tasks.start_soon(obey)
+            try:
+                outcome: CompactionResult | CsaError = await compaction.run()
+            except CsaError as error:  # which must not come out wrapped in a group
+                outcome = error
+            tasks.cancel_scope.cancel()
+    if isinstance(outcome, CsaError):
+        raise outcome
+    return outcome
+
+
+def _words(result: CompactionResult) -> str:
+    before, after = result.outcome.tokens_before, result.outcome.tokens_after
+    sizes = f" from {tokens(before)} to {tokens(after)} tokens" if before is not None and after is not None else ""
+    if before is not None and after is None:
+        sizes = f" (it had {tokens(before)} tokens)"
+    return f"{result.session_id}: {result.tool} has compacted its conversation{sizes}"
+
+
+def _complain(result: CompactionResult) -> None:
+    kind = f" ({result.error_kind})" if result.error_kind else ""
+    how = {"cancelled": "was cancelled", "timed_out": "ran out of time"}.get(result.status, "failed")
+    hint = f"log in with {result.tool}, or set its key" if result.error_kind == "auth" else None
+    message = (result.error_message or "no reason is known").rstrip(".")
+    print_problem(f"{result.tool}'s compaction {how}{kind}: {message}. The session's state is as it was.", hint=hint)
+    sys.stderr.flush()

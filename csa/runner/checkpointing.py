@@ -1,0 +1,81 @@
+"""Making checkpoints: what they say of a session, and those csa makes by itself."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from csa.errors import BusyError, CsaError
+from csa.store.checkpoints import Checkpoint, Facts, digest_transcript, make_checkpoint
+from csa.store.held import open_session
+from csa.store.journal import Journal
+from csa.store.transcript import last_turn_event
+
+if TYPE_CHECKING:
+    from csa.runner.recorder import Recorder
+    from csa.runner.setting import Setting
+
+MAX_LABEL = 200
+
+
+def checkpoint_session(setting: Setting, session_id: str, *, label: str | None = None) -> Checkpoint:
+    """Make a checkpoint of a session; its transcript gets an event, unless the session is running.
+
+    Raises:
+        NotFoundError, StateError: the session is not there, or its record is damaged.
+        Others as `make_checkpoint`.
+    """
+    setting.store.load(session_id)
+    text = " ".join(setting.redactor.redact(label or "").split())[:MAX_LABEL] or None
+    made = _make(setting, session_id, label=text, automatic=False)
+    try:
+        held = open_session(setting.store, session_id)
+    except (BusyError, OSError):  # its supervisor alone writes there; the checkpoint itself is on record
+        return made
+    with held:
+        journal = Journal(held.paths.transcript, setting.redactor, turn=held.state.turns)
+        try:
+            journal.append("checkpoint", event_data(made))
+            journal.sync()
+        finally:
+            journal.close()
+    return made
+
+
+def checkpoint_turn(setting: Setting, recorder: Recorder) -> None:
+    """Make the checkpoint that `checkpoint_every_turns` asks for; what goes wrong is a loss, not a failure."""
+    every = setting.config.checkpoint_every_turns
+    if not every or recorder.turn % every or recorder.plan.state.ephemeral:
+        return
+    try:
+        recorder.journal.flush()
+        made = _make(setting, recorder.plan.state.session_id, label=None, automatic=True)
+        recorder.append("checkpoint", event_data(made))
+    except (CsaError, OSError) as error:
+        recorder.losses.append(f"the checkpoint could not be made: {error}")
+
+
+def event_data(made: Checkpoint) -> dict[str, object]:
+    """Return the data of the `checkpoint` event."""
+    facts = made.facts
+    proof = {"sha256": facts.sha256, "events": facts.events, "bytes": facts.bytes}
+    return {"commit": made.commit, "label": facts.label, "automatic": facts.automatic, **proof}
+
+
+def _make(setting: Setting, session_id: str, *, label: str | None, automatic: bool) -> Checkpoint:
+    paths = setting.store.paths(session_id)
+    sha256, events, count = digest_transcript(paths)
+    last = last_turn_event(paths.transcript)
+    is_finished = last is not None and last.type == "run_finished"
+    facts = Facts(
+        session_id=session_id,
+        turn=last.turn if last else 0,
+        status=str(last.data.get("status")) if last and is_finished else None,
+        tool=str(last.data.get("tool")) if last else None,
+        label=label,
+        automatic=automatic,
+        sha256=sha256,
+        events=events,
+        bytes=count,
+    )
+    return make_checkpoint(setting.store, facts, setting.environ, now=int(time.time()))

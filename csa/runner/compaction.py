@@ -1,0 +1,277 @@
+"""`csa session compress`: has a tool compact its conversation, under the session's lock and the guardian, like a turn.
+
+It is none: `turns` stays, and the events carry the last turn's number. The session counts as compacted only with the
+proof of the tool's adapter. Where that is missing, whatever the reason, state.toml and result.toml stay byte for byte;
+the transcript keeps what was tried.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import anyio
+
+from csa.errors import CsaError
+from csa.model.adapter import CompactionOutcome, Compactor, ToolExit, Update
+from csa.model.events import Event
+from csa.model.redaction import Redactor
+from csa.model.result import Status, exit_code_for
+from csa.model.state import ToolState, format_time
+from csa.paths import SessionPaths
+from csa.process.logs import OutputLog
+from csa.process.tool import SpawnError, start_tool
+from csa.runner.attempt import Attempt
+from csa.runner.plan import TurnPlan, plan_turn, refuse_own_lineage
+from csa.runner.preparation import Preparation, prepare_compaction
+from csa.runner.request import RunRequest
+from csa.runner.runfiles import remove_run_files, write_run_files
+from csa.runner.setting import Setting, resolve_selector
+from csa.runner.stopping import Stopping
+from csa.runner.verdict import Stop, judge
+from csa.store.atomic import write_private
+from csa.store.held import HeldSession, open_session
+from csa.store.journal import Journal
+
+_FAILURE = 1  # of whatever kind: the codes of `run` tell of turns
+_STOPPED = ("cancelled", "timed_out")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CompactionResult:
+    """What came of it. `compacted_at` is None where nothing was compacted."""
+
+    session_id: str
+    tool: str
+    status: Status
+    exit_code: int
+    duration_s: float
+    outcome: CompactionOutcome
+    compacted_at: str | None = None
+    error_kind: str | None = None
+    error_message: str | None = None
+
+    def to_event(self) -> dict[str, Any]:
+        """Return the data of the `compaction` event."""
+        return {
+            "status": self.status,
+            "tool": self.tool,
+            "proof": self.outcome.proof if self.status == "succeeded" else None,
+            "tokens_before": self.outcome.tokens_before,
+            "tokens_after": self.outcome.tokens_after,
+            "usage": self.outcome.usage.to_dict() if self.outcome.usage else None,
+            "error": {"kind": self.error_kind or "", "message": self.error_message or ""} if self._failed else None,
+            "duration_s": self.duration_s,
+        }
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the object that `session compress --json` prints; its keys are fixed."""
+        return {"session_id": self.session_id, **self.to_event(), "last_compacted_at": self.compacted_at}
+
+    @property
+    def _failed(self) -> bool:
+        return self.status != "succeeded"
+
+
+def plan_compaction(setting: Setting, selector: str, *, tool: str | None, timeout_s: float | None) -> TurnPlan:
+    """Decide what is to be compacted: the conversation of `tool`, else of the session's last tool.
+
+    Raises:
+        CsaError: there is no such conversation, or its tool has no way to compact one.
+        RefusedError: it is the calling session, or an ancestor of it.
+        Others as `plan_turn`.
+    """
+    session_id = resolve_selector(setting, selector)
+    refuse_own_lineage(setting.caller, session_id, verb="compress")
+    tool = tool or setting.store.load(session_id).last_tool
+    if tool is None:
+        raise CsaError(f"There is nothing to compact: session {session_id} has not run yet.")
+    request = RunRequest(prompt="compact", session=session_id, tool=tool, timeout_s=timeout_s)
+    plan = plan_turn(setting, request, new_id="", now=datetime.now(UTC))
+    if plan.tool_state.provider_session_id is None:
+        others = ", ".join(name for name, known in plan.state.tools.items() if known.provider_session_id)
+        raise CsaError(
+            f"There is nothing to compact: session {session_id} has no conversation of {plan.adapter.name}.",
+            hint=f"it has those of {others}; name one with --tool" if others else None,
+        )
+    if not isinstance(plan.adapter, Compactor):
+        raise CsaError(
+            f"{plan.adapter.name} has no way to compact a conversation from outside.",
+            hint=f'csa run --fork-from {session_id} "..." begins a new session with a digest of this one',
+        )
+    return plan
+
+
+class Compaction:
+    """One compaction. Call `run` once; `stopping` may be asked to end it meanwhile."""
+
+    def __init__(self, setting: Setting, plan: TurnPlan, *, csa_command: str, owns_process: bool) -> None:
+        self.stopping = Stopping()
+        self._setting = setting
+        self._plan = plan
+        self._csa_command = csa_command
+        self._owns_process = owns_process
+
+    def cancel(self, signal_name: str) -> None:
+        """Ask it to end."""
+        self.stopping.request(Stop("cancelled", signal_name))
+
+    async def run(self) -> CompactionResult:
+        """Compact; BusyError when the session is locked, CsaError when its files cannot be written."""
+        plan, adapter = self._plan, self._plan.adapter
+        assert isinstance(adapter, Compactor)  # plan_compaction has seen to it
+        held = open_session(self._setting.store, plan.state.session_id, tool=plan.adapter.name)
+        try:
+            known = held.state.tools.get(plan.adapter.name, ToolState())  # as it is now that it is ours
+            plan = replace(plan, state=replace(plan.state, turns=held.state.turns))
+            prepared = prepare_compaction(self._setting, plan, adapter, known=known, csa_command=self._csa_command)
+            keeper = _Keeper(held, self._setting.redactor)
+            try:
+                return await self._carry_out(plan, adapter, prepared, keeper)
+            finally:
+                remove_run_files(held.paths)
+                keeper.close()
+        except OSError as error:
+            raise CsaError(
+                f"The session cannot be written: {error.strerror}: {error.filename or held.paths.root}.",
+                hint="make it writable, or make room; nothing was compacted",
+            ) from error
+        finally:
+            held.close()
+
+    async def _carry_out(
+        self, plan: TurnPlan, adapter: Compactor, prepared: Preparation, keeper: _Keeper
+    ) -> CompactionResult:
+        began = anyio.current_time()
+        decoder = adapter.compaction_decoder(prepared.asked)
+        keeper.begin(prepared, tool=plan.adapter.name)
+        end, spawn_fault = ToolExit(None, None), None
+        try:
+            async with start_tool(
+                prepared.invocation.argv,
+                cwd=plan.cwd,
+                env=prepared.environment,
+                shared_fds=(keeper.held.session_lock.fd,),
+                owns_process=self._owns_process,
+            ) as tool:
+                attempt = Attempt(tool, decoder, keeper, self.stopping, _ignore)
+                end = await attempt.run(prepared.invocation, timeout_s=plan.timeout_s)
+        except SpawnError as error:
+            spawn_fault = error
+        except anyio.get_cancelled_exc_class():
+            self.stopping.request(Stop("cancelled", None, "cancelled by the program that ran it"))
+            keeper.append("compaction", {"status": "cancelled", "tool": plan.adapter.name})
+            raise
+        outcome = (
+            CompactionOutcome(succeeded=False, error_kind="spawn", error_message=str(spawn_fault))
+            if spawn_fault
+            else decoder.close(end)
+        )
+        result = self._judge(plan, outcome, end, duration_s=round(anyio.current_time() - began, 3))
+        keeper.finish(result)
+        return result
+
+    def _judge(
+        self, plan: TurnPlan, outcome: CompactionOutcome, end: ToolExit, *, duration_s: float
+    ) -> CompactionResult:
+        stop = self.stopping.stop
+        proven = replace(outcome, succeeded=outcome.succeeded and outcome.proof is not None)
+        verdict = judge(proven, end, stop)
+        code = exit_code_for(verdict.status, signal_name=stop.signal_name if stop else None)
+        redact = self._setting.redactor.redact
+        return CompactionResult(
+            session_id=plan.state.session_id,
+            tool=plan.adapter.name,
+            status=verdict.status,
+            exit_code=code if verdict.status in ("succeeded", *_STOPPED) else _FAILURE,
+            duration_s=duration_s,
+            outcome=proven,
+            compacted_at=format_time(datetime.now(UTC)) if verdict.status == "succeeded" else None,
+            error_kind=verdict.error_kind,
+            error_message=redact(verdict.error_message) if verdict.error_message else None,
+        )
+
+
+class _Keeper:
+    """Writes what a compaction leaves: events, logs below output/compaction-NNNN/, and in the end the state."""
+
+    def __init__(self, held: HeldSession, redactor: Redactor) -> None:
+        self.held = held
+        self.journal = Journal(held.paths.transcript, redactor, turn=held.state.turns)
+        try:
+            directory = _new_directory(held.paths)
+            self.stdout_log = OutputLog(directory / "stdout.log", redactor)
+            self.stderr_log = OutputLog(directory / "stderr.log", redactor)
+        except BaseException:
+            self.journal.close()
+            raise
+
+    @property
+    def paths(self) -> SessionPaths:
+        return self.held.paths
+
+    def append(self, kind: str, data: Mapping[str, Any]) -> list[Event]:
+        return self.journal.append(kind, data)
+
+    def record(self, updates: list[Update]) -> list[Event]:
+        """Record what the adapter made of the tool's output."""
+        return [event for update in updates for event in self.journal.append(update.type, update.data)]
+
+    def beat(self) -> None:
+        with suppress(OSError):  # it is no evidence on this machine
+            write_private(self.paths.heartbeat, f"{os.uname().nodename}\n".encode())
+
+    def begin(self, prepared: Preparation, *, tool: str) -> None:
+        """Write that it begins, and what the tool needs."""
+        self.paths.cancel.unlink(missing_ok=True)
+        self.append("compaction", {"status": "started", "tool": tool, "argv": list(prepared.invocation.argv)})
+        for problem in prepared.invocation.warnings:
+            self.append("warning", {"kind": "adapter", "message": problem})
+        self.journal.sync()
+        write_run_files(self.paths, prepared.invocation.files)
+        self.beat()
+
+    def finish(self, result: CompactionResult) -> None:
+        """Write the end: the event (durable), and where it was proven, the state."""
+        self.append("compaction", result.to_event())
+        self.journal.sync()
+        if result.status == "succeeded":
+            self._save(result)
+        with suppress(OSError):  # the next turn removes it as well
+            self.paths.cancel.unlink(missing_ok=True)
+
+    def close(self) -> None:
+        self.stdout_log.close()
+        self.stderr_log.close()
+        self.journal.close()
+
+    def _save(self, result: CompactionResult) -> None:
+        """Say that it is compacted. What the tool has used counts, and its running totals have grown by it."""
+        state, outcome = self.held.state, result.outcome
+        known = state.tools[result.tool]
+        totals = outcome.totals if outcome.totals is not None else known.totals
+        changed = replace(
+            state,
+            phase="available",
+            is_compacted=True,
+            last_compacted_at=result.compacted_at,
+            usage=state.usage + outcome.usage if outcome.usage else state.usage,
+            tools={**state.tools, result.tool: replace(known, totals=totals)},
+        )
+        self.held.save(changed)
+
+
+def _new_directory(paths: SessionPaths) -> Path:
+    number = 1 + sum(1 for _ in paths.output.glob("compaction-*"))
+    directory = paths.output / f"compaction-{number:04d}"
+    directory.mkdir(0o700, exist_ok=True)
+    return directory
+
+
+async def _ignore(events: list[Event]) -> None:
+    """Nobody listens: the transcript has them."""

@@ -1,0 +1,94 @@
+"""Beginning a new session with what was said in another: `csa run --fork-from S`.
+
+The source is only read, and must not be running. Where its tool can, the tool copies its own conversation; elsewhere
+the new session's agent is told a digest of the source's transcript.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from csa.errors import BusyError, UsageError
+from csa.model.state import SessionState, ToolState
+from csa.paths import SessionPaths
+from csa.runner.handoff import Handoff, make_handoff
+from csa.runner.setting import Setting, resolve_selector
+from csa.store.liveness import probe
+
+if TYPE_CHECKING:
+    from csa.runner.plan import TurnPlan
+
+_NO_TOOL = ""  # no turn is by it, so that a digest of "since its last turn" begins with the first
+_OPENING = "This conversation began in another session. What was said there, oldest first:\n\n"
+
+
+@dataclass(frozen=True, slots=True)
+class Fork:
+    """What a new session begins with. `provider_session_id` is None where only a digest can be given."""
+
+    source_id: str
+    turns: int
+    provider_session_id: str | None
+    totals: Mapping[str, float] | None
+
+    def to_event(self) -> dict[str, Any]:
+        """Return the data of the `fork` event."""
+        how = "native" if self.provider_session_id else "handoff"
+        return {"from": self.source_id, "turns": self.turns, "how": how, "of": self.provider_session_id}
+
+
+def load_source(setting: Setting, selector: str) -> SessionState:
+    """Return the state of the session to fork.
+
+    Raises:
+        NotFoundError, AmbiguousError, StateError: as their names say.
+        BusyError: it is running, or that cannot be known: what would be copied is not whole.
+        UsageError: nothing was said in it yet.
+    """
+    session_id = resolve_selector(setting, selector)
+    state = setting.store.load(session_id)
+    liveness = probe(setting.store.paths(session_id))
+    if liveness.state != "not_alive":
+        running = "is running" if liveness.state == "alive" else "may be running on another machine"
+        raise BusyError(
+            f"Session {session_id} {running}; it can be forked when its turn has ended.",
+            hint=f"csa session is-alive --session {session_id}",
+        )
+    if not state.tools:
+        raise UsageError(f"Session {session_id} holds no conversation that could be forked.")
+    return state
+
+
+def plan_fork(plan: TurnPlan, source: SessionState) -> TurnPlan:
+    """Add the fork to the plan of the new session; a native one runs where the source does."""
+    known = source.tools.get(plan.adapter.name, ToolState())
+    cwd = known.cwd or source.project_path
+    is_native = (
+        plan.adapter.capabilities.fork
+        and known.provider_session_id is not None
+        and known.account in {None, plan.account}
+        and not plan.state.ephemeral  # which has its conversations elsewhere
+        and Path(cwd).is_dir()
+    )
+    fork = Fork(
+        source.session_id,
+        source.turns,
+        known.provider_session_id if is_native else None,
+        known.totals if is_native else None,
+    )
+    return replace(plan, fork=fork, cwd=cwd if is_native else plan.cwd)
+
+
+def fork_handoff(fork: Fork, source: SessionPaths, tool: str) -> Handoff | None:
+    """Digest the source: all of it, or what the copied conversation lacks because other tools have worked since."""
+    if fork.provider_session_id:
+        return make_handoff(source, tool)
+    handoff = make_handoff(source, _NO_TOOL)
+    if handoff is None:
+        return None
+    _, _, said = handoff.text.partition("\n\n")
+    text = _OPENING + said
+    return Handoff(text, {**handoff.data, "to": tool, "characters": len(text)})

@@ -1,0 +1,111 @@
+"""The git history of a session: its checkpoints, and what was committed in the project while it worked.
+
+The project's commits are those between the heads that a turn has recorded before and after; commits that others made
+meanwhile are among them. git is only asked where there is something to ask about.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+from csa.model.state import format_time, parse_time
+from csa.runner.setting import Setting
+from csa.store.checkpoints import list_checkpoints
+from csa.store.gitplumbing import Git, GitError, open_work_tree
+from csa.store.transcript import read_events
+
+MAX_COMMITS = 1000  # of one turn
+_FORMAT = "%H%x00%ct%x00%an%x00%s"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """One line of the history. `head`: the project's head moved, and no commit tells of it (or none is left)."""
+
+    kind: Literal["commit", "checkpoint", "head"]
+    commit: str
+    at: datetime
+    turn: int
+    subject: str
+    author: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the object that `session log --json` prints."""
+        return {
+            "kind": self.kind,
+            "commit": self.commit,
+            "at": format_time(self.at),
+            "turn": self.turn,
+            "subject": self.subject,
+            "author": self.author,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class _Span:
+    """A turn that has moved the project's head."""
+
+    turn: int
+    cwd: str
+    before: str | None
+    after: str
+    ended_at: datetime
+
+
+def session_log(setting: Setting, session_id: str) -> list[Entry]:
+    """Return the history, newest first; ToolUnavailableError where git is needed and not installed."""
+    setting.store.load(session_id)
+    entries = [entry for span in _spans(setting, session_id) for entry in _commits(setting, span)]
+    for checkpoint in list_checkpoints(setting.store, setting.environ, session_id):
+        facts = checkpoint.facts
+        subject = facts.label or ("automatic" if facts.automatic else "by hand")
+        at = datetime.fromtimestamp(checkpoint.at, UTC)
+        entries.append(
+            Entry(kind="checkpoint", commit=checkpoint.commit, at=at, turn=facts.turn, subject=subject, author="csa")
+        )
+    return sorted(entries, key=lambda entry: (entry.at, entry.turn), reverse=True)
+
+
+def _spans(setting: Setting, session_id: str) -> Iterator[_Span]:
+    before: str | None = None
+    cwd, turn = "", 0
+    for event in read_events(setting.store.paths(session_id).transcript):
+        if event.type == "run_started":
+            before, cwd, turn = event.data.get("head"), str(event.data.get("cwd", "")), event.turn
+        elif event.type == "run_finished" and event.turn == turn:
+            after = event.data.get("head")
+            if after and after != before and cwd:
+                yield _Span(turn, cwd, before, str(after), parse_time(event.ts) or datetime.now(UTC))
+
+
+def _commits(setting: Setting, span: _Span) -> list[Entry]:
+    git = open_work_tree(span.cwd, setting.environ)
+    try:
+        entries = _read_commits(git, span)
+    except GitError:  # the repository is gone, or its objects are
+        entries = []
+    if entries:
+        return entries
+    moved = f"the head moved from {(span.before or 'nothing')[:12]}"
+    return [Entry(kind="head", commit=span.after, at=span.ended_at, turn=span.turn, subject=moved)]
+
+
+def _read_commits(git: Git, span: _Span) -> list[Entry]:
+    reach = [span.after, *([f"^{span.before}"] if span.before else [])]
+    words = ("log", f"--max-count={MAX_COMMITS}", "-z", f"--format={_FORMAT}", *reach, "--")
+    fields = git.run(*words).decode("utf-8", "replace").split("\0")
+    rows = zip(*[iter(fields)] * 4, strict=False)  # hash, time, author, subject; -z ends each commit like a field
+    return [
+        Entry(
+            kind="commit",
+            commit=name,
+            at=datetime.fromtimestamp(int(at), UTC),
+            turn=span.turn,
+            subject=subject,
+            author=author,
+        )
+        for name, at, author, subject in rows
+    ]

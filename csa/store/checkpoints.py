@@ -1,0 +1,257 @@
+"""Checkpoints: what a session was at a moment, kept in `audit.git` of its store.
+
+A checkpoint is a commit on the session's own ref: state.toml, result.toml, and `checkpoint.json` with the digest of the
+transcript. A git note bound to that commit (refs/notes/csa-checkpoints) repeats that file, so that neither can be
+changed without the other telling. Both refs move in one transaction, from the values they were seen at, or not at all;
+who comes second looks again and repeats. The project's own repository has no part in it.
+
+The transcript itself is not copied. It only grows, so a digest of its first N bytes can be recomputed at any time, also
+of a session that was running when the checkpoint was made.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import random
+import re
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from csa.errors import AmbiguousError, BusyError, NotFoundError, StateError
+from csa.ids import is_session_id
+from csa.paths import SessionPaths
+from csa.store.gitplumbing import ABSENT, Git, GitError, ensure_bare, open_bare
+from csa.store.sessions import Store
+from csa.store.transcript import end_of_last_line
+
+REF_PREFIX = "refs/csa/sessions/"
+NOTES_REF = "refs/notes/csa-checkpoints"
+FACTS = "checkpoint.json"
+VERSION = 1
+PATIENCE_S = 20.0
+_FANOUT = 2  # characters of a commit's name that are a directory of the notes: trees stay small
+_BLOCK = 1 << 20
+_HEX = re.compile(r"[0-9a-fA-F]{4,64}")
+_LOST_RACE = ("cannot lock ref", "is at ", "reference already exists", "Unable to create", "File exists")
+
+Verdict = Literal["ok", "changed", "truncated", "gone", "unbound"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Facts:
+    """What a checkpoint says. `sha256` is of the transcript's first `bytes`, which hold `events` lines."""
+
+    session_id: str
+    turn: int
+    status: str | None
+    tool: str | None
+    label: str | None
+    automatic: bool
+    sha256: str
+    events: int
+    bytes: int
+    v: int = VERSION
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A commit on a session's ref, when it was made (seconds), and what its note says; None where it has none."""
+
+    commit: str
+    at: int
+    facts: Facts
+    note: Facts | None
+
+
+def digest_transcript(paths: SessionPaths, limit: int | None = None) -> tuple[str, int, int]:
+    """Return the sha256, the number of lines and of bytes of the whole lines, or of the first `limit` bytes."""
+    digest, lines, count = hashlib.sha256(), 0, 0
+    try:
+        fd = os.open(paths.transcript, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return digest.hexdigest(), 0, 0
+    try:
+        size = end_of_last_line(fd, os.fstat(fd).st_size) if limit is None else limit
+        while count < size and (block := os.pread(fd, min(_BLOCK, size - count), count)):
+            digest.update(block)
+            lines, count = lines + block.count(b"\n"), count + len(block)
+    finally:
+        os.close(fd)
+    return digest.hexdigest(), lines, count
+
+
+def make_checkpoint(store: Store, facts: Facts, environ: Mapping[str, str], *, now: int) -> Checkpoint:
+    """Commit a checkpoint of a session as its files are now, with its note.
+
+    Raises:
+        ToolUnavailableError: git is not installed.
+        BusyError: others kept moving the refs for too long.
+        GitError: git refuses, for whatever reason.
+    """
+    path = store.path / "audit.git"
+    ensure_bare(path, environ)
+    git = open_bare(path, environ)
+    content = (json.dumps(asdict(facts), ensure_ascii=False, indent=1) + "\n").encode()
+    tree = _write_tree(git, store.paths(facts.session_id), content)
+    note = git.line("hash-object", "-w", "--stdin", stdin=content)
+    message = f"checkpoint: {facts.label or f'turn {facts.turn}'}\n".encode()
+    ref, deadline, pause_s = REF_PREFIX + facts.session_id, time.monotonic() + PATIENCE_S, 0.01
+    while True:
+        heads = _read_refs(git, ref, NOTES_REF)
+        parents = ("-p", heads[ref]) if ref in heads else ()
+        commit = git.line("commit-tree", tree, *parents, stdin=message, when=now)
+        notes = _add_note(git, heads.get(NOTES_REF), commit, note, now=now)
+        try:
+            _swap(git, {ref: (heads.get(ref), commit), NOTES_REF: (heads.get(NOTES_REF), notes)})
+        except GitError as error:
+            if not any(words in error.said for words in _LOST_RACE):
+                raise
+            if time.monotonic() > deadline:
+                raise BusyError("Others keep writing checkpoints of this project.", hint="retry later") from error
+        else:
+            return Checkpoint(commit, now, facts, facts)
+        time.sleep(pause_s * random.uniform(0.5, 1.5))  # noqa: S311  # so that they do not meet again
+        pause_s = min(0.3, pause_s * 1.5)
+
+
+def list_checkpoints(store: Store, environ: Mapping[str, str], session_id: str | None = None) -> Iterator[Checkpoint]:
+    """Yield the checkpoints of one session, or of all, newest first."""
+    path = store.path / "audit.git"
+    if not (path / "HEAD").exists():
+        return
+    git = open_bare(path, environ)
+    refs = git.run("for-each-ref", "--format=%(refname)", REF_PREFIX).decode().split()
+    wanted = [ref for ref in refs if session_id in {None, ref.removeprefix(REF_PREFIX)}]
+    if not wanted:
+        return
+    lines = git.run("rev-list", "--date-order", "--timestamp", *wanted).decode().splitlines()
+    yield from _read_checkpoints(git, [(name, int(at)) for at, name in map(str.split, lines)])
+
+
+def find_checkpoint(store: Store, environ: Mapping[str, str], name: str) -> Checkpoint:
+    """Return the checkpoint that a commit's name, or the beginning of one, means; NotFoundError, AmbiguousError."""
+    matches = []
+    if _HEX.fullmatch(name):
+        matches = [each for each in list_checkpoints(store, environ) if each.commit.startswith(name.lower())]
+    if len(matches) > 1:
+        raise AmbiguousError(name, [f"{each.commit}  {each.facts.session_id}" for each in matches], len(matches))
+    if not matches:
+        raise NotFoundError(f"There is no checkpoint '{name}' in {store.project}.", hint="csa session checkpoints")
+    return matches[0]
+
+
+def read_kept_file(store: Store, environ: Mapping[str, str], checkpoint: Checkpoint, name: str) -> str | None:
+    """Return a file of a checkpoint: `state.toml`, `result.toml`, `checkpoint.json`; None where it has none."""
+    git = open_bare(store.path / "audit.git", environ)
+    try:
+        return git.run("cat-file", "blob", f"{checkpoint.commit}:{name}").decode("utf-8", "replace")
+    except GitError:
+        return None
+
+
+def verify_checkpoint(store: Store, checkpoint: Checkpoint) -> Verdict:
+    """Recompute the transcript's digest, and compare the note.
+
+    `changed`: what the transcript said then is not what it says now. `truncated`: it has become shorter. `gone`: the
+    session is no more. `unbound`: the note is missing, or says something else.
+    """
+    facts = checkpoint.facts
+    if checkpoint.note != facts:
+        return "unbound"
+    places = [store.paths(facts.session_id), SessionPaths(store.path / "retired" / facts.session_id)]
+    paths = next((place for place in places if place.root.is_dir()), None)
+    if paths is None:
+        return "gone"
+    sha256, events, count = digest_transcript(paths, facts.bytes)
+    if count < facts.bytes:
+        return "truncated"
+    return "ok" if (sha256, events) == (facts.sha256, facts.events) else "changed"
+
+
+def _write_tree(git: Git, paths: SessionPaths, content: bytes) -> str:
+    files = {FACTS: content}
+    for path in (paths.state, paths.result):
+        try:
+            files[path.name] = path.read_bytes()
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            raise StateError(path, f"cannot be read ({error.strerror})") from error
+    entries = [
+        f"100644 blob {git.line('hash-object', '-w', '--stdin', stdin=data)}\t{name}" for name, data in files.items()
+    ]
+    return git.line("mktree", stdin="\n".join([*entries, ""]).encode())
+
+
+def _read_refs(git: Git, *refs: str) -> dict[str, str]:
+    lines = git.run("for-each-ref", "--format=%(objectname) %(refname)", *refs).decode().splitlines()
+    found = {ref: name for name, ref in map(str.split, lines)}
+    return {ref: found[ref] for ref in refs if ref in found}
+
+
+def _add_note(git: Git, notes: str | None, commit: str, note: str, *, now: int) -> str:
+    """Return a commit of the notes that also has this one."""
+    root = _read_tree(git, notes) if notes else {}
+    folder, name = commit[:_FANOUT], commit[_FANOUT:]
+    below = _read_tree(git, f"{notes}:{folder}") if folder in root else {}
+    below[name] = f"100644 blob {note}"
+    root[folder] = f"040000 tree {_make_tree(git, below)}"
+    parents = ("-p", notes) if notes else ()
+    return git.line("commit-tree", _make_tree(git, root), *parents, stdin=b"notes of checkpoints\n", when=now)
+
+
+def _read_tree(git: Git, tree: str) -> dict[str, str]:
+    lines = git.run("ls-tree", "-z", tree).decode().split("\0")
+    return {name: about for about, _, name in (line.partition("\t") for line in lines if line)}
+
+
+def _make_tree(git: Git, entries: Mapping[str, str]) -> str:
+    return git.line("mktree", "-z", stdin="".join(f"{about}\t{name}\0" for name, about in entries.items()).encode())
+
+
+def _swap(git: Git, moves: Mapping[str, tuple[str | None, str]]) -> None:
+    """Move all the refs, each from the value it was seen at, or none."""
+    orders = [f"update {ref} {new} {old or ABSENT}" for ref, (old, new) in moves.items()]
+    git.run("update-ref", "--stdin", stdin="\n".join(["start", *orders, "prepare", "commit", ""]).encode())
+
+
+def _read_checkpoints(git: Git, commits: list[tuple[str, int]]) -> Iterator[Checkpoint]:
+    """Read the files and the notes of all in one go. A commit that is none of ours is passed over."""
+    asked = [
+        spec for name, _ in commits for spec in (f"{name}:{FACTS}", f"{NOTES_REF}:{name[:_FANOUT]}/{name[_FANOUT:]}")
+    ]
+    answers = _cat(git, asked)
+    for index, (name, at) in enumerate(commits):
+        facts, note = (_parse(answer) for answer in answers[2 * index : 2 * index + 2])
+        if facts is not None:
+            yield Checkpoint(name, at, facts, note)
+
+
+def _cat(git: Git, specs: list[str]) -> list[bytes | None]:
+    said = git.run("cat-file", "--batch", stdin="\n".join([*specs, ""]).encode())
+    answers: list[bytes | None] = []
+    at = 0
+    for _ in specs:
+        end = said.index(b"\n", at)
+        head = said[at:end].split()
+        at = end + 1
+        if head[-1:] == [b"missing"]:
+            answers.append(None)
+            continue
+        size = int(head[-1])
+        answers.append(said[at : at + size])
+        at += size + 1
+    return answers
+
+
+def _parse(content: bytes | None) -> Facts | None:
+    try:
+        data: dict[str, Any] = json.loads(content or b"")
+        facts = Facts(**{name: data[name] for name in Facts.__dataclass_fields__})
+    except (ValueError, TypeError, KeyError):
+        return None
+    return facts if is_session_id(str(facts.session_id)) else None
