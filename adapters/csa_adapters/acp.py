@@ -17,7 +17,17 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from csa.model.adapter import Adapter, Capabilities, Invocation, Probe, StderrReader, TurnRequest
+from csa.model.adapter import (
+    Adapter,
+    Capabilities,
+    CompactionDecoder,
+    Compactor,
+    Invocation,
+    Probe,
+    StderrReader,
+    TurnRequest,
+)
+from csa_adapters.acp_compaction import AcpCompactionDecoder
 from csa_adapters.acp_stream import AcpDecoder
 
 BRIDGE = posixpath.join(posixpath.dirname(__file__), "acp_bridge.py")
@@ -100,6 +110,24 @@ class AcpAdapter:
         """Begin to read a run of `request`."""
         native = self._native.decoder(request) if self._native else None
         return AcpDecoder(request, native if isinstance(native, StderrReader) else None)
+
+    def compaction(self, request: TurnRequest) -> Invocation:
+        """Say how to compact: in the tool's own way where csa knows one, else by the agent's command, if it has it."""
+        if self._compactor is not None:
+            command = tuple(word for word in request.command if word not in self._agent.words)
+            return self._compactor.compaction(replace(request, command=command))
+        base = self.invocation(request)
+        return replace(base, stdin=json.dumps({**json.loads(base.stdin), "command": "compact"}).encode())
+
+    def compaction_decoder(self, request: TurnRequest) -> CompactionDecoder:
+        """Begin to read a compaction."""
+        if self._compactor is not None:
+            return self._compactor.compaction_decoder(request)
+        return AcpCompactionDecoder(request)
+
+    @property
+    def _compactor(self) -> Compactor | None:
+        return self._native if self.name in _AGENTS and isinstance(self._native, Compactor) else None
 
     def _patience(self, request: TurnRequest) -> dict[str, str]:
         """Name the file whose being there forbids to load the session now; `{minute}` is the present one, in UTC.

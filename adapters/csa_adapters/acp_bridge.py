@@ -41,6 +41,7 @@ QUIET_S = 0.25  # gemini answers `session/load` before it has replayed everythin
 REPLAY_LIMIT_S = 5.0
 CANCEL_WAIT_S = 1.5
 DYING_WAIT_S = 0.5
+COMMANDS_WAIT_S = 3.0  # agents tell their commands after they have answered, if at all
 LEAVE_WAIT_S = 3.0  # codex-acp needs 2.2 s
 TERMINATED = 128 + signal.SIGTERM
 
@@ -102,6 +103,8 @@ class Turn:
         self._replayed = 0
         self._can: _Json = {}  # the agent's session capabilities
         self._loads = False
+        self._commands: set[str] = set()  # that the agent has told of
+        self._told_commands = asyncio.Event()
         self._policy = Policy(
             Permission(order["permission"]),
             tuple(filter(None, (order["cwd"], os.environ.get("CSA_OUTPUT_DIR")))),
@@ -121,7 +124,7 @@ class Turn:
             await self._initialize()
             opened = await self._open_session()
             await self._settle(opened)
-            result = await self._prompt()
+            result = await (self._command(self._order["command"]) if self._order.get("command") else self._prompt())
         except RequestError as error:
             say("failed", stage=self._stage, code=error.code, message=str(error), data=error.data)
             return 1
@@ -242,11 +245,23 @@ class Turn:
         params = {"sessionId": self._session, "configId": option.get("id"), "value": value}
         await self._ask("session/set_config_option", params)
 
+    async def _command(self, name: str) -> _Json:
+        """Give one of the agent's own commands; where it has none of that name, it would be text for the model."""
+        self._stage = "prompt"
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._told_commands.wait(), COMMANDS_WAIT_S)
+        if name not in self._commands:
+            raise Failed(f"the agent has no command /{name}", kind="unsupported")
+        return await self._send_prompt([f"/{name}"])
+
     async def _prompt(self) -> _Json:
         self._stage = "prompt"
         texts = list(self._order["prompt"])
         if self._order["system"] and not self._system():
             texts.insert(0, self._order["system"])
+        return await self._send_prompt(texts)
+
+    async def _send_prompt(self, texts: list[str]) -> _Json:
         self._is_prompting = True
         blocks = [{"type": "text", "text": text} for text in texts]
         try:
@@ -304,11 +319,18 @@ class Turn:
 
     def _tell_update(self, told: _Json) -> None:
         if not self._is_prompting:
-            self._replayed += 1
+            self._replayed += not self._takes_commands(mapping_of(told.get("update")))
             return
         session = told.get("sessionId")
         elsewhere = {} if session == self._session else {"session_id": session}
         say("update", update=told.get("update"), **elsewhere)
+
+    def _takes_commands(self, update: _Json) -> bool:
+        if update.get("sessionUpdate") != "available_commands_update":
+            return False
+        self._commands = {text_of(mapping_of(one).get("name")) for one in list_of(update.get("availableCommands"))}
+        self._told_commands.set()
+        return True
 
     def _decide(self, told: _Json) -> _Json:
         call = mapping_of(told.get("toolCall"))

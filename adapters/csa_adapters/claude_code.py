@@ -98,7 +98,7 @@ class ClaudeCodeAdapter:
 
 
 def _session(request: TurnRequest) -> tuple[str, ...]:
-    known = request.provider_session_id or request.fork_of
+    known = request.fork_of if request.provider_session_id is None else request.provider_session_id
     if known is None:
         return ("--session-id", request.new_provider_id)
     if not is_uuid(known):

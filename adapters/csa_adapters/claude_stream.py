@@ -323,8 +323,11 @@ class ClaudeCodeDecoder:
 
 
 def _cost_before(request: TurnRequest) -> float | None:
-    """Return the conversation's cost before this run; None when unknown: a resume of what csa has no figures for."""
-    if request.provider_session_id is None:
+    """Return the conversation's cost before this run; None when unknown: a resume of what csa has no figures for.
+
+    A fork begins with what the conversation it is a copy of has cost (2.1.328).
+    """
+    if request.provider_session_id is None and request.fork_of is None:
         return 0.0
     return number_of((request.previous_totals or {}).get("cost_usd"))
 

@@ -1,14 +1,16 @@
 """Compacts one conversation of gemini-cli (seen at 0.61.0) in its terminal interface; started as the tool itself.
 
-    python -I gemini_bridge.py -- gemini --resume ID ...    with one JSON object on stdin: session, chats
+    python -I gemini_bridge.py -- gemini --resume ID ...    with one JSON object on stdin: session, chats, log
 
 `/compress` exists nowhere else: as a prompt, and over ACP, it is text for the model. So gemini gets a terminal, is told
 the command as a person would, and is watched. What it typed wrong would be a prompt, so nothing is entered before the
 line is seen as it should be, and gemini is ended by hanging up, not by another command.
 
 The proof is gemini's own record: the conversation's file (`chats` is a pattern for its name) gained a history that
-begins with a `<state_snapshot>`. The screen tells the tokens, and what went wrong. stdout has lines of JSON: `state`
-for each step, at last `compressed` or `failed`. The only module that imports pexpect.
+begins with a `<state_snapshot>`. The screen tells the tokens. Of a provider that fails it tells nothing: gemini tries
+again without end, five times in a minute (0.61.0). Only its debug log (`log`) has the attempts, and after the third the
+compaction has failed, as a turn would have. stdout has lines of JSON: `state` for each step, `retry`, at last
+`compressed` or `failed`. The only module that imports pexpect.
 """
 
 from __future__ import annotations
@@ -31,7 +33,8 @@ _Json = dict[str, Any]
 
 COMMAND = "/compress"
 START_LIMIT_S = 90.0  # a busy machine needs 30 s
-ANSWER_LIMIT_S = 600.0  # gemini retries a dead provider for four minutes where csa's settings do not hold
+ANSWER_LIMIT_S = 600.0
+MAX_ATTEMPTS = 3
 RECORD_LIMIT_S = 5.0
 QUIET_S = 0.8  # the prompt is drawn before a resumed history is, and what is typed in between is lost
 KEY_S = 0.02
@@ -39,6 +42,7 @@ ENTER_LIMIT_S = 4.0
 ATTEMPTS = 5
 SIZE = (50, 160)
 _READ_BYTES = 1 << 16
+_WORDS = 300  # characters of what is quoted
 _CLEAR_LINE = "\x15"
 _ESCAPES = re.compile(r"\x1b\[[0-9;?>=<]*[A-Za-z]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)|\x1b[()][A-Z0-9]|\x1b[=>78]|\r")
 _READY = "Type your message"
@@ -46,6 +50,8 @@ _RESUMING = "Resuming session"
 _WORKING = "Compressing chat history"
 _DONE = re.compile(r"Chat history compressed from (\d+) to (\d+) tokens")
 _NOTHING = re.compile(r"Compression was not beneficial|Nothing to compress|Already compress", re.IGNORECASE)
+_ATTEMPT = re.compile(r"Attempt \d{1,4} failed(?: with status (\d{3}))?[:.]? ?(.*)")
+_RETRYING = re.compile(r"\.? *Retrying (?:after|with).*?\.\.\.(?: _?\w*Error:)? ?")
 _FAILED = re.compile(r"(?:✕|✖|✗|Could not compress|Failed to compress|Compression failed)[^\n]*")
 _DIALOG = re.compile(r"How would you like to authenticate|Enter .{0,20}API Key|Do you trust", re.IGNORECASE)
 
@@ -53,9 +59,10 @@ _DIALOG = re.compile(r"How would you like to authenticate|Enter .{0,20}API Key|D
 class Failed(Exception):  # noqa: N818  # the end of a compaction, not of the program
     """The compaction cannot go on; `why` is the kind of the failure, for the decoder."""
 
-    def __init__(self, why: str, message: str) -> None:
+    def __init__(self, why: str, message: str, status: int | None = None) -> None:
         super().__init__(message)
         self.why = why
+        self.status = status
 
 
 class Terminated(BaseException):
@@ -126,12 +133,32 @@ class Screen:
         return True
 
 
+class Attempts:
+    """The provider's failures, as gemini's debug log has them; `last` is the status and the words of the last one."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._told = 0
+        self.last: tuple[int | None, str] = (None, "")
+
+    def is_over(self) -> bool:
+        """Tell those that are new; say whether it was the last one that is waited for."""
+        found = [match for line in _lines(self._path) if (match := _ATTEMPT.search(line))]
+        for match in found[self._told :]:
+            self._told += 1
+            self.last = (int(match[1]) if match[1] else None, _RETRYING.sub("", match[2])[:_WORDS])
+            if self._told < MAX_ATTEMPTS:
+                status, message = self.last
+                say("retry", attempt=self._told, max=MAX_ATTEMPTS, status=status, message=message)
+        return self._told >= MAX_ATTEMPTS
+
+
 def compress(screen: Screen, order: _Json) -> _Json:
     """Have the conversation compressed; return what is told of it."""
     snapshots = count_snapshots(order["chats"])
     _get_ready(screen)
     _enter_command(screen)
-    tokens = _wait_for_answer(screen)
+    tokens = _wait_for_answer(screen, Attempts(order["log"]))
     if not screen.wait(lambda: count_snapshots(order["chats"]) > snapshots, RECORD_LIMIT_S):
         raise Failed("protocol", "gemini says that it compressed the history, and has not recorded it")
     return {"tokens_before": tokens[0], "tokens_after": tokens[1]}
@@ -200,9 +227,12 @@ def _enter_command(screen: Screen) -> None:
     raise Failed("protocol", f"gemini did not take {COMMAND}")
 
 
-def _wait_for_answer(screen: Screen) -> tuple[int, int]:
+def _wait_for_answer(screen: Screen, attempts: Attempts) -> tuple[int, int]:
     say("state", step="compressing")
-    answer = screen.wait(lambda: _answer(screen.text), ANSWER_LIMIT_S)
+    answer = screen.wait(lambda: _answer(screen.text) or attempts.is_over(), ANSWER_LIMIT_S)
+    if answer is True:
+        status, message = attempts.last
+        raise Failed("failed", f"the provider failed {MAX_ATTEMPTS} times: {message or status}", status)
     if answer is None:
         raise Failed("protocol", _last_words(screen.text) or "gemini ended without an answer")
     if found := _DONE.search(answer):
@@ -220,7 +250,7 @@ def _answer(text: str) -> str | None:
 
 def _last_words(text: str) -> str:
     lines = [line.strip() for line in text.splitlines() if any(map(str.isalnum, line))]
-    return lines[-1][:300] if lines else ""
+    return lines[-1][:_WORDS] if lines else ""
 
 
 def say(kind: str, /, **content: Any) -> None:
@@ -244,7 +274,7 @@ def main() -> int:
         screen = Screen(sys.argv[sys.argv.index("--") + 1 :])
         told = compress(screen, order)
     except Failed as failure:
-        say("failed", why=failure.why, message=str(failure))
+        say("failed", why=failure.why, message=str(failure), status=failure.status)
         return 1
     except Terminated as end:
         return 128 + end.number

@@ -38,6 +38,8 @@ from csa_adapters.homes import argument, endpoint_name, home_directory, is_uuid,
 
 BRIDGE = posixpath.join(posixpath.dirname(__file__), "gemini_bridge.py")
 
+_DEBUG_LOG = "debug.log"  # goes with the turn: it may hold anything
+
 # An untrusted directory ends a run without a terminal with exit 55.
 _ALWAYS = ("--skip-trust", "--output-format", "stream-json")
 _MODES = {Permission.READ_ONLY: "default", Permission.EDIT: "auto_edit", Permission.FULL: "yolo"}
@@ -95,10 +97,14 @@ class GeminiCliAdapter:
         words = ("--skip-trust", *_session(request), "--approval-mode", "default", *_options(request))
         home = re.sub(r"[*?[]", r"[\g<0>]", _home(request.environ))
         chats = posixpath.join(home, "tmp", "*", "chats", f"session-*-{(request.provider_session_id or '')[:8]}.jsonl")
+        log = posixpath.join(request.run_directory, _DEBUG_LOG)
+        order = {"session": request.provider_session_id, "chats": chats, "log": log}
         return replace(
             base,
             argv=(sys.executable, "-I", BRIDGE, "--", *request.command, *words),
-            stdin=json.dumps({"session": request.provider_session_id, "chats": chats}).encode(),
+            stdin=json.dumps(order).encode(),
+            env={**base.env, "GEMINI_DEBUG_LOG_FILE": log},
+            files={**base.files, _DEBUG_LOG: ""},
         )
 
     def compaction_decoder(self, request: TurnRequest) -> GeminiCompactionDecoder:

@@ -6,11 +6,12 @@ Proof: the bridge has seen the conversation's file begin with a state snapshot t
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from csa.model.adapter import CompactionOutcome, ErrorKind, ToolExit, TurnRequest, Update
-from csa_adapters.failures import ended_well, ending_message
+from csa_adapters.failures import ended_well, ending_message, kind_of_status
 from csa_adapters.gemini_stream import kind_of_words
-from csa_adapters.jsonlines import number_of, other, read_object, text_of
+from csa_adapters.jsonlines import count_of, number_of, other, read_object, text_of
 
 _KINDS: Mapping[str, ErrorKind] = {
     "auth": "auth",
@@ -43,13 +44,15 @@ class GeminiCompactionDecoder:
         """Take one line."""
         event = read_object(line)
         kind = text_of((event or {}).get("type"))
-        if event is None or kind not in {"state", "compressed", "failed"}:
+        if event is None or kind not in {"state", "retry", "compressed", "failed"}:
             return other(line, event)
+        if kind == "retry":
+            return [_retry(event)]
         if kind == "compressed":
             self._proven = event.get("session") == self._asked
             self._tokens = number_of(event.get("tokens_before")), number_of(event.get("tokens_after"))
         if kind == "failed":
-            return self._fail(text_of(event.get("why")), text_of(event.get("message")))
+            return self._fail(event)
         return []
 
     def close(self, end: ToolExit) -> CompactionOutcome:
@@ -72,7 +75,17 @@ class GeminiCompactionDecoder:
             return None, None
         return "internal" if end.signal is not None else "protocol", ending_message(end, "a compressed history")
 
-    def _fail(self, why: str, message: str) -> list[Update]:
+    def _fail(self, event: dict[str, Any]) -> list[Update]:
+        why, message = text_of(event.get("why")), text_of(event.get("message"))
         said = f"there is nothing to compact ({message})" if why == "nothing" else message
-        self._failure = (_KINDS.get(why) or kind_of_words(message), said)
+        self._failure = (_KINDS.get(why) or _kind(event), said)
         return [Update("error", {"kind": self._failure[0], "message": said})]
+
+
+def _retry(event: dict[str, Any]) -> Update:
+    counts = {"attempt": count_of(event.get("attempt")), "max": count_of(event.get("max"))}
+    return Update("retry", {"kind": _kind(event), "message": text_of(event.get("message")), **counts})
+
+
+def _kind(event: dict[str, Any]) -> ErrorKind:
+    return kind_of_status(event.get("status")) or kind_of_words(text_of(event.get("message")))

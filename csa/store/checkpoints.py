@@ -221,14 +221,19 @@ def _swap(git: Git, moves: Mapping[str, tuple[str | None, str]]) -> None:
 
 def _read_checkpoints(git: Git, commits: list[tuple[str, int]]) -> Iterator[Checkpoint]:
     """Read the files and the notes of all in one go. A commit that is none of ours is passed over."""
-    asked = [
-        spec for name, _ in commits for spec in (f"{name}:{FACTS}", f"{NOTES_REF}:{name[:_FANOUT]}/{name[_FANOUT:]}")
-    ]
+    notes = _list_notes(git)
+    asked = [spec for name, _ in commits for spec in (f"{name}:{FACTS}", notes.get(name, ABSENT))]
     answers = _cat(git, asked)
     for index, (name, at) in enumerate(commits):
         facts, note = (_parse(answer) for answer in answers[2 * index : 2 * index + 2])
         if facts is not None:
             yield Checkpoint(name, at, facts, note)
+
+
+def _list_notes(git: Git) -> dict[str, str]:
+    """Return the note of each commit. git knows wherever they stand: another program may have moved them about."""
+    lines = git.run("notes", f"--ref={NOTES_REF}", "list").decode().splitlines()
+    return {commit: note for note, commit in map(str.split, lines)}
 
 
 def _cat(git: Git, specs: list[str]) -> list[bytes | None]:

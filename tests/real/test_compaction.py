@@ -1,0 +1,123 @@
+"""Compacting the real CLIs' conversations, and forking them."""
+
+import json
+import random
+import string
+
+import pytest
+
+from fixtures.mock_provider import Recorded, slow, status, text
+from tests.real.workplace import OPENCODE, RealTool, Workplace, finish
+
+pytestmark = [pytest.mark.real, pytest.mark.timeout(180)]
+
+SUMMARY = "<state_snapshot>the harbour is in the north</state_snapshot>"
+# How each tool asks its provider for the summary.
+ASKS = ("CONTEXT CHECKPOINT", "<state_snapshot>", "CRITICAL: Respond with TEXT ONLY", "Here is the conversation so far")
+
+
+def _words(count: int, seed: int) -> str:
+    """Return words that do not repeat: repetition is taken for a loop by gemini."""
+    letters = random.Random(seed)
+    return " ".join("".join(letters.choices(string.ascii_lowercase, k=6)) for _ in range(count))
+
+
+def _converse(place: Workplace, tool: RealTool) -> str:
+    """Have three long turns; return the session."""
+    for number in range(3):
+        place.provider.on(f"question {number}", text(f"answer {number}: {_words(1500, number)}"))
+    session_id = str(place.run(tool, f"question 0 {_words(60, 10)}")["session_id"])
+    for number in (1, 2):
+        place.resume(session_id, f"question {number} {_words(60, 10 + number)}")
+    for needle in ASKS:
+        place.provider.on(needle, text(SUMMARY))
+    return session_id
+
+
+def _size(request: Recorded) -> int:
+    return len(json.dumps(request.body))
+
+
+def test_the_next_request_is_shorter_and_has_the_summary(place: Workplace, tool: RealTool) -> None:
+    """After a compaction the conversation goes on, under its id, from a summary instead of what was said."""
+    session_id = _converse(place, tool)
+    before = place.state(session_id)
+    (last,) = place.asked("question 2")
+    done = place.csa("session", "compress", "-s", session_id, "--json")
+    assert done.code == 0, (done, place.events(session_id, "error"))
+    told = done.json
+    assert (told["status"], told["tool"], told["error"]) == ("succeeded", tool.name, None)
+    assert told["proof"]
+    state = place.state(session_id)
+    assert state["context_status"] == {"is_compacted": True, "last_compacted_at": told["last_compacted_at"]}
+    assert (state["phase"], state["turns"]) == ("available", before["turns"])
+    events = place.events(session_id, "compaction")
+    assert [event["status"] for event in events] == ["started", "succeeded"]
+    assert events[-1]["proof"] == told["proof"]
+    after = place.resume(session_id, "And now?")
+    (request,) = place.asked("And now?")
+    assert _size(request) < _size(last) - 10_000
+    assert "the harbour is in the north" in json.dumps(request.body)
+    assert after["provider_session_id"] == before["tools"][tool.name]["provider_session_id"]
+    assert (after["turn"], place.state(session_id)["phase"]) == (4, "active")
+
+
+def test_a_provider_that_is_down_changes_nothing(place: Workplace, tool: RealTool) -> None:
+    """The compaction fails with exit 1, and state.toml and result.toml are byte for byte what they were."""
+    session_id = _converse(place, tool)
+    directory = place.session_dir(session_id)
+    before = {name: (directory / name).read_bytes() for name in ("state.toml", "result.toml")}
+    for needle in ASKS:
+        place.provider.on(needle, status(500))
+    done = place.csa("session", "compress", "-s", session_id, "--json")
+    assert done.code == 1, done
+    assert done.json["status"] == "failed"
+    assert done.json["error"]["kind"] in {"server", "network", "overloaded", "internal"}, done.json
+    assert {name: (directory / name).read_bytes() for name in before} == before
+    assert place.events(session_id, "compaction")[-1]["status"] == "failed"
+    last = place.asked("question 2")[0]  # a request for a summary may quote it
+    place.resume(session_id, "And now?")
+    (request,) = place.asked("And now?")
+    assert _size(request) > _size(last)
+
+
+def test_a_timeout_ends_a_compaction(place: Workplace, tool: RealTool) -> None:
+    """A compaction that takes too long is ended, exits 124, and leaves no process and no claim."""
+    session_id = _converse(place, tool)
+    before = (place.session_dir(session_id) / "state.toml").read_bytes()
+    for needle in ASKS:
+        place.provider.on(needle, slow(60, text(SUMMARY)))
+    process = place.start("session", "compress", "-s", session_id, "--timeout", "15")
+    done = finish(process)
+    assert done.code == 124, done
+    assert (place.session_dir(session_id) / "state.toml").read_bytes() == before
+    assert place.gone_after() == {}
+
+
+def test_a_fork_knows_what_was_said(place: Workplace, tool: RealTool) -> None:
+    """The first request of a fork has the source's conversation; the source's own file and record stay as they are."""
+    place.provider.on("capital", text("It is Ulm.", usage=(1000, 100, 0)))
+    place.provider.on("river", text("The Danube.", usage=(2000, 200, 0)))
+    source = place.run(tool, "Name the capital.")
+    directory = place.session_dir(source["session_id"])
+    before = {path: path.read_bytes() for path in directory.rglob("*") if path.is_file()}
+    fork = place.run(tool, "Name the river.", "--fork-from", source["session_id"])
+    assert fork["session_id"] != source["session_id"]
+    assert fork["provider_session_id"] != source["provider_session_id"]
+    assert {path: path.read_bytes() for path in directory.rglob("*") if path.is_file()} == before
+    (request,) = place.asked("Name the river.")
+    assert "It is Ulm." in json.dumps(request.body)
+    (event,) = place.events(fork["session_id"], "fork")
+    is_native = tool.name != "gemini-cli"
+    assert (event["from"], event["how"]) == (source["session_id"], "native" if is_native else "handoff")
+    assert len(request.user_texts) == (2 if is_native else 1)
+    assert fork["usage"]["input_tokens"] == 2000
+    if tool.tells_cost and tool is not OPENCODE:
+        assert fork["usage"]["cost_usd"] == pytest.approx(2 * source["usage"]["cost_usd"])
+    genealogy = place.state(fork["session_id"])["genealogy"]
+    assert genealogy["fork_of"] == source["session_id"]
+    assert "parent_session_id" not in genealogy
+    back = place.resume(source["session_id"], "Thank you.")
+    (request,) = place.asked("Thank you.")
+    assert "The Danube." not in json.dumps(request.body)
+    assert back["provider_session_id"] == source["provider_session_id"]
