@@ -185,6 +185,7 @@ class Turn:
         self._failing_since: float | None = None
         self._stopped_well = False
         self._compacted = False
+        self._before: set[str] = set()  # the messages before a compaction
         self._handlers: dict[str, Callable[[_Json], bool]] = {
             "message.updated": self._message,
             "message.part.updated": self._part,
@@ -218,18 +219,30 @@ class Turn:
             raise BridgeError("NothingToCompactError", f"there is nothing to compact ({why})")
         told = next((info for info in reversed(before) if info.get("role") == "assistant"), {})
         model = self._asked.get("model") or {key: told.get(key) for key in ("providerID", "modelID")}
-        self._listen(lambda: threading.Thread(target=self._summarise, args=(model,), daemon=True).start())
-        if not self._compacted:
-            return 1
-        after = self._history()
+        self._before = {info["id"] for info in before}
+        try:
+            self._listen(lambda: threading.Thread(target=self._summarise, args=(model,), daemon=True).start())
+            after = self._history()
+        except BridgeError:
+            self._undo()
+            raise
         summary = after[-1] if len(after) > len(before) else {}
-        if summary.get("summary") is True and summary.get("finish") == "stop" and not summary.get("error"):
-            self._tell("compacted", messageID=summary["id"], tokensBefore=(told.get("tokens") or {}).get("total"))
-            return 0
-        return 1
+        if not self._compacted or summary.get("summary") is not True or summary.get("finish") != "stop":
+            self._undo()
+            return 1
+        self._tell("compacted", messageID=summary["id"], tokensBefore=(told.get("tokens") or {}).get("total"))
+        return 0
 
-    def _history(self) -> list[_Json]:
-        return [message["info"] for message in self._server.call("GET", f"/session/{self._id}/message")]
+    def _undo(self) -> None:
+        """Take back what a compaction that failed has left: the next prompt would otherwise begin with it (1.18.33)."""
+        with suppress(BridgeError):
+            left = [info["id"] for info in self._history(ABORT_LIMIT_S) if info["id"] not in self._before]
+            for name in reversed(left):
+                self._server.call("DELETE", f"/session/{self._id}/message/{name}", limit_s=ABORT_LIMIT_S)
+
+    def _history(self, limit_s: float = CALL_LIMIT_S) -> list[_Json]:
+        messages = self._server.call("GET", f"/session/{self._id}/message", limit_s=limit_s)
+        return [message["info"] for message in messages]
 
     def _summarise(self, model: _Json) -> None:
         """Ask for the summary. The answer comes when it is there: what happens until then, the events tell."""
@@ -252,6 +265,8 @@ class Turn:
         if self._id:
             with suppress(BridgeError):
                 self._server.call("POST", f"/session/{self._id}/abort", limit_s=ABORT_LIMIT_S)
+            if self._before:
+                self._undo()
 
     def _enter_session(self) -> None:
         """Make the session or find the one asked for, and say which it is before anything is asked of a model."""

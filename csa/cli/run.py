@@ -154,7 +154,7 @@ def _hint(result: RunResult) -> str | None:
     if result.error_kind == "auth":
         return f"log in with {result.tool}, or set its key"
     if result.error_kind == "context_overflow":
-        return "begin a new session, or shorten this one with the tool's own compaction"
+        return f"csa session compress --session {result.session_id}"
     if result.provider_session_id is None:
         return None
     return f'csa run --session {result.session_id} "go on"'

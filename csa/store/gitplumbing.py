@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -91,8 +92,7 @@ def ensure_bare(path: Path, environ: Mapping[str, str]) -> None:
     if (path / "HEAD").exists():
         return
     path.parent.mkdir(0o700, parents=True, exist_ok=True)
-    aside = path.with_name(f".new-{os.getpid()}-{path.name}")
-    shutil.rmtree(aside, ignore_errors=True)
+    aside = Path(tempfile.mkdtemp(prefix=".new-", suffix=".git", dir=path.parent))
     try:
         open_bare(aside, environ).run("init", "--quiet", "--bare", "--template=", str(aside))
         with suppress(OSError):  # somebody else was faster

@@ -95,7 +95,7 @@ def test_a_timeout_ends_a_compaction(place: Workplace, tool: RealTool) -> None:
 
 
 def test_a_fork_knows_what_was_said(place: Workplace, tool: RealTool) -> None:
-    """The first request of a fork has the source's conversation; the source's own file and record stay as they are."""
+    """The first request of a fork has the source's conversation; the source's record stays as it is."""
     place.provider.on("capital", text("It is Ulm.", usage=(1000, 100, 0)))
     place.provider.on("river", text("The Danube.", usage=(2000, 200, 0)))
     source = place.run(tool, "Name the capital.")

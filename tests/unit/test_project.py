@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from csa.store.project import find_project, git_branch
+from csa.store.project import find_project, git_branch, git_head
 
 
 def test_the_nearest_marker_counts(tmp_path: Path) -> None:
@@ -45,3 +45,46 @@ def test_a_broken_repository_has_no_branch(tmp_path: Path, content: bytes) -> No
     (tmp_path / ".git").mkdir()
     (tmp_path / ".git" / "HEAD").write_bytes(content)
     assert git_branch(tmp_path) is None
+
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+OTHER = "76543210fedcba9876543210fedcba9876543210"
+
+
+def test_the_head_is_a_commit(project: Path) -> None:
+    """It is read from the branch's file, else from the packed refs; a branch without commits has none."""
+    git = project / ".git"
+    assert git_head(project) is None
+    (git / "packed-refs").write_text(f"# pack-refs with: peeled\n{OTHER} refs/heads/main\n^{COMMIT}\n")
+    assert git_head(project) == OTHER
+    (git / "refs" / "heads").mkdir(parents=True)
+    (git / "refs" / "heads" / "main").write_text(f"{COMMIT}\n")
+    assert git_head(project) == COMMIT
+    (git / "HEAD").write_text(f"{OTHER}\n")
+    assert git_head(project) == OTHER
+    assert git_head(project / "deep" / "below") == OTHER
+
+
+def test_the_head_of_a_worktree(project: Path, tmp_path: Path) -> None:
+    """It has a HEAD of its own, and its branches where the others have theirs."""
+    own = project / ".git" / "worktrees" / "side"
+    own.mkdir(parents=True)
+    (own / "HEAD").write_text("ref: refs/heads/side\n")
+    (own / "commondir").write_text("../..\n")
+    (project / ".git" / "refs" / "heads").mkdir(parents=True)
+    (project / ".git" / "refs" / "heads" / "side").write_text(f"{COMMIT}\n")
+    tree = tmp_path / "side"
+    tree.mkdir()
+    (tree / ".git").write_text(f"gitdir: {own}\n")
+    assert git_head(tree) == COMMIT
+
+
+@pytest.mark.parametrize(
+    "head", ["", "ref: refs/heads/../../../secret", "ref: HEAD", "ref: refs/heads/main extra", "0123", "\ufffd"]
+)
+def test_a_broken_head_is_none(tmp_path: Path, head: str) -> None:
+    """Whatever stands in HEAD, a run goes on, and no file outside of the repository is read."""
+    (tmp_path / "secret").write_text(f"{COMMIT}\n")
+    (tmp_path / "project" / ".git").mkdir(parents=True)
+    (tmp_path / "project" / ".git" / "HEAD").write_text(head)
+    assert git_head(tmp_path / "project") is None
