@@ -121,3 +121,39 @@ def test_a_fork_knows_what_was_said(place: Workplace, tool: RealTool) -> None:
     (request,) = place.asked("Thank you.")
     assert "The Danube." not in json.dumps(request.body)
     assert back["provider_session_id"] == source["provider_session_id"]
+
+
+def test_codex_acp_compacts_by_its_command(place: Workplace) -> None:
+    """An agent that tells of `/compact` is given it, and its typed update is the proof."""
+    config = place.home / ".config" / "csa" / "config.toml"
+    config.parent.mkdir(parents=True, exist_ok=True)
+    config.write_text('[tools.codex-acp]\ntransport = "acp"\ncommand = ["codex-acp"]\n')
+    for number in range(2):
+        place.provider.on(f"question {number}", text(f"answer {number}: {_words(1500, number)}"))
+    done = place.csa("run", "--json", "--tool", "codex-acp", "question 0")
+    assert done.code == 0, done
+    session_id = done.json["session_id"]
+    place.resume(session_id, "question 1")
+    (last,) = place.asked("question 1")
+    place.provider.on(ASKS[0], text(SUMMARY))
+    compacted = place.csa("session", "compress", session_id, "--json")
+    assert compacted.code == 0, (compacted, place.events(session_id, "error"))
+    assert compacted.json["proof"] == "compaction_update completed"
+    place.resume(session_id, "And now?")
+    (request,) = place.asked("And now?")
+    assert _size(request) < _size(last)
+    assert "the harbour is in the north" in json.dumps(request.body)
+
+
+def test_a_tool_spoken_to_through_acp_is_compacted_its_own_way(place: Workplace) -> None:
+    """A conversation that gemini began over ACP, where it has no `/compress`, is compacted as any other."""
+    for number in range(2):
+        place.provider.on(f"question {number}", text(f"answer {number}: {_words(1500, number)}"))
+    done = place.csa("run", "--json", "--tool", "gemini-cli", "--transport", "acp", "question 0")
+    assert done.code == 0, done
+    place.resume(done.json["session_id"], "question 1")
+    for needle in ASKS:
+        place.provider.on(needle, text(SUMMARY))
+    compacted = place.csa("session", "compress", done.json["session_id"], "--json")
+    assert compacted.code == 0, compacted
+    assert compacted.json["proof"] == "state snapshot in the conversation's file"

@@ -191,7 +191,7 @@ def test_an_agent_proves_by_its_update_or_its_call() -> None:
 
 
 def test_snapshots_are_counted(tmp_path: Path) -> None:
-    """Histories that begin with a snapshot count, in any file of the conversation; words of a model about one do not."""
+    """Histories that begin with a snapshot count, in any file of the conversation; a model's words do not."""
     history = [{"content": [{"text": "<session>"}]}, {"content": [{"text": "<state_snapshot>x"}]}]
     snapshot = {"$set": {"messages": history}}
     quoted = {"id": "1", "type": "gemini", "content": "look: <state_snapshot>"}
