@@ -42,12 +42,13 @@ def execute(arguments: argparse.Namespace) -> int:
     from csa.store.checkpoints import list_checkpoints, verify_checkpoint  # noqa: PLC0415  # --help needs none of it
 
     store = client.store
-    found = list(list_checkpoints(store, client.setting.environ, _chosen(client, arguments)))
+    session_id = _chosen(client, arguments)
+    found = list(list_checkpoints(store, client.setting.environ, session_id))
     verdicts = [verify_checkpoint(store, each) if arguments.verify else None for each in found]
     if arguments.json:
         print_json([to_json(each, verdict) for each, verdict in zip(found, verdicts, strict=True)])
     else:
-        _print_rows(found, verdicts)
+        _print_rows(found, verdicts, of_one=session_id is not None)
     return 1 if any(verdict not in {None, "ok", "gone"} for verdict in verdicts) else 0
 
 
@@ -78,7 +79,7 @@ def _chosen(client: Csa, arguments: argparse.Namespace) -> str | None:
     return client.resolve(given[0]) if given else None
 
 
-def _print_rows(found: list[Checkpoint], verdicts: list[Verdict | None]) -> None:
+def _print_rows(found: list[Checkpoint], verdicts: list[Verdict | None], *, of_one: bool) -> None:
     if not found:
         print("No checkpoints found")
         print("hint: csa session checkpoint --session S makes one", file=sys.stderr)
@@ -88,7 +89,8 @@ def _print_rows(found: list[Checkpoint], verdicts: list[Verdict | None]) -> None
         name = each.commit[:_SHOWN] if width else each.commit
         clock = datetime.fromtimestamp(each.at, UTC).astimezone().strftime("%Y-%m-%d %H:%M")
         what = one_line(facts.label or ("automatic" if facts.automatic else ""))
-        row = f"{facts.session_id}  {clock}  turn {facts.turn:<3} {facts.events:>6} events  {what}"
+        whose = "" if of_one else f"{facts.session_id}  "
+        row = f"{whose}{clock}  turn {facts.turn:<3} {what}"
         checked = "" if verdict is None else f"{style(f'{verdict:<10}', _COLOURS.get(verdict, 'red'))}"
         taken = len(name) + 2 + (10 if verdict else 0)
         print(f"{checked}{style(name, 'cyan')}  {cut(row, width and width - taken)}".rstrip())

@@ -26,8 +26,8 @@ def checkpoint_session(setting: Setting, session_id: str, *, label: str | None =
         Others as `make_checkpoint`.
     """
     setting.store.load(session_id)
-    text = " ".join(setting.redactor.redact(label or "").split())[:MAX_LABEL] or None
-    made = _make(setting, session_id, label=text, automatic=False)
+    words = "".join(c if c.isprintable() else " " for c in setting.redactor.redact(label or "")).split()
+    made = _make(setting, session_id, label=" ".join(words)[:MAX_LABEL] or None, automatic=False)
     try:
         held = open_session(setting.store, session_id)
     except (BusyError, OSError):  # its supervisor alone writes there; the checkpoint itself is on record

@@ -184,6 +184,8 @@ class Compaction:
         verdict = judge(proven, end, stop)
         code = exit_code_for(verdict.status, signal_name=stop.signal_name if stop else None)
         redact = self._setting.redactor.redact
+        is_late = verdict.status == "timed_out"
+        message = f"it took longer than {plan.timeout_s:g} s" if is_late else verdict.error_message
         return CompactionResult(
             session_id=plan.state.session_id,
             tool=plan.adapter.name,
@@ -193,7 +195,7 @@ class Compaction:
             outcome=proven,
             compacted_at=format_time(datetime.now(UTC)) if verdict.status == "succeeded" else None,
             error_kind=verdict.error_kind,
-            error_message=redact(verdict.error_message) if verdict.error_message else None,
+            error_message=redact(message) if message else None,
         )
 
 

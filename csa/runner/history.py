@@ -6,7 +6,7 @@ meanwhile are among them. git is only asked where there is something to ask abou
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal
@@ -15,6 +15,7 @@ from csa.model.state import format_time, parse_time
 from csa.runner.setting import Setting
 from csa.store.checkpoints import list_checkpoints
 from csa.store.gitplumbing import Git, GitError, open_work_tree
+from csa.store.project import is_commit
 from csa.store.transcript import read_events
 
 MAX_COMMITS = 1000  # of one turn
@@ -74,11 +75,17 @@ def _spans(setting: Setting, session_id: str) -> Iterator[_Span]:
     cwd, turn = "", 0
     for event in read_events(setting.store.paths(session_id).transcript):
         if event.type == "run_started":
-            before, cwd, turn = event.data.get("head"), str(event.data.get("cwd", "")), event.turn
+            before, cwd, turn = _head(event.data), str(event.data.get("cwd", "")), event.turn
         elif event.type == "run_finished" and event.turn == turn:
-            after = event.data.get("head")
+            after = _head(event.data)
             if after and after != before and cwd:
-                yield _Span(turn, cwd, before, str(after), parse_time(event.ts) or datetime.now(UTC))
+                yield _Span(turn, cwd, before, after, parse_time(event.ts) or datetime.now(UTC))
+
+
+def _head(data: Mapping[str, Any]) -> str | None:
+    """Return the recorded commit; what is none must not come near a command line."""
+    head = str(data.get("head") or "")
+    return head if is_commit(head) else None
 
 
 def _commits(setting: Setting, span: _Span) -> list[Entry]:

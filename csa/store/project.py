@@ -43,6 +43,11 @@ def git_head(start: Path) -> str | None:
         return None
 
 
+def is_commit(text: str) -> bool:
+    """Say whether this is the full name of a commit."""
+    return len(text) in _COMMIT_LENGTHS and _HEX.issuperset(text)
+
+
 def _git_directory(project: Path) -> Path:
     directory = project / ".git"
     if directory.is_file():  # a worktree or submodule: `gitdir: <path>`
@@ -57,7 +62,7 @@ def _resolve_head(directory: Path) -> str | None:
         common = directory / (directory / "commondir").read_text().strip()
     value = (directory / "HEAD").read_text().strip()
     for _ in range(_MAX_SYMBOLIC):
-        if len(value) in _COMMIT_LENGTHS and _HEX.issuperset(value):
+        if is_commit(value):
             return value
         name = value.removeprefix("ref:").strip()
         if name == value or ".." in name.split("/"):
