@@ -161,7 +161,7 @@ def group_overview(group: str) -> str:
 
 
 def _rows(commands: tuple[Command, ...] | list[Command]) -> list[str]:
-    return [f"  {' '.join(command.words):<19} {command.summary}" for command in commands]
+    return [f"  {' '.join(command.words):<18} {command.summary}" for command in commands]
 
 
 def print_help(text: str) -> int:
