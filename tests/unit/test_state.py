@@ -105,6 +105,8 @@ def test_times_are_written_in_utc_with_milliseconds() -> None:
         ({"meta_session_id": None}, "meta_session_id"),
         ({"meta_session_id": "nonsense"}, "meta_session_id"),
         ({"meta_session_id": 5}, "meta_session_id"),
+        ({"context_status": {"is_compacted": "yes"}}, "is_compacted"),
+        ({"genealogy": {"fork_of": "nonsense"}}, "fork_of"),
         ({"project_path": None}, "project_path"),
         ({"created_at": None}, "created_at"),
         ({"created_at": "soon"}, "created_at"),
@@ -163,12 +165,31 @@ def test_rendering_and_reading_again_loses_nothing() -> None:
         root_session_id=PARENT,
         depth=1,
         max_depth=5,
+        fork_of=ID,
+        is_compacted=True,
+        last_compacted_at="2024-02-06T12:00:00Z",
         tools={"codex": ToolState(provider_session_id="t", cwd="/p", account="~/.codex", totals={"input_tokens": 7.0})},
         usage=Usage(10, 20, 0, 0.5),
         schema=1,
     )
     assert parse_state(render_state(state)) == state
-    assert render_state(state)["context_status"] == {"is_compacted": False, "last_compacted_at": None}
+
+
+@pytest.mark.parametrize(
+    ("written", "read"),
+    [
+        ("2024-02-06T12:00:00Z", "2024-02-06T12:00:00Z"),
+        (NOON, "2024-02-06T12:00:00.000Z"),
+        ("", None),
+        (5, None),
+        (None, None),
+    ],
+)
+def test_the_time_of_a_compaction_is_a_string(written: object, read: str | None) -> None:
+    """As other implementations write it, and unchanged where they have; a TOML date-time becomes one."""
+    state = parse_state(minimal(context_status={"is_compacted": True, "last_compacted_at": written}))
+    assert (state.is_compacted, state.last_compacted_at) == (True, read)
+    assert render_state(state)["context_status"] == {"is_compacted": True, "last_compacted_at": read}
 
 
 def test_the_last_tool_is_the_one_updated_last() -> None:
