@@ -8,16 +8,21 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 CODEX_VERSION := 0.169.0
 CLAUDE_VERSION := 2.1.328
+GEMINI_VERSION := 0.61.0
+OPENCODE_VERSION := 1.18.33
+CODEX_ACP_VERSION := 2.6.0
 CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/csa-real-clis
-CLIS := $(CACHE)/codex-$(CODEX_VERSION)_claude-$(CLAUDE_VERSION)
+VERSIONS := codex-$(CODEX_VERSION)_claude-$(CLAUDE_VERSION)_gemini-$(GEMINI_VERSION)_opencode-$(OPENCODE_VERSION)
+CLIS := $(CACHE)/$(VERSIONS)_acp-$(CODEX_ACP_VERSION)
 
-.PHONY: help demo test check lint test-real bench docs format constraints clean
+.PHONY: help demo test check lint test-real test-real-all bench docs format constraints clean
 
 help:
 	@echo "make demo       a tree of agents over the bundled fake tools, with the live view"
 	@echo "make test       the tests that need no real tool"
 	@echo "make check      lint, types, layers and tests"
 	@echo "make test-real  the real codex and claude-code against a loopback provider"
+	@echo "make test-real-all  gemini-cli, opencode and ACP agents as well"
 	@echo "make bench      speed and memory, as ratios"
 	@echo "make docs       write docs/commands.md and docs/csa.1 anew from the parsers"
 
@@ -44,12 +49,22 @@ $(CLIS)/.installed:
 	@command -v npm > /dev/null || { echo "error: npm is needed to install the real CLIs (Node.js 20 or newer)"; exit 1; }
 	mkdir -p $(CLIS)
 	npm install --loglevel=error --no-audit --no-fund --prefix $(CLIS) \
-		@openai/codex@$(CODEX_VERSION) @anthropic-ai/claude-code@$(CLAUDE_VERSION)
+		@openai/codex@$(CODEX_VERSION) @anthropic-ai/claude-code@$(CLAUDE_VERSION) \
+		@google/gemini-cli@$(GEMINI_VERSION) opencode-ai@$(OPENCODE_VERSION) \
+		@agentclientprotocol/codex-acp@$(CODEX_ACP_VERSION)
 	$(CLIS)/node_modules/.bin/codex --version
 	$(CLIS)/node_modules/.bin/claude --version
+	$(CLIS)/node_modules/.bin/gemini --version
+	$(CLIS)/node_modules/.bin/opencode --version
+	$(CLIS)/node_modules/.bin/codex-acp --version
 	@touch $@
 
+# The tools whose real suite is settled; test-real-all runs that of gemini-cli, opencode and the ACP agents as well.
 test-real: $(STAMP) $(CLIS)/.installed
+	CSA_REAL_CLIS=$(CLIS) CSA_REAL_TOOLS=codex,claude-code \
+		$(BIN)/pytest -q -m real -k "not gemini and not opencode and not acp" tests/real
+
+test-real-all: $(STAMP) $(CLIS)/.installed
 	CSA_REAL_CLIS=$(CLIS) $(BIN)/pytest -q -m real tests/real
 
 bench: $(STAMP)

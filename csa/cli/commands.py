@@ -84,6 +84,7 @@ class UsageFault(Exception):  # noqa: N818  # becomes a UsageError with a hint
 GROUPS = {"session": "look at sessions", "config": "look at the configuration"}
 COMMANDS = (
     Command(("run",), "run", "hand a prompt to an AI coding tool, in a new or old session"),
+    Command(("top",), "top", "show what runs, in all projects"),
     Command(("session", "list"), "session_list", "list the project's sessions, or their tree"),
     Command(("session", "result"), "session_result", "print the answer of a session's last turn"),
     Command(("session", "logs"), "session_logs", "print what happened in a session"),

@@ -99,10 +99,20 @@ def tokens(count: int) -> str:
 
 
 def elapsed(seconds: float) -> str:
-    """Render a duration: 4s, 3m12s, 2h05m."""
+    """Render a duration in at most seven characters: 4s, 3m12s, 2h05m, 5d04h."""
     whole = int(seconds)
     if whole < 60:  # noqa: PLR2004  # a minute
         return f"{whole}s"
     if whole < 3600:  # noqa: PLR2004  # an hour
         return f"{whole // 60}m{whole % 60:02d}s"
-    return f"{whole // 3600}h{whole % 3600 // 60:02d}m"
+    if whole < 100 * 3600:
+        return f"{whole // 3600}h{whole % 3600 // 60:02d}m"
+    return f"{whole // 86400}d{whole % 86400 // 3600:02d}h"
+
+
+def money(cost_usd: float | None) -> str:
+    """Render US dollars in at most seven characters: $0.042, $1.30, $1234; nothing where none are known."""
+    if not cost_usd:
+        return ""
+    digits = 3 if cost_usd < 0.1 else 2 if cost_usd < 1000 else 0  # noqa: PLR2004  # as many as fit
+    return f"${cost_usd:.{digits}f}"

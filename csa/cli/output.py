@@ -77,6 +77,11 @@ class Style:
         return f"\033[{codes}m{text}\033[0m" if self.enabled and codes else text
 
 
+def can_redraw(stream: IO[str]) -> bool:
+    """Say whether the stream is a terminal that obeys more than a line feed."""
+    return stream.isatty() and os.environ.get("TERM", "dumb") not in {"", "dumb"}
+
+
 def terminal_width(stream: IO[str]) -> int | None:
     """Return the columns of the terminal (or COLUMNS); None when the stream is none."""
     if not stream.isatty():
@@ -88,6 +93,15 @@ def terminal_width(stream: IO[str]) -> int | None:
         return os.get_terminal_size(stream.fileno()).columns or 80
     except OSError:
         return 80
+
+
+def terminal_size(stream: IO[str]) -> tuple[int, int]:
+    """Return columns and lines of a terminal as it is now; COLUMNS does not count, which knows of no resize."""
+    try:
+        columns, lines = os.get_terminal_size(stream.fileno())
+    except OSError:
+        columns, lines = 0, 0
+    return columns or 80, lines or 24
 
 
 def one_line(text: str) -> str:
@@ -114,6 +128,6 @@ def display_width(text: str) -> int:
     """Count the columns that a text takes."""
     if text.isascii():
         return len(text)
-    from unicodedata import combining, east_asian_width  # noqa: PLC0415  # only for text that needs it
+    from unicodedata import category, east_asian_width  # noqa: PLC0415  # only for text that needs it
 
-    return sum(0 if combining(c) else 2 if east_asian_width(c) in "WF" else 1 for c in text)
+    return sum(0 if category(c) in {"Mn", "Me"} else 2 if east_asian_width(c) in "WF" else 1 for c in text)

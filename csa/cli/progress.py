@@ -1,38 +1,37 @@
 """What `csa run` shows on stderr: a live tree on a terminal, plain lines elsewhere, nothing when quiet.
 
 The live view draws the running session and the sessions its agents have started, each with its tool, what it is doing,
-for how long, and its tokens. It reads the store as any other command would, and writes nothing there.
+for how long, its tokens and its cost. It reads the store as any other command would, and writes nothing there.
 """
 
 from __future__ import annotations
 
 import sys
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
 
 import anyio
+from anyio import to_thread
 
-from csa.cli.describe import describe, elapsed, tokens
-from csa.cli.output import STATUS_STYLES, Style, cut, one_line, terminal_width
+from csa.cli.describe import describe, elapsed, money, tokens
+from csa.cli.live import REFRESH_S, REST, Row, arrange, lay_out
+from csa.cli.output import Style, cut, lossy, terminal_width
+from csa.cli.roster import Roster
+from csa.ids import ENTROPY_BYTES, new_session_id
 from csa.model.events import Event
-from csa.model.state import parse_time
-from csa.model.tree import Node, build_forest
 from csa.model.usage import Usage
+from csa.paths import home
 from csa.runner.client import Csa
-from csa.store.sessions import Record
-from csa.store.transcript import read_events_backwards
+from csa.store.observer import Observer
+from csa.store.stores import find_stores
 
 if TYPE_CHECKING:
-    from rich.live import Live
-    from rich.table import Table
-    from rich.text import Text
-
     from csa.runner.turn import Turn
 
-REFRESH_S = 0.25
 MAX_ROWS_SHOWN = 30
-_MAX_LOOK_BACK = 40
 _LINE_WIDTH = 160
+_LABEL = 10
 
 
 class Progress(Protocol):
@@ -44,11 +43,11 @@ class Progress(Protocol):
     def end(self) -> None: ...
 
 
-def make_progress(client: Csa, *, quiet: bool) -> Progress:
-    """Choose the view for stderr as it is."""
+def make_progress(client: Csa, *, quiet: bool, plain: bool = False) -> Progress:
+    """Choose the view for stderr as it is; with `plain`, lines in any case."""
     if quiet:
         return Silence()
-    return LiveTree(client) if Style(sys.stderr).enabled else PlainLines()
+    return LiveTree(client) if Style(sys.stderr).enabled and not plain else PlainLines()
 
 
 class Silence:
@@ -95,125 +94,82 @@ class PlainLines(Silence):
 
 
 class LiveTree(Silence):
-    """A tree that is redrawn in place, and a closing line that stays."""
+    """The session and those its agents have started, redrawn in place; a closing line stays."""
 
     def __init__(self, client: Csa) -> None:
-        self._client = client
-        self._started_at = time.monotonic()
-        self._doing = "starting"
-        self._usage = Usage()
-        self._others: list[Record] = []
+        from csa.cli.screen import Screen  # noqa: PLC0415  # brings rich: 40 ms that only a terminal is worth
+
+        store, environ = client.store, client.setting.environ
+        self._roster = Roster(lambda: find_stores(store.root), user_home=home(environ))
+        self._screen = Screen(sys.stderr, whole=False)
         self._closing = ""
         self._turn: Turn
-        self._live: Live
+        self._own: Row
+        self._before = Usage()
+        self._others: list[Row] = []
+        self._resumed: set[str] = set()
+        self._since = ""
 
     def begin(self, turn: Turn) -> None:
         """Say which session this is, and begin to draw."""
-        from rich.console import Console  # noqa: PLC0415  # 40 ms that only a terminal is worth
-        from rich.live import Live  # noqa: PLC0415  # as above
-
-        self._turn = turn
         _say(Style(sys.stderr)(_headline(turn), "dim"))
-        self._live = Live(
-            self._draw(), console=Console(stderr=True), transient=True, refresh_per_second=8, get_renderable=self._draw
+        self._turn = turn
+        self._before = turn.plan.state.usage
+        self._since = turn.session_id
+        if not turn.plan.is_new:
+            self._since = max(self._since, new_session_id(time.time_ns() // 1_000_000, bytes(ENTROPY_BYTES)))
+        self._own = Row(
+            session_id=turn.session_id,
+            place=self._roster.place(turn.plan.state.project_path),
+            label=turn.session_id[:_LABEL],
+            tool=turn.plan.adapter.name,
+            started_at=time.time(),
+            usage=self._before,
         )
-        self._live.start()
+        self._screen.start()
+        self._draw()
 
     def show(self, event: Event) -> None:
         """Take note of what happened."""
         if event.type == "run_finished":
             self._closing = _closing(event)
         elif event.type == "usage":
-            self._usage = Usage.from_dict(event.data)
-        elif event.type in {"retry", "warning", "error"}:
-            self._live.console.print(describe(event), style="yellow", markup=False, highlight=False)
-        if line := describe(event):
-            self._doing = line
+            self._own = replace(self._own, usage=self._before + Usage.from_dict(event.data))
+            return
+        line = describe(event)
+        if line and event.type in {"retry", "warning", "error"}:
+            self._screen.print(line, "yellow")
+        if line:
+            self._own = replace(self._own, doing=line)
 
     async def keep_fresh(self) -> None:
-        """Look for sessions that the agents have started."""
+        """Draw again and again, with the sessions that the agents have started, in whichever project."""
         while True:
-            self._others = [
-                self._client.store.record(session_id)
-                for session_id in self._client.store.ids()
-                if session_id > self._turn.session_id
-            ]
-            await anyio.sleep(REFRESH_S)
+            began = time.monotonic()
+            self._others = await to_thread.run_sync(self._roster.rows, self._is_ours, abandon_on_cancel=True)
+            with lossy(sys.stderr):
+                self._draw()
+            await anyio.sleep(max(REFRESH_S, REST * (time.monotonic() - began)))
 
     def end(self) -> None:
         """Leave only the closing line."""
-        self._live.stop()
+        self._screen.stop()
         if self._closing:
             _say(self._closing)
 
-    def _draw(self) -> Table:
-        from rich.table import Table  # noqa: PLC0415  # loaded by `begin`
+    def _is_ours(self, observer: Observer, session_id: str) -> bool:
+        """Say whether a session may be one that an agent of this turn has begun, or goes on with."""
+        if session_id <= self._turn.session_id:
+            return False
+        if session_id <= self._since and session_id not in self._resumed and observer.is_running(session_id):
+            self._resumed.add(session_id)
+        return session_id > self._since or session_id in self._resumed
 
-        table = Table.grid(expand=True, padding=(0, 1))
-        table.add_column(no_wrap=True, overflow="ellipsis", ratio=1)
-        table.add_column(no_wrap=True, justify="right", width=7)
-        table.add_column(no_wrap=True, justify="right", width=6)
-        used = self._usage.input_tokens + self._usage.output_tokens
-        table.add_row(
-            _row_text("", "●", "cyan", self._turn.plan.adapter.name, self._doing),
-            elapsed(time.monotonic() - self._started_at),
-            tokens(used) if used else "",
-        )
-        for lead, record in self._descendants()[:MAX_ROWS_SHOWN]:
-            table.add_row(*_child_row(lead, record))
-        return table
-
-    def _descendants(self) -> list[tuple[str, Record]]:
-        items = [(r.session_id, r.state.parent_session_id, r) for r in self._others if r.state]
-        rows: list[tuple[str, Record]] = []
-        for node in build_forest(items):
-            if node.session_id == self._turn.session_id:  # the running session, as the missing parent of its children
-                _collect(node, "", rows)
-        return rows
-
-
-def _collect(node: Node[Record], lead: str, rows: list[tuple[str, Record]]) -> None:
-    for index, child in enumerate(node.children):
-        is_last = index == len(node.children) - 1
-        if child.item:
-            rows.append((lead + ("└─ " if is_last else "├─ "), child.item))
-        _collect(child, lead + ("   " if is_last else "│  "), rows)
-
-
-def _child_row(lead: str, record: Record) -> tuple[Text, str, str]:
-    doing, started_at, finished_at, tool = _look_at(record)
-    status = record.status
-    mark = "●" if status == "running" else "✓" if status == "succeeded" else "✗"
-    until = time.time() if finished_at is None else finished_at
-    state = record.state
-    used = state.usage.input_tokens + state.usage.output_tokens if state else 0
-    return (
-        _row_text(lead, mark, STATUS_STYLES.get(status, ""), tool, doing),
-        elapsed(max(0, until - started_at)) if started_at else "",
-        tokens(used) if used else "",
-    )
-
-
-def _look_at(record: Record) -> tuple[str, float | None, float | None, str]:
-    """Return what the session's agent is doing, and when its turn began and ended (Unix seconds), and its tool."""
-    doing = ""
-    finished_at: float | None = None
-    for count, event in enumerate(read_events_backwards(record.paths.transcript)):
-        moment = parse_time(event.ts)
-        seconds = moment.timestamp() if moment else None
-        if event.type == "run_finished" and not doing:
-            finished_at = seconds
-        if event.type != "usage" and not doing:
-            doing = describe(event) or ""
-        if event.type == "run_started" or count > _MAX_LOOK_BACK:
-            return doing, seconds, finished_at, str(event.data.get("tool", ""))
-    return doing, None, finished_at, ""
-
-
-def _row_text(lead: str, mark: str, style: str, tool: str, doing: str) -> Text:
-    from rich.text import Text  # noqa: PLC0415  # loaded by `begin`
-
-    return Text.assemble((lead, "dim"), (f"{mark} ", style), (f"{tool} ", "bold"), one_line(doing))
+    def _draw(self) -> None:
+        width, height = self._screen.size
+        tree = [node for node in arrange([self._own, *self._others]) if node.session_id == self._turn.session_id]
+        height = min(MAX_ROWS_SHOWN, height - 1)
+        self._screen.draw(lay_out(tree, width=width, height=height, now=time.time()))
 
 
 def _headline(turn: Turn) -> str:
@@ -225,6 +181,8 @@ def _headline(turn: Turn) -> str:
 def _closing(event: Event) -> str:
     usage = event.data.get("usage") or {}
     used = f", {tokens(usage['input_tokens'])} in, {tokens(usage['output_tokens'])} out" if usage else ""
+    if cost := money(usage.get("cost_usd")):
+        used += f", {cost}"
     return f"csa: {event.data.get('status')} in {elapsed(float(event.data.get('duration_s', 0)))}{used}"
 
 

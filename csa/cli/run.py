@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from csa.cli.output import lossy, print_json, print_problem
 from csa.errors import UsageError
-from csa.model.config import AUTO
+from csa.model.config import AUTO, TRANSPORTS
 from csa.model.permission import Permission
 from csa.model.result import RunResult
 from csa.runner.client import Csa
@@ -44,6 +44,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     which.add_argument("--name", metavar="NAME", help="a name for the session, unique in the project")
     how = parser.add_argument_group("how")
     how.add_argument("-t", "--tool", metavar="T", help=f"the tool: codex, claude-code, ..., or {AUTO}")
+    how.add_argument(
+        "--transport", choices=TRANSPORTS, help="how csa speaks to the tool (default: as configured, or native)"
+    )
     how.add_argument("-m", "--model", metavar="M", help="the model to ask the tool for")
     how.add_argument("--effort", metavar="E", help="the reasoning effort to ask the tool for")
     how.add_argument(
@@ -77,7 +80,8 @@ def execute(arguments: argparse.Namespace) -> int:
 
     become_subreaper()
     turn = client.run(request)
-    progress = make_progress(client, quiet=arguments.quiet)
+    events_on_terminal = arguments.stream_json and sys.stdout.isatty()  # a line there would spoil a redrawn view
+    progress = make_progress(client, quiet=arguments.quiet, plain=events_on_terminal)
     faults: list[OSError] = []
     anyio.run(_drive, turn, progress, faults if arguments.stream_json else None)
     assert turn.result is not None
@@ -159,6 +163,7 @@ def _request(arguments: argparse.Namespace) -> RunRequest:
     return RunRequest(
         prompt=_prompt(arguments),
         tool=arguments.tool,
+        transport=arguments.transport,
         session=arguments.session,
         last=arguments.last,
         session_id=arguments.session_id,
@@ -219,6 +224,7 @@ def _print_plan(plan: TurnPlan, *, as_json: bool) -> None:
         "session": "new" if plan.is_new else plan.state.session_id,
         "tool": plan.adapter.name,
         "why": plan.why_tool,
+        "transport": plan.transport,
         "command": shlex.join(plan.command),
         "cwd": plan.cwd,
         "permission": plan.permission.value,

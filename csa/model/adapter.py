@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from csa.model.permission import Permission
 from csa.model.usage import Usage
@@ -35,10 +35,13 @@ class Capabilities:
 
     choose_id: it takes the provider session id of a new run (a UUIDv4) from its caller.
     system_on_resume: it heeds another system text when a conversation is resumed.
+    reads: files of the tool's configuration that the adapter must see, named like `Probe.login_files`; `./` stands for
+        the directory of the turn. Those that exist come with the request (`TurnRequest.files`).
     """
 
     choose_id: bool = False
     system_on_resume: bool = True
+    reads: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,6 +64,9 @@ class TurnRequest:
     sandboxed_by: str | None = None  # the adapter in whose tool's sandbox csa itself runs ("codex")
     writable_dirs: tuple[str, ...] = ()  # what a nested `csa run` must be able to write, besides the project
     previous_totals: Mapping[str, float] | None = None  # `Outcome.totals` of the last turn of this conversation
+    files: Mapping[str, str] = field(default_factory=dict)  # what `Capabilities.reads` names, as far as it exists
+    run_directory: str = ""  # where `Invocation.files` will stand: absolute, private, of this turn alone
+    run_directory_is_roots: bool = False  # nobody but root can change it or any directory above it
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +76,8 @@ class Invocation:
     argv: tuple[str, ...]
     stdin: bytes
     env: Mapping[str, str | None] = field(default_factory=dict)  # changes to the environment; None removes a name
+    files: Mapping[str, str] = field(default_factory=dict)  # by their place below `run_directory`; gone after the turn
+    warnings: tuple[str, ...] = ()  # what the user should know of this run
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +127,14 @@ class Decoder(Protocol):
 
     def close(self, end: ToolExit) -> Outcome:
         """Judge the run after its last line."""
+
+
+@runtime_checkable
+class StderrReader(Protocol):
+    """A decoder whose tool tells of its retries on stderr alone."""
+
+    def feed_stderr(self, line: bytes) -> list[Update]:
+        """Take one line of stderr without its newline; most say nothing of interest. Never raises."""
 
 
 @dataclass(frozen=True, slots=True)

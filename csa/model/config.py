@@ -13,8 +13,10 @@ from typing import Any, Literal
 from csa.errors import ConfigError
 from csa.model.permission import Permission
 
-_Kind = Literal["text", "words", "count", "seconds", "permission", "table"]
+_Kind = Literal["text", "words", "count", "seconds", "permission", "table", "transport"]
 AUTO = "auto"
+NATIVE = "native"
+TRANSPORTS = (NATIVE, "acp")
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,11 +38,12 @@ KEYS: Mapping[str, Key] = {
 }
 TOOL_KEYS: Mapping[str, Key] = {
     "command": Key("words", (), "how the tool is started: its executable, and arguments"),
+    "transport": Key("transport", NATIVE, "how csa speaks to the tool: native, or acp (the Agent Client Protocol)"),
     "model": Key("text", "", "the model to ask the tool for"),
     "effort": Key("text", "", "the reasoning effort to ask the tool for"),
     "env": Key("table", {}, "variables to set for the tool"),
 }
-_NOT_FOR_PROJECTS = ("command", "env")
+_NOT_FOR_PROJECTS = ("command", "env", "transport")  # the transport decides how a permission is enforced
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +60,7 @@ class ToolConfig:
     """`[tools.<name>]`."""
 
     command: tuple[str, ...] = ()
+    transport: str | None = None
     model: str | None = None
     effort: str | None = None
     env: Mapping[str, str] = field(default_factory=dict)
@@ -89,6 +93,12 @@ class Config:
         """None: no limit."""
         return float(self.values["timeout_s"][0]) or None
 
+    @property
+    def acp_tools(self) -> tuple[str, ...]:
+        """The tools whose configured transport is acp."""
+        names = (key.split(".") for key, (value, _) in self.values.items() if value == "acp")
+        return tuple(words[1] for words in names if words[::2] == ["tools", "transport"])
+
     def for_tool(self, name: str) -> ToolConfig:
         """Return the settings of one tool."""
 
@@ -97,6 +107,7 @@ class Config:
 
         return ToolConfig(
             command=tuple(value("command") or ()),
+            transport=value("transport"),
             model=value("model") or None,
             effort=value("effort") or None,
             env=dict(value("env") or {}),
@@ -192,6 +203,13 @@ _EXPECTED: Mapping[_Kind, str] = {
     "seconds": "a number of seconds from 0 up",
     "permission": "one of read-only, edit, full",
     "table": "a table of texts",
+    "transport": "native or acp",
+}
+
+
+_CHOICES: Mapping[str, tuple[str, ...]] = {
+    "permission": tuple(level.value for level in Permission),
+    "transport": TRANSPORTS,
 }
 
 
@@ -210,8 +228,8 @@ def _fits(kind: _Kind, value: Any) -> bool:
         return isinstance(value, int) and not isinstance(value, bool) and value >= 0
     if kind == "seconds":
         return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < float("inf")
-    if kind == "permission":
-        return isinstance(value, str) and value in {level.value for level in Permission}
+    if kind in _CHOICES:
+        return isinstance(value, str) and value in _CHOICES[kind]
     return isinstance(value, Mapping) and all(isinstance(text, str) for text in value.values())
 
 

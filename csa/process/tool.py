@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import subprocess
@@ -16,6 +17,7 @@ from csa.model.adapter import ToolExit
 from csa.process import guardian
 
 READ_BYTES = 1 << 18
+STDOUT_PIPE_BYTES = 1 << 20  # gemini loses what the pipe has no room for when it exits
 _GUARDIAN = str(Path(guardian.__file__))
 _SWEEP_WAIT_S = guardian.SWEEP_LIMIT_S + guardian.NESTED_GRACE_S + 1.0
 
@@ -43,6 +45,9 @@ class ToolProcess:
             if stream is not None:
                 os.set_blocking(stream.fileno(), False)
         os.set_blocking(status, False)
+        if process.stdout is not None:
+            with suppress(OSError):  # a user's pipes may have used up what the kernel allows; the default does then
+                fcntl.fcntl(process.stdout, fcntl.F_SETPIPE_SZ, STDOUT_PIPE_BYTES)
 
     @property
     def guardian_pid(self) -> int:

@@ -47,7 +47,7 @@ class Diagnosis:
 async def diagnose(setting: Setting, *, limit_s: float = ANSWER_LIMIT_S) -> Diagnosis:
     """Look at everything. Each tool has `limit_s` to tell its version; nothing a tool or a file does raises."""
     config, config_check = _check_config(setting)
-    adapters, problems = loadable_adapters()
+    adapters, problems = loadable_adapters(config)
     findings: list[ToolFinding] = []
     git: list[Check] = []
 

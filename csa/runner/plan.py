@@ -39,6 +39,7 @@ class TurnPlan:
     adapter: Adapter
     command: tuple[str, ...]
     why_tool: str
+    transport: str
     permission: Permission
     cwd: str
     account: str
@@ -184,6 +185,7 @@ def _plan(
         adapter=choice.adapter,
         command=choice.command,
         why_tool=choice.why,
+        transport=choice.transport,
         permission=permission,
         cwd=cwd,
         account=choice.adapter.account({**setting.environ, **configured.env}),
@@ -196,8 +198,16 @@ def _plan(
 
 def _choose(setting: Setting, request: RunRequest, *, previous: str | None) -> ToolChoice:
     outer = setting.caller.state.last_tool if setting.caller else None
-    family = next((adapter.family for adapter in loadable_adapters()[0] if adapter.name == outer), None)
-    return choose_tool(request.tool, previous, setting.config, setting.environ, avoid_family=family)
+    known, _ = loadable_adapters(setting.config)
+    family = next((adapter.family for adapter in known if adapter.name == outer), None)
+    return choose_tool(
+        request.tool,
+        previous,
+        setting.config,
+        setting.environ,
+        avoid_family=family,
+        transport=request.transport,
+    )
 
 
 def _max_depth(config: Config, parent: SessionState | None) -> int:

@@ -21,6 +21,7 @@ from csa.runner.environment import (
 from csa.runner.handoff import Handoff, make_handoff
 from csa.runner.plan import TurnPlan
 from csa.runner.request import RunRequest
+from csa.runner.runfiles import is_roots_alone, read_named_files, run_directory
 from csa.runner.setting import Setting
 from csa.runner.toolbox import find_command, loadable_adapters
 
@@ -47,10 +48,11 @@ def prepare_turn(
     csa_command: str,
 ) -> Preparation:
     """Make the invocation of a turn. `known` is the tool's conversation; `paths` is where the record is just now."""
-    adapters, problems = loadable_adapters()
+    adapters, problems = loadable_adapters(setting.config)
     markers = (marker for adapter in adapters for marker in adapter.outer_markers)
     base = base_environment(setting.environ, markers, setting.config.for_tool(plan.adapter.name).env)
     handoff = None if plan.is_new else make_handoff(paths, plan.adapter.name)
+    directory = run_directory(setting.store.paths(plan.state.session_id))
     note = system_note(plan.state, csa_command=csa_command, max_depth=plan.max_depth)
     asked = TurnRequest(
         prompt=_prompt(request, plan, known, handoff),
@@ -69,6 +71,9 @@ def prepare_turn(
         sandboxed_by=outer_sandbox(),
         writable_dirs=(str(setting.store.root), *_homes(setting, adapters, base)),
         previous_totals=known.totals,
+        files=read_named_files(plan.adapter.capabilities.reads, base, plan.cwd),
+        run_directory=os.path.realpath(directory),
+        run_directory_is_roots=is_roots_alone(directory),
     )
     invocation = plan.adapter.invocation(asked)
     own = session_environment(

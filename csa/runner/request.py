@@ -14,6 +14,7 @@ class RunRequest:
 
     prompt: str
     tool: str | None = None  # a tool's name, or "auto"
+    transport: str | None = None  # "native" or "acp"; None as configured
     session: str | None = None  # a selector: resume that session
     last: bool = False  # resume the session used last
     session_id: str | None = None  # a ULID or a name: continue that session, or create it

@@ -10,14 +10,16 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from csa.errors import ToolUnavailableError, UsageError
+from csa.errors import ConfigError, ToolUnavailableError, UsageError
 from csa.model.adapter import Adapter
-from csa.model.config import AUTO, Config
+from csa.model.config import AUTO, NATIVE, Config
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
 
 ENTRY_POINT_GROUP = "csa.adapters"
+# Classes that speak to any tool in one way, made with the tool's name and its own adapter, if it has one.
+TRANSPORT_GROUP = "csa.transports"
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,33 +29,61 @@ class ToolChoice:
     adapter: Adapter
     command: tuple[str, ...]
     why: str
+    transport: str = NATIVE
 
 
 @cache
-def _entry_points() -> dict[str, EntryPoint]:
+def _entry_points(group: str) -> dict[str, EntryPoint]:
     from importlib.metadata import entry_points  # noqa: PLC0415  # a fifth of the start of a reading command
 
-    return {point.name: point for point in entry_points(group=ENTRY_POINT_GROUP)}
+    return {point.name: point for point in entry_points(group=group)}
 
 
-def adapter_names() -> list[str]:
-    """Return the names of all installed adapters."""
-    return sorted(_entry_points())
+def adapter_names(config: Config | None = None) -> list[str]:
+    """Return the names of all installed adapters, and of the tools the configuration makes out of a transport."""
+    return sorted({*_entry_points(ENTRY_POINT_GROUP), *(config.acp_tools if config else ())})
 
 
 @cache
 def load_adapter(name: str) -> Adapter:
     """Return the adapter of that name; UsageError names the nearest when there is none."""
-    point = _entry_points().get(name)
+    point = _entry_points(ENTRY_POINT_GROUP).get(name)
     if point is None:
-        from difflib import get_close_matches  # noqa: PLC0415  # only a typo pays for it
+        raise _unknown(name, adapter_names())
+    return _make(name, point)
 
-        known = adapter_names()
-        close = get_close_matches(name, known, n=1)
-        hint = f"did you mean '{close[0]}'?" if close else f"the tools are {', '.join(known)}"
-        raise UsageError(f"Unknown tool '{name}'.", hint=hint)
+
+def find_adapter(name: str, config: Config, transport: str | None = None) -> Adapter:
+    """Return what runs a tool by `transport`, else as configured.
+
+    Raises:
+        UsageError: there is no such tool, or it cannot be spoken to that way.
+        ConfigError: the configuration gives no command for a tool that only it knows.
+        ToolUnavailableError: the adapter cannot be loaded.
+    """
+    has_own = name in _entry_points(ENTRY_POINT_GROUP)
+    is_configured = name in config.acp_tools
+    way = transport or config.for_tool(name).transport or NATIVE
+    if way == NATIVE:
+        if is_configured and not has_own:
+            raise UsageError(f"{name} is only known by the configuration, as an ACP agent.", hint="--transport acp")
+        if not has_own:
+            raise _unknown(name, adapter_names(config))
+        return load_adapter(name)
+    adapter = _make(name, _entry_points(TRANSPORT_GROUP)[way], name, load_adapter(name) if has_own else None)
+    if adapter.executable or (is_configured and config.for_tool(name).command):
+        return adapter
+    three = f'[tools.{name}], transport = "acp", command = ["PROGRAM", "ARGUMENT"]'
+    if is_configured:
+        raise ConfigError(f'[tools.{name}] has transport = "acp" and no command.', hint=three)
+    if has_own:
+        raise UsageError(f"csa knows no way to start {name} as an ACP agent.", hint=f"your own config: {three}")
+    raise _unknown(name, adapter_names(config))
+
+
+def _make(name: str, point: EntryPoint, *given: object) -> Adapter:
     try:
-        adapter: Adapter = point.load()()
+        adapter: Adapter = point.load()(*given)
     except Exception as error:  # third parties' code may fail in any way; it must not stop the other tools
         raise ToolUnavailableError(
             f"The adapter of {name} ({point.value}) cannot be loaded: {type(error).__name__}: {error}.",
@@ -62,34 +92,50 @@ def load_adapter(name: str) -> Adapter:
     return adapter
 
 
-def loadable_adapters() -> tuple[list[Adapter], list[str]]:
+def _unknown(name: str, known: list[str]) -> UsageError:
+    from difflib import get_close_matches  # noqa: PLC0415  # only a typo pays for it
+
+    close = get_close_matches(name, known, n=1)
+    hint = f"did you mean '{close[0]}'?" if close else f"the tools are {', '.join(known)}"
+    return UsageError(f"Unknown tool '{name}'.", hint=hint)
+
+
+def loadable_adapters(config: Config, transport: str | None = None) -> tuple[list[Adapter], list[str]]:
     """Return the adapters that load, and what is wrong with those that do not."""
     adapters: list[Adapter] = []
     problems: list[str] = []
-    for name in adapter_names():
+    for name in adapter_names(config):
         try:
-            adapters.append(load_adapter(name))
-        except ToolUnavailableError as error:
+            adapters.append(find_adapter(name, config, transport))
+        except (ToolUnavailableError, ConfigError) as error:
             problems.append(error.message)
+        except UsageError:  # this one cannot be spoken to that way
+            continue
     return adapters, problems
 
 
 def choose_tool(
-    asked: str | None, previous: str | None, config: Config, environ: Mapping[str, str], *, avoid_family: str | None
+    asked: str | None,
+    previous: str | None,
+    config: Config,
+    environ: Mapping[str, str],
+    *,
+    avoid_family: str | None,
+    transport: str | None = None,
 ) -> ToolChoice:
     """Choose by `asked`, else the session's previous tool, else the configured one, else the first usable one.
 
     Raises:
-        UsageError: no adapter has the name.
+        UsageError, ConfigError: as `find_adapter`.
         ToolUnavailableError: the tool, or any tool, is not installed.
     """
     if asked and asked != AUTO:
-        return _named(asked, "asked for", config, environ)
+        return _named(asked, "asked for", config, environ, transport)
     if previous and not asked:
-        return _named(previous, "the session's last tool", config, environ)
+        return _named(previous, "the session's last tool", config, environ, transport)
     if config.tool != AUTO and not asked:
-        return _named(config.tool, "configured", config, environ)
-    return _first_usable(config, environ, avoid_family)
+        return _named(config.tool, "configured", config, environ, transport)
+    return _first_usable(config, environ, avoid_family, transport)
 
 
 def find_command(adapter: Adapter, config: Config, environ: Mapping[str, str]) -> tuple[str, ...] | None:
@@ -115,8 +161,8 @@ def _expand(path: str, environ: Mapping[str, str]) -> Path:
     return Path(path)
 
 
-def _named(name: str, why: str, config: Config, environ: Mapping[str, str]) -> ToolChoice:
-    adapter = load_adapter(name)
+def _named(name: str, why: str, config: Config, environ: Mapping[str, str], transport: str | None) -> ToolChoice:
+    adapter = find_adapter(name, config, transport)
     command = find_command(adapter, config, environ)
     if command is None:
         wanted = (config.for_tool(name).command or (adapter.executable,))[0]
@@ -124,19 +170,19 @@ def _named(name: str, why: str, config: Config, environ: Mapping[str, str]) -> T
             f"{name} is not installed: there is no '{wanted}' on the PATH.",
             hint=f'install it, or set command in [tools.{name}] of the config: command = ["/path/to/{wanted}"]',
         )
-    return ToolChoice(adapter, command, why)
+    return ToolChoice(adapter, command, why, transport or config.for_tool(name).transport or NATIVE)
 
 
-def _first_usable(config: Config, environ: Mapping[str, str], avoid_family: str | None) -> ToolChoice:
+def _first_usable(
+    config: Config, environ: Mapping[str, str], avoid_family: str | None, transport: str | None
+) -> ToolChoice:
+    candidates = _in_order(config, transport)
     installed = [
-        (adapter, command)
-        for adapter in _in_order(config)
-        if (command := find_command(adapter, config, environ)) is not None
+        (adapter, command) for adapter in candidates if (command := find_command(adapter, config, environ)) is not None
     ]
     if not installed:
-        tools = _in_order(config)
-        names = ", ".join(adapter.executable for adapter in tools)
-        install = next((adapter.probe.install for adapter in tools if adapter.probe.install), "install one")
+        names = ", ".join(adapter.executable or adapter.name for adapter in candidates)
+        install = next((adapter.probe.install for adapter in candidates if adapter.probe.install), "install one")
         raise ToolUnavailableError(
             f"No AI coding tool is installed: none of {names} is on the PATH.",
             hint=f"{install}, then log in with it once; `csa doctor` says more",
@@ -146,9 +192,9 @@ def _first_usable(config: Config, environ: Mapping[str, str], avoid_family: str 
         key=lambda found: (not has_login(found[0], environ), found[0].family == avoid_family),
     )
     why = "first usable tool" if has_login(adapter, environ) else "first installed tool; it shows no login"
-    return ToolChoice(adapter, command, why)
+    return ToolChoice(adapter, command, why, transport or config.for_tool(adapter.name).transport or NATIVE)
 
 
-def _in_order(config: Config) -> list[Adapter]:
+def _in_order(config: Config, transport: str | None) -> list[Adapter]:
     order = {name: index for index, name in enumerate(config.tools_order)}
-    return sorted(loadable_adapters()[0], key=lambda adapter: order.get(adapter.name, len(order)))
+    return sorted(loadable_adapters(config, transport)[0], key=lambda adapter: order.get(adapter.name, len(order)))

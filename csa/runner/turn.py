@@ -24,7 +24,7 @@ import anyio
 from anyio.abc import TaskGroup
 
 from csa.errors import CsaError
-from csa.model.adapter import Decoder, Outcome, ToolExit
+from csa.model.adapter import Decoder, Outcome, StderrReader, ToolExit
 from csa.model.events import Event
 from csa.model.result import RunResult, exit_code_for
 from csa.process.framing import LineFramer
@@ -33,6 +33,7 @@ from csa.runner.plan import TurnPlan
 from csa.runner.preparation import Preparation, prepare_turn
 from csa.runner.recorder import Recorder, begin, publish
 from csa.runner.request import RunRequest
+from csa.runner.runfiles import remove_run_files, write_run_files
 from csa.runner.setting import Setting
 from csa.runner.verdict import Stop, judge
 
@@ -154,8 +155,9 @@ class Turn:
             model=plan.model,
             handoff=handoff.data if handoff else None,
         )
-        for problem in self._prepared.problems:
+        for problem in (*self._prepared.problems, *self._prepared.invocation.warnings):
             self._first += recorder.append("warning", {"kind": "adapter", "message": problem})
+        write_run_files(recorder.paths, self._prepared.invocation.files)
         if plan.is_new:
             publish(setting.store, recorder)
         recorder.open_logs()
@@ -197,7 +199,7 @@ class Turn:
         async with anyio.create_task_group() as helpers:
             helpers.start_soon(tool.feed_stdin, self._prepared.invocation.stdin)
             helpers.start_soon(self._pump_stdout, tool, decoder)
-            helpers.start_soon(self._pump_stderr, tool)
+            helpers.start_soon(self._pump_stderr, tool, decoder)
             helpers.start_soon(self._keep_beating)
             helpers.start_soon(self._keep_flushing)
             helpers.start_soon(self._watch_for_cancel)
@@ -229,11 +231,15 @@ class Turn:
         if decoder.fault:
             self._stop_for(Stop("fault", None, decoder.fault))
 
-    async def _pump_stderr(self, tool: ToolProcess) -> None:
+    async def _pump_stderr(self, tool: ToolProcess, decoder: Decoder) -> None:
+        framer = LineFramer()
         while chunk := await tool.read_stderr():
             self._last_output = anyio.current_time()
             self._recorder.stderr_log.write(chunk)
             self._stderr_tail = (self._stderr_tail + chunk)[-STDERR_TAIL_BYTES:]
+            if isinstance(decoder, StderrReader):
+                updates = [update for line in framer.feed(chunk) for update in decoder.feed_stderr(line)]
+                await self._deliver(self._recorder.record(updates))
         self._drained["stderr"].set()
 
     async def _drain(self) -> None:
@@ -295,6 +301,7 @@ class Turn:
 
     def _finalise(self, decoder: Decoder, end: ToolExit, spawn_fault: SpawnError | None, peak_rss: int | None) -> None:
         """Steps six and seven."""
+        remove_run_files(self._recorder.paths)
         stop = self._stop
         # A tool that had announced the end of its turn is judged by that, and not by how csa then ended it.
         judged_end = ToolExit(None, None, end.stderr_tail) if stop and self._was_announced else end

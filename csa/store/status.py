@@ -31,8 +31,10 @@ def _settle(paths: SessionPaths) -> tuple[Liveness, Event | None]:
     seen: Event | None = None
     for _ in range(_MAX_LOOKS):
         liveness = probe(paths)
+        if liveness.state != "not_alive":
+            return liveness, None  # what the journal says does not matter, and a turn's may be long
         last = last_turn_event(paths.transcript)
-        if liveness.state != "not_alive" or last is None or last.type == "run_finished" or last == seen:
+        if last is None or last.type == "run_finished" or last == seen:
             break
         seen = last
     return liveness, last

@@ -7,17 +7,16 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from csa.errors import StateError
-from csa.ids import is_session_id
 from csa.paths import SessionPaths
 from csa.store.held import GONE_PREFIX
 from csa.store.locks import is_locked
 from csa.store.sessions import NEW_PREFIX, Store
+from csa.store.stores import find_stores, is_of_session
 
 _REMAINS_AFTER_S = 60.0  # younger ones may be just being built or removed
 
@@ -33,18 +32,6 @@ class Survey:
     remains: list[Path] = field(default_factory=list)
     size_bytes: int = 0
     is_size_whole: bool = True
-
-
-def find_stores(root: Path) -> Iterator[Store]:
-    """Yield the stores below a state root: the directories whose `sessions` holds sessions or their remains."""
-    pending = [root]
-    while pending:
-        place = pending.pop()
-        for entry in _subdirectories(place):
-            if entry.name == "sessions" and any(_is_of_session(name) for name in _names(entry.path)):
-                yield Store(root, Path("/") / place.relative_to(root))
-            if not _is_of_session(entry.name):  # below a `sessions` there may be projects as well
-                pending.append(Path(entry.path))
 
 
 def survey(root: Path, *, limit_s: float) -> Survey:
@@ -86,7 +73,7 @@ def _remains(store: Store) -> list[Path]:
     found = []
     for name in sorted(_names(str(store.sessions_dir))):
         path = store.sessions_dir / name
-        if name.startswith((NEW_PREFIX, GONE_PREFIX)) and _is_of_session(name) and _is_abandoned(path):
+        if name.startswith((NEW_PREFIX, GONE_PREFIX)) and is_of_session(name) and _is_abandoned(path):
             found.append(path)
     return found
 
@@ -96,18 +83,6 @@ def _is_abandoned(path: Path) -> bool:
         return time.time() - path.stat().st_mtime > _REMAINS_AFTER_S and not is_locked(SessionPaths(path).session_lock)
     except OSError:
         return False
-
-
-def _is_of_session(name: str) -> bool:
-    return is_session_id(name.removeprefix(NEW_PREFIX).removeprefix(GONE_PREFIX))
-
-
-def _subdirectories(place: Path) -> list[os.DirEntry[str]]:
-    try:
-        with os.scandir(place) as entries:
-            return [entry for entry in entries if entry.is_dir(follow_symlinks=False)]
-    except OSError:
-        return []
 
 
 def _names(directory: str) -> list[str]:

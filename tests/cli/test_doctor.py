@@ -14,7 +14,12 @@ from tests.conftest import ForeignWriter
 from tests.support import Done, Json, Place, is_running, snapshot
 
 CODEX = "0.169.0"
-KEYS: dict[str, str | None] = {"CODEX_API_KEY": "a-key-of-codex", "ANTHROPIC_API_KEY": "a-key-of-claude"}
+KEYS: dict[str, str | None] = {
+    "CODEX_API_KEY": "a-key-of-codex",
+    "ANTHROPIC_API_KEY": "a-key-of-claude",
+    "GEMINI_API_KEY": "a-key-of-gemini",
+    "OPENCODE_API_KEY": "a-key-of-opencode",
+}
 
 
 def found(done: Done) -> dict[str, Json]:
@@ -79,7 +84,7 @@ def test_run_without_tools_says_the_same_in_two_lines(place: Place, no_tools: di
 def test_all_is_well(place: Place) -> None:
     """With the tools there and keys set it exits 0, and nothing is out of order."""
     place.codex("one")
-    done, checks = doctor(place, KEYS)
+    done, checks = doctor(place, {**KEYS, **put_tool(place, "opencode", "#!/bin/sh\necho 1.18.33\n")})
     assert done.code == 0
     assert {check["status"] for check in checks.values() if check["topic"] in {"tools", "state", "setup"}} == {"ok"}
     assert checks["codex"]["detail"].startswith(f"{CODEX} (tested), logged in or key set, ")
@@ -121,7 +126,8 @@ def test_broken_tool(place: Place, script: str, words: str) -> None:
     assert "npm install -g @openai/codex" in checks["codex"]["next_step"]
     assert checks["run"]["status"] == "warn"
     assert "--tool claude-code" in checks["run"]["next_step"]
-    put_tool(place, "claude", script)
+    for other in ("claude", "gemini", "opencode"):
+        put_tool(place, other, script)
     assert doctor(place, env, "--timeout", "1")[0].code == 7
 
 

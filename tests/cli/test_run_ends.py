@@ -15,7 +15,7 @@ import pytest
 
 from tests.support import CSA, Place, headline_id, wait_for
 
-BOTH = pytest.mark.parametrize("tool", ["codex", "claude-code"])
+BOTH = pytest.mark.parametrize("tool", ["codex", "claude-code", "opencode"])
 TREE: list[list[Any]] = [
     ["spawn-grandchild", "exec setsid sleep 600", {"hold_stdout": True}],
     ["spawn-grandchild", "exec setsid nohup bash -c \"trap '' TERM INT HUP; sleep 600 & wait\""],

@@ -9,7 +9,7 @@ import pytest
 
 from tests.support import Json, Place, wait_for
 
-BOTH = pytest.mark.parametrize("tool", ["codex", "claude-code"])
+BOTH = pytest.mark.parametrize("tool", ["codex", "claude-code", "opencode"])
 OTHER_THREAD = "01a1f83a-0000-7db1-ada4-435d9ff915d3"
 
 

@@ -28,7 +28,7 @@ RESULT_KEYS = {
     "finished_at",
     "artifacts",
 }
-BOTH = pytest.mark.parametrize("tool", ["codex", "claude-code"])
+BOTH = pytest.mark.parametrize("tool", ["codex", "claude-code", "opencode"])
 
 
 @BOTH

@@ -10,7 +10,7 @@ import pytest
 
 from tests.support import Place
 
-BOTH = pytest.mark.parametrize("tool", ["codex", "claude-code"])
+BOTH = pytest.mark.parametrize("tool", ["codex", "claude-code", "opencode"])
 BULK = ("--resume \"quoted\" 'single' `back` $HOME \\n\ttab\r\n grüße 漢字 🜁 \u200b--flag\n" * 5000)[: 300 << 10]
 
 

@@ -19,7 +19,7 @@ SHAPES = {
     "jwt": "eyJhbGciOiJIUzI1NiJ9." + "eyJzdWIiOiIxMjM0NTY3ODkwIn0.dozjgNryP4J3jVmNHl0w5N_XgL0n3I9P",
 }
 ASSIGNED = "hunter2hunter2"
-BOTH = pytest.mark.parametrize("tool", ["codex", "claude-code"])
+BOTH = pytest.mark.parametrize("tool", ["codex", "claude-code", "opencode"])
 
 
 def planted() -> str:

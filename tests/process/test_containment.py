@@ -16,7 +16,7 @@ from tests.support import CSA, Json, Place, Running, children_of, is_running, re
 
 GONE_WITHIN_S = 2.0
 KILLS = int(os.environ.get("CSA_TORTURE", "40"))
-BOTH = pytest.mark.parametrize("tool", ["codex", "claude-code"])
+BOTH = pytest.mark.parametrize("tool", ["codex", "claude-code", "opencode"])
 
 
 def start_tree(place: Place, *, tool: str = "codex", extra: list[list[object]] | None = None) -> Running:

@@ -32,7 +32,7 @@ def run_async(scenario: Callable[[], Awaitable[None]]) -> None:
     anyio.run(bounded)
 
 
-@pytest.mark.parametrize("tool", ["codex", "claude-code"])
+@pytest.mark.parametrize("tool", ["codex", "claude-code", "opencode"])
 def test_yields_typed_events_in_order(place: Place, tool: str) -> None:
     """The events come as they were recorded, numbered from 1, the last one being run_finished."""
     place.play(["think", "hm"], ["call", "ls", "a b"], ["say", "done"])
@@ -284,3 +284,23 @@ def test_import_is_silent_and_reads_nothing(place: Place) -> None:
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     assert not place.state_root.exists()
+
+
+def test_a_tool_that_tells_its_retries_on_stderr(place: Place) -> None:
+    """They are events like any others; the files the tool was given for the turn are there, private, and go."""
+    seen = place.project / "seen"
+    look = f'for f in "$CSA_SESSION_DIR"/runtime/*; do stat -c "%a %n" "$f"; done > {seen}'
+    place.play(["retry", "500", 1], ["run", look], ["say", "done"])
+
+    async def scenario() -> None:
+        async with open_client(place).run(ask(tool="gemini-cli")) as turn:
+            events = [event async for event in turn]
+        assert turn.result is not None
+        assert (turn.result.status, turn.result.text) == ("succeeded", "done")
+        retries = [event.data for event in events if event.type == "retry"]
+        assert [(data["kind"], data["attempt"]) for data in retries] == [("server", 1)]
+        assert not list(place.state_root.rglob("runtime"))
+
+    run_async(scenario)
+    assert [line.split()[0] for line in seen.read_text().splitlines()] == ["600"]
+    assert seen.read_text().endswith("/policy.toml\n")

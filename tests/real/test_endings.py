@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from fixtures.mock_provider import text, tool_call
-from tests.real.workplace import CLAUDE_CODE, CODEX, TOOLS, RealTool, Sleepers, Workplace, executables, finish
+from tests.real.workplace import CLAUDE_CODE, CODEX, OPENCODE, TOOLS, RealTool, Sleepers, Workplace, executables, finish
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(120)]
 
@@ -91,7 +91,9 @@ def test_a_killed_tool_is_told(place: Workplace, tool: RealTool, permission: str
 
 
 CHAINS = pytest.mark.parametrize(
-    "chain", [(CODEX, CLAUDE_CODE), (CLAUDE_CODE, CODEX)], ids=lambda chain: ">".join(tool.name for tool in chain)
+    "chain",
+    [(CODEX, CLAUDE_CODE), (CLAUDE_CODE, CODEX), (CLAUDE_CODE, OPENCODE), (OPENCODE, CODEX)],
+    ids=lambda chain: ">".join(tool.name for tool in chain),
 )
 
 

@@ -21,24 +21,60 @@ from fixtures.mock_provider import MockProvider, status, text, tool_call
 FIXTURES = Path(__file__).parents[2] / "fixtures"
 BIN = FIXTURES / "fake_tools" / "bin"
 REAL_CLIS = os.environ.get("CSA_REAL_CLIS", "")
+BRIDGE = Path(__file__).parents[2] / "adapters" / "csa_adapters" / "opencode_bridge.py"
 UNKNOWN = "01a1f83a-accd-4db1-ada4-435d9ff915d3"
+UNKNOWN_SESSION = "ses_e072d4ba1ffebBlWdt2CHPjKfj"
 ARGV = {
     "codex": ["codex", "exec", "--json", "-m", "mock-model"],
     "claude-code": ["claude", "-p", "--output-format", "stream-json", "--verbose", "--allowedTools", "Bash"],
+    "gemini-cli": ["gemini", "--skip-trust", "-o", "stream-json", "-m", "gemini-2.5-flash", "--approval-mode", "yolo"],
+    "opencode": [sys.executable, "-I", "-S", str(BRIDGE), "opencode"],
 }
-TOOLS = pytest.mark.parametrize("tool", ["codex", "claude-code"])
+TOOLS = pytest.mark.parametrize("tool", ["codex", "claude-code", "gemini-cli", "opencode"])
 CASES = ["new-text", "tool-call", "resume", "resume-unknown", "fail-401"]
 RECORDED = [(tool, case) for tool in ARGV for case in [*CASES, "tool-failed"]] + [
     ("claude-code", "permission-denied"),
     ("claude-code", "compact"),
+    ("gemini-cli", "permission-denied"),
+    ("gemini-cli", "file-change"),
+    ("gemini-cli", "session-id-in-use"),
+    *(("gemini-cli", f"fail-{kind}") for kind in ("404", "429", "500", "503", "cut", "unreachable")),
+    ("opencode", "permission-denied"),
+    ("opencode", "outside"),
+    ("opencode", "parallel"),
+    ("opencode", "reasoning"),
+    ("opencode", "retry"),
+    ("opencode", "fail-500"),
+    ("opencode", "fail-later"),
+    ("opencode", "run-tool-call"),
+    ("opencode", "run-fail-401"),
 ]
 SCRIPTS: dict[str, list[list[Any]]] = {
     "tool-call": [["call", "pwd", "/\n", 0], ["say", "done"]],
     "tool-failed": [["call", "false", "no\n", 1], ["say", "done"]],
     "permission-denied": [["deny", "Bash", "curl example.com"], ["say", "done"]],
+    "file-change": [["edit", "new.txt"], ["say", "done"]],
+    "outside": [["ask", "external_directory", "/etc/*"], ["say", "done"]],
+    "parallel": [["run-parallel", ["echo 1", "echo 2"]], ["say", "done"]],
+    "retry": [["retry", "500", 1], ["retry", "500", 2], ["say", "done"]],
+    "fail-later": [["retry", "429", 12], ["sleep", 20]],
+    "fail-500": [*(["retry", "500", attempt] for attempt in (1, 2, 3, 9)), ["sleep", 20]],
 }
+# opencode thinks aloud in these.
+SCRIPTS["reasoning"] = SCRIPTS["run-tool-call"] = [["think", "hm"], *SCRIPTS["tool-call"]]
+# Failures that are no retries of the stream's: what the script says of them.
+FAILURES = {"fail-cut": "stream", "fail-unreachable": "network"}
 # Objects whose keys are data, and not the tool's: arguments, models.
-OPEN_OBJECTS = {"input", "tool_input", "modelUsage", "model_usage_since_last_result", "tool_use_result"}
+OPEN_OBJECTS = {
+    "input",
+    "tool_input",
+    "modelUsage",
+    "model_usage_since_last_result",
+    "tool_use_result",
+    "parameters",
+    "models",
+    "metadata",
+}
 
 Json = dict[str, Any]
 
@@ -60,7 +96,8 @@ class Stream:
 
     @property
     def session_id(self) -> str:
-        return str(self.events[0].get("thread_id") or self.events[0]["session_id"])
+        first = self.events[0]
+        return str(first.get("thread_id") or first.get("sessionID") or first["session_id"])
 
     def keys(self) -> dict[str, set[str]]:
         """Collect the paths of all keys, for every kind of event."""
@@ -76,6 +113,7 @@ def kind_of(event: Json) -> str:
     content = message.get("content") if isinstance(message, dict) else None
     blocks = [block["type"] for block in content] if isinstance(content, list) else []
     parts = [event["type"], event.get("subtype"), event.get("item", {}).get("type"), *blocks]
+    parts += [event.get("role"), event.get("status")]
     return " ".join(part for part in parts if part)
 
 
@@ -110,6 +148,7 @@ class Place:
         self.env = {
             "PATH": f"{path}:{Path(sys.executable).parent}:{os.environ['PATH']}",
             "HOME": str(folder),
+            "TMPDIR": str(folder),  # gemini leaves reports of errors there
             "CODEX_HOME": str(self.codex_home),
             "CLAUDE_CONFIG_DIR": str(folder / "claude"),
         }
@@ -122,22 +161,40 @@ class Place:
 
     def play(self, tool: str, case: str, prompt: str) -> Stream:
         """Run a case as the tool's user would."""
+        if tool == "opencode":
+            return self.play_opencode(case, prompt)
         stdin = ["-"] if tool == "codex" else []
         session = UNKNOWN
-        if case in ("resume", "compact"):
+        if case in ("resume", "compact", "session-id-in-use"):
             session = self.run([*ARGV[tool], *stdin], "hello").session_id
+        if case == "session-id-in-use":
+            return self.run([*ARGV[tool], "--session-id", session], prompt)
+        if case == "resume-unknown" and tool == "gemini-cli":  # which says something else where there is none at all
+            self.run(ARGV[tool], "hello")
         if case in ("resume", "compact", "resume-unknown"):
             resume = ["resume", session] if tool == "codex" else ["--resume", session]
             return self.run([*ARGV[tool], *resume, *stdin], prompt)
         return self.run([*ARGV[tool], *stdin], prompt)
+
+    def play_opencode(self, case: str, prompt: str) -> Stream:
+        """Run it as csa does, the case being told on stdin; or by itself, as csa does not."""
+        if case.startswith("run-"):
+            return self.run(["opencode", "run", "--format", "json", "--thinking", "--title", "x"], prompt)
+        session = UNKNOWN_SESSION if case == "resume-unknown" else None
+        if case == "resume":
+            session = self.run(ARGV["opencode"], json.dumps({"prompt": "hello", "title": "x"})).session_id
+        return self.run(ARGV["opencode"], json.dumps({"prompt": prompt, "title": "x", "session": session}))
 
 
 def run_fake(folder: Path, tool: str, case: str, real: Stream) -> Stream:
     """Run the case with the fake, which fails as often as the real tool did before it gives up."""
     place = Place(folder, str(BIN))
     steps = SCRIPTS.get(case, [["say", "done"]])
-    if case == "fail-401":
-        steps = [*(["retry", "401", attempt + 1] for attempt in range(real.retries)), ["fail", "401"]]
+    if case in {"fail-401", "run-fail-401"} or (tool == "gemini-cli" and case.startswith("fail-")):
+        kind = FAILURES.get(case, case.rpartition("fail-")[2])
+        steps = [*(["retry", kind, attempt + 1] for attempt in range(real.retries)), ["fail", kind]]
+        if case == "fail-cut":
+            steps = [["say", "half"], ["say", "half"], *steps]
     script = folder / "script.json"
     script.write_text(json.dumps({"rules": [{"match": "go", "do": steps}]}))
     place.env["FAKE_TOOL_SCRIPT"] = str(script)
@@ -184,7 +241,13 @@ def real_place(tmp_path: Path, provider: MockProvider) -> Place:
         "CLAUDE_CODE_MAX_RETRIES": "1",
         "DISABLE_AUTOUPDATER": "1",
         "MOCK_API_KEY": "mock-key-of-no-value",
+        "GEMINI_API_KEY": "mock-key-of-no-value",
+        "GOOGLE_GEMINI_BASE_URL": provider.url,
+        "GEMINI_CLI_NO_RELAUNCH": "true",
     }
+    settings = place.project.parent / ".gemini" / "settings.json"
+    settings.parent.mkdir()
+    settings.write_text('{"security": {"auth": {"selectedType": "gemini-api-key"}}}')
     (place.codex_home / "config.toml").write_text(f"""
 model_provider = "mock"
 [model_providers.mock]
@@ -195,7 +258,20 @@ env_key = "MOCK_API_KEY"
 request_max_retries = 0
 stream_max_retries = 1
 """)
+    place.env |= {"OPENCODE_DISABLE_MODELS_FETCH": "1", "OPENCODE_DISABLE_AUTOUPDATE": "1"}
+    write_opencode_config(tmp_path / "real", provider.url)
     return place
+
+
+def write_opencode_config(home: Path, url: str) -> None:
+    """Point it at the provider, and its hunt for a package of its own nowhere."""
+    options = {"baseURL": f"{url}/v1", "apiKey": "mock-key-of-no-value"}
+    model = {"limit": {"context": 1_000_000, "output": 8000}}
+    mock = {"npm": "@ai-sdk/openai-compatible", "options": options, "models": {"mock-model": model}}
+    config = home / ".config" / "opencode" / "opencode.json"
+    config.parent.mkdir(parents=True)
+    config.write_text(json.dumps({"model": "mock/mock-model", "provider": {"mock": mock}}))
+    (home / ".npmrc").write_text("offline=true\nregistry=http://127.0.0.1:9/\n")
 
 
 @pytest.mark.real

@@ -3,12 +3,14 @@
 import pytest
 
 from fixtures.mock_provider import text
-from tests.real.workplace import CLAUDE_CODE, CODEX, RealTool, Workplace
+from tests.real.workplace import CLAUDE_CODE, CODEX, GEMINI_CLI, OPENCODE, RealTool, Workplace
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(120)]
 
 PAIRS = pytest.mark.parametrize(
-    "pair", [(CODEX, CLAUDE_CODE), (CLAUDE_CODE, CODEX)], ids=lambda pair: ">".join(tool.name for tool in pair)
+    "pair",
+    [(CODEX, CLAUDE_CODE), (CLAUDE_CODE, CODEX), (GEMINI_CLI, CODEX), (OPENCODE, CODEX), (CLAUDE_CODE, OPENCODE)],
+    ids=lambda pair: ">".join(tool.name for tool in pair),
 )
 
 

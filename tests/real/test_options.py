@@ -13,11 +13,11 @@ EMPHATIC = 'Answer in verse.\n"Quoted", \\n, ünïcödé ✓ = [x]'
 
 def test_model_and_effort_are_asked_for(place: Workplace, tool: RealTool) -> None:
     """The provider's request names the model and the effort, and the record the model."""
-    result = place.run(tool, "hello", "--model", "some-model-9", "--effort", "high")
+    result = place.run(tool, "hello", "--model", tool.model, "--effort", "high")
     (request,) = place.asked("hello")
     assert request.model == "some-model-9"
     assert tool.effort(request.body) == "high"
-    assert result["model"] == "some-model-9"
+    assert result["model"] == tool.model
 
 
 def test_the_system_text_is_added(place: Workplace, tool: RealTool) -> None:
@@ -92,7 +92,7 @@ def test_an_ephemeral_run_leaves_nothing(place: Workplace, tool: RealTool) -> No
     done = place.csa("run", "--ephemeral", "--tool", tool.name, "--system", EMPHATIC, prompt)
     assert (done.code, done.stdout) == (0, f"MOCK ECHO: {prompt} [users=1]\n"), done.stderr
     (request,) = place.asked(prompt)
-    assert MARKER not in str(request.body)
+    assert (MARKER in str(request.body)) == tool.project_file_always
     assert "csa session" not in str(request.body)
     assert EMPHATIC in request.system_text
     assert place.sessions() == []

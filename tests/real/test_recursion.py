@@ -6,15 +6,20 @@ import pytest
 
 from fixtures.mock_provider import text, tool_call
 from tests.real.test_turns import csa_variables
-from tests.real.workplace import CLAUDE_CODE, CODEX, CSA, RealTool, Workplace
+from tests.real.workplace import CLAUDE_CODE, CODEX, CSA, GEMINI_CLI, OPENCODE, RealTool, Workplace
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(120)]
 
 CHAINS = [
     (CODEX, CLAUDE_CODE, CODEX),
     (CLAUDE_CODE, CODEX, CLAUDE_CODE),
+    (CODEX, OPENCODE, CLAUDE_CODE),
+    (OPENCODE, CODEX),
+    (OPENCODE, OPENCODE),
     (CODEX, CODEX),
     (CLAUDE_CODE, CLAUDE_CODE),
+    (CODEX, GEMINI_CLI, CLAUDE_CODE),
+    (GEMINI_CLI, GEMINI_CLI),
 ]
 
 

@@ -99,7 +99,8 @@ def test_a_tool_call_is_recorded_with_its_output(place: Workplace, tool: RealToo
     assert updates[-1]["status"] == "completed"
     assert "the capital is Ulm" in updates[-1]["content"]
     assert [message["text"] for message in place.events(result["session_id"], "agent_message")] == ["Ulm"]
-    assert [thought["text"] for thought in place.events(result["session_id"], "agent_thought")] == ["I should look"]
+    thoughts = [thought["text"] for thought in place.events(result["session_id"], "agent_thought")]
+    assert thoughts == (["I should look"] if tool.tells_thoughts else [])
     assert place.events(result["session_id"], "other") == []
 
 
@@ -107,7 +108,8 @@ def test_a_failing_command_does_not_fail_the_turn(place: Workplace, tool: RealTo
     """A command that fails is recorded as failed, and the turn goes on."""
     place.provider.on("try", tool_call("ls no-such-file"), text("it is not there"))
     result = place.run(tool, "try it")
-    assert place.events(result["session_id"], "tool_call_update")[-1]["status"] == "failed"
+    status = place.events(result["session_id"], "tool_call_update")[-1]["status"]
+    assert status == ("failed" if tool.tells_failed_commands else "completed")
     assert result["text"] == "it is not there"
 
 
@@ -159,8 +161,8 @@ def test_an_open_silent_stdin_blocks_nothing(place: Workplace, tool: RealTool) -
 
 
 def test_a_long_answer_arrives_whole(place: Workplace, tool: RealTool) -> None:
-    """Two megabytes in one message are printed and recorded as they are."""
-    answer = "".join(f"{index} lörem ipsum\n" for index in range(120_000)) + "the end"
+    """Two megabytes in one message, or as much as the tool can say, are printed and recorded as they are."""
+    answer = "".join(f"{index} lörem ipsum\n" for index in range(tool.longest_answer // 20)) + "the end"
     place.provider.on("write much", text(answer))
     done = place.csa("run", "--tool", tool.name, "write much")
     assert done.code == 0, done.stderr
@@ -172,8 +174,7 @@ def test_a_long_answer_arrives_whole(place: Workplace, tool: RealTool) -> None:
 def test_a_lost_conversation_is_not_begun_anew(place: Workplace, tool: RealTool) -> None:
     """When the tool's own file is gone, a resume fails, asks the provider nothing and keeps the recorded id."""
     before = place.run(tool, "hello")
-    for path in place.conversations(tool):
-        path.unlink()
+    place.forget_conversations(tool)
     done = place.csa("run", "--json", "--session", before["session_id"], "go on")
     assert done.code == 1, done
     assert (done.json["status"], done.json["error"]["kind"]) == ("failed", "invalid_request")
@@ -226,7 +227,7 @@ def test_an_agent_may_write_about_errors(place: Workplace, tool: RealTool) -> No
     assert place.events(result["session_id"], "retry") == []
 
 
-def test_eight_runs_at_once_succeed(place: Workplace) -> None:
+def test_many_runs_at_once_succeed(place: Workplace) -> None:
     """Four runs of each tool in one project do not disturb each other, and each has its own conversation."""
     prompts = [(tool.name, f"number {index}") for tool in TOOLS for index in range(4)]
     runs = [place.start("run", "--json", "--tool", name, prompt) for name, prompt in prompts]

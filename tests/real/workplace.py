@@ -9,13 +9,14 @@ import os
 import random
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import tempfile
 import time
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -56,6 +57,15 @@ class RealTool:
     effort: Callable[[Json], Any]  # of a request
     shell_permissions: tuple[str, ...]  # the levels at which its agent may run any command
     writes: Callable[[str], tuple[Reply, ...]]  # how its agent may try to write the file
+    tells_thoughts: bool = True
+    tells_failed_commands: bool = True  # a command that fails is not reported as one that succeeded
+    keeps_lost_text: bool = False  # what a connection that broke had brought stays in the answer
+    silent_failures: frozenset[str] = frozenset()  # cases of test_failures that are not retried, or not audibly
+    longest_answer: int = 2 << 20  # gemini exits before it has written more than a pipe holds
+    project_file_always: bool = False  # it reads the project's instructions in an ephemeral run too
+    holds: Callable[[Path, str], bool] = lambda _path, _session: True  # whether a found file has the conversation
+    model: str = "some-model-9"  # what a run may ask for; the provider sees what follows a slash
+    misses_key: bool = True  # whether it says so itself when the key of its provider is missing
 
 
 def _codex_files(url: str) -> dict[str, str]:
@@ -115,7 +125,88 @@ CLAUDE_CODE = RealTool(
         tool_call(name="Write", arguments={"file_path": path, "content": "x"}),
     ),
 )
-TOOLS = (CODEX, CLAUDE_CODE)
+GEMINI_CLI = RealTool(
+    name="gemini-cli",
+    executable="gemini",
+    request_path="/v1beta/models/",
+    key_variable="GEMINI_API_KEY",
+    # Without a model it asks another one first which to take.
+    env=lambda url: {"GOOGLE_GEMINI_BASE_URL": url, "GEMINI_MODEL": "gemini-2.5-flash"},
+    files=lambda _url: {},
+    conversation=".gemini/tmp/*/chats/session-*-{id:.8}.jsonl",
+    marker="GEMINI_CLI",
+    project_file="GEMINI.md",
+    tells_cost=False,
+    tells_denials=True,
+    hears_system_again=True,
+    effort=lambda body: body["generationConfig"]["thinkingConfig"]["thinkingLevel"].lower(),
+    shell_permissions=("full",),
+    writes=lambda path: (
+        tool_call(name="run_shell_command", arguments={"command": f"echo x > '{path}'"}),
+        tool_call(name="write_file", arguments={"file_path": path, "content": "x"}),
+    ),
+    tells_thoughts=False,
+    tells_failed_commands=False,
+    keeps_lost_text=True,
+    silent_failures=frozenset({"always 401", "always cut"}),
+    longest_answer=900 << 10,
+    project_file_always=True,
+)
+
+
+def _opencode_files(url: str) -> dict[str, str]:
+    about = {"limit": {"context": 1_000_000, "output": 8000}, "reasoning": True, "cost": {"input": 1, "output": 4}}
+    effort = {"variants": {"high": {"reasoningEffort": "high"}}}
+    provider = {
+        "npm": "@ai-sdk/openai-compatible",
+        "options": {"baseURL": f"{url}/v1", "apiKey": "{env:OPENCODE_MOCK_KEY}"},
+        "models": {"mock-model": about, "some-model-9": {**about, **effort}},
+    }
+    config = {"model": "mock/mock-model", "small_model": "mock/mock-model", "share": "disabled"}
+    # At every start it would get a package of its own for plugins from the registry.
+    nowhere = "offline=true\nregistry=http://127.0.0.1:9/\n"
+    return {
+        ".config/opencode/opencode.json": json.dumps({**config, "provider": {"mock": provider}}),
+        ".npmrc": nowhere,
+    }
+
+
+def _opencode_holds(path: Path, session: str) -> bool:
+    with closing(sqlite3.connect(path)) as database:
+        found = database.execute("select count(*) from session where id glob ?", [session]).fetchone()
+    return bool(found[0])
+
+
+OPENCODE = RealTool(
+    name="opencode",
+    executable="opencode",
+    request_path="/v1/chat/completions",
+    key_variable="OPENCODE_MOCK_KEY",
+    env=lambda _url: {"OPENCODE_DISABLE_MODELS_FETCH": "1"},
+    files=_opencode_files,
+    conversation=".local/share/opencode/opencode.db",
+    marker="OPENCODE",
+    project_file="AGENTS.md",
+    tells_cost=True,
+    tells_denials=True,
+    hears_system_again=True,
+    effort=lambda body: body["reasoning_effort"],
+    shell_permissions=("full",),
+    writes=lambda path: (
+        tool_call(name="bash", arguments={"command": f"echo x > '{path}'", "description": "Writes"}),
+        tool_call(name="write", arguments={"filePath": path, "content": "x"}),
+    ),
+    holds=_opencode_holds,
+    model="mock/some-model-9",
+    silent_failures=frozenset({"always 401"}),
+    misses_key=False,
+)
+# CSA_REAL_TOOLS may name some of them.
+TOOLS = tuple(
+    tool
+    for tool in (CODEX, CLAUDE_CODE, GEMINI_CLI, OPENCODE)
+    if tool.name in os.environ.get("CSA_REAL_TOOLS", tool.name).split(",")
+)
 
 
 @dataclass(frozen=True)
@@ -228,7 +319,14 @@ class Workplace:
 
     def conversations(self, tool: RealTool, provider_session_id: str = "*") -> list[Path]:
         """Find what the tool itself keeps of its conversations."""
-        return list(self.home.glob(tool.conversation.format(id=provider_session_id)))
+        found = self.home.glob(tool.conversation.format(id=provider_session_id))
+        return [path for path in found if tool.holds(path, provider_session_id)]
+
+    def forget_conversations(self, tool: RealTool) -> None:
+        """Remove what the tool keeps, and what lies beside it under the same name: a database has companions."""
+        for path in self.conversations(tool):
+            for each in path.parent.glob(f"{path.name}*"):
+                each.unlink()
 
     def asked(self, needle: str) -> list[Recorded]:
         """Return the requests to the provider whose latest prompt has `needle`."""

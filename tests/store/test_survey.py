@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from csa.store.survey import find_stores, measure, survey
+from csa.store.stores import find_stores
+from csa.store.survey import measure, survey
 from tests.conftest import ForeignWriter
 
 FIRST, SECOND, THIRD = (f"01JH4QWERT000000000000000{n}" for n in "123")

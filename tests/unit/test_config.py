@@ -159,6 +159,19 @@ def test_a_bad_variable_is_an_error(name: str, text: str, part: str) -> None:
         combine_layers(from_environment({name: text}))
 
 
+def test_the_transport_of_a_tool() -> None:
+    """Native unless the user says otherwise; what is no transport is an error, and a project has no say."""
+    tools = {"goose": {"transport": "acp", "command": ["goose", "acp"]}, "codex": {"transport": "native"}, "x": {}}
+    config = combine_layers([Layer("user", {"tools": tools})])
+    assert config.acp_tools == ("goose",)
+    assert [config.for_tool(name).transport for name in ("goose", "codex", "x")] == ["acp", "native", None]
+    for wrong in ("http", 3, ["acp"]):
+        with pytest.raises(ConfigError, match="native or acp"):
+            combine_layers([Layer("user", {"tools": {"goose": {"transport": wrong}}})])
+    with pytest.raises(ConfigError, match="a project may not set"):
+        combine_layers([Layer("project", {"tools": {"goose": {"transport": "acp"}}}, is_project=True)])
+
+
 def test_an_unknown_variable_suggests_the_one_meant() -> None:
     """A misspelt variable is an error too."""
     with pytest.raises(ConfigError) as caught:

@@ -1,5 +1,6 @@
 """The fake tools keep to the facts known of the real ones, and their scripts fail loudly."""
 
+import http.client
 import json
 import os
 import signal
@@ -10,6 +11,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -630,3 +632,69 @@ def test_the_surroundings_can_be_written_down(fakes: Fakes, command: list[str]) 
     assert json.loads(files["env"].read_text())["HOME"] == fakes.env["HOME"]
     assert json.loads(files["argv"].read_text()) == command[1:]
     assert files["stdin"].read_text() == "go"
+
+
+# opencode
+
+
+OPENCODE = ["opencode", "run", "--format", "json"]
+
+
+def test_opencode_answers_in_steps_and_remembers(fakes: Fakes) -> None:
+    """Every line has the session; a resume counts on."""
+    first = fakes.run(OPENCODE, "one")
+    assert first.types == ["step_start", "text", "step_finish"]
+    session = first.events[0]["sessionID"]
+    second = fakes.run([*OPENCODE, "--session", session], "two")
+    assert second.events[1]["part"]["text"] == "FAKE ECHO: two [turns=2]"
+    assert {event["sessionID"] for event in second.events} == {session}
+
+
+def test_opencode_run_tells_a_call_once_and_no_retry(fakes: Fakes) -> None:
+    """When it has ended; a call's end begins another step."""
+    ended = fakes.play(OPENCODE, ["retry", "500", 1], ["call", "false", "no", 1], ["say", "done"])
+    assert ended.types == ["step_start", "tool_use", "step_finish", "step_start", "text", "step_finish"]
+    assert ended.events[1]["part"]["state"]["metadata"]["exit"] == 1
+    assert [event["part"]["reason"] for event in (ended.events[2], ended.last)] == ["tool-calls", "stop"]
+
+
+def test_opencode_fails_with_a_typed_error(fakes: Fakes) -> None:
+    """One line, and exit code 1."""
+    ended = fakes.play(OPENCODE, ["fail", "401"])
+    assert (ended.code, ended.types) == (1, ["error"])
+    assert ended.last["error"]["data"]["statusCode"] == 401
+
+
+def test_opencode_refuses_an_unknown_session(fakes: Fakes) -> None:
+    """Only stderr says so."""
+    ended = fakes.run([*OPENCODE, "--session", "ses_none"], "x")
+    assert (ended.code, ended.stdout, ended.stderr) == (1, "", "Error: Session not found\n")
+
+
+def test_opencode_resumed_elsewhere_is_mute_and_does_not_end(fakes: Fakes) -> None:
+    """As the real one: what csa's bridge is for."""
+    session = fakes.run(OPENCODE, "one").events[0]["sessionID"]
+    done, elsewhere = fakes.place / "done", fakes.place / "elsewhere"
+    elsewhere.mkdir()
+    fakes.write_script({"match": "", "do": [["say", "heard by nobody"], ["touch", str(done)]]})
+    with fakes.start([*OPENCODE, "--session", session, "--dir", str(elsewhere)]) as tool:
+        pass_prompt(tool)
+        wait_until(done.exists)
+        assert tool.poll() is None
+        tool.kill()
+        assert tool.communicate(timeout=20)[0] == ""
+
+
+def test_opencode_serve_wants_its_password(fakes: Fakes) -> None:
+    """Without it every call is refused."""
+    fakes.env["OPENCODE_SERVER_PASSWORD"] = "of-no-value"
+    with fakes.start(["opencode", "serve", "--port", "0"]) as tool:
+        assert tool.stdout
+        address = urlsplit(tool.stdout.readline().split()[-1])
+        connection = http.client.HTTPConnection(str(address.hostname), int(address.port or 0), timeout=10)
+        connection.request("GET", "/session/ses_none")
+        assert connection.getresponse().status == 401
+        connection.close()
+        tool.terminate()
+        tool.communicate(timeout=20)
+    assert tool.returncode == -signal.SIGTERM

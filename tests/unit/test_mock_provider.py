@@ -1,4 +1,4 @@
-"""The mock provider, spoken to in both protocols."""
+"""The mock provider, spoken to in each protocol."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from fixtures.mock_provider import MockProvider, cut, slow, status, text, thinking, tool_call
+from fixtures.mock_provider import MockProvider, cut, slow, status, text, thinking, together, tool_call
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -57,8 +57,24 @@ def messages_body(*prompts: str, tools: tuple[str, ...] = (), stream: bool = Tru
     }
 
 
+def chat_body(*prompts: str, tools: tuple[str, ...] = (), stream: bool = True) -> dict[str, Any]:
+    said = [{"role": "user", "content": [{"type": "text", "text": prompt}]} for prompt in prompts]
+    return {
+        "model": "mock-model",
+        "stream": stream,
+        "messages": [
+            {"role": "system", "content": "be brief"},
+            {"role": "user", "content": "<system-reminder>x</system-reminder>"},
+            {"role": "assistant", "content": None, "tool_calls": []},
+            *said,
+        ],
+        "tools": [{"type": "function", "function": {"name": name}} for name in tools],
+    }
+
+
 def events(raw: bytes) -> list[dict[str, Any]]:
-    return [json.loads(line[6:]) for line in raw.decode().splitlines() if line.startswith("data: ")]
+    lines = [line for line in raw.decode().splitlines() if line.startswith("data: ")]
+    return [json.loads(line[6:]) for line in lines if line != "data: [DONE]"]
 
 
 def test_responses_echo_counts_only_real_prompts(provider: MockProvider) -> None:
@@ -78,6 +94,35 @@ def test_messages_echo_with_and_without_stream(provider: MockProvider) -> None:
     assert deltas == [{"type": "text_delta", "text": "MOCK ECHO: hi [users=1]"}]
     _, raw = post(provider, "/v1/messages", messages_body("hi", stream=False))
     assert json.loads(raw)["content"] == [{"type": "text", "text": "MOCK ECHO: hi [users=1]"}]
+
+
+def test_chat_echo_with_and_without_stream(provider: MockProvider) -> None:
+    """Both forms of the Chat Completions protocol carry the same text; a stream ends with its usage and a mark."""
+    provider.on("priced", text("done", usage=(7, 5, 3)))
+    _, raw = post(provider, "/v1/chat/completions", chat_body("one", "priced"))
+    assert raw.endswith(b"data: [DONE]\n\n")
+    *said, finish, usage = events(raw)
+    assert "".join(chunk["choices"][0]["delta"].get("content", "") for chunk in said) == "done"
+    assert finish["choices"][0]["finish_reason"] == "stop"
+    assert (usage["choices"], usage["usage"]["prompt_tokens_details"]) == ([], {"cached_tokens": 3})
+    assert provider.requests[0].user_texts == ["one", "priced"]
+    assert provider.requests[0].system_text == "be brief"
+    _, raw = post(provider, "/v1/chat/completions", chat_body("hi", stream=False))
+    assert json.loads(raw)["choices"][0]["message"]["content"] == "MOCK ECHO: hi [users=1]"
+
+
+def test_chat_calls_reason_and_fail(provider: MockProvider) -> None:
+    """Reasoning has a field of its own, a call its index, and a failure an error object."""
+    provider.on("run", thinking("hm", together(tool_call("pwd"), tool_call("ls"))), status(429, retry_after=2))
+    _, raw = post(provider, "/v1/chat/completions", chat_body("run", tools=("bash",)))
+    deltas = [chunk["choices"][0]["delta"] for chunk in events(raw) if chunk["choices"]]
+    assert [delta["reasoning_content"] for delta in deltas if "reasoning_content" in delta] == ["hm"]
+    calls = [delta["tool_calls"][0] for delta in deltas if "tool_calls" in delta]
+    assert [(call["index"], call["function"]["name"]) for call in calls] == [(0, "bash"), (1, "bash")]
+    assert json.loads(calls[0]["function"]["arguments"])["command"] == "pwd"
+    response, raw = post(provider, "/v1/chat/completions", chat_body("run", tools=("bash",)))
+    assert (response.status, response.headers["retry-after"]) == (429, "2")
+    assert json.loads(raw)["error"]["message"] == "mock 429"
 
 
 def test_replies_come_in_order_and_the_last_repeats(provider: MockProvider) -> None:
@@ -130,6 +175,9 @@ def test_a_cut_stream_drops_the_connection(provider: MockProvider) -> None:
     with pytest.raises(http.client.IncompleteRead) as caught:
         post(provider, "/v1/responses", responses_body("go"))
     assert events(caught.value.partial)[-1]["delta"] == "a long"
+    with pytest.raises(http.client.IncompleteRead) as caught:
+        post(provider, "/v1/chat/completions", chat_body("go"))
+    assert events(caught.value.partial)[-1]["choices"][0]["delta"] == {"content": "a long"}
 
 
 def test_stopping_interrupts_slow_replies_and_idle_clients() -> None:
@@ -149,3 +197,44 @@ def test_stopping_interrupts_slow_replies_and_idle_clients() -> None:
     assert time.monotonic() - started < 10
     silent.close()
     waiting.close()
+
+
+GEMINI = "/v1beta/models/mock-model:streamGenerateContent?alt=sse"
+
+
+def contents_body(*prompts: str, tools: tuple[str, ...] = ()) -> dict[str, Any]:
+    texts = ["<session_context>x</session_context>", *prompts]
+    return {
+        "systemInstruction": {"role": "user", "parts": [{"text": "be brief"}]},
+        "contents": [{"role": "user", "parts": [{"text": text}]} for text in texts],
+        "tools": [{"functionDeclarations": [{"name": name} for name in tools]}],
+    }
+
+
+def test_gemini_echo_with_and_without_stream(provider: MockProvider) -> None:
+    """Model and method stand in the path, and injected context is not a prompt."""
+    _, raw = post(provider, GEMINI, contents_body("one", "two"))
+    (chunk,) = events(raw)
+    assert chunk["candidates"][0]["content"]["parts"] == [{"text": "MOCK ECHO: two [users=2]"}]
+    assert chunk["candidates"][0]["finishReason"] == "STOP"
+    (seen,) = provider.requests
+    assert (seen.model, seen.system_text, seen.user_texts) == ("mock-model", "be brief", ["one", "two"])
+    _, raw = post(provider, "/v1beta/models/mock-model:generateContent", contents_body("hi"))
+    assert json.loads(raw)["usageMetadata"]["promptTokenCount"] == 100
+    _, raw = post(provider, "/v1beta/models/mock-model:countTokens", contents_body("hi"))
+    assert json.loads(raw)["totalTokens"] > 0
+
+
+def test_gemini_calls_thoughts_failures_and_cuts(provider: MockProvider) -> None:
+    """Every kind of reply has its form in this protocol too."""
+    provider.on("run", thinking("hm", tool_call("pwd")), status(429, retry_after=2), cut("a long answer"))
+    _, raw = post(provider, GEMINI, contents_body("run", tools=("run_shell_command",)))
+    thought, call = [event["candidates"][0]["content"]["parts"][0] for event in events(raw)]
+    assert thought["thought"] is True
+    assert (call["functionCall"]["name"], call["functionCall"]["args"]) == ("run_shell_command", {"command": "pwd"})
+    response, raw = post(provider, GEMINI, contents_body("run"))
+    assert (response.status, json.loads(raw)["error"]["status"]) == (429, "RESOURCE_EXHAUSTED")
+    assert json.loads(raw)["error"]["details"][0]["retryDelay"] == "2s"
+    with pytest.raises(http.client.IncompleteRead) as caught:
+        post(provider, GEMINI, contents_body("run"))
+    assert events(caught.value.partial)[-1]["candidates"][0]["content"]["parts"] == [{"text": "a long"}]

@@ -83,7 +83,7 @@ def session_of(recording: Recording) -> str | None:
     """Return the first session or thread id a recording names."""
     for each in recording.lines:
         event = json.loads(each)
-        found = event.get("thread_id") or event.get("session_id")
+        found = event.get("thread_id") or event.get("session_id") or event.get("sessionID")
         if found:
             return str(found)
     return None

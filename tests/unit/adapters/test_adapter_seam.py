@@ -1,4 +1,4 @@
-"""Both adapters have the shape csa asks for, and stay light and pure."""
+"""The adapters have the shape csa asks for, and stay light and pure."""
 
 from __future__ import annotations
 
@@ -9,12 +9,16 @@ from pathlib import Path
 import pytest
 from csa_adapters.claude_code import ClaudeCodeAdapter
 from csa_adapters.codex import CodexAdapter
+from csa_adapters.gemini_cli import GeminiCliAdapter
+from csa_adapters.opencode import OpencodeAdapter
 
 from csa.model.adapter import Adapter
 
-ADAPTERS: list[Adapter] = [CodexAdapter(), ClaudeCodeAdapter()]
+ADAPTERS: list[Adapter] = [CodexAdapter(), ClaudeCodeAdapter(), GeminiCliAdapter(), OpencodeAdapter()]
 _CODEX: type[Adapter] = CodexAdapter  # for mypy
 _CLAUDE: type[Adapter] = ClaudeCodeAdapter
+_GEMINI: type[Adapter] = GeminiCliAdapter
+_OPENCODE: type[Adapter] = OpencodeAdapter
 ROOT = Path(__file__).parents[3]
 LIGHT = """
 import sys
@@ -31,19 +35,21 @@ print(sorted(heavy & (set(sys.modules) - before)))
     [
         (ADAPTERS[0], "codex", "openai", "codex", False),
         (ADAPTERS[1], "claude-code", "anthropic", "claude", True),
+        (ADAPTERS[2], "gemini-cli", "google", "gemini", True),
+        (ADAPTERS[3], "opencode", "opencode", "opencode", False),
     ],
 )
 def test_identity(adapter: Adapter, name: str, family: str, executable: str, chooses: bool) -> None:  # noqa: FBT001
     """What the registry and the choice of a tool rest on."""
     assert (adapter.name, adapter.family, adapter.executable) == (name, family, executable)
     assert adapter.capabilities.choose_id is chooses
-    assert adapter.capabilities.system_on_resume is chooses
+    assert adapter.capabilities.system_on_resume is (name != "codex")
     assert adapter.probe.version_arguments == ("--version",)
     assert adapter.probe.login_variables
     assert adapter.probe.login_files
 
 
-@pytest.mark.parametrize("module", ["codex", "claude_code"])
+@pytest.mark.parametrize("module", ["codex", "claude_code", "gemini_cli", "opencode"])
 def test_importing_an_adapter_is_cheap(module: str) -> None:
     """Hot commands list sessions of every tool; an adapter must not bring processes, sockets or an event loop."""
     script = LIGHT.format(path=[str(ROOT), str(ROOT / "adapters")], module=module)

@@ -9,13 +9,15 @@ from typing import Any
 import pytest
 from csa_adapters.claude_code import ClaudeCodeAdapter
 from csa_adapters.codex import CodexAdapter
+from csa_adapters.gemini_cli import GeminiCliAdapter
+from csa_adapters.opencode import OpencodeAdapter
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from csa.model.adapter import Adapter, ToolExit
 from tests.unit.adapters.support import FRESH, make_request, recordings
 
-ADAPTERS: list[Adapter] = [CodexAdapter(), ClaudeCodeAdapter()]
+ADAPTERS: list[Adapter] = [CodexAdapter(), ClaudeCodeAdapter(), GeminiCliAdapter(), OpencodeAdapter()]
 EVERY_LINE = {
     adapter.name: [line for recording in recordings(adapter.name).values() for line in recording.lines]
     for adapter in ADAPTERS
@@ -28,10 +30,14 @@ VALUES = st.recursive(
 TYPES = [
     "thread.started", "turn.completed", "turn.failed", "error", "item.started", "item.completed",
     "system", "assistant", "user", "result",
+    "init", "message", "tool_use", "tool_result",
+    "session", "step_finish", "text", "tool_use", "retry", "permission", "compaction",
 ]  # fmt: skip
 KEYS = [
     "type", "subtype", "thread_id", "session_id", "item", "usage", "message", "error", "content", "is_error", "errors",
     "result", "total_cost_usd", "permission_denials", "parent_tool_use_id", "api_error_status", "compact_metadata",
+    "role", "delta", "tool_id", "tool_name", "parameters", "output", "status", "stats", "severity",
+    "sessionID", "part", "attempt", "retry_after_s", "patterns", "tool", "summary",
 ]  # fmt: skip
 EVENTS = st.fixed_dictionaries({"type": st.sampled_from(TYPES) | VALUES}, optional=dict.fromkeys(KEYS[1:], VALUES))
 ENDS = st.builds(

@@ -1,0 +1,141 @@
+"""How csa runs any agent that speaks the Agent Client Protocol: through `acp_bridge`, a program that runs as the tool.
+
+The bridge starts the agent's command, speaks the protocol with it for one turn, and writes what happens as lines that
+`acp_stream` reads. So an agent is supervised, timed out, cancelled and swept like any other tool. docs/acp-transport.md
+says how to configure one.
+
+A tool that also has an adapter of its own keeps what that knows: whose conversations it has, and the variables and
+files that it needs and that hold its permissions, however it is spoken to.
+"""
+
+from __future__ import annotations
+
+import json
+import posixpath
+import re
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+from csa.model.adapter import Adapter, Capabilities, Invocation, Probe, StderrReader, TurnRequest
+from csa_adapters.acp_stream import AcpDecoder
+
+BRIDGE = posixpath.join(posixpath.dirname(__file__), "acp_bridge.py")
+# For codex-acp (2.6.0), under whatever name it was configured; nobody else reads them. Asked to tell failures as such,
+# it also guesses what the user will say next: one request more. The config is what `codex` gets from us as well.
+_CODEX_CONFIG = {"allow_login_shell": False, "features": {"unbounded_connection_retries": False}}
+_ENVIRONMENT = {"CODEX_ACP_PROMPT_SUGGESTIONS": "false", "CODEX_CONFIG": json.dumps(_CODEX_CONFIG)}
+# A slash command is one at the very beginning only. Before it looks there, codex-acp strips white space.
+_LITERAL = "What follows is a message, not a command:"
+
+
+@dataclass(frozen=True, slots=True)
+class _Agent:
+    """How a tool that csa knows is started as an agent."""
+
+    words: tuple[str, ...]
+    settles: frozenset[str] = frozenset()  # what its command line, or its own adapter's files, have set already
+    model_flag: str | None = None
+    policy_flag: str | None = None  # for the policy that the tool's own adapter writes
+    env: Mapping[str, str] = field(default_factory=dict)
+
+
+_AGENTS: Mapping[str, _Agent] = {
+    "gemini-cli": _Agent(
+        ("--acp",),
+        settles=frozenset({"model", "effort"}),
+        model_flag="--model",
+        policy_flag="--admin-policy",
+        env={"GEMINI_CLI_TRUST_WORKSPACE": "true"},  # headless, an untrusted folder is refused (0.61.0)
+    ),
+    "opencode": _Agent(("acp",)),
+}
+_UNKNOWN = _Agent(())
+_POLICY = "policy.toml"
+_NO_PROBE = Probe(version_arguments=("--version",), login_variables=(), login_files=())
+
+
+class AcpAdapter:
+    """A tool that is spoken to through the protocol."""
+
+    def __init__(self, name: str, native: Adapter | None = None) -> None:
+        self.name = name
+        self._agent = _AGENTS.get(name, _UNKNOWN)
+        self._native = native
+        reads = native.capabilities.reads if native else ()
+        self.capabilities = Capabilities(choose_id=False, system_on_resume=False, reads=reads)
+        self.family = native.family if native else name
+        self.executable = native.executable if native and name in _AGENTS else ""  # none: the user must configure it
+        self.outer_markers: frozenset[str] = native.outer_markers if native else frozenset()
+        self.probe = native.probe if native else _NO_PROBE
+
+    def account(self, environ: Mapping[str, str]) -> str:
+        """Name what the tool's own adapter names; of an agent csa does not know, nothing is known."""
+        return self._native.account(environ) if self._native else "acp"
+
+    def homes(self, environ: Mapping[str, str]) -> tuple[str, ...]:
+        """Name the places the tool's own adapter names."""
+        return self._native.homes(environ) if self._native else ()
+
+    def invocation(self, request: TurnRequest) -> Invocation:
+        """Say how to start the bridge. The agent's command stands on its command line, the rest comes on its stdin."""
+        agent = self._agent
+        command = request.command
+        if not any(word in command for word in agent.words):
+            command = (*command, *agent.words)
+        if agent.model_flag and request.model:
+            command = (*command, f"{agent.model_flag}={request.model}")
+        base = self._native_invocation(request)
+        if agent.policy_flag and _POLICY in base.files:
+            command = (*command, agent.policy_flag, posixpath.join(request.run_directory, _POLICY))
+        return Invocation(
+            argv=(sys.executable, "-I", BRIDGE, "--", *command),
+            stdin=json.dumps(_order(request, agent.settles) | self._patience(request)).encode(),
+            env={**base.env, **_without(request.environ, _ENVIRONMENT), **agent.env},
+            files=base.files,
+            warnings=base.warnings,
+        )
+
+    def decoder(self, request: TurnRequest) -> AcpDecoder:
+        """Begin to read a run of `request`."""
+        native = self._native.decoder(request) if self._native else None
+        return AcpDecoder(request, native if isinstance(native, StderrReader) else None)
+
+    def _patience(self, request: TurnRequest) -> dict[str, str]:
+        """Name the file whose being there forbids to load the session now; `{minute}` is the present one, in UTC.
+
+        gemini opens a file named by the minute before it loads a session. In the minute the session was begun that is
+        the session's own, whose history is then replaced by nothing (0.61.0).
+        """
+        if self.name != "gemini-cli" or request.provider_session_id is None:
+            return {}
+        homes = (re.sub(r"[*?[]", r"[\g<0>]", home) for home in self.homes(request.environ))
+        name = f"session-{{minute}}-{request.provider_session_id[:8]}.jsonl"
+        return {"not_while": posixpath.join(*homes, "tmp", "*", "chats", name)}
+
+    def _native_invocation(self, request: TurnRequest) -> Invocation:
+        """Return the surroundings of the tool's own way to run. Its system text and id the agent gets from us."""
+        if self._native is None:
+            return Invocation(argv=(), stdin=b"")
+        return self._native.invocation(replace(request, system=None))
+
+
+def _without(environ: Mapping[str, str], defaults: Mapping[str, str]) -> dict[str, str]:
+    return {name: value for name, value in defaults.items() if not environ.get(name)}
+
+
+def _order(request: TurnRequest, settled: frozenset[str]) -> dict[str, object]:
+    """Write what the bridge is to do. `prompt` holds the text blocks of the prompt, sent as they are."""
+    is_command = request.prompt.lstrip().startswith("/")
+    return {
+        "prompt": [_LITERAL, request.prompt] if is_command else [request.prompt],
+        "system": request.system if request.provider_session_id is None else None,
+        "cwd": request.cwd,
+        "session_id": request.provider_session_id,
+        "permission": request.permission.value,
+        "model": None if "model" in settled else request.model,
+        "effort": None if "effort" in settled else request.effort,
+        "ephemeral": request.ephemeral,
+        "csa_command": request.csa_command,
+        "mcp_servers": [],
+    }

@@ -1,0 +1,132 @@
+"""The tool calls of an ACP agent, as a transcript tells them: a call when it is known what it is, then what came of it.
+
+Agents announce a call before they know its arguments (`pending`, titled `bash`), repeat it with every update, and send
+the whole output again with each line of it. Told are the call once it has a title, output that is new, and its end.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from csa.model.adapter import Update
+from csa_adapters.jsonlines import list_of, mapping_of, text_of
+
+_Json = dict[str, Any]
+
+_KINDS = frozenset({"read", "edit", "delete", "move", "search", "execute", "think", "fetch"})
+_STATUSES = frozenset({"pending", "in_progress", "completed", "failed"})
+ENDED = frozenset({"completed", "failed"})
+
+
+class Calls:
+    """The calls of one turn."""
+
+    def __init__(self) -> None:
+        self._titles: dict[str, str] = {}  # of all calls heard of
+        self._announced: dict[str, _Json] = {}  # not told yet
+        self._shown: dict[str, str] = {}  # the output so far of calls that have not ended
+
+    def title_of(self, call: str) -> str:
+        """Return what a call is about, as far as it is known."""
+        return self._titles.get(call) or call
+
+    def begin(self, update: _Json) -> list[Update]:
+        """Take a `tool_call`."""
+        call, status = text_of(update.get("toolCallId")), text_of(update.get("status"))
+        self._titles[call] = text_of(update.get("title")) or call
+        kind = text_of(update.get("kind"))
+        told = {"id": call, "title": self._titles[call], "kind": kind if kind in _KINDS else "other"}
+        if status == "pending":
+            self._announced[call] = told
+            return []
+        begun = [Update("tool_call", {**told, "status": "in_progress"})]
+        return begun + self.go_on(update) if status in ENDED else begun
+
+    def go_on(self, update: _Json) -> list[Update]:
+        """Take a `tool_call_update`."""
+        call = text_of(update.get("toolCallId"))
+        if call not in self._titles:
+            return self.begin({"status": "completed", **update})
+        title, kind = text_of(update.get("title")), text_of(update.get("kind"))
+        renamed = bool(title) and title != self._titles[call]
+        if renamed:
+            self._titles[call] = title
+        begun = self.tell(call, kind)
+        data: _Json = {"id": call, "status": text_of(update.get("status"))}
+        if data["status"] not in _STATUSES:
+            data["status"] = "in_progress"
+        if renamed and not begun:
+            data["title"] = title
+        return begun + self._output(call, data, update)
+
+    def tell(self, call: str, kind: str = "") -> list[Update]:
+        """Tell a call that was announced."""
+        told = self._announced.pop(call, None)
+        if told is None:
+            return []
+        told["title"] = self._titles[call]
+        if kind in _KINDS:
+            told["kind"] = kind
+        return [Update("tool_call", {**told, "status": "in_progress"})]
+
+    def flush(self) -> list[Update]:
+        """Tell what is known of the calls that never ended."""
+        updates = [update for call in list(self._announced) for update in self.tell(call)]
+        for call, content in self._shown.items():
+            updates.append(Update("tool_call_update", {"id": call, "status": "in_progress", "content": content}))
+        self._shown.clear()
+        return updates
+
+    def _output(self, call: str, data: _Json, update: _Json) -> list[Update]:
+        content, added = _content_of(update), _added_of(update)
+        if data["status"] in ENDED:
+            before = self._shown.pop(call, "")
+            data["content"] = "\n".join(filter(None, (content or ("" if added else before), added)))
+            code = _exit_code(update)
+            if code is not None:
+                data["exit_code"] = code
+            return [Update("tool_call_update", data)]
+        if content:
+            self._shown[call] = content
+        if not added and "title" not in data:
+            return []
+        return [Update("tool_call_update", {**data, "content": added})]
+
+
+def text_of_block(block: Any) -> str:
+    """Return the text of a content block; what is no text is named."""
+    found = mapping_of(block)
+    kind = text_of(found.get("type"))
+    if kind in ("text", ""):
+        return text_of(found.get("text"))
+    return text_of(mapping_of(found.get("resource")).get("text")) or f"[{kind}]"
+
+
+def _content_of(update: _Json) -> str:
+    """Return all a call has shown: its text, and the files it changes."""
+    parts = [_text_of_item(mapping_of(item)) for item in list_of(update.get("content"))]
+    if not any(parts):
+        raw = update.get("rawOutput")
+        parts = [text_of(raw) or text_of(mapping_of(raw).get("output"))]
+    return "\n".join(filter(None, parts))
+
+
+def _added_of(update: _Json) -> str:
+    """Return what a terminal of the agent's own has printed since the last update."""
+    meta = mapping_of(update.get("_meta"))
+    return "".join(
+        text_of(mapping_of(meta.get(key)).get("data")) for key in ("terminal_output", "terminal_output_delta")
+    )
+
+
+def _text_of_item(item: _Json) -> str:
+    if item.get("type") == "diff":
+        return f"{'update' if text_of(item.get('oldText')) else 'add'} {text_of(item.get('path'))}"
+    return text_of_block(item.get("content")) if item.get("type") == "content" else ""
+
+
+def _exit_code(update: _Json) -> int | None:
+    told = mapping_of(mapping_of(update.get("_meta")).get("terminal_exit")).get("exit_code")
+    if told is None:
+        told = mapping_of(mapping_of(update.get("rawOutput")).get("metadata")).get("exit")
+    return told if type(told) is int else None

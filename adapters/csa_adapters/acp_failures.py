@@ -1,0 +1,114 @@
+"""What the errors of ACP agents mean: JSON-RPC errors, ends that are none, and codex-acp's typed failures.
+
+Agents put an HTTP status into the code (gemini-cli), into the message (opencode) or into the data (codex-acp); the
+protocol itself names only a few codes.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from csa.model.adapter import ErrorKind
+from csa_adapters.failures import MESSAGE_LIMIT, kind_of_message, kind_of_status, rules, stderr_message
+from csa_adapters.jsonlines import mapping_of, text_of
+
+_CODES: dict[int, ErrorKind] = {
+    -32000: "auth",
+    -32002: "invalid_request",  # resource not found: an unknown session, mostly
+    -32600: "protocol",
+    -32601: "protocol",
+    -32602: "invalid_request",
+    -32700: "protocol",
+}
+_MESSAGES = rules(
+    (r"ran out of room|context.?(window|length)|prompt is too long|too many tokens", "context_overflow"),
+    (r"quota|usage.?limit|insufficient credits|billing|budget", "quota"),
+    (r"authenticat|not logged in|log ?in again|api.?key|unauthorized|credentials", "auth"),
+    (r"no rollout found|session.{0,60}not found|unknown session|invalid session", "invalid_request"),
+    (r"model.{0,80}(not found|does not exist|not supported)", "invalid_request"),
+    (r"rate.?limit|too many requests", "rate_limit"),
+    (r"at capacity|overloaded", "overloaded"),
+    (r"high demand|internal server error|server.?error", "server"),
+    (r"stream (disconnected|closed)|connection|network|timed? ?out|fetch failed|ECONN|unreachable", "network"),
+)
+_STATUS = re.compile(r"\b(40[0-9]|41[0-9]|42[0-9]|5[0-3][0-9])\b")
+# codex-acp's `sessionFailure`, where its title says no more.
+_CATEGORIES: dict[str, ErrorKind] = {
+    "connection": "network",
+    "access": "auth",
+    "limit": "rate_limit",
+    "service": "server",
+    "request": "invalid_request",
+}
+# A stop reason that is no success, and what it says to a person.
+STOPS: dict[str, tuple[ErrorKind, str]] = {
+    "max_tokens": ("context_overflow", "the agent ran out of tokens"),
+    "max_turn_requests": ("quota", "the agent reached its limit of requests in a turn"),
+    "refusal": ("invalid_request", "the agent refused to go on"),
+    "cancelled": ("internal", "the agent says that the turn was cancelled"),
+}
+
+
+def read_failure(line: Mapping[str, Any]) -> tuple[ErrorKind, str]:
+    """Return the kind and the words of a `failed` line: an error of the agent's, or one the bridge found."""
+    message = _words(text_of(line.get("message")), line.get("data"))
+    stage = text_of(line.get("stage"))
+    given = text_of(line.get("kind"))
+    if given == "spawn":
+        return "spawn", message
+    if given == "unsupported":
+        return "invalid_request", message
+    if given == "protocol":
+        return "protocol", message
+    kind = _kind(line.get("code"), message, line.get("data"))
+    if kind is None and stage == "session":  # agents word it as they like when they cannot find a conversation
+        kind = "invalid_request"
+    return kind or "internal", message
+
+
+def explain_exit(failure: tuple[ErrorKind, str], tail: str) -> tuple[ErrorKind, str]:
+    """Add what an agent that ended by itself has said on stderr, where nothing else tells why."""
+    said = stderr_message(tail)
+    kind, message = failure
+    if not said:
+        return failure
+    return (kind_of_message(said, _MESSAGES) or kind) if kind == "internal" else kind, f"{message}: {said}"[
+        :MESSAGE_LIMIT
+    ]
+
+
+def read_session_failure(found: Mapping[str, Any]) -> tuple[ErrorKind, str]:
+    """Return the kind and the words of codex-acp's `sessionFailure`."""
+    title = text_of(found.get("title"))[:MESSAGE_LIMIT] or "the turn failed"
+    by_words = _kind(None, title, None)
+    return by_words or _CATEGORIES.get(text_of(found.get("category")), "internal"), title
+
+
+def _kind(code: Any, message: str, data: Any) -> ErrorKind | None:
+    by_words = kind_of_message(message, _MESSAGES)
+    if by_words in ("context_overflow", "quota"):
+        return by_words
+    # The code comes last: gemini says 500 of whatever it cannot name.
+    status = _status_in(mapping_of(data)) or _status_in_words(message) or kind_of_status(code)
+    named = _CODES.get(code) if type(code) is int else None
+    return status or named or by_words
+
+
+def _status_in(data: Mapping[str, Any]) -> ErrorKind | None:
+    return next((kind for key in ("statusCode", "status", "code") if (kind := kind_of_status(data.get(key)))), None)
+
+
+def _status_in_words(message: str) -> ErrorKind | None:
+    found = _STATUS.search(message)
+    return kind_of_status(int(found.group(1))) if found else None
+
+
+def _words(message: str, data: Any) -> str:
+    """Join the message with the details that agents hide in the data."""
+    details = text_of(data) or next(
+        (text_of(mapping_of(data).get(key)) for key in ("details", "message", "error") if mapping_of(data).get(key)), ""
+    )
+    both = f"{message}: {details}" if message and details and details not in message else message or details
+    return both[:MESSAGE_LIMIT] or "the agent failed and did not say why"

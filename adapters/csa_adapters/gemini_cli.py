@@ -1,0 +1,190 @@
+"""How csa runs the Gemini CLI (`@google/gemini-cli`, seen at 0.61.0): `gemini -o stream-json`, the prompt on stdin.
+
+Every flag and setting answers something the real CLI did; `gemini_stream` reads what comes back.
+"""
+
+from __future__ import annotations
+
+import posixpath
+from collections.abc import Mapping
+
+from csa.errors import UsageError
+from csa.model.adapter import Capabilities, Invocation, Probe, TurnRequest
+from csa.model.permission import Permission
+from csa_adapters.gemini_policy import policy
+from csa_adapters.gemini_settings import (
+    HOME,
+    NOTE,
+    OUTER_HOME,
+    OUTER_SETTINGS_PATH,
+    READS,
+    SETTINGS_PATH,
+    keeps_conversations,
+    login_copies,
+    original_home,
+    original_settings_path,
+    private_settings,
+    protected,
+    relative_note,
+    system_settings,
+)
+from csa_adapters.gemini_stream import GeminiDecoder
+from csa_adapters.homes import argument, endpoint_name, home_directory, is_uuid, shortened
+
+# An untrusted directory ends a run without a terminal with exit 55.
+_ALWAYS = ("--skip-trust", "--output-format", "stream-json")
+_MODES = {Permission.READ_ONLY: "default", Permission.EDIT: "auto_edit", Permission.FULL: "yolo"}
+_FORGETS = (
+    "gemini-cli can take csa's settings only as root, below directories that are root's alone: conversations that are "
+    "resumed later may be deleted by its clean-up. To prevent that, set general.sessionRetention.enabled to false in "
+    "~/.gemini/settings.json."
+)
+
+
+class GeminiCliAdapter:
+    """The tool `gemini-cli`."""
+
+    name = "gemini-cli"
+    family = "google"
+    executable = "gemini"
+    capabilities = Capabilities(choose_id=True, reads=READS)
+    outer_markers = frozenset({"GEMINI_CLI", "GEMINI_CLI_NO_RELAUNCH", "GEMINI_CLI_TRUST_WORKSPACE", "GEMINI_PTY_INFO"})
+    probe = Probe(
+        version_arguments=("--version",),
+        login_variables=("GEMINI_API_KEY", "GOOGLE_API_KEY", "GOOGLE_GENAI_USE_VERTEXAI", "GOOGLE_GENAI_USE_GCA"),
+        login_files=("$GEMINI_CLI_HOME/.gemini/oauth_creds.json", "~/.gemini/oauth_creds.json"),
+        tested="0.61.0",
+        install="npm install -g @google/gemini-cli",
+        login="run `gemini` once and log in",
+    )
+
+    def account(self, environ: Mapping[str, str]) -> str:
+        """Name the home, and the endpoint where one is set; never its credentials."""
+        home = shortened(_home(environ), environ)
+        endpoint = endpoint_name(environ.get("GOOGLE_GEMINI_BASE_URL", ""))
+        return f"{home} {endpoint}" if endpoint else home
+
+    def homes(self, environ: Mapping[str, str]) -> tuple[str, ...]:
+        """Name the directory of settings and conversations."""
+        return (_home(environ),)
+
+    def invocation(self, request: TurnRequest) -> Invocation:
+        """Say how to run the turn; UsageError for an id that gemini would take for an index, or settings it lacks."""
+        argv = (*request.command, *_ALWAYS, *_session(request), *_permission(request), *_options(request))
+        files = {} if request.permission is Permission.FULL else {"policy.toml": _policy(request)}
+        if request.ephemeral:
+            return _ephemeral(request, argv, files)
+        if request.run_directory_is_roots:
+            return _with_settings(request, argv, files)
+        return _without_settings(request, argv, files)
+
+    def decoder(self, request: TurnRequest) -> GeminiDecoder:
+        """Begin to read a run of `request`."""
+        return GeminiDecoder(request)
+
+
+def _home(environ: Mapping[str, str]) -> str:
+    own = original_home(environ)
+    return posixpath.join(home_directory({**environ, HOME: own or ""}, HOME, ""), ".gemini")
+
+
+def _session(request: TurnRequest) -> tuple[str, str]:
+    """Name the session. Its file is named by the first eight characters, so they must differ: UUIDv4."""
+    if request.provider_session_id is None:
+        return ("--session-id", request.new_provider_id)
+    if not is_uuid(request.provider_session_id):
+        raise UsageError(f"'{request.provider_session_id}' is not the id of a gemini session (a UUID).")
+    return ("--resume", request.provider_session_id)
+
+
+def _permission(request: TurnRequest) -> tuple[str, ...]:
+    """Choose the mode, and the rules above it. The session does not keep them, so every turn says them.
+
+    `--policy` would replace the user's own policies; administrators' are added to, and go before the user's.
+    """
+    mode = ("--approval-mode", _MODES[request.permission])
+    if request.permission is Permission.FULL:
+        return mode
+    return (*mode, "--admin-policy", posixpath.join(request.run_directory, "policy.toml"))
+
+
+def _policy(request: TurnRequest) -> str:
+    return policy(request.permission, request.csa_command)
+
+
+def _options(request: TurnRequest) -> tuple[str, ...]:
+    return (f"--model={argument(request.model, 'model')}",) if request.model else ()
+
+
+def _prompt(text: str) -> bytes:
+    """Keep a prompt from being run as a command: after a space `/compress` is text, and goes to the model."""
+    return (f" {text}" if text.startswith("/") else text).encode("utf-8", "replace")
+
+
+def _environment(request: TurnRequest) -> dict[str, str | None]:
+    """Run one process: the launcher ignores signals and leaves its child behind.
+
+    A home that an outer, ephemeral run of csa has set is undone.
+    """
+    changes: dict[str, str | None] = {"GEMINI_CLI_NO_RELAUNCH": "true"}
+    if OUTER_HOME in request.environ:
+        changes |= {HOME: original_home(request.environ), OUTER_HOME: None}
+    return changes
+
+
+def _with_settings(request: TurnRequest, argv: tuple[str, ...], files: dict[str, str]) -> Invocation:
+    """Give the settings as a system file, and the system text as one more global context file."""
+    note = None
+    if request.system:
+        note = relative_note(_home(request.environ), request.run_directory)
+        files[NOTE] = protected(request.system)
+    files["settings.json"] = system_settings(request, note)
+    env = {
+        **_environment(request),
+        SETTINGS_PATH: posixpath.join(request.run_directory, "settings.json"),
+        OUTER_SETTINGS_PATH: original_settings_path(request.environ),
+    }
+    return Invocation(argv=argv, stdin=_prompt(request.prompt), env=env, files=files)
+
+
+def _without_settings(request: TurnRequest, argv: tuple[str, ...], files: dict[str, str]) -> Invocation:
+    """Do without a settings file, which gemini would not read: the system text stands before the prompt.
+
+    GITHUB_SHA and SURFACE make gemini strip `CSA_*` from the agent's shell, and only a setting could prevent it.
+    """
+    if request.effort:
+        raise UsageError(
+            "The effort of gemini-cli can only be set as root, below directories that are root's alone.",
+            hint="set modelConfigs in ~/.gemini/settings.json instead",
+        )
+    prompt = f"{request.system}\n\n{request.prompt}" if request.system else request.prompt
+    env = {**_environment(request), "GITHUB_SHA": None, "SURFACE": None}
+    if OUTER_SETTINGS_PATH in request.environ:
+        env |= {SETTINGS_PATH: original_settings_path(request.environ) or None, OUTER_SETTINGS_PATH: None}
+    warnings = () if keeps_conversations(request) else (_FORGETS,)
+    return Invocation(argv=argv, stdin=_prompt(prompt), env=env, files=files, warnings=warnings)
+
+
+def _ephemeral(request: TurnRequest, argv: tuple[str, ...], files: dict[str, str]) -> Invocation:
+    """Run in a home that goes with the turn, with the user's login in it: gemini always writes a conversation.
+
+    A project's GEMINI.md is read all the same: no setting of 0.61.0 prevents it.
+    """
+    below = "home/.gemini"
+    note = None
+    if request.system:
+        note = posixpath.join("..", "..", NOTE)
+        files[NOTE] = protected(request.system)
+    files |= {f"{below}/{name}": content for name, content in login_copies(request).items()}
+    files[f"{below}/settings.json"] = private_settings(request, note)
+    env = {
+        **_environment(request),
+        HOME: posixpath.join(request.run_directory, "home"),
+        OUTER_HOME: original_home(request.environ) or "",
+        "TMPDIR": request.run_directory,  # its reports of errors hold the prompt
+        "GITHUB_SHA": None,
+        "SURFACE": None,
+    }
+    if OUTER_SETTINGS_PATH in request.environ:
+        env |= {SETTINGS_PATH: original_settings_path(request.environ) or None, OUTER_SETTINGS_PATH: None}
+    return Invocation(argv=argv, stdin=_prompt(request.prompt), env=env, files=files)

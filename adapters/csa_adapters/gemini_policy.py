@@ -1,0 +1,69 @@
+"""What agents under gemini-cli may do, as rules of its policy engine (seen at 0.61.0). Pure.
+
+Without a terminal, gemini denies whatever would ask. Rules are matched against the arguments as JSON with a NUL around
+each top-level pair, so a pattern that begins with one cannot be met by the text of another argument. Every command of a
+list or pipe is checked by itself. The engine refuses patterns with a quantified group.
+"""
+
+from __future__ import annotations
+
+import re
+
+from csa.model.permission import Permission
+
+_WRITERS = ("write_file", "replace")
+# Leaving plan mode without a terminal switches to "allow everything": no level but `full` may enter it.
+_ESCALATING = ("enter_plan_mode", "exit_plan_mode")
+# Commands that only read, with any arguments; of git those that do, without a file to write to.
+_READERS = (
+    "basename|cat|cut|df|diff|dirname|du|echo|false|file|grep|head|id|ls|nl|printenv|printf|pwd|readlink|realpath|stat"
+    r"|tail|test|tr|true|uname|wc|which|whoami|git (?:status|log|diff|show)(?![^\x00]*--(?:output|ext))"
+)
+_END = r'"\x00'
+_BREAK = r"(?:\s|\\[nt]|[;|&])"
+# To the end of the command without writing to a file; of redirections, those of errors out of the way.
+_NO_FILE = rf"(?:[^>]*|[^>]*2>(?:&1|/dev/null)[^>]*){_END}"
+
+
+def policy(permission: Permission, csa_command: str) -> str:
+    """Return the policy file of a level below `full`."""
+    rules = [
+        _rule(_ESCALATING, "deny", 999),
+        _command(rf'(?:{"|".join(map(_escaped, _csa_names(csa_command)))})(?:[\s"]|\\[nt"])'),
+        _command(rf"(?:{_READERS})(?:{_END}|{_BREAK}{_NO_FILE})"),
+        _command(rf"env(?:{_END}|\s*[|;&]{_NO_FILE})"),  # alone: `env X=1 rm` runs rm
+    ]
+    if permission is Permission.READ_ONLY:
+        rules += [_rule(_WRITERS, "deny", 999), _rule(("run_shell_command",), "deny", 940), _OTHER_SERVERS]
+    return "\n".join(rules)
+
+
+_OTHER_SERVERS = """[[rule]]
+toolName = "*"
+mcpName = "*"
+decision = "deny"
+priority = 940
+"""
+
+
+def _csa_names(path: str) -> tuple[str, ...]:
+    return ("csa",) if path == "csa" else ("csa", path)
+
+
+def _escaped(command: str) -> str:
+    """Write a command for a regular expression over JSON; one that a TOML literal cannot hold matches nothing more."""
+    return re.sub(r"[^\w/ -]", lambda match: "." if match.group() in "'\"\\" else "\\" + match.group(), command)
+
+
+def _command(pattern: str) -> str:
+    return f"""[[rule]]
+toolName = "run_shell_command"
+argsPattern = '\\x00"command":"{pattern}'
+decision = "allow"
+priority = 950
+"""
+
+
+def _rule(tools: tuple[str, ...], decision: str, priority: int) -> str:
+    names = ", ".join(f'"{tool}"' for tool in tools)
+    return f'[[rule]]\ntoolName = [{names}]\ndecision = "{decision}"\npriority = {priority}\n'

@@ -1,0 +1,215 @@
+"""The settings csa gives gemini-cli for one run, made from those that would hold without it. Pure.
+
+gemini-cli takes them from a file only (`GEMINI_CLI_SYSTEM_SETTINGS_PATH`, the layer above all others), and only when
+root owns that file and every directory above it (0.61.0). The user's own files are read and never written.
+"""
+
+from __future__ import annotations
+
+import json
+import posixpath
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from csa.errors import UsageError
+from csa.model.adapter import TurnRequest
+from csa_adapters.jsonlines import list_of, mapping_of, text_of
+
+_Json = dict[str, Any]
+
+SETTINGS_PATH = "GEMINI_CLI_SYSTEM_SETTINGS_PATH"
+HOME = "GEMINI_CLI_HOME"
+# What the two were before csa set them: agents inherit csa's, and a nested csa must not take those for the user's.
+OUTER_SETTINGS_PATH = "OUTER_GEMINI_CLI_SYSTEM_SETTINGS_PATH"
+OUTER_HOME = "OUTER_GEMINI_CLI_HOME"
+
+# The layers of settings, weakest first: alternatives of which the first one named or present holds.
+_USER = (f"${OUTER_HOME}/.gemini/settings.json", f"${HOME}/.gemini/settings.json", "~/.gemini/settings.json")
+_SYSTEM = (f"${OUTER_SETTINGS_PATH}", f"${SETTINGS_PATH}", "/etc/gemini-cli/settings.json")
+_LAYERS = (
+    ("$GEMINI_CLI_SYSTEM_DEFAULTS_PATH", "/etc/gemini-cli/system-defaults.json"),
+    _USER,
+    ("./.gemini/settings.json",),
+    _SYSTEM,
+)
+# What a login consists of; an ephemeral run has a home of its own and takes it along.
+_LOGIN = ("oauth_creds.json", "google_accounts.json", ".env")
+LOGIN_FILES = tuple(f"{home}/.gemini/{name}" for name in _LOGIN for home in (f"${OUTER_HOME}", f"${HOME}", "~"))
+READS = (*(name for layer in _LAYERS for name in layer), *LOGIN_FILES)
+
+NOTE = "csa-note.md"
+# Three attempts, 5 and 10 s apart, end a dead provider's turn after 20 s; gemini's own ten take four minutes.
+_MAX_ATTEMPTS = 3
+_PASSED_ON = (
+    "CSA_SESSION_ID",
+    "CSA_DEPTH",
+    "CSA_PROJECT_ROOT",
+    "CSA_PARENT_SESSION",
+    "CSA_SESSION_DIR",
+    "CSA_OUTPUT_DIR",
+    "CSA_TOOL",
+    "CSA_STATE_DIR",
+    OUTER_SETTINGS_PATH,
+    OUTER_HOME,
+)
+_BUDGETS = {"none": 0, "minimal": 512, "low": 1024, "medium": 8192, "high": 24576}
+_COMMENT = re.compile(r'("(?:[^"\\]|\\.)*")|//[^\n]*|/\*.*?\*/', re.DOTALL)
+
+
+def original_home(environ: Mapping[str, str]) -> str | None:
+    """Return the `GEMINI_CLI_HOME` of the user, also inside an ephemeral run, which has another."""
+    return environ.get(OUTER_HOME, environ.get(HOME)) or None
+
+
+def original_settings_path(environ: Mapping[str, str]) -> str:
+    """Return the system settings file the user has named; empty for none."""
+    return environ.get(OUTER_SETTINGS_PATH, environ.get(SETTINGS_PATH)) or ""
+
+
+def system_settings(request: TurnRequest, note: str | None) -> str:
+    """Return the system settings of a run: the file that holds anyway, and above it what csa needs.
+
+    Args:
+        request: the turn.
+        note: the path of the file with the system text, relative to the directory of the global GEMINI.md.
+
+    Raises:
+        UsageError: the file that holds anyway cannot be understood, and would silently be lost.
+    """
+    return _compose(request, _layer(request, _SYSTEM, is_strict=True), note)
+
+
+def private_settings(request: TurnRequest, note: str | None) -> str:
+    """Return the user settings of a run in a home of its own."""
+    return _compose(request, _layer(request, _USER), note)
+
+
+def keeps_conversations(request: TurnRequest) -> bool:
+    """Say whether the user's settings keep gemini from deleting conversations."""
+    return _setting(request, "general", "sessionRetention", "enabled") is False
+
+
+def login_copies(request: TurnRequest) -> dict[str, str]:
+    """Return the user's login files by their name below `.gemini`."""
+    found: dict[str, str] = {}
+    for name in LOGIN_FILES:
+        if name in request.files and _is_in_force(name, request.environ):
+            found.setdefault(name.rpartition("/")[2], request.files[name])
+    return found
+
+
+def _compose(request: TurnRequest, base: _Json, note: str | None) -> str:
+    own: _Json = {
+        "general": {
+            # Its clean-up deletes conversations that were resumed in a later minute than they began in (0.61.0).
+            "sessionRetention": {"enabled": False},
+            "enableAutoUpdate": False,  # nothing replaces the program under a running turn
+            "plan": {"enabled": False},  # without a terminal, leaving plan mode allows everything
+        },
+        "security": {"environmentVariableRedaction": {"allowed": _allowed(base)}},
+    }
+    if _setting(request, "general", "maxAttempts") is None:
+        own["general"]["maxAttempts"] = _MAX_ATTEMPTS
+    if request.environ.get("GEMINI_API_KEY") and not _setting(request, "security", "auth", "selectedType"):
+        own["security"]["auth"] = {"selectedType": "gemini-api-key"}  # with a base URL it would guess "gateway"
+    if note is not None:
+        own["context"] = {"fileName": [*_file_names(request), note]}
+    if request.effort:
+        own["modelConfigs"] = {"customOverrides": [*_overrides(request), *_thinking(request.effort, request.model)]}
+    return json.dumps(_merged(base, own), ensure_ascii=True, indent=1)
+
+
+def _allowed(base: _Json) -> list[str]:
+    """Name what GitHub's surroundings (GITHUB_SHA) must not strip from the agent's shell."""
+    theirs = mapping_of(mapping_of(base.get("security")).get("environmentVariableRedaction")).get("allowed")
+    return list(dict.fromkeys([*filter(None, map(text_of, list_of(theirs))), *_PASSED_ON]))
+
+
+def _file_names(request: TurnRequest) -> list[str]:
+    named = _setting(request, "context", "fileName")
+    names = [named] if type(named) is str else [text_of(name) for name in list_of(named)]
+    return [name for name in names if name] or ["GEMINI.md"]
+
+
+def _overrides(request: TurnRequest) -> list[Any]:
+    return list_of(_setting(request, "modelConfigs", "customOverrides"))
+
+
+def _thinking(effort: str, model: str | None) -> list[_Json]:
+    """Override what the aliases of the models say: a level from Gemini 3 on, a budget of tokens before."""
+    level: _Json = {"thinkingConfig": {"thinkingLevel": effort.upper()}}
+    chosen: list[tuple[str, _Json]] = [("chat-base-3", level)]
+    if effort.lower() in _BUDGETS:
+        chosen.append(("chat-base-2.5", {"thinkingConfig": {"thinkingBudget": _BUDGETS[effort.lower()]}}))
+    if model and not model.startswith("gemini-2"):
+        chosen.append((model, level))  # a model the CLI does not know has neither alias
+    return [{"match": {"model": name}, "modelConfig": {"generateContentConfig": config}} for name, config in chosen]
+
+
+def _setting(request: TurnRequest, *keys: str) -> Any:
+    """Return the value that holds by the user's and administrator's files; None when none says it."""
+    for layer in reversed(_LAYERS):
+        value: Any = _layer(request, layer)
+        for key in keys:
+            value = mapping_of(value).get(key)
+        if value is not None:
+            return value
+    return None
+
+
+def _layer(request: TurnRequest, names: tuple[str, ...], *, is_strict: bool = False) -> _Json:
+    for name in names:
+        if not _is_in_force(name, request.environ) or name not in request.files:
+            continue
+        found = _parse(request.files[name])
+        if found is None and is_strict:
+            raise UsageError(
+                f"The system settings of gemini-cli ({name}) are no JSON object.", hint=f"correct them, or unset {name}"
+            )
+        return found or {}
+    return {}
+
+
+def _is_in_force(name: str, environ: Mapping[str, str]) -> bool:
+    """Say whether gemini would look at the file: a variable that is set hides the places after it."""
+    if name.startswith(f"${SETTINGS_PATH}"):
+        return OUTER_SETTINGS_PATH not in environ
+    if name.startswith("/etc/gemini-cli/settings"):
+        return not original_settings_path(environ)
+    if name.startswith("/etc/gemini-cli/system-defaults"):
+        return not environ.get("GEMINI_CLI_SYSTEM_DEFAULTS_PATH")
+    if name.startswith(f"${HOME}/"):
+        return OUTER_HOME not in environ
+    return not (name.startswith("~/") and original_home(environ))
+
+
+def _parse(text: str) -> _Json | None:
+    """Read JSON with comments, as gemini does."""
+    try:
+        found = json.loads(_COMMENT.sub(lambda match: match.group(1) or "", text))
+    except (ValueError, RecursionError):
+        return None
+    return found if type(found) is dict else None
+
+
+def _merged(base: _Json, above: _Json) -> _Json:
+    found = dict(base)
+    for key, value in above.items():
+        below = found.get(key)
+        found[key] = _merged(below, value) if type(below) is dict and type(value) is dict else value
+    return found
+
+
+def relative_note(directory: str, run_directory: str) -> str:
+    """Return the path of the note as seen from `directory`: context files are named, not placed."""
+    return posixpath.relpath(posixpath.join(run_directory, NOTE), directory)
+
+
+def protected(text: str) -> str:
+    """Write a system text so that a word like `@name` in it is not taken for a file to import."""
+    if not re.search(r"(?:^|\s)@[./A-Za-z]", text):
+        return text
+    longest = max(map(len, re.findall(r"`+", text)), default=0)
+    fence = "`" * max(3, longest + 1)  # what stands between equal fences is not searched for imports
+    return f"{fence}\n{text}\n{fence}"

@@ -1,0 +1,306 @@
+"""Reads `gemini -o stream-json` (seen at 0.61.0): init, messages, tool calls, one result line.
+
+Traps: exit 0 comes with signals and failures, so success is a result line whose status is success; an HTTP error is
+the exit code modulo 256; a policy's refusal is an ordinary tool result; a command that fails is a success; retries
+are told on stderr alone, and a stream that was cut begins anew without a word, so that its text is there twice.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+from csa.model.adapter import ErrorKind, Outcome, ToolExit, TurnRequest, Update
+from csa.model.usage import Usage
+from csa_adapters.failures import (
+    MESSAGE_LIMIT,
+    ending_message,
+    kind_of_message,
+    kind_of_status,
+    rules,
+    stderr_message,
+)
+from csa_adapters.jsonlines import count_of, mapping_of, number_of, other, read_object, text_of
+
+_Json = dict[str, Any]
+
+# The tool's own codes; an HTTP status of 400 to 511 comes as its remainder by 256.
+_EXITS: dict[int, ErrorKind] = {
+    41: "auth",
+    42: "invalid_request",
+    44: "spawn",
+    52: "invalid_request",
+    53: "internal",
+    54: "internal",
+    55: "permission",
+}
+_NO_LOGIN = 41
+_FIRST_STATUS = 400 - 256
+_LOGIN_HINT = "set GEMINI_API_KEY, or log in with `gemini` once"
+_STATUS = re.compile(r'"code": ?(\d{3})\b')
+_REPORTED_STATUS = re.compile(r"^\s+(?:status|code): (\d{3})\b", re.MULTILINE)
+# The messages of error and result lines, most telling first. Only what says more than the status stands before it.
+_LIMITS = rules(
+    (r"input token count .{0,80}exceeds|exceeds the maximum number of tokens|context window", "context_overflow"),
+    (r"exceeded your current quota|exhausted your (daily|capacity)|quota limit|billing", "quota"),
+    (r"API key not valid|API_KEY_INVALID|PERMISSION_DENIED|UNAUTHENTICATED", "auth"),
+)
+_MESSAGES = rules(
+    (r"fetch failed|ECONN|ENOTFOUND|ETIMEDOUT|EAI_AGAIN|network|timed? ?out", "network"),
+    (r"without a finish reason|Incomplete JSON|terminated|stream", "network"),
+    (r"not found|ModelNotFound", "invalid_request"),
+    (r"GEMINI_API_KEY|Auth method|authenticat|log ?in", "auth"),
+)
+_STARTUP = rules(
+    (r"trusted directory|not trusted", "permission"),
+    (r"Unknown argument|Not enough arguments|Invalid values|No input provided|Error resuming", "invalid_request"),
+    (r"Auth method|authenticat|GEMINI_API_KEY", "auth"),
+)
+_NOISE = re.compile(
+    r"^(?:Warning: |Ripgrep is not|\[STARTUP\]|YOLO mode|Loaded cached|Attempt \d+ failed|    at |[{}]|\s+\w+: )"
+)
+_ATTEMPT = re.compile(r"^Attempt (\d{1,4}) failed(?: with status (\d{3}))?[:.]? ?(.*)$")
+_RETRY_DELAY = re.compile(r"Retrying after (\d{1,9})ms")
+_LAST_ATTEMPT = "Max attempts reached"
+_REFUSALS = ("requires user confirmation",)
+
+_TOOLS: dict[str, tuple[str, str]] = {  # name -> kind, and the parameter that tells one call from another
+    "run_shell_command": ("execute", "command"),
+    "read_file": ("read", "file_path"),
+    "read_many_files": ("read", "include"),
+    "list_directory": ("search", "dir_path"),
+    "glob": ("search", "pattern"),
+    "grep_search": ("search", "pattern"),
+    "google_web_search": ("search", "query"),
+    "web_fetch": ("fetch", "prompt"),
+    "write_file": ("edit", "file_path"),
+    "replace": ("edit", "file_path"),
+    "invoke_agent": ("think", "agent_name"),
+    "update_topic": ("think", "title"),
+    "write_todos": ("think", ""),
+    "activate_skill": ("other", "name"),
+}
+
+
+class GeminiDecoder:
+    """The reader of one run."""
+
+    def __init__(self, request: TurnRequest) -> None:
+        self._asked = (request.provider_session_id or request.new_provider_id).lower()
+        self._bound = False
+        self._fault: str | None = None
+        self._result: _Json | None = None
+        self._error: tuple[ErrorKind, str] | None = None  # the last error line
+        self._parts: list[str] = []  # of the message that is being said
+        self._text = ""  # the last whole message
+        self._usage: Usage | None = None
+        self._open: dict[str, str] = {}  # the titles of tool calls begun and not ended
+        self._denied: list[str] = []
+        self._attempt: re.Match[str] | None = None  # a retry notice that is not complete
+        self._events: dict[str, Callable[[_Json], list[Update] | None]] = {
+            "init": self._init,
+            "message": self._message,
+            "tool_use": self._tool_use,
+            "tool_result": self._tool_result,
+            "error": self._error_line,
+            "result": self._result_line,
+        }
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether a result line was read."""
+        return self._result is not None
+
+    @property
+    def fault(self) -> str | None:
+        """Why this is not the session that was asked for."""
+        return self._fault
+
+    def feed(self, line: bytes) -> list[Update]:
+        """Take one line; what is no JSON is a command's answer to the user."""
+        event = read_object(line)
+        if event is None:
+            return other(line)
+        handler = self._events.get(text_of(event.get("type")))
+        updates = handler(event) if handler and self._fault is None else None
+        return other(line, event) if updates is None else updates
+
+    def feed_stderr(self, line: bytes) -> list[Update]:
+        """Take one line of stderr, where retries are told; a notice may take several."""
+        text = line.decode("utf-8", "replace")
+        self._attempt = _ATTEMPT.match(text) or self._attempt
+        if self._attempt is None or _LAST_ATTEMPT in text:
+            self._attempt = None
+            return []
+        if "Retrying" not in text:
+            return []
+        notice, self._attempt = self._attempt, None
+        return [_retry(notice, text)]
+
+    def close(self, end: ToolExit) -> Outcome:
+        """Judge the run."""
+        kind, message = self._verdict(end)
+        return Outcome(
+            succeeded=kind is None,
+            text="".join(self._parts) or self._text,
+            stop_reason="end_turn" if kind is None else None,
+            error_kind=kind,
+            error_message=message,
+            usage=self._usage,
+            denied=tuple(self._denied),
+        )
+
+    def _verdict(self, end: ToolExit) -> tuple[ErrorKind | None, str | None]:
+        if self._fault is not None:
+            return "protocol", self._fault
+        if self._result is None:
+            return self._unfinished(end)
+        if self._result.get("status") != "success":
+            return self._failure(self._result, end)
+        if not self._bound:
+            return "protocol", "gemini did not name the session of this run"
+        if end.signal is not None or end.code:
+            return "internal", ending_message(end, "a clean exit")
+        return None, None
+
+    def _unfinished(self, end: ToolExit) -> tuple[ErrorKind, str]:
+        """Judge an end without a result line: a signal gives one with exit 0, a refused start one with empty stdout."""
+        said = _said(end.stderr_tail)
+        kind = _kind_of_exit(end.code) or (None if self._bound else kind_of_message(said, _STARTUP))
+        if end.code == _NO_LOGIN:
+            return "auth", f"{said or 'no login'}; {_LOGIN_HINT}"
+        if kind is not None:
+            return kind, said or ending_message(end, "a result line")
+        if self._error is not None:
+            return self._error
+        return "internal" if end.signal is not None else "protocol", ending_message(end, "a result line")
+
+    def _failure(self, result: _Json, end: ToolExit) -> tuple[ErrorKind, str]:
+        message = text_of(mapping_of(result.get("error")).get("message"))
+        if not message:
+            return self._error or ("internal", "the turn failed and gemini did not say why")
+        reported = _REPORTED_STATUS.findall(end.stderr_tail)
+        status = kind_of_status(int(reported[-1])) if reported else None
+        kind = kind_of_message(message, _LIMITS) or _kind_in(message) or _kind_of_exit(end.code) or status
+        return kind or kind_of_message(message, _MESSAGES) or "internal", message[:MESSAGE_LIMIT]
+
+    def _init(self, event: _Json) -> list[Update]:
+        session = text_of(event.get("session_id"))
+        if session.lower() != self._asked:
+            self._fault = f"gemini runs session {session or 'without an id'} instead of {self._asked}"
+            return [Update("error", {"kind": "protocol", "message": self._fault})]
+        if self._bound:
+            return []
+        self._bound = True
+        data: _Json = {"provider_session_id": session}
+        if text_of(event.get("model")):
+            data["model"] = event["model"]
+        return [Update("session_bound", data)]
+
+    def _message(self, event: _Json) -> list[Update] | None:
+        if event.get("role") == "user":  # the prompt, which is recorded
+            return []
+        if event.get("role") != "assistant":
+            return None
+        text = text_of(event.get("content"))
+        if event.get("delta") is not True:
+            self._end_message()
+        self._parts.append(text)
+        data: _Json = {"text": text}
+        return [Update("agent_message", {**data, "chunk": True} if event.get("delta") is True else data)]
+
+    def _end_message(self) -> None:
+        self._text = "".join(self._parts) or self._text
+        self._parts = []
+
+    def _tool_use(self, event: _Json) -> list[Update]:
+        self._end_message()
+        call, name, given = text_of(event.get("tool_id")), text_of(event.get("tool_name")), event.get("parameters")
+        kind, title = describe_call(name, mapping_of(given))
+        self._open[call] = title
+        return [Update("tool_call", {"id": call, "title": title, "kind": kind, "status": "in_progress"})]
+
+    def _tool_result(self, event: _Json) -> list[Update]:
+        self._end_message()
+        call, error = text_of(event.get("tool_id")), mapping_of(event.get("error"))
+        title = self._open.pop(call, "")
+        content = text_of(event.get("output")) or text_of(error.get("message"))
+        failed = event.get("status") != "success"
+        updates = [
+            Update("tool_call_update", {"id": call, "status": "failed" if failed else "completed", "content": content})
+        ]
+        if error.get("type") == "policy_violation" or any(word in text_of(error.get("message")) for word in _REFUSALS):
+            self._denied.append(title)
+            updates.append(Update("permission", {"id": call, "title": title, "status": "denied"}))
+        return updates
+
+    def _error_line(self, event: _Json) -> list[Update]:
+        message = text_of(event.get("message"))
+        if event.get("severity") != "error":
+            return [Update("warning", {"message": message})]
+        self._error = kind_of_message(message, _MESSAGES) or "internal", message or "gemini reported an error"
+        return [Update("error", {"kind": self._error[0], "message": self._error[1]})]
+
+    def _result_line(self, event: _Json) -> list[Update]:
+        self._result = event
+        updates: list[Update] = []
+        message = text_of(mapping_of(event.get("error")).get("message"))
+        if event.get("status") != "success" and message:
+            kind = self._failure(event, ToolExit(None, None))[0]
+            updates.append(Update("error", {"kind": kind, "message": message[:MESSAGE_LIMIT]}))
+        self._usage = _usage(mapping_of(event.get("stats")))
+        if self._usage is not None:
+            updates.append(Update("usage", self._usage.to_dict()))
+        return updates
+
+
+def describe_call(name: str, given: _Json) -> tuple[str, str]:
+    """Return a call's kind and title: the command of a shell call, else the tool's name and its subject."""
+    kind, key = _TOOLS.get(name, ("other", ""))
+    subject = text_of(given.get(key))
+    if name == "run_shell_command" and subject:
+        return kind, subject
+    return kind, f"{name} {subject}".strip()
+
+
+def _usage(stats: _Json) -> Usage | None:
+    """Return this run's usage: the total has the thinking, which `output_tokens` lacks; cached tokens are input."""
+    given = number_of(stats.get("input_tokens"))
+    if given is None:
+        return None
+    beside = count_of(stats.get("total_tokens")) - int(given)
+    return Usage(
+        input_tokens=int(given),
+        output_tokens=max(count_of(stats.get("output_tokens")), beside),
+        cached_tokens=count_of(stats.get("cached")),
+    )
+
+
+def _retry(notice: re.Match[str], line: str) -> Update:
+    attempt, status, rest = notice.groups()
+    message = re.sub(r"\.? *Retrying (?:after|with).*?\.\.\.(?: _?\w*Error:)? ?", "", rest).strip()
+    known = kind_of_status(int(status)) if status else kind_of_message(message, _MESSAGES)
+    data: _Json = {"kind": known or "rate_limit", "message": message or f"status {status}", "attempt": int(attempt)}
+    delay = _RETRY_DELAY.search(line)
+    if delay:
+        data["retry_after_s"] = int(delay.group(1)) / 1000
+    return Update("retry", data)
+
+
+def _said(tail: str) -> str:
+    """Return what stderr says of a failure, without what gemini always says there, and the help after a wrong flag."""
+    told = tail.partition("\nUsage: gemini ")[0]
+    return stderr_message("\n".join(line for line in told.splitlines() if not _NOISE.match(line)))
+
+
+def _kind_in(message: str) -> ErrorKind | None:
+    """Return the kind of the status that the provider's own error object holds."""
+    found = _STATUS.search(message)
+    return kind_of_status(int(found.group(1))) if found else None
+
+
+def _kind_of_exit(code: int | None) -> ErrorKind | None:
+    if code is None:
+        return None
+    return _EXITS.get(code) or (kind_of_status(code + 256) if code >= _FIRST_STATUS else None)

@@ -1,0 +1,187 @@
+"""How csa runs opencode (`opencode-ai`, seen at 1.18.33): by `opencode_bridge`, a program beside this module.
+
+`opencode run` hides its retries and its session's id; the bridge, which says why, drives opencode's own server instead
+and is given what to do as one JSON object on stdin. `opencode_stream` reads what comes back.
+"""
+
+from __future__ import annotations
+
+import json
+import posixpath
+import re
+import sys
+import textwrap
+from collections.abc import Mapping
+from typing import Any
+
+from csa.errors import UsageError
+from csa.model.adapter import Capabilities, Invocation, Probe, TurnRequest
+from csa.model.permission import Permission
+from csa_adapters.homes import home_directory, shortened
+from csa_adapters.opencode_stream import OpencodeDecoder
+
+_Json = dict[str, Any]
+
+BRIDGE = posixpath.join(posixpath.dirname(__file__), "opencode_bridge.py")
+
+_SESSION_ID = re.compile(r"ses_[0-9A-Za-z]{1,80}")
+_TITLE_LENGTH = 60
+_PLAIN_PATH = re.compile(r"/[\w./+@-]+")
+_DIRECTORIES = (
+    ("XDG_DATA_HOME", ".local/share"),
+    ("XDG_CONFIG_HOME", ".config"),
+    ("XDG_STATE_HOME", ".local/state"),
+    ("XDG_CACHE_HOME", ".cache"),
+)
+# Nobody can answer a question, and the plan tools ask one.
+_NO_QUESTIONS = {"question": False, "plan_enter": False, "plan_exit": False}
+_NO_WRITING = {"edit": False, "bash": False}
+_READING = ("glob", "grep", "list", "lsp", "skill", "task", "todoread", "todowrite", "webfetch", "websearch")
+_READING_COMMANDS = ("cat", "diff", "echo", "file", "grep", "head", "ls", "pwd", "rg", "stat", "tail", "wc", "which")
+_READING_GIT = ("diff", "log", "show", "status")
+# What an ephemeral run sets, and a nested run must not inherit: its conversation would be lost.
+_EPHEMERAL = {"OPENCODE_DB": ":memory:", "OPENCODE_DISABLE_PROJECT_CONFIG": "1"}
+_EPHEMERAL_MARK = "CSA_OPENCODE_EPHEMERAL"
+
+
+class OpencodeAdapter:
+    """The tool `opencode`."""
+
+    name = "opencode"
+    family = "opencode"  # it speaks to whichever provider its user chose
+    executable = "opencode"
+    capabilities = Capabilities()
+    # The password is the outer server's: an inner one has its own.
+    outer_markers = frozenset(
+        {"OPENCODE", "OPENCODE_PID", "AGENT", "OPENCODE_SERVER_PASSWORD", "OPENCODE_SERVER_USERNAME"}
+    )
+    probe = Probe(
+        version_arguments=("--version",),
+        login_variables=("OPENCODE_API_KEY", "ANTHROPIC_API_KEY", "OPENAI_API_KEY", "OPENROUTER_API_KEY"),
+        login_files=(
+            "$XDG_DATA_HOME/opencode/auth.json",
+            "~/.local/share/opencode/auth.json",
+            "$XDG_CONFIG_HOME/opencode/opencode.json",
+            "~/.config/opencode/opencode.json",
+        ),
+        tested="1.18.33",
+        install="npm install -g opencode-ai",
+        login="run `opencode auth login`",
+    )
+
+    def account(self, environ: Mapping[str, str]) -> str:
+        """Name the database: a session of one is unknown in another. Its provider may change from turn to turn."""
+        data = _directory(environ, *_DIRECTORIES[0])
+        named = environ.get("OPENCODE_DB")
+        if not named or named == ":memory:":
+            return shortened(data, environ)
+        return shortened(posixpath.normpath(posixpath.join(data, named)), environ)
+
+    def homes(self, environ: Mapping[str, str]) -> tuple[str, ...]:
+        """Name its four directories; it starts only where it can write them all."""
+        return tuple(_directory(environ, *each) for each in _DIRECTORIES)
+
+    def invocation(self, request: TurnRequest) -> Invocation:
+        """Say how to run the turn; UsageError for a session or model that opencode could not take."""
+        return Invocation(
+            argv=(sys.executable, "-I", "-S", BRIDGE, *request.command),
+            stdin=json.dumps(_order(request)).encode(),
+            env=_environment(request),
+        )
+
+    def decoder(self, request: TurnRequest) -> OpencodeDecoder:
+        """Begin to read a run of `request`."""
+        return OpencodeDecoder(request)
+
+
+def permission_rules(request: TurnRequest) -> _Json:
+    """Return opencode's `permission` setting for a level; it is merged into the user's own, and the last match wins.
+
+    read-only: no shell at all. opencode does not ask for a command line without a command, so that `> file` is
+    executed whatever the rules are, as is `csa ... > file` where `csa *` is allowed (1.18.33).
+    edit: reading commands, bare `env` and `csa`. opencode takes a line apart and asks for each command in it, those in
+    `$(...)`, pipes and functions too; `X=1 csa` and `env csa` are no `csa`. What the user allows besides stays allowed:
+    single commands, and everything where an agent's own rules, or a `"*"` at the end, say so.
+    full: the user's own rules; what they ask for is granted.
+    """
+    if request.permission is Permission.FULL:
+        return {}
+    if request.permission is Permission.READ_ONLY:
+        secrets = {"*": "allow", "*.env": "deny", "*.env.*": "deny", "*.env.example": "allow"}
+        return {"*": "deny", "read": secrets, **dict.fromkeys(_READING, "allow"), "edit": "deny", "bash": "deny"}
+    commands = [*(f"{name} *" for name in _READING_COMMANDS), *(f"git {name} *" for name in _READING_GIT), "env"]
+    return {"bash": {"*": "deny", **dict.fromkeys([*commands, *_csa_patterns(request)], "allow")}}
+
+
+def _csa_patterns(request: TurnRequest) -> list[str]:
+    path = request.csa_command
+    return ["csa *", f"{path} *"] if _PLAIN_PATH.fullmatch(path) else ["csa *"]
+
+
+def _order(request: TurnRequest) -> _Json:
+    """Return what the bridge is told. The tools of a prompt replace those of the session's earlier prompts."""
+    session, is_full = request.provider_session_id, request.permission is Permission.FULL
+    if session is not None and not _SESSION_ID.fullmatch(session):
+        raise UsageError(f"'{session}' is not the id of an opencode session (ses_...).")
+    denied = _NO_WRITING if request.permission is Permission.READ_ONLY else {}
+    return {
+        "prompt": _encodable(request.prompt),
+        "title": _title(request),
+        "session": session,
+        "system": _encodable(request.system) if request.system else None,
+        "model": _model(request.model) if request.model else None,
+        "variant": request.effort,
+        "tools": {**_NO_QUESTIONS, **denied},
+        "approve": is_full,
+    }
+
+
+def _title(request: TurnRequest) -> str:
+    """Name the session, which is found by that in opencode's own list; its log has the title as well."""
+    words = " ".join(_encodable(request.prompt).split())
+    return "csa" if request.ephemeral or not words else textwrap.shorten(words, _TITLE_LENGTH, placeholder="...")
+
+
+def _encodable(text: str) -> str:
+    return text.encode("utf-8", "replace").decode()
+
+
+def _model(name: str) -> dict[str, str]:
+    provider, _, model = name.partition("/")
+    if not provider or not model:
+        raise UsageError(
+            f"'{name}' names no provider.", hint="opencode's models are provider/model; see: opencode models"
+        )
+    return {"providerID": provider, "modelID": model}
+
+
+def _environment(request: TurnRequest) -> dict[str, str | None]:
+    """Settings for this run alone; nothing of the user's is edited."""
+    changes: dict[str, str | None] = {"OPENCODE_DISABLE_AUTOUPDATE": "1"}  # nothing replaces a running binary
+    rules = permission_rules(request)
+    if rules:
+        changes["OPENCODE_PERMISSION"] = json.dumps(_merged(_object(request.environ.get("OPENCODE_PERMISSION")), rules))
+    if request.ephemeral:
+        changes |= {**_EPHEMERAL, _EPHEMERAL_MARK: "1"}
+    elif request.environ.get(_EPHEMERAL_MARK):
+        changes |= dict.fromkeys((*_EPHEMERAL, _EPHEMERAL_MARK))
+    return changes
+
+
+def _object(text: str | None) -> _Json:
+    """Return the rules a variable holds; opencode itself passes over what is no JSON."""
+    try:
+        found = json.loads(text or "{}")
+    except ValueError:
+        return {}
+    return found if type(found) is dict else {}
+
+
+def _merged(users: _Json, ours: _Json) -> _Json:
+    """Put our rules after the user's, whose keys keep their places when opencode merges the two."""
+    kept = {key: value for key, value in users.items() if key not in ours}
+    return {**kept, **ours}
+
+
+def _directory(environ: Mapping[str, str], variable: str, default: str) -> str:
+    return posixpath.join(home_directory(environ, variable, default), "opencode")

@@ -1,0 +1,388 @@
+"""Runs one turn of opencode (seen at 1.18.33) through its own server; started by the adapter as the tool itself.
+
+    python -I -S opencode_bridge.py opencode    with one JSON object on stdin: what `main` reads
+
+Why not `opencode run --format json`: it names its session only with the model's first token, so that a first turn that
+is killed is lost; it says nothing of its retries, of which it makes five with growing pauses (over a minute, longer
+where the provider asks for it); its tool shells outlive a TERM. The server tells all of that, takes a system text with
+each prompt, and ends the shells on abort. Measured side by side with a trivial prompt: the processor time and the wall
+time of `run`, the id in half of that, and 20 MB beside opencode's own 600. `serve` with `run --attach` instead needs a
+third more processor time and 310 MB more, since the client is a whole opencode.
+
+stdout has the lines of `run --format json` (`step_start`, `text`, `reasoning`, `tool_use`, `step_finish`, `error`),
+each with our session's id at the top, and of its own: `session` (first, at once), `retry`, `permission`, `compaction`.
+A `tool_use` comes when the tool starts and again when it ends. The exit code is 0 only after a step that ended with
+`stop`; a server that dies takes the bridge with it, in the same way. The server listens on the loopback interface with
+a random password, which is never on a command line.
+"""
+
+from __future__ import annotations
+
+import base64
+import http.client
+import json
+import os
+import secrets
+import select
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from typing import IO, Any, NoReturn
+from urllib.parse import quote, urlsplit
+
+_Json = dict[str, Any]
+
+RETRY_LIMIT_S = 25.0  # a retry that would begin later than this after the first failure is not waited for
+RETRIES = 5  # opencode's own limit
+START_LIMIT_S = 60.0
+CALL_LIMIT_S = 30.0
+ABORT_LIMIT_S = 1.5  # csa kills three seconds after TERM
+STOP_LIMIT_S = 1.0
+_READY = "listening on "
+_REFUSAL = "This run is unattended and its permission level does not allow that."
+_ENDED = frozenset({"completed", "error"})
+
+
+class BridgeError(Exception):
+    """The turn cannot go on; `name` is the kind of error, as opencode names its own."""
+
+    def __init__(self, name: str, message: str, **data: Any) -> None:
+        super().__init__(message)
+        self.error = {"name": name, "data": {"message": message, **data}}
+
+
+class Terminated(BaseException):
+    """A signal asked for the end."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+
+class Server:
+    """`opencode serve`, and calls of it."""
+
+    def __init__(self, command: list[str]) -> None:
+        self.directory = os.getcwd()
+        self._command = command
+        self._process: subprocess.Popen[str] | None = None
+        self._headers: dict[str, str] = {}
+        self._address = ""
+
+    def start(self) -> None:
+        """Start it, and read the address it announces."""
+        password = secrets.token_urlsafe(24)
+        token = base64.b64encode(f"opencode:{password}".encode()).decode()
+        self._headers = {"Authorization": f"Basic {token}", "Content-Type": "application/json"}
+        try:
+            # An explicit host, since the user's config may name another; port 0 lets it take 4096 or any that is free.
+            self._process = subprocess.Popen(
+                [*self._command, "serve", "--hostname", "127.0.0.1", "--port", "0"],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                text=True,
+                errors="replace",
+                env={**os.environ, "OPENCODE_SERVER_PASSWORD": password, "OPENCODE_SERVER_USERNAME": "opencode"},
+            )
+        except OSError as error:
+            raise BridgeError("ServerStartError", f"cannot start {self._command[0]}: {error.strerror}") from error
+        assert self._process.stdout
+        self._wait_until_ready(self._process.stdout)
+
+    def _wait_until_ready(self, stdout: IO[str]) -> None:
+        deadline = time.monotonic() + START_LIMIT_S
+        while not self._address:
+            ready, _, _ = select.select([stdout], [], [], max(0.0, deadline - time.monotonic()))
+            line = stdout.readline() if ready else ""
+            if not line:
+                raise BridgeError("ServerStartError", f"opencode's server did not start{self.ending()}")
+            self._address = urlsplit(line.partition(_READY)[2].strip()).netloc
+        threading.Thread(target=_drain, args=(stdout,), daemon=True).start()
+
+    def call(self, method: str, path: str, body: _Json | None = None, *, limit_s: float = CALL_LIMIT_S) -> Any:
+        """Make one call; BridgeError with the server's own error when it refuses."""
+        connection = self._connect(limit_s)
+        try:
+            content = None if body is None else json.dumps(body).encode("utf-8", "replace")
+            connection.request(method, self._target(path), content, self._headers)
+            response = connection.getresponse()
+            said = response.read()
+        except (OSError, http.client.HTTPException) as error:
+            raise BridgeError("ServerError", f"opencode's server does not answer ({error}){self.ending()}") from error
+        finally:
+            connection.close()
+        answer = _parsed(said)
+        if response.status >= http.client.BAD_REQUEST:
+            said_error = answer if isinstance(answer, dict) else {}
+            message = (said_error.get("data") or {}).get("message") or f"{method} {path} was answered {response.status}"
+            raise BridgeError(str(said_error.get("name") or "ServerError"), str(message))
+        return answer
+
+    def events(self) -> Iterator[_Json]:
+        """Yield the server's events; the first one says that the subscription holds."""
+        connection = self._connect(None)
+        try:
+            connection.request("GET", self._target("/event"), headers=self._headers)
+            for line in connection.getresponse():
+                event = _parsed(line[5:]) if line.startswith(b"data:") else None
+                if isinstance(event, dict):
+                    yield event
+        except (OSError, http.client.HTTPException) as error:
+            raise BridgeError("ServerError", f"the connection to opencode's server broke ({error})") from error
+        finally:
+            connection.close()
+
+    def stop(self) -> None:
+        """End the server; whatever it left running is its guardian's to sweep."""
+        if self._process is None:
+            return
+        self._process.terminate()
+        try:
+            self._process.wait(STOP_LIMIT_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+    def exit_code(self, default: int) -> int:
+        """Return what the server itself has ended with, negative for a signal; else `default`."""
+        code = self._process.poll() if self._process else None
+        return default if code is None else code
+
+    def _connect(self, limit_s: float | None) -> http.client.HTTPConnection:
+        host, _, port = self._address.rpartition(":")
+        return http.client.HTTPConnection(host, int(port), timeout=limit_s)
+
+    def _target(self, path: str) -> str:
+        """Name the session's directory with every call: events of another are not told, and nothing says so."""
+        return f"{path}?directory={quote(self.directory)}"
+
+    def ending(self) -> str:
+        """Say how the server has ended, where it has."""
+        assert self._process
+        try:
+            code = self._process.wait(STOP_LIMIT_S)
+        except subprocess.TimeoutExpired:
+            return ""
+        return f" (signal {-code})" if code < 0 else f" (exit code {code})"
+
+
+class Turn:
+    """One prompt in one session: what is asked, and what is told of it on stdout."""
+
+    def __init__(self, server: Server, asked: _Json) -> None:
+        self._server = server
+        self._asked = asked
+        self._id = ""
+        self._family: set[str] = set()  # our session, and the sub-agents' below it
+        self._messages: dict[str, bool] = {}  # the assistant's messages of this turn: whether one is a compaction's
+        self._told: dict[str, str] = {}  # parts: the last state told
+        self._failing_since: float | None = None
+        self._stopped_well = False
+        self._handlers: dict[str, Callable[[_Json], bool]] = {
+            "message.updated": self._message,
+            "message.part.updated": self._part,
+            "session.created": self._created,
+            "session.status": self._status,
+            "session.error": self._error,
+            "session.idle": self._idle,
+            "permission.asked": self._permission,
+            "question.asked": self._question,
+        }
+
+    def run(self) -> int:
+        """Run the turn to its end; return the exit code."""
+        try:
+            self._server.start()
+            self._enter_session()
+            self._listen()
+        except BridgeError as failure:
+            self._tell("error", error=failure.error)
+            return self._server.exit_code(1)
+        return 0 if self._stopped_well else 1
+
+    def _listen(self) -> None:
+        """Ask, and read events until the turn has ended; nothing is asked before the subscription holds."""
+        events = self._server.events()
+        next(events, None)
+        self._server.call("POST", f"/session/{self._id}/prompt_async", self._prompt())
+        for event in events:
+            handler = self._handlers.get(str(event.get("type")))
+            if handler and handler(event.get("properties") or {}):
+                return
+        raise BridgeError("ServerError", f"opencode's server ended before the turn did{self._server.ending()}")
+
+    def abort(self) -> None:
+        """Have opencode end the turn and the shells it runs."""
+        if self._id:
+            with suppress(BridgeError):
+                self._server.call("POST", f"/session/{self._id}/abort", limit_s=ABORT_LIMIT_S)
+
+    def _enter_session(self) -> None:
+        """Make the session or find the one asked for, and say which it is before anything is asked of a model."""
+        wanted = self._asked.get("session")
+        if wanted:
+            session = self._server.call("GET", f"/session/{quote(wanted)}")
+            self._server.directory = session["directory"]
+        else:  # an untitled session costs a call of the model that invents a title
+            session = self._server.call("POST", "/session", {"title": self._asked["title"]})
+        self._id = session["id"]
+        self._family.add(self._id)
+        self._tell("session", directory=session["directory"], version=session.get("version"))
+
+    def _prompt(self) -> _Json:
+        kept = {key: self._asked[key] for key in ("system", "tools", "model", "variant") if self._asked.get(key)}
+        return {**kept, "parts": [{"type": "text", "text": self._asked["prompt"]}]}
+
+    def _tell(self, kind: str, **content: Any) -> None:
+        line = {"type": kind, "timestamp": int(time.time() * 1000), "sessionID": self._id, **content}
+        sys.stdout.write(json.dumps(line, ensure_ascii=False) + "\n")
+        sys.stdout.flush()
+
+    # Events; true ends the turn
+
+    def _message(self, event: _Json) -> bool:
+        info = event["info"]
+        if info["sessionID"] == self._id and info["role"] == "assistant":
+            self._messages[info["id"]] = info.get("summary") is True
+        return False
+
+    def _part(self, event: _Json) -> bool:
+        part = event["part"]
+        if part["sessionID"] != self._id:
+            return False
+        if part["type"] == "compaction":
+            self._tell_part("compaction", part, "begun")
+        is_summary = self._messages.get(part["messageID"])
+        if is_summary is None:  # the user's
+            return False
+        if part["type"] == "tool":
+            status = part["state"]["status"]
+            if status in _ENDED or status == "running":
+                self._tell_part("tool_use", part, status)
+        elif part["type"] in {"text", "reasoning"}:
+            if (part.get("time") or {}).get("end") and part["text"] and not is_summary:
+                self._tell_part(part["type"], part, "ended")
+        elif part["type"] in {"step-start", "step-finish"}:
+            self._tell_part(part["type"].replace("-", "_"), part, "told", **({"summary": True} if is_summary else {}))
+            self._stopped_well = part.get("reason") == "stop" and not is_summary
+            if part["type"] == "step-finish":  # a text that only begins is no progress: it may be cut off every time
+                self._failing_since = None
+        return False
+
+    def _tell_part(self, kind: str, part: _Json, state: str, **more: Any) -> None:
+        if self._told.get(part["id"]) != state:
+            self._told[part["id"]] = state
+            self._tell(kind, part=part, **more)
+
+    def _created(self, event: _Json) -> bool:
+        if event["info"].get("parentID") in self._family:
+            self._family.add(event["info"]["id"])
+        return False
+
+    def _status(self, event: _Json) -> bool:
+        """Tell a retry as it is decided on, and do not wait for one that is too far away."""
+        status = event["status"]
+        if event["sessionID"] not in self._family or status["type"] != "retry":
+            return False
+        now = time.time()
+        self._failing_since = self._failing_since or now
+        begins = status["next"] / 1000
+        after_s = round(max(0.0, begins - now), 3)
+        told = {"attempt": status["attempt"], "max": RETRIES, "message": status["message"], "retry_after_s": after_s}
+        self._tell("retry", **told, **({"action": status["action"]} if status.get("action") else {}))
+        if begins - self._failing_since > RETRY_LIMIT_S:
+            self.abort()
+            raise BridgeError("RetriesEndedError", status["message"], retryAfterS=after_s)
+        return False
+
+    def _error(self, event: _Json) -> bool:
+        if event.get("sessionID") != self._id or not event.get("error"):
+            return False
+        self._stopped_well = False
+        self._tell("error", error=event["error"])
+        # What fails before the turn begins, such as an unknown agent, is not followed by its end.
+        return not self._messages and not self._is_busy()
+
+    def _is_busy(self) -> bool:
+        return self._id in self._server.call("GET", "/session/status")
+
+    def _idle(self, event: _Json) -> bool:
+        return bool(event["sessionID"] == self._id)
+
+    def _permission(self, event: _Json) -> bool:
+        """Answer what opencode's rules leave open. A refusal with words lets the turn go on; one without ends it."""
+        if event["sessionID"] not in self._family:
+            return False
+        allowed = self._asked.get("approve") or _is_output(event)
+        reply = {"reply": "once"} if allowed else {"reply": "reject", "message": _REFUSAL}
+        if not allowed:
+            told = {key: event.get(key) for key in ("permission", "patterns", "tool")}
+            self._tell("permission", status="denied", **told)
+        self._server.call("POST", f"/permission/{event['id']}/reply", reply)
+        return False
+
+    def _question(self, event: _Json) -> bool:
+        if event["sessionID"] in self._family:
+            self._server.call("POST", f"/question/{event['id']}/reject", {})
+        return False
+
+
+def _is_output(event: _Json) -> bool:
+    """Say whether something outside the project is wanted that lies where csa told the agent to put files."""
+    folder, patterns = os.environ.get("CSA_OUTPUT_DIR"), event.get("patterns") or []
+    if event.get("permission") != "external_directory" or not folder or not patterns:
+        return False
+    return all(os.path.normpath(pattern).startswith(os.path.join(folder, "")) for pattern in patterns)
+
+
+def _parsed(text: bytes) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return None
+
+
+def _drain(stream: IO[str]) -> None:
+    for line in stream:
+        sys.stderr.write(line)
+
+
+def _terminate(number: int, _frame: object) -> NoReturn:
+    raise Terminated(number)
+
+
+def main() -> int:
+    """Run the turn that stdin describes: prompt, title, and perhaps session, system, model, variant, tools, approve."""
+    ends = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+    for number in ends:
+        signal.signal(number, _terminate)
+    sys.stdout.reconfigure(encoding="utf-8", errors="replace")  # type: ignore[union-attr]  # -I: any locale
+    server = Server(sys.argv[1:])
+    turn = None
+    try:
+        turn = Turn(server, json.loads(sys.stdin.buffer.read()))
+        return turn.run()
+    except Terminated as end:
+        for number in ends:
+            signal.signal(number, signal.SIG_IGN)
+        if turn is not None:
+            turn.abort()
+        return 128 + end.number
+    finally:
+        server.stop()
+
+
+def leave(code: int) -> NoReturn:
+    """Exit as the server did, also if that was by a signal."""
+    if code < 0:
+        if -code not in (signal.SIGKILL, signal.SIGSTOP):
+            signal.signal(-code, signal.SIG_DFL)
+        os.kill(os.getpid(), -code)
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    leave(main())

@@ -1,0 +1,67 @@
+"""Show what runs, in all projects: each session with what its agent is doing, for how long, its tokens and its cost.
+
+On a terminal the view covers the screen and is drawn anew four times a second; q or Ctrl-C ends it. Elsewhere it is
+printed once. With --all it shows the 50 newest of the other sessions as well.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+
+from csa.cli.live import Line, Row, group, lay_out
+from csa.cli.output import can_redraw, print_json, terminal_width
+from csa.cli.roster import Roster
+from csa.paths import home, state_root
+from csa.store.stores import find_stores
+
+OTHERS_SHOWN = 50
+_PIPE_WIDTH = 160
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--all", action="store_true", help=f"also the {OTHERS_SHOWN} newest sessions that do not run")
+    parser.add_argument("--json", action="store_true", help="print an array of objects, once")
+
+
+def execute(arguments: argparse.Namespace) -> int:
+    root = state_root(os.environ)
+    roster = Roster(lambda: find_stores(root), user_home=home(os.environ))
+    others = OTHERS_SHOWN if arguments.all else 0
+    if arguments.json:
+        print_json([_to_json(row) for row in _by_start(roster.running(others=others))])
+        return 0
+    empty = "No sessions found" if arguments.all else "Nothing runs; with --all the newest sessions are shown"
+
+    def frame(width: int, height: int) -> list[Line]:
+        forest = group(roster.running(others=others))
+        return lay_out(forest, width=width, height=height, now=time.time(), title="csa top", empty=empty)
+
+    if can_redraw(sys.stdout):
+        from csa.cli.screen import watch  # noqa: PLC0415  # brings rich, which only a terminal needs
+
+        return watch(frame)
+    lines = frame(terminal_width(sys.stdout) or _PIPE_WIDTH, sys.maxsize)
+    print("\n".join("".join(text for text, _ in line).rstrip() for line in lines))
+    return 0
+
+
+def _by_start(rows: list[Row]) -> list[Row]:
+    return sorted(rows, key=lambda row: (row.started_at or 0, row.session_id), reverse=True)
+
+
+def _to_json(row: Row) -> dict[str, object]:
+    seconds = row.elapsed_s(time.time())
+    return {
+        "project": row.project,
+        "id": row.session_id,
+        "parent": row.parent,
+        "tool": row.tool,
+        "turn": row.turn,
+        "status": row.status,
+        "doing": row.doing,
+        "elapsed_s": None if seconds is None else round(seconds, 1),
+        "usage": row.usage.to_dict(),
+    }

@@ -1,0 +1,81 @@
+"""The files a tool is given for one turn, and those of its configuration that its adapter sees.
+
+They stand in `runtime/` of the session, for as long as the turn runs: settings may hold what the transcript may not.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+
+from csa.paths import SessionPaths
+from csa.store.atomic import write_private
+
+LARGEST_BYTES = 1 << 20
+
+
+def run_directory(paths: SessionPaths) -> Path:
+    """Return where the files of a turn stand."""
+    return paths.root / "runtime"
+
+
+def write_run_files(paths: SessionPaths, files: Mapping[str, str]) -> None:
+    """Write them anew, 0600 in directories of 0700; what an earlier turn left goes. Raises OSError."""
+    remove_run_files(paths)
+    if not files:
+        return
+    directory = run_directory(paths)
+    directory.mkdir(0o700)
+    for name, content in files.items():
+        path = directory / name
+        for parent in reversed(path.relative_to(directory).parents[:-1]):
+            (directory / parent).mkdir(0o700, exist_ok=True)
+        write_private(path, content.encode("utf-8", "surrogateescape"))
+
+
+def remove_run_files(paths: SessionPaths) -> None:
+    """Remove what is there, if anything is."""
+    with suppress(OSError):
+        shutil.rmtree(run_directory(paths))
+
+
+def is_roots_alone(directory: Path) -> bool:
+    """Say whether nobody but root can change `directory`, or any above it, as far as they exist."""
+    resolved = Path(os.path.realpath(directory))
+    for path in (resolved, *resolved.parents):
+        try:
+            found = path.lstat()
+        except OSError:
+            continue
+        if found.st_uid != 0 or found.st_mode & 0o022:
+            return False
+    return os.geteuid() == 0
+
+
+def read_named_files(names: tuple[str, ...], environ: Mapping[str, str], directory: str) -> dict[str, str]:
+    """Return the texts of the files `names` stand for; what is missing, unreadable or huge is left out."""
+    found: dict[str, str] = {}
+    for name in names:
+        path = _expand(name, environ, directory)
+        if path is None:
+            continue
+        with suppress(OSError):
+            with path.open("rb") as file:
+                content = file.read(LARGEST_BYTES + 1)
+            if len(content) <= LARGEST_BYTES:
+                found[name] = content.decode("utf-8", "replace")
+    return found
+
+
+def _expand(name: str, environ: Mapping[str, str], directory: str) -> Path | None:
+    if name.startswith("~/"):
+        return Path(environ.get("HOME") or "/") / name[2:]
+    if name.startswith("./"):
+        return Path(directory) / name[2:]
+    if name.startswith("$"):
+        variable, _, rest = name[1:].partition("/")
+        return Path(directory, environ[variable], rest) if environ.get(variable) else None
+    return Path(name)

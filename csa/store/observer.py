@@ -1,0 +1,266 @@
+"""Looking at many sessions again and again, cheaply. Nothing is written.
+
+Of a session at rest two files are stat'ed, and read again only when they differ. What runs is asked each time whether
+it still does; of its transcript is read what has been added.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from itertools import takewhile
+from pathlib import Path
+
+from csa.model.events import Event
+from csa.model.state import SessionState, parse_time
+from csa.model.usage import Usage
+from csa.paths import SessionPaths
+from csa.store.liveness import Liveness, probe
+from csa.store.sessions import Record, Store
+from csa.store.status import session_status
+from csa.store.transcript import read_events_backwards
+
+Describe = Callable[[Event], str | None]
+_Signature = tuple[int, int, int] | None
+_MAX_LOOK_BACK = 200  # events, to what is being done, the use so far and the turn's beginning
+_MAX_TEXT = 400
+_ENDS = {"run_started", "run_finished"}
+_SETTLED_NS = 100_000_000  # a directory changed more recently may change again without a new mtime
+
+
+@dataclass(frozen=True, slots=True)
+class Sight:
+    """What a session looks like at one moment. Times are Unix seconds; `duration_s` is None while it runs."""
+
+    record: Record
+    status: str
+    tool: str = ""
+    turn: int = 0
+    doing: str = ""
+    started_at: float | None = None
+    duration_s: float | None = None
+    usage: Usage = field(default_factory=Usage)  # of the session, with the running turn's
+
+
+@dataclass(frozen=True, slots=True)
+class _Tail:
+    """What the end of a transcript says of its last turn."""
+
+    seq: int = 0
+    turn: int = 0
+    tool: str = ""
+    doing: str = ""
+    started_at: float | None = None
+    last_at: float | None = None
+    duration_s: float | None = None
+    is_finished: bool = False
+    usage: Usage | None = None
+
+
+@dataclass(slots=True)
+class _Known:
+    """What was found when a session was last read, and what its files looked like before.
+
+    Their paths are made once: that costs as much as asking for them.
+    """
+
+    paths: SessionPaths
+    state_path: str
+    transcript_path: str
+    state_file: _Signature = None
+    transcript: _Signature = None
+    liveness: Liveness | None = None
+    record: Record | None = None
+    tail: _Tail = _Tail()
+    sight: Sight | None = None
+
+
+class Observer:
+    """The sessions of one store, as they are now. `describe` words an event, or passes it over."""
+
+    def __init__(self, store: Store, describe: Describe) -> None:
+        self.store = store
+        self._describe = describe
+        self._directory = str(store.sessions_dir)
+        self._listed: _Signature = None
+        self._ids: list[str] = []
+        self._known: dict[str, _Known] = {}
+
+    def ids(self) -> list[str]:
+        """Return the ids of all sessions, oldest first; the same list as long as there is no other."""
+        found = _sign(self._directory)
+        if found != self._listed or found is None:
+            ids = self.store.ids()
+            if ids != self._ids:
+                self._ids = ids
+                self._known = {session_id: self._known[session_id] for session_id in ids if session_id in self._known}
+            is_settled = found is not None and time.time_ns() - found[0] > _SETTLED_NS
+            self._listed = found if is_settled else None
+        return self._ids
+
+    def is_running(self, session_id: str) -> bool:
+        """Say whether a session runs; that of one at rest costs a stat."""
+        return self._probe(self._get(session_id)).state == "alive"
+
+    def sight(self, session_id: str) -> Sight | None:
+        """Return a session as it is now, the same object when nothing changed; None when it is gone."""
+        known = self._get(session_id)
+        try:
+            return self._look(known)
+        except (OSError, ValueError, TypeError) as error:  # the latter: values that no csa writes
+            record = known.record or Record(session_id, known.paths, None)
+            return Sight(record, "unknown", doing=f"cannot be read: {error}")
+
+    def _get(self, session_id: str) -> _Known:
+        known = self._known.get(session_id)
+        if known is None:
+            paths = self.store.paths(session_id)
+            known = self._known[session_id] = _Known(paths, str(paths.state), str(paths.transcript))
+        return known
+
+    def _probe(self, known: _Known) -> Liveness:
+        """Ask the lock, unless the session was at rest and its transcript, which a turn begins with, is as it was."""
+        transcript = _sign(known.transcript_path)  # before anything is read: what changes later differs next time
+        if known.liveness is None or known.liveness.state != "not_alive" or transcript != known.transcript:
+            if transcript != known.transcript:
+                if _is_another(known.transcript, transcript):
+                    known.tail = _Tail()
+                known.transcript, known.sight = transcript, None
+            try:
+                liveness = probe(known.paths)
+            except OSError:
+                liveness = Liveness("unknown")
+            if known.liveness is None or liveness.state != known.liveness.state:
+                known.sight = None
+            known.liveness = liveness
+        return known.liveness
+
+    def _look(self, known: _Known) -> Sight | None:
+        liveness, paths = self._probe(known), known.paths
+        state_file = _sign(known.state_path)
+        if known.record is None or state_file != known.state_file:
+            known.record, known.state_file, known.sight = self.store.record(paths.root.name), state_file, None
+        if known.sight:
+            return known.sight
+        record = known.record
+        if record.state is None:
+            if not paths.root.exists():
+                return None
+            known.sight = Sight(record, "damaged", doing=str(record.fault))
+            return known.sight
+        known.tail = tail = _read_tail(paths.transcript, self._describe, known.tail)
+        if liveness.state == "alive":
+            known.sight = _running(record, record.state, liveness, tail)
+            return known.sight
+        status = session_status(paths, record.state)
+        if status == "running":  # it has just begun
+            known.liveness = None
+        known.sight = _at_rest(record, record.state, status, tail)
+        return known.sight
+
+
+def _running(record: Record, state: SessionState, liveness: Liveness, tail: _Tail) -> Sight:
+    owner = liveness.owner
+    started = tail.started_at
+    if owner and (owner.turn != tail.turn or started is None):
+        moment = parse_time(owner.since)
+        started = moment.timestamp() if moment else None
+    usage = state.usage + tail.usage if tail.usage and not tail.is_finished else state.usage
+    tool = owner.tool if owner else tail.tool
+    turn = owner.turn if owner else tail.turn
+    return Sight(record, "running", tool, turn, tail.doing, started, None, usage)
+
+
+def _at_rest(record: Record, state: SessionState, status: str, tail: _Tail) -> Sight:
+    duration, usage, doing = tail.duration_s, state.usage, tail.doing
+    if not tail.is_finished:
+        doing = f"{status}: {tail.doing or state.description}"
+        if tail.started_at is not None and tail.last_at is not None:
+            duration = tail.last_at - tail.started_at
+        usage = usage + tail.usage if tail.usage else usage
+    return Sight(
+        record,
+        status,
+        tail.tool or state.last_tool or "",
+        tail.turn or state.turns,
+        doing,
+        tail.started_at,
+        duration,
+        usage,
+    )
+
+
+def _read_tail(transcript: Path, describe: Describe, before: _Tail) -> _Tail:
+    """Read what has been added since `before` was read; of a transcript not read yet, a bounded end."""
+    events = _last_events(transcript, before.seq)
+    if not events:
+        return before
+    oldest, turn = events[-1], events[0].turn
+    if oldest.type in _ENDS or before.turn != turn:
+        before = _Tail(turn=oldest.turn if oldest.type in _ENDS else turn)
+    newest, doing = events[0], _word(events, describe)
+    tail = replace(before, seq=newest.seq, last_at=_seconds(newest.ts), doing=doing or before.doing)
+    if oldest.type == "run_finished":
+        return _finished(tail, oldest)
+    if oldest.type == "run_started":
+        tail = replace(tail, tool=str(oldest.data.get("tool", "")), started_at=_seconds(oldest.ts))
+    used = next((event for event in events if event.type == "usage"), None)
+    return replace(tail, usage=Usage.from_dict(used.data)) if used else tail
+
+
+def _last_events(transcript: Path, seen: int) -> list[Event]:
+    """Return the events after `seen`, newest first, back to where the last turn began or ended, and not too many."""
+    events: list[Event] = []
+    for event in read_events_backwards(transcript):
+        if event.seq <= seen and not event.data.get("chunk"):  # a streamed message is worded as a whole
+            break
+        events.append(event)
+        if event.type in _ENDS or len(events) >= _MAX_LOOK_BACK:
+            break
+    return events
+
+
+def _word(events: list[Event], describe: Describe) -> str:
+    """Return the newest thing worth saying."""
+    for index, event in enumerate(events):
+        if event.type == "usage":
+            continue
+        if line := describe(_whole(events, index) if event.data.get("chunk") else event):
+            return line[:_MAX_TEXT]
+    return ""
+
+
+def _whole(events: list[Event], index: int) -> Event:
+    """Return a streamed message as one event, as far as `events`, newest first, hold it."""
+    last = events[index]
+    parts = takewhile(lambda event: event.type == last.type and event.data.get("chunk"), events[index:])
+    return replace(last, data={"text": "".join(reversed([str(part.data.get("text", "")) for part in parts]))})
+
+
+def _finished(tail: _Tail, event: Event) -> _Tail:
+    duration = float(event.data.get("duration_s") or 0)
+    ended = _seconds(event.ts)
+    began = _seconds(event.data.get("started_at")) or (ended - duration if ended is not None else None)
+    tool = str(event.data.get("tool", ""))
+    return replace(tail, tool=tool, started_at=began, duration_s=duration, is_finished=True, usage=None)
+
+
+def _seconds(moment: object) -> float | None:
+    parsed = parse_time(moment)
+    return parsed.timestamp() if parsed else None
+
+
+def _is_another(before: _Signature, now: _Signature) -> bool:
+    """Say whether a file was replaced or cut, so that what was read of it counts no more."""
+    return before is None or now is None or now[2] != before[2] or now[1] < before[1]
+
+
+def _sign(path: str) -> _Signature:
+    """Return what differs when a file was written or replaced; None when it is not there."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return found.st_mtime_ns, found.st_size, found.st_ino

@@ -1,0 +1,112 @@
+"""A terminal in which csa runs, for tests: what it shows, its keys, and its size."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import pty
+import re
+import select
+import struct
+import subprocess
+import termios
+import time
+from collections.abc import Callable
+from typing import Self
+
+from tests.support import CSA, PATIENCE_S, Place
+
+_STYLE = re.compile(r"\x1b\[[0-9;]*m")
+_HOME = "\x1b[H"
+ENTER_SCREEN, LEAVE_SCREEN = "\x1b[?1049h", "\x1b[?1049l"
+HIDE_CURSOR, SHOW_CURSOR = "\x1b[?25l", "\x1b[?25h"
+
+
+class Terminal:
+    """A command with a terminal of its own; end it before leaving the `with` block."""
+
+    def __init__(
+        self,
+        place: Place,
+        *words: str,
+        size: tuple[int, int] = (80, 24),
+        env: dict[str, str | None] | None = None,
+        stdout: int | None = None,
+    ) -> None:
+        self._ours, theirs = pty.openpty()
+        self.output = ""
+        self.resize(*size)
+        self.before = termios.tcgetattr(theirs)
+        self.theirs = theirs  # kept open, so that it can be asked for its settings afterwards
+        self.process = subprocess.Popen(
+            ["setsid", "--ctty", *(words if words[0] == "bash" else (CSA, *words))],
+            cwd=place.project,
+            env=place.environment({"TERM": "xterm-256color", "COLUMNS": None, "LINES": None, **(env or {})}),
+            stdin=theirs,
+            stdout=theirs if stdout is None else stdout,
+            stderr=theirs,
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.process.kill()
+        self.process.wait(PATIENCE_S)
+        os.close(self.theirs)
+        os.close(self._ours)
+
+    def resize(self, columns: int, lines: int) -> None:
+        fcntl.ioctl(self._ours, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
+
+    def type(self, keys: str) -> None:
+        os.write(self._ours, keys.encode())
+
+    @property
+    def text(self) -> str:
+        """All that was written, without colours."""
+        return _STYLE.sub("", self.output)
+
+    @property
+    def frame(self) -> list[str]:
+        """The lines of the last frame on the whole screen, as far as they have arrived."""
+        return self.text.rpartition(_HOME)[2].split("\r\n")
+
+    def wait(self, condition: Callable[[], object], what: str) -> None:
+        """Read until something is so."""
+        deadline = time.monotonic() + PATIENCE_S
+        while not condition():
+            left = deadline - time.monotonic()
+            assert left > 0, f"did not happen: {what}; shown: {self.output!r}"
+            assert self._read(left), f"ended before: {what}; shown: {self.output!r}"
+
+    def wait_for(self, text: str) -> None:
+        self.wait(lambda: text in self.text, text)
+
+    def wait_for_frame(self, *texts: str, columns: int | None = None) -> list[str]:
+        """Read until a frame on the whole screen holds these texts; return its lines."""
+
+        def is_there() -> bool:
+            frame = self.frame
+            full = columns is None or (len(frame[0]) == columns and len(frame) > 1)
+            return full and all(text in "\n".join(frame) for text in texts)
+
+        self.wait(is_there, " and ".join(texts))
+        return self.frame
+
+    def end(self) -> int:
+        """Read what is written up to the end; return the exit code."""
+        while self.process.poll() is None or select.select([self._ours], [], [], 0)[0]:
+            if select.select([self._ours], [], [], 0.02)[0]:
+                self.output += os.read(self._ours, 65536).decode(errors="replace")
+        return self.process.returncode
+
+    def _read(self, within_s: float) -> bool:
+        if not select.select([self._ours], [], [], within_s)[0]:
+            return True
+        try:
+            chunk = os.read(self._ours, 65536)
+        except OSError:  # the other side is closed
+            return False
+        self.output += chunk.decode(errors="replace")
+        return bool(chunk)

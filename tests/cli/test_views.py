@@ -1,0 +1,268 @@
+"""The live views in a real terminal: `session list --watch`, `top`, and the progress of `run`."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import termios
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from csa.paths import store_dir
+from tests.cli.terminal import ENTER_SCREEN, HIDE_CURSOR, LEAVE_SCREEN, SHOW_CURSOR, Terminal
+from tests.support import CSA, Place, Running, snapshot
+
+WATCH = ("session", "list", "--tree", "--watch")
+
+
+@contextmanager
+def running_tree(place: Place) -> Iterator[Running]:
+    """Run a codex that has started a claude-code, which waits."""
+    place.script(
+        {"match": "inner", "do": [["think", "so be it"], *place.hold(), ["usage", 2000, 100], ["say", "inner answer"]]},
+        {"match": "outer", "do": [["run", "csa run --tool claude-code 'the inner work'"], ["say", "outer answer"]]},
+    )
+    running = place.start("run", "--tool", "codex", "the outer work")
+    place.wait_ready()
+    yield running
+    place.release()
+    assert running.wait().code == 0
+
+
+def ends_clean(terminal: Terminal, code: int) -> None:
+    """The command ended so, and left the terminal as it was."""
+    assert terminal.end() == code, terminal.output
+    assert terminal.output.count(ENTER_SCREEN) == terminal.output.count(LEAVE_SCREEN) > 0
+    assert terminal.output.rindex(SHOW_CURSOR) > terminal.output.rindex(HIDE_CURSOR)
+    _, _, left = terminal.output.rpartition(LEAVE_SCREEN)
+    assert left.strip() == ""
+    assert termios.tcgetattr(terminal.theirs) == terminal.before
+    assert "Traceback" not in terminal.output
+
+
+def test_watch_follows_a_tree(place: Place) -> None:
+    """The tree is shown with what each agent does, changes as it goes on, and Ctrl-C leaves exit 0 and no trace."""
+    with Terminal(place, *WATCH, size=(140, 12)) as terminal:
+        terminal.wait_for_frame("No sessions yet")
+        with running_tree(place):
+            frame = terminal.wait_for_frame("└─ ●", "thinking: so be it", "2 sessions, 2 running", columns=140)
+            assert "● " in frame[1]
+            assert "codex $ csa run --tool claude-code 'the inner work'" in frame[1]
+            assert {len(line) for line in frame if line.strip()} == {140}
+        frame = terminal.wait_for_frame("succeeded: outer answer", "succeeded: inner answer", "2 sessions, 0 running")
+        assert "2.1k" in frame[2]
+        terminal.type("\x03")
+        ends_clean(terminal, 0)
+
+
+def test_watching_writes_nothing(place: Place) -> None:
+    """The store is byte-identical after it was watched."""
+    place.codex("one")
+    before = snapshot(place.state_root)
+    for words in (WATCH, ("top", "--all")):
+        with Terminal(place, *words) as terminal:
+            terminal.wait_for_frame("FAKE ECHO: one")
+            terminal.type("q")
+            ends_clean(terminal, 0)
+    place.run("top", "--json", "--all")
+    assert snapshot(place.state_root) == before
+
+
+def test_watch_follows_the_size_of_the_terminal(place: Place) -> None:
+    """The right columns move to the new edge, and fewer lines show fewer rows."""
+    for number in range(8):
+        place.codex(f"task {number}")
+    with Terminal(place, *WATCH, size=(80, 24)) as terminal:
+        terminal.wait_for_frame("task 0", "task 7", "8 sessions", columns=80)
+        terminal.resize(120, 24)
+        frame = terminal.wait_for_frame("8 sessions", columns=120)
+        assert frame[0].endswith("TIME TOKENS    COST")
+        terminal.resize(45, 6)
+        frame = terminal.wait_for_frame("... and 5 more", "8 sessions", columns=45)
+        assert frame[0].endswith("TIME TOKENS")
+        assert len(frame) == 6
+        terminal.type("q")
+        ends_clean(terminal, 0)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 0), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+def test_signals_leave_a_clean_screen(place: Place, number: signal.Signals, code: int) -> None:
+    """However it is ended, the screen and the terminal's settings are given back."""
+    place.codex("one")
+    with Terminal(place, *WATCH) as terminal:
+        terminal.wait_for_frame("1 session")
+        terminal.process.send_signal(number)
+        ends_clean(terminal, code)
+
+
+def test_stopping_and_going_on(place: Place) -> None:
+    """Ctrl-Z gives the screen and the keys back to the shell; going on takes them again."""
+    place.codex("one")
+    script = f"set -m; csa {' '.join(WATCH)}; echo stopped: $?; stty -a | grep -w echo; read line; fg"
+    with Terminal(place, "bash", "-c", script) as terminal:
+        terminal.wait_for_frame("1 session")
+        terminal.type("\x1a")
+        terminal.wait_for(f"stopped: {128 + signal.SIGTSTP}")
+        terminal.wait_for(" echo ")
+        assert terminal.output.count(LEAVE_SCREEN) == 1
+        shown = len(terminal.output)
+        terminal.type("\n")
+        terminal.wait(lambda: ENTER_SCREEN in terminal.output[shown:], "the screen is taken again")
+        terminal.wait(lambda: "1 session" in terminal.output[shown:], "the tree is drawn again")
+        terminal.type("q")
+        ends_clean(terminal, 0)
+
+
+def test_watch_without_colour(place: Place) -> None:
+    """Under NO_COLOR the view is redrawn as ever, without colours or bold."""
+    place.codex("one")
+    with Terminal(place, *WATCH, env={"NO_COLOR": "1"}) as terminal:
+        terminal.wait_for_frame("FAKE ECHO: one")
+        terminal.type("q")
+        ends_clean(terminal, 0)
+        assert terminal.text == terminal.output
+
+
+def test_a_dumb_terminal_is_not_redrawn(place: Place) -> None:
+    """Where the cursor cannot be moved `--watch` is refused with a hint, and `top` prints once."""
+    place.codex("one")
+    with Terminal(place, *WATCH, env={"TERM": "dumb"}) as terminal:
+        assert terminal.end() == 2
+        assert "hint: csa session list --tree" in terminal.output
+        assert "\x1b" not in terminal.output
+    with Terminal(place, "top", "--all", env={"TERM": "dumb"}) as terminal:
+        assert terminal.end() == 0
+        assert "FAKE ECHO: one" in terminal.output
+        assert "\x1b" not in terminal.output
+
+
+def test_watch_in_a_pipe_is_refused(place: Place) -> None:
+    """A reader of a pipe would wait for ever: exit 2, and what to call instead."""
+    done = place.run(*WATCH)
+    assert (done.code, done.out) == (2, "")
+    assert "hint: csa session list --tree" in done.err
+    assert place.run(*WATCH, "--json").code == 2
+
+
+def test_escapes_of_agents_do_not_reach_the_screen(place: Place) -> None:
+    """What an agent says cannot move the cursor or break the columns."""
+    place.play(["say", "\x1b[2J\x1b]0;title\x07日本語 " * 20])
+    place.codex("one")
+    with Terminal(place, *WATCH, env={"NO_COLOR": "1"}) as terminal:
+        frame = terminal.wait_for_frame("日本語", "1 session")
+        assert frame[0].endswith("TIME TOKENS    COST")
+        terminal.type("q")
+        ends_clean(terminal, 0)
+        assert "\x1b[2J" not in terminal.output.partition(ENTER_SCREEN)[2].partition("日")[2]
+        assert "title\x07" not in terminal.output
+
+
+def test_top_shows_all_projects(place: Place) -> None:
+    """What runs in each project, below the project's name; what has ended only with --all."""
+    other = place.tmp / "other"
+    (other / ".csa").mkdir(parents=True)
+    finished = place.run("run", "--tool", "codex", "--cd", str(other), "long over").session_id
+    assert place.run("top").out.splitlines()[1:] == [
+        "Nothing runs; with --all the newest sessions are shown",
+        "0 sessions, 0 running",
+    ]
+    with running_tree(place) as running:
+        with Terminal(place, "top", size=(100, 20)) as terminal:
+            frame = terminal.wait_for_frame("the inner work", "thinking: so be it", "2 sessions, 2 running")
+            assert str(other) not in "\n".join(frame)
+            assert any(line.startswith(str(place.project)[:60]) for line in frame)
+            terminal.type("q")
+            ends_clean(terminal, 0)
+        once = place.run("top", "--all").out
+        assert "long over" in once
+        assert str(other) in once
+        assert "\x1b" not in once
+        listed = place.run("top", "--json").json
+        assert [item["tool"] for item in listed] == ["claude-code", "codex"]
+        inner, outer = listed
+        assert outer["id"] == inner["parent"] == running.session_id
+        assert set(inner) == {"project", "id", "parent", "tool", "turn", "status", "doing", "elapsed_s", "usage"}
+        assert (inner["project"], inner["turn"], inner["status"]) == (str(place.project), 1, "running")
+        assert inner["doing"] == "thinking: so be it"
+        assert inner["elapsed_s"] >= 0
+        assert [item["id"] for item in place.run("top", "--json", "--all").json][-1] == finished
+    assert place.run("top", "--json").json == []
+
+
+def test_a_tree_that_spans_projects(place: Place) -> None:
+    """`top` shows a child in another project below its parent, and so does the progress of the run."""
+    other = place.tmp / "other"
+    (other / ".csa").mkdir(parents=True)
+    place.script(
+        {"match": "inner", "do": [*place.hold(), ["say", "x"]]},
+        {"match": "outer", "do": [["run", f"csa run --cd {other} --tool codex inner"], ["say", "outer answer"]]},
+    )
+    with Terminal(place, "run", "--tool", "codex", "outer", size=(140, 20)) as terminal:
+        place.wait_ready()
+        terminal.wait_for("└─ ● ")
+        terminal.wait_for(f"codex ({other})")
+        headings = [line.split()[0] for line in place.run("top").out.splitlines() if line.startswith("/")]
+        assert headings == [str(place.project)]
+        place.release()
+        assert terminal.end() == 0
+
+
+def test_progress_of_a_run(place: Place) -> None:
+    """While it runs the tree is drawn in place; what stays is the headline, the closing line and the answer."""
+    place.script(
+        {"match": "inner", "do": [*place.hold(), ["usage", 2000, 100], ["say", "inner answer"]]},
+        {"match": "outer", "do": [["run", "csa run --tool claude-code inner"], ["say", "outer answer"]]},
+    )
+    with Terminal(place, "run", "--tool", "codex", "outer", size=(100, 20)) as terminal:
+        place.wait_ready()
+        terminal.wait_for("└─ ● ")
+        terminal.wait_for("2 sessions, 2 running")
+        terminal.resize(60, 20)
+        place.release()
+        assert terminal.end() == 0
+    assert ENTER_SCREEN not in terminal.output
+    assert terminal.output.rindex(SHOW_CURSOR) > terminal.output.rindex(HIDE_CURSOR)
+    assert "csa: succeeded in" in terminal.output.splitlines()[-2]
+    assert terminal.output.splitlines()[-1] == "outer answer"
+
+
+def test_events_in_a_pipe_beside_a_live_view(place: Place) -> None:
+    """`run --stream-json` with stderr on a terminal: the events are on stdout, all of them, and nowhere else."""
+    read, write = os.pipe()
+    with Terminal(place, "run", "--tool", "codex", "--stream-json", "hello", stdout=write) as terminal:
+        os.close(write)
+        assert terminal.end() == 0
+    with os.fdopen(read) as pipe:
+        events = [json.loads(line) for line in pipe]
+    assert [event["type"] for event in events][-1] == "run_finished"
+    assert '"run_finished"' not in terminal.output
+    with Terminal(place, "run", "--tool", "codex", "--stream-json", "hello") as terminal:
+        assert terminal.end() == 0
+    assert HIDE_CURSOR not in terminal.output  # no view is drawn between the lines
+    assert sum(line.startswith('{"v"') for line in terminal.output.splitlines()) == len(events)
+
+
+def test_the_tree_has_columns_where_there_is_room(place: Place) -> None:
+    """`session list --tree` ends its lines with time, tokens and cost from 80 columns on, and not in a pipe."""
+    place.play(["usage", 2000, 100], ["say", "x"])
+    session_id = place.run("run", "--tool", "claude-code", "a description that is rather long " * 4).session_id
+    for columns in (79, 80, 140):
+        with Terminal(place, "session", "list", "--tree", size=(columns, 24)) as terminal:
+            assert terminal.end() == 0
+        (line,) = terminal.text.splitlines()
+        assert len(line) == columns
+        assert ("2.1k" in line) == (columns >= 80)
+    assert place.run("session", "list", "--tree").out.startswith(f"{session_id} claude-code succeeded  a description")
+    assert "2.1k" not in place.run("session", "list", "--tree").out
+
+
+def test_top_imports_nothing_heavy_in_a_pipe(place: Place) -> None:
+    """Only a terminal pays for rich."""
+    done = place.shell(["python3", "-X", "importtime", CSA, "top"])
+    imported = {line.rpartition("|")[2].strip().split(".")[0] for line in done.err.splitlines()}
+    assert "csa" in imported
+    assert not imported & {"rich", "anyio", "asyncio", "tomlkit", "ulid"}
+    assert not store_dir(place.state_root, place.project).exists()

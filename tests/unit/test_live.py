@@ -1,0 +1,183 @@
+"""The rows of the live views: from data to lines of a given width."""
+
+import pytest
+
+from csa.cli.describe import elapsed, money
+from csa.cli.live import Forest, Line, Row, arrange, choose, group, lay_out
+from csa.cli.output import display_width
+from csa.model.tree import walk
+from csa.model.usage import Usage
+
+IDS = [f"01JH4QWERT00000000000000{at:02d}" for at in range(60)]
+NOW = 1_700_000_000.0
+
+
+def row(at: int, parent: int | None = None, **changes: object) -> Row:
+    known: dict[str, object] = {
+        "session_id": IDS[at],
+        "parent": None if parent is None else IDS[parent],
+        "place": "~/api",
+        "label": IDS[at][:10],
+        "tool": "codex",
+        "started_at": NOW - 72 + at,
+        **changes,
+    }
+    return Row(**known)  # type: ignore[arg-type]
+
+
+def done(at: int, parent: int | None = None, **changes: object) -> Row:
+    return row(at, parent, **{"status": "succeeded", "doing": "succeeded: fine", "duration_s": 4.2, **changes})
+
+
+TREE = [
+    row(0, doing="$ csa run --tool claude-code 'Implement the token bucket, with tests'", usage=Usage(12000, 300)),
+    row(1, 0, tool="claude-code", doing="edit: api/limits.py", usage=Usage(45000, 1200, 0, 0.1312)),
+    done(2, 0, usage=Usage(900, 50), doing="succeeded: a bucket lets bursts pass and needs two numbers"),
+    row(3, 1, status="failed", doing="failed: the rate is limited", duration_s=3700.0, started_at=None),
+]
+
+
+def draw(forest: Forest, width: int, height: int = 40, title: str = "") -> list[str]:
+    return [text(line) for line in lay_out(forest, width=width, height=height, now=NOW, title=title)]
+
+
+def text(line: Line) -> str:
+    return "".join(piece for piece, _ in line)
+
+
+def test_at_140_columns() -> None:
+    """Time, tokens and cost stand at the right; the rest is for what is being done."""
+    assert draw(arrange(TREE), 140, title="~/api") == [
+        "~/api" + " " * 112 + "    TIME TOKENS    COST",
+        "● 01JH4QWERT codex $ csa run --tool claude-code 'Implement the token bucket, with tests'".ljust(117)
+        + "   1m12s  12.3k        ",
+        "├─ ● 01JH4QWERT claude-code edit: api/limits.py".ljust(117) + "   1m11s  46.2k   $0.13",
+        "│  └─ ✗ 01JH4QWERT codex failed: the rate is limited".ljust(117) + "   1h01m               ",
+        "└─ ✓ 01JH4QWERT codex succeeded: a bucket lets bursts pass and needs two numbers".ljust(117)
+        + "      4s    950        ",
+        "4 sessions, 2 running".ljust(117) + "          59.5k   $0.13",
+    ]
+
+
+def test_at_80_columns() -> None:
+    """The same columns; what does not fit of the doing is cut with an ellipsis."""
+    assert draw(arrange(TREE), 80) == [
+        "● 01JH4QWERT codex $ csa run --tool claude-code 'Impleme…   1m12s  12.3k        ",
+        "├─ ● 01JH4QWERT claude-code edit: api/limits.py             1m11s  46.2k   $0.13",
+        "│  └─ ✗ 01JH4QWERT codex failed: the rate is limited        1h01m               ",
+        "└─ ✓ 01JH4QWERT codex succeeded: a bucket lets bursts pa…      4s    950        ",
+        "4 sessions, 2 running                                              59.5k   $0.13",
+    ]
+
+
+def test_at_40_columns() -> None:
+    """Ids and cost give way; time and tokens stay."""
+    assert draw(arrange(TREE), 40) == [
+        "● codex $ csa run --tool…   1m12s  12.3k",
+        "├─ ● claude-code edit: a…   1m11s  46.2k",
+        "│  └─ ✗ codex failed: th…   1h01m       ",
+        "└─ ✓ codex succeeded: a …      4s    950",
+        "4 sessions, 2 running              59.5k",
+    ]
+
+
+NASTY = [
+    "\033[2J\033]0;title\007 red",
+    "日本語のテキストはここでは二桁です" * 8,
+    "e\u0301" * 200,
+    "\u202eright to left\u202c and\u200b zero\ttabs\r\nand lines",
+    "❤\ufe0f👩\u200d💻" * 60,
+    "\x9b31m c1",
+    "",
+]
+
+
+@pytest.mark.parametrize("width", [1, 7, 20, 24, 39, 40, 59, 60, 80, 140, 300])
+def test_no_text_breaks_the_frame(width: int) -> None:
+    """Whatever an agent writes, no line is longer than the terminal is wide, and no control character is left."""
+    deep = [row(at, at - 1 if at else None, doing=NASTY[at % len(NASTY)]) for at in range(30)]
+    lines = lay_out(arrange(deep), width=width, height=40, now=NOW, title="日本/" * 40)
+    assert len(lines) == 32
+    for line in lines:
+        assert display_width(text(line)) <= width
+        assert all(character.isprintable() for character in text(line))
+    if width >= 24:
+        assert {display_width(text(line)) for line in lines} == {width}  # the right columns end at the edge
+
+
+def test_what_runs_stays_when_rows_are_many() -> None:
+    """More rows than lines: what runs is shown, with what it belongs to, and the rest is counted."""
+    rows = [done(0), *(done(at, 0) for at in range(1, 20)), done(20), row(21, 20), row(22)]
+    lines = draw(arrange(rows), 80, height=8, title="~/api")
+    assert len(lines) == 8
+    marks = [line[:4] for line in lines[1:6]]
+    assert marks == ["● 01", "✓ 01", "└─ ●", "✓ 01", "└─ ✓"]  # the newest, a parent, what runs, the rest
+    assert lines[6].rstrip() == "... and 18 more"
+    assert lines[7].startswith("23 sessions, 2 running")
+
+
+def test_running_rows_that_do_not_fit_are_counted() -> None:
+    """Where even what runs is too much, the line says so."""
+    lines = draw(arrange([row(at) for at in range(30)]), 80, height=10)
+    assert lines[-2] == "... and 22 more, 22 of them running"
+    assert lines[-1].startswith("30 sessions, 30 running")
+
+
+def test_a_row_whose_parent_was_left_out_moves_up() -> None:
+    """Of a deep branch with one line of room, the running leaf is what stays."""
+    rows = [done(0), done(1, 0), row(2, 1), done(3, 0)]
+    forest, hidden = choose(arrange(rows), 3)
+    assert [node.session_id for node in walk(forest)] == [IDS[1], IDS[2]]
+    assert {found.session_id for found in hidden} == {IDS[0], IDS[3]}
+    assert choose(arrange(rows), 4) == (arrange(rows), [])
+
+
+@pytest.mark.parametrize("height", [1, 2, 3, 4])
+def test_a_low_terminal_is_not_overrun(height: int) -> None:
+    """However low the terminal, there are not more lines than it has."""
+    assert len(draw(arrange(TREE), 80, height=height, title="~/api")) <= height
+
+
+def test_trees_in_which_something_runs_come_first() -> None:
+    """Then the newest; children stay below their parents, oldest first."""
+    rows = [done(0), row(1, 0), done(2), row(3), done(4, 3)]
+    assert [node.session_id for node in arrange(rows)] == [IDS[3], IDS[0], IDS[2]]
+    assert [node.session_id for node in walk(arrange([row(0), done(2, 0), row(1, 0)]))] == IDS[:3]
+
+
+def test_missing_parents_are_named() -> None:
+    """A parent that was removed is marked; one in another project says where it is."""
+    lines = draw(arrange([row(1, 0), row(3, 2, parent_place="~/web")]), 80)
+    assert any(line.startswith(f"{IDS[0]}  (missing)") for line in lines)
+    assert any(line.startswith(f"{IDS[2]}  (in ~/web)") for line in lines)
+
+
+def test_projects_are_headings() -> None:
+    """Sessions stand below the project of their root; one that is elsewhere says where."""
+    rows = [row(0), row(1, 0, place="~/web", parent_place="~/api"), row(2, place="~/web")]
+    assert [line[:35].rstrip() for line in draw(group(rows), 50)] == [
+        "~/web",
+        "└─ ● codex starting",
+        "~/api",
+        "└─ ● codex starting",
+        "   └─ ● codex (~/web) starting",
+        "3 sessions, 3 running",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [(0.4, "0s"), (59.9, "59s"), (72, "1m12s"), (7500, "2h05m"), (359_999, "99h59m"), (446_400, "5d04h")],
+)
+def test_elapsed(seconds: float, words: str) -> None:
+    """A duration takes at most seven characters."""
+    assert elapsed(seconds) == words
+
+
+@pytest.mark.parametrize(
+    ("cost", "words"),
+    [(None, ""), (0.0, ""), (0.0042, "$0.004"), (0.1312, "$0.13"), (12.5, "$12.50"), (1234.4, "$1234")],
+)
+def test_money(cost: float | None, words: str) -> None:
+    """Money takes at most seven characters, and nothing where none is known."""
+    assert money(cost) == words
