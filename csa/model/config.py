@@ -35,6 +35,7 @@ KEYS: Mapping[str, Key] = {
     "permission": Key("permission", "edit", "what agents may do: read-only, edit or full", limits=True),
     "max_depth": Key("count", 5, "how deep sessions nest; a root has depth 0", limits=True),
     "timeout_s": Key("seconds", 0.0, "wall time after which a turn is ended, in seconds; 0 is none", limits=True),
+    "idle_timeout_s": Key("seconds", 0.0, "silence after which a turn is ended, in seconds; 0 is none", limits=True),
 }
 TOOL_KEYS: Mapping[str, Key] = {
     "command": Key("words", (), "how the tool is started: its executable, and arguments"),
@@ -92,6 +93,11 @@ class Config:
     def timeout_s(self) -> float | None:
         """None: no limit."""
         return float(self.values["timeout_s"][0]) or None
+
+    @property
+    def idle_timeout_s(self) -> float | None:
+        """None: no limit."""
+        return float(self.values["idle_timeout_s"][0]) or None
 
     @property
     def acp_tools(self) -> tuple[str, ...]:
@@ -191,7 +197,7 @@ def _unknown(origin: str, name: str, known: list[str], *, where: str = "", prefi
 def _loosens(name: str, new: Any, current: Any) -> bool:
     if name == "permission":
         return Permission(new).rank > Permission(current).rank
-    if name == "timeout_s":
+    if name in {"timeout_s", "idle_timeout_s"}:
         return bool(current) and (not new or new > current)
     return bool(new > current)
 

@@ -46,6 +46,7 @@ class TurnPlan:
     model: str | None
     effort: str | None
     timeout_s: float | None
+    idle_timeout_s: float | None
     max_depth: int
 
     @property
@@ -74,23 +75,32 @@ def _check_words(request: RunRequest) -> None:
         raise UsageError("--session, --last and --session-id exclude each other.")
     if not request.prompt.strip():
         raise UsageError("The prompt is empty.", hint='csa run "what to do"')
-    texts = (request.prompt, request.description, request.system, request.model, request.effort)
-    if any(text is not None and not _is_unicode(text) for text in texts):
-        raise UsageError("The prompt and the options must be UTF-8.")
-    if "\0" in request.prompt:
-        raise UsageError("The prompt holds a NUL character, which no tool accepts.")
+    _check_texts(request)
+    _check_times(request)
     if request.ephemeral and any(ways):
         raise UsageError("--ephemeral begins a session of its own; it cannot continue one.")
-    if request.system and len(request.system.encode()) > MAX_SYSTEM_BYTES:
-        raise UsageError(f"The system text is longer than {MAX_SYSTEM_BYTES >> 10} KiB.", hint="put it into the prompt")
-    if request.timeout_s is not None and not 0 < request.timeout_s < float("inf"):
-        raise UsageError("--timeout must be more than 0 seconds.")
     for name in (request.name, None if _asked_id(request) else request.session_id):
         if name is not None and not _NAME.fullmatch(name):
             raise UsageError(
                 f"'{name}' cannot name a session.",
                 hint="a name begins with a letter and has up to 64 letters, digits, dots, dashes and underscores",
             )
+
+
+def _check_texts(request: RunRequest) -> None:
+    texts = (request.prompt, request.description, request.system, request.model, request.effort)
+    if any(text is not None and not _is_unicode(text) for text in texts):
+        raise UsageError("The prompt and the options must be UTF-8.")
+    if "\0" in request.prompt:
+        raise UsageError("The prompt holds a NUL character, which no tool accepts.")
+    if request.system and len(request.system.encode()) > MAX_SYSTEM_BYTES:
+        raise UsageError(f"The system text is longer than {MAX_SYSTEM_BYTES >> 10} KiB.", hint="put it into the prompt")
+
+
+def _check_times(request: RunRequest) -> None:
+    for option, seconds in (("--timeout", request.timeout_s), ("--idle-timeout", request.idle_timeout_s)):
+        if seconds is not None and not 0 < seconds < float("inf"):
+            raise UsageError(f"{option} must be more than 0 seconds.")
 
 
 def _find_target(setting: Setting, request: RunRequest) -> str | None:
@@ -192,6 +202,7 @@ def _plan(
         model=request.model or configured.model,
         effort=request.effort or configured.effort,
         timeout_s=request.timeout_s or setting.config.timeout_s,
+        idle_timeout_s=request.idle_timeout_s or setting.config.idle_timeout_s,
         max_depth=state.max_depth if state.max_depth is not None else setting.config.max_depth,
     )
 

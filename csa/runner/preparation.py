@@ -82,6 +82,7 @@ def prepare_turn(
         turn=turn,
         tool=plan.adapter.name,
         root=setting.store.root,
+        keep_background=request.keep_background,
     )
     return Preparation(asked, invocation, apply_changes({**base, **own}, invocation, plan.cwd), handoff, problems)
 

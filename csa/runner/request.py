@@ -25,5 +25,7 @@ class RunRequest:
     permission: Permission | None = None
     system: str | None = None  # text to add to the tool's system prompt
     ephemeral: bool = False
-    timeout_s: float | None = None
+    timeout_s: float | None = None  # of wall time
+    idle_timeout_s: float | None = None  # of silence: neither output nor processor time
+    keep_background: bool = False  # what the tool leaves running when it has ended well lives on
     directory: Path | None = None  # where a new session starts; default: where the library was opened

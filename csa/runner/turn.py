@@ -25,8 +25,11 @@ from csa.errors import CsaError
 from csa.model.adapter import Decoder, Outcome, ToolExit
 from csa.model.events import Event
 from csa.model.result import RunResult, exit_code_for
-from csa.process.tool import SpawnError, start_tool
+from csa.paths import SessionPaths
+from csa.process.tagged import command_of
+from csa.process.tool import SpawnError, ToolProcess, start_tool
 from csa.runner.attempt import Attempt
+from csa.runner.leftovers import describe, leftovers_of, reap
 from csa.runner.plan import TurnPlan
 from csa.runner.preparation import Preparation, prepare_turn
 from csa.runner.recorder import Recorder, begin, publish
@@ -43,7 +46,14 @@ class Turn:
     """A turn that is being run. Enter it once."""
 
     def __init__(
-        self, setting: Setting, plan: TurnPlan, request: RunRequest, *, csa_command: str, owns_process: bool
+        self,
+        setting: Setting,
+        plan: TurnPlan,
+        request: RunRequest,
+        *,
+        csa_command: str,
+        owns_process: bool,
+        detached: bool = False,
     ) -> None:
         self.plan = plan
         self.session_id = plan.state.session_id
@@ -54,6 +64,7 @@ class Turn:
         self._request = request
         self._csa_command = csa_command
         self._owns_process = owns_process
+        self._detached = detached
         self._stopping = Stopping()
         self._send, self._receive = anyio.create_memory_object_stream[list[Event]](_BATCHES)
         self._recorder: Recorder
@@ -65,7 +76,7 @@ class Turn:
     async def __aenter__(self) -> Self:
         """Take the lock, make the session durable, start the tool. Raises as `plan_turn` and `begin` do."""
         try:
-            self._recorder = begin(self._setting.store, self.plan, self._setting.redactor)
+            self._recorder = begin(self._setting.store, self.plan, self._setting.redactor, detached=self._detached)
             try:
                 self._begin()
             except BaseException:
@@ -107,6 +118,11 @@ class Turn:
             for event in batch:
                 yield event
 
+    @property
+    def paths(self) -> SessionPaths:
+        """The session's files."""
+        return self._setting.store.paths(self.session_id)
+
     def cancel(self, *, signal_name: str | None = None, detail: str = "") -> None:
         """Ask the turn to end. Called again with a signal's name, the tool is killed at once."""
         if self._stopping.stop and signal_name:
@@ -127,6 +143,7 @@ class Turn:
             paths=recorder.paths,
             csa_command=self._csa_command,
         )
+        reaped = self._reap_earlier()
         self._started_at = datetime.now(UTC)
         handoff = self._prepared.handoff
         self._first = recorder.start(
@@ -137,10 +154,23 @@ class Turn:
         )
         for problem in (*self._prepared.problems, *self._prepared.invocation.warnings):
             self._first += recorder.append("warning", {"kind": "adapter", "message": problem})
+        if reaped:
+            self._first += recorder.append("warning", {"kind": "leftovers", "message": reaped})
         write_run_files(recorder.paths, self._prepared.invocation.files)
         if plan.is_new:
             publish(setting.store, recorder)
         recorder.open_logs()
+
+    def _reap_earlier(self) -> str:
+        """End what a lost turn of this session has left running, since its conversation goes on without it; say so."""
+        left = leftovers_of(self._recorder.paths) if self._recorder.follows_lost else []
+        if not left:
+            return ""
+        stubborn = reap(left)
+        words = f"ended what the lost turn had left running: {describe(left)}"
+        if stubborn:
+            words += f"; these would not end: {describe(stubborn)}"
+        return words
 
     async def _supervise(self) -> None:
         decoder = self.plan.adapter.decoder(self._prepared.asked)
@@ -156,11 +186,17 @@ class Turn:
                 shared_fds=(self._recorder.held.session_lock.fd,),
                 owns_process=self._owns_process,
             ) as tool:
+                self._recorder.note(f"started {self.plan.adapter.name}, PID {tool.pid}, guardian {tool.guardian_pid}")
                 attempt = Attempt(tool, decoder, self._recorder, self._stopping, self._deliver)
-                end = await attempt.run(self._prepared.invocation, timeout_s=self.plan.timeout_s)
+                end = await attempt.run(
+                    self._prepared.invocation,
+                    timeout_s=self.plan.timeout_s,
+                    idle_timeout_s=self.plan.idle_timeout_s,
+                )
+                if self._request.keep_background and self._stopping.stop is None:
+                    tool.keep_background()
             peak_rss = tool.peak_rss_bytes
-            if tool.swept:
-                await self._note_swept(tool.swept)
+            await self._deliver(self._note_left(tool))
         except SpawnError as error:
             spawn_fault = error
         except anyio.get_cancelled_exc_class():
@@ -181,9 +217,18 @@ class Turn:
         with suppress(anyio.BrokenResourceError):  # nobody listens any more; the transcript has them
             await self._send.send(events)
 
-    async def _note_swept(self, count: int) -> None:
-        left = f"{count} processes the tool had left behind were ended" if count > 0 else "some processes would not die"
-        await self._deliver(self._recorder.append("warning", {"kind": "leftovers", "message": left}))
+    def _note_left(self, tool: ToolProcess) -> list[Event]:
+        """Record what the tool had left running, and what became of it."""
+        if tool.kept:
+            kept = ", ".join(f"{pid} {command_of(pid)[:60]}" for pid in tool.kept)
+            return self._recorder.append("warning", {"kind": "background", "message": f"left running: {kept}"})
+        if not tool.swept:
+            return []
+        count = tool.swept
+        words = (
+            f"{count} processes the tool had left behind were ended" if count > 0 else "some processes would not die"
+        )
+        return self._recorder.append("warning", {"kind": "leftovers", "message": words})
 
     def _finalise(self, decoder: Decoder, end: ToolExit, spawn_fault: SpawnError | None, peak_rss: int | None) -> None:
         """Steps six and seven."""
@@ -222,3 +267,4 @@ class Turn:
             denied=outcome.denied,
         )
         self.result, self._last = self._recorder.finish(result, outcome)
+        self._recorder.note(f"turn {result.turn}: {result.status}, {verdict.error_message or 'no error'}")

@@ -84,7 +84,7 @@ class HeldSession:
         self.close()
 
 
-def build_session(store: Store, state: SessionState, *, tool: str) -> HeldSession:
+def build_session(store: Store, state: SessionState, *, tool: str, detached: bool = False) -> HeldSession:
     """Make a new session, locked and not yet visible; `publish` shows it. Remains of a crashed start give way.
 
     Takes `store_lock` meanwhile: not to be called while holding it.
@@ -104,14 +104,14 @@ def build_session(store: Store, state: SessionState, *, tool: str) -> HeldSessio
             paths.root.mkdir(0o700)
             _make_layout(paths)
             create_state(paths.state, state)
-            locks = _take_locks(paths, state, tool=tool, turn=1)
+            locks = _take_locks(paths, state, tool=tool, turn=1, detached=detached)
         except BaseException:
             shutil.rmtree(paths.root, ignore_errors=True)
             raise
     return HeldSession(store, paths, state, locks)
 
 
-def open_session(store: Store, session_id: str, *, tool: str | None = None) -> HeldSession:
+def open_session(store: Store, session_id: str, *, tool: str | None = None, detached: bool = False) -> HeldSession:
     """Take the lock of an existing session for its next turn, by `tool` or by the tool of its last turn.
 
     Raises:
@@ -124,7 +124,8 @@ def open_session(store: Store, session_id: str, *, tool: str | None = None) -> H
         raise NotFoundError(f"No session {session_id} in {store.project}.", hint="csa session list")
     state = load_state(paths.state)
     _make_layout(paths)
-    locks = _take_locks(paths, state, tool=tool or state.last_tool or "none", turn=state.turns + 1)
+    tool = tool or state.last_tool or "none"
+    locks = _take_locks(paths, state, tool=tool, turn=state.turns + 1, detached=detached)
     try:
         state = load_state(paths.state)  # it may have changed before the lock was ours
     except StateError:
@@ -153,8 +154,9 @@ def _make_private(path: Path) -> None:
         path.mkdir(0o700, exist_ok=True)
 
 
-def _take_locks(paths: SessionPaths, state: SessionState, *, tool: str, turn: int) -> tuple[Lock, Lock]:
-    owner = current_owner(tool=tool, turn=turn, since=datetime.now(UTC).isoformat(timespec="seconds")).to_bytes()
+def _take_locks(paths: SessionPaths, state: SessionState, *, tool: str, turn: int, detached: bool) -> tuple[Lock, Lock]:
+    since = datetime.now(UTC).isoformat(timespec="seconds")
+    owner = current_owner(tool=tool, turn=turn, since=since, detached=detached).to_bytes()
     try:
         session_lock = acquire_lock(paths.session_lock)
     except BlockingIOError as error:
