@@ -15,7 +15,7 @@ CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/csa-real-clis
 VERSIONS := codex-$(CODEX_VERSION)_claude-$(CLAUDE_VERSION)_gemini-$(GEMINI_VERSION)_opencode-$(OPENCODE_VERSION)
 CLIS := $(CACHE)/$(VERSIONS)_acp-$(CODEX_ACP_VERSION)
 
-.PHONY: help demo test check lint test-real test-real-all bench docs format constraints clean
+.PHONY: help demo test check lint test-real test-real-all torture bench docs format constraints clean
 
 help:
 	@echo "make demo       a tree of agents over the bundled fake tools, with the live view"
@@ -23,6 +23,7 @@ help:
 	@echo "make check      lint, types, layers and tests"
 	@echo "make test-real  the real codex and claude-code against a loopback provider"
 	@echo "make test-real-all  gemini-cli, opencode and ACP agents as well"
+	@echo "make torture    a thousand kills at random instants, and what else supervision promises (20 minutes)"
 	@echo "make bench      speed and memory, as ratios"
 	@echo "make docs       write docs/commands.md and docs/csa.1 anew from the parsers"
 
@@ -66,6 +67,9 @@ test-real: $(STAMP) $(CLIS)/.installed
 
 test-real-all: $(STAMP) $(CLIS)/.installed
 	CSA_REAL_CLIS=$(CLIS) $(BIN)/pytest -q -m real tests/real
+
+torture: $(STAMP)
+	$(BIN)/python bench/torture.py
 
 bench: $(STAMP)
 	$(BIN)/python bench/run.py
