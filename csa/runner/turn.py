@@ -138,7 +138,7 @@ class Turn:
         )
         for problem in (*self._prepared.problems, *self._prepared.invocation.warnings):
             self._first += recorder.append("warning", {"kind": "adapter", "message": problem})
-        write_run_files(recorder.paths, self._prepared.invocation.files)
+        write_run_files(recorder.paths, self._prepared.invocation.files, self._prepared.invocation.links)
         if plan.is_new:
             publish(setting.store, recorder)
         recorder.open_logs()
