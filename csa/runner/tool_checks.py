@@ -23,6 +23,7 @@ from csa.runner.toolbox import find_command, has_login
 _VERSION = re.compile(r"v?(\d+(?:\.\d+)+(?:[-+][\w.+-]+)?)")
 _ESCAPES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\))")
 _KEPT_BYTES = 16 << 10
+_ERROR_LINE = re.compile(r"^[^\w\n]*(?:\w*Error|[Ee]rror|ERROR|fatal|FATAL)\b.*", re.MULTILINE)
 _DRAIN_S = 0.5  # for a pipe that something the tool has started still holds
 _WORDS = 160
 
@@ -122,7 +123,10 @@ def _find_version(text: str) -> str | None:
 
 
 def _with_words(problem: str, text: str) -> str:
-    words = " ".join(_ESCAPES.sub("", text).split())
+    """Quote what a command said, from its first line that tells of an error on: node shows its source before it."""
+    plain = _ESCAPES.sub("", text)
+    error = _ERROR_LINE.search(plain)
+    words = " ".join(plain[error.start() if error else 0 :].split())
     shown = words if len(words) <= _WORDS else words[: _WORDS - 1] + "…"
     return f"{problem}: {shown}" if shown else f"{problem}, without a word"
 

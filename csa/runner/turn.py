@@ -12,6 +12,7 @@ outcome is written and the lock released; that part is shielded and bounded in t
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -144,7 +145,7 @@ class Turn:
             csa_command=self._csa_command,
         )
         reaped = self._reap_earlier()
-        self._started_at = datetime.now(UTC)
+        self._started_at, self._began_s = datetime.now(UTC), time.monotonic()
         handoff = self._prepared.handoff
         self._first = recorder.start(
             self._request.prompt,
@@ -156,7 +157,7 @@ class Turn:
             self._first += recorder.append("warning", {"kind": "adapter", "message": problem})
         if reaped:
             self._first += recorder.append("warning", {"kind": "leftovers", "message": reaped})
-        write_run_files(recorder.paths, self._prepared.invocation.files)
+        write_run_files(recorder.paths, self._prepared.invocation.files, self._prepared.invocation.links)
         if plan.is_new:
             publish(setting.store, recorder)
         recorder.open_logs()
@@ -260,7 +261,7 @@ class Turn:
             error_kind=verdict.error_kind,
             error_message=verdict.error_message,
             usage=outcome.usage,
-            duration_s=round((now - self._started_at).total_seconds(), 3),
+            duration_s=round(time.monotonic() - self._began_s, 3),  # the clock may have been set meanwhile
             started_at=self._started_at,
             finished_at=now,
             peak_rss_bytes=peak_rss,

@@ -15,7 +15,8 @@ import pytest
 from fixtures.mock_provider import Reply, cut, status, text
 from tests.real.workplace import TOOLS, Json, RealTool, Workplace, open_workplace
 
-pytestmark = [pytest.mark.real, pytest.mark.timeout(300)]
+# One process runs them all: they share the runs.
+pytestmark = [pytest.mark.real, pytest.mark.timeout(300), pytest.mark.xdist_group("failures")]
 
 LIMIT_S = 60.0
 UNREACHABLE = "unreachable"
