@@ -114,6 +114,7 @@ class CodexDecoder:
             stop_reason="end_turn" if kind is None else None,
             error_kind=kind,
             error_message=message,
+            retry_after_s=_delay_in(message or ""),
             usage=self._usage,
             totals=self._totals if self._thread or self._asked else None,
             denied=tuple(self._denied),
@@ -257,10 +258,16 @@ def _retry(notice: re.Match[str]) -> Update:
     data: _Json = {"kind": kind_of(reason) if reason else "network", "message": reason or notice.group(0)}
     if attempt:
         data |= {"attempt": int(attempt), "max": int(most)}
-    delay = _DELAY.search(reason or "")
-    if delay:
-        data["retry_after_s"] = round(float(delay.group(1)) * _UNIT_SECONDS[delay.group(2)], 3)
+    delay = _delay_in(reason or "")
+    if delay is not None:
+        data["retry_after_s"] = delay
     return Update("retry", data)
+
+
+def _delay_in(message: str) -> float | None:
+    """Return the seconds after which the provider, in its message, says that it can be asked again."""
+    delay = _DELAY.search(message)
+    return round(float(delay.group(1)) * _UNIT_SECONDS[delay.group(2)], 3) if delay else None
 
 
 def _plan_entry(todo: _Json) -> dict[str, str]:

@@ -55,6 +55,22 @@ def configure(parser: argparse.ArgumentParser) -> None:
     how.add_argument("--system", metavar="TEXT", help="text to add to the tool's system prompt")
     how.add_argument("--system-file", metavar="FILE", help="the same, from a file")
     how.add_argument("--timeout", type=float, metavar="S", help="end the turn after S seconds")
+    how.add_argument(
+        "--retries",
+        type=int,
+        metavar="N",
+        help="try again up to N times when the provider fails in passing and nothing has been done yet (default: 2)",
+    )
+    how.add_argument(
+        "--fallback",
+        metavar="T,...",
+        help="when the provider fails, go on in the same session with the first of these tools that can",
+    )
+    how.add_argument(
+        "--no-handoff",
+        action="store_true",
+        help="give the tool the prompt alone, even where other tools have worked in the session before",
+    )
     how.add_argument("--dry-run", action="store_true", help="say what would be run; create and start nothing")
     prompt = parser.add_argument_group("the prompt")
     prompt.add_argument("--prompt-file", metavar="FILE", help="read the prompt from a file")
@@ -175,8 +191,16 @@ def _request(arguments: argparse.Namespace) -> RunRequest:
         system=_read_file("--system-file", arguments.system_file) if arguments.system_file else arguments.system,
         ephemeral=arguments.ephemeral,
         timeout_s=arguments.timeout,
+        retries=arguments.retries,
+        fallback=_words(arguments.fallback),
+        handoff=False if arguments.no_handoff else None,
         directory=Path(arguments.cd).resolve() if arguments.cd else None,
     )
+
+
+def _words(text: str | None) -> tuple[str, ...] | None:
+    """Split a list of names; an empty one is none, and None is left to the configuration."""
+    return None if text is None else tuple(word.strip() for word in text.split(",") if word.strip())
 
 
 def _prompt(arguments: argparse.Namespace) -> str:
@@ -231,6 +255,8 @@ def _print_plan(plan: TurnPlan, *, as_json: bool) -> None:
         "model": plan.model,
         "effort": plan.effort,
         "timeout_s": plan.timeout_s,
+        "retries": plan.retries,
+        "fallback": list(plan.fallback),
         "parent": plan.state.parent_session_id,
         "depth": plan.state.depth,
         "resumes": plan.tool_state.provider_session_id,
@@ -239,5 +265,5 @@ def _print_plan(plan: TurnPlan, *, as_json: bool) -> None:
         print_json(facts)
         return
     for name, value in facts.items():
-        if value is not None:
+        if value not in (None, []):
             print(f"{name:<11} {value}")

@@ -50,8 +50,11 @@ class Attempt:
         self._last_output = anyio.current_time()
         self._stderr_tail = b""
 
-    async def run(self, invocation: Invocation, *, timeout_s: float | None) -> ToolExit:
-        """Run the watchers beside the tool until it has exited and its output is drained."""
+    async def run(self, invocation: Invocation, *, timeout_s: float | None, spent_s: float = 0.0) -> ToolExit:
+        """Run the watchers beside the tool until it has exited and its output is drained.
+
+        `spent_s` of the time limit is over already.
+        """
         async with anyio.create_task_group() as watchers:
             watchers.start_soon(self._tool.feed_stdin, invocation.stdin)
             watchers.start_soon(self._pump_stdout)
@@ -59,7 +62,7 @@ class Attempt:
             watchers.start_soon(self._keep_beating)
             watchers.start_soon(self._keep_flushing)
             watchers.start_soon(self._watch_for_cancel)
-            watchers.start_soon(self._keep_time, timeout_s)
+            watchers.start_soon(self._keep_time, timeout_s, spent_s)
             watchers.start_soon(self._reap)
             watchers.start_soon(self._end_on_request)
             end = await self._tool.wait()
@@ -127,8 +130,8 @@ class Attempt:
             if self._recorder.paths.cancel.exists():
                 self._stopping.request(Stop("cancelled", None, "cancelled on request"))
 
-    async def _keep_time(self, limit_s: float | None) -> None:
-        await anyio.sleep(limit_s if limit_s is not None else math.inf)
+    async def _keep_time(self, limit_s: float | None, spent_s: float) -> None:
+        await anyio.sleep(max(0.0, limit_s - spent_s) if limit_s is not None else math.inf)
         self._stopping.request(Stop("timed_out", None, f"the turn took longer than {limit_s:g} s"))
 
     async def _reap(self) -> None:

@@ -154,6 +154,17 @@ class Recorder:
             self.paths.cancel.unlink(missing_ok=True)
         return result, events
 
+    def pass_to(self, plan: TurnPlan) -> Recorder:
+        """Return the recorder of the next turn, by the tool of `plan`; the session's lock is held throughout.
+
+        Raises as `HeldSession.pass_to`; then this one still has to be closed.
+        """
+        self.journal.close()
+        self.held.pass_to(plan.adapter.name, turn=self.turn + 1)
+        following = Recorder(self.held, plan, self._redactor)
+        following.losses = self.losses
+        return following
+
     def close(self) -> None:
         """Release the lock; an ephemeral session is removed first."""
         self.journal.close()
