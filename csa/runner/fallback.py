@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
 
-from csa.errors import ToolUnavailableError, UsageError
+from csa.errors import ConfigError, ToolUnavailableError, UsageError
 from csa.model.config import AUTO, Config
 from csa.runner.request import RunRequest
 from csa.runner.setting import Setting
@@ -26,8 +26,18 @@ def fallback_of(setting: Setting, request: RunRequest) -> tuple[str, ...]:
         raise UsageError("--fallback takes the names of tools, in order.", hint="--fallback claude-code,gemini-cli")
     for name in names:
         with suppress(ToolUnavailableError):  # its adapter does not load: like one that is not installed
-            find_adapter(name, setting.config)
+            _check_known(name, setting.config, is_configured=request.fallback is None)
     return tuple(dict.fromkeys(names))
+
+
+def _check_known(name: str, config: Config, *, is_configured: bool) -> None:
+    try:
+        find_adapter(name, config)
+    except UsageError as error:
+        if not is_configured:
+            raise
+        origin = config.values["fallback"][1]
+        raise ConfigError(f"{origin}: 'fallback': {error.message}", hint=error.hint) from error
 
 
 def first_installed(

@@ -20,6 +20,7 @@ _LEAST_ROOM = 240  # a turn that has less is left out, and so are those before i
 _SHARE = 0.75  # of the room that is left, for a turn that has others before it
 _MOST_CALLS = 200
 _TITLE_CHARS = 160
+_STREAMED_CHARS = 4000
 _CHANGES = frozenset({"edit", "delete", "move"})
 _CUT = "\n[...]\n"
 
@@ -118,6 +119,7 @@ class _Turn:
     tool: str = ""
     prompt: str = ""
     answer: str = ""
+    streamed: str = ""  # the end of what a tool that streams has said
     is_bound: bool = False  # the tool had a conversation, which knows of the turn
     end: str = "had no end: csa itself was killed"
     calls: list[tuple[str, str]] = field(default_factory=list)  # kind and line, newest first
@@ -134,6 +136,7 @@ def _turns_backwards(paths: SessionPaths) -> Iterator[_Turn]:
             turn.tool = str(event.data.get("tool", ""))
             turn.prompt = str(event.data.get("prompt", "")).strip()
             turn.is_bound = turn.is_bound or bool(event.data.get("resumed"))
+            turn.answer = turn.answer or turn.streamed.strip()
             yield turn
         else:
             _take(turn, event)
@@ -148,10 +151,19 @@ def _take(turn: _Turn, event: Event) -> None:
         _take_call(turn, event)
     elif event.type == "session_bound":
         turn.is_bound = True
-    elif event.type == "agent_message" and not turn.answer and not data.get("chunk"):
-        turn.answer = str(data.get("text", "")).strip()
+    elif event.type == "agent_message" and not turn.answer:
+        _take_message(turn, event)
     elif event.type == "run_finished":
         turn.end = _describe_end(event)
+
+
+def _take_message(turn: _Turn, event: Event) -> None:
+    """Take the last message of a turn that left no answer."""
+    text = str(event.data.get("text", ""))
+    if not event.data.get("chunk"):
+        turn.answer = turn.streamed.strip() or text.strip()
+    elif len(turn.streamed) < _STREAMED_CHARS:
+        turn.streamed = text + turn.streamed
 
 
 def _take_call(turn: _Turn, event: Event) -> None:

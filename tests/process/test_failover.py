@@ -55,7 +55,7 @@ def test_passing_failure_is_tried_again(place: Place, tool: str, fault: str) -> 
     (retry,) = retries_of(place, done.session_id)
     assert (retry["attempt"], retry["max"], retry["by"]) == (1, 2, "csa")
     assert 0 < retry["retry_after_s"] <= 5
-    assert "retry 1/2" in done.err
+    assert "retry by csa 1/2" in done.err
     kinds = [event["type"] for event in place.events(done.session_id)]
     assert (kinds.count("run_started"), kinds.count("run_finished")) == (1, 1)
     first, second = bound_ids(place, done.session_id)
@@ -156,7 +156,7 @@ def test_cancelled_during_the_pause(place: Place, way: str) -> None:
     """A turn that waits to try again ends at once when it is cancelled."""
     place.script(fails("429", retry_after_s=50), answers())
     running = place.start("run", "--tool", "codex", "--json", "hello")
-    wait_for(lambda: "retry 1/2" in running.err, "csa waits to try again")
+    wait_for(lambda: "retry by csa 1/2" in running.err, "csa waits to try again")
     began = time.monotonic()
     if way == "signal":
         running.signal(15)
@@ -190,7 +190,7 @@ def test_killed_during_the_pause(place: Place) -> None:
     """SIGKILL of csa while it waits leaves a lost turn, and a session whose next turn works."""
     place.script(fails("429", retry_after_s=50), answers("next"))
     running = place.start("run", "--tool", "codex", "hello")
-    wait_for(lambda: "retry 1/2" in running.err, "csa waits to try again")
+    wait_for(lambda: "retry by csa 1/2" in running.err, "csa waits to try again")
     session_id = running.session_id
     running.kill()
     place.wait_until_empty(within_s=2)
@@ -204,7 +204,7 @@ def test_alive_during_the_pause(place: Place) -> None:
     """The session counts as running while csa waits to try again."""
     place.script(fails("429", retry_after_s=50), answers())
     running = place.start("run", "--tool", "codex", "hello")
-    wait_for(lambda: "retry 1/2" in running.err, "csa waits to try again")
+    wait_for(lambda: "retry by csa 1/2" in running.err, "csa waits to try again")
     assert place.run("session", "is-alive", "-s", running.session_id).code == 0
     running.signal(2)
     running.wait()
