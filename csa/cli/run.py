@@ -170,6 +170,8 @@ def _hint(result: RunResult) -> str | None:
         return f"log in with {result.tool}, or set its key"
     if result.error_kind == "context_overflow":
         return "begin a new session, or shorten this one with the tool's own compaction"
+    if result.error_kind == "quota":
+        return f'csa run --session {result.session_id} --tool ANOTHER "go on", or pass --fallback the next time'
     if result.provider_session_id is None:
         return None
     return f'csa run --session {result.session_id} "go on"'

@@ -158,7 +158,7 @@ def _expand(path: str, environ: Mapping[str, str]) -> Path:
         return Path(environ.get("HOME", "/")) / path[2:]
     if path.startswith("$"):
         name, _, rest = path[1:].partition("/")
-        return Path(environ[name]) / rest if environ.get(name) else Path("/nonexistent")
+        return Path(environ.get(name) or os.devnull) / rest  # below a file that is no directory there is nothing
     return Path(path)
 
 

@@ -232,8 +232,13 @@ class Turn:
             return before
         if self._known.provider_session_id and before.totals is not None:
             self._known = replace(self._known, totals=before.totals)
-        self._prepare()
-        write_run_files(self._recorder.paths, self._prepared.invocation.files)
+        try:
+            self._prepare()
+            write_run_files(self._recorder.paths, self._prepared.invocation.files)
+        except (CsaError, OSError) as error:
+            outcome = Outcome(succeeded=False, error_kind="internal", error_message=f"cannot try again: {error}")
+            self._tried.append(Tried(outcome, ToolExit(None, None)))
+            return outcome
         return await self._try()
 
     def _may_retry(self, outcome: Outcome) -> bool:
