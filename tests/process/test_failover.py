@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 import time
 from pathlib import Path
 from typing import Any
 
+import anyio
 import pytest
 
+import csa
 from csa.paths import SessionPaths
-from csa.store.locks import is_locked
+from csa.store.locks import acquire_lock, is_locked
 from csa.store.owner import Owner, parse_owner
+from tests.cli.terminal import Terminal
 from tests.support import Json, Place, wait_for
 
 ALL = pytest.mark.parametrize("tool", ["codex", "claude-code", "gemini-cli", "opencode"])
@@ -428,6 +432,75 @@ def test_stream_holds_all_turns(place: Place) -> None:
     assert [json.loads(line) for line in done.out.splitlines()] == place.events(done.session_id)
 
 
+def test_library_goes_on_in_one_block(place: Place) -> None:
+    """One `async with` yields the events of all turns; number and plan are those of the turn that runs."""
+    place.script(fails("quota", tool="codex"), answers("by claude"))
+    seen: list[tuple[int, str]] = []
+
+    async def scenario() -> csa.RunResult | None:
+        client = csa.Csa(place.project, root=place.state_root, environ=place.env)
+        request = csa.RunRequest(prompt="hello", tool="codex", fallback=("claude-code",))
+        with anyio.fail_after(30):
+            async with client.run(request) as turn:
+                assert (turn.turn, turn.plan.adapter.name) == (1, "codex")
+                seen.extend([(event.turn, event.type) async for event in turn])
+                assert (turn.turn, turn.plan.adapter.name) == (2, "claude-code")
+        return turn.result
+
+    result = anyio.run(scenario)
+    assert result is not None
+    assert (result.turn, result.text, len(result.chain)) == (2, "by claude", 2)
+    (session_id,) = place.ids()
+    assert seen == [(event["turn"], event["type"]) for event in place.events(session_id)]
+
+
+def test_block_that_is_left_during_the_pause(place: Place) -> None:
+    """Leaving the block while csa waits to try again cancels the turn, and nothing falls back."""
+    place.script(fails("429", retry_after_s=50), answers("by claude"))
+
+    async def scenario() -> csa.RunResult | None:
+        client = csa.Csa(place.project, root=place.state_root, environ=place.env)
+        request = csa.RunRequest(prompt="hello", tool="codex", fallback=("claude-code",))
+        with anyio.fail_after(10):
+            async with client.run(request) as turn:
+                async for event in turn:
+                    if event.type == "retry":
+                        break
+        return turn.result
+
+    result = anyio.run(scenario)
+    assert result is not None
+    assert (result.status, result.tool, result.chain) == ("cancelled", "codex", ())
+
+
+def test_on_a_terminal(place: Place) -> None:
+    """The live view keeps what became of the first tool, and goes on with the next."""
+    place.script(fails("quota", tool="codex"), {"match": "", "do": [*place.hold(), ["say", "by claude"]]})
+    words = ("run", "--tool", "codex", "--fallback", "claude-code", "hello")
+    with Terminal(place, *words, size=(100, 20)) as terminal:
+        terminal.wait_for("going on in turn 2 with claude-code")
+        place.wait_ready()
+        terminal.wait_for("claude-code ")
+        place.release()
+        assert terminal.end() == 0
+    assert "csa: failed in" in terminal.text
+    assert "csa: succeeded in" in terminal.text
+
+
+def test_next_tool_is_locked(place: Place) -> None:
+    """Another program holds the next tool's lock: the run ends as its first turn did, and says why."""
+    place.script({"match": "", "tool": "codex", "do": [*place.hold(), ["fail", "quota"]]}, answers("by claude"))
+    running = place.start("run", "--tool", "codex", "--fallback", "claude-code", "--json", "hello")
+    place.wait_ready()
+    with acquire_lock(SessionPaths(place.session(running.session_id)).tool_lock("claude-code"), flock=True):
+        place.release()
+        done = running.wait()
+    assert (done.code, done.json["tool"], done.json["error"]["kind"]) == (8, "codex", "quota")
+    assert "claude-code could not go on" in done.err
+    assert place.status(running.session_id) == "failed"
+    assert place.run("run", "--session", running.session_id, "--tool", "claude-code", "hello").code == 0
+
+
 # Statistics
 
 
@@ -439,6 +512,10 @@ def test_usage_statistics(place: Place) -> None:
     place.run("run", "--tool", "claude-code", "hello")
     content = path.read_text()
     assert content.count("p95_peak_rss_bytes") == 2
+    checks = place.run("doctor", "--json").json["checks"]
+    (detail,) = [check["detail"] for check in checks if check["name"] == "codex"]
+    assert re.search(r"up to \d+ MB a turn \(P95 of 1\)", detail)
+    assert path.read_text() == content
     path.write_text("this is = not [ toml")
     place.codex()
     assert "[tools.codex]" in path.read_text()
