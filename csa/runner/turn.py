@@ -338,7 +338,7 @@ class Turn:
         )
         if self._ended:
             result = replace(result, chain=(*(link_of(ended) for ended in self._ended), link_of(result)))
-        result, events = self._recorder.finish(result, outcome)
+        result, events = self._recorder.finish(result, outcome, goes_on=self._following is not None)
         self._last = [*passed_over, *events]
         self._ended.append(result)
 
