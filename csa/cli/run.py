@@ -59,6 +59,22 @@ def configure(parser: argparse.ArgumentParser) -> None:
     how.add_argument("--detach", action="store_true", help="return when the session is there; it goes on by itself")
     how.add_argument("--on-finish", metavar="CMD", help="run this shell command when the turn has ended")
     how.add_argument("--keep-background", action="store_true", help="leave running what the tool leaves running")
+    how.add_argument(
+        "--retries",
+        type=int,
+        metavar="N",
+        help="try again up to N times when the provider fails in passing and nothing has been done yet (default: 2)",
+    )
+    how.add_argument(
+        "--fallback",
+        metavar="T,...",
+        help="when the provider fails, go on in the same session with the first of these tools that can",
+    )
+    how.add_argument(
+        "--no-handoff",
+        action="store_true",
+        help="give the tool the prompt alone, even where other tools have worked in the session before",
+    )
     how.add_argument("--dry-run", action="store_true", help="say what would be run; create and start nothing")
     prompt = parser.add_argument_group("the prompt")
     prompt.add_argument("--prompt-file", metavar="FILE", help="read the prompt from a file")
@@ -191,6 +207,8 @@ def _hint(result: RunResult) -> str | None:
         return f"log in with {result.tool}, or set its key"
     if result.error_kind == "context_overflow":
         return "begin a new session, or shorten this one with the tool's own compaction"
+    if result.error_kind == "quota":
+        return f'csa run --session {result.session_id} --tool ANOTHER "go on", or pass --fallback the next time'
     if result.provider_session_id is None:
         return None
     return f'csa run --session {result.session_id} "go on"'
@@ -214,8 +232,16 @@ def _request(arguments: argparse.Namespace) -> RunRequest:
         timeout_s=arguments.timeout,
         idle_timeout_s=arguments.idle_timeout,
         keep_background=arguments.keep_background,
+        retries=arguments.retries,
+        fallback=_words(arguments.fallback),
+        handoff=False if arguments.no_handoff else None,
         directory=Path(arguments.cd).resolve() if arguments.cd else None,
     )
+
+
+def _words(text: str | None) -> tuple[str, ...] | None:
+    """Split a list of names; an empty one is none, and None is left to the configuration."""
+    return None if text is None else tuple(word.strip() for word in text.split(",") if word.strip())
 
 
 def _prompt(arguments: argparse.Namespace) -> str:
@@ -271,6 +297,8 @@ def _print_plan(plan: TurnPlan, *, as_json: bool) -> None:
         "effort": plan.effort,
         "timeout_s": plan.timeout_s,
         "idle_timeout_s": plan.idle_timeout_s,
+        "retries": plan.retries,
+        "fallback": list(plan.fallback),
         "parent": plan.state.parent_session_id,
         "depth": plan.state.depth,
         "resumes": plan.tool_state.provider_session_id,
@@ -279,5 +307,5 @@ def _print_plan(plan: TurnPlan, *, as_json: bool) -> None:
         print_json(facts)
         return
     for name, value in facts.items():
-        if value is not None:
+        if value not in (None, []):
             print(f"{name:<11} {value}")

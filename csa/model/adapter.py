@@ -109,6 +109,7 @@ class Outcome:
     stop_reason: str | None = None
     error_kind: ErrorKind | None = None
     error_message: str | None = None
+    retry_after_s: float | None = None  # when the provider says that it can be asked again
     usage: Usage | None = None  # of this turn; None when unknown
     totals: Mapping[str, float] | None = None  # running totals of a tool that reports no per-turn figures
     denied: tuple[str, ...] = ()  # titles of tool calls that were refused permission

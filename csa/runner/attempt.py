@@ -55,9 +55,17 @@ class Attempt:
         self._stderr_tail = b""
 
     async def run(
-        self, invocation: Invocation, *, timeout_s: float | None, idle_timeout_s: float | None = None
+        self,
+        invocation: Invocation,
+        *,
+        timeout_s: float | None,
+        spent_s: float = 0.0,
+        idle_timeout_s: float | None = None,
     ) -> ToolExit:
-        """Run the watchers beside the tool until it has exited and its output is drained."""
+        """Run the watchers beside the tool until it has exited and its output is drained.
+
+        `spent_s` of the time limit is over already.
+        """
         async with anyio.create_task_group() as watchers:
             watchers.start_soon(self._tool.feed_stdin, invocation.stdin)
             watchers.start_soon(self._pump_stdout)
@@ -65,8 +73,8 @@ class Attempt:
             watchers.start_soon(self._keep_beating)
             watchers.start_soon(self._keep_flushing)
             watchers.start_soon(self._watch_for_cancel)
-            watchers.start_soon(self._keep_time, timeout_s)
             watchers.start_soon(self._watch_for_silence, idle_timeout_s)
+            watchers.start_soon(self._keep_time, timeout_s, spent_s)
             watchers.start_soon(self._reap)
             watchers.start_soon(self._end_on_request)
             end = await self._tool.wait()
@@ -137,8 +145,8 @@ class Attempt:
                     Stop("cancelled", None, f"cancelled by {asked}" if asked else "cancelled on request")
                 )
 
-    async def _keep_time(self, limit_s: float | None) -> None:
-        await anyio.sleep(limit_s if limit_s is not None else math.inf)
+    async def _keep_time(self, limit_s: float | None, spent_s: float) -> None:
+        await anyio.sleep(max(0.0, limit_s - spent_s) if limit_s is not None else math.inf)
         self._stopping.request(Stop("timed_out", None, f"the turn took longer than {limit_s:g} s"))
 
     async def _watch_for_silence(self, limit_s: float | None) -> None:

@@ -42,6 +42,7 @@ class Recorder:
         self.losses: list[str] = []
         self.tool_state: ToolState = held.state.tools.get(plan.adapter.name, ToolState())
         self._redactor = redactor
+        self._follows = False  # it goes on from a turn of the same run, so that what cancels that cancels this
         self.stdout_log: OutputLog
         self.stderr_log: OutputLog
         last = last_turn_event(held.paths.transcript)
@@ -88,7 +89,8 @@ class Recorder:
                 hint="make room on the disk; nothing was started",
             )
         self.beat()
-        self.held.paths.cancel.unlink(missing_ok=True)
+        if not self._follows:
+            self.held.paths.cancel.unlink(missing_ok=True)
         return events
 
     def open_logs(self) -> None:
@@ -141,8 +143,11 @@ class Recorder:
             words = ""
         return self._redactor.redact(words.strip().partition("\n")[0][:200])
 
-    def finish(self, result: RunResult, outcome: Outcome) -> tuple[RunResult, list[Event]]:
-        """Write the end: `run_finished` (durable), then its projections. Each step is tried, whatever failed before."""
+    def finish(self, result: RunResult, outcome: Outcome, *, goes_on: bool = False) -> tuple[RunResult, list[Event]]:
+        """Write the end: `run_finished` (durable), then its projections. Each step is tried, whatever failed before.
+
+        With `goes_on`, another turn follows at once, which is to see a `cancel` file that appears meanwhile.
+        """
         final = self._redactor.redact(result.text).encode("utf-8", "surrogateescape")
         self._attempt("final.md", lambda: write_atomically(self.paths.turn_output(self.turn) / "final.md", final))
         for log in (self.stdout_log, self.stderr_log):
@@ -170,9 +175,22 @@ class Recorder:
         )
         self._save_state(usage=result.usage, at=result.finished_at)
         self.beat()
-        with suppress(OSError):  # the next turn removes it as well
-            self.paths.cancel.unlink(missing_ok=True)
+        if not goes_on:
+            with suppress(OSError):  # the next turn removes it as well
+                self.paths.cancel.unlink(missing_ok=True)
         return result, events
+
+    def pass_to(self, plan: TurnPlan) -> Recorder:
+        """Return the recorder of the next turn, by the tool of `plan`; the session's lock is held throughout.
+
+        Raises as `HeldSession.pass_to`; then this one still has to be closed.
+        """
+        self.journal.close()
+        self.held.pass_to(plan.adapter.name, turn=self.turn + 1)
+        following = Recorder(self.held, plan, self._redactor)
+        following.losses = self.losses
+        following._follows = True
+        return following
 
     def close(self) -> None:
         """Release the lock; an ephemeral session is removed first."""

@@ -30,6 +30,7 @@ class ToolChoice:
     command: tuple[str, ...]
     why: str
     transport: str = NATIVE
+    is_fallback: bool = False  # it stands in for another, which is not installed
 
 
 @cache
