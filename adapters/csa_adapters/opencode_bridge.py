@@ -207,7 +207,11 @@ class Turn:
         """Ask, and read events until the turn has ended; nothing is asked before the subscription holds."""
         events = self._server.events()
         next(events, None)
-        self._server.call("POST", f"/session/{self._id}/prompt_async", self._prompt())
+        try:
+            self._server.call("POST", f"/session/{self._id}/prompt_async", self._prompt())
+        except BridgeError:
+            if not self._server.ending():
+                raise  # it refuses; one that died may have said something before
         for event in events:
             handler = self._handlers.get(str(event.get("type")))
             if handler and handler(event.get("properties") or {}):
