@@ -68,6 +68,14 @@ def _columns() -> int:
 class Parser(argparse.ArgumentParser):
     """An ArgumentParser that words its errors as csa does."""
 
+    def parse_known_args(self, args=None, namespace=None):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201  # as it is
+        """Take the value of an option that may have none only as `--option=value`, or it would take the prompt."""
+        lone = {name: each.const for each in self._actions if each.nargs == "?" for name in each.option_strings}
+        words = list(sys.argv[1:] if args is None else args)
+        end = words.index("--") if "--" in words else len(words)
+        joined = [f"{word}={lone[word]}" if word in lone else word for word in words[:end]]
+        return super().parse_known_args(joined + words[end:], namespace)
+
     def error(self, message: str) -> None:  # type: ignore[override]  # argparse's never returns; nor does this
         raise UsageFault(message, self.prog)
 
@@ -89,6 +97,7 @@ COMMANDS = (
     Command(("session", "result"), "session_result", "print the answer of a session's last turn"),
     Command(("session", "logs"), "session_logs", "print what happened in a session"),
     Command(("session", "is-alive"), "session_is_alive", "say whether a session is running"),
+    Command(("session", "budget"), "session_budget", "show what a session and all below it have used"),
     Command(("config", "show"), "config_show", "print each setting with its origin"),
     Command(("config", "validate"), "config_validate", "check the config files"),
     Command(("doctor",), "doctor", "say whether csa can work here, and what to do if not"),

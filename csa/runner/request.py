@@ -26,4 +26,7 @@ class RunRequest:
     system: str | None = None  # text to add to the tool's system prompt
     ephemeral: bool = False
     timeout_s: float | None = None
+    budget_tokens: int | None = None  # of the session and all below it; 0 is none, None leaves it as it is
+    budget_usd: float | None = None
+    budget_time_s: float | None = None  # the time of all turns, added up
     directory: Path | None = None  # where a new session starts; default: where the library was opened

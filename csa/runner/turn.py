@@ -153,11 +153,11 @@ class Turn:
                 self._prepared.invocation.argv,
                 cwd=self.plan.cwd,
                 env=self._prepared.environment,
-                shared_fds=(self._recorder.held.session_lock.fd,),
+                shared_fds=self._recorder.held.shared_fds,
                 owns_process=self._owns_process,
             ) as tool:
                 attempt = Attempt(tool, decoder, self._recorder, self._stopping, self._deliver)
-                end = await attempt.run(self._prepared.invocation, timeout_s=self.plan.timeout_s)
+                end = await attempt.run(self._prepared.invocation, timeout_s=self._recorder.plan.timeout_s)
             peak_rss = tool.peak_rss_bytes
             if tool.swept:
                 await self._note_swept(tool.swept)
