@@ -64,6 +64,8 @@ def open_admission(store: Store, plan: TurnPlan) -> Iterator[Admission]:
             refuse_busy(store.paths(plan.state.session_id), plan.state)  # before it counts as one turn too many
         if tree:
             plan, notes = _check(tree, plan, above)
+        if plan.is_new:
+            plan = _bounded(plan, plan.state, plan.state.budget.time_s, notes)
         lineage = frozenset(state.session_id for state in above)
         slot = take_slot(
             store.root, Holder(plan.state.session_id, plan.adapter.name), plan.state.limits, lineage=lineage
@@ -149,13 +151,16 @@ def _check_budget(plan: TurnPlan, state: SessionState, accounts: list[Account], 
             f"csa run --session {state.session_id} with a --budget option sets another",
         )
     notes += _unknown(state, accounts)
-    if not budget.time_s:
+    return _bounded(plan, state, budget.time_s - spent.time_s, notes)
+
+
+def _bounded(plan: TurnPlan, state: SessionState, left_s: float, notes: list[str]) -> TurnPlan:
+    """Give a turn no more time than a budget leaves it."""
+    left_s = round(left_s, 3)
+    if not state.budget.time_s or (plan.timeout_s is not None and plan.timeout_s <= left_s):
         return plan
-    left = round(budget.time_s - spent.time_s, 3)
-    if plan.timeout_s is not None and plan.timeout_s <= left:
-        return plan
-    notes.append(f"the time budget of session {state.session_id} leaves this turn {left:g} s")
-    return replace(plan, timeout_s=left)
+    notes.append(f"the time budget of session {state.session_id} leaves this turn {left_s:g} s")
+    return replace(plan, timeout_s=left_s)
 
 
 def _running_words(accounts: list[Account]) -> str:
