@@ -1,4 +1,7 @@
-"""A caller whose `CSA_*` variables are gone is found by the processes that started it."""
+"""A caller whose `CSA_*` variables are gone is found by the processes that started it.
+
+HOME is given all the same: without it the fakes would write to the home of whoever runs the tests.
+"""
 
 from __future__ import annotations
 
@@ -23,11 +26,11 @@ def run_inside(place: Place, command: str, **rule: object) -> tuple[str, str]:
 @pytest.mark.parametrize(
     "way",
     [
-        "env -i PATH=$PATH {csa}",
-        "env -i PATH=$PATH setsid {csa}",
-        "env -i PATH=$PATH HOME=/nonexistent XDG_STATE_HOME=/nonexistent {csa}",
+        "env -i PATH=$PATH HOME=$HOME {csa}",
+        "env -i PATH=$PATH HOME=$HOME setsid {csa}",
+        "env -i PATH=$PATH HOME=$TMPDIR XDG_STATE_HOME=$TMPDIR {csa}",
         "env -u CSA_SESSION_ID -u CSA_SESSION_DIR -u CSA_DEPTH -u CSA_PARENT_SESSION {csa}",
-        "CSA_SESSION_ID=garbage bash -c 'env -i PATH=$PATH {csa}'",
+        "CSA_SESSION_ID=garbage bash -c 'env -i PATH=$PATH HOME=$HOME {csa}'",
     ],
 )
 def test_an_agent_without_variables_is_still_inside(place: Place, way: str) -> None:
@@ -44,7 +47,7 @@ def test_an_agent_without_variables_is_still_inside(place: Place, way: str) -> N
 def test_a_daemon_of_an_agent_is_still_inside(place: Place) -> None:
     """A process that has left its group and its parent is found by the guardian, which has adopted it."""
     done = place.tmp / "done"
-    inner = f"env -i PATH=$PATH {CSA} run --tool codex inner; touch {done}"
+    inner = f"env -i PATH=$PATH HOME=$HOME {CSA} run --tool codex inner; touch {done}"
     place.script(
         {"match": "outer", "do": [["run", f"setsid -f bash -c '{inner}'"], ["wait-file", str(done), 20], ["say", "x"]]}
     )
@@ -56,7 +59,8 @@ def test_a_daemon_of_an_agent_is_still_inside(place: Place) -> None:
 def test_another_state_root_is_refused(place: Place) -> None:
     """Inside a session that runs, a state root elsewhere is no way out: exit 5."""
     elsewhere = place.tmp / "elsewhere"
-    _, output = run_inside(place, f"env -i PATH=$PATH CSA_STATE_DIR={elsewhere} {CSA} run x 2>&1; echo code $?")
+    command = f"env -i PATH=$PATH HOME=$HOME CSA_STATE_DIR={elsewhere} {CSA} run x"
+    _, output = run_inside(place, f"{command} 2>&1; echo code $?")
     assert "code 5" in output
     assert "not below the state root" in output
     assert not elsewhere.exists()
@@ -65,7 +69,7 @@ def test_another_state_root_is_refused(place: Place) -> None:
 
 def test_readers_find_their_session_too(place: Place) -> None:
     """@self works without variables, and shows the session of the state root it is in."""
-    root, output = run_inside(place, f"env -i {CSA} session is-alive @self")
+    root, output = run_inside(place, f"env -i HOME=$HOME {CSA} session is-alive @self")
     assert output.startswith("alive: codex")
     assert len(place.ids()) == 1
     assert root == place.ids()[0]
