@@ -66,10 +66,8 @@ def open_admission(store: Store, plan: TurnPlan) -> Iterator[Admission]:
             plan, notes = _check(tree, plan, above)
         if plan.is_new:
             plan = _bounded(plan, plan.state, plan.state.budget.time_s, notes)
-        lineage = frozenset(state.session_id for state in above)
-        slot = take_slot(
-            store.root, Holder(plan.state.session_id, plan.adapter.name), plan.state.limits, lineage=lineage
-        )
+        holder = Holder(plan.state.session_id, plan.adapter.name)
+        slot = take_slot(store.root, holder, plan.state.limits, callers=plan.callers)
         try:
             yield Admission(plan, slot, tree, notes)
         except BaseException:
@@ -88,7 +86,7 @@ def _check(tree: Tree, plan: TurnPlan, above: list[SessionState]) -> tuple[TurnP
     if plan.is_new and (limits.max_children or limits.max_tree_sessions):
         _check_sessions(tree, limits, above[0])
     if limits.max_tree_running:
-        _check_running(tree, plan, limits, above)
+        _check_running(tree, plan, limits)
     if not budgeted:
         return plan, []
     accounts = accounts_of(tree.root, tree.members(), tree.gone())
@@ -115,7 +113,7 @@ def _check_sessions(tree: Tree, limits: Limits, parent: SessionState) -> None:
         )
 
 
-def _check_running(tree: Tree, plan: TurnPlan, limits: Limits, above: list[SessionState]) -> None:
+def _check_running(tree: Tree, plan: TurnPlan, limits: Limits) -> None:
     running = [
         member
         for member in tree.members()
@@ -123,8 +121,7 @@ def _check_running(tree: Tree, plan: TurnPlan, limits: Limits, above: list[Sessi
     ]
     if len(running) < limits.max_tree_running:
         return
-    lineage = {state.session_id for state in above}
-    can_end = any(member.session_id not in lineage for member in running)
+    can_end = any(member.session_id not in plan.callers for member in running)
     words = (
         f"max_tree_running is {limits.max_tree_running}, and as many turns of the tree of session "
         f"{tree.top.session_id} run"

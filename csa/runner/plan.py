@@ -49,6 +49,7 @@ class TurnPlan:
     effort: str | None
     timeout_s: float | None
     max_depth: int
+    callers: tuple[str, ...] = ()  # the calling session and those above it: they go on when this turn has ended
 
     @property
     def tool_state(self) -> ToolState:
@@ -199,6 +200,7 @@ def _plan(
         effort=request.effort or configured.effort,
         timeout_s=request.timeout_s or setting.config.timeout_s,
         max_depth=state.max_depth if state.max_depth is not None else setting.config.max_depth,
+        callers=tuple(setting.caller.lineage()) if setting.caller else (),
     )
 
 

@@ -30,8 +30,8 @@ class Holder:
     tool: str
 
 
-def take_slot(root: Path, holder: Holder, limits: Limits, *, lineage: Collection[str] = ()) -> Lock:
-    """Take a free slot for a turn; it is held until the lock is closed. `lineage` are the sessions above it.
+def take_slot(root: Path, holder: Holder, limits: Limits, *, callers: Collection[str] = ()) -> Lock:
+    """Take a free slot for a turn; it is held until the lock is closed. `callers` wait for it.
 
     Raises:
         FullError: as many turns run as a limit for this host, or for the tool, allows.
@@ -41,7 +41,7 @@ def take_slot(root: Path, holder: Holder, limits: Limits, *, lineage: Collection
         directory.mkdir(0o700, parents=True, exist_ok=True)
     with acquire_lock(directory / "lock", wait=True):
         slots = list(_look(directory))
-        _refuse_when_full(root, slots, holder.tool, limits, lineage)
+        _refuse_when_full(root, slots, holder.tool, limits, callers)
         free = next((path for path, held in slots if held is None), directory / f"{len(slots) + 1:04}.lock")
         slot = acquire_lock(free)
         slot.write(json.dumps({"session_id": holder.session_id, "tool": holder.tool}).encode())
@@ -74,7 +74,7 @@ def _parse(content: bytes) -> Holder:
 
 
 def _refuse_when_full(
-    root: Path, slots: list[tuple[Path, Holder | None]], tool: str, limits: Limits, lineage: Collection[str]
+    root: Path, slots: list[tuple[Path, Holder | None]], tool: str, limits: Limits, callers: Collection[str]
 ) -> None:
     running = [held for _, held in slots if held is not None]
     same = [held for held in running if held.tool == tool]
@@ -83,7 +83,7 @@ def _refuse_when_full(
         (f"tools.{tool}.max_running", limits.tools.get(tool, 0), same, tool),
     ):
         if limit and len(counted) >= limit:
-            others = [held for held in counted if held.session_id not in lineage]
+            others = [held for held in counted if held.session_id not in callers]
             which = ", ".join(held.session_id for held in counted[:_NAMED]) + (", ..." if counted[_NAMED:] else "")
             what = f"turns of {of_tool}" if of_tool else "turns"
             words = f"{name} is {limit}, and as many {what} run on this host"

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from csa.errors import RefusedError
+from csa.ids import is_session_id
 from csa.model.limits import Spent
 from csa.model.state import SessionState
 from csa.paths import SessionPaths
@@ -168,10 +169,12 @@ def _parse(content: bytes) -> Roll:
             entry = json.loads(line)
             if entry == _COMPLETE:
                 is_complete = True
+            elif not is_session_id(entry["id"]):
+                continue
             elif "gone" in entry:
-                gone[str(entry["id"])] = Spent.from_dict(entry["gone"])
+                gone[entry["id"]] = Spent.from_dict(entry["gone"])
             else:
-                members[str(entry["id"])] = Member(str(entry["id"]), str(entry["project"]), entry["parent"])
+                members[entry["id"]] = Member(entry["id"], str(entry["project"]), entry["parent"])
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
             continue
     return Roll(members, gone, is_complete)

@@ -110,9 +110,10 @@ def test_waiting_for_a_place(place: Place) -> None:
 
 def test_waiting_for_oneself_is_refused(place: Place) -> None:
     """Where only the caller and those above it run, waiting would last for ever: exit 5 says so."""
-    for key in ("MAX_RUNNING", "MAX_TREE_RUNNING"):
-        place.play(["run", "csa run --tool codex --wait inner; echo code $?"], ["say", "x"])
-        session_id = place.codex("outer", env={f"CSA_CONF_{key}": "1"}).session_id
+    other = place.codex("other").session_id
+    for key, words in (("RUNNING", "inner"), ("TREE_RUNNING", "inner"), ("RUNNING", f"--session {other} x")):
+        place.play(["run", f"csa run --tool codex --wait {words}; echo code $?"], ["say", "x"])
+        session_id = place.codex("outer", env={f"CSA_CONF_MAX_{key}": "1"}).session_id
         (update,) = [event for event in place.events(session_id) if event["type"] == "tool_call_update"]
         assert "code 5" in update["data"]["content"]
         assert "do the work in this session" in update["data"]["content"]

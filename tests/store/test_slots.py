@@ -55,9 +55,9 @@ def test_limits_of_host_and_tool(state_root: Path) -> None:
 def test_waiting_for_those_above_is_futile(state_root: Path) -> None:
     """Where all that run are above the caller there is nothing to wait for."""
     slots = [take_slot(state_root, Holder(session_id, "codex"), Limits()) for session_id in IDS[:2]]
-    for lineage, can_wait in ((IDS[:1], True), (IDS[:2], False)):
+    for callers, can_wait in ((IDS[:1], True), (IDS[:2], False)):
         with pytest.raises(FullError) as caught:
-            take_slot(state_root, Holder(IDS[3], "codex"), Limits(max_running=2), lineage=lineage)
+            take_slot(state_root, Holder(IDS[3], "codex"), Limits(max_running=2), callers=callers)
         assert bool(caught.value.obstacle) is can_wait
     assert len(slots) == 2
 
