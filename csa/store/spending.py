@@ -14,10 +14,9 @@ from csa.errors import StateError
 from csa.model.limits import Spent, spent_by_turn
 from csa.model.state import SessionState, parse_time
 from csa.model.usage import Usage
-from csa.paths import SessionPaths
+from csa.store.lineage import find_record
 from csa.store.locks import probe_lock
 from csa.store.owner import parse_owner
-from csa.store.sessions import Store
 from csa.store.statefile import load_state
 from csa.store.transcript import read_events_backwards
 from csa.store.trees import Member
@@ -79,7 +78,7 @@ def unfinished_turn(transcript: Path, *, until: datetime | None = None) -> tuple
 
 
 def _account(root: Path, member: Member, gone: Spent | None) -> Account:
-    paths = member.paths(root) or _retired(root, member)
+    paths = member.paths(root) or find_record(root, member.project, member.session_id)
     try:
         state = load_state(paths.state) if paths else None
     except StateError:
@@ -96,8 +95,3 @@ def _account(root: Path, member: Member, gone: Spent | None) -> Account:
     if began and so_far.time_s:  # a turn of very many events is not read to its beginning
         so_far = replace(so_far, time_s=max(so_far.time_s, (now - began).total_seconds()))
     return Account(member, state, state.spent + so_far, is_running)
-
-
-def _retired(root: Path, member: Member) -> SessionPaths | None:
-    paths = SessionPaths(Store(root, Path(member.project)).path / "retired" / member.session_id)
-    return paths if paths.root.exists() else None

@@ -27,7 +27,7 @@ from csa.ids import is_session_id
 from csa.model.limits import Spent
 from csa.model.state import SessionState
 from csa.paths import SessionPaths
-from csa.store.lineage import ancestors
+from csa.store.lineage import ancestors, find_record
 from csa.store.locks import Lock, acquire_lock, is_locked
 from csa.store.sessions import NEW_PREFIX, Store
 
@@ -111,7 +111,8 @@ class Tree:
 @contextmanager
 def open_tree(root: Path, top: SessionState) -> Iterator[Tree]:
     """Take the lock of the tree below `top`; RefusedError when that session has just been removed."""
-    paths = Store(root, Path(top.project_path)).paths(top.session_id)
+    place = Store(root, Path(top.project_path)).paths(top.session_id)
+    paths = find_record(root, top.project_path, top.session_id) or place
     try:
         paths.tree_lock.parent.mkdir(0o700, exist_ok=True)
         lock = acquire_lock(paths.tree_lock, wait=True)
@@ -133,7 +134,8 @@ def begin_roll(paths: SessionPaths) -> None:
 def read_roll(root: Path, top: SessionState) -> tuple[list[Member], dict[str, Spent]]:
     """Return the members, the top first, and what those that are gone had spent, without a lock or a write."""
     try:
-        roll = _parse(Store(root, Path(top.project_path)).paths(top.session_id).tree_lock.read_bytes())
+        paths = find_record(root, top.project_path, top.session_id)
+        roll = _parse(paths.tree_lock.read_bytes() if paths else b"")
     except OSError:
         roll = Roll({}, {}, is_complete=False)
     more = {} if roll.is_complete else {each.session_id: each for each in _search(root, top, roll)}

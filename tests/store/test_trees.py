@@ -129,6 +129,19 @@ def test_retired_members_are_still_paid_for(store: Store, top: SessionState) -> 
     assert account.state
 
 
+def test_a_collected_root_still_binds(store: Store, top: SessionState) -> None:
+    """As long as its record is kept, its tree is counted and locked where it now is."""
+    names(store, top)
+    (store.path / "retired").mkdir()
+    moved = store.paths(ROOT).root.rename(store.path / "retired" / ROOT)
+    (found,) = ancestors(store.root, store.load(CHILD))
+    assert found.session_id == ROOT
+    assert names(store, found) == [ROOT, CHILD, GRANDCHILD]
+    with open_tree(store.root, found):
+        assert is_locked(moved / "locks" / "tree.lock")
+    assert not store.paths(ROOT).root.exists()
+
+
 def test_ancestors_end_where_records_end(store: Store, top: SessionState, tmp_path: Path) -> None:
     """Nearest first; a missing record ends them, a damaged one is an error, a circle does not hang."""
     leaf = store.load(GRANDCHILD)
