@@ -66,6 +66,7 @@ class Turn:
         """Take the lock, make the session durable, start the tool. Raises as `plan_turn` and `begin` do."""
         try:
             self._recorder = begin(self._setting.store, self.plan, self._setting.redactor)
+            self.plan = self._recorder.plan  # which a budget may have bounded
             try:
                 self._begin()
             except BaseException:
@@ -157,7 +158,7 @@ class Turn:
                 owns_process=self._owns_process,
             ) as tool:
                 attempt = Attempt(tool, decoder, self._recorder, self._stopping, self._deliver)
-                end = await attempt.run(self._prepared.invocation, timeout_s=self._recorder.plan.timeout_s)
+                end = await attempt.run(self._prepared.invocation, timeout_s=self.plan.timeout_s)
             peak_rss = tool.peak_rss_bytes
             if tool.swept:
                 await self._note_swept(tool.swept)
