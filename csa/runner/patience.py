@@ -1,12 +1,13 @@
 """Waiting for a session that is busy, or for a place among the turns that may run at once.
 
 Nothing is taken while waiting, and nothing kept: whoever waits looks at the locks, and then tries again from the
-beginning, since the session may be another than it was. Who comes first is served first only by chance.
+beginning, since the session may be another than it was. Of many that wait for one place all but one try in vain; each
+that did waits a random moment longer the next time, so that a crowd does not plan itself to death.
 """
 
 from __future__ import annotations
 
-import math
+import os
 import time
 from collections.abc import Callable
 from typing import TypeVar
@@ -14,6 +15,7 @@ from typing import TypeVar
 from csa.errors import BusyError, FullError
 
 POLL_S = 0.05
+MAX_PAUSE_S = 1.0
 _T = TypeVar("_T")
 
 
@@ -29,7 +31,7 @@ def try_until_free(attempt: Callable[[], _T], *, limit_s: float, tell: Callable[
         BusyError: the time is up.
         FullError: waiting cannot help.
     """
-    deadline, told = time.monotonic() + limit_s, ""
+    deadline, told, failures = time.monotonic() + limit_s, "", 0
     while True:
         try:
             return attempt()
@@ -41,14 +43,27 @@ def try_until_free(attempt: Callable[[], _T], *, limit_s: float, tell: Callable[
             if words != told:
                 tell(words)
                 told = words
-            if not _wait(obstacle.is_over if obstacle else None, deadline):
+            if not _wait(obstacle.is_over if obstacle else None, deadline, failures=failures):
                 raise BusyError(f"{words}, still after {limit_s:g} s of waiting.", hint="retry later") from error
+            failures += 1
 
 
-def _wait(is_over: Callable[[], bool] | None, deadline: float) -> bool:
+def _wait(is_over: Callable[[], bool] | None, deadline: float, *, failures: int) -> bool:
     """Sleep until it is over, or once where only another try can tell; return whether there was time."""
-    while (left := deadline - time.monotonic()) > 0:
-        time.sleep(min(POLL_S, left) if math.isfinite(left) else POLL_S)
-        if is_over is None or is_over():
+    window_s = min(POLL_S * 2**failures, MAX_PAUSE_S) if failures else 0.0
+    while _sleep(POLL_S, deadline):
+        if is_over is None:
+            return True
+        if is_over() and _sleep(window_s * _fraction(), deadline) and is_over():
             return True
     return False
+
+
+def _sleep(seconds: float, deadline: float) -> bool:
+    """Sleep, but not beyond the deadline; return whether there is time left."""
+    time.sleep(max(0.0, min(seconds, deadline - time.monotonic())))
+    return time.monotonic() < deadline
+
+
+def _fraction() -> float:
+    return int.from_bytes(os.urandom(2), "big") / (1 << 16)
