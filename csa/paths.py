@@ -65,6 +65,10 @@ class SessionPaths:
     def session_lock(self) -> Path:
         return self.root / "locks" / "session.lock"
 
+    @property
+    def tree_lock(self) -> Path:
+        return self.root / "locks" / "tree.lock"
+
     def tool_lock(self, tool: str) -> Path:
         return self.root / "locks" / f"{tool}.lock"
 

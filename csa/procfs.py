@@ -69,6 +69,17 @@ def send_signal(process: ProcessId, number: int) -> bool:
     return True
 
 
+def environment_of(pid: int) -> dict[str, str]:
+    """Return the environment a process was started with; empty when it is gone, or not ours to look at."""
+    try:
+        with open(f"/proc/{pid}/environ", "rb") as file:
+            entries = file.read().split(b"\0")
+    except OSError:
+        return {}
+    pairs = (os.fsdecode(entry).partition("=") for entry in entries)
+    return {name: value for name, found, value in pairs if found}
+
+
 def boot_id() -> str:
     """Return the kernel's id of this boot; containers on one kernel share it. Empty where /proc is hidden."""
     return _read("/proc/sys/kernel/random/boot_id")

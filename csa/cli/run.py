@@ -2,18 +2,20 @@
 
 stdout is the answer and nothing else; what the agent is doing, the session's id and hints go to stderr.
 Exits 0 when the turn succeeded, 1 when it failed, 2 on bad usage, 3 when the session is not found, 4 when it is busy,
-5 when a limit forbids it, 7 when the tool is missing or not logged in, 8 when the provider limits the rate, 124 when
-the time is up, 130 and 143 when interrupted or terminated.
+5 when a limit or a budget forbids it, 7 when the tool is missing or not logged in, 8 when the provider limits the rate,
+124 when the time is up, 130 and 143 when interrupted or terminated.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import shlex
 import shutil
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,6 +25,7 @@ from csa.model.config import AUTO, TRANSPORTS
 from csa.model.permission import Permission
 from csa.model.result import RunResult
 from csa.runner.client import Csa
+from csa.runner.patience import try_until_free
 from csa.runner.plan import TurnPlan
 from csa.runner.request import RunRequest
 
@@ -75,7 +78,19 @@ def configure(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="give the tool the prompt alone, even where other tools have worked in the session before",
     )
+    how.add_argument(
+        "--wait",
+        nargs="?",
+        const=math.inf,
+        type=float,
+        metavar="S",
+        help="wait for a busy session, or while too many turns run; at most S seconds with --wait=S",
+    )
     how.add_argument("--dry-run", action="store_true", help="say what would be run; create and start nothing")
+    budget = parser.add_argument_group("budget of the session and of all that its agents start; 0 is none")
+    budget.add_argument("--budget-tokens", type=int, metavar="N", help="tokens, in and out")
+    budget.add_argument("--budget-usd", type=float, metavar="X", help="US dollars, as far as the tools tell them")
+    budget.add_argument("--budget-time", type=float, metavar="S", help="seconds of all turns, added up")
     prompt = parser.add_argument_group("the prompt")
     prompt.add_argument("--prompt-file", metavar="FILE", help="read the prompt from a file")
     prompt.add_argument("--stdin", action="store_true", help="add what stdin holds to PROMPT, behind a blank line")
@@ -90,11 +105,33 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def execute(arguments: argparse.Namespace) -> int:
     client = Csa.from_environment(arguments.cd or ".", command=_own_command(), owns_process=True)
     request = _request(arguments)
+    if arguments.wait is not None and not arguments.wait >= 0:
+        raise UsageError("--wait takes a number of seconds from 0 up.")
     if arguments.dry_run:
         _print_plan(client.plan(request), as_json=arguments.json)
         return 0
     if arguments.detach:
         return _detach(client, request, arguments)
+    if arguments.wait is None:
+        return _carry_out(client, request, arguments)
+    return try_until_free(
+        lambda: _carry_out(client, request, arguments), limit_s=arguments.wait, tell=_teller(quiet=arguments.quiet)
+    )
+
+
+def _teller(*, quiet: bool) -> Callable[[str], None]:
+    """Return what says on stderr what is waited for."""
+
+    def tell(words: str) -> None:
+        if not quiet:
+            with lossy(sys.stderr):
+                print(f"waiting: {words}", file=sys.stderr, flush=True)
+
+    return tell
+
+
+def _carry_out(client: Csa, request: RunRequest, arguments: argparse.Namespace) -> int:
+    """Plan the turn, run it and print its answer. BusyError and FullError come before anything is done."""
     import anyio  # noqa: PLC0415  # a dry run and a usage error need no event loop
 
     from csa.cli.progress import make_progress  # noqa: PLC0415  # as above
@@ -121,7 +158,7 @@ def _detach(client: Csa, request: RunRequest, arguments: argparse.Namespace) -> 
 
     if arguments.stream_json:
         raise UsageError("--detach and --stream-json exclude each other.", hint="csa session logs -f --events")
-    started = start_detached(client, request, on_finish=arguments.on_finish)
+    started = start_detached(client, request, wait_s=arguments.wait, on_finish=arguments.on_finish)
     if arguments.json:
         print_json(started.to_json())
     else:
@@ -235,6 +272,9 @@ def _request(arguments: argparse.Namespace) -> RunRequest:
         retries=arguments.retries,
         fallback=_words(arguments.fallback),
         handoff=False if arguments.no_handoff else None,
+        budget_tokens=arguments.budget_tokens,
+        budget_usd=arguments.budget_usd,
+        budget_time_s=arguments.budget_time,
         directory=Path(arguments.cd).resolve() if arguments.cd else None,
     )
 

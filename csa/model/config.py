@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from csa.errors import ConfigError
+from csa.model.limits import COUNTS, Limits
 from csa.model.permission import Permission
 
 _Kind = Literal["text", "words", "count", "seconds", "permission", "table", "transport", "switch"]
@@ -39,6 +40,10 @@ KEYS: Mapping[str, Key] = {
     "handoff": Key("switch", "on", "whether a tool is told of the turns that others have run: on or off"),
     "context_turns": Key("count", 20, "how many turns a handoff tells of, at most"),
     "context_tokens": Key("count", 6000, "how many tokens a handoff takes, at most"),
+    "max_children": Key("count", 0, "how many sessions one session may start; 0 is no limit", limits=True),
+    "max_tree_sessions": Key("count", 0, "how many sessions a tree may have; 0 is no limit", limits=True),
+    "max_tree_running": Key("count", 0, "how many turns of a tree run at once; 0 is no limit", limits=True),
+    "max_running": Key("count", 0, "how many turns run at once on this host; 0 is no limit", limits=True),
     "timeout_s": Key("seconds", 0.0, "wall time after which a turn is ended, in seconds; 0 is none", limits=True),
     "idle_timeout_s": Key("seconds", 0.0, "silence after which a turn is ended, in seconds; 0 is none", limits=True),
 }
@@ -48,6 +53,7 @@ TOOL_KEYS: Mapping[str, Key] = {
     "model": Key("text", "", "the model to ask the tool for"),
     "effort": Key("text", "", "the reasoning effort to ask the tool for"),
     "env": Key("table", {}, "variables to set for the tool"),
+    "max_running": Key("count", 0, "how many turns of the tool run at once on this host; 0 is no limit", limits=True),
 }
 _NOT_FOR_PROJECTS = ("command", "env", "transport")  # the transport decides how a permission is enforced
 
@@ -125,6 +131,15 @@ class Config:
         return int(self.values["context_tokens"][0])
 
     @property
+    def limits(self) -> Limits:
+        """The limits that records pass on; depth has a place of its own there."""
+        words = {
+            key: key.split(".") for key in self.values if key.startswith("tools.") and key.endswith(".max_running")
+        }
+        tools = {".".join(parts[1:-1]): int(self.values[key][0]) for key, parts in words.items()}
+        return Limits(**{name: int(self.values[name][0]) for name in COUNTS}, tools=tools)
+
+    @property
     def acp_tools(self) -> tuple[str, ...]:
         """The tools whose configured transport is acp."""
         names = (key.split(".") for key, (value, _) in self.values.items() if value == "acp")
@@ -152,7 +167,8 @@ def combine_layers(layers: list[Layer]) -> Config:
         for name, value in _flatten(layer).items():
             key = _key_of(name)
             checked = _check(layer.origin, name, key, value)
-            if not (layer.is_project and key.limits and _loosens(name, checked, found[name][0])):
+            current = found[name][0] if name in found else key.default
+            if not (layer.is_project and key.limits and _loosens(name, checked, current)):
                 found[name] = (checked, layer.origin)
     return Config(found)
 
@@ -222,7 +238,7 @@ def _unknown(origin: str, name: str, known: list[str], *, where: str = "", prefi
 def _loosens(name: str, new: Any, current: Any) -> bool:
     if name == "permission":
         return Permission(new).rank > Permission(current).rank
-    if name in {"timeout_s", "idle_timeout_s"}:
+    if not _key_of(name).default:  # 0, and 0 is no limit
         return bool(current) and (not new or new > current)
     return bool(new > current)
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from csa.errors import UsageError
 from csa.ids import ENTROPY_BYTES, new_session_id, unique_prefix_length
 from csa.paths import SessionPaths, state_root
+from csa.runner.ancestry import with_identity
 from csa.runner.setting import Setting, resolve_selector
 from csa.store.liveness import Liveness, probe
 from csa.store.project import find_project
@@ -123,7 +124,7 @@ class Csa:
         ConfigError when a config file or variable is wrong, and RefusedError when the environment names a calling
         session whose record cannot be found.
         """
-        variables = dict(os.environ if environ is None else environ)
+        variables = with_identity(os.environ if environ is None else environ)
         try:
             start = Path(directory).resolve()
         except FileNotFoundError as error:

@@ -19,7 +19,7 @@ from typing import Any
 from csa import errors
 from csa.errors import BusyError, CsaError, RefusedError, UsageError
 from csa.model.permission import Permission
-from csa.runner.caller import IDENTITY_VARIABLES
+from csa.runner.ancestry import IDENTITY_VARIABLES
 from csa.runner.client import Csa
 from csa.runner.environment import outer_sandbox
 from csa.runner.request import RunRequest
@@ -41,8 +41,12 @@ class Detached:
         return dataclasses.asdict(self)
 
 
-def start_detached(client: Csa, request: RunRequest, *, on_finish: str | None = None) -> Detached:
+def start_detached(
+    client: Csa, request: RunRequest, *, wait_s: float | None = None, on_finish: str | None = None
+) -> Detached:
     """Start the turn and return when its session can be found by any process.
+
+    With `wait_s`, a busy session or a full limit is waited for so long; `on_finish` is as for `run_on_finish`.
 
     Raises as `Csa.plan` and entering a turn do, and:
         UsageError: an ephemeral session would be gone before anyone could look.
@@ -64,6 +68,7 @@ def start_detached(client: Csa, request: RunRequest, *, on_finish: str | None = 
         "session_id": session_id,
         "directory": str(client.setting.directory),
         "command": client.command,
+        "wait_s": wait_s,
         "on_finish": on_finish,
         "caller": {name: client.setting.environ.get(name) for name in IDENTITY_VARIABLES},
     }
@@ -124,7 +129,15 @@ def error_to_json(error: CsaError) -> dict[str, Any]:
 
 def _error_from(said: dict[str, Any]) -> CsaError:
     """Return the error as whoever called would have raised it."""
-    kinds = (UsageError, errors.NotFoundError, BusyError, RefusedError, errors.ConfigError, errors.ToolUnavailableError)
+    kinds = (
+        UsageError,
+        errors.NotFoundError,
+        BusyError,
+        RefusedError,
+        errors.FullError,
+        errors.ConfigError,
+        errors.ToolUnavailableError,
+    )
     kind = next((kind for kind in kinds if kind.code == said["code"]), CsaError)
     error = kind(said["message"], hint=said["hint"])
     error.code, error.exit_code = said["code"], said["exit_code"]

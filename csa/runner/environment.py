@@ -9,7 +9,7 @@ from csa.model.adapter import Invocation
 from csa.model.state import SessionState
 from csa.paths import SessionPaths
 from csa.process.tagged import KEEP_VARIABLE
-from csa.runner.caller import IDENTITY_VARIABLES
+from csa.runner.ancestry import IDENTITY_VARIABLES
 
 _OWN_VARIABLES = (*IDENTITY_VARIABLES, "CSA_PROJECT_ROOT", "CSA_OUTPUT_DIR", "CSA_TOOL", KEEP_VARIABLE)
 

@@ -16,6 +16,7 @@ from csa.errors import NotFoundError, RefusedError, ToolUnavailableError, UsageE
 from csa.ids import is_session_id
 from csa.model.adapter import Adapter
 from csa.model.config import Config
+from csa.model.limits import Budget, Limits
 from csa.model.permission import Permission
 from csa.model.result import summarise
 from csa.model.state import SessionState, ToolState
@@ -24,6 +25,7 @@ from csa.runner.fallback import fallback_of, first_installed
 from csa.runner.request import RunRequest
 from csa.runner.setting import Setting, resolve_selector
 from csa.runner.toolbox import ToolChoice, choose_tool, loadable_adapters
+from csa.store.lineage import ancestors
 from csa.store.project import git_branch
 
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9._-]{0,63}")
@@ -52,6 +54,7 @@ class TurnPlan:
     retries: int = 0
     fallback: tuple[str, ...] = ()  # the tools that go on, in this order, when the provider fails
     hands_over: bool = True
+    callers: tuple[str, ...] = ()  # the calling session and those above it: they go on when this turn has ended
 
     @property
     def tool_state(self) -> ToolState:
@@ -163,6 +166,8 @@ def _plan_new(setting: Setting, request: RunRequest, *, new_id: str, now: dateti
         root_session_id=(parent.root_session_id or parent.session_id) if parent else None,
         depth=depth,
         max_depth=max_depth,
+        limits=setting.config.limits.tightened_by(parent.limits) if parent else setting.config.limits,
+        budget=_with_budget(Budget(), request),
     )
     return _plan(setting, request, choice, state, is_new=True, cwd=str(directory))
 
@@ -184,6 +189,8 @@ def _plan_resume(setting: Setting, request: RunRequest, session_id: str) -> Turn
         state,
         name=request.name or state.name,
         description=setting.redactor.redact(request.description) if request.description else state.description,
+        limits=_limits_on_resume(setting, state),
+        budget=_budget_on_resume(setting, request, state),
     )
     plan = _plan(setting, request, choice, state, is_new=False, cwd=cwd)
     _refuse_other_account(plan, known)
@@ -214,6 +221,7 @@ def _plan(
         retries=setting.config.retries if request.retries is None else request.retries,
         fallback=tuple(name for name in fallback_of(setting, request) if name != choice.adapter.name),
         hands_over=setting.config.hands_over if request.handoff is None else request.handoff,
+        callers=tuple(setting.caller.lineage()) if setting.caller else (),
     )
 
 
@@ -242,6 +250,42 @@ def _max_depth(config: Config, parent: SessionState | None) -> int:
     if parent is None or parent.max_depth is None:
         return config.max_depth
     return min(config.max_depth, parent.max_depth)
+
+
+def _limits_on_resume(setting: Setting, state: SessionState) -> Limits:
+    """From outside of any session the configuration counts anew; from inside, a record is never loosened."""
+    limits = setting.config.limits
+    if setting.caller is not None:
+        return limits.tightened_by(state.limits).tightened_by(setting.caller.state.limits)
+    parent = next(ancestors(setting.store.root, state), None)
+    if state.parent_session_id is not None:
+        limits = limits.tightened_by(parent.limits if parent else state.limits)
+    return limits.replacing(state.limits)
+
+
+def _budget_on_resume(setting: Setting, request: RunRequest, state: SessionState) -> Budget:
+    budget = _with_budget(state.budget, request)
+    if budget == state.budget:
+        return budget
+    if setting.caller is not None:
+        raise RefusedError(
+            f"The budget of session {state.session_id} cannot be changed from inside session "
+            f"{setting.caller.session_id}.",
+            hint="give a budget to a new session, or leave it to whoever started this tree",
+        )
+    return budget
+
+
+def _with_budget(budget: Budget, request: RunRequest) -> Budget:
+    asked = (request.budget_tokens, request.budget_usd, request.budget_time_s)
+    if any(amount is not None and not 0 <= amount < float("inf") for amount in asked):
+        raise UsageError("A budget is an amount from 0 up; 0 is none.")
+    tokens, usd, time_s = asked
+    return Budget(
+        tokens=budget.tokens if tokens is None else tokens,
+        usd=budget.usd if usd is None else usd,
+        time_s=budget.time_s if time_s is None else time_s,
+    )
 
 
 def _permission(setting: Setting, request: RunRequest, state: SessionState) -> Permission:

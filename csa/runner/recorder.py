@@ -16,13 +16,15 @@ from typing import Any
 from csa.errors import BusyError, CsaError
 from csa.model.adapter import Outcome, Update
 from csa.model.events import Event
+from csa.model.limits import Spent, spent_by_turn
 from csa.model.redaction import Redactor
 from csa.model.result import RunResult, summarise
-from csa.model.state import ToolState, format_time
+from csa.model.state import SessionState, ToolState, format_time
 from csa.model.usage import Usage
 from csa.paths import SessionPaths
 from csa.process.logs import OutputLog
 from csa.procfs import ProcessId
+from csa.runner.admission import open_admission
 from csa.runner.plan import TurnPlan
 from csa.store.atomic import append_private, write_atomically, write_private
 from csa.store.heartbeat import render_heartbeat
@@ -30,16 +32,19 @@ from csa.store.held import HeldSession, build_session, open_session, store_lock
 from csa.store.journal import Journal
 from csa.store.results import list_artifacts, save_result
 from csa.store.sessions import Store
+from csa.store.spending import unfinished_turn
 from csa.store.transcript import last_turn_event
+from csa.store.trees import leave_tree
 
 
 class Recorder:
     """The writing side of one turn. Made by `begin`, which makes the session durable and resolvable."""
 
-    def __init__(self, held: HeldSession, plan: TurnPlan, redactor: Redactor) -> None:
+    def __init__(self, held: HeldSession, plan: TurnPlan, redactor: Redactor, notes: Sequence[str] = ()) -> None:
         self.held = held
         self.plan = plan
         self.losses: list[str] = []
+        self._notes = notes  # of the admission, for the transcript
         self.tool_state: ToolState = held.state.tools.get(plan.adapter.name, ToolState())
         self._redactor = redactor
         self._follows = False  # it goes on from a turn of the same run, so that what cancels that cancels this
@@ -82,6 +87,8 @@ class Recorder:
         )
         if handoff:
             events += self.append("handoff", handoff)
+        for note in self._notes:
+            events += self.append("warning", {"kind": "budget", "message": note})
         self.journal.sync()
         if self.journal.fault:
             raise CsaError(
@@ -173,7 +180,8 @@ class Recorder:
             updated_at=result.finished_at,
             totals=outcome.totals if outcome.totals is not None else self.tool_state.totals,
         )
-        self._save_state(usage=result.usage, at=result.finished_at)
+        spent = Spent() if result.error_kind == "spawn" else spent_by_turn(result.usage, result.duration_s)
+        self._save_state(spent=spent, usage=result.usage, at=result.finished_at)
         self.beat()
         if not goes_on:
             with suppress(OSError):  # the next turn removes it as well
@@ -195,27 +203,37 @@ class Recorder:
     def close(self) -> None:
         """Release the lock; an ephemeral session is removed first."""
         self.journal.close()
+        if self.plan.state.ephemeral or not self.held.is_published:
+            self._attempt("the tree's list", lambda: leave_tree(self.held.store.root, self.held.state))
         if self.held.is_published and self.plan.state.ephemeral:
             self._attempt("the ephemeral session's removal", self.held.remove)
         self.held.close()
 
     def _changes(self) -> dict[str, Any]:
         wanted = self.plan.state
-        return {"name": wanted.name, "description": wanted.description, "permission": wanted.permission}
+        return {
+            "name": wanted.name,
+            "description": wanted.description,
+            "permission": wanted.permission,
+            "limits": wanted.limits,
+            "budget": wanted.budget,
+        }
 
-    def _save_state(self, *, usage: Usage | None = None, at: datetime | None = None) -> None:
-        state = self.held.state
+    def _save_state(
+        self, *, spent: Spent | None = None, usage: Usage | None = None, at: datetime | None = None
+    ) -> None:
         state = replace(
-            state,
-            tools={**state.tools, self.plan.adapter.name: self.tool_state},
-            usage=state.usage + usage if usage else state.usage,
-            last_accessed=at or state.last_accessed,
+            _with_spent(self.held.state, spent or Spent(), usage),
+            tools={**self.held.state.tools, self.plan.adapter.name: self.tool_state},
+            last_accessed=at or self.held.state.last_accessed,
         )
         self._attempt("state.toml", lambda: self.held.save(state))
 
     def _finish_lost(self, started: Event) -> None:
         """Append the end that the last turn's supervisor did not live to write."""
         journal_turn, self.journal.turn = self.journal.turn, started.turn
+        usage, spent = unfinished_turn(self.paths.transcript)
+        self.held.state = _with_spent(self.held.state, spent, usage)  # `start` saves it
         lost = RunResult(
             session_id=self.held.state.session_id,
             turn=started.turn,
@@ -225,6 +243,8 @@ class Recorder:
             error_kind="internal",
             error_message="the supervisor ended without writing a result",
             summary="lost",
+            usage=usage,
+            duration_s=spent.time_s,
             started_at=datetime.fromisoformat(started.ts),
             finished_at=datetime.now(UTC),
         )
@@ -239,23 +259,36 @@ class Recorder:
 
 
 def begin(store: Store, plan: TurnPlan, redactor: Redactor, *, detached: bool = False) -> Recorder:
-    """Take the session's lock, building the session where it is new.
+    """Take the session's lock, building the session where it is new, if the limits of its tree and of the host allow.
 
     Raises:
+        RefusedError, FullError: as `open_admission`.
         BusyError: a supervisor holds the session.
         StateError: its record is damaged.
         OSError: nothing can be written there.
     """
     tool = plan.adapter.name
-    if plan.is_new:
-        held = build_session(store, replace(plan.state, turns=1), tool=tool, detached=detached)
-    else:
-        held = open_session(store, plan.state.session_id, tool=tool, detached=detached)
+    with open_admission(store, plan) as admission:
+        if plan.is_new:
+            held = build_session(store, replace(plan.state, turns=1), tool=tool, detached=detached)
+        else:
+            held = open_session(store, plan.state.session_id, tool=tool, detached=detached)
+        admission.admit(held)
     try:
-        return Recorder(held, plan, redactor)
+        return Recorder(held, admission.plan, redactor, admission.notes)
     except BaseException:
         held.close()
         raise
+
+
+def _with_spent(state: SessionState, spent: Spent, usage: Usage | None) -> SessionState:
+    return replace(
+        state,
+        usage=state.usage + usage if usage else state.usage,
+        duration_s=round(state.duration_s + spent.time_s, 3),
+        turns_unmeasured=state.turns_unmeasured + spent.turns_unmeasured,
+        turns_unpriced=state.turns_unpriced + spent.turns_unpriced,
+    )
 
 
 def publish(store: Store, recorder: Recorder) -> None:

@@ -20,6 +20,7 @@ from csa.process.tool import become_subreaper
 from csa.runner.client import Csa
 from csa.runner.detach import error_to_json, request_from_json
 from csa.runner.on_finish import run_on_finish
+from csa.runner.patience import try_until_free
 from csa.runner.turn import Turn
 
 _ENDING = (signal.SIGTERM, signal.SIGINT)
@@ -32,8 +33,7 @@ def main() -> int:
     _redirect(os.devnull, 0)
     become_subreaper()
     try:
-        turn = _turn(order)
-        result = anyio.run(_supervise, turn)
+        result = _wait_and_run(order)
     except CsaError as error:
         _say({"error": error_to_json(error)})
         return error.exit_code
@@ -42,6 +42,15 @@ def main() -> int:
         if problem:
             _log(f"warning: {problem}")
     return result.exit_code
+
+
+def _wait_and_run(order: dict[str, Any]) -> RunResult:
+    def run() -> RunResult:
+        return anyio.run(_supervise, _turn(order))
+
+    if order["wait_s"] is None:
+        return run()
+    return try_until_free(run, limit_s=order["wait_s"], tell=lambda words: _log(f"waiting: {words}"))
 
 
 def _turn(order: dict[str, Any]) -> Turn:

@@ -90,6 +90,7 @@ class Turn:
         """Take the lock, make the session durable, start the tool. Raises as `plan_turn` and `begin` do."""
         try:
             self._recorder = begin(self._setting.store, self.plan, self._setting.redactor, detached=self._detached)
+            self.plan = self._recorder.plan  # which a budget may have bounded
             try:
                 self._begin()
             except BaseException:
@@ -240,7 +241,7 @@ class Turn:
                 self._prepared.invocation.argv,
                 cwd=self.plan.cwd,
                 env=self._prepared.environment,
-                shared_fds=(self._recorder.held.session_lock.fd,),
+                shared_fds=self._recorder.held.shared_fds,
                 owns_process=self._owns_process,
             ) as tool:
                 self._recorder.note(f"started {self.plan.adapter.name}, PID {tool.pid}, guardian {tool.guardian_pid}")

@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Self
 
-from csa.errors import BusyError, NotFoundError, StateError
+from csa.errors import BusyError, NotFoundError, Obstacle, StateError
 from csa.model.state import SessionState
 from csa.paths import SessionPaths
 from csa.store.atomic import sync_directory
@@ -44,6 +44,12 @@ class HeldSession:
         self.paths = paths
         self.state = state
         self.session_lock, self._tool_lock = locks
+        self.slot: Lock | None = None  # its place among the turns that run on this host
+
+    @property
+    def shared_fds(self) -> tuple[int, ...]:
+        """What the guardian keeps open until the turn's processes are gone."""
+        return (self.session_lock.fd, *([self.slot.fd] if self.slot else []))
 
     @property
     def is_published(self) -> bool:
@@ -100,6 +106,8 @@ class HeldSession:
             shutil.rmtree(self.paths.root, ignore_errors=True)
         for lock in (self._tool_lock, self.session_lock):
             _release(lock)
+        if self.slot:
+            self.slot.close()
 
     def __enter__(self) -> Self:
         return self
@@ -218,7 +226,16 @@ def _owner_record(tool: str, turn: int, *, detached: bool) -> bytes:
     return current_owner(tool=tool, turn=turn, since=since, detached=detached).to_bytes()
 
 
+def refuse_busy(paths: SessionPaths, state: SessionState) -> None:
+    """Raise BusyError when the session is held just now."""
+    if is_locked(paths.session_lock):
+        raise _busy(paths, state)
+
+
 def _busy(paths: SessionPaths, state: SessionState) -> BusyError:
     owner = probe(paths).owner
     by = f"PID {owner.pid} ({owner.tool}, turn {owner.turn}, since {owner.since_clock})" if owner else "another process"
-    return BusyError(f"Session {state.session_id} is locked by {by}; retry later.")
+    words = f"Session {state.session_id} is locked by {by}"
+    return BusyError(
+        f"{words}; retry later, or pass --wait.", obstacle=Obstacle(words, lambda: not is_locked(paths.session_lock))
+    )
