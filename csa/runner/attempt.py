@@ -34,6 +34,11 @@ TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 STDERR_TAIL_BYTES = 16 << 10
 
 
+def cancelled_by(asked: str) -> Stop:
+    """Return why a turn ends for which there is a `cancel` file; `asked` is what it says."""
+    return Stop("cancelled", None, f"cancelled by {asked}" if asked else "cancelled on request")
+
+
 class Attempt:
     """Attends one tool. `deliver` takes the events as they were recorded."""
 
@@ -141,9 +146,7 @@ class Attempt:
         while True:
             await anyio.sleep(CANCEL_POLL_S)
             if (asked := self._recorder.cancellation()) is not None:
-                self._stopping.request(
-                    Stop("cancelled", None, f"cancelled by {asked}" if asked else "cancelled on request")
-                )
+                self._stopping.request(cancelled_by(asked))
 
     async def _keep_time(self, limit_s: float | None, spent_s: float) -> None:
         await anyio.sleep(max(0.0, limit_s - spent_s) if limit_s is not None else math.inf)

@@ -113,9 +113,10 @@ def request_to_json(request: RunRequest) -> dict[str, Any]:
 
 def request_from_json(values: dict[str, Any]) -> RunRequest:
     """Return what `request_to_json` was given."""
-    permission, directory = values["permission"], values["directory"]
+    permission, directory, fallback = values["permission"], values["directory"], values["fallback"]
     known = {
         **values,
+        "fallback": None if fallback is None else tuple(fallback),
         "permission": Permission(permission) if permission else None,
         "directory": Path(directory) if directory else None,
     }

@@ -11,7 +11,7 @@ import anyio
 from tenacity import AsyncRetrying, RetryCallState, retry_if_result, stop_after_attempt, wait_exponential_jitter
 
 from csa.model.adapter import Outcome
-from csa.runner.attempt import CANCEL_POLL_S, HEARTBEAT_S
+from csa.runner.attempt import CANCEL_POLL_S, HEARTBEAT_S, cancelled_by
 from csa.runner.recorder import Recorder
 from csa.runner.stopping import Stopping
 from csa.runner.verdict import Stop
@@ -72,8 +72,8 @@ async def rest(
         with anyio.move_on_after(min(until - now, CANCEL_POLL_S)):
             await stopping.requested.wait()
         now = anyio.current_time()
-        if recorder.paths.cancel.exists():
-            stopping.request(Stop("cancelled", None, "cancelled on request"))
+        if (asked := recorder.cancellation()) is not None:
+            stopping.request(cancelled_by(asked))
         if deadline is not None and now >= deadline:
             stopping.request(Stop("timed_out", None, f"the turn took longer than {limit_s:g} s"))
         if now >= beat_at:

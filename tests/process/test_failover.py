@@ -447,6 +447,27 @@ def test_cancel_file_between_two_turns(place: Place) -> None:
     assert not cancel.exists()
 
 
+def test_detached_run_falls_back(place: Place) -> None:
+    """A detached supervisor does all of this too, and says that it is detached in every turn."""
+    place.script(
+        fails("429", tool="codex", retry_after_s=0.05),
+        fails("quota", tool="codex"),
+        {"match": "", "tool": "claude-code", "do": [*place.hold(), ["say", "by claude"]]},
+    )
+    words = ("--tool", "codex", "--fallback", "claude-code", "--detach", "--json", "hello")
+    done = place.run("run", *words)
+    assert done.code == 0, done.err
+    session_id = done.json["session_id"]
+    place.wait_ready()
+    owner = parse_owner(SessionPaths(place.session(session_id)).session_lock.read_bytes())
+    assert owner is not None
+    assert (owner.tool, owner.turn, owner.detached) == ("claude-code", 2, True)
+    place.release()
+    place.wait_until_empty(within_s=10)
+    assert place.last_event(session_id)["chain"][-1]["tool"] == "claude-code"
+    assert len(retries_of(place, session_id)) == 1
+
+
 def test_stream_holds_all_turns(place: Place) -> None:
     """--stream-json prints what the transcript has, of every turn of the chain."""
     place.script(fails("quota", tool="codex"), answers("by claude"))
