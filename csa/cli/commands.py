@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -51,6 +52,10 @@ class _Formatter(argparse.HelpFormatter):
     def __init__(self, prog: str) -> None:
         super().__init__(prog, width=_columns() - 2)  # given, or argparse imports shutil to find out
 
+    def format_help(self) -> str:
+        """Show an option whose value may be left out as it has to be given: with an equals sign."""
+        return re.sub(r"(--[a-z-]+) \[([A-Z]+)\]", r"\1[=\2]", super().format_help())
+
     def _fill_text(self, text: str, width: int, indent: str) -> str:
         return "\n\n".join(super(_Formatter, self)._fill_text(part, width, indent) for part in text.split("\n\n"))
 
@@ -67,6 +72,14 @@ def _columns() -> int:
 
 class Parser(argparse.ArgumentParser):
     """An ArgumentParser that words its errors as csa does."""
+
+    def parse_known_args(self, args=None, namespace=None):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201  # as it is
+        """Take the value of an option that may have none only as `--option=value`, or it would take the prompt."""
+        lone = {name: each.const for each in self._actions if each.nargs == "?" for name in each.option_strings}
+        words = list(sys.argv[1:] if args is None else args)
+        end = words.index("--") if "--" in words else len(words)
+        joined = [f"{word}={lone[word]}" if word in lone else word for word in words[:end]]
+        return super().parse_known_args(joined + words[end:], namespace)
 
     def error(self, message: str) -> None:  # type: ignore[override]  # argparse's never returns; nor does this
         raise UsageFault(message, self.prog)
@@ -89,6 +102,7 @@ COMMANDS = (
     Command(("session", "result"), "session_result", "print the answer of a session's last turn"),
     Command(("session", "logs"), "session_logs", "print what happened in a session"),
     Command(("session", "is-alive"), "session_is_alive", "say whether a session is running"),
+    Command(("session", "budget"), "session_budget", "show what a session and all below it have used"),
     Command(("config", "show"), "config_show", "print each setting with its origin"),
     Command(("config", "validate"), "config_validate", "check the config files"),
     Command(("doctor",), "doctor", "say whether csa can work here, and what to do if not"),

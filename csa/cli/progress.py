@@ -74,15 +74,19 @@ class PlainLines(Silence):
 
     def __init__(self) -> None:
         self._message = ""
+        self._first_turn = 0
 
     def begin(self, turn: Turn) -> None:
         """Say which session this is: its record is on disk, so the id can be used at once."""
+        self._first_turn = turn.turn
         _say(_headline(turn))
 
     def show(self, event: Event) -> None:
         """Say what happened."""
         line = describe(event)
-        if event.type == "run_finished":
+        if event.type == "run_started" and event.turn != self._first_turn:
+            _say(_headline_of_fallback(event))
+        elif event.type == "run_finished":
             _say(_closing(event))
         elif event.type == "agent_message":
             self._message = line or ""
@@ -131,8 +135,11 @@ class LiveTree(Silence):
 
     def show(self, event: Event) -> None:
         """Take note of what happened."""
-        if event.type == "run_finished":
+        if event.type == "run_started" and event.data.get("tool") != self._own.tool:
+            self._fall_back(event)
+        elif event.type == "run_finished":
             self._closing = _closing(event)
+            self._before = self._own.usage
         elif event.type == "usage":
             self._own = replace(self._own, usage=self._before + Usage.from_dict(event.data))
             return
@@ -141,6 +148,12 @@ class LiveTree(Silence):
             self._screen.print(line, "yellow")
         if line:
             self._own = replace(self._own, doing=line)
+
+    def _fall_back(self, event: Event) -> None:
+        """Leave what became of the last tool on the screen, and go on with the next."""
+        for line in (self._closing, _headline_of_fallback(event)):
+            self._screen.print(line, "yellow")
+        self._own = replace(self._own, tool=str(event.data.get("tool")))
 
     async def keep_fresh(self) -> None:
         """Draw again and again, with the sessions that the agents have started, in whichever project."""
@@ -176,6 +189,10 @@ def _headline(turn: Turn) -> str:
     plan = turn.plan
     verb = "session" if plan.is_new else "continuing session"
     return f"csa: {verb} {turn.session_id}, turn {turn.turn}, {plan.adapter.name} ({plan.why_tool})"
+
+
+def _headline_of_fallback(event: Event) -> str:
+    return f"csa: going on in turn {event.turn} with {event.data.get('tool')}"
 
 
 def _closing(event: Event) -> str:

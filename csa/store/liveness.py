@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from csa.paths import SessionPaths
+from csa.procfs import boot_id, machine_id
 from csa.store.locks import probe_lock
-from csa.store.owner import Owner, boot_id, machine_id, may_be_running, parse_owner
+from csa.store.owner import Owner, may_be_running, parse_owner
 
 HEARTBEAT_FRESH_S = 30.0
 _MAX_LOOKS = 10

@@ -6,7 +6,8 @@ import json
 import os
 from dataclasses import asdict, dataclass, fields
 from datetime import datetime
-from pathlib import Path
+
+from csa.procfs import ProcessId, boot_id, machine_id, pid_namespace, process_start_time
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,10 +23,21 @@ class Owner:
     tool: str
     turn: int
     since: str  # RFC 3339
+    detached: bool = False  # it does not end with the process that started it
 
     def to_bytes(self) -> bytes:
         """Render as one line of JSON."""
         return json.dumps(asdict(self), separators=(",", ":")).encode() + b"\n"
+
+    @property
+    def process(self) -> ProcessId:
+        """The supervisor; to be signalled only when `is_local`."""
+        return ProcessId(self.pid, self.start_time)
+
+    @property
+    def is_local(self) -> bool:
+        """Whether its pid means here what it meant there: the same boot and pid namespace."""
+        return self.boot_id == boot_id() and self.pid_namespace == pid_namespace()
 
     @property
     def since_clock(self) -> str:
@@ -37,64 +49,32 @@ def parse_owner(content: bytes) -> Owner | None:
     """Read a lock file's content; None when it is empty, half-written, or another program's."""
     try:
         record = json.loads(content)
-        owner = Owner(**{field.name: record[field.name] for field in fields(Owner)})
+        owner = Owner(**{field.name: record[field.name] for field in fields(Owner) if field.name in record})
         datetime.fromisoformat(owner.since)
     except (ValueError, TypeError, KeyError, RecursionError):
         return None
-    kinds = {"int": int, "str": str}
+    kinds = {"int": int, "str": str, "bool": bool}
     return owner if all(isinstance(getattr(owner, f.name), kinds[str(f.type)]) for f in fields(Owner)) else None
 
 
-def current_owner(*, tool: str, turn: int, since: str) -> Owner:
+def current_owner(*, tool: str, turn: int, since: str, detached: bool = False) -> Owner:
     """Describe this process as the owner of a turn."""
     return Owner(
         pid=os.getpid(),
         start_time=process_start_time(os.getpid()) or 0,
         boot_id=boot_id(),
         machine_id=machine_id(),
-        pid_namespace=_pid_namespace(),
+        pid_namespace=pid_namespace(),
         host=os.uname().nodename,
         tool=tool,
         turn=turn,
         since=since,
+        detached=detached,
     )
-
-
-def process_start_time(pid: int) -> int | None:
-    """Return a process's start in clock ticks since boot; None when there is no such process."""
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_bytes()
-    except OSError:
-        return None
-    return int(stat[stat.rindex(b")") + 2 :].split()[19])
 
 
 def may_be_running(owner: Owner) -> bool:
     """Say whether the owner's process exists, or is one that cannot be looked at from here."""
-    if owner.boot_id != boot_id() or owner.pid_namespace != _pid_namespace():
+    if not owner.is_local:
         return True
     return process_start_time(owner.pid) == owner.start_time
-
-
-def boot_id() -> str:
-    """Return the kernel's id of this boot; containers on one kernel share it. Empty where /proc is hidden."""
-    return _read("/proc/sys/kernel/random/boot_id")
-
-
-def machine_id() -> str:
-    """Return the machine's id; empty where there is none."""
-    return _read("/etc/machine-id")
-
-
-def _pid_namespace() -> int:
-    try:
-        return os.stat("/proc/self/ns/pid").st_ino
-    except OSError:
-        return 0
-
-
-def _read(path: str) -> str:
-    try:
-        return Path(path).read_text().strip()
-    except OSError:
-        return ""

@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 
 from csa.paths import SessionPaths
+from csa.procfs import boot_id, machine_id
 from csa.store.held import open_session
 from csa.store.liveness import probe
 from csa.store.locks import acquire_lock
-from csa.store.owner import boot_id, current_owner, machine_id, parse_owner
+from csa.store.owner import current_owner, parse_owner
 from csa.store.sessions import Store
 from tests.conftest import ForeignWriter
 from tests.store.support import IDS, begin, child, finish, finished_session, publish

@@ -1,0 +1,112 @@
+"""What the kernel says of processes and of this machine. Linux only; what cannot be read is None or empty."""
+
+from __future__ import annotations
+
+import os
+import signal
+from contextlib import suppress
+from dataclasses import dataclass
+
+_START_TIME, _STATE, _PARENT = 19, 0, 1  # fields of /proc/<pid>/stat behind the command's name
+_TIMES = slice(11, 15)  # utime, stime, and those of reaped children
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class ProcessId:
+    """A process, also when its pid is used again: the start time is in clock ticks since boot."""
+
+    pid: int
+    start_time: int
+
+
+def process_start_time(pid: int) -> int | None:
+    """Return a process's start in clock ticks since boot; None when there is no such process."""
+    fields = _stat(pid)
+    return int(fields[_START_TIME]) if fields else None
+
+
+def parent_of(pid: int) -> int | None:
+    """Return the parent's pid (0 when it is outside our pid namespace); None when there is no such process."""
+    fields = _stat(pid)
+    return int(fields[_PARENT]) if fields else None
+
+
+def is_zombie(pid: int) -> bool:
+    """Say whether a process has ended; one that cannot be found has."""
+    fields = _stat(pid)
+    return not fields or fields[_STATE] in {b"Z", b"X"}
+
+
+def cpu_ticks(pid: int) -> int:
+    """Return the processor time of a process and its reaped children, in clock ticks; 0 when it is gone."""
+    fields = _stat(pid)
+    return sum(map(int, fields[_TIMES])) if fields else 0
+
+
+def identify(pid: int) -> ProcessId | None:
+    """Return who has this pid now."""
+    start_time = process_start_time(pid)
+    return None if start_time is None else ProcessId(pid, start_time)
+
+
+def send_signal(process: ProcessId, number: int) -> bool:
+    """Signal exactly this process, through a pidfd; return whether it was there and may be signalled.
+
+    The identity must come from this boot and this pid namespace.
+    """
+    try:
+        pidfd = os.pidfd_open(process.pid)
+    except OSError:
+        return False
+    try:
+        if process_start_time(process.pid) != process.start_time:  # checked with the pidfd open: no reuse in between
+            return False
+        signal.pidfd_send_signal(pidfd, number)
+    except OSError:
+        return False  # it ended, or is another user's
+    finally:
+        os.close(pidfd)
+    return True
+
+
+def environment_of(pid: int) -> dict[str, str]:
+    """Return the environment a process was started with; empty when it is gone, or not ours to look at."""
+    try:
+        with open(f"/proc/{pid}/environ", "rb") as file:
+            entries = file.read().split(b"\0")
+    except OSError:
+        return {}
+    pairs = (os.fsdecode(entry).partition("=") for entry in entries)
+    return {name: value for name, found, value in pairs if found}
+
+
+def boot_id() -> str:
+    """Return the kernel's id of this boot; containers on one kernel share it. Empty where /proc is hidden."""
+    return _read("/proc/sys/kernel/random/boot_id")
+
+
+def machine_id() -> str:
+    """Return the machine's id; empty where there is none."""
+    return _read("/etc/machine-id")
+
+
+def pid_namespace() -> int:
+    """Return what tells our pid namespace from others; 0 where /proc is hidden."""
+    try:
+        return os.stat("/proc/self/ns/pid").st_ino
+    except OSError:
+        return 0
+
+
+def _stat(pid: int) -> list[bytes]:
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            return file.read().rpartition(b") ")[2].split()
+    except OSError:
+        return []
+
+
+def _read(path: str) -> str:
+    with suppress(OSError), open(path, encoding="utf-8") as file:
+        return file.read().strip()
+    return ""

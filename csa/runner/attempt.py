@@ -1,0 +1,185 @@
+"""One process of the tool, from its start until it has exited and its output is read, and the watchers beside it.
+
+The watchers only ask for the end (`Stopping.request`); one ladder carries it out: TERM, a grace, KILL. What the tool
+leaves behind is the guardian's to sweep.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import signal
+from collections.abc import Awaitable, Callable
+
+import anyio
+
+from csa.model.adapter import Decoder, Invocation, StderrReader, ToolExit
+from csa.model.events import Event
+from csa.process.framing import LineFramer
+from csa.process.tool import ToolProcess, cpu_ticks_below, processes_below
+from csa.runner.recorder import Recorder
+from csa.runner.stopping import Stopping
+from csa.runner.verdict import Stop
+
+FLUSH_S = 0.1
+FIRST_BEAT_S = 1.0
+HEARTBEAT_S = 5.0
+CANCEL_POLL_S = 0.1
+TERM_GRACE_S = 3.0  # claude needs 1.6 s to end its shells
+REAP_GRACE_S = 5.0
+DRAIN_IDLE_S = 0.2
+DRAIN_LIMIT_S = 5.0
+IDLE_CPU_SHARE = 0.03
+TICKS_PER_S = os.sysconf("SC_CLK_TCK")
+STDERR_TAIL_BYTES = 16 << 10
+
+
+def cancelled_by(asked: str) -> Stop:
+    """Return why a turn ends for which there is a `cancel` file; `asked` is what it says."""
+    return Stop("cancelled", None, f"cancelled by {asked}" if asked else "cancelled on request")
+
+
+class Attempt:
+    """Attends one tool. `deliver` takes the events as they were recorded."""
+
+    def __init__(
+        self,
+        tool: ToolProcess,
+        decoder: Decoder,
+        recorder: Recorder,
+        stopping: Stopping,
+        deliver: Callable[[list[Event]], Awaitable[None]],
+    ) -> None:
+        self._tool = tool
+        self._decoder = decoder
+        self._recorder = recorder
+        self._stopping = stopping
+        self._deliver = deliver
+        self._drained = {"stdout": anyio.Event(), "stderr": anyio.Event()}
+        self._last_output = anyio.current_time()
+        self._stderr_tail = b""
+
+    async def run(
+        self,
+        invocation: Invocation,
+        *,
+        timeout_s: float | None,
+        spent_s: float = 0.0,
+        idle_timeout_s: float | None = None,
+    ) -> ToolExit:
+        """Run the watchers beside the tool until it has exited and its output is drained.
+
+        `spent_s` of the time limit is over already.
+        """
+        async with anyio.create_task_group() as watchers:
+            watchers.start_soon(self._tool.feed_stdin, invocation.stdin)
+            watchers.start_soon(self._pump_stdout)
+            watchers.start_soon(self._pump_stderr)
+            watchers.start_soon(self._keep_beating)
+            watchers.start_soon(self._keep_flushing)
+            watchers.start_soon(self._watch_for_cancel)
+            watchers.start_soon(self._watch_for_silence, idle_timeout_s)
+            watchers.start_soon(self._keep_time, timeout_s, spent_s)
+            watchers.start_soon(self._reap)
+            watchers.start_soon(self._end_on_request)
+            end = await self._tool.wait()
+            await self._drain()
+            watchers.cancel_scope.cancel()
+        return ToolExit(end.code, end.signal, self._stderr_tail.decode("utf-8", "replace"))
+
+    async def _pump_stdout(self) -> None:
+        framer = LineFramer()
+        while chunk := await self._tool.read_stdout():
+            self._last_output = anyio.current_time()
+            self._recorder.stdout_log.write(chunk)
+            await self._decode(framer.feed(chunk))
+            if self._decoder.is_finished:
+                self._stopping.announced.set()
+        await self._decode(framer.close())
+        self._drained["stdout"].set()
+
+    async def _decode(self, lines: list[bytes]) -> None:
+        updates = [update for line in lines if line for update in self._decoder.feed(line)]
+        if updates:
+            events = self._recorder.record(updates)
+            self._recorder.journal.flush()  # what has been shown must survive our death
+            await self._deliver(events)
+        if self._decoder.fault:
+            self._stopping.request(Stop("fault", None, self._decoder.fault))
+
+    async def _pump_stderr(self) -> None:
+        framer = LineFramer()
+        while chunk := await self._tool.read_stderr():
+            self._last_output = anyio.current_time()
+            self._recorder.stderr_log.write(chunk)
+            self._stderr_tail = (self._stderr_tail + chunk)[-STDERR_TAIL_BYTES:]
+            if isinstance(self._decoder, StderrReader):
+                updates = [update for line in framer.feed(chunk) for update in self._decoder.feed_stderr(line)]
+                await self._deliver(self._recorder.record(updates))
+        self._drained["stderr"].set()
+
+    async def _drain(self) -> None:
+        """Read what is left after the tool's exit; a grandchild that holds the pipes open does not hold us up."""
+        limit = anyio.current_time() + DRAIN_LIMIT_S
+        self._last_output = anyio.current_time()
+        while not all(event.is_set() for event in self._drained.values()):
+            now = anyio.current_time()
+            if now > limit or now - self._last_output > DRAIN_IDLE_S:
+                return
+            with anyio.move_on_after(DRAIN_IDLE_S / 4):
+                await self._drained["stdout"].wait()
+                await self._drained["stderr"].wait()
+
+    async def _keep_flushing(self) -> None:
+        while True:
+            await anyio.sleep(FLUSH_S)
+            self._recorder.journal.flush()
+
+    async def _keep_beating(self) -> None:
+        await anyio.sleep(FIRST_BEAT_S)
+        while True:
+            self._recorder.beat(processes_below(self._tool.guardian_pid))
+            await anyio.sleep(HEARTBEAT_S)
+
+    async def _watch_for_cancel(self) -> None:
+        """Obey the `cancel` file: the way to end a turn from another pid namespace."""
+        while True:
+            await anyio.sleep(CANCEL_POLL_S)
+            if (asked := self._recorder.cancellation()) is not None:
+                self._stopping.request(cancelled_by(asked))
+
+    async def _keep_time(self, limit_s: float | None, spent_s: float) -> None:
+        await anyio.sleep(max(0.0, limit_s - spent_s) if limit_s is not None else math.inf)
+        self._stopping.request(Stop("timed_out", None, f"the turn took longer than {limit_s:g} s"))
+
+    async def _watch_for_silence(self, limit_s: float | None) -> None:
+        """End a turn that for `limit_s` has neither said anything nor used the processor.
+
+        What waits for a provider, or for a nested agent, still uses a little: a few per cent count as none.
+        """
+        if limit_s is None:
+            return
+        interval_s = min(1.0, limit_s / 4)
+        ticks, busy_at = cpu_ticks_below(self._tool.guardian_pid), anyio.current_time()
+        while True:
+            await anyio.sleep(interval_s)
+            before, ticks = ticks, cpu_ticks_below(self._tool.guardian_pid)
+            if abs(ticks - before) > IDLE_CPU_SHARE * interval_s * TICKS_PER_S:
+                busy_at = anyio.current_time()
+            if anyio.current_time() - max(busy_at, self._last_output) > limit_s:
+                silent = f"neither output nor processor time for {limit_s:g} s"
+                self._stopping.request(Stop("timed_out", None, silent))
+                return
+
+    async def _reap(self) -> None:
+        """End a tool that announced the end of the turn and does not exit."""
+        await self._stopping.announced.wait()
+        await anyio.sleep(REAP_GRACE_S)
+        self._stopping.request(Stop("reaped", None, "the tool finished but did not exit"))
+
+    async def _end_on_request(self) -> None:
+        """TERM, a grace, KILL."""
+        await self._stopping.requested.wait()
+        self._tool.signal(signal.SIGTERM)
+        await anyio.sleep(TERM_GRACE_S)
+        self._tool.signal(signal.SIGKILL)

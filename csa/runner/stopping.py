@@ -1,0 +1,24 @@
+"""That csa has begun to end a turn, and why. The first reason stands."""
+
+from __future__ import annotations
+
+import anyio
+
+from csa.runner.verdict import Stop
+
+
+class Stopping:
+    """Shared by all that may end a turn and by all that must know of it."""
+
+    def __init__(self) -> None:
+        self.stop: Stop | None = None
+        self.requested = anyio.Event()
+        self.announced = anyio.Event()  # the tool said that the turn has ended
+        self.was_announced = False  # ... before csa began to end it
+
+    def request(self, stop: Stop) -> None:
+        """End the turn for this reason, unless it is being ended already."""
+        if self.stop is None:
+            self.stop = stop
+            self.was_announced = self.announced.is_set()
+            self.requested.set()
