@@ -78,6 +78,15 @@ class GeminiCliAdapter:
             return _with_settings(request, argv, files)
         return _without_settings(request, argv, files)
 
+    def interactive(self, request: TurnRequest) -> Invocation:
+        """Open the terminal interface on the conversation, with the user's settings alone."""
+        return Invocation(
+            argv=(*request.command, "--skip-trust", *_session(request)),
+            stdin=b"",
+            env={**_environment(request), "GITHUB_SHA": None, "SURFACE": None},
+            warnings=() if keeps_conversations(request) else (_FORGETS,),
+        )
+
     def decoder(self, request: TurnRequest) -> GeminiDecoder:
         """Begin to read a run of `request`."""
         return GeminiDecoder(request)

@@ -2,6 +2,10 @@
 
 Progress goes to stderr, the answer to stdout. Ctrl-C detaches: the turn goes on. Of a session that does not run, the
 answer of its last turn is printed. Exits as csa session wait does; 130 when detached.
+
+With --interactive the tool's own interface is opened on the conversation, here on the terminal, until you leave it.
+The session is locked meanwhile; what is said there is known to the tool, and not recorded in the transcript. Exits 0
+when the tool did, else 1; 4 when a turn runs.
 """
 
 from __future__ import annotations
@@ -17,8 +21,9 @@ from typing import TYPE_CHECKING
 from csa.cli.output import lossy, print_json, print_problem
 from csa.cli.run import print_failure
 from csa.cli.selecting import add_selector, open_client, selected
+from csa.errors import UsageError
 from csa.model.events import Event
-from csa.model.result import RunResult, result_from_event
+from csa.model.result import SIGNAL_EXITS, RunResult, result_from_event
 from csa.model.state import parse_time
 from csa.model.usage import Usage
 from csa.runner.client import Csa
@@ -36,6 +41,8 @@ _DETACHING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 def configure(parser: argparse.ArgumentParser) -> None:
     add_selector(parser)
+    parser.add_argument("-i", "--interactive", action="store_true", help="open the tool's own interface instead")
+    parser.add_argument("-t", "--tool", metavar="T", help="with --interactive: the tool (default: of the last turn)")
     parser.add_argument("-q", "--quiet", action="store_true", help="no progress on stderr")
     parser.add_argument("--json", action="store_true", help="print the result as one object instead of the answer")
 
@@ -43,6 +50,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def execute(arguments: argparse.Namespace) -> int:
     client = open_client(arguments)
     session_id = client.resolve(selected(arguments))
+    if arguments.interactive:
+        return _interact(client, session_id, arguments)
+    if arguments.tool:
+        raise UsageError("--tool is for --interactive.")
     liveness = client.liveness(session_id)
     seen = _Seen()
     if liveness.state == "alive" and liveness.owner is not None:
@@ -52,6 +63,25 @@ def execute(arguments: argparse.Namespace) -> int:
             print(f"hint: csa session attach -s {session_id}", file=sys.stderr)
             return 128 + number
     return _print_end(client, session_id, seen, as_json=arguments.json)
+
+
+def _interact(client: Csa, session_id: str, arguments: argparse.Namespace) -> int:
+    """Open the tool's own interface."""
+    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+        raise UsageError("--interactive needs a terminal.", hint=f'csa run --session {session_id} "..."')
+    if arguments.json:
+        raise UsageError("--interactive and --json exclude each other.")
+    from csa.runner.interactive import Interaction  # noqa: PLC0415  # brings pexpect and anyio
+
+    interaction = Interaction(client.setting, session_id, tool=arguments.tool)
+    for warning in interaction.invocation.warnings:
+        print(f"warning: {warning}", file=sys.stderr)
+    ended = interaction.run()
+    with lossy(sys.stderr):
+        print(f"csa: left session {session_id}", file=sys.stderr)
+    if ended.stopped_by in SIGNAL_EXITS:
+        return SIGNAL_EXITS[ended.stopped_by]
+    return 0 if ended.end.code == 0 and ended.stopped_by is None else 1
 
 
 @dataclass(slots=True)
