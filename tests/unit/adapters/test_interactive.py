@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import pytest
-
-from csa.errors import UsageError
-from csa.model.adapter import InteractiveTool
 from csa_adapters.acp import AcpAdapter
 from csa_adapters.claude_code import ClaudeCodeAdapter
 from csa_adapters.codex import CodexAdapter
 from csa_adapters.gemini_cli import GeminiCliAdapter
 from csa_adapters.opencode import OpencodeAdapter
+
+from csa.errors import UsageError
+from csa.model.adapter import InteractiveTool
 from tests.unit.adapters.support import THREAD, make_request
 
 SESSION = "ses_e43cca77bb8e1140b6c3d9281f"
