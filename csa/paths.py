@@ -74,3 +74,6 @@ class SessionPaths:
 
     def turn_output(self, turn: int) -> Path:
         return self.root / "output" / f"turn-{turn:04d}"
+
+    def supervisor_log(self, turn: int) -> Path:
+        return self.turn_output(turn) / "supervisor.log"

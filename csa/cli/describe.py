@@ -38,8 +38,9 @@ def _tool_call_update(data: _Data) -> str | None:
 
 def _retry(data: _Data) -> str:
     count = f" {data['attempt']}/{data['max']}" if data.get("attempt") and data.get("max") else ""
-    after = f", in {data['retry_after_s']:g} s" if data.get("retry_after_s") else ""
-    return f"retry{count} ({data.get('kind', 'unknown')}{after}): {one_line(str(data.get('message', '')))}"
+    after = f", in {round(data['retry_after_s'], 1):g} s" if data.get("retry_after_s") else ""
+    whose = " by csa" if data.get("by") == "csa" else ""
+    return f"retry{whose}{count} ({data.get('kind', 'unknown')}{after}): {one_line(str(data.get('message', '')))}"
 
 
 def _problem(word: str) -> Callable[[_Data], str]:

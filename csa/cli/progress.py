@@ -39,6 +39,7 @@ class Subject:
     """The turn that is shown."""
 
     session_id: str
+    turn: int
     headline: str
     tool: str
     project: str
@@ -53,6 +54,7 @@ class Subject:
         verb = "session" if plan.is_new else "continuing session"
         return cls(
             session_id=turn.session_id,
+            turn=turn.turn,
             headline=f"csa: {verb} {turn.session_id}, turn {turn.turn}, {plan.adapter.name} ({plan.why_tool})",
             tool=plan.adapter.name,
             project=plan.state.project_path,
@@ -102,15 +104,19 @@ class PlainLines(Silence):
 
     def __init__(self) -> None:
         self._message = ""
+        self._first_turn = 0
 
     def begin(self, subject: Subject) -> None:
         """Say which session this is: its record is on disk, so the id can be used at once."""
+        self._first_turn = subject.turn
         _say(subject.headline)
 
     def show(self, event: Event) -> None:
         """Say what happened."""
         line = describe(event)
-        if event.type == "run_finished":
+        if event.type == "run_started" and event.turn != self._first_turn:
+            _say(_headline_of_fallback(event))
+        elif event.type == "run_finished":
             _say(_closing(event))
         elif event.type == "agent_message":
             self._message = line or ""
@@ -133,6 +139,7 @@ class LiveTree(Silence):
         self._closing = ""
         self._subject: Subject
         self._own: Row
+        self._before = Usage()
         self._others: list[Row] = []
         self._resumed: set[str] = set()
         self._since = ""
@@ -141,6 +148,7 @@ class LiveTree(Silence):
         """Say which session this is, and begin to draw."""
         _say(Style(sys.stderr)(subject.headline, "dim"))
         self._subject = subject
+        self._before = subject.usage
         self._since = subject.session_id
         if not subject.is_new:
             self._since = max(self._since, new_session_id(time.time_ns() // 1_000_000, bytes(ENTROPY_BYTES)))
@@ -157,16 +165,25 @@ class LiveTree(Silence):
 
     def show(self, event: Event) -> None:
         """Take note of what happened."""
-        if event.type == "run_finished":
+        if event.type == "run_started" and event.data.get("tool") != self._own.tool:
+            self._fall_back(event)
+        elif event.type == "run_finished":
             self._closing = _closing(event)
+            self._before = self._own.usage
         elif event.type == "usage":
-            self._own = replace(self._own, usage=self._subject.usage + Usage.from_dict(event.data))
+            self._own = replace(self._own, usage=self._before + Usage.from_dict(event.data))
             return
         line = describe(event)
         if line and event.type in {"retry", "warning", "error"}:
             self._screen.print(line, "yellow")
         if line:
             self._own = replace(self._own, doing=line)
+
+    def _fall_back(self, event: Event) -> None:
+        """Leave what became of the last tool on the screen, and go on with the next."""
+        for line in (self._closing, _headline_of_fallback(event)):
+            self._screen.print(line, "yellow")
+        self._own = replace(self._own, tool=str(event.data.get("tool")))
 
     async def keep_fresh(self) -> None:
         """Draw again and again, with the sessions that the agents have started, in whichever project."""
@@ -196,6 +213,10 @@ class LiveTree(Silence):
         tree = [node for node in arrange([self._own, *self._others]) if node.session_id == self._subject.session_id]
         height = min(MAX_ROWS_SHOWN, height - 1)
         self._screen.draw(lay_out(tree, width=width, height=height, now=time.time()))
+
+
+def _headline_of_fallback(event: Event) -> str:
+    return f"csa: going on in turn {event.turn} with {event.data.get('tool')}"
 
 
 def _closing(event: Event) -> str:

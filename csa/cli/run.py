@@ -55,6 +55,26 @@ def configure(parser: argparse.ArgumentParser) -> None:
     how.add_argument("--system", metavar="TEXT", help="text to add to the tool's system prompt")
     how.add_argument("--system-file", metavar="FILE", help="the same, from a file")
     how.add_argument("--timeout", type=float, metavar="S", help="end the turn after S seconds")
+    how.add_argument("--idle-timeout", type=float, metavar="S", help="end it after S seconds without output or work")
+    how.add_argument("--detach", action="store_true", help="return when the session is there; it goes on by itself")
+    how.add_argument("--on-finish", metavar="CMD", help="run this shell command when the turn has ended")
+    how.add_argument("--keep-background", action="store_true", help="leave running what the tool leaves running")
+    how.add_argument(
+        "--retries",
+        type=int,
+        metavar="N",
+        help="try again up to N times when the provider fails in passing and nothing has been done yet (default: 2)",
+    )
+    how.add_argument(
+        "--fallback",
+        metavar="T,...",
+        help="when the provider fails, go on in the same session with the first of these tools that can",
+    )
+    how.add_argument(
+        "--no-handoff",
+        action="store_true",
+        help="give the tool the prompt alone, even where other tools have worked in the session before",
+    )
     how.add_argument("--dry-run", action="store_true", help="say what would be run; create and start nothing")
     prompt = parser.add_argument_group("the prompt")
     prompt.add_argument("--prompt-file", metavar="FILE", help="read the prompt from a file")
@@ -73,6 +93,8 @@ def execute(arguments: argparse.Namespace) -> int:
     if arguments.dry_run:
         _print_plan(client.plan(request), as_json=arguments.json)
         return 0
+    if arguments.detach:
+        return _detach(client, request, arguments)
     import anyio  # noqa: PLC0415  # a dry run and a usage error need no event loop
 
     from csa.cli.progress import make_progress  # noqa: PLC0415  # as above
@@ -86,9 +108,40 @@ def execute(arguments: argparse.Namespace) -> int:
     anyio.run(_drive, turn, progress, faults if arguments.stream_json else None)
     assert turn.result is not None
     _print_outcome(turn, turn.result, arguments)
+    if arguments.on_finish:
+        _finish(arguments.on_finish, client, turn.result)
     if faults and not isinstance(faults[0], BrokenPipeError):
         raise faults[0]
     return turn.result.exit_code
+
+
+def _detach(client: Csa, request: RunRequest, arguments: argparse.Namespace) -> int:
+    """Start the turn by itself; print its session's id, which any process can resolve from then on."""
+    from csa.runner.detach import start_detached  # noqa: PLC0415  # only this needs it
+
+    if arguments.stream_json:
+        raise UsageError("--detach and --stream-json exclude each other.", hint="csa session logs -f --events")
+    started = start_detached(client, request, on_finish=arguments.on_finish)
+    if arguments.json:
+        print_json(started.to_json())
+    else:
+        print(started.session_id)
+    if not arguments.quiet:
+        with lossy(sys.stderr):
+            print(f"{started.tool}, turn {started.turn}, runs by itself (PID {started.pid})", file=sys.stderr)
+            print(f"hint: csa session wait -s {started.session_id}", file=sys.stderr)
+    return 0
+
+
+def _finish(command: str, client: Csa, result: RunResult) -> None:
+    from csa.runner.on_finish import run_on_finish  # noqa: PLC0415  # only this needs it
+
+    sys.stdout.flush()
+    directory = str(client.setting.directory)
+    problem = run_on_finish(command, result, environ=client.setting.environ, directory=directory)
+    if problem:
+        with lossy(sys.stderr):
+            print(f"warning: {problem}", file=sys.stderr)
 
 
 async def _drive(turn: Turn, progress: Progress, stream_faults: list[OSError] | None) -> None:
@@ -161,6 +214,8 @@ def _hint(result: RunResult) -> str | None:
         return f"log in with {result.tool}, or set its key"
     if result.error_kind == "context_overflow":
         return "begin a new session, or shorten this one with the tool's own compaction"
+    if result.error_kind == "quota":
+        return f'csa run --session {result.session_id} --tool ANOTHER "go on", or pass --fallback the next time'
     if result.provider_session_id is None:
         return None
     return f'csa run --session {result.session_id} "go on"'
@@ -182,8 +237,18 @@ def _request(arguments: argparse.Namespace) -> RunRequest:
         system=_read_file("--system-file", arguments.system_file) if arguments.system_file else arguments.system,
         ephemeral=arguments.ephemeral,
         timeout_s=arguments.timeout,
+        idle_timeout_s=arguments.idle_timeout,
+        keep_background=arguments.keep_background,
+        retries=arguments.retries,
+        fallback=_words(arguments.fallback),
+        handoff=False if arguments.no_handoff else None,
         directory=Path(arguments.cd).resolve() if arguments.cd else None,
     )
+
+
+def _words(text: str | None) -> tuple[str, ...] | None:
+    """Split a list of names; an empty one is none, and None is left to the configuration."""
+    return None if text is None else tuple(word.strip() for word in text.split(",") if word.strip())
 
 
 def _prompt(arguments: argparse.Namespace) -> str:
@@ -238,6 +303,9 @@ def _print_plan(plan: TurnPlan, *, as_json: bool) -> None:
         "model": plan.model,
         "effort": plan.effort,
         "timeout_s": plan.timeout_s,
+        "idle_timeout_s": plan.idle_timeout_s,
+        "retries": plan.retries,
+        "fallback": list(plan.fallback),
         "parent": plan.state.parent_session_id,
         "depth": plan.state.depth,
         "resumes": plan.tool_state.provider_session_id,
@@ -246,5 +314,5 @@ def _print_plan(plan: TurnPlan, *, as_json: bool) -> None:
         print_json(facts)
         return
     for name, value in facts.items():
-        if value is not None:
+        if value not in (None, []):
             print(f"{name:<11} {value}")

@@ -127,6 +127,7 @@ def _follow(client: Csa, session_id: str, owner: Owner, seen: _Seen, *, quiet: b
     since = parse_time(owner.since)
     subject = Subject(
         session_id=session_id,
+        turn=owner.turn,
         headline=f"csa: attached to session {session_id}, turn {owner.turn}, {owner.tool} (since {owner.since_clock})",
         tool=owner.tool,
         project=str(client.store.project),

@@ -13,7 +13,7 @@ from typing import Any, Literal
 from csa.errors import ConfigError
 from csa.model.permission import Permission
 
-_Kind = Literal["text", "words", "count", "seconds", "permission", "table", "transport"]
+_Kind = Literal["text", "words", "count", "seconds", "permission", "table", "transport", "switch"]
 AUTO = "auto"
 NATIVE = "native"
 TRANSPORTS = (NATIVE, "acp")
@@ -34,7 +34,13 @@ KEYS: Mapping[str, Key] = {
     "tools_order": Key("words", ("codex", "claude-code", "gemini-cli", "opencode"), "the order in which `auto` looks"),
     "permission": Key("permission", "edit", "what agents may do: read-only, edit or full", limits=True),
     "max_depth": Key("count", 5, "how deep sessions nest; a root has depth 0", limits=True),
+    "retries": Key("count", 2, "how often csa itself tries a turn again whose provider failed in passing"),
+    "fallback": Key("words", (), "the tools that go on, in this order, when the provider of a turn's tool fails"),
+    "handoff": Key("switch", "on", "whether a tool is told of the turns that others have run: on or off"),
+    "context_turns": Key("count", 20, "how many turns a handoff tells of, at most"),
+    "context_tokens": Key("count", 6000, "how many tokens a handoff takes, at most"),
     "timeout_s": Key("seconds", 0.0, "wall time after which a turn is ended, in seconds; 0 is none", limits=True),
+    "idle_timeout_s": Key("seconds", 0.0, "silence after which a turn is ended, in seconds; 0 is none", limits=True),
 }
 TOOL_KEYS: Mapping[str, Key] = {
     "command": Key("words", (), "how the tool is started: its executable, and arguments"),
@@ -92,6 +98,31 @@ class Config:
     def timeout_s(self) -> float | None:
         """None: no limit."""
         return float(self.values["timeout_s"][0]) or None
+
+    @property
+    def idle_timeout_s(self) -> float | None:
+        """None: no limit."""
+        return float(self.values["idle_timeout_s"][0]) or None
+
+    @property
+    def retries(self) -> int:
+        return int(self.values["retries"][0])
+
+    @property
+    def fallback(self) -> tuple[str, ...]:
+        return tuple(self.values["fallback"][0])
+
+    @property
+    def hands_over(self) -> bool:
+        return bool(self.values["handoff"][0] == "on")
+
+    @property
+    def context_turns(self) -> int:
+        return int(self.values["context_turns"][0])
+
+    @property
+    def context_tokens(self) -> int:
+        return int(self.values["context_tokens"][0])
 
     @property
     def acp_tools(self) -> tuple[str, ...]:
@@ -191,7 +222,7 @@ def _unknown(origin: str, name: str, known: list[str], *, where: str = "", prefi
 def _loosens(name: str, new: Any, current: Any) -> bool:
     if name == "permission":
         return Permission(new).rank > Permission(current).rank
-    if name == "timeout_s":
+    if name in {"timeout_s", "idle_timeout_s"}:
         return bool(current) and (not new or new > current)
     return bool(new > current)
 
@@ -204,12 +235,14 @@ _EXPECTED: Mapping[_Kind, str] = {
     "permission": "one of read-only, edit, full",
     "table": "a table of texts",
     "transport": "native or acp",
+    "switch": "on or off",
 }
 
 
 _CHOICES: Mapping[str, tuple[str, ...]] = {
     "permission": tuple(level.value for level in Permission),
     "transport": TRANSPORTS,
+    "switch": ("on", "off"),
 }
 
 

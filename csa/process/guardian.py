@@ -6,9 +6,11 @@ stdin, becomes the tool's. It ignores the terminal's signals, and is a *subreape
 starts and abandons (setsid, double fork, nohup) becomes its child. An unreaped child's pid cannot be reused, so it
 signals no stranger.
 
-Control, from the supervisor: lines `signal N` (to the tool). End of file, for whatever reason, means the end.
+Control, from the supervisor: lines `signal N` (to the tool) and `keep` (sweep nothing at the end). End of file, for
+whatever reason, means the end.
 Status, to the supervisor: lines `started PID`, `failed ERRNO`, `exit CODE`, `killed SIGNAL`, and last
 `swept N PEAK_RSS_BYTES`.
+A detached supervisor that a descendant has started is spared with all below it: it has a guardian of its own.
 Descriptors it inherits beyond these (the session lock) stay open until it is done: the session lives as long as its
 tree does. The tool inherits none of them.
 """
@@ -50,23 +52,44 @@ def children_of(pid: int) -> list[int]:
     return found
 
 
+def own_children_of(pid: int) -> list[int]:
+    """Return the children of a process without detached supervisors."""
+    return [child for child in children_of(pid) if not is_detached_supervisor(child)]
+
+
 def descendants_of(pid: int) -> list[int]:
-    """Return all descendants of a process, parents before children."""
+    """Return the descendants of a process, parents before children; detached supervisors and all below are left out."""
     found: list[int] = []
-    queue = children_of(pid)
+    queue = own_children_of(pid)
     while queue:
         found += queue
-        queue = [grandchild for child in queue for grandchild in children_of(child)]
+        queue = [grandchild for child in queue for grandchild in own_children_of(child)]
     return found
 
 
-def holds_session_lock(pid: int) -> bool:
-    """Say whether a process has a session's lock open, as a supervisor and its guardian do."""
+def session_lock_of(pid: int) -> str | None:
+    """Return the path of the session's lock that a process has open, as a supervisor and its guardian do."""
     try:
-        targets = [os.readlink(f"/proc/{pid}/fd/{fd}") for fd in os.listdir(f"/proc/{pid}/fd")]
+        for fd in os.listdir(f"/proc/{pid}/fd"):
+            target = os.readlink(f"/proc/{pid}/fd/{fd}")
+            if target.endswith("/locks/session.lock"):
+                return target
+    except OSError:
+        pass  # it ended while we looked, or is another user's
+    return None
+
+
+def is_detached_supervisor(pid: int) -> bool:
+    """Say whether a process is the owner of a turn that was to survive its caller; the record in its lock tells."""
+    lock = session_lock_of(pid)
+    if lock is None:
+        return False
+    try:
+        with open(lock, "rb") as file:
+            owner = file.read(4096)
     except OSError:
         return False
-    return any(target.endswith("/locks/session.lock") for target in targets)
+    return f'"pid":{pid},'.encode() in owner and b'"detached":true' in owner
 
 
 def sweep(limit_s: float = SWEEP_LIMIT_S) -> int:
@@ -78,7 +101,7 @@ def sweep(limit_s: float = SWEEP_LIMIT_S) -> int:
     _ask_nested_to_end()
     end, pause_s = time.monotonic() + limit_s, 0.001
     killed: set[int] = set()
-    while (children := children_of(os.getpid())) and time.monotonic() < end:
+    while (children := own_children_of(os.getpid())) and time.monotonic() < end:
         killed.update(pid for pid in children if not _is_zombie(pid))
         for pid in children:
             _kill(pid, signal.SIGKILL)
@@ -98,7 +121,7 @@ def _is_zombie(pid: int) -> bool:
 
 def _ask_nested_to_end() -> None:
     me = os.getpid()
-    nested = [pid for pid in descendants_of(me) if holds_session_lock(pid)]
+    nested = [pid for pid in descendants_of(me) if session_lock_of(pid)]
     for pid in nested:
         _kill(pid, signal.SIGTERM)
     end = time.monotonic() + NESTED_GRACE_S
@@ -168,14 +191,17 @@ def _report(status: int, code: int) -> None:
         _say(status, f"exit {os.WEXITSTATUS(code)}")
 
 
-def _watch(tool: int, control: int, status: int) -> None:
-    """Pass signals on and report the tool's end, until the control pipe ends. Adopted children are reaped meanwhile."""
+def _watch(tool: int, control: int, status: int) -> bool:
+    """Pass signals on and report the tool's end, until the control pipe ends; adopted children are reaped meanwhile.
+
+    Returns whether what is left is to be kept.
+    """
     wake_read, wake_write = os.pipe()
     os.set_blocking(wake_write, False)
     os.set_blocking(wake_read, False)
     signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
     signal.signal(signal.SIGCHLD, lambda *_: None)
-    running = True
+    running, keep = True, False
     os.write(wake_write, b"\0")  # the tool may have ended before the handler was there
     while True:
         ready, _, _ = select.select([control, wake_read], [], [])
@@ -185,9 +211,10 @@ def _watch(tool: int, control: int, status: int) -> None:
         if control in ready:
             words = os.read(control, 512).split()
             if not words:
-                return
+                return keep
+            keep = keep or b"keep" in words
             if running:
-                for number in words[1::2]:
+                for number in filter(bytes.isdigit, words):
                     _kill(tool, int(number))
 
 
@@ -224,8 +251,7 @@ def main() -> None:
     for stream in (0, 1, 2):
         os.dup2(null, stream)  # so that the tool's end of its pipes is the only one
     os.close(null)
-    _watch(tool, control, status)
-    swept = sweep()
+    swept = 0 if _watch(tool, control, status) else sweep()
     _say(status, f"swept {swept} {resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024}")
 
 

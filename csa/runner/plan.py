@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
-from csa.errors import NotFoundError, RefusedError, UsageError
+from csa.errors import NotFoundError, RefusedError, ToolUnavailableError, UsageError
 from csa.ids import is_session_id
 from csa.model.adapter import Adapter
 from csa.model.config import Config
@@ -20,6 +20,7 @@ from csa.model.permission import Permission
 from csa.model.result import summarise
 from csa.model.state import SessionState, ToolState
 from csa.runner.caller import Caller
+from csa.runner.fallback import fallback_of, first_installed
 from csa.runner.request import RunRequest
 from csa.runner.setting import Setting, resolve_selector
 from csa.runner.toolbox import ToolChoice, choose_tool, loadable_adapters
@@ -46,7 +47,11 @@ class TurnPlan:
     model: str | None
     effort: str | None
     timeout_s: float | None
+    idle_timeout_s: float | None
     max_depth: int
+    retries: int = 0
+    fallback: tuple[str, ...] = ()  # the tools that go on, in this order, when the provider fails
+    hands_over: bool = True
 
     @property
     def tool_state(self) -> ToolState:
@@ -74,23 +79,34 @@ def _check_words(request: RunRequest) -> None:
         raise UsageError("--session, --last and --session-id exclude each other.")
     if not request.prompt.strip():
         raise UsageError("The prompt is empty.", hint='csa run "what to do"')
-    texts = (request.prompt, request.description, request.system, request.model, request.effort)
-    if any(text is not None and not _is_unicode(text) for text in texts):
-        raise UsageError("The prompt and the options must be UTF-8.")
-    if "\0" in request.prompt:
-        raise UsageError("The prompt holds a NUL character, which no tool accepts.")
+    _check_texts(request)
+    _check_numbers(request)
     if request.ephemeral and any(ways):
         raise UsageError("--ephemeral begins a session of its own; it cannot continue one.")
-    if request.system and len(request.system.encode()) > MAX_SYSTEM_BYTES:
-        raise UsageError(f"The system text is longer than {MAX_SYSTEM_BYTES >> 10} KiB.", hint="put it into the prompt")
-    if request.timeout_s is not None and not 0 < request.timeout_s < float("inf"):
-        raise UsageError("--timeout must be more than 0 seconds.")
     for name in (request.name, None if _asked_id(request) else request.session_id):
         if name is not None and not _NAME.fullmatch(name):
             raise UsageError(
                 f"'{name}' cannot name a session.",
                 hint="a name begins with a letter and has up to 64 letters, digits, dots, dashes and underscores",
             )
+
+
+def _check_texts(request: RunRequest) -> None:
+    texts = (request.prompt, request.description, request.system, request.model, request.effort)
+    if any(text is not None and not _is_unicode(text) for text in texts):
+        raise UsageError("The prompt and the options must be UTF-8.")
+    if "\0" in request.prompt:
+        raise UsageError("The prompt holds a NUL character, which no tool accepts.")
+    if request.system and len(request.system.encode()) > MAX_SYSTEM_BYTES:
+        raise UsageError(f"The system text is longer than {MAX_SYSTEM_BYTES >> 10} KiB.", hint="put it into the prompt")
+
+
+def _check_numbers(request: RunRequest) -> None:
+    for option, seconds in (("--timeout", request.timeout_s), ("--idle-timeout", request.idle_timeout_s)):
+        if seconds is not None and not 0 < seconds < float("inf"):
+            raise UsageError(f"{option} must be more than 0 seconds.")
+    if request.retries is not None and request.retries < 0:
+        raise UsageError("--retries must be 0 or more.")
 
 
 def _find_target(setting: Setting, request: RunRequest) -> str | None:
@@ -179,6 +195,7 @@ def _plan(
 ) -> TurnPlan:
     configured = setting.config.for_tool(choice.adapter.name)
     permission = _permission(setting, request, state)
+    asked = replace(request, model=None, effort=None) if choice.is_fallback else request  # they were for another tool
     return TurnPlan(
         is_new=is_new,
         state=replace(state, permission=permission.value),
@@ -189,10 +206,14 @@ def _plan(
         permission=permission,
         cwd=cwd,
         account=choice.adapter.account({**setting.environ, **configured.env}),
-        model=request.model or configured.model,
-        effort=request.effort or configured.effort,
+        model=asked.model or configured.model,
+        effort=asked.effort or configured.effort,
         timeout_s=request.timeout_s or setting.config.timeout_s,
+        idle_timeout_s=request.idle_timeout_s or setting.config.idle_timeout_s,
         max_depth=state.max_depth if state.max_depth is not None else setting.config.max_depth,
+        retries=setting.config.retries if request.retries is None else request.retries,
+        fallback=tuple(name for name in fallback_of(setting, request) if name != choice.adapter.name),
+        hands_over=setting.config.hands_over if request.handoff is None else request.handoff,
     )
 
 
@@ -200,14 +221,20 @@ def _choose(setting: Setting, request: RunRequest, *, previous: str | None) -> T
     outer = setting.caller.state.last_tool if setting.caller else None
     known, _ = loadable_adapters(setting.config)
     family = next((adapter.family for adapter in known if adapter.name == outer), None)
-    return choose_tool(
-        request.tool,
-        previous,
-        setting.config,
-        setting.environ,
-        avoid_family=family,
-        transport=request.transport,
-    )
+    fallback = fallback_of(setting, request)
+    try:
+        return choose_tool(
+            request.tool,
+            previous,
+            setting.config,
+            setting.environ,
+            avoid_family=family,
+            transport=request.transport,
+        )
+    except ToolUnavailableError as missing:
+        if choice := first_installed(fallback, setting.config, setting.environ, missing):
+            return choice
+        raise
 
 
 def _max_depth(config: Config, parent: SessionState | None) -> int:

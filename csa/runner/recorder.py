@@ -7,7 +7,7 @@ it; the losses are counted and reported.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -18,12 +18,14 @@ from csa.model.adapter import Outcome, Update
 from csa.model.events import Event
 from csa.model.redaction import Redactor
 from csa.model.result import RunResult, summarise
-from csa.model.state import ToolState
+from csa.model.state import ToolState, format_time
 from csa.model.usage import Usage
 from csa.paths import SessionPaths
 from csa.process.logs import OutputLog
+from csa.procfs import ProcessId
 from csa.runner.plan import TurnPlan
-from csa.store.atomic import write_atomically, write_private
+from csa.store.atomic import append_private, write_atomically, write_private
+from csa.store.heartbeat import render_heartbeat
 from csa.store.held import HeldSession, build_session, open_session, store_lock
 from csa.store.journal import Journal
 from csa.store.results import list_artifacts, save_result
@@ -40,12 +42,14 @@ class Recorder:
         self.losses: list[str] = []
         self.tool_state: ToolState = held.state.tools.get(plan.adapter.name, ToolState())
         self._redactor = redactor
+        self._follows = False  # it goes on from a turn of the same run, so that what cancels that cancels this
         self.stdout_log: OutputLog
         self.stderr_log: OutputLog
         last = last_turn_event(held.paths.transcript)
         self.turn = (0 if plan.is_new else max(held.state.turns, last.turn if last else 0)) + 1
         self.journal = Journal(held.paths.transcript, redactor, turn=self.turn)
-        if last is not None and last.type == "run_started":
+        self.follows_lost = last is not None and last.type == "run_started"
+        if last is not None and self.follows_lost:
             self._finish_lost(last)
         self.paths.turn_output(self.turn).mkdir(0o700, parents=True, exist_ok=True)
 
@@ -85,7 +89,8 @@ class Recorder:
                 hint="make room on the disk; nothing was started",
             )
         self.beat()
-        self.held.paths.cancel.unlink(missing_ok=True)
+        if not self._follows:
+            self.held.paths.cancel.unlink(missing_ok=True)
         return events
 
     def open_logs(self) -> None:
@@ -117,13 +122,32 @@ class Recorder:
         )
         self._save_state()
 
-    def beat(self) -> None:
-        """Touch the heartbeat, for readers on other machines."""
+    def beat(self, processes: Sequence[ProcessId] = ()) -> None:
+        """Touch the heartbeat, for readers on other machines, and note which processes the turn has just now."""
         with suppress(OSError):  # it is no evidence on this machine
-            write_private(self.paths.heartbeat, f"{os.uname().nodename}\n".encode())
+            write_private(self.paths.heartbeat, render_heartbeat(processes))
 
-    def finish(self, result: RunResult, outcome: Outcome) -> tuple[RunResult, list[Event]]:
-        """Write the end: `run_finished` (durable), then its projections. Each step is tried, whatever failed before."""
+    def note(self, text: str) -> None:
+        """Write a line of what csa itself has to say to supervisor.log."""
+        line = f"{format_time(datetime.now(UTC))} {self._redactor.redact(text)}\n"
+        with suppress(OSError):  # what matters is in the transcript
+            append_private(self.paths.supervisor_log(self.turn), line.encode("utf-8", "backslashreplace"))
+
+    def cancellation(self) -> str | None:
+        """Return who asks for the end of the turn (the `cancel` file's first line); None when nobody does."""
+        try:
+            words = self.paths.cancel.read_text("utf-8", "replace")
+        except FileNotFoundError:
+            return None
+        except OSError:
+            words = ""
+        return self._redactor.redact(words.strip().partition("\n")[0][:200])
+
+    def finish(self, result: RunResult, outcome: Outcome, *, goes_on: bool = False) -> tuple[RunResult, list[Event]]:
+        """Write the end: `run_finished` (durable), then its projections. Each step is tried, whatever failed before.
+
+        With `goes_on`, another turn follows at once, which is to see a `cancel` file that appears meanwhile.
+        """
         final = self._redactor.redact(result.text).encode("utf-8", "surrogateescape")
         self._attempt("final.md", lambda: write_atomically(self.paths.turn_output(self.turn) / "final.md", final))
         for log in (self.stdout_log, self.stderr_log):
@@ -150,9 +174,23 @@ class Recorder:
             totals=outcome.totals if outcome.totals is not None else self.tool_state.totals,
         )
         self._save_state(usage=result.usage, at=result.finished_at)
-        with suppress(OSError):  # the next turn removes it as well
-            self.paths.cancel.unlink(missing_ok=True)
+        self.beat()
+        if not goes_on:
+            with suppress(OSError):  # the next turn removes it as well
+                self.paths.cancel.unlink(missing_ok=True)
         return result, events
+
+    def pass_to(self, plan: TurnPlan) -> Recorder:
+        """Return the recorder of the next turn, by the tool of `plan`; the session's lock is held throughout.
+
+        Raises as `HeldSession.pass_to`; then this one still has to be closed.
+        """
+        self.journal.close()
+        self.held.pass_to(plan.adapter.name, turn=self.turn + 1)
+        following = Recorder(self.held, plan, self._redactor)
+        following.losses = self.losses
+        following._follows = True
+        return following
 
     def close(self) -> None:
         """Release the lock; an ephemeral session is removed first."""
@@ -200,7 +238,7 @@ class Recorder:
             self.losses.append(f"{what} could not be written: {error}")
 
 
-def begin(store: Store, plan: TurnPlan, redactor: Redactor) -> Recorder:
+def begin(store: Store, plan: TurnPlan, redactor: Redactor, *, detached: bool = False) -> Recorder:
     """Take the session's lock, building the session where it is new.
 
     Raises:
@@ -210,9 +248,9 @@ def begin(store: Store, plan: TurnPlan, redactor: Redactor) -> Recorder:
     """
     tool = plan.adapter.name
     if plan.is_new:
-        held = build_session(store, replace(plan.state, turns=1), tool=tool)
+        held = build_session(store, replace(plan.state, turns=1), tool=tool, detached=detached)
     else:
-        held = open_session(store, plan.state.session_id, tool=tool)
+        held = open_session(store, plan.state.session_id, tool=tool, detached=detached)
     try:
         return Recorder(held, plan, redactor)
     except BaseException:
