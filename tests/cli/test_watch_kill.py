@@ -178,6 +178,26 @@ def test_kill_of_children_whose_parent_has_ended(place: Place) -> None:
     assert run.wait().code == 130
 
 
+def test_kill_of_a_detached_child(place: Place) -> None:
+    """--tree ends what an agent has started to go on by itself, and csa kill --all does too; attach follows it."""
+    place.script(
+        {"match": "child", "do": [["call", "make"], *place.hold()]},
+        {"match": "parent", "do": [["run", "csa run -q --tool codex --detach child"], ["say", "started"]]},
+    )
+    parent = place.codex("parent").session_id
+    place.wait_ready()
+    (child_id,) = set(place.ids()) - {parent}
+    attached = place.start("session", "attach", child_id)
+    wait_for(lambda: "$ make" in attached.err, "it is followed")
+    (row,) = place.run("ps", "--json").json
+    assert (row["id"], row["detached"]) == (child_id, True)
+    done = place.run("session", "kill", "--tree", parent)
+    assert done.out.splitlines() == [f"{parent}: not running (succeeded)", f"{child_id}: killed (codex, turn 1)"]
+    assert attached.wait().code == 1
+    assert "session kill by tester@" in str(place.last_event(child_id))
+    place.wait_until_empty(within_s=2)
+
+
 def test_an_agent_cannot_kill_itself(place: Place) -> None:
     """An agent may kill the sessions it has started, but neither its own nor one that it works for."""
     root, env = place.agent()
