@@ -22,6 +22,7 @@ from csa_adapters.gemini_settings import (
     SETTINGS_PATH,
     home_links,
     is_overruled,
+    keeps_conversations,
     login_copies,
     original_home,
     original_settings_path,
@@ -39,6 +40,10 @@ _MODES = {Permission.READ_ONLY: "default", Permission.EDIT: "auto_edit", Permiss
 _FORGETS = (
     "The project's settings say which conversations gemini-cli deletes: its clean-up may take some that are resumed "
     "later. To prevent that, set general.sessionRetention.enabled to false in .gemini/settings.json."
+)
+_CLEANS_UP = (
+    "gemini-cli's clean-up may delete conversations while its interface is open. To prevent that, set "
+    "general.sessionRetention.enabled to false in ~/.gemini/settings.json."
 )
 
 
@@ -78,6 +83,15 @@ class GeminiCliAdapter:
         if request.run_directory_is_roots:
             return _with_settings(request, argv, files)
         return _in_a_home_of_its_own(request, argv, files)
+
+    def interactive(self, request: TurnRequest) -> Invocation:
+        """Open the terminal interface on the conversation, with the user's settings alone."""
+        return Invocation(
+            argv=(*request.command, "--skip-trust", *_session(request)),
+            stdin=b"",
+            env={**_environment(request), "GITHUB_SHA": None, "SURFACE": None},
+            warnings=() if keeps_conversations(request) else (_CLEANS_UP,),
+        )
 
     def decoder(self, request: TurnRequest) -> GeminiDecoder:
         """Begin to read a run of `request`."""

@@ -102,6 +102,11 @@ def is_overruled(request: TurnRequest, *keys: str) -> bool:
     return _value(request, (_PROJECT, _SYSTEM), keys) is not None
 
 
+def keeps_conversations(request: TurnRequest) -> bool:
+    """Say whether the user's own settings keep gemini from deleting conversations."""
+    return _setting(request, "general", "sessionRetention", "enabled") is False
+
+
 def home_links(request: TurnRequest, directory: str) -> dict[str, str]:
     """Return what makes a home of a run stand for the user's, but for its settings.
 

@@ -98,11 +98,17 @@ GROUPS = {"session": "look at sessions", "config": "look at the configuration"}
 COMMANDS = (
     Command(("run",), "run", "hand a prompt to an AI coding tool, in a new or old session"),
     Command(("top",), "top", "show what runs, in all projects"),
+    Command(("ps",), "ps", "print what runs, in all projects, with its processes"),
+    Command(("kill",), "kill", "end everything that runs, in all projects"),
     Command(("session", "list"), "session_list", "list the project's sessions, or their tree"),
     Command(("session", "result"), "session_result", "print the answer of a session's last turn"),
     Command(("session", "logs"), "session_logs", "print what happened in a session"),
     Command(("session", "is-alive"), "session_is_alive", "say whether a session is running"),
     Command(("session", "budget"), "session_budget", "show what a session and all below it have used"),
+    Command(("session", "why"), "session_why", "print the evidence of what a session does"),
+    Command(("session", "wait"), "session_wait", "wait until sessions have ended"),
+    Command(("session", "attach"), "session_attach", "follow a running turn, or open the tool"),
+    Command(("session", "kill"), "session_kill", "end running sessions"),
     Command(("config", "show"), "config_show", "print each setting with its origin"),
     Command(("config", "validate"), "config_validate", "check the config files"),
     Command(("doctor",), "doctor", "say whether csa can work here, and what to do if not"),
@@ -129,8 +135,8 @@ def members(group: str) -> list[Command]:
 
 # What one wants to do, and the first words of the commands for it; what is in none of them comes under "more".
 PURPOSES = (
-    ("run agents", ("run",)),
-    ("look at sessions", ("session", "top")),
+    ("run agents", ("run", "kill")),
+    ("look at sessions", ("session", "top", "ps")),
     ("set up and repair", ("doctor", "config", "completion")),
 )
 

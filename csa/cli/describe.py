@@ -99,6 +99,15 @@ def tokens(count: int) -> str:
     return str(count)
 
 
+def size(count_bytes: int) -> str:
+    """Render bytes in at most five characters: 950B, 5.2M, 310M, 1.2G."""
+    for unit, length in (("G", 1 << 30), ("M", 1 << 20), ("K", 1 << 10)):
+        if count_bytes >= length:
+            value = count_bytes / length
+            return f"{value:.0f}{unit}" if value >= 100 else f"{value:.1f}{unit}"  # noqa: PLR2004  # three digits
+    return f"{count_bytes}B"
+
+
 def elapsed(seconds: float) -> str:
     """Render a duration in at most seven characters: 4s, 3m12s, 2h05m, 5d04h."""
     whole = int(seconds)

@@ -185,6 +185,8 @@ async def _drive(turn: Turn, progress: Progress, stream_faults: list[OSError] | 
     """Run the turn and show it; with a list for faults, its events go to stdout as they come."""
     import anyio  # noqa: PLC0415  # imported by the caller
 
+    from csa.cli.progress import Subject  # noqa: PLC0415  # as above
+
     with anyio.open_signal_receiver(*_heeded_signals()) as signals:
         async with turn, anyio.create_task_group() as tasks:
 
@@ -194,7 +196,7 @@ async def _drive(turn: Turn, progress: Progress, stream_faults: list[OSError] | 
 
             tasks.start_soon(obey)
             with lossy(sys.stderr):
-                progress.begin(turn)
+                progress.begin(Subject.of(turn))
             try:
                 tasks.start_soon(progress.keep_fresh)
                 async for event in turn:
@@ -224,10 +226,15 @@ def _print_outcome(turn: Turn, result: RunResult, arguments: argparse.Namespace)
     with lossy(sys.stderr):
         for loss in turn.losses:
             print(f"warning: {loss}", file=sys.stderr)
-        if result.status != "succeeded":
-            kind = f" ({result.error_kind})" if result.error_kind else ""
-            words = f"{result.tool} {_STATUS_WORDS[result.status]}{kind}: {result.error_message}"
-            print_problem(words, hint=_hint(result))
+        print_failure(result)
+
+
+def print_failure(result: RunResult) -> None:
+    """Say on stderr how a turn ended that did not succeed."""
+    if result.status != "succeeded":
+        kind = f" ({result.error_kind})" if result.error_kind else ""
+        words = f"{result.tool} {_STATUS_WORDS[result.status]}{kind}: {result.error_message}"
+        print_problem(words, hint=_hint(result))
 
 
 _STATUS_WORDS = {

@@ -153,6 +153,14 @@ class Probe:
     login: str = ""  # what to do to log in, besides setting one of the variables
 
 
+@runtime_checkable
+class InteractiveTool(Protocol):
+    """An adapter whose tool has a terminal interface that can take up a conversation."""
+
+    def interactive(self, request: TurnRequest) -> Invocation:
+        """Say how to open it on `request.provider_session_id`, for a person; `stdin` does not matter."""
+
+
 class Adapter(Protocol):
     """What csa knows of a tool."""
 

@@ -1,7 +1,8 @@
 """The guardian: a small process that is the tool's parent and outlives the supervisor until all is cleaned up.
 
 Run as `python -I -S guardian.py <control fd> <status fd> -- argv...`, in a session of its own, with the tool's stdin,
-stdout, stderr, directory and environment. It ignores the terminal's signals, and is a *subreaper*: whatever the tool
+stdout, stderr, directory and environment. With `tty` in place of `--` its controlling terminal, which must be its
+stdin, becomes the tool's. It ignores the terminal's signals, and is a *subreaper*: whatever the tool
 starts and abandons (setsid, double fork, nohup) becomes its child. An unreaped child's pid cannot be reused, so it
 signals no stranger.
 
@@ -142,12 +143,12 @@ def _kill(pid: int, number: int) -> None:
         os.kill(pid, number)
 
 
-def _spawn(argv: list[str], status: int) -> int:
+def _spawn(argv: list[str], status: int, *, has_tty: bool = False) -> int:
     me = os.getpid()
     error_read, error_write = os.pipe()
     pid = os.fork()
     if pid == 0:
-        _exec(argv, me, error_write)
+        _exec(argv, me, error_write, has_tty=has_tty)
     os.close(error_write)
     failure = os.read(error_read, 16)  # end of file at a successful exec
     os.close(error_read)
@@ -155,11 +156,13 @@ def _spawn(argv: list[str], status: int) -> int:
     return pid
 
 
-def _exec(argv: list[str], parent: int, error_write: int) -> None:
+def _exec(argv: list[str], parent: int, error_write: int, *, has_tty: bool) -> None:
     try:
         for number in (*_IGNORED, signal.SIGXFSZ):  # the last one Python ignores
             signal.signal(number, signal.SIG_DFL)
         os.setsid()
+        if has_tty:
+            _tty_request("TIOCSCTTY")
         _libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
         if os.getppid() != parent:
             os._exit(127)
@@ -167,6 +170,13 @@ def _exec(argv: list[str], parent: int, error_write: int) -> None:
     except OSError as error:
         os.write(error_write, str(error.errno).encode())
     os._exit(127)
+
+
+def _tty_request(name: str) -> None:
+    import fcntl  # noqa: PLC0415  # most tools have no terminal
+    import termios  # noqa: PLC0415  # as above
+
+    fcntl.ioctl(0, getattr(termios, name), 0)
 
 
 def _say(status: int, line: str) -> None:
@@ -233,7 +243,10 @@ def main() -> None:
     for number in _IGNORED:
         signal.signal(number, signal.SIG_IGN)
     become_subreaper()
-    tool = _spawn(argv, status)
+    has_tty = sys.argv[3] == "tty"
+    if has_tty:
+        _tty_request("TIOCNOTTY")  # a terminal can be taken only when no other session has it
+    tool = _spawn(argv, status, has_tty=has_tty)
     null = os.open(os.devnull, os.O_RDWR)
     for stream in (0, 1, 2):
         os.dup2(null, stream)  # so that the tool's end of its pipes is the only one

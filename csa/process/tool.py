@@ -19,7 +19,7 @@ from csa.procfs import ProcessId, cpu_ticks, identify
 
 READ_BYTES = 1 << 18
 STDOUT_PIPE_BYTES = 1 << 20  # gemini loses what the pipe has no room for when it exits
-_GUARDIAN = str(Path(guardian.__file__))
+GUARDIAN_COMMAND = (sys.executable, "-I", "-S", str(Path(guardian.__file__)))
 _SWEEP_WAIT_S = guardian.SWEEP_LIMIT_S + guardian.NESTED_GRACE_S + 1.0
 
 
@@ -164,7 +164,7 @@ async def start_tool(
     status_read, status_write = os.pipe()
     try:
         process = subprocess.Popen(  # noqa: ASYNC220  # a vfork of a millisecond; its pipes and exit are awaited
-            [sys.executable, "-I", "-S", _GUARDIAN, str(control_read), str(status_write), "--", *argv],
+            [*GUARDIAN_COMMAND, str(control_read), str(status_write), "--", *argv],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
