@@ -574,10 +574,10 @@ def test_fallback_keeps_to_the_limit_of_its_tool(place: Place) -> None:
     place.env["CSA_CONFIG"] = str(config)
     place.script(
         fails("quota", tool="codex", times=2),
-        {"match": "first", "tool": "claude-code", "do": [*place.hold(), ["say", "first"]]},
+        {"match": "stay", "tool": "claude-code", "do": [*place.hold(), ["say", "stayed"]]},
         answers("by claude", tool="claude-code"),
     )
-    first = place.start("run", "--tool", "claude-code", "first")
+    first = place.start("run", "--tool", "claude-code", "stay")
     place.wait_ready()
     refused = place.run("run", "--tool", "codex", "--fallback", "claude-code", "hello")
     assert refused.code == 8
