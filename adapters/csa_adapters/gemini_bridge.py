@@ -27,7 +27,7 @@ from glob import glob
 from pathlib import Path
 from typing import Any, NoReturn
 
-import pexpect  # type: ignore[import-untyped]  # it has no stubs of its own
+import pexpect
 
 _Json = dict[str, Any]
 

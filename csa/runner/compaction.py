@@ -7,8 +7,7 @@ the transcript keeps what was tried.
 
 from __future__ import annotations
 
-import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -26,15 +25,18 @@ from csa.model.state import ToolState, format_time
 from csa.paths import SessionPaths
 from csa.process.logs import OutputLog
 from csa.process.tool import SpawnError, start_tool
+from csa.procfs import ProcessId
 from csa.runner.attempt import Attempt
 from csa.runner.plan import TurnPlan, plan_turn, refuse_own_lineage
 from csa.runner.preparation import Preparation, prepare_compaction
+from csa.runner.recorder import read_cancellation
 from csa.runner.request import RunRequest
 from csa.runner.runfiles import remove_run_files, write_run_files
 from csa.runner.setting import Setting, resolve_selector
 from csa.runner.stopping import Stopping
 from csa.runner.verdict import Stop, judge
 from csa.store.atomic import write_private
+from csa.store.heartbeat import render_heartbeat
 from csa.store.held import HeldSession, open_session
 from csa.store.journal import Journal
 
@@ -156,7 +158,7 @@ class Compaction:
                 prepared.invocation.argv,
                 cwd=plan.cwd,
                 env=prepared.environment,
-                shared_fds=(keeper.held.session_lock.fd,),
+                shared_fds=keeper.held.shared_fds,
                 owns_process=self._owns_process,
             ) as tool:
                 attempt = Attempt(tool, decoder, keeper, self.stopping, _ignore)
@@ -204,6 +206,7 @@ class _Keeper:
 
     def __init__(self, held: HeldSession, redactor: Redactor) -> None:
         self.held = held
+        self._redactor = redactor
         self.journal = Journal(held.paths.transcript, redactor, turn=held.state.turns)
         try:
             directory = _new_directory(held.paths)
@@ -224,9 +227,13 @@ class _Keeper:
         """Record what the adapter made of the tool's output."""
         return [event for update in updates for event in self.journal.append(update.type, update.data)]
 
-    def beat(self) -> None:
+    def beat(self, processes: Sequence[ProcessId] = ()) -> None:
         with suppress(OSError):  # it is no evidence on this machine
-            write_private(self.paths.heartbeat, f"{os.uname().nodename}\n".encode())
+            write_private(self.paths.heartbeat, render_heartbeat(processes))
+
+    def cancellation(self) -> str | None:
+        """Return who asks for the end; None when nobody does."""
+        return read_cancellation(self.paths, self._redactor)
 
     def begin(self, prepared: Preparation, *, tool: str) -> None:
         """Write that it begins, and what the tool needs."""
@@ -235,7 +242,7 @@ class _Keeper:
         for problem in prepared.invocation.warnings:
             self.append("warning", {"kind": "adapter", "message": problem})
         self.journal.sync()
-        write_run_files(self.paths, prepared.invocation.files)
+        write_run_files(self.paths, prepared.invocation.files, prepared.invocation.links)
         self.beat()
 
     def finish(self, result: CompactionResult) -> None:

@@ -14,15 +14,14 @@ from typing import TYPE_CHECKING, Any
 from csa.errors import BusyError, UsageError
 from csa.model.state import SessionState, ToolState
 from csa.paths import SessionPaths
-from csa.runner.handoff import Handoff, make_handoff
+from csa.runner.handoff import DigestLimits, Handoff, digest
 from csa.runner.setting import Setting, resolve_selector
 from csa.store.liveness import probe
 
 if TYPE_CHECKING:
     from csa.runner.plan import TurnPlan
 
-_NO_TOOL = ""  # no turn is by it, so that a digest of "since its last turn" begins with the first
-_OPENING = "This conversation began in another session. What was said there, oldest first:\n\n"
+_OPENING = "This conversation began in another session. What happened there, oldest first:\n\n"
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +32,10 @@ class Fork:
     turns: int
     provider_session_id: str | None
     totals: Mapping[str, float] | None
+
+    def for_another_tool(self) -> Fork:
+        """Return what a tool begins with that cannot have a copy."""
+        return replace(self, provider_session_id=None, totals=None)
 
     def to_event(self) -> dict[str, Any]:
         """Return the data of the `fork` event."""
@@ -82,13 +85,10 @@ def plan_fork(plan: TurnPlan, source: SessionState) -> TurnPlan:
     return replace(plan, fork=fork, cwd=cwd if is_native else plan.cwd)
 
 
-def fork_handoff(fork: Fork, source: SessionPaths, tool: str) -> Handoff | None:
+def fork_handoff(fork: Fork, source: SessionPaths, tool: str, limits: DigestLimits) -> Handoff | None:
     """Digest the source: all of it, or what the copied conversation lacks because other tools have worked since."""
-    if fork.provider_session_id:
-        return make_handoff(source, tool)
-    handoff = make_handoff(source, _NO_TOOL)
-    if handoff is None:
+    told = digest(source, limits, known_to=tool if fork.provider_session_id else None)
+    if told is None:
         return None
-    _, _, said = handoff.text.partition("\n\n")
-    text = _OPENING + said
-    return Handoff(text, {**handoff.data, "to": tool, "characters": len(text)})
+    text = f"{_OPENING}{told.text}\n\nGo on from there with the following."
+    return Handoff(text, {"to": tool, "turns": list(told.turns), "characters": len(text)})

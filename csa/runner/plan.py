@@ -12,18 +12,21 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
-from csa.errors import NotFoundError, RefusedError, UsageError
+from csa.errors import NotFoundError, RefusedError, ToolUnavailableError, UsageError
 from csa.ids import is_session_id
 from csa.model.adapter import Adapter
 from csa.model.config import Config
+from csa.model.limits import Budget, Limits
 from csa.model.permission import Permission
 from csa.model.result import summarise
 from csa.model.state import SessionState, ToolState
 from csa.runner.caller import Caller
+from csa.runner.fallback import fallback_of, first_installed
 from csa.runner.forking import Fork, load_source, plan_fork
 from csa.runner.request import RunRequest
 from csa.runner.setting import Setting, resolve_selector
 from csa.runner.toolbox import ToolChoice, choose_tool, loadable_adapters
+from csa.store.lineage import ancestors
 from csa.store.project import git_branch
 
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9._-]{0,63}")
@@ -47,7 +50,12 @@ class TurnPlan:
     model: str | None
     effort: str | None
     timeout_s: float | None
+    idle_timeout_s: float | None
     max_depth: int
+    retries: int = 0
+    fallback: tuple[str, ...] = ()  # the tools that go on, in this order, when the provider fails
+    hands_over: bool = True
+    callers: tuple[str, ...] = ()  # the calling session and those above it: they go on when this turn has ended
     fork: Fork | None = None
 
     @property
@@ -77,15 +85,8 @@ def _check_words(request: RunRequest) -> None:
     _check_beginning(request)
     if not request.prompt.strip():
         raise UsageError("The prompt is empty.", hint='csa run "what to do"')
-    texts = (request.prompt, request.description, request.system, request.model, request.effort)
-    if any(text is not None and not _is_unicode(text) for text in texts):
-        raise UsageError("The prompt and the options must be UTF-8.")
-    if "\0" in request.prompt:
-        raise UsageError("The prompt holds a NUL character, which no tool accepts.")
-    if request.system and len(request.system.encode()) > MAX_SYSTEM_BYTES:
-        raise UsageError(f"The system text is longer than {MAX_SYSTEM_BYTES >> 10} KiB.", hint="put it into the prompt")
-    if request.timeout_s is not None and not 0 < request.timeout_s < float("inf"):
-        raise UsageError("--timeout must be more than 0 seconds.")
+    _check_texts(request)
+    _check_numbers(request)
     for name in (request.name, None if _asked_id(request) else request.session_id):
         if name is not None and not _NAME.fullmatch(name):
             raise UsageError(
@@ -101,6 +102,24 @@ def _check_beginning(request: RunRequest) -> None:
         raise UsageError("--ephemeral begins a session of its own; it cannot continue one.")
     if request.fork_from is not None and continues:
         raise UsageError("--fork-from begins a session of its own; it cannot continue one.")
+
+
+def _check_texts(request: RunRequest) -> None:
+    texts = (request.prompt, request.description, request.system, request.model, request.effort)
+    if any(text is not None and not _is_unicode(text) for text in texts):
+        raise UsageError("The prompt and the options must be UTF-8.")
+    if "\0" in request.prompt:
+        raise UsageError("The prompt holds a NUL character, which no tool accepts.")
+    if request.system and len(request.system.encode()) > MAX_SYSTEM_BYTES:
+        raise UsageError(f"The system text is longer than {MAX_SYSTEM_BYTES >> 10} KiB.", hint="put it into the prompt")
+
+
+def _check_numbers(request: RunRequest) -> None:
+    for option, seconds in (("--timeout", request.timeout_s), ("--idle-timeout", request.idle_timeout_s)):
+        if seconds is not None and not 0 < seconds < float("inf"):
+            raise UsageError(f"{option} must be more than 0 seconds.")
+    if request.retries is not None and request.retries < 0:
+        raise UsageError("--retries must be 0 or more.")
 
 
 def _find_target(setting: Setting, request: RunRequest) -> str | None:
@@ -160,6 +179,8 @@ def _plan_new(setting: Setting, request: RunRequest, *, new_id: str, now: dateti
         root_session_id=(parent.root_session_id or parent.session_id) if parent else None,
         depth=depth,
         max_depth=max_depth,
+        limits=setting.config.limits.tightened_by(parent.limits) if parent else setting.config.limits,
+        budget=_with_budget(Budget(), request),
     )
     plan = _plan(setting, request, choice, state, is_new=True, cwd=str(directory))
     return plan_fork(plan, source) if source else plan
@@ -182,6 +203,8 @@ def _plan_resume(setting: Setting, request: RunRequest, session_id: str) -> Turn
         state,
         name=request.name or state.name,
         description=setting.redactor.redact(request.description) if request.description else state.description,
+        limits=_limits_on_resume(setting, state),
+        budget=_budget_on_resume(setting, request, state),
     )
     plan = _plan(setting, request, choice, state, is_new=False, cwd=cwd)
     _refuse_other_account(plan, known)
@@ -193,6 +216,7 @@ def _plan(
 ) -> TurnPlan:
     configured = setting.config.for_tool(choice.adapter.name)
     permission = _permission(setting, request, state)
+    asked = replace(request, model=None, effort=None) if choice.is_fallback else request  # they were for another tool
     return TurnPlan(
         is_new=is_new,
         state=replace(state, permission=permission.value),
@@ -203,10 +227,15 @@ def _plan(
         permission=permission,
         cwd=cwd,
         account=choice.adapter.account({**setting.environ, **configured.env}),
-        model=request.model or configured.model,
-        effort=request.effort or configured.effort,
+        model=asked.model or configured.model,
+        effort=asked.effort or configured.effort,
         timeout_s=request.timeout_s or setting.config.timeout_s,
+        idle_timeout_s=request.idle_timeout_s or setting.config.idle_timeout_s,
         max_depth=state.max_depth if state.max_depth is not None else setting.config.max_depth,
+        retries=setting.config.retries if request.retries is None else request.retries,
+        fallback=tuple(name for name in fallback_of(setting, request) if name != choice.adapter.name),
+        hands_over=setting.config.hands_over if request.handoff is None else request.handoff,
+        callers=tuple(setting.caller.lineage()) if setting.caller else (),
     )
 
 
@@ -214,14 +243,20 @@ def _choose(setting: Setting, request: RunRequest, *, previous: str | None) -> T
     outer = setting.caller.state.last_tool if setting.caller else None
     known, _ = loadable_adapters(setting.config)
     family = next((adapter.family for adapter in known if adapter.name == outer), None)
-    return choose_tool(
-        request.tool,
-        previous,
-        setting.config,
-        setting.environ,
-        avoid_family=family,
-        transport=request.transport,
-    )
+    fallback = fallback_of(setting, request)
+    try:
+        return choose_tool(
+            request.tool,
+            previous,
+            setting.config,
+            setting.environ,
+            avoid_family=family,
+            transport=request.transport,
+        )
+    except ToolUnavailableError as missing:
+        if choice := first_installed(fallback, setting.config, setting.environ, missing):
+            return choice
+        raise
 
 
 def _max_depth(config: Config, parent: SessionState | None) -> int:
@@ -229,6 +264,42 @@ def _max_depth(config: Config, parent: SessionState | None) -> int:
     if parent is None or parent.max_depth is None:
         return config.max_depth
     return min(config.max_depth, parent.max_depth)
+
+
+def _limits_on_resume(setting: Setting, state: SessionState) -> Limits:
+    """From outside of any session the configuration counts anew; from inside, a record is never loosened."""
+    limits = setting.config.limits
+    if setting.caller is not None:
+        return limits.tightened_by(state.limits).tightened_by(setting.caller.state.limits)
+    parent = next(ancestors(setting.store.root, state), None)
+    if state.parent_session_id is not None:
+        limits = limits.tightened_by(parent.limits if parent else state.limits)
+    return limits.replacing(state.limits)
+
+
+def _budget_on_resume(setting: Setting, request: RunRequest, state: SessionState) -> Budget:
+    budget = _with_budget(state.budget, request)
+    if budget == state.budget:
+        return budget
+    if setting.caller is not None:
+        raise RefusedError(
+            f"The budget of session {state.session_id} cannot be changed from inside session "
+            f"{setting.caller.session_id}.",
+            hint="give a budget to a new session, or leave it to whoever started this tree",
+        )
+    return budget
+
+
+def _with_budget(budget: Budget, request: RunRequest) -> Budget:
+    asked = (request.budget_tokens, request.budget_usd, request.budget_time_s)
+    if any(amount is not None and not 0 <= amount < float("inf") for amount in asked):
+        raise UsageError("A budget is an amount from 0 up; 0 is none.")
+    tokens, usd, time_s = asked
+    return Budget(
+        tokens=budget.tokens if tokens is None else tokens,
+        usd=budget.usd if usd is None else usd,
+        time_s=budget.time_s if time_s is None else time_s,
+    )
 
 
 def _permission(setting: Setting, request: RunRequest, state: SessionState) -> Permission:

@@ -19,7 +19,7 @@ from csa.runner.environment import (
     system_note,
 )
 from csa.runner.forking import fork_handoff
-from csa.runner.handoff import Handoff, make_handoff
+from csa.runner.handoff import DigestLimits, Handoff, make_handoff
 from csa.runner.plan import TurnPlan
 from csa.runner.request import RunRequest
 from csa.runner.runfiles import is_roots_alone, read_named_files, run_directory
@@ -49,7 +49,7 @@ def prepare_turn(
     csa_command: str,
 ) -> Preparation:
     """Make the invocation of a turn. `known` is the tool's conversation; `paths` is where the record is just now."""
-    handoff = _handoff(setting, plan, paths)
+    handoff = _handoff(setting, plan, request, turn=turn, known=known, paths=paths)
     asked, problems = _make_request(
         setting,
         plan,
@@ -59,7 +59,8 @@ def prepare_turn(
         csa_command=csa_command,
     )
     invocation = plan.adapter.invocation(asked)
-    return Preparation(asked, invocation, _environment(setting, plan, asked, invocation, turn), handoff, problems)
+    environment = _environment(setting, plan, asked, invocation, turn=turn, keep_background=request.keep_background)
+    return Preparation(asked, invocation, environment, handoff, problems)
 
 
 def prepare_compaction(
@@ -68,14 +69,8 @@ def prepare_compaction(
     """Make the invocation that compacts the tool's conversation."""
     asked, problems = _make_request(setting, plan, prompt="", system=None, known=known, csa_command=csa_command)
     invocation = adapter.compaction(asked)
-    environment = _environment(setting, plan, asked, invocation, plan.state.turns)
+    environment = _environment(setting, plan, asked, invocation, turn=plan.state.turns, keep_background=False)
     return Preparation(asked, invocation, environment, None, problems)
-
-
-def _handoff(setting: Setting, plan: TurnPlan, paths: SessionPaths) -> Handoff | None:
-    if plan.fork is not None:
-        return fork_handoff(plan.fork, setting.store.paths(plan.fork.source_id), plan.adapter.name)
-    return None if plan.is_new else make_handoff(paths, plan.adapter.name)
 
 
 def _make_request(
@@ -113,7 +108,7 @@ def _make_request(
 
 
 def _environment(
-    setting: Setting, plan: TurnPlan, asked: TurnRequest, invocation: Invocation, turn: int
+    setting: Setting, plan: TurnPlan, asked: TurnRequest, invocation: Invocation, *, turn: int, keep_background: bool
 ) -> Mapping[str, str]:
     own = session_environment(
         plan.state,
@@ -121,8 +116,27 @@ def _environment(
         turn=turn,
         tool=plan.adapter.name,
         root=setting.store.root,
+        keep_background=keep_background,
     )
     return apply_changes({**asked.environ, **own}, invocation, plan.cwd)
+
+
+def _handoff(
+    setting: Setting, plan: TurnPlan, request: RunRequest, *, turn: int, known: ToolState, paths: SessionPaths
+) -> Handoff | None:
+    limits = DigestLimits(turns=setting.config.context_turns, tokens=setting.config.context_tokens)
+    if plan.fork is not None:
+        return fork_handoff(plan.fork, setting.store.paths(plan.fork.source_id), plan.adapter.name, limits)
+    if plan.is_new or not plan.hands_over:
+        return None
+    return make_handoff(
+        paths,
+        plan.adapter.name,
+        limits,
+        turn=turn,
+        conversation=known.provider_session_id,
+        prompt=setting.redactor.redact(request.prompt).strip(),
+    )
 
 
 def _prompt(request: RunRequest, plan: TurnPlan, known: ToolState, handoff: Handoff | None) -> str:

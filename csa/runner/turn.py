@@ -6,6 +6,7 @@
             ...
     turn.result                             # set when the block is left
 
+Where the provider fails, further turns of other tools may follow in the same block (`failover`).
 However the block is left (also by cancellation of the surrounding task) the tool and all it started are ended, the
 outcome is written and the lock released; that part is shielded and bounded in time.
 """
@@ -14,8 +15,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import suppress
-from datetime import UTC, datetime
-from pathlib import Path
+from dataclasses import replace
 from types import TracebackType
 from typing import Self
 
@@ -23,21 +23,16 @@ import anyio
 from anyio.abc import TaskGroup
 
 from csa.errors import CsaError
-from csa.model.adapter import Decoder, Outcome, ToolExit
 from csa.model.events import Event
-from csa.model.result import RunResult, exit_code_for
-from csa.process.tool import SpawnError, start_tool
-from csa.runner.attempt import Attempt
-from csa.runner.checkpointing import checkpoint_turn
+from csa.model.result import RunResult
+from csa.paths import SessionPaths
+from csa.runner.course import Course
 from csa.runner.plan import TurnPlan
-from csa.runner.preparation import Preparation, prepare_turn
-from csa.runner.recorder import Recorder, begin, publish
+from csa.runner.recorder import Recorder, begin
 from csa.runner.request import RunRequest
-from csa.runner.runfiles import remove_run_files, write_run_files
 from csa.runner.setting import Setting
-from csa.runner.stopping import Stopping
-from csa.runner.verdict import Stop, judge
-from csa.store.project import git_head
+from csa.runner.verdict import Stop
+from csa.store.usage_stats import note_turn
 
 _BATCHES = 64
 
@@ -46,7 +41,14 @@ class Turn:
     """A turn that is being run. Enter it once."""
 
     def __init__(
-        self, setting: Setting, plan: TurnPlan, request: RunRequest, *, csa_command: str, owns_process: bool
+        self,
+        setting: Setting,
+        plan: TurnPlan,
+        request: RunRequest,
+        *,
+        csa_command: str,
+        owns_process: bool,
+        detached: bool = False,
     ) -> None:
         self.plan = plan
         self.session_id = plan.state.session_id
@@ -57,23 +59,23 @@ class Turn:
         self._request = request
         self._csa_command = csa_command
         self._owns_process = owns_process
-        self._stopping = Stopping()
+        self._detached = detached
         self._send, self._receive = anyio.create_memory_object_stream[list[Event]](_BATCHES)
-        self._recorder: Recorder
         self._tasks: TaskGroup
-        self._prepared: Preparation
-        self._first: list[Event] = []
-        self._last: list[Event] = []
+        self._course: Course
+        self._ended: list[RunResult] = []
 
     async def __aenter__(self) -> Self:
         """Take the lock, make the session durable, start the tool. Raises as `plan_turn` and `begin` do."""
         try:
-            self._recorder = begin(self._setting.store, self.plan, self._setting.redactor)
+            recorder = begin(self._setting.store, self.plan, self._setting.redactor, detached=self._detached)
             try:
-                self._begin()
+                course = self._new_course(recorder.plan, recorder)  # a budget may have bounded the plan
+                course.begin()
             except BaseException:
-                self._recorder.close()
+                recorder.close()
                 raise
+            self._take(course)
         except BaseException as error:
             self._send.close()
             self._receive.close()
@@ -110,75 +112,75 @@ class Turn:
             for event in batch:
                 yield event
 
+    @property
+    def paths(self) -> SessionPaths:
+        """The session's files."""
+        return self._setting.store.paths(self.session_id)
+
     def cancel(self, *, signal_name: str | None = None, detail: str = "") -> None:
         """Ask the turn to end. Called again with a signal's name, the tool is killed at once."""
-        if self._stopping.stop and signal_name:
+        if self._course.stopping.stop and signal_name:
             self._tasks.cancel_scope.cancel()
         if self.result is None:
-            self._stopping.request(Stop("cancelled", signal_name, detail))
-
-    def _begin(self) -> None:
-        """Steps two and three: the lock, the invocation, `run_started`, and the session in its place."""
-        setting, plan, recorder = self._setting, self.plan, self._recorder
-        self.turn = recorder.turn
-        self._prepared = prepare_turn(
-            setting,
-            plan,
-            self._request,
-            turn=self.turn,
-            known=recorder.tool_state,
-            paths=recorder.paths,
-            csa_command=self._csa_command,
-        )
-        self._started_at = datetime.now(UTC)
-        handoff = self._prepared.handoff
-        self._first = recorder.start(
-            self._request.prompt,
-            list(self._prepared.invocation.argv),
-            model=plan.model,
-            handoff=handoff.data if handoff else None,
-        )
-        if plan.fork:
-            self._first += recorder.append("fork", plan.fork.to_event())
-        for problem in (*self._prepared.problems, *self._prepared.invocation.warnings):
-            self._first += recorder.append("warning", {"kind": "adapter", "message": problem})
-        write_run_files(recorder.paths, self._prepared.invocation.files)
-        if plan.is_new:
-            publish(setting.store, recorder)
-        recorder.open_logs()
+            self._course.stopping.request(Stop("cancelled", signal_name, detail))
 
     async def _supervise(self) -> None:
-        decoder = self.plan.adapter.decoder(self._prepared.asked)
-        end = ToolExit(None, None)
-        spawn_fault: SpawnError | None = None
-        peak_rss: int | None = None
+        """Run the turn, and those that follow it by fallback."""
+        limit_s = self.plan.timeout_s
+        deadline = None if limit_s is None else anyio.current_time() + limit_s
         try:
-            await self._deliver(self._first)
-            async with start_tool(
-                self._prepared.invocation.argv,
-                cwd=self.plan.cwd,
-                env=self._prepared.environment,
-                shared_fds=(self._recorder.held.session_lock.fd,),
-                owns_process=self._owns_process,
-            ) as tool:
-                attempt = Attempt(tool, decoder, self._recorder, self._stopping, self._deliver)
-                end = await attempt.run(self._prepared.invocation, timeout_s=self.plan.timeout_s)
-            peak_rss = tool.peak_rss_bytes
-            if tool.swept:
-                await self._note_swept(tool.swept)
-        except SpawnError as error:
-            spawn_fault = error
-        except anyio.get_cancelled_exc_class():
-            self._stopping.request(Stop("cancelled", None, "cancelled by the program that ran it"))
-            raise
+            await self._run_course(deadline)
+            while self._follow():
+                await self._run_course(deadline)
         finally:
             with anyio.CancelScope(shield=True):
-                self._finalise(decoder, end, spawn_fault, peak_rss)
+                self.result = self._ended[-1] if self._ended else None
                 with anyio.move_on_after(1):
-                    await self._deliver(self._last)
+                    await self._deliver(self._course.last)
                 self._send.close()
-                self._recorder.close()
-                self.losses = self._recorder.losses
+                self._course.recorder.close()
+                self.losses = self._course.recorder.losses
+                self._note_usage()
+
+    async def _run_course(self, deadline: float | None) -> None:
+        try:
+            await self._course.run(deadline=deadline)
+        finally:
+            if self._course.result:
+                self._ended.append(self._course.result)
+
+    def _follow(self) -> bool:
+        """Begin the next turn, by another tool, where one is planned; the session's lock is held throughout."""
+        before, plan = self._course, self._course.following
+        if plan is None or before.is_stopped or before.recorder.journal.fault:
+            return False
+        recorder = before.recorder
+        try:
+            recorder = before.recorder.pass_to(plan)
+            course = self._new_course(replace(plan, timeout_s=before.plan.timeout_s), recorder)
+            course.begin()
+        except (CsaError, OSError) as error:
+            before.recorder = recorder
+            recorder.losses.append(f"{plan.adapter.name} could not go on: {error}")
+            return False
+        course.first = [*before.last, *course.first]
+        self._take(course)
+        return True
+
+    def _new_course(self, plan: TurnPlan, recorder: Recorder) -> Course:
+        return Course(
+            self._setting,
+            plan,
+            self._request,
+            recorder,
+            csa_command=self._csa_command,
+            owns_process=self._owns_process,
+            deliver=self._deliver,
+            earlier=tuple(self._ended),
+        )
+
+    def _take(self, course: Course) -> None:
+        self._course, self.plan, self.turn = course, course.plan, course.turn
 
     async def _deliver(self, events: list[Event]) -> None:
         if not events:
@@ -186,46 +188,13 @@ class Turn:
         with suppress(anyio.BrokenResourceError):  # nobody listens any more; the transcript has them
             await self._send.send(events)
 
-    async def _note_swept(self, count: int) -> None:
-        left = f"{count} processes the tool had left behind were ended" if count > 0 else "some processes would not die"
-        await self._deliver(self._recorder.append("warning", {"kind": "leftovers", "message": left}))
-
-    def _finalise(self, decoder: Decoder, end: ToolExit, spawn_fault: SpawnError | None, peak_rss: int | None) -> None:
-        """Steps six and seven."""
-        remove_run_files(self._recorder.paths)
-        stop = self._stopping.stop
-        # A tool that had announced the end of its turn is judged by that, and not by how csa then ended it.
-        judged_end = ToolExit(None, None, end.stderr_tail) if stop and self._stopping.was_announced else end
-        outcome = (
-            Outcome(succeeded=False, error_kind="spawn", error_message=str(spawn_fault))
-            if spawn_fault
-            else decoder.close(judged_end)
-        )
-        verdict = judge(outcome, end, stop)
-        now = datetime.now(UTC)
-        result = RunResult(
-            session_id=self.session_id,
-            turn=self.turn,
-            tool=self.plan.adapter.name,
-            status=verdict.status,
-            exit_code=exit_code_for(
-                verdict.status, error_kind=verdict.error_kind, signal_name=stop.signal_name if stop else None
-            ),
-            tool_exit_code=end.code,
-            signal=end.signal,
-            model=self.plan.model,
-            provider_session_id=self._recorder.tool_state.provider_session_id,
-            stop_reason=outcome.stop_reason,
-            text=self._setting.redactor.redact_answer(outcome.text),
-            error_kind=verdict.error_kind,
-            error_message=verdict.error_message,
-            usage=outcome.usage,
-            duration_s=round((now - self._started_at).total_seconds(), 3),
-            started_at=self._started_at,
-            finished_at=now,
-            peak_rss_bytes=peak_rss,
-            denied=outcome.denied,
-            head=git_head(Path(self.plan.cwd)),
-        )
-        self.result, self._last = self._recorder.finish(result, outcome)
-        checkpoint_turn(self._setting, self._recorder)
+    def _note_usage(self) -> None:
+        """Keep what the turns took, for `csa stats`; nobody waits for that, so it comes last."""
+        for ended in self._ended:
+            if ended.peak_rss_bytes is not None:
+                note_turn(
+                    self._setting.store,
+                    ended.tool,
+                    peak_rss_bytes=ended.peak_rss_bytes,
+                    duration_s=ended.duration_s,
+                )

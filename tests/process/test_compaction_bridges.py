@@ -28,7 +28,7 @@ class Bridges:
         self.place = place
         self.project = place / "my project"
         self.project.mkdir()
-        self.env: dict[str, str] = {}
+        self.env = {"GEMINI_DEBUG_LOG_FILE": str(place / "debug.log")}
 
     def play(self, match: str, *steps: list[Any]) -> None:
         script = self.place / "script.json"
