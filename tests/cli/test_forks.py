@@ -158,3 +158,18 @@ def test_a_lost_conversation_is_forked_by_digest(place: Place) -> None:
     done = place.run("run", "--fork-from", source, "go on", env={"CODEX_HOME": str(home)})
     assert done.code == 0, done.err
     assert _fork_event(place, done.session_id)["how"] == "handoff"
+
+
+def test_a_fork_whose_tool_fails_goes_on_with_another(place: Place) -> None:
+    """The fallback cannot have the copy; it is told what was said in the source."""
+    source = place.codex("the capital is Ulm").session_id
+    path = place.tmp / "stdin"
+    place.script(
+        {"match": "", "tool": "codex", "do": [["fail", "quota"]]},
+        {"match": "", "tool": "claude-code", "do": [["write-stdin", str(path)], ["say", "I know"]]},
+    )
+    done = place.run("run", "--fork-from", source, "--fallback", "claude-code", "which capital?")
+    assert (done.code, done.out) == (0, "I know\n"), done
+    assert "the capital is Ulm" in path.read_text()
+    ways = [event["data"]["how"] for event in place.events(done.session_id) if event["type"] == "fork"]
+    assert ways == ["native", "handoff"]
