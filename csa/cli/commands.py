@@ -88,13 +88,18 @@ COMMANDS = (
     Command(("session", "list"), "session_list", "list the project's sessions, or their tree"),
     Command(("session", "result"), "session_result", "print the answer of a session's last turn"),
     Command(("session", "logs"), "session_logs", "print what happened in a session"),
+    Command(("session", "current"), "session_current", "choose the current session, or print it"),
     Command(("session", "is-alive"), "session_is_alive", "say whether a session is running"),
     Command(("config", "show"), "config_show", "print each setting with its origin"),
     Command(("config", "validate"), "config_validate", "check the config files"),
     Command(("doctor",), "doctor", "say whether csa can work here, and what to do if not"),
     Command(("completion",), "completion", "print a script that completes csa's words in a shell"),
 )
-ALIASES = {("session", "ls"): ("session", "list"), ("ls",): ("session", "list")}
+ALIASES = {
+    ("session", "ls"): ("session", "list"),
+    ("ls",): ("session", "list"),
+    **dict.fromkeys([("session", "cur"), ("cur",), ("session", "switch"), ("switch",)], ("session", "current")),
+}
 
 
 def find_command(words: list[str]) -> tuple[Command | None, list[str]]:

@@ -22,6 +22,7 @@ STATUS_STYLES = {
     "timed_out": "yellow",
     "cancelled": "yellow",
     "unknown": "yellow",
+    "retired": "dim",
 }
 
 

@@ -64,6 +64,7 @@ class SessionState:
     parent_session_id: str | None = None
     parent_project: str | None = None  # where the parent is, when that is another project
     root_session_id: str | None = None
+    fork_of: str | None = None  # the session whose conversation it began with
     depth: int = 0
     max_depth: int | None = None  # the limit in force when it was created; children keep to it
     tools: Mapping[str, ToolState] = field(default_factory=dict)
@@ -111,6 +112,7 @@ def parse_state(record: Mapping[str, Any]) -> SessionState:
         parent_session_id=_optional_id(genealogy, "parent_session_id"),
         parent_project=_optional(genealogy, "parent_project", str),
         root_session_id=_optional_id(genealogy, "root_session_id"),
+        fork_of=_optional_id(genealogy, "fork_of"),
         depth=depth,
         max_depth=_optional(genealogy, "max_depth", int),
         tools={name: _parse_tool(name, table) for name, table in _table(record, "tools").items()},
@@ -139,6 +141,7 @@ def render_state(state: SessionState) -> dict[str, Any]:
             "parent_session_id": state.parent_session_id,
             "parent_project": state.parent_project,
             "root_session_id": state.root_session_id,
+            "fork_of": state.fork_of,
             "depth": state.depth,
             "max_depth": state.max_depth,
         },
