@@ -110,6 +110,16 @@ def one_line(text: str) -> str:
     return " ".join("".join(c if c.isprintable() or c.isspace() else "\N{REPLACEMENT CHARACTER}" for c in text).split())
 
 
+def printable(text: str) -> str:
+    """Make control characters visible rather than obeyed; lines and tabs stay."""
+    if text.isascii() and text.replace("\n", "").replace("\t", "").isprintable():
+        return text
+    kept = "\n\t"
+    return "".join(
+        c if c.isprintable() or c in kept else "\N{REPLACEMENT CHARACTER}" for c in text.replace("\r\n", "\n")
+    )
+
+
 def cut(text: str, width: int | None) -> str:
     """Shorten to a number of columns; None leaves the text whole. Wide characters count as two."""
     if width is None or len(text) * 2 <= width:
