@@ -91,8 +91,11 @@ COMMANDS = (
     Command(("session", "info"), "session_info", "show all that is known of a session"),
     Command(("session", "show"), "session_show", "print a session's conversation"),
     Command(("session", "artifacts"), "session_artifacts", "list or copy the files agents have left"),
+    Command(("session", "export"), "session_export", "write sessions to an archive, or for reading"),
+    Command(("session", "import"), "session_import", "take in the sessions of an archive"),
     Command(("session", "current"), "session_current", "choose the current session, or print it"),
     Command(("session", "is-alive"), "session_is_alive", "say whether a session is running"),
+    Command(("stats",), "stats", "say what sessions have done and used"),
     Command(("config", "show"), "config_show", "print each setting with its origin"),
     Command(("config", "validate"), "config_validate", "check the config files"),
     Command(("doctor",), "doctor", "say whether csa can work here, and what to do if not"),
@@ -124,7 +127,7 @@ def members(group: str) -> list[Command]:
 # What one wants to do, and the first words of the commands for it; what is in none of them comes under "more".
 PURPOSES = (
     ("run agents", ("run",)),
-    ("look at sessions", ("session", "top")),
+    ("look at sessions", ("session", "top", "stats")),
     ("set up and repair", ("doctor", "config", "completion")),
 )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -12,7 +13,10 @@ from csa.model.events import Event
 from csa.model.state import parse_time
 from csa.store.transcript import parse_line
 
-_MARKS = (b"run_started", b"run_finished")
+_ENDS = (b"run_started", b"run_finished")
+_MESSAGES = (b'"type":"agent_message"', b'"type":"user_message"')
+_CHUNK = b'"chunk":true'
+_HEAD = 160  # bytes of a line in which its type stands
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +27,7 @@ class TurnRecord:
     tool: str
     started_at: datetime | None
     finished: Event | None
+    messages: int = 1  # the prompt, and what was said; a streamed message counts once
 
     @property
     def finished_at(self) -> datetime | None:
@@ -42,35 +47,44 @@ class TurnRecord:
 def read_turns(transcript: Path) -> Iterator[TurnRecord]:
     """Yield the turns in the order in which they began; a transcript that is missing has none."""
     started: Event | None = None
-    for event in _read_ends(transcript):
-        if event.type == "run_finished":
-            yield _turn(started if started and started.turn == event.turn else None, event)
-            started = None
+    messages = 0
+    for found in _read_marks(transcript):
+        if found is None:
+            messages += 1
+        elif found.type == "run_finished":
+            yield _turn(started if started and started.turn == found.turn else None, found, messages)
+            started, messages = None, 0
         else:
             if started:
-                yield _turn(started, None)
-            started = event
+                yield _turn(started, None, messages)
+            started, messages = found, 0
     if started:
-        yield _turn(started, None)
+        yield _turn(started, None, messages)
 
 
-def _turn(started: Event | None, finished: Event | None) -> TurnRecord:
+def _turn(started: Event | None, finished: Event | None, messages: int) -> TurnRecord:
     known = started or finished
     assert known is not None
     tool = str((started or known).data.get("tool") or (finished.data.get("tool") if finished else "") or "")
     began = finished.data.get("started_at") if finished else None
-    return TurnRecord(known.turn, tool, parse_time(began or (started.ts if started else None)), finished)
+    moment = parse_time(began or (started.ts if started else None))
+    return TurnRecord(known.turn, tool, moment, finished, messages + 1)
 
 
-def _read_ends(transcript: Path) -> Iterator[Event]:
-    """Yield beginnings and ends; other lines are not even parsed."""
-    try:
-        file = transcript.open("rb")
-    except FileNotFoundError:
-        return
-    with file:
+def _read_marks(transcript: Path) -> Iterator[Event | None]:
+    """Yield beginnings and ends, and None for each message; other lines are not even parsed."""
+    was_chunk = False
+    with suppress(FileNotFoundError), transcript.open("rb") as file:
         for line in file:
-            if any(mark in line for mark in _MARKS) and line.endswith(b"\n"):
+            head = line[:_HEAD]
+            if any(mark in head for mark in _MESSAGES):
+                is_chunk = _CHUNK in line
+                if not (is_chunk and was_chunk):
+                    yield None
+                was_chunk = is_chunk
+                continue
+            was_chunk = False
+            if any(mark in line for mark in _ENDS) and line.endswith(b"\n"):
                 event = parse_line(line)
                 if event and event.type in {"run_started", "run_finished"}:
                     yield event
