@@ -12,11 +12,10 @@ from csa.cli.output import STATUS_STYLES, Style, cut, one_line, terminal_width
 from csa.runner.listing import SessionInfo
 from csa.store.sessions import RETIRED, format_age
 
-_NUMBERS_FROM = 72  # columns; narrower terminals are shown no numbers
-_PLACE_NUMBERS_FROM = 100  # the same, where a column says the project
 _ROOMY_FROM = 120  # columns; narrower terminals are shown the tools and the project cut
 _CUT_TOOLS, _CUT_PLACE = 18, 14
-_TEXT_WIDTH = 10  # at least
+_NUMBERS_WIDTH = 13
+_TEXT_WIDTH = 10  # at least; numbers give way to it
 
 
 class View:
@@ -70,14 +69,16 @@ class _Columns:
         self._tool = widest if is_roomy else min(widest, _CUT_TOOLS)
         widest = max([7, *(len(place) for place in (places or {}).values())])
         self._place = 0 if places is None else widest + 1 if is_roomy else min(widest, _CUT_PLACE) + 1
-        self._has_numbers = view.width is None or view.width >= (_PLACE_NUMBERS_FROM if places else _NUMBERS_FROM)
-        fixed = self._id + 2 + 5 + 1 + 10 + self._tool + 1 + self._place + (13 if self._has_numbers else 0)
-        self._text = view.width and max(_TEXT_WIDTH, view.width - fixed)
+        fixed = self._id + 18 + self._tool + 1 + self._place
+        self._has_numbers = view.width is None or view.width - fixed - _NUMBERS_WIDTH >= _TEXT_WIDTH
+        taken = fixed + (_NUMBERS_WIDTH if self._has_numbers else 0)
+        self._text = None if view.width is None else max(0, view.width - taken)
 
     def head(self) -> str:
         numbers = f"{'TURNS':>5} {'TOKENS':>6} " if self._has_numbers else ""
         place = f"{'PROJECT':<{self._place}}" if self._place else ""
-        return f"{'ID':<{self._id}}   {'AGE':>4} {'STATUS':<10}{'TOOL':<{self._tool}} {numbers}{place}DESCRIPTION"
+        line = f"{'ID':<{self._id}}   {'AGE':>4} {'STATUS':<10}{'TOOL':<{self._tool}} {numbers}{place}DESCRIPTION"
+        return line[: self._view.width].rstrip()
 
     def row(self, info: SessionInfo) -> str:
         view, state = self._view, info.record.state
@@ -87,7 +88,7 @@ class _Columns:
         tools = cut(tools_of(info), self._tool)
         used = tokens(state.usage.input_tokens + state.usage.output_tokens) if state else "-"
         numbers = f"{state.turns if state else '-':>5} {used:>6} " if self._has_numbers else ""
-        text = cut(description_of(info), self._text)
+        text = "" if self._text == 0 else cut(description_of(info), self._text)
         return (
             f"{view.styled_id(info)}{pad} {mark} {age:>4} {view.styled_status(info, width=10)}{tools:<{self._tool}} "
             f"{numbers}{self._place_of(info)}{text}".rstrip()

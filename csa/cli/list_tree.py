@@ -112,8 +112,8 @@ def _print_line(view: View, styled: str, used: int, text: str, *, right: tuple[s
     if numbers and room < _TEXT_WIDTH:
         numbers, room = "", view.width - used
     shown = cut(text, max(_TEXT_WIDTH, room)) if text else ""
-    pad = " " * max(0, room - display_width(shown)) if numbers else ""
-    print(f"{styled}{shown}{pad}{view.style(numbers, 'dim')}".rstrip())
+    pad = " " * max(0, room - display_width(shown)) if numbers.strip() else ""
+    print(f"{styled}{shown}{pad}{view.style(numbers.rstrip(), 'dim') if numbers.strip() else ''}".rstrip())
 
 
 def _numbers(total: Rollup) -> tuple[str, ...]:

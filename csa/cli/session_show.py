@@ -41,6 +41,9 @@ def execute(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print_json([message_to_json(paths.root.name, message) for message in messages])
         return 0
+    if not messages:
+        print("nothing was said", file=sys.stderr)
+        return 0
     page("\n".join([*_Renderer(is_full=arguments.full).render(messages), ""]), allowed=not arguments.no_pager)
     return 0
 
