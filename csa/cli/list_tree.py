@@ -31,6 +31,7 @@ class _Place:
 
     lead: str = ""
     below: str = ""
+    is_fork: bool = False
 
 
 class TreePrinter:
@@ -74,16 +75,18 @@ class TreePrinter:
             f"{place.lead}{view.styled_id(info)}{view.style(mark, 'bold')} {tools_of(info)} "
             f"{view.styled_status(info)}{view.style(bracket, _style_of(troubles))}  "
         )
-        _print_line(view, styled, display_width(plain), _fork_of(info) + description_of(info), right=right)
+        _print_line(view, styled, display_width(plain), _fork_of(info, place) + description_of(info), right=right)
 
 
 def _place_below(place: _Place, parent: SessionInfo | None, child: Node[SessionInfo], *, is_last: bool) -> _Place:
-    edge = "╌" if child.item and is_fork_edge(parent, child.item) else "─"
-    lead = f"{'└' if is_last else '├'}{edge} "
-    return _Place(place.below + lead, place.below + ("   " if is_last else "│  "))
+    is_fork = child.item is not None and is_fork_edge(parent, child.item)
+    lead = f"{'└' if is_last else '├'}{'╌' if is_fork else '─'} "
+    return _Place(place.below + lead, place.below + ("   " if is_last else "│  "), is_fork=is_fork)
 
 
-def _fork_of(info: SessionInfo) -> str:
+def _fork_of(info: SessionInfo, place: _Place) -> str:
+    if place.is_fork:
+        return "(fork) "
     source = info.record.state.fork_of if info.record.state else None
     return f"(fork of {source[: len(info.prefix)]}) " if source else ""
 

@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
+from pathlib import Path
 
 from csa.cli.describe import elapsed, money, tokens
 from csa.cli.output import STATUS_STYLES, Style, cut, one_line, print_json, terminal_width
+from csa.cli.roster import shorten
 from csa.cli.selecting import add_selector, open_client, selected
 from csa.model.state import parse_time
+from csa.paths import home
 from csa.runner.inspection import SessionCard, inspect_session
 from csa.store.sessions import format_age
 
@@ -28,22 +31,24 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def execute(arguments: argparse.Namespace) -> int:
-    card = inspect_session(open_client(arguments).setting, selected(arguments))
+    setting = open_client(arguments).setting
+    card = inspect_session(setting, selected(arguments))
     if arguments.json:
         print_json(card.to_json())
     else:
-        _print_card(card)
+        _print_card(card, home(setting.environ))
     return 0
 
 
-def _print_card(card: SessionCard) -> None:
+def _print_card(card: SessionCard, user_home: Path) -> None:
     style, width = Style(sys.stdout), terminal_width(sys.stdout)
+    place = (lambda path: shorten(path, user_home)) if width else str
     name = f"[{card.state.name}] " if card.state.name else ""
     session_id = card.state.session_id
     prefix = card.prefix
     title = cut(one_line(f"{name}{card.state.description}"), width and max(10, width - len(session_id) - 2))
     print(f"{style(prefix, 'bold')}{session_id[len(prefix) :]}  {style(title, 'bold')}")
-    for label, text in _fields(card, datetime.now(UTC)):
+    for label, text in _fields(card, datetime.now(UTC), place):
         shown = cut(text, width and width - _LABEL_WIDTH)
         look = STATUS_STYLES.get(card.status, "") if label == "status" else ""
         print(f"{style(f'{label:<{_LABEL_WIDTH}}', 'dim')}{style(shown, look)}")
@@ -53,7 +58,7 @@ def _print_card(card: SessionCard) -> None:
             print(f"{style(f'{head:<{_LABEL_WIDTH}}', 'dim')}{cut(line, width and width - _LABEL_WIDTH)}")
 
 
-def _fields(card: SessionCard, now: datetime) -> Iterator[_Field]:
+def _fields(card: SessionCard, now: datetime, place: Callable[[Path], str]) -> Iterator[_Field]:
     state = card.state
     yield "status", _status(card, now)
     yield from _tools(card)
@@ -72,8 +77,8 @@ def _fields(card: SessionCard, now: datetime) -> Iterator[_Field]:
             ("owner", state.owner),
             ("branch", state.branch),
             ("permission", state.permission),
-            ("project", state.project_path),
-            ("directory", str(card.record.paths.root)),
+            ("project", place(Path(state.project_path))),
+            ("directory", place(card.record.paths.root)),
             ("parent", state.parent_session_id and _parent(card)),
             ("fork of", state.fork_of),
         )

@@ -171,7 +171,7 @@ def _update(call: ToolCall, data: Mapping[str, Any]) -> None:
         call.status = _text(data["status"])
     if type(data.get("exit_code")) is int:
         call.exit_code = data["exit_code"]
-    call.content = _joined(call.content, _text(data.get("content")), is_end=data.get("status") in _ENDED)
+    call.content = _joined(call.content, _text(data.get("content")), is_end=_text(data.get("status")) in _ENDED)
 
 
 def _joined(before: str, added: str, *, is_end: bool) -> str:

@@ -200,8 +200,8 @@ def test_tree_of_forks_and_the_missing(place: Place) -> None:
     assert any(line.startswith(f"{session_id(3)} codex succeeded  (fork of {MISSING[:10]}") for line in lines)
     at = next(index for index, line in enumerate(lines) if line.startswith(session_id(1)))
     assert lines[at + 1].startswith(f"├╌ {session_id(2)}")
-    assert "(fork of " in lines[at + 1]
-    assert lines[at + 2].startswith(f"└─ {session_id(4)}")
+    assert "(fork) work 2" in lines[at + 1]
+    assert lines[at + 2].startswith(f"└─ {session_id(4)} codex succeeded  (fork of {session_id(3)[:10]}")
 
 
 @pytest.mark.parametrize("length", [1, 2, 5])

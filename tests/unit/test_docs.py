@@ -44,7 +44,7 @@ def test_the_man_page_renders_without_warnings() -> None:
 
 def _examples() -> list[str]:
     text = README.read_text() + (DOCS / "sessions.md").read_text()
-    return re.findall(r"^\$ (?:.*\| )?(csa [^|\n]*)", text, re.MULTILINE)
+    return re.findall(r"^\$ (?:.*\| )?(csa [^|>\n]*)", text, re.MULTILINE)
 
 
 @pytest.mark.parametrize("line", _examples())
