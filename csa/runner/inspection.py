@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +16,7 @@ from csa.runner.listing import SHOWN_LENGTH
 from csa.runner.setting import Setting, resolve_selector
 from csa.store.current import read_current
 from csa.store.liveness import Liveness, probe
-from csa.store.sessions import RETIRED, Record, Store
+from csa.store.sessions import RETIRED, Record, Store, may_hold, read_state_text
 from csa.store.statefile import read_record
 from csa.store.transcript import read_events_backwards
 from csa.store.turns import TurnRecord, read_turns
@@ -191,21 +190,13 @@ def _last_messages(record: Record) -> list[Message]:
 
 def _children(store: Store, session_id: str) -> Iterator[Child]:
     """Yield the children in the same project; records that do not hold the id are not even parsed."""
-    mark = session_id.encode()
+    directory = str(store.sessions_dir)
     for other in store.ids():
-        if other != session_id and mark in _content(os.path.join(store.sessions_dir, other, "state.toml")):
+        if other != session_id and may_hold(read_state_text(directory, other), session_id):
             record = store.record(other)
             state = record.state
             if state and state.parent_session_id == session_id:
                 yield Child(other, state.last_tool, record.status, state.description)
-
-
-def _content(path: str) -> bytes:
-    try:
-        with open(path, "rb") as file:
-            return file.read()
-    except OSError:
-        return b""
 
 
 def _denied(turns: list[TurnRecord], record: Record) -> Iterator[tuple[int, str]]:

@@ -13,7 +13,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from csa.ids import unique_prefix_length
-from csa.store.sessions import RETIRED, Record, Store
+from csa.store.sessions import RETIRED, Record, Store, may_hold, read_state_text
 
 if TYPE_CHECKING:
     from csa.model.state import SessionState
@@ -109,6 +109,13 @@ class Selection:
     def wants_live(self) -> bool:
         return self.statuses != {RETIRED}
 
+    def rules_out(self, content: bytes) -> bool:
+        """Say of a record's text whether it surely does not fit: reading it as TOML costs ten times as much."""
+        words = [word for word in (self.branch, self.owner) if word is not None]
+        return not all(may_hold(content, word) for word in words) or (
+            bool(self.tools) and not any(may_hold(content, tool) for tool in self.tools)
+        )
+
     def accepts(self, record: Record) -> bool:
         """Say whether a session's record fits, its status apart."""
         state = record.state
@@ -149,11 +156,14 @@ def select_sessions(stores: Iterable[Store], selection: Selection = EVERYTHING, 
     infos: list[SessionInfo] = []
     more = 0
     found = sorted((entry for store in stores for entry in _entries(store, selection)), key=_id_of, reverse=True)
-    for position, (session_id, store, ids, children) in enumerate(found):
+    has_words = bool(selection.tools or selection.branch or selection.owner)
+    for position, (session_id, directory, store, ids, children) in enumerate(found):
         is_full = limit is not None and len(infos) >= limit
         if is_full and selection.is_everything:
             more = len(found) - position
             break
+        if has_words and (content := read_state_text(directory, session_id)) and selection.rules_out(content):
+            continue
         record = store.record(session_id)
         if not selection.accepts(record) or (record.fault and not record.paths.root.exists()):
             continue
@@ -171,7 +181,7 @@ def select_sessions(stores: Iterable[Store], selection: Selection = EVERYTHING, 
     return Listing(infos, more)
 
 
-_Entry = tuple[str, Store, list[str], _Children]
+_Entry = tuple[str, str, Store, list[str], _Children]
 
 
 def _id_of(entry: _Entry) -> str:
@@ -183,12 +193,19 @@ def _entries(store: Store, selection: Selection) -> Iterator[_Entry]:
     retired = store.retired_ids() if selection.wants_retired else []
     known = sorted({*live, *retired}) if retired else live
     children = cache(lambda: _count_children(store))
-    yield from ((session_id, store, known, children) for session_id in known)
+    live_dir, retired_dir = str(store.sessions_dir), str(store.retired_dir)
+    yield from ((session_id, live_dir, store, known, children) for session_id in live)
+    if retired:
+        only = set(retired).difference(live)
+        yield from ((session_id, retired_dir, store, known, children) for session_id in only)
 
 
 def _count_children(store: Store) -> dict[str, int]:
     counts: dict[str, int] = {}
-    for record in store.records():
-        if record.state and (parent := record.state.parent_session_id):
-            counts[parent] = counts.get(parent, 0) + 1
+    directory = str(store.sessions_dir)
+    for session_id in store.ids():
+        if may_hold(read_state_text(directory, session_id), "parent_session_id"):
+            state = store.record(session_id).state
+            if state and (parent := state.parent_session_id):
+                counts[parent] = counts.get(parent, 0) + 1
     return counts

@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 MAX_MATCHES_SHOWN = 20
 NEW_PREFIX = ".new-"
 RETIRED = "retired"
+_RECORD_BYTES = 1 << 16
+_ESCAPE = b"\\"
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,12 +60,12 @@ class Store:
 
     @property
     def sessions_dir(self) -> Path:
-        return self.path / "sessions"
+        return _directory(self.root, self.project, "sessions")
 
     @property
     def retired_dir(self) -> Path:
         """Where collected sessions stand until they are purged."""
-        return self.path / RETIRED
+        return _directory(self.root, self.project, RETIRED)
 
     def paths(self, session_id: str) -> SessionPaths:
         """Return where a session's files are, whether it exists or not."""
@@ -170,6 +173,12 @@ class Store:
         return [*lines, f"... and {more} more"] if more else lines
 
 
+@cache
+def _directory(root: Path, project: Path, name: str) -> Path:
+    """Return a directory of a store; made once, as that takes longer than most of what is done with it."""
+    return store_dir(root, project) / name
+
+
 def _ids_in(directory: Path) -> list[str]:
     try:
         return sorted(name for name in os.listdir(directory) if is_session_id(name))
@@ -188,6 +197,26 @@ def _load(paths: SessionPaths) -> SessionState:
     from csa.store.statefile import load_state  # noqa: PLC0415  # resolving an id reads no state
 
     return load_state(paths.state)
+
+
+def read_state_text(directory: str, session_id: str) -> bytes:
+    """Return the text of a record, to look for words in it; nothing where it cannot be read."""
+    try:
+        fd = os.open(f"{directory}/{session_id}/state.toml", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return b""
+    try:
+        content = os.read(fd, _RECORD_BYTES)
+    except OSError:
+        return b""
+    finally:
+        os.close(fd)
+    return content if len(content) < _RECORD_BYTES else _ESCAPE  # too long to say anything of it
+
+
+def may_hold(content: bytes, word: str) -> bool:
+    """Say whether a record's text can mean a word: False is certain, and costs a tenth of reading it as TOML."""
+    return word.encode("utf-8", "replace") in content or _ESCAPE in content
 
 
 def _describe(record: Record, now: datetime) -> str:
