@@ -63,7 +63,7 @@ class SessionPaths:
 
     @property
     def session_lock(self) -> Path:
-        return self.root / "locks" / "session.lock"
+        return self.root / "locks/session.lock"
 
     def tool_lock(self, tool: str) -> Path:
         return self.root / "locks" / f"{tool}.lock"

@@ -7,6 +7,7 @@ import sys
 from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
@@ -39,6 +40,23 @@ def select_events(transcript: Path, *, tail: int | None, turn: int | None) -> It
         yield from (event for event in read_events(transcript) if turn in {None, event.turn})
         return
     yield from reversed(list(_newest(_of_turn(read_events_backwards(transcript), turn), tail)))
+
+
+def join_chunks(events: Iterable[Event]) -> Iterator[Event]:
+    """Yield events with each streamed message as one, of its last chunk's number and time."""
+    held: Event | None = None
+    for event in events:
+        is_next = held is not None and (event.type, event.turn) == (held.type, held.turn)
+        if held and not (is_next and event.data.get("chunk")):
+            yield held
+            held = None
+        if not event.data.get("chunk"):
+            yield event
+        else:
+            before = str(held.data.get("text", "")) if held else ""
+            held = replace(event, data={**event.data, "text": before + str(event.data.get("text", ""))})
+    if held:
+        yield held
 
 
 def _of_turn(backwards: Iterable[Event], turn: int | None) -> Iterator[Event]:

@@ -52,9 +52,7 @@ class View:
 def print_table(view: View, infos: Sequence[SessionInfo], places: Mapping[Path, str] | None = None) -> None:
     """Print the sessions; with the names of their stores, where they are."""
     columns = _Columns(view, infos, places)
-    print(view.style(columns.head(), "dim"))
-    for info in infos:
-        print(columns.row(info))
+    print("\n".join([view.style(columns.head(), "dim"), *map(columns.row, infos)]))
 
 
 class _Columns:

@@ -107,6 +107,8 @@ def terminal_size(stream: IO[str]) -> tuple[int, int]:
 
 def one_line(text: str) -> str:
     """Fold white space, and make control characters visible rather than obeyed."""
+    if text.isprintable():  # as most are; a long list asks for thousands
+        return " ".join(text.split())
     return " ".join("".join(c if c.isprintable() or c.isspace() else "\N{REPLACEMENT CHARACTER}" for c in text).split())
 
 

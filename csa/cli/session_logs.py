@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from csa.cli.event_lines import EventPrinter, print_file, print_transcript, select_events
+from csa.cli.event_lines import EventPrinter, join_chunks, print_file, print_transcript, select_events
 from csa.cli.selecting import add_selector, open_client, selected
 from csa.errors import NotFoundError, UsageError
 from csa.paths import SessionPaths
@@ -47,7 +47,7 @@ def _print_transcript(paths: SessionPaths, arguments: argparse.Namespace) -> int
     if arguments.json or arguments.events:
         return print_transcript(paths.transcript, tail=arguments.tail, turn=arguments.turn)
     printer, count = EventPrinter(), 0
-    for event in select_events(paths.transcript, tail=arguments.tail, turn=arguments.turn):
+    for event in join_chunks(select_events(paths.transcript, tail=arguments.tail, turn=arguments.turn)):
         printer.print(event)
         count += 1
     return count

@@ -182,6 +182,12 @@ def test_logs_as_they_are(place: Place, store: Store) -> None:
     assert place.run("session", "logs", session_id(2), "--tail", "200").code == 0
 
 
+def test_streamed_messages_are_lines(place: Place, store: Store) -> None:
+    """What came in chunks is one line of the logs."""
+    lines = place.run("session", "logs", "auth").out.splitlines()
+    assert [line[14:] for line in lines if "look" in line or "around" in line] == ["I will look around."]
+
+
 def test_raw_and_system_logs(place: Place, store: Store) -> None:
     """`--raw` is what the tool wrote, `--system` the supervisor's log where there is one."""
     assert place.run("session", "logs", session_id(2), "--raw").out == "".join(f"raw line {n}\n" for n in range(5))
