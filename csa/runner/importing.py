@@ -7,7 +7,6 @@ import shutil
 import tempfile
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any
 
@@ -142,6 +141,8 @@ def _changes(
         "name": name,
         "project_path": str(store.project),
         "phase": "active" if state.phase == "retired" else state.phase,
+        "retired_at": None,  # the collector's notes, where it was collected
+        "retired_phase": None,
         "genealogy": {"parent_project": None if is_parent_here else state.parent_project},
         **({"tools": tools} if tools else {}),
     }
@@ -191,7 +192,7 @@ def _note(setting: Setting, held: HeldSession, old: str) -> None:
     """Record in the session that it was imported."""
     last = last_turn_event(held.paths.transcript)
     journal = Journal(held.paths.transcript, setting.redactor, turn=last.turn if last else 0)
-    data = {"action": "imported", "from_id": old, "at": datetime.now(UTC).isoformat(timespec="seconds")}
+    data = {"what": "imported", "from_id": old}
     try:
         journal.append("session_updated", data)
         journal.sync()

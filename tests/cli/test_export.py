@@ -73,7 +73,7 @@ def test_round_trip(place: Place, store: Store, elsewhere: dict[str, str | None]
     old = read_transcript(store.paths(session_id(1)).transcript)
     *events, last = read_transcript(transcript)
     assert events == old
-    assert (last["type"], last["data"]["action"]) == ("session_updated", "imported")
+    assert (last["type"], last["data"]["what"]) == ("session_updated", "imported")
     modes = {path: path.stat().st_mode & 0o777 for path in root.rglob("*")}
     assert {mode for path, mode in modes.items() if mode != (0o700 if path.is_dir() else 0o600)} == set()
     assert not list(root.rglob(".new-*"))
