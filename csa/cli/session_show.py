@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from itertools import chain
 from textwrap import wrap
 
 from csa.cli.output import Style, cut, one_line, print_json, printable, terminal_width
@@ -35,16 +36,17 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def execute(arguments: argparse.Namespace) -> int:
     paths = open_client(arguments).paths(selected(arguments))
-    messages = [m for m in read_conversation(read_events(paths.transcript)) if arguments.turn in {None, m.turn}]
-    if arguments.turn is not None and not messages:
+    messages = (m for m in read_conversation(read_events(paths.transcript)) if arguments.turn in {None, m.turn})
+    first = next(messages, None)
+    if first is None and arguments.turn is not None:
         raise NotFoundError(f"Session {paths.root.name} has no turn {arguments.turn}.")
+    found = chain([first] if first else [], messages)  # of long sessions a turn is in memory at a time
     if arguments.json:
-        print_json([message_to_json(paths.root.name, message) for message in messages])
-        return 0
-    if not messages:
+        print_json([message_to_json(paths.root.name, message) for message in found])
+    elif first is None:
         print("nothing was said", file=sys.stderr)
-        return 0
-    page("\n".join([*_Renderer(is_full=arguments.full).render(messages), ""]), allowed=not arguments.no_pager)
+    else:
+        page(_Renderer(is_full=arguments.full).render(found), allowed=not arguments.no_pager)
     return 0
 
 
@@ -56,7 +58,7 @@ class _Renderer:
         self._style = Style(sys.stdout)
         self._width = terminal_width(sys.stdout)
 
-    def render(self, messages: list[Message]) -> Iterator[str]:
+    def render(self, messages: Iterable[Message]) -> Iterator[str]:
         turn = None
         for message in messages:
             if message.turn != turn:
