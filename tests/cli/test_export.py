@@ -320,6 +320,17 @@ def test_an_archive_that_was_cut_off(place: Place, store: Store, elsewhere: dict
     assert place.run("session", "list", "--json", env=elsewhere).json == []
 
 
+def test_an_import_that_fails_leaves_nothing(place: Place, store: Store, elsewhere: dict[str, str | None]) -> None:
+    """When the disk is full half-way, no session is there, nor remains of one."""
+    (store.paths(session_id(4)).output / "large.bin").write_bytes(bytes(300 << 10))
+    archive = export(place, "--all")
+    done = place.shell(["bash", "-c", f"ulimit -f 200; exec csa session import {archive}"], env=elsewhere)
+    assert (done.code, done.out) == (1, "")
+    assert done.err.startswith("error: ")
+    assert not list(Path(str(elsewhere["CSA_STATE_DIR"])).rglob("state.toml"))
+    assert list((place.home.parent / "tmp").iterdir()) == []
+
+
 def test_jsonl(place: Place, store: Store) -> None:
     """A message a line, with the keys of the contract."""
     lines = [json.loads(line) for line in place.run("session", "export", "auth", "--format", "jsonl").out.splitlines()]

@@ -172,6 +172,25 @@ def test_tree_adds_up(place: Place, store: Store) -> None:
     assert items[session_id(7)]["subtree"]["sessions"] == 1
 
 
+def test_tree_that_runs(place: Place) -> None:
+    """What runs below a session is counted first, with the time and tokens of its turn so far."""
+    place.script(
+        {"match": "inner", "do": [["usage", 2000, 100], *place.hold(), ["say", "inner answer"]]},
+        {"match": "outer", "do": [["run", "csa run --tool claude-code 'the inner work'"], ["say", "outer answer"]]},
+    )
+    running = place.start("run", "--tool", "codex", "the outer work")
+    place.wait_ready()
+    above, below, totals = place.run("session", "list", "--tree").out.splitlines()
+    assert " codex running [1 running]  the outer work  (" in above
+    assert " claude-code running  the inner work  (" in below
+    assert totals.startswith("2 sessions, 2 running")
+    assert [item["status"] for item in place.run("session", "list", "--status", "running", "--json").json] == [
+        "running"
+    ] * 2
+    place.release()
+    assert running.wait().code == 0
+
+
 def test_tree_with_filters_keeps_what_is_above(place: Place, store: Store) -> None:
     """A filtered tree shows what fits and, so that it hangs together, what that stands below."""
     lines = place.run("session", "list", "--tree", "--tool", "claude-code").out.splitlines()
