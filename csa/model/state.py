@@ -65,6 +65,7 @@ class SessionState:
     parent_session_id: str | None = None
     parent_project: str | None = None  # where the parent is, when that is another project
     root_session_id: str | None = None
+    fork_of: str | None = None  # the session whose conversation it began with
     depth: int = 0
     max_depth: int | None = None  # the limit in force when it was created; children keep to it
     limits: Limits = field(default_factory=Limits)  # those in force at its last turn; children keep to them
@@ -128,6 +129,7 @@ def parse_state(record: Mapping[str, Any]) -> SessionState:
         parent_session_id=_optional_id(genealogy, "parent_session_id"),
         parent_project=_optional(genealogy, "parent_project", str),
         root_session_id=_optional_id(genealogy, "root_session_id"),
+        fork_of=_optional_id(genealogy, "fork_of"),
         depth=depth,
         max_depth=_optional(genealogy, "max_depth", int),
         limits=_parse_limits(_table(record, "limits")),
@@ -161,6 +163,7 @@ def render_state(state: SessionState) -> dict[str, Any]:
             "parent_session_id": state.parent_session_id,
             "parent_project": state.parent_project,
             "root_session_id": state.root_session_id,
+            "fork_of": state.fork_of,
             "depth": state.depth,
             "max_depth": state.max_depth,
         },
