@@ -35,7 +35,8 @@ if TYPE_CHECKING:
     from csa.model.result import RunResult
     from csa.model.state import SessionState
     from csa.model.usage import Usage
-    from csa.runner.client import Csa, SessionInfo
+    from csa.runner.client import Csa
+    from csa.runner.listing import SessionInfo
     from csa.runner.request import RunRequest
     from csa.runner.turn import Turn
     from csa.store.sessions import Store
@@ -63,7 +64,7 @@ _HOME = {
     "SessionState": "csa.model.state",
     "Usage": "csa.model.usage",
     "Csa": "csa.runner.client",
-    "SessionInfo": "csa.runner.client",
+    "SessionInfo": "csa.runner.listing",
     "RunRequest": "csa.runner.request",
     "Turn": "csa.runner.turn",
     "Store": "csa.store.sessions",

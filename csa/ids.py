@@ -5,7 +5,8 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Sequence
 
-_ALPHABET = frozenset("0123456789ABCDEFGHJKMNPQRSTVWXYZ")
+_ORDER = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
+_ALPHABET = frozenset(_ORDER)
 ID_LENGTH = 26
 ENTROPY_BYTES = 10
 
@@ -20,6 +21,13 @@ def new_session_id(now_ms: int, entropy: bytes) -> str:
     from ulid import ULID  # noqa: PLC0415  # five times the start of python, and only new sessions need it
 
     return str(ULID(now_ms.to_bytes(6, "big") + entropy))
+
+
+def renew_session_id(session_id: str, entropy: bytes) -> str:
+    """Make another id of the same time from 10 random bytes."""
+    number = int.from_bytes(entropy, "big")
+    drawn = [_ORDER[number >> shift & 31] for shift in range(0, 8 * ENTROPY_BYTES, 5)]
+    return session_id[: ID_LENGTH - len(drawn)] + "".join(drawn)
 
 
 def unique_prefix_length(session_id: str, ordered: Sequence[str], *, minimum: int = 10) -> int:

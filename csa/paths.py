@@ -63,7 +63,7 @@ class SessionPaths:
 
     @property
     def session_lock(self) -> Path:
-        return self.root / "locks" / "session.lock"
+        return self.root / "locks/session.lock"
 
     @property
     def tree_lock(self) -> Path:

@@ -20,7 +20,13 @@ if TYPE_CHECKING:
 
 READ_AT_MOST = 50
 _DESCRIPTION_WIDTH = 60
-_RELATIVES = (("@last", "the one used last"), ("@self", "the calling one"), ("@parent", "its parent"), ("@root", ""))
+_RELATIVES = (
+    ("@current", "the chosen one"),
+    ("@last", "the one used last"),
+    ("@self", "the calling one"),
+    ("@parent", "its parent"),
+    ("@root", ""),
+)
 
 
 def print_candidates(words: Sequence[str]) -> int:

@@ -103,6 +103,12 @@ COMMANDS = (
     Command(("session", "list"), "session_list", "list the project's sessions, or their tree"),
     Command(("session", "result"), "session_result", "print the answer of a session's last turn"),
     Command(("session", "logs"), "session_logs", "print what happened in a session"),
+    Command(("session", "info"), "session_info", "show all that is known of a session"),
+    Command(("session", "show"), "session_show", "print a session's conversation"),
+    Command(("session", "artifacts"), "session_artifacts", "list or copy the files agents have left"),
+    Command(("session", "export"), "session_export", "write sessions to an archive, or for reading"),
+    Command(("session", "import"), "session_import", "take in the sessions of an archive"),
+    Command(("session", "current"), "session_current", "choose the current session, or print it"),
     Command(("session", "is-alive"), "session_is_alive", "say whether a session is running"),
     Command(("session", "compress"), "session_compress", "have a session's tool compact its conversation"),
     Command(("session", "checkpoint"), "session_checkpoint", "put a session's state and digest on record, in git"),
@@ -113,12 +119,17 @@ COMMANDS = (
     Command(("session", "wait"), "session_wait", "wait until sessions have ended"),
     Command(("session", "attach"), "session_attach", "follow a running turn, or open the tool"),
     Command(("session", "kill"), "session_kill", "end running sessions"),
+    Command(("stats",), "stats", "say what sessions have done and used"),
     Command(("config", "show"), "config_show", "print each setting with its origin"),
     Command(("config", "validate"), "config_validate", "check the config files"),
     Command(("doctor",), "doctor", "say whether csa can work here, and what to do if not"),
     Command(("completion",), "completion", "print a script that completes csa's words in a shell"),
 )
-ALIASES = {("session", "ls"): ("session", "list"), ("ls",): ("session", "list")}
+ALIASES = {
+    ("session", "ls"): ("session", "list"),
+    ("ls",): ("session", "list"),
+    **dict.fromkeys([("session", "cur"), ("cur",), ("session", "switch"), ("switch",)], ("session", "current")),
+}
 
 
 def find_command(words: list[str]) -> tuple[Command | None, list[str]]:

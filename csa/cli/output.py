@@ -22,6 +22,7 @@ STATUS_STYLES = {
     "timed_out": "yellow",
     "cancelled": "yellow",
     "unknown": "yellow",
+    "retired": "dim",
 }
 
 
@@ -106,7 +107,19 @@ def terminal_size(stream: IO[str]) -> tuple[int, int]:
 
 def one_line(text: str) -> str:
     """Fold white space, and make control characters visible rather than obeyed."""
+    if text.isprintable():  # as most are; a long list asks for thousands
+        return " ".join(text.split())
     return " ".join("".join(c if c.isprintable() or c.isspace() else "\N{REPLACEMENT CHARACTER}" for c in text).split())
+
+
+def printable(text: str) -> str:
+    """Make control characters visible rather than obeyed; lines and tabs stay."""
+    if text.isascii() and text.replace("\n", "").replace("\t", "").isprintable():
+        return text
+    kept = "\n\t"
+    return "".join(
+        c if c.isprintable() or c in kept else "\N{REPLACEMENT CHARACTER}" for c in text.replace("\r\n", "\n")
+    )
 
 
 def cut(text: str, width: int | None) -> str:

@@ -10,7 +10,7 @@ from csa.runner.client import Csa
 
 def add_selector(parser: argparse.ArgumentParser) -> None:
     """Add both ways of naming the session."""
-    what = "the session: an id, a unique prefix of one, a name, or @last, @self, @parent, @root"
+    what = "the session: an id, a unique prefix of one, a name, or @current, @last, @self, @parent, @root"
     parser.add_argument("session", nargs="?", metavar="SESSION", help=what)
     parser.add_argument("-s", "--session", dest="session_option", metavar="SESSION", help="the same, as an option")
 

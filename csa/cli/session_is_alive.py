@@ -21,7 +21,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def execute(arguments: argparse.Namespace) -> int:
     client = open_client(arguments)
-    session_id = client.resolve(selected(arguments))
+    session_id = client.resolve(selected(arguments), retired=True)
     liveness = client.liveness(session_id)
     owner = liveness.owner
     if arguments.json:

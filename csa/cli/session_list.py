@@ -1,6 +1,10 @@
 """List the project's sessions, newest first, or as the tree of who started whom.
 
-The prefix that is enough to name a session is printed in bold. On a terminal the 50 newest are shown.
+The prefix that is enough to name a session is printed in bold, and the current session is marked with `*`. On a
+terminal the 50 newest are shown.
+
+In the tree the numbers at the right, and the states in brackets, are of the session and all below it; a dashed edge
+leads to a fork. A parent that is not there is named, in yellow, with where it is.
 
 With --watch the tree is drawn over the whole screen, four times a second, with what each agent is doing, for how long
 its last turn has run, its tokens and its cost; q or Ctrl-C ends it.
@@ -11,32 +15,37 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Sequence
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from csa.cli.describe import tokens
-from csa.cli.output import STATUS_STYLES, Style, can_redraw, cut, display_width, one_line, print_json, terminal_width
+from csa.cli.output import can_redraw, print_json
 from csa.cli.selecting import open_client
-from csa.errors import UsageError
-from csa.model.tree import Node
+from csa.errors import StateError, UsageError
 from csa.paths import home
-from csa.runner.client import Csa, SessionInfo
-from csa.store.sessions import format_age
+from csa.runner.client import Csa
+from csa.runner.listing import PHASES, STATUSES, Selection, select_sessions
+from csa.store.sessions import Store
 
 if TYPE_CHECKING:
     from csa.cli.live import Line
+    from csa.runner.genealogy import Forest
 
 SHOWN_ON_TERMINAL = 50
-WIDE_COLUMNS = 72  # narrower terminals are shown no numbers
-_SHORT_ID = 10
-_TEXT_WIDTH = 10  # at least
-_NUMBERS_FROM = 80  # columns
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--tree", action="store_true", help="show who started whom")
-    parser.add_argument("--limit", type=int, metavar="N", help="at most the N newest")
+    which = parser.add_argument_group("which sessions")
+    which.add_argument("-t", "--tool", metavar="T,..", help="only those in which one of these tools worked")
+    which.add_argument(
+        "--status", metavar="S,..", help=f"only those in one of these states: {', '.join((*STATUSES, *PHASES))}"
+    )
+    which.add_argument("--branch", metavar="B", help="only those begun on this git branch")
+    which.add_argument("--owner", metavar="O", help="only those of this user, or user@host")
+    which.add_argument("--since", metavar="WHEN", help="only those used since: 90s, 12h, 2d, 3w ago, or a date")
+    which.add_argument("--limit", type=int, metavar="N", help="at most the N newest; of a tree, N roots")
+    which.add_argument("--all-projects", action="store_true", help="those of all projects")
     kinds = parser.add_mutually_exclusive_group()
     kinds.add_argument("--watch", action="store_true", help="keep showing the tree as it changes; needs a terminal")
     kinds.add_argument("--json", action="store_true", help="print an array of objects")
@@ -45,26 +54,143 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def execute(arguments: argparse.Namespace) -> int:
     if arguments.limit is not None and arguments.limit < 1:
         raise UsageError("--limit takes a number from 1 up.")
+    selection = read_selection(arguments, datetime.now(UTC))
     client = open_client(arguments)
     if arguments.watch:
+        if not selection.is_everything or arguments.all_projects:
+            raise UsageError("--watch shows the whole tree of one project.", hint="csa top shows all projects")
         return _watch(client, arguments.limit)
-    if arguments.json:
-        print_json([info.to_json() for info in client.sessions(limit=arguments.limit)])
-        return 0
-    view = _View()
+    stores = find_projects(client) if arguments.all_projects else [client.store]
     if arguments.tree:
-        shown = _print_tree(view, client, arguments.limit)
-        total = shown
-    else:
-        total = len(client.store.ids())
-        limit = arguments.limit or (SHOWN_ON_TERMINAL if view.width else None)
-        shown = _print_rows(view, client.sessions(limit=limit))
-    if not total:
-        print("No sessions found")
-        print('hint: csa run "what to do" starts one', file=sys.stderr)
-    elif shown < total:
-        print(f"... and {total - shown} more (--limit {total} shows all)", file=sys.stderr)
+        return _list_tree(client, stores, selection, arguments)
+    return _list_rows(client, stores, selection, arguments)
+
+
+def read_selection(arguments: argparse.Namespace, now: datetime) -> Selection:
+    """Return what the filters say; UsageError when one says nothing that can be."""
+    statuses = _names(arguments.status)
+    for status in statuses - {*STATUSES, *PHASES}:
+        from difflib import get_close_matches  # noqa: PLC0415  # only a typo pays for it
+
+        close = get_close_matches(status, (*STATUSES, *PHASES), n=1)
+        raise UsageError(
+            f"There is no status '{status}'.",
+            hint=f"did you mean '{close[0]}'?" if close else ", ".join((*STATUSES, *PHASES)),
+        )
+    return Selection(
+        tools=_names(arguments.tool),
+        statuses=statuses,
+        branch=arguments.branch,
+        owner=arguments.owner,
+        since=read_since(arguments.since, now),
+    )
+
+
+def read_since(text: str | None, now: datetime) -> datetime | None:
+    """Return the moment that `--since` means; UsageError when it means none."""
+    if text is None:
+        return None
+    from csa.model.timespan import EXAMPLE, parse_moment  # noqa: PLC0415  # a plain list needs none of it
+
+    moment = parse_moment(text, now)
+    if moment is None:
+        raise UsageError(f"--since: '{text}' is neither a length of time nor a date.", hint=EXAMPLE)
+    return moment
+
+
+def find_projects(client: Csa) -> list[Store]:
+    """Return the stores of all projects, in the order of their paths."""
+    from csa.store.stores import find_stores  # noqa: PLC0415  # one project needs none of it
+
+    return sorted(find_stores(client.store.root), key=lambda store: store.project)
+
+
+def _names(text: str | None) -> frozenset[str]:
+    return frozenset(name.strip() for name in (text or "").split(",") if name.strip())
+
+
+def _list_rows(client: Csa, stores: list[Store], selection: Selection, arguments: argparse.Namespace) -> int:
+    on_terminal = sys.stdout.isatty() and not arguments.json
+    listing = select_sessions(stores, selection, limit=arguments.limit or (SHOWN_ON_TERMINAL if on_terminal else None))
+    if arguments.json:
+        extra = {store.path: {"project": str(store.project)} if arguments.all_projects else {} for store in stores}
+        print_json([{**info.to_json(), **extra[info.store.path]} for info in listing.infos])
+        return 0
+    if not listing.infos:
+        return _say_none(selection)
+    from csa.cli.list_table import View, print_table, print_totals  # noqa: PLC0415  # JSON needs none of it
+
+    view = View(_current(stores))
+    print_table(view, listing.infos, _places(client, stores) if arguments.all_projects else None)
+    print_totals(view, listing.infos, more=listing.more)
+    if listing.more:
+        total = len(listing.infos) + listing.more
+        print(f"... and {listing.more} more (--limit {total} shows all)", file=sys.stderr)
     return 0
+
+
+def _list_tree(client: Csa, stores: list[Store], selection: Selection, arguments: argparse.Namespace) -> int:
+    from csa.runner.genealogy import arrange_sessions, keep_matching, roll_up  # noqa: PLC0415  # a plain list needs none of it
+
+    everything = Selection(statuses=frozenset((*STATUSES, *PHASES))) if selection.wants_retired else Selection()
+    whole = arrange_sessions(select_sessions(stores, everything).infos)
+    forest = whole if selection.is_everything else keep_matching(whole, selection)
+    shown = forest[: arguments.limit]
+    if arguments.json:
+        print_json(_tree_to_json(whole, shown))
+        return 0
+    if not shown:
+        return _say_none(selection)
+    from csa.cli.list_table import View, print_totals  # noqa: PLC0415  # JSON needs none of it
+    from csa.cli.list_tree import TreePrinter, name_missing  # noqa: PLC0415  # as above
+
+    view = View(_current(stores))
+    names = name_missing(shown, home(client.setting.environ))
+    infos = TreePrinter(view, shown, roll_up(whole, now=time.time()), names).print()
+    print_totals(view, infos, more=0)
+    if len(shown) < len(forest):
+        rest = len(forest) - len(shown)
+        print(f"... and {rest} more trees (--limit {len(forest)} shows all)", file=sys.stderr)
+    return 0
+
+
+def _tree_to_json(whole: Forest, shown: Forest) -> list[dict[str, object]]:
+    """Return the sessions in the order of the tree, each with the sum of its subtree."""
+    from csa.model.tree import walk  # noqa: PLC0415  # loaded with the genealogy
+    from csa.runner.genealogy import roll_up, rollup_to_json  # noqa: PLC0415  # as above
+
+    sums = roll_up(whole, now=time.time())
+    return [
+        {**node.item.to_json(), "subtree": rollup_to_json(sums[node.session_id])} for node in walk(shown) if node.item
+    ]
+
+
+def _say_none(selection: Selection) -> int:
+    print("No sessions found")
+    if selection.is_everything:
+        print('hint: csa run "what to do" starts one', file=sys.stderr)
+    else:
+        print("hint: csa session list shows all, --all-projects those of other projects as well", file=sys.stderr)
+    return 0
+
+
+def _current(stores: list[Store]) -> dict[Path, str | None]:
+    from csa.store.current import read_current  # noqa: PLC0415  # JSON needs none of it
+
+    found: dict[Path, str | None] = {}
+    for store in stores:
+        try:
+            found[store.path] = read_current(store)
+        except (StateError, OSError):  # `csa session current` says so
+            found[store.path] = None
+    return found
+
+
+def _places(client: Csa, stores: list[Store]) -> dict[Path, str]:
+    from csa.cli.roster import shorten  # noqa: PLC0415  # one project needs none of it
+
+    user_home = home(client.setting.environ)
+    return {store.path: shorten(store.project, user_home) for store in stores}
 
 
 def _watch(client: Csa, limit: int | None) -> int:
@@ -83,103 +209,3 @@ def _watch(client: Csa, limit: int | None) -> int:
         return lay_out(forest, width=width, height=height, now=time.time(), title=title, empty="No sessions yet")
 
     return watch(frame)
-
-
-class _View:
-    """How wide, and how, to print."""
-
-    def __init__(self) -> None:
-        self.style = Style(sys.stdout)
-        self.width = terminal_width(sys.stdout)
-        self.now = datetime.now(UTC)
-
-    def session_id(self, info: SessionInfo) -> str:
-        """The whole id in a pipe; on a terminal the unique prefix, in bold, and as much more as makes ten."""
-        if self.width is None:
-            return info.session_id
-        return self.style(info.prefix, "bold") + self.style(info.session_id[len(info.prefix) : _SHORT_ID], "dim")
-
-    def id_width(self, infos: Sequence[SessionInfo]) -> int:
-        if self.width is None:
-            return 26
-        return max((max(len(info.prefix), _SHORT_ID) for info in infos), default=_SHORT_ID)
-
-
-def _print_rows(view: _View, infos: list[SessionInfo]) -> int:
-    if not infos:
-        return 0
-    id_width = view.id_width(infos)
-    tool_width = max(4, *(len(_tools(info)) for info in infos))
-    is_wide = view.width is None or view.width >= WIDE_COLUMNS
-    fixed = id_width + 2 + 5 + 10 + tool_width + 1 + (14 if is_wide else 1)
-    numbers = f" {'TURNS':>5} {'TOKENS':>6} " if is_wide else " "
-    print(
-        view.style(f"{'ID':<{id_width}}  {'AGE':>4} {'STATUS':<10}{'TOOL':<{tool_width}} {numbers}DESCRIPTION", "dim")
-    )
-    for info in infos:
-        shown = view.session_id(info)
-        pad = " " * (id_width - (26 if view.width is None else max(len(info.prefix), _SHORT_ID)))
-        status = view.style(f"{info.status:<10}", STATUS_STYLES.get(info.status, ""))
-        state = info.record.state
-        age = format_age(view.now, state.last_accessed) if state else "-"
-        used = tokens(state.usage.input_tokens + state.usage.output_tokens) if state else "-"
-        numbers = f" {state.turns if state else '-':>5} {used:>6} " if is_wide else " "
-        text = cut(_description(info), view.width and max(10, view.width - fixed))
-        print(f"{shown}{pad}  {age:>4} {status}{_tools(info):<{tool_width}} {numbers}{text}")
-    return len(infos)
-
-
-def _print_tree(view: _View, client: Csa, limit: int | None) -> int:
-    right = _right_of(client, view.width) if view.width and view.width >= _NUMBERS_FROM else {}
-    return sum(_print_node(view, root, right) for root in client.tree()[:limit])
-
-
-def _right_of(client: Csa, width: int) -> dict[str, str]:
-    """Return for each session what stands at the right end of its line: time, tokens and cost."""
-    from csa.cli.live import numbers  # noqa: PLC0415  # a plain list needs none of it
-    from csa.cli.roster import Roster  # noqa: PLC0415  # as above
-
-    rows = Roster(lambda: [client.store], user_home=home(client.setting.environ)).rows()
-    return {row.session_id: numbers(row, width, time.time()) for row in rows}
-
-
-def _print_node(view: _View, root: Node[SessionInfo], right: dict[str, str]) -> int:
-    stack = [(root, "", "")]
-    count = 0
-    while stack:
-        at, head, tail = stack.pop()
-        _print_branch(view, at, head, right.get(at.session_id, ""))
-        count += 1
-        last = len(at.children) - 1
-        stack += [
-            (child, tail + ("└─ " if index == last else "├─ "), tail + ("   " if index == last else "│  "))
-            for index, child in reversed(list(enumerate(at.children)))
-        ]
-    return count
-
-
-def _print_branch(view: _View, node: Node[SessionInfo], lead: str, right: str) -> None:
-    info = node.item
-    if info is None:
-        print(f"{lead}{view.style(f'{node.session_id}  (missing)', 'yellow')}")
-        return
-    plain_id = info.session_id if view.width is None else info.session_id[: max(len(info.prefix), _SHORT_ID)]
-    status = view.style(info.status, STATUS_STYLES.get(info.status, ""))
-    before = f"{plain_id} {_tools(info)} {info.status}  "
-    left = view.width and view.width - len(lead) - len(before) - len(right)
-    if left is not None and left < _TEXT_WIDTH:
-        left, right = max(_TEXT_WIDTH, left + len(right)), ""
-    text = cut(_description(info), left)
-    pad = " " * (left - display_width(text)) if left and right else ""
-    print(f"{lead}{view.session_id(info)} {_tools(info)} {status}  {text}{pad}{view.style(right, 'dim')}")
-
-
-def _tools(info: SessionInfo) -> str:
-    return ",".join(info.record.state.tools) or "-" if info.record.state else "-"
-
-
-def _description(info: SessionInfo) -> str:
-    state = info.record.state
-    if state is None:
-        return one_line(str(info.record.fault))
-    return one_line(f"[{state.name}] {state.description}" if state.name else state.description)

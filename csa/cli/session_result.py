@@ -14,7 +14,9 @@ from csa.cli.selecting import add_selector, open_client, selected
 def configure(parser: argparse.ArgumentParser) -> None:
     add_selector(parser)
     parser.add_argument("--turn", type=int, metavar="N", help="of turn N instead of the last one")
-    parser.add_argument("--json", action="store_true", help="print the whole result as an object")
+    kinds = parser.add_mutually_exclusive_group()
+    kinds.add_argument("--text", action="store_true", help="print the answer (the default)")
+    kinds.add_argument("--json", action="store_true", help="print the whole result as an object")
 
 
 def execute(arguments: argparse.Namespace) -> int:

@@ -65,9 +65,9 @@ class SessionState:
     parent_session_id: str | None = None
     parent_project: str | None = None  # where the parent is, when that is another project
     root_session_id: str | None = None
+    fork_of: str | None = None  # the session whose conversation it began with
     depth: int = 0
     max_depth: int | None = None  # the limit in force when it was created; children keep to it
-    fork_of: str | None = None  # the session it began as a copy of; that is not its parent
     is_compacted: bool = False  # at some time; the conversation goes on from a summary
     last_compacted_at: str | None = None  # a string, as in other implementations
     limits: Limits = field(default_factory=Limits)  # those in force at its last turn; children keep to them
@@ -132,9 +132,9 @@ def parse_state(record: Mapping[str, Any]) -> SessionState:
         parent_session_id=_optional_id(genealogy, "parent_session_id"),
         parent_project=_optional(genealogy, "parent_project", str),
         root_session_id=_optional_id(genealogy, "root_session_id"),
+        fork_of=_optional_id(genealogy, "fork_of"),
         depth=depth,
         max_depth=_optional(genealogy, "max_depth", int),
-        fork_of=_optional_id(genealogy, "fork_of"),
         is_compacted=_optional(context, "is_compacted", bool) or False,
         last_compacted_at=_time_text(context.get("last_compacted_at")),
         limits=_parse_limits(_table(record, "limits")),
@@ -168,9 +168,9 @@ def render_state(state: SessionState) -> dict[str, Any]:
             "parent_session_id": state.parent_session_id,
             "parent_project": state.parent_project,
             "root_session_id": state.root_session_id,
+            "fork_of": state.fork_of,
             "depth": state.depth,
             "max_depth": state.max_depth,
-            "fork_of": state.fork_of,
         },
         "context_status": {"is_compacted": state.is_compacted, "last_compacted_at": state.last_compacted_at},
         "tools": {name: _render_tool(tool) for name, tool in state.tools.items()},

@@ -5,19 +5,19 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from csa.errors import UsageError
-from csa.ids import ENTROPY_BYTES, new_session_id, unique_prefix_length
+from csa.ids import ENTROPY_BYTES, new_session_id
 from csa.paths import SessionPaths, state_root
 from csa.runner.ancestry import with_identity
+from csa.runner.listing import SessionInfo, select_sessions
 from csa.runner.setting import Setting, resolve_selector
 from csa.store.liveness import Liveness, probe
 from csa.store.project import find_project
-from csa.store.sessions import Record, Store
+from csa.store.sessions import Store
 
 if TYPE_CHECKING:
     from csa.model.config import Config
@@ -28,47 +28,6 @@ if TYPE_CHECKING:
     from csa.runner.plan import TurnPlan
     from csa.runner.request import RunRequest
     from csa.runner.turn import Turn
-
-
-@dataclass(frozen=True, slots=True)
-class SessionInfo:
-    """A session as `list` shows it."""
-
-    record: Record
-    prefix: str  # the shortest unique prefix, at least 10 characters
-    status: str
-    children: int
-
-    @property
-    def session_id(self) -> str:
-        return self.record.session_id
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the object that `session list --json` prints; a damaged session has `error` and few other keys."""
-        from csa.model.state import format_time  # noqa: PLC0415  # loaded with the state
-
-        state = self.record.state
-        if state is None:
-            error = str(self.record.fault)
-            return {"id": self.session_id, "prefix": self.prefix, "status": self.status, "error": error}
-        return {
-            "id": self.session_id,
-            "prefix": self.prefix,
-            "name": state.name,
-            "description": state.description,
-            "status": self.status,
-            "phase": state.phase,
-            "tools": list(state.tools),
-            "depth": state.depth,
-            "parent_session_id": state.parent_session_id,
-            "root_session_id": state.root_session_id,
-            "children": self.children,
-            "turns": state.turns,
-            "branch": state.branch,
-            "created_at": format_time(state.created_at),
-            "last_accessed": format_time(state.last_accessed),
-            "usage": state.usage.to_dict(),
-        }
 
 
 class Csa:
@@ -174,49 +133,33 @@ class Csa:
             detached=detached,
         )
 
-    def resolve(self, selector: str) -> str:
-        """Return the full id that a selector means: NotFoundError, AmbiguousError, UsageError."""
-        return resolve_selector(self.setting, selector)
+    def resolve(self, selector: str, *, retired: bool = False) -> str:
+        """Return the full id that a selector means: NotFoundError, AmbiguousError, UsageError.
+
+        With `retired` it may be a session that was collected, which can be read and not continued.
+        """
+        return resolve_selector(self.setting, selector, retired=retired)
 
     def paths(self, selector: str) -> SessionPaths:
-        """Return the files of a session."""
-        return self.store.paths(self.resolve(selector))
+        """Return the files of a session, for reading: it may be a collected one."""
+        return self.store.find(self.resolve(selector, retired=True))
 
     def sessions(self, *, limit: int | None = None) -> list[SessionInfo]:
         """Return the sessions, newest first; damaged ones too."""
-        records = list(self.store.records())
-        ordered = sorted(record.session_id for record in records)
-        children: dict[str, int] = {}
-        for record in records:
-            if record.state and record.state.parent_session_id:
-                parent = record.state.parent_session_id
-                children[parent] = children.get(parent, 0) + 1
-        return [
-            SessionInfo(
-                record,
-                record.session_id[: unique_prefix_length(record.session_id, ordered)],
-                record.status,
-                children.get(record.session_id, 0),
-            )
-            for record in (records if limit is None else records[:limit])
-        ]
+        return select_sessions([self.store], limit=limit).infos
 
     def tree(self) -> list[Node[SessionInfo]]:
         """Return the genealogy: newest roots first, children oldest first."""
-        from csa.model.tree import build_forest  # noqa: PLC0415  # only this needs it
+        from csa.runner.genealogy import arrange_sessions  # noqa: PLC0415  # only this needs it
 
-        infos = self.sessions()
-        forest = build_forest(
-            [(i.session_id, i.record.state.parent_session_id if i.record.state else None, i) for i in reversed(infos)]
-        )
-        return forest[::-1]
+        return arrange_sessions(self.sessions())
 
     def result(self, selector: str, *, turn: int | None = None) -> RunResult:
         """Return how the last finished turn, or the given one, ended; NotFoundError when there is none."""
         from csa.store.results import load_result  # noqa: PLC0415  # only this needs it
 
-        session_id = self.resolve(selector)
-        return load_result(self.store.paths(session_id), session_id, turn=turn)
+        paths = self.paths(selector)
+        return load_result(paths, paths.root.name, turn=turn)
 
     def events(self, selector: str, *, tail: int | None = None) -> Iterator[Event]:
         """Yield a session's events in order; the last `tail` of them where that is given."""

@@ -52,15 +52,17 @@ class Setting:
         return Redactor(self.environ)
 
 
-def resolve_selector(setting: Setting, selector: str) -> str:
-    """Return the id that a selector means; beside what `Store.resolve` takes: @last, @self, @parent, @root."""
+def resolve_selector(setting: Setting, selector: str, *, retired: bool = False) -> str:
+    """Return the id a selector means: besides what `Store.resolve` takes, @current, @last, @self, @parent, @root."""
     if not selector.startswith("@"):
-        return setting.store.resolve(selector)
+        return setting.store.resolve(selector, retired=retired)
+    if selector == "@current":
+        return _current(setting, retired=retired)
     caller = setting.caller
     if selector == "@last":
         return setting.store.last_used(caller.session_id if caller else None)
     if selector not in {"@self", "@parent", "@root"}:
-        raise UsageError(f"Unknown selector '{selector}'.", hint="there are @last, @self, @parent and @root")
+        raise UsageError(f"Unknown selector '{selector}'.", hint="there are @current, @last, @self, @parent and @root")
     if caller is None:
         raise NotFoundError(f"{selector} means something only inside a session.")
     found = {
@@ -71,3 +73,12 @@ def resolve_selector(setting: Setting, selector: str) -> str:
     if found is None:
         raise NotFoundError(f"Session {caller.session_id} is a root; it has no parent.")
     return found
+
+
+def _current(setting: Setting, *, retired: bool) -> str:
+    from csa.store.current import read_current  # noqa: PLC0415  # few selectors need it
+
+    chosen = read_current(setting.store)
+    if chosen is None:
+        raise NotFoundError(f"No session is the current one in {setting.store.project}.", hint="csa session switch S")
+    return setting.store.resolve(chosen, retired=retired)

@@ -47,6 +47,8 @@ class Owner:
 
 def parse_owner(content: bytes) -> Owner | None:
     """Read a lock file's content; None when it is empty, half-written, or another program's."""
+    if not content:  # as most are; a long list asks for thousands
+        return None
     try:
         record = json.loads(content)
         owner = Owner(**{field.name: record[field.name] for field in fields(Owner) if field.name in record})

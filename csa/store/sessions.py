@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
 
 MAX_MATCHES_SHOWN = 20
 NEW_PREFIX = ".new-"
+RETIRED = "retired"
+_RECORD_BYTES = 1 << 16
+_ESCAPE = b"\\"
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +40,11 @@ class Record:
 
         return session_status(self.paths, self.state) if self.state else "damaged"
 
+    @property
+    def is_retired(self) -> bool:
+        """Whether it was collected: where it stands says so, whatever its record says."""
+        return self.paths.root.parent.name == RETIRED
+
 
 @dataclass(frozen=True, slots=True)
 class Store:
@@ -51,18 +60,32 @@ class Store:
 
     @property
     def sessions_dir(self) -> Path:
-        return self.path / "sessions"
+        return _directory(self.root, self.project, "sessions")
+
+    @property
+    def retired_dir(self) -> Path:
+        """Where collected sessions stand until they are purged."""
+        return _directory(self.root, self.project, RETIRED)
 
     def paths(self, session_id: str) -> SessionPaths:
         """Return where a session's files are, whether it exists or not."""
         return SessionPaths(self.sessions_dir / session_id)
 
+    def find(self, session_id: str) -> SessionPaths:
+        """Return where a session's files can be read: a collected one's stand elsewhere."""
+        paths = self.paths(session_id)
+        if paths.root.is_dir():
+            return paths
+        retired = SessionPaths(self.retired_dir / session_id)
+        return retired if retired.root.is_dir() else paths
+
     def ids(self) -> list[str]:
         """Return the ids of all sessions, oldest first. What is not named by a ULID is no session."""
-        try:
-            return sorted(name for name in os.listdir(self.sessions_dir) if is_session_id(name))
-        except FileNotFoundError:
-            return []
+        return _ids_in(self.sessions_dir)
+
+    def retired_ids(self) -> list[str]:
+        """Return the ids of the sessions that were collected and are not purged yet, oldest first."""
+        return _ids_in(self.retired_dir)
 
     def has(self, session_id: str) -> bool:
         return is_session_id(session_id) and self.paths(session_id).root.is_dir()
@@ -75,12 +98,11 @@ class Store:
         return _load(paths)
 
     def record(self, session_id: str) -> Record:
-        """Return a session with its state or its fault."""
-        paths = self.paths(session_id)
-        try:
-            return Record(session_id, paths, _load(paths))
-        except StateError as fault:
-            return Record(session_id, paths, None, fault)
+        """Return a session, collected or not, with its state or its fault."""
+        record = _read(session_id, self.paths(session_id))
+        if record.fault is None or (found := self.find(session_id)) == record.paths:
+            return record
+        return _read(session_id, found)
 
     def records(self) -> Iterator[Record]:
         """Yield every session, newest first; one that is removed meanwhile is passed over."""
@@ -89,10 +111,11 @@ class Store:
             if record.fault is None or record.paths.root.exists():
                 yield record
 
-    def resolve(self, selector: str) -> str:
+    def resolve(self, selector: str, *, retired: bool = False) -> str:
         """Return the id that a full ULID, an exact name, or a unique prefix (in any case) means.
 
-        A name begins with a letter and a ULID with a digit, so that they cannot be mistaken for each other.
+        A name begins with a letter and a ULID with a digit, so that they cannot be mistaken for each other. A collected
+        session, which can only be read, is meant where `retired` is set and no other session matches.
 
         Raises:
             UsageError: the selector is empty.
@@ -102,21 +125,25 @@ class Store:
         selector = selector.strip()
         if not selector:
             raise UsageError("An empty session selector matches nothing.", hint="csa session list")
-        if not selector[0].isdigit():
-            return self._resolve_name(selector)
-        prefix = selector.upper()
-        if len(prefix) == ID_LENGTH and self.has(prefix):
-            return prefix
-        matches = [session_id for session_id in self.ids() if session_id.startswith(prefix)]
+        matches = self._matches(selector, self.ids)
+        collected = [] if matches else self._matches(selector, self.retired_ids)
+        if collected and not retired:
+            raise NotFoundError(
+                f"Session {collected[0]} was retired; it can only be read.",
+                hint=f"csa session restore -s {collected[0]}",
+            )
+        matches = matches or collected
         if len(matches) == 1:
             return matches[0]
         if matches:
             raise AmbiguousError(selector, self._describe(matches), len(matches))
+        if not selector[0].isdigit():
+            raise NotFoundError(f"No session is named '{selector}' in {self.project}.", hint="csa session list")
         raise NotFoundError(f"No session matches '{selector}' in {self.project}.", hint="csa session list")
 
     def find_name(self, name: str) -> str | None:
         """Return the id of the session with exactly that name."""
-        return next((r.session_id for r in self.records() if r.state and r.state.name == name), None)
+        return next(iter(self._named(name, self.ids())), None)
 
     def last_used(self, parent: str | None) -> str:
         """Return the session used last among the children of `parent`, or among the roots where that is None."""
@@ -126,11 +153,18 @@ class Store:
             raise NotFoundError(f"There is {whose} in {self.project}.", hint='csa run "..."')
         return max(states, key=lambda state: (state.last_accessed, state.session_id)).session_id
 
-    def _resolve_name(self, name: str) -> str:
-        found = self.find_name(name)
-        if found is None:
-            raise NotFoundError(f"No session is named '{name}' in {self.project}.", hint="csa session list")
-        return found
+    def _matches(self, selector: str, ids: Callable[[], list[str]]) -> list[str]:
+        if not selector[0].isdigit():
+            return self._named(selector, ids())
+        prefix = selector.upper()
+        if len(prefix) == ID_LENGTH and self.has(prefix):
+            return [prefix]
+        return [session_id for session_id in ids() if session_id.startswith(prefix)]
+
+    def _named(self, name: str, ids: list[str]) -> list[str]:
+        """Return the newest session of that name, if there is one; collected ones may share theirs."""
+        records = map(self.record, reversed(ids))
+        return next(([r.session_id] for r in records if r.state and r.state.name == name), [])
 
     def _describe(self, matches: list[str]) -> list[str]:
         now = datetime.now(UTC)
@@ -139,10 +173,50 @@ class Store:
         return [*lines, f"... and {more} more"] if more else lines
 
 
+@cache
+def _directory(root: Path, project: Path, name: str) -> Path:
+    """Return a directory of a store; made once, as that takes longer than most of what is done with it."""
+    return store_dir(root, project) / name
+
+
+def _ids_in(directory: Path) -> list[str]:
+    try:
+        return sorted(name for name in os.listdir(directory) if is_session_id(name))
+    except FileNotFoundError:
+        return []
+
+
+def _read(session_id: str, paths: SessionPaths) -> Record:
+    try:
+        return Record(session_id, paths, _load(paths))
+    except StateError as fault:
+        return Record(session_id, paths, None, fault)
+
+
 def _load(paths: SessionPaths) -> SessionState:
     from csa.store.statefile import load_state  # noqa: PLC0415  # resolving an id reads no state
 
     return load_state(paths.state)
+
+
+def read_state_text(directory: str, session_id: str) -> bytes:
+    """Return the text of a record, to look for words in it; nothing where it cannot be read."""
+    try:
+        fd = os.open(f"{directory}/{session_id}/state.toml", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return b""
+    try:
+        content = os.read(fd, _RECORD_BYTES)
+    except OSError:
+        return b""
+    finally:
+        os.close(fd)
+    return content if len(content) < _RECORD_BYTES else _ESCAPE  # too long to say anything of it
+
+
+def may_hold(content: bytes, word: str) -> bool:
+    """Say whether a record's text can mean a word: False is certain, and costs a tenth of reading it as TOML."""
+    return word.encode("utf-8", "replace") in content or _ESCAPE in content
 
 
 def _describe(record: Record, now: datetime) -> str:

@@ -75,7 +75,7 @@ def test_scripts_parse(place: Place, scripts: Path, shell: str) -> None:
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        (["s"], ["session"]),
+        (["se"], ["session"]),
         (["session", "is"], ["is-alive"]),
         (["config", ""], ["show", "validate"]),
         (["completion", ""], ["bash", "zsh", "fish"]),
@@ -189,7 +189,7 @@ def test_candidates_in_the_case_they_were_begun(place: Place) -> None:
     """Shells compare letter by letter: an id goes on in the case it was begun in, and behind its prefix to its end."""
     assert candidates(place, "sessions", "01jh5") == ["01jh5QWERT"]
     assert candidates(place, "sessions", "01JH5QWERT0") == [NEW]
-    assert candidates(place, "sessions", "@") == ["@last", "@self", "@parent", "@root"]
+    assert candidates(place, "sessions", "@") == ["@current", "@last", "@self", "@parent", "@root"]
     assert candidates(place, "sessions", "nobody") == []
 
 

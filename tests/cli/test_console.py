@@ -22,11 +22,16 @@ ESCAPE = "\033["
         ["--version"],
         ["--help"],
         ["session", "list"],
+        ["session", "list", "--tree"],
+        ["session", "list", "--tool", "codex", "--all-projects"],
+        ["session", "info", "{}"],
+        ["session", "show", "{}"],
+        ["stats"],
         ["session", "is-alive", "{}"],
         ["session", "result", "{}"],
         ["session", "logs", "{}"],
     ],
-    ids=lambda words: " ".join(words[:2]),
+    ids=lambda words: " ".join(words[:3]),
 )
 def test_hot_commands_import_nothing_heavy(place: Place, words: list[str]) -> None:
     """Hot commands import none of the heavy packages."""

@@ -44,7 +44,7 @@ def test_the_man_page_renders_without_warnings() -> None:
 
 def _examples() -> list[str]:
     text = "".join(document.read_text() for document in (README, *sorted(DOCS.glob("*.md"))))
-    return re.findall(r"^\$ (?:.*\| )?(csa [^|\n]*)", text, re.MULTILINE)
+    return re.findall(r"^\$ (?:.*\| )?(csa [^|>\n]*)", text, re.MULTILINE)
 
 
 @pytest.mark.parametrize("line", _examples())

@@ -1,0 +1,149 @@
+"""`session list --tree`: who started whom, with what each subtree adds up to.
+
+The status in brackets and the numbers at the right count the session and all below it; the time is that during which
+any of them ran.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from csa.cli.describe import elapsed, money, tokens
+from csa.cli.list_table import View, description_of, tools_of
+from csa.cli.output import STATUS_STYLES, cut, display_width
+from csa.model.rollup import Rollup
+from csa.model.tree import Node, walk
+from csa.runner.genealogy import Forest, is_fork_edge, statuses_below
+from csa.runner.listing import SessionInfo
+
+_NUMBERS_FROM = 80  # columns
+_TEXT_WIDTH = 10  # at least
+_QUIET = {"succeeded", "idle"}  # what a parent need not say of those below it
+_WIDTHS = (8, 7, 8)
+_NAMES = ("TIME", "TOKENS", "COST")
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where in a tree a node stands: the lines before it, and those before its children."""
+
+    lead: str = ""
+    below: str = ""
+    is_fork: bool = False
+
+
+class TreePrinter:
+    """Prints a forest with its sums. `names` says where those parents are that are not in it. Both by id."""
+
+    def __init__(self, view: View, forest: Forest, sums: Mapping[str, Rollup], names: Mapping[str, str]) -> None:
+        self._view = view
+        self._forest = forest
+        self._names = names
+        self._sums = sums
+        self._has_numbers = view.width is None or view.width >= _NUMBERS_FROM
+
+    def print(self) -> list[SessionInfo]:
+        """Print it; return the sessions in it."""
+        width = self._view.width
+        if self._has_numbers and width:
+            print(self._view.style(" " * (width - sum(_WIDTHS)) + _right(_NAMES), "dim"))
+        stack = [(root, _Place()) for root in reversed(self._forest)]
+        while stack:
+            node, place = stack.pop()
+            self._print_node(node, place)
+            last = len(node.children) - 1
+            stack += [
+                (child, _place_below(place, node.item, child, is_last=at == last))
+                for at, child in reversed(list(enumerate(node.children)))
+            ]
+        return [node.item for node in walk(self._forest) if node.item]
+
+    def _print_node(self, node: Node[SessionInfo], place: _Place) -> None:
+        view, info = self._view, node.item
+        right = _numbers(self._sums[node.session_id]) if self._has_numbers else ()
+        if info is None:
+            name = f"{node.session_id}  ({self._names.get(node.session_id, 'missing')})"
+            _print_line(view, place.lead + view.style(name, "yellow"), len(place.lead + name), "", right=right)
+            return
+        below = statuses_below(node, self._sums)
+        troubles = {status: count for status, count in below.items() if status not in _QUIET}
+        mark, bracket = " *" if view.is_current(info) else "", _bracket(troubles)
+        plain = f"{place.lead}{view.shown_id(info)}{mark} {tools_of(info)} {view.status(info)}{bracket}  "
+        styled = (
+            f"{place.lead}{view.styled_id(info)}{view.style(mark, 'bold')} {tools_of(info)} "
+            f"{view.styled_status(info)}{view.style(bracket, _style_of(troubles))}  "
+        )
+        _print_line(view, styled, display_width(plain), _fork_of(info, place) + description_of(info), right=right)
+
+
+def _place_below(place: _Place, parent: SessionInfo | None, child: Node[SessionInfo], *, is_last: bool) -> _Place:
+    is_fork = child.item is not None and is_fork_edge(parent, child.item)
+    lead = f"{'└' if is_last else '├'}{'╌' if is_fork else '─'} "
+    return _Place(place.below + lead, place.below + ("   " if is_last else "│  "), is_fork=is_fork)
+
+
+def _fork_of(info: SessionInfo, place: _Place) -> str:
+    if place.is_fork:
+        return "(fork) "
+    source = info.record.state.fork_of if info.record.state else None
+    return f"(fork of {source[: len(info.prefix)]}) " if source else ""
+
+
+def _bracket(troubles: Mapping[str, int]) -> str:
+    """Render what is not as it should be below a session, what runs first: ` [2 running, 1 failed]`."""
+    words = [f"{troubles[status]} {status}" for status in sorted(troubles, key=_urgency)]
+    return f" [{', '.join(words)}]" if words else ""
+
+
+def _style_of(troubles: Mapping[str, int]) -> str:
+    return STATUS_STYLES.get(min(troubles, key=_urgency), "") if troubles else ""
+
+
+def _urgency(status: str) -> tuple[bool, str]:
+    return status != "running", status
+
+
+def _print_line(view: View, styled: str, used: int, text: str, *, right: tuple[str, ...]) -> None:
+    if view.width is None:
+        numbers = " ".join(cell for cell in right if cell)
+        print(f"{styled}{text}  ({numbers})" if numbers else f"{styled}{text}")
+        return
+    numbers = _right(right)
+    room = view.width - used - len(numbers)
+    if numbers and room < _TEXT_WIDTH:
+        numbers, room = "", view.width - used
+    shown = cut(text, max(_TEXT_WIDTH, room)) if text else ""
+    pad = " " * max(0, room - display_width(shown)) if numbers.strip() else ""
+    print(f"{styled}{shown}{pad}{view.style(numbers.rstrip(), 'dim') if numbers.strip() else ''}".rstrip())
+
+
+def _numbers(total: Rollup) -> tuple[str, ...]:
+    used = total.usage.input_tokens + total.usage.output_tokens
+    time_s = total.time_s
+    return (
+        elapsed(time_s) if total.spans else "",
+        tokens(used) if used else "",
+        money(total.usage.cost_usd),
+    )
+
+
+def _right(cells: tuple[str, ...]) -> str:
+    return "".join(f"{cell:>{width}}" for width, cell in zip(_WIDTHS, cells, strict=False))
+
+
+def name_missing(forest: Forest, user_home: Path) -> dict[str, str]:
+    """Say of each parent that is not in the forest where it is, by id."""
+    from csa.cli.roster import shorten  # noqa: PLC0415  # few trees need it
+
+    names: dict[str, str] = {}
+    for root in forest:
+        child = next((child.item for child in root.children if child.item), None)
+        if root.item is None and child and child.record.state:
+            elsewhere = child.record.state.parent_project
+            is_retired = (child.store.retired_dir / root.session_id).is_dir()
+            names[root.session_id] = (
+                f"in {shorten(Path(elsewhere), user_home)}" if elsewhere else "retired" if is_retired else "missing"
+            )
+    return names

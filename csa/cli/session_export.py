@@ -1,0 +1,119 @@
+"""Write sessions to stdout, or to a file: as an archive that `csa session import` takes in, or for reading.
+
+The archive (a gzipped tar) holds the records and what agents have left in the output, redacted once more with the
+secrets of the present environment. It is refused while a session in it runs. With --tree it holds the sessions below
+as well, also those of other projects.
+
+For reading there are md, json, html, and jsonl: a message a line.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import IO
+
+from csa.cli.conversation_formats import FORMATS, Document
+from csa.cli.selecting import add_selector, open_client
+from csa.errors import UsageError
+from csa.runner.client import Csa
+from csa.runner.exporting import (
+    Skipped,
+    check_exportable,
+    choose_sessions,
+    read_messages,
+    session_to_json,
+    write_archive,
+)
+from csa.runner.listing import SessionInfo
+
+ARCHIVE = "archive"
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    add_selector(parser)
+    parser.add_argument("--tree", action="store_true", help="with all sessions below it")
+    parser.add_argument("--all", action="store_true", help="all sessions of the project")
+    parser.add_argument(
+        "--format", choices=(ARCHIVE, *FORMATS), default=ARCHIVE, help="what to write (default: archive)"
+    )
+    parser.add_argument("-o", "--output", metavar="FILE", help="write to FILE instead of stdout")
+    parser.add_argument(
+        "--skip-corrupted", action="store_true", help="leave out damaged sessions and lines instead of giving up"
+    )
+
+
+def execute(arguments: argparse.Namespace) -> int:
+    client = open_client(arguments)
+    infos = choose_sessions(client.setting, _selector(arguments), with_tree=arguments.tree)
+    is_archive = arguments.format == ARCHIVE
+    if is_archive and arguments.output is None and sys.stdout.isatty():
+        raise UsageError("An archive is not written to a terminal.", hint="csa session export ... -o FILE")
+    if is_archive:
+        kept, skipped = check_exportable(infos, skip_corrupted=arguments.skip_corrupted)
+        more = _write(
+            arguments.output,
+            lambda stream: write_archive(client.setting, kept, stream, skip_corrupted=arguments.skip_corrupted),
+        )
+        _report([*skipped, *more])
+    else:
+        readable = [info for info in infos if info.record.fault is None]
+        _write(arguments.output, lambda stream: _write_documents(client, readable, arguments.format, stream))
+        _report([Skipped(i.session_id, i.record.fault.message) for i in infos if i.record.fault])
+    return 0
+
+
+def _selector(arguments: argparse.Namespace) -> str | None:
+    """Return the session that is named; None for all."""
+    given = [text for text in (arguments.session, arguments.session_option) if text is not None]
+    if len(given) + arguments.all != 1:
+        raise UsageError("Name one session, or --all.", hint="csa session list")
+    if arguments.all and arguments.tree:
+        raise UsageError("--tree goes with one session; --all has them all.")
+    return given[0] if given else None
+
+
+def _write_documents(client: Csa, infos: Sequence[SessionInfo], kind: str, stream: IO[bytes]) -> list[Skipped]:
+    for part in FORMATS[kind](_documents(client, infos)):
+        stream.write(part.encode("utf-8", "backslashreplace") + b"\n")
+    return []
+
+
+def _documents(client: Csa, infos: Sequence[SessionInfo]) -> Iterator[Document]:
+    for info in infos:
+        about = session_to_json(client.setting, info)
+        yield Document(info.session_id, about, read_messages(client.setting, info))
+
+
+def _write(output: str | None, write: Callable[[IO[bytes]], list[Skipped]]) -> list[Skipped]:
+    """Write to stdout, or to a file, which appears, or replaces an old one, only when it is whole."""
+    if output is None:
+        sys.stdout.flush()
+        skipped = write(sys.stdout.buffer)
+        sys.stdout.buffer.flush()
+        return skipped
+    target = Path(output)
+    if target.is_dir():
+        raise UsageError(f"{target} is a directory.")
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "xb", opener=_private) as file:
+            skipped = write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(target)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return skipped
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_CLOEXEC, 0o600)
+
+
+def _report(skipped: Sequence[Skipped]) -> None:
+    for item in skipped:
+        print(f"left out: {item.what}: {item.why}", file=sys.stderr)

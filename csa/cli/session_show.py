@@ -1,0 +1,139 @@
+"""Print a session's conversation: what was asked, said and done, any tool's alike.
+
+Tool calls are folded to a line each, and thoughts to their first; --full shows all of them. On a terminal long
+conversations go through $CSA_PAGER, $PAGER or less.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterable, Iterator
+from itertools import chain
+from textwrap import wrap
+
+from csa.cli.output import Style, cut, one_line, print_json, printable, terminal_width
+from csa.cli.pager import page
+from csa.cli.selecting import add_selector, open_client, selected
+from csa.errors import NotFoundError
+from csa.model.conversation import Message, ToolCall, message_to_json, read_conversation
+from csa.model.state import parse_time
+from csa.store.transcript import read_events
+
+_MARKS = {"completed": "✓", "failed": "✗", "denied": "⊘", "in_progress": "…"}
+_STYLES = {"completed": "dim", "failed": "red", "denied": "yellow"}
+_FENCES = ("```", "~~~")
+_PIPE_RULE = 60  # columns of a heading's line
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    add_selector(parser)
+    parser.add_argument("--turn", type=int, metavar="N", help="only turn N")
+    parser.add_argument("--full", action="store_true", help="with the whole output of tools, and whole thoughts")
+    parser.add_argument("--no-pager", action="store_true", help="print at once, however long it is")
+    parser.add_argument("--json", action="store_true", help="print an array of messages")
+
+
+def execute(arguments: argparse.Namespace) -> int:
+    paths = open_client(arguments).paths(selected(arguments))
+    messages = (m for m in read_conversation(read_events(paths.transcript)) if arguments.turn in {None, m.turn})
+    first = next(messages, None)
+    if first is None and arguments.turn is not None:
+        raise NotFoundError(f"Session {paths.root.name} has no turn {arguments.turn}.")
+    found = chain([first] if first else [], messages)  # of long sessions a turn is in memory at a time
+    if arguments.json:
+        print_json([message_to_json(paths.root.name, message) for message in found])
+    elif first is None:
+        print("nothing was said", file=sys.stderr)
+    else:
+        page(_Renderer(is_full=arguments.full).render(found), allowed=not arguments.no_pager)
+    return 0
+
+
+class _Renderer:
+    """Lays a conversation out for the terminal, or for a pipe of any width."""
+
+    def __init__(self, *, is_full: bool) -> None:
+        self._is_full = is_full
+        self._style = Style(sys.stdout)
+        self._width = terminal_width(sys.stdout)
+
+    def render(self, messages: Iterable[Message]) -> Iterator[str]:
+        turn = None
+        for message in messages:
+            if message.turn != turn:
+                yield from ([""] if turn is not None else [])
+                yield self._heading(message)
+                turn = message.turn
+            yield from self._message(message)
+
+    def _heading(self, message: Message) -> str:
+        at = parse_time(message.timestamp)
+        when = at.astimezone().strftime("%Y-%m-%d %H:%M") if at else ""
+        words = " · ".join(filter(None, (f"turn {message.turn}", message.tool, message.model or "", when)))
+        width = self._width or _PIPE_RULE
+        return self._style(cut(f"── {words} {'─' * max(0, width - len(words) - 4)}", width), "dim")
+
+    def _message(self, message: Message) -> Iterator[str]:
+        if message.content.strip():
+            yield ""
+            yield from _SAY[message.role](self, printable(message.content).rstrip())
+        if message.calls:
+            yield ""
+            for call in message.calls:
+                yield from self._call(call)
+
+    def _user(self, text: str) -> Iterator[str]:
+        for line in self._wrapped(text, indent="> "):
+            yield self._style(line, "bold")
+
+    def _assistant(self, text: str) -> Iterator[str]:
+        yield from self._wrapped(text)
+
+    def _thought(self, text: str) -> Iterator[str]:
+        if not self._is_full:
+            yield self._style(cut(f"({one_line(text)})", self._width), "dim")
+            return
+        for line in self._wrapped(text, indent="  "):
+            yield self._style(line, "dim")
+
+    def _system(self, text: str) -> Iterator[str]:
+        for line in self._wrapped(text, indent="! "):
+            yield self._style(line, "yellow")
+
+    def _call(self, call: ToolCall) -> Iterator[str]:
+        name = one_line(call.title)
+        title = f"$ {name}" if call.kind == "execute" else f"{call.kind}: {name}"
+        code = f" (exit {call.exit_code})" if call.exit_code else ""
+        lines = printable(call.content).rstrip("\n").split("\n") if call.content.strip() else []
+        folded = "" if self._is_full or not lines else f"  {_count(lines)}"
+        head = f"  {_MARKS.get(call.status, '·')} "
+        room = self._width and self._width - len(head) - len(code) - len(folded)
+        style = _STYLES.get(call.status, "")
+        yield f"{self._style(head, style)}{cut(title, room)}{self._style(code, style)}{self._style(folded, 'dim')}"
+        if self._is_full:
+            yield from (self._style(f"      {line}", "dim") for line in lines)
+
+    def _wrapped(self, text: str, *, indent: str = "") -> Iterator[str]:
+        """Fill prose to the terminal's width; what is fenced is left as it is."""
+        is_code = False
+        for line in text.split("\n"):
+            if line.lstrip().startswith(_FENCES):
+                is_code = not is_code
+            if self._width is None or is_code or len(line) + len(indent) <= self._width:
+                yield f"{indent}{line}".rstrip()
+                continue
+            lead = line[: len(line) - len(line.lstrip())]
+            yield from wrap(line, self._width, initial_indent=indent, subsequent_indent=indent + lead)
+
+
+_SAY = {
+    "user": _Renderer._user,  # noqa: SLF001  # a table of this module's own
+    "assistant": _Renderer._assistant,  # noqa: SLF001  # as above
+    "thought": _Renderer._thought,  # noqa: SLF001  # as above
+    "system": _Renderer._system,  # noqa: SLF001  # as above
+}
+
+
+def _count(lines: list[str]) -> str:
+    return f"{len(lines)} line{'' if len(lines) == 1 else 's'}"

@@ -1,0 +1,113 @@
+"""Say what sessions have done and used: by tool, day, tree of sessions, or owner.
+
+SESSIONS are those with a turn in the time asked for; OK is the share of its ended turns that succeeded; SHARE that of
+all turns; CONTEXT what a turn read on average, all of its requests together; TIME the time of its turns; MEMORY what 95
+of 100 turns did not exceed at their peak.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
+from csa.cli.describe import elapsed, money, tokens
+from csa.cli.output import Style, cut, display_width, one_line, print_json, terminal_width
+from csa.cli.selecting import open_client
+from csa.cli.session_artifacts import human_bytes
+from csa.cli.session_list import find_projects, read_since
+from csa.ids import unique_prefix_length
+from csa.model.state import format_time
+from csa.model.statistics import Tally
+from csa.runner.statistics import KEYS, Statistics, gather_statistics
+
+_COLUMNS = (
+    ("SESSIONS", 9),
+    ("TURNS", 6),
+    ("MSGS", 6),
+    ("OK", 5),
+    ("SHARE", 6),
+    ("CONTEXT", 8),
+    ("TOKENS", 7),
+    ("COST", 8),
+    ("TIME", 7),
+    ("MEMORY", 7),
+)
+_LESS = frozenset({"MSGS", "SHARE"})  # left out on narrow terminals
+_WIDE_FROM = 100  # columns
+_MIN_NAME = 8
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--by", choices=tuple(KEYS), default="tool", help="what a row is of (default: tool)")
+    parser.add_argument("--since", metavar="WHEN", help="only turns since: 12h, 2d, 3w ago, or a date")
+    parser.add_argument("--all-projects", action="store_true", help="over all projects")
+    parser.add_argument("--json", action="store_true", help="print an object")
+
+
+def execute(arguments: argparse.Namespace) -> int:
+    since = read_since(arguments.since, datetime.now(UTC))
+    client = open_client(arguments)
+    stores = find_projects(client) if arguments.all_projects else [client.store]
+    found = gather_statistics(stores, by=arguments.by, since=since)
+    if arguments.json:
+        print_json(_to_json(found, by=arguments.by, since=since))
+    elif not found.total.turns:
+        print("No turns found")
+    else:
+        _print_table(found, arguments.by)
+    return 0
+
+
+def _to_json(found: Statistics, *, by: str, since: datetime | None) -> dict[str, object]:
+    count = found.total.turns
+    return {
+        "by": by,
+        "since": format_time(since) if since else None,
+        "rows": [{"key": key, **tally.to_json(all_turns=count)} for key, tally in found.rows.items()],
+        "total": found.total.to_json(all_turns=count),
+    }
+
+
+def _print_table(found: Statistics, by: str) -> None:
+    style, width = Style(sys.stdout), terminal_width(sys.stdout)
+    shown = [column for column in _COLUMNS if width is None or width >= _WIDE_FROM or column[0] not in _LESS]
+    numbers = sum(room for _, room in shown)
+    names = _names(found, by, whole=width is None)
+    widest = max(map(display_width, [*names, by, "total"]))
+    room = widest if width is None else max(_MIN_NAME, min(widest, width - numbers))
+    print(style(f"{by.upper():<{room}}" + "".join(f"{name:>{space}}" for name, space in shown), "dim"))
+    for name, tally in zip(names, found.rows.values(), strict=True):
+        text = cut(name, room)
+        print(f"{text}{' ' * (room - display_width(text))}{_cells(tally, found.total.turns, shown)}")
+    if len(found.rows) > 1:
+        print(style(f"{'total':<{room}}{_cells(found.total, found.total.turns, shown)}", "bold"))
+
+
+def _names(found: Statistics, by: str, *, whole: bool) -> list[str]:
+    if by != "tree":
+        return list(map(one_line, found.rows))
+    ordered = sorted(found.rows)
+    return [
+        f"{key if whole else key[: unique_prefix_length(key, ordered)]} {one_line(found.labels.get(key, ''))}".rstrip()
+        for key in found.rows
+    ]
+
+
+def _cells(tally: Tally, all_turns: int, shown: Sequence[tuple[str, int]]) -> str:
+    rate, context, memory = tally.success_rate, tally.average_context, tally.p95_memory
+    used = tally.usage.input_tokens + tally.usage.output_tokens
+    cells = {
+        "SESSIONS": str(len(tally.sessions)),
+        "TURNS": str(tally.turns),
+        "MSGS": str(tally.messages),
+        "OK": "-" if rate is None else f"{rate:.0%}",
+        "SHARE": f"{tally.turns / all_turns:.0%}",
+        "CONTEXT": "-" if context is None else tokens(round(context)),
+        "TOKENS": tokens(used),
+        "COST": money(tally.usage.cost_usd) or "-",
+        "TIME": elapsed(tally.time_s),
+        "MEMORY": "-" if memory is None else human_bytes(memory),
+    }
+    return "".join(f"{cells[name]:>{room}}" for name, room in shown)

@@ -1,0 +1,208 @@
+"""A session's transcript as a conversation: messages with the tool calls they led to, the same for every tool. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from csa.model.events import Event
+
+_ENDED = {"completed", "failed"}
+
+
+@dataclass(slots=True)
+class ToolCall:
+    """What an agent did with a tool, and what came of it."""
+
+    id: str
+    title: str
+    kind: str = "other"
+    status: str = "in_progress"  # completed, failed, denied
+    content: str = ""
+    exit_code: int | None = None
+
+
+@dataclass(slots=True)
+class Message:
+    """Something that was said: by the `user`, the `assistant`, as its `thought`, or by csa, the `system`.
+
+    Tool calls belong to the word of the assistant after which they came; that may be empty.
+    """
+
+    seq: int  # of its first event
+    turn: int
+    role: str
+    content: str
+    timestamp: str
+    tool: str = ""
+    model: str | None = None
+    calls: list[ToolCall] = field(default_factory=list)
+
+
+def read_conversation(events: Iterable[Event]) -> Iterator[Message]:
+    """Yield the messages of a transcript in their order; no more than a turn is held in memory."""
+    conversation = _Conversation()
+    for event in events:
+        if event.type == "run_started":
+            yield from conversation.take()
+        conversation.add(event)
+        if event.type == "run_finished":
+            yield from conversation.take()
+    yield from conversation.take()
+
+
+class _Conversation:
+    """The messages of the turn that is being read."""
+
+    def __init__(self) -> None:
+        self._messages: list[Message] = []
+        self._calls: dict[str, ToolCall] = {}
+        self._open: str | None = None  # the type of event whose chunks go on
+        self._tool = ""
+        self._model: str | None = None
+        self._prompt = ""
+
+    def take(self) -> list[Message]:
+        """Return what there is, and forget it."""
+        messages, self._messages = self._messages, []
+        self._calls.clear()
+        self._open = None
+        return messages
+
+    def add(self, event: Event) -> None:
+        take = _TAKE.get(event.type)
+        if take:
+            take(self, event)
+        if event.type not in {"usage", "plan", "session_bound"}:
+            self._open = event.type if event.data.get("chunk") else None
+
+    def say(self, event: Event, role: str, content: str) -> Message:
+        """Add a message."""
+        message = Message(event.seq, event.turn, role, content, event.ts, self._tool, self._model)
+        self._messages.append(message)
+        return message
+
+    def begin(self, event: Event) -> None:
+        self._tool = str(event.data.get("tool") or "")
+        self._model = _optional_text(event.data.get("model"))
+        self._prompt = _text(event.data.get("prompt"))
+        self.say(event, "user", self._prompt)
+
+    def bind(self, event: Event) -> None:
+        self._model = _optional_text(event.data.get("model")) or self._model
+
+    def user(self, event: Event) -> None:
+        text = _text(event.data.get("text"))
+        if text and text != self._prompt:  # some tools repeat what they were given
+            self.say(event, "user", text)
+
+    def speak(self, event: Event) -> None:
+        role = "thought" if event.type == "agent_thought" else "assistant"
+        text = _text(event.data.get("text"))
+        if self._open == event.type and event.data.get("chunk") and self._messages:
+            self._messages[-1].content += text
+        elif text:
+            self.say(event, role, text)
+
+    def call(self, event: Event) -> None:
+        data = event.data
+        call = ToolCall(_text(data.get("id")), _text(data.get("title")) or "tool", _text(data.get("kind")) or "other")
+        _update(call, data)
+        self._calls[call.id] = call
+        self._caller(event).calls.append(call)
+
+    def go_on(self, event: Event) -> None:
+        call = self._calls.get(_text(event.data.get("id")))
+        if call is None:  # its beginning is lost, or was in an earlier turn
+            return self.call(event)
+        return _update(call, event.data)
+
+    def permission(self, event: Event) -> None:
+        if event.data.get("status") != "denied":
+            return
+        call = self._calls.get(_text(event.data.get("id")))
+        if call:
+            call.status = "denied"
+        else:
+            title = _text(event.data.get("title") or event.data.get("message"))
+            self._caller(event).calls.append(ToolCall(_text(event.data.get("id")), title, status="denied"))
+
+    def finish(self, event: Event) -> None:
+        status = _text(event.data.get("status"))
+        if status != "succeeded":
+            error = event.data.get("error")
+            message = _text(error.get("message")) if isinstance(error, Mapping) else ""
+            self.say(event, "system", f"turn {event.turn} {status}" + (f": {message}" if message else ""))
+
+    def handoff(self, event: Event) -> None:
+        turns = event.data.get("turns")
+        count = len(turns) if isinstance(turns, list) else 0
+        self.say(event, "system", f"{event.data.get('to')} was told of {count} earlier turns")
+
+    def compaction(self, event: Event) -> None:
+        self.say(event, "system", "the conversation was compacted")
+
+    def _caller(self, event: Event) -> Message:
+        """Return the message to which a call belongs."""
+        last = self._messages[-1] if self._messages else None
+        return last if last and last.role == "assistant" else self.say(event, "assistant", "")
+
+
+_TAKE: Mapping[str, Callable[[_Conversation, Event], None]] = {
+    "run_started": _Conversation.begin,
+    "session_bound": _Conversation.bind,
+    "user_message": _Conversation.user,
+    "agent_message": _Conversation.speak,
+    "agent_thought": _Conversation.speak,
+    "tool_call": _Conversation.call,
+    "tool_call_update": _Conversation.go_on,
+    "permission": _Conversation.permission,
+    "handoff": _Conversation.handoff,
+    "compaction": _Conversation.compaction,
+    "run_finished": _Conversation.finish,
+}
+
+
+def _update(call: ToolCall, data: Mapping[str, Any]) -> None:
+    if data.get("title"):
+        call.title = _text(data["title"])
+    if call.status != "denied" and data.get("status"):
+        call.status = _text(data["status"])
+    if type(data.get("exit_code")) is int:
+        call.exit_code = data["exit_code"]
+    call.content = _joined(call.content, _text(data.get("content")), is_end=_text(data.get("status")) in _ENDED)
+
+
+def _joined(before: str, added: str, *, is_end: bool) -> str:
+    """Join outputs of a call; some tools repeat at its end what they have shown, others say only the rest."""
+    if not before or added.startswith(before):
+        return added or before
+    if not added or (is_end and before.endswith(added)):
+        return before
+    return before + added if before.endswith("\n") else f"{before}\n{added}"
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else "" if value is None else str(value)
+
+
+def _optional_text(value: Any) -> str | None:
+    return _text(value) or None
+
+
+def message_to_json(session_id: str, message: Message) -> dict[str, Any]:
+    """Return the line of `export --format jsonl`; its keys are fixed."""
+    return {
+        "id": f"{session_id}-{message.seq}",
+        "session_id": session_id,
+        "role": message.role,
+        "content": message.content,
+        "tool_calls": [{"id": call.id, "title": call.title, "kind": call.kind} for call in message.calls],
+        "tool_results": [
+            {"id": call.id, "status": call.status, "content": call.content, "exit_code": call.exit_code}
+            for call in message.calls
+        ],
+        "timestamp": message.timestamp,
+        "model": message.model,
+    }

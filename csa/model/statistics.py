@@ -1,0 +1,90 @@
+"""What turns add up to: counts, success, context, tokens, cost, time and memory. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from csa.model.usage import Usage
+
+_PERCENTILE = 95
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TurnFacts:
+    """What counts of a turn. `status` is None while it runs; `context_tokens`: what it read, None where unknown."""
+
+    session_id: str
+    tool: str
+    status: str | None
+    messages: int = 0
+    usage: Usage = field(default_factory=Usage)
+    context_tokens: int | None = None
+    duration_s: float = 0.0
+    peak_rss_bytes: int | None = None
+
+
+@dataclass(slots=True)
+class Tally:
+    """The sum over some turns, and the sessions to which they belong."""
+
+    sessions: set[str] = field(default_factory=set)
+    turns: int = 0
+    ended: int = 0
+    succeeded: int = 0
+    messages: int = 0
+    usage: Usage = field(default_factory=Usage)
+    time_s: float = 0.0
+    _contexts: list[int] = field(default_factory=list)
+    _memory: list[int] = field(default_factory=list)
+
+    def add(self, turn: TurnFacts) -> None:
+        """Count a turn."""
+        self.sessions.add(turn.session_id)
+        self.turns += 1
+        self.ended += turn.status is not None
+        self.succeeded += turn.status == "succeeded"
+        self.messages += turn.messages
+        self.usage = self.usage + turn.usage
+        self.time_s += turn.duration_s
+        if turn.context_tokens is not None:
+            self._contexts.append(turn.context_tokens)
+        if turn.peak_rss_bytes is not None:
+            self._memory.append(turn.peak_rss_bytes)
+
+    @property
+    def success_rate(self) -> float | None:
+        """The share of the turns that have ended; None when none has."""
+        return self.succeeded / self.ended if self.ended else None
+
+    @property
+    def average_context(self) -> float | None:
+        return sum(self._contexts) / len(self._contexts) if self._contexts else None
+
+    @property
+    def p95_memory(self) -> int | None:
+        return percentile(self._memory, _PERCENTILE)
+
+    def to_json(self, *, all_turns: int) -> dict[str, Any]:
+        """Return the object that `csa stats --json` prints for a row; its keys are fixed."""
+        rate, context = self.success_rate, self.average_context
+        return {
+            "sessions": len(self.sessions),
+            "messages": self.messages,
+            "turns": self.turns,
+            "succeeded": self.succeeded,
+            "success_rate": None if rate is None else round(rate, 4),
+            "average_context_tokens": None if context is None else round(context),
+            "usage": self.usage.to_dict(),
+            "time_s": round(self.time_s, 3),
+            "share": round(self.turns / all_turns, 4) if all_turns else None,
+            "p95_peak_rss_bytes": self.p95_memory,
+        }
+
+
+def percentile(values: list[int], percent: int) -> int | None:
+    """Return the smallest value that at least so many per cent of the values do not exceed; None of none."""
+    if not values:
+        return None
+    ordered = sorted(values)
+    return ordered[max(0, -(-len(ordered) * percent // 100) - 1)]

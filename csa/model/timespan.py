@@ -1,0 +1,32 @@
+"""Lengths of time as people write them: `90s`, `30m`, `12h`, `7d`, `2w`."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+from csa.model.state import parse_time
+
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
+EXAMPLE = "give a number and a unit: 90s, 30m, 12h, 7d, 2w"
+
+
+def parse_span(text: str) -> timedelta | None:
+    """Read a length of time; None when it is none."""
+    number, unit = text[:-1], text[-1:]
+    if unit not in _UNITS or not number.isdecimal() or not number.isascii():
+        return None
+    try:
+        return timedelta(seconds=int(number) * _UNITS[unit])
+    except OverflowError:
+        return None
+
+
+def parse_moment(text: str, now: datetime) -> datetime | None:
+    """Read a moment: a length of time before `now`, or a date or time (UTC unless it says otherwise)."""
+    span = parse_span(text)
+    if span is None:
+        return parse_time(text)
+    try:
+        return now - span
+    except OverflowError:
+        return datetime.min.replace(tzinfo=UTC)

@@ -1,0 +1,202 @@
+"""Taking sessions of an archive into a store: all of them or none, and never in the place of another."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import IO, Any
+
+from csa.errors import RefusedError, StateError
+from csa.ids import ENTROPY_BYTES, renew_session_id
+from csa.model.state import SessionState, ToolState, parse_state
+from csa.runner.setting import Setting
+from csa.store.archive import RECORDS, Unpacked, unpack
+from csa.store.atomic import sync_directory, write_atomically
+from csa.store.held import HeldSession, build_session, store_lock
+from csa.store.journal import Journal
+from csa.store.results import OWN_FILES
+from csa.store.sessions import Store
+from csa.store.statefile import read_record
+from csa.store.stores import find_stores
+from csa.store.tomlfile import edit_toml
+from csa.store.transcript import last_turn_event
+
+
+@dataclass(frozen=True, slots=True)
+class Imported:
+    """A session that was taken in. `old_id` is the one it had; `dropped_name` was another's already.
+
+    `is_copy`: the tools' own conversations belong to another session here, so that its next turn begins new ones.
+    """
+
+    session_id: str
+    old_id: str
+    description: str
+    dropped_name: str | None = None
+    is_copy: bool = False
+
+
+def import_archive(setting: Setting, stream: IO[bytes], *, new_ids: bool = False) -> list[Imported]:
+    """Take the sessions of an archive into the project, under their own ids or new ones.
+
+    Raises:
+        RefusedError: it is no archive of csa's, or a session of one of the ids is there; nothing was imported.
+        StateError: a record in it is damaged; likewise.
+        OSError: it cannot be read or written; likewise.
+    """
+    with tempfile.TemporaryDirectory(prefix="csa-import-") as directory:
+        unpacked = unpack(stream, Path(directory))
+        states = {session_id: _read_state(unpacked, session_id) for session_id in sorted(unpacked.files)}
+        if not states:
+            raise RefusedError("The archive holds no session.")
+        ids = {old: renew_session_id(old, os.urandom(ENTROPY_BYTES)) if new_ids else old for old in states}
+        _refuse_known(setting.store, ids)
+        return _take_in(setting, unpacked, states, ids)
+
+
+def _read_state(unpacked: Unpacked, session_id: str) -> SessionState:
+    path = unpacked.path(session_id, "state.toml")
+    try:
+        state = parse_state(read_record(path))
+    except ValueError as error:
+        raise _damaged(session_id, str(error)) from error
+    except StateError as error:
+        raise _damaged(session_id, error.problem) from error
+    if state.session_id != session_id:
+        raise _damaged(session_id, f"it holds the id {state.session_id}")
+    return state
+
+
+def _damaged(session_id: str, problem: str) -> StateError:
+    return StateError(Path("sessions", session_id, "state.toml"), f"{problem}; nothing was imported")
+
+
+def _refuse_known(store: Store, ids: dict[str, str]) -> None:
+    for session_id in ids.values():
+        if store.find(session_id).root.exists():
+            raise RefusedError(
+                f"Session {session_id} exists already; nothing was imported.", hint="--new-ids imports copies"
+            )
+
+
+def _take_in(
+    setting: Setting, unpacked: Unpacked, states: dict[str, SessionState], ids: dict[str, str]
+) -> list[Imported]:
+    """Build all sessions, then show all; what fails takes back what was shown."""
+    store = setting.store
+    copies = {old for old in ids if old != ids[old]} | _known_elsewhere(store, list(ids))
+    with ExitStack() as stack:
+        built: list[tuple[HeldSession, Imported]] = []
+        for old, state in states.items():
+            held = build_session(store, replace(state, session_id=ids[old]), tool=state.last_tool or "none")
+            stack.callback(held.close)
+            name = _free_name(store, state, [imported.old_id for _, imported in built], states)
+            changes = _changes(store, state, ids, name=name, is_copy=old in copies)
+            _fill(held, unpacked, old, ids, changes)
+            _note(setting, held, old)
+            dropped = state.name if state.name != name else None
+            built.append((held, Imported(ids[old], old, state.description, dropped, is_copy=old in copies)))
+        _publish(store, [held for held, _ in built])
+        return [imported for _, imported in built]
+
+
+def _publish(store: Store, sessions: list[HeldSession]) -> None:
+    shown: list[HeldSession] = []
+    with store_lock(store):
+        try:
+            for held in sessions:
+                held.publish()
+                shown.append(held)
+        except BaseException:
+            for held in shown:
+                held.remove()
+            raise
+
+
+def _free_name(store: Store, state: SessionState, before: list[str], states: dict[str, SessionState]) -> str | None:
+    """Return the session's name, unless one of the project, or one that was just taken in, has it."""
+    taken = {states[old].name for old in before}
+    return None if state.name is None or state.name in taken or store.find_name(state.name) else state.name
+
+
+def _known_elsewhere(store: Store, ids: list[str]) -> set[str]:
+    """Return which sessions another project of the same state root has."""
+    others = [other for other in find_stores(store.root) if other.project != store.project]
+    return {session_id for session_id in ids if any(other.find(session_id).root.exists() for other in others)}
+
+
+def _changes(
+    store: Store, state: SessionState, ids: dict[str, str], *, name: str | None, is_copy: bool
+) -> dict[str, Any]:
+    """Return what the record says differently here: the project, what is below it, and whose conversations it has."""
+    is_parent_here = state.parent_session_id in ids
+    tools = {tool: _tool_changes(known, state.project_path, store.project) for tool, known in state.tools.items()}
+    if is_copy:  # two sessions on one conversation would lose each other's turns
+        tools = {tool: {**known, "provider_session_id": None, "totals": None} for tool, known in tools.items()}
+    return {
+        "name": name,
+        "project_path": str(store.project),
+        "phase": "active" if state.phase == "retired" else state.phase,
+        "retired_at": None,  # the collector's notes, where it was collected
+        "retired_phase": None,
+        "genealogy": {"parent_project": None if is_parent_here else state.parent_project},
+        **({"tools": tools} if tools else {}),
+    }
+
+
+def _tool_changes(known: ToolState, old: str, new: Path) -> dict[str, str | None]:
+    return {} if known.cwd is None else {"cwd": _moved(known.cwd, old, new)}
+
+
+def _moved(path: str, old: str, new: Path) -> str:
+    """Return where a path of the old project is in the new one; one outside it stays."""
+    place = Path(path)
+    return str(new / place.relative_to(old)) if place.is_relative_to(old) else path
+
+
+def _fill(held: HeldSession, unpacked: Unpacked, old: str, ids: dict[str, str], changes: dict[str, Any]) -> None:
+    """Move a session's files into place, with the new ids in what csa itself wrote."""
+    root = held.paths.root
+    for name in unpacked.files[old]:
+        source, target = unpacked.path(old, name), root / name
+        if name in RECORDS or target.name in OWN_FILES:
+            _rename_ids(source, ids)
+        for parent in reversed(target.relative_to(root).parents[:-1]):
+            (root / parent).mkdir(0o700, exist_ok=True)
+        if name == "state.toml":
+            write_atomically(target, edit_toml(source.read_bytes(), changes))
+        else:
+            shutil.move(source, target)
+    sync_directory(root)
+
+
+def _rename_ids(path: Path, ids: dict[str, str]) -> None:
+    changed = [(old.encode(), new.encode()) for old, new in ids.items() if old != new]
+    if not changed:
+        return
+    target = path.with_name(f"{path.name}.new")
+    with path.open("rb") as reading, target.open("xb") as writing:
+        for line in reading:
+            for old, new in changed:
+                line = line.replace(old, new)  # noqa: PLW2901  # each id in turn
+            writing.write(line)
+    target.chmod(0o600)
+    target.replace(path)
+
+
+def _note(setting: Setting, held: HeldSession, old: str) -> None:
+    """Record in the session that it was imported."""
+    last = last_turn_event(held.paths.transcript)
+    journal = Journal(held.paths.transcript, setting.redactor, turn=last.turn if last else 0)
+    data = {"what": "imported", "from_id": old}
+    try:
+        journal.append("session_updated", data)
+        journal.sync()
+        if journal.fault:
+            raise journal.fault
+    finally:
+        journal.close()

@@ -1,0 +1,253 @@
+"""All that is known of one session, for `session info`. Reads only; a collected session is read like any other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from csa.errors import StateError
+from csa.ids import unique_prefix_length
+from csa.model.conversation import Message, read_conversation
+from csa.model.events import Event
+from csa.model.state import SessionState, format_time, parse_time
+from csa.model.usage import Usage
+from csa.runner.listing import SHOWN_LENGTH
+from csa.runner.setting import Setting, resolve_selector
+from csa.store.current import read_current
+from csa.store.liveness import Liveness, probe
+from csa.store.sessions import RETIRED, Record, Store, may_hold, read_state_text
+from csa.store.statefile import read_record
+from csa.store.transcript import read_events_backwards
+from csa.store.turns import TurnRecord, read_turns
+
+LAST_MESSAGES = 4
+_MAX_MESSAGE = 2000
+_MAX_LOOK_BACK = 2000  # events in which the last messages are looked for
+
+
+@dataclass(frozen=True, slots=True)
+class Child:
+    """A session that this one started."""
+
+    session_id: str
+    tool: str | None
+    status: str
+    description: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionCard:
+    """What `session info` shows."""
+
+    record: Record
+    state: SessionState
+    prefix: str
+    status: str
+    is_current: bool
+    liveness: Liveness
+    turns: list[TurnRecord]
+    model: str | None
+    activity: Event | None
+    messages: list[Message]
+    children: list[Child]
+    denied: list[tuple[int, str]]  # turn, what
+    extra: Mapping[str, Any]  # the record as it is: keys that the state has no place for
+
+    @property
+    def phase(self) -> str:
+        return RETIRED if self.record.is_retired else self.state.phase
+
+    @property
+    def last_turn(self) -> TurnRecord | None:
+        return self.turns[-1] if self.turns else None
+
+    @property
+    def context(self) -> tuple[int, Usage] | None:
+        """The last turn whose use is known, and what it has read and written: tools say no more of their context."""
+        for turn in reversed(self.turns):
+            used = turn.finished.data.get("usage") if turn.finished else None
+            if isinstance(used, Mapping):
+                return turn.number, Usage.from_dict(used)
+        return None
+
+    @property
+    def is_compacted(self) -> bool:
+        return self._context_status.get("is_compacted") is True
+
+    @property
+    def _context_status(self) -> Mapping[str, Any]:
+        found = self.extra.get("context_status")
+        return found if isinstance(found, Mapping) else {}
+
+    @property
+    def time_s(self) -> float:
+        """How long its finished turns took."""
+        return sum(turn.number_of("duration_s") or 0.0 for turn in self.turns)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the object that `session info --json` prints; its keys are fixed."""
+        state, context = self.state, self.context
+        return {
+            "id": state.session_id,
+            "prefix": self.prefix,
+            "name": state.name,
+            "description": state.description,
+            "status": self.status,
+            "phase": self.phase,
+            "current": self.is_current,
+            "pinned": self.extra.get("pinned") is True,
+            "tool": state.last_tool,
+            "model": self.model,
+            "tools": {name: _tool_to_json(state, name) for name in state.tools},
+            "turns": state.turns,
+            "last_turn": _turn_to_json(self.last_turn),
+            "running": _owner_to_json(self.liveness),
+            "context": {"turn": context[0], **context[1].to_dict()} if context else None,
+            "is_compacted": self.is_compacted,
+            "last_compacted_at": _time_to_json(self._context_status.get("last_compacted_at")),
+            "usage": state.usage.to_dict(),
+            "time_s": round(self.time_s, 3),
+            "owner": state.owner,
+            "branch": state.branch,
+            "permission": state.permission,
+            "project_path": state.project_path,
+            "directory": str(self.record.paths.root),
+            "depth": state.depth,
+            "parent_session_id": state.parent_session_id,
+            "root_session_id": state.root_session_id,
+            "fork_of": state.fork_of,
+            "children": [
+                {"id": c.session_id, "tool": c.tool, "status": c.status, "description": c.description}
+                for c in self.children
+            ],
+            "created_at": format_time(state.created_at),
+            "last_accessed": format_time(state.last_accessed),
+            "expires_at": _time_to_json(self.extra.get("expires_at")),
+            "last_activity": {"at": self.activity.ts, "type": self.activity.type} if self.activity else None,
+            "messages": [
+                {"role": m.role, "turn": m.turn, "content": m.content[:_MAX_MESSAGE], "timestamp": m.timestamp}
+                for m in self.messages
+            ],
+            "denied": [{"turn": turn, "what": what} for turn, what in self.denied],
+        }
+
+
+def inspect_session(setting: Setting, selector: str) -> SessionCard:
+    """Return what is known of a session.
+
+    Raises:
+        NotFoundError, AmbiguousError, UsageError: the selector means no single session.
+        StateError: its record is damaged.
+    """
+    store = setting.store
+    session_id = resolve_selector(setting, selector, retired=True)
+    record = store.record(session_id)
+    if record.state is None:
+        assert record.fault is not None  # one of both is there
+        raise record.fault
+    transcript = record.paths.transcript
+    turns = list(read_turns(transcript))
+    return SessionCard(
+        record=record,
+        state=record.state,
+        prefix=session_id[: max(SHOWN_LENGTH, unique_prefix_length(session_id, store.ids()))],
+        status=record.status,
+        is_current=_is_current(store, session_id),
+        liveness=probe(record.paths),
+        turns=turns,
+        model=_model(record, turns),
+        activity=next(read_events_backwards(transcript), None),
+        messages=_last_messages(record),
+        children=sorted(_children(store, session_id), key=lambda child: child.session_id),
+        denied=list(dict.fromkeys(_denied(turns, record))),
+        extra=read_record(record.paths.state),
+    )
+
+
+def _is_current(store: Store, session_id: str) -> bool:
+    try:
+        return read_current(store) == session_id
+    except (StateError, OSError):  # `csa session current` says so
+        return False
+
+
+def _model(record: Record, turns: list[TurnRecord]) -> str | None:
+    """Return the model of the last turn, from its end, or from what its tool has said so far."""
+    if turns and turns[-1].finished and turns[-1].finished.data.get("model"):
+        return str(turns[-1].finished.data["model"])
+    for _, event in zip(range(_MAX_LOOK_BACK), read_events_backwards(record.paths.transcript), strict=False):
+        if event.type in {"session_bound", "run_started"} and event.data.get("model"):
+            return str(event.data["model"])
+    return None
+
+
+def _last_messages(record: Record) -> list[Message]:
+    events = [e for e, _ in zip(read_events_backwards(record.paths.transcript), range(_MAX_LOOK_BACK), strict=False)]
+    said = [m for m in read_conversation(reversed(events)) if m.role in {"user", "assistant"} and m.content.strip()]
+    return said[-LAST_MESSAGES:]
+
+
+def _children(store: Store, session_id: str) -> Iterator[Child]:
+    """Yield the children in the same project; records that do not hold the id are not even parsed."""
+    directory = str(store.sessions_dir)
+    for other in store.ids():
+        if other != session_id and may_hold(read_state_text(directory, other), session_id):
+            record = store.record(other)
+            state = record.state
+            if state and state.parent_session_id == session_id:
+                yield Child(other, state.last_tool, record.status, state.description)
+
+
+def _denied(turns: list[TurnRecord], record: Record) -> Iterator[tuple[int, str]]:
+    for turn in turns:
+        found = turn.finished.data.get("denied") if turn.finished else None
+        yield from ((turn.number, str(what)) for what in (found if isinstance(found, list) else ()))
+    if turns and turns[-1].finished is None:  # of a turn that runs, as far as it has gone
+        running = []
+        for event in read_events_backwards(record.paths.transcript):
+            if event.type == "run_started":
+                break
+            if event.type == "permission" and event.data.get("status") == "denied":
+                running.append((event.turn, str(event.data.get("title") or event.data.get("message") or "")))
+        yield from reversed(running)
+
+
+def _tool_to_json(state: SessionState, name: str) -> dict[str, Any]:
+    tool = state.tools[name]
+    return {
+        "provider_session_id": tool.provider_session_id,
+        "cwd": tool.cwd,
+        "account": tool.account,
+        "last_action_summary": tool.last_action_summary,
+        "last_exit_code": tool.last_exit_code,
+        "updated_at": format_time(tool.updated_at) if tool.updated_at else None,
+    }
+
+
+def _turn_to_json(turn: TurnRecord | None) -> dict[str, Any] | None:
+    if turn is None:
+        return None
+    data = turn.finished.data if turn.finished else {}
+    return {
+        "turn": turn.number,
+        "tool": turn.tool,
+        "status": turn.status,
+        "exit_code": data.get("exit_code"),
+        "error": data.get("error"),
+        "duration_s": turn.number_of("duration_s"),
+        "started_at": format_time(turn.started_at) if turn.started_at else None,
+        "finished_at": format_time(turn.finished_at) if turn.finished_at else None,
+    }
+
+
+def _owner_to_json(liveness: Liveness) -> dict[str, Any] | None:
+    owner = liveness.owner
+    if liveness.state == "not_alive" or owner is None:
+        return None
+    return {"pid": owner.pid, "host": owner.host, "tool": owner.tool, "turn": owner.turn, "since": owner.since}
+
+
+def _time_to_json(value: Any) -> str | None:
+    moment = parse_time(value)
+    return format_time(moment) if moment else None

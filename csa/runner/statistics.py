@@ -1,0 +1,80 @@
+"""Statistics over the turns of one project or of all, from their transcripts. Collected sessions count as well."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from csa.model.state import SessionState
+from csa.model.statistics import Tally, TurnFacts
+from csa.model.usage import Usage
+from csa.store.sessions import Record, Store
+from csa.store.turns import TurnRecord, read_turns
+
+_Key = Callable[[SessionState, TurnRecord], str]
+KEYS: Mapping[str, _Key] = {
+    "tool": lambda _, turn: turn.tool or "unknown",
+    "day": lambda _, turn: turn.started_at.astimezone().strftime("%Y-%m-%d") if turn.started_at else "unknown",
+    "tree": lambda state, _: state.root_session_id or state.session_id,
+    "owner": lambda state, _: state.owner or "unknown",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Statistics:
+    """The sums by what was asked for, the ones with most turns first (days by date), and over all."""
+
+    rows: dict[str, Tally]
+    total: Tally
+    labels: dict[str, str] = field(default_factory=dict)  # of trees: the roots' descriptions
+
+
+def gather_statistics(stores: Iterable[Store], *, by: str, since: datetime | None = None) -> Statistics:
+    """Return the sums over the turns that began since some moment, or over all. `by` is one of KEYS."""
+    rows: dict[str, Tally] = {}
+    total, labels, key = Tally(), dict[str, str](), KEYS[by]
+    for record, state in _sessions(stores, since):
+        if by == "tree" and state.parent_session_id is None:
+            labels[state.session_id] = state.name or state.description
+        for turn in read_turns(record.paths.transcript):
+            if since is None or (turn.started_at and turn.started_at >= since):
+                facts = _facts(record, turn)
+                rows.setdefault(key(state, turn), Tally()).add(facts)
+                total.add(facts)
+    return Statistics(dict(sorted(rows.items(), key=_order(by))), total, labels)
+
+
+def _sessions(stores: Iterable[Store], since: datetime | None) -> Iterator[tuple[Record, SessionState]]:
+    """Yield the sessions that can be read, and have been used since."""
+    for store in stores:
+        for session_id in (*store.ids(), *store.retired_ids()):
+            record = store.record(session_id)
+            if record.state and (since is None or record.state.last_accessed >= since):
+                yield record, record.state
+
+
+def _facts(record: Record, turn: TurnRecord) -> TurnFacts:
+    data = turn.finished.data if turn.finished else {}
+    used = data.get("usage")
+    usage = Usage.from_dict(used) if isinstance(used, Mapping) else None
+    memory = turn.number_of("peak_rss_bytes")
+    return TurnFacts(
+        session_id=record.session_id,
+        tool=turn.tool,
+        status=turn.status or _status_without_end(record),
+        messages=turn.messages,
+        usage=usage or Usage(),
+        context_tokens=usage.input_tokens if usage and usage.input_tokens else None,
+        duration_s=turn.number_of("duration_s") or 0.0,
+        peak_rss_bytes=int(memory) if memory else None,
+    )
+
+
+def _status_without_end(record: Record) -> str | None:
+    """A turn without an end was lost, or runs."""
+    return None if record.status in {"running", "unknown"} else "lost"
+
+
+def _order(by: str) -> Callable[[tuple[str, Tally]], tuple[float, str]]:
+    return lambda row: (0 if by == "day" else -row[1].turns, row[0])

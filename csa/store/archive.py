@@ -1,0 +1,191 @@
+"""Archives of sessions: a gzipped tar with a manifest, and below `sessions/<ULID>/` the files of each.
+
+Written from streams that are redacted on their way; read without trust: only the names that csa writes, only plain
+files, and no more than some bytes are taken.
+"""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import tarfile
+import tempfile
+import zlib
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import IO, Any, Self
+
+from csa.errors import RefusedError
+from csa.ids import is_session_id
+
+FORMAT = 1
+MANIFEST = "csa-export.json"
+END = "csa-export.end"  # the last member; without it an archive was cut off
+RECORDS = ("state.toml", "transcript.jsonl", "result.toml")
+OUTPUT = "output"
+_SESSIONS = "sessions"
+_MAX_FILES = 1_000_000
+_MAX_FILE_BYTES = 4 << 30
+_MAX_TOTAL_BYTES = 64 << 30
+_MAX_MANIFEST_BYTES = 64 << 20
+_MAX_NAME = 255
+_MAX_PADDING_BYTES = 1 << 20
+_SPOOL_BYTES = 4 << 20
+_BLOCK = 1 << 20
+
+
+class ArchiveWriter:
+    """Writes an archive to a binary stream."""
+
+    def __init__(self, stream: IO[bytes], manifest: dict[str, Any], *, now: float) -> None:
+        self._now = now
+        self._files = 0
+        # Closed by `close`, which is not called when something failed.
+        self._tar = tarfile.open(fileobj=stream, mode="w|gz", format=tarfile.PAX_FORMAT)  # noqa: SIM115
+        content = json.dumps({"format": FORMAT, **manifest}, ensure_ascii=False).encode("utf-8", "backslashreplace")
+        self._add(MANIFEST, io.BytesIO(content), len(content), now)
+
+    def add(self, session_id: str, name: str, blocks: Iterable[bytes], *, mtime: float) -> None:
+        """Add a file of a session."""
+        with tempfile.SpooledTemporaryFile(_SPOOL_BYTES) as spool:  # its size must be known first
+            size = sum(map(spool.write, blocks))
+            spool.seek(0)
+            self._add(f"{_SESSIONS}/{session_id}/{name}", spool, size, mtime)
+        self._files += 1
+
+    def close(self) -> None:
+        """Write the archive's end, which says how many files it holds."""
+        content = json.dumps({"files": self._files}).encode()
+        self._add(END, io.BytesIO(content), len(content), self._now)
+        self._tar.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        if kind is None:  # what was begun and failed must not look whole
+            self.close()
+
+    def _add(self, name: str, content: Any, size: int, mtime: float) -> None:
+        member = tarfile.TarInfo(name)
+        member.size, member.mode, member.mtime = size, 0o600, int(mtime)
+        self._tar.addfile(member, content)
+
+
+@dataclass(slots=True)
+class Unpacked:
+    """An archive's content below a directory: by session the files' names, below `<directory>/<ULID>/`."""
+
+    directory: Path
+    manifest: dict[str, Any] | None = None
+    files: dict[str, list[str]] = field(default_factory=dict)
+    size_bytes: int = 0
+    is_whole: bool = False
+
+    @property
+    def count(self) -> int:
+        return sum(map(len, self.files.values()))
+
+    def path(self, session_id: str, name: str) -> Path:
+        return self.directory / session_id / name
+
+
+def unpack(stream: IO[bytes], directory: Path) -> Unpacked:
+    """Unpack an archive of csa's into an empty directory.
+
+    Raises:
+        RefusedError: it is no such archive, was cut off, or holds what none does: links, other names, too much.
+    """
+    found = Unpacked(directory)
+    try:
+        with gzip.open(stream) as plain:  # which checks what it reads, as tarfile's own reader does not
+            with tarfile.open(fileobj=plain, mode="r|") as tar:
+                for member in tar:
+                    _take_member(found, tar, member)
+            if len(plain.read(_MAX_PADDING_BYTES + 1)) > _MAX_PADDING_BYTES:
+                raise _refused("it goes on behind its end")
+    except (tarfile.TarError, EOFError, zlib.error, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
+        raise _refused(f"it cannot be read to its end ({error})") from error
+    if not found.is_whole:
+        raise _refused("it is not whole")
+    return found
+
+
+def _take_member(found: Unpacked, tar: tarfile.TarFile, member: tarfile.TarInfo) -> None:
+    content = tar.extractfile(member) if member.isreg() else None
+    if content is None:
+        raise _refused(f"'{member.name}' is not a plain file")
+    found.size_bytes += member.size
+    if found.count >= _MAX_FILES or member.size > _MAX_FILE_BYTES or found.size_bytes > _MAX_TOTAL_BYTES:
+        raise _refused("it holds more than any export")
+    if found.is_whole:
+        raise _refused("it goes on behind its end")
+    if found.manifest is None:
+        found.manifest = _read_manifest(member, content)
+    elif member.name == END:
+        found.is_whole = _read_json(member, content).get("files") == found.count
+    else:
+        _take(found, member, content)
+
+
+def _read_manifest(member: tarfile.TarInfo, content: IO[bytes]) -> dict[str, Any]:
+    if member.name != MANIFEST:
+        raise _refused(f"it does not begin with {MANIFEST}")
+    manifest = _read_json(member, content)
+    if not isinstance(manifest.get("format"), int):
+        raise _refused(f"its {MANIFEST} says no format")
+    if manifest["format"] > FORMAT:
+        raise RefusedError(f"The archive has format {manifest['format']}, a newer csa's.", hint="upgrade csa")
+    return manifest
+
+
+def _read_json(member: tarfile.TarInfo, content: IO[bytes]) -> dict[str, Any]:
+    if member.size > _MAX_MANIFEST_BYTES:
+        raise _refused(f"its {member.name} is too large")
+    try:
+        found = json.loads(content.read())
+    except (ValueError, RecursionError) as error:
+        raise _refused(f"its {member.name} is not JSON") from error
+    if not isinstance(found, dict):
+        raise _refused(f"its {member.name} is not an object")
+    return found
+
+
+def _take(found: Unpacked, member: tarfile.TarInfo, content: IO[bytes]) -> None:
+    session_id, name = _split(member.name)
+    known = found.files.setdefault(session_id, [])
+    target = found.path(session_id, name)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with target.open("xb") as file:
+            while block := content.read(_BLOCK):
+                file.write(block)
+    except (FileExistsError, NotADirectoryError, IsADirectoryError) as error:
+        raise _refused(f"it holds '{member.name}' twice, or another file in its place") from error
+    target.chmod(0o600)
+    known.append(name)
+
+
+def _split(path: str) -> tuple[str, str]:
+    """Return the session and the name below its directory that a member's path means."""
+    parts = PurePosixPath(path).parts
+    is_known = (
+        len(parts) > 2  # noqa: PLR2004  # sessions, the id, and a name
+        and "/".join(parts) == path
+        and parts[0] == _SESSIONS
+        and is_session_id(parts[1])
+        and (parts[2:] in {(name,) for name in RECORDS} or (parts[2] == OUTPUT and len(parts) > 3))  # noqa: PLR2004
+        and all(part != ".." and len(part.encode("utf-8", "surrogateescape")) <= _MAX_NAME for part in parts)
+        and "\0" not in path
+    )
+    if not is_known:
+        raise _refused(f"'{path}' is no file of a session")
+    return parts[1], "/".join(parts[2:])
+
+
+def _refused(problem: str) -> RefusedError:
+    return RefusedError(f"This is not an archive that csa imports: {problem}.", hint="csa session export makes one")

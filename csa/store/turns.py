@@ -1,0 +1,90 @@
+"""The turns of a session, from its journal: how each began and ended, without reading what happened in between."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from csa.model.events import Event
+from csa.model.state import parse_time
+from csa.store.transcript import parse_line
+
+_ENDS = (b"run_started", b"run_finished")
+_MESSAGES = (b'"type":"agent_message"', b'"type":"user_message"')
+_CHUNK = b'"chunk":true'
+_HEAD = 160  # bytes of a line in which its type stands
+
+
+@dataclass(frozen=True, slots=True)
+class TurnRecord:
+    """A turn. Without an end it runs, or was lost."""
+
+    number: int
+    tool: str
+    started_at: datetime | None
+    finished: Event | None
+    messages: int = 1  # the prompt, and what was said; a streamed message counts once
+
+    @property
+    def finished_at(self) -> datetime | None:
+        return parse_time(self.finished.data.get("finished_at") or self.finished.ts) if self.finished else None
+
+    @property
+    def status(self) -> str | None:
+        """How it ended; None without an end."""
+        return str(self.finished.data.get("status", "failed")) if self.finished else None
+
+    def number_of(self, key: str) -> float | None:
+        """Return a number that its end says; None where it says none."""
+        value: Any = self.finished.data.get(key) if self.finished else None
+        return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+
+
+def read_turns(transcript: Path) -> Iterator[TurnRecord]:
+    """Yield the turns in the order in which they began; a transcript that is missing has none."""
+    started: Event | None = None
+    messages = 0
+    for found in _read_marks(transcript):
+        if found is None:
+            messages += 1
+        elif found.type == "run_finished":
+            yield _turn(started if started and started.turn == found.turn else None, found, messages)
+            started, messages = None, 0
+        else:
+            if started:
+                yield _turn(started, None, messages)
+            started, messages = found, 0
+    if started:
+        yield _turn(started, None, messages)
+
+
+def _turn(started: Event | None, finished: Event | None, messages: int) -> TurnRecord:
+    known = started or finished
+    assert known is not None
+    tool = str((started or known).data.get("tool") or (finished.data.get("tool") if finished else "") or "")
+    began = finished.data.get("started_at") if finished else None
+    moment = parse_time(began or (started.ts if started else None))
+    return TurnRecord(known.turn, tool, moment, finished, messages + 1)
+
+
+def _read_marks(transcript: Path) -> Iterator[Event | None]:
+    """Yield beginnings and ends, and None for each message; other lines are not even parsed."""
+    was_chunk = False
+    with suppress(FileNotFoundError), transcript.open("rb") as file:
+        for line in file:
+            head = line[:_HEAD]
+            if any(mark in head for mark in _MESSAGES):
+                is_chunk = _CHUNK in line
+                if not (is_chunk and was_chunk):
+                    yield None
+                was_chunk = is_chunk
+                continue
+            was_chunk = False
+            if any(mark in line for mark in _ENDS) and line.endswith(b"\n"):
+                event = parse_line(line)
+                if event and event.type in {"run_started", "run_finished"}:
+                    yield event

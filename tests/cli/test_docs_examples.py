@@ -1,0 +1,51 @@
+"""Every example line of docs/sessions.md runs, over a store with the sessions that it names.
+
+An example of a command that does not exist, or does not work as shown, fails. What comes of each line is checked where
+its command is tested; here it must end with the exit code that the documents promise.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.support import Place
+
+DOCUMENT = Path(__file__).parents[2] / "docs" / "sessions.md"
+SESSION = "01JH4QWERT1234567890ABCDEF"  # which 01JH4Q names
+OTHER = "01JH4RWERT1234567890ABCDEF"
+CODES = {"session is-alive": {1}}  # by the words an example contains; all else exits 0
+NEEDS_SCREEN = ("--watch", "csa top", "session attach")  # tested where they are
+
+
+def examples() -> list[str]:
+    lines = re.findall(r"^\$ (.*)$", DOCUMENT.read_text(), re.MULTILINE)
+    return [line for line in lines if "csa " in line and not any(words in line for words in NEEDS_SCREEN)]
+
+
+def test_there_are_examples() -> None:
+    """They are found at all."""
+    assert len(examples()) > 20
+
+
+@pytest.fixture
+def prepared(place: Place) -> Place:
+    """The sessions and files that the documents speak of: 01JH4Q, with an artifact; 01JH4R; an archive."""
+    place.play(["run", "echo plan > $CSA_OUTPUT_DIR/plan.md"], ["usage", 2000, 100], ["say", "noted"])
+    done = place.run("run", "--tool", "codex", "--session-id", SESSION, "Refactor the login")
+    assert done.code == 0, done.err
+    del place.env["FAKE_TOOL_SCRIPT"]
+    assert place.run("run", "--tool", "codex", "--session-id", OTHER, "And the logout").code == 0
+    assert place.run("session", "export", SESSION, "-o", "backup.tar.gz").code == 0
+    return place
+
+
+@pytest.mark.parametrize("line", examples())
+def test_example_runs(prepared: Place, line: str) -> None:
+    """The line, typed into a shell, does what it says."""
+    done = prepared.shell(["bash", "-c", line])
+    expected = next((codes for words, codes in CODES.items() if words in line), {0})
+    assert done.code in expected, (done.out, done.err)
+    assert "Traceback" not in done.err
