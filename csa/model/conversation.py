@@ -141,7 +141,8 @@ class _Conversation:
         self.say(event, "system", f"{event.data.get('to')} was told of {count} earlier turns")
 
     def compaction(self, event: Event) -> None:
-        self.say(event, "system", "the conversation was compacted")
+        if event.data.get("status") in {None, "succeeded"}:  # what was only begun, or failed, changes nothing
+            self.say(event, "system", "the conversation was compacted")
 
     def _caller(self, event: Event) -> Message:
         """Return the message to which a call belongs."""

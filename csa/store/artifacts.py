@@ -66,7 +66,9 @@ def _files(root: Path) -> Iterator[Path]:
 
 
 def _is_own(path: Path, root: Path) -> bool:
-    return path.name in OWN_FILES and path.parent.parent == root and path.parent.name.startswith("turn-")
+    return (
+        path.name in OWN_FILES and path.parent.parent == root and path.parent.name.startswith(("turn-", "compaction-"))
+    )
 
 
 def _artifact(path: Path, root: Path) -> Artifact | None:

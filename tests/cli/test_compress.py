@@ -255,6 +255,8 @@ def test_its_files_are_private_and_no_artifacts(place: Place) -> None:
     assert [path.stat().st_mode & 0o777 for path in (directory, *directory.iterdir())] == [0o700, 0o600, 0o600]
     assert "contextCompaction" in (directory / "stdout.log").read_text()
     assert place.run("session", "result", session_id, "--json").json["artifacts"] == []
+    assert str(directory) not in place.run("session", "artifacts", session_id).out
+    assert place.run("session", "show", session_id).out.count("was compacted") == 1
 
 
 def test_a_foreign_record_can_be_compacted(place: Place, write_foreign: object) -> None:
