@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 from csa.errors import StateError
 from csa.model.state import NewerSchemaFault, RecordFault, SessionState, new_record, parse_state, render_state
 from csa.store.atomic import write_atomically
+from csa.store.plaintoml import load_plain
 
 MAX_STATE_BYTES = 1 << 20
 
@@ -32,14 +32,23 @@ def read_record(path: Path) -> dict[str, Any]:
     if len(content) > MAX_STATE_BYTES:
         raise StateError(path, f"is {len(content)} bytes long, more than any state.toml")
     try:
-        return tomllib.loads(content.decode())
+        text = content.decode()
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         raise StateError(path, "is not UTF-8", line=line) from error
+    plain = load_plain(text)
+    return _parse(path, text) if plain is None else plain
+
+
+def _parse(path: Path, text: str) -> dict[str, Any]:
+    import tomllib  # noqa: PLC0415  # what csa wrote itself is read without it
+
+    try:
+        return tomllib.loads(text)
     except RecursionError as error:
         raise StateError(path, "is not TOML (nested too deeply)") from error
     except tomllib.TOMLDecodeError as error:
-        raise StateError(path, f"is not TOML ({error})", line=_line_of(error, content)) from error
+        raise StateError(path, f"is not TOML ({error})", line=_line_of(error, text)) from error
 
 
 def parse_record(path: Path, record: Mapping[str, Any]) -> SessionState:
@@ -75,12 +84,12 @@ def save_state(path: Path, state: SessionState) -> None:
     write_atomically(path, edit_toml(path.read_bytes(), render_state(state)))
 
 
-def _line_of(error: tomllib.TOMLDecodeError, content: bytes) -> int | None:
+def _line_of(error: ValueError, text: str) -> int | None:
     line = getattr(error, "lineno", None)  # an attribute from Python 3.14 on
     if line is None:
         _, _, tail = str(error).rpartition("at line ")
         digits = tail.partition(",")[0]
-        line = int(digits) if digits.isdigit() else content.count(b"\n") + 1
+        line = int(digits) if digits.isdigit() else text.count("\n") + 1
     return line
 
 
