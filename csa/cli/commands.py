@@ -89,6 +89,16 @@ COMMANDS = (
     Command(("session", "result"), "session_result", "print the answer of a session's last turn"),
     Command(("session", "logs"), "session_logs", "print what happened in a session"),
     Command(("session", "is-alive"), "session_is_alive", "say whether a session is running"),
+    Command(("session", "rename"), "session_rename", "give a session a name, or take it away"),
+    Command(("session", "describe"), "session_describe", "say what a session is about"),
+    Command(("session", "pin"), "session_pin", "keep a session from being collected"),
+    Command(("session", "delete"), "session_delete", "remove sessions; they can be restored for a week"),
+    Command(("session", "restore"), "session_restore", "bring a removed session back"),
+    Command(("session", "adopt"), "session_adopt", "take over the sessions of a project that has moved"),
+    Command(("session", "clean"), "session_clean", "remove the project's old sessions"),
+    Command(("session", "validate"), "session_validate", "say what is wrong with the records of sessions"),
+    Command(("session", "repair"), "session_repair", "mend what can safely be mended in a session's record"),
+    Command(("gc",), "gc", "remove old sessions and what is left of ended ones, quietly, for cron"),
     Command(("config", "show"), "config_show", "print each setting with its origin"),
     Command(("config", "validate"), "config_validate", "check the config files"),
     Command(("doctor",), "doctor", "say whether csa can work here, and what to do if not"),
@@ -117,6 +127,7 @@ def members(group: str) -> list[Command]:
 PURPOSES = (
     ("run agents", ("run",)),
     ("look at sessions", ("session", "top")),
+    ("clean up", ("gc",)),
     ("set up and repair", ("doctor", "config", "completion")),
 )
 

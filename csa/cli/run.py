@@ -14,12 +14,14 @@ import shlex
 import shutil
 import signal
 import sys
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from csa.cli.output import lossy, print_json, print_problem
 from csa.errors import UsageError
 from csa.model.config import AUTO, TRANSPORTS
+from csa.model.duration import parse_duration
 from csa.model.permission import Permission
 from csa.model.result import RunResult
 from csa.runner.client import Csa
@@ -42,6 +44,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     which.add_argument("--ephemeral", action="store_true", help="keep nothing: no project files read, no session left")
     which.add_argument("--description", metavar="TEXT", help="what the session is about (default: the prompt's start)")
     which.add_argument("--name", metavar="NAME", help="a name for the session, unique in the project")
+    which.add_argument("--ttl", metavar="TIME", help="how long a new session is kept: 7d, 12h, 30m")
     how = parser.add_argument_group("how")
     how.add_argument("-t", "--tool", metavar="T", help=f"the tool: codex, claude-code, ..., or {AUTO}")
     how.add_argument(
@@ -175,8 +178,15 @@ def _request(arguments: argparse.Namespace) -> RunRequest:
         system=_read_file("--system-file", arguments.system_file) if arguments.system_file else arguments.system,
         ephemeral=arguments.ephemeral,
         timeout_s=arguments.timeout,
+        ttl=_ttl(arguments.ttl) if arguments.ttl is not None else None,
         directory=Path(arguments.cd).resolve() if arguments.cd else None,
     )
+
+
+def _ttl(text: str) -> timedelta:
+    if (found := parse_duration(text)) is None:
+        raise UsageError(f"--ttl takes a time such as 7d, 12h or 30m, not '{text}'.")
+    return found
 
 
 def _prompt(arguments: argparse.Namespace) -> str:

@@ -23,6 +23,7 @@ from csa.runner.caller import Caller
 from csa.runner.request import RunRequest
 from csa.runner.setting import Setting, resolve_selector
 from csa.runner.toolbox import ToolChoice, choose_tool, loadable_adapters
+from csa.store.held import refuse_when_full
 from csa.store.project import git_branch
 
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9._-]{0,63}")
@@ -47,6 +48,7 @@ class TurnPlan:
     effort: str | None
     timeout_s: float | None
     max_depth: int
+    max_sessions: int = 0
 
     @property
     def tool_state(self) -> ToolState:
@@ -122,6 +124,7 @@ def _plan_new(setting: Setting, request: RunRequest, *, new_id: str, now: dateti
             "so it may not start another.",
             hint="do the work in this session, or let a session above it start the new one",
         )
+    refuse_when_full(setting.store, setting.config.max_sessions)
     choice = _choose(setting, request, previous=None)
     directory = request.directory or setting.directory
     if not directory.is_dir():
@@ -142,6 +145,7 @@ def _plan_new(setting: Setting, request: RunRequest, *, new_id: str, now: dateti
         owner=_owner(setting.environ),
         branch=git_branch(project),
         ephemeral=request.ephemeral,
+        expires_at=_expiry(setting, request, now),
         parent_session_id=parent.session_id if parent else None,
         parent_project=parent.project_path if parent and parent.project_path != str(project) else None,
         root_session_id=(parent.root_session_id or parent.session_id) if parent else None,
@@ -153,6 +157,8 @@ def _plan_new(setting: Setting, request: RunRequest, *, new_id: str, now: dateti
 
 def _plan_resume(setting: Setting, request: RunRequest, session_id: str) -> TurnPlan:
     _refuse_own_lineage(setting.caller, session_id)
+    if request.ttl and request.session_id is None:
+        raise UsageError("--ttl is for new sessions.")
     state = setting.store.load(session_id)
     choice = _choose(setting, request, previous=state.last_tool)
     known = state.tools.get(choice.adapter.name, ToolState())
@@ -193,7 +199,16 @@ def _plan(
         effort=request.effort or configured.effort,
         timeout_s=request.timeout_s or setting.config.timeout_s,
         max_depth=state.max_depth if state.max_depth is not None else setting.config.max_depth,
+        max_sessions=setting.config.max_sessions,
     )
+
+
+def _expiry(setting: Setting, request: RunRequest, now: datetime) -> datetime | None:
+    """Return when a new session expires; an ephemeral one goes with its run."""
+    if request.ttl and request.ephemeral:
+        raise UsageError("An ephemeral session goes with its run; --ttl means nothing there.")
+    ttl = request.ttl or setting.config.session_ttl
+    return now + ttl if ttl and not request.ephemeral else None
 
 
 def _choose(setting: Setting, request: RunRequest, *, previous: str | None) -> ToolChoice:

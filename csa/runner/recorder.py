@@ -210,7 +210,7 @@ def begin(store: Store, plan: TurnPlan, redactor: Redactor) -> Recorder:
     """
     tool = plan.adapter.name
     if plan.is_new:
-        held = build_session(store, replace(plan.state, turns=1), tool=tool)
+        held = build_session(store, replace(plan.state, turns=1), tool=tool, max_sessions=plan.max_sessions)
     else:
         held = open_session(store, plan.state.session_id, tool=tool)
     try:

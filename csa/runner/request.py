@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 
 from csa.model.permission import Permission
@@ -26,4 +27,5 @@ class RunRequest:
     system: str | None = None  # text to add to the tool's system prompt
     ephemeral: bool = False
     timeout_s: float | None = None
+    ttl: timedelta | None = None  # after which a new session expires; default: as configured
     directory: Path | None = None  # where a new session starts; default: where the library was opened

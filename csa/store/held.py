@@ -14,7 +14,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Self
 
-from csa.errors import BusyError, NotFoundError, StateError
+from csa.errors import BusyError, NotFoundError, RefusedError, StateError
+from csa.ids import is_session_id
 from csa.model.state import SessionState
 from csa.paths import SessionPaths
 from csa.store.atomic import sync_directory
@@ -84,17 +85,35 @@ class HeldSession:
         self.close()
 
 
-def build_session(store: Store, state: SessionState, *, tool: str) -> HeldSession:
+def refuse_when_full(store: Store, max_sessions: int) -> None:
+    """Raise RefusedError when a project has as many sessions as it may keep (0: any number); ephemeral ones count."""
+    if not max_sessions:
+        return
+    try:
+        names = os.listdir(store.sessions_dir)
+    except FileNotFoundError:
+        return
+    count = sum(is_session_id(name.removeprefix(NEW_PREFIX)) for name in names)
+    if count >= max_sessions:
+        raise RefusedError(
+            f"max_sessions is {max_sessions}, and {store.project} has {count} sessions.",
+            hint="csa session clean --days 30 --dry-run says which could go",
+        )
+
+
+def build_session(store: Store, state: SessionState, *, tool: str, max_sessions: int = 0) -> HeldSession:
     """Make a new session, locked and not yet visible; `publish` shows it. Remains of a crashed start give way.
 
     Takes `store_lock` meanwhile: not to be called while holding it.
 
     Raises:
         BusyError: another process is building a session of that id.
+        RefusedError: the project has `max_sessions` already.
         OSError: it cannot be written; nothing is left.
     """
     paths = SessionPaths(store.sessions_dir / (NEW_PREFIX + state.session_id))
     with store_lock(store):
+        refuse_when_full(store, max_sessions)
         _make_private(store.sessions_dir)
         if paths.root.exists():
             if is_locked(paths.session_lock):
@@ -136,8 +155,12 @@ def open_session(store: Store, session_id: str, *, tool: str | None = None) -> H
 
 def store_lock(store: Store) -> Lock:
     """Take the project's lock: held for moments, while a session is made or given its name."""
-    _make_private(store.path)
-    return acquire_lock(store.path / "store.lock", wait=True)
+    while True:
+        try:
+            _make_private(store.path)
+            return acquire_lock(store.path / "store.lock", wait=True)
+        except FileNotFoundError:  # a collector has just removed the empty store
+            continue
 
 
 def _make_layout(paths: SessionPaths) -> None:

@@ -29,6 +29,15 @@ def read_record(path: Path) -> dict[str, Any]:
         content = path.read_bytes()
     except OSError as error:
         raise StateError(path, f"cannot be read ({error.strerror})") from error
+    return _interpret(path, content)
+
+
+def parse_state_bytes(path: Path, content: bytes) -> SessionState:
+    """Interpret what was read from `path`; StateError as in `load_state`."""
+    return parse_record(path, _interpret(path, content))
+
+
+def _interpret(path: Path, content: bytes) -> dict[str, Any]:
     if len(content) > MAX_STATE_BYTES:
         raise StateError(path, f"is {len(content)} bytes long, more than any state.toml")
     try:
