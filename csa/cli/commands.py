@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
+from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +67,13 @@ def _columns() -> int:
 
 
 class Parser(argparse.ArgumentParser):
-    """An ArgumentParser that words its errors as csa does."""
+    """An ArgumentParser that words its errors as csa does, and takes several arguments with options between them."""
+
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:  # type: ignore[override]  # it is overloaded
+        """Parse the words; UsageFault when they are off."""
+        if any(action.nargs == argparse.ZERO_OR_MORE and not action.option_strings for action in self._actions):
+            return self.parse_intermixed_args(args, namespace)
+        return super().parse_args(args, namespace)
 
     def error(self, message: str) -> None:  # type: ignore[override]  # argparse's never returns; nor does this
         raise UsageFault(message, self.prog)

@@ -111,7 +111,7 @@ def parse_state(record: Mapping[str, Any]) -> SessionState:
         permission=_optional(record, "permission", str),
         ephemeral=_optional(record, "ephemeral", bool) or False,
         pinned=_optional(record, "pinned", bool) or False,
-        expires_at=_time(record, "expires_at") if "expires_at" in record else None,
+        expires_at=_time(record, "expires_at") if record.get("expires_at") is not None else None,
         phase=phase,
         retired_at=parse_time(record.get("retired_at")),
         retired_phase=_optional(record, "retired_phase", str),

@@ -36,7 +36,8 @@ from csa.store.sweep import (
 )
 
 Action = Literal["retire", "purge"]
-_MEASURE_LIMIT_S = 0.3  # a dry run names sessions; what they take is worth no more than that
+_PREVIEW_LIMIT_S = 0.1  # a dry run names sessions; what they take is worth no more time than that
+_MEASURE_LIMIT_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +148,7 @@ def plan_collection(store: Store, rule: Rule, now: datetime, *, spared: frozense
 def preview(plan: Plan) -> Report:
     """Return what carrying a plan out would do. Writes nothing."""
     report = Report(damaged=plan.damaged, running=plan.running)
-    deadline = time.monotonic() + _MEASURE_LIMIT_S
+    deadline = time.monotonic() + _PREVIEW_LIMIT_S
     for item in plan.items:
         size = 0
         if report.is_size_whole:
@@ -194,7 +195,7 @@ def _retired(store: Store, rule: Rule, now: datetime) -> Iterator[Item]:
             state, since = retired_at(paths)
         except OSError:
             continue
-        if rule.takes_retired(state, since, now):
+        if rule.takes_retired(state, since, now) and not is_running(paths):
             yield Item(store, session_id, paths.root, "purge", "retired", state)
 
 

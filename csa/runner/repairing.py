@@ -76,14 +76,31 @@ def repair_session(setting: Setting, session_id: str, *, dry_run: bool = False) 
 
 
 def _mend(setting: Setting, paths: SessionPaths, repair: Repair, *, dry_run: bool) -> None:
+    fault = _fault(paths)
+    if fault is not None and _is_of_another(fault):
+        return
     _drop_partial_line(paths.transcript, repair, dry_run=dry_run)
-    _rebuild_state(setting, paths, repair, dry_run=dry_run)
+    if fault is not None:
+        _rebuild_state(setting, paths, repair, dry_run=dry_run)
     _rebuild_result(paths, repair, dry_run=dry_run)
     if repair.done and not dry_run:
         journal = Journal(paths.transcript, setting.redactor, turn=_turn(paths))
         journal.append("session_updated", {"what": "repaired", "done": repair.done})
         journal.sync()
         journal.close()
+
+
+def _fault(paths: SessionPaths) -> StateError | None:
+    try:
+        load_state(paths.state)
+    except StateError as fault:
+        return fault
+    return None
+
+
+def _is_of_another(fault: StateError) -> bool:
+    """Say whether a record is sound, but a newer csa's, or another session's whose directory was copied."""
+    return fault.hint is not None or "which is not its directory's name" in fault.problem
 
 
 def _drop_partial_line(transcript: Path, repair: Repair, *, dry_run: bool) -> None:
@@ -105,14 +122,7 @@ def _drop_partial_line(transcript: Path, repair: Repair, *, dry_run: bool) -> No
 
 
 def _rebuild_state(setting: Setting, paths: SessionPaths, repair: Repair, *, dry_run: bool) -> None:
-    """Make a state.toml that cannot be read anew; not one of a newer csa, or of another session."""
-    try:
-        load_state(paths.state)
-    except StateError as fault:
-        if fault.hint or "which is not its directory's name" in fault.problem:
-            return
-    else:
-        return
+    """Make a state.toml that cannot be read anew, and keep the old one."""
     state = rebuilt_state(paths, setting.store.project)
     if state is None:
         return

@@ -23,6 +23,8 @@ class _NotPlainError(Exception):
 
 def load_plain(text: str) -> dict[str, Any] | None:
     """Return what `tomllib.loads` would, or None when the text is not so plain."""
+    if "\\" in text or not text.replace("\n", "").isprintable():  # escapes, and control characters
+        return None
     document: dict[str, Any] = {}
     tables = {"": document}
     table = document
@@ -32,16 +34,13 @@ def load_plain(text: str) -> dict[str, Any] | None:
             if equals:
                 if key in table or not (key.isidentifier() and key.isascii()):
                     return None
-                table[key] = value[1:-1] if _is_plain_string(value) else _value(value)
+                is_string = value[:1] == '"' and value.find('"', 1) == len(value) - 1
+                table[key] = value[1:-1] if is_string else _value(value)
             elif line:
                 table = _open_table(tables, line)
     except (ValueError, _NotPlainError):
         return None
     return document
-
-
-def _is_plain_string(value: str) -> bool:
-    return value.startswith('"') and value.find('"', 1) == len(value) - 1 and "\\" not in value and value.isprintable()
 
 
 def _value(value: str) -> Any:

@@ -22,13 +22,13 @@ from csa.store.liveness import probe
 from csa.store.locks import probe_lock
 from csa.store.owner import may_be_running, parse_owner
 from csa.store.sessions import NEW_PREFIX, Store
-from csa.store.statefile import MAX_STATE_BYTES, load_state, parse_state_bytes
+from csa.store.statefile import load_state, parse_state_bytes
 from csa.store.stores import is_of_session
 
 RETIRED = "retired"
 _REMAINS_AFTER_S = 3600.0
 _USED = b"\nlast_accessed = "
-_MARKS = (b"expires_at", b"ephemeral", b'"""', b"'''")  # these need the whole record
+_PLENTY_BYTES = 1 << 14  # a longer state.toml is read the slow way
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +69,8 @@ def find_candidates(store: Store, rule: Rule, now: datetime) -> Iterator[Candida
         for session_id in store.ids():
             content = _read(directory, session_id)
             if content is None or not _is_surely_kept(content, kept_from):
-                paths = store.paths(session_id)
-                if (found := judge(paths, rule, now, content=content)) is not None:
+                found = judge(store.paths(session_id), rule, now, content=content)
+                if found is not None:
                     yield found
     finally:
         os.close(directory)
@@ -127,7 +127,7 @@ def retired_at(paths: SessionPaths) -> tuple[SessionState | None, datetime]:
 def is_running(paths: SessionPaths) -> bool:
     """Say whether a session runs, or may do so on another machine."""
     try:
-        held, content = probe_lock(paths.session_lock)
+        held, content = probe_lock(f"{paths.root}/locks/session.lock")  # ten times as fast as by way of Paths
         return held or (bool(content) and probe(paths).state != "not_alive")
     except OSError:
         return True  # what cannot be looked at stays
@@ -180,10 +180,13 @@ def _is_surely_kept(content: bytes, kept_from: bytes) -> bool:
     """Say whether a plain line says that a session was used later than that, and none that it may go nevertheless."""
     at = content.find(_USED) + len(_USED)
     used = content[at : at + 20]
-    is_plain = at >= len(_USED) and used[10:11] == b"T" and used[19:] in {b"Z", b"."}
-    if not is_plain or used[:19] <= kept_from or content.find(b"Z\n", at, at + 28) < 0:
+    if at < len(_USED) or used[:19] <= kept_from or used[10:11] != b"T" or used[19:] not in {b"Z", b"."}:
         return False
-    return not any(mark in content for mark in _MARKS)
+    head = content[: content.find(b"\n[")]  # before the tables
+    if at >= len(head) or head.find(b"Z\n", at, at + 28) < 0:
+        return False
+    # The first two are reasons to go; behind the others, a line may be part of a longer text.
+    return not (b"expires_at" in head or b"ephemeral" in head or b'"""' in head or b"'''" in head)
 
 
 def _read(directory: int, session_id: str) -> bytes | None:
@@ -193,12 +196,12 @@ def _read(directory: int, session_id: str) -> bytes | None:
     except OSError:
         return None
     try:
-        content = os.read(fd, MAX_STATE_BYTES + 1)
+        content = os.read(fd, _PLENTY_BYTES)
     except OSError:
         return None
     finally:
         os.close(fd)
-    return content if len(content) <= MAX_STATE_BYTES else None
+    return content if len(content) < _PLENTY_BYTES else None
 
 
 def _names(directory: Path) -> list[str]:
