@@ -1,8 +1,8 @@
 """Make a store with many sessions, as csa would have written them: python bench/generate_store.py DIR [COUNT [DAYS]].
 
 DIR becomes a state root; the sessions belong to the project DIR/project. Their last use is spread over DAYS days
-(default 33, so that a tenth is older than 30), their tools are a cycle of four. `REAL` tells apart what is bare: each
-session has its state, a transcript of a turn, its result and its lock.
+(default 33, so that a tenth is older than 30), their tools are a cycle of four. Each has its state, a transcript of one
+turn, and its lock.
 """
 
 from __future__ import annotations

@@ -69,7 +69,7 @@ def _columns() -> int:
 class Parser(argparse.ArgumentParser):
     """An ArgumentParser that words its errors as csa does, and takes several arguments with options between them."""
 
-    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:  # type: ignore[override]  # it is overloaded
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
         """Parse the words; UsageFault when they are off."""
         if any(action.nargs == argparse.ZERO_OR_MORE and not action.option_strings for action in self._actions):
             return self.parse_intermixed_args(args, namespace)
@@ -105,13 +105,15 @@ COMMANDS = (
     Command(("session", "clean"), "session_clean", "remove the project's old sessions"),
     Command(("session", "validate"), "session_validate", "say what is wrong with the records of sessions"),
     Command(("session", "repair"), "session_repair", "mend what can safely be mended in a session's record"),
-    Command(("gc",), "gc", "remove old sessions and what is left of ended ones, quietly, for cron"),
+    Command(("gc",), "gc", "remove old sessions and leftovers, quietly, for cron"),
     Command(("config", "show"), "config_show", "print each setting with its origin"),
     Command(("config", "validate"), "config_validate", "check the config files"),
     Command(("doctor",), "doctor", "say whether csa can work here, and what to do if not"),
     Command(("completion",), "completion", "print a script that completes csa's words in a shell"),
 )
 ALIASES = {("session", "ls"): ("session", "list"), ("ls",): ("session", "list")}
+
+AUDITED_READS = {("session", name) for name in ("result", "logs", "show", "info")}  # where audit_reads is set
 
 
 def find_command(words: list[str]) -> tuple[Command | None, list[str]]:

@@ -115,6 +115,10 @@ class Config:
         return int(self.values["undo_days"][0])
 
     @property
+    def audit_reads(self) -> bool:
+        return bool(self.values["audit_reads"][0])
+
+    @property
     def acp_tools(self) -> tuple[str, ...]:
         """The tools whose configured transport is acp."""
         names = (key.split(".") for key, (value, _) in self.values.items() if value == "acp")

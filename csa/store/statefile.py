@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from csa.store.atomic import write_atomically
 from csa.store.plaintoml import load_plain
 
 MAX_STATE_BYTES = 1 << 20
+_USUAL_BYTES = 1 << 14
 
 
 def load_state(path: Path) -> SessionState:
@@ -26,10 +28,22 @@ def load_state(path: Path) -> SessionState:
 def read_record(path: Path) -> dict[str, Any]:
     """Read a state.toml as a mapping; StateError as in `load_state`."""
     try:
-        content = path.read_bytes()
+        content = _read(path)
     except OSError as error:
         raise StateError(path, f"cannot be read ({error.strerror})") from error
     return _interpret(path, content)
+
+
+def _read(path: Path) -> bytes:
+    """Return a file's content; in one call, where the usual way makes six: a list reads thousands."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        content = os.read(fd, _USUAL_BYTES)
+        if len(content) == _USUAL_BYTES:
+            content += b"".join(iter(lambda: os.read(fd, MAX_STATE_BYTES), b""))
+    finally:
+        os.close(fd)
+    return content
 
 
 def parse_state_bytes(path: Path, content: bytes) -> SessionState:

@@ -287,3 +287,19 @@ def test_a_disk_that_refuses_the_audit_is_told_of(place: Place) -> None:
     assert "audit.jsonl could not be written" in done.err
     assert place.state(session_id)["name"] == "auth"
     assert Path(place.store / "audit.jsonl").is_dir()
+
+
+def test_reads_are_noted_where_that_is_asked_for(place: Place) -> None:
+    """With audit_reads, who reads a result or the logs is noted; else reading writes nothing."""
+    session_id = place.codex("hello").session_id
+    before = snapshot(place.state_root)
+    place.run("session", "result", session_id)
+    assert snapshot(place.state_root) == before
+    (place.project / ".csa").mkdir()
+    (place.project / ".csa" / "config.toml").write_text("audit_reads = true\n")
+    assert place.run("session", "result", session_id).out == "FAKE ECHO: hello [turns=1]\n"
+    assert place.run("session", "logs", "-s", session_id).code == 0
+    assert place.run("session", "result", "nobody").code == 3
+    assert place.run("session", "list", env={"CSA_CONF_AUDIT_READS": "perhaps"}).code == 0
+    told = [(line["command"], line["session_id"], line["what"]) for line in audit(place)]
+    assert told == [("session result", session_id, "read"), ("session logs", session_id, "read")]
