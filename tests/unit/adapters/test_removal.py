@@ -1,12 +1,12 @@
 """How each adapter would have its tool's copy of a conversation removed."""
 
 import pytest
-
-from csa.model.adapter import Removal, RemovalRequest, Remover
 from csa_adapters.claude_code import ClaudeCodeAdapter
 from csa_adapters.codex import CodexAdapter
 from csa_adapters.gemini_cli import GeminiCliAdapter
 from csa_adapters.opencode import OpencodeAdapter
+
+from csa.model.adapter import Removal, RemovalRequest, Remover
 
 UUID = "01a1f83a-accd-7db1-ada4-435d9ff915d3"
 ENVIRON = {"HOME": "/home/me [x]"}
