@@ -2,7 +2,7 @@
 
 DIR becomes a state root; the sessions belong to the project DIR/project. Their last use is spread over DAYS days
 (default 33, so that a tenth is older than 30), their tools are a cycle of four. Each has its state, a transcript of one
-turn, and its lock.
+turn, its result, and its lock.
 """
 
 from __future__ import annotations
@@ -81,7 +81,15 @@ def _make_session(sessions: Path, project: Path, number: int, used: datetime) ->
     tool = TOOLS[number % len(TOOLS)]
     times = {"created": _toml(created), "used": _toml(used)}
     state = STATE.format(id=place[-26:], number=number, project=project, tool=tool, **times)
-    end = {"status": "succeeded", "exit_code": 0, "tool": tool, "tool_exit_code": 0, "duration_s": 300.0}
+    end: dict[str, object] = {
+        "status": "succeeded",
+        "exit_code": 0,
+        "tool": tool,
+        "tool_exit_code": 0,
+        "duration_s": 300.0,
+    }
+    result = {"session_id": place[-26:], "turn": 1, **end, "duration_s": 0.0, "summary": "", "denied": []}
+    result |= {"started_at": _json(used), "finished_at": _json(used)}
     events = [("run_started", {"tool": tool, "prompt": f"Task {number}"}), ("run_finished", end)]
     lines = [
         json.dumps({"v": 1, "seq": seq, "ts": _json(moment), "type": kind, "turn": 1, "data": data})
@@ -89,6 +97,7 @@ def _make_session(sessions: Path, project: Path, number: int, used: datetime) ->
     ]
     _write(f"{place}/state.toml", state)
     _write(f"{place}/transcript.jsonl", "\n".join(lines) + "\n")
+    _write(f"{place}/result.toml", "".join(f"{key} = {json.dumps(value)}\n" for key, value in result.items()))
     _write(f"{place}/locks/session.lock", "")
 
 

@@ -52,14 +52,16 @@ class Counter:
     """Counts on stderr while it takes long, where that is a terminal."""
 
     def __init__(self) -> None:
-        self._is_shown = sys.stderr.isatty()
+        self._is_terminal = sys.stderr.isatty()
+        self._is_shown = False
         self._count = 0
         self._next = time.monotonic() + _PROGRESS_S
 
     def __call__(self, _item: Item) -> None:
         """Count one more."""
         self._count += 1
-        if self._is_shown and time.monotonic() >= self._next:
+        if self._is_terminal and time.monotonic() >= self._next:
+            self._is_shown = True
             self._next = time.monotonic() + _PROGRESS_S
             self._write(f"\r{self._count} collected ...")
 
@@ -78,19 +80,25 @@ class Counter:
 def print_items(report: Report, *, dry_run: bool, with_project: bool = False) -> None:
     """Print a line for each thing that went, or would go."""
     width, now = terminal_width(sys.stdout), datetime.now(UTC)
+    tool_width = max((len(_tools(item)) for item in (*report.retired, *report.purged)), default=0)
     for verb, items in (("retire", report.retired), ("purge", report.purged)):
         word = f"would {verb}" if dry_run else f"{verb}d"
         for item in items:
-            print(cut(f"{word}  {_describe(item, now, with_project=with_project)}", width))
+            print(cut(f"{word}  {_describe(item, now, tool_width, with_project=with_project)}", width))
 
 
-def _describe(item: Item, now: datetime, *, with_project: bool) -> str:
+def _describe(item: Item, now: datetime, tool_width: int, *, with_project: bool) -> str:
     state = item.state
     age = format_age(now, state.last_accessed) if state else "-"
-    tools = ",".join(state.tools) or "-" if state else "-"
     about = (f"[{state.name}] " if state.name else "") + state.description if state else ""
     place = f"  {item.store.project}" if with_project else ""
-    return f"{item.session_id}  {item.reason:<9} {age:>4}  {tools}{place}  {one_line(about)}".rstrip()
+    return (
+        f"{item.session_id}  {item.reason:<9} {age:>4}  {_tools(item):<{tool_width}}{place}  {one_line(about)}".rstrip()
+    )
+
+
+def _tools(item: Item) -> str:
+    return ",".join(item.state.tools) or "-" if item.state else "-"
 
 
 def summary(report: Report, *, dry_run: bool) -> str:

@@ -68,7 +68,9 @@ def repair_session(setting: Setting, session_id: str, *, dry_run: bool = False) 
     except BlockingIOError as error:
         raise BusyError(f"Session {session_id} is running; it was not touched.") from error
     if not dry_run:
-        if repair.done and (loss := record_act(setting, "session repair", session_id, what=repair.done)):
+        if repair.done and (
+            loss := record_act(setting, "session repair", session_id, what="repaired", done=repair.done)
+        ):
             repair.losses.append(loss)
         found = check_session(setting.store, paths)
         repair.left = [problem for problem in found if problem.severity == "error"]
@@ -149,7 +151,7 @@ def _rebuild_result(paths: SessionPaths, repair: Repair, *, dry_run: bool) -> No
     try:
         wrong = differing_keys(paths, expected)
     except StateError:
-        wrong = ["everything"]
+        wrong = ["it could not be read"]
     if not wrong:
         return
     repair.done.append(f"result.toml: made anew from the transcript ({', '.join(wrong)})")

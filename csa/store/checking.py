@@ -189,6 +189,10 @@ def _check_result(session_id: str, paths: SessionPaths) -> Iterator[Problem]:
     """Compare result.toml with the event that it is a projection of."""
     try:
         expected = expected_result(paths)
+        if expected is not None and not paths.result.exists():
+            text = "is missing, though a turn has finished; repair makes it anew"
+            yield Problem(session_id, "warning", paths.result, text)
+            return
         wrong = differing_keys(paths, expected) if expected is not None else []
     except StateError as fault:
         yield Problem(session_id, "error", fault.path, fault.problem, fault.line)

@@ -182,6 +182,8 @@ def _take_locks(paths: SessionPaths, state: SessionState, *, tool: str, turn: in
         session_lock = acquire_lock(paths.session_lock)
     except BlockingIOError as error:
         raise _busy(paths, state) from error
+    except FileNotFoundError as error:  # a collector was first
+        raise NotFoundError(f"Session {state.session_id} has just been removed.", hint="csa session list") from error
     try:
         session_lock.write(owner)
         tool_lock = acquire_lock(paths.tool_lock(tool), flock=True)

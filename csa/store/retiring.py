@@ -57,6 +57,8 @@ def hold(paths: SessionPaths) -> Iterator[Lock]:
 def retire(store: Store, paths: SessionPaths, now: datetime) -> SessionPaths:
     """Move a session that is held to retired/, and note the time in its record where that is readable.
 
+    The move is not synced: after a power cut the session is perhaps still in its place, and goes the next time.
+
     Raises:
         BusyError: a session of that id is there already.
         OSError: it cannot be moved.
@@ -100,6 +102,8 @@ def bring_back(store: Store, paths: SessionPaths, now: datetime) -> tuple[Sessio
             name=None if taken else state.name,
         )
         _move(paths.root, target.root)
+        for directory in (paths.root.parent, target.root.parent):
+            sync_directory(directory)
         save_state(target.state, restored)
     return target, restored
 
@@ -151,8 +155,6 @@ def _move(source: Path, target: Path) -> None:
         if error.errno not in {errno.ENOTEMPTY, errno.EEXIST}:
             raise
         raise BusyError(f"There is another session {target.name} in {target.parent}.") from error
-    for directory in (source.parent, target.parent):
-        sync_directory(directory)
 
 
 def _clear(path: Path) -> int:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from csa.store.plaintoml import load_plain
 from tests.conftest import ForeignWriter
 from tests.support import CSA, Place, snapshot, wait_for
 
@@ -89,6 +90,29 @@ def test_purging_frees_and_removes_empty_directories(place: Place, write_foreign
     assert done.json["freed_bytes"] > 0
     store = place.state_root.joinpath(*elsewhere.parts[1:])
     assert sorted(os.listdir(store)) == ["audit.jsonl", "store.lock"]
+
+
+def test_what_a_run_writes_is_read_the_quick_way(place: Place) -> None:
+    """The record of a run, with all that it may hold, needs no general TOML parser: large stores live from that."""
+    session_id = place.codex("hello", "--name", "auth", "--ttl", "7d").session_id
+    place.run("run", "--tool", "claude-code", "--session", "auth", "more")
+    place.run("session", "pin", "auth")
+    _, environ = place.agent()
+    child = place.codex("child", env=environ).session_id
+    for each in (session_id, child):
+        text = (place.session(each) / "state.toml").read_text()
+        assert load_plain(text) == tomllib.loads(text), text
+
+
+def test_a_compressed_session_is_restored_as_such(place: Place, write_foreign: ForeignWriter) -> None:
+    """The phase before it was retired comes back."""
+    text = write_foreign(OLD[0]).state.read_text()
+    (place.session(OLD[0]) / "state.toml").write_text('phase = "available"\n' + text)
+    assert place.run("gc", "--days", "30").code == 0
+    assert place.run("session", "restore", OLD[0]).code == 0
+    state = place.state(OLD[0])
+    assert state["phase"] == "available"
+    assert not {"retired_at", "retired_phase"} & set(state)
 
 
 @pytest.mark.parametrize("tools", ["codex", "codex,claude-code", "claude-code"])
@@ -169,6 +193,14 @@ def test_max_sessions(place: Place) -> None:
     place.codex("more", "--session", first, env=limit)
     place.run("session", "delete", first)
     place.codex("three", env=limit)
+
+
+def test_max_sessions_holds_for_runs_that_start_at_once(place: Place) -> None:
+    """Of six runs that start at once, three get a session where three are allowed."""
+    limit = {"CSA_CONF_MAX_SESSIONS": "3"}
+    running = [place.start("run", "--tool", "codex", "hello", env=limit) for _ in range(6)]
+    assert sorted(each.wait().code for each in running) == [0, 0, 0, 5, 5, 5]
+    assert len(place.ids()) == 3
 
 
 def test_what_was_cut_off_goes_in_the_same_pass(place: Place) -> None:
