@@ -15,14 +15,14 @@ CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/csa-real-clis
 VERSIONS := codex-$(CODEX_VERSION)_claude-$(CLAUDE_VERSION)_gemini-$(GEMINI_VERSION)_opencode-$(OPENCODE_VERSION)
 CLIS := $(CACHE)/$(VERSIONS)_acp-$(CODEX_ACP_VERSION)
 
-.PHONY: help demo test check lint test-real test-real-all bench docs format constraints clean
+.PHONY: help demo test check lint test-real torture bench docs format constraints clean
 
 help:
 	@echo "make demo       a tree of agents over the bundled fake tools, with the live view"
 	@echo "make test       the tests that need no real tool"
 	@echo "make check      lint, types, layers and tests"
-	@echo "make test-real  the real codex and claude-code against a loopback provider"
-	@echo "make test-real-all  gemini-cli, opencode and ACP agents as well"
+	@echo "make test-real  the real tools, also as ACP agents, against a loopback provider"
+	@echo "make torture    a thousand kills at random instants, and what else supervision promises (20 minutes)"
 	@echo "make bench      speed and memory, as ratios"
 	@echo "make docs       write docs/commands.md and docs/csa.1 anew from the parsers"
 
@@ -59,13 +59,12 @@ $(CLIS)/.installed:
 	$(CLIS)/node_modules/.bin/codex-acp --version
 	@touch $@
 
-# The tools whose real suite is settled; test-real-all runs that of gemini-cli, opencode and the ACP agents as well.
+# CSA_REAL_TOOLS=codex,opencode narrows it to what needs no other tool (codex-acp is one of its own).
 test-real: $(STAMP) $(CLIS)/.installed
-	CSA_REAL_CLIS=$(CLIS) CSA_REAL_TOOLS=codex,claude-code \
-		$(BIN)/pytest -q -m real -k "not gemini and not opencode and not acp" tests/real
+	CSA_REAL_CLIS=$(CLIS) $(BIN)/pytest -q -n 2 --dist loadgroup -m real tests/real
 
-test-real-all: $(STAMP) $(CLIS)/.installed
-	CSA_REAL_CLIS=$(CLIS) $(BIN)/pytest -q -m real tests/real
+torture: $(STAMP)
+	$(BIN)/python bench/torture.py
 
 bench: $(STAMP)
 	$(BIN)/python bench/run.py

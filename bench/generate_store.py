@@ -88,7 +88,7 @@ def _make_session(sessions: Path, project: Path, number: int, used: datetime) ->
         "tool_exit_code": 0,
         "duration_s": 300.0,
     }
-    result = {"session_id": place[-26:], "turn": 1, **end, "duration_s": 0.0, "summary": "", "denied": []}
+    result = {"session_id": place[-26:], "turn": 1, **end, "summary": "", "denied": []}
     result |= {"started_at": _json(used), "finished_at": _json(used)}
     events = [("run_started", {"tool": tool, "prompt": f"Task {number}"}), ("run_finished", end)]
     lines = [

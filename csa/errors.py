@@ -6,6 +6,7 @@
     ├── AmbiguousError        3  a selector names several sessions
     ├── BusyError             4  another supervisor holds the session
     ├── RefusedError          5  a limit, or the genealogy, forbids it
+    │   └── FullError         5  as many turns run as a limit allows; waiting may help
     ├── StateError            6  a stored record is damaged (path, and line where known)
     ├── ConfigError           6  a config file or variable is wrong
     └── ToolUnavailableError  7  the tool is missing or cannot be used
@@ -15,9 +16,11 @@ Errors are built from data; the command line renders them in one place.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 
@@ -58,14 +61,38 @@ class AmbiguousError(CsaError):
         self.matches = matches
 
 
+@dataclass(frozen=True, slots=True)
+class Obstacle:
+    """What stands in the way and will be gone some time."""
+
+    words: str
+    is_over: Callable[[], bool]
+
+
 class BusyError(CsaError):
+    """`obstacle` is what can be waited for; where it is None only another try can tell."""
+
     code = "busy"
     exit_code = 4
+
+    def __init__(self, message: str, *, hint: str | None = None, obstacle: Obstacle | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.obstacle = obstacle
 
 
 class RefusedError(CsaError):
     code = "refused"
     exit_code = 5
+
+
+class FullError(RefusedError):
+    """A limit on running turns is reached. Where `obstacle` is None, waiting cannot help."""
+
+    code = "full"
+
+    def __init__(self, message: str, *, hint: str | None = None, obstacle: Obstacle | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.obstacle = obstacle
 
 
 class StateError(CsaError):

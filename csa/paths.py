@@ -65,6 +65,10 @@ class SessionPaths:
     def session_lock(self) -> Path:
         return self.root / "locks" / "session.lock"
 
+    @property
+    def tree_lock(self) -> Path:
+        return self.root / "locks" / "tree.lock"
+
     def tool_lock(self, tool: str) -> Path:
         return self.root / "locks" / f"{tool}.lock"
 
@@ -74,3 +78,6 @@ class SessionPaths:
 
     def turn_output(self, turn: int) -> Path:
         return self.root / "output" / f"turn-{turn:04d}"
+
+    def supervisor_log(self, turn: int) -> Path:
+        return self.turn_output(turn) / "supervisor.log"

@@ -7,7 +7,7 @@ import signal
 from contextlib import suppress
 from dataclasses import dataclass
 
-_START_TIME, _STATE, _PARENT = 19, 0, 1  # fields of /proc/<pid>/stat behind the command's name
+_START_TIME, _STATE, _PARENT, _RESIDENT = 19, 0, 1, 21  # fields of /proc/<pid>/stat behind the command's name
 _TIMES = slice(11, 15)  # utime, stime, and those of reaped children
 
 
@@ -35,6 +35,18 @@ def is_zombie(pid: int) -> bool:
     """Say whether a process has ended; one that cannot be found has."""
     fields = _stat(pid)
     return not fields or fields[_STATE] in {b"Z", b"X"}
+
+
+def is_stopped(pid: int) -> bool:
+    """Say whether a process is stopped (SIGSTOP, Ctrl-Z), or held by a debugger."""
+    fields = _stat(pid)
+    return bool(fields) and fields[_STATE] in {b"T", b"t"}
+
+
+def resident_bytes(pid: int) -> int:
+    """Return the memory of a process, with what it shares; 0 when it is gone."""
+    fields = _stat(pid)
+    return int(fields[_RESIDENT]) * os.sysconf("SC_PAGE_SIZE") if fields else 0
 
 
 def cpu_ticks(pid: int) -> int:
@@ -67,6 +79,17 @@ def send_signal(process: ProcessId, number: int) -> bool:
     finally:
         os.close(pidfd)
     return True
+
+
+def environment_of(pid: int) -> dict[str, str]:
+    """Return the environment a process was started with; empty when it is gone, or not ours to look at."""
+    try:
+        with open(f"/proc/{pid}/environ", "rb") as file:
+            entries = file.read().split(b"\0")
+    except OSError:
+        return {}
+    pairs = (os.fsdecode(entry).partition("=") for entry in entries)
+    return {name: value for name, found, value in pairs if found}
 
 
 def boot_id() -> str:

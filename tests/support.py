@@ -145,6 +145,8 @@ class Place:
     def script(self, *rules: Json, strict: bool = False) -> None:
         """Tell the fakes what to do."""
         path = self.tmp / "script.json"
+        for uses in self.tmp.glob("script.json.uses-*"):
+            uses.unlink()
         path.write_text(json.dumps({"rules": list(rules), "strict": strict}))
         self.env["FAKE_TOOL_SCRIPT"] = str(path)
 

@@ -93,6 +93,7 @@ class AcpAdapter:
             stdin=json.dumps(_order(request, agent.settles) | self._patience(request)).encode(),
             env={**base.env, **_without(request.environ, _ENVIRONMENT), **agent.env},
             files=base.files,
+            links=base.links,
             warnings=base.warnings,
         )
 

@@ -90,6 +90,11 @@ class ClaudeCodeAdapter:
             env=_environment(request),
         )
 
+    def interactive(self, request: TurnRequest) -> Invocation:
+        """Open the terminal interface on the session."""
+        env = {"DISABLE_AUTOUPDATER": "1"}
+        return Invocation(argv=(*request.command, *_session(request)), stdin=b"", env=env)
+
     def decoder(self, request: TurnRequest) -> ClaudeCodeDecoder:
         """Begin to read a run of `request`."""
         return ClaudeCodeDecoder(request)

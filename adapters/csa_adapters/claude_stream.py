@@ -240,6 +240,7 @@ class ClaudeCodeDecoder:
 
     def _api_error(self, event: _Json, message: str) -> list[Update]:
         names = [event.get("api_error_type"), event.get("api_error"), event.get("error")]
+        message = message or f"the provider failed: {next(filter(None, map(text_of, names)), 'it did not say why')}"
         self._error = _kind(names, event.get("api_error_status"), message), message
         return [Update("error", {"kind": self._error[0], "message": message})]
 

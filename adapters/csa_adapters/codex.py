@@ -88,6 +88,10 @@ class CodexAdapter:
             stdin=request.prompt.encode("utf-8", "replace"),
         )
 
+    def interactive(self, request: TurnRequest) -> Invocation:
+        """Open the TUI on the thread, without the daemon that it would leave running behind it."""
+        return Invocation(argv=(*request.command, *_thread(request), "--no-daemon"), stdin=b"")
+
     def decoder(self, request: TurnRequest) -> CodexDecoder:
         """Begin to read a run of `request`."""
         return CodexDecoder(request)

@@ -17,8 +17,11 @@ from csa_adapters.gemini_settings import (
     NOTE,
     OUTER_HOME,
     OUTER_SETTINGS_PATH,
+    PRIVATE,
     READS,
     SETTINGS_PATH,
+    home_links,
+    is_overruled,
     keeps_conversations,
     login_copies,
     original_home,
@@ -35,9 +38,12 @@ from csa_adapters.homes import argument, endpoint_name, home_directory, is_uuid,
 _ALWAYS = ("--skip-trust", "--output-format", "stream-json")
 _MODES = {Permission.READ_ONLY: "default", Permission.EDIT: "auto_edit", Permission.FULL: "yolo"}
 _FORGETS = (
-    "gemini-cli can take csa's settings only as root, below directories that are root's alone: conversations that are "
-    "resumed later may be deleted by its clean-up. To prevent that, set general.sessionRetention.enabled to false in "
-    "~/.gemini/settings.json."
+    "The project's settings say which conversations gemini-cli deletes: its clean-up may take some that are resumed "
+    "later. To prevent that, set general.sessionRetention.enabled to false in .gemini/settings.json."
+)
+_CLEANS_UP = (
+    "gemini-cli's clean-up may delete conversations while its interface is open. To prevent that, set "
+    "general.sessionRetention.enabled to false in ~/.gemini/settings.json."
 )
 
 
@@ -85,7 +91,16 @@ class GeminiCliAdapter:
             return _ephemeral(request, argv, files)
         if request.run_directory_is_roots:
             return _with_settings(request, argv, files)
-        return _without_settings(request, argv, files)
+        return _in_a_home_of_its_own(request, argv, files)
+
+    def interactive(self, request: TurnRequest) -> Invocation:
+        """Open the terminal interface on the conversation, with the user's settings alone."""
+        return Invocation(
+            argv=(*request.command, "--skip-trust", *_session(request)),
+            stdin=b"",
+            env={**_environment(request), "GITHUB_SHA": None, "SURFACE": None},
+            warnings=() if keeps_conversations(request) else (_CLEANS_UP,),
+        )
 
     def decoder(self, request: TurnRequest) -> GeminiDecoder:
         """Begin to read a run of `request`."""
@@ -133,7 +148,7 @@ def _prompt(text: str) -> bytes:
 def _environment(request: TurnRequest) -> dict[str, str | None]:
     """Run one process: the launcher ignores signals and leaves its child behind.
 
-    A home that an outer, ephemeral run of csa has set is undone.
+    A home that an outer run of csa has set is undone.
     """
     changes: dict[str, str | None] = {"GEMINI_CLI_NO_RELAUNCH": "true"}
     if OUTER_HOME in request.environ:
@@ -156,22 +171,51 @@ def _with_settings(request: TurnRequest, argv: tuple[str, ...], files: dict[str,
     return Invocation(argv=argv, stdin=_prompt(request.prompt), env=env, files=files)
 
 
-def _without_settings(request: TurnRequest, argv: tuple[str, ...], files: dict[str, str]) -> Invocation:
-    """Do without a settings file, which gemini would not read: the system text stands before the prompt.
+def _in_a_home_of_its_own(request: TurnRequest, argv: tuple[str, ...], files: dict[str, str]) -> Invocation:
+    """Give the settings as the user's, in a home that else stands for his: nobody else needs root to be believed.
 
-    GITHUB_SHA and SURFACE make gemini strip `CSA_*` from the agent's shell, and only a setting could prevent it.
+    The project's settings are above the user's. Where they name the context files, the system text stands before the
+    prompt; where they override models, an effort is refused.
     """
-    if request.effort:
+    if request.effort and is_overruled(request, "modelConfigs", "customOverrides"):
         raise UsageError(
-            "The effort of gemini-cli can only be set as root, below directories that are root's alone.",
-            hint="set modelConfigs in ~/.gemini/settings.json instead",
+            "The effort of gemini-cli cannot be set: the project's settings override models themselves.",
+            hint="see modelConfigs.customOverrides in .gemini/settings.json",
         )
-    prompt = f"{request.system}\n\n{request.prompt}" if request.system else request.prompt
-    env = {**_environment(request), "GITHUB_SHA": None, "SURFACE": None}
+    prompt, note = request.prompt, None
+    if request.system and is_overruled(request, "context", "fileName"):
+        prompt = f"{request.system}\n\n{prompt}"
+    elif request.system:
+        note = _private_note(request, files)
+    files[f"{PRIVATE}/.gemini/settings.json"] = private_settings(request, note)
+    return Invocation(
+        argv=argv,
+        stdin=_prompt(prompt),
+        env=_private_environment(request),
+        files=files,
+        links=home_links(request, _home(request.environ)),
+        warnings=(_FORGETS,) if is_overruled(request, "general", "sessionRetention", "enabled") else (),
+    )
+
+
+def _private_note(request: TurnRequest, files: dict[str, str]) -> str:
+    """Write the system text, and return its path as seen from the `.gemini` of the run's home."""
+    files[NOTE] = protected(request.system or "")
+    return posixpath.join("..", "..", NOTE)
+
+
+def _private_environment(request: TurnRequest) -> dict[str, str | None]:
+    """Point gemini to the run's home. What GitHub's surroundings make it strip from the agent's shell is taken away."""
+    env = {
+        **_environment(request),
+        HOME: posixpath.join(request.run_directory, PRIVATE),
+        OUTER_HOME: original_home(request.environ) or "",
+        "GITHUB_SHA": None,
+        "SURFACE": None,
+    }
     if OUTER_SETTINGS_PATH in request.environ:
         env |= {SETTINGS_PATH: original_settings_path(request.environ) or None, OUTER_SETTINGS_PATH: None}
-    warnings = () if keeps_conversations(request) else (_FORGETS,)
-    return Invocation(argv=argv, stdin=_prompt(prompt), env=env, files=files, warnings=warnings)
+    return env
 
 
 def _ephemeral(request: TurnRequest, argv: tuple[str, ...], files: dict[str, str]) -> Invocation:
@@ -179,21 +223,10 @@ def _ephemeral(request: TurnRequest, argv: tuple[str, ...], files: dict[str, str
 
     A project's GEMINI.md is read all the same: no setting of 0.61.0 prevents it.
     """
-    below = "home/.gemini"
-    note = None
-    if request.system:
-        note = posixpath.join("..", "..", NOTE)
-        files[NOTE] = protected(request.system)
+    below = f"{PRIVATE}/.gemini"
+    note = _private_note(request, files) if request.system else None
     files |= {f"{below}/{name}": content for name, content in login_copies(request).items()}
     files[f"{below}/settings.json"] = private_settings(request, note)
-    env = {
-        **_environment(request),
-        HOME: posixpath.join(request.run_directory, "home"),
-        OUTER_HOME: original_home(request.environ) or "",
-        "TMPDIR": request.run_directory,  # its reports of errors hold the prompt
-        "GITHUB_SHA": None,
-        "SURFACE": None,
-    }
-    if OUTER_SETTINGS_PATH in request.environ:
-        env |= {SETTINGS_PATH: original_settings_path(request.environ) or None, OUTER_SETTINGS_PATH: None}
+    # Its reports of errors hold the prompt.
+    env = {**_private_environment(request), "TMPDIR": request.run_directory}
     return Invocation(argv=argv, stdin=_prompt(request.prompt), env=env, files=files)

@@ -1,7 +1,8 @@
 """The settings csa gives gemini-cli for one run, made from those that would hold without it. Pure.
 
-gemini-cli takes them from a file only (`GEMINI_CLI_SYSTEM_SETTINGS_PATH`, the layer above all others), and only when
-root owns that file and every directory above it (0.61.0). The user's own files are read and never written.
+gemini-cli takes them from files only: the system's (`GEMINI_CLI_SYSTEM_SETTINGS_PATH`, the layer above all others), if
+root owns that file and every directory above it (0.61.0), else the user's, in a home that csa makes for the run
+(`GEMINI_CLI_HOME`). The user's own files are read and never written.
 """
 
 from __future__ import annotations
@@ -26,11 +27,12 @@ OUTER_HOME = "OUTER_GEMINI_CLI_HOME"
 
 # The layers of settings, weakest first: alternatives of which the first one named or present holds.
 _USER = (f"${OUTER_HOME}/.gemini/settings.json", f"${HOME}/.gemini/settings.json", "~/.gemini/settings.json")
+_PROJECT = ("./.gemini/settings.json",)
 _SYSTEM = (f"${OUTER_SETTINGS_PATH}", f"${SETTINGS_PATH}", "/etc/gemini-cli/settings.json")
 _LAYERS = (
     ("$GEMINI_CLI_SYSTEM_DEFAULTS_PATH", "/etc/gemini-cli/system-defaults.json"),
     _USER,
-    ("./.gemini/settings.json",),
+    _PROJECT,
     _SYSTEM,
 )
 # What a login consists of; an ephemeral run has a home of its own and takes it along.
@@ -39,6 +41,16 @@ LOGIN_FILES = tuple(f"{home}/.gemini/{name}" for name in _LOGIN for home in (f"$
 READS = (*(name for layer in _LAYERS for name in layer), *LOGIN_FILES)
 
 NOTE = "csa-note.md"
+PRIVATE = "home"  # the home of a run, below its directory
+# What gemini may write anew, beside what is there already.
+_WRITTEN = (
+    "oauth_creds.json",
+    "google_accounts.json",
+    "gemini-credentials.json",
+    "mcp-oauth-tokens.json",
+    "installation_id",
+    "state.json",
+)
 # Three attempts, 5 and 10 s apart, end a dead provider's turn after 20 s; gemini's own ten take four minutes.
 _MAX_ATTEMPTS = 3
 _PASSED_ON = (
@@ -81,13 +93,38 @@ def system_settings(request: TurnRequest, note: str | None) -> str:
 
 
 def private_settings(request: TurnRequest, note: str | None) -> str:
-    """Return the user settings of a run in a home of its own."""
-    return _compose(request, _layer(request, _USER), note)
+    """Return the user settings of a run in a home of its own; UsageError when the user's cannot be understood."""
+    return _compose(request, _layer(request, _USER, is_strict=True), note)
+
+
+def is_overruled(request: TurnRequest, *keys: str) -> bool:
+    """Say whether a layer above the user's settings says what csa would say there."""
+    return _value(request, (_PROJECT, _SYSTEM), keys) is not None
 
 
 def keeps_conversations(request: TurnRequest) -> bool:
-    """Say whether the user's settings keep gemini from deleting conversations."""
+    """Say whether the user's own settings keep gemini from deleting conversations."""
     return _setting(request, "general", "sessionRetention", "enabled") is False
+
+
+def home_links(request: TurnRequest, directory: str) -> dict[str, str]:
+    """Return what makes a home of a run stand for the user's, but for its settings.
+
+    Conversations, logins and what the agent is to remember stay where they are. A `projects.json` that gemini writes
+    anew goes with the run: it finds a project's conversations by the markers beside them as well.
+
+    Args:
+        request: the turn.
+        directory: the user's `.gemini`.
+    """
+    home = posixpath.dirname(directory)
+    own = [name for name in (*_WRITTEN, *_file_names(request)) if "/" not in name]
+    return {
+        **{f"{PRIVATE}/.gemini/{name}": f"{directory}/{name}/" for name in ("tmp", "history")},
+        **{f"{PRIVATE}/.gemini/{name}": f"{directory}/{name}" for name in own},
+        f"{PRIVATE}/.gemini/*": directory,
+        **{f"{PRIVATE}/{name}": f"{home}/{name}" for name in (".agents", ".env")},
+    }
 
 
 def login_copies(request: TurnRequest) -> dict[str, str]:
@@ -149,7 +186,11 @@ def _thinking(effort: str, model: str | None) -> list[_Json]:
 
 def _setting(request: TurnRequest, *keys: str) -> Any:
     """Return the value that holds by the user's and administrator's files; None when none says it."""
-    for layer in reversed(_LAYERS):
+    return _value(request, _LAYERS, keys)
+
+
+def _value(request: TurnRequest, layers: tuple[tuple[str, ...], ...], keys: tuple[str, ...]) -> Any:
+    for layer in reversed(layers):
         value: Any = _layer(request, layer)
         for key in keys:
             value = mapping_of(value).get(key)
@@ -165,7 +206,7 @@ def _layer(request: TurnRequest, names: tuple[str, ...], *, is_strict: bool = Fa
         found = _parse(request.files[name])
         if found is None and is_strict:
             raise UsageError(
-                f"The system settings of gemini-cli ({name}) are no JSON object.", hint=f"correct them, or unset {name}"
+                f"The settings of gemini-cli ({name}) are no JSON object.", hint="correct them, or move them away"
             )
         return found or {}
     return {}

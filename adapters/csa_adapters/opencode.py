@@ -98,6 +98,12 @@ class OpencodeAdapter:
             env=_environment(request),
         )
 
+    def interactive(self, request: TurnRequest) -> Invocation:
+        """Open opencode's own interface on the session."""
+        session = _order(request)["session"]  # checked
+        env = {name: value for name, value in _environment(request).items() if name != "OPENCODE_PERMISSION"}
+        return Invocation(argv=(*request.command, "--session", session), stdin=b"", env=env)
+
     def decoder(self, request: TurnRequest) -> OpencodeDecoder:
         """Begin to read a run of `request`."""
         return OpencodeDecoder(request)

@@ -42,6 +42,7 @@ _MESSAGES = rules(
     (r"connect|connection|socket|network|fetch failed|timed? ?out|ECONN|ENOTFOUND|EAI_AGAIN|terminated", "network"),
 )
 _REFUSED = re.compile(r"The user (has specified a rule which prevents you from using|rejected permission to use) this ")
+_SECONDS = re.compile(r"\d{1,9}(\.\d{1,9})?")
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
 
@@ -53,6 +54,7 @@ class OpencodeDecoder:
         self._session: str | None = None
         self._fault: str | None = None
         self._error: tuple[ErrorKind, str] | None = None
+        self._retry_after_s: float | None = None
         self._reason = ""  # why the last step ended
         self._texts: list[str] = []  # of the last message that had any
         self._text_message = ""
@@ -103,6 +105,7 @@ class OpencodeDecoder:
             stop_reason=self._reason or None,
             error_kind=kind,
             error_message=message,
+            retry_after_s=self._retry_after_s if self._error else None,
             usage=self._usage,
             denied=tuple(self._denied.values()),
         )
@@ -213,6 +216,7 @@ class OpencodeDecoder:
         else:
             kind = _kind_of_error(name, data, message)
         self._error = kind, message
+        self._retry_after_s = _retry_after(data)
         return [Update("error", {"kind": kind, "message": message})]
 
     def _step_finish(self, event: _Json) -> list[Update]:
@@ -239,6 +243,12 @@ class OpencodeDecoder:
             cost_usd=number_of(part.get("cost")) or None,  # 0 where it knows no price
         )
         self._usage = self._usage + step if self._usage else step
+
+
+def _retry_after(data: _Json) -> float | None:
+    """Return the seconds after which the provider, or opencode's own schedule, says that it can be asked again."""
+    header = text_of(mapping_of(data.get("responseHeaders")).get("retry-after"))
+    return number_of(data.get("retryAfterS")) or (float(header) if _SECONDS.fullmatch(header) else None)
 
 
 def _kind_of_retry(message: str) -> ErrorKind:

@@ -1,7 +1,7 @@
 """What a shell may complete a word to: `csa __complete KIND WORD [the words before it ...]`, called by its scripts.
 
 Prints a candidate a line, with a tab and a description where there is one. It runs at every press of a key, so it
-reads names of directories, and at most the newest states. What goes wrong is passed over in silence.
+reads names of directories, and at most the newest states or the configuration. What goes wrong is passed over.
 """
 
 from __future__ import annotations
@@ -60,16 +60,21 @@ def _id_candidate(session_id: str, typed: str, ids: Sequence[str]) -> str:
     return typed + session_id[len(typed) : length if length > len(typed) else ID_LENGTH]
 
 
-def _tools(typed: str, _before: Sequence[str]) -> Iterator[tuple[str, str]]:
+def _tools(typed: str, before: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Yield the tools that have adapters, those that the configuration makes agents of, and `auto`."""
     from csa.model.config import AUTO  # noqa: PLC0415  # sessions need none of it
     from csa.runner.toolbox import adapter_names  # noqa: PLC0415  # as above
 
-    yield from ((name, "") for name in (*adapter_names(), AUTO) if name.startswith(typed))
+    try:
+        config = _client(before).setting.config
+    except (CsaError, OSError):  # what is installed can be told without
+        config = None
+    yield from ((name, "") for name in (*adapter_names(config), AUTO) if name.startswith(typed))
 
 
 def _client(before: Sequence[str]) -> Csa:
     """Open the project that the command would act in."""
-    from csa.runner.client import Csa  # noqa: PLC0415  # tools need none of it
+    from csa.runner.client import Csa  # noqa: PLC0415  # a word that begins with @ needs none of it
 
     directory = "."
     for word, following in pairwise([*before, ""]):

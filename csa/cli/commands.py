@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -52,6 +53,10 @@ class _Formatter(argparse.HelpFormatter):
     def __init__(self, prog: str) -> None:
         super().__init__(prog, width=_columns() - 2)  # given, or argparse imports shutil to find out
 
+    def format_help(self) -> str:
+        """Show an option whose value may be left out as it has to be given: with an equals sign."""
+        return re.sub(r"(--[a-z-]+) \[([A-Z]+)\]", r"\1[=\2]", super().format_help())
+
     def _fill_text(self, text: str, width: int, indent: str) -> str:
         return "\n\n".join(super(_Formatter, self)._fill_text(part, width, indent) for part in text.split("\n\n"))
 
@@ -75,6 +80,14 @@ class Parser(argparse.ArgumentParser):
             return self.parse_intermixed_args(args, namespace)
         return super().parse_args(args, namespace)
 
+    def parse_known_args(self, args=None, namespace=None):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201  # as it is
+        """Take the value of an option that may have none only as `--option=value`, or it would take the prompt."""
+        lone = {name: each.const for each in self._actions if each.nargs == "?" for name in each.option_strings}
+        words = list(sys.argv[1:] if args is None else args)
+        end = words.index("--") if "--" in words else len(words)
+        joined = [f"{word}={lone[word]}" if word in lone else word for word in words[:end]]
+        return super().parse_known_args(joined + words[end:], namespace)
+
     def error(self, message: str) -> None:  # type: ignore[override]  # argparse's never returns; nor does this
         raise UsageFault(message, self.prog)
 
@@ -92,6 +105,8 @@ GROUPS = {"session": "look at sessions", "config": "look at the configuration"}
 COMMANDS = (
     Command(("run",), "run", "hand a prompt to an AI coding tool, in a new or old session"),
     Command(("top",), "top", "show what runs, in all projects"),
+    Command(("ps",), "ps", "print what runs, in all projects, with its processes"),
+    Command(("kill",), "kill", "end everything that runs, in all projects"),
     Command(("session", "list"), "session_list", "list the project's sessions, or their tree"),
     Command(("session", "result"), "session_result", "print the answer of a session's last turn"),
     Command(("session", "logs"), "session_logs", "print what happened in a session"),
@@ -106,6 +121,11 @@ COMMANDS = (
     Command(("session", "validate"), "session_validate", "say what is wrong with the records of sessions"),
     Command(("session", "repair"), "session_repair", "mend what can safely be mended in a session's record"),
     Command(("gc",), "gc", "remove old sessions and leftovers, quietly, for cron"),
+    Command(("session", "budget"), "session_budget", "show what a session and all below it have used"),
+    Command(("session", "why"), "session_why", "print the evidence of what a session does"),
+    Command(("session", "wait"), "session_wait", "wait until sessions have ended"),
+    Command(("session", "attach"), "session_attach", "follow a running turn, or open the tool"),
+    Command(("session", "kill"), "session_kill", "end running sessions"),
     Command(("config", "show"), "config_show", "print each setting with its origin"),
     Command(("config", "validate"), "config_validate", "check the config files"),
     Command(("doctor",), "doctor", "say whether csa can work here, and what to do if not"),
@@ -134,8 +154,8 @@ def members(group: str) -> list[Command]:
 
 # What one wants to do, and the first words of the commands for it; what is in none of them comes under "more".
 PURPOSES = (
-    ("run agents", ("run",)),
-    ("look at sessions", ("session", "top")),
+    ("run agents", ("run", "kill")),
+    ("look at sessions", ("session", "top", "ps")),
     ("clean up", ("gc",)),
     ("set up and repair", ("doctor", "config", "completion")),
 )

@@ -38,8 +38,9 @@ def _tool_call_update(data: _Data) -> str | None:
 
 def _retry(data: _Data) -> str:
     count = f" {data['attempt']}/{data['max']}" if data.get("attempt") and data.get("max") else ""
-    after = f", in {data['retry_after_s']:g} s" if data.get("retry_after_s") else ""
-    return f"retry{count} ({data.get('kind', 'unknown')}{after}): {one_line(str(data.get('message', '')))}"
+    after = f", in {round(data['retry_after_s'], 1):g} s" if data.get("retry_after_s") else ""
+    whose = " by csa" if data.get("by") == "csa" else ""
+    return f"retry{whose}{count} ({data.get('kind', 'unknown')}{after}): {one_line(str(data.get('message', '')))}"
 
 
 def _problem(word: str) -> Callable[[_Data], str]:
@@ -96,6 +97,15 @@ def tokens(count: int) -> str:
             value = count / size
             return f"{value:.0f}{unit}" if value >= 100 else f"{value:.1f}{unit}"  # noqa: PLR2004  # three digits
     return str(count)
+
+
+def size(count_bytes: int) -> str:
+    """Render bytes in at most five characters: 950B, 5.2M, 310M, 1.2G."""
+    for unit, length in (("G", 1 << 30), ("M", 1 << 20), ("K", 1 << 10)):
+        if count_bytes >= length:
+            value = count_bytes / length
+            return f"{value:.0f}{unit}" if value >= 100 else f"{value:.1f}{unit}"  # noqa: PLR2004  # three digits
+    return f"{count_bytes}B"
 
 
 def elapsed(seconds: float) -> str:

@@ -39,7 +39,7 @@ def execute(arguments: argparse.Namespace) -> int:
         warn_of_rest,
     )
     from csa.runner.collecting import collect  # noqa: PLC0415  # as above
-    from csa.runner.orphans import end_orphans, find_orphans  # noqa: PLC0415  # as above
+    from csa.runner.leftovers import find_leftovers, reap  # noqa: PLC0415  # as above
     from csa.store.stores import find_stores  # noqa: PLC0415  # as above
 
     setting, dry_run, counter = open_client(arguments).setting, arguments.dry_run, Counter()
@@ -55,12 +55,11 @@ def execute(arguments: argparse.Namespace) -> int:
         progress=counter,
     )
     counter.end()
-    # The one place where processes of ended sessions are dealt with (csa.runner.leftovers may take this over).
-    orphans = find_orphans(root)
+    orphans = find_leftovers(root)
     ended = orphans if arguments.reap and not dry_run else []
-    report.failures += [f"process {orphan.process.pid} could not be ended" for orphan in end_orphans(ended)]
+    report.failures += [f"process {orphan.pid} could not be ended" for orphan in reap(ended)]
     if arguments.json:
-        known = [{"pid": o.process.pid, "session_id": o.session_id, "command": o.command} for o in orphans]
+        known = [{"pid": o.pid, "session_id": o.session_dir.name, "command": o.command} for o in orphans]
         print_report(report, dry_run=dry_run, more={"processes": known, "reaped": len(ended)})
         return 1 if report.failures else 0
     if dry_run:

@@ -13,6 +13,7 @@ from csa.cli.output import STATUS_STYLES, cut, display_width, one_line
 from csa.ids import is_session_id
 from csa.model.tree import Node, build_forest, walk
 from csa.model.usage import Usage
+from csa.store.owner import Owner
 
 Line = list[tuple[str, str]]  # pieces of text, each with a style of `csa.cli.output`
 Forest = list[Node["Row"]]
@@ -43,6 +44,7 @@ class Row:
     started_at: float | None = None
     duration_s: float | None = None
     usage: Usage = Usage()  # noqa: RUF009  # immutable
+    owner: Owner | None = None  # while it runs
 
     @property
     def is_running(self) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
 import anyio
@@ -34,10 +34,40 @@ _LINE_WIDTH = 160
 _LABEL = 10
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Subject:
+    """The turn that is shown."""
+
+    session_id: str
+    turn: int
+    headline: str
+    tool: str
+    project: str
+    is_new: bool  # its session began with it
+    started_at: float
+    usage: Usage  # of the session, before the turn
+
+    @classmethod
+    def of(cls, turn: Turn) -> Subject:
+        """Describe a turn that this process runs."""
+        plan = turn.plan
+        verb = "session" if plan.is_new else "continuing session"
+        return cls(
+            session_id=turn.session_id,
+            turn=turn.turn,
+            headline=f"csa: {verb} {turn.session_id}, turn {turn.turn}, {plan.adapter.name} ({plan.why_tool})",
+            tool=plan.adapter.name,
+            project=plan.state.project_path,
+            is_new=plan.is_new,
+            started_at=time.time(),
+            usage=plan.state.usage,
+        )
+
+
 class Progress(Protocol):
     """What the command tells of a running turn."""
 
-    def begin(self, turn: Turn) -> None: ...
+    def begin(self, subject: Subject) -> None: ...
     def show(self, event: Event) -> None: ...
     async def keep_fresh(self) -> None: ...
     def end(self) -> None: ...
@@ -53,7 +83,7 @@ def make_progress(client: Csa, *, quiet: bool, plain: bool = False) -> Progress:
 class Silence:
     """Shows nothing."""
 
-    def begin(self, turn: Turn) -> None:
+    def begin(self, subject: Subject) -> None:
         """Show nothing."""
 
     def show(self, event: Event) -> None:
@@ -74,15 +104,19 @@ class PlainLines(Silence):
 
     def __init__(self) -> None:
         self._message = ""
+        self._first_turn = 0
 
-    def begin(self, turn: Turn) -> None:
+    def begin(self, subject: Subject) -> None:
         """Say which session this is: its record is on disk, so the id can be used at once."""
-        _say(_headline(turn))
+        self._first_turn = subject.turn
+        _say(subject.headline)
 
     def show(self, event: Event) -> None:
         """Say what happened."""
         line = describe(event)
-        if event.type == "run_finished":
+        if event.type == "run_started" and event.turn != self._first_turn:
+            _say(_headline_of_fallback(event))
+        elif event.type == "run_finished":
             _say(_closing(event))
         elif event.type == "agent_message":
             self._message = line or ""
@@ -103,36 +137,39 @@ class LiveTree(Silence):
         self._roster = Roster(lambda: find_stores(store.root), user_home=home(environ))
         self._screen = Screen(sys.stderr, whole=False)
         self._closing = ""
-        self._turn: Turn
+        self._subject: Subject
         self._own: Row
         self._before = Usage()
         self._others: list[Row] = []
         self._resumed: set[str] = set()
         self._since = ""
 
-    def begin(self, turn: Turn) -> None:
+    def begin(self, subject: Subject) -> None:
         """Say which session this is, and begin to draw."""
-        _say(Style(sys.stderr)(_headline(turn), "dim"))
-        self._turn = turn
-        self._before = turn.plan.state.usage
-        self._since = turn.session_id
-        if not turn.plan.is_new:
+        _say(Style(sys.stderr)(subject.headline, "dim"))
+        self._subject = subject
+        self._before = subject.usage
+        self._since = subject.session_id
+        if not subject.is_new:
             self._since = max(self._since, new_session_id(time.time_ns() // 1_000_000, bytes(ENTROPY_BYTES)))
         self._own = Row(
-            session_id=turn.session_id,
-            place=self._roster.place(turn.plan.state.project_path),
-            label=turn.session_id[:_LABEL],
-            tool=turn.plan.adapter.name,
-            started_at=time.time(),
-            usage=self._before,
+            session_id=subject.session_id,
+            place=self._roster.place(subject.project),
+            label=subject.session_id[:_LABEL],
+            tool=subject.tool,
+            started_at=subject.started_at,
+            usage=subject.usage,
         )
         self._screen.start()
         self._draw()
 
     def show(self, event: Event) -> None:
         """Take note of what happened."""
-        if event.type == "run_finished":
+        if event.type == "run_started" and event.data.get("tool") != self._own.tool:
+            self._fall_back(event)
+        elif event.type == "run_finished":
             self._closing = _closing(event)
+            self._before = self._own.usage
         elif event.type == "usage":
             self._own = replace(self._own, usage=self._before + Usage.from_dict(event.data))
             return
@@ -141,6 +178,12 @@ class LiveTree(Silence):
             self._screen.print(line, "yellow")
         if line:
             self._own = replace(self._own, doing=line)
+
+    def _fall_back(self, event: Event) -> None:
+        """Leave what became of the last tool on the screen, and go on with the next."""
+        for line in (self._closing, _headline_of_fallback(event)):
+            self._screen.print(line, "yellow")
+        self._own = replace(self._own, tool=str(event.data.get("tool")))
 
     async def keep_fresh(self) -> None:
         """Draw again and again, with the sessions that the agents have started, in whichever project."""
@@ -159,7 +202,7 @@ class LiveTree(Silence):
 
     def _is_ours(self, observer: Observer, session_id: str) -> bool:
         """Say whether a session may be one that an agent of this turn has begun, or goes on with."""
-        if session_id <= self._turn.session_id:
+        if session_id <= self._subject.session_id:
             return False
         if session_id <= self._since and session_id not in self._resumed and observer.is_running(session_id):
             self._resumed.add(session_id)
@@ -167,15 +210,13 @@ class LiveTree(Silence):
 
     def _draw(self) -> None:
         width, height = self._screen.size
-        tree = [node for node in arrange([self._own, *self._others]) if node.session_id == self._turn.session_id]
+        tree = [node for node in arrange([self._own, *self._others]) if node.session_id == self._subject.session_id]
         height = min(MAX_ROWS_SHOWN, height - 1)
         self._screen.draw(lay_out(tree, width=width, height=height, now=time.time()))
 
 
-def _headline(turn: Turn) -> str:
-    plan = turn.plan
-    verb = "session" if plan.is_new else "continuing session"
-    return f"csa: {verb} {turn.session_id}, turn {turn.turn}, {plan.adapter.name} ({plan.why_tool})"
+def _headline_of_fallback(event: Event) -> str:
+    return f"csa: going on in turn {event.turn} with {event.data.get('tool')}"
 
 
 def _closing(event: Event) -> str:

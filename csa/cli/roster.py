@@ -91,6 +91,7 @@ class Roster:
             started_at=sight.started_at,
             duration_s=sight.duration_s,
             usage=sight.usage,
+            owner=sight.owner,
         )
 
 

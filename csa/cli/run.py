@@ -2,18 +2,20 @@
 
 stdout is the answer and nothing else; what the agent is doing, the session's id and hints go to stderr.
 Exits 0 when the turn succeeded, 1 when it failed, 2 on bad usage, 3 when the session is not found, 4 when it is busy,
-5 when a limit forbids it, 7 when the tool is missing or not logged in, 8 when the provider limits the rate, 124 when
-the time is up, 130 and 143 when interrupted or terminated.
+5 when a limit or a budget forbids it, 7 when the tool is missing or not logged in, 8 when the provider limits the rate,
+124 when the time is up, 130 and 143 when interrupted or terminated.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import shlex
 import shutil
 import signal
 import sys
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,6 +27,7 @@ from csa.model.duration import parse_duration
 from csa.model.permission import Permission
 from csa.model.result import RunResult
 from csa.runner.client import Csa
+from csa.runner.patience import try_until_free
 from csa.runner.plan import TurnPlan
 from csa.runner.request import RunRequest
 
@@ -58,7 +61,39 @@ def configure(parser: argparse.ArgumentParser) -> None:
     how.add_argument("--system", metavar="TEXT", help="text to add to the tool's system prompt")
     how.add_argument("--system-file", metavar="FILE", help="the same, from a file")
     how.add_argument("--timeout", type=float, metavar="S", help="end the turn after S seconds")
+    how.add_argument("--idle-timeout", type=float, metavar="S", help="end it after S seconds without output or work")
+    how.add_argument("--detach", action="store_true", help="return when the session is there; it goes on by itself")
+    how.add_argument("--on-finish", metavar="CMD", help="run this shell command when the turn has ended")
+    how.add_argument("--keep-background", action="store_true", help="leave running what the tool leaves running")
+    how.add_argument(
+        "--retries",
+        type=int,
+        metavar="N",
+        help="try again up to N times when the provider fails in passing and nothing has been done yet (default: 2)",
+    )
+    how.add_argument(
+        "--fallback",
+        metavar="T,...",
+        help="when the provider fails, go on in the same session with the first of these tools that can",
+    )
+    how.add_argument(
+        "--no-handoff",
+        action="store_true",
+        help="give the tool the prompt alone, even where other tools have worked in the session before",
+    )
+    how.add_argument(
+        "--wait",
+        nargs="?",
+        const=math.inf,
+        type=float,
+        metavar="S",
+        help="wait for a busy session, or while too many turns run; at most S seconds with --wait=S",
+    )
     how.add_argument("--dry-run", action="store_true", help="say what would be run; create and start nothing")
+    budget = parser.add_argument_group("budget of the session and of all that its agents start; 0 is none")
+    budget.add_argument("--budget-tokens", type=int, metavar="N", help="tokens, in and out")
+    budget.add_argument("--budget-usd", type=float, metavar="X", help="US dollars, as far as the tools tell them")
+    budget.add_argument("--budget-time", type=float, metavar="S", help="seconds of all turns, added up")
     prompt = parser.add_argument_group("the prompt")
     prompt.add_argument("--prompt-file", metavar="FILE", help="read the prompt from a file")
     prompt.add_argument("--stdin", action="store_true", help="add what stdin holds to PROMPT, behind a blank line")
@@ -73,9 +108,33 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def execute(arguments: argparse.Namespace) -> int:
     client = Csa.from_environment(arguments.cd or ".", command=_own_command(), owns_process=True)
     request = _request(arguments)
+    if arguments.wait is not None and not arguments.wait >= 0:
+        raise UsageError("--wait takes a number of seconds from 0 up.")
     if arguments.dry_run:
         _print_plan(client.plan(request), as_json=arguments.json)
         return 0
+    if arguments.detach:
+        return _detach(client, request, arguments)
+    if arguments.wait is None:
+        return _carry_out(client, request, arguments)
+    return try_until_free(
+        lambda: _carry_out(client, request, arguments), limit_s=arguments.wait, tell=_teller(quiet=arguments.quiet)
+    )
+
+
+def _teller(*, quiet: bool) -> Callable[[str], None]:
+    """Return what says on stderr what is waited for."""
+
+    def tell(words: str) -> None:
+        if not quiet:
+            with lossy(sys.stderr):
+                print(f"waiting: {words}", file=sys.stderr, flush=True)
+
+    return tell
+
+
+def _carry_out(client: Csa, request: RunRequest, arguments: argparse.Namespace) -> int:
+    """Plan the turn, run it and print its answer. BusyError and FullError come before anything is done."""
     import anyio  # noqa: PLC0415  # a dry run and a usage error need no event loop
 
     from csa.cli.progress import make_progress  # noqa: PLC0415  # as above
@@ -89,14 +148,47 @@ def execute(arguments: argparse.Namespace) -> int:
     anyio.run(_drive, turn, progress, faults if arguments.stream_json else None)
     assert turn.result is not None
     _print_outcome(turn, turn.result, arguments)
+    if arguments.on_finish:
+        _finish(arguments.on_finish, client, turn.result)
     if faults and not isinstance(faults[0], BrokenPipeError):
         raise faults[0]
     return turn.result.exit_code
 
 
+def _detach(client: Csa, request: RunRequest, arguments: argparse.Namespace) -> int:
+    """Start the turn by itself; print its session's id, which any process can resolve from then on."""
+    from csa.runner.detach import start_detached  # noqa: PLC0415  # only this needs it
+
+    if arguments.stream_json:
+        raise UsageError("--detach and --stream-json exclude each other.", hint="csa session logs -f --events")
+    started = start_detached(client, request, wait_s=arguments.wait, on_finish=arguments.on_finish)
+    if arguments.json:
+        print_json(started.to_json())
+    else:
+        print(started.session_id)
+    if not arguments.quiet:
+        with lossy(sys.stderr):
+            print(f"{started.tool}, turn {started.turn}, runs by itself (PID {started.pid})", file=sys.stderr)
+            print(f"hint: csa session wait -s {started.session_id}", file=sys.stderr)
+    return 0
+
+
+def _finish(command: str, client: Csa, result: RunResult) -> None:
+    from csa.runner.on_finish import run_on_finish  # noqa: PLC0415  # only this needs it
+
+    sys.stdout.flush()
+    directory = str(client.setting.directory)
+    problem = run_on_finish(command, result, environ=client.setting.environ, directory=directory)
+    if problem:
+        with lossy(sys.stderr):
+            print(f"warning: {problem}", file=sys.stderr)
+
+
 async def _drive(turn: Turn, progress: Progress, stream_faults: list[OSError] | None) -> None:
     """Run the turn and show it; with a list for faults, its events go to stdout as they come."""
     import anyio  # noqa: PLC0415  # imported by the caller
+
+    from csa.cli.progress import Subject  # noqa: PLC0415  # as above
 
     with anyio.open_signal_receiver(*_heeded_signals()) as signals:
         async with turn, anyio.create_task_group() as tasks:
@@ -107,7 +199,7 @@ async def _drive(turn: Turn, progress: Progress, stream_faults: list[OSError] | 
 
             tasks.start_soon(obey)
             with lossy(sys.stderr):
-                progress.begin(turn)
+                progress.begin(Subject.of(turn))
             try:
                 tasks.start_soon(progress.keep_fresh)
                 async for event in turn:
@@ -137,10 +229,15 @@ def _print_outcome(turn: Turn, result: RunResult, arguments: argparse.Namespace)
     with lossy(sys.stderr):
         for loss in turn.losses:
             print(f"warning: {loss}", file=sys.stderr)
-        if result.status != "succeeded":
-            kind = f" ({result.error_kind})" if result.error_kind else ""
-            words = f"{result.tool} {_STATUS_WORDS[result.status]}{kind}: {result.error_message}"
-            print_problem(words, hint=_hint(result))
+        print_failure(result)
+
+
+def print_failure(result: RunResult) -> None:
+    """Say on stderr how a turn ended that did not succeed."""
+    if result.status != "succeeded":
+        kind = f" ({result.error_kind})" if result.error_kind else ""
+        words = f"{result.tool} {_STATUS_WORDS[result.status]}{kind}: {result.error_message}"
+        print_problem(words, hint=_hint(result))
 
 
 _STATUS_WORDS = {
@@ -157,6 +254,8 @@ def _hint(result: RunResult) -> str | None:
         return f"log in with {result.tool}, or set its key"
     if result.error_kind == "context_overflow":
         return "begin a new session, or shorten this one with the tool's own compaction"
+    if result.error_kind == "quota":
+        return f'csa run --session {result.session_id} --tool ANOTHER "go on", or pass --fallback the next time'
     if result.provider_session_id is None:
         return None
     return f'csa run --session {result.session_id} "go on"'
@@ -179,8 +278,21 @@ def _request(arguments: argparse.Namespace) -> RunRequest:
         ephemeral=arguments.ephemeral,
         timeout_s=arguments.timeout,
         ttl=_ttl(arguments.ttl) if arguments.ttl is not None else None,
+        idle_timeout_s=arguments.idle_timeout,
+        keep_background=arguments.keep_background,
+        retries=arguments.retries,
+        fallback=_words(arguments.fallback),
+        handoff=False if arguments.no_handoff else None,
+        budget_tokens=arguments.budget_tokens,
+        budget_usd=arguments.budget_usd,
+        budget_time_s=arguments.budget_time,
         directory=Path(arguments.cd).resolve() if arguments.cd else None,
     )
+
+
+def _words(text: str | None) -> tuple[str, ...] | None:
+    """Split a list of names; an empty one is none, and None is left to the configuration."""
+    return None if text is None else tuple(word.strip() for word in text.split(",") if word.strip())
 
 
 def _ttl(text: str) -> timedelta:
@@ -241,6 +353,9 @@ def _print_plan(plan: TurnPlan, *, as_json: bool) -> None:
         "model": plan.model,
         "effort": plan.effort,
         "timeout_s": plan.timeout_s,
+        "idle_timeout_s": plan.idle_timeout_s,
+        "retries": plan.retries,
+        "fallback": list(plan.fallback),
         "parent": plan.state.parent_session_id,
         "depth": plan.state.depth,
         "resumes": plan.tool_state.provider_session_id,
@@ -249,5 +364,5 @@ def _print_plan(plan: TurnPlan, *, as_json: bool) -> None:
         print_json(facts)
         return
     for name, value in facts.items():
-        if value is not None:
+        if value not in (None, []):
             print(f"{name:<11} {value}")

@@ -31,7 +31,7 @@ def execute(arguments: argparse.Namespace) -> int:
     roster = Roster(lambda: find_stores(root), user_home=home(os.environ))
     others = OTHERS_SHOWN if arguments.all else 0
     if arguments.json:
-        print_json([_to_json(row) for row in _by_start(roster.running(others=others))])
+        print_json([to_json(row) for row in by_start(roster.running(others=others))])
         return 0
     empty = "No sessions found" if arguments.all else "Nothing runs; with --all the newest sessions are shown"
 
@@ -48,11 +48,13 @@ def execute(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _by_start(rows: list[Row]) -> list[Row]:
+def by_start(rows: list[Row]) -> list[Row]:
+    """Return rows with the turn that began last first."""
     return sorted(rows, key=lambda row: (row.started_at or 0, row.session_id), reverse=True)
 
 
-def _to_json(row: Row) -> dict[str, object]:
+def to_json(row: Row) -> dict[str, object]:
+    """Return the object that is printed of a session."""
     seconds = row.elapsed_s(time.time())
     return {
         "project": row.project,

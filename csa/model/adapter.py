@@ -77,6 +77,9 @@ class Invocation:
     stdin: bytes
     env: Mapping[str, str | None] = field(default_factory=dict)  # changes to the environment; None removes a name
     files: Mapping[str, str] = field(default_factory=dict)  # by their place below `run_directory`; gone after the turn
+    # Places below `run_directory` that stand for absolute ones: one that ends with `/` is made where it is missing, and
+    # a place that ends with `/*` stands for whatever its target holds and no other file or link has the name of.
+    links: Mapping[str, str] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()  # what the user should know of this run
 
 
@@ -106,6 +109,7 @@ class Outcome:
     stop_reason: str | None = None
     error_kind: ErrorKind | None = None
     error_message: str | None = None
+    retry_after_s: float | None = None  # when the provider says that it can be asked again
     usage: Usage | None = None  # of this turn; None when unknown
     totals: Mapping[str, float] | None = None  # running totals of a tool that reports no per-turn figures
     denied: tuple[str, ...] = ()  # titles of tool calls that were refused permission
@@ -175,6 +179,14 @@ class Remover(Protocol):
 
     def removal(self, request: RemovalRequest) -> Removal | None:
         """Say how to remove one; None where the id is none of the tool's."""
+
+
+@runtime_checkable
+class InteractiveTool(Protocol):
+    """An adapter whose tool has a terminal interface that can take up a conversation."""
+
+    def interactive(self, request: TurnRequest) -> Invocation:
+        """Say how to open it on `request.provider_session_id`, for a person; `stdin` does not matter."""
 
 
 class Adapter(Protocol):

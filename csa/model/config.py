@@ -13,9 +13,10 @@ from typing import Any, Literal
 
 from csa.errors import ConfigError
 from csa.model.duration import parse_duration
+from csa.model.limits import COUNTS, Limits
 from csa.model.permission import Permission
 
-_Kind = Literal["text", "words", "count", "seconds", "permission", "table", "transport", "duration", "flag"]
+_Kind = Literal["text", "words", "count", "seconds", "permission", "table", "transport", "switch", "duration", "flag"]
 AUTO = "auto"
 NATIVE = "native"
 TRANSPORTS = (NATIVE, "acp")
@@ -36,7 +37,17 @@ KEYS: Mapping[str, Key] = {
     "tools_order": Key("words", ("codex", "claude-code", "gemini-cli", "opencode"), "the order in which `auto` looks"),
     "permission": Key("permission", "edit", "what agents may do: read-only, edit or full", limits=True),
     "max_depth": Key("count", 5, "how deep sessions nest; a root has depth 0", limits=True),
+    "retries": Key("count", 2, "how often csa itself tries a turn again whose provider failed in passing"),
+    "fallback": Key("words", (), "the tools that go on, in this order, when the provider of a turn's tool fails"),
+    "handoff": Key("switch", "on", "whether a tool is told of the turns that others have run: on or off"),
+    "context_turns": Key("count", 20, "how many turns a handoff tells of, at most"),
+    "context_tokens": Key("count", 6000, "how many tokens a handoff takes, at most"),
+    "max_children": Key("count", 0, "how many sessions one session may start; 0 is no limit", limits=True),
+    "max_tree_sessions": Key("count", 0, "how many sessions a tree may have; 0 is no limit", limits=True),
+    "max_tree_running": Key("count", 0, "how many turns of a tree run at once; 0 is no limit", limits=True),
+    "max_running": Key("count", 0, "how many turns run at once on this host; 0 is no limit", limits=True),
     "timeout_s": Key("seconds", 0.0, "wall time after which a turn is ended, in seconds; 0 is none", limits=True),
+    "idle_timeout_s": Key("seconds", 0.0, "silence after which a turn is ended, in seconds; 0 is none", limits=True),
     "session_ttl": Key("duration", "", "when new sessions expire, as 7d or 12h; empty: never"),
     "max_sessions": Key("count", 0, "how many sessions a project may keep; then new ones are refused; 0 is no limit"),
     "undo_days": Key("count", 7, "for how many days a session that was cleaned or deleted can be restored"),
@@ -48,6 +59,7 @@ TOOL_KEYS: Mapping[str, Key] = {
     "model": Key("text", "", "the model to ask the tool for"),
     "effort": Key("text", "", "the reasoning effort to ask the tool for"),
     "env": Key("table", {}, "variables to set for the tool"),
+    "max_running": Key("count", 0, "how many turns of the tool run at once on this host; 0 is no limit", limits=True),
 }
 _NOT_FOR_PROJECTS = ("command", "env", "transport")  # the transport decides how a permission is enforced
 
@@ -100,6 +112,40 @@ class Config:
         return float(self.values["timeout_s"][0]) or None
 
     @property
+    def idle_timeout_s(self) -> float | None:
+        """None: no limit."""
+        return float(self.values["idle_timeout_s"][0]) or None
+
+    @property
+    def retries(self) -> int:
+        return int(self.values["retries"][0])
+
+    @property
+    def fallback(self) -> tuple[str, ...]:
+        return tuple(self.values["fallback"][0])
+
+    @property
+    def hands_over(self) -> bool:
+        return bool(self.values["handoff"][0] == "on")
+
+    @property
+    def context_turns(self) -> int:
+        return int(self.values["context_turns"][0])
+
+    @property
+    def context_tokens(self) -> int:
+        return int(self.values["context_tokens"][0])
+
+    @property
+    def limits(self) -> Limits:
+        """The limits that records pass on; depth has a place of its own there."""
+        words = {
+            key: key.split(".") for key in self.values if key.startswith("tools.") and key.endswith(".max_running")
+        }
+        tools = {".".join(parts[1:-1]): int(self.values[key][0]) for key, parts in words.items()}
+        return Limits(**{name: int(self.values[name][0]) for name in COUNTS}, tools=tools)
+
+    @property
     def session_ttl(self) -> timedelta | None:
         """None: sessions do not expire."""
         text = str(self.values["session_ttl"][0])
@@ -146,7 +192,8 @@ def combine_layers(layers: list[Layer]) -> Config:
         for name, value in _flatten(layer).items():
             key = _key_of(name)
             checked = _check(layer.origin, name, key, value)
-            if not (layer.is_project and key.limits and _loosens(name, checked, found[name][0])):
+            current = found[name][0] if name in found else key.default
+            if not (layer.is_project and key.limits and _loosens(name, checked, current)):
                 found[name] = (checked, layer.origin)
     return Config(found)
 
@@ -216,7 +263,7 @@ def _unknown(origin: str, name: str, known: list[str], *, where: str = "", prefi
 def _loosens(name: str, new: Any, current: Any) -> bool:
     if name == "permission":
         return Permission(new).rank > Permission(current).rank
-    if name == "timeout_s":
+    if not _key_of(name).default:  # 0, and 0 is no limit
         return bool(current) and (not new or new > current)
     return bool(new > current)
 
@@ -231,12 +278,14 @@ _EXPECTED: Mapping[_Kind, str] = {
     "transport": "native or acp",
     "duration": "a time such as 7d, 12h or 30m",
     "flag": "true or false",
+    "switch": "on or off",
 }
 
 
 _CHOICES: Mapping[str, tuple[str, ...]] = {
     "permission": tuple(level.value for level in Permission),
     "transport": TRANSPORTS,
+    "switch": ("on", "off"),
 }
 _SIMPLE: Mapping[str, Callable[[Any], bool]] = {
     "text": lambda value: isinstance(value, str),

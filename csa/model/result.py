@@ -18,6 +18,20 @@ SUMMARY_LENGTH = 200
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Link:
+    """One turn of a run that fell back from tool to tool."""
+
+    turn: int
+    tool: str
+    status: str
+    error_kind: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return its four keys."""
+        return {"turn": self.turn, "tool": self.tool, "status": self.status, "error_kind": self.error_kind}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RunResult:
     """The outcome of one turn. `exit_code` is csa's, `tool_exit_code` the tool's own (None when it had none)."""
 
@@ -42,6 +56,7 @@ class RunResult:
     peak_rss_bytes: int | None = None
     denied: tuple[str, ...] = ()
     artifacts: tuple[str, ...] = ()
+    chain: tuple[Link, ...] = ()  # the turns of the run, this one last, where a fallback made more than one
 
     @property
     def error(self) -> dict[str, str] | None:
@@ -69,10 +84,14 @@ class RunResult:
             "denied": list(self.denied),
             "started_at": format_time(self.started_at),
             "finished_at": format_time(self.finished_at),
+            **self._chain(),
         }
 
     def to_json(self) -> dict[str, Any]:
-        """Return the object that `run --json` and `session result --json` print; its keys are fixed."""
+        """Return the object that `run --json` and `session result --json` print.
+
+        Its keys are fixed, but for `chain`, which is there where a fallback made more than one turn.
+        """
         return {
             "session_id": self.session_id,
             "turn": self.turn,
@@ -91,7 +110,16 @@ class RunResult:
             "started_at": format_time(self.started_at),
             "finished_at": format_time(self.finished_at),
             "artifacts": list(self.artifacts),
+            **self._chain(),
         }
+
+    def _chain(self) -> dict[str, Any]:
+        return {"chain": [link.to_dict() for link in self.chain]} if self.chain else {}
+
+
+def link_of(result: RunResult) -> Link:
+    """Return a turn's place in the chain of its run."""
+    return Link(turn=result.turn, tool=result.tool, status=result.status, error_kind=result.error_kind)
 
 
 def exit_code_for(status: str, *, error_kind: str | None = None, signal_name: str | None = None) -> int:
@@ -133,4 +161,14 @@ def result_from_event(session_id: str, turn: int, data: Mapping[str, Any]) -> di
         "finished_at": parse_time(data.get("finished_at")),
         "peak_rss_bytes": data.get("peak_rss_bytes"),
         "denied": tuple(data.get("denied", ())),
+        "chain": tuple(_link(link) for link in data.get("chain", ())),
     }
+
+
+def _link(data: Mapping[str, Any]) -> Link:
+    return Link(
+        turn=int(data["turn"]),
+        tool=str(data["tool"]),
+        status=str(data["status"]),
+        error_kind=data.get("error_kind"),
+    )

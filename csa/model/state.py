@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 from csa.ids import is_session_id
+from csa.model.limits import COUNTS, Budget, Limits, Spent
 from csa.model.usage import Usage
 
 SCHEMA = 1
@@ -70,9 +71,25 @@ class SessionState:
     root_session_id: str | None = None
     depth: int = 0
     max_depth: int | None = None  # the limit in force when it was created; children keep to it
+    limits: Limits = field(default_factory=Limits)  # those in force at its last turn; children keep to them
+    budget: Budget = field(default_factory=Budget)  # of the session and all below it
     tools: Mapping[str, ToolState] = field(default_factory=dict)
     usage: Usage = field(default_factory=Usage)
+    duration_s: float = 0.0  # this and the next two are sums over turns, kept in [usage]
+    turns_unmeasured: int = 0  # their tool did not say how many tokens
+    turns_unpriced: int = 0  # ... or how much money
     schema: int | None = None  # None: another implementation wrote it
+
+    @property
+    def spent(self) -> Spent:
+        """What its turns have used, as far as they have ended."""
+        return Spent(
+            tokens=self.usage.input_tokens + self.usage.output_tokens,
+            usd=self.usage.cost_usd or 0.0,
+            time_s=self.duration_s,
+            turns_unmeasured=self.turns_unmeasured,
+            turns_unpriced=self.turns_unpriced,
+        )
 
     @property
     def last_tool(self) -> str | None:
@@ -121,8 +138,13 @@ def parse_state(record: Mapping[str, Any]) -> SessionState:
         root_session_id=_optional_id(genealogy, "root_session_id"),
         depth=depth,
         max_depth=_optional(genealogy, "max_depth", int),
+        limits=_parse_limits(_table(record, "limits")),
+        budget=_parse_budget(_table(record, "budget")),
         tools={name: _parse_tool(name, table) for name, table in _table(record, "tools").items()},
         usage=_parse_usage(_table(record, "usage")),
+        duration_s=float(_amount(record, "usage", "duration_s", (int, float))),
+        turns_unmeasured=int(_amount(record, "usage", "turns_unmeasured", (int,))),
+        turns_unpriced=int(_amount(record, "usage", "turns_unpriced", (int,))),
         schema=schema,
     )
 
@@ -159,7 +181,12 @@ def render_state(state: SessionState) -> dict[str, Any]:
             "input_tokens": state.usage.input_tokens,
             "output_tokens": state.usage.output_tokens,
             "cost_usd": state.usage.cost_usd if state.usage.cost_usd is not None else 0.0,
+            "duration_s": state.duration_s or None,
+            "turns_unmeasured": state.turns_unmeasured or None,
+            "turns_unpriced": state.turns_unpriced or None,
         },
+        "limits": state.limits.to_record(),
+        "budget": state.budget.to_record(),
     }
 
 
@@ -217,6 +244,33 @@ def _parse_usage(table: Mapping[str, Any]) -> Usage:
     return Usage.from_dict(_numbers("usage", {key: table[key] for key in known if key in table}))
 
 
+def _parse_limits(table: Mapping[str, Any]) -> Limits:
+    tools = _table(table, "tools")
+    return Limits(
+        **{name: int(_amount({"limits": table}, "limits", name, (int,))) for name in COUNTS},
+        tools={name: int(_amount({"limits.tools": tools}, "limits.tools", name, (int,))) for name in tools},
+    )
+
+
+def _parse_budget(table: Mapping[str, Any]) -> Budget:
+    record = {"budget": table}
+    return Budget(
+        tokens=int(_amount(record, "budget", "tokens", (int,))),
+        usd=float(_amount(record, "budget", "usd", (int, float))),
+        time_s=float(_amount(record, "budget", "time_s", (int, float))),
+    )
+
+
+def _amount(record: Mapping[str, Any], where: str, key: str, kinds: tuple[type[int | float], ...]) -> float:
+    """Return a number from 0 up; 0 where it is missing."""
+    value: Any = _table(record, where).get(key)
+    if value is None:
+        return 0
+    if not isinstance(value, kinds) or isinstance(value, bool) or not 0 <= value < float("inf"):
+        raise RecordFault(f"{where}.{key}", f"{value!r} is not {'a count' if kinds == (int,) else 'an amount'}")
+    return float(value)
+
+
 def _numbers(where: str, table: Mapping[str, Any]) -> dict[str, float]:
     for key, value in table.items():
         if not isinstance(value, int | float) or isinstance(value, bool):
@@ -225,10 +279,10 @@ def _numbers(where: str, table: Mapping[str, Any]) -> dict[str, float]:
 
 
 def _table(record: Mapping[str, Any], key: str) -> Mapping[str, Any]:
-    value = record.get(key, {})
-    if not isinstance(value, Mapping):
+    value = record.get(key)
+    if not isinstance(value, Mapping | None):
         raise RecordFault(key, "is not a table")
-    return value
+    return value or {}
 
 
 def _required(record: Mapping[str, Any], key: str, kind: type[str]) -> str:

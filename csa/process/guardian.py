@@ -1,13 +1,16 @@
 """The guardian: a small process that is the tool's parent and outlives the supervisor until all is cleaned up.
 
 Run as `python -I -S guardian.py <control fd> <status fd> -- argv...`, in a session of its own, with the tool's stdin,
-stdout, stderr, directory and environment. It ignores the terminal's signals, and is a *subreaper*: whatever the tool
+stdout, stderr, directory and environment. With `tty` in place of `--` its controlling terminal, which must be its
+stdin, becomes the tool's. It ignores the terminal's signals, and is a *subreaper*: whatever the tool
 starts and abandons (setsid, double fork, nohup) becomes its child. An unreaped child's pid cannot be reused, so it
 signals no stranger.
 
-Control, from the supervisor: lines `signal N` (to the tool). End of file, for whatever reason, means the end.
+Control, from the supervisor: lines `signal N` (to the tool) and `keep` (sweep nothing at the end). End of file, for
+whatever reason, means the end.
 Status, to the supervisor: lines `started PID`, `failed ERRNO`, `exit CODE`, `killed SIGNAL`, and last
 `swept N PEAK_RSS_BYTES`.
+A detached supervisor that a descendant has started is spared with all below it: it has a guardian of its own.
 Descriptors it inherits beyond these (the session lock) stay open until it is done: the session lives as long as its
 tree does. The tool inherits none of them.
 """
@@ -49,23 +52,44 @@ def children_of(pid: int) -> list[int]:
     return found
 
 
+def own_children_of(pid: int) -> list[int]:
+    """Return the children of a process without detached supervisors."""
+    return [child for child in children_of(pid) if not is_detached_supervisor(child)]
+
+
 def descendants_of(pid: int) -> list[int]:
-    """Return all descendants of a process, parents before children."""
+    """Return the descendants of a process, parents before children; detached supervisors and all below are left out."""
     found: list[int] = []
-    queue = children_of(pid)
+    queue = own_children_of(pid)
     while queue:
         found += queue
-        queue = [grandchild for child in queue for grandchild in children_of(child)]
+        queue = [grandchild for child in queue for grandchild in own_children_of(child)]
     return found
 
 
-def holds_session_lock(pid: int) -> bool:
-    """Say whether a process has a session's lock open, as a supervisor and its guardian do."""
+def session_lock_of(pid: int) -> str | None:
+    """Return the path of the session's lock that a process has open, as a supervisor and its guardian do."""
     try:
-        targets = [os.readlink(f"/proc/{pid}/fd/{fd}") for fd in os.listdir(f"/proc/{pid}/fd")]
+        for fd in os.listdir(f"/proc/{pid}/fd"):
+            target = os.readlink(f"/proc/{pid}/fd/{fd}")
+            if target.endswith("/locks/session.lock"):
+                return target
+    except OSError:
+        pass  # it ended while we looked, or is another user's
+    return None
+
+
+def is_detached_supervisor(pid: int) -> bool:
+    """Say whether a process is the owner of a turn that was to survive its caller; the record in its lock tells."""
+    lock = session_lock_of(pid)
+    if lock is None:
+        return False
+    try:
+        with open(lock, "rb") as file:
+            owner = file.read(4096)
     except OSError:
         return False
-    return any(target.endswith("/locks/session.lock") for target in targets)
+    return f'"pid":{pid},'.encode() in owner and b'"detached":true' in owner
 
 
 def sweep(limit_s: float = SWEEP_LIMIT_S) -> int:
@@ -77,7 +101,7 @@ def sweep(limit_s: float = SWEEP_LIMIT_S) -> int:
     _ask_nested_to_end()
     end, pause_s = time.monotonic() + limit_s, 0.001
     killed: set[int] = set()
-    while (children := children_of(os.getpid())) and time.monotonic() < end:
+    while (children := own_children_of(os.getpid())) and time.monotonic() < end:
         killed.update(pid for pid in children if not _is_zombie(pid))
         for pid in children:
             _kill(pid, signal.SIGKILL)
@@ -97,7 +121,7 @@ def _is_zombie(pid: int) -> bool:
 
 def _ask_nested_to_end() -> None:
     me = os.getpid()
-    nested = [pid for pid in descendants_of(me) if holds_session_lock(pid)]
+    nested = [pid for pid in descendants_of(me) if session_lock_of(pid)]
     for pid in nested:
         _kill(pid, signal.SIGTERM)
     end = time.monotonic() + NESTED_GRACE_S
@@ -119,12 +143,12 @@ def _kill(pid: int, number: int) -> None:
         os.kill(pid, number)
 
 
-def _spawn(argv: list[str], status: int) -> int:
+def _spawn(argv: list[str], status: int, *, has_tty: bool = False) -> int:
     me = os.getpid()
     error_read, error_write = os.pipe()
     pid = os.fork()
     if pid == 0:
-        _exec(argv, me, error_write)
+        _exec(argv, me, error_write, has_tty=has_tty)
     os.close(error_write)
     failure = os.read(error_read, 16)  # end of file at a successful exec
     os.close(error_read)
@@ -132,11 +156,13 @@ def _spawn(argv: list[str], status: int) -> int:
     return pid
 
 
-def _exec(argv: list[str], parent: int, error_write: int) -> None:
+def _exec(argv: list[str], parent: int, error_write: int, *, has_tty: bool) -> None:
     try:
         for number in (*_IGNORED, signal.SIGXFSZ):  # the last one Python ignores
             signal.signal(number, signal.SIG_DFL)
         os.setsid()
+        if has_tty:
+            _tty_request("TIOCSCTTY")
         _libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
         if os.getppid() != parent:
             os._exit(127)
@@ -144,6 +170,13 @@ def _exec(argv: list[str], parent: int, error_write: int) -> None:
     except OSError as error:
         os.write(error_write, str(error.errno).encode())
     os._exit(127)
+
+
+def _tty_request(name: str) -> None:
+    import fcntl  # noqa: PLC0415  # most tools have no terminal
+    import termios  # noqa: PLC0415  # as above
+
+    fcntl.ioctl(0, getattr(termios, name), 0)
 
 
 def _say(status: int, line: str) -> None:
@@ -158,14 +191,17 @@ def _report(status: int, code: int) -> None:
         _say(status, f"exit {os.WEXITSTATUS(code)}")
 
 
-def _watch(tool: int, control: int, status: int) -> None:
-    """Pass signals on and report the tool's end, until the control pipe ends. Adopted children are reaped meanwhile."""
+def _watch(tool: int, control: int, status: int) -> bool:
+    """Pass signals on and report the tool's end, until the control pipe ends; adopted children are reaped meanwhile.
+
+    Returns whether what is left is to be kept.
+    """
     wake_read, wake_write = os.pipe()
     os.set_blocking(wake_write, False)
     os.set_blocking(wake_read, False)
     signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
     signal.signal(signal.SIGCHLD, lambda *_: None)
-    running = True
+    running, keep = True, False
     os.write(wake_write, b"\0")  # the tool may have ended before the handler was there
     while True:
         ready, _, _ = select.select([control, wake_read], [], [])
@@ -175,9 +211,10 @@ def _watch(tool: int, control: int, status: int) -> None:
         if control in ready:
             words = os.read(control, 512).split()
             if not words:
-                return
+                return keep
+            keep = keep or b"keep" in words
             if running:
-                for number in words[1::2]:
+                for number in filter(bytes.isdigit, words):
                     _kill(tool, int(number))
 
 
@@ -206,13 +243,15 @@ def main() -> None:
     for number in _IGNORED:
         signal.signal(number, signal.SIG_IGN)
     become_subreaper()
-    tool = _spawn(argv, status)
+    has_tty = sys.argv[3] == "tty"
+    if has_tty:
+        _tty_request("TIOCNOTTY")  # a terminal can be taken only when no other session has it
+    tool = _spawn(argv, status, has_tty=has_tty)
     null = os.open(os.devnull, os.O_RDWR)
     for stream in (0, 1, 2):
         os.dup2(null, stream)  # so that the tool's end of its pipes is the only one
     os.close(null)
-    _watch(tool, control, status)
-    swept = sweep()
+    swept = 0 if _watch(tool, control, status) else sweep()
     _say(status, f"swept {swept} {resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024}")
 
 

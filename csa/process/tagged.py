@@ -7,16 +7,25 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-_VARIABLE = b"CSA_SESSION_DIR="
+from csa.procfs import ProcessId, identify, parent_of
+
+KEEP_VARIABLE = "CSA_KEEP_BACKGROUND"  # set for a turn whose leftovers were to live on
+_DIRECTORY = b"CSA_SESSION_DIR="
+_KEPT = f"{KEEP_VARIABLE}=".encode()
 
 
 @dataclass(frozen=True, slots=True)
 class TaggedProcess:
     """A process, and the session directory that its environment names."""
 
-    pid: int
+    process: ProcessId
     session_dir: Path
     command: str
+    is_kept: bool  # it was started in a turn with --keep-background
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
 
 
 def tagged_processes() -> Iterator[TaggedProcess]:
@@ -28,12 +37,31 @@ def tagged_processes() -> Iterator[TaggedProcess]:
 
 def look_at(pid: int) -> TaggedProcess | None:
     """Return one process; None when it has ended, is another user's, or belongs to no session."""
+    process = identify(pid)
     try:
         variables = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
-        words = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ")
     except OSError:
         return None
-    directory = next((entry.removeprefix(_VARIABLE) for entry in variables if entry.startswith(_VARIABLE)), None)
-    if directory is None:
+    directory = next((entry.removeprefix(_DIRECTORY) for entry in variables if entry.startswith(_DIRECTORY)), None)
+    if directory is None or process is None:
         return None
-    return TaggedProcess(pid, Path(os.fsdecode(directory)), words.decode(errors="replace").strip())
+    kept = any(entry.startswith(_KEPT) for entry in variables)
+    return TaggedProcess(process, Path(os.fsdecode(directory)), command_of(pid), kept)
+
+
+def command_of(pid: int) -> str:
+    """Return the words a process was started with; empty when it is gone, or the kernel's."""
+    try:
+        words = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ")
+    except OSError:
+        return ""
+    return words.decode(errors="replace").strip()
+
+
+def own_ancestors() -> set[int]:
+    """Return the pids of this process and of those above it."""
+    found, pid = set[int](), os.getpid()
+    while pid and pid not in found:
+        found.add(pid)
+        pid = parent_of(pid) or 0
+    return found

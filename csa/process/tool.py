@@ -15,10 +15,11 @@ import anyio
 
 from csa.model.adapter import ToolExit
 from csa.process import guardian
+from csa.procfs import ProcessId, cpu_ticks, identify
 
 READ_BYTES = 1 << 18
 STDOUT_PIPE_BYTES = 1 << 20  # gemini loses what the pipe has no room for when it exits
-_GUARDIAN = str(Path(guardian.__file__))
+GUARDIAN_COMMAND = (sys.executable, "-I", "-S", str(Path(guardian.__file__)))
 _SWEEP_WAIT_S = guardian.SWEEP_LIMIT_S + guardian.NESTED_GRACE_S + 1.0
 
 
@@ -36,6 +37,7 @@ class ToolProcess:
     def __init__(self, process: subprocess.Popen[bytes], control: int, status: int) -> None:
         self.pid = 0
         self.swept = 0  # processes the tool had left behind; -1 when some could not be killed
+        self.kept: list[int] | None = None  # processes that were left to run; None when all is to be swept
         self.peak_rss_bytes: int | None = None  # of the largest process of the tree
         self._process = process
         self._control = control
@@ -82,6 +84,12 @@ class ToolProcess:
         """Have the guardian signal the tool itself (not its children); harmless when it has ended."""
         with suppress(OSError):
             os.write(self._control, f"signal {number}\n".encode())
+
+    def keep_background(self) -> None:
+        """Have what the tool leaves behind live on, instead of sweeping it."""
+        self.kept = guardian.descendants_of(self.guardian_pid)
+        with suppress(OSError):
+            os.write(self._control, b"keep\n")
 
     async def wait(self) -> ToolExit:
         """Wait for the tool's end. A guardian that died took the tool with it (SIGKILL)."""
@@ -156,7 +164,7 @@ async def start_tool(
     status_read, status_write = os.pipe()
     try:
         process = subprocess.Popen(  # noqa: ASYNC220  # a vfork of a millisecond; its pipes and exit are awaited
-            [sys.executable, "-I", "-S", _GUARDIAN, str(control_read), str(status_write), "--", *argv],
+            [*GUARDIAN_COMMAND, str(control_read), str(status_write), "--", *argv],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -183,7 +191,7 @@ async def start_tool(
             await tool._finish()  # noqa: SLF001  # as above
         _guardians.discard(process.pid)
         process.poll()
-        if owns_process:
+        if owns_process and tool.kept is None:
             tool.swept += sweep_adopted()
         tool._close()  # noqa: SLF001  # as above
 
@@ -197,9 +205,12 @@ def become_subreaper() -> None:
 
 
 def sweep_adopted() -> int:
-    """Kill and reap adopted children of this process; return how many. Guardians at work are spared."""
+    """Kill and reap adopted children of this process; return how many.
+
+    Guardians at work are spared, and so are detached supervisors.
+    """
     killed = 0
-    for pid in guardian.children_of(os.getpid()):
+    for pid in guardian.own_children_of(os.getpid()):
         if pid in _guardians:
             continue
         for victim in [*guardian.descendants_of(pid), pid]:
@@ -209,6 +220,16 @@ def sweep_adopted() -> int:
             os.waitpid(pid, 0)
         killed += 1
     return killed + (sweep_adopted() if killed else 0)
+
+
+def processes_below(guardian_pid: int) -> list[ProcessId]:
+    """Identify everything that runs under a guardian, but for detached supervisors and what is below them."""
+    return [found for pid in guardian.descendants_of(guardian_pid) if (found := identify(pid))]
+
+
+def cpu_ticks_below(guardian_pid: int) -> int:
+    """Sum the processor time of everything under a guardian, those it has reaped included, in clock ticks."""
+    return sum(cpu_ticks(pid) for pid in [guardian_pid, *guardian.descendants_of(guardian_pid)])
 
 
 async def _read(fd: int) -> bytes:

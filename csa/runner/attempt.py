@@ -7,6 +7,7 @@ leaves behind is the guardian's to sweep.
 from __future__ import annotations
 
 import math
+import os
 import signal
 from collections.abc import Awaitable, Callable
 
@@ -15,19 +16,27 @@ import anyio
 from csa.model.adapter import Decoder, Invocation, StderrReader, ToolExit
 from csa.model.events import Event
 from csa.process.framing import LineFramer
-from csa.process.tool import ToolProcess
+from csa.process.tool import ToolProcess, cpu_ticks_below, processes_below
 from csa.runner.recorder import Recorder
 from csa.runner.stopping import Stopping
 from csa.runner.verdict import Stop
 
 FLUSH_S = 0.1
+FIRST_BEAT_S = 1.0
 HEARTBEAT_S = 5.0
-CANCEL_POLL_S = 0.2
+CANCEL_POLL_S = 0.1
 TERM_GRACE_S = 3.0  # claude needs 1.6 s to end its shells
 REAP_GRACE_S = 5.0
 DRAIN_IDLE_S = 0.2
 DRAIN_LIMIT_S = 5.0
+IDLE_CPU_SHARE = 0.03
+TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 STDERR_TAIL_BYTES = 16 << 10
+
+
+def cancelled_by(asked: str) -> Stop:
+    """Return why a turn ends for which there is a `cancel` file; `asked` is what it says."""
+    return Stop("cancelled", None, f"cancelled by {asked}" if asked else "cancelled on request")
 
 
 class Attempt:
@@ -50,8 +59,18 @@ class Attempt:
         self._last_output = anyio.current_time()
         self._stderr_tail = b""
 
-    async def run(self, invocation: Invocation, *, timeout_s: float | None) -> ToolExit:
-        """Run the watchers beside the tool until it has exited and its output is drained."""
+    async def run(
+        self,
+        invocation: Invocation,
+        *,
+        timeout_s: float | None,
+        spent_s: float = 0.0,
+        idle_timeout_s: float | None = None,
+    ) -> ToolExit:
+        """Run the watchers beside the tool until it has exited and its output is drained.
+
+        `spent_s` of the time limit is over already.
+        """
         async with anyio.create_task_group() as watchers:
             watchers.start_soon(self._tool.feed_stdin, invocation.stdin)
             watchers.start_soon(self._pump_stdout)
@@ -59,7 +78,8 @@ class Attempt:
             watchers.start_soon(self._keep_beating)
             watchers.start_soon(self._keep_flushing)
             watchers.start_soon(self._watch_for_cancel)
-            watchers.start_soon(self._keep_time, timeout_s)
+            watchers.start_soon(self._watch_for_silence, idle_timeout_s)
+            watchers.start_soon(self._keep_time, timeout_s, spent_s)
             watchers.start_soon(self._reap)
             watchers.start_soon(self._end_on_request)
             end = await self._tool.wait()
@@ -116,20 +136,40 @@ class Attempt:
             self._recorder.journal.flush()
 
     async def _keep_beating(self) -> None:
+        await anyio.sleep(FIRST_BEAT_S)
         while True:
+            self._recorder.beat(processes_below(self._tool.guardian_pid))
             await anyio.sleep(HEARTBEAT_S)
-            self._recorder.beat()
 
     async def _watch_for_cancel(self) -> None:
         """Obey the `cancel` file: the way to end a turn from another pid namespace."""
         while True:
             await anyio.sleep(CANCEL_POLL_S)
-            if self._recorder.paths.cancel.exists():
-                self._stopping.request(Stop("cancelled", None, "cancelled on request"))
+            if (asked := self._recorder.cancellation()) is not None:
+                self._stopping.request(cancelled_by(asked))
 
-    async def _keep_time(self, limit_s: float | None) -> None:
-        await anyio.sleep(limit_s if limit_s is not None else math.inf)
+    async def _keep_time(self, limit_s: float | None, spent_s: float) -> None:
+        await anyio.sleep(max(0.0, limit_s - spent_s) if limit_s is not None else math.inf)
         self._stopping.request(Stop("timed_out", None, f"the turn took longer than {limit_s:g} s"))
+
+    async def _watch_for_silence(self, limit_s: float | None) -> None:
+        """End a turn that for `limit_s` has neither said anything nor used the processor.
+
+        What waits for a provider, or for a nested agent, still uses a little: a few per cent count as none.
+        """
+        if limit_s is None:
+            return
+        interval_s = min(1.0, limit_s / 4)
+        ticks, busy_at = cpu_ticks_below(self._tool.guardian_pid), anyio.current_time()
+        while True:
+            await anyio.sleep(interval_s)
+            before, ticks = ticks, cpu_ticks_below(self._tool.guardian_pid)
+            if abs(ticks - before) > IDLE_CPU_SHARE * interval_s * TICKS_PER_S:
+                busy_at = anyio.current_time()
+            if anyio.current_time() - max(busy_at, self._last_output) > limit_s:
+                silent = f"neither output nor processor time for {limit_s:g} s"
+                self._stopping.request(Stop("timed_out", None, silent))
+                return
 
     async def _reap(self) -> None:
         """End a tool that announced the end of the turn and does not exit."""

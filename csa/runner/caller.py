@@ -1,7 +1,8 @@
 """Who calls csa: an agent inside a session, found through the records that the `CSA_*` variables name.
 
 The variables only point; depth, parent, limits and permission come from the records. Where a variable is set and
-does not lead to a session's record, the call is refused: it must not become a new root.
+does not lead to a session's record, the call is refused: it must not become a new root. Where none is set, those of the
+process's ancestors count (csa/runner/ancestry.py).
 """
 
 from __future__ import annotations
@@ -15,9 +16,9 @@ from csa.ids import is_session_id
 from csa.model.permission import Permission
 from csa.model.state import SessionState
 from csa.paths import SessionPaths, store_dir
+from csa.runner.ancestry import IDENTITY_VARIABLES
 from csa.store.statefile import load_state
 
-IDENTITY_VARIABLES = ("CSA_SESSION_ID", "CSA_SESSION_DIR", "CSA_DEPTH", "CSA_PARENT_SESSION")
 _MAX_ANCESTORS = 1000
 
 
@@ -88,5 +89,6 @@ def find_caller(environ: Mapping[str, str], root: Path) -> Caller | None:
 def _refused(reason: str) -> RefusedError:
     return RefusedError(
         f"csa was called inside a session whose record it cannot find: {reason}.",
-        hint="to start a new root on purpose, unset " + " ".join(IDENTITY_VARIABLES),
+        hint="what an agent starts belongs to its session; in a shell of your own, "
+        "unset " + " ".join(IDENTITY_VARIABLES),
     )

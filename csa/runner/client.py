@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from csa.errors import UsageError
 from csa.ids import ENTROPY_BYTES, new_session_id, unique_prefix_length
 from csa.paths import SessionPaths, state_root
+from csa.runner.ancestry import with_identity
 from csa.runner.setting import Setting, resolve_selector
 from csa.store.liveness import Liveness, probe
 from csa.store.project import find_project
@@ -105,7 +106,7 @@ class Csa:
             config=lambda: config or _defaults(),
             caller=lambda: caller,
         )
-        self._command = command
+        self.command = command
         self._owns_process = owns_process
 
     @classmethod
@@ -123,7 +124,7 @@ class Csa:
         ConfigError when a config file or variable is wrong, and RefusedError when the environment names a calling
         session whose record cannot be found.
         """
-        variables = dict(os.environ if environ is None else environ)
+        variables = with_identity(os.environ if environ is None else environ)
         try:
             start = Path(directory).resolve()
         except FileNotFoundError as error:
@@ -150,19 +151,27 @@ class Csa:
     def caller(self) -> Caller | None:
         return self.setting.caller
 
-    def plan(self, request: RunRequest) -> TurnPlan:
-        """Decide what a request means, without writing; raises as `plan_turn`."""
+    def plan(self, request: RunRequest, *, new_id: str | None = None) -> TurnPlan:
+        """Decide what a request means, without writing; raises as `plan_turn`. `new_id` is for a new session."""
         from csa.runner.plan import plan_turn  # noqa: PLC0415  # what follows is not for commands that only read
 
-        new_id = new_session_id(time.time_ns() // 1_000_000, os.urandom(ENTROPY_BYTES))
+        new_id = new_id or new_session_id(time.time_ns() // 1_000_000, os.urandom(ENTROPY_BYTES))
         return plan_turn(self.setting, request, new_id=new_id, now=datetime.now(UTC))
 
-    def run(self, request: RunRequest) -> Turn:
-        """Return the turn that carries out a request; enter it with `async with`. Raises as `plan`."""
+    def run(self, request: RunRequest, *, new_id: str | None = None, detached: bool = False) -> Turn:
+        """Return the turn that carries out a request; enter it with `async with`. Raises as `plan`.
+
+        `detached` says that the turn is to outlive whoever started this process (see `start_detached`).
+        """
         from csa.runner.turn import Turn  # noqa: PLC0415  # brings anyio, which reading commands do not need
 
         return Turn(
-            self.setting, self.plan(request), request, csa_command=self._command, owns_process=self._owns_process
+            self.setting,
+            self.plan(request, new_id=new_id),
+            request,
+            csa_command=self.command,
+            owns_process=self._owns_process,
+            detached=detached,
         )
 
     def resolve(self, selector: str) -> str:

@@ -18,7 +18,7 @@ from csa.errors import ConfigError, CsaError, RefusedError, ToolUnavailableError
 from csa.model.adapter import Adapter
 from csa.model.check import ANSWER_LIMIT_S, Check
 from csa.model.config import Config, combine_layers
-from csa.runner.caller import IDENTITY_VARIABLES
+from csa.runner.ancestry import IDENTITY_VARIABLES
 from csa.runner.environment import base_environment
 from csa.runner.setting import Setting
 from csa.runner.store_checks import check_store

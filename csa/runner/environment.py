@@ -8,9 +8,10 @@ from pathlib import Path
 from csa.model.adapter import Invocation
 from csa.model.state import SessionState
 from csa.paths import SessionPaths
-from csa.runner.caller import IDENTITY_VARIABLES
+from csa.process.tagged import KEEP_VARIABLE
+from csa.runner.ancestry import IDENTITY_VARIABLES
 
-_OWN_VARIABLES = (*IDENTITY_VARIABLES, "CSA_PROJECT_ROOT", "CSA_OUTPUT_DIR", "CSA_TOOL")
+_OWN_VARIABLES = (*IDENTITY_VARIABLES, "CSA_PROJECT_ROOT", "CSA_OUTPUT_DIR", "CSA_TOOL", KEEP_VARIABLE)
 
 
 def base_environment(
@@ -22,7 +23,7 @@ def base_environment(
 
 
 def session_environment(
-    state: SessionState, paths: SessionPaths, *, turn: int, tool: str, root: Path
+    state: SessionState, paths: SessionPaths, *, turn: int, tool: str, root: Path, keep_background: bool = False
 ) -> dict[str, str]:
     """Return the `CSA_*` variables that say which session this is."""
     variables = {
@@ -36,6 +37,8 @@ def session_environment(
     }
     if state.parent_session_id:
         variables["CSA_PARENT_SESSION"] = state.parent_session_id
+    if keep_background:
+        variables[KEEP_VARIABLE] = "1"
     return variables
 
 

@@ -1,16 +1,44 @@
-"""What a tool is told of the turns other tools have run in its session: a digest of the (redacted) transcript."""
+"""What a tool is told of turns it has not seen: a digest of the transcript, which is redacted, within a budget.
+
+The newest turn is told whole where it fits; the older a turn is, the less room is left for it. Of a tool call only its
+title and how it ended are told.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from typing import Any
 
+from csa.model.events import Event
 from csa.paths import SessionPaths
 from csa.store.results import read_final_text
 from csa.store.transcript import read_events_backwards
 
-MAX_DIGEST_CHARS = 24_000  # about 6,000 tokens
-_MAX_MESSAGE_CHARS = 4_000
+CHARS_PER_TOKEN = 4  # an estimate
+_LEAST_ROOM = 240  # a turn that has less is left out, and so are those before it
+_SHARE = 0.75  # of the room that is left, for a turn that has others before it
+_MOST_CALLS = 200
+_TITLE_CHARS = 160
+_STREAMED_CHARS = 4000
+_CHANGES = frozenset({"edit", "delete", "move"})
+_CUT = "\n[...]\n"
+
+
+@dataclass(frozen=True, slots=True)
+class DigestLimits:
+    """How much is told; a token counts as four characters."""
+
+    turns: int = 20
+    tokens: int = 6000
+
+
+@dataclass(frozen=True, slots=True)
+class Digest:
+    """The text, and the numbers of the turns it tells of, oldest first."""
+
+    text: str
+    turns: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,36 +49,182 @@ class Handoff:
     data: dict[str, Any]
 
 
-def make_handoff(paths: SessionPaths, tool: str) -> Handoff | None:
-    """Digest what happened since the last turn of `tool`; None when no other tool has worked since."""
-    parts: list[str] = []
-    turns: list[int] = []
-    size = 0
-    for event in read_events_backwards(paths.transcript):
-        if event.type != "run_started":
-            continue
-        if event.data.get("tool") == tool:
-            break
-        prompt = _shorten(str(event.data.get("prompt", "")))
-        answer = _shorten(read_final_text(paths, event.turn))
-        part = f"User: {prompt}\n\n{event.data.get('tool')}: {answer or '(no answer)'}"
-        size += len(part)
-        if size > MAX_DIGEST_CHARS:
-            break
-        parts.append(part)
-        turns.append(event.turn)
-    if not parts:
+def make_handoff(
+    paths: SessionPaths,
+    tool: str,
+    limits: DigestLimits,
+    *,
+    turn: int,
+    conversation: str | None,
+    prompt: str,
+) -> Handoff | None:
+    """Tell `tool`, for its turn number `turn`, what its conversation does not know; None when that is nothing.
+
+    `conversation` is the tool's own that is resumed; without one it is told of all turns, its own included. `prompt`
+    is the (redacted) prompt of the turn: an earlier turn that failed with the same one does not repeat it.
+    """
+    known_to = tool if conversation else None
+    told = digest(paths, limits, before=turn, known_to=known_to, prompt=prompt)
+    if told is None:
         return None
     text = (
-        "This conversation was continued with other tools meanwhile. What was said, oldest first:\n\n"
-        + "\n\n".join(reversed(parts))
-        + "\n\nGo on from there with the following."
+        "What happened in this session before, with other tools or in other conversations, oldest first:\n\n"
+        f"{told.text}\n\nGo on from there with the following."
     )
-    return Handoff(text, {"to": tool, "turns": sorted(turns), "characters": len(text)})
+    return Handoff(text, {"to": tool, "turns": list(told.turns), "characters": len(text)})
 
 
-def _shorten(text: str) -> str:
-    if len(text) <= _MAX_MESSAGE_CHARS:
+def digest(
+    paths: SessionPaths,
+    limits: DigestLimits,
+    *,
+    before: int | None = None,
+    known_to: str | None = None,
+    prompt: str | None = None,
+) -> Digest | None:
+    """Digest the turns of a session; None when there is none to tell of.
+
+    Args:
+        paths: the session.
+        limits: how many turns, and how long a text.
+        before: only turns with a lower number.
+        known_to: only turns since the last one in which this tool's conversation was at work.
+        prompt: where a turn was asked just this, that is said instead of repeating it.
+    """
+    told: list[_Turn] = []
+    for turn in _turns_backwards(paths):
+        if before is not None and turn.number >= before:
+            continue
+        if (known_to and turn.tool == known_to and turn.is_bound) or len(told) == limits.turns:
+            break
+        told.append(turn)
+    parts: list[str] = []
+    room = limits.tokens * CHARS_PER_TOKEN
+    for index, turn in enumerate(told):
+        if room < _LEAST_ROOM:
+            break
+        share = room if index == len(told) - 1 else max(_LEAST_ROOM, int(room * _SHARE))
+        parts.append(_render(turn, share, prompt))
+        room -= len(parts[-1]) + 2
+    if not parts:
+        return None
+    return Digest("\n\n".join(reversed(parts)), tuple(turn.number for turn in reversed(told[: len(parts)])))
+
+
+@dataclass(slots=True)
+class _Turn:
+    """A turn as far as it has been read, from its end to its beginning."""
+
+    number: int
+    tool: str = ""
+    prompt: str = ""
+    answer: str = ""
+    streamed: str = ""  # the end of what a tool that streams has said
+    is_bound: bool = False  # the tool had a conversation, which knows of the turn
+    end: str = "had no end: csa itself was killed"
+    calls: list[tuple[str, str]] = field(default_factory=list)  # kind and line, newest first
+    more_calls: int = 0
+    ends: dict[str, str] = field(default_factory=dict)
+
+
+def _turns_backwards(paths: SessionPaths) -> Iterator[_Turn]:
+    turn: _Turn | None = None
+    for event in read_events_backwards(paths.transcript):
+        if turn is None or turn.number != event.turn:
+            turn = _Turn(event.turn, answer=read_final_text(paths, event.turn).strip())
+        if event.type == "run_started":
+            turn.tool = str(event.data.get("tool", ""))
+            turn.prompt = str(event.data.get("prompt", "")).strip()
+            turn.is_bound = turn.is_bound or bool(event.data.get("resumed"))
+            turn.answer = turn.answer or turn.streamed.strip()
+            yield turn
+        else:
+            _take(turn, event)
+
+
+def _take(turn: _Turn, event: Event) -> None:
+    data = event.data
+    if event.type == "tool_call_update" and data.get("status") in {"completed", "failed"}:
+        code = data.get("exit_code")
+        turn.ends.setdefault(str(data.get("id")), f"exit {code}" if code else str(data["status"]))
+    elif event.type == "tool_call":
+        _take_call(turn, event)
+    elif event.type == "session_bound":
+        turn.is_bound = True
+    elif event.type == "agent_message" and not turn.answer:
+        _take_message(turn, event)
+    elif event.type == "run_finished":
+        turn.end = _describe_end(event)
+
+
+def _take_message(turn: _Turn, event: Event) -> None:
+    """Take the last message of a turn that left no answer."""
+    text = str(event.data.get("text", ""))
+    if not event.data.get("chunk"):
+        turn.answer = turn.streamed.strip() or text.strip()
+    elif len(turn.streamed) < _STREAMED_CHARS:
+        turn.streamed = text + turn.streamed
+
+
+def _take_call(turn: _Turn, event: Event) -> None:
+    if len(turn.calls) == _MOST_CALLS:
+        turn.more_calls += 1
+        return
+    kind = str(event.data.get("kind", "other"))
+    title = " ".join(str(event.data.get("title") or kind).split())
+    title = title if len(title) <= _TITLE_CHARS else title[: _TITLE_CHARS - 1] + "…"
+    end = turn.ends.pop(str(event.data.get("id")), "unfinished")
+    turn.calls.append((kind, f"- {'$ ' if kind == 'execute' else ''}{title} ({end})"))
+
+
+def _describe_end(event: Event) -> str:
+    status = str(event.data.get("status"))
+    if status == "succeeded":
+        return ""
+    error = event.data.get("error") or {}
+    kind = f" ({error.get('kind')})" if error.get("kind") else ""
+    return f"ended as {status}{kind}: {error.get('message', '')}".rstrip(": ")
+
+
+def _render(turn: _Turn, room: int, prompt: str | None) -> str:
+    """Tell of a turn in at most `room` characters."""
+    asked = "(the same as is asked below)" if prompt is not None and turn.prompt == prompt else turn.prompt
+    head = f"Turn {turn.number}, with {turn.tool}."
+    end = f"The turn {_shorten(turn.end, 300)}" if turn.end else ""
+    left = room - len(head) - len(end) - len("User: \nDid:\nAnswer: \n") - 8
+    calls = "\n".join(line for _, line in reversed(turn.calls))
+    if turn.more_calls:
+        calls = f"- ({turn.more_calls} earlier calls)\n{calls}"
+    if len(asked) + len(calls) + len(turn.answer) > left:
+        third = max(0, left // 3)
+        answer = _shorten(turn.answer, max(third, left - len(asked) - len(calls)))
+        calls = _shorten_calls(turn, max(third, left - len(asked) - len(answer)), calls)
+        asked = _shorten(asked, max(0, left - len(answer) - len(calls)))
+    else:
+        answer = turn.answer
+    parts = [head, f"User: {asked}", f"Did:\n{calls}" if calls else "", f"Answer: {answer}" if answer else "", end]
+    return "\n".join(part for part in parts if part)
+
+
+def _shorten_calls(turn: _Turn, room: int, whole: str) -> str:
+    """Keep what changed files, then the newest of the rest."""
+    if len(whole) <= room:
+        return whole
+    kept: set[int] = set()
+    left = room - len("- (12345 other calls)\n")
+    for changes in (True, False):
+        for index, (kind, line) in enumerate(turn.calls):
+            if (kind in _CHANGES) is changes and len(line) + 1 <= left:
+                kept.add(index)
+                left -= len(line) + 1
+    others = len(turn.calls) - len(kept) + turn.more_calls
+    lines = [line for index, (_, line) in enumerate(turn.calls) if index in kept]
+    return "\n".join([f"- ({others} other calls)", *reversed(lines)])
+
+
+def _shorten(text: str, room: int) -> str:
+    """Keep both ends of a text."""
+    if len(text) <= room:
         return text
-    half = _MAX_MESSAGE_CHARS // 2
-    return f"{text[:half]}\n[...]\n{text[-half:]}"
+    half = (room - len(_CUT)) // 2
+    return f"{text[:half]}{_CUT}{text[-half:]}" if half > 0 else ""

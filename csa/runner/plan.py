@@ -12,18 +12,21 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
-from csa.errors import NotFoundError, RefusedError, UsageError
+from csa.errors import NotFoundError, RefusedError, ToolUnavailableError, UsageError
 from csa.ids import is_session_id
 from csa.model.adapter import Adapter
 from csa.model.config import Config
+from csa.model.limits import Budget, Limits
 from csa.model.permission import Permission
 from csa.model.result import summarise
 from csa.model.state import SessionState, ToolState
 from csa.runner.caller import Caller
+from csa.runner.fallback import fallback_of, first_installed
 from csa.runner.request import RunRequest
 from csa.runner.setting import Setting, resolve_selector
 from csa.runner.toolbox import ToolChoice, choose_tool, loadable_adapters
 from csa.store.held import refuse_when_full
+from csa.store.lineage import ancestors
 from csa.store.project import git_branch
 
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9._-]{0,63}")
@@ -47,8 +50,13 @@ class TurnPlan:
     model: str | None
     effort: str | None
     timeout_s: float | None
+    idle_timeout_s: float | None
     max_depth: int
     max_sessions: int = 0
+    retries: int = 0
+    fallback: tuple[str, ...] = ()  # the tools that go on, in this order, when the provider fails
+    hands_over: bool = True
+    callers: tuple[str, ...] = ()  # the calling session and those above it: they go on when this turn has ended
 
     @property
     def tool_state(self) -> ToolState:
@@ -76,23 +84,34 @@ def _check_words(request: RunRequest) -> None:
         raise UsageError("--session, --last and --session-id exclude each other.")
     if not request.prompt.strip():
         raise UsageError("The prompt is empty.", hint='csa run "what to do"')
-    texts = (request.prompt, request.description, request.system, request.model, request.effort)
-    if any(text is not None and not _is_unicode(text) for text in texts):
-        raise UsageError("The prompt and the options must be UTF-8.")
-    if "\0" in request.prompt:
-        raise UsageError("The prompt holds a NUL character, which no tool accepts.")
+    _check_texts(request)
+    _check_numbers(request)
     if request.ephemeral and any(ways):
         raise UsageError("--ephemeral begins a session of its own; it cannot continue one.")
-    if request.system and len(request.system.encode()) > MAX_SYSTEM_BYTES:
-        raise UsageError(f"The system text is longer than {MAX_SYSTEM_BYTES >> 10} KiB.", hint="put it into the prompt")
-    if request.timeout_s is not None and not 0 < request.timeout_s < float("inf"):
-        raise UsageError("--timeout must be more than 0 seconds.")
     for name in (request.name, None if _asked_id(request) else request.session_id):
         if name is not None and not _NAME.fullmatch(name):
             raise UsageError(
                 f"'{name}' cannot name a session.",
                 hint="a name begins with a letter and has up to 64 letters, digits, dots, dashes and underscores",
             )
+
+
+def _check_texts(request: RunRequest) -> None:
+    texts = (request.prompt, request.description, request.system, request.model, request.effort)
+    if any(text is not None and not _is_unicode(text) for text in texts):
+        raise UsageError("The prompt and the options must be UTF-8.")
+    if "\0" in request.prompt:
+        raise UsageError("The prompt holds a NUL character, which no tool accepts.")
+    if request.system and len(request.system.encode()) > MAX_SYSTEM_BYTES:
+        raise UsageError(f"The system text is longer than {MAX_SYSTEM_BYTES >> 10} KiB.", hint="put it into the prompt")
+
+
+def _check_numbers(request: RunRequest) -> None:
+    for option, seconds in (("--timeout", request.timeout_s), ("--idle-timeout", request.idle_timeout_s)):
+        if seconds is not None and not 0 < seconds < float("inf"):
+            raise UsageError(f"{option} must be more than 0 seconds.")
+    if request.retries is not None and request.retries < 0:
+        raise UsageError("--retries must be 0 or more.")
 
 
 def _find_target(setting: Setting, request: RunRequest) -> str | None:
@@ -151,6 +170,8 @@ def _plan_new(setting: Setting, request: RunRequest, *, new_id: str, now: dateti
         root_session_id=(parent.root_session_id or parent.session_id) if parent else None,
         depth=depth,
         max_depth=max_depth,
+        limits=setting.config.limits.tightened_by(parent.limits) if parent else setting.config.limits,
+        budget=_with_budget(Budget(), request),
     )
     return _plan(setting, request, choice, state, is_new=True, cwd=str(directory))
 
@@ -174,6 +195,8 @@ def _plan_resume(setting: Setting, request: RunRequest, session_id: str) -> Turn
         state,
         name=request.name or state.name,
         description=setting.redactor.redact(request.description) if request.description else state.description,
+        limits=_limits_on_resume(setting, state),
+        budget=_budget_on_resume(setting, request, state),
     )
     plan = _plan(setting, request, choice, state, is_new=False, cwd=cwd)
     _refuse_other_account(plan, known)
@@ -185,6 +208,7 @@ def _plan(
 ) -> TurnPlan:
     configured = setting.config.for_tool(choice.adapter.name)
     permission = _permission(setting, request, state)
+    asked = replace(request, model=None, effort=None) if choice.is_fallback else request  # they were for another tool
     return TurnPlan(
         is_new=is_new,
         state=replace(state, permission=permission.value),
@@ -195,11 +219,16 @@ def _plan(
         permission=permission,
         cwd=cwd,
         account=choice.adapter.account({**setting.environ, **configured.env}),
-        model=request.model or configured.model,
-        effort=request.effort or configured.effort,
+        model=asked.model or configured.model,
+        effort=asked.effort or configured.effort,
         timeout_s=request.timeout_s or setting.config.timeout_s,
+        idle_timeout_s=request.idle_timeout_s or setting.config.idle_timeout_s,
         max_depth=state.max_depth if state.max_depth is not None else setting.config.max_depth,
         max_sessions=setting.config.max_sessions,
+        retries=setting.config.retries if request.retries is None else request.retries,
+        fallback=tuple(name for name in fallback_of(setting, request) if name != choice.adapter.name),
+        hands_over=setting.config.hands_over if request.handoff is None else request.handoff,
+        callers=tuple(setting.caller.lineage()) if setting.caller else (),
     )
 
 
@@ -215,14 +244,20 @@ def _choose(setting: Setting, request: RunRequest, *, previous: str | None) -> T
     outer = setting.caller.state.last_tool if setting.caller else None
     known, _ = loadable_adapters(setting.config)
     family = next((adapter.family for adapter in known if adapter.name == outer), None)
-    return choose_tool(
-        request.tool,
-        previous,
-        setting.config,
-        setting.environ,
-        avoid_family=family,
-        transport=request.transport,
-    )
+    fallback = fallback_of(setting, request)
+    try:
+        return choose_tool(
+            request.tool,
+            previous,
+            setting.config,
+            setting.environ,
+            avoid_family=family,
+            transport=request.transport,
+        )
+    except ToolUnavailableError as missing:
+        if choice := first_installed(fallback, setting.config, setting.environ, missing):
+            return choice
+        raise
 
 
 def _max_depth(config: Config, parent: SessionState | None) -> int:
@@ -230,6 +265,42 @@ def _max_depth(config: Config, parent: SessionState | None) -> int:
     if parent is None or parent.max_depth is None:
         return config.max_depth
     return min(config.max_depth, parent.max_depth)
+
+
+def _limits_on_resume(setting: Setting, state: SessionState) -> Limits:
+    """From outside of any session the configuration counts anew; from inside, a record is never loosened."""
+    limits = setting.config.limits
+    if setting.caller is not None:
+        return limits.tightened_by(state.limits).tightened_by(setting.caller.state.limits)
+    parent = next(ancestors(setting.store.root, state), None)
+    if state.parent_session_id is not None:
+        limits = limits.tightened_by(parent.limits if parent else state.limits)
+    return limits.replacing(state.limits)
+
+
+def _budget_on_resume(setting: Setting, request: RunRequest, state: SessionState) -> Budget:
+    budget = _with_budget(state.budget, request)
+    if budget == state.budget:
+        return budget
+    if setting.caller is not None:
+        raise RefusedError(
+            f"The budget of session {state.session_id} cannot be changed from inside session "
+            f"{setting.caller.session_id}.",
+            hint="give a budget to a new session, or leave it to whoever started this tree",
+        )
+    return budget
+
+
+def _with_budget(budget: Budget, request: RunRequest) -> Budget:
+    asked = (request.budget_tokens, request.budget_usd, request.budget_time_s)
+    if any(amount is not None and not 0 <= amount < float("inf") for amount in asked):
+        raise UsageError("A budget is an amount from 0 up; 0 is none.")
+    tokens, usd, time_s = asked
+    return Budget(
+        tokens=budget.tokens if tokens is None else tokens,
+        usd=budget.usd if usd is None else usd,
+        time_s=budget.time_s if time_s is None else time_s,
+    )
 
 
 def _permission(setting: Setting, request: RunRequest, state: SessionState) -> Permission:

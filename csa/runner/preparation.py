@@ -18,7 +18,7 @@ from csa.runner.environment import (
     session_environment,
     system_note,
 )
-from csa.runner.handoff import Handoff, make_handoff
+from csa.runner.handoff import DigestLimits, Handoff, make_handoff
 from csa.runner.plan import TurnPlan
 from csa.runner.request import RunRequest
 from csa.runner.runfiles import is_roots_alone, read_named_files, run_directory
@@ -51,7 +51,7 @@ def prepare_turn(
     adapters, problems = loadable_adapters(setting.config)
     markers = (marker for adapter in adapters for marker in adapter.outer_markers)
     base = base_environment(setting.environ, markers, setting.config.for_tool(plan.adapter.name).env)
-    handoff = None if plan.is_new else make_handoff(paths, plan.adapter.name)
+    handoff = _handoff(setting, plan, request, turn=turn, known=known, paths=paths)
     directory = run_directory(setting.store.paths(plan.state.session_id))
     note = system_note(plan.state, csa_command=csa_command, max_depth=plan.max_depth)
     asked = TurnRequest(
@@ -82,8 +82,24 @@ def prepare_turn(
         turn=turn,
         tool=plan.adapter.name,
         root=setting.store.root,
+        keep_background=request.keep_background,
     )
     return Preparation(asked, invocation, apply_changes({**base, **own}, invocation, plan.cwd), handoff, problems)
+
+
+def _handoff(
+    setting: Setting, plan: TurnPlan, request: RunRequest, *, turn: int, known: ToolState, paths: SessionPaths
+) -> Handoff | None:
+    if plan.is_new or not plan.hands_over:
+        return None
+    return make_handoff(
+        paths,
+        plan.adapter.name,
+        DigestLimits(turns=setting.config.context_turns, tokens=setting.config.context_tokens),
+        turn=turn,
+        conversation=known.provider_session_id,
+        prompt=setting.redactor.redact(request.prompt).strip(),
+    )
 
 
 def _prompt(request: RunRequest, plan: TurnPlan, known: ToolState, handoff: Handoff | None) -> str:

@@ -7,7 +7,7 @@ it; the losses are counted and reported.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -16,36 +16,45 @@ from typing import Any
 from csa.errors import BusyError, CsaError
 from csa.model.adapter import Outcome, Update
 from csa.model.events import Event
+from csa.model.limits import Spent, spent_by_turn
 from csa.model.redaction import Redactor
 from csa.model.result import RunResult, summarise
-from csa.model.state import ToolState
+from csa.model.state import SessionState, ToolState, format_time
 from csa.model.usage import Usage
 from csa.paths import SessionPaths
 from csa.process.logs import OutputLog
+from csa.procfs import ProcessId
+from csa.runner.admission import open_admission
 from csa.runner.plan import TurnPlan
-from csa.store.atomic import write_atomically, write_private
+from csa.store.atomic import append_private, write_atomically, write_private
+from csa.store.heartbeat import render_heartbeat
 from csa.store.held import HeldSession, build_session, open_session, store_lock
 from csa.store.journal import Journal
 from csa.store.results import list_artifacts, save_result
 from csa.store.sessions import Store
+from csa.store.spending import unfinished_turn
 from csa.store.transcript import last_turn_event
+from csa.store.trees import leave_tree
 
 
 class Recorder:
     """The writing side of one turn. Made by `begin`, which makes the session durable and resolvable."""
 
-    def __init__(self, held: HeldSession, plan: TurnPlan, redactor: Redactor) -> None:
+    def __init__(self, held: HeldSession, plan: TurnPlan, redactor: Redactor, notes: Sequence[str] = ()) -> None:
         self.held = held
         self.plan = plan
         self.losses: list[str] = []
+        self._notes = notes  # of the admission, for the transcript
         self.tool_state: ToolState = held.state.tools.get(plan.adapter.name, ToolState())
         self._redactor = redactor
+        self._follows = False  # it goes on from a turn of the same run, so that what cancels that cancels this
         self.stdout_log: OutputLog
         self.stderr_log: OutputLog
         last = last_turn_event(held.paths.transcript)
         self.turn = (0 if plan.is_new else max(held.state.turns, last.turn if last else 0)) + 1
         self.journal = Journal(held.paths.transcript, redactor, turn=self.turn)
-        if last is not None and last.type == "run_started":
+        self.follows_lost = last is not None and last.type == "run_started"
+        if last is not None and self.follows_lost:
             self._finish_lost(last)
         self.paths.turn_output(self.turn).mkdir(0o700, parents=True, exist_ok=True)
 
@@ -78,6 +87,8 @@ class Recorder:
         )
         if handoff:
             events += self.append("handoff", handoff)
+        for note in self._notes:
+            events += self.append("warning", {"kind": "budget", "message": note})
         self.journal.sync()
         if self.journal.fault:
             raise CsaError(
@@ -85,7 +96,8 @@ class Recorder:
                 hint="make room on the disk; nothing was started",
             )
         self.beat()
-        self.held.paths.cancel.unlink(missing_ok=True)
+        if not self._follows:
+            self.held.paths.cancel.unlink(missing_ok=True)
         return events
 
     def open_logs(self) -> None:
@@ -117,13 +129,32 @@ class Recorder:
         )
         self._save_state()
 
-    def beat(self) -> None:
-        """Touch the heartbeat, for readers on other machines."""
+    def beat(self, processes: Sequence[ProcessId] = ()) -> None:
+        """Touch the heartbeat, for readers on other machines, and note which processes the turn has just now."""
         with suppress(OSError):  # it is no evidence on this machine
-            write_private(self.paths.heartbeat, f"{os.uname().nodename}\n".encode())
+            write_private(self.paths.heartbeat, render_heartbeat(processes))
 
-    def finish(self, result: RunResult, outcome: Outcome) -> tuple[RunResult, list[Event]]:
-        """Write the end: `run_finished` (durable), then its projections. Each step is tried, whatever failed before."""
+    def note(self, text: str) -> None:
+        """Write a line of what csa itself has to say to supervisor.log."""
+        line = f"{format_time(datetime.now(UTC))} {self._redactor.redact(text)}\n"
+        with suppress(OSError):  # what matters is in the transcript
+            append_private(self.paths.supervisor_log(self.turn), line.encode("utf-8", "backslashreplace"))
+
+    def cancellation(self) -> str | None:
+        """Return who asks for the end of the turn (the `cancel` file's first line); None when nobody does."""
+        try:
+            words = self.paths.cancel.read_text("utf-8", "replace")
+        except FileNotFoundError:
+            return None
+        except OSError:
+            words = ""
+        return self._redactor.redact(words.strip().partition("\n")[0][:200])
+
+    def finish(self, result: RunResult, outcome: Outcome, *, goes_on: bool = False) -> tuple[RunResult, list[Event]]:
+        """Write the end: `run_finished` (durable), then its projections. Each step is tried, whatever failed before.
+
+        With `goes_on`, another turn follows at once, which is to see a `cancel` file that appears meanwhile.
+        """
         final = self._redactor.redact(result.text).encode("utf-8", "surrogateescape")
         self._attempt("final.md", lambda: write_atomically(self.paths.turn_output(self.turn) / "final.md", final))
         for log in (self.stdout_log, self.stderr_log):
@@ -149,35 +180,60 @@ class Recorder:
             updated_at=result.finished_at,
             totals=outcome.totals if outcome.totals is not None else self.tool_state.totals,
         )
-        self._save_state(usage=result.usage, at=result.finished_at)
-        with suppress(OSError):  # the next turn removes it as well
-            self.paths.cancel.unlink(missing_ok=True)
+        spent = Spent() if result.error_kind == "spawn" else spent_by_turn(result.usage, result.duration_s)
+        self._save_state(spent=spent, usage=result.usage, at=result.finished_at)
+        self.beat()
+        if not goes_on:
+            with suppress(OSError):  # the next turn removes it as well
+                self.paths.cancel.unlink(missing_ok=True)
         return result, events
+
+    def pass_to(self, plan: TurnPlan) -> Recorder:
+        """Return the recorder of the next turn, by the tool of `plan`; the session's lock is held throughout.
+
+        Raises as `HeldSession.pass_to`; then this one still has to be closed.
+        """
+        self.journal.close()
+        self.held.pass_to(plan.adapter.name, turn=self.turn + 1)
+        following = Recorder(self.held, plan, self._redactor)
+        following.losses = self.losses
+        following._follows = True
+        return following
 
     def close(self) -> None:
         """Release the lock; an ephemeral session is removed first."""
         self.journal.close()
+        if self.plan.state.ephemeral or not self.held.is_published:
+            self._attempt("the tree's list", lambda: leave_tree(self.held.store.root, self.held.state))
         if self.held.is_published and self.plan.state.ephemeral:
             self._attempt("the ephemeral session's removal", self.held.remove)
         self.held.close()
 
     def _changes(self) -> dict[str, Any]:
         wanted = self.plan.state
-        return {"name": wanted.name, "description": wanted.description, "permission": wanted.permission}
+        return {
+            "name": wanted.name,
+            "description": wanted.description,
+            "permission": wanted.permission,
+            "limits": wanted.limits,
+            "budget": wanted.budget,
+        }
 
-    def _save_state(self, *, usage: Usage | None = None, at: datetime | None = None) -> None:
-        state = self.held.state
+    def _save_state(
+        self, *, spent: Spent | None = None, usage: Usage | None = None, at: datetime | None = None
+    ) -> None:
         state = replace(
-            state,
-            tools={**state.tools, self.plan.adapter.name: self.tool_state},
-            usage=state.usage + usage if usage else state.usage,
-            last_accessed=at or state.last_accessed,
+            _with_spent(self.held.state, spent or Spent(), usage),
+            tools={**self.held.state.tools, self.plan.adapter.name: self.tool_state},
+            last_accessed=at or self.held.state.last_accessed,
         )
         self._attempt("state.toml", lambda: self.held.save(state))
 
     def _finish_lost(self, started: Event) -> None:
         """Append the end that the last turn's supervisor did not live to write."""
         journal_turn, self.journal.turn = self.journal.turn, started.turn
+        usage, spent = unfinished_turn(self.paths.transcript)
+        self.held.state = _with_spent(self.held.state, spent, usage)  # `start` saves it
         lost = RunResult(
             session_id=self.held.state.session_id,
             turn=started.turn,
@@ -187,6 +243,8 @@ class Recorder:
             error_kind="internal",
             error_message="the supervisor ended without writing a result",
             summary="lost",
+            usage=usage,
+            duration_s=spent.time_s,
             started_at=datetime.fromisoformat(started.ts),
             finished_at=datetime.now(UTC),
         )
@@ -200,24 +258,39 @@ class Recorder:
             self.losses.append(f"{what} could not be written: {error}")
 
 
-def begin(store: Store, plan: TurnPlan, redactor: Redactor) -> Recorder:
-    """Take the session's lock, building the session where it is new.
+def begin(store: Store, plan: TurnPlan, redactor: Redactor, *, detached: bool = False) -> Recorder:
+    """Take the session's lock, building the session where it is new, if the limits of its tree and of the host allow.
 
     Raises:
+        RefusedError, FullError: as `open_admission`.
         BusyError: a supervisor holds the session.
         StateError: its record is damaged.
         OSError: nothing can be written there.
     """
     tool = plan.adapter.name
-    if plan.is_new:
-        held = build_session(store, replace(plan.state, turns=1), tool=tool, max_sessions=plan.max_sessions)
-    else:
-        held = open_session(store, plan.state.session_id, tool=tool)
+    with open_admission(store, plan) as admission:
+        if plan.is_new:
+            held = build_session(
+                store, replace(plan.state, turns=1), tool=tool, detached=detached, max_sessions=plan.max_sessions
+            )
+        else:
+            held = open_session(store, plan.state.session_id, tool=tool, detached=detached)
+        admission.admit(held)
     try:
-        return Recorder(held, plan, redactor)
+        return Recorder(held, admission.plan, redactor, admission.notes)
     except BaseException:
         held.close()
         raise
+
+
+def _with_spent(state: SessionState, spent: Spent, usage: Usage | None) -> SessionState:
+    return replace(
+        state,
+        usage=state.usage + usage if usage else state.usage,
+        duration_s=round(state.duration_s + spent.time_s, 3),
+        turns_unmeasured=state.turns_unmeasured + spent.turns_unmeasured,
+        turns_unpriced=state.turns_unpriced + spent.turns_unpriced,
+    )
 
 
 def publish(store: Store, recorder: Recorder) -> None:

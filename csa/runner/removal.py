@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -11,9 +10,9 @@ from csa.errors import BusyError, CsaError, NotFoundError, RefusedError, StateEr
 from csa.model.state import SessionState
 from csa.paths import SessionPaths
 from csa.runner.acting import record_act, record_update, refuse_own_lineage
+from csa.runner.ending import end_sessions, who_asks
 from csa.runner.provider_copies import remove_provider_copies
 from csa.runner.setting import Setting, resolve_selector
-from csa.store.atomic import write_private
 from csa.store.held import open_session
 from csa.store.liveness import probe
 from csa.store.locks import is_locked
@@ -21,9 +20,6 @@ from csa.store.retiring import bring_back, hold, purge, remove_empty_directories
 from csa.store.sessions import Store
 from csa.store.statefile import load_state
 from csa.store.sweep import retired_ids, retired_paths
-
-KILL_LIMIT_S = 15.0
-_POLL_S = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +68,7 @@ def delete_session(
     """
     paths = setting.store.paths(session_id)
     if force:
-        _end(paths)
+        _end(setting, session_id)
     _refuse_running_elsewhere(paths, session_id)
     try:
         with hold(paths):
@@ -143,14 +139,12 @@ def _delete_held(setting: Setting, paths: SessionPaths, *, force: bool, purge_no
     return Removed(session_id, purge_now, freed, copies, (*warnings, *([loss] if loss else [])))
 
 
-def _end(paths: SessionPaths) -> None:
-    """Ask a running session to end, through its `cancel` file, and wait until it has."""
-    if not is_locked(paths.session_lock):
-        return
-    write_private(paths.cancel, b"")
-    deadline = time.monotonic() + KILL_LIMIT_S
-    while is_locked(paths.session_lock) and time.monotonic() < deadline:
-        time.sleep(_POLL_S)
+def _end(setting: Setting, session_id: str) -> None:
+    """End a session's turn, if one runs; BusyError when it would not end."""
+    words = who_asks("session delete --force", setting.environ)
+    for ended in end_sessions([(setting.store, session_id)], words=words):
+        if ended.error is not None:
+            raise ended.error
 
 
 def _refuse_running_elsewhere(paths: SessionPaths, session_id: str) -> None:

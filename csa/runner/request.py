@@ -26,6 +26,14 @@ class RunRequest:
     permission: Permission | None = None
     system: str | None = None  # text to add to the tool's system prompt
     ephemeral: bool = False
-    timeout_s: float | None = None
+    timeout_s: float | None = None  # of wall time
+    idle_timeout_s: float | None = None  # of silence: neither output nor processor time
+    keep_background: bool = False  # what the tool leaves running when it has ended well lives on
+    retries: int | None = None  # how often csa tries again after a passing failure; None as configured
+    fallback: tuple[str, ...] | None = None  # the tools that go on when the provider fails; None as configured
+    handoff: bool | None = None  # tell the tool of the turns that others have run; None as configured
+    budget_tokens: int | None = None  # of the session and all below it; 0 is none, None leaves it as it is
+    budget_usd: float | None = None
+    budget_time_s: float | None = None  # the time of all turns, added up
     ttl: timedelta | None = None  # after which a new session expires; default: as configured
     directory: Path | None = None  # where a new session starts; default: where the library was opened

@@ -22,18 +22,39 @@ def run_directory(paths: SessionPaths) -> Path:
     return paths.root / "runtime"
 
 
-def write_run_files(paths: SessionPaths, files: Mapping[str, str]) -> None:
-    """Write them anew, 0600 in directories of 0700; what an earlier turn left goes. Raises OSError."""
+def write_run_files(paths: SessionPaths, files: Mapping[str, str], links: Mapping[str, str] | None = None) -> None:
+    """Write them anew, 0600 in directories of 0700; what an earlier turn left goes. Raises OSError.
+
+    `links` are those of an `Invocation`.
+    """
     remove_run_files(paths)
-    if not files:
+    if not (files or links):
         return
     directory = run_directory(paths)
     directory.mkdir(0o700)
     for name, content in files.items():
-        path = directory / name
-        for parent in reversed(path.relative_to(directory).parents[:-1]):
-            (directory / parent).mkdir(0o700, exist_ok=True)
-        write_private(path, content.encode("utf-8", "surrogateescape"))
+        write_private(_with_parents(directory, name), content.encode("utf-8", "surrogateescape"))
+    for name, target in sorted((links or {}).items(), key=lambda link: link[0].endswith("/*")):
+        _link(_with_parents(directory, name), target)
+
+
+def _with_parents(directory: Path, name: str) -> Path:
+    path = directory / name
+    for parent in reversed(path.relative_to(directory).parents[:-1]):
+        (directory / parent).mkdir(0o700, exist_ok=True)
+    return path
+
+
+def _link(path: Path, target: str) -> None:
+    if path.name == "*":
+        with suppress(FileNotFoundError):
+            for entry in os.listdir(target):
+                if not os.path.lexists(path.with_name(entry)):
+                    path.with_name(entry).symlink_to(Path(target, entry))
+        return
+    if target.endswith("/"):
+        os.makedirs(target, mode=0o700, exist_ok=True)
+    path.symlink_to(target)
 
 
 def remove_run_files(paths: SessionPaths) -> None:

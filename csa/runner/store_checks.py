@@ -6,14 +6,10 @@ import os
 import shlex
 import shutil
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
-from csa.ids import is_session_id
 from csa.model.check import Check
-from csa.paths import SessionPaths
-from csa.process.tagged import TaggedProcess, look_at, tagged_processes
-from csa.store.liveness import probe
+from csa.runner.leftovers import find_leftovers
 from csa.store.locks import acquire_lock, is_locked
 from csa.store.sessions import Store
 from csa.store.survey import Survey, survey
@@ -117,25 +113,15 @@ def _remains(found: Survey) -> Check:
 
 def check_leftovers(root: Path) -> list[Check]:
     """Find processes that carry a session of `root` in their environment though it is not running. Only reports."""
-    found = list(_leftovers(root))
+    found = find_leftovers(root)
     if not found:
         return [Check("state", "leftovers", "ok", "no process of a session that has ended")]
-    words = [f"{p.pid} {p.command[:60] or '?'} (session {p.session_dir.name})" for p in found[:_SHOWN]]
+    words = [f"{item.pid} {item.command[:60] or '?'} (session {item.session_dir.name})" for item in found[:_SHOWN]]
     if len(found) > _SHOWN:
         words.append(f"and {len(found) - _SHOWN} more")
     many = _count(len(found), "process", "processes")
-    step = f"look at them, then: kill {' '.join(str(process.pid) for process in found)}"
+    step = f"look at them, then: kill {' '.join(str(item.pid) for item in found)}"
     return [Check("state", "leftovers", "warn", "\n".join([f"{many} of sessions that have ended", *words]), step)]
-
-
-def _leftovers(root: Path) -> Iterator[TaggedProcess]:
-    for process in tagged_processes():
-        place = process.session_dir
-        if not is_session_id(place.name) or not place.is_absolute() or not place.resolve().is_relative_to(root):
-            continue
-        # A turn that ends in between takes its processes with it: only one that is still there was left.
-        if probe(SessionPaths(place)).state == "not_alive" and look_at(process.pid) == process:
-            yield process
 
 
 def _count(number: int, one: str, many: str | None = None) -> str:

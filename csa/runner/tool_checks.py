@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import anyio
 
@@ -19,10 +19,12 @@ from csa.process.tool import SpawnError, ToolProcess, start_tool
 from csa.runner.environment import base_environment
 from csa.runner.setting import Setting
 from csa.runner.toolbox import find_command, has_login
+from csa.store.usage_stats import ToolUsage, load_usage_stats
 
 _VERSION = re.compile(r"v?(\d+(?:\.\d+)+(?:[-+][\w.+-]+)?)")
 _ESCAPES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\))")
 _KEPT_BYTES = 16 << 10
+_ERROR_LINE = re.compile(r"^[^\w\n]*(?:\w*Error|[Ee]rror|ERROR|fatal|FATAL)\b.*", re.MULTILINE)
 _DRAIN_S = 0.5  # for a pipe that something the tool has started still holds
 _WORDS = 160
 
@@ -43,6 +45,7 @@ class ToolFinding:
     command: tuple[str, ...] | None
     answer: Answer
     has_login: bool
+    usage: ToolUsage = field(default_factory=ToolUsage)
 
     @property
     def is_usable(self) -> bool:
@@ -54,6 +57,7 @@ async def find_tools(
 ) -> list[ToolFinding]:
     """Look for the tools of all adapters, and ask those that are there for their versions, all at once."""
     markers = [marker for adapter in adapters for marker in adapter.outer_markers]
+    usage = load_usage_stats(setting.store)
     findings: dict[str, ToolFinding] = {}
 
     async def look(adapter: Adapter) -> None:
@@ -65,7 +69,8 @@ async def find_tools(
             environment = base_environment(setting.environ, markers, configured)
             answer = await ask_version(asked, str(setting.directory), environment, limit_s=limit_s)
         known = has_login(adapter, {**setting.environ, **configured})
-        findings[adapter.name] = ToolFinding(adapter, command, answer, known)
+        taken = usage.get(adapter.name, ToolUsage())
+        findings[adapter.name] = ToolFinding(adapter, command, answer, known, taken)
 
     async with anyio.create_task_group() as tasks:
         for adapter in adapters:
@@ -122,7 +127,10 @@ def _find_version(text: str) -> str | None:
 
 
 def _with_words(problem: str, text: str) -> str:
-    words = " ".join(_ESCAPES.sub("", text).split())
+    """Quote what a command said, from its first line that tells of an error on: node shows its source before it."""
+    plain = _ESCAPES.sub("", text)
+    error = _ERROR_LINE.search(plain)
+    words = " ".join(plain[error.start() if error else 0 :].split())
     shown = words if len(words) <= _WORDS else words[: _WORDS - 1] + "…"
     return f"{problem}: {shown}" if shown else f"{problem}, without a word"
 
@@ -146,8 +154,15 @@ def judge_tool(finding: ToolFinding, config: Config) -> Check:
     else:
         detail.append("no login or key found")
         steps.append(_login_step(finding.adapter))
+    detail += _memory(finding.usage)
     detail.append(finding.command[0])
     return Check("tools", name, "warn" if steps else "ok", ", ".join(detail), "; ".join(steps) or None)
+
+
+def _memory(usage: ToolUsage) -> list[str]:
+    """Say what its last turns here took; nothing when there were none."""
+    peak = usage.p95_peak_rss_bytes
+    return [f"up to {peak / (1 << 20):.0f} MB a turn (P95 of {usage.turns})"] if peak else []
 
 
 def _not_installed(adapter: Adapter, config: Config) -> Check:

@@ -30,6 +30,7 @@ class ToolChoice:
     command: tuple[str, ...]
     why: str
     transport: str = NATIVE
+    is_fallback: bool = False  # it stands in for another, which is not installed
 
 
 @cache
@@ -149,15 +150,16 @@ def has_login(adapter: Adapter, environ: Mapping[str, str]) -> bool:
     """Say whether the tool shows signs of credentials: a variable that is set or a file that exists."""
     if any(environ.get(name) for name in adapter.probe.login_variables):
         return True
-    return any(_expand(path, environ).exists() for path in adapter.probe.login_files)
+    places = (_expand(path, environ) for path in adapter.probe.login_files)
+    return any(place is not None and place.exists() for place in places)
 
 
-def _expand(path: str, environ: Mapping[str, str]) -> Path:
+def _expand(path: str, environ: Mapping[str, str]) -> Path | None:
     if path.startswith("~/"):
         return Path(environ.get("HOME", "/")) / path[2:]
     if path.startswith("$"):
         name, _, rest = path[1:].partition("/")
-        return Path(environ[name]) / rest if environ.get(name) else Path("/nonexistent")
+        return Path(environ[name]) / rest if environ.get(name) else None
     return Path(path)
 
 

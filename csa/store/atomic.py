@@ -13,6 +13,13 @@ def write_private(path: Path, content: bytes) -> None:
         file.write(content)
 
 
+def append_private(path: Path, content: bytes) -> None:
+    """Add to a file of mode 0600, at its end whoever else writes, making it when it is missing."""
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    with open(fd, "wb") as file:
+        file.write(content)
+
+
 def write_atomically(path: Path, content: bytes) -> None:
     """Replace `path` by way of a temporary file beside it: fsync, rename, fsync of the directory. Mode 0600."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")

@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Self
 
-from csa.errors import BusyError, NotFoundError, RefusedError, StateError
+from csa.errors import BusyError, NotFoundError, Obstacle, RefusedError, StateError
 from csa.ids import is_session_id
 from csa.model.state import SessionState
 from csa.paths import SessionPaths
@@ -31,11 +31,26 @@ GONE_PREFIX = ".gone-"
 class HeldSession:
     """The locks of a session, and its state. Release with `close`, or by leaving the `with` block."""
 
-    def __init__(self, store: Store, paths: SessionPaths, state: SessionState, locks: tuple[Lock, Lock]) -> None:
+    def __init__(
+        self,
+        store: Store,
+        paths: SessionPaths,
+        state: SessionState,
+        locks: tuple[Lock, Lock],
+        *,
+        detached: bool = False,
+    ) -> None:
+        self._detached = detached
         self.store = store
         self.paths = paths
         self.state = state
         self.session_lock, self._tool_lock = locks
+        self.slot: Lock | None = None  # its place among the turns that run on this host
+
+    @property
+    def shared_fds(self) -> tuple[int, ...]:
+        """What the guardian keeps open until the turn's processes are gone."""
+        return (self.session_lock.fd, *([self.slot.fd] if self.slot else []))
 
     @property
     def is_published(self) -> bool:
@@ -63,6 +78,23 @@ class HeldSession:
         self.paths = target
         sync_directory(target.root.parent)
 
+    def pass_to(self, tool: str, *, turn: int) -> None:
+        """Go on to the next turn, by another tool: take its lock, then leave the last one's. The session stays locked.
+
+        Raises:
+            BusyError: another program holds the tool's lock; nothing has changed.
+            OSError: the lock cannot be written; nothing but the owner record has changed.
+        """
+        owner = _owner_record(tool, turn, detached=self._detached)
+        tool_lock = _take_tool_lock(self.paths, self.state, tool, owner)
+        try:
+            self.session_lock.write(owner)
+        except BaseException:
+            tool_lock.close()
+            raise
+        _release(self._tool_lock)
+        self._tool_lock = tool_lock
+
     def remove(self) -> None:
         """Delete the session (an ephemeral one at its end): rename aside, then remove."""
         aside = self.paths.root.with_name(GONE_PREFIX + self.state.session_id)
@@ -74,9 +106,9 @@ class HeldSession:
         if not self.is_published:
             shutil.rmtree(self.paths.root, ignore_errors=True)
         for lock in (self._tool_lock, self.session_lock):
-            with suppress(OSError):  # whoever holds it next says so himself
-                lock.write(b"")
-            lock.close()
+            _release(lock)
+        if self.slot:
+            self.slot.close()
 
     def __enter__(self) -> Self:
         return self
@@ -101,7 +133,9 @@ def refuse_when_full(store: Store, max_sessions: int) -> None:
         )
 
 
-def build_session(store: Store, state: SessionState, *, tool: str, max_sessions: int = 0) -> HeldSession:
+def build_session(
+    store: Store, state: SessionState, *, tool: str, detached: bool = False, max_sessions: int = 0
+) -> HeldSession:
     """Make a new session, locked and not yet visible; `publish` shows it. Remains of a crashed start give way.
 
     Takes `store_lock` meanwhile: not to be called while holding it.
@@ -123,14 +157,14 @@ def build_session(store: Store, state: SessionState, *, tool: str, max_sessions:
             paths.root.mkdir(0o700)
             _make_layout(paths)
             create_state(paths.state, state)
-            locks = _take_locks(paths, state, tool=tool, turn=1)
+            locks = _take_locks(paths, state, tool=tool, turn=1, detached=detached)
         except BaseException:
             shutil.rmtree(paths.root, ignore_errors=True)
             raise
-    return HeldSession(store, paths, state, locks)
+    return HeldSession(store, paths, state, locks, detached=detached)
 
 
-def open_session(store: Store, session_id: str, *, tool: str | None = None) -> HeldSession:
+def open_session(store: Store, session_id: str, *, tool: str | None = None, detached: bool = False) -> HeldSession:
     """Take the lock of an existing session for its next turn, by `tool` or by the tool of its last turn.
 
     Raises:
@@ -143,14 +177,15 @@ def open_session(store: Store, session_id: str, *, tool: str | None = None) -> H
         raise NotFoundError(f"No session {session_id} in {store.project}.", hint="csa session list")
     state = load_state(paths.state)
     _make_layout(paths)
-    locks = _take_locks(paths, state, tool=tool or state.last_tool or "none", turn=state.turns + 1)
+    tool = tool or state.last_tool or "none"
+    locks = _take_locks(paths, state, tool=tool, turn=state.turns + 1, detached=detached)
     try:
         state = load_state(paths.state)  # it may have changed before the lock was ours
     except StateError:
         for lock in locks:
             lock.close()
         raise
-    return HeldSession(store, paths, state, locks)
+    return HeldSession(store, paths, state, locks, detached=detached)
 
 
 def store_lock(store: Store) -> Lock:
@@ -176,8 +211,8 @@ def _make_private(path: Path) -> None:
         path.mkdir(0o700, exist_ok=True)
 
 
-def _take_locks(paths: SessionPaths, state: SessionState, *, tool: str, turn: int) -> tuple[Lock, Lock]:
-    owner = current_owner(tool=tool, turn=turn, since=datetime.now(UTC).isoformat(timespec="seconds")).to_bytes()
+def _take_locks(paths: SessionPaths, state: SessionState, *, tool: str, turn: int, detached: bool) -> tuple[Lock, Lock]:
+    owner = _owner_record(tool, turn, detached=detached)
     try:
         session_lock = acquire_lock(paths.session_lock)
     except BlockingIOError as error:
@@ -186,25 +221,48 @@ def _take_locks(paths: SessionPaths, state: SessionState, *, tool: str, turn: in
         raise NotFoundError(f"Session {state.session_id} has just been removed.", hint="csa session list") from error
     try:
         session_lock.write(owner)
-        tool_lock = acquire_lock(paths.tool_lock(tool), flock=True)
-    except BlockingIOError as error:
+        return session_lock, _take_tool_lock(paths, state, tool, owner)
+    except BaseException:
         session_lock.close()
+        raise
+
+
+def _take_tool_lock(paths: SessionPaths, state: SessionState, tool: str, owner: bytes) -> Lock:
+    try:
+        lock = acquire_lock(paths.tool_lock(tool), flock=True)
+    except BlockingIOError as error:
         raise BusyError(
             f"Session {state.session_id} is locked for {tool} by another program.", hint="retry later"
         ) from error
-    except BaseException:
-        session_lock.close()
-        raise
     try:
-        tool_lock.write(owner)
+        lock.write(owner)
     except BaseException:
-        tool_lock.close()
-        session_lock.close()
+        lock.close()
         raise
-    return session_lock, tool_lock
+    return lock
+
+
+def _release(lock: Lock) -> None:
+    with suppress(OSError):  # whoever holds it next says so himself
+        lock.write(b"")
+    lock.close()
+
+
+def _owner_record(tool: str, turn: int, *, detached: bool) -> bytes:
+    since = datetime.now(UTC).isoformat(timespec="seconds")
+    return current_owner(tool=tool, turn=turn, since=since, detached=detached).to_bytes()
+
+
+def refuse_busy(paths: SessionPaths, state: SessionState) -> None:
+    """Raise BusyError when the session is held just now."""
+    if is_locked(paths.session_lock):
+        raise _busy(paths, state)
 
 
 def _busy(paths: SessionPaths, state: SessionState) -> BusyError:
     owner = probe(paths).owner
     by = f"PID {owner.pid} ({owner.tool}, turn {owner.turn}, since {owner.since_clock})" if owner else "another process"
-    return BusyError(f"Session {state.session_id} is locked by {by}; retry later.")
+    words = f"Session {state.session_id} is locked by {by}"
+    return BusyError(
+        f"{words}; retry later, or pass --wait.", obstacle=Obstacle(words, lambda: not is_locked(paths.session_lock))
+    )

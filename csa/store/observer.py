@@ -18,6 +18,7 @@ from csa.model.state import SessionState, parse_time
 from csa.model.usage import Usage
 from csa.paths import SessionPaths
 from csa.store.liveness import Liveness, probe
+from csa.store.owner import Owner
 from csa.store.sessions import Record, Store
 from csa.store.status import session_status
 from csa.store.transcript import read_events_backwards
@@ -42,6 +43,7 @@ class Sight:
     started_at: float | None = None
     duration_s: float | None = None
     usage: Usage = field(default_factory=Usage)  # of the session, with the running turn's
+    owner: Owner | None = None  # who runs it
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,7 +172,7 @@ def _running(record: Record, state: SessionState, liveness: Liveness, tail: _Tai
     usage = state.usage + tail.usage if tail.usage and not tail.is_finished else state.usage
     tool = owner.tool if owner else tail.tool
     turn = owner.turn if owner else tail.turn
-    return Sight(record, "running", tool, turn, tail.doing, started, None, usage)
+    return Sight(record, "running", tool, turn, tail.doing, started, None, usage, owner)
 
 
 def _at_rest(record: Record, state: SessionState, status: str, tail: _Tail) -> Sight:

@@ -66,8 +66,10 @@ def render_result(result: RunResult) -> bytes:
 
 
 def _projection(result: RunResult) -> dict[str, Any]:
-    left_out = {"text", "artifacts"}
-    return {key: value for key, value in result.to_json().items() if key not in left_out}
+    left_out = {"text", "artifacts", "chain"}
+    known = {key: value for key, value in result.to_json().items() if key not in left_out}
+    chain = [{key: value for key, value in link.to_dict().items() if value is not None} for link in result.chain]
+    return {**known, "chain": chain or None}
 
 
 def read_final_text(paths: SessionPaths, turn: int) -> str:

@@ -16,7 +16,7 @@ _MAX_LOOKS = 5
 
 def session_status(paths: SessionPaths, state: SessionState) -> str:
     """Return `running`, `idle` (never ran), `unknown`, or the status of the last turn."""
-    liveness, last = _settle(paths)
+    liveness, last = settle(paths)
     if liveness.state == "alive":
         return "running"
     if liveness.state == "unknown":
@@ -26,8 +26,11 @@ def session_status(paths: SessionPaths, state: SessionState) -> str:
     return str(last.data.get("status", "failed")) if last.type == "run_finished" else "lost"
 
 
-def _settle(paths: SessionPaths) -> tuple[Liveness, Event | None]:
-    """Look at the lock, then at the journal; where that says `lost`, look again: a turn may have ended in between."""
+def settle(paths: SessionPaths) -> tuple[Liveness, Event | None]:
+    """Look at the lock, then at the journal; where that says `lost`, look again: a turn may have ended in between.
+
+    Return also the last `run_started` or `run_finished` of a session that does not run; None where there is none.
+    """
     seen: Event | None = None
     for _ in range(_MAX_LOOKS):
         liveness = probe(paths)

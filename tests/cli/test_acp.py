@@ -87,7 +87,7 @@ def test_an_unknown_conversation_is_refused(goose: Place) -> None:
 def test_failures_have_their_kinds(goose: Place, kind: str, error: str, code: int) -> None:
     """Errors of the protocol, and stop reasons that are no success; retries are told before."""
     goose.play(["retry", "500", 2], ["say", "so far"], ["fail", kind])
-    done = goose.run("run", "--json", "--tool", "goose", "hello")
+    done = goose.run("run", "--json", "--tool", "goose", "--retries", "0", "hello")
     assert (done.code, done.json["status"], done.json["error"]["kind"]) == (code, "failed", error)
     assert done.json["text"] == "so far"
     assert "retry 2/5" in done.err

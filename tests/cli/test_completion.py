@@ -206,6 +206,18 @@ def test_candidates_of_another_project(place: Place) -> None:
     assert "auth" in place.run("__complete", "sessions", "", "csa", "--cd", str(place.project), cwd=elsewhere).out
 
 
+def test_configured_tools(place: Place, scripts: Path) -> None:
+    """Agents that the user's configuration makes tools of complete; a broken one leaves what is installed."""
+    config = place.tmp / "config.toml"
+    place.env["CSA_CONFIG"] = str(config)
+    config.write_text('[tools.goose]\ntransport = "acp"\ncommand = ["goose", "acp"]\n')
+    assert in_bash(place, scripts, "csa", "run", "--tool", "g") == ["gemini-cli", "goose"]
+    installed = [name for name in candidates(place, "tools", "") if name != "goose"]
+    config.write_text("[tools.goose\n")
+    assert candidates(place, "tools", "") == installed
+    assert {"codex", "auto"} < set(installed)
+
+
 def test_only_the_newest_are_read(place: Place, write_foreign: ForeignWriter) -> None:
     """Of many sessions the newest are offered, damaged ones too; nothing is written."""
     ids = [f"01JH4QWERT00000000000{number:05d}" for number in range(READ_AT_MOST + 20)]
@@ -222,10 +234,13 @@ def test_only_the_newest_are_read(place: Place, write_foreign: ForeignWriter) ->
 
 def test_completing_imports_nothing_heavy(place: Place, sessions: None) -> None:
     """The key's press waits for none of the heavy packages, nor for argparse."""
-    done = place.shell([sys.executable, "-X", "importtime", CSA, "__complete", "sessions", ""])
-    imported = {line.rpartition("|")[2].strip() for line in done.err.splitlines() if line.startswith("import time:")}
-    assert "auth" in done.out
-    assert not {name.split(".")[0] for name in imported} & {*HEAVY, "shtab", "argparse"}
+    for kind, offered in (("sessions", "auth"), ("tools", "codex")):
+        done = place.shell([sys.executable, "-X", "importtime", CSA, "__complete", kind, ""])
+        imported = {
+            line.rpartition("|")[2].strip() for line in done.err.splitlines() if line.startswith("import time:")
+        }
+        assert offered in done.out
+        assert not {name.split(".")[0] for name in imported} & {*HEAVY, "shtab", "argparse"}
 
 
 def test_an_unknown_shell(place: Place) -> None:

@@ -274,7 +274,7 @@ def test_ephemeral_leaves_nothing(place: Place) -> None:
 def test_ephemeral_leaves_nothing_when_it_fails(place: Place, end: str) -> None:
     """The same when the turn fails or its tool dies."""
     place.play(["fail", "500"] if end == "fail" else ["signal-self", "KILL"])
-    assert place.run("run", "--tool", "codex", "--ephemeral", "hello").code == 1
+    assert place.run("run", "--tool", "codex", "--ephemeral", "--retries", "0", "hello").code == 1
     assert place.ids() == []
 
 

@@ -27,7 +27,7 @@ OTHER_THREAD = "01a1f83a-0000-7db1-ada4-435d9ff915d3"
 def test_typed_failures(place: Place, tool: str, fault: str, kind: str, code: int) -> None:
     """A failure the tool announces becomes a kind and an exit code, in the result and on disk."""
     place.play(["fail", fault])
-    done = place.run("run", "--tool", tool, "--json", "hello")
+    done = place.run("run", "--tool", tool, "--retries", "0", "--json", "hello")
     assert done.code == code
     assert (done.json["status"], done.json["error"]["kind"]) == ("failed", kind)
     assert done.json["tool_exit_code"] == 1

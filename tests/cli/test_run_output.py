@@ -94,7 +94,7 @@ def test_json_has_exactly_the_keys_of_the_contract(place: Place, tool: str) -> N
 def test_json_of_a_failed_turn(place: Place) -> None:
     """A failed turn prints the result too: one object, with the kind of its error."""
     place.play(["say", "so far"], ["fail", "429"])
-    done = place.run("run", "--tool", "codex", "--json", "hello")
+    done = place.run("run", "--tool", "codex", "--retries", "0", "--json", "hello")
     assert done.code == 8
     assert done.json["status"] == "failed"
     assert done.json["error"]["kind"] == "rate_limit"
@@ -150,7 +150,7 @@ def test_quiet(place: Place) -> None:
     """`--quiet` leaves stderr empty when all goes well, and does not silence a failure."""
     assert place.codex("hello", "--quiet").err == ""
     place.play(["fail", "500"])
-    done = place.run("run", "--tool", "codex", "--quiet", "hello")
+    done = place.run("run", "--tool", "codex", "--retries", "0", "--quiet", "hello")
     assert done.code == 1
     assert done.err.startswith("error: ")
 

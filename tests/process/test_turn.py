@@ -302,5 +302,18 @@ def test_a_tool_that_tells_its_retries_on_stderr(place: Place) -> None:
         assert not list(place.state_root.rglob("runtime"))
 
     run_async(scenario)
-    assert [line.split()[0] for line in seen.read_text().splitlines()] == ["600"]
-    assert seen.read_text().endswith("/policy.toml\n")
+    modes = {Path(name).name: mode for mode, _, name in (line.partition(" ") for line in seen.read_text().splitlines())}
+    assert modes == {"csa-note.md": "600", "home": "700", "policy.toml": "600"}
+
+
+def test_a_tool_in_a_home_made_for_the_turn(place: Place) -> None:
+    """What it keeps stands in the user's own home, which has no trace of the turn's: a conversation goes on."""
+    own = place.home / ".gemini"
+    own.mkdir()
+    (own / "settings.json").write_text("{}")
+    session_id = place.run("run", "--tool", "gemini-cli", "hello").session_id
+    assert "[turns=2]" in place.run("run", "--session", session_id, "and again").out
+    assert (own / "settings.json").read_text() == "{}"
+    assert (own / "tmp").is_dir()
+    assert [path for path in own.rglob("*") if path.is_symlink()] == []
+    assert not list(place.state_root.rglob("runtime"))

@@ -1,10 +1,37 @@
 """A workplace for the real CLIs, and the tools to go through."""
 
+import os
 from collections.abc import Iterator
 
 import pytest
 
 from tests.real.workplace import TOOLS, RealTool, Workplace, open_workplace
+
+CHOSEN = os.environ.get("CSA_REAL_TOOLS")
+_OF_ONE_TOOL = {"test_gemini": "gemini-cli"}
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what needs a tool that CSA_REAL_TOOLS does not name."""
+    if CHOSEN is None:
+        return
+    chosen = set(CHOSEN.split(","))
+    wanted = [item for item in items if "real" not in item.keywords or _needed(item) <= chosen]
+    config.hook.pytest_deselected(items=[item for item in items if item not in wanted])
+    items[:] = wanted
+
+
+def _needed(item: pytest.Item) -> set[str]:
+    """Name the tools and agents among the parameters of a test, and the one its module is about."""
+    needed = {_OF_ONE_TOOL[item.path.stem]} if item.path.stem in _OF_ONE_TOOL else set()
+    found: dict[str, object] = item.callspec.params if hasattr(item, "callspec") else {}
+    for name, value in found.items():
+        for each in value if isinstance(value, tuple) else (value,):
+            if isinstance(each, RealTool):
+                needed.add(each.name)
+            elif name in {"tool", "agent"}:
+                needed.add(str(getattr(each, "tool", each)))
+    return needed
 
 
 @pytest.fixture(params=TOOLS, ids=lambda tool: tool.name)

@@ -1,6 +1,7 @@
 """What only gemini-cli does, and csa keeps from its users."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,20 @@ from tests.real.test_turns import csa_variables
 from tests.real.workplace import GEMINI_CLI, Workplace
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(120)]
+
+
+@pytest.fixture(params=["roots-settings", "own-home"])
+def place(place: Workplace, request: pytest.FixtureRequest) -> Workplace:
+    """Make the place also as it is for users other than root, where gemini takes no system settings from csa."""
+    if request.param == "roots-settings" and os.geteuid() != 0:
+        pytest.skip("gemini believes root alone")
+    if request.param == "own-home":
+        loose = place.base / "loose"
+        loose.mkdir()
+        loose.chmod(0o777)
+        place.state_root = loose / "csa"
+        place.env["CSA_STATE_DIR"] = str(place.state_root)
+    return place
 
 
 def test_conversations_survive_its_clean_up(place: Workplace) -> None:
@@ -57,7 +72,8 @@ def test_the_users_settings_hold_and_stay(place: Workplace) -> None:
     (request,) = place.asked("hello")
     assert "Rule one." in json.dumps(request.body)
     assert "csa session" in request.system_text
-    assert "google_web_search" not in request.tools
+    if os.geteuid() == 0:  # else gemini passes over a file that root does not own
+        assert "google_web_search" not in request.tools
     assert {path: path.read_bytes() for path in before} == before
 
 
@@ -68,19 +84,26 @@ def test_nothing_of_the_run_is_left(place: Workplace) -> None:
     assert [path for path in place.home.rglob("csa-note.md*") if Path(path).is_file()] == []
 
 
-def test_without_its_own_settings_a_run_works_and_warns(place: Workplace) -> None:
-    """Below /tmp, as for users other than root, gemini takes no settings from csa."""
-    settings = place.home / ".gemini" / "settings.json"
+def test_the_users_home_is_the_agents(place: Workplace) -> None:
+    """What the user tells every agent is read, and what gemini keeps is his, wherever csa's settings stand."""
+    own = place.home / ".gemini"
+    (own / "policies").mkdir(parents=True)
+    (own / "GEMINI.md").write_text("Rule zero.")
+    first = place.run(GEMINI_CLI, "the first question", "--effort", "high")
+    (request,) = place.asked("the first")
+    assert "Rule zero." in json.dumps(request.body)
+    assert f"You run inside csa session {first['session_id']}" in request.system_text
+    assert request.body["generationConfig"]["thinkingConfig"]["thinkingBudget"] == 24576  # of "high"
+    assert place.conversations(GEMINI_CLI, first["provider_session_id"])
+    assert place.events(first["session_id"], "warning") == []
+    assert [path for path in own.rglob("*") if path.is_symlink()] == []
+
+
+def test_a_project_that_sets_the_clean_up_is_warned_of(place: Workplace) -> None:
+    """Its settings are above the user's, so csa cannot keep gemini from deleting there; as root it can."""
+    settings = place.project / ".gemini" / "settings.json"
     settings.parent.mkdir()
-    settings.write_text('{"security": {"auth": {"selectedType": "gemini-api-key"}}}')
-    loose = place.base / "loose"
-    loose.mkdir()
-    loose.chmod(0o777)
-    place.state_root = loose / "csa"
-    place.env["CSA_STATE_DIR"] = str(place.state_root)
-    place.provider.on("who", tool_call("env | grep CSA_"), text("done"))
-    session_id = place.run(GEMINI_CLI, "who are you", env={"GITHUB_SHA": "abc"})["session_id"]
-    assert f"You run inside csa session {session_id}" in place.provider.requests[0].prompt
-    assert csa_variables(place.shown(session_id))["CSA_SESSION_ID"] == session_id
-    (warning,) = place.events(session_id, "warning")
-    assert "sessionRetention" in warning["message"]
+    settings.write_text('{"general": {"sessionRetention": {"enabled": true, "maxAge": "30d"}}}')
+    session_id = place.run(GEMINI_CLI, "hello")["session_id"]
+    told = [warning["message"] for warning in place.events(session_id, "warning")]
+    assert [("sessionRetention" in message) for message in told] == ([True] if "CSA_STATE_DIR" in place.env else [])

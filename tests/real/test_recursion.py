@@ -20,6 +20,7 @@ CHAINS = [
     (CLAUDE_CODE, CLAUDE_CODE),
     (CODEX, GEMINI_CLI, CLAUDE_CODE),
     (GEMINI_CLI, GEMINI_CLI),
+    (CODEX, GEMINI_CLI, OPENCODE, CLAUDE_CODE),
 ]
 
 
@@ -30,7 +31,11 @@ def test_agents_start_agents(place: Workplace, chain: tuple[RealTool, ...], perm
     flags = "" if permission == "edit" else f"--permission {permission} "
     for depth, child in enumerate(chain[1:]):
         command = CSA if depth == 0 else "csa"  # as the note says it, and by its name
-        call = tool_call(f'{command} run {flags}--tool {child.name} "LEVEL-{depth + 1} please"')
+        call = tool_call(
+            f'{command} run {flags}--tool {child.name} "LEVEL-{depth + 1} please"',
+            # After ten seconds it would tell its model that the command still runs, and ours asks no further.
+            arguments={"yield_time_ms": 30_000} if chain[depth] is CODEX else None,
+        )
         place.provider.on(f"LEVEL-{depth} ", call, text(f"done {depth}"))
     deepest = len(chain) - 1
     place.provider.on(f"LEVEL-{deepest} ", tool_call("env"), text(f"done {deepest}"))

@@ -201,7 +201,7 @@ OPENCODE = RealTool(
     silent_failures=frozenset({"always 401"}),
     misses_key=False,
 )
-# CSA_REAL_TOOLS may name some of them.
+# CSA_REAL_TOOLS may name some of them; conftest leaves out the tests that need others.
 TOOLS = tuple(
     tool
     for tool in (CODEX, CLAUDE_CODE, GEMINI_CLI, OPENCODE)

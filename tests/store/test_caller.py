@@ -8,7 +8,8 @@ import pytest
 
 from csa.errors import RefusedError
 from csa.model.permission import Permission
-from csa.runner.caller import IDENTITY_VARIABLES, find_caller
+from csa.runner.ancestry import IDENTITY_VARIABLES
+from csa.runner.caller import find_caller
 from csa.runner.environment import session_environment
 from csa.store.sessions import Store
 from tests.conftest import ForeignWriter

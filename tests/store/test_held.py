@@ -11,7 +11,8 @@ import pytest
 
 from csa.errors import BusyError, NotFoundError, StateError
 from csa.store.held import build_session, open_session, store_lock
-from csa.store.locks import is_locked
+from csa.store.locks import acquire_lock, is_locked
+from csa.store.owner import parse_owner
 from csa.store.sessions import Store
 from tests.store.support import IDS, begin, child, finish, finished_session, make_state, publish
 from tests.support import snapshot
@@ -50,6 +51,33 @@ def test_a_session_is_not_seen_before_it_is_published(store: Store) -> None:
         assert held.paths.root == store.paths(ID).root
     assert not is_locked(store.paths(ID).session_lock)
     assert store.has(ID)
+
+
+def test_a_session_passes_from_tool_to_tool(store: Store) -> None:
+    """The session stays locked, the tool's lock changes, and both say who holds them now."""
+    with publish(store, ID) as held:
+        held.pass_to("claude-code", turn=2)
+        paths = store.paths(ID)
+        assert is_locked(paths.session_lock)
+        assert (is_locked(paths.tool_lock("codex")), is_locked(paths.tool_lock("claude-code"))) == (False, True)
+        for path in (paths.session_lock, paths.tool_lock("claude-code")):
+            owner = parse_owner(path.read_bytes())
+            assert owner is not None
+            assert (owner.tool, owner.turn, owner.pid) == ("claude-code", 2, os.getpid())
+        assert paths.tool_lock("codex").read_bytes() == b""
+    assert not is_locked(paths.session_lock)
+    assert not is_locked(paths.tool_lock("claude-code"))
+
+
+def test_a_tool_that_another_program_holds_is_refused(store: Store) -> None:
+    """Then the session is held as before."""
+    with publish(store, ID) as held:
+        paths = store.paths(ID)
+        before = paths.session_lock.read_bytes()
+        with acquire_lock(paths.tool_lock("claude-code"), flock=True), pytest.raises(BusyError, match="claude-code"):
+            held.pass_to("claude-code", turn=2)
+        assert (is_locked(paths.session_lock), is_locked(paths.tool_lock("codex"))) == (True, True)
+        assert paths.session_lock.read_bytes() == before
 
 
 def test_a_refused_start_leaves_nothing(store: Store) -> None:

@@ -1,6 +1,7 @@
 """What a run is to be, and everything that is refused before anything is written."""
 
 import os
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from csa.errors import CsaError, NotFoundError, RefusedError, ToolUnavailableError, UsageError
+from csa.errors import ConfigError, CsaError, NotFoundError, RefusedError, ToolUnavailableError, UsageError
 from csa.model.config import Layer, combine_layers
 from csa.model.permission import Permission
 from csa.model.state import ToolState
@@ -340,3 +341,47 @@ def test_a_start_directory_that_is_missing(plan: Planner, tmp_path: Path) -> Non
     """A new session cannot start where there is nothing."""
     with pytest.raises(CsaError, match=r"nowhere"):
         plan(directory=tmp_path / "nowhere")
+
+
+def test_fallback_is_asked_for_or_configured(plan: Planner) -> None:
+    """A flag replaces the configuration, an empty one turns it off; the tool that runs is no fallback of itself."""
+    configured = {"fallback": ["gemini-cli", "codex", "claude-code"]}
+    assert plan(config=configured).fallback == ("gemini-cli", "claude-code")
+    assert plan(config=configured, fallback=("opencode", "opencode")).fallback == ("opencode",)
+    assert plan(config=configured, fallback=()).fallback == ()
+    assert plan().fallback == ()
+
+
+@pytest.mark.parametrize("name", ["auto", "cloude-code"])
+def test_fallback_that_is_no_tool(plan: Planner, name: str) -> None:
+    """Whoever wrote it is told."""
+    with pytest.raises(UsageError):
+        plan(fallback=(name,))
+    with pytest.raises((ConfigError, UsageError), match="fallback"):
+        plan(config={"fallback": [name]})
+
+
+def test_fallback_for_a_tool_that_is_not_installed(
+    plan: Planner, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The first one that is installed begins, without the model that was meant for another."""
+    (tmp_path / "claude").symlink_to(shutil.which("claude") or "")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    made = plan(fallback=("gemini-cli", "claude-code", "opencode"), model="gpt-5", effort="high")
+    assert (made.adapter.name, made.model, made.effort) == ("claude-code", None, None)
+    assert made.why_tool == "fallback: codex is not installed"
+    assert made.fallback == ("gemini-cli", "opencode")
+    assert plan(tool="claude-code", model="opus").model == "opus"
+    with pytest.raises(ToolUnavailableError, match="codex"):
+        plan(fallback=("gemini-cli",))
+
+
+def test_retries_and_handoff(plan: Planner) -> None:
+    """Two retries and a handoff unless asked or configured otherwise."""
+    assert (plan().retries, plan().hands_over) == (2, True)
+    configured = {"retries": 5, "handoff": "off"}
+    assert (plan(config=configured).retries, plan(config=configured).hands_over) == (5, False)
+    made = plan(config=configured, retries=0, handoff=True)
+    assert (made.retries, made.hands_over) == (0, True)
+    with pytest.raises(UsageError):
+        plan(retries=-1)

@@ -30,6 +30,32 @@ def test_files_are_private_and_go(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_links_stand_for_other_places(tmp_path: Path) -> None:
+    """All of a directory but what is given, one that is made, one that is missing; their targets outlive them."""
+    original = tmp_path / "original"
+    (original / "kept").mkdir(parents=True)
+    for name in ("settings", "login", "kept/deep"):
+        (original / name).write_text("theirs")
+    paths = paths_of(tmp_path / "session")
+    paths.root.mkdir()
+    links = {"home/*": str(original), "home/tmp": f"{original}/tmp/", "home/new": f"{original}/new", "x/*": "/nowhere"}
+    write_run_files(paths, {"home/settings": "ours"}, links)
+    home = run_directory(paths) / "home"
+    assert {path.name: path.is_symlink() for path in home.iterdir()} == {
+        "settings": False,
+        "login": True,
+        "kept": True,
+        "tmp": True,
+        "new": True,
+    }
+    (home / "tmp" / "a").write_text("stays")
+    (home / "new").write_text("stays")
+    remove_run_files(paths)
+    assert (original / "settings").read_text() == "theirs"
+    assert (original / "kept" / "deep").read_text() == "theirs"
+    assert ((original / "tmp" / "a").read_text(), (original / "new").read_text()) == ("stays", "stays")
+
+
 def test_no_files_make_no_directory(tmp_path: Path) -> None:
     """Most tools need none."""
     write_run_files(paths_of(tmp_path), {})

@@ -43,6 +43,12 @@ def test_later_layers_win_and_are_named() -> None:
         ({"permission": "edit"}, {"permission": "read-only"}, "read-only"),
         ({"permission": "edit"}, {"permission": "full"}, "edit"),
         ({"permission": "full"}, {"permission": "full"}, "full"),
+        ({}, {"max_children": 4}, 4),
+        ({"max_children": 4}, {"max_children": 9}, 4),
+        ({"max_running": 4}, {"max_running": 0}, 4),
+        ({"max_tree_running": 4}, {"max_tree_running": 2}, 2),
+        ({"max_tree_sessions": 0}, {"max_tree_sessions": 0}, 0),
+        ({"max_depth": 0}, {"max_depth": 1}, 0),
         ({}, {"timeout_s": 60}, 60),
         ({"timeout_s": 60}, {"timeout_s": 30}, 30),
         ({"timeout_s": 60}, {"timeout_s": 90}, 60),
@@ -53,6 +59,17 @@ def test_a_project_tightens_and_never_loosens(before: dict[str, Any], asked: dic
     """A limit in a project's file counts only where it is stricter than the user's."""
     (key,) = asked
     assert combine_layers([user(**before), own(**asked)]).values[key][0] == after
+
+
+def test_a_project_tightens_the_limit_of_a_tool() -> None:
+    """`tools.<name>.max_running` is a limit like the others, also of a tool whose name has a dot."""
+    before = user(tools={"codex": {"max_running": 2}, "my.tool": {"max_running": 1}})
+    for asked, limit in ((0, 2), (1, 1), (5, 2)):
+        assert combine_layers([before, own(tools={"codex": {"max_running": asked}})]).limits.tools == {
+            "codex": limit,
+            "my.tool": 1,
+        }
+    assert combine_layers([own(tools={"codex": {"max_running": 3}})]).limits.tools == {"codex": 3}
 
 
 def test_the_user_may_loosen() -> None:
@@ -114,6 +131,10 @@ def test_an_unknown_key_is_an_error_with_a_suggestion(values: dict[str, Any], hi
         {"timeout_s": -1},
         {"timeout_s": "60"},
         {"timeout_s": float("nan")},
+        {"handoff": True},
+        {"handoff": "maybe"},
+        {"fallback": "codex"},
+        {"retries": -1},
         {"tools": 3},
         {"tools": {"codex": 3}},
         {"tools": {"codex": {"command": "codex"}}},

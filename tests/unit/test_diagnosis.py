@@ -121,6 +121,14 @@ def test_answers_that_are_none() -> None:
     assert len(judge_answer(ToolExit(1, None), "", "x" * 5000).problem or "") < 200
 
 
+def test_an_error_is_quoted_from_where_it_says_so() -> None:
+    """What node prints of its own source before an error is left out; words that only mention one are not."""
+    trace = "node:internal/loader:1210\n  throw err;\n  ^\n\nError: Cannot find module './x'\nRequire stack:\n- /a/b"
+    said = "exits 1: Error: Cannot find module './x' Require stack: - /a/b"
+    assert judge_answer(ToolExit(1, None), "", trace) == Answer(problem=said)
+    assert judge_answer(ToolExit(1, None), "", "no Error at all") == Answer(problem="exits 1: no Error at all")
+
+
 def test_versions_are_ordered_by_number() -> None:
     """0.99 comes before 0.169."""
     assert order_key("0.99.0") < order_key("0.169.0") < order_key("0.169.1-beta") < order_key("1.0")

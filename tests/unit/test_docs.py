@@ -43,7 +43,7 @@ def test_the_man_page_renders_without_warnings() -> None:
 
 
 def _examples() -> list[str]:
-    text = README.read_text() + (DOCS / "sessions.md").read_text()
+    text = "".join(document.read_text() for document in (README, *sorted(DOCS.glob("*.md"))))
     return re.findall(r"^\$ (?:.*\| )?(csa [^|\n]*)", text, re.MULTILINE)
 
 

@@ -507,7 +507,7 @@ def interrupt(fakes: Fakes, command: list[str], is_time: Callable[[str], bool]) 
         ["expect-env", "NONSENSE", "1"],
         ["expect-stdin", "stop"],
         ["expect-cwd", "/"],
-        ["wait-file", "/nonexistent", 0],
+        ["wait-file", "/proc/nowhere", 0],
         ["dance"],
         ["say"],
         ["say", 1],

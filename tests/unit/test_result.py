@@ -1,10 +1,11 @@
 """How a turn ended, and what csa exits with."""
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from csa.model.result import RunResult, exit_code_for, result_from_event, summarise
+from csa.model.result import Link, RunResult, exit_code_for, result_from_event, summarise
 from csa.model.usage import Usage
 
 ID = "01JH4QWERT1234567890ABCDEF"
@@ -88,3 +89,16 @@ def test_a_summary_is_the_first_line_that_says_something() -> None:
     assert summarise("") == ""
     assert len(summarise("x" * 500)) == 200
     assert summarise("x" * 200) == "x" * 200
+
+
+def test_the_chain_of_a_run_survives() -> None:
+    """It is in the event and in the JSON, and nowhere where there was only one turn."""
+    chain = (
+        Link(turn=1, tool="codex", status="failed", error_kind="quota"),
+        Link(turn=2, tool="my tool", status="succeeded"),
+    )
+    result = replace(make_result(), chain=chain)
+    assert result_from_event(ID, 2, result.to_event())["chain"] == chain
+    assert result.to_json()["chain"][1] == {"turn": 2, "tool": "my tool", "status": "succeeded", "error_kind": None}
+    assert "chain" not in make_result().to_json()
+    assert result_from_event(ID, 2, make_result().to_event())["chain"] == ()

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from csa.model.limits import Budget, Limits
 from csa.model.state import (
     NewerSchemaFault,
     RecordFault,
@@ -166,6 +167,11 @@ def test_rendering_and_reading_again_loses_nothing() -> None:
         max_depth=5,
         tools={"codex": ToolState(provider_session_id="t", cwd="/p", account="~/.codex", totals={"input_tokens": 7.0})},
         usage=Usage(10, 20, 0, 0.5),
+        duration_s=2.5,
+        turns_unmeasured=1,
+        turns_unpriced=2,
+        limits=Limits(max_children=2, tools={"codex": 1}),
+        budget=Budget(tokens=100, usd=1.5, time_s=60.0),
         schema=1,
     )
     assert parse_state(render_state(state)) == state

@@ -150,7 +150,7 @@ def test_the_users_own_settings_are_kept() -> None:
 def test_settings_that_cannot_be_read_are_not_silently_dropped() -> None:
     """They may be there to restrict."""
     environ = {**HOME, "GEMINI_CLI_SYSTEM_SETTINGS_PATH": "/etc/theirs.json"}
-    with pytest.raises(UsageError, match="system settings of gemini-cli"):
+    with pytest.raises(UsageError, match="settings of gemini-cli"):
         invoke(environ=environ, files={"$GEMINI_CLI_SYSTEM_SETTINGS_PATH": "{"})
 
 
@@ -199,19 +199,47 @@ def test_model_and_effort() -> None:
     assert "modelConfigs" not in settings(invoke())
 
 
-def test_without_roots_directory_no_settings_are_given() -> None:
-    """gemini skips a file that root does not own: the note goes before the prompt, and the danger is told."""
-    made = invoke(run_directory_is_roots=False, system="Note.", environ={**HOME, "SURFACE": "Github"})
-    assert made.files.keys() == {"policy.toml"}
+def test_without_roots_directory_the_settings_are_a_users() -> None:
+    """gemini skips a system file that root does not own: the run has a home that stands for the user's but for them."""
+    files = {"~/.gemini/settings.json": '{"ui": {"theme": "x"}, "general": {"sessionRetention": {"enabled": true}}}'}
+    environ = {**HOME, "SURFACE": "Github"}
+    made = invoke(run_directory_is_roots=False, system="Note.", effort="high", environ=environ, files=files)
+    assert made.files.keys() == {"policy.toml", "csa-note.md", "home/.gemini/settings.json"}
+    found = settings(made, "home/.gemini/settings.json")
+    assert found["ui"] == {"theme": "x"}
+    assert found["general"]["sessionRetention"] == {"enabled": False}
+    assert found["context"]["fileName"] == ["GEMINI.md", "../../csa-note.md"]
+    assert "modelConfigs" in found
+    assert made.env["GEMINI_CLI_HOME"] == f"{RUN}/home"
+    assert made.env["OUTER_GEMINI_CLI_HOME"] == ""
+    assert (made.env["SURFACE"], made.env["GITHUB_SHA"]) == (None, None)
     assert "GEMINI_CLI_SYSTEM_SETTINGS_PATH" not in made.env
-    assert made.stdin == b"Note.\n\nDo it."
-    assert made.env["SURFACE"] is None
-    assert made.env["GITHUB_SHA"] is None
-    assert "sessionRetention" in made.warnings[0]
-    kept = {"~/.gemini/settings.json": '{"general": {"sessionRetention": {"enabled": false}}}'}
-    assert invoke(run_directory_is_roots=False, files=kept).warnings == ()
+    assert made.links["home/.gemini/tmp"] == "/home/dev/.gemini/tmp/"
+    assert made.links["home/.gemini/*"] == "/home/dev/.gemini"
+    assert made.links["home/.env"] == "/home/dev/.env"
+    assert made.warnings == ()
+
+
+def test_a_nested_run_stands_for_the_users_home_too() -> None:
+    """The home of the outer run goes with it; the user's, named or not, is the one that is linked."""
+    nested = {**HOME, "GEMINI_CLI_HOME": "/outer/runtime/home", "OUTER_GEMINI_CLI_HOME": ""}
+    assert invoke(run_directory_is_roots=False, environ=nested).links["home/.gemini/*"] == "/home/dev/.gemini"
+    named = {**nested, "OUTER_GEMINI_CLI_HOME": "/data/g"}
+    made = invoke(run_directory_is_roots=False, environ=named)
+    assert made.links["home/.gemini/*"] == "/data/g/.gemini"
+    assert made.env["OUTER_GEMINI_CLI_HOME"] == "/data/g"
+
+
+def test_what_the_project_settles_is_not_claimed() -> None:
+    """Its settings are above the user's: the note goes before the prompt, an effort is refused, a clean-up told."""
+
+    def under(settings: str, **fields: Any) -> Invocation:
+        return invoke(run_directory_is_roots=False, files={"./.gemini/settings.json": settings}, **fields)
+
+    assert under('{"context": {"fileName": "RULES.md"}}', system="Note.").stdin == b"Note.\n\nDo it."
+    assert "sessionRetention" in under('{"general": {"sessionRetention": {"enabled": true}}}').warnings[0]
     with pytest.raises(UsageError, match="effort"):
-        invoke(run_directory_is_roots=False, effort="high")
+        under('{"modelConfigs": {"customOverrides": []}}', effort="high")
 
 
 def test_an_ephemeral_run_has_a_home_that_goes_with_it() -> None:

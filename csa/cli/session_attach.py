@@ -1,0 +1,169 @@
+"""Follow a running turn as if csa run had been started here, and print its answer at the end.
+
+Progress goes to stderr, the answer to stdout. Ctrl-C detaches: the turn goes on. Of a session that does not run, the
+answer of its last turn is printed. Exits as csa session wait does; 130 when detached.
+
+With --interactive the tool's own interface is opened on the conversation, here on the terminal, until you leave it.
+The session is locked meanwhile; what is said there is known to the tool, and not recorded in the transcript. Exits 0
+when the tool did, else 1; 4 when a turn runs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from csa.cli.output import lossy, print_json, print_problem
+from csa.cli.run import print_failure
+from csa.cli.selecting import add_selector, open_client, selected
+from csa.errors import UsageError
+from csa.model.events import Event
+from csa.model.result import SIGNAL_EXITS, RunResult, result_from_event
+from csa.model.state import parse_time
+from csa.model.usage import Usage
+from csa.runner.client import Csa
+from csa.runner.waiting import await_endings, waiters_exit_code
+from csa.store.following import follow
+
+if TYPE_CHECKING:
+    from csa.cli.progress import Progress, Subject
+    from csa.store.owner import Owner
+
+_SHOWN_BEFORE = 10  # events of the turn
+_LOOK_S = 0.05
+_DETACHING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    add_selector(parser)
+    parser.add_argument("-i", "--interactive", action="store_true", help="open the tool's own interface instead")
+    parser.add_argument("-t", "--tool", metavar="T", help="with --interactive: the tool (default: of the last turn)")
+    parser.add_argument("-q", "--quiet", action="store_true", help="no progress on stderr")
+    parser.add_argument("--json", action="store_true", help="print the result as one object instead of the answer")
+
+
+def execute(arguments: argparse.Namespace) -> int:
+    client = open_client(arguments)
+    session_id = client.resolve(selected(arguments))
+    if arguments.interactive:
+        return _interact(client, session_id, arguments)
+    if arguments.tool:
+        raise UsageError("--tool is for --interactive.")
+    liveness = client.liveness(session_id)
+    seen = _Seen()
+    if liveness.state == "alive" and liveness.owner is not None:
+        number = _follow(client, session_id, liveness.owner, seen, quiet=arguments.quiet)
+        if number is not None:
+            print(f"csa: detached; session {session_id} goes on", file=sys.stderr)
+            print(f"hint: csa session attach -s {session_id}", file=sys.stderr)
+            return 128 + number
+    return _print_end(client, session_id, seen, as_json=arguments.json)
+
+
+def _interact(client: Csa, session_id: str, arguments: argparse.Namespace) -> int:
+    """Open the tool's own interface."""
+    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+        raise UsageError("--interactive needs a terminal.", hint=f'csa run --session {session_id} "..."')
+    if arguments.json:
+        raise UsageError("--interactive and --json exclude each other.")
+    from csa.runner.interactive import Interaction  # noqa: PLC0415  # brings pexpect and anyio
+
+    interaction = Interaction(client.setting, session_id, tool=arguments.tool)
+    for warning in interaction.invocation.warnings:
+        print(f"warning: {warning}", file=sys.stderr)
+    ended = interaction.run()
+    with lossy(sys.stderr):
+        print(f"csa: left session {session_id}", file=sys.stderr)
+    if ended.stopped_by in SIGNAL_EXITS:
+        return SIGNAL_EXITS[ended.stopped_by]
+    return 0 if ended.end.code == 0 and ended.stopped_by is None else 1
+
+
+@dataclass(slots=True)
+class _Seen:
+    """What must be kept of what was seen: an ephemeral session is gone when its turn has ended."""
+
+    message: str = ""
+    finished: Event | None = None
+
+    def note(self, event: Event) -> None:
+        if event.type == "agent_message" and not event.data.get("chunk"):
+            self.message = str(event.data.get("text", ""))
+        elif event.type == "run_finished":
+            self.finished = event
+
+
+def _print_end(client: Csa, session_id: str, seen: _Seen, *, as_json: bool) -> int:
+    if seen.finished is not None and not client.store.has(session_id):
+        known = result_from_event(session_id, seen.finished.turn, seen.finished.data)
+        result, code = RunResult(**known, text=seen.message), waiters_exit_code(seen.finished)
+    else:
+        ending = next(await_endings(client.store, [session_id]))
+        if ending.status in {"lost", "unknown"}:
+            print_problem(f"turn {ending.turn} {ending.status}.", hint=f"csa session why -s {session_id}")
+            return ending.exit_code
+        result, code = client.result(session_id), ending.exit_code
+    if as_json:
+        print_json(result.to_json())
+    elif result.text:
+        print(result.text)
+    with lossy(sys.stderr):
+        print_failure(result)
+    return code
+
+
+def _follow(client: Csa, session_id: str, owner: Owner, seen: _Seen, *, quiet: bool) -> int | None:
+    """Show what happens until the turn has ended; return the number of the signal that detached us."""
+    import anyio  # noqa: PLC0415  # an ended turn needs no event loop
+
+    from csa.cli.progress import Subject, make_progress  # noqa: PLC0415  # as above
+
+    state = client.store.record(session_id).state
+    since = parse_time(owner.since)
+    subject = Subject(
+        session_id=session_id,
+        turn=owner.turn,
+        headline=f"csa: attached to session {session_id}, turn {owner.turn}, {owner.tool} (since {owner.since_clock})",
+        tool=owner.tool,
+        project=str(client.store.project),
+        is_new=False,
+        started_at=since.timestamp() if since else time.time(),
+        usage=state.usage if state else Usage(),
+    )
+    looks = follow(client.store.paths(session_id), tail=_SHOWN_BEFORE)
+    events = (filter(lambda event: event.turn >= owner.turn, look) for look in looks)
+    return anyio.run(_show, events, subject, make_progress(client, quiet=quiet), seen)
+
+
+async def _show(looks: Iterator[Iterator[Event]], subject: Subject, progress: Progress, seen: _Seen) -> int | None:
+    import anyio  # noqa: PLC0415  # imported by the caller
+
+    detached_by: list[int] = []
+    with anyio.open_signal_receiver(*_DETACHING) as signals:
+        async with anyio.create_task_group() as tasks:
+
+            async def obey() -> None:
+                detached_by.append(await anext(aiter(signals)))
+                tasks.cancel_scope.cancel()
+
+            with lossy(sys.stderr):
+                progress.begin(subject)
+            try:
+                tasks.start_soon(obey)
+                tasks.start_soon(progress.keep_fresh)
+                for look in looks:
+                    for event in look:
+                        seen.note(event)
+                        with lossy(sys.stderr):
+                            progress.show(event)
+                    await anyio.sleep(_LOOK_S)
+            finally:
+                with lossy(sys.stderr):
+                    progress.end()
+            tasks.cancel_scope.cancel()
+    return detached_by[0] if detached_by else None

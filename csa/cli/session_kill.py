@@ -1,0 +1,80 @@
+"""End what runs in sessions: the tool, and everything it has started.
+
+The supervisor of each turn is asked to end it, which it does as for Ctrl-C: the outcome is written, the session can be
+resumed. One that does not react within the grace, or at once with --force, is killed; the turn is then lost. A line is
+printed for each session when nothing of it is left.
+
+Exits 0 when nothing of them runs any more, also when nothing did; 1 when something cannot be ended; 5 when an agent
+would end its own session, or one that it works for.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterable
+
+from csa.cli.output import Style, print_json, print_problem
+from csa.cli.selecting import add_selectors, open_client, resolve_all
+from csa.errors import UsageError
+from csa.runner.ending import GRACE_S, Ended, end_sessions, end_trees, refuse_own_lineage, who_asks
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    add_selectors(parser)
+    parser.add_argument("--tree", action="store_true", help="and all their descendants")
+    add_how(parser)
+
+
+def add_how(parser: argparse.ArgumentParser) -> None:
+    """Add what `csa kill` takes as well."""
+    parser.add_argument("--force", action="store_true", help="do not ask the supervisors first; the turns are lost")
+    parser.add_argument(
+        "--timeout", type=float, default=GRACE_S, metavar="S", help=f"how long to let them end (default: {GRACE_S:g})"
+    )
+    parser.add_argument("--json", action="store_true", help="print an array of objects")
+
+
+def execute(arguments: argparse.Namespace) -> int:
+    check_how(arguments)
+    client = open_client(arguments)
+    ids = resolve_all(client, arguments)
+    refuse_own_lineage(client.caller, ids)
+    end = end_trees if arguments.tree else end_sessions
+    words = who_asks("session kill", client.setting.environ)
+    targets = [(client.store, session_id) for session_id in ids]
+    return report(end(targets, words=words, grace_s=arguments.timeout, force=arguments.force), arguments)
+
+
+def check_how(arguments: argparse.Namespace) -> None:
+    if not 0 <= arguments.timeout < float("inf"):
+        raise UsageError("--timeout takes a number of seconds, from 0 up.")
+
+
+def report(found: Iterable[Ended], arguments: argparse.Namespace) -> int:
+    """Print what came of each session as it comes; return the exit code."""
+    seen: list[Ended] = []
+    for ended in found:
+        seen.append(ended)
+        if ended.error is not None:
+            print_problem(ended.error.message, hint=ended.error.hint)
+        elif not arguments.json:
+            print(_line(ended), flush=True)
+    if arguments.json:
+        print_json([ended.to_json() for ended in seen])
+    return next((ended.error.exit_code for ended in seen if ended.error), 0)
+
+
+def _line(ended: Ended) -> str:
+    if ended.outcome == "not_running":
+        return f"{ended.session_id}: not running ({ended.status})"
+    known = f"{ended.tool}, turn {ended.turn}" if ended.tool else "unknown tool"
+    if ended.forced:
+        return f"{ended.session_id}: killed ({known}); its supervisor was killed too, so the turn is {ended.status}"
+    done = Style(sys.stdout)("killed", "yellow")
+    rest = "" if ended.status == "cancelled" else f"; it had {_past(ended.status)}"
+    return f"{ended.session_id}: {done} ({known}){rest}"
+
+
+def _past(status: str) -> str:
+    return {"timed_out": "run out of time", "lost": "been lost", "killed": "died"}.get(status, status)

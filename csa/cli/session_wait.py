@@ -1,0 +1,61 @@
+"""Wait until sessions are at rest, and exit as their turns did.
+
+Prints a line for each session as it ends. Any number may wait for the same session; waiting takes nothing. A session
+that does not run has ended already. A turn that is followed by another at once is waited for with that one.
+
+Exits 0 when all succeeded, else with the first code that is not 0, in the order in which the sessions were given (1
+failed, cancelled, killed or lost; 7 not logged in; 8 rate limited; 124 out of time); with --any, with that of the first
+to end. Exits 4 when --timeout is up, or when it cannot be known whether one runs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from csa.cli.describe import elapsed
+from csa.cli.output import STATUS_STYLES, Style, one_line, print_json, print_problem
+from csa.cli.selecting import add_selectors, open_client, resolve_all
+from csa.errors import UsageError
+from csa.runner.waiting import EXIT_BUSY, Ending, await_endings
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    add_selectors(parser)
+    parser.add_argument("--any", action="store_true", help="until one of them has ended")
+    parser.add_argument("--tree", action="store_true", help="also for all their descendants, those to come included")
+    parser.add_argument("--timeout", type=float, metavar="S", help="give up after S seconds, with exit code 4")
+    parser.add_argument("--json", action="store_true", help="print an array of objects when the waiting is over")
+
+
+def execute(arguments: argparse.Namespace) -> int:
+    if arguments.timeout is not None and not 0 <= arguments.timeout < float("inf"):
+        raise UsageError("--timeout takes a number of seconds, from 0 up.")
+    client = open_client(arguments)
+    ids = resolve_all(client, arguments)
+    endings: dict[str, Ending] = {}
+    for ending in await_endings(
+        client.store, ids, tree=arguments.tree, first_only=arguments.any, timeout_s=arguments.timeout
+    ):
+        endings[ending.session_id] = ending
+        if not arguments.json and ending.status != "running":
+            _print_line(ending)
+    if arguments.json:
+        print_json([ending.to_json() for ending in endings.values()])
+    unfinished = [ending.session_id for ending in endings.values() if ending.status == "running"]
+    if unfinished:
+        count = f"{len(unfinished)} sessions still run" if len(unfinished) > 1 else f"{unfinished[0]} still runs"
+        print_problem(f"After {arguments.timeout:g} s {count}.", hint=f"csa session why -s {unfinished[0]}")
+        return EXIT_BUSY
+    ordered = [endings[session_id] for session_id in (*ids, *endings) if session_id in endings]
+    return next((ending.exit_code for ending in ordered if ending.exit_code), 0)
+
+
+def _print_line(ending: Ending) -> None:
+    style = Style(sys.stdout)
+    facts = [ending.tool, f"turn {ending.turn}" if ending.turn else ""]
+    facts.append("" if ending.duration_s is None else elapsed(ending.duration_s))
+    known = ", ".join(fact for fact in facts if fact)
+    why = one_line(ending.error["message"]) if ending.error and ending.error.get("message") else ""
+    status = style(ending.status, STATUS_STYLES.get(ending.status, ""))
+    print(f"{ending.session_id}: {status}{f' ({known})' if known else ''}{f': {why}' if why else ''}", flush=True)

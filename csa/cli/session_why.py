@@ -1,0 +1,176 @@
+"""Print the evidence of what a session does: who holds its lock, its last event, its silence, its processes.
+
+Works for every session: one that runs, has ended, was lost, never ran, is damaged, or belongs to another machine.
+Nothing is written and nothing is taken. The status follows from the lock and the transcript alone; silence is no death.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Iterator
+
+from csa.cli.describe import describe, elapsed, size
+from csa.cli.output import STATUS_STYLES, Style, cut, one_line, print_json, terminal_width
+from csa.cli.selecting import add_selector, open_client, selected
+from csa.runner.evidence import Evidence, OwnerEvidence, gather_evidence
+
+_LABEL_WIDTH = 12
+_COMMAND_WIDTH = 120
+_BUSY_PERCENT = 1.0
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    add_selector(parser)
+    parser.add_argument("--json", action="store_true", help="print an object")
+
+
+def execute(arguments: argparse.Namespace) -> int:
+    client = open_client(arguments)
+    found = gather_evidence(client.store, client.resolve(selected(arguments)))
+    if arguments.json:
+        print_json({**found.to_json(), "why": conclude(found)})
+        return 0
+    style, width = Style(sys.stdout), terminal_width(sys.stdout)
+    print(f"{found.session_id}: {style(found.status, STATUS_STYLES.get(found.status, ''))}: {conclude(found)}\n")
+    for label, text in _rows(found):
+        print(f"{style(f'{label:<{_LABEL_WIDTH}}', 'dim')}{cut(one_line(text), width and width - _LABEL_WIDTH)}")
+    return 0
+
+
+def conclude(found: Evidence) -> str:
+    """Return the status that follows, and why, in a sentence."""
+    if found.status in _CONCLUSIONS:
+        return _CONCLUSIONS[found.status](found)
+    if found.last_event is None:
+        return "nobody holds the lock; the record, which another program wrote, says how the last turn ended."
+    return f"nobody holds the lock, and turn {_turn(found)} ended {_age(found.last_event_age_s)} ago."
+
+
+def _damaged(found: Evidence) -> str:
+    held = "its lock is held, so it runs" if found.is_locked else "its lock is free, so it does not run"
+    return f"the record cannot be read ({found.fault}); {held}."
+
+
+def _unknown(found: Evidence) -> str:
+    heartbeat = "which has left no heartbeat" if found.heartbeat_age_s is None else f"whose heartbeat is {_beat(found)}"
+    return f"it belongs to another machine{_host(found)}, {heartbeat}; whether it runs cannot be known here."
+
+
+def _lost(found: Evidence) -> str:
+    return f"nobody holds the lock, and turn {_turn(found)} has no end in the transcript{_what_happened(found)}."
+
+
+def _idle(_found: Evidence) -> str:
+    return "it has never run: nobody holds the lock, and there is no turn in its record."
+
+
+def _running(found: Evidence) -> str:
+    owner = found.owner
+    if owner is None:
+        return "the lock is held by a program that does not say who it is."
+    what = f"{owner.owner.tool} runs turn {owner.owner.turn}"
+    if not found.is_locked:
+        return f"{what} on another machine{_host(found)}, whose heartbeat is {_beat(found)}."
+    if owner.process in {"gone", "reused"}:
+        return f"the supervisor of turn {owner.owner.turn} is gone, and what it had started is being ended."
+    if owner.process == "stopped":
+        return f"{what}, but its supervisor is stopped (as by Ctrl-Z): kill -CONT {owner.owner.pid} lets it go on."
+    return f"{what}{_how_it_runs(found)}."
+
+
+_CONCLUSIONS: dict[str, Callable[[Evidence], str]] = {
+    "damaged": _damaged,
+    "running": _running,
+    "unknown": _unknown,
+    "lost": _lost,
+    "idle": _idle,
+}
+
+
+def _how_it_runs(found: Evidence) -> str:
+    if found.cancel_asked is not None:
+        return ", and has been asked to end"
+    if found.is_permission_pending:
+        return ", and waits for a permission"
+    quiet = "" if found.silence_s is None else f"; the tool said something {_age(found.silence_s)} ago"
+    if found.cpu_percent is None:
+        return quiet
+    return f"{quiet}; it {'uses' if found.cpu_percent >= _BUSY_PERCENT else 'does not use'} the processor"
+
+
+def _beat(found: Evidence) -> str:
+    return f"{_age(found.heartbeat_age_s)} old"
+
+
+def _what_happened(found: Evidence) -> str:
+    owner = found.owner
+    if owner is None:
+        return ": its supervisor did not live to write it"
+    if not owner.is_same_boot:
+        return ": the machine was started anew since"
+    return f": its supervisor (PID {owner.owner.pid}) was killed before it could write one"
+
+
+def _rows(found: Evidence) -> Iterator[tuple[str, str]]:
+    """Yield the pieces of evidence that there are."""
+    yield "lock", "held" if found.is_locked else "free"
+    for holder in found.holders:
+        yield "", f"by PID {holder.process.pid}: {cut(one_line(holder.command), _COMMAND_WIDTH)}"
+    if found.owner:
+        yield "owner", _owner(found.owner)
+        yield "", _whereabouts(found.owner)
+    if event := found.last_event:
+        yield "last event", f"{event.type}, {_age(found.last_event_age_s)} ago: {describe(event) or '-'}"
+    if found.silence_s is not None:
+        yield "silence", f"{_age(found.silence_s)} since the tool's last output"
+    if used := found.resources:
+        now = "" if found.cpu_percent is None else f", {found.cpu_percent:.0f}% just now"
+        processes = f"{used.processes} process{'' if used.processes == 1 else 'es'}"
+        yield "processor", f"{used.cpu_s:.1f} s used{now}; {processes}, {size(used.resident_bytes)}"
+    if found.permission:
+        status = "pending" if found.is_permission_pending else found.permission.get("status")
+        title = found.permission.get("title") or ""
+        yield "permission", f"{status}, {_age(found.permission_age_s)} ago: {title}"
+    elif found.is_locked:
+        yield "permission", "none asked for"
+    if found.heartbeat_age_s is not None:
+        yield "heartbeat", f"{_age(found.heartbeat_age_s)} old{_host(found)}"
+    if found.cancel_asked is not None:
+        yield "cancel", f"asked for{f': {found.cancel_asked}' if found.cancel_asked else ''}"
+
+
+def _owner(evidence: OwnerEvidence) -> str:
+    owner = evidence.owner
+    who = f"PID {owner.pid} ({_PROCESSES[evidence.process]}), {owner.tool}, turn {owner.turn}"
+    return f"{who}, since {owner.since}{', detached' if owner.detached else ''}"
+
+
+_PROCESSES = {
+    "running": "verified by its start time",
+    "stopped": "verified by its start time, stopped",
+    "gone": "gone",
+    "reused": "gone; another process has that PID now",
+    "out_of_sight": "cannot be looked at from here",
+}
+
+
+def _whereabouts(evidence: OwnerEvidence) -> str:
+    if not evidence.is_same_boot:
+        place = "this machine, before it was started anew" if evidence.is_same_machine else "another machine"
+        return f"host {evidence.owner.host}: {place}"
+    namespace = "this" if evidence.is_same_pid_namespace else "another"
+    return f"host {evidence.owner.host}: this boot, {namespace} pid namespace"
+
+
+def _host(found: Evidence) -> str:
+    name = found.heartbeat_host or (found.owner.owner.host if found.owner else "")
+    return f" ({name})" if name else ""
+
+
+def _turn(found: Evidence) -> int:
+    return found.last_event.turn if found.last_event else found.turns
+
+
+def _age(seconds: float | None) -> str:
+    return "an unknown time" if seconds is None else elapsed(seconds)

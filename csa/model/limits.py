@@ -1,0 +1,119 @@
+"""Limits, budgets and what has been spent: values and their arithmetic. Pure; 0 is no limit everywhere."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
+
+from csa.model.usage import Usage
+
+TREE_LIMITS = ("max_tree_sessions", "max_tree_running")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """How many sessions and running turns there may be. `tools` limits the running turns of single tools."""
+
+    max_children: int = 0
+    max_tree_sessions: int = 0
+    max_tree_running: int = 0
+    max_running: int = 0  # on this host, over all projects; as are those of `tools`
+    tools: Mapping[str, int] = field(default_factory=dict)
+
+    def tightened_by(self, other: Limits) -> Limits:
+        """Return the stricter of both, limit by limit."""
+        names = {*self.tools, *other.tools}
+        return Limits(
+            **{name: _tighter(getattr(self, name), getattr(other, name)) for name in COUNTS},
+            tools={name: _tighter(self.tools.get(name, 0), other.tools.get(name, 0)) for name in sorted(names)},
+        )
+
+    def of_tree(self) -> Limits:
+        """Return only what concerns the tree as a whole."""
+        return Limits(**{name: getattr(self, name) for name in TREE_LIMITS})
+
+    def replacing(self, old: Limits) -> Limits:
+        """Return these limits so that they can be written over the record of `old`: what is lifted is named, as 0."""
+        return replace(self, tools={**dict.fromkeys(old.tools, 0), **self.tools})
+
+    def to_record(self) -> dict[str, Any] | None:
+        """Return `[limits]`, None standing for absent keys; None when there has never been a limit."""
+        counts = {name: getattr(self, name) or None for name in COUNTS}
+        tools = {name: count or None for name, count in self.tools.items()} or None
+        return {**counts, "tools": tools} if tools or any(counts.values()) else None
+
+
+COUNTS = tuple(each.name for each in fields(Limits) if each.name != "tools")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Budget:
+    """What a session and all below it may use: tokens in and out, US dollars, seconds of turns."""
+
+    tokens: int = 0
+    usd: float = 0.0
+    time_s: float = 0.0
+
+    def __bool__(self) -> bool:
+        return bool(self.tokens or self.usd or self.time_s)
+
+    def to_record(self) -> dict[str, Any] | None:
+        """Return `[budget]`, as `Limits.to_record`."""
+        return {each.name: getattr(self, each.name) or None for each in fields(self)} if self else None
+
+    def exhausted_by(self, spent: Spent) -> str | None:
+        """Return in words what is used up; None while there is something left of everything."""
+        if self.tokens and spent.tokens >= self.tokens:
+            return f"{spent.tokens:,} of {self.tokens:,} tokens"
+        if self.usd and spent.usd >= self.usd:
+            return f"${spent.usd:,.2f} of ${self.usd:,.2f}"
+        if self.time_s and spent.time_s >= self.time_s:
+            return f"{spent.time_s:,.0f} of {self.time_s:,.0f} seconds"
+        return None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Spent:
+    """What turns have used, and how many of them did not say how many tokens, or how much money."""
+
+    tokens: int = 0
+    usd: float = 0.0
+    time_s: float = 0.0
+    turns_unmeasured: int = 0
+    turns_unpriced: int = 0
+
+    def __add__(self, other: Spent) -> Spent:
+        sums = {each.name: getattr(self, each.name) + getattr(other, each.name) for each in fields(self)}
+        return Spent(**{**sums, "usd": round(sums["usd"], 6), "time_s": round(sums["time_s"], 3)})
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the five numbers by name."""
+        return {each.name: getattr(self, each.name) for each in fields(self)}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Spent:
+        """Read the keys of `to_dict`; what is missing counts as none."""
+        return cls(
+            tokens=int(data.get("tokens", 0)),
+            usd=float(data.get("usd", 0)),
+            time_s=float(data.get("time_s", 0)),
+            turns_unmeasured=int(data.get("turns_unmeasured", 0)),
+            turns_unpriced=int(data.get("turns_unpriced", 0)),
+        )
+
+
+def spent_by_turn(usage: Usage | None, duration_s: float) -> Spent:
+    """Return what one turn has used; no usage, or no money in it, is unknown and not nothing."""
+    if usage is None:
+        return Spent(time_s=duration_s, turns_unmeasured=1, turns_unpriced=1)
+    return Spent(
+        tokens=usage.input_tokens + usage.output_tokens,
+        usd=usage.cost_usd or 0.0,
+        time_s=duration_s,
+        turns_unpriced=int(usage.cost_usd is None),
+    )
+
+
+def _tighter(one: int, other: int) -> int:
+    return min(one, other) if one and other else one or other

@@ -1,0 +1,56 @@
+"""Which processes hold a lock: the kernel shows an open-file-description lock beside each descriptor that shares it."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from csa.procfs import ProcessId, identify
+
+
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """A process that has the lock open. A lock is free when all of its holders are gone."""
+
+    process: ProcessId
+    command: str
+
+
+def lock_holders(path: Path) -> list[Holder]:
+    """Return the processes of our pid namespace, as far as they may be looked at, that hold the lock at `path`."""
+    try:
+        wanted = path.stat()
+    except OSError:
+        return []
+    pids = sorted(int(name) for name in os.listdir("/proc") if name.isdigit())
+    held_by = [pid for pid in pids if _holds(pid, wanted)]
+    return [Holder(process, _command(pid)) for pid in held_by if (process := identify(pid))]
+
+
+def _holds(pid: int, wanted: os.stat_result) -> bool:
+    try:
+        return any(_is_locked(pid, fd) for fd in os.listdir(f"/proc/{pid}/fd") if _is_same(pid, fd, wanted))
+    except OSError:
+        return False
+
+
+def _is_same(pid: int, fd: str, wanted: os.stat_result) -> bool:
+    try:
+        return os.path.samestat(os.stat(f"/proc/{pid}/fd/{fd}"), wanted)
+    except OSError:
+        return False
+
+
+def _is_locked(pid: int, fd: str) -> bool:
+    try:
+        return b"OFDLCK" in Path(f"/proc/{pid}/fdinfo/{fd}").read_bytes()
+    except OSError:
+        return False
+
+
+def _command(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
+    except OSError:
+        return ""

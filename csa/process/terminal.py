@@ -1,0 +1,265 @@
+"""A tool with its own terminal interface, shown on ours: a pseudo-terminal with the guardian, and the tool, inside.
+
+The only module that imports pexpect. Our terminal is raw meanwhile, and what it was before afterwards, however it ends.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import sys
+import termios
+import time
+import tty
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+import pexpect
+
+from csa.model.adapter import ToolExit
+from csa.process import guardian
+from csa.process.tool import GUARDIAN_COMMAND, SpawnError
+
+TICK_S = 0.2
+TERM_GRACE_S = 3.0
+_SWEEP_WAIT_S = guardian.SWEEP_LIMIT_S + guardian.NESTED_GRACE_S + 1.0
+_LAST_OUTPUT_S = 0.1
+_READ_BYTES = 1 << 16
+_ENDS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+# What a killed interface may leave behind: the alternate screen, no cursor, the mouse, bracketed paste, key modes.
+_RESET = b"\033[?1049l\033[?25h\033[?1000l\033[?1002l\033[?1003l\033[?1006l\033[?2004l\033[?1l\033>\033[<u\033[0m\r\n"
+
+
+@dataclass(frozen=True, slots=True)
+class TerminalEnd:
+    """How it ended. `stopped_by` is the signal csa was sent, or `cancel`; None when the tool ended by itself."""
+
+    end: ToolExit
+    stopped_by: str | None
+
+
+if TYPE_CHECKING:
+    _Base = pexpect.spawn[bytes]  # a generic class in the stubs alone
+else:
+    _Base = pexpect.spawn
+
+
+class _Spawn(_Base):
+    """A process in a pseudo-terminal, with some descriptors beside it."""
+
+    def __init__(self, argv: Sequence[str], pass_fds: Sequence[int], **options: Any) -> None:
+        self._passed = tuple(pass_fds)
+        super().__init__(argv[0], list(argv[1:]), preexec_fn=self._keep_passed, **options)
+
+    def _keep_passed(self) -> None:
+        """Have the descriptors survive the exec, in the child alone."""
+        for fd in self._passed:
+            os.set_inheritable(fd, True)
+
+    def _spawnpty(self, args: Any, **options: Any) -> Any:
+        return super()._spawnpty(args, pass_fds=self._passed, **options)  # type: ignore[misc]  # not in the stubs
+
+
+def run_in_terminal(
+    argv: Sequence[str],
+    *,
+    cwd: str,
+    env: Mapping[str, str],
+    shared_fds: Sequence[int],
+    is_cancelled: Callable[[], bool],
+) -> TerminalEnd:
+    """Run a tool on our terminal (stdin and stdout) until it ends; nothing of it is left afterwards.
+
+    Args:
+        argv: the command.
+        cwd: the directory to start in.
+        env: the whole environment of the tool.
+        shared_fds: descriptors that stay open until the tree is gone (the session's lock).
+        is_cancelled: asked several times a second; ends the tool when it says so.
+
+    Raises:
+        SpawnError: the tool cannot be started.
+    """
+    control_read, control = os.pipe()
+    status, status_write = os.pipe()
+    try:
+        child = _Spawn(
+            [*GUARDIAN_COMMAND, str(control_read), str(status_write), "tty", *argv],
+            [control_read, status_write, *shared_fds],
+            cwd=cwd,
+            env=dict(env),
+            dimensions=_window()[::-1],
+        )
+    except (OSError, pexpect.ExceptionPexpect) as error:
+        os.close(control)
+        os.close(status)
+        raise SpawnError(argv[0], str(error)) from error
+    finally:
+        os.close(control_read)
+        os.close(status_write)
+    session = _Session(child, control, status)
+    try:
+        with _raw_terminal(session), _woken_by_signals() as wakes:
+            session.pump(wakes, is_cancelled)
+    finally:
+        session.close()
+    if session.fault is not None:
+        raise SpawnError(argv[0], os.strerror(session.fault))
+    return TerminalEnd(session.end or ToolExit(None, int(signal.SIGKILL)), session.stopped_by)
+
+
+class _Session:
+    """What goes to and fro between our terminal and the tool's."""
+
+    def __init__(self, child: _Spawn, control: int, status: int) -> None:
+        self.end: ToolExit | None = None
+        self.fault: int | None = None
+        self.stopped_by: str | None = None
+        self._child = child
+        self._terminal = child.child_fd
+        self._control = control
+        self._status = status
+        self._is_over = False
+        self._typed = b""  # and not yet taken by the tool
+        self._kill_at = float("inf")
+        os.set_blocking(self._terminal, False)
+
+    def pump(self, wakes: int, is_cancelled: Callable[[], bool]) -> None:
+        """Copy until the tool has ended."""
+        stdin = sys.stdin.fileno()
+        while not self._is_over and time.monotonic() < self._kill_at:
+            readers = [stdin, self._terminal, self._status, wakes]
+            ready, writable, _ = select.select(readers, [self._terminal] if self._typed else [], [], TICK_S)
+            if wakes in ready:
+                self._obey(os.read(wakes, 64))
+            if stdin in ready:
+                self._type(stdin)
+            if writable:
+                self._hand_over()
+            if self._terminal in ready and not self._show():
+                self._is_over = True  # no process has the terminal any more
+            if self._status in ready or self._is_over:
+                self._read_status()
+            if self.stopped_by is None and is_cancelled():
+                self._stop("cancel")
+        self._show_the_rest()
+
+    def close(self) -> None:
+        """Have the guardian end what is left, and wait for it."""
+        os.close(self._control)
+        assert self._child.pid is not None
+        with suppress(OSError):
+            pidfd = os.pidfd_open(self._child.pid)
+            select.select([pidfd], [], [], _SWEEP_WAIT_S)
+            os.close(pidfd)
+        os.close(self._status)
+        with suppress(pexpect.ExceptionPexpect):
+            self._child.close(force=False)
+
+    def _obey(self, numbers: bytes) -> None:
+        for number in numbers:
+            if number == signal.SIGWINCH:
+                self._child.setwinsize(*_window()[::-1])
+            elif number in _ENDS:
+                self._stop(signal.Signals(number).name)
+
+    def _stop(self, why: str) -> None:
+        """TERM, a grace, and then what the guardian does."""
+        if self.stopped_by is None:
+            self.stopped_by = why
+            os.write(self._control, f"signal {int(signal.SIGTERM)}\n".encode())
+            self._kill_at = time.monotonic() + TERM_GRACE_S
+
+    def _type(self, stdin: int) -> None:
+        try:
+            typed = os.read(stdin, _READ_BYTES)
+        except OSError:
+            typed = b""
+        if not typed:  # the terminal is gone
+            self._stop("SIGHUP")
+            self._kill_at = 0.0
+        self._typed += typed
+
+    def _hand_over(self) -> None:
+        with suppress(BlockingIOError):
+            self._typed = self._typed[os.write(self._terminal, self._typed) :]
+
+    def _show(self) -> bool:
+        """Show what the tool has written; return whether there can be more."""
+        try:
+            shown = os.read(self._terminal, _READ_BYTES)
+        except BlockingIOError:
+            return True
+        except OSError:
+            return False
+        _write_all(shown)
+        return bool(shown)
+
+    def _show_the_rest(self) -> None:
+        end = time.monotonic() + _LAST_OUTPUT_S
+        while time.monotonic() < end and select.select([self._terminal], [], [], 0)[0] and self._show():
+            pass
+
+    def _read_status(self) -> None:
+        """Take what the guardian says: `started`, and then how the tool ended, or that it could not be started."""
+        content = os.read(self._status, 512)
+        words = content.decode().split()
+        for kind, value in pairwise(words):
+            if kind == "failed":
+                self.fault = int(value)
+            elif kind == "exit":
+                self.end = ToolExit(int(value), None)
+            elif kind == "killed":
+                self.end = ToolExit(None, int(value))
+        self._is_over = self._is_over or not content or self.end is not None or self.fault is not None
+
+
+def _window() -> tuple[int, int]:
+    """Return columns and lines of our terminal."""
+    try:
+        columns, lines = os.get_terminal_size(sys.stdin.fileno())
+    except OSError:
+        return 80, 24
+    return columns or 80, lines or 24
+
+
+def _write_all(content: bytes) -> None:
+    view = memoryview(content)
+    with suppress(OSError):  # our terminal may be gone; stdin says so too
+        while view:
+            view = view[os.write(sys.stdout.fileno(), view) :]
+
+
+@contextmanager
+def _raw_terminal(session: _Session) -> Iterator[None]:
+    fd = sys.stdin.fileno()
+    before = termios.tcgetattr(fd)
+    tty.setraw(fd)
+    try:
+        yield
+    finally:
+        with suppress(termios.error):  # the terminal may be gone
+            termios.tcsetattr(fd, termios.TCSAFLUSH, before)
+        if session.stopped_by is not None or session.end is None or session.end.signal is not None:
+            _write_all(_RESET)
+
+
+@contextmanager
+def _woken_by_signals() -> Iterator[int]:
+    """Yield a descriptor that reads the numbers of signals, which do nothing else meanwhile."""
+    read, write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+    heeded = [number for number in (*_ENDS, signal.SIGWINCH) if signal.getsignal(number) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, lambda *_: None) for number in heeded}
+    old = signal.set_wakeup_fd(write, warn_on_full_buffer=False)
+    try:
+        yield read
+    finally:
+        signal.set_wakeup_fd(old)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        os.close(read)
+        os.close(write)

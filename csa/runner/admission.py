@@ -1,0 +1,183 @@
+"""Whether a turn may begin: the limits and budgets of its tree, checked under the tree's lock, and a slot for it.
+
+What is checked is what the records say and which locks are held: no counter that could leak, and no variable that an
+agent could unset. The lock is held until the session is made or opened, so that of two that would together exceed a
+limit one is refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+
+from csa.errors import FullError, Obstacle, RefusedError
+from csa.model.limits import Limits
+from csa.model.state import SessionState
+from csa.runner.plan import TurnPlan
+from csa.store.held import HeldSession, refuse_busy
+from csa.store.lineage import ancestors
+from csa.store.locks import Lock, is_locked
+from csa.store.sessions import Store
+from csa.store.slots import WAITING_IS_FUTILE, Holder, take_slot
+from csa.store.spending import Account, accounts_of, below, total
+from csa.store.trees import Member, Tree, begin_roll, open_tree
+
+
+class Admission:
+    """A turn that may begin now. `plan` is bounded by what the budgets leave it; `notes` are for its transcript."""
+
+    def __init__(self, plan: TurnPlan, slot: Lock, tree: Tree | None, notes: list[str]) -> None:
+        self.plan = plan
+        self.notes = notes
+        self._slot = slot
+        self._tree = tree
+
+    def admit(self, held: HeldSession) -> None:
+        """Give the slot to the session, and list a new one as a member of its tree."""
+        try:
+            if self.plan.is_new and self._tree:
+                self._tree.add(held.state)
+            elif self.plan.is_new:
+                begin_roll(held.paths)
+        except BaseException:
+            held.close()
+            raise
+        held.slot = self._slot
+
+
+@contextmanager
+def open_admission(store: Store, plan: TurnPlan) -> Iterator[Admission]:
+    """Check everything that limits this turn, and hold it so until the block is left, in which the session is taken.
+
+    Raises:
+        RefusedError: a limit on sessions is reached, or a budget used up.
+        FullError: a limit on running turns is reached.
+        StateError: a record that must be known is damaged.
+    """
+    above = list(ancestors(store.root, plan.state))
+    with ExitStack() as stack:
+        tree, notes = None, list[str]()
+        if above or _is_limited(plan):
+            tree = stack.enter_context(open_tree(store.root, above[-1] if above else plan.state))
+        if not plan.is_new:
+            refuse_busy(store.paths(plan.state.session_id), plan.state)  # before it counts as one turn too many
+        if tree:
+            plan, notes = _check(tree, plan, above)
+        if plan.is_new:
+            plan = _bounded(plan, plan.state, plan.state.budget.time_s, notes)
+        holder = Holder(plan.state.session_id, plan.adapter.name)
+        slot = take_slot(store.root, holder, plan.state.limits, callers=plan.callers)
+        try:
+            yield Admission(plan, slot, tree, notes)
+        except BaseException:
+            slot.close()
+            raise
+
+
+def _is_limited(plan: TurnPlan) -> bool:
+    """Say whether a turn of a root has to look at its tree; a new root has none."""
+    return not plan.is_new and bool(plan.state.budget or plan.state.limits.max_tree_running)
+
+
+def _check(tree: Tree, plan: TurnPlan, above: list[SessionState]) -> tuple[TurnPlan, list[str]]:
+    limits = plan.state.limits.tightened_by(tree.top.limits.of_tree())
+    budgeted = [state for state in (above if plan.is_new else (plan.state, *above)) if state.budget]
+    if plan.is_new and (limits.max_children or limits.max_tree_sessions):
+        _check_sessions(tree, limits, above[0])
+    if limits.max_tree_running:
+        _check_running(tree, plan, limits)
+    if not budgeted:
+        return plan, []
+    accounts = accounts_of(tree.root, tree.members(), tree.gone())
+    notes: list[str] = []
+    for state in budgeted:
+        plan = _check_budget(plan, state, below(accounts, state.session_id), notes)
+    return plan, notes
+
+
+def _check_sessions(tree: Tree, limits: Limits, parent: SessionState) -> None:
+    there = [member for member in tree.members() if member.paths(tree.root)]
+    children = sum(member.parent == parent.session_id for member in there)
+    if limits.max_children and children >= limits.max_children:
+        raise RefusedError(
+            f"max_children is {limits.max_children}: session {parent.session_id} has {_count(children, 'child')}, "
+            "so it may not start another.",
+            hint="continue one of them: csa run --session ID, or do the work in this session",
+        )
+    if limits.max_tree_sessions and len(there) >= limits.max_tree_sessions:
+        raise RefusedError(
+            f"max_tree_sessions is {limits.max_tree_sessions}: the tree of session {tree.top.session_id} has "
+            f"{_count(len(there), 'session')}, so {parent.session_id} may not start another.",
+            hint="continue one of them: csa run --session ID, or do the work in this session",
+        )
+
+
+def _check_running(tree: Tree, plan: TurnPlan, limits: Limits) -> None:
+    running = [
+        member
+        for member in tree.members()
+        if member.session_id != plan.state.session_id and member.is_running(tree.root)
+    ]
+    if len(running) < limits.max_tree_running:
+        return
+    can_end = any(member.session_id not in plan.callers for member in running)
+    words = (
+        f"max_tree_running is {limits.max_tree_running}, and as many turns of the tree of session "
+        f"{tree.top.session_id} run"
+    )
+    raise FullError(
+        f"{words}.",
+        hint="retry later, or pass --wait" if can_end else WAITING_IS_FUTILE,
+        obstacle=Obstacle(words, _fewer_running(tree, running, limits.max_tree_running)) if can_end else None,
+    )
+
+
+def _fewer_running(tree: Tree, running: list[Member], limit: int) -> Callable[[], bool]:
+    locks = [paths.session_lock for member in running if (paths := member.paths(tree.root))]
+    return lambda: sum(map(is_locked, locks)) < limit
+
+
+def _check_budget(plan: TurnPlan, state: SessionState, accounts: list[Account], notes: list[str]) -> TurnPlan:
+    budget, spent = state.budget, total(accounts)
+    used_up = budget.exhausted_by(spent)
+    if used_up:
+        raise RefusedError(
+            f"The budget of session {state.session_id} is used up: {used_up}{_running_words(accounts)}.",
+            hint=f"csa session budget -s {state.session_id} shows who used it; from outside of any session, "
+            f"csa run --session {state.session_id} with a --budget option sets another",
+        )
+    notes += _unknown(state, accounts)
+    return _bounded(plan, state, budget.time_s - spent.time_s, notes)
+
+
+def _bounded(plan: TurnPlan, state: SessionState, left_s: float, notes: list[str]) -> TurnPlan:
+    """Give a turn no more time than a budget leaves it."""
+    left_s = round(left_s, 3)
+    if not state.budget.time_s or (plan.timeout_s is not None and plan.timeout_s <= left_s):
+        return plan
+    notes.append(f"the time budget of session {state.session_id} leaves this turn {left_s:g} s")
+    return replace(plan, timeout_s=left_s)
+
+
+def _running_words(accounts: list[Account]) -> str:
+    running = sum(account.is_running for account in accounts)
+    return f", and {_count(running, 'turn')} running" if running else ""
+
+
+def _unknown(state: SessionState, accounts: list[Account]) -> list[str]:
+    """Return what a budget cannot see, in words."""
+    said = []
+    ended = total(account for account in accounts if not account.is_running)
+    if state.budget.tokens and ended.turns_unmeasured:
+        said.append(f"the tokens of {_count(ended.turns_unmeasured, 'turn')}")
+    if state.budget.usd and ended.turns_unpriced:
+        said.append(f"the cost of {_count(ended.turns_unpriced, 'turn')}")
+    if lost := sum(not account.is_known for account in accounts):
+        said.append(f"what {_count(lost, 'deleted session')} had used")
+    return [f"not known, and not counted in the budget of session {state.session_id}: {words}" for words in said]
+
+
+def _count(count: int, what: str) -> str:
+    plural = "children" if what == "child" else f"{what}s"
+    return f"{count} {what if count == 1 else plural}"

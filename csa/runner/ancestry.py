@@ -1,0 +1,59 @@
+"""The session whose agent has started this process, where the `CSA_*` variables are gone: found in its ancestors.
+
+Of a living ancestor the kernel shows the environment it was started with. What is found there is believed as little as
+a variable: it has to lead to a record (`find_caller`), and here also to a session that runs just now, so that a shell
+that has outlived its session belongs to none. The way ends at the border of the pid namespace. An ancestor that may not
+be looked at (another user's) is passed over.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from csa.paths import SessionPaths
+from csa.procfs import environment_of, parent_of
+from csa.store.locks import is_locked
+
+IDENTITY_VARIABLES = ("CSA_SESSION_ID", "CSA_SESSION_DIR", "CSA_DEPTH", "CSA_PARENT_SESSION")
+_ADOPTED = ("CSA_SESSION_ID", "CSA_SESSION_DIR", "CSA_STATE_DIR")
+_MAX_ANCESTORS = 1000
+
+
+def with_identity(environ: Mapping[str, str]) -> dict[str, str]:
+    """Return `environ`; where it names no session, with the variables of the nearest ancestor's that runs.
+
+    The state root comes along unless `environ` names one: `env -i` has lost that, too.
+    """
+    if any(name in environ for name in IDENTITY_VARIABLES):
+        return dict(environ)
+    found = next(_identities(), {})
+    return {**found, **environ}
+
+
+def _identities() -> Iterator[dict[str, str]]:
+    for pid in _ancestors():
+        variables = environment_of(pid)
+        found = {name: variables[name] for name in _ADOPTED if name in variables}
+        if len(found) == len(_ADOPTED) and _runs(found):
+            yield found
+
+
+def _ancestors() -> Iterator[int]:
+    pid: int | None = os.getppid()
+    for _ in range(_MAX_ANCESTORS):
+        if not pid:  # gone, or outside of our pid namespace
+            return
+        yield pid
+        pid = parent_of(pid)
+
+
+def _runs(identity: Mapping[str, str]) -> bool:
+    directory = Path(identity["CSA_SESSION_DIR"])
+    if directory.name != identity["CSA_SESSION_ID"] or not directory.is_relative_to(identity["CSA_STATE_DIR"]):
+        return False
+    try:
+        return is_locked(SessionPaths(directory).session_lock)
+    except OSError:
+        return False

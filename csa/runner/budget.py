@@ -1,0 +1,89 @@
+"""What a session and all below it have used, and what their budgets leave. Reads only, and takes no lock."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from csa.model.limits import Budget, Spent
+from csa.runner.setting import Setting, resolve_selector
+from csa.store.lineage import ancestors
+from csa.store.spending import Account, accounts_of, below, total
+from csa.store.trees import read_roll
+
+AMOUNTS = ("tokens", "usd", "time_s")
+
+
+@dataclass(frozen=True, slots=True)
+class BudgetState:
+    """One session's budget, and what it and all below it have used of that."""
+
+    session_id: str
+    budget: Budget
+    used: Spent
+
+    def left(self, amount: str) -> float | None:
+        """Return what is left of one amount; None where it has no limit."""
+        limit: float = getattr(self.budget, amount)
+        return max(0, round(limit - getattr(self.used, amount), 6)) if limit else None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the object for `session budget --json`."""
+        return {
+            "session_id": self.session_id,
+            "budget": {amount: getattr(self.budget, amount) or None for amount in AMOUNTS},
+            "used": self.used.to_dict(),
+            "left": {amount: self.left(amount) for amount in AMOUNTS},
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class BudgetReport:
+    """`own` is the session's, whether it has a budget or not; `above` are those of its ancestors that bind it, too."""
+
+    own: BudgetState
+    above: list[BudgetState]
+    accounts: list[Account]
+
+    def left(self, amount: str) -> float | None:
+        """Return what a turn that starts now may count on: the least that any of the budgets leaves."""
+        amounts = [left for state in (self.own, *self.above) if (left := state.left(amount)) is not None]
+        return min(amounts, default=None)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the object for `session budget --json`."""
+        return {
+            **self.own.to_json(),
+            "left": {amount: self.left(amount) for amount in AMOUNTS},
+            "above": [state.to_json() for state in self.above],
+            "sessions": [_account_json(account) for account in self.accounts],
+        }
+
+
+def report_budget(setting: Setting, selector: str) -> BudgetReport:
+    """Add up what a session and all below it have used; StateError where a record of the tree is damaged."""
+    root = setting.store.root
+    state = setting.store.load(resolve_selector(setting, selector))
+    above = list(ancestors(root, state))
+    members, gone = read_roll(root, above[-1] if above else state)
+    accounts = accounts_of(root, members, gone)
+
+    def of(session_id: str, budget: Budget) -> BudgetState:
+        return BudgetState(session_id, budget, total(below(accounts, session_id)))
+
+    return BudgetReport(
+        of(state.session_id, state.budget),
+        [of(each.session_id, each.budget) for each in above if each.budget],
+        below(accounts, state.session_id),
+    )
+
+
+def _account_json(account: Account) -> dict[str, Any]:
+    return {
+        "session_id": account.member.session_id,
+        "project": account.member.project,
+        "parent_session_id": account.member.parent,
+        "state": "gone" if account.state is None else "running" if account.is_running else "at_rest",
+        "known": account.is_known,
+        **account.spent.to_dict(),
+    }

@@ -1,0 +1,145 @@
+"""Starting a turn whose supervisor outlives its caller: the terminal, the shell, or the agent that asked for it.
+
+`start_detached` plans the turn, so that what must be refused is refused at once, and starts `csa.runner.supervisor` in
+a session of its own. It returns when the session is durable and resolvable. The supervisor carries its own session in
+its environment, so that it is not taken for a process of its caller's.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from csa import errors
+from csa.errors import BusyError, CsaError, RefusedError, UsageError
+from csa.model.permission import Permission
+from csa.runner.ancestry import IDENTITY_VARIABLES
+from csa.runner.client import Csa
+from csa.runner.environment import outer_sandbox
+from csa.runner.request import RunRequest
+
+START_LIMIT_S = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Detached:
+    """A turn that runs by itself."""
+
+    session_id: str
+    turn: int
+    tool: str
+    pid: int  # of its supervisor
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the object that `run --detach --json` prints."""
+        return dataclasses.asdict(self)
+
+
+def start_detached(
+    client: Csa, request: RunRequest, *, wait_s: float | None = None, on_finish: str | None = None
+) -> Detached:
+    """Start the turn and return when its session can be found by any process.
+
+    With `wait_s`, a busy session or a full limit is waited for so long; `on_finish` is as for `run_on_finish`.
+
+    Raises as `Csa.plan` and entering a turn do, and:
+        UsageError: an ephemeral session would be gone before anyone could look.
+        RefusedError: csa runs in a sandbox whose end would end the supervisor.
+    """
+    if request.ephemeral:
+        raise UsageError("--detach and --ephemeral exclude each other: nobody would see the answer.")
+    if sandbox := outer_sandbox():
+        raise RefusedError(
+            f"A detached turn cannot outlive the sandbox of {sandbox} that csa was called in.",
+            hint="run it in the foreground, or give the calling session --permission full",
+        )
+    plan = client.plan(request)
+    session_id = plan.state.session_id
+    if not plan.is_new:
+        request = dataclasses.replace(request, session=session_id, session_id=None, last=False)
+    order = {
+        "request": request_to_json(request),
+        "session_id": session_id,
+        "directory": str(client.setting.directory),
+        "command": client.command,
+        "wait_s": wait_s,
+        "on_finish": on_finish,
+        "caller": {name: client.setting.environ.get(name) for name in IDENTITY_VARIABLES},
+    }
+    own = {"CSA_SESSION_ID": session_id, "CSA_SESSION_DIR": str(client.store.paths(session_id).root)}
+    return _start(order, {**client.setting.environ, **own})
+
+
+def _start(order: dict[str, Any], environ: dict[str, str]) -> Detached:
+    process = subprocess.Popen(
+        [sys.executable, "-P", "-m", "csa.runner.supervisor"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,  # where it says that the session is there; later it writes to supervisor.log
+        cwd="/",
+        env=environ,
+        start_new_session=True,
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    with process.stdout as answer:
+        try:
+            with process.stdin as stdin:
+                stdin.write(json.dumps(order).encode())
+        except BrokenPipeError:
+            pass  # it died, and the answer will be missing
+        line = answer.readline()
+    if not line:
+        raise CsaError(f"The supervisor ended at once, with code {process.wait(START_LIMIT_S)}.", hint="csa doctor")
+    said = json.loads(line)
+    if "error" in said:
+        process.wait(START_LIMIT_S)
+        raise _error_from(said["error"])
+    return Detached(said["session_id"], said["turn"], said["tool"], process.pid)
+
+
+def request_to_json(request: RunRequest) -> dict[str, Any]:
+    """Return a request as JSON values."""
+    values = dataclasses.asdict(request)
+    values["permission"] = request.permission.value if request.permission else None
+    values["directory"] = os.fspath(request.directory) if request.directory else None
+    return values
+
+
+def request_from_json(values: dict[str, Any]) -> RunRequest:
+    """Return what `request_to_json` was given."""
+    permission, directory, fallback = values["permission"], values["directory"], values["fallback"]
+    known = {
+        **values,
+        "fallback": None if fallback is None else tuple(fallback),
+        "permission": Permission(permission) if permission else None,
+        "directory": Path(directory) if directory else None,
+    }
+    return RunRequest(**known)
+
+
+def error_to_json(error: CsaError) -> dict[str, Any]:
+    """Return an error for another process to raise."""
+    return {"code": error.code, "exit_code": error.exit_code, "message": error.message, "hint": error.hint}
+
+
+def _error_from(said: dict[str, Any]) -> CsaError:
+    """Return the error as whoever called would have raised it."""
+    kinds = (
+        UsageError,
+        errors.NotFoundError,
+        BusyError,
+        RefusedError,
+        errors.FullError,
+        errors.ConfigError,
+        errors.ToolUnavailableError,
+    )
+    kind = next((kind for kind in kinds if kind.code == said["code"]), CsaError)
+    error = kind(said["message"], hint=said["hint"])
+    error.code, error.exit_code = said["code"], said["exit_code"]
+    return error

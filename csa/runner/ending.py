@@ -1,0 +1,235 @@
+"""Ending running turns: asked for through the `cancel` file, so that it works across pid namespaces; then verified.
+
+The turn's own supervisor ends the tool (TERM, a grace, KILL) and writes the outcome. One that does not react is killed,
+if its identity is certain; its guardian then ends the tree. Gone means that the lock is free.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from csa.errors import BusyError, CsaError, RefusedError
+from csa.process.guardian import NESTED_GRACE_S, SWEEP_LIMIT_S
+from csa.process.holders import lock_holders
+from csa.procfs import boot_id, send_signal
+from csa.store.atomic import write_atomically
+from csa.store.family import Family
+from csa.store.liveness import probe
+from csa.store.sessions import Store
+
+if TYPE_CHECKING:
+    from csa.runner.caller import Caller
+    from csa.store.owner import Owner
+
+GRACE_S = 10.0
+POLL_S = 0.02
+_SWEPT_S = SWEEP_LIMIT_S + NESTED_GRACE_S + 1.0
+_COMMAND_WIDTH = 60
+
+Target = tuple[Store, str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ended:
+    """What came of ending one session. `forced`: its supervisor had to be killed, and wrote no outcome."""
+
+    session_id: str
+    project: str
+    outcome: str  # "killed", "not_running" or "failed"
+    status: str  # of the session, afterwards
+    tool: str = ""
+    turn: int = 0
+    forced: bool = False
+    error: CsaError | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the object that `session kill --json` prints of it."""
+        names = ("session_id", "project", "outcome", "status", "tool", "turn", "forced")
+        error = self.error and {"code": self.error.code, "message": self.error.message, "hint": self.error.hint}
+        return {**{name: getattr(self, name) for name in names}, "error": error}
+
+
+@dataclass(slots=True)
+class _Asked:
+    """A turn that was asked to end."""
+
+    store: Store
+    session_id: str
+    owner: Owner | None
+    ask_fault: OSError | None = None
+    deadline: float = field(default=0.0)
+
+    @property
+    def lock(self) -> Path:
+        return self.store.paths(self.session_id).session_lock
+
+    def runs(self) -> bool:
+        """Say whether that turn still runs; another that has begun since is not ours to end."""
+        liveness = probe(self.store.paths(self.session_id))
+        return liveness.state != "not_alive" and _identity(liveness.owner) == _identity(self.owner)
+
+
+def who_asks(what: str, environ: Mapping[str, str]) -> str:
+    """Return the words that the transcript will give as the reason."""
+    user = environ.get("USER") or environ.get("LOGNAME") or str(os.getuid())
+    words = f"{what} by {user}@{os.uname().nodename}, PID {os.getpid()}"
+    return words.encode("utf-8", "replace").decode()
+
+
+def refuse_own_lineage(caller: Caller | None, session_ids: Sequence[str]) -> None:
+    """Raise RefusedError when an agent would end its own session or one that it works for."""
+    if caller is None:
+        return
+    lineage = set(caller.lineage())
+    for session_id in session_ids:
+        if session_id == caller.session_id:
+            raise RefusedError(f"Session {session_id} cannot kill itself.", hint="end the turn by answering")
+        if session_id in lineage:
+            raise RefusedError(
+                f"Session {session_id} is an ancestor of the calling session {caller.session_id}, which cannot kill it."
+            )
+
+
+def end_sessions(
+    targets: Sequence[Target], *, words: str, grace_s: float = GRACE_S, force: bool = False
+) -> Iterator[Ended]:
+    """End the turns that run; yield what came of each, in the order given. All are asked before any is waited for.
+
+    Args:
+        targets: the sessions.
+        words: who asks, in one line.
+        grace_s: how long a supervisor may take before it is killed.
+        force: kill the supervisors at once; their turns will be `lost`.
+    """
+    asked = [_ask(store, session_id, words, force=force, grace_s=grace_s) for store, session_id in targets]
+    for (store, session_id), each in zip(targets, asked, strict=True):
+        yield _see_off(each, force=force, grace_s=grace_s) if each else _at_rest(store, session_id)
+
+
+def end_trees(
+    targets: Sequence[Target], *, words: str, grace_s: float = GRACE_S, force: bool = False
+) -> Iterator[Ended]:
+    """End sessions and all their descendants: parents first, who could start more, and again until nothing runs."""
+    family = Family(targets[0][0].root, [session_id for _, session_id in targets])
+    yield from end_sessions(targets, words=words, grace_s=grace_s, force=force)
+    yield from end_all(lambda: [*targets, *family.look()], words=words, grace_s=grace_s, force=force)
+
+
+def end_all(
+    look: Callable[[], Sequence[Target]], *, words: str, grace_s: float = GRACE_S, force: bool = False
+) -> Iterator[Ended]:
+    """End what `look` finds, and look again until nothing of it runs but what could not be ended."""
+    failed: set[str] = set()
+    while running := [target for target in look() if target[1] not in failed and _runs(*target)]:
+        for ended in end_sessions(running, words=words, grace_s=grace_s, force=force):
+            if ended.outcome == "failed":
+                failed.add(ended.session_id)
+            yield ended
+
+
+def _runs(store: Store, session_id: str) -> bool:
+    return probe(store.paths(session_id)).state == "alive"
+
+
+def _ask(store: Store, session_id: str, words: str, *, force: bool, grace_s: float) -> _Asked | None:
+    """Ask a turn to end; None when there is none."""
+    paths = store.paths(session_id)
+    liveness = probe(paths)
+    if liveness.state == "not_alive":
+        return None
+    asked = _Asked(store, session_id, liveness.owner, deadline=time.monotonic() + grace_s)
+    if force and asked.owner and asked.owner.is_local:
+        return asked
+    try:
+        write_atomically(paths.cancel, f"{words}\n".encode())
+    except OSError as error:
+        asked.ask_fault = error
+    if asked.owner and asked.owner.is_local:
+        if asked.ask_fault:  # the disk is full, for example
+            send_signal(asked.owner.process, signal.SIGTERM)
+        send_signal(asked.owner.process, signal.SIGCONT)  # one that was stopped could not obey
+    return asked
+
+
+def _see_off(asked: _Asked, *, force: bool, grace_s: float) -> Ended:
+    """Wait for the end of a turn, and bring it about where it does not come."""
+    owner = asked.owner
+    is_local = owner is not None and owner.is_local
+    if not (force and is_local) and _is_over(asked, asked.deadline):
+        return _ended(asked)
+    if owner is None or not is_local:
+        return _ended(asked, error=_unreachable(asked, grace_s))
+    send_signal(owner.process, signal.SIGKILL)
+    if _is_over(asked, time.monotonic() + _SWEPT_S):
+        return _ended(asked, forced=True)
+    return _ended(asked, forced=True, error=_still_held(asked))
+
+
+def _is_over(asked: _Asked, deadline: float) -> bool:
+    while asked.runs():
+        if time.monotonic() >= deadline:
+            return False
+        time.sleep(POLL_S)
+    return True
+
+
+def _ended(asked: _Asked, *, forced: bool = False, error: CsaError | None = None) -> Ended:
+    record = asked.store.record(asked.session_id)
+    return Ended(
+        session_id=asked.session_id,
+        project=str(asked.store.project),
+        outcome="failed" if error else "killed",
+        status=record.status if record.paths.root.exists() else "removed",
+        tool=asked.owner.tool if asked.owner else "",
+        turn=asked.owner.turn if asked.owner else 0,
+        forced=forced,
+        error=error,
+    )
+
+
+def _at_rest(store: Store, session_id: str) -> Ended:
+    return Ended(
+        session_id=session_id,
+        project=str(store.project),
+        outcome="not_running",
+        status=store.record(session_id).status,
+    )
+
+
+def _identity(owner: Owner | None) -> tuple[object, ...] | None:
+    return (owner.pid, owner.start_time, owner.boot_id, owner.turn) if owner else None
+
+
+def _unreachable(asked: _Asked, grace_s: float) -> CsaError:
+    owner = asked.owner
+    if asked.ask_fault:
+        return CsaError(
+            f"Session {asked.session_id} cannot be asked to end: {asked.ask_fault.strerror}.",
+            hint="do it as the user who started it",
+        )
+    if owner is None:
+        return BusyError(
+            f"Session {asked.session_id} is held by another program, which did not end within {grace_s:g} s.",
+            hint=f"csa session why -s {asked.session_id}",
+        )
+    place = "in another pid namespace" if owner.boot_id == boot_id() else f"on {owner.host}"
+    return BusyError(
+        f"Session {asked.session_id} runs {place} (PID {owner.pid} there) and did not end within {grace_s:g} s "
+        "of being asked.",
+        hint="the request stays; where it runs, `csa session kill` can also kill its supervisor",
+    )
+
+
+def _still_held(asked: _Asked) -> CsaError:
+    found = [f"PID {each.process.pid} ({each.command[:_COMMAND_WIDTH]})" for each in lock_holders(asked.lock)]
+    by = ", ".join(found) or "a process that cannot be looked at"
+    return CsaError(
+        f"The supervisor of session {asked.session_id} was killed, but its lock is still held by {by}.",
+        hint=f"csa session why -s {asked.session_id}",
+    )

@@ -1,0 +1,222 @@
+"""What is known of a session right now, and the status that follows from it. Nothing is written, nothing is taken."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from itertools import takewhile
+from pathlib import Path
+from typing import Any
+
+from csa.model.events import Event
+from csa.model.state import parse_time
+from csa.paths import SessionPaths
+from csa.process.holders import Holder, lock_holders
+from csa.procfs import boot_id, identify, is_stopped, is_zombie, machine_id, pid_namespace
+from csa.runner.resources import Resources, measure_trees
+from csa.store.locks import probe_lock
+from csa.store.owner import Owner, parse_owner
+from csa.store.sessions import Record, Store
+from csa.store.transcript import read_events_backwards
+
+SAMPLE_S = 0.2
+_MAX_LOOKS = 3
+_MAX_LOOK_BACK = 2000  # events, to the last permission of the turn
+_ANSWERED = {"denied", "allowed", "granted", "cancelled"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OwnerEvidence:
+    """What the lock file says of who took the lock, and what this machine says to it.
+
+    process: `running`, `stopped`, `gone`, `reused` (another process has the pid now), or `out_of_sight`.
+    """
+
+    owner: Owner
+    process: str
+    is_same_boot: bool
+    is_same_machine: bool
+    is_same_pid_namespace: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evidence:
+    """All there is to know. Ages are in seconds; what does not apply, or cannot be known, is None."""
+
+    session_id: str
+    project: str
+    status: str
+    fault: str | None  # why the record is damaged
+    is_locked: bool
+    holders: tuple[Holder, ...]
+    owner: OwnerEvidence | None
+    last_event: Event | None
+    last_event_age_s: float | None
+    silence_s: float | None
+    resources: Resources | None
+    cpu_percent: float | None  # just now; of one core
+    permission: Mapping[str, Any] | None
+    is_permission_pending: bool
+    permission_age_s: float | None
+    heartbeat_age_s: float | None
+    heartbeat_host: str
+    cancel_asked: str | None
+    turns: int
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the object that `session why --json` prints."""
+        owner, event, used = self.owner, self.last_event, self.resources
+        return {
+            "session_id": self.session_id,
+            "project": self.project,
+            "status": self.status,
+            "error": self.fault,
+            "lock": {
+                "held": self.is_locked,
+                "holders": [{"pid": each.process.pid, "command": each.command} for each in self.holders],
+            },
+            "owner": owner
+            and {
+                **asdict(owner.owner),
+                "process": owner.process,
+                "verified": owner.process in {"running", "stopped"},
+                "same_boot": owner.is_same_boot,
+                "same_machine": owner.is_same_machine,
+                "same_pid_namespace": owner.is_same_pid_namespace,
+            },
+            "last_event": event
+            and {"seq": event.seq, "type": event.type, "turn": event.turn, "ts": event.ts}
+            | {"age_s": _rounded(self.last_event_age_s)},
+            "silence_s": _rounded(self.silence_s),
+            "processes": used and used.processes,
+            "cpu_s": used and round(used.cpu_s, 2),
+            "cpu_percent": _rounded(self.cpu_percent),
+            "rss_bytes": used and used.resident_bytes,
+            "permission": self.permission
+            and {**self.permission, "pending": self.is_permission_pending, "age_s": _rounded(self.permission_age_s)},
+            "heartbeat": {"age_s": _rounded(self.heartbeat_age_s), "host": self.heartbeat_host}
+            if self.heartbeat_age_s is not None
+            else None,
+            "cancel_asked": self.cancel_asked,
+        }
+
+
+def gather_evidence(store: Store, session_id: str) -> Evidence:
+    """Look at everything that tells whether, and how, a session runs. Takes a moment: it samples the processor."""
+    record = store.record(session_id)
+    paths = record.paths
+    now = time.time()
+    held, owner, status = _settled(record)
+    holders = tuple(lock_holders(paths.session_lock)) if held else ()
+    is_running = held or status == "running"
+    last = next(read_events_backwards(paths.transcript), None)
+    permission = _last_permission(paths) if is_running else None
+    resources, percent = _sample(holders, owner) if held else (None, None)
+    heartbeat_age = _age(paths.heartbeat, now)
+    return Evidence(
+        session_id=session_id,
+        project=str(store.project),
+        status=status,
+        fault=str(record.fault) if record.fault else None,
+        is_locked=held,
+        holders=holders,
+        owner=_look_at(owner) if owner else None,
+        last_event=last,
+        last_event_age_s=_event_age(last, now),
+        silence_s=_silence_s(paths, owner, now) if is_running else None,
+        resources=resources,
+        cpu_percent=percent,
+        permission=permission.data if permission else None,
+        is_permission_pending=bool(permission and permission.data.get("status") not in _ANSWERED),
+        permission_age_s=_event_age(permission, now),
+        heartbeat_age_s=heartbeat_age,
+        heartbeat_host=_text(paths.heartbeat) or "",
+        cancel_asked=_text(paths.cancel),
+        turns=record.state.turns if record.state else (last.turn if last else 0),
+    )
+
+
+def _settled(record: Record) -> tuple[bool, Owner | None, str]:
+    """Look at the lock and ask for the status until both say the same: a turn may begin or end in between."""
+    held, owner, status = False, None, ""
+    for _ in range(_MAX_LOOKS):
+        held, content = probe_lock(record.paths.session_lock)
+        owner, status = parse_owner(content), record.status
+        if held == (status == "running"):
+            break
+    return held, owner, status
+
+
+def _look_at(owner: Owner) -> OwnerEvidence:
+    return OwnerEvidence(
+        owner=owner,
+        process=_process_of(owner),
+        is_same_boot=owner.boot_id == boot_id(),
+        is_same_machine=bool(owner.machine_id) and owner.machine_id == machine_id(),
+        is_same_pid_namespace=owner.pid_namespace == pid_namespace(),
+    )
+
+
+def _process_of(owner: Owner) -> str:
+    if not owner.is_local:
+        return "out_of_sight"
+    found = identify(owner.pid)
+    if found is None or is_zombie(owner.pid):
+        return "gone"
+    if found != owner.process:
+        return "reused"
+    return "stopped" if is_stopped(owner.pid) else "running"
+
+
+def _sample(holders: tuple[Holder, ...], owner: Owner | None) -> tuple[Resources | None, float | None]:
+    """Measure the turn's processes twice, a moment apart."""
+    roots = [each.process for each in holders]
+    if owner and owner.is_local:
+        roots.append(owner.process)
+    before = measure_trees(roots)
+    if before is None:
+        return None, None
+    time.sleep(SAMPLE_S)
+    after = measure_trees(roots)
+    return after or before, 100 * max(0.0, after.cpu_s - before.cpu_s) / SAMPLE_S if after else None
+
+
+def _last_permission(paths: SessionPaths) -> Event | None:
+    """Return what was last asked for, or denied, in the last turn."""
+    events = (event for event, _ in zip(read_events_backwards(paths.transcript), range(_MAX_LOOK_BACK), strict=False))
+    in_turn = takewhile(lambda event: event.type not in {"run_started", "run_finished"}, events)
+    return next((event for event in in_turn if event.type == "permission"), None)
+
+
+def _silence_s(paths: SessionPaths, owner: Owner | None, now: float) -> float | None:
+    """Return how long ago the tool of the running turn last wrote anything."""
+    if owner is None:
+        return None
+    output = paths.turn_output(owner.turn)
+    ages = [age for name in ("stdout.log", "stderr.log") if (age := _age(output / name, now)) is not None]
+    return min(ages, default=None)
+
+
+def _event_age(event: Event | None, now: float) -> float | None:
+    moment = parse_time(event.ts) if event else None
+    return max(0.0, now - moment.timestamp()) if moment else None
+
+
+def _age(path: Path, now: float) -> float | None:
+    try:
+        return max(0.0, now - path.stat().st_mtime)
+    except OSError:
+        return None
+
+
+def _text(path: Path) -> str | None:
+    """Return the first line of a small file; None when it is not there."""
+    try:
+        return next(iter(path.read_text(errors="replace").splitlines()), "").strip()
+    except OSError:
+        return None
+
+
+def _rounded(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds, 1)

@@ -1,0 +1,122 @@
+"""When the provider of a turn fails: whether csa tries again, and which tool goes on otherwise.
+
+A turn is tried again only while it has had no effect: no tool was called, nothing was refused. What goes on with
+another tool is the next turn of the session, and is told what was done (`handoff`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+
+from csa.errors import CsaError
+from csa.model.adapter import Outcome, ToolExit
+from csa.model.events import Event
+from csa.model.usage import Usage
+from csa.runner.plan import TurnPlan, plan_turn
+from csa.runner.request import RunRequest
+from csa.runner.setting import Setting
+
+TRANSIENT_KINDS = frozenset({"rate_limit", "overloaded", "server", "network"})
+LONGEST_RETRY_AFTER_S = 60.0
+PATIENCE_S = 20.0  # a provider that has failed for longer, the tool's own retries included, is not asked again
+_EFFECTS = frozenset({"tool_call", "tool_call_update", "permission"})
+_SIGNS_OF_LIFE = frozenset({"agent_message", "agent_thought"})
+
+
+@dataclass(frozen=True, slots=True)
+class Tried:
+    """One process of the tool: what its adapter makes of it, and how it ended."""
+
+    outcome: Outcome
+    end: ToolExit
+    peak_rss_bytes: int | None = None
+
+
+def total_usage(tried: Iterable[Tried]) -> Usage | None:
+    """Add up what the attempts of a turn have used; None when no figure is known."""
+    known = [one.outcome.usage for one in tried if one.outcome.usage is not None]
+    return sum(known[1:], known[0]) if known else None
+
+
+def peak_rss(tried: Iterable[Tried]) -> int | None:
+    """Return the memory of the largest process of all attempts."""
+    return max((one.peak_rss_bytes for one in tried if one.peak_rss_bytes is not None), default=None)
+
+
+class Evidence:
+    """What a turn has shown so far, as far as it decides whether it is tried again."""
+
+    def __init__(self) -> None:
+        self._has_acted = False
+        self._failing_since: float | None = None
+
+    def note(self, events: Sequence[Event], now: float) -> None:
+        """Take note of what was recorded."""
+        for event in events:
+            if event.type in _EFFECTS:
+                self._has_acted = True
+            elif event.type in _SIGNS_OF_LIFE:
+                self._failing_since = None
+            elif event.type == "retry" and self._failing_since is None:
+                self._failing_since = now
+
+    def excuse(self, seconds: float) -> None:
+        """Leave out of account a pause that the provider asked for."""
+        if self._failing_since is not None:
+            self._failing_since += seconds
+
+    def allows_retry(self, outcome: Outcome, now: float) -> bool:
+        """Say whether the turn may be tried again after an attempt that ended so."""
+        if self._failing_since is None:
+            self._failing_since = now
+        return (
+            not outcome.succeeded
+            and outcome.error_kind in TRANSIENT_KINDS
+            and (outcome.retry_after_s or 0.0) <= LONGEST_RETRY_AFTER_S
+            and not self._has_acted
+            and not outcome.denied
+            and now - self._failing_since <= PATIENCE_S
+        )
+
+
+def plan_fallback(
+    setting: Setting, request: RunRequest, failed: TurnPlan, *, kind: str
+) -> tuple[TurnPlan | None, list[str]]:
+    """Plan the turn that goes on where `failed` could not; None when no tool is left that can.
+
+    Also returns why tools had to be passed over.
+    """
+    left, problems = failed.fallback, []
+    while left:
+        name, *rest = left
+        left = tuple(rest)
+        wanted = _continuing(request, failed, tool=name)
+        try:
+            plan = plan_turn(setting, wanted, new_id=failed.state.session_id, now=datetime.now(UTC))
+        except CsaError as error:
+            problems.append(f"{name} cannot go on: {error.message}")
+            continue
+        cwd = plan.cwd if plan.tool_state.provider_session_id else failed.cwd
+        why = f"fallback: {kind} of {failed.adapter.name}"
+        return replace(plan, why_tool=why, fallback=left, cwd=cwd), problems
+    return None, problems
+
+
+def _continuing(request: RunRequest, failed: TurnPlan, *, tool: str) -> RunRequest:
+    """Return the same request for another tool, in the session there is. Its model and effort are not that tool's."""
+    return replace(
+        request,
+        tool=tool,
+        session=failed.state.session_id,
+        session_id=None,
+        last=False,
+        ephemeral=False,  # the session's record says so
+        name=None,
+        description=None,
+        transport=None,
+        model=None,
+        effort=None,
+        fallback=(),
+    )

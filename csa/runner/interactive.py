@@ -1,0 +1,152 @@
+"""Opening a tool's own interface on a session's conversation, under the session's lock and in its environment.
+
+What is said there is known to the tool alone: the transcript notes that, and when, the session was open.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any
+
+from csa.errors import CsaError, NotFoundError, ToolUnavailableError
+from csa.model.adapter import InteractiveTool, Invocation, TurnRequest
+from csa.model.config import NATIVE
+from csa.process.terminal import TerminalEnd, run_in_terminal
+from csa.process.tool import SpawnError, become_subreaper, sweep_adopted
+from csa.runner.ending import who_asks
+from csa.runner.environment import apply_changes, base_environment, session_environment
+from csa.runner.plan import TurnPlan, plan_turn
+from csa.runner.request import RunRequest
+from csa.runner.runfiles import read_named_files
+from csa.runner.setting import Setting
+from csa.runner.toolbox import loadable_adapters
+from csa.store.atomic import write_private
+from csa.store.held import HeldSession, open_session
+from csa.store.journal import Journal
+
+_HEARTBEAT_S = 5.0
+
+
+class Interaction:
+    """A session that can be opened: it has a conversation, and its tool an interface. Nothing is written before `run`.
+
+    Raises:
+        NotFoundError, RefusedError, ToolUnavailableError: as `plan_turn`, and where there is nothing to open.
+    """
+
+    def __init__(self, setting: Setting, session_id: str, *, tool: str | None = None) -> None:
+        request = RunRequest(prompt="(interactive)", session=session_id, tool=tool, transport=NATIVE)
+        self._setting = setting
+        self.plan = plan_turn(setting, request, new_id="", now=datetime.now(UTC))
+        self._conversation = self.plan.tool_state.provider_session_id
+        name = self.plan.adapter.name
+        if not isinstance(self.plan.adapter, InteractiveTool):
+            raise ToolUnavailableError(f"csa knows no way to open {name} on a terminal.")
+        if self._conversation is None:
+            raise NotFoundError(
+                f"Session {session_id} has no conversation with {name} that could be opened.",
+                hint=f'csa run --session {session_id} --tool {name} "..."',
+            )
+        self.invocation: Invocation = self.plan.adapter.interactive(_request(setting, self.plan))
+
+    def run(self) -> TerminalEnd:
+        """Open it on our terminal, which must be one, until the tool ends; for a process that is csa's own.
+
+        Raises:
+            BusyError: a turn runs, or someone else has the session open.
+            CsaError: the tool cannot be started.
+        """
+        with open_session(self._setting.store, self.plan.state.session_id, tool=self.plan.adapter.name) as held:
+            held.paths.cancel.unlink(missing_ok=True)
+            self._note(held, "attached", provider_session_id=self._conversation)
+            began = time.monotonic()
+            try:
+                end = self._open(held)
+            except SpawnError as error:
+                self._note(held, "detached", error=str(error))
+                raise CsaError(f"{self.plan.adapter.name} cannot be started: {error.reason}.") from error
+            held.paths.cancel.unlink(missing_ok=True)
+            held.save(replace(held.state, last_accessed=datetime.now(UTC), phase="active"))
+            seconds = round(time.monotonic() - began, 3)
+            self._note(
+                held,
+                "detached",
+                exit_code=end.end.code,
+                signal=end.end.signal,
+                stopped_by=end.stopped_by,
+                duration_s=seconds,
+            )
+        return end
+
+    def _open(self, held: HeldSession) -> TerminalEnd:
+        become_subreaper()
+        watch = _Watch(held)
+        try:
+            return run_in_terminal(
+                self.invocation.argv,
+                cwd=self.plan.cwd,
+                env=self._environment(held),
+                shared_fds=(held.session_lock.fd,),
+                is_cancelled=watch.is_cancelled,
+            )
+        finally:
+            sweep_adopted()
+
+    def _environment(self, held: HeldSession) -> dict[str, str]:
+        base = _base_environment(self._setting, self.plan)
+        own = session_environment(
+            held.state,
+            held.paths,
+            turn=max(1, held.state.turns),
+            tool=self.plan.adapter.name,
+            root=self._setting.store.root,
+        )
+        return apply_changes({**base, **own}, self.invocation, self.plan.cwd)
+
+    def _note(self, held: HeldSession, what: str, **data: Any) -> None:
+        journal = Journal(held.paths.transcript, self._setting.redactor, turn=held.state.turns)
+        by = who_asks("session attach --interactive", self._setting.environ)
+        journal.append("session_updated", {"what": what, "tool": self.plan.adapter.name, **data, "by": by})
+        journal.sync()
+        journal.close()
+
+
+class _Watch:
+    """Looks for the `cancel` file, and lets readers on other machines see a heartbeat."""
+
+    def __init__(self, held: HeldSession) -> None:
+        self._paths = held.paths
+        self._beat_at = 0.0
+
+    def is_cancelled(self) -> bool:
+        if time.monotonic() >= self._beat_at:
+            self._beat_at = time.monotonic() + _HEARTBEAT_S
+            try:
+                write_private(self._paths.heartbeat, f"{os.uname().nodename}\n".encode())
+            except OSError:  # it is no evidence on this machine
+                self._beat_at = float("inf")
+        return self._paths.cancel.exists()
+
+
+def _base_environment(setting: Setting, plan: TurnPlan) -> dict[str, str]:
+    adapters, _ = loadable_adapters(setting.config)
+    markers = (marker for adapter in adapters for marker in adapter.outer_markers)
+    return base_environment(setting.environ, markers, setting.config.for_tool(plan.adapter.name).env)
+
+
+def _request(setting: Setting, plan: TurnPlan) -> TurnRequest:
+    base = _base_environment(setting, plan)
+    return TurnRequest(
+        prompt="",
+        cwd=plan.cwd,
+        command=plan.command,
+        provider_session_id=plan.tool_state.provider_session_id,
+        new_provider_id="",
+        permission=plan.permission,
+        environ=base,
+        is_root=os.geteuid() == 0,
+        files=read_named_files(plan.adapter.capabilities.reads, base, plan.cwd),
+    )

@@ -1,0 +1,96 @@
+"""What runs of sessions have left running: found by two marks, and ended only when it is certain whose they are.
+
+The marks are the session's variables in a process's environment, and the journal of processes in its heartbeat. Both
+count only while the session's lock is free: a session that is alive, and so all of a turn whose guardian still sweeps,
+is left alone. So is what was started with --keep-background, and every ancestor of this process.
+"""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from csa.ids import is_session_id
+from csa.paths import SessionPaths
+from csa.process.tagged import command_of, own_ancestors, tagged_processes
+from csa.procfs import ProcessId, identify, is_zombie, send_signal
+from csa.store.heartbeat import journalled_processes
+from csa.store.liveness import probe
+
+REAP_LIMIT_S = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Leftover:
+    """A process of a session that has ended."""
+
+    process: ProcessId
+    session_dir: Path
+    command: str
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+
+def find_leftovers(root: Path, sessions: Iterable[SessionPaths] = ()) -> list[Leftover]:
+    """Find what is left of any session below the state root, and of `sessions` also by their journals. Only looks."""
+    spared, kept = own_ancestors(), set[ProcessId]()
+    found: dict[ProcessId, Leftover] = {}
+    for tagged in tagged_processes():
+        if tagged.is_kept:
+            kept.add(tagged.process)
+        elif tagged.pid not in spared and _is_session_of(root, tagged.session_dir):
+            found[tagged.process] = Leftover(tagged.process, tagged.session_dir, tagged.command)
+    for paths in sessions:
+        for process in journalled_processes(paths):
+            if process.pid not in spared and process not in kept:
+                found.setdefault(process, Leftover(process, paths.root, command_of(process.pid)))
+    # A turn that ends in between takes its processes with it: only what is still there was left.
+    return sorted((item for item in found.values() if _is_left(item)), key=lambda item: item.process)
+
+
+def leftovers_of(held: SessionPaths) -> list[Leftover]:
+    """Find what earlier turns have left of a session whose lock the caller holds, and has started nothing yet."""
+    spared = own_ancestors()
+    marked = {tagged.process: tagged.is_kept for tagged in tagged_processes() if tagged.session_dir == held.root}
+    wanted = [process for process, kept in marked.items() if not kept]
+    wanted += [process for process in journalled_processes(held) if process not in marked]
+    return [
+        Leftover(process, held.root, command_of(process.pid))
+        for process in wanted
+        if process.pid not in spared and _is_there(process)
+    ]
+
+
+def reap(leftovers: Iterable[Leftover], *, limit_s: float = REAP_LIMIT_S) -> list[Leftover]:
+    """Kill leftovers, each by its verified identity, and wait until they are gone; return those that would not go."""
+    waiting = list(leftovers)
+    for item in waiting:
+        send_signal(item.process, signal.SIGKILL)
+    end = time.monotonic() + limit_s
+    while (waiting := [item for item in waiting if _is_there(item.process)]) and time.monotonic() < end:
+        time.sleep(0.01)
+    return waiting
+
+
+def describe(leftovers: Iterable[Leftover], *, shown: int = 5) -> str:
+    """Name pids and commands, the first few of them."""
+    items = list(leftovers)
+    words = [f"{item.pid} {item.command[:60] or '?'}" for item in items[:shown]]
+    return ", ".join([*words, *([f"and {len(items) - shown} more"] if len(items) > shown else [])])
+
+
+def _is_session_of(root: Path, place: Path) -> bool:
+    return is_session_id(place.name) and place.is_absolute() and place.resolve().is_relative_to(root)
+
+
+def _is_left(item: Leftover) -> bool:
+    return probe(SessionPaths(item.session_dir)).state == "not_alive" and _is_there(item.process)
+
+
+def _is_there(process: ProcessId) -> bool:
+    return identify(process.pid) == process and not is_zombie(process.pid)

@@ -1,0 +1,69 @@
+"""Waiting for a session that is busy, or for a place among the turns that may run at once.
+
+Nothing is taken while waiting, and nothing kept: whoever waits looks at the locks, and then tries again from the
+beginning, since the session may be another than it was. Of many that wait for one place all but one try in vain; each
+that did waits a random moment longer the next time, so that a crowd does not plan itself to death.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+from csa.errors import BusyError, FullError
+
+POLL_S = 0.05
+MAX_PAUSE_S = 1.0
+_T = TypeVar("_T")
+
+
+def try_until_free(attempt: Callable[[], _T], *, limit_s: float, tell: Callable[[str], None]) -> _T:
+    """Return what `attempt` returns, trying again as long as it meets what will be over.
+
+    Args:
+        attempt: what raises BusyError or FullError before it has done anything.
+        limit_s: how long to wait in all; may be infinite.
+        tell: is told what is waited for, each time that is something else.
+
+    Raises:
+        BusyError: the time is up.
+        FullError: waiting cannot help.
+    """
+    deadline, told, failures = time.monotonic() + limit_s, "", 0
+    while True:
+        try:
+            return attempt()
+        except (BusyError, FullError) as error:
+            obstacle = error.obstacle
+            if obstacle is None and isinstance(error, FullError):
+                raise
+            words = obstacle.words if obstacle else error.message.rstrip(".")
+            if words != told:
+                tell(words)
+                told = words
+            if not _wait(obstacle.is_over if obstacle else None, deadline, failures=failures):
+                raise BusyError(f"{words}, still after {limit_s:g} s of waiting.", hint="retry later") from error
+            failures += 1
+
+
+def _wait(is_over: Callable[[], bool] | None, deadline: float, *, failures: int) -> bool:
+    """Sleep until it is over, or once where only another try can tell; return whether there was time."""
+    window_s = min(POLL_S * 2**failures, MAX_PAUSE_S) if failures else 0.0
+    while _sleep(POLL_S, deadline):
+        if is_over is None:
+            return True
+        if is_over() and _sleep(window_s * _fraction(), deadline) and is_over():
+            return True
+    return False
+
+
+def _sleep(seconds: float, deadline: float) -> bool:
+    """Sleep, but not beyond the deadline; return whether there is time left."""
+    time.sleep(max(0.0, min(seconds, deadline - time.monotonic())))
+    return time.monotonic() < deadline
+
+
+def _fraction() -> float:
+    return int.from_bytes(os.urandom(2), "big") / (1 << 16)

@@ -1,0 +1,29 @@
+"""What the process tree of a running turn uses. Only of turns in our own pid namespace and boot can it be known."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from csa.process.guardian import descendants_of
+from csa.procfs import ProcessId, cpu_ticks, process_start_time, resident_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Resources:
+    """Processes, their processor time (with that of children they have reaped), and their memory."""
+
+    processes: int
+    cpu_s: float
+    resident_bytes: int
+
+
+def measure_trees(roots: Sequence[ProcessId]) -> Resources | None:
+    """Add up some processes and all their descendants; None when none of them is there any more."""
+    living = [root.pid for root in roots if process_start_time(root.pid) == root.start_time]
+    pids = {pid for root in living for pid in (root, *descendants_of(root))}
+    if not pids:
+        return None
+    ticks = sum(map(cpu_ticks, pids))
+    return Resources(len(pids), ticks / os.sysconf("SC_CLK_TCK"), sum(map(resident_bytes, pids)))

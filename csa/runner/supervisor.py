@@ -1,0 +1,114 @@
+"""The process that owns a detached turn: `python -P -m csa.runner.supervisor`, started by `start_detached`.
+
+Its order comes as one JSON object through stdin. On stdout it says, in one line, which session it runs or why it does
+not; then stdout and stderr become the turn's supervisor.log. TERM ends the turn as cancelled; a hangup is not heeded.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from typing import Any
+
+import anyio
+
+from csa.errors import BusyError, CsaError
+from csa.model.result import RunResult
+from csa.process.tool import become_subreaper
+from csa.runner.client import Csa
+from csa.runner.detach import error_to_json, request_from_json
+from csa.runner.on_finish import run_on_finish
+from csa.runner.patience import try_until_free
+from csa.runner.turn import Turn
+
+_ENDING = (signal.SIGTERM, signal.SIGINT)
+
+
+def main() -> int:
+    """Carry out the order; the exit code is that of the turn."""
+    order = json.load(sys.stdin.buffer)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    _redirect(os.devnull, 0)
+    become_subreaper()
+    try:
+        result = _wait_and_run(order)
+    except CsaError as error:
+        _say({"error": error_to_json(error)})
+        return error.exit_code
+    if order["on_finish"]:
+        problem = run_on_finish(order["on_finish"], result, environ=_callers(order), directory=order["directory"])
+        if problem:
+            _log(f"warning: {problem}")
+    return result.exit_code
+
+
+def _wait_and_run(order: dict[str, Any]) -> RunResult:
+    def run() -> RunResult:
+        return anyio.run(_supervise, _turn(order))
+
+    if order["wait_s"] is None:
+        return run()
+    return try_until_free(run, limit_s=order["wait_s"], tell=lambda words: _log(f"waiting: {words}"))
+
+
+def _turn(order: dict[str, Any]) -> Turn:
+    client = Csa.from_environment(
+        order["directory"], environ=_callers(order), command=order["command"], owns_process=True
+    )
+    turn = client.run(request_from_json(order["request"]), new_id=order["session_id"], detached=True)
+    if turn.session_id != order["session_id"]:
+        raise BusyError(f"Another run has just created session {turn.session_id}.", hint="retry")
+    return turn
+
+
+def _callers(order: dict[str, Any]) -> dict[str, str]:
+    """Return the environment of whoever asked: with his session's variables, or none, in place of ours."""
+    rest = {name: value for name, value in os.environ.items() if name not in order["caller"]}
+    return {**rest, **{name: value for name, value in order["caller"].items() if value is not None}}
+
+
+async def _supervise(turn: Turn) -> RunResult:
+    with anyio.open_signal_receiver(*_ENDING) as signals:
+        async with turn, anyio.create_task_group() as tasks:
+
+            async def obey() -> None:
+                async for number in signals:
+                    turn.cancel(signal_name=signal.Signals(number).name)
+
+            tasks.start_soon(obey)
+            _say({"session_id": turn.session_id, "turn": turn.turn, "tool": turn.plan.adapter.name})
+            log = str(turn.paths.supervisor_log(turn.turn))
+            _redirect(log, 1)
+            _redirect(log, 2)
+            async for _ in turn:
+                pass  # the transcript has them
+            tasks.cancel_scope.cancel()
+    for loss in turn.losses:
+        _log(f"warning: {loss}")
+    assert turn.result is not None
+    return turn.result
+
+
+def _say(answer: dict[str, Any]) -> None:
+    try:
+        sys.stdout.write(json.dumps(answer) + "\n")
+        sys.stdout.flush()
+    except BrokenPipeError:
+        _redirect(os.devnull, 1)  # who asked is gone; the turn goes on
+
+
+def _log(line: str) -> None:
+    """Add to supervisor.log, which stderr has become."""
+    sys.stderr.write(f"{line}\n")
+
+
+def _redirect(path: str, fd: int) -> None:
+    opened = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
+    os.dup2(opened, fd)
+    os.close(opened)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

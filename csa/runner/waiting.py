@@ -1,0 +1,220 @@
+"""Waiting until sessions are at rest. Waiting is reading: any number may wait, nothing is taken or written.
+
+What is waited for is the lock, which outlives a turn that is followed by another at once, and is released only when the
+turn's whole process tree is gone.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from csa.errors import NotFoundError, StateError
+from csa.model.events import Event
+from csa.store.family import Family
+from csa.store.liveness import probe
+from csa.store.locks import is_locked
+from csa.store.sessions import Store
+from csa.store.status import session_status, settle
+from csa.store.transcript import last_turn_event
+
+POLL_S = 0.025
+LOOK_FOR_CHILDREN_S = 0.5
+EXIT_BUSY = 4  # it still runs when the time is up, or it cannot be known whether it does
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ending:
+    """How a session came to rest; `running` when the time was up before. `exit_code` is the waiter's."""
+
+    session_id: str
+    project: str
+    status: str
+    exit_code: int
+    tool: str = ""
+    turn: int = 0
+    duration_s: float | None = None
+    error: dict[str, str] | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the object that `session wait --json` prints of it."""
+        return asdict(self)
+
+
+def await_endings(
+    store: Store,
+    session_ids: Sequence[str],
+    *,
+    tree: bool = False,
+    first_only: bool = False,
+    timeout_s: float | None = None,
+) -> Iterator[Ending]:
+    """Yield each session's ending as it comes, and at the end of the time what still runs.
+
+    Args:
+        store: where the sessions are.
+        session_ids: what to wait for. Who is at rest already has ended already.
+        tree: wait for their descendants too, also for those that start meanwhile.
+        first_only: one ending is enough.
+        timeout_s: how long to wait; for ever when None.
+
+    Raises:
+        NotFoundError: a session has never run.
+        StateError: the record of a session without a transcript is damaged.
+    """
+    deadline = time.monotonic() + timeout_s if timeout_s is not None else float("inf")
+    waiting = _Waiting(store, session_ids, tree=tree)
+    try:
+        while True:
+            began = time.monotonic()
+            for ending in waiting.endings():
+                yield ending
+                if first_only:
+                    return
+            if not waiting.pending and not waiting.find_more():
+                return
+            if time.monotonic() >= deadline:
+                yield from waiting.unfinished()
+                return
+            waiting.find_more_now_and_then()
+            pause = max(POLL_S, time.monotonic() - began)  # at most half of a core, however many there are
+            time.sleep(max(0.0, min(pause, deadline - time.monotonic())))
+    finally:
+        waiting.close()
+
+
+class _Watch:
+    """One session that is waited for. Its transcript is held open: an ephemeral session goes with its turn."""
+
+    def __init__(self, store: Store, session_id: str, *, is_named: bool = True) -> None:
+        self.store = store
+        self.session_id = session_id
+        self._is_named = is_named  # by the caller; else found in a tree, where one that never ran is no mistake
+        self.paths = store.paths(session_id)
+        self._transcript = -1
+        with suppress(OSError):  # there is none yet, or too many are open: then removal is not seen through
+            self._transcript = os.open(self.paths.transcript, os.O_RDONLY | os.O_CLOEXEC)
+
+    def runs(self) -> bool:
+        return is_locked(self.paths.session_lock) or probe(self.paths).state == "alive"
+
+    def ending(self) -> Ending | None:
+        """Return how it ended; None when it runs again."""
+        if not self.paths.root.is_dir():
+            return self._ending_of(self._last_of_removed())
+        liveness, last = settle(self.paths)
+        if liveness.state == "alive":
+            return None
+        if liveness.state == "unknown":
+            return self._make("unknown", EXIT_BUSY)
+        return self._ending_of(last) if last else self._without_transcript()
+
+    def unfinished(self) -> Ending:
+        owner = probe(self.paths).owner
+        return self._make("running", EXIT_BUSY, tool=owner.tool if owner else "", turn=owner.turn if owner else 0)
+
+    def close(self) -> None:
+        if self._transcript >= 0:
+            os.close(self._transcript)
+            self._transcript = -1
+
+    def _last_of_removed(self) -> Event | None:
+        return last_turn_event(Path(f"/proc/self/fd/{self._transcript}")) if self._transcript >= 0 else None
+
+    def _ending_of(self, last: Event | None) -> Ending:
+        if last is None or last.type != "run_finished":
+            tool = str(last.data.get("tool", "")) if last else ""
+            return self._make("lost", 1, tool=tool, turn=last.turn if last else 0)
+        data = last.data
+        duration, error = data.get("duration_s"), data.get("error")
+        return self._make(
+            str(data.get("status", "failed")),
+            waiters_exit_code(last),
+            tool=str(data.get("tool", "")),
+            turn=last.turn,
+            duration_s=float(duration) if isinstance(duration, int | float) else None,
+            error=error if isinstance(error, dict) else None,
+        )
+
+    def _without_transcript(self) -> Ending:
+        """Judge a session of another implementation by its record alone."""
+        state = self.store.load(self.session_id) if self._is_named else self.store.record(self.session_id).state
+        if state is None:
+            return self._make("damaged", StateError.exit_code)
+        status = session_status(self.paths, state)
+        if status == "idle" and not self._is_named:
+            return self._make("idle", 0)
+        if status == "idle":
+            raise NotFoundError(
+                f"Session {self.session_id} has never run; there is nothing to wait for.",
+                hint=f'csa run --session {self.session_id} "what to do"',
+            )
+        return self._make(status, 0 if status == "succeeded" else 1, tool=state.last_tool or "", turn=state.turns)
+
+    def _make(self, status: str, exit_code: int, **known: Any) -> Ending:
+        return Ending(
+            session_id=self.session_id, project=str(self.store.project), status=status, exit_code=exit_code, **known
+        )
+
+
+class _Waiting:
+    """What is waited for, and what has ended so far."""
+
+    def __init__(self, store: Store, session_ids: Sequence[str], *, tree: bool) -> None:
+        ids = list(dict.fromkeys(session_ids))
+        self.pending = {session_id: _Watch(store, session_id) for session_id in ids}
+        self._ended: dict[str, Store] = {}
+        self._founders = dict.fromkeys(ids, store)
+        self._family = Family(store.root, ids) if tree else None
+        self._look_at = 0.0
+
+    def endings(self) -> Iterator[Ending]:
+        """Yield who has ended since the last look."""
+        for session_id, watch in list(self.pending.items()):
+            if watch.runs() or (ending := watch.ending()) is None:
+                continue
+            watch.close()
+            del self.pending[session_id]
+            self._ended[session_id] = watch.store
+            yield ending
+
+    def unfinished(self) -> list[Ending]:
+        return [watch.unfinished() for watch in self.pending.values()]
+
+    def find_more_now_and_then(self) -> None:
+        if time.monotonic() >= self._look_at:
+            self.find_more()
+            self._look_at = time.monotonic() + LOOK_FOR_CHILDREN_S
+
+    def find_more(self) -> bool:
+        """Add descendants that are new, and members of the tree that run again; say whether there are any."""
+        if self._family is None:
+            return False
+        members = [(store, session_id) for session_id, store in self._founders.items()] + self._family.look()
+        more = {
+            session_id: _Watch(store, session_id, is_named=session_id in self._founders)
+            for store, session_id in members
+            if session_id not in self.pending
+            and (session_id not in self._ended or is_locked(store.paths(session_id).session_lock))
+        }
+        self.pending.update(more)
+        return bool(more)
+
+    def close(self) -> None:
+        for watch in self.pending.values():
+            watch.close()
+
+
+def waiters_exit_code(finished: Event) -> int:
+    """Return what a waiter exits with for a `run_finished`: as `csa run` did, but 1 for a turn that was cancelled."""
+    if finished.data.get("status") == "cancelled":
+        return 1
+    try:
+        return int(finished.data["exit_code"])
+    except (KeyError, TypeError, ValueError):
+        return 1

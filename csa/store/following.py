@@ -1,0 +1,93 @@
+"""A transcript read as it grows: what is there, and then each event as it comes. Nothing is written.
+
+A line is read when it is whole: the partial last one that a crash leaves, and the next turn cuts off, is never seen.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Self
+
+from csa.model.events import Event
+from csa.paths import SessionPaths
+from csa.store.liveness import probe
+from csa.store.transcript import end_of_last_line, parse_line, read_events_backwards
+
+_BLOCK = 1 << 20
+
+
+class Follower:
+    """Reads on from where it was: first the last `tail` events (all of them for None), then what is added.
+
+    The file is held open, so that the end of a session that is removed with its turn is seen too.
+    """
+
+    def __init__(self, transcript: Path, *, tail: int | None = None) -> None:
+        self._path = transcript
+        self._fd = -1
+        self._at = 0
+        self._seen = 0
+        self._first: list[Event] = []
+        if self._open() and tail is not None:
+            self._at = end_of_last_line(self._fd, os.fstat(self._fd).st_size)
+            backwards = read_events_backwards(transcript)
+            self._first = [event for event, _ in zip(backwards, range(tail or 1), strict=False)][::-1]
+            self._seen = self._first[-1].seq if self._first else 0
+            self._first = self._first if tail else []
+
+    def read(self) -> Iterator[Event]:
+        """Yield what has come since the last call."""
+        yield from self._first
+        self._first = []
+        while lines := self._lines():
+            for line in lines:
+                if (event := parse_line(line)) and event.seq > self._seen:
+                    self._seen = event.seq
+                    yield event
+
+    def close(self) -> None:
+        """Let go of the file; harmless when done twice."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _open(self) -> bool:
+        if self._fd < 0:
+            with suppress(FileNotFoundError):  # there is none before the first event
+                self._fd = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
+        return self._fd >= 0
+
+    def _lines(self) -> list[bytes]:
+        """Return the next whole lines; none when there is no more than a part of one."""
+        if not self._open():
+            return []
+        size = _BLOCK
+        while True:
+            content = os.pread(self._fd, size, self._at)
+            end = content.rfind(b"\n") + 1
+            if end or len(content) < size:
+                break
+            size *= 2  # a line longer than a block
+        self._at += end
+        return content[:end].splitlines()
+
+
+def follow(paths: SessionPaths, *, tail: int | None = None) -> Iterator[Iterator[Event]]:
+    """Yield what has come at each look, until nothing runs there; the caller pauses in between.
+
+    At least once: of a session that does not run, what there is.
+    """
+    with Follower(paths.transcript, tail=tail) as follower:
+        runs = True
+        while runs:
+            runs = probe(paths).state == "alive"  # asked first, or the last events could be missed
+            yield follower.read()

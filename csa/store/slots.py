@@ -1,0 +1,98 @@
+"""Slots: one lock file below the state root for each turn that runs on this host, held as long as the turn lasts.
+
+A slot is given back by the kernel, however its holder ends, so that a count of held slots cannot leak. All turns take
+one, whether they have a limit or not, or another's limit could not count them. Slots are counted and taken under one
+lock, `.slots/lock`, held for moments while no further lock is taken.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from csa.errors import FullError, Obstacle
+from csa.model.limits import Limits
+from csa.store.locks import Lock, acquire_lock, probe_lock
+
+WAITING_IS_FUTILE = "only the calling session and those above it run: do the work in this session"
+_DIRECTORY = ".slots"
+_NAMED = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """Who runs in a slot."""
+
+    session_id: str
+    tool: str
+
+
+def take_slot(root: Path, holder: Holder, limits: Limits, *, callers: Collection[str] = ()) -> Lock:
+    """Take a free slot for a turn; it is held until the lock is closed. `callers` wait for it.
+
+    Raises:
+        FullError: as many turns run as a limit for this host, or for the tool, allows.
+    """
+    directory = root / _DIRECTORY
+    if not directory.is_dir():
+        directory.mkdir(0o700, parents=True, exist_ok=True)
+    with acquire_lock(directory / "lock", wait=True):
+        slots = list(_look(directory))
+        _refuse_when_full(root, slots, holder.tool, limits, callers)
+        free = next((path for path, held in slots if held is None), directory / f"{len(slots) + 1:04}.lock")
+        slot = acquire_lock(free)
+        slot.write(json.dumps({"session_id": holder.session_id, "tool": holder.tool}).encode())
+        return slot
+
+
+def running_turns(root: Path) -> list[Holder]:
+    """Return who runs on this host just now."""
+    return [held for _, held in _look(root / _DIRECTORY) if held is not None]
+
+
+def _look(directory: Path) -> Iterator[tuple[Path, Holder | None]]:
+    """Yield the slots there are, by number, each with its holder; None for a free one."""
+    try:
+        names = sorted(os.listdir(directory))
+    except FileNotFoundError:
+        return
+    for name in names:
+        if name.endswith(".lock"):
+            is_held, content = probe_lock(directory / name)
+            yield directory / name, _parse(content) if is_held else None
+
+
+def _parse(content: bytes) -> Holder:
+    try:
+        known = json.loads(content)
+        return Holder(str(known["session_id"]), str(known["tool"]))
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return Holder("an unknown session", "")
+
+
+def _refuse_when_full(
+    root: Path, slots: list[tuple[Path, Holder | None]], tool: str, limits: Limits, callers: Collection[str]
+) -> None:
+    running = [held for _, held in slots if held is not None]
+    same = [held for held in running if held.tool == tool]
+    for name, limit, counted, of_tool in (
+        ("max_running", limits.max_running, running, None),
+        (f"tools.{tool}.max_running", limits.tools.get(tool, 0), same, tool),
+    ):
+        if limit and len(counted) >= limit:
+            others = [held for held in counted if held.session_id not in callers]
+            which = ", ".join(held.session_id for held in counted[:_NAMED]) + (", ..." if counted[_NAMED:] else "")
+            what = f"turns of {of_tool}" if of_tool else "turns"
+            words = f"{name} is {limit}, and as many {what} run on this host"
+            raise FullError(
+                f"{words}: {which}.",
+                hint="retry later, or pass --wait" if others else WAITING_IS_FUTILE,
+                obstacle=Obstacle(words, _has_room(root, limit, of_tool)) if others else None,
+            )
+
+
+def _has_room(root: Path, limit: int, tool: str | None) -> Callable[[], bool]:
+    return lambda: sum(tool in {None, held.tool} for held in running_turns(root)) < limit

@@ -1,0 +1,201 @@
+"""The members of a tree of sessions, listed in the root's `locks/tree.lock`, and the one lock under which trees grow.
+
+Whoever starts a turn takes the lock, checks the limits, makes or opens the session, lists a new one, and lets go. The
+list makes counting a matter of the tree's size and not of the store's, and finds members in other projects. What has
+not been listed from the beginning (an older csa's tree) is looked for in the root's store first.
+
+Locks that are waited for are taken in this order: tree.lock, then .slots/lock (let go at once), then store.lock. The
+locks of sessions are never waited for. A session's own lock may be held when tree.lock is taken (`leave`), and nobody
+who holds tree.lock waits for a session.
+
+Lines of the file: `{"v": 1}` (the list is complete), a member (`id`, `project`, `parent`), and a member that is gone
+(`id`, `gone`: what it had spent).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from csa.errors import RefusedError
+from csa.ids import is_session_id
+from csa.model.limits import Spent
+from csa.model.state import SessionState
+from csa.paths import SessionPaths
+from csa.store.lineage import ancestors, find_record
+from csa.store.locks import Lock, acquire_lock, is_locked
+from csa.store.sessions import NEW_PREFIX, Store
+
+_COMPLETE = {"v": 1}
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """A session of a tree."""
+
+    session_id: str
+    project: str
+    parent: str | None
+
+    def paths(self, root: Path) -> SessionPaths | None:
+        """Return where its record is, be it just being built; None when it is gone."""
+        store = Store(root, Path(self.project))
+        building = SessionPaths(store.sessions_dir / (NEW_PREFIX + self.session_id))
+        if is_locked(building.session_lock):  # asked first: a session goes from there to its place, never back
+            return building
+        paths = store.paths(self.session_id)
+        return paths if paths.root.exists() else None
+
+    def is_running(self, root: Path) -> bool:
+        """Say whether a supervisor holds it."""
+        paths = self.paths(root)
+        return paths is not None and is_locked(paths.session_lock)
+
+
+@dataclass(frozen=True, slots=True)
+class Roll:
+    """What a tree.lock says. `top` is not in `members`."""
+
+    members: dict[str, Member]
+    gone: dict[str, Spent]
+    is_complete: bool
+
+
+class Tree:
+    """A tree whose lock is held. `top` is its root, or the highest ancestor whose record is still there."""
+
+    def __init__(self, root: Path, top: SessionState, lock: Lock) -> None:
+        self.root = root
+        self.top = top
+        self._lock = lock
+
+    def members(self) -> list[Member]:
+        """Return all members there have been, the top first; those of an older csa are looked for, and listed."""
+        roll = _parse(os.pread(self._lock.fd, os.fstat(self._lock.fd).st_size, 0))
+        if not roll.is_complete:
+            found = _search(self.root, self.top, roll)
+            self._append(*(_line(each) for each in found if each.session_id not in roll.members), _COMPLETE)
+            roll = Roll({**roll.members, **{each.session_id: each for each in found}}, roll.gone, True)
+        return [_member(self.top), *roll.members.values()]
+
+    def gone(self) -> dict[str, Spent]:
+        """Return what members that are gone had spent."""
+        return _parse(os.pread(self._lock.fd, os.fstat(self._lock.fd).st_size, 0)).gone
+
+    def add(self, state: SessionState) -> None:
+        """List a session; durable when this returns."""
+        self._append(_line(_member(state)))
+
+    def leave(self, session_id: str, spent: Spent) -> None:
+        """Note that a session goes, and what it has spent."""
+        self._append({"id": session_id, "gone": spent.to_dict()})
+
+    def _append(self, *lines: dict[str, Any]) -> None:
+        fd = self._lock.fd
+        end = os.fstat(fd).st_size
+        mend = b"\n" if end and os.pread(fd, 1, end - 1) != b"\n" else b""  # behind what a crash left half-written
+        content = mend + b"".join(json.dumps(line, separators=(",", ":")).encode() + b"\n" for line in lines)
+        try:
+            while content:
+                written = os.pwrite(fd, content, end)
+                content, end = content[written:], end + written
+        finally:
+            os.fsync(fd)
+
+
+@contextmanager
+def open_tree(root: Path, top: SessionState) -> Iterator[Tree]:
+    """Take the lock of the tree below `top`; RefusedError when that session has just been removed."""
+    place = Store(root, Path(top.project_path)).paths(top.session_id)
+    paths = find_record(root, top.project_path, top.session_id) or place
+    try:
+        paths.tree_lock.parent.mkdir(0o700, exist_ok=True)
+        lock = acquire_lock(paths.tree_lock, wait=True)
+    except FileNotFoundError as error:
+        raise RefusedError(
+            f"Session {top.session_id}, the root of this tree, has just been removed.", hint="try again"
+        ) from error
+    with lock:
+        yield Tree(root, top, lock)
+
+
+def begin_roll(paths: SessionPaths) -> None:
+    """Begin the list of a new root, which nobody else knows yet."""
+    fd = os.open(paths.tree_lock, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    with open(fd, "wb") as file:
+        file.write(json.dumps(_COMPLETE, separators=(",", ":")).encode() + b"\n")
+
+
+def read_roll(root: Path, top: SessionState) -> tuple[list[Member], dict[str, Spent]]:
+    """Return the members, the top first, and what those that are gone had spent, without a lock or a write."""
+    try:
+        paths = find_record(root, top.project_path, top.session_id)
+        roll = _parse(paths.tree_lock.read_bytes() if paths else b"")
+    except OSError:
+        roll = Roll({}, {}, is_complete=False)
+    more = {} if roll.is_complete else {each.session_id: each for each in _search(root, top, roll)}
+    return [_member(top), *{**roll.members, **more}.values()], roll.gone
+
+
+def leave_tree(root: Path, state: SessionState) -> None:
+    """Note in its tree what a session that is about to be deleted has spent, or deleting would refund a budget.
+
+    A root takes its list with it. OSError where the list cannot be written.
+    """
+    above = list(ancestors(root, state))
+    if above:
+        with open_tree(root, above[-1]) as tree:
+            tree.leave(state.session_id, state.spent)
+
+
+def _member(state: SessionState) -> Member:
+    return Member(state.session_id, state.project_path, state.parent_session_id)
+
+
+def _line(member: Member) -> dict[str, Any]:
+    return {"id": member.session_id, "project": member.project, "parent": member.parent}
+
+
+def _parse(content: bytes) -> Roll:
+    """Read the list; a line that is none is passed over."""
+    members: dict[str, Member] = {}
+    gone: dict[str, Spent] = {}
+    is_complete = False
+    for line in content.splitlines():
+        try:
+            entry = json.loads(line)
+            if entry == _COMPLETE:
+                is_complete = True
+            elif not is_session_id(entry["id"]):
+                continue
+            elif "gone" in entry:
+                gone[entry["id"]] = Spent.from_dict(entry["gone"])
+            else:
+                members[entry["id"]] = Member(entry["id"], str(entry["project"]), entry["parent"])
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+            continue
+    return Roll(members, gone, is_complete)
+
+
+def _search(root: Path, top: SessionState, roll: Roll) -> list[Member]:
+    """Find the tree's sessions in the store of its top; a look at the bytes spares reading most records."""
+    names = {top.session_id, top.root_session_id or top.session_id}
+    marks = [name.encode() for name in names]
+    store = Store(root, Path(top.project_path))
+    found = []
+    for session_id in store.ids():
+        try:
+            content = store.paths(session_id).state.read_bytes()
+        except OSError:
+            continue
+        if session_id in roll.members or session_id in names or not any(mark in content for mark in marks):
+            continue
+        state = store.record(session_id).state
+        if state and (state.root_session_id in names or state.parent_session_id in names):
+            found.append(_member(state))
+    return found

@@ -1,0 +1,308 @@
+"""Ending what runs: politely, by force, as a tree, everywhere; and never oneself."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from csa.paths import SessionPaths, store_dir
+from csa.store.owner import current_owner
+from tests.cli.terminal import Terminal
+from tests.conftest import ForeignWriter
+from tests.store.support import child
+from tests.support import Json, Place, Running, is_running, wait_for
+
+FOREIGN = "01JH4QWERT1234567890ABCDEF"
+HOLD_THE_LOCK = """
+from csa.store.locks import acquire_lock
+from csa.store.owner import current_owner
+with acquire_lock(Path(args[0])) as lock:
+    lock.write(current_owner(tool="codex", turn=1, since="2026-01-01T10:00:00+00:00").to_bytes())
+    say()
+    wait()
+"""
+
+
+def error_of(place: Place, session_id: str) -> str:
+    """Return what a session's last turn says of its end."""
+    return str(place.run("session", "result", "--json", session_id).json["error"] or "")
+
+
+def test_kill(place: Place) -> None:
+    """A turn that is killed ends cancelled, says who asked, leaves no process, and can be resumed."""
+    place.play(*place.hold(), ["say", "done"])
+    run = place.start("run", "--tool", "codex", "go")
+    place.wait_ready()
+    session_id = run.session_id
+    done = place.run("session", "kill", "-s", session_id)
+    assert (done.code, done.out, done.err) == (0, f"{session_id}: killed (codex, turn 1)\n", "")
+    assert place.run("session", "is-alive", session_id).code == 1
+    assert run.wait().code == 130
+    assert place.last_event(session_id)["status"] == "cancelled"
+    place.wait_until_empty(within_s=1)
+    assert not (place.session(session_id) / "cancel").exists()
+    place.release()
+    place.codex("again", "--session", session_id)
+
+
+def test_kill_of_a_tool_that_ignores_term(place: Place) -> None:
+    """A tool that ignores TERM, and what it has put into a session of its own, are gone when the command returns."""
+    pid_file = place.tmp / "pid"
+    place.play(["ignore-term"], ["spawn-grandchild", "sleep 60", {"pid_file": str(pid_file)}], *place.hold())
+    run = place.start("run", "--tool", "codex", "go")
+    place.wait_ready()
+    wait_for(lambda: pid_file.exists() and pid_file.read_text(), "the grandchild runs")
+    done = place.run("session", "kill", "--json", run.session_id)
+    assert done.code == 0
+    assert [(item["outcome"], item["status"], item["forced"]) for item in done.json] == [("killed", "cancelled", False)]
+    assert not is_running(int(pid_file.read_text()))
+    assert run.wait().code == 130
+    assert place.processes() == {}
+
+
+def test_kill_of_a_stopped_supervisor(place: Place) -> None:
+    """A supervisor that was stopped is made to go on, and so writes the end of its turn."""
+    place.play(*place.hold())
+    run = place.start("run", "--tool", "codex", "go")
+    place.wait_ready()
+    session_id = run.session_id
+    run.signal(signal.SIGSTOP)
+    done = place.run("session", "kill", session_id)
+    assert (done.code, done.out) == (0, f"{session_id}: killed (codex, turn 1)\n")
+    assert run.wait().code == 130
+    assert place.status(session_id) == "cancelled"
+
+
+def test_kill_by_force(place: Place) -> None:
+    """With --force the supervisor itself is killed at once; its tree goes too, and the turn is lost."""
+    place.play(["ignore-term"], *place.hold())
+    run = place.start("run", "--tool", "codex", "go")
+    place.wait_ready()
+    session_id = run.session_id
+    done = place.run("session", "kill", "--force", session_id)
+    assert done.code == 0
+    assert done.out == (f"{session_id}: killed (codex, turn 1); its supervisor was killed too, so the turn is lost\n")
+    assert run.wait().code == -signal.SIGKILL
+    assert place.processes() == {}
+    assert place.status(session_id) == "lost"
+
+
+def test_kill_of_a_supervisor_that_does_not_react(place: Place, write_foreign: ForeignWriter) -> None:
+    """A supervisor that takes no notice is killed when its grace is over, and only then."""
+    paths = write_foreign(FOREIGN)
+    paths.session_lock.parent.mkdir()
+    with child(HOLD_THE_LOCK, paths.session_lock) as deaf:
+        assert deaf.hear() == "ready"
+        done = place.run("session", "kill", FOREIGN, "--timeout", "0.3")
+        assert (done.code, "its supervisor was killed too" in done.out) == (0, True)
+        assert deaf.process.wait(5) == -signal.SIGKILL
+
+
+def test_kill_of_a_lock_that_stays_held(place: Place, write_foreign: ForeignWriter) -> None:
+    """A lock that is held by a process that does not say so is not taken for free; who holds it is named."""
+    paths = write_foreign(FOREIGN)
+    paths.session_lock.parent.mkdir()
+    with child(HOLD_THE_LOCK.replace("lock.write", "lambda *_: 0 or lock.write"), paths.session_lock) as other:
+        assert other.hear() == "ready"
+        done = place.run("session", "kill", FOREIGN, "--timeout", "0.3")
+        assert done.code == 4
+        assert f"error: Session {FOREIGN} is held by another program" in done.err
+        assert is_running(other.pid)
+
+
+def test_kill_across_pid_namespaces(place: Place, write_foreign: ForeignWriter) -> None:
+    """What runs in another pid namespace is asked, through its directory, and never signalled by its number."""
+    paths = write_foreign(FOREIGN)
+    paths.session_lock.parent.mkdir()
+    code = HOLD_THE_LOCK.replace("to_bytes()", "to_bytes().replace(b'\"pid_namespace\":', b'\"pid_namespace\":1')")
+    with child(code, paths.session_lock) as other:
+        assert other.hear() == "ready"
+        done = place.run("session", "kill", FOREIGN, "--timeout", "0.3")
+        assert done.code == 4
+        assert f"runs in another pid namespace (PID {other.pid} there) and did not end within 0.3 s" in done.err
+        assert paths.cancel.read_text().startswith("session kill by tester@")
+        assert is_running(other.pid)
+        assert place.run("session", "why", FOREIGN, "--json").json["cancel_asked"].startswith("session kill by ")
+        other.end()
+
+
+def test_kill_of_what_does_not_run(place: Place) -> None:
+    """A session at rest is said not to run, exit 0, and is left as it is; a name that is wrong is an error."""
+    session_id = place.codex("one").session_id
+    before = sorted(place.session(session_id).rglob("*"))
+    done = place.run("session", "kill", session_id)
+    assert (done.code, done.out) == (0, f"{session_id}: not running (succeeded)\n")
+    assert sorted(place.session(session_id).rglob("*")) == before
+    assert place.run("session", "kill", "nobody").code == 3
+    assert place.run("session", "kill").code == 2
+
+
+def test_kill_of_a_tree(place: Place) -> None:
+    """A tree of nested sessions, one of them in another project, ends as a whole; every turn of it is cancelled."""
+    other = place.tmp / "other"
+    (other / ".csa").mkdir(parents=True)
+    place.script(
+        {"match": "leaf", "do": [["ignore-term"], *place.hold()]},
+        {"match": "middle", "do": [["run", f"csa run -q --tool codex --cd {other} leaf"]]},
+        {"match": "top", "do": [["run-parallel", ["csa run -q --tool claude-code middle", "csa run -q sleeper"]]]},
+        {"match": "sleeper", "do": [["sleep", 60]]},
+    )
+    run = place.start("run", "--tool", "codex", "top")
+    place.wait_ready()
+    wait_for(lambda: len(place.ids()) == 3, "all run")
+    done = place.run("session", "kill", "--tree", run.session_id)
+    assert done.code == 0, done.err
+    assert done.out.splitlines()[0].startswith(f"{run.session_id}: killed (codex, turn 1)")
+    run.wait()
+    place.wait_until_empty(within_s=1)
+    transcripts = [place.session(each) / "transcript.jsonl" for each in place.ids()]
+    (leaf,) = place.ids(other)
+    transcripts.append(store_dir(place.state_root, other) / "sessions" / leaf / "transcript.jsonl")
+    ends = [json.loads(path.read_text().splitlines()[-1]) for path in transcripts]
+    assert [end["data"]["status"] for end in ends] == ["cancelled"] * 4
+
+
+def test_kill_of_children_whose_parent_has_ended(place: Place) -> None:
+    """--tree finds descendants that run although their parent does not."""
+    root, env = place.agent()
+    place.play(*place.hold())
+    run = place.start("run", "--tool", "codex", "go", env=env)
+    place.wait_ready()
+    done = place.run("session", "kill", "--tree", root)
+    assert done.code == 0
+    assert done.out.splitlines() == [f"{root}: not running (succeeded)", f"{run.session_id}: killed (codex, turn 1)"]
+    assert run.wait().code == 130
+
+
+def test_kill_of_a_detached_child(place: Place) -> None:
+    """--tree ends what an agent has started to go on by itself, and csa kill --all does too; attach follows it."""
+    place.script(
+        {"match": "child", "do": [["call", "make"], *place.hold()]},
+        {"match": "parent", "do": [["run", "csa run -q --tool codex --detach child"], ["say", "started"]]},
+    )
+    parent = place.codex("parent").session_id
+    place.wait_ready()
+    (child_id,) = set(place.ids()) - {parent}
+    attached = place.start("session", "attach", child_id)
+    wait_for(lambda: "$ make" in attached.err, "it is followed")
+    (row,) = place.run("ps", "--json").json
+    assert (row["id"], row["detached"]) == (child_id, True)
+    done = place.run("session", "kill", "--tree", parent)
+    assert done.out.splitlines() == [f"{parent}: not running (succeeded)", f"{child_id}: killed (codex, turn 1)"]
+    assert attached.wait().code == 1
+    assert "session kill by tester@" in str(place.last_event(child_id))
+    place.wait_until_empty(within_s=2)
+
+
+def test_an_agent_cannot_kill_itself(place: Place) -> None:
+    """An agent may kill the sessions it has started, but neither its own nor one that it works for."""
+    root, env = place.agent()
+    place.play(*place.hold())
+    run = place.start("run", "--tool", "codex", "go", env=env)
+    place.wait_ready()
+    inner = _environment_of(place, run.session_id)
+    for selector in ("@self", "@parent", "@root"):
+        done = place.run("session", "kill", "--tree", selector, env=inner)
+        assert (done.code, done.out) == (5, ""), selector
+    assert "cannot kill itself" in place.run("session", "kill", run.session_id, env=inner).err
+    assert "is an ancestor of the calling session" in place.run("session", "kill", root, env=inner).err
+    done = place.run("kill", "--all", "--yes", env=inner)
+    assert (done.code, "An agent cannot kill everything" in done.err) == (5, True)
+    assert place.run("session", "is-alive", run.session_id).code == 0
+    assert place.run("session", "kill", run.session_id, env=env).code == 0
+    assert run.wait().code == 130
+
+
+def _environment_of(place: Place, session_id: str) -> dict[str, str | None]:
+    return {"CSA_SESSION_ID": session_id, "CSA_SESSION_DIR": str(place.session(session_id))}
+
+
+def two_projects(place: Place) -> tuple[list[tuple[Path, str]], list[Running]]:
+    """Run a session in each of two projects; return both, and what runs them."""
+    runs = []
+    other = place.tmp / "other"
+    (other / ".csa").mkdir(parents=True)
+    for name in ("one", "two"):
+        place.script(
+            *(
+                {"match": each, "do": [["touch", f"{place.tmp}/up-{each}"], ["wait-file", str(place.go), 60]]}
+                for each in ("one", "two")
+            )
+        )
+        runs.append(place.start("run", "--tool", "codex", name, cwd=place.project if name == "one" else other))
+        wait_for((place.tmp / f"up-{name}").exists, f"{name} runs")
+    return [(place.project, place.ids()[-1]), (other, place.ids(other)[0])], runs
+
+
+def test_ps_and_kill_all(place: Place) -> None:
+    """`ps` shows what runs in all projects with what it uses, and `kill --all --yes` ends it all."""
+    assert place.run("ps").out == "Nothing runs\n"
+    assert place.run("ps", "--all").out == "No sessions found\n"
+    assert place.run("kill", "--all").out == "Nothing runs\n"
+    ended = place.codex("before").session_id
+    projects, runs = two_projects(place)
+    rows: list[Json] = place.run("ps", "--json").json
+    assert [(row["project"], row["id"]) for row in rows] == [(str(path), each) for path, each in reversed(projects)]
+    assert {row["status"] for row in rows} == {"running"}
+    assert all(row["pid"] and row["processes"] >= 3 and row["rss_bytes"] and row["cpu_s"] is not None for row in rows)
+    assert ended in {row["id"] for row in place.run("ps", "--all", "--json").json}
+    shown = place.run("ps").out.splitlines()
+    assert shown[0].split() == ["SESSION", "PROJECT", "TOOL", "STATUS", "TURN", "PID", "TIME", "CPU", "MEM", "DOING"]
+    assert [line.split()[0] for line in shown[1:]] == [each for _, each in reversed(projects)]
+    refused = place.run("kill", "--all")
+    assert (refused.code, "hint: csa kill --all --yes" in refused.err) == (2, True)
+    assert place.run("kill").code == 2
+    done = place.run("kill", "--all", "--yes")
+    assert done.code == 0
+    assert sorted(done.out.splitlines()) == sorted(f"{each}: killed (codex, turn 1)" for _, each in projects)
+    assert [run.wait().code for run in runs] == [130, 130]
+    assert place.run("ps").out == "Nothing runs\n"
+
+
+def test_kill_all_asks(place: Place) -> None:
+    """On a terminal `kill --all` asks first, and takes everything but yes for no."""
+    place.play(*place.hold())
+    run = place.start("run", "--tool", "codex", "go")
+    place.wait_ready()
+    with Terminal(place, "kill", "--all") as terminal:
+        terminal.wait_for("End 1 session in 1 project? [y/N]")
+        terminal.type("\n")
+        assert terminal.end() == 1
+    assert run.process.poll() is None
+    with Terminal(place, "kill", "--all") as terminal:
+        terminal.wait_for("[y/N]")
+        terminal.type("y\n")
+        assert terminal.end() == 0
+        assert "killed (codex, turn 1)" in terminal.text
+    assert run.wait().code == 130
+
+
+@pytest.mark.parametrize("columns", [40, 80, 132])
+def test_ps_fits_the_terminal(place: Place, columns: int) -> None:
+    """No line of the table is longer than the terminal is wide."""
+    place.play(["call", "a command that is so long that it fits no terminal at all " * 4], *place.hold())
+    run = place.start("run", "--tool", "codex", "go")
+    place.wait_ready()
+    with Terminal(place, "ps", size=(columns, 24)) as terminal:
+        assert terminal.end() == 0
+        lines = terminal.text.split("\r\n")
+        assert max(map(len, lines)) <= columns
+        assert lines[1].startswith(run.session_id[:10])
+        assert ("PID" in lines[0]) == (columns > 50)
+    place.release()
+    run.wait()
+
+
+def test_ps_of_another_machine(place: Place, write_foreign: ForeignWriter) -> None:
+    """What runs on another machine is shown without what only that can know."""
+    paths = write_foreign(FOREIGN)
+    paths.session_lock.parent.mkdir()
+    owner = json.loads(current_owner(tool="codex", turn=1, since="2026-01-01T10:00:00+00:00").to_bytes())
+    paths.session_lock.write_text(json.dumps({**owner, "boot_id": "x", "machine_id": "x", "host": "far"}))
+    SessionPaths(paths.root).heartbeat.write_text("far\n")
+    (row,) = place.run("ps", "--json").json
+    assert (row["pid"], row["host"], row["cpu_s"], row["rss_bytes"]) == (os.getpid(), "far", None, None)

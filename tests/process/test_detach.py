@@ -1,0 +1,220 @@
+"""Detached turns: their supervisor outlives whoever asked for it, and nothing else does."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from csa.store.locks import is_locked
+from csa.store.owner import parse_owner
+from tests.support import CSA, Json, Place, children_of, is_running, wait_for
+
+
+def start_detached(place: Place, prompt: str = "go", *words: str) -> str:
+    """Start a detached turn; return its session."""
+    done = place.run("run", "--tool", "codex", "--detach", *words, prompt)
+    assert done.code == 0, done.err
+    return done.out.strip()
+
+
+def owner_of(place: Place, session_id: str) -> Json:
+    found: Json = json.loads((place.session(session_id) / "locks" / "session.lock").read_text())
+    return found
+
+
+def wait_for_end(place: Place, session_id: str) -> str:
+    """Wait until the session's lock is free; return its status."""
+    lock = place.session(session_id) / "locks" / "session.lock"
+    wait_for(lambda: not is_locked(lock), "the turn ends")
+    return place.status(session_id)
+
+
+def test_the_id_resolves_and_the_turn_goes_on(place: Place) -> None:
+    """`--detach` prints an id that any process resolves while the turn runs, and the answer is there when it ended."""
+    place.play(*place.hold(), ["say", "done"])
+    session_id = start_detached(place)
+    assert place.run("session", "is-alive", "-s", session_id[:12]).code == 0
+    assert owner_of(place, session_id)["detached"] is True
+    place.wait_ready()
+    place.release()
+    assert wait_for_end(place, session_id) == "succeeded"
+    assert place.run("session", "result", "-s", session_id).out == "done\n"
+
+
+def test_it_has_nothing_of_its_caller(place: Place) -> None:
+    """The supervisor is in a session of its own, hears no hangup, and holds none of its caller's pipes open."""
+    place.play(*place.hold(), ["say", "done"])
+    done = place.shell(["/bin/sh", "-c", f"{CSA} run --tool codex --detach go | cat"])  # cat ends with the last writer
+    session_id = done.out.strip()
+    pid = owner_of(place, session_id)["pid"]
+    assert os.getsid(pid) == pid
+    os.kill(pid, signal.SIGHUP)
+    place.wait_ready()
+    place.release()
+    assert wait_for_end(place, session_id) == "succeeded"
+
+
+def test_supervisor_log(place: Place) -> None:
+    """What csa has to say of a turn is in its supervisor.log, also in the foreground."""
+    session_id = start_detached(place)
+    wait_for_end(place, session_id)
+    log = place.session(session_id) / "output" / "turn-0001" / "supervisor.log"
+    assert "started codex, PID " in log.read_text()
+    assert "turn 1: succeeded" in log.read_text()
+    assert log.stat().st_mode & 0o777 == 0o600
+    shown = place.codex("again", "--session", session_id)
+    assert shown.code == 0
+    assert "turn 2: succeeded" in (log.parents[1] / "turn-0002" / "supervisor.log").read_text()
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (["--tool", "nosuch"], 2, "nosuch"),
+        (["--session", "zzzz"], 3, "zzzz"),
+        (["--ephemeral"], 2, "--ephemeral"),
+        (["--timeout", "0"], 2, "--timeout"),
+        (["--stream-json"], 2, "--stream-json"),
+    ],
+)
+def test_refusals_come_at_once(place: Place, words: list[str], code: int, said: str) -> None:
+    """What a run would refuse is refused by the caller, with the same words and exit code; nothing is left."""
+    done = place.run("run", "--detach", *words, "go")
+    assert (done.code, done.out) == (code, "")
+    assert said in done.err
+    assert place.ids() == []
+
+
+def test_a_busy_session(place: Place) -> None:
+    """A second detached turn of a running session exits 4 and names who holds it."""
+    place.play(*place.hold(), ["say", "done"])
+    session_id = start_detached(place)
+    done = place.run("run", "--detach", "--session", session_id, "more")
+    assert done.code == 4
+    assert f"PID {owner_of(place, session_id)['pid']}" in done.err
+    place.wait_ready()
+    place.release()
+    assert wait_for_end(place, session_id) == "succeeded"
+
+
+def test_term_ends_it_cancelled(place: Place) -> None:
+    """TERM to a detached supervisor ends its turn, its tree, and is recorded."""
+    place.play(["spawn-grandchild", "exec setsid sleep 600"], *place.hold())
+    session_id = start_detached(place)
+    place.wait_ready()
+    os.kill(owner_of(place, session_id)["pid"], signal.SIGTERM)
+    assert wait_for_end(place, session_id) == "cancelled"
+    assert place.last_event(session_id)["exit_code"] == 143
+    place.wait_until_empty(within_s=3)
+
+
+def test_the_cancel_file_says_who_asked(place: Place) -> None:
+    """The first line of the `cancel` file is in the result."""
+    place.play(*place.hold())
+    session_id = start_detached(place)
+    place.wait_ready()
+    (place.session(session_id) / "cancel").write_text("session kill by ann@host, PID 12\n")
+    assert wait_for_end(place, session_id) == "cancelled"
+    assert place.last_event(session_id)["error"] is None
+    log = place.session(session_id) / "output" / "turn-0001" / "supervisor.log"
+    assert "cancelled by session kill by ann@host, PID 12" in log.read_text()
+
+
+@pytest.mark.parametrize("end", ["itself", "TERM", "KILL"])
+def test_a_detached_child_survives_its_parents_end(place: Place, end: str) -> None:
+    """A detached child of an agent is spared when the agent's turn ends, however it does; all else goes."""
+    place.script(
+        {"match": "inner", "do": [["spawn-grandchild", "exec setsid sleep 600"], *place.hold(), ["say", "inner done"]]},
+        {
+            "match": "outer",
+            "do": [
+                ["spawn-grandchild", f"exec -a {place.mark} sleep 600"],
+                ["run", f"{CSA} run --tool codex --detach inner; while [ ! -e {place.ready} ]; do sleep 0.01; done"],
+                ["say", "outer done"],
+                *([] if end == "itself" else [["sleep", 60]]),
+            ],
+        },
+    )
+    running = place.start("run", "--tool", "codex", "outer")
+    place.wait_ready()
+    outer = running.session_id
+    (inner,) = set(place.ids()) - {outer}
+    if end != "itself":
+        wait_for(
+            lambda: "outer done" in (place.session(outer) / "transcript.jsonl").read_text(), "it detached the inner"
+        )
+        running.signal(getattr(signal, f"SIG{end}"))
+    running.process.wait(20)
+    wait_for(lambda: not any(place.mark in words for words in place.processes().values()), "the outer tree is gone")
+    wait_for(lambda: not is_locked(place.session(outer) / "locks" / "session.lock"), "the outer lock is free")
+    assert place.status(inner) == "running"
+    assert place.state(inner)["genealogy"]["parent_session_id"] == outer
+    place.release()
+    assert wait_for_end(place, inner) == "succeeded"
+    assert place.run("session", "result", "-s", inner).out == "inner done\n"
+
+
+def test_killed_supervisor(place: Place) -> None:
+    """SIGKILL of a detached supervisor: its guardian ends the tree, and the turn is lost."""
+    place.play(["spawn-grandchild", "exec setsid sleep 600"], *place.hold())
+    session_id = start_detached(place)
+    place.wait_ready()
+    os.kill(owner_of(place, session_id)["pid"], signal.SIGKILL)
+    assert wait_for_end(place, session_id) == "lost"
+    place.wait_until_empty(within_s=2)
+
+
+def test_forged_record_spares_nothing(place: Place) -> None:
+    """A process that merely has a lock file open is no detached supervisor: the record must name its pid."""
+    lock = place.tmp / "locks" / "session.lock"
+    lock.parent.mkdir()
+    lock.write_text('{"pid":1,"detached":true}')
+    place.play(["spawn-grandchild", f"exec 9<{lock}; exec setsid sleep 600"], ["say", "done"])
+    assert place.codex("go").out == "done\n"
+    assert place.processes() == {}
+
+
+def test_on_finish(place: Place) -> None:
+    """`--on-finish` runs when the session is free again, outside of it, with the result on its stdin."""
+    out = place.tmp / "finished"
+    hook = (
+        f"cat > {out}.json; env | grep ^CSA_ | sort > {out}.env; "
+        f'{CSA} session is-alive -s "$CSA_FINISHED_SESSION"; echo $? > {out}.alive; mv {out}.json {out}'
+    )
+    session_id = start_detached(place, "go", "--on-finish", hook)
+    wait_for(out.exists, "the command has run")
+    assert json.loads(out.read_text())["status"] == "succeeded"
+    variables = Path(f"{out}.env").read_text()
+    assert f"CSA_FINISHED_SESSION={session_id}\n" in variables
+    assert "CSA_FINISHED_EXIT_CODE=0\n" in variables
+    assert "CSA_SESSION_ID" not in variables
+    assert Path(f"{out}.alive").read_text() == "1\n"
+    place.wait_until_empty(within_s=3)
+
+
+def test_on_finish_in_the_foreground(place: Place) -> None:
+    """In the foreground too, after the answer; what it prints goes to stderr, its failure is a warning only."""
+    done = place.run("run", "--tool", "codex", "--on-finish", "echo heard; exit 3", "go")
+    assert (done.code, done.out) == (0, "FAKE ECHO: go [turns=1]\n")
+    assert "heard\n" in done.err
+    assert "warning: --on-finish: echo heard; exit 3: it exited with code 3" in done.err
+
+
+def test_owner_records_of_before(place: Place) -> None:
+    """A lock's record without the key `detached` is read as one of a turn in the foreground."""
+    place.play(*place.hold(), ["say", "done"])
+    running = place.start("run", "--tool", "codex", "go")
+    place.wait_ready()
+    record = owner_of(place, running.session_id)
+    assert record.pop("detached") is False
+    owner = parse_owner(json.dumps(record).encode())
+    assert owner is not None
+    assert owner.detached is False
+    assert is_running(owner.pid)
+    assert children_of(owner.pid)
+    place.release()
+    running.wait()

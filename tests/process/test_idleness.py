@@ -1,0 +1,47 @@
+"""--idle-timeout: silence is neither output nor work."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.support import Place
+
+
+def test_silence_ends_the_turn(place: Place) -> None:
+    """A tool that neither says nor computes anything is ended, and nothing of it is left."""
+    place.play(["spawn-grandchild", "exec setsid sleep 600"], ["say", "one"], ["sleep", 60])
+    done = place.run("run", "--tool", "codex", "--idle-timeout", "1", "go")
+    assert done.code == 124
+    assert place.last_event(done.session_id)["status"] == "timed_out"
+    assert "neither output nor processor time for 1 s" in done.err
+    assert place.processes() == {}
+
+
+@pytest.mark.parametrize(
+    "work",
+    [
+        ["run", "end=$((SECONDS+3)); while [ $SECONDS -lt $end ]; do :; done"],
+        ["run", "for i in 1 2 3 4 5 6; do sleep 0.5; python3 -c 'sum(range(3000000))'; done"],
+    ],
+    ids=["one process", "many short ones"],
+)
+def test_work_is_no_silence(place: Place, work: list[str]) -> None:
+    """A command that computes without a word is left to do so, also in processes that come and go."""
+    place.play(work, ["say", "done"])
+    done = place.run("run", "--tool", "codex", "--idle-timeout", "1.5", "go")
+    assert (done.code, done.out) == (0, "done\n")
+
+
+def test_output_is_no_silence(place: Place) -> None:
+    """A tool that says something now and then is left alone."""
+    place.play(*[step for _ in range(5) for step in (["sleep", 0.6], ["think", "hm"])], ["say", "done"])
+    done = place.run("run", "--tool", "codex", "--idle-timeout", "1.5", "go")
+    assert (done.code, done.out) == (0, "done\n")
+
+
+def test_the_setting_holds_and_a_project_may_tighten_it(place: Place) -> None:
+    """`idle_timeout_s` is a setting like timeout_s."""
+    (place.project / ".csa").mkdir()
+    (place.project / ".csa" / "config.toml").write_text("idle_timeout_s = 0.8\n")
+    place.play(["sleep", 60])
+    assert place.run("run", "--tool", "codex", "go").code == 124

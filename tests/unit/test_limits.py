@@ -1,0 +1,65 @@
+"""Limits and budgets as values."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from csa.model.limits import Budget, Limits, Spent, spent_by_turn
+from csa.model.usage import Usage
+
+counts = st.integers(0, 9)
+limits = st.builds(
+    Limits,
+    max_children=counts,
+    max_tree_sessions=counts,
+    max_tree_running=counts,
+    max_running=counts,
+    tools=st.dictionaries(st.sampled_from(["codex", "x"]), counts),
+)
+
+
+@given(limits, limits)
+def test_the_stricter_wins(one: Limits, other: Limits) -> None:
+    """In either order; 0 is no limit, and never stricter than a number."""
+    both = one.tightened_by(other)
+    assert both == other.tightened_by(one)
+    assert both.max_children == min((n for n in (one.max_children, other.max_children) if n), default=0)
+    assert both.tightened_by(one) == both.tightened_by(other) == both
+
+
+def test_lifted_limits_are_named() -> None:
+    """What is written over an old record removes what no longer holds."""
+    old, new = Limits(max_children=1, tools={"codex": 2}), Limits(max_running=3)
+    assert new.replacing(old).to_record() == {
+        "max_children": None,
+        "max_tree_sessions": None,
+        "max_tree_running": None,
+        "max_running": 3,
+        "tools": {"codex": None},
+    }
+    assert Limits().to_record() is None
+    assert Limits(max_children=2, max_tree_running=1).of_tree() == Limits(max_tree_running=1)
+
+
+@pytest.mark.parametrize(
+    ("budget", "spent", "words"),
+    [
+        (Budget(), Spent(tokens=10**9, usd=99, time_s=99), None),
+        (Budget(tokens=100), Spent(tokens=99), None),
+        (Budget(tokens=100), Spent(tokens=100), "100 of 100 tokens"),
+        (Budget(usd=1.5), Spent(usd=1.5), "$1.50 of $1.50"),
+        (Budget(tokens=5, time_s=60), Spent(time_s=61), "61 of 60 seconds"),
+    ],
+)
+def test_what_is_used_up(budget: Budget, spent: Spent, words: str | None) -> None:
+    """A budget is used up when nothing is left of one of its amounts."""
+    assert budget.exhausted_by(spent) == words
+
+
+def test_unknown_is_not_nothing() -> None:
+    """A turn that did not say what it used, or what it cost, is counted as such."""
+    assert spent_by_turn(None, 2.0) == Spent(time_s=2.0, turns_unmeasured=1, turns_unpriced=1)
+    assert spent_by_turn(Usage(10, 5), 1.0) == Spent(tokens=15, time_s=1.0, turns_unpriced=1)
+    whole = spent_by_turn(Usage(10, 5, 3, 0.5), 1.0)
+    assert whole == Spent(tokens=15, usd=0.5, time_s=1.0)
+    assert Spent.from_dict((whole + whole).to_dict()) == Spent(tokens=30, usd=1.0, time_s=2.0)
