@@ -60,6 +60,7 @@ def adopt_project(setting: Setting, old: str, *, force: bool = False, dry_run: b
         _adopt(setting, source, here, there, adoption=adoption, dry_run=dry_run)
     if not dry_run:
         _move_audit(source, store, adoption)
+        _move_rest(source, store, adoption)
         remove_empty_directories(source)
     return adoption
 
@@ -162,3 +163,17 @@ def _move_audit(source: Store, store: Store, adoption: Adoption) -> None:
         old.unlink()
     except OSError as error:
         adoption.warnings.append(f"{old} stays where it is: {error.strerror or error}")
+
+
+def _move_rest(source: Store, store: Store, adoption: Adoption) -> None:
+    """Move what a store knows besides its sessions, where this one has none of it."""
+    if adoption.left:
+        return
+    for name in ("usage_stats.toml", "audit.git"):
+        here, there = source.path / name, store.path / name
+        if here.exists() and not there.exists():
+            os.rename(here, there)
+        elif here.is_dir():
+            adoption.warnings.append(f"checkpoints of the adopted sessions stay in {here}")
+        else:
+            here.unlink(missing_ok=True)  # what this project has learned itself counts

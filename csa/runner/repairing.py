@@ -11,6 +11,7 @@ from typing import Any
 
 from csa.errors import BusyError, NotFoundError, StateError
 from csa.model.events import Event
+from csa.model.limits import COUNTS, Spent, spent_by_turn
 from csa.model.result import summarise
 from csa.model.state import SCHEMA, RecordFault, SessionState, parse_state, parse_time
 from csa.model.usage import Usage
@@ -32,6 +33,8 @@ _ROOT = ""
 _SALVAGED: Mapping[str, tuple[str, ...]] = {
     _ROOT: ("description", "created_at", "name", "owner", "expires_at", "branch", "pinned"),
     "genealogy": ("parent_session_id", "parent_project", "root_session_id", "depth", "max_depth", "fork_of"),
+    "limits": COUNTS,
+    "budget": ("tokens", "usd", "time_s"),
 }
 _SALVAGED_OF_TOOLS = ("account", "cwd", "provider_session_id")
 
@@ -174,7 +177,8 @@ def rebuilt_state(paths: SessionPaths, project: Path) -> SessionState | None:
         return None
     salvaged = _salvage(paths.state)
     record = {**known, **salvaged.pop(_ROOT, {})}
-    record["genealogy"] = salvaged.pop("genealogy", {})
+    for table in ("genealogy", "limits", "budget"):
+        record[table] = salvaged.pop(table, {})
     for name, values in salvaged.items():
         if name in record["tools"]:
             record["tools"][name] = {**values, **record["tools"][name]}
@@ -198,7 +202,7 @@ def _from_transcript(paths: SessionPaths, project: Path) -> dict[str, Any] | Non
         "created_at": parse_time(first.ts),
         "tools": {},
     }
-    usage, tool, last = Usage(), "", first
+    usage, spent, tool, last = Usage(), Spent(), "", first
     for event in read_events(paths.transcript):
         last = event
         if event.type == "run_started":
@@ -207,10 +211,15 @@ def _from_transcript(paths: SessionPaths, project: Path) -> dict[str, Any] | Non
             record["tools"].setdefault(tool, {})
         if tool:
             record["tools"][tool] |= _of_tool(event)
-        if event.type == "run_finished" and isinstance(event.data.get("usage"), dict):
-            usage += Usage.from_dict(event.data["usage"])
+        if event.type == "run_finished":
+            used = event.data.get("usage")
+            of_turn = Usage.from_dict(used) if isinstance(used, dict) else None
+            usage = usage + of_turn if of_turn else usage
+            spent += spent_by_turn(of_turn, float(event.data.get("duration_s") or 0))
     record["last_accessed"] = parse_time(last.ts)
-    record["usage"] = {key: value for key, value in usage.to_dict().items() if value is not None}
+    sums = {"duration_s": spent.time_s, "turns_unmeasured": spent.turns_unmeasured}
+    sums["turns_unpriced"] = spent.turns_unpriced
+    record["usage"] = {key: value for key, value in {**usage.to_dict(), **sums}.items() if value is not None}
     return record
 
 

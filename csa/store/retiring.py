@@ -29,6 +29,7 @@ from csa.store.survey import measure
 from csa.store.sweep import retired_dir, retired_paths
 
 _MEASURE_LIMIT_S = 60.0
+_LOCKS = {"store.lock", "usage_stats.lock"}
 
 
 @contextmanager
@@ -137,8 +138,9 @@ def remove_empty_directories(store: Store) -> None:
         for directory in (store.sessions_dir, retired_dir(store)):
             with suppress(OSError):
                 directory.rmdir()
-        if os.listdir(store.path) == ["store.lock"]:
-            (store.path / "store.lock").unlink()  # held: whoever waits for it sees that it has gone
+        if set(os.listdir(store.path)) <= _LOCKS:
+            for name in _LOCKS:  # the one is held; the other is only taken by who has a session here
+                (store.path / name).unlink(missing_ok=True)  # whoever waits for it sees that it has gone
     directory = store.path
     while directory != store.root and directory.is_relative_to(store.root):
         try:
