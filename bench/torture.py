@@ -3,7 +3,7 @@
 Every part prints its figures and counts what was broken; the exit code is 1 when anything was. Nothing leaves this
 machine, and what is started is ended.
 
-    python bench/torture.py [--kills 1000] [--turns 500] [--detached 200] [--seed 4711] [PART ...]
+    python bench/torture.py [--kills 1000] [--turns 500] [--detached 200] [--races 100] [--seed 4711] [PART ...]
 """
 
 from __future__ import annotations
@@ -387,10 +387,76 @@ def _supervisor_sizes(home: Home) -> list[int]:
     return sizes
 
 
+# Part four: races for a limit, and for what is left of a budget
+
+BUDGET_TOKENS = 20_000
+RACERS = 50
+
+
+def torture_limits(base: Path, options: argparse.Namespace) -> bool:
+    """Two racing children never exceed max_children; many never exceed a budget by more than what was running."""
+    tally = Tally()
+    variables = base / "limits-variables"
+    rules = [
+        {"match": "root", "do": [["write-env", str(variables)], ["say", "x"]]},
+        {"match": "", "do": [["say", "x"]]},
+    ]
+    home = Home(base, "limits", rules)
+    for number in range(options.races):
+        inside = _agent_of(home, variables, CSA_CONF_MAX_CHILDREN="1")
+        codes = _race(home, inside, 2)
+        tally.expect("of two racing children one begins", sorted(codes) == [0, 5], f"race {number}: {codes}")
+        tally.count("races of two children for one place")
+    inside = _agent_of(home, variables, "--budget-tokens", str(BUDGET_TOKENS), CSA_CONF_MAX_TREE_RUNNING="5")
+    codes = _race(home, inside, RACERS, "--wait")
+    told = json.loads(home.run("session", "budget", "--json", inside["CSA_SESSION_ID"]).stdout)
+    used = told["used"]["tokens"]
+    tally.expect("all racers begin or are refused", set(codes) <= {0, 5}, str(sorted(set(codes))))
+    tally.count(f"of {RACERS} racing children began within {BUDGET_TOKENS:,} tokens", codes.count(0))
+    tally.count("tokens used at the end", used)
+    turn = used / (codes.count(0) + 1)
+    tally.expect("at most what was running goes beyond", used <= BUDGET_TOKENS + 5 * turn, f"{used} tokens")
+    tally.expect("the budget was used", used >= BUDGET_TOKENS, f"{used} tokens")
+    return tally.report(f"{options.races} races of two for one place, {RACERS} racing children on a budget")
+
+
+def _agent_of(home: Home, variables: Path, *words: str, **settings: str) -> dict[str, str]:
+    """Run a root; return the variables that its agent's commands have, without settings: only the record binds."""
+    process = subprocess.run(
+        [CSA, "run", "-q", "--tool", "codex", *words, "root"],
+        cwd=home.project,
+        env={**home.env, **settings},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        check=True,
+    )
+    assert process.stdout
+    seen = json.loads(variables.read_text())
+    return {name: value for name, value in seen.items() if name.startswith("CSA_") and "CONF" not in name}
+
+
+def _race(home: Home, inside: dict[str, str], count: int, *words: str) -> list[int]:
+    """Start children at once; return their exit codes."""
+    null = subprocess.DEVNULL
+    started = [
+        subprocess.Popen(
+            [CSA, "run", "-q", "--tool", "codex", *words, f"child {n}"],
+            cwd=home.project,
+            env={**home.env, **inside},
+            stdin=null,
+            stdout=null,
+            stderr=null,
+        )
+        for n in range(count)
+    ]
+    return [process.wait() for process in started]
+
+
 PARTS: dict[str, Callable[[Path, argparse.Namespace], bool]] = {
     "kills": torture_kills,
     "liveness": torture_liveness,
     "detached": torture_detached,
+    "limits": torture_limits,
 }
 
 
@@ -400,6 +466,7 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=1000)
     parser.add_argument("--turns", type=int, default=500)
     parser.add_argument("--detached", type=int, default=200)
+    parser.add_argument("--races", type=int, default=100)
     parser.add_argument("--seed", type=int, default=4711)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="csa-torture-") as base:

@@ -32,6 +32,7 @@ from csa.store.held import HeldSession, build_session, open_session, store_lock
 from csa.store.journal import Journal
 from csa.store.results import list_artifacts, save_result
 from csa.store.sessions import Store
+from csa.store.slots import Holder, pass_slot
 from csa.store.spending import unfinished_turn
 from csa.store.transcript import last_turn_event
 from csa.store.trees import leave_tree
@@ -191,8 +192,11 @@ class Recorder:
     def pass_to(self, plan: TurnPlan) -> Recorder:
         """Return the recorder of the next turn, by the tool of `plan`; the session's lock is held throughout.
 
-        Raises as `HeldSession.pass_to`; then this one still has to be closed.
+        Raises as `HeldSession.pass_to`, and FullError; then this one still has to be closed.
         """
+        if self.held.slot:
+            holder = Holder(plan.state.session_id, plan.adapter.name)
+            pass_slot(self.held.store.root, self.held.slot, holder, plan.state.limits, callers=plan.callers)
         self.journal.close()
         self.held.pass_to(plan.adapter.name, turn=self.turn + 1)
         following = Recorder(self.held, plan, self._redactor)

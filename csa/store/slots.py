@@ -48,6 +48,18 @@ def take_slot(root: Path, holder: Holder, limits: Limits, *, callers: Collection
         return slot
 
 
+def pass_slot(root: Path, slot: Lock, holder: Holder, limits: Limits, *, callers: Collection[str] = ()) -> None:
+    """Keep a slot for another tool's turn of the same session.
+
+    Raises:
+        FullError: as many turns of that tool run as its limit allows; the slot is as it was.
+    """
+    with acquire_lock(root / _DIRECTORY / "lock", wait=True):
+        others = [(path, held) for path, held in _look(root / _DIRECTORY) if path != slot.path]
+        _refuse_when_full(root, others, holder.tool, limits, callers)
+        slot.write(json.dumps({"session_id": holder.session_id, "tool": holder.tool}).encode())
+
+
 def running_turns(root: Path) -> list[Holder]:
     """Return who runs on this host just now."""
     return [held for _, held in _look(root / _DIRECTORY) if held is not None]

@@ -565,3 +565,24 @@ def test_usage_statistics(place: Place) -> None:
     assert "[tools.codex]" in path.read_text()
     assert "claude-code" not in path.read_text()
     assert path.with_name("usage_stats.toml.damaged").read_text() == "this is = not [ toml"
+
+
+def test_fallback_keeps_to_the_limit_of_its_tool(place: Place) -> None:
+    """A fallback takes the place of a running turn of its own tool: with none free, the failure stands and says why."""
+    config = place.tmp / "limits.toml"
+    config.write_text("[tools.claude-code]\nmax_running = 1\n")
+    place.env["CSA_CONFIG"] = str(config)
+    place.script(
+        fails("quota", tool="codex", times=2),
+        {"match": "stay", "tool": "claude-code", "do": [*place.hold(), ["say", "stayed"]]},
+        answers("by claude", tool="claude-code"),
+    )
+    first = place.start("run", "--tool", "claude-code", "stay")
+    place.wait_ready()
+    refused = place.run("run", "--tool", "codex", "--fallback", "claude-code", "hello")
+    assert refused.code == 8
+    assert "tools.claude-code.max_running is 1" in refused.err
+    place.release()
+    assert first.wait().code == 0
+    done = place.run("run", "--tool", "codex", "--fallback", "claude-code", "hello")
+    assert (done.code, done.out) == (0, "by claude\n")

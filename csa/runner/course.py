@@ -1,0 +1,283 @@
+"""The course of one turn by one tool: begun, tried until settled, and judged. The session's lock is held throughout.
+
+A turn whose provider failed in passing, and which has had no effect, is tried again by another process of the tool.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+
+import anyio
+
+from csa.errors import CsaError
+from csa.model.adapter import Decoder, Outcome, ToolExit
+from csa.model.events import Event
+from csa.model.result import RunResult, exit_code_for, link_of
+from csa.process.tagged import command_of
+from csa.process.tool import SpawnError, ToolProcess, start_tool
+from csa.runner.attempt import Attempt
+from csa.runner.failover import Evidence, Tried, peak_rss, plan_fallback, total_usage
+from csa.runner.fallback import FALLBACK_KINDS
+from csa.runner.leftovers import describe, leftovers_of, reap
+from csa.runner.plan import TurnPlan
+from csa.runner.preparation import Preparation, prepare_turn
+from csa.runner.recorder import Recorder, publish
+from csa.runner.request import RunRequest
+from csa.runner.runfiles import remove_run_files, write_run_files
+from csa.runner.setting import Setting
+from csa.runner.stopping import Stopping
+from csa.runner.verdict import Stop, Verdict, judge
+
+
+class Course:
+    """What happens in one turn. `following` is the turn of another tool that is to go on, once this one has ended."""
+
+    def __init__(
+        self,
+        setting: Setting,
+        plan: TurnPlan,
+        request: RunRequest,
+        recorder: Recorder,
+        *,
+        csa_command: str,
+        owns_process: bool,
+        deliver: Callable[[list[Event]], Awaitable[None]],
+        earlier: Sequence[RunResult] = (),
+    ) -> None:
+        self.plan = plan
+        self.recorder = recorder
+        self.turn = recorder.turn
+        self.stopping = Stopping()
+        self.result: RunResult | None = None
+        self.following: TurnPlan | None = None
+        self.first: list[Event] = []
+        self.last: list[Event] = []
+        self._setting = setting
+        self._request = request
+        self._csa_command = csa_command
+        self._owns_process = owns_process
+        self._hand_on = deliver
+        self._earlier = earlier  # the turns of this run that failed before
+        self._known = recorder.tool_state
+        self._prepared: Preparation
+        self._tried: list[Tried] = []
+        self._evidence = Evidence()
+        self._deadline: float | None = None
+
+    def begin(self) -> None:
+        """Steps two and three: the lock, the invocation, `run_started`, and the session in its place."""
+        plan, recorder = self.plan, self.recorder
+        self._prepare()
+        reaped = self._reap_earlier()
+        self._started_at, self._began_s = datetime.now(UTC), time.monotonic()
+        handoff = self._prepared.handoff
+        self.first = recorder.start(
+            self._request.prompt,
+            list(self._prepared.invocation.argv),
+            model=plan.model,
+            handoff=handoff.data if handoff else None,
+        )
+        for problem in (*self._prepared.problems, *self._prepared.invocation.warnings):
+            self.first += recorder.append("warning", {"kind": "adapter", "message": problem})
+        if reaped:
+            self.first += recorder.append("warning", {"kind": "leftovers", "message": reaped})
+        write_run_files(recorder.paths, self._prepared.invocation.files, self._prepared.invocation.links)
+        if plan.is_new:
+            publish(self._setting.store, recorder)
+        recorder.open_logs()
+
+    def _reap_earlier(self) -> str:
+        """End what a lost turn of this session has left running, since its conversation goes on without it; say so."""
+        left = leftovers_of(self.recorder.paths) if self.recorder.follows_lost else []
+        if not left:
+            return ""
+        stubborn = reap(left)
+        words = f"ended what the lost turn had left running: {describe(left)}"
+        if stubborn:
+            words += f"; these would not end: {describe(stubborn)}"
+        return words
+
+    def _prepare(self) -> None:
+        self._prepared = prepare_turn(
+            self._setting,
+            self.plan,
+            self._request,
+            turn=self.turn,
+            known=self._known,
+            paths=self.recorder.paths,
+            csa_command=self._csa_command,
+        )
+
+    async def run(self, *, deadline: float | None) -> None:
+        """Run the turn to its end, which is written however this is left; `deadline` bounds all turns of the run."""
+        self._deadline = deadline
+        try:
+            await self._deliver(self.first)
+            await self._try_until_settled()
+        except anyio.get_cancelled_exc_class():
+            self.stopping.request(Stop("cancelled", None, "cancelled by the program that ran it"))
+            raise
+        finally:
+            self._finalise()
+
+    async def _try_until_settled(self) -> None:
+        """Run the tool; try again while its provider fails in passing and nothing has been done yet."""
+        outcome = await self._try()
+        if not self.plan.retries or not self._may_retry(outcome):
+            return
+        from csa.runner.retrying import try_again  # noqa: PLC0415  # brings tenacity, which only failures need
+
+        await try_again(
+            outcome, self._try_again, retries=self.plan.retries, may_retry=self._may_retry, pause=self._pause
+        )
+
+    async def _try(self) -> Outcome:
+        """Run one process of the tool."""
+        decoder = self.plan.adapter.decoder(self._prepared.asked)
+        end = ToolExit(None, None)
+        spawn_fault: SpawnError | None = None
+        peak_rss_bytes: int | None = None
+        try:
+            async with start_tool(
+                self._prepared.invocation.argv,
+                cwd=self.plan.cwd,
+                env=self._prepared.environment,
+                shared_fds=self.recorder.held.shared_fds,
+                owns_process=self._owns_process,
+            ) as tool:
+                self.recorder.note(f"started {self.plan.adapter.name}, PID {tool.pid}, guardian {tool.guardian_pid}")
+                attempt = Attempt(tool, decoder, self.recorder, self.stopping, self._deliver)
+                end = await attempt.run(
+                    self._prepared.invocation,
+                    timeout_s=self.plan.timeout_s,
+                    spent_s=self._spent_s(),
+                    idle_timeout_s=self.plan.idle_timeout_s,
+                )
+                if self._request.keep_background and self.stopping.stop is None:
+                    tool.keep_background()
+            peak_rss_bytes = tool.peak_rss_bytes
+            await self._deliver(self._note_left(tool))
+        except SpawnError as error:
+            spawn_fault = error
+        finally:
+            self._tried.append(Tried(self._judge(decoder, end, spawn_fault), end, peak_rss_bytes))
+        return self._tried[-1].outcome
+
+    async def _try_again(self) -> Outcome:
+        """Run the tool anew: in the conversation it had resumed, or in another new one."""
+        before = self._tried[-1].outcome
+        if self.stopping.stop:
+            return before
+        if self._known.provider_session_id and before.totals is not None:
+            self._known = replace(self._known, totals=before.totals)
+        try:
+            self._prepare()
+            write_run_files(self.recorder.paths, self._prepared.invocation.files, self._prepared.invocation.links)
+        except (CsaError, OSError) as error:
+            outcome = Outcome(succeeded=False, error_kind="internal", error_message=f"cannot try again: {error}")
+            self._tried.append(Tried(outcome, ToolExit(None, None)))
+            return outcome
+        return await self._try()
+
+    def _may_retry(self, outcome: Outcome) -> bool:
+        return not self.is_stopped and self._evidence.allows_retry(outcome, anyio.current_time())
+
+    @property
+    def is_stopped(self) -> bool:
+        """Whether csa was asked to end the turn; that it had to end a tool which would not exit is another matter."""
+        return self.stopping.stop is not None and self.stopping.stop.reason != "reaped"
+
+    async def _pause(self, seconds: float) -> None:
+        from csa.runner.retrying import rest  # noqa: PLC0415  # see _try_until_settled
+
+        self.stopping = Stopping()
+        outcome = self._tried[-1].outcome
+        if outcome.retry_after_s is not None:
+            self._evidence.excuse(seconds)
+        data = {"kind": outcome.error_kind, "message": outcome.error_message, "retry_after_s": round(seconds, 3)}
+        data |= {"attempt": len(self._tried), "max": self.plan.retries, "by": "csa"}
+        events = self.recorder.append("retry", data)
+        self.recorder.journal.flush()
+        await self._deliver(events)
+        await rest(seconds, self.recorder, self.stopping, deadline=self._deadline, limit_s=self.plan.timeout_s)
+
+    def _spent_s(self) -> float:
+        """Return how much of the time limit is over."""
+        if self._deadline is None or self.plan.timeout_s is None:
+            return 0.0
+        return anyio.current_time() - (self._deadline - self.plan.timeout_s)
+
+    async def _deliver(self, events: list[Event]) -> None:
+        self._evidence.note(events, anyio.current_time())
+        await self._hand_on(events)
+
+    def _note_left(self, tool: ToolProcess) -> list[Event]:
+        """Record what the tool had left running, and what became of it."""
+        if tool.kept:
+            kept = ", ".join(f"{pid} {command_of(pid)[:60]}" for pid in tool.kept)
+            return self.recorder.append("warning", {"kind": "background", "message": f"left running: {kept}"})
+        if not tool.swept:
+            return []
+        count = tool.swept
+        words = (
+            f"{count} processes the tool had left behind were ended" if count > 0 else "some processes would not die"
+        )
+        return self.recorder.append("warning", {"kind": "leftovers", "message": words})
+
+    def _judge(self, decoder: Decoder, end: ToolExit, spawn_fault: SpawnError | None) -> Outcome:
+        if spawn_fault:
+            return Outcome(succeeded=False, error_kind="spawn", error_message=str(spawn_fault))
+        # A tool that had announced the end of its turn is judged by that, and not by how csa then ended it.
+        was_announced = self.stopping.stop is not None and self.stopping.was_announced
+        return decoder.close(ToolExit(None, None, end.stderr_tail) if was_announced else end)
+
+    def _finalise(self) -> None:
+        """Steps six and seven."""
+        remove_run_files(self.recorder.paths)
+        stop = self.stopping.stop
+        tried = self._tried[-1] if self._tried else Tried(Outcome(succeeded=False), ToolExit(None, None))
+        outcome, end = tried.outcome, tried.end
+        verdict = judge(outcome, end, stop)
+        passed_over = self._plan_fallback(verdict)
+        now = datetime.now(UTC)
+        result = RunResult(
+            session_id=self.plan.state.session_id,
+            turn=self.turn,
+            tool=self.plan.adapter.name,
+            status=verdict.status,
+            exit_code=exit_code_for(
+                verdict.status, error_kind=verdict.error_kind, signal_name=stop.signal_name if stop else None
+            ),
+            tool_exit_code=end.code,
+            signal=end.signal,
+            model=self.plan.model,
+            provider_session_id=self.recorder.tool_state.provider_session_id,
+            stop_reason=outcome.stop_reason,
+            text=self._setting.redactor.redact_answer(outcome.text),
+            error_kind=verdict.error_kind,
+            error_message=verdict.error_message,
+            usage=total_usage(self._tried),
+            duration_s=round(time.monotonic() - self._began_s, 3),  # the clock may have been set meanwhile
+            started_at=self._started_at,
+            finished_at=now,
+            peak_rss_bytes=peak_rss(self._tried),
+            denied=outcome.denied,
+        )
+        if self._earlier:
+            result = replace(result, chain=(*(link_of(ended) for ended in self._earlier), link_of(result)))
+        result, events = self.recorder.finish(result, outcome, goes_on=self.following is not None)
+        self.recorder.note(f"turn {result.turn}: {result.status}, {verdict.error_message or 'no error'}")
+        self.last = [*passed_over, *events]
+        self.result = result
+
+    def _plan_fallback(self, verdict: Verdict) -> list[Event]:
+        """Look for a tool that can go on, and record which cannot, while the turn is still the current one."""
+        self.following = None
+        if verdict.status != "failed" or verdict.error_kind not in FALLBACK_KINDS or self.is_stopped:
+            return []
+        self.following, problems = plan_fallback(self._setting, self._request, self.plan, kind=verdict.error_kind)
+        data = [{"kind": "fallback", "message": problem} for problem in problems]
+        return [event for one in data for event in self.recorder.append("warning", one)]
