@@ -101,7 +101,7 @@ def _sessions(found: Survey) -> Check:
         "sessions",
         "warn",
         "\n".join([f"{count}, {len(found.damaged)} damaged", *faults, *more]),
-        "correct the files by hand or restore them from a backup; csa leaves damaged sessions as they are",
+        "csa session validate says what is wrong; csa session repair -s SESSION mends what can safely be mended",
     )
 
 

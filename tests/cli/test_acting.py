@@ -303,3 +303,20 @@ def test_reads_are_noted_where_that_is_asked_for(place: Place) -> None:
     assert place.run("session", "list", env={"CSA_CONF_AUDIT_READS": "perhaps"}).code == 0
     told = [(line["command"], line["session_id"], line["what"]) for line in audit(place)]
     assert told == [("session result", session_id, "read"), ("session logs", session_id, "read")]
+
+
+@pytest.mark.parametrize("words", [["session", "kill"], ["kill", "--all", "--yes"]])
+def test_what_is_killed_is_noted(place: Place, words: list[str]) -> None:
+    """`session kill` and `kill --all` tell audit.jsonl which sessions they have ended."""
+    place.play(*place.hold())
+    running = place.start("run", "--tool", "codex", "hello")
+    place.wait_ready()
+    session_id = running.session_id
+    assert place.run(*words, *([session_id] if words[0] == "session" else [])).code == 0
+    assert running.wait().code != 0
+    (line,) = audit(place)
+    assert (line["command"], line["session_id"], line["what"]) == (
+        " ".join(words[:2]).split(" -")[0],
+        session_id,
+        "killed",
+    )
