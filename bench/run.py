@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 import statistics
 import subprocess
@@ -23,6 +24,8 @@ ROUNDS = 15
 EVENTS = 200_000
 BIG_BYTES = 50 << 20
 SESSIONS = 100
+MANY, VERY_MANY = 10_000, 100_000
+STORE_ROUNDS = 5
 BARE = [sys.executable, "-I", "-c", "pass"]
 CSA = str(Path(sys.executable).with_name("csa"))
 
@@ -61,11 +64,11 @@ def seconds(action: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
-def ratios(place: Place, commands: dict[str, list[str]]) -> dict[str, tuple[float, float]]:
+def ratios(place: Place, commands: dict[str, list[str]], *, rounds: int = ROUNDS) -> dict[str, tuple[float, float]]:
     """Return for each command the median of its seconds, and of its ratio to the bare python of the same round."""
     times: dict[str, list[float]] = {name: [] for name in commands}
     shares: dict[str, list[float]] = {name: [] for name in commands}
-    for _ in range(ROUNDS):
+    for _ in range(rounds):
         bare = seconds(lambda: place.run(*BARE))
         for name, words in commands.items():
             took = seconds(lambda words=words: place.run(*words))  # type: ignore[misc]  # bound at once
@@ -95,6 +98,36 @@ def peak_mib(place: Place, *words: str) -> tuple[float, float]:
         time.sleep(0.02)
     process.wait()
     return time.perf_counter() - start, peak / 1024
+
+
+def large_stores(base: Path, place: Place) -> None:
+    """Print what commands take in large stores: the median, and the ratio to bare python."""
+    print(f"\n{'in large stores':<52} {'ms':>7} {'x bare python':>14}")
+    for count, commands in (
+        (MANY, {"session list, 20 newest": ["session", "list", "--limit", "20"], "session list": ["session", "list"]}),
+        (
+            VERY_MANY,
+            {
+                "session is-alive, by prefix": ["session", "is-alive", "{prefix}"],
+                "session clean --days 30 --dry-run (a tenth is old)": ["session", "clean", "--days", "30", "--dry-run"],
+                "gc --days 30 --dry-run": ["gc", "--days", "30", "--dry-run"],
+            },
+        ),
+    ):
+        root = base / f"store-{count}"
+        subprocess.run([sys.executable, ROOT / "bench" / "generate_store.py", root, str(count)], check=True)
+        project = root / "project"
+        env = {**place.env, "CSA_STATE_DIR": str(root / "state")}
+        newest = max(os.listdir(root.joinpath("state", *project.resolve().parts[1:], "sessions")))
+        store = Place(project, env)
+        words = {
+            f"{count:,}: {name}": [CSA, *(word.format(prefix=newest[:14]) for word in command)]
+            for name, command in commands.items()
+        }
+        words = {name: ["bash", "-c", f"{shlex.join(command)} || true"] for name, command in words.items()}
+        for name, (took, ratio) in ratios(store, words, rounds=STORE_ROUNDS).items():
+            print(f"{name:<52} {took * 1000:>7.1f} {ratio:>14.2f}")
+        shutil.rmtree(root)
 
 
 def main() -> None:
@@ -129,6 +162,7 @@ def main() -> None:
             big_s, big_mib = peak_mib(place, CSA, "run", "-q", "--tool", tool, "big")
             rate = f"{BIG_BYTES / (1 << 20) / big_s:,.0f} MiB/s"
             print(f"{f'a line of 50 MiB from {tool}':<44} {big_s:>6.2f}s {big_mib:>10.1f} MiB   {rate}")
+        large_stores(Path(base), place)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from csa.errors import UsageError
-from csa.model.adapter import Capabilities, Invocation, Probe, TurnRequest
+from csa.model.adapter import Capabilities, Invocation, Probe, Removal, RemovalRequest, TurnRequest
 from csa.model.permission import Permission
 from csa_adapters.claude_compaction import ClaudeCompactionDecoder
 from csa_adapters.claude_stream import ClaudeCodeDecoder
@@ -75,6 +75,14 @@ class ClaudeCodeAdapter:
     def homes(self, environ: Mapping[str, str]) -> tuple[str, ...]:
         """Name the config directory. ~/.claude.json need not be writable, and codex's sandbox takes no files."""
         return (home_directory(environ, "CLAUDE_CONFIG_DIR", ".claude"),)
+
+    def removal(self, request: RemovalRequest) -> Removal | None:
+        """Name the transcript and its subagents': claude can only purge all of a directory's conversations."""
+        if not is_uuid(request.provider_session_id):
+            return None
+        home = re.sub(r"[*?[]", r"[\g<0>]", home_directory(request.environ, "CLAUDE_CONFIG_DIR", ".claude"))
+        kept = f"{home}/projects/*/{request.provider_session_id}"
+        return Removal(files=(f"{kept}.jsonl", kept))
 
     def invocation(self, request: TurnRequest) -> Invocation:
         """Say how to run the turn; UsageError for an id that the CLI would look up among titles."""

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Mapping
 
 from csa.errors import UsageError
-from csa.model.adapter import Capabilities, Invocation, Probe, TurnRequest
+from csa.model.adapter import Capabilities, Invocation, Probe, Removal, RemovalRequest, TurnRequest
 from csa.model.permission import Permission
 from csa_adapters.codex_compaction import CodexCompactionDecoder
 from csa_adapters.codex_stream import CodexDecoder
@@ -72,6 +72,15 @@ class CodexAdapter:
     def homes(self, environ: Mapping[str, str]) -> tuple[str, ...]:
         """Name the CODEX_HOME; a nested codex that cannot write there does not start."""
         return (_home(environ),)
+
+    def removal(self, request: RemovalRequest) -> Removal | None:
+        """Have codex delete the thread; it asks nothing of a UUID."""
+        session_id = request.provider_session_id
+        if not is_uuid(session_id):
+            return None
+        return Removal(
+            argv=(*request.command, "delete", "--force", request.provider_session_id) if request.command else ()
+        )
 
     def invocation(self, request: TurnRequest) -> Invocation:
         """Say how to run the turn; UsageError for an id that codex would silently take for a new thread's name."""

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from csa.errors import UsageError
-from csa.model.adapter import Capabilities, Invocation, Probe, TurnRequest
+from csa.model.adapter import Capabilities, Invocation, Probe, Removal, RemovalRequest, TurnRequest
 from csa.model.permission import Permission
 from csa_adapters.gemini_compaction import GeminiCompactionDecoder
 from csa_adapters.gemini_policy import policy
@@ -82,6 +82,15 @@ class GeminiCliAdapter:
     def homes(self, environ: Mapping[str, str]) -> tuple[str, ...]:
         """Name the directory of settings and conversations."""
         return (_home(environ),)
+
+    def removal(self, request: RemovalRequest) -> Removal | None:
+        """Have gemini delete the conversation, in the directory it was begun in."""
+        session_id = request.provider_session_id
+        if not is_uuid(session_id):
+            return None
+        return Removal(
+            argv=(*request.command, "--delete-session", request.provider_session_id) if request.command else ()
+        )
 
     def invocation(self, request: TurnRequest) -> Invocation:
         """Say how to run the turn; UsageError for an id that gemini would take for an index, or settings it lacks."""

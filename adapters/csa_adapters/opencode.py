@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from csa.errors import UsageError
-from csa.model.adapter import Capabilities, Invocation, Probe, TurnRequest
+from csa.model.adapter import Capabilities, Invocation, Probe, Removal, RemovalRequest, TurnRequest
 from csa.model.permission import Permission
 from csa_adapters.homes import home_directory, shortened
 from csa_adapters.opencode_compaction import OpencodeCompactionDecoder
@@ -81,6 +81,15 @@ class OpencodeAdapter:
     def homes(self, environ: Mapping[str, str]) -> tuple[str, ...]:
         """Name its four directories; it starts only where it can write them all."""
         return tuple(_directory(environ, *each) for each in _DIRECTORIES)
+
+    def removal(self, request: RemovalRequest) -> Removal | None:
+        """Have opencode delete the session."""
+        session_id = request.provider_session_id
+        if not _SESSION_ID.fullmatch(session_id):
+            return None
+        return Removal(
+            argv=(*request.command, "session", "delete", request.provider_session_id) if request.command else ()
+        )
 
     def invocation(self, request: TurnRequest) -> Invocation:
         """Say how to run the turn; UsageError for a session or model that opencode could not take."""

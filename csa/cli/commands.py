@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
+from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +72,13 @@ def _columns() -> int:
 
 
 class Parser(argparse.ArgumentParser):
-    """An ArgumentParser that words its errors as csa does."""
+    """An ArgumentParser that words its errors as csa does, and takes several arguments with options between them."""
+
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Parse the words; UsageFault when they are off."""
+        if any(action.nargs == argparse.ZERO_OR_MORE and not action.option_strings for action in self._actions):
+            return self.parse_intermixed_args(args, namespace)
+        return super().parse_args(args, namespace)
 
     def parse_known_args(self, args=None, namespace=None):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201  # as it is
         """Take the value of an option that may have none only as `--option=value`, or it would take the prompt."""
@@ -114,6 +121,16 @@ COMMANDS = (
     Command(("session", "checkpoint"), "session_checkpoint", "put a session's state and digest on record, in git"),
     Command(("session", "checkpoints"), "session_checkpoints", "list, show and verify the checkpoints"),
     Command(("session", "log"), "session_log", "print the git history of a session"),
+    Command(("session", "rename"), "session_rename", "give a session a name, or take it away"),
+    Command(("session", "describe"), "session_describe", "say what a session is about"),
+    Command(("session", "pin"), "session_pin", "keep a session from being collected"),
+    Command(("session", "delete"), "session_delete", "remove sessions; they can be restored for a week"),
+    Command(("session", "restore"), "session_restore", "bring a removed session back"),
+    Command(("session", "adopt"), "session_adopt", "take over the sessions of a project that has moved"),
+    Command(("session", "clean"), "session_clean", "remove the project's old sessions"),
+    Command(("session", "validate"), "session_validate", "say what is wrong with the records of sessions"),
+    Command(("session", "repair"), "session_repair", "mend what can safely be mended in a session's record"),
+    Command(("gc",), "gc", "remove old sessions and leftovers, quietly, for cron"),
     Command(("session", "budget"), "session_budget", "show what a session and all below it have used"),
     Command(("session", "why"), "session_why", "print the evidence of what a session does"),
     Command(("session", "wait"), "session_wait", "wait until sessions have ended"),
@@ -130,6 +147,8 @@ ALIASES = {
     ("ls",): ("session", "list"),
     **dict.fromkeys([("session", "cur"), ("cur",), ("session", "switch"), ("switch",)], ("session", "current")),
 }
+
+AUDITED_READS = {("session", name) for name in ("result", "logs", "show", "info")}  # where audit_reads is set
 
 
 def find_command(words: list[str]) -> tuple[Command | None, list[str]]:
@@ -152,6 +171,7 @@ def members(group: str) -> list[Command]:
 PURPOSES = (
     ("run agents", ("run", "kill")),
     ("look at sessions", ("session", "top", "ps")),
+    ("clean up", ("gc",)),
     ("set up and repair", ("doctor", "config", "completion")),
 )
 

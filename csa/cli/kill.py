@@ -12,7 +12,8 @@ import sys
 from pathlib import Path
 
 from csa.cli.output import print_json
-from csa.cli.session_kill import add_how, check_how, report
+from csa.cli.selecting import open_client
+from csa.cli.session_kill import add_how, check_how, noted, report
 from csa.errors import RefusedError, UsageError
 from csa.paths import state_root
 from csa.runner.caller import find_caller
@@ -47,7 +48,7 @@ def execute(arguments: argparse.Namespace) -> int:
     if not arguments.yes and not _is_confirmed(running):
         return 1
     found = end_all(lambda: _all(root), words=words, grace_s=arguments.timeout, force=arguments.force)
-    return report(found, arguments)
+    return report(noted(open_client(arguments).setting, "kill", found), arguments)
 
 
 def _all(root: Path) -> list[Target]:

@@ -68,7 +68,15 @@ def _fail_on_output(error: OSError) -> int:
 
 
 def _dispatch(words: list[str]) -> int:
-    from csa.cli.commands import GROUPS, UsageFault, find_command, group_overview, overview, print_help  # noqa: PLC0415
+    from csa.cli.commands import (  # noqa: PLC0415  # as above
+        AUDITED_READS,
+        GROUPS,
+        UsageFault,
+        find_command,
+        group_overview,
+        overview,
+        print_help,
+    )
 
     command, rest = find_command(words)
     if command is None:
@@ -89,6 +97,10 @@ def _dispatch(words: list[str]) -> int:
         raise UsageError(f"{message}.", hint=hint) from fault
     if arguments.cd is not None and not os.path.isdir(arguments.cd):
         raise UsageError(f"--cd: there is no directory {arguments.cd}.")
+    if command.words in AUDITED_READS:
+        from csa.cli.reads import note_read  # noqa: PLC0415  # as above
+
+        note_read(" ".join(command.words), arguments)
     return command.execute(arguments)
 
 

@@ -16,12 +16,14 @@ import shutil
 import signal
 import sys
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from csa.cli.output import lossy, print_json, print_problem
 from csa.errors import UsageError
 from csa.model.config import AUTO, TRANSPORTS
+from csa.model.duration import parse_duration
 from csa.model.permission import Permission
 from csa.model.result import RunResult
 from csa.runner.client import Csa
@@ -46,6 +48,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     which.add_argument("--ephemeral", action="store_true", help="keep nothing: no project files read, no session left")
     which.add_argument("--description", metavar="TEXT", help="what the session is about (default: the prompt's start)")
     which.add_argument("--name", metavar="NAME", help="a name for the session, unique in the project")
+    which.add_argument("--ttl", metavar="TIME", help="how long a new session is kept: 7d, 12h, 30m")
     how = parser.add_argument_group("how")
     how.add_argument("-t", "--tool", metavar="T", help=f"the tool: codex, claude-code, ..., or {AUTO}")
     how.add_argument(
@@ -276,6 +279,7 @@ def _request(arguments: argparse.Namespace) -> RunRequest:
         system=_read_file("--system-file", arguments.system_file) if arguments.system_file else arguments.system,
         ephemeral=arguments.ephemeral,
         timeout_s=arguments.timeout,
+        ttl=_ttl(arguments.ttl) if arguments.ttl is not None else None,
         idle_timeout_s=arguments.idle_timeout,
         keep_background=arguments.keep_background,
         retries=arguments.retries,
@@ -291,6 +295,12 @@ def _request(arguments: argparse.Namespace) -> RunRequest:
 def _words(text: str | None) -> tuple[str, ...] | None:
     """Split a list of names; an empty one is none, and None is left to the configuration."""
     return None if text is None else tuple(word.strip() for word in text.split(",") if word.strip())
+
+
+def _ttl(text: str) -> timedelta:
+    if (found := parse_duration(text)) is None:
+        raise UsageError(f"--ttl takes a time such as 7d, 12h or 30m, not '{text}'.")
+    return found
 
 
 def _prompt(arguments: argparse.Namespace) -> str:

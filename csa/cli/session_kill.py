@@ -12,12 +12,18 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from pathlib import Path
 
+from csa.cli.acting import warn
 from csa.cli.output import Style, print_json, print_problem
 from csa.cli.selecting import add_selectors, open_client, resolve_all
 from csa.errors import UsageError
-from csa.runner.ending import GRACE_S, Ended, end_sessions, end_trees, refuse_own_lineage, who_asks
+from csa.runner.acting import record_act
+from csa.runner.caller import refuse_own_lineage
+from csa.runner.ending import GRACE_S, Ended, end_sessions, end_trees, who_asks
+from csa.runner.setting import Setting
+from csa.store.sessions import Store
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -39,16 +45,28 @@ def execute(arguments: argparse.Namespace) -> int:
     check_how(arguments)
     client = open_client(arguments)
     ids = resolve_all(client, arguments)
-    refuse_own_lineage(client.caller, ids)
+    for session_id in ids:
+        refuse_own_lineage(client.caller, session_id, verb="kill")
     end = end_trees if arguments.tree else end_sessions
     words = who_asks("session kill", client.setting.environ)
     targets = [(client.store, session_id) for session_id in ids]
-    return report(end(targets, words=words, grace_s=arguments.timeout, force=arguments.force), arguments)
+    found = end(targets, words=words, grace_s=arguments.timeout, force=arguments.force)
+    return report(noted(client.setting, "session kill", found), arguments)
 
 
 def check_how(arguments: argparse.Namespace) -> None:
     if not 0 <= arguments.timeout < float("inf"):
         raise UsageError("--timeout takes a number of seconds, from 0 up.")
+
+
+def noted(setting: Setting, command: str, found: Iterable[Ended]) -> Iterator[Ended]:
+    """Note what was ended in audit.jsonl of its project, as it comes."""
+    for ended in found:
+        if ended.outcome == "killed":
+            store = Store(setting.store.root, Path(ended.project))
+            loss = record_act(setting, command, ended.session_id, store=store, what="killed", forced=ended.forced)
+            warn([loss] if loss else [])
+        yield ended
 
 
 def report(found: Iterable[Ended], arguments: argparse.Namespace) -> int:

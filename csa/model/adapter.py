@@ -172,6 +172,34 @@ class Probe:
     login: str = ""  # what to do to log in, besides setting one of the variables
 
 
+@dataclass(frozen=True, slots=True)
+class RemovalRequest:
+    """A conversation whose copy at the tool's side is to go. `command` is empty where the tool is not installed."""
+
+    command: tuple[str, ...]
+    provider_session_id: str
+    environ: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Removal:
+    """How to remove the tool's own copy of a conversation: a command that asks nothing, or the files that are it.
+
+    `files` are absolute glob patterns.
+    """
+
+    argv: tuple[str, ...] = ()
+    files: tuple[str, ...] = ()
+
+
+@runtime_checkable
+class Remover(Protocol):
+    """An adapter whose tool's copies of conversations can be removed."""
+
+    def removal(self, request: RemovalRequest) -> Removal | None:
+        """Say how to remove one; None where the id is none of the tool's."""
+
+
 @runtime_checkable
 class InteractiveTool(Protocol):
     """An adapter whose tool has a terminal interface that can take up a conversation."""

@@ -6,15 +6,17 @@ what limits csa but not loosen it, and may not name commands or variables for th
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import Any, Literal
 
 from csa.errors import ConfigError
+from csa.model.duration import parse_duration
 from csa.model.limits import COUNTS, Limits
 from csa.model.permission import Permission
 
-_Kind = Literal["text", "words", "count", "seconds", "permission", "table", "transport", "switch"]
+_Kind = Literal["text", "words", "count", "seconds", "permission", "table", "transport", "switch", "duration", "flag"]
 AUTO = "auto"
 NATIVE = "native"
 TRANSPORTS = (NATIVE, "acp")
@@ -47,6 +49,10 @@ KEYS: Mapping[str, Key] = {
     "timeout_s": Key("seconds", 0.0, "wall time after which a turn is ended, in seconds; 0 is none", limits=True),
     "checkpoint_every_turns": Key("count", 0, "put a session on record in git at every N-th turn's end; 0 is never"),
     "idle_timeout_s": Key("seconds", 0.0, "silence after which a turn is ended, in seconds; 0 is none", limits=True),
+    "session_ttl": Key("duration", "", "when new sessions expire, as 7d or 12h; empty: never"),
+    "max_sessions": Key("count", 0, "how many sessions a project may keep; then new ones are refused; 0 is no limit"),
+    "undo_days": Key("count", 7, "for how many days a session that was cleaned or deleted can be restored"),
+    "audit_reads": Key("flag", False, "whether result, logs, show and info are noted in audit.jsonl as well"),
 }
 TOOL_KEYS: Mapping[str, Key] = {
     "command": Key("words", (), "how the tool is started: its executable, and arguments"),
@@ -144,6 +150,25 @@ class Config:
         }
         tools = {".".join(parts[1:-1]): int(self.values[key][0]) for key, parts in words.items()}
         return Limits(**{name: int(self.values[name][0]) for name in COUNTS}, tools=tools)
+
+    @property
+    def session_ttl(self) -> timedelta | None:
+        """None: sessions do not expire."""
+        text = str(self.values["session_ttl"][0])
+        return parse_duration(text) if text else None
+
+    @property
+    def max_sessions(self) -> int:
+        """0: no limit."""
+        return int(self.values["max_sessions"][0])
+
+    @property
+    def undo_days(self) -> int:
+        return int(self.values["undo_days"][0])
+
+    @property
+    def audit_reads(self) -> bool:
+        return bool(self.values["audit_reads"][0])
 
     @property
     def acp_tools(self) -> tuple[str, ...]:
@@ -257,6 +282,8 @@ _EXPECTED: Mapping[_Kind, str] = {
     "permission": "one of read-only, edit, full",
     "table": "a table of texts",
     "transport": "native or acp",
+    "duration": "a time such as 7d, 12h or 30m",
+    "flag": "true or false",
     "switch": "on or off",
 }
 
@@ -265,6 +292,11 @@ _CHOICES: Mapping[str, tuple[str, ...]] = {
     "permission": tuple(level.value for level in Permission),
     "transport": TRANSPORTS,
     "switch": ("on", "off"),
+}
+_SIMPLE: Mapping[str, Callable[[Any], bool]] = {
+    "text": lambda value: isinstance(value, str),
+    "flag": lambda value: isinstance(value, bool),
+    "duration": lambda value: isinstance(value, str) and (not value or parse_duration(value) is not None),
 }
 
 
@@ -275,8 +307,8 @@ def _check(origin: str, name: str, key: Key, value: Any) -> Any:
 
 
 def _fits(kind: _Kind, value: Any) -> bool:
-    if kind == "text":
-        return isinstance(value, str)
+    if kind in _SIMPLE:
+        return _SIMPLE[kind](value)
     if kind == "words":
         return isinstance(value, list | tuple) and all(isinstance(word, str) for word in value)
     if kind == "count":
@@ -291,6 +323,8 @@ def _fits(kind: _Kind, value: Any) -> bool:
 def _parse_text(name: str, kind: _Kind, text: str) -> Any:
     if kind == "words":
         return tuple(word.strip() for word in text.split(",") if word.strip())
+    if kind == "flag" and text in {"true", "false"}:
+        return text == "true"
     if kind in {"count", "seconds"}:
         try:
             return int(text) if kind == "count" else float(text)

@@ -60,7 +60,11 @@ class SessionState:
     branch: str | None = None
     permission: str | None = None  # of the last turn: the most that a child may have
     ephemeral: bool = False
+    pinned: bool = False  # never collected
+    expires_at: datetime | None = None
     phase: str = "active"
+    retired_at: datetime | None = None
+    retired_phase: str | None = None  # the phase before it was retired
     turns: int = 0
     parent_session_id: str | None = None
     parent_project: str | None = None  # where the parent is, when that is another project
@@ -127,7 +131,11 @@ def parse_state(record: Mapping[str, Any]) -> SessionState:
         branch=_optional(record, "branch", str),
         permission=_optional(record, "permission", str),
         ephemeral=_optional(record, "ephemeral", bool) or False,
+        pinned=_optional(record, "pinned", bool) or False,
+        expires_at=_time(record, "expires_at") if record.get("expires_at") is not None else None,
         phase=phase,
+        retired_at=parse_time(record.get("retired_at")),
+        retired_phase=_optional(record, "retired_phase", str),
         turns=_optional(record, "turns", int) or 0,
         parent_session_id=_optional_id(genealogy, "parent_session_id"),
         parent_project=_optional(genealogy, "parent_project", str),
@@ -162,7 +170,11 @@ def render_state(state: SessionState) -> dict[str, Any]:
         "branch": state.branch,
         "permission": state.permission,
         "ephemeral": state.ephemeral or None,
+        "pinned": state.pinned or None,
+        "expires_at": state.expires_at,
         "phase": state.phase,
+        "retired_at": state.retired_at,
+        "retired_phase": state.retired_phase,
         "turns": state.turns,
         "genealogy": {
             "parent_session_id": state.parent_session_id,

@@ -7,6 +7,7 @@ process's ancestors count (csa/runner/ancestry.py).
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -92,3 +93,26 @@ def _refused(reason: str) -> RefusedError:
         hint="what an agent starts belongs to its session; in a shell of your own, "
         "unset " + " ".join(IDENTITY_VARIABLES),
     )
+
+
+def refuse_own_lineage(caller: Caller | None, session_id: str, *, verb: str = "resume") -> None:
+    """Refuse what an agent may not do to its own session, nor to one that it works for.
+
+    Raises:
+        RefusedError: it is the calling session or one of its ancestors.
+    """
+    if caller is None:
+        return
+    if session_id == caller.session_id:
+        hint = "start a new session for the sub-task" if verb == "resume" else "leave that to who started it"
+        raise RefusedError(f"Session {session_id} cannot {verb} itself.", hint=hint)
+    if session_id in caller.lineage():
+        raise RefusedError(
+            f"Session {session_id} is an ancestor of the calling session {caller.session_id}, which cannot {verb} it."
+        )
+
+
+def owner_name(environ: Mapping[str, str]) -> str:
+    """Name the user and host on whose behalf csa acts."""
+    name = environ.get("USER") or environ.get("LOGNAME") or str(os.getuid())
+    return f"{name}@{os.uname().nodename}".encode("utf-8", "replace").decode()

@@ -27,7 +27,8 @@ from csa.process.logs import OutputLog
 from csa.process.tool import SpawnError, start_tool
 from csa.procfs import ProcessId
 from csa.runner.attempt import Attempt
-from csa.runner.plan import TurnPlan, plan_turn, refuse_own_lineage
+from csa.runner.caller import refuse_own_lineage
+from csa.runner.plan import TurnPlan, plan_turn
 from csa.runner.preparation import Preparation, prepare_compaction
 from csa.runner.recorder import read_cancellation
 from csa.runner.request import RunRequest

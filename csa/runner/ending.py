@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from csa.errors import BusyError, CsaError, RefusedError
+from csa.errors import BusyError, CsaError
 from csa.process.guardian import NESTED_GRACE_S, SWEEP_LIMIT_S
 from csa.process.holders import lock_holders
 from csa.procfs import boot_id, send_signal
@@ -24,7 +24,6 @@ from csa.store.liveness import probe
 from csa.store.sessions import Store
 
 if TYPE_CHECKING:
-    from csa.runner.caller import Caller
     from csa.store.owner import Owner
 
 GRACE_S = 10.0
@@ -80,20 +79,6 @@ def who_asks(what: str, environ: Mapping[str, str]) -> str:
     user = environ.get("USER") or environ.get("LOGNAME") or str(os.getuid())
     words = f"{what} by {user}@{os.uname().nodename}, PID {os.getpid()}"
     return words.encode("utf-8", "replace").decode()
-
-
-def refuse_own_lineage(caller: Caller | None, session_ids: Sequence[str]) -> None:
-    """Raise RefusedError when an agent would end its own session or one that it works for."""
-    if caller is None:
-        return
-    lineage = set(caller.lineage())
-    for session_id in session_ids:
-        if session_id == caller.session_id:
-            raise RefusedError(f"Session {session_id} cannot kill itself.", hint="end the turn by answering")
-        if session_id in lineage:
-            raise RefusedError(
-                f"Session {session_id} is an ancestor of the calling session {caller.session_id}, which cannot kill it."
-            )
 
 
 def end_sessions(

@@ -5,9 +5,7 @@ Whatever can be refused is refused here.
 
 from __future__ import annotations
 
-import os
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -20,16 +18,17 @@ from csa.model.limits import Budget, Limits
 from csa.model.permission import Permission
 from csa.model.result import summarise
 from csa.model.state import SessionState, ToolState
-from csa.runner.caller import Caller
+from csa.runner.caller import owner_name, refuse_own_lineage
 from csa.runner.fallback import fallback_of, first_installed
 from csa.runner.forking import Fork, load_source, plan_fork
 from csa.runner.request import RunRequest
 from csa.runner.setting import Setting, resolve_selector
 from csa.runner.toolbox import ToolChoice, choose_tool, loadable_adapters
+from csa.store.held import refuse_when_full
 from csa.store.lineage import ancestors
 from csa.store.project import git_branch
 
-_NAME = re.compile(r"[A-Za-z][A-Za-z0-9._-]{0,63}")
+SESSION_NAME = re.compile(r"[A-Za-z][A-Za-z0-9._-]{0,63}")
 MAX_SYSTEM_BYTES = 96 << 10  # it travels in one argument of the tool, of which the kernel allows 128 KiB
 DESCRIPTION_LENGTH = 80
 
@@ -52,6 +51,7 @@ class TurnPlan:
     timeout_s: float | None
     idle_timeout_s: float | None
     max_depth: int
+    max_sessions: int = 0
     retries: int = 0
     fallback: tuple[str, ...] = ()  # the tools that go on, in this order, when the provider fails
     hands_over: bool = True
@@ -88,7 +88,7 @@ def _check_words(request: RunRequest) -> None:
     _check_texts(request)
     _check_numbers(request)
     for name in (request.name, None if _asked_id(request) else request.session_id):
-        if name is not None and not _NAME.fullmatch(name):
+        if name is not None and not SESSION_NAME.fullmatch(name):
             raise UsageError(
                 f"'{name}' cannot name a session.",
                 hint="a name begins with a letter and has up to 64 letters, digits, dots, dashes and underscores",
@@ -106,7 +106,7 @@ def _check_beginning(request: RunRequest) -> None:
 
 def _check_texts(request: RunRequest) -> None:
     texts = (request.prompt, request.description, request.system, request.model, request.effort)
-    if any(text is not None and not _is_unicode(text) for text in texts):
+    if any(text is not None and not is_unicode(text) for text in texts):
         raise UsageError("The prompt and the options must be UTF-8.")
     if "\0" in request.prompt:
         raise UsageError("The prompt holds a NUL character, which no tool accepts.")
@@ -153,6 +153,7 @@ def _plan_new(setting: Setting, request: RunRequest, *, new_id: str, now: dateti
         )
     source = load_source(setting, request.fork_from) if request.fork_from is not None else None
     choice = _choose(setting, request, previous=source.last_tool if source else None)
+    refuse_when_full(setting.store, setting.config.max_sessions)
     directory = request.directory or setting.directory
     if not directory.is_dir():
         raise NotFoundError(f"There is no directory {directory} to start in.")
@@ -160,7 +161,7 @@ def _plan_new(setting: Setting, request: RunRequest, *, new_id: str, now: dateti
     if request.name and setting.store.find_name(request.name):  # one by --session-id is settled when it is published
         raise UsageError(f"A session named '{name}' exists.", hint=f'csa run --session {name} "..." continues it')
     project = setting.store.project
-    if not _is_unicode(f"{project}{directory}"):
+    if not is_unicode(f"{project}{directory}"):
         raise UsageError("The project's path is not UTF-8, and could not be recorded.", hint="rename the directory")
     state = SessionState(
         session_id=new_id,
@@ -169,11 +170,12 @@ def _plan_new(setting: Setting, request: RunRequest, *, new_id: str, now: dateti
         last_accessed=now,
         description=_description(setting, request),
         name=name,
-        owner=_owner(setting.environ),
+        owner=owner_name(setting.environ),
         branch=git_branch(project),
         permission=source.permission if source else None,
         fork_of=source.session_id if source else None,
         ephemeral=request.ephemeral,
+        expires_at=_expiry(setting, request, now),
         parent_session_id=parent.session_id if parent else None,
         parent_project=parent.project_path if parent and parent.project_path != str(project) else None,
         root_session_id=(parent.root_session_id or parent.session_id) if parent else None,
@@ -188,6 +190,8 @@ def _plan_new(setting: Setting, request: RunRequest, *, new_id: str, now: dateti
 
 def _plan_resume(setting: Setting, request: RunRequest, session_id: str) -> TurnPlan:
     refuse_own_lineage(setting.caller, session_id)
+    if request.ttl and request.session_id is None:
+        raise UsageError("--ttl is for new sessions.")
     state = setting.store.load(session_id)
     choice = _choose(setting, request, previous=state.last_tool)
     known = state.tools.get(choice.adapter.name, ToolState())
@@ -232,11 +236,20 @@ def _plan(
         timeout_s=request.timeout_s or setting.config.timeout_s,
         idle_timeout_s=request.idle_timeout_s or setting.config.idle_timeout_s,
         max_depth=state.max_depth if state.max_depth is not None else setting.config.max_depth,
+        max_sessions=setting.config.max_sessions,
         retries=setting.config.retries if request.retries is None else request.retries,
         fallback=tuple(name for name in fallback_of(setting, request) if name != choice.adapter.name),
         hands_over=setting.config.hands_over if request.handoff is None else request.handoff,
         callers=tuple(setting.caller.lineage()) if setting.caller else (),
     )
+
+
+def _expiry(setting: Setting, request: RunRequest, now: datetime) -> datetime | None:
+    """Return when a new session expires; an ephemeral one goes with its run."""
+    if request.ttl and request.ephemeral:
+        raise UsageError("An ephemeral session goes with its run; --ttl means nothing there.")
+    ttl = request.ttl or setting.config.session_ttl
+    return now + ttl if ttl and not request.ephemeral else None
 
 
 def _choose(setting: Setting, request: RunRequest, *, previous: str | None) -> ToolChoice:
@@ -318,19 +331,6 @@ def _permission(setting: Setting, request: RunRequest, state: SessionState) -> P
     return wanted.at_most(ceiling)
 
 
-def refuse_own_lineage(caller: Caller | None, session_id: str, *, verb: str = "resume") -> None:
-    """Raise RefusedError where an agent would change its own session, or one it works for."""
-    if caller is None:
-        return
-    if session_id == caller.session_id:
-        hint = "start a new session for the sub-task" if verb == "resume" else None
-        raise RefusedError(f"Session {session_id} cannot {verb} itself.", hint=hint)
-    if session_id in caller.lineage():
-        raise RefusedError(
-            f"Session {session_id} is an ancestor of the calling session {caller.session_id}, which cannot {verb} it."
-        )
-
-
 def _refuse_other_account(plan: TurnPlan, known: ToolState) -> None:
     if known.account and known.provider_session_id and known.account != plan.account:
         raise RefusedError(
@@ -340,12 +340,7 @@ def _refuse_other_account(plan: TurnPlan, known: ToolState) -> None:
         )
 
 
-def _owner(environ: Mapping[str, str]) -> str:
-    name = environ.get("USER") or environ.get("LOGNAME") or str(os.getuid())
-    return f"{name}@{os.uname().nodename}".encode("utf-8", "replace").decode()
-
-
-def _is_unicode(text: str) -> bool:
+def is_unicode(text: str) -> bool:
     """Say whether a text can be written as UTF-8; words and paths of other bytes hold surrogates in their place."""
     try:
         text.encode()

@@ -282,7 +282,9 @@ def begin(store: Store, plan: TurnPlan, redactor: Redactor, *, detached: bool = 
     tool = plan.adapter.name
     with open_admission(store, plan) as admission:
         if plan.is_new:
-            held = build_session(store, replace(plan.state, turns=1), tool=tool, detached=detached)
+            held = build_session(
+                store, replace(plan.state, turns=1), tool=tool, detached=detached, max_sessions=plan.max_sessions
+            )
         else:
             held = open_session(store, plan.state.session_id, tool=tool, detached=detached)
         admission.admit(held)

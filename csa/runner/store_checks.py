@@ -40,8 +40,8 @@ def check_store(store: Store) -> list[Check]:
 
 def _root(root: Path, found: Survey) -> Check:
     free = shutil.disk_usage(root).free
-    size = f"{'' if found.is_size_whole else 'more than '}{_bytes(found.size_bytes)}"
-    detail = f"{root}: writable, {size}, {_bytes(free)} free"
+    size = f"{'' if found.is_size_whole else 'more than '}{size_words(found.size_bytes)}"
+    detail = f"{root}: writable, {size}, {size_words(free)} free"
     if free < _LITTLE_SPACE_BYTES:
         step = "make room on this disk, or set CSA_STATE_DIR to a directory on another"
         return Check("state", "state root", "warn", detail, step)
@@ -101,7 +101,7 @@ def _sessions(found: Survey) -> Check:
         "sessions",
         "warn",
         "\n".join([f"{count}, {len(found.damaged)} damaged", *faults, *more]),
-        "correct the files by hand or restore them from a backup; csa leaves damaged sessions as they are",
+        "csa session validate says what is wrong; csa session repair -s SESSION mends what can safely be mended",
     )
 
 
@@ -128,7 +128,8 @@ def _count(number: int, one: str, many: str | None = None) -> str:
     return f"{number} {one if number == 1 else many or one + 's'}"
 
 
-def _bytes(number: int) -> str:
+def size_words(number: int) -> str:
+    """Render a number of bytes for a sentence: `12 kB`, `3.4 MB`."""
     size = float(number)
     for unit in ("B", "kB", "MB", "GB"):
         if size < 1000:  # noqa: PLR2004  # the next unit

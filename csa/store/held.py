@@ -14,7 +14,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Self
 
-from csa.errors import BusyError, NotFoundError, Obstacle, StateError
+from csa.errors import BusyError, NotFoundError, Obstacle, RefusedError, StateError
+from csa.ids import is_session_id
 from csa.model.state import SessionState
 from csa.paths import SessionPaths
 from csa.store.atomic import sync_directory
@@ -116,17 +117,37 @@ class HeldSession:
         self.close()
 
 
-def build_session(store: Store, state: SessionState, *, tool: str, detached: bool = False) -> HeldSession:
+def refuse_when_full(store: Store, max_sessions: int) -> None:
+    """Raise RefusedError when a project has as many sessions as it may keep (0: any number); ephemeral ones count."""
+    if not max_sessions:
+        return
+    try:
+        names = os.listdir(store.sessions_dir)
+    except FileNotFoundError:
+        return
+    count = sum(is_session_id(name.removeprefix(NEW_PREFIX)) for name in names)
+    if count >= max_sessions:
+        raise RefusedError(
+            f"max_sessions is {max_sessions}, and {store.project} has {count} sessions.",
+            hint="csa session clean --days 30 --dry-run says which could go",
+        )
+
+
+def build_session(
+    store: Store, state: SessionState, *, tool: str, detached: bool = False, max_sessions: int = 0
+) -> HeldSession:
     """Make a new session, locked and not yet visible; `publish` shows it. Remains of a crashed start give way.
 
     Takes `store_lock` meanwhile: not to be called while holding it.
 
     Raises:
         BusyError: another process is building a session of that id.
+        RefusedError: the project has `max_sessions` already.
         OSError: it cannot be written; nothing is left.
     """
     paths = SessionPaths(store.sessions_dir / (NEW_PREFIX + state.session_id))
     with store_lock(store):
+        refuse_when_full(store, max_sessions)
         _make_private(store.sessions_dir)
         if paths.root.exists():
             if is_locked(paths.session_lock):
@@ -169,8 +190,12 @@ def open_session(store: Store, session_id: str, *, tool: str | None = None, deta
 
 def store_lock(store: Store) -> Lock:
     """Take the project's lock: held for moments, while a session is made or given its name."""
-    _make_private(store.path)
-    return acquire_lock(store.path / "store.lock", wait=True)
+    while True:
+        try:
+            _make_private(store.path)
+            return acquire_lock(store.path / "store.lock", wait=True)
+        except FileNotFoundError:  # a collector has just removed the empty store
+            continue
 
 
 def _make_layout(paths: SessionPaths) -> None:
@@ -192,6 +217,8 @@ def _take_locks(paths: SessionPaths, state: SessionState, *, tool: str, turn: in
         session_lock = acquire_lock(paths.session_lock)
     except BlockingIOError as error:
         raise _busy(paths, state) from error
+    except FileNotFoundError as error:  # a collector was first
+        raise NotFoundError(f"Session {state.session_id} has just been removed.", hint="csa session list") from error
     try:
         session_lock.write(owner)
         return session_lock, _take_tool_lock(paths, state, tool, owner)

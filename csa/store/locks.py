@@ -81,7 +81,7 @@ def is_locked(path: Path) -> bool:
     return probe_lock(path)[0]
 
 
-def probe_lock(path: Path) -> tuple[bool, bytes]:
+def probe_lock(path: Path | str) -> tuple[bool, bytes]:
     """Return whether the lock is held, and what the file says (which may be of an earlier holder)."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)

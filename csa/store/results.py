@@ -55,9 +55,14 @@ def list_artifacts(paths: SessionPaths, turn: int) -> tuple[str, ...]:
 
 def save_result(paths: SessionPaths, result: RunResult) -> None:
     """Write result.toml, by the supervisor that appended the event."""
+    write_atomically(paths.result, render_result(result))
+
+
+def render_result(result: RunResult) -> bytes:
+    """Return what result.toml holds after a turn that ended so."""
     from csa.store.tomlfile import render_toml  # noqa: PLC0415  # only writers pay for tomlkit
 
-    write_atomically(paths.result, render_toml(_projection(result)))
+    return render_toml(_projection(result))
 
 
 def _projection(result: RunResult) -> dict[str, Any]:

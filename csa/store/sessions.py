@@ -76,8 +76,12 @@ class Store:
         paths = self.paths(session_id)
         if paths.root.is_dir():
             return paths
-        retired = SessionPaths(self.retired_dir / session_id)
+        retired = self.retired_paths(session_id)
         return retired if retired.root.is_dir() else paths
+
+    def retired_paths(self, session_id: str) -> SessionPaths:
+        """Return where a session's files are once it is retired."""
+        return SessionPaths(self.retired_dir / session_id)
 
     def ids(self) -> list[str]:
         """Return the ids of all sessions, oldest first. What is not named by a ULID is no session."""

@@ -11,21 +11,26 @@ from csa.store.held import GONE_PREFIX
 from csa.store.sessions import NEW_PREFIX, Store
 
 _SESSIONS = "sessions"
-_HOLDS_SESSIONS = {_SESSIONS, "retired"}
+_RETIRED = "retired"
+_HOLDS_SESSIONS = {_SESSIONS, _RETIRED}
 
 
-def find_stores(root: Path) -> Iterator[Store]:
+def find_stores(root: Path, *, with_retired: bool = False) -> Iterator[Store]:
     """Yield every store below `root` that holds a session or the remains of one, in no order.
+
+    With `with_retired`, also those that hold only retired ones.
 
     Only directory names are read. Symbolic links are not followed, sessions are not entered, and what cannot be listed
     is passed over. A project may lie below another, and below a directory that is itself called `sessions`.
     """
+    seen = set[str]()
     stack = [(str(root), "")]
     while stack:
         place, name = stack.pop()
         has_session, below = _look(place)
-        if has_session and name == _SESSIONS:
-            store = os.path.dirname(place)
+        store = os.path.dirname(place)
+        if has_session and (name == _SESSIONS or (with_retired and name == _RETIRED)) and store not in seen:
+            seen.add(store)
             yield Store(root, Path("/", os.path.relpath(store, root)))
         if name in _HOLDS_SESSIONS:  # hidden there: sessions that are being built, or removed
             below = [child for child in below if not child.startswith(".")]

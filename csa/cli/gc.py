@@ -1,0 +1,77 @@
+"""Remove old sessions, and what ended ones have left behind: for cron.
+
+Does what `csa session clean --days N` does, and removes the runtime directories of runs that died. With --all-projects
+it does so in every project below the state root. With --reap it also ends processes that runs have left behind; else
+it only tells a terminal of them.
+
+Prints one line when something was done, and nothing when there was nothing to do. Exits 0 in both cases, and 1 when
+something could not be removed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from datetime import UTC, datetime
+
+from csa.cli.selecting import open_client
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    from csa.cli.collected import days  # noqa: PLC0415  # as in execute
+
+    parser.add_argument(
+        "--days", type=days, metavar="N", required=True, help="sessions not used for more than N whole days"
+    )
+    parser.add_argument("--all-projects", action="store_true", help="in every project below the state root")
+    parser.add_argument("--reap", action="store_true", help="also end processes of sessions that have ended")
+    parser.add_argument("--dry-run", action="store_true", help="say what would go; change nothing")
+    parser.add_argument("--json", action="store_true", help="print an object")
+
+
+def execute(arguments: argparse.Namespace) -> int:
+    from csa.cli.collected import (  # noqa: PLC0415  # help needs none of it
+        Counter,
+        print_items,
+        print_report,
+        read_rule,
+        summary,
+        warn_of_rest,
+    )
+    from csa.runner.collecting import collect  # noqa: PLC0415  # as above
+    from csa.runner.leftovers import find_leftovers, reap  # noqa: PLC0415  # as above
+    from csa.store.stores import find_stores  # noqa: PLC0415  # as above
+
+    setting, dry_run, counter = open_client(arguments).setting, arguments.dry_run, Counter()
+    root = setting.store.root
+    report = collect(
+        setting,
+        read_rule(arguments, setting),
+        list(find_stores(root, with_retired=True)) if arguments.all_projects else [setting.store],
+        command="gc",
+        now=datetime.now(UTC),
+        dry_run=dry_run,
+        with_runtime=True,
+        progress=counter,
+    )
+    counter.end()
+    orphans = find_leftovers(root)
+    ended = orphans if arguments.reap and not dry_run else []
+    report.failures += [f"process {orphan.pid} could not be ended" for orphan in reap(ended)]
+    if arguments.json:
+        known = [{"pid": o.pid, "session_id": o.session_dir.name, "command": o.command} for o in orphans]
+        print_report(report, dry_run=dry_run, more={"processes": known, "reaped": len(ended)})
+        return 1 if report.failures else 0
+    if dry_run:
+        print_items(report, dry_run=True, with_project=arguments.all_projects)
+    words = [summary(report, dry_run=dry_run)] + ([f"ended {_processes(len(ended))}"] if ended else [])
+    if said := "; ".join(word for word in words if word):
+        print(f"csa gc: {said}")
+    warn_of_rest(report, damaged=dry_run or sys.stderr.isatty())
+    if orphans and not ended and sys.stderr.isatty():
+        print(f"{_processes(len(orphans))} of ended sessions still run; --reap ends them", file=sys.stderr)
+    return 1 if report.failures else 0
+
+
+def _processes(count: int) -> str:
+    return f"{count} process{'' if count == 1 else 'es'}"

@@ -1,0 +1,67 @@
+"""Remove sessions: they are moved out of sight, and can be brought back with `csa session restore` for some days.
+
+Nothing is removed unless all of the named sessions exist. A session that runs is refused; --force ends it first. One
+that is pinned is refused as well, unless --force is given. Children stay, and are told of while they run. What the tool
+itself keeps of the conversation stays, unless --provider is given.
+
+Exits 4 when a session runs, and 5 when it is pinned, or is the calling session or above it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from csa.cli.acting import warn
+from csa.cli.output import lossy, print_error, print_json
+from csa.cli.selecting import open_client
+from csa.errors import CsaError, UsageError
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    what = "a session: an id, a unique prefix of one, a name, or @last"
+    parser.add_argument("sessions", nargs="*", metavar="SESSION", help=what)
+    parser.add_argument(
+        "-s", "--session", dest="more", action="append", default=[], metavar="SESSION", help="the same, as an option"
+    )
+    parser.add_argument("-f", "--force", action="store_true", help="end a session that runs, and take a pinned one")
+    parser.add_argument("--purge", action="store_true", help="remove for good, at once")
+    parser.add_argument("--provider", action="store_true", help="also remove what the tools keep of the conversation")
+    parser.add_argument("--json", action="store_true", help="print an array of objects")
+
+
+def execute(arguments: argparse.Namespace) -> int:
+    selectors = [*arguments.sessions, *arguments.more]
+    if not selectors:
+        raise UsageError("Name a session.", hint="csa session list")
+    from csa.runner.removal import (  # noqa: PLC0415  # help needs none of it
+        delete_session,
+        living_children,
+        resolve_for_deletion,
+    )
+
+    setting = open_client(arguments).setting
+    done, exit_code = [], 0
+    for session_id in resolve_for_deletion(setting, selectors):
+        children = living_children(setting.store, session_id)
+        try:
+            removed = delete_session(
+                setting, session_id, force=arguments.force, purge_now=arguments.purge, provider=arguments.provider
+            )
+        except CsaError as error:
+            done.append({"session_id": session_id, "error": {"code": error.code, "message": error.message}})
+            exit_code = exit_code or error.exit_code
+            if not arguments.json:
+                print_error(error, as_json=False)
+            continue
+        word = "purged" if removed.is_purged else "removed"
+        done.append({"session_id": session_id, "done": word, "provider_copies": list(removed.provider_copies)})
+        if not arguments.json:
+            print(f"{word} {session_id}")
+        warn([*(f"its child {child} is still running" for child in children), *removed.warnings])
+    if arguments.json:
+        print_json(done)
+    elif any("done" in each for each in done) and not arguments.purge and sys.stderr.isatty():
+        with lossy(sys.stderr):
+            print("hint: csa session restore brings it back", file=sys.stderr)
+    return exit_code

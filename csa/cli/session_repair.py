@@ -1,0 +1,42 @@
+"""Mend what can safely be mended in a session's record, and say what was done.
+
+That is: a last line of the transcript that was cut off is dropped; a state.toml that cannot be read is made anew from
+the transcript, and the old file kept beside it; a result.toml that is not what the transcript says is written anew.
+Nothing else is touched. A session that runs is refused.
+
+Exits 0 when nothing is damaged any more, and 6 when something is.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+from csa.cli.acting import warn
+from csa.cli.output import print_json
+from csa.cli.selecting import add_selector, open_client, selected
+from csa.errors import StateError
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    add_selector(parser)
+    parser.add_argument("--dry-run", action="store_true", help="say what would be done; change nothing")
+    parser.add_argument("--json", action="store_true", help="print an object")
+
+
+def execute(arguments: argparse.Namespace) -> int:
+    from csa.runner.repairing import repair_session  # noqa: PLC0415  # help needs none of it
+
+    client = open_client(arguments)
+    repair = repair_session(client.setting, client.resolve(selected(arguments)), dry_run=arguments.dry_run)
+    if arguments.json:
+        left = [problem.to_json() for problem in repair.left]
+        print_json({"session_id": repair.session_id, "dry_run": arguments.dry_run, "done": repair.done, "left": left})
+    else:
+        for done in repair.done:
+            print(f"{'would mend' if arguments.dry_run else 'mended'} {done}")
+        if not repair.done:
+            print("Nothing to mend")
+    warn(repair.losses)
+    if not arguments.json:
+        warn(f"still wrong: {problem}" for problem in repair.left)
+    return StateError.exit_code if repair.left else 0

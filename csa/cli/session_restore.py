@@ -1,0 +1,27 @@
+"""Bring a session back that was cleaned or deleted, as long as it is not purged.
+
+It counts as used now, and no longer expires. If another session has got its name meanwhile, it comes back without.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+from csa.cli.acting import report
+from csa.cli.selecting import add_selector, open_client, selected
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    add_selector(parser)
+    parser.add_argument("--json", action="store_true", help="print an object")
+
+
+def execute(arguments: argparse.Namespace) -> int:
+    from csa.runner.removal import restore_session  # noqa: PLC0415  # help needs none of it
+
+    restored = restore_session(open_client(arguments).setting, selected(arguments))
+    state = restored.state
+    lost = [f"another session is called {restored.lost_name} now; this one has no name"] if restored.lost_name else []
+    facts = {"session_id": state.session_id, "phase": state.phase, "name": state.name}
+    report(arguments, f"restored {state.session_id}", facts, [*lost, *restored.losses])
+    return 0

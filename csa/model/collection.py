@@ -1,0 +1,69 @@
+"""Which sessions are collected: the rule as a value, and its verdict on a session. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Literal
+
+from csa.model.state import SessionState
+
+Reason = Literal["old", "expired", "ephemeral", "damaged"]
+_NEVER = datetime.min.replace(tzinfo=UTC)
+_MANY_DAYS = 10_000_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rule:
+    """What to collect. Of `days` and `older_than` at most one is given; with neither, only what has expired goes.
+
+    days: sessions that were not used for more than so many whole days; exactly so many days old stays.
+    older_than: the same, as a time to the second.
+    tools: only sessions all of whose tools are among them; empty: any.
+    damaged: also damaged sessions whose files have not changed for as long.
+    purge: remove at once, and also what has been retired, rather than retire.
+    undo_days: for how long retired sessions are kept.
+    """
+
+    days: int | None = None
+    older_than: timedelta | None = None
+    tools: frozenset[str] = frozenset()
+    damaged: bool = False
+    purge: bool = False
+    undo_days: int = 7
+
+    def last_kept(self, now: datetime) -> datetime:
+        """Return the moment from which on a session's last use keeps it."""
+        if self.days is not None:  # exactly so long ago goes, and what is later stays
+            return _before(now, timedelta(days=min(self.days, _MANY_DAYS) + 1)) + timedelta(microseconds=1)
+        return _NEVER if self.older_than is None else _before(now, self.older_than)
+
+    def verdict(self, state: SessionState, now: datetime) -> Reason | None:
+        """Say why a session is to go, whether it runs or not; None when it stays."""
+        if state.pinned or not self._is_of_tools(state):
+            return None
+        if state.ephemeral:
+            return "ephemeral"  # it goes with its run, so what is left of one was cut off
+        if state.expires_at is not None and state.expires_at <= now:
+            return "expired"
+        return "old" if state.last_accessed < self.last_kept(now) else None
+
+    def takes_damaged(self, changed_at: datetime, now: datetime) -> bool:
+        """Say whether a damaged session goes, whose files were last changed then."""
+        return self.damaged and not self.tools and changed_at < self.last_kept(now)
+
+    def takes_retired(self, state: SessionState | None, retired_at: datetime, now: datetime) -> bool:
+        """Say whether a session that was retired then is purged now."""
+        if now - retired_at >= timedelta(days=self.undo_days):
+            return True
+        return self.purge and state is not None and self._is_of_tools(state)
+
+    def _is_of_tools(self, state: SessionState) -> bool:
+        return not self.tools or (bool(state.tools) and self.tools.issuperset(state.tools))
+
+
+def _before(now: datetime, time: timedelta) -> datetime:
+    try:
+        return now - time
+    except OverflowError:
+        return _NEVER

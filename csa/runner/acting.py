@@ -1,0 +1,53 @@
+"""What every command that changes sessions has in common: who may, under which lock, and how it is noted."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from csa.errors import NotFoundError
+from csa.runner.caller import owner_name
+from csa.runner.setting import Setting, resolve_selector
+from csa.store.audit import append_audit
+from csa.store.held import HeldSession, open_session
+from csa.store.journal import Journal
+from csa.store.sessions import Store
+
+
+@contextmanager
+def hold_session(setting: Setting, selector: str) -> Iterator[HeldSession]:
+    """Take the lock of the session that a selector means; raises as `open_session`."""
+    session_id = resolve_selector(setting, selector)
+    try:
+        held = open_session(setting.store, session_id)
+    except FileNotFoundError as error:
+        raise NotFoundError(f"Session {session_id} has just been removed.", hint="csa session list") from error
+    with held:
+        yield held
+
+
+def record_act(
+    setting: Setting, command: str, session_id: str | None, *, store: Store | None = None, **what: Any
+) -> str | None:
+    """Append an act to audit.jsonl of the store, redacted. Return why not, where that fails: the act stands."""
+    try:
+        append_audit(
+            store or setting.store,
+            command,
+            session_id=session_id,
+            what=setting.redactor.redact_data(what),
+            who=owner_name(setting.environ),
+            caller=setting.caller.session_id if setting.caller else None,
+        )
+    except OSError as error:
+        return f"audit.jsonl could not be written: {error.strerror or error}"
+    return None
+
+
+def record_update(setting: Setting, held: HeldSession, what: str, changes: Mapping[str, Any]) -> None:
+    """Append a `session_updated` event to a session that is held, durably."""
+    journal = Journal(held.paths.transcript, setting.redactor, turn=held.state.turns)
+    journal.append("session_updated", {"what": what, **changes, "by": owner_name(setting.environ)})
+    journal.sync()
+    journal.close()

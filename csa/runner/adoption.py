@@ -1,0 +1,178 @@
+"""Taking over the sessions of a project whose directory has moved."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from csa.errors import BusyError, CsaError, NotFoundError, RefusedError, StateError, UsageError
+from csa.model.state import SessionState, ToolState
+from csa.paths import SessionPaths
+from csa.runner.acting import record_act, record_update
+from csa.runner.setting import Setting
+from csa.store.atomic import sync_directory
+from csa.store.audit import audit_file
+from csa.store.held import open_session, store_lock
+from csa.store.liveness import probe
+from csa.store.retiring import hold, remove_empty_directories
+from csa.store.sessions import Store
+from csa.store.statefile import load_state, save_state
+
+
+@dataclass(slots=True)
+class Adoption:
+    """What was taken over, what stayed behind and why, and sessions that had to leave their name."""
+
+    old: Path
+    moved: list[str] = field(default_factory=list)
+    left: list[tuple[str, str]] = field(default_factory=list)
+    renamed: list[tuple[str, str]] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+
+def adopt_project(setting: Setting, old: str, *, force: bool = False, dry_run: bool = False) -> Adoption:
+    """Move the sessions of the project that was at `old` into this one's store, retired ones too.
+
+    What runs stays where it is, as does what this store has already. Doing it again goes on where it was cut off.
+
+    Raises:
+        UsageError: it is this very project.
+        RefusedError: the directory is still there, and `force` is not set.
+        NotFoundError: the store has no sessions of it.
+    """
+    store = setting.store
+    source = Store(store.root, Path(os.path.realpath(os.path.join(setting.directory, old))))
+    if source.project == store.project:
+        raise UsageError(f"{source.project} is this project.")
+    if source.project.is_dir() and not force:
+        raise RefusedError(
+            f"{source.project} is still there: its sessions are its own.",
+            hint="--force takes them nevertheless",
+        )
+    adoption = Adoption(source.project)
+    places = list(_places(source, store))
+    if not places:
+        raise NotFoundError(f"There are no sessions of {source.project} below {store.root}.")
+    for here, there in places:
+        _adopt(setting, source, here, there, adoption=adoption, dry_run=dry_run)
+    if not dry_run:
+        _move_audit(source, store, adoption)
+        _move_rest(source, store, adoption)
+        remove_empty_directories(source)
+    return adoption
+
+
+def _places(source: Store, store: Store) -> Iterator[tuple[SessionPaths, SessionPaths]]:
+    for session_id in source.ids():
+        yield source.paths(session_id), store.paths(session_id)
+    for session_id in source.retired_ids():
+        yield source.retired_paths(session_id), store.retired_paths(session_id)
+
+
+def _adopt(
+    setting: Setting, source: Store, here: SessionPaths, there: SessionPaths, *, adoption: Adoption, dry_run: bool
+) -> None:
+    session_id = here.root.name
+    try:
+        _refuse(setting.store, here, there)
+        if not dry_run:
+            with hold(here):
+                _move(setting, source, here, there, adoption)
+    except (BlockingIOError, BusyError, StateError) as error:
+        adoption.left.append((session_id, "it is running" if isinstance(error, BlockingIOError) else str(error)))
+        return
+    except FileNotFoundError:
+        return
+    adoption.moved.append(session_id)
+    if dry_run:
+        return
+    if loss := record_act(setting, "session adopt", session_id, what="adopted", old_project=str(source.project)):
+        adoption.warnings.append(loss)
+    if there.root.parent == setting.store.sessions_dir:
+        _note(setting, source, session_id, adoption)
+
+
+def _refuse(store: Store, here: SessionPaths, there: SessionPaths) -> None:
+    if probe(here).state != "not_alive":
+        raise BlockingIOError
+    load_state(here.state)  # a damaged one cannot be told where it is now
+    session_id = here.root.name
+    if there.root.exists() or store.paths(session_id).root.exists() or store.retired_paths(session_id).root.exists():
+        raise BusyError("this project has a session of that id")
+
+
+def _move(setting: Setting, source: Store, here: SessionPaths, there: SessionPaths, adoption: Adoption) -> None:
+    """Change the record first: where the move does not follow, doing it again finds the session in its old place."""
+    store = setting.store
+    state = moved_state(load_state(here.state), source.project, store.project)
+    with store_lock(store):
+        for directory in (store.sessions_dir, store.retired_dir):
+            directory.mkdir(0o700, exist_ok=True)
+        if state.name and there.root.parent == store.sessions_dir and store.find_name(state.name):
+            adoption.renamed.append((state.session_id, state.name))
+            state = replace(state, name=None)
+        save_state(here.state, state)
+        os.rename(here.root, there.root)
+        sync_directory(there.root.parent)
+        sync_directory(here.root.parent)
+
+
+def moved_state(state: SessionState, old: Path, new: Path) -> SessionState:
+    """Return the record of a session whose project is now at `new`: its paths and those of its tools follow."""
+    parent_project = _moved(state.parent_project, old, new)
+    return replace(
+        state,
+        project_path=_moved(state.project_path, old, new) or state.project_path,
+        parent_project=None if parent_project == str(new) else parent_project,
+        tools={name: _moved_tool(tool, old, new) for name, tool in state.tools.items()},
+    )
+
+
+def _moved_tool(tool: ToolState, old: Path, new: Path) -> ToolState:
+    return replace(tool, cwd=_moved(tool.cwd, old, new))
+
+
+def _moved(path: str | None, old: Path, new: Path) -> str | None:
+    """Return where a path is now: below the new directory if it was below the old one."""
+    if path is None or not Path(path).is_relative_to(old):
+        return path
+    return str(new / Path(path).relative_to(old))
+
+
+def _note(setting: Setting, source: Store, session_id: str, adoption: Adoption) -> None:
+    try:
+        with open_session(setting.store, session_id) as held:
+            record_update(setting, held, "adopted", {"before": str(source.project)})
+    except (CsaError, OSError) as error:
+        adoption.warnings.append(f"the transcript of {session_id} does not tell of it: {error}")
+
+
+def _move_audit(source: Store, store: Store, adoption: Adoption) -> None:
+    """Put what was noted of the moved sessions behind what is noted here."""
+    old = audit_file(source)
+    if adoption.left or not old.exists():
+        return
+    try:
+        content = old.read_bytes()
+        fd = os.open(audit_file(store), os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        with open(fd, "ab") as file:
+            file.write(content)
+        old.unlink()
+    except OSError as error:
+        adoption.warnings.append(f"{old} stays where it is: {error.strerror or error}")
+
+
+def _move_rest(source: Store, store: Store, adoption: Adoption) -> None:
+    """Move what a store knows besides its sessions, where this one has none of it."""
+    if adoption.left:
+        return
+    for name in ("usage_stats.toml", "audit.git"):
+        here, there = source.path / name, store.path / name
+        if here.exists() and not there.exists():
+            os.rename(here, there)
+        elif here.is_dir():
+            adoption.warnings.append(f"checkpoints of the adopted sessions stay in {here}")
+        else:
+            here.unlink(missing_ok=True)  # what this project has learned itself counts

@@ -1,0 +1,244 @@
+"""Collecting: one planner, which only reads, and the executor that carries its plan out.
+
+Every item is judged again while its lock is held, by the same rule, so that a session that was used in between stays.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Literal
+
+from csa.errors import BusyError, StateError
+from csa.model.collection import Rule
+from csa.model.state import SessionState, format_time
+from csa.paths import SessionPaths
+from csa.runner.acting import record_act
+from csa.runner.runfiles import remove_run_files, run_directory
+from csa.runner.setting import Setting
+from csa.store.retiring import hold, purge, remove_empty_directories, remove_remains, retire
+from csa.store.sessions import Store
+from csa.store.survey import measure
+from csa.store.sweep import (
+    Candidate,
+    find_candidates,
+    find_remains,
+    find_runtime,
+    is_abandoned,
+    is_running,
+    judge,
+    retired_at,
+)
+
+Action = Literal["retire", "purge"]
+_PREVIEW_LIMIT_S = 0.1  # a dry run names sessions; what they take is worth no more time than that
+_MEASURE_LIMIT_S = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One thing to collect: a session, one that is retired, or what something that was cut off has left."""
+
+    store: Store
+    session_id: str
+    path: Path
+    action: Action
+    reason: str  # old, expired, ephemeral, damaged, retired, remains, runtime
+    state: SessionState | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the object that `--json` prints."""
+        state = self.state
+        return {
+            "id": self.session_id,
+            "project": str(self.store.project),
+            "action": self.action,
+            "reason": self.reason,
+            "name": state.name if state else None,
+            "description": state.description if state else None,
+            "tools": list(state.tools) if state else [],
+            "last_accessed": format_time(state.last_accessed) if state else None,
+        }
+
+
+@dataclass(slots=True)
+class Plan:
+    """What a rule takes of a store, and what it leaves though it would be time."""
+
+    store: Store
+    rule: Rule
+    now: datetime
+    items: list[Item] = field(default_factory=list)
+    damaged: list[tuple[str, StateError]] = field(default_factory=list)
+    running: list[str] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class Report:
+    """What was done, or with a dry run would be. `failures` are texts."""
+
+    retired: list[Item] = field(default_factory=list)
+    purged: list[Item] = field(default_factory=list)
+    damaged: list[tuple[str, StateError]] = field(default_factory=list)
+    running: list[str] = field(default_factory=list)
+    failures: list[str] = field(default_factory=list)
+    retired_bytes: int = 0
+    freed_bytes: int = 0
+    is_size_whole: bool = True
+
+    def add(self, other: Report) -> None:
+        """Take over what was done in another store."""
+        for name in ("retired", "purged", "damaged", "running", "failures"):
+            getattr(self, name).extend(getattr(other, name))
+        self.retired_bytes += other.retired_bytes
+        self.freed_bytes += other.freed_bytes
+        self.is_size_whole = self.is_size_whole and other.is_size_whole
+
+
+def collect(
+    setting: Setting,
+    rule: Rule,
+    stores: Iterable[Store],
+    *,
+    command: str,
+    now: datetime,
+    dry_run: bool,
+    with_runtime: bool = False,
+    progress: Callable[[Item], None] = lambda _item: None,
+) -> Report:
+    """Collect what a rule takes of some stores, or say what that would be.
+
+    `with_runtime`: also the runtime directories of sessions whose supervisor died.
+
+    Raises:
+        RefusedError: the calling session's record cannot be found.
+    """
+    spared = frozenset(setting.caller.lineage() if setting.caller else ())
+    report = Report()
+    for store in stores:
+        plan = plan_collection(store, rule, now, spared=spared)
+        if with_runtime:
+            plan.items += _runtime_directories(plan)
+        report.add(preview(plan) if dry_run else carry_out(setting, plan, command, progress=progress))
+    return report
+
+
+def plan_collection(store: Store, rule: Rule, now: datetime, *, spared: frozenset[str] = frozenset()) -> Plan:
+    """Say what a rule takes of a store, without writing. `spared` stay: the calling session and those above."""
+    plan = Plan(store, rule, now)
+    for found in find_candidates(store, rule, now):
+        if found.fault is not None and found.reason is None:
+            plan.damaged.append((found.session_id, found.fault))
+        elif found.is_running or found.session_id in spared:
+            plan.running.append(found.session_id)
+        else:
+            plan.items.append(_item(store, rule, found))
+    plan.items += _retired(store, rule, now)
+    plan.items += [
+        Item(store, path.name.rpartition("-")[2], path, "purge", "remains") for path in find_remains(store, now)
+    ]
+    return plan
+
+
+def preview(plan: Plan) -> Report:
+    """Return what carrying a plan out would do. Writes nothing."""
+    report = Report(damaged=plan.damaged, running=plan.running)
+    deadline = time.monotonic() + _PREVIEW_LIMIT_S
+    for item in plan.items:
+        size = 0
+        if report.is_size_whole:
+            size, report.is_size_whole = measure(item.path, limit_s=deadline - time.monotonic())
+        _count(report, item, size)
+    return report
+
+
+def carry_out(
+    setting: Setting, plan: Plan, command: str, *, progress: Callable[[Item], None] = lambda _item: None
+) -> Report:
+    """Collect what the plan names, as far as it is still to go once its lock is held; note each in audit.jsonl."""
+    report = Report(damaged=plan.damaged, running=plan.running)
+    for item in plan.items:
+        progress(item)
+        try:
+            size = _collect(plan, item)
+        except (OSError, BusyError) as error:
+            if not isinstance(error, FileNotFoundError | BlockingIOError):  # else another process was first, or uses it
+                report.failures.append(f"{item.path}: {error}")
+            continue
+        if size is None:
+            continue
+        _count(report, item, size)
+        done = "retired" if item.action == "retire" else "purged"
+        loss = record_act(setting, command, item.session_id, store=plan.store, what=done, reason=item.reason)
+        if loss and loss not in report.failures:
+            report.failures.append(loss)
+    if report.purged:
+        remove_empty_directories(plan.store)
+    return report
+
+
+def _item(store: Store, rule: Rule, found: Candidate) -> Item:
+    is_undoable = not rule.purge and found.reason != "ephemeral"
+    action: Action = "retire" if is_undoable else "purge"
+    return Item(store, found.session_id, found.paths.root, action, str(found.reason), found.state)
+
+
+def _retired(store: Store, rule: Rule, now: datetime) -> Iterator[Item]:
+    for session_id in store.retired_ids():
+        paths = store.retired_paths(session_id)
+        try:
+            state, since = retired_at(paths)
+        except OSError:
+            continue
+        if rule.takes_retired(state, since, now) and not is_running(paths):
+            yield Item(store, session_id, paths.root, "purge", "retired", state)
+
+
+def _runtime_directories(plan: Plan) -> Iterator[Item]:
+    """Yield what runs have left that did not live to remove it, of sessions that stay."""
+    going = {item.session_id for item in plan.items}
+    for session_id in find_runtime(plan.store):
+        paths = plan.store.paths(session_id)
+        if session_id not in going and not is_running(paths):
+            yield Item(plan.store, session_id, run_directory(paths), "purge", "runtime")
+
+
+def _collect(plan: Plan, item: Item) -> int | None:
+    """Collect one item; return its size, or None when it is not to go after all."""
+    paths = SessionPaths(item.path)
+    if item.reason == "remains":
+        return remove_remains(item.path) if is_abandoned(item.path, plan.now) else None
+    if item.reason == "runtime":
+        session = plan.store.paths(item.session_id)
+        with hold(session):
+            size, _ = measure(item.path, limit_s=_MEASURE_LIMIT_S)
+            remove_run_files(session)
+            return size
+    size, _ = measure(paths.root, limit_s=_MEASURE_LIMIT_S)
+    with hold(paths):
+        if not _is_still_to_go(plan, item, paths):
+            return None
+        if item.action == "purge":
+            return purge(paths)
+        retire(plan.store, paths, plan.now)
+        return size
+
+
+def _is_still_to_go(plan: Plan, item: Item, paths: SessionPaths) -> bool:
+    """Judge again what is held now. The lock's owner is then this process, so that whether it runs is no question."""
+    if item.reason == "retired":
+        return plan.rule.takes_retired(*retired_at(paths), plan.now)
+    found = judge(paths, plan.rule, plan.now)
+    return found is not None and found.reason is not None
+
+
+def _count(report: Report, item: Item, size: int) -> None:
+    if item.action == "retire":
+        report.retired.append(item)
+        report.retired_bytes += size
+    else:
+        report.purged.append(item)
+        report.freed_bytes += size

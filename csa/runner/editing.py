@@ -1,0 +1,76 @@
+"""Giving a session another name or description, and keeping it from being collected."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from csa.errors import UsageError
+from csa.model.state import SessionState
+from csa.runner.acting import hold_session, record_act, record_update
+from csa.runner.plan import DESCRIPTION_LENGTH, SESSION_NAME, is_unicode
+from csa.runner.setting import Setting
+from csa.store.held import HeldSession, store_lock
+
+
+@dataclass(frozen=True, slots=True)
+class Edit:
+    """What became of a session's record; nothing was written where `before` and `after` are the same."""
+
+    before: SessionState
+    after: SessionState
+    losses: tuple[str, ...] = ()
+
+    @property
+    def is_change(self) -> bool:
+        return self.before != self.after
+
+
+def rename_session(setting: Setting, selector: str, name: str | None) -> Edit:
+    """Give a session a name, unique in its project, or take it away (None).
+
+    Raises:
+        UsageError: the name is none, or another session has it.
+        NotFoundError, AmbiguousError, BusyError, StateError: of the session.
+    """
+    if name is not None and not SESSION_NAME.fullmatch(name):
+        raise UsageError(
+            f"'{name}' cannot name a session.",
+            hint="a name begins with a letter and has up to 64 letters, digits, dots, dashes and underscores",
+        )
+    with hold_session(setting, selector) as held, store_lock(setting.store):
+        other = setting.store.find_name(name) if name is not None else None
+        if other not in {None, held.state.session_id}:
+            raise UsageError(f"A session named '{name}' exists: {other}.", hint=f"csa session rename {name} --clear")
+        return _save(setting, held, replace(held.state, name=name), "session rename")
+
+
+def describe_session(setting: Setting, selector: str, text: str) -> Edit:
+    """Give a session another description: one line, redacted, cut to 80 characters."""
+    if not is_unicode(text):
+        raise UsageError("The description must be UTF-8.")
+    line = setting.redactor.redact(" ".join(text.split()))
+    if len(line) > DESCRIPTION_LENGTH:
+        line = line[: DESCRIPTION_LENGTH - 1] + "…"
+    with hold_session(setting, selector) as held:
+        return _save(setting, held, replace(held.state, description=line), "session describe")
+
+
+def pin_session(setting: Setting, selector: str, *, pinned: bool) -> Edit:
+    """Keep a session from being collected or deleted, or no longer."""
+    with hold_session(setting, selector) as held:
+        return _save(setting, held, replace(held.state, pinned=pinned), "session pin")
+
+
+_WORDS = {"session rename": ("renamed", "name"), "session describe": ("described", "description")}
+
+
+def _save(setting: Setting, held: HeldSession, after: SessionState, command: str) -> Edit:
+    edit = Edit(held.state, after)
+    if not edit.is_change:
+        return edit
+    what, field = _WORDS.get(command, ("pinned" if after.pinned else "unpinned", "pinned"))
+    changes = {field: getattr(after, field), "before": getattr(edit.before, field)}
+    held.save(after)
+    record_update(setting, held, what, changes)
+    loss = record_act(setting, command, after.session_id, what=what, **changes)
+    return replace(edit, losses=(loss,) if loss else ())

@@ -1,0 +1,81 @@
+"""Removing what a tool's vendor keeps of a conversation, where the tool can."""
+
+from __future__ import annotations
+
+import glob
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+from csa.model.adapter import Removal, RemovalRequest, Remover
+from csa.model.state import SessionState, ToolState
+from csa.runner.environment import base_environment
+from csa.runner.setting import Setting
+from csa.runner.toolbox import find_command, loadable_adapters
+
+_LIMIT_S = 60.0
+_WORDS = 200
+
+
+def remove_provider_copies(setting: Setting, state: SessionState) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Remove the conversations of a session at its tools' side; return what was removed, and what was not and why."""
+    adapters, _ = loadable_adapters(setting.config)
+    by_name = {adapter.name: adapter for adapter in adapters}
+    done, problems = [], []
+    for name, known in state.tools.items():
+        adapter = by_name.get(name)
+        if known.provider_session_id is None:
+            continue
+        if adapter is None or not isinstance(adapter, Remover):
+            problems.append(f"{name} cannot remove its copy of conversation {known.provider_session_id}")
+            continue
+        markers = (marker for other in adapters for marker in other.outer_markers)
+        environ = base_environment(setting.environ, markers, setting.config.for_tool(name).env)
+        if known.account and known.account != adapter.account(environ):
+            problems.append(f"{name}'s copy belongs to the account {known.account}, which is not the one in force")
+            continue
+        command = find_command(adapter, setting.config, setting.environ) or ()
+        removal = adapter.removal(RemovalRequest(command, known.provider_session_id, environ))
+        problem = _carry_out(removal, environ, _place(known, state), is_installed=bool(command))
+        if problem:
+            problems.append(f"{name}'s copy of conversation {known.provider_session_id} was not removed: {problem}")
+        else:
+            done.append(f"{name} {known.provider_session_id}")
+    return tuple(done), tuple(problems)
+
+
+def _place(known: ToolState, state: SessionState) -> str:
+    """Return where the tool is started: in the directory of the conversation, if that is still there."""
+    places = (known.cwd, state.project_path, "/")
+    return next(place for place in places if place and os.path.isdir(place))
+
+
+def _carry_out(removal: Removal | None, environ: dict[str, str], directory: str, *, is_installed: bool) -> str | None:
+    """Run the tool's command, or remove the files that hold the conversation; return what went wrong."""
+    if removal is None:
+        return "that is no id of the tool's"
+    if removal.files:
+        found = [Path(path) for pattern in removal.files for path in glob.glob(pattern)]
+        try:
+            for path in found:
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+        except OSError as error:
+            return str(error)
+        return None if found else "it is not there"
+    if not is_installed:
+        return "the tool is not installed"
+    try:
+        ended = subprocess.run(
+            removal.argv,
+            cwd=directory,
+            env=environ,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=_LIMIT_S,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return str(error)
+    words = " ".join((ended.stderr or ended.stdout).decode(errors="replace").split())[:_WORDS]
+    return None if ended.returncode == 0 else f"exit {ended.returncode}: {words}"

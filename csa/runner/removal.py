@@ -1,0 +1,177 @@
+"""Deleting sessions one by one, and bringing them back."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from csa.errors import BusyError, CsaError, NotFoundError, RefusedError, StateError, UsageError
+from csa.model.state import SessionState
+from csa.paths import SessionPaths
+from csa.runner.acting import record_act, record_update
+from csa.runner.caller import refuse_own_lineage
+from csa.runner.ending import end_sessions, who_asks
+from csa.runner.provider_copies import remove_provider_copies
+from csa.runner.setting import Setting, resolve_selector
+from csa.store.held import open_session
+from csa.store.liveness import probe
+from csa.store.locks import is_locked
+from csa.store.retiring import bring_back, hold, purge, remove_empty_directories, retire
+from csa.store.sessions import Store
+from csa.store.statefile import load_state
+
+
+@dataclass(frozen=True, slots=True)
+class Removed:
+    """What became of a session that was to be deleted. `freed_bytes` only where it was purged."""
+
+    session_id: str
+    is_purged: bool
+    freed_bytes: int = 0
+    provider_copies: tuple[str, ...] = ()  # what was removed at the tools' side
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Restored:
+    """A session that is back. `lost_name`: its name, which another has got meanwhile."""
+
+    state: SessionState
+    lost_name: str | None = None
+    losses: tuple[str, ...] = ()
+
+
+def resolve_for_deletion(setting: Setting, selectors: Sequence[str]) -> list[str]:
+    """Return the sessions to delete, each once, after all that can be refused was.
+
+    Raises:
+        RefusedError: one of them is the calling session or above it.
+        NotFoundError, AmbiguousError: of a selector.
+    """
+    ids = list(dict.fromkeys(resolve_selector(setting, selector) for selector in selectors))
+    for session_id in ids:
+        refuse_own_lineage(setting.caller, session_id, verb="delete")
+    return ids
+
+
+def delete_session(
+    setting: Setting, session_id: str, *, force: bool = False, purge_now: bool = False, provider: bool = False
+) -> Removed:
+    """Retire a session, or with `purge_now` remove it for good. With `force`, one that runs is ended first.
+
+    Raises:
+        BusyError: it runs, and would not end.
+        RefusedError: it is pinned, and `force` is not set.
+        NotFoundError: it is gone.
+        OSError: it cannot be moved or removed.
+    """
+    paths = setting.store.paths(session_id)
+    if force:
+        _end(setting, session_id)
+    _refuse_running_elsewhere(paths, session_id)
+    try:
+        with hold(paths):
+            removed = _delete_held(setting, paths, force=force, purge_now=purge_now, provider=provider)
+    except FileNotFoundError as error:
+        raise NotFoundError(f"Session {session_id} has just been removed.", hint="csa session list") from error
+    except BlockingIOError as error:
+        raise BusyError(
+            f"Session {session_id} is running; it was not deleted.",
+            hint=f"csa session delete --force {session_id} ends it first",
+        ) from error
+    if purge_now:
+        remove_empty_directories(setting.store)
+    return removed
+
+
+def living_children(store: Store, session_id: str) -> list[str]:
+    """Return the children of a session that are running."""
+    return [
+        record.session_id
+        for record in store.records()
+        if record.state and record.state.parent_session_id == session_id and is_locked(record.paths.session_lock)
+    ]
+
+
+def restore_session(setting: Setting, selector: str) -> Restored:
+    """Bring a retired session back to its place.
+
+    Raises:
+        NotFoundError: no retired session is meant.
+        UsageError: several are.
+        BusyError, StateError: it cannot be brought back.
+    """
+    store = setting.store
+    paths = store.retired_paths(_resolve_retired(store, selector))
+    name_before = load_state(paths.state).name
+    try:
+        with hold(paths):
+            paths, state = bring_back(store, paths, datetime.now(UTC))
+    except (FileNotFoundError, BlockingIOError) as error:
+        raise BusyError(f"Another command is just working on session {paths.root.name}.") from error
+    loss = record_act(setting, "session restore", state.session_id, what="restored")
+    losses = [loss] if loss else []
+    try:
+        with open_session(store, state.session_id) as held:
+            record_update(setting, held, "restored", {})
+    except (CsaError, OSError) as error:
+        losses.append(f"its transcript does not tell of it: {error}")
+    return Restored(state, name_before if name_before != state.name else None, tuple(losses))
+
+
+def _delete_held(setting: Setting, paths: SessionPaths, *, force: bool, purge_now: bool, provider: bool) -> Removed:
+    session_id, now = paths.root.name, datetime.now(UTC)
+    try:
+        state = load_state(paths.state)
+    except StateError:
+        state = None
+    if state and state.pinned and not force:
+        raise RefusedError(f"Session {session_id} is pinned.", hint=f"csa session pin --off {session_id}")
+    copies, warnings = remove_provider_copies(setting, state) if provider and state else ((), ())
+    freed = 0
+    if purge_now:
+        freed = purge(paths)
+    else:
+        retire(setting.store, paths, now)
+    done = "purged" if purge_now else "retired"
+    loss = record_act(setting, "session delete", session_id, what=done, provider_copies=list(copies))
+    return Removed(session_id, purge_now, freed, copies, (*warnings, *([loss] if loss else [])))
+
+
+def _end(setting: Setting, session_id: str) -> None:
+    """End a session's turn, if one runs; BusyError when it would not end."""
+    words = who_asks("session delete --force", setting.environ)
+    for ended in end_sessions([(setting.store, session_id)], words=words):
+        if ended.error is not None:
+            raise ended.error
+
+
+def _refuse_running_elsewhere(paths: SessionPaths, session_id: str) -> None:
+    """Refuse a session of a shared disk that may run on another machine, where our lock is not seen."""
+    if not is_locked(paths.session_lock) and probe(paths).state != "not_alive":
+        raise BusyError(f"Session {session_id} may be running on another machine.", hint="delete it there")
+
+
+def _resolve_retired(store: Store, selector: str) -> str:
+    """Return the retired session that a full id, a unique prefix or a name means; of several of a name, the newest."""
+    selector = selector.strip()
+    if not selector:
+        raise UsageError("An empty session selector matches nothing.")
+    ids = store.retired_ids()
+    matches = [session_id for session_id in ids if session_id.startswith(selector.upper())]
+    if not selector[0].isdigit():
+        matches = [session_id for session_id in reversed(ids) if _name(store, session_id) == selector][:1]
+    if len(matches) > 1:
+        raise UsageError("\n  ".join([f"'{selector}' matches {len(matches)} removed sessions:", *matches]))
+    if not matches:
+        hint = "csa session list" if store.has(selector.upper()) else None
+        raise NotFoundError(f"No removed session matches '{selector}' in {store.project}.", hint=hint)
+    return matches[0]
+
+
+def _name(store: Store, session_id: str) -> str | None:
+    try:
+        return load_state(store.retired_paths(session_id).state).name
+    except StateError:
+        return None

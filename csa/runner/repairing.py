@@ -1,0 +1,259 @@
+"""Mending a session's record: only what the journal proves, under the lock, and never by itself."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from csa.errors import BusyError, NotFoundError, StateError
+from csa.model.events import Event
+from csa.model.limits import COUNTS, Spent, spent_by_turn
+from csa.model.result import summarise
+from csa.model.state import SCHEMA, RecordFault, SessionState, parse_state, parse_time
+from csa.model.usage import Usage
+from csa.paths import SessionPaths
+from csa.runner.acting import record_act
+from csa.runner.plan import DESCRIPTION_LENGTH
+from csa.runner.setting import Setting
+from csa.store.atomic import sync_directory, write_atomically
+from csa.store.checking import DAMAGED_PREFIX, Problem, check_session, differing_keys, expected_result
+from csa.store.journal import Journal
+from csa.store.liveness import probe
+from csa.store.plaintoml import load_plain
+from csa.store.retiring import hold
+from csa.store.statefile import create_state, load_state
+from csa.store.transcript import end_of_last_line, read_events
+
+_ROOT = ""
+# What the transcript does not tell, and a line of a damaged record may: by the header above it.
+_SALVAGED: Mapping[str, tuple[str, ...]] = {
+    _ROOT: ("description", "created_at", "name", "owner", "expires_at", "branch", "pinned"),
+    "genealogy": ("parent_session_id", "parent_project", "root_session_id", "depth", "max_depth", "fork_of"),
+    "limits": COUNTS,
+    "budget": ("tokens", "usd", "time_s"),
+}
+_SALVAGED_OF_TOOLS = ("account", "cwd", "provider_session_id")
+
+
+@dataclass(slots=True)
+class Repair:
+    """What was done, or with a dry run would be, and what is still wrong."""
+
+    session_id: str
+    done: list[str] = field(default_factory=list)
+    left: list[Problem] = field(default_factory=list)
+    losses: list[str] = field(default_factory=list)
+
+
+def repair_session(setting: Setting, session_id: str, *, dry_run: bool = False) -> Repair:
+    """Mend what can safely be mended: a partial last line, a state.toml that cannot be read, a wrong result.toml.
+
+    Raises:
+        BusyError: the session runs.
+        NotFoundError: it is gone.
+    """
+    paths = setting.store.paths(session_id)
+    repair = Repair(session_id)
+    if probe(paths).state != "not_alive":
+        raise BusyError(f"Session {session_id} is running; it was not touched.")
+    try:
+        if dry_run:
+            _mend(setting, paths, repair, dry_run=True)
+        else:
+            with hold(paths):
+                _mend(setting, paths, repair, dry_run=False)
+    except FileNotFoundError as error:
+        raise NotFoundError(f"Session {session_id} has just been removed.", hint="csa session list") from error
+    except BlockingIOError as error:
+        raise BusyError(f"Session {session_id} is running; it was not touched.") from error
+    if not dry_run:
+        if repair.done and (
+            loss := record_act(setting, "session repair", session_id, what="repaired", done=repair.done)
+        ):
+            repair.losses.append(loss)
+        found = check_session(setting.store, paths)
+        repair.left = [problem for problem in found if problem.severity == "error"]
+    return repair
+
+
+def _mend(setting: Setting, paths: SessionPaths, repair: Repair, *, dry_run: bool) -> None:
+    fault = _fault(paths)
+    if fault is not None and _is_of_another(fault):
+        return
+    _drop_partial_line(paths.transcript, repair, dry_run=dry_run)
+    if fault is not None:
+        _rebuild_state(setting, paths, repair, dry_run=dry_run)
+    _rebuild_result(paths, repair, dry_run=dry_run)
+    if repair.done and not dry_run:
+        journal = Journal(paths.transcript, setting.redactor, turn=_turn(paths))
+        journal.append("session_updated", {"what": "repaired", "done": repair.done})
+        journal.sync()
+        journal.close()
+
+
+def _fault(paths: SessionPaths) -> StateError | None:
+    try:
+        load_state(paths.state)
+    except StateError as fault:
+        return fault
+    return None
+
+
+def _is_of_another(fault: StateError) -> bool:
+    """Say whether a record is sound, but a newer csa's, or another session's whose directory was copied."""
+    return fault.hint is not None or "which is not its directory's name" in fault.problem
+
+
+def _drop_partial_line(transcript: Path, repair: Repair, *, dry_run: bool) -> None:
+    try:
+        fd = os.open(transcript, (os.O_RDONLY if dry_run else os.O_RDWR) | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return
+    try:
+        size = os.fstat(fd).st_size
+        end = end_of_last_line(fd, size)
+        if end == size:
+            return
+        repair.done.append(f"transcript.jsonl: the last {size - end} bytes, a line that was cut off, are dropped")
+        if not dry_run:
+            os.ftruncate(fd, end)
+            os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def _rebuild_state(setting: Setting, paths: SessionPaths, repair: Repair, *, dry_run: bool) -> None:
+    """Make a state.toml that cannot be read anew, and keep the old one."""
+    state = rebuilt_state(paths, setting.store.project)
+    if state is None:
+        return
+    kept = ""
+    if paths.state.exists():
+        aside = paths.state.with_name(f"{DAMAGED_PREFIX}{datetime.now(UTC):%Y%m%dT%H%M%SZ}")
+        kept = f"; the old file is kept as {aside.name}"
+        if not dry_run:
+            os.rename(paths.state, aside)
+    repair.done.append(f"state.toml: made anew from the transcript, with {state.turns} turns{kept}")
+    if state.parent_session_id is None:
+        repair.done[-1] += "; no parent is known, so it is a root"
+    if not dry_run:
+        create_state(paths.state, state)
+
+
+def _rebuild_result(paths: SessionPaths, repair: Repair, *, dry_run: bool) -> None:
+    try:
+        expected = expected_result(paths)
+    except StateError:
+        return
+    if expected is None:
+        return
+    try:
+        wrong = differing_keys(paths, expected)
+    except StateError:
+        wrong = ["it could not be read"]
+    if not wrong:
+        return
+    repair.done.append(f"result.toml: made anew from the transcript ({', '.join(wrong)})")
+    if not dry_run:
+        write_atomically(paths.result, expected)
+        sync_directory(paths.root)
+
+
+def _turn(paths: SessionPaths) -> int:
+    try:
+        return load_state(paths.state).turns
+    except StateError:
+        return 0
+
+
+def rebuilt_state(paths: SessionPaths, project: Path) -> SessionState | None:
+    """Return the record that a transcript tells of, with what can be read of a damaged one; None without a turn."""
+    known = _from_transcript(paths, project)
+    if known is None:
+        return None
+    salvaged = _salvage(paths.state)
+    record = {**known, **salvaged.pop(_ROOT, {})}
+    for table in ("genealogy", "limits", "budget"):
+        record[table] = salvaged.pop(table, {})
+    for name, values in salvaged.items():
+        if name in record["tools"]:
+            record["tools"][name] = {**values, **record["tools"][name]}
+    try:
+        return parse_state(record)
+    except RecordFault:  # what was salvaged is damaged as well
+        return parse_state(known)
+
+
+def _from_transcript(paths: SessionPaths, project: Path) -> dict[str, Any] | None:
+    events = read_events(paths.transcript)
+    first = next((event for event in events if event.type == "run_started"), None)
+    if first is None:
+        return None
+    description = summarise(str(first.data.get("prompt", "")))[:DESCRIPTION_LENGTH]
+    record: dict[str, Any] = {
+        "schema": SCHEMA,
+        "meta_session_id": paths.root.name,
+        "description": description,
+        "project_path": str(project),
+        "created_at": parse_time(first.ts),
+        "tools": {},
+    }
+    usage, spent, tool, last = Usage(), Spent(), "", first
+    for event in read_events(paths.transcript):
+        last = event
+        if event.type == "run_started":
+            tool = str(event.data.get("tool", ""))
+            record |= {"turns": event.turn, "permission": event.data.get("permission")}
+            record["tools"].setdefault(tool, {})
+        if tool:
+            record["tools"][tool] |= _of_tool(event)
+        if event.type == "run_finished":
+            used = event.data.get("usage")
+            of_turn = Usage.from_dict(used) if isinstance(used, dict) else None
+            usage = usage + of_turn if of_turn else usage
+            spent += spent_by_turn(of_turn, float(event.data.get("duration_s") or 0))
+    record["last_accessed"] = parse_time(last.ts)
+    sums = {"duration_s": spent.time_s, "turns_unmeasured": spent.turns_unmeasured}
+    sums["turns_unpriced"] = spent.turns_unpriced
+    record["usage"] = {key: value for key, value in {**usage.to_dict(), **sums}.items() if value is not None}
+    return record
+
+
+def _of_tool(event: Event) -> dict[str, Any]:
+    """Return what an event tells of the tool's conversation."""
+    data = event.data
+    if event.type == "run_started":
+        return {"cwd": data.get("cwd"), "updated_at": event.ts}
+    if event.type == "session_bound":
+        return {"provider_session_id": data.get("provider_session_id"), "updated_at": event.ts}
+    if event.type == "run_finished":
+        code = data.get("tool_exit_code")
+        return {
+            "last_action_summary": data.get("summary", ""),
+            "last_exit_code": code if code is not None else data.get("exit_code"),
+            "updated_at": event.ts,
+        }
+    return {}
+
+
+def _salvage(path: Path) -> dict[str, dict[str, Any]]:
+    """Return the lines of a damaged record that can be read by themselves, by table, as far as they are wanted."""
+    found: dict[str, dict[str, Any]] = {}
+    try:
+        text = path.read_text(errors="replace")
+    except OSError:
+        return found
+    table, wanted = _ROOT, _SALVAGED[_ROOT]
+    for line in text.splitlines():
+        if line.startswith("[") and line.endswith("]"):
+            table = line[1:-1].removeprefix("tools.")
+            wanted = _SALVAGED_OF_TOOLS if line.startswith("[tools.") else _SALVAGED.get(table, ())
+            continue
+        for key, value in (load_plain(line) or {}).items():
+            if key in wanted and "\ufffd" not in str(value):
+                found.setdefault(table, {})[key] = value
+    return found

@@ -1,0 +1,61 @@
+"""audit.jsonl of a store: who did what to which session, one line an act. Only ever appended to."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from csa.model.state import format_time
+from csa.store.sessions import Store
+
+
+def audit_file(store: Store) -> Path:
+    """Return where the acts are noted."""
+    return store.path / "audit.jsonl"
+
+
+def append_audit(
+    store: Store,
+    command: str,
+    *,
+    session_id: str | None,
+    what: Mapping[str, Any],
+    who: str,
+    caller: str | None = None,
+    now: datetime | None = None,
+) -> None:
+    """Note one act, in a single write, so that lines of several processes never mix.
+
+    Args:
+        store: whose session it was; the store's directory must exist.
+        command: what was called, as `session delete`.
+        session_id: the session; None where the act was on the store.
+        what: what was done; must be redacted already.
+        who: the user, as `user@host`.
+        caller: the session csa was called in.
+        now: the time; the clock's when None.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    line = {
+        "ts": format_time(now or datetime.now(UTC)),
+        "who": who,
+        "caller": caller,
+        "command": command,
+        "session_id": session_id,
+        **what,
+    }
+    content = json.dumps(line, ensure_ascii=False, default=str).encode("utf-8", "backslashreplace") + b"\n"
+    fd = os.open(audit_file(store), os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    try:
+        size = os.fstat(fd).st_size
+        if size and os.pread(fd, 1, size - 1) != b"\n":  # a full disk cut the last line short
+            content = b"\n" + content
+        os.write(fd, content)
+    finally:
+        os.close(fd)

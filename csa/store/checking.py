@@ -1,0 +1,223 @@
+"""Everything that is wrong with the files of a session, each with its place. Reads only."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+import tomllib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from csa.errors import NotFoundError, StateError
+from csa.model.events import TRANSCRIPT_VERSION, Event
+from csa.model.state import SessionState
+from csa.paths import SessionPaths, store_dir
+from csa.store.liveness import probe
+from csa.store.results import load_result, render_result
+from csa.store.sessions import Store
+from csa.store.statefile import load_state, read_record
+
+Severity = Literal["error", "warning", "info"]
+_KNOWN_NAMES = frozenset(
+    {"state.toml", "transcript.jsonl", "result.toml", "heartbeat", "cancel", "locks", "output", "runtime"}
+)
+DAMAGED_PREFIX = "state.toml.damaged-"
+_PRIVATE = 0o077
+_FAULTS_SHOWN = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One thing that is wrong. An `error` is damage, a `warning` may become one, an `info` is worth knowing."""
+
+    session_id: str
+    severity: Severity
+    path: Path
+    text: str
+    line: int | None = None
+
+    def __str__(self) -> str:
+        where = f"{self.path}, line {self.line}" if self.line is not None else str(self.path)
+        return f"{where}: {self.text}"
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the object that `--json` prints."""
+        return {
+            "session_id": self.session_id,
+            "severity": self.severity,
+            "path": str(self.path),
+            "line": self.line,
+            "problem": self.text,
+        }
+
+
+def check_session(store: Store, paths: SessionPaths) -> list[Problem]:
+    """Return what is wrong with one session. Of one that runs, only what a turn does not change meanwhile."""
+    session_id = paths.root.name
+    is_at_rest = probe(paths).state == "not_alive"
+    problems = list(_check_layout(session_id, paths))
+    state: SessionState | None = None
+    try:
+        state = load_state(paths.state)
+    except StateError as fault:
+        problems.append(Problem(session_id, "error", fault.path, fault.problem, fault.line))
+    events, found = check_transcript(session_id, paths.transcript, is_at_rest=is_at_rest)
+    problems += found
+    if is_at_rest:
+        problems += _check_result(session_id, paths)
+    if state is not None:
+        problems += _check_state(store, paths, state, events)
+    return problems
+
+
+def check_names(store: Store) -> Iterator[Problem]:
+    """Yield the sessions whose name an older one has as well."""
+    holders: dict[str, str] = {}
+    for session_id in store.ids():
+        state = store.record(session_id).state
+        if state is None or state.name is None:
+            continue
+        if state.name in holders:
+            text = f"the name '{state.name}' is also that of session {holders[state.name]}"
+            yield Problem(session_id, "error", store.paths(session_id).state, text)
+        holders.setdefault(state.name, session_id)
+
+
+def check_transcript(session_id: str, path: Path, *, is_at_rest: bool = True) -> tuple[list[Event], list[Problem]]:
+    """Return the turns' beginnings and ends that a transcript tells of, and what is wrong with its lines."""
+    ends: list[Event] = []
+    problems: list[Problem] = []
+    expected, number = 1, 0
+    try:
+        file = path.open("rb")
+    except FileNotFoundError:
+        return [], []
+    except OSError as error:
+        return [], [Problem(session_id, "error", path, f"cannot be read ({error.strerror})")]
+    with file:
+        for number, line in enumerate(file, 1):
+            if not line.endswith(b"\n"):
+                if is_at_rest:
+                    text = f"the last line is cut off after {len(line)} bytes; the next turn drops it"
+                    problems.append(Problem(session_id, "warning", path, text, number))
+                break
+            event, fault = _read_line(line)
+            if event is None:
+                problems.append(Problem(session_id, "error", path, fault, number))
+                expected += 1
+                continue
+            if event.seq != expected:
+                text = f"seq is {event.seq}, where {expected} should follow"
+                problems.append(Problem(session_id, "error", path, text, number))
+            expected = event.seq + 1
+            if event.type in {"run_started", "run_finished"}:
+                ends.append(event)
+    if len(problems) > _FAULTS_SHOWN:
+        more = Problem(session_id, "error", path, f"and {len(problems) - _FAULTS_SHOWN} more lines are wrong")
+        problems = [*problems[:_FAULTS_SHOWN], more]
+    return ends, problems
+
+
+def expected_result(paths: SessionPaths) -> bytes | None:
+    """Return what result.toml should hold, as the journal tells it; None when no turn has finished.
+
+    Raises:
+        StateError: the last end that the journal tells of is no result.
+    """
+    try:
+        return render_result(load_result(paths, paths.root.name))
+    except NotFoundError:
+        return None
+
+
+def differing_keys(paths: SessionPaths, expected: bytes) -> list[str]:
+    """Return the keys in which result.toml is not what it should be; StateError when it cannot be read."""
+    wanted = tomllib.loads(expected.decode())
+    found = read_record(paths.result)
+    return sorted(key for key in wanted if found.get(key) != wanted[key])
+
+
+def _read_line(line: bytes) -> tuple[Event | None, str]:
+    try:
+        found = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        return None, f"is not JSON ({error})"
+    if not isinstance(found, dict):
+        return None, "is no object"
+    try:
+        event = Event.from_dict(found)
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        return None, f"is no event ({type(error).__name__}: {error})"
+    if found.get("v") != TRANSCRIPT_VERSION:
+        return None, f"has version {found.get('v')!r}, not {TRANSCRIPT_VERSION}"
+    return event, ""
+
+
+def _check_layout(session_id: str, paths: SessionPaths) -> Iterator[Problem]:
+    """Look for what does not belong there, and for what others may read."""
+    for directory, below, files in os.walk(paths.root):
+        at = Path(directory)
+        if at == paths.root:
+            for name in sorted({*below, *files} - _KNOWN_NAMES):
+                if not name.startswith(DAMAGED_PREFIX):
+                    yield Problem(session_id, "info", at / name, "is not a part of a session that this csa knows")
+        if paths.output in at.parents:
+            below.clear()  # what agents leave there is theirs, and the directory keeps others out
+            files = []  # noqa: PLW2901  # as above
+        for path in (at, *(at / name for name in files)):
+            yield from _check_mode(session_id, path)
+
+
+def _check_mode(session_id: str, path: Path) -> Iterator[Problem]:
+    try:
+        found = path.lstat()
+    except OSError:
+        return
+    if stat.S_ISLNK(found.st_mode):
+        return
+    if found.st_mode & _PRIVATE:
+        yield Problem(session_id, "warning", path, f"others may use it (mode {stat.S_IMODE(found.st_mode):04o})")
+    if found.st_uid != os.geteuid():
+        yield Problem(session_id, "warning", path, f"belongs to another user (uid {found.st_uid})")
+
+
+def _check_result(session_id: str, paths: SessionPaths) -> Iterator[Problem]:
+    """Compare result.toml with the event that it is a projection of."""
+    try:
+        expected = expected_result(paths)
+        if expected is not None and not paths.result.exists():
+            text = "is missing, though a turn has finished; repair makes it anew"
+            yield Problem(session_id, "warning", paths.result, text)
+            return
+        wrong = differing_keys(paths, expected) if expected is not None else []
+    except StateError as fault:
+        yield Problem(session_id, "error", fault.path, fault.problem, fault.line)
+        return
+    if wrong:
+        text = f"differs from the last run_finished of the transcript in {', '.join(wrong)}"
+        yield Problem(session_id, "error", paths.result, text)
+
+
+def _check_state(store: Store, paths: SessionPaths, state: SessionState, ends: list[Event]) -> Iterator[Problem]:
+    session_id = state.session_id
+    started = max((event.turn for event in ends), default=0)
+    if ends and started > state.turns:
+        text = f"turns is {state.turns}, and the transcript tells of turn {started}"
+        yield Problem(session_id, "error", paths.state, text)
+    if state.project_path != str(store.project):
+        text = f"its project is {state.project_path}, and it lies in the store of {store.project}"
+        yield Problem(session_id, "warning", paths.state, text)
+    if state.last_accessed < state.created_at:
+        yield Problem(session_id, "info", paths.state, "it was used before it was created")
+    if (parent := state.parent_session_id) is not None and not _is_there(store, state, parent):
+        yield Problem(session_id, "info", paths.state, f"its parent {parent} is gone")
+
+
+def _is_there(store: Store, state: SessionState, parent: str) -> bool:
+    if state.parent_project is not None:
+        sessions = store_dir(store.root, Path(state.parent_project)) / "sessions"
+        return (sessions / parent).is_dir()
+    return store.has(parent) or store.retired_paths(parent).root.is_dir()

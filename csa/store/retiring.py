@@ -1,0 +1,184 @@
+"""Taking sessions out of sight, bringing them back, and removing them for good. Each step is one rename.
+
+Wherever a process dies in between, a session is in its place, or retired, or on its way out under a hidden name that
+the next collection removes. The caller holds the session's lock, taken by `hold`, which needs no readable record.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+from csa.errors import BusyError, StateError
+from csa.model.state import SessionState
+from csa.paths import SessionPaths
+from csa.store.atomic import sync_directory
+from csa.store.held import GONE_PREFIX, store_lock
+from csa.store.locks import Lock, acquire_lock
+from csa.store.owner import current_owner
+from csa.store.sessions import NEW_PREFIX, Store
+from csa.store.statefile import load_state, save_state
+from csa.store.survey import measure
+
+_MEASURE_LIMIT_S = 60.0
+_LOCKS = {"store.lock", "usage_stats.lock"}
+
+
+@contextmanager
+def hold(paths: SessionPaths) -> Iterator[Lock]:
+    """Hold a session's lock, whether its record can be read or not; what it is renamed to stays held.
+
+    Raises:
+        FileNotFoundError: the session is gone.
+        BlockingIOError: someone holds it.
+    """
+    if not paths.session_lock.parent.is_dir():
+        before = os.stat(paths.root)
+        paths.session_lock.parent.mkdir(0o700, exist_ok=True)
+        os.utime(paths.root, ns=(before.st_atime_ns, before.st_mtime_ns))  # of a damaged one, that is its age
+    with acquire_lock(paths.session_lock) as lock:
+        owner = current_owner(tool="csa", turn=0, since=datetime.now(UTC).isoformat(timespec="seconds"))
+        with suppress(OSError):  # a full disk is a reason to collect
+            lock.write(owner.to_bytes())
+        try:
+            yield lock
+        finally:
+            with suppress(OSError):
+                lock.write(b"")
+
+
+def retire(store: Store, paths: SessionPaths, now: datetime) -> SessionPaths:
+    """Move a session that is held to retired/, and note the time in its record where that is readable.
+
+    The move is not synced: after a power cut the session is perhaps still in its place, and goes the next time.
+
+    Raises:
+        BusyError: a session of that id is there already.
+        OSError: it cannot be moved.
+    """
+    target = store.retired_paths(paths.root.name)
+    while True:
+        target.root.parent.mkdir(0o700, exist_ok=True)
+        try:
+            _move(paths.root, target.root)
+            break
+        except FileNotFoundError:  # another collector has just found retired/ empty, and removed it
+            if not paths.root.exists():
+                raise
+    with suppress(StateError, OSError):  # then the time at which it was moved counts
+        state = load_state(target.state)
+        save_state(target.state, replace(state, phase="retired", retired_at=now, retired_phase=state.phase))
+    return target
+
+
+def bring_back(store: Store, paths: SessionPaths, now: datetime) -> tuple[SessionPaths, SessionState]:
+    """Move a retired session that is held back to its place; it counts as used now, and no longer expires.
+
+    A name that another session has got meanwhile is left to that one.
+
+    Raises:
+        StateError: its record cannot be read.
+        BusyError: a session of that id is there already.
+    """
+    state = load_state(paths.state)
+    target = store.paths(state.session_id)
+    with store_lock(store):
+        store.sessions_dir.mkdir(0o700, exist_ok=True)
+        taken = state.name is not None and store.find_name(state.name) is not None
+        restored = replace(
+            state,
+            phase=state.retired_phase or "active",
+            retired_at=None,
+            retired_phase=None,
+            last_accessed=now,
+            expires_at=None,
+            name=None if taken else state.name,
+        )
+        _move(paths.root, target.root)
+        for directory in (paths.root.parent, target.root.parent):
+            sync_directory(directory)
+        save_state(target.state, restored)
+    return target, restored
+
+
+def purge(paths: SessionPaths) -> int:
+    """Remove a session that is held, for good; return the bytes that became free."""
+    aside = paths.root.with_name(GONE_PREFIX + paths.root.name.removeprefix(NEW_PREFIX))
+    _clear(aside)
+    os.rename(paths.root, aside)
+    return _clear(aside)
+
+
+def remove_remains(path: Path) -> int:
+    """Remove what a start or removal that was cut off has left; return the bytes that became free.
+
+    Raises:
+        BlockingIOError: somebody works on it after all.
+    """
+    paths = SessionPaths(path)
+    if path.name.startswith(GONE_PREFIX):
+        return _clear(path)
+    with hold(paths):
+        return purge(paths)
+
+
+def remove_empty_directories(store: Store) -> None:
+    """Remove the directories of a store that hold nothing any more, up to the state root."""
+    if not store.path.is_dir():
+        return
+    with store_lock(store):  # whoever makes a session there holds it
+        for directory in (store.sessions_dir, store.retired_dir):
+            with suppress(OSError):
+                directory.rmdir()
+        if set(os.listdir(store.path)) <= _LOCKS:
+            for name in _LOCKS:  # the one is held; the other is only taken by who has a session here
+                (store.path / name).unlink(missing_ok=True)  # whoever waits for it sees that it has gone
+    directory = store.path
+    while directory != store.root and directory.is_relative_to(store.root):
+        try:
+            directory.rmdir()
+        except OSError:
+            return
+        directory = directory.parent
+
+
+def _move(source: Path, target: Path) -> None:
+    try:
+        os.rename(source, target)
+    except OSError as error:
+        if error.errno not in {errno.ENOTEMPTY, errno.EEXIST}:
+            raise
+        raise BusyError(f"There is another session {target.name} in {target.parent}.") from error
+
+
+def _clear(path: Path) -> int:
+    """Remove a tree, perhaps while another process does the same; return its size."""
+    if not path.exists():
+        return 0
+    size, _ = measure(path, limit_s=_MEASURE_LIMIT_S)
+    try:
+        _remove_tree(path)
+    except PermissionError:
+        for directory, _, _ in os.walk(path):  # agents leave directories that may not be written, as go's modules
+            os.chmod(directory, 0o700)
+        _remove_tree(path)
+    return size
+
+
+def _remove_tree(path: Path) -> None:
+    if sys.version_info >= (3, 12):
+        shutil.rmtree(path, onexc=lambda _function, _path, error: _pass_over_missing(error))
+    else:
+        shutil.rmtree(path, onerror=lambda _function, _path, failure: _pass_over_missing(failure[1]))
+
+
+def _pass_over_missing(error: BaseException) -> None:
+    if not isinstance(error, FileNotFoundError):
+        raise error

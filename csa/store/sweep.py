@@ -1,0 +1,194 @@
+"""Looking through all sessions of a store for those that are to be collected. Reads only.
+
+Of a hundred thousand sessions most are younger than what is looked for, and a line of their state.toml says so: only
+the others' records are read as a whole.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from csa.errors import StateError
+from csa.model.collection import Reason, Rule
+from csa.model.state import SessionState
+from csa.paths import SessionPaths
+from csa.store.held import GONE_PREFIX
+from csa.store.liveness import probe
+from csa.store.locks import probe_lock
+from csa.store.owner import may_be_running, parse_owner
+from csa.store.sessions import NEW_PREFIX, Store
+from csa.store.statefile import load_state, parse_state_bytes
+from csa.store.stores import is_of_session
+
+_REMAINS_AFTER_S = 3600.0
+_USED = b"\nlast_accessed = "
+_PLENTY_BYTES = 1 << 14  # a longer state.toml is read the slow way
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A session that may go. `changed_at` is when the files of a damaged one were last changed."""
+
+    session_id: str
+    paths: SessionPaths
+    state: SessionState | None
+    fault: StateError | None = None
+    reason: Reason | None = None
+    is_running: bool = False
+
+
+def find_candidates(store: Store, rule: Rule, now: datetime) -> Iterator[Candidate]:
+    """Yield the sessions that the rule takes or cannot judge, oldest first; those that run are marked so."""
+    kept_from = f"{rule.last_kept(now):%Y-%m-%dT%H:%M:%S}".encode().rjust(19, b"0")
+    try:
+        directory = os.open(store.sessions_dir, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return
+    try:
+        for session_id in store.ids():
+            content = _read(directory, session_id)
+            if content is None or not _is_surely_kept(content, kept_from):
+                found = judge(store.paths(session_id), rule, now, content=content)
+                if found is not None:
+                    yield found
+    finally:
+        os.close(directory)
+
+
+def judge(paths: SessionPaths, rule: Rule, now: datetime, *, content: bytes | None = None) -> Candidate | None:
+    """Say why a session goes, or that its record cannot be read; None when it stays, or is not there."""
+    session_id = paths.root.name
+    try:
+        state = load_state(paths.state) if content is None else parse_state_bytes(paths.state, content)
+    except StateError as fault:
+        return _judge_damaged(paths, fault, rule, now)
+    reason = rule.verdict(state, now)
+    return Candidate(session_id, paths, state, None, reason, is_running(paths)) if reason else None
+
+
+def _judge_damaged(paths: SessionPaths, fault: StateError, rule: Rule, now: datetime) -> Candidate | None:
+    changed_at = changed(paths)
+    if changed_at is None:
+        return None
+    reason: Reason | None = "damaged" if rule.takes_damaged(changed_at, now) else None
+    return Candidate(paths.root.name, paths, None, fault, reason, is_running(paths))
+
+
+def changed(paths: SessionPaths) -> datetime | None:
+    """Return when something was last written to a session, as its files say; None when it is gone."""
+    times = []
+    for path in (paths.root, paths.state, paths.transcript, paths.heartbeat, paths.output):
+        try:
+            times.append(os.stat(path).st_mtime)
+        except OSError:
+            if path == paths.root:
+                return None
+    return datetime.fromtimestamp(max(times), UTC)
+
+
+def retired_at(paths: SessionPaths) -> tuple[SessionState | None, datetime]:
+    """Return a retired session's record, if it can be read, and since when it is retired.
+
+    Where the record does not say, the directory's change of place counts; a backup that is played back makes that
+    later, never earlier.
+
+    Raises:
+        OSError: it is gone.
+    """
+    moved = datetime.fromtimestamp(os.stat(paths.root).st_ctime, UTC)
+    try:
+        state = load_state(paths.state)
+    except StateError:
+        return None, moved
+    return state, state.retired_at or moved
+
+
+def is_running(paths: SessionPaths) -> bool:
+    """Say whether a session runs, or may do so on another machine."""
+    try:
+        held, content = probe_lock(f"{paths.root}/locks/session.lock")  # ten times as fast as by way of Paths
+        return held or (bool(content) and probe(paths).state != "not_alive")
+    except OSError:
+        return True  # what cannot be looked at stays
+
+
+def find_remains(store: Store, now: datetime) -> list[Path]:
+    """Return what starts and removals that were cut off have left: held by nobody, and an hour old or provably dead."""
+    found = []
+    for directory in (store.sessions_dir, store.retired_dir):
+        for name in _names(directory):
+            if name.startswith((NEW_PREFIX, GONE_PREFIX)) and is_of_session(name):
+                path = directory / name
+                if is_abandoned(path, now):
+                    found.append(path)
+    return found
+
+
+def is_abandoned(path: Path, now: datetime) -> bool:
+    """Say whether nobody builds or removes a directory any more."""
+    try:
+        found = path.stat()
+        held, content = probe_lock(SessionPaths(path).session_lock)
+    except OSError:
+        return False
+    owner = parse_owner(content)
+    is_dead = owner is not None and owner.is_local and not may_be_running(owner)
+    # A session that is being removed was perhaps not written to for years, but has just been renamed.
+    since = found.st_ctime if path.name.startswith(GONE_PREFIX) else found.st_mtime
+    return not held and (is_dead or now.timestamp() - since > _REMAINS_AFTER_S)
+
+
+def find_runtime(store: Store) -> Iterator[str]:
+    """Yield the ids of sessions that have a directory for the files of a running turn."""
+    try:
+        directory = os.open(store.sessions_dir, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return
+    try:
+        for session_id in store.ids():
+            try:
+                os.stat(f"{session_id}/runtime", dir_fd=directory)
+            except OSError:
+                continue
+            yield session_id
+    finally:
+        os.close(directory)
+
+
+def _is_surely_kept(content: bytes, kept_from: bytes) -> bool:
+    """Say whether a plain line says that a session was used later than that, and none that it may go nevertheless."""
+    at = content.find(_USED) + len(_USED)
+    used = content[at : at + 20]
+    if at < len(_USED) or used[:19] <= kept_from or used[10:11] != b"T" or used[19:] not in {b"Z", b"."}:
+        return False
+    head = content[: content.find(b"\n[")]  # before the tables
+    if at >= len(head) or head.find(b"Z\n", at, at + 28) < 0:
+        return False
+    # The first two are reasons to go; behind the others, a line may be part of a longer text.
+    return not (b"expires_at" in head or b"ephemeral" in head or b'"""' in head or b"'''" in head)
+
+
+def _read(directory: int, session_id: str) -> bytes | None:
+    """Return a session's record; None where it needs the slow way, which says what is wrong."""
+    try:
+        fd = os.open(f"{session_id}/state.toml", os.O_RDONLY | os.O_CLOEXEC, dir_fd=directory)
+    except OSError:
+        return None
+    try:
+        content = os.read(fd, _PLENTY_BYTES)
+    except OSError:
+        return None
+    finally:
+        os.close(fd)
+    return content if len(content) < _PLENTY_BYTES else None
+
+
+def _names(directory: Path) -> list[str]:
+    try:
+        return sorted(os.listdir(directory))
+    except OSError:
+        return []
