@@ -101,47 +101,74 @@ class UsageFault(Exception):  # noqa: N818  # becomes a UsageError with a hint
         self.prog = prog
 
 
-GROUPS = {"session": "look at sessions", "config": "look at the configuration"}
-COMMANDS = (
-    Command(("run",), "run", "hand a prompt to an AI coding tool, in a new or old session"),
-    Command(("top",), "top", "show what runs, in all projects"),
-    Command(("ps",), "ps", "print what runs, in all projects, with its processes"),
-    Command(("kill",), "kill", "end everything that runs, in all projects"),
-    Command(("session", "list"), "session_list", "list the project's sessions, or their tree"),
-    Command(("session", "result"), "session_result", "print the answer of a session's last turn"),
-    Command(("session", "logs"), "session_logs", "print what happened in a session"),
-    Command(("session", "info"), "session_info", "show all that is known of a session"),
-    Command(("session", "show"), "session_show", "print a session's conversation"),
-    Command(("session", "artifacts"), "session_artifacts", "list or copy the files agents have left"),
-    Command(("session", "export"), "session_export", "write sessions to an archive, or for reading"),
-    Command(("session", "import"), "session_import", "take in the sessions of an archive"),
-    Command(("session", "current"), "session_current", "choose the current session, or print it"),
-    Command(("session", "is-alive"), "session_is_alive", "say whether a session is running"),
-    Command(("session", "compress"), "session_compress", "have a session's tool compact its conversation"),
-    Command(("session", "checkpoint"), "session_checkpoint", "put a session's state and digest on record, in git"),
-    Command(("session", "checkpoints"), "session_checkpoints", "list, show and verify the checkpoints"),
-    Command(("session", "log"), "session_log", "print the git history of a session"),
-    Command(("session", "rename"), "session_rename", "give a session a name, or take it away"),
-    Command(("session", "describe"), "session_describe", "say what a session is about"),
-    Command(("session", "pin"), "session_pin", "keep a session from being collected"),
-    Command(("session", "delete"), "session_delete", "remove sessions; they can be restored for a week"),
-    Command(("session", "restore"), "session_restore", "bring a removed session back"),
-    Command(("session", "adopt"), "session_adopt", "take over the sessions of a project that has moved"),
-    Command(("session", "clean"), "session_clean", "remove the project's old sessions"),
-    Command(("session", "validate"), "session_validate", "say what is wrong with the records of sessions"),
-    Command(("session", "repair"), "session_repair", "mend what can safely be mended in a session's record"),
-    Command(("gc",), "gc", "remove old sessions and leftovers, quietly, for cron"),
-    Command(("session", "budget"), "session_budget", "show what a session and all below it have used"),
-    Command(("session", "why"), "session_why", "print the evidence of what a session does"),
-    Command(("session", "wait"), "session_wait", "wait until sessions have ended"),
-    Command(("session", "attach"), "session_attach", "follow a running turn, or open the tool"),
-    Command(("session", "kill"), "session_kill", "end running sessions"),
-    Command(("stats",), "stats", "say what sessions have done and used"),
-    Command(("config", "show"), "config_show", "print each setting with its origin"),
-    Command(("config", "validate"), "config_validate", "check the config files"),
-    Command(("doctor",), "doctor", "say whether csa can work here, and what to do if not"),
-    Command(("completion",), "completion", "print a script that completes csa's words in a shell"),
+GROUPS = {"session": "look at sessions, and keep them in order", "config": "look at the configuration"}
+# What one wants to do, and the commands for it, in the order in which help shows them.
+PURPOSES: tuple[tuple[str, tuple[Command, ...]], ...] = (
+    (
+        "run agents",
+        (
+            Command(("run",), "run", "hand a prompt to a tool, in a new session or an old one"),
+            Command(("session", "attach"), "session_attach", "follow a running turn, or open the tool"),
+            Command(("session", "wait"), "session_wait", "wait until sessions have ended"),
+            Command(("session", "kill"), "session_kill", "end running sessions"),
+            Command(("kill",), "kill", "end everything that runs, in all projects"),
+        ),
+    ),
+    (
+        "see what they do",
+        (
+            Command(("session", "list"), "session_list", "list the project's sessions, or their tree"),
+            Command(("session", "show"), "session_show", "print a session's conversation"),
+            Command(("session", "result"), "session_result", "print the answer of a session's last turn"),
+            Command(("session", "info"), "session_info", "show all that is known of a session"),
+            Command(("session", "logs"), "session_logs", "print what happened in a session"),
+            Command(("session", "artifacts"), "session_artifacts", "list or copy the files agents have left"),
+            Command(("session", "is-alive"), "session_is_alive", "say whether a session is running"),
+            Command(("session", "why"), "session_why", "print the evidence of what a session does"),
+            Command(("session", "budget"), "session_budget", "show what a session and all below it have used"),
+            Command(("top",), "top", "show what runs, in all projects"),
+            Command(("ps",), "ps", "print what runs, in all projects, with its processes"),
+            Command(("stats",), "stats", "say what sessions have done and used"),
+        ),
+    ),
+    (
+        "keep sessions in order",
+        (
+            Command(("session", "rename"), "session_rename", "give a session a name, or take it away"),
+            Command(("session", "describe"), "session_describe", "say what a session is about"),
+            Command(("session", "pin"), "session_pin", "keep a session from being collected"),
+            Command(("session", "current"), "session_current", "choose the current session, or print it"),
+            Command(("session", "compress"), "session_compress", "have the tool compact a conversation"),
+            Command(("session", "checkpoint"), "session_checkpoint", "put a session's state and digest on record"),
+            Command(("session", "checkpoints"), "session_checkpoints", "list, show and verify the checkpoints"),
+            Command(("session", "log"), "session_log", "print the git history of a session"),
+            Command(("session", "export"), "session_export", "write sessions to an archive, or for reading"),
+            Command(("session", "import"), "session_import", "take in the sessions of an archive"),
+        ),
+    ),
+    (
+        "clean up",
+        (
+            Command(("session", "delete"), "session_delete", "remove sessions; they can be restored for a week"),
+            Command(("session", "restore"), "session_restore", "bring a removed session back"),
+            Command(("session", "clean"), "session_clean", "remove the project's old sessions"),
+            Command(("gc",), "gc", "remove old sessions and leftovers, quietly, for cron"),
+            Command(("session", "adopt"), "session_adopt", "take over the sessions of a project that has moved"),
+            Command(("session", "validate"), "session_validate", "say what is wrong with the records of sessions"),
+            Command(("session", "repair"), "session_repair", "mend what can safely be mended in a record"),
+        ),
+    ),
+    (
+        "set up",
+        (
+            Command(("doctor",), "doctor", "say whether csa can work here, and what to do if not"),
+            Command(("config", "show"), "config_show", "print each setting with its origin"),
+            Command(("config", "validate"), "config_validate", "check the config files"),
+            Command(("completion",), "completion", "print a script that completes csa's words in a shell"),
+        ),
+    ),
 )
+COMMANDS = tuple(command for _, commands in PURPOSES for command in commands)
 ALIASES = {
     ("session", "ls"): ("session", "list"),
     ("ls",): ("session", "list"),
@@ -167,20 +194,11 @@ def members(group: str) -> list[Command]:
     return [command for command in COMMANDS if command.words[0] == group and len(command.words) > 1]
 
 
-# What one wants to do, and the first words of the commands for it; what is in none of them comes under "more".
-PURPOSES = (
-    ("run agents", ("run", "kill")),
-    ("look at sessions", ("session", "top", "ps")),
-    ("clean up", ("gc",)),
-    ("set up and repair", ("doctor", "config", "completion")),
-)
-
-
 def overview() -> str:
     """Render what `csa --help` says."""
     lines = ["usage: csa COMMAND ...", "", "Run trees of AI coding agents as durable sessions.", ""]
-    for purpose, found in _by_purpose():
-        lines += [f"{purpose}:", *_rows(found), ""]
+    for purpose, commands in PURPOSES:
+        lines += [f"{purpose}:", *_rows(commands), ""]
     lines += [
         "examples:",
         '  csa run "add a rate limit to the API"           with the first usable tool',
@@ -195,24 +213,17 @@ def overview() -> str:
     return "\n".join(lines) + "\n"
 
 
-def _by_purpose() -> list[tuple[str, list[Command]]]:
-    placed = {word for _, words in PURPOSES for word in words}
-    rest = dict.fromkeys(command.words[0] for command in COMMANDS if command.words[0] not in placed)
-    groups = [
-        (purpose, [command for word in words for command in COMMANDS if command.words[0] == word])
-        for purpose, words in (*PURPOSES, ("more", tuple(rest)))
-    ]
-    return [(purpose, found) for purpose, found in groups if found]
-
-
 def group_overview(group: str) -> str:
     """Render what `csa session --help` says."""
-    lines = [f"usage: csa {group} COMMAND ...", "", f"{GROUPS[group].capitalize()}.", "", *_rows(members(group))]
-    return "\n".join([*lines, "", f"  csa {group} COMMAND --help  says more of each"]) + "\n"
+    lines = [f"usage: csa {group} COMMAND ...", "", f"{GROUPS[group].capitalize()}.", ""]
+    for purpose, commands in PURPOSES:
+        if found := [command for command in commands if command in members(group)]:
+            lines += [f"{purpose}:", *_rows(found), ""]
+    return "\n".join([*lines, f"csa {group} COMMAND --help says more of each."]) + "\n"
 
 
 def _rows(commands: tuple[Command, ...] | list[Command]) -> list[str]:
-    return [f"  {' '.join(command.words):<18} {command.summary}" for command in commands]
+    return [f"  {' '.join(command.words):<20} {command.summary}" for command in commands]
 
 
 def print_help(text: str) -> int:

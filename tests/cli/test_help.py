@@ -14,7 +14,7 @@ def test_overview_names_every_command_by_purpose(place: Place) -> None:
     assert done.code == 0
     assert max(map(len, done.out.splitlines())) <= 80
     for command in COMMANDS:
-        assert done.out.count(f"\n  {' '.join(command.words):<18} {command.summary}\n") == 1
+        assert done.out.count(f"\n  {' '.join(command.words):<20} {command.summary}\n") == 1
     assert "run agents:\n" in done.out
     assert "examples:\n" in done.out
     assert place.run("help").out == place.run().out == done.out
