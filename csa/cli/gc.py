@@ -1,8 +1,8 @@
 """Remove old sessions, and what ended ones have left behind: for cron.
 
-Does what `csa session clean --days N` does, and removes the runtime directories of runs that died. With --all-projects
-it does so in every project below the state root. With --reap it also ends processes that runs have left behind; else
-it only tells a terminal of them.
+Does what `csa session clean --days N` does, removes the runtime directories of runs that died, and ends processes that
+ended sessions have left running, other than those that were kept with --keep-background. With --all-projects it does so
+in every project below the state root.
 
 Prints one line when something was done, and nothing when there was nothing to do. Exits 0 in both cases, and 1 when
 something could not be removed.
@@ -24,7 +24,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--days", type=days, metavar="N", required=True, help="sessions not used for more than N whole days"
     )
     parser.add_argument("--all-projects", action="store_true", help="in every project below the state root")
-    parser.add_argument("--reap", action="store_true", help="also end processes of sessions that have ended")
     parser.add_argument("--dry-run", action="store_true", help="say what would go; change nothing")
     parser.add_argument("--json", action="store_true", help="print an object")
 
@@ -44,10 +43,12 @@ def execute(arguments: argparse.Namespace) -> int:
 
     setting, dry_run, counter = open_client(arguments).setting, arguments.dry_run, Counter()
     root = setting.store.root
+    stores = list(find_stores(root, with_retired=True)) if arguments.all_projects else [setting.store]
+    orphans = find_leftovers(root, (store.paths(session_id) for store in stores for session_id in store.ids()))
     report = collect(
         setting,
         read_rule(arguments, setting),
-        list(find_stores(root, with_retired=True)) if arguments.all_projects else [setting.store],
+        stores,
         command="gc",
         now=datetime.now(UTC),
         dry_run=dry_run,
@@ -55,8 +56,7 @@ def execute(arguments: argparse.Namespace) -> int:
         progress=counter,
     )
     counter.end()
-    orphans = find_leftovers(root)
-    ended = orphans if arguments.reap and not dry_run else []
+    ended = [] if dry_run else orphans
     report.failures += [f"process {orphan.pid} could not be ended" for orphan in reap(ended)]
     if arguments.json:
         known = [{"pid": o.pid, "session_id": o.session_dir.name, "command": o.command} for o in orphans]
@@ -64,12 +64,12 @@ def execute(arguments: argparse.Namespace) -> int:
         return 1 if report.failures else 0
     if dry_run:
         print_items(report, dry_run=True, with_project=arguments.all_projects)
+        for orphan in orphans:
+            print(f"process {orphan.pid} of session {orphan.session_dir.name}: {orphan.command}")
     words = [summary(report, dry_run=dry_run)] + ([f"ended {_processes(len(ended))}"] if ended else [])
     if said := "; ".join(word for word in words if word):
         print(f"csa gc: {said}")
     warn_of_rest(report, damaged=dry_run or sys.stderr.isatty())
-    if orphans and not ended and sys.stderr.isatty():
-        print(f"{_processes(len(orphans))} of ended sessions still run; --reap ends them", file=sys.stderr)
     return 1 if report.failures else 0
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 
+from csa.cli.acting import warn
 from csa.cli.output import print_json
 from csa.cli.selecting import add_selector, open_client, selected
 
@@ -20,11 +21,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def execute(arguments: argparse.Namespace) -> int:
     from csa.cli.session_checkpoints import to_json  # noqa: PLC0415  # --help needs none of it
+    from csa.runner.acting import record_act  # noqa: PLC0415  # as above
     from csa.runner.checkpointing import checkpoint_session  # noqa: PLC0415  # as above
 
     client = open_client(arguments)
     session_id = client.resolve(selected(arguments))
     made = checkpoint_session(client.setting, session_id, label=arguments.label)
+    loss = record_act(client.setting, "session checkpoint", session_id, what="checkpointed", commit=made.commit)
+    warn([loss] if loss else [])
     if arguments.json:
         print_json(to_json(made))
     else:

@@ -12,6 +12,7 @@ import signal
 import sys
 from typing import TYPE_CHECKING
 
+from csa.cli.acting import warn
 from csa.cli.describe import tokens
 from csa.cli.output import print_json, print_problem
 from csa.cli.run import heeded_signals, own_command
@@ -36,6 +37,7 @@ def execute(arguments: argparse.Namespace) -> int:
     import anyio  # noqa: PLC0415  # a usage error needs no event loop
 
     from csa.process.tool import become_subreaper  # noqa: PLC0415  # as above
+    from csa.runner.acting import record_act  # noqa: PLC0415  # as above
     from csa.runner.compaction import Compaction, plan_compaction  # noqa: PLC0415  # as above
 
     client = Csa.from_environment(arguments.cd or ".", command=own_command(), owns_process=True)
@@ -43,6 +45,8 @@ def execute(arguments: argparse.Namespace) -> int:
     become_subreaper()
     compaction = Compaction(client.setting, plan, csa_command=own_command(), owns_process=True)
     result = anyio.run(_drive, compaction)
+    loss = record_act(client.setting, "session compress", result.session_id, what=result.status)
+    warn([loss] if loss else [])
     if arguments.json:
         print_json(result.to_json())
     elif result.exit_code == 0:

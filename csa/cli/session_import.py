@@ -15,9 +15,11 @@ import sys
 from pathlib import Path
 from typing import IO
 
+from csa.cli.acting import warn
 from csa.cli.output import one_line, print_json
 from csa.cli.selecting import open_client
 from csa.errors import NotFoundError, UsageError
+from csa.runner.acting import record_act
 from csa.runner.importing import Imported, import_archive
 
 
@@ -36,6 +38,9 @@ def execute(arguments: argparse.Namespace) -> int:
     else:
         with _open(arguments.archive) as file:
             imported = import_archive(setting, file, new_ids=arguments.new_ids)
+    for item in imported:
+        loss = record_act(setting, "session import", item.session_id, what="imported", old_id=item.old_id)
+        warn([loss] if loss else [])
     if arguments.json:
         print_json([_to_json(item) for item in imported])
         return 0

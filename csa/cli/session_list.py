@@ -102,7 +102,7 @@ def find_projects(client: Csa) -> list[Store]:
     """Return the stores of all projects, in the order of their paths."""
     from csa.store.stores import find_stores  # noqa: PLC0415  # one project needs none of it
 
-    return sorted(find_stores(client.store.root), key=lambda store: store.project)
+    return sorted(find_stores(client.store.root, with_retired=True), key=lambda store: store.project)
 
 
 def _names(text: str | None) -> frozenset[str]:
