@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
@@ -129,8 +129,8 @@ class Store:
         selector = selector.strip()
         if not selector:
             raise UsageError("An empty session selector matches nothing.", hint="csa session list")
-        matches = self._matches(selector, self.ids)
-        collected = [] if matches else self._matches(selector, self.retired_ids)
+        matches = self._matches(selector, self.sessions_dir)
+        collected = [] if matches else self._matches(selector, self.retired_dir)
         if collected and not retired:
             raise NotFoundError(
                 f"Session {collected[0]} was retired; it can only be read.",
@@ -157,13 +157,13 @@ class Store:
             raise NotFoundError(f"There is {whose} in {self.project}.", hint='csa run "..."')
         return max(states, key=lambda state: (state.last_accessed, state.session_id)).session_id
 
-    def _matches(self, selector: str, ids: Callable[[], list[str]]) -> list[str]:
+    def _matches(self, selector: str, directory: Path) -> list[str]:
         if not selector[0].isdigit():
-            return self._named(selector, ids())
+            return self._named(selector, _ids_in(directory))
         prefix = selector.upper()
         if len(prefix) == ID_LENGTH and self.has(prefix):
             return [prefix]
-        return [session_id for session_id in ids() if session_id.startswith(prefix)]
+        return _ids_in(directory, prefix)
 
     def _named(self, name: str, ids: list[str]) -> list[str]:
         """Return the newest session of that name, if there is one; collected ones may share theirs."""
@@ -183,9 +183,9 @@ def _directory(root: Path, project: Path, name: str) -> Path:
     return store_dir(root, project) / name
 
 
-def _ids_in(directory: Path) -> list[str]:
+def _ids_in(directory: Path, prefix: str = "") -> list[str]:
     try:
-        return sorted(name for name in os.listdir(directory) if is_session_id(name))
+        return sorted(name for name in os.listdir(directory) if name.startswith(prefix) and is_session_id(name))
     except FileNotFoundError:
         return []
 
