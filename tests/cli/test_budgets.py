@@ -175,14 +175,14 @@ def test_a_lost_turn_is_counted(place: Place) -> None:
     """When csa is killed its turn counts with its time, and as one of unknown usage, before and after it is found."""
     root, env = agent(place, "--budget-time", "600")
     place.play(*place.hold(), ["say", "x"])
-    running = place.start("run", "--tool", "codex", "hold", env=env)
+    running = place.start("run", "--tool", "claude-code", "hold", env=env)  # which tells each run's usage
     place.wait_ready()
     child = running.session_id
     running.kill()
     place.wait_until_empty(within_s=5)
     assert budget(place, root)["used"]["turns_unmeasured"] == 1
     place.release()
-    place.codex("more", "--session", child, env=env)
+    assert place.run("run", "--session", child, "more", env=env).code == 0
     assert budget(place, root)["used"]["turns_unmeasured"] == 1
 
 

@@ -7,6 +7,7 @@ its command is tested; here it must end with the exit code that the documents pr
 from __future__ import annotations
 
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from tests.support import Place
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "sessions.md"
 SESSION = "01JH4QWERT1234567890ABCDEF"  # which 01JH4Q names
+RETIRED = "01JH4QZZZZ1234567890ABCDEF"  # which it names to restore
 OTHER = "01JH4RWERT1234567890ABCDEF"
 CODES = {"session is-alive": {1}}  # by the words an example contains; all else exits 0
 NEEDS_SCREEN = ("--watch", "csa top", "session attach")  # tested where they are
@@ -32,12 +34,22 @@ def test_there_are_examples() -> None:
 
 @pytest.fixture
 def prepared(place: Place) -> Place:
-    """The sessions and files that the documents speak of: 01JH4Q, with an artifact; 01JH4R; an archive."""
+    """What the document speaks of: 01JH4Q, with an artifact, and a removed one; 01JH4R; an archive; a moved project."""
     place.play(["run", "echo plan > $CSA_OUTPUT_DIR/plan.md"], ["usage", 2000, 100], ["say", "noted"])
-    done = place.run("run", "--tool", "codex", "--session-id", SESSION, "Refactor the login")
-    assert done.code == 0, done.err
+    for words in (
+        ["--tool", "codex", "--session-id", RETIRED, "Old work"],
+        ["--tool", "codex", "--session-id", SESSION, "--name", "auth", "Refactor the login"],
+        ["--tool", "claude-code", "--session", SESSION, "Now the tests"],
+    ):
+        done = place.run("run", *words)
+        assert done.code == 0, done.err
     del place.env["FAKE_TOOL_SCRIPT"]
     assert place.run("run", "--tool", "codex", "--session-id", OTHER, "And the logout").code == 0
+    assert place.run("session", "delete", RETIRED).code == 0
+    moved = place.project.with_name("old-directory")
+    (moved / ".csa").mkdir(parents=True)
+    assert place.run("run", "--tool", "codex", "Before the move", cwd=moved).code == 0
+    shutil.rmtree(moved)
     assert place.run("session", "export", SESSION, "-o", "backup.tar.gz").code == 0
     return place
 
