@@ -15,6 +15,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 TOOLS = ("codex", "claude-code", "gemini-cli", "opencode")
+ACCOUNTS = ("~/.codex", "~/.claude", "~/.gemini", "~/.local/share/opencode")
 _DIGITS = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 
 STATE = """\
@@ -39,7 +40,7 @@ max_depth = 5
 [tools.{tool}]
 provider_session_id = "01a1f944-6a3e-7f37-a064-{number:012x}"
 cwd = "{project}"
-account = "~/.codex"
+account = "{account}"
 last_action_summary = "Refactored the login; 14 tests pass"
 updated_at = {used}
 last_exit_code = 0
@@ -79,8 +80,8 @@ def _make_session(sessions: Path, project: Path, number: int, used: datetime) ->
     for directory in (place, f"{place}/locks"):
         os.mkdir(directory, 0o700)
     tool = TOOLS[number % len(TOOLS)]
-    times = {"created": _toml(created), "used": _toml(used)}
-    state = STATE.format(id=place[-26:], number=number, project=project, tool=tool, **times)
+    facts = {"tool": tool, "account": ACCOUNTS[number % len(TOOLS)], "created": _toml(created), "used": _toml(used)}
+    state = STATE.format(id=place[-26:], number=number, project=project, **facts)
     end: dict[str, object] = {
         "status": "succeeded",
         "exit_code": 0,
