@@ -25,10 +25,9 @@ from csa.runner.stopping import Stopping
 from csa.runner.verdict import Stop
 from csa.store.journal import Journal
 
-FLUSH_S = 0.1
 FIRST_BEAT_S = 1.0
 HEARTBEAT_S = 5.0
-CANCEL_POLL_S = 0.1
+CANCEL_POLL_S = 0.2
 TERM_GRACE_S = 3.0  # claude needs 1.6 s to end its shells
 REAP_GRACE_S = 5.0
 DRAIN_IDLE_S = 0.2
@@ -94,7 +93,6 @@ class Attempt:
             watchers.start_soon(self._pump_stdout)
             watchers.start_soon(self._pump_stderr)
             watchers.start_soon(self._keep_beating)
-            watchers.start_soon(self._keep_flushing)
             watchers.start_soon(self._watch_for_cancel)
             watchers.start_soon(self._watch_for_silence, idle_timeout_s)
             watchers.start_soon(self._keep_time, timeout_s, spent_s)
@@ -118,12 +116,15 @@ class Attempt:
 
     async def _decode(self, lines: list[bytes]) -> None:
         updates = [update for line in lines if line for update in self._decoder.feed(line)]
+        await self._record(updates)
+        if self._decoder.fault:
+            self._stopping.request(Stop("fault", None, self._decoder.fault))
+
+    async def _record(self, updates: list[Update]) -> None:
         if updates:
             events = self._recorder.record(updates)
             self._recorder.journal.flush()  # what has been shown must survive our death
             await self._deliver(events)
-        if self._decoder.fault:
-            self._stopping.request(Stop("fault", None, self._decoder.fault))
 
     async def _pump_stderr(self) -> None:
         framer = LineFramer()
@@ -133,7 +134,7 @@ class Attempt:
             self._stderr_tail = (self._stderr_tail + chunk)[-STDERR_TAIL_BYTES:]
             if isinstance(self._decoder, StderrReader):
                 updates = [update for line in framer.feed(chunk) for update in self._decoder.feed_stderr(line)]
-                await self._deliver(self._recorder.record(updates))
+                await self._record(updates)
         self._drained["stderr"].set()
 
     async def _drain(self) -> None:
@@ -147,11 +148,6 @@ class Attempt:
             with anyio.move_on_after(DRAIN_IDLE_S / 4):
                 await self._drained["stdout"].wait()
                 await self._drained["stderr"].wait()
-
-    async def _keep_flushing(self) -> None:
-        while True:
-            await anyio.sleep(FLUSH_S)
-            self._recorder.journal.flush()
 
     async def _keep_beating(self) -> None:
         await anyio.sleep(FIRST_BEAT_S)

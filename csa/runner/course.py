@@ -217,6 +217,7 @@ class Course:
 
     async def _deliver(self, events: list[Event]) -> None:
         self._evidence.note(events, anyio.current_time())
+        self.recorder.journal.flush()  # what is shown must survive our death
         await self._hand_on(events)
 
     def _note_left(self, tool: ToolProcess) -> list[Event]:
