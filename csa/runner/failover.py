@@ -20,7 +20,7 @@ from csa.runner.setting import Setting
 
 TRANSIENT_KINDS = frozenset({"rate_limit", "overloaded", "server", "network"})
 LONGEST_RETRY_AFTER_S = 60.0
-PATIENCE_S = 20.0  # a provider that has failed for longer, the tool's own retries included, is not asked again
+PATIENCE_S = 10.0  # a provider that has failed for longer, the tool's own retries included, is not asked again
 _EFFECTS = frozenset({"tool_call", "tool_call_update", "permission"})
 _SIGNS_OF_LIFE = frozenset({"agent_message", "agent_thought"})
 

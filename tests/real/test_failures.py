@@ -20,7 +20,7 @@ from tests.real.workplace import TOOLS, Json, RealTool, Workplace, open_workplac
 pytestmark = [pytest.mark.real, pytest.mark.timeout(900), pytest.mark.xdist_group("failures")]
 
 LIMIT_S = 60.0
-AT_ONCE = 5
+AT_ONCE = 4
 UNREACHABLE = "unreachable"
 ANSWERS: dict[str, tuple[Reply, ...]] = {
     "always 401": (status(401),),

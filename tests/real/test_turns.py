@@ -232,7 +232,7 @@ def test_many_runs_at_once_succeed(place: Workplace) -> None:
     prompts = [(tool.name, f"number {index}") for tool in TOOLS for index in range(4)]
     runs = [place.start("run", "--json", "--tool", name, prompt) for name, prompt in prompts]
     results = [finish(run) for run in runs]
-    assert [done.code for done in results] == [0] * len(runs), results
+    assert [done for done in results if done.code] == []
     assert [done.json["text"] for done in results] == [f"MOCK ECHO: {prompt} [users=1]" for _, prompt in prompts]
     assert len({done.json["provider_session_id"] for done in results}) == len(runs)
     assert [session["status"] for session in place.sessions()] == ["succeeded"] * len(runs)

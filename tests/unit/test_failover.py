@@ -121,17 +121,17 @@ def test_long_retry_after() -> None:
 
 
 def test_patience_ends() -> None:
-    """Twenty seconds of failing, counted from the tool's own first retry, are enough; an answer begins them anew."""
+    """Ten seconds of failing, counted from the tool's own first retry, are enough; an answer begins them anew."""
     evidence = Evidence()
     evidence.note([event("retry")], 100)
-    evidence.note([event("retry")], 115)
-    assert evidence.allows_retry(failed(), 120)
-    assert not evidence.allows_retry(failed(), 121)
+    evidence.note([event("retry")], 105)
+    assert evidence.allows_retry(failed(), 110)
+    assert not evidence.allows_retry(failed(), 111)
     evidence.excuse(30)
-    assert evidence.allows_retry(failed(), 150)
+    assert evidence.allows_retry(failed(), 140)
     evidence.note([event("agent_message")], 200)
     assert evidence.allows_retry(failed(), 300)
-    assert not evidence.allows_retry(failed(), 321)
+    assert not evidence.allows_retry(failed(), 311)
 
 
 def test_attempts_add_up() -> None:
