@@ -42,6 +42,7 @@ _Json = dict[str, Any]
 RETRY_LIMIT_S = 25.0  # a retry that would begin later than this after the first failure is not waited for
 RETRIES = 5  # opencode's own limit
 START_LIMIT_S = 60.0
+START_PAUSES_S = (0.5, 1.5)
 CALL_LIMIT_S = 30.0
 ABORT_LIMIT_S = 1.5  # csa kills three seconds after TERM
 STOP_LIMIT_S = 1.0
@@ -76,7 +77,20 @@ class Server:
         self._address = ""
 
     def start(self) -> None:
-        """Start it, and read the address it announces."""
+        """Start it, and read the address it announces.
+
+        Of several that start in one home at once some fail over its database (1.18.33); nothing has been done then.
+        """
+        for pause_s in START_PAUSES_S:
+            try:
+                return self._start()
+            except BridgeError:
+                if self.exit_code(0) <= 0:
+                    raise  # it is not that it gave up by itself
+                time.sleep(pause_s)
+        return self._start()
+
+    def _start(self) -> None:
         password = secrets.token_urlsafe(24)
         token = base64.b64encode(f"opencode:{password}".encode()).decode()
         self._headers = {"Authorization": f"Basic {token}", "Content-Type": "application/json"}

@@ -253,7 +253,7 @@ def test_a_server_that_leaves_is_followed(bridge: Bridge, code: int) -> None:
 
 
 def test_a_server_that_does_not_start_fails_the_turn(bridge: Bridge, tmp_path: Path) -> None:
-    """Its complaint stays on stderr."""
+    """It is tried three times, and its complaint stays on stderr."""
     broken = tmp_path / "broken"
     broken.write_text("#!/bin/sh\necho 'Error: Configuration is invalid' >&2\nexit 3\n")
     broken.chmod(0o755)
@@ -262,7 +262,7 @@ def test_a_server_that_does_not_start_fails_the_turn(bridge: Bridge, tmp_path: P
     (line,) = [json.loads(each) for each in stdout.splitlines()]
     assert line["error"]["name"] == "ServerStartError"
     assert "exit code 3" in line["error"]["data"]["message"]
-    assert (process.returncode, stderr) == (3, "Error: Configuration is invalid\n")
+    assert (process.returncode, stderr) == (3, "Error: Configuration is invalid\n" * 3)
 
 
 def test_an_opencode_that_is_not_there_is_no_traceback(bridge: Bridge) -> None:
