@@ -102,13 +102,21 @@ class HeldSession:
         shutil.rmtree(aside)
 
     def close(self) -> None:
-        """Release the locks; remains of a session that was never published go."""
+        """Release the locks; remains of a session that was never published go.
+
+        Takes `store_lock` for that: not to be called while holding it.
+        """
         if not self.is_published:
-            shutil.rmtree(self.paths.root, ignore_errors=True)
+            self._discard()
         for lock in (self._tool_lock, self.session_lock):
             _release(lock)
         if self.slot:
             self.slot.close()
+
+    def _discard(self) -> None:
+        """Remove what was never published, while nobody builds: a half-removed directory looks like a crashed start."""
+        with suppress(OSError), store_lock(self.store):  # what stays is collected later
+            shutil.rmtree(self.paths.root, ignore_errors=True)
 
     def __enter__(self) -> Self:
         return self
@@ -152,7 +160,8 @@ def build_session(
         if paths.root.exists():
             if is_locked(paths.session_lock):
                 raise BusyError(f"Another run is just creating session {state.session_id}.")
-            shutil.rmtree(paths.root)
+            with suppress(FileNotFoundError):  # published since we looked; then ours cannot be
+                shutil.rmtree(paths.root)
         try:
             paths.root.mkdir(0o700)
             _make_layout(paths)

@@ -241,6 +241,39 @@ def test_names_are_chosen_one_at_a_time(store: Store) -> None:
     made.close()
 
 
+def test_one_id_made_by_many_again_and_again(store: Store) -> None:
+    """Whoever loses is told that it is busy, at whatever step of another's making or giving up it comes."""
+    racing = """
+        import os
+        from csa.errors import BusyError
+        from csa.store.held import build_session
+        from csa.store.sessions import Store
+        from tests.store.support import make_state
+        store = Store(Path(args[0]), Path(args[1]))
+        say()
+        wait()
+        won = 0
+        for number in range(100):
+            try:
+                with build_session(store, make_state(args[2], store.project), tool="codex") as held:
+                    held.publish()
+                    won += 1
+                    os.rename(held.paths.root, store.path / f"{os.getpid()}-{number}")  # gone, as if collected
+            except BusyError:
+                pass
+        say(won)
+    """
+    with ExitStack() as stack:
+        racers = [stack.enter_context(child(racing, store.root, store.project, ID)) for _ in range(4)]
+        for racer in racers:
+            assert racer.hear() == "ready"
+        for racer in racers:
+            racer.tell()
+        won = [int(racer.hear()) for racer in racers]
+    assert os.listdir(store.sessions_dir) == []
+    assert sum(name.partition("-")[2].isdigit() for name in os.listdir(store.path)) == sum(won) > 0
+
+
 def test_twenty_create_while_others_list(store: Store) -> None:
     """Sessions made at once are all there, and nobody who lists meanwhile sees half of one."""
     creating = """
