@@ -19,6 +19,8 @@ from csa.model.usage import Usage
 SCHEMA = 1
 _T = TypeVar("_T")
 PHASES = ("active", "available", "retired")
+_NO_TABLE: Mapping[str, Any] = {}  # most records lack most tables, and lists read thousands of records
+_NO_LIMITS, _NO_BUDGET = Limits(), Budget()
 
 
 class RecordFault(ValueError):  # noqa: N818  # a fault of the record, which the store reports as a StateError
@@ -111,6 +113,7 @@ def parse_state(record: Mapping[str, Any]) -> SessionState:
         raise NewerSchemaFault("schema", f"version {schema} was written by a newer csa (this one reads {SCHEMA})")
     genealogy = _table(record, "genealogy")
     context = _table(record, "context_status")
+    usage = _table(record, "usage")
     session_id = _required(record, "meta_session_id", str)
     if not is_session_id(session_id):
         raise RecordFault("meta_session_id", f"'{session_id}' is not a ULID")
@@ -148,10 +151,10 @@ def parse_state(record: Mapping[str, Any]) -> SessionState:
         limits=_parse_limits(_table(record, "limits")),
         budget=_parse_budget(_table(record, "budget")),
         tools={name: _parse_tool(name, table) for name, table in _table(record, "tools").items()},
-        usage=_parse_usage(_table(record, "usage")),
-        duration_s=float(_amount(record, "usage", "duration_s", (int, float))),
-        turns_unmeasured=int(_amount(record, "usage", "turns_unmeasured", (int,))),
-        turns_unpriced=int(_amount(record, "usage", "turns_unpriced", (int,))),
+        usage=_parse_usage(usage),
+        duration_s=float(_amount(usage, "usage", "duration_s", (int, float))),
+        turns_unmeasured=int(_amount(usage, "usage", "turns_unmeasured", (int,))),
+        turns_unpriced=int(_amount(usage, "usage", "turns_unpriced", (int,))),
         schema=schema,
     )
 
@@ -208,6 +211,8 @@ def parse_time(value: Any) -> datetime | None:
             return None
     if not isinstance(value, datetime):
         return None
+    if value.tzinfo is UTC:  # as csa writes it
+        return value
     return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
 
 
@@ -257,25 +262,28 @@ def _parse_usage(table: Mapping[str, Any]) -> Usage:
 
 
 def _parse_limits(table: Mapping[str, Any]) -> Limits:
+    if not table:
+        return _NO_LIMITS
     tools = _table(table, "tools")
     return Limits(
-        **{name: int(_amount({"limits": table}, "limits", name, (int,))) for name in COUNTS},
-        tools={name: int(_amount({"limits.tools": tools}, "limits.tools", name, (int,))) for name in tools},
+        **{name: int(_amount(table, "limits", name, (int,))) for name in COUNTS},
+        tools={name: int(_amount(tools, "limits.tools", name, (int,))) for name in tools},
     )
 
 
 def _parse_budget(table: Mapping[str, Any]) -> Budget:
-    record = {"budget": table}
+    if not table:
+        return _NO_BUDGET
     return Budget(
-        tokens=int(_amount(record, "budget", "tokens", (int,))),
-        usd=float(_amount(record, "budget", "usd", (int, float))),
-        time_s=float(_amount(record, "budget", "time_s", (int, float))),
+        tokens=int(_amount(table, "budget", "tokens", (int,))),
+        usd=float(_amount(table, "budget", "usd", (int, float))),
+        time_s=float(_amount(table, "budget", "time_s", (int, float))),
     )
 
 
-def _amount(record: Mapping[str, Any], where: str, key: str, kinds: tuple[type[int | float], ...]) -> float:
+def _amount(table: Mapping[str, Any], where: str, key: str, kinds: tuple[type[int | float], ...]) -> float:
     """Return a number from 0 up; 0 where it is missing."""
-    value: Any = _table(record, where).get(key)
+    value: Any = table.get(key)
     if value is None:
         return 0
     if not isinstance(value, kinds) or isinstance(value, bool) or not 0 <= value < float("inf"):
@@ -292,9 +300,11 @@ def _numbers(where: str, table: Mapping[str, Any]) -> dict[str, float]:
 
 def _table(record: Mapping[str, Any], key: str) -> Mapping[str, Any]:
     value = record.get(key)
-    if not isinstance(value, Mapping | None):
+    if value is None:
+        return _NO_TABLE
+    if not isinstance(value, Mapping):
         raise RecordFault(key, "is not a table")
-    return value or {}
+    return value
 
 
 def _required(record: Mapping[str, Any], key: str, kind: type[str]) -> str:

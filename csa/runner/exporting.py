@@ -51,7 +51,7 @@ def choose_sessions(setting: Setting, selector: str | None, *, with_tree: bool =
     wanted = _family(session_id, infos.values())
     if session_id not in infos:
         record = setting.store.record(session_id)
-        infos[session_id] = SessionInfo(record, setting.store, len(session_id), record.status, dict)
+        infos[session_id] = SessionInfo(record, setting.store, record.status, [], dict)
     return [infos[found] for found in sorted(wanted)]
 
 

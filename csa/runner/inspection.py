@@ -192,7 +192,7 @@ def _children(store: Store, session_id: str) -> Iterator[Child]:
     """Yield the children in the same project; records that do not hold the id are not even parsed."""
     directory = str(store.sessions_dir)
     for other in store.ids():
-        if other != session_id and may_hold(read_state_text(directory, other), session_id):
+        if other != session_id and may_hold(read_state_text(f"{directory}/{other}"), session_id.encode()):
             record = store.record(other)
             state = record.state
             if state and state.parent_session_id == session_id:

@@ -31,13 +31,18 @@ class SessionInfo:
 
     record: Record
     store: Store
-    unique_length: int  # how many characters of the id tell it from all others
     status: str
+    _ids: list[str] = field(repr=False, compare=False)  # of all sessions beside it, sorted
     _children: _Children = field(repr=False, compare=False)
 
     @property
     def session_id(self) -> str:
         return self.record.session_id
+
+    @property
+    def unique_length(self) -> int:
+        """How many characters of the id tell it from all others."""
+        return unique_prefix_length(self.session_id, self._ids, minimum=1)
 
     @property
     def prefix(self) -> str:
@@ -109,12 +114,11 @@ class Selection:
     def wants_live(self) -> bool:
         return self.statuses != {RETIRED}
 
-    def rules_out(self, content: bytes) -> bool:
-        """Say of a record's text whether it surely does not fit: reading it as TOML costs ten times as much."""
-        words = [word for word in (self.branch, self.owner) if word is not None]
-        return not all(may_hold(content, word) for word in words) or (
-            bool(self.tools) and not any(may_hold(content, tool) for tool in self.tools)
-        )
+    def sieve(self) -> Callable[[bytes | None], bool]:
+        """Return what says of a record's text whether it may fit: reading it as TOML costs ten times as much."""
+        groups = [self.tools, *({word} for word in (self.branch, self.owner) if word is not None)]
+        marks = [[word.encode("utf-8", "replace") for word in group] for group in groups if group]
+        return lambda content: all(any(may_hold(content, mark) for mark in group) for group in marks)
 
     def accepts(self, record: Record) -> bool:
         """Say whether a session's record fits, its status apart."""
@@ -156,15 +160,16 @@ def select_sessions(stores: Iterable[Store], selection: Selection = EVERYTHING, 
     infos: list[SessionInfo] = []
     more = 0
     found = sorted((entry for store in stores for entry in _entries(store, selection)), key=_id_of, reverse=True)
-    has_words = bool(selection.tools or selection.branch or selection.owner)
+    may_fit = selection.sieve()
     for position, (session_id, directory, store, ids, children) in enumerate(found):
         is_full = limit is not None and len(infos) >= limit
         if is_full and selection.is_everything:
             more = len(found) - position
             break
-        if has_words and (content := read_state_text(directory, session_id)) and selection.rules_out(content):
+        content = read_state_text(f"{directory}/{session_id}")
+        if not may_fit(content):
             continue
-        record = store.record(session_id)
+        record = store.record_in(directory, session_id, content)
         if not selection.accepts(record) or (record.fault and not record.paths.root.exists()):
             continue
         if is_full and not selection.statuses:
@@ -176,8 +181,7 @@ def select_sessions(stores: Iterable[Store], selection: Selection = EVERYTHING, 
         if is_full:
             more += 1
         else:
-            unique_length = unique_prefix_length(session_id, ids, minimum=1)
-            infos.append(SessionInfo(record, store, unique_length, status, children))
+            infos.append(SessionInfo(record, store, status, ids, children))
     return Listing(infos, more)
 
 
@@ -204,7 +208,7 @@ def _count_children(store: Store) -> dict[str, int]:
     counts: dict[str, int] = {}
     directory = str(store.sessions_dir)
     for session_id in store.ids():
-        if may_hold(read_state_text(directory, session_id), "parent_session_id"):
+        if may_hold(read_state_text(f"{directory}/{session_id}"), b"parent_session_id"):
             state = store.record(session_id).state
             if state and (parent := state.parent_session_id):
                 counts[parent] = counts.get(parent, 0) + 1

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from datetime import datetime
+from functools import lru_cache
 from typing import Any
 
 _TIME = re.compile(r"\d{4}-\d\d-\d\dT(?:[01]\d|2[0-3]):\d\d:\d\d(?:\.\d{1,6})?Z", re.ASCII)
@@ -32,10 +33,12 @@ def load_plain(text: str) -> dict[str, Any] | None:
         for line in text.split("\n"):
             key, equals, value = line.partition(" = ")
             if equals:
-                if key in table or not (key.isidentifier() and key.isascii()):
+                if key in table or not _is_name(key):
                     return None
-                is_string = value[:1] == '"' and value.find('"', 1) == len(value) - 1
-                table[key] = value[1:-1] if is_string else _value(value)
+                if value[:1] == '"' and value.find('"', 1) == len(value) - 1:
+                    table[key] = value[1:-1]
+                else:
+                    table[key] = _numbers(value[1:-1]) if value[:1] == "{" and value[-1] == "}" else _value(value)
             elif line:
                 table = _open_table(tables, line)
     except (ValueError, _NotPlainError):
@@ -44,16 +47,14 @@ def load_plain(text: str) -> dict[str, Any] | None:
 
 
 def _value(value: str) -> Any:
-    if value in _WORDS:
-        return _WORDS[value]
     if value.isdecimal() and value.isascii() and len(value) <= _MAX_DIGITS and (value[0] != "0" or value == "0"):
         return int(value)
     if _TIME.fullmatch(value):
         return datetime.fromisoformat(value)
+    if value in _WORDS:
+        return _WORDS[value]
     if _FRACTION.fullmatch(value):
         return float(value)
-    if value.startswith("{") and value.endswith("}"):
-        return _numbers(value[1:-1])
     raise _NotPlainError
 
 
@@ -61,7 +62,7 @@ def _numbers(inside: str) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for part in inside.split(", ") if inside else ():
         key, equals, value = part.partition(" = ")
-        if not equals or key in found or not (key.isidentifier() and key.isascii()) or not value[:1].isdecimal():
+        if not equals or key in found or not _is_name(key) or not value[:1].isdecimal():
             raise _NotPlainError
         found[key] = _value(value)
     return found
@@ -84,5 +85,11 @@ def _make_table(tables: dict[str, dict[str, Any]], name: str) -> dict[str, Any]:
     return table
 
 
+@lru_cache(256)
+def _is_name(key: str) -> bool:
+    return key.isidentifier() and key.isascii()
+
+
+@lru_cache(256)
 def _is_bare(key: str) -> bool:
     return key.isascii() and key.replace("-", "").replace("_", "").isalnum()

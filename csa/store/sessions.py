@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 MAX_MATCHES_SHOWN = 20
 NEW_PREFIX = ".new-"
 RETIRED = "retired"
-_RECORD_BYTES = 1 << 16
+_USUAL_BYTES = 1 << 14
 _ESCAPE = b"\\"
 
 
@@ -107,6 +107,18 @@ class Store:
         if record.fault is None or (found := self.find(session_id)) == record.paths:
             return record
         return _read(session_id, found)
+
+    def record_in(self, directory: str, session_id: str, content: bytes | None) -> Record:
+        """Return the same of the session that stands in `directory`, whose text has been read if there is `content`."""
+        if content is None:
+            return self.record(session_id)
+        from csa.store.statefile import parse_state_bytes  # noqa: PLC0415  # resolving an id reads no state
+
+        paths = SessionPaths(Path(directory, session_id))
+        try:
+            return Record(session_id, paths, parse_state_bytes(paths.state, content))
+        except StateError as fault:
+            return Record(session_id, paths, None, fault)
 
     def records(self) -> Iterator[Record]:
         """Yield every session, newest first; one that is removed meanwhile is passed over."""
@@ -203,24 +215,27 @@ def _load(paths: SessionPaths) -> SessionState:
     return load_state(paths.state)
 
 
-def read_state_text(directory: str, session_id: str) -> bytes:
-    """Return the text of a record, to look for words in it; nothing where it cannot be read."""
+def read_state_text(session: str, *, directory: int | None = None) -> bytes | None:
+    """Return the text of the record in a session's directory, which is named from `directory`, a descriptor, on.
+
+    None where it cannot be read or is unusually long: then reading it as a record says what is wrong.
+    """
     try:
-        fd = os.open(f"{directory}/{session_id}/state.toml", os.O_RDONLY | os.O_CLOEXEC)
+        fd = os.open(f"{session}/state.toml", os.O_RDONLY | os.O_CLOEXEC, dir_fd=directory)
     except OSError:
-        return b""
+        return None
     try:
-        content = os.read(fd, _RECORD_BYTES)
+        content = os.read(fd, _USUAL_BYTES)
     except OSError:
-        return b""
+        return None
     finally:
         os.close(fd)
-    return content if len(content) < _RECORD_BYTES else _ESCAPE  # too long to say anything of it
+    return content if len(content) < _USUAL_BYTES else None
 
 
-def may_hold(content: bytes, word: str) -> bool:
+def may_hold(content: bytes | None, word: bytes) -> bool:
     """Say whether a record's text can mean a word: False is certain, and costs a tenth of reading it as TOML."""
-    return word.encode("utf-8", "replace") in content or _ESCAPE in content
+    return content is None or word in content or _ESCAPE in content
 
 
 def _describe(record: Record, now: datetime) -> str:

@@ -82,7 +82,7 @@ def parse_record(path: Path, record: Mapping[str, Any]) -> SessionState:
         raise StateError(path, str(error), hint="upgrade csa") from error
     except RecordFault as error:
         raise StateError(path, str(error), line=_line_of_key(path, error.key)) from error
-    if path.parent.name not in {state.session_id, f".new-{state.session_id}"}:
+    if os.path.basename(os.path.dirname(path)) not in {state.session_id, f".new-{state.session_id}"}:
         raise StateError(path, f"holds the id {state.session_id}, which is not its directory's name")
     return state
 

@@ -20,13 +20,12 @@ from csa.store.held import GONE_PREFIX
 from csa.store.liveness import probe
 from csa.store.locks import probe_lock
 from csa.store.owner import may_be_running, parse_owner
-from csa.store.sessions import NEW_PREFIX, Store
+from csa.store.sessions import NEW_PREFIX, Store, read_state_text
 from csa.store.statefile import load_state, parse_state_bytes
 from csa.store.stores import is_of_session
 
 _REMAINS_AFTER_S = 3600.0
 _USED = b"\nlast_accessed = "
-_PLENTY_BYTES = 1 << 14  # a longer state.toml is read the slow way
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +49,7 @@ def find_candidates(store: Store, rule: Rule, now: datetime) -> Iterator[Candida
         return
     try:
         for session_id in store.ids():
-            content = _read(directory, session_id)
+            content = read_state_text(session_id, directory=directory)
             if content is None or not _is_surely_kept(content, kept_from):
                 found = judge(store.paths(session_id), rule, now, content=content)
                 if found is not None:
@@ -170,21 +169,6 @@ def _is_surely_kept(content: bytes, kept_from: bytes) -> bool:
         return False
     # The first two are reasons to go; behind the others, a line may be part of a longer text.
     return not (b"expires_at" in head or b"ephemeral" in head or b'"""' in head or b"'''" in head)
-
-
-def _read(directory: int, session_id: str) -> bytes | None:
-    """Return a session's record; None where it needs the slow way, which says what is wrong."""
-    try:
-        fd = os.open(f"{session_id}/state.toml", os.O_RDONLY | os.O_CLOEXEC, dir_fd=directory)
-    except OSError:
-        return None
-    try:
-        content = os.read(fd, _PLENTY_BYTES)
-    except OSError:
-        return None
-    finally:
-        os.close(fd)
-    return content if len(content) < _PLENTY_BYTES else None
 
 
 def _names(directory: Path) -> list[str]:

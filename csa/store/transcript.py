@@ -61,19 +61,24 @@ def _lines_backwards(path: Path) -> Iterator[bytes]:
     except FileNotFoundError:
         return
     try:
-        at = end_of_last_line(fd, os.fstat(fd).st_size)
-        parts: list[bytes] = []  # of the line that begins before what has been read, last part first
+        at = os.fstat(fd).st_size
+        parts: list[bytes] | None = (
+            None  # of the line that began before what was read, last part first; None: it is partial
+        )
         while at:
             start = max(0, at - _BLOCK)
             head, *lines = os.pread(fd, at - start, start).split(b"\n")
             at = start
             if not lines:
-                parts.append(head)
+                if parts is not None:
+                    parts.append(head)
                 continue
-            first = b"".join([lines.pop(), *reversed(parts)])
-            yield from (line for line in [first, *reversed(lines)] if line)
+            tail = lines.pop()
+            if parts is not None:
+                lines.append(b"".join([tail, *reversed(parts)]))
+            yield from (line for line in reversed(lines) if line)
             parts = [head]
-        if last := b"".join(reversed(parts)):
-            yield last
+        if parts and (first := b"".join(reversed(parts))):
+            yield first
     finally:
         os.close(fd)

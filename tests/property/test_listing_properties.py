@@ -49,4 +49,4 @@ def test_ruling_out_agrees_with_reading(
     )
     selection = Selection(tools=asked_tools, branch=asked_branch, owner=asked_owner)
     if selection.accepts(Record(SESSION, SessionPaths(Path("/none")), state)):
-        assert not selection.rules_out(render_toml(render_state(state)))
+        assert selection.sieve()(render_toml(render_state(state)))
