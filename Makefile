@@ -4,6 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 CODEX_VERSION := 0.169.0
@@ -28,7 +29,8 @@ help:
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	$(PIP) --upgrade pip  # the launcher that an old one writes takes as long as csa itself
+	$(PIP) -e '.[dev]'
 	@touch $(STAMP)
 
 demo: $(STAMP)
@@ -77,7 +79,7 @@ format: $(STAMP)
 	$(BIN)/ruff format --quiet .
 
 constraints: $(STAMP)
-	(head -1 constraints.txt; $(BIN)/python -m pip freeze --exclude-editable) > constraints.new
+	(head -1 constraints.txt; $(BIN)/python -m pip freeze --all --exclude setuptools --exclude-editable) > constraints.new
 	mv constraints.new constraints.txt
 
 clean:

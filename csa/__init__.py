@@ -11,11 +11,9 @@ print(turn.result.text)
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING
-
 __version__ = "0.1.0"
 
+TYPE_CHECKING = False  # importing typing would take longer than `csa --version`
 if TYPE_CHECKING:
     from csa.errors import (
         AmbiguousError,
@@ -100,4 +98,6 @@ def __getattr__(name: str) -> object:
     """Import public names on first use, so that `import csa` costs nothing."""
     if name not in _HOME:
         raise AttributeError(f"module 'csa' has no attribute '{name}'")
+    from importlib import import_module  # noqa: PLC0415  # as above
+
     return getattr(import_module(_HOME[name]), name)

@@ -16,9 +16,7 @@ Errors are built from data; the command line renders them in one place.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
-
+TYPE_CHECKING = False  # importing typing, or dataclasses, would take longer than `csa --version`
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
@@ -61,12 +59,12 @@ class AmbiguousError(CsaError):
         self.matches = matches
 
 
-@dataclass(frozen=True, slots=True)
 class Obstacle:
     """What stands in the way and will be gone some time."""
 
-    words: str
-    is_over: Callable[[], bool]
+    def __init__(self, words: str, is_over: Callable[[], bool]) -> None:
+        self.words = words
+        self.is_over = is_over
 
 
 class BusyError(CsaError):

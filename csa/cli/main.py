@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import os
-import signal
 import sys
-from typing import TYPE_CHECKING
 
 from csa.errors import CsaError, UsageError
 
+TYPE_CHECKING = False  # typing and signal would take longer than all of `csa --version`
 if TYPE_CHECKING:
     from csa.cli.commands import Parser
 
-EXIT_BROKEN_PIPE = 128 + signal.SIGPIPE
+EXIT_INTERRUPTED = 128 + 2  # SIGINT
+EXIT_BROKEN_PIPE = 128 + 13  # SIGPIPE
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -30,7 +30,8 @@ def main(argv: list[str] | None = None) -> int:
 
             code = print_candidates(words[1:])
         else:
-            code = _dispatch(words)
+            answer = _answer_quickly(words)
+            code = _dispatch(words) if answer is None else answer
         sys.stdout.flush()
     except CsaError as error:
         from csa.cli.output import print_error  # noqa: PLC0415  # as above
@@ -38,10 +39,18 @@ def main(argv: list[str] | None = None) -> int:
         print_error(error, as_json="--json" in words)
         return error.exit_code
     except KeyboardInterrupt:
-        return 128 + signal.SIGINT
+        return EXIT_INTERRUPTED
     except OSError as error:
         return _fail_on_output(error)
     return code
+
+
+def _answer_quickly(words: list[str]) -> int | None:
+    if words[:2] != ["session", "is-alive"]:
+        return None
+    from csa.cli.quick import is_alive  # noqa: PLC0415  # this path is a hot one
+
+    return is_alive(words[2:], os.environ)
 
 
 def _open_standard_streams() -> None:
