@@ -32,6 +32,13 @@ settings.register_profile(
 settings.load_profile("csa")
 
 
+def pytest_configure() -> None:
+    """Undo what a background job or nohup has left: an ignored signal would stay ignored in all that a test starts."""
+    for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+        if signal.getsignal(number) == signal.SIG_IGN:
+            signal.signal(number, handler)
+
+
 @dataclass(frozen=True)
 class Hermetic:
     """The places of one test's environment."""
