@@ -47,7 +47,7 @@ def _sessions(typed: str, before: Sequence[str]) -> Iterator[tuple[str, str]]:
         yield from ((name, meaning) for name, meaning in _RELATIVES if name.startswith(typed))
         return
     client = _client(before)
-    ids = client.store.ids()
+    ids = client.store.retired_ids() if ("session", "restore") in pairwise(before) else client.store.ids()
     by_id = typed[:1].isdigit()
     matching = [session_id for session_id in ids if session_id.startswith(typed.upper())] if by_id else ids
     for session_id in reversed(matching[-READ_AT_MOST:]):

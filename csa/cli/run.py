@@ -48,7 +48,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     which.add_argument("--ephemeral", action="store_true", help="keep nothing: no project files read, no session left")
     which.add_argument("--description", metavar="TEXT", help="what the session is about (default: the prompt's start)")
     which.add_argument("--name", metavar="NAME", help="a name for the session, unique in the project")
-    which.add_argument("--ttl", metavar="TIME", help="how long a new session is kept: 7d, 12h, 30m")
+    which.add_argument("--ttl", metavar="TIME", help="how long the session is kept: 7d, 12h, 30m from now")
     how = parser.add_argument_group("how")
     how.add_argument("-t", "--tool", metavar="T", help=f"the tool: codex, claude-code, ..., or {AUTO}")
     how.add_argument(

@@ -75,7 +75,7 @@ def plan_turn(setting: Setting, request: RunRequest, *, new_id: str, now: dateti
     target = _find_target(setting, request)
     if target is None:
         return _plan_new(setting, request, new_id=_asked_id(request) or new_id, now=now)
-    return _plan_resume(setting, request, target)
+    return _plan_resume(setting, request, target, now=now)
 
 
 def _check_words(request: RunRequest) -> None:
@@ -188,10 +188,8 @@ def _plan_new(setting: Setting, request: RunRequest, *, new_id: str, now: dateti
     return plan_fork(plan, source) if source else plan
 
 
-def _plan_resume(setting: Setting, request: RunRequest, session_id: str) -> TurnPlan:
+def _plan_resume(setting: Setting, request: RunRequest, session_id: str, *, now: datetime) -> TurnPlan:
     refuse_own_lineage(setting.caller, session_id)
-    if request.ttl and request.session_id is None:
-        raise UsageError("--ttl is for new sessions.")
     state = setting.store.load(session_id)
     choice = _choose(setting, request, previous=state.last_tool)
     known = state.tools.get(choice.adapter.name, ToolState())
@@ -207,6 +205,7 @@ def _plan_resume(setting: Setting, request: RunRequest, session_id: str) -> Turn
         state,
         name=request.name or state.name,
         description=setting.redactor.redact(request.description) if request.description else state.description,
+        expires_at=_expiry_on_resume(setting, request, state, now),
         limits=_limits_on_resume(setting, state),
         budget=_budget_on_resume(setting, request, state),
     )
@@ -250,6 +249,12 @@ def _expiry(setting: Setting, request: RunRequest, now: datetime) -> datetime | 
         raise UsageError("An ephemeral session goes with its run; --ttl means nothing there.")
     ttl = request.ttl or setting.config.session_ttl
     return now + ttl if ttl and not request.ephemeral else None
+
+
+def _expiry_on_resume(setting: Setting, request: RunRequest, state: SessionState, now: datetime) -> datetime | None:
+    """Return when a session expires that is used again: as before, unless it is told otherwise or would go at once."""
+    has_passed = state.expires_at is not None and state.expires_at <= now
+    return _expiry(setting, request, now) if request.ttl or has_passed else state.expires_at
 
 
 def _choose(setting: Setting, request: RunRequest, *, previous: str | None) -> ToolChoice:

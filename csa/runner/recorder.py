@@ -216,6 +216,7 @@ class Recorder:
             "name": wanted.name,
             "description": wanted.description,
             "permission": wanted.permission,
+            "expires_at": wanted.expires_at,
             "limits": wanted.limits,
             "budget": wanted.budget,
         }

@@ -207,13 +207,16 @@ def _from_transcript(paths: SessionPaths, project: Path) -> dict[str, Any] | Non
         last = event
         if event.type == "run_started":
             tool = str(event.data.get("tool", ""))
-            record |= {"turns": event.turn, "permission": event.data.get("permission")}
+            record |= {"turns": event.turn, "permission": event.data.get("permission"), "phase": "active"}
             record["tools"].setdefault(tool, {})
         if tool:
             record["tools"][tool] |= _of_tool(event)
-        if event.type == "run_finished":
-            used = event.data.get("usage")
-            of_turn = Usage.from_dict(used) if isinstance(used, dict) else None
+        used = event.data.get("usage")
+        of_turn = Usage.from_dict(used) if isinstance(used, dict) else None
+        if event.type == "compaction" and event.data.get("status") == "succeeded":
+            record |= {"phase": "available", "context_status": {"is_compacted": True, "last_compacted_at": event.ts}}
+            usage = usage + of_turn if of_turn else usage
+        elif event.type == "run_finished":
             usage = usage + of_turn if of_turn else usage
             spent += spent_by_turn(of_turn, float(event.data.get("duration_s") or 0))
     record["last_accessed"] = parse_time(last.ts)

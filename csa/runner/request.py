@@ -36,5 +36,5 @@ class RunRequest:
     budget_tokens: int | None = None  # of the session and all below it; 0 is none, None leaves it as it is
     budget_usd: float | None = None
     budget_time_s: float | None = None  # the time of all turns, added up
-    ttl: timedelta | None = None  # after which a new session expires; default: as configured
+    ttl: timedelta | None = None  # after which the session expires; default: as configured
     directory: Path | None = None  # where a new session starts; default: where the library was opened

@@ -175,9 +175,23 @@ def test_time_to_live(place: Place) -> None:
     # Restored, it no longer expires.
     assert place.run("session", "restore", short).code == 0
     assert place.run("session", "clean", "--expired", "--json").json["retired"] == []
-    for words in (["--ttl", "soon"], ["--ttl", "1d", "--ephemeral"], ["--ttl", "1d", "--session", short]):
+    for words in (["--ttl", "soon"], ["--ttl", "1d", "--ephemeral"]):
         assert place.run("run", "--tool", "codex", *words, "x").code == 2
     assert place.run("run", "x", env={"CSA_CONF_SESSION_TTL": "soon"}).code == 6
+
+
+def test_what_has_expired_and_is_used_again(place: Place) -> None:
+    """A resume leaves an end that is still to come, takes away one that has passed, and sets one when told to."""
+    long, short = place.codex("one", "--ttl", "7d").session_id, place.codex("two", "--ttl", "1s").session_id
+    ends = place.state(long)["expires_at"]
+    wait_for(lambda: datetime.now(UTC) > place.state(short)["expires_at"], "the session expires")
+    for session_id in (long, short):
+        place.codex("more", "--session", session_id)
+    assert place.state(long)["expires_at"] == ends
+    assert "expires_at" not in place.state(short)
+    assert place.run("session", "clean", "--expired", "--dry-run", "--json").json["retired"] == []
+    place.codex("and more", "--session", short, "--ttl", "3d")
+    assert timedelta(days=2) < place.state(short)["expires_at"] - datetime.now(UTC) <= timedelta(days=3)
 
 
 def test_max_sessions(place: Place) -> None:

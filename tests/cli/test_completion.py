@@ -194,6 +194,16 @@ def test_candidates_in_the_case_they_were_begun(place: Place) -> None:
 
 
 @pytest.mark.usefixtures("sessions")
+def test_what_can_be_restored(place: Place, scripts: Path) -> None:
+    """`restore` takes sessions that were collected, and is offered those; the others are offered the rest."""
+    assert in_bash(place, scripts, "csa", "session", "restore", "") == []
+    assert place.run("session", "delete", NEW).code == 0
+    assert in_bash(place, scripts, "csa", "session", "restore", "") == ["01JH5QWERT"]
+    assert in_bash(place, scripts, "csa", "session", "restore", "-s", "01") == ["01JH5QWERT"]
+    assert in_bash(place, scripts, "csa", "session", "show", "") == ["auth"]
+
+
+@pytest.mark.usefixtures("sessions")
 def test_candidates_of_another_project(place: Place) -> None:
     """`--cd` on the line says where sessions are looked up; what cannot be looked up offers nothing, in silence."""
     elsewhere = place.tmp / "elsewhere"

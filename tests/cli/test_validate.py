@@ -142,6 +142,24 @@ def test_genealogy_is_salvaged(place: Place) -> None:
     assert place.state(child)["genealogy"]["parent_session_id"] == parent
 
 
+@pytest.mark.parametrize("goes_on", [False, True])
+def test_compactions_are_known_again(place: Place, goes_on: bool) -> None:  # noqa: FBT001  # a parameter of the test
+    """The rebuilt record says that the conversation was compacted, and whether it went on since."""
+    session_id = place.codex("hello").session_id
+    assert place.run("session", "compress", session_id).code == 0
+    if goes_on:
+        place.codex("more", "--session", session_id)
+    path = place.session(session_id) / "state.toml"
+    before = place.state(session_id)
+    assert (before["phase"], before["context_status"]["is_compacted"]) == ("active" if goes_on else "available", True)
+    path.write_text("?")
+    assert place.run("session", "repair", session_id).code == 0
+    after = place.state(session_id)
+    assert (after["phase"], after["usage"]) == (before["phase"], before["usage"])
+    assert after["context_status"]["is_compacted"]
+    assert after["context_status"]["last_compacted_at"][:16] == before["context_status"]["last_compacted_at"][:16]
+
+
 @pytest.mark.parametrize("how", ["newer", "copied", "no transcript", "middle"])
 def test_what_cannot_be_proven_is_left(place: Place, how: str) -> None:
     """A newer csa's record, a copied directory, a state without transcript, a broken line in the middle: untouched."""
