@@ -16,7 +16,7 @@ CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/csa-real-clis
 VERSIONS := codex-$(CODEX_VERSION)_claude-$(CLAUDE_VERSION)_gemini-$(GEMINI_VERSION)_opencode-$(OPENCODE_VERSION)
 CLIS := $(CACHE)/$(VERSIONS)_acp-$(CODEX_ACP_VERSION)
 
-.PHONY: help demo test check lint test-real torture bench docs format constraints clean
+.PHONY: help demo test check lint test-real torture bench docs captures format constraints clean
 
 help:
 	@echo "make demo       a tree of agents over the bundled fake tools, with the live view"
@@ -25,6 +25,7 @@ help:
 	@echo "make test-real  the real tools, also as ACP agents, against a loopback provider"
 	@echo "make torture    a thousand kills at random instants, and what else supervision promises (20 minutes)"
 	@echo "make bench      speed and memory, as ratios"
+	@echo "make captures   draw the views as terminals show them into docs/captures/"
 	@echo "make docs       write docs/commands.md and docs/csa.1 anew from the parsers"
 
 $(STAMP): pyproject.toml constraints.txt
@@ -73,6 +74,9 @@ bench: $(STAMP)
 
 docs: $(STAMP)
 	$(BIN)/python docs/generate.py
+
+captures: $(STAMP)
+	$(BIN)/python docs/capture.py
 
 format: $(STAMP)
 	$(BIN)/ruff check --fix --quiet .

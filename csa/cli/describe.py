@@ -72,6 +72,11 @@ def _usage(data: _Data) -> str:
     return f"usage: {tokens(int(data.get('input_tokens', 0)))} in, {tokens(int(data.get('output_tokens', 0)))} out"
 
 
+def _handoff(data: Mapping[str, Any]) -> str:
+    count = len(data.get("turns", ()))
+    return f"told {data.get('to')} of {count} earlier turn{'s' * (count != 1)}"
+
+
 def _compaction(data: _Data) -> str | None:
     status, before, after = data.get("status"), data.get("tokens_before"), data.get("tokens_after")
     if status == "started":
@@ -100,7 +105,7 @@ _RENDER: Mapping[str, Callable[[_Data], str | None]] = {
     "retry": _retry,
     "warning": _problem("warning"),
     "error": _problem("error"),
-    "handoff": lambda data: f"told {data.get('to')} of {len(data.get('turns', ()))} earlier turns",
+    "handoff": _handoff,
     "fork": lambda data: f"began with what was said in {data.get('from')} ({data.get('how')})",
     "compaction": _compaction,
     "checkpoint": _checkpoint,

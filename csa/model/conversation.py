@@ -138,7 +138,7 @@ class _Conversation:
     def handoff(self, event: Event) -> None:
         turns = event.data.get("turns")
         count = len(turns) if isinstance(turns, list) else 0
-        self.say(event, "system", f"{event.data.get('to')} was told of {count} earlier turns")
+        self.say(event, "system", f"{event.data.get('to')} was told of {count} earlier turn{'s' * (count != 1)}")
 
     def compaction(self, event: Event) -> None:
         if event.data.get("status") in {None, "succeeded"}:  # what was only begun, or failed, changes nothing

@@ -228,9 +228,8 @@ class Course:
         if not tool.swept:
             return []
         count = tool.swept
-        words = (
-            f"{count} processes the tool had left behind were ended" if count > 0 else "some processes would not die"
-        )
+        ended = f"left behind by the tool, and ended: {count} process{'es' * (count != 1)}"
+        words = ended if count > 0 else "some processes would not die"
         return self.recorder.append("warning", {"kind": "leftovers", "message": words})
 
     def _judge(self, decoder: Decoder, end: ToolExit, spawn_fault: SpawnError | None) -> Outcome:
