@@ -27,7 +27,7 @@ def render_heartbeat(processes: Sequence[ProcessId]) -> bytes:
 def journalled_processes(paths: SessionPaths) -> list[ProcessId]:
     """Return the processes of the last beat; none when their pids mean nothing here (another boot or namespace)."""
     try:
-        with paths.heartbeat.open("rb") as file:
+        with open(f"{paths.root}/heartbeat", "rb") as file:  # gc asks for every session; Paths would take longest
             _, place, *lines = file.read(_MAX_BYTES).decode(errors="replace").split("\n")
     except (OSError, ValueError):
         return []
