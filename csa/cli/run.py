@@ -182,7 +182,7 @@ def _finish(command: str, client: Csa, result: RunResult) -> None:
     problem = run_on_finish(command, result, environ=client.setting.environ, directory=directory)
     if problem:
         with lossy(sys.stderr):
-            print(f"warning: {problem}", file=sys.stderr)
+            print(f"warning: {client.setting.redactor.redact(problem)}", file=sys.stderr)
 
 
 async def _drive(turn: Turn, progress: Progress, stream_faults: list[OSError] | None) -> None:

@@ -43,7 +43,6 @@ def execute(arguments: argparse.Namespace) -> int:
     setting = open_client(arguments).setting
     done, exit_code = [], 0
     for session_id in resolve_for_deletion(setting, selectors):
-        children = living_children(setting.store, session_id)
         try:
             removed = delete_session(
                 setting, session_id, force=arguments.force, purge_now=arguments.purge, provider=arguments.provider
@@ -58,6 +57,7 @@ def execute(arguments: argparse.Namespace) -> int:
         done.append({"session_id": session_id, "done": word, "provider_copies": list(removed.provider_copies)})
         if not arguments.json:
             print(f"{word} {session_id}")
+        children = living_children(setting.store, session_id)  # those that its end has not taken along
         warn([*(f"its child {child} is still running" for child in children), *removed.warnings])
     if arguments.json:
         print_json(done)

@@ -8,6 +8,7 @@ process's ancestors count (csa/runner/ancestry.py).
 from __future__ import annotations
 
 import os
+import pwd
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -114,5 +115,14 @@ def refuse_own_lineage(caller: Caller | None, session_id: str, *, verb: str = "r
 
 def owner_name(environ: Mapping[str, str]) -> str:
     """Name the user and host on whose behalf csa acts."""
-    name = environ.get("USER") or environ.get("LOGNAME") or str(os.getuid())
-    return f"{name}@{os.uname().nodename}".encode("utf-8", "replace").decode()
+    return f"{user_name(environ)}@{os.uname().nodename}".encode("utf-8", "replace").decode()
+
+
+def user_name(environ: Mapping[str, str]) -> str:
+    """Name the user: as the environment does, else as the system does; services and cron jobs may have no USER."""
+    if name := environ.get("USER") or environ.get("LOGNAME"):
+        return name
+    try:
+        return pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:
+        return str(os.getuid())

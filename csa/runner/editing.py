@@ -48,7 +48,7 @@ def describe_session(setting: Setting, selector: str, text: str) -> Edit:
     """Give a session another description: one line, redacted, cut to 80 characters."""
     if not is_unicode(text):
         raise UsageError("The description must be UTF-8.")
-    line = setting.redactor.redact(" ".join(text.split()))
+    line = " ".join(setting.redactor.redact(text).split())
     if len(line) > DESCRIPTION_LENGTH:
         line = line[: DESCRIPTION_LENGTH - 1] + "…"
     with hold_session(setting, selector) as held:

@@ -11,6 +11,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ from csa.errors import BusyError, CsaError
 from csa.process.guardian import NESTED_GRACE_S, SWEEP_LIMIT_S
 from csa.process.holders import lock_holders
 from csa.procfs import boot_id, send_signal
+from csa.runner.caller import owner_name
 from csa.store.atomic import write_atomically
 from csa.store.family import Family
 from csa.store.liveness import probe
@@ -76,9 +78,7 @@ class _Asked:
 
 def who_asks(what: str, environ: Mapping[str, str]) -> str:
     """Return the words that the transcript will give as the reason."""
-    user = environ.get("USER") or environ.get("LOGNAME") or str(os.getuid())
-    words = f"{what} by {user}@{os.uname().nodename}, PID {os.getpid()}"
-    return words.encode("utf-8", "replace").decode()
+    return f"{what} by {owner_name(environ)}, PID {os.getpid()}"
 
 
 def end_sessions(
@@ -100,10 +100,19 @@ def end_sessions(
 def end_trees(
     targets: Sequence[Target], *, words: str, grace_s: float = GRACE_S, force: bool = False
 ) -> Iterator[Ended]:
-    """End sessions and all their descendants: parents first, who could start more, and again until nothing runs."""
+    """End sessions and all their descendants: parents first, who could start more, and again until nothing runs.
+
+    What a parent's end takes along is yielded last.
+    """
     family = Family(targets[0][0].root, [session_id for _, session_id in targets])
-    yield from end_sessions(targets, words=words, grace_s=grace_s, force=force)
-    yield from end_all(lambda: [*targets, *family.look()], words=words, grace_s=grace_s, force=force)
+    running = {turn.session_id: turn for turn in map(_running, family.look()) if turn}
+    for ended in chain(
+        end_sessions(targets, words=words, grace_s=grace_s, force=force),
+        end_all(lambda: [*targets, *family.look()], words=words, grace_s=grace_s, force=force),
+    ):
+        running.pop(ended.session_id, None)
+        yield ended
+    yield from map(_ended, running.values())
 
 
 def end_all(
@@ -116,6 +125,12 @@ def end_all(
             if ended.outcome == "failed":
                 failed.add(ended.session_id)
             yield ended
+
+
+def _running(target: Target) -> _Asked | None:
+    store, session_id = target
+    liveness = probe(store.paths(session_id))
+    return _Asked(store, session_id, liveness.owner) if liveness.state == "alive" else None
 
 
 def _runs(store: Store, session_id: str) -> bool:

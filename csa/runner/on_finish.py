@@ -15,11 +15,14 @@ LIMIT_S = 60.0
 _SHOWN = 200
 
 
-def run_on_finish(command: str, result: RunResult, *, environ: Mapping[str, str], directory: str) -> str | None:
+def run_on_finish(
+    command: str, result: RunResult, *, environ: Mapping[str, str], directory: str, output: int = 2
+) -> str | None:
     """Run a shell command line, with the result as JSON on its stdin; return what went wrong, None when it succeeded.
 
     It runs as whoever asked for the turn, and not inside the session that has ended: `CSA_FINISHED_SESSION`, `_TURN`,
-    `_TOOL`, `_STATUS` and `_EXIT_CODE` name that. Its output goes where ours goes. After 60 s it is killed.
+    `_TOOL`, `_STATUS` and `_EXIT_CODE` name that. What it prints goes to the descriptor `output`. After 60 s it is
+    killed.
     """
     facts = {
         "SESSION": result.session_id,
@@ -33,7 +36,8 @@ def run_on_finish(command: str, result: RunResult, *, environ: Mapping[str, str]
         process = subprocess.Popen(
             ["/bin/sh", "-c", command],
             stdin=subprocess.PIPE,
-            stdout=2,  # stdout is the answer
+            stdout=output,
+            stderr=output,
             env=variables,
             cwd=directory,
             start_new_session=True,

@@ -132,6 +132,11 @@ def _find_target(setting: Setting, request: RunRequest) -> str | None:
         return None
     if is_session_id(request.session_id.upper()):
         session_id = request.session_id.upper()
+        if not setting.store.has(session_id) and setting.store.find(session_id).root.is_dir():
+            raise NotFoundError(
+                f"Session {session_id} was retired; it would come back beside a new one.",
+                hint=f"csa session restore -s {session_id}",
+            )
         return session_id if setting.store.has(session_id) else None
     return setting.store.find_name(request.session_id)
 
@@ -355,5 +360,6 @@ def is_unicode(text: str) -> bool:
 
 
 def _description(setting: Setting, request: RunRequest) -> str:
-    text = setting.redactor.redact(request.description or summarise(request.prompt))
+    redact = setting.redactor.redact  # the whole text: a part of a secret would not be recognised
+    text = redact(request.description) if request.description else summarise(redact(request.prompt))
     return text if len(text) <= DESCRIPTION_LENGTH else text[: DESCRIPTION_LENGTH - 1] + "…"

@@ -153,7 +153,8 @@ class Recorder:
 
         With `goes_on`, another turn follows at once, which is to see a `cancel` file that appears meanwhile.
         """
-        final = self._redactor.redact(result.text).encode("utf-8", "surrogateescape")
+        text = self._redactor.redact(result.text)
+        final = text.encode("utf-8", "surrogateescape")
         self._attempt("final.md", lambda: write_atomically(self.paths.turn_output(self.turn) / "final.md", final))
         for log in (self.stdout_log, self.stderr_log):
             log.close()
@@ -161,7 +162,7 @@ class Recorder:
                 self.losses.append(f"a log is incomplete: {log.fault.strerror}")
         result = replace(
             result,
-            summary=self._redactor.redact(summarise(result.text) or result.error_message or result.status),
+            summary=summarise(text) or self._redactor.redact(result.error_message or result.status),
             error_message=self._redactor.redact(result.error_message) if result.error_message else None,
             artifacts=list_artifacts(self.paths, self.turn),
         )
@@ -268,7 +269,7 @@ def read_cancellation(paths: SessionPaths, redactor: Redactor) -> str | None:
         return None
     except OSError:
         words = ""
-    return redactor.redact(words.strip().partition("\n")[0][:200])
+    return redactor.redact(words).strip().partition("\n")[0][:200]
 
 
 def begin(store: Store, plan: TurnPlan, redactor: Redactor, *, detached: bool = False) -> Recorder:

@@ -6,15 +6,18 @@ not; then stdout and stderr become the turn's supervisor.log. TERM ends the turn
 
 from __future__ import annotations
 
+import codecs
 import json
 import os
 import signal
 import sys
+import threading
 from typing import Any
 
 import anyio
 
 from csa.errors import BusyError, CsaError
+from csa.model.redaction import Redactor, StreamRedactor
 from csa.model.result import RunResult
 from csa.process.tool import become_subreaper
 from csa.runner.client import Csa
@@ -23,6 +26,7 @@ from csa.runner.on_finish import run_on_finish
 from csa.runner.patience import try_until_free
 from csa.runner.turn import Turn
 
+_LAST_OUTPUT_S = 1.0
 _ENDING = (signal.SIGTERM, signal.SIGINT)
 
 
@@ -38,10 +42,31 @@ def main() -> int:
         _say({"error": error_to_json(error)})
         return error.exit_code
     if order["on_finish"]:
-        problem = run_on_finish(order["on_finish"], result, environ=_callers(order), directory=order["directory"])
-        if problem:
-            _log(f"warning: {problem}")
+        _finish(order, result)
     return result.exit_code
+
+
+def _finish(order: dict[str, Any], result: RunResult) -> None:
+    """Run the command that was asked for; what it prints is redacted on its way to supervisor.log."""
+    environ = _callers(order)
+    redactor = Redactor(environ)
+    source, output = os.pipe()
+    copier = threading.Thread(target=_copy_redacted, args=(source, redactor), daemon=True)
+    copier.start()
+    problem = run_on_finish(order["on_finish"], result, environ=environ, directory=order["directory"], output=output)
+    os.close(output)
+    copier.join(_LAST_OUTPUT_S)  # what the command has left running may hold the pipe
+    if problem:
+        _log(redactor.redact(f"warning: {problem}"))
+
+
+def _copy_redacted(source: int, redactor: Redactor) -> None:
+    stream = StreamRedactor(redactor)
+    decoder = codecs.getincrementaldecoder("utf-8")("backslashreplace")
+    while chunk := os.read(source, 1 << 16):
+        sys.stderr.write(stream.feed(decoder.decode(chunk)))
+        sys.stderr.flush()
+    sys.stderr.write(stream.close())
 
 
 def _wait_and_run(order: dict[str, Any]) -> RunResult:

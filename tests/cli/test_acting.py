@@ -164,6 +164,18 @@ def test_no_session_deletes_itself_or_those_above_it(place: Place) -> None:
     assert place.run("session", "delete", child, env=environ).code == 0
 
 
+def test_children_that_go_with_their_parent_are_not_told_of(place: Place) -> None:
+    """What the end of a running parent takes along does not run any more when it is deleted."""
+    place.script(
+        {"match": "parent", "do": [["run", "csa run -q --tool codex child"]]}, {"match": "", "do": place.hold()}
+    )
+    running = place.start("run", "--tool", "codex", "parent")
+    place.wait_ready()
+    done = place.run("session", "delete", "--force", running.session_id)
+    assert (done.code, "still running" in done.err) == (0, False), done.err
+    running.wait()
+
+
 def test_living_children_are_told_of(place: Place) -> None:
     """Who deletes a parent hears which of its children still run; they go on."""
     parent, environ = place.agent()

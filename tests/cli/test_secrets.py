@@ -44,6 +44,21 @@ def secrets_env() -> dict[str, str | None]:
     return {"DEPLOY_TOKEN": FROM_ENVIRONMENT, "SIGNING_KEY": MULTILINE}
 
 
+def test_a_part_of_a_secret_is_one(place: Place) -> None:
+    """What is cut to its first line, for a description or a summary, is redacted before it is cut."""
+    first = MULTILINE.partition("\n")[0]
+    place.play(["say", f"done: {MULTILINE}"])
+    session_id = place.codex(f"deploy with {MULTILINE}", env=secrets_env()).session_id
+    state = place.state(session_id)
+    assert (state["description"], state["tools"]["codex"]["last_action_summary"]) == (
+        "deploy with [REDACTED]",
+        "done: [REDACTED]",
+    )
+    assert place.run("session", "describe", session_id, f"with {MULTILINE}", env=secrets_env()).code == 0
+    assert first not in (place.session(session_id) / "state.toml").read_text()
+    assert found_below(place.state_root) == []
+
+
 @BOTH
 def test_secrets_are_nowhere(place: Place, tool: str) -> None:
     """Secrets in prompt, description, tool calls, answers, stderr and odd lines: none is on disk or on stderr."""

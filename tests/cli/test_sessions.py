@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import pwd
 import re
 from pathlib import Path
 
@@ -71,6 +73,23 @@ def test_session_id_creates_and_continues(place: Place, asked: str) -> None:
         assert place.ids() == [UNUSED]
     else:
         assert place.state(place.ids()[0])["name"] == asked
+
+
+def test_session_id_of_a_collected_session(place: Place) -> None:
+    """It is not made a second time beside the one that may come back; once that is back, it is continued."""
+    place.codex("one", "--session-id", UNUSED)
+    assert place.run("session", "delete", UNUSED).code == 0
+    refused = place.run("run", "--tool", "codex", "--session-id", UNUSED.lower(), "two")
+    assert (refused.code, f"csa session restore -s {UNUSED}" in refused.err) == (3, True)
+    assert place.ids() == []
+    assert place.run("session", "restore", UNUSED).code == 0
+    assert place.codex("two", "--session-id", UNUSED).out == "FAKE ECHO: two [turns=2]\n"
+
+
+def test_the_owner_without_variables(place: Place) -> None:
+    """Where neither USER nor LOGNAME is set, as for services, the system knows the user's name."""
+    session_id = place.codex("one", env={"USER": None, "LOGNAME": None}).session_id
+    assert place.state(session_id)["owner"].partition("@")[0] == pwd.getpwuid(os.getuid()).pw_name
 
 
 def test_resume_keeps_the_directory(place: Place) -> None:

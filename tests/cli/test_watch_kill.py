@@ -156,11 +156,18 @@ def test_kill_of_a_tree(place: Place) -> None:
     wait_for(lambda: len(place.ids()) == 3, "all run")
     done = place.run("session", "kill", "--tree", run.session_id)
     assert done.code == 0, done.err
-    assert done.out.splitlines()[0].startswith(f"{run.session_id}: killed (codex, turn 1)")
+    (leaf,) = place.ids(other)
+    first, *rest = done.out.splitlines()
+    assert first == f"{run.session_id}: killed (codex, turn 1)"
+    below = sorted([*place.ids(), leaf])
+    below.remove(run.session_id)
+    assert [line[:26] for line in sorted(rest)] == below  # what went with it is told of too
+    assert all(": killed (" in line for line in rest)
     run.wait()
     place.wait_until_empty(within_s=1)
+    noted = [json.loads(line) for line in (place.store / "audit.jsonl").read_text().splitlines()]
+    assert [(line["command"], line["what"]) for line in noted] == [("session kill", "killed")] * 3
     transcripts = [place.session(each) / "transcript.jsonl" for each in place.ids()]
-    (leaf,) = place.ids(other)
     transcripts.append(store_dir(place.state_root, other) / "sessions" / leaf / "transcript.jsonl")
     ends = [json.loads(path.read_text().splitlines()[-1]) for path in transcripts]
     assert [end["data"]["status"] for end in ends] == ["cancelled"] * 4

@@ -196,6 +196,19 @@ def test_on_finish(place: Place) -> None:
     place.wait_until_empty(within_s=3)
 
 
+def test_what_an_on_finish_command_prints_is_redacted(place: Place) -> None:
+    """Its output and its words go to supervisor.log without the secrets that it was started with."""
+    place.env["DEPLOY_KEY"] = "tr0ub4dor-3-horse"
+    session_id = start_detached(place, "go", "--on-finish", "echo $DEPLOY_KEY heard >&2; : tr0ub4dor-3-horse; exit 3")
+    log = place.session(session_id) / "output" / "turn-0001" / "supervisor.log"
+    wait_for(lambda: "exited with code 3" in log.read_text(), "the command has run")
+    place.wait_until_empty(within_s=3)
+    assert log.read_text().splitlines()[-2:] == [
+        "[REDACTED] heard",
+        "warning: --on-finish: echo $DEPLOY_KEY heard >&2; : [REDACTED]; exit 3: it exited with code 3",
+    ]
+
+
 def test_on_finish_in_the_foreground(place: Place) -> None:
     """In the foreground too, after the answer; what it prints goes to stderr, its failure is a warning only."""
     done = place.run("run", "--tool", "codex", "--on-finish", "echo heard; exit 3", "go")
