@@ -23,25 +23,27 @@ _TRIVIAL = frozenset({"true", "false", "none", "null", "test", "yes", "auto", "d
 
 # The start of a token: not inside a word, but directly behind an escaped newline or tab of a JSON string.
 _EDGE = r"(?:(?<![A-Za-z0-9_])|(?<=\\[nrt]))"
-_SHAPES: tuple[tuple[tuple[str, ...], re.Pattern[str], str], ...] = (
-    (("sk-",), re.compile(_EDGE + r"sk-[A-Za-z0-9_-]{16,}"), MARK),
+# The first of each is a guard, looked for in lower case: `re` finds what begins with a literal twice as fast as `in`.
+_SHAPES: tuple[tuple[re.Pattern[str], re.Pattern[str], str], ...] = (
+    (re.compile("sk-"), re.compile(_EDGE + r"sk-[A-Za-z0-9_-]{16,}"), MARK),
     (
-        ("ghp_", "gho_", "ghu_", "ghs_", "ghr_", "github_pat_"),
-        re.compile(_EDGE + r"(?:gh[pousr]_[A-Za-z0-9]{16,}|github_pat_[A-Za-z0-9_]{16,})"),
+        re.compile("gh[pousr]_"),
+        re.compile(_EDGE + r"gh[pousr]_[A-Za-z0-9]{16,}"),
         MARK,
     ),
-    (("xox",), re.compile(_EDGE + r"xox[a-z]-[A-Za-z0-9-]{8,}"), MARK),
-    (("akia", "asia"), re.compile(_EDGE + r"A(?:KIA|SIA)[0-9A-Z]{16}(?![0-9A-Z])"), MARK),
-    (("aiza",), re.compile(_EDGE + r"AIza[A-Za-z0-9_-]{20,}"), MARK),
-    (("eyj",), re.compile(_EDGE + r"eyJ[A-Za-z0-9_-]{6,}\.[A-Za-z0-9_-]{4,}(?:\.[A-Za-z0-9_-]*)?"), MARK),
-    (("bearer",), re.compile("(?i)" + _EDGE + r"(bearer\s+)[A-Za-z0-9._~+/=-]{8,}"), rf"\1{MARK}"),
+    (re.compile("github_pat_"), re.compile(_EDGE + r"github_pat_[A-Za-z0-9_]{16,}"), MARK),
+    (re.compile("xox"), re.compile(_EDGE + r"xox[a-z]-[A-Za-z0-9-]{8,}"), MARK),
+    (re.compile("a[ks]ia"), re.compile(_EDGE + r"A(?:KIA|SIA)[0-9A-Z]{16}(?![0-9A-Z])"), MARK),
+    (re.compile("aiza"), re.compile(_EDGE + r"AIza[A-Za-z0-9_-]{20,}"), MARK),
+    (re.compile("eyj"), re.compile(_EDGE + r"eyJ[A-Za-z0-9_-]{6,}\.[A-Za-z0-9_-]{4,}(?:\.[A-Za-z0-9_-]*)?"), MARK),
+    (re.compile("bearer"), re.compile("(?i)" + _EDGE + r"(bearer\s+)[A-Za-z0-9._~+/=-]{8,}"), rf"\1{MARK}"),
     (
-        ("-----begin",),
+        re.compile("-----begin"),
         re.compile(r"-----BEGIN [A-Z0-9 ]*PRIVATE KEY-----(?:(?!-----END)[^\"]){0,65536}(?:-----END [A-Z0-9 ]*-----)?"),
         MARK,
     ),
     (
-        ("://",),
+        re.compile("://"),
         re.compile(r"([A-Za-z][A-Za-z0-9+.-]{1,20}://)[^\s/:@\"'\\]{0,256}:[^\s/@\"'\\]{1,512}@"),
         rf"\1{MARK}@",
     ),
@@ -53,7 +55,7 @@ _VALUE = (
     r"(?P<value>[^\s\"'\\,;&<>(){}\[\]]{4,})(?P<call>\(?)"
 )
 _ASSIGNED = tuple(
-    (word, re.compile(pattern + _VALUE))
+    (re.compile(word), re.compile(pattern + _VALUE))
     for word, pattern in (
         ("key", r"key(?:(?<=[_-]key)|(?<=apikey)|(?<=accesskey)|(?<=privatekey))"),
         ("secret", r"secret"),
@@ -96,8 +98,8 @@ class Redactor:
         for hint, pattern in self._short:
             if hint in text:
                 text = pattern.sub(MARK, text)
-        for word, pattern in _ASSIGNED:
-            if word in lowered:
+        for guard, pattern in _ASSIGNED:
+            if guard.search(lowered):
                 text = _redact_assigned(text, pattern)
         return text
 
@@ -120,8 +122,8 @@ class Redactor:
     def may_hold_secret(self, text: str) -> bool:
         """Say cheaply whether `redact_data` could change what serialises to `text`; False is certain."""
         lowered = text.lower()
-        for hint in _HINTS:  # loops, not any(): this runs for every event
-            if hint in lowered:
+        for guard in _GUARDS:  # loops, not any(): this runs for every event
+            if guard(lowered):
                 return True
         return any(literal in text for literal in self._literals)
 
@@ -139,8 +141,8 @@ class Redactor:
         for hint, pattern in self._escapable:
             if hint in text:
                 text = pattern.sub(MARK, text)
-        for hints, pattern, replacement in _SHAPES:
-            if any(hint in lowered for hint in hints):
+        for guard, pattern, replacement in _SHAPES:
+            if guard.search(lowered):
                 text = pattern.sub(replacement, text)
         return text
 
@@ -234,4 +236,4 @@ def _redact_assigned(text: str, pattern: re.Pattern[str]) -> str:
     return "".join([*parts, text[end:]]) if parts else text
 
 
-_HINTS = (*(hint for hints, _, _ in _SHAPES for hint in hints), *(word for word, _ in _ASSIGNED))
+_GUARDS = [*(guard.search for guard, _, _ in _SHAPES), *(guard.search for guard, _ in _ASSIGNED)]
