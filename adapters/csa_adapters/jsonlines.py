@@ -14,15 +14,17 @@ from csa.model.adapter import Update
 
 _NOTHING: dict[str, Any] = {}
 _NO_ITEMS: list[Any] = []
+_BLANKS = " \t\r\n"  # JSON's
 
 
 def read_object(line: bytes) -> dict[str, Any] | None:
     """Return the line's JSON object; None when it is not one."""
     try:
-        value = _DECODER.decode(line.decode("utf-8", "replace"))
+        text = line.decode("utf-8", "replace").strip(_BLANKS)
+        value, end = _DECODER.raw_decode(text)  # half of the time that `decode` takes goes into looking for blanks
     except (ValueError, RecursionError):  # a line of brackets nests deeper than the parser goes
         return None
-    if type(value) is not dict:
+    if type(value) is not dict or end != len(text):
         return None
     return _without_surrogates(value) if b"\\ud" in line or b"\\uD" in line else value
 

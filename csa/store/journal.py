@@ -11,6 +11,7 @@ import os
 import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -141,9 +142,14 @@ class Journal:
 
 def _encode(event: Event) -> str:
     return (
-        f'{{"v":{TRANSCRIPT_VERSION},"seq":{event.seq},"ts":"{event.ts}","type":{_ENCODE(event.type)},'
+        f'{{"v":{TRANSCRIPT_VERSION},"seq":{event.seq},"ts":"{event.ts}","type":{_encode_type(event.type)},'
         f'"turn":{event.turn},"data":{_ENCODE(event.data)}}}\n'
     )
+
+
+@lru_cache(256)
+def _encode_type(kind: str) -> str:
+    return _ENCODE(kind)
 
 
 def _write_at(fd: int, content: bytes, offset: int) -> None:
