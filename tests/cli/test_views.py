@@ -229,6 +229,49 @@ def test_progress_of_a_run(place: Place) -> None:
     assert terminal.output.splitlines()[-1] == "outer answer"
 
 
+@pytest.mark.parametrize("count", [1, 2])
+def test_keys_do_not_disturb_what_is_drawn(place: Place, count: int) -> None:
+    """What is typed, Ctrl-C included, is not echoed into the tree, which would stay behind; then the echo is back."""
+    place.play(["ignore-term"], *place.hold())
+    with Terminal(place, "run", "--tool", "codex", "go on") as terminal:
+        terminal.wait_for("● ")
+        place.wait_ready()
+        terminal.wait(lambda: not is_echoing(terminal), "the echo is off")
+        terminal.type("typed\n" + "\x03" * count)
+        assert terminal.end() == 130
+        assert termios.tcgetattr(terminal.theirs) == terminal.before
+    assert "^C" not in terminal.text
+    assert "typed" not in terminal.text
+    assert "csa: cancelled in" in terminal.text
+
+
+def test_stopping_a_run_gives_the_echo_back(place: Place) -> None:
+    """The shell that Ctrl-Z leads back to echoes; a run that goes on in the background leaves that alone."""
+    place.play(*place.hold(), ["say", "the answer"])
+    script = "set -m; csa run --tool codex go; stty -a | grep -w echo; bg; echo in the background; read line; fg"
+    with Terminal(place, "bash", "-c", script) as terminal:
+        terminal.wait_for("● ")
+        place.wait_ready()
+        terminal.wait(lambda: not is_echoing(terminal), "the echo is off")
+        terminal.type("\x1a")
+        terminal.wait_for(" echo ")
+        terminal.wait_for("in the background")
+        shown = len(terminal.output)
+        terminal.wait(lambda: "●" in terminal.output[shown:], "it is drawn on")
+        assert is_echoing(terminal)
+        terminal.type("\n")
+        terminal.wait(lambda: not is_echoing(terminal), "the echo is off again")
+        place.release()
+        assert terminal.end() == 0
+        assert termios.tcgetattr(terminal.theirs) == terminal.before
+    assert terminal.text.count("csa: succeeded in") == 1
+
+
+def is_echoing(terminal: Terminal) -> bool:
+    """Say whether the terminal shows what is typed."""
+    return bool(termios.tcgetattr(terminal.theirs)[3] & termios.ECHO)
+
+
 def test_events_in_a_pipe_beside_a_live_view(place: Place) -> None:
     """`run --stream-json` with stderr on a terminal: the events are on stdout, all of them, and nowhere else."""
     read, write = os.pipe()
