@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import codecs
+import io
 import os
 import sys
 
@@ -34,9 +36,13 @@ def main(argv: list[str] | None = None) -> int:
             code = _dispatch(words) if answer is None else answer
         sys.stdout.flush()
     except CsaError as error:
-        from csa.cli.output import print_error  # noqa: PLC0415  # as above
+        from csa.cli.output import lossy, print_error  # noqa: PLC0415  # as above
 
-        print_error(error, as_json="--json" in words)
+        as_json = "--json" in words
+        stream = sys.stdout if as_json else sys.stderr
+        with lossy(stream):
+            print_error(error, as_json=as_json)
+            stream.flush()
         return error.exit_code
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
@@ -61,6 +67,17 @@ def _open_standard_streams() -> None:
         except OSError:
             os.open(os.devnull, os.O_RDWR)  # the lowest free descriptor: this one
             setattr(sys, name, open(fd, mode, closefd=False))  # noqa: SIM115  # for as long as we live
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors in {"strict", "surrogateescape"}:
+        codecs.register_error("csa", _spell)
+        sys.stdout.reconfigure(errors="csa")
+
+
+def _spell(error: UnicodeError) -> tuple[str | bytes, int]:
+    """Write what the encoding of stdout lacks as an escape; bytes that were no text, as what they were."""
+    assert isinstance(error, UnicodeEncodeError)
+    first = error.object[error.start]
+    how = "surrogateescape" if "\udc80" <= first <= "\udcff" else "backslashreplace"
+    return first.encode("ascii", how), error.start + 1
 
 
 def _fail_on_output(error: OSError) -> int:

@@ -45,7 +45,8 @@ def print_problem(message: str, *, hint: str | None = None) -> None:
 
 def print_json(value: Any) -> None:
     """Print one JSON value on one line."""
-    print(json.dumps(value, ensure_ascii=False))
+    is_utf8 = sys.stdout.encoding.lower() in {"utf-8", "utf8"}  # else JSON's escapes, not Python's
+    print(json.dumps(value, ensure_ascii=not is_utf8))
 
 
 @contextmanager
