@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import termios
 from collections.abc import Iterator
@@ -309,3 +310,20 @@ def test_top_imports_nothing_heavy_in_a_pipe(place: Place) -> None:
     assert "csa" in imported
     assert not imported & {"rich", "anyio", "asyncio", "tomlkit", "ulid"}
     assert not store_dir(place.state_root, place.project).exists()
+
+
+@pytest.mark.parametrize("env", [{}, {"NO_COLOR": "1"}])
+def test_ids_stay_whole_on_a_narrow_terminal(place: Place, env: dict[str, str | None]) -> None:
+    """Where an id is there to be copied, the terminal folds the line, and csa does not cut it."""
+    size = (40, 24)
+    with Terminal(place, "run", "--tool", "codex", "hello", size=size, env=env) as terminal:
+        assert terminal.end() == 0
+    (session_id,) = place.ids()
+    assert f"csa: session {session_id}, turn 1, codex (asked for)\r\n" in terminal.text
+    place.run("session", "checkpoint", session_id)
+    state = place.session(session_id) / "state.toml"
+    state.write_text(re.sub(r"last_accessed = .*", "last_accessed = 2026-01-01T00:00:00Z", state.read_text()))
+    for words in (["checkpoints"], ["checkpoints", "--verify"], ["clean", "--days", "1", "--dry-run"]):
+        with Terminal(place, "session", *words, size=size, env=env) as terminal:
+            assert terminal.end() == 0
+        assert session_id in terminal.text
