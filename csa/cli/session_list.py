@@ -160,7 +160,7 @@ def _list_tree(client: Csa, stores: list[Store], selection: Selection, arguments
     print_totals(view, infos, more=0)
     if len(shown) < len(forest):
         rest = len(forest) - len(shown)
-        print(f"... and {rest} more trees (--limit {len(forest)} shows all)", file=sys.stderr)
+        print(f"... and {rest} more tree{'s' * (rest != 1)} (--limit {len(forest)} shows all)", file=sys.stderr)
     return 0
 
 

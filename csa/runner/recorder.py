@@ -169,7 +169,7 @@ class Recorder:
         self.journal.sync()
         if self.journal.lost or self.journal.fault:
             why = self.journal.fault.strerror if self.journal.fault else "unknown"
-            self.losses.append(f"{self.journal.lost} events of the transcript were lost: {why}")
+            self.losses.append(f"events of the transcript were lost ({self.journal.lost}): {why}")
         self._attempt("result.toml", lambda: save_result(self.paths, result))
         self.tool_state = replace(
             self.tool_state,

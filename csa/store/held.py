@@ -137,7 +137,7 @@ def refuse_when_full(store: Store, max_sessions: int) -> None:
     count = sum(is_session_id(name.removeprefix(NEW_PREFIX)) for name in names)
     if count >= max_sessions:
         raise RefusedError(
-            f"max_sessions is {max_sessions}, and {store.project} has {count} sessions.",
+            f"max_sessions is {max_sessions}, and {store.project} has {count} session{'s' * (count != 1)}.",
             hint="csa session clean --days 30 --dry-run says which could go",
         )
 

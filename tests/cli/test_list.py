@@ -340,3 +340,12 @@ def test_a_tool_that_is_none(place: Place) -> None:
     done = place.run("session", "list", "--tool", "codxe", "--branch", "none")
     assert (done.code, done.out) == (0, "No sessions found\n")
     assert place.run("session", "clean", "--days", "30", "--tool", "codxe").code == 0
+
+
+def test_one_more_tree(place: Place) -> None:
+    """What the limit leaves out is counted, in the singular too."""
+    for number in range(3):
+        place.codex(f"task {number}")
+    for limit, rest in ((2, "1 more tree"), (1, "2 more trees")):
+        done = place.run("session", "list", "--tree", "--limit", str(limit))
+        assert done.err == f"... and {rest} (--limit 3 shows all)\n"

