@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from csa.cli.acting import warn
-from csa.cli.output import cut, lossy, one_line, print_json, terminal_width
+from csa.cli.output import cut_behind, lossy, one_line, print_json, terminal_width
 from csa.errors import UsageError
 from csa.model.collection import Rule
 from csa.model.duration import parse_duration
@@ -84,7 +84,8 @@ def print_items(report: Report, *, dry_run: bool, with_project: bool = False) ->
     for verb, items in (("retire", report.retired), ("purge", report.purged)):
         word = f"would {verb}" if dry_run else f"{verb}d"
         for item in items:
-            print(cut(f"{word}  {_describe(item, now, tool_width, with_project=with_project)}", width))
+            about = _describe(item, now, tool_width, with_project=with_project)
+            print(cut_behind(f"{word}  {item.session_id}", about, width))
 
 
 def _describe(item: Item, now: datetime, tool_width: int, *, with_project: bool) -> str:
@@ -92,9 +93,7 @@ def _describe(item: Item, now: datetime, tool_width: int, *, with_project: bool)
     age = format_age(now, state.last_accessed) if state else "-"
     about = (f"[{state.name}] " if state.name else "") + state.description if state else ""
     place = f"  {item.store.project}" if with_project else ""
-    return (
-        f"{item.session_id}  {item.reason:<9} {age:>4}  {_tools(item):<{tool_width}}{place}  {one_line(about)}".rstrip()
-    )
+    return f"  {item.reason:<9} {age:>4}  {_tools(item):<{tool_width}}{place}  {one_line(about)}".rstrip()
 
 
 def _tools(item: Item) -> str:

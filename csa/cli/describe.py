@@ -65,7 +65,8 @@ def _started(data: _Data) -> str:
 
 
 def _finished(data: _Data) -> str:
-    return f"{data.get('status')}: {one_line(str(data.get('summary', '')))}"
+    status, summary = str(data.get("status")), one_line(str(data.get("summary") or ""))
+    return status if summary in {"", status} else f"{status}: {summary}"
 
 
 def _usage(data: _Data) -> str:

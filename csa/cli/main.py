@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
+import codecs
+import io
 import os
 import sys
 
 from csa.errors import CsaError, UsageError
-
-TYPE_CHECKING = False  # typing and signal would take longer than all of `csa --version`
-if TYPE_CHECKING:
-    from csa.cli.commands import Parser
 
 EXIT_INTERRUPTED = 128 + 2  # SIGINT
 EXIT_BROKEN_PIPE = 128 + 13  # SIGPIPE
@@ -34,9 +32,13 @@ def main(argv: list[str] | None = None) -> int:
             code = _dispatch(words) if answer is None else answer
         sys.stdout.flush()
     except CsaError as error:
-        from csa.cli.output import print_error  # noqa: PLC0415  # as above
+        from csa.cli.output import lossy, print_error  # noqa: PLC0415  # as above
 
-        print_error(error, as_json="--json" in words)
+        as_json = "--json" in words
+        stream = sys.stdout if as_json else sys.stderr
+        with lossy(stream):
+            print_error(error, as_json=as_json)
+            stream.flush()
         return error.exit_code
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
@@ -61,6 +63,17 @@ def _open_standard_streams() -> None:
         except OSError:
             os.open(os.devnull, os.O_RDWR)  # the lowest free descriptor: this one
             setattr(sys, name, open(fd, mode, closefd=False))  # noqa: SIM115  # for as long as we live
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors in {"strict", "surrogateescape"}:
+        codecs.register_error("csa", _spell)
+        sys.stdout.reconfigure(errors="csa")
+
+
+def _spell(error: UnicodeError) -> tuple[str | bytes, int]:
+    """Write what the encoding of stdout lacks as an escape; bytes that were no text, as what they were."""
+    assert isinstance(error, UnicodeEncodeError)
+    first = error.object[error.start]
+    how = "surrogateescape" if "\udc80" <= first <= "\udcff" else "backslashreplace"
+    return first.encode("ascii", how), error.start + 1
 
 
 def _fail_on_output(error: OSError) -> int:
@@ -97,13 +110,15 @@ def _dispatch(words: list[str]) -> int:
             return print_help(overview())
         if words[0] in GROUPS and (len(words) == 1 or words[1] in {"-h", "--help"}):
             return print_help(group_overview(words[0]))
-        raise _unknown(words)
+        from csa.cli.suggesting import unknown_command  # noqa: PLC0415  # only a typo pays for it
+
+        raise unknown_command(words)
     try:
         arguments = command.parser().parse_args(rest)
     except UsageFault as fault:
-        message = fault.message[:1].upper() + fault.message[1:]
-        hint = _suggest_option(command.parser(), fault.message) or f"{fault.prog} --help"
-        raise UsageError(f"{message}.", hint=hint) from fault
+        from csa.cli.suggesting import usage_error  # noqa: PLC0415  # only a typo pays for it
+
+        raise usage_error(command, rest, fault) from fault
     if arguments.cd is not None and not os.path.isdir(arguments.cd):
         raise UsageError(f"--cd: there is no directory {arguments.cd}.")
     if command.words in AUDITED_READS:
@@ -111,28 +126,6 @@ def _dispatch(words: list[str]) -> int:
 
         note_read(" ".join(command.words), arguments)
     return command.execute(arguments)
-
-
-def _suggest_option(parser: Parser, message: str) -> str | None:
-    """Return what an unknown option may have been meant to be."""
-    from difflib import get_close_matches  # noqa: PLC0415  # only a typo pays for it
-
-    typed = next((word.partition("=")[0] for word in message.split() if word.startswith("--")), "")
-    known = [option for action in parser._actions for option in action.option_strings]  # noqa: SLF001  # no public way
-    close = [] if typed in known else get_close_matches(typed, known, n=1, cutoff=0.75)
-    return f"did you mean '{close[0]}'?" if close else None
-
-
-def _unknown(words: list[str]) -> UsageError:
-    from difflib import get_close_matches  # noqa: PLC0415  # only a typo pays for it
-
-    from csa.cli.commands import ALIASES, COMMANDS, GROUPS  # noqa: PLC0415  # as above
-
-    known = [" ".join(names) for names in (*(command.words for command in COMMANDS), *ALIASES)]
-    typed = " ".join(words[:2]) if words[0] in GROUPS else words[0]
-    close = get_close_matches(typed, [*known, *GROUPS], n=1) or get_close_matches(" ".join(words[:2]), known, n=1)
-    hint = f"did you mean 'csa {close[0]}'?" if close else "csa --help"
-    return UsageError(f"There is no command 'csa {typed}'.", hint=hint)
 
 
 if __name__ == "__main__":

@@ -45,7 +45,8 @@ def print_problem(message: str, *, hint: str | None = None) -> None:
 
 def print_json(value: Any) -> None:
     """Print one JSON value on one line."""
-    print(json.dumps(value, ensure_ascii=False))
+    is_utf8 = sys.stdout.encoding.lower() in {"utf-8", "utf8"}  # else JSON's escapes, not Python's
+    print(json.dumps(value, ensure_ascii=not is_utf8))
 
 
 @contextmanager
@@ -126,6 +127,8 @@ def cut(text: str, width: int | None) -> str:
     """Shorten to a number of columns; None leaves the text whole. Wide characters count as two."""
     if width is None or len(text) * 2 <= width:
         return text
+    if width == 0:
+        return ""
     if display_width(text) <= width:
         return text
     used, kept = 0, []
@@ -135,6 +138,11 @@ def cut(text: str, width: int | None) -> str:
             break
         kept.append(character)
     return "".join(kept) + "…"
+
+
+def cut_behind(head: str, text: str, width: int | None) -> str:
+    """Shorten a line behind its head, which stays whole: an id must, wherever it is to be copied from."""
+    return head + (text if width is None else cut(text, max(0, width - display_width(head))))
 
 
 def display_width(text: str) -> int:

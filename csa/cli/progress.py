@@ -109,7 +109,7 @@ class PlainLines(Silence):
     def begin(self, subject: Subject) -> None:
         """Say which session this is: its record is on disk, so the id can be used at once."""
         self._first_turn = subject.turn
-        _say(subject.headline)
+        _say_whole(subject.headline)
 
     def show(self, event: Event) -> None:
         """Say what happened."""
@@ -146,7 +146,7 @@ class LiveTree(Silence):
 
     def begin(self, subject: Subject) -> None:
         """Say which session this is, and begin to draw."""
-        _say(Style(sys.stderr)(subject.headline, "dim"))
+        _say_whole(Style(sys.stderr)(subject.headline, "dim"))
         self._subject = subject
         self._before = subject.usage
         self._since = subject.session_id
@@ -228,5 +228,9 @@ def _closing(event: Event) -> str:
 
 
 def _say(line: str) -> None:
-    width = terminal_width(sys.stderr)
-    print(line if width is None else cut(line, width), file=sys.stderr, flush=True)
+    _say_whole(cut(line, terminal_width(sys.stderr)))
+
+
+def _say_whole(line: str) -> None:
+    """Print a line that has an id: a terminal that is too narrow folds it, and it can be copied."""
+    print(line, file=sys.stderr, flush=True)

@@ -9,7 +9,6 @@ Exits 0 when the turn succeeded, 1 when it failed, 2 on bad usage, 3 when the se
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import shlex
 import shutil
@@ -206,7 +205,8 @@ async def _drive(turn: Turn, progress: Progress, stream_faults: list[OSError] | 
                 async for event in turn:
                     if stream_faults is not None:
                         with lossy(sys.stdout, stream_faults):
-                            print(json.dumps(event.to_dict(), ensure_ascii=False), flush=True)
+                            print_json(event.to_dict())
+                            sys.stdout.flush()
                     with lossy(sys.stderr):
                         progress.show(event)
             finally:

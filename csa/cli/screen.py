@@ -13,7 +13,7 @@ import termios
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from typing import IO, Self
+from typing import IO, Any, Self
 
 from rich.console import Console
 from rich.control import Control
@@ -37,6 +37,7 @@ class Screen:
         self._is_styled = Style(stream).enabled
         self._console = Console(file=stream, force_terminal=True, highlight=False, markup=False, emoji=False)
         self._live = self._new_live()
+        self._echo = _Echo(stream.fileno())
         self._drawn: tuple[tuple[int, int], list[Line]] | None = None
 
     @property
@@ -46,12 +47,17 @@ class Screen:
 
     def start(self) -> None:
         """Begin to draw."""
+        if not self._whole:  # there the keys are read (see `watch`)
+            self._echo.start()
         self._live.start()
 
     def stop(self) -> None:
         """Remove what was drawn."""
-        self._make_way()
-        self._live.stop()
+        try:
+            self._make_way()
+            self._live.stop()
+        finally:
+            self._echo.stop()
         self._live = self._new_live()
         self._drawn = None
 
@@ -65,6 +71,8 @@ class Screen:
 
     def draw(self, lines: list[Line]) -> None:
         """Show these lines instead of those before."""
+        if not self._whole:
+            self._echo.turn_off()
         size = self.size
         if self._drawn == (size, lines):
             return
@@ -100,6 +108,59 @@ class Screen:
         folds = sum((sum(display_width(text) for text, _ in line) - 1) // columns for line in self._drawn[1])
         up = [(ControlType.ERASE_IN_LINE, 2), (ControlType.CURSOR_UP, 1)]
         self._console.control(Control(*(up * min(folds, rows))))
+
+
+class _Echo:
+    """The terminal's echo of keys: of `^C`, say, which moves the cursor away from where the next lines are expected.
+
+    It is off between `start` and `stop`, and back while Ctrl-Z has us stopped. In the background the terminal is
+    another's, and is left alone.
+    """
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        self._is_off = False  # by us
+        self._heeded: Any = signal.SIG_IGN
+
+    def start(self) -> None:
+        """Begin; `turn_off` is to be called again and again, as who goes on after Ctrl-Z does not know when."""
+        self._heeded = signal.getsignal(signal.SIGTSTP)
+        if self._heeded is signal.SIG_DFL:
+            signal.signal(signal.SIGTSTP, self._pause)
+
+    def turn_off(self) -> None:
+        """Turn it off, unless it is."""
+        self._is_off = self._set(echo=False) or self._is_off
+
+    def stop(self) -> None:
+        """Turn it on, if we have turned it off."""
+        self._turn_on()
+        if self._heeded is signal.SIG_DFL:
+            signal.signal(signal.SIGTSTP, signal.SIG_DFL)
+
+    def _pause(self, *_: object) -> None:
+        self._turn_on()
+        _pause()
+
+    def _turn_on(self) -> None:
+        if self._is_off:
+            self._set(echo=True)
+        self._is_off = False
+
+    def _set(self, *, echo: bool) -> bool:
+        """Say whether that has changed anything."""
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTTOU})  # it would stop us where we are too late
+        try:
+            attributes = termios.tcgetattr(self._fd)
+            if bool(attributes[3] & termios.ECHO) == echo or os.tcgetpgrp(self._fd) != os.getpgrp():
+                return False
+            attributes[3] ^= termios.ECHO
+            termios.tcsetattr(self._fd, termios.TCSANOW, attributes)
+        except (OSError, termios.error):  # the terminal is gone, or does not control us
+            return False
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        return True
 
 
 def watch(frame: Callable[[int, int], list[Line]]) -> int:

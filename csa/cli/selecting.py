@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterable
 
-from csa.errors import UsageError
+from csa.errors import ConfigError, UsageError
 from csa.runner.client import Csa
+from csa.store.sessions import Store
 
 
 def add_selector(parser: argparse.ArgumentParser) -> None:
@@ -44,3 +46,18 @@ def resolve_all(client: Csa, arguments: argparse.Namespace) -> list[str]:
 def open_client(arguments: argparse.Namespace) -> Csa:
     """Open the project of `--cd`, or of the current directory."""
     return Csa.from_environment(arguments.cd or ".")
+
+
+def refuse_unknown_tools(client: Csa, stores: Iterable[Store], names: Iterable[str]) -> None:
+    """Raise UsageError for a name that is no tool's: of no adapter, not configured, and in no session's record."""
+    from csa.runner.listing import PHASES, STATUSES, Selection, select_sessions  # noqa: PLC0415  # few commands need it
+    from csa.runner.toolbox import adapter_names, unknown_tool  # noqa: PLC0415  # as above
+
+    try:
+        known = adapter_names(client.setting.config)
+    except ConfigError:  # which is not what was asked
+        known = adapter_names()
+    for name in sorted({*names} - {*known}):
+        anywhere = Selection(tools=frozenset({name}), statuses=frozenset((*STATUSES, *PHASES)))
+        if not select_sessions(stores, anywhere, limit=1).infos:
+            raise unknown_tool(name, known)

@@ -12,7 +12,7 @@ import sys
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from csa.cli.output import Style, cut, one_line, print_json, terminal_width
+from csa.cli.output import Style, cut_behind, one_line, print_json, terminal_width
 from csa.cli.selecting import open_client
 from csa.errors import UsageError
 from csa.model.state import format_time
@@ -89,11 +89,11 @@ def _print_rows(found: list[Checkpoint], verdicts: list[Verdict | None], *, of_o
         name = each.commit[:_SHOWN] if width else each.commit
         clock = datetime.fromtimestamp(each.at, UTC).astimezone().strftime("%Y-%m-%d %H:%M")
         what = one_line(facts.label or ("automatic" if facts.automatic else ""))
-        whose = "" if of_one else f"{facts.session_id}  "
-        row = f"{whose}{clock}  turn {facts.turn:<3} {what}"
+        whose = "" if of_one else f"{facts.session_id}"
+        row = f"{'' if of_one else '  '}{clock}  turn {facts.turn:<3} {what}"
         checked = "" if verdict is None else f"{style(f'{verdict:<10}', _COLOURS.get(verdict, 'red'))}"
         taken = len(name) + 2 + (10 if verdict else 0)
-        print(f"{checked}{style(name, 'cyan')}  {cut(row, width and width - taken)}".rstrip())
+        print(f"{checked}{style(name, 'cyan')}  {cut_behind(whose, row, width and max(1, width - taken))}".rstrip())
 
 
 def _show(client: Csa, name: str, *, as_json: bool) -> int:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 from datetime import UTC, datetime
 
-from csa.cli.selecting import open_client
+from csa.cli.selecting import open_client, refuse_unknown_tools
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -41,8 +41,10 @@ def execute(arguments: argparse.Namespace) -> int:
     )
     from csa.runner.collecting import collect  # noqa: PLC0415  # as above
 
-    setting, dry_run = open_client(arguments).setting, arguments.dry_run
+    client, dry_run = open_client(arguments), arguments.dry_run
+    setting = client.setting
     rule, counter = read_rule(arguments, setting), Counter()
+    refuse_unknown_tools(client, [setting.store], rule.tools)
     report = collect(
         setting,
         rule,

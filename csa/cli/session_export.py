@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import IO
 
 from csa.cli.conversation_formats import FORMATS, Document
+from csa.cli.output import print_json
 from csa.cli.selecting import add_selector, open_client
 from csa.errors import UsageError
 from csa.runner.client import Csa
@@ -41,12 +42,18 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--format", choices=(ARCHIVE, *FORMATS), default=ARCHIVE, help="what to write (default: archive)"
     )
     parser.add_argument("-o", "--output", metavar="FILE", help="write to FILE instead of stdout")
+    parser.add_argument("--json", action="store_true", help="with -o: print what was written, as an object")
     parser.add_argument(
         "--skip-corrupted", action="store_true", help="leave out damaged sessions and lines instead of giving up"
     )
 
 
 def execute(arguments: argparse.Namespace) -> int:
+    if arguments.json and arguments.output is None:
+        raise UsageError(
+            "--json says what was written to a file; stdout is the archive, or what --format asks for.",
+            hint="--json -o FILE, or --format json",
+        )
     client = open_client(arguments)
     infos = choose_sessions(client.setting, _selector(arguments), with_tree=arguments.tree)
     is_archive = arguments.format == ARCHIVE
@@ -58,11 +65,12 @@ def execute(arguments: argparse.Namespace) -> int:
             arguments.output,
             lambda stream: write_archive(client.setting, kept, stream, skip_corrupted=arguments.skip_corrupted),
         )
-        _report([*skipped, *more])
+        _report(arguments, [info.session_id for info in kept], [*skipped, *more])
     else:
         readable = [info for info in infos if info.record.fault is None]
         _write(arguments.output, lambda stream: _write_documents(client, readable, arguments.format, stream))
-        _report([Skipped(i.session_id, i.record.fault.message) for i in infos if i.record.fault])
+        skipped = [Skipped(i.session_id, i.record.fault.message) for i in infos if i.record.fault]
+        _report(arguments, [info.session_id for info in readable], skipped)
     return 0
 
 
@@ -114,6 +122,12 @@ def _private(path: str, flags: int) -> int:
     return os.open(path, flags | os.O_CLOEXEC, 0o600)
 
 
-def _report(skipped: Sequence[Skipped]) -> None:
+def _report(arguments: argparse.Namespace, written: Sequence[str], skipped: Sequence[Skipped]) -> None:
+    if arguments.json:
+        path = Path(arguments.output).absolute()
+        left_out = [{"what": item.what, "why": item.why} for item in skipped]
+        facts = {"file": str(path), "format": arguments.format, "bytes": path.stat().st_size}
+        print_json({**facts, "sessions": list(written), "left_out": left_out})
+        return
     for item in skipped:
         print(f"left out: {item.what}: {item.why}", file=sys.stderr)

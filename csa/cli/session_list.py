@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from csa.cli.output import can_redraw, print_json
-from csa.cli.selecting import open_client
+from csa.cli.selecting import open_client, refuse_unknown_tools
 from csa.errors import StateError, UsageError
 from csa.paths import home
 from csa.runner.client import Csa
@@ -64,6 +64,12 @@ def execute(arguments: argparse.Namespace) -> int:
     if arguments.tree:
         return _list_tree(client, stores, selection, arguments)
     return _list_rows(client, stores, selection, arguments)
+
+
+def _refuse_typo(client: Csa, stores: list[Store], selection: Selection) -> None:
+    """Where nothing was found: look whether there are such tools, which costs more than the list."""
+    if selection.tools:
+        refuse_unknown_tools(client, stores, selection.tools)
 
 
 def read_selection(arguments: argparse.Namespace, now: datetime) -> Selection:
@@ -112,6 +118,8 @@ def _names(text: str | None) -> frozenset[str]:
 def _list_rows(client: Csa, stores: list[Store], selection: Selection, arguments: argparse.Namespace) -> int:
     on_terminal = sys.stdout.isatty() and not arguments.json
     listing = select_sessions(stores, selection, limit=arguments.limit or (SHOWN_ON_TERMINAL if on_terminal else None))
+    if not listing.infos:
+        _refuse_typo(client, stores, selection)
     if arguments.json:
         extra = {store.path: {"project": str(store.project)} if arguments.all_projects else {} for store in stores}
         print_json([{**info.to_json(), **extra[info.store.path]} for info in listing.infos])
@@ -136,6 +144,8 @@ def _list_tree(client: Csa, stores: list[Store], selection: Selection, arguments
     whole = arrange_sessions(select_sessions(stores, everything).infos)
     forest = whole if selection.is_everything else keep_matching(whole, selection)
     shown = forest[: arguments.limit]
+    if not shown:
+        _refuse_typo(client, stores, selection)
     if arguments.json:
         print_json(_tree_to_json(whole, shown))
         return 0
@@ -150,7 +160,7 @@ def _list_tree(client: Csa, stores: list[Store], selection: Selection, arguments
     print_totals(view, infos, more=0)
     if len(shown) < len(forest):
         rest = len(forest) - len(shown)
-        print(f"... and {rest} more trees (--limit {len(forest)} shows all)", file=sys.stderr)
+        print(f"... and {rest} more tree{'s' * (rest != 1)} (--limit {len(forest)} shows all)", file=sys.stderr)
     return 0
 
 

@@ -60,3 +60,11 @@ class Event:
         if not isinstance(data, dict):
             raise TypeError("data is not an object")
         return cls(int(line["seq"]), str(line["ts"]), str(line["type"]), int(line["turn"]), data)
+
+    @staticmethod
+    def fault_of(line: Mapping[str, Any]) -> str:
+        """Say why `from_dict` has refused a line's object."""
+        if missing := [key for key in ("seq", "ts", "type", "turn", "data") if key not in line]:
+            return f"it has no {' and no '.join(missing)}"
+        wrong = [key for key in ("seq", "turn") if not isinstance(line[key], int)]
+        return f"{wrong[0]} is not a whole number" if wrong else "data is not an object"

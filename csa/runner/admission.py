@@ -15,7 +15,7 @@ from csa.errors import FullError, Obstacle, RefusedError
 from csa.model.limits import Limits
 from csa.model.state import SessionState
 from csa.runner.plan import TurnPlan
-from csa.store.held import HeldSession, refuse_busy
+from csa.store.held import RETRY_OR_WAIT, HeldSession, refuse_busy
 from csa.store.lineage import ancestors
 from csa.store.locks import Lock, is_locked
 from csa.store.sessions import Store
@@ -61,7 +61,8 @@ def open_admission(store: Store, plan: TurnPlan) -> Iterator[Admission]:
         if above or _is_limited(plan):
             tree = stack.enter_context(open_tree(store.root, above[-1] if above else plan.state))
         if not plan.is_new:
-            refuse_busy(store.paths(plan.state.session_id), plan.state)  # before it counts as one turn too many
+            paths = store.paths(plan.state.session_id)
+            refuse_busy(paths, plan.state, advice=RETRY_OR_WAIT)  # before it counts as one turn too many
         if tree:
             plan, notes = _check(tree, plan, above)
         if plan.is_new:
@@ -128,7 +129,7 @@ def _check_running(tree: Tree, plan: TurnPlan, limits: Limits) -> None:
     )
     raise FullError(
         f"{words}.",
-        hint="retry later, or pass --wait" if can_end else WAITING_IS_FUTILE,
+        hint=RETRY_OR_WAIT if can_end else WAITING_IS_FUTILE,
         obstacle=Obstacle(words, _fewer_running(tree, running, limits.max_tree_running)) if can_end else None,
     )
 

@@ -126,26 +126,29 @@ class Compaction:
 
     async def run(self) -> CompactionResult:
         """Compact; BusyError when the session is locked, CsaError when its files cannot be written."""
-        plan, adapter = self._plan, self._plan.adapter
-        assert isinstance(adapter, Compactor)  # plan_compaction has seen to it
-        held = open_session(self._setting.store, plan.state.session_id, tool=plan.adapter.name)
+        session_id = self._plan.state.session_id
         try:
-            known = held.state.tools.get(plan.adapter.name, ToolState())  # as it is now that it is ours
-            plan = replace(plan, state=replace(plan.state, turns=held.state.turns))
-            prepared = prepare_compaction(self._setting, plan, adapter, known=known, csa_command=self._csa_command)
-            keeper = _Keeper(held, self._setting.redactor)
-            try:
-                return await self._carry_out(plan, adapter, prepared, keeper)
-            finally:
-                remove_run_files(held.paths)
-                keeper.close()
+            with open_session(self._setting.store, session_id, tool=self._plan.adapter.name) as held:
+                return await self._run_held(held)
         except OSError as error:
             raise CsaError(
-                f"The session cannot be written: {error.strerror}: {error.filename or held.paths.root}.",
+                f"The session cannot be written: {error.strerror}: "
+                f"{error.filename or self._setting.store.paths(session_id).root}.",
                 hint="make it writable, or make room; nothing was compacted",
             ) from error
+
+    async def _run_held(self, held: HeldSession) -> CompactionResult:
+        plan, adapter = self._plan, self._plan.adapter
+        assert isinstance(adapter, Compactor)  # plan_compaction has seen to it
+        known = held.state.tools.get(plan.adapter.name, ToolState())  # as it is now that it is ours
+        plan = replace(plan, state=replace(plan.state, turns=held.state.turns))
+        prepared = prepare_compaction(self._setting, plan, adapter, known=known, csa_command=self._csa_command)
+        keeper = _Keeper(held, self._setting.redactor)
+        try:
+            return await self._carry_out(plan, adapter, prepared, keeper)
         finally:
-            held.close()
+            remove_run_files(held.paths)
+            keeper.close()
 
     async def _carry_out(
         self, plan: TurnPlan, adapter: Compactor, prepared: Preparation, keeper: _Keeper

@@ -24,7 +24,7 @@ from csa.runner.setting import Setting
 from csa.runner.store_checks import check_store
 from csa.runner.system_checks import check_system
 from csa.runner.tool_checks import ToolFinding, ask_version, find_tools, judge_tool
-from csa.runner.toolbox import choose_tool, loadable_adapters
+from csa.runner.toolbox import check_names, choose_tool, loadable_adapters
 from csa.store.configfile import config_layers
 
 
@@ -78,6 +78,7 @@ def _check_config(setting: Setting) -> tuple[Config, Check]:
     try:
         layers = config_layers(setting.store.project, setting.environ)
         config = combine_layers(layers)
+        check_names(config, "tool", "tools_order", "fallback")
     except ConfigError as error:
         return combine_layers([]), Check("setup", "config", "fail", error.message, error.hint, error.exit_code)
     sources = ", ".join(layer.origin for layer in layers)

@@ -29,7 +29,7 @@ from csa.runner.admission import open_admission
 from csa.runner.plan import TurnPlan
 from csa.store.atomic import append_private, write_atomically, write_private
 from csa.store.heartbeat import render_heartbeat
-from csa.store.held import HeldSession, build_session, open_session, store_lock
+from csa.store.held import RETRY_OR_WAIT, HeldSession, build_session, open_session, store_lock
 from csa.store.journal import Journal
 from csa.store.project import git_head
 from csa.store.results import list_artifacts, save_result
@@ -170,7 +170,7 @@ class Recorder:
         self.journal.sync()
         if self.journal.lost or self.journal.fault:
             why = self.journal.fault.strerror if self.journal.fault else "unknown"
-            self.losses.append(f"{self.journal.lost} events of the transcript were lost: {why}")
+            self.losses.append(f"events of the transcript were lost ({self.journal.lost}): {why}")
         self._attempt("result.toml", lambda: save_result(self.paths, result))
         self.tool_state = replace(
             self.tool_state,
@@ -288,7 +288,7 @@ def begin(store: Store, plan: TurnPlan, redactor: Redactor, *, detached: bool = 
                 store, replace(plan.state, turns=1), tool=tool, detached=detached, max_sessions=plan.max_sessions
             )
         else:
-            held = open_session(store, plan.state.session_id, tool=tool, detached=detached)
+            held = open_session(store, plan.state.session_id, tool=tool, detached=detached, advice=RETRY_OR_WAIT)
         admission.admit(held)
     try:
         return Recorder(held, admission.plan, redactor, admission.notes)

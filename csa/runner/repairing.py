@@ -137,7 +137,9 @@ def _rebuild_state(setting: Setting, paths: SessionPaths, repair: Repair, *, dry
         kept = f"; the old file is kept as {aside.name}"
         if not dry_run:
             os.rename(paths.state, aside)
-    repair.done.append(f"state.toml: made anew from the transcript, with {state.turns} turns{kept}")
+    repair.done.append(
+        f"state.toml: made anew from the transcript, with {state.turns} turn{'s' * (state.turns != 1)}{kept}"
+    )
     if state.parent_session_id is None:
         repair.done[-1] += "; no parent is known, so it is a root"
     if not dry_run:

@@ -50,7 +50,7 @@ def load_adapter(name: str) -> Adapter:
     """Return the adapter of that name; UsageError names the nearest when there is none."""
     point = _entry_points(ENTRY_POINT_GROUP).get(name)
     if point is None:
-        raise _unknown(name, adapter_names())
+        raise unknown_tool(name, adapter_names())
     return _make(name, point)
 
 
@@ -69,7 +69,7 @@ def find_adapter(name: str, config: Config, transport: str | None = None) -> Ada
         if is_configured and not has_own:
             raise UsageError(f"{name} is only known by the configuration, as an ACP agent.", hint="--transport acp")
         if not has_own:
-            raise _unknown(name, adapter_names(config))
+            raise unknown_tool(name, adapter_names(config))
         return load_adapter(name)
     adapter = _make(name, _entry_points(TRANSPORT_GROUP)[way], name, load_adapter(name) if has_own else None)
     if adapter.executable or (is_configured and config.for_tool(name).command):
@@ -79,7 +79,7 @@ def find_adapter(name: str, config: Config, transport: str | None = None) -> Ada
         raise ConfigError(f'[tools.{name}] has transport = "acp" and no command.', hint=three)
     if has_own:
         raise UsageError(f"csa knows no way to start {name} as an ACP agent.", hint=f"your own config: {three}")
-    raise _unknown(name, adapter_names(config))
+    raise unknown_tool(name, adapter_names(config))
 
 
 def _make(name: str, point: EntryPoint, *given: object) -> Adapter:
@@ -93,12 +93,25 @@ def _make(name: str, point: EntryPoint, *given: object) -> Adapter:
     return adapter
 
 
-def _unknown(name: str, known: list[str]) -> UsageError:
+def unknown_tool(name: str, known: list[str]) -> UsageError:
+    """Say that there is no such tool, and which may have been meant."""
     from difflib import get_close_matches  # noqa: PLC0415  # only a typo pays for it
 
     close = get_close_matches(name, known, n=1)
     hint = f"did you mean '{close[0]}'?" if close else f"the tools are {', '.join(known)}"
     return UsageError(f"Unknown tool '{name}'.", hint=hint)
+
+
+def check_names(config: Config, *keys: str) -> None:
+    """Raise ConfigError when one of these settings names a tool that there is not; it names the setting's origin."""
+    for key in keys:
+        value, origin = config.values[key]
+        names = [value] if isinstance(value, str) else value
+        known = adapter_names(config)
+        for name in names if origin != "default" else ():
+            if name not in known and (key, name) != ("tool", AUTO):
+                error = unknown_tool(name, known)
+                raise ConfigError(f"{origin}: '{key}': {error.message}", hint=error.hint)
 
 
 def loadable_adapters(config: Config, transport: str | None = None) -> tuple[list[Adapter], list[str]]:
@@ -128,6 +141,7 @@ def choose_tool(
 
     Raises:
         UsageError, ConfigError: as `find_adapter`.
+        ConfigError: the configured tool, or one of the order, is none.
         ToolUnavailableError: the tool, or any tool, is not installed.
     """
     if asked and asked != AUTO:
@@ -135,7 +149,9 @@ def choose_tool(
     if previous and not asked:
         return _named(previous, "the session's last tool", config, environ, transport)
     if config.tool != AUTO and not asked:
+        check_names(config, "tool")
         return _named(config.tool, "configured", config, environ, transport)
+    check_names(config, "tools_order")
     return _first_usable(config, environ, avoid_family, transport)
 
 

@@ -62,6 +62,7 @@ class Turn:
         self._detached = detached
         self._send, self._receive = anyio.create_memory_object_stream[list[Event]](_BATCHES)
         self._tasks: TaskGroup
+        self._kill: anyio.CancelScope  # around the tool alone: who listens still hears how the turn has ended
         self._course: Course
         self._ended: list[RunResult] = []
 
@@ -85,6 +86,7 @@ class Turn:
                     hint="make it writable, or set CSA_STATE_DIR; nothing was started",
                 ) from error
             raise
+        self._kill = anyio.CancelScope()
         self._tasks = anyio.create_task_group()
         await self._tasks.__aenter__()
         self._tasks.start_soon(self._supervise)
@@ -120,7 +122,7 @@ class Turn:
     def cancel(self, *, signal_name: str | None = None, detail: str = "") -> None:
         """Ask the turn to end. Called again with a signal's name, the tool is killed at once."""
         if self._course.stopping.stop and signal_name:
-            self._tasks.cancel_scope.cancel()
+            self._kill.cancel()
         if self.result is None:
             self._course.stopping.request(Stop("cancelled", signal_name, detail))
 
@@ -129,9 +131,10 @@ class Turn:
         limit_s = self.plan.timeout_s
         deadline = None if limit_s is None else anyio.current_time() + limit_s
         try:
-            await self._run_course(deadline)
-            while self._follow():
+            with self._kill:
                 await self._run_course(deadline)
+                while self._follow():
+                    await self._run_course(deadline)
         finally:
             with anyio.CancelScope(shield=True):
                 self.result = self._ended[-1] if self._ended else None

@@ -149,8 +149,8 @@ def _read_line(line: bytes) -> tuple[Event | None, str]:
         return None, "is no object"
     try:
         event = Event.from_dict(found)
-    except (KeyError, TypeError, ValueError, OverflowError) as error:
-        return None, f"is no event ({type(error).__name__}: {error})"
+    except (KeyError, TypeError, ValueError, OverflowError):
+        return None, f"is no event ({Event.fault_of(found)})"
     if found.get("v") != TRANSCRIPT_VERSION:
         return None, f"has version {found.get('v')!r}, not {TRANSCRIPT_VERSION}"
     return event, ""

@@ -19,9 +19,10 @@ import re
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, Literal
 
-from csa.errors import AmbiguousError, BusyError, NotFoundError, StateError
+from csa.errors import AmbiguousError, BusyError, CsaError, NotFoundError, StateError
 from csa.ids import is_session_id
 from csa.paths import SessionPaths
 from csa.store.gitplumbing import ABSENT, Git, GitError, ensure_bare, open_bare
@@ -36,6 +37,7 @@ PATIENCE_S = 20.0
 _FANOUT = 2  # characters of a commit's name that are a directory of the notes: trees stay small
 _BLOCK = 1 << 20
 _HEX = re.compile(r"[0-9a-fA-F]{4,64}")
+_UNWRITABLE = ("Permission denied", "Read-only file system", "No space left on device", "insufficient permission")
 _LOST_RACE = ("cannot lock ref", "is at ", "reference already exists", "Unable to create", "File exists")
 
 Verdict = Literal["ok", "changed", "truncated", "gone", "unbound"]
@@ -90,9 +92,35 @@ def make_checkpoint(store: Store, facts: Facts, environ: Mapping[str, str], *, n
     Raises:
         ToolUnavailableError: git is not installed.
         BusyError: others kept moving the refs for too long.
-        GitError: git refuses, for whatever reason.
+        CsaError: the repository cannot be written.
+        GitError: git refuses, for whatever other reason.
     """
     path = store.path / "audit.git"
+    try:
+        return _make_checkpoint(path, store, facts, environ, now=now)
+    except OSError as error:
+        raise _unwritable(path, error.strerror or str(error)) from error
+    except GitError as error:
+        reason = _reason_unwritable(error)
+        if reason is None:
+            raise
+        raise _unwritable(path, reason) from error
+
+
+def _unwritable(path: Path, reason: str) -> CsaError:
+    return CsaError(
+        f"The checkpoint cannot be written to {path}: {reason}.",
+        hint="make it writable, or make room; the session itself is as it was",
+    )
+
+
+def _reason_unwritable(error: GitError) -> str | None:
+    """Return why git cannot write, where it is that; it says so in English (see gitplumbing)."""
+    found = next((words for words in _UNWRITABLE if words in error.said), None)
+    return "Permission denied" if found == "insufficient permission" else found
+
+
+def _make_checkpoint(path: Path, store: Store, facts: Facts, environ: Mapping[str, str], *, now: int) -> Checkpoint:
     ensure_bare(path, environ)
     git = open_bare(path, environ)
     content = (json.dumps(asdict(facts), ensure_ascii=False, indent=1) + "\n").encode()
@@ -108,7 +136,7 @@ def make_checkpoint(store: Store, facts: Facts, environ: Mapping[str, str], *, n
         try:
             _swap(git, {ref: (heads.get(ref), commit), NOTES_REF: (heads.get(NOTES_REF), notes)})
         except GitError as error:
-            if not any(words in error.said for words in _LOST_RACE):
+            if _reason_unwritable(error) or not any(words in error.said for words in _LOST_RACE):
                 raise
             if time.monotonic() > deadline:
                 raise BusyError("Others keep writing checkpoints of this project.", hint="retry later") from error

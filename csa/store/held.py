@@ -26,6 +26,7 @@ from csa.store.sessions import NEW_PREFIX, Store
 from csa.store.statefile import create_state, load_state, save_state
 
 GONE_PREFIX = ".gone-"
+RETRY, RETRY_OR_WAIT = "retry later", "retry later, or pass --wait"
 
 
 class HeldSession:
@@ -136,7 +137,7 @@ def refuse_when_full(store: Store, max_sessions: int) -> None:
     count = sum(is_session_id(name.removeprefix(NEW_PREFIX)) for name in names)
     if count >= max_sessions:
         raise RefusedError(
-            f"max_sessions is {max_sessions}, and {store.project} has {count} sessions.",
+            f"max_sessions is {max_sessions}, and {store.project} has {count} session{'s' * (count != 1)}.",
             hint="csa session clean --days 30 --dry-run says which could go",
         )
 
@@ -173,13 +174,15 @@ def build_session(
     return HeldSession(store, paths, state, locks, detached=detached)
 
 
-def open_session(store: Store, session_id: str, *, tool: str | None = None, detached: bool = False) -> HeldSession:
+def open_session(
+    store: Store, session_id: str, *, tool: str | None = None, detached: bool = False, advice: str = RETRY
+) -> HeldSession:
     """Take the lock of an existing session for its next turn, by `tool` or by the tool of its last turn.
 
     Raises:
         NotFoundError: there is no such session.
         StateError: its record is damaged.
-        BusyError: a supervisor holds it; the message names pid, tool and time.
+        BusyError: a supervisor holds it; the message names pid, tool and time, and ends with `advice`.
     """
     paths = store.paths(session_id)
     if not store.has(session_id):
@@ -187,7 +190,7 @@ def open_session(store: Store, session_id: str, *, tool: str | None = None, deta
     state = load_state(paths.state)
     _make_layout(paths)
     tool = tool or state.last_tool or "none"
-    locks = _take_locks(paths, state, tool=tool, turn=state.turns + 1, detached=detached)
+    locks = _take_locks(paths, state, tool=tool, turn=state.turns + 1, detached=detached, advice=advice)
     try:
         state = load_state(paths.state)  # it may have changed before the lock was ours
     except StateError:
@@ -220,12 +223,14 @@ def _make_private(path: Path) -> None:
         path.mkdir(0o700, exist_ok=True)
 
 
-def _take_locks(paths: SessionPaths, state: SessionState, *, tool: str, turn: int, detached: bool) -> tuple[Lock, Lock]:
+def _take_locks(
+    paths: SessionPaths, state: SessionState, *, tool: str, turn: int, detached: bool, advice: str = RETRY
+) -> tuple[Lock, Lock]:
     owner = _owner_record(tool, turn, detached=detached)
     try:
         session_lock = acquire_lock(paths.session_lock)
     except BlockingIOError as error:
-        raise _busy(paths, state) from error
+        raise _busy(paths, state, advice) from error
     except FileNotFoundError as error:  # a collector was first
         raise NotFoundError(f"Session {state.session_id} has just been removed.", hint="csa session list") from error
     try:
@@ -262,16 +267,14 @@ def _owner_record(tool: str, turn: int, *, detached: bool) -> bytes:
     return current_owner(tool=tool, turn=turn, since=since, detached=detached).to_bytes()
 
 
-def refuse_busy(paths: SessionPaths, state: SessionState) -> None:
+def refuse_busy(paths: SessionPaths, state: SessionState, *, advice: str = RETRY) -> None:
     """Raise BusyError when the session is held just now."""
     if is_locked(paths.session_lock):
-        raise _busy(paths, state)
+        raise _busy(paths, state, advice)
 
 
-def _busy(paths: SessionPaths, state: SessionState) -> BusyError:
+def _busy(paths: SessionPaths, state: SessionState, advice: str) -> BusyError:
     owner = probe(paths).owner
     by = f"PID {owner.pid} ({owner.tool}, turn {owner.turn}, since {owner.since_clock})" if owner else "another process"
     words = f"Session {state.session_id} is locked by {by}"
-    return BusyError(
-        f"{words}; retry later, or pass --wait.", obstacle=Obstacle(words, lambda: not is_locked(paths.session_lock))
-    )
+    return BusyError(f"{words}; {advice}.", obstacle=Obstacle(words, lambda: not is_locked(paths.session_lock)))

@@ -22,7 +22,9 @@ def load_result(paths: SessionPaths, session_id: str, *, turn: int | None = None
         NotFoundError: no such turn has finished.
         StateError: its record cannot be read.
     """
+    newest = 0
     for event in read_events_backwards(paths.transcript):
+        newest = newest or event.turn
         if event.type == "run_finished" and turn in {None, event.turn}:
             try:
                 known = result_from_event(session_id, event.turn, event.data)
@@ -34,10 +36,10 @@ def load_result(paths: SessionPaths, session_id: str, *, turn: int | None = None
             return RunResult(
                 **known, text=read_final_text(paths, event.turn), artifacts=list_artifacts(paths, event.turn)
             )
-    which = "No turn" if turn is None else f"Turn {turn}"
-    raise NotFoundError(
-        f"{which} of session {session_id} has finished.", hint=f"csa session is-alive --session {session_id[:10]}"
-    )
+    if turn is not None and not 0 < turn <= newest:
+        raise NotFoundError(f"Session {session_id} has no turn {turn}.", hint=f"csa session info -s {session_id}")
+    problem = "No turn of session {} has finished" if turn is None else f"Turn {turn} of session {{}} has not finished"
+    raise NotFoundError(f"{problem.format(session_id)}.", hint=f"csa session is-alive -s {session_id}")
 
 
 def list_artifacts(paths: SessionPaths, turn: int) -> tuple[str, ...]:

@@ -332,3 +332,18 @@ def test_what_is_killed_is_noted(place: Place, words: list[str]) -> None:
         session_id,
         "killed",
     )
+
+
+@pytest.mark.parametrize("words", ["rename {} b", "describe {} b", "pin {}", "compress {}"])
+def test_a_running_session_is_busy(place: Place, words: str) -> None:
+    """Commands that do not wait do not speak of --wait."""
+    place.play(*place.hold())
+    running = place.start("run", "--tool", "codex", "hello")
+    place.wait_ready()
+    done = place.run("session", *words.format(running.session_id).split())
+    assert done.code == 4
+    assert "is locked by PID" in done.err
+    assert "retry later" in done.err
+    assert "--wait" not in done.err
+    place.release()
+    assert running.wait().code == 0

@@ -237,3 +237,52 @@ def test_broken_third_party_adapter_is_contained(place: Place, parrot: dict[str,
     asked = place.run("run", "--tool", "parrot", "hello", env=parrot)
     assert asked.code != 0
     assert "Traceback" not in asked.err
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "ascii", "utf-8:strict"])
+def test_stdout_that_is_not_utf8(place: Place, encoding: str) -> None:
+    """What the encoding of stdout lacks is written as an escape: no answer is lost; JSON stays JSON."""
+    env: dict[str, str | None] = {"PYTHONIOENCODING": encoding}
+    text = "50 € für 漢 \N{GRINNING FACE}"
+    place.play(["say", text])
+    answer = text.encode(encoding.partition(":")[0], "backslashreplace")
+    done = subprocess.run(
+        [CSA, "run", "-q", "--tool", "codex", "--name", "cost", text],
+        env=place.environment(env),
+        cwd=place.project,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, answer + b"\n", b"")
+    assert place.run("session", "result", "--json", "cost", env=env).json["text"] == text
+    assert place.run("session", "list", "--json", env=env).json[0]["description"] == text
+    if encoding == "latin-1":  # which the tests do not read
+        return
+    for words in (["session", "list"], ["list", "--tree"], ["session", "show", "cost"], ["doctor"], ["run", "--help"]):
+        shown = place.run(*(["session", *words] if words[0] == "list" else words), env=env)
+        assert "Traceback" not in shown.err
+        assert shown.code == 0, shown.err
+
+
+def test_bytes_that_are_no_text_come_out_as_they_were(place: Place) -> None:
+    """The path of an artifact is printed byte for byte, whatever stdout's encoding does with the rest."""
+    session_id = place.codex("one").session_id
+    odd = os.fsencode(place.session(session_id) / "output") + b"/caf\xe9"
+    Path(os.fsdecode(odd)).touch()
+    for changes in ({}, {"PYTHONIOENCODING": "utf-8"}, {"PYTHONIOENCODING": "ascii"}):
+        done = subprocess.run(
+            [CSA, "session", "artifacts", session_id],
+            env=place.environment(changes),
+            cwd=place.project,
+            capture_output=True,
+            check=False,
+        )
+        assert (done.returncode, done.stdout, done.stderr) == (0, odd + b"\n", b"")
+
+
+def test_errors_on_a_full_disk(place: Place) -> None:
+    """The exit code is that of the error, also where the error cannot be told."""
+    for words, stream in ((("info", "nope"), "2"), (("info", "--json", "nope"), "1")):
+        done = place.shell(["bash", "-c", f"{CSA} session {' '.join(words)} {stream}>/dev/full"])
+        assert (done.code, done.out, done.err) == (3, "", "")

@@ -397,3 +397,22 @@ def test_export_into_a_file_replaces_it_whole(place: Place, store: Store) -> Non
     assert tarfile.is_tarfile(target)
     assert target.stat().st_mode & 0o777 == 0o600
     assert place.run("session", "export", "auth", "-o", str(place.tmp)).code == 2
+
+
+def test_export_as_json(place: Place, store: Store) -> None:
+    """With -o, `--json` prints what was written; without it stdout is the archive, and --json is refused."""
+    store.paths(session_id(4)).state.write_text("[[")
+    done = place.run("session", "export", "--all", "--skip-corrupted", "-o", "x", "--json")
+    assert (done.code, done.err) == (0, "")
+    told = done.json
+    assert set(told) == {"file", "format", "bytes", "sessions", "left_out"}
+    archive = place.project / "x"
+    assert (told["file"], told["format"], told["bytes"]) == (str(archive), "archive", archive.stat().st_size)
+    assert session_id(2) in told["sessions"]
+    assert told["left_out"][0]["what"] == session_id(4)
+    done = place.run("session", "export", "auth", "--format", "md", "-o", "y", "--json")
+    assert (done.json["format"], len(done.json["sessions"]), done.json["left_out"]) == ("md", 1, [])
+    for words in ((), ("--format", "json")):
+        done = place.run("session", "export", "auth", "--json", *words)
+        assert (done.code, done.json["error"]["code"]) == (2, "usage")
+        assert "--json -o FILE" in done.json["error"]["hint"]

@@ -43,3 +43,37 @@ def test_help_of_what_there_is_not(place: Place) -> None:
     done = place.run("help", "rum")
     assert done.code == 2
     assert "did you mean 'csa run'?" in done.err
+
+
+@pytest.mark.parametrize(
+    ("words", "hint"),
+    [
+        ("run --permission edti hi", "did you mean 'edit'?"),
+        ("run --permission=wrte hi", "csa run --help"),
+        ("run --timeout abc hi", "csa run --help"),
+        ("run --wait=abc hi", "csa run --help"),
+        ("run --tool", "csa run --help"),
+        ("run --print-id --stream-json hi", "csa run --help"),
+        ("run --timeot 5 hi", "did you mean '--timeout'?"),
+        ("run --tool codex hello big world", "quote the prompt: 'hello big world'"),
+        ("run --wait 5 hi", "--wait=5"),
+        ("session clean --days 1.5", "csa session clean --help"),
+        ("session info a b", "csa session info --help"),
+        ("stats --by foo", "csa stats --help"),
+        ("stats --by tol", "did you mean 'tool'?"),
+        ("completion bsh", "did you mean 'bash'?"),
+        ("logs x", "did you mean 'csa session logs'?"),
+        ("info", "did you mean 'csa session info'?"),
+        ("validate", "did you mean 'csa session validate' or 'csa config validate'?"),
+        ("reslt", "did you mean 'csa session result'?"),
+        ("sessoin list", "did you mean 'csa session'?"),
+        ("session lst", "did you mean 'csa session list'?"),
+        ("xyzzy", "csa --help"),
+    ],
+)
+def test_hints_for_words_that_are_off(place: Place, words: str, hint: str) -> None:
+    """What is wrong is named, and the hint is what was meant, never what was typed."""
+    done = place.run(*words.split())
+    assert (done.code, done.out) == (2, "")
+    assert done.err.splitlines()[1:] == [f"hint: {hint}"]
+    assert not place.state_root.exists()

@@ -51,7 +51,6 @@ def listed(place: Place, *words: str) -> list[int]:
         ([], [5, 4, 3, 2, 1, 0]),
         (["--tool", "codex"], [1, 0]),
         (["--tool", "claude-code,gemini-cli"], [3, 2, 1]),
-        (["-t", "none-such"], []),
         (["--branch", "feat/x"], [1]),
         (["--owner", "other"], [0]),
         (["--owner", "other@there"], [0]),
@@ -317,3 +316,36 @@ def test_paths_are_shown_from_home(place: Place) -> None:
     write_session(Store(place.state_root, project), 1)
     assert " ~/api " in place.run("session", "list", "--all-projects").out
     assert json.loads(place.run("session", "list", "--all-projects", "--json").out)[0]["project"] == str(project)
+
+
+def test_a_tool_that_is_none(place: Place) -> None:
+    """A name that is no tool's is not found silently; one that a record has, or that csa can run, is."""
+    first = place.codex("hello").session_id
+    state = place.session(first) / "state.toml"
+    for words in (
+        ["list"],
+        ["list", "--json"],
+        ["list", "--tree"],
+        ["list", "--all-projects"],
+        ["clean", "--days", "0"],
+    ):
+        done = place.run("session", *words, "--tool", "codxe,claude-code")
+        assert done.code == 2
+        assert "Unknown tool 'codxe'." in done.err + done.out
+        assert "did you mean 'codex'?" in done.err + done.out
+        done = place.run("session", *words, "--tool", "claude-code")
+        assert (done.code, first in done.out) == (0, False)
+    state.write_text(state.read_text().replace("[tools.codex]", "[tools.codxe]"))
+    assert first in place.run("session", "list", "--tool", "codxe").out
+    done = place.run("session", "list", "--tool", "codxe", "--branch", "none")
+    assert (done.code, done.out) == (0, "No sessions found\n")
+    assert place.run("session", "clean", "--days", "30", "--tool", "codxe").code == 0
+
+
+def test_one_more_tree(place: Place) -> None:
+    """What the limit leaves out is counted, in the singular too."""
+    for number in range(3):
+        place.codex(f"task {number}")
+    for limit, rest in ((2, "1 more tree"), (1, "2 more trees")):
+        done = place.run("session", "list", "--tree", "--limit", str(limit))
+        assert done.err == f"... and {rest} (--limit 3 shows all)\n"

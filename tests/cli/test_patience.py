@@ -29,7 +29,7 @@ def test_without_wait_a_busy_session_is_refused_at_once(place: Place) -> None:
     done = place.run("run", "--session", session_id, "more")
     assert done.code == 4
     assert f"PID {running.pid}" in done.err
-    assert "pass --wait" in done.err
+    assert "; retry later, or pass --wait." in done.err
     place.release()
     assert running.wait().code == 0
 

@@ -256,3 +256,38 @@ def test_bad_config_is_named(place: Place) -> None:
     assert done.code == 6
     assert str(config) in done.err
     assert "did you mean 'max_depth'?" in done.err
+
+
+@pytest.mark.parametrize(
+    ("setting", "key"),
+    [('tool = "codx"', "tool"), ('tools_order = ["claude-code", "codx"]', "tools_order"), ("CSA_CONF_TOOL", "tool")],
+)
+def test_a_configured_tool_that_is_none(place: Place, setting: str, key: str) -> None:
+    """A tool's name that the config has wrong: exit 6, the file or variable, and the tool that was meant."""
+    origin, env = setting, {"CSA_CONF_TOOL": "codx"} if setting.isupper() else {}
+    if not env:
+        config = place.project / ".csa" / "config.toml"
+        config.parent.mkdir()
+        config.write_text(f"{setting}\n")
+        origin = str(config)
+    for words in (["run", "hello"], ["config", "validate"], ["run", "--tool", "auto", "hello"]):
+        if words[1:3] == ["--tool", "auto"] and key == "tool":
+            continue  # it is not asked
+        done = place.run(*words, env=env)
+        assert done.code == 6
+        assert done.err == f"error: {origin}: '{key}': Unknown tool 'codx'.\nhint: did you mean 'codex'?\n"
+    assert f"{origin}: '{key}': Unknown tool 'codx'." in place.run("doctor", env=env).out
+    assert place.ids() == []
+    place.codex("hello", env=env)  # neither is needed
+
+
+def test_a_tool_that_the_user_has_configured(place: Place) -> None:
+    """A project may name it, as the default or in the order."""
+    user = place.tmp / "config.toml"
+    place.env["CSA_CONFIG"] = str(user)
+    user.write_text('[tools.goose]\ntransport = "acp"\ncommand = ["fake-acp"]\n')
+    config = place.project / ".csa" / "config.toml"
+    config.parent.mkdir()
+    config.write_text('tool = "goose"\ntools_order = ["goose", "codex"]\nfallback = ["goose"]\n')
+    done = place.run("config", "validate")
+    assert (done.code, done.out) == (0, f"valid: {user}, {config}\n"), done.err

@@ -7,7 +7,7 @@ import signal
 
 import pytest
 
-from tests.support import CSA, Place
+from tests.support import CSA, Place, snapshot
 
 LATIN_1 = os.fsdecode(b"caf\xe9-cr\xe8me")
 
@@ -124,3 +124,34 @@ def test_ignored_signals_stay_ignored(place: Place, name: str) -> None:
         place.release()
     assert process.returncode == 0
     assert (place.tmp / "answer").read_text() == "done\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "what"),
+    [
+        (["session", "compress", "a"], "session.lock"),
+        (["session", "checkpoint", "a"], "The checkpoint cannot be written to "),
+        (["session", "rename", "a", "b"], "session.lock"),
+    ],
+    ids=lambda value: value[1] if isinstance(value, list) else "",
+)
+@pytest.mark.parametrize("has_checkpoint", [False, True])
+def test_store_that_cannot_be_written(place: Place, words: list[str], what: str, *, has_checkpoint: bool) -> None:
+    """Acting commands say so in a sentence, and nothing has changed."""
+    place.codex("one", "--name", "a")
+    if has_checkpoint:
+        assert place.run("session", "checkpoint", "a").code == 0
+    place.shell(["chmod", "-R", "a-w", str(place.state_root)])
+    before = snapshot(place.state_root)
+    powerless = ["setpriv", "--bounding-set=-all", "--inh-caps=-all"] if os.geteuid() == 0 else []
+    try:
+        done = place.shell([*powerless, CSA, *words])
+        assert snapshot(place.state_root) == before
+    finally:
+        place.shell(["chmod", "-R", "u+w", str(place.state_root)])
+    assert (done.code in {1, 6}, done.out) == (True, "")
+    error = done.err.splitlines()[0]
+    assert error.startswith("error: ")
+    assert what in error
+    assert "Permission denied" in error
+    assert "Traceback" not in done.err

@@ -183,3 +183,12 @@ def test_what_cannot_be_proven_is_left(place: Place, how: str) -> None:
     assert "still wrong" in done.err
     after = {path: what[2] for path, what in snapshot(place.session(session_id)).items() if not path.endswith(".lock")}
     assert after == before
+
+
+def test_a_line_that_is_no_event(place: Place) -> None:
+    """What it lacks is told in words."""
+    session_id = place.codex("one").session_id
+    with (place.session(session_id) / "transcript.jsonl").open("a") as file:
+        file.write('{"v":1,"seq":99,"ts":"","type":"usage","turn":1}\n')
+    (found,) = problems(place)
+    assert found["problem"] == "is no event (it has no data)"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import termios
 from collections.abc import Iterator
@@ -229,6 +230,49 @@ def test_progress_of_a_run(place: Place) -> None:
     assert terminal.output.splitlines()[-1] == "outer answer"
 
 
+@pytest.mark.parametrize("count", [1, 2])
+def test_keys_do_not_disturb_what_is_drawn(place: Place, count: int) -> None:
+    """What is typed, Ctrl-C included, is not echoed into the tree, which would stay behind; then the echo is back."""
+    place.play(["ignore-term"], *place.hold())
+    with Terminal(place, "run", "--tool", "codex", "go on") as terminal:
+        terminal.wait_for("● ")
+        place.wait_ready()
+        terminal.wait(lambda: not is_echoing(terminal), "the echo is off")
+        terminal.type("typed\n" + "\x03" * count)
+        assert terminal.end() == 130
+        assert termios.tcgetattr(terminal.theirs) == terminal.before
+    assert "^C" not in terminal.text
+    assert "typed" not in terminal.text
+    assert "csa: cancelled in" in terminal.text
+
+
+def test_stopping_a_run_gives_the_echo_back(place: Place) -> None:
+    """The shell that Ctrl-Z leads back to echoes; a run that goes on in the background leaves that alone."""
+    place.play(*place.hold(), ["say", "the answer"])
+    script = "set -m; csa run --tool codex go; stty -a | grep -w echo; bg; echo in the background; read line; fg"
+    with Terminal(place, "bash", "-c", script) as terminal:
+        terminal.wait_for("● ")
+        place.wait_ready()
+        terminal.wait(lambda: not is_echoing(terminal), "the echo is off")
+        terminal.type("\x1a")
+        terminal.wait_for(" echo ")
+        terminal.wait_for("in the background")
+        shown = len(terminal.output)
+        terminal.wait(lambda: "●" in terminal.output[shown:], "it is drawn on")
+        assert is_echoing(terminal)
+        terminal.type("\n")
+        terminal.wait(lambda: not is_echoing(terminal), "the echo is off again")
+        place.release()
+        assert terminal.end() == 0
+        assert termios.tcgetattr(terminal.theirs) == terminal.before
+    assert terminal.text.count("csa: succeeded in") == 1
+
+
+def is_echoing(terminal: Terminal) -> bool:
+    """Say whether the terminal shows what is typed."""
+    return bool(termios.tcgetattr(terminal.theirs)[3] & termios.ECHO)
+
+
 def test_events_in_a_pipe_beside_a_live_view(place: Place) -> None:
     """`run --stream-json` with stderr on a terminal: the events are on stdout, all of them, and nowhere else."""
     read, write = os.pipe()
@@ -266,3 +310,20 @@ def test_top_imports_nothing_heavy_in_a_pipe(place: Place) -> None:
     assert "csa" in imported
     assert not imported & {"rich", "anyio", "asyncio", "tomlkit", "ulid"}
     assert not store_dir(place.state_root, place.project).exists()
+
+
+@pytest.mark.parametrize("env", [{}, {"NO_COLOR": "1"}])
+def test_ids_stay_whole_on_a_narrow_terminal(place: Place, env: dict[str, str | None]) -> None:
+    """Where an id is there to be copied, the terminal folds the line, and csa does not cut it."""
+    size = (40, 24)
+    with Terminal(place, "run", "--tool", "codex", "hello", size=size, env=env) as terminal:
+        assert terminal.end() == 0
+    (session_id,) = place.ids()
+    assert f"csa: session {session_id}, turn 1, codex (asked for)\r\n" in terminal.text
+    place.run("session", "checkpoint", session_id)
+    state = place.session(session_id) / "state.toml"
+    state.write_text(re.sub(r"last_accessed = .*", "last_accessed = 2026-01-01T00:00:00Z", state.read_text()))
+    for words in (["checkpoints"], ["checkpoints", "--verify"], ["clean", "--days", "1", "--dry-run"]):
+        with Terminal(place, "session", *words, size=size, env=env) as terminal:
+            assert terminal.end() == 0
+        assert session_id in terminal.text

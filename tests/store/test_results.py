@@ -28,7 +28,7 @@ def test_the_last_turn_or_the_one_asked_for(store: Store) -> None:
     assert load_result(paths, ID) == second
     assert load_result(paths, ID, turn=2) == second
     assert load_result(paths, ID, turn=1) == first
-    with pytest.raises(NotFoundError, match="Turn 3"):
+    with pytest.raises(NotFoundError, match="has no turn 3"):
         load_result(paths, ID, turn=3)
 
 
@@ -46,9 +46,15 @@ def test_the_journal_is_the_truth(store: Store) -> None:
 def test_a_turn_that_runs_has_no_result_yet(store: Store) -> None:
     """Before the first end there is no result; during the second turn it is that of the first."""
     with publish(store, ID) as held:
-        with pytest.raises(NotFoundError, match="has finished") as caught:
-            load_result(held.paths, ID)
-        assert ID[:10] in (caught.value.hint or "")
+        for turn, problem, command in (
+            (None, f"No turn of session {ID} has finished.", "is-alive"),
+            (1, f"Turn 1 of session {ID} has not finished.", "is-alive"),
+            (2, f"Session {ID} has no turn 2.", "info"),
+            (0, f"Session {ID} has no turn 0.", "info"),
+        ):
+            with pytest.raises(NotFoundError) as caught:
+                load_result(held.paths, ID, turn=turn)
+            assert (caught.value.message, caught.value.hint) == (problem, f"csa session {command} -s {ID}")
         finish(held)
     with open_session(store, ID) as held:
         begin(held, turn=2)
