@@ -1,0 +1,125 @@
+"""The real CLIs' own interfaces, opened on a session: `csa session attach --interactive`."""
+
+import json
+import signal
+import termios
+from dataclasses import dataclass
+
+import pytest
+
+from fixtures.mock_provider import text
+from tests.real.terminal import AnsweringTerminal
+from tests.real.workplace import CLAUDE_CODE, CODEX, GEMINI_CLI, KEY, OPENCODE, RealTool, Workplace
+
+pytestmark = [pytest.mark.real, pytest.mark.timeout(120)]
+
+# An interface also asks GitHub and its vendor for news; no test leaves this machine.
+_NOWHERE = "http://127.0.0.1:9"
+SURROUNDINGS = {
+    "TERM": "xterm-256color",
+    **dict.fromkeys(("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"), _NOWHERE),
+    **dict.fromkeys(("NO_PROXY", "no_proxy"), "127.0.0.1"),
+}
+
+
+@dataclass(frozen=True)
+class Interface:
+    """What a person sees of a tool's interface, and does to leave it."""
+
+    ready: str  # what it shows when it takes a prompt
+    leave: str
+    offers: str  # what it shows of that command
+
+
+INTERFACES = {
+    CODEX: Interface(ready="Ask Codex to do anything", leave="/quit", offers="exit Codex"),
+    CLAUDE_CODE: Interface(ready="shift+tab to cycle", leave="/exit", offers="Exit the CLI"),
+    GEMINI_CLI: Interface(ready="Type your message", leave="/quit", offers="Exit the cli"),
+    OPENCODE: Interface(ready="ctrl+p commands", leave="/exit", offers="Exit the app"),
+}
+
+
+@pytest.fixture
+def place(place: Workplace) -> Workplace:
+    """Make the tools' questions to a new user answered: whether the directory is trusted, and the key used."""
+    claude = {
+        "hasCompletedOnboarding": True,
+        "theme": "dark",
+        "projects": {str(place.project): {"hasTrustDialogAccepted": True}},
+        "customApiKeyResponses": {"approved": [KEY[-20:]], "rejected": []},
+    }
+    (place.home / ".claude.json").write_text(json.dumps(claude))
+    gemini = place.home / ".gemini" / "settings.json"
+    gemini.parent.mkdir()
+    gemini.write_text('{"security": {"auth": {"selectedType": "gemini-api-key"}}}')
+    with (place.home / ".codex" / "config.toml").open("a") as file:
+        file.write(f'[projects."{place.project}"]\ntrust_level = "trusted"\n')
+    return place
+
+
+def begin(place: Workplace, tool: RealTool) -> str:
+    """Run the turn that makes the session; return its id."""
+    place.provider.on("zebra", text("it is a quagga"))
+    session_id: str = place.run(tool, "which animal is the zebra?")["session_id"]
+    return session_id
+
+
+def open_on(place: Workplace, session_id: str) -> AnsweringTerminal:
+    """Open a session's tool on a terminal of 120 columns."""
+    words = ("session", "attach", "--interactive", session_id)
+    return AnsweringTerminal(place, *words, size=(120, 40), env=dict(SURROUNDINGS))
+
+
+def wait_until_ready(terminal: AnsweringTerminal, tool: RealTool) -> None:
+    """Wait until what was said before is shown, and then until a prompt is taken."""
+    terminal.wait_for_words("which animal is the zebra?")
+    terminal.wait_for_words("it is a quagga")
+    terminal.wait_for_words(INTERFACES[tool].ready)
+
+
+def test_a_conversation_goes_on_in_the_tools_interface(place: Workplace, tool: RealTool) -> None:
+    """The tool shows what was said in csa, is told more by its user, and a later turn of csa knows all of it."""
+    place.provider.on("okapi", text("it is a giraffe"))
+    place.provider.on("tapir", text("it is a rhinoceros"))
+    session_id = begin(place, tool)
+    said = ["which animal is the zebra?", "which animal is the okapi?", "which animal is the tapir?"]
+    with open_on(place, session_id) as terminal:
+        wait_until_ready(terminal, tool)
+        assert place.csa("session", "is-alive", session_id).code == 0
+        refused = place.csa("run", "--session", session_id, "may I?")
+        assert refused.code == 4, refused
+        terminal.enter(said[1])
+        terminal.wait_for_words("it is a giraffe")
+        assert said[:2] in [request.user_texts for request in place.provider.requests]
+        terminal.enter(INTERFACES[tool].leave, shows=INTERFACES[tool].offers)
+        assert terminal.end() == 0
+        assert termios.tcgetattr(terminal.theirs) == terminal.before
+    assert place.processes() == {}
+    assert place.csa("session", "is-alive", session_id).code == 1
+    assert place.only_session()["status"] == "succeeded"
+    attached, detached = place.events(session_id, "session_updated")
+    assert (attached["what"], attached["tool"]) == ("attached", tool.name)
+    assert (detached["what"], detached["exit_code"], detached["stopped_by"]) == ("detached", 0, None)
+    assert place.resume(session_id, said[2])["turn"] == 2
+    assert [request.user_texts for request in place.asked("tapir")] == [said]
+
+
+@pytest.mark.parametrize("way", ["kill", "TERM"])
+def test_an_interface_is_ended_from_outside(place: Workplace, tool: RealTool, way: str) -> None:
+    """`session kill` and SIGTERM end the tool and all it started; the terminal is as before, the session usable."""
+    session_id = begin(place, tool)
+    with open_on(place, session_id) as terminal:
+        wait_until_ready(terminal, tool)
+        assert termios.tcgetattr(terminal.theirs) != terminal.before
+        if way == "kill":
+            killed = place.csa("session", "kill", session_id)
+            assert killed.code == 0, killed
+        else:
+            terminal.process.send_signal(signal.SIGTERM)
+        assert terminal.end() == (1 if way == "kill" else 143)
+        assert termios.tcgetattr(terminal.theirs) == terminal.before
+    assert place.processes() == {}
+    detached = place.events(session_id, "session_updated")[-1]
+    assert (detached["what"], detached["stopped_by"]) == ("detached", "cancel" if way == "kill" else "SIGTERM")
+    assert place.resume(session_id, "and the okapi?")["turn"] == 2
+    assert place.asked("okapi")[0].user_texts == ["which animal is the zebra?", "and the okapi?"]
