@@ -21,6 +21,8 @@ SURROUNDINGS = {
     **dict.fromkeys(("NO_PROXY", "no_proxy"), "127.0.0.1"),
 }
 
+CTRL_Z = "\x1a"
+
 
 @dataclass(frozen=True)
 class Interface:
@@ -29,12 +31,13 @@ class Interface:
     ready: str  # what it shows when it takes a prompt
     leave: str
     offers: str  # what it shows of that command
+    suspends_at_once: bool = True  # else it wants a second Ctrl-Z
 
 
 INTERFACES = {
     CODEX: Interface(ready="Ask Codex to do anything", leave="/quit", offers="exit Codex"),
     CLAUDE_CODE: Interface(ready="shift+tab to cycle", leave="/exit", offers="Exit the CLI"),
-    GEMINI_CLI: Interface(ready="Type your message", leave="/quit", offers="Exit the cli"),
+    GEMINI_CLI: Interface(ready="Type your message", leave="/quit", offers="Exit the cli", suspends_at_once=False),
     OPENCODE: Interface(ready="ctrl+p commands", leave="/exit", offers="Exit the app"),
 }
 
@@ -65,8 +68,11 @@ def begin(place: Workplace, tool: RealTool) -> str:
 
 
 def open_on(place: Workplace, session_id: str) -> AnsweringTerminal:
-    """Open a session's tool on a terminal of 120 columns."""
-    words = ("session", "attach", "--interactive", session_id)
+    """Open a session's tool on a terminal of its own."""
+    return open_terminal(place, "session", "attach", "--interactive", session_id)
+
+
+def open_terminal(place: Workplace, *words: str) -> AnsweringTerminal:
     return AnsweringTerminal(place, *words, size=(120, 40), env=dict(SURROUNDINGS))
 
 
@@ -123,3 +129,39 @@ def test_an_interface_is_ended_from_outside(place: Workplace, tool: RealTool, wa
     assert (detached["what"], detached["stopped_by"]) == ("detached", "cancel" if way == "kill" else "SIGTERM")
     assert place.resume(session_id, "and the okapi?")["turn"] == 2
     assert place.asked("okapi")[0].user_texts == ["which animal is the zebra?", "and the okapi?"]
+
+
+def test_a_killed_csa_leaves_nothing(place: Workplace, tool: RealTool) -> None:
+    """After SIGKILL of csa the tool is gone, the terminal as before, and the session can be gone on with."""
+    session_id = begin(place, tool)
+    with open_on(place, session_id) as terminal:
+        wait_until_ready(terminal, tool)
+        terminal.process.kill()
+        assert terminal.end() == -signal.SIGKILL
+        assert place.gone_after() == {}
+        assert termios.tcgetattr(terminal.theirs) == terminal.before
+    assert place.resume(session_id, "and the okapi?")["turn"] == 2
+    assert place.asked("okapi")[0].user_texts == ["which animal is the zebra?", "and the okapi?"]
+
+
+def test_an_interface_is_suspended(place: Workplace, tool: RealTool) -> None:
+    """Ctrl-Z gives the terminal back to the shell; `fg` goes on with the same interface."""
+    session_id = begin(place, tool)
+    with open_terminal(place, "bash", "--norc", "--noediting", "-i") as terminal:
+        terminal.type(f"csa session attach --interactive {session_id}\r")
+        wait_until_ready(terminal, tool)
+        terminal.type(CTRL_Z)
+        if not INTERFACES[tool].suspends_at_once:
+            terminal.wait_for_words("Press Ctrl+Z again to suspend")
+            terminal.type(CTRL_Z)
+        terminal.wait_for("Stopped")
+        assert termios.tcgetattr(terminal.theirs)[3] & termios.ICANON
+        since = len(terminal.output)
+        terminal.type("fg\r")
+        terminal.wait_for_words(INTERFACES[tool].ready, since=since)
+        terminal.enter("and the okapi?")
+        terminal.wait(lambda: place.asked("okapi"), "the provider is asked")
+        terminal.enter(INTERFACES[tool].leave, shows=INTERFACES[tool].offers)
+        terminal.wait_for_words(f"left session {session_id}")
+        terminal.type("exit\r")
+        assert terminal.end() == 0
