@@ -123,17 +123,30 @@ class _OurTerminal:
     def __init__(self) -> None:
         self._fd = sys.stdin.fileno()
         self._before = termios.tcgetattr(self._fd)
+        self._is_taken = False
         self.settings = fcntl.ioctl(self._fd, termios.TCGETS, bytes(_SETTINGS_BYTES)).hex()
         self.spare_fd = os.dup(self._fd)
 
     def take(self) -> None:
-        tty.setraw(self._fd)
+        self._is_taken = True
+        with suppress(termios.error):  # the terminal may be gone; reading says so too
+            tty.setraw(self._fd)
 
     def give_back(self, *, is_reset: bool) -> None:
+        if not self._is_taken:
+            return
+        self._is_taken = False
         with suppress(termios.error):  # the terminal may be gone
             termios.tcsetattr(self._fd, termios.TCSAFLUSH, self._before)
         if is_reset:
             _write_all(guardian.RESET)
+
+    def is_for_us(self) -> bool:
+        """Say whether we are its foreground job, or it has no jobs."""
+        try:
+            return os.tcgetpgrp(self._fd) == os.getpgrp()
+        except OSError:
+            return True
 
 
 class _Session:
@@ -149,6 +162,7 @@ class _Session:
         self._control = control
         self._status = status
         self._is_over = False
+        self._is_suspended = False
         self._typed = b""  # and not yet taken by the tool
         self._kill_at = float("inf")
         os.set_blocking(self._terminal, False)
@@ -174,6 +188,8 @@ class _Session:
                 self._is_over = True  # no process has the terminal any more
             if self._status in ready or self._is_over:
                 self._read_status()
+            if self._is_suspended and not self._is_over:
+                self._suspend(wakes, is_cancelled)
             if self.stopped_by is None and is_cancelled():
                 self._stop("cancel")
         self._show_the_rest()
@@ -207,14 +223,24 @@ class _Session:
     def _follow_size(self) -> None:
         self._child.setwinsize(*_window()[::-1])
 
-    def _suspend(self) -> None:
+    def _suspend(self, wakes: int, is_cancelled: Callable[[], bool]) -> None:
         """Stop as the tool did, and go on with it: when the shell says so, or at once where no shell could."""
+        self._is_suspended = False
         self._show_the_rest()
         self._ours.give_back(is_reset=False)
-        os.kill(0, signal.SIGTSTP)
-        self._ours.take()
-        self._follow_size()
-        os.write(self._control, b"continue\n")
+        while self.stopped_by is None:
+            os.kill(0, signal.SIGTSTP)
+            if self._ours.is_for_us():
+                self._ours.take()
+                self._follow_size()
+                os.write(self._control, b"continue\n")
+                return
+            # Continued in the background, by `session kill` or `bg`: the terminal is somebody else's.
+            if select.select([wakes], [], [], TICK_S)[0]:
+                self._obey(os.read(wakes, 64))
+            elif is_cancelled():
+                self._stop("cancel")
+        self._kill_at = 0.0  # a stopped tool hears no TERM
 
     def _type(self, stdin: int) -> None:
         try:
@@ -254,7 +280,7 @@ class _Session:
             if kind == "failed":
                 self.fault = int(value)
             elif kind == "stopped":
-                self._suspend()
+                self._is_suspended = True
             elif kind == "exit":
                 self.end = ToolExit(int(value), None)
             elif kind == "killed":

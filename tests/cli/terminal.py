@@ -18,6 +18,7 @@ from typing import Protocol, Self
 from tests.support import CSA, PATIENCE_S
 
 _STYLE = re.compile(r"\x1b\[[0-9;]*m")
+_LOOK_S = 0.1  # what is waited for need not be shown
 _HOME = "\x1b[H"
 ENTER_SCREEN, LEAVE_SCREEN = "\x1b[?1049h", "\x1b[?1049l"
 HIDE_CURSOR, SHOW_CURSOR = "\x1b[?25l", "\x1b[?25h"
@@ -90,7 +91,7 @@ class Terminal:
         while not condition():
             left = deadline - time.monotonic()
             assert left > 0, f"did not happen: {what}; shown: {self.output!r}"
-            assert self._read(left), f"ended before: {what}; shown: {self.output!r}"
+            assert self._read(min(left, _LOOK_S)), f"ended before: {what}; shown: {self.output!r}"
 
     def wait_for(self, text: str) -> None:
         self.wait(lambda: text in self.text, text)

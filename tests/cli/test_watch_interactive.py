@@ -9,7 +9,7 @@ import termios
 
 import pytest
 
-from tests.cli.terminal import LEAVE_SCREEN, SHOW_CURSOR, Terminal
+from tests.cli.terminal import ENTER_SCREEN, LEAVE_SCREEN, SHOW_CURSOR, Terminal
 from tests.conftest import ForeignWriter
 from tests.support import Place, is_running, wait_for
 
@@ -191,7 +191,7 @@ def test_it_is_suspended(place: Place) -> None:
 
 
 def test_one_that_is_suspended_can_be_killed(place: Place) -> None:
-    """`session kill` ends it though csa itself is stopped, and nothing is left."""
+    """`session kill` ends it though csa itself is stopped; the terminal stays the shell's, and nothing is left."""
     session_id = place.codex("hello").session_id
     with Terminal(place, "bash", "--norc", "--noediting", "-i") as terminal:
         terminal.type(f"csa session attach --interactive {session_id}\r")
@@ -200,9 +200,29 @@ def test_one_that_is_suspended_can_be_killed(place: Place) -> None:
         terminal.wait_for("Stopped")
         done = place.run("session", "kill", session_id)
         assert done.code == 0, done.err
+        assert place.events(session_id)[-1]["data"]["stopped_by"] == "cancel"
+        assert termios.tcgetattr(terminal.theirs)[3] & termios.ICANON
         terminal.type("exit\r")
         terminal.end()
-    assert place.run("session", "is-alive", session_id).code == 1
+        assert ENTER_SCREEN not in terminal.output
+        assert LEAVE_SCREEN not in terminal.output
+
+
+def test_in_the_background_it_stays_suspended(place: Place) -> None:
+    """`bg` does not let it take the terminal from the shell; SIGTERM ends it there."""
+    session_id = place.codex("hello").session_id
+    with Terminal(place, "bash", "--norc", "--noediting", "-i") as terminal:
+        terminal.type(f"csa session attach --interactive {session_id}\r")
+        terminal.wait_for("resumes")
+        terminal.type("suspend\r")
+        terminal.wait_for("Stopped")
+        terminal.type("bg; wait; echo still $?\r")
+        terminal.wait_for("still 0")
+        terminal.type("kill %1; wait; echo done $?\r")
+        terminal.wait(lambda: place.run("session", "is-alive", session_id).code == 1, "it has ended")
+        assert place.events(session_id)[-1]["data"]["stopped_by"] == "SIGTERM"
+        terminal.type("exit\r")
+        terminal.end()
 
 
 def test_what_nobody_could_continue_goes_on(place: Place) -> None:

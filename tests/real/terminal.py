@@ -14,6 +14,8 @@ _ANSWERS = {
     b"\x1b]10;?": b"\x1b]10;rgb:ffff/ffff/ffff\x1b\\",  # which colours have you?
     b"\x1b]11;?": b"\x1b]11;rgb:0000/0000/0000\x1b\\",
 }
+_CLEAR_LINE = "\x15"
+_ECHO_S = 5.0
 _HAND_S = 0.1  # no person is faster; what comes within 40 ms of a paste is part of it for gemini
 _QUESTION = re.compile(b"|".join(map(re.escape, _ANSWERS)))
 _LONGEST = max(map(len, _ANSWERS))
@@ -35,11 +37,19 @@ class AnsweringTerminal(Terminal):
 
     def enter(self, line: str, *, shows: str | None = None) -> None:
         """Paste a line, and press Enter once the interface shows it, or says `shows`."""
-        since = len(self.output)
-        self.type(f"\x1b[200~{line}\x1b[201~")
-        self.wait_for_words(shows or line, since=since)
+        deadline = time.monotonic() + self.patience_s
+        while not self._paste(line, shows or line):
+            assert time.monotonic() < deadline, f"not taken: {line}; shown: {self.output!r}"
+            self.type(_CLEAR_LINE)
         time.sleep(_HAND_S)
         self.type("\r")
+
+    def _paste(self, line: str, shows: str) -> bool:
+        """Return whether it was seen: codex may lose what is typed in the moment after it was continued (0.169.0)."""
+        since, deadline = len(self.output), time.monotonic() + _ECHO_S
+        self.type(f"\x1b[200~{line}\x1b[201~")
+        self.wait(lambda: shows in self.words_since(since) or time.monotonic() > deadline, shows)
+        return shows in self.words_since(since)
 
     def _receive(self, chunk: bytes) -> None:
         super()._receive(chunk)

@@ -76,11 +76,18 @@ def open_terminal(place: Workplace, *words: str) -> AnsweringTerminal:
     return AnsweringTerminal(place, *words, size=(120, 40), env=dict(SURROUNDINGS))
 
 
-def wait_until_ready(terminal: AnsweringTerminal, tool: RealTool) -> None:
-    """Wait until what was said before is shown, and then until a prompt is taken."""
+def wait_until_ready(terminal: AnsweringTerminal, place: Workplace, tool: RealTool) -> None:
+    """Wait until what was said before is shown, and a prompt is taken."""
     terminal.wait_for_words("which animal is the zebra?")
     terminal.wait_for_words("it is a quagga")
     terminal.wait_for_words(INTERFACES[tool].ready)
+    if tool is GEMINI_CLI:
+        # It begins its record anew, and repeats there what was said after it is shown; killed before, it forgets it.
+        terminal.wait(lambda: gemini_records(place) == 2, "gemini has recorded the history again")
+
+
+def gemini_records(place: Workplace) -> int:
+    return sum(file.read_text().count("which animal is the zebra?") for file in place.conversations(GEMINI_CLI))
 
 
 def test_a_conversation_goes_on_in_the_tools_interface(place: Workplace, tool: RealTool) -> None:
@@ -90,7 +97,7 @@ def test_a_conversation_goes_on_in_the_tools_interface(place: Workplace, tool: R
     session_id = begin(place, tool)
     said = ["which animal is the zebra?", "which animal is the okapi?", "which animal is the tapir?"]
     with open_on(place, session_id) as terminal:
-        wait_until_ready(terminal, tool)
+        wait_until_ready(terminal, place, tool)
         assert place.csa("session", "is-alive", session_id).code == 0
         refused = place.csa("run", "--session", session_id, "may I?")
         assert refused.code == 4, refused
@@ -115,7 +122,7 @@ def test_an_interface_is_ended_from_outside(place: Workplace, tool: RealTool, wa
     """`session kill` and SIGTERM end the tool and all it started; the terminal is as before, the session usable."""
     session_id = begin(place, tool)
     with open_on(place, session_id) as terminal:
-        wait_until_ready(terminal, tool)
+        wait_until_ready(terminal, place, tool)
         assert termios.tcgetattr(terminal.theirs) != terminal.before
         if way == "kill":
             killed = place.csa("session", "kill", session_id)
@@ -135,7 +142,7 @@ def test_a_killed_csa_leaves_nothing(place: Workplace, tool: RealTool) -> None:
     """After SIGKILL of csa the tool is gone, the terminal as before, and the session can be gone on with."""
     session_id = begin(place, tool)
     with open_on(place, session_id) as terminal:
-        wait_until_ready(terminal, tool)
+        wait_until_ready(terminal, place, tool)
         terminal.process.kill()
         assert terminal.end() == -signal.SIGKILL
         assert place.gone_after() == {}
@@ -149,7 +156,7 @@ def test_an_interface_is_suspended(place: Workplace, tool: RealTool) -> None:
     session_id = begin(place, tool)
     with open_terminal(place, "bash", "--norc", "--noediting", "-i") as terminal:
         terminal.type(f"csa session attach --interactive {session_id}\r")
-        wait_until_ready(terminal, tool)
+        wait_until_ready(terminal, place, tool)
         terminal.type(CTRL_Z)
         if not INTERFACES[tool].suspends_at_once:
             terminal.wait_for_words("Press Ctrl+Z again to suspend")
