@@ -13,14 +13,12 @@ from tests.real.workplace import CLAUDE_CODE, CODEX, GEMINI_CLI, KEY, OPENCODE, 
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(120)]
 
-# An interface also asks GitHub and its vendor for news; no test leaves this machine.
-_NOWHERE = "http://127.0.0.1:9"
-SURROUNDINGS = {
-    "TERM": "xterm-256color",
-    **dict.fromkeys(("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"), _NOWHERE),
+# The tools also ask GitHub and their vendors for news and plugins; no test leaves this machine.
+SILENT = {
+    **dict.fromkeys(("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"), "http://127.0.0.1:9"),
     **dict.fromkeys(("NO_PROXY", "no_proxy"), "127.0.0.1"),
+    "CLAUDE_CODE_DISABLE_OFFICIAL_MARKETPLACE_AUTOINSTALL": "1",
 }
-
 CTRL_Z = "\x1a"
 
 
@@ -44,7 +42,7 @@ INTERFACES = {
 
 @pytest.fixture
 def place(place: Workplace) -> Workplace:
-    """Make the tools' questions to a new user answered: whether the directory is trusted, and the key used."""
+    """Answer what the tools ask a new user: whether the directory is trusted and the key used; keep them silent."""
     claude = {
         "hasCompletedOnboarding": True,
         "theme": "dark",
@@ -57,6 +55,7 @@ def place(place: Workplace) -> Workplace:
     gemini.write_text('{"security": {"auth": {"selectedType": "gemini-api-key"}}}')
     with (place.home / ".codex" / "config.toml").open("a") as file:
         file.write(f'[projects."{place.project}"]\ntrust_level = "trusted"\n')
+    place.env |= SILENT
     return place
 
 
@@ -73,7 +72,7 @@ def open_on(place: Workplace, session_id: str) -> AnsweringTerminal:
 
 
 def open_terminal(place: Workplace, *words: str) -> AnsweringTerminal:
-    return AnsweringTerminal(place, *words, size=(120, 40), env=dict(SURROUNDINGS))
+    return AnsweringTerminal(place, *words, size=(120, 40))
 
 
 def wait_until_ready(terminal: AnsweringTerminal, place: Workplace, tool: RealTool) -> None:
