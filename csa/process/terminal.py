@@ -106,11 +106,9 @@ def run_in_terminal(
         os.close(ours.spare_fd)
     session = _Session(ours, child, control, status)
     try:
-        with _woken_by_signals() as wakes:
-            ours.take()
+        with _woken_by_signals() as wakes, ours.taken(session):
             session.pump(wakes, is_cancelled)
     finally:
-        ours.give_back(is_reset=not session.has_left)
         session.close()
     if session.fault is not None:
         raise SpawnError(argv[0], os.strerror(session.fault))
@@ -126,6 +124,15 @@ class _OurTerminal:
         self._is_taken = False
         self.settings = fcntl.ioctl(self._fd, termios.TCGETS, bytes(_SETTINGS_BYTES)).hex()
         self.spare_fd = os.dup(self._fd)
+
+    @contextmanager
+    def taken(self, session: _Session) -> Iterator[None]:
+        """Have it raw, and in the end as it was, whatever the tool has made of the screen."""
+        self.take()
+        try:
+            yield
+        finally:
+            self.give_back(is_reset=not session.has_left)
 
     def take(self) -> None:
         self._is_taken = True
@@ -217,8 +224,12 @@ class _Session:
         """TERM, a grace, and then what the guardian does."""
         if self.stopped_by is None:
             self.stopped_by = why
-            os.write(self._control, f"signal {int(signal.SIGTERM)}\n".encode())
+            self._order(f"signal {int(signal.SIGTERM)}")
             self._kill_at = time.monotonic() + TERM_GRACE_S
+
+    def _order(self, line: str) -> None:
+        with suppress(BrokenPipeError):  # the guardian is gone; its status says so too
+            os.write(self._control, f"{line}\n".encode())
 
     def _follow_size(self) -> None:
         self._child.setwinsize(*_window()[::-1])
@@ -233,7 +244,7 @@ class _Session:
             if self._ours.is_for_us():
                 self._ours.take()
                 self._follow_size()
-                os.write(self._control, b"continue\n")
+                self._order("continue")
                 return
             # Continued in the background, by `session kill` or `bg`: the terminal is somebody else's.
             if select.select([wakes], [], [], TICK_S)[0]:

@@ -152,6 +152,7 @@ def test_a_killed_csa_leaves_nothing(place: Workplace, tool: RealTool) -> None:
 
 def test_an_interface_is_suspended(place: Workplace, tool: RealTool) -> None:
     """Ctrl-Z gives the terminal back to the shell; `fg` goes on with the same interface."""
+    place.provider.on("okapi", text("it is a giraffe"))
     session_id = begin(place, tool)
     with open_terminal(place, "bash", "--norc", "--noediting", "-i") as terminal:
         terminal.type(f"csa session attach --interactive {session_id}\r")
@@ -166,7 +167,8 @@ def test_an_interface_is_suspended(place: Workplace, tool: RealTool) -> None:
         terminal.type("fg\r")
         terminal.wait_for_words(INTERFACES[tool].ready, since=since)
         terminal.enter("and the okapi?")
-        terminal.wait(lambda: place.asked("okapi"), "the provider is asked")
+        terminal.wait_for_words("it is a giraffe")
+        assert ["which animal is the zebra?", "and the okapi?"] in [asked.user_texts for asked in place.asked("okapi")]
         terminal.enter(INTERFACES[tool].leave, shows=INTERFACES[tool].offers)
         terminal.wait_for_words(f"left session {session_id}")
         terminal.type("exit\r")
