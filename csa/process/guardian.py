@@ -1,15 +1,16 @@
 """The guardian: a small process that is the tool's parent and outlives the supervisor until all is cleaned up.
 
 Run as `python -I -S guardian.py <control fd> <status fd> -- argv...`, in a session of its own, with the tool's stdin,
-stdout, stderr, directory and environment. With `tty` in place of `--` its controlling terminal, which must be its
-stdin, becomes the tool's. It ignores the terminal's signals, and is a *subreaper*: whatever the tool
-starts and abandons (setsid, double fork, nohup) becomes its child. An unreaped child's pid cannot be reused, so it
-signals no stranger.
+stdout, stderr, directory and environment. With `tty <fd> <settings>` in place of `--` its stdin is its controlling
+terminal, on which the tool is the foreground job; the other terminal, on which the supervisor shows this one, gets
+those settings back when the supervisor dies and leaves it raw. It ignores the terminal's signals, and is a *subreaper*:
+whatever the tool starts and abandons (setsid, double fork, nohup) becomes its child. An unreaped child's pid cannot be
+reused, so it signals no stranger.
 
-Control, from the supervisor: lines `signal N` (to the tool) and `keep` (sweep nothing at the end). End of file, for
-whatever reason, means the end.
-Status, to the supervisor: lines `started PID`, `failed ERRNO`, `exit CODE`, `killed SIGNAL`, and last
-`swept N PEAK_RSS_BYTES`.
+Control, from the supervisor: lines `signal N` (to the tool), `continue` (the tool's job) and `keep` (sweep nothing at
+the end). End of file, for whatever reason, means the end.
+Status, to the supervisor: lines `started PID`, `failed ERRNO`, `stopped SIGNAL` (of a job), `exit CODE`,
+`killed SIGNAL`, and last `swept N PEAK_RSS_BYTES`.
 A detached supervisor that a descendant has started is spared with all below it: it has a guardian of its own.
 Descriptors it inherits beyond these (the session lock) stay open until it is done: the session lives as long as its
 tree does. The tool inherits none of them.
@@ -30,6 +31,8 @@ PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
 NESTED_GRACE_S = 1.0
 SWEEP_LIMIT_S = 10.0
+# What a killed interface may leave behind: the alternate screen, no cursor, the mouse, bracketed paste, key modes.
+RESET = b"\033[?1049l\033[?25h\033[?1000l\033[?1002l\033[?1003l\033[?1006l\033[?2004l\033[?1l\033>\033[<u\033[0m\r\n"
 _IGNORED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGPIPE)
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -160,9 +163,10 @@ def _exec(argv: list[str], parent: int, error_write: int, *, has_tty: bool) -> N
     try:
         for number in (*_IGNORED, signal.SIGXFSZ):  # the last one Python ignores
             signal.signal(number, signal.SIG_DFL)
-        os.setsid()
         if has_tty:
-            _tty_request("TIOCSCTTY")
+            _take_foreground()
+        else:
+            os.setsid()
         _libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
         if os.getppid() != parent:
             os._exit(127)
@@ -172,11 +176,26 @@ def _exec(argv: list[str], parent: int, error_write: int, *, has_tty: bool) -> N
     os._exit(127)
 
 
-def _tty_request(name: str) -> None:
+def _take_foreground() -> None:
+    """Become the terminal's foreground job, which can be stopped: its parent, another job, is of the same session."""
+    os.setpgid(0, 0)
+    signal.signal(signal.SIGTTOU, signal.SIG_IGN)
+    os.tcsetpgrp(0, os.getpid())
+    signal.signal(signal.SIGTTOU, signal.SIG_DFL)
+
+
+def restore_terminal(fd: int, settings: bytes) -> None:
+    """Give a terminal that is still raw these settings, and its screen; a shell that has done so is not disturbed."""
     import fcntl  # noqa: PLC0415  # most tools have no terminal
     import termios  # noqa: PLC0415  # as above
 
-    fcntl.ioctl(0, getattr(termios, name), 0)
+    with suppress(OSError, termios.error):  # it may be gone
+        _, output, _, local, *_ = termios.tcgetattr(fd)
+        if output & termios.OPOST or local & termios.ISIG:
+            return
+        fcntl.ioctl(fd, termios.TCSETS, settings)
+        if select.select([], [fd], [], 0)[1]:  # one that does not take it would hold us up
+            os.write(fd, RESET)
 
 
 def _say(status: int, line: str) -> None:
@@ -185,13 +204,15 @@ def _say(status: int, line: str) -> None:
 
 
 def _report(status: int, code: int) -> None:
-    if os.WIFSIGNALED(code):
+    if os.WIFSTOPPED(code):
+        _say(status, f"stopped {os.WSTOPSIG(code)}")
+    elif os.WIFSIGNALED(code):
         _say(status, f"killed {os.WTERMSIG(code)}")
     else:
         _say(status, f"exit {os.WEXITSTATUS(code)}")
 
 
-def _watch(tool: int, control: int, status: int) -> bool:
+def _watch(tool: int, control: int, status: int, *, has_tty: bool) -> bool:
     """Pass signals on and report the tool's end, until the control pipe ends; adopted children are reaped meanwhile.
 
     Returns whether what is left is to be kept.
@@ -201,13 +222,14 @@ def _watch(tool: int, control: int, status: int) -> bool:
     os.set_blocking(wake_read, False)
     signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
     signal.signal(signal.SIGCHLD, lambda *_: None)
+    options = os.WNOHANG | (os.WUNTRACED if has_tty else 0)
     running, keep = True, False
     os.write(wake_write, b"\0")  # the tool may have ended before the handler was there
     while True:
         ready, _, _ = select.select([control, wake_read], [], [])
         if wake_read in ready:
             os.read(wake_read, 512)
-            running = _reap(tool, status, running=running)
+            running = _reap(tool, status, options, running=running)
         if control in ready:
             words = os.read(control, 512).split()
             if not words:
@@ -216,14 +238,16 @@ def _watch(tool: int, control: int, status: int) -> bool:
             if running:
                 for number in filter(bytes.isdigit, words):
                     _kill(tool, int(number))
+                if b"continue" in words:
+                    os.killpg(tool, signal.SIGCONT)
 
 
-def _reap(tool: int, status: int, *, running: bool) -> bool:
+def _reap(tool: int, status: int, options: int, *, running: bool) -> bool:
     try:
-        while (ended := os.waitpid(-1, os.WNOHANG))[0]:
-            if ended[0] == tool:
-                _report(status, ended[1])
-                running = False
+        while (changed := os.waitpid(-1, options))[0]:
+            if changed[0] == tool:
+                _report(status, changed[1])
+                running = os.WIFSTOPPED(changed[1])
     except ChildProcessError:
         pass
     return running
@@ -231,7 +255,9 @@ def _reap(tool: int, status: int, *, running: bool) -> bool:
 
 def main() -> None:
     """Run the tool and stay until its whole tree is gone."""
-    control, status, argv = int(sys.argv[1]), int(sys.argv[2]), sys.argv[4:]
+    control, status = int(sys.argv[1]), int(sys.argv[2])
+    has_tty = sys.argv[3] == "tty"
+    argv = sys.argv[6 if has_tty else 4 :]
     for fd in (control, status):
         os.set_inheritable(fd, False)
     for name in os.listdir("/proc/self/fd"):
@@ -243,15 +269,15 @@ def main() -> None:
     for number in _IGNORED:
         signal.signal(number, signal.SIG_IGN)
     become_subreaper()
-    has_tty = sys.argv[3] == "tty"
-    if has_tty:
-        _tty_request("TIOCNOTTY")  # a terminal can be taken only when no other session has it
     tool = _spawn(argv, status, has_tty=has_tty)
     null = os.open(os.devnull, os.O_RDWR)
     for stream in (0, 1, 2):
         os.dup2(null, stream)  # so that the tool's end of its pipes is the only one
     os.close(null)
-    swept = 0 if _watch(tool, control, status) else sweep()
+    keep = _watch(tool, control, status, has_tty=has_tty)
+    if has_tty:
+        restore_terminal(int(sys.argv[4]), bytes.fromhex(sys.argv[5]))
+    swept = 0 if keep else sweep()
     _say(status, f"swept {swept} {resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024}")
 
 

@@ -1,10 +1,12 @@
 """A tool with its own terminal interface, shown on ours: a pseudo-terminal with the guardian, and the tool, inside.
 
-The only module that imports pexpect. Our terminal is raw meanwhile, and what it was before afterwards, however it ends.
+The only module that imports pexpect. Our terminal is raw meanwhile, and what it was before afterwards, however it ends:
+the guardian sees to it when we are killed. A tool that suspends itself suspends us with it, as a job of the shell.
 """
 
 from __future__ import annotations
 
+import fcntl
 import os
 import select
 import signal
@@ -30,8 +32,7 @@ _SWEEP_WAIT_S = guardian.SWEEP_LIMIT_S + guardian.NESTED_GRACE_S + 1.0
 _LAST_OUTPUT_S = 0.1
 _READ_BYTES = 1 << 16
 _ENDS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-# What a killed interface may leave behind: the alternate screen, no cursor, the mouse, bracketed paste, key modes.
-_RESET = b"\033[?1049l\033[?25h\033[?1000l\033[?1002l\033[?1003l\033[?1006l\033[?2004l\033[?1l\033>\033[<u\033[0m\r\n"
+_SETTINGS_BYTES = 64  # room for the kernel's struct termios
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,12 +85,13 @@ def run_in_terminal(
     Raises:
         SpawnError: the tool cannot be started.
     """
+    ours = _OurTerminal()
     control_read, control = os.pipe()
     status, status_write = os.pipe()
     try:
         child = _Spawn(
-            [*GUARDIAN_COMMAND, str(control_read), str(status_write), "tty", *argv],
-            [control_read, status_write, *shared_fds],
+            [*GUARDIAN_COMMAND, str(control_read), str(status_write), "tty", str(ours.spare_fd), ours.settings, *argv],
+            [control_read, status_write, ours.spare_fd, *shared_fds],
             cwd=cwd,
             env=dict(env),
             dimensions=_window()[::-1],
@@ -101,9 +103,10 @@ def run_in_terminal(
     finally:
         os.close(control_read)
         os.close(status_write)
-    session = _Session(child, control, status)
+        os.close(ours.spare_fd)
+    session = _Session(ours, child, control, status)
     try:
-        with _raw_terminal(session), _woken_by_signals() as wakes:
+        with _woken_by_signals() as wakes, ours.taken(session):
             session.pump(wakes, is_cancelled)
     finally:
         session.close()
@@ -112,21 +115,69 @@ def run_in_terminal(
     return TerminalEnd(session.end or ToolExit(None, int(signal.SIGKILL)), session.stopped_by)
 
 
+class _OurTerminal:
+    """The terminal that csa runs on; `spare_fd` and `settings` are for the guardian."""
+
+    def __init__(self) -> None:
+        self._fd = sys.stdin.fileno()
+        self._before = termios.tcgetattr(self._fd)
+        self._is_taken = False
+        self.settings = fcntl.ioctl(self._fd, termios.TCGETS, bytes(_SETTINGS_BYTES)).hex()
+        self.spare_fd = os.dup(self._fd)
+
+    @contextmanager
+    def taken(self, session: _Session) -> Iterator[None]:
+        """Have it raw, and in the end as it was, whatever the tool has made of the screen."""
+        self.take()
+        try:
+            yield
+        finally:
+            self.give_back(is_reset=not session.has_left)
+
+    def take(self) -> None:
+        self._is_taken = True
+        with suppress(termios.error):  # the terminal may be gone; reading says so too
+            tty.setraw(self._fd)
+
+    def give_back(self, *, is_reset: bool) -> None:
+        if not self._is_taken:
+            return
+        self._is_taken = False
+        with suppress(termios.error):  # the terminal may be gone
+            termios.tcsetattr(self._fd, termios.TCSAFLUSH, self._before)
+        if is_reset:
+            _write_all(guardian.RESET)
+
+    def is_for_us(self) -> bool:
+        """Say whether we are its foreground job, or it has no jobs."""
+        try:
+            return os.tcgetpgrp(self._fd) == os.getpgrp()
+        except OSError:
+            return True
+
+
 class _Session:
     """What goes to and fro between our terminal and the tool's."""
 
-    def __init__(self, child: _Spawn, control: int, status: int) -> None:
+    def __init__(self, ours: _OurTerminal, child: _Spawn, control: int, status: int) -> None:
         self.end: ToolExit | None = None
         self.fault: int | None = None
         self.stopped_by: str | None = None
+        self._ours = ours
         self._child = child
         self._terminal = child.child_fd
         self._control = control
         self._status = status
         self._is_over = False
+        self._is_suspended = False
         self._typed = b""  # and not yet taken by the tool
         self._kill_at = float("inf")
         os.set_blocking(self._terminal, False)
+
+    @property
+    def has_left(self) -> bool:
+        """Whether the tool ended by itself, and so has given the screen back."""
+        return self.stopped_by is None and self.end is not None and self.end.signal is None
 
     def pump(self, wakes: int, is_cancelled: Callable[[], bool]) -> None:
         """Copy until the tool has ended."""
@@ -144,6 +195,8 @@ class _Session:
                 self._is_over = True  # no process has the terminal any more
             if self._status in ready or self._is_over:
                 self._read_status()
+            if self._is_suspended and not self._is_over:
+                self._suspend(wakes, is_cancelled)
             if self.stopped_by is None and is_cancelled():
                 self._stop("cancel")
         self._show_the_rest()
@@ -163,7 +216,7 @@ class _Session:
     def _obey(self, numbers: bytes) -> None:
         for number in numbers:
             if number == signal.SIGWINCH:
-                self._child.setwinsize(*_window()[::-1])
+                self._follow_size()
             elif number in _ENDS:
                 self._stop(signal.Signals(number).name)
 
@@ -171,8 +224,34 @@ class _Session:
         """TERM, a grace, and then what the guardian does."""
         if self.stopped_by is None:
             self.stopped_by = why
-            os.write(self._control, f"signal {int(signal.SIGTERM)}\n".encode())
+            self._order(f"signal {int(signal.SIGTERM)}")
             self._kill_at = time.monotonic() + TERM_GRACE_S
+
+    def _order(self, line: str) -> None:
+        with suppress(BrokenPipeError):  # the guardian is gone; its status says so too
+            os.write(self._control, f"{line}\n".encode())
+
+    def _follow_size(self) -> None:
+        self._child.setwinsize(*_window()[::-1])
+
+    def _suspend(self, wakes: int, is_cancelled: Callable[[], bool]) -> None:
+        """Stop as the tool did, and go on with it: when the shell says so, or at once where no shell could."""
+        self._is_suspended = False
+        self._show_the_rest()
+        self._ours.give_back(is_reset=False)
+        while self.stopped_by is None:
+            os.kill(0, signal.SIGTSTP)
+            if self._ours.is_for_us():
+                self._ours.take()
+                self._follow_size()
+                self._order("continue")
+                return
+            # Continued in the background, by `session kill` or `bg`: the terminal is somebody else's.
+            if select.select([wakes], [], [], TICK_S)[0]:
+                self._obey(os.read(wakes, 64))
+            elif is_cancelled():
+                self._stop("cancel")
+        self._kill_at = 0.0  # a stopped tool hears no TERM
 
     def _type(self, stdin: int) -> None:
         try:
@@ -211,6 +290,8 @@ class _Session:
         for kind, value in pairwise(words):
             if kind == "failed":
                 self.fault = int(value)
+            elif kind == "stopped":
+                self._is_suspended = True
             elif kind == "exit":
                 self.end = ToolExit(int(value), None)
             elif kind == "killed":
@@ -232,20 +313,6 @@ def _write_all(content: bytes) -> None:
     with suppress(OSError):  # our terminal may be gone; stdin says so too
         while view:
             view = view[os.write(sys.stdout.fileno(), view) :]
-
-
-@contextmanager
-def _raw_terminal(session: _Session) -> Iterator[None]:
-    fd = sys.stdin.fileno()
-    before = termios.tcgetattr(fd)
-    tty.setraw(fd)
-    try:
-        yield
-    finally:
-        with suppress(termios.error):  # the terminal may be gone
-            termios.tcsetattr(fd, termios.TCSAFLUSH, before)
-        if session.stopped_by is not None or session.end is None or session.end.signal is not None:
-            _write_all(_RESET)
 
 
 @contextmanager

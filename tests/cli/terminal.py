@@ -11,23 +11,36 @@ import struct
 import subprocess
 import termios
 import time
-from collections.abc import Callable
-from typing import Self
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Protocol, Self
 
-from tests.support import CSA, PATIENCE_S, Place
+from tests.support import CSA, PATIENCE_S
 
 _STYLE = re.compile(r"\x1b\[[0-9;]*m")
+_LOOK_S = 0.1  # what is waited for need not be shown
 _HOME = "\x1b[H"
 ENTER_SCREEN, LEAVE_SCREEN = "\x1b[?1049h", "\x1b[?1049l"
 HIDE_CURSOR, SHOW_CURSOR = "\x1b[?25l", "\x1b[?25h"
 
 
+class Surroundings(Protocol):
+    """Where a command runs."""
+
+    @property
+    def project(self) -> Path: ...
+
+    def environment(self, changes: Mapping[str, str | None] | None) -> dict[str, str]: ...
+
+
 class Terminal:
     """A command with a terminal of its own; end it before leaving the `with` block."""
 
+    patience_s = PATIENCE_S
+
     def __init__(
         self,
-        place: Place,
+        place: Surroundings,
         *words: str,
         size: tuple[int, int] = (80, 24),
         env: dict[str, str | None] | None = None,
@@ -74,11 +87,11 @@ class Terminal:
 
     def wait(self, condition: Callable[[], object], what: str) -> None:
         """Read until something is so."""
-        deadline = time.monotonic() + PATIENCE_S
+        deadline = time.monotonic() + self.patience_s
         while not condition():
             left = deadline - time.monotonic()
             assert left > 0, f"did not happen: {what}; shown: {self.output!r}"
-            assert self._read(left), f"ended before: {what}; shown: {self.output!r}"
+            assert self._read(min(left, _LOOK_S)), f"ended before: {what}; shown: {self.output!r}"
 
     def wait_for(self, text: str) -> None:
         self.wait(lambda: text in self.text, text)
@@ -97,8 +110,7 @@ class Terminal:
     def end(self) -> int:
         """Read what is written up to the end; return the exit code."""
         while self.process.poll() is None or select.select([self._ours], [], [], 0)[0]:
-            if select.select([self._ours], [], [], 0.02)[0]:
-                self.output += os.read(self._ours, 65536).decode(errors="replace")
+            self._read(0.02)
         return self.process.returncode
 
     def _read(self, within_s: float) -> bool:
@@ -108,5 +120,8 @@ class Terminal:
             chunk = os.read(self._ours, 65536)
         except OSError:  # the other side is closed
             return False
-        self.output += chunk.decode(errors="replace")
+        self._receive(chunk)
         return bool(chunk)
+
+    def _receive(self, chunk: bytes) -> None:
+        self.output += chunk.decode(errors="replace")

@@ -9,7 +9,7 @@ import termios
 
 import pytest
 
-from tests.cli.terminal import LEAVE_SCREEN, SHOW_CURSOR, Terminal
+from tests.cli.terminal import ENTER_SCREEN, LEAVE_SCREEN, SHOW_CURSOR, Terminal
 from tests.conftest import ForeignWriter
 from tests.support import Place, is_running, wait_for
 
@@ -144,10 +144,96 @@ def test_it_is_killed(place: Place) -> None:
         assert is_as_before(terminal)
     with open_on(place, session_id) as terminal:
         terminal.wait_for("resumes")
+        terminal.type("screen\r")
+        terminal.wait_for("whole screen")
         terminal.process.kill()
         terminal.process.wait()
         wait_for(lambda: place.run("session", "is-alive", session_id).code == 1, "the lock is free")
         assert place.processes() == {}
+        assert is_as_before(terminal)
+        terminal.wait_for(LEAVE_SCREEN)
+
+
+def test_a_killed_csa_disturbs_no_shell(place: Place) -> None:
+    """A terminal to which somebody has given settings of his own meanwhile keeps them when csa is killed."""
+    session_id = place.codex("hello").session_id
+    with open_on(place, session_id) as terminal:
+        terminal.wait_for("resumes")
+        own = [*terminal.before]
+        own[3] &= ~(termios.ECHO | termios.ICANON)  # as a shell that edits its line does
+        termios.tcsetattr(terminal.theirs, termios.TCSANOW, own)
+        own = termios.tcgetattr(terminal.theirs)
+        terminal.process.kill()
+        terminal.process.wait()
+        wait_for(lambda: place.run("session", "is-alive", session_id).code == 1, "the lock is free")
+        assert termios.tcgetattr(terminal.theirs) == own
+
+
+def test_it_is_suspended(place: Place) -> None:
+    """A tool that suspends itself gives the terminal back to the shell, which continues it."""
+    session_id = place.codex("hello").session_id
+    with Terminal(place, "bash", "--norc", "--noediting", "-i") as terminal:
+        terminal.type(f"csa session attach --interactive {session_id}\r")
+        terminal.wait_for("resumes")
+        terminal.type("suspend\r")
+        terminal.wait_for("Stopped")
+        assert termios.tcgetattr(terminal.theirs)[3] & termios.ICANON
+        assert place.run("session", "is-alive", session_id).code == 0
+        terminal.resize(60, 20)
+        terminal.type("fg\r")
+        terminal.wait_for("continued")
+        terminal.type("size\r")
+        terminal.wait_for("size 60x20")
+        terminal.type("exit\r")
+        terminal.wait_for(f"left session {session_id}")
+        terminal.type("exit\r")
+        assert terminal.end() == 0
+
+
+def test_one_that_is_suspended_can_be_killed(place: Place) -> None:
+    """`session kill` ends it though csa itself is stopped; the terminal stays the shell's, and nothing is left."""
+    session_id = place.codex("hello").session_id
+    with Terminal(place, "bash", "--norc", "--noediting", "-i") as terminal:
+        terminal.type(f"csa session attach --interactive {session_id}\r")
+        terminal.wait_for("resumes")
+        terminal.type("suspend\r")
+        terminal.wait_for("Stopped")
+        done = place.run("session", "kill", session_id)
+        assert done.code == 0, done.err
+        assert place.events(session_id)[-1]["data"]["stopped_by"] == "cancel"
+        assert termios.tcgetattr(terminal.theirs)[3] & termios.ICANON
+        terminal.type("exit\r")
+        terminal.end()
+        assert ENTER_SCREEN not in terminal.output
+        assert LEAVE_SCREEN not in terminal.output
+
+
+def test_in_the_background_it_stays_suspended(place: Place) -> None:
+    """`bg` does not let it take the terminal from the shell; SIGTERM ends it there."""
+    session_id = place.codex("hello").session_id
+    with Terminal(place, "bash", "--norc", "--noediting", "-i") as terminal:
+        terminal.type(f"csa session attach --interactive {session_id}\r")
+        terminal.wait_for("resumes")
+        terminal.type("suspend\r")
+        terminal.wait_for("Stopped")
+        terminal.type("bg; wait; echo still $?\r")
+        terminal.wait_for("still 0")
+        terminal.type("kill %1; wait; echo done $?\r")
+        terminal.wait(lambda: place.run("session", "is-alive", session_id).code == 1, "it has ended")
+        assert place.events(session_id)[-1]["data"]["stopped_by"] == "SIGTERM"
+        terminal.type("exit\r")
+        terminal.end()
+
+
+def test_what_nobody_could_continue_goes_on(place: Place) -> None:
+    """Without a shell that has jobs, a tool that suspends itself is continued at once."""
+    session_id = place.codex("hello").session_id
+    with open_on(place, session_id) as terminal:
+        terminal.wait_for("resumes")
+        terminal.type("suspend\r")
+        terminal.wait_for("continued")
+        terminal.type("exit\r")
+        assert terminal.end() == 0
 
 
 def test_what_cannot_be_opened(place: Place, write_foreign: ForeignWriter) -> None:

@@ -250,6 +250,11 @@ class Workplace:
                 path.write_text(content)
         subprocess.run(["git", "init", "-q", "."], cwd=self.project, env=self.env, check=True)
 
+    def environment(self, changes: Mapping[str, str | None] | None) -> dict[str, str]:
+        """Return the environment of a command; None removes a variable."""
+        merged = {**self.env, **(changes or {})}
+        return {name: value for name, value in merged.items() if value is not None}
+
     def start(
         self, *words: str, env: Mapping[str, str] | None = None, stdin: int = subprocess.DEVNULL
     ) -> subprocess.Popen[bytes]:
@@ -257,7 +262,7 @@ class Workplace:
         process = subprocess.Popen(
             [CSA, *words],
             cwd=self.project,
-            env={**self.env, **(env or {})},
+            env=self.environment(env),
             stdin=stdin,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -270,7 +275,7 @@ class Workplace:
         done = subprocess.run(
             [CSA, *words],
             cwd=self.project,
-            env={**self.env, **(env or {})},
+            env=self.environment(env),
             input=stdin,
             capture_output=True,
             timeout=100,
