@@ -13,12 +13,6 @@ from tests.real.workplace import CLAUDE_CODE, CODEX, GEMINI_CLI, KEY, OPENCODE, 
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(120)]
 
-# The tools also ask GitHub and their vendors for news and plugins; no test leaves this machine.
-SILENT = {
-    **dict.fromkeys(("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"), "http://127.0.0.1:9"),
-    **dict.fromkeys(("NO_PROXY", "no_proxy"), "127.0.0.1"),
-    "CLAUDE_CODE_DISABLE_OFFICIAL_MARKETPLACE_AUTOINSTALL": "1",
-}
 CTRL_Z = "\x1a"
 
 
@@ -55,7 +49,6 @@ def place(place: Workplace) -> Workplace:
     gemini.write_text('{"security": {"auth": {"selectedType": "gemini-api-key"}}}')
     with (place.home / ".codex" / "config.toml").open("a") as file:
         file.write(f'[projects."{place.project}"]\ntrust_level = "trusted"\n')
-    place.env |= SILENT
     return place
 
 

@@ -34,6 +34,12 @@ SEARCH_PATH = os.environ.get("PATH", os.defpath)
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "csa-real-work"
 CSA = Path(sys.executable).parent / "csa"
 KEY = "mock-credential-of-no-value"
+# The tools also ask their vendors and GitHub for news, models and plugins; no test leaves this machine.
+SILENT = {
+    **dict.fromkeys(("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"), "http://127.0.0.1:9"),
+    **dict.fromkeys(("NO_PROXY", "no_proxy"), "127.0.0.1"),
+    "CLAUDE_CODE_DISABLE_OFFICIAL_MARKETPLACE_AUTOINSTALL": "1",
+}
 GRACE_S = 2.0
 READY_S = 40.0
 
@@ -240,6 +246,7 @@ class Workplace:
             "TERM": "dumb",
             "TMPDIR": str(base / "tmp"),
             "USER": "tester",
+            **SILENT,
         }
         self._started: list[subprocess.Popen[bytes]] = []
         for tool in TOOLS:
