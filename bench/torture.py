@@ -23,6 +23,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -293,17 +294,17 @@ def _watch_turn(home: Home, tally: Tally, where: str) -> float:
     assert process.stdout is not None
     finished_at = 0.0
     for line in process.stdout:
-        alive = probe(paths).state
-        if json.loads(line)["type"] == "run_finished":
-            finished_at = time.monotonic()
-        else:
-            tally.expect("alive while it runs", alive == "alive", where)
-            os.utime(paths.state, (0, 0))
-            os.utime(paths.heartbeat, (0, 0))
-    while probe(paths).state == "alive" and time.monotonic() - finished_at < 2:
+        alive, event = probe(paths).state, json.loads(line)
+        if event["type"] == "run_finished":
+            finished_at = datetime.fromisoformat(event["ts"]).timestamp()  # when it was recorded
+            break  # what follows is the end of the process, which is another matter
+        tally.expect("alive while it runs", alive == "alive", where)
+        os.utime(paths.state, (0, 0))
+        os.utime(paths.heartbeat, (0, 0))
+    while probe(paths).state == "alive" and time.time() - finished_at < 2:
         time.sleep(0.001)
-    took = time.monotonic() - finished_at
-    process.wait()
+    took = time.time() - finished_at
+    process.communicate()
     tally.expect("not alive within 100 ms of the end", took <= TRUE_WITHIN_S, f"{where}: {took * 1000:.0f} ms")
     paths.heartbeat.touch()
     paths.session_lock.touch()
