@@ -106,6 +106,11 @@ class StateError(CsaError):
         self.line = line
         self.problem = problem
 
+    @classmethod
+    def unreadable(cls, path: Path, error: OSError) -> StateError:
+        """Say of a record's file that the system does not let it be read."""
+        return cls(path, f"cannot be read ({error.strerror or error})")
+
 
 class ConfigError(CsaError):
     code = "config"
