@@ -84,7 +84,7 @@ def _fail_on_system(error: OSError, *, as_json: bool) -> int:
 
 
 def _errors_of_output() -> set[int]:
-    """Return what write(2) on a stream fails with; a directory in the place of a file, for example, is another matter."""
+    """Return what write(2) on a stream fails with; a directory in the place of a file is another matter."""
     import errno  # noqa: PLC0415  # only a failure needs it
 
     return {errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF, errno.EAGAIN, errno.EINVAL}

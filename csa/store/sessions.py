@@ -108,7 +108,11 @@ class Store:
         return _ids_in(self.retired_dir)
 
     def has(self, session_id: str) -> bool:
-        return is_session_id(session_id) and self.paths(session_id).root.is_dir()
+        """Say whether there is that session; StateError where the directory of sessions cannot be read."""
+        try:
+            return is_session_id(session_id) and self.paths(session_id).root.is_dir()
+        except OSError as error:
+            raise StateError.unreadable(self.sessions_dir, error) from error
 
     def load(self, session_id: str) -> SessionState:
         """Return a session's state; NotFoundError or StateError."""
