@@ -11,6 +11,7 @@ from csa.model.state import SessionState
 from csa.model.statistics import Tally, TurnFacts
 from csa.model.usage import Usage
 from csa.store.sessions import Record, Store
+from csa.store.status import missing_turns
 from csa.store.turns import TurnRecord, read_turns
 
 _Key = Callable[[SessionState, TurnRecord], str]
@@ -40,6 +41,8 @@ def gather_statistics(stores: Iterable[Store], *, by: str, since: datetime | Non
     for record, state in _sessions(stores, since, left_out):
         try:
             turns = list(read_turns(record.paths.transcript))
+            if not turns and (missing := missing_turns(record.paths, state)):
+                raise missing
         except StateError as fault:
             left_out.append(fault)
             continue

@@ -19,6 +19,7 @@ from csa.store.liveness import probe
 from csa.store.results import load_result, render_result
 from csa.store.sessions import Store
 from csa.store.statefile import load_state, read_record
+from csa.store.status import missing_turns
 from csa.store.transcript import read_lines
 
 Severity = Literal["error", "warning", "info"]
@@ -214,6 +215,8 @@ def _check_state(store: Store, paths: SessionPaths, state: SessionState, ends: l
     """Compare the record with the turns that the transcript tells of (None: it cannot be read) and with its place."""
     session_id = state.session_id
     started = max((event.turn for event in ends or ()), default=0)
+    if ends == [] and (fault := missing_turns(paths, state)):
+        yield _problem_of(session_id, fault)
     if started > state.turns:
         text = f"turns is {state.turns}, and the transcript tells of turn {started}"
         yield Problem(session_id, "error", paths.state, text)

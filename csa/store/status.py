@@ -12,7 +12,7 @@ from csa.model.events import Event
 from csa.model.state import SessionState
 from csa.paths import SessionPaths
 from csa.store.liveness import Liveness, probe
-from csa.store.transcript import last_turn_event
+from csa.store.transcript import last_turn_event, read_events
 
 _MAX_LOOKS = 5
 _HEAD = 160  # bytes of a line in which its type stands
@@ -22,7 +22,7 @@ def session_status(paths: SessionPaths, state: SessionState) -> str:
     """Return `running`, `idle` (never ran), `unknown`, or the status of the last turn.
 
     Raises:
-        StateError: the lock or the journal cannot be read, so that nobody knows.
+        StateError: the lock or the journal cannot be read, or the turns are not in it, so that nobody knows.
     """
     liveness, last = settle(paths)
     if liveness.state == "alive":
@@ -30,7 +30,7 @@ def session_status(paths: SessionPaths, state: SessionState) -> str:
     if liveness.state == "unknown":
         return "unknown"
     if last is None:
-        return _status_without_transcript(state)
+        return _status_without_turn(paths, state)
     return str(last.data.get("status", "failed")) if last.type == "run_finished" else "lost"
 
 
@@ -56,7 +56,7 @@ def settle(paths: SessionPaths) -> tuple[Liveness, Event | None]:
     return liveness, last
 
 
-def find_fault(paths: SessionPaths) -> StateError | None:
+def find_fault(paths: SessionPaths, state: SessionState) -> StateError | None:
     """Say why nobody knows how the last turn of a session that does not run has ended; None where that is known.
 
     A transcript that begins with a turn, as most do, is not read any further: collectors ask for thousands.
@@ -71,13 +71,41 @@ def find_fault(paths: SessionPaths) -> StateError | None:
     except OSError:
         pass  # said below, unless there is none
     try:
-        last_turn_event(paths.transcript)
+        if last_turn_event(paths.transcript) is None:
+            _status_without_turn(paths, state)
     except StateError as fault:
         return fault
     return None
 
 
-def _status_without_transcript(state: SessionState) -> str:
+def missing_turns(paths: SessionPaths, state: SessionState) -> StateError | None:
+    """Say of a record that csa wrote, and of whose turns the journal tells none, that they are not there.
+
+    None for one that never ran, for another implementation's, which keeps no journal, and for a session that has gone
+    meanwhile; and where csa died between the record of a first turn and its first event.
+    """
+    if state.schema is None or not state.turns or _is_cut_off(paths, state) or not paths.root.exists():
+        return None
+    turns = "1 turn" if state.turns == 1 else f"{state.turns} turns"
+    problem = "holds no turn" if paths.transcript.exists() else "is missing"
+    return StateError(paths.transcript, f"{problem}, and the record tells of {turns}")
+
+
+def _is_cut_off(paths: SessionPaths, state: SessionState) -> bool:
+    """Say whether a first turn ended before its first event: the journal is there, and nothing in it is damaged."""
+    try:
+        is_sound = os.stat(paths.transcript).st_size == 0 or next(read_events(paths.transcript), None) is not None
+    except OSError:
+        return False
+    return state.turns == 1 and is_sound
+
+
+def _status_without_turn(paths: SessionPaths, state: SessionState) -> str:
+    """Return the status of a session of whose turns the journal tells none; StateError where it should."""
+    if fault := missing_turns(paths, state):
+        raise fault
+    if state.schema is not None and state.turns and paths.transcript.exists():
+        return "lost"
     tool = state.last_tool
     code = state.tools[tool].last_exit_code if tool else None
     if code is None:

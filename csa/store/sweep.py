@@ -73,7 +73,7 @@ def judge(paths: SessionPaths, rule: Rule, now: datetime, *, content: bytes | No
         runs = _is_running(paths)
     except StateError as fault:
         return _judge_damaged(paths, fault, rule, now)
-    if not runs and (found := find_fault(paths)):
+    if not runs and (found := find_fault(paths, state)):
         return _judge_damaged(paths, found, rule, now)
     return Candidate(session_id, paths, state, None, reason, runs)
 

@@ -211,3 +211,22 @@ def test_a_file_is_no_session(place: Place) -> None:
     done = place.run("run", "--tool", "codex", "--session-id", BAD, "hello")
     assert (done.code, str(stray) in done.err) == (6, True)
     assert sorted(place.ids()) == [GOOD, BAD]
+
+
+def test_a_transcript_that_is_missing(place: Place) -> None:
+    """Whatever the record says of the last turn: without a transcript nobody knows, and nothing claims success."""
+    for number in (1, 2):
+        write_session(store_of(place), number)
+    missing = place.session(BAD) / "transcript.jsonl"
+    missing.unlink()
+    assert (place.status(GOOD), place.status(BAD)) == ("succeeded", "damaged")
+    for command in ("info", "result", "wait", "export -o x", "validate", "repair"):
+        done = place.run("session", *command.split(), "-s", BAD)
+        text = f"{missing}: is missing, and the record tells of 1 turn"
+        assert (done.code, text in done.out + done.err) == (6, True), command
+    found = place.run("session", "why", "-s", BAD, "--json").json
+    assert (found["status"], "another program" in found["why"]) == ("damaged", False)
+    assert {item["id"]: item["status"] for item in place.run("ps", "--all", "--json").json}[BAD] == "damaged"
+    assert place.run("session", "clean", "--older-than", "1s", "--dry-run").out.count(BAD) == 0
+    assert place.run("session", "validate").out.endswith("2 sessions checked, 1 damaged\n")
+    assert place.run("stats").err == f"left out: {missing}: is missing, and the record tells of 1 turn.\n"
