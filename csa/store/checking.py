@@ -127,6 +127,15 @@ def check_transcript(session_id: str, path: Path, *, is_at_rest: bool = True) ->
     return ends, problems
 
 
+def find_broken_line(path: Path) -> tuple[int, str] | None:
+    """Return the number of the first line of a transcript that is no event, a cut off last one apart, and why."""
+    for number, line in enumerate(read_lines(path), 1):
+        event, fault = _read_line(line)
+        if event is None and line.endswith(b"\n"):
+            return number, fault
+    return None
+
+
 def expected_result(paths: SessionPaths) -> bytes | None:
     """Return what result.toml should hold, as the journal tells it; None when no turn has finished.
 
