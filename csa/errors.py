@@ -8,6 +8,7 @@
     ├── RefusedError          5  a limit, or the genealogy, forbids it
     │   └── FullError         5  as many turns run as a limit allows; waiting may help
     ├── StateError            6  a stored record is damaged (path, and line where known)
+    ├── ArchiveError          6  what is to be imported is no archive of csa's, or damaged
     ├── ConfigError           6  a config file or variable is wrong
     └── ToolUnavailableError  7  the tool is missing or cannot be used
 
@@ -105,6 +106,16 @@ class StateError(CsaError):
         self.path = path
         self.line = line
         self.problem = problem
+
+    @classmethod
+    def unreadable(cls, path: Path, error: OSError) -> StateError:
+        """Say of a record's file that the system does not let it be read."""
+        return cls(path, f"cannot be read ({error.strerror or error})")
+
+
+class ArchiveError(CsaError):
+    code = "damaged"
+    exit_code = 6
 
 
 class ConfigError(CsaError):

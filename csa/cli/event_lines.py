@@ -14,7 +14,7 @@ from pathlib import Path
 from csa.cli.describe import describe
 from csa.cli.output import Style, cut, terminal_width
 from csa.model.events import Event
-from csa.store.transcript import parse_line, read_events, read_events_backwards
+from csa.store.transcript import parse_line, read_events, read_events_backwards, read_lines
 
 _BLOCK = 1 << 20
 _LEAD = 14  # columns of the time and the turn
@@ -84,8 +84,7 @@ def print_transcript(transcript: Path, *, tail: int | None, turn: int | None) ->
 
 
 def _lines(transcript: Path) -> Iterator[bytes]:
-    with suppress(FileNotFoundError), transcript.open("rb") as file:
-        yield from (line for line in file if line.endswith(b"\n"))  # a last one without is still being written
+    yield from (line for line in read_lines(transcript) if line.endswith(b"\n"))  # one without is still being written
 
 
 def _turn_of(line: bytes) -> int | None:

@@ -2,6 +2,8 @@
 
 On a terminal csa asks first; elsewhere --yes is needed. The sessions stay, and can be resumed. An agent may not do
 this, since it would end its own session too. Single sessions: csa session kill.
+
+Exits 6 when a session's lock cannot be read, so that nobody knows whether it runs; all others have been ended then.
 """
 
 from __future__ import annotations
@@ -19,7 +21,6 @@ from csa.paths import state_root
 from csa.runner.caller import find_caller
 from csa.runner.ending import Target, end_all, who_asks
 from csa.store.liveness import probe
-from csa.store.sessions import Store
 from csa.store.stores import find_stores
 
 
@@ -41,11 +42,12 @@ def execute(arguments: argparse.Namespace) -> int:
             hint="csa session kill -s SESSION, for each that it has started",
         )
     words = who_asks("kill --all", os.environ)
-    running = [(store, session_id) for store, session_id in _all(root) if _runs(store, session_id)]
-    if not running:
+    states = [(target, probe(target[0].paths(target[1]))) for target in _all(root)]
+    running = [target for target, liveness in states if liveness.state == "alive"]
+    if not running and not any(liveness.fault for _, liveness in states):
         print_json([]) if arguments.json else print("Nothing runs")
         return 0
-    if not arguments.yes and not _is_confirmed(running):
+    if running and not arguments.yes and not _is_confirmed(running):
         return 1
     found = end_all(lambda: _all(root), words=words, grace_s=arguments.timeout, force=arguments.force)
     return report(noted(open_client(arguments).setting, "kill", found), arguments)
@@ -55,10 +57,6 @@ def _all(root: Path) -> list[Target]:
     """Return all sessions, oldest first: parents before their children."""
     found = [(store, session_id) for store in find_stores(root) for session_id in store.ids()]
     return sorted(found, key=lambda target: target[1])
-
-
-def _runs(store: Store, session_id: str) -> bool:
-    return probe(store.paths(session_id)).state == "alive"
 
 
 def _is_confirmed(running: list[Target]) -> bool:

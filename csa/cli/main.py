@@ -43,7 +43,7 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
     except OSError as error:
-        return _fail_on_output(error)
+        return _fail_on_system(error, as_json="--json" in words)
     return code
 
 
@@ -76,17 +76,31 @@ def _spell(error: UnicodeError) -> tuple[str | bytes, int]:
     return first.encode("ascii", how), error.start + 1
 
 
-def _fail_on_output(error: OSError) -> int:
+def _fail_on_system(error: OSError, *, as_json: bool) -> int:
     """Say what cannot be read or written; nothing when it is that the reader has gone (`csa session list | head`)."""
-    from csa.cli.output import lossy, print_problem, silence  # noqa: PLC0415  # as above
+    from csa.cli.output import lossy, print_error, silence  # noqa: PLC0415  # as above
 
+    is_of_output = error.filename is None and error.errno in _errors_of_output()
+    where = error.filename or ("the output cannot be written" if is_of_output else "a file cannot be read or written")
+    failure = CsaError(f"{where}: {error.strerror or error}.")
+    if as_json and not is_of_output:
+        with lossy(sys.stdout):
+            print_error(failure, as_json=True)
+            sys.stdout.flush()
+        return failure.exit_code
     silence(sys.stdout)
     if isinstance(error, BrokenPipeError):
         return EXIT_BROKEN_PIPE
     with lossy(sys.stderr):
-        where = f"{error.filename}: " if error.filename else "the output cannot be written: "
-        print_problem(f"{where}{error.strerror or error}.")
-    return 1
+        print_error(failure, as_json=False)
+    return failure.exit_code
+
+
+def _errors_of_output() -> set[int]:
+    """Return what write(2) on a stream fails with; a directory in the place of a file is another matter."""
+    import errno  # noqa: PLC0415  # only a failure needs it
+
+    return {errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF, errno.EAGAIN, errno.EINVAL}
 
 
 def _dispatch(words: list[str]) -> int:

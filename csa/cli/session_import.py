@@ -4,6 +4,8 @@ They keep their ids, and nothing that is there is overwritten: when a session of
 imported. With --new-ids copies are made, in which the ids are replaced consistently. Each imported session's id is
 printed.
 
+Exits 2 when a session of one of the ids exists, 6 when the archive or a record in it is damaged.
+
 A copy, or a session that another project here has as well, begins conversations of its own: its next turn is told
 what was said, as the tool's own conversation belongs to the other one.
 """

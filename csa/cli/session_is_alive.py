@@ -1,14 +1,14 @@
 """Say whether a session is running.
 
 Prints one line; exits 0 when it runs, 1 when it does not, 3 when there is no such session, 4 when that cannot be
-known (it belongs to another machine). Looks at the session's lock, and takes nothing.
+known (it belongs to another machine, or its lock cannot be read). Looks at the session's lock, and takes nothing.
 """
 
 from __future__ import annotations
 
 import argparse
 
-from csa.cli.output import print_json
+from csa.cli.output import one_line, print_json
 from csa.cli.selecting import add_selector, open_client, selected
 
 _EXITS = {"alive": 0, "not_alive": 1, "unknown": 4}
@@ -30,9 +30,13 @@ def execute(arguments: argparse.Namespace) -> int:
             if owner and liveness.state != "not_alive"
             else {}
         )
+        if liveness.fault is not None:
+            known = {"error": liveness.fault.message}
         print_json({"session_id": session_id, "state": liveness.state, **known})
     elif liveness.state == "not_alive":
         print("not alive")
+    elif liveness.fault is not None:
+        print(f"unknown: {one_line(str(liveness.fault))}")
     elif owner is None:
         print(f"{liveness.state}: owner unknown")
     else:

@@ -48,8 +48,15 @@ def conclude(found: Evidence) -> str:
 
 
 def _damaged(found: Evidence) -> str:
-    held = "its lock is held, so it runs" if found.is_locked else "its lock is free, so it does not run"
+    held = _LOCKS_MEAN[found.is_locked]
     return f"the record cannot be read ({found.fault}); {held}."
+
+
+_LOCKS_MEAN = {
+    True: "its lock is held, so it runs",
+    False: "its lock is free, so it does not run",
+    None: "whether it runs cannot be known",
+}
 
 
 def _unknown(found: Evidence) -> str:
@@ -114,7 +121,7 @@ def _what_happened(found: Evidence) -> str:
 
 def _rows(found: Evidence) -> Iterator[tuple[str, str]]:
     """Yield the pieces of evidence that there are."""
-    yield "lock", "held" if found.is_locked else "free"
+    yield "lock", "cannot be read" if found.is_locked is None else "held" if found.is_locked else "free"
     for holder in found.holders:
         yield "", f"by PID {holder.process.pid}: {cut(one_line(holder.command), _COMMAND_WIDTH)}"
     if found.owner:

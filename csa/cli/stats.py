@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 
 from csa.cli.describe import elapsed, money, tokens
-from csa.cli.output import Style, cut, display_width, one_line, print_json, terminal_width
+from csa.cli.output import Style, cut, display_width, lossy, one_line, print_json, terminal_width
 from csa.cli.selecting import open_client
 from csa.cli.session_artifacts import human_bytes
 from csa.cli.session_list import find_projects, read_since
@@ -57,6 +57,9 @@ def execute(arguments: argparse.Namespace) -> int:
         print("No turns found")
     else:
         _print_table(found, arguments.by)
+    with lossy(sys.stderr):
+        for fault in found.left_out:
+            print(f"left out: {one_line(fault.message)}", file=sys.stderr)
     return 0
 
 

@@ -95,7 +95,10 @@ def _adopt(
 
 
 def _refuse(store: Store, here: SessionPaths, there: SessionPaths) -> None:
-    if probe(here).state != "not_alive":
+    liveness = probe(here)
+    if liveness.fault is not None:
+        raise liveness.fault
+    if liveness.state != "not_alive":
         raise BlockingIOError
     load_state(here.state)  # a damaged one cannot be told where it is now
     session_id = here.root.name

@@ -12,6 +12,7 @@ import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from csa.errors import StateError
 from csa.paths import SessionPaths
 from csa.procfs import environment_of, parent_of
 from csa.store.locks import is_locked
@@ -55,5 +56,5 @@ def _runs(identity: Mapping[str, str]) -> bool:
         return False
     try:
         return is_locked(SessionPaths(directory).session_lock)
-    except OSError:
+    except StateError:
         return False

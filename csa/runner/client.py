@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from csa.errors import UsageError
+from csa.errors import NotFoundError, UsageError
 from csa.ids import ENTROPY_BYTES, new_session_id
 from csa.paths import SessionPaths, state_root
 from csa.runner.ancestry import with_identity
@@ -155,11 +155,20 @@ class Csa:
         return arrange_sessions(self.sessions())
 
     def result(self, selector: str, *, turn: int | None = None) -> RunResult:
-        """Return how the last finished turn, or the given one, ended; NotFoundError when there is none."""
+        """Return how the last finished turn, or the given one, ended; NotFoundError when there is none.
+
+        StateError when its record is damaged.
+        """
         from csa.store.results import load_result  # noqa: PLC0415  # only this needs it
 
         paths = self.paths(selector)
-        return load_result(paths, paths.root.name, turn=turn)
+        try:
+            return load_result(paths, paths.root.name, turn=turn)
+        except NotFoundError:
+            record, _ = self.store.record(paths.root.name).examine()
+            if record.fault is not None:
+                raise record.fault from None
+            raise
 
     def events(self, selector: str, *, tail: int | None = None) -> Iterator[Event]:
         """Yield a session's events in order; the last `tail` of them where that is given."""

@@ -15,7 +15,7 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from csa.errors import BusyError, CsaError
+from csa.errors import BusyError, CsaError, StateError
 from csa.process.guardian import NESTED_GRACE_S, SWEEP_LIMIT_S
 from csa.process.holders import lock_holders
 from csa.procfs import boot_id, send_signal
@@ -73,6 +73,8 @@ class _Asked:
     def runs(self) -> bool:
         """Say whether that turn still runs; another that has begun since is not ours to end."""
         liveness = probe(self.store.paths(self.session_id))
+        if liveness.fault is not None:  # it was asked while its lock could be read
+            return True
         return liveness.state != "not_alive" and _identity(liveness.owner) == _identity(self.owner)
 
 
@@ -94,7 +96,10 @@ def end_sessions(
     """
     asked = [_ask(store, session_id, words, force=force, grace_s=grace_s) for store, session_id in targets]
     for (store, session_id), each in zip(targets, asked, strict=True):
-        yield _see_off(each, force=force, grace_s=grace_s) if each else _at_rest(store, session_id)
+        if isinstance(each, StateError):
+            yield _unreadable(store, session_id, each)
+        else:
+            yield _see_off(each, force=force, grace_s=grace_s) if each else _at_rest(store, session_id)
 
 
 def end_trees(
@@ -106,10 +111,17 @@ def end_trees(
     """
     family = Family(targets[0][0].root, [session_id for _, session_id in targets])
     running = {turn.session_id: turn for turn in map(_running, family.look()) if turn}
+    unreadable = set[str]()
+
+    def look() -> list[Target]:
+        return [target for target in (*targets, *family.look()) if target[1] not in unreadable]
+
     for ended in chain(
         end_sessions(targets, words=words, grace_s=grace_s, force=force),
-        end_all(lambda: [*targets, *family.look()], words=words, grace_s=grace_s, force=force),
+        end_all(look, words=words, grace_s=grace_s, force=force),
     ):
+        if isinstance(ended.error, StateError):
+            unreadable.add(ended.session_id)
         running.pop(ended.session_id, None)
         yield ended
     yield from map(_ended, running.values())
@@ -118,9 +130,12 @@ def end_trees(
 def end_all(
     look: Callable[[], Sequence[Target]], *, words: str, grace_s: float = GRACE_S, force: bool = False
 ) -> Iterator[Ended]:
-    """End what `look` finds, and look again until nothing of it runs but what could not be ended."""
+    """End what `look` finds, and look again until nothing of it runs but what could not be ended.
+
+    That, and what cannot be known to run since its lock cannot be read, is yielded with its error.
+    """
     failed: set[str] = set()
-    while running := [target for target in look() if target[1] not in failed and _runs(*target)]:
+    while running := [target for target in look() if target[1] not in failed and _may_run(*target)]:
         for ended in end_sessions(running, words=words, grace_s=grace_s, force=force):
             if ended.outcome == "failed":
                 failed.add(ended.session_id)
@@ -133,14 +148,17 @@ def _running(target: Target) -> _Asked | None:
     return _Asked(store, session_id, liveness.owner) if liveness.state == "alive" else None
 
 
-def _runs(store: Store, session_id: str) -> bool:
-    return probe(store.paths(session_id)).state == "alive"
+def _may_run(store: Store, session_id: str) -> bool:
+    liveness = probe(store.paths(session_id))
+    return liveness.state == "alive" or liveness.fault is not None
 
 
-def _ask(store: Store, session_id: str, words: str, *, force: bool, grace_s: float) -> _Asked | None:
-    """Ask a turn to end; None when there is none."""
+def _ask(store: Store, session_id: str, words: str, *, force: bool, grace_s: float) -> _Asked | StateError | None:
+    """Ask a turn to end; None when there is none, and the fault where nobody knows."""
     paths = store.paths(session_id)
     liveness = probe(paths)
+    if liveness.fault is not None:
+        return liveness.fault
     if liveness.state == "not_alive":
         return None
     asked = _Asked(store, session_id, liveness.owner, deadline=time.monotonic() + grace_s)
@@ -200,6 +218,10 @@ def _at_rest(store: Store, session_id: str) -> Ended:
         outcome="not_running",
         status=store.record(session_id).status,
     )
+
+
+def _unreadable(store: Store, session_id: str, fault: StateError) -> Ended:
+    return Ended(session_id=session_id, project=str(store.project), outcome="failed", status="damaged", error=fault)
 
 
 def _identity(owner: Owner | None) -> tuple[object, ...] | None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
+from csa.errors import StateError
 from csa.model.events import Event
 from csa.model.state import parse_time
 from csa.paths import SessionPaths
@@ -48,7 +50,7 @@ class Evidence:
     project: str
     status: str
     fault: str | None  # why the record is damaged
-    is_locked: bool
+    is_locked: bool | None  # None: that cannot be known
     holders: tuple[Holder, ...]
     owner: OwnerEvidence | None
     last_event: Event | None
@@ -104,13 +106,12 @@ class Evidence:
 
 def gather_evidence(store: Store, session_id: str) -> Evidence:
     """Look at everything that tells whether, and how, a session runs. Takes a moment: it samples the processor."""
-    record = store.record(session_id)
-    paths = record.paths
+    paths = store.record(session_id).paths
     now = time.time()
-    held, owner, status = _settled(record)
+    held, owner, record, status = _settled(store.record(session_id))
     holders = tuple(lock_holders(paths.session_lock)) if held else ()
     is_running = held or status == "running"
-    last = next(read_events_backwards(paths.transcript), None)
+    last = _last_event(paths)
     permission = _last_permission(paths) if is_running else None
     resources, percent = _sample(holders, owner) if held else (None, None)
     heartbeat_age = _age(paths.heartbeat, now)
@@ -137,15 +138,26 @@ def gather_evidence(store: Store, session_id: str) -> Evidence:
     )
 
 
-def _settled(record: Record) -> tuple[bool, Owner | None, str]:
+def _settled(record: Record) -> tuple[bool | None, Owner | None, Record, str]:
     """Look at the lock and ask for the status until both say the same: a turn may begin or end in between."""
-    held, owner, status = False, None, ""
+    held, owner, examined, status = False, None, record, ""
     for _ in range(_MAX_LOOKS):
-        held, content = probe_lock(record.paths.session_lock)
-        owner, status = parse_owner(content), record.status
+        try:
+            held, content = probe_lock(record.paths.session_lock)
+        except StateError:
+            return None, None, *record.examine()
+        owner = parse_owner(content)
+        examined, status = record.examine()
         if held == (status == "running"):
             break
-    return held, owner, status
+    return held, owner, examined, status
+
+
+def _last_event(paths: SessionPaths) -> Event | None:
+    try:
+        return next(read_events_backwards(paths.transcript), None)
+    except StateError:  # the status says so
+        return None
 
 
 def _look_at(owner: Owner) -> OwnerEvidence:
@@ -186,7 +198,9 @@ def _last_permission(paths: SessionPaths) -> Event | None:
     """Return what was last asked for, or denied, in the last turn."""
     events = (event for event, _ in zip(read_events_backwards(paths.transcript), range(_MAX_LOOK_BACK), strict=False))
     in_turn = takewhile(lambda event: event.type not in {"run_started", "run_finished"}, events)
-    return next((event for event in in_turn if event.type == "permission"), None)
+    with suppress(StateError):
+        return next((event for event in in_turn if event.type == "permission"), None)
+    return None
 
 
 def _silence_s(paths: SessionPaths, owner: Owner | None, now: float) -> float | None:

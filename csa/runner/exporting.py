@@ -50,8 +50,8 @@ def choose_sessions(setting: Setting, selector: str | None, *, with_tree: bool =
     infos = {info.session_id: info for info in reversed(select_sessions(stores).infos)}
     wanted = _family(session_id, infos.values())
     if session_id not in infos:
-        record = setting.store.record(session_id)
-        infos[session_id] = SessionInfo(record, setting.store, record.status, [], dict)
+        record, status = setting.store.record(session_id).examine()
+        infos[session_id] = SessionInfo(record, setting.store, status, [], dict)
     return [infos[found] for found in sorted(wanted)]
 
 
@@ -129,7 +129,10 @@ def session_to_json(setting: Setting, info: SessionInfo) -> dict[str, object]:
 
 
 def _refuse_running(info: SessionInfo) -> None:
-    if probe(info.record.paths).state != "not_alive":
+    liveness = probe(info.record.paths)
+    if liveness.fault is not None:
+        raise liveness.fault
+    if liveness.state != "not_alive":
         raise BusyError(
             f"Session {info.session_id} is running; it can be exported when its turn has ended.",
             hint=f"csa session is-alive -s {info.session_id}",

@@ -54,6 +54,8 @@ def load_source(setting: Setting, selector: str) -> SessionState:
     session_id = resolve_selector(setting, selector)
     state = setting.store.load(session_id)
     liveness = probe(setting.store.paths(session_id))
+    if liveness.fault is not None:
+        raise liveness.fault
     if liveness.state != "not_alive":
         running = "is running" if liveness.state == "alive" else "may be running on another machine"
         raise BusyError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from csa.errors import StateError
 from csa.model.rollup import Rollup, Span
 from csa.model.tree import Node, build_forest, walk
 from csa.model.usage import Usage
@@ -76,8 +77,11 @@ def _measure(info: SessionInfo, observers: dict[str, Observer], now: float) -> t
 
 
 def turn_spans(paths: SessionPaths) -> list[Span]:
-    """Return when the finished turns of a session ran."""
-    moments = ((turn.started_at, turn.finished_at) for turn in read_turns(paths.transcript))
+    """Return when the finished turns of a session ran; nothing where its transcript cannot be read."""
+    try:
+        moments = [(turn.started_at, turn.finished_at) for turn in read_turns(paths.transcript)]
+    except StateError:
+        return []
     return [(start.timestamp(), end.timestamp()) for start, end in moments if start and end]
 
 

@@ -10,17 +10,20 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any
 
-from csa.errors import RefusedError, StateError
+from csa.errors import NotFoundError, StateError, UsageError
 from csa.ids import ENTROPY_BYTES, renew_session_id
 from csa.model.state import SessionState, ToolState, parse_state
+from csa.paths import SessionPaths
 from csa.runner.setting import Setting
 from csa.store.archive import RECORDS, Unpacked, unpack
 from csa.store.atomic import sync_directory, write_atomically
+from csa.store.checking import find_broken_line
 from csa.store.held import HeldSession, build_session, store_lock
 from csa.store.journal import Journal
 from csa.store.results import OWN_FILES
 from csa.store.sessions import Store
 from csa.store.statefile import read_record
+from csa.store.status import find_fault
 from csa.store.stores import find_stores
 from csa.store.tomlfile import edit_toml
 from csa.store.transcript import last_turn_event
@@ -44,15 +47,20 @@ def import_archive(setting: Setting, stream: IO[bytes], *, new_ids: bool = False
     """Take the sessions of an archive into the project, under their own ids or new ones.
 
     Raises:
-        RefusedError: it is no archive of csa's, or a session of one of the ids is there; nothing was imported.
+        ArchiveError: it is no archive of csa's, or damaged; nothing was imported.
         StateError: a record in it is damaged; likewise.
+        RefusedError: it holds too much; likewise.
+        UsageError: a session of one of the ids is there; likewise.
+        NotFoundError: it holds no session.
         OSError: it cannot be read or written; likewise.
     """
     with tempfile.TemporaryDirectory(prefix="csa-import-") as directory:
         unpacked = unpack(stream, Path(directory))
         states = {session_id: _read_state(unpacked, session_id) for session_id in sorted(unpacked.files)}
         if not states:
-            raise RefusedError("The archive holds no session.")
+            raise NotFoundError("The archive holds no session.")
+        for session_id, state in states.items():
+            _check_records(unpacked, session_id, state)
         ids = {old: renew_session_id(old, os.urandom(ENTROPY_BYTES)) if new_ids else old for old in states}
         _refuse_known(setting.store, ids)
         return _take_in(setting, unpacked, states, ids)
@@ -63,22 +71,37 @@ def _read_state(unpacked: Unpacked, session_id: str) -> SessionState:
     try:
         state = parse_state(read_record(path))
     except ValueError as error:
-        raise _damaged(session_id, str(error)) from error
+        raise _damaged(session_id, "state.toml", str(error)) from error
     except StateError as error:
-        raise _damaged(session_id, error.problem) from error
+        raise _damaged(session_id, "state.toml", error.problem, line=error.line) from error
     if state.session_id != session_id:
-        raise _damaged(session_id, f"it holds the id {state.session_id}")
+        raise _damaged(session_id, "state.toml", f"it holds the id {state.session_id}")
     return state
 
 
-def _damaged(session_id: str, problem: str) -> StateError:
-    return StateError(Path("sessions", session_id, "state.toml"), f"{problem}; nothing was imported")
+def _check_records(unpacked: Unpacked, session_id: str, state: SessionState) -> None:
+    """Refuse what `session validate` would call damaged; lines may lack, as an export leaves out damaged ones."""
+    paths = SessionPaths(unpacked.path(session_id, "state.toml").parent)
+    if broken := find_broken_line(paths.transcript):
+        line, problem = broken
+        raise _damaged(session_id, "transcript.jsonl", problem, line=line)
+    if fault := find_fault(paths, state):
+        raise _damaged(session_id, "transcript.jsonl", fault.problem)
+    if "result.toml" in unpacked.files[session_id]:
+        try:
+            read_record(paths.result)
+        except StateError as error:
+            raise _damaged(session_id, "result.toml", error.problem, line=error.line) from error
+
+
+def _damaged(session_id: str, name: str, problem: str, *, line: int | None = None) -> StateError:
+    return StateError(Path("sessions", session_id, name), f"{problem}; nothing was imported", line=line)
 
 
 def _refuse_known(store: Store, ids: dict[str, str]) -> None:
     for session_id in ids.values():
         if store.find(session_id).root.exists():
-            raise RefusedError(
+            raise UsageError(
                 f"Session {session_id} exists already; nothing was imported.", hint="--new-ids imports copies"
             )
 

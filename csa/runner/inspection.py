@@ -138,11 +138,11 @@ def inspect_session(setting: Setting, selector: str) -> SessionCard:
 
     Raises:
         NotFoundError, AmbiguousError, UsageError: the selector means no single session.
-        StateError: its record is damaged.
+        StateError: its record is damaged, or its lock or transcript cannot be read.
     """
     store = setting.store
     session_id = resolve_selector(setting, selector, retired=True)
-    record = store.record(session_id)
+    record, status = store.record(session_id).examine()
     if record.state is None:
         assert record.fault is not None  # one of both is there
         raise record.fault
@@ -152,7 +152,7 @@ def inspect_session(setting: Setting, selector: str) -> SessionCard:
         record=record,
         state=record.state,
         prefix=session_id[: max(SHOWN_LENGTH, unique_prefix_length(session_id, store.ids()))],
-        status=record.status,
+        status=status,
         is_current=_is_current(store, session_id),
         liveness=probe(record.paths),
         turns=turns,

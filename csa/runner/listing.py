@@ -175,7 +175,7 @@ def select_sessions(stores: Iterable[Store], selection: Selection = EVERYTHING, 
         if is_full and not selection.statuses:
             more += 1
             continue
-        status = record.status
+        record, status = record.examine()
         if not selection.accepts_status(record, status):
             continue
         if is_full:

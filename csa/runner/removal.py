@@ -90,7 +90,7 @@ def living_children(store: Store, session_id: str) -> list[str]:
     return [
         record.session_id
         for record in store.records()
-        if record.state and record.state.parent_session_id == session_id and is_locked(record.paths.session_lock)
+        if record.state and record.state.parent_session_id == session_id and probe(record.paths).state == "alive"
     ]
 
 

@@ -26,7 +26,7 @@ from csa.store.liveness import probe
 from csa.store.plaintoml import load_plain
 from csa.store.retiring import hold
 from csa.store.statefile import create_state, load_state
-from csa.store.transcript import end_of_last_line, read_events
+from csa.store.transcript import end_of_last_line, read_events, read_events_backwards
 
 _ROOT = ""
 # What the transcript does not tell, and a line of a damaged record may: by the header above it.
@@ -55,10 +55,14 @@ def repair_session(setting: Setting, session_id: str, *, dry_run: bool = False) 
     Raises:
         BusyError: the session runs.
         NotFoundError: it is gone.
+        StateError: its lock cannot be read, or a file cannot be written anew.
     """
     paths = setting.store.paths(session_id)
     repair = Repair(session_id)
-    if probe(paths).state != "not_alive":
+    liveness = probe(paths)
+    if liveness.fault is not None:
+        raise liveness.fault
+    if liveness.state != "not_alive":
         raise BusyError(f"Session {session_id} is running; it was not touched.")
     try:
         if dry_run:
@@ -70,6 +74,9 @@ def repair_session(setting: Setting, session_id: str, *, dry_run: bool = False) 
         raise NotFoundError(f"Session {session_id} has just been removed.", hint="csa session list") from error
     except BlockingIOError as error:
         raise BusyError(f"Session {session_id} is running; it was not touched.") from error
+    except OSError as error:
+        where = Path(os.fsdecode(error.filename2 or error.filename or paths.root))
+        raise StateError(where, f"cannot be mended ({error.strerror or error})") from error
     if not dry_run:
         if repair.done and (
             loss := record_act(setting, "session repair", session_id, what="repaired", done=repair.done)
@@ -82,7 +89,7 @@ def repair_session(setting: Setting, session_id: str, *, dry_run: bool = False) 
 
 def _mend(setting: Setting, paths: SessionPaths, repair: Repair, *, dry_run: bool) -> None:
     fault = _fault(paths)
-    if fault is not None and _is_of_another(fault):
+    if (fault is not None and _is_of_another(fault)) or not _is_readable(paths.transcript):
         return
     _drop_partial_line(paths.transcript, repair, dry_run=dry_run)
     if fault is not None:
@@ -106,6 +113,15 @@ def _fault(paths: SessionPaths) -> StateError | None:
 def _is_of_another(fault: StateError) -> bool:
     """Say whether a record is sound, but a newer csa's, or another session's whose directory was copied."""
     return fault.hint is not None or "which is not its directory's name" in fault.problem
+
+
+def _is_readable(transcript: Path) -> bool:
+    """Say whether there is a transcript, or none: from one that cannot be read nothing can be proven."""
+    try:
+        next(read_events_backwards(transcript), None)
+    except StateError:
+        return False
+    return True
 
 
 def _drop_partial_line(transcript: Path, repair: Repair, *, dry_run: bool) -> None:

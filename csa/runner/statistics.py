@@ -6,10 +6,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 
+from csa.errors import StateError
 from csa.model.state import SessionState
 from csa.model.statistics import Tally, TurnFacts
 from csa.model.usage import Usage
 from csa.store.sessions import Record, Store
+from csa.store.status import missing_turns
 from csa.store.turns import TurnRecord, read_turns
 
 _Key = Callable[[SessionState, TurnRecord], str]
@@ -28,28 +30,41 @@ class Statistics:
     rows: dict[str, Tally]
     total: Tally
     labels: dict[str, str] = field(default_factory=dict)  # of trees: the roots' descriptions
+    left_out: list[StateError] = field(default_factory=list)  # sessions that cannot be read
 
 
 def gather_statistics(stores: Iterable[Store], *, by: str, since: datetime | None = None) -> Statistics:
     """Return the sums over the turns that began since some moment, or over all. `by` is one of KEYS."""
     rows: dict[str, Tally] = {}
     total, labels, key = Tally(), dict[str, str](), KEYS[by]
-    for record, state in _sessions(stores, since):
+    left_out: list[StateError] = []
+    for record, state in _sessions(stores, since, left_out):
+        try:
+            turns = list(read_turns(record.paths.transcript))
+            if not turns and (missing := missing_turns(record.paths, state)):
+                raise missing
+        except StateError as fault:
+            left_out.append(fault)
+            continue
         if by == "tree" and state.parent_session_id is None:
             labels[state.session_id] = state.name or state.description
-        for turn in read_turns(record.paths.transcript):
+        for turn in turns:
             if since is None or (turn.started_at and turn.started_at >= since):
                 facts = _facts(record, turn)
                 rows.setdefault(key(state, turn), Tally()).add(facts)
                 total.add(facts)
-    return Statistics(dict(sorted(rows.items(), key=_order(by))), total, labels)
+    return Statistics(dict(sorted(rows.items(), key=_order(by))), total, labels, left_out)
 
 
-def _sessions(stores: Iterable[Store], since: datetime | None) -> Iterator[tuple[Record, SessionState]]:
-    """Yield the sessions that can be read, and have been used since."""
+def _sessions(
+    stores: Iterable[Store], since: datetime | None, left_out: list[StateError]
+) -> Iterator[tuple[Record, SessionState]]:
+    """Yield the sessions that have been used since; note the faults of those whose record cannot be read."""
     for store in stores:
         for session_id in (*store.ids(), *store.retired_ids()):
             record = store.record(session_id)
+            if record.fault and record.paths.root.is_dir():  # else it was removed meanwhile
+                left_out.append(record.fault)
             if record.state and (since is None or record.state.last_accessed >= since):
                 yield record, record.state
 

@@ -8,6 +8,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
+from csa.errors import StateError
 from csa.model.check import Check
 from csa.runner.leftovers import find_leftovers
 from csa.store.locks import acquire_lock, is_locked
@@ -70,8 +71,8 @@ def _locks(root: Path) -> Check:
     os.close(handle)
     try:
         problem = _lock_problem(Path(name))
-    except OSError as error:
-        problem = str(error.strerror)
+    except (OSError, StateError) as error:
+        problem = error.problem if isinstance(error, StateError) else str(error.strerror)
     finally:
         os.unlink(name)
     if problem is None:

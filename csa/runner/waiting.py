@@ -16,6 +16,7 @@ from typing import Any
 
 from csa.errors import NotFoundError, StateError
 from csa.model.events import Event
+from csa.paths import SessionPaths
 from csa.store.family import Family
 from csa.store.liveness import probe
 from csa.store.locks import is_locked
@@ -101,13 +102,16 @@ class _Watch:
             self._transcript = os.open(self.paths.transcript, os.O_RDONLY | os.O_CLOEXEC)
 
     def runs(self) -> bool:
-        return is_locked(self.paths.session_lock) or probe(self.paths).state == "alive"
+        return _is_held(self.paths) or probe(self.paths).state == "alive"
 
     def ending(self) -> Ending | None:
         """Return how it ended; None when it runs again."""
         if not self.paths.root.is_dir():
             return self._ending_of(self._last_of_removed())
-        liveness, last = settle(self.paths)
+        try:
+            liveness, last = settle(self.paths)
+        except StateError as fault:
+            return self._damaged(fault)
         if liveness.state == "alive":
             return None
         if liveness.state == "unknown":
@@ -146,7 +150,10 @@ class _Watch:
         state = self.store.load(self.session_id) if self._is_named else self.store.record(self.session_id).state
         if state is None:
             return self._make("damaged", StateError.exit_code)
-        status = session_status(self.paths, state)
+        try:
+            status = session_status(self.paths, state)
+        except StateError as fault:
+            return self._damaged(fault)
         if status == "idle" and not self._is_named:
             return self._make("idle", 0)
         if status == "idle":
@@ -155,6 +162,9 @@ class _Watch:
                 hint=f'csa run --session {self.session_id} "what to do"',
             )
         return self._make(status, 0 if status == "succeeded" else 1, tool=state.last_tool or "", turn=state.turns)
+
+    def _damaged(self, fault: StateError) -> Ending:
+        return self._make("damaged", fault.exit_code, error={"kind": fault.code, "message": fault.message})
 
     def _make(self, status: str, exit_code: int, **known: Any) -> Ending:
         return Ending(
@@ -199,8 +209,7 @@ class _Waiting:
         more = {
             session_id: _Watch(store, session_id, is_named=session_id in self._founders)
             for store, session_id in members
-            if session_id not in self.pending
-            and (session_id not in self._ended or is_locked(store.paths(session_id).session_lock))
+            if session_id not in self.pending and (session_id not in self._ended or _is_held(store.paths(session_id)))
         }
         self.pending.update(more)
         return bool(more)
@@ -208,6 +217,14 @@ class _Waiting:
     def close(self) -> None:
         for watch in self.pending.values():
             watch.close()
+
+
+def _is_held(paths: SessionPaths) -> bool:
+    """Say whether a session's lock is held; what cannot be looked at has its ending told."""
+    try:
+        return is_locked(paths.session_lock)
+    except StateError:
+        return False
 
 
 def waiters_exit_code(finished: Event) -> int:

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, Self
 
-from csa.errors import RefusedError
+from csa.errors import ArchiveError, RefusedError
 from csa.ids import is_session_id
 
 FORMAT = 1
@@ -96,7 +96,8 @@ def unpack(stream: IO[bytes], directory: Path) -> Unpacked:
     """Unpack an archive of csa's into an empty directory.
 
     Raises:
-        RefusedError: it is no such archive, was cut off, or holds what none does: links, other names, too much.
+        ArchiveError: it is no such archive, was cut off, or holds what none does: links, other names.
+        RefusedError: it holds too much.
     """
     found = Unpacked(directory)
     try:
@@ -105,25 +106,25 @@ def unpack(stream: IO[bytes], directory: Path) -> Unpacked:
                 for member in tar:
                     _take_member(found, tar, member)
             if len(plain.read(_MAX_PADDING_BYTES + 1)) > _MAX_PADDING_BYTES:
-                raise _refused("it goes on behind its end")
+                raise _damaged("it goes on behind its end")
     except (tarfile.TarError, EOFError, zlib.error, OSError) as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise
-        raise _refused(f"it cannot be read to its end ({error})") from error
+        raise _damaged(f"it cannot be read to its end ({error})") from error
     if not found.is_whole:
-        raise _refused("it is not whole")
+        raise _damaged("it is not whole")
     return found
 
 
 def _take_member(found: Unpacked, tar: tarfile.TarFile, member: tarfile.TarInfo) -> None:
     content = tar.extractfile(member) if member.isreg() else None
     if content is None:
-        raise _refused(f"'{member.name}' is not a plain file")
+        raise _damaged(f"'{member.name}' is not a plain file")
     found.size_bytes += member.size
     if found.count >= _MAX_FILES or member.size > _MAX_FILE_BYTES or found.size_bytes > _MAX_TOTAL_BYTES:
-        raise _refused("it holds more than any export")
+        raise RefusedError("The archive holds more than csa imports.")
     if found.is_whole:
-        raise _refused("it goes on behind its end")
+        raise _damaged("it goes on behind its end")
     if found.manifest is None:
         found.manifest = _read_manifest(member, content)
     elif member.name == END:
@@ -134,24 +135,24 @@ def _take_member(found: Unpacked, tar: tarfile.TarFile, member: tarfile.TarInfo)
 
 def _read_manifest(member: tarfile.TarInfo, content: IO[bytes]) -> dict[str, Any]:
     if member.name != MANIFEST:
-        raise _refused(f"it does not begin with {MANIFEST}")
+        raise _damaged(f"it does not begin with {MANIFEST}")
     manifest = _read_json(member, content)
     if not isinstance(manifest.get("format"), int):
-        raise _refused(f"its {MANIFEST} says no format")
+        raise _damaged(f"its {MANIFEST} says no format")
     if manifest["format"] > FORMAT:
-        raise RefusedError(f"The archive has format {manifest['format']}, a newer csa's.", hint="upgrade csa")
+        raise ArchiveError(f"The archive has format {manifest['format']}, a newer csa's.", hint="upgrade csa")
     return manifest
 
 
 def _read_json(member: tarfile.TarInfo, content: IO[bytes]) -> dict[str, Any]:
     if member.size > _MAX_MANIFEST_BYTES:
-        raise _refused(f"its {member.name} is too large")
+        raise _damaged(f"its {member.name} is too large")
     try:
         found = json.loads(content.read())
     except (ValueError, RecursionError) as error:
-        raise _refused(f"its {member.name} is not JSON") from error
+        raise _damaged(f"its {member.name} is not JSON") from error
     if not isinstance(found, dict):
-        raise _refused(f"its {member.name} is not an object")
+        raise _damaged(f"its {member.name} is not an object")
     return found
 
 
@@ -165,7 +166,7 @@ def _take(found: Unpacked, member: tarfile.TarInfo, content: IO[bytes]) -> None:
             while block := content.read(_BLOCK):
                 file.write(block)
     except (FileExistsError, NotADirectoryError, IsADirectoryError) as error:
-        raise _refused(f"it holds '{member.name}' twice, or another file in its place") from error
+        raise _damaged(f"it holds '{member.name}' twice, or another file in its place") from error
     target.chmod(0o600)
     known.append(name)
 
@@ -183,9 +184,9 @@ def _split(path: str) -> tuple[str, str]:
         and "\0" not in path
     )
     if not is_known:
-        raise _refused(f"'{path}' is no file of a session")
+        raise _damaged(f"'{path}' is no file of a session")
     return parts[1], "/".join(parts[2:])
 
 
-def _refused(problem: str) -> RefusedError:
-    return RefusedError(f"This is not an archive that csa imports: {problem}.", hint="csa session export makes one")
+def _damaged(problem: str) -> ArchiveError:
+    return ArchiveError(f"This is not an archive that csa imports: {problem}.", hint="csa session export makes one")

@@ -19,6 +19,8 @@ from csa.store.liveness import probe
 from csa.store.results import load_result, render_result
 from csa.store.sessions import Store
 from csa.store.statefile import load_state, read_record
+from csa.store.status import missing_turns
+from csa.store.transcript import read_lines
 
 Severity = Literal["error", "warning", "info"]
 _KNOWN_NAMES = frozenset(
@@ -57,20 +59,27 @@ class Problem:
 def check_session(store: Store, paths: SessionPaths) -> list[Problem]:
     """Return what is wrong with one session. Of one that runs, only what a turn does not change meanwhile."""
     session_id = paths.root.name
-    is_at_rest = probe(paths).state == "not_alive"
+    liveness = probe(paths)
+    is_at_rest = liveness.state == "not_alive"
     problems = list(_check_layout(session_id, paths))
+    if liveness.fault is not None:
+        problems.append(_problem_of(session_id, liveness.fault))
     state: SessionState | None = None
     try:
         state = load_state(paths.state)
     except StateError as fault:
-        problems.append(Problem(session_id, "error", fault.path, fault.problem, fault.line))
-    events, found = check_transcript(session_id, paths.transcript, is_at_rest=is_at_rest)
-    problems += found
-    if is_at_rest:
-        problems += _check_result(session_id, paths)
+        problems.append(_problem_of(session_id, fault))
+    try:
+        events, found = check_transcript(session_id, paths.transcript, is_at_rest=is_at_rest)
+        problems += found
+        if is_at_rest:
+            problems += _check_result(session_id, paths)
+    except StateError as fault:
+        events = None
+        problems.append(_problem_of(session_id, fault))
     if state is not None:
         problems += _check_state(store, paths, state, events)
-    return problems
+    return list(dict.fromkeys(problems))  # what cannot be read is met more than once
 
 
 def check_names(store: Store) -> Iterator[Problem]:
@@ -87,38 +96,44 @@ def check_names(store: Store) -> Iterator[Problem]:
 
 
 def check_transcript(session_id: str, path: Path, *, is_at_rest: bool = True) -> tuple[list[Event], list[Problem]]:
-    """Return the turns' beginnings and ends that a transcript tells of, and what is wrong with its lines."""
+    """Return the turns' beginnings and ends that a transcript tells of, and what is wrong with its lines.
+
+    Raises:
+        StateError: it cannot be read.
+    """
     ends: list[Event] = []
     problems: list[Problem] = []
-    expected, number = 1, 0
-    try:
-        file = path.open("rb")
-    except FileNotFoundError:
-        return [], []
-    except OSError as error:
-        return [], [Problem(session_id, "error", path, f"cannot be read ({error.strerror})")]
-    with file:
-        for number, line in enumerate(file, 1):
-            if not line.endswith(b"\n"):
-                if is_at_rest:
-                    text = f"the last line is cut off after {len(line)} bytes; the next turn drops it"
-                    problems.append(Problem(session_id, "warning", path, text, number))
-                break
-            event, fault = _read_line(line)
-            if event is None:
-                problems.append(Problem(session_id, "error", path, fault, number))
-                expected += 1
-                continue
-            if event.seq != expected:
-                text = f"seq is {event.seq}, where {expected} should follow"
-                problems.append(Problem(session_id, "error", path, text, number))
-            expected = event.seq + 1
-            if event.type in {"run_started", "run_finished"}:
-                ends.append(event)
+    expected = 1
+    for number, line in enumerate(read_lines(path), 1):
+        if not line.endswith(b"\n"):
+            if is_at_rest:
+                text = f"the last line is cut off after {len(line)} bytes; the next turn drops it"
+                problems.append(Problem(session_id, "warning", path, text, number))
+            break
+        event, fault = _read_line(line)
+        if event is None:
+            problems.append(Problem(session_id, "error", path, fault, number))
+            expected += 1
+            continue
+        if event.seq != expected:
+            text = f"seq is {event.seq}, where {expected} should follow"
+            problems.append(Problem(session_id, "error", path, text, number))
+        expected = event.seq + 1
+        if event.type in {"run_started", "run_finished"}:
+            ends.append(event)
     if len(problems) > _FAULTS_SHOWN:
         more = Problem(session_id, "error", path, f"and {len(problems) - _FAULTS_SHOWN} more lines are wrong")
         problems = [*problems[:_FAULTS_SHOWN], more]
     return ends, problems
+
+
+def find_broken_line(path: Path) -> tuple[int, str] | None:
+    """Return the number of the first line of a transcript that is no event, a cut off last one apart, and why."""
+    for number, line in enumerate(read_lines(path), 1):
+        event, fault = _read_line(line)
+        if event is None and line.endswith(b"\n"):
+            return number, fault
+    return None
 
 
 def expected_result(paths: SessionPaths) -> bytes | None:
@@ -154,6 +169,10 @@ def _read_line(line: bytes) -> tuple[Event | None, str]:
     if found.get("v") != TRANSCRIPT_VERSION:
         return None, f"has version {found.get('v')!r}, not {TRANSCRIPT_VERSION}"
     return event, ""
+
+
+def _problem_of(session_id: str, fault: StateError) -> Problem:
+    return Problem(session_id, "error", fault.path, fault.problem, fault.line)
 
 
 def _check_layout(session_id: str, paths: SessionPaths) -> Iterator[Problem]:
@@ -194,17 +213,20 @@ def _check_result(session_id: str, paths: SessionPaths) -> Iterator[Problem]:
             return
         wrong = differing_keys(paths, expected) if expected is not None else []
     except StateError as fault:
-        yield Problem(session_id, "error", fault.path, fault.problem, fault.line)
+        yield _problem_of(session_id, fault)
         return
     if wrong:
         text = f"differs from the last run_finished of the transcript in {', '.join(wrong)}"
         yield Problem(session_id, "error", paths.result, text)
 
 
-def _check_state(store: Store, paths: SessionPaths, state: SessionState, ends: list[Event]) -> Iterator[Problem]:
+def _check_state(store: Store, paths: SessionPaths, state: SessionState, ends: list[Event] | None) -> Iterator[Problem]:
+    """Compare the record with the turns that the transcript tells of (None: it cannot be read) and with its place."""
     session_id = state.session_id
-    started = max((event.turn for event in ends), default=0)
-    if ends and started > state.turns:
+    started = max((event.turn for event in ends or ()), default=0)
+    if ends == [] and (fault := missing_turns(paths, state)):
+        yield _problem_of(session_id, fault)
+    if started > state.turns:
         text = f"turns is {state.turns}, and the transcript tells of turn {started}"
         yield Problem(session_id, "error", paths.state, text)
     if state.project_path != str(store.project):

@@ -70,17 +70,25 @@ class Checkpoint:
 
 
 def digest_transcript(paths: SessionPaths, limit: int | None = None) -> tuple[str, int, int]:
-    """Return the sha256, the number of lines and of bytes of the whole lines, or of the first `limit` bytes."""
+    """Return the sha256, the number of lines and of bytes of the whole lines, or of the first `limit` bytes.
+
+    Raises:
+        StateError: the transcript cannot be read.
+    """
     digest, lines, count = hashlib.sha256(), 0, 0
     try:
         fd = os.open(paths.transcript, os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:
         return digest.hexdigest(), 0, 0
+    except OSError as error:
+        raise StateError.unreadable(paths.transcript, error) from error
     try:
         size = end_of_last_line(fd, os.fstat(fd).st_size) if limit is None else limit
         while count < size and (block := os.pread(fd, min(_BLOCK, size - count), count)):
             digest.update(block)
             lines, count = lines + block.count(b"\n"), count + len(block)
+    except OSError as error:
+        raise StateError.unreadable(paths.transcript, error) from error
     finally:
         os.close(fd)
     return digest.hexdigest(), lines, count

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import Self
 
+from csa.errors import StateError
 from csa.model.events import Event
 from csa.paths import SessionPaths
 from csa.store.liveness import probe
@@ -22,7 +22,8 @@ _BLOCK = 1 << 20
 class Follower:
     """Reads on from where it was: first the last `tail` events (all of them for None), then what is added.
 
-    The file is held open, so that the end of a session that is removed with its turn is seen too.
+    The file is held open, so that the end of a session that is removed with its turn is seen too. StateError where it
+    cannot be read.
     """
 
     def __init__(self, transcript: Path, *, tail: int | None = None) -> None:
@@ -32,7 +33,10 @@ class Follower:
         self._seen = 0
         self._first: list[Event] = []
         if self._open() and tail is not None:
-            self._at = end_of_last_line(self._fd, os.fstat(self._fd).st_size)
+            try:
+                self._at = end_of_last_line(self._fd, os.fstat(self._fd).st_size)
+            except OSError as error:
+                raise StateError.unreadable(transcript, error) from error
             backwards = read_events_backwards(transcript)
             self._first = [event for event, _ in zip(backwards, range(tail or 1), strict=False)][::-1]
             self._seen = self._first[-1].seq if self._first else 0
@@ -62,8 +66,12 @@ class Follower:
 
     def _open(self) -> bool:
         if self._fd < 0:
-            with suppress(FileNotFoundError):  # there is none before the first event
+            try:
                 self._fd = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
+            except FileNotFoundError:  # there is none before the first event
+                return False
+            except OSError as error:
+                raise StateError.unreadable(self._path, error) from error
         return self._fd >= 0
 
     def _lines(self) -> list[bytes]:
@@ -72,7 +80,10 @@ class Follower:
             return []
         size = _BLOCK
         while True:
-            content = os.pread(self._fd, size, self._at)
+            try:
+                content = os.pread(self._fd, size, self._at)
+            except OSError as error:
+                raise StateError.unreadable(self._path, error) from error
             end = content.rfind(b"\n") + 1
             if end or len(content) < size:
                 break

@@ -68,11 +68,14 @@ class HeldSession:
 
         Raises:
             BusyError: a session of that id has appeared meanwhile.
+            StateError: a file stands in its place.
         """
         target = self.store.paths(self.state.session_id)
         try:
             os.rename(self.paths.root, target.root)
         except OSError as error:
+            if error.errno == errno.ENOTDIR:
+                raise StateError(target.root, "stands where a session's directory belongs") from error
             if error.errno not in {errno.ENOTEMPTY, errno.EEXIST}:
                 raise
             raise BusyError(f"Another run has just created session {self.state.session_id}.") from error
@@ -131,10 +134,10 @@ def refuse_when_full(store: Store, max_sessions: int) -> None:
     if not max_sessions:
         return
     try:
-        names = os.listdir(store.sessions_dir)
+        with os.scandir(store.sessions_dir) as entries:
+            count = sum(is_session_id(each.name.removeprefix(NEW_PREFIX)) and each.is_dir() for each in entries)
     except FileNotFoundError:
         return
-    count = sum(is_session_id(name.removeprefix(NEW_PREFIX)) for name in names)
     if count >= max_sessions:
         raise RefusedError(
             f"max_sessions is {max_sessions}, and {store.project} has {count} session{'s' * (count != 1)}.",
@@ -233,6 +236,8 @@ def _take_locks(
         raise _busy(paths, state, advice) from error
     except FileNotFoundError as error:  # a collector was first
         raise NotFoundError(f"Session {state.session_id} has just been removed.", hint="csa session list") from error
+    except (IsADirectoryError, NotADirectoryError, PermissionError) as error:
+        raise StateError(paths.session_lock, f"cannot be locked ({error.strerror})") from error
     try:
         session_lock.write(owner)
         return session_lock, _take_tool_lock(paths, state, tool, owner)

@@ -17,7 +17,7 @@ def find_record(root: Path, project: str, session_id: str) -> SessionPaths | Non
     """Return where a session's record is: in its place, or among those that were collected; None when it is gone."""
     store = Store(root, Path(project))
     places = (store.sessions_dir, store.path / "retired")
-    return next((SessionPaths(place / session_id) for place in places if (place / session_id).exists()), None)
+    return next((SessionPaths(place / session_id) for place in places if (place / session_id).is_dir()), None)
 
 
 def ancestors(root: Path, state: SessionState) -> Iterator[SessionState]:

@@ -6,6 +6,7 @@ import time
 from dataclasses import dataclass
 from typing import Literal
 
+from csa.errors import StateError
 from csa.paths import SessionPaths
 from csa.procfs import boot_id, machine_id
 from csa.store.locks import probe_lock
@@ -18,14 +19,22 @@ _LOOK_AGAIN_S = 0.01
 
 @dataclass(frozen=True, slots=True)
 class Liveness:
-    """`unknown`: the session belongs to another machine whose heartbeat is old."""
+    """`unknown`: it belongs to another machine whose heartbeat is old; or its lock cannot be read, as `fault` says."""
 
     state: Literal["alive", "not_alive", "unknown"]
     owner: Owner | None = None
+    fault: StateError | None = None
 
 
 def probe(paths: SessionPaths) -> Liveness:
-    """Say whether a supervisor holds the session."""
+    """Say whether a supervisor holds the session. Never fails: what cannot be looked at is unknown."""
+    try:
+        return _probe(paths)
+    except StateError as fault:
+        return Liveness("unknown", fault=fault)
+
+
+def _probe(paths: SessionPaths) -> Liveness:
     held, owner = _look(paths)
     for _ in range(_MAX_LOOKS):
         if not held or (owner is not None and may_be_running(owner)):

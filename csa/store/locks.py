@@ -13,6 +13,8 @@ import struct
 from pathlib import Path
 from typing import Self
 
+from csa.errors import StateError
+
 _FLOCK = "hhqqi4x"  # struct flock of 64-bit Linux; l_pid must be 0 for OFD requests
 MAX_OWNER_BYTES = 4096
 
@@ -77,19 +79,27 @@ def _names(path: Path, fd: int) -> bool:
 
 
 def is_locked(path: Path) -> bool:
-    """Say whether any process holds the lock; a missing file is not held."""
+    """Say whether any process holds the lock; a missing file is not held. StateError as in `probe_lock`."""
     return probe_lock(path)[0]
 
 
 def probe_lock(path: Path | str) -> tuple[bool, bytes]:
-    """Return whether the lock is held, and what the file says (which may be of an earlier holder)."""
+    """Return whether the lock is held, and what the file says (which may be of an earlier holder).
+
+    Raises:
+        StateError: it cannot be looked at, so that nobody knows.
+    """
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:
         return False, b""
+    except OSError as error:
+        raise StateError.unreadable(Path(path), error) from error
     try:
         answer = fcntl.fcntl(fd, fcntl.F_OFD_GETLK, _request(fcntl.F_WRLCK))
         held = struct.unpack(_FLOCK, answer)[0] != fcntl.F_UNLCK
         return held, os.pread(fd, MAX_OWNER_BYTES, 0)
+    except OSError as error:
+        raise StateError.unreadable(Path(path), error) from error
     finally:
         os.close(fd)

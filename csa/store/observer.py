@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from itertools import takewhile
 from pathlib import Path
 
+from csa.errors import StateError
 from csa.model.events import Event
 from csa.model.state import SessionState, parse_time
 from csa.model.usage import Usage
@@ -111,6 +112,8 @@ class Observer:
         known = self._get(session_id)
         try:
             return self._look(known)
+        except StateError as fault:  # not kept: a change of modes, which mends it, changes neither size nor time
+            return Sight(Record(session_id, known.paths, None, fault), "damaged", doing=str(fault))
         except (OSError, ValueError, TypeError) as error:  # the latter: values that no csa writes
             record = known.record or Record(session_id, known.paths, None)
             return Sight(record, "unknown", doing=f"cannot be read: {error}")
@@ -130,10 +133,7 @@ class Observer:
                 if _is_another(known.transcript, transcript):
                     known.tail = _Tail()
                 known.transcript, known.sight = transcript, None
-            try:
-                liveness = probe(known.paths)
-            except OSError:
-                liveness = Liveness("unknown")
+            liveness = probe(known.paths)
             if known.liveness is None or liveness.state != known.liveness.state:
                 known.sight = None
             known.liveness = liveness

@@ -26,7 +26,10 @@ _ESCAPE = b"\\"
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """A session directory: its state, or the fault that keeps it from being read."""
+    """A session directory: its state, or the fault that keeps it from being read.
+
+    That of the lock or the journal shows only when they are asked for: see `examine`.
+    """
 
     session_id: str
     paths: SessionPaths
@@ -36,9 +39,18 @@ class Record:
     @property
     def status(self) -> str:
         """`running`, `idle`, `unknown`, `damaged`, or the status of the last turn."""
+        return self.examine()[1]
+
+    def examine(self) -> tuple[Record, str]:
+        """Return the status, and with it the record: as one with a fault where lock or journal cannot be read."""
+        if self.state is None:
+            return self, "damaged"
         from csa.store.status import session_status  # noqa: PLC0415  # resolving an id needs no status
 
-        return session_status(self.paths, self.state) if self.state else "damaged"
+        try:
+            return self, session_status(self.paths, self.state)
+        except StateError as fault:
+            return Record(self.session_id, self.paths, None, fault), "damaged"
 
     @property
     def is_retired(self) -> bool:
@@ -84,7 +96,11 @@ class Store:
         return SessionPaths(self.retired_dir / session_id)
 
     def ids(self) -> list[str]:
-        """Return the ids of all sessions, oldest first. What is not named by a ULID is no session."""
+        """Return the ids of all sessions, oldest first: of the directories that are named by a ULID.
+
+        Raises:
+            StateError: the directory of sessions cannot be read.
+        """
         return _ids_in(self.sessions_dir)
 
     def retired_ids(self) -> list[str]:
@@ -92,7 +108,11 @@ class Store:
         return _ids_in(self.retired_dir)
 
     def has(self, session_id: str) -> bool:
-        return is_session_id(session_id) and self.paths(session_id).root.is_dir()
+        """Say whether there is that session; StateError where the directory of sessions cannot be read."""
+        try:
+            return is_session_id(session_id) and self.paths(session_id).root.is_dir()
+        except OSError as error:
+            raise StateError.unreadable(self.sessions_dir, error) from error
 
     def load(self, session_id: str) -> SessionState:
         """Return a session's state; NotFoundError or StateError."""
@@ -197,9 +217,14 @@ def _directory(root: Path, project: Path, name: str) -> Path:
 
 def _ids_in(directory: Path, prefix: str = "") -> list[str]:
     try:
-        return sorted(name for name in os.listdir(directory) if name.startswith(prefix) and is_session_id(name))
+        with os.scandir(directory) as entries:  # which tells directories from files without asking for each
+            return sorted(
+                [e.name for e in entries if e.name.startswith(prefix) and is_session_id(e.name) and e.is_dir()]
+            )
     except FileNotFoundError:
         return []
+    except OSError as error:
+        raise StateError.unreadable(directory, error) from error
 
 
 def _read(session_id: str, paths: SessionPaths) -> Record:

@@ -30,7 +30,7 @@ def read_record(path: Path) -> dict[str, Any]:
     try:
         content = _read(path)
     except OSError as error:
-        raise StateError(path, f"cannot be read ({error.strerror})") from error
+        raise StateError.unreadable(path, error) from error
     return _interpret(path, content)
 
 

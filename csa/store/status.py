@@ -5,24 +5,32 @@ A free lock and no `run_finished` for the last `run_started`: the turn is lost.
 
 from __future__ import annotations
 
+import os
+
+from csa.errors import StateError
 from csa.model.events import Event
 from csa.model.state import SessionState
 from csa.paths import SessionPaths
 from csa.store.liveness import Liveness, probe
-from csa.store.transcript import last_turn_event
+from csa.store.transcript import last_turn_event, read_events
 
 _MAX_LOOKS = 5
+_HEAD = 160  # bytes of a line in which its type stands
 
 
 def session_status(paths: SessionPaths, state: SessionState) -> str:
-    """Return `running`, `idle` (never ran), `unknown`, or the status of the last turn."""
+    """Return `running`, `idle` (never ran), `unknown`, or the status of the last turn.
+
+    Raises:
+        StateError: the lock or the journal cannot be read, or the turns are not in it, so that nobody knows.
+    """
     liveness, last = settle(paths)
     if liveness.state == "alive":
         return "running"
     if liveness.state == "unknown":
         return "unknown"
     if last is None:
-        return _status_without_transcript(state)
+        return _status_without_turn(paths, state)
     return str(last.data.get("status", "failed")) if last.type == "run_finished" else "lost"
 
 
@@ -30,10 +38,15 @@ def settle(paths: SessionPaths) -> tuple[Liveness, Event | None]:
     """Look at the lock, then at the journal; where that says `lost`, look again: a turn may have ended in between.
 
     Return also the last `run_started` or `run_finished` of a session that does not run; None where there is none.
+
+    Raises:
+        StateError: the lock or the journal cannot be read.
     """
     seen: Event | None = None
     for _ in range(_MAX_LOOKS):
         liveness = probe(paths)
+        if liveness.fault is not None:
+            raise liveness.fault
         if liveness.state != "not_alive":
             return liveness, None  # what the journal says does not matter, and a turn's may be long
         last = last_turn_event(paths.transcript)
@@ -43,7 +56,56 @@ def settle(paths: SessionPaths) -> tuple[Liveness, Event | None]:
     return liveness, last
 
 
-def _status_without_transcript(state: SessionState) -> str:
+def find_fault(paths: SessionPaths, state: SessionState) -> StateError | None:
+    """Say why nobody knows how the last turn of a session that does not run has ended; None where that is known.
+
+    A transcript that begins with a turn, as most do, is not read any further: collectors ask for thousands.
+    """
+    try:
+        fd = os.open(f"{paths.root}/transcript.jsonl", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            if b'"run_started"' in os.read(fd, _HEAD):
+                return None
+        finally:
+            os.close(fd)
+    except OSError:
+        pass  # said below, unless there is none
+    try:
+        if last_turn_event(paths.transcript) is None:
+            _status_without_turn(paths, state)
+    except StateError as fault:
+        return fault
+    return None
+
+
+def missing_turns(paths: SessionPaths, state: SessionState) -> StateError | None:
+    """Say of a record that csa wrote, and of whose turns the journal tells none, that they are not there.
+
+    None for one that never ran, for another implementation's, which keeps no journal, and for a session that has gone
+    meanwhile; and where csa died between the record of a first turn and its first event.
+    """
+    if state.schema is None or not state.turns or _is_cut_off(paths, state) or not paths.root.exists():
+        return None
+    turns = "1 turn" if state.turns == 1 else f"{state.turns} turns"
+    problem = "holds no turn" if paths.transcript.exists() else "is missing"
+    return StateError(paths.transcript, f"{problem}, and the record tells of {turns}")
+
+
+def _is_cut_off(paths: SessionPaths, state: SessionState) -> bool:
+    """Say whether a first turn ended before its first event: the journal is there, and nothing in it is damaged."""
+    try:
+        is_sound = os.stat(paths.transcript).st_size == 0 or next(read_events(paths.transcript), None) is not None
+    except OSError:
+        return False
+    return state.turns == 1 and is_sound
+
+
+def _status_without_turn(paths: SessionPaths, state: SessionState) -> str:
+    """Return the status of a session of whose turns the journal tells none; StateError where it should."""
+    if fault := missing_turns(paths, state):
+        raise fault
+    if state.schema is not None and state.turns and paths.transcript.exists():
+        return "lost"
     tool = state.last_tool
     code = state.tools[tool].last_exit_code if tool else None
     if code is None:

@@ -48,7 +48,7 @@ def survey(root: Path, *, limit_s: float) -> Survey:
         if time.monotonic() > deadline:
             break
         found.looked_at += 1
-        record = store.record(session_id)
+        record, _ = store.record(session_id).examine()
         if record.fault is not None and record.paths.root.exists():
             found.damaged.append((session_id, record.fault))
     found.size_bytes, found.is_size_whole = measure(root, limit_s=limit_s)
@@ -81,7 +81,7 @@ def _remains(store: Store) -> list[Path]:
 def _is_abandoned(path: Path) -> bool:
     try:
         return time.time() - path.stat().st_mtime > _REMAINS_AFTER_S and not is_locked(SessionPaths(path).session_lock)
-    except OSError:
+    except (OSError, StateError):
         return False
 
 

@@ -22,6 +22,7 @@ from csa.store.locks import probe_lock
 from csa.store.owner import may_be_running, parse_owner
 from csa.store.sessions import NEW_PREFIX, Store, read_state_text
 from csa.store.statefile import load_state, parse_state_bytes
+from csa.store.status import find_fault
 from csa.store.stores import is_of_session
 
 _REMAINS_AFTER_S = 3600.0
@@ -66,7 +67,15 @@ def judge(paths: SessionPaths, rule: Rule, now: datetime, *, content: bytes | No
     except StateError as fault:
         return _judge_damaged(paths, fault, rule, now)
     reason = rule.verdict(state, now)
-    return Candidate(session_id, paths, state, None, reason, is_running(paths)) if reason else None
+    if reason is None:
+        return None
+    try:
+        runs = _is_running(paths)
+    except StateError as fault:
+        return _judge_damaged(paths, fault, rule, now)
+    if not runs and (found := find_fault(paths, state)):
+        return _judge_damaged(paths, found, rule, now)
+    return Candidate(session_id, paths, state, None, reason, runs)
 
 
 def _judge_damaged(paths: SessionPaths, fault: StateError, rule: Rule, now: datetime) -> Candidate | None:
@@ -74,7 +83,10 @@ def _judge_damaged(paths: SessionPaths, fault: StateError, rule: Rule, now: date
     if changed_at is None:
         return None
     reason: Reason | None = "damaged" if rule.takes_damaged(changed_at, now) else None
-    return Candidate(paths.root.name, paths, None, fault, reason, is_running(paths))
+    try:
+        return Candidate(paths.root.name, paths, None, fault, reason, _is_running(paths))
+    except StateError:  # what cannot be looked at stays
+        return Candidate(paths.root.name, paths, None, fault)
 
 
 def changed(paths: SessionPaths) -> datetime | None:
@@ -109,10 +121,14 @@ def retired_at(paths: SessionPaths) -> tuple[SessionState | None, datetime]:
 def is_running(paths: SessionPaths) -> bool:
     """Say whether a session runs, or may do so on another machine."""
     try:
-        held, content = probe_lock(f"{paths.root}/locks/session.lock")  # ten times as fast as by way of Paths
-        return held or (bool(content) and probe(paths).state != "not_alive")
-    except OSError:
+        return _is_running(paths)
+    except StateError:
         return True  # what cannot be looked at stays
+
+
+def _is_running(paths: SessionPaths) -> bool:
+    held, content = probe_lock(f"{paths.root}/locks/session.lock")  # ten times as fast as by way of Paths
+    return held or (bool(content) and probe(paths).state != "not_alive")
 
 
 def find_remains(store: Store, now: datetime) -> list[Path]:
@@ -132,7 +148,7 @@ def is_abandoned(path: Path, now: datetime) -> bool:
     try:
         found = path.stat()
         held, content = probe_lock(SessionPaths(path).session_lock)
-    except OSError:
+    except (OSError, StateError):
         return False
     owner = parse_owner(content)
     is_dead = owner is not None and owner.is_local and not may_be_running(owner)

@@ -1,4 +1,7 @@
-"""Reading transcript.jsonl, from either end. Lines that are no events, and a partial last one, are passed over."""
+"""Reading transcript.jsonl, from either end. Lines that are no events, and a partial last one, are passed over.
+
+A transcript that is missing has no events; one that the system does not let be read is a StateError.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from csa.errors import StateError
 from csa.model.events import Event
 
 _BLOCK = 1 << 16
@@ -33,14 +37,20 @@ def parse_line(line: bytes) -> Event | None:
 
 def read_events(path: Path) -> Iterator[Event]:
     """Yield the transcript's events from the first on; lines that are none, and a partial last one, are passed over."""
+    for line in read_lines(path):
+        if line.endswith(b"\n") and (event := parse_line(line)):
+            yield event
+
+
+def read_lines(path: Path) -> Iterator[bytes]:
+    """Yield the transcript's lines as they are; StateError where they cannot be read."""
     try:
-        file = path.open("rb")
+        with path.open("rb") as file:
+            yield from file
     except FileNotFoundError:
         return
-    with file:
-        for line in file:
-            if line.endswith(b"\n") and (event := parse_line(line)):
-                yield event
+    except OSError as error:
+        raise StateError.unreadable(path, error) from error
 
 
 def read_events_backwards(path: Path) -> Iterator[Event]:
@@ -60,6 +70,8 @@ def _lines_backwards(path: Path) -> Iterator[bytes]:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:
         return
+    except OSError as error:
+        raise StateError.unreadable(path, error) from error
     try:
         at = os.fstat(fd).st_size
         parts: list[bytes] | None = (
@@ -80,5 +92,7 @@ def _lines_backwards(path: Path) -> Iterator[bytes]:
             parts = [head]
         if parts and (first := b"".join(reversed(parts))):
             yield first
+    except OSError as error:
+        raise StateError.unreadable(path, error) from error
     finally:
         os.close(fd)

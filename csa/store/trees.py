@@ -49,7 +49,7 @@ class Member:
         if is_locked(building.session_lock):  # asked first: a session goes from there to its place, never back
             return building
         paths = store.paths(self.session_id)
-        return paths if paths.root.exists() else None
+        return paths if paths.root.is_dir() else None
 
     def is_running(self, root: Path) -> bool:
         """Say whether a supervisor holds it."""

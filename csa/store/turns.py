@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 
 from csa.model.events import Event
 from csa.model.state import parse_time
-from csa.store.transcript import parse_line
+from csa.store.transcript import parse_line, read_lines
 
 _ENDS = (b"run_started", b"run_finished")
 _MESSAGES = (b'"type":"agent_message"', b'"type":"user_message"')
@@ -45,7 +44,11 @@ class TurnRecord:
 
 
 def read_turns(transcript: Path) -> Iterator[TurnRecord]:
-    """Yield the turns in the order in which they began; a transcript that is missing has none."""
+    """Yield the turns in the order in which they began; a transcript that is missing has none.
+
+    Raises:
+        StateError: it cannot be read.
+    """
     started: Event | None = None
     messages = 0
     for found in _read_marks(transcript):
@@ -74,17 +77,16 @@ def _turn(started: Event | None, finished: Event | None, messages: int) -> TurnR
 def _read_marks(transcript: Path) -> Iterator[Event | None]:
     """Yield beginnings and ends, and None for each message; other lines are not even parsed."""
     was_chunk = False
-    with suppress(FileNotFoundError), transcript.open("rb") as file:
-        for line in file:
-            head = line[:_HEAD]
-            if any(mark in head for mark in _MESSAGES):
-                is_chunk = _CHUNK in line
-                if not (is_chunk and was_chunk):
-                    yield None
-                was_chunk = is_chunk
-                continue
-            was_chunk = False
-            if any(mark in line for mark in _ENDS) and line.endswith(b"\n"):
-                event = parse_line(line)
-                if event and event.type in {"run_started", "run_finished"}:
-                    yield event
+    for line in read_lines(transcript):
+        head = line[:_HEAD]
+        if any(mark in head for mark in _MESSAGES):
+            is_chunk = _CHUNK in line
+            if not (is_chunk and was_chunk):
+                yield None
+            was_chunk = is_chunk
+            continue
+        was_chunk = False
+        if any(mark in line for mark in _ENDS) and line.endswith(b"\n"):
+            event = parse_line(line)
+            if event and event.type in {"run_started", "run_finished"}:
+                yield event

@@ -118,7 +118,7 @@ def test_import_never_overwrites(place: Place, store: Store) -> None:
     retire(store, session_id(4))
     before = snapshot(place.state_root)
     done = place.run("session", "import", str(archive))
-    assert (done.code, done.err.splitlines()[1]) == (5, "hint: --new-ids imports copies")
+    assert (done.code, done.err.splitlines()[1]) == (2, "hint: --new-ids imports copies")
     assert snapshot(place.state_root) == before
 
 
@@ -290,19 +290,60 @@ def test_archives_that_are_not_taken_in(place: Place, kind: str) -> None:
         for info, content in [*members, *([member("csa-export.end", end)] if members else [])]:
             tar.addfile(info, io.BytesIO(content))
     done = place.run("session", "import", str(archive))
-    assert done.code in {5, 6}, done.err
+    assert done.code == (3 if kind == "nothing in it" else 6), done.err
     assert done.err.startswith("error: ")
     assert "Traceback" not in done.err
     assert not list(place.state_root.rglob("*/sessions/*"))
     assert list((place.home.parent / "tmp").iterdir()) == []
 
 
+def replaced(archive: Path, name: str, content: bytes | None) -> Path:
+    """Return a copy of an archive in which a file says something else, or is missing."""
+    copy = archive.with_name("changed.tar.gz")
+    with tarfile.open(archive) as tar, tarfile.open(copy, "w:gz") as changed:
+        for found in tar:
+            old = tar.extractfile(found)
+            assert old is not None
+            data = old.read()
+            if found.name == "csa-export.end" and content is None:
+                data = json.dumps({"files": json.loads(data)["files"] - 1}).encode()
+            if found.name.endswith(name):
+                if content is None:
+                    continue
+                data = content
+            found.size = len(data)
+            changed.addfile(found, io.BytesIO(data))
+    return copy
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "problem"),
+    [
+        ("transcript.jsonl", b"garb\xffage\n{}\n", "transcript.jsonl, line 1: is not JSON"),
+        ("transcript.jsonl", b"{}\n", "transcript.jsonl, line 1: is no event"),
+        ("transcript.jsonl", None, "transcript.jsonl: is missing"),
+        ("result.toml", b"= 1\n", "result.toml, line 1: is not TOML"),
+    ],
+)
+@pytest.mark.usefixtures("store")
+def test_damaged_records_are_not_taken_in(
+    place: Place, elsewhere: dict[str, str | None], name: str, content: bytes | None, problem: str
+) -> None:
+    """What `session validate` would call damage is refused like a bad state.toml, with its place."""
+    archive = replaced(export(place, session_id(2)), f"{session_id(2)}/{name}", content)
+    done = place.run("session", "import", str(archive), env=elsewhere)
+    assert (done.code, done.out) == (6, "")
+    assert f"sessions/{session_id(2)}/{problem}" in done.err
+    assert "nothing was imported" in done.err
+    assert place.run("session", "list", "--json", env=elsewhere).json == []
+
+
 @pytest.mark.parametrize("content", [b"", b"not a tar", b"\x1f\x8b\x08\x00rubbish"])
 def test_files_that_are_no_archives(place: Place, content: bytes) -> None:
     """Rubbish, and an archive that was cut off, are refused."""
     (place.project / "x").write_bytes(content)
-    assert place.run("session", "import", "x").code == 5
-    assert place.run("session", "import", "-", stdin=content).code == 5
+    assert place.run("session", "import", "x").code == 6
+    assert place.run("session", "import", "-", stdin=content).code == 6
     assert place.run("session", "import", "no-such-file").code == 3
 
 
@@ -316,7 +357,7 @@ def test_an_archive_that_was_cut_off(place: Place, store: Store, elsewhere: dict
             short.addfile(found, tar.extractfile(found))
     for part in (content[: len(content) * 2 // 3], content[:-1], cut.read_bytes(), b""):
         done = place.run("session", "import", "-", stdin=part, env=elsewhere)
-        assert (done.code, done.out) == (5, "")
+        assert (done.code, done.out) == (6, "")
     assert place.run("session", "list", "--json", env=elsewhere).json == []
 
 

@@ -97,6 +97,22 @@ def test_owners_that_cannot_be_told(place: Place, owner: str) -> None:
     assert ask(place, session_id).code == 1
 
 
+def test_a_lock_that_cannot_be_looked_at(place: Place) -> None:
+    """Nobody knows whether such a session runs, and a script must not take it for one that does not."""
+    session_id = place.codex("one").session_id
+    lock = place.session(session_id) / "locks" / "session.lock"
+    lock.unlink()
+    lock.mkdir()
+    done = ask(place, session_id)
+    assert (done.code, done.out, done.err) == (4, f"unknown: {lock}: cannot be read (Is a directory).\n", "")
+    done = place.run("session", "is-alive", session_id, "--json")
+    assert (done.code, done.json["state"]) == (4, "unknown")
+    assert str(lock) in done.json["error"]
+    shutil.rmtree(lock.parent)
+    lock.parent.touch()
+    assert ask(place, session_id).out == f"unknown: {lock}: cannot be read (Not a directory).\n"
+
+
 @pytest.mark.parametrize("name", ["CSA_STATE_DIR", "XDG_STATE_HOME", "HOME"])
 def test_state_roots(place: Place, name: str) -> None:
     """The variables that name the state root count in the same order."""

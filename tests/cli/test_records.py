@@ -83,10 +83,10 @@ def test_damaged_transcript(place: Place) -> None:
 
 
 def test_missing_transcript(place: Place) -> None:
-    """A session whose transcript is gone still lists, and runs again."""
+    """A session whose transcript is gone is damaged, and runs again."""
     session_id = place.codex("one").session_id
     (place.session(session_id) / "transcript.jsonl").unlink()
-    assert place.status(session_id) == "succeeded"
+    assert place.status(session_id) == "damaged"
     assert place.codex("two", "--session", session_id).out == "FAKE ECHO: two [turns=2]\n"
     assert place.state(session_id)["turns"] == 2
 

@@ -111,6 +111,18 @@ def test_stdout_that_is_full(place: Place) -> None:
         done = place.shell(["bash", "-c", f"exec {CSA} {words} > /dev/full"])
         assert done.code == 1, (words, done.err)
         assert "Traceback" not in done.err
+    assert "error: the output cannot be written: No space left on device." in done.err
+
+
+def test_what_the_system_refuses_otherwise(place: Place) -> None:
+    """A failure to read is not blamed on the output, and with --json it is the error object."""
+    done = place.run("session", "import", str(place.tmp))
+    assert (done.code, done.out, done.err) == (1, "", f"error: {place.tmp}: Is a directory.\n")
+    done = place.run("session", "import", str(place.tmp), "--json")
+    assert (done.code, done.err) == (1, "")
+    assert done.json == {"error": {"code": "error", "message": f"{place.tmp}: Is a directory.", "hint": None}}
+    full = place.shell(["bash", "-c", f"exec {CSA} session list --json > /dev/full"])
+    assert (full.code, full.err) == (1, "error: the output cannot be written: No space left on device.\n")
 
 
 @pytest.mark.parametrize("name", ["HUP", "INT"])

@@ -4,12 +4,14 @@ import json
 import os
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from csa.paths import SessionPaths
 from csa.procfs import boot_id, machine_id
+from csa.store.checking import check_session
 from csa.store.held import open_session
 from csa.store.liveness import probe
 from csa.store.locks import acquire_lock
@@ -190,3 +192,58 @@ def test_looking_changes_nothing(store: Store) -> None:
         before = snapshot(store.root)
         assert [record.status for record in store.records()] == ["running", "succeeded"]
         assert snapshot(store.root) == before
+
+
+@pytest.mark.parametrize(
+    "content", [None, b"\xff\x00garb\xffage\n\xfe\n", b"{}\n"], ids=["missing", "binary", "no event"]
+)
+def test_turns_that_are_not_in_the_journal(store: Store, content: bytes | None) -> None:
+    """A session of csa's own whose turns are gone is damaged: nobody knows how they ended."""
+    finished_session(store, ID)
+    paths = store.paths(ID)
+    paths.transcript.unlink()
+    if content is not None:
+        paths.transcript.write_bytes(content)
+    record, found = store.record(ID).examine()
+    assert found == "damaged"
+    assert record.fault is not None
+    assert (record.fault.path, record.fault.exit_code) == (paths.transcript, 6)
+    assert (
+        record.fault.problem
+        == f"{'is missing' if content is None else 'holds no turn'}, and the record tells of 1 turn"
+    )
+    assert [problem.path for problem in check_session(store, paths) if problem.severity == "error"][
+        -1
+    ] == paths.transcript
+    with acquire_lock(paths.session_lock):
+        assert status(store) == "running"
+
+
+def test_a_first_turn_that_was_cut_off_before_its_first_event(store: Store, write_foreign: ForeignWriter) -> None:
+    """csa takes over another implementation's record, and dies before the first event: lost, and nothing is damaged."""
+    paths = write_foreign(ID, tools={"codex": {"last_exit_code": 0, "provider_session_id": "t"}})
+    with open_session(store, ID) as held:
+        held.save(replace(held.state, turns=1))
+        assert status(store) == "running"
+    paths.transcript.touch()
+    assert status(store) == "lost"
+    paths.transcript.unlink()
+    assert status(store) == "damaged"
+
+
+def test_what_never_ran_here_is_not_damaged(store: Store, write_foreign: ForeignWriter) -> None:
+    """A record that csa has only renamed keeps the status that it tells of; one without a turn is idle."""
+    paths = write_foreign(ID, tools={"codex": {"last_exit_code": 0, "provider_session_id": "t"}})
+    with open_session(store, ID) as held:
+        held.save(replace(held.state, name="renamed"))
+    state = store.load(ID)
+    assert (state.schema, state.turns, status(store)) == (1, 0, "succeeded")
+    assert not [problem for problem in check_session(store, paths) if problem.severity == "error"]
+
+
+def test_a_session_that_is_removed_meanwhile(store: Store) -> None:
+    """Who has read a record whose session goes before its journal is read does not call it damaged."""
+    finished_session(store, ID)
+    record = store.record(ID)
+    record.paths.root.rename(store.sessions_dir / f".gone-{ID}")
+    assert record.status != "damaged"

@@ -15,6 +15,7 @@ from csa.errors import AmbiguousError, CsaError, StateError
         (errors.NotFoundError, "not_found", 3),
         (errors.BusyError, "busy", 4),
         (errors.RefusedError, "refused", 5),
+        (errors.ArchiveError, "damaged", 6),
         (errors.ConfigError, "config", 6),
         (errors.ToolUnavailableError, "tool", 7),
     ],

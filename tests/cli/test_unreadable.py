@@ -1,0 +1,232 @@
+"""A record that the system does not let be read is damaged, and stands in the way of nothing else.
+
+A directory in the place of a file makes it unreadable for everybody, root included.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from tests.cli.prepared import retire, session_id, store_of, write_session
+from tests.support import Place, Running, snapshot
+
+FILES = ("transcript.jsonl", "locks/session.lock")
+GOOD, BAD = session_id(1), session_id(2)
+
+
+@pytest.fixture(params=FILES)
+def broken(request: pytest.FixtureRequest, place: Place) -> Path:
+    """Two sessions, of which the newer one's transcript or lock is a directory: that path."""
+    for number in (1, 2):
+        write_session(store_of(place), number)
+    return make_unreadable(place.session(BAD) / request.param)
+
+
+def make_unreadable(path: Path) -> Path:
+    path.unlink()
+    path.mkdir(0o700)
+    return path
+
+
+@pytest.mark.parametrize("words", [(), ("--all-projects",), ("--tree",), ("--tree", "--all-projects")])
+def test_lists_show_it_as_damaged(place: Place, broken: Path, words: tuple[str, ...]) -> None:
+    """Everything else is listed as ever; the damaged one with what cannot be read. Nothing is written."""
+    before = snapshot(place.state_root)
+    done = place.run("session", "list", *words)
+    assert (done.code, done.err) == (0, "")
+    lines = {line.split()[0]: line for line in done.out.splitlines()[1:] if line}
+    if not words:
+        assert "succeeded" in lines[GOOD]
+        assert "damaged" in lines[BAD]
+    assert f"{broken}: cannot be read (Is a directory)" in done.out
+    found = {item["id"]: item for item in place.run("session", "list", *words, "--json").json}
+    assert {key: item["status"] for key, item in found.items()} == {GOOD: "succeeded", BAD: "damaged"}
+    assert str(broken) in found[BAD]["error"]
+    only = place.run("session", "list", "--json", "--status", "damaged").json
+    assert [item["id"] for item in only] == [BAD]
+    assert snapshot(place.state_root) == before
+
+
+def test_what_asks_for_it_says_so(place: Place, broken: Path) -> None:
+    """Whatever needs the file names it and exits 6; others are answered."""
+    for command in ("info", "export -o x", "wait", "kill"):
+        if command == "kill" and broken.name == "transcript.jsonl":
+            continue  # it is known not to run
+        done = place.run("session", *command.split(), "-s", BAD)
+        assert (done.code, f"{broken}: cannot be read (Is a directory)" in done.out + done.err) == (6, True), command
+        assert place.run("session", *command.split(), "-s", GOOD).code == 0, command
+    both = place.run("session", "wait", BAD, GOOD, "--json")
+    assert both.code == 6
+    assert {item["session_id"]: item["status"] for item in both.json} == {GOOD: "succeeded", BAD: "damaged"}
+    if broken.name == "transcript.jsonl":
+        for words in (
+            ("result",),
+            ("show",),
+            ("logs",),
+            ("logs", "-f"),
+            ("logs", "-f", "--tail", "2"),
+            ("checkpoint",),
+        ):
+            done = place.run("session", *words, "-s", BAD, "--json")
+            assert (done.code, done.json["error"]["code"]) == (6, "damaged"), words
+    run = place.run("run", "--tool", "codex", "--session", BAD, "hello")
+    assert (run.code, str(broken) in run.err) == (6, True)
+
+
+def test_why(place: Place, broken: Path) -> None:
+    """The evidence is shown as far as it can be read."""
+    found = place.run("session", "why", "-s", BAD, "--json").json
+    assert (found["status"], str(broken) in found["error"]) == ("damaged", True)
+    is_lock = broken.name == "session.lock"
+    assert found["lock"]["held"] is (None if is_lock else False)
+    assert ("whether it runs cannot be known" if is_lock else "its lock is free") in found["why"]
+    shown = place.run("session", "why", "-s", BAD)
+    assert (shown.code, "lock        cannot be read" in shown.out) == (0, is_lock)
+
+
+def test_validate_and_repair(place: Place, broken: Path) -> None:
+    """Both, which are there for this, tell of it and of the others; there is nothing that could be mended."""
+    done = place.run("session", "validate", "--json")
+    assert done.code == 6
+    errors = [item for item in done.json if item["severity"] == "error"]
+    assert [(item["session_id"], item["path"]) for item in errors] == [(BAD, str(broken))]
+    assert place.run("session", "validate").out.endswith("2 sessions checked, 1 damaged\n")
+    before = snapshot(place.session(BAD))
+    repaired = place.run("session", "repair", "-s", BAD)
+    assert (repaired.code, str(broken) in repaired.err) == (6, True)
+    after = snapshot(place.session(BAD))
+    assert {path: what[2] for path, what in after.items()} == {path: what[2] for path, what in before.items()}
+
+
+def test_a_file_that_cannot_be_replaced(place: Place) -> None:
+    """Repair says what stands in the way of what it would write."""
+    write_session(store_of(place), 1)
+    broken = make_unreadable(place.session(GOOD) / "result.toml")
+    done = place.run("session", "repair", "-s", GOOD)
+    assert (done.code, f"{broken}: cannot be mended" in done.err) == (6, True)
+
+
+def test_export(place: Place, broken: Path) -> None:
+    """All but the damaged one are exported where that is asked for, and it is named."""
+    refused = place.run("session", "export", "--all", "-o", "x.tar.gz")
+    assert (refused.code, str(broken) in refused.err) == (6, True)
+    done = place.run("session", "export", "--all", "--skip-corrupted", "-o", "x.tar.gz")
+    assert (done.code, done.err.splitlines()) == (
+        0,
+        [f"left out: {BAD}: {broken}: cannot be read (Is a directory)."],
+    )
+    other = place.tmp / "other"
+    (other / ".csa").mkdir(parents=True)
+    imported = place.run("session", "import", str(place.project / "x.tar.gz"), "--json", cwd=other)
+    assert [item["id"] for item in imported.json] == [GOOD]
+
+
+@pytest.mark.parametrize("is_retired", [False, True])
+def test_stats(place: Place, is_retired: bool) -> None:  # noqa: FBT001  # a parameter of the test
+    """The turns of the others are counted; what could not be read is named. Collected sessions are no exception."""
+    for number in (1, 2):
+        write_session(store_of(place), number)
+    if is_retired:
+        retire(store_of(place), BAD)
+    place_of = store_of(place).find(BAD).root
+    make_unreadable(place_of / "transcript.jsonl")
+    done = place.run("stats", "--json")
+    assert (done.code, done.json["total"]["turns"]) == (0, 1)
+    assert done.err == f"left out: {place_of}/transcript.jsonl: cannot be read (Is a directory).\n"
+
+
+def test_views(place: Place, broken: Path) -> None:
+    """The live views show it in its place."""
+    found = {item["id"]: item["status"] for item in place.run("ps", "--all", "--json").json}
+    assert found == {GOOD: "succeeded", BAD: "damaged"}
+    assert str(broken) in place.run("ps", "--all").out
+
+
+def test_doctor(place: Place, broken: Path) -> None:
+    """Doctor counts it among the damaged."""
+    done = place.run("doctor", "--json")
+    (check,) = [check for check in done.json["checks"] if check["name"] == "sessions"]
+    assert (check["status"], str(broken) in check["detail"]) == ("warn", True)
+
+
+def test_collecting_leaves_it_alone(place: Place, broken: Path) -> None:
+    """However old, it stays and is named; one whose lock cannot be looked at stays even with --damaged."""
+    for session in (GOOD, BAD):
+        path = place.session(session) / "state.toml"
+        lines = path.read_text().splitlines(keepends=True)
+        path.write_text("".join("last_accessed = 2020-01-01T00:00:00Z\n" if "last_acc" in x else x for x in lines))
+    for directory, _, files in os.walk(place.session(BAD)):
+        for name in (".", *files):
+            os.utime(Path(directory, name), (0, 0))
+    for command in (("session", "clean"), ("gc",)):
+        done = place.run(*command, "--days", "30", "--dry-run")
+        assert GOOD in done.out
+        assert BAD not in done.out
+        assert str(broken) in done.err
+    done = place.run("session", "clean", "--days", "30")
+    assert (done.code, place.ids()) == (0, [BAD])
+    assert place.run("session", "clean", "--days", "30", "--damaged").code == 0
+    assert place.ids() == ([BAD] if broken.name == "session.lock" else [])
+
+
+def start_elsewhere(place: Place) -> Running:
+    """Start a turn in another project."""
+    other = place.tmp / "other"
+    (other / ".csa").mkdir(parents=True)
+    place.play(*place.hold())
+    running = place.start("run", "--tool", "codex", "--cd", str(other), "hello")
+    place.wait_ready()
+    return running
+
+
+def test_everything_else_is_killed(place: Place, broken: Path) -> None:
+    """`csa kill --all` ends what runs. Where a lock cannot be looked at it says that it does not know."""
+    running = start_elsewhere(place)
+    done = place.run("kill", "--all", "--yes")
+    assert running.wait().code != 0
+    is_unknown = broken.name == "session.lock"
+    assert f"{running.session_id}: killed (codex, turn 1)" in done.out
+    assert (done.code, str(broken) in done.err) == (6 if is_unknown else 0, is_unknown)
+    again = place.run("kill", "--all", "--yes", "--json")
+    assert (again.code, [item["session_id"] for item in again.json]) == ((6, [BAD]) if is_unknown else (0, []))
+
+
+def test_a_file_is_no_session(place: Place) -> None:
+    """A plain file that is named by a ULID is ignored, by lists and look-ups alike, and hinders nothing."""
+    write_session(store_of(place), 1)
+    stray = place.store / "sessions" / BAD
+    stray.touch()
+    running = start_elsewhere(place)
+    assert place.run("kill", "--all", "--yes").code == 0
+    assert running.wait().code != 0
+    assert [item["id"] for item in place.run("session", "list", "--json").json] == [GOOD]
+    assert place.run("session", "validate").out.endswith("1 session checked, 0 damaged\n")
+    assert place.run("session", "export", "--all", "-o", "x").code == 0
+    for command in ("info", "is-alive", "why", "kill"):
+        for selector in (BAD, BAD[:10]):
+            assert place.run("session", command, "-s", selector).code == 3, command
+    done = place.run("run", "--tool", "codex", "--session-id", BAD, "hello")
+    assert (done.code, str(stray) in done.err) == (6, True)
+    assert sorted(place.ids()) == [GOOD, BAD]
+
+
+def test_a_transcript_that_is_missing(place: Place) -> None:
+    """Whatever the record says of the last turn: without a transcript nobody knows, and nothing claims success."""
+    for number in (1, 2):
+        write_session(store_of(place), number)
+    missing = place.session(BAD) / "transcript.jsonl"
+    missing.unlink()
+    assert (place.status(GOOD), place.status(BAD)) == ("succeeded", "damaged")
+    for command in ("info", "result", "wait", "export -o x", "validate", "repair"):
+        done = place.run("session", *command.split(), "-s", BAD)
+        text = f"{missing}: is missing, and the record tells of 1 turn"
+        assert (done.code, text in done.out + done.err) == (6, True), command
+    found = place.run("session", "why", "-s", BAD, "--json").json
+    assert (found["status"], "another program" in found["why"]) == ("damaged", False)
+    assert {item["id"]: item["status"] for item in place.run("ps", "--all", "--json").json}[BAD] == "damaged"
+    assert place.run("session", "clean", "--older-than", "1s", "--dry-run").out.count(BAD) == 0
+    assert place.run("session", "validate").out.endswith("2 sessions checked, 1 damaged\n")
+    assert place.run("stats").err == f"left out: {missing}: is missing, and the record tells of 1 turn.\n"
