@@ -34,7 +34,7 @@ from csa.store.sweep import (
 )
 
 Action = Literal["retire", "purge"]
-_PREVIEW_LIMIT_S = 0.1  # a dry run names sessions; what they take is worth no more time than that
+_PREVIEW_LIMIT_S = 0.05  # a dry run names sessions; what they take is worth no more time than that
 _MEASURE_LIMIT_S = 10.0
 
 

@@ -118,7 +118,17 @@ class Selection:
         """Return what says of a record's text whether it may fit: reading it as TOML costs ten times as much."""
         groups = [self.tools, *({word} for word in (self.branch, self.owner) if word is not None)]
         marks = [[word.encode("utf-8", "replace") for word in group] for group in groups if group]
-        return lambda content: all(any(may_hold(content, mark) for mark in group) for group in marks)
+
+        def may_fit(content: bytes | None) -> bool:
+            for group in marks:  # loops, not any(): this runs for every session
+                for mark in group:
+                    if may_hold(content, mark):
+                        break
+                else:
+                    return False
+            return True
+
+        return may_fit
 
     def accepts(self, record: Record) -> bool:
         """Say whether a session's record fits, its status apart."""

@@ -26,6 +26,9 @@ class Liveness:
     fault: StateError | None = None
 
 
+_AT_REST = Liveness("not_alive")
+
+
 def probe(paths: SessionPaths) -> Liveness:
     """Say whether a supervisor holds the session. Never fails: what cannot be looked at is unknown."""
     try:
@@ -43,7 +46,9 @@ def _probe(paths: SessionPaths) -> Liveness:
         held, owner = _look(paths)
     if held:
         return Liveness("alive", owner)
-    if owner is None or owner.boot_id == boot_id() or (owner.machine_id and owner.machine_id == machine_id()):
+    if owner is None:
+        return _AT_REST
+    if owner.boot_id == boot_id() or (owner.machine_id and owner.machine_id == machine_id()):
         return Liveness("not_alive", owner)
     if _last_turn_finished(paths):
         return Liveness("not_alive", owner)

@@ -23,6 +23,9 @@ def _request(kind: int) -> bytes:
     return struct.pack(_FLOCK, kind, os.SEEK_SET, 0, 0, 0)
 
 
+_WHOLE_FILE = _request(fcntl.F_WRLCK)
+
+
 class Lock:
     """A held lock. Closing releases it, unless another process shares `fd`."""
 
@@ -60,7 +63,7 @@ def acquire_lock(path: Path, *, wait: bool = False, flock: bool = False) -> Lock
     while True:
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            fcntl.fcntl(fd, command, _request(fcntl.F_WRLCK))
+            fcntl.fcntl(fd, command, _WHOLE_FILE)
             if flock:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if _names(path, fd):  # else it was renamed away while we waited
@@ -96,7 +99,7 @@ def probe_lock(path: Path | str) -> tuple[bool, bytes]:
     except OSError as error:
         raise StateError.unreadable(Path(path), error) from error
     try:
-        answer = fcntl.fcntl(fd, fcntl.F_OFD_GETLK, _request(fcntl.F_WRLCK))
+        answer = fcntl.fcntl(fd, fcntl.F_OFD_GETLK, _WHOLE_FILE)
         held = struct.unpack(_FLOCK, answer)[0] != fcntl.F_UNLCK
         return held, os.pread(fd, MAX_OWNER_BYTES, 0)
     except OSError as error:

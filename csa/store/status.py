@@ -49,7 +49,7 @@ def settle(paths: SessionPaths) -> tuple[Liveness, Event | None]:
             raise liveness.fault
         if liveness.state != "not_alive":
             return liveness, None  # what the journal says does not matter, and a turn's may be long
-        last = last_turn_event(paths.transcript)
+        last = last_turn_event(f"{paths.root}/transcript.jsonl")  # a Path takes longer to make than to use
         if last is None or last.type == "run_finished" or last == seen:
             break
         seen = last

@@ -53,30 +53,28 @@ def read_lines(path: Path) -> Iterator[bytes]:
         raise StateError.unreadable(path, error) from error
 
 
-def read_events_backwards(path: Path) -> Iterator[Event]:
+def read_events_backwards(path: Path | str) -> Iterator[Event]:
     """Yield the events from the last to the first, reading only as far as is asked."""
     for line in _lines_backwards(path):
         if event := parse_line(line):
             yield event
 
 
-def last_turn_event(transcript: Path) -> Event | None:
+def last_turn_event(transcript: Path | str) -> Event | None:
     """Return the last `run_finished` or `run_started`, whichever came later."""
     return next((e for e in read_events_backwards(transcript) if e.type in {"run_finished", "run_started"}), None)
 
 
-def _lines_backwards(path: Path) -> Iterator[bytes]:
+def _lines_backwards(path: Path | str) -> Iterator[bytes]:
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:
         return
     except OSError as error:
-        raise StateError.unreadable(path, error) from error
+        raise StateError.unreadable(Path(path), error) from error
     try:
         at = os.fstat(fd).st_size
-        parts: list[bytes] | None = (
-            None  # of the line that began before what was read, last part first; None: it is partial
-        )
+        parts: list[bytes] | None = None  # of the line that is being read, last part first; None: of the partial one
         while at:
             start = max(0, at - _BLOCK)
             head, *lines = os.pread(fd, at - start, start).split(b"\n")
@@ -93,6 +91,6 @@ def _lines_backwards(path: Path) -> Iterator[bytes]:
         if parts and (first := b"".join(reversed(parts))):
             yield first
     except OSError as error:
-        raise StateError.unreadable(path, error) from error
+        raise StateError.unreadable(Path(path), error) from error
     finally:
         os.close(fd)
