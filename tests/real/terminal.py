@@ -3,6 +3,7 @@
 import os
 import re
 import time
+from collections.abc import Callable
 
 from tests.cli.terminal import Terminal
 from tests.real.workplace import READY_S
@@ -25,7 +26,7 @@ _ESCAPE = re.compile(r"\x1b\[[0-9;:?>=<]*([@-~])|\x1b\][^\x07\x1b]*(?:\x07|\x1b\
 class AnsweringTerminal(Terminal):
     """A terminal that answers, and types as a person pastes."""
 
-    patience_s = READY_S
+    patience_s = 1.5 * READY_S  # opencode takes its time to draw
     _unanswered = b""  # the end of what came: a question may have begun there
 
     def words_since(self, position: int) -> str:
@@ -43,6 +44,19 @@ class AnsweringTerminal(Terminal):
             self.type(_CLEAR_LINE)
         time.sleep(_HAND_S)
         self.type("\r")
+
+    def leave(self, command: str, *, shows: str, is_over: Callable[[], bool]) -> None:
+        """Enter the command that ends it, until it has: gemini (0.61.0) passes over what is entered while it answers."""
+        deadline = time.monotonic() + self.patience_s
+        while not is_over():
+            assert time.monotonic() < deadline, f"not taken: {command}; shown: {self.output!r}"
+            if self._paste(command, shows):
+                time.sleep(_HAND_S)
+                self.type("\r")
+            again_at = time.monotonic() + _ECHO_S
+            self.wait(lambda: is_over() or time.monotonic() > again_at, command)  # noqa: B023  # called at once
+            if not is_over():
+                self.type(_CLEAR_LINE)
 
     def _paste(self, line: str, shows: str) -> bool:
         """Return whether it was seen: codex may lose what is typed in the moment after it was continued (0.169.0)."""

@@ -3,6 +3,7 @@
 import json
 import signal
 import termios
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import pytest
@@ -11,7 +12,7 @@ from fixtures.mock_provider import text
 from tests.real.terminal import AnsweringTerminal
 from tests.real.workplace import CLAUDE_CODE, CODEX, GEMINI_CLI, KEY, OPENCODE, RealTool, Workplace
 
-pytestmark = [pytest.mark.real, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.real, pytest.mark.timeout(180)]
 
 CTRL_Z = "\x1a"
 
@@ -78,6 +79,10 @@ def wait_until_ready(terminal: AnsweringTerminal, place: Workplace, tool: RealTo
         terminal.wait(lambda: gemini_records(place) == 2, "gemini has recorded the history again")
 
 
+def leave(terminal: AnsweringTerminal, tool: RealTool, is_over: Callable[[], bool]) -> None:
+    terminal.leave(INTERFACES[tool].leave, shows=INTERFACES[tool].offers, is_over=is_over)
+
+
 def gemini_records(place: Workplace) -> int:
     return sum(file.read_text().count("which animal is the zebra?") for file in place.conversations(GEMINI_CLI))
 
@@ -96,7 +101,7 @@ def test_a_conversation_goes_on_in_the_tools_interface(place: Workplace, tool: R
         terminal.enter(said[1])
         terminal.wait_for_words("it is a giraffe")
         assert said[:2] in [request.user_texts for request in place.provider.requests]
-        terminal.enter(INTERFACES[tool].leave, shows=INTERFACES[tool].offers)
+        leave(terminal, tool, lambda: terminal.process.poll() is not None)
         assert terminal.end() == 0
         assert termios.tcgetattr(terminal.theirs) == terminal.before
     assert place.processes() == {}
@@ -162,7 +167,6 @@ def test_an_interface_is_suspended(place: Workplace, tool: RealTool) -> None:
         terminal.enter("and the okapi?")
         terminal.wait_for_words("it is a giraffe")
         assert ["which animal is the zebra?", "and the okapi?"] in [asked.user_texts for asked in place.asked("okapi")]
-        terminal.enter(INTERFACES[tool].leave, shows=INTERFACES[tool].offers)
-        terminal.wait_for_words(f"left session {session_id}")
+        leave(terminal, tool, lambda: f"left session {session_id}" in terminal.words_since(0))
         terminal.type("exit\r")
         assert terminal.end() == 0
