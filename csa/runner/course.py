@@ -20,7 +20,6 @@ from csa.model.result import RunResult, exit_code_for, link_of
 from csa.process.tagged import command_of
 from csa.process.tool import SpawnError, ToolProcess, start_tool
 from csa.runner.attempt import Attempt
-from csa.runner.checkpointing import checkpoint_turn
 from csa.runner.failover import Evidence, Tried, peak_rss, plan_fallback, total_usage
 from csa.runner.fallback import FALLBACK_KINDS
 from csa.runner.leftovers import describe, leftovers_of, reap
@@ -276,7 +275,10 @@ class Course:
             result = replace(result, chain=(*(link_of(ended) for ended in self._earlier), link_of(result)))
         result, events = self.recorder.finish(result, outcome, goes_on=self.following is not None)
         self.recorder.note(f"turn {result.turn}: {result.status}, {verdict.error_message or 'no error'}")
-        checkpoint_turn(self._setting, self.recorder)
+        if self._setting.config.checkpoint_every_turns:
+            from csa.runner.checkpointing import checkpoint_turn  # noqa: PLC0415  # brings git, which few turns need
+
+            checkpoint_turn(self._setting, self.recorder)
         self.last = [*passed_over, *events]
         self.result = result
 

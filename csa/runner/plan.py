@@ -9,6 +9,7 @@ import re
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from csa.errors import NotFoundError, RefusedError, ToolUnavailableError, UsageError
 from csa.ids import is_session_id
@@ -20,13 +21,15 @@ from csa.model.result import summarise
 from csa.model.state import SessionState, ToolState
 from csa.runner.caller import owner_name, refuse_own_lineage
 from csa.runner.fallback import fallback_of, first_installed
-from csa.runner.forking import Fork, load_source, plan_fork
 from csa.runner.request import RunRequest
 from csa.runner.setting import Setting, resolve_selector
 from csa.runner.toolbox import ToolChoice, choose_tool, loadable_adapters
 from csa.store.held import refuse_when_full
 from csa.store.lineage import ancestors
 from csa.store.project import git_branch
+
+if TYPE_CHECKING:
+    from csa.runner.forking import Fork
 
 SESSION_NAME = re.compile(r"[A-Za-z][A-Za-z0-9._-]{0,63}")
 MAX_SYSTEM_BYTES = 96 << 10  # it travels in one argument of the tool, of which the kernel allows 128 KiB
@@ -156,7 +159,7 @@ def _plan_new(setting: Setting, request: RunRequest, *, new_id: str, now: dateti
             "so it may not start another.",
             hint="do the work in this session, or let a session above it start the new one",
         )
-    source = load_source(setting, request.fork_from) if request.fork_from is not None else None
+    source = _load_source(setting, request.fork_from) if request.fork_from is not None else None
     choice = _choose(setting, request, previous=source.last_tool if source else None)
     refuse_when_full(setting.store, setting.config.max_sessions)
     directory = request.directory or setting.directory
@@ -190,7 +193,19 @@ def _plan_new(setting: Setting, request: RunRequest, *, new_id: str, now: dateti
         budget=_with_budget(Budget(), request),
     )
     plan = _plan(setting, request, choice, state, is_new=True, cwd=str(directory))
-    return plan_fork(plan, source) if source else plan
+    return _plan_fork(plan, source) if source else plan
+
+
+def _load_source(setting: Setting, selector: str) -> SessionState:
+    from csa.runner.forking import load_source  # noqa: PLC0415  # only forks need it
+
+    return load_source(setting, selector)
+
+
+def _plan_fork(plan: TurnPlan, source: SessionState) -> TurnPlan:
+    from csa.runner.forking import plan_fork  # noqa: PLC0415  # only forks need it
+
+    return plan_fork(plan, source)
 
 
 def _plan_resume(setting: Setting, request: RunRequest, session_id: str, *, now: datetime) -> TurnPlan:

@@ -18,7 +18,6 @@ from csa.runner.environment import (
     session_environment,
     system_note,
 )
-from csa.runner.forking import fork_handoff
 from csa.runner.handoff import DigestLimits, Handoff, make_handoff
 from csa.runner.plan import TurnPlan
 from csa.runner.request import RunRequest
@@ -126,6 +125,8 @@ def _handoff(
 ) -> Handoff | None:
     limits = DigestLimits(turns=setting.config.context_turns, tokens=setting.config.context_tokens)
     if plan.fork is not None:
+        from csa.runner.forking import fork_handoff  # noqa: PLC0415  # only forks need it
+
         return fork_handoff(plan.fork, setting.store.paths(plan.fork.source_id), plan.adapter.name, limits)
     if plan.is_new or not plan.hands_over:
         return None

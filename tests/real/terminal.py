@@ -46,7 +46,7 @@ class AnsweringTerminal(Terminal):
         self.type("\r")
 
     def leave(self, command: str, *, shows: str, is_over: Callable[[], bool]) -> None:
-        """Enter the command that ends it, until it has: gemini (0.61.0) passes over what is entered while it answers."""
+        """Enter what ends it, until it has ended: gemini (0.61.0) passes over what is entered while it answers."""
         deadline = time.monotonic() + self.patience_s
         while not is_over():
             assert time.monotonic() < deadline, f"not taken: {command}; shown: {self.output!r}"
