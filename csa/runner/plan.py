@@ -135,12 +135,14 @@ def _find_target(setting: Setting, request: RunRequest) -> str | None:
         return None
     if is_session_id(request.session_id.upper()):
         session_id = request.session_id.upper()
-        if not setting.store.has(session_id) and setting.store.find(session_id).root.is_dir():
+        if setting.store.has(session_id):
+            return session_id
+        if setting.store.retired_paths(session_id).root.is_dir():
             raise NotFoundError(
                 f"Session {session_id} was retired; it would come back beside a new one.",
                 hint=f"csa session restore -s {session_id}",
             )
-        return session_id if setting.store.has(session_id) else None
+        return None
     return setting.store.find_name(request.session_id)
 
 

@@ -16,14 +16,8 @@ from typing import Self
 from csa.errors import StateError
 
 _FLOCK = "hhqqi4x"  # struct flock of 64-bit Linux; l_pid must be 0 for OFD requests
+_WHOLE_FILE = struct.pack(_FLOCK, fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
 MAX_OWNER_BYTES = 4096
-
-
-def _request(kind: int) -> bytes:
-    return struct.pack(_FLOCK, kind, os.SEEK_SET, 0, 0, 0)
-
-
-_WHOLE_FILE = _request(fcntl.F_WRLCK)
 
 
 class Lock:

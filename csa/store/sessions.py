@@ -132,13 +132,7 @@ class Store:
         """Return the same of the session that stands in `directory`, whose text has been read if there is `content`."""
         if content is None:
             return self.record(session_id)
-        from csa.store.statefile import parse_state_bytes  # noqa: PLC0415  # resolving an id reads no state
-
-        paths = SessionPaths(Path(directory, session_id))
-        try:
-            return Record(session_id, paths, parse_state_bytes(paths.state, content))
-        except StateError as fault:
-            return Record(session_id, paths, None, fault)
+        return _read(session_id, SessionPaths(Path(directory, session_id)), content)
 
     def records(self) -> Iterator[Record]:
         """Yield every session, newest first; one that is removed meanwhile is passed over."""
@@ -227,17 +221,17 @@ def _ids_in(directory: Path, prefix: str = "") -> list[str]:
         raise StateError.unreadable(directory, error) from error
 
 
-def _read(session_id: str, paths: SessionPaths) -> Record:
+def _read(session_id: str, paths: SessionPaths, content: bytes | None = None) -> Record:
     try:
-        return Record(session_id, paths, _load(paths))
+        return Record(session_id, paths, _load(paths, content))
     except StateError as fault:
         return Record(session_id, paths, None, fault)
 
 
-def _load(paths: SessionPaths) -> SessionState:
-    from csa.store.statefile import load_state  # noqa: PLC0415  # resolving an id reads no state
+def _load(paths: SessionPaths, content: bytes | None = None) -> SessionState:
+    from csa.store.statefile import load_state, parse_state_bytes  # noqa: PLC0415  # resolving an id reads no state
 
-    return load_state(paths.state)
+    return load_state(paths.state) if content is None else parse_state_bytes(paths.state, content)
 
 
 def read_state_text(session: str, *, directory: int | None = None) -> bytes | None:
