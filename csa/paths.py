@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
+
+from csa.structs import Struct
 
 
 def state_root(environ: Mapping[str, str]) -> Path:
@@ -35,8 +36,7 @@ def store_dir(root: Path, project: Path) -> Path:
     return root.joinpath(*project.parts[1:])
 
 
-@dataclass(frozen=True, slots=True)
-class SessionPaths:
+class SessionPaths(Struct):
     """The files of one session directory (docs/sessions.md describes each)."""
 
     root: Path

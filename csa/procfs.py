@@ -5,18 +5,21 @@ from __future__ import annotations
 import os
 import signal
 from contextlib import suppress
-from dataclasses import dataclass
+
+from csa.structs import Struct
 
 _START_TIME, _STATE, _PARENT, _RESIDENT = 19, 0, 1, 21  # fields of /proc/<pid>/stat behind the command's name
 _TIMES = slice(11, 15)  # utime, stime, and those of reaped children
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class ProcessId:
+class ProcessId(Struct):
     """A process, also when its pid is used again: the start time is in clock ticks since boot."""
 
     pid: int
     start_time: int
+
+    def __lt__(self, other: ProcessId) -> bool:
+        return (self.pid, self.start_time) < (other.pid, other.start_time)
 
 
 def process_start_time(pid: int) -> int | None:

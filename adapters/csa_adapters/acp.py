@@ -15,7 +15,6 @@ import posixpath
 import re
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
 
 from csa.model.adapter import (
     Adapter,
@@ -27,6 +26,7 @@ from csa.model.adapter import (
     StderrReader,
     TurnRequest,
 )
+from csa.structs import Struct, field, replace
 from csa_adapters.acp_compaction import AcpCompactionDecoder
 from csa_adapters.acp_stream import AcpDecoder
 
@@ -39,8 +39,7 @@ _ENVIRONMENT = {"CODEX_ACP_PROMPT_SUGGESTIONS": "false", "CODEX_CONFIG": json.du
 _LITERAL = "What follows is a message, not a command:"
 
 
-@dataclass(frozen=True, slots=True)
-class _Agent:
+class _Agent(Struct):
     """How a tool that csa knows is started as an agent."""
 
     words: tuple[str, ...]

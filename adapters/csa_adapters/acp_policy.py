@@ -17,10 +17,10 @@ import posixpath
 import re
 import shlex
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 from csa.model.permission import Permission
+from csa.structs import Struct, field
 from csa_adapters.jsonlines import list_of, mapping_of, text_of
 
 _Json = Mapping[str, Any]
@@ -43,8 +43,7 @@ _HARMLESS_REDIRECTION = re.compile(r"(?:2>&1|&?[12]?>\s?/dev/null)(?=\s|$|[;&|])
 _SHELL = re.compile(r"(?:\S*/)?(?:ba|da|z)?sh")
 
 
-@dataclass(frozen=True, slots=True)
-class Policy:
+class Policy(Struct):
     """Who asks: the level, where edits may go, and how csa is called."""
 
     permission: Permission

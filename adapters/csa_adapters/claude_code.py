@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 
 from csa.errors import UsageError
 from csa.model.adapter import Capabilities, Invocation, Probe, Removal, RemovalRequest, TurnRequest
 from csa.model.permission import Permission
+from csa.structs import replace
 from csa_adapters.claude_compaction import ClaudeCompactionDecoder
 from csa_adapters.claude_stream import ClaudeCodeDecoder
 from csa_adapters.homes import argument, endpoint_name, home_directory, is_uuid, shortened

@@ -10,11 +10,11 @@ import posixpath
 import re
 import sys
 from collections.abc import Mapping
-from dataclasses import replace
 
 from csa.errors import UsageError
 from csa.model.adapter import Capabilities, Invocation, Probe, Removal, RemovalRequest, TurnRequest
 from csa.model.permission import Permission
+from csa.structs import replace
 from csa_adapters.gemini_compaction import GeminiCompactionDecoder
 from csa_adapters.gemini_policy import policy
 from csa_adapters.gemini_settings import (

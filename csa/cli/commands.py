@@ -10,13 +10,13 @@ import os
 import re
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
+from csa.structs import Struct
 
-@dataclass(frozen=True, slots=True)
-class Command:
+
+class Command(Struct):
     """One leaf of the command line."""
 
     words: tuple[str, ...]

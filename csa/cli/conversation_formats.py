@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from html import escape
 
 from csa.model.conversation import Message, ToolCall, message_to_json
+from csa.structs import Struct
 
 _FENCE = re.compile(r"`{3,}")
 _WORDS = {"completed": "", "failed": " — failed", "denied": " — denied", "in_progress": " — not finished"}
@@ -27,8 +27,7 @@ summary { cursor: pointer; font: 13px/1.4 ui-monospace, monospace; } .failed, .d
 """
 
 
-@dataclass(frozen=True, slots=True)
-class Document:
+class Document(Struct):
     """A session to be read: what is known of it, and its messages."""
 
     session_id: str

@@ -7,7 +7,6 @@ import sys
 from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from csa.cli.describe import describe
 from csa.cli.output import Style, cut, terminal_width
 from csa.model.events import Event
 from csa.store.transcript import parse_line, read_events, read_events_backwards, read_lines
+from csa.structs import replace
 
 _BLOCK = 1 << 20
 _LEAD = 14  # columns of the time and the turn

@@ -7,7 +7,6 @@ any of them ran.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 from csa.cli.describe import elapsed, money, tokens
@@ -17,6 +16,7 @@ from csa.model.rollup import Rollup
 from csa.model.tree import Node, walk
 from csa.runner.genealogy import Forest, is_fork_edge, statuses_below
 from csa.runner.listing import SessionInfo
+from csa.structs import Struct
 
 _NUMBERS_FROM = 80  # columns
 _TEXT_WIDTH = 10  # at least
@@ -25,8 +25,7 @@ _WIDTHS = (8, 7, 8)
 _NAMES = ("TIME", "TOKENS", "COST")
 
 
-@dataclass(frozen=True, slots=True)
-class _Place:
+class _Place(Struct):
     """Where in a tree a node stands: the lines before it, and those before its children."""
 
     lead: str = ""

@@ -6,7 +6,6 @@ Pure: from rows to lines of a given width. `csa run`, `session list --watch` and
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 from csa.cli.describe import elapsed, money, tokens
 from csa.cli.output import STATUS_STYLES, cut, display_width, one_line
@@ -14,6 +13,7 @@ from csa.ids import is_session_id
 from csa.model.tree import Node, build_forest, walk
 from csa.model.usage import Usage
 from csa.store.owner import Owner
+from csa.structs import Struct
 
 Line = list[tuple[str, str]]  # pieces of text, each with a style of `csa.cli.output`
 Forest = list[Node["Row"]]
@@ -27,8 +27,7 @@ _RIGHT = ((24, 8), (40, 7), (60, 8))  # from how many columns on there is one fo
 _NAMES = ("TIME", "TOKENS", "COST")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Row:
+class Row(Struct, kw_only=True):
     """A session. Times are Unix seconds; `duration_s` is None while it runs."""
 
     session_id: str
@@ -43,7 +42,7 @@ class Row:
     doing: str = ""
     started_at: float | None = None
     duration_s: float | None = None
-    usage: Usage = Usage()  # noqa: RUF009  # immutable
+    usage: Usage = Usage()  # immutable
     owner: Owner | None = None  # while it runs
 
     @property

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import sys
 import time
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
 import anyio
@@ -25,6 +24,7 @@ from csa.paths import home
 from csa.runner.client import Csa
 from csa.store.observer import Observer
 from csa.store.stores import find_stores
+from csa.structs import Struct, replace
 
 if TYPE_CHECKING:
     from csa.runner.turn import Turn
@@ -34,8 +34,7 @@ _LINE_WIDTH = 160
 _LABEL = 10
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Subject:
+class Subject(Struct, kw_only=True):
     """The turn that is shown."""
 
     session_id: str

@@ -11,7 +11,6 @@ import os
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from csa.cli.describe import elapsed, size
 from csa.cli.live import Row
@@ -21,12 +20,12 @@ from csa.cli.top import OTHERS_SHOWN, by_start, to_json
 from csa.paths import home, state_root
 from csa.runner.resources import Resources, measure_trees
 from csa.store.stores import find_stores
+from csa.structs import Struct
 
 _TEXT_WIDTH = 10  # at least
 
 
-@dataclass(frozen=True, slots=True)
-class _Line:
+class _Line(Struct):
     row: Row
     resources: Resources | None
 
@@ -93,8 +92,7 @@ def _time(line: _Line, _width: int | None) -> str:
     return "-" if seconds is None else elapsed(seconds)
 
 
-@dataclass(frozen=True, slots=True)
-class _Column:
+class _Column(Struct):
     name: str
     since: int  # how many columns the terminal must have
     cell: Callable[[_Line, int | None], str]  # the width is None in a pipe

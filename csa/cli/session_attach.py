@@ -15,7 +15,6 @@ import signal
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from csa.cli.output import lossy, print_json, print_problem
@@ -29,6 +28,7 @@ from csa.model.usage import Usage
 from csa.runner.client import Csa
 from csa.runner.waiting import await_endings, waiters_exit_code
 from csa.store.following import follow
+from csa.structs import Struct
 
 if TYPE_CHECKING:
     from csa.cli.progress import Progress, Subject
@@ -84,8 +84,7 @@ def _interact(client: Csa, session_id: str, arguments: argparse.Namespace) -> in
     return 0 if ended.end.code == 0 and ended.stopped_by is None else 1
 
 
-@dataclass(slots=True)
-class _Seen:
+class _Seen(Struct, frozen=False):
     """What must be kept of what was seen: an ephemeral session is gone when its turn has ended."""
 
     message: str = ""

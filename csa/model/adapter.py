@@ -7,11 +7,11 @@ point of the group `csa.adapters`; the entry point's name is the adapter's `name
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, runtime_checkable
 
 from csa.model.permission import Permission
 from csa.model.usage import Usage
+from csa.structs import Struct, field
 
 ErrorKind = Literal[
     "auth",
@@ -29,8 +29,7 @@ ErrorKind = Literal[
 ]
 
 
-@dataclass(frozen=True, slots=True)
-class Capabilities:
+class Capabilities(Struct):
     """What the tool can do.
 
     choose_id: it takes the provider session id of a new run (a UUIDv4) from its caller.
@@ -46,8 +45,7 @@ class Capabilities:
     reads: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TurnRequest:
+class TurnRequest(Struct, kw_only=True):
     """One turn to run, as the adapter sees it."""
 
     prompt: str
@@ -72,8 +70,7 @@ class TurnRequest:
     run_directory_is_roots: bool = False  # nobody but root can change it or any directory above it
 
 
-@dataclass(frozen=True, slots=True)
-class Invocation:
+class Invocation(Struct):
     """The process to start. Never holds the prompt in `argv`."""
 
     argv: tuple[str, ...]
@@ -86,16 +83,14 @@ class Invocation:
     warnings: tuple[str, ...] = ()  # what the user should know of this run
 
 
-@dataclass(frozen=True, slots=True)
-class Update:
+class Update(Struct):
     """One event for the transcript: a type of its vocabulary, and that type's data."""
 
     type: str
     data: dict[str, Any]
 
 
-@dataclass(frozen=True, slots=True)
-class ToolExit:
+class ToolExit(Struct):
     """How the tool ended: an exit code, or the number of the signal it died of; both None when csa had to reap it."""
 
     code: int | None
@@ -103,8 +98,7 @@ class ToolExit:
     stderr_tail: str = ""  # the last 16 KiB
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome:
+class Outcome(Struct, kw_only=True):
     """The adapter's verdict on a turn, from typed evidence only."""
 
     succeeded: bool
@@ -118,8 +112,7 @@ class Outcome:
     denied: tuple[str, ...] = ()  # titles of tool calls that were refused permission
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CompactionOutcome(Outcome):
+class CompactionOutcome(Outcome, kw_only=True):
     """The verdict on a compaction. It has succeeded only with a proof: the tool's typed event, or its own record."""
 
     proof: str | None = None  # what shows it, in words
@@ -160,8 +153,7 @@ class StderrReader(Protocol):
         """Take one line of stderr without its newline; most say nothing of interest. Never raises."""
 
 
-@dataclass(frozen=True, slots=True)
-class Probe:
+class Probe(Struct):
     """How to see whether the tool is usable: its version command, and what shows that it has credentials."""
 
     version_arguments: tuple[str, ...]
@@ -172,8 +164,7 @@ class Probe:
     login: str = ""  # what to do to log in, besides setting one of the variables
 
 
-@dataclass(frozen=True, slots=True)
-class RemovalRequest:
+class RemovalRequest(Struct):
     """A conversation whose copy at the tool's side is to go. `command` is empty where the tool is not installed."""
 
     command: tuple[str, ...]
@@ -181,8 +172,7 @@ class RemovalRequest:
     environ: Mapping[str, str]
 
 
-@dataclass(frozen=True, slots=True)
-class Removal:
+class Removal(Struct):
     """How to remove the tool's own copy of a conversation: a command that asks nothing, or the files that are it.
 
     `files` are absolute glob patterns.

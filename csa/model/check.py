@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any, Literal
+
+from csa.structs import Struct
 
 ANSWER_LIMIT_S = 10.0  # gemini-cli and opencode take two seconds at their first start, more on a busy machine
 
@@ -11,8 +12,7 @@ Topic = Literal["setup", "tools", "state", "system"]
 CheckStatus = Literal["ok", "warn", "fail"]
 
 
-@dataclass(frozen=True, slots=True)
-class Check:
+class Check(Struct):
     """One thing that was looked at.
 
     A `warn` may surprise; a `fail` does not work. `exit_code` is set where a failure keeps every run from working.

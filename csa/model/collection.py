@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Literal
 
 from csa.model.state import SessionState
+from csa.structs import Struct
 
 Reason = Literal["old", "expired", "ephemeral", "damaged"]
 _NEVER = datetime.min.replace(tzinfo=UTC)
 _MANY_DAYS = 10_000_000
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Rule:
+class Rule(Struct, kw_only=True):
     """What to collect. Of `days` and `older_than` at most one is given; with neither, only what has expired goes.
 
     days: sessions that were not used for more than so many whole days; exactly so many days old stays.

@@ -7,7 +7,6 @@ what limits csa but not loosen it, and may not name commands or variables for th
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, Literal
 
@@ -15,6 +14,7 @@ from csa.errors import ConfigError
 from csa.model.duration import parse_duration
 from csa.model.limits import COUNTS, Limits
 from csa.model.permission import Permission
+from csa.structs import Struct, field
 
 _Kind = Literal["text", "words", "count", "seconds", "permission", "table", "transport", "switch", "duration", "flag"]
 AUTO = "auto"
@@ -22,8 +22,7 @@ NATIVE = "native"
 TRANSPORTS = (NATIVE, "acp")
 
 
-@dataclass(frozen=True, slots=True)
-class Key:
+class Key(Struct):
     """One key: its type, default and meaning; `limits` marks those that a project file can only tighten."""
 
     kind: _Kind
@@ -65,8 +64,7 @@ TOOL_KEYS: Mapping[str, Key] = {
 _NOT_FOR_PROJECTS = ("command", "env", "transport")  # the transport decides how a permission is enforced
 
 
-@dataclass(frozen=True, slots=True)
-class Layer:
+class Layer(Struct):
     """The values of one source; `origin` is what `csa config show` names it."""
 
     origin: str
@@ -74,8 +72,7 @@ class Layer:
     is_project: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class ToolConfig:
+class ToolConfig(Struct):
     """`[tools.<name>]`."""
 
     command: tuple[str, ...] = ()
@@ -85,8 +82,7 @@ class ToolConfig:
     env: Mapping[str, str] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
-class Config:
+class Config(Struct):
     """The values in force, by dotted key, each with its origin."""
 
     values: Mapping[str, tuple[Any, str]]

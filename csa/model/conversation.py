@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 from csa.model.events import Event
+from csa.structs import Struct, field
 
 _ENDED = {"completed", "failed"}
 
 
-@dataclass(slots=True)
-class ToolCall:
+class ToolCall(Struct, frozen=False):
     """What an agent did with a tool, and what came of it."""
 
     id: str
@@ -23,8 +22,7 @@ class ToolCall:
     exit_code: int | None = None
 
 
-@dataclass(slots=True)
-class Message:
+class Message(Struct, frozen=False):
     """Something that was said: by the `user`, the `assistant`, as its `thought`, or by csa, the `system`.
 
     Tool calls belong to the word of the assistant after which they came; that may be empty.

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, Literal
+
+from csa.structs import Struct
 
 TRANSCRIPT_VERSION = 1
 
@@ -32,8 +33,7 @@ EventType = Literal[
 ]
 
 
-@dataclass(frozen=True, slots=True)
-class Event:
+class Event(Struct):
     """One line of a transcript. `seq` is contiguous over the session's life; `ts` is RFC 3339 UTC, milliseconds."""
 
     seq: int

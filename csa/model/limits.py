@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from csa.model.usage import Usage
+from csa.structs import Struct, asdict, field, fields, replace
 
 TREE_LIMITS = ("max_tree_sessions", "max_tree_running")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
+class Limits(Struct, kw_only=True):
     """How many sessions and running turns there may be. `tools` limits the running turns of single tools."""
 
     max_children: int = 0
@@ -44,11 +43,10 @@ class Limits:
         return {**counts, "tools": tools} if tools or any(counts.values()) else None
 
 
-COUNTS = tuple(each.name for each in fields(Limits) if each.name != "tools")
+COUNTS = tuple(name for name in fields(Limits) if name != "tools")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Budget:
+class Budget(Struct, kw_only=True):
     """What a session and all below it may use: tokens in and out, US dollars, seconds of turns."""
 
     tokens: int = 0
@@ -60,7 +58,7 @@ class Budget:
 
     def to_record(self) -> dict[str, Any] | None:
         """Return `[budget]`, as `Limits.to_record`."""
-        return {each.name: getattr(self, each.name) or None for each in fields(self)} if self else None
+        return {name: amount or None for name, amount in asdict(self).items()} if self else None
 
     def exhausted_by(self, spent: Spent) -> str | None:
         """Return in words what is used up; None while there is something left of everything."""
@@ -73,8 +71,7 @@ class Budget:
         return None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Spent:
+class Spent(Struct, kw_only=True):
     """What turns have used, and how many of them did not say how many tokens, or how much money."""
 
     tokens: int = 0
@@ -84,12 +81,12 @@ class Spent:
     turns_unpriced: int = 0
 
     def __add__(self, other: Spent) -> Spent:
-        sums = {each.name: getattr(self, each.name) + getattr(other, each.name) for each in fields(self)}
+        sums = {name: amount + getattr(other, name) for name, amount in asdict(self).items()}
         return Spent(**{**sums, "usd": round(sums["usd"], 6), "time_s": round(sums["time_s"], 3)})
 
     def to_dict(self) -> dict[str, Any]:
         """Return the five numbers by name."""
-        return {each.name: getattr(self, each.name) for each in fields(self)}
+        return asdict(self)
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Spent:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
 
 from csa.model.state import format_time, parse_time
 from csa.model.usage import Usage
+from csa.structs import Struct
 
 Status = Literal["succeeded", "failed", "cancelled", "timed_out", "killed", "lost"]
 SIGNAL_EXITS = {"SIGINT": 130, "SIGTERM": 143, "SIGHUP": 129}
@@ -17,8 +17,7 @@ _KIND_EXITS = {"auth": 7, "rate_limit": 8, "quota": 8}
 SUMMARY_LENGTH = 200
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Link:
+class Link(Struct, kw_only=True):
     """One turn of a run that fell back from tool to tool."""
 
     turn: int
@@ -31,8 +30,7 @@ class Link:
         return {"turn": self.turn, "tool": self.tool, "status": self.status, "error_kind": self.error_kind}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RunResult:
+class RunResult(Struct, kw_only=True):
     """The outcome of one turn. `exit_code` is csa's, `tool_exit_code` the tool's own (None when it had none)."""
 
     session_id: str

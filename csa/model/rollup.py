@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 
 from csa.model.usage import Usage
+from csa.structs import Struct, field
 
 Span = tuple[float, float]  # Unix seconds
 
 
-@dataclass(slots=True)
-class Rollup:
+class Rollup(Struct, frozen=False):
     """Sessions by status, the moments at which any of them ran, and what they have used."""
 
     statuses: dict[str, int] = field(default_factory=dict)

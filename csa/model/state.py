@@ -8,13 +8,13 @@ TOML dates or strings.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 from csa.ids import is_session_id
 from csa.model.limits import COUNTS, Budget, Limits, Spent
 from csa.model.usage import Usage
+from csa.structs import Struct, field
 
 SCHEMA = 1
 _T = TypeVar("_T")
@@ -35,8 +35,7 @@ class NewerSchemaFault(RecordFault):
     """A newer csa wrote the record."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ToolState:
+class ToolState(Struct, kw_only=True):
     """`[tools.<name>]`: the tool's own conversation, and how its last turn ended."""
 
     provider_session_id: str | None = None
@@ -48,8 +47,7 @@ class ToolState:
     totals: Mapping[str, float] | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SessionState:
+class SessionState(Struct, kw_only=True):
     """state.toml. `depth` 0 and no parent: a root."""
 
     session_id: str

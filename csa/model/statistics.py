@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import Any
 
 from csa.model.usage import Usage
+from csa.structs import Struct, field
 
 _PERCENTILE = 95
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TurnFacts:
+class TurnFacts(Struct, kw_only=True):
     """What counts of a turn. `status` is None while it runs; `context_tokens`: what it read, None where unknown."""
 
     session_id: str
@@ -24,8 +23,7 @@ class TurnFacts:
     peak_rss_bytes: int | None = None
 
 
-@dataclass(slots=True)
-class Tally:
+class Tally(Struct, frozen=False):
     """The sum over some turns, and the sessions to which they belong."""
 
     sessions: set[str] = field(default_factory=set)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
 from typing import Generic, TypeVar
+
+from csa.structs import Struct, field
 
 T = TypeVar("T")
 
 
-@dataclass(slots=True)
-class Node(Generic[T]):
+class Node(Struct, Generic[T], frozen=False):
     """A session and its children, in the order given; `item` is None for a parent that is not there."""
 
     session_id: str

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
+from csa.structs import Struct
 
-@dataclass(frozen=True, slots=True)
-class Usage:
+
+class Usage(Struct):
     """Tokens (input includes cached) and US dollars; None for money where the tool does not say."""
 
     input_tokens: int = 0

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from pathlib import Path
 
 from csa.procfs import ProcessId, identify
+from csa.structs import Struct
 
 
-@dataclass(frozen=True, slots=True)
-class Holder:
+class Holder(Struct):
     """A process that has the lock open. A lock is free when all of its holders are gone."""
 
     process: ProcessId

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 from csa.procfs import ProcessId, identify, parent_of
+from csa.structs import Struct
 
 KEEP_VARIABLE = "CSA_KEEP_BACKGROUND"  # set for a turn whose leftovers were to live on
 _DIRECTORY = b"CSA_SESSION_DIR="
 _KEPT = f"{KEEP_VARIABLE}=".encode()
 
 
-@dataclass(frozen=True, slots=True)
-class TaggedProcess:
+class TaggedProcess(Struct):
     """A process, and the session directory that its environment names."""
 
     process: ProcessId

@@ -16,7 +16,6 @@ import time
 import tty
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +24,7 @@ import pexpect
 from csa.model.adapter import ToolExit
 from csa.process import guardian
 from csa.process.tool import GUARDIAN_COMMAND, SpawnError
+from csa.structs import Struct
 
 TICK_S = 0.2
 TERM_GRACE_S = 3.0
@@ -35,8 +35,7 @@ _ENDS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _SETTINGS_BYTES = 64  # room for the kernel's struct termios
 
 
-@dataclass(frozen=True, slots=True)
-class TerminalEnd:
+class TerminalEnd(Struct):
     """How it ended. `stopped_by` is the signal csa was sent, or `cancel`; None when the tool ended by itself."""
 
     end: ToolExit

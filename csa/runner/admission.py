@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
 
 from csa.errors import FullError, Obstacle, RefusedError
 from csa.model.limits import Limits
@@ -22,6 +21,7 @@ from csa.store.sessions import Store
 from csa.store.slots import WAITING_IS_FUTILE, Holder, take_slot
 from csa.store.spending import Account, accounts_of, below, total
 from csa.store.trees import Member, Tree, begin_roll, open_tree
+from csa.structs import replace
 
 
 class Admission:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from csa.errors import BusyError, CsaError, NotFoundError, RefusedError, StateError, UsageError
@@ -19,10 +18,10 @@ from csa.store.liveness import probe
 from csa.store.retiring import hold, remove_empty_directories
 from csa.store.sessions import Store
 from csa.store.statefile import load_state, save_state
+from csa.structs import Struct, field, replace
 
 
-@dataclass(slots=True)
-class Adoption:
+class Adoption(Struct, frozen=False):
     """What was taken over, what stayed behind and why, and sessions that had to leave their name."""
 
     old: Path

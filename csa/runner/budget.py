@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 from csa.model.limits import Budget, Spent
@@ -10,12 +9,12 @@ from csa.runner.setting import Setting, resolve_selector
 from csa.store.lineage import ancestors
 from csa.store.spending import Account, accounts_of, below, total
 from csa.store.trees import read_roll
+from csa.structs import Struct
 
 AMOUNTS = ("tokens", "usd", "time_s")
 
 
-@dataclass(frozen=True, slots=True)
-class BudgetState:
+class BudgetState(Struct):
     """One session's budget, and what it and all below it have used of that."""
 
     session_id: str
@@ -37,8 +36,7 @@ class BudgetState:
         }
 
 
-@dataclass(frozen=True, slots=True)
-class BudgetReport:
+class BudgetReport(Struct):
     """`own` is the session's, whether it has a budget or not; `above` are those of its ancestors that bind it, too."""
 
     own: BudgetState

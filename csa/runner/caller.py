@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import pwd
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 from csa.errors import RefusedError, StateError
@@ -20,12 +19,12 @@ from csa.model.state import SessionState
 from csa.paths import SessionPaths, store_dir
 from csa.runner.ancestry import IDENTITY_VARIABLES
 from csa.store.statefile import load_state
+from csa.structs import Struct
 
 _MAX_ANCESTORS = 1000
 
 
-@dataclass(frozen=True, slots=True)
-class Caller:
+class Caller(Struct):
     """The session in which csa was called."""
 
     state: SessionState

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -32,14 +31,14 @@ from csa.store.sweep import (
     judge,
     retired_at,
 )
+from csa.structs import Struct, field
 
 Action = Literal["retire", "purge"]
 _PREVIEW_LIMIT_S = 0.05  # a dry run names sessions; what they take is worth no more time than that
 _MEASURE_LIMIT_S = 10.0
 
 
-@dataclass(frozen=True, slots=True)
-class Item:
+class Item(Struct):
     """One thing to collect: a session, one that is retired, or what something that was cut off has left."""
 
     store: Store
@@ -64,8 +63,7 @@ class Item:
         }
 
 
-@dataclass(slots=True)
-class Plan:
+class Plan(Struct, frozen=False):
     """What a rule takes of a store, and what it leaves though it would be time."""
 
     store: Store
@@ -76,8 +74,7 @@ class Plan:
     running: list[str] = field(default_factory=list)
 
 
-@dataclass(slots=True)
-class Report:
+class Report(Struct, frozen=False):
     """What was done, or with a dry run would be. `failures` are texts."""
 
     retired: list[Item] = field(default_factory=list)

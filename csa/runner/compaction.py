@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -40,13 +39,13 @@ from csa.store.atomic import write_private
 from csa.store.heartbeat import render_heartbeat
 from csa.store.held import HeldSession, open_session
 from csa.store.journal import Journal
+from csa.structs import Struct, replace
 
 _FAILURE = 1  # of whatever kind: the codes of `run` tell of turns
 _STOPPED = ("cancelled", "timed_out")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CompactionResult:
+class CompactionResult(Struct, kw_only=True):
     """What came of it. `compacted_at` is None where nothing was compacted."""
 
     session_id: str

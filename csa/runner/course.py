@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -32,6 +31,7 @@ from csa.runner.setting import Setting
 from csa.runner.stopping import Stopping
 from csa.runner.verdict import Stop, Verdict, judge
 from csa.store.project import git_head
+from csa.structs import replace
 
 
 class Course:

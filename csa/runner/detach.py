@@ -7,12 +7,10 @@ its environment, so that it is not taken for a process of its caller's.
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import subprocess
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +21,12 @@ from csa.runner.ancestry import IDENTITY_VARIABLES
 from csa.runner.client import Csa
 from csa.runner.environment import outer_sandbox
 from csa.runner.request import RunRequest
+from csa.structs import Struct, asdict, replace
 
 START_LIMIT_S = 60.0
 
 
-@dataclass(frozen=True, slots=True)
-class Detached:
+class Detached(Struct):
     """A turn that runs by itself."""
 
     session_id: str
@@ -38,7 +36,7 @@ class Detached:
 
     def to_json(self) -> dict[str, Any]:
         """Return the object that `run --detach --json` prints."""
-        return dataclasses.asdict(self)
+        return asdict(self)
 
 
 def start_detached(
@@ -62,7 +60,7 @@ def start_detached(
     plan = client.plan(request)
     session_id = plan.state.session_id
     if not plan.is_new:
-        request = dataclasses.replace(request, session=session_id, session_id=None, last=False)
+        request = replace(request, session=session_id, session_id=None, last=False)
     order = {
         "request": request_to_json(request),
         "session_id": session_id,
@@ -105,7 +103,7 @@ def _start(order: dict[str, Any], environ: dict[str, str]) -> Detached:
 
 def request_to_json(request: RunRequest) -> dict[str, Any]:
     """Return a request as JSON values."""
-    values = dataclasses.asdict(request)
+    values = asdict(request)
     values["permission"] = request.permission.value if request.permission else None
     values["directory"] = os.fspath(request.directory) if request.directory else None
     return values

@@ -8,7 +8,6 @@ from __future__ import annotations
 import platform
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from typing import Any
 
 import anyio
@@ -26,10 +25,10 @@ from csa.runner.system_checks import check_system
 from csa.runner.tool_checks import ToolFinding, ask_version, find_tools, judge_tool
 from csa.runner.toolbox import check_names, choose_tool, loadable_adapters
 from csa.store.configfile import config_layers
+from csa.structs import Struct, replace
 
 
-@dataclass(frozen=True, slots=True)
-class Diagnosis:
+class Diagnosis(Struct):
     """All that was found, by topic."""
 
     checks: tuple[Check, ...]

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-
 from csa.errors import UsageError
 from csa.model.state import SessionState
 from csa.runner.acting import hold_session, record_act, record_update
 from csa.runner.plan import DESCRIPTION_LENGTH, SESSION_NAME, is_unicode
 from csa.runner.setting import Setting
 from csa.store.held import HeldSession, store_lock
+from csa.structs import Struct, replace
 
 
-@dataclass(frozen=True, slots=True)
-class Edit:
+class Edit(Struct):
     """What became of a session's record; nothing was written where `before` and `after` are the same."""
 
     before: SessionState

@@ -10,7 +10,6 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +23,7 @@ from csa.store.atomic import write_atomically
 from csa.store.family import Family
 from csa.store.liveness import probe
 from csa.store.sessions import Store
+from csa.structs import Struct
 
 if TYPE_CHECKING:
     from csa.store.owner import Owner
@@ -36,8 +36,7 @@ _COMMAND_WIDTH = 60
 Target = tuple[Store, str]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Ended:
+class Ended(Struct, kw_only=True):
     """What came of ending one session. `forced`: its supervisor had to be killed, and wrote no outcome."""
 
     session_id: str
@@ -56,15 +55,14 @@ class Ended:
         return {**{name: getattr(self, name) for name in names}, "error": error}
 
 
-@dataclass(slots=True)
-class _Asked:
+class _Asked(Struct, frozen=False):
     """A turn that was asked to end."""
 
     store: Store
     session_id: str
     owner: Owner | None
     ask_fault: OSError | None = None
-    deadline: float = field(default=0.0)
+    deadline: float = 0.0
 
     @property
     def lock(self) -> Path:

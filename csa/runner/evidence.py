@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from csa.store.locks import probe_lock
 from csa.store.owner import Owner, parse_owner
 from csa.store.sessions import Record, Store
 from csa.store.transcript import read_events_backwards
+from csa.structs import Struct, asdict
 
 SAMPLE_S = 0.2
 _MAX_LOOKS = 3
@@ -28,8 +28,7 @@ _MAX_LOOK_BACK = 2000  # events, to the last permission of the turn
 _ANSWERED = {"denied", "allowed", "granted", "cancelled"}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OwnerEvidence:
+class OwnerEvidence(Struct, kw_only=True):
     """What the lock file says of who took the lock, and what this machine says to it.
 
     process: `running`, `stopped`, `gone`, `reused` (another process has the pid now), or `out_of_sight`.
@@ -42,8 +41,7 @@ class OwnerEvidence:
     is_same_pid_namespace: bool
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Evidence:
+class Evidence(Struct, kw_only=True):
     """All there is to know. Ages are in seconds; what does not apply, or cannot be known, is None."""
 
     session_id: str

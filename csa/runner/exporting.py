@@ -10,7 +10,6 @@ import json
 import os
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO
@@ -28,13 +27,13 @@ from csa.store.liveness import probe
 from csa.store.results import OWN_FILES
 from csa.store.stores import find_stores
 from csa.store.transcript import parse_line, read_events
+from csa.structs import Struct, replace
 
 LARGEST_BYTES = 256 << 20  # of one file below output/; csa's own are smaller
 _BLOCK = 1 << 20
 
 
-@dataclass(frozen=True, slots=True)
-class Skipped:
+class Skipped(Struct):
     """What was left out of an export, and why."""
 
     what: str

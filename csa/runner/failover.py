@@ -7,7 +7,6 @@ another tool is the next turn of the session, and is told what was done (`handof
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 from csa.errors import CsaError
@@ -17,6 +16,7 @@ from csa.model.usage import Usage
 from csa.runner.plan import TurnPlan, plan_turn
 from csa.runner.request import RunRequest
 from csa.runner.setting import Setting
+from csa.structs import Struct, replace
 
 TRANSIENT_KINDS = frozenset({"rate_limit", "overloaded", "server", "network"})
 LONGEST_RETRY_AFTER_S = 60.0
@@ -25,8 +25,7 @@ _EFFECTS = frozenset({"tool_call", "tool_call_update", "permission"})
 _SIGNS_OF_LIFE = frozenset({"agent_message", "agent_thought"})
 
 
-@dataclass(frozen=True, slots=True)
-class Tried:
+class Tried(Struct):
     """One process of the tool: what its adapter makes of it, and how it ended."""
 
     outcome: Outcome

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import replace
 
 from csa.errors import ConfigError, ToolUnavailableError, UsageError
 from csa.model.config import AUTO, Config
 from csa.runner.request import RunRequest
 from csa.runner.setting import Setting
 from csa.runner.toolbox import ToolChoice, choose_tool, find_adapter
+from csa.structs import replace
 
 # What another provider may do better. `invalid_request` and `context_overflow` are about what was asked.
 FALLBACK_KINDS = frozenset({"rate_limit", "overloaded", "server", "network", "quota", "auth", "spawn"})

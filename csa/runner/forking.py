@@ -7,7 +7,6 @@ the new session's agent is told a digest of the source's transcript.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +16,7 @@ from csa.paths import SessionPaths
 from csa.runner.handoff import DigestLimits, Handoff, digest
 from csa.runner.setting import Setting, resolve_selector
 from csa.store.liveness import probe
+from csa.structs import Struct, replace
 
 if TYPE_CHECKING:
     from csa.runner.plan import TurnPlan
@@ -24,8 +24,7 @@ if TYPE_CHECKING:
 _OPENING = "This conversation began in another session. What happened there, oldest first:\n\n"
 
 
-@dataclass(frozen=True, slots=True)
-class Fork:
+class Fork(Struct):
     """What a new session begins with. `provider_session_id` is None where only a digest can be given."""
 
     source_id: str

@@ -7,13 +7,13 @@ title and how it ended are told.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from typing import Any
 
 from csa.model.events import Event
 from csa.paths import SessionPaths
 from csa.store.results import read_final_text
 from csa.store.transcript import read_events_backwards
+from csa.structs import Struct, field
 
 CHARS_PER_TOKEN = 4  # an estimate
 _LEAST_ROOM = 240  # a turn that has less is left out, and so are those before it
@@ -25,24 +25,21 @@ _CHANGES = frozenset({"edit", "delete", "move"})
 _CUT = "\n[...]\n"
 
 
-@dataclass(frozen=True, slots=True)
-class DigestLimits:
+class DigestLimits(Struct):
     """How much is told; a token counts as four characters."""
 
     turns: int = 20
     tokens: int = 6000
 
 
-@dataclass(frozen=True, slots=True)
-class Digest:
+class Digest(Struct):
     """The text, and the numbers of the turns it tells of, oldest first."""
 
     text: str
     turns: tuple[int, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Handoff:
+class Handoff(Struct):
     """The text that goes before the prompt, and the data of the `handoff` event."""
 
     text: str
@@ -111,8 +108,7 @@ def digest(
     return Digest("\n\n".join(reversed(parts)), tuple(turn.number for turn in reversed(told[: len(parts)])))
 
 
-@dataclass(slots=True)
-class _Turn:
+class _Turn(Struct, frozen=False):
     """A turn as far as it has been read, from its end to its beginning."""
 
     number: int

@@ -7,7 +7,6 @@ meanwhile are among them. git is only asked where there is something to ask abou
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal
 
@@ -17,13 +16,13 @@ from csa.store.checkpoints import list_checkpoints
 from csa.store.gitplumbing import Git, GitError, open_work_tree
 from csa.store.project import is_commit
 from csa.store.transcript import read_events
+from csa.structs import Struct
 
 MAX_COMMITS = 1000  # of one turn
 _FORMAT = "%H%x00%ct%x00%an%x00%s"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Entry:
+class Entry(Struct, kw_only=True):
     """One line of the history. `head`: the project's head moved, and no commit tells of it (or none is left)."""
 
     kind: Literal["commit", "checkpoint", "head"]
@@ -45,8 +44,7 @@ class Entry:
         }
 
 
-@dataclass(frozen=True, slots=True)
-class _Span:
+class _Span(Struct):
     """A turn that has moved the project's head."""
 
     turn: int

@@ -6,7 +6,6 @@ import os
 import shutil
 import tempfile
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -27,10 +26,10 @@ from csa.store.status import find_fault
 from csa.store.stores import find_stores
 from csa.store.tomlfile import edit_toml
 from csa.store.transcript import last_turn_event
+from csa.structs import Struct, replace
 
 
-@dataclass(frozen=True, slots=True)
-class Imported:
+class Imported(Struct):
     """A session that was taken in. `old_id` is the one it had; `dropped_name` was another's already.
 
     `is_copy`: the tools' own conversations belong to another session here, so that its next turn begins new ones.

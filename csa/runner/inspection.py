@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from csa.errors import StateError
@@ -20,14 +19,14 @@ from csa.store.sessions import RETIRED, Record, Store, may_hold, read_state_text
 from csa.store.statefile import read_record
 from csa.store.transcript import read_events_backwards
 from csa.store.turns import TurnRecord, read_turns
+from csa.structs import Struct
 
 LAST_MESSAGES = 4
 _MAX_MESSAGE = 2000
 _MAX_LOOK_BACK = 2000  # events in which the last messages are looked for
 
 
-@dataclass(frozen=True, slots=True)
-class Child:
+class Child(Struct):
     """A session that this one started."""
 
     session_id: str
@@ -36,8 +35,7 @@ class Child:
     description: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SessionCard:
+class SessionCard(Struct, kw_only=True):
     """What `session info` shows."""
 
     record: Record

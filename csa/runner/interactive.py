@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import time
-from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -26,6 +25,7 @@ from csa.runner.toolbox import loadable_adapters
 from csa.store.atomic import write_private
 from csa.store.held import HeldSession, open_session
 from csa.store.journal import Journal
+from csa.structs import replace
 
 _HEARTBEAT_S = 5.0
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 
 from csa.ids import is_session_id
@@ -19,12 +18,12 @@ from csa.process.tagged import command_of, own_ancestors, tagged_processes
 from csa.procfs import ProcessId, identify, is_zombie, send_signal
 from csa.store.heartbeat import journalled_processes
 from csa.store.liveness import probe
+from csa.structs import Struct
 
 REAP_LIMIT_S = 5.0
 
 
-@dataclass(frozen=True, slots=True)
-class Leftover:
+class Leftover(Struct):
     """A process of a session that has ended."""
 
     process: ProcessId

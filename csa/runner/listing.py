@@ -7,13 +7,13 @@ look at the lock and the journal, is asked for when it is wanted.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from csa.ids import unique_prefix_length
 from csa.store.sessions import RETIRED, Record, Store, may_hold, read_state_text
+from csa.structs import Struct
 
 if TYPE_CHECKING:
     from csa.model.state import SessionState
@@ -25,15 +25,14 @@ PHASES = ("active", "available", RETIRED)
 _Children = Callable[[], dict[str, int]]
 
 
-@dataclass(frozen=True, slots=True)
-class SessionInfo:
+class SessionInfo(Struct):
     """A session as `list` shows it."""
 
     record: Record
     store: Store
     status: str
-    _ids: list[str] = field(repr=False, compare=False)  # of all sessions beside it, sorted
-    _children: _Children = field(repr=False, compare=False)
+    _ids: list[str]  # of all sessions beside it, sorted
+    _children: _Children
 
     @property
     def session_id(self) -> str:
@@ -88,8 +87,7 @@ class SessionInfo:
         }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Selection:
+class Selection(Struct, kw_only=True):
     """Which sessions are wanted: those that fit everything that is given.
 
     `statuses` holds statuses and phases, of which one must fit; without `retired` among them collected sessions are
@@ -154,8 +152,7 @@ def _names_of(state: SessionState) -> tuple[str, ...]:
     return (state.owner, state.owner.partition("@")[0]) if state.owner else ()
 
 
-@dataclass(frozen=True, slots=True)
-class Listing:
+class Listing(Struct):
     """The sessions that fit, and how many more do beyond the limit."""
 
     infos: list[SessionInfo]

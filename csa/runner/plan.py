@@ -6,7 +6,6 @@ Whatever can be refused is refused here.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,6 +26,7 @@ from csa.runner.toolbox import ToolChoice, choose_tool, loadable_adapters
 from csa.store.held import refuse_when_full
 from csa.store.lineage import ancestors
 from csa.store.project import git_branch
+from csa.structs import Struct, replace
 
 if TYPE_CHECKING:
     from csa.runner.forking import Fork
@@ -36,8 +36,7 @@ MAX_SYSTEM_BYTES = 96 << 10  # it travels in one argument of the tool, of which 
 DESCRIPTION_LENGTH = 80
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TurnPlan:
+class TurnPlan(Struct, kw_only=True):
     """A turn that may be run. `state` is the session's before the turn; `is_new` says that it must be created."""
 
     is_new: bool

@@ -6,7 +6,6 @@ import os
 import uuid
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 
 from csa.model.adapter import Adapter, Compactor, Invocation, TurnRequest
 from csa.model.state import ToolState
@@ -24,10 +23,10 @@ from csa.runner.request import RunRequest
 from csa.runner.runfiles import is_roots_alone, read_named_files, run_directory
 from csa.runner.setting import Setting
 from csa.runner.toolbox import find_command, loadable_adapters
+from csa.structs import Struct
 
 
-@dataclass(frozen=True, slots=True)
-class Preparation:
+class Preparation(Struct):
     """Everything that is decided before the tool starts. `problems` are adapters that could not be loaded."""
 
     asked: TurnRequest

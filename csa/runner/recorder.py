@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -38,6 +37,7 @@ from csa.store.slots import Holder, pass_slot
 from csa.store.spending import unfinished_turn
 from csa.store.transcript import last_turn_event
 from csa.store.trees import leave_tree
+from csa.structs import replace
 
 
 class Recorder:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from csa.errors import BusyError, CsaError, NotFoundError, RefusedError, StateError, UsageError
@@ -20,10 +19,10 @@ from csa.store.locks import is_locked
 from csa.store.retiring import bring_back, hold, purge, remove_empty_directories, retire
 from csa.store.sessions import Store
 from csa.store.statefile import load_state
+from csa.structs import Struct
 
 
-@dataclass(frozen=True, slots=True)
-class Removed:
+class Removed(Struct):
     """What became of a session that was to be deleted. `freed_bytes` only where it was purged."""
 
     session_id: str
@@ -33,8 +32,7 @@ class Removed:
     warnings: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Restored:
+class Restored(Struct):
     """A session that is back. `lost_name`: its name, which another has got meanwhile."""
 
     state: SessionState

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -27,6 +26,7 @@ from csa.store.plaintoml import load_plain
 from csa.store.retiring import hold
 from csa.store.statefile import create_state, load_state
 from csa.store.transcript import end_of_last_line, read_events, read_events_backwards
+from csa.structs import Struct, field
 
 _ROOT = ""
 # What the transcript does not tell, and a line of a damaged record may: by the header above it.
@@ -39,8 +39,7 @@ _SALVAGED: Mapping[str, tuple[str, ...]] = {
 _SALVAGED_OF_TOOLS = ("account", "cwd", "provider_session_id")
 
 
-@dataclass(slots=True)
-class Repair:
+class Repair(Struct, frozen=False):
     """What was done, or with a dry run would be, and what is still wrong."""
 
     session_id: str

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 
 from csa.model.permission import Permission
+from csa.structs import Struct
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RunRequest:
+class RunRequest(Struct, kw_only=True):
     """One turn. At most one of `session`, `last` and `session_id` is given; none begins a new session."""
 
     prompt: str

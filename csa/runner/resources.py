@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from csa.process.guardian import descendants_of
 from csa.procfs import ProcessId, cpu_ticks, process_start_time, resident_bytes
+from csa.structs import Struct
 
 
-@dataclass(frozen=True, slots=True)
-class Resources:
+class Resources(Struct):
     """Processes, their processor time (with that of children they have reaped), and their memory."""
 
     processes: int

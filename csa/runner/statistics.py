@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
 from datetime import datetime
 
 from csa.errors import StateError
@@ -13,6 +12,7 @@ from csa.model.usage import Usage
 from csa.store.sessions import Record, Store
 from csa.store.status import missing_turns
 from csa.store.turns import TurnRecord, read_turns
+from csa.structs import Struct, field
 
 _Key = Callable[[SessionState, TurnRecord], str]
 KEYS: Mapping[str, _Key] = {
@@ -23,8 +23,7 @@ KEYS: Mapping[str, _Key] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Statistics:
+class Statistics(Struct):
     """The sums by what was asked for, the ones with most turns first (days by date), and over all."""
 
     rows: dict[str, Tally]

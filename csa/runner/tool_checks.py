@@ -8,7 +8,6 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 
 import anyio
 
@@ -20,6 +19,7 @@ from csa.runner.environment import base_environment
 from csa.runner.setting import Setting
 from csa.runner.toolbox import find_command, has_login
 from csa.store.usage_stats import ToolUsage, load_usage_stats
+from csa.structs import Struct, field
 
 _VERSION = re.compile(r"v?(\d+(?:\.\d+)+(?:[-+][\w.+-]+)?)")
 _ESCAPES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\))")
@@ -29,16 +29,14 @@ _DRAIN_S = 0.5  # for a pipe that something the tool has started still holds
 _WORDS = 160
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(Struct):
     """What a command answered to the question for its version: that, or what is wrong with it."""
 
     version: str | None = None
     problem: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class ToolFinding:
+class ToolFinding(Struct):
     """A tool and what was found; it is usable when it has answered."""
 
     adapter: Adapter

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING
 from csa.errors import ConfigError, ToolUnavailableError, UsageError
 from csa.model.adapter import Adapter
 from csa.model.config import AUTO, NATIVE, Config
+from csa.structs import Struct
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
@@ -22,8 +22,7 @@ ENTRY_POINT_GROUP = "csa.adapters"
 TRANSPORT_GROUP = "csa.transports"
 
 
-@dataclass(frozen=True, slots=True)
-class ToolChoice:
+class ToolChoice(Struct):
     """The adapter that will run, the command that starts its tool, and why it was chosen."""
 
     adapter: Adapter

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import suppress
-from dataclasses import replace
 from types import TracebackType
 from typing import Self
 
@@ -33,6 +32,7 @@ from csa.runner.request import RunRequest
 from csa.runner.setting import Setting
 from csa.runner.verdict import Stop
 from csa.store.usage_stats import note_turn
+from csa.structs import replace
 
 _BATCHES = 64
 

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Literal
 
 from csa.model.adapter import Outcome, ToolExit
 from csa.model.result import Status
+from csa.structs import Struct
 
 
-@dataclass(frozen=True, slots=True)
-class Stop:
+class Stop(Struct):
     """Why csa ended the tool before it ended by itself.
 
     `reaped`: it had announced the end of the turn and did not exit. `fault`: it runs another conversation than asked.
@@ -21,8 +20,7 @@ class Stop:
     detail: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
+class Verdict(Struct):
     """The status of a turn, and the error where it is no success."""
 
     status: Status

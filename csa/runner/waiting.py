@@ -10,7 +10,6 @@ import os
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +22,14 @@ from csa.store.locks import is_locked
 from csa.store.sessions import Store
 from csa.store.status import session_status, settle
 from csa.store.transcript import last_turn_event
+from csa.structs import Struct, asdict
 
 POLL_S = 0.025
 LOOK_FOR_CHILDREN_S = 0.5
 EXIT_BUSY = 4  # it still runs when the time is up, or it cannot be known whether it does
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Ending:
+class Ending(Struct, kw_only=True):
     """How a session came to rest; `running` when the time was up before. `exit_code` is the waiter's."""
 
     session_id: str

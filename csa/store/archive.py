@@ -13,12 +13,12 @@ import tarfile
 import tempfile
 import zlib
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, Self
 
 from csa.errors import ArchiveError, RefusedError
 from csa.ids import is_session_id
+from csa.structs import Struct, field
 
 FORMAT = 1
 MANIFEST = "csa-export.json"
@@ -74,8 +74,7 @@ class ArchiveWriter:
         self._tar.addfile(member, content)
 
 
-@dataclass(slots=True)
-class Unpacked:
+class Unpacked(Struct, frozen=False):
     """An archive's content below a directory: by session the files' names, below `<directory>/<ULID>/`."""
 
     directory: Path

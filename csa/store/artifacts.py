@@ -5,19 +5,18 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 from csa.errors import RefusedError
 from csa.paths import SessionPaths
 from csa.store.results import OWN_FILES
+from csa.structs import Struct
 
 _BLOCK = 1 << 20
 
 
-@dataclass(frozen=True, slots=True)
-class Artifact:
+class Artifact(Struct):
     """A file of an agent; `name` is its path below output/, in the place of turn-0003/ for what is in one."""
 
     path: Path

@@ -7,7 +7,6 @@ import os
 import stat
 import tomllib
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,6 +20,7 @@ from csa.store.sessions import Store
 from csa.store.statefile import load_state, read_record
 from csa.store.status import missing_turns
 from csa.store.transcript import read_lines
+from csa.structs import Struct
 
 Severity = Literal["error", "warning", "info"]
 _KNOWN_NAMES = frozenset(
@@ -31,8 +31,7 @@ _PRIVATE = 0o077
 _FAULTS_SHOWN = 100
 
 
-@dataclass(frozen=True, slots=True)
-class Problem:
+class Problem(Struct):
     """One thing that is wrong. An `error` is damage, a `warning` may become one, an `info` is worth knowing."""
 
     session_id: str

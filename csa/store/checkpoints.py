@@ -18,7 +18,6 @@ import random
 import re
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,6 +27,7 @@ from csa.paths import SessionPaths
 from csa.store.gitplumbing import ABSENT, Git, GitError, ensure_bare, open_bare
 from csa.store.sessions import Store
 from csa.store.transcript import end_of_last_line
+from csa.structs import Struct, asdict, fields
 
 REF_PREFIX = "refs/csa/sessions/"
 NOTES_REF = "refs/notes/csa-checkpoints"
@@ -43,8 +43,7 @@ _LOST_RACE = ("cannot lock ref", "is at ", "reference already exists", "Unable t
 Verdict = Literal["ok", "changed", "truncated", "gone", "unbound"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Facts:
+class Facts(Struct, kw_only=True):
     """What a checkpoint says. `sha256` is of the transcript's first `bytes`, which hold `events` lines."""
 
     session_id: str
@@ -59,8 +58,7 @@ class Facts:
     v: int = VERSION
 
 
-@dataclass(frozen=True, slots=True)
-class Checkpoint:
+class Checkpoint(Struct):
     """A commit on a session's ref, when it was made (seconds), and what its note says; None where it has none."""
 
     commit: str
@@ -292,7 +290,7 @@ def _cat(git: Git, specs: list[str]) -> list[bytes | None]:
 def _parse(content: bytes | None) -> Facts | None:
     try:
         data: dict[str, Any] = json.loads(content or b"")
-        facts = Facts(**{name: data[name] for name in Facts.__dataclass_fields__})
+        facts = Facts(**{name: data[name] for name in fields(Facts)})
     except (ValueError, TypeError, KeyError):
         return None
     return facts if is_session_id(str(facts.session_id)) else None

@@ -12,10 +12,10 @@ import subprocess
 import tempfile
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 from csa.errors import CsaError, ToolUnavailableError
+from csa.structs import Struct
 
 LIMIT_S = 20.0
 ABSENT = "0" * 40
@@ -32,8 +32,7 @@ class GitError(CsaError):
         self.said = said
 
 
-@dataclass(frozen=True, slots=True)
-class Git:
+class Git(Struct):
     """git at work in one repository: `place` is a bare one, or a directory in a work tree."""
 
     program: str

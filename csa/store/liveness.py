@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
 from typing import Literal
 
 from csa.errors import StateError
@@ -11,14 +10,14 @@ from csa.paths import SessionPaths
 from csa.procfs import boot_id, machine_id
 from csa.store.locks import probe_lock
 from csa.store.owner import Owner, may_be_running, parse_owner
+from csa.structs import Struct
 
 HEARTBEAT_FRESH_S = 30.0
 _MAX_LOOKS = 10
 _LOOK_AGAIN_S = 0.01
 
 
-@dataclass(frozen=True, slots=True)
-class Liveness:
+class Liveness(Struct):
     """`unknown`: it belongs to another machine whose heartbeat is old; or its lock cannot be read, as `fault` says."""
 
     state: Literal["alive", "not_alive", "unknown"]

@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
 from itertools import takewhile
 from pathlib import Path
 
@@ -23,6 +22,7 @@ from csa.store.owner import Owner
 from csa.store.sessions import Record, Store
 from csa.store.status import session_status
 from csa.store.transcript import read_events_backwards
+from csa.structs import Struct, field, replace
 
 Describe = Callable[[Event], str | None]
 _Signature = tuple[int, int, int] | None
@@ -32,8 +32,7 @@ _ENDS = {"run_started", "run_finished"}
 _SETTLED_NS = 100_000_000  # a directory changed more recently may change again without a new mtime
 
 
-@dataclass(frozen=True, slots=True)
-class Sight:
+class Sight(Struct):
     """What a session looks like at one moment. Times are Unix seconds; `duration_s` is None while it runs."""
 
     record: Record
@@ -47,8 +46,7 @@ class Sight:
     owner: Owner | None = None  # who runs it
 
 
-@dataclass(frozen=True, slots=True)
-class _Tail:
+class _Tail(Struct):
     """What the end of a transcript says of its last turn."""
 
     seq: int = 0
@@ -62,8 +60,7 @@ class _Tail:
     usage: Usage | None = None
 
 
-@dataclass(slots=True)
-class _Known:
+class _Known(Struct, frozen=False):
     """What was found when a session was last read, and what its files looked like before.
 
     Their paths are made once: that costs as much as asking for them.

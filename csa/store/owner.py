@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import asdict, dataclass, fields
 from datetime import datetime
 
 from csa.procfs import ProcessId, boot_id, machine_id, pid_namespace, process_start_time
+from csa.structs import Struct, asdict, fields
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Owner:
+class Owner(Struct, kw_only=True):
     """The content of a held lock file. `start_time` is in clock ticks since boot, as in /proc/<pid>/stat."""
 
     pid: int
@@ -51,12 +50,13 @@ def parse_owner(content: bytes) -> Owner | None:
         return None
     try:
         record = json.loads(content)
-        owner = Owner(**{field.name: record[field.name] for field in fields(Owner) if field.name in record})
+        owner = Owner(**{name: record[name] for name in fields(Owner) if name in record})
         datetime.fromisoformat(owner.since)
     except (ValueError, TypeError, KeyError, RecursionError):
         return None
     kinds = {"int": int, "str": str, "bool": bool}
-    return owner if all(isinstance(getattr(owner, f.name), kinds[str(f.type)]) for f in fields(Owner)) else None
+    is_sound = all(isinstance(getattr(owner, name), kinds[kind]) for name, kind in Owner.__annotations__.items())
+    return owner if is_sound else None
 
 
 def current_owner(*, tool: str, turn: int, since: str, detached: bool = False) -> Owner:

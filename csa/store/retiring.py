@@ -12,7 +12,6 @@ import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -26,6 +25,7 @@ from csa.store.owner import current_owner
 from csa.store.sessions import NEW_PREFIX, Store
 from csa.store.statefile import load_state, save_state
 from csa.store.survey import measure
+from csa.structs import replace
 
 _MEASURE_LIMIT_S = 60.0
 _LOCKS = {"store.lock", "usage_stats.lock"}

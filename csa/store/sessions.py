@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING
 from csa.errors import AmbiguousError, NotFoundError, StateError, UsageError
 from csa.ids import ID_LENGTH, is_session_id
 from csa.paths import SessionPaths, store_dir
+from csa.structs import Struct
 
 if TYPE_CHECKING:
     from csa.model.state import SessionState
@@ -24,8 +24,7 @@ _USUAL_BYTES = 1 << 14
 _ESCAPE = b"\\"
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
+class Record(Struct):
     """A session directory: its state, or the fault that keeps it from being read.
 
     That of the lock or the journal shows only when they are asked for: see `examine`.
@@ -58,8 +57,7 @@ class Record:
         return self.paths.root.parent.name == RETIRED
 
 
-@dataclass(frozen=True, slots=True)
-class Store:
+class Store(Struct):
     """The sessions of `project` (absolute, resolved) below `root`, the state root. Need not exist yet."""
 
     root: Path

@@ -10,20 +10,19 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 from csa.errors import FullError, Obstacle
 from csa.model.limits import Limits
 from csa.store.locks import Lock, acquire_lock, probe_lock
+from csa.structs import Struct
 
 WAITING_IS_FUTILE = "only the calling session and those above it run: do the work in this session"
 _DIRECTORY = ".slots"
 _NAMED = 3
 
 
-@dataclass(frozen=True, slots=True)
-class Holder:
+class Holder(Struct):
     """Who runs in a slot."""
 
     session_id: str

@@ -6,7 +6,6 @@ Unknown stays unknown: turns whose tool has not said what it used are counted, a
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -20,12 +19,12 @@ from csa.store.owner import parse_owner
 from csa.store.statefile import load_state
 from csa.store.transcript import read_events_backwards
 from csa.store.trees import Member
+from csa.structs import Struct, replace
 
 _MAX_LOOK_BACK = 2000  # events of a turn that has not ended
 
 
-@dataclass(frozen=True, slots=True)
-class Account:
+class Account(Struct):
     """What one member has spent. `state` is None where only its spending, or nothing, is known."""
 
     member: Member

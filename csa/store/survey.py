@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import time
 from contextlib import suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from csa.errors import StateError
@@ -17,12 +16,12 @@ from csa.store.held import GONE_PREFIX
 from csa.store.locks import is_locked
 from csa.store.sessions import NEW_PREFIX, Store
 from csa.store.stores import find_stores, is_of_session
+from csa.structs import Struct, field
 
 _REMAINS_AFTER_S = 60.0  # younger ones may be just being built or removed
 
 
-@dataclass(slots=True)
-class Survey:
+class Survey(Struct, frozen=False):
     """What was found. `looked_at` is less than `sessions` where the time did not suffice; sizes are of the disk."""
 
     projects: int = 0

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -24,13 +23,13 @@ from csa.store.sessions import NEW_PREFIX, Store, read_state_text
 from csa.store.statefile import load_state, parse_state_bytes
 from csa.store.status import find_fault
 from csa.store.stores import is_of_session
+from csa.structs import Struct
 
 _REMAINS_AFTER_S = 3600.0
 _USED = b"\nlast_accessed = "
 
 
-@dataclass(frozen=True, slots=True)
-class Candidate:
+class Candidate(Struct):
     """A session that may go. `changed_at` is when the files of a damaged one were last changed."""
 
     session_id: str

@@ -18,7 +18,6 @@ import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,12 +29,12 @@ from csa.paths import SessionPaths
 from csa.store.lineage import ancestors, find_record
 from csa.store.locks import Lock, acquire_lock, is_locked
 from csa.store.sessions import NEW_PREFIX, Store
+from csa.structs import Struct
 
 _COMPLETE = {"v": 1}
 
 
-@dataclass(frozen=True, slots=True)
-class Member:
+class Member(Struct):
     """A session of a tree."""
 
     session_id: str
@@ -57,8 +56,7 @@ class Member:
         return paths is not None and is_locked(paths.session_lock)
 
 
-@dataclass(frozen=True, slots=True)
-class Roll:
+class Roll(Struct):
     """What a tree.lock says. `top` is not in `members`."""
 
     members: dict[str, Member]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 from csa.model.events import Event
 from csa.model.state import parse_time
 from csa.store.transcript import parse_line, read_lines
+from csa.structs import Struct
 
 _ENDS = (b"run_started", b"run_finished")
 _MESSAGES = (b'"type":"agent_message"', b'"type":"user_message"')
@@ -18,8 +18,7 @@ _CHUNK = b'"chunk":true'
 _HEAD = 160  # bytes of a line in which its type stands
 
 
-@dataclass(frozen=True, slots=True)
-class TurnRecord:
+class TurnRecord(Struct):
     """A turn. Without an end it runs, or was lost."""
 
     number: int

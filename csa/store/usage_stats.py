@@ -11,13 +11,13 @@ import time
 import tomllib
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from csa.store.atomic import write_atomically
 from csa.store.locks import Lock, acquire_lock
 from csa.store.sessions import Store
+from csa.structs import Struct
 
 TURNS_KEPT = 20
 _SCHEMA = 1
@@ -26,8 +26,7 @@ _PATIENCE_S = 0.5
 _POLL_S = 0.01
 
 
-@dataclass(frozen=True, slots=True)
-class ToolUsage:
+class ToolUsage(Struct):
     """The last turns of a tool, oldest first: the memory of the largest process of each, and its duration."""
 
     peak_rss_bytes: tuple[int, ...] = ()

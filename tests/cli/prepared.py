@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -15,6 +14,7 @@ from csa.store.held import build_session
 from csa.store.journal import Journal
 from csa.store.results import save_result
 from csa.store.sessions import Store
+from csa.structs import replace
 from tests.support import Place
 
 NOW = datetime.now(UTC).replace(microsecond=0)

@@ -3,7 +3,6 @@
 import os
 import tempfile
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from csa.runner.collecting import carry_out, plan_collection, preview
 from csa.store.locks import acquire_lock
 from csa.store.sessions import Store
 from csa.store.statefile import create_state, load_state
+from csa.structs import Struct, replace
 from tests.support import snapshot
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -35,8 +35,7 @@ AGES = (
 )
 
 
-@dataclass(frozen=True)
-class Kind:
+class Kind(Struct):
     """A session as it is to be made."""
 
     age: timedelta

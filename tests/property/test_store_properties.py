@@ -4,7 +4,6 @@ import json
 import os
 import tempfile
 import tomllib
-from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from csa.store.journal import Journal
 from csa.store.sessions import Store
 from csa.store.tomlfile import edit_toml, render_toml
 from csa.store.transcript import read_events, read_events_backwards
+from csa.structs import replace
 
 PLAIN = Redactor()
 _ID = st.builds(

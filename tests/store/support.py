@@ -5,7 +5,6 @@ import sys
 import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from csa.store.held import HeldSession, build_session
 from csa.store.journal import Journal
 from csa.store.results import save_result
 from csa.store.sessions import Store
+from csa.structs import replace
 
 IDS = [f"01JH4QWERT00000000000000{at:02d}" for at in range(40)]
 NOON = datetime(2024, 2, 6, 12, tzinfo=UTC)

@@ -4,7 +4,6 @@ import fcntl
 import os
 import stat
 from contextlib import ExitStack
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,6 +13,7 @@ from csa.store.held import build_session, open_session, store_lock
 from csa.store.locks import acquire_lock, is_locked
 from csa.store.owner import parse_owner
 from csa.store.sessions import Store
+from csa.structs import replace
 from tests.store.support import IDS, begin, child, finish, finished_session, make_state, publish
 from tests.support import snapshot
 

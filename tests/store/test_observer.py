@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,6 +14,7 @@ from csa.store.held import HeldSession, open_session
 from csa.store.journal import Journal
 from csa.store.observer import Observer, Sight
 from csa.store.sessions import Store
+from csa.structs import replace
 from tests.conftest import ForeignWriter
 from tests.store.support import IDS, PLAIN, begin, finish, finished_session, publish
 from tests.support import snapshot

@@ -3,7 +3,6 @@
 import os
 import shutil
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from csa.runner.request import RunRequest
 from csa.runner.setting import Setting, resolve_selector
 from csa.store.held import open_session
 from csa.store.sessions import Store
+from csa.structs import replace
 from tests.store.support import IDS, NOON, finished_session
 from tests.support import snapshot
 

@@ -3,7 +3,6 @@
 import os
 import stat
 import tomllib
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,6 +12,7 @@ from csa.model.state import ToolState
 from csa.store.atomic import write_atomically
 from csa.store.sessions import Store
 from csa.store.statefile import load_state, save_state
+from csa.structs import replace
 from tests.conftest import ForeignWriter
 from tests.store.support import IDS, NOON, child, finished_session, make_state
 
@@ -143,7 +143,7 @@ def test_killed_at_any_instant_a_record_is_whole(store: Store) -> None:
     finished_session(store, ID)
     path = store.paths(ID).state
     code = """
-        from dataclasses import replace
+        from csa.structs import replace
         from csa.store.statefile import load_state, save_state
         path = Path(args[0])
         state = load_state(path)
@@ -170,7 +170,7 @@ def test_readers_during_writes_see_whole_records(store: Store) -> None:
     finished_session(store, ID)
     path = store.paths(ID).state
     code = """
-        from dataclasses import replace
+        from csa.structs import replace
         from csa.store.statefile import load_state, save_state
         path = Path(args[0])
         state = load_state(path)
@@ -196,7 +196,7 @@ def test_a_full_disk_keeps_the_old_record(store: Store) -> None:
     before = path.read_bytes()
     code = """
         import resource, signal
-        from dataclasses import replace
+        from csa.structs import replace
         from csa.store.statefile import load_state, save_state
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         path = Path(args[0])

@@ -4,7 +4,6 @@ import json
 import os
 import time
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -17,6 +16,7 @@ from csa.store.liveness import probe
 from csa.store.locks import acquire_lock
 from csa.store.owner import current_owner, parse_owner
 from csa.store.sessions import Store
+from csa.structs import replace
 from tests.conftest import ForeignWriter
 from tests.store.support import IDS, begin, child, finish, finished_session, publish
 from tests.support import snapshot

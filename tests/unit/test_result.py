@@ -1,12 +1,12 @@
 """How a turn ended, and what csa exits with."""
 
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
 from csa.model.result import Link, RunResult, exit_code_for, result_from_event, summarise
 from csa.model.usage import Usage
+from csa.structs import replace
 
 ID = "01JH4QWERT1234567890ABCDEF"
 BEGAN = datetime(2024, 2, 6, 12, tzinfo=UTC)
