@@ -11,9 +11,12 @@ import re
 import sys
 from collections.abc import Callable
 from importlib import import_module
-from typing import Any
 
 from csa.structs import Struct
+
+TYPE_CHECKING = False  # see csa/structs.py
+if TYPE_CHECKING:
+    from typing import Any
 
 
 class Command(Struct):

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
 
 from csa.cli.output import one_line
 from csa.model.events import Event
 
-_Data = Mapping[str, Any]
+TYPE_CHECKING = False  # see csa/structs.py
+if TYPE_CHECKING:
+    from typing import Any
+
+    _Data = Mapping[str, Any]
 
 
 def describe(event: Event) -> str | None:

@@ -17,7 +17,6 @@ import sys
 import time
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from csa.cli.output import can_redraw, print_json
 from csa.cli.selecting import open_client, refuse_unknown_tools
@@ -27,6 +26,7 @@ from csa.runner.client import Csa
 from csa.runner.listing import PHASES, STATUSES, Selection, select_sessions
 from csa.store.sessions import Store
 
+TYPE_CHECKING = False  # see csa/structs.py
 if TYPE_CHECKING:
     from csa.cli.live import Line
     from csa.runner.genealogy import Forest

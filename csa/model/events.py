@@ -3,34 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
 
 from csa.structs import Struct
 
-TRANSCRIPT_VERSION = 1
+TYPE_CHECKING = False  # see csa/structs.py
+if TYPE_CHECKING:
+    from typing import Any, Literal
 
-EventType = Literal[
-    "run_started",
-    "session_bound",
-    "user_message",
-    "agent_message",
-    "agent_thought",
-    "tool_call",
-    "tool_call_update",
-    "plan",
-    "permission",
-    "usage",
-    "retry",
-    "warning",
-    "error",
-    "compaction",
-    "fork",
-    "handoff",
-    "checkpoint",
-    "session_updated",
-    "run_finished",
-    "other",
-]
+    EventType = Literal[
+        "run_started",
+        "session_bound",
+        "user_message",
+        "agent_message",
+        "agent_thought",
+        "tool_call",
+        "tool_call_update",
+        "plan",
+        "permission",
+        "usage",
+        "retry",
+        "warning",
+        "error",
+        "compaction",
+        "fork",
+        "handoff",
+        "checkpoint",
+        "session_updated",
+        "run_finished",
+        "other",
+    ]
+
+TRANSCRIPT_VERSION = 1
 
 
 class Event(Struct):

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 from csa.model.usage import Usage
 from csa.structs import Struct, asdict, field, fields, replace
+
+TYPE_CHECKING = False  # see csa/structs.py
+if TYPE_CHECKING:
+    from typing import Any
 
 TREE_LIMITS = ("max_tree_sessions", "max_tree_running")
 

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Any, Literal
 
 from csa.model.state import format_time, parse_time
 from csa.model.usage import Usage
 from csa.structs import Struct
 
-Status = Literal["succeeded", "failed", "cancelled", "timed_out", "killed", "lost"]
+TYPE_CHECKING = False  # see csa/structs.py
+if TYPE_CHECKING:
+    from typing import Any, Literal
+
+    Status = Literal["succeeded", "failed", "cancelled", "timed_out", "killed", "lost"]
+
 SIGNAL_EXITS = {"SIGINT": 130, "SIGTERM": 143, "SIGHUP": 129}
 _STATUS_EXITS = {"succeeded": 0, "timed_out": 124, "cancelled": 130}
 _KIND_EXITS = {"auth": 7, "rate_limit": 8, "quota": 8}

@@ -9,15 +9,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Any, TypeVar
 
 from csa.ids import is_session_id
 from csa.model.limits import COUNTS, Budget, Limits, Spent
 from csa.model.usage import Usage
 from csa.structs import Struct, field
 
+TYPE_CHECKING = False  # see csa/structs.py
+if TYPE_CHECKING:
+    from typing import Any, TypeVar
+
+    _T = TypeVar("_T")
+
 SCHEMA = 1
-_T = TypeVar("_T")
 PHASES = ("active", "available", "retired")
 _NO_TABLE: Mapping[str, Any] = {}  # most records lack most tables, and lists read thousands of records
 _NO_LIMITS, _NO_BUDGET = Limits(), Budget()

@@ -7,7 +7,6 @@ import time
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from csa.errors import NotFoundError, UsageError
 from csa.ids import ENTROPY_BYTES, new_session_id
@@ -19,6 +18,7 @@ from csa.store.liveness import Liveness, probe
 from csa.store.project import find_project
 from csa.store.sessions import Store
 
+TYPE_CHECKING = False  # see csa/structs.py
 if TYPE_CHECKING:
     from csa.model.config import Config
     from csa.model.events import Event

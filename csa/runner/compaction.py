@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import anyio
 
@@ -19,7 +19,7 @@ from csa.errors import CsaError
 from csa.model.adapter import CompactionOutcome, Compactor, ToolExit, Update
 from csa.model.events import Event
 from csa.model.redaction import Redactor
-from csa.model.result import Status, exit_code_for
+from csa.model.result import exit_code_for
 from csa.model.state import ToolState, format_time
 from csa.paths import SessionPaths
 from csa.process.logs import OutputLog
@@ -40,6 +40,9 @@ from csa.store.heartbeat import render_heartbeat
 from csa.store.held import HeldSession, open_session
 from csa.store.journal import Journal
 from csa.structs import Struct, replace
+
+if TYPE_CHECKING:
+    from csa.model.result import Status
 
 _FAILURE = 1  # of whatever kind: the codes of `run` tell of turns
 _STOPPED = ("cancelled", "timed_out")

@@ -9,13 +9,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime
 from functools import cache
-from typing import TYPE_CHECKING, Any
 
 from csa.ids import unique_prefix_length
 from csa.store.sessions import RETIRED, Record, Store, may_hold, read_state_text
 from csa.structs import Struct
 
+TYPE_CHECKING = False  # see csa/structs.py
 if TYPE_CHECKING:
+    from typing import Any
+
     from csa.model.state import SessionState
 
 STATUSES = ("running", "idle", "unknown", "succeeded", "failed", "cancelled", "timed_out", "killed", "lost", "damaged")

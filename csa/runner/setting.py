@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from csa.errors import NotFoundError, UsageError
 from csa.store.sessions import Store
 
+TYPE_CHECKING = False  # see csa/structs.py
 if TYPE_CHECKING:
     from csa.model.config import Config
     from csa.model.redaction import Redactor

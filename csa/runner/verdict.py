@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from csa.model.adapter import Outcome, ToolExit
-from csa.model.result import Status
 from csa.structs import Struct
+
+if TYPE_CHECKING:
+    from csa.model.result import Status
 
 
 class Stop(Struct):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from typing import Literal
 
 from csa.errors import StateError
 from csa.paths import SessionPaths
@@ -11,6 +10,10 @@ from csa.procfs import boot_id, machine_id
 from csa.store.locks import probe_lock
 from csa.store.owner import Owner, may_be_running, parse_owner
 from csa.structs import Struct
+
+TYPE_CHECKING = False  # see csa/structs.py
+if TYPE_CHECKING:
+    from typing import Literal
 
 HEARTBEAT_FRESH_S = 30.0
 _MAX_LOOKS = 10

@@ -11,9 +11,12 @@ import fcntl
 import os
 import struct
 from pathlib import Path
-from typing import Self
 
 from csa.errors import StateError
+
+TYPE_CHECKING = False  # see csa/structs.py
+if TYPE_CHECKING:
+    from typing import Self
 
 _FLOCK = "hhqqi4x"  # struct flock of 64-bit Linux; l_pid must be 0 for OFD requests
 _WHOLE_FILE = struct.pack(_FLOCK, fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from csa.errors import NotFoundError, StateError
 from csa.model.result import RunResult, result_from_event
@@ -11,6 +10,10 @@ from csa.model.state import parse_time
 from csa.paths import SessionPaths
 from csa.store.atomic import write_atomically
 from csa.store.transcript import read_events_backwards
+
+TYPE_CHECKING = False  # see csa/structs.py
+if TYPE_CHECKING:
+    from typing import Any
 
 OWN_FILES = frozenset({"prompt.md", "final.md", "stdout.log", "stderr.log", "supervisor.log"})
 

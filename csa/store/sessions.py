@@ -7,13 +7,13 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from csa.errors import AmbiguousError, NotFoundError, StateError, UsageError
 from csa.ids import ID_LENGTH, is_session_id
 from csa.paths import SessionPaths, store_dir
 from csa.structs import Struct
 
+TYPE_CHECKING = False  # see csa/structs.py
 if TYPE_CHECKING:
     from csa.model.state import SessionState
 

@@ -5,12 +5,15 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from csa.errors import StateError
 from csa.model.state import NewerSchemaFault, RecordFault, SessionState, parse_state, render_state
 from csa.store.atomic import write_atomically
 from csa.store.plaintoml import load_plain
+
+TYPE_CHECKING = False  # see csa/structs.py
+if TYPE_CHECKING:
+    from typing import Any
 
 MAX_STATE_BYTES = 1 << 20
 _USUAL_BYTES = 1 << 14
