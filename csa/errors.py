@@ -100,7 +100,7 @@ class StateError(CsaError):
     code = "damaged"
     exit_code = 6
 
-    def __init__(self, path: Path, problem: str, *, line: int | None = None, hint: str | None = None) -> None:
+    def __init__(self, path: Path | str, problem: str, *, line: int | None = None, hint: str | None = None) -> None:
         where = f"{path}, line {line}" if line is not None else str(path)
         super().__init__(f"{where}: {problem}.", hint=hint)
         self.path = path
@@ -108,7 +108,7 @@ class StateError(CsaError):
         self.problem = problem
 
     @classmethod
-    def unreadable(cls, path: Path, error: OSError) -> StateError:
+    def unreadable(cls, path: Path | str, error: OSError) -> StateError:
         """Say of a record's file that the system does not let it be read."""
         return cls(path, f"cannot be read ({error.strerror or error})")
 

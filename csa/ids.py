@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left
-from collections.abc import Sequence
+TYPE_CHECKING = False  # see csa/structs.py
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 _ORDER = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 _ALPHABET = frozenset(_ORDER)
@@ -32,6 +33,8 @@ def renew_session_id(session_id: str, entropy: bytes) -> str:
 
 def unique_prefix_length(session_id: str, ordered: Sequence[str], *, minimum: int = 10) -> int:
     """Count the characters that tell `session_id` from its neighbours in the sorted `ordered` (which may hold it)."""
+    from bisect import bisect_left  # noqa: PLC0415  # few commands tell how much of an id is enough
+
     at = bisect_left(ordered, session_id)
     neighbours = [other for other in ordered[max(0, at - 1) : at + 2] if other != session_id]
     return max([minimum, *(_shared(session_id, other) + 1 for other in neighbours)])

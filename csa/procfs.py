@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
-from contextlib import suppress
 
 from csa.structs import Struct
 
@@ -69,6 +67,8 @@ def send_signal(process: ProcessId, number: int) -> bool:
 
     The identity must come from this boot and this pid namespace.
     """
+    from signal import pidfd_send_signal  # noqa: PLC0415  # readers, who look at processes too, send none
+
     try:
         pidfd = os.pidfd_open(process.pid)
     except OSError:
@@ -76,7 +76,7 @@ def send_signal(process: ProcessId, number: int) -> bool:
     try:
         if process_start_time(process.pid) != process.start_time:  # checked with the pidfd open: no reuse in between
             return False
-        signal.pidfd_send_signal(pidfd, number)
+        pidfd_send_signal(pidfd, number)
     except OSError:
         return False  # it ended, or is another user's
     finally:
@@ -122,6 +122,8 @@ def _stat(pid: int) -> list[bytes]:
 
 
 def _read(path: str) -> str:
-    with suppress(OSError), open(path, encoding="utf-8") as file:
-        return file.read().strip()
-    return ""
+    try:
+        with open(path, encoding="utf-8") as file:
+            return file.read().strip()
+    except OSError:
+        return ""

@@ -5,9 +5,10 @@
         y: int = 0
         names: list[str] = field(default_factory=list)
 
-They have slots, `__init__`, `==`, a `repr` and, unless they say `frozen=False`, a hash. That no field of a frozen one
-is set is left to the type checker. Fields whose names begin with `_` are neither shown nor compared. What
-an annotation says is not looked at; the module that declares one has `from __future__ import annotations`.
+They have slots, `==`, a `repr` and, unless they say `frozen=False`, a hash; `__init__` is made unless they define it.
+That no field of a frozen one is set is left to the type checker. Fields whose names begin with `_` are neither shown
+nor compared. What an annotation says is not looked at; the module that declares one has `from __future__ import
+annotations`.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ class _StructType(type):
         own = members.get("__annotations__", {})
         fields = {name: (members.pop(name, _MISSING), kw_only) for name in own}
         members["__slots__"] = tuple(fields)
-        members["__init__"] = _init_at_first
+        members.setdefault("__init__", _init_at_first)
         if not frozen:
             members["__hash__"] = None
         inherited = getattr(bases[0], "__fields__", {}) if bases else {}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from pathlib import Path
 
 from csa.cli.describe import money, tokens
 from csa.cli.output import STATUS_STYLES, Style, cut, one_line, terminal_width
@@ -21,11 +20,11 @@ _TEXT_WIDTH = 10  # at least; numbers give way to it
 class View:
     """A terminal of some width, or a pipe, which takes everything whole."""
 
-    def __init__(self, current: Mapping[Path, str | None]) -> None:
+    def __init__(self, current: Mapping[str, str | None]) -> None:
         self.style = Style(sys.stdout)
         self.width = terminal_width(sys.stdout)
         self.now = datetime.now(UTC)
-        self._current = current  # the current session of each store
+        self._current = current  # the current session of each store, by its pathname
 
     def shown_id(self, info: SessionInfo) -> str:
         """Return what is shown of an id: the whole in a pipe, on a terminal what is enough, and at least ten."""
@@ -39,7 +38,7 @@ class View:
         return self.style(shown[: info.unique_length], "bold") + self.style(shown[info.unique_length :], "dim")
 
     def is_current(self, info: SessionInfo) -> bool:
-        return self._current.get(info.store.path) == info.session_id
+        return self._current.get(info.store.pathname) == info.session_id
 
     def status(self, info: SessionInfo) -> str:
         return RETIRED if info.record.is_retired else info.status
@@ -49,7 +48,7 @@ class View:
         return self.style(f"{status:<{width}}", STATUS_STYLES.get(status, ""))
 
 
-def print_table(view: View, infos: Sequence[SessionInfo], places: Mapping[Path, str] | None = None) -> None:
+def print_table(view: View, infos: Sequence[SessionInfo], places: Mapping[str, str] | None = None) -> None:
     """Print the sessions; with the names of their stores, where they are."""
     columns = _Columns(view, infos, places)
     print("\n".join([view.style(columns.head(), "dim"), *map(columns.row, infos)]))
@@ -58,7 +57,7 @@ def print_table(view: View, infos: Sequence[SessionInfo], places: Mapping[Path, 
 class _Columns:
     """What each column of a table takes."""
 
-    def __init__(self, view: View, infos: Sequence[SessionInfo], places: Mapping[Path, str] | None) -> None:
+    def __init__(self, view: View, infos: Sequence[SessionInfo], places: Mapping[str, str] | None) -> None:
         self._view = view
         self._places = places
         is_roomy = view.width is None or view.width >= _ROOMY_FROM
@@ -96,7 +95,7 @@ class _Columns:
         if not self._places:
             return ""
         room = self._place - 1
-        place = self._places[info.store.path]
+        place = self._places[info.store.pathname]
         shown = place if len(place) <= room else "…" + place[len(place) - room + 1 :]  # its end tells it from others
         return f"{shown:<{room}} "
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 from csa.errors import CsaError
 
@@ -52,15 +50,23 @@ def print_json(value: Any) -> None:
     print(json.dumps(value, ensure_ascii=not is_utf8))
 
 
-@contextmanager
-def lossy(stream: IO[str], faults: list[OSError] | None = None) -> Iterator[None]:
+class lossy:  # noqa: N801  # as contextlib.suppress, without importing what makes such functions
     """Print to a stream that may fail; from then on it is dropped, rather than failing a run. Notes why in `faults`."""
-    try:
-        yield
-    except OSError as error:
-        silence(stream)
-        if faults is not None:
-            faults.append(error)
+
+    def __init__(self, stream: IO[str], faults: list[OSError] | None = None) -> None:
+        self._stream = stream
+        self._faults = faults
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> bool:
+        if not isinstance(error, OSError):
+            return False
+        silence(self._stream)
+        if self._faults is not None:
+            self._faults.append(error)
+        return True
 
 
 def silence(stream: IO[str]) -> None:

@@ -16,7 +16,6 @@ import argparse
 import sys
 import time
 from datetime import UTC, datetime
-from pathlib import Path
 
 from csa.cli.output import can_redraw, print_json
 from csa.cli.selecting import open_client, refuse_unknown_tools
@@ -121,8 +120,8 @@ def _list_rows(client: Csa, stores: list[Store], selection: Selection, arguments
     if not listing.infos:
         _refuse_typo(client, stores, selection)
     if arguments.json:
-        extra = {store.path: {"project": str(store.project)} if arguments.all_projects else {} for store in stores}
-        print_json([{**info.to_json(), **extra[info.store.path]} for info in listing.infos])
+        extra = {store.pathname: {"project": str(store.project)} if arguments.all_projects else {} for store in stores}
+        print_json([{**info.to_json(), **extra[info.store.pathname]} for info in listing.infos])
         return 0
     if not listing.infos:
         return _say_none(selection)
@@ -184,23 +183,23 @@ def _say_none(selection: Selection) -> int:
     return 0
 
 
-def _current(stores: list[Store]) -> dict[Path, str | None]:
+def _current(stores: list[Store]) -> dict[str, str | None]:
     from csa.store.current import read_current  # noqa: PLC0415  # JSON needs none of it
 
-    found: dict[Path, str | None] = {}
+    found: dict[str, str | None] = {}
     for store in stores:
         try:
-            found[store.path] = read_current(store)
+            found[store.pathname] = read_current(store)
         except (StateError, OSError):  # `csa session current` says so
-            found[store.path] = None
+            found[store.pathname] = None
     return found
 
 
-def _places(client: Csa, stores: list[Store]) -> dict[Path, str]:
+def _places(client: Csa, stores: list[Store]) -> dict[str, str]:
     from csa.cli.roster import shorten  # noqa: PLC0415  # one project needs none of it
 
     user_home = home(client.setting.environ)
-    return {store.path: shorten(store.project, user_home) for store in stores}
+    return {store.pathname: shorten(store.project, user_home) for store in stores}
 
 
 def _watch(client: Csa, limit: int | None) -> int:

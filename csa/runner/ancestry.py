@@ -10,10 +10,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 
 from csa.errors import StateError
-from csa.paths import SessionPaths
+from csa.paths import SessionPaths, make_path
 from csa.procfs import environment_of, parent_of
 from csa.store.locks import is_locked
 
@@ -51,7 +50,7 @@ def _ancestors() -> Iterator[int]:
 
 
 def _runs(identity: Mapping[str, str]) -> bool:
-    directory = Path(identity["CSA_SESSION_DIR"])
+    directory = make_path(identity["CSA_SESSION_DIR"])
     if directory.name != identity["CSA_SESSION_ID"] or not directory.is_relative_to(identity["CSA_STATE_DIR"]):
         return False
     try:

@@ -6,11 +6,10 @@ import os
 import time
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
-from pathlib import Path
 
 from csa.errors import NotFoundError, UsageError
 from csa.ids import ENTROPY_BYTES, new_session_id
-from csa.paths import SessionPaths, state_root
+from csa.paths import SessionPaths, make_path, state_root_pathname
 from csa.runner.ancestry import with_identity
 from csa.runner.listing import SessionInfo, select_sessions
 from csa.runner.setting import Setting, resolve_selector
@@ -20,6 +19,8 @@ from csa.store.sessions import Store
 
 TYPE_CHECKING = False  # see csa/structs.py
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from csa.model.config import Config
     from csa.model.events import Event
     from csa.model.result import RunResult
@@ -37,10 +38,10 @@ class Csa:
         self,
         project: Path | str,
         *,
-        root: Path,
+        root: Path | str,
         config: Config | None = None,
         environ: Mapping[str, str] | None = None,
-        directory: Path | None = None,
+        directory: Path | str | None = None,
         caller: Caller | None = None,
         command: str = "csa",
         owns_process: bool = False,
@@ -57,9 +58,9 @@ class Csa:
             command: how agents are told to call csa.
             owns_process: this process is csa's alone (see `start_tool`).
         """
-        project = Path(project).resolve()
+        project = os.path.realpath(project)
         self.setting = Setting(
-            store=Store(root.resolve(), project),
+            store=Store(os.path.realpath(root), project),
             environ=dict(environ or {}),
             directory=directory or project,
             config=lambda: config or _defaults(),
@@ -85,20 +86,20 @@ class Csa:
         """
         variables = with_identity(os.environ if environ is None else environ)
         try:
-            start = Path(directory).resolve()
+            start = os.path.realpath(directory)
         except FileNotFoundError as error:
             raise UsageError(
                 "The current directory has been deleted.", hint="cd to another, or pass --cd DIR"
             ) from error
         project = find_project(start)
-        root = state_root(variables)
+        root = state_root_pathname(variables)
         client = cls(project, root=root, environ=variables, directory=start, command=command, owns_process=owns_process)
         client.setting = Setting(
             store=client.store,
             environ=variables,
             directory=start,
-            config=lambda: _configured(project, variables),
-            caller=lambda: _calling(variables, root),
+            config=lambda: _configured(make_path(project), variables),
+            caller=lambda: _calling(variables, make_path(root)),
         )
         return client
 

@@ -179,7 +179,7 @@ def select_sessions(stores: Iterable[Store], selection: Selection = EVERYTHING, 
         if not may_fit(content):
             continue
         record = store.record_in(directory, session_id, content)
-        if not selection.accepts(record) or (record.fault and not record.paths.root.exists()):
+        if not selection.accepts(record) or (record.fault and record.is_gone):
             continue
         if is_full and not selection.statuses:
             more += 1
@@ -206,7 +206,7 @@ def _entries(store: Store, selection: Selection) -> Iterator[_Entry]:
     retired = store.retired_ids() if selection.wants_retired else []
     known = sorted({*live, *retired}) if retired else live
     children = cache(lambda: _count_children(store))
-    live_dir, retired_dir = str(store.sessions_dir), str(store.retired_dir)
+    live_dir, retired_dir = store.sessions_pathname, store.retired_pathname
     yield from ((session_id, live_dir, store, known, children) for session_id in live)
     if retired:
         only = set(retired).difference(live)
@@ -215,7 +215,7 @@ def _entries(store: Store, selection: Selection) -> Iterator[_Entry]:
 
 def _count_children(store: Store) -> dict[str, int]:
     counts: dict[str, int] = {}
-    directory = str(store.sessions_dir)
+    directory = store.sessions_pathname
     for session_id in store.ids():
         if may_hold(read_state_text(f"{directory}/{session_id}"), b"parent_session_id"):
             state = store.record(session_id).state

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import cached_property
-from pathlib import Path
 
 from csa.errors import NotFoundError, UsageError
+from csa.paths import make_path
 from csa.store.sessions import Store
 
 TYPE_CHECKING = False  # see csa/structs.py
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from csa.model.config import Config
     from csa.model.redaction import Redactor
     from csa.runner.caller import Caller
@@ -24,15 +26,20 @@ class Setting:
         *,
         store: Store,
         environ: Mapping[str, str],
-        directory: Path,
+        directory: Path | str,
         config: Callable[[], Config],
         caller: Callable[[], Caller | None],
     ) -> None:
         self.store = store
         self.environ = environ
-        self.directory = directory  # where new sessions start
+        self._directory = str(directory)
         self._load_config = config
         self._find_caller = caller
+
+    @property
+    def directory(self) -> Path:
+        """Where new sessions start."""
+        return make_path(self._directory)
 
     @cached_property
     def config(self) -> Config:

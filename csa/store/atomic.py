@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
+
+TYPE_CHECKING = False  # see csa/structs.py
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 def write_private(path: Path, content: bytes) -> None:

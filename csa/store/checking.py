@@ -171,7 +171,7 @@ def _read_line(line: bytes) -> tuple[Event | None, str]:
 
 
 def _problem_of(session_id: str, fault: StateError) -> Problem:
-    return Problem(session_id, "error", fault.path, fault.problem, fault.line)
+    return Problem(session_id, "error", Path(fault.path), fault.problem, fault.line)
 
 
 def _check_layout(session_id: str, paths: SessionPaths) -> Iterator[Problem]:

@@ -15,9 +15,9 @@ def read_current(store: Store) -> str | None:
     Raises:
         StateError: the file holds something else.
     """
-    path = store.path / _FILE
+    path = f"{store.pathname}/{_FILE}"
     try:
-        with path.open("rb") as file:
+        with open(path, "rb") as file:
             text = file.read(2 * ID_LENGTH).decode("utf-8", "replace").strip()
     except FileNotFoundError:
         return None

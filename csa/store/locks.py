@@ -10,12 +10,12 @@ from __future__ import annotations
 import fcntl
 import os
 import struct
-from pathlib import Path
 
 from csa.errors import StateError
 
 TYPE_CHECKING = False  # see csa/structs.py
 if TYPE_CHECKING:
+    from pathlib import Path
     from typing import Self
 
 _FLOCK = "hhqqi4x"  # struct flock of 64-bit Linux; l_pid must be 0 for OFD requests
@@ -94,12 +94,12 @@ def probe_lock(path: Path | str) -> tuple[bool, bytes]:
     except FileNotFoundError:
         return False, b""
     except OSError as error:
-        raise StateError.unreadable(Path(path), error) from error
+        raise StateError.unreadable(path, error) from error
     try:
         answer = fcntl.fcntl(fd, fcntl.F_OFD_GETLK, _WHOLE_FILE)
         held = struct.unpack(_FLOCK, answer)[0] != fcntl.F_UNLCK
         return held, os.pread(fd, MAX_OWNER_BYTES, 0)
     except OSError as error:
-        raise StateError.unreadable(Path(path), error) from error
+        raise StateError.unreadable(path, error) from error
     finally:
         os.close(fd)

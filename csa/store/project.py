@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import suppress
-from pathlib import Path
+
+TYPE_CHECKING = False  # see csa/structs.py
+if TYPE_CHECKING:
+    from pathlib import Path
 
 _MARKERS = (".csa", ".git")
 _HEX = frozenset("0123456789abcdef")
@@ -11,12 +15,14 @@ _COMMIT_LENGTHS = (40, 64)
 _MAX_SYMBOLIC = 5
 
 
-def find_project(start: Path) -> Path:
+def find_project(start: Path | str) -> str:
     """Return the nearest ancestor of `start` that holds `.csa` or `.git`, else `start`; symlinks are followed."""
-    start = start.resolve()
-    return next(
-        (place for place in (start, *start.parents) if any((place / name).exists() for name in _MARKERS)), start
-    )
+    start = place = os.path.realpath(start)
+    while not any(os.path.exists(f"{place}/{name}") for name in _MARKERS):
+        if place == "/":
+            return start
+        place = os.path.dirname(place)
+    return place
 
 
 def git_branch(project: Path) -> str | None:

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import stat
 from datetime import UTC, datetime
-from functools import cache
-from pathlib import Path
 
 from csa.errors import AmbiguousError, NotFoundError, StateError, UsageError
 from csa.ids import ID_LENGTH, is_session_id
-from csa.paths import SessionPaths, store_dir
+from csa.paths import SessionPaths, make_path, store_pathname
 from csa.structs import Struct
 
 TYPE_CHECKING = False  # see csa/structs.py
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
     from csa.model.state import SessionState
 
 MAX_MATCHES_SHOWN = 20
@@ -52,46 +53,82 @@ class Record(Struct):
             return Record(self.session_id, self.paths, None, fault), "damaged"
 
     @property
+    def is_gone(self) -> bool:
+        """Whether its directory is no longer there."""
+        try:
+            os.stat(self.paths.pathname)
+        except (FileNotFoundError, NotADirectoryError):
+            return True
+        except OSError:
+            pass
+        return False
+
+    @property
     def is_retired(self) -> bool:
         """Whether it was collected: where it stands says so, whatever its record says."""
-        return self.paths.root.parent.name == RETIRED
+        return self.paths.pathname.split("/")[-2] == RETIRED
 
 
-class Store(Struct):
+class Store(Struct, frozen=False):
     """The sessions of `project` (absolute, resolved) below `root`, the state root. Need not exist yet."""
 
-    root: Path
-    project: Path
+    root_pathname: str
+    project_pathname: str
+
+    def __init__(self, root: Path | str, project: Path | str) -> None:
+        self.root_pathname = str(root)
+        self.project_pathname = str(project)
+
+    @property
+    def root(self) -> Path:
+        return make_path(self.root_pathname)
+
+    @property
+    def project(self) -> Path:
+        return make_path(self.project_pathname)
+
+    @property
+    def pathname(self) -> str:
+        """The store's own directory."""
+        return store_pathname(self.root_pathname, self.project_pathname)
 
     @property
     def path(self) -> Path:
-        """The store's own directory."""
-        return store_dir(self.root, self.project)
+        """The same."""
+        return make_path(self.pathname)
+
+    @property
+    def sessions_pathname(self) -> str:
+        return f"{self.pathname}/sessions"
 
     @property
     def sessions_dir(self) -> Path:
-        return _directory(self.root, self.project, "sessions")
+        return make_path(self.sessions_pathname)
+
+    @property
+    def retired_pathname(self) -> str:
+        """Where collected sessions stand until they are purged."""
+        return f"{self.pathname}/{RETIRED}"
 
     @property
     def retired_dir(self) -> Path:
-        """Where collected sessions stand until they are purged."""
-        return _directory(self.root, self.project, RETIRED)
+        return make_path(self.retired_pathname)
 
     def paths(self, session_id: str) -> SessionPaths:
         """Return where a session's files are, whether it exists or not."""
-        return SessionPaths(self.sessions_dir / session_id)
+        return SessionPaths(f"{self.sessions_pathname}/{session_id}")
 
     def find(self, session_id: str) -> SessionPaths:
         """Return where a session's files can be read: a collected one's stand elsewhere."""
         paths = self.paths(session_id)
-        if paths.root.is_dir():
+        if os.path.isdir(paths.pathname):
             return paths
         retired = self.retired_paths(session_id)
-        return retired if retired.root.is_dir() else paths
+        return retired if os.path.isdir(retired.pathname) else paths
 
     def retired_paths(self, session_id: str) -> SessionPaths:
         """Return where a session's files are once it is retired."""
-        return SessionPaths(self.retired_dir / session_id)
+        return SessionPaths(f"{self.retired_pathname}/{session_id}")
 
     def ids(self) -> list[str]:
         """Return the ids of all sessions, oldest first: of the directories that are named by a ULID.
@@ -99,18 +136,20 @@ class Store(Struct):
         Raises:
             StateError: the directory of sessions cannot be read.
         """
-        return _ids_in(self.sessions_dir)
+        return _ids_in(self.sessions_pathname)
 
     def retired_ids(self) -> list[str]:
         """Return the ids of the sessions that were collected and are not purged yet, oldest first."""
-        return _ids_in(self.retired_dir)
+        return _ids_in(self.retired_pathname)
 
     def has(self, session_id: str) -> bool:
         """Say whether there is that session; StateError where the directory of sessions cannot be read."""
         try:
-            return is_session_id(session_id) and self.paths(session_id).root.is_dir()
+            return is_session_id(session_id) and stat.S_ISDIR(os.stat(self.paths(session_id).pathname).st_mode)
+        except (FileNotFoundError, NotADirectoryError):
+            return False
         except OSError as error:
-            raise StateError.unreadable(self.sessions_dir, error) from error
+            raise StateError.unreadable(self.sessions_pathname, error) from error
 
     def load(self, session_id: str) -> SessionState:
         """Return a session's state; NotFoundError or StateError."""
@@ -130,13 +169,13 @@ class Store(Struct):
         """Return the same of the session that stands in `directory`, whose text has been read if there is `content`."""
         if content is None:
             return self.record(session_id)
-        return _read(session_id, SessionPaths(Path(directory, session_id)), content)
+        return _read(session_id, SessionPaths(f"{directory}/{session_id}"), content)
 
     def records(self) -> Iterator[Record]:
         """Yield every session, newest first; one that is removed meanwhile is passed over."""
         for session_id in reversed(self.ids()):
             record = self.record(session_id)
-            if record.fault is None or record.paths.root.exists():
+            if record.fault is None or not record.is_gone:
                 yield record
 
     def resolve(self, selector: str, *, retired: bool = False) -> str:
@@ -153,8 +192,8 @@ class Store(Struct):
         selector = selector.strip()
         if not selector:
             raise UsageError("An empty session selector matches nothing.", hint="csa session list")
-        matches = self._matches(selector, self.sessions_dir)
-        collected = [] if matches else self._matches(selector, self.retired_dir)
+        matches = self._matches(selector, self.sessions_pathname)
+        collected = [] if matches else self._matches(selector, self.retired_pathname)
         if collected and not retired:
             raise NotFoundError(
                 f"Session {collected[0]} was retired; it can only be read.",
@@ -181,7 +220,7 @@ class Store(Struct):
             raise NotFoundError(f"There is {whose} in {self.project}.", hint='csa run "..."')
         return max(states, key=lambda state: (state.last_accessed, state.session_id)).session_id
 
-    def _matches(self, selector: str, directory: Path) -> list[str]:
+    def _matches(self, selector: str, directory: str) -> list[str]:
         if not selector[0].isdigit():
             return self._named(selector, _ids_in(directory))
         prefix = selector.upper()
@@ -201,13 +240,7 @@ class Store(Struct):
         return [*lines, f"... and {more} more"] if more else lines
 
 
-@cache
-def _directory(root: Path, project: Path, name: str) -> Path:
-    """Return a directory of a store; made once, as that takes longer than most of what is done with it."""
-    return store_dir(root, project) / name
-
-
-def _ids_in(directory: Path, prefix: str = "") -> list[str]:
+def _ids_in(directory: str, prefix: str = "") -> list[str]:
     try:
         with os.scandir(directory) as entries:  # which tells directories from files without asking for each
             return sorted(
@@ -229,7 +262,8 @@ def _read(session_id: str, paths: SessionPaths, content: bytes | None = None) ->
 def _load(paths: SessionPaths, content: bytes | None = None) -> SessionState:
     from csa.store.statefile import load_state, parse_state_bytes  # noqa: PLC0415  # resolving an id reads no state
 
-    return load_state(paths.state) if content is None else parse_state_bytes(paths.state, content)
+    pathname = f"{paths.pathname}/state.toml"
+    return load_state(pathname) if content is None else parse_state_bytes(pathname, content)
 
 
 def read_state_text(session: str, *, directory: int | None = None) -> bytes | None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from pathlib import Path
 
 from csa.errors import StateError
 from csa.model.state import NewerSchemaFault, RecordFault, SessionState, parse_state, render_state
@@ -13,13 +12,14 @@ from csa.store.plaintoml import load_plain
 
 TYPE_CHECKING = False  # see csa/structs.py
 if TYPE_CHECKING:
+    from pathlib import Path
     from typing import Any
 
 MAX_STATE_BYTES = 1 << 20
 _USUAL_BYTES = 1 << 14
 
 
-def load_state(path: Path) -> SessionState:
+def load_state(path: Path | str) -> SessionState:
     """Read a state.toml.
 
     Raises:
@@ -28,7 +28,7 @@ def load_state(path: Path) -> SessionState:
     return parse_record(path, read_record(path))
 
 
-def read_record(path: Path) -> dict[str, Any]:
+def read_record(path: Path | str) -> dict[str, Any]:
     """Read a state.toml as a mapping; StateError as in `load_state`."""
     try:
         content = _read(path)
@@ -37,7 +37,7 @@ def read_record(path: Path) -> dict[str, Any]:
     return _interpret(path, content)
 
 
-def _read(path: Path) -> bytes:
+def _read(path: Path | str) -> bytes:
     """Return a file's content; in one call, where the usual way makes six: a list reads thousands."""
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
@@ -49,12 +49,12 @@ def _read(path: Path) -> bytes:
     return content
 
 
-def parse_state_bytes(path: Path, content: bytes) -> SessionState:
+def parse_state_bytes(path: Path | str, content: bytes) -> SessionState:
     """Interpret what was read from `path`; StateError as in `load_state`."""
     return parse_record(path, _interpret(path, content))
 
 
-def _interpret(path: Path, content: bytes) -> dict[str, Any]:
+def _interpret(path: Path | str, content: bytes) -> dict[str, Any]:
     if len(content) > MAX_STATE_BYTES:
         raise StateError(path, f"is {len(content)} bytes long, more than any state.toml")
     try:
@@ -66,7 +66,7 @@ def _interpret(path: Path, content: bytes) -> dict[str, Any]:
     return _parse(path, text) if plain is None else plain
 
 
-def _parse(path: Path, text: str) -> dict[str, Any]:
+def _parse(path: Path | str, text: str) -> dict[str, Any]:
     import tomllib  # noqa: PLC0415  # what csa wrote itself is read without it
 
     try:
@@ -77,7 +77,7 @@ def _parse(path: Path, text: str) -> dict[str, Any]:
         raise StateError(path, f"is not TOML ({error})", line=_line_of(error, text)) from error
 
 
-def parse_record(path: Path, record: Mapping[str, Any]) -> SessionState:
+def parse_record(path: Path | str, record: Mapping[str, Any]) -> SessionState:
     """Interpret a mapping read from `path`; StateError when it is not a session's record."""
     try:
         state = parse_state(record)
@@ -119,10 +119,11 @@ def _line_of(error: ValueError, text: str) -> int | None:
     return line
 
 
-def _line_of_key(path: Path, key: str) -> int | None:
+def _line_of_key(path: Path | str, key: str) -> int | None:
     name = key.rpartition(".")[2]
     try:
-        lines = path.read_text(errors="replace").splitlines()
+        with open(path, encoding="utf-8", errors="replace") as file:
+            lines = file.read().splitlines()
     except OSError:
         return None
     return next((number for number, line in enumerate(lines, 1) if line.lstrip().startswith(name)), None)

@@ -49,7 +49,7 @@ def settle(paths: SessionPaths) -> tuple[Liveness, Event | None]:
             raise liveness.fault
         if liveness.state != "not_alive":
             return liveness, None  # what the journal says does not matter, and a turn's may be long
-        last = last_turn_event(f"{paths.root}/transcript.jsonl")  # a Path takes longer to make than to use
+        last = last_turn_event(f"{paths.pathname}/transcript.jsonl")
         if last is None or last.type == "run_finished" or last == seen:
             break
         seen = last
@@ -62,7 +62,7 @@ def find_fault(paths: SessionPaths, state: SessionState) -> StateError | None:
     A transcript that begins with a turn, as most do, is not read any further: collectors ask for thousands.
     """
     try:
-        fd = os.open(f"{paths.root}/transcript.jsonl", os.O_RDONLY | os.O_CLOEXEC)
+        fd = os.open(f"{paths.pathname}/transcript.jsonl", os.O_RDONLY | os.O_CLOEXEC)
         try:
             if b'"run_started"' in os.read(fd, _HEAD):
                 return None

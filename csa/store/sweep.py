@@ -60,9 +60,9 @@ def find_candidates(store: Store, rule: Rule, now: datetime) -> Iterator[Candida
 
 def judge(paths: SessionPaths, rule: Rule, now: datetime, *, content: bytes | None = None) -> Candidate | None:
     """Say why a session goes, or that its record cannot be read; None when it stays, or is not there."""
-    session_id = paths.root.name
+    session_id, pathname = paths.session_id, f"{paths.pathname}/state.toml"
     try:
-        state = load_state(paths.state) if content is None else parse_state_bytes(paths.state, content)
+        state = load_state(pathname) if content is None else parse_state_bytes(pathname, content)
     except StateError as fault:
         return _judge_damaged(paths, fault, rule, now)
     reason = rule.verdict(state, now)
@@ -83,9 +83,9 @@ def _judge_damaged(paths: SessionPaths, fault: StateError, rule: Rule, now: date
         return None
     reason: Reason | None = "damaged" if rule.takes_damaged(changed_at, now) else None
     try:
-        return Candidate(paths.root.name, paths, None, fault, reason, _is_running(paths))
+        return Candidate(paths.session_id, paths, None, fault, reason, _is_running(paths))
     except StateError:  # what cannot be looked at stays
-        return Candidate(paths.root.name, paths, None, fault)
+        return Candidate(paths.session_id, paths, None, fault)
 
 
 def changed(paths: SessionPaths) -> datetime | None:
@@ -126,7 +126,7 @@ def is_running(paths: SessionPaths) -> bool:
 
 
 def _is_running(paths: SessionPaths) -> bool:
-    held, content = probe_lock(f"{paths.root}/locks/session.lock")  # ten times as fast as by way of Paths
+    held, content = probe_lock(f"{paths.pathname}/locks/session.lock")
     return held or (bool(content) and probe(paths).state != "not_alive")
 
 

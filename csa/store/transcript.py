@@ -8,10 +8,13 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
-from pathlib import Path
 
 from csa.errors import StateError
 from csa.model.events import Event
+
+TYPE_CHECKING = False  # see csa/structs.py
+if TYPE_CHECKING:
+    from pathlib import Path
 
 _BLOCK = 1 << 16
 
@@ -71,7 +74,7 @@ def _lines_backwards(path: Path | str) -> Iterator[bytes]:
     except FileNotFoundError:
         return
     except OSError as error:
-        raise StateError.unreadable(Path(path), error) from error
+        raise StateError.unreadable(path, error) from error
     try:
         at = os.fstat(fd).st_size
         parts: list[bytes] | None = None  # of the line that is being read, last part first; None: of the partial one
@@ -91,6 +94,6 @@ def _lines_backwards(path: Path | str) -> Iterator[bytes]:
         if parts and (first := b"".join(reversed(parts))):
             yield first
     except OSError as error:
-        raise StateError.unreadable(Path(path), error) from error
+        raise StateError.unreadable(path, error) from error
     finally:
         os.close(fd)

@@ -9,19 +9,19 @@ from csa.store.project import find_project, git_branch, git_head
 
 def test_the_nearest_marker_counts(tmp_path: Path) -> None:
     """The nearest ancestor with .csa or .git is the project, else the directory itself."""
-    assert find_project(Path("/proc/self/task")) == Path("/proc/self/task").resolve()
+    assert Path(find_project(Path("/proc/self/task"))) == Path("/proc/self/task").resolve()
     deep = tmp_path / "a" / "b" / "c"
     deep.mkdir(parents=True)
     (tmp_path / "a" / ".git").mkdir()
-    assert find_project(deep) == (tmp_path / "a").resolve()
+    assert Path(find_project(deep)) == (tmp_path / "a").resolve()
     (tmp_path / "a" / "b" / ".csa").mkdir()
-    assert find_project(deep) == (tmp_path / "a" / "b").resolve()
+    assert Path(find_project(deep)) == (tmp_path / "a" / "b").resolve()
 
 
 def test_symbolic_links_are_followed(tmp_path: Path, project: Path) -> None:
     """Two ways to one project are one project."""
     (tmp_path / "link").symlink_to(project)
-    assert find_project(tmp_path / "link") == project
+    assert Path(find_project(tmp_path / "link")) == project
 
 
 def test_the_branch(project: Path, tmp_path: Path) -> None:
