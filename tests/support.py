@@ -204,6 +204,13 @@ class Place:
         """Run csa to its end; stdin is empty unless given."""
         return self.shell([CSA, *words], env=env, cwd=cwd, stdin=stdin)
 
+    def imports(self, *words: str) -> set[str]:
+        """Return the modules that a command imports, and the packages they are in."""
+        done = self.shell([sys.executable, "-X", "importtime", CSA, *words])
+        lines = [line for line in done.err.splitlines() if line.startswith("import time:")]
+        names = {line.rpartition("|")[2].strip() for line in lines}
+        return names | {name.partition(".")[0] for name in names}
+
     def shell(
         self,
         argv: list[str],

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -10,6 +9,10 @@ from typing import Any
 from csa.cli.output import lossy, print_json
 from csa.cli.selecting import add_selector
 from csa.errors import UsageError
+
+TYPE_CHECKING = False  # see csa/structs.py
+if TYPE_CHECKING:
+    import argparse
 
 
 def add_selector_and_value(parser: argparse.ArgumentParser, name: str, meaning: str) -> None:

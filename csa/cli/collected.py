@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 import time
 from datetime import UTC, datetime
@@ -18,13 +17,19 @@ from csa.runner.setting import Setting
 from csa.runner.store_checks import size_words
 from csa.store.sessions import format_age
 
+TYPE_CHECKING = False  # see csa/structs.py
+if TYPE_CHECKING:
+    import argparse
+
 _PROGRESS_S = 0.2
 
 
 def days(text: str) -> int:
     """Read the value of --days."""
     if not (text.isascii() and text.isdecimal()):
-        raise argparse.ArgumentTypeError(f"'{text}' is not a whole number from 0 up")
+        from argparse import ArgumentTypeError  # noqa: PLC0415  # then argparse is loaded anyway
+
+        raise ArgumentTypeError(f"'{text}' is not a whole number from 0 up")
     return int(text)
 
 

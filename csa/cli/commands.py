@@ -5,18 +5,18 @@ A command is a module of this package with `configure(parser)` and `execute(argu
 
 from __future__ import annotations
 
-import argparse
-import os
-import re
 import sys
-from collections.abc import Callable
 from importlib import import_module
 
+from csa.cli.plainwords import PlainParser
 from csa.structs import Struct
 
 TYPE_CHECKING = False  # see csa/structs.py
 if TYPE_CHECKING:
-    from typing import Any
+    import argparse
+    from collections.abc import Callable
+
+    from csa.cli.parsing import Parser
 
 
 class Command(Struct):
@@ -26,14 +26,19 @@ class Command(Struct):
     module: str
     summary: str
 
+    def parse(self, words: list[str]) -> argparse.Namespace:
+        """Read this command's words; UsageFault when they are off."""
+        plain = PlainParser()
+        self.configure(plain)  # type: ignore[arg-type]  # it has what is used of a parser
+        found: argparse.Namespace | None = plain.parse(words)  # type: ignore[assignment]  # and this of a namespace
+        return self.parser().parse_args(words) if found is None else found
+
     def parser(self) -> Parser:
         """Build this command's parser; no other's is built."""
-        parser = Parser(
-            prog=" ".join(("csa", *self.words)),
-            description=str(import_module(f"csa.cli.{self.module}").__doc__),
-            formatter_class=_Formatter,
-            allow_abbrev=False,
-        )
+        from csa.cli.parsing import Parser  # noqa: PLC0415  # plain words need no argparse
+
+        description = str(import_module(f"csa.cli.{self.module}").__doc__)
+        parser = Parser(prog=" ".join(("csa", *self.words)), description=description)
         self.configure(parser)
         return parser
 
@@ -50,53 +55,8 @@ class Command(Struct):
         return run(arguments)
 
 
-class _Formatter(argparse.HelpFormatter):
-    """Fills each paragraph of a description to the terminal's width."""
-
-    def __init__(self, prog: str) -> None:
-        super().__init__(prog, width=_columns() - 2)  # given, or argparse imports shutil to find out
-
-    def format_help(self) -> str:
-        """Show an option whose value may be left out as it has to be given: with an equals sign."""
-        return re.sub(r"(--[a-z-]+) \[([A-Z]+)\]", r"\1[=\2]", super().format_help())
-
-    def _fill_text(self, text: str, width: int, indent: str) -> str:
-        return "\n\n".join(super(_Formatter, self)._fill_text(part, width, indent) for part in text.split("\n\n"))
-
-
-def _columns() -> int:
-    columns = os.environ.get("COLUMNS", "")
-    if columns.isdigit() and int(columns) > 0:
-        return int(columns)
-    try:
-        return min(os.get_terminal_size().columns or 80, 100)
-    except OSError:
-        return 80
-
-
-class Parser(argparse.ArgumentParser):
-    """An ArgumentParser that words its errors as csa does, and takes several arguments with options between them."""
-
-    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """Parse the words; UsageFault when they are off."""
-        if any(action.nargs == argparse.ZERO_OR_MORE and not action.option_strings for action in self._actions):
-            return self.parse_intermixed_args(args, namespace)
-        return super().parse_args(args, namespace)
-
-    def parse_known_args(self, args=None, namespace=None):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201  # as it is
-        """Take the value of an option that may have none only as `--option=value`, or it would take the prompt."""
-        lone = {name: each.const for each in self._actions if each.nargs == "?" for name in each.option_strings}
-        words = list(sys.argv[1:] if args is None else args)
-        end = words.index("--") if "--" in words else len(words)
-        joined = [f"{word}={lone[word]}" if word in lone else word for word in words[:end]]
-        return super().parse_known_args(joined + words[end:], namespace)
-
-    def error(self, message: str) -> None:  # type: ignore[override]  # argparse's never returns; nor does this
-        raise UsageFault(message, self.prog)
-
-
 class UsageFault(Exception):  # noqa: N818  # becomes a UsageError with a hint
-    """argparse refused the words of a command."""
+    """The words of a command are off."""
 
     def __init__(self, message: str, prog: str) -> None:
         super().__init__(message)

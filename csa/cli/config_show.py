@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
-
 from csa.cli.output import print_json
 from csa.cli.selecting import open_client
+
+TYPE_CHECKING = False  # see csa/structs.py
+if TYPE_CHECKING:
+    import argparse
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 
 from csa.cli.output import print_json
@@ -10,6 +9,10 @@ from csa.cli.selecting import open_client
 from csa.model.config import combine_layers
 from csa.runner.toolbox import check_names
 from csa.store.configfile import config_layers
+
+TYPE_CHECKING = False  # see csa/structs.py
+if TYPE_CHECKING:
+    import argparse
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

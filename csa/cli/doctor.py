@@ -12,7 +12,6 @@ need.
 
 from __future__ import annotations
 
-import argparse
 import os
 import re
 import sys
@@ -23,6 +22,10 @@ from csa.cli.output import Style, one_line, print_json, terminal_width
 from csa.cli.selecting import open_client
 from csa.errors import UsageError
 from csa.model.check import ANSWER_LIMIT_S, Check
+
+TYPE_CHECKING = False  # see csa/structs.py
+if TYPE_CHECKING:
+    import argparse
 
 _MARKS = {"ok": ("✓", "green"), "warn": ("!", "yellow"), "fail": ("✗", "red")}
 _TITLES = {"setup": "Setup", "tools": "Tools", "state": "State", "system": "System"}

@@ -10,11 +10,14 @@ something could not be removed.
 
 from __future__ import annotations
 
-import argparse
 import sys
 from datetime import UTC, datetime
 
 from csa.cli.selecting import open_client
+
+TYPE_CHECKING = False  # see csa/structs.py
+if TYPE_CHECKING:
+    import argparse
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

@@ -8,7 +8,6 @@ Exits 6 when a session's lock cannot be read, so that nobody knows whether it ru
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
 from pathlib import Path
@@ -22,6 +21,10 @@ from csa.runner.caller import find_caller
 from csa.runner.ending import Target, end_all, who_asks
 from csa.store.liveness import probe
 from csa.store.stores import find_stores
+
+TYPE_CHECKING = False  # see csa/structs.py
+if TYPE_CHECKING:
+    import argparse
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import gc
 import io
 import os
 import sys
@@ -11,11 +12,13 @@ from csa.errors import CsaError, UsageError
 
 EXIT_INTERRUPTED = 128 + 2  # SIGINT
 EXIT_BROKEN_PIPE = 128 + 13  # SIGPIPE
+_COLLECT_AFTER = 20_000  # objects; python's 700 look for garbage thirty times while there are only imports
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; return the exit code."""
     words = sys.argv[1:] if argv is None else argv
+    gc.set_threshold(_COLLECT_AFTER)
     _open_standard_streams()
     try:
         if words[:1] in (["--version"], ["-V"]):
@@ -128,7 +131,7 @@ def _dispatch(words: list[str]) -> int:
 
         raise unknown_command(words)
     try:
-        arguments = command.parser().parse_args(rest)
+        arguments = command.parse(rest)
     except UsageFault as fault:
         from csa.cli.suggesting import usage_error  # noqa: PLC0415  # only a typo pays for it
 

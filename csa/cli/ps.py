@@ -6,7 +6,6 @@ are unknown for a turn in another pid namespace or on another machine. csa top s
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
 import time
@@ -21,6 +20,10 @@ from csa.paths import home, state_root
 from csa.runner.resources import Resources, measure_trees
 from csa.store.stores import find_stores
 from csa.structs import Struct
+
+TYPE_CHECKING = False  # see csa/structs.py
+if TYPE_CHECKING:
+    import argparse
 
 _TEXT_WIDTH = 10  # at least
 

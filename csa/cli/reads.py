@@ -5,11 +5,13 @@ These commands are to start fast: where no config file as much as names the key,
 
 from __future__ import annotations
 
-import argparse
-
 from csa.cli.selecting import open_client, selected
 from csa.paths import user_config_file
 from csa.runner.setting import Setting
+
+TYPE_CHECKING = False  # see csa/structs.py
+if TYPE_CHECKING:
+    import argparse
 
 _KEY = "audit_reads"
 

@@ -8,7 +8,6 @@ Exits 0 when the turn succeeded, 1 when it failed, 2 on bad usage, 3 when the se
 
 from __future__ import annotations
 
-import argparse
 import math
 import shlex
 import shutil
@@ -17,7 +16,6 @@ import sys
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from csa.cli.output import lossy, print_json, print_problem
 from csa.errors import UsageError
@@ -30,7 +28,10 @@ from csa.runner.patience import try_until_free
 from csa.runner.plan import TurnPlan
 from csa.runner.request import RunRequest
 
+TYPE_CHECKING = False  # see csa/structs.py
 if TYPE_CHECKING:
+    import argparse
+
     from csa.cli.progress import Progress
     from csa.runner.turn import Turn
 

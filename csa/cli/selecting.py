@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Iterable
 
 from csa.errors import ConfigError, UsageError
 from csa.runner.client import Csa
 from csa.store.sessions import Store
+
+TYPE_CHECKING = False  # see csa/structs.py
+if TYPE_CHECKING:
+    import argparse
 
 
 def add_selector(parser: argparse.ArgumentParser) -> None:

@@ -10,11 +10,13 @@ there (--force takes its sessions nevertheless).
 
 from __future__ import annotations
 
-import argparse
-
 from csa.cli.acting import warn
 from csa.cli.output import print_json
 from csa.cli.selecting import open_client
+
+TYPE_CHECKING = False  # see csa/structs.py
+if TYPE_CHECKING:
+    import argparse
 
 EXIT_LEFT = 4
 

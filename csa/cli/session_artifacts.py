@@ -6,7 +6,6 @@ links that lead out of the output are refused.
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -17,6 +16,10 @@ from csa.cli.selecting import add_selector, open_client, selected
 from csa.model.state import format_time
 from csa.store.artifacts import Artifact, copy_artifacts, find_artifacts
 from csa.store.sessions import format_age
+
+TYPE_CHECKING = False  # see csa/structs.py
+if TYPE_CHECKING:
+    import argparse
 
 _KIB = 1024
 

@@ -10,12 +10,10 @@ when the tool did, else 1; 4 when a turn runs.
 
 from __future__ import annotations
 
-import argparse
 import signal
 import sys
 import time
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 from csa.cli.output import lossy, print_json, print_problem
 from csa.cli.run import print_failure
@@ -30,7 +28,10 @@ from csa.runner.waiting import await_endings, waiters_exit_code
 from csa.store.following import follow
 from csa.structs import Struct
 
+TYPE_CHECKING = False  # see csa/structs.py
 if TYPE_CHECKING:
+    import argparse
+
     from csa.cli.progress import Progress, Subject
     from csa.store.owner import Owner
 

@@ -7,7 +7,6 @@ many there are is shown. Tokens of a running turn are known as soon as its tool 
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Callable
 
@@ -16,6 +15,10 @@ from csa.cli.output import Style, cut, one_line, print_json, terminal_width
 from csa.cli.selecting import add_selector, open_client, selected
 from csa.runner.budget import BudgetReport, BudgetState, report_budget
 from csa.store.spending import Account
+
+TYPE_CHECKING = False  # see csa/structs.py
+if TYPE_CHECKING:
+    import argparse
 
 _ID = 10  # characters, on a terminal
 _SHOWN: dict[str, tuple[str, Callable[[float], str]]] = {

@@ -7,17 +7,19 @@ note is missing or another; `gone`, when the session is no more. Exits 1 when on
 
 from __future__ import annotations
 
-import argparse
 import sys
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from csa.cli.output import Style, cut_behind, one_line, print_json, terminal_width
 from csa.cli.selecting import open_client
 from csa.errors import UsageError
 from csa.model.state import format_time
 
+TYPE_CHECKING = False  # see csa/structs.py
 if TYPE_CHECKING:
+    import argparse
+
     from csa.runner.client import Csa
     from csa.store.checkpoints import Checkpoint, Verdict
 

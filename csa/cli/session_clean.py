@@ -10,10 +10,13 @@ Exits 0 also when there is nothing to do, and 1 when something could not be remo
 
 from __future__ import annotations
 
-import argparse
 from datetime import UTC, datetime
 
 from csa.cli.selecting import open_client, refuse_unknown_tools
+
+TYPE_CHECKING = False  # see csa/structs.py
+if TYPE_CHECKING:
+    import argparse
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

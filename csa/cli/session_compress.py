@@ -7,10 +7,8 @@ session, 4 when it is running, 124 when the time is up.
 
 from __future__ import annotations
 
-import argparse
 import signal
 import sys
-from typing import TYPE_CHECKING
 
 from csa.cli.acting import warn
 from csa.cli.describe import tokens
@@ -20,7 +18,10 @@ from csa.cli.selecting import add_selector, selected
 from csa.errors import CsaError, UsageError
 from csa.runner.client import Csa
 
+TYPE_CHECKING = False  # see csa/structs.py
 if TYPE_CHECKING:
+    import argparse
+
     from csa.runner.compaction import Compaction, CompactionResult
 
 

@@ -5,14 +5,16 @@
 
 from __future__ import annotations
 
-import argparse
-
 from csa.cli.output import print_json
 from csa.cli.selecting import open_client
 from csa.errors import UsageError
 from csa.runner.client import Csa
 from csa.runner.setting import resolve_selector
 from csa.store.current import choose_current, clear_current, read_current
+
+TYPE_CHECKING = False  # see csa/structs.py
+if TYPE_CHECKING:
+    import argparse
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

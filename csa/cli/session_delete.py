@@ -9,13 +9,16 @@ Exits 4 when a session runs, and 5 when it is pinned, or is the calling session 
 
 from __future__ import annotations
 
-import argparse
 import sys
 
 from csa.cli.acting import warn
 from csa.cli.output import lossy, print_error, print_json
 from csa.cli.selecting import open_client
 from csa.errors import CsaError, UsageError
+
+TYPE_CHECKING = False  # see csa/structs.py
+if TYPE_CHECKING:
+    import argparse
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

@@ -5,12 +5,14 @@ One line of up to 80 characters; secrets are redacted. A session that is running
 
 from __future__ import annotations
 
-import argparse
-
 from csa.cli.acting import add_selector_and_value, report, selected_with_value
 from csa.cli.output import one_line
 from csa.cli.selecting import open_client
 from csa.errors import UsageError
+
+TYPE_CHECKING = False  # see csa/structs.py
+if TYPE_CHECKING:
+    import argparse
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

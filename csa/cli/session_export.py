@@ -9,7 +9,6 @@ For reading there are md, json, html, and jsonl: a message a line.
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -30,6 +29,10 @@ from csa.runner.exporting import (
     write_archive,
 )
 from csa.runner.listing import SessionInfo
+
+TYPE_CHECKING = False  # see csa/structs.py
+if TYPE_CHECKING:
+    import argparse
 
 ARCHIVE = "archive"
 

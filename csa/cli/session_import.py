@@ -12,7 +12,6 @@ what was said, as the tool's own conversation belongs to the other one.
 
 from __future__ import annotations
 
-import argparse
 import sys
 from pathlib import Path
 from typing import IO
@@ -23,6 +22,10 @@ from csa.cli.selecting import open_client
 from csa.errors import NotFoundError, UsageError
 from csa.runner.acting import record_act
 from csa.runner.importing import Imported, import_archive
+
+TYPE_CHECKING = False  # see csa/structs.py
+if TYPE_CHECKING:
+    import argparse
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

@@ -6,7 +6,6 @@ Children in other projects are not looked for; the tree of the other project sho
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
@@ -20,6 +19,10 @@ from csa.model.state import parse_time
 from csa.paths import home
 from csa.runner.inspection import SessionCard, inspect_session
 from csa.store.sessions import format_age
+
+TYPE_CHECKING = False  # see csa/structs.py
+if TYPE_CHECKING:
+    import argparse
 
 _LABEL_WIDTH = 12
 _Field = tuple[str, str]

@@ -6,10 +6,12 @@ known (it belongs to another machine, or its lock cannot be read). Looks at the 
 
 from __future__ import annotations
 
-import argparse
-
 from csa.cli.output import one_line, print_json
 from csa.cli.selecting import add_selector, open_client, selected
+
+TYPE_CHECKING = False  # see csa/structs.py
+if TYPE_CHECKING:
+    import argparse
 
 _EXITS = {"alive": 0, "not_alive": 1, "unknown": 4}
 

@@ -10,7 +10,6 @@ would end its own session, or one that it works for.
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -24,6 +23,10 @@ from csa.runner.caller import refuse_own_lineage
 from csa.runner.ending import GRACE_S, Ended, end_sessions, end_trees, who_asks
 from csa.runner.setting import Setting
 from csa.store.sessions import Store
+
+TYPE_CHECKING = False  # see csa/structs.py
+if TYPE_CHECKING:
+    import argparse
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

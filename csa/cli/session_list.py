@@ -12,7 +12,6 @@ its last turn has run, its tokens and its cost; q or Ctrl-C ends it.
 
 from __future__ import annotations
 
-import argparse
 import sys
 import time
 from datetime import UTC, datetime
@@ -27,6 +26,8 @@ from csa.store.sessions import Store
 
 TYPE_CHECKING = False  # see csa/structs.py
 if TYPE_CHECKING:
+    import argparse
+
     from csa.cli.live import Line
     from csa.runner.genealogy import Forest
 

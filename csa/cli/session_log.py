@@ -6,11 +6,14 @@ among them. Works without a repository, where there are only checkpoints.
 
 from __future__ import annotations
 
-import argparse
 import sys
 
 from csa.cli.output import Style, cut, one_line, print_json, terminal_width
 from csa.cli.selecting import add_selector, open_client, selected
+
+TYPE_CHECKING = False  # see csa/structs.py
+if TYPE_CHECKING:
+    import argparse
 
 _COLOURS = {"commit": "yellow", "checkpoint": "cyan", "head": "dim"}
 _SHOWN = 12  # characters of a commit's name

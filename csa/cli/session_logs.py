@@ -8,7 +8,6 @@ is redacted.
 
 from __future__ import annotations
 
-import argparse
 import sys
 import time
 from pathlib import Path
@@ -19,6 +18,10 @@ from csa.cli.selecting import add_selector, open_client, selected
 from csa.errors import NotFoundError, UsageError
 from csa.paths import SessionPaths
 from csa.store.following import follow
+
+TYPE_CHECKING = False  # see csa/structs.py
+if TYPE_CHECKING:
+    import argparse
 
 _LOOK_S = 0.05
 

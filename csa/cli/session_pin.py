@@ -5,10 +5,12 @@ With --off it may be collected again. A session that is running is refused.
 
 from __future__ import annotations
 
-import argparse
-
 from csa.cli.acting import report
 from csa.cli.selecting import add_selector, open_client, selected
+
+TYPE_CHECKING = False  # see csa/structs.py
+if TYPE_CHECKING:
+    import argparse
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

@@ -9,12 +9,14 @@ Exits 0 when nothing is damaged any more, and 6 when something is.
 
 from __future__ import annotations
 
-import argparse
-
 from csa.cli.acting import warn
 from csa.cli.output import print_json
 from csa.cli.selecting import add_selector, open_client, selected
 from csa.errors import StateError
+
+TYPE_CHECKING = False  # see csa/structs.py
+if TYPE_CHECKING:
+    import argparse
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

@@ -5,10 +5,12 @@ It counts as used now, and no longer expires. If another session has got its nam
 
 from __future__ import annotations
 
-import argparse
-
 from csa.cli.acting import report
 from csa.cli.selecting import add_selector, open_client, selected
+
+TYPE_CHECKING = False  # see csa/structs.py
+if TYPE_CHECKING:
+    import argparse
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

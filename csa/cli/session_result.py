@@ -5,10 +5,12 @@ Exits 0 when there is a result, whatever it says; the outcome is in --json.
 
 from __future__ import annotations
 
-import argparse
-
 from csa.cli.output import print_json, print_problem
 from csa.cli.selecting import add_selector, open_client, selected
+
+TYPE_CHECKING = False  # see csa/structs.py
+if TYPE_CHECKING:
+    import argparse
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

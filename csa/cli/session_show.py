@@ -6,7 +6,6 @@ conversations go through $CSA_PAGER, $PAGER or less.
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Iterable, Iterator
 from itertools import chain
@@ -19,6 +18,10 @@ from csa.errors import NotFoundError
 from csa.model.conversation import Message, ToolCall, message_to_json, read_conversation
 from csa.model.state import parse_time
 from csa.store.transcript import read_events
+
+TYPE_CHECKING = False  # see csa/structs.py
+if TYPE_CHECKING:
+    import argparse
 
 _MARKS = {"completed": "✓", "failed": "✗", "denied": "⊘", "in_progress": "…"}
 _STYLES = {"completed": "dim", "failed": "red", "denied": "yellow"}

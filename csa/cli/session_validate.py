@@ -8,13 +8,16 @@ Exits 0 when there is no error, and 6 when there is.
 
 from __future__ import annotations
 
-import argparse
 import sys
 
 from csa.cli.acting import count
 from csa.cli.output import Style, lossy, one_line, print_json
 from csa.cli.selecting import add_selector, open_client, selected
 from csa.errors import StateError
+
+TYPE_CHECKING = False  # see csa/structs.py
+if TYPE_CHECKING:
+    import argparse
 
 _STYLES = {"error": "red", "warning": "yellow", "info": "dim"}
 

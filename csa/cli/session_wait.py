@@ -10,7 +10,6 @@ to end. Exits 4 when --timeout is up, or when it cannot be known whether one run
 
 from __future__ import annotations
 
-import argparse
 import sys
 
 from csa.cli.describe import elapsed
@@ -18,6 +17,10 @@ from csa.cli.output import STATUS_STYLES, Style, one_line, print_json, print_pro
 from csa.cli.selecting import add_selectors, open_client, resolve_all
 from csa.errors import UsageError
 from csa.runner.waiting import EXIT_BUSY, Ending, await_endings
+
+TYPE_CHECKING = False  # see csa/structs.py
+if TYPE_CHECKING:
+    import argparse
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

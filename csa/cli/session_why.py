@@ -6,7 +6,6 @@ Nothing is written and nothing is taken. The status follows from the lock and th
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Callable, Iterator
 
@@ -14,6 +13,10 @@ from csa.cli.describe import describe, elapsed, size
 from csa.cli.output import STATUS_STYLES, Style, cut, one_line, print_json, terminal_width
 from csa.cli.selecting import add_selector, open_client, selected
 from csa.runner.evidence import Evidence, OwnerEvidence, gather_evidence
+
+TYPE_CHECKING = False  # see csa/structs.py
+if TYPE_CHECKING:
+    import argparse
 
 _LABEL_WIDTH = 12
 _COMMAND_WIDTH = 120

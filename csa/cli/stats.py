@@ -7,7 +7,6 @@ of 100 turns did not exceed at their peak.
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -21,6 +20,10 @@ from csa.ids import unique_prefix_length
 from csa.model.state import format_time
 from csa.model.statistics import Tally
 from csa.runner.statistics import KEYS, Statistics, gather_statistics
+
+TYPE_CHECKING = False  # see csa/structs.py
+if TYPE_CHECKING:
+    import argparse
 
 _COLUMNS = (
     ("SESSIONS", 9),

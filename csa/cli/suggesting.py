@@ -8,7 +8,8 @@ import shlex
 from collections.abc import Iterable
 from difflib import get_close_matches
 
-from csa.cli.commands import ALIASES, COMMANDS, GROUPS, Command, Parser, UsageFault
+from csa.cli.commands import ALIASES, COMMANDS, GROUPS, Command, UsageFault
+from csa.cli.parsing import Parser
 from csa.errors import UsageError
 
 _OF_ARGUMENT = re.compile(r"argument (\S+): (?:invalid choice: '(.*?)' )?")

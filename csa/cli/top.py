@@ -6,7 +6,6 @@ printed once. With --all it shows the 50 newest of the other sessions as well.
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
 import time
@@ -16,6 +15,10 @@ from csa.cli.output import can_redraw, print_json, terminal_width
 from csa.cli.roster import Roster
 from csa.paths import home, state_root
 from csa.store.stores import find_stores
+
+TYPE_CHECKING = False  # see csa/structs.py
+if TYPE_CHECKING:
+    import argparse
 
 OTHERS_SHOWN = 50
 _PIPE_WIDTH = 160

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from contextlib import suppress
 
 TYPE_CHECKING = False  # see csa/structs.py
 if TYPE_CHECKING:
@@ -82,9 +81,8 @@ def _read_ref(directory: Path, common: Path, name: str) -> str:
     for place in (directory / name, common / name):
         if place.is_file():
             return place.read_text().strip()
-    with suppress(FileNotFoundError):
-        for line in (common / "packed-refs").read_text(errors="replace").splitlines():
-            commit, _, packed = line.partition(" ")
-            if packed == name:
-                return commit
-    return ""
+    try:
+        lines = (common / "packed-refs").read_text(errors="replace").splitlines()
+    except FileNotFoundError:
+        return ""
+    return next((line.partition(" ")[0] for line in lines if line.partition(" ")[2] == name), "")

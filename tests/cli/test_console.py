@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import pty
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -13,6 +12,7 @@ import pytest
 from tests.support import CSA, Place
 
 HEAVY = {"anyio", "asyncio", "rich", "tomlkit", "ulid", "tenacity", "pexpect"}
+SLOW = {"argparse", "contextlib", "dataclasses", "inspect", "pathlib", "signal", "typing"}
 ESCAPE = "\033["
 
 
@@ -36,11 +36,24 @@ ESCAPE = "\033["
 def test_hot_commands_import_nothing_heavy(place: Place, words: list[str]) -> None:
     """Hot commands import none of the heavy packages."""
     session_id = place.codex("one").session_id if "{}" in words else ""
-    command = [sys.executable, "-X", "importtime", CSA, *(word.format(session_id) for word in words)]
-    done = place.shell(command)
-    imported = {line.rpartition("|")[2].strip() for line in done.err.splitlines() if line.startswith("import time:")}
-    assert "csa" in imported
-    assert not {name.split(".")[0] for name in imported} & HEAVY
+    names = place.imports(*(word.format(session_id) for word in words))
+    assert "csa" in names
+    assert not names & HEAVY
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["session", "list"],
+        ["session", "list", "--tool", "codex", "--limit", "20", "--json"],
+        ["session", "is-alive", "{}", "--cd", "."],
+    ],
+    ids=lambda words: " ".join(words[:3]),
+)
+def test_plain_reads_import_little(place: Place, words: list[str]) -> None:
+    """What lists sessions, and says whether one runs, is done when these would have been imported."""
+    session_id = place.codex("one").session_id
+    assert not place.imports(*(word.format(session_id) for word in words)) & SLOW
 
 
 def test_version(place: Place) -> None:

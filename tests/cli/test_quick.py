@@ -5,12 +5,11 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import sys
 from pathlib import Path
 
 import pytest
 
-from tests.support import CSA, Done, Place, Running
+from tests.support import Done, Place, Running
 
 USUAL = ("--cd", ".")  # an option, so that the quick way is not taken
 SLOW = {"argparse", "dataclasses", "pathlib", "typing", "re", "inspect"}
@@ -28,11 +27,6 @@ def ask(place: Place, selector: str, *, cwd: Path | None = None, env: dict[str, 
     return Done(*answers.pop())
 
 
-def imported(place: Place, *words: str) -> set[str]:
-    done = place.shell([sys.executable, "-X", "importtime", CSA, *words])
-    return {line.rpartition("|")[2].strip() for line in done.err.splitlines() if line.startswith("import time:")}
-
-
 @pytest.fixture
 def running(place: Place) -> Running:
     place.play(*place.hold(), ["say", "done"])
@@ -44,11 +38,11 @@ def running(place: Place) -> Running:
 def test_plain_questions_are_answered_quickly(place: Place, running: Running) -> None:
     """The version, and whether a session runs, are told without what takes long to import."""
     session_id = running.session_id
-    assert not imported(place, "--version") & SLOW
-    assert not imported(place, "session", "is-alive", "-s", session_id[:12]) & (SLOW - {"re"})  # json brings re
+    assert not place.imports("--version") & SLOW
+    assert not place.imports("session", "is-alive", "-s", session_id[:12]) & (SLOW - {"re"})  # json brings re
     place.release()
     assert running.wait().code == 0
-    assert not imported(place, "session", "is-alive", session_id) & SLOW
+    assert not place.imports("session", "is-alive", session_id) & SLOW
 
 
 def test_both_ways_say_the_same(place: Place, running: Running) -> None:

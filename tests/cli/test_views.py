@@ -14,7 +14,7 @@ import pytest
 
 from csa.paths import store_dir
 from tests.cli.terminal import ENTER_SCREEN, HIDE_CURSOR, LEAVE_SCREEN, SHOW_CURSOR, Terminal
-from tests.support import CSA, Place, Running, snapshot
+from tests.support import Place, Running, snapshot
 
 WATCH = ("session", "list", "--tree", "--watch")
 
@@ -305,10 +305,9 @@ def test_the_tree_has_columns_where_there_is_room(place: Place) -> None:
 
 def test_top_imports_nothing_heavy_in_a_pipe(place: Place) -> None:
     """Only a terminal pays for rich."""
-    done = place.shell(["python3", "-X", "importtime", CSA, "top"])
-    imported = {line.rpartition("|")[2].strip().split(".")[0] for line in done.err.splitlines()}
-    assert "csa" in imported
-    assert not imported & {"rich", "anyio", "asyncio", "tomlkit", "ulid"}
+    names = place.imports("top")
+    assert "csa" in names
+    assert not names & {"rich", "anyio", "asyncio", "tomlkit", "ulid"}
     assert not store_dir(place.state_root, place.project).exists()
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import sys
 import threading
 import time
 from pathlib import Path
@@ -18,7 +17,7 @@ from csa.paths import SessionPaths
 from csa.store.locks import acquire_lock, is_locked
 from csa.store.owner import Owner, parse_owner
 from tests.cli.terminal import Terminal
-from tests.support import CSA, Json, Place, wait_for
+from tests.support import Json, Place, wait_for
 
 
 def fails(kind: str, *, times: int = 1, tool: str | None = None, retry_after_s: float | None = None) -> Json:
@@ -215,11 +214,10 @@ def test_alive_during_the_pause(place: Place) -> None:
 
 def test_tenacity_is_loaded_when_it_is_needed(place: Place) -> None:
     """Neither a success nor a failure that lasts pays for it."""
-    command = [sys.executable, "-X", "importtime", CSA, "run", "--tool", "codex", "hello"]
     loaded = []
     for rule in (answers(), fails("quota"), fails("500", retry_after_s=0.01)):
         place.script(rule)
-        loaded.append("tenacity" in place.shell(command).err)
+        loaded.append("tenacity" in place.imports("run", "--tool", "codex", "hello"))
     assert loaded == [False, False, True]
 
 
