@@ -19,6 +19,8 @@ _TIME = re.compile(r"\d{4}-\d\d-\d\dT(?:[01]\d|2[0-3]):\d\d:\d\d(?:\.\d{1,6})?Z"
 _FRACTION = re.compile(r"(?:0|[1-9]\d*)\.\d+", re.ASCII)
 _WORDS = {"true": True, "false": False}
 _MAX_DIGITS = 18
+_MAX_KNOWN = 1000
+_known: dict[str, tuple[str, Any]] = {}  # three lines of four are the same in most sessions
 
 
 class _NotPlainError(Exception):
@@ -34,19 +36,32 @@ def load_plain(text: str) -> dict[str, Any] | None:
     table = document
     try:
         for line in text.split("\n"):
-            key, equals, value = line.partition(" = ")
-            if equals:
-                if key in table or not _is_name(key):
+            if pair := _known.get(line) or _read_pair(line):
+                key, value = pair
+                if key in table:
                     return None
-                if value[:1] == '"' and value.find('"', 1) == len(value) - 1:
-                    table[key] = value[1:-1]
-                else:
-                    table[key] = _numbers(value[1:-1]) if value[:1] == "{" and value[-1] == "}" else _value(value)
+                table[key] = value
             elif line:
                 table = _open_table(tables, line)
     except (ValueError, _NotPlainError):
         return None
     return document
+
+
+def _read_pair(line: str) -> tuple[str, Any] | None:
+    """Return the key of a line and what it is set to; None where the line sets none."""
+    key, equals, text = line.partition(" = ")
+    if not equals:
+        return None
+    if not _is_name(key):
+        raise _NotPlainError
+    if text[:1] == "{" and text[-1] == "}":
+        return key, _numbers(text[1:-1])
+    pair = key, text[1:-1] if text[:1] == '"' and text.find('"', 1) == len(text) - 1 else _value(text)
+    if len(_known) >= _MAX_KNOWN:
+        _known.clear()
+    _known[line] = pair
+    return pair
 
 
 def _value(value: str) -> Any:

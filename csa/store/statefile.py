@@ -85,7 +85,8 @@ def parse_record(path: Path | str, record: Mapping[str, Any]) -> SessionState:
         raise StateError(path, str(error), hint="upgrade csa") from error
     except RecordFault as error:
         raise StateError(path, str(error), line=_line_of_key(path, error.key)) from error
-    if os.path.basename(os.path.dirname(path)) not in {state.session_id, f".new-{state.session_id}"}:
+    directory = str(path).rpartition("/")[0].rpartition("/")[2]
+    if directory.removeprefix(".new-") != state.session_id:
         raise StateError(path, f"holds the id {state.session_id}, which is not its directory's name")
     return state
 
