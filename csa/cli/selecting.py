@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from csa.errors import ConfigError, UsageError
 from csa.runner.client import Csa
@@ -51,8 +51,10 @@ def open_client(arguments: argparse.Namespace) -> Csa:
     return Csa.from_environment(arguments.cd or ".")
 
 
-def refuse_unknown_tools(client: Csa, stores: Iterable[Store], names: Iterable[str]) -> None:
+def refuse_unknown_tools(client: Csa, stores: Iterable[Store], names: Collection[str]) -> None:
     """Raise UsageError for a name that is no tool's: of no adapter, not configured, and in no session's record."""
+    if not names:
+        return
     from csa.runner.listing import PHASES, STATUSES, Selection, select_sessions  # noqa: PLC0415  # few commands need it
     from csa.runner.toolbox import adapter_names, unknown_tool  # noqa: PLC0415  # as above
 

@@ -66,12 +66,6 @@ def execute(arguments: argparse.Namespace) -> int:
     return _list_rows(client, stores, selection, arguments)
 
 
-def _refuse_typo(client: Csa, stores: list[Store], selection: Selection) -> None:
-    """Where nothing was found: look whether there are such tools, which costs more than the list."""
-    if selection.tools:
-        refuse_unknown_tools(client, stores, selection.tools)
-
-
 def read_selection(arguments: argparse.Namespace, now: datetime) -> Selection:
     """Return what the filters say; UsageError when one says nothing that can be."""
     statuses = _names(arguments.status)
@@ -119,7 +113,7 @@ def _list_rows(client: Csa, stores: list[Store], selection: Selection, arguments
     on_terminal = sys.stdout.isatty() and not arguments.json
     listing = select_sessions(stores, selection, limit=arguments.limit or (SHOWN_ON_TERMINAL if on_terminal else None))
     if not listing.infos:
-        _refuse_typo(client, stores, selection)
+        refuse_unknown_tools(client, stores, selection.tools)  # this looks further than the list did
     if arguments.json:
         extra = {store.pathname: {"project": str(store.project)} if arguments.all_projects else {} for store in stores}
         print_json([{**info.to_json(), **extra[info.store.pathname]} for info in listing.infos])
@@ -145,7 +139,7 @@ def _list_tree(client: Csa, stores: list[Store], selection: Selection, arguments
     forest = whole if selection.is_everything else keep_matching(whole, selection)
     shown = forest[: arguments.limit]
     if not shown:
-        _refuse_typo(client, stores, selection)
+        refuse_unknown_tools(client, stores, selection.tools)  # this looks further than the list did
     if arguments.json:
         print_json(_tree_to_json(whole, shown))
         return 0
