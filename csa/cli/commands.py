@@ -55,15 +55,6 @@ class Command(Struct):
         return run(arguments)
 
 
-class UsageFault(Exception):  # noqa: N818  # becomes a UsageError with a hint
-    """The words of a command are off."""
-
-    def __init__(self, message: str, prog: str) -> None:
-        super().__init__(message)
-        self.message = message
-        self.prog = prog
-
-
 GROUPS = {"session": "look at sessions, and keep them in order", "config": "look at the configuration"}
 # What one wants to do, and the commands for it, in the order in which help shows them.
 PURPOSES: tuple[tuple[str, tuple[Command, ...]], ...] = (

@@ -110,12 +110,12 @@ def _dispatch(words: list[str]) -> int:
     from csa.cli.commands import (  # noqa: PLC0415  # as above
         AUDITED_READS,
         GROUPS,
-        UsageFault,
         find_command,
         group_overview,
         overview,
         print_help,
     )
+    from csa.cli.plainwords import UsageFault  # noqa: PLC0415  # as above
 
     command, rest = find_command(words)
     if command is None:

@@ -8,7 +8,7 @@ import re
 import sys
 from typing import Any
 
-from csa.cli.commands import UsageFault
+from csa.cli.plainwords import UsageFault
 
 
 class _Formatter(argparse.HelpFormatter):

@@ -17,6 +17,15 @@ if TYPE_CHECKING:
 _ACTIONS = {None, "store_true", "append"}
 
 
+class UsageFault(Exception):  # noqa: N818  # becomes a UsageError with a hint
+    """The words of a command are off."""
+
+    def __init__(self, message: str, prog: str) -> None:
+        super().__init__(message)
+        self.message = message
+        self.prog = prog
+
+
 class Arguments:
     """What was said, as attributes: an argparse.Namespace."""
 

@@ -8,8 +8,9 @@ import shlex
 from collections.abc import Iterable
 from difflib import get_close_matches
 
-from csa.cli.commands import ALIASES, COMMANDS, GROUPS, Command, UsageFault
+from csa.cli.commands import ALIASES, COMMANDS, GROUPS, Command
 from csa.cli.parsing import Parser
+from csa.cli.plainwords import UsageFault
 from csa.errors import UsageError
 
 _OF_ARGUMENT = re.compile(r"argument (\S+): (?:invalid choice: '(.*?)' )?")

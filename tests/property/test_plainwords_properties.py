@@ -5,8 +5,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from csa.cli.commands import COMMANDS, Command, UsageFault
-from csa.cli.plainwords import PlainParser
+from csa.cli.commands import COMMANDS, Command
+from csa.cli.plainwords import PlainParser, UsageFault
 
 VALUES = [
     "",
