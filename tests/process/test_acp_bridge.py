@@ -13,7 +13,9 @@ from typing import Any
 
 import pytest
 from csa_adapters.acp import BRIDGE
+from csa_adapters.acp_bridge import CANCEL_WAIT_S, DYING_WAIT_S
 
+from csa.runner.attempt import TERM_GRACE_S
 from tests.support import PATIENCE_S, Json, Place, wait_for
 
 ANSWER = [["say", "the answer"]]
@@ -253,8 +255,9 @@ def test_term_ends_an_agent_that_will_not_hear(place: Place) -> None:
     process = start(place, command=("bash", "-c", script))
     place.wait_ready()
     process.send_signal(signal.SIGTERM)
-    assert process.wait(3) == 143
-    process.communicate()
+    process.communicate(timeout=PATIENCE_S)
+    assert process.returncode == 143
+    assert CANCEL_WAIT_S + DYING_WAIT_S < TERM_GRACE_S
 
 
 def test_a_session_may_have_to_wait(place: Place, tmp_path: Path) -> None:
