@@ -136,7 +136,7 @@ def guardian_of(pid: int) -> int | None:
     """Return a supervisor's guardian."""
     try:
         for child in map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split()):
-            if b"guardian.py" in Path(f"/proc/{child}/cmdline").read_bytes():
+            if b"guardian.main" in Path(f"/proc/{child}/cmdline").read_bytes():
                 return child
     except OSError:
         pass

@@ -1,6 +1,6 @@
 """The guardian: a small process that is the tool's parent and outlives the supervisor until all is cleaned up.
 
-Run as `python -I -S guardian.py <control fd> <status fd> -- argv...`, in a session of its own, with the tool's stdin,
+Run as `COMMAND <control fd> <status fd> -- argv...`, in a session of its own, with the tool's stdin,
 stdout, stderr, directory and environment. With `tty <fd> <settings>` in place of `--` its stdin is its controlling
 terminal, on which the tool is the foreground job; the other terminal, on which the supervisor shows this one, gets
 those settings back when the supervisor dies and leaves it raw. It ignores the terminal's signals, and is a *subreaper*:
@@ -22,10 +22,14 @@ import ctypes
 import os
 import resource
 import select
-import signal
 import sys
 import time
-from contextlib import suppress
+
+TYPE_CHECKING = False  # as below: a guardian starts before each tool, and imports little
+if TYPE_CHECKING:
+    import signal
+else:
+    import _signal as signal  # what `signal` makes enums of, which take a quarter of the start
 
 PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
@@ -33,6 +37,12 @@ NESTED_GRACE_S = 1.0
 SWEEP_LIMIT_S = 10.0
 # What a killed interface may leave behind: the alternate screen, no cursor, the mouse, bracketed paste, key modes.
 RESET = b"\033[?1049l\033[?25h\033[?1000l\033[?1002l\033[?1003l\033[?1006l\033[?2004l\033[?1l\033>\033[<u\033[0m\r\n"
+# A module that is imported is not compiled each time, as a program would be; csa's own import has written the cache.
+COMMAND = (
+    *(sys.executable, "-I", "-S", "-B", "-c"),
+    "import sys; sys.path.append(sys.argv.pop(1)); import guardian; guardian.main()",
+    os.path.dirname(__file__),
+)
 _IGNORED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGPIPE)
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -136,14 +146,18 @@ def _ask_nested_to_end() -> None:
 
 
 def _reap_all() -> None:
-    with suppress(ChildProcessError):
+    try:
         while os.waitpid(-1, os.WNOHANG)[0]:
             pass
+    except ChildProcessError:
+        pass
 
 
 def _kill(pid: int, number: int) -> None:
-    with suppress(OSError):  # it ended, or became another user's: a setuid program is beyond our reach
+    try:  # noqa: SIM105  # contextlib takes a third of the start
         os.kill(pid, number)
+    except OSError:
+        pass  # it ended, or became another user's: a setuid program is beyond our reach
 
 
 def _spawn(argv: list[str], status: int, *, has_tty: bool = False) -> int:
@@ -189,18 +203,22 @@ def restore_terminal(fd: int, settings: bytes) -> None:
     import fcntl  # noqa: PLC0415  # most tools have no terminal
     import termios  # noqa: PLC0415  # as above
 
-    with suppress(OSError, termios.error):  # it may be gone
+    try:
         _, output, _, local, *_ = termios.tcgetattr(fd)
         if output & termios.OPOST or local & termios.ISIG:
             return
         fcntl.ioctl(fd, termios.TCSETS, settings)
         if select.select([], [fd], [], 0)[1]:  # one that does not take it would hold us up
             os.write(fd, RESET)
+    except (OSError, termios.error):
+        pass  # it may be gone
 
 
 def _say(status: int, line: str) -> None:
-    with suppress(OSError):  # the supervisor is dead; the end of the control pipe says the same
+    try:  # noqa: SIM105  # as above
         os.write(status, line.encode() + b"\n")
+    except OSError:
+        pass  # the supervisor is dead; the end of the control pipe says the same
 
 
 def _report(status: int, code: int) -> None:
@@ -254,7 +272,7 @@ def _reap(tool: int, status: int, options: int, *, running: bool) -> bool:
 
 
 def main() -> None:
-    """Run the tool and stay until its whole tree is gone."""
+    """Run the tool, stay until its whole tree is gone, and end this process."""
     control, status = int(sys.argv[1]), int(sys.argv[2])
     has_tty = sys.argv[3] == "tty"
     argv = sys.argv[6 if has_tty else 4 :]
@@ -279,7 +297,4 @@ def main() -> None:
         restore_terminal(int(sys.argv[4]), bytes.fromhex(sys.argv[5]))
     swept = 0 if keep else sweep()
     _say(status, f"swept {swept} {resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024}")
-
-
-if __name__ == "__main__":
-    main()
+    os._exit(0)  # the supervisor waits for our end, and taking the interpreter apart takes milliseconds

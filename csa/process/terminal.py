@@ -23,7 +23,7 @@ import pexpect
 
 from csa.model.adapter import ToolExit
 from csa.process import guardian
-from csa.process.tool import GUARDIAN_COMMAND, SpawnError
+from csa.process.tool import SpawnError
 from csa.structs import Struct
 
 TICK_S = 0.2
@@ -89,7 +89,7 @@ def run_in_terminal(
     status, status_write = os.pipe()
     try:
         child = _Spawn(
-            [*GUARDIAN_COMMAND, str(control_read), str(status_write), "tty", str(ours.spare_fd), ours.settings, *argv],
+            [*guardian.COMMAND, str(control_read), str(status_write), "tty", str(ours.spare_fd), ours.settings, *argv],
             [control_read, status_write, ours.spare_fd, *shared_fds],
             cwd=cwd,
             env=dict(env),

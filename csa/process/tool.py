@@ -6,10 +6,8 @@ import fcntl
 import os
 import signal
 import subprocess
-import sys
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
-from pathlib import Path
 
 import anyio
 
@@ -19,7 +17,6 @@ from csa.procfs import ProcessId, cpu_ticks, identify
 
 READ_BYTES = 1 << 18
 STDOUT_PIPE_BYTES = 1 << 20  # gemini loses what the pipe has no room for when it exits
-GUARDIAN_COMMAND = (sys.executable, "-I", "-S", str(Path(guardian.__file__)))
 _SWEEP_WAIT_S = guardian.SWEEP_LIMIT_S + guardian.NESTED_GRACE_S + 1.0
 
 
@@ -164,7 +161,7 @@ async def start_tool(
     status_read, status_write = os.pipe()
     try:
         process = subprocess.Popen(  # noqa: ASYNC220  # a vfork of a millisecond; its pipes and exit are awaited
-            [*GUARDIAN_COMMAND, str(control_read), str(status_write), "--", *argv],
+            [*guardian.COMMAND, str(control_read), str(status_write), "--", *argv],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
