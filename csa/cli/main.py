@@ -17,8 +17,16 @@ _COLLECT_AFTER = 20_000  # objects; python's 700 look for garbage thirty times w
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; return the exit code."""
-    words = sys.argv[1:] if argv is None else argv
+    if argv is not None:
+        return _run(argv)
     gc.set_threshold(_COLLECT_AFTER)
+    try:
+        return _run(sys.argv[1:])
+    finally:
+        gc.freeze()  # the process ends here: looking for garbage once more would take longer than a listing
+
+
+def _run(words: list[str]) -> int:
     _open_standard_streams()
     try:
         if words[:1] in (["--version"], ["-V"]):
