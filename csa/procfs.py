@@ -105,6 +105,16 @@ def machine_id() -> str:
     return _read("/etc/machine-id")
 
 
+def random_uuid() -> str:
+    """Return a fresh UUIDv4: the kernel's, where /proc shows it."""
+    made = _read("/proc/sys/kernel/random/uuid")
+    if not made:
+        from uuid import uuid4  # noqa: PLC0415  # takes longer to load than all of this module
+
+        made = str(uuid4())
+    return made
+
+
 def pid_namespace() -> int:
     """Return what tells our pid namespace from others; 0 where /proc is hidden."""
     try:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import uuid
 from collections.abc import Mapping
 from contextlib import suppress
 
 from csa.model.adapter import Adapter, Compactor, Invocation, TurnRequest
 from csa.model.state import ToolState
 from csa.paths import SessionPaths
+from csa.procfs import random_uuid
 from csa.runner.environment import (
     apply_changes,
     base_environment,
@@ -85,7 +85,7 @@ def _make_request(
         cwd=plan.cwd,
         command=plan.command,
         provider_session_id=known.provider_session_id,
-        new_provider_id=str(uuid.uuid4()),
+        new_provider_id=random_uuid(),
         fork_of=fork.provider_session_id if fork else None,
         permission=plan.permission,
         model=plan.model,

@@ -1,8 +1,12 @@
 """Session ids: what is one, how they sort, and how few characters tell them apart."""
 
-import pytest
+import re
 
-from csa.ids import is_session_id, new_session_id, unique_prefix_length
+import pytest
+from ulid import ULID
+
+from csa.ids import is_session_id, new_session_id, renew_session_id, unique_prefix_length
+from csa.procfs import random_uuid
 
 KNOWN = "01JH4QWERT1234567890ABCDEF"
 
@@ -40,6 +44,26 @@ def test_new_ids_are_canonical_and_sort_by_time() -> None:
     assert early < late
     assert new_session_id(0, bytes(10)) == "0" * 26
     assert is_session_id(new_session_id((1 << 48) - 1, b"\xff" * 10))
+
+
+@pytest.mark.parametrize("entropy", [bytes(10), b"\xff" * 10, bytes(range(7, 17)), bytes(range(250, 240, -1))])
+@pytest.mark.parametrize("now_ms", [0, 1, 31, 1_700_000_000_123, (1 << 48) - 1])
+def test_new_ids_are_those_of_the_library(now_ms: int, entropy: bytes) -> None:
+    """An id is what python-ulid makes of the same time and the same random bytes."""
+    made = str(ULID(now_ms.to_bytes(6, "big") + entropy))
+    assert new_session_id(now_ms, entropy) == made
+    assert renew_session_id(new_session_id(now_ms, bytes(10)), entropy) == made
+
+
+def test_random_uuids(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A provider's id is a UUIDv4 and never the same, also where /proc is hidden."""
+    made = [random_uuid(), random_uuid()]
+    monkeypatch.setattr("csa.procfs._read", lambda _: "")
+    made.append(random_uuid())
+    assert all(
+        re.fullmatch("[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}", each) for each in made
+    )
+    assert len(set(made)) == 3
 
 
 def test_the_unique_prefix_has_at_least_the_minimum() -> None:
