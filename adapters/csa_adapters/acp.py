@@ -27,8 +27,10 @@ from csa.model.adapter import (
     TurnRequest,
 )
 from csa.structs import Struct, field, replace
-from csa_adapters.acp_compaction import AcpCompactionDecoder
-from csa_adapters.acp_stream import AcpDecoder
+
+TYPE_CHECKING = False  # see csa/structs.py
+if TYPE_CHECKING:
+    from csa_adapters.acp_stream import AcpDecoder
 
 BRIDGE = posixpath.join(posixpath.dirname(__file__), "acp_bridge.py")
 # For codex-acp (2.6.0), under whatever name it was configured; nobody else reads them. Asked to tell failures as such,
@@ -108,6 +110,8 @@ class AcpAdapter:
 
     def decoder(self, request: TurnRequest) -> AcpDecoder:
         """Begin to read a run of `request`."""
+        from csa_adapters.acp_stream import AcpDecoder  # noqa: PLC0415  # a run reads when the tool has started
+
         native = self._native.decoder(request) if self._native else None
         return AcpDecoder(request, native if isinstance(native, StderrReader) else None)
 
@@ -123,6 +127,8 @@ class AcpAdapter:
         """Begin to read a compaction."""
         if self._compactor is not None:
             return self._compactor.compaction_decoder(request)
+        from csa_adapters.acp_compaction import AcpCompactionDecoder  # noqa: PLC0415  # few runs compact
+
         return AcpCompactionDecoder(request)
 
     @property

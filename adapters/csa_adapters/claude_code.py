@@ -12,9 +12,12 @@ from csa.errors import UsageError
 from csa.model.adapter import Capabilities, Invocation, Probe, Removal, RemovalRequest, TurnRequest
 from csa.model.permission import Permission
 from csa.structs import replace
-from csa_adapters.claude_compaction import ClaudeCompactionDecoder
-from csa_adapters.claude_stream import ClaudeCodeDecoder
 from csa_adapters.homes import argument, endpoint_name, home_directory, is_uuid, shortened
+
+TYPE_CHECKING = False  # see csa/structs.py
+if TYPE_CHECKING:
+    from csa_adapters.claude_compaction import ClaudeCompactionDecoder
+    from csa_adapters.claude_stream import ClaudeCodeDecoder
 
 # stream-json without --verbose is refused.
 _ALWAYS = ("-p", "--output-format", "stream-json", "--verbose")
@@ -99,6 +102,8 @@ class ClaudeCodeAdapter:
 
     def decoder(self, request: TurnRequest) -> ClaudeCodeDecoder:
         """Begin to read a run of `request`."""
+        from csa_adapters.claude_stream import ClaudeCodeDecoder  # noqa: PLC0415  # a run reads when the tool has started
+
         return ClaudeCodeDecoder(request)
 
     def compaction(self, request: TurnRequest) -> Invocation:
@@ -107,6 +112,8 @@ class ClaudeCodeAdapter:
 
     def compaction_decoder(self, request: TurnRequest) -> ClaudeCompactionDecoder:
         """Begin to read a compaction."""
+        from csa_adapters.claude_compaction import ClaudeCompactionDecoder  # noqa: PLC0415  # few runs compact
+
         return ClaudeCompactionDecoder(request)
 
 

@@ -13,9 +13,12 @@ from collections.abc import Mapping
 from csa.errors import UsageError
 from csa.model.adapter import Capabilities, Invocation, Probe, Removal, RemovalRequest, TurnRequest
 from csa.model.permission import Permission
-from csa_adapters.codex_compaction import CodexCompactionDecoder
-from csa_adapters.codex_stream import CodexDecoder
 from csa_adapters.homes import argument, home_directory, is_uuid, shortened
+
+TYPE_CHECKING = False  # see csa/structs.py
+if TYPE_CHECKING:
+    from csa_adapters.codex_compaction import CodexCompactionDecoder
+    from csa_adapters.codex_stream import CodexDecoder
 
 BRIDGE = posixpath.join(posixpath.dirname(__file__), "codex_bridge.py")
 
@@ -103,6 +106,8 @@ class CodexAdapter:
 
     def decoder(self, request: TurnRequest) -> CodexDecoder:
         """Begin to read a run of `request`."""
+        from csa_adapters.codex_stream import CodexDecoder  # noqa: PLC0415  # a run reads when the tool has started
+
         return CodexDecoder(request)
 
     def compaction(self, request: TurnRequest) -> Invocation:
@@ -115,6 +120,8 @@ class CodexAdapter:
 
     def compaction_decoder(self, request: TurnRequest) -> CodexCompactionDecoder:
         """Begin to read a compaction."""
+        from csa_adapters.codex_compaction import CodexCompactionDecoder  # noqa: PLC0415  # few runs compact
+
         return CodexCompactionDecoder(request)
 
 

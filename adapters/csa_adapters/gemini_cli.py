@@ -15,7 +15,6 @@ from csa.errors import UsageError
 from csa.model.adapter import Capabilities, Invocation, Probe, Removal, RemovalRequest, TurnRequest
 from csa.model.permission import Permission
 from csa.structs import replace
-from csa_adapters.gemini_compaction import GeminiCompactionDecoder
 from csa_adapters.gemini_policy import policy
 from csa_adapters.gemini_settings import (
     HOME,
@@ -36,8 +35,12 @@ from csa_adapters.gemini_settings import (
     relative_note,
     system_settings,
 )
-from csa_adapters.gemini_stream import GeminiDecoder
 from csa_adapters.homes import argument, endpoint_name, home_directory, is_uuid, shortened
+
+TYPE_CHECKING = False  # see csa/structs.py
+if TYPE_CHECKING:
+    from csa_adapters.gemini_compaction import GeminiCompactionDecoder
+    from csa_adapters.gemini_stream import GeminiDecoder
 
 BRIDGE = posixpath.join(posixpath.dirname(__file__), "gemini_bridge.py")
 
@@ -113,6 +116,8 @@ class GeminiCliAdapter:
 
     def decoder(self, request: TurnRequest) -> GeminiDecoder:
         """Begin to read a run of `request`."""
+        from csa_adapters.gemini_stream import GeminiDecoder  # noqa: PLC0415  # a run reads when the tool has started
+
         return GeminiDecoder(request)
 
     def compaction(self, request: TurnRequest) -> Invocation:
@@ -133,6 +138,8 @@ class GeminiCliAdapter:
 
     def compaction_decoder(self, request: TurnRequest) -> GeminiCompactionDecoder:
         """Begin to read a compaction."""
+        from csa_adapters.gemini_compaction import GeminiCompactionDecoder  # noqa: PLC0415  # few runs compact
+
         return GeminiCompactionDecoder(request)
 
 

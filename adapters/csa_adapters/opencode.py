@@ -10,7 +10,6 @@ import json
 import posixpath
 import re
 import sys
-import textwrap
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,8 +17,11 @@ from csa.errors import UsageError
 from csa.model.adapter import Capabilities, Invocation, Probe, Removal, RemovalRequest, TurnRequest
 from csa.model.permission import Permission
 from csa_adapters.homes import home_directory, shortened
-from csa_adapters.opencode_compaction import OpencodeCompactionDecoder
-from csa_adapters.opencode_stream import OpencodeDecoder
+
+TYPE_CHECKING = False  # see csa/structs.py
+if TYPE_CHECKING:
+    from csa_adapters.opencode_compaction import OpencodeCompactionDecoder
+    from csa_adapters.opencode_stream import OpencodeDecoder
 
 _Json = dict[str, Any]
 
@@ -103,6 +105,8 @@ class OpencodeAdapter:
 
     def decoder(self, request: TurnRequest) -> OpencodeDecoder:
         """Begin to read a run of `request`."""
+        from csa_adapters.opencode_stream import OpencodeDecoder  # noqa: PLC0415  # a run reads when the tool has started
+
         return OpencodeDecoder(request)
 
     def compaction(self, request: TurnRequest) -> Invocation:
@@ -111,6 +115,8 @@ class OpencodeAdapter:
 
     def compaction_decoder(self, request: TurnRequest) -> OpencodeCompactionDecoder:
         """Begin to read a compaction."""
+        from csa_adapters.opencode_compaction import OpencodeCompactionDecoder  # noqa: PLC0415  # few runs compact
+
         return OpencodeCompactionDecoder(request)
 
 
@@ -168,6 +174,8 @@ def _order(request: TurnRequest) -> _Json:
 
 def _title(request: TurnRequest) -> str:
     """Name the session, which is found by that in opencode's own list; its log has the title as well."""
+    import textwrap  # noqa: PLC0415  # all adapters are loaded for each run; few are opencode's
+
     words = " ".join(_encodable(request.prompt).split())
     return "csa" if request.ephemeral or not words else textwrap.shorten(words, _TITLE_LENGTH, placeholder="...")
 
