@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING
 from csa.errors import ConfigError, ToolUnavailableError, UsageError
 from csa.model.adapter import Adapter
 from csa.model.config import AUTO, NATIVE, Config
+from csa.runner.entrypoints import EntryPoint, entry_points
 from csa.structs import Struct
 
 if TYPE_CHECKING:
-    from importlib.metadata import EntryPoint
+    from importlib.metadata import EntryPoint as StandardEntryPoint
 
 ENTRY_POINT_GROUP = "csa.adapters"
 # Classes that speak to any tool in one way, made with the tool's name and its own adapter, if it has one.
@@ -32,22 +33,15 @@ class ToolChoice(Struct):
     is_fallback: bool = False  # it stands in for another, which is not installed
 
 
-@cache
-def _entry_points(group: str) -> dict[str, EntryPoint]:
-    from importlib.metadata import entry_points  # noqa: PLC0415  # a fifth of the start of a reading command
-
-    return {point.name: point for point in entry_points(group=group)}
-
-
 def adapter_names(config: Config | None = None) -> list[str]:
     """Return the names of all installed adapters, and of the tools the configuration makes out of a transport."""
-    return sorted({*_entry_points(ENTRY_POINT_GROUP), *(config.acp_tools if config else ())})
+    return sorted({*entry_points(ENTRY_POINT_GROUP), *(config.acp_tools if config else ())})
 
 
 @cache
 def load_adapter(name: str) -> Adapter:
     """Return the adapter of that name; UsageError names the nearest when there is none."""
-    point = _entry_points(ENTRY_POINT_GROUP).get(name)
+    point = entry_points(ENTRY_POINT_GROUP).get(name)
     if point is None:
         raise unknown_tool(name, adapter_names())
     return _make(name, point)
@@ -61,7 +55,7 @@ def find_adapter(name: str, config: Config, transport: str | None = None) -> Ada
         ConfigError: the configuration gives no command for a tool that only it knows.
         ToolUnavailableError: the adapter cannot be loaded.
     """
-    has_own = name in _entry_points(ENTRY_POINT_GROUP)
+    has_own = name in entry_points(ENTRY_POINT_GROUP)
     is_configured = name in config.acp_tools
     way = transport or config.for_tool(name).transport or NATIVE
     if way == NATIVE:
@@ -70,7 +64,7 @@ def find_adapter(name: str, config: Config, transport: str | None = None) -> Ada
         if not has_own:
             raise unknown_tool(name, adapter_names(config))
         return load_adapter(name)
-    adapter = _make(name, _entry_points(TRANSPORT_GROUP)[way], name, load_adapter(name) if has_own else None)
+    adapter = _make(name, entry_points(TRANSPORT_GROUP)[way], name, load_adapter(name) if has_own else None)
     if adapter.executable or (is_configured and config.for_tool(name).command):
         return adapter
     three = f'[tools.{name}], transport = "acp", command = ["PROGRAM", "ARGUMENT"]'
@@ -81,7 +75,7 @@ def find_adapter(name: str, config: Config, transport: str | None = None) -> Ada
     raise unknown_tool(name, adapter_names(config))
 
 
-def _make(name: str, point: EntryPoint, *given: object) -> Adapter:
+def _make(name: str, point: EntryPoint | StandardEntryPoint, *given: object) -> Adapter:
     try:
         adapter: Adapter = point.load()(*given)
     except Exception as error:  # third parties' code may fail in any way; it must not stop the other tools
