@@ -1,5 +1,7 @@
 """TOML as csa writes it, read ten times as fast as TOML in general: a list of ten thousand sessions is read so.
 
+It is written here as well, where it is so plain: what writes TOML in general takes half of python's start to load.
+
 Only lines that can mean one thing are taken: blank ones, headers of new tables, and `key = value` with a string without
 escapes, an integer, a decimal fraction, a boolean, a UTC time, or an inline table of numbers. For any other text the
 answer is None, and the caller asks tomllib; where there is an answer, it is tomllib's (a property test compares them).
@@ -8,15 +10,17 @@ answer is None, and the caller asks tomllib; where there is an answer, it is tom
 from __future__ import annotations
 
 import re
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import lru_cache
 
 TYPE_CHECKING = False  # see csa/structs.py
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from typing import Any
 
 _TIME = re.compile(r"\d{4}-\d\d-\d\dT(?:[01]\d|2[0-3]):\d\d:\d\d(?:\.\d{1,6})?Z", re.ASCII)
 _FRACTION = re.compile(r"(?:0|[1-9]\d*)\.\d+", re.ASCII)
+INLINE = frozenset({"totals", "usage_of_turn"})  # tables that stand in one line
 _WORDS = {"true": True, "false": False}
 _MAX_DIGITS = 18
 _MAX_KNOWN = 1000
@@ -62,6 +66,60 @@ def _read_pair(line: str) -> tuple[str, Any] | None:
         _known.clear()
     _known[line] = pair
     return pair
+
+
+def render_plain(values: Mapping[str, Any]) -> str | None:
+    """Return what tomlkit would write for a new document without its None values; None when that is not so plain."""
+    blocks: list[str] = []
+    try:
+        _render_table("", values, blocks)
+    except _NotPlainError:
+        return None
+    return "\n".join(blocks)
+
+
+def _render_table(name: str, values: Mapping[str, Any], blocks: list[str]) -> None:
+    """Add a table, and those within it, to the blocks that an empty line divides."""
+    given = {key: value for key, value in values.items() if value is not None}
+    tables = {key: value for key, value in given.items() if isinstance(value, dict) and key not in INLINE}
+    lines = [f"{key} = {_render(value)}\n" for key, value in given.items() if key not in tables and _is_plain_name(key)]
+    if name and (lines or not tables):
+        lines.insert(0, f"[{name}]\n")
+    if lines:
+        blocks.append("".join(lines))
+    for key, table in tables.items():
+        if not _is_bare(key):
+            raise _NotPlainError
+        _render_table(f"{name}.{key}" if name else key, table, blocks)
+
+
+def _is_plain_name(key: str) -> bool:
+    if not _is_name(key):
+        raise _NotPlainError
+    return True
+
+
+def _render(value: Any) -> str:
+    if type(value) is list and not any(isinstance(each, dict) for each in value):
+        return f"[{', '.join(map(_render, value))}]"
+    if type(value) is dict:
+        return f"{{{', '.join([f'{key} = {_render(each)}' for key, each in value.items() if _is_plain_name(key)])}}}"
+    return _render_one(value)
+
+
+def _render_one(value: Any) -> str:
+    kind = type(value)  # what only looks like one of these is left to others
+    if kind is str and '"' not in value and "\\" not in value and value.isprintable():
+        return f'"{value}"'
+    if kind is bool:
+        return "true" if value else "false"
+    if kind is int:
+        return str(value)
+    if kind is float and _FRACTION.fullmatch(str(value)):
+        return str(value)
+    if kind is datetime and value.utcoffset() == timedelta():
+        return f"{value.replace(tzinfo=None).isoformat()}Z"
+    raise _NotPlainError
 
 
 def _value(value: str) -> Any:

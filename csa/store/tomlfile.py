@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, MutableMapping
 from datetime import datetime
-from typing import Any
-
-import tomlkit
 
 from csa.model.state import format_time, parse_time
+from csa.store.plaintoml import INLINE, load_plain, render_plain
 
-_INLINE = frozenset({"totals", "usage_of_turn"})
+TYPE_CHECKING = False  # see csa/structs.py
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
 
 
 def render_toml(values: Mapping[str, Any]) -> bytes:
@@ -20,20 +21,41 @@ def render_toml(values: Mapping[str, Any]) -> bytes:
 
 def edit_toml(content: bytes, values: Mapping[str, Any]) -> bytes:
     """Set the given keys where they differ, and remove those whose value is None. `content` must be valid TOML."""
-    document = tomlkit.parse(content)
-    _merge(document, values)
-    return tomlkit.dumps(document).encode()
+    text = content.decode()
+    edited = _edit_plain(text, values)
+    return (_edit_any(text, values) if edited is None else edited).encode()
 
 
-def _merge(target: MutableMapping[str, Any], values: Mapping[str, Any]) -> None:
+def _edit_plain(text: str, values: Mapping[str, Any]) -> str | None:
+    """Edit what is written as csa itself would write it; None where that is not so, or would not be."""
+    document = load_plain(text)
+    if document is None or render_plain(document) != text:
+        return None
+    _merge(document, values, lambda _: {})
+    return render_plain(document)
+
+
+def _edit_any(text: str, values: Mapping[str, Any]) -> str:
+    import tomlkit  # noqa: PLC0415  # what csa wrote itself is edited without it
+
+    document = tomlkit.parse(text)
+    _merge(document, values, lambda key: tomlkit.inline_table() if key in INLINE else tomlkit.table())
+    return tomlkit.dumps(document)
+
+
+def _merge(
+    target: MutableMapping[str, Any],
+    values: Mapping[str, Any],
+    make_table: Callable[[str], MutableMapping[str, Any]],
+) -> None:
     for key, value in values.items():
         if value is None:
             target.pop(key, None)
         elif isinstance(value, Mapping) and key in target:
-            _merge(target[key], value)
+            _merge(target[key], value, make_table)
         elif isinstance(value, Mapping):
-            table = tomlkit.inline_table() if key in _INLINE else tomlkit.table()
-            _merge(table, value)
+            table = make_table(key)
+            _merge(table, value, make_table)
             target[key] = table
         elif key not in target:
             target[key] = value

@@ -8,7 +8,8 @@ import tomlkit
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from csa.store.plaintoml import load_plain
+from csa.store.plaintoml import load_plain, render_plain
+from csa.store.tomlfile import edit_toml
 
 _LINES = [
     "schema = 1",
@@ -102,3 +103,54 @@ def test_what_csa_writes_is_read_the_quick_way(values: dict[str, Any]) -> None:
     """Values as csa writes them are understood."""
     document = {"schema": 1, **values, "tools": {"claude-code": values}}
     assert load_plain(tomlkit.dumps(document)) == document
+
+
+# Writing
+
+_REMARK = b"# tomlkit writes what is behind this\n"
+_ONES = st.one_of(
+    st.none(),
+    st.integers(-5, 10**12),
+    st.booleans(),
+    st.floats(allow_nan=False),
+    st.text('abc -_/.#"\\\n\t\u00e9\u2028', max_size=9),
+    st.datetimes(timezones=st.just(UTC)),
+    st.lists(st.one_of(st.integers(0, 9), st.floats(0, 9), st.text("ab'\"", max_size=3)), max_size=3),
+)
+_NAMES = st.sampled_from(["name", "turns", "at", "cost_usd", "claude-code", "a b", "\u00e9"])
+_TOTALS = st.dictionaries(_NAMES, st.one_of(st.integers(0, 9), st.floats(0, 9), st.text("a.", max_size=2)), max_size=3)
+_TABLES = st.builds(
+    lambda ones, totals: {**ones, **({} if totals is None else {"totals": totals})},
+    st.dictionaries(_NAMES, _ONES, max_size=3),
+    st.one_of(st.none(), _TOTALS),
+)
+_DOCUMENTS = st.builds(
+    lambda ones, tools, usage: {"schema": 1, **ones, "tools": tools, "usage": usage},
+    st.dictionaries(_NAMES, _ONES, max_size=3),
+    st.dictionaries(st.sampled_from(["codex", "claude-code", "a.b"]), _TABLES, max_size=2),
+    _TABLES,
+)
+
+
+@settings(max_examples=300)
+@given(_DOCUMENTS)
+def test_documents_are_written_as_by_tomlkit(values: dict[str, Any]) -> None:
+    """A new document is byte for byte what tomlkit makes of it, whichever of the two has written it."""
+    assert edit_toml(b"", values) == edit_toml(_REMARK, values).removeprefix(_REMARK).lstrip(b"\n")
+
+
+@settings(max_examples=300)
+@given(_DOCUMENTS, _DOCUMENTS)
+def test_documents_are_edited_as_by_tomlkit(values: dict[str, Any], changes: dict[str, Any]) -> None:
+    """What was written is edited to the same values, and keys that are not given stay."""
+    content = edit_toml(b"", {**values, "unknown": {"key": "stays"}})
+    edited = edit_toml(content, changes)
+    assert slow(edited.decode()) == slow(edit_toml(_REMARK + content, changes).decode())
+    assert b'[unknown]\nkey = "stays"' in edited
+
+
+@given(_DOCUMENTS)
+def test_what_is_written_is_read(values: dict[str, Any]) -> None:
+    """A document that was written the quick way says what it was made of."""
+    text = render_plain(values)
+    assert text is None or slow(text) == slow(edit_toml(_REMARK, values).decode())
