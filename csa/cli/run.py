@@ -13,7 +13,8 @@ import shlex
 import shutil
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 
@@ -136,17 +137,21 @@ def _teller(*, quiet: bool) -> Callable[[str], None]:
 
 def _carry_out(client: Csa, request: RunRequest, arguments: argparse.Namespace) -> int:
     """Plan the turn, run it and print its answer. BusyError and FullError come before anything is done."""
-    import anyio  # noqa: PLC0415  # a dry run and a usage error need no event loop
-
-    from csa.cli.progress import make_progress  # noqa: PLC0415  # as above
-    from csa.process.tool import become_subreaper  # noqa: PLC0415  # as above
+    from csa.process.launch import become_subreaper  # noqa: PLC0415  # a dry run and a usage error need none of this
 
     become_subreaper()
-    turn = client.run(request)
-    events_on_terminal = arguments.stream_json and sys.stdout.isatty()  # a line there would spoil a redrawn view
-    progress = make_progress(client, quiet=arguments.quiet, plain=events_on_terminal)
     faults: list[OSError] = []
-    anyio.run(_drive, turn, progress, faults if arguments.stream_json else None)
+    plan = client.plan(request)
+    with noted_signals() as noted:
+        opening = client.begin(request, plan)
+        import anyio  # noqa: PLC0415  # loaded while the tool starts, as all of what attends to it
+
+        from csa.cli.progress import make_progress  # noqa: PLC0415  # as above
+
+        events_on_terminal = arguments.stream_json and sys.stdout.isatty()  # a line there would spoil a redrawn view
+        progress = make_progress(client, quiet=arguments.quiet, plain=events_on_terminal)
+        turn = client.attend(opening)
+        anyio.run(_drive, turn, progress, faults if arguments.stream_json else None, noted)
     assert turn.result is not None
     _print_outcome(turn, turn.result, arguments)
     if arguments.on_finish:
@@ -185,8 +190,23 @@ def _finish(command: str, client: Csa, result: RunResult) -> None:
             print(f"warning: {client.setting.redactor.redact(problem)}", file=sys.stderr)
 
 
-async def _drive(turn: Turn, progress: Progress, stream_faults: list[OSError] | None) -> None:
-    """Run the turn and show it; with a list for faults, its events go to stdout as they come."""
+@contextmanager
+def noted_signals() -> Iterator[list[int]]:
+    """Have signals that end a turn noted, from before it begins until the event loop takes them."""
+    noted: list[int] = []
+    before = {number: signal.signal(number, lambda number, _: noted.append(number)) for number in heeded_signals()}
+    try:
+        yield noted
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+async def _drive(turn: Turn, progress: Progress, stream_faults: list[OSError] | None, noted: list[int]) -> None:
+    """Run the turn and show it; with a list for faults, its events go to stdout as they come.
+
+    `noted` are the signals that came before.
+    """
     import anyio  # noqa: PLC0415  # imported by the caller
 
     from csa.cli.progress import Subject  # noqa: PLC0415  # as above
@@ -195,6 +215,8 @@ async def _drive(turn: Turn, progress: Progress, stream_faults: list[OSError] | 
         async with turn, anyio.create_task_group() as tasks:
 
             async def obey() -> None:
+                for number in noted:
+                    turn.cancel(signal_name=signal.Signals(number).name)
                 async for number in signals:
                     turn.cancel(signal_name=signal.Signals(number).name)
 

@@ -37,7 +37,7 @@ def execute(arguments: argparse.Namespace) -> int:
         raise UsageError("--timeout must be more than 0 seconds.")
     import anyio  # noqa: PLC0415  # a usage error needs no event loop
 
-    from csa.process.tool import become_subreaper  # noqa: PLC0415  # as above
+    from csa.process.launch import become_subreaper  # noqa: PLC0415  # as above
     from csa.runner.acting import record_act  # noqa: PLC0415  # as above
     from csa.runner.compaction import Compaction, plan_compaction  # noqa: PLC0415  # as above
 

@@ -23,7 +23,7 @@ import pexpect
 
 from csa.model.adapter import ToolExit
 from csa.process import guardian
-from csa.process.tool import SpawnError
+from csa.process.launch import SpawnError
 from csa.structs import Struct
 
 TICK_S = 0.2

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import signal
-import subprocess
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 
@@ -13,40 +11,25 @@ import anyio
 
 from csa.model.adapter import ToolExit
 from csa.process import guardian
+from csa.process.launch import Launched, SpawnError, guardians_at_work, launch_tool
 from csa.procfs import ProcessId, cpu_ticks, identify
 
 READ_BYTES = 1 << 18
-STDOUT_PIPE_BYTES = 1 << 20  # gemini loses what the pipe has no room for when it exits
 _SWEEP_WAIT_S = guardian.SWEEP_LIMIT_S + guardian.NESTED_GRACE_S + 1.0
 
 
-class SpawnError(Exception):
-    """The tool could not be started; `reason` is the system's."""
-
-    def __init__(self, program: str, reason: str) -> None:
-        super().__init__(f"cannot start {program}: {reason}")
-        self.reason = reason
-
-
 class ToolProcess:
-    """A running tool. Made by `start_tool`; its streams end with b""."""
+    """A running tool. Made by `attend_tool`; its streams end with b""."""
 
-    def __init__(self, process: subprocess.Popen[bytes], control: int, status: int) -> None:
+    def __init__(self, launched: Launched) -> None:
         self.pid = 0
         self.swept = 0  # processes the tool had left behind; -1 when some could not be killed
         self.kept: list[int] | None = None  # processes that were left to run; None when all is to be swept
         self.peak_rss_bytes: int | None = None  # of the largest process of the tree
-        self._process = process
-        self._control = control
-        self._status = status
+        self._process = launched.process
+        self._control = launched.control
+        self._status = launched.status
         self._status_buffer = b""
-        for stream in (process.stdin, process.stdout, process.stderr):
-            if stream is not None:
-                os.set_blocking(stream.fileno(), False)
-        os.set_blocking(status, False)
-        if process.stdout is not None:
-            with suppress(OSError):  # a user's pipes may have used up what the kernel allows; the default does then
-                fcntl.fcntl(process.stdout, fcntl.F_SETPIPE_SZ, STDOUT_PIPE_BYTES)
 
     @property
     def guardian_pid(self) -> int:
@@ -157,48 +140,30 @@ async def start_tool(
     Raises:
         SpawnError: the directory, the program or the guardian cannot be started.
     """
-    control_read, control_write = os.pipe()
-    status_read, status_write = os.pipe()
+    launched = launch_tool(argv, cwd=cwd, env=env, shared_fds=shared_fds)
+    async with attend_tool(launched, owns_process=owns_process) as tool:
+        yield tool
+
+
+@asynccontextmanager
+async def attend_tool(launched: Launched, *, owns_process: bool = False) -> AsyncIterator[ToolProcess]:
+    """Attend to a tool that was launched; leaving the block ends it, as with `start_tool`.
+
+    Raises:
+        SpawnError: the guardian could not start it.
+    """
+    tool = ToolProcess(launched)
     try:
-        process = subprocess.Popen(  # noqa: ASYNC220  # a vfork of a millisecond; its pipes and exit are awaited
-            [*guardian.COMMAND, str(control_read), str(status_write), "--", *argv],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            bufsize=0,
-            cwd=cwd,
-            env=dict(env),
-            start_new_session=True,
-            pass_fds=(control_read, status_write, *shared_fds),
-        )
-    except OSError as error:
-        os.close(control_write)
-        os.close(status_read)
-        raise SpawnError(argv[0], f"{error.strerror}: {error.filename or cwd}") from error
-    finally:
-        os.close(control_read)
-        os.close(status_write)
-    tool = ToolProcess(process, control_write, status_read)
-    _guardians.add(process.pid)
-    try:
-        await tool._started(argv[0])  # noqa: SLF001  # the other half of this class
+        await tool._started(launched.program)  # noqa: SLF001  # the other half of this class
         yield tool
     finally:
         with anyio.CancelScope(shield=True), anyio.move_on_after(_SWEEP_WAIT_S):
             await tool._finish()  # noqa: SLF001  # as above
-        _guardians.discard(process.pid)
-        process.poll()
+        guardians_at_work.discard(tool.guardian_pid)
+        launched.process.poll()
         if owns_process and tool.kept is None:
             tool.swept += sweep_adopted()
         tool._close()  # noqa: SLF001  # as above
-
-
-_guardians: set[int] = set()
-
-
-def become_subreaper() -> None:
-    """Have this process, which must be csa's own, adopt what a killed guardian leaves behind."""
-    guardian.become_subreaper()
 
 
 def sweep_adopted() -> int:
@@ -208,7 +173,7 @@ def sweep_adopted() -> int:
     """
     killed = 0
     for pid in guardian.own_children_of(os.getpid()):
-        if pid in _guardians:
+        if pid in guardians_at_work:
             continue
         for victim in [*guardian.descendants_of(pid), pid]:
             with suppress(OSError):

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from csa.model.result import RunResult
     from csa.model.tree import Node
     from csa.runner.caller import Caller
+    from csa.runner.opening import Opening
     from csa.runner.plan import TurnPlan
     from csa.runner.request import RunRequest
     from csa.runner.turn import Turn
@@ -132,6 +133,30 @@ class Csa:
             csa_command=self.command,
             owns_process=self._owns_process,
             detached=detached,
+        )
+
+    def begin(self, request: RunRequest, plan: TurnPlan) -> Opening:
+        """Begin a planned turn and launch its tool, without an event loop; `attend` has to follow at once.
+
+        Raises as entering a turn does. Should this process end before somebody attends, the tool ends with it.
+        """
+        from csa.runner.opening import open_turn  # noqa: PLC0415  # as above
+
+        opening = open_turn(self.setting, plan, request, csa_command=self.command)
+        opening.launch()
+        return opening
+
+    def attend(self, opening: Opening) -> Turn:
+        """Return the turn that has begun; enter it with `async with`."""
+        from csa.runner.turn import Turn  # noqa: PLC0415  # as above
+
+        return Turn(
+            self.setting,
+            opening.plan,
+            opening.request,
+            csa_command=self.command,
+            owns_process=self._owns_process,
+            opening=opening,
         )
 
     def resolve(self, selector: str, *, retired: bool = False) -> str:

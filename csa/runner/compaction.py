@@ -22,8 +22,9 @@ from csa.model.redaction import Redactor
 from csa.model.result import exit_code_for
 from csa.model.state import ToolState, format_time
 from csa.paths import SessionPaths
+from csa.process.launch import SpawnError
 from csa.process.logs import OutputLog
-from csa.process.tool import SpawnError, start_tool
+from csa.process.tool import start_tool
 from csa.procfs import ProcessId
 from csa.runner.attempt import Attempt
 from csa.runner.caller import refuse_own_lineage

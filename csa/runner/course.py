@@ -1,4 +1,4 @@
-"""The course of one turn by one tool: begun, tried until settled, and judged. The session's lock is held throughout.
+"""The course of one turn by one tool, once begun: tried until settled, and judged. The session stays locked throughout.
 
 A turn whose provider failed in passing, and which has had no effect, is tried again by another process of the tool.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -16,18 +17,15 @@ from csa.errors import CsaError
 from csa.model.adapter import Decoder, Outcome, ToolExit
 from csa.model.events import Event
 from csa.model.result import RunResult, exit_code_for, link_of
+from csa.process.launch import SpawnError
 from csa.process.tagged import command_of
-from csa.process.tool import SpawnError, ToolProcess, start_tool
+from csa.process.tool import ToolProcess, attend_tool
 from csa.runner.attempt import Attempt
 from csa.runner.failover import Evidence, Tried, peak_rss, plan_fallback, total_usage
 from csa.runner.fallback import FALLBACK_KINDS
-from csa.runner.leftovers import describe, leftovers_of, reap
+from csa.runner.opening import Opening
 from csa.runner.plan import TurnPlan
-from csa.runner.preparation import Preparation, prepare_turn
-from csa.runner.recorder import Recorder, publish
-from csa.runner.request import RunRequest
-from csa.runner.runfiles import remove_run_files, write_run_files
-from csa.runner.setting import Setting
+from csa.runner.runfiles import remove_run_files
 from csa.runner.stopping import Stopping
 from csa.runner.verdict import Stop, Verdict, judge
 from csa.store.project import git_head
@@ -39,81 +37,30 @@ class Course:
 
     def __init__(
         self,
-        setting: Setting,
-        plan: TurnPlan,
-        request: RunRequest,
-        recorder: Recorder,
+        opening: Opening,
         *,
-        csa_command: str,
         owns_process: bool,
         deliver: Callable[[list[Event]], Awaitable[None]],
         earlier: Sequence[RunResult] = (),
     ) -> None:
-        self.plan = plan
-        self.recorder = recorder
-        self.turn = recorder.turn
+        self.plan = opening.plan
+        self.recorder = opening.recorder
+        self.turn = opening.recorder.turn
         self.stopping = Stopping()
         self.result: RunResult | None = None
         self.following: TurnPlan | None = None
-        self.first: list[Event] = []
+        self.first = opening.first
         self.last: list[Event] = []
-        self._setting = setting
-        self._request = request
-        self._csa_command = csa_command
+        self._opening = opening
+        self._setting = opening.setting
+        self._request = opening.request
         self._owns_process = owns_process
         self._hand_on = deliver
         self._earlier = earlier  # the turns of this run that failed before
-        self._known = recorder.tool_state
-        self._prepared: Preparation
+        self._known = opening.recorder.tool_state
         self._tried: list[Tried] = []
         self._evidence = Evidence()
         self._deadline: float | None = None
-
-    def begin(self) -> None:
-        """Steps two and three: the lock, the invocation, `run_started`, and the session in its place."""
-        plan, recorder = self.plan, self.recorder
-        self._prepare()
-        reaped = self._reap_earlier()
-        self._started_at, self._began_s = datetime.now(UTC), time.monotonic()
-        handoff = self._prepared.handoff
-        self.first = recorder.start(
-            self._request.prompt,
-            list(self._prepared.invocation.argv),
-            model=plan.model,
-            handoff=handoff.data if handoff else None,
-        )
-        if plan.fork:
-            self.first += recorder.append("fork", plan.fork.to_event())
-        for problem in (*self._prepared.problems, *self._prepared.invocation.warnings):
-            self.first += recorder.append("warning", {"kind": "adapter", "message": problem})
-        if reaped:
-            self.first += recorder.append("warning", {"kind": "leftovers", "message": reaped})
-        write_run_files(recorder.paths, self._prepared.invocation.files, self._prepared.invocation.links)
-        if plan.is_new:
-            publish(self._setting.store, recorder)
-        recorder.open_logs()
-
-    def _reap_earlier(self) -> str:
-        """End what a lost turn of this session has left running, since its conversation goes on without it; say so."""
-        left = leftovers_of(self.recorder.paths) if self.recorder.follows_lost else []
-        if not left:
-            return ""
-        stubborn = reap(left)
-        words = f"ended what the lost turn had left running: {describe(left)}"
-        if stubborn:
-            words += f"; these would not end: {describe(stubborn)}"
-        return words
-
-    def _prepare(self) -> None:
-        self._prepared = prepare_turn(
-            self._setting,
-            self.plan,
-            self._request,
-            turn=self.turn,
-            known=self._known,
-            paths=self.recorder.paths,
-            csa_command=self._csa_command,
-        )
 
     async def run(self, *, deadline: float | None) -> None:
         """Run the turn to its end, which is written however this is left; `deadline` bounds all turns of the run."""
@@ -125,7 +72,15 @@ class Course:
             self.stopping.request(Stop("cancelled", None, "cancelled by the program that ran it"))
             raise
         finally:
+            await self._end_unattended()
             self._finalise()
+
+    async def _end_unattended(self) -> None:
+        """End a tool that was launched ahead, where the turn was cancelled before anybody attended to it."""
+        if self._opening.is_ahead:
+            with anyio.CancelScope(shield=True), suppress(SpawnError):
+                async with attend_tool(self._opening.take(), owns_process=self._owns_process):
+                    pass
 
     async def _try_until_settled(self) -> None:
         """Run the tool; try again while its provider fails in passing and nothing has been done yet."""
@@ -140,22 +95,17 @@ class Course:
 
     async def _try(self) -> Outcome:
         """Run one process of the tool."""
-        decoder = self.plan.adapter.decoder(self._prepared.asked)
+        prepared = self._opening.prepared
+        decoder = self.plan.adapter.decoder(prepared.asked)
         end = ToolExit(None, None)
         spawn_fault: SpawnError | None = None
         peak_rss_bytes: int | None = None
         try:
-            async with start_tool(
-                self._prepared.invocation.argv,
-                cwd=self.plan.cwd,
-                env=self._prepared.environment,
-                shared_fds=self.recorder.held.shared_fds,
-                owns_process=self._owns_process,
-            ) as tool:
+            async with attend_tool(self._opening.take(), owns_process=self._owns_process) as tool:
                 self.recorder.note(f"started {self.plan.adapter.name}, PID {tool.pid}, guardian {tool.guardian_pid}")
                 attempt = Attempt(tool, decoder, self.recorder, self.stopping, self._deliver)
                 end = await attempt.run(
-                    self._prepared.invocation,
+                    prepared.invocation,
                     timeout_s=self.plan.timeout_s,
                     spent_s=self._spent_s(),
                     idle_timeout_s=self.plan.idle_timeout_s,
@@ -178,8 +128,7 @@ class Course:
         if self._known.provider_session_id and before.totals is not None:
             self._known = replace(self._known, totals=before.totals)
         try:
-            self._prepare()
-            write_run_files(self.recorder.paths, self._prepared.invocation.files, self._prepared.invocation.links)
+            self._opening.prepare_again(self._known)
         except (CsaError, OSError) as error:
             outcome = Outcome(succeeded=False, error_kind="internal", error_message=f"cannot try again: {error}")
             self._tried.append(Tried(outcome, ToolExit(None, None)))
@@ -264,8 +213,8 @@ class Course:
             error_kind=verdict.error_kind,
             error_message=verdict.error_message,
             usage=total_usage(self._tried),
-            duration_s=round(time.monotonic() - self._began_s, 3),  # the clock may have been set meanwhile
-            started_at=self._started_at,
+            duration_s=round(time.monotonic() - self._opening.began_s, 3),  # the clock may have been set meanwhile
+            started_at=self._opening.started_at,
             finished_at=now,
             peak_rss_bytes=peak_rss(self._tried),
             denied=outcome.denied,

@@ -13,8 +13,9 @@ from typing import Any
 from csa.errors import CsaError, NotFoundError, ToolUnavailableError
 from csa.model.adapter import InteractiveTool, Invocation, TurnRequest
 from csa.model.config import NATIVE
+from csa.process.launch import SpawnError, become_subreaper
 from csa.process.terminal import TerminalEnd, run_in_terminal
-from csa.process.tool import SpawnError, become_subreaper, sweep_adopted
+from csa.process.tool import sweep_adopted
 from csa.runner.ending import who_asks
 from csa.runner.environment import apply_changes, base_environment, session_environment
 from csa.runner.plan import TurnPlan, plan_turn

@@ -19,7 +19,7 @@ import anyio
 from csa.errors import BusyError, CsaError
 from csa.model.redaction import Redactor, StreamRedactor
 from csa.model.result import RunResult
-from csa.process.tool import become_subreaper
+from csa.process.launch import become_subreaper
 from csa.runner.client import Csa
 from csa.runner.detach import error_to_json, request_from_json
 from csa.runner.on_finish import run_on_finish

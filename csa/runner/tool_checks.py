@@ -14,7 +14,8 @@ import anyio
 from csa.model.adapter import Adapter, ToolExit
 from csa.model.check import Check
 from csa.model.config import Config
-from csa.process.tool import SpawnError, ToolProcess, start_tool
+from csa.process.launch import SpawnError
+from csa.process.tool import ToolProcess, start_tool
 from csa.runner.environment import base_environment
 from csa.runner.setting import Setting
 from csa.runner.toolbox import find_command, has_login

@@ -26,8 +26,8 @@ from csa.model.events import Event
 from csa.model.result import RunResult
 from csa.paths import SessionPaths
 from csa.runner.course import Course
+from csa.runner.opening import Opening, open_turn
 from csa.runner.plan import TurnPlan
-from csa.runner.recorder import Recorder, begin
 from csa.runner.request import RunRequest
 from csa.runner.setting import Setting
 from csa.runner.verdict import Stop
@@ -49,7 +49,9 @@ class Turn:
         csa_command: str,
         owns_process: bool,
         detached: bool = False,
+        opening: Opening | None = None,
     ) -> None:
+        """Take a plan that is to be carried out, or already is being: then with its `opening`."""
         self.plan = plan
         self.session_id = plan.state.session_id
         self.turn = 0
@@ -60,6 +62,7 @@ class Turn:
         self._csa_command = csa_command
         self._owns_process = owns_process
         self._detached = detached
+        self._opening = opening
         self._send, self._receive = anyio.create_memory_object_stream[list[Event]](_BATCHES)
         self._tasks: TaskGroup
         self._kill: anyio.CancelScope  # around the tool alone: who listens still hears how the turn has ended
@@ -69,23 +72,14 @@ class Turn:
     async def __aenter__(self) -> Self:
         """Take the lock, make the session durable, start the tool. Raises as `plan_turn` and `begin` do."""
         try:
-            recorder = begin(self._setting.store, self.plan, self._setting.redactor, detached=self._detached)
-            try:
-                course = self._new_course(recorder.plan, recorder)  # a budget may have bounded the plan
-                course.begin()
-            except BaseException:
-                recorder.close()
-                raise
-            self._take(course)
-        except BaseException as error:
+            opening = self._opening or open_turn(
+                self._setting, self.plan, self._request, csa_command=self._csa_command, detached=self._detached
+            )
+        except BaseException:
             self._send.close()
             self._receive.close()
-            if isinstance(error, OSError):
-                raise CsaError(
-                    f"The session cannot be written: {error.strerror}: {error.filename or self._setting.store.path}.",
-                    hint="make it writable, or set CSA_STATE_DIR; nothing was started",
-                ) from error
             raise
+        self._take(self._new_course(opening))
         self._kill = anyio.CancelScope()
         self._tasks = anyio.create_task_group()
         await self._tasks.__aenter__()
@@ -160,27 +154,19 @@ class Turn:
         recorder = before.recorder
         try:
             recorder = before.recorder.pass_to(plan)
-            course = self._new_course(replace(plan, timeout_s=before.plan.timeout_s), recorder)
-            course.begin()
+            plan = replace(plan, timeout_s=before.plan.timeout_s)
+            opening = Opening(self._setting, plan, self._request, recorder, csa_command=self._csa_command)
         except (CsaError, OSError) as error:
             before.recorder = recorder
             recorder.losses.append(f"{plan.adapter.name} could not go on: {error}")
             return False
+        course = self._new_course(opening)
         course.first = [*before.last, *course.first]
         self._take(course)
         return True
 
-    def _new_course(self, plan: TurnPlan, recorder: Recorder) -> Course:
-        return Course(
-            self._setting,
-            plan,
-            self._request,
-            recorder,
-            csa_command=self._csa_command,
-            owns_process=self._owns_process,
-            deliver=self._deliver,
-            earlier=tuple(self._ended),
-        )
+    def _new_course(self, opening: Opening) -> Course:
+        return Course(opening, owns_process=self._owns_process, deliver=self._deliver, earlier=tuple(self._ended))
 
     def _take(self, course: Course) -> None:
         self._course, self.plan, self.turn = course, course.plan, course.turn

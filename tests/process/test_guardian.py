@@ -16,7 +16,8 @@ import anyio
 import pytest
 
 from csa.model.adapter import ToolExit
-from csa.process.tool import SpawnError, ToolProcess, start_tool
+from csa.process.launch import SpawnError
+from csa.process.tool import ToolProcess, start_tool
 from csa.store.locks import acquire_lock, is_locked
 from tests.support import PATIENCE_S, Place, is_running, wait_for
 

@@ -1,0 +1,71 @@
+"""Starting a tool under a guardian, without an event loop; `csa.process.tool` attends to it from then on."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import subprocess
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+
+from csa.process import guardian
+
+STDOUT_PIPE_BYTES = 1 << 20  # gemini loses what the pipe has no room for when it exits
+guardians_at_work: set[int] = set()
+
+
+class SpawnError(Exception):
+    """The tool could not be started; `reason` is the system's."""
+
+    def __init__(self, program: str, reason: str) -> None:
+        super().__init__(f"cannot start {program}: {reason}")
+        self.reason = reason
+
+
+class Launched:
+    """A guardian that starts a tool. Whoever does not attend to it leaves it until this process ends, which ends it."""
+
+    def __init__(self, program: str, process: subprocess.Popen[bytes], control: int, status: int) -> None:
+        self.program = program
+        self.process = process
+        self.control = control
+        self.status = status
+        for stream in (process.stdin, process.stdout, process.stderr):
+            if stream is not None:
+                os.set_blocking(stream.fileno(), False)
+        os.set_blocking(status, False)
+        if process.stdout is not None:
+            with suppress(OSError):  # a user's pipes may have used up what the kernel allows; the default does then
+                fcntl.fcntl(process.stdout, fcntl.F_SETPIPE_SZ, STDOUT_PIPE_BYTES)
+
+
+def launch_tool(argv: Sequence[str], *, cwd: str, env: Mapping[str, str], shared_fds: Sequence[int] = ()) -> Launched:
+    """Start a guardian that starts a tool; arguments and errors are those of `csa.process.tool.start_tool`."""
+    control_read, control_write = os.pipe()
+    status_read, status_write = os.pipe()
+    try:
+        process = subprocess.Popen(
+            [*guardian.COMMAND, str(control_read), str(status_write), "--", *argv],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            bufsize=0,
+            cwd=cwd,
+            env=dict(env),
+            start_new_session=True,
+            pass_fds=(control_read, status_write, *shared_fds),
+        )
+    except OSError as error:
+        os.close(control_write)
+        os.close(status_read)
+        raise SpawnError(argv[0], f"{error.strerror}: {error.filename or cwd}") from error
+    finally:
+        os.close(control_read)
+        os.close(status_write)
+    guardians_at_work.add(process.pid)
+    return Launched(argv[0], process, control_write, status_read)
+
+
+def become_subreaper() -> None:
+    """Have this process, which must be csa's own, adopt what a killed guardian leaves behind."""
+    guardian.become_subreaper()

@@ -1,0 +1,137 @@
+"""The beginning of a turn: its lock, what its tool is started with, `run_started`, the session in its place.
+
+None of it needs an event loop. Who runs one turn and nothing else can also launch its tool here, and load what attends
+to it while the tool starts: that takes as long as everything before it.
+"""
+
+from __future__ import annotations
+
+import time
+from datetime import UTC, datetime
+
+from csa.errors import CsaError
+from csa.process.launch import Launched, SpawnError, launch_tool
+from csa.runner.leftovers import describe, leftovers_of, reap
+from csa.runner.preparation import Preparation, prepare_turn
+from csa.runner.recorder import Recorder, begin, publish
+from csa.runner.runfiles import write_run_files
+
+TYPE_CHECKING = False  # see csa/structs.py
+if TYPE_CHECKING:
+    from csa.model.events import Event
+    from csa.model.state import ToolState
+    from csa.runner.plan import TurnPlan
+    from csa.runner.request import RunRequest
+    from csa.runner.setting import Setting
+
+
+class Opening:
+    """A turn that has begun: it is durable, and its session resolves. `first` are the events it has begun with."""
+
+    def __init__(
+        self, setting: Setting, plan: TurnPlan, request: RunRequest, recorder: Recorder, *, csa_command: str
+    ) -> None:
+        """Begin a turn under the lock that `recorder` holds, and still holds when this raises."""
+        self.setting = setting
+        self.plan = plan
+        self.request = request
+        self.recorder = recorder
+        self.csa_command = csa_command
+        self._ahead: Launched | SpawnError | None = None
+        self.prepared = self._prepare(recorder.tool_state)
+        reaped = self._reap_earlier()
+        self.started_at, self.began_s = datetime.now(UTC), time.monotonic()
+        self.first = self._record(reaped)
+
+    def prepare_again(self, known: ToolState) -> None:
+        """Decide anew what the tool is started with; `known` is its conversation by now."""
+        self.prepared = self._prepare(known)
+        write_run_files(self.recorder.paths, self.prepared.invocation.files, self.prepared.invocation.links)
+
+    def launch(self) -> None:
+        """Start the tool ahead of `take`; that it cannot be started shows there."""
+        try:
+            self._ahead = self._launch()
+        except SpawnError as fault:
+            self._ahead = fault
+
+    @property
+    def is_ahead(self) -> bool:
+        """Whether a tool was launched to which nobody attends as yet."""
+        return isinstance(self._ahead, Launched)
+
+    def take(self) -> Launched:
+        """Return the tool that was launched ahead, or launch it; SpawnError when it cannot be started."""
+        ahead, self._ahead = self._ahead, None
+        if isinstance(ahead, SpawnError):
+            raise ahead
+        return ahead or self._launch()
+
+    def _launch(self) -> Launched:
+        return launch_tool(
+            self.prepared.invocation.argv,
+            cwd=self.plan.cwd,
+            env=self.prepared.environment,
+            shared_fds=self.recorder.held.shared_fds,
+        )
+
+    def _prepare(self, known: ToolState) -> Preparation:
+        return prepare_turn(
+            self.setting,
+            self.plan,
+            self.request,
+            turn=self.recorder.turn,
+            known=known,
+            paths=self.recorder.paths,
+            csa_command=self.csa_command,
+        )
+
+    def _reap_earlier(self) -> str:
+        """End what a lost turn of this session has left running, since its conversation goes on without it; say so."""
+        left = leftovers_of(self.recorder.paths) if self.recorder.follows_lost else []
+        if not left:
+            return ""
+        stubborn = reap(left)
+        words = f"ended what the lost turn had left running: {describe(left)}"
+        if stubborn:
+            words += f"; these would not end: {describe(stubborn)}"
+        return words
+
+    def _record(self, reaped: str) -> list[Event]:
+        """Make the turn durable and a new session visible; return the events."""
+        plan, recorder, prepared = self.plan, self.recorder, self.prepared
+        events = recorder.start(
+            self.request.prompt,
+            list(prepared.invocation.argv),
+            model=plan.model,
+            handoff=prepared.handoff.data if prepared.handoff else None,
+        )
+        if plan.fork:
+            events += recorder.append("fork", plan.fork.to_event())
+        for problem in (*prepared.problems, *prepared.invocation.warnings):
+            events += recorder.append("warning", {"kind": "adapter", "message": problem})
+        if reaped:
+            events += recorder.append("warning", {"kind": "leftovers", "message": reaped})
+        write_run_files(recorder.paths, prepared.invocation.files, prepared.invocation.links)
+        if plan.is_new:
+            publish(self.setting.store, recorder)
+        recorder.open_logs()
+        return events
+
+
+def open_turn(
+    setting: Setting, plan: TurnPlan, request: RunRequest, *, csa_command: str, detached: bool = False
+) -> Opening:
+    """Take the lock and begin the turn. Raises as `csa.runner.recorder.begin`, but CsaError for an OSError."""
+    try:
+        recorder = begin(setting.store, plan, setting.redactor, detached=detached)
+        try:  # a budget may have bounded the plan
+            return Opening(setting, recorder.plan, request, recorder, csa_command=csa_command)
+        except BaseException:
+            recorder.close()
+            raise
+    except OSError as error:
+        raise CsaError(
+            f"The session cannot be written: {error.strerror}: {error.filename or setting.store.path}.",
+            hint="make it writable, or set CSA_STATE_DIR; nothing was started",
+        ) from error

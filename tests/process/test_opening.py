@@ -1,0 +1,114 @@
+"""A turn begins before what attends to it is loaded: in what order, and what becomes of it if that is cut short."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+import anyio
+import pytest
+
+import csa
+from tests.support import Place, children_of, wait_for
+
+# Looked at by each python that reads PYTHONPATH; guardians and tools do not.
+WATCH = """
+import os, signal, sys
+
+class Watch:
+    @staticmethod
+    def find_spec(name, path=None, target=None):
+        if name in {"anyio", "asyncio", "ulid", "uuid", "email", "importlib.metadata", "rich", "tenacity", "logging"}:
+            children = open(f"/proc/self/task/{os.getpid()}/children").read().split()
+            with open(os.environ["WATCH_FILE"], "a") as file:
+                file.write(f"{name} {len(children)}\\n")
+        if name == "anyio":
+            for number in os.environ["WATCH_SIGNALS"].split():
+                os.kill(os.getpid(), int(number))
+
+sys.meta_path.insert(0, Watch)
+"""
+
+
+def watched(place: Place, *signals: int) -> dict[str, str | None]:
+    """Return an environment in which csa notes what it imports, and gets signals when the tool has been launched."""
+    (place.tmp / "watch").mkdir()
+    (place.tmp / "watch" / "sitecustomize.py").write_text(WATCH)
+    return {
+        "PYTHONPATH": str(place.tmp / "watch"),
+        "WATCH_FILE": str(place.tmp / "watched"),
+        "WATCH_SIGNALS": " ".join(map(str, map(int, signals))),
+    }
+
+
+def test_the_tool_starts_before_the_event_loop_is_loaded(place: Place) -> None:
+    """What attends to the tool is loaded while it starts, and much is not loaded at all."""
+    place.codex("hello", "-q", env=watched(place))
+    lines = (place.tmp / "watched").read_text().splitlines()
+    assert set(lines) == {"anyio 1", "asyncio 1", "logging 1"}
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_before_the_event_loop(place: Place, number: signal.Signals) -> None:
+    """It ends the turn as later ones do: the tool goes, and the end is on record."""
+    place.play(*place.hold(), ["say", "never"])
+    done = place.run("run", "--tool", "codex", "hello", env=watched(place, number))
+    assert (done.code, done.out) == (128 + number, ""), done.err
+    assert place.last_event(done.session_id)["status"] == "cancelled"
+    place.wait_until_empty(within_s=2)
+
+
+def test_a_signal_twice_before_the_event_loop(place: Place) -> None:
+    """The second one kills the tool, and the end is on record all the same."""
+    place.play(["ignore-term"], *place.hold(), ["say", "never"])
+    done = place.run("run", "--tool", "codex", "hello", env=watched(place, signal.SIGINT, signal.SIGINT))
+    assert done.code == 130
+    assert place.last_event(place.ids()[0])["status"] == "cancelled"
+    place.wait_until_empty(within_s=2)
+
+
+def test_sigkill_before_the_event_loop(place: Place) -> None:
+    """The tool ends with csa; the session resolves, is lost, and goes on."""
+    place.play(*place.hold(), ["say", "never"])
+    done = place.run("run", "--tool", "codex", "hello", env=watched(place, signal.SIGKILL))
+    assert done.code == -signal.SIGKILL
+    (session_id,) = place.ids()
+    place.wait_until_empty(within_s=5)
+    assert place.status(session_id) == "lost"
+    place.play(["say", "again"])
+    assert place.run("run", "--session", session_id, "go on").out == "again\n"
+
+
+def test_cancelled_before_anybody_attends(place: Place) -> None:
+    """A turn that is killed before the event loop has come to its tool ends that tool, and says how it ended."""
+    place.play(*place.hold(), ["say", "never"])
+    client = csa.Csa(place.project, root=place.state_root, environ=place.env)
+    request = csa.RunRequest(prompt="hello", tool="codex")
+    before = children_of(os.getpid())
+
+    async def scenario() -> None:
+        opening = client.begin(request, client.plan(request))
+        assert len(children_of(os.getpid())) == len(before) + 1
+        with anyio.fail_after(20):
+            async with client.attend(opening) as turn:
+                turn.cancel(signal_name="SIGINT")
+                turn.cancel(signal_name="SIGINT")
+        assert turn.result is not None
+        assert (turn.result.status, turn.result.exit_code) == ("cancelled", 130)
+        assert place.last_event(turn.session_id)["status"] == "cancelled"
+
+    anyio.run(scenario)
+    assert children_of(os.getpid()) == before
+
+
+def test_a_tool_that_cannot_be_launched(place: Place, tmp_path: Path) -> None:
+    """A turn whose guardian cannot be started has failed, and is on record."""
+    place.codex("hello", "--name", "here")
+    tool = tmp_path / "codex"
+    tool.write_text("no program\n")
+    tool.chmod(0o755)
+    done = place.run("run", "--session", "here", "again", env={"PATH": f"{tmp_path}:{place.env['PATH']}"})
+    assert done.code == 1
+    assert place.last_event(place.ids()[0])["error"]["kind"] == "spawn"
+    wait_for(lambda: not place.processes(), "nothing runs")
