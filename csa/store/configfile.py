@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -32,6 +31,8 @@ def _read_layer(path: Path, *, is_project: bool) -> Layer | None:
         return None
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror}).") from error
+    import tomllib  # noqa: PLC0415  # where no config file is, nothing is parsed
+
     try:
         return Layer(str(path), tomllib.loads(content.decode()), is_project)
     except (UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:

@@ -3,8 +3,9 @@
 It is written here as well, where it is so plain: what writes TOML in general takes half of python's start to load.
 
 Only lines that can mean one thing are taken: blank ones, headers of new tables, and `key = value` with a string without
-escapes, an integer, a decimal fraction, a boolean, a UTC time, or an inline table of numbers. For any other text the
-answer is None, and the caller asks tomllib; where there is an answer, it is tomllib's (a property test compares them).
+escapes, an integer, a decimal fraction, a boolean, a UTC time, or numbers in an inline table or a list. For any other
+text the answer is None, and the caller asks tomllib; where there is an answer, it is tomllib's (a property test
+compares them).
 """
 
 from __future__ import annotations
@@ -61,6 +62,8 @@ def _read_pair(line: str) -> tuple[str, Any] | None:
         raise _NotPlainError
     if text[:1] == "{" and text[-1] == "}":
         return key, _numbers(text[1:-1])
+    if text[:1] == "[" and text[-1] == "]":
+        return key, _list_of_numbers(text[1:-1])
     pair = key, text[1:-1] if text[:1] == '"' and text.find('"', 1) == len(text) - 1 else _value(text)
     if len(_known) >= _MAX_KNOWN:
         _known.clear()
@@ -142,6 +145,13 @@ def _numbers(inside: str) -> dict[str, Any]:
             raise _NotPlainError
         found[key] = _value(value)
     return found
+
+
+def _list_of_numbers(inside: str) -> list[Any]:
+    parts = inside.split(", ") if inside else []
+    if not all(part[:1].isdecimal() for part in parts):
+        raise _NotPlainError
+    return [_value(part) for part in parts]
 
 
 def _open_table(tables: dict[str, dict[str, Any]], line: str) -> dict[str, Any]:

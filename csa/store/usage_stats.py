@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import time
-import tomllib
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any
 
 from csa.store.atomic import write_atomically
 from csa.store.locks import Lock, acquire_lock
+from csa.store.plaintoml import load_plain
 from csa.store.sessions import Store
 from csa.structs import Struct
 
@@ -127,11 +127,19 @@ def _parse(content: bytes) -> dict[str, ToolUsage]:
     """Read the file; ValueError when it is not one."""
     if len(content) > _MAX_BYTES:
         raise ValueError("too long")
+    text = content.decode()
+    document = load_plain(text)
     try:
-        tools = tomllib.loads(content.decode()).get("tools", {})
+        tools = (_parse_any(text) if document is None else document).get("tools", {})
         return {str(tool): _parse_tool(table) for tool, table in tools.items()}
     except (AttributeError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(str(error)) from error
+
+
+def _parse_any(text: str) -> dict[str, Any]:
+    import tomllib  # noqa: PLC0415  # what csa wrote itself is read without it
+
+    return tomllib.loads(text)
 
 
 def _parse_tool(table: Mapping[str, Any]) -> ToolUsage:
