@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import math
 import shlex
-import shutil
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -363,6 +362,8 @@ def own_command() -> str:
     started_as = Path(sys.argv[0])
     if started_as.name == "csa" and started_as.is_file():
         return str(started_as.absolute())
+    import shutil  # noqa: PLC0415  # as a rule csa was started by its path
+
     return shutil.which("csa") or "csa"
 
 

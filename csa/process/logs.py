@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import codecs
 import os
-import shutil
 from pathlib import Path
 
 from csa.model.redaction import Redactor, StreamRedactor
@@ -75,6 +74,8 @@ class OutputLog:
 
     def _join(self) -> None:
         """Put the newer half behind the older one, below a line that says what is missing."""
+        import shutil  # noqa: PLC0415  # few logs grow so long
+
         joined = self._path.with_name(self._path.name + ".joined")
         try:
             with open(os.open(joined, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600), "wb") as file:

@@ -6,7 +6,6 @@ They stand in `runtime/` of the session, for as long as the turn runs: settings 
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -59,8 +58,13 @@ def _link(path: Path, target: str) -> None:
 
 def remove_run_files(paths: SessionPaths) -> None:
     """Remove what is there, if anything is."""
+    directory = run_directory(paths)
+    if not os.path.lexists(directory):
+        return
+    import shutil  # noqa: PLC0415  # most tools need no files
+
     with suppress(OSError):
-        shutil.rmtree(run_directory(paths))
+        shutil.rmtree(directory)
 
 
 def is_roots_alone(directory: Path) -> bool:

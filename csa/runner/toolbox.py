@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
@@ -151,8 +150,19 @@ def choose_tool(
 def find_command(adapter: Adapter, config: Config, environ: Mapping[str, str]) -> tuple[str, ...] | None:
     """Return the words that start an adapter's tool, the first an absolute path; None when it is not installed."""
     words = config.for_tool(adapter.name).command or (adapter.executable,)
-    found = shutil.which(words[0], path=environ.get("PATH", os.defpath))
+    found = _which(words[0], environ.get("PATH", os.defpath))
     return (str(Path(found).absolute()), *words[1:]) if found else None
+
+
+def _which(program: str, search: str) -> str | None:
+    """Return the first executable of that name, as shutil.which, whose import takes a tenth of the time to a tool."""
+    directories = search.split(os.pathsep) if search else []
+    paths = [program] if os.path.dirname(program) else [os.path.join(place, program) for place in directories]
+    return next((each for each in paths if _is_executable(each)), None)
+
+
+def _is_executable(path: str) -> bool:
+    return os.path.exists(path) and os.access(path, os.X_OK) and not os.path.isdir(path)
 
 
 def has_login(adapter: Adapter, environ: Mapping[str, str]) -> bool:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import errno
 import os
-import shutil
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -103,7 +102,7 @@ class HeldSession:
         """Delete the session (an ephemeral one at its end): rename aside, then remove."""
         aside = self.paths.root.with_name(GONE_PREFIX + self.state.session_id)
         os.rename(self.paths.root, aside)
-        shutil.rmtree(aside)
+        _remove_tree(aside)
 
     def close(self) -> None:
         """Release the locks; remains of a session that was never published go.
@@ -120,7 +119,7 @@ class HeldSession:
     def _discard(self) -> None:
         """Remove what was never published, while nobody builds: a half-removed directory looks like a crashed start."""
         with suppress(OSError), store_lock(self.store):  # what stays is collected later
-            shutil.rmtree(self.paths.root, ignore_errors=True)
+            _remove_tree(self.paths.root, must=False)
 
     def __enter__(self) -> Self:
         return self
@@ -165,14 +164,14 @@ def build_session(
             if is_locked(paths.session_lock):
                 raise BusyError(f"Another run is just creating session {state.session_id}.")
             with suppress(FileNotFoundError):  # published since we looked; then ours cannot be
-                shutil.rmtree(paths.root)
+                _remove_tree(paths.root)
         try:
             paths.root.mkdir(0o700)
             _make_layout(paths)
             create_state(paths.state, state)
             locks = _take_locks(paths, state, tool=tool, turn=1, detached=detached)
         except BaseException:
-            shutil.rmtree(paths.root, ignore_errors=True)
+            _remove_tree(paths.root, must=False)
             raise
     return HeldSession(store, paths, state, locks, detached=detached)
 
@@ -211,6 +210,12 @@ def store_lock(store: Store) -> Lock:
             return acquire_lock(store.path / "store.lock", wait=True)
         except FileNotFoundError:  # a collector has just removed the empty store
             continue
+
+
+def _remove_tree(path: Path, *, must: bool = True) -> None:
+    import shutil  # noqa: PLC0415  # few turns remove anything
+
+    shutil.rmtree(path, ignore_errors=not must)
 
 
 def _make_layout(paths: SessionPaths) -> None:
