@@ -1,0 +1,117 @@
+"""The live view of `csa run`: the running session and the sessions its agents have started, redrawn in place.
+
+Each has its tool, what it is doing, for how long, its tokens and its cost. It reads the store as any other command
+would, and writes nothing there.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+
+import anyio
+from anyio import to_thread
+
+from csa.cli.describe import describe
+from csa.cli.live import REFRESH_S, REST, Row, arrange, lay_out
+from csa.cli.output import Style, lossy
+from csa.cli.progress import Silence, Subject, closing_line, headline_of_fallback, say, say_whole
+from csa.cli.roster import Roster
+from csa.cli.screen import Screen
+from csa.ids import ENTROPY_BYTES, new_session_id
+from csa.model.events import Event
+from csa.model.usage import Usage
+from csa.paths import home
+from csa.runner.client import Csa
+from csa.store.observer import Observer
+from csa.store.stores import find_stores
+from csa.structs import replace
+
+MAX_ROWS_SHOWN = 30
+_LABEL = 10
+
+
+class LiveTree(Silence):
+    """The session and those its agents have started, redrawn in place; a closing line stays."""
+
+    def __init__(self, client: Csa) -> None:
+        store, environ = client.store, client.setting.environ
+        self._roster = Roster(lambda: find_stores(store.root), user_home=home(environ))
+        self._screen = Screen(sys.stderr, whole=False)
+        self._closing = ""
+        self._subject: Subject
+        self._own: Row
+        self._before = Usage()
+        self._others: list[Row] = []
+        self._resumed: set[str] = set()
+        self._since = ""
+
+    def begin(self, subject: Subject) -> None:
+        """Say which session this is, and begin to draw."""
+        say_whole(Style(sys.stderr)(subject.headline, "dim"))
+        self._subject = subject
+        self._before = subject.usage
+        self._since = subject.session_id
+        if not subject.is_new:
+            self._since = max(self._since, new_session_id(time.time_ns() // 1_000_000, bytes(ENTROPY_BYTES)))
+        self._own = Row(
+            session_id=subject.session_id,
+            place=self._roster.place(subject.project),
+            label=subject.session_id[:_LABEL],
+            tool=subject.tool,
+            started_at=subject.started_at,
+            usage=subject.usage,
+        )
+        self._screen.start()
+        self._draw()
+
+    def show(self, event: Event) -> None:
+        """Take note of what happened."""
+        if event.type == "run_started" and event.data.get("tool") != self._own.tool:
+            self._fall_back(event)
+        elif event.type == "run_finished":
+            self._closing = closing_line(event)
+            self._before = self._own.usage
+        elif event.type == "usage":
+            self._own = replace(self._own, usage=self._before + Usage.from_dict(event.data))
+            return
+        line = describe(event)
+        if line and event.type in {"retry", "warning", "error"}:
+            self._screen.print(line, "yellow")
+        if line:
+            self._own = replace(self._own, doing=line)
+
+    def _fall_back(self, event: Event) -> None:
+        """Leave what became of the last tool on the screen, and go on with the next."""
+        for line in (self._closing, headline_of_fallback(event)):
+            self._screen.print(line, "yellow")
+        self._own = replace(self._own, tool=str(event.data.get("tool")))
+
+    async def keep_fresh(self) -> None:
+        """Draw again and again, with the sessions that the agents have started, in whichever project."""
+        while True:
+            began = time.monotonic()
+            self._others = await to_thread.run_sync(self._roster.rows, self._is_ours, abandon_on_cancel=True)
+            with lossy(sys.stderr):
+                self._draw()
+            await anyio.sleep(max(REFRESH_S, REST * (time.monotonic() - began)))
+
+    def end(self) -> None:
+        """Leave only the closing line."""
+        self._screen.stop()
+        if self._closing:
+            say(self._closing)
+
+    def _is_ours(self, observer: Observer, session_id: str) -> bool:
+        """Say whether a session may be one that an agent of this turn has begun, or goes on with."""
+        if session_id <= self._subject.session_id:
+            return False
+        if session_id <= self._since and session_id not in self._resumed and observer.is_running(session_id):
+            self._resumed.add(session_id)
+        return session_id > self._since or session_id in self._resumed
+
+    def _draw(self) -> None:
+        width, height = self._screen.size
+        tree = [node for node in arrange([self._own, *self._others]) if node.session_id == self._subject.session_id]
+        height = min(MAX_ROWS_SHOWN, height - 1)
+        self._screen.draw(lay_out(tree, width=width, height=height, now=time.time()))
