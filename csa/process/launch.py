@@ -30,6 +30,7 @@ class Launched:
         self.process = process
         self.control = control
         self.status = status
+        self.fed = 0  # bytes of what goes to the tool's stdin
         for stream in (process.stdin, process.stdout, process.stderr):
             if stream is not None:
                 os.set_blocking(stream.fileno(), False)
@@ -37,6 +38,20 @@ class Launched:
         if process.stdout is not None:
             with suppress(OSError):  # a user's pipes may have used up what the kernel allows; the default does then
                 fcntl.fcntl(process.stdout, fcntl.F_SETPIPE_SZ, STDOUT_PIPE_BYTES)
+
+    def feed(self, content: bytes) -> None:
+        """Write as much to the tool's stdin as there is room for, and close it behind the end."""
+        stdin = self.process.stdin
+        assert stdin is not None
+        try:
+            while self.fed < len(content):
+                self.fed += os.write(stdin.fileno(), memoryview(content)[self.fed :])
+        except BlockingIOError:
+            return
+        except BrokenPipeError:
+            pass  # a tool that does not read to the end is no error
+        with suppress(OSError):
+            stdin.close()
 
 
 def launch_tool(argv: Sequence[str], *, cwd: str, env: Mapping[str, str], shared_fds: Sequence[int] = ()) -> Launched:

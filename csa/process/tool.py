@@ -26,6 +26,7 @@ class ToolProcess:
         self.swept = 0  # processes the tool had left behind; -1 when some could not be killed
         self.kept: list[int] | None = None  # processes that were left to run; None when all is to be swept
         self.peak_rss_bytes: int | None = None  # of the largest process of the tree
+        self._launched = launched
         self._process = launched.process
         self._control = launched.control
         self._status = launched.status
@@ -47,15 +48,11 @@ class ToolProcess:
         """Write all, then close. A tool that does not read to the end is no error."""
         stdin = self._process.stdin
         assert stdin is not None
-        view = memoryview(content)
         try:
-            while view:
-                try:
-                    view = view[os.write(stdin.fileno(), view[:READ_BYTES]) :]
-                except BlockingIOError:
-                    await anyio.wait_writable(stdin.fileno())
-        except BrokenPipeError:
-            pass
+            self._launched.feed(content)
+            while not stdin.closed:
+                await anyio.wait_writable(stdin.fileno())
+                self._launched.feed(content)
         finally:
             with suppress(OSError):
                 stdin.close()

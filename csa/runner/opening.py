@@ -49,9 +49,10 @@ class Opening:
         write_run_files(self.recorder.paths, self.prepared.invocation.files, self.prepared.invocation.links)
 
     def launch(self) -> None:
-        """Start the tool ahead of `take`; that it cannot be started shows there."""
+        """Start the tool ahead of `take`, and give it what it reads; that it cannot be started shows in `take`."""
         try:
             self._ahead = self._launch()
+            self._ahead.feed(self.prepared.invocation.stdin)
         except SpawnError as fault:
             self._ahead = fault
 

@@ -14,7 +14,7 @@ from tests.support import Place, children_of, wait_for
 
 # Looked at by each python that reads PYTHONPATH; guardians and tools do not.
 WATCH = """
-import os, signal, sys
+import os, signal, sys, time
 
 class Watch:
     @staticmethod
@@ -24,6 +24,9 @@ class Watch:
             with open(os.environ["WATCH_FILE"], "a") as file:
                 file.write(f"{name} {len(children)}\\n")
         if name == "anyio":
+            deadline = time.monotonic() + 10
+            while not os.path.exists(os.environ["WATCH_UNTIL"]) and time.monotonic() < deadline:
+                time.sleep(0.005)
             for number in os.environ["WATCH_SIGNALS"].split():
                 os.kill(os.getpid(), int(number))
 
@@ -31,13 +34,17 @@ sys.meta_path.insert(0, Watch)
 """
 
 
-def watched(place: Place, *signals: int) -> dict[str, str | None]:
-    """Return an environment in which csa notes what it imports, and gets signals when the tool has been launched."""
+def watched(place: Place, *signals: int, until: Path = Path("/")) -> dict[str, str | None]:
+    """Return an environment in which csa notes what it imports, waits for a file, and gets signals.
+
+    The latter two when it has launched the tool and is about to load the event loop.
+    """
     (place.tmp / "watch").mkdir()
     (place.tmp / "watch" / "sitecustomize.py").write_text(WATCH)
     return {
         "PYTHONPATH": str(place.tmp / "watch"),
         "WATCH_FILE": str(place.tmp / "watched"),
+        "WATCH_UNTIL": str(until),
         "WATCH_SIGNALS": " ".join(map(str, map(int, signals))),
     }
 
@@ -47,6 +54,22 @@ def test_the_tool_starts_before_the_event_loop_is_loaded(place: Place) -> None:
     place.codex("hello", "-q", env=watched(place))
     lines = (place.tmp / "watched").read_text().splitlines()
     assert set(lines) == {"anyio 1", "asyncio 1", "logging 1"}
+
+
+def test_the_tool_gets_its_prompt_before_the_event_loop_is_loaded(place: Place) -> None:
+    """It does not wait for csa: with a prompt that a pipe holds it can begin to work."""
+    place.play(["touch", str(place.ready)], ["say", "done"])
+    assert place.codex("hello", "-q", env=watched(place, until=place.ready)).out == "done\n"
+    assert place.ready.stat().st_mtime_ns <= (place.tmp / "watched").stat().st_mtime_ns
+
+
+def test_a_prompt_that_no_pipe_holds(place: Place) -> None:
+    """What there was no room for is written by the event loop, and nothing twice."""
+    prompt = "".join(f"{number}\n" for number in range(60_000))
+    place.play(["write-stdin", str(place.tmp / "prompt")], ["say", "done"])
+    done = place.run("run", "-q", "--tool", "codex", stdin=prompt.encode())
+    assert (done.code, done.out) == (0, "done\n"), done.err
+    assert (place.tmp / "prompt").read_text() == prompt
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
