@@ -55,6 +55,8 @@ class Opening:
             self._ahead.feed(self.prepared.invocation.stdin)
         except SpawnError as fault:
             self._ahead = fault
+        except OSError as error:  # no descriptor is left: the turn has begun, and has to be ended all the same
+            self._ahead = SpawnError(self.prepared.invocation.argv[0], str(error))
 
     @property
     def is_ahead(self) -> bool:

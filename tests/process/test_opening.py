@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 from pathlib import Path
@@ -123,6 +124,26 @@ def test_cancelled_before_anybody_attends(place: Place) -> None:
 
     anyio.run(scenario)
     assert children_of(os.getpid()) == before
+
+
+def test_no_descriptor_is_left_for_the_tool(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The turn that has begun fails, and is on record."""
+    client = csa.Csa(place.project, root=place.state_root, environ=place.env)
+    request = csa.RunRequest(prompt="hello", tool="codex", retries=0)
+
+    def fail() -> None:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    async def scenario() -> None:
+        with monkeypatch.context() as patch:
+            patch.setattr("csa.process.launch.os.pipe", fail)
+            opening = client.begin(request, client.plan(request))
+        async with client.attend(opening) as turn:
+            assert [event.type async for event in turn] == ["run_started", "run_finished"]
+        assert turn.result is not None
+        assert (turn.result.status, turn.result.error_kind) == ("failed", "spawn")
+
+    anyio.run(scenario)
 
 
 def test_a_tool_that_cannot_be_launched(place: Place, tmp_path: Path) -> None:
