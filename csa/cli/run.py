@@ -9,7 +9,6 @@ Exits 0 when the turn succeeded, 1 when it failed, 2 on bad usage, 3 when the se
 from __future__ import annotations
 
 import math
-import shlex
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -368,6 +367,8 @@ def own_command() -> str:
 
 
 def _print_plan(plan: TurnPlan, *, as_json: bool) -> None:
+    import shlex  # noqa: PLC0415  # only a dry run spells a command
+
     facts = {
         "session": "new" if plan.is_new else plan.state.session_id,
         "tool": plan.adapter.name,

@@ -7,6 +7,7 @@ import json
 import os
 import shlex
 import signal
+import subprocess
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -16,6 +17,7 @@ import anyio
 import pytest
 
 from csa.model.adapter import ToolExit
+from csa.process import guardian
 from csa.process.launch import SpawnError
 from csa.process.tool import ToolProcess, start_tool
 from csa.store.locks import acquire_lock, is_locked
@@ -259,3 +261,13 @@ def test_many_at_once(place: Place) -> None:
         return ends
 
     assert anyio.run(scenario) == {number: ToolExit(number, None) for number in range(10)}
+
+
+def test_guardian_loads_little() -> None:
+    """It starts before each tool, and does without what takes longer to load than all that it needs."""
+    *python, _, program, directory = guardian.COMMAND
+    command = [*python, "-X", "importtime", "-c", program.replace("guardian.main()", ""), directory]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    loaded = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    assert {"guardian", "ctypes", "select"} <= loaded
+    assert not loaded & {"collections", "contextlib", "enum", "functools", "re", "signal", "site", "typing"}
