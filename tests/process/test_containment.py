@@ -136,12 +136,13 @@ def test_next_turn_records_the_lost_one(place: Place) -> None:
     """Readers leave the journal of a lost turn alone; the next turn appends its end, and resumes the conversation."""
     running = start_tree(place)
     session_id = running.session_id
-    wait_for(lambda: "provider_session_id" in place.state(session_id).get("tools", {}).get("codex", {}), "it is bound")
+    transcript = place.session(session_id) / "transcript.jsonl"
+    wait_for(lambda: b"session_bound" in transcript.read_bytes(), "it is bound")  # and state.toml said so before
     running.kill()
     place.wait_until_empty(within_s=GONE_WITHIN_S)
-    before = (place.session(session_id) / "transcript.jsonl").read_bytes()
+    before = transcript.read_bytes()
     assert place.status(session_id) == "lost"
-    assert (place.session(session_id) / "transcript.jsonl").read_bytes() == before
+    assert transcript.read_bytes() == before
     del place.env["FAKE_TOOL_SCRIPT"]
     done = place.run("run", "--session", session_id, "again")
     assert (done.code, done.out) == (0, "FAKE ECHO: again [turns=2]\n")
