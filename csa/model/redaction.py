@@ -21,17 +21,24 @@ _MAX_PASSES = 4
 _SECRET_NAME = re.compile(r"(?:_|^)(?:KEY|TOKEN|SECRET)$|PASSWORD|PASSWD|_CREDENTIALS?$", re.IGNORECASE)
 _TRIVIAL = frozenset({"true", "false", "none", "null", "test", "yes", "auto", "default", "disabled", "enabled"})
 
-# The start of a token: not inside a word, but directly behind an escaped newline or tab of a JSON string.
-_EDGE = r"(?:(?<![A-Za-z0-9_])|(?<=\\[nrt]))"
+
+def _token(start: str, rest: str) -> re.Pattern[str]:
+    """Match a token that does not begin inside a word, unless directly behind an escaped newline or tab of JSON.
+
+    What is before it is looked at when its start has been found, which `re` looks for at the speed of memory.
+    """
+    return re.compile(rf"({start})(?:(?<![A-Za-z0-9_]{start})|(?<=\\[nrt]{start})){rest}")
+
+
 _SHAPES: tuple[tuple[str, re.Pattern[str], str], ...] = (
-    ("openai", re.compile(_EDGE + r"sk-[A-Za-z0-9_-]{16,}"), MARK),
-    ("github", re.compile(_EDGE + r"gh[pousr]_[A-Za-z0-9]{16,}"), MARK),
-    ("github_pat", re.compile(_EDGE + r"github_pat_[A-Za-z0-9_]{16,}"), MARK),
-    ("slack", re.compile(_EDGE + r"xox[a-z]-[A-Za-z0-9-]{8,}"), MARK),
-    ("aws", re.compile(_EDGE + r"A(?:KIA|SIA)[0-9A-Z]{16}(?![0-9A-Z])"), MARK),
-    ("google", re.compile(_EDGE + r"AIza[A-Za-z0-9_-]{20,}"), MARK),
-    ("jwt", re.compile(_EDGE + r"eyJ[A-Za-z0-9_-]{6,}\.[A-Za-z0-9_-]{4,}(?:\.[A-Za-z0-9_-]*)?"), MARK),
-    ("bearer", re.compile("(?i)" + _EDGE + r"(bearer\s+)[A-Za-z0-9._~+/=-]{8,}"), rf"\1{MARK}"),
+    ("openai", _token("sk-", r"[A-Za-z0-9_-]{16,}"), MARK),
+    ("github", _token("gh[pousr]_", r"[A-Za-z0-9]{16,}"), MARK),
+    ("github_pat", _token("github_pat_", r"[A-Za-z0-9_]{16,}"), MARK),
+    ("slack", _token("xox[a-z]-", r"[A-Za-z0-9-]{8,}"), MARK),
+    ("aws", _token("A[KS]IA", r"[0-9A-Z]{16}(?![0-9A-Z])"), MARK),
+    ("google", _token("AIza", r"[A-Za-z0-9_-]{20,}"), MARK),
+    ("jwt", _token("eyJ", r"[A-Za-z0-9_-]{6,}\.[A-Za-z0-9_-]{4,}(?:\.[A-Za-z0-9_-]*)?"), MARK),
+    ("bearer", _token("[Bb][Ee][Aa][Rr][Ee][Rr]", r"(\s+)[A-Za-z0-9._~+/=-]{8,}"), rf"\1\2{MARK}"),
     (
         "pem",
         re.compile(r"-----BEGIN [A-Z0-9 ]*PRIVATE KEY-----(?:(?!-----END)[^\"]){0,65536}(?:-----END [A-Z0-9 ]*-----)?"),
@@ -39,8 +46,8 @@ _SHAPES: tuple[tuple[str, re.Pattern[str], str], ...] = (
     ),
     (
         "url",
-        re.compile(r"([A-Za-z][A-Za-z0-9+.-]{1,20}://)[^\s/:@\"'\\]{0,256}:[^\s/@\"'\\]{1,512}@"),
-        rf"\1{MARK}@",
+        re.compile(r"://(?<=[A-Za-z0-9+.-]{2}://)[^\s/:@\"'\\]{0,256}:[^\s/@\"'\\]{1,512}@"),
+        f"://{MARK}@",
     ),
 )
 # What follows the word of a key up to the end of its value: `_V2="hunter2"`, `: hunter2`, ` => 'hunter2'`. Run on lower
@@ -73,7 +80,7 @@ _GUARDS = tuple(
             r"(?P<jwt>j(?<=eyj))",
             r"b(?:(?P<bearer>earer)|(?P<pem>(?<=-----b)egin))",
             r"(?P<url>//(?<=://))",
-            r"(?P<secret>c(?<=sec)ret)",
+            r"(?P<secret>secret)",
             r"p(?:(?P<passw>assw)|(?P<passphrase>assphrase))",
         ),
     )
@@ -112,10 +119,8 @@ class Redactor:
         for hint, pattern in self._short:
             if hint in text:
                 text = pattern.sub(MARK, text)
-        for word, pattern in _ASSIGNED:
-            if word in hints:
-                text = _redact_assigned(text, pattern)
-        return text
+        patterns = [pattern for word, pattern in _ASSIGNED if word in hints]
+        return _redact_assigned(text, patterns) if patterns else text
 
     def redact_answer(self, text: str) -> str:
         """Redact the answer on stdout: long environment values and well-known shapes, so that code in it survives."""
@@ -237,17 +242,27 @@ def _hints_in(text: str) -> set[str | None]:
     return {found.lastgroup for guard in _GUARDS for found in guard.finditer(lowered)}
 
 
-def _redact_assigned(text: str, pattern: re.Pattern[str]) -> str:
+def _redact_assigned(text: str, patterns: list[re.Pattern[str]]) -> str:
+    lowered = _lower(text)
+    for pattern in patterns:
+        parts: list[str] = []
+        end = 0
+        for match in pattern.finditer(lowered):
+            start, stop = match.span("value")
+            value = text[start:stop]
+            if match["call"] or match["value"] in _TRIVIAL or value.startswith(MARK[:4]) or _REFERENCE.match(value):
+                continue
+            parts += [text[end:start], MARK]
+            end = stop
+        if parts:
+            text = "".join([*parts, text[end:]])
+            lowered = _lower(text)
+    return text
+
+
+def _lower(text: str) -> str:
+    """Return a text in lower case, each letter where it was."""
     lowered = text.lower()
-    if len(lowered) != len(text):  # a letter whose lower case is longer: positions would not agree
+    if len(lowered) != len(text):  # a letter whose lower case is longer
         lowered = "".join(low if len(low := c.lower()) == 1 else c for c in text)
-    parts: list[str] = []
-    end = 0
-    for match in pattern.finditer(lowered):
-        start, stop = match.span("value")
-        value = text[start:stop]
-        if match["call"] or match["value"] in _TRIVIAL or value.startswith(MARK[:4]) or _REFERENCE.match(value):
-            continue
-        parts += [text[end:start], MARK]
-        end = stop
-    return "".join([*parts, text[end:]]) if parts else text
+    return lowered
