@@ -75,13 +75,13 @@ _GUARDS = tuple(
             r"k(?:(?P<openai>(?<=sk)-)|(?P<aws>(?<=ak)ia)|(?P<key>ey)|(?P<token>(?<=tok)en(?!s)))",
             r"(?P<aws>asia)",
             r"g(?:(?P<github>h[pousr]_)|(?P<github_pat>ithub_pat_))",
-            r"(?P<slack>x(?<=xox))",
+            r"(?P<slack>xox)",
             r"(?P<google>z(?<=aiz)a)",
             r"(?P<jwt>j(?<=eyj))",
-            r"b(?:(?P<bearer>earer)|(?P<pem>(?<=-----b)egin))",
+            r"be(?:(?P<bearer>arer)|(?P<pem>(?<=-----be)gin))",
             r"(?P<url>//(?<=://))",
             r"(?P<secret>secret)",
-            r"p(?:(?P<passw>assw)|(?P<passphrase>assphrase))",
+            r"pass(?:(?P<passw>w)|(?P<passphrase>phrase))",
         ),
     )
 )
@@ -114,17 +114,22 @@ class Redactor:
 
     def redact(self, text: str) -> str:
         """Redact what goes to disk or to progress: everything that may be a secret."""
-        hints = _hints_in(text)
-        text = self._redact_known(text, hints)
+        lowered = _lower(text)
+        hints = _hints_in(lowered)
+        redacted = self._redact_known(text, hints)
         for hint, pattern in self._short:
-            if hint in text:
-                text = pattern.sub(MARK, text)
-        patterns = [pattern for word, pattern in _ASSIGNED if word in hints]
-        return _redact_assigned(text, patterns) if patterns else text
+            if hint in redacted:
+                redacted = pattern.sub(MARK, redacted)
+        if redacted != text:
+            lowered = _lower(redacted)
+        for word, pattern in _ASSIGNED:
+            if word in hints and (spans := _assigned(redacted, lowered, pattern)):
+                redacted, lowered = _without(redacted, spans), _without(lowered, spans)
+        return redacted
 
     def redact_answer(self, text: str) -> str:
         """Redact the answer on stdout: long environment values and well-known shapes, so that code in it survives."""
-        return self._redact_known(text, _hints_in(text))
+        return self._redact_known(text, _hints_in(text.lower()))
 
     def redact_data(self, value: Any, key: str = "") -> Any:
         """Return a JSON value with every string redacted, and strings under secret-looking keys replaced."""
@@ -236,28 +241,28 @@ def _hint(value: str) -> str:
     return max(re.findall(r"[A-Za-z0-9_./+=-]+", value), key=len, default="")
 
 
-def _hints_in(text: str) -> set[str | None]:
-    """Return the names of the patterns for which there is a hint in a text."""
-    lowered = text.lower()
-    return {found.lastgroup for guard in _GUARDS for found in guard.finditer(lowered)}
+def _hints_in(lowered: str) -> set[str | None]:
+    """Return the names of the patterns for which there is a hint in a text that is in lower case."""
+    return {found.lastgroup for guard in _GUARDS if guard.search(lowered) for found in guard.finditer(lowered)}
 
 
-def _redact_assigned(text: str, patterns: list[re.Pattern[str]]) -> str:
-    lowered = _lower(text)
-    for pattern in patterns:
-        parts: list[str] = []
-        end = 0
-        for match in pattern.finditer(lowered):
-            start, stop = match.span("value")
-            value = text[start:stop]
-            if match["call"] or match["value"] in _TRIVIAL or value.startswith(MARK[:4]) or _REFERENCE.match(value):
-                continue
-            parts += [text[end:start], MARK]
-            end = stop
-        if parts:
-            text = "".join([*parts, text[end:]])
-            lowered = _lower(text)
-    return text
+def _assigned(text: str, lowered: str, pattern: re.Pattern[str]) -> list[tuple[int, int]]:
+    """Return where the values are that are assigned to such a key, and are no references or calls."""
+    spans = []
+    for match in pattern.finditer(lowered):
+        start, stop = match.span("value")
+        value = text[start:stop]
+        if match["call"] or match["value"] in _TRIVIAL or value.startswith(MARK[:4]) or _REFERENCE.match(value):
+            continue
+        spans.append((start, stop))
+    return spans
+
+
+def _without(text: str, spans: list[tuple[int, int]]) -> str:
+    """Replace what is in the spans."""
+    ends = [0, *(stop for _, stop in spans)]
+    starts = [*(start for start, _ in spans), len(text)]
+    return MARK.join(text[end:start] for end, start in zip(ends, starts, strict=True))
 
 
 def _lower(text: str) -> str:
