@@ -66,8 +66,9 @@ _ASSIGNED = tuple(
         ("passphrase", r"passphrase"),
     )
 )
-# What must be there, in lower case, for a pattern above to be tried; groups have their names. Each begins with the
-# rarest letter of a literal: a search stops at every letter that may begin it, and takes no time for those between.
+# What must be there, in lower case, for a pattern above to be tried; groups have their names. One search looks for
+# several, from a letter they share, or for one from its rarest: a search is quick between the letters it stops at.
+# A letter of which long runs are made, as of x, is not looked for alone.
 _GUARDS = tuple(
     map(
         re.compile,
