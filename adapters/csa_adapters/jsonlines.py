@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from typing import Any
 
 from csa.model.adapter import Update
@@ -26,7 +27,7 @@ def read_object(line: bytes) -> dict[str, Any] | None:
         return None
     if type(value) is not dict or end != len(text):
         return None
-    return _without_surrogates(value) if b"\\ud" in line or b"\\uD" in line else value
+    return _without_surrogates(value) if _SURROGATE.search(line) else value
 
 
 def other(line: bytes, event: dict[str, Any] | None = None) -> list[Update]:
@@ -85,4 +86,5 @@ def _without_surrogates(value: Any) -> Any:
 
 
 _LARGEST = 1e15
+_SURROGATE = re.compile(rb"\\u[dD]")
 _DECODER = json.JSONDecoder(parse_float=_finite, parse_constant=_no_constant)

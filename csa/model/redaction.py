@@ -8,7 +8,7 @@ that must be present, so that text without secrets costs a few substring searche
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 MARK = "[REDACTED]"
@@ -21,31 +21,33 @@ _MAX_PASSES = 4
 _SECRET_NAME = re.compile(r"(?:_|^)(?:KEY|TOKEN|SECRET)$|PASSWORD|PASSWD|_CREDENTIALS?$", re.IGNORECASE)
 _TRIVIAL = frozenset({"true", "false", "none", "null", "test", "yes", "auto", "default", "disabled", "enabled"})
 
-# The start of a token: not inside a word, but directly behind an escaped newline or tab of a JSON string.
-_EDGE = r"(?:(?<![A-Za-z0-9_])|(?<=\\[nrt]))"
-# The first of each is a guard, looked for in lower case: `re` finds what begins with a literal twice as fast as `in`.
-_SHAPES: tuple[tuple[re.Pattern[str], re.Pattern[str], str], ...] = (
-    (re.compile("sk-"), re.compile(_EDGE + r"sk-[A-Za-z0-9_-]{16,}"), MARK),
+
+def _token(start: str, rest: str) -> re.Pattern[str]:
+    """Match a token that does not begin inside a word, unless directly behind an escaped newline or tab of JSON.
+
+    What is before it is looked at when its start has been found, which `re` looks for at the speed of memory.
+    """
+    return re.compile(rf"({start})(?:(?<![A-Za-z0-9_]{start})|(?<=\\[nrt]{start})){rest}")
+
+
+_SHAPES: tuple[tuple[str, re.Pattern[str], str], ...] = (
+    ("openai", _token("sk-", r"[A-Za-z0-9_-]{16,}"), MARK),
+    ("github", _token("gh[pousr]_", r"[A-Za-z0-9]{16,}"), MARK),
+    ("github_pat", _token("github_pat_", r"[A-Za-z0-9_]{16,}"), MARK),
+    ("slack", _token("xox[a-z]-", r"[A-Za-z0-9-]{8,}"), MARK),
+    ("aws", _token("A[KS]IA", r"[0-9A-Z]{16}(?![0-9A-Z])"), MARK),
+    ("google", _token("AIza", r"[A-Za-z0-9_-]{20,}"), MARK),
+    ("jwt", _token("eyJ", r"[A-Za-z0-9_-]{6,}\.[A-Za-z0-9_-]{4,}(?:\.[A-Za-z0-9_-]*)?"), MARK),
+    ("bearer", _token("[Bb][Ee][Aa][Rr][Ee][Rr]", r"(\s+)[A-Za-z0-9._~+/=-]{8,}"), rf"\1\2{MARK}"),
     (
-        re.compile("gh[pousr]_"),
-        re.compile(_EDGE + r"gh[pousr]_[A-Za-z0-9]{16,}"),
-        MARK,
-    ),
-    (re.compile("github_pat_"), re.compile(_EDGE + r"github_pat_[A-Za-z0-9_]{16,}"), MARK),
-    (re.compile("xox"), re.compile(_EDGE + r"xox[a-z]-[A-Za-z0-9-]{8,}"), MARK),
-    (re.compile("a[ks]ia"), re.compile(_EDGE + r"A(?:KIA|SIA)[0-9A-Z]{16}(?![0-9A-Z])"), MARK),
-    (re.compile("aiza"), re.compile(_EDGE + r"AIza[A-Za-z0-9_-]{20,}"), MARK),
-    (re.compile("eyj"), re.compile(_EDGE + r"eyJ[A-Za-z0-9_-]{6,}\.[A-Za-z0-9_-]{4,}(?:\.[A-Za-z0-9_-]*)?"), MARK),
-    (re.compile("bearer"), re.compile("(?i)" + _EDGE + r"(bearer\s+)[A-Za-z0-9._~+/=-]{8,}"), rf"\1{MARK}"),
-    (
-        re.compile("-----begin"),
+        "pem",
         re.compile(r"-----BEGIN [A-Z0-9 ]*PRIVATE KEY-----(?:(?!-----END)[^\"]){0,65536}(?:-----END [A-Z0-9 ]*-----)?"),
         MARK,
     ),
     (
-        re.compile("://"),
-        re.compile(r"([A-Za-z][A-Za-z0-9+.-]{1,20}://)[^\s/:@\"'\\]{0,256}:[^\s/@\"'\\]{1,512}@"),
-        rf"\1{MARK}@",
+        "url",
+        re.compile(r"://(?<=[A-Za-z0-9+.-]{2}://)[^\s/:@\"'\\]{0,256}:[^\s/@\"'\\]{1,512}@"),
+        f"://{MARK}@",
     ),
 )
 # What follows the word of a key up to the end of its value: `_V2="hunter2"`, `: hunter2`, ` => 'hunter2'`. Run on lower
@@ -55,13 +57,33 @@ _VALUE = (
     r"(?P<value>[^\s\"'\\,;&<>(){}\[\]]{4,})(?P<call>\(?)"
 )
 _ASSIGNED = tuple(
-    (re.compile(word), re.compile(pattern + _VALUE))
+    (word, re.compile(pattern + _VALUE))
     for word, pattern in (
         ("key", r"key(?:(?<=[_-]key)|(?<=apikey)|(?<=accesskey)|(?<=privatekey))"),
         ("secret", r"secret"),
         ("token", r"token(?!s)"),
         ("passw", r"passw(?:or[dt]|d)"),
         ("passphrase", r"passphrase"),
+    )
+)
+# What must be there, in lower case, for a pattern above to be tried; groups have their names. One search looks for
+# several, from a letter they share, or for one from its rarest: a search is quick between the letters it stops at.
+# A letter of which long runs are made, as of x, is not looked for alone.
+_GUARDS = tuple(
+    map(
+        re.compile,
+        (
+            r"k(?:(?P<openai>(?<=sk)-)|(?P<aws>(?<=ak)ia)|(?P<key>ey)|(?P<token>(?<=tok)en(?!s)))",
+            r"(?P<aws>asia)",
+            r"g(?:(?P<github>h[pousr]_)|(?P<github_pat>ithub_pat_))",
+            r"(?P<slack>xox)",
+            r"(?P<google>z(?<=aiz)a)",
+            r"(?P<jwt>j(?<=eyj))",
+            r"be(?:(?P<bearer>arer)|(?P<pem>(?<=-----be)gin))",
+            r"(?P<url>//(?<=://))",
+            r"(?P<secret>secret)",
+            r"pass(?:(?P<passw>w)|(?P<passphrase>phrase))",
+        ),
     )
 )
 _SECRET_KEY = re.compile(
@@ -93,19 +115,22 @@ class Redactor:
 
     def redact(self, text: str) -> str:
         """Redact what goes to disk or to progress: everything that may be a secret."""
-        lowered = text.lower()
-        text = self._redact_known(text, lowered)
+        lowered = _lower(text)
+        hints = _hints_in(lowered)
+        redacted = self._redact_known(text, hints)
         for hint, pattern in self._short:
-            if hint in text:
-                text = pattern.sub(MARK, text)
-        for guard, pattern in _ASSIGNED:
-            if guard.search(lowered):
-                text = _redact_assigned(text, pattern)
-        return text
+            if hint in redacted:
+                redacted = pattern.sub(MARK, redacted)
+        if redacted != text:
+            lowered = _lower(redacted)
+        for word, pattern in _ASSIGNED:
+            if word in hints and (spans := _assigned(redacted, lowered, pattern)):
+                redacted, lowered = _without(redacted, spans), _without(lowered, spans)
+        return redacted
 
     def redact_answer(self, text: str) -> str:
         """Redact the answer on stdout: long environment values and well-known shapes, so that code in it survives."""
-        return self._redact_known(text, text.lower())
+        return self._redact_known(text, _hints_in(text.lower()))
 
     def redact_data(self, value: Any, key: str = "") -> Any:
         """Return a JSON value with every string redacted, and strings under secret-looking keys replaced."""
@@ -122,27 +147,24 @@ class Redactor:
     def may_hold_secret(self, text: str) -> bool:
         """Say cheaply whether `redact_data` could change what serialises to `text`; False is certain."""
         lowered = text.lower()
-        for guard in _GUARDS:  # loops, not any(): this runs for every event
-            if guard(lowered):
-                return True
-        return any(literal in text for literal in self._literals)
+        return any(guard.search(lowered) for guard in _GUARDS) or any(literal in text for literal in self._literals)
 
-    def _redact_known(self, text: str, lowered: str) -> str:
+    def _redact_known(self, text: str, hints: Collection[str | None]) -> str:
         for _ in range(_MAX_PASSES):  # a key directly behind another one shows its edge only when that has gone
-            before, text = text, self._redact_once(text, lowered)
+            before, text = text, self._redact_once(text, hints)
             if before == text:
                 break
         return text
 
-    def _redact_once(self, text: str, lowered: str) -> str:
+    def _redact_once(self, text: str, hints: Collection[str | None]) -> str:
         for value in self._plain:
             if value in text:
                 text = text.replace(value, MARK)
         for hint, pattern in self._escapable:
             if hint in text:
                 text = pattern.sub(MARK, text)
-        for guard, pattern, replacement in _SHAPES:
-            if guard.search(lowered):
+        for name, pattern, replacement in _SHAPES:
+            if name in hints:
                 text = pattern.sub(replacement, text)
         return text
 
@@ -220,20 +242,33 @@ def _hint(value: str) -> str:
     return max(re.findall(r"[A-Za-z0-9_./+=-]+", value), key=len, default="")
 
 
-def _redact_assigned(text: str, pattern: re.Pattern[str]) -> str:
-    lowered = text.lower()
-    if len(lowered) != len(text):  # a letter whose lower case is longer: positions would not agree
-        lowered = "".join(low if len(low := c.lower()) == 1 else c for c in text)
-    parts: list[str] = []
-    end = 0
+def _hints_in(lowered: str) -> set[str | None]:
+    """Return the names of the patterns for which there is a hint in a text that is in lower case."""
+    return {found.lastgroup for guard in _GUARDS if guard.search(lowered) for found in guard.finditer(lowered)}
+
+
+def _assigned(text: str, lowered: str, pattern: re.Pattern[str]) -> list[tuple[int, int]]:
+    """Return where the values are that are assigned to such a key, and are no references or calls."""
+    spans = []
     for match in pattern.finditer(lowered):
         start, stop = match.span("value")
         value = text[start:stop]
         if match["call"] or match["value"] in _TRIVIAL or value.startswith(MARK[:4]) or _REFERENCE.match(value):
             continue
-        parts += [text[end:start], MARK]
-        end = stop
-    return "".join([*parts, text[end:]]) if parts else text
+        spans.append((start, stop))
+    return spans
 
 
-_GUARDS = [*(guard.search for guard, _, _ in _SHAPES), *(guard.search for guard, _ in _ASSIGNED)]
+def _without(text: str, spans: list[tuple[int, int]]) -> str:
+    """Replace what is in the spans."""
+    ends = [0, *(stop for _, stop in spans)]
+    starts = [*(start for start, _ in spans), len(text)]
+    return MARK.join(text[end:start] for end, start in zip(ends, starts, strict=True))
+
+
+def _lower(text: str) -> str:
+    """Return a text in lower case, each letter where it was."""
+    lowered = text.lower()
+    if len(lowered) != len(text):  # a letter whose lower case is longer
+        lowered = "".join(low if len(low := c.lower()) == 1 else c for c in text)
+    return lowered

@@ -95,8 +95,7 @@ class _StringShortener:
         return quote + 1
 
     def _copy_string(self, data: bytes, at: int, out: list[bytes]) -> int:
-        match = _STRING_PART.match(data, at)
-        end = match.end() if match else at
+        end = _end_of_string(data, at)
         if data[end : end + 1] != b'"':  # the chunk ends inside the string: what it cuts in two waits for the next
             end = max(at, len(data) - _length_of_cut_character(data))
             self._keep(data[at:end], out)
@@ -119,6 +118,17 @@ class _StringShortener:
             out.append(kept)
             self._kept += len(kept)
         self._dropped += len(part) - len(kept)
+
+
+def _end_of_string(data: bytes, at: int) -> int:
+    """Return where the closing quote is of the string that goes on at `at`; where there is none, no quote is."""
+    quote = data.find(b'"', at)
+    if quote < 0:
+        return len(data)
+    if data[quote - 1 : quote] != b"\\":  # looking for one byte is a hundred times as fast as the pattern
+        return quote
+    match = _STRING_PART.match(data, at)
+    return match.end() if match else at
 
 
 def _length_of_cut_character(data: bytes) -> int:

@@ -232,7 +232,7 @@ class _Keeper:
 
     def record(self, updates: list[Update]) -> list[Event]:
         """Record what the adapter made of the tool's output."""
-        return [event for update in updates for event in self.journal.append(update.type, update.data)]
+        return self.journal.extend((update.type, update.data) for update in updates)
 
     def beat(self, processes: Sequence[ProcessId] = ()) -> None:
         with suppress(OSError):  # it is no evidence on this machine

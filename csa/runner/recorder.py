@@ -115,12 +115,10 @@ class Recorder:
 
     def record(self, updates: list[Update]) -> list[Event]:
         """Record what the adapter made of the tool's output."""
-        events: list[Event] = []
         for update in updates:
             if update.type == "session_bound":
                 self.bind(str(update.data.get("provider_session_id")))
-            events += self.journal.append(update.type, update.data)
-        return events
+        return self.journal.extend((update.type, update.data) for update in updates)
 
     def bind(self, provider_session_id: str) -> None:
         """Write the provider's id to state.toml at once: it is what a crash must not lose."""

@@ -9,9 +9,10 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from functools import lru_cache
+from json.encoder import c_make_encoder, encode_basestring  # type: ignore[attr-defined]  # the first is undocumented
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,18 @@ from csa.model.redaction import Redactor, StreamRedactor
 from csa.model.state import format_time
 from csa.store.transcript import end_of_last_line, read_events_backwards
 
-_ENCODE = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), default=str).encode
+_LINES_AT_ONCE = 16  # are looked through for secrets: a search of a short line takes less than the call
+
+
+def _make_encoder() -> Callable[[Any], str]:
+    """Return what makes JSON of a value: as `JSONEncoder.encode`, which makes a C encoder anew for every value."""
+    if c_make_encoder is None:
+        return json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), default=str).encode
+    encode = c_make_encoder(None, str, encode_basestring, None, ":", ",", False, False, True)
+    return lambda value: "".join(encode(value, 0))
+
+
+_encode_value = _make_encoder()
 
 
 class Journal:
@@ -52,21 +64,33 @@ class Journal:
         self._seq = self._durable_seq
 
     def append(self, kind: str, data: Mapping[str, Any]) -> list[Event]:
-        """Take an event; return the events as they were recorded, redacted.
+        """Take an event; return the events as they were recorded, redacted."""
+        return self.extend([(kind, data)])
 
-        Mostly that is one. The end of a streamed chunk that may be the beginning of a secret is held back and recorded
-        with the next chunk, or before the next event of another type.
+    def extend(self, entries: Iterable[tuple[str, Mapping[str, Any]]]) -> list[Event]:
+        """Take events that have come together; return the events as they were recorded, redacted.
+
+        Mostly those are as many. The end of a streamed chunk that may be the beginning of a secret is held back and
+        recorded with the next chunk, or before the next event of another type.
         """
-        if data.get("chunk") is True and isinstance(data.get("text"), str):
-            return self._append_chunk(kind, data)
-        held = self._release_chunk() if self._chunks else []
-        return [*held, self._record(kind, data)]
+        ready: list[tuple[str, Mapping[str, Any]]] = []
+        for kind, data in entries:
+            if data.get("chunk") is True and isinstance(data.get("text"), str):
+                ready += self._take_chunk(kind, data)
+            else:
+                ready += self._release_chunk() if self._chunks else ()
+                ready.append((kind, data))
+        return [
+            event
+            for at in range(0, len(ready), _LINES_AT_ONCE)
+            for event in self._record(ready[at : at + _LINES_AT_ONCE])
+        ]
 
     def flush(self) -> None:
         """Hand the buffered lines to the kernel. A failure drops them, counts them and keeps the file whole."""
         if not self._buffer:
             return
-        content, count = b"".join(self._buffer), len(self._buffer)
+        content, count = b"".join(self._buffer), self._seq - self._durable_seq
         self._buffer.clear()
         try:
             _write_at(self._fd, content, self._end)
@@ -89,20 +113,26 @@ class Journal:
         if self._fd < 0:
             return
         if self._chunks:
-            self._release_chunk()
+            self._record(self._release_chunk())
         self.flush()
         os.close(self._fd)
         self._fd = -1
 
-    def _record(self, kind: str, data: Mapping[str, Any]) -> Event:
-        self._seq += 1
-        event = Event(self._seq, self._now(), kind, self.turn, data)
-        line = _encode(event)
-        if self._redactor.may_hold_secret(line):
-            event = Event(event.seq, event.ts, kind, self.turn, self._redactor.redact_data(data))
-            line = _encode(event)
-        self._buffer.append(line.encode("utf-8", "backslashreplace"))
-        return event
+    def _record(self, entries: list[tuple[str, Mapping[str, Any]]]) -> list[Event]:
+        ts, turn = self._now(), self.turn
+        events = [Event(seq, ts, kind, turn, data) for seq, (kind, data) in enumerate(entries, self._seq + 1)]
+        lines = [_encode(event) for event in events]
+        text = "".join(lines)
+        if self._redactor.may_hold_secret(text):
+            for at, event in enumerate(events):
+                if self._redactor.may_hold_secret(lines[at]):
+                    data = self._redactor.redact_data(event.data)
+                    events[at] = Event(event.seq, ts, event.type, turn, data)
+                    lines[at] = _encode(events[at])
+            text = "".join(lines)
+        self._seq += len(events)
+        self._buffer.append(text.encode("utf-8", "backslashreplace"))
+        return events
 
     def _now(self) -> str:
         """Return the time, rendered once a millisecond."""
@@ -112,23 +142,23 @@ class Journal:
             self._stamp = format_time(datetime.fromtimestamp(ms / 1000, UTC))
         return self._stamp
 
-    def _append_chunk(self, kind: str, data: Mapping[str, Any]) -> list[Event]:
+    def _take_chunk(self, kind: str, data: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
+        """Return what can be recorded now that this has come."""
         key = (kind, {name: value for name, value in data.items() if name != "text"})
-        events: list[Event] = []
-        if self._chunks and self._chunks[:2] != key:
-            events = self._release_chunk()
+        ready = self._release_chunk() if self._chunks and self._chunks[:2] != key else []
         if not self._chunks:
             self._chunks = (*key, StreamRedactor(self._redactor))
-        ready = self._chunks[2].feed(data["text"])
-        return [*events, self._record(kind, {**key[1], "text": ready})] if ready else events
+        text = self._chunks[2].feed(data["text"])
+        return [*ready, (kind, {**key[1], "text": text})] if text else ready
 
-    def _release_chunk(self) -> list[Event]:
+    def _release_chunk(self) -> list[tuple[str, Mapping[str, Any]]]:
+        """Return what was held back, to be recorded."""
         if not self._chunks:
             return []
         kind, data, stream = self._chunks
         self._chunks = None
         rest = stream.close()
-        return [self._record(kind, {**data, "text": rest})] if rest else []
+        return [(kind, {**data, "text": rest})] if rest else []
 
     def _lose(self, count: int, error: OSError) -> None:
         self.lost += count
@@ -143,13 +173,13 @@ class Journal:
 def _encode(event: Event) -> str:
     return (
         f'{{"v":{TRANSCRIPT_VERSION},"seq":{event.seq},"ts":"{event.ts}","type":{_encode_type(event.type)},'
-        f'"turn":{event.turn},"data":{_ENCODE(event.data)}}}\n'
+        f'"turn":{event.turn},"data":{_encode_value(event.data)}}}\n'
     )
 
 
 @lru_cache(256)
 def _encode_type(kind: str) -> str:
-    return _ENCODE(kind)
+    return _encode_value(kind)
 
 
 def _write_at(fd: int, content: bytes, offset: int) -> None:

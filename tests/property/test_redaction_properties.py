@@ -4,11 +4,14 @@ import itertools
 import json
 import os
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
+from unittest import mock
 
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from csa.model import redaction
 from csa.model.redaction import MARK, Redactor, StreamRedactor
 from csa.process.logs import OutputLog
 from csa.store.journal import Journal
@@ -48,6 +51,41 @@ _AROUND = st.lists(
     st.sampled_from(["", " ", "\n", "text", "a b, c", "é", "same\n", "first line o", "\nsame\n", "key: "]),
     max_size=4,
 ).map("".join)
+_LITERALS = (
+    "sk-",
+    "ghp_",
+    "github_pat_",
+    "xoxb-",
+    "AKIA",
+    "asia",
+    "AIza",
+    "eyJ",
+    "Bearer ",
+    "-----BEGIN PRIVATE KEY-----",
+)
+_WORDS = (
+    "_key",
+    "api_key",
+    "secret",
+    "token",
+    "tokens",
+    "password",
+    "passphrase",
+    "://",
+    "=",
+    "a",
+    "k",
+    "\N{KELVIN SIGN}",
+)
+_FRAGMENTS = st.sampled_from(
+    [
+        *_LITERALS,
+        *_WORDS,
+        *(word[:2] for word in _LITERALS),
+        *(word[2:] for word in _WORDS),
+        "abcdef.ghijkl:0123456789@",
+    ]
+)
 _CUTS = st.lists(st.integers(0, 200), max_size=6)
 
 
@@ -59,6 +97,17 @@ def pieces(content: str, cuts: list[int]) -> list[str]:
 def assert_clean(name: str, out: str) -> None:
     assert [core for core in CORES[name] if core in out] == []
     assert MARK in out
+
+
+@given(st.lists(_FRAGMENTS, max_size=12).map("".join), st.sampled_from([str, str.upper, str.lower]))
+def test_hints_decide_nothing(text: str, spelled: Callable[[str], str]) -> None:
+    """A pattern that is not tried, as there is no hint for it, would have found nothing."""
+    text = spelled(text)
+    redacted = REDACTOR.redact(text)
+    every = mock.MagicMock()
+    every.__contains__.return_value = True
+    with mock.patch.object(redaction, "_hints_in", return_value=every):
+        assert REDACTOR.redact(text) == redacted
 
 
 @given(_NAMES, _AROUND, _AROUND, _CUTS)

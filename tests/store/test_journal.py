@@ -48,6 +48,24 @@ def test_what_is_returned_is_redacted(path: Path) -> None:
     assert "horse" not in path.read_text()
 
 
+def test_events_taken_together_are_as_those_taken_one_by_one(tmp_path: Path) -> None:
+    """What comes in one batch is recorded, redacted and numbered as if each event had come alone."""
+    entries: list[tuple[str, dict[str, object]]] = [("tool_call_update", {"at": at, "ok": True}) for at in range(70)]
+    for at in (0, 15, 16, 40, 69):
+        entries[at] = ("other", {"at": at, "raw": ["correct horse", {"password": "abcdef"}]})
+    entries[20:20] = [("agent_message", {"text": text, "chunk": True}) for text in ("a\ncorrect", " horse\n", "b")]
+    returned, written = [], []
+    for name, batches in (("single", [[entry] for entry in entries]), ("batch", [entries])):
+        journal = Journal(tmp_path / name, Redactor({"A_KEY": "correct horse"}), turn=1, clock_ns=lambda: 10**18)
+        returned.append([event for batch in batches for event in journal.extend(batch)])
+        journal.close()
+        written.append((tmp_path / name).read_bytes())
+    assert returned[0] == returned[1] == list(read_events(tmp_path / "batch"))
+    assert written[0] == written[1]
+    assert written[1].count(MARK.encode()) == 11
+    assert b"horse" not in written[1]
+
+
 def test_nothing_is_written_before_a_flush(path: Path) -> None:
     """Events are buffered; a flush shows them to readers; closing twice is harmless."""
     journal = Journal(path, PLAIN, turn=1)

@@ -76,6 +76,7 @@ def test_nested_json_strings(secret: str, levels: int) -> None:
         ("authorization: bearer abcdefgh12345", f"authorization: bearer {MARK}"),
         ("postgres://user:hunter2@db:5432/x", f"postgres://{MARK}@db:5432/x"),
         ("redis://:hunter2@cache", f"redis://{MARK}@cache"),
+        ("9p://me:hunter2@host", f"9p://{MARK}@host"),
         ("git clone https://me:pass@host/r.git", f"git clone https://{MARK}@host/r.git"),
         ("api_key=abcd1234", f"api_key={MARK}"),
         ("API-KEY: abcd1234", f"API-KEY: {MARK}"),
