@@ -1,15 +1,15 @@
 """Make a store with many sessions, as csa would have written them: python bench/generate_store.py DIR [COUNT [DAYS]].
 
-DIR becomes a state root; the sessions belong to the project DIR/project. Their last use is spread over DAYS days
+DIR/state becomes a state root; the sessions belong to the project DIR/project. Their last use is spread over DAYS days
 (default 33, so that a tenth is older than 30), their tools are a cycle of four. Each has its state, a transcript of one
 turn, its result, and its lock.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
-import sys
 import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -117,13 +117,19 @@ def _json(moment: datetime) -> str:
 
 
 def main() -> None:
-    root, *rest = sys.argv[1:]
-    count = int(rest[0]) if rest else 10_000
-    days = float(rest[1]) if len(rest) > 1 else 33.0
+    parser = argparse.ArgumentParser(description="Make a store with many sessions, as csa would have written them.")
+    parser.add_argument(
+        "dir", type=Path, metavar="DIR", help="where; DIR/state is the state root, DIR/project the project"
+    )
+    parser.add_argument("count", type=int, nargs="?", default=10_000, metavar="COUNT", help="sessions (default: 10000)")
+    parser.add_argument(
+        "days", type=float, nargs="?", default=33.0, metavar="DAYS", help="their last use is spread over (default: 33)"
+    )
+    options = parser.parse_args()
     began = time.perf_counter()
-    project = make_store(Path(root), count, days=days)
-    print(f"{count} sessions of {project} in {time.perf_counter() - began:.1f} s")
-    print(f"CSA_STATE_DIR={Path(root, 'state')} csa session list --cd {project} --limit 5")
+    project = make_store(options.dir, options.count, days=options.days)
+    print(f"{options.count} sessions of {project} in {time.perf_counter() - began:.1f} s")
+    print(f"CSA_STATE_DIR={options.dir / 'state'} csa session list --cd {project} --limit 5")
 
 
 if __name__ == "__main__":

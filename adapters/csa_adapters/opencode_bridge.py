@@ -21,42 +21,28 @@ and tells at last `compacted`, with what the server has recorded of it, or an er
 
 from __future__ import annotations
 
-import base64
-import http.client
 import json
 import os
-import secrets
-import select
 import signal
-import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
-from typing import IO, Any, NoReturn
-from urllib.parse import quote, urlsplit
+from typing import Any, NoReturn
+from urllib.parse import quote
+
+sys.path.append(os.path.dirname(os.path.dirname(__file__)))  # -I leaves it out; last, so that it shadows nothing
+
+from csa_adapters.opencode_server import CALL_LIMIT_S, BridgeError, Server
 
 _Json = dict[str, Any]
 
 RETRY_LIMIT_S = 25.0  # a retry that would begin later than this after the first failure is not waited for
 RETRIES = 5  # opencode's own limit
-START_LIMIT_S = 60.0
-START_PAUSES_S = (0.5, 1.5)
-CALL_LIMIT_S = 30.0
 ABORT_LIMIT_S = 1.5  # csa kills three seconds after TERM
-STOP_LIMIT_S = 1.0
-_READY = "listening on "
 _REFUSAL = "This run is unattended and its permission level does not allow that."
 _ENDED = frozenset({"completed", "error"})
-
-
-class BridgeError(Exception):
-    """The turn cannot go on; `name` is the kind of error, as opencode names its own."""
-
-    def __init__(self, name: str, message: str, **data: Any) -> None:
-        super().__init__(message)
-        self.error = {"name": name, "data": {"message": message, **data}}
 
 
 class Terminated(BaseException):
@@ -64,126 +50,6 @@ class Terminated(BaseException):
 
     def __init__(self, number: int) -> None:
         self.number = number
-
-
-class Server:
-    """`opencode serve`, and calls of it."""
-
-    def __init__(self, command: list[str]) -> None:
-        self.directory = os.getcwd()
-        self._command = command
-        self._process: subprocess.Popen[str] | None = None
-        self._headers: dict[str, str] = {}
-        self._address = ""
-
-    def start(self) -> None:
-        """Start it, and read the address it announces.
-
-        Of several that start in one home at once some fail over its database (1.18.33); nothing has been done then.
-        """
-        for pause_s in START_PAUSES_S:
-            try:
-                return self._start()
-            except BridgeError:
-                if self.exit_code(0) <= 0:
-                    raise  # it is not that it gave up by itself
-                time.sleep(pause_s)
-        return self._start()
-
-    def _start(self) -> None:
-        password = secrets.token_urlsafe(24)
-        token = base64.b64encode(f"opencode:{password}".encode()).decode()
-        self._headers = {"Authorization": f"Basic {token}", "Content-Type": "application/json"}
-        try:
-            # An explicit host, since the user's config may name another; port 0 lets it take 4096 or any that is free.
-            self._process = subprocess.Popen(
-                [*self._command, "serve", "--hostname", "127.0.0.1", "--port", "0"],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                text=True,
-                errors="replace",
-                env={**os.environ, "OPENCODE_SERVER_PASSWORD": password, "OPENCODE_SERVER_USERNAME": "opencode"},
-            )
-        except OSError as error:
-            raise BridgeError("ServerStartError", f"cannot start {self._command[0]}: {error.strerror}") from error
-        assert self._process.stdout
-        self._wait_until_ready(self._process.stdout)
-
-    def _wait_until_ready(self, stdout: IO[str]) -> None:
-        deadline = time.monotonic() + START_LIMIT_S
-        while not self._address:
-            ready, _, _ = select.select([stdout], [], [], max(0.0, deadline - time.monotonic()))
-            line = stdout.readline() if ready else ""
-            if not line:
-                raise BridgeError("ServerStartError", f"opencode's server did not start{self.ending()}")
-            self._address = urlsplit(line.partition(_READY)[2].strip()).netloc
-        threading.Thread(target=_drain, args=(stdout,), daemon=True).start()
-
-    def call(self, method: str, path: str, body: _Json | None = None, *, limit_s: float | None = CALL_LIMIT_S) -> Any:
-        """Make one call; BridgeError with the server's own error when it refuses."""
-        connection = self._connect(limit_s)
-        try:
-            content = None if body is None else json.dumps(body).encode("utf-8", "replace")
-            connection.request(method, self._target(path), content, self._headers)
-            response = connection.getresponse()
-            said = response.read()
-        except (OSError, http.client.HTTPException) as error:
-            raise BridgeError("ServerError", f"opencode's server does not answer ({error}){self.ending()}") from error
-        finally:
-            connection.close()
-        answer = _parsed(said)
-        if response.status >= http.client.BAD_REQUEST:
-            said_error = answer if isinstance(answer, dict) else {}
-            message = (said_error.get("data") or {}).get("message") or f"{method} {path} was answered {response.status}"
-            raise BridgeError(str(said_error.get("name") or "ServerError"), str(message))
-        return answer
-
-    def events(self) -> Iterator[_Json]:
-        """Yield the server's events; the first one says that the subscription holds."""
-        connection = self._connect(None)
-        try:
-            connection.request("GET", self._target("/event"), headers=self._headers)
-            for line in connection.getresponse():
-                event = _parsed(line[5:]) if line.startswith(b"data:") else None
-                if isinstance(event, dict):
-                    yield event
-        except (OSError, http.client.HTTPException) as error:
-            raise BridgeError("ServerError", f"the connection to opencode's server broke ({error})") from error
-        finally:
-            connection.close()
-
-    def stop(self) -> None:
-        """End the server; whatever it left running is its guardian's to sweep."""
-        if self._process is None:
-            return
-        self._process.terminate()
-        try:
-            self._process.wait(STOP_LIMIT_S)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-
-    def exit_code(self, default: int) -> int:
-        """Return what the server itself has ended with, negative for a signal; else `default`."""
-        code = self._process.poll() if self._process else None
-        return default if code is None else code
-
-    def _connect(self, limit_s: float | None) -> http.client.HTTPConnection:
-        host, _, port = self._address.rpartition(":")
-        return http.client.HTTPConnection(host, int(port), timeout=limit_s)
-
-    def _target(self, path: str) -> str:
-        """Name the session's directory with every call: events of another are not told, and nothing says so."""
-        return f"{path}?directory={quote(self.directory)}"
-
-    def ending(self) -> str:
-        """Say how the server has ended, where it has."""
-        assert self._process
-        try:
-            code = self._process.wait(STOP_LIMIT_S)
-        except subprocess.TimeoutExpired:
-            return ""
-        return f" (signal {-code})" if code < 0 else f" (exit code {code})"
 
 
 class Turn:
@@ -407,18 +273,6 @@ def _is_output(event: _Json) -> bool:
     if event.get("permission") != "external_directory" or not folder or not patterns:
         return False
     return all(os.path.normpath(pattern).startswith(os.path.join(folder, "")) for pattern in patterns)
-
-
-def _parsed(text: bytes) -> Any:
-    try:
-        return json.loads(text)
-    except ValueError:
-        return None
-
-
-def _drain(stream: IO[str]) -> None:
-    for line in stream:
-        sys.stderr.write(line)
 
 
 def _terminate(number: int, _frame: object) -> NoReturn:

@@ -68,8 +68,10 @@ def _started(data: _Data) -> str:
 
 
 def _finished(data: _Data) -> str:
-    status, summary = str(data.get("status")), one_line(str(data.get("summary") or ""))
-    return status if summary in {"", status} else f"{status}: {summary}"
+    error = data.get("error")
+    reason = error.get("message") if isinstance(error, Mapping) else None
+    status, words = str(data.get("status")), one_line(str(reason or data.get("summary") or ""))
+    return status if words in {"", status} else f"{status}: {words}"
 
 
 def _usage(data: _Data) -> str:

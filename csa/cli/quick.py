@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import stat
 import struct
 
 TYPE_CHECKING = False  # importing typing would cost as much as all of this
@@ -94,8 +95,10 @@ def _find(directory: str, prefix: str) -> str | None:
 
 def _probe(path: str) -> tuple[bool, bytes]:
     """Return whether the lock is held, and what its file says, as csa.store.locks.probe_lock."""
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     try:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            raise OSError(path)
         answer = fcntl.fcntl(fd, fcntl.F_OFD_GETLK, struct.pack(_FLOCK, fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0))
         return struct.unpack(_FLOCK, answer)[0] != fcntl.F_UNLCK, os.pread(fd, _MAX_OWNER_BYTES, 0)
     finally:

@@ -21,7 +21,7 @@ from csa.errors import UsageError
 from csa.model.config import AUTO, TRANSPORTS
 from csa.model.duration import parse_duration
 from csa.model.permission import Permission
-from csa.model.result import RunResult
+from csa.model.result import RunResult, kind_in_words
 from csa.runner.client import Csa
 from csa.runner.patience import try_until_free
 from csa.runner.plan import TurnPlan
@@ -257,7 +257,7 @@ def _print_outcome(turn: Turn, result: RunResult, arguments: argparse.Namespace)
 def print_failure(result: RunResult) -> None:
     """Say on stderr how a turn ended that did not succeed."""
     if result.status != "succeeded":
-        kind = f" ({result.error_kind})" if result.error_kind else ""
+        kind = kind_in_words(result.status, result.error_kind)
         words = f"{result.tool} {_STATUS_WORDS[result.status]}{kind}: {result.error_message}"
         print_problem(words, hint=_hint(result))
 

@@ -104,6 +104,8 @@ def _print_end(client: Csa, session_id: str, seen: _Seen, *, as_json: bool) -> i
         result, code = RunResult(**known, text=seen.message), waiters_exit_code(seen.finished)
     else:
         ending = next(await_endings(client.store, [session_id]))
+        if ending.fault is not None:
+            raise ending.fault
         if ending.status in {"lost", "unknown"}:
             print_problem(f"turn {ending.turn} {ending.status}.", hint=f"csa session why -s {session_id}")
             return ending.exit_code

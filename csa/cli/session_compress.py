@@ -16,6 +16,7 @@ from csa.cli.output import print_json, print_problem
 from csa.cli.run import heeded_signals, own_command
 from csa.cli.selecting import add_selector, selected
 from csa.errors import CsaError, UsageError
+from csa.model.result import kind_in_words
 from csa.runner.client import Csa
 
 TYPE_CHECKING = False  # see csa/structs.py
@@ -87,7 +88,7 @@ def _words(result: CompactionResult) -> str:
 
 
 def _complain(result: CompactionResult) -> None:
-    kind = f" ({result.error_kind})" if result.error_kind else ""
+    kind = kind_in_words(result.status, result.error_kind)
     how = {"cancelled": "was cancelled", "timed_out": "ran out of time"}.get(result.status, "failed")
     hint = f"log in with {result.tool}, or set its key" if result.error_kind == "auth" else None
     message = (result.error_message or "no reason is known").rstrip(".")

@@ -2,7 +2,8 @@
 
 The archive (a gzipped tar) holds the records and what agents have left in the output, redacted once more with the
 secrets of the present environment. It is refused while a session in it runs. With --tree it holds the sessions below
-as well, also those of other projects.
+as well, also those of other projects. Links, and files of more than 4 GiB, are left out and named on stderr; that is no
+failure.
 
 For reading there are md, json, html, and jsonl: a message a line.
 """

@@ -4,8 +4,10 @@ Prints a line for each session as it ends. Any number may wait for the same sess
 that does not run has ended already. A turn that is followed by another at once is waited for with that one.
 
 Exits 0 when all succeeded, else with the first code that is not 0, in the order in which the sessions were given (1
-failed, cancelled, killed or lost; 7 not logged in; 8 rate limited; 124 out of time); with --any, with that of the first
-to end. Exits 4 when --timeout is up, or when it cannot be known whether one runs.
+failed, cancelled, killed or lost; 4 when it cannot be known whether it runs; 6 when its record is damaged; 7 not logged
+in; 8 rate limited; 124 out of time); with --any, with that of the first to end. Exits 4 when --timeout is up.
+
+One whose record is damaged is named on stderr and not waited for; the others are, with --any too.
 """
 
 from __future__ import annotations
@@ -41,7 +43,9 @@ def execute(arguments: argparse.Namespace) -> int:
         client.store, ids, tree=arguments.tree, first_only=arguments.any, timeout_s=arguments.timeout
     ):
         endings[ending.session_id] = ending
-        if not arguments.json and ending.status != "running":
+        if ending.fault is not None:
+            print_problem(ending.fault.message, hint=f"csa session repair --dry-run -s {ending.session_id}")
+        elif not arguments.json and ending.status != "running":
             _print_line(ending)
     if arguments.json:
         print_json([ending.to_json() for ending in endings.values()])
@@ -50,8 +54,13 @@ def execute(arguments: argparse.Namespace) -> int:
         count = f"{len(unfinished)} sessions still run" if len(unfinished) > 1 else f"{unfinished[0]} still runs"
         print_problem(f"After {arguments.timeout:g} s {count}.", hint=f"csa session why -s {unfinished[0]}")
         return EXIT_BUSY
-    ordered = [endings[session_id] for session_id in (*ids, *endings) if session_id in endings]
-    return next((ending.exit_code for ending in ordered if ending.exit_code), 0)
+    return _exit_code([endings[session_id] for session_id in (*ids, *endings) if session_id in endings], arguments)
+
+
+def _exit_code(endings: list[Ending], arguments: argparse.Namespace) -> int:
+    """Return the first code that is not 0; with --any that of the first to end counts, where one has ended."""
+    first = [ending for ending in endings if ending.is_known] if arguments.any else []
+    return next((ending.exit_code for ending in first or endings if ending.exit_code), 0)
 
 
 def _print_line(ending: Ending) -> None:

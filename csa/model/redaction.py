@@ -8,13 +8,17 @@ that must be present, so that text without secrets costs a few substring searche
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from itertools import chain
 from typing import Any
 
 MARK = "[REDACTED]"
 _ESCAPES = {"\n": "n", "\r": "r", "\t": "t", "\b": "b", "\f": "f"}
 _PLAIN = re.compile(r"[ !#-\[\]-~]+")  # printable ASCII without quote and backslash: JSON leaves it as it is
 _WINDOW = 16 << 10  # longer than any secret that has no line break
+_SPAN = 128 << 10  # longer than any secret: an environment value, a block of a key
+_HELD = 1 << 20
+_SEAMS = 64
 ANSWER_MIN_LENGTH = 8  # in an answer, shorter environment values are more likely words than secrets
 _MIN_LENGTH = 4
 _MAX_PASSES = 4
@@ -216,6 +220,33 @@ class StreamRedactor:
                 at = self._held.find(first, at + 1, cut)
             cut = at if at >= 0 else cut
         return cut
+
+
+def redact_long(
+    chunks: Iterable[str], redact: Callable[[str], str], *, size: int = _HELD, span: int = _SPAN
+) -> Iterator[str]:
+    """Yield a text, of any length and cut anywhere, as `redact` makes it of the whole, holding little more than `size`.
+
+    It is cut only where redacting the `span` characters on either side gives the same with the cut as without.
+    """
+    held = ""
+    for chunk in chunks:
+        held += chunk
+        if len(held) > size + span and (cut := _seam(held, len(held) - span, span, redact)):
+            yield redact(held[:cut])
+            held = held[cut:]
+    yield redact(held)
+
+
+def _seam(text: str, end: int, span: int, redact: Callable[[str], str]) -> int:
+    """Return where a text can be cut, at `end` or before, behind a line where possible; 0 where no place is found."""
+    begin = max(0, end - span)
+    likely = (text.rfind("\n", begin, end) + 1, text.rfind("-----BEGIN ", begin, end))
+    for cut in chain(likely, range(end, begin, -max(1, span // _SEAMS))):
+        before, after = text[max(0, cut - span) : max(0, cut)], text[max(0, cut) : cut + span]
+        if before and redact(before) + redact(after) == redact(before + after):
+            return cut
+    return 0
 
 
 def _nested_pattern(value: str) -> re.Pattern[str]:

@@ -63,7 +63,7 @@ class RunResult(Struct, kw_only=True):
 
     @property
     def error(self) -> dict[str, str] | None:
-        """The error as an object with `kind` and `message`; None for a success."""
+        """The error as an object with `kind` and `message`; None for a success, and for a turn that was cancelled."""
         if self.error_kind is None:
             return None
         return {"kind": self.error_kind, "message": self.error_message or ""}
@@ -133,6 +133,11 @@ def exit_code_for(status: str, *, error_kind: str | None = None, signal_name: st
     if status == "failed" and error_kind in _KIND_EXITS:
         return _KIND_EXITS[error_kind]
     return _STATUS_EXITS.get(status, 1)
+
+
+def kind_in_words(status: str, kind: str | None) -> str:
+    """Return ` (kind)`, to stand behind words for the status; nothing where these, and the message, say it already."""
+    return f" ({kind})" if kind and status != "timed_out" else ""
 
 
 def summarise(text: str) -> str:

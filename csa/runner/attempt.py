@@ -22,7 +22,7 @@ from csa.process.logs import OutputLog
 from csa.process.tool import ToolProcess, cpu_ticks_below, processes_below
 from csa.procfs import ProcessId
 from csa.runner.stopping import Stopping
-from csa.runner.verdict import Stop
+from csa.runner.verdict import Stop, out_of_time, too_silent
 from csa.store.journal import Journal
 
 FIRST_BEAT_S = 1.0
@@ -164,7 +164,7 @@ class Attempt:
 
     async def _keep_time(self, limit_s: float | None, spent_s: float) -> None:
         await anyio.sleep(max(0.0, limit_s - spent_s) if limit_s is not None else math.inf)
-        self._stopping.request(Stop("timed_out", None, f"the turn took longer than {limit_s:g} s"))
+        self._stopping.request(out_of_time(limit_s))
 
     async def _watch_for_silence(self, limit_s: float | None) -> None:
         """End a turn that for `limit_s` has neither said anything nor used the processor.
@@ -181,8 +181,7 @@ class Attempt:
             if abs(ticks - before) > IDLE_CPU_SHARE * interval_s * TICKS_PER_S:
                 busy_at = anyio.current_time()
             if anyio.current_time() - max(busy_at, self._last_output) > limit_s:
-                silent = f"neither output nor processor time for {limit_s:g} s"
-                self._stopping.request(Stop("timed_out", None, silent))
+                self._stopping.request(too_silent(limit_s))
                 return
 
     async def _reap(self) -> None:

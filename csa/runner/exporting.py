@@ -6,6 +6,7 @@ others.
 
 from __future__ import annotations
 
+import codecs
 import json
 import os
 import time
@@ -18,19 +19,19 @@ from csa import __version__
 from csa.errors import BusyError, StateError
 from csa.model.conversation import Message, read_conversation
 from csa.model.events import Event
-from csa.model.redaction import Redactor
+from csa.model.redaction import Redactor, redact_long
 from csa.model.state import format_time
 from csa.runner.listing import SessionInfo, select_sessions
 from csa.runner.setting import Setting, resolve_selector
-from csa.store.archive import RECORDS, ArchiveWriter
+from csa.store.archive import MAX_FILE_BYTES, RECORDS, ArchiveWriter
 from csa.store.liveness import probe
 from csa.store.results import OWN_FILES
 from csa.store.stores import find_stores
 from csa.store.transcript import parse_line, read_events
 from csa.structs import Struct, replace
 
-LARGEST_BYTES = 256 << 20  # of one file below output/; csa's own are smaller
-_BLOCK = 1 << 20
+_BLOCK = 64 << 10  # decoding takes four times as much for a moment: of larger ones that would leave holes in the heap
+_TOO_LARGE = f"it is larger than {MAX_FILE_BYTES >> 30} GiB, more than an archive takes"
 
 
 class Skipped(Struct):
@@ -105,7 +106,8 @@ def write_archive(
         for info in infos:
             for name, path in _files(info.record.paths.root, skipped):
                 blocks = _redacted(path, name, setting.redactor, skipped if skip_corrupted else None)
-                archive.add(info.session_id, name, blocks, mtime=path.stat().st_mtime)
+                if not archive.add(info.session_id, name, blocks, mtime=path.stat().st_mtime):
+                    skipped.append(Skipped(str(path), _TOO_LARGE))
             _refuse_running(info)
     return skipped
 
@@ -147,8 +149,8 @@ def _files(root: Path, skipped: list[Skipped]) -> Iterator[tuple[str, Path]]:
             path = Path(directory, name)
             if path.is_symlink() or not path.is_file():
                 skipped.append(Skipped(str(path), "it is no plain file"))
-            elif path.stat().st_size > LARGEST_BYTES:
-                skipped.append(Skipped(str(path), f"it is larger than {LARGEST_BYTES >> 20} MiB"))
+            elif path.stat().st_size > MAX_FILE_BYTES:  # not even read: no import would take it
+                skipped.append(Skipped(str(path), _TOO_LARGE))
             else:
                 yield str(path.relative_to(root)), path
 
@@ -157,11 +159,19 @@ def _redacted(path: Path, name: str, redactor: Redactor, skipped: list[Skipped] 
     if name == "transcript.jsonl":
         yield from _redacted_lines(path, redactor, skipped)
         return
-    content = path.read_bytes()
-    text = content.decode("utf-8", "surrogateescape")
     is_own = path.name in OWN_FILES and not name.startswith(RECORDS)
     # Records must stay TOML, and what an agent made must stay what it is: there only what is certainly a secret goes.
-    yield (redactor.redact(text) if is_own else redactor.redact_answer(text)).encode("utf-8", "surrogateescape")
+    for text in redact_long(_read(path), redactor.redact if is_own else redactor.redact_answer):
+        yield text.encode("utf-8", "surrogateescape")
+
+
+def _read(path: Path) -> Iterator[str]:
+    """Yield a file's content piecewise; what is no UTF-8 survives."""
+    decoder = codecs.getincrementaldecoder("utf-8")("surrogateescape")
+    with path.open("rb") as file:
+        while block := file.read(_BLOCK):
+            yield decoder.decode(block)
+    yield decoder.decode(b"", final=True)
 
 
 def _redacted_lines(path: Path, redactor: Redactor, skipped: list[Skipped] | None) -> Iterator[bytes]:

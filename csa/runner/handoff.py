@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from csa.model.events import Event
+from csa.model.result import kind_in_words
 from csa.paths import SessionPaths
 from csa.store.results import read_final_text
 from csa.store.transcript import read_events_backwards
@@ -178,8 +179,7 @@ def _describe_end(event: Event) -> str:
     if status == "succeeded":
         return ""
     error = event.data.get("error") or {}
-    kind = f" ({error.get('kind')})" if error.get("kind") else ""
-    return f"ended as {status}{kind}: {error.get('message', '')}".rstrip(": ")
+    return f"ended as {status}{kind_in_words(status, error.get('kind'))}: {error.get('message', '')}".rstrip(": ")
 
 
 def _render(turn: _Turn, room: int, prompt: str | None) -> str:

@@ -14,7 +14,7 @@ from csa.model.adapter import Outcome
 from csa.runner.attempt import CANCEL_POLL_S, HEARTBEAT_S, cancelled_by
 from csa.runner.recorder import Recorder
 from csa.runner.stopping import Stopping
-from csa.runner.verdict import Stop
+from csa.runner.verdict import out_of_time
 
 LONGEST_PAUSE_S = 5.0
 PAUSES_S = 10.0  # in all, where the provider does not say how long
@@ -75,7 +75,7 @@ async def rest(
         if (asked := recorder.cancellation()) is not None:
             stopping.request(cancelled_by(asked))
         if deadline is not None and now >= deadline:
-            stopping.request(Stop("timed_out", None, f"the turn took longer than {limit_s:g} s"))
+            stopping.request(out_of_time(limit_s))
         if now >= beat_at:
             recorder.beat()
             beat_at = now + HEARTBEAT_S

@@ -15,11 +15,23 @@ class Stop(Struct):
     """Why csa ended the tool before it ended by itself.
 
     `reaped`: it had announced the end of the turn and did not exit. `fault`: it runs another conversation than asked.
+    Made by `out_of_time` and `too_silent` where a limit was reached, whose `kind` says which.
     """
 
     reason: Literal["cancelled", "timed_out", "reaped", "fault"]
     signal_name: str | None = None  # the signal csa was sent, for `cancelled`
     detail: str = ""
+    kind: Literal["timeout", "idle_timeout"] | None = None
+
+
+def out_of_time(limit_s: float | None) -> Stop:
+    """The wall time of a turn is up."""
+    return Stop("timed_out", detail=f"the turn took longer than {limit_s:g} s", kind="timeout")
+
+
+def too_silent(limit_s: float) -> Stop:
+    """For as long as it may the tool has neither said nor computed anything."""
+    return Stop("timed_out", detail=f"neither output nor processor time for {limit_s:g} s", kind="idle_timeout")
 
 
 class Verdict(Struct):
@@ -40,7 +52,7 @@ def judge(outcome: Outcome, end: ToolExit, stop: Stop | None) -> Verdict:
         by = f" by {stop.signal_name}" if stop.signal_name else ""
         return Verdict("cancelled", None, stop.detail or f"cancelled{by}")
     if stop and stop.reason == "timed_out":
-        return Verdict("timed_out", None, stop.detail)
+        return Verdict("timed_out", stop.kind, stop.detail)
     if end.signal is not None and not stop and outcome.error_kind in {None, "internal", "protocol"}:
         return Verdict("killed", "internal", f"the tool died of signal {end.signal}")
     return Verdict("failed", outcome.error_kind or "internal", outcome.error_message or _describe(end))

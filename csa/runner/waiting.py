@@ -20,7 +20,7 @@ from csa.store.family import Family
 from csa.store.liveness import probe
 from csa.store.locks import is_locked
 from csa.store.sessions import Store
-from csa.store.status import session_status, settle
+from csa.store.status import settle
 from csa.store.transcript import last_turn_event
 from csa.structs import Struct, asdict
 
@@ -30,7 +30,10 @@ EXIT_BUSY = 4  # it still runs when the time is up, or it cannot be known whethe
 
 
 class Ending(Struct, kw_only=True):
-    """How a session came to rest; `running` when the time was up before. `exit_code` is the waiter's."""
+    """How a session came to rest; `running` when the time was up before. `exit_code` is the waiter's.
+
+    `damaged` with the `fault`, and `unknown`, are no ends: there nobody can know.
+    """
 
     session_id: str
     project: str
@@ -40,10 +43,16 @@ class Ending(Struct, kw_only=True):
     turn: int = 0
     duration_s: float | None = None
     error: dict[str, str] | None = None
+    fault: StateError | None = None
+
+    @property
+    def is_known(self) -> bool:
+        """Whether the session has ended, for all that is known."""
+        return self.status not in {"damaged", "unknown", "running"}
 
     def to_json(self) -> dict[str, Any]:
-        """Return the object that `session wait --json` prints of it."""
-        return asdict(self)
+        """Return the object that `session wait --json` prints of it; of a fault the `error` tells."""
+        return {name: value for name, value in asdict(self).items() if name != "fault"}
 
 
 def await_endings(
@@ -56,16 +65,17 @@ def await_endings(
 ) -> Iterator[Ending]:
     """Yield each session's ending as it comes, and at the end of the time what still runs.
 
+    One whose record is damaged is yielded as that, and keeps nobody from waiting for the others.
+
     Args:
         store: where the sessions are.
         session_ids: what to wait for. Who is at rest already has ended already.
         tree: wait for their descendants too, also for those that start meanwhile.
-        first_only: one ending is enough.
+        first_only: one ending that is known is enough.
         timeout_s: how long to wait; for ever when None.
 
     Raises:
         NotFoundError: a session has never run.
-        StateError: the record of a session without a transcript is damaged.
     """
     deadline = time.monotonic() + timeout_s if timeout_s is not None else float("inf")
     waiting = _Waiting(store, session_ids, tree=tree)
@@ -74,7 +84,7 @@ def await_endings(
             began = time.monotonic()
             for ending in waiting.endings():
                 yield ending
-                if first_only:
+                if first_only and ending.is_known:
                     return
             if not waiting.pending and not waiting.find_more():
                 return
@@ -146,13 +156,9 @@ class _Watch:
 
     def _without_transcript(self) -> Ending:
         """Judge a session of another implementation by its record alone."""
-        state = self.store.load(self.session_id) if self._is_named else self.store.record(self.session_id).state
-        if state is None:
-            return self._make("damaged", StateError.exit_code)
-        try:
-            status = session_status(self.paths, state)
-        except StateError as fault:
-            return self._damaged(fault)
+        record, status = self.store.record(self.session_id).examine()
+        if record.fault is not None:
+            return self._damaged(record.fault)
         if status == "idle" and not self._is_named:
             return self._make("idle", 0)
         if status == "idle":
@@ -160,10 +166,13 @@ class _Watch:
                 f"Session {self.session_id} has never run; there is nothing to wait for.",
                 hint=f'csa run --session {self.session_id} "what to do"',
             )
-        return self._make(status, 0 if status == "succeeded" else 1, tool=state.last_tool or "", turn=state.turns)
+        assert record.state is not None
+        tool, turn = record.state.last_tool or "", record.state.turns
+        return self._make(status, 0 if status == "succeeded" else 1, tool=tool, turn=turn)
 
     def _damaged(self, fault: StateError) -> Ending:
-        return self._make("damaged", fault.exit_code, error={"kind": fault.code, "message": fault.message})
+        error = {"kind": fault.code, "message": fault.message}
+        return self._make("damaged", fault.exit_code, error=error, fault=fault)
 
     def _make(self, status: str, exit_code: int, **known: Any) -> Ending:
         return Ending(

@@ -26,8 +26,8 @@ END = "csa-export.end"  # the last member; without it an archive was cut off
 RECORDS = ("state.toml", "transcript.jsonl", "result.toml")
 OUTPUT = "output"
 _SESSIONS = "sessions"
+MAX_FILE_BYTES = 4 << 30
 _MAX_FILES = 1_000_000
-_MAX_FILE_BYTES = 4 << 30
 _MAX_TOTAL_BYTES = 64 << 30
 _MAX_MANIFEST_BYTES = 64 << 20
 _MAX_NAME = 255
@@ -47,13 +47,16 @@ class ArchiveWriter:
         content = json.dumps({"format": FORMAT, **manifest}, ensure_ascii=False).encode("utf-8", "backslashreplace")
         self._add(MANIFEST, io.BytesIO(content), len(content), now)
 
-    def add(self, session_id: str, name: str, blocks: Iterable[bytes], *, mtime: float) -> None:
-        """Add a file of a session."""
+    def add(self, session_id: str, name: str, blocks: Iterable[bytes], *, mtime: float) -> bool:
+        """Add a file of a session; say whether it was not too large."""
         with tempfile.SpooledTemporaryFile(_SPOOL_BYTES) as spool:  # its size must be known first
             size = sum(map(spool.write, blocks))
+            if size > MAX_FILE_BYTES:
+                return False
             spool.seek(0)
             self._add(f"{_SESSIONS}/{session_id}/{name}", spool, size, mtime)
         self._files += 1
+        return True
 
     def close(self) -> None:
         """Write the archive's end, which says how many files it holds."""
@@ -120,7 +123,7 @@ def _take_member(found: Unpacked, tar: tarfile.TarFile, member: tarfile.TarInfo)
     if content is None:
         raise _damaged(f"'{member.name}' is not a plain file")
     found.size_bytes += member.size
-    if found.count >= _MAX_FILES or member.size > _MAX_FILE_BYTES or found.size_bytes > _MAX_TOTAL_BYTES:
+    if found.count >= _MAX_FILES or member.size > MAX_FILE_BYTES or found.size_bytes > _MAX_TOTAL_BYTES:
         raise RefusedError("The archive holds more than csa imports.")
     if found.is_whole:
         raise _damaged("it goes on behind its end")

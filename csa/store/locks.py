@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import stat
 import struct
 
 from csa.errors import StateError
@@ -87,15 +88,18 @@ def probe_lock(path: Path | str) -> tuple[bool, bytes]:
     """Return whether the lock is held, and what the file says (which may be of an earlier holder).
 
     Raises:
-        StateError: it cannot be looked at, so that nobody knows.
+        StateError: it cannot be looked at, or is no regular file, so that nobody knows.
     """
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a pipe would wait for a writer
     except FileNotFoundError:
         return False, b""
     except OSError as error:
         raise StateError.unreadable(path, error) from error
     try:
+        mode = os.fstat(fd).st_mode
+        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):  # reading tells of a directory what it is
+            raise StateError(path, "is no regular file")
         answer = fcntl.fcntl(fd, fcntl.F_OFD_GETLK, _WHOLE_FILE)
         held = struct.unpack(_FLOCK, answer)[0] != fcntl.F_UNLCK
         return held, os.pread(fd, MAX_OWNER_BYTES, 0)

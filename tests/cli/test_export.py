@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+import csa.store.archive as archive_module
+from csa.store.archive import ArchiveWriter
 from csa.store.sessions import Store
 from tests.cli.prepared import retire, session_id, store_of, write_session
 from tests.cli.terminal import Terminal
@@ -229,6 +231,47 @@ def test_redacted_once_more(place: Place, store: Store) -> None:
         done = place.run("session", "export", "auth", "--format", kind, env=env)
         assert SECRET not in done.out
         assert "REDACTED" in done.out
+
+
+def test_large_artifacts(place: Place, store: Store, elsewhere: dict[str, str | None]) -> None:
+    """They go along and come in whole in little memory, redacted wherever a secret stands."""
+    artifact = store.paths(session_id(1)).turn_output(1) / "large.bin"
+    block = b"\xff line\n" * 200_000
+    with artifact.open("wb") as file:
+        for number in range(60):
+            file.write(block[: len(block) - number * 5000] + SECRET.encode())
+    script = f"ulimit -v 200000; csa session export auth -o {place.tmp}/x && csa session import {place.tmp}/x"
+    done = place.shell(["bash", "-c", script], env={"DEPLOY_TOKEN": SECRET})
+    assert done.code == 2, done.err  # it is here already
+    assert place.run("session", "import", str(place.tmp / "x"), env=elsewhere).code == 0
+    (copy,) = Path(str(elsewhere["CSA_STATE_DIR"])).rglob("large.bin")
+    assert copy.read_bytes() == artifact.read_bytes().replace(SECRET.encode(), b"[REDACTED]")
+
+
+def test_what_is_larger_than_an_import_takes(place: Place, store: Store, elsewhere: dict[str, str | None]) -> None:
+    """A file of more than 4 GiB is left out by name, and the archive can be imported."""
+    artifact = store.paths(session_id(4)).turn_output(1) / "huge.bin"
+    with artifact.open("wb") as file:
+        file.truncate((4 << 30) + 1)
+    done = place.run("session", "export", session_id(4), "-o", "x")
+    why = "it is larger than 4 GiB, more than an archive takes"
+    assert (done.code, done.err) == (0, f"left out: {artifact}: {why}\n")
+    told = place.run("session", "export", session_id(4), "-o", "y", "--json")
+    assert told.json["left_out"] == [{"what": str(artifact), "why": why}]
+    assert place.run("session", "import", "x", env=elsewhere).code == 0
+
+
+def test_what_redacting_makes_too_large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file that is too large only once it is redacted is left out too, and the archive is whole."""
+    monkeypatch.setattr(archive_module, "MAX_FILE_BYTES", 5)
+    with (tmp_path / "x").open("wb") as file, ArchiveWriter(file, {}, now=0) as archive:
+        assert not archive.add(session_id(1), "output/a", [b"abc", b"def"], mtime=0)
+        assert archive.add(session_id(1), "output/b", [b"abc"], mtime=0)
+    with tarfile.open(tmp_path / "x") as tar:
+        assert [(m.name, m.size) for m in tar][1:-1] == [(f"sessions/{session_id(1)}/output/b", 3)]
+        end = tar.extractfile("csa-export.end")
+        assert end is not None
+        assert json.load(end) == {"files": 1}
 
 
 def member(name: str, content: bytes = b"x", **changes: object) -> tuple[tarfile.TarInfo, bytes]:

@@ -103,6 +103,10 @@ def test_a_lock_that_cannot_be_looked_at(place: Place) -> None:
     done = place.run("session", "is-alive", session_id, "--json")
     assert (done.code, done.json["state"]) == (4, "unknown")
     assert str(lock) in done.json["error"]
+    lock.rmdir()
+    os.mkfifo(lock)
+    assert ask(place, session_id).out == f"unknown: {lock}: is no regular file.\n"
+    assert place.run("run", "--session", session_id, "more").code == 6
     shutil.rmtree(lock.parent)
     lock.parent.touch()
     assert ask(place, session_id).out == f"unknown: {lock}: cannot be read (Not a directory).\n"

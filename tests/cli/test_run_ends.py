@@ -8,6 +8,7 @@ from __future__ import annotations
 import signal
 import subprocess
 import time
+import tomllib
 from subprocess import DEVNULL, PIPE
 from typing import Any
 
@@ -35,6 +36,25 @@ def test_timeout(place: Place, tool: str) -> None:
     assert (done.code, done.json["status"], done.json["exit_code"]) == (124, "timed_out", 124)
     assert done.json["text"] == "so far"
     assert place.status(done.session_id) == "timed_out"
+
+
+def test_a_timeout_names_its_limit(place: Place) -> None:
+    """Which limit it was is the `error` of the result everywhere, and the reason in each view, said once."""
+    place.play(["say", "so far"], ["sleep", 60])
+    done = place.run("run", "--tool", "codex", "--timeout", "0.8", "--json", "hello")
+    late = {"kind": "timeout", "message": "the turn took longer than 0.8 s"}
+    session_id = done.session_id
+    words = ("session", "result", "--json", session_id)
+    assert done.json["error"] == place.run(*words).json["error"] == place.last_event(session_id)["error"] == late
+    assert tomllib.loads((place.session(session_id) / "result.toml").read_text())["error"] == late
+    assert place.run("session", "info", "--json", session_id).json["last_turn"]["error"] == late
+    assert place.run("session", "wait", "--json", session_id).json[0]["error"] == late
+    assert f"error: codex ran out of time: {late['message']}\n" in done.err
+    for command in ("why", "info", "result", "wait", "logs", "show"):
+        shown = place.run("session", command, session_id)
+        assert (shown.out + shown.err).count(late["message"]) == 1, command
+        assert "(timeout)" not in shown.out + shown.err
+    assert place.run("top", "--all", "--json").json[0]["doing"] == f"timed_out: {late['message']}"
 
 
 def test_timeout_from_the_configuration(place: Place) -> None:

@@ -6,6 +6,7 @@ A directory in the place of a file makes it unreadable for everybody, root inclu
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -192,6 +193,32 @@ def test_everything_else_is_killed(place: Place, broken: Path) -> None:
     assert (done.code, str(broken) in done.err) == (6 if is_unknown else 0, is_unknown)
     again = place.run("kill", "--all", "--yes", "--json")
     assert (again.code, [item["session_id"] for item in again.json]) == ((6, [BAD]) if is_unknown else (0, []))
+
+
+def without_privileges(*words: str) -> list[str]:
+    """Return a command whose root may list no more than other users: without CAP_DAC_OVERRIDE and _READ_SEARCH."""
+    drop = "import ctypes, os, sys; [ctypes.CDLL(None).prctl(24, cap, 0, 0, 0) for cap in (1, 2)]"
+    return [sys.executable, "-c", f"{drop}; os.execvp(sys.argv[1], sys.argv[1:])", *words]
+
+
+def test_kill_all_where_sessions_cannot_be_listed(place: Place) -> None:
+    """What is found is ended; a directory that may not be listed is named, exit 6, since something may run there."""
+    write_session(store_of(place), 1)
+    sessions = place.store / "sessions"
+    running = start_elsewhere(place)
+    sessions.chmod(0)
+    try:
+        if place.shell(without_privileges("ls", str(sessions))).code == 0:
+            pytest.skip("here everything can be listed")
+        done = place.shell(without_privileges("csa", "kill", "--all", "--yes"))
+        again = place.shell(without_privileges("csa", "kill", "--all", "--yes", "--json"))
+    finally:
+        sessions.chmod(0o700)
+    assert running.wait().code != 0
+    assert f"{running.session_id}: killed (codex, turn 1)" in done.out
+    assert (done.code, done.err.count(f"error: {sessions}: cannot be read (Permission denied).\n")) == (6, 1)
+    assert (again.code, again.json, str(sessions) in again.err) == (6, [], True)
+    assert place.run("kill", "--all", "--yes").out == "Nothing runs\n"
 
 
 def test_a_file_is_no_session(place: Place) -> None:

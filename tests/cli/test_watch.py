@@ -210,12 +210,67 @@ def test_wait_for_what_never_ran(place: Place, write_foreign: ForeignWriter) -> 
     assert place.run("session", "wait", "--timeout", "-1", other).code == 2
 
 
+def damage(place: Place, write_foreign: ForeignWriter) -> Path:
+    """Write a session without a transcript whose record is no TOML: that file."""
+    write_foreign(FOREIGN, text="x = [\n")
+    return place.session(FOREIGN) / "state.toml"
+
+
+def test_wait_with_a_damaged_one(place: Place, write_foreign: ForeignWriter) -> None:
+    """One whose record is damaged is named on stderr, exit 6, and the others are waited for."""
+    broken = damage(place, write_foreign)
+    run, session_id = held_turn(place)
+    waiter = place.start("session", "wait", FOREIGN, session_id)
+    wait_for(lambda: waiter.err, "it is named at once")
+    place.release()
+    assert run.wait().code == 0
+    done = waiter.wait()
+    assert (done.code, done.out.startswith(f"{session_id}: succeeded (codex, turn 1")) == (6, True)
+    assert len(done.out.splitlines()) == 1
+    assert done.err.startswith(f"error: {broken}, line ")
+    assert done.err.endswith(f"hint: csa session repair --dry-run -s {FOREIGN}\n")
+
+
+def test_wait_with_a_damaged_one_as_json(place: Place, write_foreign: ForeignWriter) -> None:
+    """The array holds all; the first code that is not 0, in the order given, counts as ever."""
+    broken = damage(place, write_foreign)
+    place.play(["fail", "401"])
+    bad = place.run("run", "--tool", "codex", "go").session_id
+    done = place.run("session", "wait", "--json", bad, FOREIGN)
+    assert (done.code, [item["status"] for item in done.json]) == (7, ["failed", "damaged"])
+    assert (done.json[1]["exit_code"], done.json[1]["error"]["kind"]) == (6, "damaged")
+    assert str(broken) in done.json[1]["error"]["message"]
+    assert str(broken) in done.err
+    assert place.run("session", "wait", "--json", FOREIGN, bad).code == 6
+    tree = place.run("session", "wait", "--tree", "--json", FOREIGN)
+    assert (tree.code, tree.json) == (6, [done.json[1]])
+    attached = place.run("session", "attach", FOREIGN, "--json")
+    assert (attached.code, attached.json["error"]["code"]) == (6, "damaged")
+
+
+def test_wait_for_any_with_a_damaged_one(place: Place, write_foreign: ForeignWriter) -> None:
+    """With --any a damaged one is no end: another's counts, and only without one the code is 6."""
+    broken = damage(place, write_foreign)
+    run, session_id = held_turn(place)
+    waiter = place.start("session", "wait", "--any", FOREIGN, session_id)
+    wait_for(lambda: waiter.err, "it is named at once")
+    late = place.run("session", "wait", "--any", FOREIGN, session_id, "--timeout", "0")
+    assert (late.code, str(broken) in late.err, "still runs" in late.err) == (4, True, True)
+    place.release()
+    assert run.wait().code == 0
+    done = waiter.wait()
+    assert (done.code, ": succeeded" in done.out, str(broken) in done.err) == (0, True, True)
+    assert place.run("session", "wait", "--any", FOREIGN).code == 6
+
+
 def test_wait_for_another_machine(place: Place, write_foreign: ForeignWriter) -> None:
     """Whether a session of another machine with an old heartbeat runs is unknown: exit 4, without waiting."""
     paths = write_foreign(FOREIGN)
     on_another_machine(paths, beat_age_s=90)
     done = place.run("session", "wait", FOREIGN)
     assert (done.code, done.out) == (4, f"{FOREIGN}: unknown\n")
+    other = place.codex("here").session_id
+    assert place.run("session", "wait", "--any", FOREIGN, other).code == 0
 
 
 def on_another_machine(paths: SessionPaths, *, beat_age_s: float) -> None:

@@ -6,6 +6,8 @@ import os
 import re
 import signal
 import termios
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 
@@ -169,14 +171,21 @@ def test_a_killed_csa_disturbs_no_shell(place: Place) -> None:
         assert termios.tcgetattr(terminal.theirs) == own
 
 
-def test_it_is_suspended(place: Place) -> None:
-    """A tool that suspends itself gives the terminal back to the shell, which continues it."""
+@contextmanager
+def suspended(place: Place) -> Iterator[tuple[Terminal, str]]:
+    """Yield a shell's terminal in which a tool that was opened on a session has suspended itself, and that session."""
     session_id = place.codex("hello").session_id
     with Terminal(place, "bash", "--norc", "--noediting", "-i") as terminal:
         terminal.type(f"csa session attach --interactive {session_id}\r")
         terminal.wait_for("resumes")
         terminal.type("suspend\r")
         terminal.wait_for("Stopped")
+        yield terminal, session_id
+
+
+def test_it_is_suspended(place: Place) -> None:
+    """A tool that suspends itself gives the terminal back to the shell, which continues it."""
+    with suspended(place) as (terminal, session_id):
         assert termios.tcgetattr(terminal.theirs)[3] & termios.ICANON
         assert place.run("session", "is-alive", session_id).code == 0
         terminal.resize(60, 20)
@@ -192,12 +201,7 @@ def test_it_is_suspended(place: Place) -> None:
 
 def test_one_that_is_suspended_can_be_killed(place: Place) -> None:
     """`session kill` ends it though csa itself is stopped; the terminal stays the shell's, and nothing is left."""
-    session_id = place.codex("hello").session_id
-    with Terminal(place, "bash", "--norc", "--noediting", "-i") as terminal:
-        terminal.type(f"csa session attach --interactive {session_id}\r")
-        terminal.wait_for("resumes")
-        terminal.type("suspend\r")
-        terminal.wait_for("Stopped")
+    with suspended(place) as (terminal, session_id):
         done = place.run("session", "kill", session_id)
         assert done.code == 0, done.err
         assert place.events(session_id)[-1]["data"]["stopped_by"] == "cancel"
@@ -210,12 +214,7 @@ def test_one_that_is_suspended_can_be_killed(place: Place) -> None:
 
 def test_in_the_background_it_stays_suspended(place: Place) -> None:
     """`bg` does not let it take the terminal from the shell; SIGTERM ends it there."""
-    session_id = place.codex("hello").session_id
-    with Terminal(place, "bash", "--norc", "--noediting", "-i") as terminal:
-        terminal.type(f"csa session attach --interactive {session_id}\r")
-        terminal.wait_for("resumes")
-        terminal.type("suspend\r")
-        terminal.wait_for("Stopped")
+    with suspended(place) as (terminal, session_id):
         terminal.type("bg; wait; echo still $?\r")
         terminal.wait_for("still 0")
         terminal.type("kill %1; wait; echo done $?\r")

@@ -175,7 +175,7 @@ def test_time_limit_during_the_pause(place: Place) -> None:
     """--timeout counts over attempts and pauses."""
     place.script(fails("429", retry_after_s=50), answers())
     done = place.run("run", "--tool", "codex", "--timeout", "1.5", "--json", "hello")
-    assert (done.code, done.json["status"]) == (124, "timed_out")
+    assert (done.code, done.json["status"], done.json["error"]["kind"]) == (124, "timed_out", "timeout")
     assert "longer than 1.5 s" in done.err
 
 

@@ -12,8 +12,10 @@ def test_silence_ends_the_turn(place: Place) -> None:
     place.play(["spawn-grandchild", "exec setsid sleep 600"], ["say", "one"], ["sleep", 60])
     done = place.run("run", "--tool", "codex", "--idle-timeout", "1", "go")
     assert done.code == 124
-    assert place.last_event(done.session_id)["status"] == "timed_out"
-    assert "neither output nor processor time for 1 s" in done.err
+    end = place.last_event(done.session_id)
+    silent = {"kind": "idle_timeout", "message": "neither output nor processor time for 1 s"}
+    assert (end["status"], end["error"]) == ("timed_out", silent)
+    assert "error: codex ran out of time: neither output nor processor time for 1 s\n" in done.err
     assert place.processes() == {}
 
 

@@ -12,7 +12,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from csa.model import redaction
-from csa.model.redaction import MARK, Redactor, StreamRedactor
+from csa.model.redaction import MARK, Redactor, StreamRedactor, redact_long
 from csa.process.logs import OutputLog
 from csa.store.journal import Journal
 from csa.store.transcript import read_events
@@ -145,6 +145,23 @@ def test_an_endless_line(name: str, before: int, size: int, filler: str) -> None
     for chunk in chunks:
         out += stream.feed(chunk)
     assert_clean(name, out + stream.close())
+
+
+@given(
+    st.lists(
+        st.sampled_from([*SECRETS.values(), "Bearer", "first line of it", "same", "key:", "é" * 150]), max_size=12
+    ),
+    _CUTS,
+    st.sampled_from([" ", "\n"]),
+    st.sampled_from([REDACTOR.redact, REDACTOR.redact_answer]),
+)
+@example([SECRETS["pem"]] * 8, [], "\n", REDACTOR.redact_answer)
+@example(["Bearer", "abcdefghijklmnop"] * 8, [20, 40], "\n", REDACTOR.redact_answer)
+def test_a_long_text_in_pieces(parts: list[str], cuts: list[int], space: str, redact: Callable[[str], str]) -> None:
+    """Wherever it comes cut, a long text is redacted as the whole would be."""
+    content = space.join(parts)
+    chunks = pieces(content, [cut * 7 for cut in cuts])
+    assert "".join(redact_long(chunks, redact, size=50, span=200)) == redact(content)
 
 
 @given(_NAMES, _AROUND, _AROUND, _CUTS)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from csa.errors import StateError
 from csa.store.locks import acquire_lock, is_locked, probe_lock
 from tests.store.support import child
 from tests.support import wait_for
@@ -42,6 +43,14 @@ def test_a_probe_makes_no_file(tmp_path: Path) -> None:
     """Asking about a lock that was never taken leaves no trace."""
     assert probe_lock(tmp_path / "none" / "x.lock") == (False, b"")
     assert os.listdir(tmp_path) == []
+
+
+def test_what_is_no_regular_file_is_no_lock(tmp_path: Path) -> None:
+    """A pipe or a device in a lock's place is refused at once, rather than waited for."""
+    os.mkfifo(tmp_path / "x.lock")
+    for path in (tmp_path / "x.lock", Path("/dev/null")):
+        with pytest.raises(StateError, match=f"{path}: is no regular file"):
+            probe_lock(path)
 
 
 def test_a_stopped_holder_holds(tmp_path: Path) -> None:

@@ -18,10 +18,12 @@ LINE = {"seq": 1, "ts": "2026-01-01T00:00:00.000Z", "type": "usage", "turn": 1, 
         ({"status": "failed", "summary": ""}, "failed"),
         ({"status": "failed"}, "failed"),
         ({"status": "succeeded", "summary": "It\nworks"}, "succeeded: It works"),
+        ({"status": "failed", "summary": "so far", "error": {"message": "no more"}}, "failed: no more"),
+        ({"status": "failed", "summary": "so far", "error": "odd"}, "failed: so far"),
     ],
 )
 def test_the_end_of_a_turn(data: dict[str, object], words: str) -> None:
-    """Nothing is said twice."""
+    """The reason goes before the answer, and nothing is said twice."""
     assert describe(Event(1, "", "run_finished", 1, data)) == words
 
 

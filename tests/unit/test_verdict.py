@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from csa.model.adapter import Outcome, ToolExit
-from csa.runner.verdict import Stop, Verdict, judge
+from csa.runner.verdict import Stop, Verdict, judge, out_of_time, too_silent
 
 GOOD = Outcome(succeeded=True, text="done")
 UNSAID = Outcome(succeeded=False)
@@ -14,7 +14,7 @@ BROKEN = Outcome(succeeded=False, error_kind="protocol", error_message="no end")
 EXIT_0, EXIT_1, KILLED, REAPED = ToolExit(0, None), ToolExit(1, None), ToolExit(None, 9), ToolExit(None, None)
 INT = Stop("cancelled", "SIGINT")
 ASKED = Stop("cancelled", detail="asked for by the cancel file")
-LATE = Stop("timed_out", detail="after 5 s")
+LATE, SILENT = out_of_time(5), too_silent(1.5)
 STUCK = Stop("reaped")
 WRONG = Stop("fault", detail="another conversation")
 
@@ -37,7 +37,8 @@ WRONG = Stop("fault", detail="another conversation")
         (UNSAID, KILLED, INT, "cancelled", None),
         (QUOTA, EXIT_1, INT, "cancelled", None),
         (UNSAID, EXIT_0, INT, "cancelled", None),
-        (UNSAID, KILLED, LATE, "timed_out", None),
+        (UNSAID, KILLED, LATE, "timed_out", "timeout"),
+        (QUOTA, EXIT_1, SILENT, "timed_out", "idle_timeout"),
         (UNSAID, KILLED, STUCK, "failed", "internal"),
     ],
 )
@@ -56,7 +57,8 @@ def test_the_table(outcome: Outcome, end: ToolExit, stop: Stop | None, status: s
         ((QUOTA, EXIT_1, None), "no more"),
         ((UNSAID, KILLED, INT), "SIGINT"),
         ((UNSAID, KILLED, ASKED), "cancel file"),
-        ((UNSAID, KILLED, LATE), "5 s"),
+        ((UNSAID, KILLED, LATE), "longer than 5 s"),
+        ((UNSAID, KILLED, SILENT), "neither output nor processor time for 1.5 s"),
         ((GOOD, EXIT_0, WRONG), "another conversation"),
     ],
 )
