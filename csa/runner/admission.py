@@ -57,19 +57,23 @@ def open_admission(store: Store, plan: TurnPlan) -> Iterator[Admission]:
     """
     above = list(ancestors(store.root, plan.state))
     with ExitStack() as stack:
-        tree, notes = None, list[str]()
+        tree, budgeted, notes = None, list[SessionState](), list[str]()
         if above or _is_limited(plan):
             tree = stack.enter_context(open_tree(store.root, above[-1] if above else plan.state))
         if not plan.is_new:
             paths = store.paths(plan.state.session_id)
             refuse_busy(paths, plan.state, advice=RETRY_OR_WAIT)  # before it counts as one turn too many
         if tree:
-            plan, notes = _check(tree, plan, above)
-        if plan.is_new:
-            plan = _bounded(plan, plan.state, plan.state.budget.time_s, notes)
+            budgeted = [state for state in (above if plan.is_new else (plan.state, *above)) if state.budget]
+            _check_turns(tree, plan, above)
+            _check_budgets(tree, plan, budgeted)
         holder = Holder(plan.state.session_id, plan.adapter.name)
         slot = take_slot(store.root, holder, plan.state.limits, callers=plan.callers)
         try:
+            if tree:  # again: a turn that has just ended gave its slot away, perhaps to us, and what it used counts now
+                plan, notes = _check_budgets(tree, plan, budgeted)
+            if plan.is_new:
+                plan = _bounded(plan, plan.state, plan.state.budget.time_s, notes)
             yield Admission(plan, slot, tree, notes)
         except BaseException:
             slot.close()
@@ -81,13 +85,16 @@ def _is_limited(plan: TurnPlan) -> bool:
     return not plan.is_new and bool(plan.state.budget or plan.state.limits.max_tree_running)
 
 
-def _check(tree: Tree, plan: TurnPlan, above: list[SessionState]) -> tuple[TurnPlan, list[str]]:
+def _check_turns(tree: Tree, plan: TurnPlan, above: list[SessionState]) -> None:
     limits = plan.state.limits.tightened_by(tree.top.limits.of_tree())
-    budgeted = [state for state in (above if plan.is_new else (plan.state, *above)) if state.budget]
     if plan.is_new and (limits.max_children or limits.max_tree_sessions):
         _check_sessions(tree, limits, above[0])
     if limits.max_tree_running:
         _check_running(tree, plan, limits)
+
+
+def _check_budgets(tree: Tree, plan: TurnPlan, budgeted: list[SessionState]) -> tuple[TurnPlan, list[str]]:
+    """Return the plan as bounded by what the budgets leave it, and what they cannot see."""
     if not budgeted:
         return plan, []
     accounts = accounts_of(tree.root, tree.members(), tree.gone())

@@ -31,7 +31,8 @@ def kill_both(place: Place, running: Running) -> str:
     """SIGKILL supervisor and guardian in one instant, which leaves what is in sessions of its own."""
     session_id = running.session_id
     (guardian,) = children_of(running.pid)
-    os.kill(guardian, signal.SIGSTOP)
+    for pid in (running.pid, guardian):  # neither may act when the other dies
+        os.kill(pid, signal.SIGSTOP)
     os.kill(guardian, signal.SIGKILL)
     running.kill()
     wait_for(lambda: not is_locked(place.session(session_id) / "locks" / "session.lock"), "the lock is free")
