@@ -97,11 +97,18 @@ def test_leftovers_are_reported(place: Place) -> None:
 
 
 @BOTH
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL], ids=["TERM", "KILL"])
-def test_nested_supervisor_ends_cancelled(place: Place, tool: str, number: int) -> None:
-    """When the outer csa ends, however it does, the inner one gets its second: its turn ends cancelled, not lost."""
+@pytest.mark.parametrize(
+    ("number", "hearing"),
+    [(signal.SIGTERM, []), (signal.SIGKILL, []), (signal.SIGKILL, [["ignore-term"]])],
+    ids=["TERM", "KILL", "KILL, and a tool that does not hear"],
+)
+def test_nested_supervisor_ends_cancelled(place: Place, tool: str, number: int, hearing: list[list[str]]) -> None:
+    """When the outer csa ends, however it does, the inner one gets its second, and a second TERM in it.
+
+    Its turn ends cancelled, not lost, though its tool does not hear.
+    """
     place.script(
-        {"match": "inner", "do": [*place.hold()]},
+        {"match": "inner", "do": [*hearing, *place.hold()]},
         {"match": "outer", "do": [["run", f"{CSA} run --tool codex inner; true"]]},
     )
     running = place.start("run", "--tool", tool, "outer")
