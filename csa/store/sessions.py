@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import stat
-from datetime import UTC, datetime
 
 from csa.errors import AmbiguousError, NotFoundError, StateError, UsageError
 from csa.ids import ID_LENGTH, is_session_id
@@ -14,6 +13,7 @@ from csa.structs import Struct
 TYPE_CHECKING = False  # see csa/structs.py
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from datetime import datetime
     from pathlib import Path
 
     from csa.model.state import SessionState
@@ -234,6 +234,8 @@ class Store(Struct, frozen=False):
         return next(([r.session_id] for r in records if r.state and r.state.name == name), [])
 
     def _describe(self, matches: list[str]) -> list[str]:
+        from datetime import UTC, datetime  # noqa: PLC0415  # most selectors mean one session
+
         now = datetime.now(UTC)
         lines = [_describe(self.record(session_id), now) for session_id in reversed(matches[-MAX_MATCHES_SHOWN:])]
         more = len(matches) - len(lines)
