@@ -492,7 +492,9 @@ def interrupt(fakes: Fakes, command: list[str], is_time: Callable[[str], bool]) 
                 break
         wait_until(lambda: is_time(lines[-1]))
         tool.send_signal(signal.SIGINT)
-        rest, stderr = tool.communicate(timeout=20)
+        assert tool.stderr
+        rest, stderr = tool.stdout.read(), tool.stderr.read()  # communicate() would lose lines that were read ahead
+        tool.wait(timeout=20)
     return Ended(tool.returncode, "".join(lines) + rest, stderr)
 
 
