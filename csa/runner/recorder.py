@@ -70,7 +70,8 @@ class Recorder:
     ) -> list[Event]:
         """Write state and `run_started`, durably; only then publish a new session."""
         if not self.plan.is_new:
-            state = replace(self.held.state, **self._changes())
+            state = _with_tool(replace(self.held.state, **self._changes()), self.plan)
+            self.tool_state = state.tools[self.plan.adapter.name]
             self.held.save(replace(state, turns=self.turn, last_accessed=datetime.now(UTC), phase="active"))
         prompt = self._redactor.redact(prompt)
         path = self.paths.turn_output(self.turn) / "prompt.md"
@@ -125,7 +126,6 @@ class Recorder:
         self.tool_state = replace(
             self.tool_state,
             provider_session_id=provider_session_id,
-            cwd=self.plan.cwd,
             account=self.plan.account,
             updated_at=datetime.now(UTC),
         )
@@ -283,7 +283,11 @@ def begin(store: Store, plan: TurnPlan, redactor: Redactor, *, detached: bool = 
     with open_admission(store, plan) as admission:
         if plan.is_new:
             held = build_session(
-                store, replace(plan.state, turns=1), tool=tool, detached=detached, max_sessions=plan.max_sessions
+                store,
+                _with_tool(replace(plan.state, turns=1), plan),
+                tool=tool,
+                detached=detached,
+                max_sessions=plan.max_sessions,
             )
         else:
             held = open_session(store, plan.state.session_id, tool=tool, detached=detached, advice=RETRY_OR_WAIT)
@@ -293,6 +297,13 @@ def begin(store: Store, plan: TurnPlan, redactor: Redactor, *, detached: bool = 
     except BaseException:
         held.close()
         raise
+
+
+def _with_tool(state: SessionState, plan: TurnPlan) -> SessionState:
+    """Name the tool that is about to run, and where: whatever becomes of the turn, the session is known to be its."""
+    known = state.tools.get(plan.adapter.name, ToolState())
+    known = replace(known, cwd=plan.cwd, updated_at=datetime.now(UTC))
+    return replace(state, tools={**state.tools, plan.adapter.name: known})
 
 
 def _with_spent(state: SessionState, spent: Spent, usage: Usage | None) -> SessionState:

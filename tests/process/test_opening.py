@@ -108,6 +108,23 @@ def test_sigkill_before_the_event_loop(place: Place) -> None:
     assert place.run("run", "--session", session_id, "go on").out == "again\n"
 
 
+def test_whose_a_session_is_before_the_event_loop(place: Place) -> None:
+    """What names the sessions of a tool has a running one from its beginning on, and a lost turn's tool goes on."""
+    place.script({"match": "go on", "do": [["say", "again"]]}, {"match": "hello", "do": [["say", "never"]]})
+    running = place.start("run", "--tool", "claude-code", "hello", env=watched(place, until=place.tmp / "never"))
+    wait_for(place.ids, "the session is there")
+    (item,) = place.run("session", "list", "--tool", "claude-code", "--json").json
+    assert (item["status"], item["tools"]) == ("running", ["claude-code"])
+    assert " claude-code running " in place.run("session", "list", "--tree").out
+    running.kill()
+    running.wait()
+    place.wait_until_empty(within_s=5)
+    known = place.state(item["id"])["tools"]["claude-code"]
+    assert (known["cwd"], "provider_session_id" in known) == (str(place.project), False)
+    assert place.run("run", "--session", item["id"], "go on").out == "again\n"
+    assert list(place.state(item["id"])["tools"]) == ["claude-code"]
+
+
 def test_cancelled_before_anybody_attends(place: Place) -> None:
     """A turn that is killed before the event loop has come to its tool ends that tool, and says how it ended."""
     place.play(*place.hold(), ["say", "never"])
