@@ -33,7 +33,7 @@ sys.path.insert(0, str(ROOT))
 from csa.ids import new_session_id  # noqa: E402  # the path must be there first
 from csa.paths import SessionPaths, state_root  # noqa: E402  # as above
 from csa.procfs import is_zombie  # noqa: E402  # as above
-from csa.runner.leftovers import find_leftovers  # noqa: E402  # as above
+from csa.runner.turns.leftovers import find_leftovers  # noqa: E402  # as above
 from csa.store.liveness import probe  # noqa: E402  # as above
 from csa.store.locks import acquire_lock, is_locked  # noqa: E402  # as above
 from csa.store.sessions import Store  # noqa: E402  # as above

@@ -34,9 +34,9 @@ if TYPE_CHECKING:
     from csa.model.state import SessionState
     from csa.model.usage import Usage
     from csa.runner.client import Csa
-    from csa.runner.listing import SessionInfo
     from csa.runner.request import RunRequest
-    from csa.runner.turn import Turn
+    from csa.runner.sessions.listing import SessionInfo
+    from csa.runner.turns.turn import Turn
     from csa.store.sessions import Store
 
 _HOME = {
@@ -62,9 +62,9 @@ _HOME = {
     "SessionState": "csa.model.state",
     "Usage": "csa.model.usage",
     "Csa": "csa.runner.client",
-    "SessionInfo": "csa.runner.listing",
+    "SessionInfo": "csa.runner.sessions.listing",
     "RunRequest": "csa.runner.request",
-    "Turn": "csa.runner.turn",
+    "Turn": "csa.runner.turns.turn",
     "Store": "csa.store.sessions",
 }
 

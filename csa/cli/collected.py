@@ -12,9 +12,9 @@ from csa.cli.output import cut_behind, lossy, one_line, print_json, terminal_wid
 from csa.errors import UsageError
 from csa.model.collection import Rule
 from csa.model.duration import parse_duration
-from csa.runner.collecting import Item, Report
+from csa.runner.doctor.store_checks import size_words
+from csa.runner.sessions.collecting import Item, Report
 from csa.runner.setting import Setting
-from csa.runner.store_checks import size_words
 from csa.store.sessions import format_age
 
 TYPE_CHECKING = False  # see csa/structs.py

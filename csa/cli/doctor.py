@@ -44,7 +44,7 @@ def execute(arguments: argparse.Namespace) -> int:
     client = open_client(arguments)
     import anyio  # noqa: PLC0415  # help and usage errors need none of it
 
-    from csa.runner.diagnosis import diagnose  # noqa: PLC0415  # as above
+    from csa.runner.doctor.diagnosis import diagnose  # noqa: PLC0415  # as above
 
     diagnosis = anyio.run(lambda: diagnose(client.setting, limit_s=arguments.timeout))
     if arguments.json:

@@ -40,8 +40,8 @@ def execute(arguments: argparse.Namespace) -> int:
         summary,
         warn_of_rest,
     )
-    from csa.runner.collecting import collect  # noqa: PLC0415  # as above
-    from csa.runner.leftovers import find_leftovers, reap  # noqa: PLC0415  # as above
+    from csa.runner.sessions.collecting import collect  # noqa: PLC0415  # as above
+    from csa.runner.turns.leftovers import find_leftovers, reap  # noqa: PLC0415  # as above
     from csa.store.stores import find_stores  # noqa: PLC0415  # as above
 
     setting, dry_run, counter = open_client(arguments).setting, arguments.dry_run, Counter()

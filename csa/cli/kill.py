@@ -19,7 +19,7 @@ from csa.cli.session_kill import add_how, check_how, noted, report
 from csa.errors import RefusedError, StateError, UsageError
 from csa.paths import state_root
 from csa.runner.caller import find_caller
-from csa.runner.ending import Target, end_all, who_asks
+from csa.runner.sessions.ending import Target, end_all, who_asks
 from csa.store.liveness import probe
 from csa.store.stores import find_stores
 

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 
 from csa.cli.describe import money, tokens
 from csa.cli.output import STATUS_STYLES, Style, cut, one_line, terminal_width
-from csa.runner.listing import SessionInfo
+from csa.runner.sessions.listing import SessionInfo
 from csa.store.sessions import RETIRED, format_age
 
 _ROOMY_FROM = 120  # columns; narrower terminals are shown the tools and the project cut

@@ -14,8 +14,8 @@ from csa.cli.list_table import View, description_of, tools_of
 from csa.cli.output import STATUS_STYLES, cut, display_width
 from csa.model.rollup import Rollup
 from csa.model.tree import Node, walk
-from csa.runner.genealogy import Forest, is_fork_edge, statuses_below
-from csa.runner.listing import SessionInfo
+from csa.runner.sessions.genealogy import Forest, is_fork_edge, statuses_below
+from csa.runner.sessions.listing import SessionInfo
 from csa.structs import Struct
 
 _NUMBERS_FROM = 80  # columns

@@ -14,7 +14,7 @@ from csa.runner.client import Csa
 from csa.structs import Struct
 
 if TYPE_CHECKING:
-    from csa.runner.turn import Turn
+    from csa.runner.turns.turn import Turn
 
 _LINE_WIDTH = 160
 

@@ -17,7 +17,7 @@ from csa.cli.output import STATUS_STYLES, Style, cut, display_width, one_line, p
 from csa.cli.roster import Roster
 from csa.cli.top import OTHERS_SHOWN, by_start, to_json
 from csa.paths import home, state_root
-from csa.runner.resources import Resources, measure_trees
+from csa.runner.sessions.resources import Resources, measure_trees
 from csa.store.stores import find_stores
 from csa.structs import Struct
 

@@ -22,7 +22,7 @@ def note_read(command: str, arguments: argparse.Namespace) -> None:
     if not _may_be_asked_for(client.setting) or not client.setting.config.audit_reads:
         return
     from csa.cli.acting import warn  # noqa: PLC0415  # only who wants this pays for it
-    from csa.runner.acting import record_act  # noqa: PLC0415  # as above
+    from csa.runner.sessions.acting import record_act  # noqa: PLC0415  # as above
 
     loss = record_act(client.setting, command, client.resolve(selected(arguments)), what="read")
     warn([loss] if loss else [])

@@ -23,16 +23,16 @@ from csa.model.duration import parse_duration
 from csa.model.permission import Permission
 from csa.model.result import RunResult, kind_in_words
 from csa.runner.client import Csa
-from csa.runner.patience import try_until_free
-from csa.runner.plan import TurnPlan
 from csa.runner.request import RunRequest
+from csa.runner.turns.patience import try_until_free
+from csa.runner.turns.plan import TurnPlan
 
 TYPE_CHECKING = False  # see csa/structs.py
 if TYPE_CHECKING:
     import argparse
 
     from csa.cli.progress import Progress
-    from csa.runner.turn import Turn
+    from csa.runner.turns.turn import Turn
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 

@@ -55,7 +55,7 @@ def refuse_unknown_tools(client: Csa, stores: Iterable[Store], names: Collection
     """Raise UsageError for a name that is no tool's: of no adapter, not configured, and in no session's record."""
     if not names:
         return
-    from csa.runner.listing import PHASES, STATUSES, Selection, select_sessions  # noqa: PLC0415  # few commands need it
+    from csa.runner.sessions.listing import PHASES, STATUSES, Selection, select_sessions  # noqa: PLC0415  # few commands need it
     from csa.runner.toolbox import adapter_names, unknown_tool  # noqa: PLC0415  # as above
 
     try:

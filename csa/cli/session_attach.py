@@ -24,7 +24,7 @@ from csa.model.result import SIGNAL_EXITS, RunResult, result_from_event
 from csa.model.state import parse_time
 from csa.model.usage import Usage
 from csa.runner.client import Csa
-from csa.runner.waiting import await_endings, waiters_exit_code
+from csa.runner.sessions.waiting import await_endings, waiters_exit_code
 from csa.store.following import follow
 from csa.structs import Struct
 
@@ -72,7 +72,7 @@ def _interact(client: Csa, session_id: str, arguments: argparse.Namespace) -> in
         raise UsageError("--interactive needs a terminal.", hint=f'csa run --session {session_id} "..."')
     if arguments.json:
         raise UsageError("--interactive and --json exclude each other.")
-    from csa.runner.interactive import Interaction  # noqa: PLC0415  # brings pexpect and anyio
+    from csa.runner.sessions.interactive import Interaction  # noqa: PLC0415  # brings pexpect and anyio
 
     interaction = Interaction(client.setting, session_id, tool=arguments.tool)
     for warning in interaction.invocation.warnings:

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from csa.cli.describe import elapsed
 from csa.cli.output import Style, cut, one_line, print_json, terminal_width
 from csa.cli.selecting import add_selector, open_client, selected
-from csa.runner.budget import BudgetReport, BudgetState, report_budget
+from csa.runner.sessions.budget import BudgetReport, BudgetState, report_budget
 from csa.store.spending import Account
 
 TYPE_CHECKING = False  # see csa/structs.py

@@ -23,8 +23,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def execute(arguments: argparse.Namespace) -> int:
     from csa.cli.session_checkpoints import to_json  # noqa: PLC0415  # --help needs none of it
-    from csa.runner.acting import record_act  # noqa: PLC0415  # as above
-    from csa.runner.checkpointing import checkpoint_session  # noqa: PLC0415  # as above
+    from csa.runner.sessions.acting import record_act  # noqa: PLC0415  # as above
+    from csa.runner.turns.checkpointing import checkpoint_session  # noqa: PLC0415  # as above
 
     client = open_client(arguments)
     session_id = client.resolve(selected(arguments))

@@ -42,7 +42,7 @@ def execute(arguments: argparse.Namespace) -> int:
         summary,
         warn_of_rest,
     )
-    from csa.runner.collecting import collect  # noqa: PLC0415  # as above
+    from csa.runner.sessions.collecting import collect  # noqa: PLC0415  # as above
 
     client, dry_run = open_client(arguments), arguments.dry_run
     setting = client.setting

@@ -23,7 +23,7 @@ TYPE_CHECKING = False  # see csa/structs.py
 if TYPE_CHECKING:
     import argparse
 
-    from csa.runner.compaction import Compaction, CompactionResult
+    from csa.runner.turns.compaction import Compaction, CompactionResult
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -39,8 +39,8 @@ def execute(arguments: argparse.Namespace) -> int:
     import anyio  # noqa: PLC0415  # a usage error needs no event loop
 
     from csa.process.launch import become_subreaper  # noqa: PLC0415  # as above
-    from csa.runner.acting import record_act  # noqa: PLC0415  # as above
-    from csa.runner.compaction import Compaction, plan_compaction  # noqa: PLC0415  # as above
+    from csa.runner.sessions.acting import record_act  # noqa: PLC0415  # as above
+    from csa.runner.turns.compaction import Compaction, plan_compaction  # noqa: PLC0415  # as above
 
     client = Csa.from_environment(arguments.cd or ".", command=own_command(), owns_process=True)
     plan = plan_compaction(client.setting, selected(arguments), tool=arguments.tool, timeout_s=arguments.timeout)

@@ -37,7 +37,7 @@ def execute(arguments: argparse.Namespace) -> int:
     selectors = [*arguments.sessions, *arguments.more]
     if not selectors:
         raise UsageError("Name a session.", hint="csa session list")
-    from csa.runner.removal import (  # noqa: PLC0415  # help needs none of it
+    from csa.runner.sessions.removal import (  # noqa: PLC0415  # help needs none of it
         delete_session,
         living_children,
         resolve_for_deletion,

@@ -24,7 +24,7 @@ def execute(arguments: argparse.Namespace) -> int:
     selector, text = selected_with_value(arguments, "TEXT")
     if text is None:
         raise UsageError("Give the description.", hint='csa session describe -s SESSION "what it is about"')
-    from csa.runner.editing import describe_session  # noqa: PLC0415  # help needs none of it
+    from csa.runner.sessions.editing import describe_session  # noqa: PLC0415  # help needs none of it
 
     edit = describe_session(open_client(arguments).setting, selector, text)
     state = edit.after

@@ -21,7 +21,7 @@ from csa.cli.output import print_json
 from csa.cli.selecting import add_selector, open_client
 from csa.errors import UsageError
 from csa.runner.client import Csa
-from csa.runner.exporting import (
+from csa.runner.sessions.exporting import (
     Skipped,
     check_exportable,
     choose_sessions,
@@ -29,7 +29,7 @@ from csa.runner.exporting import (
     session_to_json,
     write_archive,
 )
-from csa.runner.listing import SessionInfo
+from csa.runner.sessions.listing import SessionInfo
 
 TYPE_CHECKING = False  # see csa/structs.py
 if TYPE_CHECKING:

@@ -20,8 +20,8 @@ from csa.cli.acting import warn
 from csa.cli.output import one_line, print_json
 from csa.cli.selecting import open_client
 from csa.errors import NotFoundError, UsageError
-from csa.runner.acting import record_act
-from csa.runner.importing import Imported, import_archive
+from csa.runner.sessions.acting import record_act
+from csa.runner.sessions.importing import Imported, import_archive
 
 TYPE_CHECKING = False  # see csa/structs.py
 if TYPE_CHECKING:

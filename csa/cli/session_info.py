@@ -17,7 +17,7 @@ from csa.cli.roster import shorten
 from csa.cli.selecting import add_selector, open_client, selected
 from csa.model.state import parse_time
 from csa.paths import home
-from csa.runner.inspection import SessionCard, inspect_session
+from csa.runner.sessions.inspection import SessionCard, inspect_session
 from csa.store.sessions import format_age
 
 TYPE_CHECKING = False  # see csa/structs.py

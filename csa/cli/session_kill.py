@@ -18,9 +18,9 @@ from csa.cli.acting import warn
 from csa.cli.output import Style, print_json, print_problem
 from csa.cli.selecting import add_selectors, open_client, resolve_all
 from csa.errors import UsageError
-from csa.runner.acting import record_act
 from csa.runner.caller import refuse_own_lineage
-from csa.runner.ending import GRACE_S, Ended, end_sessions, end_trees, who_asks
+from csa.runner.sessions.acting import record_act
+from csa.runner.sessions.ending import GRACE_S, Ended, end_sessions, end_trees, who_asks
 from csa.runner.setting import Setting
 from csa.store.sessions import Store
 

@@ -21,7 +21,7 @@ from csa.cli.selecting import open_client, refuse_unknown_tools
 from csa.errors import StateError, UsageError
 from csa.paths import home
 from csa.runner.client import Csa
-from csa.runner.listing import PHASES, STATUSES, Selection, select_sessions
+from csa.runner.sessions.listing import PHASES, STATUSES, Selection, select_sessions
 from csa.store.sessions import Store
 
 TYPE_CHECKING = False  # see csa/structs.py
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     import argparse
 
     from csa.cli.live import Line
-    from csa.runner.genealogy import Forest
+    from csa.runner.sessions.genealogy import Forest
 
 SHOWN_ON_TERMINAL = 50
 
@@ -132,7 +132,7 @@ def _list_rows(client: Csa, stores: list[Store], selection: Selection, arguments
 
 
 def _list_tree(client: Csa, stores: list[Store], selection: Selection, arguments: argparse.Namespace) -> int:
-    from csa.runner.genealogy import arrange_sessions, keep_matching, roll_up  # noqa: PLC0415  # a plain list needs none of it
+    from csa.runner.sessions.genealogy import arrange_sessions, keep_matching, roll_up  # noqa: PLC0415  # a plain list needs none of it
 
     everything = Selection(statuses=frozenset((*STATUSES, *PHASES))) if selection.wants_retired else Selection()
     whole = arrange_sessions(select_sessions(stores, everything).infos)
@@ -161,7 +161,7 @@ def _list_tree(client: Csa, stores: list[Store], selection: Selection, arguments
 def _tree_to_json(whole: Forest, shown: Forest) -> list[dict[str, object]]:
     """Return the sessions in the order of the tree, each with the sum of its subtree."""
     from csa.model.tree import walk  # noqa: PLC0415  # loaded with the genealogy
-    from csa.runner.genealogy import roll_up, rollup_to_json  # noqa: PLC0415  # as above
+    from csa.runner.sessions.genealogy import roll_up, rollup_to_json  # noqa: PLC0415  # as above
 
     sums = roll_up(whole, now=time.time())
     return [

@@ -25,7 +25,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def execute(arguments: argparse.Namespace) -> int:
-    from csa.runner.history import session_log  # noqa: PLC0415  # --help needs none of it
+    from csa.runner.sessions.history import session_log  # noqa: PLC0415  # --help needs none of it
 
     client = open_client(arguments)
     session_id = client.resolve(selected(arguments))

@@ -20,7 +20,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def execute(arguments: argparse.Namespace) -> int:
-    from csa.runner.editing import pin_session  # noqa: PLC0415  # help needs none of it
+    from csa.runner.sessions.editing import pin_session  # noqa: PLC0415  # help needs none of it
 
     edit = pin_session(open_client(arguments).setting, selected(arguments), pinned=not arguments.off)
     state = edit.after

@@ -25,7 +25,7 @@ def execute(arguments: argparse.Namespace) -> int:
     selector, name = selected_with_value(arguments, "NAME")
     if (name is None) is not arguments.clear:
         raise UsageError("Give a NAME, or --clear.", hint="csa session rename -s SESSION NAME")
-    from csa.runner.editing import rename_session  # noqa: PLC0415  # help needs none of it
+    from csa.runner.sessions.editing import rename_session  # noqa: PLC0415  # help needs none of it
 
     edit = rename_session(open_client(arguments).setting, selector, name)
     session_id, before = edit.after.session_id, edit.before.name

@@ -26,7 +26,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def execute(arguments: argparse.Namespace) -> int:
-    from csa.runner.repairing import repair_session  # noqa: PLC0415  # help needs none of it
+    from csa.runner.sessions.repairing import repair_session  # noqa: PLC0415  # help needs none of it
 
     client = open_client(arguments)
     repair = repair_session(client.setting, client.resolve(selected(arguments)), dry_run=arguments.dry_run)

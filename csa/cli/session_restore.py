@@ -19,7 +19,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def execute(arguments: argparse.Namespace) -> int:
-    from csa.runner.removal import restore_session  # noqa: PLC0415  # help needs none of it
+    from csa.runner.sessions.removal import restore_session  # noqa: PLC0415  # help needs none of it
 
     restored = restore_session(open_client(arguments).setting, selected(arguments))
     state = restored.state

@@ -18,7 +18,7 @@ from csa.cli.describe import elapsed
 from csa.cli.output import STATUS_STYLES, Style, one_line, print_json, print_problem
 from csa.cli.selecting import add_selectors, open_client, resolve_all
 from csa.errors import UsageError
-from csa.runner.waiting import EXIT_BUSY, Ending, await_endings
+from csa.runner.sessions.waiting import EXIT_BUSY, Ending, await_endings
 
 TYPE_CHECKING = False  # see csa/structs.py
 if TYPE_CHECKING:

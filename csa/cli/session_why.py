@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from csa.cli.describe import describe, elapsed, size
 from csa.cli.output import STATUS_STYLES, Style, cut, one_line, print_json, terminal_width
 from csa.cli.selecting import add_selector, open_client, selected
-from csa.runner.evidence import Evidence, OwnerEvidence, gather_evidence
+from csa.runner.sessions.evidence import Evidence, OwnerEvidence, gather_evidence
 
 TYPE_CHECKING = False  # see csa/structs.py
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ from csa.cli.session_list import find_projects, read_since
 from csa.ids import unique_prefix_length
 from csa.model.state import format_time
 from csa.model.statistics import Tally
-from csa.runner.statistics import KEYS, Statistics, gather_statistics
+from csa.runner.sessions.statistics import KEYS, Statistics, gather_statistics
 
 TYPE_CHECKING = False  # see csa/structs.py
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from csa.errors import NotFoundError, UsageError
 from csa.ids import ENTROPY_BYTES, new_session_id
 from csa.paths import SessionPaths, make_path, state_root_pathname
 from csa.runner.ancestry import with_identity
-from csa.runner.listing import SessionInfo, select_sessions
+from csa.runner.sessions.listing import SessionInfo, select_sessions
 from csa.runner.setting import Setting, resolve_selector
 from csa.store.liveness import Liveness, probe
 from csa.store.project import find_project
@@ -26,10 +26,10 @@ if TYPE_CHECKING:
     from csa.model.result import RunResult
     from csa.model.tree import Node
     from csa.runner.caller import Caller
-    from csa.runner.opening import Opening
-    from csa.runner.plan import TurnPlan
     from csa.runner.request import RunRequest
-    from csa.runner.turn import Turn
+    from csa.runner.turns.opening import Opening
+    from csa.runner.turns.plan import TurnPlan
+    from csa.runner.turns.turn import Turn
 
 
 class Csa:
@@ -114,7 +114,7 @@ class Csa:
 
     def plan(self, request: RunRequest, *, new_id: str | None = None) -> TurnPlan:
         """Decide what a request means, without writing; raises as `plan_turn`. `new_id` is for a new session."""
-        from csa.runner.plan import plan_turn  # noqa: PLC0415  # what follows is not for commands that only read
+        from csa.runner.turns.planning import plan_turn  # noqa: PLC0415  # what follows is not for commands that only read
 
         new_id = new_id or new_session_id(time.time_ns() // 1_000_000, os.urandom(ENTROPY_BYTES))
         return plan_turn(self.setting, request, new_id=new_id, now=datetime.now(UTC))
@@ -124,7 +124,7 @@ class Csa:
 
         `detached` says that the turn is to outlive whoever started this process (see `start_detached`).
         """
-        from csa.runner.turn import Turn  # noqa: PLC0415  # brings anyio, which reading commands do not need
+        from csa.runner.turns.turn import Turn  # noqa: PLC0415  # brings anyio, which reading commands do not need
 
         return Turn(
             self.setting,
@@ -140,7 +140,7 @@ class Csa:
 
         Raises as entering a turn does. Should this process end before somebody attends, the tool ends with it.
         """
-        from csa.runner.opening import open_turn  # noqa: PLC0415  # as above
+        from csa.runner.turns.opening import open_turn  # noqa: PLC0415  # as above
 
         opening = open_turn(self.setting, plan, request, csa_command=self.command)
         opening.launch()
@@ -148,7 +148,7 @@ class Csa:
 
     def attend(self, opening: Opening) -> Turn:
         """Return the turn that has begun; enter it with `async with`."""
-        from csa.runner.turn import Turn  # noqa: PLC0415  # as above
+        from csa.runner.turns.turn import Turn  # noqa: PLC0415  # as above
 
         return Turn(
             self.setting,
@@ -176,7 +176,7 @@ class Csa:
 
     def tree(self) -> list[Node[SessionInfo]]:
         """Return the genealogy: newest roots first, children oldest first."""
-        from csa.runner.genealogy import arrange_sessions  # noqa: PLC0415  # only this needs it
+        from csa.runner.sessions.genealogy import arrange_sessions  # noqa: PLC0415  # only this needs it
 
         return arrange_sessions(self.sessions())
 

@@ -23,8 +23,8 @@ from csa.process.launch import become_subreaper
 from csa.runner.client import Csa
 from csa.runner.detach import error_to_json, request_from_json
 from csa.runner.on_finish import run_on_finish
-from csa.runner.patience import try_until_free
-from csa.runner.turn import Turn
+from csa.runner.turns.patience import try_until_free
+from csa.runner.turns.turn import Turn
 
 _LAST_OUTPUT_S = 1.0
 _ENDING = (signal.SIGTERM, signal.SIGINT)

@@ -15,7 +15,7 @@ import pytest
 from csa_adapters.acp import BRIDGE
 from csa_adapters.acp_bridge import CANCEL_WAIT_S, DYING_WAIT_S
 
-from csa.runner.attempt import TERM_GRACE_S
+from csa.runner.turns.attempt import TERM_GRACE_S
 from tests.support import PATIENCE_S, Json, Place, wait_for
 
 ANSWER = [["say", "the answer"]]

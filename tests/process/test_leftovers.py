@@ -11,7 +11,7 @@ import pytest
 
 from csa.paths import SessionPaths
 from csa.procfs import identify
-from csa.runner.leftovers import find_leftovers, reap
+from csa.runner.turns.leftovers import find_leftovers, reap
 from csa.store.heartbeat import journalled_processes
 from csa.store.locks import is_locked
 from tests.support import Place, Running, children_of, is_running, wait_for

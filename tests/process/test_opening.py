@@ -34,7 +34,7 @@ class Watch:
 sys.meta_path.insert(0, Watch)
 """
 
-LOADED_MEANWHILE = {"anyio", "asyncio", "ssl", "logging", "csa.runner.turn", "csa_adapters.codex_stream"}
+LOADED_MEANWHILE = {"anyio", "asyncio", "ssl", "logging", "csa.runner.turns.turn", "csa_adapters.codex_stream"}
 NOT_LOADED = {"email", "importlib.metadata", "rich", "shutil", "tenacity", "tomlkit", "tomllib", "ulid", "uuid"}
 
 

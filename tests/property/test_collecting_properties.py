@@ -13,7 +13,7 @@ from csa.model.collection import Rule
 from csa.model.state import SessionState, ToolState
 from csa.paths import SessionPaths
 from csa.runner.client import Csa
-from csa.runner.collecting import carry_out, plan_collection, preview
+from csa.runner.sessions.collecting import carry_out, plan_collection, preview
 from csa.store.locks import acquire_lock
 from csa.store.sessions import Store
 from csa.store.statefile import create_state, load_state

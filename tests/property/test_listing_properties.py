@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from csa.model.state import SessionState, ToolState, render_state
 from csa.paths import SessionPaths
-from csa.runner.listing import Selection
+from csa.runner.sessions.listing import Selection
 from csa.store.sessions import Record
 from csa.store.tomlfile import render_toml
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from csa.paths import SessionPaths
-from csa.runner.handoff import Digest, DigestLimits, Handoff, digest, make_handoff
+from csa.runner.turns.handoff import Digest, DigestLimits, Handoff, digest, make_handoff
 from csa.store.journal import Journal
 from csa.store.sessions import Store
 from tests.store.support import IDS, PLAIN, publish

@@ -14,9 +14,10 @@ from csa.model.permission import Permission
 from csa.model.state import ToolState
 from csa.runner.caller import find_caller
 from csa.runner.environment import session_environment
-from csa.runner.plan import TurnPlan, plan_turn
 from csa.runner.request import RunRequest
 from csa.runner.setting import Setting, resolve_selector
+from csa.runner.turns.plan import TurnPlan
+from csa.runner.turns.planning import plan_turn
 from csa.store.held import open_session
 from csa.store.sessions import Store
 from csa.structs import replace

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from csa.model.adapter import ToolExit
-from csa.runner.system_checks import check_logind, judge_kernel, judge_sandbox, probe_kernel
-from csa.runner.tool_checks import Answer, judge_answer, order_key
+from csa.runner.doctor.system_checks import check_logind, judge_kernel, judge_sandbox, probe_kernel
+from csa.runner.doctor.tool_checks import Answer, judge_answer, order_key
 
 WORKING = dict.fromkeys(("pidfd", "children", "subreaper", "user_namespace"))
 

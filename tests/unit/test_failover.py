@@ -10,8 +10,8 @@ import pytest
 from csa.model.adapter import Outcome, ToolExit
 from csa.model.events import Event
 from csa.model.usage import Usage
-from csa.runner.failover import Evidence, Tried, peak_rss, total_usage
-from csa.runner.retrying import LONGEST_PAUSE_S, PAUSES_S, try_again
+from csa.runner.turns.failover import Evidence, Tried, peak_rss, total_usage
+from csa.runner.turns.retrying import LONGEST_PAUSE_S, PAUSES_S, try_again
 
 
 def failed(kind: Any = "server", *, after: float | None = None, **more: Any) -> Outcome:

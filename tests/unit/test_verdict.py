@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from csa.model.adapter import Outcome, ToolExit
-from csa.runner.verdict import Stop, Verdict, judge, out_of_time, too_silent
+from csa.runner.turns.verdict import Stop, Verdict, judge, out_of_time, too_silent
 
 GOOD = Outcome(succeeded=True, text="done")
 UNSAID = Outcome(succeeded=False)

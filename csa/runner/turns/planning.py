@@ -8,62 +8,28 @@ from __future__ import annotations
 import re
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from csa.errors import NotFoundError, RefusedError, ToolUnavailableError, UsageError
 from csa.ids import is_session_id
-from csa.model.adapter import Adapter
 from csa.model.config import Config
 from csa.model.limits import Budget, Limits
 from csa.model.permission import Permission
 from csa.model.result import summarise
 from csa.model.state import SessionState, ToolState
 from csa.runner.caller import owner_name, refuse_own_lineage
-from csa.runner.fallback import fallback_of, first_installed
 from csa.runner.request import RunRequest
 from csa.runner.setting import Setting, resolve_selector
 from csa.runner.toolbox import ToolChoice, choose_tool, loadable_adapters
+from csa.runner.turns.fallback import fallback_of, first_installed
+from csa.runner.turns.plan import TurnPlan
 from csa.store.held import refuse_when_full
 from csa.store.lineage import ancestors
 from csa.store.project import git_branch
-from csa.structs import Struct, replace
-
-if TYPE_CHECKING:
-    from csa.runner.forking import Fork
+from csa.structs import replace
 
 SESSION_NAME = re.compile(r"[A-Za-z][A-Za-z0-9._-]{0,63}")
 MAX_SYSTEM_BYTES = 96 << 10  # it travels in one argument of the tool, of which the kernel allows 128 KiB
 DESCRIPTION_LENGTH = 80
-
-
-class TurnPlan(Struct, kw_only=True):
-    """A turn that may be run. `state` is the session's before the turn; `is_new` says that it must be created."""
-
-    is_new: bool
-    state: SessionState
-    adapter: Adapter
-    command: tuple[str, ...]
-    why_tool: str
-    transport: str
-    permission: Permission
-    cwd: str
-    account: str
-    model: str | None
-    effort: str | None
-    timeout_s: float | None
-    idle_timeout_s: float | None
-    max_depth: int
-    max_sessions: int = 0
-    retries: int = 0
-    fallback: tuple[str, ...] = ()  # the tools that go on, in this order, when the provider fails
-    hands_over: bool = True
-    callers: tuple[str, ...] = ()  # the calling session and those above it: they go on when this turn has ended
-    fork: Fork | None = None
-
-    @property
-    def tool_state(self) -> ToolState:
-        """What the session knows of the tool's conversation; empty for a tool it has not used."""
-        return self.state.tools.get(self.adapter.name, ToolState())
 
 
 def plan_turn(setting: Setting, request: RunRequest, *, new_id: str, now: datetime) -> TurnPlan:
@@ -198,13 +164,13 @@ def _plan_new(setting: Setting, request: RunRequest, *, new_id: str, now: dateti
 
 
 def _load_source(setting: Setting, selector: str) -> SessionState:
-    from csa.runner.forking import load_source  # noqa: PLC0415  # only forks need it
+    from csa.runner.turns.forking import load_source  # noqa: PLC0415  # only forks need it
 
     return load_source(setting, selector)
 
 
 def _plan_fork(plan: TurnPlan, source: SessionState) -> TurnPlan:
-    from csa.runner.forking import plan_fork  # noqa: PLC0415  # only forks need it
+    from csa.runner.turns.forking import plan_fork  # noqa: PLC0415  # only forks need it
 
     return plan_fork(plan, source)
 

@@ -16,13 +16,14 @@ from csa.model.config import NATIVE
 from csa.process.launch import SpawnError, become_subreaper
 from csa.process.terminal import TerminalEnd, run_in_terminal
 from csa.process.tool import sweep_adopted
-from csa.runner.ending import who_asks
 from csa.runner.environment import apply_changes, base_environment, session_environment
-from csa.runner.plan import TurnPlan, plan_turn
 from csa.runner.request import RunRequest
-from csa.runner.runfiles import read_named_files
+from csa.runner.sessions.ending import who_asks
 from csa.runner.setting import Setting
 from csa.runner.toolbox import loadable_adapters
+from csa.runner.turns.plan import TurnPlan
+from csa.runner.turns.planning import plan_turn
+from csa.runner.turns.runfiles import read_named_files
 from csa.store.atomic import write_private
 from csa.store.held import HeldSession, open_session
 from csa.store.journal import Journal

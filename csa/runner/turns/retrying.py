@@ -11,10 +11,10 @@ import anyio
 from tenacity import AsyncRetrying, RetryCallState, retry_if_result, stop_after_attempt, wait_exponential_jitter
 
 from csa.model.adapter import Outcome
-from csa.runner.attempt import CANCEL_POLL_S, HEARTBEAT_S, cancelled_by
-from csa.runner.recorder import Recorder
-from csa.runner.stopping import Stopping
-from csa.runner.verdict import out_of_time
+from csa.runner.turns.attempt import CANCEL_POLL_S, HEARTBEAT_S, cancelled_by
+from csa.runner.turns.recorder import Recorder
+from csa.runner.turns.stopping import Stopping
+from csa.runner.turns.verdict import out_of_time
 
 LONGEST_PAUSE_S = 5.0
 PAUSES_S = 10.0  # in all, where the provider does not say how long

@@ -21,7 +21,7 @@ from csa.model.conversation import Message, read_conversation
 from csa.model.events import Event
 from csa.model.redaction import Redactor, redact_long
 from csa.model.state import format_time
-from csa.runner.listing import SessionInfo, select_sessions
+from csa.runner.sessions.listing import SessionInfo, select_sessions
 from csa.runner.setting import Setting, resolve_selector
 from csa.store.archive import MAX_FILE_BYTES, RECORDS, ArchiveWriter
 from csa.store.liveness import probe

@@ -8,10 +8,10 @@ from datetime import UTC, datetime
 from csa.errors import BusyError, CsaError, NotFoundError, RefusedError, StateError, UsageError
 from csa.model.state import SessionState
 from csa.paths import SessionPaths
-from csa.runner.acting import record_act, record_update
 from csa.runner.caller import refuse_own_lineage
-from csa.runner.ending import end_sessions, who_asks
-from csa.runner.provider_copies import remove_provider_copies
+from csa.runner.sessions.acting import record_act, record_update
+from csa.runner.sessions.ending import end_sessions, who_asks
+from csa.runner.sessions.provider_copies import remove_provider_copies
 from csa.runner.setting import Setting, resolve_selector
 from csa.store.held import open_session
 from csa.store.liveness import probe

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import anyio
 
-from csa.runner.verdict import Stop
+from csa.runner.turns.verdict import Stop
 
 
 class Stopping:

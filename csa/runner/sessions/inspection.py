@@ -11,7 +11,7 @@ from csa.model.conversation import Message, read_conversation
 from csa.model.events import Event
 from csa.model.state import SessionState, format_time, parse_time
 from csa.model.usage import Usage
-from csa.runner.listing import SHOWN_LENGTH
+from csa.runner.sessions.listing import SHOWN_LENGTH
 from csa.runner.setting import Setting, resolve_selector
 from csa.store.current import read_current
 from csa.store.liveness import Liveness, probe

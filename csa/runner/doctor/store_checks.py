@@ -10,7 +10,7 @@ from pathlib import Path
 
 from csa.errors import StateError
 from csa.model.check import Check
-from csa.runner.leftovers import find_leftovers
+from csa.runner.turns.leftovers import find_leftovers
 from csa.store.locks import acquire_lock, is_locked
 from csa.store.sessions import Store
 from csa.store.survey import Survey, survey

@@ -15,9 +15,9 @@ from csa.errors import BusyError, StateError
 from csa.model.collection import Rule
 from csa.model.state import SessionState, format_time
 from csa.paths import SessionPaths
-from csa.runner.acting import record_act
-from csa.runner.runfiles import remove_run_files, run_directory
+from csa.runner.sessions.acting import record_act
 from csa.runner.setting import Setting
+from csa.runner.turns.runfiles import remove_run_files, run_directory
 from csa.store.retiring import hold, purge, remove_empty_directories, remove_remains, retire
 from csa.store.sessions import Store
 from csa.store.survey import measure

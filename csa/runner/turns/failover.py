@@ -13,9 +13,10 @@ from csa.errors import CsaError
 from csa.model.adapter import Outcome, ToolExit
 from csa.model.events import Event
 from csa.model.usage import Usage
-from csa.runner.plan import TurnPlan, plan_turn
 from csa.runner.request import RunRequest
 from csa.runner.setting import Setting
+from csa.runner.turns.plan import TurnPlan
+from csa.runner.turns.planning import plan_turn
 from csa.structs import Struct, replace
 
 TRANSIENT_KINDS = frozenset({"rate_limit", "overloaded", "server", "network"})

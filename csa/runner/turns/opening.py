@@ -11,18 +11,18 @@ from datetime import UTC, datetime
 
 from csa.errors import CsaError
 from csa.process.launch import Launched, SpawnError, launch_tool
-from csa.runner.leftovers import describe, leftovers_of, reap
-from csa.runner.preparation import Preparation, prepare_turn
-from csa.runner.recorder import Recorder, begin, publish
-from csa.runner.runfiles import write_run_files
+from csa.runner.turns.leftovers import describe, leftovers_of, reap
+from csa.runner.turns.preparation import Preparation, prepare_turn
+from csa.runner.turns.recorder import Recorder, begin, publish
+from csa.runner.turns.runfiles import write_run_files
 
 TYPE_CHECKING = False  # see csa/structs.py
 if TYPE_CHECKING:
     from csa.model.events import Event
     from csa.model.state import ToolState
-    from csa.runner.plan import TurnPlan
     from csa.runner.request import RunRequest
     from csa.runner.setting import Setting
+    from csa.runner.turns.plan import TurnPlan
 
 
 class Opening:
@@ -125,7 +125,7 @@ class Opening:
 def open_turn(
     setting: Setting, plan: TurnPlan, request: RunRequest, *, csa_command: str, detached: bool = False
 ) -> Opening:
-    """Take the lock and begin the turn. Raises as `csa.runner.recorder.begin`, but CsaError for an OSError."""
+    """Take the lock and begin the turn. Raises as `csa.runner.turns.recorder.begin`, but CsaError for an OSError."""
     try:
         recorder = begin(setting.store, plan, setting.redactor, detached=detached)
         try:  # a budget may have bounded the plan

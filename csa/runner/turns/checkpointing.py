@@ -12,8 +12,8 @@ from csa.store.journal import Journal
 from csa.store.transcript import last_turn_event
 
 if TYPE_CHECKING:
-    from csa.runner.recorder import Recorder
     from csa.runner.setting import Setting
+    from csa.runner.turns.recorder import Recorder
 
 MAX_LABEL = 200
 

@@ -24,8 +24,8 @@ from csa.model.usage import Usage
 from csa.paths import SessionPaths
 from csa.process.logs import OutputLog
 from csa.procfs import ProcessId
-from csa.runner.admission import open_admission
-from csa.runner.plan import TurnPlan
+from csa.runner.turns.admission import open_admission
+from csa.runner.turns.plan import TurnPlan
 from csa.store.atomic import append_private, write_atomically, write_private
 from csa.store.heartbeat import render_heartbeat
 from csa.store.held import RETRY_OR_WAIT, HeldSession, build_session, open_session, store_lock

@@ -25,12 +25,12 @@ from csa.errors import CsaError
 from csa.model.events import Event
 from csa.model.result import RunResult
 from csa.paths import SessionPaths
-from csa.runner.course import Course
-from csa.runner.opening import Opening, open_turn
-from csa.runner.plan import TurnPlan
 from csa.runner.request import RunRequest
 from csa.runner.setting import Setting
-from csa.runner.verdict import Stop
+from csa.runner.turns.course import Course
+from csa.runner.turns.opening import Opening, open_turn
+from csa.runner.turns.plan import TurnPlan
+from csa.runner.turns.verdict import Stop
 from csa.store.usage_stats import note_turn
 from csa.structs import replace
 

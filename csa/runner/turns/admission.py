@@ -13,7 +13,7 @@ from contextlib import ExitStack, contextmanager
 from csa.errors import FullError, Obstacle, RefusedError
 from csa.model.limits import Limits
 from csa.model.state import SessionState
-from csa.runner.plan import TurnPlan
+from csa.runner.turns.plan import TurnPlan
 from csa.store.held import RETRY_OR_WAIT, HeldSession, refuse_busy
 from csa.store.lineage import ancestors
 from csa.store.locks import Lock, is_locked

@@ -15,9 +15,9 @@ from csa.model.result import summarise
 from csa.model.state import SCHEMA, RecordFault, SessionState, parse_state, parse_time
 from csa.model.usage import Usage
 from csa.paths import SessionPaths
-from csa.runner.acting import record_act
-from csa.runner.plan import DESCRIPTION_LENGTH
+from csa.runner.sessions.acting import record_act
 from csa.runner.setting import Setting
+from csa.runner.turns.planning import DESCRIPTION_LENGTH
 from csa.store.atomic import sync_directory, write_atomically
 from csa.store.checking import DAMAGED_PREFIX, Problem, check_session, differing_keys, expected_result
 from csa.store.journal import Journal

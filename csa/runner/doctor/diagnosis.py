@@ -18,11 +18,11 @@ from csa.model.adapter import Adapter
 from csa.model.check import ANSWER_LIMIT_S, Check
 from csa.model.config import Config, combine_layers
 from csa.runner.ancestry import IDENTITY_VARIABLES
+from csa.runner.doctor.store_checks import check_store
+from csa.runner.doctor.system_checks import check_system
+from csa.runner.doctor.tool_checks import ToolFinding, ask_version, find_tools, judge_tool
 from csa.runner.environment import base_environment
 from csa.runner.setting import Setting
-from csa.runner.store_checks import check_store
-from csa.runner.system_checks import check_system
-from csa.runner.tool_checks import ToolFinding, ask_version, find_tools, judge_tool
 from csa.runner.toolbox import check_names, choose_tool, loadable_adapters
 from csa.store.configfile import config_layers
 from csa.structs import Struct, replace

@@ -17,12 +17,12 @@ from csa.runner.environment import (
     session_environment,
     system_note,
 )
-from csa.runner.handoff import DigestLimits, Handoff, make_handoff
-from csa.runner.plan import TurnPlan
 from csa.runner.request import RunRequest
-from csa.runner.runfiles import is_roots_alone, read_named_files, run_directory
 from csa.runner.setting import Setting
 from csa.runner.toolbox import find_command, loadable_adapters
+from csa.runner.turns.handoff import DigestLimits, Handoff, make_handoff
+from csa.runner.turns.plan import TurnPlan
+from csa.runner.turns.runfiles import is_roots_alone, read_named_files, run_directory
 from csa.structs import Struct
 
 
@@ -124,7 +124,7 @@ def _handoff(
 ) -> Handoff | None:
     limits = DigestLimits(turns=setting.config.context_turns, tokens=setting.config.context_tokens)
     if plan.fork is not None:
-        from csa.runner.forking import fork_handoff  # noqa: PLC0415  # only forks need it
+        from csa.runner.turns.forking import fork_handoff  # noqa: PLC0415  # only forks need it
 
         return fork_handoff(plan.fork, setting.store.paths(plan.fork.source_id), plan.adapter.name, limits)
     if plan.is_new or not plan.hands_over:

@@ -20,14 +20,14 @@ from csa.model.result import RunResult, exit_code_for, link_of
 from csa.process.launch import SpawnError
 from csa.process.tagged import command_of
 from csa.process.tool import ToolProcess, attend_tool
-from csa.runner.attempt import Attempt
-from csa.runner.failover import Evidence, Tried, peak_rss, plan_fallback, total_usage
-from csa.runner.fallback import FALLBACK_KINDS
-from csa.runner.opening import Opening
-from csa.runner.plan import TurnPlan
-from csa.runner.runfiles import remove_run_files
-from csa.runner.stopping import Stopping
-from csa.runner.verdict import Stop, Verdict, judge
+from csa.runner.turns.attempt import Attempt
+from csa.runner.turns.failover import Evidence, Tried, peak_rss, plan_fallback, total_usage
+from csa.runner.turns.fallback import FALLBACK_KINDS
+from csa.runner.turns.opening import Opening
+from csa.runner.turns.plan import TurnPlan
+from csa.runner.turns.runfiles import remove_run_files
+from csa.runner.turns.stopping import Stopping
+from csa.runner.turns.verdict import Stop, Verdict, judge
 from csa.store.project import git_head
 from csa.structs import replace
 
@@ -87,7 +87,7 @@ class Course:
         outcome = await self._try()
         if not self.plan.retries or not self._may_retry(outcome):
             return
-        from csa.runner.retrying import try_again  # noqa: PLC0415  # brings tenacity, which only failures need
+        from csa.runner.turns.retrying import try_again  # noqa: PLC0415  # brings tenacity, which only failures need
 
         await try_again(
             outcome, self._try_again, retries=self.plan.retries, may_retry=self._may_retry, pause=self._pause
@@ -144,7 +144,7 @@ class Course:
         return self.stopping.stop is not None and self.stopping.stop.reason != "reaped"
 
     async def _pause(self, seconds: float) -> None:
-        from csa.runner.retrying import rest  # noqa: PLC0415  # see _try_until_settled
+        from csa.runner.turns.retrying import rest  # noqa: PLC0415  # see _try_until_settled
 
         self.stopping = Stopping()
         outcome = self._tried[-1].outcome
@@ -225,7 +225,7 @@ class Course:
         result, events = self.recorder.finish(result, outcome, goes_on=self.following is not None)
         self.recorder.note(f"turn {result.turn}: {result.status}, {verdict.error_message or 'no error'}")
         if self._setting.config.checkpoint_every_turns:
-            from csa.runner.checkpointing import checkpoint_turn  # noqa: PLC0415  # brings git, which few turns need
+            from csa.runner.turns.checkpointing import checkpoint_turn  # noqa: PLC0415  # brings git, which few turns need
 
             checkpoint_turn(self._setting, self.recorder)
         self.last = [*passed_over, *events]

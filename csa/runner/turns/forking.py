@@ -6,40 +6,18 @@ the new session's agent is told a digest of the source's transcript.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from csa.errors import BusyError, UsageError
 from csa.model.state import SessionState, ToolState
 from csa.paths import SessionPaths
-from csa.runner.handoff import DigestLimits, Handoff, digest
 from csa.runner.setting import Setting, resolve_selector
+from csa.runner.turns.handoff import DigestLimits, Handoff, digest
+from csa.runner.turns.plan import Fork, TurnPlan
 from csa.store.liveness import probe
-from csa.structs import Struct, replace
-
-if TYPE_CHECKING:
-    from csa.runner.plan import TurnPlan
+from csa.structs import replace
 
 _OPENING = "This conversation began in another session. What happened there, oldest first:\n\n"
-
-
-class Fork(Struct):
-    """What a new session begins with. `provider_session_id` is None where only a digest can be given."""
-
-    source_id: str
-    turns: int
-    provider_session_id: str | None
-    totals: Mapping[str, float] | None
-
-    def for_another_tool(self) -> Fork:
-        """Return what a tool begins with that cannot have a copy."""
-        return replace(self, provider_session_id=None, totals=None)
-
-    def to_event(self) -> dict[str, Any]:
-        """Return the data of the `fork` event."""
-        how = "native" if self.provider_session_id else "handoff"
-        return {"from": self.source_id, "turns": self.turns, "how": how, "of": self.provider_session_id}
 
 
 def load_source(setting: Setting, selector: str) -> SessionState:

@@ -9,7 +9,7 @@ from pathlib import Path
 from csa.errors import BusyError, CsaError, NotFoundError, RefusedError, StateError, UsageError
 from csa.model.state import SessionState, ToolState
 from csa.paths import SessionPaths
-from csa.runner.acting import record_act, record_update
+from csa.runner.sessions.acting import record_act, record_update
 from csa.runner.setting import Setting
 from csa.store.atomic import sync_directory
 from csa.store.audit import audit_file

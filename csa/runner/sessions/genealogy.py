@@ -9,7 +9,7 @@ from csa.model.rollup import Rollup, Span
 from csa.model.tree import Node, build_forest, walk
 from csa.model.usage import Usage
 from csa.paths import SessionPaths
-from csa.runner.listing import Selection, SessionInfo
+from csa.runner.sessions.listing import Selection, SessionInfo
 from csa.store.observer import Observer, Sight
 from csa.store.turns import read_turns
 

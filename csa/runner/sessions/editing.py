@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from csa.errors import UsageError
 from csa.model.state import SessionState
-from csa.runner.acting import hold_session, record_act, record_update
-from csa.runner.plan import DESCRIPTION_LENGTH, SESSION_NAME, is_unicode
+from csa.runner.sessions.acting import hold_session, record_act, record_update
 from csa.runner.setting import Setting
+from csa.runner.turns.planning import DESCRIPTION_LENGTH, SESSION_NAME, is_unicode
 from csa.store.held import HeldSession, store_lock
 from csa.structs import Struct, replace
 

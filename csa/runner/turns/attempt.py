@@ -21,8 +21,8 @@ from csa.process.framing import LineFramer
 from csa.process.logs import OutputLog
 from csa.process.tool import ToolProcess, cpu_ticks_below, processes_below
 from csa.procfs import ProcessId
-from csa.runner.stopping import Stopping
-from csa.runner.verdict import Stop, out_of_time, too_silent
+from csa.runner.turns.stopping import Stopping
+from csa.runner.turns.verdict import Stop, out_of_time, too_silent
 from csa.store.journal import Journal
 
 FIRST_BEAT_S = 1.0

@@ -26,16 +26,17 @@ from csa.process.launch import SpawnError
 from csa.process.logs import OutputLog
 from csa.process.tool import start_tool
 from csa.procfs import ProcessId
-from csa.runner.attempt import Attempt
 from csa.runner.caller import refuse_own_lineage
-from csa.runner.plan import TurnPlan, plan_turn
-from csa.runner.preparation import Preparation, prepare_compaction
-from csa.runner.recorder import read_cancellation
 from csa.runner.request import RunRequest
-from csa.runner.runfiles import remove_run_files, write_run_files
 from csa.runner.setting import Setting, resolve_selector
-from csa.runner.stopping import Stopping
-from csa.runner.verdict import Stop, judge
+from csa.runner.turns.attempt import Attempt
+from csa.runner.turns.plan import TurnPlan
+from csa.runner.turns.planning import plan_turn
+from csa.runner.turns.preparation import Preparation, prepare_compaction
+from csa.runner.turns.recorder import read_cancellation
+from csa.runner.turns.runfiles import remove_run_files, write_run_files
+from csa.runner.turns.stopping import Stopping
+from csa.runner.turns.verdict import Stop, judge
 from csa.store.atomic import write_private
 from csa.store.heartbeat import render_heartbeat
 from csa.store.held import HeldSession, open_session

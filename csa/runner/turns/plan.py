@@ -1,0 +1,59 @@
+"""What is to be done in a turn, as values: made in `planning`, carried out by all that follows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from csa.model.adapter import Adapter
+from csa.model.permission import Permission
+from csa.model.state import SessionState, ToolState
+from csa.structs import Struct, replace
+
+
+class Fork(Struct):
+    """What a new session begins with. `provider_session_id` is None where only a digest can be given."""
+
+    source_id: str
+    turns: int
+    provider_session_id: str | None
+    totals: Mapping[str, float] | None
+
+    def for_another_tool(self) -> Fork:
+        """Return what a tool begins with that cannot have a copy."""
+        return replace(self, provider_session_id=None, totals=None)
+
+    def to_event(self) -> dict[str, Any]:
+        """Return the data of the `fork` event."""
+        how = "native" if self.provider_session_id else "handoff"
+        return {"from": self.source_id, "turns": self.turns, "how": how, "of": self.provider_session_id}
+
+
+class TurnPlan(Struct, kw_only=True):
+    """A turn that may be run. `state` is the session's before the turn; `is_new` says that it must be created."""
+
+    is_new: bool
+    state: SessionState
+    adapter: Adapter
+    command: tuple[str, ...]
+    why_tool: str
+    transport: str
+    permission: Permission
+    cwd: str
+    account: str
+    model: str | None
+    effort: str | None
+    timeout_s: float | None
+    idle_timeout_s: float | None
+    max_depth: int
+    max_sessions: int = 0
+    retries: int = 0
+    fallback: tuple[str, ...] = ()  # the tools that go on, in this order, when the provider fails
+    hands_over: bool = True
+    callers: tuple[str, ...] = ()  # the calling session and those above it: they go on when this turn has ended
+    fork: Fork | None = None
+
+    @property
+    def tool_state(self) -> ToolState:
+        """What the session knows of the tool's conversation; empty for a tool it has not used."""
+        return self.state.tools.get(self.adapter.name, ToolState())
