@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from csa.cli.output import lossy, print_json
+from csa.cli.output import print_json, warn
 from csa.cli.selecting import add_selector
 from csa.errors import UsageError
 
@@ -40,13 +39,6 @@ def report(arguments: argparse.Namespace, words: str, facts: Mapping[str, Any], 
     else:
         print(words)
     warn(losses)
-
-
-def warn(losses: Iterable[str]) -> None:
-    """Say on stderr what was lost, or should be known."""
-    with lossy(sys.stderr):
-        for loss in losses:
-            print(f"warning: {loss}", file=sys.stderr)
 
 
 def count(number: int, word: str) -> str:

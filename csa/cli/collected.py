@@ -7,8 +7,7 @@ import time
 from datetime import UTC, datetime
 from typing import Any
 
-from csa.cli.acting import warn
-from csa.cli.output import cut_behind, lossy, one_line, print_json, terminal_width
+from csa.cli.output import cut_behind, lossy, one_line, print_json, terminal_width, warn
 from csa.errors import UsageError
 from csa.model.collection import Rule
 from csa.model.duration import parse_duration

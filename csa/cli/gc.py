@@ -13,7 +13,7 @@ from __future__ import annotations
 import sys
 from datetime import UTC, datetime
 
-from csa.cli.selecting import open_client
+from csa.cli.selecting import find_projects, open_client
 
 TYPE_CHECKING = False  # see csa/structs.py
 if TYPE_CHECKING:
@@ -42,11 +42,10 @@ def execute(arguments: argparse.Namespace) -> int:
     )
     from csa.runner.sessions.collecting import collect  # noqa: PLC0415  # as above
     from csa.runner.turns.leftovers import find_leftovers, reap  # noqa: PLC0415  # as above
-    from csa.store.stores import find_stores  # noqa: PLC0415  # as above
 
     setting, dry_run, counter = open_client(arguments).setting, arguments.dry_run, Counter()
     root = setting.store.root
-    stores = list(find_stores(root, with_retired=True)) if arguments.all_projects else [setting.store]
+    stores = find_projects(root) if arguments.all_projects else [setting.store]
     orphans = find_leftovers(root, (store.paths(session_id) for store in stores for session_id in store.ids()))
     report = collect(
         setting,

@@ -13,10 +13,10 @@ import os
 import sys
 from pathlib import Path
 
-from csa.cli.output import print_json, print_problem
-from csa.cli.selecting import open_client
+from csa.cli.output import print_json
+from csa.cli.selecting import Unlistable, open_client
 from csa.cli.session_kill import add_how, check_how, noted, report
-from csa.errors import RefusedError, StateError, UsageError
+from csa.errors import RefusedError, UsageError
 from csa.paths import state_root
 from csa.runner.caller import find_caller
 from csa.runner.sessions.ending import Target, end_all, who_asks
@@ -46,28 +46,22 @@ def execute(arguments: argparse.Namespace) -> int:
             hint="csa session kill -s SESSION, for each that it has started",
         )
     words = who_asks("kill --all", os.environ)
-    faults: dict[str, StateError] = {}
-    states = [(target, probe(target[0].paths(target[1]))) for target in _all(root, faults)]
+    unlistable = Unlistable()
+    states = [(target, probe(target[0].paths(target[1]))) for target in _all(root, unlistable)]
     running = [target for target, liveness in states if liveness.state == "alive"]
-    if not running and not faults and not any(liveness.fault for _, liveness in states):
+    if not running and not unlistable.faults and not any(liveness.fault for _, liveness in states):
         print_json([]) if arguments.json else print("Nothing runs")
         return 0
     if running and not arguments.yes and not _is_confirmed(running):
         return 1
-    found = end_all(lambda: _all(root, faults), words=words, grace_s=arguments.timeout, force=arguments.force)
-    code = report(noted(open_client(arguments).setting, "kill", found), arguments)
-    for fault in faults.values():
-        print_problem(fault.message, hint="what runs there goes on; end it as the user to whom it belongs")
-    return code or (StateError.exit_code if faults else 0)
+    found = end_all(lambda: _all(root, unlistable), words=words, grace_s=arguments.timeout, force=arguments.force)
+    return report(noted(open_client(arguments).setting, "kill", found), arguments, unlistable)
 
 
-def _all(root: Path, faults: dict[str, StateError]) -> list[Target]:
-    """Return all sessions, oldest first: parents before their children. Where none can be listed, `faults` says why."""
-
-    def note(fault: StateError) -> None:
-        faults[str(fault.path)] = fault
-
-    found = [(store, session_id) for store in find_stores(root, on_fault=note) for session_id in store.ids()]
+def _all(root: Path, unlistable: Unlistable) -> list[Target]:
+    """Return all sessions, oldest first: parents before their children."""
+    stores = find_stores(root, on_fault=unlistable.note)
+    found = [(store, session_id) for store in stores for session_id in store.ids()]
     return sorted(found, key=lambda target: target[1])
 
 

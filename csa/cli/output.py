@@ -10,6 +10,7 @@ from csa.errors import CsaError
 
 TYPE_CHECKING = False  # see csa/structs.py
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from typing import IO, Any
 
 _CODES = {"bold": "1", "dim": "2", "red": "31", "green": "32", "yellow": "33", "cyan": "36"}
@@ -42,6 +43,13 @@ def print_problem(message: str, *, hint: str | None = None) -> None:
     if hint:
         lines.append(f"{style('hint:', 'cyan')} {hint}")
     print("\n".join(lines), file=sys.stderr)
+
+
+def warn(losses: Iterable[str]) -> None:
+    """Say on stderr what was lost, or should be known."""
+    with lossy(sys.stderr):
+        for loss in losses:
+            print(f"warning: {loss}", file=sys.stderr)
 
 
 def print_json(value: Any) -> None:

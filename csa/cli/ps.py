@@ -15,10 +15,10 @@ from csa.cli.describe import elapsed, size
 from csa.cli.live import Row
 from csa.cli.output import STATUS_STYLES, Style, cut, display_width, one_line, print_json, terminal_width
 from csa.cli.roster import Roster
+from csa.cli.selecting import find_projects
 from csa.cli.top import OTHERS_SHOWN, by_start, to_json
 from csa.paths import home, state_root
 from csa.runner.sessions.resources import Resources, measure_trees
-from csa.store.stores import find_stores
 from csa.structs import Struct
 
 TYPE_CHECKING = False  # see csa/structs.py
@@ -40,7 +40,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def execute(arguments: argparse.Namespace) -> int:
     root = state_root(os.environ)
-    roster = Roster(lambda: find_stores(root), user_home=home(os.environ))
+    roster = Roster(lambda: find_projects(root, with_retired=False), user_home=home(os.environ))
     rows = by_start(roster.running(others=OTHERS_SHOWN if arguments.all else 0))
     lines = [_Line(row, _resources(row)) for row in rows]
     if arguments.json:

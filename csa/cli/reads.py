@@ -21,7 +21,7 @@ def note_read(command: str, arguments: argparse.Namespace) -> None:
     client = open_client(arguments)
     if not _may_be_asked_for(client.setting) or not client.setting.config.audit_reads:
         return
-    from csa.cli.acting import warn  # noqa: PLC0415  # only who wants this pays for it
+    from csa.cli.output import warn  # noqa: PLC0415  # only who wants this pays for it
     from csa.runner.sessions.acting import record_act  # noqa: PLC0415  # as above
 
     loss = record_act(client.setting, command, client.resolve(selected(arguments)), what="read")

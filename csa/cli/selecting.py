@@ -1,10 +1,12 @@
-"""Naming a session on the command line: `-s`/`--session S`, or S by its position."""
+"""Naming a session on the command line: `-s`/`--session S`, or S by its position; and finding those of all projects."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
+from pathlib import Path
 
-from csa.errors import ConfigError, UsageError
+from csa.cli.output import print_problem, warn
+from csa.errors import ConfigError, StateError, UsageError
 from csa.runner.client import Csa
 from csa.store.sessions import Store
 
@@ -49,6 +51,35 @@ def resolve_all(client: Csa, arguments: argparse.Namespace) -> list[str]:
 def open_client(arguments: argparse.Namespace) -> Csa:
     """Open the project of `--cd`, or of the current directory."""
     return Csa.from_environment(arguments.cd or ".")
+
+
+class Unlistable:
+    """The directories below the state root that could not be listed, each once: sessions may be there."""
+
+    def __init__(self) -> None:
+        self.faults: dict[str, StateError] = {}
+
+    def note(self, fault: StateError) -> None:
+        """Take note of one; the `on_fault` of what looks for sessions."""
+        self.faults[str(fault.path)] = fault
+
+    def report(self, *, hint: str) -> int:
+        """Say on stderr which there are; return what the command then exits with, 0 where there are none."""
+        for fault in self.faults.values():
+            print_problem(fault.message, hint=hint)
+        return StateError.exit_code if self.faults else 0
+
+
+def find_projects(root: Path, *, with_retired: bool = True) -> list[Store]:
+    """Return the stores of all projects, in the order of their paths; what cannot be listed is named on stderr."""
+    from csa.store.stores import find_stores  # noqa: PLC0415  # one project needs none of it
+
+    unlistable = Unlistable()
+    found = sorted(
+        find_stores(root, with_retired=with_retired, on_fault=unlistable.note), key=lambda store: store.project
+    )
+    warn(f"{fault.message[:-1]}; what is there is left out" for fault in unlistable.faults.values())
+    return found
 
 
 def refuse_unknown_tools(client: Csa, stores: Iterable[Store], names: Collection[str]) -> None:

@@ -10,8 +10,7 @@ there (--force takes its sessions nevertheless).
 
 from __future__ import annotations
 
-from csa.cli.acting import warn
-from csa.cli.output import print_json
+from csa.cli.output import print_json, warn
 from csa.cli.selecting import open_client
 
 TYPE_CHECKING = False  # see csa/structs.py

@@ -6,8 +6,7 @@ to it. The project's own repository is not touched. Prints the commit. A running
 
 from __future__ import annotations
 
-from csa.cli.acting import warn
-from csa.cli.output import print_json
+from csa.cli.output import print_json, warn
 from csa.cli.selecting import add_selector, open_client, selected
 
 TYPE_CHECKING = False  # see csa/structs.py

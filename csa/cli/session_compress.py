@@ -10,9 +10,8 @@ from __future__ import annotations
 import signal
 import sys
 
-from csa.cli.acting import warn
 from csa.cli.describe import tokens
-from csa.cli.output import print_json, print_problem
+from csa.cli.output import print_json, print_problem, warn
 from csa.cli.run import heeded_signals, own_command
 from csa.cli.selecting import add_selector, selected
 from csa.errors import CsaError, UsageError

@@ -11,8 +11,7 @@ from __future__ import annotations
 
 import sys
 
-from csa.cli.acting import warn
-from csa.cli.output import lossy, print_error, print_json
+from csa.cli.output import lossy, print_error, print_json, warn
 from csa.cli.selecting import open_client
 from csa.errors import CsaError, UsageError
 

@@ -18,8 +18,8 @@ from typing import IO
 
 from csa.cli.conversation_formats import FORMATS, Document
 from csa.cli.output import print_json
-from csa.cli.selecting import add_selector, open_client
-from csa.errors import UsageError
+from csa.cli.selecting import Unlistable, add_selector, open_client
+from csa.errors import StateError, UsageError
 from csa.runner.client import Csa
 from csa.runner.sessions.exporting import (
     Skipped,
@@ -48,7 +48,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-o", "--output", metavar="FILE", help="write to FILE instead of stdout")
     parser.add_argument("--json", action="store_true", help="with -o: print what was written, as an object")
     parser.add_argument(
-        "--skip-corrupted", action="store_true", help="leave out damaged sessions and lines instead of giving up"
+        "--skip-corrupted",
+        action="store_true",
+        help="leave out damaged sessions and lines, and what cannot be listed, instead of giving up",
     )
 
 
@@ -59,22 +61,26 @@ def execute(arguments: argparse.Namespace) -> int:
             hint="--json -o FILE, or --format json",
         )
     client = open_client(arguments)
-    infos = choose_sessions(client.setting, _selector(arguments), with_tree=arguments.tree)
+    unlistable = Unlistable()
+    infos = choose_sessions(client.setting, _selector(arguments), with_tree=arguments.tree, on_fault=unlistable.note)
+    left_out = [Skipped(str(fault.path), fault.problem) for fault in unlistable.faults.values()]
     is_archive = arguments.format == ARCHIVE
     if is_archive and arguments.output is None and sys.stdout.isatty():
         raise UsageError("An archive is not written to a terminal.", hint="csa session export ... -o FILE")
     if is_archive:
+        for fault in () if arguments.skip_corrupted else unlistable.faults.values():
+            raise StateError(fault.path, fault.problem, hint="--skip-corrupted leaves out what is there")
         kept, skipped = check_exportable(infos, skip_corrupted=arguments.skip_corrupted)
         more = _write(
             arguments.output,
             lambda stream: write_archive(client.setting, kept, stream, skip_corrupted=arguments.skip_corrupted),
         )
-        _report(arguments, [info.session_id for info in kept], [*skipped, *more])
+        _report(arguments, [info.session_id for info in kept], [*left_out, *skipped, *more])
     else:
         readable = [info for info in infos if info.record.fault is None]
         _write(arguments.output, lambda stream: _write_documents(client, readable, arguments.format, stream))
         skipped = [Skipped(i.session_id, i.record.fault.message) for i in infos if i.record.fault]
-        _report(arguments, [info.session_id for info in readable], skipped)
+        _report(arguments, [info.session_id for info in readable], [*left_out, *skipped])
     return 0
 
 

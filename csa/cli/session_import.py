@@ -16,8 +16,7 @@ import sys
 from pathlib import Path
 from typing import IO
 
-from csa.cli.acting import warn
-from csa.cli.output import one_line, print_json
+from csa.cli.output import one_line, print_json, warn
 from csa.cli.selecting import open_client
 from csa.errors import NotFoundError, UsageError
 from csa.runner.sessions.acting import record_act

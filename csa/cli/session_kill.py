@@ -5,18 +5,19 @@ resumed. One that does not react within the grace, or at once with --force, is k
 printed for each session when nothing of it is left.
 
 Exits 0 when nothing of them runs any more, also when nothing did; 1 when something cannot be ended; 5 when an agent
-would end its own session, or one that it works for.
+would end its own session, or one that it works for; 6 when with --tree a directory cannot be listed, so that nobody
+knows whether a descendant runs there.
 """
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Iterator
+from functools import partial
 from pathlib import Path
 
-from csa.cli.acting import warn
-from csa.cli.output import Style, print_json, print_problem
-from csa.cli.selecting import add_selectors, open_client, resolve_all
+from csa.cli.output import Style, print_json, print_problem, warn
+from csa.cli.selecting import Unlistable, add_selectors, open_client, resolve_all
 from csa.errors import UsageError
 from csa.runner.caller import refuse_own_lineage
 from csa.runner.sessions.acting import record_act
@@ -50,11 +51,12 @@ def execute(arguments: argparse.Namespace) -> int:
     ids = resolve_all(client, arguments)
     for session_id in ids:
         refuse_own_lineage(client.caller, session_id, verb="kill")
-    end = end_trees if arguments.tree else end_sessions
+    unlistable = Unlistable()
+    end = partial(end_trees, on_fault=unlistable.note) if arguments.tree else end_sessions
     words = who_asks("session kill", client.setting.environ)
     targets = [(client.store, session_id) for session_id in ids]
     found = end(targets, words=words, grace_s=arguments.timeout, force=arguments.force)
-    return report(noted(client.setting, "session kill", found), arguments)
+    return report(noted(client.setting, "session kill", found), arguments, unlistable)
 
 
 def check_how(arguments: argparse.Namespace) -> None:
@@ -72,8 +74,8 @@ def noted(setting: Setting, command: str, found: Iterable[Ended]) -> Iterator[En
         yield ended
 
 
-def report(found: Iterable[Ended], arguments: argparse.Namespace) -> int:
-    """Print what came of each session as it comes; return the exit code."""
+def report(found: Iterable[Ended], arguments: argparse.Namespace, unlistable: Unlistable) -> int:
+    """Print what came of each session as it comes, and where more may run; return the exit code."""
     seen: list[Ended] = []
     for ended in found:
         seen.append(ended)
@@ -83,7 +85,8 @@ def report(found: Iterable[Ended], arguments: argparse.Namespace) -> int:
             print(_line(ended), flush=True)
     if arguments.json:
         print_json([ended.to_json() for ended in seen])
-    return next((ended.error.exit_code for ended in seen if ended.error), 0)
+    code = unlistable.report(hint="what runs there goes on; end it as the user to whom it belongs")
+    return next((ended.error.exit_code for ended in seen if ended.error), code)
 
 
 def _line(ended: Ended) -> str:

@@ -17,7 +17,7 @@ import time
 from datetime import UTC, datetime
 
 from csa.cli.output import can_redraw, print_json
-from csa.cli.selecting import open_client, refuse_unknown_tools
+from csa.cli.selecting import find_projects, open_client, refuse_unknown_tools
 from csa.errors import StateError, UsageError
 from csa.paths import home
 from csa.runner.client import Csa
@@ -60,7 +60,7 @@ def execute(arguments: argparse.Namespace) -> int:
         if not selection.is_everything or arguments.all_projects:
             raise UsageError("--watch shows the whole tree of one project.", hint="csa top shows all projects")
         return _watch(client, arguments.limit)
-    stores = find_projects(client) if arguments.all_projects else [client.store]
+    stores = find_projects(client.store.root) if arguments.all_projects else [client.store]
     if arguments.tree:
         return _list_tree(client, stores, selection, arguments)
     return _list_rows(client, stores, selection, arguments)
@@ -96,13 +96,6 @@ def read_since(text: str | None, now: datetime) -> datetime | None:
     if moment is None:
         raise UsageError(f"--since: '{text}' is neither a length of time nor a date.", hint=EXAMPLE)
     return moment
-
-
-def find_projects(client: Csa) -> list[Store]:
-    """Return the stores of all projects, in the order of their paths."""
-    from csa.store.stores import find_stores  # noqa: PLC0415  # one project needs none of it
-
-    return sorted(find_stores(client.store.root, with_retired=True), key=lambda store: store.project)
 
 
 def _names(text: str | None) -> frozenset[str]:

@@ -9,8 +9,7 @@ Exits 0 when nothing is damaged any more, and 6 when something is.
 
 from __future__ import annotations
 
-from csa.cli.acting import warn
-from csa.cli.output import print_json
+from csa.cli.output import print_json, warn
 from csa.cli.selecting import add_selector, open_client, selected
 from csa.errors import StateError
 

@@ -7,7 +7,8 @@ Exits 0 when all succeeded, else with the first code that is not 0, in the order
 failed, cancelled, killed or lost; 4 when it cannot be known whether it runs; 6 when its record is damaged; 7 not logged
 in; 8 rate limited; 124 out of time); with --any, with that of the first to end. Exits 4 when --timeout is up.
 
-One whose record is damaged is named on stderr and not waited for; the others are, with --any too.
+One whose record is damaged is named on stderr and not waited for; the others are, with --any too. So it is, with
+--tree, with a directory that cannot be listed: nobody knows which descendants are there.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import sys
 
 from csa.cli.describe import elapsed
 from csa.cli.output import STATUS_STYLES, Style, one_line, print_json, print_problem
-from csa.cli.selecting import add_selectors, open_client, resolve_all
+from csa.cli.selecting import Unlistable, add_selectors, open_client, resolve_all
 from csa.errors import UsageError
 from csa.runner.sessions.waiting import EXIT_BUSY, Ending, await_endings
 
@@ -39,8 +40,14 @@ def execute(arguments: argparse.Namespace) -> int:
     client = open_client(arguments)
     ids = resolve_all(client, arguments)
     endings: dict[str, Ending] = {}
+    unlistable = Unlistable()
     for ending in await_endings(
-        client.store, ids, tree=arguments.tree, first_only=arguments.any, timeout_s=arguments.timeout
+        client.store,
+        ids,
+        tree=arguments.tree,
+        first_only=arguments.any,
+        timeout_s=arguments.timeout,
+        on_fault=unlistable.note,
     ):
         endings[ending.session_id] = ending
         if ending.fault is not None:
@@ -49,12 +56,14 @@ def execute(arguments: argparse.Namespace) -> int:
             _print_line(ending)
     if arguments.json:
         print_json([ending.to_json() for ending in endings.values()])
+    code = unlistable.report(hint="what runs there is not waited for; wait as the user to whom it belongs")
     unfinished = [ending.session_id for ending in endings.values() if ending.status == "running"]
     if unfinished:
         count = f"{len(unfinished)} sessions still run" if len(unfinished) > 1 else f"{unfinished[0]} still runs"
         print_problem(f"After {arguments.timeout:g} s {count}.", hint=f"csa session why -s {unfinished[0]}")
         return EXIT_BUSY
-    return _exit_code([endings[session_id] for session_id in (*ids, *endings) if session_id in endings], arguments)
+    known = [endings[session_id] for session_id in (*ids, *endings) if session_id in endings]
+    return _exit_code(known, arguments) or code
 
 
 def _exit_code(endings: list[Ending], arguments: argparse.Namespace) -> int:

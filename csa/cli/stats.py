@@ -13,9 +13,9 @@ from datetime import UTC, datetime
 
 from csa.cli.describe import elapsed, money, tokens
 from csa.cli.output import Style, cut, display_width, lossy, one_line, print_json, terminal_width
-from csa.cli.selecting import open_client
+from csa.cli.selecting import find_projects, open_client
 from csa.cli.session_artifacts import human_bytes
-from csa.cli.session_list import find_projects, read_since
+from csa.cli.session_list import read_since
 from csa.ids import unique_prefix_length
 from csa.model.state import format_time
 from csa.model.statistics import Tally
@@ -52,7 +52,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def execute(arguments: argparse.Namespace) -> int:
     since = read_since(arguments.since, datetime.now(UTC))
     client = open_client(arguments)
-    stores = find_projects(client) if arguments.all_projects else [client.store]
+    stores = find_projects(client.store.root) if arguments.all_projects else [client.store]
     found = gather_statistics(stores, by=arguments.by, since=since)
     if arguments.json:
         print_json(_to_json(found, by=arguments.by, since=since))

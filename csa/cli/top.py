@@ -9,10 +9,12 @@ from __future__ import annotations
 import os
 import sys
 import time
+from functools import partial
 
 from csa.cli.live import Line, Row, group, lay_out
 from csa.cli.output import can_redraw, print_json, terminal_width
 from csa.cli.roster import Roster
+from csa.cli.selecting import find_projects
 from csa.paths import home, state_root
 from csa.store.stores import find_stores
 
@@ -31,7 +33,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def execute(arguments: argparse.Namespace) -> int:
     root = state_root(os.environ)
-    roster = Roster(lambda: find_stores(root), user_home=home(os.environ))
+    is_live = can_redraw(sys.stdout) and not arguments.json
+    # the live view has no place for warnings
+    find = find_stores if is_live else partial(find_projects, with_retired=False)
+    roster = Roster(lambda: find(root), user_home=home(os.environ))
     others = OTHERS_SHOWN if arguments.all else 0
     if arguments.json:
         print_json([to_json(row) for row in by_start(roster.running(others=others))])
@@ -42,7 +47,7 @@ def execute(arguments: argparse.Namespace) -> int:
         forest = group(roster.running(others=others))
         return lay_out(forest, width=width, height=height, now=time.time(), title="csa top", empty=empty)
 
-    if can_redraw(sys.stdout):
+    if is_live:
         from csa.cli.screen import watch  # noqa: PLC0415  # brings rich, which only a terminal needs
 
         return watch(frame)

@@ -6,9 +6,10 @@ Who is whose parent never changes, so each record is read once, however often on
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from csa.errors import StateError
 from csa.store.sessions import Store
 from csa.store.stores import find_stores
 
@@ -16,16 +17,22 @@ _PARENT = re.compile(rb"parent_session_id\s*=\s*[\"']([0-9A-Z]{26})[\"']")
 
 
 class Family:
-    """The descendants of `founders` below a state root, as far as they have been looked for."""
+    """The descendants of `founders` below a state root, as far as they have been looked for.
 
-    def __init__(self, root: Path, founders: Iterable[str]) -> None:
+    `on_fault` is told, at each look, of what cannot be listed: some may be there.
+    """
+
+    def __init__(
+        self, root: Path, founders: Iterable[str], *, on_fault: Callable[[StateError], None] | None = None
+    ) -> None:
         self._root = root
+        self._on_fault = on_fault
         self._known: dict[str, tuple[str | None, Store]] = {}
         self._members: dict[str, Store | None] = dict.fromkeys(founders)
 
     def look(self) -> list[tuple[Store, str]]:
         """Return the descendants there are now, parents before children."""
-        for store in find_stores(self._root):
+        for store in find_stores(self._root, on_fault=self._on_fault):
             for session_id in store.ids():
                 if session_id not in self._known:
                     self._known[session_id] = (_parent(store, session_id), store)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -201,24 +202,75 @@ def without_privileges(*words: str) -> list[str]:
     return [sys.executable, "-c", f"{drop}; os.execvp(sys.argv[1], sys.argv[1:])", *words]
 
 
-def test_kill_all_where_sessions_cannot_be_listed(place: Place) -> None:
-    """What is found is ended; a directory that may not be listed is named, exit 6, since something may run there."""
+@pytest.fixture
+def unlistable(place: Place) -> Iterator[Path]:
+    """A directory with sessions, of the project, that may not be listed: for what runs `without_privileges`."""
     write_session(store_of(place), 1)
     sessions = place.store / "sessions"
-    running = start_elsewhere(place)
     sessions.chmod(0)
     try:
         if place.shell(without_privileges("ls", str(sessions))).code == 0:
             pytest.skip("here everything can be listed")
-        done = place.shell(without_privileges("csa", "kill", "--all", "--yes"))
-        again = place.shell(without_privileges("csa", "kill", "--all", "--yes", "--json"))
+        yield sessions
     finally:
         sessions.chmod(0o700)
+
+
+@pytest.mark.parametrize("words", [("kill", "--all", "--yes"), ("session", "kill", "--tree")])
+def test_killed_where_sessions_cannot_be_listed(place: Place, unlistable: Path, words: tuple[str, ...]) -> None:
+    """What is found is ended; a directory that may not be listed is named, exit 6, since something may run there."""
+    running = start_elsewhere(place)
+    if "--tree" in words:
+        words = (*words, "--cd", str(place.tmp / "other"), running.session_id)
+    done = place.shell(without_privileges("csa", *words))
+    again = place.shell(without_privileges("csa", *words, "--json"))
     assert running.wait().code != 0
     assert f"{running.session_id}: killed (codex, turn 1)" in done.out
-    assert (done.code, done.err.count(f"error: {sessions}: cannot be read (Permission denied).\n")) == (6, 1)
-    assert (again.code, again.json, str(sessions) in again.err) == (6, [], True)
-    assert place.run("kill", "--all", "--yes").out == "Nothing runs\n"
+    assert (done.code, done.err.count(f"error: {unlistable}: cannot be read (Permission denied).\n")) == (6, 1)
+    assert (again.code, str(unlistable) in again.err) == (6, True)
+    assert [item["outcome"] for item in again.json] == ["not_running"] * ("--tree" in words)
+    unlistable.chmod(0o700)
+    assert place.run(*words).code == 0
+
+
+def test_descendants_that_cannot_be_listed(place: Place, unlistable: Path) -> None:
+    """Nobody knows of all descendants: a `wait` says so when the others have ended, an archive is not made unasked."""
+    other = place.tmp / "other"
+    (other / ".csa").mkdir(parents=True)
+    place.play(["say", "hello"])
+    session_id = place.run("run", "--tool", "codex", "--cd", str(other), "hello").session_id
+    about = ("--cd", str(other), "--tree", "-s", session_id)
+    problem = f"{unlistable}: cannot be read (Permission denied)"
+    waited = place.shell(without_privileges("csa", "session", "wait", *about))
+    assert (waited.code, waited.out.startswith(f"{session_id}: succeeded"), problem in waited.err) == (6, True, True)
+    export = ("session", "export", *about, "-o", str(place.tmp / "archive"))
+    refused = place.shell(without_privileges("csa", *export))
+    assert (refused.code, "hint: --skip-corrupted" in refused.err, (place.tmp / "archive").exists()) == (6, True, False)
+    done = place.shell(without_privileges("csa", *export, "--skip-corrupted", "--json"))
+    assert (done.code, done.json["sessions"]) == (0, [session_id])
+    assert done.json["left_out"] == [{"what": str(unlistable), "why": "cannot be read (Permission denied)"}]
+    read = place.shell(without_privileges("csa", "session", "export", *about, "--format", "md"))
+    assert (read.code, f"left out: {problem}" in read.err) == (0, True)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("ps",),
+        ("top",),
+        ("top", "--json"),
+        ("session", "list", "--all-projects"),
+        ("session", "list", "--all-projects", "--tree"),
+        ("stats", "--all-projects"),
+        ("gc", "--all-projects", "--days", "30"),
+    ],
+)
+def test_all_projects_but_one(place: Place, unlistable: Path, words: tuple[str, ...]) -> None:
+    """What shows all projects says once on stderr what it could not list."""
+    (place.tmp / "other" / ".csa").mkdir(parents=True)
+    done = place.shell(without_privileges("csa", *words, "--cd", str(place.tmp / "other")))
+    warning = f"warning: {unlistable}: cannot be read (Permission denied); what is there is left out\n"
+    assert (done.code, done.err.removesuffix('hint: csa run "what to do" starts one\n')) == (0, warning)
 
 
 def test_a_file_is_no_session(place: Place) -> None:

@@ -101,13 +101,19 @@ def end_sessions(
 
 
 def end_trees(
-    targets: Sequence[Target], *, words: str, grace_s: float = GRACE_S, force: bool = False
+    targets: Sequence[Target],
+    *,
+    words: str,
+    grace_s: float = GRACE_S,
+    force: bool = False,
+    on_fault: Callable[[StateError], None] | None = None,
 ) -> Iterator[Ended]:
     """End sessions and all their descendants: parents first, who could start more, and again until nothing runs.
 
-    What a parent's end takes along is yielded last.
+    What a parent's end takes along is yielded last. `on_fault` is told, at each look, of directories that cannot be
+    listed, where descendants may run.
     """
-    family = Family(targets[0][0].root, [session_id for _, session_id in targets])
+    family = Family(targets[0][0].root, [session_id for _, session_id in targets], on_fault=on_fault)
     running = {turn.session_id: turn for turn in map(_running, family.look()) if turn}
     unreadable = set[str]()
 

@@ -10,7 +10,7 @@ import codecs
 import json
 import os
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO
@@ -41,12 +41,21 @@ class Skipped(Struct):
     why: str
 
 
-def choose_sessions(setting: Setting, selector: str | None, *, with_tree: bool = False) -> list[SessionInfo]:
-    """Return the sessions to export, oldest first: one, it and all below it in any project, or all of the project."""
+def choose_sessions(
+    setting: Setting,
+    selector: str | None,
+    *,
+    with_tree: bool = False,
+    on_fault: Callable[[StateError], None] | None = None,
+) -> list[SessionInfo]:
+    """Return the sessions to export, oldest first: one, it and all below it in any project, or all of the project.
+
+    `on_fault` is told of directories that cannot be listed, where some of a tree may be.
+    """
     if selector is None:
         return select_sessions([setting.store]).infos[::-1]
     session_id = resolve_selector(setting, selector, retired=True)
-    stores = find_stores(setting.store.root) if with_tree else []
+    stores = find_stores(setting.store.root, on_fault=on_fault) if with_tree else []
     infos = {info.session_id: info for info in reversed(select_sessions(stores).infos)}
     wanted = _family(session_id, infos.values())
     if session_id not in infos:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -62,6 +62,7 @@ def await_endings(
     tree: bool = False,
     first_only: bool = False,
     timeout_s: float | None = None,
+    on_fault: Callable[[StateError], None] | None = None,
 ) -> Iterator[Ending]:
     """Yield each session's ending as it comes, and at the end of the time what still runs.
 
@@ -73,12 +74,13 @@ def await_endings(
         tree: wait for their descendants too, also for those that start meanwhile.
         first_only: one ending that is known is enough.
         timeout_s: how long to wait; for ever when None.
+        on_fault: told, at each look, of directories that cannot be listed, where descendants may be.
 
     Raises:
         NotFoundError: a session has never run.
     """
     deadline = time.monotonic() + timeout_s if timeout_s is not None else float("inf")
-    waiting = _Waiting(store, session_ids, tree=tree)
+    waiting = _Waiting(store, session_ids, Family(store.root, session_ids, on_fault=on_fault) if tree else None)
     try:
         while True:
             began = time.monotonic()
@@ -183,12 +185,12 @@ class _Watch:
 class _Waiting:
     """What is waited for, and what has ended so far."""
 
-    def __init__(self, store: Store, session_ids: Sequence[str], *, tree: bool) -> None:
+    def __init__(self, store: Store, session_ids: Sequence[str], family: Family | None) -> None:
         ids = list(dict.fromkeys(session_ids))
         self.pending = {session_id: _Watch(store, session_id) for session_id in ids}
         self._ended: dict[str, Store] = {}
         self._founders = dict.fromkeys(ids, store)
-        self._family = Family(store.root, ids) if tree else None
+        self._family = family
         self._look_at = 0.0
 
     def endings(self) -> Iterator[Ending]:
