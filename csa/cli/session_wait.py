@@ -4,11 +4,12 @@ Prints a line for each session as it ends. Any number may wait for the same sess
 that does not run has ended already. A turn that is followed by another at once is waited for with that one.
 
 Exits 0 when all succeeded, else with the first code that is not 0, in the order in which the sessions were given (1
-failed, cancelled, killed or lost; 4 when it cannot be known whether it runs; 6 when its record is damaged; 7 not logged
-in; 8 rate limited; 124 out of time); with --any, with that of the first to end. Exits 4 when --timeout is up.
+failed, cancelled, killed or lost; 3 when it has never run; 4 when it cannot be known whether it runs; 6 when its record
+is damaged; 7 not logged in; 8 rate limited; 124 out of time); with --any, with that of the first to end. Exits 4 when
+--timeout is up.
 
-One whose record is damaged is named on stderr and not waited for; the others are, with --any too. So it is, with
---tree, with a directory that cannot be listed: nobody knows which descendants are there.
+One whose record is damaged, or that has never run, is named on stderr and not waited for; the others are, with --any
+too. With --tree a directory that cannot be listed is named likewise: nobody knows which descendants are there.
 """
 
 from __future__ import annotations
@@ -51,7 +52,8 @@ def execute(arguments: argparse.Namespace) -> int:
     ):
         endings[ending.session_id] = ending
         if ending.fault is not None:
-            print_problem(ending.fault.message, hint=f"csa session repair --dry-run -s {ending.session_id}")
+            hint = ending.fault.hint or f"csa session repair --dry-run -s {ending.session_id}"
+            print_problem(ending.fault.message, hint=hint)
         elif not arguments.json and ending.status != "running":
             _print_line(ending)
     if arguments.json:

@@ -202,6 +202,17 @@ def test_wait_for_what_never_ran(place: Place, write_foreign: ForeignWriter) -> 
     assert done.code == 3
     assert "has never run" in done.err
     assert f"hint: csa run --session {FOREIGN}" in done.err
+    place.play(["say", "hello"])
+    beside = place.codex().session_id
+    for words, code in ((), 3), (("--any",), 0):
+        done = place.run("session", "wait", *words, FOREIGN, beside)
+        assert (done.code, done.out.startswith(f"{beside}: succeeded"), "has never run" in done.err) == (
+            code,
+            True,
+            True,
+        )
+    (item,) = place.run("session", "wait", "--json", FOREIGN).json
+    assert (item["status"], item["exit_code"], item["error"]["kind"]) == ("idle", 3, "not_found")
     other = FOREIGN[:-1] + "G"
     write_foreign(other, tools={"codex": {"last_exit_code": 3}})
     done = place.run("session", "wait", other)

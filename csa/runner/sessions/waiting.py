@@ -13,7 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from csa.errors import NotFoundError, StateError
+from csa.errors import CsaError, NotFoundError, StateError
 from csa.model.events import Event
 from csa.paths import SessionPaths
 from csa.store.family import Family
@@ -32,7 +32,8 @@ EXIT_BUSY = 4  # it still runs when the time is up, or it cannot be known whethe
 class Ending(Struct, kw_only=True):
     """How a session came to rest; `running` when the time was up before. `exit_code` is the waiter's.
 
-    `damaged` with the `fault`, and `unknown`, are no ends: there nobody can know.
+    `damaged`, and `idle` of one that was named and has never run, have a `fault`. These are no ends, and `unknown` is
+    none: there nobody can know.
     """
 
     session_id: str
@@ -43,12 +44,12 @@ class Ending(Struct, kw_only=True):
     turn: int = 0
     duration_s: float | None = None
     error: dict[str, str] | None = None
-    fault: StateError | None = None
+    fault: CsaError | None = None
 
     @property
     def is_known(self) -> bool:
         """Whether the session has ended, for all that is known."""
-        return self.status not in {"damaged", "unknown", "running"}
+        return self.fault is None and self.status not in {"unknown", "running"}
 
     def to_json(self) -> dict[str, Any]:
         """Return the object that `session wait --json` prints of it; of a fault the `error` tells."""
@@ -66,7 +67,7 @@ def await_endings(
 ) -> Iterator[Ending]:
     """Yield each session's ending as it comes, and at the end of the time what still runs.
 
-    One whose record is damaged is yielded as that, and keeps nobody from waiting for the others.
+    One whose record is damaged, or that has never run, is yielded as that; the others are waited for all the same.
 
     Args:
         store: where the sessions are.
@@ -75,9 +76,6 @@ def await_endings(
         first_only: one ending that is known is enough.
         timeout_s: how long to wait; for ever when None.
         on_fault: told, at each look, of directories that cannot be listed, where descendants may be.
-
-    Raises:
-        NotFoundError: a session has never run.
     """
     deadline = time.monotonic() + timeout_s if timeout_s is not None else float("inf")
     waiting = _Waiting(store, session_ids, Family(store.root, session_ids, on_fault=on_fault) if tree else None)
@@ -122,7 +120,7 @@ class _Watch:
         try:
             liveness, last = settle(self.paths)
         except StateError as fault:
-            return self._damaged(fault)
+            return self._make_faulty("damaged", fault)
         if liveness.state == "alive":
             return None
         if liveness.state == "unknown":
@@ -160,21 +158,24 @@ class _Watch:
         """Judge a session of another implementation by its record alone."""
         record, status = self.store.record(self.session_id).examine()
         if record.fault is not None:
-            return self._damaged(record.fault)
+            return self._make_faulty("damaged", record.fault)
         if status == "idle" and not self._is_named:
             return self._make("idle", 0)
         if status == "idle":
-            raise NotFoundError(
-                f"Session {self.session_id} has never run; there is nothing to wait for.",
-                hint=f'csa run --session {self.session_id} "what to do"',
+            return self._make_faulty(
+                "idle",
+                NotFoundError(
+                    f"Session {self.session_id} has never run; there is nothing to wait for.",
+                    hint=f'csa run --session {self.session_id} "what to do"',
+                ),
             )
         assert record.state is not None
         tool, turn = record.state.last_tool or "", record.state.turns
         return self._make(status, 0 if status == "succeeded" else 1, tool=tool, turn=turn)
 
-    def _damaged(self, fault: StateError) -> Ending:
+    def _make_faulty(self, status: str, fault: CsaError) -> Ending:
         error = {"kind": fault.code, "message": fault.message}
-        return self._make("damaged", fault.exit_code, error=error, fault=fault)
+        return self._make(status, fault.exit_code, error=error, fault=fault)
 
     def _make(self, status: str, exit_code: int, **known: Any) -> Ending:
         return Ending(
