@@ -23,6 +23,7 @@ from rich.text import Text
 
 from csa.cli.live import REFRESH_S, REST, Line
 from csa.cli.output import Style, display_width, lossy, terminal_size
+from csa.process.wakeup import woken_by
 
 _ENDS = {signal.SIGINT: 0, signal.SIGTERM: 143, signal.SIGHUP: 129}
 _WAKES = (*_ENDS, signal.SIGTSTP, signal.SIGWINCH)
@@ -170,7 +171,7 @@ def watch(frame: Callable[[int, int], list[Line]]) -> int:
     """
     screen = Screen(sys.stdout, whole=True)
     frame(*screen.size)  # before the screen changes: the first may take a while, and Ctrl-C ends it as ever
-    with _woken_by_signals() as wakes:
+    with woken_by(_WAKES) as wakes:
         while (code := _watch(screen, frame, wakes)) is None:
             _pause()
     return code
@@ -198,23 +199,6 @@ def _pause() -> None:
     heeded = signal.signal(signal.SIGTSTP, signal.SIG_DFL)
     os.kill(os.getpid(), signal.SIGTSTP)
     signal.signal(signal.SIGTSTP, heeded)
-
-
-@contextmanager
-def _woken_by_signals() -> Iterator[int]:
-    """Yield a descriptor that reads the numbers of signals, which do nothing else meanwhile."""
-    read, write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-    heeded = [number for number in _WAKES if signal.getsignal(number) is not signal.SIG_IGN]  # unlike under nohup
-    before = {number: signal.signal(number, lambda *_: None) for number in heeded}
-    old = signal.set_wakeup_fd(write, warn_on_full_buffer=False)
-    try:
-        yield read
-    finally:
-        signal.set_wakeup_fd(old)
-        for number, handler in before.items():
-            signal.signal(number, handler)
-        os.close(read)
-        os.close(write)
 
 
 @contextmanager

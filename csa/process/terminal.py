@@ -24,6 +24,7 @@ import pexpect
 from csa.model.adapter import ToolExit
 from csa.process import guardian
 from csa.process.launch import SpawnError
+from csa.process.wakeup import woken_by
 from csa.structs import Struct
 
 TICK_S = 0.2
@@ -105,7 +106,7 @@ def run_in_terminal(
         os.close(ours.spare_fd)
     session = _Session(ours, child, control, status)
     try:
-        with _woken_by_signals() as wakes, ours.taken(session):
+        with woken_by((*_ENDS, signal.SIGWINCH)) as wakes, ours.taken(session):
             session.pump(wakes, is_cancelled)
     finally:
         session.close()
@@ -312,20 +313,3 @@ def _write_all(content: bytes) -> None:
     with suppress(OSError):  # our terminal may be gone; stdin says so too
         while view:
             view = view[os.write(sys.stdout.fileno(), view) :]
-
-
-@contextmanager
-def _woken_by_signals() -> Iterator[int]:
-    """Yield a descriptor that reads the numbers of signals, which do nothing else meanwhile."""
-    read, write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-    heeded = [number for number in (*_ENDS, signal.SIGWINCH) if signal.getsignal(number) is not signal.SIG_IGN]
-    before = {number: signal.signal(number, lambda *_: None) for number in heeded}
-    old = signal.set_wakeup_fd(write, warn_on_full_buffer=False)
-    try:
-        yield read
-    finally:
-        signal.set_wakeup_fd(old)
-        for number, handler in before.items():
-            signal.signal(number, handler)
-        os.close(read)
-        os.close(write)

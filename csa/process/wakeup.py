@@ -1,0 +1,28 @@
+"""Signals as something to read, for loops that wait on descriptors."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+
+@contextmanager
+def woken_by(numbers: Iterable[signal.Signals]) -> Iterator[int]:
+    """Yield a descriptor that reads the numbers of these signals, a byte each, which do nothing else meanwhile.
+
+    What is ignored, as hangups are under nohup, stays so. For the main thread only; `set_wakeup_fd` of the library.
+    """
+    read, write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+    heeded = [number for number in numbers if signal.getsignal(number) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, lambda *_: None) for number in heeded}
+    old = signal.set_wakeup_fd(write, warn_on_full_buffer=False)
+    try:
+        yield read
+    finally:
+        signal.set_wakeup_fd(old)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        os.close(read)
+        os.close(write)
