@@ -10,18 +10,18 @@ from __future__ import annotations
 import os
 import pwd
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from csa.errors import RefusedError, StateError
 from csa.ids import is_session_id
 from csa.model.permission import Permission
 from csa.model.state import SessionState
-from csa.paths import SessionPaths, store_dir
+from csa.paths import SessionPaths
 from csa.runner.ancestry import IDENTITY_VARIABLES
+from csa.store.lineage import ancestors
 from csa.store.statefile import load_state
 from csa.structs import Struct
-
-_MAX_ANCESTORS = 1000
 
 
 class Caller(Struct):
@@ -44,20 +44,16 @@ class Caller(Struct):
             return Permission.READ_ONLY
 
     def lineage(self) -> Iterator[str]:
-        """Yield the caller's own id, its parent's, and so on to the root, as far as there are records."""
-        state, seen = self.state, set[str]()
-        while state.session_id not in seen and len(seen) < _MAX_ANCESTORS:
-            yield state.session_id
-            seen.add(state.session_id)
-            parent = state.parent_session_id
-            if parent is None:
-                return
-            project = Path(state.parent_project or state.project_path)
-            try:
-                state = load_state(store_dir(self.root, project) / "sessions" / parent / "state.toml")
-            except StateError:
-                yield parent  # its record is gone; what is above it cannot be known
-                return
+        """Return the caller's own id, its parent's, and so on to the root, which each record names.
+
+        Where a record is gone or damaged, what is between it and the root cannot be known.
+        """
+        known = [self.state]
+        with suppress(StateError):
+            for state in ancestors(self.root, self.state):
+                known.append(state)  # noqa: PERF402  # those before a damaged one are kept
+        ids = [*(state.session_id for state in known), known[-1].parent_session_id, self.state.root_session_id]
+        return iter(dict.fromkeys(filter(None, ids)))
 
 
 def find_caller(environ: Mapping[str, str], root: Path) -> Caller | None:

@@ -1,6 +1,7 @@
 """Who calls csa: found through the records, and refused where the variables lead nowhere."""
 
 import itertools
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -137,6 +138,26 @@ def test_a_lineage_over_projects(store: Store, tmp_path: Path) -> None:
     caller = find_caller(inside(store, CHILD), store.root)
     assert caller is not None
     assert list(caller.lineage()) == [CHILD, PARENT, IDS[9]]
+
+
+@pytest.mark.parametrize("becomes", ["retired", "damaged", "purged"])
+def test_a_lineage_through_one_that_is_gone(store: Store, becomes: str) -> None:
+    """A session that was collected, while those below and above it go on, hides nobody; the root is always known."""
+    finished_session(store, PARENT)
+    finished_session(store, OTHER, parent_session_id=PARENT, root_session_id=PARENT, depth=1)
+    finished_session(store, IDS[3], parent_session_id=OTHER, root_session_id=PARENT, depth=2)
+    finished_session(store, CHILD, parent_session_id=IDS[3], root_session_id=PARENT, depth=3)
+    if becomes == "damaged":
+        store.paths(IDS[3]).state.write_text("x = [")
+    elif becomes == "purged":
+        shutil.rmtree(store.paths(IDS[3]).root)
+    else:
+        (store.path / "retired").mkdir()
+        store.paths(IDS[3]).root.rename(store.path / "retired" / IDS[3])
+    caller = find_caller(inside(store, CHILD), store.root)
+    assert caller is not None
+    between = [OTHER] if becomes == "retired" else []
+    assert list(caller.lineage()) == [CHILD, IDS[3], *between, PARENT]
 
 
 def test_a_lineage_that_is_a_circle_ends(store: Store) -> None:
