@@ -144,13 +144,25 @@ def _dispatch(words: list[str]) -> int:
         from csa.cli.suggesting import usage_error  # noqa: PLC0415  # only a typo pays for it
 
         raise usage_error(command, rest, fault) from fault
-    if arguments.cd is not None and not os.path.isdir(arguments.cd):
-        raise UsageError(f"--cd: there is no directory {arguments.cd}.")
+    if arguments.cd is not None:
+        _change_directory(arguments.cd)
     if command.words in AUDITED_READS:
         from csa.cli.reads import note_read  # noqa: PLC0415  # as above
 
         note_read(" ".join(command.words), arguments)
     return command.execute(arguments)
+
+
+def _change_directory(directory: str) -> None:
+    """Go on as if csa had been started there."""
+    sys.argv[0] = os.path.abspath(sys.argv[0]) if "/" in sys.argv[0] else sys.argv[0]
+    try:
+        os.chdir(directory)
+    except (FileNotFoundError, NotADirectoryError):
+        raise UsageError(f"--cd: there is no directory {directory}.") from None
+    except OSError as error:
+        raise UsageError(f"--cd: {directory}: {error.strerror}.") from error
+    os.environ["PWD"] = os.getcwd()
 
 
 if __name__ == "__main__":

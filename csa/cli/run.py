@@ -106,7 +106,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def execute(arguments: argparse.Namespace) -> int:
-    client = Csa.from_environment(arguments.cd or ".", command=own_command(), owns_process=True)
+    client = Csa.from_environment(command=own_command(), owns_process=True)
     request = _request(arguments)
     if arguments.wait is not None and not arguments.wait >= 0:
         raise UsageError("--wait takes a number of seconds from 0 up.")
@@ -309,7 +309,7 @@ def _request(arguments: argparse.Namespace) -> RunRequest:
         budget_tokens=arguments.budget_tokens,
         budget_usd=arguments.budget_usd,
         budget_time_s=arguments.budget_time,
-        directory=Path(arguments.cd).resolve() if arguments.cd else None,
+        directory=Path.cwd() if arguments.cd else None,
     )
 
 

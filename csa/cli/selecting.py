@@ -8,6 +8,7 @@ from pathlib import Path
 from csa.cli.output import print_problem, warn
 from csa.errors import ConfigError, StateError, UsageError
 from csa.runner.client import Csa
+from csa.runner.setting import RELATIVE_SELECTORS
 from csa.store.sessions import Store
 
 TYPE_CHECKING = False  # see csa/structs.py
@@ -48,9 +49,15 @@ def resolve_all(client: Csa, arguments: argparse.Namespace) -> list[str]:
     return list(dict.fromkeys(client.resolve(selector) for selector in given))
 
 
-def open_client(arguments: argparse.Namespace) -> Csa:
-    """Open the project of `--cd`, or of the current directory."""
-    return Csa.from_environment(arguments.cd or ".")
+def open_client(arguments: argparse.Namespace, *, command: str = "csa", owns_process: bool = False) -> Csa:
+    """Open the project of the current directory; where @self, @parent or @root is named, the project that is in."""
+    client = Csa.from_environment(command=command, owns_process=owns_process)
+    for name in ("session", "session_option", "sessions"):
+        given = getattr(arguments, name, None) or ()
+        for selector in (given,) if isinstance(given, str) else given:
+            if selector in RELATIVE_SELECTORS:
+                return client.in_project_of(selector)
+    return client
 
 
 class Unlistable:

@@ -13,10 +13,9 @@ import sys
 from csa.cli.describe import tokens
 from csa.cli.output import print_json, print_problem, warn
 from csa.cli.run import heeded_signals, own_command
-from csa.cli.selecting import add_selector, selected
+from csa.cli.selecting import add_selector, open_client, selected
 from csa.errors import CsaError, UsageError
 from csa.model.result import kind_in_words
-from csa.runner.client import Csa
 
 TYPE_CHECKING = False  # see csa/structs.py
 if TYPE_CHECKING:
@@ -41,7 +40,7 @@ def execute(arguments: argparse.Namespace) -> int:
     from csa.runner.sessions.acting import record_act  # noqa: PLC0415  # as above
     from csa.runner.turns.compaction import Compaction, plan_compaction  # noqa: PLC0415  # as above
 
-    client = Csa.from_environment(arguments.cd or ".", command=own_command(), owns_process=True)
+    client = open_client(arguments, command=own_command(), owns_process=True)
     plan = plan_compaction(client.setting, selected(arguments), tool=arguments.tool, timeout_s=arguments.timeout)
     become_subreaper()
     compaction = Compaction(client.setting, plan, csa_command=own_command(), owns_process=True)

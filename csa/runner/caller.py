@@ -48,12 +48,22 @@ class Caller(Struct):
 
         Where a record is gone or damaged, what is between it and the root cannot be known.
         """
+        known = self._records()
+        ids = [*(state.session_id for state in known), known[-1].parent_session_id, self.state.root_session_id]
+        return iter(dict.fromkeys(filter(None, ids)))
+
+    def project_of(self, session_id: str) -> Path | None:
+        """Return the project of the caller or of one above it; None where the records do not tell."""
+        projects = {state.session_id: state.project_path for state in self._records()}
+        return Path(projects[session_id]) if session_id in projects else None
+
+    def _records(self) -> list[SessionState]:
+        """Return the caller's record and those above it, as far as they can be read."""
         known = [self.state]
         with suppress(StateError):
             for state in ancestors(self.root, self.state):
                 known.append(state)  # noqa: PERF402  # those before a damaged one are kept
-        ids = [*(state.session_id for state in known), known[-1].parent_session_id, self.state.root_session_id]
-        return iter(dict.fromkeys(filter(None, ids)))
+        return known
 
 
 def find_caller(environ: Mapping[str, str], root: Path) -> Caller | None:

@@ -12,7 +12,7 @@ from csa.ids import ENTROPY_BYTES, new_session_id
 from csa.paths import SessionPaths, make_path, state_root_pathname
 from csa.runner.ancestry import with_identity
 from csa.runner.sessions.listing import SessionInfo, select_sessions
-from csa.runner.setting import Setting, resolve_selector
+from csa.runner.setting import Setting, relative_id, resolve_selector
 from csa.store.liveness import Liveness, probe
 from csa.store.project import find_project
 from csa.store.sessions import Store
@@ -101,6 +101,28 @@ class Csa:
             directory=start,
             config=lambda: _configured(make_path(project), variables),
             caller=lambda: _calling(variables, make_path(root)),
+        )
+        return client
+
+    def in_project_of(self, selector: str) -> Csa:
+        """Return a client for the project in which @self, @parent or @root is, for the same caller."""
+        caller = self.caller
+        project = caller.project_of(relative_id(caller, selector)) if caller else None
+        if project is None or project == self.store.project:
+            return self
+        client = Csa(
+            project,
+            root=self.store.root,
+            environ=self.setting.environ,
+            command=self.command,
+            owns_process=self._owns_process,
+        )
+        client.setting = Setting(
+            store=client.store,
+            environ=self.setting.environ,
+            directory=project,
+            config=lambda: _configured(project, self.setting.environ),
+            caller=lambda: caller,
         )
         return client
 

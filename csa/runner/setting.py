@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from csa.model.redaction import Redactor
     from csa.runner.caller import Caller
 
+RELATIVE_SELECTORS = ("@self", "@parent", "@root")  # relative to the caller, whose project may be another
+
 
 class Setting:
     """What every command starts from. The configuration is read, and the caller looked up, when first needed."""
@@ -68,8 +70,13 @@ def resolve_selector(setting: Setting, selector: str, *, retired: bool = False) 
     caller = setting.caller
     if selector == "@last":
         return setting.store.last_used(caller.session_id if caller else None)
-    if selector not in {"@self", "@parent", "@root"}:
+    if selector not in RELATIVE_SELECTORS:
         raise UsageError(f"Unknown selector '{selector}'.", hint="there are @current, @last, @self, @parent and @root")
+    return setting.store.resolve(relative_id(caller, selector), retired=retired)
+
+
+def relative_id(caller: Caller | None, selector: str) -> str:
+    """Return the id that one of RELATIVE_SELECTORS means, in whichever project; NotFoundError where there is none."""
     if caller is None:
         raise NotFoundError(f"{selector} means something only inside a session.")
     found = {

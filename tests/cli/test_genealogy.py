@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -224,6 +225,27 @@ def test_selectors_of_the_caller(place: Place) -> None:
     assert place.run("session", "is-alive", "@parent", env=env).code == 3
     assert place.codex("more", "--last", env=inner).session_id == leaf
     assert place.codex("more", "--last").session_id == root
+
+
+def test_selectors_of_the_caller_in_another_project(place: Place) -> None:
+    """They are the same wherever the agent stands, and whatever is asked of them."""
+    root, env = place.agent()
+    other = place.tmp / "other"
+    (other / ".git").mkdir(parents=True)
+    middle, inner = place.agent("--cd", str(other), env=env)
+    vendor = place.project / "vendor"
+    (vendor / ".git").mkdir(parents=True)
+    ask = partial(place.run, env=inner, cwd=vendor)
+    for selector, meant in {"@self": middle, "@parent": root, "@root": root}.items():
+        for words in ("info", "is-alive", "why", "budget"):
+            assert ask("session", words, selector, "--json").json.get("session_id", meant) == meant
+        assert ask("session", "result", "-s", selector).out == "noted\n"
+        assert "noted" in ask("session", "show", selector).out
+        assert ask("session", "validate", selector).code == 0
+        assert ask("run", "--session", selector, "more").code == 5
+        assert ask("session", "compress", selector).code == 5
+        assert ask("session", "delete", "--force", selector).code == 5
+    assert place.ids(other) == [middle]
 
 
 def test_permission_is_at_most_the_parents(place: Place) -> None:

@@ -239,6 +239,22 @@ def test_projects_are_apart(place: Place) -> None:
     assert done.out == "FAKE ECHO: two [turns=2]\n"
 
 
+def test_cd_is_as_if_started_there(place: Place) -> None:
+    """Files that are named, read or written, are looked for in the directory that --cd names, as with git -C."""
+    below = place.project / "below"
+    below.mkdir()
+    (place.project / "p.md").write_text("wrong")
+    (below / "p.md").write_text("right")
+    assert place.run("run", "--tool", "codex", "--cd", "below", "--prompt-file", "p.md").out.startswith(
+        "FAKE ECHO: right"
+    )
+    assert place.run("session", "export", "--cd", "below", "@last", "-o", "archive").code == 0
+    assert (below / "archive").exists()
+    assert place.state(place.ids()[0])["tools"]["codex"]["cwd"] == str(below)
+    assert place.run("ps", "--cd", "nowhere").code == 2
+    assert place.run("ps", "--cd", "p.md").err.startswith("error: --cd: there is no directory p.md.")
+
+
 def test_project_is_the_nearest_marked_directory(place: Place) -> None:
     """From a subdirectory, and through a symlink, the project's sessions are found."""
     session_id = place.codex("one").session_id

@@ -18,7 +18,7 @@ from csa.model.result import summarise
 from csa.model.state import SessionState, ToolState
 from csa.runner.caller import owner_name, refuse_own_lineage
 from csa.runner.request import RunRequest
-from csa.runner.setting import Setting, resolve_selector
+from csa.runner.setting import RELATIVE_SELECTORS, Setting, relative_id, resolve_selector
 from csa.runner.toolbox import ToolChoice, choose_tool, loadable_adapters
 from csa.runner.turns.fallback import fallback_of, first_installed
 from csa.runner.turns.plan import TurnPlan
@@ -92,6 +92,8 @@ def _check_numbers(request: RunRequest) -> None:
 
 def _find_target(setting: Setting, request: RunRequest) -> str | None:
     """Return the id of the session to continue; None for a new one."""
+    if request.session in RELATIVE_SELECTORS:
+        refuse_own_lineage(setting.caller, relative_id(setting.caller, request.session))  # in whichever project it is
     if request.session is not None:
         return resolve_selector(setting, request.session)
     if request.last:
