@@ -110,6 +110,8 @@ def execute(arguments: argparse.Namespace) -> int:
     request = _request(arguments)
     if arguments.wait is not None and not arguments.wait >= 0:
         raise UsageError("--wait takes a number of seconds from 0 up.")
+    if arguments.detach and arguments.ephemeral:
+        raise UsageError("--detach and --ephemeral exclude each other: nobody would see the answer.")
     if arguments.dry_run:
         _print_plan(client.plan(request), as_json=arguments.json)
         return 0
@@ -297,7 +299,7 @@ def _request(arguments: argparse.Namespace) -> RunRequest:
         model=arguments.model,
         effort=arguments.effort,
         permission=Permission(arguments.permission) if arguments.permission else None,
-        system=_read_file("--system-file", arguments.system_file) if arguments.system_file else arguments.system,
+        system=_system(arguments),
         ephemeral=arguments.ephemeral,
         timeout_s=arguments.timeout,
         ttl=_ttl(arguments.ttl) if arguments.ttl is not None else None,
@@ -327,13 +329,19 @@ def _ttl(text: str) -> timedelta:
 def _prompt(arguments: argparse.Namespace) -> str:
     """Put the prompt together. stdin is read only where it is asked for, or is the only source."""
     words = arguments.prompt if arguments.prompt not in {None, "-"} else None
-    if words is not None and arguments.prompt_file:
+    if words is not None and arguments.prompt_file is not None:
         raise UsageError("PROMPT and --prompt-file exclude each other.")
-    if arguments.prompt_file:
+    if arguments.prompt_file is not None:
         words = _read_file("--prompt-file", arguments.prompt_file)
     if words is None:
         return _read_stdin()
     return f"{words}\n\n{_read_stdin()}" if arguments.stdin else str(words)
+
+
+def _system(arguments: argparse.Namespace) -> str | None:
+    if arguments.system_file is None:
+        return arguments.system  # type: ignore[no-any-return]  # a word, or None
+    return _read_file("--system-file", arguments.system_file)
 
 
 def _read_stdin() -> str:

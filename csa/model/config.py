@@ -23,12 +23,16 @@ TRANSPORTS = (NATIVE, "acp")
 
 
 class Key(Struct):
-    """One key: its type, default and meaning; `limits` marks those that a project file can only tighten."""
+    """One key: its type, default and meaning; `limits` marks those that a project file can only tighten.
+
+    Less is tighter, 0 being no limit at all; where `grows`, more is.
+    """
 
     kind: _Kind
     default: Any
     meaning: str
     limits: bool = False
+    grows: bool = False
 
 
 KEYS: Mapping[str, Key] = {
@@ -49,9 +53,9 @@ KEYS: Mapping[str, Key] = {
     "checkpoint_every_turns": Key("count", 0, "put a session on record in git at every N-th turn's end; 0 is never"),
     "idle_timeout_s": Key("seconds", 0.0, "silence after which a turn is ended, in seconds; 0 is none", limits=True),
     "session_ttl": Key("duration", "", "when new sessions expire, as 7d or 12h; empty: never"),
-    "max_sessions": Key("count", 0, "how many sessions a project may keep; then new ones are refused; 0 is no limit"),
-    "undo_days": Key("count", 7, "for how many days a session that was cleaned or deleted can be restored"),
-    "audit_reads": Key("flag", False, "whether result, logs, show and info are noted in audit.jsonl as well"),
+    "max_sessions": Key("count", 0, "how many sessions a project may keep; 0 is no limit", limits=True),
+    "undo_days": Key("count", 7, "for how many days what is gone can be restored", limits=True, grows=True),
+    "audit_reads": Key("flag", False, "note in audit.jsonl also who reads a session", limits=True, grows=True),
 }
 TOOL_KEYS: Mapping[str, Key] = {
     "command": Key("words", (), "how the tool is started: its executable, and arguments"),
@@ -265,6 +269,8 @@ def _unknown(origin: str, name: str, known: list[str], *, where: str = "", prefi
 def _loosens(name: str, new: Any, current: Any) -> bool:
     if name == "permission":
         return Permission(new).rank > Permission(current).rank
+    if _key_of(name).grows:
+        return bool(new < current)
     if not _key_of(name).default:  # 0, and 0 is no limit
         return bool(current) and (not new or new > current)
     return bool(new > current)

@@ -11,6 +11,8 @@ import json
 import os
 import subprocess
 import sys
+import time
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,16 @@ from csa.runner.request import RunRequest
 from csa.structs import Struct, asdict, replace
 
 START_LIMIT_S = 60.0
+
+
+class AppearedError(CsaError):
+    """Another run has created the session that this one was to create."""
+
+    code, exit_code = "appeared", BusyError.exit_code
+
+    def __init__(self, session_id: str) -> None:
+        super().__init__(f"Another run has just created session {session_id}.", hint="retry")
+        self.session_id = session_id
 
 
 class Detached(Struct):
@@ -57,12 +69,12 @@ def start_detached(
             f"A detached turn cannot outlive the sandbox of {sandbox} that csa was called in.",
             hint="run it in the foreground, or give the calling session --permission full",
         )
+    deadline = time.monotonic() + (wait_s or 0.0)
     plan = client.plan(request)
     session_id = plan.state.session_id
-    if not plan.is_new:
-        request = replace(request, session=session_id, session_id=None, last=False)
+    pinned = request if plan.is_new else replace(request, session=session_id, session_id=None, last=False)
     order = {
-        "request": request_to_json(request),
+        "request": request_to_json(pinned),
         "session_id": session_id,
         "directory": str(client.setting.directory),
         "command": client.command,
@@ -71,7 +83,12 @@ def start_detached(
         "caller": {name: client.setting.environ.get(name) for name in IDENTITY_VARIABLES},
     }
     own = {"CSA_SESSION_ID": session_id, "CSA_SESSION_DIR": str(client.store.paths(session_id).root)}
-    return _start(order, {**client.setting.environ, **own})
+    try:
+        return _start(order, {**client.setting.environ, **own})
+    except AppearedError:  # its name has come to mean another session, whose supervisor has to be another
+        if wait_s is None or time.monotonic() >= deadline:
+            raise
+        return start_detached(client, request, wait_s=deadline - time.monotonic(), on_finish=on_finish)
 
 
 def _start(order: dict[str, Any], environ: dict[str, str]) -> Detached:
@@ -105,6 +122,7 @@ def request_to_json(request: RunRequest) -> dict[str, Any]:
     """Return a request as JSON values."""
     values = asdict(request)
     values["permission"] = request.permission.value if request.permission else None
+    values["ttl"] = request.ttl.total_seconds() if request.ttl is not None else None
     values["directory"] = os.fspath(request.directory) if request.directory else None
     return values
 
@@ -116,6 +134,7 @@ def request_from_json(values: dict[str, Any]) -> RunRequest:
         **values,
         "fallback": None if fallback is None else tuple(fallback),
         "permission": Permission(permission) if permission else None,
+        "ttl": None if values["ttl"] is None else timedelta(seconds=values["ttl"]),
         "directory": Path(directory) if directory else None,
     }
     return RunRequest(**known)
@@ -123,11 +142,14 @@ def request_from_json(values: dict[str, Any]) -> RunRequest:
 
 def error_to_json(error: CsaError) -> dict[str, Any]:
     """Return an error for another process to raise."""
-    return {"code": error.code, "exit_code": error.exit_code, "message": error.message, "hint": error.hint}
+    said = {"code": error.code, "exit_code": error.exit_code, "message": error.message, "hint": error.hint}
+    return {**said, "session_id": error.session_id} if isinstance(error, AppearedError) else said
 
 
 def _error_from(said: dict[str, Any]) -> CsaError:
     """Return the error as whoever called would have raised it."""
+    if said["code"] == AppearedError.code:
+        return AppearedError(said["session_id"])
     kinds = (
         UsageError,
         errors.NotFoundError,

@@ -16,12 +16,12 @@ from typing import Any
 
 import anyio
 
-from csa.errors import BusyError, CsaError
+from csa.errors import CsaError
 from csa.model.redaction import Redactor, StreamRedactor
 from csa.model.result import RunResult
 from csa.process.launch import become_subreaper
 from csa.runner.client import Csa
-from csa.runner.detach import error_to_json, request_from_json
+from csa.runner.detach import AppearedError, error_to_json, request_from_json
 from csa.runner.on_finish import run_on_finish
 from csa.runner.turns.patience import try_until_free
 from csa.runner.turns.turn import Turn
@@ -84,7 +84,7 @@ def _turn(order: dict[str, Any]) -> Turn:
     )
     turn = client.run(request_from_json(order["request"]), new_id=order["session_id"], detached=True)
     if turn.session_id != order["session_id"]:
-        raise BusyError(f"Another run has just created session {turn.session_id}.", hint="retry")
+        raise AppearedError(turn.session_id)
     return turn
 
 

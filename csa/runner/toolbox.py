@@ -106,6 +106,20 @@ def check_names(config: Config, *keys: str) -> None:
                 raise ConfigError(f"{origin}: '{key}': {error.message}", hint=error.hint)
 
 
+def check_tables(config: Config) -> None:
+    """Raise ConfigError for settings of a tool that there is not, which would do nothing, or that cannot be started."""
+    known = adapter_names(config)
+    for key, (_, origin) in config.values.items():
+        if not key.startswith("tools."):
+            continue
+        name = key.removeprefix("tools.").rpartition(".")[0]
+        if name not in known:
+            error = unknown_tool(name, known)
+            raise ConfigError(f"{origin}: '[tools.{name}]': {error.message}", hint=error.hint)
+        if key.endswith(".transport"):
+            find_adapter(name, config)
+
+
 def loadable_adapters(config: Config, transport: str | None = None) -> tuple[list[Adapter], list[str]]:
     """Return the adapters that load, and what is wrong with those that do not."""
     adapters: list[Adapter] = []
@@ -136,11 +150,12 @@ def choose_tool(
         ConfigError: the configured tool, or one of the order, is none.
         ToolUnavailableError: the tool, or any tool, is not installed.
     """
-    if asked and asked != AUTO:
+    check_tables(config)
+    if asked is not None and asked != AUTO:
         return _named(asked, "asked for", config, environ, transport)
-    if previous and not asked:
+    if previous and asked is None:
         return _named(previous, "the session's last tool", config, environ, transport)
-    if config.tool != AUTO and not asked:
+    if config.tool != AUTO and asked is None:
         check_names(config, "tool")
         return _named(config.tool, "configured", config, environ, transport)
     check_names(config, "tools_order")

@@ -6,7 +6,7 @@ from csa.errors import UsageError
 from csa.model.state import SessionState
 from csa.runner.sessions.acting import hold_session, record_act, record_update
 from csa.runner.setting import Setting
-from csa.runner.turns.planning import DESCRIPTION_LENGTH, SESSION_NAME, is_unicode
+from csa.runner.turns.planning import SESSION_NAME, description_of, is_unicode
 from csa.store.held import HeldSession, store_lock
 from csa.structs import Struct, replace
 
@@ -46,9 +46,7 @@ def describe_session(setting: Setting, selector: str, text: str) -> Edit:
     """Give a session another description: one line, redacted, cut to 80 characters."""
     if not is_unicode(text):
         raise UsageError("The description must be UTF-8.")
-    line = " ".join(setting.redactor.redact(text).split())
-    if len(line) > DESCRIPTION_LENGTH:
-        line = line[: DESCRIPTION_LENGTH - 1] + "…"
+    line = description_of(setting, text)
     with hold_session(setting, selector) as held:
         return _save(setting, held, replace(held.state, description=line), "session describe")
 

@@ -16,6 +16,7 @@ from csa.errors import BusyError, FullError
 
 POLL_S = 0.05
 MAX_PAUSE_S = 1.0
+_MAX_DOUBLINGS = 10
 _T = TypeVar("_T")
 
 
@@ -50,7 +51,7 @@ def try_until_free(attempt: Callable[[], _T], *, limit_s: float, tell: Callable[
 
 def _wait(is_over: Callable[[], bool] | None, deadline: float, *, failures: int) -> bool:
     """Sleep until it is over, or once where only another try can tell; return whether there was time."""
-    window_s = min(POLL_S * 2**failures, MAX_PAUSE_S) if failures else 0.0
+    window_s = min(POLL_S * 2 ** min(failures, _MAX_DOUBLINGS), MAX_PAUSE_S) if failures else 0.0
     while _sleep(POLL_S, deadline):
         if is_over is None:
             return True

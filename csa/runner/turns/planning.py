@@ -14,7 +14,6 @@ from csa.ids import is_session_id
 from csa.model.config import Config
 from csa.model.limits import Budget, Limits
 from csa.model.permission import Permission
-from csa.model.result import summarise
 from csa.model.state import SessionState, ToolState
 from csa.runner.caller import owner_name, refuse_own_lineage
 from csa.runner.request import RunRequest
@@ -50,6 +49,8 @@ def _check_words(request: RunRequest) -> None:
     ways = [request.session is not None, request.last, request.session_id is not None]
     if sum(ways) > 1:
         raise UsageError("--session, --last and --session-id exclude each other.")
+    if None not in {request.session_id, request.name} and request.name != request.session_id and not _asked_id(request):
+        raise UsageError(f"--session-id {request.session_id} names the session; --name {request.name} is another name.")
     _check_beginning(request)
     if not request.prompt.strip():
         raise UsageError("The prompt is empty.", hint='csa run "what to do"')
@@ -145,7 +146,11 @@ def _plan_new(setting: Setting, request: RunRequest, *, new_id: str, now: dateti
         project_path=str(project),
         created_at=now,
         last_accessed=now,
-        description=_description(setting, request),
+        description=(
+            description_of(setting, request.description)
+            if request.description
+            else _description_of_prompt(setting, request.prompt)
+        ),
         name=name,
         owner=owner_name(setting.environ),
         branch=git_branch(project),
@@ -193,7 +198,7 @@ def _plan_resume(setting: Setting, request: RunRequest, session_id: str, *, now:
     state = replace(
         state,
         name=request.name or state.name,
-        description=setting.redactor.redact(request.description) if request.description else state.description,
+        description=description_of(setting, request.description) if request.description else state.description,
         expires_at=_expiry_on_resume(setting, request, state, now),
         limits=_limits_on_resume(setting, state),
         budget=_budget_on_resume(setting, request, state),
@@ -343,7 +348,13 @@ def is_unicode(text: str) -> bool:
     return True
 
 
-def _description(setting: Setting, request: RunRequest) -> str:
-    redact = setting.redactor.redact  # the whole text: a part of a secret would not be recognised
-    text = redact(request.description) if request.description else summarise(redact(request.prompt))
-    return text if len(text) <= DESCRIPTION_LENGTH else text[: DESCRIPTION_LENGTH - 1] + "…"
+def description_of(setting: Setting, text: str) -> str:
+    """Return a text as the description of a session: redacted, on one line, cut to 80 characters."""
+    line = " ".join(setting.redactor.redact(text).split())  # the whole text: who cuts first may cut a secret
+    return line if len(line) <= DESCRIPTION_LENGTH else line[: DESCRIPTION_LENGTH - 1] + "…"
+
+
+def _description_of_prompt(setting: Setting, prompt: str) -> str:
+    """Return its first line that says something."""
+    lines = setting.redactor.redact(prompt).splitlines()
+    return description_of(setting, next((line for line in lines if line.strip()), ""))
