@@ -7,7 +7,7 @@ import os
 from csa.cli.output import print_json
 from csa.cli.selecting import open_client
 from csa.model.config import combine_layers
-from csa.runner.toolbox import check_names, check_tables
+from csa.runner.toolbox import check_config
 from csa.store.configfile import config_layers
 
 TYPE_CHECKING = False  # see csa/structs.py
@@ -21,9 +21,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def execute(arguments: argparse.Namespace) -> int:
     layers = config_layers(open_client(arguments).store.project, os.environ)
-    config = combine_layers(layers)
-    check_names(config, "tool", "tools_order", "fallback")
-    check_tables(config)
+    check_config(combine_layers(layers))
     sources = [layer.origin for layer in layers]
     if arguments.json:
         print_json({"valid": True, "sources": sources})

@@ -15,7 +15,7 @@ from anyio import to_thread
 from csa.cli.describe import describe
 from csa.cli.live import REFRESH_S, REST, Row, arrange, lay_out
 from csa.cli.output import Style, lossy
-from csa.cli.progress import Silence, Subject, closing_line, headline_of_fallback, say, say_whole
+from csa.cli.progress import Silence, Subject, closing_line, headline_of_fallback, room_on, say, say_whole
 from csa.cli.roster import Roster
 from csa.cli.screen import Screen
 from csa.ids import ENTROPY_BYTES, new_session_id
@@ -92,6 +92,7 @@ class LiveTree(Silence):
         while True:
             began = time.monotonic()
             self._others = await to_thread.run_sync(self._roster.rows, self._is_ours, abandon_on_cancel=True)
+            await room_on(sys.stderr)
             with lossy(sys.stderr):
                 self._draw()
             await anyio.sleep(max(REFRESH_S, REST * (time.monotonic() - began)))

@@ -54,8 +54,13 @@ def warn(losses: Iterable[str]) -> None:
 
 def print_json(value: Any) -> None:
     """Print one JSON value on one line."""
+    print(to_json(value))
+
+
+def to_json(value: Any) -> str:
+    """Render one JSON value on one line, as stdout takes it."""
     is_utf8 = sys.stdout.encoding.lower() in {"utf-8", "utf8"}  # else JSON's escapes, not Python's
-    print(json.dumps(value, ensure_ascii=not is_utf8))
+    return json.dumps(value, ensure_ascii=not is_utf8)
 
 
 class lossy:  # noqa: N801  # as contextlib.suppress, without importing what makes such functions
@@ -82,6 +87,15 @@ def silence(stream: IO[str]) -> None:
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, stream.fileno())
     os.close(null)
+
+
+def has_room(stream: IO[str]) -> bool:
+    """Say whether up to PIPE_BUF bytes find room at once: not in a pipe nobody reads, or on a terminal after Ctrl-S."""
+    import select  # noqa: PLC0415  # only who must not be held up asks
+
+    poll = select.poll()
+    poll.register(stream.fileno(), select.POLLOUT)
+    return bool(poll.poll(0))
 
 
 class Style:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import sys
 import time
-from typing import TYPE_CHECKING, Protocol
+from typing import IO, TYPE_CHECKING, Protocol
 
 from csa.cli.describe import describe, elapsed, money, tokens
-from csa.cli.output import Style, cut, terminal_width
+from csa.cli.output import Style, cut, has_room, terminal_width
 from csa.model.events import Event
 from csa.model.usage import Usage
 from csa.runner.client import Csa
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from csa.runner.turns.turn import Turn
 
 _LINE_WIDTH = 160
+_LOOK_FOR_ROOM_S = 0.05
 
 
 class Subject(Struct, kw_only=True):
@@ -113,6 +114,14 @@ class PlainLines(Silence):
                 say(cut(self._message, _LINE_WIDTH))
             self._message = ""
             say(cut(line, _LINE_WIDTH))
+
+
+async def room_on(stream: IO[str]) -> None:
+    """Wait until a little can be printed: who does not read what csa says holds up neither time limits nor signals."""
+    import anyio  # noqa: PLC0415  # imported by the caller
+
+    while not has_room(stream):  # noqa: ASYNC110  # the reader sets no event
+        await anyio.sleep(_LOOK_FOR_ROOM_S)
 
 
 def headline_of_fallback(event: Event) -> str:

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 
-from csa.cli.output import lossy, print_json, print_problem
+from csa.cli.output import lossy, print_json, print_problem, to_json
 from csa.errors import UsageError
 from csa.model.config import AUTO, TRANSPORTS
 from csa.model.duration import parse_duration
@@ -32,8 +32,10 @@ if TYPE_CHECKING:
     import argparse
 
     from csa.cli.progress import Progress
+    from csa.model.events import Event
     from csa.runner.turns.turn import Turn
 
+_PIECE = 1 << 10  # characters, so that they are no more than PIPE_BUF bytes
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -209,7 +211,7 @@ async def _drive(turn: Turn, progress: Progress, stream_faults: list[OSError] | 
     """
     import anyio  # noqa: PLC0415  # imported by the caller
 
-    from csa.cli.progress import Subject  # noqa: PLC0415  # as above
+    from csa.cli.progress import Subject, room_on  # noqa: PLC0415  # as above
 
     with anyio.open_signal_receiver(*heeded_signals()) as signals:
         async with turn, anyio.create_task_group() as tasks:
@@ -218,6 +220,8 @@ async def _drive(turn: Turn, progress: Progress, stream_faults: list[OSError] | 
                 for number in noted:
                     turn.cancel(signal_name=signal.Signals(number).name)
                 async for number in signals:
+                    if turn.result is not None:  # all that is left is what nobody reads
+                        tasks.cancel_scope.cancel()
                     turn.cancel(signal_name=signal.Signals(number).name)
 
             tasks.start_soon(obey)
@@ -227,15 +231,26 @@ async def _drive(turn: Turn, progress: Progress, stream_faults: list[OSError] | 
                 tasks.start_soon(progress.keep_fresh)
                 async for event in turn:
                     if stream_faults is not None:
-                        with lossy(sys.stdout, stream_faults):
-                            print_json(event.to_dict())
-                            sys.stdout.flush()
+                        await _stream(event, stream_faults)
+                    await room_on(sys.stderr)
                     with lossy(sys.stderr):
                         progress.show(event)
             finally:
                 with lossy(sys.stderr):
                     progress.end()
             tasks.cancel_scope.cancel()
+
+
+async def _stream(event: Event, faults: list[OSError]) -> None:
+    """Print an event to stdout, as fast as that is read."""
+    from csa.cli.progress import room_on  # noqa: PLC0415  # as above
+
+    text = to_json(event.to_dict()) + "\n"
+    for at in range(0, len(text), _PIECE):
+        await room_on(sys.stdout)
+        with lossy(sys.stdout, faults):
+            sys.stdout.write(text[at : at + _PIECE])
+            sys.stdout.flush()
 
 
 def heeded_signals() -> list[signal.Signals]:

@@ -145,6 +145,8 @@ def _follow(client: Csa, session_id: str, owner: Owner, seen: _Seen, *, quiet: b
 async def _show(looks: Iterator[Iterator[Event]], subject: Subject, progress: Progress, seen: _Seen) -> int | None:
     import anyio  # noqa: PLC0415  # imported by the caller
 
+    from csa.cli.progress import room_on  # noqa: PLC0415  # as above
+
     detached_by: list[int] = []
     with anyio.open_signal_receiver(*_DETACHING) as signals:
         async with anyio.create_task_group() as tasks:
@@ -161,6 +163,7 @@ async def _show(looks: Iterator[Iterator[Event]], subject: Subject, progress: Pr
                 for look in looks:
                     for event in look:
                         seen.note(event)
+                        await room_on(sys.stderr)
                         with lossy(sys.stderr):
                             progress.show(event)
                     await anyio.sleep(_LOOK_S)

@@ -107,7 +107,7 @@ def check_names(config: Config, *keys: str) -> None:
 
 
 def check_tables(config: Config) -> None:
-    """Raise ConfigError for settings of a tool that there is not, which would do nothing, or that cannot be started."""
+    """Raise ConfigError for settings of a tool that there is not, which would do nothing."""
     known = adapter_names(config)
     for key, (_, origin) in config.values.items():
         if not key.startswith("tools."):
@@ -116,8 +116,14 @@ def check_tables(config: Config) -> None:
         if name not in known:
             error = unknown_tool(name, known)
             raise ConfigError(f"{origin}: '[tools.{name}]': {error.message}", hint=error.hint)
-        if key.endswith(".transport"):
-            find_adapter(name, config)
+
+
+def check_config(config: Config) -> None:
+    """Raise ConfigError for whatever names a tool that there is not, or a configured agent that cannot be started."""
+    check_names(config, "tool", "tools_order", "fallback")
+    check_tables(config)
+    for name in config.acp_tools:
+        find_adapter(name, config)
 
 
 def loadable_adapters(config: Config, transport: str | None = None) -> tuple[list[Adapter], list[str]]:

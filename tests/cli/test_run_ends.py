@@ -23,6 +23,9 @@ TREE: list[list[Any]] = [
 ]
 
 
+SESSION = "01JH4QWERT1234567890ABCDEF"
+
+
 def no_lock_is_held(place: Place, session_id: str) -> bool:
     return place.run("session", "is-alive", session_id).code == 1
 
@@ -171,6 +174,43 @@ def test_interrupt_after_the_answer(place: Place) -> None:
     done = running.wait()
     assert (done.code, done.out) == (0, "done\n")
     assert place.run("session", "result", done.session_id).out == "done\n"
+
+
+@pytest.mark.parametrize("how", ["--stream-json", "--json"])
+@pytest.mark.parametrize("ends", ["--timeout", "TERM"])
+def test_nobody_reads_what_csa_says(place: Place, how: str, ends: str) -> None:
+    """A full pipe on stdout, or on stderr, holds up neither the time limit nor a signal: the turn is ended by them."""
+    place.play(["emit-many", 20_000], *place.hold(), ["say", "never"])
+    words = ["--session-id", SESSION, how, *(["--timeout", "3"] if ends == "--timeout" else [])]
+    with start_unread(place, *words) as process:
+        place.wait_ready()
+        if ends == "TERM":
+            process.send_signal(signal.SIGTERM)
+        status = "timed_out" if ends == "--timeout" else "cancelled"
+        wait_for(lambda: place.status(SESSION) == status, "the turn is ended")
+        assert process.poll() is None
+        out, _ = process.communicate()
+    assert process.returncode == (124 if ends == "--timeout" else 143)
+    assert out.count(b"\n") > 100 if how == "--stream-json" else b'"status":' in out
+
+
+def test_a_reader_that_never_comes(place: Place) -> None:
+    """When the turn has ended, a signal ends csa too, whose last words nobody reads."""
+    place.play(["emit-many", 4000], ["say", "done"])
+    with start_unread(place, "--session-id", SESSION, "--stream-json", "-q") as process:
+        wait_for(place.ids, "there is a session")
+        wait_for(lambda: place.status(SESSION) == "succeeded", "the turn has ended")
+        assert process.poll() is None
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(20) == 0
+
+
+def start_unread(place: Place, *words: str) -> subprocess.Popen[bytes]:
+    """Start a run of codex whose output goes into pipes."""
+    argv = [CSA, "run", "--tool", "codex", *words, "hello"]
+    return subprocess.Popen(
+        argv, cwd=place.project, env=place.environment(None), stdin=DEVNULL, stdout=PIPE, stderr=PIPE
+    )
 
 
 def test_reader_of_stderr_that_goes_away(place: Place) -> None:

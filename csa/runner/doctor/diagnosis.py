@@ -23,7 +23,7 @@ from csa.runner.doctor.system_checks import check_system
 from csa.runner.doctor.tool_checks import ToolFinding, ask_version, find_tools, judge_tool
 from csa.runner.environment import base_environment
 from csa.runner.setting import Setting
-from csa.runner.toolbox import check_names, check_tables, choose_tool, loadable_adapters
+from csa.runner.toolbox import check_config, choose_tool, loadable_adapters
 from csa.store.configfile import config_layers
 from csa.structs import Struct, replace
 
@@ -77,8 +77,7 @@ def _check_config(setting: Setting) -> tuple[Config, Check]:
     try:
         layers = config_layers(setting.store.project, setting.environ)
         config = combine_layers(layers)
-        check_names(config, "tool", "tools_order", "fallback")
-        check_tables(config)
+        check_config(config)
     except ConfigError as error:
         return combine_layers([]), Check("setup", "config", "fail", error.message, error.hint, error.exit_code)
     sources = ", ".join(layer.origin for layer in layers)
