@@ -23,6 +23,7 @@ from csa.model.events import Event
 from csa.model.result import SIGNAL_EXITS, RunResult, result_from_event
 from csa.model.state import parse_time
 from csa.model.usage import Usage
+from csa.runner.caller import refuse_endless_wait
 from csa.runner.client import Csa
 from csa.runner.sessions.waiting import await_endings, waiters_exit_code
 from csa.store.following import follow
@@ -55,6 +56,7 @@ def execute(arguments: argparse.Namespace) -> int:
         return _interact(client, session_id, arguments)
     if arguments.tool:
         raise UsageError("--tool is for --interactive.")
+    refuse_endless_wait(client.caller, session_id, verb="attach to")
     liveness = client.liveness(session_id)
     seen = _Seen()
     if liveness.state == "alive" and liveness.owner is not None:

@@ -41,8 +41,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def execute(arguments: argparse.Namespace) -> int:
     if arguments.tail is not None and arguments.tail < 0:
         raise UsageError("--tail takes a number from 0 up.")
-    paths = open_client(arguments).paths(selected(arguments))
+    client = open_client(arguments)
+    paths = client.paths(selected(arguments))
     if arguments.follow:
+        from csa.runner.caller import refuse_endless_wait  # noqa: PLC0415  # only this waits
+
+        refuse_endless_wait(client.caller, paths.root.name, verb="follow")
         _follow(paths, arguments)
         return 0
     if arguments.raw or arguments.system:

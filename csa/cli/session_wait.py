@@ -20,6 +20,7 @@ from csa.cli.describe import elapsed
 from csa.cli.output import STATUS_STYLES, Style, one_line, print_json, print_problem
 from csa.cli.selecting import Unlistable, add_selectors, open_client, resolve_all
 from csa.errors import UsageError
+from csa.runner.caller import refuse_endless_wait, refuse_own_lineage
 from csa.runner.sessions.waiting import EXIT_BUSY, Ending, await_endings
 
 TYPE_CHECKING = False  # see csa/structs.py
@@ -40,6 +41,10 @@ def execute(arguments: argparse.Namespace) -> int:
         raise UsageError("--timeout takes a number of seconds, from 0 up.")
     client = open_client(arguments)
     ids = resolve_all(client, arguments)
+    for session_id in () if arguments.any and len(ids) > 1 else ids:
+        refuse_endless_wait(client.caller, session_id)
+        if arguments.tree:
+            refuse_own_lineage(client.caller, session_id, verb="wait for the tree of")
     endings: dict[str, Ending] = {}
     unlistable = Unlistable()
     for ending in await_endings(

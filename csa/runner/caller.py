@@ -19,7 +19,8 @@ from csa.model.permission import Permission
 from csa.model.state import SessionState
 from csa.paths import SessionPaths
 from csa.runner.ancestry import IDENTITY_VARIABLES
-from csa.store.lineage import ancestors
+from csa.store.lineage import ancestors, find_record
+from csa.store.liveness import probe
 from csa.store.statefile import load_state
 from csa.structs import Struct
 
@@ -51,6 +52,17 @@ class Caller(Struct):
         known = self._records()
         ids = [*(state.session_id for state in known), known[-1].parent_session_id, self.state.root_session_id]
         return iter(dict.fromkeys(filter(None, ids)))
+
+    def unfinished(self) -> set[str]:
+        """Return those whose turns end only after the caller's command: its own, and on up to the first detached."""
+        found = set[str]()
+        for state in self._records():
+            found.add(state.session_id)
+            paths = find_record(self.root, state.project_path, state.session_id)
+            liveness = probe(paths) if paths else None
+            if liveness is None or liveness.state != "alive" or liveness.owner is None or liveness.owner.detached:
+                break
+        return found
 
     def project_of(self, session_id: str) -> Path | None:
         """Return the project of the caller or of one above it; None where the records do not tell."""
@@ -115,6 +127,15 @@ def refuse_own_lineage(caller: Caller | None, session_id: str, *, verb: str = "r
     if session_id in caller.lineage():
         raise RefusedError(
             f"Session {session_id} is an ancestor of the calling session {caller.session_id}, which cannot {verb} it."
+        )
+
+
+def refuse_endless_wait(caller: Caller | None, session_id: str, *, verb: str = "wait for") -> None:
+    """Raise RefusedError for a turn that cannot end before the calling agent's command has."""
+    if caller is not None and session_id in caller.unfinished():
+        raise RefusedError(
+            f"Session {caller.session_id} cannot {verb} {session_id}: that turn waits for this command to end.",
+            hint="csa session is-alive, info, show and logs look at it without waiting",
         )
 
 

@@ -224,6 +224,52 @@ def test_an_agent_cannot_kill_itself(place: Place) -> None:
     assert run.wait().code == 130
 
 
+ENDLESS = (
+    ("session", "wait"),
+    ("session", "wait", "--tree"),
+    ("session", "attach"),
+    ("session", "logs", "-f"),
+    ("run", "--wait", "--tool", "codex", "x", "--fork-from"),
+)
+
+
+@pytest.mark.parametrize("words", ENDLESS)
+def test_an_agent_cannot_wait_for_itself(place: Place, words: tuple[str, ...]) -> None:
+    """Nor for a session that works on its behalf: both would wait for ever, each for the other."""
+    place.script(
+        {"match": "leaf", "do": [*place.hold(), ["say", "ok"]]},
+        {"match": "root", "do": [["run", "csa run -q --tool codex leaf"], ["say", "ok"]]},
+    )
+    run = place.start("run", "--tool", "codex", "root")
+    place.wait_ready()
+    leaf = next(item["id"] for item in place.run("session", "list", "--json").json if item["depth"])
+    inner = _environment_of(place, leaf)
+    for selector in ("@self", "@parent", "@root"):
+        done = place.run(*words, selector, env=inner)
+        assert (done.code, "cannot " in done.err) == (5, True), (selector, done.err)
+    assert place.run("session", "logs", "@parent", env=inner).code == 0
+    place.release()
+    assert run.wait().code == 0
+
+
+def test_a_detached_agent_may_wait_for_its_parent(place: Place) -> None:
+    """It is waited for by nobody: its parent's turn ends without it. For a tree that it is in itself it may not."""
+    place.script(
+        {"match": "leaf", "do": [["wait-file", str(place.go), 60], ["say", "ok"]]},
+        {"match": "root", "do": [["run", "csa run -q --detach --tool codex leaf"], *place.hold(), ["say", "ok"]]},
+    )
+    run = place.start("run", "--permission", "full", "--tool", "codex", "root")
+    place.wait_ready()
+    leaf = next(item["id"] for item in place.run("session", "list", "--json").json if item["depth"])
+    inner = _environment_of(place, leaf)
+    assert place.run("session", "wait", "--timeout", "0", "@parent", env=inner).code == 4
+    assert place.run("session", "wait", "--tree", "--timeout", "0", "@parent", env=inner).code == 5
+    assert place.run("session", "wait", "--timeout", "0", "@self", env=inner).code == 5
+    place.release()
+    assert run.wait().code == 0
+    assert place.run("session", "wait", leaf).code == 0
+
+
 def _environment_of(place: Place, session_id: str) -> dict[str, str | None]:
     return {"CSA_SESSION_ID": session_id, "CSA_SESSION_DIR": str(place.session(session_id))}
 

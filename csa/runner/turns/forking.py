@@ -11,6 +11,7 @@ from pathlib import Path
 from csa.errors import BusyError, UsageError
 from csa.model.state import SessionState, ToolState
 from csa.paths import SessionPaths
+from csa.runner.caller import refuse_endless_wait
 from csa.runner.setting import Setting, resolve_selector
 from csa.runner.turns.handoff import DigestLimits, Handoff, digest
 from csa.runner.turns.plan import Fork, TurnPlan
@@ -34,6 +35,7 @@ def load_source(setting: Setting, selector: str) -> SessionState:
     if liveness.fault is not None:
         raise liveness.fault
     if liveness.state != "not_alive":
+        refuse_endless_wait(setting.caller, session_id, verb="fork")
         running = "is running" if liveness.state == "alive" else "may be running on another machine"
         raise BusyError(
             f"Session {session_id} {running}; it can be forked when its turn has ended.",
