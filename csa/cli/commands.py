@@ -8,6 +8,7 @@ from __future__ import annotations
 import sys
 from importlib import import_module
 
+from csa.cli.output import help_width
 from csa.cli.plainwords import PlainParser
 from csa.structs import Struct
 
@@ -128,6 +129,15 @@ ALIASES = {
     ("ls",): ("session", "list"),
     **dict.fromkeys([("session", "cur"), ("cur",), ("session", "switch"), ("switch",)], ("session", "current")),
 }
+_NAME_WIDTH, _EXAMPLE_WIDTH = 20, 47
+_EXAMPLES = (
+    ('csa run "add a rate limit to the API"', "with the first usable tool"),
+    ('csa run --tool codex --name api "..."', "with this tool; call it api"),
+    ('csa run --session api "now write the tests"', "go on, by name or id prefix"),
+    ('csa run --last "and the docs"', "go on in the one used last"),
+    ('git diff | csa run --stdin "review this"', "with what a pipe holds"),
+    ("csa session list --tree", "who started whom"),
+)
 
 AUDITED_READS = {("session", name) for name in ("result", "logs", "show", "info")}  # where audit_reads is set
 
@@ -150,34 +160,45 @@ def members(group: str) -> list[Command]:
 
 def overview() -> str:
     """Render what `csa --help` says."""
-    lines = ["usage: csa COMMAND ...", "", "Run trees of AI coding agents as durable sessions.", ""]
+    lines = ["usage: csa COMMAND ...", "", _fold("Run trees of AI coding agents as durable sessions."), ""]
     for purpose, commands in PURPOSES:
         lines += [f"{purpose}:", *_rows(commands), ""]
     lines += [
         "examples:",
-        '  csa run "add a rate limit to the API"           with the first usable tool',
-        '  csa run --tool codex --name api "..."           with this tool; call it api',
-        '  csa run --session api "now write the tests"     go on, by name or id prefix',
-        '  csa run --last "and the docs"                   go on in the one used last',
-        '  git diff | csa run --stdin "review this"        with what a pipe holds',
-        "  csa session list --tree                         who started whom",
+        *(_row(words, what, room=_EXAMPLE_WIDTH) for words, what in _EXAMPLES),
         "",
-        "csa COMMAND --help says more of each. First time here? csa doctor",
+        _fold("csa COMMAND --help says more of each. First time here? csa doctor"),
     ]
     return "\n".join(lines) + "\n"
 
 
 def group_overview(group: str) -> str:
     """Render what `csa session --help` says."""
-    lines = [f"usage: csa {group} COMMAND ...", "", f"{GROUPS[group].capitalize()}.", ""]
+    lines = [f"usage: csa {group} COMMAND ...", "", _fold(f"{GROUPS[group].capitalize()}."), ""]
     for purpose, commands in PURPOSES:
         if found := [command for command in commands if command in members(group)]:
             lines += [f"{purpose}:", *_rows(found), ""]
-    return "\n".join([*lines, f"csa {group} COMMAND --help says more of each."]) + "\n"
+    return "\n".join([*lines, _fold(f"csa {group} COMMAND --help says more of each.")]) + "\n"
 
 
 def _rows(commands: tuple[Command, ...] | list[Command]) -> list[str]:
-    return [f"  {' '.join(command.words):<20} {command.summary}" for command in commands]
+    return [_row(" ".join(command.words), command.summary, room=_NAME_WIDTH) for command in commands]
+
+
+def _row(words: str, what: str, *, room: int) -> str:
+    """Return words to type with what they do behind them, or below where the terminal is too narrow."""
+    line, width = f"  {words:<{room}} {what}", help_width()
+    if len(line) <= width:
+        return line
+    if 2 + len(words) > width:
+        words = words.replace(' "', ' \\\n    "')
+    return f"  {words}\n{_fold(what, indent=' ' * 6)}"
+
+
+def _fold(text: str, *, indent: str = "") -> str:
+    from textwrap import fill  # noqa: PLC0415  # only help needs it
+
+    return fill(text, help_width(), initial_indent=indent, subsequent_indent=indent)
 
 
 def print_help(text: str) -> int:

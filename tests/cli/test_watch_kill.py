@@ -270,6 +270,10 @@ def test_ps_and_kill_all(place: Place) -> None:
     shown = place.run("ps").out.splitlines()
     assert shown[0].split() == ["SESSION", "PROJECT", "TOOL", "STATUS", "TURN", "PID", "TIME", "CPU", "MEM", "DOING"]
     assert [line.split()[0] for line in shown[1:]] == [each for _, each in reversed(projects)]
+    for columns in (40, 50, 60, 80, 120):
+        with Terminal(place, "ps", "--all", size=(columns, 24)) as terminal:
+            assert terminal.end() == 0
+        assert max(map(len, terminal.text.splitlines())) <= columns
     refused = place.run("kill", "--all")
     assert (refused.code, "hint: csa kill --all --yes" in refused.err) == (2, True)
     assert place.run("kill").code == 2
