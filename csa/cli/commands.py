@@ -5,7 +5,6 @@ A command is a module of this package with `configure(parser)` and `execute(argu
 
 from __future__ import annotations
 
-import sys
 from importlib import import_module
 
 from csa.cli.output import help_width
@@ -160,25 +159,25 @@ def members(group: str) -> list[Command]:
 
 def overview() -> str:
     """Render what `csa --help` says."""
-    lines = ["usage: csa COMMAND ...", "", _fold("Run trees of AI coding agents as durable sessions."), ""]
+    lines = ["usage: csa COMMAND ...", "", "Run trees of AI coding agents as durable sessions.", ""]
     for purpose, commands in PURPOSES:
         lines += [f"{purpose}:", *_rows(commands), ""]
     lines += [
         "examples:",
         *(_row(words, what, room=_EXAMPLE_WIDTH) for words, what in _EXAMPLES),
         "",
-        _fold("csa COMMAND --help says more of each. First time here? csa doctor"),
+        "csa COMMAND --help says more of each. First time here? csa doctor",
     ]
     return "\n".join(lines) + "\n"
 
 
 def group_overview(group: str) -> str:
     """Render what `csa session --help` says."""
-    lines = [f"usage: csa {group} COMMAND ...", "", _fold(f"{GROUPS[group].capitalize()}."), ""]
+    lines = [f"usage: csa {group} COMMAND ...", "", f"{GROUPS[group].capitalize()}.", ""]
     for purpose, commands in PURPOSES:
         if found := [command for command in commands if command in members(group)]:
             lines += [f"{purpose}:", *_rows(found), ""]
-    return "\n".join([*lines, _fold(f"csa {group} COMMAND --help says more of each.")]) + "\n"
+    return "\n".join([*lines, f"csa {group} COMMAND --help says more of each."]) + "\n"
 
 
 def _rows(commands: tuple[Command, ...] | list[Command]) -> list[str]:
@@ -202,5 +201,6 @@ def _fold(text: str, *, indent: str = "") -> str:
 
 
 def print_help(text: str) -> int:
-    sys.stdout.write(text)
+    width = help_width()
+    print("\n".join(line if len(line) <= width else _fold(line) for line in text.splitlines()))
     return 0
