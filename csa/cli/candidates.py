@@ -7,7 +7,7 @@ reads names of directories, and at most the newest states or the configuration. 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
@@ -67,15 +67,38 @@ def _id_candidate(session_id: str, typed: str, ids: Sequence[str]) -> str:
 
 
 def _tools(typed: str, before: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """Yield the tools that have adapters, those that the configuration makes agents of, and `auto`."""
+    """Yield the tools, and `auto`."""
     from csa.model.config import AUTO  # noqa: PLC0415  # sessions need none of it
+
+    yield from ((name, "") for name in (*_known_tools(before), AUTO) if name.startswith(typed))
+
+
+def _tool_lists(typed: str, before: Sequence[str]) -> Iterator[tuple[str, str]]:
+    yield from _lists(typed, _known_tools(before))
+
+
+def _statuses(typed: str, _before: Sequence[str]) -> Iterator[tuple[str, str]]:
+    from csa.runner.sessions.listing import PHASES, STATUSES  # noqa: PLC0415  # as above
+
+    yield from _lists(typed, (*STATUSES, *PHASES))
+
+
+def _lists(typed: str, names: Iterable[str]) -> Iterator[tuple[str, str]]:
+    """Yield what is typed with each name that can follow its last comma."""
+    before, comma, begun = typed.rpartition(",")
+    given = before.split(",")
+    yield from ((f"{before}{comma}{name}", "") for name in names if name.startswith(begun) and name not in given)
+
+
+def _known_tools(before: Sequence[str]) -> Iterable[str]:
+    """Return the tools that have adapters, and those that the configuration makes agents of."""
     from csa.runner.toolbox import adapter_names  # noqa: PLC0415  # as above
 
     try:
         config = _client(before).setting.config
     except (CsaError, OSError):  # what is installed can be told without
         config = None
-    yield from ((name, "") for name in (*adapter_names(config), AUTO) if name.startswith(typed))
+    return adapter_names(config)
 
 
 def _client(before: Sequence[str]) -> Csa:
@@ -91,4 +114,4 @@ def _client(before: Sequence[str]) -> Csa:
     return Csa.from_environment(os.path.expanduser(directory))  # shells complete words before they expand them
 
 
-_KINDS = {"sessions": _sessions, "tools": _tools}
+_KINDS = {"sessions": _sessions, "tools": _tools, "tool_lists": _tool_lists, "statuses": _statuses}

@@ -5,9 +5,9 @@ A command is a module of this package with `configure(parser)` and `execute(argu
 
 from __future__ import annotations
 
-import sys
 from importlib import import_module
 
+from csa.cli.output import help_width
 from csa.cli.plainwords import PlainParser
 from csa.structs import Struct
 
@@ -128,6 +128,15 @@ ALIASES = {
     ("ls",): ("session", "list"),
     **dict.fromkeys([("session", "cur"), ("cur",), ("session", "switch"), ("switch",)], ("session", "current")),
 }
+_NAME_WIDTH, _EXAMPLE_WIDTH = 20, 47
+_EXAMPLES = (
+    ('csa run "add a rate limit to the API"', "with the first usable tool"),
+    ('csa run --tool codex --name api "..."', "with this tool; call it api"),
+    ('csa run --session api "now write the tests"', "go on, by name or id prefix"),
+    ('csa run --last "and the docs"', "go on in the one used last"),
+    ('git diff | csa run --stdin "review this"', "with what a pipe holds"),
+    ("csa session list --tree", "who started whom"),
+)
 
 AUDITED_READS = {("session", name) for name in ("result", "logs", "show", "info")}  # where audit_reads is set
 
@@ -155,12 +164,7 @@ def overview() -> str:
         lines += [f"{purpose}:", *_rows(commands), ""]
     lines += [
         "examples:",
-        '  csa run "add a rate limit to the API"           with the first usable tool',
-        '  csa run --tool codex --name api "..."           with this tool; call it api',
-        '  csa run --session api "now write the tests"     go on, by name or id prefix',
-        '  csa run --last "and the docs"                   go on in the one used last',
-        '  git diff | csa run --stdin "review this"        with what a pipe holds',
-        "  csa session list --tree                         who started whom",
+        *(_row(words, what, room=_EXAMPLE_WIDTH) for words, what in _EXAMPLES),
         "",
         "csa COMMAND --help says more of each. First time here? csa doctor",
     ]
@@ -177,9 +181,26 @@ def group_overview(group: str) -> str:
 
 
 def _rows(commands: tuple[Command, ...] | list[Command]) -> list[str]:
-    return [f"  {' '.join(command.words):<20} {command.summary}" for command in commands]
+    return [_row(" ".join(command.words), command.summary, room=_NAME_WIDTH) for command in commands]
+
+
+def _row(words: str, what: str, *, room: int) -> str:
+    """Return words to type with what they do behind them, or below where the terminal is too narrow."""
+    line, width = f"  {words:<{room}} {what}", help_width()
+    if len(line) <= width:
+        return line
+    if 2 + len(words) > width:
+        words = words.replace(' "', ' \\\n    "')
+    return f"  {words}\n{_fold(what, indent=' ' * 6)}"
+
+
+def _fold(text: str, *, indent: str = "") -> str:
+    from textwrap import fill  # noqa: PLC0415  # only help needs it
+
+    return fill(text, help_width(), initial_indent=indent, subsequent_indent=indent)
 
 
 def print_help(text: str) -> int:
-    sys.stdout.write(text)
+    width = help_width()
+    print("\n".join(line if len(line) <= width else _fold(line) for line in text.splitlines()))
     return 0

@@ -16,7 +16,7 @@ import argparse
 from collections.abc import Mapping
 from typing import Any
 
-from csa.cli.commands import COMMANDS, GROUPS
+from csa.cli.commands import ALIASES, COMMANDS, GROUPS
 
 SHELLS = ("bash", "zsh", "fish")
 
@@ -41,15 +41,19 @@ _csa_candidates() {  # $1=kind $2=word; a line a candidate, which bash shows and
 }
 _csa_sessions() { _csa_candidates sessions "$1"; }
 _csa_tools() { _csa_candidates tools "$1"; }
-_csa() {  # bash has cut --option=value at the sign; what follows expects the value behind the option
-  local i words=()
+_csa_tool_lists() { _csa_candidates tool_lists "$1"; }
+_csa_statuses() { _csa_candidates statuses "$1"; }
+_csa() {  # bash has cut --option=value at the sign, and @last behind its own; what follows expects whole values
+  local i word words=()
   for (( i = 0; i <= COMP_CWORD; i++ )); do
-    if [[ ${COMP_WORDS[i]} != '=' ]]; then
-      words+=("${COMP_WORDS[i]}")
-    elif (( i == COMP_CWORD )); then
-      words+=("")
+    word=${COMP_WORDS[i]#=}
+    if [[ $i -gt 0 && ${COMP_WORDS[i-1]} =~ ^=?@$ ]]; then
+      words[${#words[@]}-1]+=$word
+    elif [[ ${COMP_WORDS[i]} != '=' || $i -eq $COMP_CWORD ]]; then
+      words+=("$word")
     fi
   done
+  [[ ${words[${#words[@]}-1]} == @* ]] && compopt +o bashdefault 2>/dev/null  # which would make it a name of a host
   local COMP_WORDS=("${words[@]}") COMP_CWORD=$(( ${#words[@]} - 1 ))
   _shtab_csa
 }
@@ -65,6 +69,8 @@ _csa_candidates() {
 }
 _csa_sessions() { _csa_candidates sessions }
 _csa_tools() { _csa_candidates tools }
+_csa_tool_lists() { _csa_candidates tool_lists }
+_csa_statuses() { _csa_candidates statuses }
 """,
     "fish": r"""
 function _csa_candidates
@@ -76,11 +82,14 @@ end
 _CODAS = {
     "bash": "\ncomplete -o bashdefault -o nosort -F _csa csa 2>/dev/null || complete -o bashdefault -F _csa csa\n"
 }
+_BY_METAVAR = {"SESSION": "sessions", "T,..": "tool_lists"}
 _BY_DESTINATION = {
     "session": "sessions",
-    "session_option": "sessions",
     "session_id": "sessions",
+    "fork_from": "sessions",
     "tool": "tools",
+    "fallback": "tool_lists",
+    "status": "statuses",
 }
 _FILES_BY_METAVAR = {"FILE": "file", "DIR": "directory"}
 
@@ -108,10 +117,10 @@ def render_script(shell: str) -> str:
 
 
 def _completer(action: argparse.Action, files: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    kind = _BY_DESTINATION.get(action.dest)
+    metavar = action.metavar if isinstance(action.metavar, str) else ""
+    kind = _BY_METAVAR.get(metavar) or _BY_DESTINATION.get(action.dest)
     if kind and action.nargs != 0:
         return {"bash": f"_csa_{kind}", "zsh": f"_csa_{kind}", "fish": f"(_csa_candidates {kind})"}
-    metavar = action.metavar if isinstance(action.metavar, str) else ""
     found: Mapping[str, Any] | None = files.get(_FILES_BY_METAVAR.get(metavar, ""))
     return found
 
@@ -124,8 +133,9 @@ def _whole_parser() -> argparse.ArgumentParser:
     groups = {
         name: tree.add_parser(name, help=what, description=what).add_subparsers() for name, what in GROUPS.items()
     }
-    for command in COMMANDS:
-        *group, leaf = command.words
+    commands = {command.words: command for command in COMMANDS}
+    for words, command in {**commands, **{alias: commands[target] for alias, target in ALIASES.items()}}.items():
+        *group, leaf = words
         place = groups[group[0]] if group else tree
         command.configure(place.add_parser(leaf, help=command.summary, description=command.summary))
     helped = tree.add_parser("help", help="say more of a command", description="say more of a command")

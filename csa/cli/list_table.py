@@ -13,6 +13,7 @@ from csa.store.sessions import RETIRED, format_age
 
 _ROOMY_FROM = 120  # columns; narrower terminals are shown the tools and the project cut
 _CUT_TOOLS, _CUT_PLACE = 18, 14
+_LEAST_TOOLS = 5  # with the blank behind; less says nothing
 _NUMBERS_WIDTH = 13
 _TEXT_WIDTH = 10  # at least; numbers give way to it
 
@@ -63,10 +64,16 @@ class _Columns:
         is_roomy = view.width is None or view.width >= _ROOMY_FROM
         self._id = max(len(view.shown_id(info)) for info in infos)
         widest = max(4, *(len(tools_of(info)) for info in infos))
-        self._tool = widest if is_roomy else min(widest, _CUT_TOOLS)
-        widest = max([7, *(len(place) for place in (places or {}).values())])
-        self._place = 0 if places is None else widest + 1 if is_roomy else min(widest, _CUT_PLACE) + 1
-        fixed = self._id + 18 + self._tool + 1 + self._place
+        widest_place = max([7, *(len(place) for place in (places or {}).values())])
+        self._place = 0 if places is None else widest_place + 1
+        self._tool = widest + 1
+        if view.width is not None and not is_roomy:
+            spare = max(0, view.width - self._id - 18)
+            self._place = min(self._place, _CUT_PLACE + 1, spare)
+            self._tool = min(self._tool, _CUT_TOOLS + 1, spare - self._place)
+            if self._tool < _LEAST_TOOLS:
+                self._tool = 0
+        fixed = self._id + 18 + self._tool + self._place
         self._has_numbers = view.width is None or view.width - fixed - _NUMBERS_WIDTH >= _TEXT_WIDTH
         taken = fixed + (_NUMBERS_WIDTH if self._has_numbers else 0)
         self._text = None if view.width is None else max(0, view.width - taken)
@@ -74,7 +81,8 @@ class _Columns:
     def head(self) -> str:
         numbers = f"{'TURNS':>5} {'TOKENS':>6} " if self._has_numbers else ""
         place = f"{'PROJECT':<{self._place}}" if self._place else ""
-        line = f"{'ID':<{self._id}}   {'AGE':>4} {'STATUS':<10}{'TOOL':<{self._tool}} {numbers}{place}DESCRIPTION"
+        tool = f"{'TOOL':<{self._tool}}" if self._tool else ""
+        line = f"{'ID':<{self._id}}   {'AGE':>4} {'STATUS':<10}{tool}{numbers}{place}DESCRIPTION"
         return line[: self._view.width].rstrip()
 
     def row(self, info: SessionInfo) -> str:
@@ -82,12 +90,12 @@ class _Columns:
         pad = " " * (self._id - len(view.shown_id(info)))
         mark = view.style("*", "bold") if view.is_current(info) else " "
         age = format_age(view.now, state.last_accessed) if state else "-"
-        tools = cut(tools_of(info), self._tool)
+        tools = f"{cut(tools_of(info), self._tool - 1):<{self._tool}}" if self._tool else ""
         used = tokens(state.usage.input_tokens + state.usage.output_tokens) if state else "-"
         numbers = f"{state.turns if state else '-':>5} {used:>6} " if self._has_numbers else ""
         text = "" if self._text == 0 else cut(description_of(info), self._text)
         return (
-            f"{view.styled_id(info)}{pad} {mark} {age:>4} {view.styled_status(info, width=10)}{tools:<{self._tool}} "
+            f"{view.styled_id(info)}{pad} {mark} {age:>4} {view.styled_status(info, width=10)}{tools}"
             f"{numbers}{self._place_of(info)}{text}".rstrip()
         )
 
@@ -110,7 +118,11 @@ def print_totals(view: View, infos: Sequence[SessionInfo], *, more: int) -> None
     cost = money(sum(state.usage.cost_usd or 0 for state in states))
     words = [plural(len(infos) + more, "session", count), f"{running} running", plural(turns, "turn")]
     words += [f"{tokens(used)} tokens", *([cost] if cost else [])]
-    print(view.style(", ".join(words), "dim"))
+    line = ", ".join(words)
+    if view.width is not None and len(line) > view.width:
+        line = f"{', '.join(words[:2])},\n{', '.join(words[2:])}"
+    for part in line.splitlines():
+        print(view.style(part, "dim"))
 
 
 def plural(count: int, noun: str, shown: str = "") -> str:

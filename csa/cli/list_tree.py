@@ -11,7 +11,7 @@ from pathlib import Path
 
 from csa.cli.describe import elapsed, money, tokens
 from csa.cli.list_table import View, description_of, tools_of
-from csa.cli.output import STATUS_STYLES, cut, display_width
+from csa.cli.output import STATUS_STYLES, cut, cut_behind, display_width
 from csa.model.rollup import Rollup
 from csa.model.tree import Node, walk
 from csa.runner.sessions.genealogy import Forest, is_fork_edge, statuses_below
@@ -63,15 +63,21 @@ class TreePrinter:
         view, info = self._view, node.item
         right = _numbers(self._sums[node.session_id]) if self._has_numbers else ()
         if info is None:
-            name = f"{node.session_id}  ({self._names.get(node.session_id, 'missing')})"
+            where = f"  ({self._names.get(node.session_id, 'missing')})"
+            name = cut_behind(node.session_id, where, view.width and max(0, view.width - len(place.lead)))
             _print_line(view, place.lead + view.style(name, "yellow"), len(place.lead + name), "", right=right)
             return
         below = statuses_below(node, self._sums)
         troubles = {status: count for status, count in below.items() if status not in _QUIET}
-        mark, bracket = " *" if view.is_current(info) else "", _bracket(troubles)
-        plain = f"{place.lead}{view.shown_id(info)}{mark} {tools_of(info)} {view.status(info)}{bracket}  "
+        mark, bracket, tools = " *" if view.is_current(info) else "", _bracket(troubles), f" {tools_of(info)}"
+        head = f"{place.lead}{view.shown_id(info)}{mark}"
+        if view.width is not None:
+            room = max(0, view.width - len(head) - 1 - len(view.status(info)))
+            bracket = cut(bracket, room)
+            tools = cut(tools, room - len(bracket))
+        plain = f"{head}{tools} {view.status(info)}{bracket}  "
         styled = (
-            f"{place.lead}{view.styled_id(info)}{view.style(mark, 'bold')} {tools_of(info)} "
+            f"{place.lead}{view.styled_id(info)}{view.style(mark, 'bold')}{tools} "
             f"{view.styled_status(info)}{view.style(bracket, _style_of(troubles))}  "
         )
         _print_line(view, styled, display_width(plain), _fork_of(info, place) + description_of(info), right=right)
@@ -113,7 +119,7 @@ def _print_line(view: View, styled: str, used: int, text: str, *, right: tuple[s
     room = view.width - used - len(numbers)
     if numbers and room < _TEXT_WIDTH:
         numbers, room = "", view.width - used
-    shown = cut(text, max(_TEXT_WIDTH, room)) if text else ""
+    shown = cut(text, max(0, room)) if text else ""
     pad = " " * max(0, room - display_width(shown)) if numbers.strip() else ""
     print(f"{styled}{shown}{pad}{view.style(numbers.rstrip(), 'dim') if numbers.strip() else ''}".rstrip())
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from typing import IO, Any
 
 _CODES = {"bold": "1", "dim": "2", "red": "31", "green": "32", "yellow": "33", "cyan": "36"}
+_WIDEST = 65_535  # columns; no terminal can be wider
 STATUS_STYLES = {
     "running": "cyan",
     "succeeded": "green",
@@ -119,13 +120,19 @@ def terminal_width(stream: IO[str]) -> int | None:
     """Return the columns of the terminal (or COLUMNS); None when the stream is none."""
     if not stream.isatty():
         return None
-    columns = os.environ.get("COLUMNS", "")
-    if columns.isdigit() and int(columns) > 0:
-        return int(columns)
+    return _columns_asked() or terminal_size(stream)[0]
+
+
+def help_width() -> int:
+    """Return how wide help is written: as the terminal (or COLUMNS), but so that it can be read; 80 in a pipe."""
+    return max(40, _columns_asked() or min(100, terminal_size(sys.stdout)[0]))
+
+
+def _columns_asked() -> int:
     try:
-        return os.get_terminal_size(stream.fileno()).columns or 80
-    except OSError:
-        return 80
+        return min(max(0, int(os.environ.get("COLUMNS", ""))), _WIDEST)
+    except ValueError:
+        return 0
 
 
 def terminal_size(stream: IO[str]) -> tuple[int, int]:

@@ -3,36 +3,39 @@
 from __future__ import annotations
 
 import argparse
-import os
 import re
 import sys
 from typing import Any
 
+from csa.cli.output import help_width
 from csa.cli.plainwords import UsageFault
+
+_DEEPEST = 7  # columns, where a line that is too long begins
 
 
 class _Formatter(argparse.HelpFormatter):
     """Fills each paragraph of a description to the terminal's width."""
 
     def __init__(self, prog: str) -> None:
-        super().__init__(prog, width=_columns() - 2)  # given, or argparse imports shutil to find out
+        super().__init__(prog, width=help_width() - 2)  # given, or argparse imports shutil to find out
 
     def format_help(self) -> str:
         """Show an option whose value may be left out as it has to be given: with an equals sign."""
-        return re.sub(r"(--[a-z-]+) \[([A-Z]+)\]", r"\1[=\2]", super().format_help())
+        text = re.sub(r"(--[a-z-]+) \[([A-Z]+)\]", r"\1[=\2]", super().format_help())
+        return "".join(map(_fold, text.splitlines(keepends=True)))
 
     def _fill_text(self, text: str, width: int, indent: str) -> str:
         return "\n\n".join(super(_Formatter, self)._fill_text(part, width, indent) for part in text.split("\n\n"))
 
 
-def _columns() -> int:
-    columns = os.environ.get("COLUMNS", "")
-    if columns.isdigit() and int(columns) > 0:
-        return int(columns)
-    try:
-        return min(os.get_terminal_size().columns or 80, 100)
-    except OSError:
-        return 80
+def _fold(line: str) -> str:
+    """Break a line that argparse has left too long for a narrow terminal."""
+    if len(line) <= help_width() + 1:
+        return line
+    from textwrap import fill  # noqa: PLC0415  # as argparse does
+
+    lead = " " * min(len(line) - len(line.lstrip()), _DEEPEST)
+    return fill(line.strip(), help_width(), initial_indent=lead, subsequent_indent=lead, break_on_hyphens=False) + "\n"
 
 
 class Parser(argparse.ArgumentParser):

@@ -74,15 +74,23 @@ def _to_json(line: _Line) -> dict[str, object]:
 def _print_table(lines: list[_Line]) -> None:
     width = terminal_width(sys.stdout)
     columns = [column for column in _COLUMNS if width is None or width >= column.since]
-    table = [[column.name for column in columns], *([column.cell(line, width) for column in columns] for line in lines)]
-    rooms = [max(display_width(cells[at]) for cells in table) for at in range(len(columns))]
+    table, rooms = _arrange(columns, lines, width)
+    while width and sum(rooms) + 2 * len(rooms) + _TEXT_WIDTH > width and len(columns) > 1:
+        columns.remove(max(columns, key=lambda column: column.since))
+        table, rooms = _arrange(columns, lines, width)
     style = Style(sys.stdout)
     for cells, line in zip(table, [None, *lines], strict=True):
         padded = [_pad(cell, room, column) for cell, room, column in zip(cells, rooms, columns, strict=True)]
         left = "  ".join(padded) + "  "
         doing = "DOING" if line is None else one_line(line.row.doing) or line.row.status
-        text = left + cut(doing, width and max(_TEXT_WIDTH, width - display_width(left)))
+        text = left + cut(doing, width and max(0, width - display_width(left)))
         print(style(text, "dim" if line is None else STATUS_STYLES.get(line.row.status, "")).rstrip())
+
+
+def _arrange(columns: list[_Column], lines: list[_Line], width: int | None) -> tuple[list[list[str]], list[int]]:
+    """Return the cells, the heads first, and what each column takes."""
+    table = [[column.name for column in columns], *([column.cell(line, width) for column in columns] for line in lines)]
+    return table, [max(display_width(cells[at]) for cells in table) for at in range(len(columns))]
 
 
 def _pad(cell: str, room: int, column: _Column) -> str:
@@ -97,7 +105,7 @@ def _time(line: _Line, _width: int | None) -> str:
 
 class _Column(Struct):
     name: str
-    since: int  # how many columns the terminal must have
+    since: int  # how many columns the terminal must have, or more where the others are wide
     cell: Callable[[_Line, int | None], str]  # the width is None in a pipe
     is_number: bool = False
 

@@ -276,7 +276,7 @@ def print_failure(result: RunResult) -> None:
     if result.status != "succeeded":
         kind = kind_in_words(result.status, result.error_kind)
         words = f"{result.tool} {_STATUS_WORDS[result.status]}{kind}: {result.error_message}"
-        print_problem(words, hint=_hint(result))
+        print_problem(words, hint=failure_hint(result))
 
 
 _STATUS_WORDS = {
@@ -288,7 +288,8 @@ _STATUS_WORDS = {
 }
 
 
-def _hint(result: RunResult) -> str | None:
+def failure_hint(result: RunResult) -> str | None:
+    """Return what may be done about a turn that did not succeed."""
     if result.error_kind == "auth":
         return f"log in with {result.tool}, or set its key"
     if result.error_kind == "context_overflow":

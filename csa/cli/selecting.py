@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
-from pathlib import Path
 
 from csa.cli.output import print_problem, warn
 from csa.errors import ConfigError, StateError, UsageError
@@ -14,6 +13,7 @@ from csa.store.sessions import Store
 TYPE_CHECKING = False  # see csa/structs.py
 if TYPE_CHECKING:
     import argparse
+    from pathlib import Path
 
 
 def add_selector(parser: argparse.ArgumentParser) -> None:

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     import argparse
 
 _ID = 10  # characters, on a terminal
+_ROOMY_FROM, _MONEY_FROM = 70, 50  # columns
+_TEXT_WIDTH = 10  # at least
 _SHOWN: dict[str, tuple[str, Callable[[float], str]]] = {
     "tokens": ("tokens", lambda count: f"{int(count):,}"),
     "usd": ("money", lambda amount: f"${amount:,.2f}"),
@@ -39,44 +41,60 @@ def execute(arguments: argparse.Namespace) -> int:
         print_json(report.to_json())
         return 0
     style, width = Style(sys.stdout), terminal_width(sys.stdout)
-    _print_budget(report.own, style)
+    is_narrow = width is not None and width < _ROOMY_FROM
+    _print_budget(report.own, style, is_narrow=is_narrow)
     for state in report.above:
         print()
-        _print_budget(state, style, above=True)
+        _print_budget(state, style, is_narrow=is_narrow, above=True)
     print()
     _print_sessions(report, style, width)
     return 0
 
 
-def _print_budget(state: BudgetState, style: Style, *, above: bool = False) -> None:
-    whose = "above it, session" if above else "session"
-    print(f"{whose} {style(state.session_id, 'bold')} and all below it")
-    print(style(f"{'':<7}{'USED':>14}{'BUDGET':>14}{'LEFT':>14}", "dim"))
+def _print_budget(state: BudgetState, style: Style, *, is_narrow: bool, above: bool = False) -> None:
+    room, then = (11, "\n") if is_narrow else (14, " ")
+    whose = f"above it,{then}session" if above else "session"
+    print(f"{whose} {style(state.session_id, 'bold')}{then}and all below it")
+    print(style(f"{'':<7}{'USED':>{room}}{'BUDGET':>{room}}{'LEFT':>{room}}", "dim"))
     for amount, (name, render) in _SHOWN.items():
         limit, left = getattr(state.budget, amount), state.left(amount)
         shown = "-" if left is None else render(left)
         used = render(getattr(state.used, amount))
-        line = f"{name:<7}{used:>14}{render(limit) if limit else '-':>14}"
-        print(f"{line}{style(f'{shown:>14}', 'red' if left == 0 else '')}{_unknown(state, amount)}".rstrip())
+        line = f"{name:<7}{used:>{room}}{render(limit) if limit else '-':>{room}}"
+        unknown = _unknown(state, amount)
+        behind = f"{then} {unknown}" if unknown else ""
+        print(f"{line}{style(f'{shown:>{room}}', 'red' if left == 0 else '')}{behind}".rstrip())
 
 
 def _unknown(state: BudgetState, amount: str) -> str:
     count = {"tokens": state.used.turns_unmeasured, "usd": state.used.turns_unpriced}.get(amount, 0)
-    return f"  and {count} {'turn' if count == 1 else 'turns'} unknown" if count else ""
+    return f"and {count} {'turn' if count == 1 else 'turns'} unknown" if count else ""
 
 
 def _print_sessions(report: BudgetReport, style: Style, width: int | None) -> None:
     id_width = 26 if width is None else _ID
-    print(style(f"{'SESSION':<{id_width}}  {'STATE':<8}{'TOKENS':>12}{'MONEY':>10}{'TIME':>8}  DESCRIPTION", "dim"))
+    has_money = width is None or width >= _MONEY_FROM
+    taken = id_width + 2 + 8 + 12 + (10 if has_money else 0) + 8 + 2
+    room = None if width is None else width - taken if width - taken >= _TEXT_WIDTH else 0
+
+    def show(session: str, state: str, amounts: tuple[str, str, str], text: str) -> str:
+        tokens, usd, time = amounts
+        money = f"{usd:>10}" if has_money else ""
+        return f"{session:<{id_width}}  {state:<8}{tokens:>12}{money}{time:>8}  {cut(text, room)}".rstrip()
+
+    print(style(show("SESSION", "STATE", ("TOKENS", "MONEY", "TIME"), "DESCRIPTION"), "dim"))
     for account in report.accounts:
         spent = account.spent
-        amounts = f"{spent.tokens:>12,}{_SHOWN['usd'][1](spent.usd):>10}{elapsed(spent.time_s):>8}"
-        unknown = f"{'?':>12}{'?':>10}{'?':>8}"
-        line = (
-            f"{account.member.session_id[:id_width]}  {_state_of(account):<8}{amounts if account.is_known else unknown}"
-        )
+        amounts = (f"{spent.tokens:,}", _SHOWN["usd"][1](spent.usd), elapsed(spent.time_s))
         text = one_line(account.state.description) if account.state else ""
-        print(f"{line}  {cut(text, width and max(10, width - len(line) - 2))}".rstrip())
+        print(
+            show(
+                account.member.session_id[:id_width],
+                _state_of(account),
+                amounts if account.is_known else ("?", "?", "?"),
+                text,
+            )
+        )
 
 
 def _state_of(account: Account) -> str:

@@ -93,12 +93,6 @@ def _line(ended: Ended) -> str:
     if ended.outcome == "not_running":
         return f"{ended.session_id}: not running ({ended.status})"
     known = f"{ended.tool}, turn {ended.turn}" if ended.tool else "unknown tool"
-    if ended.forced:
-        return f"{ended.session_id}: killed ({known}); its supervisor was killed too, so the turn is {ended.status}"
-    done = Style(sys.stdout)("killed", "yellow")
-    rest = "" if ended.status == "cancelled" else f"; it had {_past(ended.status)}"
-    return f"{ended.session_id}: {done} ({known}){rest}"
-
-
-def _past(status: str) -> str:
-    return {"timed_out": "run out of time", "lost": "been lost", "killed": "died"}.get(status, status)
+    now = "another turn runs" if ended.status == "running" else ended.status
+    how = "; its supervisor was killed too" if ended.forced else ""
+    return f"{ended.session_id}: {Style(sys.stdout)('ended', 'yellow')} ({known}): {now}{how}"

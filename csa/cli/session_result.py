@@ -12,6 +12,8 @@ TYPE_CHECKING = False  # see csa/structs.py
 if TYPE_CHECKING:
     import argparse
 
+    from csa.model.result import RunResult
+
 
 def configure(parser: argparse.ArgumentParser) -> None:
     add_selector(parser)
@@ -29,5 +31,15 @@ def execute(arguments: argparse.Namespace) -> int:
     if result.text:
         print(result.text)
     if result.status != "succeeded":
-        print_problem(f"turn {result.turn} {result.status}: {result.error_message or 'no more is known'}")
+        from csa.cli.run import failure_hint  # noqa: PLC0415  # an answer needs none of it
+
+        print_problem(f"turn {result.turn} {_why(result)}", hint=failure_hint(result))
     return 0
+
+
+def _why(result: RunResult) -> str:
+    """Say how a turn ended. One that was cancelled has no error; where there is no answer, its summary says who did."""
+    known = result.error_message or ("" if result.text else result.summary)
+    if known in {"", result.status}:
+        return result.status
+    return known if known.startswith(f"{result.status} ") else f"{result.status}: {known}"

@@ -25,20 +25,18 @@ TYPE_CHECKING = False  # see csa/structs.py
 if TYPE_CHECKING:
     import argparse
 
-_COLUMNS = (
-    ("SESSIONS", 9),
-    ("TURNS", 6),
-    ("MSGS", 6),
-    ("OK", 5),
-    ("SHARE", 6),
-    ("CONTEXT", 8),
-    ("TOKENS", 7),
-    ("COST", 8),
-    ("TIME", 7),
-    ("MEMORY", 7),
+_COLUMNS = (  # what it takes, and how many columns the terminal must have
+    ("SESSIONS", 9, 0),
+    ("TURNS", 6, 0),
+    ("MSGS", 6, 100),
+    ("OK", 5, 0),
+    ("SHARE", 6, 100),
+    ("CONTEXT", 8, 62),
+    ("TOKENS", 7, 0),
+    ("COST", 8, 47),
+    ("TIME", 7, 54),
+    ("MEMORY", 7, 69),
 )
-_LESS = frozenset({"MSGS", "SHARE"})  # left out on narrow terminals
-_WIDE_FROM = 100  # columns
 _MIN_NAME = 8
 
 
@@ -78,7 +76,7 @@ def _to_json(found: Statistics, *, by: str, since: datetime | None) -> dict[str,
 
 def _print_table(found: Statistics, by: str) -> None:
     style, width = Style(sys.stdout), terminal_width(sys.stdout)
-    shown = [column for column in _COLUMNS if width is None or width >= _WIDE_FROM or column[0] not in _LESS]
+    shown = [(name, room) for name, room, since in _COLUMNS if width is None or width >= since]
     numbers = sum(room for _, room in shown)
     names = _names(found, by, whole=width is None)
     widest = max(map(display_width, [*names, by, "total"]))

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.cli.terminal import Terminal
 from tests.support import Json, Place, snapshot, wait_for
 
 RACERS, AT_ONCE, COST = 50, 4, 100
@@ -157,6 +158,12 @@ def test_unknown_usage_is_said(place: Place) -> None:
     shown = place.run("session", "budget", "-s", root).out
     assert "and 1 turn unknown" in shown
     assert max(map(len, shown.splitlines())) <= 110
+    for columns in (40, 60, 80):
+        with Terminal(place, "session", "budget", child, size=(columns, 40)) as terminal:
+            assert terminal.end() == 0
+        assert "turn unknown" in terminal.text
+        assert f"session {root}" in terminal.text  # whose budget binds it too
+        assert max(map(len, terminal.text.splitlines())) <= columns
 
 
 def test_a_running_turn_counts_with_its_time(place: Place) -> None:

@@ -260,6 +260,23 @@ def test_the_log_has_commits_and_checkpoints(repository: Place) -> None:
     assert heads[1][1] == made != heads[0][1]
 
 
+def test_the_log_within_one_second(repository: Place) -> None:
+    """A turn's automatic checkpoint stands above what was committed in the same second."""
+    place = repository
+    config = place.tmp / "config.toml"
+    config.write_text("checkpoint_every_turns = 1\n")
+    place.env |= {**IDENTITY, "CSA_CONFIG": str(config)}
+    commit = 'GIT_COMMITTER_DATE="@$((now + i)) +0000" git commit -q --allow-empty -m $i'
+    place.play(["run", f"now=$(date +%s); for i in $(seq 0 20); do {commit}; done"], ["say", "done"])
+    session_id = place.codex("commit in each of these seconds").session_id
+    found = place.run("session", "log", session_id, "--json").json
+    kinds = [entry["kind"] for entry in found]
+    at = kinds.index("checkpoint")
+    assert found[at]["at"] == found[at + 1]["at"]
+    assert kinds == ["commit"] * at + ["checkpoint"] + ["commit"] * (21 - at)
+    assert [entry["at"] for entry in found] == sorted((entry["at"] for entry in found), reverse=True)
+
+
 def test_the_log_without_a_repository(place: Place) -> None:
     """There are only checkpoints, and at first nothing."""
     session_id = place.codex("one").session_id

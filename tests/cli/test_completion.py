@@ -84,6 +84,17 @@ def test_scripts_parse(place: Place, scripts: Path, shell: str) -> None:
         (["run", "--tool", "c"], ["claude-code", "codex"]),
         (["run", "--tool", "=", "co"], ["codex"]),
         (["run", "-t", "a"], ["auto"]),
+        (["run", "--fallback", "co"], ["codex"]),
+        (["run", "--fallback", "codex,"], ["codex,claude-code", "codex,gemini-cli", "codex,opencode"]),
+        (["session", "list", "--tool", "a"], []),
+        (["session", "clean", "--tool", "a"], []),
+        (["session", "list", "--tool", "=", "codex,cl"], ["codex,claude-code"]),
+        (["session", "list", "--status", "f"], ["failed"]),
+        (["session", "list", "--status", "failed,l"], ["failed,lost"]),
+        (["session", "sw"], ["switch"]),
+        (["session", "cu"], ["current", "cur"]),
+        (["l"], ["ls"]),
+        (["ls", "--tr"], ["--tree"]),
         (["help", "se"], ["session"]),
         (["nonsense", "wor"], []),
     ],
@@ -116,13 +127,34 @@ def test_sessions_in_bash(place: Place, scripts: Path) -> None:
 
 
 @pytest.mark.usefixtures("sessions")
-def test_the_key_itself_in_bash(place: Place, scripts: Path) -> None:
-    """In an interactive bash, TAB completes the name of a session."""
+@pytest.mark.parametrize(
+    ("typed", "inserted"),
+    [
+        ("session result au", "auth"),
+        ("session delete au", "auth"),
+        ("session delete -f -s au", "auth"),
+        ("session delete 01JH5QWERT au", "auth"),
+        ("session kill 01JH5QWERT au", "auth"),
+        ("session switch au", "auth"),
+        ("switch -s au", "auth"),
+        ("run --fork-from au", "auth"),
+        ("run -s @l", "@last"),
+        ("run --session=@l", "@last"),
+        ("run -s @cu", "@current"),
+        ("session show @pa", "@parent"),
+        ("session show @nobody", "@nobody"),
+        ("run -s @last --tool co", "codex"),
+    ],
+)
+def test_the_key_itself_in_bash(place: Place, scripts: Path, typed: str, inserted: str) -> None:
+    """In an interactive bash, TAB completes sessions, and what begins with @ is none of its names of hosts."""
     seen = place.tmp / "seen"
+    hosts = place.tmp / "hosts"
+    hosts.write_text("127.0.0.1 lastly current nobody.example\n")
     ours, theirs = pty.openpty()
     with subprocess.Popen(
         ["bash", "--norc", "--noprofile", "-i"],
-        env=place.environment({"TERM": "dumb", "PS1": "ready> ", "HISTFILE": None}),
+        env=place.environment({"TERM": "dumb", "PS1": "ready> ", "HISTFILE": None, "HOSTFILE": str(hosts)}),
         cwd=place.project,
         stdin=theirs,
         stdout=theirs,
@@ -131,10 +163,9 @@ def test_the_key_itself_in_bash(place: Place, scripts: Path) -> None:
     ) as shell:
         os.close(theirs)
         csa = f'csa() {{ if [[ $1 == __complete ]]; then command {CSA} "$@"; else echo "$@" > {seen}; fi; }}\n'
-        os.write(ours, f"source {scripts}/completion.bash\n{csa}csa session result au\t\n".encode())
+        os.write(ours, f"source {scripts}/completion.bash\n{csa}csa {typed}\t\n".encode())
         try:
-            wait_for(seen.exists, "the completed command is run")
-            wait_for(seen.read_text, "its words are written")
+            wait_for(lambda: seen.exists() and seen.read_text(), "the completed command is run, and its words written")
         finally:
             os.write(ours, b"exit\n")
             while True:
@@ -145,7 +176,9 @@ def test_the_key_itself_in_bash(place: Place, scripts: Path) -> None:
                     break
             os.close(ours)
             shell.kill()
-    assert seen.read_text() == "session result auth\n"
+    *before, last = typed.split()
+    option = f"{last.partition('=')[0]}=" if "=" in last else ""
+    assert seen.read_text().split() == [*before, option + inserted]
 
 
 @pytest.mark.usefixtures("sessions")

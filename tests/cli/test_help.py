@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 
 from csa.cli.commands import COMMANDS, GROUPS
+from tests.cli.prepared import store_of, write_session
+from tests.cli.terminal import Terminal
 from tests.support import Place
 
 
@@ -28,6 +30,26 @@ def test_help_of_a_command(place: Place, words: tuple[str, ...]) -> None:
     assert done.out == place.run(*words, "--help", env={"COLUMNS": "80"}).out
     assert done.out.startswith(f"usage: csa {' '.join(words)} [-h]")
     assert max(map(len, done.out.splitlines())) <= 80
+
+
+@pytest.mark.parametrize("words", [(), ("session",), *(command.words for command in COMMANDS)], ids=" ".join)
+def test_help_on_a_narrow_terminal(place: Place, words: tuple[str, ...]) -> None:
+    """Help is written to the width of the terminal, from 40 columns on, and says the same."""
+    narrow, wide = (place.run(*words, "--help", env={"COLUMNS": str(width)}) for width in (40, 300))
+    assert (narrow.code, wide.code) == (0, 0), narrow.err
+    assert max(map(len, narrow.out.splitlines())) <= 40
+    assert "".join(narrow.out.replace("\\\n", "").split()) == "".join(wide.out.split())
+
+
+@pytest.mark.parametrize("columns", ["\u00b2", "\u0664", "-5", "0", "1", "9" * 5000, "wide", ""])
+def test_a_width_that_is_none(place: Place, columns: str) -> None:
+    """Whatever COLUMNS holds, there is help, and a list."""
+    write_session(store_of(place), 1)
+    env: dict[str, str | None] = {"COLUMNS": columns}
+    assert place.run("run", "--help", env=env).code == place.run("--help", env=env).code == 0
+    with Terminal(place, "session", "list", "--tree", env=env) as terminal:
+        assert terminal.end() == 0
+    assert "Traceback" not in terminal.text
 
 
 @pytest.mark.parametrize("group", GROUPS)

@@ -112,7 +112,7 @@ def test_nothing_to_count(place: Place) -> None:
     assert not place.state_root.exists()
 
 
-@pytest.mark.parametrize("columns", [80, 140])
+@pytest.mark.parametrize("columns", [40, 50, 60, 80, 140])
 @pytest.mark.parametrize("by", ["tool", "day", "tree", "owner"])
 def test_on_a_terminal(place: Place, store: Store, columns: int, by: str) -> None:
     """The table fits, names give way, and the total stands below."""

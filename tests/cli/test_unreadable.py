@@ -190,7 +190,7 @@ def test_everything_else_is_killed(place: Place, broken: Path) -> None:
     done = place.run("kill", "--all", "--yes")
     assert running.wait().code != 0
     is_unknown = broken.name == "session.lock"
-    assert f"{running.session_id}: killed (codex, turn 1)" in done.out
+    assert f"{running.session_id}: ended (codex, turn 1): cancelled" in done.out
     assert (done.code, str(broken) in done.err) == (6 if is_unknown else 0, is_unknown)
     again = place.run("kill", "--all", "--yes", "--json")
     assert (again.code, [item["session_id"] for item in again.json]) == ((6, [BAD]) if is_unknown else (0, []))
@@ -225,7 +225,7 @@ def test_killed_where_sessions_cannot_be_listed(place: Place, unlistable: Path, 
     done = place.shell(without_privileges("csa", *words))
     again = place.shell(without_privileges("csa", *words, "--json"))
     assert running.wait().code != 0
-    assert f"{running.session_id}: killed (codex, turn 1)" in done.out
+    assert f"{running.session_id}: ended (codex, turn 1): cancelled" in done.out
     assert (done.code, done.err.count(f"error: {unlistable}: cannot be read (Permission denied).\n")) == (6, 1)
     assert (again.code, str(unlistable) in again.err) == (6, True)
     assert [item["outcome"] for item in again.json] == ["not_running"] * ("--tree" in words)

@@ -39,10 +39,14 @@ def test_kill(place: Place) -> None:
     place.wait_ready()
     session_id = run.session_id
     done = place.run("session", "kill", "-s", session_id)
-    assert (done.code, done.out, done.err) == (0, f"{session_id}: killed (codex, turn 1)\n", "")
+    assert (done.code, done.out, done.err) == (0, f"{session_id}: ended (codex, turn 1): cancelled\n", "")
     assert place.run("session", "is-alive", session_id).code == 1
     assert run.wait().code == 130
     assert place.last_event(session_id)["status"] == "cancelled"
+    said = place.run("session", "result", session_id)
+    assert (said.code, said.out) == (0, "")
+    assert said.err.startswith("error: turn 1 cancelled by session kill by ")
+    assert said.err.endswith(f'\nhint: csa run --session {session_id} "go on"\n')
     place.wait_until_empty(within_s=1)
     assert not (place.session(session_id) / "cancel").exists()
     place.release()
@@ -72,7 +76,7 @@ def test_kill_of_a_stopped_supervisor(place: Place) -> None:
     session_id = run.session_id
     run.signal(signal.SIGSTOP)
     done = place.run("session", "kill", session_id)
-    assert (done.code, done.out) == (0, f"{session_id}: killed (codex, turn 1)\n")
+    assert (done.code, done.out) == (0, f"{session_id}: ended (codex, turn 1): cancelled\n")
     assert run.wait().code == 130
     assert place.status(session_id) == "cancelled"
 
@@ -85,7 +89,7 @@ def test_kill_by_force(place: Place) -> None:
     session_id = run.session_id
     done = place.run("session", "kill", "--force", session_id)
     assert done.code == 0
-    assert done.out == (f"{session_id}: killed (codex, turn 1); its supervisor was killed too, so the turn is lost\n")
+    assert done.out == (f"{session_id}: ended (codex, turn 1): lost; its supervisor was killed too\n")
     assert run.wait().code == -signal.SIGKILL
     assert place.processes() == {}
     assert place.status(session_id) == "lost"
@@ -158,11 +162,11 @@ def test_kill_of_a_tree(place: Place) -> None:
     assert done.code == 0, done.err
     (leaf,) = place.ids(other)
     first, *rest = done.out.splitlines()
-    assert first == f"{run.session_id}: killed (codex, turn 1)"
+    assert first == f"{run.session_id}: ended (codex, turn 1): cancelled"
     below = sorted([*place.ids(), leaf])
     below.remove(run.session_id)
     assert [line[:26] for line in sorted(rest)] == below  # what went with it is told of too
-    assert all(": killed (" in line for line in rest)
+    assert all(": ended (" in line for line in rest)
     run.wait()
     place.wait_until_empty(within_s=1)
     noted = [json.loads(line) for line in (place.store / "audit.jsonl").read_text().splitlines()]
@@ -181,7 +185,10 @@ def test_kill_of_children_whose_parent_has_ended(place: Place) -> None:
     place.wait_ready()
     done = place.run("session", "kill", "--tree", root)
     assert done.code == 0
-    assert done.out.splitlines() == [f"{root}: not running (succeeded)", f"{run.session_id}: killed (codex, turn 1)"]
+    assert done.out.splitlines() == [
+        f"{root}: not running (succeeded)",
+        f"{run.session_id}: ended (codex, turn 1): cancelled",
+    ]
     assert run.wait().code == 130
 
 
@@ -199,7 +206,10 @@ def test_kill_of_a_detached_child(place: Place) -> None:
     (row,) = place.run("ps", "--json").json
     assert (row["id"], row["detached"]) == (child_id, True)
     done = place.run("session", "kill", "--tree", parent)
-    assert done.out.splitlines() == [f"{parent}: not running (succeeded)", f"{child_id}: killed (codex, turn 1)"]
+    assert done.out.splitlines() == [
+        f"{parent}: not running (succeeded)",
+        f"{child_id}: ended (codex, turn 1): cancelled",
+    ]
     assert attached.wait().code == 1
     assert "session kill by tester@" in str(place.last_event(child_id))
     place.wait_until_empty(within_s=2)
@@ -306,12 +316,16 @@ def test_ps_and_kill_all(place: Place) -> None:
     shown = place.run("ps").out.splitlines()
     assert shown[0].split() == ["SESSION", "PROJECT", "TOOL", "STATUS", "TURN", "PID", "TIME", "CPU", "MEM", "DOING"]
     assert [line.split()[0] for line in shown[1:]] == [each for _, each in reversed(projects)]
+    for columns in (40, 50, 60, 80, 120):
+        with Terminal(place, "ps", "--all", size=(columns, 24)) as terminal:
+            assert terminal.end() == 0
+        assert max(map(len, terminal.text.splitlines())) <= columns
     refused = place.run("kill", "--all")
     assert (refused.code, "hint: csa kill --all --yes" in refused.err) == (2, True)
     assert place.run("kill").code == 2
     done = place.run("kill", "--all", "--yes")
     assert done.code == 0
-    assert sorted(done.out.splitlines()) == sorted(f"{each}: killed (codex, turn 1)" for _, each in projects)
+    assert sorted(done.out.splitlines()) == sorted(f"{each}: ended (codex, turn 1): cancelled" for _, each in projects)
     assert [run.wait().code for run in runs] == [130, 130]
     assert place.run("ps").out == "Nothing runs\n"
 
@@ -330,7 +344,7 @@ def test_kill_all_asks(place: Place) -> None:
         terminal.wait_for("[y/N]")
         terminal.type("y\n")
         assert terminal.end() == 0
-        assert "killed (codex, turn 1)" in terminal.text
+        assert "ended (codex, turn 1): " in terminal.text
     assert run.wait().code == 130
 
 

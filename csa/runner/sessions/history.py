@@ -65,7 +65,12 @@ def session_log(setting: Setting, session_id: str) -> list[Entry]:
         entries.append(
             Entry(kind="checkpoint", commit=checkpoint.commit, at=at, turn=facts.turn, subject=subject, author="csa")
         )
-    return sorted(entries, key=lambda entry: (entry.at, entry.turn), reverse=True)
+    return sorted(entries, key=_order, reverse=True)
+
+
+def _order(entry: Entry) -> tuple[int, int, bool]:
+    """Order by the seconds that git tells of; within one, a turn's checkpoint was made after its commits."""
+    return int(entry.at.timestamp()), entry.turn, entry.kind == "checkpoint"
 
 
 def _spans(setting: Setting, session_id: str) -> Iterator[_Span]:
