@@ -6,11 +6,11 @@ import argparse
 import os
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from csa import __version__
-from csa.cli.commands import COMMANDS, Command, overview
+from csa.cli.commands import ALIASES, COMMANDS, Command, overview
 
 REFERENCE = Path(__file__).parent / "commands.md"
 MANUAL = Path(__file__).parent / "csa.1"
@@ -28,6 +28,10 @@ EXITS = (
     ("8", "The provider limits the rate, or a quota is used up."),
     ("124", "The time given by --timeout is up."),
     ("129, 130, 143", "Ended by a hangup, an interrupt, a termination."),
+)
+OPTIONS = (
+    ("csa --version, csa -V", "Print the version."),
+    ("csa --help, csa help COMMAND, csa COMMAND --help", "Print the commands; what one of them takes."),
 )
 VARIABLES = (
     ("CSA_STATE_DIR", "Where sessions are kept, instead of $XDG_STATE_HOME/csa or ~/.local/state/csa."),
@@ -54,6 +58,12 @@ def render() -> str:
         "```",
         overview().rstrip(),
         "```",
+        "",
+        "## Exit codes",
+        "",
+        "| code | meaning |",
+        "|---|---|",
+        *(f"| {code} | {meaning} |" for code, meaning in EXITS),
     ]
     for command in COMMANDS:
         parts += ["", f"## csa {' '.join(command.words)}", "", "```", command.parser().format_help().rstrip(), "```"]
@@ -78,14 +88,13 @@ def render_manual() -> str:
             "by its name or a prefix of its id, with a status that is true, and nothing left behind when it ends.\n\n"
             "An agent that calls csa run makes a child of its own session. csa doctor says whether csa can work here."
         ),
+        *_section("OPTIONS", OPTIONS),
         ".SH COMMANDS",
     ]
     for command in COMMANDS:
         lines += _manual_of(command)
     for title, rows in (("EXIT STATUS", EXITS), ("ENVIRONMENT", VARIABLES), ("FILES", FILES)):
-        lines.append(f".SH {title}")
-        for term, meaning in rows:
-            lines += _item(rf"\fB{_roff(term)}\fR", meaning)
+        lines += _section(title, rows)
     lines.append(".SH EXAMPLES")
     for line in examples.partition("\n\n")[0].splitlines():
         example, meaning = re.split(" {2,}", line.strip())
@@ -94,10 +103,19 @@ def render_manual() -> str:
     return "\n".join(lines) + "\n"
 
 
+def _section(title: str, rows: Iterable[tuple[str, str]]) -> Iterator[str]:
+    yield f".SH {title}"
+    for term, meaning in rows:
+        yield from _item(rf"\fB{_roff(term)}\fR", meaning)
+
+
 def _manual_of(command: Command) -> Iterator[str]:
     parser = command.parser()
     yield f".SS csa {_roff(' '.join(command.words))}"
     yield from _paragraphs(str(parser.description))
+    if names := [" ".join(("csa", *alias)) for alias, words in ALIASES.items() if words == command.words]:
+        yield ".PP"
+        yield _roff(f"Other names: {', '.join(names)}.")
     for action in parser._actions:  # noqa: SLF001  # there is no public way to an argument
         if action.help not in (None, argparse.SUPPRESS) and not isinstance(action, argparse._HelpAction):  # noqa: SLF001
             yield from _item(_term(action), str(action.help) % {"default": action.default})
@@ -109,7 +127,9 @@ def _term(action: argparse.Action) -> str:
     if not action.option_strings:
         return shown
     names = ", ".join(rf"\fB{_roff(name)}\fR" for name in action.option_strings)
-    return names if action.nargs == 0 else f"{names} {shown}"
+    if action.nargs == 0:
+        return names
+    return f"{names}[={shown}]" if action.nargs == argparse.OPTIONAL else f"{names} {shown}"
 
 
 def _item(term: str, meaning: str) -> list[str]:

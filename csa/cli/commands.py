@@ -162,7 +162,9 @@ def overview() -> str:
         '  git diff | csa run --stdin "review this"        with what a pipe holds',
         "  csa session list --tree                         who started whom",
         "",
-        "csa COMMAND --help says more of each. First time here? csa doctor",
+        "ls is short for session list, cur and switch for session current.",
+        "csa COMMAND --help says more of each, csa --version which csa this is.",
+        "First time here? csa doctor",
     ]
     return "\n".join(lines) + "\n"
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from csa.cli.commands import COMMANDS, find_command
+from csa.cli.commands import ALIASES, COMMANDS, find_command
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 README = DOCS.parent / "README.md"
@@ -29,17 +29,34 @@ def test_the_command_reference_is_up_to_date() -> None:
     assert (DOCS / "csa.1").read_text() == generate.render_manual()
 
 
-@pytest.mark.skipif(not shutil.which("man"), reason="there is no man")
-def test_the_man_page_renders_without_warnings() -> None:
-    """`man --warnings -l docs/csa.1` shows every command and has nothing to complain of."""
+@pytest.fixture(scope="module")
+def manual() -> str:
+    """What man makes of docs/csa.1, without a complaint."""
     command = ["man", "--warnings", "-l", str(DOCS / "csa.1")]
     env = {**os.environ, "LC_ALL": "C.UTF-8", "MANWIDTH": "80"}
     done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=30, check=True)
     assert done.stderr == ""
-    assert "EXIT STATUS" in done.stdout
-    for command_of_csa in COMMANDS:
-        assert f"\n   csa {' '.join(command_of_csa.words)}\n" in done.stdout
-    assert max(map(len, done.stdout.splitlines())) <= 80
+    return done.stdout
+
+
+@pytest.mark.skipif(not shutil.which("man"), reason="there is no man")
+def test_the_man_page_renders_without_warnings(manual: str) -> None:
+    """`man --warnings -l docs/csa.1` shows every command and has nothing to complain of."""
+    assert "EXIT STATUS" in manual
+    for command in COMMANDS:
+        assert f"\n   csa {' '.join(command.words)}\n" in manual
+    assert max(map(len, manual.splitlines())) <= 80
+
+
+@pytest.mark.skipif(not shutil.which("man"), reason="there is no man")
+def test_the_man_page_tells_what_is_easily_missed(manual: str) -> None:
+    """An optional value has its equals sign, commands their other names, and csa its own options."""
+    assert "\n       --wait[=S]\n" in manual
+    assert "--wait S" not in manual
+    assert "csa --version" in manual
+    for alias, words in ALIASES.items():
+        section = manual.partition(f"\n   csa {' '.join(words)}\n")[2].partition("\n   csa ")[0]
+        assert re.search(rf"Other names:.*\bcsa {' '.join(alias)}[,.]", " ".join(section.split()))
 
 
 def _examples() -> list[str]:
