@@ -83,6 +83,7 @@ format: $(STAMP)
 	$(BIN)/ruff format --quiet .
 
 constraints: $(STAMP)
+	$(PIP) hatchling  # which builds csa; pip does that in a place of its own, not in .venv
 	(head -1 constraints.txt; $(BIN)/python -m pip freeze --all --exclude setuptools --exclude-editable) > constraints.new
 	mv constraints.new constraints.txt
 
