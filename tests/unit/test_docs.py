@@ -7,26 +7,57 @@ import shlex
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from csa.cli.commands import ALIASES, COMMANDS, find_command
+from csa.model.config import KEYS, TOOL_KEYS, Layer, combine_layers
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 README = DOCS.parent / "README.md"
 
 
-@pytest.mark.skipif(sys.version_info[:2] != (3, 11), reason="argparse words its help differently in each version")
-def test_the_command_reference_is_up_to_date() -> None:
-    """docs/commands.md and docs/csa.1 are what `make docs` would write."""
+@pytest.fixture(scope="module")
+def generate() -> Any:
+    """The module docs/generate.py."""
     spec = importlib.util.spec_from_file_location("generate", DOCS / "generate.py")
     assert spec
     assert spec.loader
-    generate = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(generate)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.skipif(sys.version_info[:2] != (3, 11), reason="argparse words its help differently in each version")
+def test_the_command_reference_is_up_to_date(generate: Any) -> None:
+    """docs/commands.md and docs/csa.1 are what `make docs` would write."""
     assert (DOCS / "commands.md").read_text() == generate.render()
     assert (DOCS / "csa.1").read_text() == generate.render_manual()
+
+
+def test_the_keys_of_the_configuration_are_up_to_date(generate: Any) -> None:
+    """docs/configuration.md ends with what `make docs` would write: every key, and what a project may do with it."""
+    text = (DOCS / "configuration.md").read_text()
+    assert text == generate.render_configuration()
+    rows = dict(re.findall(r"^\| `(\w+)` \| .* \| (sets|tightens|no) \|", text, re.MULTILINE))
+    assert rows.keys() == {*KEYS, *TOOL_KEYS}
+    assert (rows["tool"], rows["max_depth"], rows["command"]) == ("sets", "tightens", "no")
+
+
+def _config_files() -> list[str]:
+    texts = "".join((DOCS / name).read_text() for name in ("configuration.md", "limits.md", "acp-transport.md"))
+    return re.findall(r"^```toml\n(.*?)^```", texts, re.MULTILINE | re.DOTALL)
+
+
+@pytest.mark.parametrize("text", _config_files(), ids=lambda text: text.partition("\n")[0])
+def test_every_example_of_a_config_file_is_accepted(text: str) -> None:
+    """It loads, in a project's place where it is a project's, and every value that it sets is then in force."""
+    layer = Layer("example", tomllib.loads(text), is_project=text.startswith("# <project>"))
+    in_force = combine_layers([layer]).values
+    assert set(layer.values) - {"tools"} <= {key for key, (_, origin) in in_force.items() if origin == "example"}
 
 
 @pytest.fixture(scope="module")
@@ -78,3 +109,14 @@ def test_links_between_documents_lead_somewhere(document: Path) -> None:
     """A relative link names a file that exists."""
     for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", document.read_text()):
         assert (document.parent / target).exists(), target
+
+
+def test_the_pins_are_versions_and_cover_the_build() -> None:
+    """constraints.txt, as CONTRIBUTING.md says, pins all that is needed, building csa included, and names no place."""
+    lines = (DOCS.parent / "constraints.txt").read_text().splitlines()[1:]
+    assert [line for line in lines if not re.fullmatch(r"[\w.-]+==[\w.]+", line)] == []
+    pinned = {re.sub(r"[-_.]+", "-", line.partition("==")[0]).lower() for line in lines}
+    project = tomllib.loads((DOCS.parent / "pyproject.toml").read_text())
+    needed = project["build-system"]["requires"] + project["project"]["dependencies"]
+    needed += project["project"]["optional-dependencies"]["dev"]
+    assert {re.match(r"[\w.-]+", name)[0].lower() for name in needed} <= pinned  # type: ignore[index]  # they are names
