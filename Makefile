@@ -26,7 +26,7 @@ help:
 	@echo "make torture    a thousand kills at random instants, and what else supervision promises (20 minutes)"
 	@echo "make bench      speed and memory, as ratios"
 	@echo "make captures   draw the views as terminals show them into docs/captures/"
-	@echo "make docs       write docs/commands.md and docs/csa.1 anew from the parsers"
+	@echo "make docs       write anew what is generated in docs: commands.md, csa.1, the keys in configuration.md"
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -83,6 +83,7 @@ format: $(STAMP)
 	$(BIN)/ruff format --quiet .
 
 constraints: $(STAMP)
+	$(PIP) hatchling  # which builds csa; pip does that in a place of its own, not in .venv
 	(head -1 constraints.txt; $(BIN)/python -m pip freeze --all --exclude setuptools --exclude-editable) > constraints.new
 	mv constraints.new constraints.txt
 

@@ -74,7 +74,7 @@ class AcpAdapter:
         self._agent = _AGENTS.get(name, _UNKNOWN)
         self._native = native
         reads = native.capabilities.reads if native else ()
-        self.capabilities = Capabilities(choose_id=False, system_on_resume=False, reads=reads)
+        self.capabilities = Capabilities(system_on_resume=False, reads=reads)
         self.family = native.family if native else name
         self.executable = native.executable if native and name in _AGENTS else ""  # none: the user must configure it
         self.outer_markers: frozenset[str] = native.outer_markers if native else frozenset()

@@ -36,7 +36,7 @@ class ClaudeCodeAdapter:
     name = "claude-code"
     family = "anthropic"
     executable = "claude"
-    capabilities = Capabilities(choose_id=True, fork=True)
+    capabilities = Capabilities(fork=True)
     outer_markers = frozenset(
         {
             "CLAUDECODE",

@@ -36,7 +36,6 @@ _ALWAYS = (
     "--skip-git-repo-check",
     *_ANY_WAY,
 )
-_BYPASS = "--dangerously-bypass-approvals-and-sandbox"
 
 
 class CodexAdapter:

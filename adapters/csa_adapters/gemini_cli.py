@@ -65,7 +65,7 @@ class GeminiCliAdapter:
     name = "gemini-cli"
     family = "google"
     executable = "gemini"
-    capabilities = Capabilities(choose_id=True, reads=READS)
+    capabilities = Capabilities(reads=READS)
     outer_markers = frozenset({"GEMINI_CLI", "GEMINI_CLI_NO_RELAUNCH", "GEMINI_CLI_TRUST_WORKSPACE", "GEMINI_PTY_INFO"})
     probe = Probe(
         version_arguments=("--version",),

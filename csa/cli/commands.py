@@ -166,7 +166,9 @@ def overview() -> str:
         "examples:",
         *(_row(words, what, room=_EXAMPLE_WIDTH) for words, what in _EXAMPLES),
         "",
-        "csa COMMAND --help says more of each. First time here? csa doctor",
+        "ls is short for session list, cur and switch for session current.",
+        "csa COMMAND --help says more of each, csa --version which csa this is.",
+        "First time here? csa doctor",
     ]
     return "\n".join(lines) + "\n"
 

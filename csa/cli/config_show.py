@@ -1,6 +1,12 @@
-"""Print each setting with its value and where it comes from."""
+"""Print each setting with its value and where it comes from.
+
+What is printed is a config file. Settings that nobody has set stand in it as comments, and so do those that hold a
+secret, which is not shown.
+"""
 
 from __future__ import annotations
+
+import re
 
 from csa.cli.output import print_json
 from csa.cli.selecting import open_client
@@ -8,6 +14,11 @@ from csa.cli.selecting import open_client
 TYPE_CHECKING = False  # see csa/structs.py
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Callable, Iterator, Mapping
+    from typing import Any
+
+_BARE = re.compile(r"[A-Za-z0-9_-]+", re.ASCII)
+_MAX_SHORT = 0xFFFF  # what four digits hold
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -15,23 +26,62 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def execute(arguments: argparse.Namespace) -> int:
-    client = open_client(arguments)
-    values = client.setting.redactor.redact_data({k: v for k, (v, _) in client.setting.config.values.items()})
-    origins = {key: origin for key, (_, origin) in client.setting.config.values.items()}
+    setting = open_client(arguments).setting
+    values, redact_data = setting.config.values, setting.redactor.redact_data
     if arguments.json:
-        print_json({key: {"value": value, "origin": origins[key]} for key, value in values.items()})
+        shown = {key: {"value": redact_data(value, key), "origin": origin} for key, (value, origin) in values.items()}
+        print_json({setting.redactor.redact(key): facts for key, facts in shown.items()})
         return 0
-    width = max(len(key) for key in values)
-    for key, value in values.items():
-        print(f"{key:<{width}} = {_render(value)}  # {origins[key]}")
+    for line in render_settings(values, redact_data):
+        print(line)
     return 0
 
 
-def _render(value: object) -> str:
+def render_settings(
+    values: Mapping[str, tuple[Any, str]], redact_data: Callable[[Any, str], Any] = lambda value, _: value
+) -> Iterator[str]:
+    """Yield the lines of a config file with these settings: value and origin by dotted key."""
+    tables: dict[str, list[str]] = {"": []}
+    for key in values:
+        tables.setdefault(key.rpartition(".")[0], []).append(key)
+    for table, keys in tables.items():
+        if table:
+            yield ""
+            yield f"[tools.{_render_key(redact_data(table.removeprefix('tools.'), ''))}]"
+        names = [key.rpartition(".")[2] for key in keys]
+        width = max(map(len, names))
+        for key, name in zip(keys, names, strict=True):
+            value, origin = values[key]
+            shown = render_value(redact_data(value, key))
+            mark = "# " if origin == "default" or shown != render_value(value) else ""
+            yield f"{mark}{name:<{width}} = {shown}  # {''.join(map(_escape, origin))}"
+
+
+def render_value(value: object) -> str:
+    """Render a value as TOML, on one line."""
     if isinstance(value, str):
-        return f'"{value}"'
+        return _render_text(value)
+    if isinstance(value, bool):
+        return str(value).lower()
     if isinstance(value, list | tuple):
-        return "[" + ", ".join(_render(item) for item in value) + "]"
+        return f"[{', '.join(map(render_value, value))}]"
     if isinstance(value, dict):
-        return "{ " + ", ".join(f"{key} = {_render(item)}" for key, item in value.items()) + " }"
+        pairs = ", ".join(f"{_render_key(str(key))} = {render_value(item)}" for key, item in value.items())
+        return f"{{ {pairs} }}" if pairs else "{}"
     return str(value)
+
+
+def _render_key(key: str) -> str:
+    return key if _BARE.fullmatch(key) else _render_text(key)
+
+
+def _render_text(text: str) -> str:
+    inside = text.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{"".join(map(_escape, inside))}"'
+
+
+def _escape(char: str) -> str:
+    """Spell a character as TOML does where it may not stand in a string or comment, or is not seen there."""
+    if char.isprintable():
+        return char
+    return f"\\u{ord(char):04X}" if ord(char) <= _MAX_SHORT else f"\\U{ord(char):08X}"

@@ -32,14 +32,12 @@ ErrorKind = Literal[
 class Capabilities(Struct):
     """What the tool can do.
 
-    choose_id: it takes the provider session id of a new run (a UUIDv4) from its caller.
     fork: a run can begin with a copy of another conversation (`TurnRequest.fork_of`).
     system_on_resume: it heeds another system text when a conversation is resumed.
     reads: files of the tool's configuration that the adapter must see, named like `Probe.login_files`; `./` stands for
         the directory of the turn. Those that exist come with the request (`TurnRequest.files`).
     """
 
-    choose_id: bool = False
     fork: bool = False
     system_on_resume: bool = True
     reads: tuple[str, ...] = ()

@@ -1,4 +1,4 @@
-"""Lengths of time as people write them: `90s`, `30m`, `12h`, `7d`, `2w`."""
+"""Lengths of time, and moments, as people write them: `90s`, `30m`, `12h`, `7d`, `2w`, `2026-02-28`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from csa.model.state import parse_time
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
-EXAMPLE = "give a number and a unit: 90s, 30m, 12h, 7d, 2w"
+EXAMPLE = "give a number and a unit (90s, 30m, 12h, 7d, 2w), or a date (2026-02-28, 2026-02-28T14:30)"
 
 
 def parse_span(text: str) -> timedelta | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from csa.cli.commands import COMMANDS, GROUPS
+from csa.cli.commands import ALIASES, COMMANDS, GROUPS
 from tests.cli.prepared import store_of, write_session
 from tests.cli.terminal import Terminal
 from tests.support import Place
@@ -19,6 +19,9 @@ def test_overview_names_every_command_by_purpose(place: Place) -> None:
         assert done.out.count(f"\n  {' '.join(command.words):<20} {command.summary}\n") == 1
     assert "run agents:\n" in done.out
     assert "examples:\n" in done.out
+    assert "csa --version" in done.out
+    assert "\nls is short for session list, cur and switch for session current.\n" in done.out
+    assert {alias[-1] for alias in ALIASES} == {"ls", "cur", "switch"}
     assert place.run("help").out == place.run().out == done.out
 
 

@@ -83,6 +83,9 @@ def test_wrong_filters(place: Place) -> None:
     assert (done.code, "did you mean 'succeeded'?" in done.err) == (2, True)
     done = place.run("session", "list", "--since", "yesterday")
     assert (done.code, "30m, 12h, 7d" in done.err) == (2, True)
+    dates = re.findall(r"\d{4}-\S+\d", done.err)
+    assert len(dates) == 2
+    assert all(place.run("session", "list", "--since", date).code == 0 for date in dates)
     assert place.run("session", "list", "--limit", "0").code == 2
 
 

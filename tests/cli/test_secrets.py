@@ -145,7 +145,9 @@ def test_secrets_in_words_of_the_command(place: Place) -> None:
     place.codex("hello", "--description", SHAPES["aws"], "--system", f"use {SHAPES['slack']}", env=env)
     assert SHAPES["slack"] in argv.read_text()  # the tool is told
     assert found_below(place.state_root) == []
-    assert ASSIGNED not in place.run("config", "show", env=env).out
+    shown = place.run("config", "show", env=env).out
+    assert ASSIGNED not in shown
+    assert '\n[tools.codex]\n# env = { MY_API_KEY = "[REDACTED]" }  # ' in shown  # which is no setting to be read back
     assert ASSIGNED not in place.run("config", "show", "--json", env=env).out
 
 

@@ -27,11 +27,6 @@ with acquire_lock(Path(args[0])) as lock:
 """
 
 
-def error_of(place: Place, session_id: str) -> str:
-    """Return what a session's last turn says of its end."""
-    return str(place.run("session", "result", "--json", session_id).json["error"] or "")
-
-
 def test_kill(place: Place) -> None:
     """A turn that is killed ends cancelled, says who asked, leaves no process, and can be resumed."""
     place.play(*place.hold(), ["say", "done"])

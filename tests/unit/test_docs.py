@@ -7,39 +7,87 @@ import shlex
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from csa.cli.commands import COMMANDS, find_command
+from csa.cli.commands import ALIASES, COMMANDS, find_command
+from csa.model.config import KEYS, TOOL_KEYS, Layer, combine_layers
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 README = DOCS.parent / "README.md"
 
 
-@pytest.mark.skipif(sys.version_info[:2] != (3, 11), reason="argparse words its help differently in each version")
-def test_the_command_reference_is_up_to_date() -> None:
-    """docs/commands.md and docs/csa.1 are what `make docs` would write."""
+@pytest.fixture(scope="module")
+def generate() -> Any:
+    """The module docs/generate.py."""
     spec = importlib.util.spec_from_file_location("generate", DOCS / "generate.py")
     assert spec
     assert spec.loader
-    generate = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(generate)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.skipif(sys.version_info[:2] != (3, 11), reason="argparse words its help differently in each version")
+def test_the_command_reference_is_up_to_date(generate: Any) -> None:
+    """docs/commands.md and docs/csa.1 are what `make docs` would write."""
     assert (DOCS / "commands.md").read_text() == generate.render()
     assert (DOCS / "csa.1").read_text() == generate.render_manual()
 
 
-@pytest.mark.skipif(not shutil.which("man"), reason="there is no man")
-def test_the_man_page_renders_without_warnings() -> None:
-    """`man --warnings -l docs/csa.1` shows every command and has nothing to complain of."""
+def test_the_keys_of_the_configuration_are_up_to_date(generate: Any) -> None:
+    """docs/configuration.md ends with what `make docs` would write: every key, and what a project may do with it."""
+    text = (DOCS / "configuration.md").read_text()
+    assert text == generate.render_configuration()
+    rows = dict(re.findall(r"^\| `(\w+)` \| .* \| (sets|tightens|no) \|", text, re.MULTILINE))
+    assert rows.keys() == {*KEYS, *TOOL_KEYS}
+    assert (rows["tool"], rows["max_depth"], rows["command"]) == ("sets", "tightens", "no")
+
+
+def _config_files() -> list[str]:
+    texts = "".join((DOCS / name).read_text() for name in ("configuration.md", "limits.md", "acp-transport.md"))
+    return re.findall(r"^```toml\n(.*?)^```", texts, re.MULTILINE | re.DOTALL)
+
+
+@pytest.mark.parametrize("text", _config_files(), ids=lambda text: text.partition("\n")[0])
+def test_every_example_of_a_config_file_is_accepted(text: str) -> None:
+    """It loads, in a project's place where it is a project's, and every value that it sets is then in force."""
+    layer = Layer("example", tomllib.loads(text), is_project=text.startswith("# <project>"))
+    in_force = combine_layers([layer]).values
+    assert set(layer.values) - {"tools"} <= {key for key, (_, origin) in in_force.items() if origin == "example"}
+
+
+@pytest.fixture(scope="module")
+def manual() -> str:
+    """What man makes of docs/csa.1, without a complaint."""
     command = ["man", "--warnings", "-l", str(DOCS / "csa.1")]
     env = {**os.environ, "LC_ALL": "C.UTF-8", "MANWIDTH": "80"}
     done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=30, check=True)
     assert done.stderr == ""
-    assert "EXIT STATUS" in done.stdout
-    for command_of_csa in COMMANDS:
-        assert f"\n   csa {' '.join(command_of_csa.words)}\n" in done.stdout
-    assert max(map(len, done.stdout.splitlines())) <= 80
+    return done.stdout
+
+
+@pytest.mark.skipif(not shutil.which("man"), reason="there is no man")
+def test_the_man_page_renders_without_warnings(manual: str) -> None:
+    """`man --warnings -l docs/csa.1` shows every command and has nothing to complain of."""
+    assert "EXIT STATUS" in manual
+    for command in COMMANDS:
+        assert f"\n   csa {' '.join(command.words)}\n" in manual
+    assert max(map(len, manual.splitlines())) <= 80
+
+
+@pytest.mark.skipif(not shutil.which("man"), reason="there is no man")
+def test_the_man_page_tells_what_is_easily_missed(manual: str) -> None:
+    """An optional value has its equals sign, commands their other names, and csa its own options."""
+    assert "\n       --wait[=S]\n" in manual
+    assert "--wait S" not in manual
+    assert "csa --version" in manual
+    for alias, words in ALIASES.items():
+        section = manual.partition(f"\n   csa {' '.join(words)}\n")[2].partition("\n   csa ")[0]
+        assert re.search(rf"Other names:.*\bcsa {' '.join(alias)}[,.]", " ".join(section.split()))
 
 
 def _examples() -> list[str]:
@@ -61,3 +109,14 @@ def test_links_between_documents_lead_somewhere(document: Path) -> None:
     """A relative link names a file that exists."""
     for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", document.read_text()):
         assert (document.parent / target).exists(), target
+
+
+def test_the_pins_are_versions_and_cover_the_build() -> None:
+    """constraints.txt, as CONTRIBUTING.md says, pins all that is needed, building csa included, and names no place."""
+    lines = (DOCS.parent / "constraints.txt").read_text().splitlines()[1:]
+    assert [line for line in lines if not re.fullmatch(r"[\w.-]+==[\w.]+", line)] == []
+    pinned = {re.sub(r"[-_.]+", "-", line.partition("==")[0]).lower() for line in lines}
+    project = tomllib.loads((DOCS.parent / "pyproject.toml").read_text())
+    needed = project["build-system"]["requires"] + project["project"]["dependencies"]
+    needed += project["project"]["optional-dependencies"]["dev"]
+    assert {re.match(r"[\w.-]+", name)[0].lower() for name in needed} <= pinned  # type: ignore[index]  # they are names

@@ -31,18 +31,17 @@ print(sorted(heavy & (set(sys.modules) - before)))
 
 
 @pytest.mark.parametrize(
-    ("adapter", "name", "family", "executable", "chooses"),
+    ("adapter", "name", "family", "executable"),
     [
-        (ADAPTERS[0], "codex", "openai", "codex", False),
-        (ADAPTERS[1], "claude-code", "anthropic", "claude", True),
-        (ADAPTERS[2], "gemini-cli", "google", "gemini", True),
-        (ADAPTERS[3], "opencode", "opencode", "opencode", False),
+        (ADAPTERS[0], "codex", "openai", "codex"),
+        (ADAPTERS[1], "claude-code", "anthropic", "claude"),
+        (ADAPTERS[2], "gemini-cli", "google", "gemini"),
+        (ADAPTERS[3], "opencode", "opencode", "opencode"),
     ],
 )
-def test_identity(adapter: Adapter, name: str, family: str, executable: str, chooses: bool) -> None:  # noqa: FBT001
+def test_identity(adapter: Adapter, name: str, family: str, executable: str) -> None:
     """What the registry and the choice of a tool rest on."""
     assert (adapter.name, adapter.family, adapter.executable) == (name, family, executable)
-    assert adapter.capabilities.choose_id is chooses
     assert adapter.capabilities.system_on_resume is (name != "codex")
     assert adapter.probe.version_arguments == ("--version",)
     assert adapter.probe.login_variables
