@@ -281,6 +281,26 @@ def test_a_configured_tool_that_is_none(place: Place, setting: str, key: str) ->
     place.codex("hello", env=env)  # neither is needed
 
 
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('[tools.claude]\nmodel = "opus"\n', "'[tools.claude]': Unknown tool 'claude'."),
+        ('[tools.goose]\ntransport = "acp"\n', '[tools.goose] has transport = "acp" and no command.'),
+    ],
+)
+def test_settings_that_do_nothing(place: Place, text: str, said: str) -> None:
+    """Settings of a tool that there is not, or that cannot be started, are no valid configuration."""
+    user = place.tmp / "config.toml"
+    place.env["CSA_CONFIG"] = str(user)
+    user.write_text(text)
+    done = place.run("config", "validate")
+    assert (done.code, said in done.err) == (6, True), done.err
+    assert "hint: " in done.err
+    assert said in place.run("doctor").out
+    is_typo = "claude" in text
+    assert place.run("run", "--tool", "codex", "hello").code == (6 if is_typo else 0)
+
+
 def test_a_tool_that_the_user_has_configured(place: Place) -> None:
     """A project may name it, as the default or in the order."""
     user = place.tmp / "config.toml"

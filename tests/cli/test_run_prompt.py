@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 from pathlib import Path
 
@@ -125,6 +126,18 @@ def test_missing_prompt_file(place: Place) -> None:
     done = place.run("run", "--prompt-file", "gone.md")
     assert done.code == 2
     assert "gone.md" in done.err
+
+
+@pytest.mark.parametrize("words", [["--prompt-file", ""], ["--prompt-file", "", "hello"], ["--tool", "", "hello"]])
+def test_an_empty_word_is_not_none(place: Place, words: list[str]) -> None:
+    """A variable that is empty by mistake is told, and stdin is not read for it."""
+    read, write = os.pipe()  # open, and silent
+    running = place.start("run", *words, stdin=read)
+    assert running.wait().code == 2
+    assert running.err.startswith("error: ")
+    assert place.run("run", "--tool", "codex", "--system-file", "", "hello").code == 2
+    os.close(read)
+    os.close(write)
 
 
 def test_system_text_reaches_the_tool(place: Place) -> None:

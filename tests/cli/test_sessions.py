@@ -239,6 +239,27 @@ def test_projects_are_apart(place: Place) -> None:
     assert done.out == "FAKE ECHO: two [turns=2]\n"
 
 
+def test_two_names_for_one_session_are_refused(place: Place) -> None:
+    """`--session-id NAME` is what the session is called, the next time too; with an id it may be given a name."""
+    assert place.run("run", "--tool", "codex", "--session-id", "job", "--name", "other", "one").code == 2
+    assert place.ids() == []
+    for prompt in ("one", "two"):
+        assert place.codex(prompt, "--session-id", "job", "--name", "job").code == 0
+    assert place.codex("one", "--session-id", UNUSED, "--name", "other").code == 0
+    assert len(place.ids()) == 2
+
+
+def test_a_new_description_is_one_line(place: Place) -> None:
+    """It is folded and cut, whenever it is given."""
+    long = "two\nlines " + "and more " * 20
+    session_id = place.codex("one", "--description", long).session_id
+    described = place.state(session_id)["description"]
+    assert (len(described), described[:15]) == (80, "two lines and m")
+    place.codex("two", "--session", session_id, "--description", f"new {long}")
+    assert place.state(session_id)["description"].startswith("new two lines and more")
+    assert len(place.state(session_id)["description"]) == 80
+
+
 def test_cd_is_as_if_started_there(place: Place) -> None:
     """Files that are named, read or written, are looked for in the directory that --cd names, as with git -C."""
     below = place.project / "below"

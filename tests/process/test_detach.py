@@ -5,12 +5,17 @@ from __future__ import annotations
 import json
 import os
 import signal
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
+from csa.model.permission import Permission
+from csa.runner.detach import request_from_json, request_to_json
+from csa.runner.request import RunRequest
 from csa.store.locks import is_locked
 from csa.store.owner import parse_owner
+from csa.structs import fields
 from tests.support import CSA, Json, Place, children_of, is_running, wait_for
 
 
@@ -43,6 +48,67 @@ def test_the_id_resolves_and_the_turn_goes_on(place: Place) -> None:
     place.release()
     assert wait_for_end(place, session_id) == "succeeded"
     assert place.run("session", "result", "-s", session_id).out == "done\n"
+
+
+def test_a_request_survives_the_way_to_its_supervisor() -> None:
+    """Whatever can be asked of a turn can be asked of one that runs by itself."""
+    request = RunRequest(
+        prompt="p",
+        tool="codex",
+        transport="acp",
+        session="s",
+        last=True,
+        session_id="i",
+        description="d",
+        name="n",
+        model="m",
+        effort="e",
+        permission=Permission.FULL,
+        system="t",
+        ephemeral=True,
+        fork_from="f",
+        timeout_s=1.5,
+        idle_timeout_s=2.5,
+        keep_background=True,
+        retries=3,
+        fallback=("gemini-cli",),
+        handoff=False,
+        budget_tokens=4,
+        budget_usd=5.5,
+        budget_time_s=6.5,
+        ttl=timedelta(days=7, seconds=0.5),
+        directory=Path("/d"),
+    )
+    plain = RunRequest(prompt="")
+    assert [name for name in fields(RunRequest) if getattr(request, name) == getattr(plain, name)] == []
+    for each in (request, plain):
+        assert request_from_json(json.loads(json.dumps(request_to_json(each)))) == each
+
+
+def test_it_expires(place: Place) -> None:
+    """`--ttl` holds for a detached turn too."""
+    session_id = start_detached(place, "go", "--ttl", "7d")
+    assert wait_for_end(place, session_id) == "succeeded"
+    state = place.state(session_id)
+    assert state["expires_at"] - state["created_at"] == timedelta(days=7)
+
+
+def test_several_that_create_one_session_and_wait(place: Place) -> None:
+    """All but the first go on in the session that it has created meanwhile."""
+    place.env["CSA_CONF_MAX_RUNNING"] = "1"
+    place.script({"match": "hold", "do": [*place.hold(), ["say", "held"]]})
+    held = place.start("run", "--tool", "codex", "hold")
+    place.wait_ready()
+    words = ("run", "--tool", "codex", "--detach", "--wait=50", "--session-id", "job")
+    waiting = [place.start(*words, prompt) for prompt in ("one", "two")]
+    wait_for(lambda: len(place.processes()) > 5, "their supervisors wait")
+    place.release()
+    assert held.wait().code == 0
+    done = [each.wait() for each in waiting]
+    assert ([each.code for each in done], len({each.out for each in done})) == ([0, 0], 1), [each.err for each in done]
+    session_id = done[0].out.strip()
+    assert wait_for_end(place, session_id) == "succeeded"
+    assert place.state(session_id)["turns"] == 2
 
 
 def test_it_has_nothing_of_its_caller(place: Place) -> None:

@@ -53,6 +53,12 @@ def test_later_layers_win_and_are_named() -> None:
         ({"timeout_s": 60}, {"timeout_s": 30}, 30),
         ({"timeout_s": 60}, {"timeout_s": 90}, 60),
         ({"timeout_s": 60}, {"timeout_s": 0}, 60),
+        ({"max_sessions": 3}, {"max_sessions": 0}, 3),
+        ({"max_sessions": 3}, {"max_sessions": 2}, 2),
+        ({}, {"undo_days": 0}, 7),
+        ({}, {"undo_days": 9}, 9),
+        ({"audit_reads": True}, {"audit_reads": False}, True),
+        ({}, {"audit_reads": True}, True),
     ],
 )
 def test_a_project_tightens_and_never_loosens(before: dict[str, Any], asked: dict[str, Any], after: object) -> None:
