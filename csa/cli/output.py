@@ -6,7 +6,8 @@ import json
 import os
 import sys
 
-from csa.errors import CsaError
+from csa.errors import CsaError, StateError
+from csa.ids import is_session_id
 
 TYPE_CHECKING = False  # see csa/structs.py
 if TYPE_CHECKING:
@@ -32,9 +33,17 @@ STATUS_STYLES = {
 def print_error(error: CsaError, *, as_json: bool) -> None:
     """Print a failure: to stderr in words, or to stdout as the error object."""
     if as_json:
-        print_json({"error": {"code": error.code, "message": error.message, "hint": error.hint}})
+        print_json({"error": {"code": error.code, "message": error.message, "hint": hint_of(error)}})
         return
-    print_problem(error.message, hint=error.hint)
+    print_problem(error.message, hint=hint_of(error))
+
+
+def hint_of(error: CsaError) -> str | None:
+    """Return the next step: an error's own, and for a session's record that is damaged the way to mend it."""
+    if error.hint or not isinstance(error, StateError):
+        return error.hint
+    session_id = next((part for part in str(error.path).split("/")[::-1] if is_session_id(part)), None)
+    return f"csa session repair --dry-run -s {session_id}" if session_id else None
 
 
 def print_problem(message: str, *, hint: str | None = None) -> None:

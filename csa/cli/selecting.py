@@ -41,12 +41,12 @@ def add_selectors(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def resolve_all(client: Csa, arguments: argparse.Namespace) -> list[str]:
+def resolve_all(client: Csa, arguments: argparse.Namespace, *, retired: bool = False) -> list[str]:
     """Return the full ids of the sessions that are named, each once; UsageError when there is none."""
     given = [*arguments.session, *(arguments.session_option or ())]
     if not given:
         raise UsageError("Name a session.", hint="csa session list")
-    return list(dict.fromkeys(client.resolve(selector) for selector in given))
+    return list(dict.fromkeys(client.resolve(selector, retired=retired) for selector in given))
 
 
 def open_client(arguments: argparse.Namespace, *, command: str = "csa", owns_process: bool = False) -> Csa:

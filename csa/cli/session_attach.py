@@ -51,7 +51,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def execute(arguments: argparse.Namespace) -> int:
     client = open_client(arguments)
-    session_id = client.resolve(selected(arguments))
+    session_id = client.resolve(selected(arguments), retired=not arguments.interactive)
     if arguments.interactive:
         return _interact(client, session_id, arguments)
     if arguments.tool:

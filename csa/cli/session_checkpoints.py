@@ -78,7 +78,7 @@ def _chosen(client: Csa, arguments: argparse.Namespace) -> str | None:
     given = [text for text in (arguments.session, arguments.session_option) if text is not None]
     if len(given) > 1:
         raise UsageError("Name the session once.", hint="csa session list")
-    return client.resolve(given[0]) if given else None
+    return client.resolve(given[0], retired=True) if given else None
 
 
 def _print_rows(found: list[Checkpoint], verdicts: list[Verdict | None], *, of_one: bool) -> None:

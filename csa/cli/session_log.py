@@ -28,7 +28,7 @@ def execute(arguments: argparse.Namespace) -> int:
     from csa.runner.sessions.history import session_log  # noqa: PLC0415  # --help needs none of it
 
     client = open_client(arguments)
-    session_id = client.resolve(selected(arguments))
+    session_id = client.resolve(selected(arguments), retired=True)
     entries = session_log(client.setting, session_id)
     if arguments.json:
         print_json([entry.to_json() for entry in entries])

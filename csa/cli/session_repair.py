@@ -28,7 +28,9 @@ def execute(arguments: argparse.Namespace) -> int:
     from csa.runner.sessions.repairing import repair_session  # noqa: PLC0415  # help needs none of it
 
     client = open_client(arguments)
-    repair = repair_session(client.setting, client.resolve(selected(arguments)), dry_run=arguments.dry_run)
+    repair = repair_session(
+        client.setting, client.resolve(selected(arguments), retired=True), dry_run=arguments.dry_run
+    )
     if arguments.json:
         left = [problem.to_json() for problem in repair.left]
         print_json({"session_id": repair.session_id, "dry_run": arguments.dry_run, "done": repair.done, "left": left})

@@ -33,8 +33,8 @@ def execute(arguments: argparse.Namespace) -> int:
     client = open_client(arguments)
     store = client.store
     is_one = arguments.session is not None or arguments.session_option is not None
-    ids = [client.resolve(selected(arguments))] if is_one else store.ids()
-    problems = [problem for session_id in ids for problem in check_session(store, store.paths(session_id))]
+    ids = [client.resolve(selected(arguments), retired=True)] if is_one else store.ids()
+    problems = [problem for session_id in ids for problem in check_session(store, store.find(session_id))]
     problems += [problem for problem in check_names(store) if not is_one or problem.session_id == ids[0]]
     if arguments.json:
         print_json([problem.to_json() for problem in problems])

@@ -17,7 +17,7 @@ from __future__ import annotations
 import sys
 
 from csa.cli.describe import elapsed
-from csa.cli.output import STATUS_STYLES, Style, one_line, print_json, print_problem
+from csa.cli.output import STATUS_STYLES, Style, hint_of, one_line, print_json, print_problem
 from csa.cli.selecting import Unlistable, add_selectors, open_client, resolve_all
 from csa.errors import UsageError
 from csa.runner.caller import refuse_endless_wait, refuse_own_lineage
@@ -40,7 +40,7 @@ def execute(arguments: argparse.Namespace) -> int:
     if arguments.timeout is not None and not 0 <= arguments.timeout < float("inf"):
         raise UsageError("--timeout takes a number of seconds, from 0 up.")
     client = open_client(arguments)
-    ids = resolve_all(client, arguments)
+    ids = resolve_all(client, arguments, retired=True)
     for session_id in () if arguments.any and len(ids) > 1 else ids:
         refuse_endless_wait(client.caller, session_id)
         if arguments.tree:
@@ -57,8 +57,7 @@ def execute(arguments: argparse.Namespace) -> int:
     ):
         endings[ending.session_id] = ending
         if ending.fault is not None:
-            hint = ending.fault.hint or f"csa session repair --dry-run -s {ending.session_id}"
-            print_problem(ending.fault.message, hint=hint)
+            print_problem(ending.fault.message, hint=hint_of(ending.fault))
         elif not arguments.json and ending.status != "running":
             _print_line(ending)
     if arguments.json:

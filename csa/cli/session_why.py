@@ -30,7 +30,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def execute(arguments: argparse.Namespace) -> int:
     client = open_client(arguments)
-    found = gather_evidence(client.store, client.resolve(selected(arguments)))
+    found = gather_evidence(client.store, client.resolve(selected(arguments), retired=True))
     if arguments.json:
         print_json({**found.to_json(), "why": conclude(found)})
         return 0

@@ -203,7 +203,7 @@ class Store(Struct, frozen=False):
         if len(matches) == 1:
             return matches[0]
         if matches:
-            raise AmbiguousError(selector, self._describe(matches), len(matches))
+            raise AmbiguousError(selector, self.describe(matches), len(matches))
         if not selector[0].isdigit():
             raise NotFoundError(f"No session is named '{selector}' in {self.project}.", hint="csa session list")
         raise NotFoundError(f"No session matches '{selector}' in {self.project}.", hint="csa session list")
@@ -233,7 +233,8 @@ class Store(Struct, frozen=False):
         records = map(self.record, reversed(ids))
         return next(([r.session_id] for r in records if r.state and r.state.name == name), [])
 
-    def _describe(self, matches: list[str]) -> list[str]:
+    def describe(self, matches: list[str]) -> list[str]:
+        """Return a line about each session that a prefix means, newest first, as far as they are shown."""
         from datetime import UTC, datetime  # noqa: PLC0415  # most selectors mean one session
 
         now = datetime.now(UTC)

@@ -127,6 +127,31 @@ def test_delete_of_a_damaged_session(place: Place, write_foreign: ForeignWriter)
     assert place.run("session", "restore", OTHER).code == 6
 
 
+def test_a_damaged_session_that_was_deleted(place: Place) -> None:
+    """Where it cannot be restored as it is, the way to mend it is said, and goes."""
+    session_id = place.codex("hello", "--name", "auth").session_id
+    (place.session(session_id) / "state.toml").write_text("not toml")
+    for words in (["info"], ["budget"], ["pin"], ["log"]):
+        done = place.run("session", *words, session_id)
+        assert (done.code, done.err.splitlines()[1]) == (6, f"hint: csa session repair --dry-run -s {session_id}")
+    assert place.run("session", "delete", session_id).code == 0
+    done = place.run("session", "restore", session_id)
+    assert (done.code, done.err.splitlines()[1]) == (6, f"hint: csa session repair --dry-run -s {session_id}")
+    assert place.run("session", "repair", session_id).code == 0
+    assert place.run("session", "info", session_id, "--json").json["phase"] == "retired"
+    assert place.run("session", "restore", session_id).code == 0
+    assert place.state(session_id)["phase"] == "active"
+    assert place.run("run", "--session", session_id, "more").out == "FAKE ECHO: more [turns=2]\n"
+
+
+def test_which_of_several_is_to_be_restored(place: Place) -> None:
+    """Of several that a prefix means each is described, as everywhere."""
+    ids = [place.codex(f"task {number}").session_id for number in range(2)]
+    assert place.run("session", "delete", *ids).code == 0
+    done = place.run("session", "restore", ids[0][:2])
+    assert (done.code, "is ambiguous" in done.err, "task 1" in done.err) == (3, True, True)
+
+
 def test_running_sessions_are_refused_or_ended(place: Place) -> None:
     """A running session is neither changed nor deleted (exit 4); --force ends its turn first."""
     place.play(*place.hold())

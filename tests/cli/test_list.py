@@ -280,9 +280,15 @@ def test_more_than_a_screen(place: Place) -> None:
 def test_reading_collected_sessions(place: Place, store: Store) -> None:
     """Read commands find a collected session; those that act say that it was retired, and how to restore it."""
     collected = session_id(6)
-    for words in (["result"], ["info"], ["logs"], ["show"], ["artifacts"], ["export", "--format", "md"]):
+    reads = [["result"], ["info"], ["logs"], ["show"], ["artifacts"], ["export", "--format", "md"], ["why"], ["wait"]]
+    reads += [["budget"], ["checkpoints"], ["log"], ["validate"], ["attach"], ["repair", "--dry-run"]]
+    before = snapshot(place.state_root)
+    for words in reads:
         assert place.run("session", *words, collected).code == 0, words
         assert place.run("session", *words, "-s", collected.lower()).code == 0, words
+    assert snapshot(place.state_root) == before
+    assert place.run("session", "wait", collected).out.startswith(f"{collected}: succeeded (codex, turn 1")
+    assert place.run("session", "attach", "-q", collected).out == "done\n"
     assert place.run("session", "result", collected).out == "done\n"
     assert place.run("session", "is-alive", collected).code == 1
     assert place.run("session", "info", collected, "--json").json["phase"] == "retired"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from csa.errors import NotFoundError
 from csa.model.limits import Budget, Spent
 from csa.runner.setting import Setting, resolve_selector
 from csa.store.lineage import ancestors
@@ -61,7 +62,9 @@ class BudgetReport(Struct):
 def report_budget(setting: Setting, selector: str) -> BudgetReport:
     """Add up what a session and all below it have used; StateError where a record of the tree is damaged."""
     root = setting.store.root
-    state = setting.store.load(resolve_selector(setting, selector))
+    record = setting.store.record(resolve_selector(setting, selector, retired=True))
+    if (state := record.state) is None:
+        raise record.fault or NotFoundError(f"Session {record.session_id} has just been removed.")
     above = list(ancestors(root, state))
     members, gone = read_roll(root, above[-1] if above else state)
     accounts = accounts_of(root, members, gone)

@@ -56,7 +56,8 @@ class _Span(Struct):
 
 def session_log(setting: Setting, session_id: str) -> list[Entry]:
     """Return the history, newest first; ToolUnavailableError where git is needed and not installed."""
-    setting.store.load(session_id)
+    if fault := setting.store.record(session_id).fault:
+        raise fault
     entries = [entry for span in _spans(setting, session_id) for entry in _commits(setting, span)]
     for checkpoint in list_checkpoints(setting.store, setting.environ, session_id):
         facts = checkpoint.facts
@@ -76,7 +77,7 @@ def _order(entry: Entry) -> tuple[int, int, bool]:
 def _spans(setting: Setting, session_id: str) -> Iterator[_Span]:
     before: str | None = None
     cwd, turn = "", 0
-    for event in read_events(setting.store.paths(session_id).transcript):
+    for event in read_events(setting.store.find(session_id).transcript):
         if event.type == "run_started":
             before, cwd, turn = _head(event.data), str(event.data.get("cwd", "")), event.turn
         elif event.type == "run_finished" and event.turn == turn:

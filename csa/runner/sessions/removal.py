@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
-from csa.errors import BusyError, CsaError, NotFoundError, RefusedError, StateError, UsageError
+from csa.errors import AmbiguousError, BusyError, CsaError, NotFoundError, RefusedError, StateError, UsageError
 from csa.model.state import SessionState
 from csa.paths import SessionPaths
 from csa.runner.caller import refuse_own_lineage
@@ -97,7 +97,7 @@ def restore_session(setting: Setting, selector: str) -> Restored:
 
     Raises:
         NotFoundError: no retired session is meant.
-        UsageError: several are.
+        AmbiguousError: several are.
         BusyError, StateError: it cannot be brought back.
     """
     store = setting.store
@@ -161,7 +161,7 @@ def _resolve_retired(store: Store, selector: str) -> str:
     if not selector[0].isdigit():
         matches = [session_id for session_id in reversed(ids) if _name(store, session_id) == selector][:1]
     if len(matches) > 1:
-        raise UsageError("\n  ".join([f"'{selector}' matches {len(matches)} removed sessions:", *matches]))
+        raise AmbiguousError(selector, store.describe(matches), len(matches))
     if not matches:
         hint = "csa session list" if store.has(selector.upper()) else None
         raise NotFoundError(f"No removed session matches '{selector}' in {store.project}.", hint=hint)

@@ -24,9 +24,10 @@ from csa.store.journal import Journal
 from csa.store.liveness import probe
 from csa.store.plaintoml import load_plain
 from csa.store.retiring import hold
+from csa.store.sessions import RETIRED
 from csa.store.statefile import create_state, load_state
 from csa.store.transcript import end_of_last_line, read_events, read_events_backwards
-from csa.structs import Struct, field
+from csa.structs import Struct, field, replace
 
 _ROOT = ""
 # What the transcript does not tell, and a line of a damaged record may: by the header above it.
@@ -56,7 +57,7 @@ def repair_session(setting: Setting, session_id: str, *, dry_run: bool = False) 
         NotFoundError: it is gone.
         StateError: its lock cannot be read, or a file cannot be written anew.
     """
-    paths = setting.store.paths(session_id)
+    paths = setting.store.find(session_id)
     repair = Repair(session_id)
     liveness = probe(paths)
     if liveness.fault is not None:
@@ -146,6 +147,8 @@ def _rebuild_state(setting: Setting, paths: SessionPaths, repair: Repair, *, dry
     state = rebuilt_state(paths, setting.store.project)
     if state is None:
         return
+    if paths.root.parent.name == RETIRED:
+        state = replace(state, phase="retired", retired_at=datetime.now(UTC), retired_phase=state.phase)
     kept = ""
     if paths.state.exists():
         aside = paths.state.with_name(f"{DAMAGED_PREFIX}{datetime.now(UTC):%Y%m%dT%H%M%SZ}")

@@ -105,7 +105,7 @@ class _Watch:
         self.store = store
         self.session_id = session_id
         self._is_named = is_named  # by the caller; else found in a tree, where one that never ran is no mistake
-        self.paths = store.paths(session_id)
+        self.paths = store.find(session_id)
         self._transcript = -1
         with suppress(OSError):  # there is none yet, or too many are open: then removal is not seen through
             self._transcript = os.open(self.paths.transcript, os.O_RDONLY | os.O_CLOEXEC)
