@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import stat
 import tarfile
 import tomllib
 from collections.abc import Callable
@@ -165,6 +167,53 @@ def test_no_archive_for_a_terminal(place: Place, store: Store) -> None:
         assert terminal.end() == 2
     with Terminal(place, "session", "export", "auth", "--format", "md") as terminal:
         assert terminal.end() == 0
+
+
+def test_what_is_no_regular_file_is_written_to(place: Place, store: Store) -> None:
+    """A pipe, a descriptor and a device get the output and stay what they are; `-` is stdout."""
+    markdown = place.run("session", "export", "auth", "--format", "md").out
+    assert place.run("session", "export", "auth", "--format", "md", "-o", "-").out == markdown
+    assert place.run("session", "export", "auth", "--json", "-o", "-").code == 2
+    pipe = place.tmp / "pipe"
+    os.mkfifo(pipe)
+    for target in (str(pipe), f">(cat >{pipe})"):
+        reading = place.popen(["bash", "-c", f"cat {pipe} >{place.tmp}/read"])
+        done = place.shell(["bash", "-c", f"exec csa session export auth --format md -o {target}"])
+        assert (done.code, done.err, reading.wait(10)) == (0, "", 0)
+        assert (place.tmp / "read").read_text() == markdown
+    assert pipe.is_fifo()
+    assert not [path for path in place.tmp.iterdir() if path.name.startswith(".")]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can make a device")
+def test_a_device_is_written_to(place: Place, store: Store) -> None:
+    """It is not replaced by a file."""
+    for name, minor in (("null", 3), ("full", 7)):
+        os.mknod(place.tmp / name, 0o600 | stat.S_IFCHR, os.makedev(1, minor))
+    assert place.run("session", "export", "auth", "-o", str(place.tmp / "null")).code == 0
+    full = place.run("session", "export", "auth", "-o", str(place.tmp / "full"))
+    assert (full.code, "No space left" in full.err) == (1, True)
+    assert [(place.tmp / name).is_char_device() for name in ("null", "full")] == [True, True]
+
+
+def test_links_stay_and_what_they_lead_to_is_replaced(place: Place, store: Store) -> None:
+    """Also where there is nothing yet; a descriptor of a file that has no name any more is written to."""
+    old, new = place.tmp / "real" / "old.md", place.tmp / "real" / "new.md"
+    old.parent.mkdir()
+    old.write_text("old " * 10_000)
+    number = old.stat().st_ino
+    for target in (old, new):
+        link = place.project / f"link-to-{target.name}"
+        link.symlink_to(target)
+        assert place.run("session", "export", "auth", "--format", "md", "-o", link.name).code == 0
+        assert link.is_symlink()
+        assert target.read_text().startswith("# ")
+        assert target.stat().st_mode & 0o777 == 0o600
+    assert old.stat().st_ino != number
+    assert sorted(path.name for path in old.parent.iterdir()) == ["new.md", "old.md"]
+    script = f"exec 7<>{new} && rm {new} && csa session export auth --format md -o /dev/fd/7 && cat /dev/fd/7"
+    assert place.shell(["bash", "-c", script]).out == old.read_text()
+    assert not new.exists()
 
 
 @pytest.mark.parametrize("words", [[], ["--all", "auth"], ["--all", "--tree"], ["a", "-s", "b"], ["none-such"]])
