@@ -260,6 +260,50 @@ def test_damaged_sessions(place: Place, store: Store) -> None:
         assert member.read().decode() == "".join(lines)
 
 
+@pytest.fixture
+def private(place: Place) -> Path:
+    """A directory of the user's, which is nobody's business."""
+    private = place.tmp / "private"
+    private.mkdir()
+    for name in ("notes.md", "result.toml"):
+        (private / name).write_text("private = 1\n")
+    return private
+
+
+def test_links_are_not_followed(place: Place, store: Store, private: Path) -> None:
+    """Neither the output itself, nor a directory or a file in it, nor a record: each is left out, and named."""
+    paths = store.paths(session_id(4))
+    paths.result.unlink()
+    paths.result.symlink_to(private / "result.toml")
+    for name, target in (("dir", private), ("turn-0002", private), ("turn-0001/file", private / "notes.md")):
+        (paths.output / name).symlink_to(target)
+    os.mkfifo(paths.output / "pipe")
+    done = place.run("session", "export", session_id(4), "-o", "x")
+    left = [paths.result, *(paths.output / name for name in ("dir", "pipe", "turn-0002", "turn-0001/file"))]
+    assert (done.code, done.err.splitlines()) == (0, [f"left out: {path}: it is no plain file" for path in left])
+    names = names_in(place.project / "x")
+    assert [name for name in names if "result" in name or not name.startswith(("sessions", "csa-export"))] == []
+    paths.output.rename(place.tmp / "output")
+    paths.output.symlink_to(private)
+    done = place.run("session", "export", session_id(4), "-o", "x", "--json")
+    assert [item["what"] for item in done.json["left_out"]] == [str(paths.result), str(paths.output)]
+    below = f"sessions/{session_id(4)}"
+    assert names_in(place.project / "x")[1:-1] == [f"{below}/state.toml", f"{below}/transcript.jsonl"]
+
+
+@pytest.mark.parametrize("name", ["state.toml", "transcript.jsonl"])
+def test_linked_records_are_damage(place: Place, store: Store, name: str) -> None:
+    """Without them a session cannot be imported, and what a link leads to may be anything."""
+    path = store.paths(session_id(4)).root / name
+    path.rename(place.tmp / name)
+    path.symlink_to(place.tmp / name)
+    done = place.run("session", "export", session_id(4), "-o", "x")
+    assert (done.code, f"{name}: is a link" in done.err) == (6, True)
+    done = place.run("session", "export", "--all", "--skip-corrupted", "-o", "x")
+    assert (done.code, f"left out: {session_id(4)}: " in done.err) == (0, True)
+    assert not [found for found in names_in(place.project / "x") if session_id(4) in found]
+
+
 def test_redacted_once_more(place: Place, store: Store) -> None:
     """What is a secret here and was none when it was written leaves neither in the archive nor in a document."""
     transcript = store.paths(session_id(1)).transcript

@@ -15,11 +15,11 @@ from csa.model.state import SessionState, ToolState, parse_state
 from csa.paths import SessionPaths
 from csa.runner.setting import Setting
 from csa.store.archive import RECORDS, Unpacked, unpack
+from csa.store.artifacts import OWN_FILES
 from csa.store.atomic import sync_directory, write_atomically
 from csa.store.checking import find_broken_line
 from csa.store.held import HeldSession, build_session, store_lock
 from csa.store.journal import Journal
-from csa.store.results import OWN_FILES
 from csa.store.sessions import Store
 from csa.store.statefile import read_record
 from csa.store.status import find_fault
