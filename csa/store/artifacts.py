@@ -10,7 +10,7 @@ import os
 import stat
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import IO
 
 from csa.errors import RefusedError
@@ -77,35 +77,44 @@ def copy_artifacts(artifacts: Sequence[Artifact], to: Path) -> list[Path]:
     return [_copy(artifact, to / artifact.name) for artifact in artifacts]
 
 
-def walk_files(root: Path) -> Iterator[PurePath]:
-    """Yield all that is below a directory and is none itself, links to directories among it, as paths from there."""
-    for directory, below, files in os.walk(root):
-        below.sort()
-        links = [name for name in below if os.path.islink(os.path.join(directory, name))]
-        place = PurePath(directory).relative_to(root)
-        yield from (place / name for name in sorted([*files, *links]))
+def walk_files(root: Path) -> Iterator[str]:
+    """Yield all that is below a directory and is none itself, links to directories among it, as paths from there.
+
+    What cannot be listed is passed over; however deep it goes, the stack does not grow, as that of os.walk may.
+    """
+    waiting = [""]
+    while waiting:
+        place = waiting.pop()
+        try:
+            with os.scandir(f"{root}/{place}") as entries:
+                found = sorted((entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries)
+        except OSError:
+            continue
+        yield from (place + name for name, is_directory in found if not is_directory)
+        waiting += [f"{place}{name}/" for name, is_directory in reversed(found) if is_directory]
 
 
-def is_own(name: PurePath) -> bool:
+def is_own(name: str) -> bool:
     """Say whether csa has written what is called so below output/."""
-    directory, _, file = str(name).rpartition("/")
+    directory, _, file = name.rpartition("/")
     return file in OWN_FILES and "/" not in directory and directory.startswith(("turn-", "compaction-"))
 
 
-def open_below(root: Path, name: PurePath) -> IO[bytes] | None:
+def open_below(root: Path, name: str) -> IO[bytes] | None:
     """Open a plain file below a directory; None where it is none, or where it or anything from `root` on is a link.
 
     Raises:
         OSError: it cannot be opened.
     """
+    *directories, file = name.split("/")
     try:
         directory = os.open(root, _OPEN | os.O_DIRECTORY)
         try:
-            for part in name.parts[:-1]:
+            for part in directories:
                 inner = os.open(part, _OPEN | os.O_DIRECTORY, dir_fd=directory)
                 os.close(directory)
                 directory = inner
-            fd = os.open(name.name, _OPEN | os.O_NONBLOCK, dir_fd=directory)  # a pipe would wait for a writer
+            fd = os.open(file, _OPEN | os.O_NONBLOCK, dir_fd=directory)  # a pipe would wait for a writer
         finally:
             os.close(directory)
     except OSError as error:
@@ -119,7 +128,7 @@ def open_below(root: Path, name: PurePath) -> IO[bytes] | None:
     return None
 
 
-def _artifact(root: Path, name: PurePath) -> Artifact | None:
+def _artifact(root: Path, name: str) -> Artifact | None:
     path = root / name
     try:
         known = path.lstat()
@@ -131,10 +140,11 @@ def _artifact(root: Path, name: PurePath) -> Artifact | None:
         return None
     if is_link and not leads_out:
         known = path.stat()
-    digits = name.parts[0].removeprefix("turn-")
-    turn = int(digits) if name.parts[0] != digits and digits.isdigit() and (is_link or len(name.parts) > 1) else None
+    place, slash, _ = name.partition("/")
+    digits = place.removeprefix("turn-")
+    turn = int(digits) if place != digits and digits.isdigit() and (slash or is_link) else None
     modified = datetime.fromtimestamp(known.st_mtime, UTC)
-    return Artifact(path, str(name), turn, known.st_size, modified, leads_out)
+    return Artifact(path, name, turn, known.st_size, modified, leads_out)
 
 
 def _leads_to_file_below(path: Path, root: Path) -> bool:
@@ -143,9 +153,9 @@ def _leads_to_file_below(path: Path, root: Path) -> bool:
 
 
 def _copy(artifact: Artifact, target: Path) -> Path:
-    root = artifact.path.parents[len(PurePath(artifact.name).parts) - 1]
+    root = artifact.path.parents[artifact.name.count("/")]
     source = Path(os.path.realpath(artifact.path))
-    reading = open_below(root, source.relative_to(root)) if source.is_relative_to(root) else None
+    reading = open_below(root, str(source.relative_to(root))) if source.is_relative_to(root) else None
     if reading is None:
         raise RefusedError(f"{artifact.path} is no longer a file of the session's output.")
     with reading:

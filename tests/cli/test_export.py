@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import json
 import os
 import stat
+import subprocess
+import sys
 import tarfile
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -413,6 +416,13 @@ EVIL: dict[str, Callable[[], list[tuple[tarfile.TarInfo, bytes]]]] = {
     "behind its end": lambda: [manifest(), member("csa-export.end", b'{"files": 0}')],
     "wrong end": lambda: [manifest(), member("csa-export.end", b"[]")],
     "empty": list,
+    "deep": lambda: [manifest(), member(f"{BELOW}/output/{'d/' * 1500}x")],
+    "long path": lambda: [manifest(), member(f"{BELOW}/output/{'/'.join(['d' * 200] * 30)}")],
+    "large record": lambda: [manifest(), member(f"{BELOW}/state.toml", bytes(2 << 20))],
+    "sparse": lambda: [
+        manifest(),
+        member(f"{BELOW}/output/x", pax_headers={"GNU.sparse.map": "0,1", "GNU.sparse.size": "9" * 9}),
+    ],
 }
 
 
@@ -431,6 +441,64 @@ def test_archives_that_are_not_taken_in(place: Place, kind: str) -> None:
     assert "Traceback" not in done.err
     assert not list(place.state_root.rglob("*/sessions/*"))
     assert list((place.home.parent / "tmp").iterdir()) == []
+
+
+def chain_of_headers(count: int) -> bytes:
+    """Each of which is about the next one."""
+    header = tarfile.TarInfo("x")
+    header.type = tarfile.XHDTYPE
+    return header.tobuf(tarfile.USTAR_FORMAT) * count
+
+
+BOMBS: dict[str, Callable[[], Iterable[bytes]]] = {
+    "header": lambda: [
+        member("csa-export.json", b"", pax_headers={"comment": "A" * (200 << 20)})[0].tobuf(tarfile.PAX_FORMAT)
+    ],
+    "long name": lambda: [member("A" * (200 << 20), b"")[0].tobuf(tarfile.GNU_FORMAT)],
+    "chain": lambda: [chain_of_headers(100_000)],
+    "header behind a file": lambda: [
+        manifest()[0].tobuf(),
+        manifest()[1].ljust(512, b"\0"),
+        member("x", b"", pax_headers={"comment": "A" * (200 << 20)})[0].tobuf(tarfile.PAX_FORMAT),
+    ],
+    "line": lambda: [
+        manifest()[0].tobuf(),
+        manifest()[1].ljust(512, b"\0"),
+        member(f"{BELOW}/transcript.jsonl", bytes(200 << 20))[0].tobuf(),
+        *[bytes(1 << 20)] * 200,
+    ],
+}
+
+
+@pytest.mark.parametrize("kind", BOMBS)
+def test_small_archives_of_large_things(place: Place, kind: str) -> None:
+    """What is read as a whole is bounded: a small archive does not fill the memory, nor the stack."""
+    archive = place.tmp / "bomb.tar.gz"
+    with gzip.open(archive, "wb", compresslevel=1) as file:
+        for part in BOMBS[kind]():
+            file.write(part)
+    done = place.shell(["bash", "-c", f"ulimit -v 200000; exec csa session import {archive}"])
+    assert done.code == 6, done.err
+    assert done.err.startswith("error: This is not an archive that csa imports: ")
+    assert ("longer than 64 MiB" if kind == "line" else "header of more than 64 KiB") in done.err
+    assert list((place.home.parent / "tmp").iterdir()) == []
+
+
+def test_deep_directories_are_left_out(place: Place, store: Store, elsewhere: dict[str, str | None]) -> None:
+    """What no import would take is named, and the archive can be imported; with as much as goes it is."""
+    output = store.paths(session_id(4)).output
+    script = (
+        "import os; [os.mkdir('d') or os.chdir('d') or n in {126, 127, 1499} and open('f', 'w') for n in range(1500)]"
+    )
+    assert place.shell([sys.executable, "-c", script], cwd=output).code == 0
+    told = place.run("session", "export", session_id(4), "-o", "x", "--json").json
+    assert len(told["left_out"]) == 2
+    assert {item["why"] for item in told["left_out"]} == {"its path is longer or deeper than an archive takes"}
+    assert place.run("session", "import", "x", "--new-ids", env=elsewhere).code == 0
+    assert len(place.run("session", "artifacts", session_id(4)).out.splitlines()) == 3
+    (copied,) = Path(str(elsewhere["CSA_STATE_DIR"])).rglob("state.toml")
+    assert sum(1 for _ in copied.parent.rglob("f")) == 1
+    subprocess.run(["rm", "-rf", str(output)], check=True)  # pytest would not get down there
 
 
 def replaced(archive: Path, name: str, content: bytes | None) -> Path:

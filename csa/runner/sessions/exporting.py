@@ -12,7 +12,7 @@ import os
 import time
 from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import IO
 
 from csa import __version__
@@ -24,7 +24,7 @@ from csa.model.state import format_time
 from csa.paths import SessionPaths
 from csa.runner.sessions.listing import SessionInfo, select_sessions
 from csa.runner.setting import Setting, resolve_selector
-from csa.store.archive import MAX_FILE_BYTES, OUTPUT, RECORDS, ArchiveWriter
+from csa.store.archive import MAX_FILE_BYTES, OUTPUT, RECORDS, ArchiveWriter, is_takeable
 from csa.store.artifacts import OWN_FILES, open_below, walk_files
 from csa.store.liveness import probe
 from csa.store.stores import find_stores
@@ -32,6 +32,7 @@ from csa.store.transcript import parse_line, read_events
 from csa.structs import Struct, replace
 
 _BLOCK = 64 << 10  # decoding takes four times as much for a moment: of larger ones that would leave holes in the heap
+_TOO_DEEP = "its path is longer or deeper than an archive takes"
 _TOO_LARGE = f"it is larger than {MAX_FILE_BYTES >> 30} GiB, more than an archive takes"
 
 
@@ -122,6 +123,9 @@ def write_archive(
         for info in infos:
             root = info.record.paths.root
             for name in _names(root):
+                if not is_takeable(name):
+                    skipped.append(Skipped(str(root / name), _TOO_DEEP))
+                    continue
                 file = open_below(root, name)
                 if file is None:
                     skipped.append(Skipped(str(root / name), "it is no plain file"))
@@ -130,7 +134,7 @@ def write_archive(
                     known = os.fstat(file.fileno())
                     blocks = _redacted(file, root, name, setting.redactor, skipped if skip_corrupted else None)
                     if known.st_size > MAX_FILE_BYTES or not archive.add(  # not even read: no import would take it
-                        info.session_id, str(name), blocks, mtime=known.st_mtime
+                        info.session_id, name, blocks, mtime=known.st_mtime
                     ):
                         skipped.append(Skipped(str(root / name), _TOO_LARGE))
             _refuse_running(info)
@@ -165,23 +169,23 @@ def _refuse_running(info: SessionInfo) -> None:
         )
 
 
-def _names(root: Path) -> Iterator[PurePath]:
+def _names(root: Path) -> Iterator[str]:
     """Yield the names of what belongs into an archive, as far as it is a plain file: records first, then the output."""
-    yield from (PurePath(name) for name in RECORDS if os.path.lexists(root / name))
+    yield from (name for name in RECORDS if os.path.lexists(root / name))
     output = root / OUTPUT
     if output.is_symlink():
-        yield PurePath(OUTPUT)
+        yield OUTPUT
     else:
-        yield from (OUTPUT / name for name in walk_files(output))
+        yield from (f"{OUTPUT}/{name}" for name in walk_files(output))
 
 
 def _redacted(
-    file: IO[bytes], root: Path, name: PurePath, redactor: Redactor, skipped: list[Skipped] | None
+    file: IO[bytes], root: Path, name: str, redactor: Redactor, skipped: list[Skipped] | None
 ) -> Iterator[bytes]:
-    if str(name) == "transcript.jsonl":
+    if name == "transcript.jsonl":
         yield from _redacted_lines(file, root / name, redactor, skipped)
         return
-    is_own_log = name.name in OWN_FILES and str(name) not in RECORDS
+    is_own_log = os.path.basename(name) in OWN_FILES
     # Records must stay TOML, and what an agent made must stay what it is: there only what is certainly a secret goes.
     for text in redact_long(_read(file), redactor.redact if is_own_log else redactor.redact_answer):
         yield text.encode("utf-8", "surrogateescape")
