@@ -123,22 +123,28 @@ def write_archive(
         for info in infos:
             root = info.record.paths.root
             for name in _names(root):
-                if not is_takeable(name):
-                    skipped.append(Skipped(str(root / name), _TOO_DEEP))
-                    continue
-                file = open_below(root, name)
-                if file is None:
-                    skipped.append(Skipped(str(root / name), "it is no plain file"))
-                    continue
-                with file:
-                    known = os.fstat(file.fileno())
-                    blocks = _redacted(file, root, name, setting.redactor, skipped if skip_corrupted else None)
-                    if known.st_size > MAX_FILE_BYTES or not archive.add(  # not even read: no import would take it
-                        info.session_id, name, blocks, mtime=known.st_mtime
-                    ):
-                        skipped.append(Skipped(str(root / name), _TOO_LARGE))
+                if why := _add(archive, info, name, setting.redactor, skipped if skip_corrupted else None):
+                    skipped.append(Skipped(str(root / name), why))
             _refuse_running(info)
     return skipped
+
+
+def _add(
+    archive: ArchiveWriter, info: SessionInfo, name: str, redactor: Redactor, skipped: list[Skipped] | None
+) -> str | None:
+    """Add a file to an archive, or say why it is left out."""
+    root = info.record.paths.root
+    if not is_takeable(name):
+        return _TOO_DEEP
+    file = open_below(root, name)
+    if file is None:
+        return "it is no plain file"
+    with file:
+        known = os.fstat(file.fileno())
+        if known.st_size > MAX_FILE_BYTES:  # not even read: no import would take it
+            return _TOO_LARGE
+        blocks = _redacted(file, root, name, redactor, skipped)
+        return None if archive.add(info.session_id, name, blocks, mtime=known.st_mtime) else _TOO_LARGE
 
 
 def read_messages(setting: Setting, info: SessionInfo) -> list[Message]:
