@@ -45,7 +45,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--format", choices=(ARCHIVE, *FORMATS), default=ARCHIVE, help="what to write (default: archive)"
     )
-    parser.add_argument("-o", "--output", metavar="FILE", help="write to FILE instead of stdout")
+    parser.add_argument("-o", "--output", metavar="FILE", help="write to FILE instead of stdout, which is also `-`")
     parser.add_argument("--json", action="store_true", help="with -o: print what was written, as an object")
     parser.add_argument(
         "--skip-corrupted",
@@ -55,6 +55,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def execute(arguments: argparse.Namespace) -> int:
+    if arguments.output == "-":
+        arguments.output = None
     if arguments.json and arguments.output is None:
         raise UsageError(
             "--json says what was written to a file; stdout is the archive, or what --format asks for.",
@@ -107,15 +109,22 @@ def _documents(client: Csa, infos: Sequence[SessionInfo]) -> Iterator[Document]:
 
 
 def _write(output: str | None, write: Callable[[IO[bytes]], list[Skipped]]) -> list[Skipped]:
-    """Write to stdout, or to a file, which appears, or replaces an old one, only when it is whole."""
+    """Write to stdout, or to a file, which appears, or replaces an old one, only when it is whole.
+
+    A link stays, and what it leads to is replaced. A device, a pipe, or what only a descriptor still names is written
+    to as it is.
+    """
     if output is None:
         sys.stdout.flush()
         skipped = write(sys.stdout.buffer)
         sys.stdout.buffer.flush()
         return skipped
-    target = Path(output)
+    target = Path(os.path.realpath(output))
     if target.is_dir():
-        raise UsageError(f"{target} is a directory.")
+        raise UsageError(f"{output} is a directory.")
+    if os.path.exists(output) and not target.is_file():
+        with open(output, "wb", opener=_existing) as file:
+            return write(file)
     temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:
         with open(temporary, "xb", opener=_private) as file:
@@ -126,6 +135,10 @@ def _write(output: str | None, write: Callable[[IO[bytes]], list[Skipped]]) -> l
     finally:
         temporary.unlink(missing_ok=True)
     return skipped
+
+
+def _existing(path: str, flags: int) -> int:
+    return os.open(path, flags & ~os.O_CREAT | os.O_CLOEXEC)
 
 
 def _private(path: str, flags: int) -> int:

@@ -9,15 +9,18 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import os
 import tarfile
 import tempfile
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, Self
 
 from csa.errors import ArchiveError, RefusedError
 from csa.ids import is_session_id
+from csa.store.artifacts import is_own
+from csa.store.statefile import MAX_STATE_BYTES
 from csa.structs import Struct, field
 
 FORMAT = 1
@@ -30,7 +33,12 @@ MAX_FILE_BYTES = 4 << 30
 _MAX_FILES = 1_000_000
 _MAX_TOTAL_BYTES = 64 << 30
 _MAX_MANIFEST_BYTES = 64 << 20
+_MAX_DEPTH = 128
+_MAX_PATH_BYTES = 2048
+_MAX_ALL_PATHS_BYTES = 256 << 20
 _MAX_NAME = 255
+_MAX_HEADER_BYTES = 64 << 10
+_MAX_LINE_BYTES = 64 << 20  # of what is read by lines
 _MAX_PADDING_BYTES = 1 << 20
 _SPOOL_BYTES = 4 << 20
 _BLOCK = 1 << 20
@@ -77,18 +85,33 @@ class ArchiveWriter:
         self._tar.addfile(member, content)
 
 
+class _Plain(gzip.GzipFile):
+    """The tar in an archive, of which only `left` bytes can be read before the next member is there.
+
+    tarfile holds a header of any size in memory, and calls itself for each header that is about the next one. Its own
+    reader of gzip does not check what it reads.
+    """
+
+    left = _MAX_HEADER_BYTES
+
+    def read(self, size: int | None = -1) -> bytes:
+        block = super().read(size)
+        self.left -= len(block)
+        if self.left < 0:
+            raise _damaged(f"it has a header of more than {_MAX_HEADER_BYTES >> 10} KiB")
+        return block
+
+
 class Unpacked(Struct, frozen=False):
     """An archive's content below a directory: by session the files' names, below `<directory>/<ULID>/`."""
 
     directory: Path
     manifest: dict[str, Any] | None = None
     files: dict[str, list[str]] = field(default_factory=dict)
+    count: int = 0
     size_bytes: int = 0
+    paths_bytes: int = 0
     is_whole: bool = False
-
-    @property
-    def count(self) -> int:
-        return sum(map(len, self.files.values()))
 
     def path(self, session_id: str, name: str) -> Path:
         return self.directory / session_id / name
@@ -103,10 +126,13 @@ def unpack(stream: IO[bytes], directory: Path) -> Unpacked:
     """
     found = Unpacked(directory)
     try:
-        with gzip.open(stream) as plain:  # which checks what it reads, as tarfile's own reader does not
+        with _Plain(fileobj=stream) as plain:
             with tarfile.open(fileobj=plain, mode="r|") as tar:
-                for member in tar:
+                while member := tar.next():
+                    plain.left = _MAX_HEADER_BYTES + member.size
                     _take_member(found, tar, member)
+                    tar.members.clear()  # type: ignore[attr-defined]  # it would keep them all
+            plain.left = _MAX_PADDING_BYTES + 1
             if len(plain.read(_MAX_PADDING_BYTES + 1)) > _MAX_PADDING_BYTES:
                 raise _damaged("it goes on behind its end")
     except (tarfile.TarError, EOFError, zlib.error, OSError) as error:
@@ -119,11 +145,17 @@ def unpack(stream: IO[bytes], directory: Path) -> Unpacked:
 
 
 def _take_member(found: Unpacked, tar: tarfile.TarFile, member: tarfile.TarInfo) -> None:
-    content = tar.extractfile(member) if member.isreg() else None
+    content = tar.extractfile(member) if member.isreg() and not member.issparse() else None
     if content is None:
         raise _damaged(f"'{member.name}' is not a plain file")
     found.size_bytes += member.size
-    if found.count >= _MAX_FILES or member.size > MAX_FILE_BYTES or found.size_bytes > _MAX_TOTAL_BYTES:
+    found.paths_bytes += len(member.name)
+    if (
+        found.count >= _MAX_FILES
+        or member.size > MAX_FILE_BYTES
+        or found.size_bytes > _MAX_TOTAL_BYTES
+        or found.paths_bytes > _MAX_ALL_PATHS_BYTES
+    ):
         raise RefusedError("The archive holds more than csa imports.")
     if found.is_whole:
         raise _damaged("it goes on behind its end")
@@ -160,17 +192,35 @@ def _read_json(member: tarfile.TarInfo, content: IO[bytes]) -> dict[str, Any]:
 
 def _take(found: Unpacked, member: tarfile.TarInfo, content: IO[bytes]) -> None:
     session_id, name = _split(member.name)
-    known = found.files.setdefault(session_id, [])
+    if name.endswith(".toml") and name in RECORDS and member.size > MAX_STATE_BYTES:
+        raise _damaged(f"its {name} is too large")
     target = found.path(session_id, name)
     try:
         target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         with target.open("xb") as file:
-            while block := content.read(_BLOCK):
+            is_text = name in RECORDS or is_own(name.removeprefix(f"{OUTPUT}/"))
+            for block in _checked_lines(content, member) if is_text else _blocks(content):
                 file.write(block)
     except (FileExistsError, NotADirectoryError, IsADirectoryError) as error:
         raise _damaged(f"it holds '{member.name}' twice, or another file in its place") from error
     target.chmod(0o600)
-    known.append(name)
+    found.files.setdefault(session_id, []).append(name)
+    found.count += 1
+
+
+def _blocks(content: IO[bytes]) -> Iterator[bytes]:
+    return iter(lambda: content.read(_BLOCK), b"")
+
+
+def _checked_lines(content: IO[bytes], member: tarfile.TarInfo) -> Iterator[bytes]:
+    """Yield the same as `_blocks`, of what will be read by lines."""
+    length = 0
+    for block in _blocks(content):
+        end = block.rfind(b"\n") + 1
+        length = len(block) - end if end else length + len(block)
+        if length > _MAX_LINE_BYTES:
+            raise _damaged(f"a line of '{member.name}' is longer than {_MAX_LINE_BYTES >> 20} MiB")
+        yield block
 
 
 def _split(path: str) -> tuple[str, str]:
@@ -187,7 +237,15 @@ def _split(path: str) -> tuple[str, str]:
     )
     if not is_known:
         raise _damaged(f"'{path}' is no file of a session")
-    return parts[1], "/".join(parts[2:])
+    name = "/".join(parts[2:])
+    if not is_takeable(name):
+        raise _damaged("it holds a file of too long or too deep a path")
+    return parts[1], name
+
+
+def is_takeable(name: str) -> bool:
+    """Say whether an archive takes a file of that path below its session: others no import could handle, nor remove."""
+    return name.count("/") <= _MAX_DEPTH and len(os.fsencode(name)) <= _MAX_PATH_BYTES
 
 
 def _damaged(problem: str) -> ArchiveError:

@@ -1,19 +1,26 @@
-"""What agents have left below a session's output/: files, links, and how they are copied out without harm."""
+"""What agents have left below a session's output/: files, links, and how they are read without being led out of it.
+
+An agent may change what is there at any time: what was looked at is looked at again when it is opened.
+"""
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import IO
 
 from csa.errors import RefusedError
 from csa.paths import SessionPaths
-from csa.store.results import OWN_FILES
 from csa.structs import Struct
 
+OWN_FILES = frozenset({"prompt.md", "final.md", "stdout.log", "stderr.log", "supervisor.log"})
 _BLOCK = 1 << 20
+_NO_PLAIN_FILE = {errno.ELOOP, errno.ENOTDIR, errno.ENXIO}  # a link, a link on the way, a socket
+_OPEN = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW
 
 
 class Artifact(Struct):
@@ -28,12 +35,24 @@ class Artifact(Struct):
 
 
 def find_artifacts(paths: SessionPaths, *, turn: int | None = None) -> list[Artifact]:
-    """Return what agents have left, by name; csa's own files, and what is no file, are not among them."""
-    root = Path(os.path.realpath(paths.output))
-    found = (_artifact(path, root) for path in _files(root) if not _is_own(path, root))
+    """Return what agents have left, by name; csa's own files, and what is no file, are not among them.
+
+    Where output/ itself is a link, that is all there is, and it leads out.
+    """
+    root = Path(os.path.realpath(paths.root), paths.output.name)
+    if root.is_symlink():
+        known = root.lstat()
+        return [Artifact(root, ".", turn, known.st_size, datetime.fromtimestamp(known.st_mtime, UTC), leads_out=True)]
+    found = (_artifact(root, name) for name in walk_files(root) if not is_own(name))
     return sorted(
         (item for item in found if item and turn in {None, item.turn}), key=lambda item: (item.turn or 0, item.name)
     )
+
+
+def list_artifacts(paths: SessionPaths, turn: int) -> tuple[str, ...]:
+    """Name the files of a turn, and those that are no turn's, as absolute paths; without links that lead out."""
+    found = (item for item in find_artifacts(paths) if item.turn in {None, turn} and not item.leads_out)
+    return tuple(map(str, sorted(paths.output / item.name for item in found)))
 
 
 def copy_artifacts(artifacts: Sequence[Artifact], to: Path) -> list[Path]:
@@ -58,19 +77,59 @@ def copy_artifacts(artifacts: Sequence[Artifact], to: Path) -> list[Path]:
     return [_copy(artifact, to / artifact.name) for artifact in artifacts]
 
 
-def _files(root: Path) -> Iterator[Path]:
-    for directory, below, files in os.walk(root):
-        links = [name for name in below if os.path.islink(os.path.join(directory, name))]
-        yield from (Path(directory, name) for name in (*files, *links))
+def walk_files(root: Path) -> Iterator[str]:
+    """Yield all that is below a directory and is none itself, links to directories among it, as paths from there.
+
+    What cannot be listed is passed over; however deep it goes, the stack does not grow, as that of os.walk may.
+    """
+    waiting = [""]
+    while waiting:
+        place = waiting.pop()
+        try:
+            with os.scandir(f"{root}/{place}") as entries:
+                found = sorted((entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries)
+        except OSError:
+            continue
+        yield from (place + name for name, is_directory in found if not is_directory)
+        waiting += [f"{place}{name}/" for name, is_directory in reversed(found) if is_directory]
 
 
-def _is_own(path: Path, root: Path) -> bool:
-    return (
-        path.name in OWN_FILES and path.parent.parent == root and path.parent.name.startswith(("turn-", "compaction-"))
-    )
+def is_own(name: str) -> bool:
+    """Say whether csa has written what is called so below output/."""
+    directory, _, file = name.rpartition("/")
+    return file in OWN_FILES and "/" not in directory and directory.startswith(("turn-", "compaction-"))
 
 
-def _artifact(path: Path, root: Path) -> Artifact | None:
+def open_below(root: Path, name: str) -> IO[bytes] | None:
+    """Open a plain file below a directory; None where it is none, or where it or anything from `root` on is a link.
+
+    Raises:
+        OSError: it cannot be opened.
+    """
+    *directories, file = name.split("/")
+    try:
+        directory = os.open(root, _OPEN | os.O_DIRECTORY)
+        try:
+            for part in directories:
+                inner = os.open(part, _OPEN | os.O_DIRECTORY, dir_fd=directory)
+                os.close(directory)
+                directory = inner
+            fd = os.open(file, _OPEN | os.O_NONBLOCK, dir_fd=directory)  # a pipe would wait for a writer
+        finally:
+            os.close(directory)
+    except OSError as error:
+        if error.errno in _NO_PLAIN_FILE:
+            return None
+        error.filename = str(root / name)
+        raise
+    if stat.S_ISREG(os.fstat(fd).st_mode):
+        return open(fd, "rb")
+    os.close(fd)
+    return None
+
+
+def _artifact(root: Path, name: str) -> Artifact | None:
+    path = root / name
     try:
         known = path.lstat()
     except OSError:
@@ -81,11 +140,11 @@ def _artifact(path: Path, root: Path) -> Artifact | None:
         return None
     if is_link and not leads_out:
         known = path.stat()
-    name = path.relative_to(root)
-    digits = name.parts[0].removeprefix("turn-")
-    turn = int(digits) if name.parts[0] != digits and digits.isdigit() and len(name.parts) > 1 else None
+    place, slash, _ = name.partition("/")
+    digits = place.removeprefix("turn-")
+    turn = int(digits) if place != digits and digits.isdigit() and (slash or is_link) else None
     modified = datetime.fromtimestamp(known.st_mtime, UTC)
-    return Artifact(path, str(name), turn, known.st_size, modified, leads_out)
+    return Artifact(path, name, turn, known.st_size, modified, leads_out)
 
 
 def _leads_to_file_below(path: Path, root: Path) -> bool:
@@ -94,15 +153,14 @@ def _leads_to_file_below(path: Path, root: Path) -> bool:
 
 
 def _copy(artifact: Artifact, target: Path) -> Path:
-    """Copy one file; what it is is looked at again once it is open, as the agent may still run."""
-    source = os.open(os.path.realpath(artifact.path), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
-    try:
-        if not stat.S_ISREG(os.fstat(source).st_mode):
-            raise RefusedError(f"{artifact.path} is no longer a file.")
+    root = artifact.path.parents[artifact.name.count("/")]
+    source = Path(os.path.realpath(artifact.path))
+    reading = open_below(root, str(source.relative_to(root))) if source.is_relative_to(root) else None
+    if reading is None:
+        raise RefusedError(f"{artifact.path} is no longer a file of the session's output.")
+    with reading:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with open(source, "rb", closefd=False) as reading, target.open("xb") as writing:
+        with target.open("xb") as writing:
             while block := reading.read(_BLOCK):
                 writing.write(block)
-    finally:
-        os.close(source)
     return target

@@ -134,7 +134,10 @@ def refuse_when_full(store: Store, max_sessions: int) -> None:
         return
     try:
         with os.scandir(store.sessions_dir) as entries:
-            count = sum(is_session_id(each.name.removeprefix(NEW_PREFIX)) and each.is_dir() for each in entries)
+            count = sum(
+                is_session_id(each.name.removeprefix(NEW_PREFIX)) and each.is_dir(follow_symlinks=False)
+                for each in entries
+            )
     except FileNotFoundError:
         return
     if count >= max_sessions:

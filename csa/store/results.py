@@ -8,14 +8,13 @@ from csa.errors import NotFoundError, StateError
 from csa.model.result import RunResult, result_from_event
 from csa.model.state import parse_time
 from csa.paths import SessionPaths
+from csa.store.artifacts import list_artifacts
 from csa.store.atomic import write_atomically
 from csa.store.transcript import read_events_backwards
 
 TYPE_CHECKING = False  # see csa/structs.py
 if TYPE_CHECKING:
     from typing import Any
-
-OWN_FILES = frozenset({"prompt.md", "final.md", "stdout.log", "stderr.log", "supervisor.log"})
 
 
 def load_result(paths: SessionPaths, session_id: str, *, turn: int | None = None) -> RunResult:
@@ -43,19 +42,6 @@ def load_result(paths: SessionPaths, session_id: str, *, turn: int | None = None
         raise NotFoundError(f"Session {session_id} has no turn {turn}.", hint=f"csa session info -s {session_id}")
     problem = "No turn of session {} has finished" if turn is None else f"Turn {turn} of session {{}} has not finished"
     raise NotFoundError(f"{problem.format(session_id)}.", hint=f"csa session is-alive -s {session_id}")
-
-
-def list_artifacts(paths: SessionPaths, turn: int) -> tuple[str, ...]:
-    """Name the files the agents left below output/, as absolute paths; csa's own files are not among them."""
-    own = paths.turn_output(turn)
-    found = (
-        path
-        for path in paths.output.rglob("*")
-        if path.is_file()
-        and not (path.name in OWN_FILES and path.parent.parent == paths.output)
-        and (path.is_relative_to(own) or not path.relative_to(paths.output).parts[0].startswith("turn-"))
-    )
-    return tuple(str(path) for path in sorted(found))
 
 
 def save_result(paths: SessionPaths, result: RunResult) -> None:

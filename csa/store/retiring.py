@@ -22,7 +22,7 @@ from csa.store.atomic import sync_directory
 from csa.store.held import GONE_PREFIX, store_lock
 from csa.store.locks import Lock, acquire_lock
 from csa.store.owner import current_owner
-from csa.store.sessions import NEW_PREFIX, Store
+from csa.store.sessions import NEW_PREFIX, Store, is_directory
 from csa.store.statefile import load_state, save_state
 from csa.store.survey import measure
 from csa.structs import replace
@@ -111,9 +111,9 @@ def bring_back(store: Store, paths: SessionPaths, now: datetime) -> tuple[Sessio
 def purge(paths: SessionPaths) -> int:
     """Remove a session that is held, for good; return the bytes that became free."""
     aside = paths.root.with_name(GONE_PREFIX + paths.root.name.removeprefix(NEW_PREFIX))
-    _clear(aside)
+    remove_tree(aside)
     os.rename(paths.root, aside)
-    return _clear(aside)
+    return remove_tree(aside)
 
 
 def remove_remains(path: Path) -> int:
@@ -123,8 +123,8 @@ def remove_remains(path: Path) -> int:
         BlockingIOError: somebody works on it after all.
     """
     paths = SessionPaths(path)
-    if path.name.startswith(GONE_PREFIX):
-        return _clear(path)
+    if path.name.startswith(GONE_PREFIX) or not is_directory(path):
+        return remove_tree(path)
     with hold(paths):
         return purge(paths)
 
@@ -158,9 +158,14 @@ def _move(source: Path, target: Path) -> None:
         raise BusyError(f"There is another session {target.name} in {target.parent}.") from error
 
 
-def _clear(path: Path) -> int:
-    """Remove a tree, perhaps while another process does the same; return its size."""
-    if not path.exists():
+def remove_tree(path: Path) -> int:
+    """Remove a tree, or a link or file in its place, perhaps while another process does the same; return its size.
+
+    Raises:
+        OSError: it cannot be removed.
+    """
+    if not is_directory(path):
+        path.unlink(missing_ok=True)
         return 0
     size, _ = measure(path, limit_s=_MEASURE_LIMIT_S)
     try:

@@ -121,17 +121,17 @@ class Store(Struct, frozen=False):
     def find(self, session_id: str) -> SessionPaths:
         """Return where a session's files can be read: a collected one's stand elsewhere."""
         paths = self.paths(session_id)
-        if os.path.isdir(paths.pathname):
+        if is_directory(paths.pathname):
             return paths
         retired = self.retired_paths(session_id)
-        return retired if os.path.isdir(retired.pathname) else paths
+        return retired if is_directory(retired.pathname) else paths
 
     def retired_paths(self, session_id: str) -> SessionPaths:
         """Return where a session's files are once it is retired."""
         return SessionPaths(f"{self.retired_pathname}/{session_id}")
 
     def ids(self) -> list[str]:
-        """Return the ids of all sessions, oldest first: of the directories that are named by a ULID.
+        """Return the ids of all sessions, oldest first: of the directories, not links, that are named by a ULID.
 
         Raises:
             StateError: the directory of sessions cannot be read.
@@ -145,7 +145,7 @@ class Store(Struct, frozen=False):
     def has(self, session_id: str) -> bool:
         """Say whether there is that session; StateError where the directory of sessions cannot be read."""
         try:
-            return is_session_id(session_id) and stat.S_ISDIR(os.stat(self.paths(session_id).pathname).st_mode)
+            return is_session_id(session_id) and stat.S_ISDIR(os.lstat(self.paths(session_id).pathname).st_mode)
         except (FileNotFoundError, NotADirectoryError):
             return False
         except OSError as error:
@@ -243,11 +243,23 @@ class Store(Struct, frozen=False):
         return [*lines, f"... and {more} more"] if more else lines
 
 
+def is_directory(pathname: str | Path) -> bool:
+    """Say whether it is one, and no link to one."""
+    try:
+        return stat.S_ISDIR(os.lstat(pathname).st_mode)
+    except OSError:
+        return False
+
+
 def _ids_in(directory: str, prefix: str = "") -> list[str]:
     try:
         with os.scandir(directory) as entries:  # which tells directories from files without asking for each
             return sorted(
-                [e.name for e in entries if e.name.startswith(prefix) and is_session_id(e.name) and e.is_dir()]
+                [
+                    e.name
+                    for e in entries
+                    if e.name.startswith(prefix) and is_session_id(e.name) and e.is_dir(follow_symlinks=False)
+                ]
             )
     except FileNotFoundError:
         return []

@@ -59,7 +59,7 @@ def _look(place: str) -> tuple[bool, list[str]]:
     with os.scandir(place) as entries:
         for entry in entries:
             if is_of_session(entry.name):
-                has_session = has_session or entry.is_dir(follow_symlinks=False)
+                has_session = has_session or entry.name.startswith(".") or entry.is_dir(follow_symlinks=False)
             elif not entry.name.endswith(".git") and entry.is_dir(follow_symlinks=False):
                 below.append(entry.name)
     return has_session, below

@@ -55,7 +55,9 @@ def survey(root: Path, *, limit_s: float) -> Survey:
 
 
 def measure(root: Path, *, limit_s: float) -> tuple[int, bool]:
-    """Return the bytes that a directory takes on disk, and whether everything could be counted in time."""
+    """Return the bytes that a directory takes on disk, a link none, and whether everything could be counted in time."""
+    if os.path.islink(root):
+        return 0, True
     deadline = time.monotonic() + limit_s
     total = 0
     for directory, _, files in os.walk(root):
@@ -78,6 +80,8 @@ def _remains(store: Store) -> list[Path]:
 
 
 def _is_abandoned(path: Path) -> bool:
+    if path.is_symlink():
+        return True
     try:
         return time.time() - path.stat().st_mtime > _REMAINS_AFTER_S and not is_locked(SessionPaths(path).session_lock)
     except (OSError, StateError):

@@ -7,6 +7,7 @@ the others' records are read as a whole.
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -143,9 +144,11 @@ def find_remains(store: Store, now: datetime) -> list[Path]:
 
 
 def is_abandoned(path: Path, now: datetime) -> bool:
-    """Say whether nobody builds or removes a directory any more."""
+    """Say whether nobody builds or removes a directory any more; what is none never was a session."""
     try:
-        found = path.stat()
+        found = path.lstat()
+        if not stat.S_ISDIR(found.st_mode):
+            return True
         held, content = probe_lock(SessionPaths(path).session_lock)
     except (OSError, StateError):
         return False
@@ -165,7 +168,7 @@ def find_runtime(store: Store) -> Iterator[str]:
     try:
         for session_id in store.ids():
             try:
-                os.stat(f"{session_id}/runtime", dir_fd=directory)
+                os.lstat(f"{session_id}/runtime", dir_fd=directory)
             except OSError:
                 continue
             yield session_id

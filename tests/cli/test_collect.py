@@ -245,6 +245,63 @@ def test_what_was_cut_off_goes_in_the_same_pass(place: Place) -> None:
     assert not (place.session(lasting) / "runtime").exists()
 
 
+@pytest.mark.parametrize("kind", ["link", "link to nothing", "file"])
+def test_what_stands_in_a_runtime_directorys_place(place: Place, kind: str) -> None:
+    """It is removed itself, once, and not what it leads to; that is not counted as freed either."""
+    session_id = place.codex("hello").session_id
+    private = place.tmp / "private"
+    private.mkdir()
+    (private / "large").write_bytes(bytes(1 << 20))
+    runtime = place.session(session_id) / "runtime"
+    if kind == "file":
+        runtime.touch()
+    else:
+        runtime.symlink_to(private if kind == "link" else "/nowhere")
+    words = ["gc", "--days", "30", "--json"]
+    for dry in (["--dry-run"], []):
+        report = place.run(*words, *dry).json
+        assert [(item["id"], item["reason"]) for item in report["purged"]] == [(session_id, "runtime")]
+        assert report["freed_bytes"] == 0
+    assert not os.path.lexists(runtime)
+    assert [path.name for path in private.iterdir()] == ["large"]
+    assert place.run(*words).json["purged"] == []
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount")
+def test_a_runtime_directory_that_cannot_be_removed(place: Place) -> None:
+    """It is a failure, and not called purged."""
+    session_id = place.codex("hello").session_id
+    runtime = place.session(session_id) / "runtime"
+    runtime.mkdir()
+    script = f"mount -t tmpfs none {runtime} && exec {CSA} gc --days 30 --json"
+    done = place.shell(["unshare", "--mount", "bash", "-c", script])
+    if done.code == 1 and not done.out:
+        pytest.skip("no mounts here")
+    assert (done.code, done.json["purged"]) == (1, [])
+    assert str(runtime) in done.json["failures"][0]
+
+
+def test_links_in_the_place_of_remains_are_removed(place: Place) -> None:
+    """At once, as no start or removal makes any; what they lead to stays as it is, and is not written to."""
+    session_id = place.codex("hello").session_id
+    private = place.tmp / "private"
+    private.mkdir()
+    (private / "notes").touch()
+    before = snapshot(private)
+    stores = [place.store, place.state_root / "elsewhere"]
+    for store in stores:
+        (store / "sessions").mkdir(parents=True, exist_ok=True)
+        for number, target in enumerate((str(private), "/nowhere")):
+            (store / "sessions" / f".gone-{OLD[number]}").symlink_to(target)
+            (store / "sessions" / f".new-{OLD[number + 2]}").symlink_to(target)
+    assert place.run("gc", "--days", "30", "--all-projects", "--dry-run", "--json").json["freed_bytes"] == 0
+    done = place.run("gc", "--days", "30", "--all-projects", "--json")
+    assert (done.code, len(done.json["purged"]), done.json["freed_bytes"]) == (0, 8, 0)
+    assert place.ids() == [session_id]
+    assert snapshot(private) == before
+    assert not (stores[1] / "sessions").exists()
+
+
 def test_reap(place: Place) -> None:
     """Processes of sessions that have ended are ended, and told of by a dry run; those of running ones are left."""
     place.play(*place.hold())

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import json
+import os
+import stat
+import subprocess
+import sys
 import tarfile
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -167,6 +172,53 @@ def test_no_archive_for_a_terminal(place: Place, store: Store) -> None:
         assert terminal.end() == 0
 
 
+def test_what_is_no_regular_file_is_written_to(place: Place, store: Store) -> None:
+    """A pipe, a descriptor and a device get the output and stay what they are; `-` is stdout."""
+    markdown = place.run("session", "export", "auth", "--format", "md").out
+    assert place.run("session", "export", "auth", "--format", "md", "-o", "-").out == markdown
+    assert place.run("session", "export", "auth", "--json", "-o", "-").code == 2
+    pipe = place.tmp / "pipe"
+    os.mkfifo(pipe)
+    for target in (str(pipe), f">(cat >{pipe})"):
+        reading = place.popen(["bash", "-c", f"cat {pipe} >{place.tmp}/read"])
+        done = place.shell(["bash", "-c", f"exec csa session export auth --format md -o {target}"])
+        assert (done.code, done.err, reading.wait(10)) == (0, "", 0)
+        assert (place.tmp / "read").read_text() == markdown
+    assert pipe.is_fifo()
+    assert not [path for path in place.tmp.iterdir() if path.name.startswith(".")]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can make a device")
+def test_a_device_is_written_to(place: Place, store: Store) -> None:
+    """It is not replaced by a file."""
+    for name, minor in (("null", 3), ("full", 7)):
+        os.mknod(place.tmp / name, 0o600 | stat.S_IFCHR, os.makedev(1, minor))
+    assert place.run("session", "export", "auth", "-o", str(place.tmp / "null")).code == 0
+    full = place.run("session", "export", "auth", "-o", str(place.tmp / "full"))
+    assert (full.code, "No space left" in full.err) == (1, True)
+    assert [(place.tmp / name).is_char_device() for name in ("null", "full")] == [True, True]
+
+
+def test_links_stay_and_what_they_lead_to_is_replaced(place: Place, store: Store) -> None:
+    """Also where there is nothing yet; a descriptor of a file that has no name any more is written to."""
+    old, new = place.tmp / "real" / "old.md", place.tmp / "real" / "new.md"
+    old.parent.mkdir()
+    old.write_text("old " * 10_000)
+    number = old.stat().st_ino
+    for target in (old, new):
+        link = place.project / f"link-to-{target.name}"
+        link.symlink_to(target)
+        assert place.run("session", "export", "auth", "--format", "md", "-o", link.name).code == 0
+        assert link.is_symlink()
+        assert target.read_text().startswith("# ")
+        assert target.stat().st_mode & 0o777 == 0o600
+    assert old.stat().st_ino != number
+    assert sorted(path.name for path in old.parent.iterdir()) == ["new.md", "old.md"]
+    script = f"exec 7<>{new} && rm {new} && csa session export auth --format md -o /dev/fd/7 && cat /dev/fd/7"
+    assert place.shell(["bash", "-c", script]).out == old.read_text()
+    assert not new.exists()
+
+
 @pytest.mark.parametrize("words", [[], ["--all", "auth"], ["--all", "--tree"], ["a", "-s", "b"], ["none-such"]])
 def test_wrong_words(place: Place, store: Store, words: list[str]) -> None:
     """One session or all of them must be named."""
@@ -209,6 +261,50 @@ def test_damaged_sessions(place: Place, store: Store) -> None:
         member = tar.extractfile(f"sessions/{session_id(2)}/transcript.jsonl")
         assert member
         assert member.read().decode() == "".join(lines)
+
+
+@pytest.fixture
+def private(place: Place) -> Path:
+    """A directory of the user's, which is nobody's business."""
+    private = place.tmp / "private"
+    private.mkdir()
+    for name in ("notes.md", "result.toml"):
+        (private / name).write_text("private = 1\n")
+    return private
+
+
+def test_links_are_not_followed(place: Place, store: Store, private: Path) -> None:
+    """Neither the output itself, nor a directory or a file in it, nor a record: each is left out, and named."""
+    paths = store.paths(session_id(4))
+    paths.result.unlink()
+    paths.result.symlink_to(private / "result.toml")
+    for name, target in (("dir", private), ("turn-0002", private), ("turn-0001/file", private / "notes.md")):
+        (paths.output / name).symlink_to(target)
+    os.mkfifo(paths.output / "pipe")
+    done = place.run("session", "export", session_id(4), "-o", "x")
+    left = [paths.result, *(paths.output / name for name in ("dir", "pipe", "turn-0002", "turn-0001/file"))]
+    assert (done.code, done.err.splitlines()) == (0, [f"left out: {path}: it is no plain file" for path in left])
+    names = names_in(place.project / "x")
+    assert [name for name in names if "result" in name or not name.startswith(("sessions", "csa-export"))] == []
+    paths.output.rename(place.tmp / "output")
+    paths.output.symlink_to(private)
+    done = place.run("session", "export", session_id(4), "-o", "x", "--json")
+    assert [item["what"] for item in done.json["left_out"]] == [str(paths.result), str(paths.output)]
+    below = f"sessions/{session_id(4)}"
+    assert names_in(place.project / "x")[1:-1] == [f"{below}/state.toml", f"{below}/transcript.jsonl"]
+
+
+@pytest.mark.parametrize("name", ["state.toml", "transcript.jsonl"])
+def test_linked_records_are_damage(place: Place, store: Store, name: str) -> None:
+    """Without them a session cannot be imported, and what a link leads to may be anything."""
+    path = store.paths(session_id(4)).root / name
+    path.rename(place.tmp / name)
+    path.symlink_to(place.tmp / name)
+    done = place.run("session", "export", session_id(4), "-o", "x")
+    assert (done.code, f"{name}: is a link" in done.err) == (6, True)
+    done = place.run("session", "export", "--all", "--skip-corrupted", "-o", "x")
+    assert (done.code, f"left out: {session_id(4)}: " in done.err) == (0, True)
+    assert not [found for found in names_in(place.project / "x") if session_id(4) in found]
 
 
 def test_redacted_once_more(place: Place, store: Store) -> None:
@@ -320,6 +416,13 @@ EVIL: dict[str, Callable[[], list[tuple[tarfile.TarInfo, bytes]]]] = {
     "behind its end": lambda: [manifest(), member("csa-export.end", b'{"files": 0}')],
     "wrong end": lambda: [manifest(), member("csa-export.end", b"[]")],
     "empty": list,
+    "deep": lambda: [manifest(), member(f"{BELOW}/output/{'d/' * 1500}x")],
+    "long path": lambda: [manifest(), member(f"{BELOW}/output/{'/'.join(['d' * 200] * 30)}")],
+    "large record": lambda: [manifest(), member(f"{BELOW}/state.toml", bytes(2 << 20))],
+    "sparse": lambda: [
+        manifest(),
+        member(f"{BELOW}/output/x", pax_headers={"GNU.sparse.map": "0,1", "GNU.sparse.size": "9" * 9}),
+    ],
 }
 
 
@@ -338,6 +441,64 @@ def test_archives_that_are_not_taken_in(place: Place, kind: str) -> None:
     assert "Traceback" not in done.err
     assert not list(place.state_root.rglob("*/sessions/*"))
     assert list((place.home.parent / "tmp").iterdir()) == []
+
+
+def chain_of_headers(count: int) -> bytes:
+    """Each of which is about the next one."""
+    header = tarfile.TarInfo("x")
+    header.type = tarfile.XHDTYPE
+    return header.tobuf(tarfile.USTAR_FORMAT) * count
+
+
+BOMBS: dict[str, Callable[[], Iterable[bytes]]] = {
+    "header": lambda: [
+        member("csa-export.json", b"", pax_headers={"comment": "A" * (200 << 20)})[0].tobuf(tarfile.PAX_FORMAT)
+    ],
+    "long name": lambda: [member("A" * (200 << 20), b"")[0].tobuf(tarfile.GNU_FORMAT)],
+    "chain": lambda: [chain_of_headers(100_000)],
+    "header behind a file": lambda: [
+        manifest()[0].tobuf(),
+        manifest()[1].ljust(512, b"\0"),
+        member("x", b"", pax_headers={"comment": "A" * (200 << 20)})[0].tobuf(tarfile.PAX_FORMAT),
+    ],
+    "line": lambda: [
+        manifest()[0].tobuf(),
+        manifest()[1].ljust(512, b"\0"),
+        member(f"{BELOW}/transcript.jsonl", bytes(200 << 20))[0].tobuf(),
+        *[bytes(1 << 20)] * 200,
+    ],
+}
+
+
+@pytest.mark.parametrize("kind", BOMBS)
+def test_small_archives_of_large_things(place: Place, kind: str) -> None:
+    """What is read as a whole is bounded: a small archive does not fill the memory, nor the stack."""
+    archive = place.tmp / "bomb.tar.gz"
+    with gzip.open(archive, "wb", compresslevel=1) as file:
+        for part in BOMBS[kind]():
+            file.write(part)
+    done = place.shell(["bash", "-c", f"ulimit -v 200000; exec csa session import {archive}"])
+    assert done.code == 6, done.err
+    assert done.err.startswith("error: This is not an archive that csa imports: ")
+    assert ("longer than 64 MiB" if kind == "line" else "header of more than 64 KiB") in done.err
+    assert list((place.home.parent / "tmp").iterdir()) == []
+
+
+def test_deep_directories_are_left_out(place: Place, store: Store, elsewhere: dict[str, str | None]) -> None:
+    """What no import would take is named, and the archive can be imported; with as much as goes it is."""
+    output = store.paths(session_id(4)).output
+    script = (
+        "import os; [os.mkdir('d') or os.chdir('d') or n in {126, 127, 1499} and open('f', 'w') for n in range(1500)]"
+    )
+    assert place.shell([sys.executable, "-c", script], cwd=output).code == 0
+    told = place.run("session", "export", session_id(4), "-o", "x", "--json").json
+    assert len(told["left_out"]) == 2
+    assert {item["why"] for item in told["left_out"]} == {"its path is longer or deeper than an archive takes"}
+    assert place.run("session", "import", "x", "--new-ids", env=elsewhere).code == 0
+    assert len(place.run("session", "artifacts", session_id(4)).out.splitlines()) == 3
+    (copied,) = Path(str(elsewhere["CSA_STATE_DIR"])).rglob("state.toml")
+    assert sum(1 for _ in copied.parent.rglob("f")) == 1
+    subprocess.run(["rm", "-rf", str(output)], check=True)  # pytest would not get down there
 
 
 def replaced(archive: Path, name: str, content: bytes | None) -> Path:

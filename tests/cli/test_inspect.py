@@ -323,6 +323,37 @@ def test_links_that_lead_out_are_not_copied(place: Place, artifacts: Path, targe
     assert not (place.tmp / "copies").exists()
 
 
+def test_an_output_that_is_a_link(place: Place, store: Store, artifacts: Path) -> None:
+    """It is shown as what leads out, and neither listed nor copied."""
+    artifacts.rename(place.tmp / "private")
+    artifacts.symlink_to(place.tmp / "private")
+    (item,) = place.run("session", "artifacts", "auth", "--json", "--turn", "1").json
+    assert (item["path"], item["name"], item["leads_out"]) == (str(artifacts), ".", True)
+    refused = place.run("session", "artifacts", "auth", "--copy-to", "here")
+    assert (refused.code, f"{artifacts} is a link" in refused.err) == (5, True)
+    assert not (place.project / "here").exists()
+    assert place.run("session", "result", "auth", "--json").json["artifacts"] == []
+    with Terminal(place, "session", "artifacts", "auth") as terminal:
+        assert terminal.end() == 0
+    assert "(leads to " in terminal.text
+
+
+def test_a_directory_that_is_a_link(place: Place, artifacts: Path) -> None:
+    """It leads out, also where it stands for the directory of a turn; what is behind it is no artifact of a result."""
+    (place.tmp / "private").mkdir()
+    (place.tmp / "private" / "notes.md").touch()
+    (artifacts / "turn-0002").symlink_to(place.tmp / "private")
+    (artifacts / "turn-0001" / "out").symlink_to(place.tmp / "private" / "notes.md")
+    items = place.run("session", "artifacts", "auth", "--json", "--turn", "2").json
+    assert [(item["name"], item["leads_out"]) for item in items] == [("turn-0002", True)]
+    assert place.run("session", "artifacts", "auth", "--copy-to", "here").code == 5
+    named = place.run("session", "result", "auth", "--json").json["artifacts"]
+    assert named == [
+        str(artifacts / name)
+        for name in ("report.md", "turn-0001/link.md", "turn-0001/plots/a.png", "turn-0001/plots/final.md")
+    ]
+
+
 def test_artifacts_as_json_with_copies(place: Place, artifacts: Path) -> None:
     """With --json and --copy-to each object says where its copy is."""
     items = json.loads(place.run("session", "artifacts", "auth", "--copy-to", "here", "--json").out)

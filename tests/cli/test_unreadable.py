@@ -273,11 +273,19 @@ def test_all_projects_but_one(place: Place, unlistable: Path, words: tuple[str, 
     assert (done.code, done.err.removesuffix('hint: csa run "what to do" starts one\n')) == (0, warning)
 
 
-def test_a_file_is_no_session(place: Place) -> None:
-    """A plain file that is named by a ULID is ignored, by lists and look-ups alike, and hinders nothing."""
+@pytest.mark.parametrize("is_link", [False, True])
+def test_a_file_is_no_session(place: Place, *, is_link: bool) -> None:
+    """A plain file or a link that is named by a ULID is ignored, by lists and look-ups alike, and hinders nothing."""
     write_session(store_of(place), 1)
     stray = place.store / "sessions" / BAD
-    stray.touch()
+    outside = place.tmp / "outside"
+    if is_link:
+        write_session(store_of(place), 2)
+        place.session(BAD).rename(outside)
+        stray.symlink_to(outside)
+        before = snapshot(outside)
+    else:
+        stray.touch()
     running = start_elsewhere(place)
     assert place.run("kill", "--all", "--yes").code == 0
     assert running.wait().code != 0
@@ -289,7 +297,10 @@ def test_a_file_is_no_session(place: Place) -> None:
             assert place.run("session", command, "-s", selector).code == 3, command
     done = place.run("run", "--tool", "codex", "--session-id", BAD, "hello")
     assert (done.code, str(stray) in done.err) == (6, True)
-    assert sorted(place.ids()) == [GOOD, BAD]
+    for words in ("session delete --purge " + BAD, "session clean --older-than 1s --purge", "gc --days 0"):
+        place.run(*words.split())
+    assert place.ids() == [BAD]
+    assert not is_link or snapshot(outside) == before
 
 
 def test_a_transcript_that_is_missing(place: Place) -> None:

@@ -7,10 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from csa.errors import NotFoundError, StateError
+from csa.errors import NotFoundError, RefusedError, StateError
 from csa.model.usage import Usage
+from csa.paths import SessionPaths
+from csa.store.artifacts import copy_artifacts, find_artifacts, list_artifacts, open_below
 from csa.store.held import open_session
-from csa.store.results import list_artifacts, load_result
+from csa.store.results import load_result
 from csa.store.sessions import Store
 from tests.store.support import IDS, begin, finish, finished_session, publish
 from tests.support import snapshot
@@ -120,3 +122,27 @@ def test_reading_a_result_changes_nothing(store: Store) -> None:
     before = snapshot(store.root)
     load_result(store.paths(ID), ID)
     assert snapshot(store.root) == before
+
+
+def test_what_has_become_a_link_is_not_read(tmp_path: Path) -> None:
+    """An agent that changes its files while they are copied leads nobody out: neither by a directory nor by a file."""
+    root, private = tmp_path / "session" / "output", tmp_path / "private"
+    for directory in (root / "plots", private):
+        directory.mkdir(parents=True)
+        (directory / "a.png").write_text(directory.name)
+    (artifact,) = find_artifacts(SessionPaths(root.parent))
+    (root / "plots").rename(tmp_path / "plots")
+    (root / "plots").symlink_to(private)
+    with pytest.raises(RefusedError, match="no longer a file"):
+        copy_artifacts([artifact], tmp_path / "to")
+    assert open_below(root, "plots/a.png") is None
+    (root / "plots").unlink()
+    (root / "plots").mkdir()
+    (root / "plots" / "a.png").symlink_to(private / "a.png")
+    with pytest.raises(RefusedError, match="no longer a file"):
+        copy_artifacts([artifact], tmp_path / "to")
+    assert open_below(root, "plots/a.png") is None
+    root.rename(tmp_path / "output")
+    root.symlink_to(tmp_path / "output")
+    assert open_below(root, "plots/a.png") is None
+    assert not (tmp_path / "to").exists()

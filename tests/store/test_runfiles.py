@@ -56,6 +56,22 @@ def test_links_stand_for_other_places(tmp_path: Path) -> None:
     assert ((original / "tmp" / "a").read_text(), (original / "new").read_text()) == ("stays", "stays")
 
 
+def test_a_link_in_their_place(tmp_path: Path) -> None:
+    """It gives way itself, and what it leads to stays."""
+    paths = paths_of(tmp_path / "session")
+    paths.root.mkdir()
+    (tmp_path / "theirs").mkdir()
+    (tmp_path / "theirs" / "a").touch()
+    run_directory(paths).symlink_to(tmp_path / "theirs")
+    write_run_files(paths, {"b": "ours"})
+    assert not run_directory(paths).is_symlink()
+    run_directory(paths).rename(tmp_path / "old")
+    run_directory(paths).symlink_to("/nowhere")
+    remove_run_files(paths)
+    assert list(paths.root.iterdir()) == []
+    assert [path.name for path in (tmp_path / "theirs").iterdir()] == ["a"]
+
+
 def test_no_files_make_no_directory(tmp_path: Path) -> None:
     """Most tools need none."""
     write_run_files(paths_of(tmp_path), {})

@@ -32,6 +32,17 @@ def test_damage_is_listed_newest_first(state_root: Path, write_foreign: ForeignW
     assert found.is_size_whole
 
 
+def test_remains_that_are_links(state_root: Path, write_foreign: ForeignWriter) -> None:
+    """They count as remains, whatever they lead to, and take no room."""
+    sessions = write_foreign(FIRST).root.parent
+    (sessions / f".gone-{SECOND}").symlink_to("/nowhere")
+    (sessions / f".gone-{THIRD}").symlink_to("/usr")
+    found = survey(state_root, limit_s=10)
+    assert [path.name for path in found.remains] == [f".gone-{SECOND}", f".gone-{THIRD}"]
+    assert found.sessions == 1
+    assert measure(sessions / f".gone-{THIRD}", limit_s=10) == (0, True)
+
+
 def test_looks_end_in_time(state_root: Path, write_foreign: ForeignWriter) -> None:
     """When the time is up it says how far it came."""
     write_foreign(FIRST)

@@ -17,8 +17,8 @@ from csa.model.state import SessionState, format_time
 from csa.paths import SessionPaths
 from csa.runner.sessions.acting import record_act
 from csa.runner.setting import Setting
-from csa.runner.turns.runfiles import remove_run_files, run_directory
-from csa.store.retiring import hold, purge, remove_empty_directories, remove_remains, retire
+from csa.runner.turns.runfiles import run_directory
+from csa.store.retiring import hold, purge, remove_empty_directories, remove_remains, remove_tree, retire
 from csa.store.sessions import Store
 from csa.store.survey import measure
 from csa.store.sweep import (
@@ -209,11 +209,8 @@ def _collect(plan: Plan, item: Item) -> int | None:
     if item.reason == "remains":
         return remove_remains(item.path) if is_abandoned(item.path, plan.now) else None
     if item.reason == "runtime":
-        session = plan.store.paths(item.session_id)
-        with hold(session):
-            size, _ = measure(item.path, limit_s=_MEASURE_LIMIT_S)
-            remove_run_files(session)
-            return size
+        with hold(plan.store.paths(item.session_id)):
+            return remove_tree(item.path)
     size, _ = measure(paths.root, limit_s=_MEASURE_LIMIT_S)
     with hold(paths):
         if not _is_still_to_go(plan, item, paths):

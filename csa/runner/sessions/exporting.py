@@ -21,16 +21,18 @@ from csa.model.conversation import Message, read_conversation
 from csa.model.events import Event
 from csa.model.redaction import Redactor, redact_long
 from csa.model.state import format_time
+from csa.paths import SessionPaths
 from csa.runner.sessions.listing import SessionInfo, select_sessions
 from csa.runner.setting import Setting, resolve_selector
-from csa.store.archive import MAX_FILE_BYTES, RECORDS, ArchiveWriter
+from csa.store.archive import MAX_FILE_BYTES, OUTPUT, RECORDS, ArchiveWriter, is_takeable
+from csa.store.artifacts import OWN_FILES, open_below, walk_files
 from csa.store.liveness import probe
-from csa.store.results import OWN_FILES
 from csa.store.stores import find_stores
 from csa.store.transcript import parse_line, read_events
 from csa.structs import Struct, replace
 
 _BLOCK = 64 << 10  # decoding takes four times as much for a moment: of larger ones that would leave holes in the heap
+_TOO_DEEP = "its path is longer or deeper than an archive takes"
 _TOO_LARGE = f"it is larger than {MAX_FILE_BYTES >> 30} GiB, more than an archive takes"
 
 
@@ -86,15 +88,21 @@ def check_exportable(infos: list[SessionInfo], *, skip_corrupted: bool) -> tuple
     """
     kept, skipped = [], []
     for info in infos:
-        if info.record.fault is None:
+        fault = info.record.fault or _find_link(info.record.paths)
+        if fault is None:
             _refuse_running(info)
             kept.append(info)
         elif skip_corrupted:
-            skipped.append(Skipped(info.session_id, info.record.fault.message))
+            skipped.append(Skipped(info.session_id, fault.message))
         else:
-            fault = info.record.fault
             raise StateError(fault.path, fault.problem, line=fault.line, hint="--skip-corrupted leaves it out")
     return kept, skipped
+
+
+def _find_link(paths: SessionPaths) -> StateError | None:
+    """Return a fault where a record without which no session can be imported may be another file."""
+    links = (path for path in (paths.state, paths.transcript) if path.is_symlink())
+    return next((StateError(path, "is a link, which an export does not follow") for path in links), None)
 
 
 def write_archive(
@@ -113,12 +121,30 @@ def write_archive(
     }
     with ArchiveWriter(stream, manifest, now=time.time()) as archive:
         for info in infos:
-            for name, path in _files(info.record.paths.root, skipped):
-                blocks = _redacted(path, name, setting.redactor, skipped if skip_corrupted else None)
-                if not archive.add(info.session_id, name, blocks, mtime=path.stat().st_mtime):
-                    skipped.append(Skipped(str(path), _TOO_LARGE))
+            root = info.record.paths.root
+            for name in _names(root):
+                if why := _add(archive, info, name, setting.redactor, skipped if skip_corrupted else None):
+                    skipped.append(Skipped(str(root / name), why))
             _refuse_running(info)
     return skipped
+
+
+def _add(
+    archive: ArchiveWriter, info: SessionInfo, name: str, redactor: Redactor, skipped: list[Skipped] | None
+) -> str | None:
+    """Add a file to an archive, or say why it is left out."""
+    root = info.record.paths.root
+    if not is_takeable(name):
+        return _TOO_DEEP
+    file = open_below(root, name)
+    if file is None:
+        return "it is no plain file"
+    with file:
+        known = os.fstat(file.fileno())
+        if known.st_size > MAX_FILE_BYTES:  # not even read: no import would take it
+            return _TOO_LARGE
+        blocks = _redacted(file, root, name, redactor, skipped)
+        return None if archive.add(info.session_id, name, blocks, mtime=known.st_mtime) else _TOO_LARGE
 
 
 def read_messages(setting: Setting, info: SessionInfo) -> list[Message]:
@@ -149,53 +175,48 @@ def _refuse_running(info: SessionInfo) -> None:
         )
 
 
-def _files(root: Path, skipped: list[Skipped]) -> Iterator[tuple[str, Path]]:
-    """Yield the names and paths of what belongs into an archive: records first, then plain files below output/."""
-    yield from ((name, root / name) for name in RECORDS if (root / name).is_file())
-    for directory, below, files in os.walk(root / "output"):
-        below.sort()
-        for name in sorted(files):
-            path = Path(directory, name)
-            if path.is_symlink() or not path.is_file():
-                skipped.append(Skipped(str(path), "it is no plain file"))
-            elif path.stat().st_size > MAX_FILE_BYTES:  # not even read: no import would take it
-                skipped.append(Skipped(str(path), _TOO_LARGE))
-            else:
-                yield str(path.relative_to(root)), path
+def _names(root: Path) -> Iterator[str]:
+    """Yield the names of what belongs into an archive, as far as it is a plain file: records first, then the output."""
+    yield from (name for name in RECORDS if os.path.lexists(root / name))
+    output = root / OUTPUT
+    if output.is_symlink():
+        yield OUTPUT
+    else:
+        yield from (f"{OUTPUT}/{name}" for name in walk_files(output))
 
 
-def _redacted(path: Path, name: str, redactor: Redactor, skipped: list[Skipped] | None) -> Iterator[bytes]:
+def _redacted(
+    file: IO[bytes], root: Path, name: str, redactor: Redactor, skipped: list[Skipped] | None
+) -> Iterator[bytes]:
     if name == "transcript.jsonl":
-        yield from _redacted_lines(path, redactor, skipped)
+        yield from _redacted_lines(file, root / name, redactor, skipped)
         return
-    is_own = path.name in OWN_FILES and not name.startswith(RECORDS)
+    is_own_log = os.path.basename(name) in OWN_FILES
     # Records must stay TOML, and what an agent made must stay what it is: there only what is certainly a secret goes.
-    for text in redact_long(_read(path), redactor.redact if is_own else redactor.redact_answer):
+    for text in redact_long(_read(file), redactor.redact if is_own_log else redactor.redact_answer):
         yield text.encode("utf-8", "surrogateescape")
 
 
-def _read(path: Path) -> Iterator[str]:
+def _read(file: IO[bytes]) -> Iterator[str]:
     """Yield a file's content piecewise; what is no UTF-8 survives."""
     decoder = codecs.getincrementaldecoder("utf-8")("surrogateescape")
-    with path.open("rb") as file:
-        while block := file.read(_BLOCK):
-            yield decoder.decode(block)
+    while block := file.read(_BLOCK):
+        yield decoder.decode(block)
     yield decoder.decode(b"", final=True)
 
 
-def _redacted_lines(path: Path, redactor: Redactor, skipped: list[Skipped] | None) -> Iterator[bytes]:
+def _redacted_lines(file: IO[bytes], path: Path, redactor: Redactor, skipped: list[Skipped] | None) -> Iterator[bytes]:
     """Yield the lines of a transcript; those that hold no event are damaged, but for a partial last one."""
-    with path.open("rb") as file:
-        for number, line in enumerate(file, 1):
-            if not line.endswith(b"\n"):
-                return
-            event = parse_line(line)
-            if event is None:
-                if skipped is None:
-                    raise StateError(path, "is no event", line=number, hint="--skip-corrupted leaves the line out")
-                skipped.append(Skipped(f"{path}, line {number}", "it is no event"))
-            elif redactor.may_hold_secret(line.decode("utf-8", "replace")):
-                clean = json.dumps(redactor.redact_data(json.loads(line)), ensure_ascii=False, separators=(",", ":"))
-                yield clean.encode("utf-8", "backslashreplace") + b"\n"
-            else:
-                yield line
+    for number, line in enumerate(file, 1):
+        if not line.endswith(b"\n"):
+            return
+        event = parse_line(line)
+        if event is None:
+            if skipped is None:
+                raise StateError(path, "is no event", line=number, hint="--skip-corrupted leaves the line out")
+            skipped.append(Skipped(f"{path}, line {number}", "it is no event"))
+        elif redactor.may_hold_secret(line.decode("utf-8", "replace")):
+            clean = json.dumps(redactor.redact_data(json.loads(line)), ensure_ascii=False, separators=(",", ":"))
+            yield clean.encode("utf-8", "backslashreplace") + b"\n"
+        else:
+            yield line

@@ -14,12 +14,12 @@ from csa.ids import ENTROPY_BYTES, renew_session_id
 from csa.model.state import SessionState, ToolState, parse_state
 from csa.paths import SessionPaths
 from csa.runner.setting import Setting
-from csa.store.archive import RECORDS, Unpacked, unpack
+from csa.store.archive import OUTPUT, RECORDS, Unpacked, unpack
+from csa.store.artifacts import is_own
 from csa.store.atomic import sync_directory, write_atomically
 from csa.store.checking import find_broken_line
 from csa.store.held import HeldSession, build_session, store_lock
 from csa.store.journal import Journal
-from csa.store.results import OWN_FILES
 from csa.store.sessions import Store
 from csa.store.statefile import read_record
 from csa.store.status import find_fault
@@ -185,7 +185,7 @@ def _fill(held: HeldSession, unpacked: Unpacked, old: str, ids: dict[str, str], 
     root = held.paths.root
     for name in unpacked.files[old]:
         source, target = unpacked.path(old, name), root / name
-        if name in RECORDS or target.name in OWN_FILES:
+        if name in RECORDS or is_own(name.removeprefix(f"{OUTPUT}/")):
             _rename_ids(source, ids)
         for parent in reversed(target.relative_to(root).parents[:-1]):
             (root / parent).mkdir(0o700, exist_ok=True)

@@ -26,12 +26,13 @@ from csa.process.logs import OutputLog
 from csa.procfs import ProcessId
 from csa.runner.turns.admission import open_admission
 from csa.runner.turns.plan import TurnPlan
+from csa.store.artifacts import list_artifacts
 from csa.store.atomic import append_private, write_atomically, write_private
 from csa.store.heartbeat import render_heartbeat
 from csa.store.held import RETRY_OR_WAIT, HeldSession, build_session, open_session, store_lock
 from csa.store.journal import Journal
 from csa.store.project import git_head
-from csa.store.results import list_artifacts, save_result
+from csa.store.results import save_result
 from csa.store.sessions import Store
 from csa.store.slots import Holder, pass_slot
 from csa.store.spending import unfinished_turn

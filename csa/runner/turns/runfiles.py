@@ -64,7 +64,10 @@ def remove_run_files(paths: SessionPaths) -> None:
     import shutil  # noqa: PLC0415  # most tools need no files
 
     with suppress(OSError):
-        shutil.rmtree(directory)
+        if directory.is_symlink():
+            directory.unlink()
+        else:
+            shutil.rmtree(directory)
 
 
 def is_roots_alone(directory: Path) -> bool:
