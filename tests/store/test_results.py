@@ -120,3 +120,12 @@ def test_reading_a_result_changes_nothing(store: Store) -> None:
     before = snapshot(store.root)
     load_result(store.paths(ID), ID)
     assert snapshot(store.root) == before
+
+
+def test_the_ends_of_lines_stay(store: Store) -> None:
+    """The answer is read as it was written, with whichever ends its lines have."""
+    finished_session(store, ID)
+    paths = store.paths(ID)
+    answer = "a\r\nb\rc\n"
+    (paths.turn_output(1) / "final.md").write_bytes(answer.encode())
+    assert load_result(paths, ID).text == answer
