@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from csa.cli.output import print_json
+from csa.cli.output import print_json, printable
 from csa.cli.selecting import open_client
 
 TYPE_CHECKING = False  # see csa/structs.py
@@ -23,7 +23,7 @@ def execute(arguments: argparse.Namespace) -> int:
         return 0
     width = max(len(key) for key in values)
     for key, value in values.items():
-        print(f"{key:<{width}} = {_render(value)}  # {origins[key]}")
+        print(f"{key:<{width}} = {printable(_render(value))}  # {origins[key]}")
     return 0
 
 
