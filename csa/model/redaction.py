@@ -299,7 +299,7 @@ def _assigned(text: str, lowered: str, pattern: re.Pattern[str]) -> list[tuple[i
         quote = match["quote"]
         stop = (quote and _end_of_quoted(text, start, quote)) or _end_of_unquoted(text, start)
         value = text[start:stop]
-        is_known = value == MARK or value.lower() in _TRIVIAL
+        is_known = value.startswith(MARK) or value.lower() in _TRIVIAL
         if len(value) >= _MIN_LENGTH and not is_known and not _REFERENCE.match(value):
             spans.append((start, stop))
             at = stop
