@@ -96,12 +96,12 @@ def _describe(item: Item, now: datetime, tool_width: int, *, with_project: bool)
     state = item.state
     age = format_age(now, state.last_accessed) if state else "-"
     about = (f"[{state.name}] " if state.name else "") + state.description if state else ""
-    place = f"  {item.store.project}" if with_project else ""
+    place = f"  {one_line(str(item.store.project))}" if with_project else ""
     return f"  {item.reason:<9} {age:>4}  {_tools(item):<{tool_width}}{place}  {one_line(about)}".rstrip()
 
 
 def _tools(item: Item) -> str:
-    return ",".join(item.state.tools) or "-" if item.state else "-"
+    return one_line(",".join(item.state.tools)) or "-" if item.state else "-"
 
 
 def summary(report: Report, *, dry_run: bool) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 
-from csa.cli.output import print_json
+from csa.cli.output import print_json, printable
 from csa.cli.selecting import open_client
 
 TYPE_CHECKING = False  # see csa/structs.py
@@ -33,7 +33,7 @@ def execute(arguments: argparse.Namespace) -> int:
         print_json({setting.redactor.redact(key): facts for key, facts in shown.items()})
         return 0
     for line in render_settings(values, redact_data):
-        print(line)
+        print(printable(line))
     return 0
 
 

@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from html import escape
 
+from csa.cli.output import one_line, printable
 from csa.model.conversation import Message, ToolCall, message_to_json
 from csa.structs import Struct
 
@@ -60,7 +61,7 @@ def render_markdown(documents: Iterable[Document]) -> Iterator[str]:
     for index, document in enumerate(documents):
         if index:
             yield "\n---\n"
-        yield f"# {_one_line(document.title)}\n"
+        yield f"# {one_line(document.title)}\n"
         yield from (f"- {label}: {value}" for label, value in _about(document))
         for message in document.messages:
             yield from _markdown_of(message)
@@ -80,7 +81,7 @@ def _markdown_of(message: Message) -> Iterator[str]:
 def render_html(documents: Iterable[Document]) -> Iterator[str]:
     """Yield one page that needs nothing else: no scripts, no files."""
     found = list(documents)
-    title = escape(found[0].title if len(found) == 1 else f"{len(found)} sessions")
+    title = escape(one_line(found[0].title) if len(found) == 1 else f"{len(found)} sessions")
     yield (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
@@ -88,7 +89,7 @@ def render_html(documents: Iterable[Document]) -> Iterator[str]:
         f"<title>{title}</title>\n<style>{_STYLE}</style>\n</head>\n<body>"
     )
     for document in found:
-        yield f'<article id="{escape(document.session_id)}">\n<h1>{escape(document.title)}</h1>\n<dl>'
+        yield f'<article id="{escape(document.session_id)}">\n<h1>{escape(one_line(document.title))}</h1>\n<dl>'
         yield from (f"<dt>{escape(label)}</dt><dd>{escape(value)}</dd>" for label, value in _about(document))
         yield "</dl>"
         for message in document.messages:
@@ -98,12 +99,12 @@ def render_html(documents: Iterable[Document]) -> Iterator[str]:
 
 
 def _html_of(message: Message) -> Iterator[str]:
-    yield f'<section class="message {escape(message.role)}">\n<h2>{escape(_heading(message))}</h2>'
+    yield f'<section class="message {escape(message.role)}">\n<h2>{escape(one_line(_heading(message)))}</h2>'
     if message.content.strip():
-        yield f"<pre>{escape(_visible(message.content.strip(chr(10))))}</pre>"
+        yield f"<pre>{escape(printable(message.content.strip(chr(10))))}</pre>"
     for call in message.calls:
-        summary = f'<summary class="{escape(call.status)}">{escape(_title(call) + _ending(call))}</summary>'
-        yield f"<details>{summary}<pre>{escape(_visible(call.content))}</pre></details>"
+        summary = f'<summary class="{escape(call.status)}">{escape(one_line(_title(call) + _ending(call)))}</summary>'
+        yield f"<details>{summary}<pre>{escape(printable(call.content))}</pre></details>"
     yield "</section>"
 
 
@@ -119,7 +120,7 @@ def _about(document: Document) -> Iterator[tuple[str, str]]:
         ("parent", document.about.get("parent_session_id")),
     ):
         if value:
-            yield label, _one_line(str(value))
+            yield label, one_line(str(value))
 
 
 def _heading(message: Message) -> str:
@@ -134,15 +135,6 @@ def _title(call: ToolCall) -> str:
 
 def _ending(call: ToolCall) -> str:
     return f" — exit {call.exit_code}" if call.exit_code else _WORDS.get(call.status, f" — {call.status}")
-
-
-def _one_line(text: str) -> str:
-    return " ".join(text.split())
-
-
-def _visible(text: str) -> str:
-    """Replace what XML and HTML have no place for."""
-    return "".join(c if c >= " " or c in "\n\t" else "\N{REPLACEMENT CHARACTER}" for c in text)
 
 
 FORMATS: Mapping[str, Callable[[Iterable[Document]], Iterator[str]]] = {

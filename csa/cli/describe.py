@@ -17,37 +17,38 @@ if TYPE_CHECKING:
 def describe(event: Event) -> str | None:
     """Return what happened; None for what a person need not see."""
     render = _RENDER.get(event.type)
-    return render(event.data) if render else None
+    line = render(event.data) if render else None
+    return None if line is None else one_line(line)
 
 
 def _text(prefix: str) -> Callable[[_Data], str | None]:
     def render(data: _Data) -> str | None:
-        text = one_line(str(data.get("text", "")))
-        return prefix + text if text else None
+        text = str(data.get("text", ""))
+        return prefix + text if text and not text.isspace() else None
 
     return render
 
 
 def _tool_call(data: _Data) -> str:
-    title = one_line(str(data.get("title") or data.get("kind") or "tool"))
+    title = str(data.get("title") or data.get("kind") or "tool")
     return f"$ {title}" if data.get("kind") == "execute" else f"{data.get('kind', 'other')}: {title}"
 
 
 def _tool_call_update(data: _Data) -> str | None:
     if data.get("status") != "failed":
         return None
-    return "failed: " + one_line(str(data.get("content") or "no output"))
+    return "failed: " + str(data.get("content") or "no output")
 
 
 def _retry(data: _Data) -> str:
     count = f" {data['attempt']}/{data['max']}" if data.get("attempt") and data.get("max") else ""
     after = f", in {round(data['retry_after_s'], 1):g} s" if data.get("retry_after_s") else ""
     whose = " by csa" if data.get("by") == "csa" else ""
-    return f"retry{whose}{count} ({data.get('kind', 'unknown')}{after}): {one_line(str(data.get('message', '')))}"
+    return f"retry{whose}{count} ({data.get('kind', 'unknown')}{after}): {data.get('message', '')}"
 
 
 def _problem(word: str) -> Callable[[_Data], str]:
-    return lambda data: f"{word}: {one_line(str(data.get('message', '')))}"
+    return lambda data: f"{word}: {data.get('message', '')}"
 
 
 def _plan(data: _Data) -> str | None:
@@ -56,21 +57,21 @@ def _plan(data: _Data) -> str | None:
     current = next((entry for entry in entries if entry.get("status") == "in_progress"), None)
     if not entries:
         return None
-    return f"plan {done}/{len(entries)}" + (f": {one_line(str(current.get('content', '')))}" if current else "")
+    return f"plan {done}/{len(entries)}" + (f": {current.get('content', '')}" if current else "")
 
 
 def _permission(data: _Data) -> str:
-    return f"permission {data.get('status', 'asked')}: {one_line(str(data.get('title') or data.get('message') or ''))}"
+    return f"permission {data.get('status', 'asked')}: {data.get('title') or data.get('message') or ''}"
 
 
 def _started(data: _Data) -> str:
-    return f"started {data.get('tool')}: {one_line(str(data.get('prompt', '')))}"
+    return f"started {data.get('tool')}: {data.get('prompt', '')}"
 
 
 def _finished(data: _Data) -> str:
     error = data.get("error")
     reason = error.get("message") if isinstance(error, Mapping) else None
-    status, words = str(data.get("status")), one_line(str(reason or data.get("summary") or ""))
+    status, words = str(data.get("status")), str(reason or data.get("summary") or "").strip()
     return status if words in {"", status} else f"{status}: {words}"
 
 
@@ -88,13 +89,13 @@ def _compaction(data: _Data) -> str | None:
     if status == "started":
         return f"compacting the conversation of {data.get('tool')}"
     if status not in {None, "succeeded"}:
-        return f"compaction {status}: {one_line(str((data.get('error') or {}).get('message', '')))}"
+        return f"compaction {status}: {(data.get('error') or {}).get('message', '')}"
     sizes = f" from {tokens(before)} to {tokens(after)} tokens" if before is not None and after is not None else ""
     return f"the conversation was compacted{sizes}"
 
 
 def _checkpoint(data: _Data) -> str:
-    label = one_line(str(data.get("label") or ""))
+    label = str(data.get("label") or "").strip()
     return f"checkpoint {str(data.get('commit'))[:12]}" + (f": {label}" if label else "")
 
 

@@ -11,7 +11,7 @@ from datetime import datetime
 from pathlib import Path
 
 from csa.cli.describe import describe
-from csa.cli.output import Style, cut, terminal_width
+from csa.cli.output import Style, cut, printable, terminal_width
 from csa.model.events import Event
 from csa.store.transcript import parse_line, read_events, read_events_backwards, read_lines
 from csa.structs import replace
@@ -93,18 +93,21 @@ def _turn_of(line: bytes) -> int | None:
 
 
 def print_file(path: Path, *, tail: int | None) -> None:
-    """Copy a log to stdout as it is, or its last lines."""
+    """Copy a log to stdout, or its last lines; to a pipe as it is."""
     sys.stdout.flush()
     with path.open("rb") as file:
-        if tail is None:
+        if tail is None and not sys.stdout.isatty():
             while block := file.read(_BLOCK):
                 _write(block)
         else:
-            for line in deque(file, maxlen=tail):
+            for line in file if tail is None else deque(file, maxlen=tail):
                 _write(line)
 
 
 def _write(content: bytes) -> None:
+    """Write whole lines, or, where stdout is no terminal, any part of them."""
+    if sys.stdout.isatty():
+        content = printable(content.decode(errors="replace")).encode()
     view = memoryview(content)
     while view:
         view = view[os.write(sys.stdout.fileno(), view) :]

@@ -13,6 +13,7 @@ from __future__ import annotations
 import sys
 from datetime import UTC, datetime
 
+from csa.cli.output import one_line
 from csa.cli.selecting import find_projects, open_client
 
 TYPE_CHECKING = False  # see csa/structs.py
@@ -67,7 +68,7 @@ def execute(arguments: argparse.Namespace) -> int:
     if dry_run:
         print_items(report, dry_run=True, with_project=arguments.all_projects)
         for orphan in orphans:
-            print(f"process {orphan.pid} of session {orphan.session_dir.name}: {orphan.command}")
+            print(f"process {orphan.pid} of session {orphan.session_dir.name}: {one_line(orphan.command)}")
     words = [summary(report, dry_run=dry_run)] + ([f"ended {_processes(len(ended))}"] if ended else [])
     if said := "; ".join(word for word in words if word):
         print(f"csa gc: {said}")

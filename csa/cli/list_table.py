@@ -130,7 +130,7 @@ def plural(count: int, noun: str, shown: str = "") -> str:
 
 
 def tools_of(info: SessionInfo) -> str:
-    return ",".join(info.record.state.tools) or "-" if info.record.state else "-"
+    return one_line(",".join(info.record.state.tools)) or "-" if info.record.state else "-"
 
 
 def description_of(info: SessionInfo) -> str:

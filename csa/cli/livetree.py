@@ -14,7 +14,7 @@ from anyio import to_thread
 
 from csa.cli.describe import describe
 from csa.cli.live import REFRESH_S, REST, Row, arrange, lay_out
-from csa.cli.output import Style, lossy
+from csa.cli.output import lossy
 from csa.cli.progress import Silence, Subject, closing_line, headline_of_fallback, room_on, say, say_whole
 from csa.cli.roster import Roster
 from csa.cli.screen import Screen
@@ -48,7 +48,7 @@ class LiveTree(Silence):
 
     def begin(self, subject: Subject) -> None:
         """Say which session this is, and begin to draw."""
-        say_whole(Style(sys.stderr)(subject.headline, "dim"))
+        say_whole(subject.headline, "dim")
         self._subject = subject
         self._before = subject.usage
         self._since = subject.session_id

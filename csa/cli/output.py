@@ -49,9 +49,9 @@ def hint_of(error: CsaError) -> str | None:
 def print_problem(message: str, *, hint: str | None = None) -> None:
     """Print `error: ...` and `hint: ...` to stderr."""
     style = Style(sys.stderr)
-    lines = [f"{style('error:', 'red')} {message}"]
+    lines = [f"{style('error:', 'red')} {printable(message)}"]
     if hint:
-        lines.append(f"{style('hint:', 'cyan')} {hint}")
+        lines.append(f"{style('hint:', 'cyan')} {printable(hint)}")
     print("\n".join(lines), file=sys.stderr)
 
 
@@ -59,7 +59,7 @@ def warn(losses: Iterable[str]) -> None:
     """Say on stderr what was lost, or should be known."""
     with lossy(sys.stderr):
         for loss in losses:
-            print(f"warning: {loss}", file=sys.stderr)
+            print(f"warning: {printable(loss)}", file=sys.stderr)
 
 
 def print_json(value: Any) -> None:
@@ -70,7 +70,7 @@ def print_json(value: Any) -> None:
 def to_json(value: Any) -> str:
     """Render one JSON value on one line, as stdout takes it."""
     is_utf8 = sys.stdout.encoding.lower() in {"utf-8", "utf8"}  # else JSON's escapes, not Python's
-    return json.dumps(value, ensure_ascii=not is_utf8)
+    return text_for(sys.stdout, json.dumps(value, ensure_ascii=not is_utf8))
 
 
 class lossy:  # noqa: N801  # as contextlib.suppress, without importing what makes such functions
@@ -153,21 +153,45 @@ def terminal_size(stream: IO[str]) -> tuple[int, int]:
     return columns or 80, lines or 24
 
 
+class _Visible(dict[int, int]):
+    """What is shown for each character, for `str.translate`; what is not given is itself, unless a terminal obeys it.
+
+    That are control characters, those that turn the direction of what follows, and separators of lines; and halves of
+    characters, which stand for bytes that were no text.
+    """
+
+    def __missing__(self, code: int) -> int:
+        is_control = code < 0x20 or 0x7F <= code < 0xA0  # noqa: PLR2004  # C0, DEL and C1
+        turns = 0x2028 <= code <= 0x202E or 0x2066 <= code <= 0x2069  # noqa: PLR2004  # as above
+        is_half = 0xD800 <= code < 0xE000  # noqa: PLR2004  # as above
+        self[code] = 0xFFFD if is_control or turns or is_half else code
+        return self[code]
+
+
+_IN_TEXT = _Visible((ord(c), ord(c)) for c in "\n\t")
+_IN_LINE = _Visible((ord(c), ord(" ")) for c in "\t\n\v\f\r\x85\u2028\u2029")
+
+
 def one_line(text: str) -> str:
-    """Fold white space, and make control characters visible rather than obeyed."""
-    if text.isprintable():  # as most are; a long list asks for thousands
-        return " ".join(text.split())
-    return " ".join("".join(c if c.isprintable() or c.isspace() else "\N{REPLACEMENT CHARACTER}" for c in text).split())
+    """Fold blanks and lines, and make control characters visible rather than obeyed."""
+    if not text.isprintable():  # as most are; a long list asks for thousands
+        text = text.translate(_IN_LINE)
+    return " ".join(filter(None, text.split(" ")))
 
 
 def printable(text: str) -> str:
     """Make control characters visible rather than obeyed; lines and tabs stay."""
-    if text.isascii() and text.replace("\n", "").replace("\t", "").isprintable():
+    if text.replace("\n", "").replace("\t", "").isprintable():
         return text
-    kept = "\n\t"
-    return "".join(
-        c if c.isprintable() or c in kept else "\N{REPLACEMENT CHARACTER}" for c in text.replace("\r\n", "\n")
-    )
+    return text.replace("\r\n", "\n").translate(_IN_TEXT)
+
+
+def text_for(stream: IO[Any], text: str) -> str:
+    """Return what is written of a text that an agent, or an archive, has brought: for a terminal what it only shows.
+
+    In a pipe or a file it stays as it is.
+    """
+    return printable(text) if stream.isatty() else text
 
 
 def cut(text: str, width: int | None) -> str:
@@ -198,4 +222,4 @@ def display_width(text: str) -> int:
         return len(text)
     from unicodedata import category, east_asian_width  # noqa: PLC0415  # only for text that needs it
 
-    return sum(0 if category(c) in {"Mn", "Me"} else 2 if east_asian_width(c) in "WF" else 1 for c in text)
+    return sum(0 if category(c) in {"Mn", "Me", "Cf"} else 2 if east_asian_width(c) in "WF" else 1 for c in text)

@@ -7,7 +7,7 @@ import time
 from typing import IO, TYPE_CHECKING, Protocol
 
 from csa.cli.describe import describe, elapsed, money, tokens
-from csa.cli.output import Style, cut, has_room, terminal_width
+from csa.cli.output import Style, cut, has_room, printable, terminal_width
 from csa.model.events import Event
 from csa.model.usage import Usage
 from csa.runner.client import Csa
@@ -143,6 +143,6 @@ def say(line: str) -> None:
     say_whole(cut(line, terminal_width(sys.stderr)))
 
 
-def say_whole(line: str) -> None:
+def say_whole(line: str, style: str = "") -> None:
     """Print a line that has an id: a terminal that is too narrow folds it, and it can be copied."""
-    print(line, file=sys.stderr, flush=True)
+    print(Style(sys.stderr)(printable(line), style), file=sys.stderr, flush=True)

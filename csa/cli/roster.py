@@ -9,6 +9,7 @@ from pathlib import Path
 
 from csa.cli.describe import describe
 from csa.cli.live import Row
+from csa.cli.output import one_line
 from csa.ids import unique_prefix_length
 from csa.store.observer import Observer, Sight
 from csa.store.sessions import Store
@@ -84,7 +85,7 @@ class Roster:
             place=self.place(str(store.project)),
             parent_place=self.place(elsewhere) if elsewhere else "",
             label=label,
-            tool=sight.tool,
+            tool=one_line(sight.tool),
             status=sight.status,
             turn=sight.turn,
             doing=sight.doing,
@@ -98,5 +99,5 @@ class Roster:
 def shorten(project: Path, user_home: Path) -> str:
     """Render a path as a shell prompt does, with `~` for the home directory."""
     if project.is_relative_to(user_home) and user_home != Path("/"):
-        return str(Path("~") / project.relative_to(user_home))
-    return str(project)
+        project = Path("~") / project.relative_to(user_home)
+    return one_line(str(project))

@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 
-from csa.cli.output import lossy, print_json, print_problem, to_json
+from csa.cli.output import lossy, print_json, print_problem, printable, text_for, to_json, warn
 from csa.errors import UsageError
 from csa.model.config import AUTO, TRANSPORTS
 from csa.model.duration import parse_duration
@@ -189,8 +189,7 @@ def _finish(command: str, client: Csa, result: RunResult) -> None:
     directory = str(client.setting.directory)
     problem = run_on_finish(command, result, environ=client.setting.environ, directory=directory)
     if problem:
-        with lossy(sys.stderr):
-            print(f"warning: {client.setting.redactor.redact(problem)}", file=sys.stderr)
+        warn([client.setting.redactor.redact(problem)])
 
 
 @contextmanager
@@ -265,10 +264,9 @@ def _print_outcome(turn: Turn, result: RunResult, arguments: argparse.Namespace)
     elif arguments.print_id:
         print(result.session_id)
     elif not arguments.stream_json and result.text:
-        print(result.text)
+        print(text_for(sys.stdout, result.text))
+    warn(turn.losses)
     with lossy(sys.stderr):
-        for loss in turn.losses:
-            print(f"warning: {loss}", file=sys.stderr)
         print_failure(result)
 
 
@@ -418,4 +416,4 @@ def _print_plan(plan: TurnPlan, *, as_json: bool) -> None:
         return
     for name, value in facts.items():
         if value not in (None, []):
-            print(f"{name:<11} {value}")
+            print(f"{name:<11} {printable(str(value))}")

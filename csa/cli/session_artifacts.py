@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from csa.cli.output import Style, one_line, print_json
+from csa.cli.output import Style, one_line, print_json, text_for
 from csa.cli.selecting import add_selector, open_client, selected
 from csa.model.state import format_time
 from csa.store.artifacts import Artifact, copy_artifacts, find_artifacts
@@ -41,7 +41,7 @@ def execute(arguments: argparse.Namespace) -> int:
         targets = [{"copied_to": str(path)} for path in copies] or [{} for _ in artifacts]
         print_json([{**_to_json(item), **target} for item, target in zip(artifacts, targets, strict=True)])
     elif copies:
-        print("\n".join(map(str, copies)))
+        print("\n".join(text_for(sys.stdout, str(path)) for path in copies))
     else:
         _print_artifacts(artifacts)
     return 0
@@ -57,7 +57,7 @@ def _print_artifacts(artifacts: Sequence[Artifact]) -> None:
     style, now = Style(sys.stdout), datetime.now(UTC)
     for item in artifacts:
         numbers = f"{human_bytes(item.size_bytes):>6} {format_age(now, item.modified_at):>4}"
-        out = style(f"  (leads to {item.path.readlink()})", "yellow") if item.leads_out else ""
+        out = style(f"  (leads to {one_line(str(item.path.readlink()))})", "yellow") if item.leads_out else ""
         print(f"{style(numbers, 'dim')}  {one_line(item.name)}{out}")
 
 

@@ -15,7 +15,7 @@ import sys
 import time
 from collections.abc import Iterator
 
-from csa.cli.output import lossy, print_json, print_problem
+from csa.cli.output import lossy, print_json, print_problem, text_for, warn
 from csa.cli.run import print_failure
 from csa.cli.selecting import add_selector, open_client, selected
 from csa.errors import UsageError
@@ -77,8 +77,7 @@ def _interact(client: Csa, session_id: str, arguments: argparse.Namespace) -> in
     from csa.runner.sessions.interactive import Interaction  # noqa: PLC0415  # brings pexpect and anyio
 
     interaction = Interaction(client.setting, session_id, tool=arguments.tool)
-    for warning in interaction.invocation.warnings:
-        print(f"warning: {warning}", file=sys.stderr)
+    warn(interaction.invocation.warnings)
     ended = interaction.run()
     with lossy(sys.stderr):
         print(f"csa: left session {session_id}", file=sys.stderr)
@@ -115,7 +114,7 @@ def _print_end(client: Csa, session_id: str, seen: _Seen, *, as_json: bool) -> i
     if as_json:
         print_json(result.to_json())
     elif result.text:
-        print(result.text)
+        print(text_for(sys.stdout, result.text))
     with lossy(sys.stderr):
         print_failure(result)
     return code

@@ -11,7 +11,7 @@ import sys
 from datetime import UTC, datetime
 from typing import Any
 
-from csa.cli.output import Style, cut_behind, one_line, print_json, terminal_width
+from csa.cli.output import Style, cut_behind, one_line, print_json, printable, terminal_width
 from csa.cli.selecting import open_client
 from csa.errors import UsageError
 from csa.model.state import format_time
@@ -114,5 +114,5 @@ def _show(client: Csa, name: str, *, as_json: bool) -> int:
             print(f"{key:<11} {one_line(str(value))}")
     for kept, content in files.items():
         if content is not None:
-            print(f"\n{style(f'--- {kept}', 'bold')}\n{content.rstrip()}")
+            print(f"\n{style(f'--- {kept}', 'bold')}\n{printable(content.rstrip())}")
     return 0

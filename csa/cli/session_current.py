@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from csa.cli.output import print_json
+from csa.cli.output import one_line, print_json
 from csa.cli.selecting import open_client
 from csa.errors import UsageError
 from csa.runner.client import Csa
@@ -41,7 +41,7 @@ def execute(arguments: argparse.Namespace) -> int:
         print_json({"session_id": chosen})
     elif chosen:
         state = client.store.record(chosen).state
-        print(f"{chosen}  {state.name or state.description}" if state else chosen)
+        print(f"{chosen}  {one_line(state.name or state.description)}" if state else chosen)
     return 0
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import IO
 
 from csa.cli.conversation_formats import FORMATS, Document
-from csa.cli.output import print_json
+from csa.cli.output import print_json, printable, text_for
 from csa.cli.selecting import Unlistable, add_selector, open_client
 from csa.errors import StateError, UsageError
 from csa.runner.client import Csa
@@ -98,7 +98,7 @@ def _selector(arguments: argparse.Namespace) -> str | None:
 
 def _write_documents(client: Csa, infos: Sequence[SessionInfo], kind: str, stream: IO[bytes]) -> list[Skipped]:
     for part in FORMATS[kind](_documents(client, infos)):
-        stream.write(part.encode("utf-8", "backslashreplace") + b"\n")
+        stream.write(text_for(stream, part).encode("utf-8", "backslashreplace") + b"\n")
     return []
 
 
@@ -153,4 +153,4 @@ def _report(arguments: argparse.Namespace, written: Sequence[str], skipped: Sequ
         print_json({**facts, "sessions": list(written), "left_out": left_out})
         return
     for item in skipped:
-        print(f"left out: {item.what}: {item.why}", file=sys.stderr)
+        print(f"left out: {printable(f'{item.what}: {item.why}')}", file=sys.stderr)

@@ -51,7 +51,8 @@ def execute(arguments: argparse.Namespace) -> int:
     for item in imported:
         print(f"{item.session_id}  {one_line(item.description)}")
         if item.dropped_name:
-            print(f"{item.session_id} lost its name '{item.dropped_name}', which another session has", file=sys.stderr)
+            name = one_line(item.dropped_name)
+            print(f"{item.session_id} lost its name '{name}', which another session has", file=sys.stderr)
     return 0
 
 

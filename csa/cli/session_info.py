@@ -52,7 +52,7 @@ def _print_card(card: SessionCard, user_home: Path) -> None:
     title = cut(one_line(f"{name}{card.state.description}"), width and max(10, width - len(session_id) - 2))
     print(f"{style(prefix, 'bold')}{session_id[len(prefix) :]}  {style(title, 'bold')}")
     for label, text in _fields(card, datetime.now(UTC), place):
-        shown = cut(text, width and width - _LABEL_WIDTH)
+        shown = cut(one_line(text), width and width - _LABEL_WIDTH)
         look = STATUS_STYLES.get(card.status, "") if label == "status" else ""
         print(f"{style(f'{label:<{_LABEL_WIDTH}}', 'dim')}{style(shown, look)}")
     for label, lines in (("messages", _messages(card)), ("children", _children(card)), ("denied", _denied(card))):
@@ -137,12 +137,13 @@ def _messages(card: SessionCard) -> Iterator[str]:
         at = parse_time(message.timestamp)
         clock = at.astimezone().strftime("%H:%M") if at else "-"
         who = "user" if message.role == "user" else message.tool or "agent"
-        yield f"{clock} {who}: {one_line(message.content)}"
+        yield one_line(f"{clock} {who}: {message.content}")
 
 
 def _children(card: SessionCard) -> Iterator[str]:
     for child in card.children:
-        yield f"{child.session_id} {child.tool or '-'} {child.status}  {one_line(child.description)}"
+        who = one_line(f"{child.session_id} {child.tool or '-'} {child.status}")
+        yield f"{who}  {one_line(child.description)}"
 
 
 def _denied(card: SessionCard) -> Iterator[str]:

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator
 from functools import partial
 from pathlib import Path
 
-from csa.cli.output import Style, print_json, print_problem, warn
+from csa.cli.output import Style, one_line, print_json, print_problem, warn
 from csa.cli.selecting import Unlistable, add_selectors, open_client, resolve_all
 from csa.errors import UsageError
 from csa.runner.caller import refuse_own_lineage
@@ -92,7 +92,7 @@ def report(found: Iterable[Ended], arguments: argparse.Namespace, unlistable: Un
 def _line(ended: Ended) -> str:
     if ended.outcome == "not_running":
         return f"{ended.session_id}: not running ({ended.status})"
-    known = f"{ended.tool}, turn {ended.turn}" if ended.tool else "unknown tool"
+    known = one_line(f"{ended.tool}, turn {ended.turn}") if ended.tool else "unknown tool"
     now = "another turn runs" if ended.status == "running" else ended.status
     how = "; its supervisor was killed too" if ended.forced else ""
     return f"{ended.session_id}: {Style(sys.stdout)('ended', 'yellow')} ({known}): {now}{how}"

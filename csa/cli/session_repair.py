@@ -9,7 +9,7 @@ Exits 0 when nothing is damaged any more, and 6 when something is.
 
 from __future__ import annotations
 
-from csa.cli.output import print_json, warn
+from csa.cli.output import one_line, print_json, warn
 from csa.cli.selecting import add_selector, open_client, selected
 from csa.errors import StateError
 
@@ -36,7 +36,7 @@ def execute(arguments: argparse.Namespace) -> int:
         print_json({"session_id": repair.session_id, "dry_run": arguments.dry_run, "done": repair.done, "left": left})
     else:
         for done in repair.done:
-            print(f"{'would mend' if arguments.dry_run else 'mended'} {done}")
+            print(f"{'would mend' if arguments.dry_run else 'mended'} {one_line(done)}")
         if not repair.done:
             print("Nothing to mend")
     warn(repair.losses)

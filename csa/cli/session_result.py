@@ -5,7 +5,9 @@ Exits 0 when there is a result, whatever it says; the outcome is in --json.
 
 from __future__ import annotations
 
-from csa.cli.output import print_json, print_problem
+import sys
+
+from csa.cli.output import print_json, print_problem, text_for
 from csa.cli.selecting import add_selector, open_client, selected
 
 TYPE_CHECKING = False  # see csa/structs.py
@@ -29,7 +31,7 @@ def execute(arguments: argparse.Namespace) -> int:
         print_json(result.to_json())
         return 0
     if result.text:
-        print(result.text)
+        print(text_for(sys.stdout, result.text))
     if result.status != "succeeded":
         from csa.cli.run import failure_hint  # noqa: PLC0415  # an answer needs none of it
 

@@ -73,7 +73,7 @@ class _Renderer:
     def _heading(self, message: Message) -> str:
         at = parse_time(message.timestamp)
         when = at.astimezone().strftime("%Y-%m-%d %H:%M") if at else ""
-        words = " · ".join(filter(None, (f"turn {message.turn}", message.tool, message.model or "", when)))
+        words = one_line(" · ".join(filter(None, (f"turn {message.turn}", message.tool, message.model or "", when))))
         width = self._width or _PIPE_RULE
         return self._style(cut(f"── {words} {'─' * max(0, width - len(words) - 4)}", width), "dim")
 
@@ -105,8 +105,7 @@ class _Renderer:
             yield self._style(line, "yellow")
 
     def _call(self, call: ToolCall) -> Iterator[str]:
-        name = one_line(call.title)
-        title = f"$ {name}" if call.kind == "execute" else f"{call.kind}: {name}"
+        title = one_line(f"$ {call.title}" if call.kind == "execute" else f"{call.kind}: {call.title}")
         code = f" (exit {call.exit_code})" if call.exit_code else ""
         lines = printable(call.content).rstrip("\n").split("\n") if call.content.strip() else []
         folded = "" if self._is_full or not lines else f"  {_count(lines)}"

@@ -35,7 +35,9 @@ def execute(arguments: argparse.Namespace) -> int:
         print_json({**found.to_json(), "why": conclude(found)})
         return 0
     style, width = Style(sys.stdout), terminal_width(sys.stdout)
-    print(f"{found.session_id}: {style(found.status, STATUS_STYLES.get(found.status, ''))}: {conclude(found)}\n")
+    print(
+        f"{found.session_id}: {style(found.status, STATUS_STYLES.get(found.status, ''))}: {one_line(conclude(found))}\n"
+    )
     for label, text in _rows(found):
         print(f"{style(f'{label:<{_LABEL_WIDTH}}', 'dim')}{cut(one_line(text), width and width - _LABEL_WIDTH)}")
     return 0

@@ -45,23 +45,30 @@ _SHAPES: tuple[tuple[str, re.Pattern[str], str], ...] = (
     ("bearer", _token("[Bb][Ee][Aa][Rr][Ee][Rr]", r"(\s+)[A-Za-z0-9._~+/=-]{8,}"), rf"\1\2{MARK}"),
     (
         "pem",
-        re.compile(r"-----BEGIN [A-Z0-9 ]*PRIVATE KEY-----(?:(?!-----END)[^\"]){0,65536}(?:-----END [A-Z0-9 ]*-----)?"),
+        re.compile(
+            r"-----BEGIN [A-Z0-9 ]*PRIVATE KEY(?: BLOCK)?-----"
+            r"(?:(?!-----END)[^\"]){0,65536}(?:-----END [A-Z0-9 ]*-----)?"
+        ),
         MARK,
     ),
     (
         "url",
-        re.compile(r"://(?<=[A-Za-z0-9+.-]{2}://)[^\s/:@\"'\\]{0,256}:[^\s/@\"'\\]{1,512}@"),
+        re.compile(  # `user:password@`, or a token alone
+            r"://(?<=[A-Za-z0-9+.-]{2}://)(?:[^\s/:@\"'\\]{0,256}:[^\s/@\"'\\]{1,512}|[A-Za-z0-9_-]{20,512}:?)@"
+        ),
         f"://{MARK}@",
     ),
 )
-# What follows the word of a key up to the end of its value: `_V2="hunter2"`, `: hunter2`, ` => 'hunter2'`. Run on lower
-# case, each pattern beginning with a literal, which `re` searches for at the speed of memory.
-_VALUE = (
-    r"(?:[_-]?[a-z0-9]{0,12})(?:\\*[\"'])?\s{0,4}(?:=>|:=|=|:)\s{0,4}(?:\\*[\"'])?"
-    r"(?P<value>[^\s\"'\\,;&<>(){}\[\]]{4,})(?P<call>\(?)"
+# What follows the word of a key up to its value: `_V2="`, `: `, ` => '`. A quote before what is named there has more
+# likely ended a text than begun one. Run on lower case, each pattern beginning with a literal, which `re` searches for
+# at the speed of memory.
+_UNQUOTED = r"[^\s\"'\\,;&<>(){}\[\]]{4,}"
+_BEFORE_VALUE = (
+    r"(?:[_-]?[a-z0-9]{0,12})(?:\\*[\"'])?\s{0,4}(?:=>|:=|=|:)\s{0,4}"
+    rf"(?:(?P<quote>\\*[\"'])(?![\s,;:)\]}}+.>|&\"'])|(?:\\*[\"'])?(?={_UNQUOTED}))"
 )
 _ASSIGNED = tuple(
-    (word, re.compile(pattern + _VALUE))
+    (word, re.compile(pattern + _BEFORE_VALUE))
     for word, pattern in (
         ("key", r"key(?:(?<=[_-]key)|(?<=apikey)|(?<=accesskey)|(?<=privatekey))"),
         ("secret", r"secret"),
@@ -93,7 +100,12 @@ _GUARDS = tuple(
 _SECRET_KEY = re.compile(
     r"(?:api_?key|access_?key|private_?key|[_-]key|secret|token|passwor[dt]|passwd|passphrase)$", re.IGNORECASE
 )
-_REFERENCE = re.compile(r"[$%*]|[A-Za-z_]\w*(?:(?:\.|::|->)[A-Za-z_]\w*)+$")  # `$TOKEN`, `settings.api_key`
+_REFERENCE = re.compile(  # `$TOKEN`, `settings.api_key`, `{password}`, `<your key>`
+    r"[$%*]|[A-Za-z_]\w*(?:(?:\.|::|->)[A-Za-z_]\w*)+$|\{+[\w\s.:|!-]*\}+$|<[\w\s.-]*>$"
+)
+_LONE = re.compile(rf"(?P<value>{_UNQUOTED})(?P<call>\(?)")
+_QUOTE = re.compile(r"(?<!\\)(\\*)([\"'])|\n")
+_LONGEST_QUOTED = 1 << 10
 
 
 def is_secret_name(name: str) -> bool:
@@ -281,13 +293,42 @@ def _hints_in(lowered: str) -> set[str | None]:
 def _assigned(text: str, lowered: str, pattern: re.Pattern[str]) -> list[tuple[int, int]]:
     """Return where the values are that are assigned to such a key, and are no references or calls."""
     spans = []
-    for match in pattern.finditer(lowered):
-        start, stop = match.span("value")
+    at = 0
+    while match := pattern.search(lowered, at):
+        at = start = match.end()
+        quote = match["quote"]
+        stop = (quote and _end_of_quoted(text, start, quote)) or _end_of_unquoted(text, start)
         value = text[start:stop]
-        if match["call"] or match["value"] in _TRIVIAL or value.startswith(MARK[:4]) or _REFERENCE.match(value):
-            continue
-        spans.append((start, stop))
+        is_known = value.startswith(MARK) or value.lower() in _TRIVIAL
+        if len(value) >= _MIN_LENGTH and not is_known and not _REFERENCE.match(value):
+            spans.append((start, stop))
+            at = stop
     return spans
+
+
+def _end_of_quoted(text: str, start: int, quote: str) -> int | None:
+    """Return where the text ends that begins behind a quote; None where it does not in its line.
+
+    Inside JSON strings a quote has backslashes, and the text ends at the next of as many: one in it has some more, and
+    one with fewer ends what is around it.
+    """
+    slashes = len(quote) - 1
+    for found in _QUOTE.finditer(text, start, start + _LONGEST_QUOTED):
+        if found[0] == "\n":
+            break
+        if found[2] != quote[-1]:
+            continue
+        if len(found[1]) % (2 * slashes + 2) == slashes:
+            return found.end() - slashes - 1
+        if len(found[1]) < slashes:
+            break
+    return None
+
+
+def _end_of_unquoted(text: str, start: int) -> int:
+    """Return where a value without quotes ends; its start where there is none, or it is called."""
+    found = _LONE.match(text, start)
+    return start if found is None or found["call"] else found.end("value")
 
 
 def _without(text: str, spans: list[tuple[int, int]]) -> str:

@@ -67,6 +67,6 @@ def read_final_text(paths: SessionPaths, turn: int) -> str:
     """Return the answer of a turn, redacted; empty where there is none."""
     path: Path = paths.turn_output(turn) / "final.md"
     try:
-        return path.read_text(errors="replace")
+        return path.read_bytes().decode("utf-8", "replace")  # as it is: text mode would change ends of lines
     except OSError:
         return ""

@@ -631,6 +631,15 @@ def test_html(place: Place, store: Store) -> None:
     assert out.count("<article") == 3
 
 
+def test_html_has_no_control_characters(place: Place, store: Store) -> None:
+    """What a page has no place for is a mark in it, in titles and summaries too."""
+    call = {"id": "c1", "title": "call\x1b[2J", "kind": "execute", "status": "completed", "content": "\x9b2J"}
+    write_session(store, 5, name="odd", description="work\x1b", events=(("tool_call", call),), text="a\r\nb\x07")
+    out = place.run("session", "export", "odd", "--format", "html").out
+    assert "call\ufffd[2J" in out
+    assert not {"\x1b", "\x9b", "\x07", "\r"} & {*out}
+
+
 def test_export_into_a_file_replaces_it_whole(place: Place, store: Store) -> None:
     """`-o` replaces an old file only when the new one is whole, and is the owner's alone."""
     target = place.tmp / "archive.tar.gz"

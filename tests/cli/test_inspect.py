@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -359,3 +360,109 @@ def test_artifacts_as_json_with_copies(place: Place, artifacts: Path) -> None:
     items = json.loads(place.run("session", "artifacts", "auth", "--copy-to", "here", "--json").out)
     assert items[0]["copied_to"] == str(place.project / "here" / "report.md")
     assert (place.project / "here" / "report.md").read_text() == "report"
+
+
+ORDINARY = "a\r\nVoilà\N{NO-BREAK SPACE}: 日\N{IDEOGRAPHIC SPACE}本 👩\N{ZERO WIDTH JOINER}💻"
+
+
+def test_an_answer_is_the_same_everywhere(place: Place) -> None:
+    """Its ends of lines, wide blanks and joiners are nowhere replaced; what is laid out has its own ends of lines."""
+    place.play(["say", ORDINARY])
+    ran = place.codex("hello", "-q", "--name", "it")
+    assert ran.out == ORDINARY + "\n"
+    assert place.run("session", "result", "it").out == ran.out
+    assert place.run("session", "result", "--json", "it").json["text"] == ORDINARY
+    messages = place.run("session", "export", "--format", "jsonl", "it").out.splitlines()
+    assert json.loads(messages[-1])["content"] == ORDINARY
+    assert ORDINARY.replace("\r\n", "\n") in place.run("session", "show", "it").out
+
+
+STEERING = "\x1b]52;c;aGk=\x07\x1b[2J\x9b31m\u202e"
+
+
+@pytest.mark.parametrize(
+    "words", [["run", "-q", "--tool", "codex", "go"], ["session", "result"], ["session", "attach"]]
+)
+def test_an_answer_does_not_steer_the_terminal(place: Place, words: list[str]) -> None:
+    """On a terminal its control characters are only shown; in a pipe it is what the agent said."""
+    place.play(["say", f"1\t{STEERING}2\nthree"])
+    session_id = place.codex().session_id
+    words = [*words, session_id] if words[0] == "session" else words
+    assert place.run(*words).out == f"1\t{STEERING}2\nthree\n"
+    with Terminal(place, *words) as terminal:
+        assert terminal.end() == 0
+    assert "1\t\ufffd]52;c;aGk=\ufffd\ufffd[2J\ufffd31m\ufffd2\r\nthree\r\n" in terminal.output
+    with Terminal(place, *words, "--json") as terminal:
+        assert terminal.end() == 0
+    assert not {*STEERING} & {*terminal.output} - {*"]52;c;aGk=[2J31m"}
+
+
+EVIL = "\x1b[31mx\x9b2Jy\u202ez"
+NO_STYLE: dict[str, str | None] = {"NO_COLOR": "1", "PAGER": "cat"}
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "session list",
+        "session list --tree",
+        "session list --all-projects",
+        "session info it",
+        "session show it --full",
+        "session logs it",
+        "session logs it --events",
+        "session logs it --raw",
+        "session why it",
+        "session wait it",
+        "session export --format md it",
+        "session export --format html it",
+        "session export --format jsonl it",
+        "session artifacts it",
+        "session artifacts it --copy-to copies",
+        "session clean --days 0 --dry-run",
+        "session result it",
+        "session is-alive it",
+        "session validate",
+        "session budget it",
+        "session current it",
+        "session kill it",
+        "session list --json",
+        "gc --days 0 --dry-run --all-projects",
+        "ps --all",
+        "stats",
+        "stats --by owner",
+        f"run --tool no{EVIL} hello",
+        f"session info no{EVIL}",
+        f"session list --tool no{EVIL}",
+        f"no{EVIL}",
+    ],
+    ids=ascii,
+)
+def test_records_do_not_steer_the_terminal(place: Place, words: str) -> None:
+    """Whatever is in a record, which may have come from elsewhere, or in what is asked for, is only shown."""
+    project = place.tmp / f"pro{EVIL}ject"
+    (project / ".git").mkdir(parents=True)
+    store = Store(place.state_root, project)
+    call = {"id": "c1", "title": f"call{EVIL}", "kind": f"kind{EVIL}", "status": f"odd{EVIL}"}
+    events = (
+        ("agent_message", {"text": f"text{EVIL}"}),
+        ("tool_call", call),
+        ("tool_call_update", {"id": "c1", "status": "failed", "content": f"content{EVIL}"}),
+        ("retry", {"kind": f"kind{EVIL}", "message": f"message{EVIL}"}),
+        ("permission", {"status": f"status{EVIL}", "title": f"title{EVIL}"}),
+        ("compaction", {"status": f"status{EVIL}", "error": {"message": f"message{EVIL}"}}),
+    )
+    tool = f"tool{EVIL}"
+    changes: dict[str, Any] = {name: f"{name}{EVIL}" for name in ("description", "owner", "branch", "permission")}
+    known = {"error_kind": f"kind{EVIL}", "error_message": f"message{EVIL}", "model": f"model{EVIL}"}
+    age, text = timedelta(days=3), f"text{EVIL}"
+    kept: dict[str, Any] = {"tools": (tool,), "status": "failed", "events": events, "text": text, "result": known}
+    made = write_session(store, 1, age=age, name="it", **kept, **changes)
+    paths = store.paths(made)
+    (paths.turn_output(1) / "stdout.log").write_text(f"line{EVIL}\nline\n")
+    (paths.turn_output(1) / f"file{EVIL}").touch()
+    with Terminal(place, *words.split(), "--cd", str(project), size=(300, 100), env=NO_STYLE) as terminal:
+        terminal.end()
+    assert "Traceback" not in terminal.output
+    assert terminal.output.strip()
+    assert not {"\x1b", "\x9b", "\u202e"} & {*terminal.output}

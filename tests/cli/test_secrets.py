@@ -19,18 +19,22 @@ SHAPES = {
     "jwt": "eyJhbGciOiJIUzI1NiJ9." + "eyJzdWIiOiIxMjM0NTY3ODkwIn0.dozjgNryP4J3jVmNHl0w5N_XgL0n3I9P",
 }
 ASSIGNED = "hunter2hunter2"
+IN_URL = "hunter3-0123456789abcdef0123456789"
+QUOTED = 'pa,ss;word & "hunter4"'
 BOTH = pytest.mark.parametrize("tool", ["codex", "claude-code", "opencode"])
 
 
 def planted() -> str:
     """A text with a secret of each kind."""
     lines = [f"value {FROM_ENVIRONMENT} here", *SHAPES.values(), f'"db_password": "{ASSIGNED}"']
-    return "\n".join([*lines, f"https://user:{ASSIGNED}@example.org/", MULTILINE])
+    lines += [f"https://user:{ASSIGNED}@example.org/", f"https://{IN_URL}@example.org/"]
+    lines += [f"DB_PASSWORD='{QUOTED}'", json.dumps({"password": QUOTED})]
+    return "\n".join([*lines, MULTILINE])
 
 
 def found_below(root: Path) -> list[str]:
     """Name the files that hold a secret, in whichever form."""
-    needles = [FROM_ENVIRONMENT, ASSIGNED, *SHAPES.values(), *MULTILINE.split("\n")]
+    needles = [FROM_ENVIRONMENT, ASSIGNED, IN_URL, "hunter4", *SHAPES.values(), *MULTILINE.split("\n")]
     return [
         f"{path.relative_to(root)}: {needle}"
         for path in sorted(root.rglob("*"))

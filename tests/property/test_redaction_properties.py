@@ -26,7 +26,11 @@ SECRETS = {
     "unicode": "gehéimnis-übergröße",
     "bearer": "Bearer abcdefghijklmnop.qrstuvw",
     "assigned": "password=hunter2hunter2",
+    "quoted": 'password="pa,ss hunter2; (hunter3"',
+    "quoted_in_json": json.dumps(json.dumps({"api_key": 'pa,ss "hunter2"; (hunter3'})),
     "url": "postgres://user:hunter2hunter2@db/x",
+    "token_in_url": "https://0123456789abcdef-hunter2@host/x",
+    "pgp": "-----BEGIN PGP PRIVATE KEY BLOCK-----\n\nlQOYBFhunter1\n-----END PGP PRIVATE KEY BLOCK-----",
     "pem": "-----BEGIN PRIVATE KEY-----\nMIIEowIBAAKCAQEA1111\nMIIEowIBAAKCAQEA2222\n-----END PRIVATE KEY-----",
 }
 ENVIRON = {
@@ -41,7 +45,11 @@ CORES = {
     **{name: [value] for name, value in SECRETS.items()},
     "bearer": ["abcdefghijklmnop"],
     "assigned": ["hunter2"],
+    "quoted": ["hunter2", "hunter3"],
+    "quoted_in_json": ["hunter2", "hunter3"],
     "url": ["hunter2"],
+    "token_in_url": ["hunter2"],
+    "pgp": ["lQOYBFhunter1"],
     "pem": ["MIIEowIBAAKCAQEA1111", "MIIEowIBAAKCAQEA2222"],
     "multiline": ["first line of it", "second line of it"],
     "repeating": ["other line of it"],
@@ -73,6 +81,10 @@ _WORDS = (
     "passphrase",
     "://",
     "=",
+    '="x y z1"',
+    ": 'x y",
+    "0123456789abcdefghij@",
+    "PGP PRIVATE KEY BLOCK-----",
     "a",
     "k",
     "\N{KELVIN SIGN}",
@@ -110,6 +122,18 @@ def test_hints_decide_nothing(text: str, spelled: Callable[[str], str]) -> None:
         assert REDACTOR.redact(text) == redacted
 
 
+@given(st.text(max_size=20), st.integers(0, 3), st.booleans(), st.sampled_from(["password", "api_key", "TOKEN"]))
+def test_quoted_values_go_whole(value: str, levels: int, ascii_only: bool, key: str) -> None:  # noqa: FBT001
+    """Whatever is in it, a value in quotes goes up to its end, inside any number of JSON strings; they stay JSON."""
+    text = json.dumps([{key: f"x1 y{value}"}, "so", 'and "so"'], ensure_ascii=ascii_only)
+    for _ in range(levels):
+        text = json.dumps({"text": text}, ensure_ascii=ascii_only)
+    redacted = Redactor().redact(text)
+    for _ in range(levels):
+        redacted = json.loads(redacted)["text"]
+    assert json.loads(redacted) == [{key: MARK}, "so", 'and "so"']
+
+
 @given(_NAMES, _AROUND, _AROUND, _CUTS)
 @example("repeating", "same\n", "", [10])
 def test_a_stream_cut_anywhere(name: str, before: str, after: str, cuts: list[int]) -> None:
@@ -131,7 +155,7 @@ def test_every_single_border(name: str) -> None:
 
 
 @given(
-    st.sampled_from(sorted(set(SECRETS) - {"multiline", "repeating", "pem"})),
+    st.sampled_from(sorted(set(SECRETS) - {"multiline", "repeating", "pem", "pgp"})),
     st.integers(0, 400),
     st.integers(1, 97),
     st.sampled_from(["", "x", " ", ", ", '" ', "word ", "-", "é"]),

@@ -146,3 +146,12 @@ def test_what_has_become_a_link_is_not_read(tmp_path: Path) -> None:
     root.symlink_to(tmp_path / "output")
     assert open_below(root, "plots/a.png") is None
     assert not (tmp_path / "to").exists()
+
+
+def test_the_ends_of_lines_stay(store: Store) -> None:
+    """The answer is read as it was written, with whichever ends its lines have."""
+    finished_session(store, ID)
+    paths = store.paths(ID)
+    answer = "a\r\nb\rc\n"
+    (paths.turn_output(1) / "final.md").write_bytes(answer.encode())
+    assert load_result(paths, ID).text == answer

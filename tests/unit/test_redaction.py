@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from csa.model.redaction import MARK, Redactor, StreamRedactor, is_secret_name
@@ -37,6 +37,7 @@ FRAMES = [
     "<{}>",
 ]
 PEM = "-----BEGIN RSA PRIVATE KEY-----\nMIIEow0000\nIBAAK1111\n-----END RSA PRIVATE KEY-----"
+PGP = "-----BEGIN PGP PRIVATE KEY BLOCK-----\n\nlQOYBF0000\n=aB1c\n-----END PGP PRIVATE KEY BLOCK-----"
 PLAIN = Redactor()
 
 
@@ -53,7 +54,9 @@ def test_every_shape_in_every_place(secret: str, frame: str) -> None:
 
 
 @pytest.mark.parametrize("levels", [0, 1, 2])
-@pytest.mark.parametrize("secret", [*SHAPES.values(), PEM, "Bearer abcdef.ghijkl-123"], ids=[*SHAPES, "pem", "bearer"])
+@pytest.mark.parametrize(
+    "secret", [*SHAPES.values(), PEM, PGP, "Bearer abcdef.ghijkl-123"], ids=[*SHAPES, "pem", "pgp", "bearer"]
+)
 def test_nested_json_strings(secret: str, levels: int) -> None:
     """A secret inside JSON inside a string inside JSON is found, and the outer text stays JSON."""
     text = f"first\n{secret}\nlast"
@@ -61,7 +64,7 @@ def test_nested_json_strings(secret: str, levels: int) -> None:
         text = json.dumps({"text": text})
     redacted: Any = PLAIN.redact(text)
     assert MARK in redacted
-    for piece in secret.removeprefix("Bearer ").splitlines():
+    for piece in filter(None, secret.removeprefix("Bearer ").splitlines()):
         assert piece not in redacted
     for _ in range(levels):
         redacted = json.loads(redacted)["text"]
@@ -85,6 +88,16 @@ def test_nested_json_strings(secret: str, levels: int) -> None:
         ('{\\"access_token\\": \\"abcd1234\\"}', f'{{\\"access_token\\": \\"{MARK}\\"}}'),
         ("password := opensesame", f"password := {MARK}"),
         ("?token=abcd1234&next=1", f"?token={MARK}&next=1"),
+        ('DB_PASSWORD="correct horse battery staple" x', f'DB_PASSWORD="{MARK}" x'),
+        ('{"password": "pa,ss;word&more"}', f'{{"password": "{MARK}"}}'),
+        ("secret: 'a b (c' d", f"secret: '{MARK}' d"),
+        ('token="say \\"hi\\" \\\\" x', f'token="{MARK}" x'),
+        ("token='it\\'s so' x", f"token='{MARK}' x"),
+        ('{\\"password\\": \\"pa,s \\\\\\"so\\\\\\" w\\"}', f'{{\\"password\\": \\"{MARK}\\"}}'),
+        ('password="correct\nhorse battery"', f'password="{MARK}\nhorse battery"'),
+        ('\\"password=\'abcd efg\\"', f'\\"password=\'{MARK} efg\\"'),
+        ("https://0123456789abcdef0123456789abcdef01234567@github.com/o/r", f"https://{MARK}@github.com/o/r"),
+        ("https://abcdef_ABCDEF-0123456789:@api.example", f"https://{MARK}@api.example"),
     ],
 )
 def test_values_with_a_context(text: str, expected: str) -> None:
@@ -113,6 +126,19 @@ def test_values_with_a_context(text: str, expected: str) -> None:
         "Bearer of news",
         "git@github.com:me/repo.git",
         "thread_abc123 01JH4QWERT1234567890ABCDEF",
+        "password = get_password(user)",
+        "token: str",
+        'key = "name"',
+        'token = ""',
+        'password="$PASSWORD"',
+        'password="settings.db.password"',
+        "password='{password}' token: '{{ vault.token }}'",
+        'secret: "<your secret here>"',
+        'print("password: ", word, "end")',
+        "'token=\"' + word + '\" end'",
+        'labels = ["token=", "secret:"]',
+        'title="Password:">Your word</label class="wide">',
+        "ssh://git@github.com/o/r https://user@host",
     ],
 )
 def test_what_is_no_secret_stays(text: str) -> None:
@@ -211,7 +237,12 @@ _SECRETS = ["correct horse battery", "s3cr3t", 'a"b\\c', "x\ny\tz", "ümläut", 
 _PIECES = st.one_of(
     st.text(max_size=12),
     st.sampled_from(
-        [*_SECRETS, *SHAPES.values(), "token", "password=", "Bearer ", "key: value1", "sk-", "://a:b@", "="]
+        [
+            *_SECRETS,
+            *SHAPES.values(),
+            *("token", "password=", "Bearer ", "key: value1", "sk-", "://a:b@", "="),
+            *('password="a b c"', "secret: '", '"', "'", '\\"', "\\", "\n", "x y", f"://{'a' * 20}@"),
+        ]
     ),
 )
 _TEXT = st.lists(_PIECES, max_size=4).map("".join)
@@ -231,6 +262,7 @@ def test_no_hint_means_no_secret(data: Any, ascii_only: bool) -> None:  # noqa: 
 
 
 @given(_TEXT)
+@example("SECRET:':000\"'")
 def test_redacting_twice_changes_nothing(text: str) -> None:
     """What has been redacted is not redacted further."""
     redactor = Redactor({f"V{at}_SECRET": value for at, value in enumerate(_SECRETS)})
