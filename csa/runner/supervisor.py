@@ -32,6 +32,7 @@ _ENDING = (signal.SIGTERM, signal.SIGINT)
 
 def main() -> int:
     """Carry out the order; the exit code is that of the turn."""
+    _fill_stderr()
     order = json.load(sys.stdin.buffer)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     _redirect(os.devnull, 0)
@@ -129,8 +130,18 @@ def _log(line: str) -> None:
     sys.stderr.write(f"{line}\n")
 
 
+def _fill_stderr() -> None:
+    """Put /dev/null where whoever asked had no stderr: the event loop's own descriptors would take its place."""
+    if sys.stderr is None:
+        _redirect(os.devnull, 2)
+        sys.stderr = open(2, "w", errors="backslashreplace", closefd=False)  # noqa: SIM115  # for as long as we live
+
+
 def _redirect(path: str, fd: int) -> None:
     opened = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
+    if opened == fd:
+        os.set_inheritable(fd, True)
+        return
     os.dup2(opened, fd)
     os.close(opened)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sys
 from pathlib import Path
 
 import pytest
@@ -53,6 +54,37 @@ def test_it_has_nothing_of_its_caller(place: Place) -> None:
     pid = owner_of(place, session_id)["pid"]
     assert os.getsid(pid) == pid
     os.kill(pid, signal.SIGHUP)
+    place.wait_ready()
+    place.release()
+    assert wait_for_end(place, session_id) == "succeeded"
+
+
+@pytest.mark.parametrize("closed", ["0<&-", "2>&-", "0<&- 2>&-"])
+def test_a_caller_without_standard_streams(place: Place, closed: str) -> None:
+    """What csa's caller has closed, no descriptor of the supervisor's takes the place of."""
+    place.play(*place.hold(), ["say", "done"])
+    done = place.shell(["/bin/sh", "-c", f"{CSA} run --tool codex --detach go {closed}"])
+    session_id = done.out.strip()
+    place.wait_ready()
+    place.release()
+    assert wait_for_end(place, session_id) == "succeeded"
+    log = place.session(session_id) / "output" / "turn-0001" / "supervisor.log"
+    assert "turn 1: succeeded" in log.read_text()
+
+
+def test_a_supervisor_without_stderr(place: Place) -> None:
+    """A program that has closed its stderr can start detached turns through the library as well."""
+    place.play(*place.hold(), ["say", "done"])
+    code = """
+import os
+from csa.runner.client import Csa
+from csa.runner.detach import start_detached
+from csa.runner.request import RunRequest
+os.close(2)
+print(start_detached(Csa.from_environment("."), RunRequest(prompt="go", tool="codex")).session_id)
+"""
+    done = place.shell([sys.executable, "-c", code])
+    session_id = done.out.strip()
     place.wait_ready()
     place.release()
     assert wait_for_end(place, session_id) == "succeeded"
