@@ -12,6 +12,7 @@ import os
 import signal
 import sys
 import threading
+from contextlib import suppress
 from typing import Any
 
 import anyio
@@ -65,9 +66,8 @@ def _copy_redacted(source: int, redactor: Redactor) -> None:
     stream = StreamRedactor(redactor)
     decoder = codecs.getincrementaldecoder("utf-8")("backslashreplace")
     while chunk := os.read(source, 1 << 16):
-        sys.stderr.write(stream.feed(decoder.decode(chunk)))
-        sys.stderr.flush()
-    sys.stderr.write(stream.close())
+        _print(stream.feed(decoder.decode(chunk)))
+    _print(stream.close())
 
 
 def _wait_and_run(order: dict[str, Any]) -> RunResult:
@@ -105,13 +105,13 @@ async def _supervise(turn: Turn) -> RunResult:
 
             tasks.start_soon(obey)
             _say({"session_id": turn.session_id, "turn": turn.turn, "tool": turn.plan.adapter.name})
-            log = str(turn.paths.supervisor_log(turn.turn))
-            _redirect(log, 1)
-            _redirect(log, 2)
+            losses = _log_to_file(turn)
             async for _ in turn:
                 pass  # the transcript has them
             tasks.cancel_scope.cancel()
-    for loss in turn.losses:
+    if losses:
+        _log_to_file(turn)  # there may be room again
+    for loss in (*losses, *turn.losses):
         _log(f"warning: {loss}")
     assert turn.result is not None
     return turn.result
@@ -125,9 +125,27 @@ def _say(answer: dict[str, Any]) -> None:
         _redirect(os.devnull, 1)  # who asked is gone; the turn goes on
 
 
+def _log_to_file(turn: Turn) -> list[str]:
+    """Have what is printed go to supervisor.log; where that cannot be, to /dev/null, and return what is lost."""
+    try:
+        for fd in (1, 2):
+            _redirect(str(turn.paths.supervisor_log(turn.turn)), fd)
+    except OSError as error:
+        for fd in (1, 2):
+            os.dup2(0, fd)
+        return [f"supervisor.log could not be opened: {error.strerror}"]
+    return []
+
+
 def _log(line: str) -> None:
-    """Add to supervisor.log, which stderr has become."""
-    sys.stderr.write(f"{line}\n")
+    """Add to supervisor.log, which stderr has become; before that, it is whoever asked that hears it."""
+    _print(f"{line}\n")
+
+
+def _print(text: str) -> None:
+    with suppress(OSError):  # neither a full disk nor a reader that has gone ends anything
+        sys.stderr.write(text)
+        sys.stderr.flush()
 
 
 def _fill_stderr() -> None:

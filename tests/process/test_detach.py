@@ -103,6 +103,23 @@ def test_supervisor_log(place: Place) -> None:
     assert "turn 2: succeeded" in (log.parents[1] / "turn-0002" / "supervisor.log").read_text()
 
 
+def test_a_supervisor_log_that_cannot_be_opened(place: Place) -> None:
+    """The turn goes on without its supervisor.log, and the loss is in there as soon as that is possible."""
+    session_id = place.codex().session_id
+    log = place.session(session_id) / "output" / "turn-0002" / "supervisor.log"
+    log.mkdir(parents=True)
+    place.play(*place.hold(), ["say", "done"])
+    start_detached(place, "go", "--session", session_id)
+    place.wait_ready()
+    output = f"/proc/{owner_of(place, session_id)['pid']}/fd/1"
+    wait_for(lambda: os.readlink(output) == os.devnull, "it does without")
+    log.rmdir()
+    place.release()
+    assert wait_for_end(place, session_id) == "succeeded"
+    place.wait_until_empty(within_s=3)
+    assert "warning: supervisor.log could not be opened: Is a directory\n" in log.read_text()
+
+
 @pytest.mark.parametrize(
     ("words", "code", "said"),
     [
