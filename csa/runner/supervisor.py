@@ -1,7 +1,8 @@
 """The process that owns a detached turn: `python -P -m csa.runner.supervisor`, started by `start_detached`.
 
 Its order comes as one JSON object through stdin. On stdout it says, in one line, which session it runs or why it does
-not; then stdout and stderr become the turn's supervisor.log. TERM ends the turn as cancelled; a hangup is not heeded.
+not; then stdout and stderr become the turn's supervisor.log. Where nobody is left to read that line nothing begins;
+what has begun goes on. TERM ends the turn as cancelled; a hangup is not heeded.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import codecs
 import json
 import os
+import select
 import signal
 import sys
 import threading
@@ -28,13 +30,17 @@ from csa.runner.turns.patience import try_until_free
 from csa.runner.turns.turn import Turn
 
 _LAST_OUTPUT_S = 1.0
+_ABANDONED = CsaError.exit_code
 _ENDING = (signal.SIGTERM, signal.SIGINT)
 
 
 def main() -> int:
     """Carry out the order; the exit code is that of the turn."""
     _fill_stderr()
-    order = json.load(sys.stdin.buffer)
+    try:
+        order = json.load(sys.stdin.buffer)
+    except ValueError:  # whoever asked has ended before all was said
+        return _ABANDONED
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     _redirect(os.devnull, 0)
     become_subreaper()
@@ -76,7 +82,17 @@ def _wait_and_run(order: dict[str, Any]) -> RunResult:
 
     if order["wait_s"] is None:
         return run()
-    return try_until_free(run, limit_s=order["wait_s"], tell=lambda words: _log(f"waiting: {words}"))
+    return try_until_free(
+        run, limit_s=order["wait_s"], tell=lambda words: _log(f"waiting: {words}"), check=_refuse_unheard
+    )
+
+
+def _refuse_unheard() -> None:
+    """Raise CsaError when nobody is left to hear the answer: what has not begun by then is not wanted any more."""
+    output = select.poll()
+    output.register(1, 0)
+    if output.poll(0):  # nothing but a fault: the pipe has no reader
+        raise CsaError("Whoever asked for the turn has ended.")
 
 
 def _turn(order: dict[str, Any]) -> Turn:
@@ -97,6 +113,7 @@ def _callers(order: dict[str, Any]) -> dict[str, str]:
 
 async def _supervise(turn: Turn) -> RunResult:
     with anyio.open_signal_receiver(*_ENDING) as signals:
+        _refuse_unheard()
         async with turn, anyio.create_task_group() as tasks:
 
             async def obey() -> None:

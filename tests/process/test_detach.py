@@ -5,11 +5,15 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from csa.runner.client import Csa
+from csa.runner.detach import request_to_json
+from csa.runner.request import RunRequest
 from csa.store.locks import is_locked
 from csa.store.owner import parse_owner
 from tests.support import CSA, Json, Place, children_of, is_running, wait_for
@@ -118,6 +122,53 @@ def test_a_supervisor_log_that_cannot_be_opened(place: Place) -> None:
     assert wait_for_end(place, session_id) == "succeeded"
     place.wait_until_empty(within_s=3)
     assert "warning: supervisor.log could not be opened: Is a directory\n" in log.read_text()
+
+
+def test_a_waiter_that_nobody_waits_for(place: Place) -> None:
+    """A signal to `run --detach --wait` ends its supervisor too, while nothing has been announced."""
+    place.play(*place.hold(), ["say", "done"])
+    session_id = start_detached(place)
+    place.wait_ready()
+    running = place.start("run", "--detach", "--wait", "--session", session_id, "later")
+    wait_for(lambda: "waiting: " in running.err, "it waits")
+    (supervisor,) = children_of(running.pid)
+    running.signal(signal.SIGTERM)
+    assert running.process.wait(20) == -signal.SIGTERM
+    wait_for(lambda: not is_running(supervisor), "its supervisor ends")
+    place.release()
+    assert wait_for_end(place, session_id) == "succeeded"
+    assert place.state(session_id)["turns"] == 1
+
+
+def test_an_order_that_nobody_hears_the_answer_of(place: Place) -> None:
+    """A supervisor whose caller has ended by the time it could begin, begins nothing; nor does half an order."""
+    place.play(["say", "done"])
+    client = Csa.from_environment(str(place.project), environ=place.env)
+    plan = client.plan(RunRequest(prompt="go", tool="codex"))
+    order = {
+        "request": request_to_json(RunRequest(prompt="go", tool="codex")),
+        "session_id": plan.state.session_id,
+        "directory": str(place.project),
+        "command": CSA,
+        "wait_s": None,
+        "on_finish": None,
+        "caller": {},
+    }
+    said = json.dumps(order).encode()
+    for content in (said, said[:-10], b""):
+        reader, writer = os.pipe()
+        os.close(reader)
+        ended = subprocess.run(
+            [sys.executable, "-P", "-m", "csa.runner.supervisor"],
+            input=content,
+            stdout=writer,
+            stderr=subprocess.PIPE,
+            env=place.env,
+            check=False,
+        )
+        os.close(writer)
+        assert (ended.returncode, ended.stderr) == (1, b"")
+    assert place.ids() == []
 
 
 @pytest.mark.parametrize(
