@@ -181,6 +181,8 @@ def open_session(
 ) -> HeldSession:
     """Take the lock of an existing session for its next turn, by `tool` or by the tool of its last turn.
 
+    A `cancel` file that an earlier turn has left goes; one that appears from then on is meant for this one.
+
     Raises:
         NotFoundError: there is no such session.
         StateError: its record is damaged.
@@ -244,6 +246,7 @@ def _take_locks(
     except (IsADirectoryError, NotADirectoryError, PermissionError) as error:
         raise StateError(paths.session_lock, f"cannot be locked ({error.strerror})") from error
     try:
+        paths.cancel.unlink(missing_ok=True)  # an earlier turn's: what comes once the owner is known is ours
         session_lock.write(owner)
         return session_lock, _take_tool_lock(paths, state, tool, owner)
     except BaseException:
