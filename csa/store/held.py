@@ -118,7 +118,7 @@ class HeldSession:
 
     def _discard(self) -> None:
         """Remove what was never published, while nobody builds: a half-removed directory looks like a crashed start."""
-        with suppress(OSError), store_lock(self.store):  # what stays is collected later
+        with suppress(OSError, BusyError), store_lock(self.store):  # what stays is collected later
             _remove_tree(self.paths.root, must=False)
 
     def __enter__(self) -> Self:
@@ -205,7 +205,11 @@ def open_session(
 
 
 def store_lock(store: Store) -> Lock:
-    """Take the project's lock: held for moments, while a session is made or given its name."""
+    """Take the project's lock: held for moments, while a session is made or given its name.
+
+    Raises:
+        BusyError: whoever holds it does not let go of it.
+    """
     while True:
         try:
             _make_private(store.path)
