@@ -61,9 +61,13 @@ def _finish(order: dict[str, Any], result: RunResult) -> None:
     source, output = os.pipe()
     copier = threading.Thread(target=_copy_redacted, args=(source, redactor), daemon=True)
     copier.start()
-    problem = run_on_finish(order["on_finish"], result, environ=environ, directory=order["directory"], output=output)
-    os.close(output)
-    copier.join(_LAST_OUTPUT_S)  # what the command has left running may hold the pipe
+    try:
+        problem = run_on_finish(
+            order["on_finish"], result, environ=environ, directory=order["directory"], output=output
+        )
+    finally:
+        os.close(output)
+        copier.join(_LAST_OUTPUT_S)  # what the command has left running may hold the pipe
     if problem:
         _log(redactor.redact(f"warning: {problem}"))
 

@@ -317,6 +317,23 @@ def test_on_finish_in_the_foreground(place: Place) -> None:
     assert "warning: --on-finish: echo heard; exit 3: it exited with code 3" in done.err
 
 
+@pytest.mark.parametrize("words", [["--detach"], []], ids=["detached", "foreground"])
+def test_a_signal_while_the_on_finish_command_runs(place: Place, words: list[str]) -> None:
+    """It ends the command as well: TERM first, of which it can make something, and KILL the next time."""
+    heard = place.tmp / "heard"
+    hook = f"trap 'touch {heard}' TERM; echo $PPID > {place.tmp}/pid; touch {place.ready}; while :; do sleep 0.02; done"
+    running = place.start("run", "--tool", "codex", *words, "--on-finish", hook, "go")
+    place.wait_ready()
+    pid = int((place.tmp / "pid").read_text())
+    os.kill(pid, signal.SIGTERM)
+    wait_for(heard.exists, "the command hears of it")
+    assert is_running(pid)
+    os.kill(pid, signal.SIGTERM)
+    assert running.wait().code == (0 if words else 143)
+    place.wait_until_empty(within_s=3)
+    assert place.status(place.ids()[0]) == "succeeded"
+
+
 def test_owner_records_of_before(place: Place) -> None:
     """A lock's record without the key `detached` is read as one of a turn in the foreground."""
     place.play(*place.hold(), ["say", "done"])
