@@ -52,6 +52,14 @@ def children_of(pid: int) -> list[int]:
         return []
 
 
+def has_open(pid: int, path: Path) -> bool:
+    """Say whether a process has a file open."""
+    try:
+        return any(os.readlink(entry) == str(path) for entry in Path(f"/proc/{pid}/fd").iterdir())
+    except OSError:
+        return False
+
+
 def kill_all(pids: Mapping[int, str]) -> None:
     """Kill by pid."""
     for pid in pids:

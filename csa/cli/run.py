@@ -27,6 +27,7 @@ from csa.runner.client import Csa
 from csa.runner.request import RunRequest
 from csa.runner.turns.patience import try_until_free
 from csa.runner.turns.plan import TurnPlan
+from csa.store.locks import Heeding
 
 TYPE_CHECKING = False  # see csa/structs.py
 if TYPE_CHECKING:
@@ -146,7 +147,8 @@ def _carry_out(client: Csa, request: RunRequest, arguments: argparse.Namespace) 
     faults: list[OSError] = []
     plan = client.plan(request)
     with noted_signals() as noted:
-        opening = client.begin(request, plan)
+        with Heeding(lambda: _leave(noted)):
+            opening = client.begin(request, plan)
         import anyio  # noqa: PLC0415  # loaded while the tool starts, as all of what attends to it
 
         from csa.cli.progress import make_progress  # noqa: PLC0415  # as above
@@ -202,6 +204,12 @@ def noted_signals() -> Iterator[list[int]]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _leave(noted: list[int]) -> None:
+    """Obey a signal that came while the turn could not yet begin."""
+    if noted:
+        raise SystemExit(128 + noted[0])
 
 
 async def _drive(turn: Turn, progress: Progress, stream_faults: list[OSError] | None, noted: list[int]) -> None:

@@ -1,8 +1,8 @@
 """Mend what can safely be mended in a session's record, and say what was done.
 
 That is: a last line of the transcript that was cut off is dropped; a state.toml that cannot be read is made anew from
-the transcript, and the old file kept beside it; a result.toml that is not what the transcript says is written anew.
-Nothing else is touched. A session that runs is refused.
+the transcript, and the old file kept beside it; a result.toml that is not what the transcript says is written anew, and
+so is a final.md that is missing, from what was said last. Nothing else is touched. A session that runs is refused.
 
 Exits 0 when nothing is damaged any more, and 6 when something is.
 """

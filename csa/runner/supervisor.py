@@ -1,7 +1,8 @@
 """The process that owns a detached turn: `python -P -m csa.runner.supervisor`, started by `start_detached`.
 
 Its order comes as one JSON object through stdin. On stdout it says, in one line, which session it runs or why it does
-not; then stdout and stderr become the turn's supervisor.log. TERM ends the turn as cancelled; a hangup is not heeded.
+not; then stdout and stderr become the turn's supervisor.log. Where nobody is left to read that line nothing begins;
+what has begun goes on. TERM ends the turn as cancelled; a hangup is not heeded.
 """
 
 from __future__ import annotations
@@ -9,9 +10,11 @@ from __future__ import annotations
 import codecs
 import json
 import os
+import select
 import signal
 import sys
 import threading
+from contextlib import suppress
 from typing import Any
 
 import anyio
@@ -27,12 +30,17 @@ from csa.runner.turns.patience import try_until_free
 from csa.runner.turns.turn import Turn
 
 _LAST_OUTPUT_S = 1.0
+_ABANDONED = CsaError.exit_code
 _ENDING = (signal.SIGTERM, signal.SIGINT)
 
 
 def main() -> int:
     """Carry out the order; the exit code is that of the turn."""
-    order = json.load(sys.stdin.buffer)
+    _fill_stderr()
+    try:
+        order = json.load(sys.stdin.buffer)
+    except ValueError:  # whoever asked has ended before all was said
+        return _ABANDONED
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     _redirect(os.devnull, 0)
     become_subreaper()
@@ -53,9 +61,13 @@ def _finish(order: dict[str, Any], result: RunResult) -> None:
     source, output = os.pipe()
     copier = threading.Thread(target=_copy_redacted, args=(source, redactor), daemon=True)
     copier.start()
-    problem = run_on_finish(order["on_finish"], result, environ=environ, directory=order["directory"], output=output)
-    os.close(output)
-    copier.join(_LAST_OUTPUT_S)  # what the command has left running may hold the pipe
+    try:
+        problem = run_on_finish(
+            order["on_finish"], result, environ=environ, directory=order["directory"], output=output
+        )
+    finally:
+        os.close(output)
+        copier.join(_LAST_OUTPUT_S)  # what the command has left running may hold the pipe
     if problem:
         _log(redactor.redact(f"warning: {problem}"))
 
@@ -64,9 +76,8 @@ def _copy_redacted(source: int, redactor: Redactor) -> None:
     stream = StreamRedactor(redactor)
     decoder = codecs.getincrementaldecoder("utf-8")("backslashreplace")
     while chunk := os.read(source, 1 << 16):
-        sys.stderr.write(stream.feed(decoder.decode(chunk)))
-        sys.stderr.flush()
-    sys.stderr.write(stream.close())
+        _print(stream.feed(decoder.decode(chunk)))
+    _print(stream.close())
 
 
 def _wait_and_run(order: dict[str, Any]) -> RunResult:
@@ -75,7 +86,17 @@ def _wait_and_run(order: dict[str, Any]) -> RunResult:
 
     if order["wait_s"] is None:
         return run()
-    return try_until_free(run, limit_s=order["wait_s"], tell=lambda words: _log(f"waiting: {words}"))
+    return try_until_free(
+        run, limit_s=order["wait_s"], tell=lambda words: _log(f"waiting: {words}"), check=_refuse_unheard
+    )
+
+
+def _refuse_unheard() -> None:
+    """Raise CsaError when nobody is left to hear the answer: what has not begun by then is not wanted any more."""
+    output = select.poll()
+    output.register(1, 0)
+    if output.poll(0):  # nothing but a fault: the pipe has no reader
+        raise CsaError("Whoever asked for the turn has ended.")
 
 
 def _turn(order: dict[str, Any]) -> Turn:
@@ -96,6 +117,7 @@ def _callers(order: dict[str, Any]) -> dict[str, str]:
 
 async def _supervise(turn: Turn) -> RunResult:
     with anyio.open_signal_receiver(*_ENDING) as signals:
+        _refuse_unheard()
         async with turn, anyio.create_task_group() as tasks:
 
             async def obey() -> None:
@@ -104,13 +126,13 @@ async def _supervise(turn: Turn) -> RunResult:
 
             tasks.start_soon(obey)
             _say({"session_id": turn.session_id, "turn": turn.turn, "tool": turn.plan.adapter.name})
-            log = str(turn.paths.supervisor_log(turn.turn))
-            _redirect(log, 1)
-            _redirect(log, 2)
+            losses = _log_to_file(turn)
             async for _ in turn:
                 pass  # the transcript has them
             tasks.cancel_scope.cancel()
-    for loss in turn.losses:
+    if losses:
+        _log_to_file(turn)  # there may be room again
+    for loss in (*losses, *turn.losses):
         _log(f"warning: {loss}")
     assert turn.result is not None
     return turn.result
@@ -124,13 +146,41 @@ def _say(answer: dict[str, Any]) -> None:
         _redirect(os.devnull, 1)  # who asked is gone; the turn goes on
 
 
+def _log_to_file(turn: Turn) -> list[str]:
+    """Have what is printed go to supervisor.log; where that cannot be, to /dev/null, and return what is lost."""
+    try:
+        for fd in (1, 2):
+            _redirect(str(turn.paths.supervisor_log(turn.turn)), fd)
+    except OSError as error:
+        for fd in (1, 2):
+            os.dup2(0, fd)
+        return [f"supervisor.log could not be opened: {error.strerror}"]
+    return []
+
+
 def _log(line: str) -> None:
-    """Add to supervisor.log, which stderr has become."""
-    sys.stderr.write(f"{line}\n")
+    """Add to supervisor.log, which stderr has become; before that, it is whoever asked that hears it."""
+    _print(f"{line}\n")
+
+
+def _print(text: str) -> None:
+    with suppress(OSError):  # neither a full disk nor a reader that has gone ends anything
+        sys.stderr.write(text)
+        sys.stderr.flush()
+
+
+def _fill_stderr() -> None:
+    """Put /dev/null where whoever asked had no stderr: the event loop's own descriptors would take its place."""
+    if sys.stderr is None:
+        _redirect(os.devnull, 2)
+        sys.stderr = open(2, "w", errors="backslashreplace", closefd=False)  # noqa: SIM115  # for as long as we live
 
 
 def _redirect(path: str, fd: int) -> None:
     opened = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
+    if opened == fd:
+        os.set_inheritable(fd, True)
+        return
     os.dup2(opened, fd)
     os.close(opened)
 

@@ -118,7 +118,7 @@ class HeldSession:
 
     def _discard(self) -> None:
         """Remove what was never published, while nobody builds: a half-removed directory looks like a crashed start."""
-        with suppress(OSError), store_lock(self.store):  # what stays is collected later
+        with suppress(OSError, BusyError), store_lock(self.store):  # what stays is collected later
             _remove_tree(self.paths.root, must=False)
 
     def __enter__(self) -> Self:
@@ -184,6 +184,8 @@ def open_session(
 ) -> HeldSession:
     """Take the lock of an existing session for its next turn, by `tool` or by the tool of its last turn.
 
+    A `cancel` file that an earlier turn has left goes; one that appears from then on is meant for this one.
+
     Raises:
         NotFoundError: there is no such session.
         StateError: its record is damaged.
@@ -206,7 +208,11 @@ def open_session(
 
 
 def store_lock(store: Store) -> Lock:
-    """Take the project's lock: held for moments, while a session is made or given its name."""
+    """Take the project's lock: held for moments, while a session is made or given its name.
+
+    Raises:
+        BusyError: whoever holds it does not let go of it.
+    """
     while True:
         try:
             _make_private(store.path)
@@ -247,6 +253,7 @@ def _take_locks(
     except (IsADirectoryError, NotADirectoryError, PermissionError) as error:
         raise StateError(paths.session_lock, f"cannot be locked ({error.strerror})") from error
     try:
+        paths.cancel.unlink(missing_ok=True)  # an earlier turn's: what comes once the owner is known is ours
         session_lock.write(owner)
         return session_lock, _take_tool_lock(paths, state, tool, owner)
     except BaseException:

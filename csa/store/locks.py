@@ -3,6 +3,9 @@
 A lock is held by a file *description*: it lasts until the last descriptor of that description closes, in whichever
 process, and a crash of any kind releases it. Lock files are never unlinked. A probe opens the file anew and asks
 (F_OFD_GETLK), so it takes nothing; from a descriptor of the holder's own description a lock reads free.
+
+What is waited for is held for moments only. F_OFD_SETLKW would wait for ever behind a holder that was stopped, and keep
+python from heeding signals, so the lock is tried again and again.
 """
 
 from __future__ import annotations
@@ -12,16 +15,21 @@ import os
 import stat
 import struct
 
-from csa.errors import StateError
+from csa.errors import BusyError, Obstacle, StateError
 
 TYPE_CHECKING = False  # see csa/structs.py
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
     from typing import Self
 
 _FLOCK = "hhqqi4x"  # struct flock of 64-bit Linux; l_pid must be 0 for OFD requests
 _WHOLE_FILE = struct.pack(_FLOCK, fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
 MAX_OWNER_BYTES = 4096
+LOOK_S = 5.0  # whoever is seen to hold what is held for moments at two looks that far apart has been stopped
+_FIRST_PAUSE_S, _MAX_PAUSE_S = 0.002, 0.1
+_COMMAND_WIDTH = 60
+_checks: list[Callable[[], None]] = []
 
 
 class Lock:
@@ -56,12 +64,12 @@ def acquire_lock(path: Path, *, wait: bool = False, flock: bool = False) -> Lock
 
     Raises:
         BlockingIOError: someone holds it and `wait` is false.
+        BusyError: the same process has held it for two looks.
     """
-    command = fcntl.F_OFD_SETLKW if wait else fcntl.F_OFD_SETLK
     while True:
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            fcntl.fcntl(fd, command, _WHOLE_FILE)
+            _lock(path, fd, wait=wait)
             if flock:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if _names(path, fd):  # else it was renamed away while we waited
@@ -70,6 +78,63 @@ def acquire_lock(path: Path, *, wait: bool = False, flock: bool = False) -> Lock
             os.close(fd)
             raise
         os.close(fd)
+
+
+class Heeding:
+    """While the block runs, `check` is called whenever a lock is waited for; what it raises ends the waiting."""
+
+    def __init__(self, check: Callable[[], None]) -> None:
+        self._check = check
+
+    def __enter__(self) -> None:
+        _checks.append(self._check)
+
+    def __exit__(self, *_: object) -> None:
+        _checks.remove(self._check)
+
+
+def _lock(path: Path, fd: int, *, wait: bool) -> None:
+    try:
+        fcntl.fcntl(fd, fcntl.F_OFD_SETLK, _WHOLE_FILE)
+    except BlockingIOError:
+        if not wait:
+            raise
+        _wait_for(path, fd)
+
+
+def _wait_for(path: Path, fd: int) -> None:
+    """Try until the lock is ours, looking who holds it every few seconds."""
+    import time  # noqa: PLC0415  # few ever wait
+
+    from csa.store.holders import lock_holders  # noqa: PLC0415  # as above
+
+    pause_s, look_at, seen = _FIRST_PAUSE_S, time.monotonic() + LOOK_S, None
+    while True:
+        for check in _checks:
+            check()
+        time.sleep(pause_s)
+        pause_s = min(1.5 * pause_s, _MAX_PAUSE_S)
+        try:
+            fcntl.fcntl(fd, fcntl.F_OFD_SETLK, _WHOLE_FILE)
+        except BlockingIOError:
+            if time.monotonic() < look_at:
+                continue
+        else:
+            return
+        holders = lock_holders(path)
+        if holders == seen:
+            raise _stuck(path, [f"PID {each.process.pid} ({each.command[:_COMMAND_WIDTH]})" for each in holders])
+        seen, look_at = holders, time.monotonic() + LOOK_S
+
+
+def _stuck(path: Path, holders: list[str]) -> BusyError:
+    by = ", ".join(holders) or "a process that cannot be looked at"
+    words = f"{path} is held by {by}"
+    return BusyError(
+        f"{words}, for longer than anyone needs it.",
+        hint="if that process is stopped, let it go on (kill -CONT) or end it",
+        obstacle=Obstacle(words, lambda: not is_locked(path)),
+    )
 
 
 def _names(path: Path, fd: int) -> bool:

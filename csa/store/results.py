@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from csa.errors import NotFoundError, StateError
@@ -10,11 +11,13 @@ from csa.model.state import parse_time
 from csa.paths import SessionPaths
 from csa.store.artifacts import list_artifacts
 from csa.store.atomic import write_atomically
-from csa.store.transcript import read_events_backwards
+from csa.store.transcript import read_events, read_events_backwards
 
 TYPE_CHECKING = False  # see csa/structs.py
 if TYPE_CHECKING:
     from typing import Any
+
+    from csa.model.events import Event
 
 
 def load_result(paths: SessionPaths, session_id: str, *, turn: int | None = None) -> RunResult:
@@ -35,9 +38,7 @@ def load_result(paths: SessionPaths, session_id: str, *, turn: int | None = None
             moment = parse_time(event.ts)
             known["started_at"] = known["started_at"] or moment
             known["finished_at"] = known["finished_at"] or moment
-            return RunResult(
-                **known, text=read_final_text(paths, event.turn), artifacts=list_artifacts(paths, event.turn)
-            )
+            return RunResult(**known, text=_answer(paths, event), artifacts=list_artifacts(paths, event.turn))
     if turn is not None and not 0 < turn <= newest:
         raise NotFoundError(f"Session {session_id} has no turn {turn}.", hint=f"csa session info -s {session_id}")
     problem = "No turn of session {} has finished" if turn is None else f"Turn {turn} of session {{}} has not finished"
@@ -61,6 +62,25 @@ def _projection(result: RunResult) -> dict[str, Any]:
     known = {key: value for key, value in result.to_json().items() if key not in left_out}
     chain = [{key: value for key, value in link.to_dict().items() if value is not None} for link in result.chain]
     return {**known, "chain": chain or None}
+
+
+def lacks_final(paths: SessionPaths, finished: Event) -> bool:
+    """Say whether a turn has no final.md though its supervisor lived to write one: the disk was full, perhaps."""
+    return finished.data.get("status") != "lost" and not os.path.lexists(paths.turn_output(finished.turn) / "final.md")
+
+
+def told_answer(paths: SessionPaths, turn: int) -> str:
+    """Return what the transcript has of a turn's answer: the last that was said; empty where nothing was."""
+    from csa.model.conversation import read_conversation  # noqa: PLC0415  # hardly ever needed
+
+    events = (event for event in read_events(paths.transcript) if event.turn == turn)
+    said = [message.content for message in read_conversation(events) if message.role == "assistant" and message.content]
+    return said[-1] if said else ""
+
+
+def _answer(paths: SessionPaths, finished: Event) -> str:
+    text = read_final_text(paths, finished.turn)
+    return told_answer(paths, finished.turn) if not text and lacks_final(paths, finished) else text
 
 
 def read_final_text(paths: SessionPaths, turn: int) -> str:

@@ -133,7 +133,7 @@ def remove_empty_directories(store: Store) -> None:
     """Remove the directories of a store that hold nothing any more, up to the state root."""
     if not store.path.is_dir():
         return
-    with store_lock(store):  # whoever makes a session there holds it
+    with suppress(BusyError), store_lock(store):  # whoever makes a session there holds it
         for directory in (store.sessions_dir, store.retired_dir):
             with suppress(OSError):
                 directory.rmdir()

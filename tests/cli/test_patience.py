@@ -5,7 +5,10 @@ from __future__ import annotations
 import signal
 import time
 
-from tests.support import Place, Running, wait_for
+import pytest
+
+from csa.store.locks import acquire_lock
+from tests.support import Place, Running, has_open, wait_for
 
 
 def busy(place: Place) -> tuple[str, Running]:
@@ -75,6 +78,23 @@ def test_wait_takes_no_prompt_for_its_value(place: Place) -> None:
     assert place.run("run", "--wait", "--tool", "codex", "--", "--wait").out == "FAKE ECHO: --wait [turns=1]\n"
     for value in ("soon", "-1", "nan"):
         assert place.run("run", "--tool", "codex", f"--wait={value}", "x").code == 2
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("name", [".slots/lock", "store.lock"])
+def test_a_signal_while_another_csa_holds_a_lock(place: Place, name: str, number: signal.Signals) -> None:
+    """A lock that is held for moments, by one that was stopped, keeps nobody from being interrupted."""
+    place.codex()
+    before = place.ids()
+    lock = place.state_root / name if "/" in name else place.store / name
+    with acquire_lock(lock):
+        running = place.start("run", "--tool", "codex", "hello")
+        wait_for(lambda: has_open(running.pid, lock), "it waits")
+        running.signal(number)
+        done = running.wait()
+    assert (done.code, done.out) == (128 + number, "")
+    assert "Traceback" not in done.err
+    assert place.ids() == before
 
 
 def test_interrupting_a_waiter(place: Place) -> None:

@@ -130,6 +130,24 @@ def test_repair(place: Place) -> None:
     assert json.loads((place.store / "audit.jsonl").read_text().splitlines()[0])["command"] == "session repair"
 
 
+def test_an_answer_is_made_anew(place: Place) -> None:
+    """What a full disk had no room for is written once there is; what was removed with its directory is not."""
+    session_id = place.codex("first").session_id
+    place.codex("second", "--last")
+    first, second = (place.session(session_id) / "output" / f"turn-000{turn}" / "final.md" for turn in (1, 2))
+    answer = first.read_text()
+    first.unlink()
+    second.unlink()
+    assert place.run("session", "result", "--turn", "1", session_id).out == f"{answer}\n"
+    second.parent.rename(second.parent.with_name("elsewhere"))
+    said = "mended output/turn-0001/final.md: made anew from the transcript\n"
+    dry = place.run("session", "repair", "--dry-run", session_id)
+    assert (dry.out, first.exists()) == (said.replace("mended", "would mend"), False)
+    assert place.run("session", "repair", session_id).out == said
+    assert (first.read_text(), second.parent.exists()) == (answer, False)
+    assert place.run("session", "repair", session_id).out == "Nothing to mend\n"
+
+
 def test_genealogy_is_salvaged(place: Place) -> None:
     """The rebuilt record of a child keeps its parent and limits, where their lines can be read."""
     parent, environ = place.agent()

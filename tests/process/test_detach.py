@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
+import sys
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
 from csa.model.permission import Permission
+from csa.runner.client import Csa
 from csa.runner.detach import request_from_json, request_to_json
 from csa.runner.request import RunRequest
 from csa.store.locks import is_locked
@@ -124,6 +127,37 @@ def test_it_has_nothing_of_its_caller(place: Place) -> None:
     assert wait_for_end(place, session_id) == "succeeded"
 
 
+@pytest.mark.parametrize("closed", ["0<&-", "2>&-", "0<&- 2>&-"])
+def test_a_caller_without_standard_streams(place: Place, closed: str) -> None:
+    """What csa's caller has closed, no descriptor of the supervisor's takes the place of."""
+    place.play(*place.hold(), ["say", "done"])
+    done = place.shell(["/bin/sh", "-c", f"{CSA} run --tool codex --detach go {closed}"])
+    session_id = done.out.strip()
+    place.wait_ready()
+    place.release()
+    assert wait_for_end(place, session_id) == "succeeded"
+    log = place.session(session_id) / "output" / "turn-0001" / "supervisor.log"
+    assert "turn 1: succeeded" in log.read_text()
+
+
+def test_a_supervisor_without_stderr(place: Place) -> None:
+    """A program that has closed its stderr can start detached turns through the library as well."""
+    place.play(*place.hold(), ["say", "done"])
+    code = """
+import os
+from csa.runner.client import Csa
+from csa.runner.detach import start_detached
+from csa.runner.request import RunRequest
+os.close(2)
+print(start_detached(Csa.from_environment("."), RunRequest(prompt="go", tool="codex")).session_id)
+"""
+    done = place.shell([sys.executable, "-c", code])
+    session_id = done.out.strip()
+    place.wait_ready()
+    place.release()
+    assert wait_for_end(place, session_id) == "succeeded"
+
+
 def test_supervisor_log(place: Place) -> None:
     """What csa has to say of a turn is in its supervisor.log, also in the foreground."""
     session_id = start_detached(place)
@@ -135,6 +169,70 @@ def test_supervisor_log(place: Place) -> None:
     shown = place.codex("again", "--session", session_id)
     assert shown.code == 0
     assert "turn 2: succeeded" in (log.parents[1] / "turn-0002" / "supervisor.log").read_text()
+
+
+def test_a_supervisor_log_that_cannot_be_opened(place: Place) -> None:
+    """The turn goes on without its supervisor.log, and the loss is in there as soon as that is possible."""
+    session_id = place.codex().session_id
+    log = place.session(session_id) / "output" / "turn-0002" / "supervisor.log"
+    log.mkdir(parents=True)
+    place.play(*place.hold(), ["say", "done"])
+    start_detached(place, "go", "--session", session_id)
+    place.wait_ready()
+    output = f"/proc/{owner_of(place, session_id)['pid']}/fd/1"
+    wait_for(lambda: os.readlink(output) == os.devnull, "it does without")
+    log.rmdir()
+    place.release()
+    assert wait_for_end(place, session_id) == "succeeded"
+    place.wait_until_empty(within_s=3)
+    assert "warning: supervisor.log could not be opened: Is a directory\n" in log.read_text()
+
+
+def test_a_waiter_that_nobody_waits_for(place: Place) -> None:
+    """A signal to `run --detach --wait` ends its supervisor too, while nothing has been announced."""
+    place.play(*place.hold(), ["say", "done"])
+    session_id = start_detached(place)
+    place.wait_ready()
+    running = place.start("run", "--detach", "--wait", "--session", session_id, "later")
+    wait_for(lambda: "waiting: " in running.err, "it waits")
+    (supervisor,) = children_of(running.pid)
+    running.signal(signal.SIGTERM)
+    assert running.process.wait(20) == -signal.SIGTERM
+    wait_for(lambda: not is_running(supervisor), "its supervisor ends")
+    place.release()
+    assert wait_for_end(place, session_id) == "succeeded"
+    assert place.state(session_id)["turns"] == 1
+
+
+def test_an_order_that_nobody_hears_the_answer_of(place: Place) -> None:
+    """A supervisor whose caller has ended by the time it could begin, begins nothing; nor does half an order."""
+    place.play(["say", "done"])
+    client = Csa.from_environment(str(place.project), environ=place.env)
+    plan = client.plan(RunRequest(prompt="go", tool="codex"))
+    order = {
+        "request": request_to_json(RunRequest(prompt="go", tool="codex")),
+        "session_id": plan.state.session_id,
+        "directory": str(place.project),
+        "command": CSA,
+        "wait_s": None,
+        "on_finish": None,
+        "caller": {},
+    }
+    said = json.dumps(order).encode()
+    for content in (said, said[:-10], b""):
+        reader, writer = os.pipe()
+        os.close(reader)
+        ended = subprocess.run(
+            [sys.executable, "-P", "-m", "csa.runner.supervisor"],
+            input=content,
+            stdout=writer,
+            stderr=subprocess.PIPE,
+            env=place.env,
+            check=False,
+        )
+        os.close(writer)
+        assert (ended.returncode, ended.stderr) == (1, b"")
+    assert place.ids() == []
 
 
 @pytest.mark.parametrize(
@@ -281,6 +379,23 @@ def test_on_finish_in_the_foreground(place: Place) -> None:
     assert (done.code, done.out) == (0, "FAKE ECHO: go [turns=1]\n")
     assert "heard\n" in done.err
     assert "warning: --on-finish: echo heard; exit 3: it exited with code 3" in done.err
+
+
+@pytest.mark.parametrize("words", [["--detach"], []], ids=["detached", "foreground"])
+def test_a_signal_while_the_on_finish_command_runs(place: Place, words: list[str]) -> None:
+    """It ends the command as well: TERM first, of which it can make something, and KILL the next time."""
+    heard = place.tmp / "heard"
+    hook = f"trap 'touch {heard}' TERM; echo $PPID > {place.tmp}/pid; touch {place.ready}; while :; do sleep 0.02; done"
+    running = place.start("run", "--tool", "codex", *words, "--on-finish", hook, "go")
+    place.wait_ready()
+    pid = int((place.tmp / "pid").read_text())
+    os.kill(pid, signal.SIGTERM)
+    wait_for(heard.exists, "the command hears of it")
+    assert is_running(pid)
+    os.kill(pid, signal.SIGTERM)
+    assert running.wait().code == (0 if words else 143)
+    place.wait_until_empty(within_s=3)
+    assert place.status(place.ids()[0]) == "succeeded"
 
 
 def test_owner_records_of_before(place: Place) -> None:

@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import errno
 import os
+import resource
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import anyio
 import pytest
 
 import csa
+from csa.model.redaction import Redactor
+from csa.paths import SessionPaths
+from csa.runner.turns.opening import Opening
+from csa.runner.turns.recorder import begin, read_cancellation
+from csa.store.owner import parse_owner
 from tests.support import Place, children_of, wait_for
 
 # Looked at by each python that reads PYTHONPATH; guardians and tools do not.
@@ -145,6 +153,48 @@ def test_cancelled_before_anybody_attends(place: Place) -> None:
 
     anyio.run(scenario)
     assert children_of(os.getpid()) == before
+
+
+def test_a_cancel_file_as_the_turn_begins(place: Place) -> None:
+    """What an earlier turn has left is gone when the lock says whose it is; what comes from then on is obeyed."""
+    paths = SessionPaths(place.session(place.codex().session_id))
+    paths.cancel.write_text("of yesterday\n")
+    client = csa.Csa(place.project, root=place.state_root, environ=place.env)
+    request = csa.RunRequest(prompt="hello", session=paths.root.name)
+    recorder = begin(client.store, client.plan(request), client.setting.redactor)
+    assert parse_owner(paths.session_lock.read_bytes()) is not None
+    assert not paths.cancel.exists()
+    paths.cancel.write_text("session kill by ann\n")
+    Opening(client.setting, recorder.plan, request, recorder, csa_command="csa")
+    assert recorder.cancellation() == "session kill by ann"
+    recorder.close()
+
+
+def test_only_a_file_that_is_there_cancels(tmp_path: Path) -> None:
+    """What cannot be looked at does not; what is there and cannot be read does."""
+    paths, gone = SessionPaths(tmp_path / "here"), SessionPaths(tmp_path / "file")
+    paths.root.mkdir()
+    gone.root.touch()
+    assert read_cancellation(gone, Redactor()) is None
+    with no_descriptors():
+        assert read_cancellation(paths, Redactor()) is None
+    paths.cancel.touch()
+    with no_descriptors():
+        assert read_cancellation(paths, Redactor()) == ""
+    paths.cancel.unlink()
+    paths.cancel.mkdir()
+    assert read_cancellation(paths, Redactor()) == ""
+
+
+@contextmanager
+def no_descriptors() -> Iterator[None]:
+    """Have this process out of descriptors."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
 
 def test_no_descriptor_is_left_for_the_tool(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from csa.errors import StateError
-from csa.store.locks import acquire_lock, is_locked, probe_lock
+from csa.errors import BusyError, StateError
+from csa.store.locks import Heeding, acquire_lock, is_locked, probe_lock
 from tests.store.support import child
-from tests.support import wait_for
+from tests.support import has_open, wait_for
 
 HOLD = """
 from csa.store.locks import acquire_lock
@@ -129,6 +129,36 @@ def test_who_shares_the_description_holds(tmp_path: Path) -> None:
     assert not is_locked(path)
 
 
+def test_a_stopped_holder_is_not_waited_for_without_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who holds for long what is held for moments is named; when it has let go the obstacle is over."""
+    monkeypatch.setattr("csa.store.locks.LOOK_S", 0.05)
+    with child(HOLD, tmp_path / "x.lock") as holder:
+        assert holder.hear() == "ready"
+        os.kill(holder.pid, signal.SIGSTOP)
+        with pytest.raises(BusyError, match=rf"x\.lock is held by PID {holder.pid} \(.*python") as caught:
+            acquire_lock(tmp_path / "x.lock", wait=True)
+        assert caught.value.obstacle is not None
+        assert not caught.value.obstacle.is_over()
+        holder.kill()
+        assert caught.value.obstacle.is_over()
+    acquire_lock(tmp_path / "x.lock", wait=True).close()
+
+
+def test_waiting_can_be_ended(tmp_path: Path) -> None:
+    """What is to be heeded is, between two tries, and no longer than it is to be."""
+
+    def check() -> None:
+        raise InterruptedError
+
+    with acquire_lock(tmp_path / "x.lock"):
+        with Heeding(check), pytest.raises(InterruptedError):
+            acquire_lock(tmp_path / "x.lock", wait=True)
+        with Heeding(check), pytest.raises(BlockingIOError):
+            acquire_lock(tmp_path / "x.lock")
+    with Heeding(check):
+        acquire_lock(tmp_path / "x.lock", wait=True).close()
+
+
 def test_a_lock_file_that_is_renamed_away_is_not_the_lock(tmp_path: Path) -> None:
     """Who waited for a file that has another name by then takes the one that has the name now."""
     path, aside = tmp_path / "x.lock", tmp_path / "aside"
@@ -143,19 +173,12 @@ def test_a_lock_file_that_is_renamed_away_is_not_the_lock(tmp_path: Path) -> Non
         assert holder.hear() == "ready"
         with child(waiting, path) as waiter:
             assert waiter.hear() == "ready"
-            wait_for(lambda: _has_open(waiter.pid, path), "the waiter has the file open")
+            wait_for(lambda: has_open(waiter.pid, path), "the waiter has the file open")
             path.rename(aside)
             holder.kill()
             assert waiter.hear() == "got"
             assert is_locked(path)
             assert not is_locked(aside)
-
-
-def _has_open(pid: int, path: Path) -> bool:
-    try:
-        return any(os.readlink(entry) == str(path) for entry in Path(f"/proc/{pid}/fd").iterdir())
-    except OSError:
-        return False
 
 
 def test_a_lock_file_that_is_replaced_is_taken_anew(tmp_path: Path) -> None:

@@ -12,9 +12,10 @@ from csa.model.usage import Usage
 from csa.paths import SessionPaths
 from csa.store.artifacts import copy_artifacts, find_artifacts, list_artifacts, open_below
 from csa.store.held import open_session
+from csa.store.journal import Journal
 from csa.store.results import load_result
 from csa.store.sessions import Store
-from tests.store.support import IDS, begin, finish, finished_session, publish
+from tests.store.support import IDS, PLAIN, begin, finish, finished_session, publish
 from tests.support import snapshot
 
 ID = IDS[0]
@@ -43,6 +44,33 @@ def test_the_journal_is_the_truth(store: Store) -> None:
     assert load_result(paths, ID).status == "succeeded"
     paths.result.unlink()
     assert load_result(paths, ID).text == "done"
+
+
+def test_an_answer_that_could_not_be_written(store: Store) -> None:
+    """Without its final.md a turn's answer is the last that was said, streamed or not; one that is empty stays so."""
+    with publish(store, ID) as held:
+        finish(held, text="one")
+        begin(held, turn=2)
+        journal = Journal(held.paths.transcript, PLAIN, turn=2)
+        for text in ("first", "streamed"):
+            for part in (text[:3], text[3:]):
+                journal.append("agent_message", {"text": part, "chunk": True})
+            journal.append("tool_call", {"id": text, "title": "ls"})
+        journal.close()
+        finish(held, turn=2, text="")
+    paths = store.paths(ID)
+    assert load_result(paths, ID).text == ""
+    for turn in (1, 2):
+        (paths.turn_output(turn) / "final.md").unlink()
+    assert [load_result(paths, ID, turn=turn).text for turn in (1, 2)] == ["one", "streamed"]
+
+
+def test_a_lost_turn_has_no_answer(store: Store) -> None:
+    """Nobody lived to say which of its messages was one."""
+    with publish(store, ID) as held:
+        finish(held, text="on the way", status="lost", exit_code=1)
+    (store.paths(ID).turn_output(1) / "final.md").unlink()
+    assert load_result(store.paths(ID), ID).text == ""
 
 
 def test_a_turn_that_runs_has_no_result_yet(store: Store) -> None:

@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Any
 
 from csa.errors import BusyError, CsaError, StateError
 from csa.process.guardian import NESTED_GRACE_S, SWEEP_LIMIT_S
-from csa.process.holders import lock_holders
 from csa.procfs import boot_id, send_signal
 from csa.runner.caller import owner_name
 from csa.store.atomic import write_atomically
 from csa.store.family import Family
+from csa.store.holders import lock_holders
 from csa.store.liveness import probe
 from csa.store.sessions import Store
 from csa.structs import Struct

@@ -13,9 +13,9 @@ from csa.errors import StateError
 from csa.model.events import Event
 from csa.model.state import parse_time
 from csa.paths import SessionPaths
-from csa.process.holders import Holder, lock_holders
 from csa.procfs import boot_id, identify, is_stopped, is_zombie, machine_id, pid_namespace
 from csa.runner.sessions.resources import Resources, measure_trees
+from csa.store.holders import Holder, lock_holders
 from csa.store.locks import probe_lock
 from csa.store.owner import Owner, parse_owner
 from csa.store.sessions import Record, Store

@@ -62,7 +62,6 @@ class Interaction:
             CsaError: the tool cannot be started.
         """
         with open_session(self._setting.store, self.plan.state.session_id, tool=self.plan.adapter.name) as held:
-            held.paths.cancel.unlink(missing_ok=True)
             self._note(held, "attached", provider_session_id=self._conversation)
             began = time.monotonic()
             try:

@@ -23,10 +23,12 @@ from csa.store.checking import DAMAGED_PREFIX, Problem, check_session, differing
 from csa.store.journal import Journal
 from csa.store.liveness import probe
 from csa.store.plaintoml import load_plain
+from csa.store.results import lacks_final, told_answer
 from csa.store.retiring import hold
 from csa.store.sessions import RETIRED
 from csa.store.statefile import create_state, load_state
 from csa.store.transcript import end_of_last_line, read_events, read_events_backwards
+from csa.store.turns import read_turns
 from csa.structs import Struct, field, replace
 
 _ROOT = ""
@@ -50,7 +52,7 @@ class Repair(Struct, frozen=False):
 
 
 def repair_session(setting: Setting, session_id: str, *, dry_run: bool = False) -> Repair:
-    """Mend what can safely be mended: a partial last line, a state.toml that cannot be read, a wrong result.toml.
+    """Mend what can safely be mended: a partial last line, a bad state.toml or result.toml, a missing final.md.
 
     Raises:
         BusyError: the session runs.
@@ -95,6 +97,7 @@ def _mend(setting: Setting, paths: SessionPaths, repair: Repair, *, dry_run: boo
     if fault is not None:
         _rebuild_state(setting, paths, repair, dry_run=dry_run)
     _rebuild_result(paths, repair, dry_run=dry_run)
+    _rebuild_answers(paths, repair, dry_run=dry_run)
     if repair.done and not dry_run:
         journal = Journal(paths.transcript, setting.redactor, turn=_turn(paths))
         journal.append("session_updated", {"what": "repaired", "done": repair.done})
@@ -181,6 +184,18 @@ def _rebuild_result(paths: SessionPaths, repair: Repair, *, dry_run: bool) -> No
     if not dry_run:
         write_atomically(paths.result, expected)
         sync_directory(paths.root)
+
+
+def _rebuild_answers(paths: SessionPaths, repair: Repair, *, dry_run: bool) -> None:
+    """Make each final.md that could not be written, and whose text is in the transcript."""
+    for turn in read_turns(paths.transcript):
+        final = paths.turn_output(turn.number) / "final.md"
+        if not (turn.finished and final.parent.is_dir() and lacks_final(paths, turn.finished)):
+            continue
+        if text := told_answer(paths, turn.number):
+            repair.done.append(f"{final.relative_to(paths.root)}: made anew from the transcript")
+            if not dry_run:
+                write_atomically(final, text.encode("utf-8", "surrogateescape"))
 
 
 def _turn(paths: SessionPaths) -> int:

@@ -245,7 +245,6 @@ class _Keeper:
 
     def begin(self, prepared: Preparation, *, tool: str) -> None:
         """Write that it begins, and what the tool needs."""
-        self.paths.cancel.unlink(missing_ok=True)
         self.append("compaction", {"status": "started", "tool": tool, "argv": list(prepared.invocation.argv)})
         for problem in prepared.invocation.warnings:
             self.append("warning", {"kind": "adapter", "message": problem})
@@ -259,7 +258,7 @@ class _Keeper:
         self.journal.sync()
         if result.status == "succeeded":
             self._save(result)
-        with suppress(OSError):  # the next turn removes it as well
+        with suppress(OSError):  # whoever opens the session next removes it as well
             self.paths.cancel.unlink(missing_ok=True)
 
     def close(self) -> None:

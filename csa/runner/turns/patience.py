@@ -20,13 +20,16 @@ _MAX_DOUBLINGS = 10
 _T = TypeVar("_T")
 
 
-def try_until_free(attempt: Callable[[], _T], *, limit_s: float, tell: Callable[[str], None]) -> _T:
+def try_until_free(
+    attempt: Callable[[], _T], *, limit_s: float, tell: Callable[[str], None], check: Callable[[], None] = lambda: None
+) -> _T:
     """Return what `attempt` returns, trying again as long as it meets what will be over.
 
     Args:
         attempt: what raises BusyError or FullError before it has done anything.
         limit_s: how long to wait in all; may be infinite.
         tell: is told what is waited for, each time that is something else.
+        check: is called at each look; what it raises ends the waiting.
 
     Raises:
         BusyError: the time is up.
@@ -44,15 +47,16 @@ def try_until_free(attempt: Callable[[], _T], *, limit_s: float, tell: Callable[
             if words != told:
                 tell(words)
                 told = words
-            if not _wait(obstacle.is_over if obstacle else None, deadline, failures=failures):
+            if not _wait(obstacle.is_over if obstacle else None, deadline, failures=failures, check=check):
                 raise BusyError(f"{words}, still after {limit_s:g} s of waiting.", hint="retry later") from error
             failures += 1
 
 
-def _wait(is_over: Callable[[], bool] | None, deadline: float, *, failures: int) -> bool:
+def _wait(is_over: Callable[[], bool] | None, deadline: float, *, failures: int, check: Callable[[], None]) -> bool:
     """Sleep until it is over, or once where only another try can tell; return whether there was time."""
     window_s = min(POLL_S * 2 ** min(failures, _MAX_DOUBLINGS), MAX_PAUSE_S) if failures else 0.0
     while _sleep(POLL_S, deadline):
+        check()
         if is_over is None:
             return True
         if is_over() and _sleep(window_s * _fraction(), deadline) and is_over():

@@ -51,7 +51,6 @@ class Recorder:
         self._notes = notes  # of the admission, for the transcript
         self.tool_state: ToolState = held.state.tools.get(plan.adapter.name, ToolState())
         self._redactor = redactor
-        self._follows = False  # it goes on from a turn of the same run, so that what cancels that cancels this
         self.stdout_log: OutputLog
         self.stderr_log: OutputLog
         last = last_turn_event(held.paths.transcript)
@@ -102,8 +101,6 @@ class Recorder:
                 hint="make room on the disk; nothing was started",
             )
         self.beat()
-        if not self._follows:
-            self.held.paths.cancel.unlink(missing_ok=True)
         return events
 
     def open_logs(self) -> None:
@@ -182,12 +179,14 @@ class Recorder:
         self._save_state(spent=spent, usage=result.usage, at=result.finished_at)
         self.beat()
         if not goes_on:
-            with suppress(OSError):  # the next turn removes it as well
+            with suppress(OSError):  # whoever opens the session next removes it as well
                 self.paths.cancel.unlink(missing_ok=True)
         return result, events
 
     def pass_to(self, plan: TurnPlan) -> Recorder:
         """Return the recorder of the next turn, by the tool of `plan`; the session's lock is held throughout.
+
+        What cancels this turn cancels that one: the `cancel` file stays.
 
         Raises as `HeldSession.pass_to`, and FullError; then this one still has to be closed.
         """
@@ -198,7 +197,6 @@ class Recorder:
         self.held.pass_to(plan.adapter.name, turn=self.turn + 1)
         following = Recorder(self.held, plan, self._redactor)
         following.losses = self.losses
-        following._follows = True
         return following
 
     def close(self) -> None:
@@ -261,12 +259,12 @@ class Recorder:
 
 
 def read_cancellation(paths: SessionPaths, redactor: Redactor) -> str | None:
-    """Return the first line of the `cancel` file; None when there is none."""
+    """Return the first line of the `cancel` file; None when there is none, or nobody can tell."""
     try:
         words = paths.cancel.read_text("utf-8", "replace")
-    except FileNotFoundError:
-        return None
     except OSError:
+        if not os.path.lexists(paths.cancel):
+            return None
         words = ""
     return redactor.redact(words).strip().partition("\n")[0][:200]
 
