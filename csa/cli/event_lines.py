@@ -6,13 +6,13 @@ import os
 import sys
 from collections import deque
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
-from datetime import datetime
 from pathlib import Path
 
 from csa.cli.describe import describe
 from csa.cli.output import Style, cut, terminal_width
+from csa.model.clock import local_clock
 from csa.model.events import Event
+from csa.model.state import parse_time
 from csa.store.transcript import parse_line, read_events, read_events_backwards, read_lines
 from csa.structs import replace
 
@@ -111,6 +111,4 @@ def _write(content: bytes) -> None:
 
 
 def _clock(stamp: str) -> str:
-    with suppress(ValueError):
-        return datetime.fromisoformat(stamp).astimezone().strftime("%H:%M:%S")
-    return "--:--:--"
+    return local_clock(parse_time(stamp), "%H:%M:%S", otherwise="--:--:--")

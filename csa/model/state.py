@@ -205,7 +205,7 @@ def render_state(state: SessionState) -> dict[str, Any]:
 
 
 def parse_time(value: Any) -> datetime | None:
-    """Read a TOML date-time or an RFC 3339 string as UTC; None when it is neither."""
+    """Read a TOML date-time or an RFC 3339 string as UTC; None when it is neither, or not within the years of UTC."""
     if isinstance(value, str):
         try:
             value = datetime.fromisoformat(value)
@@ -215,7 +215,10 @@ def parse_time(value: Any) -> datetime | None:
         return None
     if value.tzinfo is UTC:  # as csa writes it
         return value
-    return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+    try:
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+    except OverflowError:
+        return None
 
 
 def format_time(moment: datetime) -> str:
@@ -333,6 +336,9 @@ def _optional_id(record: Mapping[str, Any], key: str) -> str | None:
 
 
 def _time(record: Mapping[str, Any], key: str) -> datetime:
-    if (moment := parse_time(record.get(key))) is None:
-        raise RecordFault(key, "is missing" if key not in record else f"{record[key]!r} is not a time")
-    return moment
+    value = record.get(key)
+    if (moment := parse_time(value)) is not None:
+        return moment
+    if isinstance(value, datetime):
+        raise RecordFault(key, f"{value.isoformat()} is not within the years 1 to 9999 of UTC")
+    raise RecordFault(key, "is missing" if value is None else f"{value!r} is not a time")

@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterator, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 
 from csa.errors import RefusedError
+from csa.model.clock import from_timestamp
 from csa.paths import SessionPaths
 from csa.store.results import OWN_FILES
 from csa.structs import Struct
@@ -84,7 +85,7 @@ def _artifact(path: Path, root: Path) -> Artifact | None:
     name = path.relative_to(root)
     digits = name.parts[0].removeprefix("turn-")
     turn = int(digits) if name.parts[0] != digits and digits.isdigit() and len(name.parts) > 1 else None
-    modified = datetime.fromtimestamp(known.st_mtime, UTC)
+    modified = from_timestamp(known.st_mtime)
     return Artifact(path, str(name), turn, known.st_size, modified, leads_out)
 
 

@@ -36,6 +36,8 @@ def load_result(paths: SessionPaths, session_id: str, *, turn: int | None = None
             moment = parse_time(event.ts)
             known["started_at"] = known["started_at"] or moment
             known["finished_at"] = known["finished_at"] or moment
+            if not (known["started_at"] and known["finished_at"]):
+                raise StateError(paths.transcript, f"event {event.seq} is not a result (it says no time that there is)")
             return RunResult(
                 **known, text=read_final_text(paths, event.turn), artifacts=list_artifacts(paths, event.turn)
             )

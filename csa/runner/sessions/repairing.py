@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from csa.errors import BusyError, NotFoundError, StateError
+from csa.model.clock import from_timestamp
 from csa.model.events import Event
 from csa.model.limits import COUNTS, Spent, spent_by_turn
 from csa.model.result import summarise
@@ -210,13 +211,14 @@ def _from_transcript(paths: SessionPaths, project: Path) -> dict[str, Any] | Non
     first = next((event for event in events if event.type == "run_started"), None)
     if first is None:
         return None
+    written = from_timestamp(paths.transcript.stat().st_mtime)  # where the events do not say when
     description = summarise(str(first.data.get("prompt", "")))[:DESCRIPTION_LENGTH]
     record: dict[str, Any] = {
         "schema": SCHEMA,
         "meta_session_id": paths.root.name,
         "description": description,
         "project_path": str(project),
-        "created_at": parse_time(first.ts),
+        "created_at": parse_time(first.ts) or written,
         "tools": {},
     }
     usage, spent, tool, last = Usage(), Spent(), "", first
@@ -236,7 +238,7 @@ def _from_transcript(paths: SessionPaths, project: Path) -> dict[str, Any] | Non
         elif event.type == "run_finished":
             usage = usage + of_turn if of_turn else usage
             spent += spent_by_turn(of_turn, float(event.data.get("duration_s") or 0))
-    record["last_accessed"] = parse_time(last.ts)
+    record["last_accessed"] = parse_time(last.ts) or written
     sums = {"duration_s": spent.time_s, "turns_unmeasured": spent.turns_unmeasured}
     sums["turns_unpriced"] = spent.turns_unpriced
     record["usage"] = {key: value for key, value in {**usage.to_dict(), **sums}.items() if value is not None}
