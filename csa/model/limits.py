@@ -39,11 +39,10 @@ class Limits(Struct, kw_only=True):
         """Return these limits so that they can be written over the record of `old`: what is lifted is named, as 0."""
         return replace(self, tools={**dict.fromkeys(old.tools, 0), **self.tools})
 
-    def to_record(self) -> dict[str, Any] | None:
-        """Return `[limits]`, None standing for absent keys; None when there has never been a limit."""
+    def to_record(self) -> dict[str, Any]:
+        """Return `[limits]`, None standing for absent keys."""
         counts = {name: getattr(self, name) or None for name in COUNTS}
-        tools = {name: count or None for name, count in self.tools.items()} or None
-        return {**counts, "tools": tools} if tools or any(counts.values()) else None
+        return {**counts, "tools": {name: count or None for name, count in self.tools.items()} or None}
 
 
 COUNTS = tuple(name for name in fields(Limits) if name != "tools")
@@ -59,9 +58,9 @@ class Budget(Struct, kw_only=True):
     def __bool__(self) -> bool:
         return bool(self.tokens or self.usd or self.time_s)
 
-    def to_record(self) -> dict[str, Any] | None:
+    def to_record(self) -> dict[str, Any]:
         """Return `[budget]`, as `Limits.to_record`."""
-        return {name: amount or None for name, amount in asdict(self).items()} if self else None
+        return {name: amount or None for name, amount in asdict(self).items()}
 
     def exhausted_by(self, spent: Spent) -> str | None:
         """Return in words what is used up; None while there is something left of everything."""
