@@ -13,6 +13,7 @@ from csa.cli.output import Style, cut, terminal_width
 from csa.model.clock import local_clock
 from csa.model.events import Event
 from csa.model.state import parse_time
+from csa.store.atomic import open_regular
 from csa.store.transcript import parse_line, read_events, read_events_backwards, read_lines
 from csa.structs import replace
 
@@ -95,7 +96,7 @@ def _turn_of(line: bytes) -> int | None:
 def print_file(path: Path, *, tail: int | None) -> None:
     """Copy a log to stdout as it is, or its last lines."""
     sys.stdout.flush()
-    with path.open("rb") as file:
+    with open(open_regular(path), "rb") as file:
         if tail is None:
             while block := file.read(_BLOCK):
                 _write(block)

@@ -8,7 +8,7 @@ from csa.errors import NotFoundError, StateError
 from csa.model.result import RunResult, result_from_event
 from csa.model.state import parse_time
 from csa.paths import SessionPaths
-from csa.store.atomic import write_atomically
+from csa.store.atomic import read_regular, write_atomically
 from csa.store.transcript import read_events_backwards
 
 TYPE_CHECKING = False  # see csa/structs.py
@@ -83,6 +83,6 @@ def read_final_text(paths: SessionPaths, turn: int) -> str:
     """Return the answer of a turn, redacted; empty where there is none."""
     path: Path = paths.turn_output(turn) / "final.md"
     try:
-        return path.read_text(errors="replace")
+        return read_regular(path).decode(errors="replace")
     except OSError:
         return ""

@@ -30,20 +30,24 @@ def load_state(path: Path | str) -> SessionState:
 
 def read_record(path: Path | str) -> dict[str, Any]:
     """Read a state.toml as a mapping; StateError as in `load_state`."""
+    return _interpret(path, _read_content(path))
+
+
+def _read_content(path: Path | str) -> bytes:
     try:
-        content = _read(path)
+        return _read(path)
     except OSError as error:
         raise StateError.unreadable(path, error) from error
-    return _interpret(path, content)
 
 
 def _read(path: Path | str) -> bytes:
     """Return a file's content; in one call, where the usual way makes six: a list reads thousands."""
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a pipe would wait for a writer
     try:
         content = os.read(fd, _USUAL_BYTES)
         if len(content) == _USUAL_BYTES:
-            content += b"".join(iter(lambda: os.read(fd, MAX_STATE_BYTES), b""))
+            while len(content) <= MAX_STATE_BYTES and (more := os.read(fd, MAX_STATE_BYTES)):
+                content += more
     finally:
         os.close(fd)
     return content
@@ -55,8 +59,10 @@ def parse_state_bytes(path: Path | str, content: bytes) -> SessionState:
 
 
 def _interpret(path: Path | str, content: bytes) -> dict[str, Any]:
+    if not content and os.path.exists(path) and not os.path.isfile(path):  # a pipe, of which nothing can be read
+        raise StateError(path, "is no regular file")
     if len(content) > MAX_STATE_BYTES:
-        raise StateError(path, f"is {len(content)} bytes long, more than any state.toml")
+        raise StateError(path, f"is longer than {MAX_STATE_BYTES} bytes, and than any state.toml")
     try:
         text = content.decode()
     except UnicodeDecodeError as error:
@@ -107,8 +113,9 @@ def save_state(path: Path, state: SessionState) -> None:
     """
     from csa.store.tomlfile import edit_toml  # noqa: PLC0415  # only writers pay for tomlkit
 
-    load_state(path)  # the same checks, and errors, as every reader's
-    write_atomically(path, edit_toml(path.read_bytes(), render_state(state)))
+    content = _read_content(path)
+    parse_state_bytes(path, content)  # the same checks, and errors, as every reader's
+    write_atomically(path, edit_toml(content, render_state(state)))
 
 
 def _line_of(error: ValueError, text: str) -> int | None:
@@ -123,8 +130,7 @@ def _line_of(error: ValueError, text: str) -> int | None:
 def _line_of_key(path: Path | str, key: str) -> int | None:
     name = key.rpartition(".")[2]
     try:
-        with open(path, encoding="utf-8", errors="replace") as file:
-            lines = file.read().splitlines()
+        lines = _read(path).decode("utf-8", "replace").splitlines()
     except OSError:
         return None
     return next((number for number, line in enumerate(lines, 1) if line.lstrip().startswith(name)), None)

@@ -13,7 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from csa.store.atomic import write_atomically
+from csa.store.atomic import read_regular, write_atomically
 from csa.store.locks import Lock, acquire_lock
 from csa.store.plaintoml import load_plain
 from csa.store.sessions import Store
@@ -78,7 +78,7 @@ def stats_path(store: Store) -> Path:
 def load_usage_stats(store: Store) -> dict[str, ToolUsage]:
     """Return what is known, by tool; nothing of a file that is missing or cannot be read. Writes nothing."""
     try:
-        return _parse(stats_path(store).read_bytes())
+        return _parse(read_regular(stats_path(store)))
     except (OSError, ValueError):
         return {}
 
@@ -108,7 +108,7 @@ def _lock(store: Store) -> Lock | None:
 
 def _load_or_put_aside(path: Path) -> dict[str, ToolUsage]:
     try:
-        return _parse(path.read_bytes())
+        return _parse(read_regular(path))
     except FileNotFoundError:
         return {}
     except ValueError:

@@ -16,6 +16,7 @@ from csa.paths import SessionPaths
 from csa.process.holders import Holder, lock_holders
 from csa.procfs import boot_id, identify, is_stopped, is_zombie, machine_id, pid_namespace
 from csa.runner.sessions.resources import Resources, measure_trees
+from csa.store.atomic import read_regular
 from csa.store.locks import probe_lock
 from csa.store.owner import Owner, parse_owner
 from csa.store.sessions import Record, Store
@@ -225,7 +226,7 @@ def _age(path: Path, now: float) -> float | None:
 def _text(path: Path) -> str | None:
     """Return the first line of a small file; None when it is not there."""
     try:
-        return next(iter(path.read_text(errors="replace").splitlines()), "").strip()
+        return next(iter(read_regular(path).decode(errors="replace").splitlines()), "").strip()
     except OSError:
         return None
 

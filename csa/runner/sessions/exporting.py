@@ -24,6 +24,7 @@ from csa.model.state import format_time
 from csa.runner.sessions.listing import SessionInfo, select_sessions
 from csa.runner.setting import Setting, resolve_selector
 from csa.store.archive import MAX_FILE_BYTES, RECORDS, ArchiveWriter
+from csa.store.atomic import open_regular
 from csa.store.liveness import probe
 from csa.store.results import OWN_FILES
 from csa.store.stores import find_stores
@@ -177,7 +178,7 @@ def _redacted(path: Path, name: str, redactor: Redactor, skipped: list[Skipped] 
 def _read(path: Path) -> Iterator[str]:
     """Yield a file's content piecewise; what is no UTF-8 survives."""
     decoder = codecs.getincrementaldecoder("utf-8")("surrogateescape")
-    with path.open("rb") as file:
+    with open(open_regular(path), "rb") as file:
         while block := file.read(_BLOCK):
             yield decoder.decode(block)
     yield decoder.decode(b"", final=True)
@@ -185,7 +186,7 @@ def _read(path: Path) -> Iterator[str]:
 
 def _redacted_lines(path: Path, redactor: Redactor, skipped: list[Skipped] | None) -> Iterator[bytes]:
     """Yield the lines of a transcript; those that hold no event are damaged, but for a partial last one."""
-    with path.open("rb") as file:
+    with open(open_regular(path), "rb") as file:
         for number, line in enumerate(file, 1):
             if not line.endswith(b"\n"):
                 return

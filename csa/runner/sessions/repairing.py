@@ -19,7 +19,7 @@ from csa.paths import SessionPaths
 from csa.runner.sessions.acting import record_act
 from csa.runner.setting import Setting
 from csa.runner.turns.planning import DESCRIPTION_LENGTH
-from csa.store.atomic import sync_directory, write_atomically
+from csa.store.atomic import open_regular, read_regular, sync_directory, write_atomically
 from csa.store.checking import DAMAGED_PREFIX, Problem, check_session, differing_keys, expected_result
 from csa.store.journal import Journal
 from csa.store.liveness import probe
@@ -126,7 +126,7 @@ def _is_readable(transcript: Path) -> bool:
 
 def _drop_partial_line(transcript: Path, repair: Repair, *, dry_run: bool) -> None:
     try:
-        fd = os.open(transcript, (os.O_RDONLY if dry_run else os.O_RDWR) | os.O_CLOEXEC)
+        fd = open_regular(transcript, os.O_RDONLY if dry_run else os.O_RDWR)
     except FileNotFoundError:
         return
     try:
@@ -266,7 +266,7 @@ def _salvage(path: Path) -> dict[str, dict[str, Any]]:
     """Return the lines of a damaged record that can be read by themselves, by table, as far as they are wanted."""
     found: dict[str, dict[str, Any]] = {}
     try:
-        text = path.read_text(errors="replace")
+        text = read_regular(path).decode(errors="replace")
     except OSError:
         return found
     table, wanted = _ROOT, _SALVAGED[_ROOT]

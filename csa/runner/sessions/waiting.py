@@ -16,6 +16,7 @@ from typing import Any
 from csa.errors import CsaError, NotFoundError, StateError
 from csa.model.events import Event
 from csa.paths import SessionPaths
+from csa.store.atomic import open_regular
 from csa.store.family import Family
 from csa.store.liveness import probe
 from csa.store.locks import is_locked
@@ -108,7 +109,7 @@ class _Watch:
         self.paths = store.paths(session_id)
         self._transcript = -1
         with suppress(OSError):  # there is none yet, or too many are open: then removal is not seen through
-            self._transcript = os.open(self.paths.transcript, os.O_RDONLY | os.O_CLOEXEC)
+            self._transcript = open_regular(self.paths.transcript)
 
     def runs(self) -> bool:
         return _is_held(self.paths) or probe(self.paths).state == "alive"
