@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from csa.model.usage import Usage
+from csa.model.usage import Usage, count_of, number_of
 from csa.structs import Struct, asdict, field, fields, replace
 
 TYPE_CHECKING = False  # see csa/structs.py
@@ -92,13 +92,13 @@ class Spent(Struct, kw_only=True):
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Spent:
-        """Read the keys of `to_dict`; what is missing counts as none."""
+        """Read the keys of `to_dict`; what is missing, or no number, counts as none."""
         return cls(
-            tokens=int(data.get("tokens", 0)),
-            usd=float(data.get("usd", 0)),
-            time_s=float(data.get("time_s", 0)),
-            turns_unmeasured=int(data.get("turns_unmeasured", 0)),
-            turns_unpriced=int(data.get("turns_unpriced", 0)),
+            tokens=count_of(data.get("tokens")),
+            usd=float(number_of(data.get("usd")) or 0),
+            time_s=float(number_of(data.get("time_s")) or 0),
+            turns_unmeasured=count_of(data.get("turns_unmeasured")),
+            turns_unpriced=count_of(data.get("turns_unpriced")),
         )
 
 

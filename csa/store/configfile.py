@@ -37,5 +37,5 @@ def _read_layer(path: Path, *, is_project: bool = False, may_be_pipe: bool = Fal
 
     try:
         return Layer(str(path), tomllib.loads(content.decode()), is_project)
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"{path}: is not TOML ({error}).") from error

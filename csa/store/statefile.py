@@ -79,7 +79,7 @@ def _parse(path: Path | str, text: str) -> dict[str, Any]:
         return tomllib.loads(text)
     except RecursionError as error:
         raise StateError(path, "is not TOML (nested too deeply)") from error
-    except tomllib.TOMLDecodeError as error:
+    except ValueError as error:  # TOMLDecodeError, or a number of thousands of digits
         raise StateError(path, f"is not TOML ({error})", line=_line_of(error, text)) from error
 
 

@@ -13,6 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from csa.model.usage import count_of, number_of
 from csa.store.atomic import read_regular, write_atomically
 from csa.store.locks import Lock, acquire_lock
 from csa.store.plaintoml import load_plain
@@ -132,7 +133,7 @@ def _parse(content: bytes) -> dict[str, ToolUsage]:
     try:
         tools = (_parse_any(text) if document is None else document).get("tools", {})
         return {str(tool): _parse_tool(table) for tool, table in tools.items()}
-    except (AttributeError, KeyError, TypeError, RecursionError) as error:
+    except (AttributeError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise ValueError(str(error)) from error
 
 
@@ -143,6 +144,6 @@ def _parse_any(text: str) -> dict[str, Any]:
 
 
 def _parse_tool(table: Mapping[str, Any]) -> ToolUsage:
-    peaks = tuple(int(value) for value in table["peak_rss_bytes"])[-TURNS_KEPT:]
-    durations = tuple(float(value) for value in table["duration_s"])[-TURNS_KEPT:]
+    peaks = tuple(count_of(value) for value in table["peak_rss_bytes"])[-TURNS_KEPT:]
+    durations = tuple(number_of(value) or 0.0 for value in table["duration_s"])[-TURNS_KEPT:]
     return ToolUsage(peaks, durations)

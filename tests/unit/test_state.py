@@ -132,6 +132,10 @@ def test_times_are_written_in_utc_with_milliseconds() -> None:
         ({"usage": {"input_tokens": "many"}}, "input_tokens"),
         ({"usage": {"output_tokens": [1]}}, "output_tokens"),
         ({"usage": {"cost_usd": "free"}}, "cost_usd"),
+        ({"usage": {"cost_usd": float("nan")}}, "usage.cost_usd"),
+        ({"usage": {"input_tokens": -5}}, "usage.input_tokens"),
+        ({"usage": {"turns_unpriced": 10**400}}, "usage.turns_unpriced"),
+        ({"turns": -1}, "turns"),
     ],
 )
 def test_a_wrong_value_is_named(changes: dict[str, Any], key: str) -> None:

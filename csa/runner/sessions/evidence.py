@@ -128,7 +128,7 @@ def gather_evidence(store: Store, session_id: str) -> Evidence:
         resources=resources,
         cpu_percent=percent,
         permission=permission.data if permission else None,
-        is_permission_pending=bool(permission and permission.data.get("status") not in _ANSWERED),
+        is_permission_pending=bool(permission and str(permission.data.get("status")) not in _ANSWERED),
         permission_age_s=_event_age(permission, now),
         heartbeat_age_s=heartbeat_age,
         heartbeat_host=_text(paths.heartbeat) or "",

@@ -12,9 +12,9 @@ from csa.errors import BusyError, NotFoundError, StateError
 from csa.model.clock import from_timestamp
 from csa.model.events import Event
 from csa.model.limits import COUNTS, Spent, spent_by_turn
-from csa.model.result import summarise
+from csa.model.result import summarise, text_of
 from csa.model.state import SCHEMA, RecordFault, SessionState, parse_state, parse_time
-from csa.model.usage import Usage
+from csa.model.usage import Usage, number_of
 from csa.paths import SessionPaths
 from csa.runner.sessions.acting import record_act
 from csa.runner.setting import Setting
@@ -226,7 +226,7 @@ def _from_transcript(paths: SessionPaths, project: Path) -> dict[str, Any] | Non
         last = event
         if event.type == "run_started":
             tool = str(event.data.get("tool", ""))
-            record |= {"turns": event.turn, "permission": event.data.get("permission"), "phase": "active"}
+            record |= {"turns": event.turn, "permission": text_of(event.data.get("permission")), "phase": "active"}
             record["tools"].setdefault(tool, {})
         if tool:
             record["tools"][tool] |= _of_tool(event)
@@ -237,7 +237,7 @@ def _from_transcript(paths: SessionPaths, project: Path) -> dict[str, Any] | Non
             usage = usage + of_turn if of_turn else usage
         elif event.type == "run_finished":
             usage = usage + of_turn if of_turn else usage
-            spent += spent_by_turn(of_turn, float(event.data.get("duration_s") or 0))
+            spent += spent_by_turn(of_turn, number_of(event.data.get("duration_s")) or 0.0)
     record["last_accessed"] = parse_time(last.ts) or written
     sums = {"duration_s": spent.time_s, "turns_unmeasured": spent.turns_unmeasured}
     sums["turns_unpriced"] = spent.turns_unpriced
@@ -249,14 +249,14 @@ def _of_tool(event: Event) -> dict[str, Any]:
     """Return what an event tells of the tool's conversation."""
     data = event.data
     if event.type == "run_started":
-        return {"cwd": data.get("cwd"), "updated_at": event.ts}
+        return {"cwd": text_of(data.get("cwd")), "updated_at": event.ts}
     if event.type == "session_bound":
-        return {"provider_session_id": data.get("provider_session_id"), "updated_at": event.ts}
+        return {"provider_session_id": text_of(data.get("provider_session_id")), "updated_at": event.ts}
     if event.type == "run_finished":
-        code = data.get("tool_exit_code")
+        codes = [code for key in ("tool_exit_code", "exit_code") if type(code := data.get(key)) is int]
         return {
-            "last_action_summary": data.get("summary", ""),
-            "last_exit_code": code if code is not None else data.get("exit_code"),
+            "last_action_summary": text_of(data.get("summary")) or "",
+            "last_exit_code": codes[0] if codes else None,
             "updated_at": event.ts,
         }
     return {}
