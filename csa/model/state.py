@@ -301,7 +301,7 @@ def _amount(table: Mapping[str, Any], where: str, key: str, kinds: tuple[type[in
 
 def _numbers(where: str, table: Mapping[str, Any]) -> dict[str, float]:
     for key, value in table.items():
-        if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value <= LARGEST:
+        if (type(value) is not int and type(value) is not float) or not 0 <= value <= LARGEST:
             raise RecordFault(f"{where}.{key}", f"{value!r} is not an amount")
     return dict(table)
 

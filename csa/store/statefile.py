@@ -30,14 +30,11 @@ def load_state(path: Path | str) -> SessionState:
 
 def read_record(path: Path | str) -> dict[str, Any]:
     """Read a state.toml as a mapping; StateError as in `load_state`."""
-    return _interpret(path, _read_content(path))
-
-
-def _read_content(path: Path | str) -> bytes:
     try:
-        return _read(path)
+        content = _read(path)
     except OSError as error:
         raise StateError.unreadable(path, error) from error
+    return _interpret(path, content)
 
 
 def _read(path: Path | str) -> bytes:
@@ -109,13 +106,12 @@ def save_state(path: Path, state: SessionState) -> None:
 
     Raises:
         StateError: the file there is damaged; it is left as it is.
-        OSError: it cannot be written; the old content stays.
+        OSError: it cannot be read or written; the old content stays.
     """
     from csa.store.tomlfile import edit_toml  # noqa: PLC0415  # only writers pay for tomlkit
 
-    content = _read_content(path)
-    parse_state_bytes(path, content)  # the same checks, and errors, as every reader's
-    write_atomically(path, edit_toml(content, render_state(state)))
+    load_state(path)  # the same checks, and errors, as every reader's
+    write_atomically(path, edit_toml(_read(path), render_state(state)))
 
 
 def _line_of(error: ValueError, text: str) -> int | None:
