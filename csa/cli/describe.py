@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 
 from csa.cli.output import one_line
 from csa.model.events import Event
+from csa.model.usage import Usage, number_of
 
 TYPE_CHECKING = False  # see csa/structs.py
 if TYPE_CHECKING:
@@ -42,9 +43,14 @@ def _tool_call_update(data: _Data) -> str | None:
 
 def _retry(data: _Data) -> str:
     count = f" {data['attempt']}/{data['max']}" if data.get("attempt") and data.get("max") else ""
-    after = f", in {round(data['retry_after_s'], 1):g} s" if data.get("retry_after_s") else ""
+    seconds = number_of(data.get("retry_after_s"))
+    after = f", in {round(seconds, 1):g} s" if seconds else ""
     whose = " by csa" if data.get("by") == "csa" else ""
     return f"retry{whose}{count} ({data.get('kind', 'unknown')}{after}): {data.get('message', '')}"
+
+
+def _list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
 
 
 def _problem(word: str) -> Callable[[_Data], str]:
@@ -52,7 +58,7 @@ def _problem(word: str) -> Callable[[_Data], str]:
 
 
 def _plan(data: _Data) -> str | None:
-    entries = [entry for entry in data.get("entries", ()) if isinstance(entry, Mapping)]
+    entries = [entry for entry in _list(data.get("entries")) if isinstance(entry, Mapping)]
     done = sum(entry.get("status") == "completed" for entry in entries)
     current = next((entry for entry in entries if entry.get("status") == "in_progress"), None)
     if not entries:
@@ -76,21 +82,26 @@ def _finished(data: _Data) -> str:
 
 
 def _usage(data: _Data) -> str:
-    return f"usage: {tokens(int(data.get('input_tokens', 0)))} in, {tokens(int(data.get('output_tokens', 0)))} out"
+    used = Usage.from_dict(data)
+    return f"usage: {tokens(used.input_tokens)} in, {tokens(used.output_tokens)} out"
 
 
 def _handoff(data: Mapping[str, Any]) -> str:
-    count = len(data.get("turns", ()))
+    count = len(_list(data.get("turns")))
     return f"told {data.get('to')} of {count} earlier turn{'s' * (count != 1)}"
 
 
 def _compaction(data: _Data) -> str | None:
-    status, before, after = data.get("status"), data.get("tokens_before"), data.get("tokens_after")
+    status, error = data.get("status"), data.get("error")
+    before, after = number_of(data.get("tokens_before")), number_of(data.get("tokens_after"))
     if status == "started":
         return f"compacting the conversation of {data.get('tool')}"
-    if status not in {None, "succeeded"}:
-        return f"compaction {status}: {(data.get('error') or {}).get('message', '')}"
-    sizes = f" from {tokens(before)} to {tokens(after)} tokens" if before is not None and after is not None else ""
+    if status not in (None, "succeeded"):  # it may be of any kind
+        reason = error.get("message", "") if isinstance(error, Mapping) else ""
+        return f"compaction {status}: {reason}"
+    sizes = ""
+    if before is not None and after is not None:
+        sizes = f" from {tokens(int(before))} to {tokens(int(after))} tokens"
     return f"the conversation was compacted{sizes}"
 
 

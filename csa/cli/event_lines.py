@@ -6,13 +6,14 @@ import os
 import sys
 from collections import deque
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
-from datetime import datetime
 from pathlib import Path
 
 from csa.cli.describe import describe
 from csa.cli.output import Style, cut, printable, terminal_width
+from csa.model.clock import local_clock
 from csa.model.events import Event
+from csa.model.state import parse_time
+from csa.store.atomic import open_regular
 from csa.store.transcript import parse_line, read_events, read_events_backwards, read_lines
 from csa.structs import replace
 
@@ -95,7 +96,7 @@ def _turn_of(line: bytes) -> int | None:
 def print_file(path: Path, *, tail: int | None) -> None:
     """Copy a log to stdout, or its last lines; to a pipe as it is."""
     sys.stdout.flush()
-    with path.open("rb") as file:
+    with open(open_regular(path), "rb") as file:
         if tail is None and not sys.stdout.isatty():
             while block := file.read(_BLOCK):
                 _write(block)
@@ -114,6 +115,4 @@ def _write(content: bytes) -> None:
 
 
 def _clock(stamp: str) -> str:
-    with suppress(ValueError):
-        return datetime.fromisoformat(stamp).astimezone().strftime("%H:%M:%S")
-    return "--:--:--"
+    return local_clock(parse_time(stamp), "%H:%M:%S", otherwise="--:--:--")

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from typing import IO, Any
 
+_INFINITY = float("inf")
 _CODES = {"bold": "1", "dim": "2", "red": "31", "green": "32", "yellow": "33", "cyan": "36"}
 _WIDEST = 65_535  # columns; no terminal can be wider
 STATUS_STYLES = {
@@ -63,14 +64,26 @@ def warn(losses: Iterable[str]) -> None:
 
 
 def print_json(value: Any) -> None:
-    """Print one JSON value on one line."""
+    """Print one JSON value on one line; what a record has of numbers that JSON has not is null."""
     print(to_json(value))
 
 
 def to_json(value: Any) -> str:
     """Render one JSON value on one line, as stdout takes it."""
     is_utf8 = sys.stdout.encoding.lower() in {"utf-8", "utf8"}  # else JSON's escapes, not Python's
-    return text_for(sys.stdout, json.dumps(value, ensure_ascii=not is_utf8))
+    try:
+        text = json.dumps(value, ensure_ascii=not is_utf8, allow_nan=False)
+    except ValueError:
+        text = json.dumps(_finite(value), ensure_ascii=not is_utf8)
+    return text_for(sys.stdout, text)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(each) for each in value]
+    return None if isinstance(value, float) and not -_INFINITY < value < _INFINITY else value
 
 
 class lossy:  # noqa: N801  # as contextlib.suppress, without importing what makes such functions

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Mapping
 from typing import IO, TYPE_CHECKING, Protocol
 
 from csa.cli.describe import describe, elapsed, money, tokens
 from csa.cli.output import Style, cut, has_room, printable, terminal_width
 from csa.model.events import Event
-from csa.model.usage import Usage
+from csa.model.usage import Usage, number_of
 from csa.runner.client import Csa
 from csa.structs import Struct
 
@@ -131,11 +132,12 @@ def headline_of_fallback(event: Event) -> str:
 
 def closing_line(event: Event) -> str:
     """Say how a turn has ended."""
-    usage = event.data.get("usage") or {}
-    used = f", {tokens(usage['input_tokens'])} in, {tokens(usage['output_tokens'])} out" if usage else ""
-    if cost := money(usage.get("cost_usd")):
-        used += f", {cost}"
-    return f"csa: {event.data.get('status')} in {elapsed(float(event.data.get('duration_s', 0)))}{used}"
+    usage, used = event.data.get("usage"), ""
+    if isinstance(usage, Mapping):
+        known = Usage.from_dict(usage)
+        parts = (f"{tokens(known.input_tokens)} in", f"{tokens(known.output_tokens)} out", money(known.cost_usd))
+        used = "".join(f", {part}" for part in parts if part)
+    return f"csa: {event.data.get('status')} in {elapsed(number_of(event.data.get('duration_s')) or 0)}{used}"
 
 
 def say(line: str) -> None:

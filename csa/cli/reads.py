@@ -8,6 +8,7 @@ from __future__ import annotations
 from csa.cli.selecting import open_client, selected
 from csa.paths import user_config_file
 from csa.runner.setting import Setting
+from csa.store.atomic import read_regular
 
 TYPE_CHECKING = False  # see csa/structs.py
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ def _may_be_asked_for(setting: Setting) -> bool:
         return True
     for path in (user_config_file(setting.environ), setting.store.project / ".csa" / "config.toml"):
         try:
-            if _KEY.encode() in path.read_bytes():
+            if _KEY.encode() in read_regular(path):
                 return True
         except OSError:
             continue

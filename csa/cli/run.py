@@ -282,7 +282,7 @@ def print_failure(result: RunResult) -> None:
     """Say on stderr how a turn ended that did not succeed."""
     if result.status != "succeeded":
         kind = kind_in_words(result.status, result.error_kind)
-        words = f"{result.tool} {_STATUS_WORDS[result.status]}{kind}: {result.error_message}"
+        words = f"{result.tool} {_STATUS_WORDS.get(result.status, result.status)}{kind}: {result.error_message}"
         print_problem(words, hint=failure_hint(result))
 
 

@@ -8,12 +8,12 @@ note is missing or another; `gone`, when the session is no more. Exits 1 when on
 from __future__ import annotations
 
 import sys
-from datetime import UTC, datetime
 from typing import Any
 
 from csa.cli.output import Style, cut_behind, one_line, print_json, printable, terminal_width
 from csa.cli.selecting import open_client
 from csa.errors import UsageError
+from csa.model.clock import from_timestamp, local_clock
 from csa.model.state import format_time
 
 TYPE_CHECKING = False  # see csa/structs.py
@@ -61,7 +61,7 @@ def to_json(checkpoint: Checkpoint, verdict: Verdict | None = None) -> dict[str,
     return {
         "commit": checkpoint.commit,
         "session_id": facts.session_id,
-        "created_at": format_time(datetime.fromtimestamp(checkpoint.at, UTC)),
+        "created_at": format_time(from_timestamp(checkpoint.at)),
         "turn": facts.turn,
         "status": facts.status,
         "tool": facts.tool,
@@ -89,7 +89,7 @@ def _print_rows(found: list[Checkpoint], verdicts: list[Verdict | None], *, of_o
     for each, verdict in zip(found, verdicts, strict=True):
         facts = each.facts
         name = each.commit[:_SHOWN] if width else each.commit
-        clock = datetime.fromtimestamp(each.at, UTC).astimezone().strftime("%Y-%m-%d %H:%M")
+        clock = local_clock(from_timestamp(each.at))
         what = one_line(facts.label or ("automatic" if facts.automatic else ""))
         whose = "" if of_one else f"{facts.session_id}"
         row = f"{'' if of_one else '  '}{clock}  turn {facts.turn:<3} {what}"

@@ -15,6 +15,7 @@ from csa.cli.describe import elapsed, money, tokens
 from csa.cli.output import STATUS_STYLES, Style, cut, one_line, print_json, terminal_width
 from csa.cli.roster import shorten
 from csa.cli.selecting import add_selector, open_client, selected
+from csa.model.clock import local_clock
 from csa.model.state import parse_time
 from csa.paths import home
 from csa.runner.sessions.inspection import SessionCard, inspect_session
@@ -90,7 +91,7 @@ def _fields(card: SessionCard, now: datetime, place: Callable[[Path], str]) -> I
     yield "created", _moment(state.created_at, now)
     yield "last used", _moment(state.last_accessed, now)
     if expires := parse_time(card.extra.get("expires_at")):
-        yield "expires", expires.astimezone().strftime("%Y-%m-%d %H:%M")
+        yield "expires", local_clock(expires)
     if card.activity and (at := parse_time(card.activity.ts)):
         yield "activity", f"{card.activity.type}, {_moment(at, now)}"
 
@@ -129,13 +130,12 @@ def _parent(card: SessionCard) -> str:
 
 
 def _moment(at: datetime, now: datetime) -> str:
-    return f"{at.astimezone().strftime('%Y-%m-%d %H:%M')} ({format_age(now, at)} ago)"
+    return f"{local_clock(at)} ({format_age(now, at)} ago)"
 
 
 def _messages(card: SessionCard) -> Iterator[str]:
     for message in card.messages:
-        at = parse_time(message.timestamp)
-        clock = at.astimezone().strftime("%H:%M") if at else "-"
+        clock = local_clock(parse_time(message.timestamp), "%H:%M")
         who = "user" if message.role == "user" else message.tool or "agent"
         yield one_line(f"{clock} {who}: {message.content}")
 

@@ -10,6 +10,7 @@ import sys
 
 from csa.cli.output import Style, cut, one_line, print_json, terminal_width
 from csa.cli.selecting import add_selector, open_client, selected
+from csa.model.clock import local_clock
 
 TYPE_CHECKING = False  # see csa/structs.py
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ def execute(arguments: argparse.Namespace) -> int:
     style, width = Style(sys.stdout), terminal_width(sys.stdout)
     for entry in entries:
         name = entry.commit[:_SHOWN] if width else entry.commit
-        clock = entry.at.astimezone().strftime("%Y-%m-%d %H:%M")
+        clock = local_clock(entry.at)
         head = f"{style(name, _COLOURS[entry.kind])}  {clock}  turn {entry.turn:<3} "
         text = f"{entry.kind}: {one_line(entry.subject)}" if entry.kind != "commit" else one_line(entry.subject)
         print(head + cut(text, width and width - len(name) - 2 - len(clock) - 2 - 9))

@@ -15,6 +15,7 @@ from csa.cli.output import Style, cut, one_line, print_json, printable, terminal
 from csa.cli.pager import page
 from csa.cli.selecting import add_selector, open_client, selected
 from csa.errors import NotFoundError
+from csa.model.clock import local_clock
 from csa.model.conversation import Message, ToolCall, message_to_json, read_conversation
 from csa.model.state import parse_time
 from csa.store.transcript import read_events
@@ -71,8 +72,7 @@ class _Renderer:
             yield from self._message(message)
 
     def _heading(self, message: Message) -> str:
-        at = parse_time(message.timestamp)
-        when = at.astimezone().strftime("%Y-%m-%d %H:%M") if at else ""
+        when = local_clock(parse_time(message.timestamp), otherwise="")
         words = one_line(" · ".join(filter(None, (f"turn {message.turn}", message.tool, message.model or "", when))))
         width = self._width or _PIPE_RULE
         return self._style(cut(f"── {words} {'─' * max(0, width - len(words) - 4)}", width), "dim")

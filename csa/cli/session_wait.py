@@ -83,6 +83,6 @@ def _print_line(ending: Ending) -> None:
     facts = [ending.tool, f"turn {ending.turn}" if ending.turn else ""]
     facts.append("" if ending.duration_s is None else elapsed(ending.duration_s))
     known = one_line(", ".join(fact for fact in facts if fact))
-    why = one_line(ending.error["message"]) if ending.error and ending.error.get("message") else ""
+    why = one_line(str(ending.error["message"])) if ending.error and ending.error.get("message") else ""
     status = style(ending.status, STATUS_STYLES.get(ending.status, ""))
     print(f"{ending.session_id}: {status}{f' ({known})' if known else ''}{f': {why}' if why else ''}", flush=True)

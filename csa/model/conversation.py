@@ -139,7 +139,7 @@ class _Conversation:
         self.say(event, "system", f"{event.data.get('to')} was told of {count} earlier turn{'s' * (count != 1)}")
 
     def compaction(self, event: Event) -> None:
-        if event.data.get("status") in {None, "succeeded"}:  # what was only begun, or failed, changes nothing
+        if event.data.get("status") in (None, "succeeded"):  # what was only begun, or failed, changes nothing
             self.say(event, "system", "the conversation was compacted")
 
     def _caller(self, event: Event) -> Message:

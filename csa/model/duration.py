@@ -6,12 +6,12 @@ import re
 from datetime import timedelta
 
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
+_TOO_LONG = timedelta(days=365_000)  # before it is counted from now on, which ends with the year 9999
 _FORM = re.compile(r"(\d{1,6})\s*([smhdw])", re.ASCII)
 
 
 def parse_duration(text: str) -> timedelta | None:
-    """Return the time that one number and one unit mean; None for anything else, and for no time at all."""
+    """Return the time that one number and one unit mean; None for anything else, for no time or 1000 years."""
     found = _FORM.fullmatch(text.strip().lower())
-    if not found or int(found[1]) == 0:
-        return None
-    return timedelta(**{_UNITS[found[2]]: int(found[1])})
+    span = timedelta(**{_UNITS[found[2]]: int(found[1])}) if found else timedelta()
+    return span if timedelta() < span < _TOO_LONG else None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from csa.model.usage import Usage
+from csa.model.usage import Usage, count_of, number_of
 from csa.structs import Struct, asdict, field, fields, replace
 
 TYPE_CHECKING = False  # see csa/structs.py
@@ -39,11 +39,10 @@ class Limits(Struct, kw_only=True):
         """Return these limits so that they can be written over the record of `old`: what is lifted is named, as 0."""
         return replace(self, tools={**dict.fromkeys(old.tools, 0), **self.tools})
 
-    def to_record(self) -> dict[str, Any] | None:
-        """Return `[limits]`, None standing for absent keys; None when there has never been a limit."""
+    def to_record(self) -> dict[str, Any]:
+        """Return `[limits]`, None standing for absent keys."""
         counts = {name: getattr(self, name) or None for name in COUNTS}
-        tools = {name: count or None for name, count in self.tools.items()} or None
-        return {**counts, "tools": tools} if tools or any(counts.values()) else None
+        return {**counts, "tools": {name: count or None for name, count in self.tools.items()} or None}
 
 
 COUNTS = tuple(name for name in fields(Limits) if name != "tools")
@@ -59,9 +58,9 @@ class Budget(Struct, kw_only=True):
     def __bool__(self) -> bool:
         return bool(self.tokens or self.usd or self.time_s)
 
-    def to_record(self) -> dict[str, Any] | None:
+    def to_record(self) -> dict[str, Any]:
         """Return `[budget]`, as `Limits.to_record`."""
-        return {name: amount or None for name, amount in asdict(self).items()} if self else None
+        return {name: amount or None for name, amount in asdict(self).items()}
 
     def exhausted_by(self, spent: Spent) -> str | None:
         """Return in words what is used up; None while there is something left of everything."""
@@ -93,13 +92,13 @@ class Spent(Struct, kw_only=True):
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Spent:
-        """Read the keys of `to_dict`; what is missing counts as none."""
+        """Read the keys of `to_dict`; what is missing, or no number, counts as none."""
         return cls(
-            tokens=int(data.get("tokens", 0)),
-            usd=float(data.get("usd", 0)),
-            time_s=float(data.get("time_s", 0)),
-            turns_unmeasured=int(data.get("turns_unmeasured", 0)),
-            turns_unpriced=int(data.get("turns_unpriced", 0)),
+            tokens=count_of(data.get("tokens")),
+            usd=float(number_of(data.get("usd")) or 0),
+            time_s=float(number_of(data.get("time_s")) or 0),
+            turns_unmeasured=count_of(data.get("turns_unmeasured")),
+            turns_unpriced=count_of(data.get("turns_unpriced")),
         )
 
 

@@ -6,12 +6,14 @@ from collections.abc import Mapping
 from datetime import datetime
 
 from csa.model.state import format_time, parse_time
-from csa.model.usage import Usage
+from csa.model.usage import Usage, count_of, number_of
 from csa.structs import Struct
 
 TYPE_CHECKING = False  # see csa/structs.py
 if TYPE_CHECKING:
-    from typing import Any, Literal
+    from typing import Any, Literal, TypeVar
+
+    _T = TypeVar("_T")
 
     Status = Literal["succeeded", "failed", "cancelled", "timed_out", "killed", "lost"]
 
@@ -147,32 +149,51 @@ def summarise(text: str) -> str:
 
 
 def result_from_event(session_id: str, turn: int, data: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the keyword arguments of a RunResult that a `run_finished` event holds (text and artifacts apart)."""
-    error = data.get("error") or {}
-    usage = data.get("usage")
+    """Return the keyword arguments of a RunResult that a `run_finished` event holds (text and artifacts apart).
+
+    Raises:
+        KeyError, TypeError, ValueError, OverflowError: it is none.
+    """
+    error, usage = _typed(data.get("error"), dict), _typed(data.get("usage"), dict)
+    denied, chain = _typed(data.get("denied"), list), _typed(data.get("chain"), list)
+    code, memory = data.get("tool_exit_code"), number_of(data.get("peak_rss_bytes"))
+    if (duration_s := number_of(data.get("duration_s", 0.0))) is None:
+        raise ValueError(f"duration_s is {data['duration_s']!r}")
+    error = error or {}
     return {
         "session_id": session_id,
         "turn": turn,
-        "tool": data.get("tool", ""),
-        "status": data["status"],
+        "tool": text_of(data.get("tool")) or "",
+        "status": str(data["status"]),
         "exit_code": int(data["exit_code"]),
-        "tool_exit_code": data.get("tool_exit_code"),
-        "signal": data.get("signal"),
-        "model": data.get("model"),
-        "provider_session_id": data.get("provider_session_id"),
-        "stop_reason": data.get("stop_reason"),
-        "summary": data.get("summary", ""),
-        "error_kind": error.get("kind"),
-        "error_message": error.get("message"),
+        "tool_exit_code": code if type(code) is int else None,
+        "signal": count_of(data.get("signal")) or None,
+        "model": text_of(data.get("model")),
+        "provider_session_id": text_of(data.get("provider_session_id")),
+        "stop_reason": text_of(data.get("stop_reason")),
+        "summary": text_of(data.get("summary")) or "",
+        "error_kind": text_of(error.get("kind")),
+        "error_message": text_of(error.get("message")),
         "usage": Usage.from_dict(usage) if usage else None,
-        "duration_s": float(data.get("duration_s", 0.0)),
+        "duration_s": float(duration_s),
         "started_at": parse_time(data.get("started_at")),
         "finished_at": parse_time(data.get("finished_at")),
-        "peak_rss_bytes": data.get("peak_rss_bytes"),
-        "denied": tuple(data.get("denied", ())),
-        "head": data.get("head"),
-        "chain": tuple(_link(link) for link in data.get("chain", ())),
+        "peak_rss_bytes": None if memory is None else int(memory),
+        "denied": tuple(map(str, denied or ())),
+        "head": text_of(data.get("head")),
+        "chain": tuple(map(_link, chain or ())),
     }
+
+
+def text_of(value: object) -> str | None:
+    """Return what a record says in words; None when it does not."""
+    return value if isinstance(value, str) else None
+
+
+def _typed(value: Any, kind: type[_T]) -> _T | None:
+    if value is not None and not isinstance(value, kind):
+        raise TypeError(f"{value!r} is no {kind.__name__}")
+    return value
 
 
 def _link(data: Mapping[str, Any]) -> Link:
@@ -180,5 +201,5 @@ def _link(data: Mapping[str, Any]) -> Link:
         turn=int(data["turn"]),
         tool=str(data["tool"]),
         status=str(data["status"]),
-        error_kind=data.get("error_kind"),
+        error_kind=text_of(data.get("error_kind")),
     )

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 
 from csa.ids import is_session_id
 from csa.model.limits import COUNTS, Budget, Limits, Spent
-from csa.model.usage import Usage
+from csa.model.usage import LARGEST, Usage
 from csa.structs import Struct, field
 
 TYPE_CHECKING = False  # see csa/structs.py
@@ -125,6 +125,9 @@ def parse_state(record: Mapping[str, Any]) -> SessionState:
     depth = _optional(genealogy, "depth", int) or 0
     if depth < 0:
         raise RecordFault("genealogy.depth", f"{depth} is negative")
+    turns = _optional(record, "turns", int) or 0
+    if turns < 0:
+        raise RecordFault("turns", f"{turns} is negative")
     return SessionState(
         session_id=session_id,
         project_path=_required(record, "project_path", str),
@@ -141,7 +144,7 @@ def parse_state(record: Mapping[str, Any]) -> SessionState:
         phase=phase,
         retired_at=parse_time(record.get("retired_at")),
         retired_phase=_optional(record, "retired_phase", str),
-        turns=_optional(record, "turns", int) or 0,
+        turns=turns,
         parent_session_id=_optional_id(genealogy, "parent_session_id"),
         parent_project=_optional(genealogy, "parent_project", str),
         root_session_id=_optional_id(genealogy, "root_session_id"),
@@ -205,7 +208,7 @@ def render_state(state: SessionState) -> dict[str, Any]:
 
 
 def parse_time(value: Any) -> datetime | None:
-    """Read a TOML date-time or an RFC 3339 string as UTC; None when it is neither."""
+    """Read a TOML date-time or an RFC 3339 string as UTC; None when it is neither, or not within the years of UTC."""
     if isinstance(value, str):
         try:
             value = datetime.fromisoformat(value)
@@ -215,7 +218,10 @@ def parse_time(value: Any) -> datetime | None:
         return None
     if value.tzinfo is UTC:  # as csa writes it
         return value
-    return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+    try:
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+    except OverflowError:
+        return None
 
 
 def format_time(moment: datetime) -> str:
@@ -288,15 +294,15 @@ def _amount(table: Mapping[str, Any], where: str, key: str, kinds: tuple[type[in
     value: Any = table.get(key)
     if value is None:
         return 0
-    if not isinstance(value, kinds) or isinstance(value, bool) or not 0 <= value < float("inf"):
+    if not isinstance(value, kinds) or isinstance(value, bool) or not 0 <= value <= LARGEST:
         raise RecordFault(f"{where}.{key}", f"{value!r} is not {'a count' if kinds == (int,) else 'an amount'}")
     return float(value)
 
 
 def _numbers(where: str, table: Mapping[str, Any]) -> dict[str, float]:
     for key, value in table.items():
-        if not isinstance(value, int | float) or isinstance(value, bool):
-            raise RecordFault(f"{where}.{key}", f"{value!r} is not a number")
+        if (type(value) is not int and type(value) is not float) or not 0 <= value <= LARGEST:
+            raise RecordFault(f"{where}.{key}", f"{value!r} is not an amount")
     return dict(table)
 
 
@@ -333,6 +339,9 @@ def _optional_id(record: Mapping[str, Any], key: str) -> str | None:
 
 
 def _time(record: Mapping[str, Any], key: str) -> datetime:
-    if (moment := parse_time(record.get(key))) is None:
-        raise RecordFault(key, "is missing" if key not in record else f"{record[key]!r} is not a time")
-    return moment
+    value = record.get(key)
+    if (moment := parse_time(value)) is not None:
+        return moment
+    if isinstance(value, datetime):
+        raise RecordFault(key, f"{value.isoformat()} is not within the years 1 to 9999 of UTC")
+    raise RecordFault(key, "is missing" if value is None else f"{value!r} is not a time")

@@ -1,4 +1,4 @@
-"""What a turn, or a session, has used."""
+"""What a turn, or a session, has used; and numbers as records tell them, which may hold anything."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ from csa.structs import Struct
 TYPE_CHECKING = False  # see csa/structs.py
 if TYPE_CHECKING:
     from typing import Any
+
+
+LARGEST = (1 << 63) - 1
 
 
 class Usage(Struct):
@@ -39,11 +42,23 @@ class Usage(Struct):
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Usage:
-        """Read the keys of `to_dict`; what is missing counts as none."""
-        cost = data.get("cost_usd")
+        """Read the keys of `to_dict`; what is missing, or no number, counts as none."""
+        cost = number_of(data.get("cost_usd"))
         return cls(
-            int(data.get("input_tokens", 0)),
-            int(data.get("output_tokens", 0)),
-            int(data.get("cached_tokens", 0)),
+            count_of(data.get("input_tokens")),
+            count_of(data.get("output_tokens")),
+            count_of(data.get("cached_tokens")),
             float(cost) if cost is not None else None,
         )
+
+
+def number_of(value: object) -> float | None:
+    """Return a number from 0 up to the largest that TOML has (true is none); None when it is no such thing."""
+    if type(value) is not int and type(value) is not float:
+        return None
+    return value if 0 <= value <= LARGEST else None
+
+
+def count_of(value: object) -> int:
+    """Return a count; 0 when it is none."""
+    return int(number_of(value) or 0)

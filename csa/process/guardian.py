@@ -98,8 +98,11 @@ def is_detached_supervisor(pid: int) -> bool:
     if lock is None:
         return False
     try:
-        with open(lock, "rb") as file:
-            owner = file.read(4096)
+        fd = os.open(lock, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a pipe would wait for a writer
+        try:
+            owner = os.read(fd, 4096)
+        finally:
+            os.close(fd)
     except OSError:
         return False
     return f'"pid":{pid},'.encode() in owner and b'"detached":true' in owner

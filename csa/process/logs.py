@@ -9,6 +9,7 @@ from pathlib import Path
 from csa.model.redaction import Redactor, StreamRedactor
 
 MAX_LOG_BYTES = 64 << 20
+_REPLACING = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NONBLOCK  # a pipe would wait for a reader
 
 
 class OutputLog:
@@ -59,7 +60,7 @@ class OutputLog:
 
     def _open(self) -> None:
         try:
-            self._fd = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+            self._fd = os.open(self._path, _REPLACING, 0o600)
         except OSError as error:
             self.fault = error
 
@@ -78,11 +79,11 @@ class OutputLog:
 
         joined = self._path.with_name(self._path.name + ".joined")
         try:
-            with open(os.open(joined, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600), "wb") as file:
+            with open(os.open(joined, _REPLACING, 0o600), "wb") as file:
                 if self._dropped:
                     file.write(f"[csa: the oldest {self._dropped} bytes were dropped]\n".encode())
                 for half in (self._older, self._path):
-                    with half.open("rb") as source:
+                    with open(os.open(half, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK), "rb") as source:
                         shutil.copyfileobj(source, file, 1 << 20)
             os.replace(joined, self._path)
             self._older.unlink()

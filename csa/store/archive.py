@@ -50,8 +50,8 @@ class ArchiveWriter:
     def __init__(self, stream: IO[bytes], manifest: dict[str, Any], *, now: float) -> None:
         self._now = now
         self._files = 0
-        # Closed by `close`, which is not called when something failed.
-        self._tar = tarfile.open(fileobj=stream, mode="w|gz", format=tarfile.PAX_FORMAT)  # noqa: SIM115
+        self._sink = _Sink(stream)
+        self._tar = tarfile.open(fileobj=self._sink, mode="w|gz", format=tarfile.PAX_FORMAT)  # noqa: SIM115  # see `close`
         content = json.dumps({"format": FORMAT, **manifest}, ensure_ascii=False).encode("utf-8", "backslashreplace")
         self._add(MANIFEST, io.BytesIO(content), len(content), now)
 
@@ -76,13 +76,26 @@ class ArchiveWriter:
         return self
 
     def __exit__(self, kind: object, *_: object) -> None:
-        if kind is None:  # what was begun and failed must not look whole
+        if kind is None:
             self.close()
+        else:  # what was begun and failed must not look whole
+            self._sink.stream = None
+            self._tar.close()
 
     def _add(self, name: str, content: Any, size: int, mtime: float) -> None:
         member = tarfile.TarInfo(name)
         member.size, member.mode, member.mtime = size, 0o600, int(mtime)
         self._tar.addfile(member, content)
+
+
+class _Sink(io.RawIOBase):
+    """What an archive is written to, and nothing any more when it has failed: tarfile closes what it has begun."""
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        self.stream: IO[bytes] | None = stream
+
+    def write(self, content: Any, /) -> int:
+        return self.stream.write(content) if self.stream else len(content)
 
 
 class _Plain(gzip.GzipFile):

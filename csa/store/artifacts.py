@@ -9,11 +9,12 @@ import errno
 import os
 import stat
 from collections.abc import Iterator, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import IO
 
 from csa.errors import RefusedError
+from csa.model.clock import from_timestamp
 from csa.paths import SessionPaths
 from csa.structs import Struct
 
@@ -42,7 +43,7 @@ def find_artifacts(paths: SessionPaths, *, turn: int | None = None) -> list[Arti
     root = Path(os.path.realpath(paths.root), paths.output.name)
     if root.is_symlink():
         known = root.lstat()
-        return [Artifact(root, ".", turn, known.st_size, datetime.fromtimestamp(known.st_mtime, UTC), leads_out=True)]
+        return [Artifact(root, ".", turn, known.st_size, from_timestamp(known.st_mtime), leads_out=True)]
     found = (_artifact(root, name) for name in walk_files(root) if not is_own(name))
     return sorted(
         (item for item in found if item and turn in {None, item.turn}), key=lambda item: (item.turn or 0, item.name)
@@ -143,7 +144,7 @@ def _artifact(root: Path, name: str) -> Artifact | None:
     place, slash, _ = name.partition("/")
     digits = place.removeprefix("turn-")
     turn = int(digits) if place != digits and digits.isdigit() and (slash or is_link) else None
-    modified = datetime.fromtimestamp(known.st_mtime, UTC)
+    modified = from_timestamp(known.st_mtime)
     return Artifact(path, name, turn, known.st_size, modified, leads_out)
 
 

@@ -114,6 +114,8 @@ def check_transcript(session_id: str, path: Path, *, is_at_rest: bool = True) ->
             problems.append(Problem(session_id, "error", path, fault, number))
             expected += 1
             continue
+        if b"NaN" in line or b"Infinity" in line:
+            problems += _check_numbers(session_id, path, line, number)
         if event.seq != expected:
             text = f"seq is {event.seq}, where {expected} should follow"
             problems.append(Problem(session_id, "error", path, text, number))
@@ -168,6 +170,14 @@ def _read_line(line: bytes) -> tuple[Event | None, str]:
     if found.get("v") != TRANSCRIPT_VERSION:
         return None, f"has version {found.get('v')!r}, not {TRANSCRIPT_VERSION}"
     return event, ""
+
+
+def _check_numbers(session_id: str, path: Path, line: bytes, number: int) -> list[Problem]:
+    """Look for numbers that JSON has not, though Python reads them."""
+    found: list[str] = []
+    json.loads(line, parse_constant=found.append)
+    text = f"holds {' and '.join(sorted(set(found)))}, which is no JSON; it counts as null"
+    return [Problem(session_id, "warning", path, text, number)] if found else []
 
 
 def _problem_of(session_id: str, fault: StateError) -> Problem:

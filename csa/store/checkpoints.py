@@ -24,6 +24,7 @@ from typing import Any, Literal
 from csa.errors import AmbiguousError, BusyError, CsaError, NotFoundError, StateError
 from csa.ids import is_session_id
 from csa.paths import SessionPaths
+from csa.store.atomic import open_regular, read_regular
 from csa.store.gitplumbing import ABSENT, Git, GitError, ensure_bare, open_bare
 from csa.store.sessions import Store
 from csa.store.transcript import end_of_last_line
@@ -75,7 +76,7 @@ def digest_transcript(paths: SessionPaths, limit: int | None = None) -> tuple[st
     """
     digest, lines, count = hashlib.sha256(), 0, 0
     try:
-        fd = os.open(paths.transcript, os.O_RDONLY | os.O_CLOEXEC)
+        fd = open_regular(paths.transcript)
     except FileNotFoundError:
         return digest.hexdigest(), 0, 0
     except OSError as error:
@@ -210,7 +211,7 @@ def _write_tree(git: Git, paths: SessionPaths, content: bytes) -> str:
     files = {FACTS: content}
     for path in (paths.state, paths.result):
         try:
-            files[path.name] = path.read_bytes()
+            files[path.name] = read_regular(path)
         except FileNotFoundError:
             continue
         except OSError as error:

@@ -8,6 +8,7 @@ from pathlib import Path
 from csa.errors import ConfigError
 from csa.model.config import Config, Layer, combine_layers, from_environment
 from csa.paths import user_config_file
+from csa.store.atomic import read_regular
 
 
 def load_config(project: Path, environ: Mapping[str, str]) -> Config:
@@ -18,15 +19,16 @@ def load_config(project: Path, environ: Mapping[str, str]) -> Config:
 def config_layers(project: Path, environ: Mapping[str, str]) -> list[Layer]:
     """Return the layers that exist, weakest first."""
     user = user_config_file(environ)
-    files = [_read_layer(user, is_project=False), _read_layer(project / ".csa" / "config.toml", is_project=True)]
-    if "CSA_CONFIG" in environ and files[0] is None:
+    is_named = "CSA_CONFIG" in environ  # by the user, who may mean a shell's <(...)
+    files = [_read_layer(user, may_be_pipe=is_named), _read_layer(project / ".csa" / "config.toml", is_project=True)]
+    if is_named and files[0] is None:
         raise ConfigError(f"CSA_CONFIG names {user}, which does not exist.")
     return [*(layer for layer in files if layer), *from_environment(environ)]
 
 
-def _read_layer(path: Path, *, is_project: bool) -> Layer | None:
+def _read_layer(path: Path, *, is_project: bool = False, may_be_pipe: bool = False) -> Layer | None:
     try:
-        content = path.read_bytes()
+        content = path.read_bytes() if may_be_pipe else read_regular(path)
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
@@ -35,5 +37,5 @@ def _read_layer(path: Path, *, is_project: bool) -> Layer | None:
 
     try:
         return Layer(str(path), tomllib.loads(content.decode()), is_project)
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"{path}: is not TOML ({error}).") from error

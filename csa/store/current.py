@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from csa.errors import StateError
 from csa.ids import ID_LENGTH, is_session_id
+from csa.store.atomic import open_regular
 from csa.store.sessions import Store
 
 _FILE = "current"
@@ -17,10 +18,12 @@ def read_current(store: Store) -> str | None:
     """
     path = f"{store.pathname}/{_FILE}"
     try:
-        with open(path, "rb") as file:
+        with open(open_regular(path), "rb") as file:
             text = file.read(2 * ID_LENGTH).decode("utf-8", "replace").strip()
     except FileNotFoundError:
         return None
+    except OSError as error:
+        raise StateError.unreadable(path, error) from error
     if not is_session_id(text):
         raise StateError(path, "does not hold the id of a session", hint="csa session current --clear")
     return text

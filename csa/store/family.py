@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from csa.errors import StateError
+from csa.store.atomic import read_regular
 from csa.store.sessions import Store
 from csa.store.stores import find_stores
 
@@ -52,7 +53,7 @@ class Family:
 def _parent(store: Store, session_id: str) -> str | None:
     """Return a session's parent; most are roots, which a look at the bytes shows without reading TOML."""
     try:
-        match = _PARENT.search(store.paths(session_id).state.read_bytes())
+        match = _PARENT.search(read_regular(store.paths(session_id).state))
     except OSError:
         return None
     if match is None:

@@ -13,6 +13,7 @@ from typing import Self
 from csa.errors import StateError
 from csa.model.events import Event
 from csa.paths import SessionPaths
+from csa.store.atomic import open_regular
 from csa.store.liveness import probe
 from csa.store.transcript import end_of_last_line, parse_line, read_events_backwards
 
@@ -67,7 +68,7 @@ class Follower:
     def _open(self) -> bool:
         if self._fd < 0:
             try:
-                self._fd = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
+                self._fd = open_regular(self._path)
             except FileNotFoundError:  # there is none before the first event
                 return False
             except OSError as error:

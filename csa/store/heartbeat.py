@@ -27,8 +27,11 @@ def render_heartbeat(processes: Sequence[ProcessId]) -> bytes:
 def journalled_processes(paths: SessionPaths) -> list[ProcessId]:
     """Return the processes of the last beat; none when their pids mean nothing here (another boot or namespace)."""
     try:
-        with open(f"{paths.root}/heartbeat", "rb") as file:  # gc asks for every session; Paths would take longest
-            _, place, *lines = file.read(_MAX_BYTES).decode(errors="replace").split("\n")
+        fd = os.open(f"{paths.root}/heartbeat", os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # gc asks for every session
+        try:
+            _, place, *lines = os.read(fd, _MAX_BYTES).decode(errors="replace").split("\n")
+        finally:
+            os.close(fd)
     except (OSError, ValueError):
         return []
     if place != f"{boot_id()} {pid_namespace()}":

@@ -195,5 +195,5 @@ def _recover(fd: int, path: Path) -> tuple[int, int]:
     end = end_of_last_line(fd, size)
     if end < size:
         os.ftruncate(fd, end)
-    last = next(read_events_backwards(path), None)  # damaged lines before it stay as they are
+    last = next(read_events_backwards(path), None) if end else None  # damaged lines before it stay as they are
     return (last.seq if last else 0), end

@@ -15,7 +15,7 @@ from pathlib import Path
 from csa.errors import StateError
 from csa.model.events import Event
 from csa.model.state import SessionState, parse_time
-from csa.model.usage import Usage
+from csa.model.usage import Usage, number_of
 from csa.paths import SessionPaths
 from csa.store.liveness import Liveness, probe
 from csa.store.owner import Owner
@@ -239,7 +239,7 @@ def _whole(events: list[Event], index: int) -> Event:
 
 
 def _finished(tail: _Tail, event: Event) -> _Tail:
-    duration = float(event.data.get("duration_s") or 0)
+    duration = number_of(event.data.get("duration_s")) or 0.0
     ended = _seconds(event.ts)
     began = _seconds(event.data.get("started_at")) or (ended - duration if ended is not None else None)
     tool = str(event.data.get("tool", ""))

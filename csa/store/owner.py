@@ -51,8 +51,8 @@ def parse_owner(content: bytes) -> Owner | None:
     try:
         record = json.loads(content)
         owner = Owner(**{name: record[name] for name in fields(Owner) if name in record})
-        datetime.fromisoformat(owner.since)
-    except (ValueError, TypeError, KeyError, RecursionError):
+        datetime.fromisoformat(owner.since).astimezone()
+    except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
         return None
     kinds = {"int": int, "str": str, "bool": bool}
     is_sound = all(isinstance(getattr(owner, name), kinds[kind]) for name, kind in Owner.__annotations__.items())

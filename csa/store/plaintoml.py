@@ -125,6 +125,38 @@ def _render_one(value: Any) -> str:
     raise _NotPlainError
 
 
+def render_any(values: Mapping[str, Any], *above: str) -> str:
+    """Return a document, or the table of that name in one, that says all that TOML can say, plainly and at length."""
+    lines = [f"{_key(key)} = {_one(value)}\n" for key, value in values.items() if not isinstance(value, dict)]
+    for key, value in values.items():
+        if isinstance(value, dict):
+            lines.append(f"\n[{'.'.join(map(_key, (*above, key)))}]\n{render_any(value, *above, key)}")
+    return "".join(lines)
+
+
+def _one(value: Any) -> str:
+    if isinstance(value, str):
+        return _quoted(value)
+    if isinstance(value, list):
+        return f"[{', '.join(map(_one, value))}]"
+    if isinstance(value, dict):
+        return f"{{{', '.join(f'{_key(key)} = {_one(each)}' for key, each in value.items())}}}"
+    if isinstance(value, int | float):  # infinities and what is no number have the same names in TOML
+        return str(value).lower()
+    return str(value.isoformat())
+
+
+def _key(key: str) -> str:
+    return key if key and _is_bare(key) else _quoted(key)
+
+
+def _quoted(text: str) -> str:
+    """Return a string between quotes, with JSON's escapes, all of which are TOML's too."""
+    import json  # noqa: PLC0415  # what csa wrote itself is written without it
+
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
+
+
 def _value(value: str) -> Any:
     if value.isdecimal() and value.isascii() and len(value) <= _MAX_DIGITS and (value[0] != "0" or value == "0"):
         return int(value)

@@ -27,7 +27,7 @@ def find_project(start: Path | str) -> str:
 def git_branch(project: Path) -> str | None:
     """Return the checked-out branch; None without a repository or with a detached head."""
     try:
-        head = (_git_directory(project) / "HEAD").read_text().strip()
+        head = _read(_git_directory(project) / "HEAD").strip()
     except (OSError, UnicodeDecodeError):
         return None
     _, found, branch = head.partition("ref: refs/heads/")
@@ -56,7 +56,7 @@ def is_commit(text: str) -> bool:
 def _git_directory(project: Path) -> Path:
     directory = project / ".git"
     if directory.is_file():  # a worktree or submodule: `gitdir: <path>`
-        directory = project / directory.read_text().removeprefix("gitdir:").strip()
+        directory = project / _read(directory).removeprefix("gitdir:").strip()
     return directory
 
 
@@ -64,8 +64,8 @@ def _resolve_head(directory: Path) -> str | None:
     """Follow HEAD: a worktree has one of its own, and branches in common with the others."""
     common = directory
     if (directory / "commondir").exists():
-        common = directory / (directory / "commondir").read_text().strip()
-    value = (directory / "HEAD").read_text().strip()
+        common = directory / _read(directory / "commondir").strip()
+    value = _read(directory / "HEAD").strip()
     for _ in range(_MAX_SYMBOLIC):
         if is_commit(value):
             return value
@@ -80,9 +80,15 @@ def _read_ref(directory: Path, common: Path, name: str) -> str:
     """Return what a ref says: a commit, another ref, or nothing for a branch without commits."""
     for place in (directory / name, common / name):
         if place.is_file():
-            return place.read_text().strip()
+            return _read(place).strip()
     try:
-        lines = (common / "packed-refs").read_text(errors="replace").splitlines()
+        lines = _read(common / "packed-refs", errors="replace").splitlines()
     except FileNotFoundError:
         return ""
     return next((line.partition(" ")[0] for line in lines if line.partition(" ")[2] == name), "")
+
+
+def _read(path: Path, *, errors: str = "strict") -> str:
+    from csa.store.atomic import read_regular  # noqa: PLC0415  # most commands only ask for the project
+
+    return read_regular(path).decode(errors=errors)

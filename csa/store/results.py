@@ -10,7 +10,7 @@ from csa.model.result import RunResult, result_from_event
 from csa.model.state import parse_time
 from csa.paths import SessionPaths
 from csa.store.artifacts import list_artifacts
-from csa.store.atomic import write_atomically
+from csa.store.atomic import read_regular, write_atomically
 from csa.store.transcript import read_events, read_events_backwards
 
 TYPE_CHECKING = False  # see csa/structs.py
@@ -38,6 +38,8 @@ def load_result(paths: SessionPaths, session_id: str, *, turn: int | None = None
             moment = parse_time(event.ts)
             known["started_at"] = known["started_at"] or moment
             known["finished_at"] = known["finished_at"] or moment
+            if not (known["started_at"] and known["finished_at"]):
+                raise StateError(paths.transcript, f"event {event.seq} is not a result (it says no time that there is)")
             return RunResult(**known, text=_answer(paths, event), artifacts=list_artifacts(paths, event.turn))
     if turn is not None and not 0 < turn <= newest:
         raise NotFoundError(f"Session {session_id} has no turn {turn}.", hint=f"csa session info -s {session_id}")
@@ -87,6 +89,6 @@ def read_final_text(paths: SessionPaths, turn: int) -> str:
     """Return the answer of a turn, redacted; empty where there is none."""
     path: Path = paths.turn_output(turn) / "final.md"
     try:
-        return path.read_bytes().decode("utf-8", "replace")  # as it is: text mode would change ends of lines
+        return read_regular(path).decode("utf-8", "replace")  # as it is: text mode would change ends of lines
     except OSError:
         return ""

@@ -287,7 +287,7 @@ def read_state_text(session: str, *, directory: int | None = None) -> bytes | No
     None where it cannot be read or is unusually long: then reading it as a record says what is wrong.
     """
     try:
-        fd = os.open(f"{session}/state.toml", os.O_RDONLY | os.O_CLOEXEC, dir_fd=directory)
+        fd = os.open(f"{session}/state.toml", os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK, dir_fd=directory)
     except OSError:
         return None
     try:

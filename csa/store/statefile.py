@@ -39,11 +39,12 @@ def read_record(path: Path | str) -> dict[str, Any]:
 
 def _read(path: Path | str) -> bytes:
     """Return a file's content; in one call, where the usual way makes six: a list reads thousands."""
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a pipe would wait for a writer
     try:
         content = os.read(fd, _USUAL_BYTES)
         if len(content) == _USUAL_BYTES:
-            content += b"".join(iter(lambda: os.read(fd, MAX_STATE_BYTES), b""))
+            while len(content) <= MAX_STATE_BYTES and (more := os.read(fd, MAX_STATE_BYTES)):
+                content += more
     finally:
         os.close(fd)
     return content
@@ -55,8 +56,10 @@ def parse_state_bytes(path: Path | str, content: bytes) -> SessionState:
 
 
 def _interpret(path: Path | str, content: bytes) -> dict[str, Any]:
+    if not content and os.path.exists(path) and not os.path.isfile(path):  # a pipe, of which nothing can be read
+        raise StateError(path, "is no regular file")
     if len(content) > MAX_STATE_BYTES:
-        raise StateError(path, f"is {len(content)} bytes long, more than any state.toml")
+        raise StateError(path, f"is longer than {MAX_STATE_BYTES} bytes, and than any state.toml")
     try:
         text = content.decode()
     except UnicodeDecodeError as error:
@@ -73,7 +76,7 @@ def _parse(path: Path | str, text: str) -> dict[str, Any]:
         return tomllib.loads(text)
     except RecursionError as error:
         raise StateError(path, "is not TOML (nested too deeply)") from error
-    except tomllib.TOMLDecodeError as error:
+    except ValueError as error:  # TOMLDecodeError, or a number of thousands of digits
         raise StateError(path, f"is not TOML ({error})", line=_line_of(error, text)) from error
 
 
@@ -103,12 +106,12 @@ def save_state(path: Path, state: SessionState) -> None:
 
     Raises:
         StateError: the file there is damaged; it is left as it is.
-        OSError: it cannot be written; the old content stays.
+        OSError: it cannot be read or written; the old content stays.
     """
     from csa.store.tomlfile import edit_toml  # noqa: PLC0415  # only writers pay for tomlkit
 
     load_state(path)  # the same checks, and errors, as every reader's
-    write_atomically(path, edit_toml(path.read_bytes(), render_state(state)))
+    write_atomically(path, edit_toml(_read(path), render_state(state)))
 
 
 def _line_of(error: ValueError, text: str) -> int | None:
@@ -123,8 +126,7 @@ def _line_of(error: ValueError, text: str) -> int | None:
 def _line_of_key(path: Path | str, key: str) -> int | None:
     name = key.rpartition(".")[2]
     try:
-        with open(path, encoding="utf-8", errors="replace") as file:
-            lines = file.read().splitlines()
+        lines = _read(path).decode("utf-8", "replace").splitlines()
     except OSError:
         return None
     return next((number for number, line in enumerate(lines, 1) if line.lstrip().startswith(name)), None)

@@ -62,7 +62,7 @@ def find_fault(paths: SessionPaths, state: SessionState) -> StateError | None:
     A transcript that begins with a turn, as most do, is not read any further: collectors ask for thousands.
     """
     try:
-        fd = os.open(f"{paths.pathname}/transcript.jsonl", os.O_RDONLY | os.O_CLOEXEC)
+        fd = os.open(f"{paths.pathname}/transcript.jsonl", os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         try:
             if b'"run_started"' in os.read(fd, _HEAD):
                 return None

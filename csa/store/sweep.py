@@ -9,10 +9,11 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 
 from csa.errors import StateError
+from csa.model.clock import from_timestamp
 from csa.model.collection import Reason, Rule
 from csa.model.state import SessionState
 from csa.paths import SessionPaths
@@ -98,7 +99,7 @@ def changed(paths: SessionPaths) -> datetime | None:
         except OSError:
             if path == paths.root:
                 return None
-    return datetime.fromtimestamp(max(times), UTC)
+    return from_timestamp(max(times))
 
 
 def retired_at(paths: SessionPaths) -> tuple[SessionState | None, datetime]:
@@ -110,7 +111,7 @@ def retired_at(paths: SessionPaths) -> tuple[SessionState | None, datetime]:
     Raises:
         OSError: it is gone.
     """
-    moved = datetime.fromtimestamp(os.stat(paths.root).st_ctime, UTC)
+    moved = from_timestamp(os.stat(paths.root).st_ctime)
     try:
         state = load_state(paths.state)
     except StateError:

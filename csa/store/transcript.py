@@ -11,6 +11,7 @@ from collections.abc import Iterator
 
 from csa.errors import StateError
 from csa.model.events import Event
+from csa.store.atomic import open_regular, require_regular
 
 TYPE_CHECKING = False  # see csa/structs.py
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ def read_events(path: Path) -> Iterator[Event]:
 def read_lines(path: Path) -> Iterator[bytes]:
     """Yield the transcript's lines as they are; StateError where they cannot be read."""
     try:
-        with path.open("rb") as file:
+        with open(open_regular(path), "rb") as file:
             yield from file
     except FileNotFoundError:
         return
@@ -70,13 +71,13 @@ def last_turn_event(transcript: Path | str) -> Event | None:
 
 def _lines_backwards(path: Path | str) -> Iterator[bytes]:
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a pipe would wait for a writer
     except FileNotFoundError:
         return
     except OSError as error:
         raise StateError.unreadable(path, error) from error
     try:
-        at = os.fstat(fd).st_size
+        at = require_regular(fd).st_size
         parts: list[bytes] | None = None  # of the line that is being read, last part first; None: of the partial one
         while at:
             start = max(0, at - _BLOCK)

@@ -26,6 +26,7 @@ from csa.ids import is_session_id
 from csa.model.limits import Spent
 from csa.model.state import SessionState
 from csa.paths import SessionPaths
+from csa.store.atomic import read_regular
 from csa.store.lineage import ancestors, find_record
 from csa.store.locks import Lock, acquire_lock, is_locked
 from csa.store.sessions import NEW_PREFIX, Store
@@ -133,7 +134,7 @@ def read_roll(root: Path, top: SessionState) -> tuple[list[Member], dict[str, Sp
     """Return the members, the top first, and what those that are gone had spent, without a lock or a write."""
     try:
         paths = find_record(root, top.project_path, top.session_id)
-        roll = _parse(paths.tree_lock.read_bytes() if paths else b"")
+        roll = _parse(read_regular(paths.tree_lock) if paths else b"")
     except OSError:
         roll = Roll({}, {}, is_complete=False)
     more = {} if roll.is_complete else {each.session_id: each for each in _search(root, top, roll)}
@@ -188,7 +189,7 @@ def _search(root: Path, top: SessionState, roll: Roll) -> list[Member]:
     found = []
     for session_id in store.ids():
         try:
-            content = store.paths(session_id).state.read_bytes()
+            content = read_regular(store.paths(session_id).state)
         except OSError:
             continue
         if session_id in roll.members or session_id in names or not any(mark in content for mark in marks):

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 from csa.model.events import Event
 from csa.model.state import parse_time
+from csa.model.usage import number_of
 from csa.store.transcript import parse_line, read_lines
 from csa.structs import Struct
 
@@ -38,8 +38,7 @@ class TurnRecord(Struct):
 
     def number_of(self, key: str) -> float | None:
         """Return a number that its end says; None where it says none."""
-        value: Any = self.finished.data.get(key) if self.finished else None
-        return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+        return number_of(self.finished.data.get(key)) if self.finished else None
 
 
 def read_turns(transcript: Path) -> Iterator[TurnRecord]:

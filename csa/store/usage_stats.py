@@ -13,7 +13,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from csa.store.atomic import write_atomically
+from csa.model.usage import count_of, number_of
+from csa.store.atomic import read_regular, write_atomically
 from csa.store.locks import Lock, acquire_lock
 from csa.store.plaintoml import load_plain
 from csa.store.sessions import Store
@@ -78,7 +79,7 @@ def stats_path(store: Store) -> Path:
 def load_usage_stats(store: Store) -> dict[str, ToolUsage]:
     """Return what is known, by tool; nothing of a file that is missing or cannot be read. Writes nothing."""
     try:
-        return _parse(stats_path(store).read_bytes())
+        return _parse(read_regular(stats_path(store)))
     except (OSError, ValueError):
         return {}
 
@@ -108,7 +109,7 @@ def _lock(store: Store) -> Lock | None:
 
 def _load_or_put_aside(path: Path) -> dict[str, ToolUsage]:
     try:
-        return _parse(path.read_bytes())
+        return _parse(read_regular(path))
     except FileNotFoundError:
         return {}
     except ValueError:
@@ -132,7 +133,7 @@ def _parse(content: bytes) -> dict[str, ToolUsage]:
     try:
         tools = (_parse_any(text) if document is None else document).get("tools", {})
         return {str(tool): _parse_tool(table) for tool, table in tools.items()}
-    except (AttributeError, KeyError, TypeError, RecursionError) as error:
+    except (AttributeError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise ValueError(str(error)) from error
 
 
@@ -143,6 +144,6 @@ def _parse_any(text: str) -> dict[str, Any]:
 
 
 def _parse_tool(table: Mapping[str, Any]) -> ToolUsage:
-    peaks = tuple(int(value) for value in table["peak_rss_bytes"])[-TURNS_KEPT:]
-    durations = tuple(float(value) for value in table["duration_s"])[-TURNS_KEPT:]
+    peaks = tuple(count_of(value) for value in table["peak_rss_bytes"])[-TURNS_KEPT:]
+    durations = tuple(number_of(value) or 0.0 for value in table["duration_s"])[-TURNS_KEPT:]
     return ToolUsage(peaks, durations)

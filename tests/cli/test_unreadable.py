@@ -52,6 +52,89 @@ def test_lists_show_it_as_damaged(place: Place, broken: Path, words: tuple[str, 
     assert snapshot(place.state_root) == before
 
 
+# What is no file: a pipe keeps whoever opens it waiting, some devices have no end
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device"])
+@pytest.mark.parametrize("name", ["state.toml", "transcript.jsonl", "result.toml", "heartbeat", "locks/session.lock"])
+def test_a_pipe_or_device_in_place_of_a_file(place: Place, kind: str, name: str) -> None:
+    """It is one damaged session at most, in nobody's way; no command waits for it, or reads on and on."""
+    for number in (1, 2):
+        write_session(store_of(place), number)
+    path = place.session(BAD) / name
+    replace_by(kind, path)
+    for words in (
+        ("session", "list", "--tree"),
+        ("stats",),
+        ("ps", "--all"),
+        ("gc", "--days", "30", "--all-projects"),
+        ("kill", "--all", "--yes"),
+        ("run", "--tool", "codex", "--name", "n", "hello"),
+    ):
+        done = place.run(*words)
+        is_in_doubt = words[0] == "kill" and name == "locks/session.lock"  # whether it runs is not known
+        assert (done.code, "Traceback" in done.err) == (6 if is_in_doubt else 0, False), (words, done.err)
+    is_damage = name in FILES or name == "state.toml"
+    assert (place.status(GOOD), place.status(BAD)) == ("succeeded", "damaged" if is_damage else "succeeded")
+    for command in ("info", "result", "show", "logs", "why", "is-alive", "wait", "artifacts", "export -o x"):
+        done = place.run("session", *command.split(), BAD)
+        assert "Traceback" not in done.err, command
+    problem = "is longer than" if (kind, path.suffix) == ("device", ".toml") else "is no regular file"
+    found = place.run("session", "validate")
+    assert (found.code, f"{path}: {problem}" in found.out or f"{path}: cannot be read ({problem}" in found.out) == (
+        (0, False) if name == "heartbeat" else (6, True)
+    )
+    is_mended = place.run("session", "repair", BAD).code == 0
+    assert is_mended is (name not in FILES)
+    assert place.run("session", "delete", BAD).code == (6 if name == "locks/session.lock" else 0)
+    assert place.run("session", "export", GOOD, "-o", "y").code == 0
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device"])
+@pytest.mark.parametrize("name", ["current", "usage_stats.toml", "usage_stats.lock", "audit.jsonl"])
+def test_a_pipe_or_device_in_the_store(place: Place, kind: str, name: str) -> None:
+    """Sessions run and are told of, whatever stands in the place of what a store knows besides."""
+    write_session(store_of(place), 1)
+    replace_by(kind, place.store / name)
+    for words in (("session", "list"), ("doctor",), ("run", "--tool", "codex", "x"), ("session", "rename", GOOD, "n")):
+        assert place.run(*words).code == 0, words
+    if name == "current":
+        done = place.run("session", "current")
+        assert (done.code, "cannot be read (is no regular file)" in done.err) == (6, True)
+
+
+@pytest.mark.parametrize("name", ["heartbeat", "cancel", "output/turn-0002", "../../../.csa/config.toml"])
+def test_a_pipe_where_a_turn_writes(place: Place, name: str) -> None:
+    """A supervisor waits for no reader of what it writes, and for no writer of what it reads."""
+    session = place.codex("hello").session_id
+    if name == "output/turn-0002":
+        for log in ("stdout.log", "stderr.log", "final.md"):
+            replace_by("pipe", place.session(session) / name / log)
+    elif name.endswith("config.toml"):
+        replace_by("pipe", place.project / ".csa" / "config.toml")
+    else:
+        replace_by("pipe", place.session(session) / name)
+    done = place.run("run", "--tool", "codex", "--session", session, "again")
+    is_config = name.endswith("config.toml")
+    assert (done.code, "is no regular file" in done.err) == ((6, True) if is_config else (0, False)), done.err
+
+
+def test_a_config_that_the_user_names_may_be_a_pipe(place: Place) -> None:
+    """As a shell makes one of `<(...)`."""
+    words = "CSA_CONFIG=<(echo max_sessions = 5) exec csa config show --json"
+    done = place.shell(["bash", "-c", words])
+    assert (done.code, done.json["max_sessions"]["value"]) == (0, 5)
+
+
+def replace_by(kind: str, path: Path) -> None:
+    path.parent.mkdir(0o700, parents=True, exist_ok=True)
+    path.unlink(missing_ok=True)
+    if kind == "pipe":
+        os.mkfifo(path)
+    else:
+        path.symlink_to("/dev/zero")
+
+
 def test_what_asks_for_it_says_so(place: Place, broken: Path) -> None:
     """Whatever needs the file names it and exits 6; others are answered."""
     for command in ("info", "export -o x", "wait", "kill"):

@@ -5,6 +5,7 @@ import os
 import tempfile
 import tomllib
 from datetime import UTC, datetime
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 
 from csa.errors import AmbiguousError, NotFoundError, UsageError
 from csa.ids import is_session_id, unique_prefix_length
+from csa.model.limits import Budget, Limits
 from csa.model.redaction import Redactor
 from csa.model.state import SessionState, ToolState, parse_state, render_state
 from csa.model.tree import build_forest, walk
@@ -117,8 +119,33 @@ def foreign_text(draw: st.DataObject) -> str:
     lines += [*unknown(), ""]
     for tool in draw.draw(st.lists(st.sampled_from(["codex", "claude-code", "other"]), max_size=2, unique=True)):
         lines += [f"[tools.{tool}]  # its own", line("last_exit_code", "0"), *unknown(), ""]
+    for table in draw.draw(st.lists(st.sampled_from(["limits", "budget", "usage"]), unique=True)):
+        lines += [f"[{table}]", *unknown(), ""]
     lines += draw.draw(st.sampled_from([[], ["[unknown.table]", *unknown()], ["[[unknown]]", "a = 1", "[[unknown]]"]]))
     return "\n".join([*lines, ""])
+
+
+def dense_text(draw: st.DataObject) -> str:
+    """Write a foreign record whose tables are dotted keys or stand in one line, in any order."""
+    groups = [
+        [f'meta_session_id = "{ID}"', 'project_path = "/p"'],
+        ["created_at = 2024-02-06T10:00:00Z", 'last_accessed = "2024-02-06T11:00:00Z"'],
+        draw.draw(st.sampled_from([["genealogy.depth = 0", "genealogy.x_twin = 1"], ["genealogy = {x_twin = 1}"]])),
+        draw.draw(
+            st.sampled_from(
+                [
+                    ["tools.codex.last_exit_code = 0", 'tools.codex.x_mood = "good"'],
+                    ["tools.codex = {last_exit_code = 0, x_mood = [1, 2]}"],
+                    ["tools = {codex = {last_exit_code = 0, x_mood = {a = 1}}}"],
+                    ["tools.other.last_exit_code = 0", "tools.claude-code = {x_mood = inf}"],
+                ]
+            )
+        ),
+        draw.draw(st.sampled_from([["budget.x_note = 1"], ["budget = {x_note = nan}"], ['x_top = "unknown"'], []])),
+        draw.draw(st.sampled_from([["x_list = [{a = 1}, {a = 2}]"], ["x.y.z = 1", "x.y.w = 2"], ["# a comment"], []])),
+    ]
+    behind = draw.draw(st.sampled_from([[], ["[limits]", "x_note = 1"], ["[x_behind]", "a = 1"]]))
+    return "\n".join([*chain.from_iterable(draw.draw(st.permutations(groups))), *behind, ""])
 
 
 def without(values: dict[str, Any], known: dict[str, Any]) -> dict[str, Any]:
@@ -156,6 +183,31 @@ def test_writing_keeps_what_it_does_not_know(data: st.DataObject) -> None:
     for comment in ("# written elsewhere", "# a comment", "# two", "# lines", "# its own"):
         assert written.decode().count(comment) == text.count(comment)
     assert isinstance(after["last_accessed"], type(before["last_accessed"]))
+
+
+@settings(max_examples=150)
+@given(st.data())
+def test_writing_keeps_keys_of_any_style(data: st.DataObject) -> None:
+    """Whichever way TOML's tables were written, none of their keys is lost or moved, and none is read as another's."""
+    text = dense_text(data)
+    before = tomllib.loads(text)
+    state = parse_state(before)
+    tool = data.draw(st.sampled_from(["codex", "claude-code"]))
+    changed = replace(
+        state,
+        turns=1,
+        last_accessed=_NOW,
+        parent_session_id=ID[:-1] + "0",
+        limits=data.draw(st.sampled_from([Limits(), Limits(max_children=2, tools={"codex": 1})])),
+        budget=data.draw(st.sampled_from([Budget(), Budget(tokens=5)])),
+        tools={**state.tools, tool: ToolState(provider_session_id="t", updated_at=_NOW, totals={"input_tokens": 1})},
+    )
+    once = edit_toml(text.encode(), render_state(changed))
+    after = tomllib.loads(once.decode())
+    assert parse_state(after) == replace(changed, schema=1, usage=Usage(cost_usd=0.0))
+    known = render_state(changed)
+    assert json.dumps(without(after, known), sort_keys=True) == json.dumps(without(before, known), sort_keys=True)
+    assert edit_toml(once, render_state(changed)) == once
 
 
 @settings(max_examples=40)

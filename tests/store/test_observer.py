@@ -142,7 +142,7 @@ def test_what_cannot_be_read_is_shown_as_such(
     )
     assert look(observer, IDS[0]).status == "damaged"
     assert (look(observer, IDS[1]).status, look(observer, IDS[1]).doing) == ("failed", "failed: Foreign work")
-    assert look(observer, IDS[2]).status == "unknown"
+    assert (look(observer, IDS[2]).status, look(observer, IDS[2]).duration_s) == ("failed", 0.0)
 
 
 def test_observing_writes_nothing(store: Store, observer: Observer) -> None:

@@ -133,6 +133,31 @@ key = 1
     assert 'created_at = "2024-02-06T10:00:00Z"' in written
 
 
+@pytest.mark.parametrize(
+    ("before", "behind"),
+    [
+        ("tools.codex.last_exit_code = 0\ntools.codex.mood = 1\n", ""),
+        ("", "tools.codex.last_exit_code = 0\ntools.codex.mood = 1\ncolour = 'blue'\n"),
+        ("tools = {codex = {last_exit_code = 0, mood = 1}}\n", ""),
+        ("", "[tools]\ncodex = {last_exit_code = 0, mood = 1}\n"),
+        ("", "tools.codex.mood = 1\n[budget]\nnote = 'mine'\n[limits]\nnote = 'mine'\n"),
+    ],
+    ids=["dotted", "dotted-last", "inline", "inline-in-table", "unknown-in-known"],
+)
+def test_tables_of_any_style_are_kept(write_foreign: ForeignWriter, before: str, behind: str) -> None:
+    """However another program writes its tables, a save loses none of its keys, and moves none into another table."""
+    paths = write_foreign(ID, text=f"{before}{GOOD}{behind}")
+    old = tomllib.loads(paths.state.read_text())
+    state = load_state(paths.state)
+    save_state(paths.state, replace(state, pinned=True, tools={**state.tools, "claude-code": ToolState(cwd="/p")}))
+    new = tomllib.loads(paths.state.read_text())
+    assert load_state(paths.state).tools["claude-code"].cwd == "/p"
+    assert (new["meta_session_id"], new["pinned"], new["tools"]["codex"]["mood"]) == (ID, True, 1)
+    assert {key: new.get(key) for key in ("budget", "limits", "colour")} == {
+        key: old.get(key) for key in ("budget", "limits", "colour")
+    }
+
+
 def _rest(record: dict[str, dict[str, dict[str, object]]]) -> dict[str, object]:
     codex = record["tools"]["codex"]
     return {key: codex[key] for key in ("last_action_summary",) if key in codex}

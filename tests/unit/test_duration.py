@@ -22,6 +22,7 @@ from csa.model.duration import parse_duration
         ("1d2h", None),
         ("1.5h", None),
         ("9999999d", None),
+        ("999999w", None),
         ("٣d", None),
         ("", None),
     ],

@@ -37,7 +37,7 @@ def test_lifted_limits_are_named() -> None:
         "max_running": 3,
         "tools": {"codex": None},
     }
-    assert Limits().to_record() is None
+    assert not any(Limits().to_record().values())
     assert Limits(max_children=2, max_tree_running=1).of_tree() == Limits(max_tree_running=1)
 
 

@@ -31,6 +31,12 @@ def test_usage_says_money_only_where_known() -> None:
     assert Usage.from_dict({}) == Usage()
 
 
+@pytest.mark.parametrize("odd", [None, "5", True, -1, float("nan"), float("inf"), 10**400, [], {}])
+def test_usage_of_what_is_no_number(odd: object) -> None:
+    """What a record says of numbers, and is none, counts as nothing; money then is unknown."""
+    assert Usage.from_dict({"input_tokens": odd, "output_tokens": 7, "cost_usd": odd}) == Usage(0, 7)
+
+
 def test_an_event_survives_its_line() -> None:
     """An event is the same after its wire form."""
     event = Event(3, "2026-01-01T00:00:00.000Z", "agent_message", 1, {"text": "hi"})

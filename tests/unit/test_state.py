@@ -112,6 +112,8 @@ def test_times_are_written_in_utc_with_milliseconds() -> None:
         ({"created_at": None}, "created_at"),
         ({"created_at": "soon"}, "created_at"),
         ({"last_accessed": 7}, "last_accessed"),
+        ({"last_accessed": "0001-01-01T00:00:00+01:00"}, "last_accessed"),
+        ({"expires_at": datetime.fromisoformat("9999-12-31T23:59:59-12:00")}, "expires_at"),
         ({"description": 7}, "description"),
         ({"phase": "asleep"}, "phase"),
         ({"turns": "many"}, "turns"),
@@ -130,6 +132,10 @@ def test_times_are_written_in_utc_with_milliseconds() -> None:
         ({"usage": {"input_tokens": "many"}}, "input_tokens"),
         ({"usage": {"output_tokens": [1]}}, "output_tokens"),
         ({"usage": {"cost_usd": "free"}}, "cost_usd"),
+        ({"usage": {"cost_usd": float("nan")}}, "usage.cost_usd"),
+        ({"usage": {"input_tokens": -5}}, "usage.input_tokens"),
+        ({"usage": {"turns_unpriced": 10**400}}, "usage.turns_unpriced"),
+        ({"turns": -1}, "turns"),
     ],
 )
 def test_a_wrong_value_is_named(changes: dict[str, Any], key: str) -> None:

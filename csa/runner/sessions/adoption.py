@@ -11,7 +11,7 @@ from csa.model.state import SessionState, ToolState
 from csa.paths import SessionPaths
 from csa.runner.sessions.acting import record_act, record_update
 from csa.runner.setting import Setting
-from csa.store.atomic import sync_directory
+from csa.store.atomic import append_private, read_regular, sync_directory
 from csa.store.audit import audit_file
 from csa.store.held import open_session, store_lock
 from csa.store.liveness import probe
@@ -157,10 +157,7 @@ def _move_audit(source: Store, store: Store, adoption: Adoption) -> None:
     if adoption.left or not old.exists():
         return
     try:
-        content = old.read_bytes()
-        fd = os.open(audit_file(store), os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
-        with open(fd, "ab") as file:
-            file.write(content)
+        append_private(audit_file(store), read_regular(old))
         old.unlink()
     except OSError as error:
         adoption.warnings.append(f"{old} stays where it is: {error.strerror or error}")

@@ -15,6 +15,7 @@ from csa.model.state import parse_time
 from csa.paths import SessionPaths
 from csa.procfs import boot_id, identify, is_stopped, is_zombie, machine_id, pid_namespace
 from csa.runner.sessions.resources import Resources, measure_trees
+from csa.store.atomic import read_regular
 from csa.store.holders import Holder, lock_holders
 from csa.store.locks import probe_lock
 from csa.store.owner import Owner, parse_owner
@@ -127,7 +128,7 @@ def gather_evidence(store: Store, session_id: str) -> Evidence:
         resources=resources,
         cpu_percent=percent,
         permission=permission.data if permission else None,
-        is_permission_pending=bool(permission and permission.data.get("status") not in _ANSWERED),
+        is_permission_pending=bool(permission and str(permission.data.get("status")) not in _ANSWERED),
         permission_age_s=_event_age(permission, now),
         heartbeat_age_s=heartbeat_age,
         heartbeat_host=_text(paths.heartbeat) or "",
@@ -225,7 +226,7 @@ def _age(path: Path, now: float) -> float | None:
 def _text(path: Path) -> str | None:
     """Return the first line of a small file; None when it is not there."""
     try:
-        return next(iter(path.read_text(errors="replace").splitlines()), "").strip()
+        return next(iter(read_regular(path).decode(errors="replace").splitlines()), "").strip()
     except OSError:
         return None
 

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any, Literal
 
+from csa.model.clock import from_timestamp
 from csa.model.state import format_time, parse_time
 from csa.runner.setting import Setting
 from csa.store.checkpoints import list_checkpoints
@@ -62,7 +63,7 @@ def session_log(setting: Setting, session_id: str) -> list[Entry]:
     for checkpoint in list_checkpoints(setting.store, setting.environ, session_id):
         facts = checkpoint.facts
         subject = facts.label or ("automatic" if facts.automatic else "by hand")
-        at = datetime.fromtimestamp(checkpoint.at, UTC)
+        at = from_timestamp(checkpoint.at)
         entries.append(
             Entry(kind="checkpoint", commit=checkpoint.commit, at=at, turn=facts.turn, subject=subject, author="csa")
         )
@@ -113,7 +114,7 @@ def _read_commits(git: Git, span: _Span) -> list[Entry]:
         Entry(
             kind="commit",
             commit=name,
-            at=datetime.fromtimestamp(int(at), UTC),
+            at=from_timestamp(int(at)),
             turn=span.turn,
             subject=subject,
             author=author,

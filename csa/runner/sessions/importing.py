@@ -158,7 +158,12 @@ def _changes(
     is_parent_here = state.parent_session_id in ids
     tools = {tool: _tool_changes(known, state.project_path, store.project) for tool, known in state.tools.items()}
     if is_copy:  # two sessions on one conversation would lose each other's turns
-        tools = {tool: {**known, "provider_session_id": None, "totals": None} for tool, known in tools.items()}
+        # The summary keeps a table that says nothing else: its tool has been used.
+        gone = {"provider_session_id": None, "totals": None}
+        tools = {
+            tool: {**known, **gone, "last_action_summary": state.tools[tool].last_action_summary}
+            for tool, known in tools.items()
+        }
     return {
         "name": name,
         "project_path": str(store.project),

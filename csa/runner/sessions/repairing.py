@@ -9,16 +9,17 @@ from pathlib import Path
 from typing import Any
 
 from csa.errors import BusyError, NotFoundError, StateError
+from csa.model.clock import from_timestamp
 from csa.model.events import Event
 from csa.model.limits import COUNTS, Spent, spent_by_turn
-from csa.model.result import summarise
+from csa.model.result import summarise, text_of
 from csa.model.state import SCHEMA, RecordFault, SessionState, parse_state, parse_time
-from csa.model.usage import Usage
+from csa.model.usage import Usage, number_of
 from csa.paths import SessionPaths
 from csa.runner.sessions.acting import record_act
 from csa.runner.setting import Setting
 from csa.runner.turns.planning import DESCRIPTION_LENGTH
-from csa.store.atomic import sync_directory, write_atomically
+from csa.store.atomic import open_regular, read_regular, sync_directory, write_atomically
 from csa.store.checking import DAMAGED_PREFIX, Problem, check_session, differing_keys, expected_result
 from csa.store.journal import Journal
 from csa.store.liveness import probe
@@ -129,7 +130,7 @@ def _is_readable(transcript: Path) -> bool:
 
 def _drop_partial_line(transcript: Path, repair: Repair, *, dry_run: bool) -> None:
     try:
-        fd = os.open(transcript, (os.O_RDONLY if dry_run else os.O_RDWR) | os.O_CLOEXEC)
+        fd = open_regular(transcript, os.O_RDONLY if dry_run else os.O_RDWR)
     except FileNotFoundError:
         return
     try:
@@ -228,13 +229,14 @@ def _from_transcript(paths: SessionPaths, project: Path) -> dict[str, Any] | Non
     first = next((event for event in events if event.type == "run_started"), None)
     if first is None:
         return None
+    written = from_timestamp(paths.transcript.stat().st_mtime)  # where the events do not say when
     description = summarise(str(first.data.get("prompt", "")))[:DESCRIPTION_LENGTH]
     record: dict[str, Any] = {
         "schema": SCHEMA,
         "meta_session_id": paths.root.name,
         "description": description,
         "project_path": str(project),
-        "created_at": parse_time(first.ts),
+        "created_at": parse_time(first.ts) or written,
         "tools": {},
     }
     usage, spent, tool, last = Usage(), Spent(), "", first
@@ -242,7 +244,7 @@ def _from_transcript(paths: SessionPaths, project: Path) -> dict[str, Any] | Non
         last = event
         if event.type == "run_started":
             tool = str(event.data.get("tool", ""))
-            record |= {"turns": event.turn, "permission": event.data.get("permission"), "phase": "active"}
+            record |= {"turns": event.turn, "permission": text_of(event.data.get("permission")), "phase": "active"}
             record["tools"].setdefault(tool, {})
         if tool:
             record["tools"][tool] |= _of_tool(event)
@@ -253,8 +255,8 @@ def _from_transcript(paths: SessionPaths, project: Path) -> dict[str, Any] | Non
             usage = usage + of_turn if of_turn else usage
         elif event.type == "run_finished":
             usage = usage + of_turn if of_turn else usage
-            spent += spent_by_turn(of_turn, float(event.data.get("duration_s") or 0))
-    record["last_accessed"] = parse_time(last.ts)
+            spent += spent_by_turn(of_turn, number_of(event.data.get("duration_s")) or 0.0)
+    record["last_accessed"] = parse_time(last.ts) or written
     sums = {"duration_s": spent.time_s, "turns_unmeasured": spent.turns_unmeasured}
     sums["turns_unpriced"] = spent.turns_unpriced
     record["usage"] = {key: value for key, value in {**usage.to_dict(), **sums}.items() if value is not None}
@@ -265,14 +267,14 @@ def _of_tool(event: Event) -> dict[str, Any]:
     """Return what an event tells of the tool's conversation."""
     data = event.data
     if event.type == "run_started":
-        return {"cwd": data.get("cwd"), "updated_at": event.ts}
+        return {"cwd": text_of(data.get("cwd")), "updated_at": event.ts}
     if event.type == "session_bound":
-        return {"provider_session_id": data.get("provider_session_id"), "updated_at": event.ts}
+        return {"provider_session_id": text_of(data.get("provider_session_id")), "updated_at": event.ts}
     if event.type == "run_finished":
-        code = data.get("tool_exit_code")
+        codes = [code for key in ("tool_exit_code", "exit_code") if type(code := data.get(key)) is int]
         return {
-            "last_action_summary": data.get("summary", ""),
-            "last_exit_code": code if code is not None else data.get("exit_code"),
+            "last_action_summary": text_of(data.get("summary")) or "",
+            "last_exit_code": codes[0] if codes else None,
             "updated_at": event.ts,
         }
     return {}
@@ -282,7 +284,7 @@ def _salvage(path: Path) -> dict[str, dict[str, Any]]:
     """Return the lines of a damaged record that can be read by themselves, by table, as far as they are wanted."""
     found: dict[str, dict[str, Any]] = {}
     try:
-        text = path.read_text(errors="replace")
+        text = read_regular(path).decode(errors="replace")
     except OSError:
         return found
     table, wanted = _ROOT, _SALVAGED[_ROOT]

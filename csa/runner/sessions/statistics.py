@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import datetime
 
 from csa.errors import StateError
+from csa.model.clock import local_clock
 from csa.model.state import SessionState
 from csa.model.statistics import Tally, TurnFacts
 from csa.model.usage import Usage
@@ -17,7 +18,7 @@ from csa.structs import Struct, field
 _Key = Callable[[SessionState, TurnRecord], str]
 KEYS: Mapping[str, _Key] = {
     "tool": lambda _, turn: turn.tool or "unknown",
-    "day": lambda _, turn: turn.started_at.astimezone().strftime("%Y-%m-%d") if turn.started_at else "unknown",
+    "day": lambda _, turn: local_clock(turn.started_at, "%Y-%m-%d", otherwise="unknown"),
     "tree": lambda state, _: state.root_session_id or state.session_id,
     "owner": lambda state, _: state.owner or "unknown",
 }

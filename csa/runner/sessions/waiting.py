@@ -15,7 +15,9 @@ from typing import Any
 
 from csa.errors import CsaError, NotFoundError, StateError
 from csa.model.events import Event
+from csa.model.usage import number_of
 from csa.paths import SessionPaths
+from csa.store.atomic import open_regular
 from csa.store.family import Family
 from csa.store.liveness import probe
 from csa.store.locks import is_locked
@@ -27,6 +29,7 @@ from csa.structs import Struct, asdict
 POLL_S = 0.025
 LOOK_FOR_CHILDREN_S = 0.5
 EXIT_BUSY = 4  # it still runs when the time is up, or it cannot be known whether it does
+_MAX_CODE = 255
 
 
 class Ending(Struct, kw_only=True):
@@ -108,7 +111,7 @@ class _Watch:
         self.paths = store.find(session_id)
         self._transcript = -1
         with suppress(OSError):  # there is none yet, or too many are open: then removal is not seen through
-            self._transcript = os.open(self.paths.transcript, os.O_RDONLY | os.O_CLOEXEC)
+            self._transcript = open_regular(self.paths.transcript)
 
     def runs(self) -> bool:
         return _is_held(self.paths) or probe(self.paths).state == "alive"
@@ -150,7 +153,7 @@ class _Watch:
             waiters_exit_code(last),
             tool=str(data.get("tool", "")),
             turn=last.turn,
-            duration_s=float(duration) if isinstance(duration, int | float) else None,
+            duration_s=number_of(duration),
             error=error if isinstance(error, dict) else None,
         )
 
@@ -242,7 +245,5 @@ def waiters_exit_code(finished: Event) -> int:
     """Return what a waiter exits with for a `run_finished`: as `csa run` did, but 1 for a turn that was cancelled."""
     if finished.data.get("status") == "cancelled":
         return 1
-    try:
-        return int(finished.data["exit_code"])
-    except (KeyError, TypeError, ValueError):
-        return 1
+    code = finished.data.get("exit_code")
+    return code if type(code) is int and 0 <= code <= _MAX_CODE else 1

@@ -141,7 +141,7 @@ def _turns_backwards(paths: SessionPaths) -> Iterator[_Turn]:
 
 def _take(turn: _Turn, event: Event) -> None:
     data = event.data
-    if event.type == "tool_call_update" and data.get("status") in {"completed", "failed"}:
+    if event.type == "tool_call_update" and str(data.get("status")) in {"completed", "failed"}:
         code = data.get("exit_code")
         turn.ends.setdefault(str(data.get("id")), f"exit {code}" if code else str(data["status"]))
     elif event.type == "tool_call":
@@ -178,7 +178,8 @@ def _describe_end(event: Event) -> str:
     status = str(event.data.get("status"))
     if status == "succeeded":
         return ""
-    error = event.data.get("error") or {}
+    error = event.data.get("error")
+    error = error if isinstance(error, dict) else {}
     return f"ended as {status}{kind_in_words(status, error.get('kind'))}: {error.get('message', '')}".rstrip(": ")
 
 

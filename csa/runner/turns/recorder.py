@@ -27,7 +27,7 @@ from csa.procfs import ProcessId
 from csa.runner.turns.admission import open_admission
 from csa.runner.turns.plan import TurnPlan
 from csa.store.artifacts import list_artifacts
-from csa.store.atomic import append_private, write_atomically, write_private
+from csa.store.atomic import append_private, read_regular, write_atomically, write_private
 from csa.store.heartbeat import render_heartbeat
 from csa.store.held import RETRY_OR_WAIT, HeldSession, build_session, open_session, store_lock
 from csa.store.journal import Journal
@@ -261,7 +261,7 @@ class Recorder:
 def read_cancellation(paths: SessionPaths, redactor: Redactor) -> str | None:
     """Return the first line of the `cancel` file; None when there is none, or nobody can tell."""
     try:
-        words = paths.cancel.read_text("utf-8", "replace")
+        words = read_regular(paths.cancel).decode("utf-8", "replace")
     except OSError:
         if not os.path.lexists(paths.cancel):
             return None

@@ -11,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from csa.paths import SessionPaths
-from csa.store.atomic import write_private
+from csa.store.atomic import open_regular, write_private
 
 LARGEST_BYTES = 1 << 20
 
@@ -91,7 +91,7 @@ def read_named_files(names: tuple[str, ...], environ: Mapping[str, str], directo
         if path is None:
             continue
         with suppress(OSError):
-            with path.open("rb") as file:
+            with open(open_regular(path), "rb") as file:
                 content = file.read(LARGEST_BYTES + 1)
             if len(content) <= LARGEST_BYTES:
                 found[name] = content.decode("utf-8", "replace")
