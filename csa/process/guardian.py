@@ -177,8 +177,8 @@ def _spawn(argv: list[str], status: int, *, has_tty: bool = False) -> int:
 
 def _exec(argv: list[str], parent: int, error_write: int, *, has_tty: bool) -> None:
     try:
-        for number in (*_IGNORED, signal.SIGXFSZ):  # the last one Python ignores
-            signal.signal(number, signal.SIG_DFL)
+        for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
+            signal.signal(number, signal.SIG_DFL)  # whatever we, Python or who started csa ignores
         if has_tty:
             _take_foreground()
         else:
@@ -288,6 +288,8 @@ def main() -> None:
                 continue  # the descriptor of the listing itself
     for number in _IGNORED:
         signal.signal(number, signal.SIG_IGN)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # what is inherited may hide the tool's end from us
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
     become_subreaper()
     tool = _spawn(argv, status, has_tty=has_tty)
     null = os.open(os.devnull, os.O_RDWR)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import signal
 import subprocess
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -82,5 +83,10 @@ def launch_tool(argv: Sequence[str], *, cwd: str, env: Mapping[str, str], shared
 
 
 def become_subreaper() -> None:
-    """Have this process, which must be csa's own, adopt what a killed guardian leaves behind."""
+    """Have this process, which must be csa's own, adopt what a killed guardian leaves behind.
+
+    It heeds its signals, and learns of its children's ends, whatever it has inherited.
+    """
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
     guardian.become_subreaper()

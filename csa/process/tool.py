@@ -101,7 +101,10 @@ class ToolProcess:
         while words := await self._next_status():
             if words[0] == "swept":
                 self.swept, self.peak_rss_bytes = int(words[1]), int(words[2])
-        pidfd = os.pidfd_open(self._process.pid)
+        try:
+            pidfd = os.pidfd_open(self._process.pid)
+        except ProcessLookupError:
+            return  # reaped already, by the kernel where this process ignores SIGCHLD
         try:
             await anyio.wait_readable(pidfd)
         finally:
