@@ -12,6 +12,7 @@ import anyio
 from csa.model.adapter import ToolExit
 from csa.process import guardian
 from csa.process.launch import Launched, SpawnError, guardians_at_work, launch_tool
+from csa.process.orphans import sweep_orphans
 from csa.procfs import ProcessId, cpu_ticks, identify
 
 READ_BYTES = 1 << 18
@@ -24,6 +25,7 @@ class ToolProcess:
     def __init__(self, launched: Launched) -> None:
         self.pid = 0
         self.swept = 0  # processes the tool had left behind; -1 when some could not be killed
+        self.is_swept = False  # the guardian has said so: it was not killed
         self.kept: list[int] | None = None  # processes that were left to run; None when all is to be swept
         self.peak_rss_bytes: int | None = None  # of the largest process of the tree
         self._launched = launched
@@ -100,7 +102,7 @@ class ToolProcess:
         os.close(self._control)
         while words := await self._next_status():
             if words[0] == "swept":
-                self.swept, self.peak_rss_bytes = int(words[1]), int(words[2])
+                self.is_swept, self.swept, self.peak_rss_bytes = True, int(words[1]), int(words[2])
         try:
             pidfd = os.pidfd_open(self._process.pid)
         except ProcessLookupError:
@@ -134,8 +136,8 @@ async def start_tool(
         cwd: the directory to start in.
         env: the whole environment of the tool.
         shared_fds: descriptors the guardian keeps open until the tree is gone (the session lock); the tool gets none.
-        owns_process: this process is csa's own and a subreaper: should the guardian be killed, every child that is
-            not another guardian is the tool's, and is killed.
+        owns_process: this process is csa's own and a subreaper: should the guardian be killed, it ends what that
+            leaves behind (see `csa.process.orphans`).
 
     Raises:
         SpawnError: the directory, the program or the guardian cannot be started.
@@ -161,27 +163,9 @@ async def attend_tool(launched: Launched, *, owns_process: bool = False) -> Asyn
             await tool._finish()  # noqa: SLF001  # as above
         guardians_at_work.discard(tool.guardian_pid)
         launched.process.poll()
-        if owns_process and tool.kept is None:
-            tool.swept += sweep_adopted()
+        if owns_process and tool.kept is None and not tool.is_swept:
+            tool.swept = sweep_orphans(launched.session_dir, launched.others)
         tool._close()  # noqa: SLF001  # as above
-
-
-def sweep_adopted() -> int:
-    """Kill and reap adopted children of this process; return how many.
-
-    Guardians at work are spared, and so are detached supervisors.
-    """
-    killed = 0
-    for pid in guardian.own_children_of(os.getpid()):
-        if pid in guardians_at_work:
-            continue
-        for victim in [*guardian.descendants_of(pid), pid]:
-            with suppress(OSError):
-                os.kill(victim, signal.SIGKILL)
-        with suppress(ChildProcessError):
-            os.waitpid(pid, 0)
-        killed += 1
-    return killed + (sweep_adopted() if killed else 0)
 
 
 def processes_below(guardian_pid: int) -> list[ProcessId]:
