@@ -208,11 +208,12 @@ class _Session:
     def close(self) -> bool:
         """Have the guardian end what is left, and wait for it; return whether it says that it has done so."""
         os.close(self._control)
+        self._continue_guardian()
         assert self._child.pid is not None
-        with suppress(OSError):
-            pidfd = os.pidfd_open(self._child.pid)
-            select.select([pidfd], [], [], _SWEEP_WAIT_S)
-            os.close(pidfd)
+        pidfd = os.pidfd_open(self._child.pid)
+        if not select.select([pidfd], [], [], _SWEEP_WAIT_S)[0]:
+            os.kill(self._child.pid, signal.SIGKILL)
+        os.close(pidfd)
         said = self._last_words()
         os.close(self._status)
         with suppress(pexpect.ExceptionPexpect):
@@ -242,6 +243,12 @@ class _Session:
     def _order(self, line: str) -> None:
         with suppress(BrokenPipeError):  # the guardian is gone; its status says so too
             os.write(self._control, f"{line}\n".encode())
+        self._continue_guardian()
+
+    def _continue_guardian(self) -> None:
+        """Have it go on, should somebody have stopped it."""
+        assert self._child.pid is not None
+        os.kill(self._child.pid, signal.SIGCONT)  # a child that is not reaped before the end
 
     def _follow_size(self) -> None:
         self._child.setwinsize(*_window()[::-1])

@@ -63,6 +63,11 @@ class ToolProcess:
         """Have the guardian signal the tool itself (not its children); harmless when it has ended."""
         with suppress(OSError):
             os.write(self._control, f"signal {number}\n".encode())
+        self._continue_guardian()
+
+    def abandon(self) -> None:
+        """Kill a guardian that does not do its work; the tool dies with it, and `wait` comes to its end."""
+        self._process.kill()
 
     def keep_background(self) -> None:
         """Have what the tool leaves behind live on, instead of sweeping it."""
@@ -78,6 +83,10 @@ class ToolProcess:
         if words[:1] == ["killed"]:
             return ToolExit(None, int(words[1]))
         return ToolExit(None, int(signal.SIGKILL))
+
+    def _continue_guardian(self) -> None:
+        """Have it go on, should somebody have stopped it."""
+        self._process.send_signal(signal.SIGCONT)
 
     async def _started(self, program: str) -> None:
         words = await self._next_status()
@@ -100,13 +109,14 @@ class ToolProcess:
     async def _finish(self) -> None:
         """Tell the guardian to end, and wait until it has swept."""
         os.close(self._control)
+        self._continue_guardian()
         while words := await self._next_status():
             if words[0] == "swept":
                 self.is_swept, self.swept, self.peak_rss_bytes = True, int(words[1]), int(words[2])
         try:
             pidfd = os.pidfd_open(self._process.pid)
         except ProcessLookupError:
-            return  # reaped already, by the kernel where this process ignores SIGCHLD
+            return  # reaped already; by the kernel, where this process ignores SIGCHLD
         try:
             await anyio.wait_readable(pidfd)
         finally:
@@ -162,7 +172,8 @@ async def attend_tool(launched: Launched, *, owns_process: bool = False) -> Asyn
         with anyio.CancelScope(shield=True), anyio.move_on_after(_SWEEP_WAIT_S):
             await tool._finish()  # noqa: SLF001  # as above
         guardians_at_work.discard(tool.guardian_pid)
-        launched.process.poll()
+        if launched.process.poll() is None:
+            tool.abandon()
         if owns_process and tool.kept is None and not tool.is_swept:
             tool.swept = sweep_orphans(launched.session_dir, launched.others)
         tool._close()  # noqa: SLF001  # as above

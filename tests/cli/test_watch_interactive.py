@@ -178,6 +178,19 @@ def test_it_is_killed(place: Place) -> None:
         terminal.wait_for(LEAVE_SCREEN)
 
 
+def test_it_is_killed_with_its_guardian_stopped(place: Place) -> None:
+    """A guardian that somebody has stopped is made to go on."""
+    session_id = place.codex("hello").session_id
+    with open_on(place, session_id) as terminal:
+        terminal.wait_for("resumes")
+        (guardian,) = children_of(terminal.process.pid)
+        os.kill(guardian, signal.SIGSTOP)
+        assert place.run("session", "kill", session_id, "--json").json[0]["forced"] is False
+        assert terminal.end() == 1
+        assert is_as_before(terminal)
+    assert place.processes() == {}
+
+
 def test_a_killed_csa_disturbs_no_shell(place: Place) -> None:
     """A terminal to which somebody has given settings of his own meanwhile keeps them when csa is killed."""
     session_id = place.codex("hello").session_id

@@ -246,6 +246,35 @@ def test_killed_guardian_takes_the_tool_along(place: Place) -> None:
     wait_for(lambda: not is_running(pid), "the tool is dead", within_s=2)
 
 
+def test_guardian_that_hears_nothing(place: Place) -> None:
+    """A guardian that is given up for lost is killed, which ends the tool, and the waiting for it."""
+
+    async def scenario() -> ToolExit:
+        async with started(place, "sh", "-c", "echo ready; exec sleep 600") as tool:
+            assert await tool.read_stdout() == b"ready\n"
+            os.kill(tool.guardian_pid, signal.SIGSTOP)
+            tool.abandon()
+            return await tool.wait()
+
+    assert anyio.run(scenario) == ToolExit(None, signal.SIGKILL)
+    place.wait_until_empty(within_s=2)
+
+
+def test_stopped_guardian_goes_on(place: Place) -> None:
+    """One that was stopped passes a signal on, and sweeps, all the same."""
+
+    async def scenario() -> tuple[ToolExit, int]:
+        async with started(place, "sh", "-c", "setsid sleep 600 & echo ready; exec sleep 600") as tool:
+            assert await tool.read_stdout() == b"ready\n"
+            os.kill(tool.guardian_pid, signal.SIGSTOP)
+            tool.signal(signal.SIGTERM)
+            end = await tool.wait()
+            os.kill(tool.guardian_pid, signal.SIGSTOP)
+        return end, tool.swept
+
+    assert anyio.run(scenario) == (ToolExit(None, signal.SIGTERM), 1)
+
+
 def test_many_at_once(place: Place) -> None:
     """Ten tools side by side end each with its own code, and the end of one does not disturb another."""
 

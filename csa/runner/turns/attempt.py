@@ -29,6 +29,7 @@ FIRST_BEAT_S = 1.0
 HEARTBEAT_S = 5.0
 CANCEL_POLL_S = 0.2
 TERM_GRACE_S = 3.0  # claude needs 1.6 s to end its shells
+KILL_LIMIT_S = 10.0
 REAP_GRACE_S = 5.0
 DRAIN_IDLE_S = 0.2
 DRAIN_LIMIT_S = 5.0
@@ -191,8 +192,10 @@ class Attempt:
         self._stopping.request(Stop("reaped", None, "the tool finished but did not exit"))
 
     async def _end_on_request(self) -> None:
-        """TERM, a grace, KILL."""
+        """TERM, a grace, KILL; and an end of waiting for a guardian that tells of none."""
         await self._stopping.requested.wait()
         self._tool.signal(signal.SIGTERM)
         await anyio.sleep(TERM_GRACE_S)
         self._tool.signal(signal.SIGKILL)
+        await anyio.sleep(KILL_LIMIT_S)
+        self._tool.abandon()
