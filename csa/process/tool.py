@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
+from termios import FIONREAD
 
 import anyio
 
@@ -45,6 +47,11 @@ class ToolProcess:
     async def read_stderr(self) -> bytes:
         assert self._process.stderr is not None
         return await _read(self._process.stderr.fileno())
+
+    def has_unread_output(self) -> bool:
+        """Say whether the tool has written something that nobody has read yet."""
+        streams = (self._process.stdout, self._process.stderr)
+        return any(any(fcntl.ioctl(stream, FIONREAD, bytes(4))) for stream in streams if stream is not None)
 
     async def feed_stdin(self, content: bytes) -> None:
         """Write all, then close. A tool that does not read to the end is no error."""

@@ -114,6 +114,22 @@ def test_stdin_of_a_tool_that_runs_on(place: Place) -> None:
     assert not place.processes()
 
 
+def test_unread_output_is_known(place: Place) -> None:
+    """Whether something waits to be read can be asked: neither what was read does, nor an end."""
+
+    async def scenario() -> list[bool]:
+        async with started(place, "sh", "-c", "echo one >&2; exec >&- 2>&-; read line") as tool:
+            await anyio.to_thread.run_sync(wait_for, tool.has_unread_output, "it has said something")
+            assert await tool.read_stderr() == b"one\n"
+            assert await tool.read_stderr() == b""
+            seen = [tool.has_unread_output()]
+            await tool.feed_stdin(b"go\n")
+            await tool.wait()
+            return [*seen, tool.has_unread_output()]
+
+    assert anyio.run(scenario) == [False, False]
+
+
 def test_signal_reaches_the_tool_alone(place: Place) -> None:
     """A signal goes through the guardian to the tool, which may handle it."""
 
