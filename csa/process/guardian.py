@@ -28,6 +28,7 @@ import time
 TYPE_CHECKING = False  # as below: a guardian starts before each tool, and imports little
 if TYPE_CHECKING:
     import signal
+    from collections.abc import Callable
 else:
     import _signal as signal  # what `signal` makes enums of, which take a quarter of the start
 
@@ -108,23 +109,29 @@ def is_detached_supervisor(pid: int) -> bool:
     return f'"pid":{pid},'.encode() in owner and b'"detached":true' in owner
 
 
-def sweep(limit_s: float = SWEEP_LIMIT_S) -> int:
+def sweep(find: Callable[[], list[int]] | None = None, *, limit_s: float = SWEEP_LIMIT_S) -> int:
     """Kill and reap our children until there are none; return how many had to be killed, -1 if some would not die.
 
-    Supervisors of nested runs get TERM and a second first, so that their turns end `cancelled` rather than `lost`.
+    `find` returns the children that are to go: all but detached supervisors, unless it is given. Supervisors of nested
+    runs get TERM and a second first, so that their turns end `cancelled` rather than `lost`.
     """
-    _reap_all()
-    _ask_nested_to_end()
+    find = find or _own_children
+    _reap(find())
+    _ask_nested_to_end(find())
     end, pause_s = time.monotonic() + limit_s, 0.001
     killed: set[int] = set()
-    while (children := own_children_of(os.getpid())) and time.monotonic() < end:
+    while (children := find()) and time.monotonic() < end:
         killed.update(pid for pid in children if not _is_zombie(pid))
         for pid in children:
             _kill(pid, signal.SIGKILL)
         time.sleep(pause_s)
         pause_s = min(pause_s * 2, 0.02)
-        _reap_all()
+        _reap(find())
     return -1 if children else len(killed)
+
+
+def _own_children() -> list[int]:
+    return own_children_of(os.getpid())
 
 
 def _is_zombie(pid: int) -> bool:
@@ -135,31 +142,30 @@ def _is_zombie(pid: int) -> bool:
         return True
 
 
-def _ask_nested_to_end() -> None:
+def _ask_nested_to_end(children: list[int]) -> None:
     """Send TERM, and once more in the middle of the time there is: who gets two does not wait for his tool."""
-    me = os.getpid()
-    nested = [pid for pid in descendants_of(me) if session_lock_of(pid)]
+    below = [pid for child in children for pid in (child, *descendants_of(child))]
+    nested = [pid for pid in below if session_lock_of(pid)]
     for _ in range(2):
         for pid in nested:
             _kill(pid, signal.SIGTERM)
+            _kill(pid, signal.SIGCONT)  # who was stopped, or whose guardian was, could not obey
         end = time.monotonic() + NESTED_GRACE_S / 2
         while nested and time.monotonic() < end:
             time.sleep(0.01)
-            _reap_all()
-            living = set(descendants_of(me))
-            nested = [pid for pid in nested if pid in living]
+            nested = [pid for pid in nested if not _is_zombie(pid)]
 
 
-def _reap_all() -> None:
-    try:
-        while os.waitpid(-1, os.WNOHANG)[0]:
-            pass
-    except ChildProcessError:
-        pass
+def _reap(pids: list[int]) -> None:
+    for pid in pids:
+        try:  # noqa: SIM105  # contextlib takes a third of the start
+            os.waitpid(pid, os.WNOHANG)
+        except ChildProcessError:
+            pass  # not ours to reap
 
 
 def _kill(pid: int, number: int) -> None:
-    try:  # noqa: SIM105  # contextlib takes a third of the start
+    try:  # noqa: SIM105  # as above
         os.kill(pid, number)
     except OSError:
         pass  # it ended, or became another user's: a setuid program is beyond our reach
@@ -180,8 +186,8 @@ def _spawn(argv: list[str], status: int, *, has_tty: bool = False) -> int:
 
 def _exec(argv: list[str], parent: int, error_write: int, *, has_tty: bool) -> None:
     try:
-        for number in (*_IGNORED, signal.SIGXFSZ):  # the last one Python ignores
-            signal.signal(number, signal.SIG_DFL)
+        for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
+            signal.signal(number, signal.SIG_DFL)  # whatever we, Python or who started csa ignores
         if has_tty:
             _take_foreground()
         else:
@@ -252,7 +258,7 @@ def _watch(tool: int, control: int, status: int, *, has_tty: bool) -> bool:
         ready, _, _ = select.select([control, wake_read], [], [])
         if wake_read in ready:
             os.read(wake_read, 512)
-            running = _reap(tool, status, options, running=running)
+            running = _note_ends(tool, status, options, running=running)
         if control in ready:
             words = os.read(control, 512).split()
             if not words:
@@ -265,7 +271,7 @@ def _watch(tool: int, control: int, status: int, *, has_tty: bool) -> bool:
                     os.killpg(tool, signal.SIGCONT)
 
 
-def _reap(tool: int, status: int, options: int, *, running: bool) -> bool:
+def _note_ends(tool: int, status: int, options: int, *, running: bool) -> bool:
     try:
         while (changed := os.waitpid(-1, options))[0]:
             if changed[0] == tool:
@@ -291,6 +297,8 @@ def main() -> None:
                 continue  # the descriptor of the listing itself
     for number in _IGNORED:
         signal.signal(number, signal.SIG_IGN)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # what is inherited may hide the tool's end from us
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
     become_subreaper()
     tool = _spawn(argv, status, has_tty=has_tty)
     null = os.open(os.devnull, os.O_RDWR)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import signal
 import subprocess
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -25,11 +26,22 @@ class SpawnError(Exception):
 class Launched:
     """A guardian that starts a tool. Whoever does not attend to it leaves it until this process ends, which ends it."""
 
-    def __init__(self, program: str, process: subprocess.Popen[bytes], control: int, status: int) -> None:
+    def __init__(
+        self,
+        program: str,
+        process: subprocess.Popen[bytes],
+        control: int,
+        status: int,
+        *,
+        session_dir: str | None,
+        others: Sequence[int],
+    ) -> None:
         self.program = program
         self.process = process
         self.control = control
         self.status = status
+        self.session_dir = session_dir
+        self.others = others  # the children that this process had before
         self.fed = 0  # bytes of what goes to the tool's stdin
         for stream in (process.stdin, process.stdout, process.stderr):
             if stream is not None:
@@ -58,6 +70,7 @@ def launch_tool(argv: Sequence[str], *, cwd: str, env: Mapping[str, str], shared
     """Start a guardian that starts a tool; arguments and errors are those of `csa.process.tool.start_tool`."""
     control_read, control_write = os.pipe()
     status_read, status_write = os.pipe()
+    others = other_children()
     try:
         process = subprocess.Popen(
             [*guardian.COMMAND, str(control_read), str(status_write), "--", *argv],
@@ -78,9 +91,20 @@ def launch_tool(argv: Sequence[str], *, cwd: str, env: Mapping[str, str], shared
         os.close(control_read)
         os.close(status_write)
     guardians_at_work.add(process.pid)
-    return Launched(argv[0], process, control_write, status_read)
+    directory = env.get("CSA_SESSION_DIR")
+    return Launched(argv[0], process, control_write, status_read, session_dir=directory, others=others)
+
+
+def other_children() -> list[int]:
+    """Return our children but for guardians: such as were there before the exec of csa."""
+    return [pid for pid in guardian.children_of(os.getpid()) if pid not in guardians_at_work]
 
 
 def become_subreaper() -> None:
-    """Have this process, which must be csa's own, adopt what a killed guardian leaves behind."""
+    """Have this process, which must be csa's own, adopt what a killed guardian leaves behind.
+
+    It heeds its signals, and learns of its children's ends, whatever it has inherited.
+    """
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
     guardian.become_subreaper()

@@ -23,7 +23,8 @@ import pexpect
 
 from csa.model.adapter import ToolExit
 from csa.process import guardian
-from csa.process.launch import SpawnError
+from csa.process.launch import SpawnError, other_children
+from csa.process.orphans import sweep_orphans
 from csa.process.wakeup import woken_by
 from csa.structs import Struct
 
@@ -75,6 +76,8 @@ def run_in_terminal(
 ) -> TerminalEnd:
     """Run a tool on our terminal (stdin and stdout) until it ends; nothing of it is left afterwards.
 
+    This process is csa's own and a subreaper.
+
     Args:
         argv: the command.
         cwd: the directory to start in.
@@ -85,7 +88,7 @@ def run_in_terminal(
     Raises:
         SpawnError: the tool cannot be started.
     """
-    ours = _OurTerminal()
+    ours, others = _OurTerminal(), other_children()
     control_read, control = os.pipe()
     status, status_write = os.pipe()
     try:
@@ -109,7 +112,8 @@ def run_in_terminal(
         with woken_by((*_ENDS, signal.SIGWINCH)) as wakes, ours.taken(session):
             session.pump(wakes, is_cancelled)
     finally:
-        session.close()
+        if not session.close():
+            sweep_orphans(env.get("CSA_SESSION_DIR"), others)
     if session.fault is not None:
         raise SpawnError(argv[0], os.strerror(session.fault))
     return TerminalEnd(session.end or ToolExit(None, int(signal.SIGKILL)), session.stopped_by)
@@ -201,17 +205,26 @@ class _Session:
                 self._stop("cancel")
         self._show_the_rest()
 
-    def close(self) -> None:
-        """Have the guardian end what is left, and wait for it."""
+    def close(self) -> bool:
+        """Have the guardian end what is left, and wait for it; return whether it says that it has done so."""
         os.close(self._control)
+        self._continue_guardian()
         assert self._child.pid is not None
-        with suppress(OSError):
-            pidfd = os.pidfd_open(self._child.pid)
-            select.select([pidfd], [], [], _SWEEP_WAIT_S)
-            os.close(pidfd)
+        pidfd = os.pidfd_open(self._child.pid)
+        if not select.select([pidfd], [], [], _SWEEP_WAIT_S)[0]:
+            os.kill(self._child.pid, signal.SIGKILL)
+        os.close(pidfd)
+        said = self._last_words()
         os.close(self._status)
         with suppress(pexpect.ExceptionPexpect):
             self._child.close(force=False)
+        return b"swept" in said.split()
+
+    def _last_words(self) -> bytes:
+        said = b""
+        while select.select([self._status], [], [], 0)[0] and (content := os.read(self._status, 512)):
+            said += content
+        return said
 
     def _obey(self, numbers: bytes) -> None:
         for number in numbers:
@@ -230,6 +243,12 @@ class _Session:
     def _order(self, line: str) -> None:
         with suppress(BrokenPipeError):  # the guardian is gone; its status says so too
             os.write(self._control, f"{line}\n".encode())
+        self._continue_guardian()
+
+    def _continue_guardian(self) -> None:
+        """Have it go on, should somebody have stopped it."""
+        assert self._child.pid is not None
+        os.kill(self._child.pid, signal.SIGCONT)  # a child that is not reaped before the end
 
     def _follow_size(self) -> None:
         self._child.setwinsize(*_window()[::-1])

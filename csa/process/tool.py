@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
+from termios import FIONREAD
 
 import anyio
 
 from csa.model.adapter import ToolExit
 from csa.process import guardian
 from csa.process.launch import Launched, SpawnError, guardians_at_work, launch_tool
+from csa.process.orphans import sweep_orphans
 from csa.procfs import ProcessId, cpu_ticks, identify
 
 READ_BYTES = 1 << 18
@@ -24,6 +27,7 @@ class ToolProcess:
     def __init__(self, launched: Launched) -> None:
         self.pid = 0
         self.swept = 0  # processes the tool had left behind; -1 when some could not be killed
+        self.is_swept = False  # the guardian has said so: it was not killed
         self.kept: list[int] | None = None  # processes that were left to run; None when all is to be swept
         self.peak_rss_bytes: int | None = None  # of the largest process of the tree
         self._launched = launched
@@ -44,6 +48,11 @@ class ToolProcess:
         assert self._process.stderr is not None
         return await _read(self._process.stderr.fileno())
 
+    def has_unread_output(self) -> bool:
+        """Say whether the tool has written something that nobody has read yet."""
+        streams = (self._process.stdout, self._process.stderr)
+        return any(any(fcntl.ioctl(stream, FIONREAD, bytes(4))) for stream in streams if stream is not None)
+
     async def feed_stdin(self, content: bytes) -> None:
         """Write all, then close. A tool that does not read to the end is no error."""
         stdin = self._process.stdin
@@ -61,6 +70,11 @@ class ToolProcess:
         """Have the guardian signal the tool itself (not its children); harmless when it has ended."""
         with suppress(OSError):
             os.write(self._control, f"signal {number}\n".encode())
+        self._continue_guardian()
+
+    def abandon(self) -> None:
+        """Kill a guardian that does not do its work; the tool dies with it, and `wait` comes to its end."""
+        self._process.kill()
 
     def keep_background(self) -> None:
         """Have what the tool leaves behind live on, instead of sweeping it."""
@@ -76,6 +90,10 @@ class ToolProcess:
         if words[:1] == ["killed"]:
             return ToolExit(None, int(words[1]))
         return ToolExit(None, int(signal.SIGKILL))
+
+    def _continue_guardian(self) -> None:
+        """Have it go on, should somebody have stopped it."""
+        self._process.send_signal(signal.SIGCONT)
 
     async def _started(self, program: str) -> None:
         words = await self._next_status()
@@ -98,10 +116,14 @@ class ToolProcess:
     async def _finish(self) -> None:
         """Tell the guardian to end, and wait until it has swept."""
         os.close(self._control)
+        self._continue_guardian()
         while words := await self._next_status():
             if words[0] == "swept":
-                self.swept, self.peak_rss_bytes = int(words[1]), int(words[2])
-        pidfd = os.pidfd_open(self._process.pid)
+                self.is_swept, self.swept, self.peak_rss_bytes = True, int(words[1]), int(words[2])
+        try:
+            pidfd = os.pidfd_open(self._process.pid)
+        except ProcessLookupError:
+            return  # reaped already; by the kernel, where this process ignores SIGCHLD
         try:
             await anyio.wait_readable(pidfd)
         finally:
@@ -131,8 +153,8 @@ async def start_tool(
         cwd: the directory to start in.
         env: the whole environment of the tool.
         shared_fds: descriptors the guardian keeps open until the tree is gone (the session lock); the tool gets none.
-        owns_process: this process is csa's own and a subreaper: should the guardian be killed, every child that is
-            not another guardian is the tool's, and is killed.
+        owns_process: this process is csa's own and a subreaper: should the guardian be killed, it ends what that
+            leaves behind (see `csa.process.orphans`).
 
     Raises:
         SpawnError: the directory, the program or the guardian cannot be started.
@@ -157,28 +179,11 @@ async def attend_tool(launched: Launched, *, owns_process: bool = False) -> Asyn
         with anyio.CancelScope(shield=True), anyio.move_on_after(_SWEEP_WAIT_S):
             await tool._finish()  # noqa: SLF001  # as above
         guardians_at_work.discard(tool.guardian_pid)
-        launched.process.poll()
-        if owns_process and tool.kept is None:
-            tool.swept += sweep_adopted()
+        if launched.process.poll() is None:
+            tool.abandon()
+        if owns_process and tool.kept is None and not tool.is_swept:
+            tool.swept = sweep_orphans(launched.session_dir, launched.others)
         tool._close()  # noqa: SLF001  # as above
-
-
-def sweep_adopted() -> int:
-    """Kill and reap adopted children of this process; return how many.
-
-    Guardians at work are spared, and so are detached supervisors.
-    """
-    killed = 0
-    for pid in guardian.own_children_of(os.getpid()):
-        if pid in guardians_at_work:
-            continue
-        for victim in [*guardian.descendants_of(pid), pid]:
-            with suppress(OSError):
-                os.kill(victim, signal.SIGKILL)
-        with suppress(ChildProcessError):
-            os.waitpid(pid, 0)
-        killed += 1
-    return killed + (sweep_adopted() if killed else 0)
 
 
 def processes_below(guardian_pid: int) -> list[ProcessId]:

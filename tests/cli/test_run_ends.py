@@ -41,6 +41,16 @@ def test_timeout(place: Place, tool: str) -> None:
     assert place.status(done.session_id) == "timed_out"
 
 
+def test_timeout_of_a_stopped_guardian(place: Place) -> None:
+    """A guardian that somebody has stopped, the tool itself perhaps, is made to go on when the time is up."""
+    stop = "kill -STOP $(sed -n 's/^PPid://p' /proc/$PPID/status)"
+    place.play(*TREE, ["run", f"{stop}; touch {place.ready}"], ["say", "so far"], ["sleep", 60])
+    done = place.run("run", "--tool", "codex", "--timeout", "0.8", "hello")
+    assert place.ready.exists()
+    assert not place.processes()
+    assert (done.code, place.status(done.session_id)) == (124, "timed_out")
+
+
 def test_a_timeout_names_its_limit(place: Place) -> None:
     """Which limit it was is the `error` of the result everywhere, and the reason in each view, said once."""
     place.play(["say", "so far"], ["sleep", 60])

@@ -13,7 +13,7 @@ import pytest
 
 from tests.cli.terminal import ENTER_SCREEN, LEAVE_SCREEN, SHOW_CURSOR, Terminal
 from tests.conftest import ForeignWriter
-from tests.support import Place, is_running, wait_for
+from tests.support import CSA, Place, children_of, is_running, kill_all, wait_for
 
 FOREIGN = "01JH4QWERT1234567890ABCDEF"
 TOOLS = ("codex", "claude-code", "gemini-cli", "opencode")
@@ -117,6 +117,28 @@ def test_nothing_is_left(place: Place) -> None:
     assert place.processes() == {}
 
 
+@pytest.mark.parametrize("is_killed", [False, True], ids=["the tool ends", "the guardian is killed"])
+def test_what_ran_before_is_spared(place: Place, *, is_killed: bool) -> None:
+    """A job of the shell that has become csa outlives the tool, and what the tool leaves behind does not."""
+    session_id = place.codex("hello").session_id
+    attach = f"exec {CSA} session attach --interactive {session_id}"
+    with Terminal(place, "bash", "-c", f"nohup sleep 600 & echo other $!; {attach}", size=(100, 30)) as terminal:
+        terminal.wait_for("resumes")
+        terminal.type("background\r")
+        terminal.wait(lambda: re.search(r"started \d+\r", terminal.text), "the process is started")
+        other, left = (int(re.findall(rf"{word} (\d+)", terminal.text)[0]) for word in ("other", "started"))
+        if is_killed:
+            (guardian,) = set(children_of(terminal.process.pid)) - {other}
+            os.kill(guardian, signal.SIGKILL)
+        else:
+            terminal.type("exit\r")
+        assert terminal.end() == (1 if is_killed else 0)
+        running = is_running(other), is_running(left)
+        kill_all({other: ""})
+        assert running == (True, False)
+        assert is_as_before(terminal)
+
+
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129), (signal.SIGINT, 130)])
 def test_it_is_ended_by_a_signal(place: Place, number: signal.Signals, code: int) -> None:
     """A signal ends the tool; the screen and the terminal's settings are given back although the tool did not."""
@@ -154,6 +176,19 @@ def test_it_is_killed(place: Place) -> None:
         assert place.processes() == {}
         assert is_as_before(terminal)
         terminal.wait_for(LEAVE_SCREEN)
+
+
+def test_it_is_killed_with_its_guardian_stopped(place: Place) -> None:
+    """A guardian that somebody has stopped is made to go on."""
+    session_id = place.codex("hello").session_id
+    with open_on(place, session_id) as terminal:
+        terminal.wait_for("resumes")
+        (guardian,) = children_of(terminal.process.pid)
+        os.kill(guardian, signal.SIGSTOP)
+        assert place.run("session", "kill", session_id, "--json").json[0]["forced"] is False
+        assert terminal.end() == 1
+        assert is_as_before(terminal)
+    assert place.processes() == {}
 
 
 def test_a_killed_csa_disturbs_no_shell(place: Place) -> None:

@@ -14,7 +14,7 @@ from csa.store.owner import current_owner
 from tests.cli.terminal import Terminal
 from tests.conftest import ForeignWriter
 from tests.store.support import child
-from tests.support import Json, Place, Running, is_running, wait_for
+from tests.support import Json, Place, Running, children_of, is_running, wait_for
 
 FOREIGN = "01JH4QWERT1234567890ABCDEF"
 HOLD_THE_LOCK = """
@@ -74,6 +74,24 @@ def test_kill_of_a_stopped_supervisor(place: Place) -> None:
     assert (done.code, done.out) == (0, f"{session_id}: ended (codex, turn 1): cancelled\n")
     assert run.wait().code == 130
     assert place.status(session_id) == "cancelled"
+
+
+@pytest.mark.parametrize("is_left_alone", [False, True], ids=["with its csa", "whose csa was killed"])
+def test_kill_of_a_stopped_guardian(place: Place, *, is_left_alone: bool) -> None:
+    """A guardian that was stopped is made to go on: by its csa, or where that is gone by whoever ends the session."""
+    place.play(*place.hold())
+    run = place.start("run", "--tool", "codex", "go")
+    place.wait_ready()
+    session_id = run.session_id
+    (guardian,) = children_of(run.pid)
+    os.kill(guardian, signal.SIGSTOP)
+    if is_left_alone:
+        run.kill()
+    done = place.run("session", "kill", session_id, "--json")
+    assert (done.code, done.json[0]["outcome"], done.json[0]["forced"]) == (0, "killed", False)
+    run.wait()
+    assert place.processes() == {}
+    assert place.status(session_id) == ("lost" if is_left_alone else "cancelled")
 
 
 def test_kill_by_force(place: Place) -> None:

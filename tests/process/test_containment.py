@@ -122,6 +122,40 @@ def test_nested_supervisor_ends_cancelled(place: Place, tool: str, number: int, 
     assert place.status(outer) == ("lost" if number == signal.SIGKILL else "cancelled")
 
 
+def start_nested(place: Place) -> tuple[Running, str, int]:
+    """Start a turn in a turn; return the outer csa, the inner session and the pid of its supervisor."""
+    place.script(
+        {"match": "inner", "do": place.hold()},
+        {"match": "outer", "do": [["run", f"{CSA} run --tool codex inner; true"]]},
+    )
+    running = place.start("run", "--tool", "codex", "outer")
+    place.wait_ready()
+    (inner,) = set(place.ids()) - {running.session_id}
+    owner = json.loads((place.session(inner) / "locks" / "session.lock").read_text())
+    return running, inner, owner["pid"]
+
+
+@pytest.mark.parametrize("who", ["supervisor", "guardian"])
+def test_stopped_nested_turn_ends_cancelled(place: Place, who: str) -> None:
+    """An inner csa that is stopped, or whose guardian is, is made to go on, so that it can write its end."""
+    running, inner, supervisor = start_nested(place)
+    os.kill(supervisor if who == "supervisor" else children_of(supervisor)[0], signal.SIGSTOP)
+    running.signal(signal.SIGTERM)
+    assert running.wait().code == 143
+    assert not place.processes()
+    assert place.last_event(inner)["status"] == "cancelled"
+
+
+def test_nested_turn_of_a_killed_guardian_ends_cancelled(place: Place) -> None:
+    """SIGKILL of the outer guardian: the outer csa asks the inner one to end, as the guardian would, and sweeps."""
+    running, inner, _ = start_nested(place)
+    os.kill(guardian_of(running), signal.SIGKILL)
+    done = running.wait()
+    assert not place.processes()
+    assert (done.code, place.last_event(done.session_id)["status"]) == (1, "killed")
+    assert place.last_event(inner)["status"] == "cancelled"
+
+
 def test_killed_nested_supervisor_leaves_its_parent_running(place: Place) -> None:
     """SIGKILL of an inner csa ends its own tree at once; the outer turn goes on and succeeds."""
     place.script(

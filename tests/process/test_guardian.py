@@ -114,6 +114,22 @@ def test_stdin_of_a_tool_that_runs_on(place: Place) -> None:
     assert not place.processes()
 
 
+def test_unread_output_is_known(place: Place) -> None:
+    """Whether something waits to be read can be asked: neither what was read does, nor an end."""
+
+    async def scenario() -> list[bool]:
+        async with started(place, "sh", "-c", "echo one >&2; exec >&- 2>&-; read line") as tool:
+            await anyio.to_thread.run_sync(wait_for, tool.has_unread_output, "it has said something")
+            assert await tool.read_stderr() == b"one\n"
+            assert await tool.read_stderr() == b""
+            seen = [tool.has_unread_output()]
+            await tool.feed_stdin(b"go\n")
+            await tool.wait()
+            return [*seen, tool.has_unread_output()]
+
+    assert anyio.run(scenario) == [False, False]
+
+
 def test_signal_reaches_the_tool_alone(place: Place) -> None:
     """A signal goes through the guardian to the tool, which may handle it."""
 
@@ -244,6 +260,35 @@ def test_killed_guardian_takes_the_tool_along(place: Place) -> None:
     end, pid = anyio.run(scenario)
     assert end == ToolExit(None, signal.SIGKILL)
     wait_for(lambda: not is_running(pid), "the tool is dead", within_s=2)
+
+
+def test_guardian_that_hears_nothing(place: Place) -> None:
+    """A guardian that is given up for lost is killed, which ends the tool, and the waiting for it."""
+
+    async def scenario() -> ToolExit:
+        async with started(place, "sh", "-c", "echo ready; exec sleep 600") as tool:
+            assert await tool.read_stdout() == b"ready\n"
+            os.kill(tool.guardian_pid, signal.SIGSTOP)
+            tool.abandon()
+            return await tool.wait()
+
+    assert anyio.run(scenario) == ToolExit(None, signal.SIGKILL)
+    place.wait_until_empty(within_s=2)
+
+
+def test_stopped_guardian_goes_on(place: Place) -> None:
+    """One that was stopped passes a signal on, and sweeps, all the same."""
+
+    async def scenario() -> tuple[ToolExit, int]:
+        async with started(place, "sh", "-c", "setsid sleep 600 & echo ready; exec sleep 600") as tool:
+            assert await tool.read_stdout() == b"ready\n"
+            os.kill(tool.guardian_pid, signal.SIGSTOP)
+            tool.signal(signal.SIGTERM)
+            end = await tool.wait()
+            os.kill(tool.guardian_pid, signal.SIGSTOP)
+        return end, tool.swept
+
+    assert anyio.run(scenario) == (ToolExit(None, signal.SIGTERM), 1)
 
 
 def test_many_at_once(place: Place) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import signal
+
 import pytest
 
-from tests.support import Place
+from tests.support import Place, Steps, wait_for
 
 
 def test_silence_ends_the_turn(place: Place) -> None:
@@ -39,6 +41,36 @@ def test_output_is_no_silence(place: Place) -> None:
     place.play(*[step for _ in range(5) for step in (["sleep", 0.6], ["think", "hm"])], ["say", "done"])
     done = place.run("run", "--tool", "codex", "--idle-timeout", "1.5", "go")
     assert (done.code, done.out) == (0, "done\n")
+
+
+def test_what_csa_has_not_heard_is_no_silence(place: Place) -> None:
+    """While csa is stopped, a tool that talks all the time is not silent; when csa goes on, it is left alone."""
+    spoken = place.tmp / "spoken"
+    talk: Steps = [step for _ in range(4) for step in (["sleep", 0.7], ["think", "hm"])]
+    begin: Steps = [
+        ["think", "hm"],
+        ["sleep", 0.7],
+        ["touch", str(place.ready)],
+    ]  # what its start has cost is counted by then
+    place.play(*begin, *talk, ["touch", str(spoken)], ["wait-file", str(place.go), 60], ["say", "done"])
+    running = place.start("run", "--tool", "codex", "--idle-timeout", "2", "go")
+    place.wait_ready()
+    running.signal(signal.SIGSTOP)
+    wait_for(spoken.exists, "the tool has talked for longer than it may be silent")
+    running.signal(signal.SIGCONT)
+    place.release()
+    done = running.wait()
+    assert (done.code, done.out) == (0, "done\n")
+
+
+def test_closed_output_is_silence(place: Place) -> None:
+    """A tool that has closed its output and does nothing is ended."""
+    tool = place.tmp / "codex"
+    tool.write_text("#!/bin/sh\nexec > /dev/null 2>&1 sleep 60\n")
+    tool.chmod(0o755)
+    path = f"{place.tmp}:{place.env['PATH']}"
+    done = place.run("run", "--tool", "codex", "--idle-timeout", "0.4", "go", env={"PATH": path})
+    assert (done.code, place.processes()) == (124, {})
 
 
 def test_the_setting_holds_and_a_project_may_tighten_it(place: Place) -> None:

@@ -1,7 +1,7 @@
 """Ending running turns: asked for through the `cancel` file, so that it works across pid namespaces; then verified.
 
 The turn's own supervisor ends the tool (TERM, a grace, KILL) and writes the outcome. One that does not react is killed,
-if its identity is certain; its guardian then ends the tree. Gone means that the lock is free.
+if its identity is certain; its guardian, which is made to go on, then ends the tree. Gone means that the lock is free.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from csa.errors import BusyError, CsaError, StateError
 from csa.process.guardian import NESTED_GRACE_S, SWEEP_LIMIT_S
-from csa.procfs import boot_id, send_signal
+from csa.procfs import boot_id, is_zombie, send_signal
 from csa.runner.caller import owner_name
 from csa.store.atomic import write_atomically
 from csa.store.family import Family
@@ -175,8 +175,21 @@ def _ask(store: Store, session_id: str, words: str, *, force: bool, grace_s: flo
     if asked.owner and asked.owner.is_local:
         if asked.ask_fault:  # the disk is full, for example
             send_signal(asked.owner.process, signal.SIGTERM)
-        send_signal(asked.owner.process, signal.SIGCONT)  # one that was stopped could not obey
+        _continue(asked)
     return asked
+
+
+def _continue(asked: _Asked) -> None:
+    """Have who was stopped go on, so that he can obey: the supervisor, or the guardian that it has left behind."""
+    assert asked.owner is not None
+    owner = asked.owner.process
+    if is_zombie(owner.pid) or not send_signal(owner, signal.SIGCONT):
+        _continue_holders(asked.lock)
+
+
+def _continue_holders(lock: Path) -> None:
+    for holder in lock_holders(lock):
+        send_signal(holder.process, signal.SIGCONT)
 
 
 def _see_off(asked: _Asked, *, force: bool, grace_s: float) -> Ended:
@@ -188,6 +201,7 @@ def _see_off(asked: _Asked, *, force: bool, grace_s: float) -> Ended:
     if owner is None or not is_local:
         return _ended(asked, error=_unreachable(asked, grace_s))
     send_signal(owner.process, signal.SIGKILL)
+    _continue_holders(asked.lock)
     if _is_over(asked, time.monotonic() + _SWEPT_S):
         return _ended(asked, forced=True)
     return _ended(asked, forced=True, error=_still_held(asked))

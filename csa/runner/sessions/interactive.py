@@ -15,7 +15,6 @@ from csa.model.adapter import InteractiveTool, Invocation, TurnRequest
 from csa.model.config import NATIVE
 from csa.process.launch import SpawnError, become_subreaper
 from csa.process.terminal import TerminalEnd, run_in_terminal
-from csa.process.tool import sweep_adopted
 from csa.runner.environment import apply_changes, base_environment, session_environment
 from csa.runner.request import RunRequest
 from csa.runner.sessions.ending import who_asks
@@ -84,17 +83,13 @@ class Interaction:
 
     def _open(self, held: HeldSession) -> TerminalEnd:
         become_subreaper()
-        watch = _Watch(held)
-        try:
-            return run_in_terminal(
-                self.invocation.argv,
-                cwd=self.plan.cwd,
-                env=self._environment(held),
-                shared_fds=(held.session_lock.fd,),
-                is_cancelled=watch.is_cancelled,
-            )
-        finally:
-            sweep_adopted()
+        return run_in_terminal(
+            self.invocation.argv,
+            cwd=self.plan.cwd,
+            env=self._environment(held),
+            shared_fds=(held.session_lock.fd,),
+            is_cancelled=_Watch(held).is_cancelled,
+        )
 
     def _environment(self, held: HeldSession) -> dict[str, str]:
         base = _base_environment(self._setting, self.plan)

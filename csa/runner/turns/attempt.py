@@ -29,6 +29,7 @@ FIRST_BEAT_S = 1.0
 HEARTBEAT_S = 5.0
 CANCEL_POLL_S = 0.2
 TERM_GRACE_S = 3.0  # claude needs 1.6 s to end its shells
+KILL_LIMIT_S = 10.0
 REAP_GRACE_S = 5.0
 DRAIN_IDLE_S = 0.2
 DRAIN_LIMIT_S = 5.0
@@ -169,20 +170,21 @@ class Attempt:
     async def _watch_for_silence(self, limit_s: float | None) -> None:
         """End a turn that for `limit_s` has neither said anything nor used the processor.
 
-        What waits for a provider, or for a nested agent, still uses a little: a few per cent count as none.
+        What waits for a provider, or for a nested agent, still uses a little: a few per cent count as none. It is
+        counted in looks, and not by the clock: while csa itself was stopped, nobody listened.
         """
         if limit_s is None:
             return
         interval_s = min(1.0, limit_s / 4)
-        ticks, busy_at = cpu_ticks_below(self._tool.guardian_pid), anyio.current_time()
-        while True:
+        silent_looks, ticks = 0, cpu_ticks_below(self._tool.guardian_pid)
+        while silent_looks * interval_s < limit_s:
+            last_output, before = self._last_output, ticks
             await anyio.sleep(interval_s)
-            before, ticks = ticks, cpu_ticks_below(self._tool.guardian_pid)
-            if abs(ticks - before) > IDLE_CPU_SHARE * interval_s * TICKS_PER_S:
-                busy_at = anyio.current_time()
-            if anyio.current_time() - max(busy_at, self._last_output) > limit_s:
-                self._stopping.request(too_silent(limit_s))
-                return
+            ticks = cpu_ticks_below(self._tool.guardian_pid)
+            is_at_work = abs(ticks - before) > IDLE_CPU_SHARE * interval_s * TICKS_PER_S
+            is_heard = self._last_output != last_output or self._tool.has_unread_output()
+            silent_looks = 0 if is_at_work or is_heard else silent_looks + 1
+        self._stopping.request(too_silent(limit_s))
 
     async def _reap(self) -> None:
         """End a tool that announced the end of the turn and does not exit."""
@@ -191,8 +193,10 @@ class Attempt:
         self._stopping.request(Stop("reaped", None, "the tool finished but did not exit"))
 
     async def _end_on_request(self) -> None:
-        """TERM, a grace, KILL."""
+        """TERM, a grace, KILL; and an end of waiting for a guardian that tells of none."""
         await self._stopping.requested.wait()
         self._tool.signal(signal.SIGTERM)
         await anyio.sleep(TERM_GRACE_S)
         self._tool.signal(signal.SIGKILL)
+        await anyio.sleep(KILL_LIMIT_S)
+        self._tool.abandon()

@@ -1,0 +1,45 @@
+"""What a guardian leaves behind that was killed: csa, a subreaper, adopts it, and has to tell it from strangers.
+
+A process adopts only what descends from it, but for PID 1, which adopts everybody's orphans. So who had no other child
+when the guardian was started, and is not PID 1, has adopted nothing but the run's. Elsewhere (`exec csa` in a shell
+that has started something, say) of the run is what has the session's directory in its environment, and what descends
+from that; the rest is left alone.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Collection
+
+from csa.process import guardian
+from csa.process.launch import guardians_at_work
+from csa.procfs import ProcessId, environment_of, identify
+
+
+def sweep_orphans(session_dir: str | None, others: Collection[int]) -> int:
+    """Kill and reap what a run has left to this process; return how many, -1 if some would not die.
+
+    `others` are the children that this process had before the run; as it reaps none of them, their pids are theirs.
+    """
+    return guardian.sweep(_finder(session_dir, others))
+
+
+def _finder(session_dir: str | None, others: Collection[int]) -> Callable[[], list[int]]:
+    spared = {*others, *guardians_at_work}
+    is_alone = not others and os.getpid() != 1
+    known = set[ProcessId]()
+
+    def find() -> list[int]:
+        adopted = [pid for pid in guardian.own_children_of(os.getpid()) if pid not in spared]
+        if is_alone:
+            return adopted
+        found = [pid for pid in adopted if identify(pid) in known or _is_tagged(pid, session_dir)]
+        tree = [identify(each) for pid in found for each in (pid, *guardian.descendants_of(pid))]
+        known.update(each for each in tree if each)
+        return found
+
+    return find
+
+
+def _is_tagged(pid: int, session_dir: str | None) -> bool:
+    return session_dir is not None and environment_of(pid).get("CSA_SESSION_DIR") == session_dir
