@@ -34,6 +34,8 @@ _LABEL = 10
 class LiveTree(Silence):
     """The session and those its agents have started, redrawn in place; a closing line stays."""
 
+    speaks = True
+
     def __init__(self, client: Csa) -> None:
         store, environ = client.store, client.setting.environ
         self._roster = Roster(lambda: find_stores(store.root), user_home=home(environ))

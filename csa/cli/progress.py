@@ -51,7 +51,9 @@ class Subject(Struct, kw_only=True):
 
 
 class Progress(Protocol):
-    """What the command tells of a running turn."""
+    """What the command tells of a running turn; `speaks`: that needs room on stderr."""
+
+    speaks: bool
 
     def begin(self, subject: Subject) -> None: ...
     def show(self, event: Event) -> None: ...
@@ -73,6 +75,8 @@ def make_progress(client: Csa, *, quiet: bool, plain: bool = False) -> Progress:
 class Silence:
     """Shows nothing."""
 
+    speaks = False
+
     def begin(self, subject: Subject) -> None:
         """Show nothing."""
 
@@ -91,6 +95,8 @@ class PlainLines(Silence):
 
     A message of the agent is shown when another event follows it: the last one is the answer, which stdout has.
     """
+
+    speaks = True
 
     def __init__(self) -> None:
         self._message = ""

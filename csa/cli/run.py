@@ -240,7 +240,8 @@ async def _drive(turn: Turn, progress: Progress, stream_faults: list[OSError] | 
                 async for event in turn:
                     if stream_faults is not None:
                         await _stream(event, stream_faults)
-                    await room_on(sys.stderr)
+                    if progress.speaks:
+                        await room_on(sys.stderr)
                     with lossy(sys.stderr):
                         progress.show(event)
             finally:

@@ -164,7 +164,8 @@ async def _show(looks: Iterator[Iterator[Event]], subject: Subject, progress: Pr
                 for look in looks:
                     for event in look:
                         seen.note(event)
-                        await room_on(sys.stderr)
+                        if progress.speaks:
+                            await room_on(sys.stderr)
                         with lossy(sys.stderr):
                             progress.show(event)
                     await anyio.sleep(_LOOK_S)
