@@ -57,7 +57,10 @@ def test_the_tools_signals(place: Place, how: str) -> None:
     place.env["PATH"] = f"{place.tmp}:{place.env['PATH']}"
     assert run_with(place, how, "run", "-q", "--tool", "codex", "hello").code == 0
     seen = dict(line.split(maxsplit=1) for line in status.read_text().splitlines() if line.startswith("Sig"))
-    assert (int(seen["SigBlk:"], 16), int(seen["SigIgn:"], 16)) == (0, 0)
+    ours = sum(
+        1 << (number - 1) for number in signal.valid_signals()
+    )  # the rest is glibc's: make has its children ignore 32
+    assert (int(seen["SigBlk:"], 16) & ours, int(seen["SigIgn:"], 16) & ours) == (0, 0)
 
 
 def test_a_checkup(place: Place) -> None:
