@@ -23,6 +23,7 @@ from csa.model.config import AUTO, TRANSPORTS
 from csa.model.duration import parse_duration
 from csa.model.permission import Permission
 from csa.model.result import RunResult, kind_in_words
+from csa.process.wakeup import heeded
 from csa.runner.client import Csa
 from csa.runner.request import RunRequest
 from csa.runner.turns.patience import try_until_free
@@ -114,9 +115,11 @@ def execute(arguments: argparse.Namespace) -> int:
     request = _request(arguments)
     if arguments.wait is not None and not arguments.wait >= 0:
         raise UsageError("--wait takes a number of seconds from 0 up.")
-    if arguments.detach and arguments.ephemeral:
-        raise UsageError("--detach and --ephemeral exclude each other: nobody would see the answer.")
     if arguments.dry_run:
+        if arguments.detach:
+            from csa.runner.detach import refuse_ephemeral  # noqa: PLC0415  # only this needs it
+
+            refuse_ephemeral(request)
         _print_plan(client.plan(request), as_json=arguments.json)
         return 0
     if arguments.detach:
@@ -263,8 +266,8 @@ async def _stream(event: Event, faults: list[OSError]) -> None:
 
 
 def heeded_signals() -> list[signal.Signals]:
-    """Return the signals that end a turn, without those our parent has us ignore (nohup, a shell's `&`)."""
-    return [number for number in _SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+    """Return the signals that end a turn, as far as they are not ignored."""
+    return heeded(_SIGNALS)
 
 
 def _print_outcome(turn: Turn, result: RunResult, arguments: argparse.Namespace) -> None:

@@ -70,7 +70,8 @@ def execute(arguments: argparse.Namespace) -> int:
     if is_archive and arguments.output is None and sys.stdout.isatty():
         raise UsageError("An archive is not written to a terminal.", hint="csa session export ... -o FILE")
     if is_archive:
-        for fault in () if arguments.skip_corrupted else unlistable.faults.values():
+        if unlistable.faults and not arguments.skip_corrupted:
+            fault = next(iter(unlistable.faults.values()))
             raise StateError(fault.path, fault.problem, hint="--skip-corrupted leaves out what is there")
         kept, skipped = check_exportable(infos, skip_corrupted=arguments.skip_corrupted)
         more = _write(

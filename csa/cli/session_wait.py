@@ -21,6 +21,7 @@ from csa.cli.output import STATUS_STYLES, Style, hint_of, one_line, print_json, 
 from csa.cli.selecting import Unlistable, add_selectors, open_client, resolve_all
 from csa.errors import UsageError
 from csa.runner.caller import refuse_endless_wait, refuse_own_lineage
+from csa.runner.client import Csa
 from csa.runner.sessions.waiting import EXIT_BUSY, Ending, await_endings
 
 TYPE_CHECKING = False  # see csa/structs.py
@@ -41,10 +42,8 @@ def execute(arguments: argparse.Namespace) -> int:
         raise UsageError("--timeout takes a number of seconds, from 0 up.")
     client = open_client(arguments)
     ids = resolve_all(client, arguments, retired=True)
-    for session_id in () if arguments.any and len(ids) > 1 else ids:
-        refuse_endless_wait(client.caller, session_id)
-        if arguments.tree:
-            refuse_own_lineage(client.caller, session_id, verb="wait for the tree of")
+    if len(ids) == 1 or not arguments.any:  # of several, another one may end first
+        _refuse_endless(client, ids, arguments)
     endings: dict[str, Ending] = {}
     unlistable = Unlistable()
     for ending in await_endings(
@@ -70,6 +69,13 @@ def execute(arguments: argparse.Namespace) -> int:
         return EXIT_BUSY
     known = [endings[session_id] for session_id in (*ids, *endings) if session_id in endings]
     return _exit_code(known, arguments) or code
+
+
+def _refuse_endless(client: Csa, ids: list[str], arguments: argparse.Namespace) -> None:
+    for session_id in ids:
+        refuse_endless_wait(client.caller, session_id)
+        if arguments.tree:
+            refuse_own_lineage(client.caller, session_id, verb="wait for the tree of")
 
 
 def _exit_code(endings: list[Ending], arguments: argparse.Namespace) -> int:

@@ -105,6 +105,7 @@ class Outcome(Struct, kw_only=True):
     error_kind: ErrorKind | None = None
     error_message: str | None = None
     retry_after_s: float | None = None  # when the provider says that it can be asked again
+    retry_at: float | None = None  # ... where it states the moment, as when a quota returns: seconds since the epoch
     usage: Usage | None = None  # of this turn; None when unknown
     totals: Mapping[str, float] | None = None  # running totals of a tool that reports no per-turn figures
     denied: tuple[str, ...] = ()  # titles of tool calls that were refused permission
@@ -119,11 +120,17 @@ class CompactionOutcome(Outcome, kw_only=True):
 
 
 class Decoder(Protocol):
-    """Turns the lines of one run's stdout into updates, and its end into an outcome."""
+    """Turns the lines of one run's stdout into updates, and its end into an outcome.
+
+    Its `usage` updates may come as often as more is known; each states what the turn has used so far, in all.
+    """
 
     @property
     def is_finished(self) -> bool:
-        """Whether the tool has announced the end of the turn."""
+        """Whether the tool has announced the end of the turn, with nothing of its own left to do.
+
+        May become false again: a later line of work takes an announced end back.
+        """
 
     @property
     def fault(self) -> str | None:
@@ -134,6 +141,15 @@ class Decoder(Protocol):
 
     def close(self, end: ToolExit) -> Outcome:
         """Judge the run after its last line."""
+
+
+@runtime_checkable
+class BackgroundReader(Protocol):
+    """A decoder whose tool tells what it still has running beside the conversation."""
+
+    @property
+    def background(self) -> tuple[str, ...]:
+        """Titles of the commands and sub-agents that run in the background at this moment."""
 
 
 class CompactionDecoder(Decoder, Protocol):

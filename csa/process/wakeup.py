@@ -1,4 +1,4 @@
-"""Signals as something to read, for loops that wait on descriptors."""
+"""Which signals are heeded; and signals as something to read, for loops that wait on descriptors."""
 
 from __future__ import annotations
 
@@ -8,15 +8,19 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 
+def heeded(numbers: Iterable[signal.Signals]) -> list[signal.Signals]:
+    """Return these signals without those that our parent has us ignore (nohup, a shell's `&`), which stay ignored."""
+    return [number for number in numbers if signal.getsignal(number) is not signal.SIG_IGN]
+
+
 @contextmanager
 def woken_by(numbers: Iterable[signal.Signals]) -> Iterator[int]:
     """Yield a descriptor that reads the numbers of these signals, a byte each, which do nothing else meanwhile.
 
-    What is ignored, as hangups are under nohup, stays so. For the main thread only; `set_wakeup_fd` of the library.
+    For the main thread only; `set_wakeup_fd` of the library.
     """
     read, write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-    heeded = [number for number in numbers if signal.getsignal(number) is not signal.SIG_IGN]
-    before = {number: signal.signal(number, lambda *_: None) for number in heeded}
+    before = {number: signal.signal(number, lambda *_: None) for number in heeded(numbers)}
     old = signal.set_wakeup_fd(write, warn_on_full_buffer=False)
     try:
         yield read

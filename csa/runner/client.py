@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 
 from csa.errors import NotFoundError, UsageError
@@ -95,13 +95,7 @@ class Csa:
         project = find_project(start)
         root = state_root_pathname(variables)
         client = cls(project, root=root, environ=variables, directory=start, command=command, owns_process=owns_process)
-        client.setting = Setting(
-            store=client.store,
-            environ=variables,
-            directory=start,
-            config=lambda: _configured(make_path(project), variables),
-            caller=lambda: _calling(variables, make_path(root)),
-        )
+        client.setting = _setting(client.store, variables, start, lambda: _calling(variables, make_path(root)))
         return client
 
     def in_project_of(self, selector: str) -> Csa:
@@ -117,13 +111,7 @@ class Csa:
             command=self.command,
             owns_process=self._owns_process,
         )
-        client.setting = Setting(
-            store=client.store,
-            environ=self.setting.environ,
-            directory=project,
-            config=lambda: _configured(project, self.setting.environ),
-            caller=lambda: caller,
-        )
+        client.setting = _setting(client.store, self.setting.environ, project, lambda: caller)
         return client
 
     @property
@@ -232,6 +220,19 @@ class Csa:
     def liveness(self, selector: str) -> Liveness:
         """Say whether a session runs, and who runs it."""
         return probe(self.paths(selector))
+
+
+def _setting(
+    store: Store, environ: Mapping[str, str], directory: Path | str, caller: Callable[[], Caller | None]
+) -> Setting:
+    """Return a setting whose configuration is read from the files of its project, when first needed."""
+    return Setting(
+        store=store,
+        environ=environ,
+        directory=directory,
+        config=lambda: _configured(store.project, environ),
+        caller=caller,
+    )
 
 
 def _defaults() -> Config:

@@ -62,8 +62,7 @@ def start_detached(
         UsageError: an ephemeral session would be gone before anyone could look.
         RefusedError: csa runs in a sandbox whose end would end the supervisor.
     """
-    if request.ephemeral:
-        raise UsageError("--detach and --ephemeral exclude each other: nobody would see the answer.")
+    refuse_ephemeral(request)
     if sandbox := outer_sandbox():
         raise RefusedError(
             f"A detached turn cannot outlive the sandbox of {sandbox} that csa was called in.",
@@ -89,6 +88,12 @@ def start_detached(
         if wait_s is None or time.monotonic() >= deadline:
             raise
         return start_detached(client, request, wait_s=deadline - time.monotonic(), on_finish=on_finish)
+
+
+def refuse_ephemeral(request: RunRequest) -> None:
+    """Raise UsageError for a session that would be gone before anyone could look."""
+    if request.ephemeral:
+        raise UsageError("--detach and --ephemeral exclude each other: nobody would see the answer.")
 
 
 def _start(order: dict[str, Any], environ: dict[str, str]) -> Detached:

@@ -11,6 +11,7 @@ from contextlib import suppress
 from typing import Any, Self
 
 from csa.model.result import RunResult
+from csa.process.wakeup import heeded
 
 LIMIT_S = 60.0
 _SHOWN = 200
@@ -71,8 +72,7 @@ class _Signals:
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Self:
-        heeded = [number for number in _ENDING if signal.getsignal(number) is not signal.SIG_IGN]
-        self._before = {number: signal.signal(number, self._take) for number in heeded}
+        self._before = {number: signal.signal(number, self._take) for number in heeded(_ENDING)}
         return self
 
     def __exit__(self, *_: object) -> None:

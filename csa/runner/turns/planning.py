@@ -14,6 +14,7 @@ from csa.ids import is_session_id
 from csa.model.config import Config
 from csa.model.limits import Budget, Limits
 from csa.model.permission import Permission
+from csa.model.result import summarise
 from csa.model.state import SessionState, ToolState
 from csa.runner.caller import owner_name, refuse_own_lineage
 from csa.runner.request import RunRequest
@@ -149,7 +150,7 @@ def _plan_new(setting: Setting, request: RunRequest, *, new_id: str, now: dateti
         description=(
             description_of(setting, request.description)
             if request.description
-            else _description_of_prompt(setting, request.prompt)
+            else _fold(summarise(setting.redactor.redact(request.prompt)))
         ),
         name=name,
         owner=owner_name(setting.environ),
@@ -350,11 +351,9 @@ def is_unicode(text: str) -> bool:
 
 def description_of(setting: Setting, text: str) -> str:
     """Return a text as the description of a session: redacted, on one line, cut to 80 characters."""
-    line = " ".join(setting.redactor.redact(text).split())  # the whole text: who cuts first may cut a secret
+    return _fold(setting.redactor.redact(text))  # the whole text: who cuts first may cut a secret
+
+
+def _fold(text: str) -> str:
+    line = " ".join(text.split())
     return line if len(line) <= DESCRIPTION_LENGTH else line[: DESCRIPTION_LENGTH - 1] + "…"
-
-
-def _description_of_prompt(setting: Setting, prompt: str) -> str:
-    """Return its first line that says something."""
-    lines = setting.redactor.redact(prompt).splitlines()
-    return description_of(setting, next((line for line in lines if line.strip()), ""))
