@@ -7,8 +7,8 @@ those settings back when the supervisor dies and leaves it raw. It ignores the t
 whatever the tool starts and abandons (setsid, double fork, nohup) becomes its child. An unreaped child's pid cannot be
 reused, so it signals no stranger.
 
-Control, from the supervisor: lines `signal N` (to the tool), `continue` (the tool's job) and `keep` (sweep nothing at
-the end). End of file, for whatever reason, means the end.
+Control, from the supervisor: lines `signal N` (to the tool), `continue` (the tool's job), `keep` (sweep nothing at
+the end) and `hurry` (sweep with little patience). End of file, for whatever reason, means the end.
 Status, to the supervisor: lines `started PID`, `failed ERRNO`, `stopped SIGNAL` (of a job), `exit CODE`,
 `killed SIGNAL`, and last `swept N PEAK_RSS_BYTES`.
 A detached supervisor that a descendant has started is spared with all below it: it has a guardian of its own.
@@ -34,8 +34,11 @@ else:
 
 PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
-NESTED_GRACE_S = 1.0
+GRACE_S = 1.25  # between TERM and KILL: git removes its lock files, a nested csa records the end of its turn
+SECOND_TERM_S = 0.5  # after the first: who gets two does not wait for his tool
+HURRY_S = 0.2  # in place of GRACE_S
 SWEEP_LIMIT_S = 10.0
+SWEPT_WITHIN_S = GRACE_S + SWEEP_LIMIT_S + 1.0  # after that a guardian is not waited for any longer
 # What a killed interface may leave behind: the alternate screen, no cursor, the mouse, bracketed paste, key modes.
 RESET = b"\033[?1049l\033[?25h\033[?1000l\033[?1002l\033[?1003l\033[?1006l\033[?2004l\033[?1l\033>\033[<u\033[0m\r\n"
 # A module that is imported is not compiled each time, as a program would be; csa's own import has written the cache.
@@ -109,25 +112,37 @@ def is_detached_supervisor(pid: int) -> bool:
     return f'"pid":{pid},'.encode() in owner and b'"detached":true' in owner
 
 
-def sweep(find: Callable[[], list[int]] | None = None, *, limit_s: float = SWEEP_LIMIT_S) -> int:
-    """Kill and reap our children until there are none; return how many had to be killed, -1 if some would not die.
+def sweep(find: Callable[[], list[int]] | None = None, *, grace_s: float = GRACE_S) -> int:
+    """End and reap our children until there are none; return how many processes were ended, -1 if some would not die.
 
-    `find` returns the children that are to go: all but detached supervisors, unless it is given. Supervisors of nested
-    runs get TERM and a second first, so that their turns end `cancelled` rather than `lost`.
+    `find` returns the children that are to go: all but detached supervisors, unless it is given. All below them are
+    asked first, by TERM, and killed after a grace. Nested supervisors end what is theirs themselves, and are not
+    counted: their turns end `cancelled` rather than `lost`.
     """
     find = find or _own_children
     _reap(find())
-    _ask_nested_to_end(find())
-    end, pause_s = time.monotonic() + limit_s, 0.001
-    killed: set[int] = set()
+    ended = _ask_to_end(find, grace_s)
+    end, pause_s = time.monotonic() + SWEEP_LIMIT_S, 0.001
     while (children := find()) and time.monotonic() < end:
-        killed.update(pid for pid in children if not _is_zombie(pid))
+        ended.update(pid for pid in children if not _is_zombie(pid))
         for pid in children:
             _kill(pid, signal.SIGKILL)
-        time.sleep(pause_s)
-        pause_s = min(pause_s * 2, 0.02)
-        _reap(find())
-    return -1 if children else len(killed)
+        pause_s = _rest(pause_s, find)
+    return -1 if children else len(ended)
+
+
+def askable(pids: list[int]) -> list[tuple[int, bool]]:
+    """Return these processes and all below, parents first, each with whether it is a nested supervisor.
+
+    What is below a nested supervisor is its own, and left out.
+    """
+    found: list[tuple[int, bool]] = []
+    queue = pids
+    while queue:
+        looked = [(pid, session_lock_of(pid) is not None) for pid in queue]
+        found += looked
+        queue = [child for pid, is_nested in looked if not is_nested for child in own_children_of(pid)]
+    return found
 
 
 def _own_children() -> list[int]:
@@ -142,18 +157,37 @@ def _is_zombie(pid: int) -> bool:
         return True
 
 
-def _ask_nested_to_end(children: list[int]) -> None:
-    """Send TERM, and once more in the middle of the time there is: who gets two does not wait for his tool."""
-    below = [pid for child in children for pid in (child, *descendants_of(child))]
-    nested = [pid for pid in below if session_lock_of(pid)]
-    for _ in range(2):
-        for pid in nested:
+def _ask_to_end(find: Callable[[], list[int]], grace_s: float) -> set[int]:
+    """Send TERM, and wait until all are gone or the grace is over; return who was asked.
+
+    Who appears meanwhile may be cleaning up for one who was asked, and gets it in the middle only. Then a nested
+    supervisor gets it again: who gets two does not wait for his tool.
+    """
+    asked = _ask(find(), {})
+    start, pause_s, is_first = time.monotonic(), 0.001, True
+    while find() and time.monotonic() < start + grace_s:
+        if is_first and time.monotonic() >= start + SECOND_TERM_S:
+            is_first = False
+            asked = _ask(find(), asked)
+        pause_s = _rest(pause_s, find)
+    return {pid for pid, is_nested in asked.items() if not is_nested}
+
+
+def _ask(children: list[int], asked: dict[int, bool]) -> dict[int, bool]:
+    """Send TERM to whom it was not sent yet, and to nested supervisors; return all that were asked so far."""
+    found = {pid: is_nested for pid, is_nested in askable(children) if not _is_zombie(pid)}
+    for pid, is_nested in found.items():
+        if is_nested or pid not in asked:
             _kill(pid, signal.SIGTERM)
             _kill(pid, signal.SIGCONT)  # who was stopped, or whose guardian was, could not obey
-        end = time.monotonic() + NESTED_GRACE_S / 2
-        while nested and time.monotonic() < end:
-            time.sleep(0.01)
-            nested = [pid for pid in nested if not _is_zombie(pid)]
+    return {**asked, **found}
+
+
+def _rest(pause_s: float, find: Callable[[], list[int]]) -> float:
+    """Give the children a moment, and reap those that have ended; return how long the next moment is."""
+    time.sleep(pause_s)
+    _reap(find())
+    return min(pause_s * 2, 0.02)
 
 
 def _reap(pids: list[int]) -> None:
@@ -241,10 +275,10 @@ def _report(status: int, code: int) -> None:
         _say(status, f"exit {os.WEXITSTATUS(code)}")
 
 
-def _watch(tool: int, control: int, status: int, *, has_tty: bool) -> bool:
+def _watch(tool: int, control: int, status: int, *, has_tty: bool) -> set[bytes]:
     """Pass signals on and report the tool's end, until the control pipe ends; adopted children are reaped meanwhile.
 
-    Returns whether what is left is to be kept.
+    Returns the words that were said of the end: `keep`, `hurry`.
     """
     wake_read, wake_write = os.pipe()
     os.set_blocking(wake_write, False)
@@ -252,7 +286,7 @@ def _watch(tool: int, control: int, status: int, *, has_tty: bool) -> bool:
     signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
     signal.signal(signal.SIGCHLD, lambda *_: None)
     options = os.WNOHANG | (os.WUNTRACED if has_tty else 0)
-    running, keep = True, False
+    running, said = True, set[bytes]()
     os.write(wake_write, b"\0")  # the tool may have ended before the handler was there
     while True:
         ready, _, _ = select.select([control, wake_read], [], [])
@@ -262,8 +296,8 @@ def _watch(tool: int, control: int, status: int, *, has_tty: bool) -> bool:
         if control in ready:
             words = os.read(control, 512).split()
             if not words:
-                return keep
-            keep = keep or b"keep" in words
+                return said
+            said.update(words)
             if running:
                 for number in filter(bytes.isdigit, words):
                     _kill(tool, int(number))
@@ -305,9 +339,9 @@ def main() -> None:
     for stream in (0, 1, 2):
         os.dup2(null, stream)  # so that the tool's end of its pipes is the only one
     os.close(null)
-    keep = _watch(tool, control, status, has_tty=has_tty)
+    said = _watch(tool, control, status, has_tty=has_tty)
     if has_tty:
         restore_terminal(int(sys.argv[4]), bytes.fromhex(sys.argv[5]))
-    swept = 0 if keep else sweep()
+    swept = 0 if b"keep" in said else sweep(grace_s=HURRY_S if b"hurry" in said else GRACE_S)
     _say(status, f"swept {swept} {resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024}")
     os._exit(0)  # the supervisor waits for our end, and taking the interpreter apart takes milliseconds

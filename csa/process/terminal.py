@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import pexpect
 
 from csa.model.adapter import ToolExit
-from csa.process import guardian
+from csa.process import commands, guardian
 from csa.process.launch import SpawnError, other_children
 from csa.process.orphans import sweep_orphans
 from csa.process.wakeup import woken_by
@@ -30,7 +30,6 @@ from csa.structs import Struct
 
 TICK_S = 0.2
 TERM_GRACE_S = 3.0
-_SWEEP_WAIT_S = guardian.SWEEP_LIMIT_S + guardian.NESTED_GRACE_S + 1.0
 _LAST_OUTPUT_S = 0.1
 _READ_BYTES = 1 << 16
 _ENDS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -211,7 +210,7 @@ class _Session:
         self._continue_guardian()
         assert self._child.pid is not None
         pidfd = os.pidfd_open(self._child.pid)
-        if not select.select([pidfd], [], [], _SWEEP_WAIT_S)[0]:
+        if not select.select([pidfd], [], [], guardian.SWEPT_WITHIN_S)[0]:
             os.kill(self._child.pid, signal.SIGKILL)
         os.close(pidfd)
         said = self._last_words()
@@ -234,9 +233,15 @@ class _Session:
                 self._stop(signal.Signals(number).name)
 
     def _stop(self, why: str) -> None:
-        """TERM, a grace, and then what the guardian does."""
+        """TERM (commands first), a grace, and then what the guardian does."""
         if self.stopped_by is None:
             self.stopped_by = why
+            assert self._child.pid is not None
+            # The tool is in the guardian's session; were it stopped, we would be suspended with it.
+            ending = commands.ask_to_end(self._child.pid, self._child.pid, stop_tool=False)
+            limit = time.monotonic() + commands.GRACE_S
+            while ending.is_pending() and time.monotonic() < limit:
+                time.sleep(commands.POLL_S)
             self._order(f"signal {int(signal.SIGTERM)}")
             self._kill_at = time.monotonic() + TERM_GRACE_S
 

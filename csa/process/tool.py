@@ -12,13 +12,12 @@ from termios import FIONREAD
 import anyio
 
 from csa.model.adapter import ToolExit
-from csa.process import guardian
+from csa.process import commands, guardian
 from csa.process.launch import Launched, SpawnError, guardians_at_work, launch_tool
 from csa.process.orphans import sweep_orphans
 from csa.procfs import ProcessId, cpu_ticks, identify
 
 READ_BYTES = 1 << 18
-_SWEEP_WAIT_S = guardian.SWEEP_LIMIT_S + guardian.NESTED_GRACE_S + 1.0
 
 
 class ToolProcess:
@@ -71,6 +70,20 @@ class ToolProcess:
         with suppress(OSError):
             os.write(self._control, f"signal {number}\n".encode())
         self._continue_guardian()
+
+    async def end(self) -> None:
+        """Ask the tool to end, by TERM, once what its agent's shells run has been asked and had a moment."""
+        ending = commands.ask_to_end(self.guardian_pid, self.pid, stop_tool=True)
+        with anyio.move_on_after(commands.GRACE_S):
+            while ending.is_pending():
+                await anyio.sleep(commands.POLL_S)
+        if not ending.end_tool(self.pid):
+            self.signal(signal.SIGTERM)
+
+    def hurry(self) -> None:
+        """Have what is left at the end get little time to end by itself."""
+        with suppress(OSError):
+            os.write(self._control, b"hurry\n")
 
     def abandon(self) -> None:
         """Kill a guardian that does not do its work; the tool dies with it, and `wait` comes to its end."""
@@ -175,8 +188,11 @@ async def attend_tool(launched: Launched, *, owns_process: bool = False) -> Asyn
     try:
         await tool._started(launched.program)  # noqa: SLF001  # the other half of this class
         yield tool
+    except anyio.get_cancelled_exc_class():
+        tool.hurry()
+        raise
     finally:
-        with anyio.CancelScope(shield=True), anyio.move_on_after(_SWEEP_WAIT_S):
+        with anyio.CancelScope(shield=True), anyio.move_on_after(guardian.SWEPT_WITHIN_S):
             await tool._finish()  # noqa: SLF001  # as above
         guardians_at_work.discard(tool.guardian_pid)
         if launched.process.poll() is None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 import random
+import shlex
 import signal
+import sys
 import time
 from pathlib import Path
 
@@ -94,6 +96,57 @@ def test_leftovers_are_reported(place: Place) -> None:
     assert done.out == "done\n"
     assert not place.processes()
     assert "leftovers" in [event["data"].get("kind") for event in place.events(done.session_id)]
+
+
+LOCKER = """
+import os, signal, sys
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(os.unlink(sys.argv[1])))
+open(sys.argv[1], "w").close()
+while True:
+    signal.pause()
+"""
+
+
+def locker(lock: Path) -> str:
+    """Return a command that takes a lock file and removes it when told to end, as git does."""
+    return shlex.join([sys.executable, "-I", "-S", "-c", LOCKER, str(lock)])
+
+
+def test_leftovers_are_asked_first(place: Place) -> None:
+    """What a tool leaves behind gets TERM and a moment, so that it removes its lock files."""
+    lock = place.project / "gc.log.lock"
+    place.play(["run", f"setsid {locker(lock)} > /dev/null 2>&1 &"], ["wait-file", str(lock), 60], ["say", "done"])
+    done = place.codex("go")
+    assert done.out == "done\n"
+    assert not place.processes()
+    assert not lock.exists()
+
+
+def test_what_does_not_hear_is_killed(place: Place) -> None:
+    """What ignores TERM is killed after the grace, and the turn's answer is not lost by that."""
+    deaf = "trap '' TERM; touch deaf; while :; do sleep 0.01; done"
+    place.play(
+        ["run", f"setsid sh -c {shlex.quote(deaf)} > /dev/null 2>&1 &"],
+        ["wait-file", str(place.project / "deaf"), 60],
+        ["say", "done"],
+    )
+    assert place.codex("go").out == "done\n"
+    assert not place.processes()
+
+
+@BOTH
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL], ids=["TERM", "KILL"])
+def test_commands_end_before_their_tool(place: Place, tool: str, number: int) -> None:
+    """A command that runs when a turn is ended has had its moment before its tool can kill it."""
+    lock = place.project / "index.lock"
+    place.play(["run", f"setsid -w {locker(lock)}"], ["say", "the command has ended"])
+    running = place.start("run", "--tool", tool, "go")
+    wait_for(lambda: lock.exists() and running.err, "the command has its lock, and its session a name")
+    running.signal(number)
+    running.process.wait(20)
+    place.wait_until_empty(within_s=2)
+    assert not lock.exists()
+    assert place.status(running.session_id) == ("lost" if number == signal.SIGKILL else "cancelled")
 
 
 @BOTH

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from csa.errors import BusyError, CsaError, StateError
-from csa.process.guardian import NESTED_GRACE_S, SWEEP_LIMIT_S
+from csa.process.guardian import SWEPT_WITHIN_S
 from csa.procfs import boot_id, is_zombie, send_signal
 from csa.runner.caller import owner_name
 from csa.store.atomic import write_atomically
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 
 GRACE_S = 10.0
 POLL_S = 0.02
-_SWEPT_S = SWEEP_LIMIT_S + NESTED_GRACE_S + 1.0
 _COMMAND_WIDTH = 60
 
 Target = tuple[Store, str]
@@ -202,7 +201,7 @@ def _see_off(asked: _Asked, *, force: bool, grace_s: float) -> Ended:
         return _ended(asked, error=_unreachable(asked, grace_s))
     send_signal(owner.process, signal.SIGKILL)
     _continue_holders(asked.lock)
-    if _is_over(asked, time.monotonic() + _SWEPT_S):
+    if _is_over(asked, time.monotonic() + SWEPT_WITHIN_S):
         return _ended(asked, forced=True)
     return _ended(asked, forced=True, error=_still_held(asked))
 

@@ -193,9 +193,9 @@ class Attempt:
         self._stopping.request(Stop("reaped", None, "the tool finished but did not exit"))
 
     async def _end_on_request(self) -> None:
-        """TERM, a grace, KILL; and an end of waiting for a guardian that tells of none."""
+        """TERM (commands first), a grace, KILL; and an end of waiting for a guardian that tells of none."""
         await self._stopping.requested.wait()
-        self._tool.signal(signal.SIGTERM)
+        await self._tool.end()
         await anyio.sleep(TERM_GRACE_S)
         self._tool.signal(signal.SIGKILL)
         await anyio.sleep(KILL_LIMIT_S)

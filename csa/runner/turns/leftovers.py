@@ -14,6 +14,7 @@ from pathlib import Path
 
 from csa.ids import is_session_id
 from csa.paths import SessionPaths
+from csa.process.guardian import GRACE_S
 from csa.process.tagged import command_of, own_ancestors, tagged_processes
 from csa.procfs import ProcessId, identify, is_zombie, send_signal
 from csa.store.heartbeat import journalled_processes
@@ -66,12 +67,18 @@ def leftovers_of(held: SessionPaths) -> list[Leftover]:
 
 
 def reap(leftovers: Iterable[Leftover], *, limit_s: float = REAP_LIMIT_S) -> list[Leftover]:
-    """Kill leftovers, each by its verified identity, and wait until they are gone; return those that would not go."""
-    waiting = list(leftovers)
-    for item in waiting:
-        send_signal(item.process, signal.SIGKILL)
-    end = time.monotonic() + limit_s
-    while (waiting := [item for item in waiting if _is_there(item.process)]) and time.monotonic() < end:
+    """End leftovers, each by its verified identity: TERM, a second, KILL; return those that would not go."""
+    waiting = _tell(list(leftovers), (signal.SIGTERM, signal.SIGCONT), GRACE_S)
+    return _tell(waiting, (signal.SIGKILL,), limit_s)
+
+
+def _tell(leftovers: list[Leftover], numbers: Iterable[int], patience_s: float) -> list[Leftover]:
+    """Send these signals, and wait until all are gone or for so long; return those that are still there."""
+    for number in numbers:
+        for item in leftovers:
+            send_signal(item.process, number)
+    end = time.monotonic() + patience_s
+    while (waiting := [item for item in leftovers if _is_there(item.process)]) and time.monotonic() < end:
         time.sleep(0.01)
     return waiting
 
