@@ -1,5 +1,6 @@
-"""What an agent's shells run, ended ahead of the tool: a tool that is told to end may just kill it, and a git that is
-killed leaves its lock files in the user's repository.
+"""What an agent's shells run, ended ahead of the tool.
+
+A tool that is told to end may just kill it, and a git that is killed leaves its lock files in the user's repository.
 
 Shells are told from the tool's own processes by the session (setsid) that they have for themselves.
 """

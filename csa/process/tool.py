@@ -74,9 +74,9 @@ class ToolProcess:
     async def end(self) -> None:
         """Ask the tool to end, by TERM, once what its agent's shells run has been asked and had a moment."""
         ending = commands.ask_to_end(self.guardian_pid, self.pid, stop_tool=True)
-        with anyio.move_on_after(commands.GRACE_S):
-            while ending.is_pending():
-                await anyio.sleep(commands.POLL_S)
+        limit = anyio.current_time() + commands.GRACE_S
+        while ending.is_pending() and anyio.current_time() < limit:
+            await anyio.sleep(commands.POLL_S)
         if not ending.end_tool(self.pid):
             self.signal(signal.SIGTERM)
 
