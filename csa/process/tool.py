@@ -75,7 +75,9 @@ class ToolProcess:
         """Ask the tool to end, by TERM, once what its agent's shells run has been asked and had a moment."""
         ending = commands.ask_to_end(self.guardian_pid, self.pid, stop_tool=True)
         limit = anyio.current_time() + commands.GRACE_S
-        while ending.is_pending() and anyio.current_time() < limit:
+        while ending.is_pending():  # they are not our children, and cannot be waited for
+            if anyio.current_time() >= limit:
+                break
             await anyio.sleep(commands.POLL_S)
         if not ending.end_tool(self.pid):
             self.signal(signal.SIGTERM)
