@@ -24,24 +24,26 @@ def make_path(pathname: str) -> Path:
 
 
 def state_root(environ: Mapping[str, str]) -> Path:
-    """Return `$CSA_STATE_DIR`, else `$XDG_STATE_HOME/csa`, else `~/.local/state/csa`."""
+    """Return `$CSA_STATE_DIR`, else `$XDG_STATE_HOME/csa`, else `~/.local/state/csa`.
+
+    A leading `~` stands for the home directory, also where no shell has expanded it.
+    """
     return make_path(state_root_pathname(environ))
 
 
 def state_root_pathname(environ: Mapping[str, str]) -> str:
     """Return the same as a string."""
-    chosen, base = environ.get("CSA_STATE_DIR"), environ.get("XDG_STATE_HOME")
+    chosen = _expand(environ.get("CSA_STATE_DIR", ""), environ)
     if not chosen:
-        chosen = os.path.join(base, "csa") if base else os.path.join(home_pathname(environ), ".local/state/csa")
+        chosen = f"{_base_directory(environ, 'XDG_STATE_HOME', '.local/state')}/csa"
     return chosen if os.path.isabs(chosen) else os.path.join(os.getcwd(), chosen)
 
 
 def user_config_file(environ: Mapping[str, str]) -> Path:
     """Return `$CSA_CONFIG`, else `config.toml` in `$XDG_CONFIG_HOME/csa` or `~/.config/csa`."""
-    if chosen := environ.get("CSA_CONFIG"):
+    if chosen := _expand(environ.get("CSA_CONFIG", ""), environ):
         return make_path(chosen).absolute()
-    base = environ.get("XDG_CONFIG_HOME")
-    return (make_path(base) if base else home(environ) / ".config") / "csa" / "config.toml"
+    return make_path(f"{_base_directory(environ, 'XDG_CONFIG_HOME', '.config')}/csa/config.toml")
 
 
 def home(environ: Mapping[str, str]) -> Path:
@@ -50,8 +52,28 @@ def home(environ: Mapping[str, str]) -> Path:
 
 
 def home_pathname(environ: Mapping[str, str]) -> str:
-    """Return the same as a string."""
-    return environ.get("HOME") or os.path.expanduser("~")
+    """Return the same as a string; `/` where neither is known."""
+    if not (found := environ.get("HOME")):
+        import pwd  # noqa: PLC0415  # nearly always there is a HOME
+
+        try:
+            found = pwd.getpwuid(os.getuid()).pw_dir
+        except KeyError:  # a container's made-up user
+            found = ""
+    return found or "/"
+
+
+def _expand(pathname: str, environ: Mapping[str, str]) -> str:
+    """Return a path whose `~` no shell has expanded, as in a service's environment file, with the home directory."""
+    if pathname == "~" or pathname.startswith("~/"):
+        return home_pathname(environ).rstrip("/") + pathname[1:]
+    return os.path.expanduser(pathname)  # ~somebody
+
+
+def _base_directory(environ: Mapping[str, str], variable: str, default: str) -> str:
+    """Return one of the XDG base directories: by their specification, a relative path in a variable is ignored."""
+    chosen = environ.get(variable, "")
+    return chosen if os.path.isabs(chosen) else os.path.join(home_pathname(environ), default)
 
 
 def store_dir(root: Path, project: Path) -> Path:

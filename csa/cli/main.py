@@ -154,7 +154,13 @@ def _dispatch(words: list[str]) -> int:
 
 
 def _change_directory(directory: str) -> None:
-    """Go on as if csa had been started there."""
+    """Go on as if csa had been started there, and not by a hook of another repository."""
+    from csa.runner.inherited import is_same_work_tree, without_repository  # noqa: PLC0415  # few commands go elsewhere
+
+    try:
+        before = os.getcwd()
+    except FileNotFoundError:
+        before = "/"
     sys.argv[0] = os.path.abspath(sys.argv[0]) if "/" in sys.argv[0] else sys.argv[0]
     try:
         os.chdir(directory)
@@ -163,6 +169,10 @@ def _change_directory(directory: str) -> None:
     except OSError as error:
         raise UsageError(f"--cd: {directory}: {error.strerror}.") from error
     os.environ["PWD"] = os.getcwd()
+    if not is_same_work_tree(before, "."):
+        kept = without_repository(os.environ)
+        for name in set(os.environ) - set(kept):
+            del os.environ[name]
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 
 from csa.errors import NotFoundError, UsageError
 from csa.ids import ENTROPY_BYTES, new_session_id
-from csa.paths import SessionPaths, make_path, state_root_pathname
+from csa.paths import SessionPaths, home_pathname, make_path, state_root_pathname
 from csa.runner.ancestry import with_identity
 from csa.runner.sessions.listing import SessionInfo, select_sessions
 from csa.runner.setting import Setting, relative_id, resolve_selector
@@ -86,6 +86,7 @@ class Csa:
         session whose record cannot be found.
         """
         variables = with_identity(os.environ if environ is None else environ)
+        variables["HOME"] = home_pathname(variables)  # the tools' homes are below the same
         try:
             start = os.path.realpath(directory)
         except FileNotFoundError as error:

@@ -22,6 +22,7 @@ from csa.model.permission import Permission
 from csa.runner.ancestry import IDENTITY_VARIABLES
 from csa.runner.client import Csa
 from csa.runner.environment import outer_sandbox
+from csa.runner.inherited import without_descriptors, without_repository
 from csa.runner.request import RunRequest
 from csa.structs import Struct, asdict, replace
 
@@ -83,7 +84,7 @@ def start_detached(
     }
     own = {"CSA_SESSION_ID": session_id, "CSA_SESSION_DIR": str(client.store.paths(session_id).root)}
     try:
-        return _start(order, {**client.setting.environ, **own})
+        return _start(order, {**without_repository(without_descriptors(client.setting.environ)), **own})
     except AppearedError:  # its name has come to mean another session, whose supervisor has to be another
         if wait_s is None or time.monotonic() >= deadline:
             raise

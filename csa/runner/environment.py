@@ -10,6 +10,7 @@ from csa.model.state import SessionState
 from csa.paths import SessionPaths
 from csa.process.tagged import KEEP_VARIABLE
 from csa.runner.ancestry import IDENTITY_VARIABLES
+from csa.runner.inherited import without_descriptors
 
 _OWN_VARIABLES = (*IDENTITY_VARIABLES, "CSA_PROJECT_ROOT", "CSA_OUTPUT_DIR", "CSA_TOOL", KEEP_VARIABLE)
 
@@ -17,9 +18,13 @@ _OWN_VARIABLES = (*IDENTITY_VARIABLES, "CSA_PROJECT_ROOT", "CSA_OUTPUT_DIR", "CS
 def base_environment(
     environ: Mapping[str, str], markers: Iterable[str], configured: Mapping[str, str]
 ) -> dict[str, str]:
-    """Return what a tool starts from: no outer agent's markers, no outer session's identity, the user's settings."""
+    """Return what a tool starts from, with the user's settings.
+
+    It lacks an outer agent's markers, an outer session's identity, and what names descriptors of the caller's.
+    """
     dropped = {*markers, *_OWN_VARIABLES}
-    return {**{name: value for name, value in environ.items() if name not in dropped}, **configured}
+    inherited = without_descriptors(environ)
+    return {**{name: value for name, value in inherited.items() if name not in dropped}, **configured}
 
 
 def session_environment(

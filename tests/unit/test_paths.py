@@ -65,3 +65,33 @@ def test_the_files_of_a_session() -> None:
     ]
     assert paths.tool_lock("codex") == Path("/s/locks/codex.lock")
     assert paths.turn_output(3) == Path("/s/output/turn-0003")
+
+
+@pytest.mark.parametrize(
+    ("environ", "root", "config"),
+    [
+        ({"HOME": "/h", "CSA_STATE_DIR": "~/s", "CSA_CONFIG": "~/c.toml"}, "/h/s", "/h/c.toml"),
+        ({"HOME": "/h", "CSA_STATE_DIR": "~"}, "/h", "/h/.config/csa/config.toml"),
+        (
+            {"HOME": "/h", "XDG_STATE_HOME": "s", "XDG_CONFIG_HOME": "./c"},
+            "/h/.local/state/csa",
+            "/h/.config/csa/config.toml",
+        ),
+        (
+            {"HOME": "/h", "XDG_STATE_HOME": "~/s", "XDG_CONFIG_HOME": "~/c"},
+            "/h/.local/state/csa",
+            "/h/.config/csa/config.toml",
+        ),
+        ({"HOME": "/h", "CSA_STATE_DIR": "~root/s"}, "/root/s", "/h/.config/csa/config.toml"),
+    ],
+)
+def test_paths_that_no_shell_has_expanded(environ: dict[str, str], root: str, config: str) -> None:
+    """A `~` in csa's variables is the home directory; a relative XDG directory is ignored, as specified."""
+    assert str(state_root(environ)) == root
+    assert str(user_config_file(environ)) == config
+
+
+def test_no_home_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A user whom the system does not know, without HOME, has the root directory, and not the current one."""
+    monkeypatch.setattr("os.getuid", lambda: 4_000_000)
+    assert str(home({})) == "/"

@@ -15,13 +15,14 @@ from csa.model.adapter import InteractiveTool, Invocation, TurnRequest
 from csa.model.config import NATIVE
 from csa.process.launch import SpawnError, become_subreaper
 from csa.process.terminal import TerminalEnd, run_in_terminal
-from csa.runner.environment import apply_changes, base_environment, session_environment
+from csa.runner.environment import apply_changes, session_environment
 from csa.runner.request import RunRequest
 from csa.runner.sessions.ending import who_asks
 from csa.runner.setting import Setting
 from csa.runner.toolbox import loadable_adapters
 from csa.runner.turns.plan import TurnPlan
 from csa.runner.turns.planning import plan_turn
+from csa.runner.turns.preparation import tool_environment
 from csa.runner.turns.runfiles import read_named_files
 from csa.store.atomic import write_private
 from csa.store.held import HeldSession, open_session
@@ -92,7 +93,7 @@ class Interaction:
         )
 
     def _environment(self, held: HeldSession) -> dict[str, str]:
-        base = _base_environment(self._setting, self.plan)
+        base = tool_environment(self._setting, self.plan, loadable_adapters(self._setting.config)[0])
         own = session_environment(
             held.state,
             held.paths,
@@ -127,14 +128,8 @@ class _Watch:
         return self._paths.cancel.exists()
 
 
-def _base_environment(setting: Setting, plan: TurnPlan) -> dict[str, str]:
-    adapters, _ = loadable_adapters(setting.config)
-    markers = (marker for adapter in adapters for marker in adapter.outer_markers)
-    return base_environment(setting.environ, markers, setting.config.for_tool(plan.adapter.name).env)
-
-
 def _request(setting: Setting, plan: TurnPlan) -> TurnRequest:
-    base = _base_environment(setting, plan)
+    base = tool_environment(setting, plan, loadable_adapters(setting.config)[0])
     return TurnRequest(
         prompt="",
         cwd=plan.cwd,

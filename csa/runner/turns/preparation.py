@@ -17,6 +17,7 @@ from csa.runner.environment import (
     session_environment,
     system_note,
 )
+from csa.runner.inherited import is_same_work_tree, without_repository
 from csa.runner.request import RunRequest
 from csa.runner.setting import Setting
 from csa.runner.toolbox import find_command, loadable_adapters
@@ -75,8 +76,7 @@ def _make_request(
     setting: Setting, plan: TurnPlan, *, prompt: str, system: str | None, known: ToolState, csa_command: str
 ) -> tuple[TurnRequest, list[str]]:
     adapters, problems = loadable_adapters(setting.config)
-    markers = (marker for adapter in adapters for marker in adapter.outer_markers)
-    base = base_environment(setting.environ, markers, setting.config.for_tool(plan.adapter.name).env)
+    base = tool_environment(setting, plan, adapters)
     directory = run_directory(setting.store.paths(plan.state.session_id))
     note = system_note(plan.state, csa_command=csa_command, max_depth=plan.max_depth)
     fork = plan.fork
@@ -103,6 +103,14 @@ def _make_request(
         run_directory_is_roots=is_roots_alone(directory),
     )
     return asked, problems
+
+
+def tool_environment(setting: Setting, plan: TurnPlan, adapters: list[Adapter]) -> dict[str, str]:
+    """Return what a plan's tool starts from, before its session and its adapter have their say."""
+    markers = (marker for adapter in adapters for marker in adapter.outer_markers)
+    is_elsewhere = not is_same_work_tree(setting.directory, plan.cwd)
+    environ = without_repository(setting.environ) if is_elsewhere else setting.environ
+    return base_environment(environ, markers, setting.config.for_tool(plan.adapter.name).env)
 
 
 def _environment(

@@ -1,0 +1,85 @@
+"""What a caller's environment says about the caller's own work alone, and an agent that works elsewhere must not get.
+
+A git hook's variables name the repository, index and author of the commit that is being made: an agent with another
+work tree, or one that goes on when the hook is over, would commit into that. What make says of its job server names
+descriptors that no tool inherits, and that may be anything there.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+
+# `git rev-parse --local-env-vars` of git 2.39 and 2.51; and what a push is kept in until it is taken.
+_REPOSITORY = frozenset(
+    {
+        "GIT_ALTERNATE_OBJECT_DIRECTORIES",
+        "GIT_COMMON_DIR",
+        "GIT_CONFIG",
+        "GIT_CONFIG_COUNT",
+        "GIT_CONFIG_PARAMETERS",
+        "GIT_DIR",
+        "GIT_GRAFT_FILE",
+        "GIT_IMPLICIT_WORK_TREE",
+        "GIT_INDEX_FILE",
+        "GIT_INTERNAL_SUPER_PREFIX",
+        "GIT_NO_REPLACE_OBJECTS",
+        "GIT_OBJECT_DIRECTORY",
+        "GIT_PREFIX",
+        "GIT_QUARANTINE_PATH",
+        "GIT_REF_STORAGE_FORMAT",
+        "GIT_REFERENCE_BACKEND",
+        "GIT_REPLACE_REF_BASE",
+        "GIT_SHALLOW_FILE",
+        "GIT_WORK_TREE",
+    }
+)
+_REPOSITORY_PREFIXES = ("GIT_CONFIG_KEY_", "GIT_CONFIG_VALUE_", "HG_")
+# Of the commit that is being made, where a hook is: elsewhere they are the user's own choice.
+_COMMIT = frozenset(
+    {
+        "GIT_AUTHOR_DATE",
+        "GIT_AUTHOR_EMAIL",
+        "GIT_AUTHOR_NAME",
+        "GIT_COMMITTER_DATE",
+        "GIT_EDITOR",
+        "GIT_EXEC_PATH",
+        "GIT_REFLOG_ACTION",
+        "GIT_SEQUENCE_EDITOR",
+    }
+)
+_MAKE = frozenset({"CARGO_MAKEFLAGS", "MAKELEVEL", "MAKE_TERMERR", "MAKE_TERMOUT", "MFLAGS"})
+_SERVICE = frozenset({"LISTEN_FDNAMES", "LISTEN_FDS", "LISTEN_PID", "NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC"})
+
+
+def without_descriptors(environ: Mapping[str, str]) -> dict[str, str]:
+    """Return an environment without what names descriptors of the caller's: a job server, or a service's sockets.
+
+    MAKEFLAGS that a user has set for himself stay: make's own come with MAKELEVEL.
+    """
+    dropped = _MAKE | _SERVICE
+    if "MAKELEVEL" in environ or "--jobserver" in environ.get("MAKEFLAGS", ""):
+        dropped |= {"MAKEFLAGS"}
+    return {name: value for name, value in environ.items() if name not in dropped}
+
+
+def without_repository(environ: Mapping[str, str]) -> dict[str, str]:
+    """Return an environment without what names a repository, and the commit that is being made in it."""
+    of_repository = {name for name in environ if name in _REPOSITORY or name.startswith(_REPOSITORY_PREFIXES)}
+    dropped = of_repository | (_COMMIT if of_repository else set())
+    return {name: value for name, value in environ.items() if name not in dropped}
+
+
+def is_same_work_tree(one: str | os.PathLike[str], other: str | os.PathLike[str]) -> bool:
+    """Say whether two directories are in one work tree of git; outside of any, whether they are the same."""
+    return _work_tree(one) == _work_tree(other)
+
+
+def _work_tree(directory: str | os.PathLike[str]) -> str:
+    """Return its top. An empty `.git`, as codex leaves in /tmp, makes none."""
+    start = place = os.path.realpath(directory)
+    while not (os.path.isfile(f"{place}/.git") or os.path.isfile(f"{place}/.git/HEAD")):
+        if place == "/":
+            return start
+        place = os.path.dirname(place)
+    return place
