@@ -180,13 +180,14 @@ class Place:
         env: Mapping[str, str | None] | None = None,
         cwd: Path | None = None,
         stdin: int = subprocess.DEVNULL,
+        program: Path | str = CSA,
     ) -> Running:
         """Start csa."""
         number = len(self.started) + 1
         out, err = self.tmp / f"stdout-{number}", self.tmp / f"stderr-{number}"
         with out.open("wb") as out_file, err.open("wb") as err_file:
             process = subprocess.Popen(
-                [CSA, *words],
+                [program, *words],
                 env=self.environment(env),
                 cwd=cwd or self.project,
                 stdin=stdin,

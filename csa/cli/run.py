@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
     from csa.cli.progress import Progress
     from csa.model.events import Event
+    from csa.runner.on_finish import FollowUp
     from csa.runner.turns.turn import Turn
 
 _PIECE = 1 << 10  # characters, so that they are no more than PIPE_BUF bytes
@@ -69,6 +70,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     how.add_argument("--idle-timeout", type=float, metavar="S", help="end it after S seconds without output or work")
     how.add_argument("--detach", action="store_true", help="return when the session is there; it goes on by itself")
     how.add_argument("--on-finish", metavar="CMD", help="run this shell command when the turn has ended")
+    how.add_argument(
+        "--on-finish-timeout", type=float, metavar="S", help="end that command after S seconds; 0 is never"
+    )
     how.add_argument("--keep-background", action="store_true", help="leave running what the tool leaves running")
     how.add_argument(
         "--retries",
@@ -133,8 +137,10 @@ def execute(arguments: argparse.Namespace) -> int:
 
 def _teller(*, quiet: bool) -> Callable[[str], None]:
     """Return what says on stderr what is waited for."""
+    from csa.runner.turns.ahead import load_at_once  # noqa: PLC0415  # few runs wait
 
     def tell(words: str) -> None:
+        load_at_once("csa.cli.progress")  # csa may be upgraded while it waits
         if not quiet:
             with lossy(sys.stderr):
                 print(f"waiting: {words}", file=sys.stderr, flush=True)
@@ -149,6 +155,7 @@ def _carry_out(client: Csa, request: RunRequest, arguments: argparse.Namespace) 
     become_subreaper()
     faults: list[OSError] = []
     plan = client.plan(request)
+    follow_up = _follow_up(client, arguments)
     with noted_signals() as noted:
         with Heeding(lambda: _leave(noted)):
             opening = client.begin(request, plan)
@@ -162,8 +169,8 @@ def _carry_out(client: Csa, request: RunRequest, arguments: argparse.Namespace) 
         anyio.run(_drive, turn, progress, faults if arguments.stream_json else None, noted)
     assert turn.result is not None
     _print_outcome(turn, turn.result, arguments)
-    if arguments.on_finish:
-        _finish(arguments.on_finish, client, turn.result)
+    if follow_up:
+        _finish(follow_up, client, turn.result)
     if faults and not isinstance(faults[0], BrokenPipeError):
         raise faults[0]
     return turn.result.exit_code
@@ -175,7 +182,7 @@ def _detach(client: Csa, request: RunRequest, arguments: argparse.Namespace) -> 
 
     if arguments.stream_json:
         raise UsageError("--detach and --stream-json exclude each other.", hint="csa session logs -f --events")
-    started = start_detached(client, request, wait_s=arguments.wait, on_finish=arguments.on_finish)
+    started = start_detached(client, request, wait_s=arguments.wait, on_finish=_follow_up(client, arguments))
     if arguments.json:
         print_json(started.to_json())
     else:
@@ -187,14 +194,25 @@ def _detach(client: Csa, request: RunRequest, arguments: argparse.Namespace) -> 
     return 0
 
 
-def _finish(command: str, client: Csa, result: RunResult) -> None:
-    from csa.runner.on_finish import run_on_finish  # noqa: PLC0415  # only this needs it
+def _follow_up(client: Csa, arguments: argparse.Namespace) -> FollowUp | None:
+    """Return what is to be run when the turn has ended; `--on-finish ''` is nothing, whatever is configured."""
+    config = client.setting.config
+    command = config.on_finish if arguments.on_finish is None else arguments.on_finish
+    if not command:
+        return None
+    from csa.runner.on_finish import FollowUp  # noqa: PLC0415  # only this needs it
+
+    limit_s = config.on_finish_timeout_s if arguments.on_finish_timeout is None else arguments.on_finish_timeout
+    return FollowUp(command, limit_s or None)
+
+
+def _finish(follow_up: FollowUp, client: Csa, result: RunResult) -> None:
+    from csa.runner.on_finish import run_on_finish  # noqa: PLC0415  # loaded with FollowUp
 
     sys.stdout.flush()
     directory = str(client.setting.directory)
-    problem = run_on_finish(command, result, environ=client.setting.environ, directory=directory)
-    if problem:
-        warn([client.setting.redactor.redact(problem)])
+    problems = run_on_finish(follow_up, result, environ=client.setting.environ, directory=directory)
+    warn([client.setting.redactor.redact(problem) for problem in problems])
 
 
 @contextmanager

@@ -55,6 +55,8 @@ KEYS: Mapping[str, Key] = {
     "session_ttl": Key("duration", "", "when new sessions expire, as 7d or 12h; empty: never"),
     "max_sessions": Key("count", 0, "how many sessions a project may keep; 0 is no limit", limits=True),
     "undo_days": Key("count", 7, "for how many days what is gone can be restored", limits=True, grows=True),
+    "on_finish": Key("text", "", "a shell command to run when a turn has ended; empty: none"),
+    "on_finish_timeout_s": Key("seconds", 0.0, "time after which that command is ended, in seconds; 0 is none"),
     "audit_reads": Key("flag", False, "note in audit.jsonl also who reads a session", limits=True, grows=True),
 }
 TOOL_KEYS: Mapping[str, Key] = {
@@ -65,7 +67,8 @@ TOOL_KEYS: Mapping[str, Key] = {
     "env": Key("table", {}, "variables to set for the tool"),
     "max_running": Key("count", 0, "how many turns of the tool run at once on this host; 0 is no limit", limits=True),
 }
-_NOT_FOR_PROJECTS = ("command", "env", "transport")  # the transport decides how a permission is enforced
+# What a project's file may not say: it could name commands; and the transport decides how a permission is enforced.
+_NOT_FOR_PROJECTS = ("command", "env", "transport", "on_finish", "on_finish_timeout_s")
 
 
 class Layer(Struct):
@@ -167,6 +170,16 @@ class Config(Struct):
         return int(self.values["undo_days"][0])
 
     @property
+    def on_finish(self) -> str | None:
+        """None: nothing is run."""
+        return str(self.values["on_finish"][0]) or None
+
+    @property
+    def on_finish_timeout_s(self) -> float | None:
+        """None: no limit."""
+        return float(self.values["on_finish_timeout_s"][0]) or None
+
+    @property
     def audit_reads(self) -> bool:
         return bool(self.values["audit_reads"][0])
 
@@ -223,6 +236,7 @@ def _flatten(layer: Layer) -> dict[str, Any]:
         if name == "tools":
             flat.update(_flatten_tools(layer, value))
         elif name in KEYS:
+            _refuse_to_project(layer, name, name)
             flat[name] = value
         else:
             raise _unknown(layer.origin, name, [*KEYS, "tools"])
@@ -235,13 +249,14 @@ def _flatten_tools(layer: Layer, tools: Any) -> dict[str, Any]:
         for name, value in _table(layer.origin, f"tools.{tool}", table).items():
             if name not in TOOL_KEYS:
                 raise _unknown(layer.origin, name, [*TOOL_KEYS], where=f"tools.{tool}.")
-            if layer.is_project and name in _NOT_FOR_PROJECTS:
-                raise ConfigError(
-                    f"{layer.origin}: a project may not set 'tools.{tool}.{name}'.",
-                    hint="move it to your own config file",
-                )
+            _refuse_to_project(layer, name, f"tools.{tool}.{name}")
             flat[f"tools.{tool}.{name}"] = value
     return flat
+
+
+def _refuse_to_project(layer: Layer, key: str, name: str) -> None:
+    if layer.is_project and key in _NOT_FOR_PROJECTS:
+        raise ConfigError(f"{layer.origin}: a project may not set '{name}'.", hint="move it to your own config file")
 
 
 def _table(origin: str, name: str, value: Any) -> Mapping[str, Any]:

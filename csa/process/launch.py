@@ -13,6 +13,7 @@ from csa.process import guardian
 
 STDOUT_PIPE_BYTES = 1 << 20  # gemini loses what the pipe has no room for when it exits
 guardians_at_work: set[int] = set()
+_guardian_source: list[str] = []
 
 
 class SpawnError(Exception):
@@ -66,6 +67,22 @@ class Launched:
             stdin.close()
 
 
+def remember_guardian() -> None:
+    """Keep the guardian's program in memory, for tools that are started when csa's files have been replaced."""
+    if not _guardian_source:
+        with suppress(OSError), open(guardian.__file__, encoding="utf-8") as file:
+            _guardian_source.append(file.read())
+
+
+def _guardian_command() -> tuple[str, ...]:
+    if not _guardian_source or os.path.exists(guardian.__file__):
+        return guardian.COMMAND
+    start = (
+        "import sys; space = {'__name__': 'guardian', '__file__': ''}; exec(sys.argv.pop(1), space); space['main']()"
+    )
+    return (*guardian.COMMAND[:-2], start, *_guardian_source)
+
+
 def launch_tool(argv: Sequence[str], *, cwd: str, env: Mapping[str, str], shared_fds: Sequence[int] = ()) -> Launched:
     """Start a guardian that starts a tool; arguments and errors are those of `csa.process.tool.start_tool`."""
     control_read, control_write = os.pipe()
@@ -73,7 +90,7 @@ def launch_tool(argv: Sequence[str], *, cwd: str, env: Mapping[str, str], shared
     others = other_children()
     try:
         process = subprocess.Popen(
-            [*guardian.COMMAND, str(control_read), str(status_write), "--", *argv],
+            [*_guardian_command(), str(control_read), str(status_write), "--", *argv],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

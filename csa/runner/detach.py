@@ -23,6 +23,7 @@ from csa.runner.ancestry import IDENTITY_VARIABLES
 from csa.runner.client import Csa
 from csa.runner.environment import outer_sandbox
 from csa.runner.inherited import without_descriptors, without_repository
+from csa.runner.on_finish import FollowUp
 from csa.runner.request import RunRequest
 from csa.structs import Struct, asdict, replace
 
@@ -53,7 +54,7 @@ class Detached(Struct):
 
 
 def start_detached(
-    client: Csa, request: RunRequest, *, wait_s: float | None = None, on_finish: str | None = None
+    client: Csa, request: RunRequest, *, wait_s: float | None = None, on_finish: FollowUp | None = None
 ) -> Detached:
     """Start the turn and return when its session can be found by any process.
 
@@ -79,7 +80,7 @@ def start_detached(
         "directory": str(client.setting.directory),
         "command": client.command,
         "wait_s": wait_s,
-        "on_finish": on_finish,
+        "on_finish": asdict(on_finish) if on_finish else None,
         "caller": {name: client.setting.environ.get(name) for name in IDENTITY_VARIABLES},
     }
     own = {"CSA_SESSION_ID": session_id, "CSA_SESSION_DIR": str(client.store.paths(session_id).root)}

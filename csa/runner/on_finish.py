@@ -1,4 +1,7 @@
-"""The command of `--on-finish`: run when a turn has ended, its records are written and its session is free again."""
+"""The command of `--on-finish`: run when a turn has ended, its records are written and its session is free again.
+
+It is work like any other: nothing limits it but what was asked for. All it needs is loaded before the turn begins.
+"""
 
 from __future__ import annotations
 
@@ -12,20 +15,29 @@ from typing import Any, Self
 
 from csa.model.result import RunResult
 from csa.process.wakeup import heeded
+from csa.structs import Struct
 
-LIMIT_S = 60.0
+TERM_GRACE_S = 2.0
 _SHOWN = 200
 _ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
+class FollowUp(Struct):
+    """A shell command line for when a turn has ended, and the time it may take: None, as long as it likes."""
+
+    command: str
+    timeout_s: float | None = None
+
+
 def run_on_finish(
-    command: str, result: RunResult, *, environ: Mapping[str, str], directory: str, output: int = 2
-) -> str | None:
-    """Run a shell command line, with the result as JSON on its stdin; return what went wrong, None when it succeeded.
+    follow_up: FollowUp, result: RunResult, *, environ: Mapping[str, str], directory: str, output: int = 2
+) -> list[str]:
+    """Run the command, with the result as JSON on its stdin; return what went wrong, nothing when it succeeded.
 
     It runs as whoever asked for the turn, and not inside the session that has ended: `CSA_FINISHED_SESSION`, `_TURN`,
-    `_TOOL`, `_STATUS` and `_EXIT_CODE` name that. What it prints goes to the descriptor `output`. After 60 s it is
-    killed. Only for the main thread: a signal that would end us ends the command first.
+    `_TOOL`, `_STATUS` and `_EXIT_CODE` name that. It starts in `directory`, or where that is gone in the home
+    directory. What it prints goes to the descriptor `output`. When its time is over it gets TERM, and KILL two seconds
+    later. Only for the main thread: a signal that would end us ends the command first.
 
     Raises:
         SystemExit: such a signal came; the command has ended.
@@ -38,29 +50,50 @@ def run_on_finish(
         "EXIT_CODE": str(result.exit_code),
     }
     variables = {**environ, **{f"CSA_FINISHED_{name}": value for name, value in facts.items()}}
+    place, problems = _existing(directory, environ)
+    variables["PWD"] = place
+    named = f"--on-finish: {follow_up.command[:_SHOWN]}"
     with _Signals() as signals:
         try:
             process = subprocess.Popen(
-                ["/bin/sh", "-c", command],
+                ["/bin/sh", "-c", follow_up.command],
                 stdin=subprocess.PIPE,
                 stdout=output,
                 stderr=output,
                 env=variables,
-                cwd=directory,
+                cwd=place,
                 start_new_session=True,
             )
         except OSError as error:
-            return f"--on-finish: {command[:_SHOWN]}: {error.strerror}"
+            return [*problems, f"{named}: {error.strerror}"]
         signals.pass_to(process)
-        try:
-            process.communicate(json.dumps(result.to_json()).encode() + b"\n", timeout=LIMIT_S)
-        except subprocess.TimeoutExpired:
-            _signal_group(process, signal.SIGKILL)
-            process.communicate()
-            return f"--on-finish: {command[:_SHOWN]}: it took longer than {LIMIT_S:g} s, and was killed"
-    if process.returncode:
-        return f"--on-finish: {command[:_SHOWN]}: it exited with code {process.returncode}"
-    return None
+        said = json.dumps(result.to_json()).encode() + b"\n"
+        if not _attend(process, said, follow_up.timeout_s):
+            problems.append(f"{named}: it took longer than {follow_up.timeout_s:g} s, and was ended")
+        elif process.returncode:
+            problems.append(f"{named}: it exited with code {process.returncode}")
+    return problems
+
+
+def _existing(directory: str, environ: Mapping[str, str]) -> tuple[str, list[str]]:
+    """Return where the command can start, and what to say when that is not where it was to."""
+    places = [directory, environ.get("HOME", ""), "/"]
+    found = next(place for place in places if os.path.isdir(place) and os.access(place, os.X_OK))
+    return found, [] if found == directory else [f"--on-finish: {directory} is gone; it runs in {found}"]
+
+
+def _attend(process: subprocess.Popen[bytes], said: bytes, timeout_s: float | None) -> bool:
+    """Wait for the end; return whether it came in time, and otherwise bring it about."""
+    try:
+        process.communicate(said, timeout=timeout_s)
+    except subprocess.TimeoutExpired:
+        _signal_group(process, signal.SIGTERM)
+        with suppress(subprocess.TimeoutExpired):
+            process.communicate(timeout=TERM_GRACE_S)
+        _signal_group(process, signal.SIGKILL)
+        process.communicate()
+        return False
+    return True
 
 
 class _Signals:

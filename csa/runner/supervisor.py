@@ -25,7 +25,8 @@ from csa.model.result import RunResult
 from csa.process.launch import become_subreaper
 from csa.runner.client import Csa
 from csa.runner.detach import AppearedError, error_to_json, request_from_json
-from csa.runner.on_finish import run_on_finish
+from csa.runner.on_finish import FollowUp, run_on_finish
+from csa.runner.turns.ahead import load_at_once
 from csa.runner.turns.patience import try_until_free
 from csa.runner.turns.turn import Turn
 
@@ -62,13 +63,13 @@ def _finish(order: dict[str, Any], result: RunResult) -> None:
     copier = threading.Thread(target=_copy_redacted, args=(source, redactor), daemon=True)
     copier.start()
     try:
-        problem = run_on_finish(
-            order["on_finish"], result, environ=environ, directory=order["directory"], output=output
+        problems = run_on_finish(
+            FollowUp(**order["on_finish"]), result, environ=environ, directory=order["directory"], output=output
         )
     finally:
         os.close(output)
         copier.join(_LAST_OUTPUT_S)  # what the command has left running may hold the pipe
-    if problem:
+    for problem in problems:
         _log(redactor.redact(f"warning: {problem}"))
 
 
@@ -86,9 +87,12 @@ def _wait_and_run(order: dict[str, Any]) -> RunResult:
 
     if order["wait_s"] is None:
         return run()
-    return try_until_free(
-        run, limit_s=order["wait_s"], tell=lambda words: _log(f"waiting: {words}"), check=_refuse_unheard
-    )
+    return try_until_free(run, limit_s=order["wait_s"], tell=_tell, check=_refuse_unheard)
+
+
+def _tell(words: str) -> None:
+    load_at_once()  # csa may be upgraded while it waits
+    _log(f"waiting: {words}")
 
 
 def _refuse_unheard() -> None:

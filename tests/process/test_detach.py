@@ -381,6 +381,37 @@ def test_on_finish_in_the_foreground(place: Place) -> None:
     assert "warning: --on-finish: echo heard; exit 3: it exited with code 3" in done.err
 
 
+def test_on_finish_in_time(place: Place) -> None:
+    """With a limit, it gets TERM when that is over, and KILL where it does not hear."""
+    heard = place.tmp / "heard"
+    hook = f"trap 'touch {heard}' TERM; while :; do sleep 0.05; done"
+    done = place.run("run", "--tool", "codex", "--on-finish", hook, "--on-finish-timeout", "0.5", "go")
+    assert done.code == 0
+    assert heard.exists()
+    assert "it took longer than 0.5 s, and was ended" in done.err
+
+
+def test_on_finish_where_the_directory_is_gone(place: Place) -> None:
+    """A directory that went during the turn keeps nothing from running."""
+    gone = place.tmp / "gone"
+    gone.mkdir()
+    place.play(["run", f"rmdir {gone}"])
+    done = place.run("run", "--tool", "codex", "--on-finish", f"pwd > {place.tmp}/where", "go", cwd=gone)
+    assert done.code == 0
+    assert (place.tmp / "where").read_text().strip() == place.env["HOME"]
+    assert f"warning: --on-finish: {gone} is gone" in done.err
+
+
+@pytest.mark.parametrize(("words", "ran"), [([], True), (["--on-finish", ""], False), (["--detach"], True)])
+def test_on_finish_of_the_configuration(place: Place, words: list[str], *, ran: bool) -> None:
+    """What is configured follows each run, unless another command, or none, is asked for."""
+    out = place.tmp / "finished"
+    place.env["CSA_CONF_ON_FINISH"] = f"touch {out}"
+    assert place.run("run", "--tool", "codex", *words, "go").code == 0
+    place.wait_until_empty(within_s=5)
+    assert out.exists() == ran
+
+
 @pytest.mark.parametrize("words", [["--detach"], []], ids=["detached", "foreground"])
 def test_a_signal_while_the_on_finish_command_runs(place: Place, words: list[str]) -> None:
     """It ends the command as well: TERM first, of which it can make something, and KILL the next time."""

@@ -10,6 +10,7 @@ import math
 import os
 import signal
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import Protocol
 
 import anyio
@@ -21,6 +22,7 @@ from csa.process.framing import LineFramer
 from csa.process.logs import OutputLog
 from csa.process.tool import ToolProcess, cpu_ticks_below, processes_below
 from csa.procfs import ProcessId
+from csa.runner.turns.ahead import load_ahead
 from csa.runner.turns.stopping import Stopping
 from csa.runner.turns.verdict import Stop, out_of_time, too_silent
 from csa.store.journal import Journal
@@ -84,10 +86,11 @@ class Attempt:
         timeout_s: float | None,
         spent_s: float = 0.0,
         idle_timeout_s: float | None = None,
+        with_other_tools: bool = False,
     ) -> ToolExit:
         """Run the watchers beside the tool until it has exited and its output is drained.
 
-        `spent_s` of the time limit is over already.
+        `spent_s` of the time limit is over already. What other tools need, should they go on, is loaded meanwhile.
         """
         async with anyio.create_task_group() as watchers:
             watchers.start_soon(self._tool.feed_stdin, invocation.stdin)
@@ -99,6 +102,7 @@ class Attempt:
             watchers.start_soon(self._keep_time, timeout_s, spent_s)
             watchers.start_soon(self._reap)
             watchers.start_soon(self._end_on_request)
+            watchers.start_soon(partial(load_ahead, with_other_tools=with_other_tools))
             end = await self._tool.wait()
             await self._drain()
             watchers.cancel_scope.cancel()

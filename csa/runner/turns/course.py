@@ -109,6 +109,7 @@ class Course:
                     timeout_s=self.plan.timeout_s,
                     spent_s=self._spent_s(),
                     idle_timeout_s=self.plan.idle_timeout_s,
+                    with_other_tools=bool(self.plan.fallback),
                 )
                 if self._request.keep_background and self.stopping.stop is None:
                     tool.keep_background()
@@ -225,9 +226,10 @@ class Course:
         result, events = self.recorder.finish(result, outcome, goes_on=self.following is not None)
         self.recorder.note(f"turn {result.turn}: {result.status}, {verdict.error_message or 'no error'}")
         if self._setting.config.checkpoint_every_turns:
-            from csa.runner.turns.checkpointing import checkpoint_turn  # noqa: PLC0415  # brings git, which few turns need
+            with self.recorder.losing("the checkpoint"):
+                from csa.runner.turns.checkpointing import checkpoint_turn  # noqa: PLC0415  # brings git
 
-            checkpoint_turn(self._setting, self.recorder)
+                checkpoint_turn(self._setting, self.recorder)
         self.last = [*passed_over, *events]
         self.result = result
 

@@ -7,8 +7,8 @@ it; the losses are counted and reported.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -251,11 +251,17 @@ class Recorder:
         self.append("run_finished", lost.to_event())
         self.journal.turn = journal_turn
 
-    def _attempt(self, what: str, action: Callable[[], None]) -> None:
+    @contextmanager
+    def losing(self, what: str) -> Iterator[None]:
+        """Have what goes wrong with one step of the end be a loss, which takes no other step with it."""
         try:
+            yield
+        except Exception as error:  # noqa: BLE001  # a csa that was replaced meanwhile may fail in any way
+            self.losses.append(f"{what} could not be written: {error or type(error).__name__}")
+
+    def _attempt(self, what: str, action: Callable[[], None]) -> None:
+        with self.losing(what):
             action()
-        except (OSError, CsaError) as error:
-            self.losses.append(f"{what} could not be written: {error}")
 
 
 def read_cancellation(paths: SessionPaths, redactor: Redactor) -> str | None:

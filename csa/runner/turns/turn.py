@@ -135,9 +135,11 @@ class Turn:
                 with anyio.move_on_after(1):
                     await self._deliver(self._course.last)
                 self._send.close()
-                self._course.recorder.close()
-                self.losses = self._course.recorder.losses
-                self._note_usage()
+                recorder = self._course.recorder
+                recorder.close()
+                self.losses = recorder.losses
+                with recorder.losing("usage_stats.toml"):
+                    self._note_usage()
 
     async def _run_course(self, deadline: float | None) -> None:
         try:

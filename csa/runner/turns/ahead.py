@@ -1,0 +1,56 @@
+"""What a turn may need at its end, loaded while its tool runs.
+
+csa may be upgraded, moved or removed meanwhile: a module that is imported only then may be gone, or another version's.
+It is loaded piece by piece, beside the listening; a turn that ends before all is loaded waits for none of it.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+from csa.process.launch import remember_guardian
+
+_END = (
+    "csa_adapters.failures",
+    "csa.runner.turns.retrying",
+    "csa.store.checkpoints",
+    "csa.runner.turns.checkpointing",
+    "csa.runner.on_finish",
+    "csa.store.tomlfile",
+    "tomlkit",
+    "tomllib",
+    "hashlib",
+    "shutil",
+    "unicodedata",
+)
+_DECODERS = (
+    "csa_adapters.acp_stream",
+    "csa_adapters.claude_stream",
+    "csa_adapters.codex_stream",
+    "csa_adapters.gemini_stream",
+    "csa_adapters.opencode_stream",
+)
+_BEGINNING = ("anyio._backends._asyncio",)
+_PACKAGES = ("csa.model", "csa.store", "csa.runner.turns")
+
+
+async def load_ahead(*, with_other_tools: bool) -> None:
+    """Load what the end may need, and the decoders of tools that may go on; the event loop has its turn in between."""
+    from anyio.lowlevel import checkpoint  # noqa: PLC0415  # load_at_once is for those who have no loop
+
+    remember_guardian()
+    for name in (*_END, *(_DECODERS if with_other_tools else ())):
+        import_module(name)
+        await checkpoint()
+
+
+def load_at_once(*others: str) -> None:
+    """Load what a turn may need from its beginning, and other modules: for who has to wait before it can begin."""
+    from pkgutil import iter_modules  # noqa: PLC0415  # every run loads this module, and few wait
+
+    remember_guardian()
+    for package in _PACKAGES:
+        for module in iter_modules(import_module(package).__path__, f"{package}."):
+            import_module(module.name)
+    for name in (*_BEGINNING, *_END, *_DECODERS, *others):
+        import_module(name)
