@@ -149,6 +149,7 @@ def _carry_out(client: Csa, request: RunRequest, arguments: argparse.Namespace) 
     become_subreaper()
     faults: list[OSError] = []
     plan = client.plan(request)
+    _announce(client, plan.state.session_id, str(plan.setting.store.project))
     with noted_signals() as noted:
         with Heeding(lambda: _leave(noted)):
             opening = client.begin(request, plan)
@@ -169,6 +170,14 @@ def _carry_out(client: Csa, request: RunRequest, arguments: argparse.Namespace) 
     return turn.result.exit_code
 
 
+def _announce(client: Csa, session_id: str, project: str) -> None:
+    """Say where the turn runs, if that is another project."""
+    if project != str(client.store.project):
+        from csa.cli.selecting import announce  # noqa: PLC0415  # most turns run here
+
+        announce(session_id, project)
+
+
 def _detach(client: Csa, request: RunRequest, arguments: argparse.Namespace) -> int:
     """Start the turn by itself; print its session's id, which any process can resolve from then on."""
     from csa.runner.detach import start_detached  # noqa: PLC0415  # only this needs it
@@ -180,6 +189,7 @@ def _detach(client: Csa, request: RunRequest, arguments: argparse.Namespace) -> 
         print_json(started.to_json())
     else:
         print(started.session_id)
+    _announce(client, started.session_id, started.project)
     if not arguments.quiet:
         with lossy(sys.stderr):
             print(f"{started.tool}, turn {started.turn}, runs by itself (PID {started.pid})", file=sys.stderr)
@@ -406,6 +416,7 @@ def _print_plan(plan: TurnPlan, *, as_json: bool) -> None:
 
     facts = {
         "session": "new" if plan.is_new else plan.state.session_id,
+        "project": str(plan.setting.store.project),
         "tool": plan.adapter.name,
         "why": plan.why_tool,
         "transport": plan.transport,

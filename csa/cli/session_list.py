@@ -55,7 +55,7 @@ def execute(arguments: argparse.Namespace) -> int:
     if arguments.limit is not None and arguments.limit < 1:
         raise UsageError("--limit takes a number from 1 up.")
     selection = read_selection(arguments, datetime.now(UTC))
-    client = open_client(arguments)
+    client = open_client()
     if arguments.watch:
         if not selection.is_everything or arguments.all_projects:
             raise UsageError("--watch shows the whole tree of one project.", hint="csa top shows all projects")
