@@ -128,7 +128,13 @@ def _list_tree(client: Csa, stores: list[Store], selection: Selection, arguments
     from csa.runner.sessions.genealogy import arrange_sessions, keep_matching, roll_up  # noqa: PLC0415  # a plain list needs none of it
 
     everything = Selection(statuses=frozenset((*STATUSES, *PHASES))) if selection.wants_retired else Selection()
-    whole = arrange_sessions(select_sessions(stores, everything).infos)
+    infos = select_sessions(stores, everything).infos
+    if not arguments.all_projects:
+        from csa.runner.sessions.relatives import infos_of_relatives  # noqa: PLC0415  # as above
+
+        relatives = infos_of_relatives(client.store, infos)
+        infos = sorted([*infos, *relatives], key=lambda info: info.session_id, reverse=True)
+    whole = arrange_sessions(infos)
     forest = whole if selection.is_everything else keep_matching(whole, selection)
     shown = forest[: arguments.limit]
     if not shown:
@@ -139,10 +145,10 @@ def _list_tree(client: Csa, stores: list[Store], selection: Selection, arguments
     if not shown:
         return _say_none(selection)
     from csa.cli.list_table import View, print_totals  # noqa: PLC0415  # JSON needs none of it
-    from csa.cli.list_tree import TreePrinter, name_missing  # noqa: PLC0415  # as above
+    from csa.cli.list_tree import TreePrinter, name_places  # noqa: PLC0415  # as above
 
     view = View(_current(stores))
-    names = name_missing(shown, home(client.setting.environ))
+    names = name_places(shown, home(client.setting.environ))
     infos = TreePrinter(view, shown, roll_up(whole, now=time.time()), names).print()
     print_totals(view, infos, more=0)
     if len(shown) < len(forest):
@@ -158,7 +164,13 @@ def _tree_to_json(whole: Forest, shown: Forest) -> list[dict[str, object]]:
 
     sums = roll_up(whole, now=time.time())
     return [
-        {**node.item.to_json(), "subtree": rollup_to_json(sums[node.session_id])} for node in walk(shown) if node.item
+        {
+            **node.item.to_json(),
+            "project": str(node.item.store.project),
+            "subtree": rollup_to_json(sums[node.session_id]),
+        }
+        for node in walk(shown)
+        if node.item
     ]
 
 
@@ -194,15 +206,15 @@ def _watch(client: Csa, limit: int | None) -> int:
     if not can_redraw(sys.stdout):
         raise UsageError("--watch needs a terminal that can be redrawn.", hint="csa session list --tree")
     from csa.cli.live import arrange, lay_out  # noqa: PLC0415  # a plain list needs none of it
-    from csa.cli.roster import Roster, shorten  # noqa: PLC0415  # as above
+    from csa.cli.roster import FamilyRoster, shorten  # noqa: PLC0415  # as above
     from csa.cli.screen import watch  # noqa: PLC0415  # as above; this one brings rich
 
     store, user_home = client.store, home(client.setting.environ)
-    roster = Roster(lambda: [store], user_home=user_home)
+    roster = FamilyRoster(store, user_home=user_home)
     title = shorten(store.project, user_home)
 
     def frame(width: int, height: int) -> list[Line]:
-        forest = arrange(roster.rows())[:limit]
+        forest = arrange(roster.family())[:limit]
         return lay_out(forest, width=width, height=height, now=time.time(), title=title, empty="No sessions yet")
 
     return watch(frame)
