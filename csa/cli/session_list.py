@@ -16,12 +16,13 @@ import sys
 import time
 from datetime import UTC, datetime
 
-from csa.cli.output import can_redraw, print_json
+from csa.cli.output import can_redraw, lossy, print_json
 from csa.cli.selecting import find_projects, open_client, refuse_unknown_tools
 from csa.errors import StateError, UsageError
 from csa.paths import home
 from csa.runner.client import Csa
 from csa.runner.sessions.listing import PHASES, STATUSES, Selection, select_sessions
+from csa.store.project import find_work_tree
 from csa.store.sessions import Store
 
 TYPE_CHECKING = False  # see csa/structs.py
@@ -61,9 +62,19 @@ def execute(arguments: argparse.Namespace) -> int:
             raise UsageError("--watch shows the whole tree of one project.", hint="csa top shows all projects")
         return _watch(client, arguments.limit)
     stores = find_projects(client.store.root) if arguments.all_projects else [client.store]
+    if not arguments.json:
+        _hint_at_worktree(client)
     if arguments.tree:
         return _list_tree(client, stores, selection, arguments)
     return _list_rows(client, stores, selection, arguments)
+
+
+def _hint_at_worktree(client: Csa) -> None:
+    """Name what an older csa has kept for this worktree itself, and which is not listed."""
+    tree = find_work_tree(client.setting.directory)
+    if tree != client.store.project_pathname and Store(client.store.root, tree).ids():
+        with lossy(sys.stderr):
+            print(f"hint: csa session adopt {tree} brings in what this worktree has had for itself", file=sys.stderr)
 
 
 def read_selection(arguments: argparse.Namespace, now: datetime) -> Selection:
