@@ -4,7 +4,8 @@ The prefix that is enough to name a session is printed in bold, and the current 
 terminal the 50 newest are shown.
 
 In the tree the numbers at the right, and the states in brackets, are of the session and all below it; a dashed edge
-leads to a fork. A parent that is not there is named, in yellow, with where it is.
+leads to a fork. A parent that is not there is named, in yellow, with where it is. What was started in another project
+says where it is.
 
 With --watch the tree is drawn over the whole screen, four times a second, with what each agent is doing, for how long
 its last turn has run, its tokens and its cost; q or Ctrl-C ends it.

@@ -6,6 +6,7 @@ Whatever can be refused is refused here.
 from __future__ import annotations
 
 import re
+import shlex
 from datetime import datetime
 from pathlib import Path
 
@@ -219,7 +220,7 @@ def _last_directory(state: SessionState) -> str:
 def _directory_gone(state: SessionState, cwd: str) -> NotFoundError:
     """Say that a conversation cannot go on where it was begun; tools do not find theirs from anywhere else."""
     branch = f" {state.branch}" if state.branch and cwd != state.project_path else ""
-    back = f"git worktree add {cwd}{branch}" if branch else "bring the directory back"
+    back = f"git worktree add {shlex.quote(cwd)}{branch}" if branch else "bring the directory back"
     return NotFoundError(
         f"Session {state.session_id} works in {cwd}, which is gone.",
         hint=f'{back}, or csa run --fork-from {state.session_id} "..." to go on in a new session with a digest of it',
