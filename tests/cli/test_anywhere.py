@@ -40,7 +40,7 @@ ACTS: dict[tuple[str, ...], tuple[str, int]] = {
     ("session", "checkpoint"): ("{}", 0),
     ("session", "repair"): ("{}", 0),
     ("session", "kill"): ("--tree {}", 0),
-    ("session", "compress"): ("{}", 1),
+    ("session", "compress"): ("{}", 0),
     ("session", "delete"): ("{}", 0),
     ("run",): ("--tool codex --session {} go", 0),
 }
