@@ -149,10 +149,10 @@ def _carry_out(client: Csa, request: RunRequest, arguments: argparse.Namespace) 
     become_subreaper()
     faults: list[OSError] = []
     plan = client.plan(request)
-    _announce(client, plan.state.session_id, str(plan.setting.store.project))
     with noted_signals() as noted:
         with Heeding(lambda: _leave(noted)):
             opening = client.begin(request, plan)
+        _announce(client, plan.state.session_id, str(plan.setting.store.project))
         import anyio  # noqa: PLC0415  # loaded while the tool starts, as all of what attends to it
 
         from csa.cli.progress import make_progress  # noqa: PLC0415  # as above

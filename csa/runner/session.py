@@ -11,7 +11,7 @@ from contextlib import suppress
 from functools import cached_property
 
 from csa.errors import AmbiguousError, NotFoundError, RetiredError, StateError, UsageError
-from csa.store.sessions import Record, Store, Target
+from csa.store.sessions import MAX_MATCHES_SHOWN, Record, Store, Target
 
 TYPE_CHECKING = False  # see csa/structs.py
 if TYPE_CHECKING:
@@ -96,6 +96,7 @@ def find_session(setting: Setting, selector: str, *, retired: bool = False) -> S
     Raises:
         UsageError: the selector is empty, or an unknown @word.
         NotFoundError: nothing matches.
+        RetiredError: what matches was collected, and `retired` is not set.
         AmbiguousError: several sessions match, or one id is in several other projects.
     """
     if selector.startswith("@"):
@@ -174,7 +175,9 @@ class _Elsewhere:
             raise NotFoundError(what, hint=hint)
         matches.sort(key=lambda match: (match[1], match[0].project_pathname))
         if len(matches) > 1:
-            lines = [f"{store.describe([session_id])[0]}  in {store.project}" for store, session_id in matches]
+            shown = matches[:MAX_MATCHES_SHOWN]
+            lines = [f"{store.describe([session_id])[0]}  in {store.project}" for store, session_id in shown]
+            lines += [f"... and {len(matches) - len(shown)} more"] if len(matches) > len(shown) else []
             same = len({session_id for _, session_id in matches}) == 1
             there = next((store.project for store, _ in matches if store.project.is_dir()), None)
             how = f"--cd {there} means the one there" if same and there else None

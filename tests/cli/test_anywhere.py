@@ -7,6 +7,7 @@ import shutil
 import pytest
 
 from csa.cli.commands import COMMANDS
+from csa.cli.roster import FamilyRoster
 from csa.store.sessions import Store
 from tests.cli.prepared import retire, session_id, store_of, write_session
 from tests.store.test_worktrees import git
@@ -161,6 +162,34 @@ def test_trees_show_what_is_in_other_projects(place: Place, other: Store) -> Non
     assert (top["id"], top["subtree"]["sessions"], top["subtree"]["statuses"]) == (root, 3, {"succeeded": 3})
     alone = [item["id"] for item in place.run("session", "list", "--tree", "--json", cwd=other.project).json]
     assert alone == [child, leaf, THERE]
+
+
+def test_the_live_view_shows_what_is_in_other_projects(place: Place, other: Store) -> None:
+    """With who started it, and not what is there besides."""
+    root, env = place.agent()
+    child, inner = place.agent("--cd", str(other.project), env=env)
+    leaf = place.codex("leaf", env=inner).session_id
+    rows = FamilyRoster(store_of(place), user_home=place.home).family()
+    assert {(row.session_id, row.parent, row.project) for row in rows} == {
+        (root, None, str(place.project)),
+        (child, root, str(other.project)),
+        (leaf, child, str(place.project)),
+    }
+
+
+def test_a_turn_that_runs_in_another_project(place: Place, other: Store) -> None:
+    """It is watched, waited for and ended from here, by ten characters of its id."""
+    place.play(*place.hold())
+    running = place.start("run", "--tool", "codex", "work", cwd=other.project)
+    place.wait_ready()
+    short = running.session_id[:16]
+    assert place.run("session", "is-alive", short).out.startswith("alive: codex, turn 1")
+    assert place.run("session", "wait", "--timeout", "0", short).code == 4
+    assert place.run("run", "--tool", "codex", "--session", short, "go").code == 4
+    ended = place.run("session", "kill", short)
+    assert (ended.code, f"is in {other.project}" in ended.err) == (0, True)
+    assert running.wait().code == 143
+    assert place.run("session", "why", short).code == 0
 
 
 def test_one_id_in_two_projects_is_counted_once(place: Place) -> None:
