@@ -72,8 +72,8 @@ def execute(arguments: argparse.Namespace) -> int:
 
 def _hint_at_worktree(client: Csa) -> None:
     """Name what an older csa has kept for this worktree itself, and which is not listed."""
-    tree = find_work_tree(client.setting.directory)
-    if tree != client.store.project_pathname and Store(client.store.root, tree).ids():
+    tree = find_work_tree(client.setting.directory_pathname)
+    if tree != client.store.project_pathname and Store(client.store.root_pathname, tree).ids():
         with lossy(sys.stderr):
             print(f"hint: csa session adopt {tree} brings in what this worktree has had for itself", file=sys.stderr)
 

@@ -7,7 +7,6 @@ there is looked for in all projects below the state root, by the names of direct
 
 from __future__ import annotations
 
-from contextlib import suppress
 from functools import cached_property
 
 from csa.errors import AmbiguousError, NotFoundError, RetiredError, StateError, UsageError
@@ -193,9 +192,11 @@ def _name_elsewhere(here: Store, name: str, error: NotFoundError) -> NotFoundErr
     found: list[Target] = []
     for store in find_stores(here.root):
         if store.project_pathname != here.project_pathname:
-            with suppress(StateError):  # it was listed a moment ago
-                if known := store.find_name(name, newest=_NEWEST_LOOKED_AT):
-                    found.append((store, known))
+            try:
+                known = store.find_name(name, newest=_NEWEST_LOOKED_AT)
+            except StateError:  # it was listed a moment ago
+                continue
+            found += [(store, known)] if known else []
     if not found:
         close = _nearly(name, here)
         return NotFoundError(error.message, hint=f"did you mean '{close}'?" if close else error.hint)

@@ -33,14 +33,14 @@ class Setting:
     ) -> None:
         self.store = store
         self.environ = environ
-        self._directory = str(directory)
+        self.directory_pathname = str(directory)
         self._load_config = config
         self._find_caller = caller
 
     @property
     def directory(self) -> Path:
         """Where new sessions start."""
-        return make_path(self._directory)
+        return make_path(self.directory_pathname)
 
     @cached_property
     def config(self) -> Config:
@@ -50,7 +50,7 @@ class Setting:
     @cached_property
     def config_directory(self) -> Path:
         """Whose `.csa/config.toml` counts: that of the worktree we are in, where it has one, else the project's."""
-        tree, project = find_work_tree(self._directory), self.store.project_pathname
+        tree, project = find_work_tree(self.directory_pathname), self.store.project_pathname
         is_own = tree != project and os.path.exists(f"{tree}/.csa/config.toml") and find_project(tree) == project
         return make_path(tree if is_own else project)
 
