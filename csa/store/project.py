@@ -47,11 +47,6 @@ def find_work_tree(start: Path | str) -> str:
     return place
 
 
-def is_linked_worktree(place: str) -> bool:
-    """Say whether a directory is the top of a linked worktree whose main one is known."""
-    return os.path.isfile(f"{place}/.git") and _main_worktree(place) is not None
-
-
 def _git_top(place: str) -> str | None:
     """Return the nearest ancestor with `.git`."""
     while not os.path.exists(f"{place}/.git"):

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from csa.runner.client import Csa
-from csa.store.project import find_project, git_branch, is_linked_worktree
+from csa.store.project import find_project, git_branch
 
 
 def git(place: Path, *words: str) -> None:
@@ -34,8 +34,6 @@ def test_a_linked_worktree_belongs_to_its_main_worktree(main: Path, monkeypatch:
     for start in (main, side, side / "deep" / "below"):
         assert find_project(start) == str(main)
     assert (git_branch(main), git_branch(side / "deep")) == ("main", "feat/side")
-    assert is_linked_worktree(str(side))
-    assert not is_linked_worktree(str(main))
 
 
 def test_paths_may_be_relative(main: Path) -> None:
