@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from csa.model.usage import Usage
     from csa.runner.client import Csa
     from csa.runner.request import RunRequest
+    from csa.runner.session import Session
     from csa.runner.sessions.listing import SessionInfo
     from csa.runner.turns.turn import Turn
     from csa.store.sessions import Store
@@ -64,6 +65,7 @@ _HOME = {
     "Csa": "csa.runner.client",
     "SessionInfo": "csa.runner.sessions.listing",
     "RunRequest": "csa.runner.request",
+    "Session": "csa.runner.session",
     "Turn": "csa.runner.turns.turn",
     "Store": "csa.store.sessions",
 }
@@ -82,6 +84,7 @@ __all__ = [
     "RefusedError",
     "RunRequest",
     "RunResult",
+    "Session",
     "SessionInfo",
     "SessionState",
     "StateError",

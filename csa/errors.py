@@ -45,16 +45,20 @@ class NotFoundError(CsaError):
     exit_code = 3
 
 
+class RetiredError(NotFoundError):
+    """The session was collected, and can only be read."""
+
+
 class AmbiguousError(CsaError):
     """A selector matches `count` sessions; `matches` holds lines that describe them, perhaps not all."""
 
     code = "ambiguous"
     exit_code = 3
 
-    def __init__(self, selector: str, matches: list[str], count: int) -> None:
+    def __init__(self, selector: str, matches: list[str], count: int, *, hint: str | None = None) -> None:
         super().__init__(
             "\n  ".join([f"Session prefix is ambiguous: '{selector}' matches {count} sessions.", *matches]),
-            hint="give more characters of the id",
+            hint=hint or "give more characters of the id",
         )
         self.selector = selector
         self.matches = matches

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from csa.runner.client import Csa
 
 READ_AT_MOST = 50
+_LONG_PREFIX = 10  # characters that are looked for in all projects, as `csa.runner.session` does
 _DESCRIPTION_WIDTH = 60
 _RELATIVES = (
     ("@current", "the chosen one"),
@@ -58,6 +59,17 @@ def _sessions(typed: str, before: Sequence[str]) -> Iterator[tuple[str, str]]:
             yield name, description
         elif by_id or not (typed or name):
             yield _id_candidate(session_id, typed, ids), description
+    if by_id and not matching and len(typed) >= _LONG_PREFIX:
+        yield from _elsewhere(client, typed)
+
+
+def _elsewhere(client: Csa, typed: str) -> Iterator[tuple[str, str]]:
+    """Yield the ids of other projects that begin so, which every command takes as well."""
+    from csa.store.stores import find_stores  # noqa: PLC0415  # most ids that are typed are here
+
+    for store in find_stores(client.store.root):
+        found = store.ids(typed.upper())[-READ_AT_MOST:]
+        yield from ((typed + session_id[len(typed) :], f"in {store.project}") for session_id in found)
 
 
 def _id_candidate(session_id: str, typed: str, ids: Sequence[str]) -> str:

@@ -138,8 +138,6 @@ _EXAMPLES = (
     ("csa session list --tree", "who started whom"),
 )
 
-AUDITED_READS = {("session", name) for name in ("result", "logs", "show", "info")}  # where audit_reads is set
-
 
 def find_command(words: list[str]) -> tuple[Command | None, list[str]]:
     """Split the words into a command and its arguments; no command when none is named."""

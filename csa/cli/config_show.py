@@ -26,7 +26,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def execute(arguments: argparse.Namespace) -> int:
-    setting = open_client(arguments).setting
+    setting = open_client().setting
     values, redact_data = setting.config.values, setting.redactor.redact_data
     if arguments.json:
         shown = {key: {"value": redact_data(value, key), "origin": origin} for key, (value, origin) in values.items()}

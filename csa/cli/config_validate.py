@@ -20,7 +20,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def execute(arguments: argparse.Namespace) -> int:
-    layers = config_layers(open_client(arguments).store.project, os.environ)
+    layers = config_layers(open_client().setting.config_directory, os.environ)
     check_config(combine_layers(layers))
     sources = [layer.origin for layer in layers]
     if arguments.json:

@@ -41,7 +41,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def execute(arguments: argparse.Namespace) -> int:
     if not 0 < arguments.timeout < float("inf"):
         raise UsageError("--timeout must be more than 0 seconds.")
-    client = open_client(arguments)
+    client = open_client()
     import anyio  # noqa: PLC0415  # help and usage errors need none of it
 
     from csa.runner.doctor.diagnosis import diagnose  # noqa: PLC0415  # as above

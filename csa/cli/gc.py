@@ -44,7 +44,7 @@ def execute(arguments: argparse.Namespace) -> int:
     from csa.runner.sessions.collecting import collect  # noqa: PLC0415  # as above
     from csa.runner.turns.leftovers import find_leftovers, reap  # noqa: PLC0415  # as above
 
-    setting, dry_run, counter = open_client(arguments).setting, arguments.dry_run, Counter()
+    setting, dry_run, counter = open_client().setting, arguments.dry_run, Counter()
     root = setting.store.root
     stores = find_projects(root) if arguments.all_projects else [setting.store]
     orphans = find_leftovers(root, (store.paths(session_id) for store in stores for session_id in store.ids()))

@@ -19,8 +19,9 @@ from csa.cli.session_kill import add_how, check_how, noted, report
 from csa.errors import RefusedError, UsageError
 from csa.paths import state_root
 from csa.runner.caller import find_caller
-from csa.runner.sessions.ending import Target, end_all, who_asks
+from csa.runner.sessions.ending import end_all, who_asks
 from csa.store.liveness import probe
+from csa.store.sessions import Target
 from csa.store.stores import find_stores
 
 TYPE_CHECKING = False  # see csa/structs.py
@@ -55,7 +56,7 @@ def execute(arguments: argparse.Namespace) -> int:
     if running and not arguments.yes and not _is_confirmed(running):
         return 1
     found = end_all(lambda: _all(root, unlistable), words=words, grace_s=arguments.timeout, force=arguments.force)
-    return report(noted(open_client(arguments).setting, "kill", found), arguments, unlistable)
+    return report(noted(open_client().setting, "kill", found), arguments, unlistable)
 
 
 def _all(root: Path, unlistable: Unlistable) -> list[Target]:

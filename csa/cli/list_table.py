@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 
 from csa.cli.describe import money, tokens
 from csa.cli.output import STATUS_STYLES, Style, cut, one_line, terminal_width
-from csa.runner.sessions.listing import SessionInfo
+from csa.runner.sessions.listing import SessionInfo, once_each
 from csa.store.sessions import RETIRED, format_age
 
 _ROOMY_FROM = 120  # columns; narrower terminals are shown the tools and the project cut
@@ -110,7 +110,7 @@ class _Columns:
 
 def print_totals(view: View, infos: Sequence[SessionInfo], *, more: int) -> None:
     """Print what the sessions that are shown add up to."""
-    states = [info.record.state for info in infos if info.record.state]
+    states = [info.record.state for info in once_each(infos) if info.record.state]
     count = f"{len(infos)} of {len(infos) + more}" if more else str(len(infos))
     running = sum(info.status == "running" for info in infos)
     turns = sum(state.turns for state in states)

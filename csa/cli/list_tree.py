@@ -34,7 +34,7 @@ class _Place(Struct):
 
 
 class TreePrinter:
-    """Prints a forest with its sums. `names` says where those parents are that are not in it. Both by id."""
+    """Prints a forest with its sums. `names` says where those are that are in another project, or not in it."""
 
     def __init__(self, view: View, forest: Forest, sums: Mapping[str, Rollup], names: Mapping[str, str]) -> None:
         self._view = view
@@ -80,7 +80,9 @@ class TreePrinter:
             f"{place.lead}{view.styled_id(info)}{view.style(mark, 'bold')}{tools} "
             f"{view.styled_status(info)}{view.style(bracket, _style_of(troubles))}  "
         )
-        _print_line(view, styled, display_width(plain), _fork_of(info, place) + description_of(info), right=right)
+        away = self._names.get(node.session_id)
+        text = (f"({away}) " if away else "") + _fork_of(info, place) + description_of(info)
+        _print_line(view, styled, display_width(plain), text, right=right)
 
 
 def _place_below(place: _Place, parent: SessionInfo | None, child: Node[SessionInfo], *, is_last: bool) -> _Place:
@@ -138,17 +140,26 @@ def _right(cells: tuple[str, ...]) -> str:
     return "".join(f"{cell:>{width}}" for width, cell in zip(_WIDTHS, cells, strict=False))
 
 
-def name_missing(forest: Forest, user_home: Path) -> dict[str, str]:
-    """Say of each parent that is not in the forest where it is, by id."""
+def name_places(forest: Forest, user_home: Path) -> dict[str, str]:
+    """Say where those are that are not in the forest, and those in another project than their parent; by their keys."""
     from csa.cli.roster import shorten  # noqa: PLC0415  # few trees need it
 
     names: dict[str, str] = {}
-    for root in forest:
-        child = next((child.item for child in root.children if child.item), None)
-        if root.item is None and child and child.record.state:
-            elsewhere = child.record.state.parent_project
-            is_retired = (child.store.retired_dir / root.session_id).is_dir()
-            names[root.session_id] = (
-                f"in {shorten(Path(elsewhere), user_home)}" if elsewhere else "retired" if is_retired else "missing"
-            )
+    for node in walk(forest):
+        if node.item is None:
+            names[node.session_id] = _name_missing(node, user_home)
+            continue
+        for child in node.children:
+            if child.item and child.item.store != node.item.store:
+                names[child.session_id] = f"in {shorten(child.item.store.project, user_home)}"
     return names
+
+
+def _name_missing(node: Node[SessionInfo], user_home: Path) -> str:
+    from csa.cli.roster import shorten  # noqa: PLC0415  # as above
+
+    child = next(child.item for child in node.children if child.item)
+    elsewhere = child.record.state.parent_project if child.record.state else None
+    if elsewhere:
+        return f"in {shorten(Path(elsewhere), user_home)}"
+    return "retired" if (child.store.retired_dir / node.session_id).is_dir() else "missing"

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from csa.cli.describe import elapsed, money, tokens
 from csa.cli.output import STATUS_STYLES, cut, display_width, one_line
 from csa.ids import is_session_id
-from csa.model.tree import Node, build_forest, walk
+from csa.model.tree import Node, build_forest, tell_apart, walk
 from csa.model.usage import Usage
 from csa.store.owner import Owner
 from csa.structs import Struct
@@ -34,7 +34,8 @@ class Row(Struct, kw_only=True):
     parent: str | None = None
     project: str = ""
     place: str = ""  # its project, as it is shown
-    parent_place: str = ""  # its parent's, when that is another
+    parent_project: str | None = None  # its parent's, when that is another
+    parent_place: str = ""  # the same, as it is shown
     label: str = ""  # enough of the id to name it
     tool: str = ""
     status: str = "running"
@@ -59,7 +60,9 @@ class Row(Struct, kw_only=True):
 def arrange(rows: Iterable[Row]) -> Forest:
     """Return the genealogy: first the trees in which something runs, each kind newest first; children oldest first."""
     ordered = sorted(rows, key=lambda row: row.session_id)
-    return sorted(build_forest([(row.session_id, row.parent, row) for row in ordered]), key=_rank, reverse=True)
+    keys = tell_apart([(row.session_id, row.project, row.parent, row.parent_project) for row in ordered])
+    forest = build_forest([(*key, row) for key, row in zip(keys, ordered, strict=True)])
+    return sorted(forest, key=_rank, reverse=True)
 
 
 def group(rows: Iterable[Row]) -> Forest:
@@ -173,8 +176,9 @@ def _shorten_lead(lead: str, room: int) -> str:
 
 
 def _total(rows: list[Row], width: int) -> Line:
-    count = sum(row.usage.input_tokens + row.usage.output_tokens for row in rows)
-    cost = sum(row.usage.cost_usd or 0 for row in rows)
+    once = {row.session_id: row for row in sorted(rows, key=lambda row: row.turn)}.values()  # of copies the furthest
+    count = sum(row.usage.input_tokens + row.usage.output_tokens for row in once)
+    cost = sum(row.usage.cost_usd or 0 for row in once)
     running = sum(row.is_running for row in rows)
     text = f"{len(rows)} session{'' if len(rows) == 1 else 's'}, {running} running"
     return _line([(text, "bold")], _right(("", tokens(count) if count else "", money(cost)), width), width)

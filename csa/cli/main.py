@@ -116,7 +116,6 @@ def _errors_of_output() -> set[int]:
 
 def _dispatch(words: list[str]) -> int:
     from csa.cli.commands import (  # noqa: PLC0415  # as above
-        AUDITED_READS,
         GROUPS,
         find_command,
         group_overview,
@@ -146,10 +145,6 @@ def _dispatch(words: list[str]) -> int:
         raise usage_error(command, rest, fault) from fault
     if arguments.cd is not None:
         _change_directory(arguments.cd)
-    if command.words in AUDITED_READS:
-        from csa.cli.reads import note_read  # noqa: PLC0415  # as above
-
-        note_read(" ".join(command.words), arguments)
     return command.execute(arguments)
 
 

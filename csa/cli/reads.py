@@ -5,8 +5,9 @@ These commands are to start fast: where no config file as much as names the key,
 
 from __future__ import annotations
 
-from csa.cli.selecting import open_client, selected
+from csa.cli.selecting import find_one
 from csa.paths import user_config_file
+from csa.runner.session import Session
 from csa.runner.setting import Setting
 from csa.store.atomic import read_regular
 
@@ -17,22 +18,23 @@ if TYPE_CHECKING:
 _KEY = "audit_reads"
 
 
-def note_read(command: str, arguments: argparse.Namespace) -> None:
-    """Note that a session is about to be read; raises what the command itself would where there is none."""
-    client = open_client(arguments)
-    if not _may_be_asked_for(client.setting) or not client.setting.config.audit_reads:
-        return
+def find_to_read(arguments: argparse.Namespace, command: str) -> Session:
+    """Return the session that is named, and note that it is about to be read."""
+    session = find_one(arguments, retired=True)
+    if not _may_be_asked_for(session.setting) or not session.setting.config.audit_reads:
+        return session
     from csa.cli.output import warn  # noqa: PLC0415  # only who wants this pays for it
     from csa.runner.sessions.acting import record_act  # noqa: PLC0415  # as above
 
-    loss = record_act(client.setting, command, client.resolve(selected(arguments)), what="read")
+    loss = record_act(session.setting, command, session.session_id, what="read")
     warn([loss] if loss else [])
+    return session
 
 
 def _may_be_asked_for(setting: Setting) -> bool:
     if f"CSA_CONF_{_KEY.upper()}" in setting.environ:
         return True
-    for path in (user_config_file(setting.environ), setting.store.project / ".csa" / "config.toml"):
+    for path in (user_config_file(setting.environ), setting.config_directory / ".csa" / "config.toml"):
         try:
             if _KEY.encode() in read_regular(path):
                 return True

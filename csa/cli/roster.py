@@ -11,6 +11,7 @@ from csa.cli.describe import describe
 from csa.cli.live import Row
 from csa.cli.output import one_line
 from csa.ids import unique_prefix_length
+from csa.runner.sessions.relatives import find_relatives
 from csa.store.observer import Observer, Sight
 from csa.store.sessions import Store
 
@@ -25,7 +26,7 @@ class Roster:
         self._home = user_home
         self._found_at = float("-inf")
         self._observers: dict[Path, Observer] = {}
-        self._rows: dict[str, tuple[Sight, list[str], Row]] = {}
+        self._rows: dict[tuple[str, str], tuple[Sight, list[str], Row]] = {}
 
     def rows(self, is_wanted: Callable[[Observer, str], bool] = lambda *_: True) -> list[Row]:
         """Return all sessions, or those whose ids are wanted: only they are read."""
@@ -68,11 +69,12 @@ class Roster:
         sight = observer.sight(session_id)
         if sight is None:
             return None
-        known = self._rows.get(session_id)
+        key = observer.store.key(session_id)
+        known = self._rows.get(key)
         if known is None or known[0] is not sight or known[1] is not ids:
             label = session_id[: unique_prefix_length(session_id, ids)]
             known = (sight, ids, self._make(observer.store, session_id, sight, label))
-            self._rows[session_id] = known
+            self._rows[key] = known
         return known[2]
 
     def _make(self, store: Store, session_id: str, sight: Sight, label: str) -> Row:
@@ -83,6 +85,7 @@ class Roster:
             parent=state.parent_session_id if state else None,
             project=str(store.project),
             place=self.place(str(store.project)),
+            parent_project=elsewhere,
             parent_place=self.place(elsewhere) if elsewhere else "",
             label=label,
             tool=one_line(sight.tool),
@@ -94,6 +97,30 @@ class Roster:
             usage=sight.usage,
             owner=sight.owner,
         )
+
+
+class FamilyRoster(Roster):
+    """Rows for the sessions of a project, and for what they have started in others."""
+
+    def __init__(self, store: Store, *, user_home: Path) -> None:
+        super().__init__(self._find_stores, user_home=user_home)
+        self._store = store
+        self._own = Observer(store, describe)
+        self._relatives = set[tuple[str, str]]()
+
+    def family(self) -> list[Row]:
+        """Return the rows."""
+        return self.rows(lambda observer, session_id: observer is self._own or self._is_relative(observer, session_id))
+
+    def _is_relative(self, observer: Observer, session_id: str) -> bool:
+        return observer.store.key(session_id) in self._relatives
+
+    def _find_stores(self) -> list[Store]:
+        sights = filter(None, map(self._own.sight, self._own.ids()))
+        members = find_relatives(self._store, (sight.record.state for sight in sights if sight.record.state))
+        self._relatives = {(member.project, member.session_id) for member in members}
+        self._observers[self._store.project] = self._own
+        return [self._store, *(Store(self._store.root, member.project) for member in members)]
 
 
 def shorten(project: Path, user_home: Path) -> str:

@@ -159,6 +159,7 @@ def _carry_out(client: Csa, request: RunRequest, arguments: argparse.Namespace) 
     with noted_signals() as noted:
         with Heeding(lambda: _leave(noted)):
             opening = client.begin(request, plan)
+        _announce(client, plan.state.session_id, str(plan.setting.store.project))
         import anyio  # noqa: PLC0415  # loaded while the tool starts, as all of what attends to it
 
         from csa.cli.progress import make_progress  # noqa: PLC0415  # as above
@@ -176,6 +177,14 @@ def _carry_out(client: Csa, request: RunRequest, arguments: argparse.Namespace) 
     return turn.result.exit_code
 
 
+def _announce(client: Csa, session_id: str, project: str) -> None:
+    """Say where the turn runs, if that is another project."""
+    if project != str(client.store.project):
+        from csa.cli.selecting import announce  # noqa: PLC0415  # most turns run here
+
+        announce(session_id, project)
+
+
 def _detach(client: Csa, request: RunRequest, arguments: argparse.Namespace) -> int:
     """Start the turn by itself; print its session's id, which any process can resolve from then on."""
     from csa.runner.detach import start_detached  # noqa: PLC0415  # only this needs it
@@ -187,6 +196,7 @@ def _detach(client: Csa, request: RunRequest, arguments: argparse.Namespace) -> 
         print_json(started.to_json())
     else:
         print(started.session_id)
+    _announce(client, started.session_id, started.project)
     if not arguments.quiet:
         with lossy(sys.stderr):
             print(f"{started.tool}, turn {started.turn}, runs by itself (PID {started.pid})", file=sys.stderr)
@@ -424,6 +434,7 @@ def _print_plan(plan: TurnPlan, *, as_json: bool) -> None:
 
     facts = {
         "session": "new" if plan.is_new else plan.state.session_id,
+        "project": str(plan.setting.store.project),
         "tool": plan.adapter.name,
         "why": plan.why_tool,
         "transport": plan.transport,

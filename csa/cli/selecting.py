@@ -1,13 +1,17 @@
-"""Naming a session on the command line: `-s`/`--session S`, or S by its position; and finding those of all projects."""
+"""Naming sessions on the command line: `-s`/`--session S`, or S by its position; and finding them, in all projects.
+
+Who acts on a session of another project is told so on stderr.
+"""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Collection, Iterable
 
-from csa.cli.output import print_problem, warn
+from csa.cli.output import lossy, print_problem, printable, warn
 from csa.errors import ConfigError, StateError, UsageError
 from csa.runner.client import Csa
-from csa.runner.setting import RELATIVE_SELECTORS
+from csa.runner.session import Session
 from csa.store.sessions import Store
 
 TYPE_CHECKING = False  # see csa/structs.py
@@ -41,23 +45,44 @@ def add_selectors(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def resolve_all(client: Csa, arguments: argparse.Namespace, *, retired: bool = False) -> list[str]:
-    """Return the full ids of the sessions that are named, each once; UsageError when there is none."""
+def find_all(arguments: argparse.Namespace, *, retired: bool = False, acts: bool = False) -> list[Session]:
+    """Return the sessions that are named, each once; UsageError when there is none."""
     given = [*arguments.session, *(arguments.session_option or ())]
     if not given:
         raise UsageError("Name a session.", hint="csa session list")
-    return list(dict.fromkeys(client.resolve(selector, retired=retired) for selector in given))
+    client = open_client()
+    found = [find(client, selector, retired=retired, acts=acts) for selector in dict.fromkeys(given)]
+    return list({session.paths.pathname: session for session in found}.values())
 
 
-def open_client(arguments: argparse.Namespace, *, command: str = "csa", owns_process: bool = False) -> Csa:
-    """Open the project of the current directory; where @self, @parent or @root is named, the project that is in."""
-    client = Csa.from_environment(command=command, owns_process=owns_process)
-    for name in ("session", "session_option", "sessions"):
-        given = getattr(arguments, name, None) or ()
-        for selector in (given,) if isinstance(given, str) else given:
-            if selector in RELATIVE_SELECTORS:
-                return client.in_project_of(selector)
-    return client
+def find_one(arguments: argparse.Namespace, *, retired: bool = False, acts: bool = False) -> Session:
+    """Return the session that is named."""
+    return find(open_client(), selected(arguments), retired=retired, acts=acts)
+
+
+def find(client: Csa, selector: str, *, retired: bool = False, acts: bool = False) -> Session:
+    """Return the session that a selector means; with `acts` say where it is, if that is another project."""
+    session = client.session(selector, retired=retired)
+    if acts:
+        announce_elsewhere(client, session)
+    return session
+
+
+def announce_elsewhere(client: Csa, session: Session) -> None:
+    """Say that what is done is done in another project, if so."""
+    if session.store != client.store:
+        announce(session.session_id, str(session.project))
+
+
+def announce(session_id: str, project: str) -> None:
+    """Say on stderr in which other project a session is."""
+    with lossy(sys.stderr):
+        print(f"csa: session {session_id} is in {printable(project)}", file=sys.stderr)
+
+
+def open_client(*, command: str = "csa") -> Csa:
+    """Open the project of the current directory."""
+    return Csa.from_environment(command=command)
 
 
 class Unlistable:

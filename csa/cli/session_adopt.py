@@ -30,7 +30,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def execute(arguments: argparse.Namespace) -> int:
     from csa.runner.sessions.adoption import adopt_project  # noqa: PLC0415  # help needs none of it
 
-    client = open_client(arguments)
+    client = open_client()
     adoption = adopt_project(client.setting, arguments.old, force=arguments.force, dry_run=arguments.dry_run)
     if arguments.json:
         print_json(

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from csa.cli.output import Style, one_line, print_json, text_for
-from csa.cli.selecting import add_selector, open_client, selected
+from csa.cli.selecting import add_selector, find_one
 from csa.model.state import format_time
 from csa.store.artifacts import Artifact, copy_artifacts, find_artifacts
 from csa.store.sessions import format_age
@@ -32,7 +32,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def execute(arguments: argparse.Namespace) -> int:
-    paths = open_client(arguments).paths(selected(arguments))
+    paths = find_one(arguments, retired=True).files
     artifacts = find_artifacts(paths, turn=arguments.turn)
     copies: list[Path] = []
     if arguments.copy_to is not None:

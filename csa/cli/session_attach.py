@@ -17,7 +17,7 @@ from collections.abc import Iterator
 
 from csa.cli.output import lossy, print_json, print_problem, text_for, warn
 from csa.cli.run import print_failure
-from csa.cli.selecting import add_selector, open_client, selected
+from csa.cli.selecting import add_selector, announce_elsewhere, open_client, selected
 from csa.errors import UsageError
 from csa.model.events import Event
 from csa.model.result import SIGNAL_EXITS, RunResult, result_from_event
@@ -25,6 +25,7 @@ from csa.model.state import parse_time
 from csa.model.usage import Usage
 from csa.runner.caller import refuse_endless_wait
 from csa.runner.client import Csa
+from csa.runner.session import Session
 from csa.runner.sessions.waiting import await_endings, waiters_exit_code
 from csa.store.following import follow
 from csa.structs import Struct
@@ -50,33 +51,36 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def execute(arguments: argparse.Namespace) -> int:
-    client = open_client(arguments)
-    session_id = client.resolve(selected(arguments), retired=not arguments.interactive)
+    client = open_client()
+    session = client.session(selected(arguments), retired=not arguments.interactive)
+    session_id = session.session_id
     if arguments.interactive:
-        return _interact(client, session_id, arguments)
+        announce_elsewhere(client, session)
+        return _interact(session, arguments)
     if arguments.tool:
         raise UsageError("--tool is for --interactive.")
     refuse_endless_wait(client.caller, session_id, verb="attach to")
-    liveness = client.liveness(session_id)
+    liveness = session.liveness()
     seen = _Seen()
     if liveness.state == "alive" and liveness.owner is not None:
-        number = _follow(client, session_id, liveness.owner, seen, quiet=arguments.quiet)
+        number = _follow(client, session, liveness.owner, seen, quiet=arguments.quiet)
         if number is not None:
             print(f"csa: detached; session {session_id} goes on", file=sys.stderr)
             print(f"hint: csa session attach -s {session_id}", file=sys.stderr)
             return 128 + number
-    return _print_end(client, session_id, seen, as_json=arguments.json)
+    return _print_end(session, seen, as_json=arguments.json)
 
 
-def _interact(client: Csa, session_id: str, arguments: argparse.Namespace) -> int:
+def _interact(session: Session, arguments: argparse.Namespace) -> int:
     """Open the tool's own interface."""
+    session_id = session.session_id
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         raise UsageError("--interactive needs a terminal.", hint=f'csa run --session {session_id} "..."')
     if arguments.json:
         raise UsageError("--interactive and --json exclude each other.")
     from csa.runner.sessions.interactive import Interaction  # noqa: PLC0415  # brings pexpect and anyio
 
-    interaction = Interaction(client.setting, session_id, tool=arguments.tool)
+    interaction = Interaction(session, tool=arguments.tool)
     warn(interaction.invocation.warnings)
     ended = interaction.run()
     with lossy(sys.stderr):
@@ -99,18 +103,19 @@ class _Seen(Struct, frozen=False):
             self.finished = event
 
 
-def _print_end(client: Csa, session_id: str, seen: _Seen, *, as_json: bool) -> int:
-    if seen.finished is not None and not client.store.has(session_id):
+def _print_end(session: Session, seen: _Seen, *, as_json: bool) -> int:
+    session_id = session.session_id
+    if seen.finished is not None and not session.store.has(session_id):
         known = result_from_event(session_id, seen.finished.turn, seen.finished.data)
         result, code = RunResult(**known, text=seen.message), waiters_exit_code(seen.finished)
     else:
-        ending = next(await_endings(client.store, [session_id]))
+        ending = next(await_endings([session.target]))
         if ending.fault is not None:
             raise ending.fault
         if ending.status in {"lost", "unknown"}:
             print_problem(f"turn {ending.turn} {ending.status}.", hint=f"csa session why -s {session_id}")
             return ending.exit_code
-        result, code = client.result(session_id), ending.exit_code
+        result, code = session.result(), ending.exit_code
     if as_json:
         print_json(result.to_json())
     elif result.text:
@@ -120,25 +125,25 @@ def _print_end(client: Csa, session_id: str, seen: _Seen, *, as_json: bool) -> i
     return code
 
 
-def _follow(client: Csa, session_id: str, owner: Owner, seen: _Seen, *, quiet: bool) -> int | None:
+def _follow(client: Csa, session: Session, owner: Owner, seen: _Seen, *, quiet: bool) -> int | None:
     """Show what happens until the turn has ended; return the number of the signal that detached us."""
     import anyio  # noqa: PLC0415  # an ended turn needs no event loop
 
     from csa.cli.progress import Subject, make_progress  # noqa: PLC0415  # as above
 
-    state = client.store.record(session_id).state
+    state, session_id = session.record.state, session.session_id
     since = parse_time(owner.since)
     subject = Subject(
         session_id=session_id,
         turn=owner.turn,
         headline=f"csa: attached to session {session_id}, turn {owner.turn}, {owner.tool} (since {owner.since_clock})",
         tool=owner.tool,
-        project=str(client.store.project),
+        project=str(session.project),
         is_new=False,
         started_at=since.timestamp() if since else time.time(),
         usage=state.usage if state else Usage(),
     )
-    looks = follow(client.store.paths(session_id), tail=_SHOWN_BEFORE)
+    looks = follow(session.paths, tail=_SHOWN_BEFORE)
     events = (filter(lambda event: event.turn >= owner.turn, look) for look in looks)
     return anyio.run(_show, events, subject, make_progress(client, quiet=quiet), seen)
 

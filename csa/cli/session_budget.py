@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 from csa.cli.describe import elapsed
 from csa.cli.output import Style, cut, one_line, print_json, terminal_width
-from csa.cli.selecting import add_selector, open_client, selected
+from csa.cli.selecting import add_selector, find_one
 from csa.runner.sessions.budget import BudgetReport, BudgetState, report_budget
 from csa.store.spending import Account
 
@@ -36,7 +36,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def execute(arguments: argparse.Namespace) -> int:
-    report = report_budget(open_client(arguments).setting, selected(arguments))
+    report = report_budget(find_one(arguments, retired=True))
     if arguments.json:
         print_json(report.to_json())
         return 0

@@ -7,7 +7,7 @@ to it. The project's own repository is not touched. Prints the commit. A running
 from __future__ import annotations
 
 from csa.cli.output import print_json, warn
-from csa.cli.selecting import add_selector, open_client, selected
+from csa.cli.selecting import add_selector, find_one
 
 TYPE_CHECKING = False  # see csa/structs.py
 if TYPE_CHECKING:
@@ -25,10 +25,11 @@ def execute(arguments: argparse.Namespace) -> int:
     from csa.runner.sessions.acting import record_act  # noqa: PLC0415  # as above
     from csa.runner.turns.checkpointing import checkpoint_session  # noqa: PLC0415  # as above
 
-    client = open_client(arguments)
-    session_id = client.resolve(selected(arguments))
-    made = checkpoint_session(client.setting, session_id, label=arguments.label)
-    loss = record_act(client.setting, "session checkpoint", session_id, what="checkpointed", commit=made.commit)
+    session = find_one(arguments, acts=True)
+    made = checkpoint_session(session, label=arguments.label)
+    loss = record_act(
+        session.setting, "session checkpoint", session.session_id, what="checkpointed", commit=made.commit
+    )
     warn([loss] if loss else [])
     if arguments.json:
         print_json(to_json(made))

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     import argparse
 
     from csa.runner.client import Csa
+    from csa.runner.setting import Setting
     from csa.store.checkpoints import Checkpoint, Verdict
 
 _COLOURS = {"ok": "green", "gone": "dim"}
@@ -38,14 +39,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def execute(arguments: argparse.Namespace) -> int:
-    client = open_client(arguments)
+    session_id, setting = _chosen(open_client(), arguments)
     if arguments.show is not None:
-        return _show(client, arguments.show, as_json=arguments.json)
+        return _show(setting, arguments.show, as_json=arguments.json)
     from csa.store.checkpoints import list_checkpoints, verify_checkpoint  # noqa: PLC0415  # --help needs none of it
 
-    store = client.store
-    session_id = _chosen(client, arguments)
-    found = list(list_checkpoints(store, client.setting.environ, session_id))
+    store = setting.store
+    found = list(list_checkpoints(store, setting.environ, session_id))
     verdicts = [verify_checkpoint(store, each) if arguments.verify else None for each in found]
     if arguments.json:
         print_json([to_json(each, verdict) for each, verdict in zip(found, verdicts, strict=True)])
@@ -74,11 +74,15 @@ def to_json(checkpoint: Checkpoint, verdict: Verdict | None = None) -> dict[str,
     }
 
 
-def _chosen(client: Csa, arguments: argparse.Namespace) -> str | None:
+def _chosen(client: Csa, arguments: argparse.Namespace) -> tuple[str | None, Setting]:
+    """Return the session that is named, if one is, and the setting of its project, else of this one."""
     given = [text for text in (arguments.session, arguments.session_option) if text is not None]
     if len(given) > 1:
         raise UsageError("Name the session once.", hint="csa session list")
-    return client.resolve(given[0], retired=True) if given else None
+    if not given:
+        return None, client.setting
+    session = client.session(given[0], retired=True)
+    return session.session_id, session.setting
 
 
 def _print_rows(found: list[Checkpoint], verdicts: list[Verdict | None], *, of_one: bool) -> None:
@@ -98,13 +102,13 @@ def _print_rows(found: list[Checkpoint], verdicts: list[Verdict | None], *, of_o
         print(f"{checked}{style(name, 'cyan')}  {cut_behind(whose, row, width and max(1, width - taken))}".rstrip())
 
 
-def _show(client: Csa, name: str, *, as_json: bool) -> int:
+def _show(setting: Setting, name: str, *, as_json: bool) -> int:
     from csa.store.checkpoints import find_checkpoint, read_kept_file, verify_checkpoint  # noqa: PLC0415  # as above
 
-    environ = client.setting.environ
-    found = find_checkpoint(client.store, environ, name)
-    files = {kept: read_kept_file(client.store, environ, found, kept) for kept in ("state.toml", "result.toml")}
-    verdict = verify_checkpoint(client.store, found)
+    store, environ = setting.store, setting.environ
+    found = find_checkpoint(store, environ, name)
+    files = {kept: read_kept_file(store, environ, found, kept) for kept in ("state.toml", "result.toml")}
+    verdict = verify_checkpoint(store, found)
     if as_json:
         print_json({**to_json(found, verdict), "files": files})
         return 0

@@ -44,7 +44,7 @@ def execute(arguments: argparse.Namespace) -> int:
     )
     from csa.runner.sessions.collecting import collect  # noqa: PLC0415  # as above
 
-    client, dry_run = open_client(arguments), arguments.dry_run
+    client, dry_run = open_client(), arguments.dry_run
     setting = client.setting
     rule, counter = read_rule(arguments, setting), Counter()
     refuse_unknown_tools(client, [setting.store], rule.tools)

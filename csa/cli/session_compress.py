@@ -13,7 +13,7 @@ import sys
 from csa.cli.describe import tokens
 from csa.cli.output import print_json, print_problem, warn
 from csa.cli.run import heeded_signals, own_command
-from csa.cli.selecting import add_selector, open_client, selected
+from csa.cli.selecting import add_selector, find_one
 from csa.errors import CsaError, UsageError
 from csa.model.result import kind_in_words
 
@@ -40,12 +40,11 @@ def execute(arguments: argparse.Namespace) -> int:
     from csa.runner.sessions.acting import record_act  # noqa: PLC0415  # as above
     from csa.runner.turns.compaction import Compaction, plan_compaction  # noqa: PLC0415  # as above
 
-    client = open_client(arguments, command=own_command(), owns_process=True)
-    plan = plan_compaction(client.setting, selected(arguments), tool=arguments.tool, timeout_s=arguments.timeout)
+    plan = plan_compaction(find_one(arguments, acts=True), tool=arguments.tool, timeout_s=arguments.timeout)
     become_subreaper()
-    compaction = Compaction(client.setting, plan, csa_command=own_command(), owns_process=True)
+    compaction = Compaction(plan, csa_command=own_command(), owns_process=True)
     result = anyio.run(_drive, compaction)
-    loss = record_act(client.setting, "session compress", result.session_id, what=result.status)
+    loss = record_act(plan.setting, "session compress", result.session_id, what=result.status)
     warn([loss] if loss else [])
     if arguments.json:
         print_json(result.to_json())

@@ -9,7 +9,6 @@ from csa.cli.output import one_line, print_json
 from csa.cli.selecting import open_client
 from csa.errors import UsageError
 from csa.runner.client import Csa
-from csa.runner.setting import resolve_selector
 from csa.store.current import choose_current, clear_current, read_current
 
 TYPE_CHECKING = False  # see csa/structs.py
@@ -28,20 +27,20 @@ def execute(arguments: argparse.Namespace) -> int:
     given = [text for text in (arguments.session, arguments.session_option) if text is not None]
     if len(given) + arguments.clear > 1:
         raise UsageError("Name one session, or --clear.")
-    client = open_client(arguments)
+    client = open_client()
     if arguments.clear:
         clear_current(client.store)
         chosen = None
     elif given:
-        chosen = client.resolve(given[0])
-        choose_current(client.store, chosen)
+        chosen = client.session(given[0])
+        choose_current(client.store, chosen.session_id)
     else:
-        chosen = resolve_selector(client.setting, "@current", retired=True) if _is_asked(client, arguments) else None
+        chosen = client.session("@current", retired=True) if _is_asked(client, arguments) else None
     if arguments.json:
-        print_json({"session_id": chosen})
+        print_json({"session_id": chosen.session_id if chosen else None})
     elif chosen:
-        state = client.store.record(chosen).state
-        print(f"{chosen}  {one_line(state.name or state.description)}" if state else chosen)
+        state = chosen.record.state
+        print(f"{chosen.session_id}  {one_line(state.name or state.description)}" if state else chosen.session_id)
     return 0
 
 

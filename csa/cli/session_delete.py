@@ -12,7 +12,7 @@ from __future__ import annotations
 import sys
 
 from csa.cli.output import lossy, print_error, print_json, warn
-from csa.cli.selecting import open_client
+from csa.cli.selecting import announce_elsewhere, open_client
 from csa.errors import CsaError, UsageError
 
 TYPE_CHECKING = False  # see csa/structs.py
@@ -38,16 +38,18 @@ def execute(arguments: argparse.Namespace) -> int:
         raise UsageError("Name a session.", hint="csa session list")
     from csa.runner.sessions.removal import (  # noqa: PLC0415  # help needs none of it
         delete_session,
+        find_to_delete,
         living_children,
-        resolve_for_deletion,
     )
 
-    setting = open_client(arguments).setting
+    client = open_client()
     done, exit_code = [], 0
-    for session_id in resolve_for_deletion(setting, selectors):
+    for session in find_to_delete(client.setting, selectors):
+        session_id = session.session_id
+        announce_elsewhere(client, session)
         try:
             removed = delete_session(
-                setting, session_id, force=arguments.force, purge_now=arguments.purge, provider=arguments.provider
+                session, force=arguments.force, purge_now=arguments.purge, provider=arguments.provider
             )
         except CsaError as error:
             done.append({"session_id": session_id, "error": {"code": error.code, "message": error.message}})
@@ -59,7 +61,7 @@ def execute(arguments: argparse.Namespace) -> int:
         done.append({"session_id": session_id, "done": word, "provider_copies": list(removed.provider_copies)})
         if not arguments.json:
             print(f"{word} {session_id}")
-        children = living_children(setting.store, session_id)  # those that its end has not taken along
+        children = living_children(session.store, session_id)  # those that its end has not taken along
         warn([*(f"its child {child} is still running" for child in children), *removed.warnings])
     if arguments.json:
         print_json(done)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from csa.cli.acting import add_selector_and_value, report, selected_with_value
 from csa.cli.output import one_line
-from csa.cli.selecting import open_client
+from csa.cli.selecting import find, open_client
 from csa.errors import UsageError
 
 TYPE_CHECKING = False  # see csa/structs.py
@@ -26,7 +26,7 @@ def execute(arguments: argparse.Namespace) -> int:
         raise UsageError("Give the description.", hint='csa session describe -s SESSION "what it is about"')
     from csa.runner.sessions.editing import describe_session  # noqa: PLC0415  # help needs none of it
 
-    edit = describe_session(open_client(arguments).setting, selector, text)
+    edit = describe_session(find(open_client(), selector, acts=True), text)
     state = edit.after
     facts = {"session_id": state.session_id, "description": state.description, "before": edit.before.description}
     report(arguments, f"{state.session_id}: {one_line(state.description)}", facts, edit.losses)

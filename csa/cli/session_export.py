@@ -62,9 +62,13 @@ def execute(arguments: argparse.Namespace) -> int:
             "--json says what was written to a file; stdout is the archive, or what --format asks for.",
             hint="--json -o FILE, or --format json",
         )
-    client = open_client(arguments)
+    client, selector = open_client(), _selector(arguments)
     unlistable = Unlistable()
-    infos = choose_sessions(client.setting, _selector(arguments), with_tree=arguments.tree, on_fault=unlistable.note)
+    infos = (
+        choose_sessions(client.session(selector, retired=True), with_tree=arguments.tree, on_fault=unlistable.note)
+        if selector is not None
+        else client.sessions()[::-1]
+    )
     left_out = [Skipped(str(fault.path), fault.problem) for fault in unlistable.faults.values()]
     is_archive = arguments.format == ARCHIVE
     if is_archive and arguments.output is None and sys.stdout.isatty():

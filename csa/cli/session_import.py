@@ -34,7 +34,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def execute(arguments: argparse.Namespace) -> int:
-    setting = open_client(arguments).setting
+    setting = open_client().setting
     if arguments.archive == "-":
         if sys.stdin.isatty():
             raise UsageError("An archive is not read from a terminal.", hint="csa session import FILE")

@@ -13,8 +13,9 @@ from pathlib import Path
 
 from csa.cli.describe import elapsed, money, tokens
 from csa.cli.output import STATUS_STYLES, Style, cut, one_line, print_json, terminal_width
+from csa.cli.reads import find_to_read
 from csa.cli.roster import shorten
-from csa.cli.selecting import add_selector, open_client, selected
+from csa.cli.selecting import add_selector
 from csa.model.clock import local_clock
 from csa.model.state import parse_time
 from csa.paths import home
@@ -35,12 +36,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def execute(arguments: argparse.Namespace) -> int:
-    setting = open_client(arguments).setting
-    card = inspect_session(setting, selected(arguments))
+    session = find_to_read(arguments, "session info")
+    card = inspect_session(session)
     if arguments.json:
         print_json(card.to_json())
     else:
-        _print_card(card, home(setting.environ))
+        _print_card(card, home(session.setting.environ))
     return 0
 
 

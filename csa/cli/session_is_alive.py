@@ -7,7 +7,7 @@ known (it belongs to another machine, or its lock cannot be read). Looks at the 
 from __future__ import annotations
 
 from csa.cli.output import one_line, print_json
-from csa.cli.selecting import add_selector, open_client, selected
+from csa.cli.selecting import add_selector, find_one
 
 TYPE_CHECKING = False  # see csa/structs.py
 if TYPE_CHECKING:
@@ -22,9 +22,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def execute(arguments: argparse.Namespace) -> int:
-    client = open_client(arguments)
-    session_id = client.resolve(selected(arguments), retired=True)
-    liveness = client.liveness(session_id)
+    session = find_one(arguments, retired=True)
+    liveness = session.liveness()
     owner = liveness.owner
     if arguments.json:
         known = (
@@ -34,7 +33,7 @@ def execute(arguments: argparse.Namespace) -> int:
         )
         if liveness.fault is not None:
             known = {"error": liveness.fault.message}
-        print_json({"session_id": session_id, "state": liveness.state, **known})
+        print_json({"session_id": session.session_id, "state": liveness.state, **known})
     elif liveness.state == "not_alive":
         print("not alive")
     elif liveness.fault is not None:

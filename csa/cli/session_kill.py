@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 
 from csa.cli.output import Style, one_line, print_json, print_problem, warn
-from csa.cli.selecting import Unlistable, add_selectors, open_client, resolve_all
+from csa.cli.selecting import Unlistable, add_selectors, find_all
 from csa.errors import UsageError
 from csa.runner.caller import refuse_own_lineage
 from csa.runner.sessions.acting import record_act
@@ -47,16 +47,16 @@ def add_how(parser: argparse.ArgumentParser) -> None:
 
 def execute(arguments: argparse.Namespace) -> int:
     check_how(arguments)
-    client = open_client(arguments)
-    ids = resolve_all(client, arguments)
-    for session_id in ids:
-        refuse_own_lineage(client.caller, session_id, verb="kill")
+    sessions = find_all(arguments, acts=True)
+    setting = sessions[0].setting
+    for session in sessions:
+        refuse_own_lineage(setting.caller, session.session_id, verb="kill")
     unlistable = Unlistable()
     end = partial(end_trees, on_fault=unlistable.note) if arguments.tree else end_sessions
-    words = who_asks("session kill", client.setting.environ)
-    targets = [(client.store, session_id) for session_id in ids]
+    words = who_asks("session kill", setting.environ)
+    targets = [session.target for session in sessions]
     found = end(targets, words=words, grace_s=arguments.timeout, force=arguments.force)
-    return report(noted(client.setting, "session kill", found), arguments, unlistable)
+    return report(noted(setting, "session kill", found), arguments, unlistable)
 
 
 def check_how(arguments: argparse.Namespace) -> None:

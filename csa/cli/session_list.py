@@ -4,7 +4,8 @@ The prefix that is enough to name a session is printed in bold, and the current 
 terminal the 50 newest are shown.
 
 In the tree the numbers at the right, and the states in brackets, are of the session and all below it; a dashed edge
-leads to a fork. A parent that is not there is named, in yellow, with where it is.
+leads to a fork. A parent that is not there is named, in yellow, with where it is. What was started in another project
+says where it is.
 
 With --watch the tree is drawn over the whole screen, four times a second, with what each agent is doing, for how long
 its last turn has run, its tokens and its cost; q or Ctrl-C ends it.
@@ -16,12 +17,13 @@ import sys
 import time
 from datetime import UTC, datetime
 
-from csa.cli.output import can_redraw, print_json
+from csa.cli.output import can_redraw, lossy, print_json
 from csa.cli.selecting import find_projects, open_client, refuse_unknown_tools
 from csa.errors import StateError, UsageError
 from csa.paths import home
 from csa.runner.client import Csa
 from csa.runner.sessions.listing import PHASES, STATUSES, Selection, select_sessions
+from csa.store.project import find_work_tree
 from csa.store.sessions import Store
 
 TYPE_CHECKING = False  # see csa/structs.py
@@ -55,15 +57,25 @@ def execute(arguments: argparse.Namespace) -> int:
     if arguments.limit is not None and arguments.limit < 1:
         raise UsageError("--limit takes a number from 1 up.")
     selection = read_selection(arguments, datetime.now(UTC))
-    client = open_client(arguments)
+    client = open_client()
     if arguments.watch:
         if not selection.is_everything or arguments.all_projects:
             raise UsageError("--watch shows the whole tree of one project.", hint="csa top shows all projects")
         return _watch(client, arguments.limit)
     stores = find_projects(client.store.root) if arguments.all_projects else [client.store]
+    if not arguments.json:
+        _hint_at_worktree(client)
     if arguments.tree:
         return _list_tree(client, stores, selection, arguments)
     return _list_rows(client, stores, selection, arguments)
+
+
+def _hint_at_worktree(client: Csa) -> None:
+    """Name what an older csa has kept for this worktree itself, and which is not listed."""
+    tree = find_work_tree(client.setting.directory_pathname)
+    if tree != client.store.project_pathname and Store(client.store.root_pathname, tree).ids():
+        with lossy(sys.stderr):
+            print(f"hint: csa session adopt {tree} brings in what this worktree has had for itself", file=sys.stderr)
 
 
 def read_selection(arguments: argparse.Namespace, now: datetime) -> Selection:
@@ -128,7 +140,13 @@ def _list_tree(client: Csa, stores: list[Store], selection: Selection, arguments
     from csa.runner.sessions.genealogy import arrange_sessions, keep_matching, roll_up  # noqa: PLC0415  # a plain list needs none of it
 
     everything = Selection(statuses=frozenset((*STATUSES, *PHASES))) if selection.wants_retired else Selection()
-    whole = arrange_sessions(select_sessions(stores, everything).infos)
+    infos = select_sessions(stores, everything).infos
+    if not arguments.all_projects:
+        from csa.runner.sessions.relatives import infos_of_relatives  # noqa: PLC0415  # as above
+
+        relatives = infos_of_relatives(client.store, infos)
+        infos = sorted([*infos, *relatives], key=lambda info: info.session_id, reverse=True)
+    whole = arrange_sessions(infos)
     forest = whole if selection.is_everything else keep_matching(whole, selection)
     shown = forest[: arguments.limit]
     if not shown:
@@ -139,10 +157,10 @@ def _list_tree(client: Csa, stores: list[Store], selection: Selection, arguments
     if not shown:
         return _say_none(selection)
     from csa.cli.list_table import View, print_totals  # noqa: PLC0415  # JSON needs none of it
-    from csa.cli.list_tree import TreePrinter, name_missing  # noqa: PLC0415  # as above
+    from csa.cli.list_tree import TreePrinter, name_places  # noqa: PLC0415  # as above
 
     view = View(_current(stores))
-    names = name_missing(shown, home(client.setting.environ))
+    names = name_places(shown, home(client.setting.environ))
     infos = TreePrinter(view, shown, roll_up(whole, now=time.time()), names).print()
     print_totals(view, infos, more=0)
     if len(shown) < len(forest):
@@ -158,7 +176,13 @@ def _tree_to_json(whole: Forest, shown: Forest) -> list[dict[str, object]]:
 
     sums = roll_up(whole, now=time.time())
     return [
-        {**node.item.to_json(), "subtree": rollup_to_json(sums[node.session_id])} for node in walk(shown) if node.item
+        {
+            **node.item.to_json(),
+            "project": str(node.item.store.project),
+            "subtree": rollup_to_json(sums[node.session_id]),
+        }
+        for node in walk(shown)
+        if node.item
     ]
 
 
@@ -194,15 +218,15 @@ def _watch(client: Csa, limit: int | None) -> int:
     if not can_redraw(sys.stdout):
         raise UsageError("--watch needs a terminal that can be redrawn.", hint="csa session list --tree")
     from csa.cli.live import arrange, lay_out  # noqa: PLC0415  # a plain list needs none of it
-    from csa.cli.roster import Roster, shorten  # noqa: PLC0415  # as above
+    from csa.cli.roster import FamilyRoster, shorten  # noqa: PLC0415  # as above
     from csa.cli.screen import watch  # noqa: PLC0415  # as above; this one brings rich
 
     store, user_home = client.store, home(client.setting.environ)
-    roster = Roster(lambda: [store], user_home=user_home)
+    roster = FamilyRoster(store, user_home=user_home)
     title = shorten(store.project, user_home)
 
     def frame(width: int, height: int) -> list[Line]:
-        forest = arrange(roster.rows())[:limit]
+        forest = arrange(roster.family())[:limit]
         return lay_out(forest, width=width, height=height, now=time.time(), title=title, empty="No sessions yet")
 
     return watch(frame)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 
 from csa.cli.output import Style, cut, one_line, print_json, terminal_width
-from csa.cli.selecting import add_selector, open_client, selected
+from csa.cli.selecting import add_selector, find_one
 from csa.model.clock import local_clock
 
 TYPE_CHECKING = False  # see csa/structs.py
@@ -28,9 +28,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def execute(arguments: argparse.Namespace) -> int:
     from csa.runner.sessions.history import session_log  # noqa: PLC0415  # --help needs none of it
 
-    client = open_client(arguments)
-    session_id = client.resolve(selected(arguments), retired=True)
-    entries = session_log(client.setting, session_id)
+    session = find_one(arguments, retired=True)
+    entries = session_log(session)
     if arguments.json:
         print_json([entry.to_json() for entry in entries])
         return 0
@@ -43,5 +42,5 @@ def execute(arguments: argparse.Namespace) -> int:
         print(head + cut(text, width and width - len(name) - 2 - len(clock) - 2 - 9))
     if not entries:
         print("Nothing in the git history of this session yet")
-        print(f"hint: csa session checkpoint --session {session_id} makes a checkpoint", file=sys.stderr)
+        print(f"hint: csa session checkpoint --session {session.session_id} makes a checkpoint", file=sys.stderr)
     return 0

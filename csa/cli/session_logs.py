@@ -14,7 +14,8 @@ from pathlib import Path
 
 from csa.cli.event_lines import EventPrinter, join_chunks, print_file, print_transcript, select_events
 from csa.cli.output import print_json
-from csa.cli.selecting import add_selector, open_client, selected
+from csa.cli.reads import find_to_read
+from csa.cli.selecting import add_selector
 from csa.errors import NotFoundError, UsageError
 from csa.paths import SessionPaths
 from csa.store.following import follow
@@ -41,12 +42,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def execute(arguments: argparse.Namespace) -> int:
     if arguments.tail is not None and arguments.tail < 0:
         raise UsageError("--tail takes a number from 0 up.")
-    client = open_client(arguments)
-    paths = client.paths(selected(arguments))
+    session = find_to_read(arguments, "session logs")
+    paths = session.files
     if arguments.follow:
         from csa.runner.caller import refuse_endless_wait  # noqa: PLC0415  # only this waits
 
-        refuse_endless_wait(client.caller, paths.root.name, verb="follow")
+        refuse_endless_wait(session.setting.caller, session.session_id, verb="follow")
         _follow(paths, arguments)
         return 0
     if arguments.raw or arguments.system:

@@ -6,7 +6,7 @@ With --off it may be collected again. A session that is running is refused.
 from __future__ import annotations
 
 from csa.cli.acting import report
-from csa.cli.selecting import add_selector, open_client, selected
+from csa.cli.selecting import add_selector, find_one
 
 TYPE_CHECKING = False  # see csa/structs.py
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def execute(arguments: argparse.Namespace) -> int:
     from csa.runner.sessions.editing import pin_session  # noqa: PLC0415  # help needs none of it
 
-    edit = pin_session(open_client(arguments).setting, selected(arguments), pinned=not arguments.off)
+    edit = pin_session(find_one(arguments, acts=True), pinned=not arguments.off)
     state = edit.after
     words = f"{state.session_id} is {'' if state.pinned else 'not '}pinned{'' if edit.is_change else ' already'}"
     if not edit.is_change and not state.pinned:

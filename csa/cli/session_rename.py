@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from csa.cli.acting import add_selector_and_value, report, selected_with_value
 from csa.cli.output import one_line
-from csa.cli.selecting import open_client
+from csa.cli.selecting import find, open_client
 from csa.errors import UsageError
 
 TYPE_CHECKING = False  # see csa/structs.py
@@ -27,7 +27,7 @@ def execute(arguments: argparse.Namespace) -> int:
         raise UsageError("Give a NAME, or --clear.", hint="csa session rename -s SESSION NAME")
     from csa.runner.sessions.editing import rename_session  # noqa: PLC0415  # help needs none of it
 
-    edit = rename_session(open_client(arguments).setting, selector, name)
+    edit = rename_session(find(open_client(), selector, acts=True), name)
     session_id, before = edit.after.session_id, edit.before.name
     words = f"{session_id} is called {name}" if name else f"{session_id} has no name"
     if edit.is_change and before:

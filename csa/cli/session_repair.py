@@ -10,7 +10,7 @@ Exits 0 when nothing is damaged any more, and 6 when something is.
 from __future__ import annotations
 
 from csa.cli.output import one_line, print_json, warn
-from csa.cli.selecting import add_selector, open_client, selected
+from csa.cli.selecting import add_selector, find_one
 from csa.errors import StateError
 
 TYPE_CHECKING = False  # see csa/structs.py
@@ -27,10 +27,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def execute(arguments: argparse.Namespace) -> int:
     from csa.runner.sessions.repairing import repair_session  # noqa: PLC0415  # help needs none of it
 
-    client = open_client(arguments)
-    repair = repair_session(
-        client.setting, client.resolve(selected(arguments), retired=True), dry_run=arguments.dry_run
-    )
+    repair = repair_session(find_one(arguments, retired=True, acts=not arguments.dry_run), dry_run=arguments.dry_run)
     if arguments.json:
         left = [problem.to_json() for problem in repair.left]
         print_json({"session_id": repair.session_id, "dry_run": arguments.dry_run, "done": repair.done, "left": left})

@@ -6,7 +6,7 @@ It counts as used now, and no longer expires. If another session has got its nam
 from __future__ import annotations
 
 from csa.cli.acting import report
-from csa.cli.selecting import add_selector, open_client, selected
+from csa.cli.selecting import add_selector, announce_elsewhere, open_client, selected
 
 TYPE_CHECKING = False  # see csa/structs.py
 if TYPE_CHECKING:
@@ -19,9 +19,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def execute(arguments: argparse.Namespace) -> int:
+    from csa.runner.session import find_retired  # noqa: PLC0415  # help needs none of it
     from csa.runner.sessions.removal import restore_session  # noqa: PLC0415  # help needs none of it
 
-    restored = restore_session(open_client(arguments).setting, selected(arguments))
+    client = open_client()
+    session = find_retired(client.setting, selected(arguments))
+    announce_elsewhere(client, session)
+    restored = restore_session(session)
     state = restored.state
     lost = [f"another session is called {restored.lost_name} now; this one has no name"] if restored.lost_name else []
     facts = {"session_id": state.session_id, "phase": state.phase, "name": state.name}

@@ -8,7 +8,8 @@ from __future__ import annotations
 import sys
 
 from csa.cli.output import print_json, print_problem, text_for
-from csa.cli.selecting import add_selector, open_client, selected
+from csa.cli.reads import find_to_read
+from csa.cli.selecting import add_selector
 
 TYPE_CHECKING = False  # see csa/structs.py
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def execute(arguments: argparse.Namespace) -> int:
-    result = open_client(arguments).result(selected(arguments), turn=arguments.turn)
+    result = find_to_read(arguments, "session result").result(turn=arguments.turn)
     if arguments.json:
         print_json(result.to_json())
         return 0

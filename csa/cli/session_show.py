@@ -13,7 +13,8 @@ from textwrap import wrap
 
 from csa.cli.output import Style, cut, one_line, print_json, printable, terminal_width
 from csa.cli.pager import page
-from csa.cli.selecting import add_selector, open_client, selected
+from csa.cli.reads import find_to_read
+from csa.cli.selecting import add_selector
 from csa.errors import NotFoundError
 from csa.model.clock import local_clock
 from csa.model.conversation import Message, ToolCall, message_to_json, read_conversation
@@ -39,7 +40,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def execute(arguments: argparse.Namespace) -> int:
-    paths = open_client(arguments).paths(selected(arguments))
+    paths = find_to_read(arguments, "session show").files
     messages = (m for m in read_conversation(read_events(paths.transcript)) if arguments.turn in {None, m.turn})
     first = next(messages, None)
     if first is None and arguments.turn is not None:

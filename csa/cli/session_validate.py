@@ -12,7 +12,7 @@ import sys
 
 from csa.cli.acting import count
 from csa.cli.output import Style, lossy, one_line, print_json
-from csa.cli.selecting import add_selector, open_client, selected
+from csa.cli.selecting import add_selector, find_one, open_client
 from csa.errors import StateError
 
 TYPE_CHECKING = False  # see csa/structs.py
@@ -30,10 +30,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def execute(arguments: argparse.Namespace) -> int:
     from csa.store.checking import check_names, check_session  # noqa: PLC0415  # help needs none of it
 
-    client = open_client(arguments)
-    store = client.store
     is_one = arguments.session is not None or arguments.session_option is not None
-    ids = [client.resolve(selected(arguments), retired=True)] if is_one else store.ids()
+    one = find_one(arguments, retired=True) if is_one else None
+    store = one.store if one else open_client().store
+    ids = [one.session_id] if one else store.ids()
     problems = [problem for session_id in ids for problem in check_session(store, store.find(session_id))]
     problems += [problem for problem in check_names(store) if not is_one or problem.session_id == ids[0]]
     if arguments.json:

@@ -18,10 +18,10 @@ import sys
 
 from csa.cli.describe import elapsed
 from csa.cli.output import STATUS_STYLES, Style, hint_of, one_line, print_json, print_problem
-from csa.cli.selecting import Unlistable, add_selectors, open_client, resolve_all
+from csa.cli.selecting import Unlistable, add_selectors, find_all
 from csa.errors import UsageError
 from csa.runner.caller import refuse_endless_wait, refuse_own_lineage
-from csa.runner.client import Csa
+from csa.runner.session import Session
 from csa.runner.sessions.waiting import EXIT_BUSY, Ending, await_endings
 
 TYPE_CHECKING = False  # see csa/structs.py
@@ -40,21 +40,19 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def execute(arguments: argparse.Namespace) -> int:
     if arguments.timeout is not None and not 0 <= arguments.timeout < float("inf"):
         raise UsageError("--timeout takes a number of seconds, from 0 up.")
-    client = open_client(arguments)
-    ids = resolve_all(client, arguments, retired=True)
-    if len(ids) == 1 or not arguments.any:  # of several, another one may end first
-        _refuse_endless(client, ids, arguments)
-    endings: dict[str, Ending] = {}
+    sessions = find_all(arguments, retired=True)
+    if len(sessions) == 1 or not arguments.any:  # of several, another one may end first
+        _refuse_endless(sessions, arguments)
+    endings: dict[tuple[str, str], Ending] = {}
     unlistable = Unlistable()
     for ending in await_endings(
-        client.store,
-        ids,
+        [session.target for session in sessions],
         tree=arguments.tree,
         first_only=arguments.any,
         timeout_s=arguments.timeout,
         on_fault=unlistable.note,
     ):
-        endings[ending.session_id] = ending
+        endings[ending.project, ending.session_id] = ending
         if ending.fault is not None:
             print_problem(ending.fault.message, hint=hint_of(ending.fault))
         elif not arguments.json and ending.status != "running":
@@ -67,15 +65,16 @@ def execute(arguments: argparse.Namespace) -> int:
         count = f"{len(unfinished)} sessions still run" if len(unfinished) > 1 else f"{unfinished[0]} still runs"
         print_problem(f"After {arguments.timeout:g} s {count}.", hint=f"csa session why -s {unfinished[0]}")
         return EXIT_BUSY
-    known = [endings[session_id] for session_id in (*ids, *endings) if session_id in endings]
+    named = [session.store.key(session.session_id) for session in sessions]
+    known = [endings[key] for key in (*named, *endings) if key in endings]
     return _exit_code(known, arguments) or code
 
 
-def _refuse_endless(client: Csa, ids: list[str], arguments: argparse.Namespace) -> None:
-    for session_id in ids:
-        refuse_endless_wait(client.caller, session_id)
+def _refuse_endless(sessions: list[Session], arguments: argparse.Namespace) -> None:
+    for session in sessions:
+        refuse_endless_wait(session.setting.caller, session.session_id)
         if arguments.tree:
-            refuse_own_lineage(client.caller, session_id, verb="wait for the tree of")
+            refuse_own_lineage(session.setting.caller, session.session_id, verb="wait for the tree of")
 
 
 def _exit_code(endings: list[Ending], arguments: argparse.Namespace) -> int:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 
 from csa.cli.describe import describe, elapsed, size
 from csa.cli.output import STATUS_STYLES, Style, cut, one_line, print_json, terminal_width
-from csa.cli.selecting import add_selector, open_client, selected
+from csa.cli.selecting import add_selector, find_one
 from csa.runner.sessions.evidence import Evidence, OwnerEvidence, gather_evidence
 
 TYPE_CHECKING = False  # see csa/structs.py
@@ -29,8 +29,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def execute(arguments: argparse.Namespace) -> int:
-    client = open_client(arguments)
-    found = gather_evidence(client.store, client.resolve(selected(arguments), retired=True))
+    found = gather_evidence(*find_one(arguments, retired=True).target)
     if arguments.json:
         print_json({**found.to_json(), "why": conclude(found)})
         return 0

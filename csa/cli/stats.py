@@ -49,7 +49,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def execute(arguments: argparse.Namespace) -> int:
     since = read_since(arguments.since, datetime.now(UTC))
-    client = open_client(arguments)
+    client = open_client()
     stores = find_projects(client.store.root) if arguments.all_projects else [client.store]
     found = gather_statistics(stores, by=arguments.by, since=since)
     if arguments.json:

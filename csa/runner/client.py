@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 
-from csa.errors import NotFoundError, UsageError
+from csa.errors import UsageError
 from csa.ids import ENTROPY_BYTES, new_session_id
 from csa.paths import SessionPaths, home_pathname, make_path, state_root_pathname
 from csa.runner.ancestry import with_identity
+from csa.runner.session import Session, find_session
 from csa.runner.sessions.listing import SessionInfo, select_sessions
-from csa.runner.setting import Setting, relative_id, resolve_selector
-from csa.store.liveness import Liveness, probe
+from csa.runner.setting import Setting
 from csa.store.project import find_project
 from csa.store.sessions import Store
 
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from csa.runner.turns.opening import Opening
     from csa.runner.turns.plan import TurnPlan
     from csa.runner.turns.turn import Turn
+    from csa.store.liveness import Liveness
 
 
 class Csa:
@@ -64,7 +65,7 @@ class Csa:
             store=Store(os.path.realpath(root), project),
             environ=dict(environ or {}),
             directory=directory or project,
-            config=lambda: config or _defaults(),
+            config=lambda _: config or _defaults(),
             caller=lambda: caller,
         )
         self.command = command
@@ -96,23 +97,13 @@ class Csa:
         project = find_project(start)
         root = state_root_pathname(variables)
         client = cls(project, root=root, environ=variables, directory=start, command=command, owns_process=owns_process)
-        client.setting = _setting(client.store, variables, start, lambda: _calling(variables, make_path(root)))
-        return client
-
-    def in_project_of(self, selector: str) -> Csa:
-        """Return a client for the project in which @self, @parent or @root is, for the same caller."""
-        caller = self.caller
-        project = caller.project_of(relative_id(caller, selector)) if caller else None
-        if project is None or project == self.store.project:
-            return self
-        client = Csa(
-            project,
-            root=self.store.root,
-            environ=self.setting.environ,
-            command=self.command,
-            owns_process=self._owns_process,
+        client.setting = Setting(
+            store=client.store,
+            environ=variables,
+            directory=start,
+            config=lambda place: _configured(place, variables),
+            caller=lambda: _calling(variables, make_path(root)),
         )
-        client.setting = _setting(client.store, self.setting.environ, project, lambda: caller)
         return client
 
     @property
@@ -137,9 +128,10 @@ class Csa:
         """
         from csa.runner.turns.turn import Turn  # noqa: PLC0415  # brings anyio, which reading commands do not need
 
+        plan = self.plan(request, new_id=new_id)
         return Turn(
-            self.setting,
-            self.plan(request, new_id=new_id),
+            plan.setting,
+            plan,
             request,
             csa_command=self.command,
             owns_process=self._owns_process,
@@ -153,7 +145,7 @@ class Csa:
         """
         from csa.runner.turns.opening import open_turn  # noqa: PLC0415  # as above
 
-        opening = open_turn(self.setting, plan, request, csa_command=self.command)
+        opening = open_turn(plan.setting, plan, request, csa_command=self.command)
         opening.launch()
         return opening
 
@@ -162,7 +154,7 @@ class Csa:
         from csa.runner.turns.turn import Turn  # noqa: PLC0415  # as above
 
         return Turn(
-            self.setting,
+            opening.setting,
             opening.plan,
             opening.request,
             csa_command=self.command,
@@ -170,16 +162,20 @@ class Csa:
             opening=opening,
         )
 
-    def resolve(self, selector: str, *, retired: bool = False) -> str:
-        """Return the full id that a selector means: NotFoundError, AmbiguousError, UsageError.
+    def session(self, selector: str, *, retired: bool = False) -> Session:
+        """Return the session that a selector means, in whichever project; raises as `find_session`.
 
         With `retired` it may be a session that was collected, which can be read and not continued.
         """
-        return resolve_selector(self.setting, selector, retired=retired)
+        return find_session(self.setting, selector, retired=retired)
+
+    def resolve(self, selector: str, *, retired: bool = False) -> str:
+        """Return the full id that a selector means: NotFoundError, AmbiguousError, UsageError."""
+        return self.session(selector, retired=retired).session_id
 
     def paths(self, selector: str) -> SessionPaths:
         """Return the files of a session, for reading: it may be a collected one."""
-        return self.store.find(self.resolve(selector, retired=True))
+        return self.session(selector, retired=True).files
 
     def sessions(self, *, limit: int | None = None) -> list[SessionInfo]:
         """Return the sessions, newest first; damaged ones too."""
@@ -196,16 +192,7 @@ class Csa:
 
         StateError when its record is damaged.
         """
-        from csa.store.results import load_result  # noqa: PLC0415  # only this needs it
-
-        paths = self.paths(selector)
-        try:
-            return load_result(paths, paths.root.name, turn=turn)
-        except NotFoundError:
-            record, _ = self.store.record(paths.root.name).examine()
-            if record.fault is not None:
-                raise record.fault from None
-            raise
+        return self.session(selector, retired=True).result(turn=turn)
 
     def events(self, selector: str, *, tail: int | None = None) -> Iterator[Event]:
         """Yield a session's events in order; the last `tail` of them where that is given."""
@@ -220,20 +207,7 @@ class Csa:
 
     def liveness(self, selector: str) -> Liveness:
         """Say whether a session runs, and who runs it."""
-        return probe(self.paths(selector))
-
-
-def _setting(
-    store: Store, environ: Mapping[str, str], directory: Path | str, caller: Callable[[], Caller | None]
-) -> Setting:
-    """Return a setting whose configuration is read from the files of its project, when first needed."""
-    return Setting(
-        store=store,
-        environ=environ,
-        directory=directory,
-        config=lambda: _configured(store.project, environ),
-        caller=caller,
-    )
+        return self.session(selector, retired=True).liveness()
 
 
 def _defaults() -> Config:
@@ -242,10 +216,10 @@ def _defaults() -> Config:
     return combine_layers([])
 
 
-def _configured(project: Path, environ: Mapping[str, str]) -> Config:
+def _configured(place: Path, environ: Mapping[str, str]) -> Config:
     from csa.store.configfile import load_config  # noqa: PLC0415  # see Setting
 
-    return load_config(project, environ)
+    return load_config(place, environ)
 
 
 def _calling(environ: Mapping[str, str], root: Path) -> Caller | None:

@@ -47,6 +47,7 @@ class Detached(Struct):
     turn: int
     tool: str
     pid: int  # of its supervisor
+    project: str
 
     def to_json(self) -> dict[str, Any]:
         """Return the object that `run --detach --json` prints."""
@@ -83,9 +84,10 @@ def start_detached(
         "on_finish": asdict(on_finish) if on_finish else None,
         "caller": {name: client.setting.environ.get(name) for name in IDENTITY_VARIABLES},
     }
-    own = {"CSA_SESSION_ID": session_id, "CSA_SESSION_DIR": str(client.store.paths(session_id).root)}
+    own = {"CSA_SESSION_ID": session_id, "CSA_SESSION_DIR": str(plan.setting.store.paths(session_id).root)}
     try:
-        return _start(order, {**without_repository(without_descriptors(client.setting.environ)), **own})
+        environ = {**without_repository(without_descriptors(client.setting.environ)), **own}
+        return _start(order, environ, project=str(plan.setting.store.project))
     except AppearedError:  # its name has come to mean another session, whose supervisor has to be another
         if wait_s is None or time.monotonic() >= deadline:
             raise
@@ -98,7 +100,7 @@ def refuse_ephemeral(request: RunRequest) -> None:
         raise UsageError("--detach and --ephemeral exclude each other: nobody would see the answer.")
 
 
-def _start(order: dict[str, Any], environ: dict[str, str]) -> Detached:
+def _start(order: dict[str, Any], environ: dict[str, str], *, project: str) -> Detached:
     process = subprocess.Popen(
         [sys.executable, "-P", "-m", "csa.runner.supervisor"],
         stdin=subprocess.PIPE,
@@ -122,7 +124,7 @@ def _start(order: dict[str, Any], environ: dict[str, str]) -> Detached:
     if "error" in said:
         process.wait(START_LIMIT_S)
         raise _error_from(said["error"])
-    return Detached(said["session_id"], said["turn"], said["tool"], process.pid)
+    return Detached(said["session_id"], said["turn"], said["tool"], process.pid, project)
 
 
 def request_to_json(request: RunRequest) -> dict[str, Any]:

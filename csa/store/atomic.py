@@ -59,6 +59,14 @@ def sync_directory(path: Path) -> None:
         os.close(fd)
 
 
+def make_private_directory(path: Path) -> None:
+    """Make a directory and its missing parents, all mode 0700."""
+    if not path.is_dir():
+        if not path.parent.is_dir():
+            make_private_directory(path.parent)
+        path.mkdir(0o700, exist_ok=True)
+
+
 def open_regular(path: Path | str, flags: int = os.O_RDONLY) -> int:
     """Open a file that is there, and return the descriptor; OSError where it is no regular one. Never waits."""
     fd = os.open(path, flags | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)

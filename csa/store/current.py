@@ -31,8 +31,9 @@ def read_current(store: Store) -> str | None:
 
 def choose_current(store: Store, session_id: str) -> None:
     """Make a session the current one."""
-    from csa.store.atomic import write_atomically  # noqa: PLC0415  # reading needs none of it
+    from csa.store.atomic import make_private_directory, write_atomically  # noqa: PLC0415  # reading needs none of it
 
+    make_private_directory(store.path)  # the session may be of another project, and this one have none
     write_atomically(store.path / _FILE, f"{session_id}\n".encode())
 
 

@@ -17,7 +17,7 @@ from csa.errors import BusyError, NotFoundError, Obstacle, RefusedError, StateEr
 from csa.ids import is_session_id
 from csa.model.state import SessionState
 from csa.paths import SessionPaths
-from csa.store.atomic import sync_directory
+from csa.store.atomic import make_private_directory, sync_directory
 from csa.store.liveness import probe
 from csa.store.locks import Lock, acquire_lock, is_locked
 from csa.store.owner import current_owner
@@ -162,7 +162,7 @@ def build_session(
     paths = SessionPaths(store.sessions_dir / (NEW_PREFIX + state.session_id))
     with store_lock(store):
         refuse_when_full(store, max_sessions)
-        _make_private(store.sessions_dir)
+        make_private_directory(store.sessions_dir)
         if paths.root.exists():
             if is_locked(paths.session_lock):
                 raise BusyError(f"Another run is just creating session {state.session_id}.")
@@ -215,7 +215,7 @@ def store_lock(store: Store) -> Lock:
     """
     while True:
         try:
-            _make_private(store.path)
+            make_private_directory(store.path)
             return acquire_lock(store.path / "store.lock", wait=True)
         except FileNotFoundError:  # a collector has just removed the empty store
             continue
@@ -230,14 +230,6 @@ def _remove_tree(path: Path, *, must: bool = True) -> None:
 def _make_layout(paths: SessionPaths) -> None:
     for directory in (paths.session_lock.parent, paths.output):
         directory.mkdir(0o700, exist_ok=True)
-
-
-def _make_private(path: Path) -> None:
-    """Make a directory and its missing parents, all mode 0700."""
-    if not path.is_dir():
-        if not path.parent.is_dir():
-            _make_private(path.parent)
-        path.mkdir(0o700, exist_ok=True)
 
 
 def _take_locks(

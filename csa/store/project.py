@@ -1,8 +1,15 @@
-"""Which project a directory belongs to, and its git branch and commit (read from .git, without running git)."""
+"""Which project a directory belongs to, and its git branch and commit (read from .git, without running git).
+
+A linked git worktree belongs to the project of its main worktree, so that its sessions outlive it. Of a bare repository
+that is its own directory, or the one above it whose `.git` names it. A submodule is a project of its own, and so is a
+worktree whose repository is not there.
+"""
 
 from __future__ import annotations
 
 import os
+
+from csa.paths import make_path
 
 TYPE_CHECKING = False  # see csa/structs.py
 if TYPE_CHECKING:
@@ -15,6 +22,22 @@ _MAX_SYMBOLIC = 5
 
 
 def find_project(start: Path | str) -> str:
+    """Return the project of a directory, symlinks followed: of its work tree, or of that one's main worktree.
+
+    A directory with `.csa` inside a linked worktree belongs to its counterpart in the main one, where that has `.csa`.
+    """
+    place = find_work_tree(start)
+    top = _git_top(place)
+    if top is None or os.path.isdir(f"{top}/.git"):  # nearly always
+        return place
+    main = _main_worktree(top)
+    if main is None or place == top:
+        return main or place
+    counterpart = main + place[len(top) :]
+    return counterpart if os.path.exists(f"{counterpart}/.csa") else place
+
+
+def find_work_tree(start: Path | str) -> str:
     """Return the nearest ancestor of `start` that holds `.csa` or `.git`, else `start`; symlinks are followed."""
     start = place = os.path.realpath(start)
     while not any(os.path.exists(f"{place}/{name}") for name in _MARKERS):
@@ -24,11 +47,61 @@ def find_project(start: Path | str) -> str:
     return place
 
 
-def git_branch(project: Path) -> str | None:
-    """Return the checked-out branch; None without a repository or with a detached head."""
+def _git_top(place: str) -> str | None:
+    """Return the nearest ancestor with `.git`."""
+    while not os.path.exists(f"{place}/.git"):
+        if place == "/":
+            return None
+        place = os.path.dirname(place)
+    return place
+
+
+def _main_worktree(top: str) -> str | None:
+    """Return the main worktree of a linked one; None where it is none, or its repository cannot be found.
+
+    Only a linked worktree's git directory has `commondir`.
+    """
     try:
-        head = _read(_git_directory(project) / "HEAD").strip()
-    except (OSError, UnicodeDecodeError):
+        own = _git_directory(make_path(top))
+        common = os.path.realpath(own / _read(own / "commondir").strip())
+        if not os.path.isfile(f"{common}/HEAD"):  # the repository has gone
+            return None
+        above = os.path.dirname(common)
+        if _is_git_directory_of(above, common):
+            return above
+        return _configured_worktree(common) or common
+    except (OSError, ValueError):  # what is written there is no path
+        return None
+
+
+def _is_git_directory_of(place: str, directory: str) -> bool:
+    """Say whether the `.git` of a place is, or names, that directory."""
+    try:
+        return os.path.realpath(_git_directory(make_path(place))) == directory
+    except (OSError, ValueError):
+        return False
+
+
+def _configured_worktree(common: str) -> str | None:
+    """Return `core.worktree`, by which a submodule's repository names its checkout."""
+    section = ""
+    for line in _read(make_path(common) / "config", errors="replace").splitlines():
+        words = line.strip()
+        if words.startswith("["):
+            section = words.partition("]")[0].lstrip("[").strip().lower()
+        name, found, value = words.partition("=")
+        if section == "core" and found and name.strip().lower() == "worktree":
+            place = os.path.realpath(os.path.join(common, value.strip().strip('"')))
+            return place if os.path.isdir(place) else None
+    return None
+
+
+def git_branch(start: Path) -> str | None:
+    """Return the branch that is checked out in the work tree around `start`; None with a detached head, or without."""
+    top = _git_top(str(start))
+    try:
+        head = _read(_git_directory(make_path(top)) / "HEAD").strip() if top else ""
+    except (OSError, ValueError):
         return None
     _, found, branch = head.partition("ref: refs/heads/")
     return branch if found else None
@@ -39,12 +112,10 @@ def git_head(start: Path) -> str | None:
 
     Refs that are not kept in files (reftable) are not read.
     """
-    place = next((each for each in (start, *start.parents) if (each / ".git").exists()), None)
-    if place is None:
-        return None
+    top = _git_top(str(start))
     try:
-        return _resolve_head(_git_directory(place))
-    except (OSError, UnicodeDecodeError):
+        return _resolve_head(_git_directory(make_path(top))) if top else None
+    except (OSError, ValueError):
         return None
 
 

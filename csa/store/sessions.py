@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import stat
 
-from csa.errors import AmbiguousError, NotFoundError, StateError, UsageError
+from csa.errors import AmbiguousError, NotFoundError, RetiredError, StateError, UsageError
 from csa.ids import ID_LENGTH, is_session_id
 from csa.paths import SessionPaths, make_path, store_pathname
 from csa.structs import Struct
@@ -114,6 +114,10 @@ class Store(Struct, frozen=False):
     def retired_dir(self) -> Path:
         return make_path(self.retired_pathname)
 
+    def key(self, session_id: str) -> tuple[str, str]:
+        """Return what tells a session from one of the same id in another project, which an import may make."""
+        return self.project_pathname, session_id
+
     def paths(self, session_id: str) -> SessionPaths:
         """Return where a session's files are, whether it exists or not."""
         return SessionPaths(f"{self.sessions_pathname}/{session_id}")
@@ -130,17 +134,17 @@ class Store(Struct, frozen=False):
         """Return where a session's files are once it is retired."""
         return SessionPaths(f"{self.retired_pathname}/{session_id}")
 
-    def ids(self) -> list[str]:
+    def ids(self, prefix: str = "") -> list[str]:
         """Return the ids of all sessions, oldest first: of the directories, not links, that are named by a ULID.
 
         Raises:
             StateError: the directory of sessions cannot be read.
         """
-        return _ids_in(self.sessions_pathname)
+        return _ids_in(self.sessions_pathname, prefix)
 
-    def retired_ids(self) -> list[str]:
+    def retired_ids(self, prefix: str = "") -> list[str]:
         """Return the ids of the sessions that were collected and are not purged yet, oldest first."""
-        return _ids_in(self.retired_pathname)
+        return _ids_in(self.retired_pathname, prefix)
 
     def has(self, session_id: str) -> bool:
         """Say whether there is that session; StateError where the directory of sessions cannot be read."""
@@ -187,6 +191,7 @@ class Store(Struct, frozen=False):
         Raises:
             UsageError: the selector is empty.
             NotFoundError: nothing matches.
+            RetiredError: what matches was collected.
             AmbiguousError: several sessions match.
         """
         selector = selector.strip()
@@ -195,7 +200,7 @@ class Store(Struct, frozen=False):
         matches = self._matches(selector, self.sessions_pathname)
         collected = [] if matches else self._matches(selector, self.retired_pathname)
         if collected and not retired:
-            raise NotFoundError(
+            raise RetiredError(
                 f"Session {collected[0]} was retired; it can only be read.",
                 hint=f"csa session restore -s {collected[0]}",
             )
@@ -208,9 +213,18 @@ class Store(Struct, frozen=False):
             raise NotFoundError(f"No session is named '{selector}' in {self.project}.", hint="csa session list")
         raise NotFoundError(f"No session matches '{selector}' in {self.project}.", hint="csa session list")
 
-    def find_name(self, name: str) -> str | None:
-        """Return the id of the session with exactly that name."""
-        return next(iter(self._named(name, self.ids())), None)
+    def find_name(self, name: str, *, newest: int = 0) -> str | None:
+        """Return the id of the session with exactly that name, of all or of so many of the newest."""
+        return next(iter(self._named(name, self.sessions_pathname, self.ids()[-newest:])), None)
+
+    def names(self, *, newest: int) -> list[str]:
+        """Return the names of so many of the newest sessions, the newest first."""
+        records = map(self.record, reversed(self.ids()[-newest:]))
+        return [record.state.name for record in records if record.state and record.state.name]
+
+    def match_retired(self, selector: str) -> list[str]:
+        """Return the collected sessions that an id, a prefix or a name fits; of several of a name, the newest."""
+        return self._matches(selector, self.retired_pathname)
 
     def last_used(self, parent: str | None) -> str:
         """Return the session used last among the children of `parent`, or among the roots where that is None."""
@@ -222,16 +236,21 @@ class Store(Struct, frozen=False):
 
     def _matches(self, selector: str, directory: str) -> list[str]:
         if not selector[0].isdigit():
-            return self._named(selector, _ids_in(directory))
+            return self._named(selector, directory, _ids_in(directory))
         prefix = selector.upper()
-        if len(prefix) == ID_LENGTH and self.has(prefix):
+        if len(prefix) == ID_LENGTH and directory == self.sessions_pathname and self.has(prefix):
             return [prefix]
         return _ids_in(directory, prefix)
 
-    def _named(self, name: str, ids: list[str]) -> list[str]:
+    def _named(self, name: str, directory: str, ids: list[str]) -> list[str]:
         """Return the newest session of that name, if there is one; collected ones may share theirs."""
-        records = map(self.record, reversed(ids))
-        return next(([r.session_id] for r in records if r.state and r.state.name == name), [])
+        for session_id in reversed(ids):
+            content = read_state_text(f"{directory}/{session_id}")
+            if may_hold(content, name.encode("utf-8", "replace")):
+                state = self.record_in(directory, session_id, content).state
+                if state and state.name == name:
+                    return [session_id]
+        return []
 
     def describe(self, matches: list[str]) -> list[str]:
         """Return a line about each session that a prefix means, newest first, as far as they are shown."""
@@ -241,6 +260,9 @@ class Store(Struct, frozen=False):
         lines = [_describe(self.record(session_id), now) for session_id in reversed(matches[-MAX_MATCHES_SHOWN:])]
         more = len(matches) - len(lines)
         return [*lines, f"... and {more} more"] if more else lines
+
+
+Target = tuple[Store, str]  # a session, by its store and its id
 
 
 def is_directory(pathname: str | Path) -> bool:

@@ -15,7 +15,8 @@ from csa.model.state import ToolState
 from csa.runner.caller import find_caller
 from csa.runner.environment import session_environment
 from csa.runner.request import RunRequest
-from csa.runner.setting import Setting, resolve_selector
+from csa.runner.session import find_session
+from csa.runner.setting import Setting
 from csa.runner.turns.plan import TurnPlan
 from csa.runner.turns.planning import plan_turn
 from csa.store.held import open_session
@@ -41,7 +42,7 @@ def make_setting(
         store=store,
         environ=environ,
         directory=store.project,
-        config=lambda: combine_layers([Layer("user", config or {})]),
+        config=lambda _: combine_layers([Layer("user", config or {})]),
         caller=lambda: find_caller(environ, store.root),
     )
 
@@ -329,13 +330,13 @@ def test_a_description_holds_no_secret(plan: Planner) -> None:
 def test_selectors_inside_a_session(family: Store) -> None:
     """@self, @parent, @root and @last mean what the caller's record says."""
     setting = make_setting(family, inside=CHILD)
-    found = {name: resolve_selector(setting, name) for name in ("@self", "@parent", "@root", "@last")}
+    found = {name: find_session(setting, name).session_id for name in ("@self", "@parent", "@root", "@last")}
     assert found == {"@self": CHILD, "@parent": ROOT, "@root": ROOT, "@last": GRANDCHILD}
-    assert resolve_selector(make_setting(family), "@last") in {ROOT, OTHER}
+    assert find_session(make_setting(family), "@last").session_id in {ROOT, OTHER}
     root = make_setting(family, inside=ROOT)
-    assert resolve_selector(root, "@root") == ROOT
+    assert find_session(root, "@root").session_id == ROOT
     with pytest.raises(CsaError, match="no parent"):
-        resolve_selector(root, "@parent")
+        find_session(root, "@parent")
 
 
 def test_a_start_directory_that_is_missing(plan: Planner, tmp_path: Path) -> None:

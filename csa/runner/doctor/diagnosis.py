@@ -75,7 +75,7 @@ async def diagnose(setting: Setting, *, limit_s: float = ANSWER_LIMIT_S) -> Diag
 def _check_config(setting: Setting) -> tuple[Config, Check]:
     """Return the configuration, or the defaults where it is wrong, and what is to be said of it."""
     try:
-        layers = config_layers(setting.store.project, setting.environ)
+        layers = config_layers(setting.config_directory, setting.environ)
         config = combine_layers(layers)
         check_config(config)
     except ConfigError as error:

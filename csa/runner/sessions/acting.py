@@ -8,7 +8,8 @@ from typing import Any
 
 from csa.errors import NotFoundError
 from csa.runner.caller import owner_name
-from csa.runner.setting import Setting, resolve_selector
+from csa.runner.session import Session
+from csa.runner.setting import Setting
 from csa.store.audit import append_audit
 from csa.store.held import HeldSession, open_session
 from csa.store.journal import Journal
@@ -16,13 +17,12 @@ from csa.store.sessions import Store
 
 
 @contextmanager
-def hold_session(setting: Setting, selector: str) -> Iterator[HeldSession]:
-    """Take the lock of the session that a selector means; raises as `open_session`."""
-    session_id = resolve_selector(setting, selector)
+def hold_session(session: Session) -> Iterator[HeldSession]:
+    """Take the lock of a session; raises as `open_session`."""
     try:
-        held = open_session(setting.store, session_id)
+        held = open_session(session.store, session.session_id)
     except FileNotFoundError as error:
-        raise NotFoundError(f"Session {session_id} has just been removed.", hint="csa session list") from error
+        raise NotFoundError(f"Session {session.session_id} has just been removed.", hint="csa session list") from error
     with held:
         yield held
 

@@ -15,6 +15,7 @@ from csa.store.atomic import append_private, read_regular, sync_directory
 from csa.store.audit import audit_file
 from csa.store.held import open_session, store_lock
 from csa.store.liveness import probe
+from csa.store.project import find_project
 from csa.store.retiring import hold, remove_empty_directories
 from csa.store.sessions import Store
 from csa.store.statefile import load_state, save_state
@@ -45,7 +46,7 @@ def adopt_project(setting: Setting, old: str, *, force: bool = False, dry_run: b
     source = Store(store.root, Path(os.path.realpath(os.path.join(setting.directory, old))))
     if source.project == store.project:
         raise UsageError(f"{source.project} is this project.")
-    if source.project.is_dir() and not force:
+    if source.project.is_dir() and not force and not _is_worktree_of(store, source):
         raise RefusedError(
             f"{source.project} is still there: its sessions are its own.",
             hint="--force takes them nevertheless",
@@ -61,6 +62,11 @@ def adopt_project(setting: Setting, old: str, *, force: bool = False, dry_run: b
         _move_rest(source, store, adoption)
         remove_empty_directories(source)
     return adoption
+
+
+def _is_worktree_of(store: Store, source: Store) -> bool:
+    """Say whether the old project is a worktree of this one, as which an older csa has taken it for itself."""
+    return find_project(source.project) == store.project_pathname
 
 
 def _places(source: Store, store: Store) -> Iterator[tuple[SessionPaths, SessionPaths]]:
@@ -108,7 +114,10 @@ def _refuse(store: Store, here: SessionPaths, there: SessionPaths) -> None:
 def _move(setting: Setting, source: Store, here: SessionPaths, there: SessionPaths, adoption: Adoption) -> None:
     """Change the record first: where the move does not follow, doing it again finds the session in its old place."""
     store = setting.store
-    state = moved_state(load_state(here.state), source.project, store.project)
+    before = load_state(here.state)
+    state = moved_state(before, source.project, store.project)
+    if _is_worktree_of(store, source):  # the tools find their conversations where these were begun
+        state = replace(state, tools=before.tools)
     with store_lock(store):
         for directory in (store.sessions_dir, store.retired_dir):
             directory.mkdir(0o700, exist_ok=True)

@@ -6,7 +6,7 @@ from typing import Any
 
 from csa.errors import NotFoundError
 from csa.model.limits import Budget, Spent
-from csa.runner.setting import Setting, resolve_selector
+from csa.runner.session import Session
 from csa.store.lineage import ancestors
 from csa.store.spending import Account, accounts_of, below, total
 from csa.store.trees import read_roll
@@ -59,10 +59,9 @@ class BudgetReport(Struct):
         }
 
 
-def report_budget(setting: Setting, selector: str) -> BudgetReport:
+def report_budget(session: Session) -> BudgetReport:
     """Add up what a session and all below it have used; StateError where a record of the tree is damaged."""
-    root = setting.store.root
-    record = setting.store.record(resolve_selector(setting, selector, retired=True))
+    root, record = session.store.root, session.record
     if (state := record.state) is None:
         raise record.fault or NotFoundError(f"Session {record.session_id} has just been removed.")
     above = list(ancestors(root, state))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from csa.errors import UsageError
 from csa.model.state import SessionState
+from csa.runner.session import Session
 from csa.runner.sessions.acting import hold_session, record_act, record_update
 from csa.runner.setting import Setting
 from csa.runner.turns.planning import SESSION_NAME, description_of, is_unicode
@@ -23,7 +24,7 @@ class Edit(Struct):
         return self.before != self.after
 
 
-def rename_session(setting: Setting, selector: str, name: str | None) -> Edit:
+def rename_session(session: Session, name: str | None) -> Edit:
     """Give a session a name, unique in its project, or take it away (None).
 
     Raises:
@@ -35,26 +36,26 @@ def rename_session(setting: Setting, selector: str, name: str | None) -> Edit:
             f"'{name}' cannot name a session.",
             hint="a name begins with a letter and has up to 64 letters, digits, dots, dashes and underscores",
         )
-    with hold_session(setting, selector) as held, store_lock(setting.store):
-        other = setting.store.find_name(name) if name is not None else None
+    with hold_session(session) as held, store_lock(session.store):
+        other = session.store.find_name(name) if name is not None else None
         if other not in {None, held.state.session_id}:
             raise UsageError(f"A session named '{name}' exists: {other}.", hint=f"csa session rename {name} --clear")
-        return _save(setting, held, replace(held.state, name=name), "session rename")
+        return _save(session.setting, held, replace(held.state, name=name), "session rename")
 
 
-def describe_session(setting: Setting, selector: str, text: str) -> Edit:
+def describe_session(session: Session, text: str) -> Edit:
     """Give a session another description: one line, redacted, cut to 80 characters."""
     if not is_unicode(text):
         raise UsageError("The description must be UTF-8.")
-    line = description_of(setting, text)
-    with hold_session(setting, selector) as held:
-        return _save(setting, held, replace(held.state, description=line), "session describe")
+    line = description_of(session.setting, text)
+    with hold_session(session) as held:
+        return _save(session.setting, held, replace(held.state, description=line), "session describe")
 
 
-def pin_session(setting: Setting, selector: str, *, pinned: bool) -> Edit:
+def pin_session(session: Session, *, pinned: bool) -> Edit:
     """Keep a session from being collected or deleted, or no longer."""
-    with hold_session(setting, selector) as held:
-        return _save(setting, held, replace(held.state, pinned=pinned), "session pin")
+    with hold_session(session) as held:
+        return _save(session.setting, held, replace(held.state, pinned=pinned), "session pin")
 
 
 _WORDS = {"session rename": ("renamed", "name"), "session describe": ("described", "description")}

@@ -22,7 +22,7 @@ from csa.store.atomic import write_atomically
 from csa.store.family import Family
 from csa.store.holders import lock_holders
 from csa.store.liveness import probe
-from csa.store.sessions import Store
+from csa.store.sessions import Store, Target
 from csa.structs import Struct
 
 if TYPE_CHECKING:
@@ -31,8 +31,6 @@ if TYPE_CHECKING:
 GRACE_S = 10.0
 POLL_S = 0.02
 _COMMAND_WIDTH = 60
-
-Target = tuple[Store, str]
 
 
 class Ended(Struct, kw_only=True):
@@ -112,20 +110,20 @@ def end_trees(
     What a parent's end takes along is yielded last. `on_fault` is told, at each look, of directories that cannot be
     listed, where descendants may run.
     """
-    family = Family(targets[0][0].root, [session_id for _, session_id in targets], on_fault=on_fault)
-    running = {turn.session_id: turn for turn in map(_running, family.look()) if turn}
-    unreadable = set[str]()
+    family = Family(targets[0][0].root, targets, on_fault=on_fault)
+    running = {turn.store.key(turn.session_id): turn for turn in map(_running, family.look()) if turn}
+    unreadable = set[tuple[str, str]]()
 
     def look() -> list[Target]:
-        return [target for target in (*targets, *family.look()) if target[1] not in unreadable]
+        return [(store, each) for store, each in (*targets, *family.look()) if store.key(each) not in unreadable]
 
     for ended in chain(
         end_sessions(targets, words=words, grace_s=grace_s, force=force),
         end_all(look, words=words, grace_s=grace_s, force=force),
     ):
         if isinstance(ended.error, StateError):
-            unreadable.add(ended.session_id)
-        running.pop(ended.session_id, None)
+            unreadable.add((ended.project, ended.session_id))
+        running.pop((ended.project, ended.session_id), None)
         yield ended
     yield from map(_ended, running.values())
 
@@ -137,11 +135,13 @@ def end_all(
 
     That, and what cannot be known to run since its lock cannot be read, is yielded with its error.
     """
-    failed: set[str] = set()
-    while running := [target for target in look() if target[1] not in failed and _may_run(*target)]:
+    failed = set[tuple[str, str]]()
+    while running := [
+        (store, each) for store, each in look() if store.key(each) not in failed and _may_run(store, each)
+    ]:
         for ended in end_sessions(running, words=words, grace_s=grace_s, force=force):
             if ended.outcome == "failed":
-                failed.add(ended.session_id)
+                failed.add((ended.project, ended.session_id))
             yield ended
 
 

@@ -22,8 +22,9 @@ from csa.model.events import Event
 from csa.model.redaction import Redactor, redact_long
 from csa.model.state import format_time
 from csa.paths import SessionPaths
+from csa.runner.session import Session
 from csa.runner.sessions.listing import SessionInfo, select_sessions
-from csa.runner.setting import Setting, resolve_selector
+from csa.runner.setting import Setting
 from csa.store.archive import MAX_FILE_BYTES, OUTPUT, RECORDS, ArchiveWriter, is_takeable
 from csa.store.artifacts import OWN_FILES, open_below, walk_files
 from csa.store.liveness import probe
@@ -44,26 +45,22 @@ class Skipped(Struct):
 
 
 def choose_sessions(
-    setting: Setting,
-    selector: str | None,
-    *,
-    with_tree: bool = False,
-    on_fault: Callable[[StateError], None] | None = None,
+    session: Session, *, with_tree: bool = False, on_fault: Callable[[StateError], None] | None = None
 ) -> list[SessionInfo]:
-    """Return the sessions to export, oldest first: one, it and all below it in any project, or all of the project.
+    """Return the sessions to export, oldest first: one, or it and all below it in any project.
 
-    `on_fault` is told of directories that cannot be listed, where some of a tree may be.
+    Of an id that several projects have, one goes: that of the session's own project. `on_fault` is told of directories
+    that cannot be listed, where some of a tree may be.
     """
-    if selector is None:
-        return select_sessions([setting.store]).infos[::-1]
-    session_id = resolve_selector(setting, selector, retired=True)
-    stores = find_stores(setting.store.root, on_fault=on_fault) if with_tree else []
-    infos = {info.session_id: info for info in reversed(select_sessions(stores).infos)}
-    wanted = _family(session_id, infos.values())
-    if session_id not in infos:
-        record, status = setting.store.record(session_id).examine()
-        infos[session_id] = SessionInfo(record, setting.store, status, [], dict)
-    return [infos[found] for found in sorted(wanted)]
+    store, session_id = session.target
+    stores = find_stores(store.root, on_fault=on_fault) if with_tree else []
+    found = sorted(
+        select_sessions(stores).infos, key=lambda info: info.store.project_pathname == store.project_pathname
+    )
+    infos = {info.session_id: info for info in found}
+    record, status = session.record.examine()
+    infos[session_id] = SessionInfo(record, store, status, [], dict)
+    return [infos[each] for each in sorted(_family(session_id, infos.values()))]
 
 
 def _family(root: str, infos: Iterable[SessionInfo]) -> set[str]:

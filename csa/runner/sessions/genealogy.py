@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from csa.errors import StateError
 from csa.model.rollup import Rollup, Span
-from csa.model.tree import Node, build_forest, walk
+from csa.model.tree import Node, build_forest, tell_apart, walk
 from csa.model.usage import Usage
 from csa.paths import SessionPaths
 from csa.runner.sessions.listing import Selection, SessionInfo
@@ -22,8 +22,9 @@ def arrange_sessions(infos: Sequence[SessionInfo]) -> Forest:
     A fork that has no parent stands below the session it was forked from, where that is among them.
     """
     ids = {info.session_id for info in infos}
-    forest = build_forest([(info.session_id, _parent_of(info, ids), info) for info in reversed(infos)])
-    return forest[::-1]
+    ordered = infos[::-1]
+    keys = tell_apart([_kin(info, ids) for info in ordered])
+    return build_forest([(*key, info) for key, info in zip(keys, ordered, strict=True)])[::-1]
 
 
 def is_fork_edge(parent: SessionInfo | None, child: SessionInfo) -> bool:
@@ -56,11 +57,12 @@ def rollup_to_json(rollup: Rollup) -> dict[str, object]:
     }
 
 
-def _parent_of(info: SessionInfo, ids: set[str]) -> str | None:
-    state = info.record.state
+def _kin(info: SessionInfo, ids: set[str]) -> tuple[str, str, str | None, str | None]:
+    state, project = info.record.state, info.store.project_pathname
     if state is None:
-        return None
-    return state.parent_session_id or (state.fork_of if state.fork_of in ids else None)
+        return info.session_id, project, None, None
+    parent = state.parent_session_id or (state.fork_of if state.fork_of in ids else None)
+    return info.session_id, project, parent, state.parent_project
 
 
 def _measure(info: SessionInfo, observers: dict[str, Observer], now: float) -> tuple[str, list[Span], Usage]:

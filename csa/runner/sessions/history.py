@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from csa.model.clock import from_timestamp
 from csa.model.state import format_time, parse_time
+from csa.runner.session import Session
 from csa.runner.setting import Setting
 from csa.store.checkpoints import list_checkpoints
 from csa.store.gitplumbing import Git, GitError, open_work_tree
@@ -55,12 +56,13 @@ class _Span(Struct):
     ended_at: datetime
 
 
-def session_log(setting: Setting, session_id: str) -> list[Entry]:
+def session_log(session: Session) -> list[Entry]:
     """Return the history, newest first; ToolUnavailableError where git is needed and not installed."""
-    if fault := setting.store.record(session_id).fault:
+    if fault := session.record.fault:
         raise fault
-    entries = [entry for span in _spans(setting, session_id) for entry in _commits(setting, span)]
-    for checkpoint in list_checkpoints(setting.store, setting.environ, session_id):
+    setting = session.setting
+    entries = [entry for span in _spans(session) for entry in _commits(setting, span)]
+    for checkpoint in list_checkpoints(session.store, setting.environ, session.session_id):
         facts = checkpoint.facts
         subject = facts.label or ("automatic" if facts.automatic else "by hand")
         at = from_timestamp(checkpoint.at)
@@ -75,10 +77,10 @@ def _order(entry: Entry) -> tuple[int, int, bool]:
     return int(entry.at.timestamp()), entry.turn, entry.kind == "checkpoint"
 
 
-def _spans(setting: Setting, session_id: str) -> Iterator[_Span]:
+def _spans(session: Session) -> Iterator[_Span]:
     before: str | None = None
     cwd, turn = "", 0
-    for event in read_events(setting.store.find(session_id).transcript):
+    for event in read_events(session.files.transcript):
         if event.type == "run_started":
             before, cwd, turn = _head(event.data), str(event.data.get("cwd", "")), event.turn
         elif event.type == "run_finished" and event.turn == turn:

@@ -11,8 +11,8 @@ from csa.model.conversation import Message, read_conversation
 from csa.model.events import Event
 from csa.model.state import SessionState, format_time, parse_time
 from csa.model.usage import Usage
+from csa.runner.session import Session
 from csa.runner.sessions.listing import SHOWN_LENGTH
-from csa.runner.setting import Setting, resolve_selector
 from csa.store.current import read_current
 from csa.store.liveness import Liveness, probe
 from csa.store.sessions import RETIRED, Record, Store, may_hold, read_state_text
@@ -131,16 +131,10 @@ class SessionCard(Struct, kw_only=True):
         }
 
 
-def inspect_session(setting: Setting, selector: str) -> SessionCard:
-    """Return what is known of a session.
-
-    Raises:
-        NotFoundError, AmbiguousError, UsageError: the selector means no single session.
-        StateError: its record is damaged, or its lock or transcript cannot be read.
-    """
-    store = setting.store
-    session_id = resolve_selector(setting, selector, retired=True)
-    record, status = store.record(session_id).examine()
+def inspect_session(session: Session) -> SessionCard:
+    """Return what is known of a session; StateError where its record, lock or transcript cannot be read."""
+    store, session_id = session.target
+    record, status = session.record.examine()
     if record.state is None:
         assert record.fault is not None  # one of both is there
         raise record.fault

@@ -17,11 +17,12 @@ from csa.process.launch import SpawnError, become_subreaper
 from csa.process.terminal import TerminalEnd, run_in_terminal
 from csa.runner.environment import apply_changes, session_environment
 from csa.runner.request import RunRequest
+from csa.runner.session import Session
 from csa.runner.sessions.ending import who_asks
 from csa.runner.setting import Setting
 from csa.runner.toolbox import loadable_adapters
 from csa.runner.turns.plan import TurnPlan
-from csa.runner.turns.planning import plan_turn
+from csa.runner.turns.planning import plan_resume
 from csa.runner.turns.preparation import tool_environment
 from csa.runner.turns.runfiles import read_named_files
 from csa.store.atomic import write_private
@@ -36,13 +37,14 @@ class Interaction:
     """A session that can be opened: it has a conversation, and its tool an interface. Nothing is written before `run`.
 
     Raises:
-        NotFoundError, RefusedError, ToolUnavailableError: as `plan_turn`, and where there is nothing to open.
+        NotFoundError, RefusedError, ToolUnavailableError: as `plan_resume`, and where there is nothing to open.
     """
 
-    def __init__(self, setting: Setting, session_id: str, *, tool: str | None = None) -> None:
+    def __init__(self, session: Session, *, tool: str | None = None) -> None:
+        session_id, setting = session.session_id, session.setting
         request = RunRequest(prompt="(interactive)", session=session_id, tool=tool, transport=NATIVE)
         self._setting = setting
-        self.plan = plan_turn(setting, request, new_id="", now=datetime.now(UTC))
+        self.plan = plan_resume(session, request, now=datetime.now(UTC))
         self._conversation = self.plan.tool_state.provider_session_id
         name = self.plan.adapter.name
         if not isinstance(self.plan.adapter, InteractiveTool):

@@ -194,6 +194,29 @@ def select_sessions(stores: Iterable[Store], selection: Selection = EVERYTHING, 
     return Listing(infos, more)
 
 
+def infos_of(store: Store, ids: Iterable[str]) -> Iterator[SessionInfo]:
+    """Yield certain sessions of a store, as far as they are in their places."""
+    known, children = store.ids(), cache(lambda: _count_children(store))
+    for session_id in {*ids}.intersection(known):
+        record, status = store.record(session_id).examine()
+        if not (record.fault and record.is_gone):
+            yield SessionInfo(record, store, status, known, children)
+
+
+def once_each(infos: Iterable[SessionInfo]) -> list[SessionInfo]:
+    """Return the sessions, of each id the one that has gone furthest: sums count no session twice."""
+    best: dict[str, SessionInfo] = {}
+    for info in infos:
+        known = best.get(info.session_id)
+        if known is None or _turns(info) > _turns(known):
+            best[info.session_id] = info
+    return list(best.values())
+
+
+def _turns(info: SessionInfo) -> int:
+    return info.record.state.turns if info.record.state else -1
+
+
 _Entry = tuple[str, str, Store, list[str], _Children]
 
 

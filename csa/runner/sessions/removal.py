@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
-from csa.errors import AmbiguousError, BusyError, CsaError, NotFoundError, RefusedError, StateError, UsageError
+from csa.errors import BusyError, CsaError, NotFoundError, RefusedError, StateError
 from csa.model.state import SessionState
 from csa.paths import SessionPaths
 from csa.runner.caller import refuse_own_lineage
+from csa.runner.session import Session, find_session
 from csa.runner.sessions.acting import record_act, record_update
 from csa.runner.sessions.ending import end_sessions, who_asks
 from csa.runner.sessions.provider_copies import remove_provider_copies
-from csa.runner.setting import Setting, resolve_selector
+from csa.runner.setting import Setting
 from csa.store.held import open_session
 from csa.store.liveness import probe
 from csa.store.locks import is_locked
@@ -40,21 +41,21 @@ class Restored(Struct):
     losses: tuple[str, ...] = ()
 
 
-def resolve_for_deletion(setting: Setting, selectors: Sequence[str]) -> list[str]:
+def find_to_delete(setting: Setting, selectors: Sequence[str]) -> list[Session]:
     """Return the sessions to delete, each once, after all that can be refused was.
 
     Raises:
         RefusedError: one of them is the calling session or above it.
         NotFoundError, AmbiguousError: of a selector.
     """
-    ids = list(dict.fromkeys(resolve_selector(setting, selector) for selector in selectors))
-    for session_id in ids:
-        refuse_own_lineage(setting.caller, session_id, verb="delete")
-    return ids
+    found = {session.paths.pathname: session for session in (find_session(setting, each) for each in selectors)}
+    for session in found.values():
+        refuse_own_lineage(setting.caller, session.session_id, verb="delete")
+    return list(found.values())
 
 
 def delete_session(
-    setting: Setting, session_id: str, *, force: bool = False, purge_now: bool = False, provider: bool = False
+    session: Session, *, force: bool = False, purge_now: bool = False, provider: bool = False
 ) -> Removed:
     """Retire a session, or with `purge_now` remove it for good. With `force`, one that runs is ended first.
 
@@ -64,9 +65,9 @@ def delete_session(
         NotFoundError: it is gone.
         OSError: it cannot be moved or removed.
     """
-    paths = setting.store.paths(session_id)
+    setting, session_id, paths = session.setting, session.session_id, session.paths
     if force:
-        _end(setting, session_id)
+        _end(session)
     _refuse_running_elsewhere(paths, session_id)
     try:
         with hold(paths):
@@ -92,16 +93,10 @@ def living_children(store: Store, session_id: str) -> list[str]:
     ]
 
 
-def restore_session(setting: Setting, selector: str) -> Restored:
-    """Bring a retired session back to its place.
-
-    Raises:
-        NotFoundError: no retired session is meant.
-        AmbiguousError: several are.
-        BusyError, StateError: it cannot be brought back.
-    """
-    store = setting.store
-    paths = store.retired_paths(_resolve_retired(store, selector))
+def restore_session(session: Session) -> Restored:
+    """Bring a session back to its place that `find_retired` has found; BusyError or StateError where it cannot be."""
+    setting, store = session.setting, session.store
+    paths = store.retired_paths(session.session_id)
     name_before = load_state(paths.state).name
     try:
         with hold(paths):
@@ -137,10 +132,10 @@ def _delete_held(setting: Setting, paths: SessionPaths, *, force: bool, purge_no
     return Removed(session_id, purge_now, freed, copies, (*warnings, *([loss] if loss else [])))
 
 
-def _end(setting: Setting, session_id: str) -> None:
+def _end(session: Session) -> None:
     """End a session's turn, if one runs; BusyError when it would not end."""
-    words = who_asks("session delete --force", setting.environ)
-    for ended in end_sessions([(setting.store, session_id)], words=words):
+    words = who_asks("session delete --force", session.setting.environ)
+    for ended in end_sessions([session.target], words=words):
         if ended.error is not None:
             raise ended.error
 
@@ -149,27 +144,3 @@ def _refuse_running_elsewhere(paths: SessionPaths, session_id: str) -> None:
     """Refuse a session of a shared disk that may run on another machine, where our lock is not seen."""
     if not is_locked(paths.session_lock) and probe(paths).state != "not_alive":
         raise BusyError(f"Session {session_id} may be running on another machine.", hint="delete it there")
-
-
-def _resolve_retired(store: Store, selector: str) -> str:
-    """Return the retired session that a full id, a unique prefix or a name means; of several of a name, the newest."""
-    selector = selector.strip()
-    if not selector:
-        raise UsageError("An empty session selector matches nothing.")
-    ids = store.retired_ids()
-    matches = [session_id for session_id in ids if session_id.startswith(selector.upper())]
-    if not selector[0].isdigit():
-        matches = [session_id for session_id in reversed(ids) if _name(store, session_id) == selector][:1]
-    if len(matches) > 1:
-        raise AmbiguousError(selector, store.describe(matches), len(matches))
-    if not matches:
-        hint = "csa session list" if store.has(selector.upper()) else None
-        raise NotFoundError(f"No removed session matches '{selector}' in {store.project}.", hint=hint)
-    return matches[0]
-
-
-def _name(store: Store, session_id: str) -> str | None:
-    try:
-        return load_state(store.retired_paths(session_id).state).name
-    except StateError:
-        return None

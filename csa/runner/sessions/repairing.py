@@ -16,6 +16,7 @@ from csa.model.result import summarise, text_of
 from csa.model.state import SCHEMA, RecordFault, SessionState, parse_state, parse_time
 from csa.model.usage import Usage, number_of
 from csa.paths import SessionPaths
+from csa.runner.session import Session
 from csa.runner.sessions.acting import record_act
 from csa.runner.setting import Setting
 from csa.runner.turns.planning import DESCRIPTION_LENGTH
@@ -52,7 +53,7 @@ class Repair(Struct, frozen=False):
     losses: list[str] = field(default_factory=list)
 
 
-def repair_session(setting: Setting, session_id: str, *, dry_run: bool = False) -> Repair:
+def repair_session(session: Session, *, dry_run: bool = False) -> Repair:
     """Mend what can safely be mended: a partial last line, a bad state.toml or result.toml, a missing final.md.
 
     Raises:
@@ -60,7 +61,7 @@ def repair_session(setting: Setting, session_id: str, *, dry_run: bool = False) 
         NotFoundError: it is gone.
         StateError: its lock cannot be read, or a file cannot be written anew.
     """
-    paths = setting.store.find(session_id)
+    setting, session_id, paths = session.setting, session.session_id, session.files
     repair = Repair(session_id)
     liveness = probe(paths)
     if liveness.fault is not None:

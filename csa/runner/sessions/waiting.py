@@ -21,7 +21,7 @@ from csa.store.atomic import open_regular
 from csa.store.family import Family
 from csa.store.liveness import probe
 from csa.store.locks import is_locked
-from csa.store.sessions import Store
+from csa.store.sessions import Store, Target
 from csa.store.status import settle
 from csa.store.transcript import last_turn_event
 from csa.structs import Struct, asdict
@@ -60,8 +60,7 @@ class Ending(Struct, kw_only=True):
 
 
 def await_endings(
-    store: Store,
-    session_ids: Sequence[str],
+    targets: Sequence[Target],
     *,
     tree: bool = False,
     first_only: bool = False,
@@ -73,15 +72,14 @@ def await_endings(
     One whose record is damaged, or that has never run, is yielded as that; the others are waited for all the same.
 
     Args:
-        store: where the sessions are.
-        session_ids: what to wait for. Who is at rest already has ended already.
+        targets: what to wait for. Who is at rest already has ended already.
         tree: wait for their descendants too, also for those that start meanwhile.
         first_only: one ending that is known is enough.
         timeout_s: how long to wait; for ever when None.
         on_fault: told, at each look, of directories that cannot be listed, where descendants may be.
     """
     deadline = time.monotonic() + timeout_s if timeout_s is not None else float("inf")
-    waiting = _Waiting(store, session_ids, Family(store.root, session_ids, on_fault=on_fault) if tree else None)
+    waiting = _Waiting(targets, Family(targets[0][0].root, targets, on_fault=on_fault) if tree else None)
     try:
         while True:
             began = time.monotonic()
@@ -189,22 +187,21 @@ class _Watch:
 class _Waiting:
     """What is waited for, and what has ended so far."""
 
-    def __init__(self, store: Store, session_ids: Sequence[str], family: Family | None) -> None:
-        ids = list(dict.fromkeys(session_ids))
-        self.pending = {session_id: _Watch(store, session_id) for session_id in ids}
-        self._ended: dict[str, Store] = {}
-        self._founders = dict.fromkeys(ids, store)
+    def __init__(self, targets: Sequence[Target], family: Family | None) -> None:
+        self._founders = {store.key(session_id): (store, session_id) for store, session_id in targets}
+        self.pending = {key: _Watch(*target) for key, target in self._founders.items()}
+        self._ended = set[tuple[str, str]]()
         self._family = family
         self._look_at = 0.0
 
     def endings(self) -> Iterator[Ending]:
         """Yield who has ended since the last look."""
-        for session_id, watch in list(self.pending.items()):
+        for key, watch in list(self.pending.items()):
             if watch.runs() or (ending := watch.ending()) is None:
                 continue
             watch.close()
-            del self.pending[session_id]
-            self._ended[session_id] = watch.store
+            del self.pending[key]
+            self._ended.add(key)
             yield ending
 
     def unfinished(self) -> list[Ending]:
@@ -219,11 +216,11 @@ class _Waiting:
         """Add descendants that are new, and members of the tree that run again; say whether there are any."""
         if self._family is None:
             return False
-        members = [(store, session_id) for session_id, store in self._founders.items()] + self._family.look()
         more = {
-            session_id: _Watch(store, session_id, is_named=session_id in self._founders)
-            for store, session_id in members
-            if session_id not in self.pending and (session_id not in self._ended or _is_held(store.paths(session_id)))
+            key: _Watch(store, session_id, is_named=key in self._founders)
+            for store, session_id in (*self._founders.values(), *self._family.look())
+            for key in [store.key(session_id)]
+            if key not in self.pending and (key not in self._ended or _is_held(store.paths(session_id)))
         }
         self.pending.update(more)
         return bool(more)

@@ -12,20 +12,22 @@ from csa.store.journal import Journal
 from csa.store.transcript import last_turn_event
 
 if TYPE_CHECKING:
+    from csa.runner.session import Session
     from csa.runner.setting import Setting
     from csa.runner.turns.recorder import Recorder
 
 MAX_LABEL = 200
 
 
-def checkpoint_session(setting: Setting, session_id: str, *, label: str | None = None) -> Checkpoint:
+def checkpoint_session(session: Session, *, label: str | None = None) -> Checkpoint:
     """Make a checkpoint of a session; its transcript gets an event, unless the session is running.
 
     Raises:
         NotFoundError, StateError: the session is not there, or its record is damaged.
         Others as `make_checkpoint`.
     """
-    setting.store.load(session_id)
+    setting, session_id = session.setting, session.session_id
+    session.load()
     words = "".join(c if c.isprintable() else " " for c in setting.redactor.redact(label or "")).split()
     made = _make(setting, session_id, label=" ".join(words)[:MAX_LABEL] or None, automatic=False)
     try:

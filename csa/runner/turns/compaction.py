@@ -28,10 +28,11 @@ from csa.process.tool import start_tool
 from csa.procfs import ProcessId
 from csa.runner.caller import refuse_own_lineage
 from csa.runner.request import RunRequest
-from csa.runner.setting import Setting, resolve_selector
+from csa.runner.session import Session
+from csa.runner.setting import Setting
 from csa.runner.turns.attempt import Attempt
 from csa.runner.turns.plan import TurnPlan
-from csa.runner.turns.planning import plan_turn
+from csa.runner.turns.planning import plan_resume
 from csa.runner.turns.preparation import Preparation, prepare_compaction
 from csa.runner.turns.recorder import read_cancellation
 from csa.runner.turns.runfiles import remove_run_files, write_run_files
@@ -85,21 +86,21 @@ class CompactionResult(Struct, kw_only=True):
         return self.status != "succeeded"
 
 
-def plan_compaction(setting: Setting, selector: str, *, tool: str | None, timeout_s: float | None) -> TurnPlan:
+def plan_compaction(session: Session, *, tool: str | None, timeout_s: float | None) -> TurnPlan:
     """Decide what is to be compacted: the conversation of `tool`, else of the session's last tool.
 
     Raises:
         CsaError: there is no such conversation, or its tool has no way to compact one.
         RefusedError: it is the calling session, or an ancestor of it.
-        Others as `plan_turn`.
+        Others as `plan_resume`.
     """
-    session_id = resolve_selector(setting, selector)
-    refuse_own_lineage(setting.caller, session_id, verb="compress")
-    tool = tool or setting.store.load(session_id).last_tool
+    session_id = session.session_id
+    refuse_own_lineage(session.setting.caller, session_id, verb="compress")
+    tool = tool or session.load().last_tool
     if tool is None:
         raise CsaError(f"There is nothing to compact: session {session_id} has not run yet.")
     request = RunRequest(prompt="compact", session=session_id, tool=tool, timeout_s=timeout_s)
-    plan = plan_turn(setting, request, new_id="", now=datetime.now(UTC))
+    plan = plan_resume(session, request, now=datetime.now(UTC))
     if plan.tool_state.provider_session_id is None:
         others = ", ".join(name for name, known in plan.state.tools.items() if known.provider_session_id)
         raise CsaError(
@@ -117,9 +118,9 @@ def plan_compaction(setting: Setting, selector: str, *, tool: str | None, timeou
 class Compaction:
     """One compaction. Call `run` once; `stopping` may be asked to end it meanwhile."""
 
-    def __init__(self, setting: Setting, plan: TurnPlan, *, csa_command: str, owns_process: bool) -> None:
+    def __init__(self, plan: TurnPlan, *, csa_command: str, owns_process: bool) -> None:
         self.stopping = Stopping()
-        self._setting = setting
+        self._setting: Setting = plan.setting
         self._plan = plan
         self._csa_command = csa_command
         self._owns_process = owns_process

@@ -14,9 +14,10 @@ from csa.model.adapter import Outcome, ToolExit
 from csa.model.events import Event
 from csa.model.usage import Usage
 from csa.runner.request import RunRequest
+from csa.runner.session import Session
 from csa.runner.setting import Setting
 from csa.runner.turns.plan import TurnPlan
-from csa.runner.turns.planning import plan_turn
+from csa.runner.turns.planning import plan_resume
 from csa.structs import Struct, replace
 
 TRANSIENT_KINDS = frozenset({"rate_limit", "overloaded", "server", "network"})
@@ -92,9 +93,9 @@ def plan_fallback(
     while left:
         name, *rest = left
         left = tuple(rest)
-        wanted = _continuing(request, failed, tool=name)
+        wanted = _continuing(request, tool=name)
         try:
-            plan = plan_turn(setting, wanted, new_id=failed.state.session_id, now=datetime.now(UTC))
+            plan = plan_resume(Session(setting, failed.state.session_id), wanted, now=datetime.now(UTC))
         except CsaError as error:
             problems.append(f"{name} cannot go on: {error.message}")
             continue
@@ -105,12 +106,12 @@ def plan_fallback(
     return None, problems
 
 
-def _continuing(request: RunRequest, failed: TurnPlan, *, tool: str) -> RunRequest:
+def _continuing(request: RunRequest, *, tool: str) -> RunRequest:
     """Return the same request for another tool, in the session there is. Its model and effort are not that tool's."""
     return replace(
         request,
         tool=tool,
-        session=failed.state.session_id,
+        session=None,
         session_id=None,
         last=False,
         ephemeral=False,  # the session's record says so

@@ -10,32 +10,29 @@ from pathlib import Path
 
 from csa.errors import BusyError, UsageError
 from csa.model.state import SessionState, ToolState
-from csa.paths import SessionPaths
 from csa.runner.caller import refuse_endless_wait
-from csa.runner.setting import Setting, resolve_selector
+from csa.runner.session import Session
 from csa.runner.turns.handoff import DigestLimits, Handoff, digest
 from csa.runner.turns.plan import Fork, TurnPlan
-from csa.store.liveness import probe
+from csa.store.project import find_work_tree
 from csa.structs import replace
 
 _OPENING = "This conversation began in another session. What happened there, oldest first:\n\n"
 
 
-def load_source(setting: Setting, selector: str) -> SessionState:
+def load_source(source: Session) -> SessionState:
     """Return the state of the session to fork.
 
     Raises:
-        NotFoundError, AmbiguousError, StateError: as their names say.
+        NotFoundError, StateError: as their names say.
         BusyError: it is running, or that cannot be known: what would be copied is not whole.
         UsageError: nothing was said in it yet.
     """
-    session_id = resolve_selector(setting, selector)
-    state = setting.store.load(session_id)
-    liveness = probe(setting.store.paths(session_id))
+    session_id, state, liveness = source.session_id, source.load(), source.liveness()
     if liveness.fault is not None:
         raise liveness.fault
     if liveness.state != "not_alive":
-        refuse_endless_wait(setting.caller, session_id, verb="fork")
+        refuse_endless_wait(source.setting.caller, session_id, verb="fork")
         running = "is running" if liveness.state == "alive" else "may be running on another machine"
         raise BusyError(
             f"Session {session_id} {running}; it can be forked when its turn has ended.",
@@ -46,29 +43,34 @@ def load_source(setting: Setting, selector: str) -> SessionState:
     return state
 
 
-def plan_fork(plan: TurnPlan, source: SessionState) -> TurnPlan:
-    """Add the fork to the plan of the new session; a native one runs where the source does."""
-    known = source.tools.get(plan.adapter.name, ToolState())
-    cwd = known.cwd or source.project_path
+def plan_fork(plan: TurnPlan, source: Session, state: SessionState) -> TurnPlan:
+    """Add the fork to the plan of the new session.
+
+    A native one runs where the source does. In another project, or another worktree, the work has to be done there, so
+    the tool is told a digest.
+    """
+    known = state.tools.get(plan.adapter.name, ToolState())
+    cwd = known.cwd or state.project_path
     is_native = (
         plan.adapter.capabilities.fork
         and known.provider_session_id is not None
         and known.account in {None, plan.account}
         and not plan.state.ephemeral  # which has its conversations elsewhere
         and Path(cwd).is_dir()
+        and find_work_tree(cwd) == find_work_tree(plan.cwd)
     )
     fork = Fork(
-        source.session_id,
-        source.turns,
+        source.paths,
+        state.turns,
         known.provider_session_id if is_native else None,
         known.totals if is_native else None,
     )
     return replace(plan, fork=fork, cwd=cwd if is_native else plan.cwd)
 
 
-def fork_handoff(fork: Fork, source: SessionPaths, tool: str, limits: DigestLimits) -> Handoff | None:
+def fork_handoff(fork: Fork, tool: str, limits: DigestLimits) -> Handoff | None:
     """Digest the source: all of it, or what the copied conversation lacks because other tools have worked since."""
-    told = digest(source, limits, known_to=tool if fork.provider_session_id else None)
+    told = digest(fork.source, limits, known_to=tool if fork.provider_session_id else None)
     if told is None:
         return None
     text = f"{_OPENING}{told.text}\n\nGo on from there with the following."

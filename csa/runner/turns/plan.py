@@ -8,13 +8,15 @@ from typing import Any
 from csa.model.adapter import Adapter
 from csa.model.permission import Permission
 from csa.model.state import SessionState, ToolState
+from csa.paths import SessionPaths
+from csa.runner.setting import Setting
 from csa.structs import Struct, replace
 
 
 class Fork(Struct):
     """What a new session begins with. `provider_session_id` is None where only a digest can be given."""
 
-    source_id: str
+    source: SessionPaths
     turns: int
     provider_session_id: str | None
     totals: Mapping[str, float] | None
@@ -26,12 +28,13 @@ class Fork(Struct):
     def to_event(self) -> dict[str, Any]:
         """Return the data of the `fork` event."""
         how = "native" if self.provider_session_id else "handoff"
-        return {"from": self.source_id, "turns": self.turns, "how": how, "of": self.provider_session_id}
+        return {"from": self.source.session_id, "turns": self.turns, "how": how, "of": self.provider_session_id}
 
 
 class TurnPlan(Struct, kw_only=True):
     """A turn that may be run. `state` is the session's before the turn; `is_new` says that it must be created."""
 
+    setting: Setting  # of the session's own project
     is_new: bool
     state: SessionState
     adapter: Adapter

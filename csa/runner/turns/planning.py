@@ -6,10 +6,11 @@ Whatever can be refused is refused here.
 from __future__ import annotations
 
 import re
+import shlex
 from datetime import datetime
 from pathlib import Path
 
-from csa.errors import NotFoundError, RefusedError, ToolUnavailableError, UsageError
+from csa.errors import NotFoundError, RefusedError, RetiredError, ToolUnavailableError, UsageError
 from csa.ids import is_session_id
 from csa.model.config import Config
 from csa.model.limits import Budget, Limits
@@ -18,7 +19,8 @@ from csa.model.result import summarise
 from csa.model.state import SessionState, ToolState
 from csa.runner.caller import owner_name, refuse_own_lineage
 from csa.runner.request import RunRequest
-from csa.runner.setting import RELATIVE_SELECTORS, Setting, relative_id, resolve_selector
+from csa.runner.session import Session, find_session
+from csa.runner.setting import Setting
 from csa.runner.toolbox import ToolChoice, choose_tool, loadable_adapters
 from csa.runner.turns.fallback import fallback_of, first_installed
 from csa.runner.turns.plan import TurnPlan
@@ -43,7 +45,7 @@ def plan_turn(setting: Setting, request: RunRequest, *, new_id: str, now: dateti
     target = _find_target(setting, request)
     if target is None:
         return _plan_new(setting, request, new_id=_asked_id(request) or new_id, now=now)
-    return _plan_resume(setting, request, target, now=now)
+    return plan_resume(target, request, now=now)
 
 
 def _check_words(request: RunRequest) -> None:
@@ -92,27 +94,27 @@ def _check_numbers(request: RunRequest) -> None:
         raise UsageError("--retries must be 0 or more.")
 
 
-def _find_target(setting: Setting, request: RunRequest) -> str | None:
-    """Return the id of the session to continue; None for a new one."""
-    if request.session in RELATIVE_SELECTORS:
-        refuse_own_lineage(setting.caller, relative_id(setting.caller, request.session))  # in whichever project it is
-    if request.session is not None:
-        return resolve_selector(setting, request.session)
-    if request.last:
-        return setting.store.last_used(setting.caller.session_id if setting.caller else None)
+def _find_target(setting: Setting, request: RunRequest) -> Session | None:
+    """Return the session to continue; None for a new one."""
+    if request.session is not None or request.last:
+        return find_session(setting, "@last" if request.session is None else request.session)
     if request.session_id is None:
         return None
-    if is_session_id(request.session_id.upper()):
-        session_id = request.session_id.upper()
-        if setting.store.has(session_id):
-            return session_id
-        if setting.store.retired_paths(session_id).root.is_dir():
-            raise NotFoundError(
-                f"Session {session_id} was retired; it would come back beside a new one.",
-                hint=f"csa session restore -s {session_id}",
-            )
+    if asked := _asked_id(request):
+        return _find_asked(setting, asked)
+    known = setting.store.find_name(request.session_id)
+    return Session(setting, known) if known else None
+
+
+def _find_asked(setting: Setting, session_id: str) -> Session | None:
+    try:
+        return find_session(setting, session_id)
+    except RetiredError as error:
+        raise RetiredError(
+            f"Session {session_id} was retired; it would come back beside a new one.", hint=error.hint
+        ) from error
+    except NotFoundError:
         return None
-    return setting.store.find_name(request.session_id)
 
 
 def _asked_id(request: RunRequest) -> str | None:
@@ -130,7 +132,8 @@ def _plan_new(setting: Setting, request: RunRequest, *, new_id: str, now: dateti
             "so it may not start another.",
             hint="do the work in this session, or let a session above it start the new one",
         )
-    source = _load_source(setting, request.fork_from) if request.fork_from is not None else None
+    origin = find_session(setting, request.fork_from) if request.fork_from is not None else None
+    source = _load_source(origin) if origin else None
     choice = _choose(setting, request, previous=source.last_tool if source else None)
     refuse_when_full(setting.store, setting.config.max_sessions)
     directory = request.directory or setting.directory
@@ -154,7 +157,7 @@ def _plan_new(setting: Setting, request: RunRequest, *, new_id: str, now: dateti
         ),
         name=name,
         owner=owner_name(setting.environ),
-        branch=git_branch(project),
+        branch=git_branch(directory),
         permission=source.permission if source else None,
         fork_of=source.session_id if source else None,
         ephemeral=request.ephemeral,
@@ -168,32 +171,31 @@ def _plan_new(setting: Setting, request: RunRequest, *, new_id: str, now: dateti
         budget=_with_budget(Budget(), request),
     )
     plan = _plan(setting, request, choice, state, is_new=True, cwd=str(directory))
-    return _plan_fork(plan, source) if source else plan
+    return _plan_fork(plan, origin, source) if origin and source else plan
 
 
-def _load_source(setting: Setting, selector: str) -> SessionState:
+def _load_source(origin: Session) -> SessionState:
     from csa.runner.turns.forking import load_source  # noqa: PLC0415  # only forks need it
 
-    return load_source(setting, selector)
+    return load_source(origin)
 
 
-def _plan_fork(plan: TurnPlan, source: SessionState) -> TurnPlan:
+def _plan_fork(plan: TurnPlan, origin: Session, source: SessionState) -> TurnPlan:
     from csa.runner.turns.forking import plan_fork  # noqa: PLC0415  # only forks need it
 
-    return plan_fork(plan, source)
+    return plan_fork(plan, origin, source)
 
 
-def _plan_resume(setting: Setting, request: RunRequest, session_id: str, *, now: datetime) -> TurnPlan:
-    refuse_own_lineage(setting.caller, session_id)
-    state = setting.store.load(session_id)
+def plan_resume(session: Session, request: RunRequest, *, now: datetime) -> TurnPlan:
+    """Decide what the next turn of a session is; raises as `plan_turn`."""
+    setting = session.setting
+    refuse_own_lineage(setting.caller, session.session_id)
+    state = session.load()
     choice = _choose(setting, request, previous=state.last_tool)
     known = state.tools.get(choice.adapter.name, ToolState())
-    cwd = known.cwd or state.project_path
+    cwd = known.cwd or _last_directory(state)
     if not Path(cwd).is_dir():
-        raise NotFoundError(
-            f"Session {session_id} works in {cwd}, which is gone.",
-            hint="bring the directory back, or begin a new session",
-        )
+        raise _directory_gone(state, cwd)
     if request.name and request.name != state.name and setting.store.find_name(request.name):
         raise UsageError(f"A session named '{request.name}' exists.")
     state = replace(
@@ -209,6 +211,22 @@ def _plan_resume(setting: Setting, request: RunRequest, session_id: str, *, now:
     return plan
 
 
+def _last_directory(state: SessionState) -> str:
+    """Return where a tool that is new to a session starts: where the last one worked, which may be a worktree."""
+    last = state.tools.get(state.last_tool or "", ToolState())
+    return last.cwd or state.project_path
+
+
+def _directory_gone(state: SessionState, cwd: str) -> NotFoundError:
+    """Say that a conversation cannot go on where it was begun; tools do not find theirs from anywhere else."""
+    branch = f" {state.branch}" if state.branch and cwd != state.project_path else ""
+    back = f"git worktree add {shlex.quote(cwd)}{branch}" if branch else "bring the directory back"
+    return NotFoundError(
+        f"Session {state.session_id} works in {cwd}, which is gone.",
+        hint=f'{back}, or csa run --fork-from {state.session_id} "..." to go on in a new session with a digest of it',
+    )
+
+
 def _plan(
     setting: Setting, request: RunRequest, choice: ToolChoice, state: SessionState, *, is_new: bool, cwd: str
 ) -> TurnPlan:
@@ -216,6 +234,7 @@ def _plan(
     permission = _permission(setting, request, state)
     asked = replace(request, model=None, effort=None) if choice.is_fallback else request  # they were for another tool
     return TurnPlan(
+        setting=setting,
         is_new=is_new,
         state=replace(state, permission=permission.value),
         adapter=choice.adapter,

@@ -134,7 +134,7 @@ def _handoff(
     if plan.fork is not None:
         from csa.runner.turns.forking import fork_handoff  # noqa: PLC0415  # only forks need it
 
-        return fork_handoff(plan.fork, setting.store.paths(plan.fork.source_id), plan.adapter.name, limits)
+        return fork_handoff(plan.fork, plan.adapter.name, limits)
     if plan.is_new or not plan.hands_over:
         return None
     return make_handoff(

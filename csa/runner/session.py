@@ -1,0 +1,248 @@
+"""What a selector means: a session, in whichever project it is. Every command finds its sessions here, once.
+
+The project csa is called in comes first. A full id, or a prefix of `LONG_PREFIX` characters and more, that fits nothing
+there is looked for in all projects below the state root, by the names of directories alone. Names, shorter prefixes,
+`@last` and `@current` are of the project; `@self`, `@parent` and `@root` mean what the caller's records say.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+
+from csa.errors import AmbiguousError, NotFoundError, RetiredError, StateError, UsageError
+from csa.store.sessions import MAX_MATCHES_SHOWN, Record, Store, Target
+
+TYPE_CHECKING = False  # see csa/structs.py
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from csa.model.result import RunResult
+    from csa.model.state import SessionState
+    from csa.paths import SessionPaths
+    from csa.runner.caller import Caller
+    from csa.runner.setting import Setting
+    from csa.store.liveness import Liveness
+
+LONG_PREFIX = 10
+_NEWEST_LOOKED_AT = 5000  # records of another project, in which a name is looked for that is not here
+_NEWEST_READ = 500  # names here that one may be a misspelling of
+_PLACES_NAMED = 3
+
+
+class Session:
+    """A session that was found, and where csa is when it works with it. Its files are read when they are asked for."""
+
+    def __init__(self, setting: Setting, session_id: str) -> None:
+        self.setting = setting  # of the session's own project
+        self.session_id = session_id
+
+    @property
+    def store(self) -> Store:
+        return self.setting.store
+
+    @property
+    def project(self) -> Path:
+        return self.setting.store.project
+
+    @property
+    def target(self) -> Target:
+        return self.setting.store, self.session_id
+
+    @property
+    def paths(self) -> SessionPaths:
+        """Its files in their place, where it can be worked with."""
+        return self.store.paths(self.session_id)
+
+    @cached_property
+    def files(self) -> SessionPaths:
+        """Its files for reading: those of a retired session are elsewhere."""
+        return self.store.find(self.session_id)
+
+    @property
+    def record(self) -> Record:
+        """Its record as it is now."""
+        return self.store.record(self.session_id)
+
+    def load(self) -> SessionState:
+        """Return its state as it is now; NotFoundError or StateError."""
+        return self.store.load(self.session_id)
+
+    def liveness(self) -> Liveness:
+        """Say whether it runs, and who runs it."""
+        from csa.store.liveness import probe  # noqa: PLC0415  # naming a session needs none of it
+
+        return probe(self.files)
+
+    def result(self, *, turn: int | None = None) -> RunResult:
+        """Return how the last finished turn, or the given one, ended; NotFoundError when there is none.
+
+        StateError when its record is damaged.
+        """
+        from csa.store.results import load_result  # noqa: PLC0415  # as above
+
+        try:
+            return load_result(self.files, self.session_id, turn=turn)
+        except NotFoundError:
+            record, _ = self.record.examine()
+            if record.fault is not None:
+                raise record.fault from None
+            raise
+
+
+def find_session(setting: Setting, selector: str, *, retired: bool = False) -> Session:
+    """Return the session that a selector means; with `retired` it may be a collected one, which can only be read.
+
+    Raises:
+        UsageError: the selector is empty, or an unknown @word.
+        NotFoundError: nothing matches.
+        RetiredError: what matches was collected, and `retired` is not set.
+        AmbiguousError: several sessions match, or one id is in several other projects.
+    """
+    if selector.startswith("@"):
+        return _find_relative(setting, selector, retired=retired)
+    try:
+        return Session(setting, setting.store.resolve(selector, retired=retired))
+    except RetiredError:
+        raise
+    except NotFoundError as error:
+        typed = selector.strip()
+        if not typed[0].isdigit():
+            raise _name_elsewhere(setting.store, typed, error) from None
+        if len(typed) < LONG_PREFIX:
+            raise
+    found = _Elsewhere(setting, typed)
+    if not retired and not found.live and len(found.collected) == 1:
+        store, session_id = found.collected[0]
+        raise RetiredError(
+            f"Session {session_id} of {store.project} was retired; it can only be read.",
+            hint=f"csa session restore -s {session_id}",
+        )
+    return found.choose(found.live or found.collected)
+
+
+def find_retired(setting: Setting, selector: str) -> Session:
+    """Return the collected session that a full id, a unique prefix or a name means; of several of a name, the newest.
+
+    Raises as `find_session`.
+    """
+    typed, store = selector.strip(), setting.store
+    if not typed:
+        raise UsageError("An empty session selector matches nothing.")
+    matches = store.match_retired(typed)
+    if len(matches) > 1:
+        raise AmbiguousError(typed, store.describe(matches), len(matches))
+    if matches:
+        return Session(setting, matches[0])
+    if typed[0].isdigit() and len(typed) >= LONG_PREFIX and not store.has(typed.upper()):
+        elsewhere = _Elsewhere(setting, typed, what="removed session")
+        return elsewhere.choose(elsewhere.collected)
+    hint = "csa session list" if store.has(typed.upper()) else None
+    raise NotFoundError(f"No removed session matches '{typed}' in {store.project}.", hint=hint)
+
+
+class _Elsewhere:
+    """What fits a prefix in the other projects, and the directories there that cannot be listed."""
+
+    def __init__(self, setting: Setting, typed: str, *, what: str = "session") -> None:
+        from csa.store.stores import find_stores  # noqa: PLC0415  # most sessions are here
+
+        self._setting = setting
+        self._typed = typed
+        self._what = what
+        self._faults: list[StateError] = []
+        self.live: list[Target] = []
+        self.collected: list[Target] = []
+        here, prefix = setting.store, typed.upper()
+        for store in find_stores(here.root, with_retired=True, on_fault=self._faults.append):
+            if store.project_pathname != here.project_pathname:
+                self._look(store, prefix)
+
+    def _look(self, store: Store, prefix: str) -> None:
+        try:
+            self.live += [(store, session_id) for session_id in store.ids(prefix)]
+            self.collected += [(store, session_id) for session_id in store.retired_ids(prefix)]
+        except StateError as fault:
+            self._faults.append(fault)
+
+    def choose(self, matches: list[Target]) -> Session:
+        """Return the one session among matches."""
+        if not matches:
+            what = (
+                f"No {self._what} matches '{self._typed}' in {self._setting.store.project}, nor in any other project."
+            )
+            hint = self._faults[0].message if self._faults else "csa session list --all-projects"
+            raise NotFoundError(what, hint=hint)
+        matches.sort(key=lambda match: (match[1], match[0].project_pathname))
+        if len(matches) > 1:
+            shown = matches[:MAX_MATCHES_SHOWN]
+            lines = [f"{store.describe([session_id])[0]}  in {store.project}" for store, session_id in shown]
+            lines += [f"... and {len(matches) - len(shown)} more"] if len(matches) > len(shown) else []
+            same = len({session_id for _, session_id in matches}) == 1
+            there = next((store.project for store, _ in matches if store.project.is_dir()), None)
+            how = f"--cd {there} means the one there" if same and there else None
+            raise AmbiguousError(self._typed, lines, len(matches), hint=how)
+        store, session_id = matches[0]
+        return Session(self._setting.in_project(store.project_pathname), session_id)
+
+
+def _name_elsewhere(here: Store, name: str, error: NotFoundError) -> NotFoundError:
+    """Say which other projects have a session of that name, or what name here is nearly that."""
+    from csa.store.stores import find_stores  # noqa: PLC0415  # as above
+
+    found: list[Target] = []
+    for store in find_stores(here.root):
+        if store.project_pathname != here.project_pathname:
+            try:
+                known = store.find_name(name, newest=_NEWEST_LOOKED_AT)
+            except StateError:  # it was listed a moment ago
+                continue
+            found += [(store, known)] if known else []
+    if not found:
+        close = _nearly(name, here)
+        return NotFoundError(error.message, hint=f"did you mean '{close}'?" if close else error.hint)
+    found.sort(key=lambda match: match[1], reverse=True)
+    places = " or ".join(f"{session_id} in {store.project}" for store, session_id in found[:_PLACES_NAMED])
+    more = f" or {len(found) - _PLACES_NAMED} more" if len(found) > _PLACES_NAMED else ""
+    return NotFoundError(error.message, hint=f"names are of a project; did you mean {places}{more}?")
+
+
+def _nearly(name: str, store: Store) -> str | None:
+    from difflib import get_close_matches  # noqa: PLC0415  # only a typo pays for it
+
+    return next(iter(get_close_matches(name, store.names(newest=_NEWEST_READ), n=1, cutoff=0.75)), None)
+
+
+def _find_relative(setting: Setting, selector: str, *, retired: bool) -> Session:
+    if selector == "@current":
+        return _current(setting, retired=retired)
+    caller = setting.caller
+    if selector == "@last":
+        return Session(setting, setting.store.last_used(caller.session_id if caller else None))
+    if selector not in {"@self", "@parent", "@root"}:
+        raise UsageError(f"Unknown selector '{selector}'.", hint="there are @current, @last, @self, @parent and @root")
+    session_id = _relative_id(caller, selector)
+    assert caller is not None  # or there would be none
+    project = caller.project_of(session_id)
+    return find_session(setting.in_project(project) if project else setting, session_id, retired=retired)
+
+
+def _relative_id(caller: Caller | None, selector: str) -> str:
+    if caller is None:
+        raise NotFoundError(f"{selector} means something only inside a session.")
+    found = {
+        "@self": caller.session_id,
+        "@parent": caller.state.parent_session_id,
+        "@root": caller.state.root_session_id or caller.session_id,
+    }[selector]
+    if found is None:
+        raise NotFoundError(f"Session {caller.session_id} is a root; it has no parent.")
+    return found
+
+
+def _current(setting: Setting, *, retired: bool) -> Session:
+    from csa.store.current import read_current  # noqa: PLC0415  # few selectors need it
+
+    chosen = read_current(setting.store)
+    if chosen is None:
+        raise NotFoundError(f"No session is the current one in {setting.store.project}.", hint="csa session switch S")
+    return find_session(setting, chosen, retired=retired)
