@@ -62,10 +62,12 @@ TOOL_KEYS: Mapping[str, Key] = {
     "transport": Key("transport", NATIVE, "how csa speaks to the tool: native, or acp (the Agent Client Protocol)"),
     "model": Key("text", "", "the model to ask the tool for"),
     "effort": Key("text", "", "the reasoning effort to ask the tool for"),
+    "auth_method": Key("text", "", "the ACP method by which the agent is authenticated when it asks"),
     "env": Key("table", {}, "variables to set for the tool"),
     "max_running": Key("count", 0, "how many turns of the tool run at once on this host; 0 is no limit", limits=True),
 }
-_NOT_FOR_PROJECTS = ("command", "env", "transport")  # the transport decides how a permission is enforced
+# The transport decides how a permission is enforced, and a way to authenticate may open a browser.
+_NOT_FOR_PROJECTS = ("command", "env", "transport", "auth_method")
 
 
 class Layer(Struct):
@@ -83,6 +85,7 @@ class ToolConfig(Struct):
     transport: str | None = None
     model: str | None = None
     effort: str | None = None
+    auth_method: str | None = None
     env: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -187,6 +190,7 @@ class Config(Struct):
             transport=value("transport"),
             model=value("model") or None,
             effort=value("effort") or None,
+            auth_method=value("auth_method") or None,
             env=dict(value("env") or {}),
         )
 

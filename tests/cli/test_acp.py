@@ -116,7 +116,8 @@ def test_the_supervisors_death_takes_the_agent_along(goose: Place) -> None:
     goose.wait_ready()
     running.kill()
     goose.wait_until_empty(within_s=5)
-    assert goose.status(running.session_id) == "lost"
+    (session_id,) = goose.ids()  # it may be killed before it has said it
+    assert goose.status(session_id) == "lost"
 
 
 def test_a_killed_agent_is_a_failure(goose: Place) -> None:
@@ -195,12 +196,16 @@ def test_a_known_tool_by_configuration_and_by_flag(place: Place) -> None:
 @pytest.mark.parametrize(
     ("config", "words", "code", "said"),
     [
-        ('[tools.goose]\ntransport = "acp"\n', ["--tool", "goose"], 6, "no command"),
+        ('[tools.agentx]\ntransport = "acp"\n', ["--tool", "agentx"], 6, "no command"),
+        ('[tools.goose]\ntransport = "acp"\n', ["--tool", "goose"], 7, "no 'goose' on the PATH"),
         ('[tools.goose]\ntransport = "http"\ncommand = ["x"]\n', ["--tool", "goose"], 6, "native or acp"),
         ("[tools.goose]\ntransport = 3\n", ["--tool", "goose"], 6, "native or acp"),
         (THREE_LINES, ["--tool", "gose"], 2, "did you mean 'goose'"),
         (THREE_LINES.replace("fake-acp", "no-such-agent"), ["--tool", "goose"], 7, "no-such-agent"),
-        ("", ["--tool", "goose", "--transport", "acp"], 2, "Unknown tool"),
+        ("", ["--tool", "agentx", "--transport", "acp"], 2, "Unknown tool"),
+        ("", ["--tool", "cursor-agent"], 2, "did you mean 'cursor'"),
+        ("", ["--tool", "goose"], 7, "no 'goose' on the PATH"),
+        ("", ["--tool", "goose", "--transport", "native"], 2, "as an ACP agent only"),
         ("", ["--tool", "codex", "--transport", "acp"], 2, "knows no way to start codex"),
         ('[tools.codex]\ncommand = ["codex"]\n', ["--tool", "codex", "--transport", "acp"], 2, "knows no way"),
         ("", ["--tool", "codex", "--transport", "carrier-pigeon"], 2, "carrier-pigeon"),
@@ -226,7 +231,7 @@ def test_a_project_may_not_choose_the_transport(place: Place) -> None:
 
 def test_one_broken_agent_leaves_the_other_tools_alone(place: Place) -> None:
     """What is wrong with its table is a warning of a run with another tool."""
-    configure(place, '[tools.goose]\ntransport = "acp"\n')
+    configure(place, '[tools.agentx]\ntransport = "acp"\n')
     done = place.codex("hello")
     warnings = [event["data"] for event in place.events(done.session_id) if event["type"] == "warning"]
     assert "no command" in json.dumps(warnings)

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from csa_adapters.acp import BRIDGE
-from csa_adapters.acp_bridge import CANCEL_WAIT_S, DYING_WAIT_S
+from csa_adapters.acp import BRIDGE, ROOT
+from csa_adapters.acp_bridge import CANCEL_WAIT_S
+from csa_adapters.acp_wire import DYING_WAIT_S
 
 from csa.runner.turns.attempt import TERM_GRACE_S
 from tests.support import PATIENCE_S, Json, Place, wait_for
@@ -34,10 +35,12 @@ def start(place: Place, *flags: str, command: tuple[str, ...] = (), **order: Any
         "ephemeral": False,
         "csa_command": "csa",
         "mcp_servers": [],
+        "initialize_s": 60,
+        "auth_method": None,
         **order,
     }
     process = subprocess.Popen(
-        [sys.executable, "-I", BRIDGE, "--", *(command or ("fake-acp", *flags))],
+        [sys.executable, "-I", "-S", BRIDGE, ROOT, "--", *(command or ("fake-acp", *flags))],
         env=place.environment(None),
         cwd=place.project,
         text=True,

@@ -159,7 +159,13 @@ def test_an_end_without_a_word_after_a_denial_is_no_success() -> None:
     [
         ({"inputTokens": 80, "cachedReadTokens": 20, "outputTokens": 10, "totalTokens": 110}, (100, 10, 20)),
         ({"inputTokens": 100, "cachedReadTokens": 20, "outputTokens": 10, "totalTokens": 110}, (100, 10, 20)),
-        ({"inputTokens": 100, "outputTokens": 10, "thoughtTokens": 5, "totalTokens": 115}, (100, 10, 0)),
+        ({"inputTokens": 100, "outputTokens": 10, "thoughtTokens": 5, "totalTokens": 115}, (100, 15, 0)),
+        ({"inputTokens": 100, "outputTokens": 10, "thoughtTokens": 5, "totalTokens": 110}, (100, 10, 0)),
+        ({"inputTokens": 100, "outputTokens": 10, "thoughtTokens": 5}, (100, 15, 0)),
+        (
+            {"inputTokens": 90, "cachedReadTokens": 20, "outputTokens": 10, "thoughtTokens": 40, "totalTokens": 140},
+            (90, 50, 20),
+        ),
         ({"inputTokens": 5, "cachedWriteTokens": 50, "outputTokens": 1, "totalTokens": 56}, (55, 1, 0)),
     ],
 )
@@ -205,7 +211,7 @@ def test_totals_of_the_tools_own_adapter_become_stale() -> None:
     ("reason", "kind"),
     [
         ("max_tokens", "context_overflow"),
-        ("max_turn_requests", "quota"),
+        ("max_turn_requests", "internal"),
         ("refusal", "invalid_request"),
         ("cancelled", "internal"),
         ("brand_new", "protocol"),
