@@ -74,6 +74,10 @@ def say(event: str, /, **fields: Any) -> None:
     sys.stdout.buffer.flush()
 
 
+def _minute() -> str:
+    return time.strftime("%Y-%m-%dT%H-%M", time.gmtime())
+
+
 class Turn:
     """One prompt to one agent."""
 
@@ -210,11 +214,7 @@ class Turn:
     def _wait_for_the_minute(self) -> None:
         """Wait until the session may be loaded (`AcpAdapter._patience`): at most until the minute is over."""
         pattern = self._order.get("not_while")
-        while (
-            pattern
-            and self._agent.is_open
-            and glob(pattern.replace("{minute}", time.strftime("%Y-%m-%dT%H-%M", time.gmtime())))
-        ):
+        while pattern and self._agent.is_open and glob(pattern.replace("{minute}", _minute())):
             left_s = 60 - time.time() % 60
             say("notice", message=f"a session cannot be loaded in the minute it was begun: waiting {left_s:.0f} s")
             self._agent.wait(left_s)
