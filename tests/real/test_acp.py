@@ -113,6 +113,24 @@ def test_a_new_session_and_a_resume(place: Workplace, agent: Agent) -> None:
     assert place.events(session_id, "user_message") == []
 
 
+def test_usage_is_what_the_provider_counted(place: Workplace, agent: Agent) -> None:
+    """Of all requests of the turn, not of its last one; and of each turn by itself."""
+    counts = [(120, 7, 20), (150, 9, 100), (200, 11, 140)]
+    first, second, last = counts
+    calls = (tool_call("echo one", usage=first), tool_call("echo two", usage=second), text("done", usage=last))
+    place.provider.on("count", *calls)
+    place.provider.on("again", text("more", usage=first))
+    turn = run(place, agent, "--permission", "full", "count this")
+    assert _counted(turn) == tuple(map(sum, zip(*counts, strict=True)))
+    after = run(place, agent, "--session", turn["session_id"], "and again")
+    assert _counted(after) == first
+
+
+def _counted(result: Json) -> tuple[int, int, int]:
+    usage = result["usage"]
+    return usage["input_tokens"], usage["output_tokens"], usage["cached_tokens"]
+
+
 def test_the_agents_shell_knows_its_session(place: Workplace, agent: Agent) -> None:
     """`CSA_*` and the whole environment reach the agent's commands."""
     place.provider.on("who am I", tool_call("env > seen"), text("seen"))
