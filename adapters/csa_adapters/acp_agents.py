@@ -22,6 +22,7 @@ class Agent(Struct):
     model_flag: str | None = None
     policy_flag: str | None = None  # for the policy that the tool's own adapter writes
     forced_env: Mapping[str, str] = field(default_factory=dict)
+    counts: str | None = None  # who tells the bridge what a turn has used, where the agent's answer does not
 
 
 AGENTS: Mapping[str, Agent] = {
@@ -33,7 +34,7 @@ AGENTS: Mapping[str, Agent] = {
         policy_flag="--admin-policy",
         forced_env={"GEMINI_CLI_TRUST_WORKSPACE": "true"},  # headless, an untrusted folder is refused (0.61.0)
     ),
-    "opencode": Agent(("acp",), source="its --help"),
+    "opencode": Agent(("acp",), source="its --help", counts="opencode"),
     "amp": Agent((), "amp-acp", "registry amp-acp"),
     "auggie": Agent(("--acp",), "auggie", "registry auggie", env={"AUGMENT_DISABLE_AUTO_UPDATE": "1"}),
     "cagent": Agent(("acp",), "cagent", "registry cagent"),

@@ -24,7 +24,7 @@ import time
 from collections.abc import Mapping
 from contextlib import suppress
 from glob import glob
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 if __name__ == "__main__":  # last, so that it shadows nothing
     sys.path += [os.path.dirname(os.path.dirname(__file__)), *sys.argv[1 : sys.argv.index("--")]]
@@ -34,6 +34,9 @@ from csa_adapters.acp_login import AUTH_REQUIRED, choose_method, describe_method
 from csa_adapters.acp_policy import Policy, choose_mode
 from csa_adapters.acp_wire import DYING_WAIT_S, Agent, AgentGoneError, RpcError, Stopped
 from csa_adapters.jsonlines import list_of, mapping_of, text_of
+
+if TYPE_CHECKING:
+    from csa_adapters.acp_opencode import OpencodeTokens
 
 _Json = dict[str, Any]
 
@@ -74,6 +77,14 @@ def say(event: str, /, **fields: Any) -> None:
     sys.stdout.buffer.flush()
 
 
+def _counter(agent: str | None) -> OpencodeTokens | None:
+    if agent != "opencode":
+        return None
+    from csa_adapters.acp_opencode import OpencodeTokens  # noqa: PLC0415  # with all of HTTP, for this agent alone
+
+    return OpencodeTokens()
+
+
 def _minute() -> str:
     return time.strftime("%Y-%m-%dT%H-%M", time.gmtime())
 
@@ -100,7 +111,8 @@ class Turn:
             tuple(filter(None, (order["cwd"], os.environ.get("CSA_OUTPUT_DIR")))),
             frozenset({"csa", order["csa_command"]}),
         )
-        self._agent = Agent(command, self._heed, self._stray)
+        self._tokens = _counter(order.get("counts"))
+        self._agent = Agent([*command, *(self._tokens.words if self._tokens else ())], self._heed, self._stray)
 
     def run(self) -> int:
         """Take the turn and tell its end; return the exit code."""
@@ -115,8 +127,18 @@ class Turn:
         except Failed as error:
             say("failed", stage=self._stage, **error.line)
             return 1
-        say("finished", result=result)
+        say("finished", result={**result, **self._counted()})
         return 0
+
+    def _counted(self) -> _Json:
+        """Return the turn's usage where the agent's own word for it does not hold."""
+        if self._tokens is None:
+            return {}
+        try:
+            return {"usage": self._tokens.count(self._session, self._order["cwd"], is_stopped=self.is_stopped)}
+        except OSError as error:
+            say("notice", message=f"the tokens are those of the turn's last request alone: {error}")
+            return {}
 
     @property
     def is_stopped(self) -> bool:
