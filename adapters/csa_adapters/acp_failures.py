@@ -26,6 +26,7 @@ _ANY_SERVER_ERROR = -32000
 _MESSAGES = rules(
     (r"ran out of room|context.?(window|length)|prompt is too long|too many tokens", "context_overflow"),
     (r"quota|usage.?limit|insufficient credits|billing|budget", "quota"),
+    (r"account.{0,20}(on.?hold|suspended)|verification.?required", "auth"),
     (r"authenticat|not logged in|log ?in again|api.?key|unauthorized|credentials", "auth"),
     (r"no rollout found|session.{0,60}not found|unknown session|invalid session", "invalid_request"),
     (r"model.{0,80}(not found|does not exist|not supported)", "invalid_request"),

@@ -28,6 +28,7 @@ LINE_LIMIT_BYTES = 64 << 20
 DYING_WAIT_S = 0.5
 _ESCAPES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[@-Z\\^_])|\ufeff")
 _BEGIN = '{"jsonrpc"'
+_DECODER = json.JSONDecoder(strict=False)  # which takes a raw tab or escape in a string
 
 
 class RpcError(Exception):
@@ -261,16 +262,16 @@ def read_message(line: bytes) -> tuple[_Json | None, str]:
     """
     text = line.decode("utf-8", _LATIN_1)
     found = _parse(text)
-    if found is None and _BEGIN in text.replace(" ", ""):
-        found = _parse(plain := _ESCAPES.sub("", text))
-        if found is None and (at := plain.find(_BEGIN)) > 0:
-            found = _parse(plain[at:])
+    if found is None and '"jsonrpc"' in text:
+        plain = _ESCAPES.sub("", text)
+        begins = (plain.find("{"), plain.find(_BEGIN))
+        found = next((message for at in begins if at >= 0 and (message := _parse(plain[at:]))), None)
     return found, text
 
 
 def _parse(text: str) -> _Json | None:
     try:
-        value = json.loads(text)
+        value = _DECODER.decode(text)
     except (ValueError, RecursionError):
         return None
     return value if type(value) is dict and "jsonrpc" in value else None

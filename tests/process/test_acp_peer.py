@@ -36,6 +36,8 @@ def test_a_turn_with_the_library(place: Place) -> None:
         b"\xef\xbb\xbf" + json.dumps(MESSAGE).encode(),
         b"\x1b[2K\x1b[1G" + json.dumps(MESSAGE).encode() + b"\x1b[0m",
         b"\x1b]0;title\x07" + json.dumps(MESSAGE).encode(),
+        b'> {"x": 1} ' + json.dumps(MESSAGE).encode(),
+        b'\xef\xbb\xbf{"method":"session/update","params":{"text":"gr\x1b[1m\xfcn"},"jsonrpc":"2.0"}',
         b"Loading... " + json.dumps(MESSAGE).encode(),
         json.dumps(MESSAGE, ensure_ascii=False).encode("latin-1"),
     ],
