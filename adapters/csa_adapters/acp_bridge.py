@@ -77,8 +77,8 @@ def say(event: str, /, **fields: Any) -> None:
     sys.stdout.buffer.flush()
 
 
-def _counter(agent: str | None) -> OpencodeTokens | None:
-    if agent != "opencode":
+def _counter(agent: str | None, command: list[str]) -> OpencodeTokens | None:
+    if agent != "opencode" or any(word.startswith("--port") for word in command):  # a port of the user's own
         return None
     from csa_adapters.acp_opencode import OpencodeTokens  # noqa: PLC0415  # with all of HTTP, for this agent alone
 
@@ -111,7 +111,7 @@ class Turn:
             tuple(filter(None, (order["cwd"], os.environ.get("CSA_OUTPUT_DIR")))),
             frozenset({"csa", order["csa_command"]}),
         )
-        self._tokens = _counter(order.get("counts"))
+        self._tokens = _counter(order.get("counts"), command)
         self._agent = Agent([*command, *(self._tokens.words if self._tokens else ())], self._heed, self._stray)
 
     def run(self) -> int:

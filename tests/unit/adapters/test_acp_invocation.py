@@ -93,6 +93,8 @@ def test_a_known_tool_keeps_what_its_own_adapter_knows() -> None:
     assert (
         OPENCODE.invocation(request).env["OPENCODE_PERMISSION"] == native.invocation(request).env["OPENCODE_PERMISSION"]
     )
+    assert order(OPENCODE.invocation(request))["counts"] == "opencode"  # it does not tell a turn's tokens
+    assert "counts" not in order(GEMINI.invocation(request))
     assert GEMINI.capabilities.reads == GeminiCliAdapter().capabilities.reads
 
 
