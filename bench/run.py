@@ -6,8 +6,10 @@ busy machine shows in both. The tools are the bundled fakes; nothing leaves this
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
+import resource
 import shlex
 import shutil
 import statistics
@@ -16,11 +18,15 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 ROUNDS = 15
+ACP_ROUNDS = 5
+ACPX = "acpx@0.19.1"
+PR_SET_CHILD_SUBREAPER = 36
 EVENTS = 200_000
 BIG_BYTES = 50 << 20
 SESSIONS = 100
@@ -105,6 +111,53 @@ def peak_mib(place: Place, *words: str) -> tuple[float, float]:
     return time.perf_counter() - start, peak / 1024
 
 
+def cpu_seconds(place: Place, *words: str) -> float:
+    """Return the processor time of a command and of all it has started, what it has left running included."""
+    ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1)
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    place.run(*words)
+    with suppress(ChildProcessError):
+        while True:
+            os.wait()
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
+def acp_turns(base: Path, place: Place) -> None:
+    """Print the processor time of a turn over ACP, new and resumed: csa's, and acpx's where it can be had."""
+    agent = str(ROOT / "fixtures" / "fake_tools" / "bin" / "fake-acp")
+    config = base / "acp.toml"
+    config.write_text(f'[tools.agent]\ntransport = "acp"\ncommand = ["{agent}"]\n')
+    place = Place(place.project, {**place.env, "CSA_CONFIG": str(config)})
+    acpx, reason = _find_acpx(base)
+    turns = {
+        "csa run, a turn over ACP: new": [CSA, "run", "-q", "--tool", "agent", "hello"],
+        "csa run, a turn over ACP: resumed": [CSA, "run", "-q", "--last", "again"],
+    }
+    if acpx:
+        # A prompt leaves a process that keeps the agent for the next one; without that it is not resumed.
+        words = [*acpx, "--ttl", "1", "--approve-all", "--agent", agent]
+        place.run(*words, "sessions", "new")
+        turns |= {"acpx exec": [*words, "exec", "hello"], "acpx prompt: resumed": [*words, "prompt", "again"]}
+    print(f"\n{'processor time, with that of the fake agent':<44} {'s':>6}")
+    for name, words in turns.items():
+        print(f"{name:<44} {statistics.median(cpu_seconds(place, *words) for _ in range(ACP_ROUNDS)):>6.2f}")
+    if reason:
+        print(f"{'acpx':<44} skipped: {reason}")
+
+
+def _find_acpx(base: Path) -> tuple[list[str], str]:
+    """Install acpx, with the Node it needs, and return how it is started; or why there is none."""
+    if shutil.which("npm") is None:
+        return [], "there is no npm"
+    command = ["npm", "install", "--no-audit", "--no-fund", "--silent", "--prefix", str(base), ACPX, "node@22"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        return [], " ".join(done.stderr.split())[:200] or f"npm exits {done.returncode}"
+    found = base / "node_modules" / ".bin"
+    return [str(found / "node"), str(found / "acpx")], ""
+
+
 def large_stores(base: Path, place: Place) -> None:
     """Print what commands take in large stores: the median, and the ratio to bare python."""
     print(f"\n{'in large stores':<52} {'ms':>7} {'x bare python':>14}")
@@ -177,6 +230,7 @@ def main() -> None:
             big_s, big_mib = peak_mib(place, CSA, "run", "-q", "--tool", tool, "big")
             rate = f"{BIG_BYTES / (1 << 20) / big_s:,.0f} MiB/s"
             print(f"{f'a line of 50 MiB from {tool}':<44} {big_s:>6.2f}s {big_mib:>10.1f} MiB   {rate}")
+        acp_turns(Path(base), place)
         large_stores(Path(base), place)
 
 

@@ -26,12 +26,15 @@ from csa.model.adapter import (
     StderrReader,
     TurnRequest,
 )
-from csa.structs import Struct, field, replace
+from csa.structs import replace
+from csa_adapters.acp_agents import AGENTS, UNKNOWN
 
 TYPE_CHECKING = False  # see csa/structs.py
 if TYPE_CHECKING:
     from csa_adapters.acp_stream import AcpDecoder
 
+ROOT = posixpath.dirname(posixpath.dirname(sys.modules["csa.structs"].__file__ or ""))  # where the package csa lies
+INITIALIZE_S = 60.0  # whoever has not answered by then does not speak the protocol
 BRIDGE = posixpath.join(posixpath.dirname(__file__), "acp_bridge.py")
 # For codex-acp (2.6.0), under whatever name it was configured; nobody else reads them. Asked to tell failures as such,
 # it also guesses what the user will say next: one request more. The config is what `codex` gets from us as well.
@@ -41,27 +44,6 @@ _ENVIRONMENT = {"CODEX_ACP_PROMPT_SUGGESTIONS": "false", "CODEX_CONFIG": json.du
 _LITERAL = "What follows is a message, not a command:"
 
 
-class _Agent(Struct):
-    """How a tool that csa knows is started as an agent."""
-
-    words: tuple[str, ...]
-    settles: frozenset[str] = frozenset()  # what its command line, or its own adapter's files, have set already
-    model_flag: str | None = None
-    policy_flag: str | None = None  # for the policy that the tool's own adapter writes
-    env: Mapping[str, str] = field(default_factory=dict)
-
-
-_AGENTS: Mapping[str, _Agent] = {
-    "gemini-cli": _Agent(
-        ("--acp",),
-        settles=frozenset({"model", "effort"}),
-        model_flag="--model",
-        policy_flag="--admin-policy",
-        env={"GEMINI_CLI_TRUST_WORKSPACE": "true"},  # headless, an untrusted folder is refused (0.61.0)
-    ),
-    "opencode": _Agent(("acp",)),
-}
-_UNKNOWN = _Agent(())
 _POLICY = "policy.toml"
 _NO_PROBE = Probe(version_arguments=("--version",), login_variables=(), login_files=())
 
@@ -69,14 +51,17 @@ _NO_PROBE = Probe(version_arguments=("--version",), login_variables=(), login_fi
 class AcpAdapter:
     """A tool that is spoken to through the protocol."""
 
+    known = tuple(name for name, agent in AGENTS.items() if agent.program)  # that can be run by name, without a config
+
     def __init__(self, name: str, native: Adapter | None = None) -> None:
         self.name = name
-        self._agent = _AGENTS.get(name, _UNKNOWN)
+        self._agent = AGENTS.get(name, UNKNOWN)
         self._native = native
         reads = native.capabilities.reads if native else ()
         self.capabilities = Capabilities(system_on_resume=False, reads=reads)
         self.family = native.family if native else name
-        self.executable = native.executable if native and name in _AGENTS else ""  # none: the user must configure it
+        own = native.executable if native and name in AGENTS else ""
+        self.executable = own or self._agent.program  # none: the user must configure it
         self.outer_markers: frozenset[str] = native.outer_markers if native else frozenset()
         self.probe = native.probe if native else _NO_PROBE
 
@@ -91,22 +76,28 @@ class AcpAdapter:
     def invocation(self, request: TurnRequest) -> Invocation:
         """Say how to start the bridge. The agent's command stands on its command line, the rest comes on its stdin."""
         agent = self._agent
-        command = request.command
-        if not any(word in command for word in agent.words):
-            command = (*command, *agent.words)
+        command = (*request.command, *self._missing_words(request.command))
         if agent.model_flag and request.model:
             command = (*command, f"{agent.model_flag}={request.model}")
         base = self._native_invocation(request)
+        counts = {"counts": agent.counts} if agent.counts else {}
         if agent.policy_flag and _POLICY in base.files:
             command = (*command, agent.policy_flag, posixpath.join(request.run_directory, _POLICY))
         return Invocation(
-            argv=(sys.executable, "-I", BRIDGE, "--", *command),
-            stdin=json.dumps(_order(request, agent.settles) | self._patience(request)).encode(),
-            env={**base.env, **_without(request.environ, _ENVIRONMENT), **agent.env},
+            argv=(sys.executable, "-I", "-S", BRIDGE, ROOT, "--", *command),
+            stdin=json.dumps({**_order(request, agent.settles), **self._patience(request), **counts}).encode(),
+            env={**base.env, **_without(request.environ, {**_ENVIRONMENT, **agent.env}), **agent.forced_env},
             files=base.files,
             links=base.links,
             warnings=base.warnings,
         )
+
+    def _missing_words(self, command: tuple[str, ...]) -> tuple[str, ...]:
+        """Return what puts the agent into its mode, unless the user has configured a command line of their own."""
+        words, program = self._agent.words, self._agent.program
+        if program:
+            return words if len(command) == 1 and posixpath.basename(command[0]) == program else ()
+        return () if any(word in command for word in words) else words
 
     def decoder(self, request: TurnRequest) -> AcpDecoder:
         """Begin to read a run of `request`."""
@@ -133,7 +124,7 @@ class AcpAdapter:
 
     @property
     def _compactor(self) -> Compactor | None:
-        return self._native if self.name in _AGENTS and isinstance(self._native, Compactor) else None
+        return self._native if self.name in AGENTS and isinstance(self._native, Compactor) else None
 
     def _patience(self, request: TurnRequest) -> dict[str, str]:
         """Name the file whose being there forbids to load the session now; `{minute}` is the present one, in UTC.
@@ -172,4 +163,6 @@ def _order(request: TurnRequest, settled: frozenset[str]) -> dict[str, object]:
         "ephemeral": request.ephemeral,
         "csa_command": request.csa_command,
         "mcp_servers": [],
+        "initialize_s": INITIALIZE_S,
+        "auth_method": request.auth_method,
     }

@@ -1,49 +1,56 @@
 """A program: one turn of an agent that speaks the Agent Client Protocol, told in lines of JSON.
 
-    python -I acp_bridge.py -- goose acp      < order.json      (see `acp._order`)
+    python -I -S acp_bridge.py ROOT -- goose acp      < order.json      (see `acp._order`)
+
+ROOT is where the package csa lies, which nothing else tells a Python without site-packages.
 
 It runs as the tool under csa's guardian and writes, one JSON object a line (`acp_stream` reads them): `agent`, what the
-agent says of itself; `session`, once it has one; `update` and `permission` during the prompt; `notice`; at last
-`finished` with the prompt's result, or `failed`. What an agent tells before the prompt, such as the history a loaded
-session replays, is counted and not repeated. SIGTERM cancels the turn and leaves within 2.5 s.
+agent says of itself; `session`, once it has one; `update` and `permission` during the prompt; `notice`; `stray`, what
+the agent wrote that is no message; at last `finished` with the prompt's result, or `failed`. What an agent tells before
+the prompt, such as the history a loaded session replays, is counted and not repeated. SIGTERM cancels the turn and
+leaves within 2.5 s.
 
-The only module that imports `agent-client-protocol`, and of that the connection alone: what agents send beyond the
-protocol, or beside it, goes through as it came. The agent inherits the whole environment and our stderr, so that
-nothing has to be drained, and it is started before the library is imported, which takes longer than most agents do.
+What agents send beyond the protocol goes through as it came. The agent inherits the whole environment and our stderr,
+so that nothing has to be drained.
 """
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import signal
 import sys
 import time
-from asyncio.subprocess import PIPE, Process
 from collections.abc import Mapping
 from contextlib import suppress
 from glob import glob
 from typing import TYPE_CHECKING, Any
 
+if __name__ == "__main__":  # last, so that it shadows nothing
+    sys.path += [os.path.dirname(os.path.dirname(__file__)), *sys.argv[1 : sys.argv.index("--")]]
+
 from csa.model.permission import Permission
+from csa_adapters.acp_login import AUTH_REQUIRED, choose_method, describe_methods
 from csa_adapters.acp_policy import Policy, choose_mode
+from csa_adapters.acp_wire import DYING_WAIT_S, Agent, AgentGoneError, RpcError, Stopped
 from csa_adapters.jsonlines import list_of, mapping_of, text_of
 
 if TYPE_CHECKING:
-    from acp.connection import Connection
+    from csa_adapters.acp_opencode import OpencodeTokens
 
 _Json = dict[str, Any]
 
 PROTOCOL_VERSION = 1
-LINE_LIMIT_BYTES = 1 << 20  # more is read piece by piece
 QUIET_S = 0.25  # gemini answers `session/load` before it has replayed everything
+LATE_QUIET_S, SILENT_QUIET_S = 0.15, 1.0  # after the prompt's answer; the second where nothing was said before it
 REPLAY_LIMIT_S = 5.0
+LATE_LIMIT_S = 2.0
+AUTHENTICATE_S = 30.0  # cursor never answers who is not logged in
 CANCEL_WAIT_S = 1.5
-DYING_WAIT_S = 0.5
-COMMANDS_WAIT_S = 3.0  # agents tell their commands after they have answered, if at all
+COMMANDS_WAIT_S, COMMANDS_STEP_S = 3.0, 0.05  # agents tell their commands after they have answered, if at all
 LEAVE_WAIT_S = 3.0  # codex-acp needs 2.2 s
 TERMINATED = 128 + signal.SIGTERM
+_WORDS = 300  # characters of what is quoted
 
 # `notices`, `compaction` and `sessionFailure` make codex-acp say as data what it else says as the agent's words: its
 # warnings, and that the provider failed. `terminal_output` makes it tell what commands print.
@@ -70,149 +77,181 @@ def say(event: str, /, **fields: Any) -> None:
     sys.stdout.buffer.flush()
 
 
-async def _wait_for_exit(process: Process) -> int | None:
-    """Wait for the process alone: `Process.wait` also waits for whoever else holds its stdout (Python 3.12)."""
-    gone = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    try:
-        pidfd = os.pidfd_open(process.pid)
-    except ProcessLookupError:
-        return process.returncode
-    loop.add_reader(pidfd, gone.set)
-    try:
-        await gone.wait()
-        limit = loop.time() + DYING_WAIT_S
-        while process.returncode is None and loop.time() < limit:  # noqa: ASYNC110  # a thread of the loop's sets it
-            await asyncio.sleep(0.005)
-        return process.returncode
-    finally:
-        loop.remove_reader(pidfd)
-        os.close(pidfd)
+def _counter(agent: str | None, command: list[str]) -> OpencodeTokens | None:
+    if agent != "opencode" or any(word.startswith("--port") for word in command):  # a port of the user's own
+        return None
+    from csa_adapters.acp_opencode import OpencodeTokens  # noqa: PLC0415  # with all of HTTP, for this agent alone
+
+    return OpencodeTokens()
+
+
+def _minute() -> str:
+    return time.strftime("%Y-%m-%dT%H-%M", time.gmtime())
 
 
 class Turn:
     """One prompt to one agent."""
 
-    def __init__(self, order: Mapping[str, Any], process: Process) -> None:
+    def __init__(self, order: Mapping[str, Any], command: list[str]) -> None:
         self._order = order
-        self._process = process
-        self._exit = asyncio.ensure_future(_wait_for_exit(process))
+        self._program = os.path.basename(command[0])
         self._stage = "initialize"
         self._session = ""
         self._is_prompting = False
-        self._replayed = 0
+        self._updates = 0  # what the agent has told of itself
+        self._has_said = False
+        self._last_stray = ""
         self._can: _Json = {}  # the agent's session capabilities
         self._loads = False
-        self._commands: set[str] = set()  # that the agent has told of
-        self._told_commands = asyncio.Event()
+        self._methods: list[Any] = []  # to authenticate
+        self._default_method = ""
+        self._commands: set[str] | None = None  # that the agent has told of
         self._policy = Policy(
             Permission(order["permission"]),
             tuple(filter(None, (order["cwd"], os.environ.get("CSA_OUTPUT_DIR")))),
             frozenset({"csa", order["csa_command"]}),
         )
-        self._connection: Connection
+        self._tokens = _counter(order.get("counts"), command)
+        self._agent = Agent([*command, *(self._tokens.words if self._tokens else ())], self._heed, self._stray)
 
-    async def run(self) -> int:
+    def run(self) -> int:
         """Take the turn and tell its end; return the exit code."""
-        from acp.connection import Connection  # noqa: PLC0415  # half a second, while the agent starts
-        from acp.exceptions import RequestError  # noqa: PLC0415  # as above
-
-        assert self._process.stdin
-        assert self._process.stdout
-        self._connection = Connection(self._handle, self._process.stdin, self._process.stdout)
         try:
-            await self._initialize()
-            opened = await self._open_session()
-            await self._settle(opened)
-            result = await (self._command(self._order["command"]) if self._order.get("command") else self._prompt())
-        except RequestError as error:
+            self._initialize()
+            opened = self._open_session()
+            self._settle(opened)
+            result = self._command(self._order["command"]) if self._order.get("command") else self._prompt()
+        except RpcError as error:
             say("failed", stage=self._stage, code=error.code, message=str(error), data=error.data)
             return 1
         except Failed as error:
             say("failed", stage=self._stage, **error.line)
             return 1
-        say("finished", result=result)
+        say("finished", result={**result, **self._counted()})
         return 0
 
-    async def cancel(self) -> None:
-        """Ask the agent to end the turn."""
-        if self._is_prompting:
-            with suppress(OSError):
-                await self._connection.send_notification("session/cancel", {"sessionId": self._session})
+    def _counted(self) -> _Json:
+        """Return the turn's usage where the agent's own word for it does not hold."""
+        if self._tokens is None:
+            return {}
+        try:
+            return {"usage": self._tokens.count(self._session, self._order["cwd"], is_stopped=self.is_stopped)}
+        except OSError as error:
+            say("notice", message=f"the tokens are those of the turn's last request alone: {error}")
+            return {}
 
-    async def close(self, wait_s: float) -> None:
+    @property
+    def is_stopped(self) -> bool:
+        """Whether SIGTERM has come."""
+        return self._agent.is_stopped
+
+    def close(self) -> None:
         """Let the agent go: the end of its input, TERM, KILL. What it leaves behind is the guardian's."""
-        if hasattr(self, "_connection"):
-            if self._order["ephemeral"] and self._session and self._can.get("delete") is not None:
-                with suppress(Exception):  # a copy that stays is no failure of the turn
-                    await asyncio.wait_for(self._ask("session/delete", {"sessionId": self._session}), DYING_WAIT_S)
-            await self._connection.close()
-        assert self._process.stdin
-        self._process.stdin.close()
-        for patience_s, number in ((wait_s, signal.SIGTERM), (DYING_WAIT_S, signal.SIGKILL), (DYING_WAIT_S, None)):
-            await asyncio.wait({self._exit}, timeout=patience_s)
-            if self._exit.done() or number is None:
+        if self._order["ephemeral"] and self._session and self._can.get("delete") is not None:
+            with suppress(RpcError, AgentGoneError, TimeoutError):  # a copy that stays is no failure of the turn
+                number = self._agent.request("session/delete", {"sessionId": self._session})
+                self._agent.answer(number, DYING_WAIT_S)
+        self._agent.close_input()
+        leave_s = DYING_WAIT_S if self.is_stopped else LEAVE_WAIT_S
+        for patience_s, number in ((leave_s, signal.SIGTERM), (DYING_WAIT_S, signal.SIGKILL)):
+            if self._agent.wait_for_exit(patience_s):
                 return
-            with suppress(ProcessLookupError):
-                self._process.send_signal(number)
+            self._agent.kill(number)
+        self._agent.wait_for_exit(DYING_WAIT_S)
 
     # The steps of a turn
 
-    async def _initialize(self) -> None:
+    def _initialize(self) -> None:
         about = {"name": "csa", "version": "1"}
         params = {"protocolVersion": PROTOCOL_VERSION, "clientCapabilities": _CLIENT, "clientInfo": about}
-        answer = await self._ask("initialize", params)
+        try:
+            answer = self._ask("initialize", params, self._order["initialize_s"])
+        except TimeoutError:
+            silent = f"{self._program} does not speak ACP: no answer to initialize in {self._order['initialize_s']:g} s"
+            raise Failed(silent + self._quoted(), kind="protocol") from None
         version = answer.get("protocolVersion")
         if version != PROTOCOL_VERSION:
             raise Failed(f"the agent speaks version {version} of the protocol, not 1", kind="protocol")
         capabilities = mapping_of(answer.get("agentCapabilities"))
         self._can = mapping_of(capabilities.get("sessionCapabilities"))
         self._loads = capabilities.get("loadSession") is True
+        self._methods = list_of(answer.get("authMethods"))
+        self._default_method = text_of(mapping_of(answer.get("_meta")).get("defaultAuthMethodId"))
         say("agent", info=answer.get("agentInfo"), capabilities=capabilities)
 
-    async def _open_session(self) -> _Json:
+    def _open_session(self) -> _Json:
         """Begin a session or go on in one; return what the agent says of its modes and options."""
         self._stage = "session"
         asked = text_of(self._order["session_id"])
         where = {"cwd": self._order["cwd"], "mcpServers": self._order["mcp_servers"]}
         if not asked:
-            answer = await self._ask("session/new", {**where, **self._system()})
+            answer = self._ask_for_session("session/new", {**where, **self._system()})
             how, self._session = "new", text_of(answer.get("sessionId"))
             if not self._session:
                 raise Failed("the agent did not name its new session", kind="protocol")
         elif self._can.get("resume") is not None:
             how, self._session = "resume", asked
-            answer = await self._ask("session/resume", {**where, "sessionId": asked})
+            answer = self._ask_for_session("session/resume", {**where, "sessionId": asked})
         elif self._loads:
-            await self._wait_for_the_minute()
+            self._wait_for_the_minute()
             how, self._session = "load", asked
-            answer = await self._ask("session/load", {**where, "sessionId": asked})
-            await self._wait_for_replay()
+            answer = self._ask_for_session("session/load", {**where, "sessionId": asked})
+            self._wait_for_quiet(QUIET_S, REPLAY_LIMIT_S)
         else:
             raise Failed("the agent can neither resume nor load a session", kind="unsupported")
         self._session = text_of(answer.get("sessionId")) or self._session
-        say("session", session_id=self._session, how=how, replayed=self._replayed)
+        say("session", session_id=self._session, how=how, replayed=self._updates)
         return answer
 
-    async def _wait_for_the_minute(self) -> None:
+    def _ask_for_session(self, method: str, params: _Json) -> _Json:
+        """Ask; where the agent wants to know who asks, tell it once and ask again."""
+        try:
+            return self._ask(method, params)
+        except RpcError as error:
+            if error.code != AUTH_REQUIRED or not (self._methods or self._order["auth_method"]):
+                raise
+            self._authenticate(error)
+        try:
+            return self._ask(method, params)
+        except RpcError as error:
+            if error.code != AUTH_REQUIRED:
+                raise
+            raise self._not_logged_in(str(error)) from None
+
+    def _authenticate(self, refusal: RpcError) -> None:
+        method = self._order["auth_method"] or choose_method(self._methods, os.environ, self._default_method)
+        if not method:
+            raise self._not_logged_in(str(refusal))
+        say("notice", message=f"the agent asked for authentication: '{method}' was used")
+        try:
+            self._ask("authenticate", {"methodId": method}, AUTHENTICATE_S)
+        except TimeoutError:
+            raise self._not_logged_in(f"no answer to '{method}' in {AUTHENTICATE_S:g} s") from None
+        except RpcError as error:
+            raise self._not_logged_in(f"'{method}' failed: {error}") from None
+
+    def _not_logged_in(self, why: str) -> Failed:
+        return Failed(f"{why}; log in with the agent itself, or use {describe_methods(self._methods)}", kind="auth")
+
+    def _wait_for_the_minute(self) -> None:
         """Wait until the session may be loaded (`AcpAdapter._patience`): at most until the minute is over."""
         pattern = self._order.get("not_while")
-        while pattern and glob(pattern.replace("{minute}", time.strftime("%Y-%m-%dT%H-%M", time.gmtime()))):
+        while pattern and self._agent.is_open and glob(pattern.replace("{minute}", _minute())):
             left_s = 60 - time.time() % 60
             say("notice", message=f"a session cannot be loaded in the minute it was begun: waiting {left_s:.0f} s")
-            await asyncio.sleep(left_s)
+            self._agent.wait(left_s)
 
-    async def _settle(self, opened: _Json) -> None:
+    def _settle(self, opened: _Json) -> None:
         """Set the mode of the permission level, the model and the effort."""
         self._stage = "settings"
         options = {text_of(o.get("category")): o for o in map(mapping_of, list_of(opened.get("configOptions")))}
-        await self._set_mode(mapping_of(opened.get("modes")), mapping_of(options.get("mode")))
+        self._set_mode(mapping_of(opened.get("modes")), mapping_of(options.get("mode")))
         if self._order["model"]:
-            await self._set_model(bool(opened.get("models")), mapping_of(options.get("model")))
+            self._set_model(bool(opened.get("models")), mapping_of(options.get("model")))
         if self._order["effort"]:
-            await self._set_option("effort", self._order["effort"], mapping_of(options.get("thought_level")))
+            self._set_option("effort", self._order["effort"], mapping_of(options.get("thought_level")))
 
-    async def _set_mode(self, modes: _Json, option: _Json) -> None:
+    def _set_mode(self, modes: _Json, option: _Json) -> None:
         offered = [text_of(mapping_of(mode).get("id")) for mode in list_of(modes.get("availableModes"))]
         values = offered or [text_of(mapping_of(value).get("value")) for value in list_of(option.get("options"))]
         level = self._policy.permission
@@ -224,50 +263,56 @@ class Turn:
         elif mode != (modes.get("currentModeId") or option.get("currentValue")):
             try:
                 if offered:
-                    await self._ask("session/set_mode", {"sessionId": self._session, "modeId": mode})
+                    self._ask("session/set_mode", {"sessionId": self._session, "modeId": mode})
                 else:
-                    await self._set_option("mode", mode, option)
-            except Exception as error:
+                    self._set_option("mode", mode, option)
+            except RpcError as error:
                 if level is not Permission.FULL:
                     raise
                 say("notice", message=f"the agent refused its mode '{mode}': {error}")  # all it asks for is allowed
 
-    async def _set_model(self, is_listed: bool, option: _Json) -> None:  # noqa: FBT001  # of a private step
+    def _set_model(self, is_listed: bool, option: _Json) -> None:  # noqa: FBT001  # of a private step
         model = self._order["model"]
         if option or not is_listed:
-            await self._set_option("model", model, option)
+            self._set_option("model", model, option)
         else:
-            await self._ask("session/set_model", {"sessionId": self._session, "modelId": model})
+            self._ask("session/set_model", {"sessionId": self._session, "modelId": model})
 
-    async def _set_option(self, what: str, value: str, option: _Json) -> None:
+    def _set_option(self, what: str, value: str, option: _Json) -> None:
         if not option:
             raise Failed(f"the agent offers no choice of {what}; set it in its own configuration", kind="unsupported")
         params = {"sessionId": self._session, "configId": option.get("id"), "value": value}
-        await self._ask("session/set_config_option", params)
+        self._ask("session/set_config_option", params)
 
-    async def _command(self, name: str) -> _Json:
+    def _command(self, name: str) -> _Json:
         """Give one of the agent's own commands; where it has none of that name, it would be text for the model."""
         self._stage = "prompt"
-        with suppress(TimeoutError):
-            await asyncio.wait_for(self._told_commands.wait(), COMMANDS_WAIT_S)
-        if name not in self._commands:
+        limit = time.monotonic() + COMMANDS_WAIT_S
+        while self._commands is None and self._agent.is_open and time.monotonic() < limit:
+            self._agent.wait(COMMANDS_STEP_S)
+        if name not in (self._commands or ()):
             raise Failed(f"the agent has no command /{name}", kind="unsupported")
-        return await self._send_prompt([f"/{name}"])
+        return self._send_prompt([f"/{name}"])
 
-    async def _prompt(self) -> _Json:
+    def _prompt(self) -> _Json:
         self._stage = "prompt"
         texts = list(self._order["prompt"])
         if self._order["system"] and not self._system():
             texts.insert(0, self._order["system"])
-        return await self._send_prompt(texts)
+        return self._send_prompt(texts)
 
-    async def _send_prompt(self, texts: list[str]) -> _Json:
+    def _send_prompt(self, texts: list[str]) -> _Json:
         self._is_prompting = True
         blocks = [{"type": "text", "text": text} for text in texts]
+        number = self._agent.request("session/prompt", {"sessionId": self._session, "prompt": blocks})
         try:
-            return await self._ask("session/prompt", {"sessionId": self._session, "prompt": blocks})
-        finally:
-            self._is_prompting = False
+            result = self._answer("session/prompt", number)
+        except Stopped:
+            self._agent.notify("session/cancel", {"sessionId": self._session})
+            return self._answer("session/prompt", number, CANCEL_WAIT_S)
+        with suppress(Stopped):  # it has ended already
+            self._wait_for_quiet(LATE_QUIET_S if self._has_said else SILENT_QUIET_S, LATE_LIMIT_S)
+        return result
 
     def _system(self) -> _Json:
         """Say the system text where the agent takes one; else it goes before the prompt."""
@@ -275,94 +320,81 @@ class Turn:
             return {}
         return {"systemPrompt": {"mode": "append", "content": [{"type": "text", "text": self._order["system"]}]}}
 
-    async def _wait_for_replay(self) -> None:
-        """Wait until the agent has been quiet for a moment: nothing tells the end of a replay."""
-        loop = asyncio.get_running_loop()
-        limit, seen = loop.time() + REPLAY_LIMIT_S, -1
-        while seen != self._replayed and loop.time() < limit:
-            seen = self._replayed
-            await asyncio.sleep(QUIET_S)
+    def _wait_for_quiet(self, quiet_s: float, limit_s: float) -> None:
+        """Wait until the agent has been quiet for a moment: nothing tells the end of what comes after an answer."""
+        limit, seen = time.monotonic() + limit_s, -1
+        while seen != self._updates and self._agent.is_open and time.monotonic() < limit:
+            seen = self._updates
+            self._agent.wait(quiet_s)
 
     # Both directions
 
-    async def _ask(self, method: str, params: _Json) -> _Json:
-        """Send a request and wait for its answer, or for the agent's end: somebody else may hold its stdout open."""
+    def _ask(self, method: str, params: _Json, limit_s: float | None = None) -> _Json:
+        return self._answer(method, self._agent.request(method, params), limit_s)
+
+    def _answer(self, method: str, number: int, limit_s: float | None = None) -> _Json:
         try:
-            answer = asyncio.ensure_future(self._connection.send_request(method, params))
-            await asyncio.wait({answer, self._exit}, return_when=asyncio.FIRST_COMPLETED)
-            if not answer.done():
-                await asyncio.wait({answer}, timeout=DYING_WAIT_S)
-            if answer.done():
-                return mapping_of(await answer)
-            answer.cancel()
-        except OSError:  # ConnectionError is the library's word for the end of the stream
-            await asyncio.wait({self._exit}, timeout=DYING_WAIT_S)
-        code = self._process.returncode
-        ended = "ended" if self._exit.done() else "closed its output"
-        how = ended if code is None else f"exited with {code}" if code >= 0 else f"died of signal {-code}"
-        raise Failed(f"the agent {how} during {method}", exit=code)
+            return mapping_of(self._agent.answer(number, limit_s))
+        except AgentGoneError as gone:
+            said = self._quoted() if method == "initialize" else ""
+            raise Failed(f"the agent {gone} during {method}{said}", exit=gone.code) from None
 
-    async def _handle(self, method: str, params: Any, is_notification: bool) -> _Json | None:  # noqa: FBT001  # theirs
-        """Take what the agent sends. Nothing is awaited, so that lines are written in the order of its messages."""
-        from acp.exceptions import RequestError  # noqa: PLC0415  # loaded by now
+    def _quoted(self) -> str:
+        return f": {self._last_stray}" if self._last_stray else ""
 
+    def _heed(self, method: str, params: Any, is_request: bool) -> _Json | None:  # noqa: FBT001  # the wire's
+        """Take what the agent sends, in the order of its messages; of its requests we know one."""
         told = mapping_of(params)
         if method == "session/update":
             self._tell_update(told)
         elif method == "session/request_permission":
             return {"outcome": self._decide(told)}
-        elif is_notification:
+        elif not is_request:
             say("notification", method=method, params=params)
-        else:
-            raise RequestError.method_not_found(method)
         return None
 
+    def _stray(self, text: str) -> None:
+        self._last_stray = text.strip()[:_WORDS]
+        say("stray", text=text)
+
     def _tell_update(self, told: _Json) -> None:
+        update = mapping_of(told.get("update"))
+        if update.get("sessionUpdate") == "available_commands_update":
+            self._commands = {text_of(mapping_of(one).get("name")) for one in list_of(update.get("availableCommands"))}
+        else:
+            self._updates += 1
         if not self._is_prompting:
-            self._replayed += not self._takes_commands(mapping_of(told.get("update")))
             return
+        self._has_said = self._has_said or update.get("sessionUpdate") == "agent_message_chunk"
         session = told.get("sessionId")
         elsewhere = {} if session == self._session else {"session_id": session}
         say("update", update=told.get("update"), **elsewhere)
 
-    def _takes_commands(self, update: _Json) -> bool:
-        if update.get("sessionUpdate") != "available_commands_update":
-            return False
-        self._commands = {text_of(mapping_of(one).get("name")) for one in list_of(update.get("availableCommands"))}
-        self._told_commands.set()
-        return True
-
     def _decide(self, told: _Json) -> _Json:
         call = mapping_of(told.get("toolCall"))
         allowed = self._is_prompting and self._policy.allows(call)
-        option = self._policy.choose_option(list_of(told.get("options")), allowed=allowed)
-        say("permission", tool_call=call, allowed=allowed and option is not None, option=option)
+        option, takes = self._policy.choose_option(list_of(told.get("options")), allowed=allowed)
+        say("permission", tool_call=call, allowed=takes, option=option)
         return {"outcome": "selected", "optionId": option} if option else {"outcome": "cancelled"}
 
 
-async def bridge(order: Mapping[str, Any], command: list[str]) -> int:
+def bridge(order: Mapping[str, Any], command: list[str]) -> int:
     """Run one turn; return the exit code."""
-    stop = asyncio.Event()
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
     try:
-        process = await asyncio.create_subprocess_exec(
-            *command, stdin=PIPE, stdout=PIPE, cwd=order["cwd"], limit=LINE_LIMIT_BYTES
-        )
+        os.chdir(order["cwd"])
+        turn = Turn(order, command)
     except OSError as error:
         say("failed", stage="start", kind="spawn", message=f"cannot start {command[0]}: {error.strerror}")
         return 1
-    turn = Turn(order, process)
-    running, stopped = asyncio.ensure_future(turn.run()), asyncio.ensure_future(stop.wait())
-    await asyncio.wait({running, stopped}, return_when=asyncio.FIRST_COMPLETED)
-    is_stopped = not running.done()
-    if is_stopped:
-        await turn.cancel()
-        await asyncio.wait({running}, timeout=CANCEL_WAIT_S)
-    code = running.result() if running.done() else TERMINATED
-    running.cancel()
-    await turn.close(DYING_WAIT_S if is_stopped else LEAVE_WAIT_S)
-    return TERMINATED if is_stopped else code
+    code = TERMINATED
+    with suppress(Stopped, TimeoutError):  # it was not in a prompt, or has not heeded the cancellation
+        code = turn.run()
+    try:
+        turn.close()
+    except Stopped:
+        turn.close()
+    return TERMINATED if turn.is_stopped else code
 
 
 if __name__ == "__main__":
-    sys.exit(asyncio.run(bridge(json.load(sys.stdin.buffer), sys.argv[sys.argv.index("--") + 1 :])))
+    sys.exit(bridge(json.load(sys.stdin.buffer), sys.argv[sys.argv.index("--") + 1 :]))

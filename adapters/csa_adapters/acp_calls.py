@@ -30,8 +30,14 @@ class Calls:
         """Return what a call is about, as far as it is known."""
         return self._titles.get(call) or call
 
+    def knows(self, update: _Json) -> bool:
+        """Say whether an update is of a call that was heard of before."""
+        return text_of(update.get("toolCallId")) in self._titles
+
     def begin(self, update: _Json) -> list[Update]:
-        """Take a `tool_call`."""
+        """Take a `tool_call`; agents repeat it instead of sending a `tool_call_update`."""
+        if self.knows(update):
+            return [] if update.get("status") == "pending" else self.go_on(update)
         call, status = text_of(update.get("toolCallId")), text_of(update.get("status"))
         self._titles[call] = text_of(update.get("title")) or call
         kind = text_of(update.get("kind"))

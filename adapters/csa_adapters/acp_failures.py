@@ -22,9 +22,11 @@ _CODES: dict[int, ErrorKind] = {
     -32602: "invalid_request",
     -32700: "protocol",
 }
+_ANY_SERVER_ERROR = -32000
 _MESSAGES = rules(
     (r"ran out of room|context.?(window|length)|prompt is too long|too many tokens", "context_overflow"),
     (r"quota|usage.?limit|insufficient credits|billing|budget", "quota"),
+    (r"account.{0,20}(on.?hold|suspended)|verification.?required", "auth"),
     (r"authenticat|not logged in|log ?in again|api.?key|unauthorized|credentials", "auth"),
     (r"no rollout found|session.{0,60}not found|unknown session|invalid session", "invalid_request"),
     (r"model.{0,80}(not found|does not exist|not supported)", "invalid_request"),
@@ -42,10 +44,16 @@ _CATEGORIES: dict[str, ErrorKind] = {
     "service": "server",
     "request": "invalid_request",
 }
+_GIVEN: dict[str, ErrorKind] = {
+    "spawn": "spawn",
+    "unsupported": "invalid_request",
+    "protocol": "protocol",
+    "auth": "auth",
+}
 # A stop reason that is no success, and what it says to a person.
 STOPS: dict[str, tuple[ErrorKind, str]] = {
     "max_tokens": ("context_overflow", "the agent ran out of tokens"),
-    "max_turn_requests": ("quota", "the agent reached its limit of requests in a turn"),
+    "max_turn_requests": ("internal", "the agent reached its limit of requests in a turn"),
     "refusal": ("invalid_request", "the agent refused to go on"),
     "cancelled": ("internal", "the agent says that the turn was cancelled"),
 }
@@ -56,12 +64,8 @@ def read_failure(line: Mapping[str, Any]) -> tuple[ErrorKind, str]:
     message = _words(text_of(line.get("message")), line.get("data"))
     stage = text_of(line.get("stage"))
     given = text_of(line.get("kind"))
-    if given == "spawn":
-        return "spawn", message
-    if given == "unsupported":
-        return "invalid_request", message
-    if given == "protocol":
-        return "protocol", message
+    if found := _GIVEN.get(given):
+        return found, message
     kind = _kind(line.get("code"), message, line.get("data"))
     if kind is None and stage == "session":  # agents word it as they like when they cannot find a conversation
         kind = "invalid_request"
@@ -93,6 +97,8 @@ def _kind(code: Any, message: str, data: Any) -> ErrorKind | None:
     # The code comes last: gemini says 500 of whatever it cannot name.
     status = _status_in(mapping_of(data)) or _status_in_words(message) or kind_of_status(code)
     named = _CODES.get(code) if type(code) is int else None
+    if code == _ANY_SERVER_ERROR and by_words:  # it says "authenticate" in the protocol, and anything in JSON-RPC
+        named = by_words
     return status or named or by_words
 
 

@@ -35,9 +35,12 @@ MODES: Mapping[Permission, tuple[str, ...]] = {
 _HARMLESS = frozenset({"read", "search", "fetch", "think"})
 _COMMANDS = frozenset({"execute", "other"})  # opencode asks as `other` for a command that names a place outside
 _EDITS = frozenset({"edit", "delete", "move"})
-_ALLOWING = ("allow_once",)
-_ALLOWING_ALL = ("allow_once", "allow_always")  # `always` may end up in the agent's own settings
+_ALLOWING = ("allow_once", "allow_always")  # `always` may end up in the agent's own settings
 _REJECTING = ("reject_once", "reject_always")
+# What an option without a kind says, by its id and name: a refusal first, for "no, and do not allow again".
+_REFUSES = re.compile(r"\b(?:no|not|reject|deny|denied|decline|disallow|cancel|abort|refuse|never)\b", re.IGNORECASE)
+_ALLOWS = re.compile(r"\b(?:yes|allow\w*|approv\w*|accept\w*|proceed\w*|permit\w*|ok|run)\b", re.IGNORECASE)
+_FOR_LONG = re.compile(r"\b(?:always|all|session|forever|remember)\b", re.IGNORECASE)
 _PATH_KEYS = ("path", "file_path", "filePath", "filepath", "abs_path", "absolute_path", "notebook_path", "destination")
 _HARMLESS_REDIRECTION = re.compile(r"(?:2>&1|&?[12]?>\s?/dev/null)(?=\s|$|[;&|])")
 _SHELL = re.compile(r"(?:\S*/)?(?:ba|da|z)?sh")
@@ -65,16 +68,33 @@ class Policy(Struct):
             return bool(paths) and all(self._holds(path) for path in paths)
         return False
 
-    def choose_option(self, options: Iterable[Any], *, allowed: bool) -> str | None:
-        """Return the id of the option that says so; None when there is none, which rejects the call."""
-        allowing = _ALLOWING_ALL if self.permission is Permission.FULL else _ALLOWING
-        offered = {text_of(option.get("kind")): text_of(option.get("optionId")) for option in map(mapping_of, options)}
-        return next((offered[kind] for kind in (allowing if allowed else _REJECTING) if offered.get(kind)), None)
+    def choose_option(self, options: Iterable[Any], *, allowed: bool) -> tuple[str | None, bool]:
+        """Return the id of the option to take, and whether it lets the call happen; None when there is none.
+
+        What is allowed, and cannot be but for ever, is allowed for ever; where it cannot be at all it is rejected.
+        """
+        offered: dict[str, str] = {}
+        for option in map(mapping_of, options):
+            offered.setdefault(_kind_of(option), text_of(option.get("optionId")))
+        ways = (*_ALLOWING, *_REJECTING) if allowed else _REJECTING
+        kind = next((kind for kind in ways if offered.get(kind)), None)
+        return (offered[kind], kind in _ALLOWING) if kind else (None, False)
 
     def _holds(self, path: str) -> bool:
         base = self.directories[0] if self.directories else "/"
         full = posixpath.normpath(posixpath.join(base, path))
         return any(full == place or full.startswith(place.rstrip("/") + "/") for place in self.directories)
+
+
+def _kind_of(option: _Json) -> str:
+    """Return what an option does; of one that does not tell, what its words say, and nothing when they say nothing."""
+    if text_of(option.get("kind")):
+        return text_of(option["kind"])
+    words = " ".join(re.sub(r"[_\W]+", " ", text_of(option.get(key))) for key in ("optionId", "name"))
+    duration = "always" if _FOR_LONG.search(words) else "once"
+    if _REFUSES.search(words):
+        return f"reject_{duration}"
+    return f"allow_{duration}" if _ALLOWS.search(words) else ""
 
 
 def choose_mode(permission: Permission, offered: Iterable[str]) -> str | None:

@@ -2,7 +2,8 @@
 
 Traps: a stop reason other than `end_turn` is no success; codex-acp says `end_turn` also when the provider failed, and
 tells that only to clients that ask for its `sessionFailure`; text comes in chunks, and the answer is the last message;
-an agent that is denied something may end the turn without a word; input tokens are told without the cached ones.
+an agent that is denied something may end the turn without a word; input tokens are told without the cached ones;
+output of a command comes between two chunks of one message; a blank message comes after the answer.
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ class AcpDecoder:
         self._failure: tuple[ErrorKind, str] | None = None
         self._agent_ended = False  # by itself, in the middle of the turn
         self._message: list[str] = []  # the chunks of the message that is being said
+        self._said = ""  # the last message before it that was not blank
         self._message_id: object = None
         self._message_ended = False
         self._usage: Usage | None = None
@@ -52,6 +54,7 @@ class AcpDecoder:
             "update": self._update_line,
             "permission": self._permission_line,
             "notice": lambda line: [_warning(text_of(line.get("message")))],
+            "stray": lambda line: [Update("other", {"raw": text_of(line.get("text"))})],
             "finished": self._finished_line,
             "failed": self._failed_line,
         }
@@ -95,7 +98,7 @@ class AcpDecoder:
         kind, message = self._verdict(end)
         return Outcome(
             succeeded=kind is None,
-            text="".join(self._message),
+            text=self._answer(),
             stop_reason=self._stop,
             error_kind=kind,
             error_message=message,
@@ -152,7 +155,7 @@ class AcpDecoder:
 
     def _finished_line(self, line: _Json) -> list[Update]:
         result = mapping_of(line.get("result"))
-        self._usage = self._usage_of(result)
+        self._usage = self._usage_of(result) or self._usage
         updates = self._calls.flush() + ([Update("usage", self._usage.to_dict())] if self._usage else [])
         failure = _session_failure(result)
         if failure and failure.get("severity") != "warning":
@@ -173,14 +176,20 @@ class AcpDecoder:
     # Updates of the agent
 
     def _message_chunk(self, update: _Json) -> list[Update]:
-        """Add to the message, or begin another: with a new id, or after anything else than text."""
-        text = text_of_block(update.get("content"))
-        if self._message_ended or update.get("messageId") != self._message_id:
+        """Add to the message, or begin another: with a new id, or, without ids, after a new call or a thought."""
+        text, number = text_of_block(update.get("content")), update.get("messageId")
+        if number != self._message_id or (self._message_ended and number is None):
+            self._said = self._answer()
             self._message = []
-        self._message_ended, self._message_id = False, update.get("messageId")
+        self._message_ended, self._message_id = False, number
         self._message.append(text)
         self._silenced_by = None
         return [Update("agent_message", {"text": text, "chunk": True})] if text else []
+
+    def _answer(self) -> str:
+        """Return the last message that is not blank."""
+        text = "".join(self._message)
+        return text if text.strip() else self._said
 
     def _thought_chunk(self, update: _Json) -> list[Update]:
         self._message_ended = True
@@ -188,11 +197,11 @@ class AcpDecoder:
         return [Update("agent_thought", {"text": text, "chunk": True})] if text else []
 
     def _tool_call(self, update: _Json) -> list[Update]:
-        self._message_ended = True
+        self._message_ended = self._message_ended or not self._calls.knows(update)
         return self._calls.begin(update)
 
     def _tool_call_update(self, update: _Json) -> list[Update]:
-        self._message_ended = True
+        self._message_ended = self._message_ended or not self._calls.knows(update)
         if update.get("status") == "completed":
             self._silenced_by = None
         return self._calls.go_on(update)
@@ -203,9 +212,14 @@ class AcpDecoder:
 
     def _usage_update(self, update: _Json) -> list[Update]:
         cost = mapping_of(update.get("cost"))
-        if text_of(cost.get("currency")) in ("USD", "") and number_of(cost.get("amount")) is not None:
-            self._cost = number_of(cost.get("amount"))
-        return []
+        if text_of(cost.get("currency")) not in ("USD", "") or number_of(cost.get("amount")) is None:
+            return []
+        self._cost = number_of(cost.get("amount"))
+        spent = self._spent()
+        if not spent or (self._usage and spent == self._usage.cost_usd):
+            return []
+        self._usage = Usage(cost_usd=spent)  # tokens are told at the end
+        return [Update("usage", self._usage.to_dict())]
 
     def _session_info(self, update: _Json) -> list[Update]:
         """Tell codex-acp's retries; titles and states are not the transcript's."""
@@ -234,11 +248,8 @@ class AcpDecoder:
     def _usage_of(self, result: Mapping[str, Any]) -> Usage | None:
         told = mapping_of(result.get("usage"))
         if number_of(told.get("inputTokens")) is not None:
-            fresh, said = count_of(told["inputTokens"]), count_of(told.get("outputTokens"))
-            cached = count_of(told.get("cachedReadTokens"))
-            kept = cached + count_of(told.get("cachedWriteTokens"))
-            is_apart = fresh + kept + said <= count_of(told.get("totalTokens"))  # else the input includes them
-            return Usage(fresh + kept if is_apart else fresh, said, cached, self._spent())
+            used, said = _tokens_of(told)
+            return Usage(used, said, count_of(told.get("cachedReadTokens")), self._spent())
         counts = mapping_of(mapping_of(mapping_of(result.get("_meta")).get("quota")).get("token_count"))
         if number_of(counts.get("input_tokens")) is None:
             return None
@@ -249,6 +260,20 @@ class AcpDecoder:
             return None
         spent = round(self._cost - self._cost_before, 6)
         return spent if spent >= 0 else None
+
+
+def _tokens_of(told: Mapping[str, Any]) -> tuple[int, int]:
+    """Return the tokens that went in, with cached ones, and came out, with thoughts.
+
+    Agents count cached tokens apart from the input or with it, and thoughts apart from the output (opencode) or with it
+    (codex); their total tells which.
+    """
+    fresh, said, total = (count_of(told.get(key)) for key in ("inputTokens", "outputTokens", "totalTokens"))
+    kept = count_of(told.get("cachedReadTokens")) + count_of(told.get("cachedWriteTokens"))
+    thought = count_of(told.get("thoughtTokens"))
+    ways = [(used, out) for used in (fresh + kept, fresh) for out in (said + thought, said)]
+    unclear = (fresh + kept if fresh + kept + said <= total else fresh, said + thought)
+    return next((way for way in ways if sum(way) == total), unclear)
 
 
 def _cost_before(request: TurnRequest) -> float | None:

@@ -119,12 +119,12 @@ def refuse_unknown_tools(client: Csa, stores: Iterable[Store], names: Collection
     if not names:
         return
     from csa.runner.sessions.listing import PHASES, STATUSES, Selection, select_sessions  # noqa: PLC0415  # few commands need it
-    from csa.runner.toolbox import adapter_names, unknown_tool  # noqa: PLC0415  # as above
+    from csa.runner.toolbox import tool_names, unknown_tool  # noqa: PLC0415  # as above
 
     try:
-        known = adapter_names(client.setting.config)
+        known = tool_names(client.setting.config)
     except ConfigError:  # which is not what was asked
-        known = adapter_names()
+        known = tool_names()
     for name in sorted({*names} - {*known}):
         anywhere = Selection(tools=frozenset({name}), statuses=frozenset((*STATUSES, *PHASES)))
         if not select_sessions(stores, anywhere, limit=1).infos:

@@ -55,6 +55,7 @@ class TurnRequest(Struct, kw_only=True):
     permission: Permission
     model: str | None = None
     effort: str | None = None
+    auth_method: str | None = None  # how an ACP agent is told who asks, where its user has chosen
     system: str | None = None  # text to add to the tool's system prompt
     ephemeral: bool = False  # load no project files, keep no copy at the provider's side where that can be avoided
     environ: Mapping[str, str] = field(default_factory=dict)  # the environment the tool starts from

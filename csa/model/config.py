@@ -64,11 +64,13 @@ TOOL_KEYS: Mapping[str, Key] = {
     "transport": Key("transport", NATIVE, "how csa speaks to the tool: native, or acp (the Agent Client Protocol)"),
     "model": Key("text", "", "the model to ask the tool for"),
     "effort": Key("text", "", "the reasoning effort to ask the tool for"),
+    "auth_method": Key("text", "", "the ACP method by which the agent is authenticated when it asks"),
     "env": Key("table", {}, "variables to set for the tool"),
     "max_running": Key("count", 0, "how many turns of the tool run at once on this host; 0 is no limit", limits=True),
 }
-# What a project's file may not say: it could name commands; and the transport decides how a permission is enforced.
-_NOT_FOR_PROJECTS = ("command", "env", "transport", "on_finish", "on_finish_timeout_s")
+# What a project's file may not say: it could name commands; the transport decides how a permission is enforced, and a
+# way to authenticate may open a browser.
+_NOT_FOR_PROJECTS = ("auth_method", "command", "env", "transport", "on_finish", "on_finish_timeout_s")
 
 
 class Layer(Struct):
@@ -86,6 +88,7 @@ class ToolConfig(Struct):
     transport: str | None = None
     model: str | None = None
     effort: str | None = None
+    auth_method: str | None = None
     env: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -200,6 +203,7 @@ class Config(Struct):
             transport=value("transport"),
             model=value("model") or None,
             effort=value("effort") or None,
+            auth_method=value("auth_method") or None,
             env=dict(value("env") or {}),
         )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -33,8 +34,38 @@ class ToolChoice(Struct):
 
 
 def adapter_names(config: Config | None = None) -> list[str]:
-    """Return the names of all installed adapters, and of the tools the configuration makes out of a transport."""
-    return sorted({*entry_points(ENTRY_POINT_GROUP), *(config.acp_tools if config else ())})
+    """Return the names of all installed adapters, and of the agents that the configuration speaks of."""
+    return sorted({*entry_points(ENTRY_POINT_GROUP), *(_configured_agents(config) if config else ())})
+
+
+def tool_names(config: Config | None = None) -> list[str]:
+    """Return `adapter_names`, and the agents that are known by name alone."""
+    return sorted({*adapter_names(config), *known_agents()})
+
+
+@cache
+def known_agents() -> dict[str, str]:
+    """Return the tools that no adapter is for and a transport knows how to start, each with that transport."""
+    found: dict[str, str] = {}
+    for way, point in entry_points(TRANSPORT_GROUP).items():
+        with suppress(Exception):  # as in _make; whoever asks for that transport hears of it
+            found |= dict.fromkeys(getattr(point.load(), "known", ()), way)
+    return {name: way for name, way in found.items() if name not in entry_points(ENTRY_POINT_GROUP)}
+
+
+def _configured_agents(config: Config) -> set[str]:
+    """Return the tools made out of a transport, and the known agents that have a table or a place in the order."""
+    tables = {key.split(".")[1] for key in config.values if key.startswith("tools.")}
+    others = {*tables, *config.tools_order} - {*entry_points(ENTRY_POINT_GROUP), *config.acp_tools}
+    return {*config.acp_tools, *(others & known_agents().keys() if others else ())}
+
+
+def transport_of(name: str, config: Config, asked: str | None = None) -> str:
+    """Return how a tool is spoken to: as asked, else as configured, else in the one way there is."""
+    configured = asked or config.for_tool(name).transport
+    if configured or name in entry_points(ENTRY_POINT_GROUP):
+        return configured or NATIVE
+    return known_agents().get(name, NATIVE)
 
 
 @cache
@@ -56,10 +87,10 @@ def find_adapter(name: str, config: Config, transport: str | None = None) -> Ada
     """
     has_own = name in entry_points(ENTRY_POINT_GROUP)
     is_configured = name in config.acp_tools
-    way = transport or config.for_tool(name).transport or NATIVE
+    way = transport_of(name, config, transport)
     if way == NATIVE:
-        if is_configured and not has_own:
-            raise UsageError(f"{name} is only known by the configuration, as an ACP agent.", hint="--transport acp")
+        if not has_own and (is_configured or name in known_agents()):
+            raise UsageError(f"csa knows {name} as an ACP agent only.", hint="--transport acp")
         if not has_own:
             raise unknown_tool(name, adapter_names(config))
         return load_adapter(name)
@@ -86,11 +117,12 @@ def _make(name: str, point: EntryPoint | StandardEntryPoint, *given: object) -> 
 
 
 def unknown_tool(name: str, known: list[str]) -> UsageError:
-    """Say that there is no such tool, and which may have been meant."""
+    """Say that there is no such tool, and which may have been meant: one that is known, or another known agent."""
     from difflib import get_close_matches  # noqa: PLC0415  # only a typo pays for it
 
-    close = get_close_matches(name, known, n=1)
-    hint = f"did you mean '{close[0]}'?" if close else f"the tools are {', '.join(known)}"
+    close = get_close_matches(name, {*known, *known_agents()}, n=1)
+    others = f", and {len(known_agents())} agents by name (docs/acp-transport.md)"
+    hint = f"did you mean '{close[0]}'?" if close else f"the tools are {', '.join(known)}{others}"
     return UsageError(f"Unknown tool '{name}'.", hint=hint)
 
 
@@ -101,7 +133,7 @@ def check_names(config: Config, *keys: str) -> None:
         names = [value] if isinstance(value, str) else value
         known = adapter_names(config)
         for name in names if origin != "default" else ():
-            if name not in known and (key, name) != ("tool", AUTO):
+            if name not in known and (key, name) != ("tool", AUTO) and name not in known_agents():
                 error = unknown_tool(name, known)
                 raise ConfigError(f"{origin}: '{key}': {error.message}", hint=error.hint)
 
@@ -138,6 +170,13 @@ def loadable_adapters(config: Config, transport: str | None = None) -> tuple[lis
         except UsageError:  # this one cannot be spoken to that way
             continue
     return adapters, problems
+
+
+def installed_agents(config: Config, environ: Mapping[str, str]) -> list[Adapter]:
+    """Return the known agents that are installed and that the configuration says nothing of."""
+    others = sorted(known_agents().keys() - {*adapter_names(config)})
+    found = [find_adapter(name, config) for name in others]
+    return [adapter for adapter in found if find_command(adapter, config, environ)]
 
 
 def choose_tool(
@@ -212,7 +251,7 @@ def _named(name: str, why: str, config: Config, environ: Mapping[str, str], tran
             f"{name} is not installed: there is no '{wanted}' on the PATH.",
             hint=f'install it, or set command in [tools.{name}] of the config: command = ["/path/to/{wanted}"]',
         )
-    return ToolChoice(adapter, command, why, transport or config.for_tool(name).transport or NATIVE)
+    return ToolChoice(adapter, command, why, transport_of(name, config, transport))
 
 
 def _first_usable(
@@ -234,7 +273,7 @@ def _first_usable(
         key=lambda found: (not has_login(found[0], environ), found[0].family == avoid_family),
     )
     why = "first usable tool" if has_login(adapter, environ) else "first installed tool; it shows no login"
-    return ToolChoice(adapter, command, why, transport or config.for_tool(adapter.name).transport or NATIVE)
+    return ToolChoice(adapter, command, why, transport_of(adapter.name, config, transport))
 
 
 def _in_order(config: Config, transport: str | None) -> list[Adapter]:

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from csa_adapters.acp import BRIDGE
-from csa_adapters.acp_bridge import CANCEL_WAIT_S, DYING_WAIT_S
+from csa_adapters.acp import BRIDGE, ROOT
+from csa_adapters.acp_bridge import CANCEL_WAIT_S
+from csa_adapters.acp_wire import DYING_WAIT_S
 
 from csa.runner.turns.attempt import TERM_GRACE_S
 from tests.support import PATIENCE_S, Json, Place, wait_for
@@ -34,10 +35,12 @@ def start(place: Place, *flags: str, command: tuple[str, ...] = (), **order: Any
         "ephemeral": False,
         "csa_command": "csa",
         "mcp_servers": [],
+        "initialize_s": 60,
+        "auth_method": None,
         **order,
     }
     process = subprocess.Popen(
-        [sys.executable, "-I", BRIDGE, "--", *(command or ("fake-acp", *flags))],
+        [sys.executable, "-I", "-S", BRIDGE, ROOT, "--", *(command or ("fake-acp", *flags))],
         env=place.environment(None),
         cwd=place.project,
         text=True,
@@ -279,6 +282,76 @@ def test_an_ephemeral_session_is_deleted(place: Place) -> None:
     code, lines, _ = bridge(place, ephemeral=True)
     assert (code, lines[-1]["type"]) == (0, "finished")
     assert not (place.home / ".fake-acp" / "fake" / f"{session_of(lines)}.json").exists()
+
+
+@pytest.mark.parametrize("answer", ["in two halves", "x"])
+def test_what_comes_after_the_end_belongs_to_the_turn(place: Place, answer: str) -> None:
+    """Also where nothing was said before the end; and it is told before the end is."""
+    place.play(["say", answer])
+    code, lines, _ = bridge(place, "--late")
+    assert (code, chunks(lines), lines[-1]["type"]) == (0, answer, "finished")
+
+
+def test_what_is_no_message_is_told_as_such(place: Place) -> None:
+    """Scalars, lists, banners and what nests too deep neither end the turn nor get lost; a message behind is found."""
+    place.play(*ANSWER)
+    code, lines, _ = bridge(place, "--noisy")
+    assert (code, chunks(lines)) == (0, "the answer")
+    strays = [found["text"] for found in named(lines, "stray")]
+    assert strays[0] == "\x1b[32mready\x1b[0m\r"
+    assert strays[1:6] == ["7", '"text"', "null", "[]", '{"level":"info"}']
+    assert len(strays) == 8
+
+
+def test_an_agent_that_never_answers_does_not_speak_the_protocol(place: Place) -> None:
+    """It is said within the limit, with what it wrote instead."""
+    code, lines, _ = bridge(place, "--deaf", initialize_s=0.5)
+    assert (code, lines[-1]["kind"]) == (1, "protocol")
+    assert lines[-1]["message"] == "fake-acp does not speak ACP: no answer to initialize in 0.5 s"
+    with start(place, command=("bash", "-c", "echo usage: tool; sleep 600"), initialize_s=0.5) as process:
+        assert process.stdout
+        assert "in 0.5 s: usage: tool" in process.stdout.read().splitlines()[-1]
+    _kill_sleepers(place)
+
+
+def test_an_agent_that_asks_who_it_is(place: Place) -> None:
+    """It is told by a variable that is set, by its only method, or by the one its user has chosen."""
+    place.play(*ANSWER)
+    place.env["FAKE_ACP_KEY"] = "a value"
+    for flags, order, used in (
+        (["--auth-browser", "--auth-env"], {}, "key"),
+        (["--auth-agent"], {}, "cached"),
+        (["--auth-browser"], {"auth_method": "login"}, "login"),
+    ):
+        code, lines, _ = bridge(place, *flags, **order)
+        assert (code, chunks(lines)) == (0, "the answer")
+        assert f"'{used}' was used" in named(lines, "notice")[0]["message"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "order", "words"),
+    [
+        (["--auth-browser"], {}, ["Authentication required", "login (Sign in with your browser)"]),
+        (["--auth-env", "--auth-agent"], {}, ["key (set FAKE_ACP_KEY)", "cached (Cached token)"]),
+        (["--auth-agent"], {"auth_method": "other"}, ["Authentication required", "auth_method"]),
+    ],
+)
+def test_a_person_must_log_in(place: Place, flags: list[str], order: Json, words: list[str]) -> None:
+    """Nothing is opened unasked; the methods are named."""
+    code, lines, _ = bridge(place, *flags, **order)
+    assert (code, lines[-1]["kind"], lines[-1]["stage"]) == (1, "auth", "session")
+    assert [word for word in words if word not in lines[-1]["message"]] == []
+
+
+@pytest.mark.parametrize("flag", ["--only-always", "--no-kinds"])
+def test_options_as_agents_offer_them(place: Place, flag: str) -> None:
+    """What is allowed happens, though only for ever is offered, or no option has a kind."""
+    place.play(["ask", "execute", "csa run x"], ["ask", "execute", "rm x"], *ANSWER)
+    code, lines, _ = bridge(place, flag)
+    asked = named(lines, "permission")
+    allowing, refusing = ("always", None) if flag == "--only-always" else ("yes", "no")
+    assert code == 0
+    assert [(found["allowed"], found["option"]) for found in asked] == [(True, allowing), (False, refusing)]
 
 
 def _minute(ahead: int) -> str:

@@ -32,6 +32,7 @@ class Agent:
     options: tuple[str, ...] = ("--transport", "acp")
     native: bool = True  # csa has an adapter of its own for the tool
     replays: bool = False  # it can only load a session
+    counts: int = 3  # input, output, cached: how many of these it tells
 
     def words(self, *more: str) -> list[str]:
         return ["run", "--json", "--tool", self.tool, *self.options, *more]
@@ -39,7 +40,7 @@ class Agent:
 
 AGENTS = (
     Agent("codex-acp", "codex-acp", options=(), native=False),
-    Agent("gemini-cli", "gemini", replays=True),
+    Agent("gemini-cli", "gemini", replays=True, counts=2),
     Agent("opencode", "opencode"),
 )
 INTERCHANGEABLE = pytest.mark.parametrize(
@@ -111,6 +112,24 @@ def test_a_new_session_and_a_resume(place: Workplace, agent: Agent) -> None:
     thoughts = "".join(data["text"] for data in place.events(session_id, "agent_thought"))
     assert "I think" in thoughts
     assert place.events(session_id, "user_message") == []
+
+
+def test_usage_is_what_the_provider_counted(place: Workplace, agent: Agent) -> None:
+    """Of all requests of the turn, not of its last one; and of each turn by itself."""
+    counts = [(120, 7, 20), (150, 9, 100), (200, 11, 140)]
+    first, second, last = counts
+    calls = (tool_call("echo one", usage=first), tool_call("echo two", usage=second), text("done", usage=last))
+    place.provider.on("count", *calls)
+    place.provider.on("again", text("more", usage=first))
+    turn = run(place, agent, "--permission", "full", "count this")
+    assert _counted(turn, agent) == tuple(map(sum, zip(*counts, strict=True)))[: agent.counts]
+    after = run(place, agent, "--session", turn["session_id"], "and again")
+    assert _counted(after, agent) == first[: agent.counts]
+
+
+def _counted(result: Json, agent: Agent) -> tuple[int, ...]:
+    usage = result["usage"]
+    return (usage["input_tokens"], usage["output_tokens"], usage["cached_tokens"])[: agent.counts]
 
 
 def test_the_agents_shell_knows_its_session(place: Workplace, agent: Agent) -> None:

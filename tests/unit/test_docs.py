@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from csa_adapters.acp_agents import AGENTS
 
 from csa.cli.commands import ALIASES, COMMANDS, find_command
 from csa.model.config import KEYS, TOOL_KEYS, Layer, combine_layers
@@ -45,6 +46,15 @@ def test_the_keys_of_the_configuration_are_up_to_date(generate: Any) -> None:
     rows = dict(re.findall(r"^\| `(\w+)` \| .* \| (sets|tightens|no) \|", text, re.MULTILINE))
     assert rows.keys() == {*KEYS, *TOOL_KEYS}
     assert (rows["tool"], rows["max_depth"], rows["command"]) == ("sets", "tightens", "no")
+
+
+def test_the_table_of_agents_is_the_one_in_the_code() -> None:
+    """docs/acp-transport.md names each agent that is known by name, its command line, and where that was read."""
+    rows = re.findall(r"^\| `(.+)` \| `(.+)` \| (.+) \|$", (DOCS / "acp-transport.md").read_text(), re.MULTILINE)
+    known = {name: agent for name, agent in AGENTS.items() if agent.program}
+    assert {row[0]: row[1:] for row in rows if row[0] in known} == {
+        name: (" ".join((agent.program, *agent.words)), agent.source) for name, agent in known.items()
+    }
 
 
 def _config_files() -> list[str]:

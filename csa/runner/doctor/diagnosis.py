@@ -23,7 +23,7 @@ from csa.runner.doctor.system_checks import check_system
 from csa.runner.doctor.tool_checks import ToolFinding, ask_version, find_tools, judge_tool
 from csa.runner.environment import base_environment
 from csa.runner.setting import Setting
-from csa.runner.toolbox import check_config, choose_tool, loadable_adapters
+from csa.runner.toolbox import check_config, choose_tool, installed_agents, loadable_adapters
 from csa.store.configfile import config_layers
 from csa.structs import Struct, replace
 
@@ -47,6 +47,7 @@ async def diagnose(setting: Setting, *, limit_s: float = ANSWER_LIMIT_S) -> Diag
     """Look at everything. Each tool has `limit_s` to tell its version; nothing a tool or a file does raises."""
     config, config_check = _check_config(setting)
     adapters, problems = loadable_adapters(config)
+    adapters += installed_agents(config, setting.environ)
     findings: list[ToolFinding] = []
     git: list[Check] = []
 

@@ -90,6 +90,7 @@ def _make_request(
         permission=plan.permission,
         model=plan.model,
         effort=plan.effort,
+        auth_method=setting.config.for_tool(plan.adapter.name).auth_method,
         system=_join(None if plan.state.ephemeral else note, system),
         ephemeral=plan.state.ephemeral,
         environ=base,

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from csa_adapters.acp import BRIDGE, AcpAdapter
+from csa_adapters.acp import BRIDGE, ROOT, AcpAdapter
 from csa_adapters.codex import CodexAdapter
 from csa_adapters.gemini_cli import GeminiCliAdapter
 from csa_adapters.opencode import OpencodeAdapter
@@ -30,7 +30,7 @@ def order(invocation: Invocation) -> dict[str, Any]:
 def test_a_configured_agent() -> None:
     """Its command stands on the bridge's command line, the prompt does not."""
     invocation = GOOSE.invocation(make_request(command=("/bin/goose", "acp"), model="m", effort="high", system="Note."))
-    assert invocation.argv == (sys.executable, "-I", BRIDGE, "--", "/bin/goose", "acp")
+    assert invocation.argv == (sys.executable, "-I", "-S", BRIDGE, ROOT, "--", "/bin/goose", "acp")
     assert Path(BRIDGE).is_file()
     assert order(invocation) == {
         "prompt": ["Do it."],
@@ -43,6 +43,8 @@ def test_a_configured_agent() -> None:
         "ephemeral": False,
         "csa_command": "csa",
         "mcp_servers": [],
+        "initialize_s": 60.0,
+        "auth_method": None,
     }
 
 
@@ -91,6 +93,8 @@ def test_a_known_tool_keeps_what_its_own_adapter_knows() -> None:
     assert (
         OPENCODE.invocation(request).env["OPENCODE_PERMISSION"] == native.invocation(request).env["OPENCODE_PERMISSION"]
     )
+    assert order(OPENCODE.invocation(request))["counts"] == "opencode"  # it does not tell a turn's tokens
+    assert "counts" not in order(GEMINI.invocation(request))
     assert GEMINI.capabilities.reads == GeminiCliAdapter().capabilities.reads
 
 
@@ -115,6 +119,27 @@ def test_gemini_must_not_load_a_session_in_its_first_minute() -> None:
 
 def test_an_agent_csa_does_not_know_must_be_configured() -> None:
     """It has no executable, no home, and no sign of a login; nor has a tool without a mode for the protocol."""
-    assert (GOOSE.executable, GOOSE.homes({}), GOOSE.account({})) == ("", (), "acp")
+    unknown = AcpAdapter("agentx")
+    assert (unknown.executable, unknown.homes({}), unknown.account({})) == ("", (), "acp")
     codex = AcpAdapter("codex", CodexAdapter())
     assert (codex.executable, codex.family) == ("", "openai")
+
+
+def test_an_agent_that_is_known_by_name() -> None:
+    """Its program is put into its mode; a command line of the user's own is taken as it is."""
+    assert GOOSE.executable == "goose"
+    for given, started in (
+        (("/bin/goose",), ("/bin/goose", "acp")),
+        (("/bin/goose", "acp", "--with-builtin", "x"), ("/bin/goose", "acp", "--with-builtin", "x")),
+        (("my-agent",), ("my-agent",)),
+    ):
+        argv = GOOSE.invocation(make_request(command=given)).argv
+        assert argv[argv.index("--") + 1 :] == started
+
+
+def test_a_known_agents_variables_leave_the_users_alone() -> None:
+    """It does not update itself in the middle of a turn, unless its user says so."""
+    auggie: Adapter = AcpAdapter("auggie")
+    assert auggie.invocation(make_request()).env["AUGMENT_DISABLE_AUTO_UPDATE"] == "1"
+    theirs = auggie.invocation(make_request(environ={"AUGMENT_DISABLE_AUTO_UPDATE": "0"}))
+    assert "AUGMENT_DISABLE_AUTO_UPDATE" not in theirs.env

@@ -147,14 +147,36 @@ def test_a_title_is_no_evidence() -> None:
 
 
 def test_the_option_that_leaves_no_trace_is_chosen() -> None:
-    """`always` may be written to the agent's settings: only `full` takes it, where there is nothing else."""
-    assert EDIT.choose_option(OPTIONS, allowed=True) == "y"
-    assert EDIT.choose_option(OPTIONS[:1], allowed=True) is None
-    assert FULL.choose_option(OPTIONS[:1], allowed=True) == "a"
-    assert EDIT.choose_option(OPTIONS, allowed=False) == "n"
-    assert EDIT.choose_option([{"optionId": "never", "kind": "reject_always"}], allowed=False) == "never"
-    assert EDIT.choose_option(OPTIONS[:2], allowed=False) is None
-    assert EDIT.choose_option([None, 7, {"kind": "allow_once"}], allowed=True) is None
+    """`always` may be written to the agent's settings: it is taken where there is nothing else for what is allowed."""
+    assert EDIT.choose_option(OPTIONS, allowed=True) == ("y", True)
+    assert EDIT.choose_option(OPTIONS[:1], allowed=True) == ("a", True)
+    assert EDIT.choose_option(OPTIONS[2:], allowed=True) == ("n", False)
+    assert FULL.choose_option(OPTIONS[:1], allowed=True) == ("a", True)
+    assert EDIT.choose_option(OPTIONS, allowed=False) == ("n", False)
+    assert EDIT.choose_option([{"optionId": "never", "kind": "reject_always"}], allowed=False) == ("never", False)
+    assert EDIT.choose_option(OPTIONS[:2], allowed=False) == (None, False)
+    assert EDIT.choose_option([None, 7, {"kind": "allow_once"}], allowed=True) == (None, False)
+
+
+@pytest.mark.parametrize(
+    ("option", "kind"),
+    [
+        ({"optionId": "proceed_once", "name": "Yes"}, "allow_once"),
+        ({"optionId": "a1", "name": "Allow for this session"}, "allow_always"),
+        ({"optionId": "approved-for-session", "name": "Always"}, "allow_always"),
+        ({"optionId": "no", "name": "No, and don't allow it again"}, "reject_once"),
+        ({"optionId": "cancel", "name": "Always reject"}, "reject_always"),
+        ({"optionId": "disallow", "name": ""}, "reject_once"),
+        ({"optionId": "1", "name": "Something else"}, None),
+        ({"optionId": "1", "name": "Unbelievable notes", "kind": 7}, None),
+    ],
+)
+def test_an_option_without_a_kind_says_it_in_words(option: dict[str, Any], kind: str | None) -> None:
+    """And one whose words say nothing is not taken."""
+    for allowed in (True, False):
+        taken = FULL.choose_option([option], allowed=allowed)
+        fits = kind is not None and (allowed or kind.startswith("reject"))
+        assert taken == ((option["optionId"], kind is not None and kind.startswith("allow")) if fits else (None, False))
 
 
 @pytest.mark.parametrize(

@@ -60,6 +60,60 @@ def test_a_message_ends_where_something_else_begins() -> None:
         assert decode(BOUND, said("first"), between, said("se"), said("cond"), END)[1].text == "second"
 
 
+def test_output_of_a_running_call_ends_no_message() -> None:
+    """It comes between two chunks; only a new call begins another message, and so does no call that is repeated."""
+    call = update("tool_call", toolCallId="c", title="make", kind="execute", status="in_progress")
+    more = update("tool_call_update", toolCallId="c", status="in_progress", content=_text("x"))
+    end = update("tool_call_update", toolCallId="c", status="completed", content=_text("xy"))
+    assert decode(BOUND, call, said("in "), more, said("two "), call, said("par"), end, said("ts"), END)[1].text == (
+        "in two parts"
+    )
+    new = update("tool_call_update", toolCallId="d", title="ls", status="completed")
+    assert decode(BOUND, call, said("first"), new, said("second"), END)[1].text == "second"
+
+
+def test_a_message_id_says_what_belongs_together() -> None:
+    """Whatever stands between its chunks."""
+    call = update("tool_call", toolCallId="c", title="ls", kind="execute", status="completed")
+    assert decode(BOUND, said("a", messageId="m"), call, said("b", messageId="m"), END)[1].text == "ab"
+
+
+@pytest.mark.parametrize("blank", ["", " ", "\n\n"])
+def test_a_blank_message_replaces_none(blank: str) -> None:
+    """The answer is the last one with text, and a blank chunk in it is part of it."""
+    call = update("tool_call", toolCallId="c", title="ls", kind="execute", status="completed")
+    assert decode(BOUND, said("the answer"), call, said(blank), END)[1].text == "the answer"
+    assert decode(BOUND, said("a"), call, said(blank), said("b"), END)[1].text == f"{blank}b"
+    assert decode(BOUND, said(blank), END)[1].text == ""
+
+
+def test_what_is_no_message_is_kept() -> None:
+    """Nothing a tool writes is dropped."""
+    updates, outcome = decode(BOUND, line(type="stray", text="a banner"), said("x"), END)
+    assert only(updates, "other") == [{"raw": "a banner"}]
+    assert outcome.text == "x"
+
+
+def test_money_is_told_while_it_is_spent() -> None:
+    """As the turn's total, each time it grows; it stays when the agent tells no tokens."""
+    spend = [update("usage_update", used=1, size=2, cost={"amount": cost, "currency": "USD"}) for cost in (0.5, 0.5, 1)]
+    updates, outcome = decode(BOUND, *spend, END, provider_session_id=SESSION, previous_totals={"cost_usd": 0.25})
+    assert [found["cost_usd"] for found in only(updates, "usage")] == [0.25, 0.75, 0.75]
+    assert outcome.usage
+    assert outcome.usage.cost_usd == 0.75
+
+
+def test_an_error_of_json_rpc_is_not_always_about_authentication() -> None:
+    """-32000 is that in the protocol, and any server's error in JSON-RPC: its words say more."""
+    for message, kind in (
+        ("Authentication required", "auth"),
+        ("Rate limit exceeded", "rate_limit"),
+        ("You have used up your quota: 429", "quota"),
+        ("Something", "auth"),
+    ):
+        assert decode(BOUND, failed(stage="prompt", code=-32000, message=message))[1].error_kind == kind
+
+
 def test_a_call_is_told_when_it_is_known_what_it_is() -> None:
     """opencode announces `bash`, names the command next, and repeats the output with every line of it."""
     updates, _ = decode(
@@ -159,7 +213,13 @@ def test_an_end_without_a_word_after_a_denial_is_no_success() -> None:
     [
         ({"inputTokens": 80, "cachedReadTokens": 20, "outputTokens": 10, "totalTokens": 110}, (100, 10, 20)),
         ({"inputTokens": 100, "cachedReadTokens": 20, "outputTokens": 10, "totalTokens": 110}, (100, 10, 20)),
-        ({"inputTokens": 100, "outputTokens": 10, "thoughtTokens": 5, "totalTokens": 115}, (100, 10, 0)),
+        ({"inputTokens": 100, "outputTokens": 10, "thoughtTokens": 5, "totalTokens": 115}, (100, 15, 0)),
+        ({"inputTokens": 100, "outputTokens": 10, "thoughtTokens": 5, "totalTokens": 110}, (100, 10, 0)),
+        ({"inputTokens": 100, "outputTokens": 10, "thoughtTokens": 5}, (100, 15, 0)),
+        (
+            {"inputTokens": 90, "cachedReadTokens": 20, "outputTokens": 10, "thoughtTokens": 40, "totalTokens": 140},
+            (90, 50, 20),
+        ),
         ({"inputTokens": 5, "cachedWriteTokens": 50, "outputTokens": 1, "totalTokens": 56}, (55, 1, 0)),
     ],
 )
@@ -205,7 +265,7 @@ def test_totals_of_the_tools_own_adapter_become_stale() -> None:
     ("reason", "kind"),
     [
         ("max_tokens", "context_overflow"),
-        ("max_turn_requests", "quota"),
+        ("max_turn_requests", "internal"),
         ("refusal", "invalid_request"),
         ("cancelled", "internal"),
         ("brand_new", "protocol"),
