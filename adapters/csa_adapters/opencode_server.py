@@ -93,7 +93,7 @@ class Server:
                 raise BridgeError("ServerStartError", f"opencode's server did not start{self.ending()}")
             *lines, said = (said + piece).split(b"\n")
             for line in lines:
-                found = _address_in(line)
+                found = address_in(line)
                 self._address = self._address or found
                 if not found:
                     _pass_on(line + b"\n")
@@ -173,7 +173,8 @@ def _parsed(text: bytes) -> Any:
         return None
 
 
-def _address_in(line: bytes) -> tuple[str, int] | None:
+def address_in(line: bytes) -> tuple[str, int] | None:
+    """Return the host and port that a line of the server announces; None where it is another line."""
     found = _READY.search(_ESCAPES.sub(b"", line))
     try:
         parts = urlsplit(found[1].decode("ascii") if found else "")
