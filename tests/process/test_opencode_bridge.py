@@ -315,7 +315,8 @@ def test_steps_that_lead_nowhere_end_the_turn(bridge: Bridge, reason: str) -> No
 
 def test_steps_that_call_tools_may_be_many(bridge: Bridge) -> None:
     """A provider that names no reasons is no matter where something is done."""
-    bridge.play(*[["call", "pwd", "/", 0], ["end-step", "unknown"]] * 10, ["say", "done"])
+    step: list[list[Any]] = [["call", "pwd", "/", 0], ["end-step", "unknown"]]
+    bridge.play(*step * 10, ["say", "done"])
     assert bridge.run()[0] == 0
 
 

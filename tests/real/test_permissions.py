@@ -5,18 +5,20 @@ file is there, a server was asked, or what was found reaches the model.
 """
 
 import json
+import os
 import sys
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from fixtures import mcp_server
 from fixtures.mock_provider import Reply, text, tool_call
-from tests.real.workplace import Workplace, open_workplace
+from tests.real.workplace import CLIS, Workplace, open_workplace
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(240)]
 
@@ -59,6 +61,9 @@ class Scene:
         self.readable.write_text(SECRET + "\n")
         (place.project / FOUND).write_text("a needle\n")
         self._configure()
+        # opencode would get its ripgrep from GitHub; codex brings one with it.
+        found = next(Path(CLIS).glob("node_modules/@openai/*/vendor/*/codex-path/rg"))
+        place.env["PATH"] = os.pathsep.join([str(found.parent), place.env["PATH"]])
 
     def _configure(self) -> None:
         """Give every tool the MCP server, and opencode a user who wants to be asked about everything."""
