@@ -248,8 +248,10 @@ class Turn:
         self._tell("retry", **told, **({"action": status["action"]} if status.get("action") else {}))
         if begins - since > RETRY_LIMIT_S:
             self.abort()
-            limit = (status.get("action") or {}).get("reason")  # which of the provider's limits it is, where it says so
-            raise BridgeError("RetriesEndedError", status["message"], retryAfterS=after_s, limit=limit)
+            limit = (
+                {"limit": status["action"].get("reason")} if status.get("action") else {}
+            )  # of opencode's own provider
+            raise BridgeError("RetriesEndedError", status["message"], retryAfterS=after_s, **limit)
         return False
 
     def _error(self, event: _Json) -> bool:
