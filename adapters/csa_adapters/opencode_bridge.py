@@ -148,10 +148,11 @@ class Turn:
         raise BridgeError("ServerError", f"opencode's server ended before the turn did{self._server.ending()}")
 
     def abort(self) -> None:
-        """Have opencode end the turn and the shells it runs."""
+        """Have opencode end the turn and the shells it runs, those of sub-agents in the background too."""
         if self._id:
-            with suppress(BridgeError):
-                self._server.call("POST", f"/session/{self._id}/abort", limit_s=ABORT_LIMIT_S)
+            for session in self._family.at_work:
+                with suppress(BridgeError):
+                    self._server.call("POST", f"/session/{session}/abort", limit_s=ABORT_LIMIT_S)
             if self._before:
                 self._undo()
 
@@ -191,8 +192,8 @@ class Turn:
             return False
         self._family.take_part(part)
         is_summary = self._messages.get(part["messageID"])
-        if part["type"] == "step-finish":
-            self._step_finish(part, is_summary=is_summary is True)
+        if part["type"] == "step-finish" and is_summary is not None and part["id"] not in self._told:
+            self._step_finish(part, is_summary=is_summary)
         if part["sessionID"] == self._id:
             self._own_part(part, is_summary)
         return False
@@ -248,9 +249,8 @@ class Turn:
         self._tell("retry", **told, **({"action": status["action"]} if status.get("action") else {}))
         if begins - since > RETRY_LIMIT_S:
             self.abort()
-            limit = (
-                {"limit": status["action"].get("reason")} if status.get("action") else {}
-            )  # of opencode's own provider
+            reason = (status.get("action") or {}).get("reason")  # opencode's own provider's word for its limit
+            limit = {"limit": reason} if reason else {}
             raise BridgeError("RetriesEndedError", status["message"], retryAfterS=after_s, **limit)
         return False
 
@@ -274,10 +274,8 @@ class Turn:
         return event["sessionID"] in self._family and self._family.is_at_rest
 
     def _heartbeat(self, _event: _Json) -> bool:
-        """Ask how things stand while others are waited for, so that no event that was missed makes a turn endless."""
-        if not self._family.waits_for_others:
-            return False
-        return self._family.take_truth(self._server.call("GET", "/session/status"))
+        """Ask how things stand, every ten seconds, so that no event that was missed makes a turn endless."""
+        return self._family.has_begun and self._family.take_truth(self._server.call("GET", "/session/status"))
 
     def _permission(self, event: _Json) -> bool:
         """Answer what opencode's rules leave open. A refusal with words lets the turn go on; one without ends it."""

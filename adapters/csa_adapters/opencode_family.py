@@ -28,7 +28,7 @@ class Family:
         self._root = root
         self._members = {root}
         self._busy: set[str] = set()
-        self._has_begun = False
+        self.has_begun = False
         self._quiet_times = 0  # in a row that the server said that nobody works
         self._background: set[str] = set()  # sub-agents of whose end the session has not been told
         self._callers: set[str] = set()  # messages that call a tool
@@ -44,9 +44,9 @@ class Family:
         return not self._busy and not self._background
 
     @property
-    def waits_for_others(self) -> bool:
-        """Whether the session itself has worked and is idle, and the end is not there."""
-        return self._has_begun and self._root not in self._busy
+    def at_work(self) -> list[str]:
+        """The session itself, and those of its sub-agents that work."""
+        return [self._root, *sorted(self._busy - {self._root})]
 
     def take_session(self, info: _Json) -> None:
         """Learn of a session that was made."""
@@ -59,7 +59,7 @@ class Family:
             self._busy.discard(session)
         elif session in self._members:
             self._busy.add(session)
-            self._has_begun = self._has_begun or session == self._root
+            self.has_begun = True
 
     def take_truth(self, busy: Collection[str]) -> bool:
         """Take which sessions the server says are busy; say whether none of ours was, now and the last time.
@@ -71,8 +71,10 @@ class Family:
 
     def take_part(self, part: _Json) -> None:
         """Learn which session a sub-agent has, also one of an earlier turn, and that it has ended in the background."""
-        if part["type"] == "text" and part.get("synthetic") and (found := _NOTIFICATION.match(part["text"])):
-            self._background.discard(found[1])
+        found = _NOTIFICATION.match(part["text"]) if part["type"] == "text" and part.get("synthetic") else None
+        if found and found[1] in self._background:
+            self._background.remove(found[1])
+            self._busy.add(part["sessionID"])  # the step that takes it up comes at once, maybe after the other's idling
             self._idle_steps.pop(part["sessionID"], None)
         if part["type"] != "tool":
             return

@@ -24,7 +24,8 @@ pytestmark = [pytest.mark.real, pytest.mark.timeout(240)]
 
 Json = dict[str, Any]
 
-ACTS = ("read", "search", "edit inside", "edit outside", "shell", "network", "mcp", "sub-agent")
+# codex's sub-agents begin when they can, so they come first.
+ACTS = ("sub-agent", "read", "search", "edit inside", "edit outside", "shell", "network", "mcp")
 LEVELS = ("read-only", "edit", "full")
 PROMPT = "do all that is asked for"
 SECRET = "the-contents-7731"
@@ -72,7 +73,8 @@ class Scene:
         self._merge(".gemini/settings.json", {"mcpServers": {"probe": server}})
         local: Json = {"type": "local", "command": [server["command"], *server["args"]]}
         asks: Json = {"*": "ask", "edit": "ask"}
-        self._merge(".config/opencode/opencode.json", {"mcp": {"probe": local}, "permission": asks})
+        untitled: Json = {"title": {"disable": True}}  # over ACP the first prompt would be asked for a title as well
+        self._merge(".config/opencode/opencode.json", {"mcp": {"probe": local}, "permission": asks, "agent": untitled})
         with (self.place.home / ".codex" / "config.toml").open("a") as config:
             words = json.dumps(server["args"])
             config.write(
@@ -175,17 +177,24 @@ def _opencode(scene: Scene) -> dict[str, Reply]:
     }
 
 
-E = {"read": "ref", "search": "ref", "edit inside": "ef", "edit outside": "f", "shell": "f", "network": "f"}
-USUAL = {**E, "mcp": "ef", "sub-agent": "ref"}
+REF = dict.fromkeys(ACTS, "ref")
+USUAL = {**REF, "edit inside": "ef", "edit outside": "f", "shell": "f", "network": "f", "mcp": "f"}
+# Its sandbox is its rule, and it calls an MCP tool that says it does no harm.
+CODEX = {**USUAL, "shell": "ef", "network": "ef", "mcp": "ref"}
+# Its own tool writes nothing outside; under `full` its shell does.
+GEMINI = {**USUAL, "edit outside": "", "mcp": "ef"}
+OPENCODE = {**USUAL, "network": "ref", "mcp": "ef"}  # its own tool fetches, and only reads
+# What an agent asks for under no kind that csa knows is refused below `full`.
+UNKNOWN = {"mcp": "f", "sub-agent": "f"}
 ACP = ("--transport", "acp")
 AGENTS = (
-    Agent("codex", "codex", _codex, {**USUAL, "shell": "ef", "network": "ef"}),
+    Agent("codex", "codex", _codex, CODEX),
     Agent("claude-code", "claude-code", _claude, USUAL),
-    Agent("gemini-cli", "gemini-cli", _gemini, USUAL),
-    Agent("opencode", "opencode", _opencode, {**USUAL, "network": "ref"}),  # of its own tool, which only reads
-    Agent("codex-acp", "codex-acp", _codex, {**USUAL, "shell": "ef", "network": "ef"}),
-    Agent("gemini-cli-acp", "gemini-cli", _gemini, USUAL, ACP),
-    Agent("opencode-acp", "opencode", _opencode, {**USUAL, "network": "ref"}, ACP),
+    Agent("gemini-cli", "gemini-cli", _gemini, GEMINI),
+    Agent("opencode", "opencode", _opencode, OPENCODE),
+    Agent("codex-acp", "codex-acp", _codex, {**CODEX, "network": "f"}),
+    Agent("gemini-cli-acp", "gemini-cli", _gemini, {**GEMINI, **UNKNOWN}, ACP),
+    Agent("opencode-acp", "opencode", _opencode, {**OPENCODE, **UNKNOWN}, ACP),
 )
 
 
