@@ -1,7 +1,8 @@
 """How the bridge answers what opencode (1.18.33) asks: what a level promises holds whatever made it ask.
 
 opencode asks where a rule of the user's says so, of its own account for `.env` files, places outside the project and a
-call that is made for the third time, and before each sub-agent's calls as before the agent's own.
+call that is made for the third time, and before each sub-agent's calls as before the agent's own. A part of the bridge:
+where an edit goes is found by following links.
 """
 
 from __future__ import annotations
