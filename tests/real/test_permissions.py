@@ -17,20 +17,20 @@ from typing import Any
 import pytest
 
 from fixtures import mcp_server
-from fixtures.mock_provider import Reply, text, tool_call
+from fixtures.mock_provider import Reply, slow, text, tool_call
 from tests.real.workplace import CLIS, Workplace, open_workplace
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(240)]
 
 Json = dict[str, Any]
 
-# codex's sub-agents begin when they can, so they come first.
-ACTS = ("sub-agent", "read", "search", "edit inside", "edit outside", "shell", "network", "mcp")
+ACTS = ("read", "search", "edit inside", "edit outside", "shell", "network", "mcp", "sub-agent")
 LEVELS = ("read-only", "edit", "full")
 PROMPT = "do all that is asked for"
 SECRET = "the-contents-7731"
 FOUND = "haystack-5519.txt"
 INNER = "inner-part-of-the-work"
+BEGINNING_S = 3.0  # codex's sub-agents begin when they can, and end with the turn
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ class Scene:
         while left:
             before = len(self._main_requests())
             prompt = f"{PROMPT} {len(left)}"
-            self.place.provider.on(prompt, *(calls[act] for act in left), text("that is all"))
+            self.place.provider.on(prompt, *(calls[act] for act in left), slow(BEGINNING_S, text("that is all")))
             words = ["--json", "--tool", agent.tool, *agent.options, "--permission", level]
             done = self.place.csa("run", *words, prompt)
             tried = len(self._main_requests()) - before
@@ -194,7 +194,7 @@ AGENTS = (
     Agent("opencode", "opencode", _opencode, OPENCODE),
     Agent("codex-acp", "codex-acp", _codex, {**CODEX, "network": "f"}),
     Agent("gemini-cli-acp", "gemini-cli", _gemini, {**GEMINI, **UNKNOWN}, ACP),
-    Agent("opencode-acp", "opencode", _opencode, {**OPENCODE, **UNKNOWN}, ACP),
+    Agent("opencode-acp", "opencode", _opencode, {**OPENCODE, "mcp": "f"}, ACP),
 )
 
 
