@@ -45,6 +45,10 @@ _READING_GIT = ("diff", "log", "show", "status")
 # What an ephemeral run sets, and a nested run must not inherit: its conversation would be lost.
 _EPHEMERAL = {"OPENCODE_DB": ":memory:", "OPENCODE_DISABLE_PROJECT_CONFIG": "1"}
 _EPHEMERAL_MARK = "CSA_OPENCODE_EPHEMERAL"
+# How long a command may run whose call names no time of its own; it would be two minutes, in which no sub-agent gets
+# far. The turn's own limit comes first, also that of a turn that inherits the variable.
+_SHELL_LIMIT = "OPENCODE_EXPERIMENTAL_BASH_DEFAULT_TIMEOUT_MS"
+_LONGEST_MS = "2147000000"  # 24 days: a timer takes no more than 31 bits
 
 
 class OpencodeAdapter:
@@ -143,8 +147,22 @@ def permission_rules(request: TurnRequest) -> _Json:
     if request.permission is Permission.READ_ONLY:
         secrets = {"*": "allow", "*.env": "deny", "*.env.*": "deny", "*.env.example": "allow"}
         return {"*": "deny", "read": secrets, **dict.fromkeys(_READING, "allow"), "edit": "deny", "bash": "deny"}
-    commands = [*(f"{name} *" for name in _READING_COMMANDS), *(f"git {name} *" for name in _READING_GIT), "env"]
-    return {"bash": {"*": "deny", **dict.fromkeys([*commands, *_csa_patterns(request)], "allow")}}
+    return {"bash": {"*": "deny", **dict.fromkeys(_commands(request), "allow")}}
+
+
+def grants(request: TurnRequest) -> _Json:
+    """Return what is granted where a rule of the user's asks: his own rules are followed, and make a level no less.
+
+    `reading`: opencode's names of what reads. `commands`: patterns of shell commands. `edits`: of files in the project;
+    and what goes with it, the tools that the user has added.
+    """
+    is_edit = request.permission is Permission.EDIT
+    return {"reading": ["read", *_READING], "commands": _commands(request) if is_edit else [], "edits": is_edit}
+
+
+def _commands(request: TurnRequest) -> list[str]:
+    reading = [*(f"{name} *" for name in _READING_COMMANDS), *(f"git {name} *" for name in _READING_GIT), "env"]
+    return [*reading, *_csa_patterns(request)]
 
 
 def _csa_patterns(request: TurnRequest) -> list[str]:
@@ -169,6 +187,7 @@ def _order(request: TurnRequest) -> _Json:
         "variant": request.effort,
         "tools": {**_NO_QUESTIONS, **denied},
         "approve": is_full,
+        "grants": grants(request),
     }
 
 
@@ -196,6 +215,8 @@ def _model(name: str) -> dict[str, str]:
 def _environment(request: TurnRequest) -> dict[str, str | None]:
     """Settings for this run alone; nothing of the user's is edited."""
     changes: dict[str, str | None] = {"OPENCODE_DISABLE_AUTOUPDATE": "1"}  # nothing replaces a running binary
+    if not request.environ.get(_SHELL_LIMIT):
+        changes[_SHELL_LIMIT] = _LONGEST_MS
     rules = permission_rules(request)
     if rules:
         changes["OPENCODE_PERMISSION"] = json.dumps(_merged(_object(request.environ.get("OPENCODE_PERMISSION")), rules))

@@ -11,9 +11,10 @@ with `run --attach` instead takes a third more of all three, since the client is
 
 stdout has the lines of `run --format json` (`step_start`, `text`, `reasoning`, `tool_use`, `step_finish`, `error`),
 each with our session's id at the top, and of its own: `session` (first, at once), `retry`, `permission`, `compaction`.
-A `tool_use` comes when the tool starts and again when it ends. The exit code is 0 only after a step that ended with
-`stop`; a server that dies takes the bridge with it, in the same way. The server listens on the loopback interface with
-a random password, which is never on a command line.
+A `tool_use` comes when the tool starts and again when it ends. Of a sub-agent's session only its `step_finish` is told,
+with that session's id as `child`: the usage. The exit code is 0 only after a step that ended with `stop`, when nobody
+works in the background any more; a server that dies takes the bridge with it, in the same way. The server listens on
+the loopback interface with a random password, which is never on a command line.
 
 With `fork` it begins with a copy of another session. With `compact` it has the session summarised instead of prompting,
 and tells at last `compacted`, with what the server has recorded of it, or an error `NothingToCompactError`.
@@ -34,6 +35,8 @@ from urllib.parse import quote
 
 sys.path.append(os.path.dirname(os.path.dirname(__file__)))  # -I leaves it out; last, so that it shadows nothing
 
+from csa_adapters.opencode_asks import Answers
+from csa_adapters.opencode_family import Family
 from csa_adapters.opencode_server import CALL_LIMIT_S, BridgeError, Server
 
 _Json = dict[str, Any]
@@ -59,10 +62,9 @@ class Turn:
         self._server = server
         self._asked = asked
         self._id = ""
-        self._family: set[str] = set()  # our session, and the sub-agents' below it
-        self._messages: dict[str, bool] = {}  # the assistant's messages of this turn: whether one is a compaction's
+        self._family = Family("")
+        self._messages: dict[str, bool] = {}  # the assistants' messages of this turn: whether one is a compaction's
         self._told: dict[str, str] = {}  # parts: the last state told
-        self._failing_since: float | None = None
         self._stopped_well = False
         self._compacted = False
         self._before: set[str] = set()  # the messages before a compaction
@@ -74,6 +76,7 @@ class Turn:
             "session.error": self._error,
             "session.compacted": self._has_compacted,
             "session.idle": self._idle,
+            "server.heartbeat": self._heartbeat,
             "permission.asked": self._permission,
             "question.asked": self._question,
         }
@@ -145,10 +148,11 @@ class Turn:
         raise BridgeError("ServerError", f"opencode's server ended before the turn did{self._server.ending()}")
 
     def abort(self) -> None:
-        """Have opencode end the turn and the shells it runs."""
+        """Have opencode end the turn and the shells it runs, those of sub-agents in the background too."""
         if self._id:
-            with suppress(BridgeError):
-                self._server.call("POST", f"/session/{self._id}/abort", limit_s=ABORT_LIMIT_S)
+            for session in self._family.at_work:
+                with suppress(BridgeError):
+                    self._server.call("POST", f"/session/{session}/abort", limit_s=ABORT_LIMIT_S)
             if self._before:
                 self._undo()
 
@@ -162,7 +166,7 @@ class Turn:
         else:  # an untitled session costs a call of the model that invents a title
             session = self._server.call("POST", "/session", {"title": self._asked["title"]})
         self._id = session["id"]
-        self._family.add(self._id)
+        self._family = Family(self._id)
         self._tell("session", directory=session["directory"], version=session.get("version"))
 
     def _prompt(self) -> _Json:
@@ -178,19 +182,27 @@ class Turn:
 
     def _message(self, event: _Json) -> bool:
         info = event["info"]
-        if info["sessionID"] == self._id and info["role"] == "assistant":
+        if info["sessionID"] in self._family and info["role"] == "assistant":
             self._messages[info["id"]] = info.get("summary") is True
         return False
 
     def _part(self, event: _Json) -> bool:
         part = event["part"]
-        if part["sessionID"] != self._id:
+        if part["sessionID"] not in self._family:
             return False
+        self._family.take_part(part)
+        is_summary = self._messages.get(part["messageID"])
+        if part["type"] == "step-finish" and is_summary is not None and part["id"] not in self._told:
+            self._step_finish(part, is_summary=is_summary)
+        if part["sessionID"] == self._id:
+            self._own_part(part, is_summary)
+        return False
+
+    def _own_part(self, part: _Json, is_summary: bool | None) -> None:  # noqa: FBT001  # three answers, no switch
         if part["type"] == "compaction":
             self._tell_part("compaction", part, "begun")
-        is_summary = self._messages.get(part["messageID"])
         if is_summary is None:  # the user's
-            return False
+            return
         if part["type"] == "tool":
             status = part["state"]["status"]
             if status in _ENDED or status == "running":
@@ -198,12 +210,21 @@ class Turn:
         elif part["type"] in {"text", "reasoning"}:
             if (part.get("time") or {}).get("end") and part["text"] and not is_summary:
                 self._tell_part(part["type"], part, "ended")
-        elif part["type"] in {"step-start", "step-finish"}:
-            self._tell_part(part["type"].replace("-", "_"), part, "told", **({"summary": True} if is_summary else {}))
+        elif part["type"] == "step-start":
+            self._stopped_well = False
+            self._tell_part("step_start", part, "told", **({"summary": True} if is_summary else {}))
+
+    def _step_finish(self, part: _Json, *, is_summary: bool) -> None:
+        """Tell a step with what it has used, and end a turn that leads nowhere."""
+        if part["sessionID"] == self._id:
             self._stopped_well = part.get("reason") == "stop" and not is_summary
-            if part["type"] == "step-finish":  # a text that only begins is no progress: it may be cut off every time
-                self._failing_since = None
-        return False
+            self._tell_part("step_finish", part, "told", **({"summary": True} if is_summary else {}))
+        else:
+            self._tell_part("step_finish", part, "told", child=part["sessionID"])
+        problem = self._family.take_step(part, is_summary=is_summary)
+        if problem:
+            self.abort()
+            raise BridgeError("ContextOverflowError" if is_summary else "UnfinishedStepsError", problem)
 
     def _tell_part(self, kind: str, part: _Json, state: str, **more: Any) -> None:
         if self._told.get(part["id"]) != state:
@@ -211,24 +232,26 @@ class Turn:
             self._tell(kind, part=part, **more)
 
     def _created(self, event: _Json) -> bool:
-        if event["info"].get("parentID") in self._family:
-            self._family.add(event["info"]["id"])
+        self._family.take_session(event["info"])
         return False
 
     def _status(self, event: _Json) -> bool:
         """Tell a retry as it is decided on, and do not wait for one that is too far away."""
         status = event["status"]
+        self._family.take_status(event["sessionID"], status["type"])
         if event["sessionID"] not in self._family or status["type"] != "retry":
             return False
         now = time.time()
-        self._failing_since = self._failing_since or now
+        since = self._family.failing_since(event["sessionID"], now)
         begins = status["next"] / 1000
         after_s = round(max(0.0, begins - now), 3)
         told = {"attempt": status["attempt"], "max": RETRIES, "message": status["message"], "retry_after_s": after_s}
         self._tell("retry", **told, **({"action": status["action"]} if status.get("action") else {}))
-        if begins - self._failing_since > RETRY_LIMIT_S:
+        if begins - since > RETRY_LIMIT_S:
             self.abort()
-            raise BridgeError("RetriesEndedError", status["message"], retryAfterS=after_s)
+            reason = (status.get("action") or {}).get("reason")  # opencode's own provider's word for its limit
+            limit = {"limit": reason} if reason else {}
+            raise BridgeError("RetriesEndedError", status["message"], retryAfterS=after_s, **limit)
         return False
 
     def _error(self, event: _Json) -> bool:
@@ -247,13 +270,18 @@ class Turn:
         return False
 
     def _idle(self, event: _Json) -> bool:
-        return bool(event["sessionID"] == self._id)
+        self._family.take_status(event["sessionID"], "idle")
+        return event["sessionID"] in self._family and self._family.is_at_rest
+
+    def _heartbeat(self, _event: _Json) -> bool:
+        """Ask how things stand, every ten seconds, so that no event that was missed makes a turn endless."""
+        return self._family.has_begun and self._family.take_truth(self._server.call("GET", "/session/status"))
 
     def _permission(self, event: _Json) -> bool:
         """Answer what opencode's rules leave open. A refusal with words lets the turn go on; one without ends it."""
         if event["sessionID"] not in self._family:
             return False
-        allowed = self._asked.get("approve") or _is_output(event)
+        allowed = self._asked.get("approve") or self._answers().allow(event)
         reply = {"reply": "once"} if allowed else {"reply": "reject", "message": _REFUSAL}
         if not allowed:
             told = {key: event.get(key) for key in ("permission", "patterns", "tool")}
@@ -261,18 +289,19 @@ class Turn:
         self._server.call("POST", f"/permission/{event['id']}/reply", reply)
         return False
 
+    def _answers(self) -> Answers:
+        written = os.environ.get("CSA_OUTPUT_DIR")
+        return Answers(
+            self._asked.get("grants") or {},
+            directory=self._server.directory,
+            outside=[each for each in (written, *self._asked.get("writable", [])) if each],
+            worktree=lambda: str(self._server.call("GET", "/path")["worktree"]),
+        )
+
     def _question(self, event: _Json) -> bool:
         if event["sessionID"] in self._family:
             self._server.call("POST", f"/question/{event['id']}/reject", {})
         return False
-
-
-def _is_output(event: _Json) -> bool:
-    """Say whether something outside the project is wanted that lies where csa told the agent to put files."""
-    folder, patterns = os.environ.get("CSA_OUTPUT_DIR"), event.get("patterns") or []
-    if event.get("permission") != "external_directory" or not folder or not patterns:
-        return False
-    return all(os.path.normpath(pattern).startswith(os.path.join(folder, "")) for pattern in patterns)
 
 
 def _terminate(number: int, _frame: object) -> NoReturn:

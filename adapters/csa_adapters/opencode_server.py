@@ -9,6 +9,7 @@ import base64
 import http.client
 import json
 import os
+import re
 import secrets
 import select
 import subprocess
@@ -25,7 +26,9 @@ START_LIMIT_S = 60.0
 START_PAUSES_S = (0.5, 1.5)
 CALL_LIMIT_S = 30.0
 STOP_LIMIT_S = 1.0
-_READY = "listening on "
+_READY = re.compile(rb"opencode server listening on (https?://\S+)")
+_ESCAPES = re.compile(rb"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\))")
+_PIECE_BYTES = 1 << 16
 
 
 class BridgeError(Exception):
@@ -42,9 +45,9 @@ class Server:
     def __init__(self, command: list[str]) -> None:
         self.directory = os.getcwd()
         self._command = command
-        self._process: subprocess.Popen[str] | None = None
+        self._process: subprocess.Popen[bytes] | None = None
         self._headers: dict[str, str] = {}
-        self._address = ""
+        self._address: tuple[str, int] | None = None
 
     def start(self) -> None:
         """Start it, and read the address it announces.
@@ -70,8 +73,7 @@ class Server:
                 [*self._command, "serve", "--hostname", "127.0.0.1", "--port", "0"],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
-                text=True,
-                errors="replace",
+                bufsize=0,  # what is read ahead would be seen by no `select`
                 env={**os.environ, "OPENCODE_SERVER_PASSWORD": password, "OPENCODE_SERVER_USERNAME": "opencode"},
             )
         except OSError as error:
@@ -79,15 +81,23 @@ class Server:
         assert self._process.stdout
         self._wait_until_ready(self._process.stdout)
 
-    def _wait_until_ready(self, stdout: IO[str]) -> None:
+    def _wait_until_ready(self, stdout: IO[bytes]) -> None:
+        """Read until the line with the address; wrappers and plugins may say things before and after, also at once."""
         deadline = time.monotonic() + START_LIMIT_S
-        while not self._address:
+        said = b""
+        while self._address is None:
             ready, _, _ = select.select([stdout], [], [], max(0.0, deadline - time.monotonic()))
-            line = stdout.readline() if ready else ""
-            if not line:
+            piece = os.read(stdout.fileno(), _PIECE_BYTES) if ready else b""
+            if not piece:
+                _pass_on(said)
                 raise BridgeError("ServerStartError", f"opencode's server did not start{self.ending()}")
-            self._address = urlsplit(line.partition(_READY)[2].strip()).netloc
-        threading.Thread(target=_drain, args=(stdout,), daemon=True).start()
+            *lines, said = (said + piece).split(b"\n")
+            for line in lines:
+                found = address_in(line)
+                self._address = self._address or found
+                if not found:
+                    _pass_on(line + b"\n")
+        threading.Thread(target=_drain, args=(stdout, said), daemon=True).start()
 
     def call(self, method: str, path: str, body: _Json | None = None, *, limit_s: float | None = CALL_LIMIT_S) -> Any:
         """Make one call; BridgeError with the server's own error when it refuses."""
@@ -139,8 +149,8 @@ class Server:
         return default if code is None else code
 
     def _connect(self, limit_s: float | None) -> http.client.HTTPConnection:
-        host, _, port = self._address.rpartition(":")
-        return http.client.HTTPConnection(host, int(port), timeout=limit_s)
+        assert self._address
+        return http.client.HTTPConnection(*self._address, timeout=limit_s)
 
     def _target(self, path: str) -> str:
         """Name the session's directory with every call: events of another are not told, and nothing says so."""
@@ -163,6 +173,23 @@ def _parsed(text: bytes) -> Any:
         return None
 
 
-def _drain(stream: IO[str]) -> None:
-    for line in stream:
-        sys.stderr.write(line)
+def address_in(line: bytes) -> tuple[str, int] | None:
+    """Return the host and port that a line of the server announces; None where it is another line."""
+    found = _READY.search(_ESCAPES.sub(b"", line))
+    try:
+        parts = urlsplit(found[1].decode("ascii") if found else "")
+        host, port = parts.hostname, parts.port
+    except ValueError:  # no port that there can be
+        return None
+    return (host, port) if host and port else None
+
+
+def _pass_on(said: bytes) -> None:
+    sys.stderr.buffer.write(said)
+    sys.stderr.flush()
+
+
+def _drain(stream: IO[bytes], said: bytes) -> None:
+    while said or (said := os.read(stream.fileno(), _PIECE_BYTES)):
+        _pass_on(said)
+        said = b""

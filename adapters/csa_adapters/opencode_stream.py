@@ -1,8 +1,9 @@
 """Reads what `opencode_bridge` says of a turn: the lines of `opencode run --format json` (1.18.33), and its own.
 
 Traps: there is no last line, so success is a last step that ended with `stop` and exit 0; an error may be followed by
-a step that succeeds (a context that overflowed is compacted); tokens and cost are of each step; `input` lacks the
-cached tokens and `output` the reasoning; a refused tool call and a failed command look like any other at their top.
+a step that succeeds (a context that overflowed is compacted); tokens and cost are of each step, those of sub-agents are
+told besides; a cost of 0 is that of a model without a price as well; `input` lacks the cached tokens and `output` the
+reasoning; a refused tool call and a failed command look like any other at their top.
 """
 
 from __future__ import annotations
@@ -28,12 +29,24 @@ _NAMES: dict[str, ErrorKind] = {
     "ServerStartError": "spawn",
     "ServerError": "protocol",
     "NothingToCompactError": "invalid_request",
+    "ContentFilterError": "invalid_request",
+    "UnfinishedStepsError": "protocol",  # the bridge's
 }
+# What a last step ended with, that was not the end: as an ACP agent's reasons are understood.
+_REASONS: dict[str, ErrorKind] = {"length": "context_overflow", "content-filter": "invalid_request"}
 # The messages of error and retry events, which are the provider's own; most telling first.
 _LIMITS = rules(
+    (r"rate limit reached .*per (sec|min)|\((TPM|RPM)\)", "rate_limit"),  # OpenAI's, which names billing as a way out
     (r"insufficient_quota|current quota|usage limit|credit balance|billing|free_tier_limit|Free usage", "quota"),
-    (r"context_length_exceeded|maximum context length|prompt is too long", "context_overflow"),
+    (r"context_length_exceeded|maximum context length|context window|prompt is too long", "context_overflow"),
 )
+# Said of a request that was one too many, or not paid for; elsewhere they may mean anything.
+_QUOTAS = rules(
+    (r"quota|(insufficient|not enough|out of|no more|exceeded) (\w+ )?(credit|balance|fund)", "quota"),
+    (r"(spend(ing)?|daily|weekly|monthly|plan'?s?|account|credit|session) (\w+ )?(limit|cap|allowance)\b", "quota"),
+    (r"upgrade (to|your)\b|payment required", "quota"),
+)
+_TOO_MANY = (402, 429)
 _MESSAGES = rules(
     (r"API key|not logged in|unauthorized|authentication|credentials", "auth"),
     (r"(Model|Agent|Session|Provider) not found", "invalid_request"),
@@ -43,7 +56,8 @@ _MESSAGES = rules(
     (r"connect|connection|socket|network|fetch failed|timed? ?out|ECONN|ENOTFOUND|EAI_AGAIN|terminated", "network"),
 )
 _REFUSED = re.compile(r"The user (has specified a rule which prevents you from using|rejected permission to use) this ")
-_SECONDS = re.compile(r"\d{1,9}(\.\d{1,9})?")
+_DELAY = re.compile(r"(?:(\d{1,6})h)?(?:(\d{1,6})m)?(?:(\d{1,9}(?:\.\d{1,9})?)s?)?")
+_MILLISECONDS = re.compile(r"\d{1,12}(?:\.\d{1,9})?")
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
 
@@ -55,7 +69,7 @@ class OpencodeDecoder:
         self._session: str | None = None
         self._fault: str | None = None
         self._error: tuple[ErrorKind, str] | None = None
-        self._retry_after_s: float | None = None
+        self._again: tuple[float | None, float | None] = None, None  # after how many seconds, or when
         self._reason = ""  # why the last step ended
         self._texts: list[str] = []  # of the last message that had any
         self._text_message = ""
@@ -111,7 +125,8 @@ class OpencodeDecoder:
             stop_reason=self._reason or None,
             error_kind=kind,
             error_message=message,
-            retry_after_s=self._retry_after_s if self._error else None,
+            retry_after_s=self._again[0] if self._error else None,
+            retry_at=self._again[1] if self._error else None,
             usage=self._usage,
             denied=tuple(self._denied.values()),
         )
@@ -127,8 +142,9 @@ class OpencodeDecoder:
             return "internal" if end.signal is not None else "protocol", ending_message(end, "a session")
         if self._reason == "stop" and ended_well(end):
             return None, None
-        if end.signal is None and self._reason not in ("", "stop", "tool-calls"):  # `length`, `content-filter`
-            return "protocol", f"the last step ended with '{self._reason}' instead of 'stop'"
+        if end.signal is None and self._reason not in ("", "stop"):
+            kind = _REASONS.get(self._reason, "protocol")
+            return kind, f"the last step ended with '{self._reason}' instead of 'stop'"
         return "internal" if end.signal is not None else "protocol", ending_message(end, "a last step")
 
     def _identify(self, event: _Json) -> list[Update]:
@@ -205,7 +221,8 @@ class OpencodeDecoder:
 
     def _retry(self, event: _Json) -> list[Update]:
         message = text_of(event.get("message"))
-        data: _Json = {"kind": _kind_of_retry(message), "message": message}
+        limit = mapping_of(event.get("action")).get("reason")
+        data: _Json = {"kind": _kind_of_retry(message, limit), "message": message}
         data |= {"attempt": count_of(event.get("attempt")), "max": count_of(event.get("max"))}
         delay = number_of(event.get("retry_after_s"))
         if delay is not None:
@@ -218,19 +235,20 @@ class OpencodeDecoder:
         name = text_of(error.get("name"))
         message = text_of(data.get("message")) or name or "the turn failed"
         if name == "RetriesEndedError":
-            kind: ErrorKind = _kind_of_retry(message)
+            kind: ErrorKind = _kind_of_retry(message, data.get("limit"))
         else:
             kind = _kind_of_error(name, data, message)
         self._error = kind, message
-        self._retry_after_s = _retry_after(data)
+        self._again = _retry_after(data)
         return [Update("error", {"kind": kind, "message": message})]
 
     def _step_finish(self, event: _Json) -> list[Update]:
-        """Add up the step. One that ends after an error shows that the turn went on."""
+        """Add up the step. One of our own that ends after an error shows that the turn went on."""
         part = mapping_of(event.get("part"))
-        if event.get("summary") is not True:
-            self._reason = text_of(part.get("reason"))
-        self._error = None
+        if not event.get("child"):
+            self._error = None
+            if event.get("summary") is not True:
+                self._reason = text_of(part.get("reason"))
         before = self._usage.to_dict() if self._usage else None
         self._account_for(part)
         now = self._usage.to_dict() if self._usage else None
@@ -251,23 +269,50 @@ class OpencodeDecoder:
         self._usage = self._usage + step if self._usage else step
 
 
-def _retry_after(data: _Json) -> float | None:
-    """Return the seconds after which the provider, or opencode's own schedule, says that it can be asked again."""
-    header = text_of(mapping_of(data.get("responseHeaders")).get("retry-after"))
-    return number_of(data.get("retryAfterS")) or (float(header) if _SECONDS.fullmatch(header) else None)
+def _retry_after(data: _Json) -> tuple[float | None, float | None]:
+    """Return after how many seconds the provider, or opencode's schedule, can be asked again; or at which moment."""
+    known = number_of(data.get("retryAfterS"))
+    if known is not None:
+        return known, None
+    headers = {name.lower(): text_of(value).strip() for name, value in mapping_of(data.get("responseHeaders")).items()}
+    exact, header = headers.get("retry-after-ms", ""), headers.get("retry-after", "")
+    if _MILLISECONDS.fullmatch(exact):
+        return float(exact) / 1000, None
+    delay = _DELAY.fullmatch(header)
+    if header and delay:
+        hours, minutes, seconds = (float(each or 0) for each in delay.groups())
+        return hours * 3600 + minutes * 60 + seconds, None
+    return None, _moment(header)
 
 
-def _kind_of_retry(message: str) -> ErrorKind:
-    """Return the kind of a failure that opencode retries. Its status is not told; most that say nothing are 5xx."""
-    return kind_of_message(message, _LIMITS) or kind_of_message(message, _MESSAGES) or "server"
+def _moment(text: str) -> float | None:
+    """Return the moment that an HTTP date names, in seconds since the epoch."""
+    from email.utils import parsedate_to_datetime  # noqa: PLC0415  # few turns fail, and fewer with a date
+
+    try:
+        return parsedate_to_datetime(text).timestamp() if text else None
+    except (ValueError, OverflowError):
+        return None
+
+
+def _kind_of_retry(message: str, limit: object) -> ErrorKind:
+    """Return the kind of a failure that opencode retries. Its status is not told; most that say nothing are 5xx.
+
+    `limit` is opencode's own word for a limit of its own provider, where it is one.
+    """
+    if text_of(limit).endswith("_limit"):  # free_tier_limit, account_rate_limit: of hours and days
+        return "quota"
+    tables = (_LIMITS, _QUOTAS, _MESSAGES)
+    return next((kind for kind in (kind_of_message(message, table) for table in tables) if kind), "server")
 
 
 def _kind_of_error(name: str, data: _Json, message: str) -> ErrorKind:
-    body = text_of(data.get("responseBody"))
+    said, status = f"{message}\n{text_of(data.get('responseBody'))}", data.get("statusCode")
     return (
         _NAMES.get(name)
-        or kind_of_message(f"{message}\n{body}", _LIMITS)
-        or kind_of_status(data.get("statusCode"))
+        or kind_of_message(said, _LIMITS)
+        or (kind_of_message(said, _QUOTAS) if status in _TOO_MANY else None)
+        or kind_of_status(status)
         or kind_of_message(message, _MESSAGES)
         or "internal"
     )

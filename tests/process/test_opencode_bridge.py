@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from csa_adapters.opencode import BRIDGE
+from csa_adapters.opencode_server import address_in
 
 from tests.conftest import processes_of
 
@@ -279,3 +280,149 @@ def test_an_ephemeral_turn_is_not_kept(bridge: Bridge) -> None:
     _, lines = bridge.run()
     del bridge.env["OPENCODE_DB"]
     assert bridge.run(session=lines[0]["sessionID"])[0] == 1
+
+
+def test_a_sub_agents_step_is_told_as_usage_alone(bridge: Bridge) -> None:
+    """Its words stay its own; what it has used belongs to the turn."""
+    bridge.play(["usage", 50, 5, 0], ["delegate", "inner"], ["say", "done"])
+    code, lines = bridge.run()
+    assert code == 0
+    children = [line for line in lines if "child" in line]
+    assert [line["type"] for line in children] == ["step_finish"]
+    assert children[0]["part"]["tokens"]["input"] == 50
+    assert {line["sessionID"] for line in lines} == {lines[0]["sessionID"]}
+    assert children[0]["child"] != lines[0]["sessionID"]
+
+
+def test_a_sub_agent_in_the_background_is_waited_for(bridge: Bridge) -> None:
+    """The session is idle meanwhile, after a step that looks like the last; its answer begins another."""
+    bridge.play(["delegate", "inner", True], ["say", "done"])
+    code, lines = bridge.run()
+    assert code == 0
+    assert [line["part"]["text"] for line in lines if line["type"] == "text"] == ["launched", "done"]
+
+
+@pytest.mark.parametrize("reason", ["unknown", "tool-calls"])
+def test_steps_that_lead_nowhere_end_the_turn(bridge: Bridge, reason: str) -> None:
+    """Opencode asks again for ever when the provider does not say why it stops."""
+    bridge.play(*[["say", "words"], ["end-step", reason]] * 100)
+    code, lines = bridge.run()
+    assert code == 1
+    assert types_of(lines).count("step_finish") == 5
+    assert lines[-1]["error"]["name"] == "UnfinishedStepsError"
+    assert reason in lines[-1]["error"]["data"]["message"]
+
+
+def test_steps_that_call_tools_may_be_many(bridge: Bridge) -> None:
+    """A provider that names no reasons is no matter where something is done."""
+    step: list[list[Any]] = [["call", "pwd", "/", 0], ["end-step", "unknown"]]
+    bridge.play(*step * 10, ["say", "done"])
+    assert bridge.run()[0] == 0
+
+
+def test_a_last_step_that_was_cut_short_is_no_success(bridge: Bridge) -> None:
+    """The reason is told, and the exit code agrees."""
+    bridge.play(["say", "so f"], ["end-step", "length"])
+    code, lines = bridge.run()
+    assert (code, lines[-1]["part"]["reason"]) == (1, "length")
+
+
+GRANTS = {"reading": ["read", "grep"], "commands": ["cat *", "env", "csa *"], "edits": True}
+
+
+@pytest.mark.parametrize(
+    ("permission", "pattern", "granted"),
+    [
+        ("read", "src/main.py", True),
+        ("read", "../outside.py", True),  # that it is outside was asked before
+        ("read", "conf/.env", False),
+        ("read", "prod.env.local", False),
+        ("read", ".env.example", True),
+        ("grep", "*.env", True),  # what is looked for is no file
+        ("webfetch", "https://example.com", False),
+        ("edit", "{}/new.txt", True),
+        ("edit", "{}/../new.txt", False),
+        ("edit", "{}-2/new.txt", False),
+        ("edit", "{}/link/new.txt", False),
+        ("bash", "cat a.txt", True),
+        ("bash", "env", True),
+        ("bash", "csa run x", True),
+        ("bash", "csar run x", False),
+        ("bash", "rm a.txt", False),
+        ("external_directory", "/etc/*", False),
+        ("doom_loop", "bash", False),
+        ("plan_exit", "*", False),
+        ("probe_note", "*", True),  # an MCP server's
+    ],
+)
+def test_an_ask_at_edit_is_answered_as_the_level_promises(
+    bridge: Bridge, permission: str, pattern: str, *, granted: bool
+) -> None:
+    """Whatever of the user's rules made opencode ask."""
+    (bridge.project / "link").symlink_to(bridge.place)
+    bridge.play(["ask", permission, pattern.format(bridge.project)], ["say", "done"])
+    _, lines = bridge.run(grants=GRANTS)
+    assert ("permission" not in types_of(lines)) is granted
+
+
+@pytest.mark.parametrize(("permission", "granted"), [("read", True), ("edit", False), ("bash", False), ("x_y", False)])
+def test_an_ask_at_read_only(bridge: Bridge, permission: str, *, granted: bool) -> None:
+    """Reading is what remains."""
+    bridge.play(["ask", permission, "a"], ["say", "done"])
+    _, lines = bridge.run(grants={**GRANTS, "commands": [], "edits": False})
+    assert ("permission" not in types_of(lines)) is granted
+
+
+WRAPPER = """#!{python}
+import signal, subprocess, sys, time
+process = subprocess.Popen(["opencode", *sys.argv[1:]], stdout=subprocess.PIPE)
+signal.signal(signal.SIGTERM, lambda *_: process.terminate())
+line = process.stdout.readline().rstrip(b"\\n")
+for piece in {pieces}:
+    sys.stdout.buffer.write(piece.replace(b"LINE", line))
+    sys.stdout.flush()
+    time.sleep(0.2)
+sys.exit(process.wait())
+"""
+
+
+@pytest.mark.parametrize(
+    "pieces",
+    [
+        [b"loading plugins\nLINE\n"],
+        [b"loading plugins\nLINE\nready\n"],
+        [b"listening on http://127.0.0.1:1\nLINE\n"],
+        [b"load", b"ing plugins\n", b"LINE\r\n"],
+        [b"\x1b[32mLINE\x1b[0m\n"],
+        [b"\x1b]0;title\x07\x1b[1mLINE\x1b[22m\r\nmore\n"],
+        [b"LINE \nopencode server listening on http://127.0.0.1:1\n"],
+        [b"opencode server listening on http://127.0.0.1:99999\nLINE\n"],
+    ],
+    ids=range(8),
+)
+def test_lines_around_the_servers_address(bridge: Bridge, pieces: list[bytes]) -> None:
+    """Plugins and wrappers say things of their own before and after it, at once or in pieces."""
+    wrapper = bridge.place / "wrapper"
+    wrapper.write_text(WRAPPER.format(python=sys.executable, pieces=pieces))
+    wrapper.chmod(0o755)
+    bridge.play(["say", "done"])
+    process = bridge.start(command=str(wrapper))
+    stdout, stderr = process.communicate(timeout=30)
+    assert process.returncode == 0, stderr
+    assert "done" in stdout
+
+
+@pytest.mark.parametrize(
+    ("line", "address"),
+    [
+        (b"opencode server listening on http://127.0.0.1:4096", ("127.0.0.1", 4096)),
+        (b"opencode server listening on http://[::1]:4096/", ("::1", 4096)),
+        (b"opencode server listening on http://localhost:4096\r", ("localhost", 4096)),
+        (b"opencode server listening on http://127.0.0.1", None),
+        (b"opencode server listening on", None),
+        (b"plugin listening on http://127.0.0.1:4096", None),
+    ],
+)
+def test_the_address_is_read_from_its_own_line_alone(line: bytes, address: tuple[str, int] | None) -> None:
+    """A plugin may have a server too."""
+    assert address_in(line) == address

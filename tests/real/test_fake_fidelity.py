@@ -46,6 +46,7 @@ RECORDED = [(tool, case) for tool in ARGV for case in [*CASES, "tool-failed"]] +
     ("opencode", "retry"),
     ("opencode", "fail-500"),
     ("opencode", "fail-later"),
+    *(("opencode", case) for case in ("subagent", "background", "unfinished", "length")),
     ("opencode", "run-tool-call"),
     ("opencode", "run-fail-401"),
 ]
@@ -60,6 +61,10 @@ SCRIPTS: dict[str, list[list[Any]]] = {
     "fail-later": [["retry", "429", 12], ["sleep", 20]],
     "fail-500": [*(["retry", "500", attempt] for attempt in (1, 2, 3, 9)), ["sleep", 20]],
 }
+SCRIPTS["subagent"] = [["delegate", "inner"], ["say", "done"]]
+SCRIPTS["background"] = [["delegate", "inner", True], ["say", "done"]]
+SCRIPTS["unfinished"] = [["say", "words"], ["end-step", "unknown"]] * 6
+SCRIPTS["length"] = [["say", "so f"], ["end-step", "length"]]
 # opencode thinks aloud in these.
 SCRIPTS["reasoning"] = SCRIPTS["run-tool-call"] = [["think", "hm"], *SCRIPTS["tool-call"]]
 # Failures that are no retries of the stream's: what the script says of them.

@@ -127,6 +127,24 @@ def test_full_leaves_the_users_rules_and_grants_what_they_ask_for() -> None:
     assert order(permission=Permission.FULL)["approve"] is True
 
 
+@pytest.mark.parametrize(
+    ("level", "edits", "commands"), [(Permission.READ_ONLY, False, False), (Permission.EDIT, True, True)]
+)
+def test_what_a_level_grants_where_opencode_asks(level: Permission, *, edits: bool, commands: bool) -> None:
+    """Reading at every level, by opencode's own names; the rest is what the rules allow."""
+    granted = order(permission=level)["grants"]
+    assert {"read", "grep", "glob", "list", "task", "webfetch"} <= set(granted["reading"])
+    assert not {"edit", "bash", "external_directory", "doom_loop"} & set(granted["reading"])
+    assert (granted["edits"], "csa *" in granted["commands"]) == (edits, commands)
+
+
+def test_a_command_may_run_for_as_long_as_the_turn_unless_the_user_says_how_long() -> None:
+    """By itself opencode ends it after two minutes, and a sub-agent in it."""
+    name = "OPENCODE_EXPERIMENTAL_BASH_DEFAULT_TIMEOUT_MS"
+    assert 24 * 3_600_000 < int(environment()[name] or "") < 1 << 31
+    assert name not in environment(environ={name: "5000"})
+
+
 def test_rules_of_the_environment_are_kept_before_ours() -> None:
     """The level decides about what it names, whatever stood there, and in whatever order."""
     users = {"bash": "allow", "webfetch": "deny"}

@@ -81,13 +81,23 @@ def test_exit_0_without_a_stop_is_a_failure(lines: list[bytes]) -> None:
     assert outcome.error_message
 
 
-def test_an_answer_that_was_cut_short_is_a_failure() -> None:
-    """The model came to its output's limit; the text so far is kept."""
+@pytest.mark.parametrize(
+    ("reason", "kind"),
+    [
+        ("length", "context_overflow"),
+        ("content-filter", "invalid_request"),
+        ("unknown", "protocol"),
+        ("error", "protocol"),
+        ("tool-calls", "protocol"),
+    ],
+)
+def test_an_answer_that_was_broken_off_is_a_failure(reason: str, kind: str) -> None:
+    """The last step's reason says why, in opencode's word; the text so far is kept."""
     read = decoder()
-    feed_all(read, [session(), text("so f"), finish("length")])
+    feed_all(read, [session(), text("so f"), finish(reason)])
     outcome = read.close(EXIT_1)
-    assert (outcome.error_kind, outcome.text) == ("protocol", "so f")
-    assert "length" in (outcome.error_message or "")
+    assert (outcome.error_kind, outcome.text, outcome.stop_reason) == (kind, "so f", reason)
+    assert reason in (outcome.error_message or "")
 
 
 @pytest.mark.parametrize("asked", [None, SESSION])
@@ -130,6 +140,24 @@ def test_usage_is_the_sum_of_steps_with_the_cached_and_the_reasoning() -> None:
     updates = feed_all(read, [session(), finish("tool-calls"), finish()])
     assert [data["input_tokens"] for data in only(updates, "usage")] == [137, 274]
     assert read.close(EXIT_0).usage == Usage(274, 20, 60, 0.5)
+
+
+def test_a_sub_agents_steps_count_and_decide_nothing() -> None:
+    """Their usage is the turn's, which is told as it grows; how they end is theirs."""
+    read = decoder()
+    inner = finish("length", child=OTHER)
+    updates = feed_all(read, [session(), finish("tool-calls"), inner, text("done"), finish()])
+    assert [data["input_tokens"] for data in only(updates, "usage")] == [137, 274, 411]
+    assert [data["cost_usd"] for data in only(updates, "usage")] == [0.25, 0.5, 0.75]
+    outcome = read.close(EXIT_0)
+    assert (outcome.succeeded, outcome.stop_reason, outcome.text) == (True, "stop", "done")
+
+
+def test_a_sub_agents_step_overcomes_no_error() -> None:
+    """It may end after the session's own last one."""
+    read = decoder()
+    feed_all(read, [session(), error("APIError", message="no", statusCode=400), finish(child=OTHER)])
+    assert read.close(EXIT_1).error_kind == "invalid_request"
 
 
 def test_a_price_of_nothing_is_no_price() -> None:
@@ -222,6 +250,32 @@ def test_a_plan_is_a_plan() -> None:
         ("UnknownError", {"message": "odd"}, "internal"),
         ("ServerStartError", {"message": "opencode's server did not start"}, "spawn"),
         ("ServerError", {"message": "opencode's server ended"}, "protocol"),
+        (
+            "ContentFilterError",
+            {"message": "The response was blocked by the provider's content filter"},
+            "invalid_request",
+        ),
+        ("UnfinishedStepsError", {"message": "5 steps in a row called no tool"}, "protocol"),
+        ("APIError", {"message": "Monthly usage limit reached", "statusCode": 429}, "quota"),
+        ("APIError", {"message": "Quota exceeded for metric: requests", "statusCode": 429}, "quota"),
+        ("APIError", {"message": "x", "responseBody": '{"code":"insufficient_quota"}', "statusCode": 429}, "quota"),
+        ("APIError", {"message": "Insufficient balance", "statusCode": 402}, "quota"),
+        ("APIError", {"message": "You've hit your weekly limit", "statusCode": 429}, "quota"),
+        ("APIError", {"message": "Too many tokens", "statusCode": 429}, "rate_limit"),
+        ("APIError", {"message": "no permission to use the quota project", "statusCode": 403}, "auth"),
+        (
+            "APIError",
+            {
+                "message": "Rate limit reached for gpt-9 on tokens per min (TPM). Visit /account/billing",
+                "statusCode": 429,
+            },
+            "rate_limit",
+        ),
+        ("APIError", {"message": "The model's context window is full", "statusCode": 400}, "context_overflow"),
+        ("RetriesEndedError", {"message": "Usage limit reached", "limit": "account_rate_limit"}, "quota"),
+        ("RetriesEndedError", {"message": "Subscribe to go on", "limit": "free_tier_limit"}, "quota"),
+        ("RetriesEndedError", {"message": "Your credit balance is too low"}, "quota"),
+        ("RetriesEndedError", {"message": "Insufficient credits"}, "quota"),
         ("RetriesEndedError", {"message": "Too Many Requests"}, "rate_limit"),
         ("RetriesEndedError", {"message": "Provider is overloaded"}, "overloaded"),
         ("RetriesEndedError", {"message": "mock 500"}, "server"),
@@ -310,3 +364,35 @@ def test_a_killed_turn_is_internal() -> None:
 def test_what_is_not_known_is_kept(raw: bytes) -> None:
     """As it came."""
     assert types_of(decoder().feed(raw))[-1] == "other"
+
+
+@pytest.mark.parametrize(
+    ("headers", "after", "at"),
+    [
+        ({"retry-after": "20"}, 20, None),
+        ({"Retry-After": " 1.5 "}, 1.5, None),
+        ({"retry-after": "6m0s"}, 360, None),
+        ({"retry-after": "1h2m3.5s"}, 3723.5, None),
+        ({"retry-after-ms": "2500", "retry-after": "3"}, 2.5, None),
+        ({"retry-after": "Wed, 21 Oct 2026 07:28:00 GMT"}, None, 1792567680),
+        ({"retry-after": "soon"}, None, None),
+        ({"retry-after": ""}, None, None),
+        ({"retry-after": 7}, None, None),
+        ({"retry-after": "Wed, 99 Oct 2026 07:28:00 GMT"}, None, None),
+        ("none", None, None),
+    ],
+)
+def test_when_the_provider_can_be_asked_again(headers: Any, after: float | None, at: float | None) -> None:
+    """A delay in any of its spellings, or a moment; nothing is invented."""
+    read = decoder()
+    feed_all(read, [session(), error("APIError", message="no", statusCode=429, responseHeaders=headers)])
+    outcome = read.close(EXIT_1)
+    assert (outcome.retry_after_s, outcome.retry_at) == (after, at)
+
+
+def test_a_limit_of_opencodes_own_provider_is_a_quota() -> None:
+    """Its word for it decides, whatever the message is."""
+    read = decoder()
+    retry = said("retry", attempt=1, max=5, message="Subscribe", action={"reason": "free_tier_limit"}, retry_after_s=9)
+    (data,) = only(feed_all(read, [session(), retry]), "retry")
+    assert data["kind"] == "quota"

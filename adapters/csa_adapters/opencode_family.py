@@ -1,0 +1,109 @@
+"""Who works in a turn of opencode (1.18.33), the sub-agents included; whether it is over; whether it gets anywhere.
+
+A session that is idle is not the end: a sub-agent in the background (`OPENCODE_EXPERIMENTAL_BACKGROUND_SUBAGENTS`) goes
+on, and what it has found begins the session's next step. Two ways to go on for ever are opencode's own: it asks again
+after each step whose provider names no reason for its end, and compacts a conversation that never fits, and goes on.
+
+It knows what the server's events tell, and asks nobody.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection
+from typing import Any
+
+_Json = dict[str, Any]
+
+QUIET_TIMES = 2
+IDLE_STEPS = 5  # a summary and the answer after it make two
+_NOTIFICATION = re.compile(r'<task id="(ses_\w+)" state="(?:completed|error)">')
+_UNFINISHED = frozenset({"tool-calls", "unknown"})
+
+
+class Family:
+    """The sessions of one turn, by their ids."""
+
+    def __init__(self, root: str) -> None:
+        self._root = root
+        self._members = {root}
+        self._busy: set[str] = set()
+        self.has_begun = False
+        self._quiet_times = 0  # in a row that the server said that nobody works
+        self._background: set[str] = set()  # sub-agents of whose end the session has not been told
+        self._callers: set[str] = set()  # messages that call a tool
+        self._idle_steps: dict[str, int] = {}  # steps in a row that called none
+        self._failing: dict[str, float] = {}  # since when
+
+    def __contains__(self, session: object) -> bool:
+        return session in self._members
+
+    @property
+    def is_at_rest(self) -> bool:
+        """Whether nobody works, and nobody will."""
+        return not self._busy and not self._background
+
+    @property
+    def at_work(self) -> list[str]:
+        """The session itself, and those of its sub-agents that work."""
+        return [self._root, *sorted(self._busy - {self._root})]
+
+    def take_session(self, info: _Json) -> None:
+        """Learn of a session that was made."""
+        if info.get("parentID") in self._members:
+            self._members.add(info["id"])
+
+    def take_status(self, session: str, kind: str) -> None:
+        """Learn that a session works, waits to try again, or is idle."""
+        if kind == "idle":
+            self._busy.discard(session)
+        elif session in self._members:
+            self._busy.add(session)
+            self.has_begun = True
+
+    def take_truth(self, busy: Collection[str]) -> bool:
+        """Take which sessions the server says are busy; say whether none of ours was, now and the last time.
+
+        Once may be the moment between a sub-agent's end and its notification.
+        """
+        self._quiet_times = 0 if self._members.intersection(busy) else self._quiet_times + 1
+        return self._quiet_times >= QUIET_TIMES
+
+    def take_part(self, part: _Json) -> None:
+        """Learn which session a sub-agent has, also one of an earlier turn, and that it has ended in the background."""
+        found = _NOTIFICATION.match(part["text"]) if part["type"] == "text" and part.get("synthetic") else None
+        if found and found[1] in self._background:
+            self._background.remove(found[1])
+            self._busy.add(part["sessionID"])  # the step that takes it up comes at once, maybe after the other's idling
+            self._idle_steps.pop(part["sessionID"], None)
+        if part["type"] != "tool":
+            return
+        self._callers.add(part["messageID"])
+        state = part["state"]
+        metadata = state.get("metadata") or {}
+        sub_agent = metadata.get("sessionId")
+        if part["tool"] == "task" and sub_agent and state["status"] == "running":  # a later word on it may be history
+            self._members.add(sub_agent)
+            if metadata.get("background") is True:
+                self._background.add(sub_agent)
+
+    def take_step(self, part: _Json, *, is_summary: bool) -> str | None:
+        """Learn of a step's end; say what is wrong when there have been too many that lead nowhere."""
+        session, reason = part["sessionID"], part.get("reason")
+        self._failing.pop(session, None)  # a text that only begins is no progress: it may be cut off every time
+        if part["messageID"] in self._callers:
+            self._idle_steps.pop(session, None)
+            return None
+        count = self._idle_steps[session] = self._idle_steps.get(session, 0) + 1
+        if count < IDLE_STEPS or (reason not in _UNFINISHED and not is_summary):
+            return None
+        if is_summary:
+            return "the conversation is compacted again and again: it does not fit the context that the model has"
+        return (
+            f"{count} steps in a row called no tool and ended with '{reason}', after which opencode asks again: "
+            "the provider does not say why it stops"
+        )
+
+    def failing_since(self, session: str, now: float) -> float:
+        """Return when a session's step began to fail."""
+        return self._failing.setdefault(session, now)
