@@ -152,6 +152,10 @@ class BackgroundReader(Protocol):
     def background(self) -> tuple[str, ...]:
         """Titles of the commands and sub-agents that run in the background at this moment."""
 
+    @property
+    def has_answered(self) -> bool:
+        """Whether the turn has its answer, though not yet its end: only what runs in the background keeps the tool."""
+
 
 class CompactionDecoder(Decoder, Protocol):
     """Reads the run of a compaction."""
