@@ -501,7 +501,7 @@ def test_work_after_a_result_takes_the_end_back(more: bytes) -> None:
     assert (read.is_finished, read.has_answered) == (False, False)
     assert read.close(EXIT_0).error_kind == "protocol"
     feed_all(read, [result(result="second")])
-    assert read.is_finished
+    assert (read.is_finished, read.has_answered) == (True, True)
     assert read.close(EXIT_0).text == "second"
 
 
@@ -528,10 +528,10 @@ def test_a_result_for_an_orphan_is_no_end_of_the_prompt() -> None:
     """After a turn that was killed the CLI first writes one for each task that was lost."""
     read = decoder()
     feed_all(read, [NOTIFIED, init(), orphan()])
-    assert not read.is_finished
+    assert (read.is_finished, read.has_answered) == (False, False)
     assert read.close(EXIT_0).error_kind == "protocol"
     feed_all(read, [init(), assistant(text("did it")), result(result="did it"), init(), orphan()])
-    assert read.is_finished
+    assert (read.is_finished, read.has_answered) == (True, True)
     assert read.close(EXIT_0).text == "did it"
 
 
