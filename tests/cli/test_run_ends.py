@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import signal
 import subprocess
+import sys
 import time
 import tomllib
 from subprocess import DEVNULL, PIPE
@@ -192,6 +193,50 @@ def test_what_ends_with_a_turn_in_the_background_is_named(place: Place) -> None:
     (warning,) = _warnings(place, done.session_id)
     assert warning["kind"] == "ended"
     assert warning["message"].endswith("with it what ran in the background: npm run dev")
+
+
+IMPATIENT = """
+import sys
+import csa.runner.turns.attempt as attempt
+from csa.cli.main import main
+attempt.BACKGROUND_LIMIT_S, attempt.BACKGROUND_LOOK_S = 4.0, 0.5
+sys.exit(main())
+"""
+
+
+def test_a_background_command_that_never_ends_does_not_keep_a_turn_for_ever(place: Place) -> None:
+    """Once the tool has answered and is silent, the turn ends with that answer, and with what it ended."""
+    place.play(["say", "it serves"], ["background", ["npm run dev"]], ["finish"], ["sleep", 600])
+    done = place.shell([sys.executable, "-c", IMPATIENT, "run", "--tool", "claude-code", "--json", "hello"])
+    assert (done.code, done.json["text"]) == (0, "it serves")
+    (warning,) = _warnings(place, done.session_id)
+    assert warning["message"].endswith("with it what ran in the background: npm run dev")
+    assert not place.processes()
+
+
+def test_a_nested_turn_in_the_background_is_no_command_that_never_ends(place: Place) -> None:
+    """The tool has answered and is silent, but a csa works below it: for longer than the limit, and to its end."""
+    place.script(
+        {"match": "inner", "do": [["sleep", 8], ["say", "inner done"]]},
+        {
+            "match": "outer",
+            "do": [
+                ["say", "it runs"],
+                ["background", ["csa run"]],
+                ["finish"],
+                ["spawn-grandchild", f"{CSA} run --tool codex inner > inner.txt"],
+                ["wait-file", "inner.txt", 60],
+                ["sleep", 9],
+                ["run", "until grep -q done inner.txt; do sleep 0.1; done"],
+                ["background", []],
+                ["start"],
+                ["say", "all done"],
+                ["finish"],
+            ],
+        },
+    )
+    done = place.shell([sys.executable, "-c", IMPATIENT, "run", "--tool", "claude-code", "--json", "outer"])
+    assert (done.code, done.json["text"]) == (0, "all done"), done
 
 
 @BOTH
