@@ -13,6 +13,7 @@ from csa.model.adapter import Capabilities, Invocation, Probe, Removal, RemovalR
 from csa.model.permission import Permission
 from csa.structs import replace
 from csa_adapters.homes import argument, endpoint_name, home_directory, is_uuid, shortened
+from csa_adapters.jsonlines import mapping_of, read_object
 
 TYPE_CHECKING = False  # see csa/structs.py
 if TYPE_CHECKING:
@@ -24,9 +25,22 @@ _ALWAYS = ("-p", "--output-format", "stream-json", "--verbose")
 # Five retries end a dead provider's turn after about 20 s; the CLI's own ten take three minutes, even for a 401.
 _MAX_RETRIES = ("CLAUDE_CODE_MAX_RETRIES", "5")
 
+# What ends, or puts to the background, work that lasts: shell commands after 2 min (10 at most), a run that waits for
+# its background agents after 10 min. A nested `csa run` may take as long as the turn.
+_SHELL_LIMITS = ("BASH_DEFAULT_TIMEOUT_MS", "BASH_MAX_TIMEOUT_MS")
+_WAIT_LIMIT = ("CLAUDE_CODE_PRINT_BG_WAIT_CEILING_MS",)
+_LONGEST_S, _MARGIN_S = 86_400.0, 60.0
+_LONGEST_TIMER_MS = 2_147_483_647  # a longer one would strike at once
+_SETTINGS = (
+    "$CLAUDE_CONFIG_DIR/settings.json",
+    "~/.claude/settings.json",
+    "./.claude/settings.json",
+    "./.claude/settings.local.json",
+    "/etc/claude-code/managed-settings.json",
+)
+
 _WRITING_TOOLS = ("Edit", "Write", "NotebookEdit")
 _READING_TOOLS = ("Read", "Glob", "Grep")
-_EVERY_TOOL = (*_READING_TOOLS, *_WRITING_TOOLS, "Bash", "WebFetch", "WebSearch", "Task", "Agent", "Skill")
 _PLAIN_PATH = re.compile(r"/[\w./+@-]+")
 
 
@@ -36,7 +50,7 @@ class ClaudeCodeAdapter:
     name = "claude-code"
     family = "anthropic"
     executable = "claude"
-    capabilities = Capabilities(fork=True)
+    capabilities = Capabilities(fork=True, reads=_SETTINGS)
     outer_markers = frozenset(
         {
             "CLAUDECODE",
@@ -148,13 +162,11 @@ def _edit(request: TurnRequest) -> tuple[str, ...]:
     return ("--permission-mode", "acceptEdits", *_allowing(*_csa_rules(request), "Bash(env)"))
 
 
-def _full(request: TurnRequest) -> tuple[str, ...]:
-    """Skip permissions, which the CLI refuses to do as root; there every tool is allowed by name.
+def _full(_request: TurnRequest) -> tuple[str, ...]:
+    """Skip permissions. As root the CLI does that only where IS_SANDBOX is set, which `_environment` does.
 
-    That lacks a project's MCP servers, and the Edit tool on `.git` and `.claude` (2.1.328).
+    Rules that allow every tool by name would leave out the user's MCP servers, and Edit on `.git` and `.claude`.
     """
-    if request.is_root:
-        return ("--permission-mode", "acceptEdits", *_allowing(*_EVERY_TOOL))
     return ("--dangerously-skip-permissions",)
 
 
@@ -210,7 +222,27 @@ def _environment(request: TurnRequest) -> dict[str, str | None]:
     variable, value = _MAX_RETRIES
     if not request.environ.get(variable):
         changes[variable] = value
+    changes.update(_time_limits(request))
+    if request.is_root and request.permission is Permission.FULL:
+        changes["IS_SANDBOX"] = "1"  # no other value counts
     if request.ephemeral:
         # The user's settings may hold the login and are kept; CLAUDE.md goes by no flag that keeps them.
         changes["CLAUDE_CODE_DISABLE_CLAUDE_MDS"] = "1"
     return changes
+
+
+def _time_limits(request: TurnRequest) -> dict[str, str]:
+    """Set limits that are longer than the turn's own, in groups of which the user has set none.
+
+    A group is left alone as a whole: the longest a command may ask for is never less than what it gets unasked.
+    """
+    limit_s = _LONGEST_S if request.timeout_s is None else request.timeout_s
+    limit_ms = str(min(int((limit_s + _MARGIN_S) * 1000), _LONGEST_TIMER_MS))
+    taken = {name for name, value in request.environ.items() if value} | _set_in_settings(request)
+    return {name: limit_ms for group in (_SHELL_LIMITS, _WAIT_LIMIT) if not taken.intersection(group) for name in group}
+
+
+def _set_in_settings(request: TurnRequest) -> set[str]:
+    """Name the variables that the user's settings set, which overrides the environment (2.1.328)."""
+    settings = (read_object(content.encode("utf-8", "replace")) or {} for content in request.files.values())
+    return {name for found in settings for name in mapping_of(found.get("env"))}

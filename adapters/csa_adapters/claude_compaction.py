@@ -9,7 +9,8 @@ from __future__ import annotations
 from typing import Any
 
 from csa.model.adapter import CompactionOutcome, ErrorKind, ToolExit, TurnRequest, Update
-from csa_adapters.claude_stream import ClaudeCodeDecoder, kind_of_failure
+from csa_adapters.claude_failures import kind_of_failure
+from csa_adapters.claude_stream import ClaudeCodeDecoder
 from csa_adapters.jsonlines import mapping_of, number_of, read_object, text_of
 
 _Json = dict[str, Any]

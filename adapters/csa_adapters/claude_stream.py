@@ -2,7 +2,11 @@
 
 Traps: `subtype: success` and exit 0 both come with failures, so success is a result line, `is_error` false and exit 0
 together; `type` is not the first key; every line names its session; an API error comes as an assistant message; lines
-of sub-agents carry `parent_tool_use_id`; tokens are of this run but the cost is of the whole conversation.
+of sub-agents carry `parent_tool_use_id`.
+
+A result need not be the end. Commands and sub-agents that run in the background keep the process; each one's end wakes
+the agent for more work, and another result. After a turn that was killed meanwhile, a result of zero turns comes for
+those that were lost, before the prompt's own. So the last result counts, if no work of the agent's own came after it.
 """
 
 from __future__ import annotations
@@ -12,54 +16,15 @@ from collections.abc import Callable
 from typing import Any
 
 from csa.model.adapter import ErrorKind, Outcome, ToolExit, TurnRequest, Update
-from csa.model.usage import Usage
+from csa_adapters.claude_failures import STARTUP, broken_off, kind_of
 from csa_adapters.claude_tools import describe_call, plan_entries, text_of_content
-from csa_adapters.failures import ended_well, ending_message, kind_of_message, kind_of_status, rules, stderr_message
+from csa_adapters.claude_usage import ClaudeUsage
+from csa_adapters.failures import ended_well, ending_message, kind_of_message, stderr_message
 from csa_adapters.jsonlines import count_of, list_of, mapping_of, number_of, other, read_object, text_of
 
 _Json = dict[str, Any]
 
-# `terminal_reason`, `api_error_type`, `api_error` and `error`, where they say more than the HTTP status.
-_NAMES: dict[str, ErrorKind] = {
-    "prompt_too_long": "context_overflow",
-    "context_length_exceeded": "context_overflow",
-    "request_too_large": "context_overflow",
-    "insufficient_quota": "quota",
-    "usage_limit_reached": "quota",
-    "billing_error": "quota",
-    "authentication_error": "auth",
-    "authentication_failed": "auth",
-    "oauth_org_not_allowed": "auth",
-    "permission_error": "auth",
-    "not_found_error": "invalid_request",
-    "model_not_found": "invalid_request",
-    "overloaded_error": "overloaded",
-    "overloaded": "overloaded",
-    "connection_failed": "network",
-    "timeout_error": "network",
-}
-_COARSE_NAMES: dict[str, ErrorKind] = {
-    "rate_limit": "rate_limit",
-    "server_error": "server",
-    "invalid_request": "invalid_request",
-}
-# The texts of lines the CLI marks as API errors or error results itself.
-_LIMITS = rules(
-    (r"usage limit|hit your .{0,20}limit|credit balance|current quota", "quota"),
-    (r"^Prompt is too long", "context_overflow"),  # its status, 400, and type say no more than invalid_request
-)
-_MESSAGES = rules(
-    (r"No conversation found|does not match any session|already in use|Invalid session ID", "invalid_request"),
-    (r"not logged in|/login|authenticate|API key", "auth"),
-    (r"too long", "context_overflow"),
-    (r"ECONN|ENOTFOUND|ETIMEDOUT|EAI_AGAIN|connection|network|timed out", "network"),
-)
-_STARTUP = rules(
-    (r"cannot be used with root", "permission"),
-    (r"No conversation found|already in use|Invalid session ID|Input must be provided", "invalid_request"),
-    (r"unknown option|argument .* is invalid|requires --verbose|missing required", "invalid_request"),
-    (r"not logged in|/login|Invalid API key", "auth"),
-)
+_NAMED_BY = ("terminal_reason", "startup_failure_reason", "api_error", "api_error_type")
 _EXIT_CODE = re.compile(r"Exit code (\d{1,3})\b")
 
 
@@ -69,13 +34,17 @@ class ClaudeCodeDecoder:
     def __init__(self, request: TurnRequest) -> None:
         self._asked = (request.provider_session_id or request.new_provider_id).lower()
         self._resumed = request.provider_session_id is not None
-        self._cost = _cost_before(request)  # of the conversation so far; None when unknown
         self._bound = False
         self._fault: str | None = None
-        self._result: _Json | None = None
+        self._result: _Json | None = None  # the prompt's last
+        self._is_working = False  # the agent has gone on since then
+        self._is_stirring = False  # ... or its helpers have, so that it may
+        self._tasks: tuple[str, ...] = ()  # what runs in the background
+        self._blocked: tuple[str, str] | None = None  # how a hook kept the prompt from the model, and its words
+        self._resets_at: float | None = None  # when the quota returns of which it was last said that it is used up
         self._error: tuple[ErrorKind, str] | None = None  # the last API error line
         self._text = ""
-        self._usage: Usage | None = None
+        self._used = ClaudeUsage(request)
         self._open: dict[str, str] = {}  # the titles of tool calls begun and not ended
         self._plans: set[str] = set()  # open calls that were told as plans
         self._denied: dict[str, str] = {}
@@ -84,14 +53,18 @@ class ClaudeCodeDecoder:
             "assistant": self._assistant,
             "user": self._user,
             "result": self._result_line,
+            "rate_limit_event": self._rate_limit,
         }
-        self._notices: dict[str, Callable[[_Json], list[Update]]] = {
-            "init": self._nothing,
+        self._notices: dict[str, Callable[[_Json], list[Update] | None]] = {
+            "init": self._begin,
             "status": self._status,
             "thinking_tokens": self._nothing,
             "compact_boundary": self._compaction,
             "api_retry": self._retry,
             "permission_denied": self._permission_denied,
+            "informational": self._informational,
+            "background_tasks_changed": self._tasks_changed,
+            "task_notification": self._task_ended,
         }
         self._blocks: dict[str, Callable[[_Json, str], list[Update]]] = {
             "text": self._text_block,
@@ -105,8 +78,18 @@ class ClaudeCodeDecoder:
 
     @property
     def is_finished(self) -> bool:
-        """Whether a result line was read."""
-        return self._result is not None
+        """Whether the prompt has a result, after which nothing went on, and nothing runs in the background."""
+        return self.has_answered and not self._is_stirring and not self._tasks
+
+    @property
+    def has_answered(self) -> bool:
+        """Whether the prompt has a result after which its agent has done nothing."""
+        return self._result is not None and not self._is_working
+
+    @property
+    def background(self) -> tuple[str, ...]:
+        """What runs in the background."""
+        return self._tasks
 
     @property
     def fault(self) -> str | None:
@@ -135,33 +118,42 @@ class ClaudeCodeDecoder:
             stop_reason=stop_reason or None,
             error_kind=kind,
             error_message=message,
-            usage=self._usage,
+            retry_at=self._resets_at if kind in {"quota", "rate_limit"} else None,
+            usage=self._used.total,
             totals=self._totals(),
             denied=tuple(self._denied.values()),
         )
 
     def _totals(self) -> dict[str, float] | None:
         """Return the conversation's cost, also of a run that said nothing of it: so far is still so far."""
-        exists = self._bound or self._resumed
-        return {"cost_usd": self._cost} if exists and self._cost is not None else None
+        exists, cost = self._bound or self._resumed, self._used.cost
+        return {"cost_usd": cost} if exists and cost is not None else None
 
     def _verdict(self, end: ToolExit) -> tuple[ErrorKind | None, str | None]:
         if self._fault is not None:
             return "protocol", self._fault
-        if self._result is None:
+        if self._result is None or self._is_working:
             return self._unfinished(end)
-        if self._result.get("is_error") is not False:
-            return self._failure(self._result)
+        if (cause := self._cause(self._result)) is not None:
+            return cause
         if not self._bound:
             return "protocol", "claude did not name the session of this run"
         return (None, None) if ended_well(end) else ("internal", ending_message(end, "a clean exit"))
+
+    def _cause(self, result: _Json) -> tuple[ErrorKind, str] | None:
+        """Return why the result is that of no turn that was done."""
+        if result.get("is_error") is not False:
+            return self._failure(result)
+        if self._blocked is not None and not count_of(result.get("num_turns")):
+            return kind_of([self._blocked[0]], None, ""), self._blocked[1]
+        return broken_off(result)
 
     def _unfinished(self, end: ToolExit) -> tuple[ErrorKind, str]:
         """Judge an end without a result line: SIGINT gives one with exit 0, a refused start one with empty stdout."""
         if self._error is not None:
             return self._error
         said = stderr_message(end.stderr_tail)
-        kind = kind_of_message(said, _STARTUP) if not self._bound and end.signal is None else None
+        kind = kind_of_message(said, STARTUP) if not self._bound and end.signal is None else None
         if kind is not None:
             return kind, said
         return "internal" if end.signal is not None else "protocol", ending_message(end, "a result line")
@@ -171,7 +163,13 @@ class ClaudeCodeDecoder:
         message = said or text_of(result.get("terminal_reason")) or text_of(result.get("subtype")) or "the turn failed"
         if self._error is not None and self._error[1] == said:
             return self._error
-        return _kind([result.get("terminal_reason")], result.get("api_error_status"), message), message
+        names = [result.get(key) for key in _NAMED_BY]
+        return self._kind(names, result.get("api_error_status"), message), message
+
+    def _kind(self, names: list[Any], status: Any, message: str) -> ErrorKind:
+        """Return the kind of a failure. A limit of which it was said when it returns is a quota."""
+        kind = kind_of(names, status, message)
+        return "quota" if kind == "rate_limit" and self._resets_at is not None else kind
 
     def _identify(self, event: _Json) -> list[Update]:
         """Compare the line's own session with the one asked for; bind at the first that is not a failure's."""
@@ -194,8 +192,42 @@ class ClaudeCodeDecoder:
         return handler(event) if handler else None
 
     def _nothing(self, _event: _Json) -> list[Update]:
-        """Tell nothing: what init says is told by session_bound, the rest is progress."""
+        """Tell nothing of progress."""
         return []
+
+    def _begin(self, _event: _Json) -> list[Update]:
+        """Note that the agent is at work; what else init says is told by session_bound."""
+        self._is_working = True
+        return []
+
+    def _stir(self, event: _Json) -> None:
+        """Note that the agent has gone on; or that one of its sub-agents has, of which it will hear."""
+        if text_of(event.get("parent_tool_use_id")):
+            self._is_stirring = True
+        else:
+            self._is_working = True
+
+    def _task_ended(self, _event: _Json) -> None:
+        """Note that something in the background has ended, for which the agent is woken."""
+        self._is_stirring = True
+
+    def _tasks_changed(self, event: _Json) -> None:
+        """Note what runs in the background now: each such line names all of it. What is `ambient` keeps nothing up."""
+        tasks = [task for task in map(mapping_of, list_of(event.get("tasks"))) if task]
+        kept = [task for task in tasks if task.get("ambient") is not True]
+        self._tasks = tuple(text_of(task.get("description")) or "a task without a name" for task in kept)
+
+    def _informational(self, event: _Json) -> list[Update] | None:
+        """Note a hook that keeps the prompt from the model: nothing else tells that the turn was not done."""
+        said = text_of(event.get("content"))
+        if event.get("prevent_continuation") is True:
+            outcome = mapping_of(event.get("prompt_submit_outcome"))
+            self._blocked = text_of(outcome.get("kind")) or "stopped_by_hook", said or "a hook blocked the prompt"
+        return [Update("warning", {"kind": "hook", "message": said})] if event.get("level") == "warning" else None
+
+    def _rate_limit(self, event: _Json) -> None:
+        about = mapping_of(event.get("rate_limit_info"))
+        self._resets_at = number_of(about.get("resetsAt")) if about.get("status") == "rejected" else None
 
     def _status(self, event: _Json) -> list[Update]:
         if event.get("compact_result") == "failed":
@@ -208,7 +240,7 @@ class ClaudeCodeDecoder:
 
     def _retry(self, event: _Json) -> list[Update]:
         name, status = text_of(event.get("error")), event.get("error_status")
-        kind = _kind([name], status, "") if status is not None or name != "unknown" else "network"
+        kind = kind_of([name], status, "") if status is not None or name != "unknown" else "network"
         message = f"{name or 'retry'} (status {status})" if status is not None else "no answer from the provider"
         data: _Json = {"kind": kind, "message": message}
         data |= {"attempt": count_of(event.get("attempt")), "max": count_of(event.get("max_retries"))}
@@ -227,6 +259,7 @@ class ClaudeCodeDecoder:
         return [Update("permission", {"id": call, "title": self._denied[call], "status": "denied"})]
 
     def _assistant(self, event: _Json) -> list[Update] | None:
+        self._stir(event)
         message = mapping_of(event.get("message"))
         blocks = message.get("content")
         if event.get("is_api_error_message") is True or text_of(event.get("error")):
@@ -236,12 +269,14 @@ class ClaudeCodeDecoder:
         for block in list_of(blocks):
             handler = self._blocks.get(text_of(mapping_of(block).get("type")))
             updates += handler(block, parent) if handler else [Update("other", {"raw": block})]
+        if self._used.add_message(message):
+            updates += self._usage()
         return updates
 
     def _api_error(self, event: _Json, message: str) -> list[Update]:
         names = [event.get("api_error_type"), event.get("api_error"), event.get("error")]
         message = message or f"the provider failed: {next(filter(None, map(text_of, names)), 'it did not say why')}"
-        self._error = _kind(names, event.get("api_error_status"), message), message
+        self._error = self._kind(names, event.get("api_error_status"), message), message
         return [Update("error", {"kind": self._error[0], "message": message})]
 
     def _text_block(self, block: _Json, parent: str) -> list[Update]:
@@ -282,6 +317,7 @@ class ClaudeCodeDecoder:
         return [Update("tool_call_update", data)]
 
     def _user(self, event: _Json) -> list[Update] | None:
+        self._stir(event)
         blocks = list_of(mapping_of(event.get("message")).get("content"))
         results = [block for block in blocks if mapping_of(block).get("type") == "tool_result"]
         if not results:  # what the CLI tells the model itself: an interruption, a sub-agent's task, a summary
@@ -293,61 +329,30 @@ class ClaudeCodeDecoder:
         for denial in map(mapping_of, list_of(event.get("permission_denials"))):
             _, title = describe_call(text_of(denial.get("tool_name")), mapping_of(denial.get("tool_input")))
             updates += self._deny(text_of(denial.get("tool_use_id")), title)
-        self._result = event
-        if event.get("is_error") is False:
-            self._text = text_of(event.get("result")) or self._text
-        else:
-            kind, message = self._failure(event)
-            if self._error is None or self._error[1] != message:
-                updates.append(Update("error", {"kind": kind, "message": message}))
-        self._account_for(event)
-        if self._usage is not None:
-            updates.append(Update("usage", self._usage.to_dict()))
-        return updates
+        if self._bound and number_of(mapping_of(event.get("usage")).get("input_tokens")) is not None:
+            self._used.add_result(event)  # that of an unknown session counts 0, as if it had cost nothing so far
+        if not self._is_orphans(event):
+            self._result = event
+            updates += self._told_by(event)
+        if self._result is not None:
+            self._is_working = self._is_stirring = False
+        return updates + self._usage()
 
-    def _account_for(self, event: _Json) -> None:
-        """Take the tokens, which are of this run, and the cost, which is of the conversation."""
-        reported = mapping_of(event.get("usage"))
-        if not self._bound or number_of(reported.get("input_tokens")) is None:
-            return  # an unknown session's result counts 0, as if the conversation had cost nothing so far
-        cost, before = number_of(event.get("total_cost_usd")), self._cost
-        spent = None if cost is None or before is None else round(cost - before, 6)
-        cached = count_of(reported.get("cache_read_input_tokens"))
-        fresh = count_of(reported.get("input_tokens")) + count_of(reported.get("cache_creation_input_tokens"))
-        self._cost = before if cost is None else cost
-        self._usage = Usage(
-            input_tokens=fresh + cached,
-            output_tokens=count_of(reported.get("output_tokens")),
-            cached_tokens=cached,
-            cost_usd=spent if spent is not None and spent >= 0 else None,
-        )
+    def _is_orphans(self, result: _Json) -> bool:
+        """Tell a result for a background task alone, of which the model was not asked: it answers no prompt."""
+        origin = text_of(mapping_of(result.get("origin")).get("kind"))
+        return origin == "task-notification" and result.get("num_turns") == 0 and result.get("is_error") is False
 
+    def _told_by(self, result: _Json) -> list[Update]:
+        if result.get("is_error") is False:
+            self._text = text_of(result.get("result")) or self._text
+            self._error = None
+            return []
+        kind, message = self._failure(result)
+        if self._error is None or self._error[1] != message:
+            return [Update("error", {"kind": kind, "message": message})]
+        return []
 
-def _cost_before(request: TurnRequest) -> float | None:
-    """Return the conversation's cost before this run; None when unknown: a resume of what csa has no figures for.
-
-    A fork begins with what the conversation it is a copy of has cost (2.1.328).
-    """
-    if request.provider_session_id is None and request.fork_of is None:
-        return 0.0
-    return number_of((request.previous_totals or {}).get("cost_usd"))
-
-
-def _kind(names: list[Any], status: Any, message: str) -> ErrorKind:
-    """Return the kind of a failure: exact names say most, then the status, then coarse names, then the words."""
-    texts = [text_of(name) for name in names]
-    named = next((_NAMES[text] for text in texts if text in _NAMES), None)
-    coarse = next((_COARSE_NAMES[text] for text in texts if text in _COARSE_NAMES), None)
-    return (
-        kind_of_message(message, _LIMITS)
-        or named
-        or kind_of_status(status)
-        or coarse
-        or kind_of_message(message, _MESSAGES)
-        or "internal"
-    )
-
-
-def kind_of_failure(message: str) -> ErrorKind:
-    """Return the kind of a failure of which the CLI tells only a message."""
-    return _kind([], None, message)
+    def _usage(self) -> list[Update]:
+        used = self._used.total
+        return [] if used is None else [Update("usage", used.to_dict())]

@@ -158,6 +158,7 @@ class CodexDecoder:
         return [Update("session_bound", {"provider_session_id": thread})]
 
     def _turn_started(self, _event: _Json) -> list[Update]:
+        self._completed, self._failure = False, None  # an end that was announced before is taken back
         return []
 
     def _turn_completed(self, event: _Json) -> list[Update]:

@@ -57,6 +57,7 @@ class TurnRequest(Struct, kw_only=True):
     effort: str | None = None
     auth_method: str | None = None  # how an ACP agent is told who asks, where its user has chosen
     system: str | None = None  # text to add to the tool's system prompt
+    timeout_s: float | None = None  # the wall limit of the turn, where it has one
     ephemeral: bool = False  # load no project files, keep no copy at the provider's side where that can be avoided
     environ: Mapping[str, str] = field(default_factory=dict)  # the environment the tool starts from
     is_root: bool = False
@@ -151,6 +152,10 @@ class BackgroundReader(Protocol):
     @property
     def background(self) -> tuple[str, ...]:
         """Titles of the commands and sub-agents that run in the background at this moment."""
+
+    @property
+    def has_answered(self) -> bool:
+        """Whether the turn has its answer, though not yet its end: only what runs in the background keeps the tool."""
 
 
 class CompactionDecoder(Decoder, Protocol):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import signal
 import subprocess
+import sys
 import time
 import tomllib
 from subprocess import DEVNULL, PIPE
@@ -14,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from tests.support import CSA, Place, headline_id, wait_for
+from tests.support import CSA, Place, Steps, headline_id, wait_for
 
 BOTH = pytest.mark.parametrize("tool", ["codex", "claude-code", "opencode"])
 TREE: list[list[Any]] = [
@@ -151,12 +152,102 @@ def test_tool_that_dies_of_a_signal(place: Place, tool: str, name: str) -> None:
     assert done.json["text"] == "so far"
 
 
+def _warnings(place: Place, session_id: str) -> list[dict[str, str]]:
+    return [event["data"] for event in place.events(session_id) if event["type"] == "warning"]
+
+
 def test_finished_tool_that_hangs_is_reaped(place: Place) -> None:
     """A tool that has announced its end and does not exit is ended after a grace; the turn has succeeded."""
     place.play(["say", "done"], ["finish"], ["sleep", 600])
     done = place.run("run", "--tool", "claude-code", "hello")
     assert (done.code, done.out) == (0, "done\n")
     assert not place.processes()
+    (warning,) = _warnings(place, done.session_id)
+    assert warning == {"kind": "ended", "message": "csa ended the tool (the tool finished but did not exit)"}
+
+
+def test_a_tool_that_goes_on_after_a_result_is_not_ended(place: Place) -> None:
+    """claude's results of a turn with work in the background: the last is the answer, however long it takes."""
+    first: Steps = [["say", "first"], ["usage", 100, 10], ["finish"]]
+    second: Steps = [["say", "second"], ["finish"]]
+    waits: Steps = [["background", ["make", "look"]], *first, ["sleep", 6.5], ["background", ["look"]], ["sleep", 0.5]]
+    place.play(*waits, ["start"], ["sleep", 6], *first, ["background", []], ["start"], *second)
+    done = place.run("run", "--tool", "claude-code", "--json", "hello")
+    assert (done.code, done.json["text"]) == (0, "second")
+    assert done.json["usage"]["input_tokens"] == 300
+    assert _warnings(place, done.session_id) == []
+
+
+def test_lost_background_work_does_not_end_the_next_turn(place: Place) -> None:
+    """A result of zero turns for it comes before the prompt's own, which may take long."""
+    place.play(["orphan", "look"], ["start"], ["sleep", 6], ["say", "done"], ["finish"], start=False)
+    done = place.run("run", "--tool", "claude-code", "hello")
+    assert (done.code, done.out) == (0, "done\n")
+
+
+def test_what_ends_with_a_turn_in_the_background_is_named(place: Place) -> None:
+    """The wall limit ends a turn that waits for a server that never ends; its answer is kept."""
+    place.play(["say", "it serves"], ["background", ["npm run dev"]], ["finish"], ["sleep", 600])
+    done = place.run("run", "--tool", "claude-code", "--timeout", "3", "--json", "hello")
+    assert (done.json["status"], done.json["text"]) == ("timed_out", "it serves")
+    (warning,) = _warnings(place, done.session_id)
+    assert warning["kind"] == "ended"
+    assert warning["message"].endswith("with it what ran in the background: npm run dev")
+
+
+IMPATIENT = """
+import sys
+import csa.runner.turns.attempt as attempt
+from csa.cli.main import main
+attempt.BACKGROUND_LIMIT_S, attempt.BACKGROUND_LOOK_S = 4.0, 0.5
+sys.exit(main())
+"""
+
+
+def test_a_background_command_that_never_ends_does_not_keep_a_turn_for_ever(place: Place) -> None:
+    """Once the tool has answered and is silent, the turn ends with that answer, and with what it ended."""
+    place.play(["say", "it serves"], ["background", ["npm run dev"]], ["finish"], ["sleep", 600])
+    done = place.shell([sys.executable, "-c", IMPATIENT, "run", "--tool", "claude-code", "--json", "hello"])
+    assert (done.code, done.json["text"]) == (0, "it serves")
+    (warning,) = _warnings(place, done.session_id)
+    assert warning["message"].endswith("with it what ran in the background: npm run dev")
+    assert not place.processes()
+
+
+def test_a_nested_turn_in_the_background_is_no_command_that_never_ends(place: Place) -> None:
+    """The tool has answered and is silent, but a csa works below it: for longer than the limit, and to its end."""
+    place.script(
+        {"match": "inner", "do": [["sleep", 8], ["say", "inner done"]]},
+        {
+            "match": "outer",
+            "do": [
+                ["say", "it runs"],
+                ["background", ["csa run"]],
+                ["finish"],
+                ["spawn-grandchild", f"{CSA} run --tool codex inner > inner.txt"],
+                ["wait-file", "inner.txt", 60],
+                ["sleep", 9],
+                ["run", "until grep -q done inner.txt; do sleep 0.1; done"],
+                ["background", []],
+                ["start"],
+                ["say", "all done"],
+                ["finish"],
+            ],
+        },
+    )
+    done = place.shell([sys.executable, "-c", IMPATIENT, "run", "--tool", "claude-code", "--json", "outer"])
+    assert (done.code, done.json["text"]) == (0, "all done"), done
+
+
+@BOTH
+def test_a_success_without_an_answer_is_said(place: Place, tool: str) -> None:
+    """Nothing else tells it from a turn that did its work."""
+    place.play(["think", "hm"])
+    done = place.run("run", "--tool", tool, "hello")
+    assert done.code == 0
+    assert "without an answer" in done.err
+    (warning,) = _warnings(place, done.session_id)
+    assert warning["kind"] == "no_answer"
 
 
 def test_cancel_file(place: Place) -> None:

@@ -86,7 +86,11 @@ def test_usage_of_all_attempts_adds_up(place: Place) -> None:
     )
     done = place.run("run", "--tool", "claude-code", "--json", "hello")
     assert done.code == 0
-    used = sum(e["data"]["input_tokens"] for e in place.events(done.session_id) if e["type"] == "usage")
+    told = [0]  # by each attempt, in the last of its events: the sum so far
+    for event in place.events(done.session_id):
+        told += [0] if event["type"] == "retry" else []
+        told[-1] = event["data"]["input_tokens"] if event["type"] == "usage" else told[-1]
+    used = sum(told)
     assert done.json["usage"]["input_tokens"] == used
     assert place.state(done.session_id)["usage"]["input_tokens"] == used
 

@@ -15,11 +15,13 @@ from typing import Protocol
 
 import anyio
 
-from csa.model.adapter import Decoder, Invocation, StderrReader, ToolExit, Update
+from csa.model.adapter import BackgroundReader, Decoder, Invocation, StderrReader, ToolExit, Update
 from csa.model.events import Event
 from csa.paths import SessionPaths
 from csa.process.framing import LineFramer
+from csa.process.guardian import session_lock_of
 from csa.process.logs import OutputLog
+from csa.process.tagged import command_of
 from csa.process.tool import ToolProcess, cpu_ticks_below, processes_below
 from csa.procfs import ProcessId
 from csa.runner.turns.ahead import load_ahead
@@ -33,6 +35,8 @@ CANCEL_POLL_S = 0.2
 TERM_GRACE_S = 3.0  # claude needs 1.6 s to end its shells
 KILL_LIMIT_S = 10.0
 REAP_GRACE_S = 5.0
+BACKGROUND_LIMIT_S = 1800.0  # claude's own limit for a command in the background, which csa raises for nested agents
+BACKGROUND_LOOK_S = 30.0
 DRAIN_IDLE_S = 0.2
 DRAIN_LIMIT_S = 5.0
 IDLE_CPU_SHARE = 0.03
@@ -101,6 +105,8 @@ class Attempt:
             watchers.start_soon(self._watch_for_silence, idle_timeout_s)
             watchers.start_soon(self._keep_time, timeout_s, spent_s)
             watchers.start_soon(self._reap)
+            watchers.start_soon(self._watch_background)
+            watchers.start_soon(self._tell_of_ending)
             watchers.start_soon(self._end_on_request)
             watchers.start_soon(partial(load_ahead, with_other_tools=with_other_tools))
             end = await self._tool.wait()
@@ -114,8 +120,7 @@ class Attempt:
             self._last_output = anyio.current_time()
             self._recorder.stdout_log.write(chunk)
             await self._decode(framer.feed(chunk))
-            if self._decoder.is_finished:
-                self._stopping.announced.set()
+            self._stopping.announce(is_finished=self._decoder.is_finished)
         await self._decode(framer.close())
         self._drained["stdout"].set()
 
@@ -191,10 +196,45 @@ class Attempt:
         self._stopping.request(too_silent(limit_s))
 
     async def _reap(self) -> None:
-        """End a tool that announced the end of the turn and does not exit."""
-        await self._stopping.announced.wait()
-        await anyio.sleep(REAP_GRACE_S)
+        """End a tool that announced the end of the turn, has not taken that back in the meantime, and does not exit."""
+        announced = None
+        while announced is not self._stopping.announced:
+            announced = self._stopping.announced
+            await announced.wait()
+            await anyio.sleep(REAP_GRACE_S)
         self._stopping.request(Stop("reaped", None, "the tool finished but did not exit"))
+
+    async def _watch_background(self) -> None:
+        """End a tool that has answered, and for long has waited only for its own commands in the background.
+
+        A nested csa is work and no such command. It is looked for when it is time, since that looks at all processes.
+        """
+        quiet_looks = 0
+        while quiet_looks * BACKGROUND_LOOK_S < BACKGROUND_LIMIT_S:
+            last_output = self._last_output
+            await anyio.sleep(BACKGROUND_LOOK_S)
+            is_waiting = isinstance(self._decoder, BackgroundReader) and self._decoder.has_answered
+            is_quiet = is_waiting and self._last_output == last_output and not self._runs_csa()
+            quiet_looks = quiet_looks + 1 if is_quiet else 0
+        self._stopping.announce(is_finished=True)
+        self._stopping.request(Stop("reaped", None, f"it had answered {BACKGROUND_LIMIT_S / 60:g} min before"))
+
+    def _runs_csa(self) -> bool:
+        """Tell whether a nested turn runs below the tool, or a csa that waits for one."""
+        pids = [process.pid for process in processes_below(self._tool.guardian_pid)]
+        words = (word for pid in pids for word in command_of(pid).split()[:3])
+        return any(map(session_lock_of, pids)) or any(os.path.basename(word) == "csa" for word in words)
+
+    async def _tell_of_ending(self) -> None:
+        """Record what is ended with the tool, and why. Not in the ladder's way: telling may have to wait."""
+        await self._stopping.requested.wait()
+        background = self._decoder.background if isinstance(self._decoder, BackgroundReader) else ()
+        stop = self._stopping.stop
+        if stop is None or not (background or stop.reason == "reaped"):
+            return
+        what = f", with it what ran in the background: {', '.join(background)}" if background else ""
+        message = f"csa ended the tool ({stop.detail or stop.reason}){what}"
+        await self._record([Update("warning", {"kind": "ended", "message": message})])
 
     async def _end_on_request(self) -> None:
         """TERM (commands first), a grace, KILL; and an end of waiting for a guardian that tells of none."""

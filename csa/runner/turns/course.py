@@ -196,6 +196,9 @@ class Course:
         outcome, end = tried.outcome, tried.end
         verdict = judge(outcome, end, stop)
         passed_over = self._plan_fallback(verdict)
+        if verdict.status == "succeeded" and not outcome.text.strip():
+            data = {"kind": "no_answer", "message": "the turn succeeded without an answer: the tool said nothing"}
+            passed_over += self.recorder.append("warning", data)
         now = datetime.now(UTC)
         result = RunResult(
             session_id=self.plan.state.session_id,

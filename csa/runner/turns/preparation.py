@@ -92,6 +92,7 @@ def _make_request(
         effort=plan.effort,
         auth_method=setting.config.for_tool(plan.adapter.name).auth_method,
         system=_join(None if plan.state.ephemeral else note, system),
+        timeout_s=plan.timeout_s,
         ephemeral=plan.state.ephemeral,
         environ=base,
         is_root=os.geteuid() == 0,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from csa_adapters.claude_code import ClaudeCodeAdapter
 
@@ -82,13 +84,49 @@ def test_a_path_that_could_be_read_as_another_rule_gets_none(path: str) -> None:
     assert allowed(argv(csa_command=path)) == ["Bash(csa:*)", "Bash(env)"]
 
 
-def test_full_skips_permissions_except_as_root_where_tools_are_named() -> None:
-    """As root the CLI refuses --dangerously-skip-permissions, and csa does not pretend to be a sandbox."""
-    assert "--dangerously-skip-permissions" in argv(permission=Permission.FULL)
-    as_root = argv(permission=Permission.FULL, is_root=True)
-    assert "--dangerously-skip-permissions" not in as_root
-    assert {"Bash", "Edit", "Write", "Read", "WebFetch", "Task"} <= set(allowed(as_root))
-    assert "IS_SANDBOX" not in ADAPTER.invocation(make_request(permission=Permission.FULL, is_root=True)).env
+def test_full_skips_permissions_also_as_root() -> None:
+    """As root the CLI does so only in a sandbox. Rules by name would lack the user's MCP tools."""
+    for is_root in (False, True):
+        invocation = ADAPTER.invocation(make_request(permission=Permission.FULL, is_root=is_root))
+        assert "--dangerously-skip-permissions" in invocation.argv
+        assert ("IS_SANDBOX" in invocation.env) is is_root
+
+
+@pytest.mark.parametrize("level", [Permission.EDIT, Permission.READ_ONLY])
+def test_only_full_is_called_a_sandbox(level: Permission) -> None:
+    """An agent that starts another claude must not give it more than it has."""
+    assert "IS_SANDBOX" not in ADAPTER.invocation(make_request(permission=level, is_root=True)).env
+
+
+SHELL = ("BASH_DEFAULT_TIMEOUT_MS", "BASH_MAX_TIMEOUT_MS")
+WAIT = "CLAUDE_CODE_PRINT_BG_WAIT_CEILING_MS"
+
+
+def limits(**fields: object) -> dict[str, str | None]:
+    env = ADAPTER.invocation(make_request(**fields)).env
+    return {name: env[name] for name in (*SHELL, WAIT) if name in env}
+
+
+@pytest.mark.parametrize(
+    ("timeout_s", "limit_ms"), [(None, "86460000"), (600.0, "660000"), (0.5, "60500"), (1e9, "2147483647")]
+)
+def test_nothing_of_the_tools_ends_work_before_the_turns_own_limit(timeout_s: float | None, limit_ms: str) -> None:
+    """A nested csa runs in claude's shell; the CLI's timers count in 31 bits."""
+    assert limits(timeout_s=timeout_s) == dict.fromkeys((*SHELL, WAIT), limit_ms)
+
+
+@pytest.mark.parametrize("name", SHELL)
+def test_the_users_own_limits_win(name: str) -> None:
+    """One of the two, in the environment or in claude's settings, leaves both alone: each bounds the other."""
+    assert limits(environ={name: "300000"}).keys() == {WAIT}
+    settings = json.dumps({"env": {name: "300000"}})
+    assert limits(files={"~/.claude/settings.json": settings}).keys() == {WAIT}
+
+
+@pytest.mark.parametrize("broken", ["", "[]", "{", '{"env": 1}', '{"env": null}', "\ud800"])
+def test_settings_that_cannot_be_read_set_nothing(broken: str) -> None:
+    """The CLI itself tells the user of them."""
+    assert limits(files={"~/.claude/settings.json": broken}).keys() == {*SHELL, WAIT}
 
 
 def test_model_and_effort_are_given() -> None:

@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 from csa_adapters.claude_stream import ClaudeCodeDecoder
+from hypothesis import given
+from hypothesis import strategies as st
 
 from csa.model.adapter import ToolExit
 from csa.model.usage import Usage
@@ -476,3 +478,219 @@ def test_a_result_that_names_no_session_is_a_protocol_failure() -> None:
     read = decoder()
     read.feed(line(type="result", is_error=False, result="x"))
     assert read.close(EXIT_0).error_kind == "protocol"
+
+
+def tasks(*titles: str) -> bytes:
+    named = [{"task_id": title, "task_type": "local_bash", "description": title} for title in titles]
+    return said(type="system", subtype="background_tasks_changed", tasks=named)
+
+
+NOTIFIED = said(type="system", subtype="task_notification", task_id="b1", status="completed", summary="done")
+
+
+def orphan() -> bytes:
+    """Write the result for a background task that a killed turn has lost: nobody asked the model."""
+    return result(result="", num_turns=0, origin={"kind": "task-notification"}, model_usage_since_last_result={})
+
+
+@pytest.mark.parametrize("more", [init(), assistant(text("on")), tool_result("x")])
+def test_work_after_a_result_takes_the_end_back(more: bytes) -> None:
+    """The agent was woken: what it has said so far is no answer, until another result."""
+    read = decoder()
+    feed_all(read, [init(), result(), more])
+    assert (read.is_finished, read.has_answered) == (False, False)
+    assert read.close(EXIT_0).error_kind == "protocol"
+    feed_all(read, [result(result="second")])
+    assert (read.is_finished, read.has_answered) == (True, True)
+    assert read.close(EXIT_0).text == "second"
+
+
+@pytest.mark.parametrize("more", [NOTIFIED, assistant(text("sub"), parent_tool_use_id="toolu_1"), tasks("make")])
+def test_what_helpers_do_after_a_result_takes_the_end_back_but_not_the_answer(more: bytes) -> None:
+    """The agent may be woken; where the process ends instead, the turn was done."""
+    read = decoder()
+    feed_all(read, [init(), result(), more])
+    assert (read.is_finished, read.has_answered) == (False, True)
+    assert read.close(EXIT_0).succeeded
+
+
+def test_background_tasks_are_named_and_keep_the_turn_open() -> None:
+    """Each line names all; what is only ambient is no work."""
+    read = decoder()
+    feed_all(read, [init(), tasks("make", "npm test"), result()])
+    assert (read.is_finished, read.background) == (False, ("make", "npm test"))
+    ambient = {"task_id": "m", "description": "watch", "ambient": True}
+    feed_all(read, [said(type="system", subtype="background_tasks_changed", tasks=[ambient, None, 3])])
+    assert (read.is_finished, read.background) == (True, ())
+
+
+def test_a_result_for_an_orphan_is_no_end_of_the_prompt() -> None:
+    """After a turn that was killed the CLI first writes one for each task that was lost."""
+    read = decoder()
+    feed_all(read, [NOTIFIED, init(), orphan()])
+    assert (read.is_finished, read.has_answered) == (False, False)
+    assert read.close(EXIT_0).error_kind == "protocol"
+    feed_all(read, [init(), assistant(text("did it")), result(result="did it"), init(), orphan()])
+    assert (read.is_finished, read.has_answered) == (True, True)
+    assert read.close(EXIT_0).text == "did it"
+
+
+def model(tokens: int, cost: float) -> dict[str, Any]:
+    return {"inputTokens": tokens, "outputTokens": 1, "cacheReadInputTokens": 5, "costUSD": cost}
+
+
+def test_results_are_summed_with_all_models_of_sub_agents() -> None:
+    """`usage` is the main agent's alone; the conversation's cost may start anew after a kill."""
+    read = decoder(provider_session_id=FRESH, previous_totals={"cost_usd": 9.0})
+    first = {"opus": model(100, 0.5), "haiku": model(10, 0.25)}
+    feed_all(read, [init(), result(model_usage_since_last_result=first)])
+    feed_all(read, [init(), result(model_usage_since_last_result={}), result(model_usage_since_last_result=first)])
+    assert read.close(EXIT_0).usage == Usage(240, 4, 20, 1.5)
+
+
+def answer(call: str, tokens: int, **fields: Any) -> bytes:
+    usage = {"input_tokens": tokens, "cache_read_input_tokens": 7, "output_tokens": 1}
+    message = {"id": call, "role": "assistant", "content": [text("x")], "usage": usage}
+    return said(type="assistant", message=message, **fields)
+
+
+def test_usage_is_told_while_the_turn_runs() -> None:
+    """Each call once, though each of its blocks is a line; sub-agents' calls too; a result replaces them."""
+    read = decoder()
+    lines = [answer("m1", 10), answer("m1", 10), answer("m2", 20, parent_tool_use_id="toolu_1")]
+    told = only(feed_all(read, [init(), *lines]), "usage")
+    assert [used["input_tokens"] for used in told] == [17, 44]
+    assert read.close(EXIT_1).usage == Usage(44, 2, 14)  # also of a turn that was killed
+    told = only(feed_all(read, [result(model_usage_since_last_result={"opus": model(30, 0.5)})]), "usage")
+    assert told == [{"input_tokens": 35, "output_tokens": 1, "cached_tokens": 5, "cost_usd": 0.5}]
+
+
+def test_the_cost_of_a_model_without_a_price_is_unknown() -> None:
+    """Half a cost would be taken for the whole."""
+    read = decoder()
+    feed_all(read, [init(), result(model_usage_since_last_result={"a": model(1, 0.5), "b": {"inputTokens": 2}})])
+    assert read.close(EXIT_0).usage == Usage(8, 1, 5)
+
+
+@pytest.mark.parametrize(
+    ("fields", "kind", "words"),
+    [
+        ({"terminal_reason": "hook_stopped", "stop_reason": "tool_use", "result": ""}, "permission", "hook_stopped"),
+        ({"terminal_reason": "aborted_streaming"}, "internal", "done"),
+        ({"terminal_reason": "aborted_tools", "result": ""}, "internal", "aborted_tools"),
+        ({"terminal_reason": "max_turns"}, "internal", "done"),
+        ({"terminal_reason": "blocking_limit", "result": "full"}, "context_overflow", "full"),
+        ({"stop_reason": "tool_use"}, "internal", "tool_use"),
+        ({"stop_reason": "pause_turn"}, "internal", "pause_turn"),
+        ({"stop_reason": "max_tokens"}, "internal", "max_tokens"),
+        ({"stop_reason": "model_context_window_exceeded"}, "context_overflow", "context_window"),
+        (
+            {"subtype": "error_max_turns", "is_error": True, "result": None, "errors": ["Reached 3"]},
+            "internal",
+            "Reached 3",
+        ),
+    ],
+)
+def test_a_turn_that_was_broken_off_is_no_success(fields: dict[str, Any], kind: str, words: str) -> None:
+    """Most say is_error false and exit 0."""
+    read = decoder()
+    feed_all(read, [init(), assistant(text("half")), result(**fields)])
+    outcome = read.close(EXIT_0)
+    assert (outcome.succeeded, outcome.error_kind) == (False, kind)
+    assert words in (outcome.error_message or "")
+
+
+@pytest.mark.parametrize("reason", ["completed", "stop_hook_prevented", "background_requested", None])
+def test_a_turn_that_was_done_is_one(reason: str | None) -> None:
+    """A Stop hook speaks after the answer."""
+    read = decoder()
+    feed_all(read, [init(), result(terminal_reason=reason, stop_reason="end_turn")])
+    assert read.close(EXIT_0).succeeded
+
+
+@pytest.mark.parametrize("kind", ["blocked_by_hook", "stopped_by_hook", None])
+def test_a_prompt_that_a_hook_blocked_was_not_done(kind: str | None) -> None:
+    """The model was never asked, and the result says success with the hook's words."""
+    read = decoder()
+    outcome = {"prompt_submit_outcome": {"kind": kind}} if kind else {}
+    line_ = said(
+        type="system", subtype="informational", level="warning", content="no way", prevent_continuation=True, **outcome
+    )
+    updates = feed_all(read, [init(), line_, result(num_turns=0, result="no way", stop_reason=None)])
+    assert only(updates, "warning") == [{"kind": "hook", "message": "no way"}]
+    outcome_ = read.close(EXIT_0)
+    assert (outcome_.error_kind, outcome_.error_message) == ("permission", "no way")
+
+
+def limit_event(status: str, **fields: Any) -> bytes:
+    return said(type="rate_limit_event", rate_limit_info={"status": status, "resetsAt": 1795990000, **fields})
+
+
+def failed(words: str, **fields: Any) -> list[bytes]:
+    about = {"error": "rate_limit", "api_error_status": 429, "is_api_error_message": True, **fields}
+    return [assistant(text(words), **about), result(is_error=True, api_error_status=429, result=words)]
+
+
+def test_a_used_up_quota_tells_when_it_returns() -> None:
+    """The CLI states the moment; that makes of a rate limit a quota."""
+    read = decoder()
+    feed_all(read, [init(), limit_event("rejected"), *failed("Request rejected (429)")])
+    outcome = read.close(EXIT_1)
+    assert (outcome.error_kind, outcome.retry_at) == ("quota", 1795990000)
+
+
+@pytest.mark.parametrize("status", ["allowed", "allowed_warning"])
+def test_a_quota_that_is_not_used_up_has_nothing_to_do_with_a_failure(status: str) -> None:
+    """Its window ends some day, which says nothing about this request."""
+    read = decoder()
+    feed_all(read, [init(), limit_event("rejected"), limit_event(status), *failed("Request rejected (429)")])
+    outcome = read.close(EXIT_1)
+    assert (outcome.error_kind, outcome.retry_at) == ("rate_limit", None)
+
+
+@pytest.mark.parametrize(
+    ("words", "fields", "kind"),
+    [
+        ("You've hit your session limit", {}, "quota"),
+        ("Weekly limit reached", {}, "quota"),
+        ("You're out of extra usage", {}, "quota"),
+        ("Too many requests", {}, "rate_limit"),
+        ("On hold", {"error": "account_on_hold", "api_error_status": 403}, "auth"),
+        ("Verify", {"error": "verification_required", "api_error_status": 400}, "auth"),
+        ("No", {"error": "cloud_credential_error", "api_error_status": None}, "auth"),
+        (
+            "API Error: The model has reached its context window limit.",
+            {"error": "max_output_tokens", "api_error": "max_output_tokens", "api_error_status": None},
+            "context_overflow",
+        ),
+    ],
+)
+def test_kinds_of_named_failures(words: str, fields: dict[str, Any], kind: str) -> None:
+    """Names of the CLI's own, and words that tell a quota from a rate limit."""
+    read = decoder()
+    feed_all(read, [init(), *failed(words, **fields)])
+    assert read.close(EXIT_1).error_kind == kind
+
+
+WORK = {"init": init(), "assistant": assistant(text("on")), "user": tool_result("x")}
+OTHERS = {"notified": NOTIFIED, "orphan": orphan(), "busy": tasks("make"), "free": tasks()}
+GOOD, BAD = result(result="good"), result(is_error=True, result="bad")
+
+
+@given(st.lists(st.sampled_from([*WORK, *OTHERS, "good", "bad"]), max_size=12))
+def test_the_last_line_of_work_decides(names: list[str]) -> None:
+    """Whatever comes in whatever order: a result that work follows is none, and of several the last counts."""
+    lines = {**WORK, **OTHERS, "good": GOOD, "bad": BAD}
+    read = decoder()
+    feed_all(read, [init(), *(lines[name] for name in names)])
+    results = [at for at, name in enumerate(names) if name in {"good", "bad"}]
+    after = names[results[-1] :] if results else []
+    ends = [name for name in after if name in {*WORK, "orphan"}]  # an orphan's result ends the work it made
+    is_done = bool(results) and ends[-1:] in ([], ["orphan"])
+    outcome = read.close(EXIT_0)
+    assert outcome.succeeded is (is_done and names[results[-1]] == "good")
+    assert read.has_answered is is_done
+    busy = [name for name in names if name in {"busy", "free"}][-1:] == ["busy"]
+    assert not read.is_finished or (is_done and not busy)
+    if outcome.succeeded:
+        assert outcome.text == "good"

@@ -9,6 +9,7 @@ from csa_adapters.gemini_cli import GeminiCliAdapter
 from csa_adapters.opencode import OpencodeAdapter
 
 from csa.model.adapter import Adapter, Outcome
+from csa.model.usage import Usage
 from tests.unit.adapters.support import FRESH, THREAD, judge, make_request, only, recordings, session_of
 
 ADAPTERS: dict[str, Adapter] = {
@@ -53,6 +54,9 @@ FAILED = {
         "fail-no-prompt": "invalid_request",
         "fail-quota": "quota",
         "fail-unreachable": "network",
+        "hook-stopped": "permission",
+        "max-budget": "internal",
+        "prompt-blocked": "permission",
         "resume-unknown": "invalid_request",
         "session-id-in-use": "invalid_request",
         "sigint-mid-model": "protocol",
@@ -142,7 +146,7 @@ def test_every_recording_is_understood(tool: str, name: str) -> None:
     assert {data["id"] for data in only(updates, "tool_call_update")} <= begun
     told = only(updates, "usage")
     assert told[-1:] == ([outcome.usage.to_dict()] if outcome.usage else [])
-    assert len(told) <= 1 or tool == "opencode"  # which tells it of each step, and csa the sum so far
+    assert told == sorted(told, key=lambda used: (used["input_tokens"], used["output_tokens"]))  # sums so far
 
 
 @pytest.mark.parametrize(
@@ -151,6 +155,8 @@ def test_every_recording_is_understood(tool: str, name: str) -> None:
         ("codex", "new-text", "MOCK ECHO: Say hello.\n [users=1]"),
         ("codex", "parallel-tools", "Both ran."),
         ("claude-code", "subagent", "The sub-agent answered."),
+        ("claude-code", "background", "waiting"),
+        ("claude-code", "orphans", "did the second"),
         ("claude-code", "partial-messages", "MOCK ECHO: Say hello again. [users=1]"),
         ("claude-code", "retry-cut", "a text that is cut once, then whole"),
         ("gemini-cli", "new-text", "MOCK ECHO: Say hello. [users=1]"),
@@ -192,3 +198,16 @@ def test_denied_tools_of_a_recording_are_listed(tool: str, name: str) -> None:
     outcome = replay(tool, name)
     assert outcome.succeeded
     assert len(outcome.denied) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "usage"),
+    [
+        ("background", Usage(3400, 190, 600, 0.01512)),  # three results
+        ("background-agent", Usage(4300, 220, 700, 0.01894)),  # two, of which the first states all
+        ("orphans", Usage(200, 20, 0, 0.0012)),
+    ],
+)
+def test_claudes_usage_is_what_the_provider_counted(name: str, usage: Usage) -> None:
+    """The recorded provider gave these numbers, of sub-agents too; a resume of unknown costs knows its own."""
+    assert replay("claude-code", name).usage == usage
