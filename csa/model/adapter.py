@@ -56,6 +56,7 @@ class TurnRequest(Struct, kw_only=True):
     model: str | None = None
     effort: str | None = None
     system: str | None = None  # text to add to the tool's system prompt
+    timeout_s: float | None = None  # the wall limit of the turn, where it has one
     ephemeral: bool = False  # load no project files, keep no copy at the provider's side where that can be avoided
     environ: Mapping[str, str] = field(default_factory=dict)  # the environment the tool starts from
     is_root: bool = False

@@ -91,6 +91,7 @@ def _make_request(
         model=plan.model,
         effort=plan.effort,
         system=_join(None if plan.state.ephemeral else note, system),
+        timeout_s=plan.timeout_s,
         ephemeral=plan.state.ephemeral,
         environ=base,
         is_root=os.geteuid() == 0,
