@@ -2,7 +2,8 @@
 
 Traps: an *item* of type `error` is a warning, not a failure; `error` events are retry notices and the final error
 alike; usage counts the whole thread; a resume can silently begin another thread; what fails before the first line is
-only on stderr.
+only on stderr; a turn that a hook refuses is completed, with nothing used; commands that run on in the background end
+with the turn, without a line.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ _UNIT_SECONDS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400}  # by what
 # The messages of typed `error` and `turn.failed` events, most telling first.
 _MESSAGES = rules(
     (r"ran out of room|context.?window|context_length_exceeded|prompt is too long", "context_overflow"),
-    (r"quota|usage.?limit|insufficient credits|billing", "quota"),
+    (r"quota|usage.?limit|insufficient credits|billing|with your ChatGPT plan, upgrade", "quota"),
     (r"Missing environment variable|not logged in|log ?in again|refresh token|api.?key|Unauthorized", "auth"),
     (r"model.{0,80}(not found|does not exist|not supported)|invalid_request", "invalid_request"),
     (r"rate.?limit|Too Many Requests", "rate_limit"),
@@ -45,7 +46,12 @@ _STARTUP = rules(
 )
 _STATUSES = {"failed": "failed", "declined": "failed"}  # of an item that is completed
 # How an MCP call ends that would have asked: exec never asks. A command its sandbox refuses may leave no item at all.
-_REFUSED = "requires approval, but approval policy is never"
+_REFUSED = re.compile(
+    r"requires approval, but approval policy is never|user (?:cancelled|rejected) MCP tool call"
+    r"|MCP tool call (?:cancelled|rejected)"
+)
+_CUT = "codex ended it with the turn"
+_UNASKED = "codex ended the turn without asking the model, as a hook that blocks the prompt does"
 _TOTALS = (  # of the thread: csa's name, codex's name
     ("input_tokens", "input_tokens"),
     ("cached_tokens", "cached_input_tokens"),
@@ -67,7 +73,7 @@ class CodexDecoder:
         self._last_error: str | None = None
         self._text = ""
         self._usage: Usage | None = None
-        self._open: set[str] = set()  # tool calls begun and not ended
+        self._open: dict[str, str] = {}  # the titles of tool calls begun and not ended
         self._denied: list[str] = []
         self._events: dict[str, Callable[[_Json], list[Update] | None]] = {
             "thread.started": self._thread_started,
@@ -129,10 +135,15 @@ class CodexDecoder:
         if self._thread is None:
             return self._startup_failure(end)
         if self._completed:
-            return (None, None) if ended_well(end) else ("internal", ending_message(end, "a clean exit"))
+            return self._broken_off() if ended_well(end) else ("internal", ending_message(end, "a clean exit"))
         if self._last_error is not None:
             return kind_of(self._last_error), self._last_error
         return "internal" if end.signal is not None else "protocol", ending_message(end, "turn.completed")
+
+    def _broken_off(self) -> tuple[ErrorKind, str] | tuple[None, None]:
+        """Judge a completed turn: one that a hook has refused is completed as well."""
+        is_unasked = self._usage is not None and self._usage.input_tokens == 0 and not self._text
+        return ("permission", _UNASKED) if is_unasked else (None, None)
 
     def _startup_failure(self, end: ToolExit) -> tuple[ErrorKind, str]:
         if self._completed:
@@ -163,7 +174,17 @@ class CodexDecoder:
     def _turn_completed(self, event: _Json) -> list[Update]:
         self._completed = True
         self._usage, self._totals = usage_between(mapping_of(event.get("usage")), self._totals)
-        return [] if self._usage is None else [Update("usage", self._usage.to_dict())]
+        used = [] if self._usage is None else [Update("usage", self._usage.to_dict())]
+        return [*self._cut_short(), *used]
+
+    def _cut_short(self) -> list[Update]:
+        """Tell of what codex ends with the turn, without a line of its own."""
+        updates: list[Update] = []
+        for call, title in self._open.items():
+            updates.append(Update("tool_call_update", {"id": call, "status": "failed", "content": _CUT}))
+            updates.append(Update("warning", {"message": f"{_CUT}, while it still ran: {title}"}))
+        self._open.clear()
+        return updates
 
     def _turn_failed(self, event: _Json) -> list[Update]:
         message = text_of(mapping_of(event.get("error")).get("message")) or self._last_error or "the turn failed"
@@ -206,18 +227,18 @@ class CodexDecoder:
         kind, title, content = _TOOLS[item["type"]](item)
         updates: list[Update] = []
         if call not in self._open:  # a file change may come completed only
-            self._open.add(call)
+            self._open[call] = title
             updates = [Update("tool_call", {"id": call, "title": title, "kind": kind, "status": "in_progress"})]
             if phase == "item.started":
                 return updates
         data: _Json = {"id": call, "status": "in_progress", "content": content}
         if phase == "item.completed":
-            self._open.discard(call)
+            self._open.pop(call, None)
             data["status"] = _STATUSES.get(text_of(item.get("status")), "completed")
             if type(item.get("exit_code")) is int:
                 data["exit_code"] = item["exit_code"]
         updates.append(Update("tool_call_update", data))
-        if item.get("status") == "declined" or (kind == "other" and _REFUSED in content):
+        if item.get("status") == "declined" or (kind == "other" and _REFUSED.search(content)):
             self._denied.append(title)
             updates.append(Update("permission", {"id": call, "title": title, "status": "denied"}))
         return updates

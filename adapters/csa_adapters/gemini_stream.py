@@ -41,11 +41,16 @@ _NO_LOGIN = 41
 _FIRST_STATUS = 400 - 256
 _LOGIN_HINT = "set GEMINI_API_KEY, or log in with `gemini` once"
 _STATUS = re.compile(r'"code": ?(\d{3})\b')
+# What it reports on stderr of a refusal, beside the message of the result: the delay, and the words it has replaced.
+_REPORTED_DELAY = re.compile(r"^\s+retryDelayMs: (\d{1,12}(?:\.\d{1,9})?),?$", re.MULTILINE)
+_REPORTED_WORDS = re.compile(r"\b(?:retry|try again) (?:in|at|after) [^'\"\n]{1,80}", re.IGNORECASE)
+_ADVICE = "\nPlease wait and try again later."  # and to ask for more, or for another login in its interface
 _REPORTED_STATUS = re.compile(r"^\s+(?:status|code): (\d{3})\b", re.MULTILINE)
 # The messages of error and result lines, most telling first. Only what says more than the status stands before it.
 _LIMITS = rules(
     (r"input token count .{0,80}exceeds|exceeds the maximum number of tokens|context window", "context_overflow"),
     (r"exceeded your current quota|exhausted your (daily|capacity)|quota limit|billing", "quota"),
+    (r"spending (cap|limit)|usage.?limit|credits? .{0,40}(depleted|exhausted)", "quota"),
     (r"API key not valid|API_KEY_INVALID|PERMISSION_DENIED|UNAUTHENTICATED", "auth"),
 )
 _MESSAGES = rules(
@@ -161,6 +166,7 @@ class GeminiDecoder:
             stop_reason="end_turn" if kind is None else None,
             error_kind=kind,
             error_message=message,
+            retry_after_s=None if kind is None else _delay_in(end.stderr_tail),
             usage=self._usage,
             denied=tuple(self._denied),
         )
@@ -205,7 +211,8 @@ class GeminiDecoder:
         reported = _REPORTED_STATUS.findall(end.stderr_tail)
         status = kind_of_status(int(reported[-1])) if reported else None
         kind = kind_of_message(message, _LIMITS) or _kind_in(message) or _kind_of_exit(end.code) or status
-        return kind or kind_of_message(message, _MESSAGES) or "internal", message[:MESSAGE_LIMIT]
+        kind = kind or kind_of_message(message, _MESSAGES) or "internal"
+        return kind, _with_reset(message.partition(_ADVICE)[0], end.stderr_tail)[:MESSAGE_LIMIT]
 
     def _init(self, event: _Json) -> list[Update]:
         session = text_of(event.get("session_id"))
@@ -278,7 +285,7 @@ class GeminiDecoder:
         message = text_of(mapping_of(event.get("error")).get("message"))
         if event.get("status") != "success" and message:
             kind = self._failure(event, ToolExit(None, None))[0]
-            updates.append(Update("error", {"kind": kind, "message": message[:MESSAGE_LIMIT]}))
+            updates.append(Update("error", {"kind": kind, "message": message.partition(_ADVICE)[0][:MESSAGE_LIMIT]}))
         self._usage = _usage(mapping_of(event.get("stats")))
         if self._usage is not None:
             updates.append(Update("usage", self._usage.to_dict()))
@@ -316,6 +323,18 @@ def _retry(notice: re.Match[str], line: str) -> Update:
     if delay:
         data["retry_after_s"] = int(delay.group(1)) / 1000
     return Update("retry", data)
+
+
+def _delay_in(tail: str) -> float | None:
+    """Return the seconds after which the provider can be asked again, as gemini's report of its last error has them."""
+    found = _REPORTED_DELAY.findall(tail)
+    return float(found[-1]) / 1000 if found else None
+
+
+def _with_reset(message: str, tail: str) -> str:
+    """Add when the provider is to be asked again, where gemini has replaced its words by others."""
+    found = _REPORTED_WORDS.findall(tail)
+    return message if not found or found[-1] in message else f"{message} ({found[-1].rstrip('. ')})"
 
 
 def _told(tail: str) -> str:
