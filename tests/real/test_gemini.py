@@ -170,10 +170,8 @@ def test_a_loop_is_no_success(place: Workplace) -> None:
     assert "Loop detected" in done.json["error"]["message"]
 
 
-@pytest.mark.parametrize(
-    ("level", "allowed"), [("read-only", ["reads"]), ("edit", ["reads", "harmless"]), ("full", [])]
-)
-def test_mcp_tools_by_what_they_declare(place: Workplace, level: str, allowed: list[str]) -> None:
+@pytest.mark.parametrize(("level", "allowed"), [("read-only", 1), ("edit", 2), ("full", 3)])
+def test_mcp_tools_by_what_they_declare(place: Workplace, level: str, allowed: int) -> None:
     """Below `full` gemini offers those alone; at `edit` also all of a server that the user trusts."""
     server = {"command": sys.executable, "args": [mcp_hints.__file__]}
     settle(place, mcpServers={"hints": server, "trusted": {**server, "trust": True}})
