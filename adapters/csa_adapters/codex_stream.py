@@ -15,7 +15,9 @@ from typing import Any
 
 from csa.model.adapter import ErrorKind, Outcome, ToolExit, TurnRequest, Update
 from csa.model.usage import Usage
+from csa_adapters.codex_rollout import Rollouts, rollout_patterns
 from csa_adapters.failures import ended_well, ending_message, kind_of_message, kind_of_status, rules, stderr_message
+from csa_adapters.homes import home_directory
 from csa_adapters.jsonlines import count_of, list_of, mapping_of, number_of, other, read_object, text_of
 
 _Json = dict[str, Any]
@@ -63,6 +65,7 @@ class CodexDecoder:
     """The reader of one run."""
 
     def __init__(self, request: TurnRequest) -> None:
+        self._home = home_directory(request.environ, "CODEX_HOME", ".codex")
         self._asked = request.provider_session_id
         self._forked = request.fork_of
         self._totals = baseline(request)
@@ -74,6 +77,8 @@ class CodexDecoder:
         self._text = ""
         self._usage: Usage | None = None
         self._open: dict[str, str] = {}  # the titles of tool calls begun and not ended
+        self._agents: dict[str, None] = {}  # the threads of its own agents, in order
+        self._rollouts = Rollouts()
         self._denied: list[str] = []
         self._events: dict[str, Callable[[_Json], list[Update] | None]] = {
             "thread.started": self._thread_started,
@@ -111,6 +116,27 @@ class CodexDecoder:
         handler = self._events.get(text_of(event.get("type")))
         updates = handler(event) if handler else None
         return other(line, event) if updates is None else updates
+
+    @property
+    def records(self) -> tuple[str, ...]:
+        """The rollouts of the thread and, as they become known, of its agents."""
+        known = (*self._agents, *self._rollouts.threads)
+        return rollout_patterns(self._home, dict.fromkeys((self._thread, *known))) if self._thread else ()
+
+    def feed_record(self, line: bytes) -> None:
+        """Take one line of a rollout."""
+        self._rollouts.feed(line)
+
+    def close_records(self) -> list[Update]:
+        """Add the tokens of the agents; the turn's own are taken from there where the stream has none."""
+        told, rollouts = self._usage, self._rollouts
+        own = rollouts.own if told is None else told
+        if own is None:
+            return []
+        self._usage = own + rollouts.agents
+        if rollouts.totals and not self._completed:  # the next turn's are counted from here
+            self._totals = usage_between(rollouts.totals, None)[1]
+        return [] if self._usage == told else [Update("usage", self._usage.to_dict())]
 
     def close(self, end: ToolExit) -> Outcome:
         """Judge the run."""
@@ -165,7 +191,7 @@ class CodexDecoder:
             return [Update("error", {"kind": "protocol", "message": self._fault})]
         if self._thread is not None:
             return []
-        self._thread = thread
+        self._thread = self._rollouts.thread = thread
         return [Update("session_bound", {"provider_session_id": thread})]
 
     def _turn_started(self, _event: _Json) -> list[Update]:
@@ -225,6 +251,7 @@ class CodexDecoder:
     def _tool(self, item: _Json, phase: str) -> list[Update] | None:
         call = text_of(item.get("id"))
         kind, title, content = _TOOLS[item["type"]](item)
+        self._agents |= dict.fromkeys(filter(None, map(text_of, list_of(item.get("receiver_thread_ids")))))
         updates: list[Update] = []
         if call not in self._open:  # a file change may come completed only
             self._open[call] = title

@@ -84,6 +84,36 @@ def test_what_a_hook_adds_belongs_to_the_usage(place: Workplace) -> None:
     assert (result["usage"]["input_tokens"], result["usage"]["output_tokens"]) == (200, 20)
 
 
+def spawn(model: str, task: str) -> Reply:
+    """Have a model begin an agent of codex's own; what the tool is called depends on the model."""
+    if model == KNOWN_MODEL:
+        return tool_call(name="collaboration.spawn_agent", arguments={"message": task, "task_name": "helper"})
+    return tool_call(name="multi_agent_v1.spawn_agent", arguments={"message": task})
+
+
+@pytest.mark.parametrize("model", ["some-model-9", KNOWN_MODEL])
+def test_usage_has_the_agents_of_its_own(place: Workplace, model: str) -> None:
+    """Its stream tells nothing of their tokens, for newer models not even that there are any."""
+    place.provider.on("DELEGATE", spawn(model, "the inner work"), tool_call("sleep 3"), text("done"))
+    place.provider.on("subagent_notification", text("done"))
+    result = place.run(CODEX, "DELEGATE this", "--model", model, "--permission", "full")
+    count = len(place.provider.requests)
+    assert count > 3
+    assert (result["usage"]["input_tokens"], result["usage"]["output_tokens"]) == (100 * count, 10 * count)
+    later = place.resume(result["session_id"], "go on")
+    assert later["usage"]["input_tokens"] == 100 * (len(place.provider.requests) - count)
+
+
+def test_a_turn_that_was_ended_has_a_usage(place: Workplace) -> None:
+    """What it has used is neither lost nor counted again in the next one."""
+    place.provider.on("begin", tool_call("echo one"), tool_call("sleep 60", arguments={"yield_time_ms": 30_000}))
+    done = place.csa("run", "--json", "--tool", "codex", "--permission", "full", "--timeout", "5", "begin")
+    assert (done.json["status"], done.json["usage"]["input_tokens"]) == ("timed_out", 200)
+    later = place.resume(done.json["session_id"], "go on")
+    assert later["usage"]["input_tokens"] == 100
+    assert place.state(done.json["session_id"])["usage"]["input_tokens"] == 300
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_a_sub_agent_of_ten_minutes(place: Workplace) -> None:
