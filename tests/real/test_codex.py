@@ -114,6 +114,14 @@ def test_a_turn_that_was_ended_has_a_usage(place: Workplace) -> None:
     assert place.state(done.json["session_id"])["usage"]["input_tokens"] == 300
 
 
+def test_a_resume_asks_for_model_and_effort(place: Workplace) -> None:
+    """codex keeps neither in the thread."""
+    session_id = place.run(CODEX, "the first", "--model", "model-a", "--effort", "low")["session_id"]
+    place.resume(session_id, "the second", "--model", "model-b", "--effort", "high")
+    asked = [(request.model, CODEX.effort(request.body)) for request in place.provider.requests]
+    assert asked == [("model-a", "low"), ("model-b", "high")]
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_a_sub_agent_of_ten_minutes(place: Workplace) -> None:

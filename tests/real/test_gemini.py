@@ -206,6 +206,14 @@ def test_a_smaller_limit_of_the_users_holds(place: Workplace) -> None:
     assert "awake" not in place.shown(result["session_id"])
 
 
+def test_a_resume_asks_for_model_and_effort(place: Workplace) -> None:
+    """gemini keeps neither in the conversation."""
+    session_id = place.run(GEMINI_CLI, "the first", "--model", "model-a", "--effort", "low")["session_id"]
+    place.resume(session_id, "the second", "--model", "model-b", "--effort", "high")
+    asked = [(request.model, GEMINI_CLI.effort(request.body)) for request in place.provider.requests]
+    assert asked == [("model-a", "low"), ("model-b", "high")]
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_a_silent_command_is_not_cut(place: Workplace) -> None:
