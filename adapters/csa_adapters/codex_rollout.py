@@ -1,8 +1,9 @@
 """Reads codex's own record of its threads (rollouts, seen at 0.169.0) for the tokens that its stream does not tell.
 
 The stream has one figure, for the whole thread, in the line that completes a turn: none of a turn that failed or was
-killed, and never those of the agents that codex runs itself, which are threads of their own. A rollout has a line for
-each answer of the provider, with the thread it belongs to, and the turn of the user's thread that it was for.
+killed, after which the thread's figure lacks the last answer; and never those of the agents that codex runs itself,
+which are threads of their own. A rollout has a line for each answer of the provider, with the thread it belongs to, and
+the turn of the user's thread that it was for.
 """
 
 from __future__ import annotations
@@ -28,10 +29,9 @@ class Rollouts:
         self._turn = ""
         self._turns: set[str] = set()
         self._answers: set[tuple[str, str]] = set()  # counted; a copied history repeats them
-        self.own: Usage | None = None  # of the turn, without its agents'; None until its beginning was read
+        self.own: Usage | None = None  # of the turn, without its agents'; None where no answer to it is recorded
         self.agents = Usage()
         self.threads: dict[str, None] = {}  # the agents', in order
-        self.totals: Mapping[str, Any] | None = None  # of the thread, as the stream would tell them
 
     def feed(self, line: bytes) -> None:
         """Take one line of a rollout."""
@@ -51,18 +51,17 @@ class Rollouts:
         """Begin a turn of the thread itself: those of its agents have another root."""
         if turn == root and turn not in self._turns:
             self._turns.add(turn)
-            self._turn, self.own, self.agents, self.threads = turn, Usage(), Usage(), {}
+            self._turn, self.own, self.agents, self.threads = turn, None, Usage(), {}
 
     def _count(self, record: Mapping[str, Any]) -> None:
         thread = text_of(record.get("thread_id"))
         answer = (thread, text_of(record.get("response_id")))
-        if self.own is None or record.get("root_turn_id") != self._turn or answer in self._answers:
+        if not self._turn or record.get("root_turn_id") != self._turn or answer in self._answers:
             return
         self._answers.add(answer)
         used = usage_of(mapping_of(record.get("usage")))
         if thread.lower() == self.thread.lower():
-            self.own += used
-            self.totals = mapping_of(record.get("thread_token_usage"))
+            self.own = used if self.own is None else self.own + used
         else:
             self.agents += used
 

@@ -100,7 +100,7 @@ class CodexDecoder:
 
     @property
     def is_finished(self) -> bool:
-        """Whether turn.completed or turn.failed was read."""
+        """Whether turn.completed or turn.failed was read, and no other turn has begun since."""
         return self._completed or self._failure is not None
 
     @property
@@ -128,14 +128,12 @@ class CodexDecoder:
         self._rollouts.feed(line)
 
     def close_records(self) -> list[Update]:
-        """Add the tokens of the agents; the turn's own are taken from there where the stream has none."""
-        told, rollouts = self._usage, self._rollouts
-        own = rollouts.own if told is None else told
+        """Correct the usage: the records have it by answers, and that of the agents; the stream only by differences."""
+        told = self._usage
+        own = self._rollouts.own or told
         if own is None:
             return []
-        self._usage = own + rollouts.agents
-        if rollouts.totals and not self._completed:  # the next turn's are counted from here
-            self._totals = usage_between(rollouts.totals, None)[1]
+        self._usage = own + self._rollouts.agents
         return [] if self._usage == told else [Update("usage", self._usage.to_dict())]
 
     def close(self, end: ToolExit) -> Outcome:
@@ -195,6 +193,8 @@ class CodexDecoder:
         return [Update("session_bound", {"provider_session_id": thread})]
 
     def _turn_started(self, _event: _Json) -> list[Update]:
+        """Begin a turn; the end of one before it was not the last."""
+        self._completed, self._failure = False, None
         return []
 
     def _turn_completed(self, event: _Json) -> list[Update]:

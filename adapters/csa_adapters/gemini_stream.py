@@ -128,7 +128,7 @@ class GeminiDecoder:
 
     @property
     def is_finished(self) -> bool:
-        """Whether a result line was read."""
+        """Whether a result line was read, and nothing of the model's since."""
         return self._result is not None
 
     @property
@@ -233,12 +233,16 @@ class GeminiDecoder:
         if event.get("role") != "assistant":
             return None
         text = text_of(event.get("content"))
-        self._break = None
+        self._go_on()
         if event.get("delta") is not True:
             self._end_message()
         self._parts.append(text)
         data: _Json = {"text": text}
         return [Update("agent_message", {**data, "chunk": True} if event.get("delta") is True else data)]
+
+    def _go_on(self) -> None:
+        """Take back an end that was announced: the model works."""
+        self._break = self._result = None
 
     def _end_message(self) -> None:
         self._text = "".join(self._parts) or self._text
@@ -246,7 +250,7 @@ class GeminiDecoder:
 
     def _tool_use(self, event: _Json) -> list[Update]:
         self._end_message()
-        self._break = None
+        self._go_on()
         call, name, given = text_of(event.get("tool_id")), text_of(event.get("tool_name")), event.get("parameters")
         kind, title = describe_call(name, mapping_of(given))
         self._open[call] = title

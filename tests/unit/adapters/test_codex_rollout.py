@@ -22,12 +22,10 @@ def begun(turn: str, root: str | None = None) -> bytes:
     return line(timestamp="2026-11-29T20:56:27.349Z", ordinal=1, type="event_msg", payload=payload)
 
 
-def answered(answer: str, turn: str, tokens: int, *, thread: str = THREAD, total: int = 0) -> bytes:
-    def counts(number: int) -> dict[str, int]:
-        return {"input_tokens": number, "cached_input_tokens": number // 10, "output_tokens": number // 5}
-
-    payload = {"thread_id": thread, "root_turn_id": turn, "response_id": answer, "usage": counts(tokens)}
-    return line(type="token_usage_record", payload={**payload, "thread_token_usage": counts(total)})
+def answered(answer: str, turn: str, tokens: int, *, thread: str = THREAD) -> bytes:
+    counts = {"input_tokens": tokens, "cached_input_tokens": tokens // 10, "output_tokens": tokens // 5}
+    payload = {"thread_id": thread, "root_turn_id": turn, "response_id": answer, "usage": counts}
+    return line(type="token_usage_record", payload=payload)
 
 
 def spawned(agent: str) -> bytes:
@@ -52,8 +50,8 @@ def test_what_the_agents_used_belongs_to_the_turn() -> None:
     own = [begun("t"), answered("1", "t", 100), spawned(AGENT), answered("2", "t", 200)]
     agents = [begun("u", "t"), answered("3", "t", 1000, thread=AGENT)]
     told = feed_records(read, *own, *agents)
-    assert told == [{"input_tokens": 1300, "output_tokens": 230, "cached_tokens": 115}]
-    assert read.close(EXIT_0).usage == Usage(1300, 230, 115)
+    assert told == [{"input_tokens": 1300, "output_tokens": 260, "cached_tokens": 130}]
+    assert read.close(EXIT_0).usage == Usage(1300, 260, 130)
 
 
 def test_a_history_that_was_copied_is_not_counted_again() -> None:
@@ -61,21 +59,29 @@ def test_a_history_that_was_copied_is_not_counted_again() -> None:
     read = decoder()
     feed_all(read, [STARTED, COMPLETED])
     own = [begun("s"), spawned(OTHER_THREAD), answered("0", "s", 7000), begun("t"), answered("1", "t", 300)]
-    assert feed_records(read, *own) == []
+    assert feed_records(read, *own) == [{"input_tokens": 300, "output_tokens": 60, "cached_tokens": 30}]
     assert not any(OTHER_THREAD in pattern for pattern in read.records)
     told = feed_records(read, *own, answered("2", "t", 10, thread=AGENT), answered("2", "t", 10, thread=AGENT))
-    assert told == [{"input_tokens": 310, "output_tokens": 32, "cached_tokens": 16}]
+    assert told == [{"input_tokens": 310, "output_tokens": 62, "cached_tokens": 31}]
 
 
-def test_a_turn_that_was_not_completed_has_a_usage_and_the_next_one_begins_there() -> None:
+def test_a_turn_that_was_not_completed_has_a_usage() -> None:
     """Of one that failed or was killed the stream has no figure."""
-    totals = {"input_tokens": 50, "cached_tokens": 5, "output_tokens": 10}
-    read = decoder(provider_session_id=THREAD, previous_totals=totals)
+    read = decoder()
     feed_all(read, [STARTED, line(type="turn.failed", error={"message": "mock"})])
-    feed_records(read, begun("t"), answered("1", "t", 100, total=150))
-    ended = read.close(EXIT_1)
-    assert ended.usage == Usage(100, 20, 10)
-    assert ended.totals == {"input_tokens": 150, "cached_tokens": 15, "output_tokens": 30}
+    assert feed_records(read, begun("t"), answered("1", "t", 100)) == [
+        {"input_tokens": 100, "output_tokens": 20, "cached_tokens": 10}
+    ]
+    assert read.close(EXIT_1).usage == Usage(100, 20, 10)
+
+
+def test_answers_are_believed_before_differences() -> None:
+    """After a turn that was killed codex's figure of the thread lacks an answer; its first one csa may not know."""
+    for totals in ({"input_tokens": 300, "cached_tokens": 15, "output_tokens": 30}, None):
+        read = decoder(provider_session_id=THREAD, previous_totals=totals)
+        feed_all(read, [STARTED, COMPLETED])
+        feed_records(read, begun("s"), answered("0", "s", 200), begun("t"), answered("1", "t", 100))
+        assert read.close(EXIT_0).usage == Usage(100, 20, 10)
 
 
 def test_without_a_record_the_stream_alone_is_believed() -> None:

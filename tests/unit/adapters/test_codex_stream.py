@@ -26,6 +26,11 @@ COMPLETED = line(type="turn.completed", usage={"input_tokens": 5259, "cached_inp
 ZERO = {"input_tokens": 0, "cached_tokens": 0, "output_tokens": 0}
 
 
+def is_over(read: CodexDecoder) -> bool:
+    """Ask anew: what a property has said once, type checkers take for constant."""
+    return read.is_finished
+
+
 def decoder(**fields: Any) -> CodexDecoder:
     return CodexDecoder(make_request(**fields))
 
@@ -450,3 +455,17 @@ def test_a_turn_in_which_nothing_was_used_or_said_is_no_success() -> None:
 def test_a_plan_without_codex_is_a_matter_of_quota() -> None:
     """Waiting does not help, another tool does."""
     assert kind_of("To use Codex with your ChatGPT plan, upgrade to Plus: https://chatgpt.com/explore/plus.") == "quota"
+
+
+@pytest.mark.parametrize("first", [COMPLETED, line(type="turn.failed", error={"message": "mock"})])
+def test_another_turn_takes_the_end_back(first: bytes) -> None:
+    """The last one decides."""
+    read = decoder()
+    feed_all(read, [STARTED, line(type="turn.started"), message("one"), first])
+    assert is_over(read)
+    feed_all(read, [line(type="turn.started")])
+    assert not is_over(read)
+    assert read.close(EXIT_0).error_kind == "protocol"
+    feed_all(read, [message("two"), COMPLETED])
+    assert is_over(read)
+    assert (read.close(EXIT_0).succeeded, read.close(EXIT_0).text) == (True, "two")

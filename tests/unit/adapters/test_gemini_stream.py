@@ -16,6 +16,11 @@ STATS = {"total_tokens": 160, "input_tokens": 120, "output_tokens": 23, "cached"
 DONE = line(type="result", status="success", stats=STATS)
 
 
+def is_over(read: GeminiDecoder) -> bool:
+    """Ask anew: what a property has said once, type checkers take for constant."""
+    return read.is_finished
+
+
 def decoder(**fields: Any) -> GeminiDecoder:
     return GeminiDecoder(make_request(**fields))
 
@@ -314,3 +319,17 @@ def test_the_providers_own_delay_is_on_stderr() -> None:
     unknown = ToolExit(173, None, tail.replace("11527000", "undefined"))
     assert outcome(INIT, failed("[API Error: x]"), end=unknown).retry_after_s is None
     assert outcome(INIT, DONE, end=ToolExit(0, None, tail)).retry_after_s is None
+
+
+@pytest.mark.parametrize("more", [said("two"), USE])
+@pytest.mark.parametrize("first", [DONE, failed("mock")])
+def test_a_line_of_work_takes_the_end_back(first: bytes, more: bytes) -> None:
+    """The last result decides, and without one there is none."""
+    read = decoder()
+    feed_all(read, [INIT, said("one"), first])
+    assert is_over(read)
+    feed_all(read, [more])
+    assert not is_over(read)
+    assert read.close(EXIT_0).error_kind == "protocol"
+    feed_all(read, [DONE])
+    assert read.close(EXIT_0).succeeded
