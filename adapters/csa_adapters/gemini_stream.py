@@ -44,6 +44,7 @@ _STATUS = re.compile(r'"code": ?(\d{3})\b')
 # What it reports on stderr of a refusal, beside the message of the result: the delay, and the words it has replaced.
 _REPORTED_DELAY = re.compile(r"^\s+retryDelayMs: (\d{1,12}(?:\.\d{1,9})?),?$", re.MULTILINE)
 _REPORTED_WORDS = re.compile(r"\b(?:retry|try again) (?:in|at|after) [^'\"\n]{1,80}", re.IGNORECASE)
+_WAITED_FOR = ("quota", "rate_limit", "overloaded")  # of other failures, what stands there is of an attempt before
 _ADVICE = "\nPlease wait and try again later."  # and to ask for more, or for another login in its interface
 _REPORTED_STATUS = re.compile(r"^\s+(?:status|code): (\d{3})\b", re.MULTILINE)
 # The messages of error and result lines, most telling first. Only what says more than the status stands before it.
@@ -166,7 +167,7 @@ class GeminiDecoder:
             stop_reason="end_turn" if kind is None else None,
             error_kind=kind,
             error_message=message,
-            retry_after_s=None if kind is None else _delay_in(end.stderr_tail),
+            retry_after_s=_delay_in(end.stderr_tail) if kind in _WAITED_FOR else None,
             usage=self._usage,
             denied=tuple(self._denied),
         )
@@ -212,7 +213,8 @@ class GeminiDecoder:
         status = kind_of_status(int(reported[-1])) if reported else None
         kind = kind_of_message(message, _LIMITS) or _kind_in(message) or _kind_of_exit(end.code) or status
         kind = kind or kind_of_message(message, _MESSAGES) or "internal"
-        return kind, _with_reset(message.partition(_ADVICE)[0], end.stderr_tail)[:MESSAGE_LIMIT]
+        message = message.partition(_ADVICE)[0]
+        return kind, (_with_reset(message, end.stderr_tail) if kind in _WAITED_FOR else message)[:MESSAGE_LIMIT]
 
     def _init(self, event: _Json) -> list[Update]:
         session = text_of(event.get("session_id"))

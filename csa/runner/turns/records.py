@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from glob import iglob
 
 from csa.model.adapter import Decoder, RecordReader, Update
+from csa.store.atomic import open_regular
 
 
 def read_records(decoder: Decoder) -> list[Update]:
@@ -23,7 +24,7 @@ def read_records(decoder: Decoder) -> list[Update]:
 def _lines(pattern: str) -> Iterator[bytes]:
     for name in sorted(iglob(pattern)):
         try:
-            with open(name, "rb") as file:
+            with open(open_regular(name), "rb") as file:
                 yield from file
         except OSError:
             continue

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -106,6 +107,7 @@ def test_the_files_are_those_of_the_thread_and_then_of_its_agents(tmp_path: Path
     )
     (day / f"rollout-2026-{AGENT}.jsonl").write_bytes(answered("2", "t", 1000, thread=AGENT) + b"\n")
     (day / f"rollout-2026-{OTHER_THREAD}.jsonl").write_bytes(answered("3", "t", 5000, thread=OTHER_THREAD))
+    os.mkfifo(day / f"rollout-2027-{THREAD}.jsonl")  # it would wait for a writer
     read = decoder(environ={"CODEX_HOME": str(home)})
     assert read.records == ()
     wild = {"id": "c", "type": "collab_tool_call", "tool": "spawn_agent", "receiver_thread_ids": ["*", None]}
