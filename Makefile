@@ -16,13 +16,14 @@ CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/csa-real-clis
 VERSIONS := codex-$(CODEX_VERSION)_claude-$(CLAUDE_VERSION)_gemini-$(GEMINI_VERSION)_opencode-$(OPENCODE_VERSION)
 CLIS := $(CACHE)/$(VERSIONS)_acp-$(CODEX_ACP_VERSION)
 
-.PHONY: help demo test check lint test-real torture bench docs captures format constraints clean
+.PHONY: help demo test check lint test-real test-real-slow torture bench docs captures format constraints clean
 
 help:
 	@echo "make demo       a tree of agents over the bundled fake tools, with the live view"
 	@echo "make test       the tests that need no real tool"
 	@echo "make check      lint, types, layers and tests"
 	@echo "make test-real  the real tools, also as ACP agents, against a loopback provider"
+	@echo "make test-real-slow  those of them that take minutes: turns that last"
 	@echo "make torture    a thousand kills at random instants, and what else supervision promises (20 minutes)"
 	@echo "make bench      speed and memory, as ratios"
 	@echo "make captures   draw the views as terminals show them into docs/captures/"
@@ -64,7 +65,10 @@ $(CLIS)/.installed:
 
 # CSA_REAL_TOOLS=codex,opencode narrows it to what needs no other tool (codex-acp is one of its own).
 test-real: $(STAMP) $(CLIS)/.installed
-	CSA_REAL_CLIS=$(CLIS) $(BIN)/pytest -q -n 2 --dist loadgroup -m real tests/real
+	CSA_REAL_CLIS=$(CLIS) $(BIN)/pytest -q -n 2 --dist loadgroup -m "real and not slow" tests/real
+
+test-real-slow: $(STAMP) $(CLIS)/.installed
+	CSA_REAL_CLIS=$(CLIS) $(BIN)/pytest -q -n 8 -m "real and slow" tests/real
 
 torture: $(STAMP)
 	$(BIN)/python bench/torture.py

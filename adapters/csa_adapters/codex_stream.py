@@ -2,7 +2,8 @@
 
 Traps: an *item* of type `error` is a warning, not a failure; `error` events are retry notices and the final error
 alike; usage counts the whole thread; a resume can silently begin another thread; what fails before the first line is
-only on stderr.
+only on stderr; a turn that a hook refuses is completed, with nothing used; commands that run on in the background end
+with the turn, without a line.
 """
 
 from __future__ import annotations
@@ -14,7 +15,9 @@ from typing import Any
 
 from csa.model.adapter import ErrorKind, Outcome, ToolExit, TurnRequest, Update
 from csa.model.usage import Usage
+from csa_adapters.codex_rollout import Rollouts, rollout_patterns
 from csa_adapters.failures import ended_well, ending_message, kind_of_message, kind_of_status, rules, stderr_message
+from csa_adapters.homes import home_directory
 from csa_adapters.jsonlines import count_of, list_of, mapping_of, number_of, other, read_object, text_of
 
 _Json = dict[str, Any]
@@ -27,7 +30,7 @@ _UNIT_SECONDS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400}  # by what
 # The messages of typed `error` and `turn.failed` events, most telling first.
 _MESSAGES = rules(
     (r"ran out of room|context.?window|context_length_exceeded|prompt is too long", "context_overflow"),
-    (r"quota|usage.?limit|insufficient credits|billing", "quota"),
+    (r"quota|usage.?limit|insufficient credits|billing|with your ChatGPT plan, upgrade", "quota"),
     (r"Missing environment variable|not logged in|log ?in again|refresh token|api.?key|Unauthorized", "auth"),
     (r"model.{0,80}(not found|does not exist|not supported)|invalid_request", "invalid_request"),
     (r"rate.?limit|Too Many Requests", "rate_limit"),
@@ -45,7 +48,12 @@ _STARTUP = rules(
 )
 _STATUSES = {"failed": "failed", "declined": "failed"}  # of an item that is completed
 # How an MCP call ends that would have asked: exec never asks. A command its sandbox refuses may leave no item at all.
-_REFUSED = "requires approval, but approval policy is never"
+_REFUSED = re.compile(
+    r"requires approval, but approval policy is never|user (?:cancelled|rejected) MCP tool call"
+    r"|MCP tool call (?:cancelled|rejected)"
+)
+_CUT = "codex ended it with the turn"
+_UNASKED = "codex ended the turn without asking the model, as a hook that blocks the prompt does"
 _TOTALS = (  # of the thread: csa's name, codex's name
     ("input_tokens", "input_tokens"),
     ("cached_tokens", "cached_input_tokens"),
@@ -57,6 +65,7 @@ class CodexDecoder:
     """The reader of one run."""
 
     def __init__(self, request: TurnRequest) -> None:
+        self._home = home_directory(request.environ, "CODEX_HOME", ".codex")
         self._asked = request.provider_session_id
         self._forked = request.fork_of
         self._totals = baseline(request)
@@ -67,7 +76,9 @@ class CodexDecoder:
         self._last_error: str | None = None
         self._text = ""
         self._usage: Usage | None = None
-        self._open: set[str] = set()  # tool calls begun and not ended
+        self._open: dict[str, str] = {}  # the titles of tool calls begun and not ended
+        self._agents: dict[str, None] = {}  # the threads of its own agents, in order
+        self._rollouts = Rollouts()
         self._denied: list[str] = []
         self._events: dict[str, Callable[[_Json], list[Update] | None]] = {
             "thread.started": self._thread_started,
@@ -89,7 +100,7 @@ class CodexDecoder:
 
     @property
     def is_finished(self) -> bool:
-        """Whether turn.completed or turn.failed was read."""
+        """Whether turn.completed or turn.failed was read, and no other turn has begun since."""
         return self._completed or self._failure is not None
 
     @property
@@ -105,6 +116,25 @@ class CodexDecoder:
         handler = self._events.get(text_of(event.get("type")))
         updates = handler(event) if handler else None
         return other(line, event) if updates is None else updates
+
+    @property
+    def records(self) -> tuple[str, ...]:
+        """The rollouts of the thread and, as they become known, of its agents."""
+        known = (*self._agents, *self._rollouts.threads)
+        return rollout_patterns(self._home, dict.fromkeys((self._thread, *known))) if self._thread else ()
+
+    def feed_record(self, line: bytes) -> None:
+        """Take one line of a rollout."""
+        self._rollouts.feed(line)
+
+    def close_records(self) -> list[Update]:
+        """Correct the usage: the records have it by answers, and that of the agents; the stream only by differences."""
+        told = self._usage
+        own = self._rollouts.own or told
+        if own is None:
+            return []
+        self._usage = own + self._rollouts.agents
+        return [] if self._usage == told else [Update("usage", self._usage.to_dict())]
 
     def close(self, end: ToolExit) -> Outcome:
         """Judge the run."""
@@ -129,10 +159,15 @@ class CodexDecoder:
         if self._thread is None:
             return self._startup_failure(end)
         if self._completed:
-            return (None, None) if ended_well(end) else ("internal", ending_message(end, "a clean exit"))
+            return self._broken_off() if ended_well(end) else ("internal", ending_message(end, "a clean exit"))
         if self._last_error is not None:
             return kind_of(self._last_error), self._last_error
         return "internal" if end.signal is not None else "protocol", ending_message(end, "turn.completed")
+
+    def _broken_off(self) -> tuple[ErrorKind, str] | tuple[None, None]:
+        """Judge a completed turn: one that a hook has refused is completed as well."""
+        is_unasked = self._usage is not None and self._usage.input_tokens == 0 and not self._text
+        return ("permission", _UNASKED) if is_unasked else (None, None)
 
     def _startup_failure(self, end: ToolExit) -> tuple[ErrorKind, str]:
         if self._completed:
@@ -154,17 +189,28 @@ class CodexDecoder:
             return [Update("error", {"kind": "protocol", "message": self._fault})]
         if self._thread is not None:
             return []
-        self._thread = thread
+        self._thread = self._rollouts.thread = thread
         return [Update("session_bound", {"provider_session_id": thread})]
 
     def _turn_started(self, _event: _Json) -> list[Update]:
-        self._completed, self._failure = False, None  # an end that was announced before is taken back
+        """Begin a turn; the end of one before it was not the last."""
+        self._completed, self._failure = False, None
         return []
 
     def _turn_completed(self, event: _Json) -> list[Update]:
         self._completed = True
         self._usage, self._totals = usage_between(mapping_of(event.get("usage")), self._totals)
-        return [] if self._usage is None else [Update("usage", self._usage.to_dict())]
+        used = [] if self._usage is None else [Update("usage", self._usage.to_dict())]
+        return [*self._cut_short(), *used]
+
+    def _cut_short(self) -> list[Update]:
+        """Tell of what codex ends with the turn, without a line of its own."""
+        updates: list[Update] = []
+        for call, title in self._open.items():
+            updates.append(Update("tool_call_update", {"id": call, "status": "failed", "content": _CUT}))
+            updates.append(Update("warning", {"message": f"{_CUT}, while it still ran: {title}"}))
+        self._open.clear()
+        return updates
 
     def _turn_failed(self, event: _Json) -> list[Update]:
         message = text_of(mapping_of(event.get("error")).get("message")) or self._last_error or "the turn failed"
@@ -205,20 +251,21 @@ class CodexDecoder:
     def _tool(self, item: _Json, phase: str) -> list[Update] | None:
         call = text_of(item.get("id"))
         kind, title, content = _TOOLS[item["type"]](item)
+        self._agents |= dict.fromkeys(filter(None, map(text_of, list_of(item.get("receiver_thread_ids")))))
         updates: list[Update] = []
         if call not in self._open:  # a file change may come completed only
-            self._open.add(call)
+            self._open[call] = title
             updates = [Update("tool_call", {"id": call, "title": title, "kind": kind, "status": "in_progress"})]
             if phase == "item.started":
                 return updates
         data: _Json = {"id": call, "status": "in_progress", "content": content}
         if phase == "item.completed":
-            self._open.discard(call)
+            self._open.pop(call, None)
             data["status"] = _STATUSES.get(text_of(item.get("status")), "completed")
             if type(item.get("exit_code")) is int:
                 data["exit_code"] = item["exit_code"]
         updates.append(Update("tool_call_update", data))
-        if item.get("status") == "declined" or (kind == "other" and _REFUSED in content):
+        if item.get("status") == "declined" or (kind == "other" and _REFUSED.search(content)):
             self._denied.append(title)
             updates.append(Update("permission", {"id": call, "title": title, "status": "denied"}))
         return updates

@@ -33,17 +33,19 @@ def policy(permission: Permission, csa_command: str) -> str:
         _command(rf"(?:{_READERS})(?:{_END}|{_BREAK}{_NO_FILE})"),
         _command(rf"env(?:{_END}|\s*[|;&]{_NO_FILE})"),  # alone: `env X=1 rm` runs rm
     ]
+    rules.append(_servers("allow", 945, readOnlyHint=True))
+    if permission is Permission.EDIT:
+        rules.append(_servers("allow", 945, destructiveHint=False, openWorldHint=False))
     if permission is Permission.READ_ONLY:
-        rules += [_rule(_WRITERS, "deny", 999), _rule(("run_shell_command",), "deny", 940), _OTHER_SERVERS]
+        rules += [_rule(_WRITERS, "deny", 999), _rule(("run_shell_command",), "deny", 940), _servers("deny", 940)]
     return "\n".join(rules)
 
 
-_OTHER_SERVERS = """[[rule]]
-toolName = "*"
-mcpName = "*"
-decision = "deny"
-priority = 940
-"""
+def _servers(decision: str, priority: int, **annotations: bool) -> str:
+    """Rule on the MCP tools that declare themselves so: what a server says of them is all that is known."""
+    declared = ", ".join(f"{name} = {str(value).lower()}" for name, value in annotations.items())
+    meant = f"toolAnnotations = {{ {declared} }}\n" if declared else ""
+    return f'[[rule]]\ntoolName = "*"\nmcpName = "*"\n{meant}decision = "{decision}"\npriority = {priority}\n'
 
 
 def _csa_names(path: str) -> tuple[str, ...]:

@@ -53,6 +53,11 @@ _WRITTEN = (
 )
 # Three attempts, 5 and 10 s apart, end a dead provider's turn after 20 s; gemini's own ten take four minutes.
 _MAX_ATTEMPTS = 3
+# It cancels a command that is silent for 300 s, and an agent of its own after 10 minutes: a nested run may need both.
+_LONGEST_S = 24 * 3600.0
+_LATER_S = 60.0  # beyond csa's own limit, which is to be the one that strikes
+_TIMER_S = 2_147_483.0  # its timers are at once over that are set to more
+_WORKER = "generalist"  # the agent that has the shell
 _PASSED_ON = (
     "CSA_SESSION_ID",
     "CSA_DEPTH",
@@ -148,6 +153,11 @@ def _compose(request: TurnRequest, base: _Json, note: str | None) -> str:
     }
     if _setting(request, "general", "maxAttempts") is None:
         own["general"]["maxAttempts"] = _MAX_ATTEMPTS
+    if _setting(request, "tools", "shell", "inactivityTimeout") is None:
+        own["tools"] = {"shell": {"inactivityTimeout": _longest(request)}}
+    if _setting(request, "agents", "overrides", _WORKER, "runConfig", "maxTimeMinutes") is None:
+        limit = {"runConfig": {"maxTimeMinutes": _longest(request) / 60}}
+        own["agents"] = {"overrides": {_WORKER: limit}}
     if request.environ.get("GEMINI_API_KEY") and not _setting(request, "security", "auth", "selectedType"):
         own["security"]["auth"] = {"selectedType": "gemini-api-key"}  # with a base URL it would guess "gateway"
     if note is not None:
@@ -155,6 +165,11 @@ def _compose(request: TurnRequest, base: _Json, note: str | None) -> str:
     if request.effort:
         own["modelConfigs"] = {"customOverrides": [*_overrides(request), *_thinking(request.effort, request.model)]}
     return json.dumps(_merged(base, own), ensure_ascii=True, indent=1)
+
+
+def _longest(request: TurnRequest) -> float:
+    """Return the seconds after which gemini may end what csa has not ended before."""
+    return min(max(_LONGEST_S, (request.timeout_s or 0) + _LATER_S), _TIMER_S)
 
 
 def _allowed(base: _Json) -> list[str]:

@@ -1,8 +1,9 @@
 """Reads `gemini -o stream-json` (seen at 0.61.0): init, messages, tool calls, one result line.
 
-Traps: exit 0 comes with signals and failures, so success is a result line whose status is success; an HTTP error is
-the exit code modulo 256; a policy's refusal is an ordinary tool result; a command that fails is a success; retries
-are told on stderr alone, and a stream that was cut begins anew without a word, so that its text is there twice.
+Traps: exit 0 comes with signals and failures, so success is a result line whose status is success; a turn that a loop,
+a limit or a hook broke off has one too, and only a line before it tells, often as a warning; an HTTP error is the exit
+code modulo 256; a policy's refusal is an ordinary tool result; a command that fails is a success; retries are told on
+stderr alone, and a stream that was cut begins anew without a word, so that its text is there twice.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Any
 
 from csa.model.adapter import ErrorKind, Outcome, ToolExit, TurnRequest, Update
 from csa.model.usage import Usage
+from csa.structs import replace
 from csa_adapters.failures import (
     MESSAGE_LIMIT,
     ending_message,
@@ -39,11 +41,17 @@ _NO_LOGIN = 41
 _FIRST_STATUS = 400 - 256
 _LOGIN_HINT = "set GEMINI_API_KEY, or log in with `gemini` once"
 _STATUS = re.compile(r'"code": ?(\d{3})\b')
+# What it reports on stderr of a refusal, beside the message of the result: the delay, and the words it has replaced.
+_REPORTED_DELAY = re.compile(r"^\s+retryDelayMs: (\d{1,12}(?:\.\d{1,9})?),?$", re.MULTILINE)
+_REPORTED_WORDS = re.compile(r"\b(?:retry|try again) (?:in|at|after) [^'\"\n]{1,80}", re.IGNORECASE)
+_WAITED_FOR = ("quota", "rate_limit", "overloaded")  # of other failures, what stands there is of an attempt before
+_ADVICE = "\nPlease wait and try again later."  # and to ask for more, or for another login in its interface
 _REPORTED_STATUS = re.compile(r"^\s+(?:status|code): (\d{3})\b", re.MULTILINE)
 # The messages of error and result lines, most telling first. Only what says more than the status stands before it.
 _LIMITS = rules(
     (r"input token count .{0,80}exceeds|exceeds the maximum number of tokens|context window", "context_overflow"),
     (r"exceeded your current quota|exhausted your (daily|capacity)|quota limit|billing", "quota"),
+    (r"spending (cap|limit)|usage.?limit|credits? .{0,40}(depleted|exhausted)", "quota"),
     (r"API key not valid|API_KEY_INVALID|PERMISSION_DENIED|UNAUTHENTICATED", "auth"),
 )
 _MESSAGES = rules(
@@ -57,9 +65,20 @@ _STARTUP = rules(
     (r"Unknown argument|Not enough arguments|Invalid values|No input provided|Error resuming", "invalid_request"),
     (r"Auth method|authenticat|GEMINI_API_KEY", "auth"),
 )
+# What gemini says there of any run, and of what an agent's tools, hooks and servers did: never why a run failed.
 _NOISE = re.compile(
-    r"^(?:Warning: |Ripgrep is not|\[STARTUP\]|YOLO mode|Loaded cached|Attempt \d+ failed|    at |[{}]|\s+\w+: )"
+    r"^(?:Warning: |Ripgrep is not|\[STARTUP\]|YOLO mode|Loaded cached|Attempt \d+ failed|    at |[{}]|\s+\w+: "
+    r"|Error executing tool |MCP |\[MCP|Error during discovery for |Error connecting to MCP |Error discovering "
+    r"|Hook |\[(?:WARNING|INFO)\]|Skill |\(node:|\(Use `node|Cancelling\.\.\.|Approval mode overridden)"
 )
+# Lines of the stream that end a turn which gemini then calls a success, unless the model goes on.
+_BREAKS = rules(
+    (r"^Loop detected, stopping execution", "internal"),
+    (r"^Maximum session turns exceeded", "internal"),
+    (r"^Agent execution blocked: ", "permission"),  # by a hook: the prompt, a request to the model, or its last answer
+)
+_STOPPED = "stop_execution"  # the error of a call that a hook answered with the end of the turn
+_UNASKED = "gemini ended the turn without an answer from the model, as a hook that stops it does"
 _ATTEMPT = re.compile(r"^Attempt (\d{1,4}) failed(?: with status (\d{3}))?[:.]? ?(.*)$")
 _RETRY_DELAY = re.compile(r"Retrying after (\d{1,9})ms")
 _LAST_ATTEMPT = "Max attempts reached"
@@ -92,6 +111,7 @@ class GeminiDecoder:
         self._fault: str | None = None
         self._result: _Json | None = None
         self._error: tuple[ErrorKind, str] | None = None  # the last error line
+        self._break: tuple[ErrorKind, str] | None = None  # what broke the turn off, unless the model has gone on since
         self._parts: list[str] = []  # of the message that is being said
         self._text = ""  # the last whole message
         self._usage: Usage | None = None
@@ -109,7 +129,7 @@ class GeminiDecoder:
 
     @property
     def is_finished(self) -> bool:
-        """Whether a result line was read."""
+        """Whether a result line was read, and nothing of the model's since."""
         return self._result is not None
 
     @property
@@ -147,6 +167,7 @@ class GeminiDecoder:
             stop_reason="end_turn" if kind is None else None,
             error_kind=kind,
             error_message=message,
+            retry_after_s=_delay_in(end.stderr_tail) if kind in _WAITED_FOR else None,
             usage=self._usage,
             denied=tuple(self._denied),
         )
@@ -161,8 +182,16 @@ class GeminiDecoder:
         if not self._bound:
             return "protocol", "gemini did not name the session of this run"
         if end.signal is not None or end.code:
-            return "internal", ending_message(end, "a clean exit")
-        return None, None
+            return "internal", _ending(end, "a clean exit")
+        return self._broken_off()
+
+    def _broken_off(self) -> tuple[ErrorKind, str] | tuple[None, None]:
+        """Judge a success: gemini also calls so what ended early."""
+        if self._break is not None:
+            return self._break
+        stats = mapping_of(mapping_of(self._result).get("stats"))
+        is_unasked = stats.get("models") == {} and not (self._parts or self._text)
+        return ("permission", _UNASKED) if is_unasked else (None, None)
 
     def _unfinished(self, end: ToolExit) -> tuple[ErrorKind, str]:
         """Judge an end without a result line: a signal gives one with exit 0, a refused start one with empty stdout."""
@@ -171,10 +200,10 @@ class GeminiDecoder:
         if end.code == _NO_LOGIN:
             return "auth", f"{said or 'no login'}; {_LOGIN_HINT}"
         if kind is not None:
-            return kind, said or ending_message(end, "a result line")
+            return kind, said or _ending(end, "a result line")
         if self._error is not None:
             return self._error
-        return "internal" if end.signal is not None else "protocol", ending_message(end, "a result line")
+        return "internal" if end.signal is not None else "protocol", _ending(end, "a result line")
 
     def _failure(self, result: _Json, end: ToolExit) -> tuple[ErrorKind, str]:
         message = text_of(mapping_of(result.get("error")).get("message"))
@@ -183,7 +212,9 @@ class GeminiDecoder:
         reported = _REPORTED_STATUS.findall(end.stderr_tail)
         status = kind_of_status(int(reported[-1])) if reported else None
         kind = kind_of_message(message, _LIMITS) or _kind_in(message) or _kind_of_exit(end.code) or status
-        return kind or kind_of_message(message, _MESSAGES) or "internal", message[:MESSAGE_LIMIT]
+        kind = kind or kind_of_message(message, _MESSAGES) or "internal"
+        message = message.partition(_ADVICE)[0]
+        return kind, (_with_reset(message, end.stderr_tail) if kind in _WAITED_FOR else message)[:MESSAGE_LIMIT]
 
     def _init(self, event: _Json) -> list[Update]:
         session = text_of(event.get("session_id"))
@@ -204,11 +235,16 @@ class GeminiDecoder:
         if event.get("role") != "assistant":
             return None
         text = text_of(event.get("content"))
+        self._go_on()
         if event.get("delta") is not True:
             self._end_message()
         self._parts.append(text)
         data: _Json = {"text": text}
         return [Update("agent_message", {**data, "chunk": True} if event.get("delta") is True else data)]
+
+    def _go_on(self) -> None:
+        """Take back an end that was announced: the model works."""
+        self._break = self._result = None
 
     def _end_message(self) -> None:
         self._text = "".join(self._parts) or self._text
@@ -216,6 +252,7 @@ class GeminiDecoder:
 
     def _tool_use(self, event: _Json) -> list[Update]:
         self._end_message()
+        self._go_on()
         call, name, given = text_of(event.get("tool_id")), text_of(event.get("tool_name")), event.get("parameters")
         kind, title = describe_call(name, mapping_of(given))
         self._open[call] = title
@@ -230,6 +267,8 @@ class GeminiDecoder:
         updates = [
             Update("tool_call_update", {"id": call, "status": "failed" if failed else "completed", "content": content})
         ]
+        if error.get("type") == _STOPPED:
+            self._break = "permission", content
         if error.get("type") == "policy_violation" or any(word in text_of(error.get("message")) for word in _REFUSALS):
             self._denied.append(title)
             updates.append(Update("permission", {"id": call, "title": title, "status": "denied"}))
@@ -237,9 +276,13 @@ class GeminiDecoder:
 
     def _error_line(self, event: _Json) -> list[Update]:
         message = text_of(event.get("message"))
+        broken = kind_of_message(message, _BREAKS)
+        if broken:  # what is said after it is another answer
+            self._end_message()
+            self._break = broken, message[:MESSAGE_LIMIT]
         if event.get("severity") != "error":
             return [Update("warning", {"message": message})]
-        self._error = kind_of_message(message, _MESSAGES) or "internal", message or "gemini reported an error"
+        self._error = broken or kind_of_message(message, _MESSAGES) or "internal", message or "gemini reported an error"
         return [Update("error", {"kind": self._error[0], "message": self._error[1]})]
 
     def _result_line(self, event: _Json) -> list[Update]:
@@ -248,7 +291,7 @@ class GeminiDecoder:
         message = text_of(mapping_of(event.get("error")).get("message"))
         if event.get("status") != "success" and message:
             kind = self._failure(event, ToolExit(None, None))[0]
-            updates.append(Update("error", {"kind": kind, "message": message[:MESSAGE_LIMIT]}))
+            updates.append(Update("error", {"kind": kind, "message": message.partition(_ADVICE)[0][:MESSAGE_LIMIT]}))
         self._usage = _usage(mapping_of(event.get("stats")))
         if self._usage is not None:
             updates.append(Update("usage", self._usage.to_dict()))
@@ -288,10 +331,30 @@ def _retry(notice: re.Match[str], line: str) -> Update:
     return Update("retry", data)
 
 
-def _said(tail: str) -> str:
-    """Return what stderr says of a failure, without what gemini always says there, and the help after a wrong flag."""
+def _delay_in(tail: str) -> float | None:
+    """Return the seconds after which the provider can be asked again, as gemini's report of its last error has them."""
+    found = _REPORTED_DELAY.findall(tail)
+    return float(found[-1]) / 1000 if found else None
+
+
+def _with_reset(message: str, tail: str) -> str:
+    """Add when the provider is to be asked again, where gemini has replaced its words by others."""
+    found = _REPORTED_WORDS.findall(tail)
+    return message if not found or found[-1] in message else f"{message} ({found[-1].rstrip('. ')})"
+
+
+def _told(tail: str) -> str:
+    """Return what stderr tells of a failure, without what gemini always says there, and the help after a wrong flag."""
     told = tail.partition("\nUsage: gemini ")[0]
-    return stderr_message("\n".join(line for line in told.splitlines() if not _NOISE.match(line)))
+    return "\n".join(line for line in told.splitlines() if not _NOISE.match(line))
+
+
+def _said(tail: str) -> str:
+    return stderr_message(_told(tail))
+
+
+def _ending(end: ToolExit, lacking: str) -> str:
+    return ending_message(replace(end, stderr_tail=_told(end.stderr_tail)), lacking)
 
 
 def _kind_in(message: str) -> ErrorKind | None:

@@ -158,6 +158,24 @@ class BackgroundReader(Protocol):
         """Whether the turn has its answer, though not yet its end: only what runs in the background keeps the tool."""
 
 
+@runtime_checkable
+class RecordReader(Protocol):
+    """A decoder whose tool writes down of a turn what it does not tell in its stream.
+
+    The files are read when the tool has ended, before `close`.
+    """
+
+    @property
+    def records(self) -> tuple[str, ...]:
+        """Absolute glob patterns of the files, in the order to read them; may become longer while they are read."""
+
+    def feed_record(self, line: bytes) -> None:
+        """Take one line of such a file. Never raises."""
+
+    def close_records(self) -> list[Update]:
+        """Return what they have told beyond the stream."""
+
+
 class CompactionDecoder(Decoder, Protocol):
     """Reads the run of a compaction."""
 

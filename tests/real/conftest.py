@@ -8,7 +8,12 @@ import pytest
 from tests.real.workplace import TOOLS, RealTool, Workplace, open_workplace
 
 CHOSEN = os.environ.get("CSA_REAL_TOOLS")
-_OF_ONE_TOOL = {"test_claude": "claude-code", "test_codex": "codex", "test_gemini": "gemini-cli", "test_opencode": "opencode"}
+_OF_ONE_TOOL = {
+    "test_claude": "claude-code",
+    "test_codex": "codex",
+    "test_gemini": "gemini-cli",
+    "test_opencode": "opencode",
+}
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -2,10 +2,12 @@
 
 import json
 import os
+import sys
 from pathlib import Path
 
 import pytest
 
+from fixtures import mcp_hints
 from fixtures.mock_provider import text, tool_call
 from tests.real.test_turns import csa_variables
 from tests.real.workplace import GEMINI_CLI, Workplace
@@ -107,3 +109,118 @@ def test_a_project_that_sets_the_clean_up_is_warned_of(place: Workplace) -> None
     session_id = place.run(GEMINI_CLI, "hello")["session_id"]
     told = [warning["message"] for warning in place.events(session_id, "warning")]
     assert [("sessionRetention" in message) for message in told] == ([True] if "CSA_STATE_DIR" in place.env else [])
+
+
+def settle(place: Workplace, **settings: object) -> None:
+    """Write the user's settings."""
+    own = place.home / ".gemini" / "settings.json"
+    own.parent.mkdir(exist_ok=True)
+    own.write_text(json.dumps(settings))
+
+
+def hook(place: Workplace, event: str, script: str) -> dict[str, object]:
+    """Return the setting of a hook."""
+    file = place.home / "hook.sh"
+    file.write_text(f"#!/bin/sh\ncat > /dev/null\n{script}\n")
+    file.chmod(0o755)
+    command = {"type": "command", "command": str(file), "name": "hook"}
+    return {event: [{"matcher": "*", "hooks": [command]}]}
+
+
+DENY = """echo '{"decision": "deny", "reason": "not today"}'"""
+STOP = """echo '{"continue": false, "stopReason": "enough"}'"""
+ONCE = f"[ -e $HOME/once ] || {DENY}\ntouch $HOME/once"
+
+
+@pytest.mark.parametrize(
+    ("event", "script", "words"),
+    [
+        ("BeforeAgent", DENY, "Agent execution blocked: not today"),
+        ("BeforeAgent", STOP, "without an answer from the model"),
+        ("BeforeModel", DENY, "Agent execution blocked: not today"),
+        ("BeforeModel", STOP, "without an answer from the model"),
+        ("BeforeTool", STOP, "Agent execution stopped by hook: enough"),
+    ],
+)
+def test_a_turn_that_a_hook_broke_off_is_no_success(place: Workplace, event: str, script: str, words: str) -> None:
+    """gemini says success of each."""
+    settle(place, hooks=hook(place, event, script))
+    place.provider.on("hello", tool_call("echo hi"), text("an answer"))
+    done = place.csa("run", "--json", "--tool", "gemini-cli", "--permission", "full", "hello")
+    assert (done.code, done.json["status"], done.json["error"]["kind"]) == (1, "failed", "permission")
+    assert words in done.json["error"]["message"]
+
+
+def test_the_answer_is_the_one_after_the_hook(place: Workplace) -> None:
+    """A hook that refuses the first answer makes the model give another."""
+    settle(place, hooks=hook(place, "AfterAgent", ONCE))
+    place.provider.on("hello", text("first"))
+    place.provider.on("not today", text("second"))
+    result = place.run(GEMINI_CLI, "hello", "--permission", "full")
+    assert result["text"] == "second"
+    assert (result["usage"]["input_tokens"], result["usage"]["output_tokens"]) == (200, 20)
+
+
+def test_a_loop_is_no_success(place: Workplace) -> None:
+    """The same call again and again is told as a warning, and the turn as a success."""
+    place.provider.on("go round", tool_call("echo round"))
+    place.provider.on("Potential loop", tool_call("echo round"))
+    done = place.csa("run", "--json", "--tool", "gemini-cli", "--permission", "full", "go round")
+    assert (done.json["status"], done.json["error"]["kind"]) == ("failed", "internal")
+    assert "Loop detected" in done.json["error"]["message"]
+
+
+@pytest.mark.parametrize(("level", "allowed"), [("read-only", 1), ("edit", 2), ("full", 3)])
+def test_mcp_tools_by_what_they_declare(place: Workplace, level: str, allowed: int) -> None:
+    """Below `full` gemini offers those alone; at `edit` also all of a server that the user trusts."""
+    server = {"command": sys.executable, "args": [mcp_hints.__file__]}
+    settle(place, mcpServers={"hints": server, "trusted": {**server, "trust": True}})
+    names = list(mcp_hints.HINTS)
+    calls = [tool_call(name=f"mcp_{where}_{name}", arguments={}) for where in ("hints", "trusted") for name in names]
+    place.provider.on("call", *calls, text("done"))
+    shown = place.shown(place.run(GEMINI_CLI, "call them", "--permission", level)["session_id"])
+    expected = [*names[:allowed], *names[: allowed if level == "read-only" else 3]]
+    assert [line.partition(" ")[0] for line in shown.splitlines() if line.endswith("was called")] == expected
+
+
+def test_usage_has_the_sub_agents(place: Workplace) -> None:
+    """The tokens of an agent that gemini runs itself are those the provider counted, at a resume as well."""
+    agent = {"agent_name": "generalist", "prompt": "the inner work"}
+    place.provider.on("delegate", tool_call(name="invoke_agent", arguments=agent), text("outer done"))
+    finish = tool_call(name="complete_task", arguments={"result": "inner", "response": "inner"})
+    place.provider.on("the inner work", tool_call("echo inner"), finish)
+    first = place.run(GEMINI_CLI, "delegate this", "--permission", "full")
+    count = len(place.provider.requests)
+    assert len(place.asked("the inner work")) >= 2
+    assert (first["usage"]["input_tokens"], first["usage"]["output_tokens"]) == (100 * count, 10 * count)
+    later = place.resume(first["session_id"], "go on")
+    assert later["usage"]["input_tokens"] == 100 * (len(place.provider.requests) - count)
+
+
+def test_a_smaller_limit_of_the_users_holds(place: Workplace) -> None:
+    """A silent command is cancelled after what he has set."""
+    settle(place, tools={"shell": {"inactivityTimeout": 2}})
+    place.provider.on("wait", tool_call("sleep 60; echo awake"), text("went on"))
+    result = place.run(GEMINI_CLI, "wait", "--permission", "full")
+    assert result["duration_s"] < 50
+    assert "awake" not in place.shown(result["session_id"])
+
+
+def test_a_resume_asks_for_model_and_effort(place: Workplace) -> None:
+    """gemini keeps neither in the conversation."""
+    session_id = place.run(GEMINI_CLI, "the first", "--model", "model-a", "--effort", "low")["session_id"]
+    place.resume(session_id, "the second", "--model", "model-b", "--effort", "high")
+    asked = [(request.model, GEMINI_CLI.effort(request.body)) for request in place.provider.requests]
+    assert asked == [("model-a", "low"), ("model-b", "high")]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_silent_command_is_not_cut(place: Workplace) -> None:
+    """Of its own, gemini would cancel it after 300 s."""
+    place.provider.on("wait", tool_call("sleep 310; echo awake"), text("went on"))
+    process = place.start("run", "--json", "--tool", "gemini-cli", "--permission", "full", "wait")
+    stdout, stderr = process.communicate(timeout=500)
+    result = json.loads(stdout)
+    assert (result["status"], result["text"]) == ("succeeded", "went on"), stderr
+    assert "awake" in place.shown(result["session_id"])

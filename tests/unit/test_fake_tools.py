@@ -18,6 +18,7 @@ import pytest
 BIN = Path(__file__).parents[2] / "fixtures" / "fake_tools" / "bin"
 CODEX = ["codex", "exec", "--json"]
 CLAUDE = ["claude", "-p", "--output-format", "stream-json", "--verbose"]
+GEMINI = ["gemini", "--skip-trust", "--output-format", "stream-json"]
 BOTH = pytest.mark.parametrize("command", [CODEX, CLAUDE], ids=["codex", "claude"])
 UNKNOWN = "01a1f83a-accd-7db1-ada4-435d9ff915d3"
 MARK = "FAKE_TEST_MARK"
@@ -658,6 +659,21 @@ def test_opencode_run_tells_a_call_once_and_no_retry(fakes: Fakes) -> None:
     assert ended.types == ["step_start", "tool_use", "step_finish", "step_start", "text", "step_finish"]
     assert ended.events[1]["part"]["state"]["metadata"]["exit"] == 1
     assert [event["part"]["reason"] for event in (ended.events[2], ended.last)] == ["tool-calls", "stop"]
+
+
+@pytest.mark.parametrize("kind", ["loop", "max-turns", "hook", "hook-stop"])
+def test_gemini_calls_a_turn_that_was_broken_off_a_success(fakes: Fakes, kind: str) -> None:
+    """Only a line before the result tells, and of a hook that stops it not even that."""
+    ended = fakes.play(GEMINI, ["fail", kind])
+    assert ended.types == ["init", "message", *(["error"] if kind != "hook-stop" else []), "result"]
+    assert (ended.code, ended.last["status"], ended.last["stats"]["models"]) == (0, "success", {})
+
+
+def test_codex_completes_a_turn_that_a_hook_refuses(fakes: Fakes) -> None:
+    """With nothing used, and nothing said."""
+    ended = fakes.play(CODEX, ["fail", "hook"])
+    assert (ended.code, ended.types) == (0, ["thread.started", "turn.started", "turn.completed"])
+    assert ended.last["usage"]["input_tokens"] == 0
 
 
 def test_opencode_fails_with_a_typed_error(fakes: Fakes) -> None:

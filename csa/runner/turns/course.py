@@ -25,6 +25,7 @@ from csa.runner.turns.failover import Evidence, Tried, peak_rss, plan_fallback, 
 from csa.runner.turns.fallback import FALLBACK_KINDS
 from csa.runner.turns.opening import Opening
 from csa.runner.turns.plan import TurnPlan
+from csa.runner.turns.records import read_records
 from csa.runner.turns.runfiles import remove_run_files
 from csa.runner.turns.stopping import Stopping
 from csa.runner.turns.verdict import Stop, Verdict, judge
@@ -115,6 +116,7 @@ class Course:
                     tool.keep_background()
             peak_rss_bytes = tool.peak_rss_bytes
             await self._deliver(self._note_left(tool))
+            await self._deliver(self.recorder.record(read_records(decoder)))
         except SpawnError as error:
             spawn_fault = error
         finally:

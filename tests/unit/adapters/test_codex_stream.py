@@ -26,6 +26,11 @@ COMPLETED = line(type="turn.completed", usage={"input_tokens": 5259, "cached_inp
 ZERO = {"input_tokens": 0, "cached_tokens": 0, "output_tokens": 0}
 
 
+def is_over(read: CodexDecoder) -> bool:
+    """Ask anew: what a property has said once, type checkers take for constant."""
+    return read.is_finished
+
+
 def decoder(**fields: Any) -> CodexDecoder:
     return CodexDecoder(make_request(**fields))
 
@@ -390,3 +395,77 @@ def test_a_line_that_is_no_json_is_kept_as_text_and_a_blank_one_is_nothing() -> 
     """A library of the tool may print to stdout."""
     assert decoder().feed(b"Warning: \xff")[0].data == {"raw": "Warning: \ufffd"}
     assert decoder().feed(b"  \r") == []
+
+
+@pytest.mark.parametrize(
+    "refusal",
+    [
+        "MCP tool call requires approval, but approval policy is never",
+        "user cancelled MCP tool call",
+        "user rejected MCP tool call",
+        "MCP tool call cancelled: interactive approval is unavailable in exec mode",
+        "MCP tool call cancelled before approval",
+    ],
+)
+def test_an_mcp_call_that_nobody_could_approve_was_denied(refusal: str) -> None:
+    """Each version has its own words."""
+    call = {"id": "m", "type": "mcp_tool_call", "server": "s", "tool": "t", "status": "failed"}
+    read = decoder()
+    updates = feed_all(read, [STARTED, item("completed", **call, error={"message": refusal}), message("no"), COMPLETED])
+    assert read.close(EXIT_0).denied == ("s.t",)
+    assert only(updates, "permission") == [{"id": "m", "title": "s.t", "status": "denied"}]
+
+
+def test_commands_that_run_on_end_with_the_turn_and_that_is_told() -> None:
+    """codex kills them without a line."""
+    command = {"id": "c", "type": "command_execution", "command": "/bin/bash -c 'sleep 9'", "status": "in_progress"}
+    done = {"id": "d", "type": "command_execution", "command": "/bin/bash -c pwd", "status": "completed"}
+    read = decoder()
+    updates = feed_all(
+        read, [STARTED, item("started", **command), item("completed", **done), message("bye"), COMPLETED]
+    )
+    assert only(updates, "warning") == [{"message": "codex ended it with the turn, while it still ran: sleep 9"}]
+    assert [(data["id"], data["status"]) for data in only(updates, "tool_call_update")] == [
+        ("d", "completed"),
+        ("c", "failed"),
+    ]
+    assert read.close(EXIT_0).succeeded
+
+
+def test_a_turn_in_which_nothing_was_used_or_said_is_no_success() -> None:
+    """So ends one whose prompt a hook has refused, at a first turn and at a later one."""
+    nothing = line(type="turn.completed", usage={"input_tokens": 0, "cached_input_tokens": 0, "output_tokens": 0})
+    same = line(type="turn.completed", usage={"input_tokens": 9, "cached_input_tokens": 0, "output_tokens": 1})
+    totals = {"input_tokens": 9, "cached_tokens": 0, "output_tokens": 1}
+    for read, end in (
+        (decoder(), nothing),
+        (decoder(provider_session_id=THREAD, previous_totals=totals), same),
+    ):
+        feed_all(read, [STARTED, line(type="turn.started"), end])
+        ended = read.close(EXIT_0)
+        assert (ended.succeeded, ended.error_kind) == (False, "permission")
+    said = decoder()
+    feed_all(said, [STARTED, message("an answer of a provider that counts nothing"), nothing])
+    assert said.close(EXIT_0).succeeded
+    unknown = decoder(provider_session_id=THREAD)
+    feed_all(unknown, [STARTED, same])
+    assert unknown.close(EXIT_0).succeeded
+
+
+def test_a_plan_without_codex_is_a_matter_of_quota() -> None:
+    """Waiting does not help, another tool does."""
+    assert kind_of("To use Codex with your ChatGPT plan, upgrade to Plus: https://chatgpt.com/explore/plus.") == "quota"
+
+
+@pytest.mark.parametrize("first", [COMPLETED, line(type="turn.failed", error={"message": "mock"})])
+def test_another_turn_takes_the_end_back(first: bytes) -> None:
+    """The last one decides."""
+    read = decoder()
+    feed_all(read, [STARTED, line(type="turn.started"), message("one"), first])
+    assert is_over(read)
+    feed_all(read, [line(type="turn.started")])
+    assert not is_over(read)
+    assert read.close(EXIT_0).error_kind == "protocol"
+    feed_all(read, [message("two"), COMPLETED])
+    assert is_over(read)
+    assert (read.close(EXIT_0).succeeded, read.close(EXIT_0).text) == (True, "two")

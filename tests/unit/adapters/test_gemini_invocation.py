@@ -260,3 +260,49 @@ def test_account_and_homes() -> None:
     assert ADAPTER.account(environ) == "~/.gemini https://proxy.example/x"
     assert ADAPTER.account(HOME) == "~/.gemini"
     assert ADAPTER.homes({**HOME, "GEMINI_CLI_HOME": "/data/g"}) == ("/data/g/.gemini",)
+
+
+def server_rules(level: Permission) -> list[tuple[str, dict[str, bool]]]:
+    """Return the decisions on MCP tools, strongest first, with the annotations they ask for."""
+    rules = tomllib.loads(invoke(permission=level).files["policy.toml"])["rule"]
+    found = sorted((rule for rule in rules if "mcpName" in rule), key=lambda rule: -rule["priority"])
+    assert all((rule["toolName"], rule["mcpName"]) == ("*", "*") for rule in found)
+    return [(rule["decision"], rule.get("toolAnnotations", {})) for rule in found]
+
+
+def test_mcp_tools_below_full_are_those_that_declare_themselves_harmless() -> None:
+    """At `edit` the user's own trust holds as well; at `read-only` nothing but reading."""
+    reads = ("allow", {"readOnlyHint": True})
+    assert server_rules(Permission.READ_ONLY) == [reads, ("deny", {})]
+    assert server_rules(Permission.EDIT) == [reads, ("allow", {"destructiveHint": False, "openWorldHint": False})]
+
+
+@pytest.mark.parametrize(
+    ("timeout_s", "limit_s"), [(None, 86400), (60.0, 86400), (200_000.0, 200_060), (1e9, 2_147_483)]
+)
+def test_its_own_limits_are_beyond_those_of_csa(timeout_s: float | None, limit_s: float) -> None:
+    """A silent command would be cancelled after 300 s, its own agent after 10 minutes; timers have a maximum."""
+    for made, name in (
+        (invoke(timeout_s=timeout_s), "settings.json"),
+        (invoke(timeout_s=timeout_s, run_directory_is_roots=False), "home/.gemini/settings.json"),
+    ):
+        found = settings(made, name)
+        assert found["tools"]["shell"]["inactivityTimeout"] == limit_s
+        assert found["agents"]["overrides"]["generalist"]["runConfig"]["maxTimeMinutes"] == limit_s / 60
+
+
+@pytest.mark.parametrize(
+    "place", ["~/.gemini/settings.json", "./.gemini/settings.json", "/etc/gemini-cli/settings.json"]
+)
+@pytest.mark.parametrize("is_roots", [True, False])
+def test_limits_of_the_user_and_the_project_hold(place: str, is_roots: bool) -> None:  # noqa: FBT001  # a parameter
+    """What somebody has set, csa does not set."""
+    theirs = {
+        "tools": {"shell": {"inactivityTimeout": 20, "pager": "less"}},
+        "agents": {"overrides": {"generalist": {"runConfig": {"maxTimeMinutes": 2}}}},
+    }
+    made = invoke(files={place: json.dumps(theirs)}, run_directory_is_roots=is_roots)
+    found = settings(made, "settings.json" if is_roots else "home/.gemini/settings.json")
+    assert found.get("tools", {}).get("shell", {}).get("inactivityTimeout") in (None, 20)
+    overrides = found.get("agents", {}).get("overrides", {})
+    assert overrides.get("generalist", {}).get("runConfig", {}).get("maxTimeMinutes") in (None, 2)

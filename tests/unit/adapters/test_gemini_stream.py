@@ -16,6 +16,11 @@ STATS = {"total_tokens": 160, "input_tokens": 120, "output_tokens": 23, "cached"
 DONE = line(type="result", status="success", stats=STATS)
 
 
+def is_over(read: GeminiDecoder) -> bool:
+    """Ask anew: what a property has said once, type checkers take for constant."""
+    return read.is_finished
+
+
 def decoder(**fields: Any) -> GeminiDecoder:
     return GeminiDecoder(make_request(**fields))
 
@@ -190,4 +195,141 @@ def test_a_loop_that_was_stopped_is_a_warning() -> None:
     read = decoder()
     updates = feed_all(read, [INIT, line(type="error", severity="warning", message="Loop detected"), DONE])
     assert only(updates, "warning") == [{"message": "Loop detected"}]
+    assert read.close(EXIT_0).succeeded
+
+
+LOOP = line(type="error", severity="warning", message="Loop detected, stopping execution")
+TURNS = line(type="error", severity="error", message="Maximum session turns exceeded")
+BLOCKED = line(type="error", severity="warning", message="Agent execution blocked: not today")
+USE = line(type="tool_use", tool_name="run_shell_command", tool_id="t", parameters={"command": "pwd"})
+
+
+@pytest.mark.parametrize(
+    ("broken", "kind", "words"),
+    [
+        (LOOP, "internal", "Loop detected, stopping execution"),
+        (TURNS, "internal", "Maximum session turns exceeded"),
+        (BLOCKED, "permission", "Agent execution blocked: not today"),
+    ],
+)
+def test_a_turn_that_was_broken_off_is_no_success(broken: bytes, kind: str, words: str) -> None:
+    """gemini says success of it, and severity warning of most."""
+    for before in ([], [said("Let me see.")], [said("Let me see."), USE]):
+        ended = outcome(INIT, *before, broken, DONE)
+        assert (ended.succeeded, ended.error_kind, ended.error_message) == (False, kind, words)
+
+
+@pytest.mark.parametrize("broken", [LOOP, TURNS, BLOCKED])
+def test_a_model_that_goes_on_takes_the_end_back(broken: bytes) -> None:
+    """The calls of an answer that was found to loop still run; and a hook that refuses an answer asks for another."""
+    assert outcome(INIT, said("first"), broken, said("second"), DONE).succeeded
+    assert outcome(INIT, said("first"), broken, said("second"), DONE).text == "second"
+    called = outcome(INIT, broken, USE, line(type="tool_result", tool_id="t", status="success", output="/"), DONE)
+    assert called.succeeded
+
+
+def test_a_call_that_a_hook_answers_with_the_end_fails_the_turn() -> None:
+    """Unless the model was asked again all the same."""
+    message = "Agent execution stopped by hook: no more"
+    stopped = line(
+        type="tool_result",
+        tool_id="t",
+        status="error",
+        output=message,
+        error={"type": "stop_execution", "message": message},
+    )
+    ended = outcome(INIT, USE, stopped, DONE)
+    assert (ended.succeeded, ended.error_kind, ended.error_message) == (False, "permission", message)
+    assert outcome(INIT, USE, stopped, said("well"), DONE).succeeded
+
+
+def test_a_turn_in_which_no_model_was_asked_is_no_success() -> None:
+    """A hook that stops it leaves no line; an answer without text, of a model that was asked, is another matter."""
+    unasked = line(type="result", status="success", stats={**STATS, "models": {}})
+    ended = outcome(INIT, unasked)
+    assert (ended.succeeded, ended.error_kind) == (False, "permission")
+    assert outcome(INIT, said("an answer"), unasked).succeeded
+    assert outcome(INIT, line(type="result", status="success", stats={**STATS, "models": {"m": {}}})).succeeded
+    assert outcome(INIT, DONE).succeeded  # a version that names no models
+
+
+NOISE = (
+    "Ripgrep is not available. Falling back to GrepTool.\n"
+    "YOLO mode is enabled. All tool calls will be automatically approved.\n"
+    "Error executing tool run_shell_command: Tool execution denied by policy.\n"
+    "MCP issues detected. Run /mcp list for status.\n"
+    "[MCP error] Error during discovery for MCP server 'bad': Connection closed\n"
+    "(node:1) Warning: x\n(Use `node --trace-warnings ...` to show where the warning was created)"
+)
+
+
+@pytest.mark.parametrize(
+    ("end", "message"),
+    [
+        (ToolExit(None, 9, NOISE), "killed by signal 9 without a result line"),
+        (ToolExit(0, None, NOISE), "exited with 0 without a result line"),
+        (ToolExit(42, None, f"{NOISE}\nNo input provided via stdin."), "No input provided via stdin."),
+    ],
+)
+def test_a_failure_quotes_no_noise(end: ToolExit, message: str) -> None:
+    """What gemini says on stderr of any run, and of an agent's tools, says nothing of why it ended."""
+    assert outcome(INIT, end=end).error_message == message
+
+
+def test_the_advice_for_its_interface_is_not_quoted() -> None:
+    """It follows every refusal for want of quota."""
+    advice = "Please wait and try again later. To increase your limits, request a quota increase through AI Studio"
+    read = decoder()
+    updates = feed_all(read, [INIT, failed(f"[API Error: mock 429]\n{advice}")])
+    assert [data["message"] for data in only(updates, "error")] == ["[API Error: mock 429]"]
+    assert read.close(ToolExit(173, None)).error_message == "[API Error: mock 429]"
+
+
+@pytest.mark.parametrize(
+    ("message", "kind"),
+    [
+        ("[API Error: You have exhausted your daily quota on this model.]", "quota"),
+        ("[API Error: You have exhausted your capacity on this model.]", "quota"),
+        ("[API Error: Your project has exceeded its monthly spending cap.]", "quota"),
+        ("[API Error: The usage limit has been reached]", "quota"),
+        ("[API Error: Your prepayment credits are depleted.]", "quota"),
+        ("[API Error: Resource has been exhausted (e.g. check quota).]", "rate_limit"),
+        ("[API Error: Quota exceeded for quota metric 'requests per minute']", "rate_limit"),
+    ],
+)
+def test_quota_words_of_a_429_are_quota(message: str, kind: str) -> None:
+    """What returns in a moment is a rate limit, though it calls itself a quota."""
+    ended = outcome(INIT, failed(message), end=ToolExit(173, None))
+    assert ended.error_kind == kind
+
+
+def test_the_providers_own_delay_is_on_stderr() -> None:
+    """gemini replaces the words of a quota by its own, and reports the delay beside its stack."""
+    tail = """\
+  cause: {
+    code: 429,
+    message: 'You exceeded your current quota. Please retry in 3h12m7.5s.',
+  },
+  retryDelayMs: 11527000,
+  status: 429
+}"""
+    ended = outcome(INIT, failed("[API Error: You have exhausted your daily quota.]"), end=ToolExit(173, None, tail))
+    assert ended.retry_after_s == 11527
+    assert ended.error_message == "[API Error: You have exhausted your daily quota.] (retry in 3h12m7.5s)"
+    unknown = ToolExit(173, None, tail.replace("11527000", "undefined"))
+    assert outcome(INIT, failed("[API Error: x]"), end=unknown).retry_after_s is None
+    assert outcome(INIT, DONE, end=ToolExit(0, None, tail)).retry_after_s is None
+
+
+@pytest.mark.parametrize("more", [said("two"), USE])
+@pytest.mark.parametrize("first", [DONE, failed("mock")])
+def test_a_line_of_work_takes_the_end_back(first: bytes, more: bytes) -> None:
+    """The last result decides, and without one there is none."""
+    read = decoder()
+    feed_all(read, [INIT, said("one"), first])
+    assert is_over(read)
+    feed_all(read, [more])
+    assert not is_over(read)
+    assert read.close(EXIT_0).error_kind == "protocol"
+    feed_all(read, [DONE])
     assert read.close(EXIT_0).succeeded
