@@ -9,17 +9,17 @@ from csa.errors import AmbiguousError, BusyError, CsaError, NotFoundError, Refus
 from csa.model.state import SessionState
 from csa.paths import SessionPaths
 from csa.runner.caller import refuse_own_lineage
-from csa.runner.sessions.acting import record_act, record_update
+from csa.runner.sessions.acting import record_act, record_theft, record_update
 from csa.runner.sessions.ending import end_sessions, who_asks
 from csa.runner.sessions.provider_copies import remove_provider_copies
 from csa.runner.setting import Setting, resolve_selector
 from csa.store.held import open_session
 from csa.store.liveness import probe
-from csa.store.locks import is_locked
+from csa.store.owner import CHANGE
 from csa.store.retiring import bring_back, hold, purge, remove_empty_directories, retire
 from csa.store.sessions import Store
 from csa.store.statefile import load_state
-from csa.structs import Struct
+from csa.structs import Struct, replace
 
 
 class Removed(Struct):
@@ -56,31 +56,37 @@ def resolve_for_deletion(setting: Setting, selectors: Sequence[str]) -> list[str
 def delete_session(
     setting: Setting, session_id: str, *, force: bool = False, purge_now: bool = False, provider: bool = False
 ) -> Removed:
-    """Retire a session, or with `purge_now` remove it for good. With `force`, one that runs is ended first.
+    """Retire a session, or with `purge_now` remove it for good.
+
+    With `force`, one that runs is ended first; and one of which nobody here can know whether it does is taken.
 
     Raises:
-        BusyError: it runs, and would not end.
+        BusyError: it runs, and would not end; or may run where that is not seen.
         RefusedError: it is pinned, and `force` is not set.
         NotFoundError: it is gone.
         OSError: it cannot be moved or removed.
     """
     paths = setting.store.paths(session_id)
-    if force:
+    is_unsure = _is_unsure(paths)
+    if force and not is_unsure:
         _end(setting, session_id)
-    _refuse_running_elsewhere(paths, session_id)
+    way = f"csa session delete --force {session_id}"
+    losses: list[str | None] = []
     try:
-        with hold(paths):
+        with hold(paths, steal=force and is_unsure, way=way) as loser:
+            if loser:
+                losses.append(record_theft(setting, setting.store, paths, loser, "session delete --force"))
             removed = _delete_held(setting, paths, force=force, purge_now=purge_now, provider=provider)
     except FileNotFoundError as error:
         raise NotFoundError(f"Session {session_id} has just been removed.", hint="csa session list") from error
     except BlockingIOError as error:
         raise BusyError(
             f"Session {session_id} is running; it was not deleted.",
-            hint=f"csa session delete --force {session_id} ends it first",
+            hint=f"{way} ends it first",
         ) from error
     if purge_now:
         remove_empty_directories(setting.store)
-    return removed
+    return replace(removed, warnings=(*removed.warnings, *filter(None, losses)))
 
 
 def living_children(store: Store, session_id: str) -> list[str]:
@@ -111,7 +117,7 @@ def restore_session(setting: Setting, selector: str) -> Restored:
     loss = record_act(setting, "session restore", state.session_id, what="restored")
     losses = [loss] if loss else []
     try:
-        with open_session(store, state.session_id) as held:
+        with open_session(store, state.session_id, errand=CHANGE) as held:
             record_update(setting, held, "restored", {})
     except (CsaError, OSError) as error:
         losses.append(f"its transcript does not tell of it: {error}")
@@ -145,10 +151,10 @@ def _end(setting: Setting, session_id: str) -> None:
             raise ended.error
 
 
-def _refuse_running_elsewhere(paths: SessionPaths, session_id: str) -> None:
-    """Refuse a session of a shared disk that may run on another machine, where our lock is not seen."""
-    if not is_locked(paths.session_lock) and probe(paths).state != "not_alive":
-        raise BusyError(f"Session {session_id} may be running on another machine.", hint="delete it there")
+def _is_unsure(paths: SessionPaths) -> bool:
+    """Say whether nobody here can know if a session runs: another machine did, and is not heard of any more."""
+    found = probe(paths)
+    return found.state == "unknown" and found.fault is None
 
 
 def _resolve_retired(store: Store, selector: str) -> str:

@@ -14,12 +14,13 @@ from csa.errors import FullError, Obstacle, RefusedError
 from csa.model.limits import Limits
 from csa.model.state import SessionState
 from csa.runner.turns.plan import TurnPlan
-from csa.store.held import RETRY_OR_WAIT, HeldSession, refuse_busy
+from csa.store.held import HeldSession
 from csa.store.lineage import ancestors
 from csa.store.locks import Lock, is_locked
 from csa.store.sessions import Store
 from csa.store.slots import WAITING_IS_FUTILE, Holder, take_slot
 from csa.store.spending import Account, accounts_of, below, total
+from csa.store.taking import RETRY_OR_WAIT, refuse_busy
 from csa.store.trees import Member, Tree, begin_roll, open_tree
 from csa.structs import replace
 
@@ -62,7 +63,7 @@ def open_admission(store: Store, plan: TurnPlan) -> Iterator[Admission]:
             tree = stack.enter_context(open_tree(store.root, above[-1] if above else plan.state))
         if not plan.is_new:
             paths = store.paths(plan.state.session_id)
-            refuse_busy(paths, plan.state, advice=RETRY_OR_WAIT)  # before it counts as one turn too many
+            refuse_busy(paths, advice=RETRY_OR_WAIT, steal=plan.steal)  # before it counts as one turn too many
         if tree:
             budgeted = [state for state in (above if plan.is_new else (plan.state, *above)) if state.budget]
             _check_turns(tree, plan, above)
