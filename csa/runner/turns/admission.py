@@ -106,6 +106,9 @@ def _check_budgets(tree: Tree, plan: TurnPlan, budgeted: list[SessionState]) -> 
 
 
 def _check_sessions(tree: Tree, limits: Limits, parent: SessionState) -> None:
+    may_have = not limits.max_children or tree.most(parent.session_id) < limits.max_children
+    if may_have and (not limits.max_tree_sessions or tree.most() < limits.max_tree_sessions):
+        return
     there = [member for member in tree.members() if member.paths(tree.root)]
     children = sum(member.parent == parent.session_id for member in there)
     if limits.max_children and children >= limits.max_children:
