@@ -34,7 +34,7 @@ from csa.store.sessions import NEW_PREFIX, Store
 from csa.structs import Struct
 
 _COMPLETE = {"v": 1}
-_COMPLETE_LINE = b'{"v":1}\n'  # the first of a list that was complete from the beginning
+_COMPLETE_LINE = b'{"v":1}\n'
 
 
 class Member(Struct):
@@ -82,14 +82,14 @@ class Tree:
         Of a long list that is known without reading what its lines say: most trees are far from their limits.
         """
         content = self._content()
-        if not content.startswith(_COMPLETE_LINE):
+        if not _is_complete(content):
             return sys.maxsize
         return content.count(parent.encode()) if parent else content.count(b"\n")
 
     def listed(self, session_ids: Iterable[str]) -> list[str]:
         """Return those of some sessions that are members; the rest of the list is not read."""
         content = self._content()
-        if not content.startswith(_COMPLETE_LINE):
+        if not _is_complete(content):
             known = {member.session_id for member in self.members()}
         else:
             known = {self.top.session_id, *(each for each in session_ids if f'"id":"{each}"'.encode() in content)}
@@ -190,6 +190,10 @@ def _member(state: SessionState) -> Member:
 
 def _line(member: Member) -> dict[str, Any]:
     return {"id": member.session_id, "project": member.project, "parent": member.parent}
+
+
+def _is_complete(content: bytes) -> bool:
+    return content.startswith(_COMPLETE_LINE) or b"\n" + _COMPLETE_LINE in content
 
 
 def _parse(content: bytes) -> Roll:

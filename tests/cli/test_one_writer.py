@@ -1,4 +1,4 @@
-"""A session has one writer, on whichever machine: who may be at work is not written over, and who lost the lock stops."""
+"""One writer, on whichever machine: who may be at work is not written over, and who has lost the lock stops."""
 
 from __future__ import annotations
 
@@ -110,7 +110,11 @@ def test_stealing_is_for_who_knows(place: Place) -> None:
     assert done.code == 0, done.err
     lost, stolen, started = place.events(session_id)[before : before + 3]
     assert (lost["type"], lost["data"]["status"], lost["turn"]) == ("run_finished", "lost", 2)
-    assert (stolen["data"]["what"], stolen["data"]["from"]["host"], stolen["data"]["from"]["turn"]) == ("stolen", "far", 2)
+    assert (stolen["data"]["what"], stolen["data"]["from"]["host"], stolen["data"]["from"]["turn"]) == (
+        "stolen",
+        "far",
+        2,
+    )
     assert stolen["data"]["by"]
     assert (started["type"], started["turn"]) == ("run_started", 3)
     (act,) = [act for act in acts(place) if act.get("what") == "stolen"]

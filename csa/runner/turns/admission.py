@@ -18,7 +18,7 @@ from csa.store.held import HeldSession
 from csa.store.lineage import ancestors
 from csa.store.locks import Lock, is_locked
 from csa.store.sessions import Store
-from csa.store.slots import WAITING_IS_FUTILE, Holder, take_slot
+from csa.store.slots import WAITING_IS_FUTILE, Holder, running_turns, take_slot
 from csa.store.spending import Account, accounts_of, below, total
 from csa.store.taking import RETRY_OR_WAIT, refuse_busy
 from csa.store.trees import Member, Tree, begin_roll, open_tree
@@ -126,10 +126,14 @@ def _check_sessions(tree: Tree, limits: Limits, parent: SessionState) -> None:
 
 
 def _check_running(tree: Tree, plan: TurnPlan, limits: Limits) -> None:
+    own = plan.state.session_id
+    candidates = {turn.session_id for turn in running_turns(tree.root)} - {own}  # every turn has a slot
+    if len(tree.listed(candidates)) < limits.max_tree_running:
+        return
     running = [
         member
         for member in tree.members()
-        if member.session_id != plan.state.session_id and member.is_running(tree.root)
+        if member.session_id != own and member.is_running(tree.root)
     ]
     if len(running) < limits.max_tree_running:
         return
