@@ -146,11 +146,11 @@ class HeldSession:
         """
         if not self.is_published:
             self._discard()
+        is_ours = self.is_ours()  # else the record in the file is perhaps another's
         for lock in (self._tool_lock, self.session_lock):
-            if self.is_lost:
-                lock.close()
-            else:
+            if is_ours:
                 _release(lock)
+            lock.close()
         if self.slot:
             self.slot.close()
 
