@@ -21,7 +21,7 @@ Forest = list[Node["Row"]]
 REFRESH_S = 0.25
 REST = 4  # times as long as it took to look, before the next look: at most a fifth of a core
 
-_MARKS = {"running": "●", "succeeded": "✓", "idle": "○", "unknown": "?"}
+_MARKS = {"running": "●", "open": "●", "succeeded": "✓", "idle": "○", "unknown": "?"}
 _ID_FROM = 60  # columns
 _RIGHT = ((24, 8), (40, 7), (60, 8))  # from how many columns on there is one for time, tokens, money; its width
 _NAMES = ("TIME", "TOKENS", "COST")

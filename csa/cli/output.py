@@ -19,6 +19,7 @@ _CODES = {"bold": "1", "dim": "2", "red": "31", "green": "32", "yellow": "33", "
 _WIDEST = 65_535  # columns; no terminal can be wider
 STATUS_STYLES = {
     "running": "cyan",
+    "open": "cyan",
     "succeeded": "green",
     "failed": "red",
     "killed": "red",

@@ -98,6 +98,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="S",
         help="wait for a busy session, or while too many turns run; at most S seconds with --wait=S",
     )
+    how.add_argument(
+        "--steal", action="store_true", help="with --session: take it, though another machine may still run it"
+    )
     how.add_argument("--dry-run", action="store_true", help="say what would be run; create and start nothing")
     budget = parser.add_argument_group("budget of the session and of all that its agents start; 0 is none")
     budget.add_argument("--budget-tokens", type=int, metavar="N", help="tokens, in and out")
@@ -356,6 +359,7 @@ def _request(arguments: argparse.Namespace) -> RunRequest:
         permission=Permission(arguments.permission) if arguments.permission else None,
         system=_system(arguments),
         ephemeral=arguments.ephemeral,
+        steal=arguments.steal,
         timeout_s=arguments.timeout,
         ttl=_ttl(arguments.ttl) if arguments.ttl is not None else None,
         idle_timeout_s=arguments.idle_timeout,

@@ -100,8 +100,8 @@ def _fields(card: SessionCard, now: datetime, place: Callable[[Path], str]) -> I
 def _status(card: SessionCard, now: datetime) -> str:
     words = [card.status]
     owner, last = card.liveness.owner, card.last_turn
-    if card.status == "running" and owner:
-        words.append(f"{owner.tool}, turn {owner.turn}, PID {owner.pid}, since {owner.since_clock}")
+    if card.status in {"running", "open"} and owner:
+        words.append(owner.in_words)
     elif last and last.finished_at:
         words.append(f"{format_age(now, last.finished_at)} ago")
     if card.phase != "active":

@@ -27,7 +27,13 @@ def execute(arguments: argparse.Namespace) -> int:
     owner = liveness.owner
     if arguments.json:
         known = (
-            {"tool": owner.tool, "turn": owner.turn, "pid": owner.pid, "since": owner.since}
+            {
+                "tool": owner.tool,
+                "turn": owner.turn,
+                "pid": owner.pid,
+                "since": owner.since,
+                "errand": owner.errand or None,
+            }
             if owner and liveness.state != "not_alive"
             else {}
         )
@@ -41,5 +47,5 @@ def execute(arguments: argparse.Namespace) -> int:
     elif owner is None:
         print(f"{liveness.state}: owner unknown")
     else:
-        print(f"{liveness.state}: {owner.tool}, turn {owner.turn}, PID {owner.pid}, since {owner.since_clock}")
+        print(f"{liveness.state}: {owner.in_words}")
     return _EXITS[liveness.state]

@@ -4,6 +4,9 @@ That is: a last line of the transcript that was cut off is dropped; a state.toml
 the transcript, and the old file kept beside it; a result.toml that is not what the transcript says is written anew, and
 so is a final.md that is missing, from what was said last. Nothing else is touched. A session that runs is refused.
 
+--steal takes a session that another machine ran and that is not known to have ended: on a shared disk, or in a copy of
+a store. Only you can know that it does not run there any more; if it does, its turn ends as soon as that is noticed.
+
 Exits 0 when nothing is damaged any more, and 6 when something is.
 """
 
@@ -20,6 +23,7 @@ if TYPE_CHECKING:
 
 def configure(parser: argparse.ArgumentParser) -> None:
     add_selector(parser)
+    parser.add_argument("--steal", action="store_true", help="free it, though another machine may still run it")
     parser.add_argument("--dry-run", action="store_true", help="say what would be done; change nothing")
     parser.add_argument("--json", action="store_true", help="print an object")
 
@@ -27,7 +31,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def execute(arguments: argparse.Namespace) -> int:
     from csa.runner.sessions.repairing import repair_session  # noqa: PLC0415  # help needs none of it
 
-    repair = repair_session(find_one(arguments, retired=True, acts=not arguments.dry_run), dry_run=arguments.dry_run)
+    session = find_one(arguments, retired=True, acts=not arguments.dry_run)
+    repair = repair_session(session, dry_run=arguments.dry_run, steal=arguments.steal)
     if arguments.json:
         left = [problem.to_json() for problem in repair.left]
         print_json({"session_id": repair.session_id, "dry_run": arguments.dry_run, "done": repair.done, "left": left})

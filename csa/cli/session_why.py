@@ -13,6 +13,7 @@ from csa.cli.describe import describe, elapsed, size
 from csa.cli.output import STATUS_STYLES, Style, cut, one_line, print_json, terminal_width
 from csa.cli.selecting import add_selector, find_one
 from csa.runner.sessions.evidence import Evidence, OwnerEvidence, gather_evidence
+from csa.store.owner import INTERFACE
 
 TYPE_CHECKING = False  # see csa/structs.py
 if TYPE_CHECKING:
@@ -44,11 +45,35 @@ def execute(arguments: argparse.Namespace) -> int:
 
 def conclude(found: Evidence) -> str:
     """Return the status that follows, and why, in a sentence."""
-    if found.status in _CONCLUSIONS:
+    if found.status in _CONCLUSIONS and not (found.status == "lost" and found.is_locked):
         return _CONCLUSIONS[found.status](found)
+    if found.is_locked and found.owner and found.owner.owner.errand:
+        return f"{_busy(found)}; {_how_it_ended(found)}."
     if found.last_event is None:
         return "nobody holds the lock; the record, which another program wrote, says how the last turn ended."
-    return f"nobody holds the lock, and turn {_turn(found)} ended {_age(found.last_event_age_s)} ago."
+    return f"nobody holds the lock, and {_how_it_ended(found)}."
+
+
+def _how_it_ended(found: Evidence) -> str:
+    if found.last_event is None:
+        return "no turn is in the transcript"
+    if found.status == "lost":
+        return f"turn {_turn(found)} has no end in the transcript"
+    return f"turn {_turn(found)} ended {_age(found.last_event_age_s)} ago"
+
+
+def _busy(found: Evidence) -> str:
+    """Say what is done that is no turn."""
+    assert found.owner is not None
+    owner = found.owner.owner
+    where = "" if found.is_locked else f" on another machine{_host(found)}"
+    if owner.errand == INTERFACE:
+        return f"the interface of {owner.tool} is open{where}, since {owner.since_clock} (PID {owner.pid})"
+    return f"no turn runs, but a {owner.errand}{where}, since {owner.since_clock} (PID {owner.pid})"
+
+
+def _open(found: Evidence) -> str:
+    return f"{_busy(found)}; {_how_it_ended(found)}."
 
 
 def _damaged(found: Evidence) -> str:
@@ -82,7 +107,8 @@ def _running(found: Evidence) -> str:
         return "the lock is held by a program that does not say who it is."
     what = f"{owner.owner.tool} runs turn {owner.owner.turn}"
     if not found.is_locked:
-        return f"{what} on another machine{_host(found)}, whose heartbeat is {_beat(found)}."
+        place = f"as PID {owner.owner.pid}, which has lost its lock," if owner.is_same_boot else "on another machine"
+        return f"{what} {place}{_host(found)}, whose heartbeat is {_beat(found)}."
     if owner.process in {"gone", "reused"}:
         return f"the supervisor of turn {owner.owner.turn} is gone, and what it had started is being ended."
     if owner.process == "stopped":
@@ -93,6 +119,7 @@ def _running(found: Evidence) -> str:
 _CONCLUSIONS: dict[str, Callable[[Evidence], str]] = {
     "damaged": _damaged,
     "running": _running,
+    "open": _open,
     "unknown": _unknown,
     "lost": _lost,
     "idle": _idle,
@@ -153,7 +180,7 @@ def _rows(found: Evidence) -> Iterator[tuple[str, str]]:
 
 def _owner(evidence: OwnerEvidence) -> str:
     owner = evidence.owner
-    who = f"PID {owner.pid} ({_PROCESSES[evidence.process]}), {owner.tool}, turn {owner.turn}"
+    who = f"PID {owner.pid} ({_PROCESSES[evidence.process]}), {owner.tool}, {owner.work}"
     return f"{who}, since {owner.since}{', detached' if owner.detached else ''}"
 
 

@@ -28,7 +28,12 @@ class OutputLog:
         self._size = 0
         self._dropped = 0
         self._fd = -1
+        self._is_sealed = False
         self._open()
+
+    def seal(self) -> None:
+        """Write nothing any more, whatever comes."""
+        self._is_sealed = True
 
     def write(self, chunk: bytes) -> None:
         """Take the tool's next bytes."""
@@ -41,11 +46,11 @@ class OutputLog:
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
-        if self._older.exists():
+        if self._older.exists() and not self._is_sealed:
             self._join()
 
     def _append(self, text: str) -> None:
-        if not text or self.fault:
+        if not text or self.fault or self._is_sealed:
             return
         content = text.encode("utf-8", "surrogateescape")
         try:

@@ -36,4 +36,5 @@ class RunRequest(Struct, kw_only=True):
     budget_usd: float | None = None
     budget_time_s: float | None = None  # the time of all turns, added up
     ttl: timedelta | None = None  # after which the session expires; default: as configured
+    steal: bool = False  # resume it though another machine, as far as is known, may still run it
     directory: Path | None = None  # where a new session starts; default: where the library was opened

@@ -8,28 +8,34 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Sequence
 from contextlib import suppress
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Self
 
-from csa.errors import BusyError, NotFoundError, Obstacle, RefusedError, StateError
+from csa.errors import BusyError, NotFoundError, RefusedError, StateError
 from csa.ids import is_session_id
 from csa.model.state import SessionState
 from csa.paths import SessionPaths
-from csa.store.atomic import make_private_directory, sync_directory
-from csa.store.liveness import probe
+from csa.procfs import ProcessId
+from csa.store.atomic import make_private_directory, sync_directory, write_private
+from csa.store.heartbeat import render_heartbeat
 from csa.store.locks import Lock, acquire_lock, is_locked
-from csa.store.owner import current_owner
+from csa.store.owner import Owner
 from csa.store.sessions import NEW_PREFIX, Store
 from csa.store.statefile import create_state, load_state, save_state
+from csa.store.taking import RETRY, busy, owner_record, take_session_lock
 
 GONE_PREFIX = ".gone-"
-RETRY, RETRY_OR_WAIT = "retry later", "retry later, or pass --wait"
+_LOST = {errno.EIO, errno.ESTALE, errno.EBADF, errno.ENOLCK}  # what a file server answers that has forgotten a lock
 
 
 class HeldSession:
-    """The locks of a session, and its state. Release with `close`, or by leaving the `with` block."""
+    """The locks of a session, and its state. Release with `close`, or by leaving the `with` block.
+
+    A lock can be lost: a file server forgets it, or its file is replaced. From when that shows (`is_ours`) nothing is
+    written here any more, since the session may be another's.
+    """
 
     def __init__(
         self,
@@ -39,8 +45,11 @@ class HeldSession:
         locks: tuple[Lock, Lock],
         *,
         detached: bool = False,
+        stolen_from: Owner | None = None,
     ) -> None:
         self._detached = detached
+        self.stolen_from = stolen_from
+        self.is_lost = False
         self.store = store
         self.paths = paths
         self.state = state
@@ -57,10 +66,36 @@ class HeldSession:
         """Whether other processes can see the session."""
         return not self.paths.root.name.startswith(NEW_PREFIX)
 
+    def is_ours(self) -> bool:
+        """Look whether the lock is still ours, and whoever reads the session would see so."""
+        if not self.is_lost:
+            try:
+                self.is_lost = not self.session_lock.is_intact(self.paths.session_lock)
+            except OSError as error:  # a directory that may not be looked at is no proof
+                self.is_lost = error.errno in _LOST
+        return not self.is_lost
+
+    def beat(self, processes: Sequence[ProcessId] = ()) -> None:
+        """Touch the heartbeat, which names the turn's processes, and before that the lock: is it still ours?"""
+        if not self.is_ours():
+            return
+        try:
+            self.session_lock.touch()
+        except OSError as error:
+            self.is_lost = error.errno in _LOST
+        self.write_heartbeat(processes)
+
+    def write_heartbeat(self, processes: Sequence[ProcessId] = ()) -> None:
+        """Touch the heartbeat alone, of a session whose lock has just been looked at."""
+        if not self.is_lost:
+            with suppress(OSError):  # it is no evidence on this machine
+                write_private(self.paths.heartbeat, render_heartbeat(processes))
+
     def save(self, state: SessionState) -> None:
-        """Write the state; StateError or OSError as `statefile.save_state`."""
+        """Write the state, if the session is still ours; StateError or OSError as `statefile.save_state`."""
         self.state = state
-        save_state(self.paths.state, state)
+        if self.is_ours():
+            save_state(self.paths.state, state)
 
     def publish(self) -> None:
         """Rename a new session into place, durably.
@@ -88,7 +123,7 @@ class HeldSession:
             BusyError: another program holds the tool's lock; nothing has changed.
             OSError: the lock cannot be written; nothing but the owner record has changed.
         """
-        owner = _owner_record(tool, turn, detached=self._detached)
+        owner = owner_record(tool, turn, detached=self._detached)
         tool_lock = _take_tool_lock(self.paths, self.state, tool, owner)
         try:
             self.session_lock.write(owner)
@@ -111,8 +146,11 @@ class HeldSession:
         """
         if not self.is_published:
             self._discard()
+        is_ours = self.is_ours()  # else the record in the file is perhaps another's
         for lock in (self._tool_lock, self.session_lock):
-            _release(lock)
+            if is_ours:
+                _release(lock)
+            lock.close()
         if self.slot:
             self.slot.close()
 
@@ -172,7 +210,7 @@ def build_session(
             paths.root.mkdir(0o700)
             _make_layout(paths)
             create_state(paths.state, state)
-            locks = _take_locks(paths, state, tool=tool, turn=1, detached=detached)
+            locks, _ = _take_locks(paths, state, tool, owner_record(tool, 1, detached=detached))
         except BaseException:
             _remove_tree(paths.root, must=False)
             raise
@@ -180,16 +218,32 @@ def build_session(
 
 
 def open_session(
-    store: Store, session_id: str, *, tool: str | None = None, detached: bool = False, advice: str = RETRY
+    store: Store,
+    session_id: str,
+    *,
+    tool: str | None = None,
+    errand: str = "",
+    detached: bool = False,
+    advice: str = RETRY,
+    steal: bool = False,
 ) -> HeldSession:
-    """Take the lock of an existing session for its next turn, by `tool` or by the tool of its last turn.
+    """Take the lock of an existing session for its next turn, or for an errand.
 
     A `cancel` file that an earlier turn has left goes; one that appears from then on is meant for this one.
+
+    Args:
+        store: where it is.
+        session_id: which.
+        tool: whose lock is taken too; else that of the last turn's.
+        errand: what is done that is no turn.
+        detached: it does not end with the process that started it.
+        advice: what to do when it is busy.
+        steal: take it from an owner whose lock is not seen here: `stolen_from`.
 
     Raises:
         NotFoundError: there is no such session.
         StateError: its record is damaged.
-        BusyError: a supervisor holds it; the message names pid, tool and time, and ends with `advice`.
+        BusyError: it is in use, or may be; the message names who, tool and time.
     """
     paths = store.paths(session_id)
     if not store.has(session_id):
@@ -197,14 +251,15 @@ def open_session(
     state = load_state(paths.state)
     _make_layout(paths)
     tool = tool or state.last_tool or "none"
-    locks = _take_locks(paths, state, tool=tool, turn=state.turns + 1, detached=detached, advice=advice)
+    owner = owner_record(tool, state.turns + (not errand), detached=detached, errand=errand)
+    locks, loser = _take_locks(paths, state, tool, owner, advice=advice, steal=steal)
     try:
         state = load_state(paths.state)  # it may have changed before the lock was ours
     except StateError:
         for lock in locks:
             lock.close()
         raise
-    return HeldSession(store, paths, state, locks, detached=detached)
+    return HeldSession(store, paths, state, locks, detached=detached, stolen_from=loser)
 
 
 def store_lock(store: Store) -> Lock:
@@ -233,13 +288,12 @@ def _make_layout(paths: SessionPaths) -> None:
 
 
 def _take_locks(
-    paths: SessionPaths, state: SessionState, *, tool: str, turn: int, detached: bool, advice: str = RETRY
-) -> tuple[Lock, Lock]:
-    owner = _owner_record(tool, turn, detached=detached)
+    paths: SessionPaths, state: SessionState, tool: str, owner: bytes, *, advice: str = RETRY, steal: bool = False
+) -> tuple[tuple[Lock, Lock], Owner | None]:
     try:
-        session_lock = acquire_lock(paths.session_lock)
+        session_lock, loser = take_session_lock(paths, steal=steal, advice=advice)
     except BlockingIOError as error:
-        raise _busy(paths, state, advice) from error
+        raise busy(paths, advice) from error
     except FileNotFoundError as error:  # a collector was first
         raise NotFoundError(f"Session {state.session_id} has just been removed.", hint="csa session list") from error
     except (IsADirectoryError, NotADirectoryError, PermissionError) as error:
@@ -247,7 +301,7 @@ def _take_locks(
     try:
         paths.cancel.unlink(missing_ok=True)  # an earlier turn's: what comes once the owner is known is ours
         session_lock.write(owner)
-        return session_lock, _take_tool_lock(paths, state, tool, owner)
+        return (session_lock, _take_tool_lock(paths, state, tool, owner)), loser
     except BaseException:
         session_lock.close()
         raise
@@ -272,21 +326,3 @@ def _release(lock: Lock) -> None:
     with suppress(OSError):  # whoever holds it next says so himself
         lock.write(b"")
     lock.close()
-
-
-def _owner_record(tool: str, turn: int, *, detached: bool) -> bytes:
-    since = datetime.now(UTC).isoformat(timespec="seconds")
-    return current_owner(tool=tool, turn=turn, since=since, detached=detached).to_bytes()
-
-
-def refuse_busy(paths: SessionPaths, state: SessionState, *, advice: str = RETRY) -> None:
-    """Raise BusyError when the session is held just now."""
-    if is_locked(paths.session_lock):
-        raise _busy(paths, state, advice)
-
-
-def _busy(paths: SessionPaths, state: SessionState, advice: str) -> BusyError:
-    owner = probe(paths).owner
-    by = f"PID {owner.pid} ({owner.tool}, turn {owner.turn}, since {owner.since_clock})" if owner else "another process"
-    words = f"Session {state.session_id} is locked by {by}"
-    return BusyError(f"{words}; {advice}.", obstacle=Obstacle(words, lambda: not is_locked(paths.session_lock)))

@@ -45,16 +45,20 @@ class Journal:
         *,
         turn: int,
         clock_ns: Callable[[], int] = time.time_ns,
+        may_write: Callable[[], bool] = lambda: True,
     ) -> None:
+        """Open it; `may_write` is asked before each write, and after its first no nothing is written any more."""
         self.turn = turn
         self.lost = 0
         self.fault: OSError | None = None
         self._redactor = redactor
         self._clock_ns = clock_ns
+        self._may_write = may_write
         self._stamped_ms = -1
         self._stamp = ""
         self._chunks: tuple[str, Mapping[str, Any], StreamRedactor] | None = None
         self._buffer: list[bytes] = []
+        self.is_sealed = False  # the transcript is another's; events are still taken, for who listens
         self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             self._durable_seq, self._end = _recover(self._fd, path)
@@ -90,6 +94,10 @@ class Journal:
         """Hand the buffered lines to the kernel. A failure drops them, counts them and keeps the file whole."""
         if not self._buffer:
             return
+        self.is_sealed = self.is_sealed or not self._may_write()
+        if self.is_sealed:
+            self._buffer.clear()
+            return
         content, count = b"".join(self._buffer), self._seq - self._durable_seq
         self._buffer.clear()
         try:
@@ -103,6 +111,8 @@ class Journal:
     def sync(self) -> None:
         """Flush, and make it survive a power cut."""
         self.flush()
+        if self.is_sealed:
+            return
         try:
             os.fsync(self._fd)
         except OSError as error:

@@ -1,4 +1,9 @@
-"""Whether a session runs: alive means that its lock is held. Nothing is written, and nothing is taken."""
+"""Whether a session is in use: the one judgement, by which readers report and writers go ahead or do not.
+
+Its lock is held: alive. It is free, and names an owner: he may be at work all the same, where his lock is not seen
+(another machine on a shared disk, a copy of a store) or was lost. Then the heartbeat tells. Nothing is written or
+taken.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +11,9 @@ import time
 
 from csa.errors import StateError
 from csa.paths import SessionPaths
-from csa.procfs import boot_id, machine_id
+from csa.procfs import boot_id, is_zombie, machine_id
 from csa.store.locks import probe_lock
-from csa.store.owner import Owner, may_be_running, parse_owner
+from csa.store.owner import COMPACTION, INTERFACE, Owner, may_be_running, parse_owner
 from csa.structs import Struct
 
 TYPE_CHECKING = False  # see csa/structs.py
@@ -21,11 +26,20 @@ _LOOK_AGAIN_S = 0.01
 
 
 class Liveness(Struct):
-    """`unknown`: it belongs to another machine whose heartbeat is old; or its lock cannot be read, as `fault` says."""
+    """`unknown`: it belongs to another machine whose heartbeat is old; or its lock cannot be read, as `fault` says.
+
+    `is_held`: its lock is, which nobody can take then.
+    """
 
     state: Literal["alive", "not_alive", "unknown"]
     owner: Owner | None = None
     fault: StateError | None = None
+    is_held: bool = False
+
+    @property
+    def runs_turn(self) -> bool:
+        """Whether a turn is being run, and not an errand."""
+        return self.state == "alive" and (self.owner is None or not self.owner.errand)
 
 
 _AT_REST = Liveness("not_alive")
@@ -46,16 +60,31 @@ def _probe(paths: SessionPaths) -> Liveness:
             break
         time.sleep(_LOOK_AGAIN_S)  # who has just taken the lock has not yet said who he is
         held, owner = _look(paths)
-    if held:
-        return Liveness("alive", owner)
+    return Liveness("alive", owner, is_held=True) if held else judge_owner(paths, owner)
+
+
+def judge_owner(paths: SessionPaths, owner: Owner | None) -> Liveness:
+    """Judge a session whose lock nobody holds, or only who asks, by the owner that its lock file names.
+
+    Raises:
+        StateError: the transcript cannot be read.
+    """
     if owner is None:
         return _AT_REST
-    if owner.boot_id == boot_id() or (owner.machine_id and owner.machine_id == machine_id()):
+    age_s = heartbeat_age_s(paths)
+    if _is_over(paths, owner, age_s):
         return Liveness("not_alive", owner)
-    if _last_turn_finished(paths):
-        return Liveness("not_alive", owner)
-    fresh = _heartbeat_age_s(paths) < HEARTBEAT_FRESH_S
-    return Liveness("alive" if fresh else "unknown", owner)
+    return Liveness("alive" if age_s < HEARTBEAT_FRESH_S else "unknown", owner)
+
+
+def _is_over(paths: SessionPaths, owner: Owner, age_s: float) -> bool:
+    """Say whether the owner has surely gone, or surely done with the session."""
+    if owner.boot_id == boot_id():  # his lock would be seen here, unless it was lost while he lives
+        is_there = owner.is_local and may_be_running(owner) and not is_zombie(owner.pid)
+        return not is_there or age_s >= HEARTBEAT_FRESH_S
+    if owner.machine_id and owner.machine_id == machine_id() and age_s > time.clock_gettime(time.CLOCK_BOOTTIME):
+        return True  # this machine was started anew since; a younger heartbeat comes from one with a copied id
+    return owner.errand not in {INTERFACE, COMPACTION} and _is_finished(paths, owner.turn)
 
 
 def _look(paths: SessionPaths) -> tuple[bool, Owner | None]:
@@ -63,14 +92,15 @@ def _look(paths: SessionPaths) -> tuple[bool, Owner | None]:
     return held, parse_owner(content)
 
 
-def _last_turn_finished(paths: SessionPaths) -> bool:
+def _is_finished(paths: SessionPaths, turn: int) -> bool:
     from csa.store.transcript import last_turn_event  # noqa: PLC0415  # only records of other machines need it
 
     last = last_turn_event(paths.transcript)
-    return last is not None and last.type == "run_finished"
+    return last is not None and last.type == "run_finished" and last.turn >= turn
 
 
-def _heartbeat_age_s(paths: SessionPaths) -> float:
+def heartbeat_age_s(paths: SessionPaths) -> float:
+    """Return how long ago the session's heartbeat was touched; infinite where it has none."""
     try:
         return time.time() - paths.heartbeat.stat().st_mtime
     except OSError:

@@ -38,11 +38,30 @@ class Lock:
     def __init__(self, path: Path, fd: int) -> None:
         self.path = path
         self.fd = fd
+        self._content = b""
 
     def write(self, content: bytes) -> None:
         """Replace the file's content, which says to readers who holds the lock."""
         os.pwrite(self.fd, content, 0)
         os.ftruncate(self.fd, len(content))
+        self._content = content
+
+    def read(self) -> bytes:
+        """Return the file's content; before the first `write`, an earlier holder's."""
+        return os.pread(self.fd, MAX_OWNER_BYTES, 0)
+
+    def is_intact(self, path: Path) -> bool:
+        """Say whether `path` is this lock's file, with what was last written here: else it is another's by now."""
+        return _names(path, self.fd) and self.read() == self._content
+
+    def touch(self) -> None:
+        """Write through the lock's own descriptor, to the disk: a file server that has lost the lock refuses that.
+
+        It writes one byte, the same as before: should somebody else have taken the file a moment ago, his record,
+        which begins alike, stays whole.
+        """
+        os.pwrite(self.fd, self._content[:1], 0)
+        os.fdatasync(self.fd)
 
     def close(self) -> None:
         """Release; harmless when done twice."""
@@ -139,7 +158,7 @@ def _stuck(path: Path, holders: list[str]) -> BusyError:
 
 def _names(path: Path, fd: int) -> bool:
     try:
-        return os.stat(path).st_ino == os.fstat(fd).st_ino
+        return os.path.samestat(os.stat(path), os.fstat(fd))
     except FileNotFoundError:
         return False
 

@@ -18,22 +18,25 @@ from csa.model.state import SessionState, parse_time
 from csa.model.usage import Usage, number_of
 from csa.paths import SessionPaths
 from csa.store.liveness import Liveness, probe
-from csa.store.owner import Owner
+from csa.store.owner import CHANGE, Owner
 from csa.store.sessions import Record, Store
 from csa.store.status import session_status
 from csa.store.transcript import read_events_backwards
+from csa.store.turns import TURN_ENDS, TurnFilter
 from csa.structs import Struct, field, replace
 
 Describe = Callable[[Event], str | None]
 _Signature = tuple[int, int, int] | None
 _MAX_LOOK_BACK = 200  # events, to what is being done, the use so far and the turn's beginning
 _MAX_TEXT = 400
-_ENDS = {"run_started", "run_finished"}
 _SETTLED_NS = 100_000_000  # a directory changed more recently may change again without a new mtime
 
 
 class Sight(Struct):
-    """What a session looks like at one moment. Times are Unix seconds; `duration_s` is None while it runs."""
+    """What a session looks like at one moment. Times are Unix seconds; `duration_s` is None while it runs.
+
+    All of it is of the last turn, but `doing` and `owner` while an errand is done.
+    """
 
     record: Record
     status: str
@@ -74,6 +77,7 @@ class _Known(Struct, frozen=False):
     liveness: Liveness | None = None
     record: Record | None = None
     tail: _Tail = _Tail()
+    turns: TurnFilter = field(default_factory=TurnFilter)  # has seen the transcript as far as `tail` has
     sight: Sight | None = None
 
 
@@ -128,10 +132,10 @@ class Observer:
         if known.liveness is None or known.liveness.state != "not_alive" or transcript != known.transcript:
             if transcript != known.transcript:
                 if _is_another(known.transcript, transcript):
-                    known.tail = _Tail()
+                    known.tail, known.turns = _Tail(), TurnFilter()
                 known.transcript, known.sight = transcript, None
             liveness = probe(known.paths)
-            if known.liveness is None or liveness.state != known.liveness.state:
+            if known.liveness is None or liveness != known.liveness:
                 known.sight = None
             known.liveness = liveness
         return known.liveness
@@ -149,14 +153,16 @@ class Observer:
                 return None
             known.sight = Sight(record, "damaged", doing=str(record.fault))
             return known.sight
-        known.tail = tail = _read_tail(paths.transcript, self._describe, known.tail)
-        if liveness.state == "alive":
+        known.tail = tail = _read_tail(paths.transcript, self._describe, known.tail, known.turns)
+        if liveness.runs_turn:
             known.sight = _running(record, record.state, liveness, tail)
             return known.sight
         status = session_status(paths, record.state)
         if status == "running":  # it has just begun
             known.liveness = None
         known.sight = _at_rest(record, record.state, status, tail)
+        if liveness.state == "alive" and liveness.owner and liveness.owner.errand != CHANGE:
+            known.sight = replace(known.sight, doing=liveness.owner.errand, owner=liveness.owner)
         return known.sight
 
 
@@ -191,16 +197,17 @@ def _at_rest(record: Record, state: SessionState, status: str, tail: _Tail) -> S
     )
 
 
-def _read_tail(transcript: Path, describe: Describe, before: _Tail) -> _Tail:
+def _read_tail(transcript: Path, describe: Describe, before: _Tail, turns: TurnFilter) -> _Tail:
     """Read what has been added since `before` was read; of a transcript not read yet, a bounded end."""
-    events = _last_events(transcript, before.seq)
+    added = _last_events(transcript, before.seq)
+    events = [event for event in reversed(added) if turns.takes(event)][::-1]
     if not events:
-        return before
+        return replace(before, seq=added[0].seq) if added else before
     oldest, turn = events[-1], events[0].turn
-    if oldest.type in _ENDS or before.turn != turn:
-        before = _Tail(turn=oldest.turn if oldest.type in _ENDS else turn)
+    if oldest.type in TURN_ENDS or before.turn != turn:
+        before = _Tail(turn=oldest.turn if oldest.type in TURN_ENDS else turn)
     newest, doing = events[0], _word(events, describe)
-    tail = replace(before, seq=newest.seq, last_at=_seconds(newest.ts), doing=doing or before.doing)
+    tail = replace(before, seq=added[0].seq, last_at=_seconds(newest.ts), doing=doing or before.doing)
     if oldest.type == "run_finished":
         return _finished(tail, oldest)
     if oldest.type == "run_started":
@@ -216,7 +223,7 @@ def _last_events(transcript: Path, seen: int) -> list[Event]:
         if event.seq <= seen and not event.data.get("chunk"):  # a streamed message is worded as a whole
             break
         events.append(event)
-        if event.type in _ENDS or len(events) >= _MAX_LOOK_BACK:
+        if event.type in TURN_ENDS or len(events) >= _MAX_LOOK_BACK:
             break
     return events
 

@@ -9,9 +9,14 @@ from datetime import datetime
 from csa.procfs import ProcessId, boot_id, machine_id, pid_namespace, process_start_time
 from csa.structs import Struct, asdict, fields
 
+INTERFACE, COMPACTION, CHANGE = "interface open", "compaction", "change"  # what is done that is no turn
+
 
 class Owner(Struct, kw_only=True):
-    """The content of a held lock file. `start_time` is in clock ticks since boot, as in /proc/<pid>/stat."""
+    """The content of a held lock file. `start_time` is in clock ticks since boot, as in /proc/<pid>/stat.
+
+    With an `errand` it runs no turn, and `turn` is the session's last.
+    """
 
     pid: int
     start_time: int
@@ -23,6 +28,7 @@ class Owner(Struct, kw_only=True):
     turn: int
     since: str  # RFC 3339
     detached: bool = False  # it does not end with the process that started it
+    errand: str = ""
 
     def to_bytes(self) -> bytes:
         """Render as one line of JSON."""
@@ -37,6 +43,16 @@ class Owner(Struct, kw_only=True):
     def is_local(self) -> bool:
         """Whether its pid means here what it meant there: the same boot and pid namespace."""
         return self.boot_id == boot_id() and self.pid_namespace == pid_namespace()
+
+    @property
+    def work(self) -> str:
+        """What it does, in words: `turn 3`, or its errand."""
+        return self.errand or f"turn {self.turn}"
+
+    @property
+    def in_words(self) -> str:
+        """Who it is, as `codex, turn 3, PID 4711, since 10:02`."""
+        return f"{self.tool}, {self.work}, PID {self.pid}, since {self.since_clock}"
 
     @property
     def since_clock(self) -> str:
@@ -59,8 +75,8 @@ def parse_owner(content: bytes) -> Owner | None:
     return owner if is_sound else None
 
 
-def current_owner(*, tool: str, turn: int, since: str, detached: bool = False) -> Owner:
-    """Describe this process as the owner of a turn."""
+def current_owner(*, tool: str, turn: int, since: str, detached: bool = False, errand: str = "") -> Owner:
+    """Describe this process as the owner of a turn, or as busy with an errand."""
     return Owner(
         pid=os.getpid(),
         start_time=process_start_time(os.getpid()) or 0,
@@ -72,6 +88,7 @@ def current_owner(*, tool: str, turn: int, since: str, detached: bool = False) -
         turn=turn,
         since=since,
         detached=detached,
+        errand=errand,
     )
 
 

@@ -12,7 +12,7 @@ import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 
 from csa.errors import BusyError, StateError
@@ -20,11 +20,11 @@ from csa.model.state import SessionState
 from csa.paths import SessionPaths
 from csa.store.atomic import sync_directory
 from csa.store.held import GONE_PREFIX, store_lock
-from csa.store.locks import Lock, acquire_lock
-from csa.store.owner import current_owner
+from csa.store.owner import CHANGE, Owner
 from csa.store.sessions import NEW_PREFIX, Store, is_directory
 from csa.store.statefile import load_state, save_state
 from csa.store.survey import measure
+from csa.store.taking import owner_record, take_session_lock
 from csa.structs import replace
 
 _MEASURE_LIMIT_S = 60.0
@@ -32,23 +32,25 @@ _LOCKS = {"store.lock", "usage_stats.lock"}
 
 
 @contextmanager
-def hold(paths: SessionPaths) -> Iterator[Lock]:
+def hold(paths: SessionPaths, *, steal: bool = False, way: str | None = None) -> Iterator[Owner | None]:
     """Hold a session's lock, whether its record can be read or not; what it is renamed to stays held.
+
+    Yields whom it was stolen from, if it was.
 
     Raises:
         FileNotFoundError: the session is gone.
-        BlockingIOError: someone holds it.
+        Others as `take_session_lock`.
     """
     if not paths.session_lock.parent.is_dir():
         before = os.stat(paths.root)
         paths.session_lock.parent.mkdir(0o700, exist_ok=True)
         os.utime(paths.root, ns=(before.st_atime_ns, before.st_mtime_ns))  # of a damaged one, that is its age
-    with acquire_lock(paths.session_lock) as lock:
-        owner = current_owner(tool="csa", turn=0, since=datetime.now(UTC).isoformat(timespec="seconds"))
+    lock, loser = take_session_lock(paths, steal=steal, way=way)
+    with lock:
         with suppress(OSError):  # a full disk is a reason to collect
-            lock.write(owner.to_bytes())
+            lock.write(owner_record("csa", 0, errand=CHANGE))
         try:
-            yield lock
+            yield loser
         finally:
             with suppress(OSError):
                 lock.write(b"")

@@ -14,14 +14,11 @@ from csa.model.limits import Spent, spent_by_turn
 from csa.model.state import SessionState, parse_time
 from csa.model.usage import Usage
 from csa.store.lineage import find_record
-from csa.store.locks import probe_lock
-from csa.store.owner import parse_owner
+from csa.store.liveness import probe
 from csa.store.statefile import load_state
-from csa.store.transcript import read_events_backwards
 from csa.store.trees import Member
+from csa.store.turns import newest_of_turn
 from csa.structs import Struct, replace
-
-_MAX_LOOK_BACK = 2000  # events of a turn that has not ended
 
 
 class Account(Struct):
@@ -60,20 +57,14 @@ def unfinished_turn(transcript: Path, *, until: datetime | None = None) -> tuple
 
     It lasts until its last event, or until the moment given.
     """
-    usage: Usage | None = None
-    last: datetime | None = None
-    for count, event in enumerate(read_events_backwards(transcript)):
-        if event.type == "run_finished":
-            break
-        moment = parse_time(event.ts)
-        last = last or moment
-        if event.type == "usage" and usage is None:
-            usage = Usage.from_dict(event.data)  # the newest says the most
-        if event.type == "run_started" or count >= _MAX_LOOK_BACK:
-            end = until or last
-            duration_s = max(0.0, (end - moment).total_seconds()) if end and moment else 0.0
-            return usage, spent_by_turn(usage, round(duration_s, 3))
-    return None, Spent()
+    events = newest_of_turn(transcript)
+    if not events or events[0].type == "run_finished":
+        return None, Spent()
+    used = next((event for event in events if event.type == "usage"), None)  # the newest says the most
+    usage = Usage.from_dict(used.data) if used else None
+    began, end = parse_time(events[-1].ts), until or parse_time(events[0].ts)
+    duration_s = max(0.0, (end - began).total_seconds()) if end and began else 0.0
+    return usage, spent_by_turn(usage, round(duration_s, 3))
 
 
 def _account(root: Path, member: Member, gone: Spent | None) -> Account:
@@ -86,8 +77,8 @@ def _account(root: Path, member: Member, gone: Spent | None) -> Account:
         state = None  # it has gone in this moment
     if paths is None or state is None:
         return Account(member, None, gone or Spent(), is_known=gone is not None)
-    is_running, content = probe_lock(paths.session_lock)
-    owner = parse_owner(content) if is_running else None
+    liveness = probe(paths)
+    is_running, owner = liveness.runs_turn, liveness.owner if liveness.runs_turn else None
     began = parse_time(owner.since) if owner else None
     now = datetime.now(UTC)
     _, so_far = unfinished_turn(paths.transcript, until=now if is_running else None)

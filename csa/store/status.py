@@ -12,6 +12,7 @@ from csa.model.events import Event
 from csa.model.state import SessionState
 from csa.paths import SessionPaths
 from csa.store.liveness import Liveness, probe
+from csa.store.owner import INTERFACE
 from csa.store.transcript import last_turn_event, read_events
 
 _MAX_LOOKS = 5
@@ -19,14 +20,16 @@ _HEAD = 160  # bytes of a line in which its type stands
 
 
 def session_status(paths: SessionPaths, state: SessionState) -> str:
-    """Return `running`, `idle` (never ran), `unknown`, or the status of the last turn.
+    """Return `running`, `open` (the tool's interface is), `idle` (never ran), `unknown`, or the last turn's status.
 
     Raises:
         StateError: the lock or the journal cannot be read, or the turns are not in it, so that nobody knows.
     """
     liveness, last = settle(paths)
-    if liveness.state == "alive":
+    if liveness.runs_turn:
         return "running"
+    if liveness.state == "alive" and liveness.owner and liveness.owner.errand == INTERFACE:
+        return "open"
     if liveness.state == "unknown":
         return "unknown"
     if last is None:
@@ -37,7 +40,7 @@ def session_status(paths: SessionPaths, state: SessionState) -> str:
 def settle(paths: SessionPaths) -> tuple[Liveness, Event | None]:
     """Look at the lock, then at the journal; where that says `lost`, look again: a turn may have ended in between.
 
-    Return also the last `run_started` or `run_finished` of a session that does not run; None where there is none.
+    Return also the last `run_started` or `run_finished` of a session of which no turn runs; None where there is none.
 
     Raises:
         StateError: the lock or the journal cannot be read.
@@ -47,7 +50,7 @@ def settle(paths: SessionPaths) -> tuple[Liveness, Event | None]:
         liveness = probe(paths)
         if liveness.fault is not None:
             raise liveness.fault
-        if liveness.state != "not_alive":
+        if liveness.state == "unknown" or liveness.runs_turn:
             return liveness, None  # what the journal says does not matter, and a turn's may be long
         last = last_turn_event(f"{paths.pathname}/transcript.jsonl")
         if last is None or last.type == "run_finished" or last == seen:

@@ -16,7 +16,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,7 @@ from csa.store.sessions import NEW_PREFIX, Store
 from csa.structs import Struct
 
 _COMPLETE = {"v": 1}
+_COMPLETE_LINE = b'{"v":1}\n'
 
 
 class Member(Struct):
@@ -72,10 +74,30 @@ class Tree:
         self.root = root
         self.top = top
         self._lock = lock
+        self._parsed: tuple[bytes, Roll] | None = None
+
+    def most(self, parent: str | None = None) -> int:
+        """Return how many members there are at most, or children of `parent`, the gone among them.
+
+        Of a long list that is known without reading what its lines say: most trees are far from their limits.
+        """
+        content = self._content()
+        if not _is_complete(content):
+            return sys.maxsize
+        return content.count(parent.encode()) if parent else content.count(b"\n")
+
+    def listed(self, session_ids: Iterable[str]) -> list[str]:
+        """Return those of some sessions that are members; the rest of the list is not read."""
+        content = self._content()
+        if not _is_complete(content):
+            known = {member.session_id for member in self.members()}
+        else:
+            known = {self.top.session_id, *(each for each in session_ids if f'"id":"{each}"'.encode() in content)}
+        return [each for each in session_ids if each in known]
 
     def members(self) -> list[Member]:
         """Return all members there have been, the top first; those of an older csa are looked for, and listed."""
-        roll = _parse(os.pread(self._lock.fd, os.fstat(self._lock.fd).st_size, 0))
+        roll = self._roll()
         if not roll.is_complete:
             found = _search(self.root, self.top, roll)
             self._append(*(_line(each) for each in found if each.session_id not in roll.members), _COMPLETE)
@@ -84,7 +106,7 @@ class Tree:
 
     def gone(self) -> dict[str, Spent]:
         """Return what members that are gone had spent."""
-        return _parse(os.pread(self._lock.fd, os.fstat(self._lock.fd).st_size, 0)).gone
+        return self._roll().gone
 
     def add(self, state: SessionState) -> None:
         """List a session; durable when this returns."""
@@ -93,6 +115,16 @@ class Tree:
     def leave(self, session_id: str, spent: Spent) -> None:
         """Note that a session goes, and what it has spent."""
         self._append({"id": session_id, "gone": spent.to_dict()})
+
+    def _content(self) -> bytes:
+        return os.pread(self._lock.fd, os.fstat(self._lock.fd).st_size, 0)
+
+    def _roll(self) -> Roll:
+        """Return what the list says; it is read once, since nobody else writes it meanwhile."""
+        content = self._content()
+        if self._parsed is None or self._parsed[0] != content:
+            self._parsed = content, _parse(content)
+        return self._parsed[1]
 
     def _append(self, *lines: dict[str, Any]) -> None:
         fd = self._lock.fd
@@ -158,6 +190,10 @@ def _member(state: SessionState) -> Member:
 
 def _line(member: Member) -> dict[str, Any]:
     return {"id": member.session_id, "project": member.project, "parent": member.parent}
+
+
+def _is_complete(content: bytes) -> bool:
+    return content.startswith(_COMPLETE_LINE) or b"\n" + _COMPLETE_LINE in content
 
 
 def _parse(content: bytes) -> Roll:

@@ -1,4 +1,8 @@
-"""The turns of a session, from its journal: how each began and ended, without reading what happened in between."""
+"""The turns of a session, from its journal: how each began and ended, without reading what happened in between.
+
+And the one rule by which what belongs to a turn is told from what errands have noted: checkpoints, changes of the
+record, compactions that csa was asked for, a tool's interface that was open. They say nothing of how the turn went.
+"""
 
 from __future__ import annotations
 
@@ -9,9 +13,12 @@ from pathlib import Path
 from csa.model.events import Event
 from csa.model.state import parse_time
 from csa.model.usage import number_of
-from csa.store.transcript import parse_line, read_lines
+from csa.store.transcript import parse_line, read_events_backwards, read_lines
 from csa.structs import Struct
 
+TURN_ENDS = frozenset({"run_started", "run_finished"})
+_ERRANDS = frozenset({"checkpoint", "session_updated"})
+_MAX_LOOK_BACK = 2000  # events of a turn that has not ended
 _ENDS = (b"run_started", b"run_finished")
 _MESSAGES = (b'"type":"agent_message"', b'"type":"user_message"')
 _CHUNK = b'"chunk":true'
@@ -39,6 +46,39 @@ class TurnRecord(Struct):
     def number_of(self, key: str) -> float | None:
         """Return a number that its end says; None where it says none."""
         return number_of(self.finished.data.get(key)) if self.finished else None
+
+
+class TurnFilter:
+    """Tells the events of turns from those of errands. It is shown them one by one, oldest first."""
+
+    def __init__(self) -> None:
+        self._is_over = False
+        self._compacts = False
+
+    def takes(self, event: Event) -> bool:
+        """Say whether an event belongs to a turn."""
+        if event.type in TURN_ENDS:
+            self._is_over, self._compacts = event.type == "run_finished", False
+            return True
+        if event.type == "compaction" and "tool" in event.data:  # else the tool made it, inside a turn
+            self._compacts = event.data.get("status") == "started"
+            return False
+        return not (self._is_over or self._compacts or event.type in _ERRANDS)
+
+
+def newest_of_turn(transcript: Path | str, *, limit: int = _MAX_LOOK_BACK) -> list[Event]:
+    """Return the events of the last turn, newest first; of one that has ended its end alone, else at most `limit`.
+
+    Raises:
+        StateError: the transcript cannot be read.
+    """
+    events: list[Event] = []
+    for event in read_events_backwards(transcript):
+        events.append(event)
+        if event.type in TURN_ENDS or len(events) >= limit:
+            break
+    keep = TurnFilter()
+    return [event for event in reversed(events) if keep.takes(event)][::-1]
 
 
 def read_turns(transcript: Path) -> Iterator[TurnRecord]:

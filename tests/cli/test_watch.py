@@ -467,6 +467,8 @@ def test_why_of_a_lost_turn_before_a_restart(place: Place) -> None:
     session_id = lose_turn(place)
     lock = place.session(session_id) / "locks" / "session.lock"
     lock.write_text(json.dumps({**json.loads(lock.read_text()), "boot_id": "before"}))
+    before = time.time() - time.clock_gettime(time.CLOCK_BOOTTIME) - 60
+    os.utime(place.session(session_id) / "heartbeat", (before, before))
     found = why(place, session_id)
     if found["owner"]["machine_id"]:
         assert found["status"] == "lost"

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from csa.paths import SessionPaths
-from csa.procfs import boot_id, machine_id
+from csa.procfs import boot_id, is_zombie, machine_id, process_start_time
 from csa.store.checking import check_session
 from csa.store.held import open_session
 from csa.store.liveness import probe
@@ -119,17 +119,52 @@ def test_a_foreign_session_is_judged_by_its_exit_code(
 
 
 def test_a_reused_pid_or_an_old_owner_does_not_revive(store: Store) -> None:
-    """The owner record of a lock that is free proves nothing, even when its process lives."""
+    """The owner record of a lock that is free proves nothing of a process that is gone, or that beats no longer."""
     with publish(store, ID) as held:
         paths = held.paths
-    rewrite_owner(paths, {})
     paths.heartbeat.touch()
-    assert probe(paths).state == "not_alive"
-    rewrite_owner(paths, {"boot_id": "before the reboot"})
-    assert probe(paths).state == "not_alive"
-    rewrite_owner(paths, {"machine_id": "another container on this kernel"})
+    for changes in ({"start_time": 1}, {"pid": 2**22 + 1}, {"pid_namespace": 1, "machine_id": "a container's"}):
+        rewrite_owner(paths, changes)
+        assert probe(paths).state == "not_alive", changes
+    rewrite_owner(paths, {})
+    os.utime(paths.heartbeat, (time.time() - 60,) * 2)
     assert probe(paths).state == "not_alive"
     assert status(store) == "lost"
+
+
+def test_a_supervisor_that_has_lost_its_lock_is_alive(store: Store) -> None:
+    """Its process is there and its heart beats; a zombie's does not."""
+    with publish(store, ID) as held:
+        paths = held.paths
+    with child("say(); wait()") as process:
+        process.hear()
+        rewrite_owner(paths, {"pid": process.pid, "start_time": process_start_time(process.pid)})
+        paths.heartbeat.touch()
+        assert (probe(paths).state, probe(paths).is_held, status(store)) == ("alive", False, "running")
+        process.process.kill()
+        while not is_zombie(process.pid):
+            time.sleep(0.01)
+        assert (probe(paths).state, status(store)) == ("not_alive", "lost")
+
+
+def test_a_reboot_is_concluded_from_a_heartbeat_before_it(store: Store) -> None:
+    """Machine ids are cloned: with a heartbeat since this machine was started, the owner is another machine."""
+    if not machine_id():
+        pytest.skip("this machine has no id")
+    with publish(store, ID) as held:
+        paths = held.paths
+    rewrite_owner(paths, {"boot_id": "another boot"})
+    paths.heartbeat.touch()
+    booted = time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
+    for at, state in (
+        (booted - 60, "not_alive"),
+        (time.time(), "alive"),
+        (max(booted + 5, time.time() - 60), "unknown"),
+    ):
+        os.utime(paths.heartbeat, (at, at))
+        assert probe(paths).state == state, at
+    paths.heartbeat.unlink()
+    assert probe(paths).state == "not_alive"
 
 
 def test_another_machine_is_judged_by_its_heartbeat(store: Store) -> None:

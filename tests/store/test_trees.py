@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from csa.store.sessions import Store
 from csa.store.spending import accounts_of, below, total
 from csa.store.trees import begin_roll, leave_tree, open_tree, read_roll
 from tests.conftest import ForeignWriter
-from tests.store.support import IDS, finish, finished_session, publish
+from tests.store.support import IDS, finish, finished_session, make_state, publish
 from tests.support import snapshot
 
 ROOT, CHILD, GRANDCHILD, OTHER = IDS[:4]
@@ -153,3 +154,29 @@ def test_ancestors_end_where_records_end(store: Store, top: SessionState, tmp_pa
     assert [state.session_id for state in ancestors(store.root, leaf)] == [CHILD]
     finished_session(store, ROOT, parent_session_id=GRANDCHILD, depth=3)
     assert [state.session_id for state in ancestors(store.root, leaf)] == [CHILD, ROOT]
+
+
+def test_counting_without_reading(store: Store, top: SessionState) -> None:
+    """What a list says at most is never less than what there is, and it tells who is a member."""
+    with open_tree(store.root, top) as tree:
+        tree.members()
+        for at in range(5, 9):
+            parent = ROOT if at < 8 else IDS[5]
+            tree.add(make_state(IDS[at], store.project, parent_session_id=parent, root_session_id=ROOT, depth=1))
+        members = tree.members()
+        assert tree.most() >= len(members)
+        for parent in (ROOT, IDS[5], IDS[6]):
+            children = sum(member.parent == parent for member in members)
+            assert children <= tree.most(parent) <= children + 1 + (parent == ROOT) * len(members)
+        assert tree.listed([IDS[7], IDS[30], ROOT]) == [IDS[7], ROOT]
+        tree.leave(IDS[7], Spent())
+        assert tree.gone().keys() == {IDS[7]}  # what was read once is read again when it has changed
+
+
+def test_an_incomplete_list_bounds_nothing(store: Store, top: SessionState) -> None:
+    """Of an older csa's tree it is not known how many there are until they were looked for."""
+    store.paths(ROOT).tree_lock.write_bytes(b"")
+    with open_tree(store.root, top) as tree:
+        assert tree.most() == sys.maxsize
+        assert tree.listed([ROOT, IDS[30]]) == [ROOT]
+        assert tree.most() < sys.maxsize

@@ -15,6 +15,7 @@ from csa.store.atomic import append_private, read_regular, sync_directory
 from csa.store.audit import audit_file
 from csa.store.held import open_session, store_lock
 from csa.store.liveness import probe
+from csa.store.owner import CHANGE
 from csa.store.project import find_project
 from csa.store.retiring import hold, remove_empty_directories
 from csa.store.sessions import Store
@@ -154,7 +155,7 @@ def _moved(path: str | None, old: Path, new: Path) -> str | None:
 
 def _note(setting: Setting, source: Store, session_id: str, adoption: Adoption) -> None:
     try:
-        with open_session(setting.store, session_id) as held:
+        with open_session(setting.store, session_id, errand=CHANGE) as held:
             record_update(setting, held, "adopted", {"before": str(source.project)})
     except (CsaError, OSError) as error:
         adoption.warnings.append(f"the transcript of {session_id} does not tell of it: {error}")

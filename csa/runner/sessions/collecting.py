@@ -161,7 +161,7 @@ def carry_out(
         progress(item)
         try:
             size = _collect(plan, item)
-        except (OSError, BusyError) as error:
+        except (OSError, BusyError, StateError) as error:
             if not isinstance(error, FileNotFoundError | BlockingIOError):  # else another process was first, or uses it
                 report.failures.append(f"{item.path}: {error}")
             continue

@@ -21,6 +21,7 @@ from csa.store.locks import probe_lock
 from csa.store.owner import Owner, parse_owner
 from csa.store.sessions import Record, Store
 from csa.store.transcript import read_events_backwards
+from csa.store.turns import newest_of_turn
 from csa.structs import Struct, asdict
 
 SAMPLE_S = 0.2
@@ -52,7 +53,7 @@ class Evidence(Struct, kw_only=True):
     is_locked: bool | None  # None: that cannot be known
     holders: tuple[Holder, ...]
     owner: OwnerEvidence | None
-    last_event: Event | None
+    last_event: Event | None  # of the last turn
     last_event_age_s: float | None
     silence_s: float | None
     resources: Resources | None
@@ -109,7 +110,7 @@ def gather_evidence(store: Store, session_id: str) -> Evidence:
     now = time.time()
     held, owner, record, status = _settled(store.record(session_id))
     holders = tuple(lock_holders(paths.session_lock)) if held else ()
-    is_running = held or status == "running"
+    is_running = status == "running" or bool(held and not (owner and owner.errand))
     last = _last_event(paths)
     permission = _last_permission(paths) if is_running else None
     resources, percent = _sample(holders, owner) if held else (None, None)
@@ -147,14 +148,14 @@ def _settled(record: Record) -> tuple[bool | None, Owner | None, Record, str]:
             return None, None, *record.examine()
         owner = parse_owner(content)
         examined, status = record.examine()
-        if held == (status == "running"):
+        if held == (status == "running") or (held and owner and owner.errand):
             break
     return held, owner, examined, status
 
 
 def _last_event(paths: SessionPaths) -> Event | None:
     try:
-        return next(read_events_backwards(paths.transcript), None)
+        return next(iter(newest_of_turn(paths.transcript)), None)
     except StateError:  # the status says so
         return None
 

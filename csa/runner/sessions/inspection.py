@@ -18,7 +18,7 @@ from csa.store.liveness import Liveness, probe
 from csa.store.sessions import RETIRED, Record, Store, may_hold, read_state_text
 from csa.store.statefile import read_record
 from csa.store.transcript import read_events_backwards
-from csa.store.turns import TurnRecord, read_turns
+from csa.store.turns import TurnRecord, newest_of_turn, read_turns
 from csa.structs import Struct
 
 LAST_MESSAGES = 4
@@ -149,7 +149,7 @@ def inspect_session(session: Session) -> SessionCard:
         liveness=probe(record.paths),
         turns=turns,
         model=_model(record, turns),
-        activity=next(read_events_backwards(transcript), None),
+        activity=next(iter(newest_of_turn(transcript)), None),
         messages=_last_messages(record),
         children=sorted(_children(store, session_id), key=lambda child: child.session_id),
         denied=list(dict.fromkeys(_denied(turns, record))),
@@ -237,7 +237,8 @@ def _owner_to_json(liveness: Liveness) -> dict[str, Any] | None:
     owner = liveness.owner
     if liveness.state == "not_alive" or owner is None:
         return None
-    return {"pid": owner.pid, "host": owner.host, "tool": owner.tool, "turn": owner.turn, "since": owner.since}
+    known = {"pid": owner.pid, "host": owner.host, "tool": owner.tool, "turn": owner.turn, "since": owner.since}
+    return {**known, "errand": owner.errand or None}
 
 
 def _time_to_json(value: Any) -> str | None:

@@ -10,7 +10,7 @@ import time
 from datetime import UTC, datetime
 from typing import Any
 
-from csa.errors import CsaError, NotFoundError, ToolUnavailableError
+from csa.errors import BusyError, CsaError, NotFoundError, ToolUnavailableError
 from csa.model.adapter import InteractiveTool, Invocation, TurnRequest
 from csa.model.config import NATIVE
 from csa.process.launch import SpawnError, become_subreaper
@@ -25,9 +25,9 @@ from csa.runner.turns.plan import TurnPlan
 from csa.runner.turns.planning import plan_resume
 from csa.runner.turns.preparation import tool_environment
 from csa.runner.turns.runfiles import read_named_files
-from csa.store.atomic import write_private
 from csa.store.held import HeldSession, open_session
 from csa.store.journal import Journal
+from csa.store.owner import INTERFACE
 from csa.structs import replace
 
 _HEARTBEAT_S = 5.0
@@ -63,7 +63,8 @@ class Interaction:
             BusyError: a turn runs, or someone else has the session open.
             CsaError: the tool cannot be started.
         """
-        with open_session(self._setting.store, self.plan.state.session_id, tool=self.plan.adapter.name) as held:
+        name, session_id = self.plan.adapter.name, self.plan.state.session_id
+        with open_session(self._setting.store, session_id, tool=name, errand=INTERFACE) as held:
             self._note(held, "attached", provider_session_id=self._conversation)
             began = time.monotonic()
             try:
@@ -71,6 +72,11 @@ class Interaction:
             except SpawnError as error:
                 self._note(held, "detached", error=str(error))
                 raise CsaError(f"{self.plan.adapter.name} cannot be started: {error.reason}.") from error
+            if not held.is_ours():
+                raise BusyError(
+                    f"The lock of session {session_id} was lost; {name} was ended.",
+                    hint=f"csa session why -s {session_id}",
+                )
             held.paths.cancel.unlink(missing_ok=True)
             held.save(replace(held.state, last_accessed=datetime.now(UTC), phase="active"))
             seconds = round(time.monotonic() - began, 3)
@@ -114,20 +120,17 @@ class Interaction:
 
 
 class _Watch:
-    """Looks for the `cancel` file, and lets readers on other machines see a heartbeat."""
+    """Looks for the `cancel` file and at the lock, and lets readers on other machines see a heartbeat."""
 
     def __init__(self, held: HeldSession) -> None:
-        self._paths = held.paths
+        self._held = held
         self._beat_at = 0.0
 
     def is_cancelled(self) -> bool:
         if time.monotonic() >= self._beat_at:
             self._beat_at = time.monotonic() + _HEARTBEAT_S
-            try:
-                write_private(self._paths.heartbeat, f"{os.uname().nodename}\n".encode())
-            except OSError:  # it is no evidence on this machine
-                self._beat_at = float("inf")
-        return self._paths.cancel.exists()
+            self._held.beat()
+        return not self._held.is_ours() or self._held.paths.cancel.exists()
 
 
 def _request(setting: Setting, plan: TurnPlan) -> TurnRequest:

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
     from csa.model.state import SessionState
 
-STATUSES = ("running", "idle", "unknown", "succeeded", "failed", "cancelled", "timed_out", "killed", "lost", "damaged")
+_OF_TURNS = ("succeeded", "failed", "cancelled", "timed_out", "killed", "lost")
+STATUSES = ("running", "open", "idle", "unknown", *_OF_TURNS, "damaged")
 SHOWN_LENGTH = 10
 PHASES = ("active", "available", RETIRED)
 

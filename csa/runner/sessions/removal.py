@@ -10,17 +10,17 @@ from csa.model.state import SessionState
 from csa.paths import SessionPaths
 from csa.runner.caller import refuse_own_lineage
 from csa.runner.session import Session, find_session
-from csa.runner.sessions.acting import record_act, record_update
+from csa.runner.sessions.acting import record_act, record_theft, record_update
 from csa.runner.sessions.ending import end_sessions, who_asks
 from csa.runner.sessions.provider_copies import remove_provider_copies
 from csa.runner.setting import Setting
 from csa.store.held import open_session
 from csa.store.liveness import probe
-from csa.store.locks import is_locked
+from csa.store.owner import CHANGE
 from csa.store.retiring import bring_back, hold, purge, remove_empty_directories, retire
 from csa.store.sessions import Store
 from csa.store.statefile import load_state
-from csa.structs import Struct
+from csa.structs import Struct, replace
 
 
 class Removed(Struct):
@@ -57,31 +57,37 @@ def find_to_delete(setting: Setting, selectors: Sequence[str]) -> list[Session]:
 def delete_session(
     session: Session, *, force: bool = False, purge_now: bool = False, provider: bool = False
 ) -> Removed:
-    """Retire a session, or with `purge_now` remove it for good. With `force`, one that runs is ended first.
+    """Retire a session, or with `purge_now` remove it for good.
+
+    With `force`, one that runs is ended first; and one of which nobody here can know whether it does is taken.
 
     Raises:
-        BusyError: it runs, and would not end.
+        BusyError: it runs, and would not end; or may run where that is not seen.
         RefusedError: it is pinned, and `force` is not set.
         NotFoundError: it is gone.
         OSError: it cannot be moved or removed.
     """
     setting, session_id, paths = session.setting, session.session_id, session.paths
-    if force:
+    is_unsure = _is_unsure(paths)
+    if force and not is_unsure:
         _end(session)
-    _refuse_running_elsewhere(paths, session_id)
+    way = f"csa session delete --force {session_id}"
+    losses: list[str | None] = []
     try:
-        with hold(paths):
+        with hold(paths, steal=force and is_unsure, way=way) as loser:
+            if loser:
+                losses.append(record_theft(setting, setting.store, paths, loser, "session delete --force"))
             removed = _delete_held(setting, paths, force=force, purge_now=purge_now, provider=provider)
     except FileNotFoundError as error:
         raise NotFoundError(f"Session {session_id} has just been removed.", hint="csa session list") from error
     except BlockingIOError as error:
         raise BusyError(
             f"Session {session_id} is running; it was not deleted.",
-            hint=f"csa session delete --force {session_id} ends it first",
+            hint=f"{way} ends it first",
         ) from error
     if purge_now:
         remove_empty_directories(setting.store)
-    return removed
+    return replace(removed, warnings=(*removed.warnings, *filter(None, losses)))
 
 
 def living_children(store: Store, session_id: str) -> list[str]:
@@ -106,7 +112,7 @@ def restore_session(session: Session) -> Restored:
     loss = record_act(setting, "session restore", state.session_id, what="restored")
     losses = [loss] if loss else []
     try:
-        with open_session(store, state.session_id) as held:
+        with open_session(store, state.session_id, errand=CHANGE) as held:
             record_update(setting, held, "restored", {})
     except (CsaError, OSError) as error:
         losses.append(f"its transcript does not tell of it: {error}")
@@ -140,7 +146,7 @@ def _end(session: Session) -> None:
             raise ended.error
 
 
-def _refuse_running_elsewhere(paths: SessionPaths, session_id: str) -> None:
-    """Refuse a session of a shared disk that may run on another machine, where our lock is not seen."""
-    if not is_locked(paths.session_lock) and probe(paths).state != "not_alive":
-        raise BusyError(f"Session {session_id} may be running on another machine.", hint="delete it there")
+def _is_unsure(paths: SessionPaths) -> bool:
+    """Say whether nobody here can know if a session runs: another machine did, and is not heard of any more."""
+    found = probe(paths)
+    return found.state == "unknown" and found.fault is None

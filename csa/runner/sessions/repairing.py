@@ -17,18 +17,18 @@ from csa.model.state import SCHEMA, RecordFault, SessionState, parse_state, pars
 from csa.model.usage import Usage, number_of
 from csa.paths import SessionPaths
 from csa.runner.session import Session
-from csa.runner.sessions.acting import record_act
+from csa.runner.sessions.acting import record_act, record_theft
 from csa.runner.setting import Setting
 from csa.runner.turns.planning import DESCRIPTION_LENGTH
 from csa.store.atomic import open_regular, read_regular, sync_directory, write_atomically
 from csa.store.checking import DAMAGED_PREFIX, Problem, check_session, differing_keys, expected_result
 from csa.store.journal import Journal
-from csa.store.liveness import probe
 from csa.store.plaintoml import load_plain
 from csa.store.results import lacks_final, told_answer
 from csa.store.retiring import hold
 from csa.store.sessions import RETIRED
 from csa.store.statefile import create_state, load_state
+from csa.store.taking import refuse_busy
 from csa.store.transcript import end_of_last_line, read_events, read_events_backwards
 from csa.store.turns import read_turns
 from csa.structs import Struct, field, replace
@@ -53,26 +53,28 @@ class Repair(Struct, frozen=False):
     losses: list[str] = field(default_factory=list)
 
 
-def repair_session(session: Session, *, dry_run: bool = False) -> Repair:
+def repair_session(session: Session, *, dry_run: bool = False, steal: bool = False) -> Repair:
     """Mend what can safely be mended: a partial last line, a bad state.toml or result.toml, a missing final.md.
 
+    With `steal`, a session that another machine ran, of which nothing is known here, is free from then on.
+
     Raises:
-        BusyError: the session runs.
+        BusyError: the session runs, or may.
         NotFoundError: it is gone.
         StateError: its lock cannot be read, or a file cannot be written anew.
     """
     setting, session_id, paths = session.setting, session.session_id, session.files
     repair = Repair(session_id)
-    liveness = probe(paths)
-    if liveness.fault is not None:
-        raise liveness.fault
-    if liveness.state != "not_alive":
-        raise BusyError(f"Session {session_id} is running; it was not touched.")
+    refuse_busy(paths, steal=steal)
     try:
         if dry_run:
             _mend(setting, paths, repair, dry_run=True)
         else:
-            with hold(paths):
+            with hold(paths, steal=steal) as loser:
+                if loser:
+                    repair.done.append(f"locks/session.lock: taken from {loser.host} ({loser.tool}, {loser.work})")
+                    loss = record_theft(setting, setting.store, paths, loser, "session repair --steal")
+                    repair.losses += [loss] if loss else []
                 _mend(setting, paths, repair, dry_run=False)
     except FileNotFoundError as error:
         raise NotFoundError(f"Session {session_id} has just been removed.", hint="csa session list") from error

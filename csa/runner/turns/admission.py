@@ -14,12 +14,13 @@ from csa.errors import FullError, Obstacle, RefusedError
 from csa.model.limits import Limits
 from csa.model.state import SessionState
 from csa.runner.turns.plan import TurnPlan
-from csa.store.held import RETRY_OR_WAIT, HeldSession, refuse_busy
+from csa.store.held import HeldSession
 from csa.store.lineage import ancestors
 from csa.store.locks import Lock, is_locked
 from csa.store.sessions import Store
-from csa.store.slots import WAITING_IS_FUTILE, Holder, take_slot
+from csa.store.slots import WAITING_IS_FUTILE, Holder, running_turns, take_slot
 from csa.store.spending import Account, accounts_of, below, total
+from csa.store.taking import RETRY_OR_WAIT, refuse_busy
 from csa.store.trees import Member, Tree, begin_roll, open_tree
 from csa.structs import replace
 
@@ -62,7 +63,7 @@ def open_admission(store: Store, plan: TurnPlan) -> Iterator[Admission]:
             tree = stack.enter_context(open_tree(store.root, above[-1] if above else plan.state))
         if not plan.is_new:
             paths = store.paths(plan.state.session_id)
-            refuse_busy(paths, plan.state, advice=RETRY_OR_WAIT)  # before it counts as one turn too many
+            refuse_busy(paths, advice=RETRY_OR_WAIT, steal=plan.steal)  # before it counts as one turn too many
         if tree:
             budgeted = [state for state in (above if plan.is_new else (plan.state, *above)) if state.budget]
             _check_turns(tree, plan, above)
@@ -105,6 +106,9 @@ def _check_budgets(tree: Tree, plan: TurnPlan, budgeted: list[SessionState]) -> 
 
 
 def _check_sessions(tree: Tree, limits: Limits, parent: SessionState) -> None:
+    may_have = not limits.max_children or tree.most(parent.session_id) < limits.max_children
+    if may_have and (not limits.max_tree_sessions or tree.most() < limits.max_tree_sessions):
+        return
     there = [member for member in tree.members() if member.paths(tree.root)]
     children = sum(member.parent == parent.session_id for member in there)
     if limits.max_children and children >= limits.max_children:
@@ -122,11 +126,11 @@ def _check_sessions(tree: Tree, limits: Limits, parent: SessionState) -> None:
 
 
 def _check_running(tree: Tree, plan: TurnPlan, limits: Limits) -> None:
-    running = [
-        member
-        for member in tree.members()
-        if member.session_id != plan.state.session_id and member.is_running(tree.root)
-    ]
+    own = plan.state.session_id
+    candidates = {turn.session_id for turn in running_turns(tree.root)} - {own}  # every turn has a slot
+    if len(tree.listed(candidates)) < limits.max_tree_running:
+        return
+    running = [member for member in tree.members() if member.session_id != own and member.is_running(tree.root)]
     if len(running) < limits.max_tree_running:
         return
     can_end = any(member.session_id not in plan.callers for member in running)

@@ -26,7 +26,7 @@ from csa.process.tool import ToolProcess, cpu_ticks_below, processes_below
 from csa.procfs import ProcessId
 from csa.runner.turns.ahead import load_ahead
 from csa.runner.turns.stopping import Stopping
-from csa.runner.turns.verdict import Stop, out_of_time, too_silent
+from csa.runner.turns.verdict import Stop, lock_lost, out_of_time, too_silent
 from csa.store.journal import Journal
 
 FIRST_BEAT_S = 1.0
@@ -60,6 +60,7 @@ class Keeper(Protocol):
     def paths(self) -> SessionPaths: ...
     def record(self, updates: list[Update]) -> list[Event]: ...
     def beat(self, processes: Sequence[ProcessId] = ()) -> None: ...
+    def is_ours(self) -> bool: ...
     def cancellation(self) -> str | None: ...
 
 
@@ -166,10 +167,12 @@ class Attempt:
             await anyio.sleep(HEARTBEAT_S)
 
     async def _watch_for_cancel(self) -> None:
-        """Obey the `cancel` file: the way to end a turn from another pid namespace."""
+        """Obey the `cancel` file: the way to end a turn from another pid namespace. And end one that lost its lock."""
         while True:
             await anyio.sleep(CANCEL_POLL_S)
-            if (asked := self._recorder.cancellation()) is not None:
+            if not self._recorder.is_ours():
+                self._stopping.request(lock_lost())
+            elif (asked := self._recorder.cancellation()) is not None:
                 self._stopping.request(cancelled_by(asked))
 
     async def _keep_time(self, limit_s: float | None, spent_s: float) -> None:

@@ -9,6 +9,7 @@ from csa.errors import BusyError, CsaError
 from csa.store.checkpoints import Checkpoint, Facts, digest_transcript, make_checkpoint
 from csa.store.held import open_session
 from csa.store.journal import Journal
+from csa.store.owner import CHANGE
 from csa.store.transcript import last_turn_event
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ def checkpoint_session(session: Session, *, label: str | None = None) -> Checkpo
     words = "".join(c if c.isprintable() else " " for c in setting.redactor.redact(label or "")).split()
     made = _make(setting, session_id, label=" ".join(words)[:MAX_LABEL] or None, automatic=False)
     try:
-        held = open_session(setting.store, session_id)
+        held = open_session(setting.store, session_id, errand=CHANGE)
     except (BusyError, OSError):  # its supervisor alone writes there; the checkpoint itself is on record
         return made
     with held:
@@ -47,7 +48,7 @@ def checkpoint_session(session: Session, *, label: str | None = None) -> Checkpo
 def checkpoint_turn(setting: Setting, recorder: Recorder) -> None:
     """Make the checkpoint that `checkpoint_every_turns` asks for; what goes wrong is a loss, not a failure."""
     every = setting.config.checkpoint_every_turns
-    if not every or recorder.turn % every or recorder.plan.state.ephemeral:
+    if not every or recorder.turn % every or recorder.plan.state.ephemeral or recorder.held.is_lost:
         return
     try:
         recorder.journal.flush()

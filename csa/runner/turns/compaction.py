@@ -37,11 +37,10 @@ from csa.runner.turns.preparation import Preparation, prepare_compaction
 from csa.runner.turns.recorder import read_cancellation
 from csa.runner.turns.runfiles import remove_run_files, write_run_files
 from csa.runner.turns.stopping import Stopping
-from csa.runner.turns.verdict import Stop, judge
-from csa.store.atomic import write_private
-from csa.store.heartbeat import render_heartbeat
+from csa.runner.turns.verdict import Stop, judge, lock_lost
 from csa.store.held import HeldSession, open_session
 from csa.store.journal import Journal
+from csa.store.owner import COMPACTION
 from csa.structs import Struct, replace
 
 if TYPE_CHECKING:
@@ -133,7 +132,8 @@ class Compaction:
         """Compact; BusyError when the session is locked, CsaError when its files cannot be written."""
         session_id = self._plan.state.session_id
         try:
-            with open_session(self._setting.store, session_id, tool=self._plan.adapter.name) as held:
+            name, store = self._plan.adapter.name, self._setting.store
+            with open_session(store, session_id, tool=name, errand=COMPACTION) as held:
                 return await self._run_held(held)
         except OSError as error:
             raise CsaError(
@@ -152,7 +152,8 @@ class Compaction:
         try:
             return await self._carry_out(plan, adapter, prepared, keeper)
         finally:
-            remove_run_files(held.paths)
+            if held.is_ours():
+                remove_run_files(held.paths)
             keeper.close()
 
     async def _carry_out(
@@ -183,6 +184,8 @@ class Compaction:
             if spawn_fault
             else decoder.close(end)
         )
+        if not keeper.is_ours():
+            self.stopping.request(lock_lost())
         result = self._judge(plan, outcome, end, duration_s=round(anyio.current_time() - began, 3))
         keeper.finish(result)
         return result
@@ -216,7 +219,7 @@ class _Keeper:
     def __init__(self, held: HeldSession, redactor: Redactor) -> None:
         self.held = held
         self._redactor = redactor
-        self.journal = Journal(held.paths.transcript, redactor, turn=held.state.turns)
+        self.journal = Journal(held.paths.transcript, redactor, turn=held.state.turns, may_write=held.is_ours)
         try:
             directory = _new_directory(held.paths)
             self.stdout_log = OutputLog(directory / "stdout.log", redactor)
@@ -237,8 +240,15 @@ class _Keeper:
         return self.journal.extend((update.type, update.data) for update in updates)
 
     def beat(self, processes: Sequence[ProcessId] = ()) -> None:
-        with suppress(OSError):  # it is no evidence on this machine
-            write_private(self.paths.heartbeat, render_heartbeat(processes))
+        self.held.beat(processes)
+
+    def is_ours(self) -> bool:
+        """Say whether the lock is still ours; from when it is not, nothing is written any more."""
+        if self.held.is_ours():
+            return True
+        for log in (self.stdout_log, self.stderr_log):
+            log.seal()
+        return False
 
     def cancellation(self) -> str | None:
         """Return who asks for the end; None when nobody does."""
@@ -260,7 +270,8 @@ class _Keeper:
         if result.status == "succeeded":
             self._save(result)
         with suppress(OSError):  # whoever opens the session next removes it as well
-            self.paths.cancel.unlink(missing_ok=True)
+            if self.held.is_ours():
+                self.paths.cancel.unlink(missing_ok=True)
 
     def close(self) -> None:
         self.stdout_log.close()

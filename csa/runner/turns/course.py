@@ -28,7 +28,7 @@ from csa.runner.turns.plan import TurnPlan
 from csa.runner.turns.records import read_records
 from csa.runner.turns.runfiles import remove_run_files
 from csa.runner.turns.stopping import Stopping
-from csa.runner.turns.verdict import Stop, Verdict, judge
+from csa.runner.turns.verdict import Stop, Verdict, judge, lock_lost
 from csa.store.project import git_head
 from csa.structs import replace
 
@@ -192,7 +192,10 @@ class Course:
 
     def _finalise(self) -> None:
         """Steps six and seven."""
-        remove_run_files(self.recorder.paths)
+        if self.recorder.is_ours():
+            remove_run_files(self.recorder.paths)
+        else:
+            self.stopping.request(lock_lost())
         stop = self.stopping.stop
         tried = self._tried[-1] if self._tried else Tried(Outcome(succeeded=False), ToolExit(None, None))
         outcome, end = tried.outcome, tried.end

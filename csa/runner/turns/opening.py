@@ -15,6 +15,7 @@ from csa.runner.turns.leftovers import describe, leftovers_of, reap
 from csa.runner.turns.preparation import Preparation, prepare_turn
 from csa.runner.turns.recorder import Recorder, begin, publish
 from csa.runner.turns.runfiles import write_run_files
+from csa.runner.turns.stealing import note_theft
 
 TYPE_CHECKING = False  # see csa/structs.py
 if TYPE_CHECKING:
@@ -129,6 +130,16 @@ def open_turn(
     try:
         recorder = begin(setting.store, plan, setting.redactor, detached=detached)
         try:  # a budget may have bounded the plan
+            if loser := recorder.held.stolen_from:
+                loss = note_theft(
+                    setting,
+                    setting.store,
+                    plan.state.session_id,
+                    loser,
+                    command="run --steal",
+                    append=recorder.append,
+                )
+                recorder.losses += [loss] if loss else []
             return Opening(setting, recorder.plan, request, recorder, csa_command=csa_command)
         except BaseException:
             recorder.close()

@@ -55,6 +55,7 @@ class TurnPlan(Struct, kw_only=True):
     hands_over: bool = True
     callers: tuple[str, ...] = ()  # the calling session and those above it: they go on when this turn has ended
     fork: Fork | None = None
+    steal: bool = False  # take the session from an owner whose lock is not seen here
 
     @property
     def tool_state(self) -> ToolState:

@@ -254,6 +254,7 @@ def _plan(
         fallback=tuple(name for name in fallback_of(setting, request) if name != choice.adapter.name),
         hands_over=setting.config.hands_over if request.handoff is None else request.handoff,
         callers=tuple(setting.caller.lineage()) if setting.caller else (),
+        steal=request.steal,
     )
 
 

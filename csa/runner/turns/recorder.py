@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -28,14 +28,14 @@ from csa.runner.turns.admission import open_admission
 from csa.runner.turns.plan import TurnPlan
 from csa.store.artifacts import list_artifacts
 from csa.store.atomic import append_private, read_regular, write_atomically, write_private
-from csa.store.heartbeat import render_heartbeat
-from csa.store.held import RETRY_OR_WAIT, HeldSession, build_session, open_session, store_lock
+from csa.store.held import HeldSession, build_session, open_session, store_lock
 from csa.store.journal import Journal
 from csa.store.project import git_head
 from csa.store.results import save_result
 from csa.store.sessions import Store
 from csa.store.slots import Holder, pass_slot
 from csa.store.spending import unfinished_turn
+from csa.store.taking import RETRY_OR_WAIT
 from csa.store.transcript import last_turn_event
 from csa.store.trees import leave_tree
 from csa.structs import replace
@@ -53,9 +53,10 @@ class Recorder:
         self._redactor = redactor
         self.stdout_log: OutputLog
         self.stderr_log: OutputLog
+        self._logs: tuple[OutputLog, ...] = ()
         last = last_turn_event(held.paths.transcript)
         self.turn = (0 if plan.is_new else max(held.state.turns, last.turn if last else 0)) + 1
-        self.journal = Journal(held.paths.transcript, redactor, turn=self.turn)
+        self.journal = Journal(held.paths.transcript, redactor, turn=self.turn, may_write=held.is_ours)
         self.follows_lost = last is not None and last.type == "run_started"
         if last is not None and self.follows_lost:
             self._finish_lost(last)
@@ -100,13 +101,14 @@ class Recorder:
                 f"The transcript {self.paths.transcript} cannot be written: {self.journal.fault.strerror}.",
                 hint="make room on the disk; nothing was started",
             )
-        self.beat()
+        self.held.write_heartbeat()
         return events
 
     def open_logs(self) -> None:
         """Begin the output logs, when the session is where it will stay."""
         self.stdout_log = OutputLog(self.paths.turn_output(self.turn) / "stdout.log", self._redactor)
         self.stderr_log = OutputLog(self.paths.turn_output(self.turn) / "stderr.log", self._redactor)
+        self._logs = (self.stdout_log, self.stderr_log)
 
     def append(self, kind: str, data: Mapping[str, Any]) -> list[Event]:
         """Record an event; return it as recorded."""
@@ -131,11 +133,20 @@ class Recorder:
 
     def beat(self, processes: Sequence[ProcessId] = ()) -> None:
         """Touch the heartbeat, for readers on other machines, and note which processes the turn has just now."""
-        with suppress(OSError):  # it is no evidence on this machine
-            write_private(self.paths.heartbeat, render_heartbeat(processes))
+        self.held.beat(processes)
+
+    def is_ours(self) -> bool:
+        """Say whether the session's lock is still ours; from when it is not, nothing is written there any more."""
+        if self.held.is_ours():
+            return True
+        for log in self._logs:
+            log.seal()
+        return False
 
     def note(self, text: str) -> None:
         """Write a line of what csa itself has to say to supervisor.log."""
+        if not self.held.is_ours():
+            return
         line = f"{format_time(datetime.now(UTC))} {self._redactor.redact(text)}\n"
         with suppress(OSError):  # what matters is in the transcript
             append_private(self.paths.supervisor_log(self.turn), line.encode("utf-8", "backslashreplace"))
@@ -152,7 +163,7 @@ class Recorder:
         text = self._redactor.redact(result.text)
         final = text.encode("utf-8", "surrogateescape")
         self._attempt("final.md", lambda: write_atomically(self.paths.turn_output(self.turn) / "final.md", final))
-        for log in (self.stdout_log, self.stderr_log):
+        for log in self._logs:
             log.close()
             if log.fault:
                 self.losses.append(f"a log is incomplete: {log.fault.strerror}")
@@ -160,7 +171,7 @@ class Recorder:
             result,
             summary=summarise(text) or self._redactor.redact(result.error_message or result.status),
             error_message=self._redactor.redact(result.error_message) if result.error_message else None,
-            artifacts=list_artifacts(self.paths, self.turn),
+            artifacts=() if self.held.is_lost else list_artifacts(self.paths, self.turn),
         )
         events = self.append("run_finished", result.to_event())
         self.journal.sync()
@@ -177,8 +188,8 @@ class Recorder:
         )
         spent = Spent() if result.error_kind == "spawn" else spent_by_turn(result.usage, result.duration_s)
         self._save_state(spent=spent, usage=result.usage, at=result.finished_at)
-        self.beat()
-        if not goes_on:
+        self.held.write_heartbeat()
+        if not goes_on and not self.held.is_lost:
             with suppress(OSError):  # whoever opens the session next removes it as well
                 self.paths.cancel.unlink(missing_ok=True)
         return result, events
@@ -246,7 +257,7 @@ class Recorder:
             usage=usage,
             duration_s=spent.time_s,
             started_at=datetime.fromisoformat(started.ts),
-            finished_at=datetime.now(UTC),
+            finished_at=datetime.fromisoformat(started.ts) + timedelta(seconds=spent.time_s),
         )
         self.append("run_finished", lost.to_event())
         self.journal.turn = journal_turn
@@ -260,8 +271,10 @@ class Recorder:
             self.losses.append(f"{what} could not be written: {error or type(error).__name__}")
 
     def _attempt(self, what: str, action: Callable[[], None]) -> None:
-        with self.losing(what):
-            action()
+        """Write something, unless the session is another's by now; what goes wrong is a loss."""
+        if self.held.is_ours():
+            with self.losing(what):
+                action()
 
 
 def read_cancellation(paths: SessionPaths, redactor: Redactor) -> str | None:
@@ -295,7 +308,14 @@ def begin(store: Store, plan: TurnPlan, redactor: Redactor, *, detached: bool = 
                 max_sessions=plan.max_sessions,
             )
         else:
-            held = open_session(store, plan.state.session_id, tool=tool, detached=detached, advice=RETRY_OR_WAIT)
+            held = open_session(
+                store,
+                plan.state.session_id,
+                tool=tool,
+                detached=detached,
+                advice=RETRY_OR_WAIT,
+                steal=plan.steal,
+            )
         admission.admit(held)
     try:
         return Recorder(held, admission.plan, redactor, admission.notes)

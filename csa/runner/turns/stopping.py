@@ -24,8 +24,8 @@ class Stopping:
             self.announced = anyio.Event()
 
     def request(self, stop: Stop) -> None:
-        """End the turn for this reason, unless it is being ended already."""
-        if self.stop is None:
+        """End the turn for this reason, unless it is being ended already; one of a lost lock replaces others."""
+        if self.stop is None or stop.reason == "fenced":
             self.stop = stop
             self.was_announced = self.announced.is_set()
             self.requested.set()

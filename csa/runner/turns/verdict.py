@@ -15,10 +15,11 @@ class Stop(Struct):
     """Why csa ended the tool before it ended by itself.
 
     `reaped`: it had announced the end of the turn and did not exit. `fault`: it runs another conversation than asked.
+    `fenced`: the session's lock was lost, so that another may write it by now. Nothing else counts then.
     Made by `out_of_time` and `too_silent` where a limit was reached, whose `kind` says which.
     """
 
-    reason: Literal["cancelled", "timed_out", "reaped", "fault"]
+    reason: Literal["cancelled", "timed_out", "reaped", "fault", "fenced"]
     signal_name: str | None = None  # the signal csa was sent, for `cancelled`
     detail: str = ""
     kind: Literal["timeout", "idle_timeout"] | None = None
@@ -34,6 +35,14 @@ def too_silent(limit_s: float) -> Stop:
     return Stop("timed_out", detail=f"neither output nor processor time for {limit_s:g} s", kind="idle_timeout")
 
 
+def lock_lost() -> Stop:
+    """The session may be another's by now."""
+    return Stop("fenced", detail="the session's lock was lost, so another may have it; nothing more was recorded")
+
+
+_FAULTS = {"fault": "protocol", "fenced": "fenced"}  # that count whatever the tool says: the kind of error of each
+
+
 class Verdict(Struct):
     """The status of a turn, and the error where it is no success."""
 
@@ -44,8 +53,8 @@ class Verdict(Struct):
 
 def judge(outcome: Outcome, end: ToolExit, stop: Stop | None) -> Verdict:
     """Decide. A success that the tool announced, and exited with, stays one whatever else was asked meanwhile."""
-    if stop and stop.reason == "fault":
-        return Verdict("failed", "protocol", stop.detail)
+    if stop and stop.reason in _FAULTS:
+        return Verdict("failed", _FAULTS[stop.reason], stop.detail)
     if outcome.succeeded:
         return Verdict("succeeded")
     if stop and stop.reason == "cancelled":

@@ -1,0 +1,95 @@
+"""Taking a session's lock, for whatever writes it: only one does, on whichever machine.
+
+A lock that could be taken is not enough: the owner that its file names may be at work where the lock is not seen
+(`csa.store.liveness`). Then it is let go, and nothing was written, unless the caller knows better and steals it.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from csa.errors import BusyError, Obstacle
+from csa.model.clock import local_clock
+from csa.model.state import parse_time
+from csa.paths import SessionPaths
+from csa.procfs import boot_id
+from csa.store.liveness import Liveness, judge_owner, probe
+from csa.store.locks import Lock, acquire_lock, is_locked
+from csa.store.owner import Owner, current_owner, parse_owner
+
+RETRY, RETRY_OR_WAIT = "retry later", "retry later, or pass --wait"
+
+
+def take_session_lock(
+    paths: SessionPaths, *, steal: bool = False, advice: str = RETRY, way: str | None = None
+) -> tuple[Lock, Owner | None]:
+    """Take the lock, and return with it whom it was stolen from, if it was.
+
+    Args:
+        paths: the session's.
+        steal: take it from an owner whose lock is not seen here, too.
+        advice: what to do when it is busy.
+        way: the command that steals, for the hint; None for those that do.
+
+    Raises:
+        BlockingIOError: someone holds it.
+        BusyError: its owner is at work, or may be, where his lock is not seen.
+        StateError: what tells whether he is cannot be read.
+    """
+    lock = acquire_lock(paths.session_lock)
+    try:
+        found = judge_owner(paths, parse_owner(lock.read()))
+    except BaseException:
+        lock.close()
+        raise
+    if found.state == "not_alive":
+        return lock, None
+    if steal:
+        return lock, found.owner
+    lock.close()
+    raise _elsewhere(paths, found, advice=advice, way=way)
+
+
+def refuse_busy(paths: SessionPaths, *, advice: str = RETRY, steal: bool = False) -> None:
+    """Raise BusyError when the session is in use just now, or may be; StateError where its lock cannot be read."""
+    found = probe(paths)
+    if found.fault is not None:
+        raise found.fault
+    if found.is_held:
+        raise busy(paths, advice)
+    if found.state != "not_alive" and not steal:
+        raise _elsewhere(paths, found, advice=advice, way=None)
+
+
+def busy(paths: SessionPaths, advice: str = RETRY) -> BusyError:
+    """Return the error of a session whose lock is held."""
+    owner = probe(paths).owner
+    by = f"PID {owner.pid} ({owner.tool}, {owner.work}, since {owner.since_clock})" if owner else "another process"
+    words = f"Session {paths.session_id} is locked by {by}"
+    return BusyError(f"{words}; {advice}.", obstacle=Obstacle(words, lambda: not is_locked(paths.session_lock)))
+
+
+def _elsewhere(paths: SessionPaths, found: Liveness, *, advice: str, way: str | None) -> BusyError:
+    owner, session_id = found.owner, paths.session_id
+    assert owner is not None  # a lock that is free and names nobody is not in use
+    since = local_clock(parse_time(owner.since), "%Y-%m-%d %H:%M")
+    who = f"{owner.tool}, {owner.work}, since {since}"
+    place = f"PID {owner.pid}, which has lost its lock" if owner.boot_id == boot_id() else f"host {owner.host}"
+    way = way or f"csa session repair --steal {session_id}, or csa run --steal"
+    if found.state == "alive":
+        words = f"Session {session_id} is in use by {place} ({who})"
+        return BusyError(
+            f"{words}; {advice}.",
+            hint=f"if that is over: {way}",
+            obstacle=Obstacle(words, lambda: probe(paths).state != "alive"),
+        )
+    return BusyError(
+        f"Session {session_id} may be in use by {place} ({who}), which has not been heard of lately.",
+        hint=f"if you know that it is not: {way}",
+    )
+
+
+def owner_record(tool: str, turn: int, *, detached: bool = False, errand: str = "") -> bytes:
+    """Return what a lock's file says from now on."""
+    since = datetime.now(UTC).isoformat(timespec="seconds")
+    return current_owner(tool=tool, turn=turn, since=since, detached=detached, errand=errand).to_bytes()
