@@ -307,6 +307,8 @@ def failure_hint(result: RunResult) -> str | None:
         return f"csa session compress --session {result.session_id}"
     if result.error_kind == "quota":
         return f'csa run --session {result.session_id} --tool ANOTHER "go on", or pass --fallback the next time'
+    if result.error_kind == "budget":
+        return f"csa session budget -s {result.session_id} shows who used it, and whose it is; csa run sets another"
     if result.provider_session_id is None:
         return None
     return f'csa run --session {result.session_id} "go on"'

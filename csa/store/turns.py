@@ -1,18 +1,22 @@
-"""The turns of a session, from its journal: how each began and ended, without reading what happened in between."""
+"""The turns and compactions of a session, from its journal: how each began and ended, and what it has used.
+
+What happened in between is not read.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
 
 from csa.model.events import Event
 from csa.model.state import parse_time
-from csa.model.usage import number_of
+from csa.model.usage import Usage, counted, number_of
 from csa.store.transcript import parse_line, read_lines
+from csa.store.unfinished import begins_compaction, ends_compaction
 from csa.structs import Struct
 
-_ENDS = (b"run_started", b"run_finished")
+_MARKS = (b'"run_started"', b'"run_finished"', b'"compaction"', b'"usage"')
 _MESSAGES = (b'"type":"agent_message"', b'"type":"user_message"')
 _CHUNK = b'"chunk":true'
 _HEAD = 160  # bytes of a line in which its type stands
@@ -26,6 +30,17 @@ class TurnRecord(Struct):
     started_at: datetime | None
     finished: Event | None
     messages: int = 1  # the prompt, and what was said; a streamed message counts once
+    so_far: Usage | None = None  # the last that was said of its use; the end knows better
+
+    @property
+    def told(self) -> Usage | None:
+        """What it has used, as far as that is known."""
+        return usage_told(self.finished) if self.finished else self.so_far
+
+    @property
+    def usage(self) -> Usage:
+        """What it adds to the use of its session."""
+        return Usage() if self.told is None and never_began(self.finished) else counted(self.told)
 
     @property
     def finished_at(self) -> datetime | None:
@@ -41,39 +56,91 @@ class TurnRecord(Struct):
         return number_of(self.finished.data.get(key)) if self.finished else None
 
 
+class CompactionRecord(Struct):
+    """A compaction that csa ran. Without an end it runs, or was lost."""
+
+    tool: str
+    started_at: datetime | None
+    usage: Usage
+    number: int | None = None  # it is no turn
+
+
+def usage_told(finished: Event | None) -> Usage | None:
+    """Return what the end of a turn or compaction says that it has used; None where it does not."""
+    used = finished.data.get("usage") if finished else None
+    return Usage.from_dict(used) if isinstance(used, Mapping) else None
+
+
+def never_began(finished: Event | None) -> bool:
+    """Say whether a turn's tool could not be started, so that it has used nothing."""
+    error = finished.data.get("error") if finished else None
+    return isinstance(error, Mapping) and error.get("kind") == "spawn"
+
+
 def read_turns(transcript: Path) -> Iterator[TurnRecord]:
     """Yield the turns in the order in which they began; a transcript that is missing has none.
 
     Raises:
         StateError: it cannot be read.
     """
+    return (found for found in read_history(transcript) if isinstance(found, TurnRecord))
+
+
+def read_history(transcript: Path) -> Iterator[TurnRecord | CompactionRecord]:
+    """Yield turns and compactions, each when it ends; StateError as `read_turns`."""
     started: Event | None = None
+    compacting: Event | None = None
+    used: Event | None = None
+    used_by_compaction: Event | None = None
     messages = 0
     for found in _read_marks(transcript):
         if found is None:
             messages += 1
+        elif found.type == "usage":
+            if compacting:
+                used_by_compaction = found
+            else:
+                used = found
+        elif begins_compaction(found):
+            if compacting:
+                yield _compaction(compacting, None, used_by_compaction)
+            compacting, used_by_compaction = found, None
+        elif compacting and ends_compaction(found):
+            yield _compaction(compacting, found, used_by_compaction)
+            compacting = None
         elif found.type == "run_finished":
             yield _turn(started if started and started.turn == found.turn else None, found, messages)
-            started, messages = None, 0
-        else:
+            started, messages, used = None, 0, None
+        elif found.type == "run_started":
+            if compacting:
+                yield _compaction(compacting, None, used_by_compaction)
             if started:
-                yield _turn(started, None, messages)
-            started, messages = found, 0
+                yield _turn(started, None, messages, used)
+            started, compacting, messages, used = found, None, 0, None
     if started:
-        yield _turn(started, None, messages)
+        yield _turn(started, None, messages, used)
+    if compacting:
+        yield _compaction(compacting, None, used_by_compaction)
 
 
-def _turn(started: Event | None, finished: Event | None, messages: int) -> TurnRecord:
+def _compaction(started: Event, finished: Event | None, used: Event | None) -> CompactionRecord:
+    told = usage_told(finished) or (Usage.from_dict(used.data) if used else None)
+    usage = Usage() if told is None and never_began(finished) else counted(told)
+    return CompactionRecord(str(started.data.get("tool") or ""), parse_time(started.ts), usage)
+
+
+def _turn(started: Event | None, finished: Event | None, messages: int, used: Event | None = None) -> TurnRecord:
     known = started or finished
     assert known is not None
     tool = str((started or known).data.get("tool") or (finished.data.get("tool") if finished else "") or "")
     began = finished.data.get("started_at") if finished else None
     moment = parse_time(began or (started.ts if started else None))
-    return TurnRecord(known.turn, tool, moment, finished, messages + 1)
+    so_far = Usage.from_dict(used.data) if used else None
+    return TurnRecord(known.turn, tool, moment, finished, messages + 1, so_far)
 
 
 def _read_marks(transcript: Path) -> Iterator[Event | None]:
-    """Yield beginnings and ends, and None for each message; other lines are not even parsed."""
+    """Yield beginnings, ends and what was said of use, and None for each message; other lines are not even parsed."""
     was_chunk = False
     for line in read_lines(transcript):
         head = line[:_HEAD]
@@ -84,7 +151,7 @@ def _read_marks(transcript: Path) -> Iterator[Event | None]:
             was_chunk = is_chunk
             continue
         was_chunk = False
-        if any(mark in line for mark in _ENDS) and line.endswith(b"\n"):
+        if any(mark in head for mark in _MARKS) and line.endswith(b"\n"):
             event = parse_line(line)
-            if event and event.type in {"run_started", "run_finished"}:
+            if event and event.type in {"run_started", "run_finished", "compaction", "usage"}:
                 yield event

@@ -15,10 +15,10 @@ class Stop(Struct):
     """Why csa ended the tool before it ended by itself.
 
     `reaped`: it had announced the end of the turn and did not exit. `fault`: it runs another conversation than asked.
-    Made by `out_of_time` and `too_silent` where a limit was reached, whose `kind` says which.
+    Made by `out_of_time` and `too_silent` where a limit was reached, whose `kind` says which; by `out_of_budget`.
     """
 
-    reason: Literal["cancelled", "timed_out", "reaped", "fault"]
+    reason: Literal["cancelled", "timed_out", "reaped", "fault", "budget"]
     signal_name: str | None = None  # the signal csa was sent, for `cancelled`
     detail: str = ""
     kind: Literal["timeout", "idle_timeout"] | None = None
@@ -32,6 +32,11 @@ def out_of_time(limit_s: float | None) -> Stop:
 def too_silent(limit_s: float) -> Stop:
     """For as long as it may the tool has neither said nor computed anything."""
     return Stop("timed_out", detail=f"neither output nor processor time for {limit_s:g} s", kind="idle_timeout")
+
+
+def out_of_budget(session_id: str, used_up: str) -> Stop:
+    """A budget over the turn is used up."""
+    return Stop("budget", detail=f"the budget of session {session_id} is used up: {used_up}")
 
 
 class Verdict(Struct):
@@ -48,6 +53,8 @@ def judge(outcome: Outcome, end: ToolExit, stop: Stop | None) -> Verdict:
         return Verdict("failed", "protocol", stop.detail)
     if outcome.succeeded:
         return Verdict("succeeded")
+    if stop and stop.reason == "budget":
+        return Verdict("failed", "budget", stop.detail)
     if stop and stop.reason == "cancelled":
         by = f" by {stop.signal_name}" if stop.signal_name else ""
         return Verdict("cancelled", None, stop.detail or f"cancelled{by}")
