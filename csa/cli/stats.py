@@ -1,9 +1,9 @@
 """Say what sessions have done and used: by tool, day, tree of sessions, or owner.
 
 SESSIONS are those with a turn in the time asked for; OK is the share of its ended turns that succeeded; SHARE that of
-all turns; CONTEXT what a turn read on average, all of its requests together; TOKENS and COST count compactions, and what
-is known of turns that failed, were lost or still run; TIME the time of its turns; MEMORY what 95 of 100 turns did not
-exceed at their peak. A + means at least so much, some turns not having said what they used, and - that none did.
+all turns; CONTEXT what a turn read on average, all of its requests together; TOKENS and COST count compactions, and
+what is known of turns that failed, were lost or still run; TIME the time of its turns; MEMORY what 95 of 100 turns did
+not exceed at their peak. A + means at least so much, some turns not having said what they used; - that none did.
 """
 
 from __future__ import annotations

@@ -17,8 +17,8 @@ LARGEST = (1 << 63) - 1
 class Usage(Struct):
     """Tokens (input includes cached) and US dollars, of a turn, or of several added up.
 
-    A cost that is not known is None, and never 0. `turns_unmeasured` and `turns_unpriced` count the turns in a sum (or a
-    turn some attempts of which) did not say how many tokens, or how much money: what is known is then the least.
+    A cost that is not known is None, and never 0. `turns_unmeasured` and `turns_unpriced` count the turns (or
+    compactions) that did not say how many tokens, or how much money, or not in all attempts: it is at least what is known.
     """
 
     input_tokens: int = 0

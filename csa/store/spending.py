@@ -57,7 +57,7 @@ class Ledger:
         self._known: dict[str, _Known] = {}
 
     def accounts(self, members: Iterable[Member], gone: Mapping[str, Spent]) -> list[Account]:
-        """Return the account of each member; StateError when a record is damaged, so that nobody knows what it spent."""
+        """Return the account of each member; StateError when a record is damaged: nobody knows what it spent."""
         return [self._account(member, gone.get(member.session_id)) for member in members]
 
     def _account(self, member: Member, gone: Spent | None) -> Account:

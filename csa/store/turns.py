@@ -13,7 +13,7 @@ from csa.model.events import Event
 from csa.model.state import parse_time
 from csa.model.usage import Usage, counted, number_of
 from csa.store.transcript import parse_line, read_lines
-from csa.store.unfinished import begins_compaction, ends_compaction
+from csa.store.unfinished import Open, Pending
 from csa.structs import Struct
 
 _MARKS = (b'"run_started"', b'"run_finished"', b'"compaction"', b'"usage"')
@@ -88,54 +88,32 @@ def read_turns(transcript: Path) -> Iterator[TurnRecord]:
 
 def read_history(transcript: Path) -> Iterator[TurnRecord | CompactionRecord]:
     """Yield turns and compactions, each when it ends; StateError as `read_turns`."""
-    started: Event | None = None
-    compacting: Event | None = None
-    used: Event | None = None
-    used_by_compaction: Event | None = None
+    pending = Pending()
     messages = 0
     for found in _read_marks(transcript):
         if found is None:
             messages += 1
-        elif found.type == "usage":
-            if compacting:
-                used_by_compaction = found
-            else:
-                used = found
-        elif begins_compaction(found):
-            if compacting:
-                yield _compaction(compacting, None, used_by_compaction)
-            compacting, used_by_compaction = found, None
-        elif compacting and ends_compaction(found):
-            yield _compaction(compacting, found, used_by_compaction)
-            compacting = None
-        elif found.type == "run_finished":
-            yield _turn(started if started and started.turn == found.turn else None, found, messages)
-            started, messages, used = None, 0, None
-        elif found.type == "run_started":
-            if compacting:
-                yield _compaction(compacting, None, used_by_compaction)
-            if started:
-                yield _turn(started, None, messages, used)
-            started, compacting, messages, used = found, None, 0, None
-    if started:
-        yield _turn(started, None, messages, used)
-    if compacting:
-        yield _compaction(compacting, None, used_by_compaction)
+            continue
+        yield from (_record(begun, end, messages) for begun, end in pending.take(found))
+        if found.type in {"run_started", "run_finished"}:
+            messages = 0
+    yield from (_record(begun, None, messages) for begun in (pending.turn, pending.compaction) if begun)
 
 
-def _compaction(started: Event, finished: Event | None, used: Event | None) -> CompactionRecord:
-    told = usage_told(finished) or (Usage.from_dict(used.data) if used else None)
-    usage = Usage() if told is None and never_began(finished) else counted(told)
-    return CompactionRecord(str(started.data.get("tool") or ""), parse_time(started.ts), usage)
+def _record(begun: Open, end: Event | None, messages: int) -> TurnRecord | CompactionRecord:
+    if begun.started and begun.started.type == "compaction":
+        told = usage_told(end) or begun.usage
+        usage = Usage() if told is None and never_began(end) else counted(told)
+        return CompactionRecord(str(begun.started.data.get("tool") or ""), parse_time(begun.started.ts), usage)
+    return _turn(begun.started, end, messages, begun.usage)
 
 
-def _turn(started: Event | None, finished: Event | None, messages: int, used: Event | None = None) -> TurnRecord:
+def _turn(started: Event | None, finished: Event | None, messages: int, so_far: Usage | None) -> TurnRecord:
     known = started or finished
     assert known is not None
     tool = str((started or known).data.get("tool") or (finished.data.get("tool") if finished else "") or "")
     began = finished.data.get("started_at") if finished else None
     moment = parse_time(began or (started.ts if started else None))
-    so_far = Usage.from_dict(used.data) if used else None
     return TurnRecord(known.turn, tool, moment, finished, messages + 1, so_far)
 
 

@@ -1,7 +1,7 @@
 """What of a session has no end (yet), and what is known of its use: a turn that runs or was lost, and a compaction.
 
-The end of a turn tells its use, and state.toml adds those up. Before that, and of what csa did not live to end, the last
-`usage` event of the transcript tells it: the one home of that, so that every view has the same figure.
+The end of a turn tells its use, and state.toml adds those up. Before that, and of what csa did not live to end, the
+last `usage` event of the transcript tells it: the one home of that, so that every view has the same figure.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ TYPE_CHECKING = False  # see csa/structs.py
 if TYPE_CHECKING:
     from pathlib import Path
 
-_MARKS = (b'"usage"', b'"run_started"', b'"run_finished"', b'"compaction"')
+_COUNTED = {"usage", "run_started", "run_finished", "compaction"}
+_MARKS = tuple(f'"{kind}"'.encode() for kind in sorted(_COUNTED))
 _HEAD = 160  # bytes of a line in which its type stands
 _MAX_LINES = 200_000  # back to the beginning of a turn: about a second
 _WITHOUT_END = {"running", "lost", "unknown"}
@@ -34,6 +35,39 @@ class Open(Struct):
 
     started: Event | None  # None: too far back
     usage: Usage | None = None
+
+
+class Pending(Struct, frozen=False):
+    """What has begun and not ended, while events are taken in their order."""
+
+    turn: Open | None = None
+    compaction: Open | None = None
+
+    def take(self, event: Event) -> list[tuple[Open, Event | None]]:
+        """Take the next event; return what ends with it, each with the event that says so, if one does."""
+        ended: list[tuple[Open, Event | None]] = []
+        if event.type == "usage":
+            self._note(Usage.from_dict(event.data))
+        elif event.type == "run_finished":
+            is_its = self.turn and self.turn.started and self.turn.started.turn == event.turn
+            ended = [(self.turn if self.turn and is_its else Open(None), event)]
+            self.turn = None
+        elif event.type == "run_started":
+            ended = [(lost, None) for lost in (self.compaction, self.turn) if lost]
+            self.turn, self.compaction = Open(event), None
+        elif "argv" in event.data:  # csa's own; a tool tells of its own inside a turn
+            ended = [(self.compaction, None)] if self.compaction else []
+            self.compaction = Open(event)
+        elif self.compaction and _ends_compaction(event):
+            ended = [(self.compaction, event)]
+            self.compaction = None
+        return ended
+
+    def _note(self, usage: Usage) -> None:
+        if self.compaction:
+            self.compaction = replace(self.compaction, usage=usage)
+        elif self.turn:
+            self.turn = replace(self.turn, usage=usage)
 
 
 class Unfinished(Struct):
@@ -87,15 +121,8 @@ def usage_of(paths: SessionPaths, state: SessionState, status: str | None = None
     return state.usage + read_unfinished(f"{paths.pathname}/transcript.jsonl").usage
 
 
-def begins_compaction(event: Event) -> bool:
-    """Say whether an event is the beginning of a compaction that csa ran; tools tell of their own inside a turn."""
-    return event.type == "compaction" and "argv" in event.data
-
-
-def ends_compaction(event: Event) -> bool:
-    """Say whether an event is the end of one."""
-    data = event.data
-    return event.type == "compaction" and ("duration_s" in data or data.get("status") in {"cancelled", "lost"})
+def _ends_compaction(event: Event) -> bool:
+    return "duration_s" in event.data or event.data.get("status") in {"cancelled", "lost"}
 
 
 def _was_cut_off(paths: SessionPaths) -> bool:
@@ -111,36 +138,33 @@ def _scan(fd: int, end: int, before: Unfinished | None) -> Unfinished | None:
 
     None where something has begun or ended since: then all has to be read.
     """
-    usage: Usage | None = None
-    found = Unfinished(end)
-    is_inside = False  # of a compaction that has ended
-    for count, line in enumerate(lines_backwards(fd, end, down_to=before.end if before else 0)):
-        if found.last_at is None and (newest := parse_line(line)):
-            found = replace(found, last_at=parse_time(newest.ts))
-        if not before and count >= _MAX_LINES:
-            return replace(found, turn=Open(None, usage))
+    events, last_at, is_whole = _marked(fd, end, down_to=before.end if before else 0)
+    if before and any(event.type != "usage" for event in events):
+        return None
+    began = before or Unfinished(turn=None if is_whole else Open(None))
+    pending = Pending(began.turn, began.compaction)
+    for event in events:
+        pending.take(event)
+    return Unfinished(end, pending.turn, pending.compaction, last_at or began.last_at)
+
+
+def _marked(fd: int, end: int, *, down_to: int) -> tuple[list[Event], datetime | None, bool]:
+    """Return the events that count, from where the last turn began or ended on, and the time of the last of any kind.
+
+    And whether that is all: a turn may have begun too far back. Of several `usage` events in a row the last is enough.
+    """
+    found: list[Event] = []
+    last_at: datetime | None = None
+    for count, line in enumerate(lines_backwards(fd, end, down_to=down_to)):
+        if count == _MAX_LINES:
+            return found[::-1], last_at, False
         head = line[:_HEAD]
-        if not any(mark in head for mark in _MARKS) or not (event := parse_line(line)):
+        is_marked = any(mark in head for mark in _MARKS)
+        if (last_at and not is_marked) or not (event := parse_line(line)):
             continue
-        if event.type == "usage":
-            usage = usage or (None if is_inside else Usage.from_dict(event.data))
-        elif before:
-            return None
-        elif event.type == "run_finished":
-            return found
-        elif event.type == "run_started":
-            return replace(found, turn=Open(event, usage))
-        elif begins_compaction(event):
-            if not is_inside:
-                found = replace(found, compaction=Open(event, usage))
-            usage, is_inside = None, False
-        elif ends_compaction(event):
-            usage, is_inside = None, True
-    if before is None:
-        return found
-    latest = replace(before, end=end, last_at=found.last_at or before.last_at)
-    if usage and before.compaction:
-        return replace(latest, compaction=replace(before.compaction, usage=usage))
-    if usage and before.turn:
-        return replace(latest, turn=replace(before.turn, usage=usage))
-    return latest
+        last_at = last_at or parse_time(event.ts)
+        if event.type in _COUNTED and not (found and event.type == found[-1].type == "usage"):
+            found.append(event)
+        if event.type in {"run_started", "run_finished"}:
+            break
+    return found[::-1], last_at, True

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import anyio
@@ -60,10 +61,8 @@ class BudgetWatch:
         bounds: list[_Bound] = []
         while True:
             began = time.monotonic()
-            try:
+            with suppress(StateError, OSError):  # damaged meanwhile: what was seen last counts
                 bounds = await to_thread.run_sync(self._look, abandon_on_cancel=True)
-            except (StateError, OSError):  # damaged meanwhile: what was seen last counts, and no turn starts any more
-                pass
             now = time.monotonic()
             next_look = now + max(LOOK_S, REST * (now - began))
             while now < next_look:

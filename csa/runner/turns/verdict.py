@@ -11,6 +11,9 @@ if TYPE_CHECKING:
     from csa.model.result import Status
 
 
+_FAILURES = {"fault": "protocol", "budget": "budget"}  # the kinds of those reasons to stop
+
+
 class Stop(Struct):
     """Why csa ended the tool before it ended by itself.
 
@@ -49,12 +52,10 @@ class Verdict(Struct):
 
 def judge(outcome: Outcome, end: ToolExit, stop: Stop | None) -> Verdict:
     """Decide. A success that the tool announced, and exited with, stays one whatever else was asked meanwhile."""
-    if stop and stop.reason == "fault":
-        return Verdict("failed", "protocol", stop.detail)
-    if outcome.succeeded:
+    if outcome.succeeded and not (stop and stop.reason == "fault"):
         return Verdict("succeeded")
-    if stop and stop.reason == "budget":
-        return Verdict("failed", "budget", stop.detail)
+    if stop and stop.reason in _FAILURES:
+        return Verdict("failed", _FAILURES[stop.reason], stop.detail)
     if stop and stop.reason == "cancelled":
         by = f" by {stop.signal_name}" if stop.signal_name else ""
         return Verdict("cancelled", None, stop.detail or f"cancelled{by}")
