@@ -77,6 +77,11 @@ def never_began(finished: Event | None) -> bool:
     return isinstance(error, Mapping) and error.get("kind") == "spawn"
 
 
+def usage_of_compaction(told: Usage | None, status: str) -> Usage:
+    """Return what a compaction adds to the use of its session; one that was refused, and tells nothing, cost nothing."""
+    return Usage() if told is None and status == "failed" else counted(told)
+
+
 def read_turns(transcript: Path) -> Iterator[TurnRecord]:
     """Yield the turns in the order in which they began; a transcript that is missing has none.
 
@@ -103,7 +108,7 @@ def read_history(transcript: Path) -> Iterator[TurnRecord | CompactionRecord]:
 def _record(begun: Open, end: Event | None, messages: int) -> TurnRecord | CompactionRecord:
     if begun.started and begun.started.type == "compaction":
         told = usage_told(end) or begun.usage
-        usage = Usage() if told is None and never_began(end) else counted(told)
+        usage = usage_of_compaction(told, str(end.data.get("status")) if end else "lost")
         return CompactionRecord(str(begun.started.data.get("tool") or ""), parse_time(begun.started.ts), usage)
     return _turn(begun.started, end, messages, begun.usage)
 

@@ -38,6 +38,7 @@ class Story:
         lost = place.start("run", "--tool", "opencode", "is lost", env=env)
         place.wait_ready()
         self.lost = lost.session_id
+        wait_for(lambda: self.listed()[self.lost]["input_tokens"] == 700, "its use is known")
         lost.kill()
         place.wait_until_empty(within_s=10)
         place.ready.unlink()
@@ -66,7 +67,7 @@ def test_every_view_has_the_same_figure(place: Place) -> None:
     sums = {session_id: Usage.from_dict(usage) for session_id, usage in listed.items()}
     whole = sum(sums.values(), Usage())
     # what was said: by codex (no cost), by both attempts, by claude after the fallback, and by its compaction
-    assert listed[story.lost]["input_tokens"], listed[story.lost]["cost_usd"] == (700, 0.03)
+    assert (listed[story.lost]["input_tokens"], listed[story.lost]["cost_usd"]) == (700, 0.03)
     assert listed[story.runs] == {**Usage(400, 4).to_sum(), "turns_unpriced": 1}
     assert listed[story.root]["input_tokens"] > 1000 + 300 + 2000 + 5000
     assert listed[story.root]["turns_unpriced"] >= 2

@@ -43,6 +43,7 @@ from csa.store.atomic import write_private
 from csa.store.heartbeat import render_heartbeat
 from csa.store.held import HeldSession, open_session
 from csa.store.journal import Journal
+from csa.store.turns import usage_of_compaction
 from csa.structs import Struct, replace
 
 if TYPE_CHECKING:
@@ -279,8 +280,7 @@ class _Keeper:
         state, outcome = self.held.state, result.outcome
         known = state.tools[result.tool]
         totals = outcome.totals if outcome.totals is not None else known.totals
-        if result.error_kind != "spawn":
-            state = replace(state, usage=state.usage + counted(outcome.usage))
+        state = replace(state, usage=state.usage + usage_of_compaction(outcome.usage, result.status))
         if result.status == "succeeded":
             state = replace(state, phase="available", is_compacted=True, last_compacted_at=result.compacted_at)
         self._write(replace(state, tools={**state.tools, result.tool: replace(known, totals=totals)}))
