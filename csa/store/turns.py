@@ -78,7 +78,7 @@ def never_began(finished: Event | None) -> bool:
 
 
 def usage_of_compaction(told: Usage | None, status: str) -> Usage:
-    """Return what a compaction adds to the use of its session; one that was refused, and tells nothing, cost nothing."""
+    """Return what a compaction adds to the use of its session; one that failed, and tells nothing, cost nothing."""
     return Usage() if told is None and status == "failed" else counted(told)
 
 

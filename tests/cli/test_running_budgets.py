@@ -20,7 +20,7 @@ def result(place: Place, session_id: str) -> Json:
 
 
 def test_a_turn_ends_when_it_has_used_its_tokens(place: Place) -> None:
-    """The tool's own word during the turn counts; a warning at 80 per cent comes first, and what was used stays known."""
+    """The tool's own word during the turn counts; a warning at 80 per cent comes first; what was used is known."""
     place.play(["step", 4000, 100, 0.02], ["sleep", 1], ["step", 1000, 100], *LONG)
     done = place.run("run", "--tool", "opencode", "--budget-tokens", "5000", "--json", "x")
     assert done.code == 5
@@ -49,7 +49,10 @@ def test_what_children_use_ends_the_whole_tree(place: Place) -> None:
     (other / ".git").mkdir(parents=True)
     command = f"csa run --tool opencode -q --detach --cd {other} spend"
     place.script(
-        {"match": "spend", "do": [["touch", str(place.ready)], ["step", 2000, 0], ["sleep", 2], ["step", 9000, 0], *LONG]},
+        {
+            "match": "spend",
+            "do": [["touch", str(place.ready)], ["step", 2000, 0], ["sleep", 2], ["step", 9000, 0], *LONG],
+        },
         {"match": "", "do": [["run", command], *LONG]},
     )
     began = time.monotonic()

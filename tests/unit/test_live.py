@@ -2,7 +2,7 @@
 
 import pytest
 
-from csa.cli.describe import cost_of, elapsed, money, tokens, tokens_of
+from csa.cli.describe import cost_of, elapsed, money, tokens_of
 from csa.cli.live import Forest, Line, Row, arrange, choose, group, lay_out
 from csa.cli.output import display_width, printable
 from csa.model.tree import walk
@@ -30,10 +30,22 @@ def done(at: int, parent: int | None = None, **changes: object) -> Row:
 
 
 TREE = [
-    row(0, doing="$ csa run --tool claude-code 'Implement the token bucket, with tests'", usage=counted(Usage(12000, 300))),
+    row(
+        0,
+        doing="$ csa run --tool claude-code 'Implement the token bucket, with tests'",
+        usage=counted(Usage(12000, 300)),
+    ),
     row(1, 0, tool="claude-code", doing="edit: api/limits.py", usage=Usage(45000, 1200, 0, 0.1312)),
     done(2, 0, usage=counted(Usage(900, 50)), doing="succeeded: a bucket lets bursts pass and needs two numbers"),
-    row(3, 1, status="failed", doing="failed: the rate is limited", duration_s=3700.0, started_at=None, usage=counted(None)),
+    row(
+        3,
+        1,
+        status="failed",
+        doing="failed: the rate is limited",
+        duration_s=3700.0,
+        started_at=None,
+        usage=counted(None),
+    ),
 ]
 
 
