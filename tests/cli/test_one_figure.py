@@ -73,7 +73,6 @@ def test_every_view_has_the_same_figure(place: Place) -> None:
     told = [event["data"]["usage"] or {} for event in ends if event["data"]["status"] != "started"]
     assert len(told) == 5
     assert told[1]["input_tokens"] == 1000 + 300
-    assert told[-1]["input_tokens"] > 0
     assert listed[story.root]["input_tokens"] == sum(usage.get("input_tokens", 0) for usage in told)
     assert listed[story.root]["turns_unmeasured"] == 1
 
