@@ -18,7 +18,7 @@ class Usage(Struct):
     """Tokens (input includes cached) and US dollars, of a turn, or of several added up.
 
     A cost that is not known is None, and never 0. `turns_unmeasured` and `turns_unpriced` count the turns (or
-    compactions) that did not say how many tokens, or how much money, or not in all attempts: what is known is the least.
+    compactions) that did not say how many tokens, or how much money, or not in all attempts: it is the least they used.
     """
 
     input_tokens: int = 0
