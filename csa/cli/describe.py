@@ -161,9 +161,31 @@ def elapsed(seconds: float) -> str:
     return f"{whole // 86400}d{whole % 86400 // 3600:02d}h"
 
 
-def money(cost_usd: float | None) -> str:
-    """Render US dollars in at most seven characters: $0.042, $1.30, $1234; nothing where none are known."""
+def tokens_of(usage: Usage | None) -> str:
+    """Render the tokens of a sum in at most six characters: `5.2k+` is at least that many, and `-` not known."""
+    if usage is None or (usage.turns_unmeasured and not usage.tokens):
+        return "-"
+    return tokens(usage.tokens) + ("+" if usage.turns_unmeasured else "")
+
+
+def cost_of(usage: Usage | None) -> str:
+    """Render the cost of a sum in at most seven characters: `$1.30+` is at least that much, and `-` not known."""
+    if usage is None or usage.cost_usd is None:
+        return "-"
+    return money(usage.cost_usd) + ("+" if usage.turns_unpriced else "")
+
+
+def usage_in_words(usage: Usage) -> list[str]:
+    """Return what a sum says in a sentence: `5.2k tokens` and `$1.30+`."""
+    if usage == Usage():
+        return []
+    amounts = ((tokens_of(usage), "{} tokens", "tokens unknown"), (cost_of(usage), "{}", "cost unknown"))
+    return [unknown if shown == "-" else known.format(shown) for shown, known, unknown in amounts]
+
+
+def money(cost_usd: float) -> str:
+    """Render US dollars, mostly in at most six characters: $0.042, $1.30, $1234."""
     if not cost_usd:
-        return ""
-    digits = 3 if cost_usd < 0.1 else 2 if cost_usd < 1000 else 0  # noqa: PLR2004  # as many as fit
+        return "$0"
+    digits = 3 if cost_usd < 0.1 else 2 if cost_usd < 100 else 0  # noqa: PLR2004  # as many as fit
     return f"${cost_usd:.{digits}f}"

@@ -6,8 +6,9 @@ import sys
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 
-from csa.cli.describe import money, tokens
+from csa.cli.describe import tokens_of, usage_in_words
 from csa.cli.output import STATUS_STYLES, Style, cut, one_line, terminal_width
+from csa.model.usage import Usage, counted_once
 from csa.runner.sessions.listing import SessionInfo, once_each
 from csa.store.sessions import RETIRED, format_age
 
@@ -91,8 +92,7 @@ class _Columns:
         mark = view.style("*", "bold") if view.is_current(info) else " "
         age = format_age(view.now, state.last_accessed) if state else "-"
         tools = f"{cut(tools_of(info), self._tool - 1):<{self._tool}}" if self._tool else ""
-        used = tokens(state.usage.input_tokens + state.usage.output_tokens) if state else "-"
-        numbers = f"{state.turns if state else '-':>5} {used:>6} " if self._has_numbers else ""
+        numbers = f"{state.turns if state else '-':>5} {tokens_of(info.usage):>6} " if self._has_numbers else ""
         text = "" if self._text == 0 else cut(description_of(info), self._text)
         return (
             f"{view.styled_id(info)}{pad} {mark} {age:>4} {view.styled_status(info, width=10)}{tools}"
@@ -114,10 +114,9 @@ def print_totals(view: View, infos: Sequence[SessionInfo], *, more: int) -> None
     count = f"{len(infos)} of {len(infos) + more}" if more else str(len(infos))
     running = sum(info.status == "running" for info in infos)
     turns = sum(state.turns for state in states)
-    used = sum(state.usage.input_tokens + state.usage.output_tokens for state in states)
-    cost = money(sum(state.usage.cost_usd or 0 for state in states))
+    used = counted_once((info.session_id, info.usage or Usage()) for info in infos)
     words = [plural(len(infos) + more, "session", count), f"{running} running", plural(turns, "turn")]
-    words += [f"{tokens(used)} tokens", *([cost] if cost else [])]
+    words += usage_in_words(used)
     line = ", ".join(words)
     if view.width is not None and len(line) > view.width:
         line = f"{', '.join(words[:2])},\n{', '.join(words[2:])}"

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from csa.cli.describe import elapsed, money, tokens
+from csa.cli.describe import cost_of, elapsed, tokens_of
 from csa.cli.list_table import View, description_of, tools_of
 from csa.cli.output import STATUS_STYLES, cut, cut_behind, display_width
 from csa.model.rollup import Rollup
@@ -127,12 +127,11 @@ def _print_line(view: View, styled: str, used: int, text: str, *, right: tuple[s
 
 
 def _numbers(total: Rollup) -> tuple[str, ...]:
-    used = total.usage.input_tokens + total.usage.output_tokens
     time_s = total.time_s
     return (
         elapsed(time_s) if total.spans else "",
-        tokens(used) if used else "",
-        money(total.usage.cost_usd),
+        tokens_of(total.usage),
+        cost_of(total.usage),
     )
 
 

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from csa.cli.describe import elapsed, money, tokens
+from csa.cli.describe import cost_of, elapsed, tokens_of
 from csa.cli.output import STATUS_STYLES, cut, display_width, one_line
 from csa.ids import is_session_id
 from csa.model.tree import Node, build_forest, tell_apart, walk
-from csa.model.usage import Usage
+from csa.model.usage import Usage, counted_once
 from csa.store.owner import Owner
 from csa.structs import Struct
 
@@ -176,12 +176,10 @@ def _shorten_lead(lead: str, room: int) -> str:
 
 
 def _total(rows: list[Row], width: int) -> Line:
-    once = {row.session_id: row for row in sorted(rows, key=lambda row: row.turn)}.values()  # of copies the furthest
-    count = sum(row.usage.input_tokens + row.usage.output_tokens for row in once)
-    cost = sum(row.usage.cost_usd or 0 for row in once)
+    usage = counted_once((row.session_id, row.usage) for row in rows)
     running = sum(row.is_running for row in rows)
     text = f"{len(rows)} session{'' if len(rows) == 1 else 's'}, {running} running"
-    return _line([(text, "bold")], _right(("", tokens(count) if count else "", money(cost)), width), width)
+    return _line([(text, "bold")], _right(("", tokens_of(usage), cost_of(usage)), width), width)
 
 
 def _more(hidden: list[Row], width: int) -> Line:
@@ -193,17 +191,12 @@ def _more(hidden: list[Row], width: int) -> Line:
 def numbers(row: Row, width: int, now: float) -> str:
     """Return the columns that stand at the right end of a line of that width."""
     seconds = row.elapsed_s(now)
-    cells = ("" if seconds is None else elapsed(seconds), _tokens(row.usage), money(row.usage.cost_usd))
+    cells = ("" if seconds is None else elapsed(seconds), tokens_of(row.usage), cost_of(row.usage))
     return _right(cells, width)
 
 
 def _names(width: int) -> str:
     return _right(_NAMES, width)
-
-
-def _tokens(usage: Usage) -> str:
-    used = usage.input_tokens + usage.output_tokens
-    return tokens(used) if used else ""
 
 
 def _right(cells: tuple[str, ...], width: int) -> str:

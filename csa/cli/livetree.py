@@ -20,11 +20,12 @@ from csa.cli.roster import Roster
 from csa.cli.screen import Screen
 from csa.ids import ENTROPY_BYTES, new_session_id
 from csa.model.events import Event
-from csa.model.usage import Usage
+from csa.model.usage import Usage, counted
 from csa.paths import home
 from csa.runner.client import Csa
 from csa.store.observer import Observer
 from csa.store.stores import find_stores
+from csa.store.turns import usage_told
 from csa.structs import replace
 
 MAX_ROWS_SHOWN = 30
@@ -62,7 +63,7 @@ class LiveTree(Silence):
             label=subject.session_id[:_LABEL],
             tool=subject.tool,
             started_at=subject.started_at,
-            usage=subject.usage,
+            usage=subject.usage + counted(None),
         )
         self._screen.start()
         self._draw()
@@ -73,9 +74,10 @@ class LiveTree(Silence):
             self._fall_back(event)
         elif event.type == "run_finished":
             self._closing = closing_line(event)
-            self._before = self._own.usage
+            self._before += counted(usage_told(event))
+            self._own = replace(self._own, usage=self._before)
         elif event.type == "usage":
-            self._own = replace(self._own, usage=self._before + Usage.from_dict(event.data))
+            self._own = replace(self._own, usage=self._before + counted(Usage.from_dict(event.data)))
             return
         line = describe(event)
         if line and event.type in {"retry", "warning", "error"}:

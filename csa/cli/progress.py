@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping
 from typing import IO, TYPE_CHECKING, Protocol
 
-from csa.cli.describe import describe, elapsed, money, tokens
+from csa.cli.describe import cost_of, describe, elapsed, tokens
 from csa.cli.output import Style, cut, has_room, printable, terminal_width
 from csa.model.events import Event
 from csa.model.usage import Usage, number_of
@@ -141,8 +141,8 @@ def closing_line(event: Event) -> str:
     usage, used = event.data.get("usage"), ""
     if isinstance(usage, Mapping):
         known = Usage.from_dict(usage)
-        parts = (f"{tokens(known.input_tokens)} in", f"{tokens(known.output_tokens)} out", money(known.cost_usd))
-        used = "".join(f", {part}" for part in parts if part)
+        parts = (f"{tokens(known.input_tokens)} in", f"{tokens(known.output_tokens)} out", cost_of(known))
+        used = "".join(f", {part}" for part in parts if part != "-")
     return f"csa: {event.data.get('status')} in {elapsed(number_of(event.data.get('duration_s')) or 0)}{used}"
 
 

@@ -2,9 +2,9 @@
 
 stdout is the answer and nothing else; what the agent is doing, the session's id and hints go to stderr.
 Exits 0 when the turn succeeded, 1 when it failed, 2 on bad usage, 3 when the session is not found, 4 when it is busy,
-5 when a limit or a budget forbids it, 6 when the configuration is wrong or a record damaged, 7 when the tool is missing
-or not logged in, 8 when the provider limits the rate or a quota is used up, 124 when the time is up, 129, 130 and 143
-when ended by a hangup, an interrupt or a termination.
+5 when a limit or a budget forbids it or ends it, 6 when the configuration is wrong or a record damaged, 7 when the tool
+is missing or not logged in, 8 when the provider limits the rate or a quota is used up, 124 when the time is up, 129,
+130 and 143 when ended by a hangup, an interrupt or a termination.
 """
 
 from __future__ import annotations
@@ -338,6 +338,8 @@ def failure_hint(result: RunResult) -> str | None:
         return f"csa session compress --session {result.session_id}"
     if result.error_kind == "quota":
         return f'csa run --session {result.session_id} --tool ANOTHER "go on", or pass --fallback the next time'
+    if result.error_kind == "budget":
+        return f"csa session budget -s {result.session_id} shows who used it, and whose it is; csa run sets another"
     if result.provider_session_id is None:
         return None
     return f'csa run --session {result.session_id} "go on"'

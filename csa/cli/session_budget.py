@@ -1,8 +1,8 @@
 """Show what a session and all that its agents have started have used, and what is left of their budgets.
 
 A budget is given with csa run --budget-tokens, --budget-usd and --budget-time, and binds the session and all below it:
-no further turn of theirs starts when it is used up. Turns whose tool did not say what it used count as nothing; how
-many there are is shown. Tokens of a running turn are known as soon as its tool says them, mostly at its end.
+when it is used up their running turns are ended, and none starts. A + means at least so much: turns whose tool did not
+say what it used count as nothing, and how many there are is shown. - means that nothing is known.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from collections.abc import Callable
 from csa.cli.describe import elapsed
 from csa.cli.output import Style, cut, one_line, print_json, terminal_width
 from csa.cli.selecting import add_selector, find_one
+from csa.model.limits import Spent
 from csa.runner.sessions.budget import BudgetReport, BudgetState, report_budget
 from csa.store.spending import Account
 
@@ -59,7 +60,7 @@ def _print_budget(state: BudgetState, style: Style, *, is_narrow: bool, above: b
     for amount, (name, render) in _SHOWN.items():
         limit, left = getattr(state.budget, amount), state.left(amount)
         shown = "-" if left is None else render(left)
-        used = render(getattr(state.used, amount))
+        used = _known(state.used, amount, render)
         line = f"{name:<7}{used:>{room}}{render(limit) if limit else '-':>{room}}"
         unknown = _unknown(state, amount)
         behind = f"{then} {unknown}" if unknown else ""
@@ -67,8 +68,19 @@ def _print_budget(state: BudgetState, style: Style, *, is_narrow: bool, above: b
 
 
 def _unknown(state: BudgetState, amount: str) -> str:
-    count = {"tokens": state.used.turns_unmeasured, "usd": state.used.turns_unpriced}.get(amount, 0)
+    count = _count_unknown(state.used, amount)
     return f"and {count} {'turn' if count == 1 else 'turns'} unknown" if count else ""
+
+
+def _count_unknown(spent: Spent, amount: str) -> int:
+    return {"tokens": spent.usage.turns_unmeasured, "usd": spent.usage.turns_unpriced}.get(amount, 0)
+
+
+def _known(spent: Spent, amount: str, render: Callable[[float], str]) -> str:
+    """Render what is known: a + means at least so much, and - that nothing is."""
+    value: float | None = getattr(spent, amount)
+    unknown = _count_unknown(spent, amount)
+    return "-" if value is None or (unknown and not value) else render(value) + ("+" if unknown else "")
 
 
 def _print_sessions(report: BudgetReport, style: Style, width: int | None) -> None:
@@ -85,13 +97,13 @@ def _print_sessions(report: BudgetReport, style: Style, width: int | None) -> No
     print(style(show("SESSION", "STATE", ("TOKENS", "MONEY", "TIME"), "DESCRIPTION"), "dim"))
     for account in report.accounts:
         spent = account.spent
-        amounts = (f"{spent.tokens:,}", _SHOWN["usd"][1](spent.usd), elapsed(spent.time_s))
+        tokens, usd, time = (_known(spent, amount, render) for amount, (_, render) in _SHOWN.items())
         text = one_line(account.state.description) if account.state else ""
         print(
             show(
                 account.member.session_id[:id_width],
                 _state_of(account),
-                amounts if account.is_known else ("?", "?", "?"),
+                (tokens, usd, time) if account.is_known else ("?", "?", "?"),
                 text,
             )
         )

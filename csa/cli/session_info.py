@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
-from csa.cli.describe import elapsed, money, tokens
+from csa.cli.describe import elapsed, tokens, usage_in_words
 from csa.cli.output import STATUS_STYLES, Style, cut, one_line, print_json, terminal_width
 from csa.cli.reads import find_to_read
 from csa.cli.roster import shorten
@@ -73,9 +73,8 @@ def _fields(card: SessionCard, now: datetime, place: Callable[[Path], str]) -> I
         cached = f" ({tokens(used.cached_tokens)} of it cached)" if used.cached_tokens else ""
         words = f"{tokens(used.input_tokens)} in{cached}, {tokens(used.output_tokens)} out in turn {turn}"
         yield "context", words + (", compacted" if card.is_compacted else "")
-    total = state.usage.input_tokens + state.usage.output_tokens
-    if total:
-        yield "usage", ", ".join(filter(None, (f"{tokens(total)} tokens", money(state.usage.cost_usd))))
+    if used_words := usage_in_words(card.usage):
+        yield "usage", ", ".join(used_words)
     yield from (
         (label, value)
         for label, value in (

@@ -1,8 +1,9 @@
 """Say what sessions have done and used: by tool, day, tree of sessions, or owner.
 
 SESSIONS are those with a turn in the time asked for; OK is the share of its ended turns that succeeded; SHARE that of
-all turns; CONTEXT what a turn read on average, all of its requests together; TIME the time of its turns; MEMORY what 95
-of 100 turns did not exceed at their peak.
+all turns; CONTEXT what a turn read on average, all of its requests together; TOKENS and COST count compactions, and
+what is known of turns that failed, were lost or still run; TIME the time of its turns; MEMORY what 95 of 100 turns did
+not exceed at their peak. A + means at least so much, some turns not having said what they used; - that none did.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
-from csa.cli.describe import elapsed, money, tokens
+from csa.cli.describe import cost_of, elapsed, tokens, tokens_of
 from csa.cli.output import Style, cut, display_width, lossy, one_line, print_json, terminal_width
 from csa.cli.selecting import find_projects, open_client
 from csa.cli.session_artifacts import human_bytes
@@ -101,7 +102,6 @@ def _names(found: Statistics, by: str, *, whole: bool) -> list[str]:
 
 def _cells(tally: Tally, all_turns: int, shown: Sequence[tuple[str, int]]) -> str:
     rate, context, memory = tally.success_rate, tally.average_context, tally.p95_memory
-    used = tally.usage.input_tokens + tally.usage.output_tokens
     cells = {
         "SESSIONS": str(len(tally.sessions)),
         "TURNS": str(tally.turns),
@@ -109,8 +109,8 @@ def _cells(tally: Tally, all_turns: int, shown: Sequence[tuple[str, int]]) -> st
         "OK": "-" if rate is None else f"{rate:.0%}",
         "SHARE": f"{tally.turns / all_turns:.0%}",
         "CONTEXT": "-" if context is None else tokens(round(context)),
-        "TOKENS": tokens(used),
-        "COST": money(tally.usage.cost_usd) or "-",
+        "TOKENS": tokens_of(tally.usage),
+        "COST": cost_of(tally.usage),
         "TIME": elapsed(tally.time_s),
         "MEMORY": "-" if memory is None else human_bytes(memory),
     }

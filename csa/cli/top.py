@@ -73,5 +73,5 @@ def to_json(row: Row) -> dict[str, object]:
         "status": row.status,
         "doing": row.doing,
         "elapsed_s": None if seconds is None else round(seconds, 1),
-        "usage": row.usage.to_dict(),
+        "usage": row.usage.to_sum(),
     }

@@ -26,6 +26,7 @@ ErrorKind = Literal[
     "protocol",
     "spawn",
     "internal",
+    "budget",  # csa's own: a budget was used up
 ]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from csa.model.usage import Usage, count_of, number_of
+from csa.model.usage import Usage, count_of, counted, number_of
 from csa.structs import Struct, asdict, field, fields, replace
 
 TYPE_CHECKING = False  # see csa/structs.py
@@ -64,54 +64,57 @@ class Budget(Struct, kw_only=True):
 
     def exhausted_by(self, spent: Spent) -> str | None:
         """Return in words what is used up; None while there is something left of everything."""
-        if self.tokens and spent.tokens >= self.tokens:
-            return f"{spent.tokens:,} of {self.tokens:,} tokens"
-        if self.usd and spent.usd >= self.usd:
-            return f"${spent.usd:,.2f} of ${self.usd:,.2f}"
-        if self.time_s and spent.time_s >= self.time_s:
-            return f"{spent.time_s:,.0f} of {self.time_s:,.0f} seconds"
-        return None
+        return next(iter(self.used_beyond(1, spent).values()), None)
+
+    def used_beyond(self, share: float, spent: Spent) -> dict[str, str]:
+        """Return in words, by amount, that of which at least such a share is used."""
+        words = {
+            "tokens": f"{spent.tokens:,} of {self.tokens:,} tokens",
+            "usd": f"${spent.usd or 0:,.2f} of ${self.usd:,.2f}",
+            "time_s": f"{spent.time_s:,.0f} of {self.time_s:,.0f} seconds",
+        }
+        limits = {name: limit for name, limit in asdict(self).items() if limit}
+        return {name: words[name] for name, limit in limits.items() if (getattr(spent, name) or 0) >= share * limit}
 
 
-class Spent(Struct, kw_only=True):
-    """What turns have used, and how many of them did not say how many tokens, or how much money."""
+class Spent(Struct):
+    """What turns have used, and for how long they ran."""
 
-    tokens: int = 0
-    usd: float = 0.0
+    usage: Usage = field(default_factory=Usage)
     time_s: float = 0.0
-    turns_unmeasured: int = 0
-    turns_unpriced: int = 0
+
+    @property
+    def tokens(self) -> int:
+        return self.usage.tokens
+
+    @property
+    def usd(self) -> float | None:
+        """None where no cost is known."""
+        return self.usage.cost_usd
 
     def __add__(self, other: Spent) -> Spent:
-        sums = {name: amount + getattr(other, name) for name, amount in asdict(self).items()}
-        return Spent(**{**sums, "usd": round(sums["usd"], 6), "time_s": round(sums["time_s"], 3)})
+        return Spent(self.usage + other.usage, round(self.time_s + other.time_s, 3))
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the five numbers by name."""
-        return asdict(self)
+        """Return five numbers by name; a cost that is not known is None."""
+        return {
+            "tokens": self.tokens,
+            "usd": self.usd,
+            "time_s": self.time_s,
+            "turns_unmeasured": self.usage.turns_unmeasured,
+            "turns_unpriced": self.usage.turns_unpriced,
+        }
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Spent:
         """Read the keys of `to_dict`; what is missing, or no number, counts as none."""
-        return cls(
-            tokens=count_of(data.get("tokens")),
-            usd=float(number_of(data.get("usd")) or 0),
-            time_s=float(number_of(data.get("time_s")) or 0),
-            turns_unmeasured=count_of(data.get("turns_unmeasured")),
-            turns_unpriced=count_of(data.get("turns_unpriced")),
-        )
+        known = {**data, "input_tokens": count_of(data.get("tokens")), "cost_usd": data.get("usd")}
+        return cls(Usage.from_dict(known), float(number_of(data.get("time_s")) or 0))
 
 
 def spent_by_turn(usage: Usage | None, duration_s: float) -> Spent:
     """Return what one turn has used; no usage, or no money in it, is unknown and not nothing."""
-    if usage is None:
-        return Spent(time_s=duration_s, turns_unmeasured=1, turns_unpriced=1)
-    return Spent(
-        tokens=usage.input_tokens + usage.output_tokens,
-        usd=usage.cost_usd or 0.0,
-        time_s=duration_s,
-        turns_unpriced=int(usage.cost_usd is None),
-    )
+    return Spent(counted(usage), duration_s)
 
 
 def _tighter(one: int, other: int) -> int:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 SIGNAL_EXITS = {"SIGINT": 130, "SIGTERM": 143, "SIGHUP": 129}
 _STATUS_EXITS = {"succeeded": 0, "timed_out": 124, "cancelled": 130}
-_KIND_EXITS = {"auth": 7, "rate_limit": 8, "quota": 8}
+_KIND_EXITS = {"auth": 7, "rate_limit": 8, "quota": 8, "budget": 5}
 SUMMARY_LENGTH = 200
 
 

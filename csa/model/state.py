@@ -12,8 +12,8 @@ from datetime import UTC, datetime
 
 from csa.ids import is_session_id
 from csa.model.limits import COUNTS, Budget, Limits, Spent
-from csa.model.usage import LARGEST, Usage
-from csa.structs import Struct, field
+from csa.model.usage import LARGEST, Usage, counted
+from csa.structs import Struct, field, fields
 
 TYPE_CHECKING = False  # see csa/structs.py
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ SCHEMA = 1
 PHASES = ("active", "available", "retired")
 _NO_TABLE: Mapping[str, Any] = {}  # most records lack most tables, and lists read thousands of records
 _NO_LIMITS, _NO_BUDGET = Limits(), Budget()
+_UNKNOWN = counted(None)  # what the turns of another implementation have used
 
 
 class RecordFault(ValueError):  # noqa: N818  # a fault of the record, which the store reports as a StateError
@@ -81,22 +82,14 @@ class SessionState(Struct, kw_only=True):
     limits: Limits = field(default_factory=Limits)  # those in force at its last turn; children keep to them
     budget: Budget = field(default_factory=Budget)  # of the session and all below it
     tools: Mapping[str, ToolState] = field(default_factory=dict)
-    usage: Usage = field(default_factory=Usage)
-    duration_s: float = 0.0  # this and the next two are sums over turns, kept in [usage]
-    turns_unmeasured: int = 0  # their tool did not say how many tokens
-    turns_unpriced: int = 0  # ... or how much money
+    usage: Usage = field(default_factory=Usage)  # of all turns and compactions that have ended
+    duration_s: float = 0.0  # of all turns; kept in [usage]
     schema: int | None = None  # None: another implementation wrote it
 
     @property
     def spent(self) -> Spent:
         """What its turns have used, as far as they have ended."""
-        return Spent(
-            tokens=self.usage.input_tokens + self.usage.output_tokens,
-            usd=self.usage.cost_usd or 0.0,
-            time_s=self.duration_s,
-            turns_unmeasured=self.turns_unmeasured,
-            turns_unpriced=self.turns_unpriced,
-        )
+        return Spent(self.usage, self.duration_s)
 
     @property
     def last_tool(self) -> str | None:
@@ -156,10 +149,8 @@ def parse_state(record: Mapping[str, Any]) -> SessionState:
         limits=_parse_limits(_table(record, "limits")),
         budget=_parse_budget(_table(record, "budget")),
         tools={name: _parse_tool(name, table) for name, table in _table(record, "tools").items()},
-        usage=_parse_usage(usage),
+        usage=_UNKNOWN if schema is None and not usage and record.get("tools") else _parse_usage(usage),
         duration_s=float(_amount(usage, "usage", "duration_s", (int, float))),
-        turns_unmeasured=int(_amount(usage, "usage", "turns_unmeasured", (int,))),
-        turns_unpriced=int(_amount(usage, "usage", "turns_unpriced", (int,))),
         schema=schema,
     )
 
@@ -197,10 +188,11 @@ def render_state(state: SessionState) -> dict[str, Any]:
         "usage": {
             "input_tokens": state.usage.input_tokens,
             "output_tokens": state.usage.output_tokens,
-            "cost_usd": state.usage.cost_usd if state.usage.cost_usd is not None else 0.0,
+            "cached_tokens": state.usage.cached_tokens or None,
+            "cost_usd": state.usage.cost_usd,
             "duration_s": state.duration_s or None,
-            "turns_unmeasured": state.turns_unmeasured or None,
-            "turns_unpriced": state.turns_unpriced or None,
+            "turns_unmeasured": state.usage.turns_unmeasured or None,
+            "turns_unpriced": state.usage.turns_unpriced or None,
         },
         "limits": state.limits.to_record(),
         "budget": state.budget.to_record(),
@@ -265,8 +257,7 @@ def _render_tool(tool: ToolState) -> dict[str, Any]:
 
 
 def _parse_usage(table: Mapping[str, Any]) -> Usage:
-    known = ("input_tokens", "output_tokens", "cached_tokens", "cost_usd")
-    return Usage.from_dict(_numbers("usage", {key: table[key] for key in known if key in table}))
+    return Usage.from_dict(_numbers("usage", {key: table[key] for key in fields(Usage) if key in table}))
 
 
 def _parse_limits(table: Mapping[str, Any]) -> Limits:

@@ -11,7 +11,10 @@ _PERCENTILE = 95
 
 
 class TurnFacts(Struct, kw_only=True):
-    """What counts of a turn. `status` is None while it runs; `context_tokens`: what it read, None where unknown."""
+    """What counts of a turn. `status` is None while it runs; `context_tokens`: what it read, None where unknown.
+
+    `usage` is what it adds to a sum: `counted`.
+    """
 
     session_id: str
     tool: str
@@ -31,6 +34,7 @@ class Tally(Struct, frozen=False):
     ended: int = 0
     succeeded: int = 0
     messages: int = 0
+    compactions: int = 0
     usage: Usage = field(default_factory=Usage)
     time_s: float = 0.0
     _contexts: list[int] = field(default_factory=list)
@@ -49,6 +53,12 @@ class Tally(Struct, frozen=False):
             self._contexts.append(turn.context_tokens)
         if turn.peak_rss_bytes is not None:
             self._memory.append(turn.peak_rss_bytes)
+
+    def add_compaction(self, session_id: str, usage: Usage) -> None:
+        """Count a compaction, which is no turn."""
+        self.sessions.add(session_id)
+        self.compactions += 1
+        self.usage = self.usage + usage
 
     @property
     def success_rate(self) -> float | None:
@@ -73,7 +83,8 @@ class Tally(Struct, frozen=False):
             "succeeded": self.succeeded,
             "success_rate": None if rate is None else round(rate, 4),
             "average_context_tokens": None if context is None else round(context),
-            "usage": self.usage.to_dict(),
+            "compactions": self.compactions,
+            "usage": self.usage.to_sum(),
             "time_s": round(self.time_s, 3),
             "share": round(self.turns / all_turns, 4) if all_turns else None,
             "p95_peak_rss_bytes": self.p95_memory,

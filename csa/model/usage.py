@@ -1,10 +1,10 @@
-"""What a turn, or a session, has used; and numbers as records tell them, which may hold anything."""
+"""What turns and sessions have used, known and unknown; and numbers as records tell them, which may hold anything."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
-from csa.structs import Struct
+from csa.structs import Struct, replace
 
 TYPE_CHECKING = False  # see csa/structs.py
 if TYPE_CHECKING:
@@ -15,41 +15,86 @@ LARGEST = (1 << 63) - 1
 
 
 class Usage(Struct):
-    """Tokens (input includes cached) and US dollars; None for money where the tool does not say."""
+    """Tokens (input includes cached) and US dollars, of a turn, or of several added up.
+
+    A cost that is not known is None, and never 0. `turns_unmeasured` and `turns_unpriced` count the turns (or
+    compactions) that did not say how many tokens, or how much money, or not in all attempts: it is the least they used.
+    """
 
     input_tokens: int = 0
     output_tokens: int = 0
     cached_tokens: int = 0
     cost_usd: float | None = None
+    turns_unmeasured: int = 0
+    turns_unpriced: int = 0
+
+    @property
+    def tokens(self) -> int:
+        """In and out."""
+        return self.input_tokens + self.output_tokens
 
     def __add__(self, other: Usage) -> Usage:
         costs = [cost for cost in (self.cost_usd, other.cost_usd) if cost is not None]
+        unpriced = self.turns_unpriced + other.turns_unpriced
         return Usage(
             self.input_tokens + other.input_tokens,
             self.output_tokens + other.output_tokens,
             self.cached_tokens + other.cached_tokens,
-            round(sum(costs), 6) if costs else None,
+            _known(round(sum(costs), 6) if costs else None, unpriced),
+            self.turns_unmeasured + other.turns_unmeasured,
+            unpriced,
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the four keys of a `usage` event; money only where it is known."""
-        counts: dict[str, Any] = {
+        """Return the four keys of a `usage` event, and what is not known of a turn that is known in part."""
+        return {key: value for key, value in self.to_sum().items() if value or not key.startswith("turns_")}
+
+    def to_sum(self) -> dict[str, Any]:
+        """Return the six keys of a sum; a cost that is not known is None."""
+        return {
             "input_tokens": self.input_tokens,
             "output_tokens": self.output_tokens,
             "cached_tokens": self.cached_tokens,
+            "cost_usd": self.cost_usd,
+            "turns_unmeasured": self.turns_unmeasured,
+            "turns_unpriced": self.turns_unpriced,
         }
-        return counts if self.cost_usd is None else {**counts, "cost_usd": self.cost_usd}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Usage:
-        """Read the keys of `to_dict`; what is missing, or no number, counts as none."""
-        cost = number_of(data.get("cost_usd"))
+        """Read the keys of `to_sum`; what is missing, or no number, counts as none."""
+        cost, unpriced = number_of(data.get("cost_usd")), count_of(data.get("turns_unpriced"))
         return cls(
             count_of(data.get("input_tokens")),
             count_of(data.get("output_tokens")),
             count_of(data.get("cached_tokens")),
-            float(cost) if cost is not None else None,
+            _known(float(cost) if cost is not None else None, unpriced),
+            count_of(data.get("turns_unmeasured")),
+            unpriced,
         )
+
+
+def counted(usage: Usage | None) -> Usage:
+    """Return what one turn adds to a sum: where it did not say what it used, or cost, it counts as one that did not."""
+    if usage is None:
+        return Usage(turns_unmeasured=1, turns_unpriced=1)
+    is_unpriced = usage.cost_usd is None or usage.turns_unpriced > 0
+    return replace(usage, turns_unmeasured=min(1, usage.turns_unmeasured), turns_unpriced=int(is_unpriced))
+
+
+def counted_once(usages: Iterable[tuple[str, Usage]]) -> Usage:
+    """Add up what sessions have used; of one that is in several projects only the copy that has used most counts."""
+    most: dict[str, Usage] = {}
+    for session_id, usage in usages:
+        known = most.get(session_id)
+        if known is None or (usage.tokens, usage.cost_usd or 0) > (known.tokens, known.cost_usd or 0):
+            most[session_id] = usage
+    return sum(most.values(), Usage())
+
+
+def _known(cost: float | None, unpriced: int) -> float | None:
+    """Return a cost, unless nothing is known but that some turns have one."""
+    return None if cost == 0 and unpriced else cost
 
 
 def number_of(value: object) -> float | None:

@@ -23,11 +23,12 @@ from csa.store.sessions import Record, Store
 from csa.store.status import session_status
 from csa.store.transcript import read_events_backwards
 from csa.store.turns import TURN_ENDS, TurnFilter
+from csa.store.unfinished import Unfinished, read_unfinished
 from csa.structs import Struct, field, replace
 
 Describe = Callable[[Event], str | None]
 _Signature = tuple[int, int, int] | None
-_MAX_LOOK_BACK = 200  # events, to what is being done, the use so far and the turn's beginning
+_MAX_LOOK_BACK = 200  # events, to what is being done and the turn's beginning
 _MAX_TEXT = 400
 _SETTLED_NS = 100_000_000  # a directory changed more recently may change again without a new mtime
 
@@ -45,7 +46,7 @@ class Sight(Struct):
     doing: str = ""
     started_at: float | None = None
     duration_s: float | None = None
-    usage: Usage = field(default_factory=Usage)  # of the session, with the running turn's
+    usage: Usage = field(default_factory=Usage)  # of the session, with what has no end as yet
     owner: Owner | None = None  # who runs it
 
 
@@ -60,7 +61,7 @@ class _Tail(Struct):
     last_at: float | None = None
     duration_s: float | None = None
     is_finished: bool = False
-    usage: Usage | None = None
+    is_settled: bool = False  # nothing has come since its end
 
 
 class _Known(Struct, frozen=False):
@@ -78,6 +79,7 @@ class _Known(Struct, frozen=False):
     record: Record | None = None
     tail: _Tail = _Tail()
     turns: TurnFilter = field(default_factory=TurnFilter)  # has seen the transcript as far as `tail` has
+    unfinished: Unfinished = Unfinished()
     sight: Sight | None = None
 
 
@@ -132,7 +134,7 @@ class Observer:
         if known.liveness is None or known.liveness.state != "not_alive" or transcript != known.transcript:
             if transcript != known.transcript:
                 if _is_another(known.transcript, transcript):
-                    known.tail, known.turns = _Tail(), TurnFilter()
+                    known.tail, known.turns, known.unfinished = _Tail(), TurnFilter(), Unfinished()
                 known.transcript, known.sight = transcript, None
             liveness = probe(known.paths)
             if known.liveness is None or liveness != known.liveness:
@@ -154,37 +156,37 @@ class Observer:
             known.sight = Sight(record, "damaged", doing=str(record.fault))
             return known.sight
         known.tail = tail = _read_tail(paths.transcript, self._describe, known.tail, known.turns)
+        known.unfinished = Unfinished() if tail.is_settled else read_unfinished(paths.transcript, known.unfinished)
+        usage = record.state.usage + known.unfinished.usage
         if liveness.runs_turn:
-            known.sight = _running(record, record.state, liveness, tail)
+            known.sight = _running(record, usage, liveness, tail)
             return known.sight
         status = session_status(paths, record.state)
         if status == "running":  # it has just begun
             known.liveness = None
-        known.sight = _at_rest(record, record.state, status, tail)
+        known.sight = _at_rest(record, record.state, usage, status, tail)
         if liveness.state == "alive" and liveness.owner and liveness.owner.errand != CHANGE:
             known.sight = replace(known.sight, doing=liveness.owner.errand, owner=liveness.owner)
         return known.sight
 
 
-def _running(record: Record, state: SessionState, liveness: Liveness, tail: _Tail) -> Sight:
+def _running(record: Record, usage: Usage, liveness: Liveness, tail: _Tail) -> Sight:
     owner = liveness.owner
     started = tail.started_at
     if owner and (owner.turn != tail.turn or started is None):
         moment = parse_time(owner.since)
         started = moment.timestamp() if moment else None
-    usage = state.usage + tail.usage if tail.usage and not tail.is_finished else state.usage
     tool = owner.tool if owner else tail.tool
     turn = owner.turn if owner else tail.turn
     return Sight(record, "running", tool, turn, tail.doing, started, None, usage, owner)
 
 
-def _at_rest(record: Record, state: SessionState, status: str, tail: _Tail) -> Sight:
-    duration, usage, doing = tail.duration_s, state.usage, tail.doing
+def _at_rest(record: Record, state: SessionState, usage: Usage, status: str, tail: _Tail) -> Sight:
+    duration, doing = tail.duration_s, tail.doing
     if not tail.is_finished:
         doing = f"{status}: {tail.doing or state.description}"
         if tail.started_at is not None and tail.last_at is not None:
             duration = tail.last_at - tail.started_at
-        usage = usage + tail.usage if tail.usage else usage
     return Sight(
         record,
         status,
@@ -202,18 +204,19 @@ def _read_tail(transcript: Path, describe: Describe, before: _Tail, turns: TurnF
     added = _last_events(transcript, before.seq)
     events = [event for event in reversed(added) if turns.takes(event)][::-1]
     if not events:
-        return replace(before, seq=added[0].seq) if added else before
+        return replace(before, seq=added[0].seq, is_settled=False) if added else before
     oldest, turn = events[-1], events[0].turn
     if oldest.type in TURN_ENDS or before.turn != turn:
         before = _Tail(turn=oldest.turn if oldest.type in TURN_ENDS else turn)
     newest, doing = events[0], _word(events, describe)
-    tail = replace(before, seq=added[0].seq, last_at=_seconds(newest.ts), doing=doing or before.doing)
+    is_settled = added[0].type == "run_finished"
+    last_at, doing = _seconds(newest.ts), doing or before.doing
+    tail = replace(before, seq=added[0].seq, last_at=last_at, doing=doing, is_settled=is_settled)
     if oldest.type == "run_finished":
         return _finished(tail, oldest)
     if oldest.type == "run_started":
         tail = replace(tail, tool=str(oldest.data.get("tool", "")), started_at=_seconds(oldest.ts))
-    used = next((event for event in events if event.type == "usage"), None)
-    return replace(tail, usage=Usage.from_dict(used.data)) if used else tail
+    return tail
 
 
 def _last_events(transcript: Path, seen: int) -> list[Event]:
@@ -250,7 +253,7 @@ def _finished(tail: _Tail, event: Event) -> _Tail:
     ended = _seconds(event.ts)
     began = _seconds(event.data.get("started_at")) or (ended - duration if ended is not None else None)
     tool = str(event.data.get("tool", ""))
-    return replace(tail, tool=tool, started_at=began, duration_s=duration, is_finished=True, usage=None)
+    return replace(tail, tool=tool, started_at=began, duration_s=duration, is_finished=True)
 
 
 def _seconds(moment: object) -> float | None:

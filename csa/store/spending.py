@@ -1,23 +1,24 @@
-"""What the sessions of a tree have spent: from their records, and for turns without an end what is known so far.
+"""What the sessions of a tree have spent: from their records, and for what has no end what is known so far.
 
 Unknown stays unknown: turns whose tool has not said what it used are counted, and never taken for nothing.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
 from csa.errors import StateError
-from csa.model.limits import Spent, spent_by_turn
+from csa.model.limits import Spent
 from csa.model.state import SessionState, parse_time
-from csa.model.usage import Usage
+from csa.paths import SessionPaths
 from csa.store.lineage import find_record
 from csa.store.liveness import probe
 from csa.store.statefile import load_state
 from csa.store.trees import Member
-from csa.store.turns import newest_of_turn
+from csa.store.unfinished import Unfinished, read_unfinished
 from csa.structs import Struct, replace
 
 
@@ -29,11 +30,6 @@ class Account(Struct):
     spent: Spent
     is_running: bool = False
     is_known: bool = True
-
-
-def accounts_of(root: Path, members: Iterable[Member], gone: Mapping[str, Spent]) -> list[Account]:
-    """Return the account of each member; StateError when a record is damaged, so that nobody knows what it spent."""
-    return [_account(root, member, gone.get(member.session_id)) for member in members]
 
 
 def below(accounts: list[Account], session_id: str) -> list[Account]:
@@ -52,36 +48,65 @@ def total(accounts: Iterable[Account]) -> Spent:
     return sum((account.spent for account in accounts), Spent())
 
 
-def unfinished_turn(transcript: Path, *, until: datetime | None = None) -> tuple[Usage | None, Spent]:
-    """Return what is known of the last turn, if it has no end (yet); nothing when it has one.
+class Ledger:
+    """The accounts of trees below a state root, looked at again and again: only what has changed is read anew."""
 
-    It lasts until its last event, or until the moment given.
-    """
-    events = newest_of_turn(transcript)
-    if not events or events[0].type == "run_finished":
-        return None, Spent()
-    used = next((event for event in events if event.type == "usage"), None)  # the newest says the most
-    usage = Usage.from_dict(used.data) if used else None
-    began, end = parse_time(events[-1].ts), until or parse_time(events[0].ts)
-    duration_s = max(0.0, (end - began).total_seconds()) if end and began else 0.0
-    return usage, spent_by_turn(usage, round(duration_s, 3))
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._known: dict[str, _Known] = {}
+
+    def accounts(self, members: Iterable[Member], gone: Mapping[str, Spent]) -> list[Account]:
+        """Return the account of each member; StateError when a record is damaged: nobody knows what it spent."""
+        return [self._account(member, gone.get(member.session_id)) for member in members]
+
+    def _account(self, member: Member, gone: Spent | None) -> Account:
+        known = self._known.get(member.session_id)
+        if known and not known.account.is_running and known.files == _sign(known.paths):
+            return known.account
+        paths = member.paths(self._root) or find_record(self._root, member.project, member.session_id)
+        files = _sign(paths) if paths else ()  # before anything is read: what changes later differs next time
+        try:
+            state = load_state(paths.state) if paths else None
+        except StateError:
+            if paths and paths.root.exists():
+                raise
+            state = None  # it has gone in this moment
+        if paths is None or state is None:
+            self._known.pop(member.session_id, None)
+            return Account(member, None, gone or Spent(), is_known=gone is not None)
+        liveness = probe(paths)
+        is_running, owner = liveness.runs_turn, liveness.owner if liveness.runs_turn else None
+        began = parse_time(owner.since) if owner else None
+        now = datetime.now(UTC)
+        before = known.unfinished if known and known.files[-1:] == files[-1:] else None  # of the same file
+        unfinished = read_unfinished(paths.transcript, before)
+        so_far = unfinished.spent(until=now if is_running and unfinished.turn else None)
+        if began and unfinished.turn:  # a turn of very many events is not read to its beginning
+            so_far = replace(so_far, time_s=max(so_far.time_s, (now - began).total_seconds()))
+        account = Account(member, state, state.spent + so_far, is_running)
+        self._known[member.session_id] = _Known(account, paths, files, unfinished)
+        return account
 
 
-def _account(root: Path, member: Member, gone: Spent | None) -> Account:
-    paths = member.paths(root) or find_record(root, member.project, member.session_id)
-    try:
-        state = load_state(paths.state) if paths else None
-    except StateError:
-        if paths and paths.root.exists():
-            raise
-        state = None  # it has gone in this moment
-    if paths is None or state is None:
-        return Account(member, None, gone or Spent(), is_known=gone is not None)
-    liveness = probe(paths)
-    is_running, owner = liveness.runs_turn, liveness.owner if liveness.runs_turn else None
-    began = parse_time(owner.since) if owner else None
-    now = datetime.now(UTC)
-    _, so_far = unfinished_turn(paths.transcript, until=now if is_running else None)
-    if began and so_far.time_s:  # a turn of very many events is not read to its beginning
-        so_far = replace(so_far, time_s=max(so_far.time_s, (now - began).total_seconds()))
-    return Account(member, state, state.spent + so_far, is_running)
+class _Known(Struct):
+    """An account as it was, and of which files."""
+
+    account: Account
+    paths: SessionPaths
+    files: tuple[object, ...]
+    unfinished: Unfinished
+
+
+def _sign(paths: SessionPaths) -> tuple[object, ...]:
+    """Return what differs when a record or transcript was written (a turn begins with a line of it), or replaced."""
+    signs: list[object] = []
+    inode = None
+    for name in ("state.toml", "transcript.jsonl"):
+        try:
+            found = os.stat(f"{paths.pathname}/{name}")
+        except OSError:
+            signs.append(None)
+        else:
+            signs.append((found.st_mtime_ns, found.st_size, found.st_ino))
+            inode = found.st_ino
+    return (*signs, inode)

@@ -77,24 +77,29 @@ def _lines_backwards(path: Path | str) -> Iterator[bytes]:
     except OSError as error:
         raise StateError.unreadable(path, error) from error
     try:
-        at = require_regular(fd).st_size
-        parts: list[bytes] | None = None  # of the line that is being read, last part first; None: of the partial one
-        while at:
-            start = max(0, at - _BLOCK)
-            head, *lines = os.pread(fd, at - start, start).split(b"\n")
-            at = start
-            if not lines:
-                if parts is not None:
-                    parts.append(head)
-                continue
-            tail = lines.pop()
-            if parts is not None:
-                lines.append(b"".join([tail, *reversed(parts)]))
-            yield from (line for line in reversed(lines) if line)
-            parts = [head]
-        if parts and (first := b"".join(reversed(parts))):
-            yield first
+        yield from lines_backwards(fd, require_regular(fd).st_size)
     except OSError as error:
         raise StateError.unreadable(path, error) from error
     finally:
         os.close(fd)
+
+
+def lines_backwards(fd: int, end: int, *, down_to: int = 0) -> Iterator[bytes]:
+    """Yield the whole lines between two ends of lines, the last first; what stands behind the last of them is none."""
+    at = end
+    parts: list[bytes] | None = None  # of the line that is being read, last part first; None: of the partial one
+    while at > down_to:
+        start = max(down_to, at - _BLOCK)
+        head, *lines = os.pread(fd, at - start, start).split(b"\n")
+        at = start
+        if not lines:
+            if parts is not None:
+                parts.append(head)
+            continue
+        tail = lines.pop()
+        if parts is not None:
+            lines.append(b"".join([tail, *reversed(parts)]))
+        yield from (line for line in reversed(lines) if line)
+        parts = [head]
+    if parts and (first := b"".join(reversed(parts))):
+        yield first

@@ -1,25 +1,26 @@
-"""The turns of a session, from its journal: how each began and ended, without reading what happened in between.
+"""The turns and compactions of a session, from its journal: how each began and ended, and what it has used.
 
-And the one rule by which what belongs to a turn is told from what errands have noted: checkpoints, changes of the
-record, compactions that csa was asked for, a tool's interface that was open. They say nothing of how the turn went.
+What happened in between is not read. And the one rule by which what belongs to a turn is told from what errands have
+noted: checkpoints, changes of the record, compactions that csa was asked for, a tool's interface that was open. They
+say nothing of how the turn went.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
 
 from csa.model.events import Event
 from csa.model.state import parse_time
-from csa.model.usage import number_of
+from csa.model.usage import Usage, counted, number_of
 from csa.store.transcript import parse_line, read_events_backwards, read_lines
+from csa.store.unfinished import ERRANDS, Open, Pending
 from csa.structs import Struct
 
 TURN_ENDS = frozenset({"run_started", "run_finished"})
-_ERRANDS = frozenset({"checkpoint", "session_updated"})
 _MAX_LOOK_BACK = 2000  # events of a turn that has not ended
-_ENDS = (b"run_started", b"run_finished")
+_MARKS = (b'"run_started"', b'"run_finished"', b'"compaction"', b'"usage"')
 _MESSAGES = (b'"type":"agent_message"', b'"type":"user_message"')
 _CHUNK = b'"chunk":true'
 _HEAD = 160  # bytes of a line in which its type stands
@@ -33,6 +34,17 @@ class TurnRecord(Struct):
     started_at: datetime | None
     finished: Event | None
     messages: int = 1  # the prompt, and what was said; a streamed message counts once
+    so_far: Usage | None = None  # the last that was said of its use; the end knows better
+
+    @property
+    def told(self) -> Usage | None:
+        """What it has used, as far as that is known."""
+        return usage_told(self.finished) if self.finished else self.so_far
+
+    @property
+    def usage(self) -> Usage:
+        """What it adds to the use of its session."""
+        return Usage() if self.told is None and never_began(self.finished) else counted(self.told)
 
     @property
     def finished_at(self) -> datetime | None:
@@ -63,7 +75,7 @@ class TurnFilter:
         if event.type == "compaction" and "tool" in event.data:  # else the tool made it, inside a turn
             self._compacts = event.data.get("status") == "started"
             return False
-        return not (self._is_over or self._compacts or event.type in _ERRANDS)
+        return not (self._is_over or self._compacts or event.type in ERRANDS)
 
 
 def newest_of_turn(transcript: Path | str, *, limit: int = _MAX_LOOK_BACK) -> list[Event]:
@@ -81,39 +93,74 @@ def newest_of_turn(transcript: Path | str, *, limit: int = _MAX_LOOK_BACK) -> li
     return [event for event in reversed(events) if keep.takes(event)][::-1]
 
 
+class CompactionRecord(Struct):
+    """A compaction that csa ran. Without an end it runs, or was lost."""
+
+    tool: str
+    started_at: datetime | None
+    usage: Usage
+    number: int | None = None  # it is no turn
+
+
+def usage_told(finished: Event | None) -> Usage | None:
+    """Return what the end of a turn or compaction says that it has used; None where it does not."""
+    used = finished.data.get("usage") if finished else None
+    return Usage.from_dict(used) if isinstance(used, Mapping) else None
+
+
+def never_began(finished: Event | None) -> bool:
+    """Say whether a turn's tool could not be started, so that it has used nothing."""
+    error = finished.data.get("error") if finished else None
+    return isinstance(error, Mapping) and error.get("kind") == "spawn"
+
+
+def usage_of_compaction(told: Usage | None, status: str) -> Usage:
+    """Return what a compaction adds to the use of its session; one that failed, and tells nothing, cost nothing."""
+    return Usage() if told is None and status == "failed" else counted(told)
+
+
 def read_turns(transcript: Path) -> Iterator[TurnRecord]:
     """Yield the turns in the order in which they began; a transcript that is missing has none.
 
     Raises:
         StateError: it cannot be read.
     """
-    started: Event | None = None
+    return (found for found in read_history(transcript) if isinstance(found, TurnRecord))
+
+
+def read_history(transcript: Path) -> Iterator[TurnRecord | CompactionRecord]:
+    """Yield turns and compactions, each when it ends; StateError as `read_turns`."""
+    pending = Pending()
     messages = 0
     for found in _read_marks(transcript):
         if found is None:
             messages += 1
-        elif found.type == "run_finished":
-            yield _turn(started if started and started.turn == found.turn else None, found, messages)
-            started, messages = None, 0
-        else:
-            if started:
-                yield _turn(started, None, messages)
-            started, messages = found, 0
-    if started:
-        yield _turn(started, None, messages)
+            continue
+        yield from (_record(begun, end, messages) for begun, end in pending.take(found))
+        if found.type in {"run_started", "run_finished"}:
+            messages = 0
+    yield from (_record(begun, None, messages) for begun in (pending.turn, pending.compaction) if begun)
 
 
-def _turn(started: Event | None, finished: Event | None, messages: int) -> TurnRecord:
+def _record(begun: Open, end: Event | None, messages: int) -> TurnRecord | CompactionRecord:
+    if begun.started and begun.started.type == "compaction":
+        told = usage_told(end) or begun.usage
+        usage = usage_of_compaction(told, str(end.data.get("status")) if end else "lost")
+        return CompactionRecord(str(begun.started.data.get("tool") or ""), parse_time(begun.started.ts), usage)
+    return _turn(begun.started, end, messages, begun.usage)
+
+
+def _turn(started: Event | None, finished: Event | None, messages: int, so_far: Usage | None) -> TurnRecord:
     known = started or finished
     assert known is not None
     tool = str((started or known).data.get("tool") or (finished.data.get("tool") if finished else "") or "")
     began = finished.data.get("started_at") if finished else None
     moment = parse_time(began or (started.ts if started else None))
-    return TurnRecord(known.turn, tool, moment, finished, messages + 1)
+    return TurnRecord(known.turn, tool, moment, finished, messages + 1, so_far)
 
 
 def _read_marks(transcript: Path) -> Iterator[Event | None]:
-    """Yield beginnings and ends, and None for each message; other lines are not even parsed."""
+    """Yield beginnings, ends and what was said of use, and None for each message; other lines are not even parsed."""
     was_chunk = False
     for line in read_lines(transcript):
         head = line[:_HEAD]
@@ -124,7 +171,7 @@ def _read_marks(transcript: Path) -> Iterator[Event | None]:
             was_chunk = is_chunk
             continue
         was_chunk = False
-        if any(mark in line for mark in _ENDS) and line.endswith(b"\n"):
+        if any(mark in head for mark in _MARKS) and line.endswith(b"\n"):
             event = parse_line(line)
-            if event and event.type in {"run_started", "run_finished"}:
+            if event and event.type in {"run_started", "run_finished", "compaction", "usage"}:
                 yield event

@@ -9,7 +9,7 @@ from typing import Any
 from csa.model.redaction import Redactor
 from csa.model.result import RunResult
 from csa.model.state import SessionState, ToolState
-from csa.model.usage import Usage
+from csa.model.usage import Usage, counted
 from csa.store.held import build_session
 from csa.store.journal import Journal
 from csa.store.results import save_result
@@ -70,7 +70,7 @@ def write_session(
             if outcome != "lost":
                 known = {"tool": tool, "turn": turn, "usage": usage, "text": text, "summary": text, **(result or {})}
                 _finish(held.paths, journal, _result(state, outcome, at, known))
-                total = total + usage
+                total = total + counted(usage)
             journal.close()
         known = {tool: ToolState(provider_session_id=f"{tool}-{number}", updated_at=at) for tool in tools}
         held.save(replace(held.state, turns=len(tools), tools=known, usage=total))

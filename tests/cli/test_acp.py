@@ -7,6 +7,7 @@ import signal
 
 import pytest
 
+from csa.model.usage import Usage
 from tests.support import Place, wait_for
 
 THREE_LINES = """
@@ -46,7 +47,7 @@ def test_three_lines_make_a_tool(goose: Place) -> None:
         "run_finished",
     ]
     assert "".join(event["data"]["text"] for event in events if event["type"] == "agent_message") == "all is well"
-    assert goose.last_event(done.session_id)["usage"] == {"input_tokens": 100, "output_tokens": 5, "cached_tokens": 20}
+    assert goose.last_event(done.session_id)["usage"] == Usage(100, 5, 20).to_dict()
     assert goose.state(done.session_id)["tools"]["goose"]["provider_session_id"]
     assert goose.run("session", "list", "--json").json[0]["tools"] == ["goose"]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import sys
 from pathlib import Path
@@ -34,6 +35,12 @@ def _rule(tool: str, *steps: list[object]) -> Json:
 
 def _kept(place: Place, session_id: str) -> dict[str, bytes]:
     return {name: (place.session(session_id) / name).read_bytes() for name in ("state.toml", "result.toml")}
+
+
+def _kept_but_usage(place: Place, session_id: str) -> dict[str, bytes]:
+    """What stays of an attempt that the provider may have charged: all but its use, and the tool's running totals."""
+    kept = _kept(place, session_id)
+    return {**kept, "state.toml": re.sub(rb"\[usage\]\n([^\[]+\n)*|totals = .*\n", b"", kept["state.toml"])}
 
 
 @pytest.mark.parametrize("tool", TOOLS)
@@ -99,11 +106,11 @@ def test_nothing_new_to_compact(place: Place, tool: str) -> None:
 def test_a_success_without_proof_is_none(place: Place) -> None:
     """claude that ends well without a boundary, as it does when /compact was taken for text, has compacted nothing."""
     session_id = _session(place, "claude-code")
-    before = _kept(place, session_id)
+    before = _kept_but_usage(place, session_id)
     place.script({"match": "/compact", "do": [["say", "I have compacted everything, compact_boundary and all."]]})
     done = place.run("session", "compress", session_id)
     assert done.code == 1
-    assert _kept(place, session_id) == before
+    assert _kept_but_usage(place, session_id) == before
 
 
 def test_a_busy_session_is_refused(place: Place) -> None:
@@ -122,12 +129,14 @@ def test_a_busy_session_is_refused(place: Place) -> None:
 def test_a_timeout_ends_it(place: Place, tool: str) -> None:
     """It exits 124, no process is left, and the state stays."""
     session_id = _session(place, tool)
-    before = _kept(place, session_id)
+    before = _kept_but_usage(place, session_id)
     place.script(_rule(tool, ["sleep", 30]))
     done = place.run("session", "compress", session_id, "--timeout", "3")
     assert done.code == 124, done
     assert "ran out of time: it took longer than 3 s. " in done.err
-    assert _kept(place, session_id) == before
+    assert _kept_but_usage(place, session_id) == before
+    assert place.state(session_id)["usage"]["turns_unmeasured"] == 1  # nobody knows what it has used
+    assert place.run("stats", "--json").json["total"]["usage"]["turns_unmeasured"] == 1
     assert place.processes() == {}
 
 
@@ -135,14 +144,14 @@ def test_a_timeout_ends_it(place: Place, tool: str) -> None:
 def test_a_signal_ends_it(place: Place, number: signal.Signals) -> None:
     """Ctrl-C and TERM end a compaction with 130 and 143; meanwhile the session counts as running."""
     session_id = _session(place, "codex")
-    before = _kept(place, session_id)
+    before = _kept_but_usage(place, session_id)
     place.script(_rule("codex", *place.hold()))
     running = place.start("session", "compress", session_id)
     place.wait_ready()
     assert place.run("session", "is-alive", session_id).code == 0
     running.signal(number)
     assert running.wait().code == 128 + number
-    assert _kept(place, session_id) == before
+    assert _kept_but_usage(place, session_id) == before
     assert place.events(session_id)[-1]["data"]["status"] == "cancelled"
 
 

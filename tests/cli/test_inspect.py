@@ -89,7 +89,13 @@ def test_info_json(place: Place, store: Store) -> None:
     card = cards[1]
     assert (card["status"], card["phase"], card["current"], card["tool"]) == ("succeeded", "active", True, "codex")
     assert card["model"] == "model-7"
-    assert card["context"] == {"turn": 1, "input_tokens": 1000, "output_tokens": 100, "cached_tokens": 0}
+    assert card["context"] == {
+        "turn": 1,
+        "input_tokens": 1000,
+        "output_tokens": 100,
+        "cached_tokens": 0,
+        "cost_usd": None,
+    }
     assert card["denied"] == [{"turn": 1, "what": "rm -rf /"}]
     assert [(child["id"], child["tool"]) for child in card["children"]] == [(session_id(2), "claude-code")]
     assert [message["role"] for message in card["messages"]] == ["user", "assistant", "assistant", "assistant"]

@@ -36,7 +36,7 @@ def write_loose(place: Workplace) -> None:
         path.write_text(path.name)
     listed = "".join(f"{path}\n" for path in paths)
     hash_them = ["git", "hash-object", "-w", "--stdin-paths"]
-    subprocess.run(hash_them, cwd=place.project, env=place.env, input=listed, text=True, capture_output=True, check=True)
+    subprocess.run(hash_them, cwd=place.project, env=place.env, input=listed.encode(), capture_output=True, check=True)
     assert len(list((place.project / ".git" / "objects" / "17").iterdir())) > 1
 
 

@@ -56,7 +56,7 @@ def test_a_turn_is_followed_from_its_beginning_to_its_end(store: Store, observer
         assert look(observer).status == "running"  # until the lock is free
     last = look(observer)
     assert (last.status, last.doing, last.duration_s) == ("succeeded", "succeeded: all is well", 0.0)
-    assert last.usage == Usage(1000, 10, 0, 0.0)
+    assert last.usage == Usage(1000, 10)
 
 
 def test_a_streamed_message_is_shown_as_a_whole(store: Store, observer: Observer) -> None:

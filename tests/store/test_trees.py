@@ -13,7 +13,7 @@ from csa.model.state import SessionState
 from csa.store.lineage import ancestors
 from csa.store.locks import is_locked
 from csa.store.sessions import Store
-from csa.store.spending import accounts_of, below, total
+from csa.store.spending import Ledger, below, total
 from csa.store.trees import begin_roll, leave_tree, open_tree, read_roll
 from tests.conftest import ForeignWriter
 from tests.store.support import IDS, finish, finished_session, make_state, publish
@@ -109,7 +109,7 @@ def test_what_the_gone_have_spent(store: Store, top: SessionState) -> None:
     for session_id in (CHILD, GRANDCHILD):
         store.paths(session_id).root.rename(store.path / session_id)
     members, gone = read_roll(store.root, top)
-    accounts = accounts_of(store.root, members, gone)
+    accounts = Ledger(store.root).accounts(members, gone)
     assert [(account.state is None, account.is_known) for account in accounts] == [
         (False, True),
         (True, True),
@@ -125,7 +125,7 @@ def test_retired_members_are_still_paid_for(store: Store, top: SessionState) -> 
     (store.path / "retired").mkdir()
     store.paths(CHILD).root.rename(store.path / "retired" / CHILD)
     members, gone = read_roll(store.root, top)
-    account = accounts_of(store.root, members, gone)[1]
+    account = Ledger(store.root).accounts(members, gone)[1]
     assert account.is_known
     assert account.state
 

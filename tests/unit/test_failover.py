@@ -10,7 +10,8 @@ import pytest
 from csa.model.adapter import Outcome, ToolExit
 from csa.model.events import Event
 from csa.model.usage import Usage
-from csa.runner.turns.failover import Evidence, Tried, peak_rss, total_usage
+from csa.runner.turns.failover import Evidence, Tried, peak_rss
+from csa.runner.turns.meter import Meter
 from csa.runner.turns.retrying import LONGEST_PAUSE_S, PAUSES_S, try_again
 
 
@@ -142,6 +143,28 @@ def test_attempts_add_up() -> None:
         Tried(failed(), end),
         Tried(failed(usage=Usage(20, 2)), end, 3),
     ]
-    assert total_usage(tried) == Usage(30, 3, 0, 0.5)
     assert peak_rss(tried) == 5
-    assert (total_usage(tried[1:2]), peak_rss(tried[1:2])) == (None, None)
+    assert peak_rss(tried[1:2]) is None
+
+
+def test_the_attempts_of_a_turn_add_up() -> None:
+    """Each tells of itself alone; one whose end says nothing has used what it said last, and unknown stays unknown."""
+    meter = Meter()
+    assert meter.total is None
+    meter.settle(None)
+    assert meter.total is None
+    told = meter.note({"input_tokens": 10, "output_tokens": 1, "cost_usd": 0.5, "more": True})
+    assert told == {**Usage(10, 1, 0, 0.5, 1, 1).to_dict(), "more": True}
+    meter.note({"input_tokens": 20, "output_tokens": 1, "cost_usd": 0.75})
+    meter.settle(None)
+    meter.note({"input_tokens": 1})
+    meter.settle(Usage(5, 5))
+    assert meter.total == Usage(25, 6, 0, 0.75, 1, 1)
+
+
+def test_one_attempt_is_as_it_says() -> None:
+    """What the end of the tool says counts over what it has said before."""
+    meter = Meter()
+    meter.note({"input_tokens": 10})
+    meter.settle(Usage(12, 1))
+    assert meter.total == Usage(12, 1)

@@ -44,11 +44,11 @@ def test_lifted_limits_are_named() -> None:
 @pytest.mark.parametrize(
     ("budget", "spent", "words"),
     [
-        (Budget(), Spent(tokens=10**9, usd=99, time_s=99), None),
-        (Budget(tokens=100), Spent(tokens=99), None),
-        (Budget(tokens=100), Spent(tokens=100), "100 of 100 tokens"),
-        (Budget(usd=1.5), Spent(usd=1.5), "$1.50 of $1.50"),
-        (Budget(tokens=5, time_s=60), Spent(time_s=61), "61 of 60 seconds"),
+        (Budget(), Spent(Usage(10**9, 0, 0, 99), 99), None),
+        (Budget(tokens=100), Spent(Usage(90, 9)), None),
+        (Budget(tokens=100), Spent(Usage(90, 10)), "100 of 100 tokens"),
+        (Budget(usd=1.5), Spent(Usage(cost_usd=1.5)), "$1.50 of $1.50"),
+        (Budget(tokens=5, time_s=60), Spent(Usage(), 61), "61 of 60 seconds"),
     ],
 )
 def test_what_is_used_up(budget: Budget, spent: Spent, words: str | None) -> None:
@@ -58,8 +58,18 @@ def test_what_is_used_up(budget: Budget, spent: Spent, words: str | None) -> Non
 
 def test_unknown_is_not_nothing() -> None:
     """A turn that did not say what it used, or what it cost, is counted as such."""
-    assert spent_by_turn(None, 2.0) == Spent(time_s=2.0, turns_unmeasured=1, turns_unpriced=1)
-    assert spent_by_turn(Usage(10, 5), 1.0) == Spent(tokens=15, time_s=1.0, turns_unpriced=1)
+    assert spent_by_turn(None, 2.0) == Spent(Usage(turns_unmeasured=1, turns_unpriced=1), 2.0)
+    assert spent_by_turn(Usage(10, 5), 1.0) == Spent(Usage(10, 5, turns_unpriced=1), 1.0)
     whole = spent_by_turn(Usage(10, 5, 3, 0.5), 1.0)
-    assert whole == Spent(tokens=15, usd=0.5, time_s=1.0)
-    assert Spent.from_dict((whole + whole).to_dict()) == Spent(tokens=30, usd=1.0, time_s=2.0)
+    assert (whole.tokens, whole.usd, whole.time_s) == (15, 0.5, 1.0)
+    twice = (whole + whole + spent_by_turn(None, 0.0)).to_dict()
+    assert twice == {"tokens": 30, "usd": 1.0, "time_s": 2.0, "turns_unmeasured": 1, "turns_unpriced": 1}
+    assert Spent.from_dict(twice).to_dict() == twice
+    assert Spent.from_dict({"tokens": 5, "usd": 0.0, "turns_unpriced": 1}).usd is None
+
+
+def test_what_is_nearly_used_up() -> None:
+    """Each amount that is used to some share, in words."""
+    budget, spent = Budget(tokens=100, usd=5, time_s=60), Spent(Usage(70, 10, 0, 3.9), 59)
+    assert budget.used_beyond(0.8, spent) == {"tokens": "80 of 100 tokens", "time_s": "59 of 60 seconds"}
+    assert budget.exhausted_by(spent) is None

@@ -2,11 +2,11 @@
 
 import pytest
 
-from csa.cli.describe import elapsed, money
+from csa.cli.describe import cost_of, elapsed, money, tokens_of
 from csa.cli.live import Forest, Line, Row, arrange, choose, group, lay_out
 from csa.cli.output import display_width, printable
 from csa.model.tree import walk
-from csa.model.usage import Usage
+from csa.model.usage import Usage, counted
 
 IDS = [f"01JH4QWERT00000000000000{at:02d}" for at in range(60)]
 NOW = 1_700_000_000.0
@@ -30,10 +30,22 @@ def done(at: int, parent: int | None = None, **changes: object) -> Row:
 
 
 TREE = [
-    row(0, doing="$ csa run --tool claude-code 'Implement the token bucket, with tests'", usage=Usage(12000, 300)),
+    row(
+        0,
+        doing="$ csa run --tool claude-code 'Implement the token bucket, with tests'",
+        usage=counted(Usage(12000, 300)),
+    ),
     row(1, 0, tool="claude-code", doing="edit: api/limits.py", usage=Usage(45000, 1200, 0, 0.1312)),
-    done(2, 0, usage=Usage(900, 50), doing="succeeded: a bucket lets bursts pass and needs two numbers"),
-    row(3, 1, status="failed", doing="failed: the rate is limited", duration_s=3700.0, started_at=None),
+    done(2, 0, usage=counted(Usage(900, 50)), doing="succeeded: a bucket lets bursts pass and needs two numbers"),
+    row(
+        3,
+        1,
+        status="failed",
+        doing="failed: the rate is limited",
+        duration_s=3700.0,
+        started_at=None,
+        usage=counted(None),
+    ),
 ]
 
 
@@ -50,23 +62,23 @@ def test_at_140_columns() -> None:
     assert draw(arrange(TREE), 140, title="~/api") == [
         "~/api" + " " * 112 + "    TIME TOKENS    COST",
         "● 01JH4QWERT codex $ csa run --tool claude-code 'Implement the token bucket, with tests'".ljust(117)
-        + "   1m12s  12.3k        ",
+        + "   1m12s  12.3k       -",
         "├─ ● 01JH4QWERT claude-code edit: api/limits.py".ljust(117) + "   1m11s  46.2k   $0.13",
-        "│  └─ ✗ 01JH4QWERT codex failed: the rate is limited".ljust(117) + "   1h01m               ",
+        "│  └─ ✗ 01JH4QWERT codex failed: the rate is limited".ljust(117) + "   1h01m      -       -",
         "└─ ✓ 01JH4QWERT codex succeeded: a bucket lets bursts pass and needs two numbers".ljust(117)
-        + "      4s    950        ",
-        "4 sessions, 2 running".ljust(117) + "          59.5k   $0.13",
+        + "      4s    950       -",
+        "4 sessions, 2 running".ljust(117) + "         59.5k+  $0.13+",
     ]
 
 
 def test_at_80_columns() -> None:
     """The same columns; what does not fit of the doing is cut with an ellipsis."""
     assert draw(arrange(TREE), 80) == [
-        "● 01JH4QWERT codex $ csa run --tool claude-code 'Impleme…   1m12s  12.3k        ",
+        "● 01JH4QWERT codex $ csa run --tool claude-code 'Impleme…   1m12s  12.3k       -",
         "├─ ● 01JH4QWERT claude-code edit: api/limits.py             1m11s  46.2k   $0.13",
-        "│  └─ ✗ 01JH4QWERT codex failed: the rate is limited        1h01m               ",
-        "└─ ✓ 01JH4QWERT codex succeeded: a bucket lets bursts pa…      4s    950        ",
-        "4 sessions, 2 running                                              59.5k   $0.13",
+        "│  └─ ✗ 01JH4QWERT codex failed: the rate is limited        1h01m      -       -",
+        "└─ ✓ 01JH4QWERT codex succeeded: a bucket lets bursts pa…      4s    950       -",
+        "4 sessions, 2 running                                             59.5k+  $0.13+",
     ]
 
 
@@ -75,9 +87,9 @@ def test_at_40_columns() -> None:
     assert draw(arrange(TREE), 40) == [
         "● codex $ csa run --tool…   1m12s  12.3k",
         "├─ ● claude-code edit: a…   1m11s  46.2k",
-        "│  └─ ✗ codex failed: th…   1h01m       ",
+        "│  └─ ✗ codex failed: th…   1h01m      -",
         "└─ ✓ codex succeeded: a …      4s    950",
-        "4 sessions, 2 running              59.5k",
+        "4 sessions, 2 running             59.5k+",
     ]
 
 
@@ -177,8 +189,24 @@ def test_elapsed(seconds: float, words: str) -> None:
 
 @pytest.mark.parametrize(
     ("cost", "words"),
-    [(None, ""), (0.0, ""), (0.0042, "$0.004"), (0.1312, "$0.13"), (12.5, "$12.50"), (1234.4, "$1234")],
+    [(0.0, "$0"), (0.0042, "$0.004"), (0.1312, "$0.13"), (12.5, "$12.50"), (234.4, "$234"), (1234.4, "$1234")],
 )
-def test_money(cost: float | None, words: str) -> None:
-    """Money takes at most seven characters, and nothing where none is known."""
+def test_money(cost: float, words: str) -> None:
+    """Money takes at most six characters, up to very much of it."""
     assert money(cost) == words
+
+
+@pytest.mark.parametrize(
+    ("usage", "cells"),
+    [
+        (Usage(), ("0", "-")),
+        (counted(None), ("-", "-")),
+        (counted(Usage(5000, 200)), ("5.2k", "-")),
+        (counted(Usage(5000, 200, 0, 0.0)), ("5.2k", "$0")),
+        (counted(Usage(5000, 200, 0, 1.3)) + counted(None), ("5.2k+", "$1.30+")),
+        (None, ("-", "-")),
+    ],
+)
+def test_what_is_not_known_of_a_sum(usage: Usage | None, cells: tuple[str, str]) -> None:
+    """`-` is not known, and `+` at least so much."""
+    assert (tokens_of(usage), cost_of(usage)) == cells

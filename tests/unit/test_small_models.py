@@ -4,7 +4,7 @@ import pytest
 
 from csa.model.events import Event
 from csa.model.permission import Permission
-from csa.model.usage import Usage
+from csa.model.usage import Usage, counted, counted_once
 
 
 def test_levels_are_ordered() -> None:
@@ -21,12 +21,21 @@ def test_usage_adds_up() -> None:
     assert (Usage(cost_usd=0.1) + Usage(cost_usd=0.2)).cost_usd == 0.3
     assert (Usage(cost_usd=0.1) + Usage()).cost_usd == 0.1
     assert (Usage() + Usage()).cost_usd is None
+    assert (counted(Usage(cost_usd=0.1)) + counted(Usage(5)) + counted(None)) == Usage(5, 0, 0, 0.1, 1, 2)
+    assert (counted(Usage(cost_usd=0.0)) + counted(None)).cost_usd is None
+
+
+def test_one_session_in_two_projects_counts_once() -> None:
+    """Of copies the one that has used most counts."""
+    assert counted_once([("a", Usage(5)), ("b", Usage(1)), ("a", Usage(7)), ("a", Usage(6))]) == Usage(8)
 
 
 def test_usage_says_money_only_where_known() -> None:
-    """An unknown price is absent, a price of nothing is there."""
-    assert "cost_usd" not in Usage(1).to_dict()
+    """An unknown price is null, and a price of nothing 0."""
+    assert Usage(1).to_dict() == {"input_tokens": 1, "output_tokens": 0, "cached_tokens": 0, "cost_usd": None}
     assert Usage(cost_usd=0.0).to_dict()["cost_usd"] == 0.0
+    assert Usage(1, turns_unpriced=1).to_dict()["turns_unpriced"] == 1
+    assert Usage.from_dict({"cost_usd": 0.0, "turns_unpriced": 1}).cost_usd is None
     assert Usage.from_dict(Usage(1, 2, 3, 0.5).to_dict()) == Usage(1, 2, 3, 0.5)
     assert Usage.from_dict({}) == Usage()
 

@@ -17,7 +17,7 @@ from csa.model.state import (
     parse_time,
     render_state,
 )
-from csa.model.usage import Usage
+from csa.model.usage import Usage, counted
 
 ID = "01JH4QWERT1234567890ABCDEF"
 PARENT = "01JH4QWERT0000000000000000"
@@ -67,7 +67,8 @@ def test_a_foreign_record_is_read() -> None:
     assert (state.session_id, state.description, state.project_path) == (ID, "Auth refactor", "/home/user/project")
     assert (state.parent_session_id, state.depth, state.root_session_id) == (PARENT, 1, None)
     assert state.created_at == datetime(2024, 2, 6, 10, tzinfo=UTC)
-    assert (state.phase, state.turns, state.name, state.schema, state.usage) == ("active", 0, None, None, Usage())
+    assert (state.phase, state.turns, state.name, state.schema) == ("active", 0, None, None)
+    assert state.usage == counted(None)
     assert state.tools["codex"].provider_session_id == "thread_abc123"
     assert state.tools["gemini-cli"].updated_at == datetime(2024, 2, 6, 11, tzinfo=UTC)
     assert state.last_tool == "codex"
@@ -176,15 +177,29 @@ def test_rendering_and_reading_again_loses_nothing() -> None:
         is_compacted=True,
         last_compacted_at="2024-02-06T12:00:00Z",
         tools={"codex": ToolState(provider_session_id="t", cwd="/p", account="~/.codex", totals={"input_tokens": 7.0})},
-        usage=Usage(10, 20, 0, 0.5),
+        usage=Usage(10, 20, 5, 0.5, 1, 2),
         duration_s=2.5,
-        turns_unmeasured=1,
-        turns_unpriced=2,
         limits=Limits(max_children=2, tools={"codex": 1}),
         budget=Budget(tokens=100, usd=1.5, time_s=60.0),
         schema=1,
     )
     assert parse_state(render_state(state)) == state
+
+
+@pytest.mark.parametrize(
+    ("written", "read"),
+    [
+        ({"cost_usd": 0.0, "turns_unpriced": 2}, None),  # as older versions wrote it
+        ({"cost_usd": 0.0}, 0.0),
+        ({"cost_usd": 0.5, "turns_unpriced": 2}, 0.5),
+        ({}, None),
+    ],
+)
+def test_a_cost_that_is_not_known_is_none(written: dict[str, Any], read: float | None) -> None:
+    """It is not written, and a sum of nothing beside turns of unknown cost is none."""
+    state = parse_state(minimal(schema=1, usage={"input_tokens": 5, **written}))
+    assert state.usage.cost_usd == read
+    assert render_state(state)["usage"]["cost_usd"] == read
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from csa.errors import NotFoundError
 from csa.model.limits import Budget, Spent
 from csa.runner.session import Session
 from csa.store.lineage import ancestors
-from csa.store.spending import Account, accounts_of, below, total
+from csa.store.spending import Account, Ledger, below, total
 from csa.store.trees import read_roll
 from csa.structs import Struct
 
@@ -25,7 +25,7 @@ class BudgetState(Struct):
     def left(self, amount: str) -> float | None:
         """Return what is left of one amount; None where it has no limit."""
         limit: float = getattr(self.budget, amount)
-        return max(0, round(limit - getattr(self.used, amount), 6)) if limit else None
+        return max(0, round(limit - (getattr(self.used, amount) or 0), 6)) if limit else None
 
     def to_json(self) -> dict[str, Any]:
         """Return the object for `session budget --json`."""
@@ -66,7 +66,7 @@ def report_budget(session: Session) -> BudgetReport:
         raise record.fault or NotFoundError(f"Session {record.session_id} has just been removed.")
     above = list(ancestors(root, state))
     members, gone = read_roll(root, above[-1] if above else state)
-    accounts = accounts_of(root, members, gone)
+    accounts = Ledger(root).accounts(members, gone)
 
     def of(session_id: str, budget: Budget) -> BudgetState:
         return BudgetState(session_id, budget, total(below(accounts, session_id)))
@@ -85,5 +85,5 @@ def _account_json(account: Account) -> dict[str, Any]:
         "parent_session_id": account.member.parent,
         "state": "gone" if account.state is None else "running" if account.is_running else "at_rest",
         "known": account.is_known,
-        **account.spent.to_dict(),
+        **(account.spent.to_dict() if account.is_known else dict.fromkeys(account.spent.to_dict())),
     }

@@ -53,7 +53,7 @@ def rollup_to_json(rollup: Rollup) -> dict[str, object]:
         "sessions": rollup.sessions,
         "statuses": dict(sorted(rollup.statuses.items())),
         "time_s": round(rollup.time_s, 3),
-        "usage": rollup.usage.to_dict(),
+        "usage": rollup.usage.to_sum(),
     }
 
 
@@ -69,7 +69,7 @@ def _measure(info: SessionInfo, observers: dict[str, Observer], now: float) -> t
     """Return how a session is, when it ran, and what it has used, the running turn included."""
     state = info.record.state
     if state is None or info.record.is_retired:
-        return info.status, turn_spans(info.record.paths), state.usage if state else Usage()
+        return info.status, turn_spans(info.record.paths), info.usage or Usage()
     observer = observers.setdefault(str(info.store.path), Observer(info.store, lambda _: None))
     sight = observer.sight(info.session_id)
     if sight is None:

@@ -19,6 +19,7 @@ from csa.store.sessions import RETIRED, Record, Store, may_hold, read_state_text
 from csa.store.statefile import read_record
 from csa.store.transcript import read_events_backwards
 from csa.store.turns import TurnRecord, newest_of_turn, read_turns
+from csa.store.unfinished import usage_of
 from csa.structs import Struct
 
 LAST_MESSAGES = 4
@@ -44,6 +45,7 @@ class SessionCard(Struct, kw_only=True):
     status: str
     is_current: bool
     liveness: Liveness
+    usage: Usage  # with what has no end as yet
     turns: list[TurnRecord]
     model: str | None
     activity: Event | None
@@ -64,9 +66,8 @@ class SessionCard(Struct, kw_only=True):
     def context(self) -> tuple[int, Usage] | None:
         """The last turn whose use is known, and what it has read and written: tools say no more of their context."""
         for turn in reversed(self.turns):
-            used = turn.finished.data.get("usage") if turn.finished else None
-            if isinstance(used, Mapping):
-                return turn.number, Usage.from_dict(used)
+            if turn.told is not None:
+                return turn.number, turn.told
         return None
 
     @property
@@ -104,7 +105,7 @@ class SessionCard(Struct, kw_only=True):
             "context": {"turn": context[0], **context[1].to_dict()} if context else None,
             "is_compacted": self.is_compacted,
             "last_compacted_at": _time_to_json(self._context_status.get("last_compacted_at")),
-            "usage": state.usage.to_dict(),
+            "usage": self.usage.to_sum(),
             "time_s": round(self.time_s, 3),
             "owner": state.owner,
             "branch": state.branch,
@@ -147,6 +148,7 @@ def inspect_session(session: Session) -> SessionCard:
         status=status,
         is_current=_is_current(store, session_id),
         liveness=probe(record.paths),
+        usage=usage_of(record.paths, record.state),
         turns=turns,
         model=_model(record, turns),
         activity=next(iter(newest_of_turn(transcript)), None),

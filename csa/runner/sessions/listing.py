@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime
 from functools import cache
 
+from csa.errors import StateError
 from csa.ids import unique_prefix_length
 from csa.store.sessions import RETIRED, Record, Store, may_hold, read_state_text
 from csa.structs import Struct
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from csa.model.state import SessionState
+    from csa.model.usage import Usage
 
 _OF_TURNS = ("succeeded", "failed", "cancelled", "timed_out", "killed", "lost")
 STATUSES = ("running", "open", "idle", "unknown", *_OF_TURNS, "damaged")
@@ -62,12 +64,24 @@ class SessionInfo(Struct):
         """How many sessions of the project have it as their parent; counted when first asked for."""
         return self._children().get(self.session_id, 0)
 
+    @property
+    def usage(self) -> Usage | None:
+        """What it has used, with what has no end as yet; None where its record cannot be read."""
+        from csa.store.unfinished import usage_of  # noqa: PLC0415  # ids and filters need none of it
+
+        if (state := self.record.state) is None:
+            return None
+        try:
+            return usage_of(self.record.paths, state, self.status)
+        except StateError:  # it has gone in this moment, or `status` says so next time
+            return state.usage
+
     def to_json(self) -> dict[str, Any]:
         """Return the object that `session list --json` prints; a damaged session has `error` and few other keys."""
         from csa.model.state import format_time  # noqa: PLC0415  # loaded with the state
 
-        state = self.record.state
-        if state is None:
+        state, usage = self.record.state, self.usage
+        if state is None or usage is None:
             error = str(self.record.fault)
             return {"id": self.session_id, "prefix": self.prefix, "status": self.status, "error": error}
         return {
@@ -86,7 +100,7 @@ class SessionInfo(Struct):
             "branch": state.branch,
             "created_at": format_time(state.created_at),
             "last_accessed": format_time(state.last_accessed),
-            "usage": state.usage.to_dict(),
+            "usage": usage.to_sum(),
         }
 
 

@@ -11,10 +11,9 @@ from typing import Any
 from csa.errors import BusyError, NotFoundError, StateError
 from csa.model.clock import from_timestamp
 from csa.model.events import Event
-from csa.model.limits import COUNTS, Spent, spent_by_turn
+from csa.model.limits import COUNTS, Spent
 from csa.model.result import summarise, text_of
 from csa.model.state import SCHEMA, RecordFault, SessionState, parse_state, parse_time
-from csa.model.usage import Usage, number_of
 from csa.paths import SessionPaths
 from csa.runner.session import Session
 from csa.runner.sessions.acting import record_act, record_theft
@@ -30,7 +29,7 @@ from csa.store.sessions import RETIRED
 from csa.store.statefile import create_state, load_state
 from csa.store.taking import refuse_busy
 from csa.store.transcript import end_of_last_line, read_events, read_events_backwards
-from csa.store.turns import read_turns
+from csa.store.turns import CompactionRecord, read_history, read_turns
 from csa.structs import Struct, field, replace
 
 _ROOT = ""
@@ -242,7 +241,7 @@ def _from_transcript(paths: SessionPaths, project: Path) -> dict[str, Any] | Non
         "created_at": parse_time(first.ts) or written,
         "tools": {},
     }
-    usage, spent, tool, last = Usage(), Spent(), "", first
+    spent, tool, last = Spent(), "", first
     for event in read_events(paths.transcript):
         last = event
         if event.type == "run_started":
@@ -251,18 +250,16 @@ def _from_transcript(paths: SessionPaths, project: Path) -> dict[str, Any] | Non
             record["tools"].setdefault(tool, {})
         if tool:
             record["tools"][tool] |= _of_tool(event)
-        used = event.data.get("usage")
-        of_turn = Usage.from_dict(used) if isinstance(used, dict) else None
         if event.type == "compaction" and event.data.get("status") == "succeeded":
             record |= {"phase": "available", "context_status": {"is_compacted": True, "last_compacted_at": event.ts}}
-            usage = usage + of_turn if of_turn else usage
-        elif event.type == "run_finished":
-            usage = usage + of_turn if of_turn else usage
-            spent += spent_by_turn(of_turn, number_of(event.data.get("duration_s")) or 0.0)
+    for done in read_history(paths.transcript):
+        if isinstance(done, CompactionRecord):
+            spent += Spent(done.usage)
+        elif done.finished:  # what has no end is added by the next turn
+            spent += Spent(done.usage, done.number_of("duration_s") or 0.0)
     record["last_accessed"] = parse_time(last.ts) or written
-    sums = {"duration_s": spent.time_s, "turns_unmeasured": spent.turns_unmeasured}
-    sums["turns_unpriced"] = spent.turns_unpriced
-    record["usage"] = {key: value for key, value in {**usage.to_dict(), **sums}.items() if value is not None}
+    sums = {**spent.usage.to_dict(), "duration_s": spent.time_s}
+    record["usage"] = {key: value for key, value in sums.items() if value is not None}
     return record
 
 

@@ -9,16 +9,16 @@ from csa.errors import StateError
 from csa.model.clock import local_clock
 from csa.model.state import SessionState
 from csa.model.statistics import Tally, TurnFacts
-from csa.model.usage import Usage
 from csa.store.sessions import Record, Store
 from csa.store.status import missing_turns
-from csa.store.turns import TurnRecord, read_turns
+from csa.store.turns import CompactionRecord, TurnRecord, read_history
 from csa.structs import Struct, field
 
-_Key = Callable[[SessionState, TurnRecord], str]
+_Done = TurnRecord | CompactionRecord
+_Key = Callable[[SessionState, _Done], str]
 KEYS: Mapping[str, _Key] = {
     "tool": lambda _, turn: turn.tool or "unknown",
-    "day": lambda _, turn: local_clock(turn.started_at, "%Y-%m-%d", otherwise="unknown"),
+    "day": lambda _, turn: local_clock(turn.started_at, "%Y-%m-%d", otherwise="unknown"),  # of a compaction, too
     "tree": lambda state, _: state.root_session_id or state.session_id,
     "owner": lambda state, _: state.owner or "unknown",
 }
@@ -34,25 +34,33 @@ class Statistics(Struct):
 
 
 def gather_statistics(stores: Iterable[Store], *, by: str, since: datetime | None = None) -> Statistics:
-    """Return the sums over the turns that began since some moment, or over all. `by` is one of KEYS."""
+    """Return the sums over what began since some moment, or over all. `by` is one of KEYS.
+
+    A turn of a session that is in several projects, after an import, counts once.
+    """
     rows: dict[str, Tally] = {}
     total, labels, key = Tally(), dict[str, str](), KEYS[by]
     left_out: list[StateError] = []
+    seen = set[tuple[object, ...]]()
     for record, state in _sessions(stores, since, left_out):
         try:
-            turns = list(read_turns(record.paths.transcript))
-            if not turns and (missing := missing_turns(record.paths, state)):
+            done = list(read_history(record.paths.transcript))
+            if not done and (missing := missing_turns(record.paths, state)):
                 raise missing
         except StateError as fault:
             left_out.append(fault)
             continue
         if by == "tree" and state.parent_session_id is None:
             labels[state.session_id] = state.name or state.description
-        for turn in turns:
-            if since is None or (turn.started_at and turn.started_at >= since):
-                facts = _facts(record, turn)
-                rows.setdefault(key(state, turn), Tally()).add(facts)
-                total.add(facts)
+        for one in done:
+            mark = (record.session_id, one.number, one.started_at)
+            if mark not in seen and (since is None or (one.started_at and one.started_at >= since)):
+                seen.add(mark)
+                for tally in (rows.setdefault(key(state, one), Tally()), total):
+                    if isinstance(one, TurnRecord):
+                        tally.add(_facts(record, one))
+                    else:
+                        tally.add_compaction(record.session_id, one.usage)
     return Statistics(dict(sorted(rows.items(), key=_order(by))), total, labels, left_out)
 
 
@@ -70,16 +78,14 @@ def _sessions(
 
 
 def _facts(record: Record, turn: TurnRecord) -> TurnFacts:
-    data = turn.finished.data if turn.finished else {}
-    used = data.get("usage")
-    usage = Usage.from_dict(used) if isinstance(used, Mapping) else None
+    usage = turn.told
     memory = turn.number_of("peak_rss_bytes")
     return TurnFacts(
         session_id=record.session_id,
         tool=turn.tool,
         status=turn.status or _status_without_end(record),
         messages=turn.messages,
-        usage=usage or Usage(),
+        usage=turn.usage,
         context_tokens=usage.input_tokens if usage and usage.input_tokens else None,
         duration_s=turn.number_of("duration_s") or 0.0,
         peak_rss_bytes=int(memory) if memory else None,

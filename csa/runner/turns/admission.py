@@ -19,14 +19,13 @@ from csa.store.lineage import ancestors
 from csa.store.locks import Lock, is_locked
 from csa.store.sessions import Store
 from csa.store.slots import WAITING_IS_FUTILE, Holder, running_turns, take_slot
-from csa.store.spending import Account, accounts_of, below, total
+from csa.store.spending import Account, Ledger, below, total
 from csa.store.taking import RETRY_OR_WAIT, refuse_busy
 from csa.store.trees import Member, Tree, begin_roll, open_tree
-from csa.structs import replace
 
 
 class Admission:
-    """A turn that may begin now. `plan` is bounded by what the budgets leave it; `notes` are for its transcript."""
+    """A turn that may begin now. `notes` are for its transcript."""
 
     def __init__(self, plan: TurnPlan, slot: Lock, tree: Tree | None, notes: list[str]) -> None:
         self.plan = plan
@@ -59,6 +58,7 @@ def open_admission(store: Store, plan: TurnPlan) -> Iterator[Admission]:
     above = list(ancestors(store.root, plan.state))
     with ExitStack() as stack:
         tree, budgeted, notes = None, list[SessionState](), list[str]()
+        ledger = Ledger(store.root)
         if above or _is_limited(plan):
             tree = stack.enter_context(open_tree(store.root, above[-1] if above else plan.state))
         if not plan.is_new:
@@ -67,14 +67,12 @@ def open_admission(store: Store, plan: TurnPlan) -> Iterator[Admission]:
         if tree:
             budgeted = [state for state in (above if plan.is_new else (plan.state, *above)) if state.budget]
             _check_turns(tree, plan, above)
-            _check_budgets(tree, plan, budgeted)
+            _check_budgets(tree, ledger, budgeted)
         holder = Holder(plan.state.session_id, plan.adapter.name)
         slot = take_slot(store.root, holder, plan.state.limits, callers=plan.callers)
         try:
             if tree:  # again: a turn that has just ended gave its slot away, perhaps to us, and what it used counts now
-                plan, notes = _check_budgets(tree, plan, budgeted)
-            if plan.is_new:
-                plan = _bounded(plan, plan.state, plan.state.budget.time_s, notes)
+                notes = _check_budgets(tree, ledger, budgeted)
             yield Admission(plan, slot, tree, notes)
         except BaseException:
             slot.close()
@@ -94,15 +92,12 @@ def _check_turns(tree: Tree, plan: TurnPlan, above: list[SessionState]) -> None:
         _check_running(tree, plan, limits)
 
 
-def _check_budgets(tree: Tree, plan: TurnPlan, budgeted: list[SessionState]) -> tuple[TurnPlan, list[str]]:
-    """Return the plan as bounded by what the budgets leave it, and what they cannot see."""
+def _check_budgets(tree: Tree, ledger: Ledger, budgeted: list[SessionState]) -> list[str]:
+    """Refuse the turn when a budget is used up; return what the budgets cannot see."""
     if not budgeted:
-        return plan, []
-    accounts = accounts_of(tree.root, tree.members(), tree.gone())
-    notes: list[str] = []
-    for state in budgeted:
-        plan = _check_budget(plan, state, below(accounts, state.session_id), notes)
-    return plan, notes
+        return []
+    accounts = ledger.accounts(tree.members(), tree.gone())
+    return [note for state in budgeted for note in _check_budget(state, below(accounts, state.session_id))]
 
 
 def _check_sessions(tree: Tree, limits: Limits, parent: SessionState) -> None:
@@ -150,26 +145,16 @@ def _fewer_running(tree: Tree, running: list[Member], limit: int) -> Callable[[]
     return lambda: sum(map(is_locked, locks)) < limit
 
 
-def _check_budget(plan: TurnPlan, state: SessionState, accounts: list[Account], notes: list[str]) -> TurnPlan:
-    budget, spent = state.budget, total(accounts)
-    used_up = budget.exhausted_by(spent)
+def _check_budget(state: SessionState, accounts: list[Account]) -> list[str]:
+    """Refuse the turn when a budget is used up; return what it cannot see."""
+    used_up = state.budget.exhausted_by(total(accounts))
     if used_up:
         raise RefusedError(
             f"The budget of session {state.session_id} is used up: {used_up}{_running_words(accounts)}.",
             hint=f"csa session budget -s {state.session_id} shows who used it; from outside of any session, "
             f"csa run --session {state.session_id} with a --budget option sets another",
         )
-    notes += _unknown(state, accounts)
-    return _bounded(plan, state, budget.time_s - spent.time_s, notes)
-
-
-def _bounded(plan: TurnPlan, state: SessionState, left_s: float, notes: list[str]) -> TurnPlan:
-    """Give a turn no more time than a budget leaves it."""
-    left_s = round(left_s, 3)
-    if not state.budget.time_s or (plan.timeout_s is not None and plan.timeout_s <= left_s):
-        return plan
-    notes.append(f"the time budget of session {state.session_id} leaves this turn {left_s:g} s")
-    return replace(plan, timeout_s=left_s)
+    return _unknown(state, accounts)
 
 
 def _running_words(accounts: list[Account]) -> str:
@@ -181,10 +166,10 @@ def _unknown(state: SessionState, accounts: list[Account]) -> list[str]:
     """Return what a budget cannot see, in words."""
     said = []
     ended = total(account for account in accounts if not account.is_running)
-    if state.budget.tokens and ended.turns_unmeasured:
-        said.append(f"the tokens of {_count(ended.turns_unmeasured, 'turn')}")
-    if state.budget.usd and ended.turns_unpriced:
-        said.append(f"the cost of {_count(ended.turns_unpriced, 'turn')}")
+    if state.budget.tokens and ended.usage.turns_unmeasured:
+        said.append(f"the tokens of {_count(ended.usage.turns_unmeasured, 'turn')}")
+    if state.budget.usd and ended.usage.turns_unpriced:
+        said.append(f"the cost of {_count(ended.usage.turns_unpriced, 'turn')}")
     if lost := sum(not account.is_known for account in accounts):
         said.append(f"what {_count(lost, 'deleted session')} had used")
     return [f"not known, and not counted in the budget of session {state.session_id}: {words}" for words in said]

@@ -9,11 +9,12 @@ from __future__ import annotations
 import math
 import os
 import signal
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from functools import partial
-from typing import Protocol
+from typing import Any, Protocol
 
 import anyio
+from anyio.abc import TaskGroup
 
 from csa.model.adapter import BackgroundReader, Decoder, Invocation, StderrReader, ToolExit, Update
 from csa.model.events import Event
@@ -92,10 +93,12 @@ class Attempt:
         spent_s: float = 0.0,
         idle_timeout_s: float | None = None,
         with_other_tools: bool = False,
+        budgets: Callable[[Stopping, Callable[[str], None]], Coroutine[Any, Any, None]] | None = None,
     ) -> ToolExit:
         """Run the watchers beside the tool until it has exited and its output is drained.
 
         `spent_s` of the time limit is over already. What other tools need, should they go on, is loaded meanwhile.
+        `budgets` is a watcher that may end the tool, and has warnings.
         """
         async with anyio.create_task_group() as watchers:
             watchers.start_soon(self._tool.feed_stdin, invocation.stdin)
@@ -110,6 +113,8 @@ class Attempt:
             watchers.start_soon(self._tell_of_ending)
             watchers.start_soon(self._end_on_request)
             watchers.start_soon(partial(load_ahead, with_other_tools=with_other_tools))
+            if budgets:  # who does not read what is delivered does not hold it up
+                watchers.start_soon(budgets, self._stopping, lambda words: self._warn_of_budget(watchers, words))
             end = await self._tool.wait()
             await self._drain()
             watchers.cancel_scope.cancel()
@@ -136,6 +141,9 @@ class Attempt:
             events = self._recorder.record(updates)
             self._recorder.journal.flush()  # what has been shown must survive our death
             await self._deliver(events)
+
+    def _warn_of_budget(self, watchers: TaskGroup, message: str) -> None:
+        watchers.start_soon(self._record, [Update("warning", {"kind": "budget", "message": message})])
 
     async def _pump_stderr(self) -> None:
         framer = LineFramer()

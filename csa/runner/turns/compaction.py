@@ -20,7 +20,8 @@ from csa.model.adapter import CompactionOutcome, Compactor, ToolExit, Update
 from csa.model.events import Event
 from csa.model.redaction import Redactor
 from csa.model.result import exit_code_for
-from csa.model.state import ToolState, format_time
+from csa.model.state import SessionState, ToolState, format_time
+from csa.model.usage import counted
 from csa.paths import SessionPaths
 from csa.process.launch import SpawnError
 from csa.process.logs import OutputLog
@@ -31,16 +32,18 @@ from csa.runner.request import RunRequest
 from csa.runner.session import Session
 from csa.runner.setting import Setting
 from csa.runner.turns.attempt import Attempt
+from csa.runner.turns.meter import Meter
 from csa.runner.turns.plan import TurnPlan
 from csa.runner.turns.planning import plan_resume
 from csa.runner.turns.preparation import Preparation, prepare_compaction
-from csa.runner.turns.recorder import read_cancellation
+from csa.runner.turns.recorder import end_lost_compaction, read_cancellation
 from csa.runner.turns.runfiles import remove_run_files, write_run_files
 from csa.runner.turns.stopping import Stopping
 from csa.runner.turns.verdict import Stop, judge, lock_lost
 from csa.store.held import HeldSession, open_session
 from csa.store.journal import Journal
 from csa.store.owner import COMPACTION
+from csa.store.turns import usage_of_compaction
 from csa.structs import Struct, replace
 
 if TYPE_CHECKING:
@@ -177,7 +180,7 @@ class Compaction:
             spawn_fault = error
         except anyio.get_cancelled_exc_class():
             self.stopping.request(Stop("cancelled", None, "cancelled by the program that ran it"))
-            keeper.append("compaction", {"status": "cancelled", "tool": plan.adapter.name})
+            keeper.abandon(plan.adapter.name)
             raise
         outcome = (
             CompactionOutcome(succeeded=False, error_kind="spawn", error_message=str(spawn_fault))
@@ -186,6 +189,8 @@ class Compaction:
         )
         if not keeper.is_ours():
             self.stopping.request(lock_lost())
+        keeper.meter.settle(outcome.usage)
+        outcome = replace(outcome, usage=keeper.meter.total)
         result = self._judge(plan, outcome, end, duration_s=round(anyio.current_time() - began, 3))
         keeper.finish(result)
         return result
@@ -218,12 +223,15 @@ class _Keeper:
 
     def __init__(self, held: HeldSession, redactor: Redactor) -> None:
         self.held = held
+        self._saved = held.state
+        self.meter = Meter()
         self._redactor = redactor
         self.journal = Journal(held.paths.transcript, redactor, turn=held.state.turns, may_write=held.is_ours)
         try:
             directory = _new_directory(held.paths)
             self.stdout_log = OutputLog(directory / "stdout.log", redactor)
             self.stderr_log = OutputLog(directory / "stderr.log", redactor)
+            end_lost_compaction(held, self.journal)
         except BaseException:
             self.journal.close()
             raise
@@ -237,7 +245,9 @@ class _Keeper:
 
     def record(self, updates: list[Update]) -> list[Event]:
         """Record what the adapter made of the tool's output."""
-        return self.journal.extend((update.type, update.data) for update in updates)
+        return self.journal.extend(
+            (update.type, self.meter.note(update.data) if update.type == "usage" else update.data) for update in updates
+        )
 
     def beat(self, processes: Sequence[ProcessId] = ()) -> None:
         self.held.beat(processes)
@@ -264,11 +274,10 @@ class _Keeper:
         self.beat()
 
     def finish(self, result: CompactionResult) -> None:
-        """Write the end: the event (durable), and where it was proven, the state."""
+        """Write the end: the event (durable), and what it used; where it was proven, that it is compacted."""
         self.append("compaction", result.to_event())
         self.journal.sync()
-        if result.status == "succeeded":
-            self._save(result)
+        self._save(result)
         with suppress(OSError):  # whoever opens the session next removes it as well
             if self.held.is_ours():
                 self.paths.cancel.unlink(missing_ok=True)
@@ -279,19 +288,26 @@ class _Keeper:
         self.journal.close()
 
     def _save(self, result: CompactionResult) -> None:
-        """Say that it is compacted. What the tool has used counts, and its running totals have grown by it."""
+        """Count what the tool has used, its running totals having grown by it; say that it is compacted if it is."""
         state, outcome = self.held.state, result.outcome
         known = state.tools[result.tool]
         totals = outcome.totals if outcome.totals is not None else known.totals
-        changed = replace(
-            state,
-            phase="available",
-            is_compacted=True,
-            last_compacted_at=result.compacted_at,
-            usage=state.usage + outcome.usage if outcome.usage else state.usage,
-            tools={**state.tools, result.tool: replace(known, totals=totals)},
-        )
-        self.held.save(changed)
+        state = replace(state, usage=state.usage + usage_of_compaction(outcome.usage, result.status))
+        if result.status == "succeeded":
+            state = replace(state, phase="available", is_compacted=True, last_compacted_at=result.compacted_at)
+        self._write(replace(state, tools={**state.tools, result.tool: replace(known, totals=totals)}))
+
+    def _write(self, state: SessionState) -> None:
+        if state != self._saved:
+            self.held.save(state)
+
+    def abandon(self, tool: str) -> None:
+        """Write the end of one whose program has given it up; quickly, since that waits."""
+        used = self.meter.total
+        self.append("compaction", {"status": "cancelled", "tool": tool, "usage": used.to_dict() if used else None})
+        state = self.held.state
+        with suppress(OSError, CsaError):  # the event tells it
+            self._write(replace(state, usage=state.usage + counted(used)))
 
 
 def _new_directory(paths: SessionPaths) -> Path:

@@ -21,7 +21,8 @@ from csa.process.launch import SpawnError
 from csa.process.tagged import command_of
 from csa.process.tool import ToolProcess, attend_tool
 from csa.runner.turns.attempt import Attempt
-from csa.runner.turns.failover import Evidence, Tried, peak_rss, plan_fallback, total_usage
+from csa.runner.turns.budgets import BudgetWatch
+from csa.runner.turns.failover import Evidence, Tried, peak_rss, plan_fallback
 from csa.runner.turns.fallback import FALLBACK_KINDS
 from csa.runner.turns.opening import Opening
 from csa.runner.turns.plan import TurnPlan
@@ -62,6 +63,7 @@ class Course:
         self._tried: list[Tried] = []
         self._evidence = Evidence()
         self._deadline: float | None = None
+        self._budgets = BudgetWatch(opening.setting.store.root, opening.recorder, began_s=opening.began_s)
 
     async def run(self, *, deadline: float | None) -> None:
         """Run the turn to its end, which is written however this is left; `deadline` bounds all turns of the run."""
@@ -111,6 +113,7 @@ class Course:
                     spent_s=self._spent_s(),
                     idle_timeout_s=self.plan.idle_timeout_s,
                     with_other_tools=bool(self.plan.fallback),
+                    budgets=self._budgets.keep,
                 )
                 if self._request.keep_background and self.stopping.stop is None:
                     tool.keep_background()
@@ -121,6 +124,8 @@ class Course:
             spawn_fault = error
         finally:
             self._tried.append(Tried(self._judge(decoder, end, spawn_fault), end, peak_rss_bytes))
+            if spawn_fault is None:
+                self.recorder.meter.settle(self._tried[-1].outcome.usage)
         return self._tried[-1].outcome
 
     async def _try_again(self) -> Outcome:
@@ -158,7 +163,15 @@ class Course:
         events = self.recorder.append("retry", data)
         self.recorder.journal.flush()
         await self._deliver(events)
-        await rest(seconds, self.recorder, self.stopping, deadline=self._deadline, limit_s=self.plan.timeout_s)
+        async with anyio.create_task_group() as watchers:
+
+            def warn(message: str) -> None:
+                data = {"kind": "budget", "message": message}
+                watchers.start_soon(self._deliver, self.recorder.append("warning", data))
+
+            watchers.start_soon(self._budgets.keep, self.stopping, warn)
+            await rest(seconds, self.recorder, self.stopping, deadline=self._deadline, limit_s=self.plan.timeout_s)
+            watchers.cancel_scope.cancel()
 
     def _spent_s(self) -> float:
         """Return how much of the time limit is over."""
@@ -221,7 +234,7 @@ class Course:
             text=self._setting.redactor.redact_answer(outcome.text),
             error_kind=verdict.error_kind,
             error_message=verdict.error_message,
-            usage=total_usage(self._tried),
+            usage=self.recorder.meter.total,
             duration_s=round(time.monotonic() - self._opening.began_s, 3),  # the clock may have been set meanwhile
             started_at=self._opening.started_at,
             finished_at=now,

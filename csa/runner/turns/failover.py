@@ -12,7 +12,6 @@ from datetime import UTC, datetime
 from csa.errors import CsaError
 from csa.model.adapter import Outcome, ToolExit
 from csa.model.events import Event
-from csa.model.usage import Usage
 from csa.runner.request import RunRequest
 from csa.runner.session import Session
 from csa.runner.setting import Setting
@@ -33,12 +32,6 @@ class Tried(Struct):
     outcome: Outcome
     end: ToolExit
     peak_rss_bytes: int | None = None
-
-
-def total_usage(tried: Iterable[Tried]) -> Usage | None:
-    """Add up what the attempts of a turn have used; None when no figure is known."""
-    known = [one.outcome.usage for one in tried if one.outcome.usage is not None]
-    return sum(known[1:], known[0]) if known else None
 
 
 def peak_rss(tried: Iterable[Tried]) -> int | None:

@@ -20,11 +20,11 @@ from csa.model.limits import Spent, spent_by_turn
 from csa.model.redaction import Redactor
 from csa.model.result import RunResult, summarise
 from csa.model.state import SessionState, ToolState, format_time
-from csa.model.usage import Usage
 from csa.paths import SessionPaths
 from csa.process.logs import OutputLog
 from csa.procfs import ProcessId
 from csa.runner.turns.admission import open_admission
+from csa.runner.turns.meter import Meter
 from csa.runner.turns.plan import TurnPlan
 from csa.store.artifacts import list_artifacts
 from csa.store.atomic import append_private, read_regular, write_atomically, write_private
@@ -34,10 +34,10 @@ from csa.store.project import git_head
 from csa.store.results import save_result
 from csa.store.sessions import Store
 from csa.store.slots import Holder, pass_slot
-from csa.store.spending import unfinished_turn
 from csa.store.taking import RETRY_OR_WAIT
 from csa.store.transcript import last_turn_event
 from csa.store.trees import leave_tree
+from csa.store.unfinished import read_unfinished
 from csa.structs import replace
 
 
@@ -48,6 +48,7 @@ class Recorder:
         self.held = held
         self.plan = plan
         self.losses: list[str] = []
+        self.meter = Meter()
         self._notes = notes  # of the admission, for the transcript
         self.tool_state: ToolState = held.state.tools.get(plan.adapter.name, ToolState())
         self._redactor = redactor
@@ -58,6 +59,7 @@ class Recorder:
         self.turn = (0 if plan.is_new else max(held.state.turns, last.turn if last else 0)) + 1
         self.journal = Journal(held.paths.transcript, redactor, turn=self.turn, may_write=held.is_ours)
         self.follows_lost = last is not None and last.type == "run_started"
+        end_lost_compaction(held, self.journal)  # `start` saves it
         if last is not None and self.follows_lost:
             self._finish_lost(last)
         self.paths.turn_output(self.turn).mkdir(0o700, parents=True, exist_ok=True)
@@ -119,7 +121,9 @@ class Recorder:
         for update in updates:
             if update.type == "session_bound":
                 self.bind(str(update.data.get("provider_session_id")))
-        return self.journal.extend((update.type, update.data) for update in updates)
+        return self.journal.extend(
+            (update.type, self.meter.note(update.data) if update.type == "usage" else update.data) for update in updates
+        )
 
     def bind(self, provider_session_id: str) -> None:
         """Write the provider's id to state.toml at once: it is what a crash must not lose."""
@@ -186,8 +190,9 @@ class Recorder:
             updated_at=result.finished_at,
             totals=outcome.totals if outcome.totals is not None else self.tool_state.totals,
         )
-        spent = Spent() if result.error_kind == "spawn" else spent_by_turn(result.usage, result.duration_s)
-        self._save_state(spent=spent, usage=result.usage, at=result.finished_at)
+        has_begun = result.usage is not None or result.error_kind != "spawn"
+        spent = spent_by_turn(result.usage, result.duration_s) if has_begun else Spent()
+        self._save_state(spent=spent, at=result.finished_at)
         self.held.write_heartbeat()
         if not goes_on and not self.held.is_lost:
             with suppress(OSError):  # whoever opens the session next removes it as well
@@ -230,11 +235,9 @@ class Recorder:
             "budget": wanted.budget,
         }
 
-    def _save_state(
-        self, *, spent: Spent | None = None, usage: Usage | None = None, at: datetime | None = None
-    ) -> None:
+    def _save_state(self, *, spent: Spent | None = None, at: datetime | None = None) -> None:
         state = replace(
-            _with_spent(self.held.state, spent or Spent(), usage),
+            _with_spent(self.held.state, spent or Spent()),
             tools={**self.held.state.tools, self.plan.adapter.name: self.tool_state},
             last_accessed=at or self.held.state.last_accessed,
         )
@@ -243,8 +246,9 @@ class Recorder:
     def _finish_lost(self, started: Event) -> None:
         """Append the end that the last turn's supervisor did not live to write."""
         journal_turn, self.journal.turn = self.journal.turn, started.turn
-        usage, spent = unfinished_turn(self.paths.transcript)
-        self.held.state = _with_spent(self.held.state, spent, usage)  # `start` saves it
+        unfinished = read_unfinished(self.paths.transcript)
+        spent = unfinished.spent()
+        self.held.state = _with_spent(self.held.state, spent)  # `start` saves it
         lost = RunResult(
             session_id=self.held.state.session_id,
             turn=started.turn,
@@ -254,7 +258,7 @@ class Recorder:
             error_kind="internal",
             error_message="the supervisor ended without writing a result",
             summary="lost",
-            usage=usage,
+            usage=unfinished.turn.usage if unfinished.turn else None,
             duration_s=spent.time_s,
             started_at=datetime.fromisoformat(started.ts),
             finished_at=datetime.fromisoformat(started.ts) + timedelta(seconds=spent.time_s),
@@ -331,14 +335,22 @@ def _with_tool(state: SessionState, plan: TurnPlan) -> SessionState:
     return replace(state, tools={**state.tools, plan.adapter.name: known})
 
 
-def _with_spent(state: SessionState, spent: Spent, usage: Usage | None) -> SessionState:
-    return replace(
-        state,
-        usage=state.usage + usage if usage else state.usage,
-        duration_s=round(state.duration_s + spent.time_s, 3),
-        turns_unmeasured=state.turns_unmeasured + spent.turns_unmeasured,
-        turns_unpriced=state.turns_unpriced + spent.turns_unpriced,
-    )
+def _with_spent(state: SessionState, spent: Spent) -> SessionState:
+    whole = state.spent + spent
+    return replace(state, usage=whole.usage, duration_s=whole.time_s)
+
+
+def end_lost_compaction(held: HeldSession, journal: Journal) -> None:
+    """Append the end of a compaction that its supervisor did not live to write; what it used counts in `held.state`."""
+    unfinished = read_unfinished(held.paths.transcript)
+    if (lost := unfinished.compaction) is None:
+        return
+    data = {"status": "lost", "tool": lost.started.data.get("tool") if lost.started else None, "proof": None}
+    data |= {"usage": lost.usage.to_dict() if lost.usage else None}
+    data |= {"error": {"kind": "internal", "message": "the supervisor ended without writing a result"}}
+    journal.append("compaction", data)
+    journal.flush()
+    held.state = _with_spent(held.state, spent_by_turn(lost.usage, 0.0))
 
 
 def publish(store: Store, recorder: Recorder) -> None:

@@ -11,15 +11,18 @@ if TYPE_CHECKING:
     from csa.model.result import Status
 
 
+_FAILURES = {"fault": "protocol", "fenced": "fenced", "budget": "budget"}  # the kind of error of each
+
+
 class Stop(Struct):
     """Why csa ended the tool before it ended by itself.
 
     `reaped`: it had announced the end of the turn and did not exit. `fault`: it runs another conversation than asked.
     `fenced`: the session's lock was lost, so that another may write it by now. Nothing else counts then.
-    Made by `out_of_time` and `too_silent` where a limit was reached, whose `kind` says which.
+    Made by `out_of_time` and `too_silent` where a limit was reached, whose `kind` says which; by `out_of_budget`.
     """
 
-    reason: Literal["cancelled", "timed_out", "reaped", "fault", "fenced"]
+    reason: Literal["cancelled", "timed_out", "reaped", "fault", "fenced", "budget"]
     signal_name: str | None = None  # the signal csa was sent, for `cancelled`
     detail: str = ""
     kind: Literal["timeout", "idle_timeout"] | None = None
@@ -40,7 +43,12 @@ def lock_lost() -> Stop:
     return Stop("fenced", detail="the session's lock was lost, so another may have it; nothing more was recorded")
 
 
-_FAULTS = {"fault": "protocol", "fenced": "fenced"}  # that count whatever the tool says: the kind of error of each
+def out_of_budget(session_id: str, used_up: str) -> Stop:
+    """A budget over the turn is used up."""
+    return Stop("budget", detail=f"the budget of session {session_id} is used up: {used_up}")
+
+
+_DECISIVE = frozenset({"fault", "fenced"})  # these count whatever the tool says
 
 
 class Verdict(Struct):
@@ -53,10 +61,10 @@ class Verdict(Struct):
 
 def judge(outcome: Outcome, end: ToolExit, stop: Stop | None) -> Verdict:
     """Decide. A success that the tool announced, and exited with, stays one whatever else was asked meanwhile."""
-    if stop and stop.reason in _FAULTS:
-        return Verdict("failed", _FAULTS[stop.reason], stop.detail)
-    if outcome.succeeded:
+    if outcome.succeeded and not (stop and stop.reason in _DECISIVE):
         return Verdict("succeeded")
+    if stop and stop.reason in _FAILURES:
+        return Verdict("failed", _FAILURES[stop.reason], stop.detail)
     if stop and stop.reason == "cancelled":
         by = f" by {stop.signal_name}" if stop.signal_name else ""
         return Verdict("cancelled", None, stop.detail or f"cancelled{by}")

@@ -268,7 +268,7 @@ def test_usage_is_the_difference_of_the_threads_totals() -> None:
     before = {"input_tokens": 5000, "cached_tokens": 5.0, "output_tokens": 10}
     read = decoder(provider_session_id=THREAD, previous_totals=before)
     updates = feed_all(read, [STARTED, COMPLETED])
-    assert only(updates, "usage") == [{"input_tokens": 259, "output_tokens": 1, "cached_tokens": 2}]
+    assert only(updates, "usage") == [{"input_tokens": 259, "output_tokens": 1, "cached_tokens": 2, "cost_usd": None}]
     outcome = read.close(EXIT_0)
     assert outcome.usage == Usage(259, 1, 2)
     assert outcome.totals == {"input_tokens": 5259, "cached_tokens": 7, "output_tokens": 11}
