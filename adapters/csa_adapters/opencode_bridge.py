@@ -253,7 +253,7 @@ class Turn:
         """Answer what opencode's rules leave open. A refusal with words lets the turn go on; one without ends it."""
         if event["sessionID"] not in self._family:
             return False
-        allowed = self._asked.get("approve") or _is_output(event)
+        allowed = self._asked.get("approve") or _is_writable(event, self._asked.get("writable") or [])
         reply = {"reply": "once"} if allowed else {"reply": "reject", "message": _REFUSAL}
         if not allowed:
             told = {key: event.get(key) for key in ("permission", "patterns", "tool")}
@@ -267,12 +267,13 @@ class Turn:
         return False
 
 
-def _is_output(event: _Json) -> bool:
-    """Say whether something outside the project is wanted that lies where csa told the agent to put files."""
-    folder, patterns = os.environ.get("CSA_OUTPUT_DIR"), event.get("patterns") or []
-    if event.get("permission") != "external_directory" or not folder or not patterns:
+def _is_writable(event: _Json, extra: list[str]) -> bool:
+    """Say whether something outside the project is wanted that lies where csa told the agent to put files, or may."""
+    patterns = event.get("patterns") or []
+    if event.get("permission") != "external_directory" or not patterns:
         return False
-    return all(os.path.normpath(pattern).startswith(os.path.join(folder, "")) for pattern in patterns)
+    folders = tuple(os.path.join(folder, "") for folder in (os.environ.get("CSA_OUTPUT_DIR"), *extra) if folder)
+    return all(os.path.normpath(pattern).startswith(folders) for pattern in patterns)
 
 
 def _terminate(number: int, _frame: object) -> NoReturn:

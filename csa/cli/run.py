@@ -58,10 +58,18 @@ def configure(parser: argparse.ArgumentParser) -> None:
     how.add_argument(
         "--transport", choices=TRANSPORTS, help="how csa speaks to the tool (default: as configured, or native)"
     )
-    how.add_argument("-m", "--model", metavar="M", help="the model to ask the tool for")
-    how.add_argument("--effort", metavar="E", help="the reasoning effort to ask the tool for")
+    how.add_argument(
+        "-m", "--model", metavar="M", help="the model to ask the tool for, kept by the session; `default` forgets it"
+    )
+    how.add_argument("--effort", metavar="E", help="the reasoning effort to ask the tool for; kept and forgotten alike")
     how.add_argument(
         "--permission", choices=[level.value for level in Permission], help="what the agent may do (default: edit)"
+    )
+    how.add_argument(
+        "--extra-writable",
+        metavar="DIR",
+        action="append",
+        help="let the agent write in DIR too at --permission edit; may be repeated, and is kept by the session",
     )
     how.add_argument("--system", metavar="TEXT", help="text to add to the tool's system prompt")
     how.add_argument("--system-file", metavar="FILE", help="the same, from a file")
@@ -78,8 +86,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     how.add_argument(
         "--fallback",
-        metavar="T,...",
-        help="when the provider fails, go on in the same session with the first of these tools that can",
+        metavar="T[:M],...",
+        help="when the provider fails, go on in the same session with the first of these tools (and models) that can",
     )
     how.add_argument(
         "--no-handoff",
@@ -325,6 +333,7 @@ def _request(arguments: argparse.Namespace) -> RunRequest:
         name=arguments.name,
         model=arguments.model,
         effort=arguments.effort,
+        extra_writable=None if arguments.extra_writable is None else tuple(arguments.extra_writable),
         permission=Permission(arguments.permission) if arguments.permission else None,
         system=_system(arguments),
         ephemeral=arguments.ephemeral,
@@ -404,6 +413,7 @@ def own_command() -> str:
 def _print_plan(plan: TurnPlan, *, as_json: bool) -> None:
     import shlex  # noqa: PLC0415  # only a dry run spells a command
 
+    origins = plan.origins
     facts = {
         "session": "new" if plan.is_new else plan.state.session_id,
         "tool": plan.adapter.name,
@@ -414,6 +424,7 @@ def _print_plan(plan: TurnPlan, *, as_json: bool) -> None:
         "permission": plan.permission.value,
         "model": plan.model,
         "effort": plan.effort,
+        "extra_writable": list(plan.state.extra_writable),
         "timeout_s": plan.timeout_s,
         "idle_timeout_s": plan.idle_timeout_s,
         "retries": plan.retries,
@@ -424,8 +435,9 @@ def _print_plan(plan: TurnPlan, *, as_json: bool) -> None:
         "fork_of": plan.state.fork_of,
     }
     if as_json:
-        print_json(facts)
+        print_json({**facts, "origins": origins})
         return
     for name, value in facts.items():
         if value not in (None, []):
-            print(f"{name:<11} {printable(str(value))}")
+            origin = f" ({origins[name]})" if name in origins else ""
+            print(f"{name:<11} {printable(f'{value}{origin}')}")

@@ -134,10 +134,10 @@ def request_to_json(request: RunRequest) -> dict[str, Any]:
 
 def request_from_json(values: dict[str, Any]) -> RunRequest:
     """Return what `request_to_json` was given."""
-    permission, directory, fallback = values["permission"], values["directory"], values["fallback"]
+    permission, directory = values["permission"], values["directory"]
     known = {
         **values,
-        "fallback": None if fallback is None else tuple(fallback),
+        **{key: None if values[key] is None else tuple(values[key]) for key in ("fallback", "extra_writable")},
         "permission": Permission(permission) if permission else None,
         "ttl": None if values["ttl"] is None else timedelta(seconds=values["ttl"]),
         "directory": Path(directory) if directory else None,

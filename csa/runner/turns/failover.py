@@ -15,6 +15,7 @@ from csa.model.events import Event
 from csa.model.usage import Usage
 from csa.runner.request import RunRequest
 from csa.runner.setting import Setting
+from csa.runner.turns.fallback import split_fallback
 from csa.runner.turns.plan import TurnPlan
 from csa.runner.turns.planning import plan_turn
 from csa.structs import Struct, replace
@@ -90,9 +91,9 @@ def plan_fallback(
     """
     left, problems = failed.fallback, []
     while left:
-        name, *rest = left
-        left = tuple(rest)
-        wanted = _continuing(request, failed, tool=name)
+        name, model = split_fallback(left[0])
+        left = left[1:]
+        wanted = _continuing(request, failed, tool=name, model=model)
         try:
             plan = plan_turn(setting, wanted, new_id=failed.state.session_id, now=datetime.now(UTC))
         except CsaError as error:
@@ -105,7 +106,7 @@ def plan_fallback(
     return None, problems
 
 
-def _continuing(request: RunRequest, failed: TurnPlan, *, tool: str) -> RunRequest:
+def _continuing(request: RunRequest, failed: TurnPlan, *, tool: str, model: str | None) -> RunRequest:
     """Return the same request for another tool, in the session there is. Its model and effort are not that tool's."""
     return replace(
         request,
@@ -118,7 +119,8 @@ def _continuing(request: RunRequest, failed: TurnPlan, *, tool: str) -> RunReque
         name=None,
         description=None,
         transport=None,
-        model=None,
+        model=model,
         effort=None,
+        extra_writable=None,  # the record says so
         fallback=(),
     )

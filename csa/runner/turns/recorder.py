@@ -81,10 +81,14 @@ class Recorder:
             {
                 "tool": self.plan.adapter.name,
                 "model": model,
+                "effort": self.plan.effort,
                 "cwd": self.plan.cwd,
                 "argv": argv,
                 "pid": os.getpid(),
                 "permission": self.plan.permission.value,
+                "timeout_s": self.plan.timeout_s,
+                "idle_timeout_s": self.plan.idle_timeout_s,
+                "origins": dict(self.plan.origins),
                 "prompt": prompt,
                 "resumed": self.tool_state.provider_session_id,
                 "head": git_head(Path(self.plan.cwd)),
@@ -214,6 +218,7 @@ class Recorder:
             "name": wanted.name,
             "description": wanted.description,
             "permission": wanted.permission,
+            "extra_writable": wanted.extra_writable,
             "expires_at": wanted.expires_at,
             "limits": wanted.limits,
             "budget": wanted.budget,
@@ -301,7 +306,7 @@ def begin(store: Store, plan: TurnPlan, redactor: Redactor, *, detached: bool = 
 def _with_tool(state: SessionState, plan: TurnPlan) -> SessionState:
     """Name the tool that is about to run, and where: whatever becomes of the turn, the session is known to be its."""
     known = state.tools.get(plan.adapter.name, ToolState())
-    known = replace(known, cwd=plan.cwd, updated_at=datetime.now(UTC))
+    known = replace(known, cwd=plan.cwd, model=plan.model, effort=plan.effort, updated_at=datetime.now(UTC))
     return replace(state, tools={**state.tools, plan.adapter.name: known})
 
 
