@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 from csa.model.adapter import ErrorKind, Outcome, ToolExit, TurnRequest, Update
+from csa.model.resets import delay_of
 from csa.model.usage import Usage
 from csa_adapters.failures import ended_well, ending_message, kind_of_message, kind_of_status, rules, stderr_message
 from csa_adapters.jsonlines import count_of, list_of, mapping_of, number_of, other, read_object, text_of
@@ -222,7 +223,7 @@ class OpencodeDecoder:
         else:
             kind = _kind_of_error(name, data, message)
         self._error = kind, message
-        self._retry_after_s = _retry_after(data)
+        self._retry_after_s = _retry_after(data) or delay_of(message)
         return [Update("error", {"kind": kind, "message": message})]
 
     def _step_finish(self, event: _Json) -> list[Update]:

@@ -19,6 +19,7 @@ from pathlib import Path
 
 from csa.cli.output import lossy, print_json, print_problem, printable, text_for, to_json, warn
 from csa.errors import UsageError
+from csa.model.clock import local_clock
 from csa.model.config import AUTO, TRANSPORTS
 from csa.model.duration import parse_duration
 from csa.model.permission import Permission
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     import argparse
 
     from csa.cli.progress import Progress
+    from csa.cli.signs import Signs
     from csa.model.events import Event
     from csa.runner.turns.turn import Turn
 
@@ -130,19 +132,25 @@ def execute(arguments: argparse.Namespace) -> int:
             refuse_ephemeral(request)
         _print_plan(client.plan(request), as_json=arguments.json)
         return 0
-    if arguments.detach:
-        return _detach(client, request, arguments)
-    if arguments.wait is None:
-        return _carry_out(client, request, arguments)
-    return try_until_free(
-        lambda: _carry_out(client, request, arguments), limit_s=arguments.wait, tell=_teller(quiet=arguments.quiet)
-    )
+    from csa.cli.signs import signs_of_life  # noqa: PLC0415  # a dry run and a usage error say all at once
+
+    with signs_of_life(client, quiet=arguments.quiet) as signs:
+        if arguments.detach:
+            return _detach(client, request, arguments)
+        if arguments.wait is None:
+            return _carry_out(client, request, arguments, signs)
+        return try_until_free(
+            lambda: _carry_out(client, request, arguments, signs),
+            limit_s=arguments.wait,
+            tell=_teller(signs, quiet=arguments.quiet),
+        )
 
 
-def _teller(*, quiet: bool) -> Callable[[str], None]:
+def _teller(signs: Signs, *, quiet: bool) -> Callable[[str], None]:
     """Return what says on stderr what is waited for."""
 
     def tell(words: str) -> None:
+        signs.about(lambda: f"waiting: {words}")
         if not quiet:
             with lossy(sys.stderr):
                 print(f"waiting: {words}", file=sys.stderr, flush=True)
@@ -150,8 +158,9 @@ def _teller(*, quiet: bool) -> Callable[[str], None]:
     return tell
 
 
-def _carry_out(client: Csa, request: RunRequest, arguments: argparse.Namespace) -> int:
+def _carry_out(client: Csa, request: RunRequest, arguments: argparse.Namespace, signs: Signs) -> int:
     """Plan the turn, run it and print its answer. BusyError and FullError come before anything is done."""
+    from csa.cli.signs import about_sessions  # noqa: PLC0415  # as its caller
     from csa.process.launch import become_subreaper  # noqa: PLC0415  # a dry run and a usage error need none of this
 
     become_subreaper()
@@ -160,6 +169,7 @@ def _carry_out(client: Csa, request: RunRequest, arguments: argparse.Namespace) 
     with noted_signals() as noted:
         with Heeding(lambda: _leave(noted)):
             opening = client.begin(request, plan)
+        signs.about(about_sessions(client, [opening.plan.state.session_id]))
         import anyio  # noqa: PLC0415  # loaded while the tool starts, as all of what attends to it
 
         from csa.cli.progress import make_progress  # noqa: PLC0415  # as above
@@ -171,6 +181,7 @@ def _carry_out(client: Csa, request: RunRequest, arguments: argparse.Namespace) 
     assert turn.result is not None
     _print_outcome(turn, turn.result, arguments)
     if arguments.on_finish:
+        signs.about(lambda: "the turn has ended; --on-finish runs")
         _finish(arguments.on_finish, client, turn.result)
     if faults and not isinstance(faults[0], BrokenPipeError):
         raise faults[0]
@@ -295,6 +306,8 @@ def print_failure(result: RunResult) -> None:
     if result.status != "succeeded":
         kind = kind_in_words(result.status, result.error_kind)
         words = f"{result.tool} {_STATUS_WORDS.get(result.status, result.status)}{kind}: {result.error_message}"
+        if result.retry_at:
+            words = f"{words.rstrip('.')}. The provider can be asked again at {local_clock(result.retry_at)}."
         print_problem(words, hint=failure_hint(result))
 
 

@@ -109,6 +109,8 @@ def _status(card: SessionCard, now: datetime) -> str:
     words += [word for word, is_so in (("current", card.is_current), ("pinned", card.extra.get("pinned"))) if is_so]
     error = last.finished.data.get("error") if last and last.finished and card.status != "running" else None
     message = one_line(str(error.get("message", ""))) if isinstance(error, dict) else ""
+    if isinstance(error, dict) and (again := parse_time(error.get("retry_at"))):
+        message += f" (to be asked again at {local_clock(again)})"
     return ", ".join(words) + (f": {message}" if message else "")
 
 

@@ -47,7 +47,11 @@ def execute(arguments: argparse.Namespace) -> int:
         from csa.runner.caller import refuse_endless_wait  # noqa: PLC0415  # only this waits
 
         refuse_endless_wait(client.caller, paths.root.name, verb="follow")
-        _follow(paths, arguments)
+        from csa.cli.signs import about_sessions, signs_of_life  # noqa: PLC0415  # as above
+
+        with signs_of_life(client) as signs:
+            signs.about(about_sessions(client, [paths.root.name]))
+            _follow(paths, arguments)
         return 0
     if arguments.raw or arguments.system:
         print_file(

@@ -19,6 +19,7 @@ import sys
 from csa.cli.describe import elapsed
 from csa.cli.output import STATUS_STYLES, Style, hint_of, one_line, print_json, print_problem
 from csa.cli.selecting import Unlistable, add_selectors, open_client, resolve_all
+from csa.cli.signs import about_sessions, signs_of_life
 from csa.errors import UsageError
 from csa.runner.caller import refuse_endless_wait, refuse_own_lineage
 from csa.runner.client import Csa
@@ -44,6 +45,12 @@ def execute(arguments: argparse.Namespace) -> int:
     ids = resolve_all(client, arguments, retired=True)
     if len(ids) == 1 or not arguments.any:  # of several, another one may end first
         _refuse_endless(client, ids, arguments)
+    with signs_of_life(client) as signs:
+        signs.about(about_sessions(client, ids))
+        return _await(client, ids, arguments)
+
+
+def _await(client: Csa, ids: list[str], arguments: argparse.Namespace) -> int:
     endings: dict[str, Ending] = {}
     unlistable = Unlistable()
     for ending in await_endings(

@@ -24,6 +24,7 @@ from csa.runner.turns.attempt import Attempt
 from csa.runner.turns.failover import Evidence, Tried, peak_rss, plan_fallback, total_usage
 from csa.runner.turns.fallback import FALLBACK_KINDS
 from csa.runner.turns.opening import Opening
+from csa.runner.turns.parking import retry_moment, with_stated_delay
 from csa.runner.turns.plan import TurnPlan
 from csa.runner.turns.runfiles import remove_run_files
 from csa.runner.turns.stopping import Stopping
@@ -185,7 +186,7 @@ class Course:
             return Outcome(succeeded=False, error_kind="spawn", error_message=str(spawn_fault))
         # A tool that had announced the end of its turn is judged by that, and not by how csa then ended it.
         was_announced = self.stopping.stop is not None and self.stopping.was_announced
-        return decoder.close(ToolExit(None, None, end.stderr_tail) if was_announced else end)
+        return with_stated_delay(decoder.close(ToolExit(None, None, end.stderr_tail) if was_announced else end))
 
     def _finalise(self) -> None:
         """Steps six and seven."""
@@ -212,6 +213,7 @@ class Course:
             text=self._setting.redactor.redact_answer(outcome.text),
             error_kind=verdict.error_kind,
             error_message=verdict.error_message,
+            retry_at=retry_moment(outcome, now) if verdict.status == "failed" else None,
             usage=total_usage(self._tried),
             duration_s=round(time.monotonic() - self._opening.began_s, 3),  # the clock may have been set meanwhile
             started_at=self._opening.started_at,
