@@ -49,4 +49,4 @@ def _describe(content: bytes) -> str | None:
     owner = parse_owner(content)
     if owner is None or not owner.is_local or not may_be_running(owner):
         return None
-    return f"alive: {owner.tool}, turn {owner.turn}, PID {owner.pid}, since {owner.since_clock}"
+    return f"alive: {owner.tool}, turn {owner.turn}, PID {owner.pid}, {owner.for_how_long}"

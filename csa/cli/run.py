@@ -21,7 +21,7 @@ from csa.cli.output import lossy, print_json, print_problem, printable, text_for
 from csa.errors import UsageError
 from csa.model.clock import local_clock
 from csa.model.config import AUTO, TRANSPORTS
-from csa.model.duration import parse_duration
+from csa.model.duration import parse_duration, parse_on_quota
 from csa.model.permission import Permission
 from csa.model.result import RunResult, kind_in_words
 from csa.process.wakeup import heeded
@@ -92,6 +92,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="when the provider fails, go on in the same session with the first of these tools (and models) that can",
     )
     how.add_argument(
+        "--on-quota",
+        metavar="WHAT",
+        help="when a quota is used up: fail (default), or wait[=26h] for a reset that is stated, at most so long",
+    )
+    how.add_argument(
         "--no-handoff",
         action="store_true",
         help="give the tool the prompt alone, even where other tools have worked in the session before",
@@ -132,6 +137,8 @@ def execute(arguments: argparse.Namespace) -> int:
             refuse_ephemeral(request)
         _print_plan(client.plan(request), as_json=arguments.json)
         return 0
+    if client.caller is None:
+        _wake_parked(client)
     from csa.cli.signs import signs_of_life  # noqa: PLC0415  # a dry run and a usage error say all at once
 
     with signs_of_life(client, quiet=arguments.quiet) as signs:
@@ -144,6 +151,14 @@ def execute(arguments: argparse.Namespace) -> int:
             limit_s=arguments.wait,
             tell=_teller(signs, quiet=arguments.quiet),
         )
+
+
+def _wake_parked(client: Csa) -> None:
+    """Go on with what was parked for a quota and whose supervisor has died; the look costs one call of the system."""
+    if (client.store.path / "parked").is_dir():
+        from csa.runner.waking import wake_parked  # noqa: PLC0415  # hardly ever needed
+
+        warn(wake_parked(client.store, client.setting.environ)[1])
 
 
 def _teller(signs: Signs, *, quiet: bool) -> Callable[[str], None]:
@@ -356,6 +371,7 @@ def _request(arguments: argparse.Namespace) -> RunRequest:
         keep_background=arguments.keep_background,
         retries=arguments.retries,
         fallback=_words(arguments.fallback),
+        park_limit_s=_park_limit(arguments.on_quota),
         handoff=False if arguments.no_handoff else None,
         budget_tokens=arguments.budget_tokens,
         budget_usd=arguments.budget_usd,
@@ -373,6 +389,14 @@ def _ttl(text: str) -> timedelta:
     if (found := parse_duration(text)) is None:
         raise UsageError(f"--ttl takes a time such as 7d, 12h or 30m, not '{text}'.")
     return found
+
+
+def _park_limit(text: str | None) -> float | None:
+    if text is None:
+        return None
+    if (limit := parse_on_quota(text)) is None:
+        raise UsageError(f"--on-quota takes fail, wait, or wait=TIME such as wait=26h, not '{text}'.")
+    return limit.total_seconds()
 
 
 def _prompt(arguments: argparse.Namespace) -> str:
@@ -442,6 +466,7 @@ def _print_plan(plan: TurnPlan, *, as_json: bool) -> None:
         "idle_timeout_s": plan.idle_timeout_s,
         "retries": plan.retries,
         "fallback": list(plan.fallback),
+        "on_quota": f"wait={plan.park_limit_s:g}s" if plan.park_limit_s else None,
         "parent": plan.state.parent_session_id,
         "depth": plan.state.depth,
         "resumes": plan.tool_state.provider_session_id,

@@ -101,7 +101,7 @@ def _status(card: SessionCard, now: datetime) -> str:
     words = [card.status]
     owner, last = card.liveness.owner, card.last_turn
     if card.status == "running" and owner:
-        words.append(f"{owner.tool}, turn {owner.turn}, PID {owner.pid}, since {owner.since_clock}")
+        words.append(f"{owner.tool}, turn {owner.turn}, PID {owner.pid}, {owner.for_how_long}")
     elif last and last.finished_at:
         words.append(f"{format_age(now, last.finished_at)} ago")
     if card.phase != "active":

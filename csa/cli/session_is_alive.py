@@ -13,12 +13,18 @@ TYPE_CHECKING = False  # see csa/structs.py
 if TYPE_CHECKING:
     import argparse
 
+    from csa.store.owner import Owner
+
 _EXITS = {"alive": 0, "not_alive": 1, "unknown": 4}
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     add_selector(parser)
     parser.add_argument("--json", action="store_true", help="print an object")
+
+
+def _parked(owner: Owner) -> dict[str, str]:
+    return {"parked_until": owner.parked_until} if owner.parked_until else {}
 
 
 def execute(arguments: argparse.Namespace) -> int:
@@ -28,7 +34,7 @@ def execute(arguments: argparse.Namespace) -> int:
     owner = liveness.owner
     if arguments.json:
         known = (
-            {"tool": owner.tool, "turn": owner.turn, "pid": owner.pid, "since": owner.since}
+            {"tool": owner.tool, "turn": owner.turn, "pid": owner.pid, "since": owner.since, **_parked(owner)}
             if owner and liveness.state != "not_alive"
             else {}
         )
@@ -42,5 +48,5 @@ def execute(arguments: argparse.Namespace) -> int:
     elif owner is None:
         print(f"{liveness.state}: owner unknown")
     else:
-        print(f"{liveness.state}: {owner.tool}, turn {owner.turn}, PID {owner.pid}, since {owner.since_clock}")
+        print(f"{liveness.state}: {owner.tool}, turn {owner.turn}, PID {owner.pid}, {owner.for_how_long}")
     return _EXITS[liveness.state]

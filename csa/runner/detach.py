@@ -12,6 +12,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from typing import Any
 from csa import errors
 from csa.errors import BusyError, CsaError, RefusedError, UsageError
 from csa.model.permission import Permission
+from csa.paths import SessionPaths
 from csa.runner.ancestry import IDENTITY_VARIABLES
 from csa.runner.client import Csa
 from csa.runner.environment import outer_sandbox
@@ -88,6 +90,17 @@ def start_detached(
         if wait_s is None or time.monotonic() >= deadline:
             raise
         return start_detached(client, request, wait_s=deadline - time.monotonic(), on_finish=on_finish)
+
+
+def parked_order(order: dict[str, Any], request: RunRequest) -> dict[str, Any]:
+    """Return the order for the turn that goes on after a quota, in place of the one that `order` was for."""
+    return {**order, "request": request_to_json(request), "wait_s": None}
+
+
+def restart(order: dict[str, Any], environ: Mapping[str, str], paths: SessionPaths) -> Detached:
+    """Carry out an order whose supervisor has died; raises as `start_detached`."""
+    own = {"CSA_SESSION_ID": paths.session_id, "CSA_SESSION_DIR": str(paths.root)}
+    return _start(order, {**environ, **own})
 
 
 def refuse_ephemeral(request: RunRequest) -> None:

@@ -32,6 +32,7 @@ class RunRequest(Struct, kw_only=True):
     keep_background: bool = False  # what the tool leaves running when it has ended well lives on
     retries: int | None = None  # how often csa tries again after a passing failure; None as configured
     fallback: tuple[str, ...] | None = None  # TOOL[:MODEL]s that go on when the provider fails; None as configured
+    park_limit_s: float | None = None  # how long to wait for a used-up quota, 0 for not; None as configured
     handoff: bool | None = None  # tell the tool of the turns that others have run; None as configured
     budget_tokens: int | None = None  # of the session and all below it; 0 is none, None leaves it as it is
     budget_usd: float | None = None

@@ -82,13 +82,19 @@ class HeldSession:
         sync_directory(target.root.parent)
 
     def pass_to(self, tool: str, *, turn: int) -> None:
-        """Go on to the next turn, by another tool: take its lock, then leave the last one's. The session stays locked.
+        """Go on to the next turn, by another tool or the same: take its lock, then leave the last one's.
+
+        The session stays locked.
 
         Raises:
             BusyError: another program holds the tool's lock; nothing has changed.
             OSError: the lock cannot be written; nothing but the owner record has changed.
         """
         owner = _owner_record(tool, turn, detached=self._detached)
+        if self._tool_lock.path.name == self.paths.tool_lock(tool).name:  # the directory was renamed since
+            self._tool_lock.write(owner)
+            self.session_lock.write(owner)
+            return
         tool_lock = _take_tool_lock(self.paths, self.state, tool, owner)
         try:
             self.session_lock.write(owner)
@@ -97,6 +103,10 @@ class HeldSession:
             raise
         _release(self._tool_lock)
         self._tool_lock = tool_lock
+
+    def park(self, tool: str, *, turn: int, until: str) -> None:
+        """Say to readers that no tool runs until then, and that the session goes on by itself."""
+        self.session_lock.write(_owner_record(tool, turn, detached=self._detached, parked_until=until))
 
     def remove(self) -> None:
         """Delete the session (an ephemeral one at its end): rename aside, then remove."""
@@ -282,9 +292,10 @@ def _release(lock: Lock) -> None:
     lock.close()
 
 
-def _owner_record(tool: str, turn: int, *, detached: bool) -> bytes:
+def _owner_record(tool: str, turn: int, *, detached: bool, parked_until: str = "") -> bytes:
     since = datetime.now(UTC).isoformat(timespec="seconds")
-    return current_owner(tool=tool, turn=turn, since=since, detached=detached).to_bytes()
+    owner = current_owner(tool=tool, turn=turn, since=since, detached=detached, parked_until=parked_until)
+    return owner.to_bytes()
 
 
 def refuse_busy(paths: SessionPaths, state: SessionState, *, advice: str = RETRY) -> None:

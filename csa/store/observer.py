@@ -169,7 +169,8 @@ def _running(record: Record, state: SessionState, liveness: Liveness, tail: _Tai
     usage = state.usage + tail.usage if tail.usage and not tail.is_finished else state.usage
     tool = owner.tool if owner else tail.tool
     turn = owner.turn if owner else tail.turn
-    return Sight(record, "running", tool, turn, tail.doing, started, None, usage, owner)
+    doing = owner.parked if owner and owner.parked_until else tail.doing
+    return Sight(record, "running", tool, turn, doing, started, None, usage, owner)
 
 
 def _at_rest(record: Record, state: SessionState, status: str, tail: _Tail) -> Sight:

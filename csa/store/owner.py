@@ -23,6 +23,7 @@ class Owner(Struct, kw_only=True):
     turn: int
     since: str  # RFC 3339
     detached: bool = False  # it does not end with the process that started it
+    parked_until: str = ""  # RFC 3339: no tool runs; the next turn begins by itself when a quota has returned
 
     def to_bytes(self) -> bytes:
         """Render as one line of JSON."""
@@ -39,6 +40,20 @@ class Owner(Struct, kw_only=True):
         return self.boot_id == boot_id() and self.pid_namespace == pid_namespace()
 
     @property
+    def parked(self) -> str:
+        """`parked until 03:39`, with the date where that is not today's; empty where a turn runs."""
+        if not self.parked_until:
+            return ""
+        until = datetime.fromisoformat(self.parked_until).astimezone()
+        is_today = until.date() == datetime.now(until.tzinfo).date()
+        return f"parked until {until.strftime('%H:%M' if is_today else '%Y-%m-%d %H:%M')}"
+
+    @property
+    def for_how_long(self) -> str:
+        """`since 14:05`, or until when it is parked."""
+        return self.parked or f"since {self.since_clock}"
+
+    @property
     def since_clock(self) -> str:
         """The local time of day at which the turn began, as `HH:MM`."""
         return datetime.fromisoformat(self.since).astimezone().strftime("%H:%M")
@@ -52,6 +67,8 @@ def parse_owner(content: bytes) -> Owner | None:
         record = json.loads(content)
         owner = Owner(**{name: record[name] for name in fields(Owner) if name in record})
         datetime.fromisoformat(owner.since).astimezone()
+        if owner.parked_until:
+            datetime.fromisoformat(owner.parked_until).astimezone()
     except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
         return None
     kinds = {"int": int, "str": str, "bool": bool}
@@ -59,7 +76,7 @@ def parse_owner(content: bytes) -> Owner | None:
     return owner if is_sound else None
 
 
-def current_owner(*, tool: str, turn: int, since: str, detached: bool = False) -> Owner:
+def current_owner(*, tool: str, turn: int, since: str, detached: bool = False, parked_until: str = "") -> Owner:
     """Describe this process as the owner of a turn."""
     return Owner(
         pid=os.getpid(),
@@ -72,6 +89,7 @@ def current_owner(*, tool: str, turn: int, since: str, detached: bool = False) -
         turn=turn,
         since=since,
         detached=detached,
+        parked_until=parked_until,
     )
 
 

@@ -24,7 +24,7 @@ from csa.runner.turns.attempt import Attempt
 from csa.runner.turns.failover import Evidence, Tried, peak_rss, plan_fallback, total_usage
 from csa.runner.turns.fallback import FALLBACK_KINDS
 from csa.runner.turns.opening import Opening
-from csa.runner.turns.parking import retry_moment, with_stated_delay
+from csa.runner.turns.parking import Parking, plan_return, retry_moment, with_stated_delay
 from csa.runner.turns.plan import TurnPlan
 from csa.runner.turns.runfiles import remove_run_files
 from csa.runner.turns.stopping import Stopping
@@ -50,6 +50,7 @@ class Course:
         self.stopping = Stopping()
         self.result: RunResult | None = None
         self.following: TurnPlan | None = None
+        self.parking: Parking | None = None  # where the following turn is to wait for a quota
         self.first = opening.first
         self.last: list[Event] = []
         self._opening = opening
@@ -224,6 +225,7 @@ class Course:
         )
         if self._earlier:
             result = replace(result, chain=(*(link_of(ended) for ended in self._earlier), link_of(result)))
+        passed_over += self._plan_return(result)
         result, events = self.recorder.finish(result, outcome, goes_on=self.following is not None)
         self.recorder.note(f"turn {result.turn}: {result.status}, {verdict.error_message or 'no error'}")
         if self._setting.config.checkpoint_every_turns:
@@ -232,6 +234,23 @@ class Course:
             checkpoint_turn(self._setting, self.recorder)
         self.last = [*passed_over, *events]
         self.result = result
+
+    def _plan_return(self, result: RunResult) -> list[Event]:
+        """Look whether the same tool is to go on later, where nobody can go on now."""
+        if self.following is not None or self.is_stopped:
+            return []
+        try:
+            planned = plan_return(self._setting, self._request, self.plan, result, has_acted=self._evidence.has_acted)
+        except CsaError as error:
+            message = f"{self.plan.adapter.name} cannot go on when its quota returns: {error.message}"
+            return self.recorder.append("warning", {"kind": "parked", "message": message})
+        if planned is not None:
+            self.following, self.parking = planned
+        elif self.plan.park_limit_s and result.error_kind == "quota":
+            why = "it is not stated when" if result.retry_at is None else "that is beyond the limit, or past"
+            message = f"the quota's return is not waited for: {why}"
+            return self.recorder.append("warning", {"kind": "parked", "message": message})
+        return []
 
     def _plan_fallback(self, verdict: Verdict) -> list[Event]:
         """Look for a tool that can go on, and record which cannot, while the turn is still the current one."""

@@ -68,6 +68,11 @@ class Evidence:
         if self._failing_since is not None:
             self._failing_since += seconds
 
+    @property
+    def has_acted(self) -> bool:
+        """Whether a tool was called, or refused."""
+        return self._has_acted
+
     def allows_retry(self, outcome: Outcome, now: float) -> bool:
         """Say whether the turn may be tried again after an attempt that ended so."""
         if self._failing_since is None:

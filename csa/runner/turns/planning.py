@@ -251,6 +251,7 @@ def _plan(
         max_sessions=setting.config.max_sessions,
         retries=setting.config.retries if request.retries is None else request.retries,
         fallback=others(fallback_of(setting, request), tool, model.value),
+        park_limit_s=setting.config.park_limit_s if request.park_limit_s is None else request.park_limit_s,
         hands_over=setting.config.hands_over if request.handoff is None else request.handoff,
         callers=tuple(setting.caller.lineage()) if setting.caller else (),
     )

@@ -31,6 +31,7 @@ from csa.store.atomic import append_private, read_regular, write_atomically, wri
 from csa.store.heartbeat import render_heartbeat
 from csa.store.held import RETRY_OR_WAIT, HeldSession, build_session, open_session, store_lock
 from csa.store.journal import Journal
+from csa.store.parked import forget_parked
 from csa.store.project import git_head
 from csa.store.results import save_result
 from csa.store.sessions import Store
@@ -70,6 +71,7 @@ class Recorder:
     ) -> list[Event]:
         """Write state and `run_started`, durably; only then publish a new session."""
         if not self.plan.is_new:
+            forget_parked(self.held.store, self.held.state.session_id)
             state = _with_tool(replace(self.held.state, **self._changes()), self.plan)
             self.tool_state = state.tools[self.plan.adapter.name]
             self.held.save(replace(state, turns=self.turn, last_accessed=datetime.now(UTC), phase="active"))
@@ -186,6 +188,15 @@ class Recorder:
             with suppress(OSError):  # whoever opens the session next removes it as well
                 self.paths.cancel.unlink(missing_ok=True)
         return result, events
+
+    def park(self, until: datetime, *, kind: str | None) -> list[Event]:
+        """Record that the session waits until then, and say so to readers; the next turn's `pass_to` ends that."""
+        tool, moment = self.plan.adapter.name, format_time(until)
+        events = self.append("parked", {"until": moment, "tool": tool, "kind": kind})
+        self.journal.sync()
+        with suppress(OSError):  # readers then see a turn that runs, which is not all, but true
+            self.held.park(tool, turn=self.turn, until=moment)
+        return events
 
     def pass_to(self, plan: TurnPlan) -> Recorder:
         """Return the recorder of the next turn, by the tool of `plan`; the session's lock is held throughout.
