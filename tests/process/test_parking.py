@@ -122,7 +122,7 @@ def test_another_model_of_the_same_tool(place: Place) -> None:
     assert (done.code, done.json["model"], done.json["text"]) == (0, "little", "small"), done.err
 
 
-def parked_and_killed(place: Place, seconds: float) -> str:
+def parked_and_killed(place: Place, seconds: float, *, number: int = signal.SIGKILL) -> str:
     """Return a detached session whose supervisor was killed while it waited for its quota."""
     place.script({**USED_UP, "do": [["call", "make"], ["fail", "quota", seconds]]}, ANSWER)
     options = ("run", "--detach", "--tool", "codex", "--on-quota", "wait", "--json", "build it")
@@ -130,7 +130,7 @@ def parked_and_killed(place: Place, seconds: float) -> str:
     session_id = str(started["session_id"])
     wait_for(lambda: is_parked(place, session_id), "the session is parked")
     wait_for(lambda: list(place.store.glob("parked/*.json")), "its order is kept")
-    os.kill(started["pid"], signal.SIGKILL)
+    os.kill(started["pid"], number)
     wait_for(lambda: place.run("session", "is-alive", "-s", session_id).code == 1, "the supervisor is gone")
     return session_id
 
@@ -165,3 +165,11 @@ def test_an_order_that_is_not_wanted_any_more(place: Place, command: tuple[str, 
 def parked_until(place: Place, session_id: str) -> float:
     (until,) = [event["data"]["until"] for event in place.events(session_id) if event["type"] == "parked"]
     return datetime.fromisoformat(until).timestamp()
+
+
+def test_a_shutdown_is_no_end(place: Place) -> None:
+    """TERM ends the supervisor at once, and what it waited for goes on later all the same."""
+    session_id = parked_and_killed(place, 3, number=signal.SIGTERM)
+    wait_for(lambda: time.time() > parked_until(place, session_id), "the quota has returned")
+    assert "goes on, its quota has returned" in place.run("gc", "--days", "30").out
+    assert answer_of(place, session_id) == "done after all\n"

@@ -76,6 +76,7 @@ def plan_return(
         fork_from=None,  # the plan says so
         name=None,
         description=None,
+        transport=failed.transport,
         model=None,  # the session has kept it, and the next three
         effort=None,
         extra_writable=None,

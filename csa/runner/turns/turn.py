@@ -164,9 +164,13 @@ class Turn:
         await self._deliver([*course.last, *parked])
         course.last = []
         self.on_parked(parking)
-        await rest_until(parking, course.recorder, course.stopping)
-        forget_parked(self._setting.store, self.session_id)
-        if stop := course.stopping.stop:
+        try:
+            await rest_until(parking, course.recorder, course.stopping)
+        finally:
+            stop = course.stopping.stop
+            if not (self._detached and stop and stop.signal_name):  # a machine shuts down so, and it goes on later
+                forget_parked(self._setting.store, self.session_id)
+        if stop:
             message = f"the waiting for the quota was ended: {stop.detail or stop.signal_name or 'cancelled'}"
             course.last = course.recorder.append("warning", {"kind": "parked", "message": message})
         return anyio.current_time() - began
