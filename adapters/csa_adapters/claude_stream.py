@@ -45,7 +45,7 @@ _COARSE_NAMES: dict[str, ErrorKind] = {
 }
 # The texts of lines the CLI marks as API errors or error results itself.
 _LIMITS = rules(
-    (r"usage limit|hit your .{0,20}limit|credit balance|current quota", "quota"),
+    (r"usage limit|hit your .{0,20}limit|limit reached .{0,3}resets|credit balance|current quota", "quota"),
     (r"^Prompt is too long", "context_overflow"),  # its status, 400, and type say no more than invalid_request
 )
 _MESSAGES = rules(

@@ -33,6 +33,7 @@ _NAMES: dict[str, ErrorKind] = {
 # The messages of error and retry events, which are the provider's own; most telling first.
 _LIMITS = rules(
     (r"insufficient_quota|current quota|usage limit|credit balance|billing|free_tier_limit|Free usage", "quota"),
+    (r"hit your .{0,20}limit|(session|daily|weekly|monthly) (rate )?limit|limit reached .{0,3}resets", "quota"),
     (r"context_length_exceeded|maximum context length|prompt is too long", "context_overflow"),
 )
 _MESSAGES = rules(

@@ -4,6 +4,9 @@ from datetime import UTC, datetime
 from zoneinfo import ZoneInfo
 
 import pytest
+from csa_adapters.claude_stream import _LIMITS as CLAUDE_LIMITS
+from csa_adapters.failures import kind_of_message
+from csa_adapters.opencode_stream import _LIMITS as OPENCODE_LIMITS
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -130,3 +133,18 @@ def test_lengths_as_go_prints_them(days: int, hours: int, minutes: int, seconds:
     assert delay_of(f"try again in {days}d{hours}h{minutes}m{seconds}s") == total
     words = f"try again in {days} days {hours} hours {minutes} minutes {seconds} seconds"
     assert delay_of(words) == total
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "You've hit your session limit · resets 3am (Europe/Berlin)",
+        "5-hour limit reached ∙ resets 3am",
+        "Claude AI usage limit reached|1764480000",
+    ],
+)
+def test_quota_words_that_come_as_429(message: str) -> None:
+    """They tell of a quota, whatever the status says, and of its return."""
+    for limits in (CLAUDE_LIMITS, OPENCODE_LIMITS):
+        assert kind_of_message(message, limits) == "quota"
+    assert stated_reset(message, NOW) is not None
