@@ -50,7 +50,7 @@ class ClaudeCodeAdapter:
     name = "claude-code"
     family = "anthropic"
     executable = "claude"
-    capabilities = Capabilities(fork=True, reads=_SETTINGS)
+    capabilities = Capabilities(fork=True, extra_writable=True, reads=_SETTINGS)
     outer_markers = frozenset(
         {
             "CLAUDECODE",
@@ -112,7 +112,7 @@ class ClaudeCodeAdapter:
     def interactive(self, request: TurnRequest) -> Invocation:
         """Open the terminal interface on the session."""
         env = {"DISABLE_AUTOUPDATER": "1"}
-        return Invocation(argv=(*request.command, *_session(request)), stdin=b"", env=env)
+        return Invocation(argv=(*request.command, *_session(request), *_options(request)), stdin=b"", env=env)
 
     def decoder(self, request: TurnRequest) -> ClaudeCodeDecoder:
         """Begin to read a run of `request`."""
@@ -212,6 +212,7 @@ def _options(request: TurnRequest) -> tuple[str, ...]:
         # Without `off` a resume sends the text recorded at the conversation's first request and ignores this one.
         system = argument(f"--append-system-prompt={request.system}", "system text")
         chosen += (system, "--system-prompt-snapshot", "off")
+    chosen += (f"--add-dir={argument(path, 'directory')}" for path in request.extra_writable)
     if request.ephemeral:
         chosen += ("--no-session-persistence", "--setting-sources", "user")
     return tuple(chosen)

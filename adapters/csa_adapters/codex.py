@@ -44,7 +44,7 @@ class CodexAdapter:
     name = "codex"
     family = "openai"
     executable = "codex"
-    capabilities = Capabilities(fork=True, system_on_resume=False)
+    capabilities = Capabilities(fork=True, system_on_resume=False, extra_writable=True)
     # CODEX_HOME is configuration and stays; CODEX_SANDBOX_NETWORK_DISABLED is true of every descendant.
     outer_markers = frozenset(
         {
@@ -101,7 +101,7 @@ class CodexAdapter:
 
     def interactive(self, request: TurnRequest) -> Invocation:
         """Open the TUI on the thread, without the daemon that it would leave running behind it."""
-        return Invocation(argv=(*request.command, *_thread(request), "--no-daemon"), stdin=b"")
+        return Invocation(argv=(*request.command, *_thread(request), "--no-daemon", *_options(request)), stdin=b"")
 
     def decoder(self, request: TurnRequest) -> CodexDecoder:
         """Begin to read a run of `request`."""
@@ -162,7 +162,7 @@ def _permission(request: TurnRequest) -> tuple[str, ...]:
         return ("--dangerously-bypass-approvals-and-sandbox",)
     if request.permission is Permission.READ_ONLY:
         return ("--sandbox", "read-only")
-    return ("--sandbox", "workspace-write", *_workspace(request.writable_dirs))
+    return ("--sandbox", "workspace-write", *_workspace((*request.writable_dirs, *request.extra_writable)))
 
 
 def _workspace(writable_dirs: tuple[str, ...]) -> tuple[str, ...]:

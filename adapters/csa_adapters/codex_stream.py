@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from csa.model.adapter import ErrorKind, Outcome, ToolExit, TurnRequest, Update
+from csa.model.resets import delay_of
 from csa.model.usage import Usage
 from csa_adapters.codex_rollout import Rollouts, rollout_patterns
 from csa_adapters.failures import ended_well, ending_message, kind_of_message, kind_of_status, rules, stderr_message
@@ -24,8 +25,6 @@ _Json = dict[str, Any]
 
 _RETRY = re.compile(r"Reconnecting\.\.\. (?:(\d{1,9})/(\d{1,9})|waiting for network)(?: \((.*)\))?$", re.DOTALL)
 _STATUS = re.compile(r"(?:unexpected|last) status:? (\d{3})\b")
-_DELAY = re.compile(r"try again in (\d{1,9}(?:\.\d{1,9})?) ?(ms|s|sec|seconds?|m|min|minutes?|h|hours?|days?)\b")
-_UNIT_SECONDS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400}  # by what a unit begins with
 
 # The messages of typed `error` and `turn.failed` events, most telling first.
 _MESSAGES = rules(
@@ -145,7 +144,7 @@ class CodexDecoder:
             stop_reason="end_turn" if kind is None else None,
             error_kind=kind,
             error_message=message,
-            retry_after_s=_delay_in(message or ""),
+            retry_after_s=delay_of(message or ""),
             usage=self._usage,
             totals=self._totals if self._thread or self._asked else None,
             denied=tuple(self._denied),
@@ -313,19 +312,10 @@ def _retry(notice: re.Match[str]) -> Update:
     data: _Json = {"kind": kind_of(reason) if reason else "network", "message": reason or notice.group(0)}
     if attempt:
         data |= {"attempt": int(attempt), "max": int(most)}
-    delay = _delay_in(reason or "")
+    delay = delay_of(reason or "")
     if delay is not None:
         data["retry_after_s"] = delay
     return Update("retry", data)
-
-
-def _delay_in(message: str) -> float | None:
-    """Return the seconds after which the provider, in its message, says that it can be asked again."""
-    delay = _DELAY.search(message)
-    if delay is None:
-        return None
-    unit = delay.group(2)
-    return round(float(delay.group(1)) * _UNIT_SECONDS[unit if unit == "ms" else unit[0]], 3)
 
 
 def _plan_entry(todo: _Json) -> dict[str, str]:

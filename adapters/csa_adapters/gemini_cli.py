@@ -65,7 +65,7 @@ class GeminiCliAdapter:
     name = "gemini-cli"
     family = "google"
     executable = "gemini"
-    capabilities = Capabilities(reads=READS)
+    capabilities = Capabilities(reads=READS, extra_writable=True)
     outer_markers = frozenset({"GEMINI_CLI", "GEMINI_CLI_NO_RELAUNCH", "GEMINI_CLI_TRUST_WORKSPACE", "GEMINI_PTY_INFO"})
     probe = Probe(
         version_arguments=("--version",),
@@ -108,7 +108,7 @@ class GeminiCliAdapter:
     def interactive(self, request: TurnRequest) -> Invocation:
         """Open the terminal interface on the conversation, with the user's settings alone."""
         return Invocation(
-            argv=(*request.command, "--skip-trust", *_session(request)),
+            argv=(*request.command, "--skip-trust", *_session(request), *_options(request)),
             stdin=b"",
             env={**_environment(request), "GITHUB_SHA": None, "SURFACE": None},
             warnings=() if keeps_conversations(request) else (_CLEANS_UP,),
@@ -173,7 +173,12 @@ def _policy(request: TurnRequest) -> str:
 
 
 def _options(request: TurnRequest) -> tuple[str, ...]:
-    return (f"--model={argument(request.model, 'model')}",) if request.model else ()
+    chosen = [f"--model={argument(request.model, 'model')}"] if request.model else []
+    for path in request.extra_writable:
+        if "," in path:
+            raise UsageError(f"gemini-cli divides a list of directories at commas, and '{path}' has one.")
+        chosen.append(f"--include-directories={argument(path, 'directory')}")
+    return tuple(chosen)
 
 
 def _prompt(text: str) -> bytes:

@@ -57,7 +57,7 @@ class OpencodeAdapter:
     name = "opencode"
     family = "opencode"  # it speaks to whichever provider its user chose
     executable = "opencode"
-    capabilities = Capabilities(fork=True)
+    capabilities = Capabilities(fork=True, extra_writable=True)
     # The password is the outer server's: an inner one has its own.
     outer_markers = frozenset(
         {"OPENCODE", "OPENCODE_PID", "AGENT", "OPENCODE_SERVER_PASSWORD", "OPENCODE_SERVER_USERNAME"}
@@ -105,7 +105,8 @@ class OpencodeAdapter:
         """Open opencode's own interface on the session."""
         session = _order(request)["session"]  # checked
         env = {name: value for name, value in _environment(request).items() if name != "OPENCODE_PERMISSION"}
-        return Invocation(argv=(*request.command, "--session", session), stdin=b"", env=env)
+        model = (f"--model={request.model}",) if request.model else ()
+        return Invocation(argv=(*request.command, "--session", session, *model), stdin=b"", env=env)
 
     def decoder(self, request: TurnRequest) -> OpencodeDecoder:
         """Begin to read a run of `request`."""
@@ -188,6 +189,7 @@ def _order(request: TurnRequest) -> _Json:
         "tools": {**_NO_QUESTIONS, **denied},
         "approve": is_full,
         "grants": grants(request),
+        "writable": list(request.extra_writable),
     }
 
 

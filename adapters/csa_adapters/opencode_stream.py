@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 from csa.model.adapter import ErrorKind, Outcome, ToolExit, TurnRequest, Update
+from csa.model.resets import delay_of
 from csa.model.usage import Usage
 from csa_adapters.failures import ended_well, ending_message, kind_of_message, kind_of_status, rules, stderr_message
 from csa_adapters.jsonlines import count_of, list_of, mapping_of, number_of, other, read_object, text_of
@@ -38,6 +39,7 @@ _REASONS: dict[str, ErrorKind] = {"length": "context_overflow", "content-filter"
 _LIMITS = rules(
     (r"rate limit reached .*per (sec|min)|\((TPM|RPM)\)", "rate_limit"),  # OpenAI's, which names billing as a way out
     (r"insufficient_quota|current quota|usage limit|credit balance|billing|free_tier_limit|Free usage", "quota"),
+    (r"hit your .{0,20}limit|(session|daily|weekly|monthly) (rate )?limit|limit reached .{0,3}resets", "quota"),
     (r"context_length_exceeded|maximum context length|context window|prompt is too long", "context_overflow"),
 )
 # Said of a request that was one too many, or not paid for; elsewhere they may mean anything.
@@ -239,7 +241,8 @@ class OpencodeDecoder:
         else:
             kind = _kind_of_error(name, data, message)
         self._error = kind, message
-        self._again = _retry_after(data)
+        delay_s, moment = _retry_after(data)
+        self._again = (delay_of(message) if delay_s is None and moment is None else delay_s), moment
         return [Update("error", {"kind": kind, "message": message})]
 
     def _step_finish(self, event: _Json) -> list[Update]:

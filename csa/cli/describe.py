@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from csa.cli.output import one_line
+from csa.model.clock import local_clock
 from csa.model.events import Event
+from csa.model.state import parse_time
 from csa.model.usage import Usage, number_of
 
 TYPE_CHECKING = False  # see csa/structs.py
@@ -110,6 +112,10 @@ def _checkpoint(data: _Data) -> str:
     return f"checkpoint {str(data.get('commit'))[:12]}" + (f": {label}" if label else "")
 
 
+def _parked(data: _Data) -> str:
+    return f"{data.get('kind')}: parked until {local_clock(parse_time(data.get('until')))}"
+
+
 _RENDER: Mapping[str, Callable[[_Data], str | None]] = {
     "run_started": _started,
     "user_message": _text("user: "),
@@ -128,6 +134,7 @@ _RENDER: Mapping[str, Callable[[_Data], str | None]] = {
     "compaction": _compaction,
     "checkpoint": _checkpoint,
     "run_finished": _finished,
+    "parked": _parked,
 }
 
 

@@ -19,8 +19,9 @@ from pathlib import Path
 
 from csa.cli.output import lossy, print_json, print_problem, printable, text_for, to_json, warn
 from csa.errors import UsageError
+from csa.model.clock import local_clock
 from csa.model.config import AUTO, TRANSPORTS
-from csa.model.duration import parse_duration
+from csa.model.duration import parse_duration, parse_on_quota
 from csa.model.permission import Permission
 from csa.model.result import RunResult, kind_in_words
 from csa.process.wakeup import heeded
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     import argparse
 
     from csa.cli.progress import Progress
+    from csa.cli.signs import Signs
     from csa.model.events import Event
     from csa.runner.on_finish import FollowUp
     from csa.runner.turns.turn import Turn
@@ -59,10 +61,18 @@ def configure(parser: argparse.ArgumentParser) -> None:
     how.add_argument(
         "--transport", choices=TRANSPORTS, help="how csa speaks to the tool (default: as configured, or native)"
     )
-    how.add_argument("-m", "--model", metavar="M", help="the model to ask the tool for")
-    how.add_argument("--effort", metavar="E", help="the reasoning effort to ask the tool for")
+    how.add_argument(
+        "-m", "--model", metavar="M", help="the model to ask the tool for, kept by the session; `default` forgets it"
+    )
+    how.add_argument("--effort", metavar="E", help="the reasoning effort to ask the tool for; kept and forgotten alike")
     how.add_argument(
         "--permission", choices=[level.value for level in Permission], help="what the agent may do (default: edit)"
+    )
+    how.add_argument(
+        "--extra-writable",
+        metavar="DIR",
+        action="append",
+        help="let the agent write in DIR too at --permission edit; may be repeated, and is kept by the session",
     )
     how.add_argument("--system", metavar="TEXT", help="text to add to the tool's system prompt")
     how.add_argument("--system-file", metavar="FILE", help="the same, from a file")
@@ -82,8 +92,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     how.add_argument(
         "--fallback",
-        metavar="T,...",
-        help="when the provider fails, go on in the same session with the first of these tools that can",
+        metavar="T[:M],...",
+        help="when the provider fails, go on in the same session with the first of these tools (and models) that can",
+    )
+    how.add_argument(
+        "--on-quota",
+        metavar="WHAT",
+        help="when a quota is used up: fail (default), or wait[=26h] for a reset that is stated, at most so long",
     )
     how.add_argument(
         "--no-handoff",
@@ -129,21 +144,37 @@ def execute(arguments: argparse.Namespace) -> int:
             refuse_ephemeral(request)
         _print_plan(client.plan(request), as_json=arguments.json)
         return 0
-    if arguments.detach:
-        return _detach(client, request, arguments)
-    if arguments.wait is None:
-        return _carry_out(client, request, arguments)
-    return try_until_free(
-        lambda: _carry_out(client, request, arguments), limit_s=arguments.wait, tell=_teller(quiet=arguments.quiet)
-    )
+    if client.caller is None:
+        _wake_parked(client)
+    from csa.cli.signs import signs_of_life  # noqa: PLC0415  # a dry run and a usage error say all at once
+
+    with signs_of_life(client.caller, quiet=arguments.quiet) as signs:
+        if arguments.detach:
+            return _detach(client, request, arguments)
+        if arguments.wait is None:
+            return _carry_out(client, request, arguments, signs)
+        return try_until_free(
+            lambda: _carry_out(client, request, arguments, signs),
+            limit_s=arguments.wait,
+            tell=_teller(signs, quiet=arguments.quiet),
+        )
 
 
-def _teller(*, quiet: bool) -> Callable[[str], None]:
+def _wake_parked(client: Csa) -> None:
+    """Go on with what was parked for a quota and whose supervisor has died; the look costs one call of the system."""
+    if (client.store.path / "parked").is_dir():
+        from csa.runner.waking import wake_parked  # noqa: PLC0415  # hardly ever needed
+
+        warn(wake_parked(client.store, client.setting.environ)[1])
+
+
+def _teller(signs: Signs, *, quiet: bool) -> Callable[[str], None]:
     """Return what says on stderr what is waited for."""
     from csa.runner.turns.ahead import load_at_once  # noqa: PLC0415  # few runs wait
 
     def tell(words: str) -> None:
         load_at_once("csa.cli.progress")  # csa may be upgraded while it waits
+        signs.about(lambda: f"waiting: {words}")
         if not quiet:
             with lossy(sys.stderr):
                 print(f"waiting: {words}", file=sys.stderr, flush=True)
@@ -151,8 +182,9 @@ def _teller(*, quiet: bool) -> Callable[[str], None]:
     return tell
 
 
-def _carry_out(client: Csa, request: RunRequest, arguments: argparse.Namespace) -> int:
+def _carry_out(client: Csa, request: RunRequest, arguments: argparse.Namespace, signs: Signs) -> int:
     """Plan the turn, run it and print its answer. BusyError and FullError come before anything is done."""
+    from csa.cli.signs import about_sessions  # noqa: PLC0415  # as its caller
     from csa.process.launch import become_subreaper  # noqa: PLC0415  # a dry run and a usage error need none of this
 
     become_subreaper()
@@ -163,6 +195,7 @@ def _carry_out(client: Csa, request: RunRequest, arguments: argparse.Namespace) 
         with Heeding(lambda: _leave(noted)):
             opening = client.begin(request, plan)
         _announce(client, plan.state.session_id, str(plan.setting.store.project))
+        signs.about(about_sessions([(plan.setting.store, plan.state.session_id)]))
         import anyio  # noqa: PLC0415  # loaded while the tool starts, as all of what attends to it
 
         from csa.cli.progress import make_progress  # noqa: PLC0415  # as above
@@ -174,6 +207,7 @@ def _carry_out(client: Csa, request: RunRequest, arguments: argparse.Namespace) 
     assert turn.result is not None
     _print_outcome(turn, turn.result, arguments)
     if follow_up:
+        signs.about(lambda: "the turn has ended; --on-finish runs")
         _finish(follow_up, client, turn.result)
     if faults and not isinstance(faults[0], BrokenPipeError):
         raise faults[0]
@@ -318,6 +352,8 @@ def print_failure(result: RunResult) -> None:
     if result.status != "succeeded":
         kind = kind_in_words(result.status, result.error_kind)
         words = f"{result.tool} {_STATUS_WORDS.get(result.status, result.status)}{kind}: {result.error_message}"
+        if result.retry_at:
+            words = f"{words.rstrip('.')}. The provider can be asked again at {local_clock(result.retry_at)}."
         print_problem(words, hint=failure_hint(result))
 
 
@@ -358,6 +394,7 @@ def _request(arguments: argparse.Namespace) -> RunRequest:
         name=arguments.name,
         model=arguments.model,
         effort=arguments.effort,
+        extra_writable=None if arguments.extra_writable is None else tuple(arguments.extra_writable),
         permission=Permission(arguments.permission) if arguments.permission else None,
         system=_system(arguments),
         ephemeral=arguments.ephemeral,
@@ -368,6 +405,7 @@ def _request(arguments: argparse.Namespace) -> RunRequest:
         keep_background=arguments.keep_background,
         retries=arguments.retries,
         fallback=_words(arguments.fallback),
+        park_limit_s=_park_limit(arguments.on_quota),
         handoff=False if arguments.no_handoff else None,
         budget_tokens=arguments.budget_tokens,
         budget_usd=arguments.budget_usd,
@@ -385,6 +423,14 @@ def _ttl(text: str) -> timedelta:
     if (found := parse_duration(text)) is None:
         raise UsageError(f"--ttl takes a time such as 7d, 12h or 30m, not '{text}'.")
     return found
+
+
+def _park_limit(text: str | None) -> float | None:
+    if text is None:
+        return None
+    if (limit := parse_on_quota(text)) is None:
+        raise UsageError(f"--on-quota takes fail, wait, or wait=TIME such as wait=26h, not '{text}'.")
+    return limit.total_seconds()
 
 
 def _prompt(arguments: argparse.Namespace) -> str:
@@ -438,6 +484,7 @@ def own_command() -> str:
 def _print_plan(plan: TurnPlan, *, as_json: bool) -> None:
     import shlex  # noqa: PLC0415  # only a dry run spells a command
 
+    origins = plan.origins
     facts = {
         "session": "new" if plan.is_new else plan.state.session_id,
         "project": str(plan.setting.store.project),
@@ -449,18 +496,21 @@ def _print_plan(plan: TurnPlan, *, as_json: bool) -> None:
         "permission": plan.permission.value,
         "model": plan.model,
         "effort": plan.effort,
+        "extra_writable": list(plan.state.extra_writable),
         "timeout_s": plan.timeout_s,
         "idle_timeout_s": plan.idle_timeout_s,
         "retries": plan.retries,
         "fallback": list(plan.fallback),
+        "on_quota": f"wait={plan.park_limit_s:g}s" if plan.park_limit_s else None,
         "parent": plan.state.parent_session_id,
         "depth": plan.state.depth,
         "resumes": plan.tool_state.provider_session_id,
         "fork_of": plan.state.fork_of,
     }
     if as_json:
-        print_json(facts)
+        print_json({**facts, "origins": origins})
         return
     for name, value in facts.items():
         if value not in (None, []):
-            print(f"{name:<11} {printable(str(value))}")
+            origin = f" ({origins[name]})" if name in origins else ""
+            print(f"{name:<11} {printable(f'{value}{origin}')}")

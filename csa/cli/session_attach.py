@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from csa.cli.output import lossy, print_json, print_problem, text_for, warn
 from csa.cli.run import print_failure
 from csa.cli.selecting import add_selector, announce_elsewhere, open_client, selected
+from csa.cli.signs import about_sessions, signs_of_life
 from csa.errors import UsageError
 from csa.model.events import Event
 from csa.model.result import SIGNAL_EXITS, RunResult, result_from_event
@@ -63,7 +64,9 @@ def execute(arguments: argparse.Namespace) -> int:
     liveness = session.liveness()
     seen = _Seen()
     if liveness.state == "alive" and liveness.owner is not None:
-        number = _follow(client, session, liveness.owner, seen, quiet=arguments.quiet)
+        with signs_of_life(client.caller, quiet=arguments.quiet) as signs:
+            signs.about(about_sessions([session.target]))
+            number = _follow(client, session, liveness.owner, seen, quiet=arguments.quiet)
         if number is not None:
             print(f"csa: detached; session {session_id} goes on", file=sys.stderr)
             print(f"hint: csa session attach -s {session_id}", file=sys.stderr)

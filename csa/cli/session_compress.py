@@ -36,6 +36,7 @@ def execute(arguments: argparse.Namespace) -> int:
         raise UsageError("--timeout must be more than 0 seconds.")
     import anyio  # noqa: PLC0415  # a usage error needs no event loop
 
+    from csa.cli.signs import signs_of_life  # noqa: PLC0415  # as above
     from csa.process.launch import become_subreaper  # noqa: PLC0415  # as above
     from csa.runner.sessions.acting import record_act  # noqa: PLC0415  # as above
     from csa.runner.turns.compaction import Compaction, plan_compaction  # noqa: PLC0415  # as above
@@ -43,7 +44,9 @@ def execute(arguments: argparse.Namespace) -> int:
     plan = plan_compaction(find_one(arguments, acts=True), tool=arguments.tool, timeout_s=arguments.timeout)
     become_subreaper()
     compaction = Compaction(plan, csa_command=own_command(), owns_process=True)
-    result = anyio.run(_drive, compaction)
+    with signs_of_life(plan.setting.caller) as signs:
+        signs.about(lambda: f"{plan.state.session_id}: {plan.adapter.name} compacts its conversation")
+        result = anyio.run(_drive, compaction)
     loss = record_act(plan.setting, "session compress", result.session_id, what=result.status)
     warn([loss] if loss else [])
     if arguments.json:

@@ -81,6 +81,7 @@ def _fields(card: SessionCard, now: datetime, place: Callable[[Path], str]) -> I
             ("owner", state.owner),
             ("branch", state.branch),
             ("permission", state.permission),
+            ("writable", ", ".join(place(Path(path)) for path in state.extra_writable)),
             ("project", place(Path(state.project_path))),
             ("directory", place(card.record.paths.root)),
             ("parent", state.parent_session_id and _parent(card)),
@@ -108,13 +109,16 @@ def _status(card: SessionCard, now: datetime) -> str:
     words += [word for word, is_so in (("current", card.is_current), ("pinned", card.extra.get("pinned"))) if is_so]
     error = last.finished.data.get("error") if last and last.finished and card.status != "running" else None
     message = one_line(str(error.get("message", ""))) if isinstance(error, dict) else ""
+    if isinstance(error, dict) and (again := parse_time(error.get("retry_at"))):
+        message += f" (to be asked again at {local_clock(again)})"
     return ", ".join(words) + (f": {message}" if message else "")
 
 
 def _tools(card: SessionCard) -> Iterator[_Field]:
     for index, name in enumerate(sorted(card.state.tools, key=lambda name: name != card.state.last_tool)):
         known = card.state.tools[name]
-        model = f" {card.model}" if card.model and name == card.state.last_tool else ""
+        asked = known.model or (card.model if name == card.state.last_tool else None)
+        model = (f" {asked}" if asked else "") + (f", effort {known.effort}" if known.effort else "")
         session = f" ({known.provider_session_id})" if known.provider_session_id else ""
         yield "tool" if index == 0 else "and", f"{name}{model}{session}"
 

@@ -13,12 +13,18 @@ TYPE_CHECKING = False  # see csa/structs.py
 if TYPE_CHECKING:
     import argparse
 
+    from csa.store.owner import Owner
+
 _EXITS = {"alive": 0, "not_alive": 1, "unknown": 4}
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     add_selector(parser)
     parser.add_argument("--json", action="store_true", help="print an object")
+
+
+def _parked(owner: Owner) -> dict[str, str]:
+    return {"parked_until": owner.parked_until} if owner.parked_until else {}
 
 
 def execute(arguments: argparse.Namespace) -> int:
@@ -33,6 +39,7 @@ def execute(arguments: argparse.Namespace) -> int:
                 "pid": owner.pid,
                 "since": owner.since,
                 "errand": owner.errand or None,
+                **_parked(owner),
             }
             if owner and liveness.state != "not_alive"
             else {}

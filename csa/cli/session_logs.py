@@ -48,7 +48,11 @@ def execute(arguments: argparse.Namespace) -> int:
         from csa.runner.caller import refuse_endless_wait  # noqa: PLC0415  # only this waits
 
         refuse_endless_wait(session.setting.caller, session.session_id, verb="follow")
-        _follow(paths, arguments)
+        from csa.cli.signs import about_sessions, signs_of_life  # noqa: PLC0415  # as above
+
+        with signs_of_life(session.setting.caller) as signs:
+            signs.about(about_sessions([session.target]))
+            _follow(paths, arguments)
         return 0
     if arguments.raw or arguments.system:
         print_file(

@@ -19,6 +19,7 @@ import sys
 from csa.cli.describe import elapsed
 from csa.cli.output import STATUS_STYLES, Style, hint_of, one_line, print_json, print_problem
 from csa.cli.selecting import Unlistable, add_selectors, find_all
+from csa.cli.signs import about_sessions, signs_of_life
 from csa.errors import UsageError
 from csa.runner.caller import refuse_endless_wait, refuse_own_lineage
 from csa.runner.session import Session
@@ -43,6 +44,12 @@ def execute(arguments: argparse.Namespace) -> int:
     sessions = find_all(arguments, retired=True)
     if len(sessions) == 1 or not arguments.any:  # of several, another one may end first
         _refuse_endless(sessions, arguments)
+    with signs_of_life(sessions[0].setting.caller) as signs:
+        signs.about(about_sessions([session.target for session in sessions]))
+        return _await(sessions, arguments)
+
+
+def _await(sessions: list[Session], arguments: argparse.Namespace) -> int:
     endings: dict[tuple[str, str], Ending] = {}
     unlistable = Unlistable()
     for ending in await_endings(

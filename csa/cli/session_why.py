@@ -113,6 +113,8 @@ def _running(found: Evidence) -> str:
         return f"the supervisor of turn {owner.owner.turn} is gone, and what it had started is being ended."
     if owner.process == "stopped":
         return f"{what}, but its supervisor is stopped (as by Ctrl-Z): kill -CONT {owner.owner.pid} lets it go on."
+    if owner.owner.parked:
+        return f"turn {owner.owner.turn} used up a quota of {owner.owner.tool}; the session is {owner.owner.parked}."
     return f"{what}{_how_it_runs(found)}."
 
 

@@ -37,11 +37,13 @@ class Capabilities(Struct):
     system_on_resume: it heeds another system text when a conversation is resumed.
     reads: files of the tool's configuration that the adapter must see, named like `Probe.login_files`; `./` stands for
         the directory of the turn. Those that exist come with the request (`TurnRequest.files`).
+    extra_writable: it can be allowed to write further directories at `edit` (`TurnRequest.extra_writable`).
     """
 
     fork: bool = False
     system_on_resume: bool = True
     reads: tuple[str, ...] = ()
+    extra_writable: bool = False
 
 
 class TurnRequest(Struct, kw_only=True):
@@ -64,6 +66,7 @@ class TurnRequest(Struct, kw_only=True):
     is_root: bool = False
     csa_command: str = "csa"  # how an agent calls csa: an absolute path where one is known
     sandboxed_by: str | None = None  # the adapter in whose tool's sandbox csa itself runs ("codex")
+    extra_writable: tuple[str, ...] = ()  # directories that the agent may write besides `cwd`; none but at `edit`
     writable_dirs: tuple[str, ...] = ()  # what a nested `csa run` must be able to write, besides the project
     previous_totals: Mapping[str, float] | None = None  # `Outcome.totals` of the last turn of this, or the forked, one
     files: Mapping[str, str] = field(default_factory=dict)  # what `Capabilities.reads` names, as far as it exists

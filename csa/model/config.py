@@ -11,12 +11,14 @@ from datetime import timedelta
 from typing import Any, Literal
 
 from csa.errors import ConfigError
-from csa.model.duration import parse_duration
+from csa.model.duration import parse_duration, parse_on_quota
 from csa.model.limits import COUNTS, Limits
 from csa.model.permission import Permission
 from csa.structs import Struct, field
 
-_Kind = Literal["text", "words", "count", "seconds", "permission", "table", "transport", "switch", "duration", "flag"]
+_Kind = Literal[
+    "text", "words", "count", "seconds", "permission", "table", "transport", "switch", "duration", "flag", "on_quota"
+]
 AUTO = "auto"
 NATIVE = "native"
 TRANSPORTS = (NATIVE, "acp")
@@ -42,6 +44,7 @@ KEYS: Mapping[str, Key] = {
     "max_depth": Key("count", 5, "how deep sessions nest; a root has depth 0", limits=True),
     "retries": Key("count", 2, "how often csa itself tries a turn again whose provider failed in passing"),
     "fallback": Key("words", (), "the tools that go on, in this order, when the provider of a turn's tool fails"),
+    "on_quota": Key("on_quota", "fail", "what to do when a quota is used up: fail, wait or wait=26h (at most so long)"),
     "handoff": Key("switch", "on", "whether a tool is told of the turns that others have run: on or off"),
     "context_turns": Key("count", 20, "how many turns a handoff tells of, at most"),
     "context_tokens": Key("count", 6000, "how many tokens a handoff takes, at most"),
@@ -135,6 +138,12 @@ class Config(Struct):
     @property
     def fallback(self) -> tuple[str, ...]:
         return tuple(self.values["fallback"][0])
+
+    @property
+    def park_limit_s(self) -> float:
+        """0: a used-up quota is not waited for."""
+        limit = parse_on_quota(str(self.values["on_quota"][0]))
+        return limit.total_seconds() if limit else 0.0
 
     @property
     def hands_over(self) -> bool:
@@ -306,6 +315,7 @@ _EXPECTED: Mapping[_Kind, str] = {
     "duration": "a time such as 7d, 12h or 30m",
     "flag": "true or false",
     "switch": "on or off",
+    "on_quota": "fail, wait, or wait=TIME such as wait=26h",
 }
 
 
@@ -317,6 +327,7 @@ _CHOICES: Mapping[str, tuple[str, ...]] = {
 _SIMPLE: Mapping[str, Callable[[Any], bool]] = {
     "text": lambda value: isinstance(value, str),
     "flag": lambda value: isinstance(value, bool),
+    "on_quota": lambda value: isinstance(value, str) and parse_on_quota(value) is not None,
     "duration": lambda value: isinstance(value, str) and (not value or parse_duration(value) is not None),
 }
 

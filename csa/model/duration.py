@@ -10,6 +10,17 @@ _TOO_LONG = timedelta(days=365_000)  # before it is counted from now on, which e
 _FORM = re.compile(r"(\d{1,6})\s*([smhdw])", re.ASCII)
 
 
+DEFAULT_PARK = timedelta(hours=26)  # a day, and what a clock may be wrong
+
+
+def parse_on_quota(text: str) -> timedelta | None:
+    """Return how long to wait at most for a quota: `fail`, `wait` or `wait=26h`; None for anything else."""
+    word, equals, span = text.partition("=")
+    if word == "wait" and equals:
+        return parse_duration(span)
+    return {"fail": timedelta(), "wait": DEFAULT_PARK}.get(text)
+
+
 def parse_duration(text: str) -> timedelta | None:
     """Return the time that one number and one unit mean; None for anything else, for no time or 1000 years."""
     found = _FORM.fullmatch(text.strip().lower())

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
         "checkpoint",
         "session_updated",
         "run_finished",
+        "parked",
         "other",
     ]
 

@@ -53,6 +53,7 @@ class RunResult(Struct, kw_only=True):
     summary: str = ""
     error_kind: str | None = None
     error_message: str | None = None
+    retry_at: datetime | None = None  # when the provider can be asked again, where that was stated
     usage: Usage | None = None
     duration_s: float = 0.0
     started_at: datetime
@@ -65,10 +66,14 @@ class RunResult(Struct, kw_only=True):
 
     @property
     def error(self) -> dict[str, str] | None:
-        """The error as an object with `kind` and `message`; None for a success, and for a turn that was cancelled."""
+        """The error as an object with `kind` and `message`; None for a success, and for a turn that was cancelled.
+
+        It has `retry_at` where the provider, or its tool, has stated when it can be asked again.
+        """
         if self.error_kind is None:
             return None
-        return {"kind": self.error_kind, "message": self.error_message or ""}
+        stated = {"retry_at": format_time(self.retry_at)} if self.retry_at else {}
+        return {"kind": self.error_kind, "message": self.error_message or "", **stated}
 
     def to_event(self) -> dict[str, Any]:
         """Return the data of `run_finished`."""
@@ -174,6 +179,7 @@ def result_from_event(session_id: str, turn: int, data: Mapping[str, Any]) -> di
         "summary": text_of(data.get("summary")) or "",
         "error_kind": text_of(error.get("kind")),
         "error_message": text_of(error.get("message")),
+        "retry_at": parse_time(error.get("retry_at")),
         "usage": Usage.from_dict(usage) if usage else None,
         "duration_s": float(duration_s),
         "started_at": parse_time(data.get("started_at")),

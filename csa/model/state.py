@@ -46,6 +46,8 @@ class ToolState(Struct, kw_only=True):
     provider_session_id: str | None = None
     cwd: str | None = None
     account: str | None = None
+    model: str | None = None  # asked for by an option or the configuration; None: the tool's own
+    effort: str | None = None
     last_action_summary: str = ""
     last_exit_code: int | None = None
     updated_at: datetime | None = None
@@ -64,6 +66,7 @@ class SessionState(Struct, kw_only=True):
     owner: str | None = None
     branch: str | None = None
     permission: str | None = None  # of the last turn: the most that a child may have
+    extra_writable: tuple[str, ...] = ()  # directories besides its own that its agent may write at `edit`
     ephemeral: bool = False
     pinned: bool = False  # never collected
     expires_at: datetime | None = None
@@ -131,6 +134,7 @@ def parse_state(record: Mapping[str, Any]) -> SessionState:
         owner=_optional(record, "owner", str),
         branch=_optional(record, "branch", str),
         permission=_optional(record, "permission", str),
+        extra_writable=_paths(record, "extra_writable"),
         ephemeral=_optional(record, "ephemeral", bool) or False,
         pinned=_optional(record, "pinned", bool) or False,
         expires_at=_time(record, "expires_at") if record.get("expires_at") is not None else None,
@@ -168,6 +172,7 @@ def render_state(state: SessionState) -> dict[str, Any]:
         "owner": state.owner,
         "branch": state.branch,
         "permission": state.permission,
+        "extra_writable": list(state.extra_writable) or None,
         "ephemeral": state.ephemeral or None,
         "pinned": state.pinned or None,
         "expires_at": state.expires_at,
@@ -237,6 +242,8 @@ def _parse_tool(name: str, table: Any) -> ToolState:
         provider_session_id=_optional(table, "provider_session_id", str) or None,
         cwd=_optional(table, "cwd", str),
         account=_optional(table, "account", str),
+        model=_optional(table, "model", str) or None,
+        effort=_optional(table, "effort", str) or None,
         last_action_summary=_optional(table, "last_action_summary", str) or "",
         last_exit_code=_optional(table, "last_exit_code", int),
         updated_at=parse_time(table.get("updated_at")),
@@ -249,6 +256,8 @@ def _render_tool(tool: ToolState) -> dict[str, Any]:
         "provider_session_id": tool.provider_session_id,
         "cwd": tool.cwd,
         "account": tool.account,
+        "model": tool.model,
+        "effort": tool.effort,
         "last_action_summary": tool.last_action_summary,
         "last_exit_code": tool.last_exit_code,
         "updated_at": tool.updated_at,
@@ -320,6 +329,15 @@ def _optional(record: Mapping[str, Any], key: str, kind: type[_T]) -> _T | None:
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
         raise RecordFault(key, f"{value!r} is not {'an integer' if kind is int else f'a {kind.__name__}'}")
     return value
+
+
+def _paths(record: Mapping[str, Any], key: str) -> tuple[str, ...]:
+    value = record.get(key)
+    if value is None:
+        return ()
+    if not isinstance(value, list) or not all(isinstance(path, str) and path.startswith("/") for path in value):
+        raise RecordFault(key, "is not a list of absolute paths")
+    return tuple(value)
 
 
 def _optional_id(record: Mapping[str, Any], key: str) -> str | None:

@@ -12,6 +12,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from csa.runner.environment import outer_sandbox
 from csa.runner.inherited import without_descriptors, without_repository
 from csa.runner.on_finish import FollowUp
 from csa.runner.request import RunRequest
+from csa.store.sessions import Store
 from csa.structs import Struct, asdict, replace
 
 START_LIMIT_S = 60.0
@@ -84,14 +86,30 @@ def start_detached(
         "on_finish": asdict(on_finish) if on_finish else None,
         "caller": {name: client.setting.environ.get(name) for name in IDENTITY_VARIABLES},
     }
-    own = {"CSA_SESSION_ID": session_id, "CSA_SESSION_DIR": str(plan.setting.store.paths(session_id).root)}
+    store = plan.setting.store
     try:
-        environ = {**without_repository(without_descriptors(client.setting.environ)), **own}
-        return _start(order, environ, project=str(plan.setting.store.project))
+        environ = _environment(client.setting.environ, store, session_id)
+        return _start(order, environ, project=str(store.project))
     except AppearedError:  # its name has come to mean another session, whose supervisor has to be another
         if wait_s is None or time.monotonic() >= deadline:
             raise
         return start_detached(client, request, wait_s=deadline - time.monotonic(), on_finish=on_finish)
+
+
+def parked_order(order: dict[str, Any], request: RunRequest) -> dict[str, Any]:
+    """Return the order for the turn that goes on after a quota, in place of the one that `order` was for."""
+    return {**order, "request": request_to_json(request), "wait_s": None}
+
+
+def restart(order: dict[str, Any], environ: Mapping[str, str], store: Store, session_id: str) -> Detached:
+    """Carry out an order whose supervisor has died; raises as `start_detached`."""
+    return _start(order, _environment(environ, store, session_id), project=str(store.project))
+
+
+def _environment(environ: Mapping[str, str], store: Store, session_id: str) -> dict[str, str]:
+    """Return that of a supervisor: it carries its own session, and nothing that was meant for its caller's work."""
+    own = {"CSA_SESSION_ID": session_id, "CSA_SESSION_DIR": str(store.paths(session_id).root)}
+    return {**without_repository(without_descriptors(environ)), **own}
 
 
 def refuse_ephemeral(request: RunRequest) -> None:
@@ -138,10 +156,10 @@ def request_to_json(request: RunRequest) -> dict[str, Any]:
 
 def request_from_json(values: dict[str, Any]) -> RunRequest:
     """Return what `request_to_json` was given."""
-    permission, directory, fallback = values["permission"], values["directory"], values["fallback"]
+    permission, directory = values["permission"], values["directory"]
     known = {
         **values,
-        "fallback": None if fallback is None else tuple(fallback),
+        **{key: None if values[key] is None else tuple(values[key]) for key in ("fallback", "extra_writable")},
         "permission": Permission(permission) if permission else None,
         "ttl": None if values["ttl"] is None else timedelta(seconds=values["ttl"]),
         "directory": Path(directory) if directory else None,

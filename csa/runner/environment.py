@@ -63,7 +63,10 @@ def system_note(state: SessionState, *, csa_command: str, max_depth: int) -> str
         lines.append(
             f'To hand a part of the work to a sub-agent, run in the shell: {csa_command} run "task". '
             "It prints the sub-agent's answer on stdout when it is done. "
-            f'`{csa_command} run --session ID "more"` continues that sub-agent; `{csa_command} run --help` says more.'
+            f'`{csa_command} run --session ID "more"` continues that sub-agent; `{csa_command} run --help` says more. '
+            f'Where your shell ends long commands, or to go on meanwhile: `{csa_command} run --detach "task"` prints '
+            f"an ID at once; `{csa_command} session wait -s ID --timeout 100` waits (exit code 4: call it again), and "
+            f"`{csa_command} session result -s ID` prints the answer."
         )
     return "\n".join(lines)
 

@@ -15,6 +15,7 @@ import signal
 import sys
 import threading
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import anyio
@@ -24,11 +25,13 @@ from csa.model.redaction import Redactor, StreamRedactor
 from csa.model.result import RunResult
 from csa.process.launch import become_subreaper
 from csa.runner.client import Csa
-from csa.runner.detach import AppearedError, error_to_json, request_from_json
+from csa.runner.detach import AppearedError, error_to_json, parked_order, request_from_json
 from csa.runner.on_finish import FollowUp, run_on_finish
 from csa.runner.turns.ahead import load_at_once
+from csa.runner.turns.parking import Parking
 from csa.runner.turns.patience import try_until_free
 from csa.runner.turns.turn import Turn
+from csa.store.parked import save_parked
 
 _LAST_OUTPUT_S = 1.0
 _ABANDONED = CsaError.exit_code
@@ -110,7 +113,17 @@ def _turn(order: dict[str, Any]) -> Turn:
     turn = client.run(request_from_json(order["request"]), new_id=order["session_id"], detached=True)
     if turn.session_id != order["session_id"]:
         raise AppearedError(turn.session_id)
+    turn.on_parked = partial(_keep_order, client, order)
     return turn
+
+
+def _keep_order(client: Csa, order: dict[str, Any], parking: Parking) -> None:
+    """Keep what is to be done after the waiting, in case that this process does not live to see it."""
+    kept = parked_order(order, parking.request)
+    try:
+        save_parked(client.store, order["session_id"], kept, until=parking.until.timestamp())
+    except OSError as error:
+        _log(f"warning: after a restart nobody will go on: {error}")
 
 
 def _callers(order: dict[str, Any]) -> dict[str, str]:

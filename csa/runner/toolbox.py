@@ -31,6 +31,7 @@ class ToolChoice(Struct):
     why: str
     transport: str = NATIVE
     is_fallback: bool = False  # it stands in for another, which is not installed
+    model: str | None = None  # named with a fallback
 
 
 def adapter_names(config: Config | None = None) -> list[str]:
@@ -130,7 +131,7 @@ def check_names(config: Config, *keys: str) -> None:
     """Raise ConfigError when one of these settings names a tool that there is not; it names the setting's origin."""
     for key in keys:
         value, origin = config.values[key]
-        names = [value] if isinstance(value, str) else value
+        names = [value] if isinstance(value, str) else [name.partition(":")[0].strip() for name in value]
         known = adapter_names(config)
         for name in names if origin != "default" else ():
             if name not in known and (key, name) != ("tool", AUTO) and name not in known_agents():

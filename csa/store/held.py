@@ -117,13 +117,19 @@ class HeldSession:
         sync_directory(target.root.parent)
 
     def pass_to(self, tool: str, *, turn: int) -> None:
-        """Go on to the next turn, by another tool: take its lock, then leave the last one's. The session stays locked.
+        """Go on to the next turn, by another tool or the same: take its lock, then leave the last one's.
+
+        The session stays locked.
 
         Raises:
             BusyError: another program holds the tool's lock; nothing has changed.
             OSError: the lock cannot be written; nothing but the owner record has changed.
         """
         owner = owner_record(tool, turn, detached=self._detached)
+        if self._tool_lock.path.name == self.paths.tool_lock(tool).name:  # the directory was renamed since
+            self._tool_lock.write(owner)
+            self.session_lock.write(owner)
+            return
         tool_lock = _take_tool_lock(self.paths, self.state, tool, owner)
         try:
             self.session_lock.write(owner)
@@ -132,6 +138,10 @@ class HeldSession:
             raise
         _release(self._tool_lock)
         self._tool_lock = tool_lock
+
+    def park(self, tool: str, *, turn: int, until: str) -> None:
+        """Say to readers that no tool runs until then, and that the session goes on by itself."""
+        self.session_lock.write(owner_record(tool, turn, detached=self._detached, parked_until=until))
 
     def remove(self) -> None:
         """Delete the session (an ephemeral one at its end): rename aside, then remove."""

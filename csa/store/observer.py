@@ -178,7 +178,8 @@ def _running(record: Record, usage: Usage, liveness: Liveness, tail: _Tail) -> S
         started = moment.timestamp() if moment else None
     tool = owner.tool if owner else tail.tool
     turn = owner.turn if owner else tail.turn
-    return Sight(record, "running", tool, turn, tail.doing, started, None, usage, owner)
+    doing = owner.parked if owner and owner.parked_until else tail.doing
+    return Sight(record, "running", tool, turn, doing, started, None, usage, owner)
 
 
 def _at_rest(record: Record, state: SessionState, usage: Usage, status: str, tail: _Tail) -> Sight:

@@ -29,6 +29,7 @@ class Owner(Struct, kw_only=True):
     since: str  # RFC 3339
     detached: bool = False  # it does not end with the process that started it
     errand: str = ""
+    parked_until: str = ""  # RFC 3339: no tool runs; the next turn begins by itself when a quota has returned
 
     def to_bytes(self) -> bytes:
         """Render as one line of JSON."""
@@ -51,8 +52,17 @@ class Owner(Struct, kw_only=True):
 
     @property
     def in_words(self) -> str:
-        """Who it is, as `codex, turn 3, PID 4711, since 10:02`."""
-        return f"{self.tool}, {self.work}, PID {self.pid}, since {self.since_clock}"
+        """Who it is, as `codex, turn 3, PID 4711, since 10:02`, or until when it is parked."""
+        return f"{self.tool}, {self.work}, PID {self.pid}, {self.parked or f'since {self.since_clock}'}"
+
+    @property
+    def parked(self) -> str:
+        """`parked until 03:39`, with the date where that is not today's; empty where a turn runs."""
+        if not self.parked_until:
+            return ""
+        until = datetime.fromisoformat(self.parked_until).astimezone()
+        is_today = until.date() == datetime.now(until.tzinfo).date()
+        return f"parked until {until.strftime('%H:%M' if is_today else '%Y-%m-%d %H:%M')}"
 
     @property
     def since_clock(self) -> str:
@@ -68,6 +78,8 @@ def parse_owner(content: bytes) -> Owner | None:
         record = json.loads(content)
         owner = Owner(**{name: record[name] for name in fields(Owner) if name in record})
         datetime.fromisoformat(owner.since).astimezone()
+        if owner.parked_until:
+            datetime.fromisoformat(owner.parked_until).astimezone()
     except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
         return None
     kinds = {"int": int, "str": str, "bool": bool}
@@ -75,7 +87,9 @@ def parse_owner(content: bytes) -> Owner | None:
     return owner if is_sound else None
 
 
-def current_owner(*, tool: str, turn: int, since: str, detached: bool = False, errand: str = "") -> Owner:
+def current_owner(
+    *, tool: str, turn: int, since: str, detached: bool = False, errand: str = "", parked_until: str = ""
+) -> Owner:
     """Describe this process as the owner of a turn, or as busy with an errand."""
     return Owner(
         pid=os.getpid(),
@@ -89,6 +103,7 @@ def current_owner(*, tool: str, turn: int, since: str, detached: bool = False, e
         since=since,
         detached=detached,
         errand=errand,
+        parked_until=parked_until,
     )
 
 

@@ -89,7 +89,9 @@ def _elsewhere(paths: SessionPaths, found: Liveness, *, advice: str, way: str | 
     )
 
 
-def owner_record(tool: str, turn: int, *, detached: bool = False, errand: str = "") -> bytes:
+def owner_record(tool: str, turn: int, *, detached: bool = False, errand: str = "", parked_until: str = "") -> bytes:
     """Return what a lock's file says from now on."""
     since = datetime.now(UTC).isoformat(timespec="seconds")
-    return current_owner(tool=tool, turn=turn, since=since, detached=detached, errand=errand).to_bytes()
+    return current_owner(
+        tool=tool, turn=turn, since=since, detached=detached, errand=errand, parked_until=parked_until
+    ).to_bytes()

@@ -152,8 +152,8 @@ def _scan(fd: int, end: int, before: Unfinished | None) -> Unfinished | None:
 def _marked(fd: int, end: int, *, down_to: int) -> tuple[list[Event], datetime | None, bool]:
     """Return the events that count, from where the last turn began or ended on, and the time of the turn's last event.
 
-    And whether that is all: a turn may have begun too far back. What an errand has noted since, such as a compaction that
-    csa ran, is not the turn's. Of several `usage` events in a row the last is enough.
+    And whether that is all: a turn may have begun too far back. What an errand has noted since, such as a compaction
+    that csa ran, is not the turn's. Of several `usage` events in a row the last is enough.
     """
     found: list[Event] = []
     last_at: datetime | None = None

@@ -39,6 +39,7 @@ INFO_KEYS = {
     "owner",
     "branch",
     "permission",
+    "extra_writable",
     "project_path",
     "directory",
     "depth",

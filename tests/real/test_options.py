@@ -20,6 +20,38 @@ def test_model_and_effort_are_asked_for(place: Workplace, tool: RealTool) -> Non
     assert result["model"] == tool.model
 
 
+def test_a_session_keeps_its_model_and_effort(place: Workplace, tool: RealTool) -> None:
+    """Later turns ask for what the first one did, until they are told otherwise; a fork does as well."""
+    session_id = place.run(tool, "hello", "--model", tool.model, "--effort", "high")["session_id"]
+    place.resume(session_id, "proceed")
+    place.csa("run", "--json", "--fork-from", session_id, "and a fork")
+    for prompt in ("proceed", "and a fork"):
+        asked = place.asked(prompt)
+        assert asked
+        assert {(request.model, tool.effort(request.body)) for request in asked} == {("some-model-9", "high")}
+    card = place.csa("session", "info", "--session", session_id, "--json").json
+    assert (card["tools"][tool.name]["model"], card["tools"][tool.name]["effort"]) == (tool.model, "high")
+    place.resume(session_id, "as usual", "--model", "default", "--effort", "default")
+    (request,) = place.asked("as usual")
+    assert (request.model == "some-model-9") == tool.keeps_model
+    assert "model" not in place.state(session_id)["tools"][tool.name]
+
+
+def test_a_further_directory_can_be_written(place: Workplace, tool: RealTool) -> None:
+    """At `edit` an agent writes in what --extra-writable names, also in the next turn, and not beside it."""
+    given, beside = place.home / "given", place.home / "beside"
+    given.mkdir()
+    beside.mkdir()
+    place.provider.on("first", *tool.writes(str(given / "one.txt")), text("did"))
+    session_id = place.run(tool, "first", "--extra-writable", str(given))["session_id"]
+    place.provider.on("second", *tool.writes(str(given / "two.txt")), text("did"))
+    place.resume(session_id, "second")
+    place.provider.on("third", tool.writes(str(beside / "three.txt"))[-1], text("could not"))
+    place.resume(session_id, "third")
+    assert sorted(path.name for path in given.iterdir()) == ["one.txt", "two.txt"]
+    assert list(beside.iterdir()) == []
+
+
 def test_the_system_text_is_added(place: Workplace, tool: RealTool) -> None:
     """The user's system text reaches the provider beside csa's own note."""
     session_id = place.run(tool, "hello", "--system", EMPHATIC)["session_id"]

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from fixtures.mock_provider import text, tool_call
+from fixtures.mock_provider import slow, text, tool_call
 from tests.real.test_turns import csa_variables
 from tests.real.workplace import CLAUDE_CODE, CODEX, CSA, GEMINI_CLI, OPENCODE, RealTool, Workplace
 
@@ -93,3 +93,15 @@ def test_an_agent_continues_its_sub_agent(place: Workplace, tool: RealTool) -> N
     assert (child["name"], child["turns"], child["parent_session_id"]) == ("helper", 2, root["session_id"])
     (request,) = place.asked("finish")
     assert request.user_texts == ["begin the work", "finish the work"]
+
+
+@pytest.mark.timeout(300)
+def test_a_silent_child_is_heard(place: Workplace) -> None:
+    """While a sub-agent waits for its provider, its parent's shell hears of it at least every minute."""
+    log = place.project / "heard.txt"
+    call = tool_call(f'csa run --tool claude-code "LEVEL-1 please" 2> "{log}"')
+    place.provider.on("LEVEL-0 ", call, text("done 0"))
+    place.provider.on("LEVEL-1 ", slow(70, text("done 1")))
+    done = place.csa("run", "--tool", "gemini-cli", "--permission", "full", "LEVEL-0 please")
+    assert done.code == 0, done
+    assert re.search(r"^csa: [0-9A-Z]{10} claude-code (49|5\d)s: ", log.read_text(), re.MULTILINE), log.read_text()

@@ -70,6 +70,7 @@ class RealTool:
     longest_answer: int = 2 << 20  # gemini exits before it has written more than a pipe holds
     project_file_always: bool = False  # it reads the project's instructions in an ephemeral run too
     holds: Callable[[Path, str], bool] = lambda _path, _session: True  # whether a found file has the conversation
+    keeps_model: bool = False  # a conversation goes on with its last model when none is asked for
     model: str = "some-model-9"  # what a run may ask for; the provider sees what follows a slash
     misses_key: bool = True  # whether it says so itself when the key of its provider is missing
 
@@ -119,6 +120,7 @@ CLAUDE_CODE = RealTool(
     env=_claude_env,
     files=lambda _url: {},
     conversation=".claude/projects/*/{id}.jsonl",
+    keeps_model=True,
     marker="CLAUDECODE",
     project_file="CLAUDE.md",
     tells_cost=True,
@@ -203,6 +205,7 @@ OPENCODE = RealTool(
         tool_call(name="write", arguments={"filePath": path, "content": "x"}),
     ),
     holds=_opencode_holds,
+    keeps_model=True,
     model="mock/some-model-9",
     silent_failures=frozenset({"always 401"}),
     misses_key=False,

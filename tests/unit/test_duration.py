@@ -4,7 +4,7 @@ from datetime import timedelta
 
 import pytest
 
-from csa.model.duration import parse_duration
+from csa.model.duration import parse_duration, parse_on_quota
 
 
 @pytest.mark.parametrize(
@@ -30,3 +30,11 @@ from csa.model.duration import parse_duration
 def test_durations(text: str, expected: timedelta | None) -> None:
     """One number and one unit; nothing else, and not zero."""
     assert parse_duration(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "hours"), [("fail", 0), ("wait", 26), ("wait=2h", 2), ("wait=1d", 24), ("wait=", None), ("no", None)]
+)
+def test_what_to_do_about_a_quota(text: str, hours: int | None) -> None:
+    """Fail, or wait for at most so long."""
+    assert parse_on_quota(text) == (None if hours is None else timedelta(hours=hours))

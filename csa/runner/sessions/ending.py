@@ -22,6 +22,7 @@ from csa.store.atomic import write_atomically
 from csa.store.family import Family
 from csa.store.holders import lock_holders
 from csa.store.liveness import probe
+from csa.store.parked import forget_parked
 from csa.store.sessions import Store, Target
 from csa.structs import Struct
 
@@ -89,6 +90,8 @@ def end_sessions(
         grace_s: how long a supervisor may take before it is killed.
         force: kill the supervisors at once; their turns will be `lost`.
     """
+    for store, session_id in targets:
+        forget_parked(store, session_id)  # nor does it go on after its supervisor has died
     asked = [_ask(store, session_id, words, force=force, grace_s=grace_s) for store, session_id in targets]
     for (store, session_id), each in zip(targets, asked, strict=True):
         if isinstance(each, StateError):

@@ -13,6 +13,7 @@ from typing import Any
 from csa.errors import BusyError, CsaError, NotFoundError, ToolUnavailableError
 from csa.model.adapter import InteractiveTool, Invocation, TurnRequest
 from csa.model.config import NATIVE
+from csa.model.permission import Permission
 from csa.process.launch import SpawnError, become_subreaper
 from csa.process.terminal import TerminalEnd, run_in_terminal
 from csa.runner.environment import apply_changes, session_environment
@@ -142,6 +143,9 @@ def _request(setting: Setting, plan: TurnPlan) -> TurnRequest:
         provider_session_id=plan.tool_state.provider_session_id,
         new_provider_id="",
         permission=plan.permission,
+        model=plan.model,
+        effort=plan.effort,
+        extra_writable=plan.state.extra_writable if plan.permission is Permission.EDIT else (),
         environ=base,
         is_root=os.geteuid() == 0,
         files=read_named_files(plan.adapter.capabilities.reads, base, plan.cwd),

@@ -25,6 +25,7 @@ from csa.runner.turns.budgets import BudgetWatch
 from csa.runner.turns.failover import Evidence, Tried, peak_rss, plan_fallback
 from csa.runner.turns.fallback import FALLBACK_KINDS
 from csa.runner.turns.opening import Opening
+from csa.runner.turns.parking import Parking, plan_return, retry_moment, with_stated_delay
 from csa.runner.turns.plan import TurnPlan
 from csa.runner.turns.records import read_records
 from csa.runner.turns.runfiles import remove_run_files
@@ -51,6 +52,7 @@ class Course:
         self.stopping = Stopping()
         self.result: RunResult | None = None
         self.following: TurnPlan | None = None
+        self.parking: Parking | None = None  # where the following turn is to wait for a quota
         self.first = opening.first
         self.last: list[Event] = []
         self._opening = opening
@@ -201,7 +203,7 @@ class Course:
             return Outcome(succeeded=False, error_kind="spawn", error_message=str(spawn_fault))
         # A tool that had announced the end of its turn is judged by that, and not by how csa then ended it.
         was_announced = self.stopping.stop is not None and self.stopping.was_announced
-        return decoder.close(ToolExit(None, None, end.stderr_tail) if was_announced else end)
+        return with_stated_delay(decoder.close(ToolExit(None, None, end.stderr_tail) if was_announced else end))
 
     def _finalise(self) -> None:
         """Steps six and seven."""
@@ -234,6 +236,7 @@ class Course:
             text=self._setting.redactor.redact_answer(outcome.text),
             error_kind=verdict.error_kind,
             error_message=verdict.error_message,
+            retry_at=retry_moment(outcome, now) if verdict.status == "failed" else None,
             usage=self.recorder.meter.total,
             duration_s=round(time.monotonic() - self._opening.began_s, 3),  # the clock may have been set meanwhile
             started_at=self._opening.started_at,
@@ -244,6 +247,7 @@ class Course:
         )
         if self._earlier:
             result = replace(result, chain=(*(link_of(ended) for ended in self._earlier), link_of(result)))
+        passed_over += self._plan_return(result)
         result, events = self.recorder.finish(result, outcome, goes_on=self.following is not None)
         self.recorder.note(f"turn {result.turn}: {result.status}, {verdict.error_message or 'no error'}")
         if self._setting.config.checkpoint_every_turns:
@@ -253,6 +257,23 @@ class Course:
                 checkpoint_turn(self._setting, self.recorder)
         self.last = [*passed_over, *events]
         self.result = result
+
+    def _plan_return(self, result: RunResult) -> list[Event]:
+        """Look whether the same tool is to go on later, where nobody can go on now."""
+        if self.following is not None or self.is_stopped:
+            return []
+        try:
+            planned = plan_return(self._setting, self._request, self.plan, result, has_acted=self._evidence.has_acted)
+        except CsaError as error:
+            message = f"{self.plan.adapter.name} cannot go on when its quota returns: {error.message}"
+            return self.recorder.append("warning", {"kind": "parked", "message": message})
+        if planned is not None:
+            self.following, self.parking = planned
+        elif self.plan.park_limit_s and result.error_kind == "quota":
+            why = "it is not stated when" if result.retry_at is None else "that is beyond the limit, or past"
+            message = f"the quota's return is not waited for: {why}"
+            return self.recorder.append("warning", {"kind": "parked", "message": message})
+        return []
 
     def _plan_fallback(self, verdict: Verdict) -> list[Event]:
         """Look for a tool that can go on, and record which cannot, while the turn is still the current one."""

@@ -15,6 +15,7 @@ from csa.model.events import Event
 from csa.runner.request import RunRequest
 from csa.runner.session import Session
 from csa.runner.setting import Setting
+from csa.runner.turns.fallback import split_fallback
 from csa.runner.turns.plan import TurnPlan
 from csa.runner.turns.planning import plan_resume
 from csa.structs import Struct, replace
@@ -61,6 +62,11 @@ class Evidence:
         if self._failing_since is not None:
             self._failing_since += seconds
 
+    @property
+    def has_acted(self) -> bool:
+        """Whether a tool was called, or refused."""
+        return self._has_acted
+
     def allows_retry(self, outcome: Outcome, now: float) -> bool:
         """Say whether the turn may be tried again after an attempt that ended so."""
         if self._failing_since is None:
@@ -84,9 +90,9 @@ def plan_fallback(
     """
     left, problems = failed.fallback, []
     while left:
-        name, *rest = left
-        left = tuple(rest)
-        wanted = _continuing(request, tool=name)
+        name, model = split_fallback(left[0])
+        left = left[1:]
+        wanted = _continuing(request, tool=name, model=model)
         try:
             plan = plan_resume(Session(setting, failed.state.session_id), wanted, now=datetime.now(UTC))
         except CsaError as error:
@@ -99,7 +105,7 @@ def plan_fallback(
     return None, problems
 
 
-def _continuing(request: RunRequest, *, tool: str) -> RunRequest:
+def _continuing(request: RunRequest, *, tool: str, model: str | None) -> RunRequest:
     """Return the same request for another tool, in the session there is. Its model and effort are not that tool's."""
     return replace(
         request,
@@ -112,7 +118,8 @@ def _continuing(request: RunRequest, *, tool: str) -> RunRequest:
         name=None,
         description=None,
         transport=None,
-        model=None,
+        model=model,
         effort=None,
+        extra_writable=None,  # the record says so
         fallback=(),
     )

@@ -1,4 +1,4 @@
-"""Which tools stand in for one whose provider fails, or that is not installed."""
+"""Which tools stand in for one whose provider fails, or that is not installed: TOOL, or TOOL:MODEL."""
 
 from __future__ import annotations
 
@@ -17,17 +17,28 @@ FALLBACK_KINDS = frozenset({"rate_limit", "overloaded", "server", "network", "qu
 
 
 def fallback_of(setting: Setting, request: RunRequest) -> tuple[str, ...]:
-    """Return the tools to fall back to, as asked for or configured; UsageError or ConfigError for one csa cannot run.
+    """Return what to fall back to, as asked for or configured; UsageError or ConfigError for what csa cannot run.
 
     Whether they are installed shows when they are needed.
     """
     names = setting.config.fallback if request.fallback is None else request.fallback
-    if AUTO in names:
-        raise UsageError("--fallback takes the names of tools, in order.", hint="--fallback claude-code,gemini-cli")
-    for name in names:
+    for name, model in map(split_fallback, names):
+        if name in {AUTO, ""} or model == "":
+            raise UsageError("--fallback takes TOOL or TOOL:MODEL, in order.", hint="--fallback claude-code:opus,codex")
         with suppress(ToolUnavailableError):  # its adapter does not load: like one that is not installed
             _check_known(name, setting.config, is_configured=request.fallback is None)
     return tuple(dict.fromkeys(names))
+
+
+def split_fallback(words: str) -> tuple[str, str | None]:
+    """Return the tool that is named, and the model, which may have colons of its own; None: as for any turn of it."""
+    tool, colon, model = words.partition(":")
+    return tool.strip(), model.strip() if colon else None
+
+
+def others(names: tuple[str, ...], tool: str, model: str | None) -> tuple[str, ...]:
+    """Return those that are something else than `tool` with `model`: also the same tool, with another model named."""
+    return tuple(name for name in names if (parts := split_fallback(name))[0] != tool or parts[1] not in {None, model})
 
 
 def _check_known(name: str, config: Config, *, is_configured: bool) -> None:
@@ -44,9 +55,9 @@ def first_installed(
     names: tuple[str, ...], config: Config, environ: Mapping[str, str], missing: ToolUnavailableError
 ) -> ToolChoice | None:
     """Choose the first tool that is installed, in place of the one that is `missing`."""
-    for name in names:
+    for name, model in map(split_fallback, names):
         with suppress(ToolUnavailableError):
             choice = choose_tool(name, None, config, environ, avoid_family=None)
             why = missing.message.partition(":")[0].rstrip(".")
-            return replace(choice, why=f"fallback: {why}", is_fallback=True)
+            return replace(choice, why=f"fallback: {why}", is_fallback=True, model=model)
     return None

@@ -46,12 +46,14 @@ class TurnPlan(Struct, kw_only=True):
     account: str
     model: str | None
     effort: str | None
+    origins: Mapping[str, str]  # from where the model, the effort and the limits come, by key
     timeout_s: float | None
     idle_timeout_s: float | None
     max_depth: int
     max_sessions: int = 0
     retries: int = 0
-    fallback: tuple[str, ...] = ()  # the tools that go on, in this order, when the provider fails
+    fallback: tuple[str, ...] = ()  # the TOOL[:MODEL]s that go on, in this order, when the provider fails
+    park_limit_s: float = 0.0  # how long a used-up quota is waited for, where its reset is stated
     hands_over: bool = True
     callers: tuple[str, ...] = ()  # the calling session and those above it: they go on when this turn has ended
     fork: Fork | None = None

@@ -22,8 +22,10 @@ from csa.runner.request import RunRequest
 from csa.runner.session import Session, find_session
 from csa.runner.setting import Setting
 from csa.runner.toolbox import ToolChoice, choose_tool, loadable_adapters
-from csa.runner.turns.fallback import fallback_of, first_installed
+from csa.runner.turns.choices import choose_model
+from csa.runner.turns.fallback import fallback_of, first_installed, others
 from csa.runner.turns.plan import TurnPlan
+from csa.runner.turns.reach import extra_writable
 from csa.store.held import refuse_when_full
 from csa.store.lineage import ancestors
 from csa.store.project import git_branch
@@ -170,7 +172,8 @@ def _plan_new(setting: Setting, request: RunRequest, *, new_id: str, now: dateti
         limits=setting.config.limits.tightened_by(parent.limits) if parent else setting.config.limits,
         budget=_with_budget(Budget(), request),
     )
-    plan = _plan(setting, request, choice, state, is_new=True, cwd=str(directory))
+    known = (source or state).tools.get(choice.adapter.name, ToolState())
+    plan = _plan(setting, request, choice, state, known, is_new=True, cwd=str(directory))
     return _plan_fork(plan, origin, source) if origin and source else plan
 
 
@@ -206,7 +209,7 @@ def plan_resume(session: Session, request: RunRequest, *, now: datetime) -> Turn
         limits=_limits_on_resume(setting, state),
         budget=_budget_on_resume(setting, request, state),
     )
-    plan = _plan(setting, request, choice, state, is_new=False, cwd=cwd)
+    plan = _plan(setting, request, choice, state, known, is_new=False, cwd=cwd)
     _refuse_other_account(plan, known)
     return plan
 
@@ -228,15 +231,29 @@ def _directory_gone(state: SessionState, cwd: str) -> NotFoundError:
 
 
 def _plan(
-    setting: Setting, request: RunRequest, choice: ToolChoice, state: SessionState, *, is_new: bool, cwd: str
+    setting: Setting,
+    request: RunRequest,
+    choice: ToolChoice,
+    state: SessionState,
+    known: ToolState,
+    *,
+    is_new: bool,
+    cwd: str,
 ) -> TurnPlan:
-    configured = setting.config.for_tool(choice.adapter.name)
+    """Make the plan; `known` is what the session, or the one it is forked from, has kept of the tool."""
+    tool = choice.adapter.name
+    configured = setting.config.for_tool(tool)
     permission = _permission(setting, request, state)
-    asked = replace(request, model=None, effort=None) if choice.is_fallback else request  # they were for another tool
+    asked = replace(request, model=choice.model, effort=None) if choice.is_fallback else request
+    model, effort = choose_model(asked, known, setting.config, tool)
     return TurnPlan(
         setting=setting,
         is_new=is_new,
-        state=replace(state, permission=permission.value),
+        state=replace(
+            state,
+            permission=permission.value,
+            extra_writable=extra_writable(setting, request, choice, permission, state.extra_writable),
+        ),
         adapter=choice.adapter,
         command=choice.command,
         why_tool=choice.why,
@@ -244,18 +261,29 @@ def _plan(
         permission=permission,
         cwd=cwd,
         account=choice.adapter.account({**setting.environ, **configured.env}),
-        model=asked.model or configured.model,
-        effort=asked.effort or configured.effort,
+        model=model.value,
+        effort=effort.value,
+        origins={"model": model.origin, "effort": effort.origin, **_limit_origins(setting, request)},
         timeout_s=request.timeout_s or setting.config.timeout_s,
         idle_timeout_s=request.idle_timeout_s or setting.config.idle_timeout_s,
         max_depth=state.max_depth if state.max_depth is not None else setting.config.max_depth,
         max_sessions=setting.config.max_sessions,
         retries=setting.config.retries if request.retries is None else request.retries,
-        fallback=tuple(name for name in fallback_of(setting, request) if name != choice.adapter.name),
+        fallback=others(fallback_of(setting, request), tool, model.value),
+        park_limit_s=setting.config.park_limit_s if request.park_limit_s is None else request.park_limit_s,
         hands_over=setting.config.hands_over if request.handoff is None else request.handoff,
         callers=tuple(setting.caller.lineage()) if setting.caller else (),
         steal=request.steal,
     )
+
+
+def _limit_origins(setting: Setting, request: RunRequest) -> dict[str, str]:
+    """Say from where the limits of a turn come; they are not kept by the session."""
+    values = setting.config.values
+    return {
+        "timeout_s": "--timeout" if request.timeout_s else values["timeout_s"][1],
+        "idle_timeout_s": "--idle-timeout" if request.idle_timeout_s else values["idle_timeout_s"][1],
+    }
 
 
 def _expiry(setting: Setting, request: RunRequest, now: datetime) -> datetime | None:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 
 from csa.model.adapter import Adapter, Compactor, Invocation, TurnRequest
+from csa.model.permission import Permission
 from csa.model.state import ToolState
 from csa.paths import SessionPaths
 from csa.procfs import random_uuid
@@ -98,6 +99,7 @@ def _make_request(
         is_root=os.geteuid() == 0,
         csa_command=csa_command,
         sandboxed_by=outer_sandbox(),
+        extra_writable=plan.state.extra_writable if plan.permission is Permission.EDIT else (),
         writable_dirs=(str(setting.store.root), *_homes(setting, adapters, base)),
         previous_totals=fork.totals if fork else known.totals,
         files=read_named_files(plan.adapter.capabilities.reads, base, plan.cwd),

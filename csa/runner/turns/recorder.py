@@ -30,6 +30,7 @@ from csa.store.artifacts import list_artifacts
 from csa.store.atomic import append_private, read_regular, write_atomically, write_private
 from csa.store.held import HeldSession, build_session, open_session, store_lock
 from csa.store.journal import Journal
+from csa.store.parked import forget_parked
 from csa.store.project import git_head
 from csa.store.results import save_result
 from csa.store.sessions import Store
@@ -73,6 +74,7 @@ class Recorder:
     ) -> list[Event]:
         """Write state and `run_started`, durably; only then publish a new session."""
         if not self.plan.is_new:
+            forget_parked(self.held.store, self.held.state.session_id)
             state = _with_tool(replace(self.held.state, **self._changes()), self.plan)
             self.tool_state = state.tools[self.plan.adapter.name]
             self.held.save(replace(state, turns=self.turn, last_accessed=datetime.now(UTC), phase="active"))
@@ -84,10 +86,14 @@ class Recorder:
             {
                 "tool": self.plan.adapter.name,
                 "model": model,
+                "effort": self.plan.effort,
                 "cwd": self.plan.cwd,
                 "argv": argv,
                 "pid": os.getpid(),
                 "permission": self.plan.permission.value,
+                "timeout_s": self.plan.timeout_s,
+                "idle_timeout_s": self.plan.idle_timeout_s,
+                "origins": dict(self.plan.origins),
                 "prompt": prompt,
                 "resumed": self.tool_state.provider_session_id,
                 "head": git_head(Path(self.plan.cwd)),
@@ -199,6 +205,15 @@ class Recorder:
                 self.paths.cancel.unlink(missing_ok=True)
         return result, events
 
+    def park(self, until: datetime, *, kind: str | None) -> list[Event]:
+        """Record that the session waits until then, and say so to readers; the next turn's `pass_to` ends that."""
+        tool, moment = self.plan.adapter.name, format_time(until)
+        events = self.append("parked", {"until": moment, "tool": tool, "kind": kind})
+        self.journal.sync()
+        with suppress(OSError):  # readers then see a turn that runs, which is not all, but true
+            self.held.park(tool, turn=self.turn, until=moment)
+        return events
+
     def pass_to(self, plan: TurnPlan) -> Recorder:
         """Return the recorder of the next turn, by the tool of `plan`; the session's lock is held throughout.
 
@@ -230,6 +245,7 @@ class Recorder:
             "name": wanted.name,
             "description": wanted.description,
             "permission": wanted.permission,
+            "extra_writable": wanted.extra_writable,
             "expires_at": wanted.expires_at,
             "limits": wanted.limits,
             "budget": wanted.budget,
@@ -331,7 +347,7 @@ def begin(store: Store, plan: TurnPlan, redactor: Redactor, *, detached: bool = 
 def _with_tool(state: SessionState, plan: TurnPlan) -> SessionState:
     """Name the tool that is about to run, and where: whatever becomes of the turn, the session is known to be its."""
     known = state.tools.get(plan.adapter.name, ToolState())
-    known = replace(known, cwd=plan.cwd, updated_at=datetime.now(UTC))
+    known = replace(known, cwd=plan.cwd, model=plan.model, effort=plan.effort, updated_at=datetime.now(UTC))
     return replace(state, tools={**state.tools, plan.adapter.name: known})
 
 

@@ -14,7 +14,7 @@ from csa.model.adapter import Outcome
 from csa.runner.turns.attempt import CANCEL_POLL_S, HEARTBEAT_S, cancelled_by
 from csa.runner.turns.recorder import Recorder
 from csa.runner.turns.stopping import Stopping
-from csa.runner.turns.verdict import out_of_time
+from csa.runner.turns.verdict import lock_lost, out_of_time
 
 LONGEST_PAUSE_S = 5.0
 PAUSES_S = 10.0  # in all, where the provider does not say how long
@@ -79,3 +79,5 @@ async def rest(
         if now >= beat_at:
             recorder.beat()
             beat_at = now + HEARTBEAT_S
+            if recorder.held.is_lost:
+                stopping.request(lock_lost())

@@ -13,7 +13,7 @@ outcome is written and the lock released; that part is shielded and bounded in t
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from types import TracebackType
 from typing import Self
@@ -23,14 +23,17 @@ from anyio.abc import TaskGroup
 
 from csa.errors import CsaError
 from csa.model.events import Event
-from csa.model.result import RunResult
+from csa.model.result import SIGNAL_EXITS, RunResult
 from csa.paths import SessionPaths
 from csa.runner.request import RunRequest
 from csa.runner.setting import Setting
 from csa.runner.turns.course import Course
 from csa.runner.turns.opening import Opening, open_turn
+from csa.runner.turns.parking import Parking, rest_until
 from csa.runner.turns.plan import TurnPlan
+from csa.runner.turns.stopping import Stopping
 from csa.runner.turns.verdict import Stop
+from csa.store.parked import forget_parked
 from csa.store.usage_stats import note_turn
 from csa.structs import replace
 
@@ -57,6 +60,7 @@ class Turn:
         self.turn = 0
         self.result: RunResult | None = None
         self.losses: list[str] = []
+        self.on_parked: Callable[[Parking], None] = lambda _: None  # is told when the turn begins to wait for a quota
         self._setting = setting
         self._request = request
         self._csa_command = csa_command
@@ -127,11 +131,15 @@ class Turn:
         try:
             with self._kill:
                 await self._run_course(deadline)
-                while self._follow():
+                while True:
+                    rested_s = await self._rest()
+                    if not self._follow():
+                        break
+                    deadline = None if deadline is None else deadline + rested_s
                     await self._run_course(deadline)
         finally:
             with anyio.CancelScope(shield=True):
-                self.result = self._ended[-1] if self._ended else None
+                self.result = self._with_signal(self._ended[-1]) if self._ended else None
                 with anyio.move_on_after(1):
                     await self._deliver(self._course.last)
                 self._send.close()
@@ -148,8 +156,36 @@ class Turn:
             if self._course.result:
                 self._ended.append(self._course.result)
 
+    async def _rest(self) -> float:
+        """Wait where the next turn is to wait for a quota; return for how long."""
+        course, parking, began = self._course, self._course.parking, anyio.current_time()
+        if parking is None or course.recorder.journal.fault:
+            return 0.0
+        course.stopping = Stopping()  # what ended the tool does not end the waiting
+        parked = course.recorder.park(parking.until, kind=self._ended[-1].error_kind)
+        await self._deliver([*course.last, *parked])
+        course.last = []
+        self.on_parked(parking)
+        try:
+            await rest_until(parking, course.recorder, course.stopping)
+        finally:
+            stop = course.stopping.stop
+            if not (self._detached and stop and stop.signal_name):  # a machine shuts down so, and it goes on later
+                forget_parked(self._setting.store, self.session_id)
+        if stop:
+            message = f"the waiting for the quota was ended: {stop.detail or stop.signal_name or 'cancelled'}"
+            course.last = course.recorder.append("warning", {"kind": "parked", "message": message})
+        return anyio.current_time() - began
+
+    def _with_signal(self, result: RunResult) -> RunResult:
+        """Return the last turn's result with the exit code of a signal that ended the waiting after it."""
+        stop = self._course.stopping.stop
+        if self._course.parking is None or stop is None or stop.signal_name not in SIGNAL_EXITS:
+            return result
+        return replace(result, exit_code=SIGNAL_EXITS[stop.signal_name])
+
     def _follow(self) -> bool:
-        """Begin the next turn, by another tool, where one is planned; the session's lock is held throughout."""
+        """Begin the next turn, where one is planned; the session's lock is held throughout."""
         before, plan = self._course, self._course.following
         if plan is None or before.is_stopped or before.recorder.journal.fault:
             return False
@@ -157,7 +193,8 @@ class Turn:
         try:
             recorder = before.recorder.pass_to(plan)
             plan = replace(plan, timeout_s=before.plan.timeout_s)
-            opening = Opening(self._setting, plan, self._request, recorder, csa_command=self._csa_command)
+            request = before.parking.request if before.parking else self._request
+            opening = Opening(self._setting, plan, request, recorder, csa_command=self._csa_command)
         except (CsaError, OSError) as error:
             before.recorder = recorder
             recorder.losses.append(f"{plan.adapter.name} could not go on: {error}")

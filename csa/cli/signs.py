@@ -1,0 +1,102 @@
+"""A line on stderr at least every minute, for an agent's tool that ends commands which are silent for long.
+
+Only where csa was called inside a session and stderr is no terminal. A thread of its own says it, whatever the command
+waits for; it writes past Python's buffers, so that it can neither be held up at the end nor hold anything up.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+
+from csa.cli.output import cut, has_room, one_line, printable
+
+TYPE_CHECKING = False  # see csa/structs.py
+if TYPE_CHECKING:
+    from csa.runner.caller import Caller
+    from csa.store.observer import Sight
+    from csa.store.sessions import Target
+
+INTERVAL_S = 50.0  # between two lines: a minute is promised, and the machine may be busy
+_SHORT_ID, _WIDTH = 10, 160
+
+
+class Signs:
+    """What is said while a command is silent; `about` changes it. Without `start` nothing is said."""
+
+    def __init__(self, *, interval_s: float = INTERVAL_S) -> None:
+        self._interval_s = interval_s
+        self._words: Callable[[], str] = lambda: "waiting"
+        self._over = threading.Event()
+        self._began = time.monotonic()
+
+    def about(self, words: Callable[[], str]) -> None:
+        """Say from now on what `words`, called in another thread, returns."""
+        self._words, self._began = words, time.monotonic()
+
+    def start(self) -> None:
+        """Begin to speak; the thread ends with the process, or with `stop`."""
+        threading.Thread(target=self._speak, daemon=True).start()
+
+    def stop(self) -> None:
+        """Say nothing more."""
+        self._over.set()
+
+    def _speak(self) -> None:
+        while not self._over.wait(self._interval_s):
+            with suppress(OSError, ValueError):  # nobody reads it, or it is closed
+                _write(f"csa: {self._line()}")
+
+    def _line(self) -> str:
+        try:
+            return self._words()
+        except Exception:  # noqa: BLE001  # whatever cannot be looked at just now, a sign of life is due
+            return f"waiting for {time.monotonic() - self._began:.0f} s"
+
+
+def _write(line: str) -> None:
+    content = f"{cut(printable(one_line(line)), _WIDTH)}\n".encode("utf-8", "replace")
+    if has_room(sys.stderr):
+        os.write(sys.stderr.fileno(), content)
+
+
+@contextmanager
+def signs_of_life(caller: Caller | None, *, quiet: bool = False) -> Iterator[Signs]:
+    """Speak while a command that may be silent for long goes on, where that is due and not forbidden."""
+    signs = Signs(interval_s=INTERVAL_S)
+    if not quiet and caller is not None and sys.stderr is not None and not sys.stderr.isatty():
+        signs.start()
+    try:
+        yield signs
+    finally:
+        signs.stop()
+
+
+def about_sessions(targets: Sequence[Target]) -> Callable[[], str]:
+    """Return words for what sessions do just now: the first that runs, and how many others do."""
+
+    def words() -> str:
+        from csa.cli.describe import describe  # noqa: PLC0415  # few commands go on for so long
+        from csa.store.observer import Observer  # noqa: PLC0415  # as above
+
+        sights = [Observer(store, describe).sight(session_id) for store, session_id in targets]
+        seen = [sight for sight in sights if sight and sight.status == "running"]
+        if not seen:
+            others = f" and {len(targets) - 1} more" if len(targets) > 1 else ""
+            return f"waiting for {targets[0][1][:_SHORT_ID]}{others}"
+        return doing(seen[0], now=time.time()) + (f" (and {len(seen) - 1} more)" if len(seen) > 1 else "")
+
+    return words
+
+
+def doing(sight: Sight, *, now: float) -> str:
+    """Say who does what, and for how long its turn has been running."""
+    from csa.cli.describe import elapsed  # noqa: PLC0415  # as above
+
+    time_s = elapsed(max(0.0, now - sight.started_at)) if sight.started_at else ""
+    who = " ".join(filter(None, (sight.record.session_id[:_SHORT_ID], sight.tool, time_s)))
+    return f"{who}: {sight.doing or 'running'}"

@@ -1,0 +1,34 @@
+"""Going on with detached turns that were parked for a quota and whose supervisor has died meanwhile, as in a reboot."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+
+from csa.errors import BusyError, CsaError, NotFoundError
+from csa.runner.detach import restart
+from csa.runner.environment import outer_sandbox
+from csa.store.parked import claim_due, save_parked
+from csa.store.sessions import Store
+
+
+def wake_parked(store: Store, environ: Mapping[str, str]) -> tuple[list[str], list[str]]:
+    """Start what is due in a project, detached; return the ids of those sessions, and what went wrong.
+
+    What could not be started for now is kept, and tried again the next time.
+    """
+    woken: list[str] = []
+    problems: list[str] = []
+    if outer_sandbox():  # whose end would end the supervisor
+        return woken, problems
+    now = time.time()
+    for session_id, order in claim_due(store, now):
+        try:
+            restart(order, environ, store, session_id)
+            woken.append(session_id)
+        except (BusyError, NotFoundError):  # somebody goes on with it already, or it is gone
+            continue
+        except CsaError as error:
+            save_parked(store, session_id, order, until=now)
+            problems.append(f"session {session_id}, parked for a quota, cannot go on: {error.message}")
+    return woken, problems

@@ -1,0 +1,69 @@
+"""Orders of detached turns that wait for a quota: `parked/<session id>.json` of the project, with their moment.
+
+They are there for the case that the supervisor that waits does not live to see the moment. Whoever starts one claims it
+first, by renaming it; who begins a turn in the session, or ends the waiting, removes it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from csa.ids import is_session_id
+from csa.store.atomic import read_regular, write_atomically
+from csa.store.locks import is_locked
+from csa.store.sessions import Store
+
+_DIRECTORY, _SUFFIX, _CLAIMED = "parked", ".json", ".claimed"
+
+
+def save_parked(store: Store, session_id: str, order: dict[str, Any], *, until: float) -> None:
+    """Keep an order, to be carried out from `until` (seconds since the epoch) on; OSError when it cannot be written."""
+    directory = store.path / _DIRECTORY
+    directory.mkdir(0o700, exist_ok=True)
+    write_atomically(_path(store, session_id), json.dumps({"until": until, "order": order}).encode())
+
+
+def forget_parked(store: Store, session_id: str) -> None:
+    """Remove the order of a session, if there is one."""
+    with suppress(OSError):
+        _path(store, session_id).unlink(missing_ok=True)
+
+
+def claim_due(store: Store, now: float) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield the sessions whose moment has come and that nobody waits for, each claimed, with its order."""
+    with suppress(FileNotFoundError):
+        for name in sorted(os.listdir(store.path / _DIRECTORY)):
+            session_id = name.removesuffix(_SUFFIX)
+            if not name.endswith(_SUFFIX) or not is_session_id(session_id):
+                continue
+            if (order := _claim(store, session_id, now)) is not None:
+                yield session_id, order
+
+
+def _claim(store: Store, session_id: str, now: float) -> dict[str, Any] | None:
+    path = _path(store, session_id)
+    claimed = path.with_suffix(_CLAIMED)
+    try:
+        if is_locked(store.paths(session_id).session_lock):
+            return None
+        record = json.loads(read_regular(path))
+        if not store.has(session_id):
+            path.unlink(missing_ok=True)
+            return None
+        if float(record["until"]) > now:
+            return None
+        order: dict[str, Any] = dict(record["order"])
+        os.rename(path, claimed)
+        claimed.unlink()
+    except (OSError, ValueError, KeyError, TypeError):  # another was first, or it is none of ours
+        return None
+    return order
+
+
+def _path(store: Store, session_id: str) -> Path:
+    return store.path / _DIRECTORY / f"{session_id}{_SUFFIX}"
