@@ -21,6 +21,7 @@ _KINDS: dict[str, st.SearchStrategy[Any]] = {
     "transport": st.sampled_from(["native", "acp"]),
     "switch": st.sampled_from(["on", "off"]),
     "duration": st.sampled_from(["", "7d", "30m"]),
+    "on_quota": st.sampled_from(["fail", "wait", "wait=26h"]),
     "flag": st.booleans(),
 }
 

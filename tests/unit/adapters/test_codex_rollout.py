@@ -51,7 +51,7 @@ def test_what_the_agents_used_belongs_to_the_turn() -> None:
     own = [begun("t"), answered("1", "t", 100), spawned(AGENT), answered("2", "t", 200)]
     agents = [begun("u", "t"), answered("3", "t", 1000, thread=AGENT)]
     told = feed_records(read, *own, *agents)
-    assert told == [{"input_tokens": 1300, "output_tokens": 260, "cached_tokens": 130}]
+    assert told == [{"input_tokens": 1300, "output_tokens": 260, "cached_tokens": 130, "cost_usd": None}]
     assert read.close(EXIT_0).usage == Usage(1300, 260, 130)
 
 
@@ -60,10 +60,12 @@ def test_a_history_that_was_copied_is_not_counted_again() -> None:
     read = decoder()
     feed_all(read, [STARTED, COMPLETED])
     own = [begun("s"), spawned(OTHER_THREAD), answered("0", "s", 7000), begun("t"), answered("1", "t", 300)]
-    assert feed_records(read, *own) == [{"input_tokens": 300, "output_tokens": 60, "cached_tokens": 30}]
+    assert feed_records(read, *own) == [
+        {"input_tokens": 300, "output_tokens": 60, "cached_tokens": 30, "cost_usd": None}
+    ]
     assert not any(OTHER_THREAD in pattern for pattern in read.records)
     told = feed_records(read, *own, answered("2", "t", 10, thread=AGENT), answered("2", "t", 10, thread=AGENT))
-    assert told == [{"input_tokens": 310, "output_tokens": 62, "cached_tokens": 31}]
+    assert told == [{"input_tokens": 310, "output_tokens": 62, "cached_tokens": 31, "cost_usd": None}]
 
 
 def test_a_turn_that_was_not_completed_has_a_usage() -> None:
@@ -71,7 +73,7 @@ def test_a_turn_that_was_not_completed_has_a_usage() -> None:
     read = decoder()
     feed_all(read, [STARTED, line(type="turn.failed", error={"message": "mock"})])
     assert feed_records(read, begun("t"), answered("1", "t", 100)) == [
-        {"input_tokens": 100, "output_tokens": 20, "cached_tokens": 10}
+        {"input_tokens": 100, "output_tokens": 20, "cached_tokens": 10, "cost_usd": None}
     ]
     assert read.close(EXIT_1).usage == Usage(100, 20, 10)
 
