@@ -334,6 +334,8 @@ class ClaudeCodeDecoder:
         if not self._is_orphans(event):
             self._result = event
             updates += self._told_by(event)
+        elif self._result is not None and self._result.get("is_error") is False:
+            self._text = text_of(self._result.get("result")) or self._text  # an orphan's leaves the answer as it was
         if self._result is not None:
             self._is_working = self._is_stirring = False
         return updates + self._usage()

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from csa_adapters.claude_stream import ClaudeCodeDecoder
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from csa.model.adapter import ToolExit
@@ -678,6 +678,7 @@ GOOD, BAD = result(result="good"), result(is_error=True, result="bad")
 
 
 @given(st.lists(st.sampled_from([*WORK, *OTHERS, "good", "bad"]), max_size=12))
+@example(["good", "assistant", "orphan"])
 def test_the_last_line_of_work_decides(names: list[str]) -> None:
     """Whatever comes in whatever order: a result that work follows is none, and of several the last counts."""
     lines = {**WORK, **OTHERS, "good": GOOD, "bad": BAD}
