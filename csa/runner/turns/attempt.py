@@ -36,7 +36,7 @@ CANCEL_POLL_S = 0.2
 TERM_GRACE_S = 3.0  # claude needs 1.6 s to end its shells
 KILL_LIMIT_S = 10.0
 REAP_GRACE_S = 5.0
-BACKGROUND_LIMIT_S = 1800.0  # claude's own limit for a command in the background, which csa raises for nested agents
+BACKGROUND_LIMIT_S = 3600.0  # claude's own limit for a command in the background, which csa raises for nested agents
 BACKGROUND_LOOK_S = 30.0
 DRAIN_IDLE_S = 0.2
 DRAIN_LIMIT_S = 5.0
@@ -198,10 +198,9 @@ class Attempt:
         interval_s = min(1.0, limit_s / 4)
         silent_looks, ticks = 0, cpu_ticks_below(self._tool.guardian_pid)
         while silent_looks * interval_s < limit_s:
-            last_output, before = self._last_output, ticks
+            last_output = self._last_output
             await anyio.sleep(interval_s)
-            ticks = cpu_ticks_below(self._tool.guardian_pid)
-            is_at_work = abs(ticks - before) > IDLE_CPU_SHARE * interval_s * TICKS_PER_S
+            is_at_work, ticks = self._has_worked(ticks, interval_s), cpu_ticks_below(self._tool.guardian_pid)
             is_heard = self._last_output != last_output or self._tool.has_unread_output()
             silent_looks = 0 if is_at_work or is_heard else silent_looks + 1
         self._stopping.request(too_silent(limit_s))
@@ -216,19 +215,28 @@ class Attempt:
         self._stopping.request(Stop("reaped", None, "the tool finished but did not exit"))
 
     async def _watch_background(self) -> None:
-        """End a tool that has answered, and for long has waited only for its own commands in the background.
+        """End a tool that has answered, and for long has waited only for commands in the background that do nothing.
 
-        A nested csa is work and no such command. It is looked for when it is time, since that looks at all processes.
+        What uses the processor is at work, and so is a nested csa. That is looked for when it is time, since that looks
+        at all processes.
         """
         quiet_looks = 0
         while quiet_looks * BACKGROUND_LOOK_S < BACKGROUND_LIMIT_S:
-            last_output = self._last_output
+            last_output, is_waiting = self._last_output, self._waits_for_background()
+            ticks = cpu_ticks_below(self._tool.guardian_pid) if is_waiting else 0
             await anyio.sleep(BACKGROUND_LOOK_S)
-            is_waiting = isinstance(self._decoder, BackgroundReader) and self._decoder.has_answered
-            is_quiet = is_waiting and self._last_output == last_output and not self._runs_csa()
+            is_waiting = is_waiting and self._waits_for_background() and self._last_output == last_output
+            is_quiet = is_waiting and not self._has_worked(ticks, BACKGROUND_LOOK_S) and not self._runs_csa()
             quiet_looks = quiet_looks + 1 if is_quiet else 0
         self._stopping.announce(is_finished=True)
         self._stopping.request(Stop("reaped", None, f"it had answered {BACKGROUND_LIMIT_S / 60:g} min before"))
+
+    def _waits_for_background(self) -> bool:
+        return isinstance(self._decoder, BackgroundReader) and self._decoder.has_answered
+
+    def _has_worked(self, ticks: int, seconds: float) -> bool:
+        """Say whether the processor was used for more than a few per cent of the time; before, it had been `ticks`."""
+        return abs(cpu_ticks_below(self._tool.guardian_pid) - ticks) > IDLE_CPU_SHARE * seconds * TICKS_PER_S
 
     def _runs_csa(self) -> bool:
         """Tell whether a nested turn runs below the tool, or a csa that waits for one."""
