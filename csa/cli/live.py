@@ -179,7 +179,8 @@ def _total(rows: list[Row], width: int) -> Line:
     usage = counted_once((row.session_id, row.usage) for row in rows)
     running = sum(row.is_running for row in rows)
     text = f"{len(rows)} session{'' if len(rows) == 1 else 's'}, {running} running"
-    return _line([(text, "bold")], _right(("", tokens_of(usage), cost_of(usage)), width), width)
+    numbers = ("", tokens_of(usage), cost_of(usage)) if rows else ("", "", "")
+    return _line([(text, "bold")], _right(numbers, width), width)
 
 
 def _more(hidden: list[Row], width: int) -> Line:

@@ -173,8 +173,8 @@ def _teller(signs: Signs, *, quiet: bool) -> Callable[[str], None]:
     from csa.runner.turns.ahead import load_at_once  # noqa: PLC0415  # few runs wait
 
     def tell(words: str) -> None:
-        load_at_once("csa.cli.progress")  # csa may be upgraded while it waits
         signs.about(lambda: f"waiting: {words}")
+        load_at_once("csa.cli.progress")  # csa may be upgraded while it waits
         if not quiet:
             with lossy(sys.stderr):
                 print(f"waiting: {words}", file=sys.stderr, flush=True)

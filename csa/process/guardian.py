@@ -34,11 +34,12 @@ else:
 
 PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
-GRACE_S = 1.25  # between TERM and KILL: git removes its lock files, a nested csa records the end of its turn
+GRACE_S = 1.25  # between TERM and KILL: git removes its lock files
+NESTED_GRACE_S = 1.6  # a nested csa records the end of its turn, and ends what is its own before
 SECOND_TERM_S = 0.5  # after the first: who gets two does not wait for his tool
 HURRY_S = 0.2  # in place of GRACE_S
 SWEEP_LIMIT_S = 10.0
-SWEPT_WITHIN_S = GRACE_S + SWEEP_LIMIT_S + 1.0  # after that a guardian is not waited for any longer
+SWEPT_WITHIN_S = NESTED_GRACE_S + SWEEP_LIMIT_S + 1.0  # after that a guardian is not waited for any longer
 # What a killed interface may leave behind: the alternate screen, no cursor, the mouse, bracketed paste, key modes.
 RESET = b"\033[?1049l\033[?25h\033[?1000l\033[?1002l\033[?1003l\033[?1006l\033[?2004l\033[?1l\033>\033[<u\033[0m\r\n"
 # A module that is imported is not compiled each time, as a program would be; csa's own import has written the cache.
@@ -165,12 +166,17 @@ def _ask_to_end(find: Callable[[], list[int]], grace_s: float) -> set[int]:
     """
     asked = _ask(find(), {})
     start, pause_s, is_first = time.monotonic(), 0.001, True
-    while find() and time.monotonic() < start + grace_s:
+    while find() and time.monotonic() < start + (grace_s if _all_ended(asked) else max(grace_s, NESTED_GRACE_S)):
         if is_first and time.monotonic() >= start + SECOND_TERM_S:
             is_first = False
             asked = _ask(find(), asked)
         pause_s = _rest(pause_s, find)
     return {pid for pid, is_nested in asked.items() if not is_nested}
+
+
+def _all_ended(asked: dict[int, bool]) -> bool:
+    """Say whether no nested supervisor is left of those that were asked."""
+    return not any(is_nested and not _is_zombie(pid) for pid, is_nested in asked.items())
 
 
 def _ask(children: list[int], asked: dict[int, bool]) -> dict[int, bool]:

@@ -316,7 +316,7 @@ def test_reap(place: Place) -> None:
         assert told["reaped"] == 0
         assert str(orphan.pid) in place.run("gc", "--days", "300", "--dry-run").out
         assert place.run("gc", "--days", "300").out == "csa gc: ended 1 process\n"
-        assert orphan.wait(10) == -signal.SIGKILL
+        assert orphan.wait(10) == -signal.SIGTERM
     place.release()
     assert running.wait().code == 0
 

@@ -229,11 +229,12 @@ def test_list_shows_whole_ids_in_a_pipe(place: Place) -> None:
 
 
 def test_projects_are_apart(place: Place) -> None:
-    """A session of one project is not found from another; --cd goes there."""
-    session_id = place.codex("one").session_id
+    """A name of one project is not found from another, nor a short prefix; --cd goes there."""
+    session_id = place.codex("one", "--name", "first").session_id
     other = place.tmp / "other"
     (other / ".csa").mkdir(parents=True)
-    assert place.run("session", "is-alive", session_id, cwd=other).code == 3
+    assert place.run("session", "is-alive", "first", cwd=other).code == 3
+    assert place.run("session", "is-alive", session_id[:9], cwd=other).code == 3
     assert place.run("session", "is-alive", session_id, "--cd", str(place.project), cwd=other).code == 1
     done = place.run("run", "--cd", str(place.project), "--session", session_id, "two", cwd=other)
     assert done.out == "FAKE ECHO: two [turns=2]\n"

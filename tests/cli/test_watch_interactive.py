@@ -163,7 +163,7 @@ def test_it_is_killed(place: Place) -> None:
     with open_on(place, session_id) as terminal:
         terminal.wait_for("resumes")
         done = place.run("session", "kill", session_id)
-        assert (done.code, done.out) == (0, f"{session_id}: ended (codex, turn 2): succeeded\n")
+        assert (done.code, done.out) == (0, f"{session_id}: ended (codex, turn 1): succeeded\n")
         assert terminal.end() == 1
         assert is_as_before(terminal)
     with open_on(place, session_id) as terminal:

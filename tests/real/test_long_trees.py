@@ -12,7 +12,7 @@ from tests.real.workplace import CLAUDE_CODE, CODEX, CSA, GEMINI_CLI, OPENCODE, 
 
 pytestmark = [pytest.mark.real, pytest.mark.slow, pytest.mark.timeout(1500)]
 
-PIECE_S = 75  # of the work of a child: no provider is waited for much longer
+PIECE_S = 50  # of the work of a child: gemini-cli waits for no answer longer than 60 s
 TOKENS = (1000, 10)  # in and out, of each answer
 PAIRS = [(CLAUDE_CODE, CODEX), (CODEX, GEMINI_CLI), (GEMINI_CLI, OPENCODE), (OPENCODE, CLAUDE_CODE)]
 
