@@ -81,6 +81,9 @@ def test_a_request_survives_the_way_to_its_supervisor() -> None:
         budget_time_s=6.5,
         ttl=timedelta(days=7, seconds=0.5),
         directory=Path("/d"),
+        extra_writable=("/e",),
+        park_limit_s=7.5,
+        steal=True,
     )
     plain = RunRequest(prompt="")
     assert [name for name in fields(RunRequest) if getattr(request, name) == getattr(plain, name)] == []

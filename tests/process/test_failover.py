@@ -216,15 +216,6 @@ def test_alive_during_the_pause(place: Place) -> None:
     running.wait()
 
 
-def test_tenacity_is_loaded_when_it_is_needed(place: Place) -> None:
-    """Neither a success nor a failure that lasts pays for it."""
-    loaded = []
-    for rule in (answers(), fails("quota"), fails("500", retry_after_s=0.01)):
-        place.script(rule)
-        loaded.append("tenacity" in place.imports("run", "--tool", "codex", "hello"))
-    assert loaded == [False, False, True]
-
-
 # Fallback
 
 

@@ -71,7 +71,7 @@ def plan_return(
         request,
         prompt=GO_ON if has_acted else request.prompt,
         tool=failed.adapter.name,
-        session=None,
+        session=failed.state.session_id,
         session_id=None,
         last=False,
         ephemeral=False,  # the session's record says so
