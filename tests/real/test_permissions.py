@@ -184,8 +184,6 @@ CODEX = {**USUAL, "shell": "ef", "network": "ef", "mcp": "ref"}
 # Its own tool writes nothing outside; under `full` its shell does.
 GEMINI = {**USUAL, "edit outside": "", "mcp": "ef"}
 OPENCODE = {**USUAL, "network": "ref", "mcp": "ef"}  # its own tool fetches, and only reads
-# What an agent asks for under no kind that csa knows is refused below `full`.
-UNKNOWN = {"mcp": "f", "sub-agent": "f"}
 ACP = ("--transport", "acp")
 AGENTS = (
     Agent("codex", "codex", _codex, CODEX),
@@ -193,8 +191,8 @@ AGENTS = (
     Agent("gemini-cli", "gemini-cli", _gemini, GEMINI),
     Agent("opencode", "opencode", _opencode, OPENCODE),
     Agent("codex-acp", "codex-acp", _codex, {**CODEX, "network": "f"}),
-    Agent("gemini-cli-acp", "gemini-cli", _gemini, {**GEMINI, **UNKNOWN}, ACP),
-    Agent("opencode-acp", "opencode", _opencode, {**OPENCODE, "mcp": "f"}, ACP),
+    Agent("gemini-cli-acp", "gemini-cli", _gemini, {**GEMINI, "sub-agent": "f"}, ACP)  # it asks, under no kind that csa knows,
+    Agent("opencode-acp", "opencode", _opencode, {**OPENCODE, "mcp": "f"}, ACP)  # as above,
 )
 
 
