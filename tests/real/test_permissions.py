@@ -184,15 +184,15 @@ CODEX = {**USUAL, "shell": "ef", "network": "ef", "mcp": "ref"}
 # Its own tool writes nothing outside; under `full` its shell does.
 GEMINI = {**USUAL, "edit outside": "", "mcp": "ef"}
 OPENCODE = {**USUAL, "network": "ref", "mcp": "ef"}  # its own tool fetches, and only reads
-ACP = ("--transport", "acp")
+ACP = ("--transport", "acp")  # what is asked for under no kind that csa knows is refused below `full`
 AGENTS = (
     Agent("codex", "codex", _codex, CODEX),
     Agent("claude-code", "claude-code", _claude, USUAL),
     Agent("gemini-cli", "gemini-cli", _gemini, GEMINI),
     Agent("opencode", "opencode", _opencode, OPENCODE),
     Agent("codex-acp", "codex-acp", _codex, {**CODEX, "network": "f"}),
-    Agent("gemini-cli-acp", "gemini-cli", _gemini, {**GEMINI, "sub-agent": "f"}, ACP)  # it asks, under no kind that csa knows,
-    Agent("opencode-acp", "opencode", _opencode, {**OPENCODE, "mcp": "f"}, ACP)  # as above,
+    Agent("gemini-cli-acp", "gemini-cli", _gemini, {**GEMINI, "sub-agent": "f"}, ACP),
+    Agent("opencode-acp", "opencode", _opencode, {**OPENCODE, "mcp": "f"}, ACP),
 )
 
 
