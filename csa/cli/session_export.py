@@ -30,6 +30,7 @@ from csa.runner.sessions.exporting import (
     write_archive,
 )
 from csa.runner.sessions.listing import SessionInfo
+from csa.store.atomic import sync_file
 
 TYPE_CHECKING = False  # see csa/structs.py
 if TYPE_CHECKING:
@@ -135,7 +136,7 @@ def _write(output: str | None, write: Callable[[IO[bytes]], list[Skipped]]) -> l
         with open(temporary, "xb", opener=_private) as file:
             skipped = write(file)
             file.flush()
-            os.fsync(file.fileno())
+            sync_file(file.fileno())
         temporary.replace(target)
     finally:
         temporary.unlink(missing_ok=True)

@@ -23,8 +23,12 @@ from csa.store.heartbeat import render_heartbeat
 from csa.store.locks import Lock, acquire_lock, is_locked
 from csa.store.owner import Owner
 from csa.store.sessions import NEW_PREFIX, Store
-from csa.store.statefile import create_state, load_state, save_state
+from csa.store.statefile import create_state, draft_state, load_state, save_state
 from csa.store.taking import RETRY, busy, owner_record, take_session_lock
+
+TYPE_CHECKING = False  # see csa/structs.py
+if TYPE_CHECKING:
+    from csa.store.journal import Journal
 
 GONE_PREFIX = ".gone-"
 _LOST = {errno.EIO, errno.ESTALE, errno.EBADF, errno.ENOLCK}  # what a file server answers that has forgotten a lock
@@ -97,6 +101,29 @@ class HeldSession:
         if self.is_ours():
             save_state(self.paths.state, state)
 
+    def save_with(self, state: SessionState, journal: Journal, mark: tuple[int, int]) -> None:
+        """Write the state, and what the journal has taken since `mark`: both, durably, or neither.
+
+        StateError or OSError as `statefile.save_state`, or since the journal cannot be written.
+        """
+        if not self.is_ours():
+            return
+        draft = None
+        try:
+            draft = draft_state(self.paths.state, state)
+            journal.sync()
+            if journal.fault:
+                raise journal.fault  # noqa: TRY301  # as what fails beside it
+            draft.commit()
+        except BaseException:
+            if draft is None or draft.is_pending:
+                journal.return_to(mark)
+            raise
+        finally:
+            if draft:
+                draft.discard()
+        self.state = state
+
     def publish(self) -> None:
         """Rename a new session into place, durably.
 
@@ -146,7 +173,12 @@ class HeldSession:
     def remove(self) -> None:
         """Delete the session (an ephemeral one at its end): rename aside, then remove."""
         aside = self.paths.root.with_name(GONE_PREFIX + self.state.session_id)
-        os.rename(self.paths.root, aside)
+        try:
+            os.rename(self.paths.root, aside)
+        except OSError as error:
+            if error.errno != errno.EXDEV:  # another layer of an overlay, where it can only be removed in its place
+                raise
+            aside = self.paths.root
         _remove_tree(aside)
 
     def close(self) -> None:

@@ -13,21 +13,22 @@ from csa.model.clock import from_timestamp
 from csa.model.events import Event
 from csa.model.limits import COUNTS, Spent
 from csa.model.result import summarise, text_of
-from csa.model.state import SCHEMA, RecordFault, SessionState, parse_state, parse_time
+from csa.model.state import SCHEMA, RecordFault, SessionState, parse_state, parse_time, render_state
 from csa.paths import SessionPaths
 from csa.runner.session import Session
 from csa.runner.sessions.acting import record_act, record_theft
 from csa.runner.setting import Setting
 from csa.runner.turns.planning import DESCRIPTION_LENGTH
-from csa.store.atomic import open_regular, read_regular, sync_directory, write_atomically
+from csa.store.atomic import Draft, open_regular, read_regular, sync_directory, sync_file, write_atomically
 from csa.store.checking import DAMAGED_PREFIX, Problem, check_session, differing_keys, expected_result
 from csa.store.journal import Journal
 from csa.store.plaintoml import load_plain
 from csa.store.results import lacks_final, told_answer
 from csa.store.retiring import hold
 from csa.store.sessions import RETIRED
-from csa.store.statefile import create_state, load_state
+from csa.store.statefile import load_state
 from csa.store.taking import refuse_busy
+from csa.store.tomlfile import render_toml
 from csa.store.transcript import end_of_last_line, read_events, read_events_backwards
 from csa.store.turns import CompactionRecord, read_history, read_turns
 from csa.structs import Struct, field, replace
@@ -143,7 +144,7 @@ def _drop_partial_line(transcript: Path, repair: Repair, *, dry_run: bool) -> No
         repair.done.append(f"transcript.jsonl: the last {size - end} bytes, a line that was cut off, are dropped")
         if not dry_run:
             os.ftruncate(fd, end)
-            os.fsync(fd)
+            sync_file(fd)
     finally:
         os.close(fd)
 
@@ -156,18 +157,19 @@ def _rebuild_state(setting: Setting, paths: SessionPaths, repair: Repair, *, dry
     if paths.root.parent.name == RETIRED:
         state = replace(state, phase="retired", retired_at=datetime.now(UTC), retired_phase=state.phase)
     kept = ""
+    draft = None if dry_run else Draft(paths.state, render_toml(render_state(state)))
     if paths.state.exists():
         aside = paths.state.with_name(f"{DAMAGED_PREFIX}{datetime.now(UTC):%Y%m%dT%H%M%SZ}")
         kept = f"; the old file is kept as {aside.name}"
-        if not dry_run:
+        if draft:
             os.rename(paths.state, aside)
     repair.done.append(
         f"state.toml: made anew from the transcript, with {state.turns} turn{'s' * (state.turns != 1)}{kept}"
     )
     if state.parent_session_id is None:
         repair.done[-1] += "; no parent is known, so it is a root"
-    if not dry_run:
-        create_state(paths.state, state)
+    if draft:
+        draft.commit()
 
 
 def _rebuild_result(paths: SessionPaths, repair: Repair, *, dry_run: bool) -> None:

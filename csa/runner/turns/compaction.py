@@ -232,6 +232,7 @@ class _Keeper:
             self.stdout_log = OutputLog(directory / "stdout.log", redactor)
             self.stderr_log = OutputLog(directory / "stderr.log", redactor)
             end_lost_compaction(held, self.journal)
+            self.journal.flush()
         except BaseException:
             self.journal.close()
             raise
@@ -265,12 +266,12 @@ class _Keeper:
         return read_cancellation(self.paths, self._redactor)
 
     def begin(self, prepared: Preparation, *, tool: str) -> None:
-        """Write that it begins, and what the tool needs."""
+        """Write what the tool needs, and that it begins."""
+        write_run_files(self.paths, prepared.invocation.files, prepared.invocation.links)
         self.append("compaction", {"status": "started", "tool": tool, "argv": list(prepared.invocation.argv)})
         for problem in prepared.invocation.warnings:
             self.append("warning", {"kind": "adapter", "message": problem})
         self.journal.sync()
-        write_run_files(self.paths, prepared.invocation.files, prepared.invocation.links)
         self.beat()
 
     def finish(self, result: CompactionResult) -> None:

@@ -14,7 +14,7 @@ from csa.process.launch import Launched, SpawnError, launch_tool
 from csa.runner.turns.leftovers import describe, leftovers_of, reap
 from csa.runner.turns.preparation import Preparation, prepare_turn
 from csa.runner.turns.recorder import Recorder, begin, publish
-from csa.runner.turns.runfiles import write_run_files
+from csa.runner.turns.runfiles import remove_run_files, write_run_files
 from csa.runner.turns.stealing import note_theft
 
 TYPE_CHECKING = False  # see csa/structs.py
@@ -102,21 +102,25 @@ class Opening:
         return words
 
     def _record(self, reaped: str) -> list[Event]:
-        """Make the turn durable and a new session visible; return the events."""
+        """Make the turn durable and a new session visible; return the events. What can be refused comes first."""
         plan, recorder, prepared = self.plan, self.recorder, self.prepared
-        events = recorder.start(
-            self.request.prompt,
-            list(prepared.invocation.argv),
-            model=plan.model,
-            handoff=prepared.handoff.data if prepared.handoff else None,
-        )
+        try:
+            write_run_files(recorder.paths, prepared.invocation.files, prepared.invocation.links)
+            events = recorder.start(
+                self.request.prompt,
+                list(prepared.invocation.argv),
+                model=plan.model,
+                handoff=prepared.handoff.data if prepared.handoff else None,
+            )
+        except BaseException:
+            remove_run_files(recorder.paths)
+            raise
         if plan.fork:
             events += recorder.append("fork", plan.fork.to_event())
         for problem in (*prepared.problems, *prepared.invocation.warnings):
             events += recorder.append("warning", {"kind": "adapter", "message": problem})
         if reaped:
             events += recorder.append("warning", {"kind": "leftovers", "message": reaped})
-        write_run_files(recorder.paths, prepared.invocation.files, prepared.invocation.links)
         if plan.is_new:
             publish(self.setting.store, recorder)
         recorder.open_logs()

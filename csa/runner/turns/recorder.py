@@ -38,7 +38,7 @@ from csa.store.slots import Holder, pass_slot
 from csa.store.taking import RETRY_OR_WAIT
 from csa.store.transcript import last_turn_event
 from csa.store.trees import leave_tree
-from csa.store.unfinished import read_unfinished
+from csa.store.unfinished import Unfinished, read_unfinished
 from csa.structs import replace
 
 
@@ -60,10 +60,11 @@ class Recorder:
         self.turn = (0 if plan.is_new else max(held.state.turns, last.turn if last else 0)) + 1
         self.journal = Journal(held.paths.transcript, redactor, turn=self.turn, may_write=held.is_ours)
         self.follows_lost = last is not None and last.type == "run_started"
-        end_lost_compaction(held, self.journal)  # `start` saves it
+        self._mark = self.journal.mark()
+        self._is_started = False
+        unfinished = end_lost_compaction(held, self.journal)  # `start` writes it
         if last is not None and self.follows_lost:
-            self._finish_lost(last)
-        self.paths.turn_output(self.turn).mkdir(0o700, parents=True, exist_ok=True)
+            self._finish_lost(last, replace(unfinished, compaction=None))
 
     @property
     def paths(self) -> SessionPaths:
@@ -72,14 +73,15 @@ class Recorder:
     def start(
         self, prompt: str, argv: list[str], *, model: str | None, handoff: Mapping[str, Any] | None
     ) -> list[Event]:
-        """Write state and `run_started`, durably; only then publish a new session."""
+        """Write state and `run_started`, durably, both or neither; only then publish a new session."""
+        state = self.held.state
         if not self.plan.is_new:
-            forget_parked(self.held.store, self.held.state.session_id)
-            state = _with_tool(replace(self.held.state, **self._changes()), self.plan)
+            state = _with_tool(replace(state, **self._changes()), self.plan)
             self.tool_state = state.tools[self.plan.adapter.name]
-            self.held.save(replace(state, turns=self.turn, last_accessed=datetime.now(UTC), phase="active"))
+            state = replace(state, turns=self.turn, last_accessed=datetime.now(UTC), phase="active")
         prompt = self._redactor.redact(prompt)
         path = self.paths.turn_output(self.turn) / "prompt.md"
+        path.parent.mkdir(0o700, parents=True, exist_ok=True)
         write_private(path, prompt.encode("utf-8", "surrogateescape"))
         events = self.append(
             "run_started",
@@ -103,14 +105,27 @@ class Recorder:
             events += self.append("handoff", handoff)
         for note in self._notes:
             events += self.append("warning", {"kind": "budget", "message": note})
-        self.journal.sync()
+        self._write_start(state)
+        self._is_started = True
+        if not self.plan.is_new:
+            forget_parked(self.held.store, self.held.state.session_id)
+        self.held.write_heartbeat()
+        return events
+
+    def _write_start(self, state: SessionState) -> None:
+        try:
+            if self.plan.is_new:
+                self.journal.sync()
+            else:
+                self.held.save_with(state, self.journal, self._mark)
+        except OSError:
+            if self.journal.fault is None:
+                raise
         if self.journal.fault:
             raise CsaError(
                 f"The transcript {self.paths.transcript} cannot be written: {self.journal.fault.strerror}.",
                 hint="make room on the disk; nothing was started",
             )
-        self.held.write_heartbeat()
-        return events
 
     def open_logs(self) -> None:
         """Begin the output logs, when the session is where it will stay."""
@@ -231,13 +246,22 @@ class Recorder:
         return following
 
     def close(self) -> None:
-        """Release the lock; an ephemeral session is removed first."""
+        """Release the lock; an ephemeral session is removed first. Of a turn that was refused nothing is left."""
+        if not self._is_started:
+            self.journal.return_to(self._mark)
+            self._remove_output()
         self.journal.close()
         if self.plan.state.ephemeral or not self.held.is_published:
             self._attempt("the tree's list", lambda: leave_tree(self.held.store.root, self.held.state))
         if self.held.is_published and self.plan.state.ephemeral:
             self._attempt("the ephemeral session's removal", self.held.remove)
         self.held.close()
+
+    def _remove_output(self) -> None:
+        output = self.paths.turn_output(self.turn)
+        with suppress(OSError):  # an empty directory tells nothing
+            (output / "prompt.md").unlink(missing_ok=True)
+            output.rmdir()
 
     def _changes(self) -> dict[str, Any]:
         wanted = self.plan.state
@@ -259,10 +283,9 @@ class Recorder:
         )
         self._attempt("state.toml", lambda: self.held.save(state))
 
-    def _finish_lost(self, started: Event) -> None:
+    def _finish_lost(self, started: Event, unfinished: Unfinished) -> None:
         """Append the end that the last turn's supervisor did not live to write."""
         journal_turn, self.journal.turn = self.journal.turn, started.turn
-        unfinished = read_unfinished(self.paths.transcript)
         spent = unfinished.spent()
         self.held.state = _with_spent(self.held.state, spent)  # `start` saves it
         lost = RunResult(
@@ -356,17 +379,20 @@ def _with_spent(state: SessionState, spent: Spent) -> SessionState:
     return replace(state, usage=whole.usage, duration_s=whole.time_s)
 
 
-def end_lost_compaction(held: HeldSession, journal: Journal) -> None:
-    """Append the end of a compaction that its supervisor did not live to write; what it used counts in `held.state`."""
+def end_lost_compaction(held: HeldSession, journal: Journal) -> Unfinished:
+    """Append the end of a compaction that its supervisor did not live to write; what it used counts in `held.state`.
+
+    Return what had no end.
+    """
     unfinished = read_unfinished(held.paths.transcript)
     if (lost := unfinished.compaction) is None:
-        return
+        return unfinished
     data = {"status": "lost", "tool": lost.started.data.get("tool") if lost.started else None, "proof": None}
     data |= {"usage": lost.usage.to_dict() if lost.usage else None}
     data |= {"error": {"kind": "internal", "message": "the supervisor ended without writing a result"}}
     journal.append("compaction", data)
-    journal.flush()
     held.state = _with_spent(held.state, spent_by_turn(lost.usage, 0.0))
+    return unfinished
 
 
 def publish(store: Store, recorder: Recorder) -> None:
