@@ -143,7 +143,7 @@ class ToolProcess:
         try:
             if pidfd is not None:
                 await anyio.wait_readable(pidfd)
-            while not is_zombie(self._process.pid):
+            while not is_zombie(self._process.pid):  # noqa: ASYNC110  # the kernel tells of it in no other way
                 await anyio.sleep(_LOOK_S)
         finally:
             if pidfd is not None:

@@ -16,13 +16,13 @@ from typing import Self
 from csa.errors import BusyError, NotFoundError, RefusedError, StateError
 from csa.ids import is_session_id
 from csa.model.state import SessionState
-from csa.paths import SessionPaths
+from csa.paths import GONE_PREFIX, NEW_PREFIX, SessionPaths
 from csa.procfs import ProcessId
 from csa.store.atomic import make_private_directory, sync_directory, write_private
 from csa.store.heartbeat import render_heartbeat
 from csa.store.locks import Lock, acquire_lock, is_locked
 from csa.store.owner import Owner
-from csa.store.sessions import NEW_PREFIX, Store
+from csa.store.sessions import Store
 from csa.store.statefile import create_state, draft_state, load_state, save_state
 from csa.store.taking import RETRY, busy, owner_record, take_session_lock
 
@@ -30,7 +30,6 @@ TYPE_CHECKING = False  # see csa/structs.py
 if TYPE_CHECKING:
     from csa.store.journal import Journal
 
-GONE_PREFIX = ".gone-"
 _LOST = {errno.EIO, errno.ESTALE, errno.EBADF, errno.ENOLCK}  # what a file server answers that has forgotten a lock
 
 

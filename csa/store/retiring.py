@@ -17,11 +17,11 @@ from pathlib import Path
 
 from csa.errors import BusyError, StateError
 from csa.model.state import SessionState
-from csa.paths import SessionPaths
+from csa.paths import GONE_PREFIX, NEW_PREFIX, SessionPaths
 from csa.store.atomic import Draft, move_directory, sync_directory
-from csa.store.held import GONE_PREFIX, store_lock
+from csa.store.held import store_lock
 from csa.store.owner import CHANGE, Owner
-from csa.store.sessions import NEW_PREFIX, Store, is_directory
+from csa.store.sessions import Store, is_directory
 from csa.store.statefile import draft_state, load_state, save_state
 from csa.store.survey import measure
 from csa.store.taking import owner_record, take_session_lock

@@ -16,15 +16,13 @@ from csa.errors import StateError
 from csa.model.clock import from_timestamp
 from csa.model.collection import Reason, Rule
 from csa.model.state import SessionState
-from csa.paths import SessionPaths
-from csa.store.held import GONE_PREFIX
+from csa.paths import GONE_PREFIX, NEW_PREFIX, SessionPaths, is_of_session
 from csa.store.liveness import probe
 from csa.store.locks import probe_lock
 from csa.store.owner import may_be_running, parse_owner
-from csa.store.sessions import NEW_PREFIX, Store, read_state_text
+from csa.store.sessions import Store, read_state_text
 from csa.store.statefile import load_state, parse_state_bytes
 from csa.store.status import find_fault
-from csa.store.stores import is_of_session
 from csa.structs import Struct
 
 _REMAINS_AFTER_S = 3600.0

@@ -66,7 +66,7 @@ def judge_kernel(found: Mapping[str, str | None]) -> Check:
         step = "run csa on a Linux kernel that has it; some container runtimes (gVisor) do not"
         return Check("system", "kernel", "fail", f"lacks {', '.join(missing)}", step, EXIT_TOOL)
     if found.get("pidfd"):
-        detail = f"has no pidfd_open ({found['pidfd']}): processes are signalled by pid, their start time compared first"
+        detail = f"has no pidfd_open ({found['pidfd']}): processes are signalled by their pids"
         return Check("system", "kernel", "warn", detail, "allow pidfd_open in the container's seccomp profile")
     return Check("system", "kernel", "ok", f"Linux {os.uname().release}: processes can be contained")
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from csa.errors import BusyError, CsaError, NotFoundError, RefusedError, StateError, UsageError
 from csa.model.state import SessionState, ToolState
-from csa.paths import SessionPaths
+from csa.paths import CHECKPOINTS, SessionPaths
 from csa.runner.sessions.acting import record_act, record_update
 from csa.runner.setting import Setting
 from csa.store.atomic import append_private, move_directory, read_regular
@@ -175,7 +175,7 @@ def _move_rest(source: Store, store: Store, adoption: Adoption) -> None:
     """Move what a store knows besides its sessions, where this one has none of it."""
     if adoption.left:
         return
-    for name in ("usage_stats.toml", "audit.git"):
+    for name in ("usage_stats.toml", CHECKPOINTS):
         here, there = source.path / name, store.path / name
         if here.exists() and not there.exists():
             try:

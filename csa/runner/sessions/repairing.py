@@ -14,7 +14,7 @@ from csa.model.events import Event
 from csa.model.limits import COUNTS, Spent
 from csa.model.result import summarise, text_of
 from csa.model.state import SCHEMA, RecordFault, SessionState, parse_state, parse_time, render_state
-from csa.paths import SessionPaths
+from csa.paths import RETIRED, SessionPaths
 from csa.runner.session import Session
 from csa.runner.sessions.acting import record_act, record_theft
 from csa.runner.setting import Setting
@@ -25,7 +25,6 @@ from csa.store.journal import Journal
 from csa.store.plaintoml import load_plain
 from csa.store.results import lacks_final, told_answer
 from csa.store.retiring import hold
-from csa.store.sessions import RETIRED
 from csa.store.statefile import load_state
 from csa.store.taking import refuse_busy
 from csa.store.tomlfile import render_toml
