@@ -20,6 +20,7 @@ from csa.store.project import find_project
 from csa.store.retiring import hold, move_with, remove_empty_directories
 from csa.store.sessions import Store
 from csa.store.statefile import draft_state, load_state
+from csa.store.taking import refuse_busy
 from csa.structs import Struct, field, replace
 
 
@@ -89,7 +90,7 @@ def _adopt(
     except FileNotFoundError:
         return
     except (OSError, BusyError, StateError) as error:  # the others go on
-        adoption.left.append((session_id, "it is running" if isinstance(error, BlockingIOError) else str(error)))
+        adoption.left.append((session_id, _why(error)))
         return
     adoption.moved.append(session_id)
     if dry_run:
@@ -100,12 +101,17 @@ def _adopt(
         _note(setting, source, session_id, adoption)
 
 
+def _why(error: OSError | CsaError) -> str:
+    if isinstance(error, BlockingIOError):
+        return "it is running"
+    hint = error.hint if isinstance(error, BusyError) else None
+    return f"{error} Hint: {hint}" if hint else str(error)
+
+
 def _refuse(store: Store, here: SessionPaths, there: SessionPaths) -> None:
-    liveness = probe(here)
-    if liveness.fault is not None:
-        raise liveness.fault
-    if liveness.state != "not_alive":
+    if probe(here).state == "alive":
         raise BlockingIOError
+    refuse_busy(here)
     load_state(here.state)  # a damaged one cannot be told where it is now
     session_id = here.root.name
     if there.root.exists() or store.paths(session_id).root.exists() or store.retired_paths(session_id).root.exists():
