@@ -170,6 +170,10 @@ class SessionPaths(Struct, frozen=False):
         return self._of("result.toml")
 
     @property
+    def reserve(self) -> Path:
+        return self._of(".reserve")
+
+    @property
     def heartbeat(self) -> Path:
         return self._of("heartbeat")
 

@@ -22,6 +22,7 @@ from csa.store.atomic import make_private_directory, sync_directory, write_priva
 from csa.store.heartbeat import render_heartbeat
 from csa.store.locks import Lock, acquire_lock, is_locked
 from csa.store.owner import Owner
+from csa.store.recovery import caught_up
 from csa.store.sessions import Store
 from csa.store.statefile import create_state, draft_state, load_state, save_state
 from csa.store.taking import RETRY, busy, owner_record, take_session_lock
@@ -295,7 +296,8 @@ def open_session(
     owner = owner_record(tool, state.turns + (not errand), detached=detached, errand=errand)
     locks, loser = _take_locks(paths, state, tool, owner, advice=advice, steal=steal)
     try:
-        state = load_state(paths.state)  # it may have changed before the lock was ours
+        # It may have changed before the lock was ours.
+        state = caught_up(paths, load_state(paths.state))
     except StateError:
         for lock in locks:
             lock.close()

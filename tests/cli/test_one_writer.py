@@ -162,7 +162,8 @@ def forsake(place: Place, session_id: str, age_s: float) -> None:
         os.utime(directory / name, (then, then))
     state = directory / "state.toml"
     moment = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(then))
-    state.write_text(re.sub(r"last_accessed = .*", f"last_accessed = {moment}", state.read_text()))
+    text = re.sub(r"last_accessed = .*", f"last_accessed = {moment}", state.read_text())
+    state.write_text(text.replace("\nturns = 1\n", "\nturns = 2\n"))
 
 
 @pytest.mark.parametrize("collect", [("session", "clean", "--days", "0"), ("gc", "--days", "0")])

@@ -32,6 +32,7 @@ from csa.store.held import HeldSession, build_session, open_session, store_lock
 from csa.store.journal import Journal
 from csa.store.parked import forget_parked
 from csa.store.project import git_head
+from csa.store.recovery import caught_up, end_in_result, free_room, reserve_room
 from csa.store.results import save_result
 from csa.store.sessions import Store
 from csa.store.slots import Holder, pass_slot
@@ -51,7 +52,6 @@ class Recorder:
         self.losses: list[str] = []
         self.meter = Meter()
         self._notes = notes  # of the admission, for the transcript
-        self.tool_state: ToolState = held.state.tools.get(plan.adapter.name, ToolState())
         self._redactor = redactor
         self.stdout_log: OutputLog
         self.stderr_log: OutputLog
@@ -64,7 +64,8 @@ class Recorder:
         self._is_started = False
         unfinished = end_lost_compaction(held, self.journal)  # `start` writes it
         if last is not None and self.follows_lost:
-            self._finish_lost(last, replace(unfinished, compaction=None))
+            self._finish_earlier(last, replace(unfinished, compaction=None))
+        self.tool_state: ToolState = held.state.tools.get(plan.adapter.name, ToolState())
 
     @property
     def paths(self) -> SessionPaths:
@@ -110,6 +111,7 @@ class Recorder:
         if not self.plan.is_new:
             forget_parked(self.held.store, self.held.state.session_id)
         self.held.write_heartbeat()
+        reserve_room(self.paths)
         return events
 
     def _write_start(self, state: SessionState) -> None:
@@ -185,6 +187,9 @@ class Recorder:
 
         With `goes_on`, another turn follows at once, which is to see a `cancel` file that appears meanwhile.
         """
+        totals = outcome.totals if outcome.totals is not None else self.tool_state.totals
+        if not self.held.is_lost:
+            free_room(self.paths)
         text = self._redactor.redact(result.text)
         final = text.encode("utf-8", "surrogateescape")
         self._attempt("final.md", lambda: write_atomically(self.paths.turn_output(self.turn) / "final.md", final))
@@ -198,18 +203,18 @@ class Recorder:
             error_message=self._redactor.redact(result.error_message) if result.error_message else None,
             artifacts=() if self.held.is_lost else list_artifacts(self.paths, self.turn),
         )
-        events = self.append("run_finished", result.to_event())
+        events = self.append("run_finished", {**result.to_event(), **({"totals": totals} if totals else {})})
         self.journal.sync()
         if self.journal.lost or self.journal.fault:
             why = self.journal.fault.strerror if self.journal.fault else "unknown"
             self.losses.append(f"events of the transcript were lost ({self.journal.lost}): {why}")
-        self._attempt("result.toml", lambda: save_result(self.paths, result))
+        self._attempt("result.toml", lambda: save_result(self.paths, result, totals))
         self.tool_state = replace(
             self.tool_state,
             last_action_summary=result.summary,
             last_exit_code=result.tool_exit_code if result.tool_exit_code is not None else result.exit_code,
             updated_at=result.finished_at,
-            totals=outcome.totals if outcome.totals is not None else self.tool_state.totals,
+            totals=totals,
         )
         has_begun = result.usage is not None or result.error_kind != "spawn"
         spent = spent_by_turn(result.usage, result.duration_s) if has_begun else Spent()
@@ -282,6 +287,18 @@ class Recorder:
             last_accessed=at or self.held.state.last_accessed,
         )
         self._attempt("state.toml", lambda: self.held.save(state))
+
+    def _finish_earlier(self, started: Event, unfinished: Unfinished) -> None:
+        """Append the end of the last turn that is missing: as result.toml has kept it, or that nobody knows it."""
+        kept = end_in_result(self.paths, started)
+        if kept is None:
+            self._finish_lost(started, unfinished)
+            return
+        journal_turn, self.journal.turn = self.journal.turn, started.turn
+        (event,) = self.append("run_finished", kept)
+        self.journal.turn = journal_turn
+        self.follows_lost = False
+        self.held.state = caught_up(self.paths, self.held.state, event)
 
     def _finish_lost(self, started: Event, unfinished: Unfinished) -> None:
         """Append the end that the last turn's supervisor did not live to write."""
