@@ -57,7 +57,9 @@ class Repair(Struct, frozen=False):
 def repair_session(session: Session, *, dry_run: bool = False, steal: bool = False) -> Repair:
     """Mend what can safely be mended: a partial last line, a bad state.toml or result.toml, a missing final.md.
 
-    What a full disk has kept from one of these, the others tell. A dry run says as well what would still be wrong. With `steal`, a session that another machine ran, of which nothing is known here, is free from then on.
+    What a full disk has kept from one of these, the others tell. A dry run says as well what would still be wrong.
+
+    With `steal`, a session that another machine ran, of which nothing is known here, is free from then on.
 
     Raises:
         BusyError: the session runs, or may.

@@ -194,15 +194,18 @@ class Recorder:
         final = text.encode("utf-8", "surrogateescape")
         self._attempt("final.md", lambda: write_atomically(self.paths.turn_output(self.turn) / "final.md", final))
         for log in self._logs:
-            log.close()
+            with self.losing("a log"):
+                log.close()
             if log.fault:
                 self.losses.append(f"a log is incomplete: {log.fault.strerror}")
         result = replace(
             result,
             summary=summarise(text) or self._redactor.redact(result.error_message or result.status),
             error_message=self._redactor.redact(result.error_message) if result.error_message else None,
-            artifacts=() if self.held.is_lost else list_artifacts(self.paths, self.turn),
         )
+        if not self.held.is_lost:
+            with self.losing("what the agent has left in the output", "listed"):
+                result = replace(result, artifacts=list_artifacts(self.paths, self.turn))
         events = self.append("run_finished", {**result.to_event(), **({"totals": totals} if totals else {})})
         self.journal.sync()
         if self.journal.lost or self.journal.fault:
@@ -323,12 +326,12 @@ class Recorder:
         self.journal.turn = journal_turn
 
     @contextmanager
-    def losing(self, what: str) -> Iterator[None]:
+    def losing(self, what: str, done: str = "written") -> Iterator[None]:
         """Have what goes wrong with one step of the end be a loss, which takes no other step with it."""
         try:
             yield
         except Exception as error:  # noqa: BLE001  # a csa that was replaced meanwhile may fail in any way
-            self.losses.append(f"{what} could not be written: {error or type(error).__name__}")
+            self.losses.append(f"{what} could not be {done}: {error or type(error).__name__}")
 
     def _attempt(self, what: str, action: Callable[[], None]) -> None:
         """Write something, unless the session is another's by now; what goes wrong is a loss."""
