@@ -119,3 +119,13 @@ def test_what_is_refused_has_changed_nothing(
     assert not (directory / "output" / "turn-0002").exists()
     assert place.run("session", "validate").code == 0
     assert place.run("run", "--session", session_id, "again").code == 0
+
+
+@pytest.mark.parametrize("limit", [9, 14, 20])
+def test_too_few_descriptors(place: Place, limit: int) -> None:
+    """A turn that could begin, but not be attended to, is refused: it is not counted, and nothing is lost."""
+    session_id = place.codex("one").session_id
+    done = place.shell(["sh", "-c", f"ulimit -n {limit}; csa run --session {session_id} again"])
+    assert (done.code, "Too many open files" in done.err, "Traceback" in done.err) == (1, True, False), done.err
+    info = place.run("session", "info", session_id, "--json").json
+    assert (info["turns"], info["status"]) == (1, "succeeded")

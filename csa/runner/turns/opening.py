@@ -6,6 +6,7 @@ to it while the tool starts: that takes as long as everything before it.
 
 from __future__ import annotations
 
+import os
 import time
 from datetime import UTC, datetime
 
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
     from csa.runner.request import RunRequest
     from csa.runner.setting import Setting
     from csa.runner.turns.plan import TurnPlan
+
+
+_DESCRIPTORS = 18
 
 
 class Opening:
@@ -127,10 +131,25 @@ class Opening:
         return events
 
 
+def _require_descriptors() -> None:
+    """Refuse a turn that could begin, but not be attended to, for want of descriptors."""
+    taken: list[int] = []
+    try:
+        taken += (os.open("/", os.O_PATH | os.O_CLOEXEC) for _ in range(_DESCRIPTORS))
+    except OSError as error:
+        raise CsaError(
+            f"A turn needs {_DESCRIPTORS} more open files: {error.strerror}.", hint="raise the limit: ulimit -n 1024"
+        ) from error
+    finally:
+        for fd in taken:
+            os.close(fd)
+
+
 def open_turn(
     setting: Setting, plan: TurnPlan, request: RunRequest, *, csa_command: str, detached: bool = False
 ) -> Opening:
     """Take the lock and begin the turn. Raises as `csa.runner.turns.recorder.begin`, but CsaError for an OSError."""
+    _require_descriptors()
     try:
         recorder = begin(setting.store, plan, setting.redactor, detached=detached)
         try:  # a budget may have bounded the plan
