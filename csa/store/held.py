@@ -115,10 +115,12 @@ class HeldSession:
             if journal.fault:
                 raise journal.fault  # noqa: TRY301  # as what fails beside it
             draft.commit()
-        except BaseException:
-            if draft is None or draft.is_pending:
+        except BaseException as error:
+            is_done = draft is not None and not draft.is_pending
+            if not is_done:
                 journal.return_to(mark)
-            raise
+            if not (is_done and isinstance(error, OSError)):  # else only a power cut could still undo it
+                raise
         finally:
             if draft:
                 draft.discard()

@@ -121,6 +121,17 @@ def test_what_is_refused_has_changed_nothing(
     assert place.run("run", "--session", session_id, "again").code == 0
 
 
+@pytest.mark.parametrize("error", ["ENOLCK", "ENOSYS", "EOPNOTSUPP"])
+def test_a_file_system_without_flock(place: Place, error: str) -> None:
+    """It is there for other programs alone: no run is refused for want of it, and doctor says so."""
+    session_id = place.codex("one").session_id
+    lock = place.session(session_id) / "locks" / "codex.lock"
+    done = failing(place, "flock", error, "run", "--session", session_id, "again", path=lock)
+    assert done.code == 0, done.err
+    checks = failing(place, "flock", error, "doctor", "--json").json["checks"]
+    assert [check["status"] for check in checks if check["name"] == "locks"] == ["warn"]
+
+
 @pytest.mark.parametrize("limit", [9, 14, 20])
 def test_too_few_descriptors(place: Place, limit: int) -> None:
     """A turn that could begin, but not be attended to, is refused: it is not counted, and nothing is lost."""
