@@ -20,7 +20,7 @@ from csa.store.results import load_result, render_result
 from csa.store.sessions import Store
 from csa.store.statefile import load_state, read_record
 from csa.store.status import missing_turns
-from csa.store.transcript import read_lines
+from csa.store.transcript import last_turn_event, read_lines
 from csa.structs import Struct
 
 Severity = Literal["error", "warning", "info"]
@@ -145,7 +145,9 @@ def expected_result(paths: SessionPaths) -> bytes | None:
         StateError: the last end that the journal tells of is no result.
     """
     try:
-        return render_result(load_result(paths, paths.root.name))
+        result, last = load_result(paths, paths.root.name), last_turn_event(paths.transcript)
+        totals = last.data.get("totals") if last and last.turn == result.turn else None
+        return render_result(result, totals if isinstance(totals, dict) else None)
     except NotFoundError:
         return None
 

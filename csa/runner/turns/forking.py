@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from csa.errors import UsageError
+from csa.errors import BusyError, UsageError
 from csa.model.state import SessionState, ToolState
 from csa.runner.caller import refuse_endless_wait
 from csa.runner.session import Session
@@ -32,7 +32,11 @@ def load_source(source: Session) -> SessionState:
     session_id, state = source.session_id, source.load()
     if source.liveness().state == "alive":
         refuse_endless_wait(source.setting.caller, session_id, verb="fork")
-    refuse_busy(source.files, advice="it can be forked when its turn has ended")
+        raise BusyError(
+            f"Session {session_id} is running; it can be forked when its turn has ended.",
+            hint=f"csa session is-alive --session {session_id}",
+        )
+    refuse_busy(source.files)
     if not state.tools:
         raise UsageError(f"Session {session_id} holds no conversation that could be forked.")
     return state
