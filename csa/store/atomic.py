@@ -100,10 +100,11 @@ def sync_directory(path: Path) -> None:
         os.close(fd)
 
 
-def move_directory(source: Path, target: Path, *, aside: str) -> None:
+def move_directory(source: Path, target: Path, *, aside: str) -> bool:
     """Rename a directory; copy it, where it is in another layer of an overlay and cannot be renamed (EXDEV).
 
-    The copy is made under the name `aside`, and is whole when it gets its own. It has none of the locks.
+    Return whether it was copied. The copy is made under the name `aside`, and is whole when it gets its own; nobody
+    holds the locks in it.
     """
     try:
         os.rename(source, target)
@@ -111,6 +112,8 @@ def move_directory(source: Path, target: Path, *, aside: str) -> None:
         if error.errno != errno.EXDEV:
             raise
         _copy_over(source, target, target.with_name(aside))
+        return True
+    return False
 
 
 def _copy_over(source: Path, target: Path, aside: Path) -> None:

@@ -18,7 +18,7 @@ from pathlib import Path
 from csa.errors import BusyError, StateError
 from csa.model.state import SessionState
 from csa.paths import GONE_PREFIX, NEW_PREFIX, SessionPaths
-from csa.store.atomic import Draft, move_directory, sync_directory
+from csa.store.atomic import Draft, move_directory, sync_directory, write_private
 from csa.store.held import store_lock
 from csa.store.owner import CHANGE, Owner
 from csa.store.sessions import Store, is_directory
@@ -178,7 +178,8 @@ def remove_empty_directories(store: Store) -> None:
 def move(source: Path, target: Path) -> None:
     """Move a session's directory; BusyError where there is one of that name, OSError where it cannot be moved."""
     try:
-        move_directory(source, target, aside=GONE_PREFIX + source.name)
+        if move_directory(source, target, aside=GONE_PREFIX + source.name):
+            write_private(SessionPaths(target).session_lock, b"")  # nobody holds the copy, though it names us
     except OSError as error:
         if error.errno not in {errno.ENOTEMPTY, errno.EEXIST}:
             raise
