@@ -8,12 +8,32 @@ from __future__ import annotations
 
 import os
 
+from csa.ids import is_session_id
 from csa.structs import Struct
 
 TYPE_CHECKING = False  # see csa/structs.py
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
+
+
+SESSIONS, RETIRED = "sessions", "retired"
+SESSION_DIRECTORIES = {SESSIONS, RETIRED}
+NEW_PREFIX, GONE_PREFIX = ".new-", ".gone-"  # of sessions that are being built, or removed
+SLOTS = ".slots"  # of the state root
+CHECKPOINTS = "audit.git"
+STORE_FILES = frozenset(
+    {
+        "store.lock",
+        "current",
+        "audit.jsonl",
+        CHECKPOINTS,
+        "usage_stats.toml",
+        "usage_stats.lock",
+        "usage_stats.toml.damaged",
+    }
+)
+_TAKEN = {*STORE_FILES, *SESSION_DIRECTORIES, SLOTS}
 
 
 def make_path(pathname: str) -> Path:
@@ -82,8 +102,39 @@ def store_dir(root: Path, project: Path) -> Path:
 
 
 def store_pathname(root: str, project: str) -> str:
-    """Return the same as a string."""
+    """Return the same as a string.
+
+    A directory of a project that is called like a file of the store of the project above it gets a `=` in front.
+    """
+    names = project.strip("/").split("/")
+    if _TAKEN.isdisjoint(names) and "=" not in project:  # as nearly always
+        return plain_store_pathname(root, project)
+    return os.path.join(root, *("=" * _is_taken(names, at) + name for at, name in enumerate(names))).rstrip("/")
+
+
+def plain_store_pathname(root: str, project: str) -> str:
+    """Return where an older csa had the store of a project: without such signs."""
     return os.path.join(root, project.strip("/")).rstrip("/")
+
+
+def project_of_store(root: str, store: str) -> str:
+    """Return the project whose store is there."""
+    names = os.path.relpath(store, root).split("/")
+    plain = [name[1:] if name.startswith("=") and _is_taken(names, at) else name for at, name in enumerate(names)]
+    return os.path.normpath(f"/{'/'.join(plain)}")
+
+
+def _is_taken(names: Sequence[str], at: int) -> bool:
+    """Say whether a name, or what it is behind any signs, is a store's own there."""
+    name = names[at].lstrip("=")
+    if name in STORE_FILES or (at == 0 and name == SLOTS):
+        return True
+    return at > 0 and names[at - 1] in SESSION_DIRECTORIES and is_of_session(name)
+
+
+def is_of_session(name: str) -> bool:
+    """Say whether a directory's name is a session's, or that of one being built or removed."""
+    return is_session_id(name.removeprefix(NEW_PREFIX).removeprefix(GONE_PREFIX))
 
 
 class SessionPaths(Struct, frozen=False):
@@ -117,6 +168,10 @@ class SessionPaths(Struct, frozen=False):
     @property
     def result(self) -> Path:
         return self._of("result.toml")
+
+    @property
+    def reserve(self) -> Path:
+        return self._of(".reserve")
 
     @property
     def heartbeat(self) -> Path:

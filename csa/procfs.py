@@ -62,25 +62,51 @@ def identify(pid: int) -> ProcessId | None:
     return None if start_time is None else ProcessId(pid, start_time)
 
 
+def open_pidfd(pid: int) -> int | None:
+    """Return a descriptor of a process; None where there are none: gVisor, a seccomp filter, the last one in use.
+
+    Raises:
+        ProcessLookupError: there is no such process.
+    """
+    try:
+        return os.pidfd_open(pid)
+    except ProcessLookupError:
+        raise
+    except OSError:
+        return None
+
+
 def send_signal(process: ProcessId, number: int) -> bool:
     """Signal exactly this process, through a pidfd; return whether it was there and may be signalled.
 
-    The identity must come from this boot and this pid namespace.
+    The identity must come from this boot and this pid namespace. Where there are no pidfds, its pid has to do: then it
+    could only be another's if it was used anew within the moment since the start time was compared.
     """
-    from signal import pidfd_send_signal  # noqa: PLC0415  # readers, who look at processes too, send none
-
+    pidfd = None
     try:
-        pidfd = os.pidfd_open(process.pid)
-    except OSError:
-        return False
-    try:
+        pidfd = open_pidfd(process.pid)
         if process_start_time(process.pid) != process.start_time:  # checked with the pidfd open: no reuse in between
             return False
-        pidfd_send_signal(pidfd, number)
+        if pidfd is None or not _send_through(pidfd, number):
+            os.kill(process.pid, number)
     except OSError:
         return False  # it ended, or is another user's
     finally:
-        os.close(pidfd)
+        if pidfd is not None:
+            os.close(pidfd)
+    return True
+
+
+def _send_through(pidfd: int, number: int) -> bool:
+    """Signal a process; return False where the kernel, or a filter, has no such call."""
+    from signal import pidfd_send_signal  # noqa: PLC0415  # readers, who look at processes too, send none
+
+    try:
+        pidfd_send_signal(pidfd, number)
+    except ProcessLookupError:
+        raise
+    except OSError:
+        return False
     return True
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import codecs
 import json
+import math
 import os
 import re
 import select
@@ -26,6 +27,8 @@ METHOD_NOT_FOUND = -32601
 CHUNK_BYTES = 1 << 16
 LINE_LIMIT_BYTES = 64 << 20
 DYING_WAIT_S = 0.5
+LOOK_MS = 20
+_ENDED = -3  # in the place of a descriptor: the agent has ended, and nothing else happened
 _ESCAPES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[@-Z\\^_])|\ufeff")
 _BEGIN = '{"jsonrpc"'
 _DECODER = json.JSONDecoder(strict=False)  # which takes a raw tab or escape in a string
@@ -71,9 +74,9 @@ class Agent:
         self.exit_code: int | None = None
         self.is_open = True  # its output
         self._input, self._output, self._pid = _spawn(command)
-        self._pidfd = os.pidfd_open(self._pid)
+        self._pidfd = _open_pidfd(self._pid)
         self._poll = select.poll()
-        for descriptor in (self._wake, self._output, self._pidfd):
+        for descriptor in (self._wake, self._output, *([self._pidfd] if self._pidfd is not None else [])):
             self._poll.register(descriptor, select.POLLIN)
 
     # What we say
@@ -159,7 +162,7 @@ class Agent:
     def _turn(self, limit: float | None) -> None:
         """Wait for the next thing to happen, and do what it asks for."""
         left_ms = None if limit is None else max(0.0, limit - time.monotonic()) * 1000
-        found = self._poll.poll(left_ms)
+        found = self._poll.poll(left_ms) if self._pidfd is not None else self._look(left_ms)
         if not found:
             raise TimeoutError
         ready = {descriptor for descriptor, _ in found}
@@ -172,11 +175,25 @@ class Agent:
             self._write()
         if self._output in ready:
             self._read()
-        if self._pidfd in ready:
+        if self._pidfd in ready and self._pidfd is not None:
             self._poll.unregister(self._pidfd)
             os.close(self._pidfd)
             self.exit_code = os.waitstatus_to_exitcode(os.waitpid(self._pid, 0)[1])
             self._pidfd = -2
+
+    def _look(self, left_ms: float | None) -> list[tuple[int, int]]:
+        """Poll where there are no pidfds: the process's end is looked for every now and then."""
+        limit = math.inf if left_ms is None else time.monotonic() + left_ms / 1000
+        while self.exit_code is None:
+            pid, status = os.waitpid(self._pid, os.WNOHANG)
+            if pid:
+                self.exit_code = os.waitstatus_to_exitcode(status)
+                self._pidfd = -2
+                return [(_ENDED, 0)]
+            left = min(LOOK_MS, max(0.0, (limit - time.monotonic()) * 1000))
+            if (found := self._poll.poll(left)) or time.monotonic() >= limit:
+                return found
+        return []
 
     def _read_the_rest(self, number: int) -> None:
         """Read what an agent that ended has left; whoever else holds its output open does not keep us."""
@@ -282,6 +299,14 @@ def _error_of(error: Any) -> RpcError:
         return RpcError(None, str(error))
     message = error.get("message")
     return RpcError(error.get("code"), message if type(message) is str else "", error.get("data"))
+
+
+def _open_pidfd(pid: int) -> int | None:
+    """Return a descriptor of a child; None where there are none (gVisor, a seccomp filter)."""
+    try:
+        return os.pidfd_open(pid)
+    except OSError:
+        return None
 
 
 def _after(seconds: float | None) -> float | None:

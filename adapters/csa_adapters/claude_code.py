@@ -6,6 +6,7 @@ Every flag answers something the real CLI did; `claude_stream` reads what comes 
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Callable, Mapping
 
 from csa.errors import UsageError
@@ -41,7 +42,7 @@ _SETTINGS = (
 
 _WRITING_TOOLS = ("Edit", "Write", "NotebookEdit")
 _READING_TOOLS = ("Read", "Glob", "Grep")
-_PLAIN_PATH = re.compile(r"/[\w./+@-]+")
+_NOT_IN_RULES = re.compile(r"[(),*\\]")  # they mean something there
 
 
 class ClaudeCodeAdapter:
@@ -182,8 +183,8 @@ def _csa_rules(request: TurnRequest) -> tuple[str, ...]:
 
     They hold in pipes, lists and quoted heredocs, not behind `X=1 csa`, `csa ... &` or in `$(csa ...)` (2.1.328).
     """
-    path = request.csa_command
-    return ("Bash(csa:*)", f"Bash({path}:*)") if _PLAIN_PATH.fullmatch(path) else ("Bash(csa:*)",)
+    path = shlex.quote(request.csa_command)  # as the agent is told it
+    return ("Bash(csa:*)",) if path == "csa" or _NOT_IN_RULES.search(path) else ("Bash(csa:*)", f"Bash({path}:*)")
 
 
 def _allowing(*rules: str) -> tuple[str, str]:

@@ -7,7 +7,9 @@ list or pipe is checked by itself. The engine refuses patterns with a quantified
 
 from __future__ import annotations
 
+import json
 import re
+import shlex
 
 from csa.model.permission import Permission
 
@@ -49,12 +51,13 @@ def _servers(decision: str, priority: int, **annotations: bool) -> str:
 
 
 def _csa_names(path: str) -> tuple[str, ...]:
-    return ("csa",) if path == "csa" else ("csa", path)
+    return ("csa",) if path == "csa" else ("csa", shlex.quote(path))
 
 
 def _escaped(command: str) -> str:
-    """Write a command for a regular expression over JSON; one that a TOML literal cannot hold matches nothing more."""
-    return re.sub(r"[^\w/ -]", lambda match: "." if match.group() in "'\"\\" else "\\" + match.group(), command)
+    """Write a command for a regular expression over JSON, in which a TOML literal can hold no quote."""
+    text = json.dumps(command, ensure_ascii=False)[1:-1]
+    return re.sub(r"[^\w/ -]", lambda match: "." if match.group() in "'\"\\" else "\\" + match.group(), text)
 
 
 def _command(pattern: str) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import posixpath
 import re
+import shlex
 import sys
 from collections.abc import Mapping
 from typing import Any
@@ -29,7 +30,7 @@ BRIDGE = posixpath.join(posixpath.dirname(__file__), "opencode_bridge.py")
 
 _SESSION_ID = re.compile(r"ses_[0-9A-Za-z]{1,80}")
 _TITLE_LENGTH = 60
-_PLAIN_PATH = re.compile(r"/[\w./+@-]+")
+_WILD = re.compile(r"[*?]")  # in its patterns
 _DIRECTORIES = (
     ("XDG_DATA_HOME", ".local/share"),
     ("XDG_CONFIG_HOME", ".config"),
@@ -167,8 +168,8 @@ def _commands(request: TurnRequest) -> list[str]:
 
 
 def _csa_patterns(request: TurnRequest) -> list[str]:
-    path = request.csa_command
-    return ["csa *", f"{path} *"] if _PLAIN_PATH.fullmatch(path) else ["csa *"]
+    path = shlex.quote(request.csa_command)  # as the agent is told it
+    return ["csa *"] if path == "csa" or _WILD.search(path) else ["csa *", f"{path} *"]
 
 
 def _order(request: TurnRequest) -> _Json:

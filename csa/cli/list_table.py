@@ -9,8 +9,9 @@ from datetime import UTC, datetime
 from csa.cli.describe import tokens_of, usage_in_words
 from csa.cli.output import STATUS_STYLES, Style, cut, one_line, terminal_width
 from csa.model.usage import Usage, counted_once
+from csa.paths import RETIRED
 from csa.runner.sessions.listing import SessionInfo, once_each
-from csa.store.sessions import RETIRED, format_age
+from csa.store.sessions import format_age
 
 _ROOMY_FROM = 120  # columns; narrower terminals are shown the tools and the project cut
 _CUT_TOOLS, _CUT_PLACE = 18, 14

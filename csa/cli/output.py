@@ -108,7 +108,10 @@ class lossy:  # noqa: N801  # as contextlib.suppress, without importing what mak
 
 def silence(stream: IO[str]) -> None:
     """Send a stream that nobody reads to /dev/null, or Python would complain again when it closes it."""
-    null = os.open(os.devnull, os.O_WRONLY)
+    try:
+        null = os.open(os.devnull, os.O_WRONLY)
+    except OSError:  # no descriptor is left; then Python complains
+        return
     os.dup2(null, stream.fileno())
     os.close(null)
 

@@ -205,12 +205,14 @@ def _carry_out(client: Csa, request: RunRequest, arguments: argparse.Namespace, 
         turn = client.attend(opening)
         anyio.run(_drive, turn, progress, faults if arguments.stream_json else None, noted)
     assert turn.result is not None
-    _print_outcome(turn, turn.result, arguments)
+    unprinted = _print_outcome(turn, turn.result, arguments)
     if follow_up:
         signs.about(lambda: "the turn has ended; --on-finish runs")
         _finish(follow_up, client, turn.result)
     if faults and not isinstance(faults[0], BrokenPipeError):
         raise faults[0]
+    if unprinted:
+        raise unprinted
     return turn.result.exit_code
 
 
@@ -335,16 +337,21 @@ def heeded_signals() -> list[signal.Signals]:
     return heeded(_SIGNALS)
 
 
-def _print_outcome(turn: Turn, result: RunResult, arguments: argparse.Namespace) -> None:
-    if arguments.json:
-        print_json(result.to_json())
-    elif arguments.print_id:
-        print(result.session_id)
-    elif not arguments.stream_json and result.text:
-        print(text_for(sys.stdout, result.text))
+def _print_outcome(turn: Turn, result: RunResult, arguments: argparse.Namespace) -> OSError | None:
+    """Print what was asked for; return why stdout has not got it, where it has not: the rest is done all the same."""
+    faults: list[OSError] = []
+    with lossy(sys.stdout, faults):
+        if arguments.json:
+            print_json(result.to_json())
+        elif arguments.print_id:
+            print(result.session_id)
+        elif not arguments.stream_json and result.text:
+            print(text_for(sys.stdout, result.text))
+        sys.stdout.flush()
     warn(turn.losses)
     with lossy(sys.stderr):
         print_failure(result)
+    return faults[0] if faults else None
 
 
 def print_failure(result: RunResult) -> None:

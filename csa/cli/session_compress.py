@@ -48,7 +48,7 @@ def execute(arguments: argparse.Namespace) -> int:
         signs.about(lambda: f"{plan.state.session_id}: {plan.adapter.name} compacts its conversation")
         result = anyio.run(_drive, compaction)
     loss = record_act(plan.setting, "session compress", result.session_id, what=result.status)
-    warn([loss] if loss else [])
+    warn([*compaction.losses, *([loss] if loss else [])])
     if arguments.json:
         print_json(result.to_json())
     elif result.exit_code == 0:

@@ -2,8 +2,8 @@
 
 The archive (a gzipped tar) holds the records and what agents have left in the output, redacted once more with the
 secrets of the present environment. It is refused while a session in it runs. With --tree it holds the sessions below
-as well, also those of other projects. Links, and files of more than 4 GiB, are left out and named on stderr; that is no
-failure.
+as well, also those of other projects. Links, files of more than 4 GiB, and with --all sessions that were deleted, are
+left out and named on stderr; that is no failure. A backup while agents work: --all --skip-running.
 
 For reading there are md, json, html, and jsonl: a message a line.
 """
@@ -30,12 +30,14 @@ from csa.runner.sessions.exporting import (
     write_archive,
 )
 from csa.runner.sessions.listing import SessionInfo
+from csa.store.atomic import sync_file
 
 TYPE_CHECKING = False  # see csa/structs.py
 if TYPE_CHECKING:
     import argparse
 
 ARCHIVE = "archive"
+_BACK = "to have it: csa session restore -s"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -51,6 +53,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--skip-corrupted",
         action="store_true",
         help="leave out damaged sessions and lines, and what cannot be listed, instead of giving up",
+    )
+    parser.add_argument(
+        "--skip-running", action="store_true", help="leave out sessions that run, or may, instead of giving up"
     )
 
 
@@ -70,6 +75,8 @@ def execute(arguments: argparse.Namespace) -> int:
         else client.sessions()[::-1]
     )
     left_out = [Skipped(str(fault.path), fault.problem) for fault in unlistable.faults.values()]
+    if arguments.all:
+        left_out += [Skipped(each, f"it was deleted; {_BACK} {each}") for each in client.store.retired_ids()]
     is_archive = arguments.format == ARCHIVE
     if is_archive and arguments.output is None and sys.stdout.isatty():
         raise UsageError("An archive is not written to a terminal.", hint="csa session export ... -o FILE")
@@ -77,12 +84,12 @@ def execute(arguments: argparse.Namespace) -> int:
         if unlistable.faults and not arguments.skip_corrupted:
             fault = next(iter(unlistable.faults.values()))
             raise StateError(fault.path, fault.problem, hint="--skip-corrupted leaves out what is there")
-        kept, skipped = check_exportable(infos, skip_corrupted=arguments.skip_corrupted)
-        more = _write(
-            arguments.output,
-            lambda stream: write_archive(client.setting, kept, stream, skip_corrupted=arguments.skip_corrupted),
-        )
-        _report(arguments, [info.session_id for info in kept], [*left_out, *skipped, *more])
+        skips = {"skip_corrupted": arguments.skip_corrupted, "skip_running": arguments.skip_running}
+        kept, skipped = check_exportable(infos, **skips)
+        more = _write(arguments.output, lambda stream: write_archive(client.setting, kept, stream, **skips))
+        left = {item.what for item in more}  # what has begun to run in this moment
+        written = [info.session_id for info in kept if info.session_id not in left]
+        _report(arguments, written, [*left_out, *skipped, *more])
     else:
         readable = [info for info in infos if info.record.fault is None]
         _write(arguments.output, lambda stream: _write_documents(client, readable, arguments.format, stream))
@@ -135,7 +142,7 @@ def _write(output: str | None, write: Callable[[IO[bytes]], list[Skipped]]) -> l
         with open(temporary, "xb", opener=_private) as file:
             skipped = write(file)
             file.flush()
-            os.fsync(file.fileno())
+            sync_file(file.fileno())
         temporary.replace(target)
     finally:
         temporary.unlink(missing_ok=True)

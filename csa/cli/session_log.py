@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 
-from csa.cli.output import Style, cut, one_line, print_json, terminal_width
+from csa.cli.output import Style, cut, one_line, print_json, terminal_width, warn
 from csa.cli.selecting import add_selector, find_one
 from csa.model.clock import local_clock
 
@@ -29,7 +29,9 @@ def execute(arguments: argparse.Namespace) -> int:
     from csa.runner.sessions.history import session_log  # noqa: PLC0415  # --help needs none of it
 
     session = find_one(arguments, retired=True)
-    entries = session_log(session)
+    refusals: dict[str, None] = {}  # each is said once
+    entries = session_log(session, on_refusal=refusals.setdefault)
+    warn(refusals)
     if arguments.json:
         print_json([entry.to_json() for entry in entries])
         return 0

@@ -1,7 +1,8 @@
 """Mend what can safely be mended in a session's record, and say what was done.
 
 That is: a last line of the transcript that was cut off is dropped; a state.toml that cannot be read is made anew from
-the transcript, and the old file kept beside it; a result.toml that is not what the transcript says is written anew, and
+the transcript, and the old file kept beside it; one that lacks what the end of the last turn tells, and an end that
+only result.toml tells, are brought up to date; a result.toml that is not what the transcript says is written anew, and
 so is a final.md that is missing, from what was said last. Nothing else is touched. A session that runs is refused.
 
 --steal takes a session that another machine ran and that is not known to have ended: on a shared disk, or in a copy of
@@ -43,5 +44,6 @@ def execute(arguments: argparse.Namespace) -> int:
             print("Nothing to mend")
     warn(repair.losses)
     if not arguments.json:
-        warn(f"still wrong: {problem}" for problem in repair.left)
+        words = "cannot be mended" if arguments.dry_run else "still wrong"
+        warn(f"{words}: {problem}" for problem in repair.left)
     return StateError.exit_code if repair.left else 0

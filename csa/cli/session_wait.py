@@ -67,6 +67,10 @@ def _await(sessions: list[Session], arguments: argparse.Namespace) -> int:
     if arguments.json:
         print_json([ending.to_json() for ending in endings.values()])
     code = unlistable.report(hint="what runs there is not waited for; wait as the user to whom it belongs")
+    for ending in endings.values():
+        if ending.status == "unknown":
+            words = f"Nobody here can know whether {ending.session_id} runs."
+            print_problem(words, hint=f"csa session why -s {ending.session_id}")
     unfinished = [ending.session_id for ending in endings.values() if ending.status == "running"]
     if unfinished:
         count = f"{len(unfinished)} sessions still run" if len(unfinished) > 1 else f"{unfinished[0]} still runs"

@@ -90,7 +90,10 @@ _LOCKS_MEAN = {
 
 def _unknown(found: Evidence) -> str:
     heartbeat = "which has left no heartbeat" if found.heartbeat_age_s is None else f"whose heartbeat is {_beat(found)}"
-    return f"it belongs to another machine{_host(found)}, {heartbeat}; whether it runs cannot be known here."
+    return (
+        f"it belongs to another machine, or to one that was started anew{_host(found)}, {heartbeat}; whether it runs "
+        f"cannot be known here. If you know that it does not: csa session repair --steal {found.session_id}"
+    )
 
 
 def _lost(found: Evidence) -> str:

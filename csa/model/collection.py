@@ -31,6 +31,11 @@ class Rule(Struct, kw_only=True):
     purge: bool = False
     undo_days: int = 7
 
+    @property
+    def has_age(self) -> bool:
+        """Whether what was not used for long goes."""
+        return self.days is not None or self.older_than is not None
+
     def last_kept(self, now: datetime) -> datetime:
         """Return the moment from which on a session's last use keeps it."""
         if self.days is not None:  # exactly so long ago goes, and what is later stays

@@ -26,11 +26,13 @@ from csa.process import commands, guardian
 from csa.process.launch import SpawnError, other_children
 from csa.process.orphans import sweep_orphans
 from csa.process.wakeup import woken_by
+from csa.procfs import is_zombie, open_pidfd
 from csa.structs import Struct
 
 TICK_S = 0.2
 TERM_GRACE_S = 3.0
 _LAST_OUTPUT_S = 0.1
+_LOOK_S = 0.01
 _READ_BYTES = 1 << 16
 _ENDS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _SETTINGS_BYTES = 64  # room for the kernel's struct termios
@@ -209,10 +211,8 @@ class _Session:
         os.close(self._control)
         self._continue_guardian()
         assert self._child.pid is not None
-        pidfd = os.pidfd_open(self._child.pid)
-        if not select.select([pidfd], [], [], guardian.SWEPT_WITHIN_S)[0]:
+        if not _ends_within(guardian.SWEPT_WITHIN_S, self._child.pid):
             os.kill(self._child.pid, signal.SIGKILL)
-        os.close(pidfd)
         said = self._last_words()
         os.close(self._status)
         with suppress(pexpect.ExceptionPexpect):
@@ -321,6 +321,19 @@ class _Session:
             elif kind == "killed":
                 self.end = ToolExit(None, int(value))
         self._is_over = self._is_over or not content or self.end is not None or self.fault is not None
+
+
+def _ends_within(limit_s: float, pid: int) -> bool:
+    """Wait for a child to end, which is not reaped; say whether it did."""
+    pidfd = open_pidfd(pid)
+    if pidfd is not None:
+        is_over = bool(select.select([pidfd], [], [], limit_s)[0])
+        os.close(pidfd)
+        return is_over
+    limit = time.monotonic() + limit_s
+    while not is_zombie(pid) and time.monotonic() < limit:
+        time.sleep(_LOOK_S)
+    return is_zombie(pid)
 
 
 def _window() -> tuple[int, int]:

@@ -15,9 +15,10 @@ from csa.model.adapter import ToolExit
 from csa.process import commands, guardian
 from csa.process.launch import Launched, SpawnError, guardians_at_work, launch_tool
 from csa.process.orphans import sweep_orphans
-from csa.procfs import ProcessId, cpu_ticks, identify
+from csa.procfs import ProcessId, cpu_ticks, identify, is_zombie, open_pidfd
 
 READ_BYTES = 1 << 18
+_LOOK_S = 0.01
 
 
 class ToolProcess:
@@ -136,13 +137,17 @@ class ToolProcess:
             if words[0] == "swept":
                 self.is_swept, self.swept, self.peak_rss_bytes = True, int(words[1]), int(words[2])
         try:
-            pidfd = os.pidfd_open(self._process.pid)
+            pidfd = open_pidfd(self._process.pid)
         except ProcessLookupError:
             return  # reaped already; by the kernel, where this process ignores SIGCHLD
         try:
-            await anyio.wait_readable(pidfd)
+            if pidfd is not None:
+                await anyio.wait_readable(pidfd)
+            while not is_zombie(self._process.pid):  # noqa: ASYNC110  # the kernel tells of it in no other way
+                await anyio.sleep(_LOOK_S)
         finally:
-            os.close(pidfd)
+            if pidfd is not None:
+                os.close(pidfd)
 
     def _close(self) -> None:
         for stream in (self._process.stdin, self._process.stdout, self._process.stderr):

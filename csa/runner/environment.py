@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -59,6 +60,7 @@ def system_note(state: SessionState, *, csa_command: str, max_depth: int) -> str
         f"You run inside csa session {state.session_id} (depth {state.depth}).",
         "Put files that others should find into the directory that $CSA_OUTPUT_DIR names.",
     ]
+    csa_command = shlex.quote(csa_command)
     if state.depth < max_depth:
         lines.append(
             f'To hand a part of the work to a sub-agent, run in the shell: {csa_command} run "task". '

@@ -8,12 +8,14 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from contextlib import suppress
 
 TYPE_CHECKING = False  # see csa/structs.py
 if TYPE_CHECKING:
     from pathlib import Path
 
 
+_HAS_NO_FSYNC = {errno.EINVAL, errno.ENOTSUP, errno.ENOSYS}  # CIFS, shared folders of virtual machines, FUSE
 _REPLACING = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NONBLOCK
 
 
@@ -33,30 +35,104 @@ def append_private(path: Path, content: bytes) -> None:
 
 def write_atomically(path: Path, content: bytes) -> None:
     """Replace `path` by way of a temporary file beside it: fsync, rename, fsync of the directory. Mode 0600."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    fd = os.open(temporary, _REPLACING, 0o600)
-    try:
+    Draft(path, content).commit()
+
+
+class Draft:
+    """The next content of a file, whole and durable beside it, so that a full disk shows before anything has changed.
+
+    Raises OSError when made, and leaves nothing then.
+    """
+
+    def __init__(self, path: Path, content: bytes) -> None:
+        self._path = path
+        self._temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        self.is_pending = True
+        fd = os.open(self._temporary, _REPLACING, 0o600)
         try:
-            view = memoryview(content)
-            while view:
-                view = view[os.write(fd, view) :]
-            os.fsync(fd)
-        finally:
-            os.close(fd)
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    sync_directory(path.parent)
+            try:
+                view = memoryview(content)
+                while view:
+                    view = view[os.write(fd, view) :]
+                sync_file(fd)
+            finally:
+                os.close(fd)
+        except BaseException:
+            self.discard()
+            raise
+
+    def follow(self, directory: Path) -> None:
+        """Note that the directory it is in has been moved there."""
+        self._path, self._temporary = directory / self._path.name, directory / self._temporary.name
+
+    def commit(self) -> None:
+        """Replace the file; OSError where that fails: `is_pending` says whether before it was replaced."""
+        try:
+            os.replace(self._temporary, self._path)
+        except BaseException:
+            self.discard()
+            raise
+        self.is_pending = False
+        sync_directory(self._path.parent)
+
+    def discard(self) -> None:
+        """Remove it, unless it was committed."""
+        if self.is_pending:
+            with suppress(OSError):  # what failed before is what matters
+                self._temporary.unlink(missing_ok=True)
+
+
+def sync_file(fd: int) -> None:
+    """Make an open file, or the names in an open directory, durable, where the file system has a way to do that."""
+    try:
+        os.fsync(fd)
+    except OSError as error:
+        if error.errno not in _HAS_NO_FSYNC:
+            raise
 
 
 def sync_directory(path: Path) -> None:
     """Make the names in a directory durable."""
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        os.fsync(fd)
+        sync_file(fd)
     finally:
         os.close(fd)
+
+
+def move_directory(source: Path, target: Path, *, aside: str) -> bool:
+    """Rename a directory; copy it, where it is in another layer of an overlay and cannot be renamed (EXDEV).
+
+    Return whether it was copied. The copy is made under the name `aside`, and is whole when it gets its own; nobody
+    holds the locks in it.
+    """
+    try:
+        os.rename(source, target)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        _copy_over(source, target, target.with_name(aside))
+        return True
+    return False
+
+
+def _copy_over(source: Path, target: Path, aside: Path) -> None:
+    import shutil  # noqa: PLC0415  # hardly ever needed
+
+    shutil.rmtree(aside, ignore_errors=True)
+    try:
+        shutil.copytree(source, aside, symlinks=True, ignore=_special_files)
+        os.rename(aside, target)
+    except BaseException:
+        shutil.rmtree(aside, ignore_errors=True)
+        raise
+    shutil.rmtree(source)
+
+
+def _special_files(directory: str, names: list[str]) -> list[str]:
+    """Return what cannot be copied: pipes, sockets and devices, which an agent may have left."""
+    kinds = {name: stat.S_IFMT(os.lstat(os.path.join(directory, name)).st_mode) for name in names}
+    return [name for name, kind in kinds.items() if kind not in {stat.S_IFREG, stat.S_IFDIR, stat.S_IFLNK}]
 
 
 def make_private_directory(path: Path) -> None:

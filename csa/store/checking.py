@@ -15,16 +15,17 @@ from csa.model.events import TRANSCRIPT_VERSION, Event
 from csa.model.state import SessionState
 from csa.paths import SessionPaths, store_dir
 from csa.store.liveness import probe
+from csa.store.recovery import caught_up, end_in_result
 from csa.store.results import load_result, render_result
 from csa.store.sessions import Store
 from csa.store.statefile import load_state, read_record
 from csa.store.status import missing_turns
-from csa.store.transcript import read_lines
+from csa.store.transcript import last_turn_event, read_lines
 from csa.structs import Struct
 
 Severity = Literal["error", "warning", "info"]
 _KNOWN_NAMES = frozenset(
-    {"state.toml", "transcript.jsonl", "result.toml", "heartbeat", "cancel", "locks", "output", "runtime"}
+    {"state.toml", "transcript.jsonl", "result.toml", "heartbeat", "cancel", "locks", "output", "runtime", ".reserve"}
 )
 DAMAGED_PREFIX = "state.toml.damaged-"
 _PRIVATE = 0o077
@@ -77,7 +78,7 @@ def check_session(store: Store, paths: SessionPaths) -> list[Problem]:
         events = None
         problems.append(_problem_of(session_id, fault))
     if state is not None:
-        problems += _check_state(store, paths, state, events)
+        problems += _check_state(store, paths, state, events, is_at_rest=is_at_rest)
     return list(dict.fromkeys(problems))  # what cannot be read is met more than once
 
 
@@ -144,7 +145,9 @@ def expected_result(paths: SessionPaths) -> bytes | None:
         StateError: the last end that the journal tells of is no result.
     """
     try:
-        return render_result(load_result(paths, paths.root.name))
+        result, last = load_result(paths, paths.root.name), last_turn_event(paths.transcript)
+        totals = last.data.get("totals") if last and last.turn == result.turn else None
+        return render_result(result, totals if isinstance(totals, dict) else None)
     except NotFoundError:
         return None
 
@@ -229,7 +232,9 @@ def _check_result(session_id: str, paths: SessionPaths) -> Iterator[Problem]:
         yield Problem(session_id, "error", paths.result, text)
 
 
-def _check_state(store: Store, paths: SessionPaths, state: SessionState, ends: list[Event] | None) -> Iterator[Problem]:
+def _check_state(
+    store: Store, paths: SessionPaths, state: SessionState, ends: list[Event] | None, *, is_at_rest: bool
+) -> Iterator[Problem]:
     """Compare the record with the turns that the transcript tells of (None: it cannot be read) and with its place."""
     session_id = state.session_id
     started = max((event.turn for event in ends or ()), default=0)
@@ -237,7 +242,14 @@ def _check_state(store: Store, paths: SessionPaths, state: SessionState, ends: l
         yield _problem_of(session_id, fault)
     if started > state.turns:
         text = f"turns is {state.turns}, and the transcript tells of turn {started}"
+        was_cut_off = ends is not None and ends[-1].type == "run_started" and started == state.turns + 1
+        yield Problem(session_id, "warning" if was_cut_off else "error", paths.state, text)
+    elif ends is not None and is_at_rest and caught_up(paths, state) != state:
+        text = f"does not say how turn {state.turns} went, as the transcript does; repair and the next turn mend that"
         yield Problem(session_id, "error", paths.state, text)
+    if ends and is_at_rest and ends[-1].type == "run_started" and end_in_result(paths, ends[-1]):
+        text = f"lacks the end of turn {ends[-1].turn}, which result.toml tells; repair and the next turn mend that"
+        yield Problem(session_id, "error", paths.transcript, text)
     if state.project_path != str(store.project):
         text = f"its project is {state.project_path}, and it lies in the store of {store.project}"
         yield Problem(session_id, "warning", paths.state, text)

@@ -23,7 +23,7 @@ from typing import Any, Literal
 
 from csa.errors import AmbiguousError, BusyError, CsaError, NotFoundError, StateError
 from csa.ids import is_session_id
-from csa.paths import SessionPaths
+from csa.paths import CHECKPOINTS, SessionPaths
 from csa.store.atomic import open_regular, read_regular
 from csa.store.gitplumbing import ABSENT, Git, GitError, ensure_bare, open_bare
 from csa.store.sessions import Store
@@ -102,7 +102,7 @@ def make_checkpoint(store: Store, facts: Facts, environ: Mapping[str, str], *, n
         CsaError: the repository cannot be written.
         GitError: git refuses, for whatever other reason.
     """
-    path = store.path / "audit.git"
+    path = store.path / CHECKPOINTS
     try:
         return _make_checkpoint(path, store, facts, environ, now=now)
     except OSError as error:
@@ -155,7 +155,7 @@ def _make_checkpoint(path: Path, store: Store, facts: Facts, environ: Mapping[st
 
 def list_checkpoints(store: Store, environ: Mapping[str, str], session_id: str | None = None) -> Iterator[Checkpoint]:
     """Yield the checkpoints of one session, or of all, newest first."""
-    path = store.path / "audit.git"
+    path = store.path / CHECKPOINTS
     if not (path / "HEAD").exists():
         return
     git = open_bare(path, environ)
@@ -181,7 +181,7 @@ def find_checkpoint(store: Store, environ: Mapping[str, str], name: str) -> Chec
 
 def read_kept_file(store: Store, environ: Mapping[str, str], checkpoint: Checkpoint, name: str) -> str | None:
     """Return a file of a checkpoint: `state.toml`, `result.toml`, `checkpoint.json`; None where it has none."""
-    git = open_bare(store.path / "audit.git", environ)
+    git = open_bare(store.path / CHECKPOINTS, environ)
     try:
         return git.run("cat-file", "blob", f"{checkpoint.commit}:{name}").decode("utf-8", "replace")
     except GitError:

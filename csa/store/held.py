@@ -16,17 +16,21 @@ from typing import Self
 from csa.errors import BusyError, NotFoundError, RefusedError, StateError
 from csa.ids import is_session_id
 from csa.model.state import SessionState
-from csa.paths import SessionPaths
+from csa.paths import GONE_PREFIX, NEW_PREFIX, SessionPaths
 from csa.procfs import ProcessId
 from csa.store.atomic import make_private_directory, sync_directory, write_private
 from csa.store.heartbeat import render_heartbeat
 from csa.store.locks import Lock, acquire_lock, is_locked
 from csa.store.owner import Owner
-from csa.store.sessions import NEW_PREFIX, Store
-from csa.store.statefile import create_state, load_state, save_state
+from csa.store.recovery import caught_up
+from csa.store.sessions import Store
+from csa.store.statefile import create_state, draft_state, load_state, save_state
 from csa.store.taking import RETRY, busy, owner_record, take_session_lock
 
-GONE_PREFIX = ".gone-"
+TYPE_CHECKING = False  # see csa/structs.py
+if TYPE_CHECKING:
+    from csa.store.journal import Journal
+
 _LOST = {errno.EIO, errno.ESTALE, errno.EBADF, errno.ENOLCK}  # what a file server answers that has forgotten a lock
 
 
@@ -97,6 +101,31 @@ class HeldSession:
         if self.is_ours():
             save_state(self.paths.state, state)
 
+    def save_with(self, state: SessionState, journal: Journal, mark: tuple[int, int]) -> None:
+        """Write the state, and what the journal has taken since `mark`: both, durably, or neither.
+
+        StateError or OSError as `statefile.save_state`, or since the journal cannot be written.
+        """
+        if not self.is_ours():
+            return
+        draft = None
+        try:
+            draft = draft_state(self.paths.state, state)
+            journal.sync()
+            if journal.fault:
+                raise journal.fault  # noqa: TRY301  # as what fails beside it
+            draft.commit()
+        except BaseException as error:
+            is_done = draft is not None and not draft.is_pending
+            if not is_done:
+                journal.return_to(mark)
+            if not (is_done and isinstance(error, OSError)):  # else only a power cut could still undo it
+                raise
+        finally:
+            if draft:
+                draft.discard()
+        self.state = state
+
     def publish(self) -> None:
         """Rename a new session into place, durably.
 
@@ -146,7 +175,12 @@ class HeldSession:
     def remove(self) -> None:
         """Delete the session (an ephemeral one at its end): rename aside, then remove."""
         aside = self.paths.root.with_name(GONE_PREFIX + self.state.session_id)
-        os.rename(self.paths.root, aside)
+        try:
+            os.rename(self.paths.root, aside)
+        except OSError as error:
+            if error.errno != errno.EXDEV:  # another layer of an overlay, where it can only be removed in its place
+                raise
+            aside = self.paths.root
         _remove_tree(aside)
 
     def close(self) -> None:
@@ -264,7 +298,8 @@ def open_session(
     owner = owner_record(tool, state.turns + (not errand), detached=detached, errand=errand)
     locks, loser = _take_locks(paths, state, tool, owner, advice=advice, steal=steal)
     try:
-        state = load_state(paths.state)  # it may have changed before the lock was ours
+        # It may have changed before the lock was ours.
+        state = caught_up(paths, load_state(paths.state))
     except StateError:
         for lock in locks:
             lock.close()

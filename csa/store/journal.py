@@ -10,6 +10,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
 from functools import lru_cache
 from json.encoder import c_make_encoder, encode_basestring  # type: ignore[attr-defined]  # the first is undocumented
@@ -19,6 +20,7 @@ from typing import Any
 from csa.model.events import TRANSCRIPT_VERSION, Event
 from csa.model.redaction import Redactor, StreamRedactor
 from csa.model.state import format_time
+from csa.store.atomic import sync_file
 from csa.store.transcript import end_of_last_line, read_events_backwards
 
 _LINES_AT_ONCE = 16  # are looked through for secrets: a search of a short line takes less than the call
@@ -114,9 +116,24 @@ class Journal:
         if self.is_sealed:
             return
         try:
-            os.fsync(self._fd)
+            sync_file(self._fd)
         except OSError as error:
             self.fault = self.fault or error
+
+    def mark(self) -> tuple[int, int]:
+        """Return how far the file goes, for `return_to`."""
+        return self._durable_seq, self._end
+
+    def return_to(self, mark: tuple[int, int]) -> None:
+        """Take back what came after a mark, be it written already: what it tells of was refused."""
+        self._buffer.clear()
+        self._chunks = None
+        is_written = self._end > mark[1]
+        self._durable_seq, self._end = mark
+        self._seq = self._durable_seq
+        if is_written and not self.is_sealed:
+            with suppress(OSError):  # a turn without an end then, which is what a crash here would have left
+                os.ftruncate(self._fd, self._end)
 
     def close(self) -> None:
         """Flush and close; harmless when done twice."""

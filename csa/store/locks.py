@@ -90,13 +90,35 @@ def acquire_lock(path: Path, *, wait: bool = False, flock: bool = False) -> Lock
         try:
             _lock(path, fd, wait=wait)
             if flock:
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                _show_to_others(fd)
             if _names(path, fd):  # else it was renamed away while we waited
                 return Lock(path, fd)
         except BaseException:
             os.close(fd)
             raise
         os.close(fd)
+
+
+def _show_to_others(fd: int) -> None:
+    """Place a flock(2); BlockingIOError where another program holds one. Where there are none, none can be held."""
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise
+    except OSError:  # ENOLCK, ENOSYS, EOPNOTSUPP: network file systems, FUSE
+        return
+
+
+def flock_problem(path: Path) -> str | None:
+    """Say why no flock(2) can be placed on a file that nobody else uses; None where it can."""
+    fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        return error.strerror
+    finally:
+        os.close(fd)
+    return None
 
 
 class Heeding:

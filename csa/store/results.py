@@ -15,6 +15,7 @@ from csa.store.transcript import read_events, read_events_backwards
 
 TYPE_CHECKING = False  # see csa/structs.py
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from typing import Any
 
     from csa.model.events import Event
@@ -47,16 +48,16 @@ def load_result(paths: SessionPaths, session_id: str, *, turn: int | None = None
     raise NotFoundError(f"{problem.format(session_id)}.", hint=f"csa session is-alive -s {session_id}")
 
 
-def save_result(paths: SessionPaths, result: RunResult) -> None:
-    """Write result.toml, by the supervisor that appended the event."""
-    write_atomically(paths.result, render_result(result))
+def save_result(paths: SessionPaths, result: RunResult, totals: Mapping[str, Any] | None = None) -> None:
+    """Write result.toml, by the supervisor that appended the event; with the tool's totals, should that be lost."""
+    write_atomically(paths.result, render_result(result, totals))
 
 
-def render_result(result: RunResult) -> bytes:
+def render_result(result: RunResult, totals: Mapping[str, Any] | None = None) -> bytes:
     """Return what result.toml holds after a turn that ended so."""
     from csa.store.tomlfile import render_toml  # noqa: PLC0415  # only writers pay for tomlkit
 
-    return render_toml(_projection(result))
+    return render_toml({**_projection(result), **({"totals": dict(totals)} if totals else {})})
 
 
 def _projection(result: RunResult) -> dict[str, Any]:

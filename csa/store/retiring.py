@@ -17,12 +17,12 @@ from pathlib import Path
 
 from csa.errors import BusyError, StateError
 from csa.model.state import SessionState
-from csa.paths import SessionPaths
-from csa.store.atomic import sync_directory
-from csa.store.held import GONE_PREFIX, store_lock
+from csa.paths import GONE_PREFIX, NEW_PREFIX, SessionPaths
+from csa.store.atomic import Draft, move_directory, sync_directory, write_private
+from csa.store.held import store_lock
 from csa.store.owner import CHANGE, Owner
-from csa.store.sessions import NEW_PREFIX, Store, is_directory
-from csa.store.statefile import load_state, save_state
+from csa.store.sessions import Store, is_directory
+from csa.store.statefile import draft_state, load_state, save_state
 from csa.store.survey import measure
 from csa.store.taking import owner_record, take_session_lock
 from csa.structs import replace
@@ -69,7 +69,7 @@ def retire(store: Store, paths: SessionPaths, now: datetime) -> SessionPaths:
     while True:
         target.root.parent.mkdir(0o700, exist_ok=True)
         try:
-            _move(paths.root, target.root)
+            move(paths.root, target.root)
             break
         except FileNotFoundError:  # another collector has just found retired/ empty, and removed it
             if not paths.root.exists():
@@ -103,18 +103,42 @@ def bring_back(store: Store, paths: SessionPaths, now: datetime) -> tuple[Sessio
             expires_at=None,
             name=None if taken else state.name,
         )
-        _move(paths.root, target.root)
-        for directory in (paths.root.parent, target.root.parent):
-            sync_directory(directory)
-        save_state(target.state, restored)
+        move_with(paths.root, target.root, draft_state(paths.state, restored))
     return target, restored
+
+
+def move_with(source: Path, target: Path, draft: Draft) -> None:
+    """Move a session that is held, durably, and put the record in place that says so; where one fails neither is done.
+
+    Raises as `move`.
+    """
+    try:
+        move(source, target)
+        draft.follow(target)
+    except BaseException:
+        draft.discard()
+        raise
+    try:
+        draft.commit()
+    except BaseException:
+        if draft.is_pending:
+            with suppress(OSError, BusyError):  # what failed first is what matters
+                move(target, source)
+        raise
+    sync_directory(source.parent)
+    sync_directory(target.parent)
 
 
 def purge(paths: SessionPaths) -> int:
     """Remove a session that is held, for good; return the bytes that became free."""
     aside = paths.root.with_name(GONE_PREFIX + paths.root.name.removeprefix(NEW_PREFIX))
     remove_tree(aside)
-    os.rename(paths.root, aside)
+    try:
+        os.rename(paths.root, aside)
+    except OSError as error:
+        if error.errno != errno.EXDEV:  # another layer of an overlay, where it can only be removed in its place
+            raise
+        aside = paths.root
     return remove_tree(aside)
 
 
@@ -151,9 +175,11 @@ def remove_empty_directories(store: Store) -> None:
         directory = directory.parent
 
 
-def _move(source: Path, target: Path) -> None:
+def move(source: Path, target: Path) -> None:
+    """Move a session's directory; BusyError where there is one of that name, OSError where it cannot be moved."""
     try:
-        os.rename(source, target)
+        if move_directory(source, target, aside=GONE_PREFIX + source.name):
+            write_private(SessionPaths(target).session_lock, b"")  # nobody holds the copy, though it names us
     except OSError as error:
         if error.errno not in {errno.ENOTEMPTY, errno.EEXIST}:
             raise

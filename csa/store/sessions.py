@@ -7,7 +7,14 @@ import stat
 
 from csa.errors import AmbiguousError, NotFoundError, RetiredError, StateError, UsageError
 from csa.ids import ID_LENGTH, is_session_id
-from csa.paths import SessionPaths, make_path, store_pathname
+from csa.paths import (
+    RETIRED,
+    SESSION_DIRECTORIES,
+    SessionPaths,
+    make_path,
+    plain_store_pathname,
+    store_pathname,
+)
 from csa.structs import Struct
 
 TYPE_CHECKING = False  # see csa/structs.py
@@ -19,8 +26,6 @@ if TYPE_CHECKING:
     from csa.model.state import SessionState
 
 MAX_MATCHES_SHOWN = 20
-NEW_PREFIX = ".new-"
-RETIRED = "retired"
 _USUAL_BYTES = 1 << 14
 _ESCAPE = b"\\"
 
@@ -74,10 +79,12 @@ class Store(Struct, frozen=False):
 
     root_pathname: str
     project_pathname: str
+    _pathname: str
 
     def __init__(self, root: Path | str, project: Path | str) -> None:
         self.root_pathname = str(root)
         self.project_pathname = str(project)
+        self._pathname = _place(self.root_pathname, self.project_pathname)
 
     @property
     def root(self) -> Path:
@@ -90,7 +97,7 @@ class Store(Struct, frozen=False):
     @property
     def pathname(self) -> str:
         """The store's own directory."""
-        return store_pathname(self.root_pathname, self.project_pathname)
+        return self._pathname
 
     @property
     def path(self) -> Path:
@@ -260,6 +267,14 @@ class Store(Struct, frozen=False):
         lines = [_describe(self.record(session_id), now) for session_id in reversed(matches[-MAX_MATCHES_SHOWN:])]
         more = len(matches) - len(lines)
         return [*lines, f"... and {more} more"] if more else lines
+
+
+def _place(root: str, project: str) -> str:
+    """Return where the store of a project is: also that of an older csa, in a place that it shares with another."""
+    wanted = store_pathname(root, project)
+    plain = plain_store_pathname(root, project)
+    is_in_use = wanted != plain and any(os.path.isdir(f"{plain}/{name}") for name in SESSION_DIRECTORIES)
+    return plain if is_in_use else wanted
 
 
 Target = tuple[Store, str]  # a session, by its store and its id

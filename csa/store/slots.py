@@ -14,11 +14,11 @@ from pathlib import Path
 
 from csa.errors import FullError, Obstacle
 from csa.model.limits import Limits
+from csa.paths import SLOTS
 from csa.store.locks import Lock, acquire_lock, probe_lock
 from csa.structs import Struct
 
 WAITING_IS_FUTILE = "only the calling session and those above it run: do the work in this session"
-_DIRECTORY = ".slots"
 _NAMED = 3
 
 
@@ -35,7 +35,7 @@ def take_slot(root: Path, holder: Holder, limits: Limits, *, callers: Collection
     Raises:
         FullError: as many turns run as a limit for this host, or for the tool, allows.
     """
-    directory = root / _DIRECTORY
+    directory = root / SLOTS
     if not directory.is_dir():
         directory.mkdir(0o700, parents=True, exist_ok=True)
     with acquire_lock(directory / "lock", wait=True):
@@ -53,15 +53,15 @@ def pass_slot(root: Path, slot: Lock, holder: Holder, limits: Limits, *, callers
     Raises:
         FullError: as many turns of that tool run as its limit allows; the slot is as it was.
     """
-    with acquire_lock(root / _DIRECTORY / "lock", wait=True):
-        others = [(path, held) for path, held in _look(root / _DIRECTORY) if path != slot.path]
+    with acquire_lock(root / SLOTS / "lock", wait=True):
+        others = [(path, held) for path, held in _look(root / SLOTS) if path != slot.path]
         _refuse_when_full(root, others, holder.tool, limits, callers)
         slot.write(json.dumps({"session_id": holder.session_id, "tool": holder.tool}).encode())
 
 
 def running_turns(root: Path) -> list[Holder]:
     """Return who runs on this host just now."""
-    return [held for _, held in _look(root / _DIRECTORY) if held is not None]
+    return [held for _, held in _look(root / SLOTS) if held is not None]
 
 
 def _look(directory: Path) -> Iterator[tuple[Path, Holder | None]]:

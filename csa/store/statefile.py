@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from csa.errors import StateError
 from csa.model.state import NewerSchemaFault, RecordFault, SessionState, parse_state, render_state
-from csa.store.atomic import write_atomically
+from csa.store.atomic import Draft, write_atomically
 from csa.store.plaintoml import load_plain
 
 TYPE_CHECKING = False  # see csa/structs.py
@@ -108,10 +108,15 @@ def save_state(path: Path, state: SessionState) -> None:
         StateError: the file there is damaged; it is left as it is.
         OSError: it cannot be read or written; the old content stays.
     """
+    draft_state(path, state).commit()
+
+
+def draft_state(path: Path, state: SessionState) -> Draft:
+    """Return the same as a draft, which its `commit` puts in place. Raises as `save_state`."""
     from csa.store.tomlfile import edit_toml  # noqa: PLC0415  # only writers pay for tomlkit
 
     load_state(path)  # the same checks, and errors, as every reader's
-    write_atomically(path, edit_toml(_read(path), render_state(state)))
+    return Draft(path, edit_toml(_read(path), render_state(state)))
 
 
 def _line_of(error: ValueError, text: str) -> int | None:

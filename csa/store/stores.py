@@ -7,13 +7,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from csa.errors import StateError
-from csa.ids import is_session_id
-from csa.store.held import GONE_PREFIX
-from csa.store.sessions import NEW_PREFIX, Store
-
-_SESSIONS = "sessions"
-_RETIRED = "retired"
-_HOLDS_SESSIONS = {_SESSIONS, _RETIRED}
+from csa.paths import CHECKPOINTS, RETIRED, SESSION_DIRECTORIES, SESSIONS, is_of_session, project_of_store
+from csa.store.sessions import Store
 
 
 def find_stores(
@@ -40,17 +35,10 @@ def find_stores(
                 on_fault(StateError.unreadable(place, error))
             continue
         store = os.path.dirname(place)
-        if has_session and (name == _SESSIONS or (with_retired and name == _RETIRED)) and store not in seen:
+        if has_session and (name == SESSIONS or (with_retired and name == RETIRED)) and store not in seen:
             seen.add(store)
-            yield Store(root, Path("/", os.path.relpath(store, root)))
-        if name in _HOLDS_SESSIONS:  # hidden there: sessions that are being built, or removed
-            below = [child for child in below if not child.startswith(".")]
+            yield Store(root, project_of_store(str(root), store))
         stack += [(os.path.join(place, child), child) for child in below]
-
-
-def is_of_session(name: str) -> bool:
-    """Say whether a directory's name is a session's, or that of one being built or removed."""
-    return is_session_id(name.removeprefix(NEW_PREFIX).removeprefix(GONE_PREFIX))
 
 
 def _look(place: str) -> tuple[bool, list[str]]:
@@ -60,6 +48,14 @@ def _look(place: str) -> tuple[bool, list[str]]:
         for entry in entries:
             if is_of_session(entry.name):
                 has_session = has_session or entry.name.startswith(".") or entry.is_dir(follow_symlinks=False)
-            elif not entry.name.endswith(".git") and entry.is_dir(follow_symlinks=False):
+            elif entry.is_dir(follow_symlinks=False) and not _is_gits(entry.path):
                 below.append(entry.name)
+    if os.path.basename(place) == CHECKPOINTS:  # where an older csa had the store of a project of that name
+        below = [name for name in below if name in SESSION_DIRECTORIES]
     return has_session, below
+
+
+def _is_gits(place: str) -> bool:
+    """Say whether a directory is a repository of checkpoints, perhaps still being made, and no store besides."""
+    name = os.path.basename(place)
+    return name.endswith(".git") and os.path.exists(f"{place}/HEAD") and not os.path.isdir(f"{place}/{SESSIONS}")

@@ -11,11 +11,10 @@ from contextlib import suppress
 from pathlib import Path
 
 from csa.errors import StateError
-from csa.paths import SessionPaths
-from csa.store.held import GONE_PREFIX
+from csa.paths import GONE_PREFIX, NEW_PREFIX, SessionPaths, is_of_session
 from csa.store.locks import is_locked
-from csa.store.sessions import NEW_PREFIX, Store
-from csa.store.stores import find_stores, is_of_session
+from csa.store.sessions import Store
+from csa.store.stores import find_stores
 from csa.structs import Struct, field
 
 _REMAINS_AFTER_S = 60.0  # younger ones may be just being built or removed

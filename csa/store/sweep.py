@@ -9,25 +9,24 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterator
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 
 from csa.errors import StateError
 from csa.model.clock import from_timestamp
 from csa.model.collection import Reason, Rule
-from csa.model.state import SessionState
-from csa.paths import SessionPaths
-from csa.store.held import GONE_PREFIX
+from csa.model.state import SessionState, parse_time
+from csa.paths import GONE_PREFIX, NEW_PREFIX, SessionPaths, is_of_session
 from csa.store.liveness import probe
 from csa.store.locks import probe_lock
 from csa.store.owner import may_be_running, parse_owner
-from csa.store.sessions import NEW_PREFIX, Store, read_state_text
+from csa.store.sessions import Store, read_state_text
 from csa.store.statefile import load_state, parse_state_bytes
 from csa.store.status import find_fault
-from csa.store.stores import is_of_session
 from csa.structs import Struct
 
 _REMAINS_AFTER_S = 3600.0
+_FORGOTTEN_AFTER = timedelta(days=1)
 _USED = b"\nlast_accessed = "
 
 
@@ -71,7 +70,7 @@ def judge(paths: SessionPaths, rule: Rule, now: datetime, *, content: bytes | No
     if reason is None:
         return None
     try:
-        runs = _is_running(paths)
+        runs = _is_running(paths) and not is_forgotten(paths, rule, now)
     except StateError as fault:
         return _judge_damaged(paths, fault, rule, now)
     if not runs and (found := find_fault(paths, state)):
@@ -85,7 +84,8 @@ def _judge_damaged(paths: SessionPaths, fault: StateError, rule: Rule, now: date
         return None
     reason: Reason | None = "damaged" if rule.takes_damaged(changed_at, now) else None
     try:
-        return Candidate(paths.session_id, paths, None, fault, reason, _is_running(paths))
+        runs = _is_running(paths) and not is_forgotten(paths, rule, now)
+        return Candidate(paths.session_id, paths, None, fault, reason, runs)
     except StateError:  # what cannot be looked at stays
         return Candidate(paths.session_id, paths, None, fault)
 
@@ -130,6 +130,40 @@ def is_running(paths: SessionPaths) -> bool:
 def _is_running(paths: SessionPaths) -> bool:
     held, content = probe_lock(f"{paths.pathname}/locks/session.lock")
     return held or (bool(content) and probe(paths).state != "not_alive")
+
+
+def is_forgotten(paths: SessionPaths, rule: Rule, now: datetime) -> bool:
+    """Say whether nobody can know if a session runs, on a machine not heard of, and all signs are old.
+
+    It has not been used, its transcript not been written, and its heart not been beating, for as long as the rule asks
+    for, and for a day.
+    """
+    found = probe(paths)
+    if found.state != "unknown" or found.fault is not None or found.owner is None:
+        return False
+    signs = [
+        _modified(paths.heartbeat) or parse_time(found.owner.since),
+        _modified(paths.transcript),
+        parse_time(found.owner.parked_until or None),
+        _last_use(paths),
+    ]
+    oldest = min(now - _FORGOTTEN_AFTER, rule.last_kept(now) if rule.has_age else now)
+    return all(sign < oldest for sign in signs if sign is not None)
+
+
+def _modified(path: Path) -> datetime | None:
+    try:
+        return from_timestamp(os.stat(path).st_mtime)
+    except OSError:
+        return None
+
+
+def _last_use(paths: SessionPaths) -> datetime | None:
+    """Return when a session was used last; of a damaged one, when its files were changed."""
+    try:
+        return load_state(paths.state).last_accessed
+    except StateError:
+        return changed(paths)
 
 
 def find_remains(store: Store, now: datetime) -> list[Path]:

@@ -75,7 +75,7 @@ def _elsewhere(paths: SessionPaths, found: Liveness, *, advice: str, way: str | 
     since = local_clock(parse_time(owner.since), "%Y-%m-%d %H:%M")
     who = f"{owner.tool}, {owner.work}, since {since}"
     place = f"PID {owner.pid}, which has lost its lock" if owner.boot_id == boot_id() else f"host {owner.host}"
-    way = way or f"csa session repair --steal {session_id}, or csa run --steal"
+    way = way or way_to_steal(session_id)
     if found.state == "alive":
         words = f"Session {session_id} is in use by {place} ({who})"
         return BusyError(
@@ -87,6 +87,11 @@ def _elsewhere(paths: SessionPaths, found: Liveness, *, advice: str, way: str | 
         f"Session {session_id} may be in use by {place} ({who}), which has not been heard of lately.",
         hint=f"if you know that it is not: {way}",
     )
+
+
+def way_to_steal(session_id: str) -> str:
+    """Return what makes a session free of which nobody here can know whether it is in use."""
+    return f'csa session repair --steal {session_id}, or csa run --steal --session {session_id} "..."'
 
 
 def owner_record(tool: str, turn: int, *, detached: bool = False, errand: str = "", parked_until: str = "") -> bytes:

@@ -26,11 +26,11 @@ from csa.errors import RefusedError
 from csa.ids import is_session_id
 from csa.model.limits import Spent
 from csa.model.state import SessionState
-from csa.paths import SessionPaths
-from csa.store.atomic import read_regular
+from csa.paths import NEW_PREFIX, SessionPaths
+from csa.store.atomic import read_regular, sync_file
 from csa.store.lineage import ancestors, find_record
 from csa.store.locks import Lock, acquire_lock, is_locked
-from csa.store.sessions import NEW_PREFIX, Store
+from csa.store.sessions import Store
 from csa.structs import Struct
 
 _COMPLETE = {"v": 1}
@@ -136,7 +136,7 @@ class Tree:
                 written = os.pwrite(fd, content, end)
                 content, end = content[written:], end + written
         finally:
-            os.fsync(fd)
+            sync_file(fd)
 
 
 @contextmanager

@@ -313,6 +313,24 @@ def test_the_log_in_a_worktree(repository: Place) -> None:
     assert [entry["subject"] for entry in found] == ["on the side"]
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a repository away")
+def test_a_log_that_git_refuses(repository: Place) -> None:
+    """Of a repository that belongs to another user it says why there are no commits, and what helps does."""
+    place = repository
+    place.play(["run", "git -c user.name=a -c user.email=a commit -q --allow-empty -m made"], ["say", "done"])
+    session_id = place.codex("commit").session_id
+    for directory, names, files in os.walk(place.project):
+        for path in (directory, *(os.path.join(directory, name) for name in (*names, *files))):
+            os.lchown(path, 12345, 12345)
+    done = place.run("session", "log", session_id)
+    assert (done.code, "belongs to another user" in done.err, "head" in done.out) == (0, True, True), done.err
+    helps = done.err.partition("if you trust it: ")[2].strip()
+    assert helps.startswith("git config --global --add safe.directory ")
+    assert place.shell(["sh", "-c", helps]).code == 0
+    done = place.run("session", "log", session_id)
+    assert (" made" in done.out, done.err) == (True, "")
+
+
 def test_a_log_whose_repository_is_gone(repository: Place) -> None:
     """The recorded heads are told, though nobody can say what was between them."""
     place = repository

@@ -242,6 +242,27 @@ def test_running_sessions_are_not_exported(place: Place) -> None:
     assert running.wait().code == 0
 
 
+def test_a_backup_while_agents_work(place: Place) -> None:
+    """`--skip-running` leaves out what runs, and says so, as it does of what was deleted; the rest can be imported."""
+    first, deleted = place.codex("one").session_id, place.codex("two").session_id
+    assert place.run("session", "delete", deleted).code == 0
+    place.play(*place.hold(), ["say", "done"])
+    running = place.start("run", "--tool", "codex", "hello")
+    place.wait_ready()
+    backup = place.tmp / "backup.tar.gz"
+    done = place.run("session", "export", "--all", "--skip-running", "--json", "-o", str(backup))
+    assert done.code == 0, done.err
+    assert done.json["sessions"] == [first]
+    assert [item["what"] for item in done.json["left_out"]] == [deleted, running.session_id]
+    done = place.run("session", "export", "--all", "--skip-running", "-o", str(backup))
+    assert f"left out: {running.session_id}: " in done.err
+    place.release()
+    assert running.wait().code == 0
+    place.env["CSA_STATE_DIR"] = str(place.tmp / "elsewhere")
+    assert place.run("session", "import", str(backup)).code == 0
+    assert [session["id"] for session in place.run("session", "list", "--json").json] == [first]
+
+
 def test_damaged_sessions(place: Place, store: Store) -> None:
     """Damage stops an export, naming file and line; `--skip-corrupted` leaves out what is damaged, and says so."""
     store.paths(session_id(4)).state.write_text("[[")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import time
@@ -143,6 +144,68 @@ def test_other_ways_to_take_it(place: Place) -> None:
         "session repair --steal",
         "session delete --force",
     ]
+
+
+def forsake(place: Place, session_id: str, age_s: float) -> None:
+    """Make it a session of a container without a machine id whose host was started anew, last heard of so long ago."""
+    owner = {"pid": 7, "start_time": 1, "boot_id": "before", "machine_id": "", "pid_namespace": 5, "host": "box"}
+    owner |= {"tool": "codex", "turn": 2, "since": "2026-01-01T00:00:00+00:00"}
+    directory = place.session(session_id)
+    (directory / "locks/session.lock").write_text(json.dumps(owner) + "\n")
+    begun = next(event for event in place.events(session_id) if event["type"] == "run_started")
+    last = place.events(session_id)[-1]
+    if last["type"] != "run_started":
+        with (directory / "transcript.jsonl").open("a") as file:
+            file.write(json.dumps({**begun, "seq": last["seq"] + 1, "turn": 2}, separators=(",", ":")) + "\n")
+    then = time.time() - age_s
+    for name in ("heartbeat", "transcript.jsonl"):
+        os.utime(directory / name, (then, then))
+    state = directory / "state.toml"
+    moment = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(then))
+    text = re.sub(r"last_accessed = .*", f"last_accessed = {moment}", state.read_text())
+    state.write_text(text.replace("\nturns = 1\n", "\nturns = 2\n"))
+
+
+@pytest.mark.parametrize("collect", [("session", "clean", "--days", "0"), ("gc", "--days", "0")])
+def test_what_is_old_by_every_sign_is_collected(place: Place, collect: tuple[str, ...]) -> None:
+    """Of a container whose host was started anew nobody hears again: after a day at the least it is collected."""
+    session_id = place.codex("one").session_id
+    for age_s in (0, 60, 80_000):
+        forsake(place, session_id, age_s)
+        assert place.run(*collect).code == 0
+        assert place.session(session_id).exists(), age_s
+    for name in ("heartbeat", "transcript.jsonl"):  # any sign of life counts
+        forsake(place, session_id, 100_000)
+        os.utime(place.session(session_id) / name)
+        assert place.run(*collect).code == 0
+        assert place.session(session_id).exists(), name
+    forsake(place, session_id, 100_000)
+    assert place.run(*collect[:-1], "3").code == 0
+    assert place.session(session_id).exists()
+    assert place.run(*collect).code == 0
+    assert not place.session(session_id).exists()
+
+
+def test_the_hints_of_what_nobody_can_know_work(place: Place) -> None:
+    """Whatever refuses says how the session becomes free, and that does it; afterwards every command takes it."""
+    session_id = place.codex("one").session_id
+    forsake(place, session_id, 60)
+    way = f"csa session repair --steal {session_id}"
+    for words in (
+        ("session", "rename", "-s", session_id, "name"),
+        ("session", "export", session_id, "-o", str(place.tmp / "x")),
+        ("session", "compress", session_id),
+        ("run", "--fork-from", session_id, "go"),
+        ("session", "kill", "--timeout", "0.2", session_id),
+    ):
+        done = place.run(*words)
+        assert (done.code, way in done.err) == (4, True), (words, done.err)
+        forsake(place, session_id, 60)
+    assert way in place.run("session", "why", session_id).out
+    assert place.run(*way.split()[1:]).code == 0
+    assert place.run("session", "is-alive", session_id).code == 1
+    assert place.run("session", "rename", "-s", session_id, "name").code == 0
+    assert place.run("run", "--session", session_id, "go").code == 0
 
 
 def test_a_held_lock_is_not_stolen(place: Place) -> None:

@@ -329,3 +329,11 @@ def test_reader_of_stderr_that_goes_away(place: Place) -> None:
         answer = process.stdout.read()
     assert (process.returncode, answer) == (0, "done\n")
     assert place.last_event(session_id)["status"] == "succeeded"
+
+
+def test_a_tool_that_is_killed_was_perhaps_out_of_memory(place: Place) -> None:
+    """Nobody says why it was; of other signals the kernel is not the cause."""
+    for name, is_told in (("KILL", True), ("SEGV", False)):
+        place.play(["signal-self", name])
+        done = place.run("run", "--tool", "codex", "hello")
+        assert (done.code, "was killed" in done.err, "out of memory" in done.err) == (1, True, is_told), done.err

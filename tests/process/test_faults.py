@@ -129,3 +129,74 @@ csa run --tool codex again > /dev/null 2> {place.tmp}/second; echo $? > {place.t
     assert "Traceback" not in said + (place.tmp / "second").read_text()
     (found,) = json.loads((place.tmp / "list").read_text())[-1:]
     assert found["status"] in {"succeeded", "lost"}, found
+
+
+FULL = """
+mount -t tmpfs -o size=1m tmpfs "{root}" || exit 77
+csa run --tool codex --print-id first > {tmp}/id 2> {tmp}/err
+csa run --session $(cat {tmp}/id) second > {tmp}/out 2>> {tmp}/err & wait=$!
+while [ ! -e {ready} ]; do sleep 0.05; done
+dd if=/dev/zero of="{root}/fill" bs=1k count=2000 2> {tmp}/dd
+touch {go}
+wait $wait; echo $? > {tmp}/code
+cp -r "{root}" {tmp}/kept
+dd if=/dev/zero of="{root}/more" bs=1k count=2000 2>> {tmp}/dd
+csa session rename -s $(cat {tmp}/id) named > {tmp}/renamed 2>&1; echo $? >> {tmp}/renamed
+csa run --session $(cat {tmp}/id) third > {tmp}/third 2>&1; echo $? >> {tmp}/third
+cp -r "{root}" {tmp}/later
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("unshare"), reason="only root can mount")
+def test_the_end_of_a_turn_on_a_full_disk(place: Place) -> None:
+    """There is room for it: the turn succeeds. What is refused meanwhile changes nothing, and no turn is counted."""
+    place.play(["say", "done"], *place.hold(), ["say", "and done"])
+    place.state_root.mkdir(parents=True, exist_ok=True)
+    go = next(str(step[1]) for step in place.hold() if step[0].startswith("wait"))
+    script = FULL.format(root=place.state_root, tmp=place.tmp, ready=place.ready, go=go)
+    script = script.replace("csa run --tool", "FAKE_TOOL_SCRIPT= csa run --tool")
+    done = place.shell(["unshare", "--mount", "sh", "-c", script])
+    if done.code == 77:
+        pytest.skip("no tmpfs can be mounted here")
+    assert (place.tmp / "code").read_text() == "0\n", (place.tmp / "err").read_text()
+    session_id = (place.tmp / "id").read_text().strip()
+    place.env["CSA_STATE_DIR"] = str(place.tmp / "kept")
+    info = place.run("session", "info", session_id, "--json").json
+    assert (info["status"], info["turns"]) == ("succeeded", 2)
+    for name in ("renamed", "third"):
+        assert (place.tmp / name).read_text().splitlines()[-1] == "1"
+    place.env["CSA_STATE_DIR"] = str(place.tmp / "later")
+    info = place.run("session", "info", session_id, "--json").json
+    assert (info["status"], info["turns"], info["name"]) == ("succeeded", 2, None)
+    assert place.run("session", "validate").code == 0
+
+
+@pytest.mark.parametrize("missing", ["state", "end"])
+@pytest.mark.parametrize("way", ["repair", "run", "rename"])
+def test_what_the_end_of_a_turn_told_is_recovered(place: Place, missing: str, way: str) -> None:
+    """state.toml learns from the transcript, and that from result.toml, what a full disk has kept from them."""
+    session_id = place.codex("one").session_id
+    directory = place.session(session_id)
+    whole = (directory / "state.toml").read_text()
+    begun = whole[: whole.index("[tools.codex]")] + '[tools.codex]\ncwd = "/"\nupdated_at = 2020-01-01T00:00:00Z\n'
+    (directory / "state.toml").write_text(begun.replace('cwd = "/"', f'cwd = "{place.project}"'))
+    if missing == "end":
+        lines = (directory / "transcript.jsonl").read_text().splitlines(keepends=True)
+        assert '"run_finished"' in lines[-1]
+        (directory / "transcript.jsonl").write_text("".join(lines[:-1]))
+    assert place.run("session", "validate", session_id).code == 6
+    if way == "repair":
+        assert place.run("session", "repair", "--dry-run", session_id).code == 0
+        assert place.run("session", "repair", session_id).code == 0
+    elif way == "rename":
+        assert place.run("session", "rename", "-s", session_id, "named").code == 0
+    if way != "rename" or missing == "state":
+        place.play(["expect-arg", "resume"], ["say", "two"])
+        done = place.run("run", "--session", session_id, "two")
+        assert done.code == 0, done.err
+        ends = [event["data"]["status"] for event in place.events(session_id) if event["type"] == "run_finished"]
+        assert ends == ["succeeded", "succeeded"]
+        stated = place.run("session", "info", session_id, "--json").json["usage"]
+        used = [event["data"]["usage"] for event in place.events(session_id) if event["type"] == "run_finished"]
+        assert stated["input_tokens"] == sum(each["input_tokens"] for each in used)
+        assert place.run("session", "validate", session_id).code == 0

@@ -1,6 +1,11 @@
 """Agents that start agents with csa, across tools."""
 
+import json
+import os
 import re
+import shlex
+import shutil
+import subprocess
 
 import pytest
 
@@ -93,6 +98,30 @@ def test_an_agent_continues_its_sub_agent(place: Workplace, tool: RealTool) -> N
     assert (child["name"], child["turns"], child["parent_session_id"]) == ("helper", 2, root["session_id"])
     (request,) = place.asked("finish")
     assert request.user_texts == ["begin the work", "finish the work"]
+
+
+@pytest.mark.parametrize("name", ["plain", "my venv", "it's a venv", 'it\'s "mine"'])
+def test_csa_in_a_place_with_spaces_and_quotes(place: Workplace, tool: RealTool, name: str) -> None:
+    """An agent is told csa's path as its shell takes it, and may run that at the default level."""
+    launcher = place.home / name / "csa"
+    launcher.parent.mkdir()
+    shutil.copy(CSA, launcher)
+    place.env["PATH"] = place.env["PATH"].replace(f"{CSA.parent}{os.pathsep}", "")
+    command = shlex.quote(str(launcher))
+    place.provider.on("delegate", tool_call(f'{command} run --tool {tool.name} "the work"'), text("all done"))
+    done = subprocess.run(
+        [launcher, "run", "--tool", tool.name, "delegate"],
+        cwd=place.project,
+        env=place.environment(None),
+        capture_output=True,
+        timeout=100,
+        check=False,
+    )
+    assert done.returncode == 0, done
+    assert len(place.asked("the work")) == 1, place.asked("delegate")
+    assert json.dumps(command, ensure_ascii=False)[1:-1] in json.dumps(
+        [request.body for request in place.asked("delegate")], ensure_ascii=False
+    )
 
 
 @pytest.mark.timeout(300)

@@ -83,3 +83,9 @@ def test_the_note_offers_no_sub_agents_at_the_limit() -> None:
 def test_the_outer_sandbox_is_asked_of_the_first_process() -> None:
     """Outside of codex's sandbox there is none."""
     assert outer_sandbox() in {None, "codex"}
+
+
+def test_the_command_is_told_as_a_shell_takes_it() -> None:
+    """csa may be installed in a directory whose name has blanks or quotes."""
+    note = system_note(make_state(), csa_command="/it's my/bin/csa", max_depth=5)
+    assert """'/it'"'"'s my/bin/csa' run "task\"""" in note

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from csa.model.adapter import Outcome, ToolExit
+from csa.process.memory import Kills, count_kills, explain_kill
 from csa.runner.turns.verdict import Stop, Verdict, judge, out_of_time, too_silent
 
 GOOD = Outcome(succeeded=True, text="done")
@@ -66,3 +67,22 @@ def test_every_end_but_success_says_why(arguments: Any, part: str) -> None:
     """A turn that is no success has a message."""
     assert part in (judge(*arguments).error_message or "")
     assert judge(GOOD, EXIT_0, None) == Verdict("succeeded")
+
+
+@pytest.mark.parametrize(("end", "is_explained"), [((None, 9), True), ((None, 15), False), ((137, None), True)])
+def test_a_kill_that_nobody_explains_may_be_for_lack_of_memory(
+    end: tuple[int | None, int | None], *, is_explained: bool
+) -> None:
+    """SIGKILL that csa has not sent comes from a person or the kernel; a launcher reports it as exit code 137."""
+    outcome = Outcome(succeeded=False)
+    verdict = judge(outcome, ToolExit(*end), None, explain=lambda: "perhaps out of memory")
+    assert ("perhaps out of memory" in (verdict.error_message or "")) is is_explained
+
+
+def test_the_kernels_counters_are_evidence() -> None:
+    """Those of the cgroup prove it; those of the machine are a hint."""
+    assert explain_kill(Kills(), Kills()) == explain_kill(Kills(1, 1), Kills(1, 1)) == "perhaps out of memory"
+    assert explain_kill(Kills(0, 5), Kills(2, 7)).startswith("out of memory: ")
+    assert "2 processes of this cgroup" in explain_kill(Kills(0, 5), Kills(2, 7))
+    assert "1 process of this machine" in explain_kill(Kills(None, 5), Kills(None, 6))
+    assert count_kills().machine is not None

@@ -11,7 +11,7 @@ from pathlib import Path
 from csa.errors import StateError
 from csa.model.check import Check
 from csa.runner.turns.leftovers import find_leftovers
-from csa.store.locks import acquire_lock, is_locked
+from csa.store.locks import acquire_lock, flock_problem, is_locked
 from csa.store.sessions import Store
 from csa.store.survey import Survey, survey
 
@@ -69,12 +69,17 @@ def _locks(root: Path) -> Check:
     except OSError as error:
         return _blocked(root, f"no file can be made there ({error.strerror})")
     os.close(handle)
+    flock = None
     try:
         problem = _lock_problem(Path(name))
+        flock = flock_problem(Path(name))
     except (OSError, StateError) as error:
         problem = error.problem if isinstance(error, StateError) else str(error.strerror)
     finally:
         os.unlink(name)
+    if problem is None and flock is not None:
+        detail = f"flock(2) does not work in {root} ({flock}): other programs do not see which sessions csa runs"
+        return Check("state", "locks", "warn", detail, "run no other program on these sessions")
     if problem is None:
         return Check("state", "locks", "ok", "locks hold on its file system")
     step = "set CSA_STATE_DIR to a directory on a local disk"

@@ -22,7 +22,6 @@ _PROBE_LIMIT_S = 10.0
 _NEEDED = {
     "subreaper": "PR_SET_CHILD_SUBREAPER",
     "children": "/proc/PID/task/TID/children",
-    "pidfd": "pidfd_open",
 }
 _NAMESPACE_SWITCHES = (
     ("/proc/sys/kernel/unprivileged_userns_clone", "0", "sysctl -w kernel.unprivileged_userns_clone=1"),
@@ -66,6 +65,9 @@ def judge_kernel(found: Mapping[str, str | None]) -> Check:
     if missing:
         step = "run csa on a Linux kernel that has it; some container runtimes (gVisor) do not"
         return Check("system", "kernel", "fail", f"lacks {', '.join(missing)}", step, EXIT_TOOL)
+    if found.get("pidfd"):
+        detail = f"has no pidfd_open ({found['pidfd']}): processes are signalled by their pids"
+        return Check("system", "kernel", "warn", detail, "allow pidfd_open in the container's seccomp profile")
     return Check("system", "kernel", "ok", f"Linux {os.uname().release}: processes can be contained")
 
 

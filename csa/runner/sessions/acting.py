@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from csa.errors import NotFoundError, StateError
+from csa.model.state import SessionState
 from csa.paths import SessionPaths
 from csa.runner.caller import owner_name
 from csa.runner.session import Session
@@ -63,9 +64,18 @@ def record_theft(setting: Setting, store: Store, paths: SessionPaths, loser: Own
         journal.close()
 
 
-def record_update(setting: Setting, held: HeldSession, what: str, changes: Mapping[str, Any]) -> None:
-    """Append a `session_updated` event to a session that is held, durably."""
-    journal = Journal(held.paths.transcript, setting.redactor, turn=held.state.turns)
-    journal.append("session_updated", {"what": what, **changes, "by": owner_name(setting.environ)})
-    journal.sync()
-    journal.close()
+def record_update(
+    setting: Setting, held: HeldSession, what: str, changes: Mapping[str, Any], after: SessionState | None = None
+) -> None:
+    """Append a `session_updated` event to a session that is held, and save the state it tells of: both or neither.
+
+    Raises:
+        StateError, OSError: one of them cannot be written.
+    """
+    journal = Journal(held.paths.transcript, setting.redactor, turn=held.state.turns, may_write=held.is_ours)
+    try:
+        mark = journal.mark()
+        journal.append("session_updated", {"what": what, **changes, "by": owner_name(setting.environ)})
+        held.save_with(after or held.state, journal, mark)
+    finally:
+        journal.close()

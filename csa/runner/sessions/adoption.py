@@ -8,18 +8,19 @@ from pathlib import Path
 
 from csa.errors import BusyError, CsaError, NotFoundError, RefusedError, StateError, UsageError
 from csa.model.state import SessionState, ToolState
-from csa.paths import SessionPaths
+from csa.paths import CHECKPOINTS, SessionPaths
 from csa.runner.sessions.acting import record_act, record_update
 from csa.runner.setting import Setting
-from csa.store.atomic import append_private, read_regular, sync_directory
+from csa.store.atomic import append_private, move_directory, read_regular
 from csa.store.audit import audit_file
 from csa.store.held import open_session, store_lock
 from csa.store.liveness import probe
 from csa.store.owner import CHANGE
 from csa.store.project import find_project
-from csa.store.retiring import hold, remove_empty_directories
+from csa.store.retiring import hold, move_with, remove_empty_directories
 from csa.store.sessions import Store
-from csa.store.statefile import load_state, save_state
+from csa.store.statefile import draft_state, load_state
+from csa.store.taking import refuse_busy
 from csa.structs import Struct, field, replace
 
 
@@ -86,10 +87,10 @@ def _adopt(
         if not dry_run:
             with hold(here):
                 _move(setting, source, here, there, adoption)
-    except (BlockingIOError, BusyError, StateError) as error:
-        adoption.left.append((session_id, "it is running" if isinstance(error, BlockingIOError) else str(error)))
-        return
     except FileNotFoundError:
+        return
+    except (OSError, BusyError, StateError) as error:  # the others go on
+        adoption.left.append((session_id, _why(error)))
         return
     adoption.moved.append(session_id)
     if dry_run:
@@ -100,12 +101,17 @@ def _adopt(
         _note(setting, source, session_id, adoption)
 
 
+def _why(error: OSError | CsaError) -> str:
+    if isinstance(error, BlockingIOError):
+        return "it is running"
+    hint = error.hint if isinstance(error, BusyError) else None
+    return f"{error} Hint: {hint}" if hint else str(error)
+
+
 def _refuse(store: Store, here: SessionPaths, there: SessionPaths) -> None:
-    liveness = probe(here)
-    if liveness.fault is not None:
-        raise liveness.fault
-    if liveness.state != "not_alive":
+    if probe(here).state == "alive":
         raise BlockingIOError
+    refuse_busy(here)
     load_state(here.state)  # a damaged one cannot be told where it is now
     session_id = here.root.name
     if there.root.exists() or store.paths(session_id).root.exists() or store.retired_paths(session_id).root.exists():
@@ -113,7 +119,7 @@ def _refuse(store: Store, here: SessionPaths, there: SessionPaths) -> None:
 
 
 def _move(setting: Setting, source: Store, here: SessionPaths, there: SessionPaths, adoption: Adoption) -> None:
-    """Change the record first: where the move does not follow, doing it again finds the session in its old place."""
+    """Move a session, and have its record say so: where one fails, doing it again finds it as it was."""
     store = setting.store
     before = load_state(here.state)
     state = moved_state(before, source.project, store.project)
@@ -123,12 +129,10 @@ def _move(setting: Setting, source: Store, here: SessionPaths, there: SessionPat
         for directory in (store.sessions_dir, store.retired_dir):
             directory.mkdir(0o700, exist_ok=True)
         if state.name and there.root.parent == store.sessions_dir and store.find_name(state.name):
-            adoption.renamed.append((state.session_id, state.name))
             state = replace(state, name=None)
-        save_state(here.state, state)
-        os.rename(here.root, there.root)
-        sync_directory(there.root.parent)
-        sync_directory(here.root.parent)
+        move_with(here.root, there.root, draft_state(here.state, state))
+    if before.name and not state.name:
+        adoption.renamed.append((state.session_id, before.name))
 
 
 def moved_state(state: SessionState, old: Path, new: Path) -> SessionState:
@@ -177,10 +181,13 @@ def _move_rest(source: Store, store: Store, adoption: Adoption) -> None:
     """Move what a store knows besides its sessions, where this one has none of it."""
     if adoption.left:
         return
-    for name in ("usage_stats.toml", "audit.git"):
+    for name in ("usage_stats.toml", CHECKPOINTS):
         here, there = source.path / name, store.path / name
         if here.exists() and not there.exists():
-            os.rename(here, there)
+            try:
+                move_directory(here, there, aside=f".{name}.tmp") if here.is_dir() else os.rename(here, there)
+            except OSError as error:
+                adoption.warnings.append(f"{here} stays where it is: {error.strerror or error}")
         elif here.is_dir():
             adoption.warnings.append(f"checkpoints of the adopted sessions stay in {here}")
         else:

@@ -27,6 +27,7 @@ from csa.store.sweep import (
     find_remains,
     find_runtime,
     is_abandoned,
+    is_forgotten,
     is_running,
     judge,
     retired_at,
@@ -190,7 +191,7 @@ def _retired(store: Store, rule: Rule, now: datetime) -> Iterator[Item]:
             state, since = retired_at(paths)
         except OSError:
             continue
-        if rule.takes_retired(state, since, now) and not is_running(paths):
+        if rule.takes_retired(state, since, now) and (not is_running(paths) or is_forgotten(paths, rule, now)):
             yield Item(store, session_id, paths.root, "purge", "retired", state)
 
 
@@ -212,7 +213,7 @@ def _collect(plan: Plan, item: Item) -> int | None:
         with hold(plan.store.paths(item.session_id)):
             return remove_tree(item.path)
     size, _ = measure(paths.root, limit_s=_MEASURE_LIMIT_S)
-    with hold(paths):
+    with hold(paths, steal=is_forgotten(paths, plan.rule, plan.now)):
         if not _is_still_to_go(plan, item, paths):
             return None
         if item.action == "purge":

@@ -67,7 +67,6 @@ def _save(setting: Setting, held: HeldSession, after: SessionState, command: str
         return edit
     what, field = _WORDS.get(command, ("pinned" if after.pinned else "unpinned", "pinned"))
     changes = {field: getattr(after, field), "before": getattr(edit.before, field)}
-    held.save(after)
-    record_update(setting, held, what, changes)
+    record_update(setting, held, what, changes, after)
     loss = record_act(setting, command, after.session_id, what=what, **changes)
     return replace(edit, losses=(loss,) if loss else ())

@@ -28,6 +28,7 @@ from csa.structs import Struct
 
 if TYPE_CHECKING:
     from csa.store.owner import Owner
+from csa.store.taking import way_to_steal
 
 GRACE_S = 10.0
 POLL_S = 0.02
@@ -259,6 +260,12 @@ def _unreachable(asked: _Asked, grace_s: float) -> CsaError:
         return BusyError(
             f"Session {asked.session_id} is held by another program, which did not end within {grace_s:g} s.",
             hint=f"csa session why -s {asked.session_id}",
+        )
+    if probe(asked.store.paths(asked.session_id)).state == "unknown":
+        return BusyError(
+            f"Session {asked.session_id} was run on {owner.host} (PID {owner.pid} there), which has not been heard of "
+            f"lately; it did not end within {grace_s:g} s of being asked.",
+            hint=f"if you know that it does not run: {way_to_steal(asked.session_id)}",
         )
     place = "in another pid namespace" if owner.boot_id == boot_id() else f"on {owner.host}"
     return BusyError(

@@ -11,6 +11,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO
@@ -29,9 +30,11 @@ from csa.store.archive import MAX_FILE_BYTES, OUTPUT, RECORDS, ArchiveWriter, is
 from csa.store.artifacts import OWN_FILES, open_below, walk_files
 from csa.store.liveness import probe
 from csa.store.stores import find_stores
+from csa.store.taking import refuse_busy
 from csa.store.transcript import parse_line, read_events
 from csa.structs import Struct, replace
 
+_TRANSCRIPT = "transcript.jsonl"
 _BLOCK = 64 << 10  # decoding takes four times as much for a moment: of larger ones that would leave holes in the heap
 _TOO_DEEP = "its path is longer or deeper than an archive takes"
 _TOO_LARGE = f"it is larger than {MAX_FILE_BYTES >> 30} GiB, more than an archive takes"
@@ -42,6 +45,13 @@ class Skipped(Struct):
 
     what: str
     why: str
+
+
+class _Opened(Struct):
+    """The records of a session, open, and where its transcript ended then: what a turn writes later is not seen."""
+
+    files: dict[str, IO[bytes]]
+    end: int
 
 
 def choose_sessions(
@@ -76,19 +86,27 @@ def _family(root: str, infos: Iterable[SessionInfo]) -> set[str]:
     return family
 
 
-def check_exportable(infos: list[SessionInfo], *, skip_corrupted: bool) -> tuple[list[SessionInfo], list[Skipped]]:
-    """Return the sessions that can be exported, and the damaged ones that are left out.
+def check_exportable(
+    infos: list[SessionInfo], *, skip_corrupted: bool, skip_running: bool = False
+) -> tuple[list[SessionInfo], list[Skipped]]:
+    """Return the sessions that can be exported, and the damaged, or running, ones that are left out.
 
     Raises:
-        BusyError: one runs, or may.
+        BusyError: one runs, or may, and running ones are not to be skipped.
         StateError: one is damaged, and damaged ones are not to be skipped.
     """
     kept, skipped = [], []
     for info in infos:
         fault = info.record.fault or _find_link(info.record.paths)
         if fault is None:
-            _refuse_running(info)
-            kept.append(info)
+            try:
+                _refuse_running(info)
+            except BusyError as error:
+                if not skip_running:
+                    raise
+                skipped.append(Skipped(info.session_id, error.message))
+            else:
+                kept.append(info)
         elif skip_corrupted:
             skipped.append(Skipped(info.session_id, fault.message))
         else:
@@ -103,9 +121,16 @@ def _find_link(paths: SessionPaths) -> StateError | None:
 
 
 def write_archive(
-    setting: Setting, infos: list[SessionInfo], stream: IO[bytes], *, skip_corrupted: bool = False
+    setting: Setting,
+    infos: list[SessionInfo],
+    stream: IO[bytes],
+    *,
+    skip_corrupted: bool = False,
+    skip_running: bool = False,
 ) -> list[Skipped]:
     """Write an archive of sessions that `check_exportable` has let pass; return what was left out.
+
+    With `skip_running`, one that has begun to run meanwhile is left out, or is as it was before.
 
     Raises:
         BusyError: one has begun to run meanwhile; the archive is not whole then.
@@ -119,28 +144,52 @@ def write_archive(
     with ArchiveWriter(stream, manifest, now=time.time()) as archive:
         for info in infos:
             root = info.record.paths.root
-            for name in _names(root):
-                if why := _add(archive, info, name, setting.redactor, skipped if skip_corrupted else None):
-                    skipped.append(Skipped(str(root / name), why))
-            _refuse_running(info)
+            with ExitStack() as stack:
+                opened = _open_records(root, stack)
+                names = list(_names(root))
+                try:
+                    _refuse_running(info)  # what is open, as far as it goes now, is from before any turn to come
+                except BusyError as error:
+                    if not skip_running:
+                        raise
+                    skipped.append(Skipped(info.session_id, error.message))
+                    continue
+                for name in names:
+                    into = skipped if skip_corrupted else None
+                    if why := _add(archive, info, name, opened, redactor=setting.redactor, skipped=into):
+                        skipped.append(Skipped(str(root / name), why))
+            if not skip_running:
+                _refuse_running(info)
     return skipped
 
 
+def _open_records(root: Path, stack: ExitStack) -> _Opened:
+    files = {name: stack.enter_context(file) for name in RECORDS if (file := open_below(root, name))}
+    transcript = files.get(_TRANSCRIPT)
+    return _Opened(files, os.fstat(transcript.fileno()).st_size if transcript else 0)
+
+
 def _add(
-    archive: ArchiveWriter, info: SessionInfo, name: str, redactor: Redactor, skipped: list[Skipped] | None
+    archive: ArchiveWriter,
+    info: SessionInfo,
+    name: str,
+    opened: _Opened,
+    *,
+    redactor: Redactor,
+    skipped: list[Skipped] | None,
 ) -> str | None:
     """Add a file to an archive, or say why it is left out."""
     root = info.record.paths.root
     if not is_takeable(name):
         return _TOO_DEEP
-    file = open_below(root, name)
+    file = opened.files.get(name) or open_below(root, name)
     if file is None:
         return "it is no plain file"
     with file:
         known = os.fstat(file.fileno())
         if known.st_size > MAX_FILE_BYTES:  # not even read: no import would take it
             return _TOO_LARGE
-        blocks = _redacted(file, root, name, redactor, skipped)
+        blocks = _redacted(file, root, name, redactor, skipped, end=opened.end)
         return None if archive.add(info.session_id, name, blocks, mtime=known.st_mtime) else _TOO_LARGE
 
 
@@ -162,14 +211,12 @@ def session_to_json(setting: Setting, info: SessionInfo) -> dict[str, object]:
 
 
 def _refuse_running(info: SessionInfo) -> None:
-    liveness = probe(info.record.paths)
-    if liveness.fault is not None:
-        raise liveness.fault
-    if liveness.state != "not_alive":
+    if probe(info.record.paths).state == "alive":
         raise BusyError(
             f"Session {info.session_id} is running; it can be exported when its turn has ended.",
-            hint=f"csa session is-alive -s {info.session_id}",
+            hint=f"csa session is-alive -s {info.session_id}, or --skip-running to leave out what runs",
         )
+    refuse_busy(info.record.paths)
 
 
 def _names(root: Path) -> Iterator[str]:
@@ -183,10 +230,10 @@ def _names(root: Path) -> Iterator[str]:
 
 
 def _redacted(
-    file: IO[bytes], root: Path, name: str, redactor: Redactor, skipped: list[Skipped] | None
+    file: IO[bytes], root: Path, name: str, redactor: Redactor, skipped: list[Skipped] | None, *, end: int
 ) -> Iterator[bytes]:
-    if name == "transcript.jsonl":
-        yield from _redacted_lines(file, root / name, redactor, skipped)
+    if name == _TRANSCRIPT:
+        yield from _redacted_lines(file, root / name, redactor, skipped, end=end)
         return
     is_own_log = os.path.basename(name) in OWN_FILES
     # Records must stay TOML, and what an agent made must stay what it is: there only what is certainly a secret goes.
@@ -202,10 +249,13 @@ def _read(file: IO[bytes]) -> Iterator[str]:
     yield decoder.decode(b"", final=True)
 
 
-def _redacted_lines(file: IO[bytes], path: Path, redactor: Redactor, skipped: list[Skipped] | None) -> Iterator[bytes]:
-    """Yield the lines of a transcript; those that hold no event are damaged, but for a partial last one."""
+def _redacted_lines(
+    file: IO[bytes], path: Path, redactor: Redactor, skipped: list[Skipped] | None, *, end: int
+) -> Iterator[bytes]:
+    """Yield the lines of a transcript up to `end`; those that hold no event are damaged, but for a partial last one."""
     for number, line in enumerate(file, 1):
-        if not line.endswith(b"\n"):
+        end -= len(line)
+        if not line.endswith(b"\n") or end < 0:
             return
         event = parse_line(line)
         if event is None:

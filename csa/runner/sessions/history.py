@@ -6,7 +6,8 @@ meanwhile are among them. git is only asked where there is something to ask abou
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import shlex
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any, Literal
 
@@ -16,7 +17,7 @@ from csa.runner.session import Session
 from csa.runner.setting import Setting
 from csa.store.checkpoints import list_checkpoints
 from csa.store.gitplumbing import Git, GitError, open_work_tree
-from csa.store.project import is_commit
+from csa.store.project import find_work_tree, is_commit
 from csa.store.transcript import read_events
 from csa.structs import Struct
 
@@ -56,12 +57,17 @@ class _Span(Struct):
     ended_at: datetime
 
 
-def session_log(session: Session) -> list[Entry]:
-    """Return the history, newest first; ToolUnavailableError where git is needed and not installed."""
+def session_log(session: Session, *, on_refusal: Callable[[str], None] = lambda _: None) -> list[Entry]:
+    """Return the history, newest first; `on_refusal` is told why git would not show some of it.
+
+    Raises:
+        ToolUnavailableError: git is needed and not installed.
+        StateError: the record is damaged.
+    """
     if fault := session.record.fault:
         raise fault
     setting = session.setting
-    entries = [entry for span in _spans(session) for entry in _commits(setting, span)]
+    entries = [entry for span in _spans(session) for entry in _commits(setting, span, on_refusal)]
     for checkpoint in list_checkpoints(session.store, setting.environ, session.session_id):
         facts = checkpoint.facts
         subject = facts.label or ("automatic" if facts.automatic else "by hand")
@@ -95,16 +101,25 @@ def _head(data: Mapping[str, Any]) -> str | None:
     return head if is_commit(head) else None
 
 
-def _commits(setting: Setting, span: _Span) -> list[Entry]:
+def _commits(setting: Setting, span: _Span, on_refusal: Callable[[str], None]) -> list[Entry]:
     git = open_work_tree(span.cwd, setting.environ)
     try:
         entries = _read_commits(git, span)
-    except GitError:  # the repository is gone, or its objects are
+    except GitError as error:  # the repository is gone, or its objects are; or git will not read it
         entries = []
+        on_refusal(_refusal(span.cwd, error.said))
     if entries:
         return entries
     moved = f"the head moved from {(span.before or 'nothing')[:12]}"
     return [Entry(kind="head", commit=span.after, at=span.ended_at, turn=span.turn, subject=moved)]
+
+
+def _refusal(cwd: str, said: str) -> str:
+    if "dubious ownership" not in said:
+        return f"git shows no commits of {cwd}: {said}"
+    named = said.partition("safe.directory ")[2] or shlex.quote(find_work_tree(cwd))
+    owner = "git does not read a repository that belongs to another user"
+    return f"git shows no commits of {cwd}: {owner}; if you trust it: git config --global --add safe.directory {named}"
 
 
 def _read_commits(git: Git, span: _Span) -> list[Entry]:

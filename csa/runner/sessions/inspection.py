@@ -11,11 +11,12 @@ from csa.model.conversation import Message, read_conversation
 from csa.model.events import Event
 from csa.model.state import SessionState, format_time, parse_time
 from csa.model.usage import Usage
+from csa.paths import RETIRED
 from csa.runner.session import Session
 from csa.runner.sessions.listing import SHOWN_LENGTH
 from csa.store.current import read_current
 from csa.store.liveness import Liveness, probe
-from csa.store.sessions import RETIRED, Record, Store, may_hold, read_state_text
+from csa.store.sessions import Record, Store, may_hold, read_state_text
 from csa.store.statefile import read_record
 from csa.store.transcript import read_events_backwards
 from csa.store.turns import TurnRecord, newest_of_turn, read_turns

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import time
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
 
@@ -78,8 +79,9 @@ class Interaction:
                     f"The lock of session {session_id} was lost; {name} was ended.",
                     hint=f"csa session why -s {session_id}",
                 )
-            held.paths.cancel.unlink(missing_ok=True)
-            held.save(replace(held.state, last_accessed=datetime.now(UTC), phase="active"))
+            with suppress(OSError, CsaError):  # a full disk; how the tool ended is told all the same
+                held.paths.cancel.unlink(missing_ok=True)
+                held.save(replace(held.state, last_accessed=datetime.now(UTC), phase="active"))
             seconds = round(time.monotonic() - began, 3)
             self._note(
                 held,

@@ -12,7 +12,8 @@ from functools import cache
 
 from csa.errors import StateError
 from csa.ids import unique_prefix_length
-from csa.store.sessions import RETIRED, Record, Store, may_hold, read_state_text
+from csa.paths import RETIRED
+from csa.store.sessions import Record, Store, may_hold, read_state_text
 from csa.structs import Struct
 
 TYPE_CHECKING = False  # see csa/structs.py

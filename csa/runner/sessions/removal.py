@@ -127,12 +127,12 @@ def _delete_held(setting: Setting, paths: SessionPaths, *, force: bool, purge_no
         state = None
     if state and state.pinned and not force:
         raise RefusedError(f"Session {session_id} is pinned.", hint=f"csa session pin --off {session_id}")
-    copies, warnings = remove_provider_copies(setting, state) if provider and state else ((), ())
     freed = 0
     if purge_now:
         freed = purge(paths)
     else:
         retire(setting.store, paths, now)
+    copies, warnings = remove_provider_copies(setting, state) if provider and state else ((), ())
     done = "purged" if purge_now else "retired"
     loss = record_act(setting, "session delete", session_id, what=done, provider_copies=list(copies))
     return Removed(session_id, purge_now, freed, copies, (*warnings, *([loss] if loss else [])))

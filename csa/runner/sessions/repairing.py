@@ -13,25 +13,27 @@ from csa.model.clock import from_timestamp
 from csa.model.events import Event
 from csa.model.limits import COUNTS, Spent
 from csa.model.result import summarise, text_of
-from csa.model.state import SCHEMA, RecordFault, SessionState, parse_state, parse_time
-from csa.paths import SessionPaths
+from csa.model.state import SCHEMA, RecordFault, SessionState, parse_state, parse_time, render_state
+from csa.paths import RETIRED, SessionPaths
 from csa.runner.session import Session
 from csa.runner.sessions.acting import record_act, record_theft
 from csa.runner.setting import Setting
 from csa.runner.turns.planning import DESCRIPTION_LENGTH
-from csa.store.atomic import open_regular, read_regular, sync_directory, write_atomically
+from csa.store.atomic import Draft, open_regular, read_regular, sync_directory, sync_file, write_atomically
 from csa.store.checking import DAMAGED_PREFIX, Problem, check_session, differing_keys, expected_result
 from csa.store.journal import Journal
 from csa.store.plaintoml import load_plain
+from csa.store.recovery import caught_up, end_in_result
 from csa.store.results import lacks_final, told_answer
 from csa.store.retiring import hold
-from csa.store.sessions import RETIRED
-from csa.store.statefile import create_state, load_state
+from csa.store.statefile import load_state, save_state
 from csa.store.taking import refuse_busy
-from csa.store.transcript import end_of_last_line, read_events, read_events_backwards
+from csa.store.tomlfile import render_toml
+from csa.store.transcript import end_of_last_line, last_turn_event, read_events, read_events_backwards
 from csa.store.turns import CompactionRecord, read_history, read_turns
 from csa.structs import Struct, field, replace
 
+_END_TAKEN = "transcript.jsonl: the end of turn"
 _ROOT = ""
 # What the transcript does not tell, and a line of a damaged record may: by the header above it.
 _SALVAGED: Mapping[str, tuple[str, ...]] = {
@@ -54,6 +56,8 @@ class Repair(Struct, frozen=False):
 
 def repair_session(session: Session, *, dry_run: bool = False, steal: bool = False) -> Repair:
     """Mend what can safely be mended: a partial last line, a bad state.toml or result.toml, a missing final.md.
+
+    What a full disk has kept from one of these, the others tell. A dry run says as well what would still be wrong.
 
     With `steal`, a session that another machine ran, of which nothing is known here, is free from then on.
 
@@ -82,14 +86,20 @@ def repair_session(session: Session, *, dry_run: bool = False, steal: bool = Fal
     except OSError as error:
         where = Path(os.fsdecode(error.filename2 or error.filename or paths.root))
         raise StateError(where, f"cannot be mended ({error.strerror or error})") from error
-    if not dry_run:
-        if repair.done and (
-            loss := record_act(setting, "session repair", session_id, what="repaired", done=repair.done)
-        ):
-            repair.losses.append(loss)
-        found = check_session(setting.store, paths)
-        repair.left = [problem for problem in found if problem.severity == "error"]
+    if not dry_run and repair.done:
+        loss = record_act(setting, "session repair", session_id, what="repaired", done=repair.done)
+        repair.losses += [loss] if loss else []
+    found = [problem for problem in check_session(setting.store, paths) if problem.severity == "error"]
+    repair.left = [problem for problem in found if not (dry_run and _would_be_mended(problem, repair))]
     return repair
+
+
+def _would_be_mended(problem: Problem, repair: Repair) -> bool:
+    """Say whether a problem is with a file that a dry run would make anew, or bring up to date."""
+    name = problem.path.name
+    if name == "transcript.jsonl":  # what is wrong with a line stays
+        return problem.line is None and any(done.startswith(_END_TAKEN) for done in repair.done)
+    return any(done.startswith(f"{name}:") for done in repair.done)
 
 
 def _mend(setting: Setting, paths: SessionPaths, repair: Repair, *, dry_run: bool) -> None:
@@ -97,6 +107,9 @@ def _mend(setting: Setting, paths: SessionPaths, repair: Repair, *, dry_run: boo
     if (fault is not None and _is_of_another(fault)) or not _is_readable(paths.transcript):
         return
     _drop_partial_line(paths.transcript, repair, dry_run=dry_run)
+    _recover_end(setting, paths, repair, dry_run=dry_run)
+    if fault is None:
+        _catch_up(paths, repair, dry_run=dry_run)
     if fault is not None:
         _rebuild_state(setting, paths, repair, dry_run=dry_run)
     _rebuild_result(paths, repair, dry_run=dry_run)
@@ -143,9 +156,37 @@ def _drop_partial_line(transcript: Path, repair: Repair, *, dry_run: bool) -> No
         repair.done.append(f"transcript.jsonl: the last {size - end} bytes, a line that was cut off, are dropped")
         if not dry_run:
             os.ftruncate(fd, end)
-            os.fsync(fd)
+            sync_file(fd)
     finally:
         os.close(fd)
+
+
+def _recover_end(setting: Setting, paths: SessionPaths, repair: Repair, *, dry_run: bool) -> None:
+    """Append the end of the last turn where only result.toml tells it."""
+    last = last_turn_event(paths.transcript)
+    kept = end_in_result(paths, last) if last and last.type == "run_started" else None
+    if last is None or kept is None:
+        return
+    repair.done.append(f"{_END_TAKEN} {last.turn} is taken from result.toml")
+    if not dry_run:
+        journal = Journal(paths.transcript, setting.redactor, turn=last.turn)
+        try:
+            journal.append("run_finished", kept)
+            journal.sync()
+            if journal.fault:
+                raise journal.fault
+        finally:
+            journal.close()
+
+
+def _catch_up(paths: SessionPaths, repair: Repair, *, dry_run: bool) -> None:
+    """Have state.toml say what the last turn's end does: its conversation, its use, its summary."""
+    state = load_state(paths.state)
+    after = caught_up(paths, state)
+    if after != state:
+        repair.done.append(f"state.toml: how turn {state.turns} went is taken from the transcript")
+        if not dry_run:
+            save_state(paths.state, after)
 
 
 def _rebuild_state(setting: Setting, paths: SessionPaths, repair: Repair, *, dry_run: bool) -> None:
@@ -156,18 +197,19 @@ def _rebuild_state(setting: Setting, paths: SessionPaths, repair: Repair, *, dry
     if paths.root.parent.name == RETIRED:
         state = replace(state, phase="retired", retired_at=datetime.now(UTC), retired_phase=state.phase)
     kept = ""
+    draft = None if dry_run else Draft(paths.state, render_toml(render_state(state)))
     if paths.state.exists():
         aside = paths.state.with_name(f"{DAMAGED_PREFIX}{datetime.now(UTC):%Y%m%dT%H%M%SZ}")
         kept = f"; the old file is kept as {aside.name}"
-        if not dry_run:
+        if draft:
             os.rename(paths.state, aside)
     repair.done.append(
         f"state.toml: made anew from the transcript, with {state.turns} turn{'s' * (state.turns != 1)}{kept}"
     )
     if state.parent_session_id is None:
         repair.done[-1] += "; no parent is known, so it is a root"
-    if not dry_run:
-        create_state(paths.state, state)
+    if draft:
+        draft.commit()
 
 
 def _rebuild_result(paths: SessionPaths, repair: Repair, *, dry_run: bool) -> None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from csa.errors import BusyError, CsaError
+from csa.errors import BusyError, CsaError, StateError
 from csa.store.checkpoints import Checkpoint, Facts, digest_transcript, make_checkpoint
 from csa.store.held import open_session
 from csa.store.journal import Journal
@@ -35,7 +36,7 @@ def checkpoint_session(session: Session, *, label: str | None = None) -> Checkpo
         held = open_session(setting.store, session_id, errand=CHANGE)
     except (BusyError, OSError):  # its supervisor alone writes there; the checkpoint itself is on record
         return made
-    with held:
+    with held, suppress(OSError, StateError):  # likewise
         journal = Journal(held.paths.transcript, setting.redactor, turn=held.state.turns)
         try:
             journal.append("checkpoint", event_data(made))

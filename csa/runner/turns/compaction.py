@@ -122,6 +122,7 @@ class Compaction:
 
     def __init__(self, plan: TurnPlan, *, csa_command: str, owns_process: bool) -> None:
         self.stopping = Stopping()
+        self.losses: list[str] = []  # what could not be written of its end
         self._setting: Setting = plan.setting
         self._plan = plan
         self._csa_command = csa_command
@@ -155,6 +156,7 @@ class Compaction:
         try:
             return await self._carry_out(plan, adapter, prepared, keeper)
         finally:
+            self.losses += keeper.losses
             if held.is_ours():
                 remove_run_files(held.paths)
             keeper.close()
@@ -224,6 +226,7 @@ class _Keeper:
     def __init__(self, held: HeldSession, redactor: Redactor) -> None:
         self.held = held
         self._saved = held.state
+        self.losses: list[str] = []
         self.meter = Meter()
         self._redactor = redactor
         self.journal = Journal(held.paths.transcript, redactor, turn=held.state.turns, may_write=held.is_ours)
@@ -232,6 +235,7 @@ class _Keeper:
             self.stdout_log = OutputLog(directory / "stdout.log", redactor)
             self.stderr_log = OutputLog(directory / "stderr.log", redactor)
             end_lost_compaction(held, self.journal)
+            self.journal.flush()
         except BaseException:
             self.journal.close()
             raise
@@ -265,19 +269,24 @@ class _Keeper:
         return read_cancellation(self.paths, self._redactor)
 
     def begin(self, prepared: Preparation, *, tool: str) -> None:
-        """Write that it begins, and what the tool needs."""
+        """Write what the tool needs, and that it begins."""
+        write_run_files(self.paths, prepared.invocation.files, prepared.invocation.links)
         self.append("compaction", {"status": "started", "tool": tool, "argv": list(prepared.invocation.argv)})
         for problem in prepared.invocation.warnings:
             self.append("warning", {"kind": "adapter", "message": problem})
         self.journal.sync()
-        write_run_files(self.paths, prepared.invocation.files, prepared.invocation.links)
         self.beat()
 
     def finish(self, result: CompactionResult) -> None:
         """Write the end: the event (durable), and what it used; where it was proven, that it is compacted."""
         self.append("compaction", result.to_event())
         self.journal.sync()
-        self._save(result)
+        if self.journal.fault:
+            self.losses.append(f"the transcript could not be written: {self.journal.fault.strerror}")
+        try:
+            self._save(result)
+        except (OSError, CsaError) as error:  # the tool has compacted all the same
+            self.losses.append(f"state.toml could not be written: {error}")
         with suppress(OSError):  # whoever opens the session next removes it as well
             if self.held.is_ours():
                 self.paths.cancel.unlink(missing_ok=True)

@@ -18,6 +18,7 @@ from csa.model.adapter import Decoder, Outcome, ToolExit
 from csa.model.events import Event
 from csa.model.result import RunResult, exit_code_for, link_of
 from csa.process.launch import SpawnError
+from csa.process.memory import count_kills, explain_kill
 from csa.process.tagged import command_of
 from csa.process.tool import ToolProcess, attend_tool
 from csa.runner.turns.attempt import Attempt
@@ -65,6 +66,7 @@ class Course:
         self._tried: list[Tried] = []
         self._evidence = Evidence()
         self._deadline: float | None = None
+        self._kills = count_kills()
         self._budgets = BudgetWatch(opening.setting.store.root, opening.recorder, began_s=opening.began_s)
 
     async def run(self, *, deadline: float | None) -> None:
@@ -77,8 +79,10 @@ class Course:
             self.stopping.request(Stop("cancelled", None, "cancelled by the program that ran it"))
             raise
         finally:
-            await self._end_unattended()
-            self._finalise()
+            try:
+                await self._end_unattended()
+            finally:
+                self._finalise()
 
     async def _end_unattended(self) -> None:
         """End a tool that was launched ahead, where the turn was cancelled before anybody attended to it."""
@@ -121,7 +125,10 @@ class Course:
                     tool.keep_background()
             peak_rss_bytes = tool.peak_rss_bytes
             await self._deliver(self._note_left(tool))
-            await self._deliver(self.recorder.record(read_records(decoder)))
+            told = []
+            with self.recorder.losing("what the tool has written down itself", "read"):
+                told = self.recorder.record(read_records(decoder))
+            await self._deliver(told)
         except SpawnError as error:
             spawn_fault = error
         finally:
@@ -214,11 +221,16 @@ class Course:
         stop = self.stopping.stop
         tried = self._tried[-1] if self._tried else Tried(Outcome(succeeded=False), ToolExit(None, None))
         outcome, end = tried.outcome, tried.end
-        verdict = judge(outcome, end, stop)
-        passed_over = self._plan_fallback(verdict)
+        verdict = judge(outcome, end, stop, explain=lambda: explain_kill(self._kills, count_kills()))
+        passed_over: list[Event] = []
+        with self.recorder.losing("a fallback", "planned"):
+            passed_over += self._plan_fallback(verdict)
         if verdict.status == "succeeded" and not outcome.text.strip():
             data = {"kind": "no_answer", "message": "the turn succeeded without an answer: the tool said nothing"}
             passed_over += self.recorder.append("warning", data)
+        head = None
+        with self.recorder.losing("the project's commit", "read"):
+            head = git_head(Path(self.plan.cwd))
         now = datetime.now(UTC)
         result = RunResult(
             session_id=self.plan.state.session_id,
@@ -243,11 +255,12 @@ class Course:
             finished_at=now,
             peak_rss_bytes=peak_rss(self._tried),
             denied=outcome.denied,
-            head=git_head(Path(self.plan.cwd)),
+            head=head,
         )
         if self._earlier:
             result = replace(result, chain=(*(link_of(ended) for ended in self._earlier), link_of(result)))
-        passed_over += self._plan_return(result)
+        with self.recorder.losing("the quota's return", "waited for"):
+            passed_over += self._plan_return(result)
         result, events = self.recorder.finish(result, outcome, goes_on=self.following is not None)
         self.recorder.note(f"turn {result.turn}: {result.status}, {verdict.error_message or 'no error'}")
         if self._setting.config.checkpoint_every_turns:

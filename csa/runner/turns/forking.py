@@ -15,6 +15,7 @@ from csa.runner.session import Session
 from csa.runner.turns.handoff import DigestLimits, Handoff, digest
 from csa.runner.turns.plan import Fork, TurnPlan
 from csa.store.project import find_work_tree
+from csa.store.taking import refuse_busy
 from csa.structs import replace
 
 _OPENING = "This conversation began in another session. What happened there, oldest first:\n\n"
@@ -28,16 +29,14 @@ def load_source(source: Session) -> SessionState:
         BusyError: it is running, or that cannot be known: what would be copied is not whole.
         UsageError: nothing was said in it yet.
     """
-    session_id, state, liveness = source.session_id, source.load(), source.liveness()
-    if liveness.fault is not None:
-        raise liveness.fault
-    if liveness.state != "not_alive":
+    session_id, state = source.session_id, source.load()
+    if source.liveness().state == "alive":
         refuse_endless_wait(source.setting.caller, session_id, verb="fork")
-        running = "is running" if liveness.state == "alive" else "may be running on another machine"
         raise BusyError(
-            f"Session {session_id} {running}; it can be forked when its turn has ended.",
+            f"Session {session_id} is running; it can be forked when its turn has ended.",
             hint=f"csa session is-alive --session {session_id}",
         )
+    refuse_busy(source.files)
     if not state.tools:
         raise UsageError(f"Session {session_id} holds no conversation that could be forked.")
     return state

@@ -6,6 +6,7 @@ to it while the tool starts: that takes as long as everything before it.
 
 from __future__ import annotations
 
+import os
 import time
 from datetime import UTC, datetime
 
@@ -14,7 +15,7 @@ from csa.process.launch import Launched, SpawnError, launch_tool
 from csa.runner.turns.leftovers import describe, leftovers_of, reap
 from csa.runner.turns.preparation import Preparation, prepare_turn
 from csa.runner.turns.recorder import Recorder, begin, publish
-from csa.runner.turns.runfiles import write_run_files
+from csa.runner.turns.runfiles import remove_run_files, write_run_files
 from csa.runner.turns.stealing import note_theft
 
 TYPE_CHECKING = False  # see csa/structs.py
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
     from csa.runner.request import RunRequest
     from csa.runner.setting import Setting
     from csa.runner.turns.plan import TurnPlan
+
+
+_DESCRIPTORS = 18
 
 
 class Opening:
@@ -102,31 +106,50 @@ class Opening:
         return words
 
     def _record(self, reaped: str) -> list[Event]:
-        """Make the turn durable and a new session visible; return the events."""
+        """Make the turn durable and a new session visible; return the events. What can be refused comes first."""
         plan, recorder, prepared = self.plan, self.recorder, self.prepared
-        events = recorder.start(
-            self.request.prompt,
-            list(prepared.invocation.argv),
-            model=plan.model,
-            handoff=prepared.handoff.data if prepared.handoff else None,
-        )
+        try:
+            write_run_files(recorder.paths, prepared.invocation.files, prepared.invocation.links)
+            events = recorder.start(
+                self.request.prompt,
+                list(prepared.invocation.argv),
+                model=plan.model,
+                handoff=prepared.handoff.data if prepared.handoff else None,
+            )
+        except BaseException:
+            remove_run_files(recorder.paths)
+            raise
         if plan.fork:
             events += recorder.append("fork", plan.fork.to_event())
         for problem in (*prepared.problems, *prepared.invocation.warnings):
             events += recorder.append("warning", {"kind": "adapter", "message": problem})
         if reaped:
             events += recorder.append("warning", {"kind": "leftovers", "message": reaped})
-        write_run_files(recorder.paths, prepared.invocation.files, prepared.invocation.links)
         if plan.is_new:
             publish(self.setting.store, recorder)
         recorder.open_logs()
         return events
 
 
+def _require_descriptors() -> None:
+    """Refuse a turn that could begin, but not be attended to, for want of descriptors."""
+    taken: list[int] = []
+    try:
+        taken += (os.open("/", os.O_PATH | os.O_CLOEXEC) for _ in range(_DESCRIPTORS))
+    except OSError as error:
+        raise CsaError(
+            f"A turn needs {_DESCRIPTORS} more open files: {error.strerror}.", hint="raise the limit: ulimit -n 1024"
+        ) from error
+    finally:
+        for fd in taken:
+            os.close(fd)
+
+
 def open_turn(
     setting: Setting, plan: TurnPlan, request: RunRequest, *, csa_command: str, detached: bool = False
 ) -> Opening:
     """Take the lock and begin the turn. Raises as `csa.runner.turns.recorder.begin`, but CsaError for an OSError."""
+    _require_descriptors()
     try:
         recorder = begin(setting.store, plan, setting.redactor, detached=detached)
         try:  # a budget may have bounded the plan

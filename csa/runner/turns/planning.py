@@ -29,6 +29,7 @@ from csa.runner.turns.reach import extra_writable
 from csa.store.held import refuse_when_full
 from csa.store.lineage import ancestors
 from csa.store.project import git_branch
+from csa.store.recovery import caught_up
 from csa.structs import replace
 
 SESSION_NAME = re.compile(r"[A-Za-z][A-Za-z0-9._-]{0,63}")
@@ -193,7 +194,7 @@ def plan_resume(session: Session, request: RunRequest, *, now: datetime) -> Turn
     """Decide what the next turn of a session is; raises as `plan_turn`."""
     setting = session.setting
     refuse_own_lineage(setting.caller, session.session_id)
-    state = session.load()
+    state = caught_up(session.paths, session.load())
     choice = _choose(setting, request, previous=state.last_tool)
     known = state.tools.get(choice.adapter.name, ToolState())
     cwd = known.cwd or _last_directory(state)

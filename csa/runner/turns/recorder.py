@@ -32,13 +32,14 @@ from csa.store.held import HeldSession, build_session, open_session, store_lock
 from csa.store.journal import Journal
 from csa.store.parked import forget_parked
 from csa.store.project import git_head
+from csa.store.recovery import caught_up, end_in_result, free_room, reserve_room
 from csa.store.results import save_result
 from csa.store.sessions import Store
 from csa.store.slots import Holder, pass_slot
 from csa.store.taking import RETRY_OR_WAIT
 from csa.store.transcript import last_turn_event
 from csa.store.trees import leave_tree
-from csa.store.unfinished import read_unfinished
+from csa.store.unfinished import Unfinished, read_unfinished
 from csa.structs import replace
 
 
@@ -51,7 +52,6 @@ class Recorder:
         self.losses: list[str] = []
         self.meter = Meter()
         self._notes = notes  # of the admission, for the transcript
-        self.tool_state: ToolState = held.state.tools.get(plan.adapter.name, ToolState())
         self._redactor = redactor
         self.stdout_log: OutputLog
         self.stderr_log: OutputLog
@@ -60,10 +60,12 @@ class Recorder:
         self.turn = (0 if plan.is_new else max(held.state.turns, last.turn if last else 0)) + 1
         self.journal = Journal(held.paths.transcript, redactor, turn=self.turn, may_write=held.is_ours)
         self.follows_lost = last is not None and last.type == "run_started"
-        end_lost_compaction(held, self.journal)  # `start` saves it
+        self._mark = self.journal.mark()
+        self._is_started = False
+        unfinished = end_lost_compaction(held, self.journal)  # `start` writes it
         if last is not None and self.follows_lost:
-            self._finish_lost(last)
-        self.paths.turn_output(self.turn).mkdir(0o700, parents=True, exist_ok=True)
+            self._finish_earlier(last, replace(unfinished, compaction=None))
+        self.tool_state: ToolState = held.state.tools.get(plan.adapter.name, ToolState())
 
     @property
     def paths(self) -> SessionPaths:
@@ -72,14 +74,15 @@ class Recorder:
     def start(
         self, prompt: str, argv: list[str], *, model: str | None, handoff: Mapping[str, Any] | None
     ) -> list[Event]:
-        """Write state and `run_started`, durably; only then publish a new session."""
+        """Write state and `run_started`, durably, both or neither; only then publish a new session."""
+        state = self.held.state
         if not self.plan.is_new:
-            forget_parked(self.held.store, self.held.state.session_id)
-            state = _with_tool(replace(self.held.state, **self._changes()), self.plan)
+            state = _with_tool(replace(state, **self._changes()), self.plan)
             self.tool_state = state.tools[self.plan.adapter.name]
-            self.held.save(replace(state, turns=self.turn, last_accessed=datetime.now(UTC), phase="active"))
+            state = replace(state, turns=self.turn, last_accessed=datetime.now(UTC), phase="active")
         prompt = self._redactor.redact(prompt)
         path = self.paths.turn_output(self.turn) / "prompt.md"
+        path.parent.mkdir(0o700, parents=True, exist_ok=True)
         write_private(path, prompt.encode("utf-8", "surrogateescape"))
         events = self.append(
             "run_started",
@@ -103,14 +106,28 @@ class Recorder:
             events += self.append("handoff", handoff)
         for note in self._notes:
             events += self.append("warning", {"kind": "budget", "message": note})
-        self.journal.sync()
+        self._write_start(state)
+        self._is_started = True
+        if not self.plan.is_new:
+            forget_parked(self.held.store, self.held.state.session_id)
+        self.held.write_heartbeat()
+        reserve_room(self.paths)
+        return events
+
+    def _write_start(self, state: SessionState) -> None:
+        try:
+            if self.plan.is_new:
+                self.journal.sync()
+            else:
+                self.held.save_with(state, self.journal, self._mark)
+        except OSError:
+            if self.journal.fault is None:
+                raise
         if self.journal.fault:
             raise CsaError(
                 f"The transcript {self.paths.transcript} cannot be written: {self.journal.fault.strerror}.",
                 hint="make room on the disk; nothing was started",
             )
-        self.held.write_heartbeat()
-        return events
 
     def open_logs(self) -> None:
         """Begin the output logs, when the session is where it will stay."""
@@ -170,31 +187,37 @@ class Recorder:
 
         With `goes_on`, another turn follows at once, which is to see a `cancel` file that appears meanwhile.
         """
+        totals = outcome.totals if outcome.totals is not None else self.tool_state.totals
+        if not self.held.is_lost:
+            free_room(self.paths)
         text = self._redactor.redact(result.text)
         final = text.encode("utf-8", "surrogateescape")
         self._attempt("final.md", lambda: write_atomically(self.paths.turn_output(self.turn) / "final.md", final))
         for log in self._logs:
-            log.close()
+            with self.losing("a log"):
+                log.close()
             if log.fault:
                 self.losses.append(f"a log is incomplete: {log.fault.strerror}")
         result = replace(
             result,
             summary=summarise(text) or self._redactor.redact(result.error_message or result.status),
             error_message=self._redactor.redact(result.error_message) if result.error_message else None,
-            artifacts=() if self.held.is_lost else list_artifacts(self.paths, self.turn),
         )
-        events = self.append("run_finished", result.to_event())
+        if not self.held.is_lost:
+            with self.losing("what the agent has left in the output", "listed"):
+                result = replace(result, artifacts=list_artifacts(self.paths, self.turn))
+        events = self.append("run_finished", {**result.to_event(), **({"totals": totals} if totals else {})})
         self.journal.sync()
         if self.journal.lost or self.journal.fault:
             why = self.journal.fault.strerror if self.journal.fault else "unknown"
             self.losses.append(f"events of the transcript were lost ({self.journal.lost}): {why}")
-        self._attempt("result.toml", lambda: save_result(self.paths, result))
+        self._attempt("result.toml", lambda: save_result(self.paths, result, totals))
         self.tool_state = replace(
             self.tool_state,
             last_action_summary=result.summary,
             last_exit_code=result.tool_exit_code if result.tool_exit_code is not None else result.exit_code,
             updated_at=result.finished_at,
-            totals=outcome.totals if outcome.totals is not None else self.tool_state.totals,
+            totals=totals,
         )
         has_begun = result.usage is not None or result.error_kind != "spawn"
         spent = spent_by_turn(result.usage, result.duration_s) if has_begun else Spent()
@@ -231,13 +254,22 @@ class Recorder:
         return following
 
     def close(self) -> None:
-        """Release the lock; an ephemeral session is removed first."""
+        """Release the lock; an ephemeral session is removed first. Of a turn that was refused nothing is left."""
+        if not self._is_started:
+            self.journal.return_to(self._mark)
+            self._remove_output()
         self.journal.close()
         if self.plan.state.ephemeral or not self.held.is_published:
             self._attempt("the tree's list", lambda: leave_tree(self.held.store.root, self.held.state))
         if self.held.is_published and self.plan.state.ephemeral:
             self._attempt("the ephemeral session's removal", self.held.remove)
         self.held.close()
+
+    def _remove_output(self) -> None:
+        output = self.paths.turn_output(self.turn)
+        with suppress(OSError):  # an empty directory tells nothing
+            (output / "prompt.md").unlink(missing_ok=True)
+            output.rmdir()
 
     def _changes(self) -> dict[str, Any]:
         wanted = self.plan.state
@@ -259,10 +291,21 @@ class Recorder:
         )
         self._attempt("state.toml", lambda: self.held.save(state))
 
-    def _finish_lost(self, started: Event) -> None:
+    def _finish_earlier(self, started: Event, unfinished: Unfinished) -> None:
+        """Append the end of the last turn that is missing: as result.toml has kept it, or that nobody knows it."""
+        kept = end_in_result(self.paths, started)
+        if kept is None:
+            self._finish_lost(started, unfinished)
+            return
+        journal_turn, self.journal.turn = self.journal.turn, started.turn
+        (event,) = self.append("run_finished", kept)
+        self.journal.turn = journal_turn
+        self.follows_lost = False
+        self.held.state = caught_up(self.paths, self.held.state, event)
+
+    def _finish_lost(self, started: Event, unfinished: Unfinished) -> None:
         """Append the end that the last turn's supervisor did not live to write."""
         journal_turn, self.journal.turn = self.journal.turn, started.turn
-        unfinished = read_unfinished(self.paths.transcript)
         spent = unfinished.spent()
         self.held.state = _with_spent(self.held.state, spent)  # `start` saves it
         lost = RunResult(
@@ -283,12 +326,12 @@ class Recorder:
         self.journal.turn = journal_turn
 
     @contextmanager
-    def losing(self, what: str) -> Iterator[None]:
+    def losing(self, what: str, done: str = "written") -> Iterator[None]:
         """Have what goes wrong with one step of the end be a loss, which takes no other step with it."""
         try:
             yield
         except Exception as error:  # noqa: BLE001  # a csa that was replaced meanwhile may fail in any way
-            self.losses.append(f"{what} could not be written: {error or type(error).__name__}")
+            self.losses.append(f"{what} could not be {done}: {error or type(error).__name__}")
 
     def _attempt(self, what: str, action: Callable[[], None]) -> None:
         """Write something, unless the session is another's by now; what goes wrong is a loss."""
@@ -356,17 +399,20 @@ def _with_spent(state: SessionState, spent: Spent) -> SessionState:
     return replace(state, usage=whole.usage, duration_s=whole.time_s)
 
 
-def end_lost_compaction(held: HeldSession, journal: Journal) -> None:
-    """Append the end of a compaction that its supervisor did not live to write; what it used counts in `held.state`."""
+def end_lost_compaction(held: HeldSession, journal: Journal) -> Unfinished:
+    """Append the end of a compaction that its supervisor did not live to write; what it used counts in `held.state`.
+
+    Return what had no end.
+    """
     unfinished = read_unfinished(held.paths.transcript)
     if (lost := unfinished.compaction) is None:
-        return
+        return unfinished
     data = {"status": "lost", "tool": lost.started.data.get("tool") if lost.started else None, "proof": None}
     data |= {"usage": lost.usage.to_dict() if lost.usage else None}
     data |= {"error": {"kind": "internal", "message": "the supervisor ended without writing a result"}}
     journal.append("compaction", data)
-    journal.flush()
     held.state = _with_spent(held.state, spent_by_turn(lost.usage, 0.0))
+    return unfinished
 
 
 def publish(store: Store, recorder: Recorder) -> None:

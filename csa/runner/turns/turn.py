@@ -144,7 +144,8 @@ class Turn:
                     await self._deliver(self._course.last)
                 self._send.close()
                 recorder = self._course.recorder
-                recorder.close()
+                with recorder.losing("the session's lock", "released"):
+                    recorder.close()
                 self.losses = recorder.losses
                 with recorder.losing("usage_stats.toml"):
                     self._note_usage()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Literal
 
 from csa.model.adapter import Outcome, ToolExit
@@ -48,6 +50,7 @@ def out_of_budget(session_id: str, used_up: str) -> Stop:
     return Stop("budget", detail=f"the budget of session {session_id} is used up: {used_up}")
 
 
+_SHELL_KILLED = 128 + signal.SIGKILL  # what a launcher exits with whose program was killed
 _DECISIVE = frozenset({"fault", "fenced"})  # these count whatever the tool says
 
 
@@ -59,8 +62,11 @@ class Verdict(Struct):
     error_message: str | None = None
 
 
-def judge(outcome: Outcome, end: ToolExit, stop: Stop | None) -> Verdict:
-    """Decide. A success that the tool announced, and exited with, stays one whatever else was asked meanwhile."""
+def judge(outcome: Outcome, end: ToolExit, stop: Stop | None, *, explain: Callable[[], str] | None = None) -> Verdict:
+    """Decide. A success that the tool announced, and exited with, stays one whatever else was asked meanwhile.
+
+    `explain` says more of a tool that was killed by SIGKILL, which csa has not sent.
+    """
     if outcome.succeeded and not (stop and stop.reason in _DECISIVE):
         return Verdict("succeeded")
     if stop and stop.reason in _FAILURES:
@@ -71,11 +77,14 @@ def judge(outcome: Outcome, end: ToolExit, stop: Stop | None) -> Verdict:
     if stop and stop.reason == "timed_out":
         return Verdict("timed_out", stop.kind, stop.detail)
     if end.signal is not None and not stop and outcome.error_kind in {None, "internal", "protocol"}:
-        return Verdict("killed", "internal", f"the tool died of signal {end.signal}")
-    return Verdict("failed", outcome.error_kind or "internal", outcome.error_message or _describe(end))
+        more = f" ({explain()})" if explain and end.signal == signal.SIGKILL else ""
+        return Verdict("killed", "internal", f"the tool died of signal {end.signal}{more}")
+    return Verdict("failed", outcome.error_kind or "internal", outcome.error_message or _describe(end, explain))
 
 
-def _describe(end: ToolExit) -> str:
-    if end.code is not None:
-        return f"the tool exited with code {end.code} and did not say why"
-    return "the tool ended without a result"
+def _describe(end: ToolExit, explain: Callable[[], str] | None) -> str:
+    if end.code is None:
+        return "the tool ended without a result"
+    was_killed = explain is not None and end.code == _SHELL_KILLED
+    more = f": something in it was killed ({explain()})" if explain and was_killed else ""
+    return f"the tool exited with code {end.code} and did not say why{more}"

@@ -80,7 +80,7 @@ def decide(level: Permission, command: str, csa: str = "csa") -> bool:
 @pytest.mark.parametrize(
     "command",
     [
-        *("csa run 'go'", "/opt/my csa/csa run x", "csa run - <<'E'\nx\nE", "env", "env | grep CSA_"),
+        *("csa run 'go'", "'/opt/my csa/csa' run x", "csa run - <<'E'\nx\nE", "env", "env | grep CSA_"),
         *("cat f", "ls", "ls; pwd", "git status", "grep -r x . 2>/dev/null", "cat f 2>&1 | head"),
     ],
 )
