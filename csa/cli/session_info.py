@@ -102,6 +102,8 @@ def _status(card: SessionCard, now: datetime) -> str:
     owner, last = card.liveness.owner, card.last_turn
     if card.status in {"running", "open"} and owner:
         words.append(owner.in_words)
+    elif card.status in {"running", "unknown"} and card.liveness.stranger:
+        words.append(card.liveness.stranger.in_words)
     elif last and last.finished_at:
         words.append(f"{format_age(now, last.finished_at)} ago")
     if card.phase != "active":

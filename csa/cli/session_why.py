@@ -89,6 +89,10 @@ _LOCKS_MEAN = {
 
 
 def _unknown(found: Evidence) -> str:
+    if found.stranger:
+        return f"{found.stranger.in_words} has begun a turn, and whether it still runs cannot be seen from here."
+    if found.owner is None:
+        return "another program's record says neither that its last turn has ended nor how."
     heartbeat = "which has left no heartbeat" if found.heartbeat_age_s is None else f"whose heartbeat is {_beat(found)}"
     return f"it belongs to another machine{_host(found)}, {heartbeat}; whether it runs cannot be known here."
 
@@ -103,6 +107,8 @@ def _idle(_found: Evidence) -> str:
 
 def _running(found: Evidence) -> str:
     owner = found.owner
+    if found.stranger:
+        return f"{found.stranger.in_words} holds the lock of {found.stranger.tool}, as for a turn."
     if owner is None:
         return "the lock is held by a program that does not say who it is."
     what = f"{owner.owner.tool} runs turn {owner.owner.turn}"

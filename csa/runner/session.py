@@ -81,7 +81,9 @@ class Session:
         from csa.store.results import load_result  # noqa: PLC0415  # as above
 
         try:
-            return load_result(self.files, self.session_id, turn=turn)
+            return load_result(
+                self.files, self.session_id, turn=turn, redact=lambda text: self.setting.redactor.redact_answer(text)
+            )
         except NotFoundError:
             record, _ = self.record.examine()
             if record.fault is not None:

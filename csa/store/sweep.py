@@ -17,6 +17,7 @@ from csa.model.clock import from_timestamp
 from csa.model.collection import Reason, Rule
 from csa.model.state import SessionState
 from csa.paths import SessionPaths
+from csa.store.flocks import find_stranger
 from csa.store.held import GONE_PREFIX
 from csa.store.liveness import probe
 from csa.store.locks import probe_lock
@@ -129,7 +130,7 @@ def is_running(paths: SessionPaths) -> bool:
 
 def _is_running(paths: SessionPaths) -> bool:
     held, content = probe_lock(f"{paths.pathname}/locks/session.lock")
-    return held or (bool(content) and probe(paths).state != "not_alive")
+    return held or (bool(content or find_stranger(paths.pathname)) and probe(paths).state != "not_alive")
 
 
 def find_remains(store: Store, now: datetime) -> list[Path]:

@@ -2,6 +2,8 @@
 
 A lock that could be taken is not enough: the owner that its file names may be at work where the lock is not seen
 (`csa.store.liveness`). Then it is let go, and nothing was written, unless the caller knows better and steals it.
+Another implementation of the format may be at work too, which holds a flock on another file (`csa.store.flocks`).
+That is proof, and never stolen.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from csa.model.clock import local_clock
 from csa.model.state import parse_time
 from csa.paths import SessionPaths
 from csa.procfs import boot_id
+from csa.store.flocks import Flocks, Stranger, find_stranger
 from csa.store.liveness import Liveness, judge_owner, probe
 from csa.store.locks import Lock, acquire_lock, is_locked
 from csa.store.owner import Owner, current_owner, parse_owner
@@ -33,11 +36,15 @@ def take_session_lock(
 
     Raises:
         BlockingIOError: someone holds it.
-        BusyError: its owner is at work, or may be, where his lock is not seen.
+        BusyError: its owner is at work, or may be, where his lock is not seen; or another program is.
         StateError: what tells whether he is cannot be read.
     """
+    refuse_stranger(paths, advice=advice)
     lock = acquire_lock(paths.session_lock)
     try:
+        lock.flocks = Flocks(paths.pathname)
+        if name := lock.flocks.take_all(lock):
+            raise _strange(paths, find_stranger(paths.pathname) or Stranger(name.removesuffix(".lock"), None), advice)
         found = judge_owner(paths, parse_owner(lock.read()))
     except BaseException:
         lock.close()
@@ -50,6 +57,13 @@ def take_session_lock(
     raise _elsewhere(paths, found, advice=advice, way=way)
 
 
+def refuse_stranger(paths: SessionPaths, *, advice: str = RETRY) -> None:
+    """Raise BusyError where another program is seen to work in a session, before any file of it is made or changed."""
+    stranger = find_stranger(paths.pathname)
+    if stranger and stranger.is_seen and not is_locked(paths.session_lock):
+        raise _strange(paths, stranger, advice)
+
+
 def refuse_busy(paths: SessionPaths, *, advice: str = RETRY, steal: bool = False) -> None:
     """Raise BusyError when the session is in use just now, or may be; StateError where its lock cannot be read."""
     found = probe(paths)
@@ -57,8 +71,16 @@ def refuse_busy(paths: SessionPaths, *, advice: str = RETRY, steal: bool = False
         raise found.fault
     if found.is_held:
         raise busy(paths, advice)
-    if found.state != "not_alive" and not steal:
+    if found.stranger:
+        if found.stranger.is_seen:  # else taking the lock will tell
+            raise _strange(paths, found.stranger, advice)
+    elif found.state != "not_alive" and not steal:
         raise _elsewhere(paths, found, advice=advice, way=None)
+
+
+def _strange(paths: SessionPaths, stranger: Stranger, advice: str) -> BusyError:
+    words = f"Session {paths.session_id} is in use by {stranger.in_words}"
+    return BusyError(f"{words}; {advice}.", obstacle=Obstacle(words, lambda: find_stranger(paths.pathname) is None))
 
 
 def busy(paths: SessionPaths, advice: str = RETRY) -> BusyError:

@@ -29,6 +29,7 @@ from csa.store.archive import MAX_FILE_BYTES, OUTPUT, RECORDS, ArchiveWriter, is
 from csa.store.artifacts import OWN_FILES, open_below, walk_files
 from csa.store.liveness import probe
 from csa.store.stores import find_stores
+from csa.store.taking import refuse_busy
 from csa.store.transcript import parse_line, read_events
 from csa.structs import Struct, replace
 
@@ -165,6 +166,8 @@ def _refuse_running(info: SessionInfo) -> None:
     liveness = probe(info.record.paths)
     if liveness.fault is not None:
         raise liveness.fault
+    if liveness.stranger is not None:
+        refuse_busy(info.record.paths)
     if liveness.state != "not_alive":
         raise BusyError(
             f"Session {info.session_id} is running; it can be exported when its turn has ended.",

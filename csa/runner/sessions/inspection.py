@@ -240,6 +240,8 @@ def _turn_to_json(turn: TurnRecord | None) -> dict[str, Any] | None:
 
 def _owner_to_json(liveness: Liveness) -> dict[str, Any] | None:
     owner = liveness.owner
+    if (stranger := liveness.stranger) is not None:
+        return {"pid": stranger.pid, "host": None, "tool": stranger.tool, "turn": None, "since": None, "errand": None}
     if liveness.state == "not_alive" or owner is None:
         return None
     known = {"pid": owner.pid, "host": owner.host, "tool": owner.tool, "turn": owner.turn, "since": owner.since}

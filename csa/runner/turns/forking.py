@@ -15,6 +15,7 @@ from csa.runner.session import Session
 from csa.runner.turns.handoff import DigestLimits, Handoff, digest
 from csa.runner.turns.plan import Fork, TurnPlan
 from csa.store.project import find_work_tree
+from csa.store.taking import refuse_busy
 from csa.structs import replace
 
 _OPENING = "This conversation began in another session. What happened there, oldest first:\n\n"
@@ -33,6 +34,8 @@ def load_source(source: Session) -> SessionState:
         raise liveness.fault
     if liveness.state != "not_alive":
         refuse_endless_wait(source.setting.caller, session_id, verb="fork")
+        if liveness.stranger is not None:
+            refuse_busy(source.paths)
         running = "is running" if liveness.state == "alive" else "may be running on another machine"
         raise BusyError(
             f"Session {session_id} {running}; it can be forked when its turn has ended.",

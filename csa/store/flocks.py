@@ -1,0 +1,248 @@
+"""flock(2) on the lock files of a session: how another implementation of the format says that it works there.
+
+It holds one on `locks/<tool>.lock` for a whole turn, and knows nothing of session.lock. csa's own turns place one as
+well, so it says something only of a session whose session.lock is free. Whoever takes a session takes all of them
+(`Flocks`), which is decisive; readers look into /proc/locks (`find_stranger`), and take nothing.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import stat
+import time
+
+from csa.errors import StateError
+from csa.structs import Struct
+
+TYPE_CHECKING = False  # see csa/structs.py
+if TYPE_CHECKING:
+    from collections.abc import Iterator, KeysView
+    from typing import Any
+
+    from csa.store.locks import Lock
+
+_LOCKS = "/proc/locks"
+_SUFFIX = ".lock"
+_OURS = frozenset({"session.lock", "tree.lock"})  # no turn of another implementation is noted in these
+_FIRST_PID_NAMESPACE = "pid:[4026531836]"  # PROC_PID_INIT_INO: from there all locks of the kernel are seen
+_FRESH_S = 0.02
+_MAX_COST = 20  # at most a twentieth of the time goes into reading the table, however many sessions are asked for
+_MAX_RECORD_BYTES = 4096
+
+
+class Stranger(Struct):
+    """Another program that works in a session; None for what is not known of it.
+
+    Without `is_seen` its lock file tells of a turn whose end is not told, and the kernel does not show from here
+    whether it still holds the lock.
+    """
+
+    tool: str
+    pid: int | None
+    is_seen: bool = True
+
+    @property
+    def in_words(self) -> str:
+        """Who it is, as `another program (codex, PID 4711)`."""
+        return f"another program ({self.tool}{f', PID {self.pid}' if self.pid else ''})"
+
+
+class _Table:
+    """The flocks that the kernel shows: of each inode number the devices, as `fe:00`, and the pids."""
+
+    def __init__(self) -> None:
+        began = time.monotonic()
+        self.holders: dict[int, dict[str, int]] = {}
+        self.is_whole = False
+        try:
+            with open(_LOCKS, "rb") as file:
+                for line in file:
+                    if b" FLOCK " in line and b"->" not in line:  # an arrow: that one waits
+                        self._add(line.split())
+            self.is_whole = os.readlink("/proc/self/ns/pid") == _FIRST_PID_NAMESPACE
+        except (OSError, ValueError, IndexError):
+            pass  # then nothing can be told from it
+        now = time.monotonic()
+        self.good_until = now + max(_FRESH_S, _MAX_COST * (now - began))
+
+    def _add(self, words: list[bytes]) -> None:
+        device, _, inode = words[5].decode().rpartition(":")
+        self.holders.setdefault(int(inode), {})[device] = int(words[4])
+
+
+_last: list[_Table] = []
+
+
+def _table() -> _Table:
+    if not _last or time.monotonic() > _last[0].good_until:
+        _last[:] = [_Table()]
+    return _last[0]
+
+
+def find_stranger(session: str) -> Stranger | None:
+    """Return who else holds a lock file in a session's directory, as far as that is seen; None where nobody does.
+
+    It may be csa itself, where session.lock is held.
+    """
+    table = _table()
+    if not table.holders and table.is_whole:
+        return None
+    for name, inode in _lock_files(f"{session}/locks"):
+        path = f"{session}/locks/{name}"
+        if inode in table.holders and (pid := _holder(path, table.holders[inode])) is not None:
+            return Stranger(name.removesuffix(_SUFFIX), pid or _recorded(path).get("pid"))
+        if not table.is_whole and name not in _OURS and (found := _suspect(session, name)):
+            return found
+    return None
+
+
+def held_inodes() -> KeysView[int]:
+    """Return the inode numbers of all files of this machine on which there is a flock, as far as that is seen."""
+    return _table().holders.keys()
+
+
+def lock_inodes(session: str) -> frozenset[int]:
+    """Return the inode numbers of a session's lock files."""
+    return frozenset(inode for _, inode in _lock_files(f"{session}/locks"))
+
+
+def _lock_files(directory: str) -> Iterator[tuple[str, int]]:
+    try:
+        with os.scandir(directory) as entries:
+            yield from [(each.name, each.inode()) for each in entries if each.name.endswith(_SUFFIX)]
+    except OSError:  # there is none, or it is damaged, as the look at session.lock has said
+        return
+
+
+def _holder(path: str, pids: dict[str, int]) -> int | None:
+    """Return the pid that holds a file's lock, 0 where only another namespace knows it; None when it is another file.
+
+    The kernel names the file system by the device of its superblock, which stat(2) does not tell of all.
+    """
+    try:
+        fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        found = os.fstat(fd)
+        plain = f"{os.major(found.st_dev):02x}:{os.minor(found.st_dev):02x}"
+        return pids[plain] if plain in pids else pids.get(_mounted_device(fd))
+    finally:
+        os.close(fd)
+
+
+def _mounted_device(fd: int) -> str:
+    """Return the device of the mount that a descriptor's file is on; empty where that is not to be had."""
+    try:
+        with open(f"/proc/self/fdinfo/{fd}", "rb") as file:
+            (mount,) = [line.split()[1] for line in file if line.startswith(b"mnt_id:")]
+        with open("/proc/self/mountinfo", "rb") as file:
+            (device,) = [words[2] for line in file if (words := line.split()) and words[0] == mount]
+        major, _, minor = device.partition(b":")
+        return f"{int(major):02x}:{int(minor):02x}"
+    except (OSError, ValueError, IndexError):
+        return ""
+
+
+def _suspect(session: str, name: str) -> Stranger | None:
+    """Say whether a lock file tells of a turn that has not ended, for all that the session's files say."""
+    record = _recorded(f"{session}/locks/{name}")
+    if "acquired_at" not in record:  # csa empties its own, or leaves a record of another form
+        return None
+    from csa.model.state import parse_time  # noqa: PLC0415  # only where the kernel does not show all locks
+    from csa.store.strangers import ended_at  # noqa: PLC0415  # as above
+
+    began, ended = parse_time(record["acquired_at"]), ended_at(session)
+    if began is None or (ended is not None and ended >= began):
+        return None
+    pid = record.get("pid")
+    return Stranger(name.removesuffix(_SUFFIX), pid if isinstance(pid, int) else None, is_seen=False)
+
+
+def _recorded(path: str) -> dict[str, Any]:
+    """Return what the other implementation writes into a lock file: pid, tool_name, acquired_at, reason."""
+    import json  # noqa: PLC0415  # hardly ever needed
+
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        try:
+            found = json.loads(os.read(fd, _MAX_RECORD_BYTES)) if stat.S_ISREG(os.fstat(fd).st_mode) else None
+        finally:
+            os.close(fd)
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+class Flocks:
+    """The flocks of whoever has taken a session's lock, on all its lock files; `close` releases them."""
+
+    def __init__(self, session: str) -> None:
+        self._directory = f"{session}/locks"
+        self._fds: dict[str, int] = {}
+
+    def take_all(self, session_lock: Lock) -> str | None:
+        """Take those that are there; return the name of a file that another holds, and then none is kept.
+
+        Raises:
+            StateError: a lock file may not be opened, so that nobody knows.
+        """
+        try:
+            if not _may_flock(session_lock.fd):
+                return session_lock.path.name
+            for name, _ in _lock_files(self._directory):
+                if name not in _OURS and not self.take(name):
+                    self.close()
+                    return name
+        except BaseException:
+            self.close()
+            raise
+        return None
+
+    def take(self, name: str) -> bool:
+        """Take one that is not ours yet; say whether it could be had."""
+        path = f"{self._directory}/{name}"
+        try:
+            fd = _open(path)
+        except FileNotFoundError:
+            return True
+        except OSError as error:
+            raise StateError.unreadable(path, error) from error
+        if stat.S_ISREG(os.fstat(fd).st_mode) and not _may_flock(fd):
+            os.close(fd)
+            return False
+        self._fds[name] = fd
+        return True
+
+    def release(self, name: str) -> None:
+        """Let go of one, which its taker takes in another way."""
+        if name in self._fds:
+            os.close(self._fds.pop(name))
+
+    def close(self) -> None:
+        """Let go of all; harmless when done twice."""
+        while self._fds:
+            os.close(self._fds.popitem()[1])
+
+
+def _open(path: str) -> int:
+    """Open a lock file, for writing where that is allowed, without which a file server gives no exclusive lock."""
+    flags = os.O_CLOEXEC | os.O_NONBLOCK
+    try:
+        return os.open(path, os.O_RDWR | flags)
+    except FileNotFoundError:
+        raise
+    except OSError:  # not ours to write, on a disk that is read only, or a directory
+        return os.open(path, os.O_RDONLY | flags)
+
+
+def _may_flock(fd: int) -> bool:
+    """Place a flock; False when another has one. A file system that has none has none of another's either."""
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        pass
+    return True

@@ -1,0 +1,275 @@
+"""Another implementation of the format at work in a session: csa sees it, and keeps its hands off."""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ForeignWriter
+from tests.stranger import Turn, stranger
+from tests.support import Place, snapshot
+
+OLD = "01JH4QWERT1234567890ABCDEF"
+WRITERS = [
+    ("session", "delete", OLD),
+    ("session", "delete", "--force", OLD),
+    ("session", "delete", "--purge", "--force", OLD),
+    ("run", "--tool", "codex", "--session", OLD, "go on"),
+    ("run", "--tool", "claude-code", "--session", OLD, "go on"),
+    ("run", "--steal", "--tool", "codex", "--session", OLD, "go on"),
+    ("run", "--detach", "--tool", "codex", "--session", OLD, "go on"),
+    ("run", "--tool", "codex", "--fork-from", OLD, "go on"),
+    ("session", "compress", OLD),
+    ("session", "rename", OLD, "other"),
+    ("session", "describe", OLD, "other"),
+    ("session", "pin", OLD),
+    ("session", "repair", OLD),
+    ("session", "repair", "--steal", OLD),
+    ("session", "export", "-s", OLD, "-o", "out.tar.gz"),
+    ("session", "kill", OLD),
+    ("session", "kill", "--force", OLD),
+]
+
+
+@pytest.fixture(params=["its own session", "a session of csa's"])
+def session(place: Place, write_foreign: ForeignWriter, request: pytest.FixtureRequest) -> Path:
+    """A session in which the other program may work: its own, or one of csa's."""
+    if request.param == "its own session":
+        keys = {"provider_session_id": "t", "last_action_summary": "x", "last_exit_code": 0}
+        return write_foreign(OLD, tools={"codex": keys}).root
+    done = place.codex("one")
+    shutil.copytree(place.session(done.session_id), place.session(OLD))
+    state = place.session(OLD) / "state.toml"
+    state.write_text(state.read_text().replace(done.session_id, OLD))
+    shutil.rmtree(place.session(done.session_id))
+    return place.session(OLD)
+
+
+@pytest.fixture
+def turn(session: Path) -> Iterator[Turn]:
+    with stranger(session, "gemini-cli") as turn:
+        yield turn
+
+
+@pytest.mark.parametrize("words", WRITERS, ids=" ".join)
+def test_who_writes_is_refused(place: Place, session: Path, turn: Turn, words: tuple[str, ...]) -> None:
+    """Every command that would write or end it is busy, names the process, and leaves every byte as it is."""
+    before = snapshot(session)
+    done = place.run(*words)
+    assert done.code == 4, done.err
+    assert f"PID {turn.pid}" in done.err
+    assert "gemini-cli" in done.err
+    assert snapshot(session) == before
+
+
+@pytest.mark.parametrize("words", [("gc", "--days", "0"), ("session", "clean", "--days", "0"), ("kill", "--all", "--yes")])
+def test_who_collects_passes_it_over(place: Place, session: Path, turn: Turn, words: tuple[str, ...]) -> None:
+    """It is old, and stays."""
+    before = snapshot(session)
+    done = place.run(*words)
+    assert (done.code, "Traceback" in done.err) == (4 if words[0] == "kill" else done.code, False)
+    assert snapshot(session) == before
+    turn.end()
+    if words[0] != "kill" and place.state(OLD)["last_accessed"].year == 2024:  # noqa: PLR2004
+        place.run(*words)
+        assert not session.exists()
+
+
+def test_retired_and_moved(place: Place, session: Path) -> None:
+    """Nor is it brought back, or taken along with a project that has moved, while the other program is there."""
+    retired = place.store / "retired" / OLD
+    assert place.run("session", "delete", OLD).code == 0
+    with stranger(retired) as turn:
+        before = snapshot(retired)
+        done = place.run("session", "restore", OLD)
+        assert (done.code, f"PID {turn.pid}" in done.err) == (4, True)
+        assert snapshot(retired) == before
+    assert place.run("session", "restore", OLD).code == 0
+    place.tmp.joinpath("new").mkdir()
+    with stranger(session):
+        before = snapshot(session)
+        done = place.run("session", "adopt", "--force", str(place.project), "--cd", str(place.tmp / "new"))
+        assert OLD in done.out + done.err
+        assert snapshot(session) == before
+
+
+def test_readers_see_it(place: Place, session: Path, turn: Turn) -> None:
+    """All that says what runs, says that it runs and who runs it; nothing is taken, nothing changes."""
+    before = snapshot(session)
+    alive = place.run("session", "is-alive", OLD)
+    assert (alive.code, alive.out) == (0, f"alive: another program (gemini-cli, PID {turn.pid})\n")
+    assert place.run("session", "is-alive", OLD, "--json").json == {
+        "session_id": OLD,
+        "state": "alive",
+        "tool": "gemini-cli",
+        "pid": turn.pid,
+        "another_program": True,
+    }
+    assert place.status(OLD) == "running"
+    (row,) = place.run("ps", "--json").json
+    assert (row["id"], row["tool"], row["pid"]) == (OLD, "gemini-cli", turn.pid)
+    why = place.run("session", "why", OLD)
+    assert f"PID {turn.pid}" in why.out
+    assert "running" in why.out
+    assert place.run("session", "why", OLD, "--json").json["another_program"]["pid"] == turn.pid
+    assert f"PID {turn.pid}" in place.run("session", "info", OLD).out
+    assert place.run("session", "info", OLD, "--json").json["running"]["pid"] == turn.pid
+    waited = place.run("session", "wait", OLD, "--timeout", "0.1")
+    assert waited.code == 4
+    assert place.run("session", "attach", OLD).code == 4
+    assert snapshot(session) == before
+    turn.end()
+    assert place.run("session", "is-alive", OLD).code == 1
+    assert place.run("ps", "--json").json == []
+
+
+RECORD = f"""meta_session_id = "{OLD}"
+description = "Auth refactor"
+project_path = "PROJECT"
+created_at = "2024-02-06T10:00:00.123456789Z"
+last_accessed = "2024-02-06T14:30:00.5Z"
+turn_count = 4
+phase = "tool_exhausted"
+is_seed_candidate = false
+identity_version = 1
+
+[genealogy]
+depth = 0
+fork_of_session_id = "01JH4QWERT0000000000000000"
+
+[context_status]
+is_compacted = false
+
+[total_token_usage]
+input_tokens = 1000
+output_tokens = 20
+total_tokens = 1020
+estimated_cost_usd = 0.5
+
+[tools.codex]
+last_action_summary = "Reviewed"
+last_exit_code = 0
+updated_at = "2024-02-06T14:30:00.5Z"
+
+[task_context]
+task_type = "review"
+"""
+
+
+@pytest.fixture
+def strange(place: Place, write_foreign: ForeignWriter) -> Path:
+    """A session with all that the other implementation writes."""
+    return write_foreign(OLD, text=RECORD.replace("PROJECT", str(place.project))).root
+
+
+def test_its_record_is_read_for_what_it_is(place: Place, strange: Path) -> None:
+    """Its count of turns, its sums, its forks; a phase that csa does not know is shown, and no damage."""
+    (listed,) = place.run("session", "list", "--json").json
+    assert (listed["status"], listed["phase"], listed["turns"]) == ("succeeded", "tool_exhausted", 4)
+    assert (listed["usage"]["input_tokens"], listed["usage"]["cost_usd"]) == (1000, 0.5)
+    assert "tool_exhausted" in place.run("session", "info", OLD).out
+    assert place.run("session", "info", OLD, "--json").json["fork_of"] == "01JH4QWERT0000000000000000"
+    assert place.run("session", "rename", OLD, "auth").code == 0
+    text = (strange / "state.toml").read_text()
+    for line in RECORD.replace("PROJECT", str(place.project)).splitlines():
+        assert line in text
+    assert (place.status(OLD), place.run("session", "info", OLD, "--json").json["turns"]) == ("succeeded", 4)
+
+
+def test_what_csa_adds_to_its_record_it_can_read(place: Place, strange: Path) -> None:
+    """It puts a record aside in which a time is a TOML date, or a tool has no exit code; csa writes neither."""
+    assert place.run("session", "pin", OLD).code == 0
+    place.play(*place.hold())
+    run = place.start("run", "--tool", "claude-code", "--session", OLD, "go on")
+    place.wait_ready()
+    running = place.state(OLD)
+    place.release()
+    assert run.wait().code == 0
+    for record in (running, place.state(OLD)):
+        assert all(isinstance(record[key], str) for key in ("created_at", "last_accessed"))
+        assert all(
+            isinstance(tool["updated_at"], str) and isinstance(tool["last_exit_code"], int)
+            for tool in record["tools"].values()
+        )
+        assert (record["turns"], record["turn_count"], record["phase"]) == (5, 5, "active")
+
+
+@pytest.mark.parametrize(
+    ("status", "shown", "code"),
+    [
+        ("success", "succeeded", 0),
+        ("failure", "failed", 1),
+        ("interrupted", "cancelled", 1),
+        ("timeout", "timed_out", 124),
+        ("signal", "killed", 1),
+        ("something new", "failed", 1),
+    ],
+)
+@pytest.mark.parametrize("of_csa", [False, True])
+def test_its_result_counts(place: Place, strange: Path, status: str, shown: str, code: int, *, of_csa: bool) -> None:
+    """Where it ended a turn after csa's last one, that is the last one: for list, wait, result and all who ask."""
+    if of_csa:
+        assert place.run("run", "--tool", "codex", "--session", OLD, "go on").code == 0
+    with stranger(strange) as turn:
+        turn.end(summary="The answer.\nAll of it.\n", result={"status": status, "summary": "Done"})
+    assert place.status(OLD) == shown
+    waited = place.run("session", "wait", OLD)
+    assert (waited.code, shown in waited.out) == (code, True)
+    result = place.run("session", "result", OLD, "--json").json
+    assert (result["status"], result["text"], result["turn"]) == (shown, "The answer.\nAll of it.\n", 6 if of_csa else 4)
+    assert place.run("session", "result", OLD).out.startswith("The answer.\n")
+    assert place.run("session", "validate", OLD, "--json").code == 0
+    assert place.run("session", "repair", OLD).code == 0
+    assert place.run("session", "result", OLD, "--json").json["status"] == shown
+
+
+def test_its_turn_is_kept_when_csa_goes_on(place: Place, strange: Path) -> None:
+    """The next turn has the next number, and what the other program had answered is in the transcript."""
+    with stranger(strange) as turn:
+        turn.end(summary="The answer.", result={})
+    done = place.run("run", "--tool", "codex", "--session", OLD, "go on", "--json")
+    assert (done.code, done.json["turn"]) == (0, 5)
+    assert place.run("session", "result", OLD, "--turn", "4").out == "The answer.\n"
+    assert place.run("session", "result", OLD, "--json").json["turn"] == 5
+    assert [event["seq"] for event in place.events(OLD)] == list(range(1, len(place.events(OLD)) + 1))
+
+
+def test_an_answer_of_its_is_redacted(place: Place, strange: Path) -> None:
+    """csa did not write it, so it may hold a secret of this environment."""
+    with stranger(strange) as turn:
+        turn.end(summary="the key is s3cr3t-value-of-it", result={})
+    shown = place.run("session", "result", OLD, env={"SOME_API_KEY": "s3cr3t-value-of-it"})
+    assert shown.out == "the key is [REDACTED]\n"
+
+
+def test_full_text_where_there_is_no_summary(place: Place, strange: Path) -> None:
+    """output/full.md is the answer then."""
+    with stranger(strange) as turn:
+        turn.end(summary="", result={})
+    (strange / "output" / "full.md").write_text("All of it.")
+    assert place.run("session", "result", OLD).out == "All of it.\n"
+
+
+def test_an_end_that_nothing_tells_of_is_no_success(place: Place, write_foreign: ForeignWriter) -> None:
+    """Its turns begin with exit code 0 and no summary; without a result nobody knows how they ended."""
+    write_foreign(OLD, tools={"codex": {"last_action_summary": "", "last_exit_code": 0}})
+    assert place.status(OLD) == "unknown"
+    assert place.run("session", "wait", OLD).code == 4
+    assert "neither" in place.run("session", "why", OLD).out
+    assert place.run("session", "delete", OLD).code == 0
+
+
+def test_events_without_a_turn(place: Place, strange: Path) -> None:
+    """They are events: shown, sound, and numbered on from."""
+    lines = ["message", "tool_call"]
+    events = [
+        f'{{"v":1,"seq":{seq},"ts":"2024-02-06T10:00:00Z","type":"{kind}","data":{{"text":"hi {seq}"}}}}\n'
+        for seq, kind in enumerate(lines)
+    ]
+    (strange / "transcript.jsonl").write_text("".join(events))
+    assert place.run("session", "validate", OLD).code == 0
+    assert "hi 0" in place.run("session", "logs", OLD, "--json").out
+    assert place.run("run", "--tool", "codex", "--session", OLD, "go on").code == 0
+    assert [event["seq"] for event in place.events(OLD)] == list(range(len(place.events(OLD))))
+    assert place.run("session", "validate", OLD).code == 0
