@@ -19,7 +19,7 @@ from csa.store.results import load_own_result, render_result
 from csa.store.sessions import Store
 from csa.store.statefile import load_state, read_record
 from csa.store.status import missing_turns
-from csa.store.strangers import strange_end
+from csa.store.strangers import PUT_ASIDE, find_put_aside, strange_end
 from csa.store.transcript import last_turn_event, read_lines
 from csa.structs import Struct
 
@@ -237,6 +237,9 @@ def _check_result(session_id: str, paths: SessionPaths) -> Iterator[Problem]:
 def _check_state(store: Store, paths: SessionPaths, state: SessionState, ends: list[Event] | None) -> Iterator[Problem]:
     """Compare the record with the turns that the transcript tells of (None: it cannot be read) and with its place."""
     session_id = state.session_id
+    if find_put_aside(paths):
+        text = f"another program could not read the record, and has put it aside as {PUT_ASIDE}; repair restores it"
+        yield Problem(session_id, "error", paths.state, text)
     started = max((event.turn for event in ends or ()), default=0)
     if ends == [] and (fault := missing_turns(paths, state)):
         yield _problem_of(session_id, fault)

@@ -112,11 +112,10 @@ def save_state(path: Path, state: SessionState) -> None:
     """
     from csa.store.tomlfile import edit_toml  # noqa: PLC0415  # only writers pay for tomlkit
 
-    content = _read(path)
-    record = parse_text(path, content)
+    record = read_record(path)
     parse_record(path, record)  # the same checks, and errors, as every reader's
     values = render_state(state)
-    write_atomically(path, edit_toml(content, as_there(values, record) if is_of_another(record) else values))
+    write_atomically(path, edit_toml(_read(path), as_there(values, record) if is_of_another(record) else values))
 
 
 def is_of_another(record: Mapping[str, Any]) -> bool:

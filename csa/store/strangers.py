@@ -11,7 +11,7 @@ import os
 from csa.errors import StateError
 from csa.model.events import Event
 from csa.model.state import format_time, parse_time
-from csa.store.statefile import load_state, parse_text
+from csa.store.statefile import load_state, parse_text, read_record
 
 TYPE_CHECKING = False  # see csa/structs.py
 if TYPE_CHECKING:
@@ -20,8 +20,11 @@ if TYPE_CHECKING:
     from typing import Any
 
     from csa.model.result import RunResult
+    from csa.model.state import SessionState
     from csa.paths import SessionPaths
 
+PUT_ASIDE = "state.toml.corrupt"
+_MADE_INSTEAD = "(recovered from corrupt state)"
 _MARK = b"completed_at"
 _STATUSES = {
     "success": "succeeded",
@@ -72,6 +75,23 @@ def strange_answer(paths: SessionPaths) -> str:
         except OSError:
             continue
     return ""
+
+
+def find_put_aside(paths: SessionPaths) -> SessionState | None:
+    """Return the record that the other program has put aside since it could not read it (its dates, for example).
+
+    Only where what it has made instead is still in its place, or no record can be read there, and csa can read this
+    one.
+    """
+    try:
+        if read_record(paths.state).get("description") != _MADE_INSTEAD:
+            return None
+    except StateError:  # worse still
+        pass
+    try:
+        return load_state(f"{paths.pathname}/{PUT_ASIDE}")
+    except StateError:
+        return None
 
 
 def _read(session: str) -> Mapping[str, Any] | None:

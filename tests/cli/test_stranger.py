@@ -1,5 +1,6 @@
 """Another implementation of the format at work in a session: csa sees it, and keeps its hands off."""
 
+import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -271,5 +272,51 @@ def test_events_without_a_turn(place: Place, strange: Path) -> None:
     assert place.run("session", "validate", OLD).code == 0
     assert "hi 0" in place.run("session", "logs", OLD, "--json").out
     assert place.run("run", "--tool", "codex", "--session", OLD, "go on").code == 0
-    assert [event["seq"] for event in place.events(OLD)] == list(range(len(place.events(OLD))))
+    seqs = [json.loads(line)["seq"] for line in (strange / "transcript.jsonl").read_text().splitlines()]
+    assert seqs == list(range(len(seqs)))
     assert place.run("session", "validate", OLD).code == 0
+
+
+MINIMAL = f"""meta_session_id = "{OLD}"
+description = "(recovered from corrupt state)"
+project_path = "(unknown)"
+created_at = "2026-02-06T10:00:00Z"
+last_accessed = "2026-02-06T10:00:00Z"
+turn_count = TURNS
+
+[genealogy]
+depth = 0
+
+[tools]
+"""
+ITS_TOOL = """
+[tools.gemini-cli]
+last_action_summary = "More"
+last_exit_code = 0
+updated_at = "2026-02-06T11:00:00Z"
+"""
+
+
+@pytest.mark.parametrize("goes_on", [False, True])
+def test_a_record_that_it_has_put_aside_is_restored(place: Place, *, goes_on: bool) -> None:
+    """It cannot read TOML's dates, and begins a minimal record; `repair` brings the whole one back."""
+    session_id = place.codex("one", "--name", "auth").session_id
+    session = place.session(session_id)
+    before = (session / "state.toml").read_bytes()
+    (session / "state.toml").rename(session / "state.toml.corrupt")
+    minimal = MINIMAL.replace(OLD, session_id).replace("TURNS", str(int(goes_on))) + ITS_TOOL * goes_on
+    (session / "state.toml").write_text(minimal)
+    found = place.run("session", "validate", session_id)
+    assert (found.code, "state.toml.corrupt" in found.out + found.err) == (6, True)
+    tree = snapshot(session)
+    assert "state.toml.corrupt" in place.run("session", "repair", "--dry-run", session_id).out
+    assert snapshot(session) == tree
+    assert place.run("session", "repair", session_id).code == 0
+    state = place.state(session_id)
+    assert (state["name"], state["turns"]) == ("auth", 1 + goes_on)
+    assert set(state["tools"]) == {"codex", "gemini-cli"} if goes_on else (session / "state.toml").read_bytes() == before
+    (kept,) = session.glob("state.toml.damaged-*")
+    assert kept.read_text() == minimal
+    assert not (session / "state.toml.corrupt").exists()
+    assert place.run("session", "validate", session_id).code == 0
+    assert place.codex("two", "--session", "auth").code == 0
