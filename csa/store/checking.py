@@ -24,7 +24,7 @@ from csa.store.transcript import last_turn_event, read_lines
 from csa.structs import Struct
 
 Severity = Literal["error", "warning", "info"]
-_KNOWN_NAMES = frozenset(
+KNOWN_NAMES = frozenset(
     {"state.toml", "transcript.jsonl", "result.toml", "heartbeat", "cancel", "locks", "output", "runtime"}
 )
 DAMAGED_PREFIX = "state.toml.damaged-"
@@ -194,7 +194,7 @@ def _check_layout(session_id: str, paths: SessionPaths) -> Iterator[Problem]:
     for directory, below, files in os.walk(paths.root):
         at = Path(directory)
         if at == paths.root:
-            for name in sorted({*below, *files} - _KNOWN_NAMES):
+            for name in sorted({*below, *files} - KNOWN_NAMES):
                 if not name.startswith(DAMAGED_PREFIX):
                     yield Problem(session_id, "info", at / name, "is not a part of a session that this csa knows")
         if paths.output in at.parents:

@@ -320,3 +320,54 @@ def test_a_record_that_it_has_put_aside_is_restored(place: Place, *, goes_on: bo
     assert not (session / "state.toml.corrupt").exists()
     assert place.run("session", "validate", session_id).code == 0
     assert place.codex("two", "--session", "auth").code == 0
+
+
+def test_its_configuration_is_passed_over(place: Place) -> None:
+    """It has a .csa/config.toml of its own form in projects: a warning, and no error."""
+    (place.project / ".csa").mkdir(exist_ok=True)
+    file = place.project / ".csa" / "config.toml"
+    file.write_text('schema_version = 1\n[project]\nname = "p"\n[tools.codex]\nenabled = true\n')
+    done = place.codex("one")
+    assert (done.code, done.err.count(f"warning: {file}")) == (0, 1)
+    for words in (("config", "validate"), ("config", "show")):
+        shown = place.run(*words)
+        assert (shown.code, f"warning: {file}" in shown.err) == (0, True)
+    check = {each["name"]: each for each in place.run("doctor", "--json").json["checks"]}["config"]
+    assert (check["status"], str(file) in check["detail"]) == ("warn", True)
+    file.write_text("max_deph = 1\n")
+    assert place.run("run", "--tool", "codex", "one").code == 6
+
+
+def test_doctor_names_its_store_and_its_command(place: Place) -> None:
+    """Sessions that are looked for here may be there, and agents that call csa may call that program."""
+    names = {each["name"] for each in place.run("doctor", "--json").json["checks"]}
+    assert not names & {"other store", "command"}
+    other = Path(place.env.get("XDG_STATE_HOME") or place.home / ".local/state") / "cli-sub-agent"
+    other.mkdir(parents=True)
+    command = place.tmp / "bin" / "csa"
+    command.parent.mkdir()
+    command.write_bytes(b"\x7fELF")
+    command.chmod(0o755)
+    done = place.run("doctor", "--json", env={"PATH": f"{command.parent}:{place.env['PATH']}"})
+    checks = {each["name"]: each for each in done.json["checks"]}
+    assert (checks["other store"]["status"], str(other) in checks["other store"]["detail"]) == ("warn", True)
+    assert (checks["command"]["status"], str(command) in checks["command"]["detail"]) == ("warn", True)
+
+
+def test_export_says_what_it_leaves_out(place: Place, strange: Path) -> None:
+    """What that program keeps beside csa's files is in no archive."""
+    (strange / "resume-target.toml").write_text("")
+    (strange / "logs").mkdir()
+    done = place.run("session", "export", "-s", OLD, "-o", str(place.tmp / "out.tar.gz"), "--json")
+    assert done.code == 0
+    assert [Path(each["what"]).name for each in done.json["left_out"]] == ["logs", "resume-target.toml"]
+    assert place.run("session", "import", str(place.tmp / "out.tar.gz"), "--new-ids").code == 0
+
+
+def test_no_time_of_creation(place: Place, write_foreign: ForeignWriter) -> None:
+    """Then it is that of the id."""
+    text = f'meta_session_id = "{OLD}"\nproject_path = "{place.project}"\n[genealogy]\ndepth = 0\n'
+    write_foreign(OLD, text=text)
+    (listed,) = place.run("session", "list", "--json").json
+    assert (listed["created_at"], listed["created_at"]) == ("2025-01-09T05:16:37.018Z", listed["last_accessed"])
+    assert place.run("session", "pin", OLD).code == 0

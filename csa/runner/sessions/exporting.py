@@ -27,6 +27,7 @@ from csa.runner.sessions.listing import SessionInfo, select_sessions
 from csa.runner.setting import Setting
 from csa.store.archive import MAX_FILE_BYTES, OUTPUT, RECORDS, ArchiveWriter, is_takeable
 from csa.store.artifacts import OWN_FILES, open_below, walk_files
+from csa.store.checking import KNOWN_NAMES
 from csa.store.liveness import probe
 from csa.store.stores import find_stores
 from csa.store.taking import refuse_busy
@@ -120,6 +121,7 @@ def write_archive(
     with ArchiveWriter(stream, manifest, now=time.time()) as archive:
         for info in infos:
             root = info.record.paths.root
+            skipped += _unknown(root)
             for name in _names(root):
                 if why := _add(archive, info, name, setting.redactor, skipped if skip_corrupted else None):
                     skipped.append(Skipped(str(root / name), why))
@@ -183,6 +185,12 @@ def _names(root: Path) -> Iterator[str]:
         yield OUTPUT
     else:
         yield from (f"{OUTPUT}/{name}" for name in walk_files(output))
+
+
+def _unknown(root: Path) -> list[Skipped]:
+    """Return what stands in a session's directory and is no part of a session of csa's: other programs leave more."""
+    names = sorted(set(os.listdir(root)) - KNOWN_NAMES)
+    return [Skipped(str(root / name), "it is no part of a session that an archive takes") for name in names]
 
 
 def _redacted(
