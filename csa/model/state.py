@@ -47,7 +47,7 @@ class ToolState(Struct, kw_only=True):
     account: str | None = None
     model: str | None = None  # asked for by an option or the configuration; None: the tool's own
     effort: str | None = None
-    last_action_summary: str = ""
+    last_action_summary: str | None = ""  # None: another implementation has not said
     last_exit_code: int | None = None
     updated_at: datetime | None = None
     totals: Mapping[str, float] | None = None
@@ -242,7 +242,7 @@ def _parse_tool(name: str, table: Any) -> ToolState:
         account=_optional(table, "account", str),
         model=_optional(table, "model", str) or None,
         effort=_optional(table, "effort", str) or None,
-        last_action_summary=_optional(table, "last_action_summary", str) or "",
+        last_action_summary=_optional(table, "last_action_summary", str),
         last_exit_code=_optional(table, "last_exit_code", int),
         updated_at=parse_time(table.get("updated_at")),
         totals=_numbers(f"tools.{name}.totals", totals) if isinstance(totals, Mapping) else None,

@@ -85,6 +85,14 @@ def find_stranger(session: str) -> Stranger | None:
 
     It may be csa itself, where session.lock is held.
     """
+    found = _find(session)
+    if found and found.is_seen:  # then once more: the table that told so may be a moment old
+        _last.clear()
+        found = _find(session)
+    return found
+
+
+def _find(session: str) -> Stranger | None:
     table = _table()
     if not table.holders and table.is_whole:
         return None

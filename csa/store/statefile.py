@@ -127,7 +127,7 @@ def as_there(values: Mapping[str, Any], record: Mapping[str, Any]) -> dict[str, 
     """Return a record's values as that implementation reads them: new times as strings, no tool without its keys."""
     plain = _with_texts(values, record)
     for tool in plain.get("tools", {}).values():
-        if tool.get("last_exit_code") is None:
+        if tool.get("last_exit_code") is None and tool.get("updated_at") is not None:
             tool["last_exit_code"] = 0
     return plain
 

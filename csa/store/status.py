@@ -115,6 +115,6 @@ def _status_without_turn(paths: SessionPaths, state: SessionState) -> str:
     code = state.tools[tool].last_exit_code if tool else None
     if tool is None or code is None:
         return "idle"
-    if code == 0 and not state.tools[tool].last_action_summary:
+    if code == 0 and state.tools[tool].last_action_summary == "":
         return "unknown"  # so another implementation's turn begins: it says nothing of its end
     return "succeeded" if code == 0 else "failed"

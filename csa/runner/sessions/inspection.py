@@ -216,7 +216,7 @@ def _tool_to_json(state: SessionState, name: str) -> dict[str, Any]:
         "account": tool.account,
         "model": tool.model,
         "effort": tool.effort,
-        "last_action_summary": tool.last_action_summary,
+        "last_action_summary": tool.last_action_summary or "",
         "last_exit_code": tool.last_exit_code,
         "updated_at": format_time(tool.updated_at) if tool.updated_at else None,
     }
