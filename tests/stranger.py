@@ -70,7 +70,8 @@ def main(session: Path, tool: str) -> None:
     record = {"pid": os.getpid(), "tool_name": tool, "acquired_at": began, "reason": "run"}
     os.ftruncate(fd, 0)
     os.pwrite(fd, json.dumps(record).encode(), 0)
-    print("ready", flush=True)
+    sys.stdout.write("ready\n")
+    sys.stdout.flush()
     ending = json.loads(sys.stdin.readline())
     (session / "output").mkdir(exist_ok=True)
     if "summary" in ending:

@@ -36,6 +36,8 @@ def is_alive(words: list[str], environ: Mapping[str, str]) -> int | None:
         return None
     if not held and (content or find_stranger(session.pathname)):  # an owner that has gone may be of another machine
         return None
+    if not held and os.path.exists(f"{session.pathname}/resume-target.toml"):
+        return None
     line = _describe(content) if held else "not alive"
     if line is None:
         return None

@@ -28,8 +28,8 @@ from csa.runner.caller import refuse_endless_wait
 from csa.runner.client import Csa
 from csa.runner.session import Session
 from csa.runner.sessions.waiting import await_endings, waiters_exit_code
-from csa.store.taking import refuse_busy
 from csa.store.following import follow
+from csa.store.taking import refuse_busy
 from csa.structs import Struct
 
 TYPE_CHECKING = False  # see csa/structs.py

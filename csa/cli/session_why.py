@@ -107,10 +107,10 @@ def _idle(_found: Evidence) -> str:
 
 def _running(found: Evidence) -> str:
     owner = found.owner
-    if found.stranger:
-        return f"{found.stranger.in_words} holds the lock of {found.stranger.tool}, as for a turn."
     if owner is None:
-        return "the lock is held by a program that does not say who it is."
+        other = found.stranger
+        held = f"the lock of {other.tool} is held by {other.in_words}, as for a turn" if other else ""
+        return f"{held or 'the lock is held by a program that does not say who it is'}."
     what = f"{owner.owner.tool} runs turn {owner.owner.turn}"
     if not found.is_locked:
         place = f"as PID {owner.owner.pid}, which has lost its lock," if owner.is_same_boot else "on another machine"

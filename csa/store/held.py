@@ -321,9 +321,7 @@ def _take_locks(
         raise
 
 
-def _take_tool_lock(
-    paths: SessionPaths, state: SessionState, tool: str, owner: bytes, session_lock: Lock
-) -> Lock:
+def _take_tool_lock(paths: SessionPaths, state: SessionState, tool: str, owner: bytes, session_lock: Lock) -> Lock:
     if session_lock.flocks:
         session_lock.flocks.release(paths.tool_lock(tool).name)
     try:

@@ -1,7 +1,7 @@
 """Looking at many sessions again and again, cheaply. Nothing is written.
 
-Of a session at rest two files and its locks are stat'ed, and read again only when they differ. What runs is asked each time whether
-it still does; of its transcript is read what has been added.
+Of a session at rest two files are stat'ed, and its locks, and read again only when they differ. What runs is asked each
+time whether it still does; of its transcript is read what has been added.
 """
 
 from __future__ import annotations
@@ -135,8 +135,9 @@ class Observer:
     def _probe(self, known: _Known) -> Liveness:
         """Ask the lock, unless the session was at rest and its transcript, which a turn begins with, is as it was."""
         transcript = _sign(known.transcript_path)  # before anything is read: what changes later differs next time
-        is_at_rest = known.liveness is not None and known.liveness.state == "not_alive"
-        if not is_at_rest or transcript != known.transcript or _may_have_stranger(known):
+        seen = known.liveness
+        is_changed = seen is None or seen.state != "not_alive" or transcript != known.transcript
+        if known.liveness is None or is_changed or _may_have_stranger(known):
             if transcript != known.transcript:
                 if _is_another(known.transcript, transcript):
                     known.tail, known.turns, known.unfinished = _Tail(), TurnFilter(), Unfinished()

@@ -89,7 +89,13 @@ def missing_turns(paths: SessionPaths, state: SessionState) -> StateError | None
     None for one that never ran, for another implementation's, which keeps no journal, and for a session that has gone
     meanwhile; and where csa died between the record of a first turn and its first event.
     """
-    if state.schema is None or state.turn_count is not None or not state.turns or _is_cut_off(paths, state) or not paths.root.exists():
+    if (
+        state.schema is None
+        or state.turn_count is not None
+        or not state.turns
+        or _is_cut_off(paths, state)
+        or not paths.root.exists()
+    ):
         return None
     turns = "1 turn" if state.turns == 1 else f"{state.turns} turns"
     problem = "holds no turn" if paths.transcript.exists() else "is missing"

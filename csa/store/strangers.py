@@ -1,7 +1,7 @@
 """What another implementation of the format says of a session's last turn: its result.toml, and its answer.
 
-It keeps no transcript of csa's form. Its result.toml says when a turn was completed (csa's says when it was finished), and
-counts where that was after the last turn that the transcript tells of. Reads only.
+It keeps no transcript of csa's form. Its result.toml says when a turn was completed (csa's says when one was finished),
+and counts where that was after the last turn that the transcript tells of. Reads only.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 
 from csa.errors import StateError
+from csa.ids import is_session_id
 from csa.model.events import Event
 from csa.model.state import format_time, parse_time
 from csa.store.statefile import load_state, parse_text, read_record
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from csa.model.state import SessionState
     from csa.paths import SessionPaths
 
+RESUMED = "resume-target.toml"
+_WRAPPER = "resume-wrapper"
 PUT_ASIDE = "state.toml.corrupt"
 _MADE_INSTEAD = "(recovered from corrupt state)"
 _MARK = b"completed_at"
@@ -75,6 +78,20 @@ def strange_answer(paths: SessionPaths) -> str:
         except OSError:
             continue
     return ""
+
+
+def resumed_session(session: str) -> str | None:
+    """Return the id of the session that one stands for: that program resumes it under an id of its own."""
+    path = f"{session}/{RESUMED}"
+    if not os.path.exists(path):
+        return None
+    try:
+        record = read_record(path)
+    except StateError:
+        return None
+    target = record.get("target_session_id")
+    is_sound = record.get("kind") == _WRAPPER and isinstance(target, str) and is_session_id(target)
+    return target if is_sound else None
 
 
 def find_put_aside(paths: SessionPaths) -> SessionState | None:

@@ -42,9 +42,7 @@ def take_session_lock(
     refuse_stranger(paths, advice=advice)
     lock = acquire_lock(paths.session_lock)
     try:
-        lock.flocks = Flocks(paths.pathname)
-        if name := lock.flocks.take_all(lock):
-            raise _strange(paths, find_stranger(paths.pathname) or Stranger(name.removesuffix(".lock"), None), advice)
+        _take_flocks(paths, lock, advice)
         found = judge_owner(paths, parse_owner(lock.read()))
     except BaseException:
         lock.close()
@@ -55,6 +53,13 @@ def take_session_lock(
         return lock, found.owner
     lock.close()
     raise _elsewhere(paths, found, advice=advice, way=way)
+
+
+def _take_flocks(paths: SessionPaths, lock: Lock, advice: str) -> None:
+    """Take the flocks on all lock files of a session, which stay with its lock; BusyError where another has one."""
+    lock.flocks = Flocks(paths.pathname)
+    if name := lock.flocks.take_all(lock):
+        raise _strange(paths, find_stranger(paths.pathname) or Stranger(name.removesuffix(".lock"), None), advice)
 
 
 def refuse_stranger(paths: SessionPaths, *, advice: str = RETRY) -> None:

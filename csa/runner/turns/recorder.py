@@ -35,8 +35,8 @@ from csa.store.project import git_head
 from csa.store.results import save_result
 from csa.store.sessions import Store
 from csa.store.slots import Holder, pass_slot
-from csa.store.taking import RETRY_OR_WAIT
 from csa.store.strangers import strange_answer, strange_end
+from csa.store.taking import RETRY_OR_WAIT
 from csa.store.transcript import last_turn_event
 from csa.store.trees import leave_tree
 from csa.store.unfinished import read_unfinished
@@ -265,7 +265,7 @@ class Recorder:
         self._attempt("state.toml", lambda: self.held.save(state))
 
     def _take_over(self, end: Event) -> None:
-        """Append what another implementation's turn has answered, and how it ended: its result.toml is replaced soon."""
+        """Append what another implementation's turn has answered, and how it ended: its result.toml goes soon."""
         journal_turn, self.journal.turn = self.journal.turn, end.turn
         if text := strange_answer(self.paths):
             self.append("agent_message", {"text": text})
