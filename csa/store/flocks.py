@@ -54,13 +54,14 @@ class _Table:
     def __init__(self) -> None:
         began = time.monotonic()
         self.holders: dict[int, dict[str, int]] = {}
-        self.is_whole = False
+        self.is_there = self.is_whole = False
         try:
             with open(_LOCKS, "rb") as file:
                 for line in file:
                     if b" FLOCK " in line and b"->" not in line:  # an arrow: that one waits
                         self._add(line.split())
-            self.is_whole = os.readlink("/proc/self/ns/pid") == _FIRST_PID_NAMESPACE
+                self.is_there = stat.S_ISREG(os.fstat(file.fileno()).st_mode)  # else it is masked
+            self.is_whole = self.is_there and os.readlink("/proc/self/ns/pid") == _FIRST_PID_NAMESPACE
         except (OSError, ValueError, IndexError):
             pass  # then nothing can be told from it
         now = time.monotonic()
@@ -100,7 +101,7 @@ def _find(session: str) -> Stranger | None:
         path = f"{session}/locks/{name}"
         if inode in table.holders and (pid := _holder(path, table.holders[inode])) is not None:
             return Stranger(name.removesuffix(_SUFFIX), pid or _recorded(path).get("pid"))
-        if not table.is_whole and name not in _OURS and (found := _suspect(session, name)):
+        if not table.is_whole and name not in _OURS and (found := _suspect(session, name, table)):
             return found
     return None
 
@@ -153,19 +154,33 @@ def _mounted_device(fd: int) -> str:
         return ""
 
 
-def _suspect(session: str, name: str) -> Stranger | None:
-    """Say whether a lock file tells of a turn that has not ended, for all that the session's files say."""
+def _suspect(session: str, name: str, table: _Table) -> Stranger | None:
+    """Say whether a lock file tells of a turn of which nobody here can know whether it still runs.
+
+    From within a pid namespace the kernel shows the locks of those processes alone that have a pid there.
+    """
     record = _recorded(f"{session}/locks/{name}")
     if "acquired_at" not in record:  # csa empties its own, or leaves a record of another form
         return None
     from csa.model.state import parse_time  # noqa: PLC0415  # only where the kernel does not show all locks
     from csa.store.strangers import ended_at  # noqa: PLC0415  # as above
 
+    pid = record.get("pid")
+    if table.is_there and isinstance(pid, int) and pid <= _last_pid():  # of this namespace, whose locks are shown
+        return None
     began, ended = parse_time(record["acquired_at"]), ended_at(session)
     if began is None or (ended is not None and ended >= began):
         return None
-    pid = record.get("pid")
     return Stranger(name.removesuffix(_SUFFIX), pid if isinstance(pid, int) else None, is_seen=False)
+
+
+def _last_pid() -> int:
+    """Return the pid that was given last in this namespace."""
+    try:
+        with open("/proc/sys/kernel/ns_last_pid", "rb") as file:
+            return int(file.read())
+    except (OSError, ValueError):
+        return os.getpid()
 
 
 def _recorded(path: str) -> dict[str, Any]:

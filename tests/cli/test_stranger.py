@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 
 from tests.conftest import ForeignWriter
 from tests.stranger import Turn, stranger
-from tests.support import Place, snapshot
+from tests.support import CSA, Place, snapshot
 
 OLD = "01JH4QWERT1234567890ABCDEF"
 WRITERS = [
@@ -395,3 +396,37 @@ def test_a_session_that_stands_for_another(place: Place, write_foreign: ForeignW
     assert place.session(target).exists()
     (place.store / "retired" / OLD / "resume-target.toml").write_text(text.replace(target, OLD))
     assert place.run("session", "result", OLD).code == 3
+
+
+UNSHARED = ("unshare", "--pid", "--fork", "--mount-proc", "--kill-child")
+
+
+def can_unshare() -> bool:
+    return subprocess.run([*UNSHARED, "true"], capture_output=True, check=False).returncode == 0
+
+
+@pytest.mark.skipif(not can_unshare(), reason="needs a pid namespace of its own")
+def test_where_its_lock_is_not_shown(place: Place, strange: Path) -> None:
+    """In another pid namespace the kernel does not show it: unknown to readers, and still in the way of writers."""
+
+    def run(*words: str) -> subprocess.CompletedProcess[str]:
+        command = [*UNSHARED, str(CSA), *words]
+        return subprocess.run(command, env=place.env, cwd=place.project, capture_output=True, text=True, check=False)
+
+    with stranger(strange, "gemini-cli") as turn:
+        seen = run("session", "is-alive", OLD)
+        assert (seen.returncode, seen.stdout) == (4, f"unknown: another program (gemini-cli, PID {turn.pid})\n")
+        assert "cannot be seen" in run("session", "why", OLD).stdout
+        assert run("session", "wait", OLD).returncode == 4
+        assert run("session", "kill", OLD).returncode == 4
+        before = (strange / "state.toml").read_bytes()
+        for words in (("session", "delete", "--force", OLD), ("session", "pin", OLD), ("session", "repair", OLD)):
+            done = run(*words)
+            assert (done.returncode, "gemini-cli" in done.stderr) == (4, True), done.stderr
+        assert (strange / "state.toml").read_bytes() == before
+        turn.end(result={})
+    assert run("session", "is-alive", OLD).stdout == "not alive\n"
+    with stranger(strange, "gemini-cli"):
+        pass  # killed: nothing tells of its end
+    assert run("session", "is-alive", OLD).returncode == 4
+    assert run("session", "delete", OLD).returncode == 0
