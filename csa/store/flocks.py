@@ -13,6 +13,7 @@ import stat
 import time
 
 from csa.errors import StateError
+from csa.ids import is_session_id
 from csa.structs import Struct
 
 TYPE_CHECKING = False  # see csa/structs.py
@@ -49,11 +50,17 @@ class Stranger(Struct):
 
 
 class _Table:
-    """The flocks that the kernel shows: of each inode number the devices, as `fe:00`, and the pids."""
+    """The flocks that the kernel shows: of each inode number the devices, as `fe:00`, and the pids.
+
+    Nearly all of them are of other files, or in a session or two. So whoever holds one is looked at: `sessions` are the
+    names of the directories in which it is on a lock file, and `devices` those of which that could not be told.
+    """
 
     def __init__(self) -> None:
         began = time.monotonic()
         self.holders: dict[int, dict[str, int]] = {}
+        self.sessions: set[str] = set()
+        self.devices: set[str] = set()
         self.is_there = self.is_whole = False
         try:
             with open(_LOCKS, "rb") as file:
@@ -69,10 +76,39 @@ class _Table:
 
     def _add(self, words: list[bytes]) -> None:
         device, _, inode = words[5].decode().rpartition(":")
-        self.holders.setdefault(int(inode), {})[device] = int(words[4])
+        pid = int(words[4])
+        path = _path_of(pid, words[5], int(inode))
+        session = path.rpartition("/locks/")[0].rpartition("/")[2] if path else ""
+        if path and not path.endswith(_SUFFIX):
+            return
+        if is_session_id(session):
+            self.sessions.add(session)
+        else:  # in a container, for example, a session's directory may have another name
+            self.devices.add(device)
+        self.holders.setdefault(int(inode), {})[device] = pid
+
+    def may_tell_of(self, session: str) -> bool:
+        """Say whether there can be anything about a session, before any of its files is looked at."""
+        if not self.is_whole or session.rpartition("/")[2] in self.sessions:
+            return True
+        return bool(self.devices) and _device_of(session.rpartition("/")[0]) in {*self.devices, ""}
+
+
+def _path_of(pid: int, file: bytes, inode: int) -> str | None:
+    """Return the path of a file on which a process has a flock; None where that is not to be had."""
+    try:
+        for fd in os.listdir(f"/proc/{pid}/fd"):
+            if os.stat(f"/proc/{pid}/fd/{fd}").st_ino == inode:
+                with open(f"/proc/{pid}/fdinfo/{fd}", "rb") as facts:
+                    if any(b" FLOCK " in line and file in line.split() for line in facts):
+                        return os.readlink(f"/proc/{pid}/fd/{fd}")
+    except OSError:  # another user's, or it has just ended
+        pass
+    return None
 
 
 _last: list[_Table] = []
+_devices: dict[str, str] = {}  # of directories
 
 
 def _table() -> _Table:
@@ -95,7 +131,7 @@ def find_stranger(session: str) -> Stranger | None:
 
 def _find(session: str) -> Stranger | None:
     table = _table()
-    if not table.holders and table.is_whole:
+    if not table.may_tell_of(session):
         return None
     for name, inode in _lock_files(f"{session}/locks"):
         path = f"{session}/locks/{name}"
@@ -106,9 +142,10 @@ def _find(session: str) -> Stranger | None:
     return None
 
 
-def held_inodes() -> KeysView[int]:
-    """Return the inode numbers of all files of this machine on which there is a flock, as far as that is seen."""
-    return _table().holders.keys()
+def may_be_held(session: str) -> KeysView[int]:
+    """Return the inode numbers of files on which there is a flock, if one may be of a session; else none."""
+    table = _table()
+    return table.holders.keys() if table.may_tell_of(session) else {}.keys()
 
 
 def lock_inodes(session: str) -> frozenset[int]:
@@ -134,11 +171,29 @@ def _holder(path: str, pids: dict[str, int]) -> int | None:
     except OSError:
         return None
     try:
-        found = os.fstat(fd)
-        plain = f"{os.major(found.st_dev):02x}:{os.minor(found.st_dev):02x}"
+        plain = _plain_device(fd)
         return pids[plain] if plain in pids else pids.get(_mounted_device(fd))
     finally:
         os.close(fd)
+
+
+def _device_of(directory: str) -> str:
+    """Return the device on which a directory is; empty where that is not to be had."""
+    if directory not in _devices:
+        try:
+            fd = os.open(directory, os.O_PATH | os.O_CLOEXEC)
+        except OSError:
+            return ""
+        try:
+            _devices[directory] = _mounted_device(fd)
+        finally:
+            os.close(fd)
+    return _devices[directory]
+
+
+def _plain_device(fd: int) -> str:
+    device = os.fstat(fd).st_dev
+    return f"{os.major(device):02x}:{os.minor(device):02x}"
 
 
 def _mounted_device(fd: int) -> str:

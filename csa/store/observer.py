@@ -17,7 +17,7 @@ from csa.model.events import Event
 from csa.model.state import SessionState, parse_time
 from csa.model.usage import Usage, number_of
 from csa.paths import SessionPaths
-from csa.store.flocks import held_inodes, lock_inodes
+from csa.store.flocks import lock_inodes, may_be_held
 from csa.store.liveness import Liveness, probe
 from csa.store.owner import CHANGE, Owner
 from csa.store.sessions import Record, Store
@@ -178,7 +178,7 @@ class Observer:
 
 def _may_have_stranger(known: _Known) -> bool:
     """Say whether a lock file of a session may be held by another program, of which its transcript tells nothing."""
-    held = held_inodes()
+    held = may_be_held(known.paths.pathname)
     if not held:
         return False
     locks = _sign(f"{known.paths.pathname}/locks")
