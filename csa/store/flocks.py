@@ -29,6 +29,7 @@ _OURS = frozenset({"session.lock", "tree.lock"})  # no turn of another implement
 _FIRST_PID_NAMESPACE = "pid:[4026531836]"  # PROC_PID_INIT_INO: from there all locks of the kernel are seen
 _FRESH_S = 0.02
 _MAX_COST = 20  # at most a twentieth of the time goes into reading the table, however many sessions are asked for
+_FEW = 16
 _MAX_RECORD_BYTES = 4096
 
 
@@ -52,15 +53,18 @@ class Stranger(Struct):
 class _Table:
     """The flocks that the kernel shows: of each inode number the devices, as `fe:00`, and the pids.
 
-    Nearly all of them are of other files, or in a session or two. So whoever holds one is looked at: `sessions` are the
-    names of the directories in which it is on a lock file, and `devices` those of which that could not be told.
+    Nearly all of them are of other files, or in a session or two. So when many sessions are asked for, whoever holds
+    one is looked at: `_sessions` are the names of the directories in which it is on a lock file, and `_devices` those
+    of which that could not be told.
     """
 
+    asked = 0  # how often, since the process began
+
     def __init__(self) -> None:
-        began = time.monotonic()
+        self._began = time.monotonic()
         self.holders: dict[int, dict[str, int]] = {}
-        self.sessions: set[str] = set()
-        self.devices: set[str] = set()
+        self._sessions: set[str] = set()
+        self._devices: set[str] | None = None  # nobody was looked at
         self.is_there = self.is_whole = False
         try:
             with open(_LOCKS, "rb") as file:
@@ -71,27 +75,38 @@ class _Table:
             self.is_whole = self.is_there and os.readlink("/proc/self/ns/pid") == _FIRST_PID_NAMESPACE
         except (OSError, ValueError, IndexError):
             pass  # then nothing can be told from it
-        now = time.monotonic()
-        self.good_until = now + max(_FRESH_S, _MAX_COST * (now - began))
-
-    def _add(self, words: list[bytes]) -> None:
-        device, _, inode = words[5].decode().rpartition(":")
-        pid = int(words[4])
-        path = _path_of(pid, words[5], int(inode))
-        session = path.rpartition("/locks/")[0].rpartition("/")[2] if path else ""
-        if path and not path.endswith(_SUFFIX):
-            return
-        if is_session_id(session):
-            self.sessions.add(session)
-        else:  # in a container, for example, a session's directory may have another name
-            self.devices.add(device)
-        self.holders.setdefault(int(inode), {})[device] = pid
+        self.good_until = self._end()
 
     def may_tell_of(self, session: str) -> bool:
         """Say whether there can be anything about a session, before any of its files is looked at."""
-        if not self.is_whole or session.rpartition("/")[2] in self.sessions:
+        _Table.asked += 1
+        if not self.is_whole or not self.holders or _Table.asked <= _FEW:
+            return not self.is_whole or bool(self.holders)
+        if self._devices is None:
+            self._devices = set(self._look_at_holders())
+            self.good_until = self._end()
+        if session.rpartition("/")[2] in self._sessions:
             return True
-        return bool(self.devices) and _device_of(session.rpartition("/")[0]) in {*self.devices, ""}
+        return bool(self._devices) and _device_of(session.rpartition("/")[0]) in {*self._devices, ""}
+
+    def _add(self, words: list[bytes]) -> None:
+        device, _, inode = words[5].decode().rpartition(":")
+        self.holders.setdefault(int(inode), {})[device] = int(words[4])
+
+    def _end(self) -> float:
+        now = time.monotonic()
+        return now + max(_FRESH_S, _MAX_COST * (now - self._began))
+
+    def _look_at_holders(self) -> Iterator[str]:
+        """Note the sessions in which there is a flock; yield the devices of those of which it cannot be told."""
+        for inode, pids in self.holders.items():
+            for device, pid in pids.items():
+                path = _path_of(pid, f"{device}:{inode}".encode(), inode)
+                session = path.rpartition("/locks/")[0].rpartition("/")[2] if path else ""
+                if is_session_id(session):
+                    self._sessions.add(session)
+                elif path is None or "/locks/" in path:  # in a container a session may have another name
+                    yield device
 
 
 def _path_of(pid: int, file: bytes, inode: int) -> str | None:
