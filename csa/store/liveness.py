@@ -65,10 +65,12 @@ def _probe(paths: SessionPaths) -> Liveness:
     if held:
         return Liveness("alive", owner, is_held=True)
     judged = judge_owner(paths, owner)
-    if judged.state == "not_alive" and (stranger := find_stranger(paths.pathname)):
+    if judged.state == "not_alive" and find_stranger(paths.pathname):
         held, owner = _look(paths)  # a csa that has begun meanwhile has a flock as well
         if held:
             return Liveness("alive", owner, is_held=True)
+        if (stranger := find_stranger(paths.pathname)) is None:  # or one that has just ended had
+            return judged
         return Liveness("alive" if stranger.is_seen else "unknown", stranger=stranger)
     return judged
 

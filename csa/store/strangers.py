@@ -69,14 +69,18 @@ def strange_result(
 
 def strange_answer(paths: SessionPaths) -> str:
     """Return what the other program's turn has answered; empty where it left nothing."""
-    from csa.store.atomic import read_regular  # noqa: PLC0415  # as above
+    from csa.store.artifacts import open_below  # noqa: PLC0415  # as above
 
     for name in _ANSWERS:
         try:
-            if text := read_regular(paths.output / name).decode("utf-8", "replace"):
-                return text
+            file = open_below(paths.root, f"{paths.output.name}/{name}")
         except OSError:
             continue
+        if file is not None:
+            with file:
+                text: str = file.read().decode("utf-8", "replace")
+            if text:
+                return text
     return ""
 
 

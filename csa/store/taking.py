@@ -8,6 +8,7 @@ That is proof, and never stolen.
 
 from __future__ import annotations
 
+import time
 from datetime import UTC, datetime
 
 from csa.errors import BusyError, Obstacle
@@ -20,6 +21,7 @@ from csa.store.liveness import Liveness, judge_owner, probe
 from csa.store.locks import Lock, acquire_lock, is_locked
 from csa.store.owner import Owner, current_owner, parse_owner
 
+_TRIES, _PAUSE_S = 3, 0.01
 RETRY, RETRY_OR_WAIT = "retry later", "retry later, or pass --wait"
 
 
@@ -58,15 +60,20 @@ def take_session_lock(
 def _take_flocks(paths: SessionPaths, lock: Lock, advice: str) -> None:
     """Take the flocks on all lock files of a session, which stay with its lock; BusyError where another has one."""
     lock.flocks = Flocks(paths.pathname)
-    if name := lock.flocks.take_all(lock):
-        raise _strange(paths, find_stranger(paths.pathname) or Stranger(name.removesuffix(".lock"), None), advice)
+    for _ in range(_TRIES):
+        name = lock.flocks.take_all(lock)
+        if name is None:
+            return
+        time.sleep(_PAUSE_S)  # a csa that was killed lets go of them a moment after its lock
+    raise _strange(paths, find_stranger(paths.pathname) or Stranger(str(name).removesuffix(".lock"), None), advice)
 
 
 def refuse_stranger(paths: SessionPaths, *, advice: str = RETRY) -> None:
     """Raise BusyError where another program is seen to work in a session, before any file of it is made or changed."""
-    stranger = find_stranger(paths.pathname)
-    if stranger and stranger.is_seen and not is_locked(paths.session_lock):
-        raise _strange(paths, stranger, advice)
+    if find_stranger(paths.pathname) and not is_locked(paths.session_lock):
+        stranger = find_stranger(paths.pathname)  # it may have been a csa that has just ended
+        if stranger and stranger.is_seen:
+            raise _strange(paths, stranger, advice)
 
 
 def refuse_busy(paths: SessionPaths, *, advice: str = RETRY, steal: bool = False) -> None:

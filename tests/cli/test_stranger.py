@@ -430,3 +430,17 @@ def test_where_its_lock_is_not_shown(place: Place, strange: Path) -> None:
         pass  # killed: nothing tells of its end
     assert run("session", "is-alive", OLD).returncode == 4
     assert run("session", "delete", OLD).returncode == 0
+
+
+def test_in_a_long_list(place: Place, write_foreign: ForeignWriter) -> None:
+    """Of many sessions the one in which the other program works is found."""
+    ids = [f"01JH4QWERT12345678900000{number:02}" for number in range(40)]
+    for session_id in ids:
+        write_foreign(session_id, tools={"codex": {"last_exit_code": 0}}).session_lock.parent.mkdir()
+        (place.session(session_id) / "locks" / "codex.lock").touch()
+    with stranger(place.session(ids[7])) as turn:
+        listed = place.run("session", "list", "--json").json
+        assert [each["id"] for each in listed if each["status"] == "running"] == [ids[7]]
+        assert [row["pid"] for row in place.run("ps", "--json").json] == [turn.pid]
+        place.run("session", "clean", "--days", "0")
+        assert place.ids() == [ids[7]]
