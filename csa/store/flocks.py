@@ -151,6 +151,8 @@ def _find(session: str) -> Stranger | None:
     for name, inode in _lock_files(f"{session}/locks"):
         path = f"{session}/locks/{name}"
         if inode in table.holders and (pid := _holder(path, table.holders[inode])) is not None:
+            if pid in _pids_of_csa(session):  # one that has lost session.lock, or just begins
+                continue
             return Stranger(name.removesuffix(_SUFFIX), pid or _recorded(path).get("pid"))
         if not table.is_whole and name not in _OURS and (found := _suspect(session, name, table)):
             return found
@@ -174,6 +176,14 @@ def _lock_files(directory: str) -> Iterator[tuple[str, int]]:
             yield from [(each.name, each.inode()) for each in entries if each.name.endswith(_SUFFIX)]
     except OSError:  # there is none, or it is damaged, as the look at session.lock has said
         return
+
+
+def _pids_of_csa(session: str) -> set[int]:
+    """Return the pids of csa's own processes that say in a lock file of a session that they hold it."""
+    from csa.store.owner import may_be_running, parse_owner  # noqa: PLC0415  # only where something holds a lock
+
+    owners = (parse_owner(_content(f"{session}/locks/{name}")) for name, _ in _lock_files(f"{session}/locks"))
+    return {owner.pid for owner in owners if owner and owner.is_local and may_be_running(owner)}
 
 
 def _holder(path: str, pids: dict[str, int]) -> int | None:
@@ -258,20 +268,30 @@ def _recorded(path: str) -> dict[str, Any]:
     import json  # noqa: PLC0415  # hardly ever needed
 
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-        try:
-            found = json.loads(os.read(fd, _MAX_RECORD_BYTES)) if stat.S_ISREG(os.fstat(fd).st_mode) else None
-        finally:
-            os.close(fd)
-    except (OSError, ValueError, RecursionError):
+        found = json.loads(_content(path))
+    except (ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}
+
+
+def _content(path: str) -> bytes:
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError:
+        return b""
+    try:
+        return os.read(fd, _MAX_RECORD_BYTES) if stat.S_ISREG(os.fstat(fd).st_mode) else b""
+    except OSError:
+        return b""
+    finally:
+        os.close(fd)
 
 
 class Flocks:
     """The flocks of whoever has taken a session's lock, on all its lock files; `close` releases them."""
 
     def __init__(self, session: str) -> None:
+        self._session = session
         self._directory = f"{session}/locks"
         self._fds: dict[str, int] = {}
 
@@ -304,7 +324,7 @@ class Flocks:
             raise StateError.unreadable(path, error) from error
         if stat.S_ISREG(os.fstat(fd).st_mode) and not _may_flock(fd):
             os.close(fd)
-            return False
+            return _is_of_csa(self._session, path)  # one that has lost session.lock: that judges it
         self._fds[name] = fd
         return True
 
@@ -317,6 +337,16 @@ class Flocks:
         """Let go of all; harmless when done twice."""
         while self._fds:
             os.close(self._fds.popitem()[1])
+
+
+def _is_of_csa(session: str, path: str) -> bool:
+    """Say whether it is a csa that has a flock on a lock file."""
+    from csa.store.owner import parse_owner  # noqa: PLC0415  # as above
+
+    if parse_owner(_content(path)) is not None:  # another implementation writes a record of its own there
+        return True
+    holders = _Table().holders.get(os.stat(path).st_ino, {})
+    return _holder(path, holders) in _pids_of_csa(session)
 
 
 def _open(path: str) -> int:
