@@ -28,6 +28,14 @@ def renew_session_id(session_id: str, entropy: bytes) -> str:
     return session_id[:_TIME_LENGTH] + _spell(int.from_bytes(entropy, "big"), ID_LENGTH - _TIME_LENGTH)
 
 
+def milliseconds_of(session_id: str) -> int:
+    """Return the time in Unix milliseconds that is in an id."""
+    number = 0
+    for letter in session_id[:_TIME_LENGTH]:
+        number = number << 5 | _ORDER.index(letter)
+    return number
+
+
 def _spell(number: int, length: int) -> str:
     """Write a number in base32, as python-ulid does, whose import takes longer than the start of python."""
     return "".join([_ORDER[number >> shift & 31] for shift in range(5 * (length - 1), -1, -5)])

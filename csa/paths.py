@@ -59,6 +59,11 @@ def state_root_pathname(environ: Mapping[str, str]) -> str:
     return chosen if os.path.isabs(chosen) else os.path.join(os.getcwd(), chosen)
 
 
+def other_state_root(environ: Mapping[str, str]) -> Path:
+    """Return where the other implementation of the format keeps its sessions."""
+    return make_path(f"{_base_directory(environ, 'XDG_STATE_HOME', '.local/state')}/cli-sub-agent")
+
+
 def user_config_file(environ: Mapping[str, str]) -> Path:
     """Return `$CSA_CONFIG`, else `config.toml` in `$XDG_CONFIG_HOME/csa` or `~/.config/csa`."""
     if chosen := _expand(environ.get("CSA_CONFIG", ""), environ):

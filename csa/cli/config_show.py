@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 
-from csa.cli.output import print_json, printable
+from csa.cli.output import print_json, printable, warn
 from csa.cli.selecting import open_client
 
 TYPE_CHECKING = False  # see csa/structs.py
@@ -27,6 +27,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def execute(arguments: argparse.Namespace) -> int:
     setting = open_client().setting
+    warn(setting.config.warnings)
     values, redact_data = setting.config.values, setting.redactor.redact_data
     if arguments.json:
         shown = {key: {"value": redact_data(value, key), "origin": origin} for key, (value, origin) in values.items()}

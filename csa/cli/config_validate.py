@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from csa.cli.output import print_json
+from csa.cli.output import print_json, warn
 from csa.cli.selecting import open_client
 from csa.model.config import combine_layers
 from csa.runner.toolbox import check_config
@@ -21,7 +21,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def execute(arguments: argparse.Namespace) -> int:
     layers = config_layers(open_client().setting.config_directory, os.environ)
-    check_config(combine_layers(layers))
+    config = combine_layers(layers)
+    check_config(config)
+    warn(config.warnings)
     sources = [layer.origin for layer in layers]
     if arguments.json:
         print_json({"valid": True, "sources": sources})

@@ -45,6 +45,7 @@ class Row(Struct, kw_only=True):
     duration_s: float | None = None
     usage: Usage = Usage()  # immutable
     owner: Owner | None = None  # while it runs
+    pid: int | None = None  # of the owner, or of the other program that runs it
 
     @property
     def is_running(self) -> bool:

@@ -61,7 +61,7 @@ def _to_json(line: _Line) -> dict[str, object]:
     owner, used = line.row.owner, line.resources
     return {
         **to_json(line.row),
-        "pid": owner.pid if owner else None,
+        "pid": line.row.pid,
         "since": owner.since if owner else None,
         "host": owner.host if owner else None,
         "detached": owner.detached if owner else None,
@@ -116,7 +116,7 @@ _COLUMNS = (
     _Column("TOOL", 40, lambda line, _: line.row.tool or "-"),
     _Column("STATUS", 110, lambda line, _: line.row.status),
     _Column("TURN", 100, lambda line, _: str(line.row.turn or "-"), is_number=True),
-    _Column("PID", 50, lambda line, _: str(line.row.owner.pid) if line.row.owner else "-", is_number=True),
+    _Column("PID", 50, lambda line, _: str(line.row.pid or "-"), is_number=True),
     _Column("TIME", 0, _time, is_number=True),
     _Column("CPU", 70, lambda line, _: elapsed(line.resources.cpu_s) if line.resources else "-", is_number=True),
     _Column("MEM", 90, lambda line, _: size(line.resources.resident_bytes) if line.resources else "-", is_number=True),

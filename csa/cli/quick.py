@@ -12,6 +12,7 @@ import os
 from csa.errors import CsaError
 from csa.paths import state_root_pathname
 from csa.runner.ancestry import with_identity
+from csa.store.flocks import find_stranger
 from csa.store.locks import probe_lock
 from csa.store.project import find_project
 from csa.store.sessions import Store
@@ -33,7 +34,9 @@ def is_alive(words: list[str], environ: Mapping[str, str]) -> int | None:
         held, content = probe_lock(f"{session.pathname}/locks/session.lock")
     except (CsaError, OSError):  # the usual way says what is the matter
         return None
-    if not held and content:  # an owner that has gone may be of another machine
+    if not held and (content or find_stranger(session.pathname)):  # an owner that has gone may be of another machine
+        return None
+    if not held and os.path.exists(f"{session.pathname}/resume-target.toml"):
         return None
     line = _describe(content) if held else "not alive"
     if line is None:

@@ -96,6 +96,7 @@ class Roster:
             duration_s=sight.duration_s,
             usage=sight.usage,
             owner=sight.owner,
+            pid=sight.pid,
         )
 
 

@@ -137,6 +137,7 @@ def execute(arguments: argparse.Namespace) -> int:
     request = _request(arguments)
     if arguments.wait is not None and not arguments.wait >= 0:
         raise UsageError("--wait takes a number of seconds from 0 up.")
+    warn(client.setting.config.warnings)
     if arguments.dry_run:
         if arguments.detach:
             from csa.runner.detach import refuse_ephemeral  # noqa: PLC0415  # only this needs it

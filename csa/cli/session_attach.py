@@ -29,6 +29,7 @@ from csa.runner.client import Csa
 from csa.runner.session import Session
 from csa.runner.sessions.waiting import await_endings, waiters_exit_code
 from csa.store.following import follow
+from csa.store.taking import refuse_busy
 from csa.structs import Struct
 
 TYPE_CHECKING = False  # see csa/structs.py
@@ -63,6 +64,8 @@ def execute(arguments: argparse.Namespace) -> int:
     refuse_endless_wait(client.caller, session_id, verb="attach to")
     liveness = session.liveness()
     seen = _Seen()
+    if liveness.stranger is not None:
+        refuse_busy(session.files)
     if liveness.state == "alive" and liveness.owner is not None:
         with signs_of_life(client.caller, quiet=arguments.quiet) as signs:
             signs.about(about_sessions([session.target]))

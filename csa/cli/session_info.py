@@ -21,6 +21,7 @@ from csa.model.state import parse_time
 from csa.paths import home
 from csa.runner.sessions.inspection import SessionCard, inspect_session
 from csa.store.sessions import format_age
+from csa.store.strangers import resumed_session
 
 TYPE_CHECKING = False  # see csa/structs.py
 if TYPE_CHECKING:
@@ -86,6 +87,7 @@ def _fields(card: SessionCard, now: datetime, place: Callable[[Path], str]) -> I
             ("directory", place(card.record.paths.root)),
             ("parent", state.parent_session_id and _parent(card)),
             ("fork of", state.fork_of),
+            ("resumes", resumed_session(card.record.paths.pathname)),
         )
         if value
     )
@@ -102,6 +104,8 @@ def _status(card: SessionCard, now: datetime) -> str:
     owner, last = card.liveness.owner, card.last_turn
     if card.status in {"running", "open"} and owner:
         words.append(owner.in_words)
+    elif card.status in {"running", "unknown"} and card.liveness.stranger:
+        words.append(card.liveness.stranger.in_words)
     elif last and last.finished_at:
         words.append(f"{format_age(now, last.finished_at)} ago")
     if card.phase != "active":

@@ -44,6 +44,8 @@ def execute(arguments: argparse.Namespace) -> int:
             if owner and liveness.state != "not_alive"
             else {}
         )
+        if (stranger := liveness.stranger) is not None:
+            known = {"tool": stranger.tool, "pid": stranger.pid, "another_program": True}
         if liveness.fault is not None:
             known = {"error": liveness.fault.message}
         print_json({"session_id": session.session_id, "state": liveness.state, **known})
@@ -51,6 +53,8 @@ def execute(arguments: argparse.Namespace) -> int:
         print("not alive")
     elif liveness.fault is not None:
         print(f"unknown: {one_line(str(liveness.fault))}")
+    elif liveness.stranger is not None:
+        print(f"{liveness.state}: {liveness.stranger.in_words}")
     elif owner is None:
         print(f"{liveness.state}: owner unknown")
     else:

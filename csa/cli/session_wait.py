@@ -22,7 +22,7 @@ from csa.cli.selecting import Unlistable, add_selectors, find_all
 from csa.cli.signs import about_sessions, signs_of_life
 from csa.errors import UsageError
 from csa.runner.caller import refuse_endless_wait, refuse_own_lineage
-from csa.runner.session import Session
+from csa.runner.session import Session, follow_resumed
 from csa.runner.sessions.waiting import EXIT_BUSY, Ending, await_endings
 
 TYPE_CHECKING = False  # see csa/structs.py
@@ -41,7 +41,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def execute(arguments: argparse.Namespace) -> int:
     if arguments.timeout is not None and not 0 <= arguments.timeout < float("inf"):
         raise UsageError("--timeout takes a number of seconds, from 0 up.")
-    sessions = find_all(arguments, retired=True)
+    sessions = [follow_resumed(session) for session in find_all(arguments, retired=True)]
     if len(sessions) == 1 or not arguments.any:  # of several, another one may end first
         _refuse_endless(sessions, arguments)
     with signs_of_life(sessions[0].setting.caller) as signs:

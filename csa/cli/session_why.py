@@ -89,6 +89,10 @@ _LOCKS_MEAN = {
 
 
 def _unknown(found: Evidence) -> str:
+    if found.stranger:
+        return f"{found.stranger.in_words} has begun a turn, and whether it still runs cannot be seen from here."
+    if found.owner is None:
+        return "another program's record says neither that its last turn has ended nor how."
     heartbeat = "which has left no heartbeat" if found.heartbeat_age_s is None else f"whose heartbeat is {_beat(found)}"
     return (
         f"it belongs to another machine, or to one that was started anew{_host(found)}, {heartbeat}; whether it runs "
@@ -107,7 +111,9 @@ def _idle(_found: Evidence) -> str:
 def _running(found: Evidence) -> str:
     owner = found.owner
     if owner is None:
-        return "the lock is held by a program that does not say who it is."
+        other = found.stranger
+        held = f"the lock of {other.tool} is held by {other.in_words}, as for a turn" if other else ""
+        return f"{held or 'the lock is held by a program that does not say who it is'}."
     what = f"{owner.owner.tool} runs turn {owner.owner.turn}"
     if not found.is_locked:
         place = f"as PID {owner.owner.pid}, which has lost its lock," if owner.is_same_boot else "on another machine"

@@ -83,6 +83,11 @@ class Layer(Struct):
     values: Mapping[str, Any]
     is_project: bool = False
 
+    @property
+    def is_strange(self) -> bool:
+        """Whether it is of the other program that keeps its configuration in a project's `.csa/config.toml`."""
+        return self.is_project and ("schema_version" in self.values or isinstance(self.values.get("project"), Mapping))
+
 
 class ToolConfig(Struct):
     """`[tools.<name>]`."""
@@ -99,6 +104,7 @@ class Config(Struct):
     """The values in force, by dotted key, each with its origin."""
 
     values: Mapping[str, tuple[Any, str]]
+    warnings: tuple[str, ...] = ()
 
     @property
     def tool(self) -> str:
@@ -220,14 +226,16 @@ class Config(Struct):
 def combine_layers(layers: list[Layer]) -> Config:
     """Check and combine the layers, weakest first; ConfigError names the source and key that is wrong."""
     found: dict[str, tuple[Any, str]] = {name: (key.default, "default") for name, key in KEYS.items()}
+    strange = [layer for layer in layers if layer.is_strange]
     for layer in layers:
-        for name, value in _flatten(layer).items():
+        for name, value in () if layer in strange else _flatten(layer).items():
             key = _key_of(name)
             checked = _check(layer.origin, name, key, value)
             current = found[name][0] if name in found else key.default
             if not (layer.is_project and key.limits and _loosens(name, checked, current)):
                 found[name] = (checked, layer.origin)
-    return Config(found)
+    words = "is another program's (it has schema_version, or [project]), and is passed over"
+    return Config(found, tuple(f"{layer.origin}: {words}." for layer in strange))
 
 
 def from_environment(environ: Mapping[str, str]) -> list[Layer]:

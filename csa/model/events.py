@@ -38,7 +38,10 @@ TRANSCRIPT_VERSION = 1
 
 
 class Event(Struct):
-    """One line of a transcript. `seq` is contiguous over the session's life; `ts` is RFC 3339 UTC, milliseconds."""
+    """One line of a transcript. `seq` is contiguous over the session's life; `ts` is RFC 3339 UTC, milliseconds.
+
+    `turn` is 0 where the line does not say, as another implementation's do not.
+    """
 
     seq: int
     ts: str
@@ -63,12 +66,12 @@ class Event(Struct):
         data = line["data"]
         if not isinstance(data, dict):
             raise TypeError("data is not an object")
-        return cls(int(line["seq"]), str(line["ts"]), str(line["type"]), int(line["turn"]), data)
+        return cls(int(line["seq"]), str(line["ts"]), str(line["type"]), int(line.get("turn") or 0), data)
 
     @staticmethod
     def fault_of(line: Mapping[str, Any]) -> str:
         """Say why `from_dict` has refused a line's object."""
-        if missing := [key for key in ("seq", "ts", "type", "turn", "data") if key not in line]:
+        if missing := [key for key in ("seq", "ts", "type", "data") if key not in line]:
             return f"it has no {' and no '.join(missing)}"
-        wrong = [key for key in ("seq", "turn") if not isinstance(line[key], int)]
+        wrong = [key for key in ("seq", "turn") if not isinstance(line.get(key, 0), int)]
         return f"{wrong[0]} is not a whole number" if wrong else "data is not an object"

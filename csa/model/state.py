@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import UTC, datetime
 
-from csa.ids import is_session_id
+from csa.ids import is_session_id, milliseconds_of
 from csa.model.limits import COUNTS, Budget, Limits, Spent
 from csa.model.usage import LARGEST, Usage, counted
 from csa.structs import Struct, field, fields
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     _T = TypeVar("_T")
 
 SCHEMA = 1
-PHASES = ("active", "available", "retired")
 _NO_TABLE: Mapping[str, Any] = {}  # most records lack most tables, and lists read thousands of records
 _NO_LIMITS, _NO_BUDGET = Limits(), Budget()
 _UNKNOWN = counted(None)  # what the turns of another implementation have used
@@ -48,7 +47,7 @@ class ToolState(Struct, kw_only=True):
     account: str | None = None
     model: str | None = None  # asked for by an option or the configuration; None: the tool's own
     effort: str | None = None
-    last_action_summary: str = ""
+    last_action_summary: str | None = ""  # None: another implementation has not said
     last_exit_code: int | None = None
     updated_at: datetime | None = None
     totals: Mapping[str, float] | None = None
@@ -70,10 +69,11 @@ class SessionState(Struct, kw_only=True):
     ephemeral: bool = False
     pinned: bool = False  # never collected
     expires_at: datetime | None = None
-    phase: str = "active"
+    phase: str = "active"  # other implementations know more
     retired_at: datetime | None = None
     retired_phase: str | None = None  # the phase before it was retired
     turns: int = 0
+    turn_count: int | None = None  # the same, where another implementation has counted
     parent_session_id: str | None = None
     parent_project: str | None = None  # where the parent is, when that is another project
     root_session_id: str | None = None
@@ -115,20 +115,16 @@ def parse_state(record: Mapping[str, Any]) -> SessionState:
     session_id = _required(record, "meta_session_id", str)
     if not is_session_id(session_id):
         raise RecordFault("meta_session_id", f"'{session_id}' is not a ULID")
-    phase = _optional(record, "phase", str) or "active"
-    if phase not in PHASES:
-        raise RecordFault("phase", f"'{phase}' is none of {', '.join(PHASES)}")
     depth = _optional(genealogy, "depth", int) or 0
     if depth < 0:
         raise RecordFault("genealogy.depth", f"{depth} is negative")
-    turns = _optional(record, "turns", int) or 0
-    if turns < 0:
-        raise RecordFault("turns", f"{turns} is negative")
+    turn_count, turns = (_count(record, key) for key in ("turn_count", "turns"))
+    created_at = _time(record, "created_at") if record.get("created_at") is not None else _time_of(session_id)
     return SessionState(
         session_id=session_id,
         project_path=_required(record, "project_path", str),
-        created_at=_time(record, "created_at"),
-        last_accessed=_time(record, "last_accessed"),
+        created_at=created_at,
+        last_accessed=_time(record, "last_accessed") if record.get("last_accessed") is not None else created_at,
         description=_optional(record, "description", str) or "",
         name=_optional(record, "name", str),
         owner=_optional(record, "owner", str),
@@ -138,14 +134,15 @@ def parse_state(record: Mapping[str, Any]) -> SessionState:
         ephemeral=_optional(record, "ephemeral", bool) or False,
         pinned=_optional(record, "pinned", bool) or False,
         expires_at=_time(record, "expires_at") if record.get("expires_at") is not None else None,
-        phase=phase,
+        phase=_optional(record, "phase", str) or "active",
         retired_at=parse_time(record.get("retired_at")),
         retired_phase=_optional(record, "retired_phase", str),
-        turns=turns,
+        turns=max(turns or 0, turn_count or 0),
+        turn_count=turn_count,
         parent_session_id=_optional_id(genealogy, "parent_session_id"),
         parent_project=_optional(genealogy, "parent_project", str),
         root_session_id=_optional_id(genealogy, "root_session_id"),
-        fork_of=_optional_id(genealogy, "fork_of"),
+        fork_of=_optional_id(genealogy, "fork_of") or _optional_id(genealogy, "fork_of_session_id"),
         depth=depth,
         max_depth=_optional(genealogy, "max_depth", int),
         is_compacted=_optional(context, "is_compacted", bool) or False,
@@ -153,7 +150,7 @@ def parse_state(record: Mapping[str, Any]) -> SessionState:
         limits=_parse_limits(_table(record, "limits")),
         budget=_parse_budget(_table(record, "budget")),
         tools={name: _parse_tool(name, table) for name, table in _table(record, "tools").items()},
-        usage=_UNKNOWN if schema is None and not usage and record.get("tools") else _parse_usage(usage),
+        usage=_parse_usage(usage) if usage or schema is not None else _strange_usage(record),
         duration_s=float(_amount(usage, "usage", "duration_s", (int, float))),
         schema=schema,
     )
@@ -180,6 +177,7 @@ def render_state(state: SessionState) -> dict[str, Any]:
         "retired_at": state.retired_at,
         "retired_phase": state.retired_phase,
         "turns": state.turns,
+        "turn_count": None if state.turn_count is None else state.turns,
         "genealogy": {
             "parent_session_id": state.parent_session_id,
             "parent_project": state.parent_project,
@@ -244,7 +242,7 @@ def _parse_tool(name: str, table: Any) -> ToolState:
         account=_optional(table, "account", str),
         model=_optional(table, "model", str) or None,
         effort=_optional(table, "effort", str) or None,
-        last_action_summary=_optional(table, "last_action_summary", str) or "",
+        last_action_summary=_optional(table, "last_action_summary", str),
         last_exit_code=_optional(table, "last_exit_code", int),
         updated_at=parse_time(table.get("updated_at")),
         totals=_numbers(f"tools.{name}.totals", totals) if isinstance(totals, Mapping) else None,
@@ -267,6 +265,18 @@ def _render_tool(tool: ToolState) -> dict[str, Any]:
 
 def _parse_usage(table: Mapping[str, Any]) -> Usage:
     return Usage.from_dict(_numbers("usage", {key: table[key] for key in fields(Usage) if key in table}))
+
+
+def _strange_usage(record: Mapping[str, Any]) -> Usage:
+    """Return what another implementation says that a session's turns have used, as far as it does."""
+    total = _table(record, "total_token_usage")
+    said = {key: total[key] for key in ("input_tokens", "output_tokens") if key in total}
+    if not said and "total_tokens" in total:
+        said = {"input_tokens": total["total_tokens"]}
+    if not said:
+        return _UNKNOWN if record.get("tools") else Usage()
+    cost = {"cost_usd": total["estimated_cost_usd"]} if "estimated_cost_usd" in total else {}
+    return counted(Usage.from_dict(_numbers("total_token_usage", said | cost)))
 
 
 def _parse_limits(table: Mapping[str, Any]) -> Limits:
@@ -338,6 +348,21 @@ def _paths(record: Mapping[str, Any], key: str) -> tuple[str, ...]:
     if not isinstance(value, list) or not all(isinstance(path, str) and path.startswith("/") for path in value):
         raise RecordFault(key, "is not a list of absolute paths")
     return tuple(value)
+
+
+def _count(record: Mapping[str, Any], key: str) -> int | None:
+    number = _optional(record, key, int)
+    if number is not None and number < 0:
+        raise RecordFault(key, f"{number} is negative")
+    return number
+
+
+def _time_of(session_id: str) -> datetime:
+    """Return when an id was made."""
+    try:
+        return datetime.fromtimestamp(milliseconds_of(session_id) / 1000, UTC)
+    except (OverflowError, ValueError, OSError):
+        raise RecordFault("created_at", "is missing, and the id tells of no time that there is") from None
 
 
 def _optional_id(record: Mapping[str, Any], key: str) -> str | None:

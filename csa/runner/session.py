@@ -71,7 +71,11 @@ class Session:
         """Say whether it runs, and who runs it."""
         from csa.store.liveness import probe  # noqa: PLC0415  # naming a session needs none of it
 
-        return probe(self.files)
+        found, other = probe(self.files), follow_resumed(self)
+        return found if found.state != "not_alive" or other is self else other.liveness()
+
+    def _redact_answer(self, text: str) -> str:
+        return self.setting.redactor.redact_answer(text)
 
     def result(self, *, turn: int | None = None) -> RunResult:
         """Return how the last finished turn, or the given one, ended; NotFoundError when there is none.
@@ -81,11 +85,13 @@ class Session:
         from csa.store.results import load_result  # noqa: PLC0415  # as above
 
         try:
-            return load_result(self.files, self.session_id, turn=turn)
+            return load_result(self.files, self.session_id, turn=turn, redact=self._redact_answer)
         except NotFoundError:
             record, _ = self.record.examine()
             if record.fault is not None:
                 raise record.fault from None
+            if (other := follow_resumed(self)) is not self:
+                return other.result(turn=turn)
             raise
 
 
@@ -118,6 +124,25 @@ def find_session(setting: Setting, selector: str, *, retired: bool = False) -> S
             hint=f"csa session restore -s {session_id}",
         )
     return found.choose(found.live or found.collected)
+
+
+def follow_resumed(session: Session, *, retired: bool = True) -> Session:
+    """Return the session that another implementation has resumed under this id; the same where that is not so.
+
+    RetiredError where it was collected, and `retired` is not set.
+    """
+    from csa.store.strangers import resumed_session  # noqa: PLC0415  # most selectors do not care
+
+    seen = {session.session_id}
+    while (target := resumed_session(session.files.pathname)) and target not in seen:
+        seen.add(target)
+        try:
+            session = find_session(session.setting, target, retired=retired)
+        except RetiredError:
+            raise
+        except (NotFoundError, AmbiguousError):
+            break
+    return session
 
 
 def find_retired(setting: Setting, selector: str) -> Session:

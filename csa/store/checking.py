@@ -16,15 +16,16 @@ from csa.model.state import SessionState
 from csa.paths import SessionPaths, store_dir
 from csa.store.liveness import probe
 from csa.store.recovery import caught_up, end_in_result
-from csa.store.results import load_result, render_result
+from csa.store.results import load_own_result, render_result
 from csa.store.sessions import Store
 from csa.store.statefile import load_state, read_record
 from csa.store.status import missing_turns
+from csa.store.strangers import PUT_ASIDE, find_put_aside, strange_end
 from csa.store.transcript import last_turn_event, read_lines
 from csa.structs import Struct
 
 Severity = Literal["error", "warning", "info"]
-_KNOWN_NAMES = frozenset(
+KNOWN_NAMES = frozenset(
     {"state.toml", "transcript.jsonl", "result.toml", "heartbeat", "cancel", "locks", "output", "runtime", ".reserve"}
 )
 DAMAGED_PREFIX = "state.toml.damaged-"
@@ -117,6 +118,8 @@ def check_transcript(session_id: str, path: Path, *, is_at_rest: bool = True) ->
             continue
         if b"NaN" in line or b"Infinity" in line:
             problems += _check_numbers(session_id, path, line, number)
+        if number == 1 and event.seq == 0:
+            expected = 0  # as another implementation counts
         if event.seq != expected:
             text = f"seq is {event.seq}, where {expected} should follow"
             problems.append(Problem(session_id, "error", path, text, number))
@@ -144,8 +147,10 @@ def expected_result(paths: SessionPaths) -> bytes | None:
     Raises:
         StateError: the last end that the journal tells of is no result.
     """
+    if strange_end(paths, last_turn_event(paths.transcript)):
+        return None  # the last turn was another program's
     try:
-        result, last = load_result(paths, paths.root.name), last_turn_event(paths.transcript)
+        result, last = load_own_result(paths, paths.root.name), last_turn_event(paths.transcript)
         totals = last.data.get("totals") if last and last.turn == result.turn else None
         return render_result(result, totals if isinstance(totals, dict) else None)
     except NotFoundError:
@@ -192,7 +197,7 @@ def _check_layout(session_id: str, paths: SessionPaths) -> Iterator[Problem]:
     for directory, below, files in os.walk(paths.root):
         at = Path(directory)
         if at == paths.root:
-            for name in sorted({*below, *files} - _KNOWN_NAMES):
+            for name in sorted({*below, *files} - KNOWN_NAMES):
                 if not name.startswith(DAMAGED_PREFIX):
                     yield Problem(session_id, "info", at / name, "is not a part of a session that this csa knows")
         if paths.output in at.parents:
@@ -237,6 +242,9 @@ def _check_state(
 ) -> Iterator[Problem]:
     """Compare the record with the turns that the transcript tells of (None: it cannot be read) and with its place."""
     session_id = state.session_id
+    if find_put_aside(paths):
+        text = f"another program could not read the record, and has put it aside as {PUT_ASIDE}; repair restores it"
+        yield Problem(session_id, "error", paths.state, text)
     started = max((event.turn for event in ends or ()), default=0)
     if ends == [] and (fault := missing_turns(paths, state)):
         yield _problem_of(session_id, fault)

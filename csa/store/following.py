@@ -31,7 +31,7 @@ class Follower:
         self._path = transcript
         self._fd = -1
         self._at = 0
-        self._seen = 0
+        self._seen = -1  # another implementation counts from 0
         self._first: list[Event] = []
         if self._open() and tail is not None:
             try:
@@ -40,7 +40,7 @@ class Follower:
                 raise StateError.unreadable(transcript, error) from error
             backwards = read_events_backwards(transcript)
             self._first = [event for event, _ in zip(backwards, range(tail or 1), strict=False)][::-1]
-            self._seen = self._first[-1].seq if self._first else 0
+            self._seen = self._first[-1].seq if self._first else -1
             self._first = self._first if tail else []
 
     def read(self) -> Iterator[Event]:

@@ -25,7 +25,7 @@ from csa.store.owner import Owner
 from csa.store.recovery import caught_up
 from csa.store.sessions import Store
 from csa.store.statefile import create_state, draft_state, load_state, save_state
-from csa.store.taking import RETRY, busy, owner_record, take_session_lock
+from csa.store.taking import RETRY, busy, owner_record, refuse_stranger, take_session_lock
 
 TYPE_CHECKING = False  # see csa/structs.py
 if TYPE_CHECKING:
@@ -159,13 +159,15 @@ class HeldSession:
             self._tool_lock.write(owner)
             self.session_lock.write(owner)
             return
-        tool_lock = _take_tool_lock(self.paths, self.state, tool, owner)
+        tool_lock = _take_tool_lock(self.paths, self.state, tool, owner, self.session_lock)
         try:
             self.session_lock.write(owner)
         except BaseException:
             tool_lock.close()
             raise
         _release(self._tool_lock)
+        if self.session_lock.flocks:  # another implementation may not use it in our session meanwhile
+            self.session_lock.flocks.take(self._tool_lock.path.name)
         self._tool_lock = tool_lock
 
     def park(self, tool: str, *, turn: int, until: str) -> None:
@@ -293,14 +295,16 @@ def open_session(
     if not store.has(session_id):
         raise NotFoundError(f"No session {session_id} in {store.project}.", hint="csa session list")
     state = load_state(paths.state)
-    _make_layout(paths)
+    refuse_stranger(paths, advice=advice)
+    paths.session_lock.parent.mkdir(0o700, exist_ok=True)
     tool = tool or state.last_tool or "none"
     owner = owner_record(tool, state.turns + (not errand), detached=detached, errand=errand)
     locks, loser = _take_locks(paths, state, tool, owner, advice=advice, steal=steal)
     try:
+        _make_layout(paths)
         # It may have changed before the lock was ours.
         state = caught_up(paths, load_state(paths.state))
-    except StateError:
+    except (StateError, OSError):
         for lock in locks:
             lock.close()
         raise
@@ -346,13 +350,15 @@ def _take_locks(
     try:
         paths.cancel.unlink(missing_ok=True)  # an earlier turn's: what comes once the owner is known is ours
         session_lock.write(owner)
-        return (session_lock, _take_tool_lock(paths, state, tool, owner)), loser
+        return (session_lock, _take_tool_lock(paths, state, tool, owner, session_lock)), loser
     except BaseException:
         session_lock.close()
         raise
 
 
-def _take_tool_lock(paths: SessionPaths, state: SessionState, tool: str, owner: bytes) -> Lock:
+def _take_tool_lock(paths: SessionPaths, state: SessionState, tool: str, owner: bytes, session_lock: Lock) -> Lock:
+    if session_lock.flocks:
+        session_lock.flocks.release(paths.tool_lock(tool).name)
     try:
         lock = acquire_lock(paths.tool_lock(tool), flock=True)
     except BlockingIOError as error:

@@ -1,8 +1,8 @@
 """Whether a session is in use: the one judgement, by which readers report and writers go ahead or do not.
 
 Its lock is held: alive. It is free, and names an owner: he may be at work all the same, where his lock is not seen
-(another machine on a shared disk, a copy of a store) or was lost. Then the heartbeat tells. Nothing is written or
-taken.
+(another machine on a shared disk, a copy of a store) or was lost. Then the heartbeat tells. Another implementation of
+the format holds a flock instead (`csa.store.flocks`). Nothing is written or taken.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import time
 from csa.errors import StateError
 from csa.paths import SessionPaths
 from csa.procfs import boot_id, is_zombie, machine_id
+from csa.store.flocks import Stranger, find_stranger
 from csa.store.locks import probe_lock
 from csa.store.owner import COMPACTION, INTERFACE, Owner, may_be_running, parse_owner
 from csa.structs import Struct
@@ -28,13 +29,14 @@ _LOOK_AGAIN_S = 0.01
 class Liveness(Struct):
     """`unknown`: it belongs to another machine whose heartbeat is old; or its lock cannot be read, as `fault` says.
 
-    `is_held`: its lock is, which nobody can take then.
+    `is_held`: its lock is, which nobody can take then. `stranger`: another program is at work, or may be.
     """
 
     state: Literal["alive", "not_alive", "unknown"]
     owner: Owner | None = None
     fault: StateError | None = None
     is_held: bool = False
+    stranger: Stranger | None = None
 
     @property
     def runs_turn(self) -> bool:
@@ -60,7 +62,17 @@ def _probe(paths: SessionPaths) -> Liveness:
             break
         time.sleep(_LOOK_AGAIN_S)  # who has just taken the lock has not yet said who he is
         held, owner = _look(paths)
-    return Liveness("alive", owner, is_held=True) if held else judge_owner(paths, owner)
+    if held:
+        return Liveness("alive", owner, is_held=True)
+    judged = judge_owner(paths, owner)
+    if judged.state == "not_alive" and find_stranger(paths.pathname):
+        held, owner = _look(paths)  # a csa that has begun meanwhile has a flock as well
+        if held:
+            return Liveness("alive", owner, is_held=True)
+        if (stranger := find_stranger(paths.pathname)) is None:  # or one that has just ended had
+            return judged
+        return Liveness("alive" if stranger.is_seen else "unknown", stranger=stranger)
+    return judged
 
 
 def judge_owner(paths: SessionPaths, owner: Owner | None) -> Liveness:

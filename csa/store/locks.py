@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from pathlib import Path
     from typing import Self
 
+    from csa.store.flocks import Flocks
+
 _FLOCK = "hhqqi4x"  # struct flock of 64-bit Linux; l_pid must be 0 for OFD requests
 _WHOLE_FILE = struct.pack(_FLOCK, fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
 MAX_OWNER_BYTES = 4096
@@ -38,6 +40,7 @@ class Lock:
     def __init__(self, path: Path, fd: int) -> None:
         self.path = path
         self.fd = fd
+        self.flocks: Flocks | None = None  # of a session's lock: on the lock files beside it
         self._content = b""
 
     def write(self, content: bytes) -> None:
@@ -65,6 +68,8 @@ class Lock:
 
     def close(self) -> None:
         """Release; harmless when done twice."""
+        if self.flocks:  # first: a flock without this lock is taken for another program's
+            self.flocks.close()
         if self.fd >= 0:
             os.close(self.fd)
             self.fd = -1

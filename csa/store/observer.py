@@ -1,7 +1,7 @@
 """Looking at many sessions again and again, cheaply. Nothing is written.
 
-Of a session at rest two files are stat'ed, and read again only when they differ. What runs is asked each time whether
-it still does; of its transcript is read what has been added.
+Of a session at rest two files are stat'ed, and its locks, and read again only when they differ. What runs is asked each
+time whether it still does; of its transcript is read what has been added.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from csa.model.events import Event
 from csa.model.state import SessionState, parse_time
 from csa.model.usage import Usage, number_of
 from csa.paths import SessionPaths
+from csa.store.flocks import lock_inodes, may_be_held
 from csa.store.liveness import Liveness, probe
 from csa.store.owner import CHANGE, Owner
 from csa.store.sessions import Record, Store
@@ -48,12 +49,13 @@ class Sight(Struct):
     duration_s: float | None = None
     usage: Usage = field(default_factory=Usage)  # of the session, with what has no end as yet
     owner: Owner | None = None  # who runs it
+    pid: int | None = None  # of the owner, or of the other program that runs it
 
 
 class _Tail(Struct):
     """What the end of a transcript says of its last turn."""
 
-    seq: int = 0
+    seq: int = -1  # another implementation counts from 0
     turn: int = 0
     tool: str = ""
     doing: str = ""
@@ -77,6 +79,8 @@ class _Known(Struct, frozen=False):
     transcript: _Signature = None
     liveness: Liveness | None = None
     record: Record | None = None
+    locks: _Signature = None
+    lock_inodes: frozenset[int] = frozenset()
     tail: _Tail = _Tail()
     turns: TurnFilter = field(default_factory=TurnFilter)  # has seen the transcript as far as `tail` has
     unfinished: Unfinished = Unfinished()
@@ -131,7 +135,9 @@ class Observer:
     def _probe(self, known: _Known) -> Liveness:
         """Ask the lock, unless the session was at rest and its transcript, which a turn begins with, is as it was."""
         transcript = _sign(known.transcript_path)  # before anything is read: what changes later differs next time
-        if known.liveness is None or known.liveness.state != "not_alive" or transcript != known.transcript:
+        seen = known.liveness
+        is_changed = seen is None or seen.state != "not_alive" or transcript != known.transcript
+        if known.liveness is None or is_changed or _may_have_stranger(known):
             if transcript != known.transcript:
                 if _is_another(known.transcript, transcript):
                     known.tail, known.turns, known.unfinished = _Tail(), TurnFilter(), Unfinished()
@@ -170,16 +176,30 @@ class Observer:
         return known.sight
 
 
+def _may_have_stranger(known: _Known) -> bool:
+    """Say whether a lock file of a session may be held by another program, of which its transcript tells nothing."""
+    held = may_be_held(known.paths.pathname)
+    if not held:
+        return False
+    locks = _sign(f"{known.paths.pathname}/locks")
+    if locks != known.locks or (locks and time.time_ns() - locks[0] < _SETTLED_NS):
+        known.locks, known.lock_inodes = locks, lock_inodes(known.paths.pathname)
+    return not held.isdisjoint(known.lock_inodes)
+
+
 def _running(record: Record, usage: Usage, liveness: Liveness, tail: _Tail) -> Sight:
     owner = liveness.owner
     started = tail.started_at
     if owner and (owner.turn != tail.turn or started is None):
         moment = parse_time(owner.since)
         started = moment.timestamp() if moment else None
-    tool = owner.tool if owner else tail.tool
+    tool = owner.tool if owner else liveness.stranger.tool if liveness.stranger else tail.tool
     turn = owner.turn if owner else tail.turn
     doing = owner.parked if owner and owner.parked_until else tail.doing
-    return Sight(record, "running", tool, turn, doing, started, None, usage, owner)
+    pid = owner.pid if owner else None
+    if liveness.stranger:
+        turn, doing, started, pid = 0, liveness.stranger.in_words, None, liveness.stranger.pid
+    return Sight(record, "running", tool, turn, doing, started, None, usage, owner, pid)
 
 
 def _at_rest(record: Record, state: SessionState, usage: Usage, status: str, tail: _Tail) -> Sight:

@@ -15,7 +15,7 @@ from typing import Any
 
 from csa.ids import is_session_id
 from csa.store.atomic import read_regular, write_atomically
-from csa.store.locks import is_locked
+from csa.store.liveness import probe
 from csa.store.sessions import Store
 
 _DIRECTORY, _SUFFIX, _CLAIMED = "parked", ".json", ".claimed"
@@ -49,7 +49,7 @@ def _claim(store: Store, session_id: str, now: float) -> dict[str, Any] | None:
     path = _path(store, session_id)
     claimed = path.with_suffix(_CLAIMED)
     try:
-        if is_locked(store.paths(session_id).session_lock):
+        if probe(store.paths(session_id)).state != "not_alive":
             return None
         record = json.loads(read_regular(path))
         if not store.has(session_id):

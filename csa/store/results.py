@@ -11,18 +11,36 @@ from csa.model.state import parse_time
 from csa.paths import SessionPaths
 from csa.store.artifacts import list_artifacts
 from csa.store.atomic import read_regular, write_atomically
-from csa.store.transcript import read_events, read_events_backwards
+from csa.store.strangers import strange_end, strange_result
+from csa.store.transcript import last_turn_event, read_events, read_events_backwards
 
 TYPE_CHECKING = False  # see csa/structs.py
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from typing import Any
 
     from csa.model.events import Event
 
 
-def load_result(paths: SessionPaths, session_id: str, *, turn: int | None = None) -> RunResult:
-    """Return how the last finished turn, or the given one, ended.
+def load_result(
+    paths: SessionPaths,
+    session_id: str,
+    *,
+    turn: int | None = None,
+    redact: Callable[[str], str] = lambda text: text,
+) -> RunResult:
+    """Return how the last finished turn, or the given one, ended; with `redact`, the answer of another program's.
+
+    Raises as `load_own_result`.
+    """
+    end = strange_end(paths, last_turn_event(paths.transcript))
+    if end and turn in {None, end.turn}:
+        return strange_result(paths, session_id, end, redact)
+    return load_own_result(paths, session_id, turn=turn)
+
+
+def load_own_result(paths: SessionPaths, session_id: str, *, turn: int | None = None) -> RunResult:
+    """Return how the last finished turn that the transcript tells of, or the given one, ended.
 
     Raises:
         NotFoundError: no such turn has finished.

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from datetime import datetime
 
 from csa.errors import StateError
-from csa.model.state import NewerSchemaFault, RecordFault, SessionState, parse_state, render_state
+from csa.model.state import NewerSchemaFault, RecordFault, SessionState, format_time, parse_state, render_state
 from csa.store.atomic import Draft, write_atomically
 from csa.store.plaintoml import load_plain
 
@@ -34,7 +35,7 @@ def read_record(path: Path | str) -> dict[str, Any]:
         content = _read(path)
     except OSError as error:
         raise StateError.unreadable(path, error) from error
-    return _interpret(path, content)
+    return parse_text(path, content)
 
 
 def _read(path: Path | str) -> bytes:
@@ -52,10 +53,11 @@ def _read(path: Path | str) -> bytes:
 
 def parse_state_bytes(path: Path | str, content: bytes) -> SessionState:
     """Interpret what was read from `path`; StateError as in `load_state`."""
-    return parse_record(path, _interpret(path, content))
+    return parse_record(path, parse_text(path, content))
 
 
-def _interpret(path: Path | str, content: bytes) -> dict[str, Any]:
+def parse_text(path: Path | str, content: bytes) -> dict[str, Any]:
+    """Read TOML that was read from `path`; StateError when it is none."""
     if not content and os.path.exists(path) and not os.path.isfile(path):  # a pipe, of which nothing can be read
         raise StateError(path, "is no regular file")
     if len(content) > MAX_STATE_BYTES:
@@ -115,8 +117,36 @@ def draft_state(path: Path, state: SessionState) -> Draft:
     """Return the same as a draft, which its `commit` puts in place. Raises as `save_state`."""
     from csa.store.tomlfile import edit_toml  # noqa: PLC0415  # only writers pay for tomlkit
 
-    load_state(path)  # the same checks, and errors, as every reader's
-    return Draft(path, edit_toml(_read(path), render_state(state)))
+    record = read_record(path)
+    parse_record(path, record)  # the same checks, and errors, as every reader's
+    values = render_state(state)
+    return Draft(path, edit_toml(_read(path), as_there(values, record) if is_of_another(record) else values))
+
+
+def is_of_another(record: Mapping[str, Any]) -> bool:
+    """Say whether a record is of an implementation that cannot read TOML's own dates, and puts aside what has some."""
+    return isinstance(record.get("created_at") or record.get("last_accessed"), str)
+
+
+def as_there(values: Mapping[str, Any], record: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a record's values as that implementation reads them: new times as strings, no tool without its keys."""
+    plain = _with_texts(values, record)
+    for tool in plain.get("tools", {}).values():
+        if tool.get("last_exit_code") is None and tool.get("updated_at") is not None:
+            tool["last_exit_code"] = 0
+    return plain
+
+
+def _with_texts(values: Mapping[str, Any], record: Mapping[str, Any]) -> dict[str, Any]:
+    """Make strings of the times that are not in a record yet; what is there keeps its form."""
+    texts: dict[str, Any] = {}
+    for key, value in values.items():
+        there = record.get(key)
+        if isinstance(value, Mapping):
+            texts[key] = _with_texts(value, there if isinstance(there, Mapping) else {})
+        else:
+            texts[key] = format_time(value) if isinstance(value, datetime) and there is None else value
+    return texts
 
 
 def _line_of(error: ValueError, text: str) -> int | None:

@@ -13,6 +13,7 @@ from csa.model.state import SessionState
 from csa.paths import SessionPaths
 from csa.store.liveness import Liveness, probe
 from csa.store.owner import INTERFACE
+from csa.store.strangers import strange_end
 from csa.store.transcript import last_turn_event, read_events
 
 _MAX_LOOKS = 5
@@ -53,6 +54,7 @@ def settle(paths: SessionPaths) -> tuple[Liveness, Event | None]:
         if liveness.state == "unknown" or liveness.runs_turn:
             return liveness, None  # what the journal says does not matter, and a turn's may be long
         last = last_turn_event(f"{paths.pathname}/transcript.jsonl")
+        last = strange_end(paths, last) or last
         if last is None or last.type == "run_finished" or last == seen:
             break
         seen = last
@@ -87,7 +89,13 @@ def missing_turns(paths: SessionPaths, state: SessionState) -> StateError | None
     None for one that never ran, for another implementation's, which keeps no journal, and for a session that has gone
     meanwhile; and where csa died between the record of a first turn and its first event.
     """
-    if state.schema is None or not state.turns or _is_cut_off(paths, state) or not paths.root.exists():
+    if (
+        state.schema is None
+        or state.turn_count is not None
+        or not state.turns
+        or _is_cut_off(paths, state)
+        or not paths.root.exists()
+    ):
         return None
     turns = "1 turn" if state.turns == 1 else f"{state.turns} turns"
     problem = "holds no turn" if paths.transcript.exists() else "is missing"
@@ -104,13 +112,15 @@ def _is_cut_off(paths: SessionPaths, state: SessionState) -> bool:
 
 
 def _status_without_turn(paths: SessionPaths, state: SessionState) -> str:
-    """Return the status of a session of whose turns the journal tells none; StateError where it should."""
+    """Return the status of a session of whose turns nothing tells but its record; StateError where more should."""
     if fault := missing_turns(paths, state):
         raise fault
-    if state.schema is not None and state.turns and paths.transcript.exists():
+    if state.schema is not None and state.turn_count is None and state.turns and paths.transcript.exists():
         return "lost"
     tool = state.last_tool
     code = state.tools[tool].last_exit_code if tool else None
-    if code is None:
+    if tool is None or code is None:
         return "idle"
+    if code == 0 and state.tools[tool].last_action_summary == "":
+        return "unknown"  # so another implementation's turn begins: it says nothing of its end
     return "succeeded" if code == 0 else "failed"

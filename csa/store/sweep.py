@@ -17,6 +17,7 @@ from csa.model.clock import from_timestamp
 from csa.model.collection import Reason, Rule
 from csa.model.state import SessionState, parse_time
 from csa.paths import GONE_PREFIX, NEW_PREFIX, SessionPaths, is_of_session
+from csa.store.flocks import find_stranger
 from csa.store.liveness import probe
 from csa.store.locks import probe_lock
 from csa.store.owner import may_be_running, parse_owner
@@ -129,7 +130,7 @@ def is_running(paths: SessionPaths) -> bool:
 
 def _is_running(paths: SessionPaths) -> bool:
     held, content = probe_lock(f"{paths.pathname}/locks/session.lock")
-    return held or (bool(content) and probe(paths).state != "not_alive")
+    return held or (bool(content or find_stranger(paths.pathname)) and probe(paths).state != "not_alive")
 
 
 def is_forgotten(paths: SessionPaths, rule: Rule, now: datetime) -> bool:

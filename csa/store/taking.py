@@ -2,10 +2,13 @@
 
 A lock that could be taken is not enough: the owner that its file names may be at work where the lock is not seen
 (`csa.store.liveness`). Then it is let go, and nothing was written, unless the caller knows better and steals it.
+Another implementation of the format may be at work too, which holds a flock on another file (`csa.store.flocks`).
+That is proof, and never stolen.
 """
 
 from __future__ import annotations
 
+import time
 from datetime import UTC, datetime
 
 from csa.errors import BusyError, Obstacle
@@ -13,10 +16,12 @@ from csa.model.clock import local_clock
 from csa.model.state import parse_time
 from csa.paths import SessionPaths
 from csa.procfs import boot_id
+from csa.store.flocks import Flocks, Stranger, find_stranger
 from csa.store.liveness import Liveness, judge_owner, probe
 from csa.store.locks import Lock, acquire_lock, is_locked
 from csa.store.owner import Owner, current_owner, parse_owner
 
+_TRIES, _PAUSE_S = 3, 0.01
 RETRY, RETRY_OR_WAIT = "retry later", "retry later, or pass --wait"
 
 
@@ -33,11 +38,13 @@ def take_session_lock(
 
     Raises:
         BlockingIOError: someone holds it.
-        BusyError: its owner is at work, or may be, where his lock is not seen.
+        BusyError: its owner is at work, or may be, where his lock is not seen; or another program is.
         StateError: what tells whether he is cannot be read.
     """
+    refuse_stranger(paths, advice=advice)
     lock = acquire_lock(paths.session_lock)
     try:
+        _take_flocks(paths, lock, advice)
         found = judge_owner(paths, parse_owner(lock.read()))
     except BaseException:
         lock.close()
@@ -50,6 +57,25 @@ def take_session_lock(
     raise _elsewhere(paths, found, advice=advice, way=way)
 
 
+def _take_flocks(paths: SessionPaths, lock: Lock, advice: str) -> None:
+    """Take the flocks on all lock files of a session, which stay with its lock; BusyError where another has one."""
+    lock.flocks = Flocks(paths.pathname)
+    for _ in range(_TRIES):
+        name = lock.flocks.take_all(lock)
+        if name is None:
+            return
+        time.sleep(_PAUSE_S)  # a csa that was killed lets go of them a moment after its lock
+    raise _strange(paths, find_stranger(paths.pathname) or Stranger(str(name).removesuffix(".lock"), None), advice)
+
+
+def refuse_stranger(paths: SessionPaths, *, advice: str = RETRY) -> None:
+    """Raise BusyError where another program is seen to work in a session, before any file of it is made or changed."""
+    if find_stranger(paths.pathname) and not is_locked(paths.session_lock):
+        stranger = find_stranger(paths.pathname)  # it may have been a csa that has just ended
+        if stranger and stranger.is_seen:
+            raise _strange(paths, stranger, advice)
+
+
 def refuse_busy(paths: SessionPaths, *, advice: str = RETRY, steal: bool = False) -> None:
     """Raise BusyError when the session is in use just now, or may be; StateError where its lock cannot be read."""
     found = probe(paths)
@@ -57,8 +83,16 @@ def refuse_busy(paths: SessionPaths, *, advice: str = RETRY, steal: bool = False
         raise found.fault
     if found.is_held:
         raise busy(paths, advice)
-    if found.state != "not_alive" and not steal:
+    if found.stranger:
+        if found.stranger.is_seen:  # else taking the lock will tell
+            raise _strange(paths, found.stranger, advice)
+    elif found.state != "not_alive" and not steal:
         raise _elsewhere(paths, found, advice=advice, way=None)
+
+
+def _strange(paths: SessionPaths, stranger: Stranger, advice: str) -> BusyError:
+    words = f"Session {paths.session_id} is in use by {stranger.in_words}"
+    return BusyError(f"{words}; {advice}.", obstacle=Obstacle(words, lambda: find_stranger(paths.pathname) is None))
 
 
 def busy(paths: SessionPaths, advice: str = RETRY) -> BusyError:

@@ -154,7 +154,8 @@ def test_a_tool_lock_of_another_program_is_respected(store: Store) -> None:
     with pytest.raises(BusyError, match="another program"):
         open_session(store, ID, tool="codex")
     assert not is_locked(store.paths(ID).session_lock)
-    open_session(store, ID, tool="claude-code").close()
+    with pytest.raises(BusyError, match="another program"):  # which writes the session's record at its end
+        open_session(store, ID, tool="claude-code")
     os.close(fd)
     open_session(store, ID, tool="codex").close()
 

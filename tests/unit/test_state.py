@@ -110,13 +110,15 @@ def test_times_are_written_in_utc_with_milliseconds() -> None:
         ({"context_status": {"is_compacted": "yes"}}, "is_compacted"),
         ({"genealogy": {"fork_of": "nonsense"}}, "fork_of"),
         ({"project_path": None}, "project_path"),
-        ({"created_at": None}, "created_at"),
+        ({"created_at": None, "meta_session_id": "7ZZZZZZZZZ0000000000000000"}, "created_at"),
         ({"created_at": "soon"}, "created_at"),
         ({"last_accessed": 7}, "last_accessed"),
         ({"last_accessed": "0001-01-01T00:00:00+01:00"}, "last_accessed"),
         ({"expires_at": datetime.fromisoformat("9999-12-31T23:59:59-12:00")}, "expires_at"),
         ({"description": 7}, "description"),
-        ({"phase": "asleep"}, "phase"),
+        ({"phase": 5}, "phase"),
+        ({"turn_count": -1}, "turn_count"),
+        ({"total_token_usage": {"input_tokens": -1}}, "total_token_usage.input_tokens"),
         ({"turns": "many"}, "turns"),
         ({"turns": True}, "turns"),
         ({"schema": "one"}, "schema"),
@@ -225,3 +227,22 @@ def test_the_last_tool_is_the_one_updated_last() -> None:
     assert parse_state(plain).last_tool == "b"
     assert parse_state(minimal()).last_tool is None
     assert parse_state(minimal(tools={"a": {"updated_at": NOON}, "b": {}})).last_tool == "a"
+
+
+def test_what_another_implementation_leaves_out_and_adds() -> None:
+    """Times that are missing are those of the id; its counts, sums and forks are read, and a phase that is new."""
+    record = minimal(
+        created_at=None,
+        last_accessed=None,
+        turn_count=3,
+        phase="tool_exhausted",
+        genealogy={"fork_of_session_id": PARENT},
+        total_token_usage={"input_tokens": 5, "output_tokens": 2, "total_tokens": 7, "estimated_cost_usd": 0.5},
+    )
+    state = parse_state(record)
+    assert state.created_at == state.last_accessed == datetime(2025, 1, 9, 5, 16, 37, 18000, tzinfo=UTC)
+    assert (state.turns, state.phase, state.fork_of) == (3, "tool_exhausted", PARENT)
+    assert state.usage == Usage(5, 2, 0, 0.5)
+    assert render_state(state)["turn_count"] == 3
+    assert parse_state(minimal(total_token_usage={"total_tokens": 7})).usage == Usage(7, turns_unpriced=1)
+    assert "turn_count" not in {key for key, value in render_state(parse_state(minimal())).items() if value is not None}

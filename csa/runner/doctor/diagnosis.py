@@ -18,6 +18,7 @@ from csa.model.adapter import Adapter
 from csa.model.check import ANSWER_LIMIT_S, Check
 from csa.model.config import Config, combine_layers
 from csa.runner.ancestry import IDENTITY_VARIABLES
+from csa.runner.doctor.other_checks import check_others
 from csa.runner.doctor.store_checks import check_store
 from csa.runner.doctor.system_checks import check_system
 from csa.runner.doctor.tool_checks import ToolFinding, ask_version, find_tools, judge_tool
@@ -68,6 +69,7 @@ async def diagnose(setting: Setting, *, limit_s: float = ANSWER_LIMIT_S) -> Diag
             *git,
             *_check_tools(setting, config, findings, problems),
             *check_store(setting.store),
+            *check_others(setting.store.root, setting.environ),
             *check_system(),
         )
     )
@@ -81,6 +83,9 @@ def _check_config(setting: Setting) -> tuple[Config, Check]:
         check_config(config)
     except ConfigError as error:
         return combine_layers([]), Check("setup", "config", "fail", error.message, error.hint, error.exit_code)
+    if config.warnings:
+        step = "csa's own settings can stand in your own config file"
+        return config, Check("setup", "config", "warn", "\n".join(config.warnings), step)
     sources = ", ".join(layer.origin for layer in layers)
     return config, Check("setup", "config", "ok", sources or "no config files; the defaults hold")
 

@@ -27,6 +27,7 @@ from csa.store.sessions import Store, Target
 from csa.structs import Struct
 
 if TYPE_CHECKING:
+    from csa.store.flocks import Stranger
     from csa.store.owner import Owner
 from csa.store.taking import way_to_steal
 
@@ -97,6 +98,8 @@ def end_sessions(
     for (store, session_id), each in zip(targets, asked, strict=True):
         if isinstance(each, StateError):
             yield _unreadable(store, session_id, each)
+        elif isinstance(each, BusyError):
+            yield _strange(store, session_id, each)
         else:
             yield _see_off(each, force=force, grace_s=grace_s) if each else _at_rest(store, session_id)
 
@@ -160,14 +163,18 @@ def _may_run(store: Store, session_id: str) -> bool:
     return liveness.state == "alive" or liveness.fault is not None
 
 
-def _ask(store: Store, session_id: str, words: str, *, force: bool, grace_s: float) -> _Asked | StateError | None:
-    """Ask a turn to end; None when there is none, and the fault where nobody knows."""
+def _ask(
+    store: Store, session_id: str, words: str, *, force: bool, grace_s: float
+) -> _Asked | StateError | BusyError | None:
+    """Ask a turn to end; None when there is none, and the fault where nobody knows, or it is another program's."""
     paths = store.paths(session_id)
     liveness = probe(paths)
     if liveness.fault is not None:
         return liveness.fault
     if liveness.state == "not_alive":
         return None
+    if liveness.stranger is not None:
+        return _not_ours(session_id, liveness.stranger)
     asked = _Asked(store, session_id, liveness.owner, deadline=time.monotonic() + grace_s)
     if force and asked.owner and asked.owner.is_local:
         return asked
@@ -243,6 +250,19 @@ def _at_rest(store: Store, session_id: str) -> Ended:
 
 def _unreadable(store: Store, session_id: str, fault: StateError) -> Ended:
     return Ended(session_id=session_id, project=str(store.project), outcome="failed", status="damaged", error=fault)
+
+
+def _strange(store: Store, session_id: str, error: BusyError) -> Ended:
+    return Ended(session_id=session_id, project=str(store.project), outcome="failed", status="running", error=error)
+
+
+def _not_ours(session_id: str, stranger: Stranger) -> BusyError:
+    """Return the error of a turn that csa did not start: its program does not know the file `cancel`, nor csa it."""
+    is_there = "is" if stranger.is_seen else "may be"
+    return BusyError(
+        f"Session {session_id} {is_there} in use by {stranger.in_words}, which csa does not end.",
+        hint=f"end it with that program, or: kill {stranger.pid}" if stranger.pid else "end it with that program",
+    )
 
 
 def _identity(owner: Owner | None) -> tuple[object, ...] | None:

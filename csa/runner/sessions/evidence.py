@@ -16,7 +16,9 @@ from csa.paths import SessionPaths
 from csa.procfs import boot_id, identify, is_stopped, is_zombie, machine_id, pid_namespace
 from csa.runner.sessions.resources import Resources, measure_trees
 from csa.store.atomic import read_regular
+from csa.store.flocks import Stranger
 from csa.store.holders import Holder, lock_holders
+from csa.store.liveness import probe
 from csa.store.locks import probe_lock
 from csa.store.owner import Owner, parse_owner
 from csa.store.sessions import Record, Store
@@ -53,6 +55,7 @@ class Evidence(Struct, kw_only=True):
     is_locked: bool | None  # None: that cannot be known
     holders: tuple[Holder, ...]
     owner: OwnerEvidence | None
+    stranger: Stranger | None  # another program that is at work in it, or may be
     last_event: Event | None  # of the last turn
     last_event_age_s: float | None
     silence_s: float | None
@@ -78,6 +81,7 @@ class Evidence(Struct, kw_only=True):
                 "held": self.is_locked,
                 "holders": [{"pid": each.process.pid, "command": each.command} for each in self.holders],
             },
+            "another_program": self.stranger and asdict(self.stranger),
             "owner": owner
             and {
                 **asdict(owner.owner),
@@ -123,6 +127,7 @@ def gather_evidence(store: Store, session_id: str) -> Evidence:
         is_locked=held,
         holders=holders,
         owner=_look_at(owner) if owner else None,
+        stranger=None if held else probe(paths).stranger,
         last_event=last,
         last_event_age_s=_event_age(last, now),
         silence_s=_silence_s(paths, owner, now) if is_running else None,

@@ -28,6 +28,7 @@ from csa.runner.sessions.listing import SessionInfo, select_sessions
 from csa.runner.setting import Setting
 from csa.store.archive import MAX_FILE_BYTES, OUTPUT, RECORDS, ArchiveWriter, is_takeable
 from csa.store.artifacts import OWN_FILES, open_below, walk_files
+from csa.store.checking import KNOWN_NAMES
 from csa.store.liveness import probe
 from csa.store.stores import find_stores
 from csa.store.taking import refuse_busy
@@ -144,6 +145,7 @@ def write_archive(
     with ArchiveWriter(stream, manifest, now=time.time()) as archive:
         for info in infos:
             root = info.record.paths.root
+            skipped += _unknown(root)
             with ExitStack() as stack:
                 opened = _open_records(root, stack)
                 names = list(_names(root))
@@ -211,7 +213,12 @@ def session_to_json(setting: Setting, info: SessionInfo) -> dict[str, object]:
 
 
 def _refuse_running(info: SessionInfo) -> None:
-    if probe(info.record.paths).state == "alive":
+    liveness = probe(info.record.paths)
+    if liveness.fault is not None:
+        raise liveness.fault
+    if liveness.stranger is not None:
+        refuse_busy(info.record.paths)
+    if liveness.state != "not_alive":
         raise BusyError(
             f"Session {info.session_id} is running; it can be exported when its turn has ended.",
             hint=f"csa session is-alive -s {info.session_id}, or --skip-running to leave out what runs",
@@ -227,6 +234,12 @@ def _names(root: Path) -> Iterator[str]:
         yield OUTPUT
     else:
         yield from (f"{OUTPUT}/{name}" for name in walk_files(output))
+
+
+def _unknown(root: Path) -> list[Skipped]:
+    """Return what stands in a session's directory and is no part of a session of csa's: other programs leave more."""
+    names = sorted(set(os.listdir(root)) - KNOWN_NAMES)
+    return [Skipped(str(root / name), "it is no part of a session that an archive takes") for name in names]
 
 
 def _redacted(

@@ -217,7 +217,7 @@ def _tool_to_json(state: SessionState, name: str) -> dict[str, Any]:
         "account": tool.account,
         "model": tool.model,
         "effort": tool.effort,
-        "last_action_summary": tool.last_action_summary,
+        "last_action_summary": tool.last_action_summary or "",
         "last_exit_code": tool.last_exit_code,
         "updated_at": format_time(tool.updated_at) if tool.updated_at else None,
     }
@@ -241,6 +241,8 @@ def _turn_to_json(turn: TurnRecord | None) -> dict[str, Any] | None:
 
 def _owner_to_json(liveness: Liveness) -> dict[str, Any] | None:
     owner = liveness.owner
+    if (stranger := liveness.stranger) is not None:
+        return {"pid": stranger.pid, "host": None, "tool": stranger.tool, "turn": None, "since": None, "errand": None}
     if liveness.state == "not_alive" or owner is None:
         return None
     known = {"pid": owner.pid, "host": owner.host, "tool": owner.tool, "turn": owner.turn, "since": owner.since}

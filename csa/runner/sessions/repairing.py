@@ -27,6 +27,7 @@ from csa.store.recovery import caught_up, end_in_result
 from csa.store.results import lacks_final, told_answer
 from csa.store.retiring import hold
 from csa.store.statefile import load_state, save_state
+from csa.store.strangers import PUT_ASIDE, find_put_aside
 from csa.store.taking import refuse_busy
 from csa.store.tomlfile import render_toml
 from csa.store.transcript import end_of_last_line, last_turn_event, read_events, read_events_backwards
@@ -108,9 +109,11 @@ def _mend(setting: Setting, paths: SessionPaths, repair: Repair, *, dry_run: boo
         return
     _drop_partial_line(paths.transcript, repair, dry_run=dry_run)
     _recover_end(setting, paths, repair, dry_run=dry_run)
-    if fault is None:
+    if (before := find_put_aside(paths)) is not None:
+        _restore_state(paths, before, repair, dry_run=dry_run)
+    elif fault is None:
         _catch_up(paths, repair, dry_run=dry_run)
-    if fault is not None:
+    else:
         _rebuild_state(setting, paths, repair, dry_run=dry_run)
     _rebuild_result(paths, repair, dry_run=dry_run)
     _rebuild_answers(paths, repair, dry_run=dry_run)
@@ -189,6 +192,39 @@ def _catch_up(paths: SessionPaths, repair: Repair, *, dry_run: bool) -> None:
             save_state(paths.state, after)
 
 
+def _restore_state(paths: SessionPaths, before: SessionState, repair: Repair, *, dry_run: bool) -> None:
+    """Put the record back that another program has put aside, with what it has done in the session since then."""
+    kept = _set_aside(paths, dry_run=dry_run)
+    repair.done.append(f"state.toml: restored from {PUT_ASIDE}, where another program had put it{kept}")
+    if dry_run:
+        return
+    try:
+        since = load_state(paths.state)
+    except StateError:
+        since = None
+    put_aside = paths.root / PUT_ASIDE
+    if since is not None and (since.tools or since.turns):
+        state = replace(
+            before,
+            tools={**before.tools, **since.tools},
+            turns=before.turns + since.turns,
+            last_accessed=max(before.last_accessed, since.last_accessed),
+        )
+        save_state(put_aside, state)
+    os.rename(put_aside, paths.state)
+    sync_directory(paths.root)
+
+
+def _set_aside(paths: SessionPaths, *, dry_run: bool) -> str:
+    """Keep a bad state.toml, in its place as well; return the words that say so, none where there is none."""
+    if not paths.state.exists():
+        return ""
+    aside = paths.state.with_name(f"{DAMAGED_PREFIX}{datetime.now(UTC):%Y%m%dT%H%M%SZ}")
+    if not dry_run:
+        os.link(paths.state, aside)
+    return f"; the old file is kept as {aside.name}"
+
+
 def _rebuild_state(setting: Setting, paths: SessionPaths, repair: Repair, *, dry_run: bool) -> None:
     """Make a state.toml that cannot be read anew, and keep the old one."""
     state = rebuilt_state(paths, setting.store.project)
@@ -196,13 +232,8 @@ def _rebuild_state(setting: Setting, paths: SessionPaths, repair: Repair, *, dry
         return
     if paths.root.parent.name == RETIRED:
         state = replace(state, phase="retired", retired_at=datetime.now(UTC), retired_phase=state.phase)
-    kept = ""
     draft = None if dry_run else Draft(paths.state, render_toml(render_state(state)))
-    if paths.state.exists():
-        aside = paths.state.with_name(f"{DAMAGED_PREFIX}{datetime.now(UTC):%Y%m%dT%H%M%SZ}")
-        kept = f"; the old file is kept as {aside.name}"
-        if draft:
-            os.rename(paths.state, aside)
+    kept = _set_aside(paths, dry_run=dry_run)
     repair.done.append(
         f"state.toml: made anew from the transcript, with {state.turns} turn{'s' * (state.turns != 1)}{kept}"
     )

@@ -172,7 +172,8 @@ class _Watch:
             )
         assert record.state is not None
         tool, turn = record.state.last_tool or "", record.state.turns
-        return self._make(status, 0 if status == "succeeded" else 1, tool=tool, turn=turn)
+        code = {"succeeded": 0, "unknown": EXIT_BUSY}.get(status, 1)
+        return self._make(status, code, tool=tool, turn=turn)
 
     def _make_faulty(self, status: str, fault: CsaError) -> Ending:
         error = {"kind": fault.code, "message": fault.message}

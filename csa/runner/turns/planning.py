@@ -19,7 +19,7 @@ from csa.model.result import summarise
 from csa.model.state import SessionState, ToolState
 from csa.runner.caller import owner_name, refuse_own_lineage
 from csa.runner.request import RunRequest
-from csa.runner.session import Session, find_session
+from csa.runner.session import Session, find_session, follow_resumed
 from csa.runner.setting import Setting
 from csa.runner.toolbox import ToolChoice, choose_tool, loadable_adapters
 from csa.runner.turns.choices import choose_model
@@ -100,7 +100,8 @@ def _check_numbers(request: RunRequest) -> None:
 def _find_target(setting: Setting, request: RunRequest) -> Session | None:
     """Return the session to continue; None for a new one."""
     if request.session is not None or request.last:
-        return find_session(setting, "@last" if request.session is None else request.session)
+        selector = "@last" if request.session is None else request.session
+        return follow_resumed(find_session(setting, selector), retired=False)
     if request.session_id is None:
         return None
     if asked := _asked_id(request):
@@ -111,7 +112,7 @@ def _find_target(setting: Setting, request: RunRequest) -> Session | None:
 
 def _find_asked(setting: Setting, session_id: str) -> Session | None:
     try:
-        return find_session(setting, session_id)
+        return follow_resumed(find_session(setting, session_id), retired=False)
     except RetiredError as error:
         raise RetiredError(
             f"Session {session_id} was retired; it would come back beside a new one.", hint=error.hint
@@ -135,7 +136,9 @@ def _plan_new(setting: Setting, request: RunRequest, *, new_id: str, now: dateti
             "so it may not start another.",
             hint="do the work in this session, or let a session above it start the new one",
         )
-    origin = find_session(setting, request.fork_from) if request.fork_from is not None else None
+    origin = None
+    if request.fork_from is not None:
+        origin = follow_resumed(find_session(setting, request.fork_from), retired=False)
     source = _load_source(origin) if origin else None
     choice = _choose(setting, request, previous=source.last_tool if source else None)
     refuse_when_full(setting.store, setting.config.max_sessions)

@@ -36,6 +36,7 @@ from csa.store.recovery import caught_up, end_in_result, free_room, reserve_room
 from csa.store.results import save_result
 from csa.store.sessions import Store
 from csa.store.slots import Holder, pass_slot
+from csa.store.strangers import strange_answer, strange_end
 from csa.store.taking import RETRY_OR_WAIT
 from csa.store.transcript import last_turn_event
 from csa.store.trees import leave_tree
@@ -57,7 +58,9 @@ class Recorder:
         self.stderr_log: OutputLog
         self._logs: tuple[OutputLog, ...] = ()
         last = last_turn_event(held.paths.transcript)
-        self.turn = (0 if plan.is_new else max(held.state.turns, last.turn if last else 0)) + 1
+        strange = None if plan.is_new else strange_end(held.paths, last)
+        known = [held.state.turns, *(event.turn for event in (last, strange) if event)]
+        self.turn = (0 if plan.is_new else max(known)) + 1
         self.journal = Journal(held.paths.transcript, redactor, turn=self.turn, may_write=held.is_ours)
         self.follows_lost = last is not None and last.type == "run_started"
         self._mark = self.journal.mark()
@@ -65,6 +68,8 @@ class Recorder:
         unfinished = end_lost_compaction(held, self.journal)  # `start` writes it
         if last is not None and self.follows_lost:
             self._finish_earlier(last, replace(unfinished, compaction=None))
+        if strange is not None:
+            self._take_over(strange)
         self.tool_state: ToolState = held.state.tools.get(plan.adapter.name, ToolState())
 
     @property
@@ -290,6 +295,14 @@ class Recorder:
             last_accessed=at or self.held.state.last_accessed,
         )
         self._attempt("state.toml", lambda: self.held.save(state))
+
+    def _take_over(self, end: Event) -> None:
+        """Append what another implementation's turn has answered, and how it ended: its result.toml goes soon."""
+        journal_turn, self.journal.turn = self.journal.turn, end.turn
+        if text := strange_answer(self.paths):
+            self.append("agent_message", {"text": text})
+        self.append("run_finished", end.data)
+        self.journal.turn = journal_turn
 
     def _finish_earlier(self, started: Event, unfinished: Unfinished) -> None:
         """Append the end of the last turn that is missing: as result.toml has kept it, or that nobody knows it."""

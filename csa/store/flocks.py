@@ -1,0 +1,371 @@
+"""flock(2) on the lock files of a session: how another implementation of the format says that it works there.
+
+It holds one on `locks/<tool>.lock` for a whole turn, and knows nothing of session.lock. csa's own turns place one as
+well, so it says something only of a session whose session.lock is free. Whoever takes a session takes all of them
+(`Flocks`), which is decisive; readers look into /proc/locks (`find_stranger`), and take nothing.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import stat
+import time
+
+from csa.errors import StateError
+from csa.ids import is_session_id
+from csa.structs import Struct
+
+TYPE_CHECKING = False  # see csa/structs.py
+if TYPE_CHECKING:
+    from collections.abc import Iterator, KeysView
+    from typing import Any
+
+    from csa.store.locks import Lock
+
+_LOCKS = "/proc/locks"
+_SUFFIX = ".lock"
+_OURS = frozenset({"session.lock", "tree.lock"})  # no turn of another implementation is noted in these
+_FIRST_PID_NAMESPACE = "pid:[4026531836]"  # PROC_PID_INIT_INO: from there all locks of the kernel are seen
+_FRESH_S = 0.02
+_MAX_COST = 20  # at most a twentieth of the time goes into reading the table, however many sessions are asked for
+_FEW = 16
+_MAX_RECORD_BYTES = 4096
+
+
+class Stranger(Struct):
+    """Another program that works in a session; None for what is not known of it.
+
+    Without `is_seen` its lock file tells of a turn whose end is not told, and the kernel does not show from here
+    whether it still holds the lock.
+    """
+
+    tool: str
+    pid: int | None
+    is_seen: bool = True
+
+    @property
+    def in_words(self) -> str:
+        """Who it is, as `another program (codex, PID 4711)`."""
+        return f"another program ({self.tool}{f', PID {self.pid}' if self.pid else ''})"
+
+
+class _Table:
+    """The flocks that the kernel shows: of each inode number the devices, as `fe:00`, and the pids.
+
+    Nearly all of them are of other files, or in a session or two. So when many sessions are asked for, whoever holds
+    one is looked at: `_sessions` are the names of the directories in which it is on a lock file, and `_devices` those
+    of which that could not be told.
+    """
+
+    asked = 0  # how often, since the process began
+
+    def __init__(self) -> None:
+        self._began = time.monotonic()
+        self.holders: dict[int, dict[str, int]] = {}
+        self._sessions: set[str] = set()
+        self._devices: set[str] | None = None  # nobody was looked at
+        self.is_there = self.is_whole = False
+        try:
+            with open(_LOCKS, "rb") as file:
+                for line in file:
+                    if b" FLOCK " in line and b"->" not in line:  # an arrow: that one waits
+                        self._add(line.split())
+                self.is_there = stat.S_ISREG(os.fstat(file.fileno()).st_mode)  # else it is masked
+            self.is_whole = self.is_there and os.readlink("/proc/self/ns/pid") == _FIRST_PID_NAMESPACE
+        except (OSError, ValueError, IndexError):
+            pass  # then nothing can be told from it
+        self.good_until = self._end()
+
+    def may_tell_of(self, session: str) -> bool:
+        """Say whether there can be anything about a session, before any of its files is looked at."""
+        _Table.asked += 1
+        if not self.is_whole or not self.holders or _Table.asked <= _FEW:
+            return not self.is_whole or bool(self.holders)
+        if self._devices is None:
+            self._devices = set(self._look_at_holders())
+            self.good_until = self._end()
+        if session.rpartition("/")[2] in self._sessions:
+            return True
+        return bool(self._devices) and _device_of(session.rpartition("/")[0]) in {*self._devices, ""}
+
+    def _add(self, words: list[bytes]) -> None:
+        device, _, inode = words[5].decode().rpartition(":")
+        self.holders.setdefault(int(inode), {})[device] = int(words[4])
+
+    def _end(self) -> float:
+        now = time.monotonic()
+        return now + max(_FRESH_S, _MAX_COST * (now - self._began))
+
+    def _look_at_holders(self) -> Iterator[str]:
+        """Note the sessions in which there is a flock; yield the devices of those of which it cannot be told."""
+        for inode, pids in self.holders.items():
+            for device, pid in pids.items():
+                path = _path_of(pid, f"{device}:{inode}".encode(), inode)
+                session = path.rpartition("/locks/")[0].rpartition("/")[2] if path else ""
+                if is_session_id(session):
+                    self._sessions.add(session)
+                elif path is None or "/locks/" in path:  # in a container a session may have another name
+                    yield device
+
+
+def _path_of(pid: int, file: bytes, inode: int) -> str | None:
+    """Return the path of a file on which a process has a flock; None where that is not to be had."""
+    try:
+        for fd in os.listdir(f"/proc/{pid}/fd"):
+            if os.stat(f"/proc/{pid}/fd/{fd}").st_ino == inode:
+                with open(f"/proc/{pid}/fdinfo/{fd}", "rb") as facts:
+                    if any(b" FLOCK " in line and file in line.split() for line in facts):
+                        return os.readlink(f"/proc/{pid}/fd/{fd}")
+    except OSError:  # another user's, or it has just ended
+        pass
+    return None
+
+
+_last: list[_Table] = []
+_devices: dict[str, str] = {}  # of directories
+
+
+def _table() -> _Table:
+    if not _last or time.monotonic() > _last[0].good_until:
+        _last[:] = [_Table()]
+    return _last[0]
+
+
+def find_stranger(session: str) -> Stranger | None:
+    """Return who else holds a lock file in a session's directory, as far as that is seen; None where nobody does.
+
+    It may be csa itself, where session.lock is held.
+    """
+    found = _find(session)
+    if found and found.is_seen:  # then once more: the table that told so may be a moment old
+        _last.clear()
+        found = _find(session)
+    return found
+
+
+def _find(session: str) -> Stranger | None:
+    table = _table()
+    if not table.may_tell_of(session):
+        return None
+    for name, inode in _lock_files(f"{session}/locks"):
+        path = f"{session}/locks/{name}"
+        if inode in table.holders and (pid := _holder(path, table.holders[inode])) is not None:
+            if pid in _pids_of_csa(session):  # one that has lost session.lock, or just begins
+                continue
+            return Stranger(name.removesuffix(_SUFFIX), pid or _recorded(path).get("pid"))
+        if not table.is_whole and name not in _OURS and (found := _suspect(session, name, table)):
+            return found
+    return None
+
+
+def may_be_held(session: str) -> KeysView[int]:
+    """Return the inode numbers of files on which there is a flock, if one may be of a session; else none."""
+    table = _table()
+    return table.holders.keys() if table.may_tell_of(session) else {}.keys()
+
+
+def lock_inodes(session: str) -> frozenset[int]:
+    """Return the inode numbers of a session's lock files."""
+    return frozenset(inode for _, inode in _lock_files(f"{session}/locks"))
+
+
+def _lock_files(directory: str) -> Iterator[tuple[str, int]]:
+    try:
+        with os.scandir(directory) as entries:
+            yield from [(each.name, each.inode()) for each in entries if each.name.endswith(_SUFFIX)]
+    except OSError:  # there is none, or it is damaged, as the look at session.lock has said
+        return
+
+
+def _pids_of_csa(session: str) -> set[int]:
+    """Return the pids of csa's own processes that say in a lock file of a session that they hold it."""
+    from csa.store.owner import may_be_running, parse_owner  # noqa: PLC0415  # only where something holds a lock
+
+    owners = (parse_owner(_content(f"{session}/locks/{name}")) for name, _ in _lock_files(f"{session}/locks"))
+    return {owner.pid for owner in owners if owner and owner.is_local and may_be_running(owner)}
+
+
+def _holder(path: str, pids: dict[str, int]) -> int | None:
+    """Return the pid that holds a file's lock, 0 where only another namespace knows it; None when it is another file.
+
+    The kernel names the file system by the device of its superblock, which stat(2) does not tell of all.
+    """
+    try:
+        fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        plain = _plain_device(fd)
+        return pids[plain] if plain in pids else pids.get(_mounted_device(fd))
+    finally:
+        os.close(fd)
+
+
+def _device_of(directory: str) -> str:
+    """Return the device on which a directory is; empty where that is not to be had."""
+    if directory not in _devices:
+        try:
+            fd = os.open(directory, os.O_PATH | os.O_CLOEXEC)
+        except OSError:
+            return ""
+        try:
+            _devices[directory] = _mounted_device(fd)
+        finally:
+            os.close(fd)
+    return _devices[directory]
+
+
+def _plain_device(fd: int) -> str:
+    device = os.fstat(fd).st_dev
+    return f"{os.major(device):02x}:{os.minor(device):02x}"
+
+
+def _mounted_device(fd: int) -> str:
+    """Return the device of the mount that a descriptor's file is on; empty where that is not to be had."""
+    try:
+        with open(f"/proc/self/fdinfo/{fd}", "rb") as file:
+            (mount,) = [line.split()[1] for line in file if line.startswith(b"mnt_id:")]
+        with open("/proc/self/mountinfo", "rb") as file:
+            (device,) = [words[2] for line in file if (words := line.split()) and words[0] == mount]
+        major, _, minor = device.partition(b":")
+        return f"{int(major):02x}:{int(minor):02x}"
+    except (OSError, ValueError, IndexError):
+        return ""
+
+
+def _suspect(session: str, name: str, table: _Table) -> Stranger | None:
+    """Say whether a lock file tells of a turn of which nobody here can know whether it still runs.
+
+    From within a pid namespace the kernel shows the locks of those processes alone that have a pid there.
+    """
+    record = _recorded(f"{session}/locks/{name}")
+    if "acquired_at" not in record:  # csa empties its own, or leaves a record of another form
+        return None
+    from csa.model.state import parse_time  # noqa: PLC0415  # only where the kernel does not show all locks
+    from csa.store.strangers import ended_at  # noqa: PLC0415  # as above
+
+    pid = record.get("pid")
+    if table.is_there and isinstance(pid, int) and pid <= _last_pid():  # of this namespace, whose locks are shown
+        return None
+    began, ended = parse_time(record["acquired_at"]), ended_at(session)
+    if began is None or (ended is not None and ended >= began):
+        return None
+    return Stranger(name.removesuffix(_SUFFIX), pid if isinstance(pid, int) else None, is_seen=False)
+
+
+def _last_pid() -> int:
+    """Return the pid that was given last in this namespace."""
+    try:
+        with open("/proc/sys/kernel/ns_last_pid", "rb") as file:
+            return int(file.read())
+    except (OSError, ValueError):
+        return os.getpid()
+
+
+def _recorded(path: str) -> dict[str, Any]:
+    """Return what the other implementation writes into a lock file: pid, tool_name, acquired_at, reason."""
+    import json  # noqa: PLC0415  # hardly ever needed
+
+    try:
+        found = json.loads(_content(path))
+    except (ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _content(path: str) -> bytes:
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError:
+        return b""
+    try:
+        return os.read(fd, _MAX_RECORD_BYTES) if stat.S_ISREG(os.fstat(fd).st_mode) else b""
+    except OSError:
+        return b""
+    finally:
+        os.close(fd)
+
+
+class Flocks:
+    """The flocks of whoever has taken a session's lock, on all its lock files; `close` releases them."""
+
+    def __init__(self, session: str) -> None:
+        self._session = session
+        self._directory = f"{session}/locks"
+        self._fds: dict[str, int] = {}
+
+    def take_all(self, session_lock: Lock) -> str | None:
+        """Take those that are there; return the name of a file that another holds, and then none is kept.
+
+        Raises:
+            StateError: a lock file may not be opened, so that nobody knows.
+        """
+        try:
+            if not _may_flock(session_lock.fd):
+                return session_lock.path.name
+            for name, _ in _lock_files(self._directory):
+                if name not in _OURS and not self.take(name):
+                    self.close()
+                    return name
+        except BaseException:
+            self.close()
+            raise
+        return None
+
+    def take(self, name: str) -> bool:
+        """Take one that is not ours yet; say whether it could be had."""
+        path = f"{self._directory}/{name}"
+        try:
+            fd = _open(path)
+        except FileNotFoundError:
+            return True
+        except OSError as error:
+            raise StateError.unreadable(path, error) from error
+        if stat.S_ISREG(os.fstat(fd).st_mode) and not _may_flock(fd):
+            os.close(fd)
+            return _is_of_csa(self._session, path)  # one that has lost session.lock: that judges it
+        self._fds[name] = fd
+        return True
+
+    def release(self, name: str) -> None:
+        """Let go of one, which its taker takes in another way."""
+        if name in self._fds:
+            os.close(self._fds.pop(name))
+
+    def close(self) -> None:
+        """Let go of all; harmless when done twice."""
+        while self._fds:
+            os.close(self._fds.popitem()[1])
+
+
+def _is_of_csa(session: str, path: str) -> bool:
+    """Say whether it is a csa that has a flock on a lock file."""
+    from csa.store.owner import parse_owner  # noqa: PLC0415  # as above
+
+    if parse_owner(_content(path)) is not None:  # another implementation writes a record of its own there
+        return True
+    holders = _Table().holders.get(os.stat(path).st_ino, {})
+    return _holder(path, holders) in _pids_of_csa(session)
+
+
+def _open(path: str) -> int:
+    """Open a lock file, for writing where that is allowed, without which a file server gives no exclusive lock."""
+    flags = os.O_CLOEXEC | os.O_NONBLOCK
+    try:
+        return os.open(path, os.O_RDWR | flags)
+    except FileNotFoundError:
+        raise
+    except OSError:  # not ours to write, on a disk that is read only, or a directory
+        return os.open(path, os.O_RDONLY | flags)
+
+
+def _may_flock(fd: int) -> bool:
+    """Place a flock; False when another has one. A file system that has none has none of another's either."""
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        pass
+    return True
