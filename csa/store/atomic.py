@@ -9,24 +9,26 @@ import errno
 import os
 import stat
 
+from csa.ownership import make_directory, open_private
+
 TYPE_CHECKING = False  # see csa/structs.py
 if TYPE_CHECKING:
     from pathlib import Path
 
 
-_REPLACING = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NONBLOCK
+_REPLACING = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NONBLOCK
 
 
 def write_private(path: Path, content: bytes) -> None:
     """Write a file of mode 0600 that needs to be neither durable nor whole after a crash."""
-    fd = os.open(path, _REPLACING, 0o600)
+    fd = open_private(path, _REPLACING)
     with open(fd, "wb") as file:
         file.write(content)
 
 
 def append_private(path: Path, content: bytes) -> None:
     """Add to a file of mode 0600, at its end whoever else writes, making it when it is missing."""
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NONBLOCK, 0o600)
+    fd = open_private(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NONBLOCK)
     with open(fd, "wb") as file:
         file.write(content)
 
@@ -34,7 +36,7 @@ def append_private(path: Path, content: bytes) -> None:
 def write_atomically(path: Path, content: bytes) -> None:
     """Replace `path` by way of a temporary file beside it: fsync, rename, fsync of the directory. Mode 0600."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    fd = os.open(temporary, _REPLACING, 0o600)
+    fd = open_private(temporary, _REPLACING)
     try:
         try:
             view = memoryview(content)
@@ -64,7 +66,7 @@ def make_private_directory(path: Path) -> None:
     if not path.is_dir():
         if not path.parent.is_dir():
             make_private_directory(path.parent)
-        path.mkdir(0o700, exist_ok=True)
+        make_directory(path)
 
 
 def open_regular(path: Path | str, flags: int = os.O_RDONLY) -> int:

@@ -27,7 +27,7 @@ from csa.runner.turns.admission import open_admission
 from csa.runner.turns.meter import Meter
 from csa.runner.turns.plan import TurnPlan
 from csa.store.artifacts import list_artifacts
-from csa.store.atomic import append_private, read_regular, write_atomically, write_private
+from csa.store.atomic import append_private, make_private_directory, read_regular, write_atomically, write_private
 from csa.store.held import HeldSession, build_session, open_session, store_lock
 from csa.store.journal import Journal
 from csa.store.parked import forget_parked
@@ -63,7 +63,7 @@ class Recorder:
         end_lost_compaction(held, self.journal)  # `start` saves it
         if last is not None and self.follows_lost:
             self._finish_lost(last)
-        self.paths.turn_output(self.turn).mkdir(0o700, parents=True, exist_ok=True)
+        make_private_directory(self.paths.turn_output(self.turn))
 
     @property
     def paths(self) -> SessionPaths:

@@ -10,8 +10,9 @@ from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
+from csa.ownership import give_tree, make_directory
 from csa.paths import SessionPaths
-from csa.store.atomic import open_regular, write_private
+from csa.store.atomic import make_private_directory, open_regular, write_private
 
 LARGEST_BYTES = 1 << 20
 
@@ -30,17 +31,18 @@ def write_run_files(paths: SessionPaths, files: Mapping[str, str], links: Mappin
     if not (files or links):
         return
     directory = run_directory(paths)
-    directory.mkdir(0o700)
+    make_directory(directory)
     for name, content in files.items():
         write_private(_with_parents(directory, name), content.encode("utf-8", "surrogateescape"))
     for name, target in sorted((links or {}).items(), key=lambda link: link[0].endswith("/*")):
         _link(_with_parents(directory, name), target)
+    give_tree(directory)  # links, too
 
 
 def _with_parents(directory: Path, name: str) -> Path:
     path = directory / name
     for parent in reversed(path.relative_to(directory).parents[:-1]):
-        (directory / parent).mkdir(0o700, exist_ok=True)
+        make_directory(directory / parent)
     return path
 
 
@@ -52,7 +54,7 @@ def _link(path: Path, target: str) -> None:
                     path.with_name(entry).symlink_to(Path(target, entry))
         return
     if target.endswith("/"):
-        os.makedirs(target, mode=0o700, exist_ok=True)
+        make_private_directory(Path(target))
     path.symlink_to(target)
 
 
