@@ -47,7 +47,7 @@ class Git(Struct):
         """Run a command and return its stdout; GitError when it fails. `when` is the time of a commit."""
         stamp = {} if when is None else {"GIT_AUTHOR_DATE": f"@{when} +0000", "GIT_COMMITTER_DATE": f"@{when} +0000"}
         try:
-            done = subprocess.run(
+            done: subprocess.CompletedProcess[bytes] = subprocess.run(
                 [self.program, *_SETTINGS, *self.place, *words],
                 env={**self.environ, **stamp},
                 cwd="/",

@@ -92,8 +92,8 @@ def acquire_lock(path: Path, *, wait: bool = False, flock: bool = False) -> Lock
         fd = open_private(path, os.O_RDWR | os.O_CREAT)
         try:
             _lock(path, fd, wait=wait)
-            if flock and (fault := place_flock(fd)) in {errno.EAGAIN, errno.EACCES}:
-                raise BlockingIOError(fault, os.strerror(fault), str(path))
+            if flock:
+                place_flock(fd)
             if _names(path, fd):  # else it was renamed away while we waited
                 return Lock(path, fd)
         except BaseException:
@@ -103,9 +103,15 @@ def acquire_lock(path: Path, *, wait: bool = False, flock: bool = False) -> Lock
 
 
 def place_flock(fd: int) -> int:
-    """Place a flock(2), without waiting; return why not, 0 where it is placed. Not every file system has them."""
+    """Place a flock(2); return the error of a file system that has none, 0 where it is placed.
+
+    Raises:
+        BlockingIOError: another program holds one.
+    """
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise
     except OSError as error:
         return error.errno or errno.ENOTSUP
     return 0

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from csa.ownership import give_tree, make_directory
 from csa.paths import SessionPaths
+from csa.runner.toolbox import expand_place
 from csa.store.atomic import make_private_directory, open_regular, write_private
 
 LARGEST_BYTES = 1 << 20
@@ -89,7 +90,7 @@ def read_named_files(names: tuple[str, ...], environ: Mapping[str, str], directo
     """Return the texts of the files `names` stand for; what is missing, unreadable or huge is left out."""
     found: dict[str, str] = {}
     for name in names:
-        path = _expand(name, environ, directory)
+        path = expand_place(name, environ, directory)
         if path is None:
             continue
         with suppress(OSError):
@@ -98,14 +99,3 @@ def read_named_files(names: tuple[str, ...], environ: Mapping[str, str], directo
             if len(content) <= LARGEST_BYTES:
                 found[name] = content.decode("utf-8", "replace")
     return found
-
-
-def _expand(name: str, environ: Mapping[str, str], directory: str) -> Path | None:
-    if name.startswith("~/"):
-        return Path(environ.get("HOME") or "/") / name[2:]
-    if name.startswith("./"):
-        return Path(directory) / name[2:]
-    if name.startswith("$"):
-        variable, _, rest = name[1:].partition("/")
-        return Path(directory, environ[variable], rest) if environ.get(variable) else None
-    return Path(name)
