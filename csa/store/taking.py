@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
-from csa.errors import BusyError, Obstacle
+from csa.errors import BusyError, Obstacle, StateError
 from csa.model.clock import local_clock
 from csa.model.state import parse_time
 from csa.paths import SessionPaths
 from csa.procfs import boot_id
+from csa.store.atomic import require_regular
 from csa.store.liveness import Liveness, judge_owner, probe
 from csa.store.locks import Lock, acquire_lock, is_locked
 from csa.store.owner import Owner, current_owner, parse_owner
@@ -38,6 +39,7 @@ def take_session_lock(
     """
     lock = acquire_lock(paths.session_lock)
     try:
+        _require_file(lock)
         found = judge_owner(paths, parse_owner(lock.read()))
     except BaseException:
         lock.close()
@@ -48,6 +50,13 @@ def take_session_lock(
         return lock, found.owner
     lock.close()
     raise _elsewhere(paths, found, advice=advice, way=way)
+
+
+def _require_file(lock: Lock) -> None:
+    try:
+        require_regular(lock.fd)
+    except OSError as error:
+        raise StateError.unreadable(lock.path, error) from error
 
 
 def refuse_busy(paths: SessionPaths, *, advice: str = RETRY, steal: bool = False) -> None:

@@ -5,6 +5,7 @@ The second user has no account: a uid of its own is all that it takes.
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -19,7 +20,7 @@ import pytest
 from csa.paths import store_dir
 from csa.store.locks import acquire_lock
 from tests.conftest import FAKE_TOOLS_BIN, REPOSITORY
-from tests.support import Done, Place, close_place
+from tests.support import Done, Place, Running, close_place
 
 USER = 54321
 OWN_PYTHONS = (sys.executable, "/usr/bin/python3")
@@ -38,6 +39,12 @@ class Shared(Place):
         """Run csa as the second user."""
         own = {"PYTHONPATH": IMPORTS, "PATH": f"{FAKE_TOOLS_BIN}:/usr/bin:/bin", **(env or {})}
         return self.shell([*as_user(), self.python, "-m", "csa.cli.main", *words], env=own, cwd=cwd)
+
+    def start_as_user(self, *words: str) -> Running:
+        """Start csa as the second user."""
+        own = {"PYTHONPATH": IMPORTS, "PATH": f"{FAKE_TOOLS_BIN}:/usr/bin:/bin"}
+        first, *rest = as_user()
+        return self.start(*rest, self.python, "-m", "csa.cli.main", *words, env=own, program=first)
 
     def roots(self) -> list[str]:
         """Name everything of root's in the user's home."""
@@ -110,7 +117,8 @@ def test_root_leaves_nothing_behind(shared: Shared) -> None:
         ("session", "wait", "roots"),
         ("session", "rename", first.session_id, "renamed"),
         ("session", "checkpoint", "renamed"),
-        ("session", "export", "renamed", "-o", "/dev/null"),
+        ("session", "export", "renamed", "-o", str(shared.tmp / "archive")),
+        ("session", "import", str(shared.tmp / "archive"), "--new-ids"),
         ("session", "current", "renamed"),
         ("session", "delete", "roots"),
         ("session", "restore", "roots"),
@@ -134,6 +142,38 @@ def test_root_leaves_nothing_behind(shared: Shared) -> None:
     ):
         done = shared.user(*words)
         assert done.code == 0, (words, done.err)
+
+
+def test_root_beside_a_turn_of_the_user(shared: Shared) -> None:
+    """Two turns at once, the other way round, a child of root's in the user's agent, and ends that one makes of the other's.
+
+    `sudo -E csa run` in an agent's shell keeps its variables.
+    """
+    shared.ready, shared.go = shared.home / "tmp" / "ready", shared.home / "tmp" / "go"
+    shared.play(["write-env", str(shared.home / "tmp" / "env")], *shared.hold(), ["say", "done"])
+    mine = shared.start_as_user("run", "--tool", "codex", "mine")
+    shared.wait_ready()
+    agents = json.loads((shared.home / "tmp" / "env").read_text())
+    variables: dict[str, str | None] = {name: value for name, value in agents.items() if name.startswith("CSA_")}
+    shared.play(["say", "quick"])
+    assert shared.run("run", "--tool", "codex", "root's").code == 0
+    child = shared.run("run", "--tool", "codex", "child", env=variables)
+    assert child.code == 0, child.err
+    assert shared.state(child.session_id)["genealogy"]["parent_session_id"] == mine.session_id
+    own(shared.home / ".codex", USER)
+    assert shared.user("run", "--tool", "codex", "x").code == 0
+    assert shared.run("session", "kill", mine.session_id).code == 0
+    assert mine.wait().code != 0
+    shared.ready.unlink()
+    shared.play(*shared.hold(), ["say", "done"])
+    roots = shared.start("run", "--tool", "claude-code", "roots")
+    shared.wait_ready()
+    shared.play(["say", "quick"])
+    assert shared.user("run", "--tool", "codex", "x").code == 0
+    assert roots.session_id in shared.user("ps", "--json").out
+    assert shared.user("session", "kill", roots.session_id).code == 0
+    assert roots.wait().code != 0
+    assert [path for path in shared.roots() if "/.claude" not in path and not path.endswith("/ready")] == []
 
 
 def test_slots_of_root(shared: Shared) -> None:
