@@ -100,9 +100,9 @@ class FullError(RefusedError):
 
 
 class StateError(CsaError):
-    """A record on disk cannot be trusted; it is left as it is."""
+    """A record on disk cannot be trusted; it is left as it is. `status` is that of its session, in lists."""
 
-    code = "damaged"
+    code = status = "damaged"
     exit_code = 6
 
     def __init__(self, path: Path | str, problem: str, *, line: int | None = None, hint: str | None = None) -> None:
@@ -134,6 +134,7 @@ class DeniedError(StateError):
     """What is there belongs to another user. It is not damaged as far as anybody knows."""
 
     code = "denied"
+    status = "unknown"
 
 
 class ArchiveError(CsaError):

@@ -89,6 +89,8 @@ _LOCKS_MEAN = {
 
 
 def _unknown(found: Evidence) -> str:
+    if found.fault is not None:  # another user's
+        return _damaged(found)
     heartbeat = "which has left no heartbeat" if found.heartbeat_age_s is None else f"whose heartbeat is {_beat(found)}"
     return f"it belongs to another machine{_host(found)}, {heartbeat}; whether it runs cannot be known here."
 

@@ -75,7 +75,7 @@ def shared(monkeypatch: pytest.MonkeyPatch) -> Iterator[Shared]:
     python = python_of_all()
     if python is None:
         pytest.skip("another user can run no python here that has csa")
-    base = Path(tempfile.mkdtemp(prefix="csa-users-", dir="/tmp"))  # noqa: S108  # where others may go
+    base = Path(tempfile.mkdtemp(prefix="csa-users-", dir="/tmp"))  # where others may go
     try:
         base.chmod(0o755)
         home = base / "home"
@@ -130,7 +130,7 @@ def test_root_leaves_nothing_behind(shared: Shared) -> None:
         assert done.code == 0, (words, done.err)
     assert [path for path in shared.roots() if "/.codex" not in path and "/.claude" not in path] == []
     own(shared.home / ".codex", USER)
-    for words in (
+    for mine_too in (
         ("session", "checkpoint", "renamed"),
         ("run", "--tool", "codex", "--session", "renamed", "again"),
         ("session", "delete", "--purge", "renamed"),
@@ -140,12 +140,12 @@ def test_root_leaves_nothing_behind(shared: Shared) -> None:
             "list",
         ),
     ):
-        done = shared.user(*words)
-        assert done.code == 0, (words, done.err)
+        done = shared.user(*mine_too)
+        assert done.code == 0, (mine_too, done.err)
 
 
 def test_root_beside_a_turn_of_the_user(shared: Shared) -> None:
-    """Two turns at once, the other way round, a child of root's in the user's agent, and ends that one makes of the other's.
+    """Two turns at once, either way round; a child of root's in the user's agent; each ends the other's turn.
 
     `sudo -E csa run` in an agent's shell keeps its variables.
     """
@@ -265,6 +265,39 @@ def test_a_session_of_root(shared: Shared) -> None:
     listed = {each["id"]: each for each in shared.user("session", "list", "--json").json}
     assert listed[mine]["status"] == "succeeded"
     assert f"{path} belongs to root" in listed[roots]["error"]
+    assert listed[roots]["status"] == "unknown"
+    for words in (
+        "session list",
+        "session list --tree",
+        "session list --all-projects",
+        "session info ID",
+        "ps --all",
+        "session why ID",
+        "session wait ID",
+        "session wait ID --json",
+        "top --json",
+        "stats",
+        "session result ID",
+        "kill --all --yes",
+        "session kill ID",
+        "session validate",
+        "session repair ID",
+        "session delete ID",
+        "session is-alive ID",
+        "session export ID -o x",
+        "session log ID",
+        "session checkpoint ID",
+        "session rename ID x",
+        "session show ID",
+    ):
+        done = shared.user(*words.replace("ID", roots).split())
+        assert "Traceback" not in done.err, words
+        assert "damaged (" not in done.out
+        if "session wait" in words or words.startswith("session list"):
+            assert f"{path} belongs to root" in done.out + done.err, (words, done)
+            assert "unknown" in done.out or words == "session wait ID", words
+    assert shared.user("session", "wait", roots).code == 6
+    assert "belongs to root" in shared.user("session", "why", roots).out
     done = shared.user("run", "--tool", "codex", "--session", roots, "more")
     assert (done.code, f"hint: sudo chown -R {USER}: {path}\n" in done.err) == (6, True)
     found = {each["name"]: each for each in shared.user("doctor", "--json").json["checks"]}
