@@ -123,7 +123,7 @@ def explain_denial(path: Path | str) -> tuple[str, str] | None:
     if top != "/":
         option = "-R " if os.path.isdir(top) else ""
         return whose, f"sudo chown {option}{me}: {_quoted(top)}"
-    return whose, f"work as {user_name(uid)}, or let {me} use it"
+    return whose, f"work as {user_name(uid)}, let {me} use it, or see to HOME and CSA_STATE_DIR, which say where to look"
 
 
 def _foreign(path: str) -> tuple[str, int] | None:

@@ -239,7 +239,7 @@ def check_files(adapter: Adapter, environ: Mapping[str, str], directory: str = "
     places = [place for name in files if (place := expand_place(name, environ, directory))]
     homes = (problem for home in adapter.homes(environ) if (problem := _check_home(adapter.name, home)))
     faults = (problem for place in places if (problem := _check_file(adapter.name, place)))
-    return [*islice(homes, 1), *faults]  # a second home is out of order for the same reason
+    return [*islice(homes, 1)] or [*faults]  # what else is out of order is so for the same reason
 
 
 def _check_home(tool: str, home: str) -> tuple[str, str] | None:

@@ -365,6 +365,10 @@ def test_homes_of_tools(shared: Shared) -> None:
     """A run makes the home of its own tool, and no other; one of root's is named with the chown."""
     assert shared.user("run", "--tool", "codex", "x").code == 0
     assert sorted(path.name for path in shared.home.iterdir()) == [".codex", ".local", "project", "tmp"]
+    (shared.home / ".config" / "opencode").mkdir(parents=True)
+    own(shared.home / ".config", USER)
+    assert shared.user("run", "--tool", "codex", "x").code == 0
+    assert (shared.home / ".local" / "share" / "opencode").is_dir(), "one that is set up can be started by an agent"
     own(shared.home / ".codex", 0).chmod(0o700)
     done = shared.user("run", "--tool", "codex", "x")
     assert f"codex cannot write {shared.home}/.codex: {shared.home}/.codex belongs to root" in done.err

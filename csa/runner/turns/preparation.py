@@ -163,13 +163,17 @@ def _prompt(request: RunRequest, plan: TurnPlan, known: ToolState, handoff: Hand
 def _homes(setting: Setting, plan: TurnPlan, adapters: list[Adapter], environ: Mapping[str, str]) -> list[str]:
     """Name where the tool, and nested ones, keep their state: a sandbox can only open directories that exist.
 
-    The tool's own are made. Those of others are their own to make: nobody has started them here yet.
+    The tool's own are made. Of others only what a tool lacks that has some of its homes (opencode has four, and needs
+    them all): one that nobody has set up or started here gets none.
     """
-    for home in plan.adapter.homes(environ):
+    installed = [adapter for adapter in adapters if find_command(adapter, setting.config, environ)]
+    homes = list(plan.adapter.homes(environ))
+    for others in (adapter.homes(environ) for adapter in installed):
+        homes += others if any(map(os.path.isdir, others)) else ()
+    homes = list(dict.fromkeys(homes))
+    for home in homes:
         with suppress(OSError):  # `check_files` has said so
             make_private_directory(Path(home))
-    installed = [adapter for adapter in adapters if find_command(adapter, setting.config, environ)]
-    homes = dict.fromkeys(home for adapter in (plan.adapter, *installed) for home in adapter.homes(environ))
     return [home for home in homes if os.path.isdir(home)]
 
 
