@@ -122,8 +122,8 @@ def explain_denial(path: Path | str) -> tuple[str, str] | None:
     me = user_name(os.geteuid())
     if top != "/":
         option = "-R " if os.path.isdir(top) else ""
-        return whose, f"sudo chown {option}{me}: {_quoted(top)}"
-    return whose, f"work as {user_name(uid)}, let {me} use it, or see to HOME and CSA_STATE_DIR, which say where to look"
+        return whose, f"sudo chown {option}{me}: {quoted(top)}"
+    return whose, f"work as {user_name(uid)}, let {me} use it, or look at HOME and CSA_STATE_DIR"
 
 
 def _foreign(path: str) -> tuple[str, int] | None:
@@ -150,7 +150,8 @@ def user_name(uid: int) -> str:
         return str(uid)
 
 
-def _quoted(path: str) -> str:
+def quoted(path: str) -> str:
+    """Return a path as it is written in a shell."""
     import shlex  # noqa: PLC0415  # as above
 
     return shlex.quote(path)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
 from collections.abc import Mapping
 from contextlib import suppress
 from functools import cache
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING
 from csa.errors import ConfigError, StateError, ToolUnavailableError, UsageError
 from csa.model.adapter import Adapter
 from csa.model.config import AUTO, NATIVE, Config
-from csa.ownership import explain_denial, owner_above
+from csa.ownership import explain_denial, owner_above, quoted
 from csa.runner.entrypoints import EntryPoint, entry_points
 from csa.store.atomic import open_regular
 from csa.structs import Struct
@@ -249,16 +248,16 @@ def _check_home(tool: str, home: str) -> tuple[str, str] | None:
     place = home
     while not os.path.lexists(place) and place != "/":
         place = os.path.dirname(place)
-    if place == home and not os.path.isdir(home):
-        return f"{tool} keeps its state in {home}, which is no directory", f"look at it, then: rm {shlex.quote(home)}"
+    if not os.path.isdir(place):
+        return f"{tool} keeps its state in {home}, and {place} is no directory", f"look at it, then: rm {quoted(place)}"
     if os.access(place, os.W_OK | os.X_OK):
         return None
     what = f"{tool} cannot {'write' if place == home else 'make'} {home}"
     if denial := explain_denial(place):
         return f"{what}: {denial[0]}", denial[1]
     if os.stat(place).st_mode & 0o300 == 0o300:  # noqa: PLR2004  # its owner may write it
-        return f"{what}: {place} is read-only here", f"outside of this sandbox: mkdir -p {shlex.quote(home)}"
-    return f"{what}: {place} is not writable", f"chmod u+rwx {shlex.quote(place)}"
+        return f"{what}: {place} is read-only here", f"outside of this sandbox: mkdir -p {quoted(home)}"
+    return f"{what}: {place} is not writable", f"chmod u+rwx {quoted(place)}"
 
 
 def _check_file(tool: str, path: Path) -> tuple[str, str] | None:
@@ -268,7 +267,7 @@ def _check_file(tool: str, path: Path) -> tuple[str, str] | None:
         return None
     except OSError as error:
         denied = StateError.denied(path, f"cannot be read by {tool}", error)
-        return denied.message.rstrip("."), denied.hint or f"look at {shlex.quote(str(path))}"
+        return denied.message.rstrip("."), denied.hint or f"look at {quoted(str(path))}"
     return None
 
 
