@@ -121,7 +121,6 @@ def test_retired_ones(place: Place, other: Store) -> None:
 
 def test_a_turn_runs_where_its_session_is(place: Place, other: Store) -> None:
     """In its project's directory, with that project's settings, detached too; a fork is begun where one stands."""
-    (other.project / ".csa").mkdir()
     (other.project / ".csa" / "config.toml").write_text("[tools.codex]\nmodel = 'of-other'\n")
     env = {"CSA_CONF_TOOL": "codex"}
     plan = place.run("run", "--dry-run", "--json", "--session", THERE, "go", env=env).json
