@@ -8,6 +8,7 @@
     ├── RefusedError          5  a limit, or the genealogy, forbids it
     │   └── FullError         5  as many turns run as a limit allows; waiting may help
     ├── StateError            6  a stored record is damaged (path, and line where known)
+    │   └── DeniedError       6  a file of another user's, which may be in order
     ├── ArchiveError          6  what is to be imported is no archive of csa's, or damaged
     ├── ConfigError           6  a config file or variable is wrong
     └── ToolUnavailableError  7  the tool is missing or cannot be used
@@ -99,9 +100,9 @@ class FullError(RefusedError):
 
 
 class StateError(CsaError):
-    """A record on disk cannot be trusted; it is left as it is."""
+    """A record on disk cannot be trusted; it is left as it is. `status` is that of its session, in lists."""
 
-    code = "damaged"
+    code = status = "damaged"
     exit_code = 6
 
     def __init__(self, path: Path | str, problem: str, *, line: int | None = None, hint: str | None = None) -> None:
@@ -114,7 +115,26 @@ class StateError(CsaError):
     @classmethod
     def unreadable(cls, path: Path | str, error: OSError) -> StateError:
         """Say of a record's file that the system does not let it be read."""
-        return cls(path, f"cannot be read ({error.strerror or error})")
+        return cls.denied(path, "cannot be read", error)
+
+    @classmethod
+    def denied(cls, path: Path | str, what: str, error: OSError) -> StateError:
+        """Say the same of anything that cannot be done with a file: a DeniedError where that is another user's."""
+        problem = f"{what} ({error.strerror or error})"
+        if isinstance(error, PermissionError):
+            from csa.ownership import explain_denial  # noqa: PLC0415  # hardly ever needed
+
+            if explained := explain_denial(path):
+                whose, step = explained
+                return DeniedError(path, f"{problem}: {whose}", hint=step)
+        return cls(path, problem)
+
+
+class DeniedError(StateError):
+    """What is there belongs to another user. It is not damaged as far as anybody knows."""
+
+    code = "denied"
+    status = "unknown"
 
 
 class ArchiveError(CsaError):

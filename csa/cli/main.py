@@ -8,7 +8,7 @@ import io
 import os
 import sys
 
-from csa.errors import CsaError, UsageError
+from csa.errors import CsaError, DeniedError, StateError, UsageError
 
 EXIT_INTERRUPTED = 128 + 2  # SIGINT
 EXIT_BROKEN_PIPE = 128 + 13  # SIGPIPE
@@ -94,6 +94,9 @@ def _fail_on_system(error: OSError, *, as_json: bool) -> int:
     is_of_output = error.filename is None and error.errno in _errors_of_output()
     where = error.filename or ("the output cannot be written" if is_of_output else "a file cannot be read or written")
     failure = CsaError(f"{where}: {error.strerror or error}.")
+    if isinstance(error, PermissionError) and error.filename is not None:
+        denied = StateError.denied(os.fsdecode(error.filename), "cannot be used", error)
+        failure = denied if isinstance(denied, DeniedError) else failure
     if as_json and not is_of_output:
         with lossy(sys.stdout):
             print_error(failure, as_json=True)

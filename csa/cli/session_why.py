@@ -89,6 +89,8 @@ _LOCKS_MEAN = {
 
 
 def _unknown(found: Evidence) -> str:
+    if found.fault is not None:  # another user's
+        return _damaged(found)
     if found.stranger:
         return f"{found.stranger.in_words} has begun a turn, and whether it still runs cannot be seen from here."
     if found.owner is None:

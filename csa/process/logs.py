@@ -7,9 +7,10 @@ import os
 from pathlib import Path
 
 from csa.model.redaction import Redactor, StreamRedactor
+from csa.ownership import open_private
 
 MAX_LOG_BYTES = 64 << 20
-_REPLACING = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NONBLOCK  # a pipe would wait for a reader
+_REPLACING = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NONBLOCK  # a pipe would wait for a reader
 
 
 class OutputLog:
@@ -65,7 +66,7 @@ class OutputLog:
 
     def _open(self) -> None:
         try:
-            self._fd = os.open(self._path, _REPLACING, 0o600)
+            self._fd = open_private(self._path, _REPLACING)
         except OSError as error:
             self.fault = error
 
@@ -84,7 +85,7 @@ class OutputLog:
 
         joined = self._path.with_name(self._path.name + ".joined")
         try:
-            with open(os.open(joined, _REPLACING, 0o600), "wb") as file:
+            with open(open_private(joined, _REPLACING), "wb") as file:
                 if self._dropped:
                     file.write(f"[csa: the oldest {self._dropped} bytes were dropped]\n".encode())
                 for half in (self._older, self._path):

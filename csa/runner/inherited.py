@@ -10,6 +10,8 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 
+from csa.store.project import git_top
+
 # `git rev-parse --local-env-vars` of git 2.39 and 2.51; and what a push is kept in until it is taken.
 _REPOSITORY = frozenset(
     {
@@ -76,10 +78,5 @@ def is_same_work_tree(one: str | os.PathLike[str], other: str | os.PathLike[str]
 
 
 def _work_tree(directory: str | os.PathLike[str]) -> str:
-    """Return its top. An empty `.git`, as codex leaves in /tmp, makes none."""
-    start = place = os.path.realpath(directory)
-    while not (os.path.isfile(f"{place}/.git") or os.path.isfile(f"{place}/.git/HEAD")):
-        if place == "/":
-            return start
-        place = os.path.dirname(place)
-    return place
+    start = os.path.realpath(directory)
+    return git_top(start) or start

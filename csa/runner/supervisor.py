@@ -23,6 +23,7 @@ import anyio
 from csa.errors import CsaError
 from csa.model.redaction import Redactor, StreamRedactor
 from csa.model.result import RunResult
+from csa.ownership import open_private
 from csa.process.launch import become_subreaper
 from csa.runner.client import Csa
 from csa.runner.detach import AppearedError, error_to_json, parked_order, request_from_json
@@ -194,7 +195,7 @@ def _fill_stderr() -> None:
 
 
 def _redirect(path: str, fd: int) -> None:
-    opened = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
+    opened = open_private(path, os.O_RDWR | os.O_CREAT | os.O_APPEND)
     if opened == fd:
         os.set_inheritable(fd, True)
         return

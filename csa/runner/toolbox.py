@@ -6,13 +6,16 @@ import os
 from collections.abc import Mapping
 from contextlib import suppress
 from functools import cache
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from csa.errors import ConfigError, ToolUnavailableError, UsageError
+from csa.errors import ConfigError, StateError, ToolUnavailableError, UsageError
 from csa.model.adapter import Adapter
 from csa.model.config import AUTO, NATIVE, Config
+from csa.ownership import explain_denial, owner_above, quoted
 from csa.runner.entrypoints import EntryPoint, entry_points
+from csa.store.atomic import open_regular
 from csa.structs import Struct
 
 if TYPE_CHECKING:
@@ -226,21 +229,66 @@ def _is_executable(path: str) -> bool:
     return os.path.exists(path) and os.access(path, os.X_OK) and not os.path.isdir(path)
 
 
+def check_files(adapter: Adapter, environ: Mapping[str, str], directory: str = ".") -> list[tuple[str, str]]:
+    """Say what is wrong with the files a tool has of its own, each time with a next step. Nothing is changed.
+
+    Where it keeps its state may be another user's; so may be what its login and settings are read from.
+    """
+    files = dict.fromkeys((*adapter.probe.login_files, *adapter.capabilities.reads))
+    places = [place for name in files if (place := expand_place(name, environ, directory))]
+    homes = (problem for home in adapter.homes(environ) if (problem := _check_home(adapter.name, home)))
+    faults = (problem for place in places if (problem := _check_file(adapter.name, place)))
+    return [*islice(homes, 1)] or [*faults]  # what else is out of order is so for the same reason
+
+
+def _check_home(tool: str, home: str) -> tuple[str, str] | None:
+    if owner := owner_above(home) or owner_above(os.path.dirname(home)):
+        words = f"csa runs as root under the home of {owner}: what {tool} writes to {home} will be root's"
+        return words, f"use sudo -u {owner}, or sudo -H"
+    place = home
+    while not os.path.lexists(place) and place != "/":
+        place = os.path.dirname(place)
+    if not os.path.isdir(place):
+        return f"{tool} keeps its state in {home}, and {place} is no directory", f"look at it, then: rm {quoted(place)}"
+    if os.access(place, os.W_OK | os.X_OK):
+        return None
+    what = f"{tool} cannot {'write' if place == home else 'make'} {home}"
+    if denial := explain_denial(place):
+        return f"{what}: {denial[0]}", denial[1]
+    if os.stat(place).st_mode & 0o300 == 0o300:  # noqa: PLR2004  # its owner may write it
+        return f"{what}: {place} is read-only here", f"outside of this sandbox: mkdir -p {quoted(home)}"
+    return f"{what}: {place} is not writable", f"chmod u+rwx {quoted(place)}"
+
+
+def _check_file(tool: str, path: Path) -> tuple[str, str] | None:
+    try:
+        os.close(open_regular(path))
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        denied = StateError.denied(path, f"cannot be read by {tool}", error)
+        return denied.message.rstrip("."), denied.hint or f"look at {quoted(str(path))}"
+    return None
+
+
 def has_login(adapter: Adapter, environ: Mapping[str, str]) -> bool:
-    """Say whether the tool shows signs of credentials: a variable that is set or a file that exists."""
+    """Say whether the tool shows signs of credentials: a variable that is set, or a file that it can read."""
     if any(environ.get(name) for name in adapter.probe.login_variables):
         return True
-    places = (_expand(path, environ) for path in adapter.probe.login_files)
-    return any(place is not None and place.exists() for place in places)
+    places = (expand_place(path, environ) for path in adapter.probe.login_files)
+    return any(place is not None and os.path.isfile(place) and os.access(place, os.R_OK) for place in places)
 
 
-def _expand(path: str, environ: Mapping[str, str]) -> Path | None:
-    if path.startswith("~/"):
-        return Path(environ.get("HOME", "/")) / path[2:]
-    if path.startswith("$"):
-        name, _, rest = path[1:].partition("/")
-        return Path(environ[name]) / rest if environ.get(name) else None
-    return Path(path)
+def expand_place(name: str, environ: Mapping[str, str], directory: str = ".") -> Path | None:
+    """Return the path that an adapter means by `~/...`, `./...` or `$VARIABLE/...`; None where that is not set."""
+    if name.startswith("~/"):
+        return Path(environ.get("HOME") or "/") / name[2:]
+    if name.startswith("./"):
+        return Path(directory) / name[2:]
+    if name.startswith("$"):
+        variable, _, rest = name[1:].partition("/")
+        return Path(directory, environ[variable], rest) if environ.get(variable) else None
+    return Path(name)
 
 
 def _named(name: str, why: str, config: Config, environ: Mapping[str, str], transport: str | None) -> ToolChoice:

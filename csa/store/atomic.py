@@ -10,25 +10,27 @@ import os
 import stat
 from contextlib import suppress
 
+from csa.ownership import give_tree, make_directory, open_private
+
 TYPE_CHECKING = False  # see csa/structs.py
 if TYPE_CHECKING:
     from pathlib import Path
 
 
 _HAS_NO_FSYNC = {errno.EINVAL, errno.ENOTSUP, errno.ENOSYS}  # CIFS, shared folders of virtual machines, FUSE
-_REPLACING = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NONBLOCK
+_REPLACING = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NONBLOCK
 
 
 def write_private(path: Path, content: bytes) -> None:
     """Write a file of mode 0600 that needs to be neither durable nor whole after a crash."""
-    fd = os.open(path, _REPLACING, 0o600)
+    fd = open_private(path, _REPLACING)
     with open(fd, "wb") as file:
         file.write(content)
 
 
 def append_private(path: Path, content: bytes) -> None:
     """Add to a file of mode 0600, at its end whoever else writes, making it when it is missing."""
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NONBLOCK, 0o600)
+    fd = open_private(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NONBLOCK)
     with open(fd, "wb") as file:
         file.write(content)
 
@@ -48,7 +50,7 @@ class Draft:
         self._path = path
         self._temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         self.is_pending = True
-        fd = os.open(self._temporary, _REPLACING, 0o600)
+        fd = open_private(self._temporary, _REPLACING)
         try:
             try:
                 view = memoryview(content)
@@ -112,6 +114,7 @@ def move_directory(source: Path, target: Path, *, aside: str) -> bool:
         if error.errno != errno.EXDEV:
             raise
         _copy_over(source, target, target.with_name(aside))
+        give_tree(target)
         return True
     return False
 
@@ -140,7 +143,7 @@ def make_private_directory(path: Path) -> None:
     if not path.is_dir():
         if not path.parent.is_dir():
             make_private_directory(path.parent)
-        path.mkdir(0o700, exist_ok=True)
+        make_directory(path)
 
 
 def open_regular(path: Path | str, flags: int = os.O_RDONLY) -> int:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from csa.model.state import format_time
+from csa.ownership import open_private
 from csa.store.atomic import require_regular
 from csa.store.sessions import Store
 
@@ -52,7 +53,7 @@ def append_audit(
         **what,
     }
     content = json.dumps(line, ensure_ascii=False, default=str).encode("utf-8", "backslashreplace") + b"\n"
-    fd = os.open(audit_file(store), os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    fd = open_private(audit_file(store), os.O_RDWR | os.O_CREAT | os.O_APPEND)
     try:
         size = require_regular(fd).st_size
         if size and os.pread(fd, 1, size - 1) != b"\n":  # a full disk cut the last line short

@@ -23,6 +23,7 @@ from typing import Any, Literal
 
 from csa.errors import AmbiguousError, BusyError, CsaError, NotFoundError, StateError
 from csa.ids import is_session_id
+from csa.ownership import explain_denial, give_tree
 from csa.paths import CHECKPOINTS, SessionPaths
 from csa.store.atomic import open_regular, read_regular
 from csa.store.gitplumbing import ABSENT, Git, GitError, ensure_bare, open_bare
@@ -115,9 +116,10 @@ def make_checkpoint(store: Store, facts: Facts, environ: Mapping[str, str], *, n
 
 
 def _unwritable(path: Path, reason: str) -> CsaError:
+    whose, step = explain_denial(path) or ("", "")
     return CsaError(
-        f"The checkpoint cannot be written to {path}: {reason}.",
-        hint="make it writable, or make room; the session itself is as it was",
+        f"The checkpoint cannot be written to {path}: {reason}{whose and f'; {whose}'}.",
+        hint=step or "make it writable, or make room; the session itself is as it was",
     )
 
 
@@ -129,6 +131,7 @@ def _reason_unwritable(error: GitError) -> str | None:
 
 def _make_checkpoint(path: Path, store: Store, facts: Facts, environ: Mapping[str, str], *, now: int) -> Checkpoint:
     ensure_bare(path, environ)
+    give_tree(path)  # what git wrote as root, before csa saw to that
     git = open_bare(path, environ)
     content = (json.dumps(asdict(facts), ensure_ascii=False, indent=1) + "\n").encode()
     tree = _write_tree(git, store.paths(facts.session_id), content)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from csa.errors import ConfigError
+from csa.errors import ConfigError, StateError
 from csa.model.config import Config, Layer, combine_layers, from_environment
 from csa.paths import user_config_file
 from csa.store.atomic import read_regular
@@ -32,7 +32,8 @@ def _read_layer(path: Path, *, is_project: bool = False, may_be_pipe: bool = Fal
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error.strerror}).") from error
+        denied = StateError.unreadable(path, error)
+        raise ConfigError(denied.message, hint=denied.hint) from error
     import tomllib  # noqa: PLC0415  # where no config file is, nothing is parsed
 
     try:

@@ -13,8 +13,11 @@ import tempfile
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from csa.errors import CsaError, ToolUnavailableError
+from csa.ownership import give_to_owner, maker_of
+from csa.store.atomic import make_private_directory
 from csa.structs import Struct
 
 LIMIT_S = 20.0
@@ -38,12 +41,13 @@ class Git(Struct):
     program: str
     environ: Mapping[str, str]
     place: tuple[str, ...]
+    user: tuple[int, int] | None = None  # as whom it works: what it writes is theirs
 
     def run(self, *words: str, stdin: bytes = b"", when: int | None = None) -> bytes:
         """Run a command and return its stdout; GitError when it fails. `when` is the time of a commit."""
         stamp = {} if when is None else {"GIT_AUTHOR_DATE": f"@{when} +0000", "GIT_COMMITTER_DATE": f"@{when} +0000"}
         try:
-            done = subprocess.run(
+            done: subprocess.CompletedProcess[bytes] = subprocess.run(
                 [self.program, *_SETTINGS, *self.place, *words],
                 env={**self.environ, **stamp},
                 cwd="/",
@@ -52,6 +56,7 @@ class Git(Struct):
                 timeout=LIMIT_S,
                 check=False,
                 umask=0o077,
+                **self._as_user(),
             )
         except subprocess.TimeoutExpired as error:
             raise GitError(words[:1], f"it took longer than {LIMIT_S:g} s") from error
@@ -60,6 +65,9 @@ class Git(Struct):
         if done.returncode != 0:
             raise GitError(words[:1], " ".join(done.stderr.decode("utf-8", "replace").split()))
         return done.stdout
+
+    def _as_user(self) -> dict[str, Any]:
+        return {} if self.user is None else {"user": self.user[0], "group": self.user[1], "extra_groups": []}
 
     def line(self, *words: str, stdin: bytes = b"", when: int | None = None) -> str:
         """Run a command whose answer is one line."""
@@ -77,7 +85,7 @@ def open_bare(path: Path, environ: Mapping[str, str]) -> Git:
         "GIT_CONFIG_NOSYSTEM": "1",
         "GIT_DIR": str(path),
     }
-    return Git(find_git(environ), {**_clean(environ), **identity}, ())
+    return Git(find_git(environ), {**_clean(environ), **identity}, (), maker_of(path.parent))
 
 
 def open_work_tree(directory: str, environ: Mapping[str, str]) -> Git:
@@ -90,8 +98,9 @@ def ensure_bare(path: Path, environ: Mapping[str, str]) -> None:
     """Make the repository unless it is there: built aside and renamed, so that nobody sees half of one."""
     if (path / "HEAD").exists():
         return
-    path.parent.mkdir(0o700, parents=True, exist_ok=True)
+    make_private_directory(path.parent)
     aside = Path(tempfile.mkdtemp(prefix=".new-", suffix=".git", dir=path.parent))
+    give_to_owner(aside)
     try:
         open_bare(aside, environ).run("init", "--quiet", "--bare", "--template=", str(aside))
         with suppress(OSError):  # somebody else was faster

@@ -16,6 +16,7 @@ from typing import Self
 from csa.errors import BusyError, NotFoundError, RefusedError, StateError
 from csa.ids import is_session_id
 from csa.model.state import SessionState
+from csa.ownership import give_to_owner, give_tree, make_directory
 from csa.paths import GONE_PREFIX, NEW_PREFIX, SessionPaths
 from csa.procfs import ProcessId
 from csa.store.atomic import make_private_directory, sync_directory, write_private
@@ -197,6 +198,7 @@ class HeldSession:
             if is_ours:
                 _release(lock)
             lock.close()
+        give_tree(self.paths.root)  # what an agent of root's has left there, too
         if self.slot:
             self.slot.close()
 
@@ -253,7 +255,8 @@ def build_session(
             with suppress(FileNotFoundError):  # published since we looked; then ours cannot be
                 _remove_tree(paths.root)
         try:
-            paths.root.mkdir(0o700)
+            os.mkdir(paths.root, 0o700)
+            give_to_owner(paths.root)
             _make_layout(paths)
             create_state(paths.state, state)
             locks, _ = _take_locks(paths, state, tool, owner_record(tool, 1, detached=detached))
@@ -333,7 +336,7 @@ def _remove_tree(path: Path, *, must: bool = True) -> None:
 
 def _make_layout(paths: SessionPaths) -> None:
     for directory in (paths.session_lock.parent, paths.output):
-        directory.mkdir(0o700, exist_ok=True)
+        make_directory(directory)
 
 
 def _take_locks(
@@ -346,7 +349,7 @@ def _take_locks(
     except FileNotFoundError as error:  # a collector was first
         raise NotFoundError(f"Session {state.session_id} has just been removed.", hint="csa session list") from error
     except (IsADirectoryError, NotADirectoryError, PermissionError) as error:
-        raise StateError(paths.session_lock, f"cannot be locked ({error.strerror})") from error
+        raise StateError.denied(paths.session_lock, "cannot be locked", error) from error
     try:
         paths.cancel.unlink(missing_ok=True)  # an earlier turn's: what comes once the owner is known is ours
         session_lock.write(owner)

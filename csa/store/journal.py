@@ -20,6 +20,7 @@ from typing import Any
 from csa.model.events import TRANSCRIPT_VERSION, Event
 from csa.model.redaction import Redactor, StreamRedactor
 from csa.model.state import format_time
+from csa.ownership import open_private
 from csa.store.atomic import sync_file
 from csa.store.transcript import end_of_last_line, read_events_backwards
 
@@ -61,7 +62,7 @@ class Journal:
         self._chunks: tuple[str, Mapping[str, Any], StreamRedactor] | None = None
         self._buffer: list[bytes] = []
         self.is_sealed = False  # the transcript is another's; events are still taken, for who listens
-        self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self._fd = open_private(path, os.O_RDWR | os.O_CREAT)
         try:
             self._durable_seq, self._end = _recover(self._fd, path)
         except BaseException:

@@ -10,12 +10,14 @@ python from heeding signals, so the lock is tried again and again.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import stat
 import struct
 
 from csa.errors import BusyError, Obstacle, StateError
+from csa.ownership import open_private
 
 TYPE_CHECKING = False  # see csa/structs.py
 if TYPE_CHECKING:
@@ -84,18 +86,19 @@ class Lock:
 def acquire_lock(path: Path, *, wait: bool = False, flock: bool = False) -> Lock:
     """Take the lock at `path`, making the file when it is missing.
 
-    With `flock`, a flock(2) is placed too, so that programs that use that family see it; it is no evidence here.
+    With `flock`, a flock(2) is placed too, where there is such a thing, so that programs that use that family see it;
+    it is no evidence here.
 
     Raises:
         BlockingIOError: someone holds it and `wait` is false.
         BusyError: the same process has held it for two looks.
     """
     while True:
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        fd = open_private(path, os.O_RDWR | os.O_CREAT)
         try:
             _lock(path, fd, wait=wait)
             if flock:
-                _show_to_others(fd)
+                place_flock(fd)
             if _names(path, fd):  # else it was renamed away while we waited
                 return Lock(path, fd)
         except BaseException:
@@ -104,26 +107,19 @@ def acquire_lock(path: Path, *, wait: bool = False, flock: bool = False) -> Lock
         os.close(fd)
 
 
-def _show_to_others(fd: int) -> None:
-    """Place a flock(2); BlockingIOError where another program holds one. Where there are none, none can be held."""
+def place_flock(fd: int) -> int:
+    """Place a flock(2); return the error of a file system that has none, 0 where it is placed.
+
+    Raises:
+        BlockingIOError: another program holds one.
+    """
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         raise
-    except OSError:  # ENOLCK, ENOSYS, EOPNOTSUPP: network file systems, FUSE
-        return
-
-
-def flock_problem(path: Path) -> str | None:
-    """Say why no flock(2) can be placed on a file that nobody else uses; None where it can."""
-    fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
-        return error.strerror
-    finally:
-        os.close(fd)
-    return None
+        return error.errno or errno.ENOTSUP
+    return 0
 
 
 class Heeding:
@@ -193,6 +189,18 @@ def _names(path: Path, fd: int) -> bool:
 def is_locked(path: Path) -> bool:
     """Say whether any process holds the lock; a missing file is not held. StateError as in `probe_lock`."""
     return probe_lock(path)[0]
+
+
+def seems_locked(path: Path | str) -> bool:
+    """Say whether the kernel tells of a lock like ours on a file, which need not be readable; it need not tell."""
+    try:
+        found = os.stat(path)
+        with open("/proc/locks", encoding="ascii") as file:
+            lines = file.readlines()
+    except OSError:
+        return False
+    mark = f" {os.major(found.st_dev):02x}:{os.minor(found.st_dev):02x}:{found.st_ino} "
+    return any(mark in line and "OFDLCK" in line for line in lines)
 
 
 def probe_lock(path: Path | str) -> tuple[bool, bytes]:

@@ -120,7 +120,7 @@ class Observer:
         try:
             return self._look(known)
         except StateError as fault:  # not kept: a change of modes, which mends it, changes neither size nor time
-            return Sight(Record(session_id, known.paths, None, fault), "damaged", doing=str(fault))
+            return Sight(Record(session_id, known.paths, None, fault), fault.status, doing=str(fault))
         except (OSError, ValueError, TypeError) as error:  # the latter: values that no csa writes
             record = known.record or Record(session_id, known.paths, None)
             return Sight(record, "unknown", doing=f"cannot be read: {error}")
@@ -159,7 +159,7 @@ class Observer:
         if record.state is None:
             if not paths.root.exists():
                 return None
-            known.sight = Sight(record, "damaged", doing=str(record.fault))
+            known.sight = Sight(record, record.examine()[1], doing=str(record.fault))
             return known.sight
         known.tail = tail = _read_tail(paths.transcript, self._describe, known.tail, known.turns)
         known.unfinished = Unfinished() if tail.is_settled else read_unfinished(paths.transcript, known.unfinished)

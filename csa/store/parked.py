@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from csa.ids import is_session_id
+from csa.ownership import make_directory
 from csa.store.atomic import read_regular, write_atomically
 from csa.store.liveness import probe
 from csa.store.sessions import Store
@@ -24,7 +25,7 @@ _DIRECTORY, _SUFFIX, _CLAIMED = "parked", ".json", ".claimed"
 def save_parked(store: Store, session_id: str, order: dict[str, Any], *, until: float) -> None:
     """Keep an order, to be carried out from `until` (seconds since the epoch) on; OSError when it cannot be written."""
     directory = store.path / _DIRECTORY
-    directory.mkdir(0o700, exist_ok=True)
+    make_directory(directory)
     write_atomically(_path(store, session_id), json.dumps({"until": until, "order": order}).encode())
 
 
@@ -36,7 +37,7 @@ def forget_parked(store: Store, session_id: str) -> None:
 
 def claim_due(store: Store, now: float) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield the sessions whose moment has come and that nobody waits for, each claimed, with its order."""
-    with suppress(FileNotFoundError):
+    with suppress(FileNotFoundError, PermissionError):
         for name in sorted(os.listdir(store.path / _DIRECTORY)):
             session_id = name.removesuffix(_SUFFIX)
             if not name.endswith(_SUFFIX) or not is_session_id(session_id):

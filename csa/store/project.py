@@ -15,7 +15,6 @@ TYPE_CHECKING = False  # see csa/structs.py
 if TYPE_CHECKING:
     from pathlib import Path
 
-_MARKERS = (".csa", ".git")
 _HEX = frozenset("0123456789abcdef")
 _COMMIT_LENGTHS = (40, 64)
 _MAX_SYMBOLIC = 5
@@ -27,7 +26,7 @@ def find_project(start: Path | str) -> str:
     A directory with `.csa` inside a linked worktree belongs to its counterpart in the main one, where that has `.csa`.
     """
     place = find_work_tree(start)
-    top = _git_top(place)
+    top = git_top(place)
     if top is None or os.path.isdir(f"{top}/.git"):  # nearly always
         return place
     main = _main_worktree(top)
@@ -38,18 +37,30 @@ def find_project(start: Path | str) -> str:
 
 
 def find_work_tree(start: Path | str) -> str:
-    """Return the nearest ancestor of `start` that holds `.csa` or `.git`, else `start`; symlinks are followed."""
+    """Return the nearest ancestor of `start` with `.csa` or a work tree's top, else `start`; symlinks are followed."""
     start = place = os.path.realpath(start)
-    while not any(os.path.exists(f"{place}/{name}") for name in _MARKERS):
+    while not (os.path.exists(f"{place}/.csa") or is_git_top(place)):
         if place == "/":
             return start
         place = os.path.dirname(place)
     return place
 
 
-def _git_top(place: str) -> str | None:
-    """Return the nearest ancestor with `.git`."""
-    while not os.path.exists(f"{place}/.git"):
+def is_git_top(place: str) -> bool:
+    """Say whether a directory is a work tree's top. An empty `.git`, as codex's sandbox leaves, makes none.
+
+    One that may not be looked into is another user's, and taken for a repository: what it makes does not depend on who
+    looks.
+    """
+    git = f"{place}/.git"
+    if os.path.lexists(f"{git}/HEAD") or os.path.isfile(git):
+        return True
+    return os.path.isdir(git) and not os.access(git, os.X_OK)
+
+
+def git_top(place: str) -> str | None:
+    """Return the nearest ancestor that is a work tree's top."""
+    while not is_git_top(place):
         if place == "/":
             return None
         place = os.path.dirname(place)
@@ -98,7 +109,7 @@ def _configured_worktree(common: str) -> str | None:
 
 def git_branch(start: Path) -> str | None:
     """Return the branch that is checked out in the work tree around `start`; None with a detached head, or without."""
-    top = _git_top(str(start))
+    top = git_top(str(start))
     try:
         head = _read(_git_directory(make_path(top)) / "HEAD").strip() if top else ""
     except (OSError, ValueError):
@@ -112,7 +123,7 @@ def git_head(start: Path) -> str | None:
 
     Refs that are not kept in files (reftable) are not read.
     """
-    top = _git_top(str(start))
+    top = git_top(str(start))
     try:
         return _resolve_head(_git_directory(make_path(top))) if top else None
     except (OSError, ValueError):

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from csa.errors import BusyError, StateError
 from csa.model.state import SessionState
+from csa.ownership import make_directory
 from csa.paths import GONE_PREFIX, NEW_PREFIX, SessionPaths
 from csa.store.atomic import Draft, move_directory, sync_directory, write_private
 from csa.store.held import store_lock
@@ -43,7 +44,7 @@ def hold(paths: SessionPaths, *, steal: bool = False, way: str | None = None) ->
     """
     if not paths.session_lock.parent.is_dir():
         before = os.stat(paths.root)
-        paths.session_lock.parent.mkdir(0o700, exist_ok=True)
+        make_directory(paths.session_lock.parent)
         os.utime(paths.root, ns=(before.st_atime_ns, before.st_mtime_ns))  # of a damaged one, that is its age
     lock, loser = take_session_lock(paths, steal=steal, way=way)
     with lock:
@@ -67,7 +68,7 @@ def retire(store: Store, paths: SessionPaths, now: datetime) -> SessionPaths:
     """
     target = store.retired_paths(paths.root.name)
     while True:
-        target.root.parent.mkdir(0o700, exist_ok=True)
+        make_directory(target.root.parent)
         try:
             move(paths.root, target.root)
             break
@@ -92,7 +93,7 @@ def bring_back(store: Store, paths: SessionPaths, now: datetime) -> tuple[Sessio
     state = load_state(paths.state)
     target = store.paths(state.session_id)
     with store_lock(store):
-        store.sessions_dir.mkdir(0o700, exist_ok=True)
+        make_directory(store.sessions_dir)
         taken = state.name is not None and store.find_name(state.name) is not None
         restored = replace(
             state,

@@ -49,13 +49,13 @@ class Record(Struct):
     def examine(self) -> tuple[Record, str]:
         """Return the status, and with it the record: as one with a fault where lock or journal cannot be read."""
         if self.state is None:
-            return self, "damaged"
+            return self, self.fault.status if self.fault else "damaged"
         from csa.store.status import session_status  # noqa: PLC0415  # resolving an id needs no status
 
         try:
             return self, session_status(self.paths, self.state)
         except StateError as fault:
-            return Record(self.session_id, self.paths, None, fault), "damaged"
+            return Record(self.session_id, self.paths, None, fault), fault.status
 
     @property
     def is_gone(self) -> bool:

@@ -10,12 +10,15 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Collection, Iterator
+from contextlib import suppress
+from itertools import count
 from pathlib import Path
 
-from csa.errors import FullError, Obstacle
+from csa.errors import FullError, Obstacle, StateError
 from csa.model.limits import Limits
 from csa.paths import SLOTS
-from csa.store.locks import Lock, acquire_lock, probe_lock
+from csa.store.atomic import make_private_directory
+from csa.store.locks import Lock, acquire_lock, probe_lock, seems_locked
 from csa.structs import Struct
 
 WAITING_IS_FUTILE = "only the calling session and those above it run: do the work in this session"
@@ -28,6 +31,10 @@ class Holder(Struct):
     session_id: str
     tool: str
 
+    def to_bytes(self) -> bytes:
+        """Return what the slot's file says."""
+        return json.dumps({"session_id": self.session_id, "tool": self.tool}).encode()
+
 
 def take_slot(root: Path, holder: Holder, limits: Limits, *, callers: Collection[str] = ()) -> Lock:
     """Take a free slot for a turn; it is held until the lock is closed. `callers` wait for it.
@@ -36,15 +43,30 @@ def take_slot(root: Path, holder: Holder, limits: Limits, *, callers: Collection
         FullError: as many turns run as a limit for this host, or for the tool, allows.
     """
     directory = root / SLOTS
-    if not directory.is_dir():
-        directory.mkdir(0o700, parents=True, exist_ok=True)
+    make_private_directory(directory)
     with acquire_lock(directory / "lock", wait=True):
         slots = list(_look(directory))
         _refuse_when_full(root, slots, holder.tool, limits, callers)
-        free = next((path for path, held in slots if held is None), directory / f"{len(slots) + 1:04}.lock")
-        slot = acquire_lock(free)
-        slot.write(json.dumps({"session_id": holder.session_id, "tool": holder.tool}).encode())
-        return slot
+        return _take_free(directory, slots, holder)
+
+
+def _take_free(directory: Path, slots: list[tuple[Path, Holder | None]], holder: Holder) -> Lock:
+    for path, held in slots:
+        if held is None:
+            with suppress(OSError):  # it is another user's, or no slot at all
+                return _take(path, holder)
+    names = {path.name for path, _ in slots}
+    return _take(directory / next(name for at in count(1) if (name := f"{at:04}.lock") not in names), holder)
+
+
+def _take(path: Path, holder: Holder) -> Lock:
+    slot = acquire_lock(path)
+    try:
+        slot.write(holder.to_bytes())
+    except BaseException:
+        slot.close()
+        raise
+    return slot
 
 
 def pass_slot(root: Path, slot: Lock, holder: Holder, limits: Limits, *, callers: Collection[str] = ()) -> None:
@@ -56,7 +78,7 @@ def pass_slot(root: Path, slot: Lock, holder: Holder, limits: Limits, *, callers
     with acquire_lock(root / SLOTS / "lock", wait=True):
         others = [(path, held) for path, held in _look(root / SLOTS) if path != slot.path]
         _refuse_when_full(root, others, holder.tool, limits, callers)
-        slot.write(json.dumps({"session_id": holder.session_id, "tool": holder.tool}).encode())
+        slot.write(holder.to_bytes())
 
 
 def running_turns(root: Path) -> list[Holder]:
@@ -65,14 +87,20 @@ def running_turns(root: Path) -> list[Holder]:
 
 
 def _look(directory: Path) -> Iterator[tuple[Path, Holder | None]]:
-    """Yield the slots there are, by number, each with its holder; None for a free one."""
+    """Yield the slots there are, by number, each with its holder; None for a free one.
+
+    One that may not be looked at is another user's, as of a turn under sudo: the kernel tells whether it is held.
+    """
     try:
         names = sorted(os.listdir(directory))
     except FileNotFoundError:
         return
     for name in names:
         if name.endswith(".lock"):
-            is_held, content = probe_lock(directory / name)
+            try:
+                is_held, content = probe_lock(directory / name)
+            except StateError:
+                is_held, content = seems_locked(directory / name), b""
             yield directory / name, _parse(content) if is_held else None
 
 

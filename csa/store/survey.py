@@ -30,15 +30,19 @@ class Survey(Struct, frozen=False):
     remains: list[Path] = field(default_factory=list)
     size_bytes: int = 0
     is_size_whole: bool = True
+    unlisted: list[StateError] = field(default_factory=list)  # directories that cannot be read
 
 
 def survey(root: Path, *, limit_s: float) -> Survey:
     """Look through a state root, first at the sessions, newest first, then at the sizes; each for `limit_s` at most."""
     found = Survey()
     records: list[tuple[str, Store]] = []
-    for store in find_stores(root):
+    for store in find_stores(root, on_fault=found.unlisted.append):
         found.projects += 1
-        records += [(session_id, store) for session_id in store.ids()]
+        try:
+            records += [(session_id, store) for session_id in store.ids()]
+        except StateError as fault:
+            found.unlisted.append(fault)
         found.remains += _remains(store)
     found.sessions = len(records)
     deadline = time.monotonic() + limit_s
@@ -47,7 +51,7 @@ def survey(root: Path, *, limit_s: float) -> Survey:
             break
         found.looked_at += 1
         record, _ = store.record(session_id).examine()
-        if record.fault is not None and record.paths.root.exists():
+        if record.fault is not None and not record.is_gone:
             found.damaged.append((session_id, record.fault))
     found.size_bytes, found.is_size_whole = measure(root, limit_s=limit_s)
     return found
@@ -79,9 +83,9 @@ def _remains(store: Store) -> list[Path]:
 
 
 def _is_abandoned(path: Path) -> bool:
-    if path.is_symlink():
-        return True
     try:
+        if path.is_symlink():
+            return True
         return time.time() - path.stat().st_mtime > _REMAINS_AFTER_S and not is_locked(SessionPaths(path).session_lock)
     except (OSError, StateError):
         return False

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from datetime import datetime, timedelta
 from pathlib import Path
 
-from csa.errors import StateError
+from csa.errors import DeniedError, StateError
 from csa.model.clock import from_timestamp
 from csa.model.collection import Reason, Rule
 from csa.model.state import SessionState, parse_time
@@ -83,7 +83,8 @@ def _judge_damaged(paths: SessionPaths, fault: StateError, rule: Rule, now: date
     changed_at = changed(paths)
     if changed_at is None:
         return None
-    reason: Reason | None = "damaged" if rule.takes_damaged(changed_at, now) else None
+    is_damage = not isinstance(fault, DeniedError)  # what another user owns may be in order
+    reason: Reason | None = "damaged" if is_damage and rule.takes_damaged(changed_at, now) else None
     try:
         runs = _is_running(paths) and not is_forgotten(paths, rule, now)
         return Candidate(paths.session_id, paths, None, fault, reason, runs)

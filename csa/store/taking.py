@@ -11,11 +11,12 @@ from __future__ import annotations
 import time
 from datetime import UTC, datetime
 
-from csa.errors import BusyError, Obstacle
+from csa.errors import BusyError, Obstacle, StateError
 from csa.model.clock import local_clock
 from csa.model.state import parse_time
 from csa.paths import SessionPaths
 from csa.procfs import boot_id
+from csa.store.atomic import require_regular
 from csa.store.flocks import Flocks, Stranger, find_stranger
 from csa.store.liveness import Liveness, judge_owner, probe
 from csa.store.locks import Lock, acquire_lock, is_locked
@@ -44,6 +45,7 @@ def take_session_lock(
     refuse_stranger(paths, advice=advice)
     lock = acquire_lock(paths.session_lock)
     try:
+        _require_file(lock)
         _take_flocks(paths, lock, advice)
         found = judge_owner(paths, parse_owner(lock.read()))
     except BaseException:
@@ -74,6 +76,13 @@ def refuse_stranger(paths: SessionPaths, *, advice: str = RETRY) -> None:
         stranger = find_stranger(paths.pathname)  # it may have been a csa that has just ended
         if stranger and stranger.is_seen:
             raise _strange(paths, stranger, advice)
+
+
+def _require_file(lock: Lock) -> None:
+    try:
+        require_regular(lock.fd)
+    except OSError as error:
+        raise StateError.unreadable(lock.path, error) from error
 
 
 def refuse_busy(paths: SessionPaths, *, advice: str = RETRY, steal: bool = False) -> None:

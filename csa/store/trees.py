@@ -26,6 +26,7 @@ from csa.errors import RefusedError
 from csa.ids import is_session_id
 from csa.model.limits import Spent
 from csa.model.state import SessionState
+from csa.ownership import make_directory, open_private
 from csa.paths import NEW_PREFIX, SessionPaths
 from csa.store.atomic import read_regular, sync_file
 from csa.store.lineage import ancestors, find_record
@@ -145,7 +146,7 @@ def open_tree(root: Path, top: SessionState) -> Iterator[Tree]:
     place = Store(root, Path(top.project_path)).paths(top.session_id)
     paths = find_record(root, top.project_path, top.session_id) or place
     try:
-        paths.tree_lock.parent.mkdir(0o700, exist_ok=True)
+        make_directory(paths.tree_lock.parent)
         lock = acquire_lock(paths.tree_lock, wait=True)
     except FileNotFoundError as error:
         raise RefusedError(
@@ -157,7 +158,7 @@ def open_tree(root: Path, top: SessionState) -> Iterator[Tree]:
 
 def begin_roll(paths: SessionPaths) -> None:
     """Begin the list of a new root, which nobody else knows yet."""
-    fd = os.open(paths.tree_lock, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    fd = open_private(paths.tree_lock, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     with open(fd, "wb") as file:
         file.write(json.dumps(_COMPLETE, separators=(",", ":")).encode() + b"\n")
 

@@ -52,7 +52,7 @@ ALL = {**READS, **ACTS}
 def other(place: Place) -> Store:
     """Make another project, with a session that is called `there`."""
     project = place.tmp.resolve() / "other"
-    (project / ".git").mkdir(parents=True)
+    (project / ".csa").mkdir(parents=True)
     place.play(["say", "done"])
     made = place.run("run", "--tool", "codex", "--session-id", THERE, "--name", "there", "begin", cwd=project)
     assert made.code == 0, made.err
@@ -97,7 +97,7 @@ def test_what_is_found_nowhere(place: Place, other: Store) -> None:
 def test_an_id_that_is_in_two_other_projects(place: Place, other: Store) -> None:
     """It is ambiguous, with both projects; where one stands in one of them, that one is meant."""
     third = place.tmp.resolve() / "third"
-    (third / ".git").mkdir(parents=True)
+    (third / ".csa").mkdir(parents=True)
     write_session(Store(place.state_root, third), 5, description="a copy")
     done = place.run("session", "result", THERE)
     assert done.code == 3
@@ -121,7 +121,6 @@ def test_retired_ones(place: Place, other: Store) -> None:
 
 def test_a_turn_runs_where_its_session_is(place: Place, other: Store) -> None:
     """In its project's directory, with that project's settings, detached too; a fork is begun where one stands."""
-    (other.project / ".csa").mkdir()
     (other.project / ".csa" / "config.toml").write_text("[tools.codex]\nmodel = 'of-other'\n")
     env = {"CSA_CONF_TOOL": "codex"}
     plan = place.run("run", "--dry-run", "--json", "--session", THERE, "go", env=env).json
@@ -195,7 +194,7 @@ def test_a_turn_that_runs_in_another_project(place: Place, other: Store) -> None
 def test_one_id_in_two_projects_is_counted_once(place: Place) -> None:
     """Each copy is shown in a tree of its own, sums count it once, and ending a tree leaves the other's alone."""
     here, other = store_of(place), Store(place.state_root, place.tmp.resolve() / "other")
-    (other.project / ".git").mkdir(parents=True)
+    (other.project / ".csa").mkdir(parents=True)
     child, only_there = session_id(6), session_id(8)
     for store in (here, other):
         write_session(store, 5)

@@ -71,7 +71,7 @@ def test_fifty_racing_children_and_a_token_budget(place: Place) -> None:
 def test_a_budget_reaches_into_other_projects(place: Place) -> None:
     """Children by --cd spend the same budget, and are refused by it."""
     other = place.tmp / "other"
-    (other / ".git").mkdir(parents=True)
+    (other / ".csa").mkdir(parents=True)
     root, env = agent(place, "--budget-tokens", "2000")
     uses(place, 1900)
     child = place.codex("there", "--cd", str(other), env=env).session_id

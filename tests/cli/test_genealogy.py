@@ -231,10 +231,10 @@ def test_selectors_of_the_caller_in_another_project(place: Place) -> None:
     """They are the same wherever the agent stands, and whatever is asked of them."""
     root, env = place.agent()
     other = place.tmp / "other"
-    (other / ".git").mkdir(parents=True)
+    (other / ".csa").mkdir(parents=True)
     middle, inner = place.agent("--cd", str(other), env=env)
     vendor = place.project / "vendor"
-    (vendor / ".git").mkdir(parents=True)
+    (vendor / ".csa").mkdir(parents=True)
     ask = partial(place.run, env=inner, cwd=vendor)
     for selector, meant in {"@self": middle, "@parent": root, "@root": root}.items():
         for words in ("info", "is-alive", "why", "budget"):

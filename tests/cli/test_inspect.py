@@ -448,7 +448,7 @@ NO_STYLE: dict[str, str | None] = {"NO_COLOR": "1", "PAGER": "cat"}
 def test_records_do_not_steer_the_terminal(place: Place, words: str) -> None:
     """Whatever is in a record, which may have come from elsewhere, or in what is asked for, is only shown."""
     project = place.tmp / f"pro{EVIL}ject"
-    (project / ".git").mkdir(parents=True)
+    (project / ".csa").mkdir(parents=True)
     store = Store(place.state_root, project)
     call = {"id": "c1", "title": f"call{EVIL}", "kind": f"kind{EVIL}", "status": f"odd{EVIL}"}
     events = (

@@ -105,7 +105,7 @@ def test_a_user_who_changes_the_limit_resumes_with_the_new_one(place: Place) -> 
 def test_children_in_other_projects_count(place: Place) -> None:
     """A tree that goes over projects is one tree."""
     other = place.tmp / "other"
-    (other / ".git").mkdir(parents=True)
+    (other / ".csa").mkdir(parents=True)
     root, env = agent(place, env=limits(max_tree_sessions=2))
     place.codex("one", "--cd", str(other), env=env)
     done = place.run("run", "--tool", "codex", "two", env=env)
@@ -160,7 +160,7 @@ def held(place: Place, count: int, env: dict[str, str | None] | None = None, too
 def test_max_running_of_the_host(place: Place) -> None:
     """Over all projects at most so many turns run; exit 5 names the limit and what runs, and points to --wait."""
     other = place.tmp / "other"
-    (other / ".git").mkdir(parents=True)
+    (other / ".csa").mkdir(parents=True)
     running = held(place, 2)
     done = place.run("run", "--tool", "codex", "third", env=limits(max_running=2), cwd=other)
     assert done.code == 5

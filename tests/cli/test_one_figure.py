@@ -21,7 +21,7 @@ class Story:
     def __init__(self, place: Place) -> None:
         self.place = place
         self.other = place.tmp / "other"
-        (self.other / ".git").mkdir(parents=True)
+        (self.other / ".csa").mkdir(parents=True)
         self.root, env = place.agent("--budget-tokens", "1000000")
         place.script(
             {"match": "", "tool": "opencode", "times": 1, "do": [["step", 1000, 10, 0.05], ["fail", "server"]]},

@@ -46,7 +46,7 @@ def test_a_success_that_exceeds_a_budget_stays_one(place: Place) -> None:
 def test_what_children_use_ends_the_whole_tree(place: Place) -> None:
     """A budget of the root ends its own turn and a child's, in another project, when the child has used it up."""
     other = place.tmp / "other"
-    (other / ".git").mkdir(parents=True)
+    (other / ".csa").mkdir(parents=True)
     command = f"csa run --tool opencode -q --detach --cd {other} spend"
     place.script(
         {

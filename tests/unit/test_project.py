@@ -13,6 +13,9 @@ def test_the_nearest_marker_counts(tmp_path: Path) -> None:
     deep = tmp_path / "a" / "b" / "c"
     deep.mkdir(parents=True)
     (tmp_path / "a" / ".git").mkdir()
+    (tmp_path / "a" / "b" / ".git").mkdir()
+    assert Path(find_project(deep)) == deep.resolve(), "an empty .git, as codex's sandbox leaves, is no repository"
+    (tmp_path / "a" / ".git" / "HEAD").symlink_to("refs/heads/main")  # as git wrote it once, before a first commit
     assert Path(find_project(deep)) == (tmp_path / "a").resolve()
     (tmp_path / "a" / "b" / ".csa").mkdir()
     assert Path(find_project(deep)) == (tmp_path / "a" / "b").resolve()

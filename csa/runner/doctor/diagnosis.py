@@ -20,7 +20,7 @@ from csa.model.config import Config, combine_layers
 from csa.runner.ancestry import IDENTITY_VARIABLES
 from csa.runner.doctor.other_checks import check_others
 from csa.runner.doctor.store_checks import check_store
-from csa.runner.doctor.system_checks import check_system
+from csa.runner.doctor.system_checks import check_system, check_temporary
 from csa.runner.doctor.tool_checks import ToolFinding, ask_version, find_tools, judge_tool
 from csa.runner.environment import base_environment
 from csa.runner.setting import Setting
@@ -71,6 +71,7 @@ async def diagnose(setting: Setting, *, limit_s: float = ANSWER_LIMIT_S) -> Diag
             *check_store(setting.store),
             *check_others(setting.store.root, setting.environ),
             *check_system(),
+            check_temporary(setting.environ),
         )
     )
 

@@ -8,14 +8,15 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from csa.errors import StateError
+from csa.errors import DeniedError, StateError
 from csa.model.check import Check
+from csa.ownership import explain_denial
+from csa.runner.doctor.place_checks import EXIT_STATE, check_places
 from csa.runner.turns.leftovers import find_leftovers
-from csa.store.locks import acquire_lock, flock_problem, is_locked
+from csa.store.locks import acquire_lock, is_locked, place_flock
 from csa.store.sessions import Store
 from csa.store.survey import Survey, survey
 
-EXIT_STATE = 6
 SURVEY_LIMIT_S = 5.0
 _LITTLE_SPACE_BYTES = 1 << 30  # a single turn's logs may take 128 MiB
 _SHOWN = 5
@@ -25,14 +26,15 @@ def check_store(store: Store) -> list[Check]:
     """Look at the state root and everything in it. Nothing stays written; a root that is missing stays so."""
     root = store.root
     if problem := _cannot_write(root) or _cannot_write(store.path):
-        return [_blocked(root, problem), *check_leftovers(root)]
+        return [_blocked(root, *problem), *check_leftovers(root)]
     if not os.path.exists(root):
         detail = f"{root} does not exist yet; the first run makes it"
         return [Check("state", "state root", "ok", detail), *check_leftovers(root)]
     found = survey(root, limit_s=SURVEY_LIMIT_S)
     return [
         _root(root, found),
-        _locks(root),
+        *_locks(root),
+        check_places(store),
         _sessions(found),
         *([_remains(found)] if found.remains else []),
         *check_leftovers(root),
@@ -40,7 +42,10 @@ def check_store(store: Store) -> list[Check]:
 
 
 def _root(root: Path, found: Survey) -> Check:
-    free = shutil.disk_usage(root).free
+    try:
+        free = shutil.disk_usage(root).free
+    except OSError as error:
+        return _blocked(root, f"its file system does not answer ({error.strerror})")
     size = f"{'' if found.is_size_whole else 'more than '}{size_words(found.size_bytes)}"
     detail = f"{root}: writable, {size}, {size_words(free)} free"
     if free < _LITTLE_SPACE_BYTES:
@@ -49,41 +54,46 @@ def _root(root: Path, found: Survey) -> Check:
     return Check("state", "state root", "ok", detail)
 
 
-def _blocked(root: Path, problem: str) -> Check:
-    step = "mend its owner, mode or disk, or set CSA_STATE_DIR to a directory that you can write"
+def _blocked(root: Path, problem: str, step: str | None = None) -> Check:
+    step = f"{step or 'mend its owner, mode or disk'}, or set CSA_STATE_DIR to a directory that you can write"
     return Check("state", "state root", "fail", f"{root} cannot be used: {problem}", step, EXIT_STATE)
 
 
-def _cannot_write(path: Path) -> str | None:
-    """Say why nothing can be made at `path`; None when the nearest directory that exists allows it."""
+def _cannot_write(path: Path) -> tuple[str, str | None] | None:
+    """Say why nothing can be made at `path`, with a step where there is one; None when what exists of it allows it."""
     place = next(place for place in (path, *path.parents) if os.path.lexists(place))
-    if not place.is_dir():
-        return f"{place} is no directory"
-    return None if os.access(place, os.W_OK | os.X_OK) else f"{place} is not writable"
+    if not os.path.isdir(place):
+        return f"{place} is no directory", None
+    if os.access(place, os.W_OK | os.X_OK):
+        return None
+    whose, step = explain_denial(place) or (None, None)
+    return f"{place} is not writable{f': {whose}' if whose else ''}", step
 
 
-def _locks(root: Path) -> Check:
-    """Take a real lock on the root's file system, in a file of our own, and see that others would see it."""
+def _locks(root: Path) -> list[Check]:
+    """Take real locks on the root's file system, in a file of our own, and see that others would see them."""
     try:
         handle, name = tempfile.mkstemp(prefix=".doctor-", dir=root)
     except OSError as error:
-        return _blocked(root, f"no file can be made there ({error.strerror})")
+        return [_blocked(root, f"no file can be made there ({error.strerror})")]
+    fault = place_flock(handle)
     os.close(handle)
-    flock = None
     try:
         problem = _lock_problem(Path(name))
-        flock = flock_problem(Path(name))
     except (OSError, StateError) as error:
         problem = error.problem if isinstance(error, StateError) else str(error.strerror)
     finally:
         os.unlink(name)
-    if problem is None and flock is not None:
-        detail = f"flock(2) does not work in {root} ({flock}): other programs do not see which sessions csa runs"
-        return Check("state", "locks", "warn", detail, "run no other program on these sessions")
-    if problem is None:
-        return Check("state", "locks", "ok", "locks hold on its file system")
     step = "set CSA_STATE_DIR to a directory on a local disk"
-    return Check("state", "locks", "fail", f"locks do not work in {root}: {problem}", step, EXIT_STATE)
+    if problem is not None:
+        return [Check("state", "locks", "fail", f"locks do not work in {root}: {problem}", step, EXIT_STATE)]
+    if fault:
+        detail = (
+            f"locks hold on its file system, but flock(2) does not work there ({os.strerror(fault)}): csa does "
+            "without, but no other program that writes the same sessions sees that one is in use"
+        )
+        return [Check("state", "locks", "warn", detail, f"{step}, if there are such programs")]
+    return [Check("state", "locks", "ok", "locks hold on its file system")]
 
 
 def _lock_problem(path: Path) -> str | None:
@@ -98,16 +108,25 @@ def _sessions(found: Survey) -> Check:
     count = f"{_count(found.sessions, 'session')} in {_count(found.projects, 'project')}"
     if found.looked_at < found.sessions:
         count += f" (looked at the {found.looked_at} newest)"
-    if not found.damaged:
+    faults = [*found.unlisted, *(fault for _, fault in found.damaged)]  # the path names the session
+    denied = [fault for fault in faults if isinstance(fault, DeniedError)]
+    damaged = len(found.damaged) - sum(isinstance(fault, DeniedError) for _, fault in found.damaged)
+    if not faults:
         return Check("state", "sessions", "ok", f"{count}, none damaged" if found.sessions else "none yet")
-    faults = [fault.message for _, fault in found.damaged[:_SHOWN]]  # the path names the session
-    more = [f"and {len(found.damaged) - _SHOWN} more"] if len(found.damaged) > _SHOWN else []
+    words = [f"{damaged} damaged"] if damaged else []
+    words += [f"{len(denied)} of another user's"] if denied else []
+    words += ["some cannot be listed"] if len(found.unlisted) > sum(each in denied for each in found.unlisted) else []
+    more = [f"and {len(faults) - _SHOWN} more"] if len(faults) > _SHOWN else []
+    steps = [fault.hint for fault in denied[:_SHOWN] if fault.hint]
+    if len(denied) < len(faults):
+        steps.append("csa session validate says what is wrong; csa session repair -s SESSION mends what can be mended")
+    shown = [fault.message for fault in faults[:_SHOWN]]
     return Check(
         "state",
         "sessions",
         "warn",
-        "\n".join([f"{count}, {len(found.damaged)} damaged", *faults, *more]),
-        "csa session validate says what is wrong; csa session repair -s SESSION mends what can safely be mended",
+        "\n".join([", ".join([count, *words]), *shown, *more]),
+        "; ".join(dict.fromkeys(steps)),
     )
 
 

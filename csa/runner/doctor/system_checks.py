@@ -16,6 +16,7 @@ from pathlib import Path
 from csa.model.check import Check
 from csa.process import kernelprobe
 from csa.runner.environment import outer_sandbox
+from csa.store.atomic import read_regular
 
 EXIT_TOOL = 7
 _PROBE_LIMIT_S = 10.0
@@ -39,6 +40,16 @@ def check_system() -> list[Check]:
     """Look at the machine."""
     found = probe_kernel()
     return [judge_kernel(found), judge_sandbox(outer_sandbox(), found), check_logind(Path("/"), _user())]
+
+
+def check_temporary(environ: Mapping[str, str]) -> Check:
+    """Say whether there is a directory for temporary files, which every tool needs."""
+    place = environ.get("TMPDIR") or "/tmp"  # noqa: S108  # as tools look for it
+    if os.path.isdir(place) and os.access(place, os.W_OK | os.X_OK):
+        return Check("system", "temporary", "ok", f"temporary files can be written to {place}")
+    problem = "is not writable" if os.path.isdir(place) else "is no directory"
+    step = "set TMPDIR to a directory that you can write"
+    return Check("system", "temporary", "warn", f"{place}, for temporary files, {problem}", step)
 
 
 def _user() -> str:
@@ -97,20 +108,20 @@ def judge_sandbox(outer: str | None, found: Mapping[str, str | None], root: Path
 def _reads(root: Path, path: str) -> str:
     try:
         return (root / path.lstrip("/")).read_text().strip()
-    except OSError:
+    except (OSError, ValueError):
         return ""
 
 
 def check_logind(root: Path, user: str) -> Check:
     """Say whether logind would kill what is left running at logout. `root` is where the system's files are."""
-    if not (root / "run/systemd/seats").exists():
+    if not os.path.exists(root / "run/systemd/seats"):
         return Check("system", "logout", "ok", "no logind: nothing ends a detached run at logout")
     settings = _logind_settings(root)
     if settings.get("KillUserProcesses", "no").lower() not in {"yes", "true", "on", "1"}:
         return Check("system", "logout", "ok", "detached runs survive a logout")
     if user in settings.get("KillExcludeUsers", "root").split():
         return Check("system", "logout", "ok", f"logind kills processes at logout, but not those of {user}")
-    if (root / "var/lib/systemd/linger" / user).exists():
+    if os.path.exists(root / "var/lib/systemd/linger" / user):
         return Check("system", "logout", "ok", f"{user} lingers, so detached runs survive a logout")
     return Check(
         "system",
@@ -130,7 +141,7 @@ def _logind_settings(root: Path) -> dict[str, str]:
     settings: dict[str, str] = {}
     for path in [*files, *(dropins[name] for name in sorted(dropins))]:
         try:
-            lines = path.read_text(errors="replace").splitlines()
+            lines = read_regular(path).decode(errors="replace").splitlines()
         except OSError:
             continue
         for line in lines:

@@ -18,7 +18,7 @@ from csa.process.launch import SpawnError
 from csa.process.tool import ToolProcess, start_tool
 from csa.runner.environment import base_environment
 from csa.runner.setting import Setting
-from csa.runner.toolbox import find_command, has_login
+from csa.runner.toolbox import check_files, find_command, has_login
 from csa.store.usage_stats import ToolUsage, load_usage_stats
 from csa.structs import Struct, field
 
@@ -45,6 +45,7 @@ class ToolFinding(Struct):
     answer: Answer
     has_login: bool
     usage: ToolUsage = field(default_factory=ToolUsage)
+    faults: list[tuple[str, str]] = field(default_factory=list)  # of its files, each with a next step
 
     @property
     def is_usable(self) -> bool:
@@ -67,9 +68,11 @@ async def find_tools(
             asked = (*command, *adapter.probe.version_arguments)
             environment = base_environment(setting.environ, markers, configured)
             answer = await ask_version(asked, str(setting.directory), environment, limit_s=limit_s)
-        known = has_login(adapter, {**setting.environ, **configured})
+        variables = {**setting.environ, **configured}
+        known = has_login(adapter, variables)
+        faults = check_files(adapter, variables, str(setting.directory)) if command else []
         taken = usage.get(adapter.name, ToolUsage())
-        findings[adapter.name] = ToolFinding(adapter, command, answer, known, taken)
+        findings[adapter.name] = ToolFinding(adapter, command, answer, known, taken, faults)
 
     async with anyio.create_task_group() as tasks:
         for adapter in adapters:
@@ -155,7 +158,9 @@ def judge_tool(finding: ToolFinding, config: Config) -> Check:
         steps.append(_login_step(finding.adapter))
     detail += _memory(finding.usage)
     detail.append(finding.command[0])
-    return Check("tools", name, "warn" if steps else "ok", ", ".join(detail), "; ".join(steps) or None)
+    steps += [step for _, step in finding.faults]
+    text = "\n".join([", ".join(detail), *(words for words, _ in finding.faults)])
+    return Check("tools", name, "warn" if steps else "ok", text, "; ".join(dict.fromkeys(steps)) or None)
 
 
 def _memory(usage: ToolUsage) -> list[str]:

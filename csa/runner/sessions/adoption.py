@@ -8,6 +8,7 @@ from pathlib import Path
 
 from csa.errors import BusyError, CsaError, NotFoundError, RefusedError, StateError, UsageError
 from csa.model.state import SessionState, ToolState
+from csa.ownership import make_directory
 from csa.paths import CHECKPOINTS, SessionPaths
 from csa.runner.sessions.acting import record_act, record_update
 from csa.runner.setting import Setting
@@ -127,7 +128,7 @@ def _move(setting: Setting, source: Store, here: SessionPaths, there: SessionPat
         state = replace(state, tools=before.tools)
     with store_lock(store):
         for directory in (store.sessions_dir, store.retired_dir):
-            directory.mkdir(0o700, exist_ok=True)
+            make_directory(directory)
         if state.name and there.root.parent == store.sessions_dir and store.find_name(state.name):
             state = replace(state, name=None)
         move_with(here.root, there.root, draft_state(here.state, state))

@@ -249,7 +249,7 @@ def _at_rest(store: Store, session_id: str) -> Ended:
 
 
 def _unreadable(store: Store, session_id: str, fault: StateError) -> Ended:
-    return Ended(session_id=session_id, project=str(store.project), outcome="failed", status="damaged", error=fault)
+    return Ended(session_id=session_id, project=str(store.project), outcome="failed", status=fault.status, error=fault)
 
 
 def _strange(store: Store, session_id: str, error: BusyError) -> Ended:

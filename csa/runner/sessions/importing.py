@@ -12,6 +12,7 @@ from typing import IO, Any
 from csa.errors import NotFoundError, StateError, UsageError
 from csa.ids import ENTROPY_BYTES, renew_session_id
 from csa.model.state import SessionState, ToolState, parse_state
+from csa.ownership import make_directory
 from csa.paths import SessionPaths
 from csa.runner.setting import Setting
 from csa.store.archive import OUTPUT, RECORDS, Unpacked, unpack
@@ -193,7 +194,7 @@ def _fill(held: HeldSession, unpacked: Unpacked, old: str, ids: dict[str, str], 
         if name in RECORDS or is_own(name.removeprefix(f"{OUTPUT}/")):
             _rename_ids(source, ids)
         for parent in reversed(target.relative_to(root).parents[:-1]):
-            (root / parent).mkdir(0o700, exist_ok=True)
+            make_directory(root / parent)
         if name == "state.toml":
             write_atomically(target, edit_toml(source.read_bytes(), changes))
         else:

@@ -121,7 +121,7 @@ class _Watch:
         try:
             liveness, last = settle(self.paths)
         except StateError as fault:
-            return self._make_faulty("damaged", fault)
+            return self._make_faulty(fault.status, fault)
         if liveness.state == "alive":
             return None
         if liveness.state == "unknown":
@@ -159,7 +159,7 @@ class _Watch:
         """Judge a session of another implementation by its record alone."""
         record, status = self.store.record(self.session_id).examine()
         if record.fault is not None:
-            return self._make_faulty("damaged", record.fault)
+            return self._make_faulty(record.fault.status, record.fault)
         if status == "idle" and not self._is_named:
             return self._make("idle", 0)
         if status == "idle":

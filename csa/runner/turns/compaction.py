@@ -22,6 +22,7 @@ from csa.model.redaction import Redactor
 from csa.model.result import exit_code_for
 from csa.model.state import SessionState, ToolState, format_time
 from csa.model.usage import counted
+from csa.ownership import make_directory
 from csa.paths import SessionPaths
 from csa.process.launch import SpawnError
 from csa.process.logs import OutputLog
@@ -322,7 +323,7 @@ class _Keeper:
 def _new_directory(paths: SessionPaths) -> Path:
     number = 1 + sum(1 for _ in paths.output.glob("compaction-*"))
     directory = paths.output / f"compaction-{number:04d}"
-    directory.mkdir(0o700, exist_ok=True)
+    make_directory(directory)
     return directory
 
 

@@ -10,7 +10,7 @@ import os
 import time
 from datetime import UTC, datetime
 
-from csa.errors import CsaError
+from csa.errors import CsaError, DeniedError, StateError
 from csa.process.launch import Launched, SpawnError, launch_tool
 from csa.runner.turns.leftovers import describe, leftovers_of, reap
 from csa.runner.turns.preparation import Preparation, prepare_turn
@@ -168,7 +168,10 @@ def open_turn(
             recorder.close()
             raise
     except OSError as error:
+        place = error.filename or setting.store.path
+        if isinstance(denied := StateError.denied(place, "cannot be written", error), DeniedError):
+            raise denied from error
         raise CsaError(
-            f"The session cannot be written: {error.strerror}: {error.filename or setting.store.path}.",
+            f"The session cannot be written: {error.strerror}: {place}.",
             hint="make it writable, or set CSA_STATE_DIR; nothing was started",
         ) from error

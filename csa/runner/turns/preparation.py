@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from contextlib import suppress
+from pathlib import Path
 
 from csa.model.adapter import Adapter, Compactor, Invocation, TurnRequest
 from csa.model.permission import Permission
@@ -21,15 +22,16 @@ from csa.runner.environment import (
 from csa.runner.inherited import is_same_work_tree, without_repository
 from csa.runner.request import RunRequest
 from csa.runner.setting import Setting
-from csa.runner.toolbox import find_command, loadable_adapters
+from csa.runner.toolbox import check_files, find_command, loadable_adapters
 from csa.runner.turns.handoff import DigestLimits, Handoff, make_handoff
 from csa.runner.turns.plan import TurnPlan
 from csa.runner.turns.runfiles import is_roots_alone, read_named_files, run_directory
+from csa.store.atomic import make_private_directory
 from csa.structs import Struct
 
 
 class Preparation(Struct):
-    """Everything that is decided before the tool starts. `problems` are adapters that could not be loaded."""
+    """Everything that is decided before the tool starts. `problems` are what the user is to be warned of."""
 
     asked: TurnRequest
     invocation: Invocation
@@ -78,6 +80,7 @@ def _make_request(
 ) -> tuple[TurnRequest, list[str]]:
     adapters, problems = loadable_adapters(setting.config)
     base = tool_environment(setting, plan, adapters)
+    problems += ["; ".join(each) for each in check_files(plan.adapter, base, plan.cwd)]
     directory = run_directory(setting.store.paths(plan.state.session_id))
     note = system_note(plan.state, csa_command=csa_command, max_depth=plan.max_depth)
     fork = plan.fork
@@ -100,7 +103,7 @@ def _make_request(
         csa_command=csa_command,
         sandboxed_by=outer_sandbox(),
         extra_writable=plan.state.extra_writable if plan.permission is Permission.EDIT else (),
-        writable_dirs=(str(setting.store.root), *_homes(setting, adapters, base)),
+        writable_dirs=(str(setting.store.root), *_homes(setting, plan, adapters, base)),
         previous_totals=fork.totals if fork else known.totals,
         files=read_named_files(plan.adapter.capabilities.reads, base, plan.cwd),
         run_directory=os.path.realpath(directory),
@@ -157,13 +160,20 @@ def _prompt(request: RunRequest, plan: TurnPlan, known: ToolState, handoff: Hand
     return _join(system, handoff.text if handoff else None, request.prompt) or ""
 
 
-def _homes(setting: Setting, adapters: list[Adapter], environ: Mapping[str, str]) -> list[str]:
-    """Name where nested tools keep their state. A sandbox can only open directories that exist, so they are made."""
+def _homes(setting: Setting, plan: TurnPlan, adapters: list[Adapter], environ: Mapping[str, str]) -> list[str]:
+    """Name where the tool, and nested ones, keep their state: a sandbox can only open directories that exist.
+
+    The tool's own are made. Of others only what a tool lacks that has some of its homes (opencode has four, and needs
+    them all): one that nobody has set up or started here gets none.
+    """
     installed = [adapter for adapter in adapters if find_command(adapter, setting.config, environ)]
-    homes = dict.fromkeys(home for adapter in installed for home in adapter.homes(environ))
+    homes = list(plan.adapter.homes(environ))
+    for others in (adapter.homes(environ) for adapter in installed):
+        homes += others if any(map(os.path.isdir, others)) else ()
+    homes = list(dict.fromkeys(homes))
     for home in homes:
-        with suppress(OSError):  # a home that cannot be made cannot be written by the tool either
-            os.makedirs(home, mode=0o700, exist_ok=True)
+        with suppress(OSError):  # `check_files` has said so
+            make_private_directory(Path(home))
     return [home for home in homes if os.path.isdir(home)]
 
 

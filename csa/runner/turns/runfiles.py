@@ -10,8 +10,10 @@ from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
+from csa.ownership import give_tree, make_directory
 from csa.paths import SessionPaths
-from csa.store.atomic import open_regular, write_private
+from csa.runner.toolbox import expand_place
+from csa.store.atomic import make_private_directory, open_regular, write_private
 
 LARGEST_BYTES = 1 << 20
 
@@ -30,17 +32,18 @@ def write_run_files(paths: SessionPaths, files: Mapping[str, str], links: Mappin
     if not (files or links):
         return
     directory = run_directory(paths)
-    directory.mkdir(0o700)
+    make_directory(directory)
     for name, content in files.items():
         write_private(_with_parents(directory, name), content.encode("utf-8", "surrogateescape"))
     for name, target in sorted((links or {}).items(), key=lambda link: link[0].endswith("/*")):
         _link(_with_parents(directory, name), target)
+    give_tree(directory)  # links, too
 
 
 def _with_parents(directory: Path, name: str) -> Path:
     path = directory / name
     for parent in reversed(path.relative_to(directory).parents[:-1]):
-        (directory / parent).mkdir(0o700, exist_ok=True)
+        make_directory(directory / parent)
     return path
 
 
@@ -52,7 +55,7 @@ def _link(path: Path, target: str) -> None:
                     path.with_name(entry).symlink_to(Path(target, entry))
         return
     if target.endswith("/"):
-        os.makedirs(target, mode=0o700, exist_ok=True)
+        make_private_directory(Path(target))
     path.symlink_to(target)
 
 
@@ -87,7 +90,7 @@ def read_named_files(names: tuple[str, ...], environ: Mapping[str, str], directo
     """Return the texts of the files `names` stand for; what is missing, unreadable or huge is left out."""
     found: dict[str, str] = {}
     for name in names:
-        path = _expand(name, environ, directory)
+        path = expand_place(name, environ, directory)
         if path is None:
             continue
         with suppress(OSError):
@@ -96,14 +99,3 @@ def read_named_files(names: tuple[str, ...], environ: Mapping[str, str], directo
             if len(content) <= LARGEST_BYTES:
                 found[name] = content.decode("utf-8", "replace")
     return found
-
-
-def _expand(name: str, environ: Mapping[str, str], directory: str) -> Path | None:
-    if name.startswith("~/"):
-        return Path(environ.get("HOME") or "/") / name[2:]
-    if name.startswith("./"):
-        return Path(directory) / name[2:]
-    if name.startswith("$"):
-        variable, _, rest = name[1:].partition("/")
-        return Path(directory, environ[variable], rest) if environ.get(variable) else None
-    return Path(name)
