@@ -122,6 +122,7 @@ def _dispatch(words: list[str]) -> int:
         overview,
         print_help,
     )
+    from csa.cli.output import Style  # noqa: PLC0415  # as above
     from csa.cli.plainwords import UsageFault  # noqa: PLC0415  # as above
 
     command, rest = find_command(words)
@@ -143,6 +144,7 @@ def _dispatch(words: list[str]) -> int:
         from csa.cli.suggesting import usage_error  # noqa: PLC0415  # only a typo pays for it
 
         raise usage_error(command, rest, fault) from fault
+    Style.when = arguments.color
     if arguments.cd is not None:
         _change_directory(arguments.cd)
     return command.execute(arguments)
