@@ -50,8 +50,6 @@ class Command(Struct):
         common.add_argument("--cd", metavar="DIR", help="act as if csa had been started in DIR")
         common.add_argument(
             "--color",
-            nargs="?",
-            const="always",
             default="auto",
             choices=("auto", "always", "never"),
             metavar="WHEN",

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from csa.errors import ConfigError, ToolUnavailableError, UsageError
-from csa.model.adapter import Adapter
+from csa.model.adapter import Adapter, Login, LoginJudge, LoginRequest
 from csa.model.config import AUTO, NATIVE, Config
 from csa.runner.entrypoints import EntryPoint, entry_points
+from csa.runner.namedfiles import read_named_files
 from csa.structs import Struct
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 ENTRY_POINT_GROUP = "csa.adapters"
 # Classes that speak to any tool in one way, made with the tool's name and its own adapter, if it has one.
 TRANSPORT_GROUP = "csa.transports"
+_DOUBT = {True: 0, None: 1, False: 2}  # of whether a tool is logged in
 
 
 class ToolChoice(Struct):
@@ -226,21 +228,16 @@ def _is_executable(path: str) -> bool:
     return os.path.exists(path) and os.access(path, os.X_OK) and not os.path.isdir(path)
 
 
-def has_login(adapter: Adapter, environ: Mapping[str, str]) -> bool:
-    """Say whether the tool shows signs of credentials: a variable that is set or a file that exists."""
-    if any(environ.get(name) for name in adapter.probe.login_variables):
-        return True
-    places = (_expand(path, environ) for path in adapter.probe.login_files)
-    return any(place is not None and place.exists() for place in places)
-
-
-def _expand(path: str, environ: Mapping[str, str]) -> Path | None:
-    if path.startswith("~/"):
-        return Path(environ.get("HOME", "/")) / path[2:]
-    if path.startswith("$"):
-        name, _, rest = path[1:].partition("/")
-        return Path(environ[name]) / rest if environ.get(name) else None
-    return Path(path)
+def find_login(
+    adapter: Adapter, config: Config, environ: Mapping[str, str], *, command: tuple[str, ...] = (), directory: str = "."
+) -> Login:
+    """Say whether the tool would send credentials, as far as its adapter can tell: for a turn in `directory`."""
+    probe, environ = adapter.probe, {**environ, **config.for_tool(adapter.name).env}
+    files = read_named_files((*probe.login_files, *adapter.capabilities.reads), environ, directory)
+    if isinstance(adapter, LoginJudge):
+        return adapter.login(LoginRequest(command=command or (adapter.executable,), environ=environ, files=files))
+    found = [name for name in probe.login_variables if environ.get(name)] + [n for n in probe.login_files if n in files]
+    return Login(is_there=bool(found), why=found[0] if found else "")
 
 
 def _named(name: str, why: str, config: Config, environ: Mapping[str, str], transport: str | None) -> ToolChoice:
@@ -269,11 +266,15 @@ def _first_usable(
             f"No AI coding tool is installed: none of {names} is on the PATH.",
             hint=f"{install}, then log in with it once; `csa doctor` says more",
         )
+    logins = {
+        adapter.name: find_login(adapter, config, environ, command=command).is_there for adapter, command in installed
+    }
     adapter, command = min(
         installed,
-        key=lambda found: (not has_login(found[0], environ), found[0].family == avoid_family),
+        key=lambda found: (_DOUBT[logins[found[0].name]], found[0].family == avoid_family),
     )
-    why = "first usable tool" if has_login(adapter, environ) else "first installed tool; it shows no login"
+    is_missing = logins[adapter.name] is False
+    why = "first installed tool; it shows no login" if is_missing else "first usable tool"
     return ToolChoice(adapter, command, why, transport_of(adapter.name, config, transport))
 
 

@@ -278,7 +278,7 @@ def hides_cursor(text: str) -> bool:
 
 
 def test_a_background_job_draws_nothing(place: Place) -> None:
-    """`csa run ... &` says its lines, once each; brought to the foreground it draws, and after Ctrl-Z and `bg` no more."""
+    """`csa run ... &` says its lines, once each; in the foreground it draws, and after Ctrl-Z and `bg` no more."""
     later = place.tmp / "later"
     place.play(["say", "one"], *place.hold(), ["run", "echo two"], ["wait-file", str(later), 60], ["say", "the answer"])
     script = "set -m; csa run --tool codex go & read line; fg; echo stopped: $?; bg; read line; wait"
@@ -311,7 +311,7 @@ def test_a_background_job_draws_nothing(place: Place) -> None:
 def test_signals_that_kill_leave_the_terminal_as_it_was(
     place: Place, words: tuple[str, ...], number: signal.Signals
 ) -> None:
-    """Ctrl-\\ and its like kill csa, as they would any program, when the cursor, the echo and the screen are given back."""
+    """Ctrl-\\ and its like kill csa as any program, but the cursor, the echo and the screen are given back first."""
     place.play(*place.hold(), ["say", "the answer"])
     with Terminal(place, *words) as terminal:
         terminal.wait(lambda: hides_cursor(terminal.output), "it is drawn")
