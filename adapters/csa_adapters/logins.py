@@ -11,11 +11,13 @@ _COMMENT = re.compile(r'("(?:[^"\\]|\\.)*")|//[^\n]*|/\*.*?\*/', re.DOTALL)
 _TRAILING_COMMA = re.compile(r'("(?:[^"\\]|\\.)*")|,(?=\s*[}\]])', re.DOTALL)
 
 
-def object_of(text: str | None) -> dict[str, Any] | None:
-    """Read a JSON object with comments and commas too many, as the tools do; None when it is none."""
+def object_of(text: str | None, *, spare_commas: bool = False) -> dict[str, Any] | None:
+    """Read a JSON object with comments, as the tools do; None when it is none."""
     try:
         plain = _COMMENT.sub(lambda match: match.group(1) or "", text or "")
-        found = json.loads(_TRAILING_COMMA.sub(lambda match: match.group(1) or "", plain))
+        if spare_commas:
+            plain = _TRAILING_COMMA.sub(lambda match: match.group(1) or "", plain)
+        found = json.loads(plain)
     except (ValueError, RecursionError):
         return None
     return found if type(found) is dict else None

@@ -102,5 +102,5 @@ def _configs(request: LoginRequest) -> Iterator[Mapping[str, Any]]:
     hidden = _CONFIG_HOMES[1] if request.environ.get("XDG_CONFIG_HOME") else _CONFIG_HOMES[0]
     for name, text in request.files.items():  # in the order in which the probe names them
         if not name.startswith(hidden) and not name.endswith("/auth.json"):
-            yield object_of(text) or {}
-    yield object_of(request.environ.get("OPENCODE_CONFIG_CONTENT")) or {}
+            yield object_of(text, spare_commas=True) or {}
+    yield object_of(request.environ.get("OPENCODE_CONFIG_CONTENT"), spare_commas=True) or {}

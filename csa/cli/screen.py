@@ -29,6 +29,7 @@ _ENDS = {signal.SIGINT: 0, signal.SIGTERM: 143, signal.SIGHUP: 129}
 _DEATHS = (signal.SIGQUIT, signal.SIGABRT, signal.SIGXCPU)  # nothing else restores the terminal before them
 _WAKES = (*_ENDS, *_DEATHS, signal.SIGTSTP, signal.SIGCONT, signal.SIGWINCH)
 _LOOK_FOR_TERMINAL_S = 0.2
+_NOTICED_S = 3 * REFRESH_S  # without a look at what is drawn: we were stopped
 
 
 class Screen:
@@ -43,6 +44,7 @@ class Screen:
         self._is_styled = Style(stream).enabled
         self._interruptions = _Interruptions(self._interrupted)
         self._echo = _Echo(stream.fileno())
+        self._looked_at = time.monotonic()
         self._renew()
 
     @property
@@ -89,7 +91,10 @@ class Screen:
     def _interrupted(self, number: int) -> None:
         """Obey a signal that stops or kills, or that tells that we go on after a stop nobody had asked us about."""
         if number == signal.SIGCONT:
-            self._renew()  # the shell has written since
+            if (
+                time.monotonic() - self._looked_at > _NOTICED_S
+            ):  # `csa session kill` sends it to who was not stopped, too
+                self._renew()  # the shell has written since
             return
         with lossy(self._stream):
             if has_room(self._stream):
@@ -108,6 +113,7 @@ class Screen:
     def draw(self, lines: list[Line]) -> None:
         """Show these lines instead of those before."""
         with self._interruptions.held():
+            self._looked_at = time.monotonic()
             if not self._whole:
                 self._echo.turn_off()
             if not self._live.is_started:

@@ -335,11 +335,14 @@ def test_a_stop_that_nobody_hears_of(place: Place) -> None:
         terminal.wait_for("● ")
         place.wait_ready()
         (csa,) = children(terminal.process.pid)
+        os.kill(csa, signal.SIGCONT)  # that says nothing to who was not stopped
         os.kill(csa, signal.SIGSTOP)
         terminal.wait_for("stopped")
+        time.sleep(4 * REFRESH_S)  # as long as a person takes
         shown = len(terminal.output)
         terminal.type("\n")
         terminal.wait(lambda: "●" in terminal.output[shown:], "it is drawn again")
+        assert terminal.output[:shown].count(HIDE_CURSOR) == 1
         again = terminal.output[shown:]
         assert "\x1b[1A" not in again[: again.index("●")]
         place.release()
