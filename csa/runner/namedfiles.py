@@ -15,7 +15,7 @@ def read_named_files(names: tuple[str, ...], environ: Mapping[str, str], directo
     """Return the texts of the files `names` stand for; what is missing, unreadable or huge is left out."""
     found: dict[str, str] = {}
     for name in names:
-        path = _expand(name, environ, directory)
+        path = expand_place(name, environ, directory)
         if path is None:
             continue
         with suppress(OSError):
@@ -26,7 +26,8 @@ def read_named_files(names: tuple[str, ...], environ: Mapping[str, str], directo
     return found
 
 
-def _expand(name: str, environ: Mapping[str, str], directory: str) -> Path | None:
+def expand_place(name: str, environ: Mapping[str, str], directory: str) -> Path | None:
+    """Return the path that a name stands for; None where its variable is not set."""
     if name.startswith("~/"):
         return Path(environ.get("HOME") or "/") / name[2:]
     if name.startswith("./"):
