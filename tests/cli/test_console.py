@@ -163,6 +163,17 @@ def test_colour_that_is_forbidden(place: Place) -> None:
     assert place.run("session", "list", "--color=blue").code == 2
 
 
+def test_options_of_every_command_may_stand_before_it(place: Place) -> None:
+    """`csa --cd DIR COMMAND` and `csa --color=always COMMAND` are what they are behind the command's name."""
+    place.codex("one")
+    for options in (("--color=always",), ("--color", "always"), ("--cd", ".", "--color=always")):
+        assert ESCAPE in place.run(*options, "session", "list").out
+    elsewhere = place.run("--cd", str(place.project), "session", "list", "--json", cwd=place.tmp)
+    assert len(elsewhere.json) == 1
+    assert place.run("--color=never").out == place.run("--help").out
+    assert place.run("--cd").code == place.run("--color", "always", "nosuch").code == 2
+
+
 def test_live_view_on_a_terminal(place: Place) -> None:
     """On a terminal a run draws its tree, and leaves the answer and a closing line."""
     place.play(["call", "ls"], ["run", "csa run --tool codex inner"], ["say", "the answer"])
