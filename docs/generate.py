@@ -46,6 +46,7 @@ VARIABLES = (
     ("CSA_CONF_KEY", "A setting, over those of the files: CSA_CONF_MAX_DEPTH=2."),
     ("CSA_SESSION_ID, CSA_SESSION_DIR, CSA_OUTPUT_DIR", "Set for agents: their session, and where to put files."),
     ("NO_COLOR, COLUMNS", "No colours; how wide to print."),
+    ("FORCE_COLOR, CLICOLOR_FORCE", "Colours also where stdout is no terminal; --color goes before all of these."),
 )
 FILES = (
     ("~/.config/csa/config.toml", "The user's settings."),

@@ -22,6 +22,9 @@ from csa.model.adapter import (
     CompactionDecoder,
     Compactor,
     Invocation,
+    Login,
+    LoginJudge,
+    LoginRequest,
     Probe,
     StderrReader,
     TurnRequest,
@@ -64,6 +67,13 @@ class AcpAdapter:
         self.executable = own or self._agent.program  # none: the user must configure it
         self.outer_markers: frozenset[str] = native.outer_markers if native else frozenset()
         self.probe = native.probe if native else _NO_PROBE
+
+    def login(self, request: LoginRequest) -> Login:
+        """Judge as the tool's own adapter does; of an agent csa does not know, nothing is known."""
+        native: object = self._native
+        if isinstance(native, LoginJudge):
+            return native.login(request)
+        return Login(None, f"csa does not know where {self.name} keeps it")
 
     def account(self, environ: Mapping[str, str]) -> str:
         """Name what the tool's own adapter names; of an agent csa does not know, nothing is known."""

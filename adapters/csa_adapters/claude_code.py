@@ -10,7 +10,7 @@ import shlex
 from collections.abc import Callable, Mapping
 
 from csa.errors import UsageError
-from csa.model.adapter import Capabilities, Invocation, Probe, Removal, RemovalRequest, TurnRequest
+from csa.model.adapter import Capabilities, Invocation, Login, LoginRequest, Probe, Removal, RemovalRequest, TurnRequest
 from csa.model.permission import Permission
 from csa.structs import replace
 from csa_adapters.homes import argument, endpoint_name, home_directory, is_uuid, shortened
@@ -70,19 +70,30 @@ class ClaudeCodeAdapter:
     )
     probe = Probe(
         version_arguments=("--version",),
-        login_variables=(
-            "ANTHROPIC_API_KEY",
-            "ANTHROPIC_AUTH_TOKEN",
-            "CLAUDE_CODE_OAUTH_TOKEN",
-            "CLAUDE_CODE_USE_BEDROCK",
-            "CLAUDE_CODE_USE_VERTEX",
-            "CLAUDE_CODE_USE_FOUNDRY",
+        login_variables=("ANTHROPIC_API_KEY", "ANTHROPIC_AUTH_TOKEN", "CLAUDE_CODE_OAUTH_TOKEN"),
+        login_files=(
+            "$CLAUDE_CONFIG_DIR/.credentials.json",
+            "~/.claude/.credentials.json",
+            "$CLAUDE_CONFIG_DIR/settings.json",
+            "~/.claude/settings.json",
+            "./.claude/settings.json",
+            "./.claude/settings.local.json",
+            "/etc/claude-code/managed-settings.json",
+            "$CLAUDE_CONFIG_DIR/.claude.json",
+            "~/.claude.json",
+            "~/.aws/credentials",
+            "~/.config/gcloud/application_default_credentials.json",
         ),
-        login_files=("$CLAUDE_CONFIG_DIR/.credentials.json", "~/.claude/.credentials.json"),
         tested="2.1.328",
         install="npm install -g @anthropic-ai/claude-code",
         login="run `claude` and enter /login",
     )
+
+    def login(self, request: LoginRequest) -> Login:
+        """Say whether it would send credentials."""
+        from csa_adapters.claude_login import judge  # noqa: PLC0415  # only who chooses a tool, or doctor, asks
+
+        return judge(request)
 
     def account(self, environ: Mapping[str, str]) -> str:
         """Name the config directory, and the endpoint where one is set; never its credentials."""

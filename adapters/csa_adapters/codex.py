@@ -11,7 +11,7 @@ import sys
 from collections.abc import Mapping
 
 from csa.errors import UsageError
-from csa.model.adapter import Capabilities, Invocation, Probe, Removal, RemovalRequest, TurnRequest
+from csa.model.adapter import Capabilities, Invocation, Login, LoginRequest, Probe, Removal, RemovalRequest, TurnRequest
 from csa.model.permission import Permission
 from csa_adapters.homes import argument, home_directory, is_uuid, shortened
 
@@ -60,12 +60,23 @@ class CodexAdapter:
     )
     probe = Probe(
         version_arguments=("--version",),
-        login_variables=("CODEX_API_KEY", "OPENAI_API_KEY"),
-        login_files=("$CODEX_HOME/auth.json", "~/.codex/auth.json"),
+        login_variables=("CODEX_API_KEY",),
+        login_files=(
+            "$CODEX_HOME/auth.json",
+            "~/.codex/auth.json",
+            "$CODEX_HOME/config.toml",
+            "~/.codex/config.toml",
+        ),
         tested="0.169.0",
         install="npm install -g @openai/codex",
         login="run `codex login`",
     )
+
+    def login(self, request: LoginRequest) -> Login:
+        """Say whether it would send credentials."""
+        from csa_adapters.codex_login import judge  # noqa: PLC0415  # only who chooses a tool, or doctor, asks
+
+        return judge(request)
 
     def account(self, environ: Mapping[str, str]) -> str:
         """Name the CODEX_HOME: threads of one home are unknown in another."""

@@ -12,12 +12,13 @@ import sys
 from collections.abc import Mapping
 
 from csa.errors import UsageError
-from csa.model.adapter import Capabilities, Invocation, Probe, Removal, RemovalRequest, TurnRequest
+from csa.model.adapter import Capabilities, Invocation, Login, LoginRequest, Probe, Removal, RemovalRequest, TurnRequest
 from csa.model.permission import Permission
 from csa.structs import replace
 from csa_adapters.gemini_policy import policy
 from csa_adapters.gemini_settings import (
     HOME,
+    LOGIN_EVIDENCE,
     NOTE,
     OUTER_HOME,
     OUTER_SETTINGS_PATH,
@@ -69,12 +70,18 @@ class GeminiCliAdapter:
     outer_markers = frozenset({"GEMINI_CLI", "GEMINI_CLI_NO_RELAUNCH", "GEMINI_CLI_TRUST_WORKSPACE", "GEMINI_PTY_INFO"})
     probe = Probe(
         version_arguments=("--version",),
-        login_variables=("GEMINI_API_KEY", "GOOGLE_API_KEY", "GOOGLE_GENAI_USE_VERTEXAI", "GOOGLE_GENAI_USE_GCA"),
-        login_files=("$GEMINI_CLI_HOME/.gemini/oauth_creds.json", "~/.gemini/oauth_creds.json"),
+        login_variables=("GEMINI_API_KEY",),
+        login_files=LOGIN_EVIDENCE,
         tested="0.61.0",
         install="npm install -g @google/gemini-cli",
         login="run `gemini` once and log in",
     )
+
+    def login(self, request: LoginRequest) -> Login:
+        """Say whether it would send credentials."""
+        from csa_adapters.gemini_login import judge  # noqa: PLC0415  # only who chooses a tool, or doctor, asks
+
+        return judge(request)
 
     def account(self, environ: Mapping[str, str]) -> str:
         """Name the home, and the endpoint where one is set; never its credentials."""

@@ -14,10 +14,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from csa.errors import UsageError
-from csa.model.adapter import TurnRequest
+from csa.model.adapter import LoginRequest, TurnRequest
 from csa_adapters.jsonlines import list_of, mapping_of, text_of
+from csa_adapters.logins import object_of
 
 _Json = dict[str, Any]
+_Request = TurnRequest | LoginRequest  # both have the files, and the environment
 
 SETTINGS_PATH = "GEMINI_CLI_SYSTEM_SETTINGS_PATH"
 HOME = "GEMINI_CLI_HOME"
@@ -38,6 +40,15 @@ _LAYERS = (
 # What a login consists of; an ephemeral run has a home of its own and takes it along.
 _LOGIN = ("oauth_creds.json", "google_accounts.json", ".env")
 LOGIN_FILES = tuple(f"{home}/.gemini/{name}" for name in _LOGIN for home in (f"${OUTER_HOME}", f"${HOME}", "~"))
+# What else shows a login.
+LOGIN_EVIDENCE = (
+    *LOGIN_FILES,
+    "./.gemini/.env",
+    "./.env",
+    "~/.env",
+    *(f"{home}/.gemini/gemini-credentials.json" for home in (f"${HOME}", "~")),
+    "~/.config/gcloud/application_default_credentials.json",
+)
 READS = (*(name for layer in _LAYERS for name in layer), *LOGIN_FILES)
 
 NOTE = "csa-note.md"
@@ -71,7 +82,6 @@ _PASSED_ON = (
     OUTER_HOME,
 )
 _BUDGETS = {"none": 0, "minimal": 512, "low": 1024, "medium": 8192, "high": 24576}
-_COMMENT = re.compile(r'("(?:[^"\\]|\\.)*")|//[^\n]*|/\*.*?\*/', re.DOTALL)
 
 
 def original_home(environ: Mapping[str, str]) -> str | None:
@@ -105,6 +115,13 @@ def private_settings(request: TurnRequest, note: str | None) -> str:
 def is_overruled(request: TurnRequest, *keys: str) -> bool:
     """Say whether a layer above the user's settings says what csa would say there."""
     return _value(request, (_PROJECT, _SYSTEM), keys) is not None
+
+
+def selected_type(request: LoginRequest) -> str:
+    """Return the kind of login that the settings select; empty where they do not."""
+    return text_of(_setting(request, "security", "auth", "selectedType")) or text_of(
+        _setting(request, "selectedAuthType")
+    )
 
 
 def keeps_conversations(request: TurnRequest) -> bool:
@@ -199,12 +216,12 @@ def _thinking(effort: str, model: str | None) -> list[_Json]:
     return [{"match": {"model": name}, "modelConfig": {"generateContentConfig": config}} for name, config in chosen]
 
 
-def _setting(request: TurnRequest, *keys: str) -> Any:
+def _setting(request: _Request, *keys: str) -> Any:
     """Return the value that holds by the user's and administrator's files; None when none says it."""
     return _value(request, _LAYERS, keys)
 
 
-def _value(request: TurnRequest, layers: tuple[tuple[str, ...], ...], keys: tuple[str, ...]) -> Any:
+def _value(request: _Request, layers: tuple[tuple[str, ...], ...], keys: tuple[str, ...]) -> Any:
     for layer in reversed(layers):
         value: Any = _layer(request, layer)
         for key in keys:
@@ -214,11 +231,11 @@ def _value(request: TurnRequest, layers: tuple[tuple[str, ...], ...], keys: tupl
     return None
 
 
-def _layer(request: TurnRequest, names: tuple[str, ...], *, is_strict: bool = False) -> _Json:
+def _layer(request: _Request, names: tuple[str, ...], *, is_strict: bool = False) -> _Json:
     for name in names:
         if not _is_in_force(name, request.environ) or name not in request.files:
             continue
-        found = _parse(request.files[name])
+        found = object_of(request.files[name])
         if found is None and is_strict:
             raise UsageError(
                 f"The settings of gemini-cli ({name}) are no JSON object.", hint="correct them, or move them away"
@@ -238,15 +255,6 @@ def _is_in_force(name: str, environ: Mapping[str, str]) -> bool:
     if name.startswith(f"${HOME}/"):
         return OUTER_HOME not in environ
     return not (name.startswith("~/") and original_home(environ))
-
-
-def _parse(text: str) -> _Json | None:
-    """Read JSON with comments, as gemini does."""
-    try:
-        found = json.loads(_COMMENT.sub(lambda match: match.group(1) or "", text))
-    except (ValueError, RecursionError):
-        return None
-    return found if type(found) is dict else None
 
 
 def _merged(base: _Json, above: _Json) -> _Json:

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from csa.errors import UsageError
-from csa.model.adapter import Capabilities, Invocation, Probe, Removal, RemovalRequest, TurnRequest
+from csa.model.adapter import Capabilities, Invocation, Login, LoginRequest, Probe, Removal, RemovalRequest, TurnRequest
 from csa.model.permission import Permission
 from csa_adapters.homes import home_directory, shortened
 
@@ -51,6 +51,9 @@ _EPHEMERAL_MARK = "CSA_OPENCODE_EPHEMERAL"
 _SHELL_LIMIT = "OPENCODE_EXPERIMENTAL_BASH_DEFAULT_TIMEOUT_MS"
 _LONGEST_MS = "2147000000"  # 24 days: a timer takes no more than 31 bits
 
+_CONFIG_HOMES = ("$XDG_CONFIG_HOME/opencode", "~/.config/opencode")
+_CONFIG_NAMES = ("opencode.jsonc", "opencode.json")
+
 
 class OpencodeAdapter:
     """The tool `opencode`."""
@@ -69,13 +72,20 @@ class OpencodeAdapter:
         login_files=(
             "$XDG_DATA_HOME/opencode/auth.json",
             "~/.local/share/opencode/auth.json",
-            "$XDG_CONFIG_HOME/opencode/opencode.json",
-            "~/.config/opencode/opencode.json",
+            *(f"{home}/{name}" for home in _CONFIG_HOMES for name in ("config.json", *_CONFIG_NAMES)),
+            "$OPENCODE_CONFIG",
+            *(f"{place}/{name}" for place in (".", "./.opencode") for name in _CONFIG_NAMES),
         ),
         tested="1.18.33",
         install="npm install -g opencode-ai",
         login="run `opencode auth login`",
     )
+
+    def login(self, request: LoginRequest) -> Login:
+        """Say whether it would send credentials."""
+        from csa_adapters.opencode_login import judge  # noqa: PLC0415  # only who chooses a tool, or doctor, asks
+
+        return judge(request)
 
     def account(self, environ: Mapping[str, str]) -> str:
         """Name the database: a session of one is unknown in another. Its provider may change from turn to turn."""

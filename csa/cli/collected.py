@@ -7,7 +7,7 @@ import time
 from datetime import UTC, datetime
 from typing import Any
 
-from csa.cli.output import cut_behind, lossy, one_line, print_json, terminal_width, warn
+from csa.cli.output import can_redraw, cut_behind, is_in_background, lossy, one_line, print_json, terminal_width, warn
 from csa.errors import UsageError
 from csa.model.collection import Rule
 from csa.model.duration import parse_duration
@@ -56,7 +56,7 @@ class Counter:
     """Counts on stderr while it takes long, where that is a terminal."""
 
     def __init__(self) -> None:
-        self._is_terminal = sys.stderr.isatty()
+        self._is_terminal = can_redraw(sys.stderr)
         self._is_shown = False
         self._count = 0
         self._next = time.monotonic() + _PROGRESS_S
@@ -64,7 +64,7 @@ class Counter:
     def __call__(self, _item: Item) -> None:
         """Count one more."""
         self._count += 1
-        if self._is_terminal and time.monotonic() >= self._next:
+        if self._is_terminal and time.monotonic() >= self._next and not is_in_background(sys.stderr):
             self._is_shown = True
             self._next = time.monotonic() + _PROGRESS_S
             self._write(f"\r{self._count} collected ...")

@@ -48,6 +48,13 @@ class Command(Struct):
         configure(parser)
         common = parser.add_argument_group("everywhere")
         common.add_argument("--cd", metavar="DIR", help="act as if csa had been started in DIR")
+        common.add_argument(
+            "--color",
+            default="auto",
+            choices=("auto", "always", "never"),
+            metavar="WHEN",
+            help="auto (on a terminal), always or never",
+        )
 
     def execute(self, arguments: argparse.Namespace) -> int:
         """Run the command; return its exit code."""

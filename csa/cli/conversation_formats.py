@@ -8,7 +8,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from html import escape
 
 from csa.cli.output import one_line, printable
+from csa.model.clock import local_clock
 from csa.model.conversation import Message, ToolCall, message_to_json
+from csa.model.state import parse_time
 from csa.structs import Struct
 
 _FENCE = re.compile(r"`{3,}")
@@ -116,7 +118,7 @@ def _about(document: Document) -> Iterator[tuple[str, str]]:
         ("status", document.about.get("status")),
         ("turns", document.about.get("turns")),
         ("branch", document.about.get("branch")),
-        ("created", document.about.get("created_at")),
+        ("created", _clock(document.about.get("created_at"))),
         ("parent", document.about.get("parent_session_id")),
     ):
         if value:
@@ -126,7 +128,12 @@ def _about(document: Document) -> Iterator[tuple[str, str]]:
 def _heading(message: Message) -> str:
     who = {"user": "User", "thought": "Thought", "system": "csa"}.get(message.role) or message.tool or "Agent"
     model = f" ({message.model})" if message.model and message.role == "assistant" else ""
-    return f"{who}{model} · turn {message.turn} · {message.timestamp}"
+    return f"{who}{model} · turn {message.turn} · {_clock(message.timestamp)}"
+
+
+def _clock(stamp: object) -> str:
+    """Render a time with its place on earth: a document may be read elsewhere."""
+    return local_clock(parse_time(stamp), "%Y-%m-%d %H:%M:%S %z", otherwise="")
 
 
 def _title(call: ToolCall) -> str:

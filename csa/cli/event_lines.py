@@ -93,16 +93,22 @@ def _turn_of(line: bytes) -> int | None:
     return event.turn if event else None
 
 
-def print_file(path: Path, *, tail: int | None) -> None:
-    """Copy a log to stdout, or its last lines; to a pipe as it is."""
+def print_file(path: Path, *, tail: int | None, is_stamped: bool = False) -> None:
+    """Copy a log to stdout, or its last lines; to a pipe as it is, but for times that its lines begin with."""
     sys.stdout.flush()
     with open(open_regular(path), "rb") as file:
-        if tail is None and not sys.stdout.isatty():
+        if tail is None and not is_stamped and not sys.stdout.isatty():
             while block := file.read(_BLOCK):
                 _write(block)
         else:
             for line in file if tail is None else deque(file, maxlen=tail):
-                _write(line)
+                _write(_with_local_stamp(line) if is_stamped else line)
+
+
+def _with_local_stamp(line: bytes) -> bytes:
+    stamp, _, rest = line.partition(b" ")
+    moment = parse_time(stamp.decode(errors="replace")) if stamp.endswith(b"Z") else None
+    return f"{local_clock(moment, '%Y-%m-%d %H:%M:%S')} ".encode() + rest if moment else line
 
 
 def _write(content: bytes) -> None:

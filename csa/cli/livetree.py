@@ -14,8 +14,8 @@ from anyio import to_thread
 
 from csa.cli.describe import describe
 from csa.cli.live import REFRESH_S, REST, Row, arrange, lay_out
-from csa.cli.output import lossy
-from csa.cli.progress import Silence, Subject, closing_line, headline_of_fallback, room_on, say, say_whole
+from csa.cli.output import is_in_background, lossy
+from csa.cli.progress import PlainLines, Silence, Subject, closing_line, headline_of_fallback, room_on, say
 from csa.cli.roster import Roster
 from csa.cli.screen import Screen
 from csa.ids import ENTROPY_BYTES, new_session_id
@@ -33,7 +33,10 @@ _LABEL = 10
 
 
 class LiveTree(Silence):
-    """The session and those its agents have started, redrawn in place; a closing line stays."""
+    """The session and those its agents have started, redrawn in place; a closing line stays.
+
+    In the background, as the job of a shell, nothing is drawn over that: there are lines.
+    """
 
     speaks = True
 
@@ -41,6 +44,7 @@ class LiveTree(Silence):
         store, environ = client.store, client.setting.environ
         self._roster = Roster(lambda: find_stores(store.root), user_home=home(environ))
         self._screen = Screen(sys.stderr, whole=False)
+        self._lines = PlainLines()
         self._closing = ""
         self._subject: Subject
         self._own: Row
@@ -51,7 +55,7 @@ class LiveTree(Silence):
 
     def begin(self, subject: Subject) -> None:
         """Say which session this is, and begin to draw."""
-        say_whole(subject.headline, "dim")
+        self._lines.begin(subject)
         self._subject = subject
         self._before = subject.usage
         self._since = subject.session_id
@@ -69,27 +73,37 @@ class LiveTree(Silence):
         self._draw()
 
     def show(self, event: Event) -> None:
-        """Take note of what happened."""
+        """Take note of what happened, and say it where nothing is drawn."""
+        is_drawn = self._is_ours_to_draw()
+        if not is_drawn:
+            self._lines.show(event)
         if event.type == "run_started" and event.data.get("tool") != self._own.tool:
-            self._fall_back(event)
+            self._fall_back(event, is_drawn=is_drawn)
         elif event.type == "run_finished":
-            self._closing = closing_line(event)
+            self._closing = closing_line(event) if is_drawn else ""
             self._before += counted(usage_told(event))
             self._own = replace(self._own, usage=self._before)
         elif event.type == "usage":
             self._own = replace(self._own, usage=self._before + counted(Usage.from_dict(event.data)))
             return
         line = describe(event)
-        if line and event.type in {"retry", "warning", "error"}:
+        if line and is_drawn and event.type in {"retry", "warning", "error"}:
             self._screen.print(line, "yellow")
         if line:
             self._own = replace(self._own, doing=line)
 
-    def _fall_back(self, event: Event) -> None:
+    def _fall_back(self, event: Event, *, is_drawn: bool) -> None:
         """Leave what became of the last tool on the screen, and go on with the next."""
-        for line in (self._closing, headline_of_fallback(event)):
+        for line in (self._closing, headline_of_fallback(event)) if is_drawn else ():
             self._screen.print(line, "yellow")
         self._own = replace(self._own, tool=str(event.data.get("tool")))
+
+    def _is_ours_to_draw(self) -> bool:
+        """Say whether the terminal is ours, and take away what is drawn where it no longer is."""
+        if not is_in_background(sys.stderr):
+            return True
+        self._screen.leave()
+        return False
 
     async def keep_fresh(self) -> None:
         """Draw again and again, with the sessions that the agents have started, in whichever project."""
@@ -116,6 +130,8 @@ class LiveTree(Silence):
         return session_id > self._since or session_id in self._resumed
 
     def _draw(self) -> None:
+        if not self._is_ours_to_draw():
+            return
         width, height = self._screen.size
         tree = [node for node in arrange([self._own, *self._others]) if node.session_id == self._subject.session_id]
         height = min(MAX_ROWS_SHOWN, height - 1)

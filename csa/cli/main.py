@@ -125,8 +125,10 @@ def _dispatch(words: list[str]) -> int:
         overview,
         print_help,
     )
+    from csa.cli.output import Style  # noqa: PLC0415  # as above
     from csa.cli.plainwords import UsageFault  # noqa: PLC0415  # as above
 
+    ahead, words = _split_ahead(words)
     command, rest = find_command(words)
     if command is None:
         if not words:
@@ -141,14 +143,27 @@ def _dispatch(words: list[str]) -> int:
 
         raise unknown_command(words)
     try:
+        rest = ahead + rest
         arguments = command.parse(rest)
     except UsageFault as fault:
         from csa.cli.suggesting import usage_error  # noqa: PLC0415  # only a typo pays for it
 
         raise usage_error(command, rest, fault) from fault
+    Style.when = arguments.color
     if arguments.cd is not None:
         _change_directory(arguments.cd)
     return command.execute(arguments)
+
+
+def _split_ahead(words: list[str]) -> tuple[list[str], list[str]]:
+    """Split off the options of every command that stand before the command's name."""
+    count = 0
+    while count < len(words) and words[count].partition("=")[0] in {"--cd", "--color"}:
+        length = 1 if "=" in words[count] else 2
+        if count + length > len(words):
+            break  # it lacks its value
+        count += length
+    return words[:count], words[count:]
 
 
 def _change_directory(directory: str) -> None:

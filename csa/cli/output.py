@@ -1,4 +1,4 @@
-"""What csa prints: errors, JSON, and styled text. Styles appear on a terminal only, and never under NO_COLOR."""
+"""What csa prints: errors, JSON, and styled text. Styles appear on a terminal, unless they are forced or forbidden."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 _INFINITY = float("inf")
 _CODES = {"bold": "1", "dim": "2", "red": "31", "green": "32", "yellow": "33", "cyan": "36"}
+_OFF = {"", "0", "false"}
 _WIDEST = 65_535  # columns; no terminal can be wider
 STATUS_STYLES = {
     "running": "cyan",
@@ -126,15 +127,34 @@ def has_room(stream: IO[str]) -> bool:
 
 
 class Style:
-    """Wraps text in terminal attributes, where the stream is a terminal that wants them."""
+    """Wraps text in terminal attributes, where that is asked for, or the stream is a terminal that wants them."""
+
+    when = "auto"  # or "always", "never": what --color says, for the whole process
 
     def __init__(self, stream: IO[str]) -> None:
-        self.is_terminal = stream.isatty()
-        self.enabled = self.is_terminal and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+        self.enabled = _wants_colour(stream) if self.when == "auto" else self.when == "always"
 
     def __call__(self, text: str, *names: str) -> str:
         codes = ";".join(_CODES[name] for name in names if name)
         return f"\033[{codes}m{text}\033[0m" if self.enabled and codes else text
+
+
+def _wants_colour(stream: IO[str]) -> bool:
+    """Judge by the environment: what forces colour goes before what forbids it, as it is said for one command."""
+    environ = os.environ
+    if any(environ.get(name, "0") not in _OFF for name in ("FORCE_COLOR", "CLICOLOR_FORCE")):
+        return True
+    if environ.get("NO_COLOR") or environ.get("CLICOLOR") == "0":
+        return False
+    return stream.isatty() and environ.get("TERM") != "dumb"
+
+
+def is_in_background(stream: IO[str]) -> bool:
+    """Say whether we are a job that its shell has running in the background: the terminal is another's to draw on."""
+    try:
+        return os.tcgetpgrp(stream.fileno()) != os.getpgrp()
+    except (OSError, ValueError):  # no terminal, or one that controls nobody: then there are no jobs
+        return False
 
 
 def can_redraw(stream: IO[str]) -> bool:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import IO, TYPE_CHECKING, Protocol
 
 from csa.cli.describe import cost_of, describe, elapsed, tokens
-from csa.cli.output import Style, cut, has_room, printable, terminal_width
+from csa.cli.output import Style, can_redraw, cut, has_room, printable, terminal_width
 from csa.model.events import Event
 from csa.model.usage import Usage, number_of
 from csa.runner.client import Csa
@@ -65,7 +65,7 @@ def make_progress(client: Csa, *, quiet: bool, plain: bool = False) -> Progress:
     """Choose the view for stderr as it is; with `plain`, lines in any case."""
     if quiet:
         return Silence()
-    if plain or not Style(sys.stderr).enabled:
+    if plain or not can_redraw(sys.stderr):
         return PlainLines()
     from csa.cli.livetree import LiveTree  # noqa: PLC0415  # brings rich: 40 ms that only a terminal is worth
 
@@ -105,7 +105,7 @@ class PlainLines(Silence):
     def begin(self, subject: Subject) -> None:
         """Say which session this is: its record is on disk, so the id can be used at once."""
         self._first_turn = subject.turn
-        say_whole(subject.headline)
+        say_whole(subject.headline, "dim")
 
     def show(self, event: Event) -> None:
         """Say what happened."""

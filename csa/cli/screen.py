@@ -13,7 +13,7 @@ import termios
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from typing import IO, Any, Self
+from typing import IO, Self
 
 from rich.console import Console
 from rich.control import Control
@@ -22,24 +22,30 @@ from rich.segment import ControlType
 from rich.text import Text
 
 from csa.cli.live import REFRESH_S, REST, Line
-from csa.cli.output import Style, display_width, lossy, terminal_size
+from csa.cli.output import Style, display_width, has_room, is_in_background, lossy, terminal_size
 from csa.process.wakeup import woken_by
 
 _ENDS = {signal.SIGINT: 0, signal.SIGTERM: 143, signal.SIGHUP: 129}
-_WAKES = (*_ENDS, signal.SIGTSTP, signal.SIGWINCH)
+_DEATHS = (signal.SIGQUIT, signal.SIGABRT, signal.SIGXCPU)  # nothing else restores the terminal before them
+_WAKES = (*_ENDS, *_DEATHS, signal.SIGTSTP, signal.SIGCONT, signal.SIGWINCH)
+_LOOK_FOR_TERMINAL_S = 0.2
+_NOTICED_S = 3 * REFRESH_S  # without a look at what is drawn: we were stopped
 
 
 class Screen:
-    """A place on the terminal of `stream`, between `start` and `stop`."""
+    """A place on the terminal of `stream`, between `start` and `stop`.
+
+    When a signal stops or kills us the terminal is given back first, as it is between `leave` and the next `draw`.
+    """
 
     def __init__(self, stream: IO[str], *, whole: bool) -> None:
         self._stream = stream
         self._whole = whole
         self._is_styled = Style(stream).enabled
-        self._console = Console(file=stream, force_terminal=True, highlight=False, markup=False, emoji=False)
-        self._live = self._new_live()
+        self._interruptions = _Interruptions(self._interrupted)
         self._echo = _Echo(stream.fileno())
-        self._drawn: tuple[tuple[int, int], list[Line]] | None = None
+        self._looked_at = time.monotonic()
+        self._renew()
 
     @property
     def size(self) -> tuple[int, int]:
@@ -47,20 +53,54 @@ class Screen:
         return terminal_size(self._stream)
 
     def start(self) -> None:
-        """Begin to draw."""
-        if not self._whole:  # there the keys are read (see `watch`)
-            self._echo.start()
-        self._live.start()
+        """Be ready to draw."""
+        if not self._whole:  # there the keys are read, and signals heeded (see `watch`)
+            self._interruptions.start()
 
     def stop(self) -> None:
         """Remove what was drawn."""
         try:
-            self._make_way()
-            self._live.stop()
+            self.leave()
         finally:
-            self._echo.stop()
+            self._interruptions.stop()
+
+    def leave(self) -> None:
+        """Remove what was drawn, and leave the terminal to another for a while."""
+        with self._interruptions.held():
+            try:
+                if self._live.is_started:
+                    self._make_way()
+                    self._live.stop()
+            finally:
+                self._echo.turn_on()
+                self._renew()
+
+    def _renew(self) -> None:
+        """Know of nothing that is drawn."""
+        self._console = Console(
+            file=self._stream,
+            force_terminal=True,
+            no_color=not self._is_styled,
+            highlight=False,
+            markup=False,
+            emoji=False,
+        )
         self._live = self._new_live()
-        self._drawn = None
+        self._drawn: tuple[tuple[int, int], list[Line]] | None = None
+
+    def _interrupted(self, number: int) -> None:
+        """Obey a signal that stops or kills, or that tells that we go on after a stop nobody had asked us about."""
+        if number == signal.SIGCONT:
+            if (
+                time.monotonic() - self._looked_at > _NOTICED_S
+            ):  # `csa session kill` sends it to who was not stopped, too
+                self._renew()  # the shell has written since
+            return
+        with lossy(self._stream):
+            if has_room(self._stream):
+                self.leave()
+        self._echo.turn_on()
+        obey(number)
 
     def __enter__(self) -> Self:
         self.start()
@@ -72,18 +112,23 @@ class Screen:
 
     def draw(self, lines: list[Line]) -> None:
         """Show these lines instead of those before."""
-        if not self._whole:
-            self._echo.turn_off()
-        size = self.size
-        if self._drawn == (size, lines):
-            return
-        self._make_way()
-        self._drawn = (size, lines)
-        self._live.update(Text("\n").join(map(self._text, lines)), refresh=True)
+        with self._interruptions.held():
+            self._looked_at = time.monotonic()
+            if not self._whole:
+                self._echo.turn_off()
+            if not self._live.is_started:
+                self._live.start()
+            size = self.size
+            if self._drawn == (size, lines):
+                return
+            self._make_way()
+            self._drawn = (size, lines)
+            self._live.update(Text("\n").join(map(self._text, lines)), refresh=True)
 
     def print(self, text: str, style: str) -> None:
         """Print a line that stays, above what is drawn."""
-        self._console.print(Text(text, style=style))
+        with self._interruptions.held():
+            self._console.print(Text(text, style=style if self._is_styled else ""))
 
     def _new_live(self) -> Live:
         return Live(
@@ -111,39 +156,63 @@ class Screen:
         self._console.control(Control(*(up * min(folds, rows))))
 
 
+class _Interruptions:
+    """Signals that stop or kill us, handed to `obeyed` between `start` and `stop`; those that are ignored stay so.
+
+    One that comes while the terminal is written to waits until that is done.
+    """
+
+    def __init__(self, obeyed: Callable[[int], None]) -> None:
+        self._obeyed = obeyed
+        self._taken: list[signal.Signals] = []
+        self._waiting: list[int] = []
+        self._is_held = False
+
+    def start(self) -> None:
+        for number in (signal.SIGTSTP, signal.SIGCONT, *_DEATHS):
+            if signal.getsignal(number) is signal.SIG_DFL:
+                signal.signal(number, self._come)
+                self._taken.append(number)
+
+    def stop(self) -> None:
+        for number in self._taken:
+            signal.signal(number, signal.SIG_DFL)
+        self._taken = []
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Let what comes wait meanwhile."""
+        before, self._is_held = self._is_held, True
+        try:
+            yield
+        finally:
+            self._is_held = before
+            while self._waiting and not before:
+                self._obeyed(self._waiting.pop(0))
+
+    def _come(self, number: int, _frame: object) -> None:
+        if self._is_held:
+            self._waiting.append(number)
+        else:
+            self._obeyed(number)
+
+
 class _Echo:
     """The terminal's echo of keys: of `^C`, say, which moves the cursor away from where the next lines are expected.
 
-    It is off between `start` and `stop`, and back while Ctrl-Z has us stopped. In the background the terminal is
-    another's, and is left alone.
+    In the background the terminal is another's, and is left alone.
     """
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
         self._is_off = False  # by us
-        self._heeded: Any = signal.SIG_IGN
-
-    def start(self) -> None:
-        """Begin; `turn_off` is to be called again and again, as who goes on after Ctrl-Z does not know when."""
-        self._heeded = signal.getsignal(signal.SIGTSTP)
-        if self._heeded is signal.SIG_DFL:
-            signal.signal(signal.SIGTSTP, self._pause)
 
     def turn_off(self) -> None:
         """Turn it off, unless it is."""
         self._is_off = self._set(echo=False) or self._is_off
 
-    def stop(self) -> None:
+    def turn_on(self) -> None:
         """Turn it on, if we have turned it off."""
-        self._turn_on()
-        if self._heeded is signal.SIG_DFL:
-            signal.signal(signal.SIGTSTP, signal.SIG_DFL)
-
-    def _pause(self, *_: object) -> None:
-        self._turn_on()
-        _pause()
-
-    def _turn_on(self) -> None:
         if self._is_off:
             self._set(echo=True)
         self._is_off = False
@@ -167,18 +236,34 @@ class _Echo:
 def watch(frame: Callable[[int, int], list[Line]]) -> int:
     """Show what `frame` makes of columns and lines on stdout's whole screen, until `q` or a signal; give the exit code.
 
-    A frame that takes long is made less often.
+    A frame that takes long is made less often. In the background it is stopped, as whatever takes the whole screen.
     """
     screen = Screen(sys.stdout, whole=True)
     frame(*screen.size)  # before the screen changes: the first may take a while, and Ctrl-C ends it as ever
     with woken_by(_WAKES) as wakes:
-        while (code := _watch(screen, frame, wakes)) is None:
-            _pause()
-    return code
+        _wait_for_terminal(wakes)
+        while (ended := _watch(screen, frame, wakes)) in {-signal.SIGTSTP, -signal.SIGCONT}:
+            if ended == -signal.SIGTSTP:
+                obey(signal.SIGTSTP)
+            _wait_for_terminal(wakes)
+    if ended < 0:
+        obey(-ended)
+    return ended
 
 
-def _watch(screen: Screen, frame: Callable[[int, int], list[Line]], wakes: int) -> int | None:
-    """Draw until the end, and return the exit code; None when the shell wants us stopped (Ctrl-Z)."""
+def _wait_for_terminal(wakes: int) -> None:
+    """Be stopped until we are in the foreground; that we then go on is no news."""
+    while is_in_background(sys.stdout):
+        signal.raise_signal(signal.SIGTTOU)
+        time.sleep(_LOOK_FOR_TERMINAL_S)  # nobody stops what no shell could continue
+    with suppress(BlockingIOError):
+        kept = [number for number in os.read(wakes, 64) if number != signal.SIGCONT]
+        for number in kept:
+            signal.raise_signal(number)
+
+
+def _watch(screen: Screen, frame: Callable[[int, int], list[Line]], wakes: int) -> int:
+    """Draw until the end, and return the exit code; minus a signal that stops, continues or kills us."""
     with _keys() as keys, screen:
         while True:
             began = time.monotonic()
@@ -186,19 +271,17 @@ def _watch(screen: Screen, frame: Callable[[int, int], list[Line]], wakes: int) 
             rest = max(REFRESH_S, REST * (time.monotonic() - began))
             ready = select.select([wakes, *keys], [], [], rest)[0]
             for number in os.read(wakes, 64) if wakes in ready else b"":
-                if number in _ENDS:
-                    return _ENDS[signal.Signals(number)]
-                if number == signal.SIGTSTP:
-                    return None
+                if number != signal.SIGWINCH:
+                    return _ENDS.get(signal.Signals(number), -number)
             if any(_is_quit(key) for key in keys if key in ready):
                 return 0
 
 
-def _pause() -> None:
-    """Stop, as the signal would have had us do; a process whose shell is gone is not stopped."""
-    heeded = signal.signal(signal.SIGTSTP, signal.SIG_DFL)
-    os.kill(os.getpid(), signal.SIGTSTP)
-    signal.signal(signal.SIGTSTP, heeded)
+def obey(number: int) -> None:
+    """Stop or die, as the signal would have had us do; a process whose shell is gone is not stopped."""
+    heeded = signal.signal(number, signal.SIG_DFL)
+    signal.raise_signal(number)
+    signal.signal(number, heeded)
 
 
 @contextmanager

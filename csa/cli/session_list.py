@@ -45,7 +45,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     which.add_argument("--branch", metavar="B", help="only those begun on this git branch")
     which.add_argument("--owner", metavar="O", help="only those of this user, or user@host")
-    which.add_argument("--since", metavar="WHEN", help="only those used since: 90s, 12h, 2d, 3w ago, or a date")
+    which.add_argument("--since", metavar="WHEN", help="only those used since: 12h, 2d, 3w ago, or a local date")
     which.add_argument("--limit", type=int, metavar="N", help="at most the N newest; of a tree, N roots")
     which.add_argument("--all-projects", action="store_true", help="those of all projects")
     kinds = parser.add_mutually_exclusive_group()

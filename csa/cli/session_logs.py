@@ -55,9 +55,8 @@ def execute(arguments: argparse.Namespace) -> int:
             _follow(paths, arguments)
         return 0
     if arguments.raw or arguments.system:
-        print_file(
-            _log(paths, arguments.turn, "stdout.log" if arguments.raw else "supervisor.log"), tail=arguments.tail
-        )
+        log = _log(paths, arguments.turn, "stdout.log" if arguments.raw else "supervisor.log")
+        print_file(log, tail=arguments.tail, is_stamped=not arguments.raw)
         return 0
     count = _print_transcript(paths, arguments)
     if arguments.turn is not None and not count and arguments.tail != 0:

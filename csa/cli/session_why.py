@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterator
 from csa.cli.describe import describe, elapsed, size
 from csa.cli.output import STATUS_STYLES, Style, cut, one_line, print_json, terminal_width
 from csa.cli.selecting import add_selector, find_one
+from csa.model.clock import local_clock
+from csa.model.state import parse_time
 from csa.runner.sessions.evidence import Evidence, OwnerEvidence, gather_evidence
 from csa.store.owner import INTERFACE
 
@@ -194,7 +196,8 @@ def _rows(found: Evidence) -> Iterator[tuple[str, str]]:
 def _owner(evidence: OwnerEvidence) -> str:
     owner = evidence.owner
     who = f"PID {owner.pid} ({_PROCESSES[evidence.process]}), {owner.tool}, {owner.work}"
-    return f"{who}, since {owner.since}{', detached' if owner.detached else ''}"
+    since = local_clock(parse_time(owner.since), "%Y-%m-%d %H:%M:%S")
+    return f"{who}, since {since}{', detached' if owner.detached else ''}"
 
 
 _PROCESSES = {

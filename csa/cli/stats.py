@@ -43,7 +43,7 @@ _MIN_NAME = 8
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--by", choices=tuple(KEYS), default="tool", help="what a row is of (default: tool)")
-    parser.add_argument("--since", metavar="WHEN", help="only turns since: 12h, 2d, 3w ago, or a date")
+    parser.add_argument("--since", metavar="WHEN", help="only turns since: 12h, 2d, 3w ago, or a local date")
     parser.add_argument("--all-projects", action="store_true", help="over all projects")
     parser.add_argument("--json", action="store_true", help="print an object")
 

@@ -196,7 +196,10 @@ class StderrReader(Protocol):
 
 
 class Probe(Struct):
-    """How to see whether the tool is usable: its version command, and what shows that it has credentials."""
+    """How to see whether the tool is usable: its version command, and what shows that it has credentials.
+
+    Any of the variables or files does, but where the adapter is a `LoginJudge`.
+    """
 
     version_arguments: tuple[str, ...]
     login_variables: tuple[str, ...]  # any of these set
@@ -204,6 +207,33 @@ class Probe(Struct):
     tested: str = ""  # the version csa is tested with
     install: str = ""  # the command that installs it
     login: str = ""  # what to do to log in, besides setting one of the variables
+
+
+class LoginRequest(Struct, kw_only=True):
+    """What shows whether a tool has credentials."""
+
+    command: tuple[str, ...]  # how the tool is started, as in a `TurnRequest`
+    environ: Mapping[str, str]
+    files: Mapping[str, str]  # what `Probe.login_files` and `Capabilities.reads` name, as far as it can be read
+
+
+class Login(Struct):
+    """Whether the tool would send credentials: None where its configuration does not tell.
+
+    `why` is what shows it, or what is lacking, without a full stop; `step` what to do, if not what the probe says.
+    """
+
+    is_there: bool | None
+    why: str = ""
+    step: str = ""
+
+
+@runtime_checkable
+class LoginJudge(Protocol):
+    """An adapter that can tell from what its probe names whether the tool would send credentials."""
+
+    def login(self, request: LoginRequest) -> Login:
+        """Judge; never raises for what the files hold."""
 
 
 class RemovalRequest(Struct):

@@ -2,9 +2,43 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta, tzinfo
 
 _FIRST, _LAST = datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC)
+
+
+class _Local(tzinfo):
+    """The zone of whoever reads what csa says, with its summer time; `astimezone()` knows one offset."""
+
+    def utcoffset(self, moment: datetime | None) -> timedelta | None:
+        if moment is None:
+            return None
+        clock = moment.replace(tzinfo=None)
+        return clock - from_timestamp(clock.timestamp()).replace(tzinfo=None)
+
+    def dst(self, _moment: datetime | None) -> timedelta | None:
+        return None
+
+    def tzname(self, _moment: datetime | None) -> str:
+        return "local time"
+
+    def fromutc(self, moment: datetime) -> datetime:
+        local = datetime.fromtimestamp(moment.replace(tzinfo=UTC).timestamp())  # noqa: DTZ006  # that tells the fold
+        return local.replace(tzinfo=self)
+
+
+LOCAL = _Local()
+
+
+def from_local(clock: datetime) -> datetime:
+    """Return the UTC time at which local clocks say so: the first of two, and an hour that is left out as before that.
+
+    At the ends of what a time can be, that end.
+    """
+    try:
+        return from_timestamp(clock.replace(tzinfo=None).timestamp())
+    except (OverflowError, ValueError):
+        return _FIRST if clock.year == _FIRST.year else _LAST
 
 
 def from_timestamp(seconds: float) -> datetime:

@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from csa.errors import ConfigError, StateError, ToolUnavailableError, UsageError
-from csa.model.adapter import Adapter
+from csa.model.adapter import Adapter, Login, LoginJudge, LoginRequest
 from csa.model.config import AUTO, NATIVE, Config
 from csa.ownership import explain_denial, owner_above, quoted
 from csa.runner.entrypoints import EntryPoint, entry_points
+from csa.runner.namedfiles import expand_place, read_named_files
 from csa.store.atomic import open_regular
 from csa.structs import Struct
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 ENTRY_POINT_GROUP = "csa.adapters"
 # Classes that speak to any tool in one way, made with the tool's name and its own adapter, if it has one.
 TRANSPORT_GROUP = "csa.transports"
+_DOUBT = {True: 0, None: 1, False: 2}  # of whether a tool is logged in
 
 
 class ToolChoice(Struct):
@@ -271,24 +273,16 @@ def _check_file(tool: str, path: Path) -> tuple[str, str] | None:
     return None
 
 
-def has_login(adapter: Adapter, environ: Mapping[str, str]) -> bool:
-    """Say whether the tool shows signs of credentials: a variable that is set, or a file that it can read."""
-    if any(environ.get(name) for name in adapter.probe.login_variables):
-        return True
-    places = (expand_place(path, environ) for path in adapter.probe.login_files)
-    return any(place is not None and os.path.isfile(place) and os.access(place, os.R_OK) for place in places)
-
-
-def expand_place(name: str, environ: Mapping[str, str], directory: str = ".") -> Path | None:
-    """Return the path that an adapter means by `~/...`, `./...` or `$VARIABLE/...`; None where that is not set."""
-    if name.startswith("~/"):
-        return Path(environ.get("HOME") or "/") / name[2:]
-    if name.startswith("./"):
-        return Path(directory) / name[2:]
-    if name.startswith("$"):
-        variable, _, rest = name[1:].partition("/")
-        return Path(directory, environ[variable], rest) if environ.get(variable) else None
-    return Path(name)
+def find_login(
+    adapter: Adapter, config: Config, environ: Mapping[str, str], *, command: tuple[str, ...] = (), directory: str = "."
+) -> Login:
+    """Say whether the tool would send credentials, as far as its adapter can tell: for a turn in `directory`."""
+    probe, environ = adapter.probe, {**environ, **config.for_tool(adapter.name).env}
+    files = read_named_files((*probe.login_files, *adapter.capabilities.reads), environ, directory)
+    if isinstance(adapter, LoginJudge):
+        return adapter.login(LoginRequest(command=command or (adapter.executable,), environ=environ, files=files))
+    found = [name for name in probe.login_variables if environ.get(name)] + [n for n in probe.login_files if n in files]
+    return Login(is_there=bool(found), why=found[0] if found else "")
 
 
 def _named(name: str, why: str, config: Config, environ: Mapping[str, str], transport: str | None) -> ToolChoice:
@@ -317,11 +311,15 @@ def _first_usable(
             f"No AI coding tool is installed: none of {names} is on the PATH.",
             hint=f"{install}, then log in with it once; `csa doctor` says more",
         )
+    logins = {
+        adapter.name: find_login(adapter, config, environ, command=command).is_there for adapter, command in installed
+    }
     adapter, command = min(
         installed,
-        key=lambda found: (not has_login(found[0], environ), found[0].family == avoid_family),
+        key=lambda found: (_DOUBT[logins[found[0].name]], found[0].family == avoid_family),
     )
-    why = "first usable tool" if has_login(adapter, environ) else "first installed tool; it shows no login"
+    is_missing = logins[adapter.name] is False
+    why = "first installed tool; it shows no login" if is_missing else "first usable tool"
     return ToolChoice(adapter, command, why, transport_of(adapter.name, config, transport))
 
 

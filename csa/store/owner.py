@@ -60,14 +60,18 @@ class Owner(Struct, kw_only=True):
         """`parked until 03:39`, with the date where that is not today's; empty where a turn runs."""
         if not self.parked_until:
             return ""
-        until = datetime.fromisoformat(self.parked_until).astimezone()
-        is_today = until.date() == datetime.now(until.tzinfo).date()
-        return f"parked until {until.strftime('%H:%M' if is_today else '%Y-%m-%d %H:%M')}"
+        return f"parked until {_clock(self.parked_until)}"
 
     @property
     def since_clock(self) -> str:
-        """The local time of day at which the turn began, as `HH:MM`."""
-        return datetime.fromisoformat(self.since).astimezone().strftime("%H:%M")
+        """The local time at which the turn began: `10:02`, with the date where that is not today's."""
+        return _clock(self.since)
+
+
+def _clock(stamp: str) -> str:
+    moment = datetime.fromisoformat(stamp).astimezone()
+    is_today = moment.date() == datetime.now().astimezone().date()
+    return moment.strftime("%H:%M" if is_today else "%Y-%m-%d %H:%M")
 
 
 def parse_owner(content: bytes) -> Owner | None:

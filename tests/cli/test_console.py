@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pty
+import re
 import subprocess
 from pathlib import Path
 
@@ -114,10 +115,63 @@ def test_escape_codes_on_a_terminal_only(place: Place) -> None:
     assert ESCAPE in on_terminal(place, "session", "list")
     assert ESCAPE not in on_terminal(place, "session", "list", env={"NO_COLOR": "1"})
     assert ESCAPE not in on_terminal(place, "session", "list", env={"TERM": "dumb"})
-    assert ESCAPE not in on_terminal(place, "run", "--tool", "codex", "two", env={"NO_COLOR": "1"})
-    done = place.codex("three", env={"TERM": "xterm-256color", "FORCE_COLOR": "1", "CLICOLOR_FORCE": "1"})
+    assert ESCAPE not in on_terminal(place, "run", "--tool", "codex", "two", env={"TERM": "dumb"})
+    done = place.codex("three", env={"TERM": "xterm-256color"})
     assert ESCAPE not in done.out + done.err
     assert ESCAPE not in place.run("session", "list", env={"TERM": "xterm-256color"}).out
+
+
+@pytest.mark.parametrize(
+    ("options", "env", "is_coloured"),
+    [
+        ((), {"FORCE_COLOR": "1"}, True),
+        ((), {"FORCE_COLOR": "3"}, True),
+        ((), {"CLICOLOR_FORCE": "1"}, True),
+        ((), {"FORCE_COLOR": "1", "TERM": "dumb"}, True),
+        ((), {"FORCE_COLOR": "1", "NO_COLOR": "1"}, True),
+        *(((), {name: value}, False) for name in ("FORCE_COLOR", "CLICOLOR_FORCE") for value in ("", "0")),
+        (("--color=always",), {}, True),
+        (("--color", "always"), {}, True),
+        (("--color=always",), {"NO_COLOR": "1", "TERM": "dumb"}, True),
+        (("--color=never",), {"FORCE_COLOR": "1", "CLICOLOR_FORCE": "1"}, False),
+        (("--color=auto",), {"FORCE_COLOR": "1"}, True),
+        (("--color=auto",), {}, False),
+    ],
+)
+def test_colour_that_is_forced(
+    place: Place, options: tuple[str, ...], env: dict[str, str | None], *, is_coloured: bool
+) -> None:
+    """In a pipe there is colour if it is asked for: what is said nearest to the command decides; JSON never has any."""
+    place.codex("one")
+    env = {"TERM": "xterm-256color", **env}
+    assert (ESCAPE in place.run("session", "list", *options, env=env).out) == is_coloured
+    assert (ESCAPE in place.run("session", "info", "nosuch", *options, env=env).err) == is_coloured
+    done = place.run("session", "list", "--json", *options, env=env)
+    assert ESCAPE not in done.out
+    assert len(done.json) == 1
+
+
+def test_colour_that_is_forbidden(place: Place) -> None:
+    """On a terminal `--color=never` and NO_COLOR take away colour; the view of a run is drawn all the same."""
+    for options, env in ((("--color=never",), {}), ((), {"NO_COLOR": "1"}), ((), {"CLICOLOR": "0"})):
+        assert ESCAPE not in on_terminal(place, "session", "list", *options, env={**env})
+        shown = on_terminal(place, "run", "--tool", "codex", *options, "two", env={**env})
+        assert "\x1b[?25l" in shown
+        assert not re.search(r"\x1b\[[0-9;]*m", shown)
+    forced = on_terminal(place, "session", "list", "--color=always", env={"NO_COLOR": "1"})
+    assert ESCAPE in forced
+    assert place.run("session", "list", "--color=blue").code == 2
+
+
+def test_options_of_every_command_may_stand_before_it(place: Place) -> None:
+    """`csa --cd DIR COMMAND` and `csa --color=always COMMAND` are what they are behind the command's name."""
+    place.codex("one")
+    for options in (("--color=always",), ("--color", "always"), ("--cd", ".", "--color=always")):
+        assert ESCAPE in place.run(*options, "session", "list").out
+    elsewhere = place.run("--cd", str(place.project), "session", "list", "--json", cwd=place.tmp)
+    assert len(elsewhere.json) == 1
+    assert place.run("--color=never").out == place.run("--help").out
+    assert place.run("--cd").code == place.run("--color", "always", "nosuch").code == 2
 
 
 def test_live_view_on_a_terminal(place: Place) -> None:

@@ -102,6 +102,46 @@ def test_tool_without_a_login(place: Place) -> None:
     assert checks["codex"]["next_step"] == "run `codex login`, or set CODEX_API_KEY"
 
 
+def test_a_key_that_codex_does_not_send(place: Place) -> None:
+    """OPENAI_API_KEY alone is no login of codex's: doctor says why and what to do, and no run goes there by itself."""
+    _, checks = doctor(place, {"OPENAI_API_KEY": "k", "ANTHROPIC_API_KEY": "k"})
+    assert "no login or key found (codex does not send OPENAI_API_KEY)" in checks["codex"]["detail"]
+    assert checks["codex"]["next_step"].startswith("printenv OPENAI_API_KEY | codex login --with-api-key")
+    assert "would use claude-code (first usable tool)" in checks["run"]["detail"]
+
+
+def test_what_the_configuration_says_counts(place: Place) -> None:
+    """`env` and `command` of a tool's table are what a run starts with, and so what its login is judged by."""
+    home = place.home / ".codex"
+    home.mkdir()
+    table = 'model_providers.m = {name = "m", base_url = "http://127.0.0.1:9/v1", env_key = "MYK"}'
+    (home / "config.toml").write_text(f"{table}\n")
+    settings = Path(place.env["XDG_CONFIG_HOME"]) / "csa" / "config.toml"
+    settings.parent.mkdir(parents=True, exist_ok=True)
+    settings.write_text('[tools.codex]\ncommand = ["codex", "-c", "model_provider=m"]\n')
+    _, checks = doctor(place, {"CODEX_API_KEY": "k", "ANTHROPIC_API_KEY": "k"})
+    assert checks["codex"]["next_step"] == "set MYK, which m needs"
+    assert "would use claude-code" in checks["run"]["detail"]
+    settings.write_text(settings.read_text() + 'env = {MYK = "k"}\n')
+    _, checks = doctor(place, {"ANTHROPIC_API_KEY": "k"})
+    assert "logged in or key set" in checks["codex"]["detail"]
+    assert "would use codex" in checks["run"]["detail"]
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root can read everything")
+def test_a_login_that_cannot_be_read(place: Place) -> None:
+    """What we cannot read the tool cannot either: no login, and no traceback."""
+    for name in (".codex", ".claude"):
+        (place.home / name).mkdir(mode=0o000)
+    try:
+        done, checks = doctor(place)
+    finally:
+        for name in (".codex", ".claude"):
+            (place.home / name).chmod(0o700)
+    assert done.code == 0
+    assert "no login or key found" in checks["codex"]["detail"]
+
+
 @pytest.mark.parametrize(
     ("script", "words"),
     [

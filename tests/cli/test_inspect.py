@@ -204,6 +204,10 @@ def test_raw_and_system_logs(place: Place, store: Store) -> None:
     assert (done.code, "has no supervisor.log" in done.err) == (3, True)
     (store.paths(session_id(2)).turn_output(1) / "supervisor.log").write_text("noted\n")
     assert place.run("session", "logs", session_id(2), "--system").out == "noted\n"
+    log = store.paths(session_id(2)).turn_output(1) / "supervisor.log"
+    log.write_text("2026-07-01T22:30:00.000Z stopped\nand so on\n")
+    done = place.run("session", "logs", session_id(2), "--system", env={"TZ": "Europe/Berlin"})
+    assert done.out == "2026-07-02 00:30:00 stopped\nand so on\n"
     assert place.run("session", "logs", session_id(2), "--system", "--raw").code == 2
 
 

@@ -6,9 +6,10 @@ import json
 import os
 import re
 import shutil
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import pytest
 
@@ -75,6 +76,22 @@ def listed(place: Place, *words: str) -> list[int]:
 def test_filters(place: Place, store: Store, words: list[str], numbers: list[int]) -> None:
     """Each filter narrows; several must all fit; sessions come newest first."""
     assert listed(place, *words) == numbers
+
+
+@pytest.mark.parametrize("zone", ["Pacific/Kiritimati", "America/Los_Angeles", "Europe/Berlin"])
+def test_dates_are_local(place: Place, zone: str) -> None:
+    """What is shown of a session can be typed to find it; JSON has UTC."""
+    env: dict[str, str | None] = {"TZ": zone}
+    place.run("run", "--tool", "codex", "hello", env=env)
+    (session,) = place.run("session", "list", "--json", env=env).json
+    assert session["last_accessed"].endswith("Z")
+    used = datetime.fromisoformat(session["last_accessed"]).astimezone(ZoneInfo(zone)).replace(tzinfo=None)
+    assert used.strftime("%Y-%m-%d %H:%M") in place.run("session", "info", session["id"], env=env).out
+    for command in (("session", "list"), ("stats", "--by", "tool")):
+        before, after = (used + timedelta(minutes=minutes) for minutes in (-2, 2))
+        found = [place.run(*command, "--since", each.isoformat(), "--json", env=env) for each in (before, after)]
+        counts = [len(each.json) if command[0] == "session" else each.json["total"]["turns"] for each in found]
+        assert counts == [1, 0]
 
 
 def test_wrong_filters(place: Place) -> None:

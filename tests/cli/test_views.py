@@ -7,11 +7,14 @@ import os
 import re
 import signal
 import termios
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
+from csa.cli.live import REFRESH_S
 from csa.paths import store_dir
 from tests.cli.terminal import ENTER_SCREEN, HIDE_CURSOR, LEAVE_SCREEN, SHOW_CURSOR, Terminal
 from tests.support import Place, Running, snapshot
@@ -258,14 +261,116 @@ def test_stopping_a_run_gives_the_echo_back(place: Place) -> None:
         terminal.wait_for(" echo ")
         terminal.wait_for("in the background")
         shown = len(terminal.output)
-        terminal.wait(lambda: "●" in terminal.output[shown:], "it is drawn on")
-        assert is_echoing(terminal)
+        time.sleep(4 * REFRESH_S)  # nothing is drawn meanwhile
         terminal.type("\n")
         terminal.wait(lambda: not is_echoing(terminal), "the echo is off again")
+        terminal.wait(lambda: "●" in terminal.output[shown:], "it is drawn on")
+        assert terminal.output[shown:].partition(HIDE_CURSOR)[0].strip() == "csa run --tool codex go"
         place.release()
         assert terminal.end() == 0
         assert termios.tcgetattr(terminal.theirs) == terminal.before
     assert terminal.text.count("csa: succeeded in") == 1
+
+
+def hides_cursor(text: str) -> bool:
+    """Say whether a terminal that was sent this shows no cursor."""
+    return text.rfind(HIDE_CURSOR) > text.rfind(SHOW_CURSOR)
+
+
+def test_a_background_job_draws_nothing(place: Place) -> None:
+    """`csa run ... &` says its lines, once each; in the foreground it draws, and after Ctrl-Z and `bg` no more."""
+    later = place.tmp / "later"
+    place.play(["say", "one"], *place.hold(), ["run", "echo two"], ["wait-file", str(later), 60], ["say", "the answer"])
+    script = "set -m; csa run --tool codex go & read line; fg; echo stopped: $?; bg; read line; wait"
+    with Terminal(place, "bash", "-c", script) as terminal:
+        place.wait_ready()
+        terminal.wait_for("turn 1, codex")
+        assert HIDE_CURSOR not in terminal.output
+        assert is_echoing(terminal)
+        terminal.type("\n")
+        terminal.wait(lambda: "●" in terminal.output, "it is drawn in the foreground")
+        assert not is_echoing(terminal)
+        terminal.type("\x1a")
+        terminal.wait_for(f"stopped: {128 + signal.SIGTSTP}")
+        assert not hides_cursor(terminal.output)
+        assert is_echoing(terminal)
+        shown = len(terminal.output)
+        place.release()
+        terminal.wait(lambda: "two" in terminal.output[shown:], "a line for what happens")
+        later.touch()
+        terminal.wait(lambda: "succeeded in" in terminal.output[shown:], "it ends")
+        terminal.type("\n")
+        assert terminal.end() == 0
+    assert HIDE_CURSOR not in terminal.output[shown:]
+    assert "\x1b[2K" not in terminal.output[shown:]
+    assert terminal.text.count("csa: succeeded in") == 1
+
+
+@pytest.mark.parametrize("number", [signal.SIGQUIT, signal.SIGABRT, signal.SIGXCPU])
+@pytest.mark.parametrize("words", [("run", "--tool", "codex", "go"), WATCH, ("top", "--all")])
+def test_signals_that_kill_leave_the_terminal_as_it_was(
+    place: Place, words: tuple[str, ...], number: signal.Signals
+) -> None:
+    """Ctrl-\\ and its like kill csa as any program, but the cursor, the echo and the screen are given back first."""
+    place.play(*place.hold(), ["say", "the answer"])
+    with Terminal(place, *words) as terminal:
+        terminal.wait(lambda: hides_cursor(terminal.output), "it is drawn")
+        if words[0] == "run":
+            place.wait_ready()
+        if number == signal.SIGQUIT:
+            terminal.type("\x1c")
+        else:
+            terminal.process.send_signal(number)
+        assert terminal.end() == -number
+        assert not hides_cursor(terminal.output)
+        assert termios.tcgetattr(terminal.theirs) == terminal.before
+    assert terminal.output.count(ENTER_SCREEN) == terminal.output.count(LEAVE_SCREEN)
+
+
+def test_a_stop_that_nobody_hears_of(place: Place) -> None:
+    """After SIGSTOP what is drawn stays where it is, and the tree is drawn anew below what the shell has written."""
+    place.play(*place.hold(), ["say", "the answer"])
+    script = "set -m; csa run --tool codex go; echo stopped; read line; fg"
+    with Terminal(place, "bash", "-c", script) as terminal:
+        terminal.wait_for("● ")
+        place.wait_ready()
+        (csa,) = children(terminal.process.pid)
+        os.kill(csa, signal.SIGCONT)  # that says nothing to who was not stopped
+        os.kill(csa, signal.SIGSTOP)
+        terminal.wait_for("stopped")
+        time.sleep(4 * REFRESH_S)  # as long as a person takes
+        shown = len(terminal.output)
+        terminal.type("\n")
+        terminal.wait(lambda: "●" in terminal.output[shown:], "it is drawn again")
+        assert terminal.output[:shown].count(HIDE_CURSOR) == 1
+        again = terminal.output[shown:]
+        assert "\x1b[1A" not in again[: again.index("●")]
+        place.release()
+        assert terminal.end() == 0
+
+
+@pytest.mark.parametrize("words", [WATCH, ("top", "--all")])
+@pytest.mark.parametrize("stdin", ["", "< /dev/null"])
+def test_the_whole_screen_is_not_taken_from_the_background(place: Place, words: tuple[str, ...], stdin: str) -> None:
+    """What would cover the screen is stopped until it is in the foreground, as with any pager."""
+    place.codex("one")
+    script = f"set -m; csa {' '.join(words)} {stdin} & read line; jobs; fg"
+    with Terminal(place, "bash", "-c", script) as terminal:
+        terminal.wait(lambda: children(terminal.process.pid, state="T"), "it is stopped")
+        assert ENTER_SCREEN not in terminal.output
+        terminal.type("\n")
+        terminal.wait_for("Stopped")
+        terminal.wait_for_frame("FAKE ECHO: one")
+        terminal.type("\x03" if stdin else "q")
+        assert terminal.end() == 0
+    assert terminal.output.count(ENTER_SCREEN) == terminal.output.count(LEAVE_SCREEN) == 1
+
+
+def children(pid: int, state: str = "") -> list[int]:
+    """Return the children of a process, in a state if one is given."""
+    found = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    states = {each: Path(f"/proc/{each}/stat").read_text().rpartition(")")[2].split()[0] for each in found}
+    return [int(each) for each, is_in in states.items() if not state or is_in == state]
 
 
 def is_echoing(terminal: Terminal) -> bool:

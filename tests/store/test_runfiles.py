@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from csa.paths import SessionPaths
-from csa.runner.turns.runfiles import is_roots_alone, read_named_files, remove_run_files, run_directory, write_run_files
+from csa.runner.namedfiles import read_named_files
+from csa.runner.turns.runfiles import is_roots_alone, remove_run_files, run_directory, write_run_files
 
 SECRET = "key=1"
 

@@ -11,14 +11,14 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 import anyio
 
-from csa.model.adapter import Adapter, ToolExit
+from csa.model.adapter import Adapter, Login, ToolExit
 from csa.model.check import Check
 from csa.model.config import Config
 from csa.process.launch import SpawnError
 from csa.process.tool import ToolProcess, start_tool
 from csa.runner.environment import base_environment
 from csa.runner.setting import Setting
-from csa.runner.toolbox import check_files, find_command, has_login
+from csa.runner.toolbox import check_files, find_command, find_login
 from csa.store.usage_stats import ToolUsage, load_usage_stats
 from csa.structs import Struct, field
 
@@ -43,7 +43,7 @@ class ToolFinding(Struct):
     adapter: Adapter
     command: tuple[str, ...] | None
     answer: Answer
-    has_login: bool
+    login: Login
     usage: ToolUsage = field(default_factory=ToolUsage)
     faults: list[tuple[str, str]] = field(default_factory=list)  # of its files, each with a next step
 
@@ -68,8 +68,8 @@ async def find_tools(
             asked = (*command, *adapter.probe.version_arguments)
             environment = base_environment(setting.environ, markers, configured)
             answer = await ask_version(asked, str(setting.directory), environment, limit_s=limit_s)
+        known = find_login(adapter, config, setting.environ, command=command or (), directory=str(setting.directory))
         variables = {**setting.environ, **configured}
-        known = has_login(adapter, variables)
         faults = check_files(adapter, variables, str(setting.directory)) if command else []
         taken = usage.get(adapter.name, ToolUsage())
         findings[adapter.name] = ToolFinding(adapter, command, answer, known, taken, faults)
@@ -151,16 +151,22 @@ def judge_tool(finding: ToolFinding, config: Config) -> Check:
     detail = [version + _compared(version, probe.tested)]
     if probe.tested and order_key(version) < order_key(probe.tested):
         steps.append(f"update it: {probe.install}" if probe.install else f"update it to {probe.tested}")
-    if finding.has_login:
-        detail.append("logged in or key set")
-    else:
-        detail.append("no login or key found")
-        steps.append(_login_step(finding.adapter))
+    detail.append(_login(finding.login))
+    if finding.login.is_there is False:
+        steps.append(finding.login.step or _login_step(finding.adapter))
     detail += _memory(finding.usage)
     detail.append(finding.command[0])
     steps += [step for _, step in finding.faults]
     text = "\n".join([", ".join(detail), *(words for words, _ in finding.faults)])
     return Check("tools", name, "warn" if steps else "ok", text, "; ".join(dict.fromkeys(steps)) or None)
+
+
+def _login(login: Login) -> str:
+    """Say whether it is logged in, and why not, or why that is not known."""
+    if login.is_there:
+        return "logged in or key set"
+    words = "login not known" if login.is_there is None else "no login or key found"
+    return f"{words} ({login.why})" if login.why else words
 
 
 def _memory(usage: ToolUsage) -> list[str]:

@@ -18,6 +18,7 @@ from csa.model.permission import Permission
 from csa.process.launch import SpawnError, become_subreaper
 from csa.process.terminal import TerminalEnd, run_in_terminal
 from csa.runner.environment import apply_changes, session_environment
+from csa.runner.namedfiles import read_named_files
 from csa.runner.request import RunRequest
 from csa.runner.session import Session
 from csa.runner.sessions.ending import who_asks
@@ -26,7 +27,6 @@ from csa.runner.toolbox import loadable_adapters
 from csa.runner.turns.plan import TurnPlan
 from csa.runner.turns.planning import plan_resume
 from csa.runner.turns.preparation import tool_environment
-from csa.runner.turns.runfiles import read_named_files
 from csa.store.held import HeldSession, open_session
 from csa.store.journal import Journal
 from csa.store.owner import INTERFACE

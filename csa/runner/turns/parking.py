@@ -12,7 +12,7 @@ from datetime import datetime
 import anyio
 
 from csa.model.adapter import Outcome
-from csa.model.clock import from_timestamp
+from csa.model.clock import LOCAL, from_timestamp
 from csa.model.resets import delay_of, stated_reset
 from csa.model.result import RunResult
 from csa.runner.request import RunRequest
@@ -47,7 +47,7 @@ def retry_moment(outcome: Outcome, now: datetime) -> datetime | None:
     if at is None and outcome.retry_after_s is not None:
         at = now.timestamp() + outcome.retry_after_s
     if at is None:
-        at = stated_reset(outcome.error_message or "", now.astimezone())
+        at = stated_reset(outcome.error_message or "", now.astimezone(LOCAL))
     return None if at is None else from_timestamp(at)
 
 

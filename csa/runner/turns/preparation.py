@@ -20,12 +20,13 @@ from csa.runner.environment import (
     system_note,
 )
 from csa.runner.inherited import is_same_work_tree, without_repository
+from csa.runner.namedfiles import read_named_files
 from csa.runner.request import RunRequest
 from csa.runner.setting import Setting
 from csa.runner.toolbox import check_files, find_command, loadable_adapters
 from csa.runner.turns.handoff import DigestLimits, Handoff, make_handoff
 from csa.runner.turns.plan import TurnPlan
-from csa.runner.turns.runfiles import is_roots_alone, read_named_files, run_directory
+from csa.runner.turns.runfiles import is_roots_alone, run_directory
 from csa.store.atomic import make_private_directory
 from csa.structs import Struct
 

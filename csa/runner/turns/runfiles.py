@@ -1,4 +1,4 @@
-"""The files a tool is given for one turn, and those of its configuration that its adapter sees.
+"""The files a tool is given for one turn.
 
 They stand in `runtime/` of the session, for as long as the turn runs: settings may hold what the transcript may not.
 """
@@ -12,10 +12,7 @@ from pathlib import Path
 
 from csa.ownership import give_tree, make_directory
 from csa.paths import SessionPaths
-from csa.runner.toolbox import expand_place
-from csa.store.atomic import make_private_directory, open_regular, write_private
-
-LARGEST_BYTES = 1 << 20
+from csa.store.atomic import make_private_directory, write_private
 
 
 def run_directory(paths: SessionPaths) -> Path:
@@ -84,18 +81,3 @@ def is_roots_alone(directory: Path) -> bool:
         if found.st_uid != 0 or found.st_mode & 0o022:
             return False
     return os.geteuid() == 0
-
-
-def read_named_files(names: tuple[str, ...], environ: Mapping[str, str], directory: str) -> dict[str, str]:
-    """Return the texts of the files `names` stand for; what is missing, unreadable or huge is left out."""
-    found: dict[str, str] = {}
-    for name in names:
-        path = expand_place(name, environ, directory)
-        if path is None:
-            continue
-        with suppress(OSError):
-            with open(open_regular(path), "rb") as file:
-                content = file.read(LARGEST_BYTES + 1)
-            if len(content) <= LARGEST_BYTES:
-                found[name] = content.decode("utf-8", "replace")
-    return found
