@@ -17,7 +17,14 @@ from csa.model.adapter import ErrorKind, Outcome, ToolExit, TurnRequest, Update
 from csa.model.resets import delay_of
 from csa.model.usage import Usage
 from csa_adapters.codex_rollout import Rollouts, rollout_patterns
-from csa_adapters.failures import ended_well, ending_message, kind_of_message, kind_of_status, rules, stderr_message
+from csa_adapters.failures import (
+    ended_well,
+    ending_message,
+    kind_of_message,
+    kind_of_status,
+    rules,
+    stderr_message,
+)
 from csa_adapters.homes import home_directory
 from csa_adapters.jsonlines import count_of, list_of, mapping_of, number_of, other, read_object, text_of
 
@@ -37,6 +44,12 @@ _MESSAGES = rules(
     (r"high demand|internal server error|server.?error", "server"),  # a 500 comes without its number
     (r"stream disconnected|stream closed|Connection failed|network|timed? ?out|error sending request", "network"),
     (r'^\{"error"', "invalid_request"),  # a 400 is passed on as the provider's body
+)
+# What codex says of a thread of which it has no copy, or an empty one, or of which only its database knows.
+_UNKNOWN = (
+    "no rollout found for thread id {0}",
+    "invalid paginated history lineage for {0}: missing source rollout",
+    "{0}.jsonl is empty",
 )
 # What stderr says when the run ended before its first event.
 _STARTUP = rules(
@@ -67,6 +80,7 @@ class CodexDecoder:
         self._home = home_directory(request.environ, "CODEX_HOME", ".codex")
         self._asked = request.provider_session_id
         self._forked = request.fork_of
+        self._conversation = request.conversation
         self._totals = baseline(request)
         self._thread: str | None = None
         self._fault: str | None = None
@@ -172,6 +186,8 @@ class CodexDecoder:
         if self._completed:
             return "protocol", "codex did not name the thread of this run"
         said = stderr_message(end.stderr_tail)
+        if said.startswith(("thread/resume: ", "thread/fork: ")) and is_unknown(said, self._conversation):
+            return "unknown_conversation", said
         kind = kind_of_message(said, _STARTUP) if end.signal is None else None
         return (kind, said) if kind else ("internal", ending_message(end, "thread.started"))
 
@@ -268,6 +284,11 @@ class CodexDecoder:
             self._denied.append(title)
             updates.append(Update("permission", {"id": call, "title": title, "status": "denied"}))
         return updates
+
+
+def is_unknown(message: str, thread: str | None) -> bool:
+    """Say whether codex's answer to the request for a thread means that it has no copy of it."""
+    return thread is not None and any(words.format(thread) in message for words in _UNKNOWN)
 
 
 def kind_of(message: str) -> ErrorKind:

@@ -15,7 +15,14 @@ from typing import Any
 from csa.model.adapter import ErrorKind, Outcome, ToolExit, TurnRequest, Update
 from csa.model.resets import delay_of
 from csa.model.usage import Usage
-from csa_adapters.failures import ended_well, ending_message, kind_of_message, kind_of_status, rules, stderr_message
+from csa_adapters.failures import (
+    ended_well,
+    ending_message,
+    kind_of_message,
+    kind_of_status,
+    rules,
+    stderr_message,
+)
 from csa_adapters.jsonlines import count_of, list_of, mapping_of, number_of, other, read_object, text_of
 from csa_adapters.opencode_tools import describe_call, plan_entries
 
@@ -68,6 +75,7 @@ class OpencodeDecoder:
 
     def __init__(self, request: TurnRequest) -> None:
         self._asked = request.provider_session_id
+        self._unknown = f"Session not found: {request.conversation}"
         self._session: str | None = None
         self._fault: str | None = None
         self._error: tuple[ErrorKind, str] | None = None
@@ -238,6 +246,8 @@ class OpencodeDecoder:
         message = text_of(data.get("message")) or name or "the turn failed"
         if name == "RetriesEndedError":
             kind: ErrorKind = _kind_of_retry(message, data.get("limit"))
+        elif name == "NotFoundError" and message == self._unknown and self._session is None:
+            kind = "unknown_conversation"
         else:
             kind = _kind_of_error(name, data, message)
         self._error = kind, message

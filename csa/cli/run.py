@@ -23,7 +23,7 @@ from csa.model.clock import local_clock
 from csa.model.config import AUTO, TRANSPORTS
 from csa.model.duration import parse_duration, parse_on_quota
 from csa.model.permission import Permission
-from csa.model.result import RunResult, kind_in_words
+from csa.model.result import NO_NEW_CONVERSATION, UNKNOWN_CONVERSATION, RunResult, kind_in_words
 from csa.process.wakeup import heeded
 from csa.runner.client import Csa
 from csa.runner.request import RunRequest
@@ -372,6 +372,8 @@ def failure_hint(result: RunResult) -> str | None:
         return f"log in with {result.tool}, or set its key"
     if result.error_kind == "context_overflow":
         return f"csa session compress --session {result.session_id}"
+    if result.error_kind == UNKNOWN_CONVERSATION:
+        return _hint_of_unknown(result)
     if result.error_kind == "quota":
         return f'csa run --session {result.session_id} --tool ANOTHER "go on", or pass --fallback the next time'
     if result.error_kind == "budget":
@@ -379,6 +381,14 @@ def failure_hint(result: RunResult) -> str | None:
     if result.provider_session_id is None:
         return None
     return f'csa run --session {result.session_id} "go on"'
+
+
+def _hint_of_unknown(result: RunResult) -> str:
+    """Say what can be done about a conversation that the tool does not know: csa was kept from it, or could not."""
+    if NO_NEW_CONVERSATION in (result.error_message or ""):
+        return f'csa run --tool {result.tool} "..." begins a new session'
+    again = f'CSA_CONF_HANDOFF=on csa run --session {result.session_id} "go on"'
+    return f"{again} (without --no-handoff) goes on in a new conversation, with a summary of this one"
 
 
 def _request(arguments: argparse.Namespace) -> RunRequest:

@@ -19,6 +19,7 @@ from csa.store.unfinished import ERRANDS, Open, Pending
 from csa.structs import Struct
 
 TURN_ENDS = frozenset({"run_started", "run_finished"})
+NOTHING_USED = frozenset({"spawn", "unknown_conversation"})  # kinds of error of a turn in which no model was asked
 _MAX_LOOK_BACK = 2000  # events of a turn that has not ended
 _MARKS = (b'"run_started"', b'"run_finished"', b'"compaction"', b'"usage"')
 _MESSAGES = (b'"type":"agent_message"', b'"type":"user_message"')
@@ -109,9 +110,9 @@ def usage_told(finished: Event | None) -> Usage | None:
 
 
 def never_began(finished: Event | None) -> bool:
-    """Say whether a turn's tool could not be started, so that it has used nothing."""
+    """Say whether a turn's tool could not be started, or not begin, so that it has used nothing."""
     error = finished.data.get("error") if finished else None
-    return isinstance(error, Mapping) and error.get("kind") == "spawn"
+    return isinstance(error, Mapping) and error.get("kind") in NOTHING_USED
 
 
 def usage_of_compaction(told: Usage | None, status: str) -> Usage:

@@ -6,11 +6,11 @@ title and how it ended are told.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from csa.model.events import Event
-from csa.model.result import kind_in_words
+from csa.model.result import UNKNOWN_CONVERSATION, kind_in_words
 from csa.paths import SessionPaths
 from csa.store.results import read_final_text
 from csa.store.transcript import read_events_backwards
@@ -118,6 +118,7 @@ class _Turn(Struct, frozen=False):
     answer: str = ""
     streamed: str = ""  # the end of what a tool that streams has said
     is_bound: bool = False  # the tool had a conversation, which knows of the turn
+    is_void: bool = False  # the tool did not know the conversation, and was given no other
     end: str = "had no end: csa itself was killed"
     calls: list[tuple[str, str]] = field(default_factory=list)  # kind and line, newest first
     more_calls: int = 0
@@ -134,7 +135,8 @@ def _turns_backwards(paths: SessionPaths) -> Iterator[_Turn]:
             turn.prompt = str(event.data.get("prompt", "")).strip()
             turn.is_bound = turn.is_bound or bool(event.data.get("resumed"))
             turn.answer = turn.answer or turn.streamed.strip()
-            yield turn
+            if not turn.is_void:
+                yield turn
         else:
             _take(turn, event)
 
@@ -152,6 +154,8 @@ def _take(turn: _Turn, event: Event) -> None:
         _take_message(turn, event)
     elif event.type == "run_finished":
         turn.end = _describe_end(event)
+        error = event.data.get("error")
+        turn.is_void = isinstance(error, Mapping) and error.get("kind") == UNKNOWN_CONVERSATION
 
 
 def _take_message(turn: _Turn, event: Event) -> None:

@@ -38,6 +38,7 @@ from csa.store.slots import Holder, pass_slot
 from csa.store.taking import RETRY_OR_WAIT
 from csa.store.transcript import last_turn_event
 from csa.store.trees import leave_tree
+from csa.store.turns import NOTHING_USED
 from csa.store.unfinished import read_unfinished
 from csa.structs import replace
 
@@ -132,7 +133,12 @@ class Recorder:
         )
 
     def bind(self, provider_session_id: str) -> None:
-        """Write the provider's id to state.toml at once: it is what a crash must not lose."""
+        """Write the provider's id to state.toml at once: it is what a crash must not lose.
+
+        Running totals are a conversation's: those of one that this replaces go.
+        """
+        if provider_session_id != self.tool_state.provider_session_id:
+            self.tool_state = replace(self.tool_state, totals=None)
         self.tool_state = replace(
             self.tool_state,
             provider_session_id=provider_session_id,
@@ -196,7 +202,7 @@ class Recorder:
             updated_at=result.finished_at,
             totals=outcome.totals if outcome.totals is not None else self.tool_state.totals,
         )
-        has_begun = result.usage is not None or result.error_kind != "spawn"
+        has_begun = result.usage is not None or result.error_kind not in NOTHING_USED
         spent = spent_by_turn(result.usage, result.duration_s) if has_begun else Spent()
         self._save_state(spent=spent, at=result.finished_at)
         self.held.write_heartbeat()
