@@ -207,7 +207,8 @@ class Turn:
 
     def _look_up(self) -> _Json:
         """Look whether the agent lists the session that it could not open: opencode says of any reason the same."""
-        asked, cursor = text_of(self._order["session_id"]), {}
+        asked = text_of(self._order["session_id"])
+        cursor: _Json = {}
         if not asked or self._can.get("list") is None:
             return {}
         with suppress(RpcError, Failed, TimeoutError):

@@ -51,6 +51,7 @@ _UNKNOWN = (
     "invalid paginated history lineage for {0}: missing source rollout",
     "{0}.jsonl is empty",
 )
+_ASKING = ("thread/resume: ", "thread/fork: ", "Failed to resume session ")  # the last one in its interface
 # What stderr says when the run ended before its first event.
 _STARTUP = rules(
     (r"no rollout found|already has an active writer|no prompt provided|not inside a trusted dir", "invalid_request"),
@@ -186,7 +187,7 @@ class CodexDecoder:
         if self._completed:
             return "protocol", "codex did not name the thread of this run"
         said = stderr_message(end.stderr_tail)
-        if said.startswith(("thread/resume: ", "thread/fork: ")) and is_unknown(said, self._conversation):
+        if said.startswith(_ASKING) and is_unknown(said, self._conversation):
             return "unknown_conversation", said
         kind = kind_of_message(said, _STARTUP) if end.signal is None else None
         return (kind, said) if kind else ("internal", ending_message(end, "thread.started"))

@@ -149,13 +149,18 @@ class OpencodeDecoder:
             said = stderr_message(_COLOUR.sub("", end.stderr_tail)) if self._session is None else ""
             return kind, f"{message}: {said}" if said and kind == "spawn" else message
         if self._session is None:
-            return "internal" if end.signal is not None else "protocol", ending_message(end, "a session")
+            return self._without_session(end)
         if self._reason == "stop" and ended_well(end):
             return None, None
         if end.signal is None and self._reason not in ("", "stop"):
             kind = _REASONS.get(self._reason, "protocol")
             return kind, f"the last step ended with '{self._reason}' instead of 'stop'"
         return "internal" if end.signal is not None else "protocol", ending_message(end, "a last step")
+
+    def _without_session(self, end: ToolExit) -> tuple[ErrorKind, str]:
+        if stderr_message(_COLOUR.sub("", end.stderr_tail)) == self._unknown:  # so says its interface
+            return "unknown_conversation", self._unknown
+        return "internal" if end.signal is not None else "protocol", ending_message(end, "a session")
 
     def _identify(self, event: _Json) -> list[Update]:
         """Compare the line's own session with the one asked for, else with the first one named; bind at that."""

@@ -368,19 +368,17 @@ _STATUS_WORDS = {
 
 def failure_hint(result: RunResult) -> str | None:
     """Return what may be done about a turn that did not succeed."""
-    if result.error_kind == "auth":
-        return f"log in with {result.tool}, or set its key"
-    if result.error_kind == "context_overflow":
-        return f"csa session compress --session {result.session_id}"
-    if result.error_kind == UNKNOWN_CONVERSATION:
-        return _hint_of_unknown(result)
-    if result.error_kind == "quota":
-        return f'csa run --session {result.session_id} --tool ANOTHER "go on", or pass --fallback the next time'
-    if result.error_kind == "budget":
-        return f"csa session budget -s {result.session_id} shows who used it, and whose it is; csa run sets another"
-    if result.provider_session_id is None:
-        return None
-    return f'csa run --session {result.session_id} "go on"'
+    session, kind = result.session_id, result.error_kind or ""
+    hints = {
+        "auth": f"log in with {result.tool}, or set its key",
+        "context_overflow": f"csa session compress --session {session}",
+        "quota": f'csa run --session {session} --tool ANOTHER "go on", or pass --fallback the next time',
+        "budget": f"csa session budget -s {session} shows who used it, and whose it is; csa run sets another",
+        UNKNOWN_CONVERSATION: _hint_of_unknown(result),
+    }
+    if kind in hints or result.provider_session_id is None:
+        return hints.get(kind)
+    return f'csa run --session {session} "go on"'
 
 
 def _hint_of_unknown(result: RunResult) -> str:

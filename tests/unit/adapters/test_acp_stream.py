@@ -317,6 +317,30 @@ def test_what_an_error_means(fields: dict[str, Any], kind: str, words: str) -> N
     assert only(updates, "error") == [{"kind": kind, "message": outcome.error_message}]
 
 
+@pytest.mark.parametrize(
+    ("fields", "kind"),
+    [
+        ({"code": -32002, "message": "Resource not found"}, "unknown_conversation"),
+        ({"code": -32603, "message": "x", "data": {"details": "no rollout found for thread id 1"}}, "unknown_conversation"),
+        ({"code": -32603, "message": "x", "data": {"details": 'Invalid session identifier "1".'}}, "unknown_conversation"),
+        ({"code": -32602, "message": "Session ses_1 not found"}, "unknown_conversation"),
+        ({"code": -32603, "message": "service failure", "listed": False}, "unknown_conversation"),
+        ({"code": -32603, "message": "service failure", "listed": True}, "invalid_request"),
+        ({"code": -32603, "message": "service failure"}, "invalid_request"),
+        ({"code": -32002, "message": "Resource not found", "listed": True}, "invalid_request"),
+        ({"code": -32601, "message": "session/resume: method not found"}, "protocol"),
+        ({"code": -32000, "message": "Authentication required: no session found", "listed": False}, "auth"),
+        ({"code": -32603, "message": "fetch failed", "listed": False}, "network"),
+        ({"code": -32002, "message": "Resource not found", "stage": "prompt"}, "invalid_request"),
+    ],
+)
+def test_a_session_that_the_agent_does_not_have(fields: dict[str, Any], kind: str) -> None:
+    """It says so by the code, in words, or by what it lists; only where the session was asked for."""
+    said_so = failed(**{"stage": "session", **fields})
+    assert decode(said_so, end=EXIT_1, provider_session_id="1")[1].error_kind == kind
+    assert decode(said_so, end=EXIT_1)[1].error_kind != "unknown_conversation"
+
+
 def test_an_agent_that_ends_by_itself_has_told_why_on_stderr() -> None:
     """There its reason stands, and what kind it is of; where the agent has answered, stderr is noise."""
     end = ToolExit(1, None, "starting\nError: not logged in, run goose configure\n    at x\n")

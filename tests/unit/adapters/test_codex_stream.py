@@ -203,9 +203,26 @@ def test_kinds_of_failure(text: str, kind: str) -> None:
     [
         (
             f"Error: thread/resume: no rollout found for thread id {THREAD} (code -32600)\n\nStack backtrace:\n",
-            "invalid_request",
+            "unknown_conversation",
             "no rollout found",
         ),
+        (
+            f"Error: thread/fork: invalid paginated history lineage for {THREAD}: missing source rollout (code -32600)\n",
+            "unknown_conversation",
+            "missing source rollout",
+        ),
+        (
+            "Error: thread/resume: failed to read thread: thread-store internal error: "
+            f"rollout at /h/my dir/rollout-2026-{THREAD}.jsonl is empty (code -32603)\n",
+            "unknown_conversation",
+            "is empty",
+        ),
+        (
+            f"Error: thread/resume: session {THREAD} is archived. Run `codex unarchive {THREAD}` (code -32600)\n",
+            "internal",
+            "is archived",
+        ),
+        (f"hook said: no rollout found for thread id {THREAD}\n", "invalid_request", "no rollout found"),
         (
             f"Error: thread/resume: thread {THREAD} already has an active writer (code -32600)\n",
             "invalid_request",
