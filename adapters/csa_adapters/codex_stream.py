@@ -50,8 +50,10 @@ _UNKNOWN = (
     "no rollout found for thread id {0}",
     "invalid paginated history lineage for {0}: missing source rollout",
     "{0}.jsonl is empty",
+    "No saved session found with ID {0}",
 )
-_ASKING = ("thread/resume: ", "thread/fork: ", "Failed to resume session ")  # the last one in its interface
+# How it begins what it says of the thread that was asked for; the last two are its interface's.
+_ASKING = ("thread/resume: ", "thread/fork: ", "Failed to resume session ", "No saved session ")
 # What stderr says when the run ended before its first event.
 _STARTUP = rules(
     (r"no rollout found|already has an active writer|no prompt provided|not inside a trusted dir", "invalid_request"),

@@ -321,8 +321,14 @@ def test_what_an_error_means(fields: dict[str, Any], kind: str, words: str) -> N
     ("fields", "kind"),
     [
         ({"code": -32002, "message": "Resource not found"}, "unknown_conversation"),
-        ({"code": -32603, "message": "x", "data": {"details": "no rollout found for thread id 1"}}, "unknown_conversation"),
-        ({"code": -32603, "message": "x", "data": {"details": 'Invalid session identifier "1".'}}, "unknown_conversation"),
+        (
+            {"code": -32603, "message": "x", "data": {"details": "no rollout found for thread id 1"}},
+            "unknown_conversation",
+        ),
+        (
+            {"code": -32603, "message": "x", "data": {"details": 'Invalid session identifier "1".'}},
+            "unknown_conversation",
+        ),
         ({"code": -32602, "message": "Session ses_1 not found"}, "unknown_conversation"),
         ({"code": -32603, "message": "service failure", "listed": False}, "unknown_conversation"),
         ({"code": -32603, "message": "service failure", "listed": True}, "invalid_request"),

@@ -150,7 +150,7 @@ def test_what_a_tool_does_not_know_is_what_was_asked_for(tool: str) -> None:
     assert replay(tool, "resume-unknown", fork_of=UNKNOWN[tool]).error_kind == (
         "unknown_conversation" if tool != "gemini-cli" else "invalid_request"  # which cannot fork
     )
-    assert replay(tool, "resume-unknown", provider_session_id=THREAD).error_kind != "unknown_conversation"
+    assert replay(tool, "resume-unknown", provider_session_id=FRESH).error_kind != "unknown_conversation"
     assert replay(tool, "resume-unknown", fork_of=None).error_kind != "unknown_conversation"
 
 
