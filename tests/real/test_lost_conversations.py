@@ -34,9 +34,9 @@ LOSSES = pytest.mark.parametrize("lose", [lose_one, lose_home])
 @LOSSES
 def test_a_session_goes_on(place: Workplace, tool: RealTool, lose: Callable[[Workplace, RealTool], None]) -> None:
     """In a new conversation, in the same turn: with all that was said, the model it had, and figures of its own."""
-    place.provider.on("capital", text("It is Ulm.", usage=(1000, 100)))
-    place.provider.on("river", text("The Danube.", usage=(300, 30)))
-    place.provider.on("lake", text("None.", usage=(500, 50)))
+    place.provider.on("capital", text("It is Ulm.", usage=(1000, 100, 0)))
+    place.provider.on("river", text("The Danube.", usage=(300, 30, 0)))
+    place.provider.on("lake", text("None.", usage=(500, 50, 0)))
     first = place.run(tool, "Name the capital.", "--model", tool.model)
     session_id, gone = first["session_id"], first["provider_session_id"]
     place.run(tool, "something else")

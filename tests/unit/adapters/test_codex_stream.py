@@ -207,13 +207,12 @@ def test_kinds_of_failure(text: str, kind: str) -> None:
             "no rollout found",
         ),
         (
-            f"Error: thread/fork: invalid paginated history lineage for {THREAD}: missing source rollout (code -32600)\n",
+            f"Error: thread/fork: invalid paginated history lineage for {THREAD}: missing source rollout (code 1)\n",
             "unknown_conversation",
             "missing source rollout",
         ),
         (
-            "Error: thread/resume: failed to read thread: thread-store internal error: "
-            f"rollout at /h/my dir/rollout-2026-{THREAD}.jsonl is empty (code -32603)\n",
+            f"Error: thread/resume: failed to read thread: at /my dir/rollout-2-{THREAD}.jsonl is empty (code 1)\n",
             "unknown_conversation",
             "is empty",
         ),
