@@ -200,7 +200,7 @@ class Turn:
             answer = self._ask_for_session("session/load", {**where, "sessionId": asked})
             self._wait_for_quiet(QUIET_S, REPLAY_LIMIT_S)
         else:
-            raise Failed("the agent can neither resume nor load a session", kind="unsupported")
+            raise Failed("the agent can neither resume nor load a session", kind="forgetful")
         self._session = text_of(answer.get("sessionId")) or self._session
         say("session", session_id=self._session, how=how, replayed=self._updates)
         return answer

@@ -55,6 +55,7 @@ _CATEGORIES: dict[str, ErrorKind] = {
 _GIVEN: dict[str, ErrorKind] = {
     "spawn": "spawn",
     "unsupported": "invalid_request",
+    "forgetful": "unknown_conversation",  # of an agent that keeps none
     "protocol": "protocol",
     "auth": "auth",
 }

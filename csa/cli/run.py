@@ -103,7 +103,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     how.add_argument(
         "--no-handoff",
         action="store_true",
-        help="give the tool the prompt alone, even where other tools have worked in the session before",
+        help="give the tool the prompt alone, even where other tools have worked in the session before; fail where its "
+        "own conversation is gone",
     )
     how.add_argument(
         "--wait",

@@ -137,6 +137,28 @@ def test_a_fork_that_is_gone_is_told_of_its_source(place: Place, tool: str) -> N
     assert "said later" not in asked
 
 
+@pytest.mark.parametrize("tool", NATIVE_FORKS)
+def test_a_fork_that_was_refused_can_go_on(place: Place, tool: str) -> None:
+    """Its hint works as well: it is told of its source."""
+    source, _ = begin(place, tool)
+    refused = place.run("run", "--fork-from", source, "--no-handoff", "x")
+    assert (refused.code, "CSA_CONF_HANDOFF=on csa run --session" in refused.err) == (1, True), refused.err
+    place.play(["write-stdin", str(place.tmp / "stdin")], ["say", "I know"])
+    assert place.run("run", "--session", refused.session_id, "go on").code == 0
+    assert "the capital is Ulm" in (place.tmp / "stdin").read_text()
+
+
+def test_the_new_one_is_tried_again(place: Place) -> None:
+    """A provider that fails in passing does so in the new conversation too; it is the same turn, told of once."""
+    session_id, _ = begin(place, "codex")
+    place.play(["fail", "503"], times=1)
+    done = place.run("run", "--session", session_id, "go on")
+    assert done.code == 0, done.err
+    assert [data["attempt"] for data in of_type(place, session_id, "retry") if data.get("by") == "csa"] == [1]
+    assert len(of_type(place, session_id, "handoff")) == 1
+    assert place.state(session_id)["turns"] == 2
+
+
 def test_what_csa_has_no_transcript_of_is_not_begun_anew(place: Place) -> None:
     """A record of another program's: there is nothing to tell, and it is said each time."""
     session_id, gone = begin(place, "codex")
@@ -164,7 +186,7 @@ def test_a_provider_that_fails_is_no_such_case(place: Place, tool: str) -> None:
     assert of_type(place, session_id, "handoff") == []
 
 
-@pytest.mark.parametrize("flags", ["", ', "--only-load"', ', "--vague"'])
+@pytest.mark.parametrize("flags", ["", ', "--only-load"', ', "--vague"', ', "--forgetful"'])
 def test_an_acp_agent(place: Place, flags: str) -> None:
     """By the protocol's code, or, where it does not say why, by what it lists."""
     config = place.tmp / "config.toml"
