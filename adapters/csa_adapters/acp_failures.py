@@ -39,7 +39,8 @@ _MESSAGES = rules(
 # What agents answer to a request for a session that they do not have, where the code does not say it.
 _UNKNOWN = re.compile(
     r"no rollout found for thread|invalid session identifier|no previous sessions found|no conversation found"
-    r"|\b(session|conversation|thread)\b.{0,80}\b(not found|unknown|(does not|doesn't|no longer) exists?)\b"
+    r"|\b(session|conversation|thread)\b((?!model|server|provider|director|file).){0,80}"
+    r"\b(not found|unknown|(does not|doesn't|no longer) exists?)\b"
     r"|\b(unknown|no such) (session|conversation|thread)\b",
     re.IGNORECASE,
 )

@@ -188,11 +188,17 @@ class CodexDecoder:
     def _startup_failure(self, end: ToolExit) -> tuple[ErrorKind, str]:
         if self._completed:
             return "protocol", "codex did not name the thread of this run"
+        if end.signal is None and (gone := self._unknown_thread(end.stderr_tail)):
+            return "unknown_conversation", gone
         said = stderr_message(end.stderr_tail)
-        if said.startswith(_ASKING) and is_unknown(said, self._conversation):
-            return "unknown_conversation", said
         kind = kind_of_message(said, _STARTUP) if end.signal is None else None
         return (kind, said) if kind else ("internal", ending_message(end, "thread.started"))
+
+    def _unknown_thread(self, tail: str) -> str | None:
+        """Return the line of stderr that says that codex has no copy of the thread."""
+        lines = (line.strip().removeprefix("Error: ").removeprefix("ERROR: ") for line in tail.splitlines())
+        asking = (line for line in lines if line.startswith(_ASKING))
+        return next((line for line in asking if is_unknown(line, self._conversation)), None)
 
     def _thread_started(self, event: _Json) -> list[Update] | None:
         thread = text_of(event.get("thread_id"))

@@ -203,8 +203,10 @@ class GeminiDecoder:
     def _unfinished(self, end: ToolExit) -> tuple[ErrorKind, str]:
         """Judge an end without a result line: a signal gives one with exit 0, a refused start one with empty stdout."""
         said = _said(end.stderr_tail)
-        if end.code == _BAD_INPUT and not self._bound and is_unknown(said, self._resumed):
-            return "unknown_conversation", said
+        if end.code == _BAD_INPUT and not self._bound:
+            lines = map(str.strip, end.stderr_tail.splitlines())
+            if gone := next((line for line in lines if is_unknown(line, self._resumed)), None):
+                return "unknown_conversation", gone
         kind = _kind_of_exit(end.code) or (None if self._bound else kind_of_message(said, _STARTUP))
         if end.code == _NO_LOGIN:
             return "auth", f"{said or 'no login'}; {_LOGIN_HINT}"

@@ -103,7 +103,7 @@ class Course:
     async def _try(self) -> Outcome:
         """Run the tool; where it does not know the conversation, once more in a new one that is told what was said."""
         outcome = await self._run_tool()
-        if outcome.error_kind != UNKNOWN_CONVERSATION or self.is_stopped:
+        if outcome.error_kind != UNKNOWN_CONVERSATION or self.is_stopped or self._evidence.has_acted:
             return outcome
         known = replace(self._known, provider_session_id=None, totals=None)
         try:

@@ -334,6 +334,7 @@ def test_what_an_error_means(fields: dict[str, Any], kind: str, words: str) -> N
         ({"code": -32603, "message": "service failure", "listed": False}, "unknown_conversation"),
         ({"code": -32603, "message": "service failure", "listed": True}, "invalid_request"),
         ({"code": -32603, "message": "service failure"}, "invalid_request"),
+        ({"code": -32603, "message": "session 1 failed: model x not found"}, "invalid_request"),
         ({"code": -32002, "message": "Resource not found", "listed": True}, "invalid_request"),
         ({"code": -32601, "message": "session/resume: method not found"}, "protocol"),
         ({"code": -32000, "message": "Authentication required: no session found", "listed": False}, "auth"),
