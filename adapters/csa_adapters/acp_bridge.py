@@ -45,6 +45,7 @@ QUIET_S = 0.25  # gemini answers `session/load` before it has replayed everythin
 LATE_QUIET_S, SILENT_QUIET_S = 0.15, 1.0  # after the prompt's answer; the second where nothing was said before it
 REPLAY_LIMIT_S = 5.0
 LATE_LIMIT_S = 2.0
+LIST_S, MAX_PAGES = 10.0, 50  # of an agent's sessions
 AUTHENTICATE_S = 30.0  # cursor never answers who is not logged in
 CANCEL_WAIT_S = 1.5
 COMMANDS_WAIT_S, COMMANDS_STEP_S = 3.0, 0.05  # agents tell their commands after they have answered, if at all
@@ -122,7 +123,8 @@ class Turn:
             self._settle(opened)
             result = self._command(self._order["command"]) if self._order.get("command") else self._prompt()
         except RpcError as error:
-            say("failed", stage=self._stage, code=error.code, message=str(error), data=error.data)
+            listed = self._look_up() if self._stage == "session" else {}
+            say("failed", stage=self._stage, code=error.code, message=str(error), data=error.data, **listed)
             return 1
         except Failed as error:
             say("failed", stage=self._stage, **error.line)
@@ -198,10 +200,26 @@ class Turn:
             answer = self._ask_for_session("session/load", {**where, "sessionId": asked})
             self._wait_for_quiet(QUIET_S, REPLAY_LIMIT_S)
         else:
-            raise Failed("the agent can neither resume nor load a session", kind="unsupported")
+            raise Failed("the agent can neither resume nor load a session", kind="forgetful")
         self._session = text_of(answer.get("sessionId")) or self._session
         say("session", session_id=self._session, how=how, replayed=self._updates)
         return answer
+
+    def _look_up(self) -> _Json:
+        """Look whether the agent lists the session that it could not open: opencode says of any reason the same."""
+        asked = text_of(self._order["session_id"])
+        cursor: _Json = {}
+        if not asked or self._can.get("list") is None:
+            return {}
+        with suppress(RpcError, Failed, TimeoutError):
+            for _ in range(MAX_PAGES):
+                page = self._ask("session/list", cursor, LIST_S)
+                if asked in [mapping_of(one).get("sessionId") for one in list_of(page.get("sessions"))]:
+                    return {"listed": True}
+                if not (following := text_of(page.get("nextCursor"))):
+                    return {"listed": False}
+                cursor = {"cursor": following}
+        return {}
 
     def _ask_for_session(self, method: str, params: _Json) -> _Json:
         """Ask; where the agent wants to know who asks, tell it once and ask again."""

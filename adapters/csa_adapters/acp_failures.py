@@ -14,9 +14,10 @@ from csa.model.adapter import ErrorKind
 from csa_adapters.failures import MESSAGE_LIMIT, kind_of_message, kind_of_status, rules, stderr_message
 from csa_adapters.jsonlines import mapping_of, text_of
 
+_NOT_FOUND = -32002  # a resource: a session, where one was asked for
 _CODES: dict[int, ErrorKind] = {
     -32000: "auth",
-    -32002: "invalid_request",  # resource not found: an unknown session, mostly
+    _NOT_FOUND: "invalid_request",
     -32600: "protocol",
     -32601: "protocol",
     -32602: "invalid_request",
@@ -35,6 +36,14 @@ _MESSAGES = rules(
     (r"high demand|internal server error|server.?error", "server"),
     (r"stream (disconnected|closed)|connection|network|timed? ?out|fetch failed|ECONN|unreachable", "network"),
 )
+# What agents answer to a request for a session that they do not have, where the code does not say it.
+_UNKNOWN = re.compile(
+    r"no rollout found for thread|invalid session identifier|no previous sessions found|no conversation found"
+    r"|\b(session|conversation|thread)\b((?!model|server|provider|director|file).){0,80}"
+    r"\b(not found|unknown|(does not|doesn't|no longer) exists?)\b"
+    r"|\b(unknown|no such) (session|conversation|thread)\b",
+    re.IGNORECASE,
+)
 _STATUS = re.compile(r"\b(40[0-9]|41[0-9]|42[0-9]|5[0-3][0-9])\b")
 # codex-acp's `sessionFailure`, where its title says no more.
 _CATEGORIES: dict[str, ErrorKind] = {
@@ -47,9 +56,12 @@ _CATEGORIES: dict[str, ErrorKind] = {
 _GIVEN: dict[str, ErrorKind] = {
     "spawn": "spawn",
     "unsupported": "invalid_request",
+    "forgetful": "unknown_conversation",  # of an agent that keeps none
     "protocol": "protocol",
     "auth": "auth",
 }
+_AS_OF_UNKNOWN = (None, "invalid_request", "internal", "protocol", "server")  # other kinds say why it is not opened
+_NOT_UNDERSTOOD = (-32601, -32700)
 # A stop reason that is no success, and what it says to a person.
 STOPS: dict[str, tuple[ErrorKind, str]] = {
     "max_tokens": ("context_overflow", "the agent ran out of tokens"),
@@ -59,17 +71,32 @@ STOPS: dict[str, tuple[ErrorKind, str]] = {
 }
 
 
-def read_failure(line: Mapping[str, Any]) -> tuple[ErrorKind, str]:
-    """Return the kind and the words of a `failed` line: an error of the agent's, or one the bridge found."""
+def read_failure(line: Mapping[str, Any], asked: str | None) -> tuple[ErrorKind, str]:
+    """Return the kind and the words of a `failed` line: an error of the agent's, or one the bridge found.
+
+    `asked` is the session that was to be resumed or loaded.
+    """
     message = _words(text_of(line.get("message")), line.get("data"))
     stage = text_of(line.get("stage"))
     given = text_of(line.get("kind"))
     if found := _GIVEN.get(given):
         return found, message
     kind = _kind(line.get("code"), message, line.get("data"))
-    if kind is None and stage == "session":  # agents word it as they like when they cannot find a conversation
+    if stage == "session" and asked and kind in _AS_OF_UNKNOWN and _is_unknown(line, message):
+        return "unknown_conversation", message
+    if kind is None and stage == "session":  # agents word it as they like when they cannot open a conversation
         kind = "invalid_request"
     return kind or "internal", message
+
+
+def _is_unknown(line: Mapping[str, Any], message: str) -> bool:
+    """Say whether an agent that was asked for a session does not have it: by the code, its words, or its own list."""
+    is_listed = line.get("listed")
+    if line.get("code") in _NOT_UNDERSTOOD:
+        return False
+    if line.get("code") == _NOT_FOUND or _UNKNOWN.search(message):
+        return is_listed is not True
+    return is_listed is False
 
 
 def explain_exit(failure: tuple[ErrorKind, str], tail: str) -> tuple[ErrorKind, str]:

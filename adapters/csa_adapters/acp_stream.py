@@ -167,7 +167,7 @@ class AcpDecoder:
 
     def _failed_line(self, line: _Json) -> list[Update]:
         self._agent_ended = "exit" in line
-        return self._calls.flush() + self._fail(read_failure(line))
+        return self._calls.flush() + self._fail(read_failure(line, self._asked))
 
     def _fail(self, failure: tuple[ErrorKind, str]) -> list[Update]:
         self._failure = failure

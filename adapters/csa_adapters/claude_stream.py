@@ -34,6 +34,7 @@ class ClaudeCodeDecoder:
     def __init__(self, request: TurnRequest) -> None:
         self._asked = (request.provider_session_id or request.new_provider_id).lower()
         self._resumed = request.provider_session_id is not None
+        self._unknown = f"No conversation found with session ID: {request.conversation}"
         self._bound = False
         self._fault: str | None = None
         self._result: _Json | None = None  # the prompt's last
@@ -153,6 +154,8 @@ class ClaudeCodeDecoder:
         if self._error is not None:
             return self._error
         said = stderr_message(end.stderr_tail)
+        if said == self._unknown and not self._bound:  # of older versions, which write no result of it
+            return "unknown_conversation", said
         kind = kind_of_message(said, STARTUP) if not self._bound and end.signal is None else None
         if kind is not None:
             return kind, said
@@ -163,6 +166,8 @@ class ClaudeCodeDecoder:
         message = said or text_of(result.get("terminal_reason")) or text_of(result.get("subtype")) or "the turn failed"
         if self._error is not None and self._error[1] == said:
             return self._error
+        if not self._bound and self._unknown in list_of(result.get("errors")):
+            return "unknown_conversation", self._unknown
         names = [result.get(key) for key in _NAMED_BY]
         return self._kind(names, result.get("api_error_status"), message), message
 

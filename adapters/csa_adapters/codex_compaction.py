@@ -11,7 +11,7 @@ from typing import Any
 
 from csa.model.adapter import CompactionOutcome, ErrorKind, ToolExit, TurnRequest, Update
 from csa.model.usage import Usage
-from csa_adapters.codex_stream import baseline, kind_of, usage_between
+from csa_adapters.codex_stream import baseline, is_unknown, kind_of, usage_between
 from csa_adapters.failures import ended_well, ending_message
 from csa_adapters.jsonlines import count_of, mapping_of, number_of, other, read_object, text_of
 
@@ -96,7 +96,8 @@ class CodexCompactionDecoder:
         request = _REQUESTS.get(count_of(event.get("id")), "request")
         if "error" in event:
             message = text_of(mapping_of(event.get("error")).get("message")) or "no reason given"
-            return self._fail(f"{request}: {message}", "invalid_request")
+            is_gone = request == "thread/resume" and is_unknown(message, self._asked)
+            return self._fail(f"{request}: {message}", "unknown_conversation" if is_gone else "invalid_request")
         thread = mapping_of(mapping_of(event.get("result")).get("thread"))
         if thread and thread.get("id") != self._asked:
             self._fault = f"codex resumed thread {thread.get('id')} instead of {self._asked}"

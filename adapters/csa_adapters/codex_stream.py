@@ -17,7 +17,14 @@ from csa.model.adapter import ErrorKind, Outcome, ToolExit, TurnRequest, Update
 from csa.model.resets import delay_of
 from csa.model.usage import Usage
 from csa_adapters.codex_rollout import Rollouts, rollout_patterns
-from csa_adapters.failures import ended_well, ending_message, kind_of_message, kind_of_status, rules, stderr_message
+from csa_adapters.failures import (
+    ended_well,
+    ending_message,
+    kind_of_message,
+    kind_of_status,
+    rules,
+    stderr_message,
+)
 from csa_adapters.homes import home_directory
 from csa_adapters.jsonlines import count_of, list_of, mapping_of, number_of, other, read_object, text_of
 
@@ -38,6 +45,15 @@ _MESSAGES = rules(
     (r"stream disconnected|stream closed|Connection failed|network|timed? ?out|error sending request", "network"),
     (r'^\{"error"', "invalid_request"),  # a 400 is passed on as the provider's body
 )
+# What codex says of a thread of which it has no copy, or an empty one, or of which only its database knows.
+_UNKNOWN = (
+    "no rollout found for thread id {0}",
+    "invalid paginated history lineage for {0}: missing source rollout",
+    "{0}.jsonl is empty",
+    "No saved session found with ID {0}",
+)
+# How it begins what it says of the thread that was asked for; the last two are its interface's.
+_ASKING = ("thread/resume: ", "thread/fork: ", "Failed to resume session ", "No saved session ")
 # What stderr says when the run ended before its first event.
 _STARTUP = rules(
     (r"no rollout found|already has an active writer|no prompt provided|not inside a trusted dir", "invalid_request"),
@@ -67,6 +83,7 @@ class CodexDecoder:
         self._home = home_directory(request.environ, "CODEX_HOME", ".codex")
         self._asked = request.provider_session_id
         self._forked = request.fork_of
+        self._conversation = request.conversation
         self._totals = baseline(request)
         self._thread: str | None = None
         self._fault: str | None = None
@@ -171,9 +188,17 @@ class CodexDecoder:
     def _startup_failure(self, end: ToolExit) -> tuple[ErrorKind, str]:
         if self._completed:
             return "protocol", "codex did not name the thread of this run"
+        if end.signal is None and (gone := self._unknown_thread(end.stderr_tail)):
+            return "unknown_conversation", gone
         said = stderr_message(end.stderr_tail)
         kind = kind_of_message(said, _STARTUP) if end.signal is None else None
         return (kind, said) if kind else ("internal", ending_message(end, "thread.started"))
+
+    def _unknown_thread(self, tail: str) -> str | None:
+        """Return the line of stderr that says that codex has no copy of the thread."""
+        lines = (line.strip().removeprefix("Error: ").removeprefix("ERROR: ") for line in tail.splitlines())
+        asking = (line for line in lines if line.startswith(_ASKING))
+        return next((line for line in asking if is_unknown(line, self._conversation)), None)
 
     def _thread_started(self, event: _Json) -> list[Update] | None:
         thread = text_of(event.get("thread_id"))
@@ -268,6 +293,11 @@ class CodexDecoder:
             self._denied.append(title)
             updates.append(Update("permission", {"id": call, "title": title, "status": "denied"}))
         return updates
+
+
+def is_unknown(message: str, thread: str | None) -> bool:
+    """Say whether codex's answer to the request for a thread means that it has no copy of it."""
+    return thread is not None and any(words.format(thread) in message for words in _UNKNOWN)
 
 
 def kind_of(message: str) -> ErrorKind:

@@ -53,6 +53,7 @@ _NOTHING = re.compile(r"Compression was not beneficial|Nothing to compress|Alrea
 _ATTEMPT = re.compile(r"Attempt \d{1,4} failed(?: with status (\d{3}))?[:.]? ?(.*)")
 _RETRYING = re.compile(r"\.? *Retrying (?:after|with).*?\.\.\.(?: _?\w*Error:)? ?")
 _FAILED = re.compile(r"(?:✕|✖|✗|Could not compress|Failed to compress|Compression failed)[^\n]*")
+_REFUSED = re.compile(r"^Error resuming session: .*", re.MULTILINE)
 _DIALOG = re.compile(r"How would you like to authenticate|Enter .{0,20}API Key|Do you trust", re.IGNORECASE)
 
 
@@ -204,7 +205,9 @@ def _get_ready(screen: Screen) -> None:
         found = _DIALOG.search(screen.text)
         if found:
             raise Failed("auth", f"gemini asks: {found[0]}")
-        raise Failed("start", _last_words(screen.text) or "gemini showed no prompt")
+        refused = _REFUSED.search(screen.text)
+        said = refused[0].strip() if refused else _last_words(screen.text)
+        raise Failed("start", said or "gemini showed no prompt")
 
 
 def _enter_command(screen: Screen) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 from csa.model.adapter import CompactionOutcome, ErrorKind, ToolExit, TurnRequest, Update
 from csa_adapters.failures import ended_well, ending_message, kind_of_status
-from csa_adapters.gemini_stream import kind_of_words
+from csa_adapters.gemini_stream import is_unknown, kind_of_words
 from csa_adapters.jsonlines import count_of, number_of, other, read_object, text_of
 
 _KINDS: Mapping[str, ErrorKind] = {
@@ -78,7 +78,8 @@ class GeminiCompactionDecoder:
     def _fail(self, event: dict[str, Any]) -> list[Update]:
         why, message = text_of(event.get("why")), text_of(event.get("message"))
         said = f"there is nothing to compact ({message})" if why == "nothing" else message
-        self._failure = (_KINDS.get(why) or _kind(event), said)
+        is_gone = why == "start" and is_unknown(message, self._asked)
+        self._failure = ("unknown_conversation" if is_gone else _KINDS.get(why) or _kind(event), said)
         return [Update("error", {"kind": self._failure[0], "message": said})]
 
 

@@ -38,6 +38,7 @@ _EXITS: dict[int, ErrorKind] = {
     55: "permission",
 }
 _NO_LOGIN = 41
+_BAD_INPUT = 42
 _FIRST_STATUS = 400 - 256
 _LOGIN_HINT = "set GEMINI_API_KEY, or log in with `gemini` once"
 _STATUS = re.compile(r'"code": ?(\d{3})\b')
@@ -64,6 +65,11 @@ _STARTUP = rules(
     (r"trusted directory|not trusted", "permission"),
     (r"Unknown argument|Not enough arguments|Invalid values|No input provided|Error resuming", "invalid_request"),
     (r"Auth method|authenticat|GEMINI_API_KEY", "auth"),
+)
+# The start of a turn that was to go on in a conversation of which gemini has no copy, or one that it cannot read.
+_UNKNOWN = (
+    "Error resuming session: No previous sessions found for this project.",
+    'Error resuming session: Invalid session identifier "{0}".',
 )
 # What gemini says there of any run, and of what an agent's tools, hooks and servers did: never why a run failed.
 _NOISE = re.compile(
@@ -106,6 +112,7 @@ class GeminiDecoder:
     """The reader of one run."""
 
     def __init__(self, request: TurnRequest) -> None:
+        self._resumed = request.provider_session_id
         self._asked = (request.provider_session_id or request.new_provider_id).lower()
         self._bound = False
         self._fault: str | None = None
@@ -196,6 +203,10 @@ class GeminiDecoder:
     def _unfinished(self, end: ToolExit) -> tuple[ErrorKind, str]:
         """Judge an end without a result line: a signal gives one with exit 0, a refused start one with empty stdout."""
         said = _said(end.stderr_tail)
+        if end.code == _BAD_INPUT and not self._bound:
+            lines = map(str.strip, end.stderr_tail.splitlines())
+            if gone := next((line for line in lines if is_unknown(line, self._resumed)), None):
+                return "unknown_conversation", gone
         kind = _kind_of_exit(end.code) or (None if self._bound else kind_of_message(said, _STARTUP))
         if end.code == _NO_LOGIN:
             return "auth", f"{said or 'no login'}; {_LOGIN_HINT}"
@@ -367,6 +378,11 @@ def _kind_of_exit(code: int | None) -> ErrorKind | None:
     if code is None:
         return None
     return _EXITS.get(code) or (kind_of_status(code + 256) if code >= _FIRST_STATUS else None)
+
+
+def is_unknown(message: str, session: str | None) -> bool:
+    """Say whether the words with which gemini has refused to start mean that it has no copy of the conversation."""
+    return session is not None and message in [words.format(session) for words in _UNKNOWN]
 
 
 def kind_of_words(message: str) -> ErrorKind:

@@ -15,7 +15,14 @@ from typing import Any
 from csa.model.adapter import ErrorKind, Outcome, ToolExit, TurnRequest, Update
 from csa.model.resets import delay_of
 from csa.model.usage import Usage
-from csa_adapters.failures import ended_well, ending_message, kind_of_message, kind_of_status, rules, stderr_message
+from csa_adapters.failures import (
+    ended_well,
+    ending_message,
+    kind_of_message,
+    kind_of_status,
+    rules,
+    stderr_message,
+)
 from csa_adapters.jsonlines import count_of, list_of, mapping_of, number_of, other, read_object, text_of
 from csa_adapters.opencode_tools import describe_call, plan_entries
 
@@ -68,6 +75,7 @@ class OpencodeDecoder:
 
     def __init__(self, request: TurnRequest) -> None:
         self._asked = request.provider_session_id
+        self._unknown = f"Session not found: {request.conversation}"
         self._session: str | None = None
         self._fault: str | None = None
         self._error: tuple[ErrorKind, str] | None = None
@@ -141,13 +149,18 @@ class OpencodeDecoder:
             said = stderr_message(_COLOUR.sub("", end.stderr_tail)) if self._session is None else ""
             return kind, f"{message}: {said}" if said and kind == "spawn" else message
         if self._session is None:
-            return "internal" if end.signal is not None else "protocol", ending_message(end, "a session")
+            return self._without_session(end)
         if self._reason == "stop" and ended_well(end):
             return None, None
         if end.signal is None and self._reason not in ("", "stop"):
             kind = _REASONS.get(self._reason, "protocol")
             return kind, f"the last step ended with '{self._reason}' instead of 'stop'"
         return "internal" if end.signal is not None else "protocol", ending_message(end, "a last step")
+
+    def _without_session(self, end: ToolExit) -> tuple[ErrorKind, str]:
+        if stderr_message(_COLOUR.sub("", end.stderr_tail)) == self._unknown:  # so says its interface
+            return "unknown_conversation", self._unknown
+        return "internal" if end.signal is not None else "protocol", ending_message(end, "a session")
 
     def _identify(self, event: _Json) -> list[Update]:
         """Compare the line's own session with the one asked for, else with the first one named; bind at that."""
@@ -238,6 +251,8 @@ class OpencodeDecoder:
         message = text_of(data.get("message")) or name or "the turn failed"
         if name == "RetriesEndedError":
             kind: ErrorKind = _kind_of_retry(message, data.get("limit"))
+        elif name == "NotFoundError" and message == self._unknown and self._session is None:
+            kind = "unknown_conversation"
         else:
             kind = _kind_of_error(name, data, message)
         self._error = kind, message

@@ -14,6 +14,8 @@ TYPE_CHECKING = False  # see csa/structs.py
 if TYPE_CHECKING:
     from typing import Any
 
+    from csa.store.turns import ConversationRecord
+
     _Data = Mapping[str, Any]
 
 
@@ -86,6 +88,13 @@ def _finished(data: _Data) -> str:
 def _usage(data: _Data) -> str:
     used = Usage.from_dict(data)
     return f"usage: {tokens(used.input_tokens)} in, {tokens(used.output_tokens)} out"
+
+
+def conversation_in_words(provider_session_id: str, found: ConversationRecord | None) -> str:
+    """Say which conversation of a tool's is in use, since which turn, and in place of which."""
+    since = f", since turn {found.since_turn}" if found else ""
+    instead = f", in place of {found.replaces}, which it did not know any more" if found and found.replaces else ""
+    return f"conversation {provider_session_id}{since}{instead}"
 
 
 def _handoff(data: Mapping[str, Any]) -> str:

@@ -23,7 +23,7 @@ from csa.model.clock import local_clock
 from csa.model.config import AUTO, TRANSPORTS
 from csa.model.duration import parse_duration, parse_on_quota
 from csa.model.permission import Permission
-from csa.model.result import RunResult, kind_in_words
+from csa.model.result import NO_NEW_CONVERSATION, UNKNOWN_CONVERSATION, RunResult, kind_in_words
 from csa.process.wakeup import heeded
 from csa.runner.client import Csa
 from csa.runner.request import RunRequest
@@ -103,7 +103,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     how.add_argument(
         "--no-handoff",
         action="store_true",
-        help="give the tool the prompt alone, even where other tools have worked in the session before",
+        help="give the tool the prompt alone, even where other tools have worked in the session before; fail where its "
+        "own conversation is gone",
     )
     how.add_argument(
         "--wait",
@@ -376,17 +377,25 @@ _STATUS_WORDS = {
 
 def failure_hint(result: RunResult) -> str | None:
     """Return what may be done about a turn that did not succeed."""
-    if result.error_kind == "auth":
-        return f"log in with {result.tool}, or set its key"
-    if result.error_kind == "context_overflow":
-        return f"csa session compress --session {result.session_id}"
-    if result.error_kind == "quota":
-        return f'csa run --session {result.session_id} --tool ANOTHER "go on", or pass --fallback the next time'
-    if result.error_kind == "budget":
-        return f"csa session budget -s {result.session_id} shows who used it, and whose it is; csa run sets another"
-    if result.provider_session_id is None:
-        return None
-    return f'csa run --session {result.session_id} "go on"'
+    session, kind = result.session_id, result.error_kind or ""
+    hints = {
+        "auth": f"log in with {result.tool}, or set its key",
+        "context_overflow": f"csa session compress --session {session}",
+        "quota": f'csa run --session {session} --tool ANOTHER "go on", or pass --fallback the next time',
+        "budget": f"csa session budget -s {session} shows who used it, and whose it is; csa run sets another",
+        UNKNOWN_CONVERSATION: _hint_of_unknown(result),
+    }
+    if kind in hints or result.provider_session_id is None:
+        return hints.get(kind)
+    return f'csa run --session {session} "go on"'
+
+
+def _hint_of_unknown(result: RunResult) -> str:
+    """Say what can be done about a conversation that the tool does not know: csa was kept from it, or could not."""
+    if NO_NEW_CONVERSATION in (result.error_message or ""):
+        return f'csa run --tool {result.tool} "..." begins a new session'
+    again = f'CSA_CONF_HANDOFF=on csa run --session {result.session_id} "go on"'
+    return f"{again} (without --no-handoff) goes on in a new conversation, with a summary of this one"
 
 
 def _request(arguments: argparse.Namespace) -> RunRequest:

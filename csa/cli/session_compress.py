@@ -15,7 +15,7 @@ from csa.cli.output import print_json, print_problem, warn
 from csa.cli.run import heeded_signals, own_command
 from csa.cli.selecting import add_selector, find_one
 from csa.errors import CsaError, UsageError
-from csa.model.result import kind_in_words
+from csa.model.result import UNKNOWN_CONVERSATION, kind_in_words
 
 TYPE_CHECKING = False  # see csa/structs.py
 if TYPE_CHECKING:
@@ -91,6 +91,9 @@ def _complain(result: CompactionResult) -> None:
     kind = kind_in_words(result.status, result.error_kind)
     how = {"cancelled": "was cancelled", "timed_out": "ran out of time"}.get(result.status, "failed")
     hint = f"log in with {result.tool}, or set its key" if result.error_kind == "auth" else None
+    if result.error_kind == UNKNOWN_CONVERSATION:
+        again = f'csa run --session {result.session_id} --tool {result.tool} "go on"'
+        hint = f"{again} goes on in a new conversation, with a summary; until then there is nothing to compact"
     message = (result.error_message or "no reason is known").rstrip(".")
     print_problem(f"{result.tool}'s compaction {how}{kind}: {message}. The session's state is as it was.", hint=hint)
     sys.stderr.flush()

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
-from csa.cli.describe import elapsed, tokens, usage_in_words
+from csa.cli.describe import conversation_in_words, elapsed, tokens, usage_in_words
 from csa.cli.output import STATUS_STYLES, Style, cut, one_line, print_json, terminal_width
 from csa.cli.reads import find_to_read
 from csa.cli.roster import shorten
@@ -125,6 +125,8 @@ def _tools(card: SessionCard) -> Iterator[_Field]:
         model = (f" {asked}" if asked else "") + (f", effort {known.effort}" if known.effort else "")
         session = f" ({known.provider_session_id})" if known.provider_session_id else ""
         yield "tool" if index == 0 else "and", f"{name}{model}{session}"
+        if (found := card.conversations.get(name)) and found.replaces:
+            yield "", conversation_in_words(found.provider_session_id, found)
 
 
 def _turns(card: SessionCard) -> str:

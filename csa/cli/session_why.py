@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 
-from csa.cli.describe import describe, elapsed, size
+from csa.cli.describe import conversation_in_words, describe, elapsed, size
 from csa.cli.output import STATUS_STYLES, Style, cut, one_line, print_json, terminal_width
 from csa.cli.selecting import add_selector, find_one
 from csa.model.clock import local_clock
@@ -167,12 +167,9 @@ def _what_happened(found: Evidence) -> str:
 
 def _rows(found: Evidence) -> Iterator[tuple[str, str]]:
     """Yield the pieces of evidence that there are."""
-    yield "lock", "cannot be read" if found.is_locked is None else "held" if found.is_locked else "free"
-    for holder in found.holders:
-        yield "", f"by PID {holder.process.pid}: {cut(one_line(holder.command), _COMMAND_WIDTH)}"
-    if found.owner:
-        yield "owner", _owner(found.owner)
-        yield "", _whereabouts(found.owner)
+    yield from _whose(found)
+    if talk := found.conversation:
+        yield "tool", f"{talk.tool}, {conversation_in_words(talk.provider_session_id, talk.known)}"
     if event := found.last_event:
         yield "last event", f"{event.type}, {_age(found.last_event_age_s)} ago: {describe(event) or '-'}"
     if found.silence_s is not None:
@@ -191,6 +188,15 @@ def _rows(found: Evidence) -> Iterator[tuple[str, str]]:
         yield "heartbeat", f"{_age(found.heartbeat_age_s)} old{_host(found)}"
     if found.cancel_asked is not None:
         yield "cancel", f"asked for{f': {found.cancel_asked}' if found.cancel_asked else ''}"
+
+
+def _whose(found: Evidence) -> Iterator[tuple[str, str]]:
+    yield "lock", "cannot be read" if found.is_locked is None else "held" if found.is_locked else "free"
+    for holder in found.holders:
+        yield "", f"by PID {holder.process.pid}: {cut(one_line(holder.command), _COMMAND_WIDTH)}"
+    if found.owner:
+        yield "owner", _owner(found.owner)
+        yield "", _whereabouts(found.owner)
 
 
 def _owner(evidence: OwnerEvidence) -> str:

@@ -27,6 +27,7 @@ ErrorKind = Literal[
     "spawn",
     "internal",
     "budget",  # csa's own: a budget was used up
+    "unknown_conversation",  # the tool has no copy of the one to go on in, or to begin with; nobody was asked anything
 ]
 
 
@@ -72,6 +73,15 @@ class TurnRequest(Struct, kw_only=True):
     files: Mapping[str, str] = field(default_factory=dict)  # what `Capabilities.reads` names, as far as it exists
     run_directory: str = ""  # where `Invocation.files` will stand: absolute, private, of this turn alone
     run_directory_is_roots: bool = False  # nobody but root can change it or any directory above it
+
+    @property
+    def conversation(self) -> str | None:
+        """The tool's conversation that the run goes on in, or begins with a copy of.
+
+        That the tool does not know it (`unknown_conversation`) counts only where the tool names it, or answers the very
+        request for it, before the turn begins: a provider answers 404 as well, and a model may write anything.
+        """
+        return self.provider_session_id or self.fork_of
 
 
 class Invocation(Struct):

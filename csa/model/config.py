@@ -45,7 +45,7 @@ KEYS: Mapping[str, Key] = {
     "retries": Key("count", 2, "how often csa itself tries a turn again whose provider failed in passing"),
     "fallback": Key("words", (), "the tools that go on, in this order, when the provider of a turn's tool fails"),
     "on_quota": Key("on_quota", "fail", "what to do when a quota is used up: fail, wait or wait=26h (at most so long)"),
-    "handoff": Key("switch", "on", "whether a tool is told of the turns that others have run: on or off"),
+    "handoff": Key("switch", "on", "whether a tool is told of turns that its conversation lacks: on or off"),
     "context_turns": Key("count", 20, "how many turns a handoff tells of, at most"),
     "context_tokens": Key("count", 6000, "how many tokens a handoff takes, at most"),
     "max_children": Key("count", 0, "how many sessions one session may start; 0 is no limit", limits=True),

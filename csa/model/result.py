@@ -23,6 +23,10 @@ _KIND_EXITS = {"auth": 7, "rate_limit": 8, "quota": 8, "budget": 5}
 SUMMARY_LENGTH = 200
 
 
+UNKNOWN_CONVERSATION = "unknown_conversation"  # the kind of error
+NO_NEW_CONVERSATION = "no new one could be begun"
+
+
 class Link(Struct, kw_only=True):
     """One turn of a run that fell back from tool to tool."""
 

@@ -34,12 +34,16 @@ TERM_GRACE_S = 3.0
 _LAST_OUTPUT_S = 0.1
 _LOOK_S = 0.01
 _READ_BYTES = 1 << 16
+_SHOWN_BYTES = 8 << 10
 _ENDS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _SETTINGS_BYTES = 64  # room for the kernel's struct termios
 
 
 class TerminalEnd(Struct):
-    """How it ended. `stopped_by` is the signal csa was sent, or `cancel`; None when the tool ended by itself."""
+    """How it ended. `stopped_by` is the signal csa was sent, or `cancel`; None when the tool ended by itself.
+
+    `end.stderr_tail` is the end of what it has shown, with the terminal's control sequences.
+    """
 
     end: ToolExit
     stopped_by: str | None
@@ -117,7 +121,8 @@ def run_in_terminal(
             sweep_orphans(env.get("CSA_SESSION_DIR"), others)
     if session.fault is not None:
         raise SpawnError(argv[0], os.strerror(session.fault))
-    return TerminalEnd(session.end or ToolExit(None, int(signal.SIGKILL)), session.stopped_by)
+    end = session.end or ToolExit(None, int(signal.SIGKILL))
+    return TerminalEnd(ToolExit(end.code, end.signal, session.shown.decode("utf-8", "replace")), session.stopped_by)
 
 
 class _OurTerminal:
@@ -168,6 +173,7 @@ class _Session:
         self.end: ToolExit | None = None
         self.fault: int | None = None
         self.stopped_by: str | None = None
+        self.shown = b""  # the end of it
         self._ours = ours
         self._child = child
         self._terminal = child.child_fd
@@ -299,6 +305,7 @@ class _Session:
             return True
         except OSError:
             return False
+        self.shown = (self.shown + shown)[-_SHOWN_BYTES:]
         _write_all(shown)
         return bool(shown)
 

@@ -19,8 +19,10 @@ from csa.store.unfinished import ERRANDS, Open, Pending
 from csa.structs import Struct
 
 TURN_ENDS = frozenset({"run_started", "run_finished"})
+NOTHING_USED = frozenset({"spawn", "unknown_conversation"})  # kinds of error of a turn in which no model was asked
 _MAX_LOOK_BACK = 2000  # events of a turn that has not ended
 _MARKS = (b'"run_started"', b'"run_finished"', b'"compaction"', b'"usage"')
+_BINDINGS = (b'"run_started"', b'"handoff"', b'"session_bound"')
 _MESSAGES = (b'"type":"agent_message"', b'"type":"user_message"')
 _CHUNK = b'"chunk":true'
 _HEAD = 160  # bytes of a line in which its type stands
@@ -93,6 +95,17 @@ def newest_of_turn(transcript: Path | str, *, limit: int = _MAX_LOOK_BACK) -> li
     return [event for event in reversed(events) if keep.takes(event)][::-1]
 
 
+class ConversationRecord(Struct):
+    """A conversation of a tool's in which a session goes on: since which turn, and which it `replaces`.
+
+    That is one that the tool did not know any more, or not where the session was forked to.
+    """
+
+    provider_session_id: str
+    since_turn: int
+    replaces: str | None
+
+
 class CompactionRecord(Struct):
     """A compaction that csa ran. Without an end it runs, or was lost."""
 
@@ -109,9 +122,9 @@ def usage_told(finished: Event | None) -> Usage | None:
 
 
 def never_began(finished: Event | None) -> bool:
-    """Say whether a turn's tool could not be started, so that it has used nothing."""
+    """Say whether a turn's tool could not be started, or not begin, so that it has used nothing."""
     error = finished.data.get("error") if finished else None
-    return isinstance(error, Mapping) and error.get("kind") == "spawn"
+    return isinstance(error, Mapping) and error.get("kind") in NOTHING_USED
 
 
 def usage_of_compaction(told: Usage | None, status: str) -> Usage:
@@ -140,6 +153,24 @@ def read_history(transcript: Path) -> Iterator[TurnRecord | CompactionRecord]:
         if found.type in {"run_started", "run_finished"}:
             messages = 0
     yield from (_record(begun, None, messages) for begun in (pending.turn, pending.compaction) if begun)
+
+
+def read_conversations(transcript: Path) -> dict[str, ConversationRecord]:
+    """Return the last conversation of each tool, by its name; StateError as `read_turns`."""
+    found: dict[str, ConversationRecord] = {}
+    tool, replaced = "", None
+    for line in read_lines(transcript):
+        if not any(mark in line[:_HEAD] for mark in _BINDINGS) or (event := parse_line(line)) is None:
+            continue
+        if event.type == "run_started":
+            tool, replaced = str(event.data.get("tool") or ""), None
+        elif event.type == "handoff":
+            replaced = event.data.get("replaces") or replaced
+        elif event.type == "session_bound":
+            name, known = str(event.data.get("provider_session_id")), found.get(tool)
+            if known is None or known.provider_session_id != name:
+                found[tool] = ConversationRecord(name, event.turn, replaced)
+    return found
 
 
 def _record(begun: Open, end: Event | None, messages: int) -> TurnRecord | CompactionRecord:

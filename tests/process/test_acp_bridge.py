@@ -105,7 +105,7 @@ def test_a_session_goes_on(place: Place, flags: tuple[str, ...], how: str) -> No
 def test_an_agent_that_forgets_is_told_apart(place: Place) -> None:
     """A conversation that cannot be continued is not silently begun anew."""
     code, lines, _ = bridge(place, "--forgetful", session_id="x")
-    assert (code, lines[-1]["kind"], lines[-1]["stage"]) == (1, "unsupported", "session")
+    assert (code, lines[-1]["kind"], lines[-1]["stage"]) == (1, "forgetful", "session")
 
 
 def test_an_unknown_session_is_the_agents_error(place: Place) -> None:

@@ -192,16 +192,23 @@ def test_a_provider_that_refuses_fails_the_turn(
     assert (done.code, done.json["status"], done.json["error"]["kind"]) == (exit_code, "failed", kind), done
 
 
-def test_a_conversation_that_is_unknown_is_refused(place: Workplace, agent: Agent) -> None:
-    """A provider session that is gone is not silently replaced by a new one."""
-    first = run(place, agent, "hello")
-    state = place.session_dir(first["session_id"]) / "state.toml"
-    known = first["provider_session_id"]
+def test_a_conversation_that_is_unknown(place: Workplace, agent: Agent) -> None:
+    """One that is gone is replaced by a new one that is told what was said; without a handoff the turn is refused."""
+    place.provider.on("capital", text("It is Ulm."))
+    first = run(place, agent, "Name the capital.")
+    run(place, agent, "something else")
+    session_id, known = first["session_id"], first["provider_session_id"]
+    state = place.session_dir(session_id) / "state.toml"
     unknown = known[:-6] + "abc123" if known[-6:] != "abc123" else known[:-6] + "def456"
     state.write_text(state.read_text().replace(known, unknown))
-    done = place.csa(*agent.words("--session", first["session_id"], "hello again"))
-    assert (done.code, done.json["status"], done.json["error"]["kind"]) == (1, "failed", "invalid_request"), done
-    assert len(place.asked("hello again")) == 0
+    refused = place.csa(*agent.words("--session", session_id, "--no-handoff", "go on"))
+    assert (refused.code, refused.json["error"]["kind"]) == (1, "unknown_conversation"), refused
+    assert place.asked("go on") == []
+    done = place.csa(*agent.words("--session", session_id, "Name the river."))
+    assert done.code == 0, done
+    assert "It is Ulm." in place.asked("Name the river.")[-1].prompt
+    (told,) = place.events(session_id, "handoff")
+    assert (told["replaces"], done.json["provider_session_id"] not in (known, unknown)) == (unknown, True)
 
 
 @INTERCHANGEABLE

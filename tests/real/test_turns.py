@@ -171,17 +171,6 @@ def test_a_long_answer_arrives_whole(place: Workplace, tool: RealTool) -> None:
     assert final.read_text() == answer
 
 
-def test_a_lost_conversation_is_not_begun_anew(place: Workplace, tool: RealTool) -> None:
-    """When the tool's own file is gone, a resume fails, asks the provider nothing and keeps the recorded id."""
-    before = place.run(tool, "hello")
-    place.forget_conversations(tool)
-    done = place.csa("run", "--json", "--session", before["session_id"], "go on")
-    assert done.code == 1, done
-    assert (done.json["status"], done.json["error"]["kind"]) == ("failed", "invalid_request")
-    assert done.json["provider_session_id"] == before["provider_session_id"]
-    assert place.asked("go on") == []
-
-
 @pytest.mark.parametrize("prompt", ["-- now", "--help", "-", " leading space", "/usr/bin/ls is what?", "!ls", "@f.txt"])
 def test_an_odd_prompt_is_text(place: Workplace, tool: RealTool, prompt: str) -> None:
     """What looks like a flag, a path, a shell escape or a mention reaches the model as it is."""

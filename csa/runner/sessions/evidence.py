@@ -11,9 +11,10 @@ from typing import Any
 
 from csa.errors import StateError
 from csa.model.events import Event
-from csa.model.state import parse_time
+from csa.model.state import SessionState, ToolState, parse_time
 from csa.paths import SessionPaths
 from csa.procfs import boot_id, identify, is_stopped, is_zombie, machine_id, pid_namespace
+from csa.runner.sessions.inspection import conversations_in_use
 from csa.runner.sessions.resources import Resources, measure_trees
 from csa.store.atomic import read_regular
 from csa.store.flocks import Stranger
@@ -23,7 +24,7 @@ from csa.store.locks import probe_lock
 from csa.store.owner import Owner, parse_owner
 from csa.store.sessions import Record, Store
 from csa.store.transcript import read_events_backwards
-from csa.store.turns import newest_of_turn
+from csa.store.turns import ConversationRecord, newest_of_turn
 from csa.structs import Struct, asdict
 
 SAMPLE_S = 0.2
@@ -43,6 +44,14 @@ class OwnerEvidence(Struct, kw_only=True):
     is_same_boot: bool
     is_same_machine: bool
     is_same_pid_namespace: bool
+
+
+class Conversation(Struct):
+    """In which conversation of its tool a session goes on; `known` is what the transcript tells of it."""
+
+    tool: str
+    provider_session_id: str
+    known: ConversationRecord | None
 
 
 class Evidence(Struct, kw_only=True):
@@ -67,6 +76,7 @@ class Evidence(Struct, kw_only=True):
     heartbeat_age_s: float | None
     heartbeat_host: str
     cancel_asked: str | None
+    conversation: Conversation | None  # of the last turn's tool
     turns: int
 
     def to_json(self) -> dict[str, Any]:
@@ -105,6 +115,13 @@ class Evidence(Struct, kw_only=True):
             if self.heartbeat_age_s is not None
             else None,
             "cancel_asked": self.cancel_asked,
+            "conversation": self.conversation
+            and {
+                "tool": self.conversation.tool,
+                "provider_session_id": self.conversation.provider_session_id,
+                "since_turn": known.since_turn if (known := self.conversation.known) else None,
+                "replaces": known.replaces if known else None,
+            },
         }
 
 
@@ -139,6 +156,7 @@ def gather_evidence(store: Store, session_id: str) -> Evidence:
         heartbeat_age_s=heartbeat_age,
         heartbeat_host=_text(paths.heartbeat) or "",
         cancel_asked=_text(paths.cancel),
+        conversation=_conversation(paths, record.state) if record.state else None,
         turns=record.state.turns if record.state else (last.turn if last else 0),
     )
 
@@ -163,6 +181,18 @@ def _last_event(paths: SessionPaths) -> Event | None:
         return next(iter(newest_of_turn(paths.transcript)), None)
     except StateError:  # the status says so
         return None
+
+
+def _conversation(paths: SessionPaths, state: SessionState) -> Conversation | None:
+    tool = state.last_tool or ""
+    provider_session_id = state.tools.get(tool, ToolState()).provider_session_id
+    if provider_session_id is None:
+        return None
+    try:
+        known = conversations_in_use(paths.transcript, state).get(tool)
+    except StateError:  # the status says so
+        known = None
+    return Conversation(tool, provider_session_id, known)
 
 
 def _look_at(owner: Owner) -> OwnerEvidence:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from csa.errors import StateError
@@ -19,7 +20,7 @@ from csa.store.liveness import Liveness, probe
 from csa.store.sessions import Record, Store, may_hold, read_state_text
 from csa.store.statefile import read_record
 from csa.store.transcript import read_events_backwards
-from csa.store.turns import TurnRecord, newest_of_turn, read_turns
+from csa.store.turns import ConversationRecord, TurnRecord, newest_of_turn, read_conversations, read_turns
 from csa.store.unfinished import usage_of
 from csa.structs import Struct
 
@@ -53,6 +54,7 @@ class SessionCard(Struct, kw_only=True):
     messages: list[Message]
     children: list[Child]
     denied: list[tuple[int, str]]  # turn, what
+    conversations: Mapping[str, ConversationRecord]  # of each tool
     extra: Mapping[str, Any]  # the record as it is: keys that the state has no place for
 
     @property
@@ -99,7 +101,7 @@ class SessionCard(Struct, kw_only=True):
             "pinned": self.extra.get("pinned") is True,
             "tool": state.last_tool,
             "model": self.model,
-            "tools": {name: _tool_to_json(state, name) for name in state.tools},
+            "tools": {name: _tool_to_json(state, name, self.conversations.get(name)) for name in state.tools},
             "turns": state.turns,
             "last_turn": _turn_to_json(self.last_turn),
             "running": _owner_to_json(self.liveness),
@@ -157,6 +159,7 @@ def inspect_session(session: Session) -> SessionCard:
         messages=_last_messages(record),
         children=sorted(_children(store, session_id), key=lambda child: child.session_id),
         denied=list(dict.fromkeys(_denied(turns, record))),
+        conversations=conversations_in_use(transcript, record.state),
         extra=read_record(record.paths.state),
     )
 
@@ -209,10 +212,22 @@ def _denied(turns: list[TurnRecord], record: Record) -> Iterator[tuple[int, str]
         yield from reversed(running)
 
 
-def _tool_to_json(state: SessionState, name: str) -> dict[str, Any]:
+def conversations_in_use(transcript: Path, state: SessionState) -> dict[str, ConversationRecord]:
+    """Return what is known of the conversations in which the tools would go on; StateError as `read_turns`."""
+    found = read_conversations(transcript)
+    return {
+        name: conversation
+        for name, tool in state.tools.items()
+        if (conversation := found.get(name)) and conversation.provider_session_id == tool.provider_session_id
+    }
+
+
+def _tool_to_json(state: SessionState, name: str, conversation: ConversationRecord | None) -> dict[str, Any]:
     tool = state.tools[name]
     return {
         "provider_session_id": tool.provider_session_id,
+        "since_turn": conversation.since_turn if conversation else None,
+        "replaces": conversation.replaces if conversation else None,
         "cwd": tool.cwd,
         "account": tool.account,
         "model": tool.model,

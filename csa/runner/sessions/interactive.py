@@ -6,6 +6,7 @@ What is said there is known to the tool alone: the transcript notes that, and wh
 from __future__ import annotations
 
 import os
+import re
 import time
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -15,6 +16,7 @@ from csa.errors import BusyError, CsaError, NotFoundError, ToolUnavailableError
 from csa.model.adapter import InteractiveTool, Invocation, TurnRequest
 from csa.model.config import NATIVE
 from csa.model.permission import Permission
+from csa.model.result import UNKNOWN_CONVERSATION
 from csa.process.launch import SpawnError, become_subreaper
 from csa.process.terminal import TerminalEnd, run_in_terminal
 from csa.runner.environment import apply_changes, session_environment
@@ -33,6 +35,9 @@ from csa.store.owner import INTERFACE
 from csa.structs import replace
 
 _HEARTBEAT_S = 5.0
+# What a terminal is sent besides text: colours, which stand within a line, and all else.
+_COLOURS = re.compile(r"\x1b\[[0-9;:]*m")
+_MOVES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[ -/]*[0-~])|[\x00-\x1f]")
 
 
 class Interaction:
@@ -56,14 +61,15 @@ class Interaction:
                 f"Session {session_id} has no conversation with {name} that could be opened.",
                 hint=f'csa run --session {session_id} --tool {name} "..."',
             )
-        self.invocation: Invocation = self.plan.adapter.interactive(_request(setting, self.plan))
+        self._request = _request(setting, self.plan)
+        self.invocation: Invocation = self.plan.adapter.interactive(self._request)
 
     def run(self) -> TerminalEnd:
         """Open it on our terminal, which must be one, until the tool ends; for a process that is csa's own.
 
         Raises:
             BusyError: a turn runs, or someone else has the session open.
-            CsaError: the tool cannot be started.
+            CsaError: the tool cannot be started, or does not know the conversation.
         """
         name, session_id = self.plan.adapter.name, self.plan.state.session_id
         with open_session(self._setting.store, session_id, tool=name, errand=INTERFACE) as held:
@@ -91,7 +97,18 @@ class Interaction:
                 stopped_by=end.stopped_by,
                 duration_s=seconds,
             )
+        if end.end.code and self._is_unknown(end):
+            raise CsaError(
+                f"{name} does not know conversation {self._conversation} of session {session_id} any more.",
+                hint=f'csa run --session {session_id} --tool {name} "go on" begins a new one, with a summary',
+            )
         return end
+
+    def _is_unknown(self, end: TerminalEnd) -> bool:
+        """Say whether the tool's last words mean that it has no such conversation, as its adapter reads them."""
+        words = _MOVES.sub("\n", _COLOURS.sub("", end.end.stderr_tail))
+        outcome = self.plan.adapter.decoder(self._request).close(replace(end.end, stderr_tail=words))
+        return outcome.error_kind == UNKNOWN_CONVERSATION
 
     def _open(self, held: HeldSession) -> TerminalEnd:
         become_subreaper()

@@ -1,6 +1,7 @@
 """The course of one turn by one tool, once begun: tried until settled, and judged. The session stays locked throughout.
 
-A turn whose provider failed in passing, and which has had no effect, is tried again by another process of the tool.
+A turn whose provider failed in passing, and which has had no effect, is tried again by another process of the tool; and
+so is one whose conversation the tool does not know any more, in a new one that is told all of the transcript.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import anyio
 from csa.errors import CsaError
 from csa.model.adapter import Decoder, Outcome, ToolExit
 from csa.model.events import Event
-from csa.model.result import RunResult, exit_code_for, link_of
+from csa.model.result import NO_NEW_CONVERSATION, UNKNOWN_CONVERSATION, RunResult, exit_code_for, link_of
 from csa.process.launch import SpawnError
 from csa.process.memory import count_kills, explain_kill
 from csa.process.tagged import command_of
@@ -33,6 +34,7 @@ from csa.runner.turns.runfiles import remove_run_files
 from csa.runner.turns.stopping import Stopping
 from csa.runner.turns.verdict import Stop, Verdict, judge, lock_lost
 from csa.store.project import git_head
+from csa.store.turns import NOTHING_USED
 from csa.structs import replace
 
 
@@ -103,6 +105,25 @@ class Course:
         )
 
     async def _try(self) -> Outcome:
+        """Run the tool; where it does not know the conversation, once more in a new one that is told what was said."""
+        outcome = await self._run_tool()
+        if outcome.error_kind != UNKNOWN_CONVERSATION or self.is_stopped or self._evidence.has_acted:
+            return outcome
+        known = replace(self._known, provider_session_id=None, totals=None)
+        try:
+            renewed = self._opening.renew(known)
+        except (CsaError, OSError) as error:
+            outcome = replace(outcome, error_message=f"{outcome.error_message}; {NO_NEW_CONVERSATION}: {error}")
+            self._tried[-1] = replace(self._tried[-1], outcome=outcome)
+            return outcome
+        if renewed is None:
+            return outcome
+        self._known, self.plan, self.stopping = known, self._opening.plan, Stopping()
+        self._tried.clear()  # it has only looked for what is not there
+        await self._deliver(renewed)
+        return await self._run_tool()
+
+    async def _run_tool(self) -> Outcome:
         """Run one process of the tool."""
         prepared = self._opening.prepared
         decoder = self.plan.adapter.decoder(prepared.asked)
@@ -133,7 +154,7 @@ class Course:
             spawn_fault = error
         finally:
             self._tried.append(Tried(self._judge(decoder, end, spawn_fault), end, peak_rss_bytes))
-            if spawn_fault is None:
+            if spawn_fault is None and self._tried[-1].outcome.error_kind not in NOTHING_USED:
                 self.recorder.meter.settle(self._tried[-1].outcome.usage)
         return self._tried[-1].outcome
 

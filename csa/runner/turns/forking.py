@@ -12,13 +12,11 @@ from csa.errors import BusyError, UsageError
 from csa.model.state import SessionState, ToolState
 from csa.runner.caller import refuse_endless_wait
 from csa.runner.session import Session
-from csa.runner.turns.handoff import DigestLimits, Handoff, digest
+from csa.runner.turns.handoff import FORKED, DigestLimits, Handoff, digest
 from csa.runner.turns.plan import Fork, TurnPlan
 from csa.store.project import find_work_tree
 from csa.store.taking import refuse_busy
 from csa.structs import replace
-
-_OPENING = "This conversation began in another session. What happened there, oldest first:\n\n"
 
 
 def load_source(source: Session) -> SessionState:
@@ -72,5 +70,5 @@ def fork_handoff(fork: Fork, tool: str, limits: DigestLimits) -> Handoff | None:
     told = digest(fork.source, limits, known_to=tool if fork.provider_session_id else None)
     if told is None:
         return None
-    text = f"{_OPENING}{told.text}\n\nGo on from there with the following."
+    text = f"{FORKED}{told.text}\n\nGo on from there with the following."
     return Handoff(text, {"to": tool, "turns": list(told.turns), "characters": len(text)})

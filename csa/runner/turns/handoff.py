@@ -6,14 +6,15 @@ title and how it ended are told.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from itertools import islice
 from typing import Any
 
 from csa.model.events import Event
-from csa.model.result import kind_in_words
+from csa.model.result import UNKNOWN_CONVERSATION, kind_in_words
 from csa.paths import SessionPaths
 from csa.store.results import read_final_text
-from csa.store.transcript import read_events_backwards
+from csa.store.transcript import read_events, read_events_backwards
 from csa.structs import Struct, field
 
 CHARS_PER_TOKEN = 4  # an estimate
@@ -24,6 +25,9 @@ _TITLE_CHARS = 160
 _STREAMED_CHARS = 4000
 _CHANGES = frozenset({"edit", "delete", "move"})
 _CUT = "\n[...]\n"
+FORKED = "This conversation began in another session. What happened there, oldest first:\n\n"
+_BEFORE = "What happened in this session before, with other tools or in other conversations, oldest first:\n\n"
+_OPENING_EVENTS = 50  # among which a fork is told
 
 
 class DigestLimits(Struct):
@@ -31,6 +35,13 @@ class DigestLimits(Struct):
 
     turns: int = 20
     tokens: int = 6000
+
+
+class Origin(Struct):
+    """The session that another was forked from, as it was after `turns` turns."""
+
+    paths: SessionPaths
+    turns: int
 
 
 class Digest(Struct):
@@ -55,21 +66,32 @@ def make_handoff(
     turn: int,
     conversation: str | None,
     prompt: str,
+    origin: Origin | None = None,
 ) -> Handoff | None:
     """Tell `tool`, for its turn number `turn`, what its conversation does not know; None when that is nothing.
 
-    `conversation` is the tool's own that is resumed; without one it is told of all turns, its own included. `prompt`
-    is the (redacted) prompt of the turn: an earlier turn that failed with the same one does not repeat it.
+    `conversation` is the tool's own that is resumed; without one it is told of all turns, its own included, and, as far
+    as there is room, of those of the session that this one was forked from. `prompt` is the (redacted) prompt of the
+    turn: an earlier turn that failed with the same one does not repeat it.
     """
-    known_to = tool if conversation else None
-    told = digest(paths, limits, before=turn, known_to=known_to, prompt=prompt)
-    if told is None:
+    told = digest(paths, limits, before=turn, known_to=tool if conversation else None, prompt=prompt)
+    parts = [f"{_BEFORE}{told.text}"] if told else []
+    left = limits.tokens - (len(told.text) // CHARS_PER_TOKEN if told else 0)
+    if origin and not conversation:
+        first = digest(origin.paths, DigestLimits(limits.turns, left), before=origin.turns + 1)
+        parts = [*([f"{FORKED}{first.text}"] if first else []), *parts]
+    if not parts:
         return None
-    text = (
-        "What happened in this session before, with other tools or in other conversations, oldest first:\n\n"
-        f"{told.text}\n\nGo on from there with the following."
-    )
-    return Handoff(text, {"to": tool, "turns": list(told.turns), "characters": len(text)})
+    text = "\n\n".join([*parts, "Go on from there with the following."])
+    return Handoff(text, {"to": tool, "turns": list(told.turns) if told else [], "characters": len(text)})
+
+
+def origin_of(paths: SessionPaths) -> tuple[str, int] | None:
+    """Return from which session one was forked, and after how many turns of that; None where it was not."""
+    for event in islice(read_events(paths.transcript), _OPENING_EVENTS):
+        if event.type == "fork" and type(event.data.get("turns")) is int:
+            return str(event.data.get("from")), event.data["turns"]
+    return None
 
 
 def digest(
@@ -118,6 +140,7 @@ class _Turn(Struct, frozen=False):
     answer: str = ""
     streamed: str = ""  # the end of what a tool that streams has said
     is_bound: bool = False  # the tool had a conversation, which knows of the turn
+    is_void: bool = False  # the tool did not know the conversation, and was given no other
     end: str = "had no end: csa itself was killed"
     calls: list[tuple[str, str]] = field(default_factory=list)  # kind and line, newest first
     more_calls: int = 0
@@ -134,7 +157,8 @@ def _turns_backwards(paths: SessionPaths) -> Iterator[_Turn]:
             turn.prompt = str(event.data.get("prompt", "")).strip()
             turn.is_bound = turn.is_bound or bool(event.data.get("resumed"))
             turn.answer = turn.answer or turn.streamed.strip()
-            yield turn
+            if not turn.is_void:
+                yield turn
         else:
             _take(turn, event)
 
@@ -152,6 +176,8 @@ def _take(turn: _Turn, event: Event) -> None:
         _take_message(turn, event)
     elif event.type == "run_finished":
         turn.end = _describe_end(event)
+        error = event.data.get("error")
+        turn.is_void = isinstance(error, Mapping) and error.get("kind") == UNKNOWN_CONVERSATION
 
 
 def _take_message(turn: _Turn, event: Event) -> None:

@@ -11,12 +11,14 @@ import time
 from datetime import UTC, datetime
 
 from csa.errors import CsaError, DeniedError, StateError
+from csa.model.result import UNKNOWN_CONVERSATION
 from csa.process.launch import Launched, SpawnError, launch_tool
 from csa.runner.turns.leftovers import describe, leftovers_of, reap
 from csa.runner.turns.preparation import Preparation, prepare_turn
 from csa.runner.turns.recorder import Recorder, begin, publish
 from csa.runner.turns.runfiles import remove_run_files, write_run_files
 from csa.runner.turns.stealing import note_theft
+from csa.structs import replace
 
 TYPE_CHECKING = False  # see csa/structs.py
 if TYPE_CHECKING:
@@ -52,6 +54,32 @@ class Opening:
         """Decide anew what the tool is started with; `known` is its conversation by now."""
         self.prepared = self._prepare(known)
         write_run_files(self.recorder.paths, self.prepared.invocation.files, self.prepared.invocation.links)
+
+    def renew(self, known: ToolState) -> list[Event] | None:
+        """Prepare a new conversation in place of one that the tool does not know; return the events that say so.
+
+        The tool is told of all turns, its own too. None where it is to be told nothing (`--no-handoff`).
+
+        Raises:
+            CsaError: there is nothing to tell, or the adapter refuses.
+            OSError: the files of the run cannot be written.
+        """
+        gone = self.prepared.asked.conversation
+        if gone is None or not self.plan.hands_over:
+            return None
+        if self.plan.fork:
+            self.plan = replace(self.plan, fork=self.plan.fork.for_another_tool())
+        self.prepare_again(known)
+        if (handoff := self.prepared.handoff) is None:
+            raise CsaError("csa has no transcript of it")
+        tool, count = self.plan.adapter.name, len(handoff.data["turns"])
+        message = (
+            f"{tool} does not know its conversation {gone} any more: it goes on in a new one, "
+            f"with a summary of {count} earlier turn{'s' * (count != 1)}"
+        )
+        events = self.recorder.append("warning", {"kind": UNKNOWN_CONVERSATION, "message": message})
+        events += self.recorder.append("handoff", {**handoff.data, "reason": UNKNOWN_CONVERSATION, "replaces": gone})
+        return events + (self.recorder.append("fork", self.plan.fork.to_event()) if self.plan.fork else [])
 
     def launch(self) -> None:
         """Start the tool ahead of `take`, and give it what it reads; that it cannot be started shows in `take`."""

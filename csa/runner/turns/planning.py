@@ -388,7 +388,8 @@ def _refuse_other_account(plan: TurnPlan, known: ToolState) -> None:
         raise RefusedError(
             f"Session {plan.state.session_id} belongs to the {plan.adapter.name} account {known.account}, "
             f"and this would run under {plan.account}.",
-            hint="set the tool's home and endpoint as they were when the session began",
+            hint=f'csa run --fork-from {plan.state.session_id} "..." goes on in a new session with a summary of this; '
+            "or set the tool's home and endpoint as they were when it began",
         )
 
 

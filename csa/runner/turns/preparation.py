@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
+from csa.errors import CsaError
 from csa.model.adapter import Adapter, Compactor, Invocation, TurnRequest
 from csa.model.permission import Permission
 from csa.model.state import ToolState
@@ -22,9 +23,10 @@ from csa.runner.environment import (
 from csa.runner.inherited import is_same_work_tree, without_repository
 from csa.runner.namedfiles import read_named_files
 from csa.runner.request import RunRequest
+from csa.runner.session import find_session
 from csa.runner.setting import Setting
 from csa.runner.toolbox import check_files, find_command, loadable_adapters
-from csa.runner.turns.handoff import DigestLimits, Handoff, make_handoff
+from csa.runner.turns.handoff import DigestLimits, Handoff, Origin, make_handoff, origin_of
 from csa.runner.turns.plan import TurnPlan
 from csa.runner.turns.runfiles import is_roots_alone, run_directory
 from csa.store.atomic import make_private_directory
@@ -152,7 +154,19 @@ def _handoff(
         turn=turn,
         conversation=known.provider_session_id,
         prompt=setting.redactor.redact(request.prompt).strip(),
+        origin=None if known.provider_session_id else _origin(setting, plan, paths),
     )
+
+
+def _origin(setting: Setting, plan: TurnPlan, paths: SessionPaths) -> Origin | None:
+    """Return the session that a fork was made of, if it can still be read."""
+    if plan.state.fork_of is None or (found := origin_of(paths)) is None:
+        return None
+    session_id, turns = found
+    try:
+        return Origin(find_session(setting, session_id).paths, turns)
+    except CsaError:
+        return None
 
 
 def _prompt(request: RunRequest, plan: TurnPlan, known: ToolState, handoff: Handoff | None) -> str:

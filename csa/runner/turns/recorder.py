@@ -40,6 +40,7 @@ from csa.store.strangers import strange_answer, strange_end
 from csa.store.taking import RETRY_OR_WAIT
 from csa.store.transcript import last_turn_event
 from csa.store.trees import leave_tree
+from csa.store.turns import NOTHING_USED
 from csa.store.unfinished import Unfinished, read_unfinished
 from csa.structs import replace
 
@@ -154,7 +155,12 @@ class Recorder:
         )
 
     def bind(self, provider_session_id: str) -> None:
-        """Write the provider's id to state.toml at once: it is what a crash must not lose."""
+        """Write the provider's id to state.toml at once: it is what a crash must not lose.
+
+        Running totals are a conversation's: those of one that this replaces go.
+        """
+        if provider_session_id != self.tool_state.provider_session_id:
+            self.tool_state = replace(self.tool_state, totals=None)
         self.tool_state = replace(
             self.tool_state,
             provider_session_id=provider_session_id,
@@ -224,7 +230,7 @@ class Recorder:
             updated_at=result.finished_at,
             totals=totals,
         )
-        has_begun = result.usage is not None or result.error_kind != "spawn"
+        has_begun = result.usage is not None or result.error_kind not in NOTHING_USED
         spent = spent_by_turn(result.usage, result.duration_s) if has_begun else Spent()
         self._save_state(spent=spent, at=result.finished_at)
         self.held.write_heartbeat()

@@ -303,7 +303,8 @@ def test_only_an_end_of_turn_is_a_success(reason: str | None, kind: str) -> None
         ({"code": -32601, "message": "Method not found"}, "protocol", "Method not found"),
         ({"code": -32603, "message": "Internal error"}, "internal", "Internal error"),
         ({"kind": "spawn", "message": "cannot start x: No such file"}, "spawn", "cannot start"),
-        ({"kind": "unsupported", "message": "neither resume nor load"}, "invalid_request", "neither"),
+        ({"kind": "unsupported", "message": "no command /x"}, "invalid_request", "no command"),
+        ({"kind": "forgetful", "message": "neither resume nor load"}, "unknown_conversation", "neither"),
         ({"kind": "protocol", "message": "version 2"}, "protocol", "version 2"),
         ({"message": "the agent exited with 3 during session/prompt", "exit": 3}, "internal", "exited with 3"),
         ({}, "internal", "did not say why"),
@@ -315,6 +316,37 @@ def test_what_an_error_means(fields: dict[str, Any], kind: str, words: str) -> N
     assert (outcome.succeeded, outcome.error_kind) == (False, kind)
     assert words in str(outcome.error_message)
     assert only(updates, "error") == [{"kind": kind, "message": outcome.error_message}]
+
+
+@pytest.mark.parametrize(
+    ("fields", "kind"),
+    [
+        ({"code": -32002, "message": "Resource not found"}, "unknown_conversation"),
+        (
+            {"code": -32603, "message": "x", "data": {"details": "no rollout found for thread id 1"}},
+            "unknown_conversation",
+        ),
+        (
+            {"code": -32603, "message": "x", "data": {"details": 'Invalid session identifier "1".'}},
+            "unknown_conversation",
+        ),
+        ({"code": -32602, "message": "Session ses_1 not found"}, "unknown_conversation"),
+        ({"code": -32603, "message": "service failure", "listed": False}, "unknown_conversation"),
+        ({"code": -32603, "message": "service failure", "listed": True}, "invalid_request"),
+        ({"code": -32603, "message": "service failure"}, "invalid_request"),
+        ({"code": -32603, "message": "session 1 failed: model x not found"}, "invalid_request"),
+        ({"code": -32002, "message": "Resource not found", "listed": True}, "invalid_request"),
+        ({"code": -32601, "message": "session/resume: method not found"}, "protocol"),
+        ({"code": -32000, "message": "Authentication required: no session found", "listed": False}, "auth"),
+        ({"code": -32603, "message": "fetch failed", "listed": False}, "network"),
+        ({"code": -32002, "message": "Resource not found", "stage": "prompt"}, "invalid_request"),
+    ],
+)
+def test_a_session_that_the_agent_does_not_have(fields: dict[str, Any], kind: str) -> None:
+    """It says so by the code, in words, or by what it lists; only where the session was asked for."""
+    said_so = failed(**{"stage": "session", **fields})
+    assert decode(said_so, end=EXIT_1, provider_session_id="1")[1].error_kind == kind
+    assert decode(said_so, end=EXIT_1)[1].error_kind != "unknown_conversation"
 
 
 def test_an_agent_that_ends_by_itself_has_told_why_on_stderr() -> None:

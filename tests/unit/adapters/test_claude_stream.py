@@ -188,7 +188,7 @@ def test_an_unknown_session_is_not_bound_and_counts_nothing() -> None:
     )
     assert types_of(read.feed(unknown)) == ["error"]
     outcome = read.close(ToolExit(1, None, missing))
-    assert (outcome.error_kind, outcome.error_message) == ("invalid_request", missing)
+    assert (outcome.error_kind, outcome.error_message) == ("unknown_conversation", missing)
     assert (outcome.usage, outcome.totals) == (None, {"cost_usd": 1.5})
 
 

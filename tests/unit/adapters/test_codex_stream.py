@@ -203,9 +203,25 @@ def test_kinds_of_failure(text: str, kind: str) -> None:
     [
         (
             f"Error: thread/resume: no rollout found for thread id {THREAD} (code -32600)\n\nStack backtrace:\n",
-            "invalid_request",
+            "unknown_conversation",
             "no rollout found",
         ),
+        (
+            f"Error: thread/fork: invalid paginated history lineage for {THREAD}: missing source rollout (code 1)\n",
+            "unknown_conversation",
+            "missing source rollout",
+        ),
+        (
+            f"Error: thread/resume: failed to read thread: at /my dir/rollout-2-{THREAD}.jsonl is empty (code 1)\n",
+            "unknown_conversation",
+            "is empty",
+        ),
+        (
+            f"Error: thread/resume: session {THREAD} is archived. Run `codex unarchive {THREAD}` (code -32600)\n",
+            "internal",
+            "is archived",
+        ),
+        (f"hook said: no rollout found for thread id {THREAD}\n", "invalid_request", "no rollout found"),
         (
             f"Error: thread/resume: thread {THREAD} already has an active writer (code -32600)\n",
             "invalid_request",

@@ -36,7 +36,7 @@ FAILED = {
         "fail-unreachable": "network",
         "fail-usage": "invalid_request",
         "hook-blocks-prompt": "permission",
-        "resume-unknown": "invalid_request",
+        "resume-unknown": "unknown_conversation",
         "sigint-mid-model": "protocol",
         "sigint-mid-tool": "protocol",
         "sigterm-mid-tool": "internal",
@@ -58,7 +58,7 @@ FAILED = {
         "hook-stopped": "permission",
         "max-budget": "internal",
         "prompt-blocked": "permission",
-        "resume-unknown": "invalid_request",
+        "resume-unknown": "unknown_conversation",
         "session-id-in-use": "invalid_request",
         "sigint-mid-model": "protocol",
         "sigint-mid-tool": "internal",
@@ -85,8 +85,8 @@ FAILED = {
         "hook-stops-tool": "permission",
         "hook-stops-turn": "permission",
         "loop": "internal",
-        "resume-none": "invalid_request",
-        "resume-unknown": "invalid_request",
+        "resume-none": "unknown_conversation",
+        "resume-unknown": "unknown_conversation",
         "session-id-in-use": "invalid_request",
         "sigint-mid-tool": "protocol",
         "sigterm-mid-model": "protocol",
@@ -106,7 +106,7 @@ FAILED = {
         "fail-model": "invalid_request",
         "fail-quota": "quota",
         "fail-unreachable": "network",
-        "resume-unknown": "invalid_request",
+        "resume-unknown": "unknown_conversation",
         "content-filter": "invalid_request",
         "length": "context_overflow",
         "run-fail-401": "auth",
@@ -119,9 +119,20 @@ FAILED = {
 ALL = [(tool, name) for tool in ADAPTERS for name in sorted(recordings(tool))]
 
 
-def replay(tool: str, name: str) -> Outcome:
+# What was asked for in the recordings of resumes that found nothing.
+UNKNOWN = {
+    "codex": "01a1f83a-accd-7db1-ada4-435d9ff915d3",
+    "claude-code": "11111111-2222-4333-8444-555555555555",
+    "gemini-cli": "00000000-0000-4000-8000-000000000000",
+    "opencode": "ses_e072d4ba1ffebBlWdt2CHPjKfj",
+}
+
+
+def replay(tool: str, name: str, **asked: str | None) -> Outcome:
     recording = recordings(tool)[name]
-    request = make_request(new_provider_id=session_of(recording) or FRESH)
+    if FAILED[tool].get(name) == "unknown_conversation" and not asked:
+        asked["provider_session_id"] = UNKNOWN[tool]
+    request = make_request(new_provider_id=session_of(recording) or FRESH, **asked)
     return judge(ADAPTERS[tool].decoder(request), recording)[1]
 
 
@@ -131,6 +142,16 @@ def test_verdict_on_every_recording(tool: str, name: str) -> None:
     outcome = replay(tool, name)
     assert (outcome.succeeded, outcome.error_kind) == (name not in FAILED[tool], FAILED[tool].get(name))
     assert bool(outcome.error_message) is (name in FAILED[tool])
+
+
+@pytest.mark.parametrize("tool", ADAPTERS)
+def test_what_a_tool_does_not_know_is_what_was_asked_for(tool: str) -> None:
+    """A source of a fork counts as well; another conversation does not, nor does a new one, whatever the tool says."""
+    assert replay(tool, "resume-unknown", fork_of=UNKNOWN[tool]).error_kind == (
+        "unknown_conversation" if tool != "gemini-cli" else "invalid_request"  # which cannot fork
+    )
+    assert replay(tool, "resume-unknown", provider_session_id=FRESH).error_kind != "unknown_conversation"
+    assert replay(tool, "resume-unknown", fork_of=None).error_kind != "unknown_conversation"
 
 
 @pytest.mark.parametrize("tool", ADAPTERS)
