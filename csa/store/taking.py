@@ -11,11 +11,12 @@ from __future__ import annotations
 import time
 from datetime import UTC, datetime
 
-from csa.errors import BusyError, Obstacle
+from csa.errors import BusyError, Obstacle, StateError
 from csa.model.clock import local_clock
 from csa.model.state import parse_time
 from csa.paths import SessionPaths
 from csa.procfs import boot_id
+from csa.store.atomic import require_regular
 from csa.store.flocks import Flocks, Stranger, find_stranger
 from csa.store.liveness import Liveness, judge_owner, probe
 from csa.store.locks import Lock, acquire_lock, is_locked
@@ -44,6 +45,7 @@ def take_session_lock(
     refuse_stranger(paths, advice=advice)
     lock = acquire_lock(paths.session_lock)
     try:
+        _require_regular(paths, lock)
         _take_flocks(paths, lock, advice)
         found = judge_owner(paths, parse_owner(lock.read()))
     except BaseException:
@@ -55,6 +57,14 @@ def take_session_lock(
         return lock, found.owner
     lock.close()
     raise _elsewhere(paths, found, advice=advice, way=way)
+
+
+def _require_regular(paths: SessionPaths, lock: Lock) -> None:
+    """Raise StateError where a pipe or a device stands in the place of the lock's file: nobody knows who uses that."""
+    try:
+        require_regular(lock.fd)
+    except OSError as error:
+        raise StateError.unreadable(paths.session_lock, error) from error
 
 
 def _take_flocks(paths: SessionPaths, lock: Lock, advice: str) -> None:
