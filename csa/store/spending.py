@@ -81,7 +81,7 @@ class Ledger:
         before = known.unfinished if known and known.files[-1:] == files[-1:] else None  # of the same file
         unfinished = read_unfinished(paths.transcript, before)
         so_far = unfinished.spent(until=now if is_running and unfinished.turn else None)
-        if began and unfinished.turn:  # a turn of very many events is not read to its beginning
+        if began and unfinished.turn and not unfinished.turn.started:  # one of very many events is not read whole
             so_far = replace(so_far, time_s=max(so_far.time_s, (now - began).total_seconds()))
         account = Account(member, state, state.spent + so_far, is_running)
         self._known[member.session_id] = _Known(account, paths, files, unfinished)

@@ -146,6 +146,8 @@ def _scan(fd: int, end: int, before: Unfinished | None) -> Unfinished | None:
     pending = Pending(began.turn, began.compaction)
     for event in events:
         pending.take(event)
+    if before and before.compaction:  # what was added is the compaction's
+        last_at = before.last_at
     return Unfinished(end, pending.turn, pending.compaction, last_at or began.last_at)
 
 

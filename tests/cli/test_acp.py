@@ -108,13 +108,13 @@ def test_an_agent_whose_user_must_log_in(goose: Place) -> None:
 
 
 def test_an_unknown_conversation_is_refused(goose: Place) -> None:
-    """The agent's word for it becomes the turn's error; no other conversation is begun."""
+    """Without a handoff the agent's word for it becomes the turn's error; no other conversation is begun."""
     first = goose.run("run", "--tool", "goose", "one")
     state = goose.session(first.session_id) / "state.toml"
     known = goose.state(first.session_id)["tools"]["goose"]["provider_session_id"]
     state.write_text(state.read_text().replace(known, "unknown"))
-    done = goose.run("run", "--json", "--session", first.session_id, "two")
-    assert (done.code, done.json["error"]["kind"]) == (1, "invalid_request")
+    done = goose.run("run", "--json", "--no-handoff", "--session", first.session_id, "two")
+    assert (done.code, done.json["error"]["kind"]) == (1, "unknown_conversation")
     assert done.json["provider_session_id"] == "unknown"
 
 

@@ -285,7 +285,7 @@ def test_a_configured_tool_that_is_none(place: Place, setting: str, key: str) ->
     ("text", "said"),
     [
         ('[tools.claude]\nmodel = "opus"\n', "'[tools.claude]': Unknown tool 'claude'."),
-        ('[tools.goose]\ntransport = "acp"\n', '[tools.goose] has transport = "acp" and no command.'),
+        ('[tools.mine]\ntransport = "acp"\n', '[tools.mine] has transport = "acp" and no command.'),
     ],
 )
 def test_settings_that_do_nothing(place: Place, text: str, said: str) -> None:

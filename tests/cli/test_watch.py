@@ -486,7 +486,7 @@ def test_why_of_records_from_elsewhere(place: Place, write_foreign: ForeignWrite
     on_another_machine(paths, beat_age_s=90)
     found = why(place, FOREIGN)
     assert (found["status"], found["owner"]["same_boot"]) == ("unknown", False)
-    assert "another machine (far), whose heartbeat is 1m30s old" in found["why"]
+    assert "another machine, or to one that was started anew (far), whose heartbeat is 1m30s old" in found["why"]
     on_another_machine(paths, beat_age_s=1)
     assert why(place, FOREIGN)["status"] == "running"
     other = write_foreign(FOREIGN[:-1] + "G", tools={"codex": {"last_exit_code": 0}})

@@ -209,7 +209,7 @@ def test_an_owner_of_wrong_types_is_none() -> None:
     owner = json.loads(current_owner(tool="codex", turn=1, since="2024-02-06T12:34:56+00:00").to_bytes())
     known = parse_owner(json.dumps(owner).encode())
     assert known is not None
-    assert known.since_clock == "12:34"
+    assert known.since_clock == "2024-02-06 12:34"
     for changes in ({"since": 5}, {"since": "yesterday"}, {"pid": "x"}, {"tool": None}):
         assert parse_owner(json.dumps({**owner, **changes}).encode()) is None
 

@@ -166,7 +166,11 @@ def write_archive(
 
 
 def _open_records(root: Path, stack: ExitStack) -> _Opened:
-    files = {name: stack.enter_context(file) for name in RECORDS if (file := open_below(root, name))}
+    files = {
+        name: stack.enter_context(file)
+        for name in RECORDS
+        if os.path.lexists(root / name) and (file := open_below(root, name))
+    }
     transcript = files.get(_TRANSCRIPT)
     return _Opened(files, os.fstat(transcript.fileno()).st_size if transcript else 0)
 
@@ -216,9 +220,7 @@ def _refuse_running(info: SessionInfo) -> None:
     liveness = probe(info.record.paths)
     if liveness.fault is not None:
         raise liveness.fault
-    if liveness.stranger is not None:
-        refuse_busy(info.record.paths)
-    if liveness.state != "not_alive":
+    if liveness.state == "alive" and liveness.stranger is None:
         raise BusyError(
             f"Session {info.session_id} is running; it can be exported when its turn has ended.",
             hint=f"csa session is-alive -s {info.session_id}, or --skip-running to leave out what runs",

@@ -28,7 +28,8 @@ def load_source(source: Session) -> SessionState:
         UsageError: nothing was said in it yet.
     """
     session_id, state = source.session_id, source.load()
-    if source.liveness().state == "alive":
+    liveness = source.liveness()
+    if liveness.state == "alive" and liveness.stranger is None:
         refuse_endless_wait(source.setting.caller, session_id, verb="fork")
         raise BusyError(
             f"Session {session_id} is running; it can be forked when its turn has ended.",
