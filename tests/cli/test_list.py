@@ -181,8 +181,8 @@ def test_tree_adds_up(place: Place, store: Store) -> None:
     write_session(store, 7, status="failed", parent_session_id=session_id(3), depth=2, usage=Usage(500, 0, 0, 0.01))
     lines = place.run("session", "list", "--tree").out.splitlines()
     at = next(index for index, line in enumerate(lines) if line.startswith(session_id(1)))
-    assert "codex,claude-code succeeded [1 failed]  work 1  (1m00s 106k $0.51)" in lines[at]
-    assert f"└─ {session_id(3)} claude-code succeeded [1 failed]  work 3  (1m00s 1.6k $0.010)" in lines[at + 1]
+    assert "codex,claude-code succeeded [1 failed]  work 1  (1m00s 106k $0.51+)" in lines[at]
+    assert f"└─ {session_id(3)} claude-code succeeded [1 failed]  work 3  (1m00s 1.6k $0.010+)" in lines[at + 1]
     assert f"   └─ {session_id(7)} codex failed  work 7  (1m00s 500 $0.010)" in lines[at + 2]
     items = {item["id"]: item for item in place.run("session", "list", "--tree", "--json").json}
     subtree = items[session_id(1)]["subtree"]
