@@ -128,8 +128,9 @@ def never_began(finished: Event | None) -> bool:
 
 
 def usage_of_compaction(told: Usage | None, status: str) -> Usage:
-    """Return what a compaction adds to the use of its session; one that failed, and tells nothing, cost nothing."""
-    return Usage() if told is None and status == "failed" else counted(told)
+    """Return what a compaction adds to the use of its session; one that failed, and tells of no use, cost nothing."""
+    has_used = told is not None and bool(told.tokens or told.cost_usd)
+    return counted(told) if has_used or status != "failed" else Usage()
 
 
 def read_turns(transcript: Path) -> Iterator[TurnRecord]:

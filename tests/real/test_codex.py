@@ -94,7 +94,7 @@ def spawn(model: str, task: str) -> Reply:
 @pytest.mark.parametrize("model", ["some-model-9", KNOWN_MODEL])
 def test_usage_has_the_agents_of_its_own(place: Workplace, model: str) -> None:
     """Its stream tells nothing of their tokens, for newer models not even that there are any."""
-    place.provider.on("DELEGATE", spawn(model, "the inner work"), tool_call("sleep 3"), text("done"))
+    place.provider.on("DELEGATE", spawn(model, "the inner work"), tool_call("sleep 8"), text("done"))
     place.provider.on("subagent_notification", text("done"))
     result = place.run(CODEX, "DELEGATE this", "--model", model, "--permission", "full")
     count = len(place.provider.requests)

@@ -21,7 +21,6 @@ from csa.model.events import Event
 from csa.model.redaction import Redactor
 from csa.model.result import exit_code_for
 from csa.model.state import SessionState, ToolState, format_time
-from csa.model.usage import counted
 from csa.ownership import make_directory
 from csa.paths import SessionPaths
 from csa.process.launch import SpawnError
@@ -317,7 +316,7 @@ class _Keeper:
         self.append("compaction", {"status": "cancelled", "tool": tool, "usage": used.to_dict() if used else None})
         state = self.held.state
         with suppress(OSError, CsaError):  # the event tells it
-            self._write(replace(state, usage=state.usage + counted(used)))
+            self._write(replace(state, usage=state.usage + usage_of_compaction(used, "cancelled")))
 
 
 def _new_directory(paths: SessionPaths) -> Path:
