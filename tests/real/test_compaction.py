@@ -93,7 +93,7 @@ def test_a_timeout_ends_a_compaction(place: Workplace, tool: RealTool) -> None:
     after = place.state(session_id)
     used, unknown = before.pop("usage"), after.pop("usage")  # nobody knows what the provider has charged
     assert after == before
-    assert unknown["turns_unmeasured"] == used.get("turns_unmeasured", 0) + 1
+    assert unknown["turns_unpriced"] == used.get("turns_unpriced", 0) + 1
     assert place.gone_after() == {}
 
 
