@@ -14,16 +14,15 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import timedelta
 from pathlib import Path
 
-from csa.cli.output import lossy, print_json, print_problem, printable, text_for, to_json, warn
+from csa.cli.failures import print_failure
+from csa.cli.output import lossy, print_json, printable, text_for, to_json, warn
+from csa.cli.run_request import request_from
 from csa.errors import UsageError
-from csa.model.clock import local_clock
 from csa.model.config import AUTO, TRANSPORTS
-from csa.model.duration import parse_duration, parse_on_quota
 from csa.model.permission import Permission
-from csa.model.result import NO_NEW_CONVERSATION, UNKNOWN_CONVERSATION, RunResult, kind_in_words
+from csa.model.result import RunResult
 from csa.process.wakeup import heeded
 from csa.runner.client import Csa
 from csa.runner.request import RunRequest
@@ -135,7 +134,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def execute(arguments: argparse.Namespace) -> int:
     client = Csa.from_environment(command=own_command(), owns_process=True)
-    request = _request(arguments)
+    request = request_from(arguments)
     if arguments.wait is not None and not arguments.wait >= 0:
         raise UsageError("--wait takes a number of seconds from 0 up.")
     warn(client.setting.config.warnings)
@@ -354,138 +353,6 @@ def _print_outcome(turn: Turn, result: RunResult, arguments: argparse.Namespace)
     with lossy(sys.stderr):
         print_failure(result)
     return faults[0] if faults else None
-
-
-def print_failure(result: RunResult) -> None:
-    """Say on stderr how a turn ended that did not succeed."""
-    if result.status != "succeeded":
-        kind = kind_in_words(result.status, result.error_kind)
-        words = f"{result.tool} {_STATUS_WORDS.get(result.status, result.status)}{kind}: {result.error_message}"
-        if result.retry_at:
-            words = f"{words.rstrip('.')}. The provider can be asked again at {local_clock(result.retry_at)}."
-        print_problem(words, hint=failure_hint(result))
-
-
-_STATUS_WORDS = {
-    "failed": "failed",
-    "cancelled": "was cancelled",
-    "timed_out": "ran out of time",
-    "killed": "was killed",
-    "lost": "was lost",
-}
-
-
-def failure_hint(result: RunResult) -> str | None:
-    """Return what may be done about a turn that did not succeed."""
-    session, kind = result.session_id, result.error_kind or ""
-    hints = {
-        "auth": f"log in with {result.tool}, or set its key",
-        "context_overflow": f"csa session compress --session {session}",
-        "quota": f'csa run --session {session} --tool ANOTHER "go on", or pass --fallback the next time',
-        "budget": f"csa session budget -s {session} shows who used it, and whose it is; csa run sets another",
-        UNKNOWN_CONVERSATION: _hint_of_unknown(result),
-    }
-    if kind in hints or result.provider_session_id is None:
-        return hints.get(kind)
-    return f'csa run --session {session} "go on"'
-
-
-def _hint_of_unknown(result: RunResult) -> str:
-    """Say what can be done about a conversation that the tool does not know: csa was kept from it, or could not."""
-    if NO_NEW_CONVERSATION in (result.error_message or ""):
-        return f'csa run --tool {result.tool} "..." begins a new session'
-    again = f'CSA_CONF_HANDOFF=on csa run --session {result.session_id} "go on"'
-    return f"{again} (without --no-handoff) goes on in a new conversation, with a summary of this one"
-
-
-def _request(arguments: argparse.Namespace) -> RunRequest:
-    return RunRequest(
-        prompt=_prompt(arguments),
-        tool=arguments.tool,
-        transport=arguments.transport,
-        session=arguments.session,
-        last=arguments.last,
-        session_id=arguments.session_id,
-        fork_from=arguments.fork_from,
-        description=arguments.description,
-        name=arguments.name,
-        model=arguments.model,
-        effort=arguments.effort,
-        extra_writable=None if arguments.extra_writable is None else tuple(arguments.extra_writable),
-        permission=Permission(arguments.permission) if arguments.permission else None,
-        system=_system(arguments),
-        ephemeral=arguments.ephemeral,
-        steal=arguments.steal,
-        timeout_s=arguments.timeout,
-        ttl=_ttl(arguments.ttl) if arguments.ttl is not None else None,
-        idle_timeout_s=arguments.idle_timeout,
-        keep_background=arguments.keep_background,
-        retries=arguments.retries,
-        fallback=_words(arguments.fallback),
-        park_limit_s=_park_limit(arguments.on_quota),
-        handoff=False if arguments.no_handoff else None,
-        budget_tokens=arguments.budget_tokens,
-        budget_usd=arguments.budget_usd,
-        budget_time_s=arguments.budget_time,
-        directory=Path.cwd() if arguments.cd else None,
-    )
-
-
-def _words(text: str | None) -> tuple[str, ...] | None:
-    """Split a list of names; an empty one is none, and None is left to the configuration."""
-    return None if text is None else tuple(word.strip() for word in text.split(",") if word.strip())
-
-
-def _ttl(text: str) -> timedelta:
-    if (found := parse_duration(text)) is None:
-        raise UsageError(f"--ttl takes a time such as 7d, 12h or 30m, not '{text}'.")
-    return found
-
-
-def _park_limit(text: str | None) -> float | None:
-    if text is None:
-        return None
-    if (limit := parse_on_quota(text)) is None:
-        raise UsageError(f"--on-quota takes fail, wait, or wait=TIME such as wait=26h, not '{text}'.")
-    return limit.total_seconds()
-
-
-def _prompt(arguments: argparse.Namespace) -> str:
-    """Put the prompt together. stdin is read only where it is asked for, or is the only source."""
-    words = arguments.prompt if arguments.prompt not in {None, "-"} else None
-    if words is not None and arguments.prompt_file is not None:
-        raise UsageError("PROMPT and --prompt-file exclude each other.")
-    if arguments.prompt_file is not None:
-        words = _read_file("--prompt-file", arguments.prompt_file)
-    if words is None:
-        return _read_stdin()
-    return f"{words}\n\n{_read_stdin()}" if arguments.stdin else str(words)
-
-
-def _system(arguments: argparse.Namespace) -> str | None:
-    if arguments.system_file is None:
-        return arguments.system  # type: ignore[no-any-return]  # a word, or None
-    return _read_file("--system-file", arguments.system_file)
-
-
-def _read_stdin() -> str:
-    if sys.stdin is None or sys.stdin.isatty():
-        raise UsageError("There is no prompt.", hint='csa run "what to do", or pipe it in')
-    return _decode("the prompt on stdin", sys.stdin.buffer.read())
-
-
-def _read_file(option: str, name: str) -> str:
-    try:
-        return _decode(name, Path(name).read_bytes())
-    except OSError as error:
-        raise UsageError(f"{option}: {name} cannot be read ({error.strerror}).") from error
-
-
-def _decode(what: str, content: bytes) -> str:
-    try:
-        return content.decode()
-    except UnicodeDecodeError as error:
-        raise UsageError(f"{what} is not UTF-8 (byte {error.start}).") from error
 
 
 def own_command() -> str:

@@ -15,8 +15,8 @@ import sys
 import time
 from collections.abc import Iterator
 
+from csa.cli.failures import print_failure
 from csa.cli.output import lossy, print_json, print_problem, text_for, warn
-from csa.cli.run import print_failure
 from csa.cli.selecting import add_selector, announce_elsewhere, open_client, selected
 from csa.cli.signs import about_sessions, signs_of_life
 from csa.errors import UsageError

@@ -34,7 +34,7 @@ def execute(arguments: argparse.Namespace) -> int:
     if result.text:
         print(text_for(sys.stdout, result.text))
     if result.status != "succeeded":
-        from csa.cli.run import failure_hint  # noqa: PLC0415  # an answer needs none of it
+        from csa.cli.failures import failure_hint  # noqa: PLC0415  # an answer needs none of it
 
         print_problem(f"turn {result.turn} {_why(result)}", hint=failure_hint(result))
     return 0

@@ -1,0 +1,49 @@
+"""How a turn ended that did not succeed, and what may be done about it, in words."""
+
+from __future__ import annotations
+
+from csa.cli.output import print_problem
+from csa.model.clock import local_clock
+from csa.model.result import NO_NEW_CONVERSATION, UNKNOWN_CONVERSATION, RunResult, kind_in_words
+
+
+def print_failure(result: RunResult) -> None:
+    """Say on stderr how a turn ended that did not succeed."""
+    if result.status != "succeeded":
+        kind = kind_in_words(result.status, result.error_kind)
+        words = f"{result.tool} {_STATUS_WORDS.get(result.status, result.status)}{kind}: {result.error_message}"
+        if result.retry_at:
+            words = f"{words.rstrip('.')}. The provider can be asked again at {local_clock(result.retry_at)}."
+        print_problem(words, hint=failure_hint(result))
+
+
+_STATUS_WORDS = {
+    "failed": "failed",
+    "cancelled": "was cancelled",
+    "timed_out": "ran out of time",
+    "killed": "was killed",
+    "lost": "was lost",
+}
+
+
+def failure_hint(result: RunResult) -> str | None:
+    """Return what may be done about a turn that did not succeed."""
+    session, kind = result.session_id, result.error_kind or ""
+    hints = {
+        "auth": f"log in with {result.tool}, or set its key",
+        "context_overflow": f"csa session compress --session {session}",
+        "quota": f'csa run --session {session} --tool ANOTHER "go on", or pass --fallback the next time',
+        "budget": f"csa session budget -s {session} shows who used it, and whose it is; csa run sets another",
+        UNKNOWN_CONVERSATION: _hint_of_unknown(result),
+    }
+    if kind in hints or result.provider_session_id is None:
+        return hints.get(kind)
+    return f'csa run --session {session} "go on"'
+
+
+def _hint_of_unknown(result: RunResult) -> str:
+    """Say what can be done about a conversation that the tool does not know: csa was kept from it, or could not."""
+    if NO_NEW_CONVERSATION in (result.error_message or ""):
+        return f'csa run --tool {result.tool} "..." begins a new session'
+    again = f'CSA_CONF_HANDOFF=on csa run --session {result.session_id} "go on"'
+    return f"{again} (without --no-handoff) goes on in a new conversation, with a summary of this one"

@@ -1,0 +1,106 @@
+"""What `csa run` is asked for, from its arguments and the files and pipes that these name."""
+
+from __future__ import annotations
+
+import sys
+from datetime import timedelta
+from pathlib import Path
+
+from csa.errors import UsageError
+from csa.model.duration import parse_duration, parse_on_quota
+from csa.model.permission import Permission
+from csa.runner.request import RunRequest
+
+TYPE_CHECKING = False  # see csa/structs.py
+if TYPE_CHECKING:
+    import argparse
+
+
+def request_from(arguments: argparse.Namespace) -> RunRequest:
+    return RunRequest(
+        prompt=_prompt(arguments),
+        tool=arguments.tool,
+        transport=arguments.transport,
+        session=arguments.session,
+        last=arguments.last,
+        session_id=arguments.session_id,
+        fork_from=arguments.fork_from,
+        description=arguments.description,
+        name=arguments.name,
+        model=arguments.model,
+        effort=arguments.effort,
+        extra_writable=None if arguments.extra_writable is None else tuple(arguments.extra_writable),
+        permission=Permission(arguments.permission) if arguments.permission else None,
+        system=_system(arguments),
+        ephemeral=arguments.ephemeral,
+        steal=arguments.steal,
+        timeout_s=arguments.timeout,
+        ttl=_ttl(arguments.ttl) if arguments.ttl is not None else None,
+        idle_timeout_s=arguments.idle_timeout,
+        keep_background=arguments.keep_background,
+        retries=arguments.retries,
+        fallback=_words(arguments.fallback),
+        park_limit_s=_park_limit(arguments.on_quota),
+        handoff=False if arguments.no_handoff else None,
+        budget_tokens=arguments.budget_tokens,
+        budget_usd=arguments.budget_usd,
+        budget_time_s=arguments.budget_time,
+        directory=Path.cwd() if arguments.cd else None,
+    )
+
+
+def _words(text: str | None) -> tuple[str, ...] | None:
+    """Split a list of names; an empty one is none, and None is left to the configuration."""
+    return None if text is None else tuple(word.strip() for word in text.split(",") if word.strip())
+
+
+def _ttl(text: str) -> timedelta:
+    if (found := parse_duration(text)) is None:
+        raise UsageError(f"--ttl takes a time such as 7d, 12h or 30m, not '{text}'.")
+    return found
+
+
+def _park_limit(text: str | None) -> float | None:
+    if text is None:
+        return None
+    if (limit := parse_on_quota(text)) is None:
+        raise UsageError(f"--on-quota takes fail, wait, or wait=TIME such as wait=26h, not '{text}'.")
+    return limit.total_seconds()
+
+
+def _prompt(arguments: argparse.Namespace) -> str:
+    """Put the prompt together. stdin is read only where it is asked for, or is the only source."""
+    words = arguments.prompt if arguments.prompt not in {None, "-"} else None
+    if words is not None and arguments.prompt_file is not None:
+        raise UsageError("PROMPT and --prompt-file exclude each other.")
+    if arguments.prompt_file is not None:
+        words = _read_file("--prompt-file", arguments.prompt_file)
+    if words is None:
+        return _read_stdin()
+    return f"{words}\n\n{_read_stdin()}" if arguments.stdin else str(words)
+
+
+def _system(arguments: argparse.Namespace) -> str | None:
+    if arguments.system_file is None:
+        return arguments.system  # type: ignore[no-any-return]  # a word, or None
+    return _read_file("--system-file", arguments.system_file)
+
+
+def _read_stdin() -> str:
+    if sys.stdin is None or sys.stdin.isatty():
+        raise UsageError("There is no prompt.", hint='csa run "what to do", or pipe it in')
+    return _decode("the prompt on stdin", sys.stdin.buffer.read())
+
+
+def _read_file(option: str, name: str) -> str:
+    try:
+        return _decode(name, Path(name).read_bytes())
+    except OSError as error:
+        raise UsageError(f"{option}: {name} cannot be read ({error.strerror}).") from error
+
+
+def _decode(what: str, content: bytes) -> str:
+    try:
+        return content.decode()
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{what} is not UTF-8 (byte {error.start}).") from error
