@@ -25,7 +25,7 @@ from csa.runner.namedfiles import read_named_files
 from csa.runner.request import RunRequest
 from csa.runner.session import find_session
 from csa.runner.setting import Setting
-from csa.runner.toolbox import check_files, find_command, loadable_adapters
+from csa.runner.toolbox import check_files, find_command, find_login, loadable_adapters
 from csa.runner.turns.handoff import DigestLimits, Handoff, Origin, make_handoff, origin_of
 from csa.runner.turns.plan import TurnPlan
 from csa.runner.turns.runfiles import is_roots_alone, run_directory
@@ -179,12 +179,15 @@ def _homes(setting: Setting, plan: TurnPlan, adapters: list[Adapter], environ: M
     """Name where the tool, and nested ones, keep their state: a sandbox can only open directories that exist.
 
     The tool's own are made. Of others only what a tool lacks that has some of its homes (opencode has four, and needs
-    them all): one that nobody has set up or started here gets none.
+    them all) or a login: one that nobody has set up here gets none.
     """
-    installed = [adapter for adapter in adapters if find_command(adapter, setting.config, environ)]
     homes = list(plan.adapter.homes(environ))
-    for others in (adapter.homes(environ) for adapter in installed):
-        homes += others if any(map(os.path.isdir, others)) else ()
+    for adapter in adapters:
+        others = adapter.homes(environ)
+        if find_command(adapter, setting.config, environ) and (
+            any(map(os.path.isdir, others)) or find_login(adapter, setting.config, environ).is_there
+        ):
+            homes += others
     homes = list(dict.fromkeys(homes))
     for home in homes:
         with suppress(OSError):  # `check_files` has said so
