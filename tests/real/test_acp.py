@@ -98,7 +98,8 @@ def test_a_new_session_and_a_resume(place: Workplace, agent: Agent) -> None:
     before = run(place, agent, "the first question")
     assert before["text"] == "one"
     session_id = before["session_id"]
-    (request,) = place.asked("first question")
+    # codex-acp also asks for a title, at times before the turn has ended.
+    (request,) = [each for each in place.asked("first question") if "short title" not in each.prompt]
     assert f"You run inside csa session {session_id} (depth 0)." in json.dumps(request.body)
     assert (before["usage"]["input_tokens"], before["usage"]["output_tokens"]) == (120, 7)
     after = run(place, agent, "--session", session_id, "the second question")
