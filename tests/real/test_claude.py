@@ -90,7 +90,7 @@ def test_the_turn_after_a_kill_in_the_middle_does_its_work(place: Workplace) -> 
     process.wait()
     session_id = place.only_session()["id"]
     place.provider.on("SECOND", tool_call("touch second"), text("did the second", usage=(700, 7, 0)))
-    result = place.resume(session_id, "SECOND", "--permission", "full")
+    result = place.resume(session_id, "SECOND", "--permission", "full", "--wait=10")  # for the guardian's sweep
     assert (result["status"], result["text"]) == ("succeeded", "did the second")
     assert (place.project / "second").exists()
     assert spent(result) == (800, 17, 0)
