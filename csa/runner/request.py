@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 from csa.model.permission import Permission
-from csa.structs import Struct
+from csa.structs import Struct, replace
 
 
 class RunRequest(Struct, kw_only=True):
@@ -40,3 +41,13 @@ class RunRequest(Struct, kw_only=True):
     ttl: timedelta | None = None  # after which the session expires; default: as configured
     steal: bool = False  # resume it though another machine, as far as is known, may still run it
     directory: Path | None = None  # where a new session starts; default: where the library was opened
+
+
+def going_on(request: RunRequest, **changes: Any) -> RunRequest:
+    """Return the same request, but for `changes`, for the next turn of the session there is by now.
+
+    What was said of the session, and of the tool's conversation, is in its record and in the plan by now.
+    """
+    said = {"session": None, "session_id": None, "last": False, "ephemeral": False, "fork_from": None}
+    said |= {"name": None, "description": None, "effort": None, "extra_writable": None}
+    return replace(request, **{**said, **changes})

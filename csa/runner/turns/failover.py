@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from csa.errors import CsaError
 from csa.model.adapter import Outcome, ToolExit
 from csa.model.events import Event
-from csa.runner.request import RunRequest
+from csa.runner.request import RunRequest, going_on
 from csa.runner.session import Session
 from csa.runner.setting import Setting
 from csa.runner.turns.fallback import split_fallback
@@ -92,7 +92,8 @@ def plan_fallback(
     while left:
         name, model = split_fallback(left[0])
         left = left[1:]
-        wanted = _continuing(request, tool=name, model=model)
+        # Its effort and transport are not that tool's.
+        wanted = going_on(request, tool=name, transport=None, model=model, fallback=())
         try:
             plan = plan_resume(Session(setting, failed.state.session_id), wanted, now=datetime.now(UTC))
         except CsaError as error:
@@ -103,23 +104,3 @@ def plan_fallback(
         fork = failed.fork.for_another_tool() if failed.fork else None
         return replace(plan, why_tool=why, fallback=left, cwd=cwd, fork=fork), problems
     return None, problems
-
-
-def _continuing(request: RunRequest, *, tool: str, model: str | None) -> RunRequest:
-    """Return the same request for another tool, in the session there is. Its model and effort are not that tool's."""
-    return replace(
-        request,
-        tool=tool,
-        session=None,
-        session_id=None,
-        last=False,
-        ephemeral=False,  # the session's record says so
-        fork_from=None,  # the plan says so
-        name=None,
-        description=None,
-        transport=None,
-        model=model,
-        effort=None,
-        extra_writable=None,  # the record says so
-        fallback=(),
-    )

@@ -15,7 +15,7 @@ from csa.model.adapter import Outcome
 from csa.model.clock import LOCAL, from_timestamp
 from csa.model.resets import delay_of, stated_reset
 from csa.model.result import RunResult
-from csa.runner.request import RunRequest
+from csa.runner.request import RunRequest, going_on
 from csa.runner.session import Session
 from csa.runner.setting import Setting
 from csa.runner.turns.attempt import CANCEL_POLL_S as LOOK_S
@@ -67,21 +67,13 @@ def plan_return(
     span_s = (result.retry_at - result.finished_at).total_seconds()
     if not 0 < span_s <= failed.park_limit_s:
         return None
-    wanted = replace(
+    wanted = going_on(
         request,
         prompt=GO_ON if has_acted else request.prompt,
         tool=failed.adapter.name,
         session=failed.state.session_id,
-        session_id=None,
-        last=False,
-        ephemeral=False,  # the session's record says so
-        fork_from=None,  # the plan says so
-        name=None,
-        description=None,
         transport=failed.transport,
-        model=None,  # the session has kept it, and the next three
-        effort=None,
-        extra_writable=None,
+        model=None,  # the session has kept it, and the permission
         permission=None,
     )
     plan = plan_resume(Session(setting, failed.state.session_id), wanted, now=result.finished_at)
