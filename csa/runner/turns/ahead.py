@@ -31,7 +31,7 @@ _DECODERS = (
     "csa_adapters.opencode_stream",
 )
 _BEGINNING = ("anyio._backends._asyncio",)
-_PACKAGES = ("csa.model", "csa.store", "csa.runner.turns")
+_PACKAGES = ("csa.model", "csa.store", "csa.runner.turns", "csa_adapters")
 
 
 async def load_ahead(*, with_other_tools: bool) -> None:
@@ -52,5 +52,5 @@ def load_at_once(*others: str) -> None:
     for package in _PACKAGES:
         for module in iter_modules(import_module(package).__path__, f"{package}."):
             import_module(module.name)
-    for name in (*_BEGINNING, *_END, *_DECODERS, *others):
+    for name in (*_BEGINNING, *_END, *others):
         import_module(name)

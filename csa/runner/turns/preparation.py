@@ -181,12 +181,13 @@ def _homes(setting: Setting, plan: TurnPlan, adapters: list[Adapter], environ: M
     The tool's own are made. Of others only what a tool lacks that has some of its homes (opencode has four, and needs
     them all) or a login: one that nobody has set up here gets none.
     """
-    homes = list(plan.adapter.homes(environ))
+    own = plan.adapter.homes(environ)
+    homes = list(own)
     for adapter in adapters:
         others = adapter.homes(environ)
-        if find_command(adapter, setting.config, environ) and (
-            any(map(os.path.isdir, others)) or find_login(adapter, setting.config, environ).is_there
-        ):
+        if others == own or not find_command(adapter, setting.config, environ):
+            continue
+        if any(map(os.path.isdir, others)) or find_login(adapter, setting.config, environ).is_there:
             homes += others
     homes = list(dict.fromkeys(homes))
     for home in homes:
