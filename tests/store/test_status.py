@@ -18,7 +18,7 @@ from csa.store.owner import current_owner, parse_owner
 from csa.store.sessions import Store
 from csa.structs import replace
 from tests.conftest import ForeignWriter
-from tests.store.support import IDS, begin, child, finish, finished_session, publish
+from tests.store.support import IDS, PLAIN, begin, child, finish, finished_session, publish
 from tests.support import snapshot
 
 ID = IDS[0]
@@ -94,7 +94,7 @@ def test_the_status_is_that_of_the_last_turn(store: Store, ended: str) -> None:
 def test_a_later_turn_decides(store: Store) -> None:
     """A lost second turn is not covered up by a first one that succeeded."""
     finished_session(store, ID)
-    with open_session(store, ID) as held:
+    with open_session(store, ID, PLAIN) as held:
         begin(held, turn=2)
         assert status(store) == "running"
     assert status(store) == "lost"
@@ -257,7 +257,7 @@ def test_turns_that_are_not_in_the_journal(store: Store, content: bytes | None) 
 def test_a_first_turn_that_was_cut_off_before_its_first_event(store: Store, write_foreign: ForeignWriter) -> None:
     """csa takes over another implementation's record, and dies before the first event: lost, and nothing is damaged."""
     paths = write_foreign(ID, tools={"codex": {"last_exit_code": 0, "provider_session_id": "t"}})
-    with open_session(store, ID) as held:
+    with open_session(store, ID, PLAIN) as held:
         held.save(replace(held.state, turns=1))
         assert status(store) == "running"
     paths.transcript.touch()
@@ -269,7 +269,7 @@ def test_a_first_turn_that_was_cut_off_before_its_first_event(store: Store, writ
 def test_what_never_ran_here_is_not_damaged(store: Store, write_foreign: ForeignWriter) -> None:
     """A record that csa has only renamed keeps the status that it tells of; one without a turn is idle."""
     paths = write_foreign(ID, tools={"codex": {"last_exit_code": 0, "provider_session_id": "t"}})
-    with open_session(store, ID) as held:
+    with open_session(store, ID, PLAIN) as held:
         held.save(replace(held.state, name="renamed"))
     state = store.load(ID)
     assert (state.schema, state.turns, status(store)) == (1, 0, "succeeded")
