@@ -205,7 +205,7 @@ class CodexDecoder:
         if not thread:
             return None
         known = self._thread or self._asked
-        if known is None and thread == self._forked:
+        if known is None and self._forked is not None and thread.lower() == self._forked.lower():
             self._fault = f"codex went on in thread {thread} instead of forking it"
             return [Update("error", {"kind": "protocol", "message": self._fault})]
         if known is not None and thread.lower() != known.lower():
