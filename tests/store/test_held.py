@@ -170,6 +170,37 @@ def test_opening_reads_the_state_anew(store: Store) -> None:
     assert store.load(ID).description == "next"
 
 
+CHANGED_MEANWHILE = """
+import sys
+from csa.store.held import open_session
+from csa.store.sessions import Store
+from csa.store.statefile import load_state, save_state
+from csa.structs import replace
+store, pending = Store(Path(args[0]), Path(args[1])), [1]
+
+def hook(event, arguments):
+    if event == "open" and str(arguments[0]).endswith("/session.lock") and pending:
+        pending.clear()
+        state = store.paths(args[2]).state
+        save_state(state, replace(load_state(state), name="auth", turns=7))
+
+sys.addaudithook(hook)
+with open_session(store, args[2]) as held:
+    held.save(replace(held.state, description="next"))
+say(not pending)
+"""
+
+
+def test_what_is_written_before_the_lock_is_taken_is_kept(store: Store) -> None:
+    """Who waits at the lock while another process ends its work goes on from what that one has written."""
+    finished_session(store, ID)
+    with child(CHANGED_MEANWHILE, store.root, store.project, ID) as opener:
+        assert opener.hear() == "True"
+        assert opener.end() == 0
+    state = store.load(ID)
+    assert (state.name, state.turns, state.description) == ("auth", 7, "next")
+
+
 def test_what_cannot_be_opened(store: Store) -> None:
     """An unknown session and a damaged one are told apart, and neither is locked afterwards."""
     with pytest.raises(NotFoundError):
