@@ -113,11 +113,11 @@ def execute_checkpoint(arguments: argparse.Namespace) -> int:
     from csa.runner.turns.checkpointing import checkpoint_session  # noqa: PLC0415  # as above
 
     session = find_one(arguments, acts=True)
-    made = checkpoint_session(session, label=arguments.label)
+    made, losses = checkpoint_session(session, label=arguments.label)
     loss = record_act(
         session.setting, "session checkpoint", session.session_id, what="checkpointed", commit=made.commit
     )
-    warn([loss] if loss else [])
+    warn([*losses, *([loss] if loss else [])])
     if arguments.json:
         print_json(to_json(made))
     else:

@@ -188,6 +188,7 @@ def _interact(session: Session, arguments: argparse.Namespace) -> int:
     interaction = Interaction(session, tool=arguments.tool)
     warn(interaction.invocation.warnings)
     ended = interaction.run()
+    warn(interaction.losses)
     with lossy(sys.stderr):
         print(f"csa: left session {session_id}", file=sys.stderr)
     if ended.stopped_by in SIGNAL_EXITS:
