@@ -4,10 +4,11 @@ import json
 import sys
 from typing import Any
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from csa.process.framing import KEPT_STRING_BYTES, LineFramer
+from tests.effort import examples
 
 _BYTES = st.lists(st.sampled_from([b"\n", b"\r", b"a", b'"', b"\\", b"\xc3\xa9", b"\x00", b"{}"]), max_size=40).map(
     b"".join
@@ -52,7 +53,7 @@ _UNITS = st.lists(
 )
 
 
-@settings(max_examples=25)
+@examples(25)
 @given(_UNITS, _UNITS, st.integers(-20, 20), st.sampled_from([65536, 65536 - 7, 8192, 4099, 1 << 20]), st.booleans())
 def test_an_over_long_line_stays_json(
     first: list[str],
@@ -85,7 +86,7 @@ def _units(text: str) -> bytes:
     return text.encode("utf-16-le", "surrogatepass")
 
 
-@settings(max_examples=20)
+@examples(20)
 @given(st.sampled_from([b"x", b'"x",', b'{"a":"' + b"y" * 300 + b'"},', b"\\", b"\xc3\xa9"]), st.integers(100, 5000))
 def test_memory_is_bounded(unit: bytes, size: int) -> None:
     """An endless line holds no more than the limit and one chunk."""
