@@ -98,7 +98,7 @@ def parse_record(path: Path | str, record: Mapping[str, Any]) -> SessionState:
 
 def create_state(path: Path, state: SessionState) -> None:
     """Write the first record of a session."""
-    from csa.store.tomlfile import render_toml  # noqa: PLC0415  # only writers pay for tomlkit
+    from csa.store.tomlfile import render_toml  # noqa: PLC0415  # readers write none
 
     write_atomically(path, render_toml(render_state(state)))
 
@@ -115,7 +115,7 @@ def save_state(path: Path, state: SessionState) -> None:
 
 def draft_state(path: Path, state: SessionState) -> Draft:
     """Return the same as a draft, which its `commit` puts in place. Raises as `save_state`."""
-    from csa.store.tomlfile import edit_toml  # noqa: PLC0415  # only writers pay for tomlkit
+    from csa.store.tomlfile import edit_toml  # noqa: PLC0415  # readers write none
 
     record = read_record(path)
     parse_record(path, record)  # the same checks, and errors, as every reader's
