@@ -301,6 +301,10 @@ class Place:
         sessions = store_dir(self.state_root, project or self.project) / "sessions"
         return sorted(os.listdir(sessions)) if sessions.exists() else []
 
+    def published(self) -> list[str]:
+        """Name the sessions that others see."""
+        return [name for name in self.ids() if not name.startswith(".")]
+
     def session(self, session_id: str) -> Path:
         return self.store / "sessions" / session_id
 

@@ -309,7 +309,7 @@ def test_a_reader_that_never_comes(place: Place) -> None:
     """When the turn has ended, a signal ends csa too, whose last words nobody reads."""
     place.play(["emit-many", 4000], ["say", "done"])
     with start_unread(place, "--session-id", SESSION, "--stream-json", "-q") as process:
-        wait_for(place.ids, "there is a session")
+        wait_for(place.published, "there is a session")
         wait_for(lambda: place.status(SESSION) == "succeeded", "the turn has ended")
         assert process.poll() is None
         process.send_signal(signal.SIGTERM)
