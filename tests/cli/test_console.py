@@ -13,7 +13,7 @@ import pytest
 from tests.support import CSA, Place
 
 HEAVY = {"anyio", "asyncio", "rich", "tomlkit", "ulid", "tenacity", "pexpect"}
-SLOW = {"argparse", "contextlib", "dataclasses", "inspect", "pathlib", "signal", "typing"}
+SLOW = {"contextlib", "dataclasses", "inspect", "pathlib", "signal", "typing"}
 ESCAPE = "\033["
 
 
