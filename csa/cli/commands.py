@@ -1,6 +1,7 @@
 """The commands there are: one table from which dispatch, help and the reference are made.
 
-A command is a module of this package with `configure(parser)` and `execute(arguments) -> int`, imported when used.
+A command is a pair of functions in a module of this package, which is imported when the command is used:
+`configure(parser)` and `execute(arguments) -> int`, or `configure_NAME` and `execute_NAME` where a module has several.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ TYPE_CHECKING = False  # see csa/structs.py
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Callable
+    from typing import Any
 
     from csa.cli.parsing import Parser
 
@@ -23,7 +25,7 @@ class Command(Struct):
     """One leaf of the command line."""
 
     words: tuple[str, ...]
-    module: str
+    home: str  # MODULE, or MODULE.NAME
     summary: str
 
     def parse(self, words: list[str]) -> argparse.Namespace:
@@ -37,14 +39,13 @@ class Command(Struct):
         """Build this command's parser; no other's is built."""
         from csa.cli.parsing import Parser  # noqa: PLC0415  # plain words need no argparse
 
-        description = str(import_module(f"csa.cli.{self.module}").__doc__)
-        parser = Parser(prog=" ".join(("csa", *self.words)), description=description)
+        parser = Parser(prog=" ".join(("csa", *self.words)), description=self._description())
         self.configure(parser)
         return parser
 
     def configure(self, parser: argparse.ArgumentParser) -> None:
         """Add this command's arguments to a parser."""
-        configure: Callable[[argparse.ArgumentParser], None] = import_module(f"csa.cli.{self.module}").configure
+        configure: Callable[[argparse.ArgumentParser], None] = self._function("configure")
         configure(parser)
         common = parser.add_argument_group("everywhere")
         common.add_argument("--cd", metavar="DIR", help="act as if csa had been started in DIR")
@@ -58,8 +59,17 @@ class Command(Struct):
 
     def execute(self, arguments: argparse.Namespace) -> int:
         """Run the command; return its exit code."""
-        run: Callable[[argparse.Namespace], int] = import_module(f"csa.cli.{self.module}").execute
+        run: Callable[[argparse.Namespace], int] = self._function("execute")
         return run(arguments)
+
+    def _function(self, verb: str) -> Any:
+        module, _, name = self.home.partition(".")
+        return getattr(import_module(f"csa.cli.{module}"), f"{verb}_{name}" if name else verb)
+
+    def _description(self) -> str:
+        """Return what help says of the command: the docstring of its function, or of a module that has but one."""
+        execute = self._function("execute")
+        return str(execute.__doc__ or import_module(execute.__module__).__doc__)
 
 
 GROUPS = {"session": "look at sessions, and keep them in order", "config": "look at the configuration"}
@@ -69,21 +79,21 @@ PURPOSES: tuple[tuple[str, tuple[Command, ...]], ...] = (
         "run agents",
         (
             Command(("run",), "run", "hand a prompt to a tool, in a new session or an old one"),
-            Command(("session", "attach"), "session_attach", "follow a running turn, or open the tool"),
-            Command(("session", "wait"), "session_wait", "wait until sessions have ended"),
-            Command(("session", "kill"), "session_kill", "end running sessions"),
-            Command(("kill",), "kill", "end everything that runs, in all projects"),
+            Command(("session", "attach"), "watching.attach", "follow a running turn, or open the tool"),
+            Command(("session", "wait"), "watching.wait", "wait until sessions have ended"),
+            Command(("session", "kill"), "killing.session_kill", "end running sessions"),
+            Command(("kill",), "killing.kill_all", "end everything that runs, in all projects"),
         ),
     ),
     (
         "see what they do",
         (
             Command(("session", "list"), "session_list", "list the project's sessions, or their tree"),
-            Command(("session", "show"), "session_show", "print a session's conversation"),
-            Command(("session", "result"), "session_result", "print the answer of a session's last turn"),
+            Command(("session", "show"), "conversation", "print a session's conversation"),
+            Command(("session", "result"), "results.result", "print the answer of a session's last turn"),
             Command(("session", "info"), "session_info", "show all that is known of a session"),
-            Command(("session", "logs"), "session_logs", "print what happened in a session"),
-            Command(("session", "artifacts"), "session_artifacts", "list or copy the files agents have left"),
+            Command(("session", "logs"), "outputs.logs", "print what happened in a session"),
+            Command(("session", "artifacts"), "outputs.artifacts", "list or copy the files agents have left"),
             Command(("session", "is-alive"), "session_is_alive", "say whether a session is running"),
             Command(("session", "why"), "session_why", "print the evidence of what a session does"),
             Command(("session", "budget"), "session_budget", "show what a session and all below it have used"),
@@ -95,36 +105,36 @@ PURPOSES: tuple[tuple[str, tuple[Command, ...]], ...] = (
     (
         "keep sessions in order",
         (
-            Command(("session", "rename"), "session_rename", "give a session a name, or take it away"),
-            Command(("session", "describe"), "session_describe", "say what a session is about"),
-            Command(("session", "pin"), "session_pin", "keep a session from being collected"),
-            Command(("session", "current"), "session_current", "choose the current session, or print it"),
-            Command(("session", "compress"), "session_compress", "have the tool compact a conversation"),
-            Command(("session", "checkpoint"), "session_checkpoint", "put a session's state and digest on record"),
+            Command(("session", "rename"), "editing.rename", "give a session a name, or take it away"),
+            Command(("session", "describe"), "editing.describe", "say what a session is about"),
+            Command(("session", "pin"), "editing.pin", "keep a session from being collected"),
+            Command(("session", "current"), "editing.current", "choose the current session, or print it"),
+            Command(("session", "compress"), "compress", "have the tool compact a conversation"),
+            Command(("session", "checkpoint"), "records.checkpoint", "put a session's state and digest on record"),
             Command(("session", "checkpoints"), "session_checkpoints", "list, show and verify the checkpoints"),
-            Command(("session", "log"), "session_log", "print the git history of a session"),
-            Command(("session", "export"), "session_export", "write sessions to an archive, or for reading"),
-            Command(("session", "import"), "session_import", "take in the sessions of an archive"),
+            Command(("session", "log"), "records.log", "print the git history of a session"),
+            Command(("session", "export"), "moving.export", "write sessions to an archive, or for reading"),
+            Command(("session", "import"), "moving.import", "take in the sessions of an archive"),
         ),
     ),
     (
         "clean up",
         (
-            Command(("session", "delete"), "session_delete", "remove sessions; they can be restored for a week"),
-            Command(("session", "restore"), "session_restore", "bring a removed session back"),
-            Command(("session", "clean"), "session_clean", "remove the project's old sessions"),
-            Command(("gc",), "gc", "remove old sessions and leftovers, quietly, for cron"),
-            Command(("session", "adopt"), "session_adopt", "take over the sessions of a project that has moved"),
-            Command(("session", "validate"), "session_validate", "say what is wrong with the records of sessions"),
-            Command(("session", "repair"), "session_repair", "mend what can safely be mended in a record"),
+            Command(("session", "delete"), "removing.delete", "remove sessions; they can be restored for a week"),
+            Command(("session", "restore"), "removing.restore", "bring a removed session back"),
+            Command(("session", "clean"), "removing.clean", "remove the project's old sessions"),
+            Command(("gc",), "removing.gc", "remove old sessions and leftovers, quietly, for cron"),
+            Command(("session", "adopt"), "moving.adopt", "take over the sessions of a project that has moved"),
+            Command(("session", "validate"), "records.validate", "say what is wrong with the records of sessions"),
+            Command(("session", "repair"), "records.repair", "mend what can safely be mended in a record"),
         ),
     ),
     (
         "set up",
         (
             Command(("doctor",), "doctor", "say whether csa can work here, and what to do if not"),
-            Command(("config", "show"), "config_show", "print each setting with its origin"),
-            Command(("config", "validate"), "config_validate", "check the config files"),
+            Command(("config", "show"), "config.show", "print each setting with its origin"),
+            Command(("config", "validate"), "config.validate", "check the config files"),
             Command(("completion",), "completion", "print a script that completes csa's words in a shell"),
         ),
     ),

@@ -56,7 +56,7 @@ def write_session(
         permission="edit",
     )
     state = replace(state, **changes)
-    with build_session(store, state, tool=tools[-1]) as held:
+    with build_session(store, state, Redactor(), tool=tools[-1]) as held:
         total = Usage()
         for turn, tool in enumerate(tools, 1):
             journal = Journal(held.paths.transcript, Redactor(), turn=turn, clock_ns=lambda: int(at.timestamp() * 1e9))

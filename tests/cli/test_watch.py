@@ -12,6 +12,7 @@ from statistics import median
 
 import pytest
 
+from csa.model.redaction import Redactor
 from csa.paths import SessionPaths
 from csa.store.held import open_session
 from csa.store.liveness import probe
@@ -333,7 +334,7 @@ def test_a_waiter_is_quick(place: Place, state_root: Path) -> None:
     session_id = place.codex("first").session_id
     delays: list[float] = []
     for _ in range(5):
-        with open_session(Store(state_root, place.project), session_id):
+        with open_session(Store(state_root, place.project), session_id, Redactor()):
             waiter = place.start("session", "wait", session_id)
             wait_until_watching(waiter)
             began = time.monotonic()

@@ -160,7 +160,7 @@ def _moved(path: str | None, old: Path, new: Path) -> str | None:
 
 def _note(setting: Setting, source: Store, session_id: str, adoption: Adoption) -> None:
     try:
-        with open_session(setting.store, session_id, errand=CHANGE) as held:
+        with open_session(setting.store, session_id, setting.redactor, errand=CHANGE) as held:
             record_update(setting, held, "adopted", {"before": str(source.project)})
     except (CsaError, OSError) as error:
         adoption.warnings.append(f"the transcript of {session_id} does not tell of it: {error}")
