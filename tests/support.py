@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from csa.paths import store_dir
+from csa.store.sessions import Store
 
 CSA = str(Path(sys.executable).parent / "csa")
 PATIENCE_S = 20.0
@@ -269,11 +269,11 @@ class Place:
 
     @property
     def store(self) -> Path:
-        return store_dir(self.state_root, self.project)
+        return Store(self.state_root, self.project).path
 
     def ids(self, project: Path | None = None) -> list[str]:
         """Name all that is in sessions/, hidden or not."""
-        sessions = store_dir(self.state_root, project or self.project) / "sessions"
+        sessions = Store(self.state_root, project or self.project).path / "sessions"
         return sorted(os.listdir(sessions)) if sessions.exists() else []
 
     def session(self, session_id: str) -> Path:
@@ -281,7 +281,7 @@ class Place:
 
     def state(self, session_id: str, project: Path | None = None) -> Json:
         """Return the record of a session."""
-        sessions = store_dir(self.state_root, project or self.project) / "sessions"
+        sessions = Store(self.state_root, project or self.project).path / "sessions"
         return tomllib.loads((sessions / session_id / "state.toml").read_text())
 
     def events(self, session_id: str) -> list[Json]:
