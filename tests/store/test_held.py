@@ -175,6 +175,7 @@ import sys
 from csa.store.held import open_session
 from csa.store.sessions import Store
 from csa.store.statefile import load_state, save_state
+from tests.store.support import PLAIN
 from csa.structs import replace
 store, pending = Store(Path(args[0]), Path(args[1])), [1]
 
@@ -185,7 +186,7 @@ def hook(event, arguments):
         save_state(state, replace(load_state(state), name="auth", turns=7))
 
 sys.addaudithook(hook)
-with open_session(store, args[2]) as held:
+with open_session(store, args[2], PLAIN) as held:
     held.save(replace(held.state, description="next"))
 say(not pending)
 """

@@ -89,14 +89,14 @@ BEGINS_MEANWHILE = """
 import sys
 from csa.store.held import open_session
 from csa.store.sessions import Store
-from tests.store.support import begin, finish
+from tests.store.support import PLAIN, begin, finish
 store, pending = Store(Path(args[0]), Path(args[1])), [1]
 
 def hook(event, arguments):
     if event == "open" and str(arguments[0]).endswith("/transcript.jsonl") and pending:
         pending.clear()
         global held
-        held = open_session(store, args[2])
+        held = open_session(store, args[2], PLAIN)
         begin(held, turn=2)
         if args[3] == "ends":
             finish(held, turn=2, status="failed")
