@@ -166,7 +166,7 @@ def _take_member(found: Unpacked, tar: tarfile.TarFile, member: tarfile.TarInfo)
     elif member.name == END:
         found.is_whole = _read_json(member, content).get("files") == found.count
     else:
-        _take(found, member, content)
+        _take_file(found, member, content)
 
 
 def _read_manifest(member: tarfile.TarInfo, content: IO[bytes]) -> dict[str, Any]:
@@ -192,8 +192,8 @@ def _read_json(member: tarfile.TarInfo, content: IO[bytes]) -> dict[str, Any]:
     return found
 
 
-def _take(found: Unpacked, member: tarfile.TarInfo, content: IO[bytes]) -> None:
-    session_id, name = _split(member.name)
+def _take_file(found: Unpacked, member: tarfile.TarInfo, content: IO[bytes]) -> None:
+    session_id, name = _session_and_name(member.name)
     target = found.path(session_id, name)
     try:
         target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -223,7 +223,7 @@ def _checked_lines(content: IO[bytes], member: tarfile.TarInfo) -> Iterator[byte
         yield block
 
 
-def _split(path: str) -> tuple[str, str]:
+def _session_and_name(path: str) -> tuple[str, str]:
     """Return the session and the name below its directory that a member's path means."""
     parts = PurePosixPath(path).parts
     is_known = (

@@ -85,7 +85,7 @@ class Store(Struct, frozen=False):
     def __init__(self, root: Path | str, project: Path | str) -> None:
         self.root_pathname = str(root)
         self.project_pathname = str(project)
-        self._pathname = _place(self.root_pathname, self.project_pathname)
+        self._pathname = _place_of_store(self.root_pathname, self.project_pathname)
 
     @property
     def root(self) -> Path:
@@ -160,20 +160,20 @@ class Store(Struct, frozen=False):
         paths = self.paths(session_id)
         if not self.has(session_id):
             raise NotFoundError(f"No session {session_id} in {self.project}.", hint="csa session list")
-        return _load(paths)
+        return _load_session(paths)
 
     def record(self, session_id: str) -> Record:
         """Return a session, collected or not, with its state or its fault."""
-        record = _read(session_id, self.paths(session_id))
+        record = _read_session(session_id, self.paths(session_id))
         if record.fault is None or (found := self.find(session_id)) == record.paths:
             return record
-        return _read(session_id, found)
+        return _read_session(session_id, found)
 
     def record_in(self, directory: str, session_id: str, content: bytes | None) -> Record:
         """Return the same of the session that stands in `directory`, whose text has been read if there is `content`."""
         if content is None:
             return self.record(session_id)
-        return _read(session_id, SessionPaths(f"{directory}/{session_id}"), content)
+        return _read_session(session_id, SessionPaths(f"{directory}/{session_id}"), content)
 
     def records(self) -> Iterator[Record]:
         """Yield every session, newest first; one that is removed meanwhile is passed over."""
@@ -257,12 +257,12 @@ class Store(Struct, frozen=False):
         from datetime import UTC, datetime  # noqa: PLC0415  # most selectors mean one session
 
         now = datetime.now(UTC)
-        lines = [_describe(self.record(session_id), now) for session_id in reversed(matches[-MAX_MATCHES_SHOWN:])]
+        lines = [_describe_match(self.record(session_id), now) for session_id in reversed(matches[-MAX_MATCHES_SHOWN:])]
         more = len(matches) - len(lines)
         return [*lines, f"... and {more} more"] if more else lines
 
 
-def _place(root: str, project: str) -> str:
+def _place_of_store(root: str, project: str) -> str:
     """Return where the store of a project is: also that of an older csa, in a place that it shares with another."""
     wanted = store_dir(root, project)
     plain = plain_store_dir(root, project)
@@ -297,14 +297,14 @@ def _ids_in(directory: str, prefix: str = "") -> list[str]:
         raise StateError.unreadable(directory, error) from error
 
 
-def _read(session_id: str, paths: SessionPaths, content: bytes | None = None) -> Record:
+def _read_session(session_id: str, paths: SessionPaths, content: bytes | None = None) -> Record:
     try:
-        return Record(session_id, paths, _load(paths, content))
+        return Record(session_id, paths, _load_session(paths, content))
     except StateError as fault:
         return Record(session_id, paths, None, fault)
 
 
-def _load(paths: SessionPaths, content: bytes | None = None) -> SessionState:
+def _load_session(paths: SessionPaths, content: bytes | None = None) -> SessionState:
     from csa.store.statefile import load_state, parse_state_bytes  # noqa: PLC0415  # resolving an id reads no state
 
     pathname = f"{paths.pathname}/state.toml"
@@ -334,7 +334,7 @@ def may_hold(content: bytes | None, word: bytes) -> bool:
     return content is None or word in content or _ESCAPE in content
 
 
-def _describe(record: Record, now: datetime) -> str:
+def _describe_match(record: Record, now: datetime) -> str:
     if record.state is None:
         return f"{record.session_id}  damaged"
     state = record.state

@@ -179,7 +179,7 @@ def find_remains(store: Store, now: datetime) -> list[Path]:
     return [
         path
         for directory in (store.sessions_dir, store.retired_dir)
-        for name in _names(directory)
+        for name in _names_in_order(directory)
         if name.startswith((NEW_PREFIX, GONE_PREFIX)) and is_of_session(name)
         if is_abandoned(path := make_path(f"{directory}/{name}"), now)
     ]
@@ -222,7 +222,7 @@ def _is_surely_kept(content: bytes, kept_from: bytes) -> bool:
     return not (b"expires_at" in head or b"ephemeral" in head or b'"""' in head or b"'''" in head)
 
 
-def _names(directory: str) -> list[str]:
+def _names_in_order(directory: str) -> list[str]:
     try:
         return sorted(os.listdir(directory))
     except OSError:
