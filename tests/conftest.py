@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from csa.paths import SessionPaths, store_dir
+from csa.paths import SessionPaths
+from csa.store.sessions import Store
 from tests import effort
 from tests.forkserver import ForkServer
 from tests.support import Place, close_place
@@ -194,7 +195,7 @@ def write_foreign(project: Path, state_root: Path) -> ForeignWriter:
         times: tuple[str, str] = ("2024-02-06T10:00:00Z", "2024-02-06T14:30:00Z"),
         place: Path | None = None,
     ) -> SessionPaths:
-        paths = SessionPaths(store_dir(state_root, place or project) / "sessions" / session_id)
+        paths = Store(state_root, place or project).paths(session_id)
         paths.root.mkdir(parents=True, mode=0o700)
         if text is None:
             lines = [

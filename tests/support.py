@@ -17,7 +17,7 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any
 
-from csa.paths import store_dir
+from csa.store.sessions import Store
 from tests.forkserver import ForkServer
 
 CSA = str(Path(sys.executable).parent / "csa")
@@ -294,11 +294,11 @@ class Place:
 
     @property
     def store(self) -> Path:
-        return store_dir(self.state_root, self.project)
+        return Store(self.state_root, self.project).path
 
     def ids(self, project: Path | None = None) -> list[str]:
         """Name all that is in sessions/, hidden or not."""
-        sessions = store_dir(self.state_root, project or self.project) / "sessions"
+        sessions = Store(self.state_root, project or self.project).path / "sessions"
         return sorted(os.listdir(sessions)) if sessions.exists() else []
 
     def published(self) -> list[str]:
@@ -310,7 +310,7 @@ class Place:
 
     def state(self, session_id: str, project: Path | None = None) -> Json:
         """Return the record of a session."""
-        sessions = store_dir(self.state_root, project or self.project) / "sessions"
+        sessions = Store(self.state_root, project or self.project).path / "sessions"
         return tomllib.loads((sessions / session_id / "state.toml").read_text())
 
     def events(self, session_id: str) -> list[Json]:

@@ -98,10 +98,10 @@ def test_all_through_pipes(place: Place, store: Store, elsewhere: dict[str, str 
 def test_new_ids(place: Place, store: Store) -> None:
     """`--new-ids` copies: ids differ everywhere csa wrote them, the tree is the same, and nothing old is touched."""
     archive = export(place, "auth", "--tree")
-    before = snapshot(store.sessions_dir)
+    before = snapshot(Path(store.sessions_dir))
     done = place.run("session", "import", str(archive), "--new-ids", "--json")
     ids = {item["old_id"]: item["id"] for item in done.json}
-    after = snapshot(store.sessions_dir)
+    after = snapshot(Path(store.sessions_dir))
     assert {path: found for path, found in after.items() if path in before} == before
     assert set(ids) == {session_id(1), session_id(2), session_id(3)}
     assert not set(ids) & set(ids.values())

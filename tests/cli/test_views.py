@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from csa.cli.live import REFRESH_S
-from csa.paths import store_dir
+from csa.store.sessions import Store
 from tests.cli.terminal import ENTER_SCREEN, HIDE_CURSOR, LEAVE_SCREEN, SHOW_CURSOR, Terminal
 from tests.support import Place, Running, snapshot
 
@@ -428,7 +428,7 @@ def test_top_imports_nothing_heavy_in_a_pipe(place: Place) -> None:
     names = place.imports("top")
     assert "csa" in names
     assert not names & {"rich", "anyio", "asyncio", "tomlkit", "ulid"}
-    assert not store_dir(place.state_root, place.project).exists()
+    assert not Store(place.state_root, place.project).path.exists()
 
 
 @pytest.mark.thorough

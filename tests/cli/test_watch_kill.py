@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from csa.paths import SessionPaths, store_dir
+from csa.paths import SessionPaths
 from csa.store.owner import current_owner
+from csa.store.sessions import Store
 from tests.cli.terminal import Terminal
 from tests.conftest import ForeignWriter
 from tests.store.support import child
@@ -188,7 +189,7 @@ def test_kill_of_a_tree(place: Place) -> None:
     noted = [json.loads(line) for line in (place.store / "audit.jsonl").read_text().splitlines()]
     assert [(line["command"], line["what"]) for line in noted] == [("session kill", "killed")] * 3
     transcripts = [place.session(each) / "transcript.jsonl" for each in place.ids()]
-    transcripts.append(store_dir(place.state_root, other) / "sessions" / leaf / "transcript.jsonl")
+    transcripts.append(Store(place.state_root, other).paths(leaf).transcript)
     ends = [json.loads(path.read_text().splitlines()[-1]) for path in transcripts]
     assert [end["data"]["status"] for end in ends] == ["cancelled"] * 4
 

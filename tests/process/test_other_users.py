@@ -230,9 +230,7 @@ def test_state_of_root(shared: Shared, name: str, *, is_blocking: bool) -> None:
     session = shared.user("run", "--tool", "codex", "x").session_id
     shared.user("session", "current", session)
     shared.user("session", "checkpoint", session)
-    path = Path(
-        f"{shared.state_root}/{name.replace('STORE', str(store_dir(Path('/'), shared.project))[1:])}".rstrip("/")
-    )
+    path = Path(f"{shared.state_root}/{name.replace('STORE', store_dir('/', str(shared.project))[1:])}".rstrip("/"))
     if path.name == "parked":
         path.mkdir()
     assert path.exists()

@@ -61,9 +61,9 @@ def test_selectors_against_a_naive_model(ids: list[str], data: st.DataObject) ->
         store = Store(Path(place), Path("/p"))
         for session_id in ids:
             store.paths(session_id).root.mkdir(parents=True)
-        store.sessions_dir.mkdir(parents=True, exist_ok=True)
+        Path(store.sessions_dir).mkdir(parents=True, exist_ok=True)
         for stray in (".new-" + (ids[0] if ids else "x"), "notes.txt", "01J", ids[0].lower() if ids else "0"):
-            (store.sessions_dir / stray).touch()
+            (Path(store.sessions_dir) / stray).touch()
         drawn = data.draw(st.sampled_from([*ids, "01JH4QWERT", "0", "7", " ", ""]))
         selector = drawn[: data.draw(st.integers(0, 27))]
         selector = data.draw(st.sampled_from([selector, selector.lower(), f" {selector} ", selector.swapcase()]))
