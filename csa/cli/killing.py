@@ -118,7 +118,7 @@ def execute_kill_all(arguments: argparse.Namespace) -> int:
     _check_timeout(arguments)
     if not arguments.all:
         raise UsageError("What is to be killed?", hint="csa kill --all, or csa session kill -s SESSION")
-    root = state_root(os.environ)
+    root = Path(state_root(os.environ))
     caller = find_caller(os.environ, root)
     if caller is not None:
         raise RefusedError(
