@@ -49,6 +49,7 @@ def test_kill(place: Place) -> None:
     place.codex("again", "--session", session_id)
 
 
+@pytest.mark.thorough
 def test_kill_of_a_tool_that_ignores_term(place: Place) -> None:
     """A tool that ignores TERM, and what it has put into a session of its own, are gone when the command returns."""
     pid_file = place.tmp / "pid"
@@ -77,6 +78,7 @@ def test_kill_of_a_stopped_supervisor(place: Place) -> None:
     assert place.status(session_id) == "cancelled"
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("is_left_alone", [False, True], ids=["with its csa", "whose csa was killed"])
 def test_kill_of_a_stopped_guardian(place: Place, *, is_left_alone: bool) -> None:
     """A guardian that was stopped is made to go on: by its csa, or where that is gone by whoever ends the session."""
@@ -95,6 +97,7 @@ def test_kill_of_a_stopped_guardian(place: Place, *, is_left_alone: bool) -> Non
     assert place.status(session_id) == ("lost" if is_left_alone else "cancelled")
 
 
+@pytest.mark.thorough
 def test_kill_by_force(place: Place) -> None:
     """With --force the supervisor itself is killed at once; its tree goes too, and the turn is lost."""
     place.play(["ignore-term"], *place.hold())
@@ -315,6 +318,7 @@ def two_projects(place: Place) -> tuple[list[tuple[Path, str]], list[Running]]:
     return [(place.project, place.ids()[-1]), (other, place.ids(other)[0])], runs
 
 
+@pytest.mark.thorough
 def test_ps_and_kill_all(place: Place) -> None:
     """`ps` shows what runs in all projects with what it uses, and `kill --all --yes` ends it all."""
     assert place.run("ps").out == "Nothing runs\n"

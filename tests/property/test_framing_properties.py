@@ -2,10 +2,11 @@
 
 import sys
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from csa.process.framing import KEPT_BYTES, LineFramer
+from tests.effort import examples
 
 _BYTES = st.lists(st.sampled_from([b"\n", b"\r", b"a", b'"', b"\\", b"\xc3\xa9", b"\x00", b"{}"]), max_size=40).map(
     b"".join
@@ -43,7 +44,7 @@ def test_empty_chunks_change_nothing(content: bytes, size: int) -> None:
     assert frame(LineFramer(), chunks) == frame(LineFramer(), [content])
 
 
-@settings(max_examples=20)
+@examples(20)
 @given(st.sampled_from([b"x", b'"x",', b"\\", b"\xc3\xa9"]), st.integers(100, 5000))
 def test_memory_is_bounded(unit: bytes, size: int) -> None:
     """An endless line holds no more than the limit, or what is kept, and one chunk."""

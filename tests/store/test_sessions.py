@@ -213,6 +213,7 @@ def test_the_tree(mixed: Store) -> None:
     assert [child.session_id for child in by_id["01JH4QWERT000000000000ZZZZ"].children] == [IDS[4]]
 
 
+@pytest.mark.thorough
 def test_a_session_that_vanishes_while_listing_is_passed_over(store: Store) -> None:
     """Removing sessions while others list them is no fault."""
     removing = """
