@@ -121,6 +121,15 @@ def environment_of(pid: int) -> dict[str, str]:
     return {name: value for name, found, value in pairs if found}
 
 
+def command_of(pid: int) -> str:
+    """Return the words a process was started with; empty when it is gone, or the kernel's."""
+    try:
+        with open(f"/proc/{pid}/cmdline", "rb") as file:
+            return file.read().replace(b"\0", b" ").decode(errors="replace").strip()
+    except OSError:
+        return ""
+
+
 def boot_id() -> str:
     """Return the kernel's id of this boot; containers on one kernel share it. Empty where /proc is hidden."""
     return _first_text("/proc/sys/kernel/random/boot_id")

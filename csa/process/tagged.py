@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from csa.procfs import ProcessId, identify, parent_of
+from csa.procfs import ProcessId, command_of, identify, parent_of
 from csa.structs import Struct
 
 KEEP_VARIABLE = "CSA_KEEP_BACKGROUND"  # set for a turn whose leftovers were to live on
@@ -46,15 +46,6 @@ def look_at(pid: int) -> TaggedProcess | None:
         return None
     kept = any(entry.startswith(_KEPT) for entry in variables)
     return TaggedProcess(process, Path(os.fsdecode(directory)), command_of(pid), kept)
-
-
-def command_of(pid: int) -> str:
-    """Return the words a process was started with; empty when it is gone, or the kernel's."""
-    try:
-        words = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ")
-    except OSError:
-        return ""
-    return words.decode(errors="replace").strip()
 
 
 def own_ancestors() -> set[int]:

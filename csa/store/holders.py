@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from csa.procfs import ProcessId, identify
+from csa.procfs import ProcessId, command_of, identify
 from csa.structs import Struct
 
 
@@ -24,7 +24,7 @@ def lock_holders(path: Path) -> list[LockHolder]:
         return []
     pids = sorted(int(name) for name in os.listdir("/proc") if name.isdigit())
     held_by = [pid for pid in pids if _holds(pid, wanted)]
-    return [LockHolder(process, _command(pid)) for pid in held_by if (process := identify(pid))]
+    return [LockHolder(process, command_of(pid)) for pid in held_by if (process := identify(pid))]
 
 
 def _holds(pid: int, wanted: os.stat_result) -> bool:
@@ -46,10 +46,3 @@ def _is_locked(pid: int, fd: str) -> bool:
         return b"OFDLCK" in Path(f"/proc/{pid}/fdinfo/{fd}").read_bytes()
     except OSError:
         return False
-
-
-def _command(pid: int) -> str:
-    try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
-    except OSError:
-        return ""

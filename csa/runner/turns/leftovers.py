@@ -15,8 +15,8 @@ from pathlib import Path
 from csa.ids import is_session_id
 from csa.paths import SessionPaths
 from csa.process.guardian import GRACE_S
-from csa.process.tagged import command_of, own_ancestors, tagged_processes
-from csa.procfs import ProcessId, identify, is_zombie, send_signal
+from csa.process.tagged import own_ancestors, tagged_processes
+from csa.procfs import ProcessId, command_of, identify, is_zombie, send_signal
 from csa.store.heartbeat import journalled_processes
 from csa.store.liveness import probe
 from csa.structs import Struct
