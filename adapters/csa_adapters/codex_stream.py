@@ -178,7 +178,7 @@ class CodexDecoder(StreamDecoder):
         if not thread:
             return None
         known = self._session or self._asked
-        if known is None and thread == self._forked:
+        if known is None and self._forked is not None and thread.lower() == self._forked.lower():
             return self._refuse(f"codex went on in thread {thread} instead of forking it")
         if known is not None and thread.lower() != known.lower():
             return self._refuse(f"codex runs thread {thread} instead of {known}")

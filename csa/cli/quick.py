@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 
 from csa.errors import CsaError
-from csa.paths import state_root_pathname
+from csa.paths import state_root
 from csa.runner.ancestry import with_identity
 from csa.store.flocks import find_stranger
 from csa.store.locks import probe_lock
@@ -29,7 +29,7 @@ def is_alive(words: list[str], environ: Mapping[str, str]) -> int | None:
     if len(words) != 1 or not words[0][:1].isdigit():
         return None
     try:
-        store = Store(os.path.realpath(state_root_pathname(with_identity(environ))), find_project("."))
+        store = Store(os.path.realpath(state_root(with_identity(environ))), find_project("."))
         session = store.paths(store.resolve(words[0]))
         held, content = probe_lock(f"{session.pathname}/locks/session.lock")
     except (CsaError, OSError):  # the usual way says what is the matter

@@ -16,8 +16,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from csa.cli.failures import print_failure
 from csa.cli.output import lossy, print_json, printable, text_for, to_json, warn
+from csa.cli.results import print_failure
 from csa.cli.run_request import request_from
 from csa.errors import UsageError
 from csa.model.config import AUTO, TRANSPORTS

@@ -74,7 +74,7 @@ def save_result(paths: SessionPaths, result: RunResult, totals: Mapping[str, Any
 
 def render_result(result: RunResult, totals: Mapping[str, Any] | None = None) -> bytes:
     """Return what result.toml holds after a turn that ended so."""
-    from csa.store.tomlfile import render_toml  # noqa: PLC0415  # only writers pay for tomlkit
+    from csa.store.tomlfile import render_toml  # noqa: PLC0415  # readers write none
 
     return render_toml({**_projection(result), **({"totals": dict(totals)} if totals else {})})
 

@@ -4,6 +4,8 @@ import json
 import os
 import time
 from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,11 +16,12 @@ from csa.store.checking import check_session
 from csa.store.held import open_session
 from csa.store.liveness import probe
 from csa.store.locks import acquire_lock
-from csa.store.owner import current_owner, parse_owner
+from csa.store.owner import current_owner, may_be_running, parse_owner
 from csa.store.sessions import Store
+from csa.store.sweep import find_remains
 from csa.structs import replace
 from tests.conftest import ForeignWriter
-from tests.store.support import IDS, begin, child, finish, finished_session, publish
+from tests.store.support import IDS, PLAIN, begin, child, finish, finished_session, publish
 from tests.support import snapshot
 
 ID = IDS[0]
@@ -82,6 +85,37 @@ def test_a_turn_is_never_seen_as_lost_while_it_ends(store: Store) -> None:
             assert seen[-1] == "succeeded"
 
 
+BEGINS_MEANWHILE = """
+import sys
+from csa.store.held import open_session
+from csa.store.sessions import Store
+from tests.store.support import PLAIN, begin, finish
+store, pending = Store(Path(args[0]), Path(args[1])), [1]
+
+def hook(event, arguments):
+    if event == "open" and str(arguments[0]).endswith("/transcript.jsonl") and pending:
+        pending.clear()
+        global held
+        held = open_session(store, args[2], PLAIN)
+        begin(held, turn=2)
+        if args[3] == "ends":
+            finish(held, turn=2, status="failed")
+            held.close()
+
+sys.addaudithook(hook)
+say(f"{store.record(args[2]).status} {not pending}")
+"""
+
+
+@pytest.mark.parametrize(("meanwhile", "seen"), [("runs", "running"), ("ends", "failed")])
+def test_a_turn_that_begins_while_one_looks_is_not_lost(store: Store, meanwhile: str, seen: str) -> None:
+    """Where the lock was free and the journal then tells of a turn without an end, both are looked at again."""
+    finished_session(store, ID)
+    with child(BEGINS_MEANWHILE, store.root, store.project, ID, meanwhile) as reader:
+        assert reader.hear() == f"{seen} True"
+        assert reader.end() == 0
+
+
 @pytest.mark.parametrize("ended", ["succeeded", "failed", "cancelled", "timed_out", "killed"])
 def test_the_status_is_that_of_the_last_turn(store: Store, ended: str) -> None:
     """What run_finished says is what is shown."""
@@ -94,7 +128,7 @@ def test_the_status_is_that_of_the_last_turn(store: Store, ended: str) -> None:
 def test_a_later_turn_decides(store: Store) -> None:
     """A lost second turn is not covered up by a first one that succeeded."""
     finished_session(store, ID)
-    with open_session(store, ID) as held:
+    with open_session(store, ID, PLAIN) as held:
         begin(held, turn=2)
         assert status(store) == "running"
     assert status(store) == "lost"
@@ -130,6 +164,27 @@ def test_a_reused_pid_or_an_old_owner_does_not_revive(store: Store) -> None:
     os.utime(paths.heartbeat, (time.time() - 60,) * 2)
     assert probe(paths).state == "not_alive"
     assert status(store) == "lost"
+
+
+def test_a_process_is_its_pid_and_its_start() -> None:
+    """Whoever has the pid of an owner now, and began at another time, is not that owner."""
+    owner = current_owner(tool="codex", turn=1, since="2024-02-06T12:00:00+00:00")
+    assert may_be_running(owner)
+    assert not may_be_running(replace(owner, start_time=owner.start_time - 1))
+    assert not may_be_running(replace(owner, start_time=owner.start_time + 1))
+    assert may_be_running(replace(owner, boot_id="another boot", start_time=1))  # which cannot be looked at from here
+
+
+@pytest.mark.parametrize(("changes", "is_dead"), [({}, False), ({"start_time": 1}, True), ({"boot_id": "x"}, False)])
+def test_a_start_whose_pid_was_used_again_is_a_crashed_one(
+    store: Store, changes: Mapping[str, Any], *, is_dead: bool
+) -> None:
+    """What a killed start has left is collected at once, though another process has its pid by now."""
+    with publish(store, ID) as held:
+        paths = held.paths
+    remains = SessionPaths(paths.root.rename(Path(store.sessions_dir) / f".new-{ID}"))
+    rewrite_owner(remains, changes)
+    assert (remains.root in find_remains(store, datetime.now(UTC))) is is_dead
 
 
 def test_a_supervisor_that_has_lost_its_lock_is_alive(store: Store) -> None:
@@ -257,7 +312,7 @@ def test_turns_that_are_not_in_the_journal(store: Store, content: bytes | None) 
 def test_a_first_turn_that_was_cut_off_before_its_first_event(store: Store, write_foreign: ForeignWriter) -> None:
     """csa takes over another implementation's record, and dies before the first event: lost, and nothing is damaged."""
     paths = write_foreign(ID, tools={"codex": {"last_exit_code": 0, "provider_session_id": "t"}})
-    with open_session(store, ID) as held:
+    with open_session(store, ID, PLAIN) as held:
         held.save(replace(held.state, turns=1))
         assert status(store) == "running"
     paths.transcript.touch()
@@ -269,7 +324,7 @@ def test_a_first_turn_that_was_cut_off_before_its_first_event(store: Store, writ
 def test_what_never_ran_here_is_not_damaged(store: Store, write_foreign: ForeignWriter) -> None:
     """A record that csa has only renamed keeps the status that it tells of; one without a turn is idle."""
     paths = write_foreign(ID, tools={"codex": {"last_exit_code": 0, "provider_session_id": "t"}})
-    with open_session(store, ID) as held:
+    with open_session(store, ID, PLAIN) as held:
         held.save(replace(held.state, name="renamed"))
     state = store.load(ID)
     assert (state.schema, state.turns, status(store)) == (1, 0, "succeeded")
@@ -280,5 +335,5 @@ def test_a_session_that_is_removed_meanwhile(store: Store) -> None:
     """Who has read a record whose session goes before its journal is read does not call it damaged."""
     finished_session(store, ID)
     record = store.record(ID)
-    record.paths.root.rename(store.sessions_dir / f".gone-{ID}")
+    record.paths.root.rename(Path(store.sessions_dir) / f".gone-{ID}")
     assert record.status != "damaged"

@@ -147,6 +147,25 @@ def test_what_is_no_secret_stays(text: str) -> None:
     assert PLAIN.redact_answer(text) == text
 
 
+@pytest.mark.parametrize("glued", ["github", "github-fine", "slack", "jwt", "openai"])
+def test_a_token_glued_behind_another(glued: str) -> None:
+    """A token whose edge shows only when the one before it has gone goes too, in an answer as well."""
+    text, expected = f"keys: {SHAPES['aws']}{SHAPES[glued]} end", f"keys: {MARK}{MARK} end"
+    assert PLAIN.redact(text) == PLAIN.redact_answer(text) == expected
+
+
+@pytest.mark.parametrize("before", ["\u0130", "\u0130" * 9, "\u0130stanbul: \u0130zmir, ", "\u1e9e\u03a3"])
+def test_letters_whose_lower_case_is_longer(before: str) -> None:
+    """A dotted capital I is two characters in lower case: what is behind it is redacted where it stands."""
+    for text, expected in (
+        ("password = hunter2hunter2 and more", f"password = {MARK} and more"),
+        ('API_KEY="a b c d e" rest', f'API_KEY="{MARK}" rest'),
+        ("Token: abcd1234\nnext", f"Token: {MARK}\nnext"),
+    ):
+        assert PLAIN.redact(f"{before} {text}") == f"{before} {expected}"
+        assert PLAIN.redact(f"{text} {before} {text}") == f"{expected} {before} {expected}"
+
+
 def test_an_open_key_block_is_redacted_to_its_end() -> None:
     """A private key that is cut off is a secret all the same; a public one is none."""
     assert PLAIN.redact("x\n" + PEM[:-33]) == f"x\n{MARK}"

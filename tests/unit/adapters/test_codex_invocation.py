@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from csa.errors import UsageError
 from csa.model.permission import Permission
-from tests.unit.adapters.support import THREAD, has_flags, make_request
+from tests.unit.adapters.support import OTHER_THREAD, THREAD, has_flags, make_request
 
 ADAPTER = CodexAdapter()
 
@@ -56,6 +56,12 @@ def test_resume_comes_after_the_sandbox_and_before_the_dash() -> None:
     words = argv(provider_session_id=THREAD, model="m", effort="high", system="s")
     assert words[-3:] == ("resume", THREAD, "-")
     assert words.index("--sandbox") < words.index("resume")
+
+
+def test_a_fork_copies_its_source_and_its_later_turns_resume_the_copy() -> None:
+    """The source's thread is named to `fork` alone; once there is a thread of one's own, that one goes on."""
+    assert argv(fork_of=THREAD)[-3:] == ("fork", THREAD, "-")
+    assert argv(fork_of=THREAD, provider_session_id=OTHER_THREAD)[-3:] == ("resume", OTHER_THREAD, "-")
 
 
 @pytest.mark.parametrize("name", ["not-a-session", "thread_abc123", "", THREAD + "\n", f"x{THREAD}"])

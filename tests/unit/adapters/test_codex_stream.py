@@ -88,6 +88,27 @@ def test_the_thread_asked_for_is_bound_once_whatever_its_case() -> None:
     assert read.fault is None
 
 
+@pytest.mark.parametrize("forked", [THREAD, THREAD.upper()])
+def test_a_fork_that_goes_on_in_its_sources_thread_stops_the_run(forked: str) -> None:
+    """The source is only read: a fork that writes into its thread is ended, and the thread is not bound to it."""
+    read = decoder(fork_of=forked)
+    updates = feed_all(read, [STARTED, message("hello"), COMPLETED])
+    assert read.fault is not None
+    assert "session_bound" not in types_of(updates)
+    assert [data["kind"] for data in only(updates, "error")] == ["protocol"]
+    outcome = read.close(EXIT_0)
+    assert (outcome.succeeded, outcome.error_kind) == (False, "protocol")
+
+
+def test_a_fork_binds_its_own_thread() -> None:
+    """Another thread than the source's is what was asked for, and stays the one."""
+    read = decoder(fork_of=OTHER_THREAD)
+    assert types_of(feed_all(read, [STARTED, message("hello"), COMPLETED]))[0] == "session_bound"
+    assert read.close(EXIT_0).succeeded
+    feed_all(read, [line(type="thread.started", thread_id=OTHER_THREAD)])
+    assert read.fault is not None
+
+
 def test_a_turn_that_never_names_its_thread_is_a_protocol_failure() -> None:
     """Without the id nothing can be resumed, and nothing shows that the right conversation ran."""
     read = decoder(provider_session_id=THREAD)

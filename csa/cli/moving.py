@@ -1,12 +1,4 @@
-"""Write sessions to stdout, or to a file: as an archive that `csa session import` takes in, or for reading.
-
-The archive (a gzipped tar) holds the records and what agents have left in the output, redacted once more with the
-secrets of the present environment. It is refused while a session in it runs. With --tree it holds the sessions below
-as well, also those of other projects. Links, files of more than 4 GiB, and with --all sessions that were deleted, are
-left out and named on stderr; that is no failure. A backup while agents work: --all --skip-running.
-
-For reading there are md, json, html, and jsonl: a message a line.
-"""
+"""Sessions that come from elsewhere, or go there: archives, documents, and a project that has moved."""
 
 from __future__ import annotations
 
@@ -17,10 +9,11 @@ from pathlib import Path
 from typing import IO
 
 from csa.cli.conversation_formats import FORMATS, Document
-from csa.cli.output import print_json, printable, text_for
+from csa.cli.output import one_line, print_json, printable, text_for, warn
 from csa.cli.selecting import Unlistable, add_selector, open_client
-from csa.errors import StateError, UsageError
+from csa.errors import NotFoundError, StateError, UsageError
 from csa.runner.client import Csa
+from csa.runner.sessions.acting import record_act
 from csa.runner.sessions.exporting import (
     Skipped,
     check_exportable,
@@ -29,6 +22,7 @@ from csa.runner.sessions.exporting import (
     session_to_json,
     write_archive,
 )
+from csa.runner.sessions.importing import Imported, import_archive
 from csa.runner.sessions.listing import SessionInfo
 from csa.store.atomic import sync_file
 
@@ -36,11 +30,12 @@ TYPE_CHECKING = False  # see csa/structs.py
 if TYPE_CHECKING:
     import argparse
 
+
 ARCHIVE = "archive"
 _BACK = "to have it: csa session restore -s"
 
 
-def configure(parser: argparse.ArgumentParser) -> None:
+def configure_export(parser: argparse.ArgumentParser) -> None:
     add_selector(parser)
     parser.add_argument("--tree", action="store_true", help="with all sessions below it")
     parser.add_argument("--all", action="store_true", help="all sessions of the project")
@@ -59,7 +54,16 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def execute(arguments: argparse.Namespace) -> int:
+def execute_export(arguments: argparse.Namespace) -> int:
+    """Write sessions to stdout, or to a file: as an archive that `csa session import` takes in, or for reading.
+
+    The archive (a gzipped tar) holds the records and what agents have left in the output, redacted once more with the
+    secrets of the present environment. It is refused while a session in it runs. With --tree it holds the sessions
+    below as well, also those of other projects. Links, files of more than 4 GiB, and with --all sessions that were
+    deleted, are left out and named on stderr; that is no failure. A backup while agents work: --all --skip-running.
+
+    For reading there are md, json, html, and jsonl: a message a line.
+    """
     if arguments.output == "-":
         arguments.output = None
     if arguments.json and arguments.output is None:
@@ -166,3 +170,107 @@ def _report(arguments: argparse.Namespace, written: Sequence[str], skipped: Sequ
         return
     for item in skipped:
         print(f"left out: {printable(f'{item.what}: {item.why}')}", file=sys.stderr)
+
+
+def configure_import(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("archive", metavar="FILE", help="the archive; `-` reads it from stdin")
+    parser.add_argument("--new-ids", action="store_true", help="make copies with ids of their own")
+    parser.add_argument("--json", action="store_true", help="print an array of objects")
+
+
+def execute_import(arguments: argparse.Namespace) -> int:
+    """Take the sessions of an archive, as `csa session export` writes it, into this project.
+
+    They keep their ids, and nothing that is there is overwritten: when a session of one of the ids exists, nothing is
+    imported. With --new-ids copies are made, in which the ids are replaced consistently. Each imported session's id is
+    printed.
+
+    Exits 2 when a session of one of the ids exists, 6 when the archive or a record in it is damaged.
+
+    A copy, or a session that another project here has as well, begins conversations of its own: its next turn is told
+    what was said, as the tool's own conversation belongs to the other one.
+    """
+    setting = open_client().setting
+    if arguments.archive == "-":
+        if sys.stdin.isatty():
+            raise UsageError("An archive is not read from a terminal.", hint="csa session import FILE")
+        imported = import_archive(setting, sys.stdin.buffer, new_ids=arguments.new_ids)
+    else:
+        with _open(arguments.archive) as file:
+            imported = import_archive(setting, file, new_ids=arguments.new_ids)
+    for item in imported:
+        loss = record_act(setting, "session import", item.session_id, what="imported", old_id=item.old_id)
+        warn([loss] if loss else [])
+    if arguments.json:
+        print_json([_to_json(item) for item in imported])
+        return 0
+    for item in imported:
+        print(f"{item.session_id}  {one_line(item.description)}")
+        if item.dropped_name:
+            name = one_line(item.dropped_name)
+            print(f"{item.session_id} lost its name '{name}', which another session has", file=sys.stderr)
+    return 0
+
+
+def _open(path: str) -> IO[bytes]:
+    try:
+        return Path(path).open("rb")
+    except FileNotFoundError as error:
+        raise NotFoundError(f"There is no file {path}.") from error
+
+
+def _to_json(item: Imported) -> dict[str, object]:
+    return {
+        "id": item.session_id,
+        "old_id": item.old_id,
+        "description": item.description,
+        "dropped_name": item.dropped_name,
+        "is_copy": item.is_copy,
+    }
+
+
+EXIT_LEFT = 4
+
+
+def configure_adopt(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("old", metavar="DIR", help="where the project was")
+    parser.add_argument("-f", "--force", action="store_true", help="also if that directory is still there")
+    parser.add_argument("--dry-run", action="store_true", help="say what would be moved; change nothing")
+    parser.add_argument("--json", action="store_true", help="print an object")
+
+
+def execute_adopt(arguments: argparse.Namespace) -> int:
+    """Take over the sessions of a project whose directory has moved to here.
+
+    Sessions belong to a project by its path. After `mv old new`, `cd new; csa session adopt ../old` moves them, retired
+    ones too, and tells them and their tools' conversations where the project is now. What runs, is damaged, or exists
+    here already stays behind and is named. Done again, it goes on where it was cut off.
+
+    Exits 3 when there are no sessions of that directory, 4 when some had to stay behind, and 5 when the directory is
+    still there (--force takes its sessions nevertheless).
+    """
+    from csa.runner.sessions.adoption import adopt_project  # noqa: PLC0415  # help needs none of it
+
+    client = open_client()
+    adoption = adopt_project(client.setting, arguments.old, force=arguments.force, dry_run=arguments.dry_run)
+    if arguments.json:
+        print_json(
+            {
+                "dry_run": arguments.dry_run,
+                "old_project": str(adoption.old),
+                "project": str(client.store.project),
+                "moved": adoption.moved,
+                "left": [{"session_id": session_id, "why": why} for session_id, why in adoption.left],
+                "renamed": [{"session_id": session_id, "name": name} for session_id, name in adoption.renamed],
+            }
+        )
+    else:
+        verb = "would adopt" if arguments.dry_run else "adopted"
+        for session_id in adoption.moved:
+            print(f"{verb} {session_id}")
+        count = len(adoption.moved)
+        print(f"{verb} {count} session{'' if count == 1 else 's'} of {adoption.old}")
+    warn(f"{session_id} stays behind: {why}" for session_id, why in adoption.left)
+    warn(f"{session_id} is no longer called {name}: a session here is" for session_id, name in adoption.renamed)
+    warn(adoption.warnings)
+    return EXIT_LEFT if adoption.left else 0
