@@ -14,7 +14,7 @@ from pathlib import Path
 
 from csa import __version__
 from csa.cli.commands import ALIASES, COMMANDS, Command, overview
-from csa.cli.config_show import render_value
+from csa.cli.config import render_value
 from csa.model.config import _NOT_FOR_PROJECTS, KEYS, TOOL_KEYS, Key
 
 REFERENCE = Path(__file__).parent / "commands.md"

@@ -33,12 +33,10 @@ from csa.model.permission import Permission
 from csa_adapters.acp_login import AUTH_REQUIRED, choose_method, describe_methods
 from csa_adapters.acp_policy import Policy, choose_mode
 from csa_adapters.acp_wire import DYING_WAIT_S, Agent, AgentGoneError, RpcError, Stopped
-from csa_adapters.jsonlines import list_of, mapping_of, text_of
+from csa_adapters.jsonlines import Json, list_of, mapping_of, text_of
 
 if TYPE_CHECKING:
     from csa_adapters.acp_opencode import OpencodeTokens
-
-_Json = dict[str, Any]
 
 PROTOCOL_VERSION = 1
 QUIET_S = 0.25  # gemini answers `session/load` before it has replayed everything
@@ -102,7 +100,7 @@ class Turn:
         self._updates = 0  # what the agent has told of itself
         self._has_said = False
         self._last_stray = ""
-        self._can: _Json = {}  # the agent's session capabilities
+        self._can: Json = {}  # the agent's session capabilities
         self._loads = False
         self._methods: list[Any] = []  # to authenticate
         self._default_method = ""
@@ -132,7 +130,7 @@ class Turn:
         say("finished", result={**result, **self._counted()})
         return 0
 
-    def _counted(self) -> _Json:
+    def _counted(self) -> Json:
         """Return the turn's usage where the agent's own word for it does not hold."""
         if self._tokens is None:
             return {}
@@ -181,7 +179,7 @@ class Turn:
         self._default_method = text_of(mapping_of(answer.get("_meta")).get("defaultAuthMethodId"))
         say("agent", info=answer.get("agentInfo"), capabilities=capabilities)
 
-    def _open_session(self) -> _Json:
+    def _open_session(self) -> Json:
         """Begin a session or go on in one; return what the agent says of its modes and options."""
         self._stage = "session"
         asked = text_of(self._order["session_id"])
@@ -205,10 +203,10 @@ class Turn:
         say("session", session_id=self._session, how=how, replayed=self._updates)
         return answer
 
-    def _look_up(self) -> _Json:
+    def _look_up(self) -> Json:
         """Look whether the agent lists the session that it could not open: opencode says of any reason the same."""
         asked = text_of(self._order["session_id"])
-        cursor: _Json = {}
+        cursor: Json = {}
         if not asked or self._can.get("list") is None:
             return {}
         with suppress(RpcError, Failed, TimeoutError):
@@ -221,7 +219,7 @@ class Turn:
                 cursor = {"cursor": following}
         return {}
 
-    def _ask_for_session(self, method: str, params: _Json) -> _Json:
+    def _ask_for_session(self, method: str, params: Json) -> Json:
         """Ask; where the agent wants to know who asks, tell it once and ask again."""
         try:
             return self._ask(method, params)
@@ -259,7 +257,7 @@ class Turn:
             say("notice", message=f"a session cannot be loaded in the minute it was begun: waiting {left_s:.0f} s")
             self._agent.wait(left_s)
 
-    def _settle(self, opened: _Json) -> None:
+    def _settle(self, opened: Json) -> None:
         """Set the mode of the permission level, the model and the effort."""
         self._stage = "settings"
         options = {text_of(o.get("category")): o for o in map(mapping_of, list_of(opened.get("configOptions")))}
@@ -269,7 +267,7 @@ class Turn:
         if self._order["effort"]:
             self._set_option("effort", self._order["effort"], mapping_of(options.get("thought_level")))
 
-    def _set_mode(self, modes: _Json, option: _Json) -> None:
+    def _set_mode(self, modes: Json, option: Json) -> None:
         offered = [text_of(mapping_of(mode).get("id")) for mode in list_of(modes.get("availableModes"))]
         values = offered or [text_of(mapping_of(value).get("value")) for value in list_of(option.get("options"))]
         level = self._policy.permission
@@ -289,20 +287,20 @@ class Turn:
                     raise
                 say("notice", message=f"the agent refused its mode '{mode}': {error}")  # all it asks for is allowed
 
-    def _set_model(self, is_listed: bool, option: _Json) -> None:  # noqa: FBT001  # of a private step
+    def _set_model(self, is_listed: bool, option: Json) -> None:  # noqa: FBT001  # of a private step
         model = self._order["model"]
         if option or not is_listed:
             self._set_option("model", model, option)
         else:
             self._ask("session/set_model", {"sessionId": self._session, "modelId": model})
 
-    def _set_option(self, what: str, value: str, option: _Json) -> None:
+    def _set_option(self, what: str, value: str, option: Json) -> None:
         if not option:
             raise Failed(f"the agent offers no choice of {what}; set it in its own configuration", kind="unsupported")
         params = {"sessionId": self._session, "configId": option.get("id"), "value": value}
         self._ask("session/set_config_option", params)
 
-    def _command(self, name: str) -> _Json:
+    def _command(self, name: str) -> Json:
         """Give one of the agent's own commands; where it has none of that name, it would be text for the model."""
         self._stage = "prompt"
         limit = time.monotonic() + COMMANDS_WAIT_S
@@ -312,14 +310,14 @@ class Turn:
             raise Failed(f"the agent has no command /{name}", kind="unsupported")
         return self._send_prompt([f"/{name}"])
 
-    def _prompt(self) -> _Json:
+    def _prompt(self) -> Json:
         self._stage = "prompt"
         texts = list(self._order["prompt"])
         if self._order["system"] and not self._system():
             texts.insert(0, self._order["system"])
         return self._send_prompt(texts)
 
-    def _send_prompt(self, texts: list[str]) -> _Json:
+    def _send_prompt(self, texts: list[str]) -> Json:
         self._is_prompting = True
         blocks = [{"type": "text", "text": text} for text in texts]
         number = self._agent.request("session/prompt", {"sessionId": self._session, "prompt": blocks})
@@ -332,7 +330,7 @@ class Turn:
             self._wait_for_quiet(LATE_QUIET_S if self._has_said else SILENT_QUIET_S, LATE_LIMIT_S)
         return result
 
-    def _system(self) -> _Json:
+    def _system(self) -> Json:
         """Say the system text where the agent takes one; else it goes before the prompt."""
         if not self._order["system"] or self._can.get("systemPrompt") is None:
             return {}
@@ -347,10 +345,10 @@ class Turn:
 
     # Both directions
 
-    def _ask(self, method: str, params: _Json, limit_s: float | None = None) -> _Json:
+    def _ask(self, method: str, params: Json, limit_s: float | None = None) -> Json:
         return self._answer(method, self._agent.request(method, params), limit_s)
 
-    def _answer(self, method: str, number: int, limit_s: float | None = None) -> _Json:
+    def _answer(self, method: str, number: int, limit_s: float | None = None) -> Json:
         try:
             return mapping_of(self._agent.answer(number, limit_s))
         except AgentGoneError as gone:
@@ -360,7 +358,7 @@ class Turn:
     def _quoted(self) -> str:
         return f": {self._last_stray}" if self._last_stray else ""
 
-    def _heed(self, method: str, params: Any, is_request: bool) -> _Json | None:  # noqa: FBT001  # the wire's
+    def _heed(self, method: str, params: Any, is_request: bool) -> Json | None:  # noqa: FBT001  # the wire's
         """Take what the agent sends, in the order of its messages; of its requests we know one."""
         told = mapping_of(params)
         if method == "session/update":
@@ -375,7 +373,7 @@ class Turn:
         self._last_stray = text.strip()[:_WORDS]
         say("stray", text=text)
 
-    def _tell_update(self, told: _Json) -> None:
+    def _tell_update(self, told: Json) -> None:
         update = mapping_of(told.get("update"))
         if update.get("sessionUpdate") == "available_commands_update":
             self._commands = {text_of(mapping_of(one).get("name")) for one in list_of(update.get("availableCommands"))}
@@ -388,7 +386,7 @@ class Turn:
         elsewhere = {} if session == self._session else {"session_id": session}
         say("update", update=told.get("update"), **elsewhere)
 
-    def _decide(self, told: _Json) -> _Json:
+    def _decide(self, told: Json) -> Json:
         call = mapping_of(told.get("toolCall"))
         allowed = self._is_prompting and self._policy.allows(call)
         option, takes = self._policy.choose_option(list_of(told.get("options")), allowed=allowed)

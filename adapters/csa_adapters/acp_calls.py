@@ -9,9 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from csa.model.adapter import Update
-from csa_adapters.jsonlines import list_of, mapping_of, text_of
-
-_Json = dict[str, Any]
+from csa_adapters.jsonlines import Json, list_of, mapping_of, text_of
 
 _KINDS = frozenset({"read", "edit", "delete", "move", "search", "execute", "think", "fetch"})
 _STATUSES = frozenset({"pending", "in_progress", "completed", "failed"})
@@ -23,18 +21,18 @@ class Calls:
 
     def __init__(self) -> None:
         self._titles: dict[str, str] = {}  # of all calls heard of
-        self._announced: dict[str, _Json] = {}  # not told yet
+        self._announced: dict[str, Json] = {}  # not told yet
         self._shown: dict[str, str] = {}  # the output so far of calls that have not ended
 
     def title_of(self, call: str) -> str:
         """Return what a call is about, as far as it is known."""
         return self._titles.get(call) or call
 
-    def knows(self, update: _Json) -> bool:
+    def knows(self, update: Json) -> bool:
         """Say whether an update is of a call that was heard of before."""
         return text_of(update.get("toolCallId")) in self._titles
 
-    def begin(self, update: _Json) -> list[Update]:
+    def begin(self, update: Json) -> list[Update]:
         """Take a `tool_call`; agents repeat it instead of sending a `tool_call_update`."""
         if self.knows(update):
             return [] if update.get("status") == "pending" else self.go_on(update)
@@ -48,7 +46,7 @@ class Calls:
         begun = [Update("tool_call", {**told, "status": "in_progress"})]
         return begun + self.go_on(update) if status in ENDED else begun
 
-    def go_on(self, update: _Json) -> list[Update]:
+    def go_on(self, update: Json) -> list[Update]:
         """Take a `tool_call_update`."""
         call = text_of(update.get("toolCallId"))
         if call not in self._titles:
@@ -58,7 +56,7 @@ class Calls:
         if renamed:
             self._titles[call] = title
         begun = self.tell(call, kind)
-        data: _Json = {"id": call, "status": text_of(update.get("status"))}
+        data: Json = {"id": call, "status": text_of(update.get("status"))}
         if data["status"] not in _STATUSES:
             data["status"] = "in_progress"
         if renamed and not begun:
@@ -83,7 +81,7 @@ class Calls:
         self._shown.clear()
         return updates
 
-    def _output(self, call: str, data: _Json, update: _Json) -> list[Update]:
+    def _output(self, call: str, data: Json, update: Json) -> list[Update]:
         content, added = _content_of(update), _added_of(update)
         if data["status"] in ENDED:
             before = self._shown.pop(call, "")
@@ -108,7 +106,7 @@ def text_of_block(block: Any) -> str:
     return text_of(mapping_of(found.get("resource")).get("text")) or f"[{kind}]"
 
 
-def _content_of(update: _Json) -> str:
+def _content_of(update: Json) -> str:
     """Return all a call has shown: its text, and the files it changes."""
     parts = [_text_of_item(mapping_of(item)) for item in list_of(update.get("content"))]
     if not any(parts):
@@ -117,7 +115,7 @@ def _content_of(update: _Json) -> str:
     return "\n".join(filter(None, parts))
 
 
-def _added_of(update: _Json) -> str:
+def _added_of(update: Json) -> str:
     """Return what a terminal of the agent's own has printed since the last update."""
     meta = mapping_of(update.get("_meta"))
     return "".join(
@@ -125,13 +123,13 @@ def _added_of(update: _Json) -> str:
     )
 
 
-def _text_of_item(item: _Json) -> str:
+def _text_of_item(item: Json) -> str:
     if item.get("type") == "diff":
         return f"{'update' if text_of(item.get('oldText')) else 'add'} {text_of(item.get('path'))}"
     return text_of_block(item.get("content")) if item.get("type") == "content" else ""
 
 
-def _exit_code(update: _Json) -> int | None:
+def _exit_code(update: Json) -> int | None:
     told = mapping_of(mapping_of(update.get("_meta")).get("terminal_exit")).get("exit_code")
     if told is None:
         told = mapping_of(mapping_of(update.get("rawOutput")).get("metadata")).get("exit")

@@ -6,34 +6,26 @@ call "Compact conversation" (codex-acp without that, claude-agent-acp). That the
 
 from __future__ import annotations
 
-from csa.model.adapter import CompactionOutcome, ErrorKind, ToolExit, TurnRequest, Update
+from csa.model.adapter import CompactionOutcome, ToolExit, TurnRequest, Update
 from csa_adapters.acp_stream import AcpDecoder
+from csa_adapters.decoder import compaction_outcome
+from csa_adapters.failures import Failure
 
 _CALL = "Compact conversation"
 
 
-class AcpCompactionDecoder:
+class AcpCompactionDecoder(AcpDecoder):
     """The reader of one compaction."""
 
     def __init__(self, request: TurnRequest) -> None:
-        self._turn = AcpDecoder(request)
-        self._calls: set[str] = set()
-        self._proof: str | None = None
+        super().__init__(request)
+        self._compactions: set[str] = set()  # calls
+        self._proof = ""
         self._warning = ""
-
-    @property
-    def is_finished(self) -> bool:
-        """Whether the bridge has told the end."""
-        return self._turn.is_finished
-
-    @property
-    def fault(self) -> str | None:
-        """Why this is not the conversation that was asked for."""
-        return self._turn.fault
 
     def feed(self, line: bytes) -> list[Update]:
         """Take one line."""
-        updates = self._turn.feed(line)
+        updates = super().feed(line)
         for update in updates:
             self._look_at(update)
         return [update for update in updates if update.type not in {"session_bound", "compaction", "usage"}]
@@ -43,24 +35,20 @@ class AcpCompactionDecoder:
         if update.type == "compaction":
             self._proof = "compaction_update completed"
         elif update.type == "tool_call" and update.data.get("title") == _CALL:
-            self._calls.add(call)
-        elif update.type == "tool_call_update" and call in self._calls and update.data.get("status") == "completed":
+            self._compactions.add(call)
+        elif (
+            update.type == "tool_call_update" and call in self._compactions and update.data.get("status") == "completed"
+        ):
             self._proof = self._proof or f"tool call '{_CALL}' completed"
         elif update.type == "warning":
             self._warning = str(update.data.get("message", ""))
 
     def close(self, end: ToolExit) -> CompactionOutcome:
         """Judge the compaction."""
-        turn = self._turn.close(end)
-        kind: ErrorKind | None = turn.error_kind
-        message = turn.error_message
-        if kind is None and self._proof is None:
-            kind, message = "protocol", self._warning or turn.text or "the agent announced no compaction"
-        return CompactionOutcome(
-            succeeded=kind is None,
-            error_kind=kind,
-            error_message=message,
-            usage=turn.usage,
-            totals=turn.totals,
-            proof=self._proof if kind is None else None,
-        )
+        return compaction_outcome(super().close(end), self._proof)
+
+    def _verdict(self, end: ToolExit) -> Failure | None:
+        failure = super()._verdict(end)
+        if failure is None and not self._proof:
+            return "protocol", self._warning or self._answer() or "the agent announced no compaction"
+        return failure

@@ -17,9 +17,7 @@ import time
 from typing import Any
 from urllib.parse import quote
 
-from csa_adapters.jsonlines import count_of, list_of, mapping_of, text_of
-
-_Json = dict[str, Any]
+from csa_adapters.jsonlines import Json, count_of, list_of, mapping_of, text_of
 
 LIMIT_S, STOPPED_LIMIT_S = 2.0, 0.3  # for each answer; csa kills three seconds after TERM
 DEPTH = 8
@@ -39,7 +37,7 @@ class OpencodeTokens:
         token = base64.b64encode(f"{os.environ[_USER]}:{os.environ[_PASSWORD]}".encode()).decode()
         self._headers = {"Authorization": f"Basic {token}"}
 
-    def count(self, session: str, directory: str, *, is_stopped: bool) -> _Json:
+    def count(self, session: str, directory: str, *, is_stopped: bool) -> Json:
         """Return the usage as the protocol words it. Raises OSError where the server does not answer."""
         self._limit_s = STOPPED_LIMIT_S if is_stopped else LIMIT_S
         whole = dict.fromkeys(("input", "output", "reasoning", "read", "write"), 0)

@@ -12,53 +12,48 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from csa.model.adapter import ErrorKind, Outcome, StderrReader, ToolExit, TurnRequest, Update
+from csa.model.adapter import Outcome, StderrReader, ToolExit, TurnRequest, Update
 from csa.model.usage import Usage
+from csa.structs import replace
 from csa_adapters.acp_calls import Calls, text_of_block
 from csa_adapters.acp_failures import STOPS, explain_exit, read_failure, read_session_failure
-from csa_adapters.failures import ended_well, ending_message
-from csa_adapters.jsonlines import count_of, list_of, mapping_of, number_of, other, read_object, text_of
+from csa_adapters.decoder import StreamDecoder, error_update, plan_update, retry_update, warning_update
+from csa_adapters.failures import Failure, unclean, unfinished
+from csa_adapters.jsonlines import Json, count_of, mapping_of, number_of, text_of
 
-_Json = dict[str, Any]
-
-_PLAN_STATUSES = frozenset({"pending", "in_progress", "completed"})
 _ATTEMPT = re.compile(r"\b(\d{1,9})/(\d{1,9})\b")
 _SILENT = ("user_message_chunk", "available_commands_update", "current_mode_update", "config_option_update")
 
 
-class AcpDecoder:
+class AcpDecoder(StreamDecoder):
     """The reader of one run."""
 
     def __init__(self, request: TurnRequest, stderr: StderrReader | None = None) -> None:
+        super().__init__()
         self._stderr = stderr  # of the tool's own adapter: it may tell of retries there in this way too
         self._asked = request.provider_session_id
         self._cost_before = _cost_before(request)
         self._had_totals = request.previous_totals is not None
-        self._session: str | None = None
-        self._fault: str | None = None
         self._stop: str | None = None
-        self._failure: tuple[ErrorKind, str] | None = None
         self._agent_ended = False  # by itself, in the middle of the turn
         self._message: list[str] = []  # the chunks of the message that is being said
         self._said = ""  # the last message before it that was not blank
         self._message_id: object = None
         self._message_ended = False
-        self._usage: Usage | None = None
         self._cost: float | None = None  # of the conversation so far
         self._calls = Calls()
-        self._denied: dict[str, str] = {}
         self._silenced_by: str | None = None  # the denial after which nothing was said or done
-        self._lines: dict[str, Callable[[_Json], list[Update]]] = {
-            "agent": lambda _line: [],
+        self._events = {
+            "agent": self._ignore,
             "session": self._session_line,
             "update": self._update_line,
             "permission": self._permission_line,
-            "notice": lambda line: [_warning(text_of(line.get("message")))],
+            "notice": lambda line: [warning_update(text_of(line.get("message")))],
             "stray": lambda line: [Update("other", {"raw": text_of(line.get("text"))})],
             "finished": self._finished_line,
             "failed": self._failed_line,
         }
-        self._updates: dict[str, Callable[[_Json], list[Update]]] = {
+        self._updates: dict[str, Callable[[Json], list[Update]]] = {
             "agent_message_chunk": self._message_chunk,
             "agent_thought_chunk": self._thought_chunk,
             "tool_call": self._tool_call,
@@ -68,26 +63,13 @@ class AcpDecoder:
             "session_info_update": self._session_info,
             "notice": self._notice,
             "compaction_update": self._compaction,
-            **dict.fromkeys(_SILENT, lambda _update: []),
+            **dict.fromkeys(_SILENT, self._ignore),
         }
 
     @property
     def is_finished(self) -> bool:
         """Whether the bridge has told the end of the turn."""
-        return self._stop is not None or self._failure is not None
-
-    @property
-    def fault(self) -> str | None:
-        """Why this is not the conversation that was asked for."""
-        return self._fault
-
-    def feed(self, line: bytes) -> list[Update]:
-        """Take one line."""
-        event = read_object(line)
-        if event is None:
-            return other(line)
-        handler = self._lines.get(text_of(event.get("type")))
-        return handler(event) if handler else other(line, event)
+        return self._stop is not None or self._error is not None
 
     def feed_stderr(self, line: bytes) -> list[Update]:
         """Take one line of stderr."""
@@ -95,28 +77,16 @@ class AcpDecoder:
 
     def close(self, end: ToolExit) -> Outcome:
         """Judge the run."""
-        kind, message = self._verdict(end)
-        return Outcome(
-            succeeded=kind is None,
-            text=self._answer(),
-            stop_reason=self._stop,
-            error_kind=kind,
-            error_message=message,
-            usage=self._usage,
-            totals=self._totals(),
-            denied=tuple(self._denied.values()),
-        )
+        return replace(super().close(end), text=self._answer(), stop_reason=self._stop, totals=self._totals())
 
-    def _verdict(self, end: ToolExit) -> tuple[ErrorKind | None, str | None]:
-        if self._fault is not None:
-            return "protocol", self._fault
-        if self._failure is not None:
-            return explain_exit(self._failure, end.stderr_tail) if self._agent_ended else self._failure
+    def _verdict(self, end: ToolExit) -> Failure | None:
+        if self._error is not None:
+            return explain_exit(self._error, end.stderr_tail) if self._agent_ended else self._error
         if self._stop is None:
-            return "internal" if end.signal is not None else "protocol", ending_message(end, "an end of the turn")
+            return unfinished(end, "an end of the turn")
         if self._stop != "end_turn":
             return STOPS.get(self._stop) or ("protocol", f"the turn ended with '{self._stop}'")
-        return (None, None) if ended_well(end) else ("internal", ending_message(end, "a clean exit"))
+        return unclean(end)
 
     def _totals(self) -> dict[str, float] | None:
         """Return the cost so far. Other totals this run has made stale: their adapter then knows that it knows none."""
@@ -126,24 +96,20 @@ class AcpDecoder:
 
     # Lines of the bridge
 
-    def _session_line(self, line: _Json) -> list[Update]:
+    def _session_line(self, line: Json) -> list[Update]:
         session = text_of(line.get("session_id"))
         if self._asked is not None and session != self._asked:
-            self._fault = f"the agent runs session {session} instead of {self._asked}"
-            return [Update("error", {"kind": "protocol", "message": self._fault})]
-        if not session or self._session is not None:
-            return []
-        self._session = session
-        return [Update("session_bound", {"provider_session_id": session})]
+            return self._refuse(f"the agent runs session {session} instead of {self._asked}")
+        return self._bind(session) if session else []
 
-    def _update_line(self, line: _Json) -> list[Update]:
+    def _update_line(self, line: Json) -> list[Update]:
         update = mapping_of(line.get("update"))
         if line.get("session_id") not in (None, self._session):
             return [Update("other", {"raw": line})]  # a sub-agent's
         handler = self._updates.get(text_of(update.get("sessionUpdate")))
         return handler(update) if handler else [Update("other", {"raw": update})]
 
-    def _permission_line(self, line: _Json) -> list[Update]:
+    def _permission_line(self, line: Json) -> list[Update]:
         call = mapping_of(line.get("tool_call"))
         name = text_of(call.get("toolCallId"))
         told = self._calls.tell(name, text_of(call.get("kind")))
@@ -153,29 +119,24 @@ class AcpDecoder:
             self._denied[name] = self._silenced_by = title
         return [*told, Update("permission", {"id": name, "title": title, "status": status})]
 
-    def _finished_line(self, line: _Json) -> list[Update]:
+    def _finished_line(self, line: Json) -> list[Update]:
         result = mapping_of(line.get("result"))
-        self._usage = self._usage_of(result) or self._usage
-        updates = self._calls.flush() + ([Update("usage", self._usage.to_dict())] if self._usage else [])
+        updates = self._calls.flush() + self._use(self._usage_of(result) or self._usage)
         failure = _session_failure(result)
         if failure and failure.get("severity") != "warning":
-            return updates + self._fail(read_session_failure(failure))
+            return updates + self._fail(*read_session_failure(failure))
         self._stop = text_of(result.get("stopReason")) or "unknown"
         if self._stop == "end_turn" and self._silenced_by is not None:  # opencode stops where it is denied something
-            return updates + self._fail(("permission", f"the agent gave up when it was denied: {self._silenced_by}"))
+            return updates + self._fail("permission", f"the agent gave up when it was denied: {self._silenced_by}")
         return updates
 
-    def _failed_line(self, line: _Json) -> list[Update]:
+    def _failed_line(self, line: Json) -> list[Update]:
         self._agent_ended = "exit" in line
-        return self._calls.flush() + self._fail(read_failure(line, self._asked))
-
-    def _fail(self, failure: tuple[ErrorKind, str]) -> list[Update]:
-        self._failure = failure
-        return [Update("error", {"kind": failure[0], "message": failure[1]})]
+        return self._calls.flush() + self._fail(*read_failure(line, self._asked))
 
     # Updates of the agent
 
-    def _message_chunk(self, update: _Json) -> list[Update]:
+    def _message_chunk(self, update: Json) -> list[Update]:
         """Add to the message, or begin another: with a new id, or, without ids, after a new call or a thought."""
         text, number = text_of_block(update.get("content")), update.get("messageId")
         if number != self._message_id or (self._message_ended and number is None):
@@ -191,26 +152,25 @@ class AcpDecoder:
         text = "".join(self._message)
         return text if text.strip() else self._said
 
-    def _thought_chunk(self, update: _Json) -> list[Update]:
+    def _thought_chunk(self, update: Json) -> list[Update]:
         self._message_ended = True
         text = text_of_block(update.get("content"))
         return [Update("agent_thought", {"text": text, "chunk": True})] if text else []
 
-    def _tool_call(self, update: _Json) -> list[Update]:
+    def _tool_call(self, update: Json) -> list[Update]:
         self._message_ended = self._message_ended or not self._calls.knows(update)
         return self._calls.begin(update)
 
-    def _tool_call_update(self, update: _Json) -> list[Update]:
+    def _tool_call_update(self, update: Json) -> list[Update]:
         self._message_ended = self._message_ended or not self._calls.knows(update)
         if update.get("status") == "completed":
             self._silenced_by = None
         return self._calls.go_on(update)
 
-    def _plan(self, update: _Json) -> list[Update]:
-        entries = [entry for entry in map(mapping_of, list_of(update.get("entries"))) if entry]
-        return [Update("plan", {"entries": [_plan_entry(entry) for entry in entries]})]
+    def _plan(self, update: Json) -> list[Update]:
+        return [plan_update(update.get("entries"))]
 
-    def _usage_update(self, update: _Json) -> list[Update]:
+    def _usage_update(self, update: Json) -> list[Update]:
         cost = mapping_of(update.get("cost"))
         if text_of(cost.get("currency")) not in ("USD", "") or number_of(cost.get("amount")) is None:
             return []
@@ -218,32 +178,29 @@ class AcpDecoder:
         spent = self._spent()
         if not spent or (self._usage and spent == self._usage.cost_usd):
             return []
-        self._usage = Usage(cost_usd=spent)  # tokens are told at the end
-        return [Update("usage", self._usage.to_dict())]
+        return self._use(Usage(cost_usd=spent))  # tokens are told at the end
 
-    def _session_info(self, update: _Json) -> list[Update]:
+    def _session_info(self, update: Json) -> list[Update]:
         """Tell codex-acp's retries; titles and states are not the transcript's."""
         failure = _session_failure(update)
         if not failure:
             return []
-        kind, message = read_session_failure(failure)
+        told = read_session_failure(failure)
         if failure.get("severity") != "warning":
-            return [Update("error", {"kind": kind, "message": message})]
-        data: _Json = {"kind": kind, "message": message}
-        count = _ATTEMPT.search(message)
-        if count:
-            data |= {"attempt": int(count.group(1)), "max": int(count.group(2))}
-        return [Update("retry", data)]
+            return [error_update(told)]
+        count = _ATTEMPT.search(told[1])
+        attempt, most = map(int, count.groups()) if count else (None, None)
+        return [retry_update(told, attempt=attempt, most=most)]
 
-    def _notice(self, update: _Json) -> list[Update]:
+    def _notice(self, update: Json) -> list[Update]:
         words = (text_of(update.get("title")), text_of(update.get("description")))
-        return [_warning(": ".join(filter(None, words)))]
+        return [warning_update(": ".join(filter(None, words)))]
 
-    def _compaction(self, update: _Json) -> list[Update]:
+    def _compaction(self, update: Json) -> list[Update]:
         status = text_of(update.get("status"))
         if status == "completed":
             return [Update("compaction", {"id": text_of(update.get("compactionId")), "status": status})]
-        return [_warning("the compaction failed")] if status == "failed" else []
+        return [warning_update("the compaction failed")] if status == "failed" else []
 
     def _usage_of(self, result: Mapping[str, Any]) -> Usage | None:
         told = mapping_of(result.get("usage"))
@@ -283,15 +240,6 @@ def _cost_before(request: TurnRequest) -> float | None:
     return number_of((request.previous_totals or {}).get("cost_usd"))
 
 
-def _warning(message: str) -> Update:
-    return Update("warning", {"message": message})
-
-
-def _session_failure(holder: Mapping[str, Any]) -> _Json:
+def _session_failure(holder: Mapping[str, Any]) -> Json:
     air = mapping_of(mapping_of(mapping_of(holder.get("_meta")).get("jetbrains")).get("air"))
     return mapping_of(air.get("sessionFailure"))
-
-
-def _plan_entry(entry: _Json) -> dict[str, str]:
-    status = text_of(entry.get("status"))
-    return {"content": text_of(entry.get("content")), "status": status if status in _PLAN_STATUSES else "pending"}

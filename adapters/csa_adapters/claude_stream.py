@@ -13,53 +13,77 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from csa.model.adapter import ErrorKind, Outcome, ToolExit, TurnRequest, Update
+from csa.structs import replace
 from csa_adapters.claude_failures import STARTUP, broken_off, kind_of
-from csa_adapters.claude_tools import describe_call, plan_entries, text_of_content
 from csa_adapters.claude_usage import ClaudeUsage
-from csa_adapters.failures import ended_well, ending_message, kind_of_message, stderr_message
-from csa_adapters.jsonlines import count_of, list_of, mapping_of, number_of, other, read_object, text_of
-
-_Json = dict[str, Any]
+from csa_adapters.decoder import StreamDecoder, describe_call, error_update, plan_update, retry_update, warning_update
+from csa_adapters.failures import Failure, kind_of_message, stderr_message, unclean, unfinished
+from csa_adapters.jsonlines import Json, count_of, list_of, mapping_of, number_of, text_of
 
 _NAMED_BY = ("terminal_reason", "startup_failure_reason", "api_error", "api_error_type")
+# name -> kind, and the input that tells one call from another
+_TOOLS: dict[str, tuple[str, str]] = {
+    "Bash": ("execute", "command"),
+    "BashOutput": ("execute", "bash_id"),
+    "KillShell": ("execute", "shell_id"),
+    "Read": ("read", "file_path"),
+    "NotebookRead": ("read", "notebook_path"),
+    "LS": ("search", "path"),
+    "Glob": ("search", "pattern"),
+    "Grep": ("search", "pattern"),
+    "WebSearch": ("search", "query"),
+    "web_search": ("search", "query"),
+    "ToolSearch": ("search", "query"),
+    "Edit": ("edit", "file_path"),
+    "MultiEdit": ("edit", "file_path"),
+    "Write": ("edit", "file_path"),
+    "NotebookEdit": ("edit", "notebook_path"),
+    "WebFetch": ("fetch", "url"),
+    "Task": ("think", "description"),
+    "Agent": ("think", "description"),
+    "TaskCreate": ("think", "subject"),
+    "TaskUpdate": ("think", "taskId"),
+    "TaskGet": ("think", "taskId"),
+    "TaskList": ("think", ""),
+    "TodoWrite": ("think", ""),
+    "ExitPlanMode": ("think", ""),
+    "Skill": ("other", "skill"),
+}
+_describe = partial(describe_call, tools=_TOOLS, shell_tool="Bash")
 _EXIT_CODE = re.compile(r"Exit code (\d{1,3})\b")
 
 
-class ClaudeCodeDecoder:
+class ClaudeCodeDecoder(StreamDecoder):
     """The reader of one run."""
 
     def __init__(self, request: TurnRequest) -> None:
+        super().__init__()
         self._asked = (request.provider_session_id or request.new_provider_id).lower()
         self._resumed = request.provider_session_id is not None
         self._unknown = f"No conversation found with session ID: {request.conversation}"
-        self._bound = False
-        self._fault: str | None = None
-        self._result: _Json | None = None  # the prompt's last
+        self._result: Json | None = None  # the prompt's last
         self._is_working = False  # the agent has gone on since then
         self._is_stirring = False  # ... or its helpers have, so that it may
         self._tasks: tuple[str, ...] = ()  # what runs in the background
         self._blocked: tuple[str, str] | None = None  # how a hook kept the prompt from the model, and its words
         self._resets_at: float | None = None  # when the quota returns of which it was last said that it is used up
-        self._error: tuple[ErrorKind, str] | None = None  # the last API error line
-        self._text = ""
         self._used = ClaudeUsage(request)
-        self._open: dict[str, str] = {}  # the titles of tool calls begun and not ended
         self._plans: set[str] = set()  # open calls that were told as plans
-        self._denied: dict[str, str] = {}
-        self._events: dict[str, Callable[[_Json], list[Update] | None]] = {
+        self._events = {
             "system": self._system,
             "assistant": self._assistant,
             "user": self._user,
             "result": self._result_line,
             "rate_limit_event": self._rate_limit,
         }
-        self._notices: dict[str, Callable[[_Json], list[Update] | None]] = {
+        self._notices: dict[str, Callable[[Json], list[Update] | None]] = {
             "init": self._begin,
             "status": self._status,
-            "thinking_tokens": self._nothing,
+            "thinking_tokens": self._ignore,
             "compact_boundary": self._compaction,
             "api_retry": self._retry,
             "permission_denied": self._permission_denied,
@@ -67,7 +91,7 @@ class ClaudeCodeDecoder:
             "background_tasks_changed": self._tasks_changed,
             "task_notification": self._task_ended,
         }
-        self._blocks: dict[str, Callable[[_Json, str], list[Update]]] = {
+        self._blocks: dict[str, Callable[[Json, str], list[Update]]] = {
             "text": self._text_block,
             "thinking": self._thinking_block,
             "tool_use": self._tool_block,
@@ -92,56 +116,31 @@ class ClaudeCodeDecoder:
         """What runs in the background."""
         return self._tasks
 
-    @property
-    def fault(self) -> str | None:
-        """Why this is not the session that was asked for."""
-        return self._fault
-
-    def feed(self, line: bytes) -> list[Update]:
-        """Take one line."""
-        event = read_object(line)
-        if event is None:
-            return other(line)
-        updates = self._identify(event)
-        if self._fault is not None:
-            return updates
-        handler = self._events.get(text_of(event.get("type")))
-        told = handler(event) if handler else None
-        return updates + (other(line, event) if told is None else told)
-
     def close(self, end: ToolExit) -> Outcome:
         """Judge the run."""
-        kind, message = self._verdict(end)
-        stop_reason = text_of(self._result.get("stop_reason")) if self._result else ""
-        return Outcome(
-            succeeded=kind is None,
-            text=self._text,
-            stop_reason=stop_reason or None,
-            error_kind=kind,
-            error_message=message,
-            retry_at=self._resets_at if kind in {"quota", "rate_limit"} else None,
-            usage=self._used.total,
+        outcome = super().close(end)
+        return replace(
+            outcome,
+            stop_reason=text_of(mapping_of(self._result).get("stop_reason")) or None,
+            retry_at=self._resets_at if outcome.error_kind in {"quota", "rate_limit"} else None,
             totals=self._totals(),
-            denied=tuple(self._denied.values()),
         )
 
     def _totals(self) -> dict[str, float] | None:
         """Return the conversation's cost, also of a run that said nothing of it: so far is still so far."""
-        exists, cost = self._bound or self._resumed, self._used.cost
+        exists, cost = self._session is not None or self._resumed, self._used.cost
         return {"cost_usd": cost} if exists and cost is not None else None
 
-    def _verdict(self, end: ToolExit) -> tuple[ErrorKind | None, str | None]:
-        if self._fault is not None:
-            return "protocol", self._fault
+    def _verdict(self, end: ToolExit) -> Failure | None:
         if self._result is None or self._is_working:
             return self._unfinished(end)
         if (cause := self._cause(self._result)) is not None:
             return cause
-        if not self._bound:
+        if self._session is None:
             return "protocol", "claude did not name the session of this run"
-        return (None, None) if ended_well(end) else ("internal", ending_message(end, "a clean exit"))
+        return unclean(end)
 
-    def _cause(self, result: _Json) -> tuple[ErrorKind, str] | None:
+    def _cause(self, result: Json) -> Failure | None:
         """Return why the result is that of no turn that was done."""
         if result.get("is_error") is not False:
             return self._failure(result)
@@ -149,24 +148,24 @@ class ClaudeCodeDecoder:
             return kind_of([self._blocked[0]], None, ""), self._blocked[1]
         return broken_off(result)
 
-    def _unfinished(self, end: ToolExit) -> tuple[ErrorKind, str]:
+    def _unfinished(self, end: ToolExit) -> Failure:
         """Judge an end without a result line: SIGINT gives one with exit 0, a refused start one with empty stdout."""
         if self._error is not None:
             return self._error
         said = stderr_message(end.stderr_tail)
-        if said == self._unknown and not self._bound:  # of older versions, which write no result of it
+        if said == self._unknown and self._session is None:  # of older versions, which write no result of it
             return "unknown_conversation", said
-        kind = kind_of_message(said, STARTUP) if not self._bound and end.signal is None else None
+        kind = kind_of_message(said, STARTUP) if self._session is None and end.signal is None else None
         if kind is not None:
             return kind, said
-        return "internal" if end.signal is not None else "protocol", ending_message(end, "a result line")
+        return unfinished(end, "a result line")
 
-    def _failure(self, result: _Json) -> tuple[ErrorKind, str]:
+    def _failure(self, result: Json) -> Failure:
         said = text_of(result.get("result")) or "; ".join(filter(None, map(text_of, list_of(result.get("errors")))))
         message = said or text_of(result.get("terminal_reason")) or text_of(result.get("subtype")) or "the turn failed"
         if self._error is not None and self._error[1] == said:
             return self._error
-        if not self._bound and self._unknown in list_of(result.get("errors")):
+        if self._session is None and self._unknown in list_of(result.get("errors")):
             return "unknown_conversation", self._unknown
         names = [result.get(key) for key in _NAMED_BY]
         return self._kind(names, result.get("api_error_status"), message), message
@@ -176,53 +175,42 @@ class ClaudeCodeDecoder:
         kind = kind_of(names, status, message)
         return "quota" if kind == "rate_limit" and self._resets_at is not None else kind
 
-    def _identify(self, event: _Json) -> list[Update]:
+    def _identify(self, event: Json) -> list[Update]:
         """Compare the line's own session with the one asked for; bind at the first that is not a failure's."""
         session = event.get("session_id")
         if type(session) is not str:
             return []
         if session.lower() != self._asked:
-            self._fault = self._fault or f"claude runs session {session} instead of {self._asked}"
-            return [Update("error", {"kind": "protocol", "message": self._fault})]
-        if self._bound or event.get("is_error") is True:
-            return []
-        self._bound = True
-        data: _Json = {"provider_session_id": session}
-        if text_of(event.get("model")):
-            data["model"] = event["model"]
-        return [Update("session_bound", data)]
+            return self._refuse(f"claude runs session {session} instead of {self._asked}")
+        return [] if event.get("is_error") is True else self._bind(session, event.get("model"))
 
-    def _system(self, event: _Json) -> list[Update] | None:
+    def _system(self, event: Json) -> list[Update] | None:
         handler = self._notices.get(text_of(event.get("subtype")))
         return handler(event) if handler else None
 
-    def _nothing(self, _event: _Json) -> list[Update]:
-        """Tell nothing of progress."""
-        return []
-
-    def _begin(self, _event: _Json) -> list[Update]:
+    def _begin(self, _event: Json) -> list[Update]:
         """Note that the agent is at work; what else init says is told by session_bound."""
         self._is_working = True
         return []
 
-    def _stir(self, event: _Json) -> None:
+    def _stir(self, event: Json) -> None:
         """Note that the agent has gone on; or that one of its sub-agents has, of which it will hear."""
         if text_of(event.get("parent_tool_use_id")):
             self._is_stirring = True
         else:
             self._is_working = True
 
-    def _task_ended(self, _event: _Json) -> None:
+    def _task_ended(self, _event: Json) -> None:
         """Note that something in the background has ended, for which the agent is woken."""
         self._is_stirring = True
 
-    def _tasks_changed(self, event: _Json) -> None:
+    def _tasks_changed(self, event: Json) -> None:
         """Note what runs in the background now: each such line names all of it. What is `ambient` keeps nothing up."""
         tasks = [task for task in map(mapping_of, list_of(event.get("tasks"))) if task]
         kept = [task for task in tasks if task.get("ambient") is not True]
         self._tasks = tuple(text_of(task.get("description")) or "a task without a name" for task in kept)
 
-    def _informational(self, event: _Json) -> list[Update] | None:
+    def _informational(self, event: Json) -> list[Update] | None:
         """Note a hook that keeps the prompt from the model: nothing else tells that the turn was not done."""
         said = text_of(event.get("content"))
         if event.get("prevent_continuation") is True:
@@ -230,83 +218,73 @@ class ClaudeCodeDecoder:
             self._blocked = text_of(outcome.get("kind")) or "stopped_by_hook", said or "a hook blocked the prompt"
         return [Update("warning", {"kind": "hook", "message": said})] if event.get("level") == "warning" else None
 
-    def _rate_limit(self, event: _Json) -> None:
+    def _rate_limit(self, event: Json) -> None:
         about = mapping_of(event.get("rate_limit_info"))
         self._resets_at = number_of(about.get("resetsAt")) if about.get("status") == "rejected" else None
 
-    def _status(self, event: _Json) -> list[Update]:
+    def _status(self, event: Json) -> list[Update]:
         if event.get("compact_result") == "failed":
-            message = text_of(event.get("compact_error")) or "compaction failed"
-            return [Update("warning", {"message": message})]
+            return [warning_update(text_of(event.get("compact_error")) or "compaction failed")]
         return []  # what came of a compaction that succeeded is told by its boundary
 
-    def _compaction(self, event: _Json) -> list[Update]:
+    def _compaction(self, event: Json) -> list[Update]:
         return [Update("compaction", dict(mapping_of(event.get("compact_metadata"))))]
 
-    def _retry(self, event: _Json) -> list[Update]:
+    def _retry(self, event: Json) -> list[Update]:
         name, status = text_of(event.get("error")), event.get("error_status")
         kind = kind_of([name], status, "") if status is not None or name != "unknown" else "network"
         message = f"{name or 'retry'} (status {status})" if status is not None else "no answer from the provider"
-        data: _Json = {"kind": kind, "message": message}
-        data |= {"attempt": count_of(event.get("attempt")), "max": count_of(event.get("max_retries"))}
-        delay = number_of(event.get("retry_delay_ms"))
-        if delay is not None:
-            data["retry_after_s"] = delay / 1000
-        return [Update("retry", data)]
+        delay_ms = number_of(event.get("retry_delay_ms"))
+        delay_s = None if delay_ms is None else delay_ms / 1000
+        attempt, most = count_of(event.get("attempt")), count_of(event.get("max_retries"))
+        return [retry_update((kind, message), attempt=attempt, most=most, delay_s=delay_s)]
 
-    def _permission_denied(self, event: _Json) -> list[Update]:
+    def _permission_denied(self, event: Json) -> list[Update]:
         return self._deny(text_of(event.get("tool_use_id")), text_of(event.get("tool_name")))
 
     def _deny(self, call: str, title: str) -> list[Update]:
-        if call in self._denied:
-            return []
-        self._denied[call] = self._open.get(call) or title
-        return [Update("permission", {"id": call, "title": self._denied[call], "status": "denied"})]
+        return super()._deny(call, self._open.get(call) or title)
 
-    def _assistant(self, event: _Json) -> list[Update] | None:
+    def _assistant(self, event: Json) -> list[Update] | None:
         self._stir(event)
         message = mapping_of(event.get("message"))
         blocks = message.get("content")
         if event.get("is_api_error_message") is True or text_of(event.get("error")):
-            return self._api_error(event, text_of_content(blocks))
+            return self._api_error(event, _text_of_content(blocks))
         parent = text_of(event.get("parent_tool_use_id"))
         updates: list[Update] = []
         for block in list_of(blocks):
             handler = self._blocks.get(text_of(mapping_of(block).get("type")))
             updates += handler(block, parent) if handler else [Update("other", {"raw": block})]
         if self._used.add_message(message):
-            updates += self._usage()
+            updates += self._use(self._used.total)
         return updates
 
-    def _api_error(self, event: _Json, message: str) -> list[Update]:
+    def _api_error(self, event: Json, message: str) -> list[Update]:
         names = [event.get("api_error_type"), event.get("api_error"), event.get("error")]
         message = message or f"the provider failed: {next(filter(None, map(text_of, names)), 'it did not say why')}"
-        self._error = self._kind(names, event.get("api_error_status"), message), message
-        return [Update("error", {"kind": self._error[0], "message": message})]
+        return self._fail(self._kind(names, event.get("api_error_status"), message), message)
 
-    def _text_block(self, block: _Json, parent: str) -> list[Update]:
+    def _text_block(self, block: Json, parent: str) -> list[Update]:
         text = text_of(block.get("text"))
         if parent:  # a sub-agent's word is its call's progress, not this turn's answer
             return [Update("tool_call_update", {"id": parent, "status": "in_progress", "content": text})]
         self._text = text
         return [Update("agent_message", {"text": text})]
 
-    def _thinking_block(self, block: _Json, parent: str) -> list[Update]:
+    def _thinking_block(self, block: Json, parent: str) -> list[Update]:
         data = {"text": text_of(block.get("thinking"))}
         return [Update("agent_thought", {**data, "parent_id": parent} if parent else data)]
 
-    def _tool_block(self, block: _Json, parent: str) -> list[Update]:
+    def _tool_block(self, block: Json, parent: str) -> list[Update]:
         call, name, given = text_of(block.get("id")), text_of(block.get("name")), mapping_of(block.get("input"))
-        entries = plan_entries(name, given)
-        if entries is not None and not parent:
+        if name == "TodoWrite" and type(given.get("todos")) is list and not parent:
             self._plans.add(call)
-            return [Update("plan", {"entries": entries})]
-        kind, title = describe_call(name, given)
-        self._open[call] = title
-        data = {"id": call, "title": title, "kind": kind, "status": "in_progress"}
-        return [Update("tool_call", {**data, "parent_id": parent} if parent else data)]
+            return [plan_update(given["todos"])]
+        kind, title = _describe(name, given)
+        return self._begin_call(call, kind, title, **({"parent_id": parent} if parent else {}))
 
-    def _result_block(self, block: _Json, _parent: str) -> list[Update]:
+    def _result_block(self, block: Json, _parent: str) -> list[Update]:
         call = text_of(block.get("tool_use_id"))
         failed = block.get("is_error") is True
         if call in self._plans:
@@ -314,14 +292,14 @@ class ClaudeCodeDecoder:
             if not failed:
                 return []
         self._open.pop(call, None)
-        content = text_of_content(block.get("content"))
-        data: _Json = {"id": call, "status": "failed" if failed else "completed", "content": content}
+        content = _text_of_content(block.get("content"))
+        data: Json = {"id": call, "status": "failed" if failed else "completed", "content": content}
         code = _EXIT_CODE.match(content) if failed else None
         if code:
             data["exit_code"] = int(code.group(1))
         return [Update("tool_call_update", data)]
 
-    def _user(self, event: _Json) -> list[Update] | None:
+    def _user(self, event: Json) -> list[Update] | None:
         self._stir(event)
         blocks = list_of(mapping_of(event.get("message")).get("content"))
         results = [block for block in blocks if mapping_of(block).get("type") == "tool_result"]
@@ -329,12 +307,12 @@ class ClaudeCodeDecoder:
             return None
         return [update for block in results for update in self._result_block(block, "")]
 
-    def _result_line(self, event: _Json) -> list[Update] | None:
+    def _result_line(self, event: Json) -> list[Update] | None:
         updates: list[Update] = []
         for denial in map(mapping_of, list_of(event.get("permission_denials"))):
-            _, title = describe_call(text_of(denial.get("tool_name")), mapping_of(denial.get("tool_input")))
+            _, title = _describe(text_of(denial.get("tool_name")), mapping_of(denial.get("tool_input")))
             updates += self._deny(text_of(denial.get("tool_use_id")), title)
-        if self._bound and number_of(mapping_of(event.get("usage")).get("input_tokens")) is not None:
+        if self._session is not None and number_of(mapping_of(event.get("usage")).get("input_tokens")) is not None:
             self._used.add_result(event)  # that of an unknown session counts 0, as if it had cost nothing so far
         if not self._is_orphans(event):
             self._result = event
@@ -343,23 +321,29 @@ class ClaudeCodeDecoder:
             self._text = text_of(self._result.get("result")) or self._text  # an orphan's leaves the answer as it was
         if self._result is not None:
             self._is_working = self._is_stirring = False
-        return updates + self._usage()
+        return updates + self._use(self._used.total)
 
-    def _is_orphans(self, result: _Json) -> bool:
+    def _is_orphans(self, result: Json) -> bool:
         """Tell a result for a background task alone, of which the model was not asked: it answers no prompt."""
         origin = text_of(mapping_of(result.get("origin")).get("kind"))
         return origin == "task-notification" and result.get("num_turns") == 0 and result.get("is_error") is False
 
-    def _told_by(self, result: _Json) -> list[Update]:
+    def _told_by(self, result: Json) -> list[Update]:
         if result.get("is_error") is False:
             self._text = text_of(result.get("result")) or self._text
             self._error = None
             return []
-        kind, message = self._failure(result)
-        if self._error is None or self._error[1] != message:
-            return [Update("error", {"kind": kind, "message": message})]
-        return []
+        failure = self._failure(result)
+        return [] if self._error is not None and self._error[1] == failure[1] else [error_update(failure)]
 
-    def _usage(self) -> list[Update]:
-        used = self._used.total
-        return [] if used is None else [Update("usage", used.to_dict())]
+
+def _text_of_content(content: Any) -> str:
+    """Return the text of a message's content: a string, or blocks of which some are no text."""
+    if type(content) is str:
+        return content
+    return "\n".join(filter(None, (_text_of_block(mapping_of(block)) for block in list_of(content))))
+
+
+def _text_of_block(block: Json) -> str:
+    kind = text_of(block.get("type"))
+    return text_of(block.get("text")) if kind in ("text", "") else f"[{kind}]"

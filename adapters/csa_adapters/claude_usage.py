@@ -8,13 +8,9 @@ asked since the last result is known from the messages: their input exactly, of 
 
 from __future__ import annotations
 
-from typing import Any
-
 from csa.model.adapter import TurnRequest
 from csa.model.usage import Usage
-from csa_adapters.jsonlines import count_of, mapping_of, number_of, text_of
-
-_Json = dict[str, Any]
+from csa_adapters.jsonlines import Json, count_of, mapping_of, number_of, text_of
 
 
 class ClaudeUsage:
@@ -33,7 +29,7 @@ class ClaudeUsage:
             found = usage if found is None else found + usage
         return found
 
-    def add_message(self, message: _Json) -> bool:
+    def add_message(self, message: Json) -> bool:
         """Take a line of an answer, which comes in one line a block; return whether it told anything new."""
         reported = mapping_of(message.get("usage"))
         if number_of(reported.get("input_tokens")) is None:
@@ -44,7 +40,7 @@ class ClaudeUsage:
         self._since[call] = usage
         return True
 
-    def add_result(self, result: _Json) -> None:
+    def add_result(self, result: Json) -> None:
         """Take a result of the conversation."""
         before, total = self.cost, number_of(result.get("total_cost_usd"))
         self.cost = before if total is None else total
@@ -58,18 +54,18 @@ class ClaudeUsage:
         self._since = {}
 
 
-def _of_messages(reported: _Json, cost: float | None) -> Usage:
+def _of_messages(reported: Json, cost: float | None) -> Usage:
     cached = count_of(reported.get("cache_read_input_tokens"))
     fresh = count_of(reported.get("input_tokens")) + count_of(reported.get("cache_creation_input_tokens"))
     return Usage(fresh + cached, count_of(reported.get("output_tokens")), cached, cost)
 
 
-def _of_models(models: _Json) -> Usage:
+def _of_models(models: Json) -> Usage:
     each = [_of_model(mapping_of(used)) for used in models.values()]
     return sum(each, Usage(cost_usd=0.0)) if all(used.cost_usd is not None for used in each) else _without_cost(each)
 
 
-def _of_model(used: _Json) -> Usage:
+def _of_model(used: Json) -> Usage:
     cached = count_of(used.get("cacheReadInputTokens"))
     fresh = count_of(used.get("inputTokens")) + count_of(used.get("cacheCreationInputTokens"))
     return Usage(fresh + cached, count_of(used.get("outputTokens")), cached, number_of(used.get("costUSD")))

@@ -16,19 +16,21 @@ from typing import Any
 from csa.model.adapter import ErrorKind, Outcome, ToolExit, TurnRequest, Update
 from csa.model.resets import delay_of
 from csa.model.usage import Usage
+from csa.structs import replace
 from csa_adapters.codex_rollout import Rollouts, rollout_patterns
+from csa_adapters.decoder import StreamDecoder, error_update, retry_update, warning_update
 from csa_adapters.failures import (
-    ended_well,
+    Failure,
     ending_message,
     kind_of_message,
     kind_of_status,
     rules,
     stderr_message,
+    unclean,
+    unfinished,
 )
 from csa_adapters.homes import home_directory
-from csa_adapters.jsonlines import count_of, list_of, mapping_of, number_of, other, read_object, text_of
-
-_Json = dict[str, Any]
+from csa_adapters.jsonlines import Json, count_of, list_of, mapping_of, number_of, text_of
 
 _RETRY = re.compile(r"Reconnecting\.\.\. (?:(\d{1,9})/(\d{1,9})|waiting for network)(?: \((.*)\))?$", re.DOTALL)
 _STATUS = re.compile(r"(?:unexpected|last) status:? (\d{3})\b")
@@ -76,27 +78,21 @@ _TOTALS = (  # of the thread: csa's name, codex's name
 )
 
 
-class CodexDecoder:
+class CodexDecoder(StreamDecoder):
     """The reader of one run."""
 
     def __init__(self, request: TurnRequest) -> None:
+        super().__init__()
         self._home = home_directory(request.environ, "CODEX_HOME", ".codex")
         self._asked = request.provider_session_id
         self._forked = request.fork_of
         self._conversation = request.conversation
         self._totals = baseline(request)
-        self._thread: str | None = None
-        self._fault: str | None = None
         self._completed = False
-        self._failure: str | None = None
-        self._last_error: str | None = None
-        self._text = ""
-        self._usage: Usage | None = None
-        self._open: dict[str, str] = {}  # the titles of tool calls begun and not ended
+        self._failure: Failure | None = None  # of the turn
         self._agents: dict[str, None] = {}  # the threads of its own agents, in order
         self._rollouts = Rollouts()
-        self._denied: list[str] = []
-        self._events: dict[str, Callable[[_Json], list[Update] | None]] = {
+        self._events = {
             "thread.started": self._thread_started,
             "turn.started": self._turn_started,
             "turn.completed": self._turn_completed,
@@ -106,7 +102,7 @@ class CodexDecoder:
             "item.updated": self._item,
             "item.completed": self._item,
         }
-        self._items: dict[str, Callable[[_Json, str], list[Update] | None]] = {
+        self._items: dict[str, Callable[[Json, str], list[Update] | None]] = {
             "agent_message": self._agent_message,
             "reasoning": self._reasoning,
             "error": self._warning,
@@ -120,24 +116,10 @@ class CodexDecoder:
         return self._completed or self._failure is not None
 
     @property
-    def fault(self) -> str | None:
-        """Why this is not the thread that was asked for."""
-        return self._fault
-
-    def feed(self, line: bytes) -> list[Update]:
-        """Take one line."""
-        event = read_object(line)
-        if event is None:
-            return other(line)
-        handler = self._events.get(text_of(event.get("type")))
-        updates = handler(event) if handler else None
-        return other(line, event) if updates is None else updates
-
-    @property
     def records(self) -> tuple[str, ...]:
         """The rollouts of the thread and, as they become known, of its agents."""
         known = (*self._agents, *self._rollouts.threads)
-        return rollout_patterns(self._home, dict.fromkeys((self._thread, *known))) if self._thread else ()
+        return rollout_patterns(self._home, dict.fromkeys((self._session, *known))) if self._session else ()
 
     def feed_record(self, line: bytes) -> None:
         """Take one line of a rollout."""
@@ -149,43 +131,34 @@ class CodexDecoder:
         own = self._rollouts.own or told
         if own is None:
             return []
-        self._usage = own + self._rollouts.agents
-        return [] if self._usage == told else [Update("usage", self._usage.to_dict())]
+        updates = self._use(own + self._rollouts.agents)
+        return [] if self._usage == told else updates
 
     def close(self, end: ToolExit) -> Outcome:
         """Judge the run."""
-        kind, message = self._verdict(end)
-        return Outcome(
-            succeeded=kind is None,
-            text=self._text,
-            stop_reason="end_turn" if kind is None else None,
-            error_kind=kind,
-            error_message=message,
-            retry_after_s=delay_of(message or ""),
-            usage=self._usage,
-            totals=self._totals if self._thread or self._asked else None,
-            denied=tuple(self._denied),
+        outcome = super().close(end)
+        return replace(
+            outcome,
+            stop_reason="end_turn" if outcome.succeeded else None,
+            retry_after_s=delay_of(outcome.error_message or ""),
+            totals=self._totals if self._session or self._asked else None,
         )
 
-    def _verdict(self, end: ToolExit) -> tuple[ErrorKind | None, str | None]:
-        if self._fault:
-            return "protocol", self._fault
+    def _verdict(self, end: ToolExit) -> Failure | None:
         if self._failure is not None:
-            return kind_of(self._failure), self._failure
-        if self._thread is None:
+            return self._failure
+        if self._session is None:
             return self._startup_failure(end)
         if self._completed:
-            return self._broken_off() if ended_well(end) else ("internal", ending_message(end, "a clean exit"))
-        if self._last_error is not None:
-            return kind_of(self._last_error), self._last_error
-        return "internal" if end.signal is not None else "protocol", ending_message(end, "turn.completed")
+            return unclean(end) or self._broken_off()
+        return self._error or unfinished(end, "turn.completed")
 
-    def _broken_off(self) -> tuple[ErrorKind, str] | tuple[None, None]:
+    def _broken_off(self) -> Failure | None:
         """Judge a completed turn: one that a hook has refused is completed as well."""
         is_unasked = self._usage is not None and self._usage.input_tokens == 0 and not self._text
-        return ("permission", _UNASKED) if is_unasked else (None, None)
+        return ("permission", _UNASKED) if is_unasked else None
 
-    def _startup_failure(self, end: ToolExit) -> tuple[ErrorKind, str]:
+    def _startup_failure(self, end: ToolExit) -> Failure:
         if self._completed:
             return "protocol", "codex did not name the thread of this run"
         if end.signal is None and (gone := self._unknown_thread(end.stderr_tail)):
@@ -200,89 +173,81 @@ class CodexDecoder:
         asking = (line for line in lines if line.startswith(_ASKING))
         return next((line for line in asking if is_unknown(line, self._conversation)), None)
 
-    def _thread_started(self, event: _Json) -> list[Update] | None:
+    def _thread_started(self, event: Json) -> list[Update] | None:
         thread = text_of(event.get("thread_id"))
         if not thread:
             return None
-        known = self._thread or self._asked
+        known = self._session or self._asked
         if known is None and self._forked is not None and thread.lower() == self._forked.lower():
-            self._fault = f"codex went on in thread {thread} instead of forking it"
-            return [Update("error", {"kind": "protocol", "message": self._fault})]
+            return self._refuse(f"codex went on in thread {thread} instead of forking it")
         if known is not None and thread.lower() != known.lower():
-            self._fault = f"codex runs thread {thread} instead of {known}"
-            return [Update("error", {"kind": "protocol", "message": self._fault})]
-        if self._thread is not None:
-            return []
-        self._thread = self._rollouts.thread = thread
-        return [Update("session_bound", {"provider_session_id": thread})]
+            return self._refuse(f"codex runs thread {thread} instead of {known}")
+        self._rollouts.thread = self._session or thread
+        return self._bind(thread)
 
-    def _turn_started(self, _event: _Json) -> list[Update]:
+    def _turn_started(self, _event: Json) -> list[Update]:
         """Begin a turn; the end of one before it was not the last."""
         self._completed, self._failure = False, None
         return []
 
-    def _turn_completed(self, event: _Json) -> list[Update]:
+    def _turn_completed(self, event: Json) -> list[Update]:
         self._completed = True
-        self._usage, self._totals = usage_between(mapping_of(event.get("usage")), self._totals)
-        used = [] if self._usage is None else [Update("usage", self._usage.to_dict())]
-        return [*self._cut_short(), *used]
+        usage, self._totals = usage_between(mapping_of(event.get("usage")), self._totals)
+        return self._cut_short() + self._use(usage)
 
     def _cut_short(self) -> list[Update]:
         """Tell of what codex ends with the turn, without a line of its own."""
         updates: list[Update] = []
         for call, title in self._open.items():
             updates.append(Update("tool_call_update", {"id": call, "status": "failed", "content": _CUT}))
-            updates.append(Update("warning", {"message": f"{_CUT}, while it still ran: {title}"}))
+            updates.append(warning_update(f"{_CUT}, while it still ran: {title}"))
         self._open.clear()
         return updates
 
-    def _turn_failed(self, event: _Json) -> list[Update]:
-        message = text_of(mapping_of(event.get("error")).get("message")) or self._last_error or "the turn failed"
-        self._failure = message
-        return [] if message == self._last_error else [_error(message)]
+    def _turn_failed(self, event: Json) -> list[Update]:
+        said = self._error[1] if self._error else ""
+        message = text_of(mapping_of(event.get("error")).get("message")) or said or "the turn failed"
+        self._failure = kind_of(message), message
+        return [] if message == said else [error_update(self._failure)]
 
-    def _error_event(self, event: _Json) -> list[Update] | None:
+    def _error_event(self, event: Json) -> list[Update] | None:
         message = text_of(event.get("message"))
         if not message:
             return None
         retry = _RETRY.match(message)
-        if retry:
-            return [_retry(retry)]
-        self._last_error = message
-        return [_error(message)]
+        return [_retry(retry)] if retry else self._fail(kind_of(message), message)
 
-    def _item(self, event: _Json) -> list[Update] | None:
+    def _item(self, event: Json) -> list[Update] | None:
         item = mapping_of(event.get("item"))
         handler = self._items.get(text_of(item.get("type")))
         return handler(item, event["type"]) if handler else None
 
-    def _agent_message(self, item: _Json, phase: str) -> list[Update] | None:
+    def _agent_message(self, item: Json, phase: str) -> list[Update] | None:
         if phase != "item.completed":
             return None
         self._text = text_of(item.get("text"))
         return [Update("agent_message", {"text": self._text})]
 
-    def _reasoning(self, item: _Json, phase: str) -> list[Update] | None:
+    def _reasoning(self, item: Json, phase: str) -> list[Update] | None:
         return [Update("agent_thought", {"text": text_of(item.get("text"))})] if phase == "item.completed" else None
 
-    def _warning(self, item: _Json, phase: str) -> list[Update] | None:
-        return [Update("warning", {"message": text_of(item.get("message"))})] if phase == "item.completed" else None
+    def _warning(self, item: Json, phase: str) -> list[Update] | None:
+        return [warning_update(text_of(item.get("message")))] if phase == "item.completed" else None
 
-    def _plan(self, item: _Json, _phase: str) -> list[Update] | None:
+    def _plan(self, item: Json, _phase: str) -> list[Update] | None:
         todos = [todo for todo in map(mapping_of, list_of(item.get("items"))) if todo]
         return [Update("plan", {"entries": [_plan_entry(todo) for todo in todos]})]
 
-    def _tool(self, item: _Json, phase: str) -> list[Update] | None:
+    def _tool(self, item: Json, phase: str) -> list[Update] | None:
         call = text_of(item.get("id"))
         kind, title, content = _TOOLS[item["type"]](item)
         self._agents |= dict.fromkeys(filter(None, map(text_of, list_of(item.get("receiver_thread_ids")))))
         updates: list[Update] = []
         if call not in self._open:  # a file change may come completed only
-            self._open[call] = title
-            updates = [Update("tool_call", {"id": call, "title": title, "kind": kind, "status": "in_progress"})]
+            updates = self._begin_call(call, kind, title)
             if phase == "item.started":
                 return updates
-        data: _Json = {"id": call, "status": "in_progress", "content": content}
+        data: Json = {"id": call, "status": "in_progress", "content": content}
         if phase == "item.completed":
             self._open.pop(call, None)
             data["status"] = _STATUSES.get(text_of(item.get("status")), "completed")
@@ -290,8 +255,7 @@ class CodexDecoder:
                 data["exit_code"] = item["exit_code"]
         updates.append(Update("tool_call_update", data))
         if item.get("status") == "declined" or (kind == "other" and _REFUSED.search(content)):
-            self._denied.append(title)
-            updates.append(Update("permission", {"id": call, "title": title, "status": "denied"}))
+            updates += self._deny(call, title)
         return updates
 
 
@@ -333,26 +297,18 @@ def usage_between(
     return (None if min(used.values()) < 0 else Usage(**used)), totals
 
 
-def _error(message: str) -> Update:
-    return Update("error", {"kind": kind_of(message), "message": message})
-
-
 def _retry(notice: re.Match[str]) -> Update:
     attempt, most, reason = notice.groups()
-    data: _Json = {"kind": kind_of(reason) if reason else "network", "message": reason or notice.group(0)}
-    if attempt:
-        data |= {"attempt": int(attempt), "max": int(most)}
-    delay = delay_of(reason or "")
-    if delay is not None:
-        data["retry_after_s"] = delay
-    return Update("retry", data)
+    failure: Failure = (kind_of(reason), reason) if reason else ("network", notice.group(0))
+    numbers = {"attempt": int(attempt), "most": int(most)} if attempt else {}
+    return retry_update(failure, delay_s=delay_of(reason or ""), **numbers)
 
 
-def _plan_entry(todo: _Json) -> dict[str, str]:
+def _plan_entry(todo: Json) -> dict[str, str]:
     return {"content": text_of(todo.get("text")), "status": "completed" if todo.get("completed") is True else "pending"}
 
 
-def _command(item: _Json) -> tuple[str, str, str]:
+def _command(item: Json) -> tuple[str, str, str]:
     return "execute", _inner_command(text_of(item.get("command"))), text_of(item.get("aggregated_output"))
 
 
@@ -373,7 +329,7 @@ def _inner_command(command: str) -> str:
     return words[1] if len(words) == 2 else command  # noqa: PLR2004  # the flag and one script
 
 
-def _file_change(item: _Json) -> tuple[str, str, str]:
+def _file_change(item: Json) -> tuple[str, str, str]:
     changes = [(text_of(c.get("kind")), text_of(c.get("path"))) for c in map(mapping_of, list_of(item.get("changes")))]
     kinds = {kind for kind, _ in changes}
     paths = ", ".join(path for _, path in changes)
@@ -381,22 +337,22 @@ def _file_change(item: _Json) -> tuple[str, str, str]:
     return ("delete", f"Delete {paths}", summary) if kinds == {"delete"} else ("edit", f"Edit {paths}", summary)
 
 
-def _mcp_call(item: _Json) -> tuple[str, str, str]:
+def _mcp_call(item: Json) -> tuple[str, str, str]:
     blocks = list_of(mapping_of(item.get("result")).get("content"))
     said = "\n".join(filter(None, (text_of(mapping_of(block).get("text")) for block in blocks)))
     failed = text_of(mapping_of(item.get("error")).get("message"))
     return "other", f"{text_of(item.get('server'))}.{text_of(item.get('tool'))}", said or failed
 
 
-def _collaboration(item: _Json) -> tuple[str, str, str]:
+def _collaboration(item: Json) -> tuple[str, str, str]:
     return "think", text_of(item.get("tool")) or "sub-agent", text_of(item.get("prompt"))
 
 
-def _web_search(item: _Json) -> tuple[str, str, str]:
+def _web_search(item: Json) -> tuple[str, str, str]:
     return "search", f"Search {text_of(item.get('query'))}", ""
 
 
-_TOOLS: dict[str, Callable[[_Json], tuple[str, str, str]]] = {
+_TOOLS: dict[str, Callable[[Json], tuple[str, str, str]]] = {
     "command_execution": _command,
     "file_change": _file_change,
     "mcp_tool_call": _mcp_call,

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 
 from csa.model.adapter import ErrorKind, ToolExit
 
+Failure = tuple[ErrorKind, str]  # its kind, and what it says to a person
 Rules = tuple[tuple[re.Pattern[str], ErrorKind], ...]
 MESSAGE_LIMIT = 2000
 
@@ -56,9 +57,14 @@ def stderr_message(tail: str) -> str:
     return next((line.strip()[:MESSAGE_LIMIT] for line in lines if not _NOISE.match(line)), "")
 
 
-def ended_well(end: ToolExit) -> bool:
-    """Say whether the exit contradicts a typed success: code 0 does not, nor being reaped by csa after its end."""
-    return end.signal is None and not end.code
+def unclean(end: ToolExit) -> Failure | None:
+    """Say how the exit contradicts a typed success: code 0 does not, nor being reaped by csa after its end."""
+    return ("internal", ending_message(end, "a clean exit")) if end.signal is not None or end.code else None
+
+
+def unfinished(end: ToolExit, lacking: str) -> Failure:
+    """Judge an end that came without the typed event `lacking`."""
+    return "internal" if end.signal is not None else "protocol", ending_message(end, lacking)
 
 
 def ending_message(end: ToolExit, lacking: str) -> str:

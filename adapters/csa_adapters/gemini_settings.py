@@ -15,10 +15,9 @@ from typing import Any
 
 from csa.errors import UsageError
 from csa.model.adapter import LoginRequest, TurnRequest
-from csa_adapters.jsonlines import list_of, mapping_of, text_of
+from csa_adapters.jsonlines import Json, list_of, mapping_of, text_of
 from csa_adapters.logins import object_of
 
-_Json = dict[str, Any]
 _Request = TurnRequest | LoginRequest  # both have the files, and the environment
 
 SETTINGS_PATH = "GEMINI_CLI_SYSTEM_SETTINGS_PATH"
@@ -158,8 +157,8 @@ def login_copies(request: TurnRequest) -> dict[str, str]:
     return found
 
 
-def _compose(request: TurnRequest, base: _Json, note: str | None) -> str:
-    own: _Json = {
+def _compose(request: TurnRequest, base: Json, note: str | None) -> str:
+    own: Json = {
         "general": {
             # Its clean-up deletes conversations that were resumed in a later minute than they began in (0.61.0).
             "sessionRetention": {"enabled": False},
@@ -189,7 +188,7 @@ def _longest(request: TurnRequest) -> float:
     return min(max(_LONGEST_S, (request.timeout_s or 0) + _LATER_S), _TIMER_S)
 
 
-def _allowed(base: _Json) -> list[str]:
+def _allowed(base: Json) -> list[str]:
     """Name what GitHub's surroundings (GITHUB_SHA) must not strip from the agent's shell."""
     theirs = mapping_of(mapping_of(base.get("security")).get("environmentVariableRedaction")).get("allowed")
     return list(dict.fromkeys([*filter(None, map(text_of, list_of(theirs))), *_PASSED_ON]))
@@ -205,10 +204,10 @@ def _overrides(request: TurnRequest) -> list[Any]:
     return list_of(_setting(request, "modelConfigs", "customOverrides"))
 
 
-def _thinking(effort: str, model: str | None) -> list[_Json]:
+def _thinking(effort: str, model: str | None) -> list[Json]:
     """Override what the aliases of the models say: a level from Gemini 3 on, a budget of tokens before."""
-    level: _Json = {"thinkingConfig": {"thinkingLevel": effort.upper()}}
-    chosen: list[tuple[str, _Json]] = [("chat-base-3", level)]
+    level: Json = {"thinkingConfig": {"thinkingLevel": effort.upper()}}
+    chosen: list[tuple[str, Json]] = [("chat-base-3", level)]
     if effort.lower() in _BUDGETS:
         chosen.append(("chat-base-2.5", {"thinkingConfig": {"thinkingBudget": _BUDGETS[effort.lower()]}}))
     if model and not model.startswith("gemini-2"):
@@ -231,7 +230,7 @@ def _value(request: _Request, layers: tuple[tuple[str, ...], ...], keys: tuple[s
     return None
 
 
-def _layer(request: _Request, names: tuple[str, ...], *, is_strict: bool = False) -> _Json:
+def _layer(request: _Request, names: tuple[str, ...], *, is_strict: bool = False) -> Json:
     for name in names:
         if not _is_in_force(name, request.environ) or name not in request.files:
             continue
@@ -257,7 +256,7 @@ def _is_in_force(name: str, environ: Mapping[str, str]) -> bool:
     return not (name.startswith("~/") and original_home(environ))
 
 
-def _merged(base: _Json, above: _Json) -> _Json:
+def _merged(base: Json, above: Json) -> Json:
     found = dict(base)
     for key, value in above.items():
         below = found.get(key)

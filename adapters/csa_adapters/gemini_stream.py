@@ -9,23 +9,23 @@ stderr alone, and a stream that was cut begins anew without a word, so that its 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
-from typing import Any
+from functools import partial
 
 from csa.model.adapter import ErrorKind, Outcome, ToolExit, TurnRequest, Update
 from csa.model.usage import Usage
 from csa.structs import replace
+from csa_adapters.decoder import StreamDecoder, describe_call, error_update, retry_update, warning_update
 from csa_adapters.failures import (
     MESSAGE_LIMIT,
-    ending_message,
+    Failure,
     kind_of_message,
     kind_of_status,
     rules,
     stderr_message,
+    unclean,
+    unfinished,
 )
-from csa_adapters.jsonlines import count_of, mapping_of, number_of, other, read_object, text_of
-
-_Json = dict[str, Any]
+from csa_adapters.jsonlines import Json, count_of, mapping_of, number_of, text_of
 
 # The tool's own codes; an HTTP status of 400 to 511 comes as its remainder by 256.
 _EXITS: dict[int, ErrorKind] = {
@@ -106,26 +106,21 @@ _TOOLS: dict[str, tuple[str, str]] = {  # name -> kind, and the parameter that t
     "write_todos": ("think", ""),
     "activate_skill": ("other", "name"),
 }
+_describe = partial(describe_call, tools=_TOOLS, shell_tool="run_shell_command")
 
 
-class GeminiDecoder:
+class GeminiDecoder(StreamDecoder):
     """The reader of one run."""
 
     def __init__(self, request: TurnRequest) -> None:
+        super().__init__()
         self._resumed = request.provider_session_id
         self._asked = (request.provider_session_id or request.new_provider_id).lower()
-        self._bound = False
-        self._fault: str | None = None
-        self._result: _Json | None = None
-        self._error: tuple[ErrorKind, str] | None = None  # the last error line
-        self._break: tuple[ErrorKind, str] | None = None  # what broke the turn off, unless the model has gone on since
+        self._result: Json | None = None
+        self._break: Failure | None = None  # what broke the turn off, unless the model has gone on since
         self._parts: list[str] = []  # of the message that is being said
-        self._text = ""  # the last whole message
-        self._usage: Usage | None = None
-        self._open: dict[str, str] = {}  # the titles of tool calls begun and not ended
-        self._denied: list[str] = []
         self._attempt: re.Match[str] | None = None  # a retry notice that is not complete
-        self._events: dict[str, Callable[[_Json], list[Update] | None]] = {
+        self._events = {
             "init": self._init,
             "message": self._message,
             "tool_use": self._tool_use,
@@ -138,20 +133,6 @@ class GeminiDecoder:
     def is_finished(self) -> bool:
         """Whether a result line was read, and nothing of the model's since."""
         return self._result is not None
-
-    @property
-    def fault(self) -> str | None:
-        """Why this is not the session that was asked for."""
-        return self._fault
-
-    def feed(self, line: bytes) -> list[Update]:
-        """Take one line; what is no JSON is a command's answer to the user."""
-        event = read_object(line)
-        if event is None:
-            return other(line)
-        handler = self._events.get(text_of(event.get("type")))
-        updates = handler(event) if handler and self._fault is None else None
-        return other(line, event) if updates is None else updates
 
     def feed_stderr(self, line: bytes) -> list[Update]:
         """Take one line of stderr, where retries are told; a notice may take several."""
@@ -167,56 +148,48 @@ class GeminiDecoder:
 
     def close(self, end: ToolExit) -> Outcome:
         """Judge the run."""
-        kind, message = self._verdict(end)
-        return Outcome(
-            succeeded=kind is None,
+        outcome = super().close(end)
+        return replace(
+            outcome,
             text="".join(self._parts) or self._text,
-            stop_reason="end_turn" if kind is None else None,
-            error_kind=kind,
-            error_message=message,
-            retry_after_s=_delay_in(end.stderr_tail) if kind in _WAITED_FOR else None,
-            usage=self._usage,
-            denied=tuple(self._denied),
+            stop_reason="end_turn" if outcome.succeeded else None,
+            retry_after_s=_delay_in(end.stderr_tail) if outcome.error_kind in _WAITED_FOR else None,
         )
 
-    def _verdict(self, end: ToolExit) -> tuple[ErrorKind | None, str | None]:
-        if self._fault is not None:
-            return "protocol", self._fault
+    def _verdict(self, end: ToolExit) -> Failure | None:
         if self._result is None:
             return self._unfinished(end)
         if self._result.get("status") != "success":
             return self._failure(self._result, end)
-        if not self._bound:
+        if self._session is None:
             return "protocol", "gemini did not name the session of this run"
-        if end.signal is not None or end.code:
-            return "internal", _ending(end, "a clean exit")
-        return self._broken_off()
+        return unclean(_without_noise(end)) or self._broken_off()
 
-    def _broken_off(self) -> tuple[ErrorKind, str] | tuple[None, None]:
+    def _broken_off(self) -> Failure | None:
         """Judge a success: gemini also calls so what ended early."""
         if self._break is not None:
             return self._break
         stats = mapping_of(mapping_of(self._result).get("stats"))
         is_unasked = stats.get("models") == {} and not (self._parts or self._text)
-        return ("permission", _UNASKED) if is_unasked else (None, None)
+        return ("permission", _UNASKED) if is_unasked else None
 
-    def _unfinished(self, end: ToolExit) -> tuple[ErrorKind, str]:
+    def _unfinished(self, end: ToolExit) -> Failure:
         """Judge an end without a result line: a signal gives one with exit 0, a refused start one with empty stdout."""
-        said = _said(end.stderr_tail)
-        if end.code == _BAD_INPUT and not self._bound:
+        told = _without_noise(end)
+        said = stderr_message(told.stderr_tail)
+        if end.code == _BAD_INPUT and self._session is None:
             lines = map(str.strip, end.stderr_tail.splitlines())
             if gone := next((line for line in lines if is_unknown(line, self._resumed)), None):
                 return "unknown_conversation", gone
-        kind = _kind_of_exit(end.code) or (None if self._bound else kind_of_message(said, _STARTUP))
+        kind = _kind_of_exit(end.code) or (None if self._session else kind_of_message(said, _STARTUP))
         if end.code == _NO_LOGIN:
             return "auth", f"{said or 'no login'}; {_LOGIN_HINT}"
+        ending = unfinished(told, "a result line")
         if kind is not None:
-            return kind, said or _ending(end, "a result line")
-        if self._error is not None:
-            return self._error
-        return "internal" if end.signal is not None else "protocol", _ending(end, "a result line")
+            return kind, said or ending[1]
+        return self._error or ending
 
-    def _failure(self, result: _Json, end: ToolExit) -> tuple[ErrorKind, str]:
+    def _failure(self, result: Json, end: ToolExit) -> Failure:
         message = text_of(mapping_of(result.get("error")).get("message"))
         if not message:
             return self._error or ("internal", "the turn failed and gemini did not say why")
@@ -227,20 +200,13 @@ class GeminiDecoder:
         message = message.partition(_ADVICE)[0]
         return kind, (_with_reset(message, end.stderr_tail) if kind in _WAITED_FOR else message)[:MESSAGE_LIMIT]
 
-    def _init(self, event: _Json) -> list[Update]:
+    def _init(self, event: Json) -> list[Update]:
         session = text_of(event.get("session_id"))
         if session.lower() != self._asked:
-            self._fault = f"gemini runs session {session or 'without an id'} instead of {self._asked}"
-            return [Update("error", {"kind": "protocol", "message": self._fault})]
-        if self._bound:
-            return []
-        self._bound = True
-        data: _Json = {"provider_session_id": session}
-        if text_of(event.get("model")):
-            data["model"] = event["model"]
-        return [Update("session_bound", data)]
+            return self._refuse(f"gemini runs session {session or 'without an id'} instead of {self._asked}")
+        return self._bind(session, event.get("model"))
 
-    def _message(self, event: _Json) -> list[Update] | None:
+    def _message(self, event: Json) -> list[Update] | None:
         if event.get("role") == "user":  # the prompt, which is recorded
             return []
         if event.get("role") != "assistant":
@@ -250,7 +216,7 @@ class GeminiDecoder:
         if event.get("delta") is not True:
             self._end_message()
         self._parts.append(text)
-        data: _Json = {"text": text}
+        data: Json = {"text": text}
         return [Update("agent_message", {**data, "chunk": True} if event.get("delta") is True else data)]
 
     def _go_on(self) -> None:
@@ -261,15 +227,13 @@ class GeminiDecoder:
         self._text = "".join(self._parts) or self._text
         self._parts = []
 
-    def _tool_use(self, event: _Json) -> list[Update]:
+    def _tool_use(self, event: Json) -> list[Update]:
         self._end_message()
         self._go_on()
         call, name, given = text_of(event.get("tool_id")), text_of(event.get("tool_name")), event.get("parameters")
-        kind, title = describe_call(name, mapping_of(given))
-        self._open[call] = title
-        return [Update("tool_call", {"id": call, "title": title, "kind": kind, "status": "in_progress"})]
+        return self._begin_call(call, *_describe(name, mapping_of(given)))
 
-    def _tool_result(self, event: _Json) -> list[Update]:
+    def _tool_result(self, event: Json) -> list[Update]:
         self._end_message()
         call, error = text_of(event.get("tool_id")), mapping_of(event.get("error"))
         title = self._open.pop(call, "")
@@ -281,44 +245,31 @@ class GeminiDecoder:
         if error.get("type") == _STOPPED:
             self._break = "permission", content
         if error.get("type") == "policy_violation" or any(word in text_of(error.get("message")) for word in _REFUSALS):
-            self._denied.append(title)
-            updates.append(Update("permission", {"id": call, "title": title, "status": "denied"}))
+            updates += self._deny(call, title)
         return updates
 
-    def _error_line(self, event: _Json) -> list[Update]:
+    def _error_line(self, event: Json) -> list[Update]:
         message = text_of(event.get("message"))
         broken = kind_of_message(message, _BREAKS)
         if broken:  # what is said after it is another answer
             self._end_message()
             self._break = broken, message[:MESSAGE_LIMIT]
         if event.get("severity") != "error":
-            return [Update("warning", {"message": message})]
-        self._error = broken or kind_of_message(message, _MESSAGES) or "internal", message or "gemini reported an error"
-        return [Update("error", {"kind": self._error[0], "message": self._error[1]})]
+            return [warning_update(message)]
+        kind = broken or kind_of_message(message, _MESSAGES) or "internal"
+        return self._fail(kind, message or "gemini reported an error")
 
-    def _result_line(self, event: _Json) -> list[Update]:
+    def _result_line(self, event: Json) -> list[Update]:
         self._result = event
         updates: list[Update] = []
         message = text_of(mapping_of(event.get("error")).get("message"))
         if event.get("status") != "success" and message:
             kind = self._failure(event, ToolExit(None, None))[0]
-            updates.append(Update("error", {"kind": kind, "message": message.partition(_ADVICE)[0][:MESSAGE_LIMIT]}))
-        self._usage = _usage(mapping_of(event.get("stats")))
-        if self._usage is not None:
-            updates.append(Update("usage", self._usage.to_dict()))
-        return updates
+            updates.append(error_update((kind, message.partition(_ADVICE)[0][:MESSAGE_LIMIT])))
+        return updates + self._use(_usage(mapping_of(event.get("stats"))))
 
 
-def describe_call(name: str, given: _Json) -> tuple[str, str]:
-    """Return a call's kind and title: the command of a shell call, else the tool's name and its subject."""
-    kind, key = _TOOLS.get(name, ("other", ""))
-    subject = text_of(given.get(key))
-    if name == "run_shell_command" and subject:
-        return kind, subject
-    return kind, f"{name} {subject}".strip()
-
-
-def _usage(stats: _Json) -> Usage | None:
+def _usage(stats: Json) -> Usage | None:
     """Return this run's usage: the total has the thinking, which `output_tokens` lacks; cached tokens are input."""
     given = number_of(stats.get("input_tokens"))
     if given is None:
@@ -335,11 +286,9 @@ def _retry(notice: re.Match[str], line: str) -> Update:
     attempt, status, rest = notice.groups()
     message = re.sub(r"\.? *Retrying (?:after|with).*?\.\.\.(?: _?\w*Error:)? ?", "", rest).strip()
     known = kind_of_status(int(status)) if status else kind_of_message(message, _MESSAGES)
-    data: _Json = {"kind": known or "rate_limit", "message": message or f"status {status}", "attempt": int(attempt)}
     delay = _RETRY_DELAY.search(line)
-    if delay:
-        data["retry_after_s"] = int(delay.group(1)) / 1000
-    return Update("retry", data)
+    failure: Failure = known or "rate_limit", message or f"status {status}"
+    return retry_update(failure, attempt=int(attempt), delay_s=int(delay.group(1)) / 1000 if delay else None)
 
 
 def _delay_in(tail: str) -> float | None:
@@ -354,18 +303,10 @@ def _with_reset(message: str, tail: str) -> str:
     return message if not found or found[-1] in message else f"{message} ({found[-1].rstrip('. ')})"
 
 
-def _told(tail: str) -> str:
-    """Return what stderr tells of a failure, without what gemini always says there, and the help after a wrong flag."""
-    told = tail.partition("\nUsage: gemini ")[0]
-    return "\n".join(line for line in told.splitlines() if not _NOISE.match(line))
-
-
-def _said(tail: str) -> str:
-    return stderr_message(_told(tail))
-
-
-def _ending(end: ToolExit, lacking: str) -> str:
-    return ending_message(replace(end, stderr_tail=_told(end.stderr_tail)), lacking)
+def _without_noise(end: ToolExit) -> ToolExit:
+    """Leave out what gemini always says on stderr, and the help after a wrong flag."""
+    told = end.stderr_tail.partition("\nUsage: gemini ")[0]
+    return replace(end, stderr_tail="\n".join(line for line in told.splitlines() if not _NOISE.match(line)))
 
 
 def _kind_in(message: str) -> ErrorKind | None:

@@ -13,12 +13,13 @@ from typing import Any
 
 from csa.model.adapter import Update
 
-_NOTHING: dict[str, Any] = {}
+Json = dict[str, Any]
+_NOTHING: Json = {}
 _NO_ITEMS: list[Any] = []
 _BLANKS = " \t\r\n"  # JSON's
 
 
-def read_object(line: bytes) -> dict[str, Any] | None:
+def read_object(line: bytes) -> Json | None:
     """Return the line's JSON object; None when it is not one."""
     try:
         text = line.decode("utf-8", "replace").strip(_BLANKS)
@@ -30,7 +31,7 @@ def read_object(line: bytes) -> dict[str, Any] | None:
     return _without_surrogates(value) if _SURROGATE.search(line) else value
 
 
-def other(line: bytes, event: dict[str, Any] | None = None) -> list[Update]:
+def other(line: bytes, event: Json | None = None) -> list[Update]:
     """Keep what was not recognised: the object, or the text of a line that is none; a blank line says nothing."""
     if event is not None:
         return [Update("other", {"raw": event})]
@@ -43,7 +44,7 @@ def text_of(value: Any) -> str:
     return value if type(value) is str else ""
 
 
-def mapping_of(value: Any) -> dict[str, Any]:
+def mapping_of(value: Any) -> Json:
     """Return an object; empty, and not to be written to, when it is none."""
     return value if type(value) is dict else _NOTHING
 

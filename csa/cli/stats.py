@@ -14,8 +14,8 @@ from datetime import UTC, datetime
 
 from csa.cli.describe import cost_of, elapsed, tokens, tokens_of
 from csa.cli.output import Style, cut, display_width, lossy, one_line, print_json, terminal_width
+from csa.cli.outputs import human_bytes
 from csa.cli.selecting import find_projects, open_client
-from csa.cli.session_artifacts import human_bytes
 from csa.cli.session_list import read_since
 from csa.ids import unique_prefix_length
 from csa.model.state import format_time

@@ -13,7 +13,9 @@ A moment without a date is the next one of that name; one without a zone is loca
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from datetime import datetime, timedelta, tzinfo
+from typing import Any
 
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
 _UNIT = r"(?:milliseconds?|msecs?|ms|seconds?|secs?|s|minutes?|mins?|m|hours?|hrs?|h|days?|d|weeks?|w)(?![a-z])"
@@ -61,6 +63,15 @@ def delay_of(text: str) -> float | None:
     return float(bare[1]) if bare else None
 
 
+def retry_after(headers: Mapping[str, Any]) -> tuple[float | None, float | None]:
+    """Return after how many seconds, or at which moment since the epoch, the headers of an answer say to ask again."""
+    told = {name.lower(): value.strip() for name, value in headers.items() if isinstance(value, str)}
+    header = told.get("retry-after", "")
+    delay = delay_of(f"retry-after: {told.get('retry-after-ms', '')} ms")
+    delay = delay_of(f"retry-after: {header}") if delay is None else delay
+    return delay, None if delay is not None else _http_date(header)
+
+
 def stated_reset(text: str, at: datetime) -> float | None:
     """Return when that is, in seconds since the epoch; None where no time is stated.
 
@@ -74,6 +85,15 @@ def stated_reset(text: str, at: datetime) -> float | None:
         if (moment := _moment(introduced["rest"], at)) is not None:
             return moment.timestamp()
     return None
+
+
+def _http_date(text: str) -> float | None:
+    from email.utils import parsedate_to_datetime  # noqa: PLC0415  # few turns fail, and fewer with a date
+
+    try:
+        return parsedate_to_datetime(text).timestamp()
+    except (ValueError, OverflowError):
+        return None
 
 
 def _seconds(unit: str) -> float:

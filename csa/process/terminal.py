@@ -16,6 +16,7 @@ import time
 import tty
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -77,7 +78,7 @@ def run_in_terminal(
     cwd: str,
     env: Mapping[str, str],
     shared_fds: Sequence[int],
-    is_cancelled: Callable[[], bool],
+    is_to_end: Callable[[int], bool],
 ) -> TerminalEnd:
     """Run a tool on our terminal (stdin and stdout) until it ends; nothing of it is left afterwards.
 
@@ -88,7 +89,7 @@ def run_in_terminal(
         cwd: the directory to start in.
         env: the whole environment of the tool.
         shared_fds: descriptors that stay open until the tree is gone (the session's lock).
-        is_cancelled: asked several times a second; ends the tool when it says so.
+        is_to_end: asked several times a second, with the guardian's PID; ends the tool when it says so.
 
     Raises:
         SpawnError: the tool cannot be started.
@@ -113,9 +114,10 @@ def run_in_terminal(
         os.close(status_write)
         os.close(ours.spare_fd)
     session = _Session(ours, child, control, status)
+    assert child.pid is not None
     try:
         with woken_by((*_ENDS, signal.SIGWINCH)) as wakes, ours.taken(session):
-            session.pump(wakes, is_cancelled)
+            session.pump(wakes, partial(is_to_end, child.pid))
     finally:
         if not session.close():
             sweep_orphans(env.get("CSA_SESSION_DIR"), others)
@@ -190,7 +192,7 @@ class _Session:
         """Whether the tool ended by itself, and so has given the screen back."""
         return self.stopped_by is None and self.end is not None and self.end.signal is None
 
-    def pump(self, wakes: int, is_cancelled: Callable[[], bool]) -> None:
+    def pump(self, wakes: int, is_to_end: Callable[[], bool]) -> None:
         """Copy until the tool has ended."""
         stdin = sys.stdin.fileno()
         while not self._is_over and time.monotonic() < self._kill_at:
@@ -207,8 +209,8 @@ class _Session:
             if self._status in ready or self._is_over:
                 self._read_status()
             if self._is_suspended and not self._is_over:
-                self._suspend(wakes, is_cancelled)
-            if self.stopped_by is None and is_cancelled():
+                self._suspend(wakes, is_to_end)
+            if self.stopped_by is None and is_to_end():
                 self._stop("cancel")
         self._show_the_rest()
 
@@ -264,7 +266,7 @@ class _Session:
     def _follow_size(self) -> None:
         self._child.setwinsize(*_window()[::-1])
 
-    def _suspend(self, wakes: int, is_cancelled: Callable[[], bool]) -> None:
+    def _suspend(self, wakes: int, is_to_end: Callable[[], bool]) -> None:
         """Stop as the tool did, and go on with it: when the shell says so, or at once where no shell could."""
         self._is_suspended = False
         self._show_the_rest()
@@ -279,7 +281,7 @@ class _Session:
             # Continued in the background, by `session kill` or `bg`: the terminal is somebody else's.
             if select.select([wakes], [], [], TICK_S)[0]:
                 self._obey(os.read(wakes, 64))
-            elif is_cancelled():
+            elif is_to_end():
                 self._stop("cancel")
         self._kill_at = 0.0  # a stopped tool hears no TERM
 

@@ -1,4 +1,4 @@
-"""A session whose lock this process holds: the only way to write one.
+"""A session whose lock this process holds, and whose record can be read: its locks, its journal and its state.
 
 A new session is built in `sessions/.new-<ULID>` and renamed into place when its first event is durable, so that a
 refused or crashed start leaves nothing that looks like a session, and an id that was shown always resolves.
@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Self
+from typing import Any
 
 from csa.errors import BusyError, NotFoundError, RefusedError, StateError
 from csa.ids import is_session_id
+from csa.model.events import Event
+from csa.model.redaction import Redactor
 from csa.model.state import SessionState
 from csa.ownership import give_to_owner, give_tree, make_directory
 from csa.paths import GONE_PREFIX, NEW_PREFIX, SessionPaths
@@ -27,16 +29,13 @@ from csa.store.recovery import caught_up
 from csa.store.sessions import Store
 from csa.store.statefile import create_state, draft_state, load_state, save_state
 from csa.store.taking import RETRY, busy, owner_record, refuse_stranger, take_session_lock
-
-TYPE_CHECKING = False  # see csa/structs.py
-if TYPE_CHECKING:
-    from csa.store.journal import Journal
+from csa.store.writer import SessionWriter
 
 _LOST = {errno.EIO, errno.ESTALE, errno.EBADF, errno.ENOLCK}  # what a file server answers that has forgotten a lock
 
 
-class HeldSession:
-    """The locks of a session, and its state. Release with `close`, or by leaving the `with` block.
+class HeldSession(SessionWriter):
+    """The writer of a session, with its locks and its state. Release with `close`, or by leaving the `with` block.
 
     A lock can be lost: a file server forgets it, or its file is replaced. From when that shows (`is_ours`) nothing is
     written here any more, since the session may be another's.
@@ -48,15 +47,16 @@ class HeldSession:
         paths: SessionPaths,
         state: SessionState,
         locks: tuple[Lock, Lock],
+        redactor: Redactor,
         *,
         detached: bool = False,
         stolen_from: Owner | None = None,
     ) -> None:
+        super().__init__(paths, redactor)
         self._detached = detached
         self.stolen_from = stolen_from
         self.is_lost = False
         self.store = store
-        self.paths = paths
         self.state = state
         self.session_lock, self._tool_lock = locks
         self.slot: Lock | None = None  # its place among the turns that run on this host
@@ -102,24 +102,30 @@ class HeldSession:
         if self.is_ours():
             save_state(self.paths.state, state)
 
-    def save_with(self, state: SessionState, journal: Journal, mark: tuple[int, int]) -> None:
-        """Write the state, and what the journal has taken since `mark`: both, durably, or neither.
+    def record(self, kind: str, data: Mapping[str, Any], state: SessionState | None = None) -> list[Event]:
+        """Write an event, and the state that it tells of: as `commit`."""
+        mark = self.journal.mark()
+        events = self.append(kind, data)
+        self.commit(state or self.state, mark)
+        return events
 
-        StateError or OSError as `statefile.save_state`, or since the journal cannot be written.
+    def commit(self, state: SessionState, mark: tuple[int, int]) -> None:
+        """Write what the journal has taken since `mark`, and the state: both, durably, or neither.
+
+        StateError or OSError as `statefile.save_state`, or since the journal cannot be written; BusyError where the
+        lock was lost.
         """
         if not self.is_ours():
-            return
+            raise BusyError(f"The lock of session {self.state.session_id} was lost; nothing was written.")
         draft = None
         try:
             draft = draft_state(self.paths.state, state)
-            journal.sync()
-            if journal.fault:
-                raise journal.fault  # noqa: TRY301  # as what fails beside it
+            self.require()
             draft.commit()
         except BaseException as error:
             is_done = draft is not None and not draft.is_pending
             if not is_done:
-                journal.return_to(mark)
+                self.journal.return_to(mark)
             if not (is_done and isinstance(error, OSError)):  # else only a power cut could still undo it
                 raise
         finally:
@@ -187,10 +193,11 @@ class HeldSession:
         _remove_tree(aside)
 
     def close(self) -> None:
-        """Release the locks; remains of a session that was never published go.
+        """Write what is left of the transcript, and release the locks; remains of what was never published go.
 
         Takes `store_lock` for that: not to be called while holding it.
         """
+        super().close()
         if not self.is_published:
             self._discard()
         is_ours = self.is_ours()  # else the record in the file is perhaps another's
@@ -206,12 +213,6 @@ class HeldSession:
         """Remove what was never published, while nobody builds: a half-removed directory looks like a crashed start."""
         with suppress(OSError, BusyError), store_lock(self.store):  # what stays is collected later
             _remove_tree(self.paths.root, must=False)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
 
 def refuse_when_full(store: Store, max_sessions: int) -> None:
@@ -234,7 +235,7 @@ def refuse_when_full(store: Store, max_sessions: int) -> None:
 
 
 def build_session(
-    store: Store, state: SessionState, *, tool: str, detached: bool = False, max_sessions: int = 0
+    store: Store, state: SessionState, redactor: Redactor, *, tool: str, detached: bool = False, max_sessions: int = 0
 ) -> HeldSession:
     """Make a new session, locked and not yet visible; `publish` shows it. Remains of a crashed start give way.
 
@@ -245,10 +246,10 @@ def build_session(
         RefusedError: the project has `max_sessions` already.
         OSError: it cannot be written; nothing is left.
     """
-    paths = SessionPaths(store.sessions_dir / (NEW_PREFIX + state.session_id))
+    paths = store.paths(NEW_PREFIX + state.session_id)
     with store_lock(store):
         refuse_when_full(store, max_sessions)
-        make_private_directory(store.sessions_dir)
+        make_private_directory(paths.root.parent)
         if paths.root.exists():
             if is_locked(paths.session_lock):
                 raise BusyError(f"Another run is just creating session {state.session_id}.")
@@ -263,12 +264,13 @@ def build_session(
         except BaseException:
             _remove_tree(paths.root, must=False)
             raise
-    return HeldSession(store, paths, state, locks, detached=detached)
+    return HeldSession(store, paths, state, locks, redactor, detached=detached)
 
 
 def open_session(
     store: Store,
     session_id: str,
+    redactor: Redactor,
     *,
     tool: str | None = None,
     errand: str = "",
@@ -283,6 +285,7 @@ def open_session(
     Args:
         store: where it is.
         session_id: which.
+        redactor: what is written passes through it.
         tool: whose lock is taken too; else that of the last turn's.
         errand: what is done that is no turn.
         detached: it does not end with the process that started it.
@@ -311,7 +314,7 @@ def open_session(
         for lock in locks:
             lock.close()
         raise
-    return HeldSession(store, paths, state, locks, detached=detached, stolen_from=loser)
+    return HeldSession(store, paths, state, locks, redactor, detached=detached, stolen_from=loser)
 
 
 def store_lock(store: Store) -> Lock:

@@ -53,6 +53,7 @@ class Journal:
         """Open it; `may_write` is asked before each write, and after its first no nothing is written any more."""
         self.turn = turn
         self.lost = 0
+        self._path = path
         self.fault: OSError | None = None
         self._redactor = redactor
         self._clock_ns = clock_ns
@@ -119,10 +120,11 @@ class Journal:
         try:
             sync_file(self._fd)
         except OSError as error:
-            self.fault = self.fault or error
+            self._note(error)
 
     def mark(self) -> tuple[int, int]:
-        """Return how far the file goes, for `return_to`."""
+        """Write what there is, and return how far the file goes then, for `return_to`."""
+        self.flush()
         return self._durable_seq, self._end
 
     def return_to(self, mark: tuple[int, int]) -> None:
@@ -145,6 +147,10 @@ class Journal:
         self.flush()
         os.close(self._fd)
         self._fd = -1
+
+    def _note(self, error: OSError) -> None:
+        error.filename = str(self._path)
+        self.fault = error
 
     def _record(self, entries: list[tuple[str, Mapping[str, Any]]]) -> list[Event]:
         ts, turn = self._now(), self.turn
@@ -190,7 +196,7 @@ class Journal:
 
     def _lose(self, count: int, error: OSError) -> None:
         self.lost += count
-        self.fault = error
+        self._note(error)
         self._seq = self._durable_seq  # so that what follows is numbered without a gap
         try:
             os.ftruncate(self._fd, self._end)

@@ -1,26 +1,30 @@
 """TOML written so that what csa does not know stays: unknown keys, comments, order, and the style of times.
 
-Where a file is written as csa would not write it, what is made of it is read back and compared with what was meant
-before anybody gets it: comments and order may go then, a key never does.
+What csa has written itself is read, changed and rendered again. Any other text is edited in its place by tomlkit, which
+takes more than python's start to load, and the outcome compared with what was meant before anybody gets it: where
+tomlkit fails, comments and order go, a key never does.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, MutableMapping
 from datetime import datetime
 
 from csa.model.state import format_time, parse_time
-from csa.store.plaintoml import INLINE, load_plain, render_any, render_plain
+from csa.store.plaintoml import is_bare, load_plain
 
 TYPE_CHECKING = False  # see csa/structs.py
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from typing import Any
+
+_INLINE = frozenset({"totals", "usage_of_turn"})  # tables that stand in one line
 
 
 def render_toml(values: Mapping[str, Any]) -> bytes:
     """Render a new document; keys whose value is None are left out."""
-    return edit_toml(b"", values)
+    return _render(values).encode()
 
 
 def edit_toml(content: bytes, values: Mapping[str, Any]) -> bytes:
@@ -29,20 +33,14 @@ def edit_toml(content: bytes, values: Mapping[str, Any]) -> bytes:
     A table of nothing but None is not made, and goes with its last key; with the keys of others, it stays.
     """
     text = content.decode()
-    edited = _edit_plain(text, values)
-    return (_edit_any(text, values) if edited is None else edited).encode()
-
-
-def _edit_plain(text: str, values: Mapping[str, Any]) -> str | None:
-    """Edit what is written as csa itself would write it; None where that is not so, or would not be."""
     document = load_plain(text)
-    if document is None or render_plain(document) != text:
-        return None
+    if document is None or _render(document) != text:
+        return _edit_foreign(text, values).encode()
     _merge(document, values, lambda _: {})
-    return render_plain(document)
+    return render_toml(document)
 
 
-def _edit_any(text: str, values: Mapping[str, Any]) -> str:
+def _edit_foreign(text: str, values: Mapping[str, Any]) -> str:
     import tomllib  # noqa: PLC0415  # what csa wrote itself is edited without it
 
     wanted = tomllib.loads(text)
@@ -53,17 +51,14 @@ def _edit_any(text: str, values: Mapping[str, Any]) -> str:
             return edited
     except Exception:  # noqa: BLE001, S110  # whatever tomlkit trips over: dotted keys, inline tables, its own output
         pass
-    rendered = render_plain(wanted) or render_any(wanted)
-    if not _is_equal(tomllib.loads(rendered), wanted):
-        raise ValueError("this cannot be written as TOML")
-    return rendered
+    return _render(wanted)
 
 
 def _edit_in_place(text: str, values: Mapping[str, Any]) -> str:
-    import tomlkit  # noqa: PLC0415  # what csa wrote itself is edited without it
+    import tomlkit  # noqa: PLC0415  # as above
 
     document = tomlkit.parse(text)
-    _merge(document, values, lambda key: tomlkit.inline_table() if key in INLINE else tomlkit.table())
+    _merge(document, values, lambda key: tomlkit.inline_table() if key in _INLINE else tomlkit.table())
     return tomlkit.dumps(document)
 
 
@@ -119,3 +114,42 @@ def _is_equal(one: Any, other: Any) -> bool:
     if isinstance(one, list) and isinstance(other, list):
         return len(one) == len(other) and all(map(_is_equal, one, other))
     return bool(one == other) or repr(one) == repr(other)
+
+
+def _render(values: Mapping[str, Any]) -> str:
+    return "\n".join(_blocks("", values))
+
+
+def _blocks(name: str, values: Mapping[str, Any]) -> Iterator[str]:
+    """Yield a table, or the document, and the tables within it, which an empty line divides."""
+    given = {key: value for key, value in values.items() if value is not None}
+    tables = {key: value for key, value in given.items() if isinstance(value, Mapping) and key not in _INLINE}
+    lines = [f"{_key(key)} = {_value(value)}\n" for key, value in given.items() if key not in tables]
+    if name and (lines or not tables):
+        lines.insert(0, f"[{name}]\n")
+    if lines:
+        yield "".join(lines)
+    for key, table in tables.items():
+        yield from _blocks(f"{name}.{_key(key)}" if name else _key(key), table)
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, str):
+        return _quoted(value)
+    if isinstance(value, int | float):  # infinities and what is no number have the same names in TOML
+        return str(value).lower()
+    if isinstance(value, Mapping):
+        pairs = [f"{_key(key)} = {_value(each)}" for key, each in value.items() if each is not None]
+        return f"{{{', '.join(pairs)}}}"
+    if isinstance(value, list):
+        return f"[{', '.join(map(_value, value))}]"
+    return str(value.isoformat()).replace("+00:00", "Z")
+
+
+def _key(key: str) -> str:
+    return key if key and is_bare(key) else _quoted(key)
+
+
+def _quoted(text: str) -> str:
+    """Return a string between quotes, with JSON's escapes, all of which are TOML's too."""
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")

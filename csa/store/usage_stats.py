@@ -118,7 +118,7 @@ def _load_or_put_aside(path: Path) -> dict[str, ToolUsage]:
 
 
 def _save(path: Path, known: Mapping[str, ToolUsage]) -> None:
-    from csa.store.tomlfile import render_toml  # noqa: PLC0415  # only writers pay for tomlkit
+    from csa.store.tomlfile import render_toml  # noqa: PLC0415  # readers write none
 
     tools = {tool: usage.to_dict() for tool, usage in sorted(known.items())}
     write_atomically(path, render_toml({"schema": _SCHEMA, "tools": tools}))

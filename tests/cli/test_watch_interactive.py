@@ -11,6 +11,8 @@ from contextlib import contextmanager
 
 import pytest
 
+from csa.paths import SessionPaths
+from csa.store.heartbeat import journalled_processes
 from tests.cli.terminal import ENTER_SCREEN, LEAVE_SCREEN, SHOW_CURSOR, Terminal
 from tests.conftest import ForeignWriter
 from tests.support import CSA, Place, children_of, is_running, kill_all, wait_for
@@ -29,6 +31,7 @@ def is_as_before(terminal: Terminal) -> bool:
     return termios.tcgetattr(terminal.theirs) == terminal.before
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("tool", TOOLS)
 def test_the_tool_itself(place: Place, tool: str) -> None:
     """Each tool is opened on its conversation, in the session's environment and directory, on a terminal of its own."""
@@ -61,6 +64,8 @@ def test_it_is_locked_meanwhile(place: Place) -> None:
         terminal.wait_for("resumes")
         assert place.run("session", "is-alive", session_id).code == 0
         assert place.run("run", "--session", session_id, "x").code == 4
+        paths = SessionPaths(place.session(session_id))
+        terminal.wait(lambda: journalled_processes(paths), "the heartbeat names the tool")
         with open_on(place, session_id) as other:
             assert other.end() == 4
             assert "is locked by PID" in other.text

@@ -6,7 +6,7 @@ from typing import Any
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from csa.cli.config_show import render_settings
+from csa.cli.config import render_settings
 from csa.model.config import KEYS, TOOL_KEYS, Key, Layer, combine_layers
 from csa.model.permission import Permission
 

@@ -98,7 +98,7 @@ def make_state(session_id: str, project: Path, **changes: Any) -> SessionState:
 
 def publish(store: Store, session_id: str, *, tool: str = "codex", **changes: Any) -> HeldSession:
     """Create a session whose first turn begins, and hold it."""
-    held = build_session(store, make_state(session_id, store.project, **changes), tool=tool)
+    held = build_session(store, make_state(session_id, store.project, **changes), PLAIN, tool=tool)
     begin(held)
     held.publish()
     return held

@@ -14,7 +14,7 @@ from csa.store.held import open_session
 from csa.store.retiring import bring_back, hold, retire
 from csa.store.sessions import Store
 from csa.structs import replace
-from tests.store.support import IDS, NOON, begin, finish, finished_session
+from tests.store.support import IDS, NOON, PLAIN, begin, finish, finished_session
 
 ID, OTHER = IDS[:2]
 LATER = NOON + timedelta(days=100)
@@ -33,14 +33,14 @@ def collect_while(store: Store, between: Between, *, rule: Rule = OLD) -> Report
 
 
 def use(store: Store) -> None:
-    with open_session(store, ID) as held:
+    with open_session(store, ID, PLAIN) as held:
         begin(held, turn=2)
         finish(held, turn=2)
         held.save(replace(held.state, last_accessed=LATER))
 
 
 def pin(store: Store) -> None:
-    with open_session(store, ID, errand="change") as held:
+    with open_session(store, ID, PLAIN, errand="change") as held:
         held.save(replace(held.state, pinned=True))
 
 
@@ -67,7 +67,7 @@ def test_what_is_taken_between_the_plan_and_its_turn_stays(store: Store) -> None
     """Whoever holds a session keeps it, and that is no failure of the collector."""
     finished_session(store, ID)
     with ExitStack() as taken:
-        report = collect_while(store, lambda store: taken.enter_context(open_session(store, ID)))
+        report = collect_while(store, lambda store: taken.enter_context(open_session(store, ID, PLAIN)))
         assert (store.ids(), report.retired, report.failures) == ([ID], [], [])
 
 

@@ -14,7 +14,7 @@ from csa.store.locks import acquire_lock, is_locked
 from csa.store.owner import parse_owner
 from csa.store.sessions import Store
 from csa.structs import replace
-from tests.store.support import IDS, begin, child, finish, finished_session, make_state, publish
+from tests.store.support import IDS, PLAIN, begin, child, finish, finished_session, make_state, publish
 from tests.support import snapshot
 
 ID = IDS[0]
@@ -22,10 +22,10 @@ ID = IDS[0]
 HOLD = """
 from csa.store.held import build_session
 from csa.store.sessions import Store
-from tests.store.support import make_state, publish
+from tests.store.support import PLAIN, make_state, publish
 store = Store(Path(args[0]), Path(args[1]))
 if args[3] == "built":
-    held = build_session(store, make_state(args[2], store.project), tool="codex")
+    held = build_session(store, make_state(args[2], store.project), PLAIN, tool="codex")
 else:
     held = publish(store, args[2])
 say()
@@ -37,7 +37,7 @@ say("closed")
 
 def test_a_session_is_not_seen_before_it_is_published(store: Store) -> None:
     """Until its first event is durable a session does not resolve, and then it does, locked."""
-    with build_session(store, make_state(ID, store.project), tool="codex") as held:
+    with build_session(store, make_state(ID, store.project), PLAIN, tool="codex") as held:
         assert held.paths.root.name == ".new-" + ID
         assert (store.ids(), store.has(ID), list(store.records())) == ([], False, [])
         with pytest.raises(NotFoundError):
@@ -82,7 +82,7 @@ def test_a_tool_that_another_program_holds_is_refused(store: Store) -> None:
 
 def test_a_refused_start_leaves_nothing(store: Store) -> None:
     """A session that is closed before it was published is gone."""
-    build_session(store, make_state(ID, store.project), tool="codex").close()
+    build_session(store, make_state(ID, store.project), PLAIN, tool="codex").close()
     assert os.listdir(store.sessions_dir) == []
 
 
@@ -90,19 +90,19 @@ def test_a_failed_build_leaves_nothing(store: Store) -> None:
     """A session whose first record cannot be written is gone too."""
     impossible = make_state(ID, store.project, tools={"codex": None})
     with pytest.raises(AttributeError):
-        build_session(store, impossible, tool="codex")
+        build_session(store, impossible, PLAIN, tool="codex")
     assert os.listdir(store.sessions_dir) == []
 
 
 def test_two_cannot_create_the_same_session(store: Store) -> None:
     """Whoever comes second is told so, while it is built as well as when it is there."""
-    with build_session(store, make_state(ID, store.project), tool="codex"):
+    with build_session(store, make_state(ID, store.project), PLAIN, tool="codex"):
         with pytest.raises(BusyError, match=ID):
-            build_session(store, make_state(ID, store.project), tool="codex")
+            build_session(store, make_state(ID, store.project), PLAIN, tool="codex")
         assert os.listdir(store.sessions_dir) == [".new-" + ID]
     finished_session(store, ID)
     before = snapshot(store.paths(ID).root)
-    with build_session(store, make_state(ID, store.project), tool="codex") as second:
+    with build_session(store, make_state(ID, store.project), PLAIN, tool="codex") as second:
         begin(second)
         with pytest.raises(BusyError, match=ID):
             second.publish()
@@ -115,7 +115,7 @@ def test_a_crashed_start_does_not_bar_its_id(store: Store) -> None:
     with child(HOLD, store.root, store.project, ID, "built") as starter:
         assert starter.hear() == "ready"
         with pytest.raises(BusyError):
-            build_session(store, make_state(ID, store.project), tool="codex")
+            build_session(store, make_state(ID, store.project), PLAIN, tool="codex")
         starter.kill()
     assert store.ids() == []
     finished_session(store, ID)
@@ -127,12 +127,12 @@ def test_a_busy_session_names_its_holder(store: Store) -> None:
     with child(HOLD, store.root, store.project, ID, "published") as holder:
         assert holder.hear() == "ready"
         with pytest.raises(BusyError) as caught:
-            open_session(store, ID)
+            open_session(store, ID, PLAIN)
         assert f"{ID} is locked by PID {holder.pid} (codex, turn 1, since " in str(caught.value)
         assert caught.value.exit_code == 4
         holder.tell()
         assert holder.hear() == "closed"
-    open_session(store, ID).close()
+    open_session(store, ID, PLAIN).close()
 
 
 def test_a_busy_session_is_not_touched(store: Store) -> None:
@@ -140,7 +140,7 @@ def test_a_busy_session_is_not_touched(store: Store) -> None:
     with publish(store, ID):
         before = snapshot(store.root)
         with pytest.raises(BusyError):
-            open_session(store, ID, tool="claude-code")
+            open_session(store, ID, PLAIN, tool="claude-code")
         assert {k: v for k, v in snapshot(store.root).items() if "locks" not in k} == {
             k: v for k, v in before.items() if "locks" not in k
         }
@@ -152,18 +152,18 @@ def test_a_tool_lock_of_another_program_is_respected(store: Store) -> None:
     fd = os.open(store.paths(ID).tool_lock("codex"), os.O_RDWR)
     fcntl.flock(fd, fcntl.LOCK_EX)
     with pytest.raises(BusyError, match="another program"):
-        open_session(store, ID, tool="codex")
+        open_session(store, ID, PLAIN, tool="codex")
     assert not is_locked(store.paths(ID).session_lock)
     with pytest.raises(BusyError, match="another program"):  # which writes the session's record at its end
-        open_session(store, ID, tool="claude-code")
+        open_session(store, ID, PLAIN, tool="claude-code")
     os.close(fd)
-    open_session(store, ID, tool="codex").close()
+    open_session(store, ID, PLAIN, tool="codex").close()
 
 
 def test_opening_reads_the_state_anew(store: Store) -> None:
     """The next turn sees what the last one wrote, and its tool's lock is taken."""
     finished_session(store, ID)
-    with open_session(store, ID) as held:
+    with open_session(store, ID, PLAIN) as held:
         assert held.state.turns == 1
         assert is_locked(store.paths(ID).tool_lock("codex"))
         held.save(replace(held.state, description="next"))
@@ -175,6 +175,7 @@ import sys
 from csa.store.held import open_session
 from csa.store.sessions import Store
 from csa.store.statefile import load_state, save_state
+from tests.store.support import PLAIN
 from csa.structs import replace
 store, pending = Store(Path(args[0]), Path(args[1])), [1]
 
@@ -185,7 +186,7 @@ def hook(event, arguments):
         save_state(state, replace(load_state(state), name="auth", turns=7))
 
 sys.addaudithook(hook)
-with open_session(store, args[2]) as held:
+with open_session(store, args[2], PLAIN) as held:
     held.save(replace(held.state, description="next"))
 say(not pending)
 """
@@ -204,11 +205,11 @@ def test_what_is_written_before_the_lock_is_taken_is_kept(store: Store) -> None:
 def test_what_cannot_be_opened(store: Store) -> None:
     """An unknown session and a damaged one are told apart, and neither is locked afterwards."""
     with pytest.raises(NotFoundError):
-        open_session(store, ID)
+        open_session(store, ID, PLAIN)
     finished_session(store, ID)
     store.paths(ID).state.write_text("meta_session_id = ")
     with pytest.raises(StateError):
-        open_session(store, ID)
+        open_session(store, ID, PLAIN)
     assert not is_locked(store.paths(ID).session_lock)
     assert store.paths(ID).state.read_text() == "meta_session_id = "
 
@@ -220,12 +221,13 @@ def test_a_full_disk_leaves_no_lock_behind(store: Store) -> None:
         import resource, signal
         from csa.store.held import open_session
         from csa.store.locks import is_locked
+        from tests.store.support import PLAIN
         from csa.store.sessions import Store
         store = Store(Path(args[0]), Path(args[1]))
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
         try:
-            open_session(store, args[2])
+            open_session(store, args[2], PLAIN)
         except OSError as error:
             say(type(error).__name__)
         say(is_locked(store.paths(args[2]).session_lock))
@@ -262,7 +264,7 @@ def test_names_are_chosen_one_at_a_time(store: Store) -> None:
         with store_lock(store):
             say(store.find_name("auth"))
     """
-    made = build_session(store, make_state(ID, store.project, name="auth"), tool="codex")
+    made = build_session(store, make_state(ID, store.project, name="auth"), PLAIN, tool="codex")
     lock = store_lock(store)
     with child(waiting, store.root, store.project) as waiter:
         assert waiter.hear() == "ready"
@@ -273,6 +275,7 @@ def test_names_are_chosen_one_at_a_time(store: Store) -> None:
     made.close()
 
 
+@pytest.mark.thorough
 def test_one_id_made_by_many_again_and_again(store: Store) -> None:
     """Whoever loses is told that it is busy, at whatever step of another's making or giving up it comes."""
     racing = """
@@ -280,14 +283,14 @@ def test_one_id_made_by_many_again_and_again(store: Store) -> None:
         from csa.errors import BusyError
         from csa.store.held import build_session
         from csa.store.sessions import Store
-        from tests.store.support import make_state
+        from tests.store.support import PLAIN, make_state
         store = Store(Path(args[0]), Path(args[1]))
         say()
         wait()
         won = 0
         for number in range(100):
             try:
-                with build_session(store, make_state(args[2], store.project), tool="codex") as held:
+                with build_session(store, make_state(args[2], store.project), PLAIN, tool="codex") as held:
                     held.publish()
                     won += 1
                     os.rename(held.paths.root, store.path / f"{os.getpid()}-{number}")  # gone, as if collected
@@ -306,6 +309,7 @@ def test_one_id_made_by_many_again_and_again(store: Store) -> None:
     assert sum(name.partition("-")[2].isdigit() for name in os.listdir(store.path)) == sum(won) > 0
 
 
+@pytest.mark.thorough
 def test_twenty_create_while_others_list(store: Store) -> None:
     """Sessions made at once are all there, and nobody who lists meanwhile sees half of one."""
     creating = """

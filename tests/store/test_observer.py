@@ -97,7 +97,7 @@ def test_a_session_that_is_resumed_is_seen_to_run(store: Store, observer: Observ
     """Its next turn writes to the transcript; before that it is nothing to look at."""
     finished_session(store, ID)
     assert not observer.is_running(ID)
-    with open_session(store, ID, tool="claude-code") as held:
+    with open_session(store, ID, PLAIN, tool="claude-code") as held:
         begin(held, turn=2, tool="claude-code")
         assert observer.is_running(ID)
         sight = look(observer)
@@ -111,7 +111,7 @@ def test_a_change_of_the_record_alone_is_seen(store: Store, observer: Observer) 
     """A session that is renamed while it rests is shown with its new name."""
     finished_session(store, ID)
     assert look(observer).record.state
-    with open_session(store, ID) as held:
+    with open_session(store, ID, PLAIN) as held:
         held.save(replace(held.state, name="auth"))
     state = look(observer).record.state
     assert state
@@ -125,7 +125,7 @@ def test_sessions_come_and_go(store: Store, observer: Observer) -> None:
         finished_session(store, session_id)
         assert observer.ids()[-1] == session_id
     assert observer.ids() is observer.ids()
-    with open_session(store, IDS[1]) as held:
+    with open_session(store, IDS[1], PLAIN) as held:
         held.remove()
     assert observer.ids() == [IDS[0], IDS[2]]
     assert observer.sight(IDS[1]) is None

@@ -22,7 +22,7 @@ from csa.runner.turns.planning import plan_turn
 from csa.store.held import open_session
 from csa.store.sessions import Store
 from csa.structs import replace
-from tests.store.support import IDS, NOON, finished_session
+from tests.store.support import IDS, NOON, PLAIN, finished_session
 from tests.support import snapshot
 
 ROOT, CHILD, GRANDCHILD, OTHER, NEW = IDS[:5]
@@ -187,7 +187,7 @@ def test_a_resumed_session_keeps_its_permission(plan: Planner, family: Store) ->
 
 
 def set_tool(store: Store, session_id: str, **changes: Any) -> None:
-    with open_session(store, session_id) as held:
+    with open_session(store, session_id, PLAIN) as held:
         held.save(replace(held.state, tools={"codex": ToolState(**changes)}))
 
 

@@ -16,7 +16,7 @@ from csa.runner.turns.planning import plan_turn
 from csa.store.held import open_session
 from csa.store.sessions import Store
 from csa.structs import replace
-from tests.store.support import IDS, NOON, finished_session
+from tests.store.support import IDS, NOON, PLAIN, finished_session
 from tests.store.test_plan import make_setting
 
 ROOT, CHILD, NEW = IDS[0], IDS[1], IDS[4]
@@ -39,7 +39,7 @@ def plan(store: Store) -> Planner:
 def keep(store: Store, **values: Any) -> None:
     """Make a session with a codex conversation that was asked for these."""
     finished_session(store, ROOT)
-    with open_session(store, ROOT) as held:
+    with open_session(store, ROOT, PLAIN) as held:
         held.save(replace(held.state, tools={"codex": ToolState(provider_session_id="p", **values)}))
 
 

@@ -86,7 +86,7 @@ def test_a_turn_that_runs_has_no_result_yet(store: Store) -> None:
                 load_result(held.paths, ID, turn=turn)
             assert (caught.value.message, caught.value.hint) == (problem, f"csa session {command} -s {ID}")
         finish(held)
-    with open_session(store, ID) as held:
+    with open_session(store, ID, PLAIN) as held:
         begin(held, turn=2)
         assert load_result(held.paths, ID).turn == 1
 

@@ -5,6 +5,7 @@ import os
 import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,7 +21,7 @@ from csa.store.sessions import Store
 from csa.store.sweep import find_remains
 from csa.structs import replace
 from tests.conftest import ForeignWriter
-from tests.store.support import IDS, begin, child, finish, finished_session, publish
+from tests.store.support import IDS, PLAIN, begin, child, finish, finished_session, publish
 from tests.support import snapshot
 
 ID = IDS[0]
@@ -88,14 +89,14 @@ BEGINS_MEANWHILE = """
 import sys
 from csa.store.held import open_session
 from csa.store.sessions import Store
-from tests.store.support import begin, finish
+from tests.store.support import PLAIN, begin, finish
 store, pending = Store(Path(args[0]), Path(args[1])), [1]
 
 def hook(event, arguments):
     if event == "open" and str(arguments[0]).endswith("/transcript.jsonl") and pending:
         pending.clear()
         global held
-        held = open_session(store, args[2])
+        held = open_session(store, args[2], PLAIN)
         begin(held, turn=2)
         if args[3] == "ends":
             finish(held, turn=2, status="failed")
@@ -127,7 +128,7 @@ def test_the_status_is_that_of_the_last_turn(store: Store, ended: str) -> None:
 def test_a_later_turn_decides(store: Store) -> None:
     """A lost second turn is not covered up by a first one that succeeded."""
     finished_session(store, ID)
-    with open_session(store, ID) as held:
+    with open_session(store, ID, PLAIN) as held:
         begin(held, turn=2)
         assert status(store) == "running"
     assert status(store) == "lost"
@@ -181,7 +182,7 @@ def test_a_start_whose_pid_was_used_again_is_a_crashed_one(
     """What a killed start has left is collected at once, though another process has its pid by now."""
     with publish(store, ID) as held:
         paths = held.paths
-    remains = SessionPaths(paths.root.rename(store.sessions_dir / f".new-{ID}"))
+    remains = SessionPaths(paths.root.rename(Path(store.sessions_dir) / f".new-{ID}"))
     rewrite_owner(remains, changes)
     assert (remains.root in find_remains(store, datetime.now(UTC))) is is_dead
 
@@ -311,7 +312,7 @@ def test_turns_that_are_not_in_the_journal(store: Store, content: bytes | None) 
 def test_a_first_turn_that_was_cut_off_before_its_first_event(store: Store, write_foreign: ForeignWriter) -> None:
     """csa takes over another implementation's record, and dies before the first event: lost, and nothing is damaged."""
     paths = write_foreign(ID, tools={"codex": {"last_exit_code": 0, "provider_session_id": "t"}})
-    with open_session(store, ID) as held:
+    with open_session(store, ID, PLAIN) as held:
         held.save(replace(held.state, turns=1))
         assert status(store) == "running"
     paths.transcript.touch()
@@ -323,7 +324,7 @@ def test_a_first_turn_that_was_cut_off_before_its_first_event(store: Store, writ
 def test_what_never_ran_here_is_not_damaged(store: Store, write_foreign: ForeignWriter) -> None:
     """A record that csa has only renamed keeps the status that it tells of; one without a turn is idle."""
     paths = write_foreign(ID, tools={"codex": {"last_exit_code": 0, "provider_session_id": "t"}})
-    with open_session(store, ID) as held:
+    with open_session(store, ID, PLAIN) as held:
         held.save(replace(held.state, name="renamed"))
     state = store.load(ID)
     assert (state.schema, state.turns, status(store)) == (1, 0, "succeeded")
@@ -334,5 +335,5 @@ def test_a_session_that_is_removed_meanwhile(store: Store) -> None:
     """Who has read a record whose session goes before its journal is read does not call it damaged."""
     finished_session(store, ID)
     record = store.record(ID)
-    record.paths.root.rename(store.sessions_dir / f".gone-{ID}")
+    record.paths.root.rename(Path(store.sessions_dir) / f".gone-{ID}")
     assert record.status != "damaged"

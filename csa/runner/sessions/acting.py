@@ -6,26 +6,22 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from csa.errors import NotFoundError, StateError
+from csa.errors import NotFoundError
 from csa.model.state import SessionState
-from csa.paths import SessionPaths
 from csa.runner.caller import owner_name
 from csa.runner.session import Session
 from csa.runner.setting import Setting
-from csa.runner.turns.stealing import note_theft
 from csa.store.audit import append_audit
 from csa.store.held import HeldSession, open_session
-from csa.store.journal import Journal
-from csa.store.owner import CHANGE, Owner
+from csa.store.owner import CHANGE
 from csa.store.sessions import Store
-from csa.store.transcript import last_turn_event
 
 
 @contextmanager
 def hold_session(session: Session) -> Iterator[HeldSession]:
     """Take the lock of a session; raises as `open_session`."""
     try:
-        held = open_session(session.store, session.session_id, errand=CHANGE)
+        held = open_session(session.store, session.session_id, session.setting.redactor, errand=CHANGE)
     except FileNotFoundError as error:
         raise NotFoundError(f"Session {session.session_id} has just been removed.", hint="csa session list") from error
     with held:
@@ -50,20 +46,6 @@ def record_act(
     return None
 
 
-def record_theft(setting: Setting, store: Store, paths: SessionPaths, loser: Owner, command: str) -> str | None:
-    """Note whom a session that is held was stolen from. Return why that is not noted, if so: the act stands."""
-    try:
-        last = last_turn_event(paths.transcript)
-        journal = Journal(paths.transcript, setting.redactor, turn=last.turn if last else 0)
-    except (OSError, StateError):  # the audit still tells
-        return note_theft(setting, store, paths.session_id, loser, command=command, append=None)
-    try:
-        return note_theft(setting, store, paths.session_id, loser, command=command, append=journal.append)
-    finally:
-        journal.sync()
-        journal.close()
-
-
 def record_update(
     setting: Setting, held: HeldSession, what: str, changes: Mapping[str, Any], after: SessionState | None = None
 ) -> None:
@@ -72,10 +54,4 @@ def record_update(
     Raises:
         StateError, OSError: one of them cannot be written.
     """
-    journal = Journal(held.paths.transcript, setting.redactor, turn=held.state.turns, may_write=held.is_ours)
-    try:
-        mark = journal.mark()
-        journal.append("session_updated", {"what": what, **changes, "by": owner_name(setting.environ)})
-        held.save_with(after or held.state, journal, mark)
-    finally:
-        journal.close()
+    held.record("session_updated", {"what": what, **changes, "by": owner_name(setting.environ)}, after)

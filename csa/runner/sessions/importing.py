@@ -20,13 +20,11 @@ from csa.store.artifacts import is_own
 from csa.store.atomic import sync_directory, write_atomically
 from csa.store.checking import find_broken_line
 from csa.store.held import HeldSession, build_session, store_lock
-from csa.store.journal import Journal
 from csa.store.sessions import Store
 from csa.store.statefile import read_record
 from csa.store.status import find_fault
 from csa.store.stores import find_stores
 from csa.store.tomlfile import edit_toml
-from csa.store.transcript import last_turn_event
 from csa.structs import Struct, replace
 
 
@@ -115,12 +113,15 @@ def _take_in(
     with ExitStack() as stack:
         built: list[tuple[HeldSession, Imported]] = []
         for old, state in states.items():
-            held = build_session(store, replace(state, session_id=ids[old]), tool=state.last_tool or "none")
+            held = build_session(
+                store, replace(state, session_id=ids[old]), setting.redactor, tool=state.last_tool or "none"
+            )
             stack.callback(held.close)
             name = _free_name(store, state, [imported.old_id for _, imported in built], states)
             changes = _changes(store, state, ids, name=name, is_copy=old in copies)
             _fill(held, unpacked, old, ids, changes)
-            _note(setting, held, old)
+            held.append("session_updated", {"what": "imported", "from_id": old})
+            held.require()
             dropped = state.name if state.name != name else None
             built.append((held, Imported(ids[old], old, state.description, dropped, is_copy=old in copies)))
         _publish(store, [held for held, _ in built])
@@ -214,17 +215,3 @@ def _rename_ids(path: Path, ids: dict[str, str]) -> None:
             writing.write(line)
     target.chmod(0o600)
     target.replace(path)
-
-
-def _note(setting: Setting, held: HeldSession, old: str) -> None:
-    """Record in the session that it was imported."""
-    last = last_turn_event(held.paths.transcript)
-    journal = Journal(held.paths.transcript, setting.redactor, turn=last.turn if last else 0)
-    data = {"what": "imported", "from_id": old}
-    try:
-        journal.append("session_updated", data)
-        journal.sync()
-        if journal.fault:
-            raise journal.fault
-    finally:
-        journal.close()

@@ -8,8 +8,8 @@ from __future__ import annotations
 import os
 import re
 import time
-from contextlib import suppress
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 from csa.errors import BusyError, CsaError, NotFoundError, ToolUnavailableError
@@ -19,6 +19,7 @@ from csa.model.permission import Permission
 from csa.model.result import UNKNOWN_CONVERSATION
 from csa.process.launch import SpawnError, become_subreaper
 from csa.process.terminal import TerminalEnd, run_in_terminal
+from csa.process.tool import processes_below
 from csa.runner.environment import apply_changes, session_environment
 from csa.runner.namedfiles import read_named_files
 from csa.runner.request import RunRequest
@@ -26,15 +27,14 @@ from csa.runner.session import Session
 from csa.runner.sessions.ending import who_asks
 from csa.runner.setting import Setting
 from csa.runner.toolbox import loadable_adapters
+from csa.runner.turns.attempt import FIRST_BEAT_S, HEARTBEAT_S
 from csa.runner.turns.plan import TurnPlan
 from csa.runner.turns.planning import plan_resume
 from csa.runner.turns.preparation import tool_environment
 from csa.store.held import HeldSession, open_session
-from csa.store.journal import Journal
 from csa.store.owner import INTERFACE
 from csa.structs import replace
 
-_HEARTBEAT_S = 5.0
 # What a terminal is sent besides text: colours, which stand within a line, and all else.
 _COLOURS = re.compile(r"\x1b\[[0-9;:]*m")
 _MOVES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[ -/]*[0-~])|[\x00-\x1f]")
@@ -50,7 +50,9 @@ class Interaction:
     def __init__(self, session: Session, *, tool: str | None = None) -> None:
         session_id, setting = session.session_id, session.setting
         request = RunRequest(prompt="(interactive)", session=session_id, tool=tool, transport=NATIVE)
+        self.losses: list[str] = []  # what could not be written of it, once it has run
         self._setting = setting
+        self._beat_at = 0.0
         self.plan = plan_resume(session, request, now=datetime.now(UTC))
         self._conversation = self.plan.tool_state.provider_session_id
         name = self.plan.adapter.name
@@ -70,10 +72,14 @@ class Interaction:
         Raises:
             BusyError: a turn runs, or someone else has the session open.
             CsaError: the tool cannot be started, or does not know the conversation.
+            OSError: the transcript cannot be written; nothing was started.
         """
         name, session_id = self.plan.adapter.name, self.plan.state.session_id
-        with open_session(self._setting.store, session_id, tool=name, errand=INTERFACE) as held:
+        redactor = self._setting.redactor
+        with open_session(self._setting.store, session_id, redactor, tool=name, errand=INTERFACE) as held:
+            self.losses = held.losses
             self._note(held, "attached", provider_session_id=self._conversation)
+            held.require()
             began = time.monotonic()
             try:
                 end = self._open(held)
@@ -85,9 +91,6 @@ class Interaction:
                     f"The lock of session {session_id} was lost; {name} was ended.",
                     hint=f"csa session why -s {session_id}",
                 )
-            with suppress(OSError, CsaError):  # a full disk; how the tool ended is told all the same
-                held.paths.cancel.unlink(missing_ok=True)
-                held.save(replace(held.state, last_accessed=datetime.now(UTC), phase="active"))
             seconds = round(time.monotonic() - began, 3)
             self._note(
                 held,
@@ -97,6 +100,9 @@ class Interaction:
                 stopped_by=end.stopped_by,
                 duration_s=seconds,
             )
+            after = replace(held.state, last_accessed=datetime.now(UTC), phase="active")
+            held.attempt("state.toml", lambda: held.save(after))
+            held.attempt("the end of a cancellation", lambda: held.paths.cancel.unlink(missing_ok=True))
         if end.end.code and self._is_unknown(end):
             raise CsaError(
                 f"{name} does not know conversation {self._conversation} of session {session_id} any more.",
@@ -112,12 +118,14 @@ class Interaction:
 
     def _open(self, held: HeldSession) -> TerminalEnd:
         become_subreaper()
+        held.write_heartbeat()
+        self._beat_at = time.monotonic() + FIRST_BEAT_S
         return run_in_terminal(
             self.invocation.argv,
             cwd=self.plan.cwd,
             env=self._environment(held),
             shared_fds=(held.session_lock.fd,),
-            is_cancelled=_Watch(held).is_cancelled,
+            is_to_end=partial(self._look, held),
         )
 
     def _environment(self, held: HeldSession) -> dict[str, str]:
@@ -132,25 +140,16 @@ class Interaction:
         return apply_changes({**base, **own}, self.invocation, self.plan.cwd)
 
     def _note(self, held: HeldSession, what: str, **data: Any) -> None:
-        journal = Journal(held.paths.transcript, self._setting.redactor, turn=held.state.turns)
         by = who_asks("session attach --interactive", self._setting.environ)
-        journal.append("session_updated", {"what": what, "tool": self.plan.adapter.name, **data, "by": by})
-        journal.sync()
-        journal.close()
+        held.append("session_updated", {"what": what, "tool": self.plan.adapter.name, **data, "by": by})
+        held.journal.sync()
 
-
-class _Watch:
-    """Looks for the `cancel` file and at the lock, and lets readers on other machines see a heartbeat."""
-
-    def __init__(self, held: HeldSession) -> None:
-        self._held = held
-        self._beat_at = 0.0
-
-    def is_cancelled(self) -> bool:
+    def _look(self, held: HeldSession, guardian_pid: int) -> bool:
+        """Say whether it is to end: somebody asks for that, or the lock was lost. And touch the heartbeat in time."""
         if time.monotonic() >= self._beat_at:
-            self._beat_at = time.monotonic() + _HEARTBEAT_S
-            self._held.beat()
-        return not self._held.is_ours() or self._held.paths.cancel.exists()
+            self._beat_at = time.monotonic() + HEARTBEAT_S
+            held.beat(processes_below(guardian_pid))
+        return not held.is_ours() or held.paths.cancel.exists()
 
 
 def _request(setting: Setting, plan: TurnPlan) -> TurnRequest:

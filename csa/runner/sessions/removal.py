@@ -10,16 +10,18 @@ from csa.model.state import SessionState
 from csa.paths import SessionPaths
 from csa.runner.caller import refuse_own_lineage
 from csa.runner.session import Session, find_session
-from csa.runner.sessions.acting import record_act, record_theft, record_update
+from csa.runner.sessions.acting import record_act, record_update
 from csa.runner.sessions.ending import end_sessions, who_asks
 from csa.runner.sessions.provider_copies import remove_provider_copies
 from csa.runner.setting import Setting
+from csa.runner.turns.stealing import note_theft
 from csa.store.held import open_session
 from csa.store.liveness import probe
 from csa.store.owner import CHANGE
 from csa.store.retiring import bring_back, hold, purge, remove_empty_directories, retire
 from csa.store.sessions import Store
 from csa.store.statefile import load_state
+from csa.store.writer import SessionWriter
 from csa.structs import Struct, replace
 
 
@@ -72,11 +74,13 @@ def delete_session(
     if force and not is_unsure:
         _end(session)
     way = f"csa session delete --force {session_id}"
-    losses: list[str | None] = []
+    losses: list[str] = []
     try:
         with hold(paths, steal=force and is_unsure, way=way) as loser:
             if loser:
-                losses.append(record_theft(setting, setting.store, paths, loser, "session delete --force"))
+                with SessionWriter(paths, setting.redactor) as writer:
+                    note_theft(setting, setting.store, writer, loser, command="session delete --force")
+                losses += writer.losses
             removed = _delete_held(setting, paths, force=force, purge_now=purge_now, provider=provider)
     except FileNotFoundError as error:
         raise NotFoundError(f"Session {session_id} has just been removed.", hint="csa session list") from error
@@ -87,7 +91,7 @@ def delete_session(
         ) from error
     if purge_now:
         remove_empty_directories(setting.store)
-    return replace(removed, warnings=(*removed.warnings, *filter(None, losses)))
+    return replace(removed, warnings=(*removed.warnings, *losses))
 
 
 def living_children(store: Store, session_id: str) -> list[str]:
@@ -112,7 +116,7 @@ def restore_session(session: Session) -> Restored:
     loss = record_act(setting, "session restore", state.session_id, what="restored")
     losses = [loss] if loss else []
     try:
-        with open_session(store, state.session_id, errand=CHANGE) as held:
+        with open_session(store, state.session_id, setting.redactor, errand=CHANGE) as held:
             record_update(setting, held, "restored", {})
     except (CsaError, OSError) as error:
         losses.append(f"its transcript does not tell of it: {error}")

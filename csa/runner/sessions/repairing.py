@@ -16,12 +16,12 @@ from csa.model.result import summarise, text_of
 from csa.model.state import SCHEMA, RecordFault, SessionState, parse_state, parse_time, render_state
 from csa.paths import RETIRED, SessionPaths
 from csa.runner.session import Session
-from csa.runner.sessions.acting import record_act, record_theft
+from csa.runner.sessions.acting import record_act
 from csa.runner.setting import Setting
 from csa.runner.turns.planning import DESCRIPTION_LENGTH
+from csa.runner.turns.stealing import note_theft
 from csa.store.atomic import Draft, open_regular, read_regular, sync_directory, sync_file, write_atomically
 from csa.store.checking import DAMAGED_PREFIX, Problem, check_session, differing_keys, expected_result
-from csa.store.journal import Journal
 from csa.store.plaintoml import load_plain
 from csa.store.recovery import caught_up, end_in_result
 from csa.store.results import lacks_final, told_answer
@@ -32,6 +32,7 @@ from csa.store.taking import refuse_busy
 from csa.store.tomlfile import render_toml
 from csa.store.transcript import end_of_last_line, last_turn_event, read_events, read_events_backwards
 from csa.store.turns import CompactionRecord, read_history, read_turns
+from csa.store.writer import SessionWriter
 from csa.structs import Struct, field, replace
 
 _END_TAKEN = "transcript.jsonl: the end of turn"
@@ -72,14 +73,14 @@ def repair_session(session: Session, *, dry_run: bool = False, steal: bool = Fal
     refuse_busy(paths, steal=steal)
     try:
         if dry_run:
-            _mend(setting, paths, repair, dry_run=True)
+            _mend(setting, SessionWriter(paths, setting.redactor), repair, dry_run=True)
         else:
-            with hold(paths, steal=steal) as loser:
+            with hold(paths, steal=steal) as loser, SessionWriter(paths, setting.redactor) as writer:
                 if loser:
                     repair.done.append(f"locks/session.lock: taken from {loser.host} ({loser.tool}, {loser.work})")
-                    loss = record_theft(setting, setting.store, paths, loser, "session repair --steal")
-                    repair.losses += [loss] if loss else []
-                _mend(setting, paths, repair, dry_run=False)
+                    note_theft(setting, setting.store, writer, loser, command="session repair --steal")
+                _mend(setting, writer, repair, dry_run=False)
+            repair.losses += writer.losses
     except FileNotFoundError as error:
         raise NotFoundError(f"Session {session_id} has just been removed.", hint="csa session list") from error
     except BlockingIOError as error:
@@ -103,12 +104,13 @@ def _would_be_mended(problem: Problem, repair: Repair) -> bool:
     return any(done.startswith(f"{name}:") for done in repair.done)
 
 
-def _mend(setting: Setting, paths: SessionPaths, repair: Repair, *, dry_run: bool) -> None:
+def _mend(setting: Setting, writer: SessionWriter, repair: Repair, *, dry_run: bool) -> None:
+    paths = writer.paths
     fault = _fault(paths)
     if (fault is not None and _is_of_another(fault)) or not _is_readable(paths.transcript):
         return
     _drop_partial_line(paths.transcript, repair, dry_run=dry_run)
-    _recover_end(setting, paths, repair, dry_run=dry_run)
+    _recover_end(writer, repair, dry_run=dry_run)
     if (before := find_put_aside(paths)) is not None:
         _restore_state(paths, before, repair, dry_run=dry_run)
     elif fault is None:
@@ -118,10 +120,10 @@ def _mend(setting: Setting, paths: SessionPaths, repair: Repair, *, dry_run: boo
     _rebuild_result(paths, repair, dry_run=dry_run)
     _rebuild_answers(paths, repair, dry_run=dry_run)
     if repair.done and not dry_run:
-        journal = Journal(paths.transcript, setting.redactor, turn=_turn(paths))
-        journal.append("session_updated", {"what": "repaired", "done": repair.done})
-        journal.sync()
-        journal.close()
+        with writer.losing("the transcript"):
+            writer.journal.turn = _turn(paths)
+            writer.append("session_updated", {"what": "repaired", "done": repair.done})
+            writer.journal.sync()
 
 
 def _fault(paths: SessionPaths) -> StateError | None:
@@ -164,22 +166,17 @@ def _drop_partial_line(transcript: Path, repair: Repair, *, dry_run: bool) -> No
         os.close(fd)
 
 
-def _recover_end(setting: Setting, paths: SessionPaths, repair: Repair, *, dry_run: bool) -> None:
+def _recover_end(writer: SessionWriter, repair: Repair, *, dry_run: bool) -> None:
     """Append the end of the last turn where only result.toml tells it."""
-    last = last_turn_event(paths.transcript)
-    kept = end_in_result(paths, last) if last and last.type == "run_started" else None
+    last = last_turn_event(writer.paths.transcript)
+    kept = end_in_result(writer.paths, last) if last and last.type == "run_started" else None
     if last is None or kept is None:
         return
     repair.done.append(f"{_END_TAKEN} {last.turn} is taken from result.toml")
     if not dry_run:
-        journal = Journal(paths.transcript, setting.redactor, turn=last.turn)
-        try:
-            journal.append("run_finished", kept)
-            journal.sync()
-            if journal.fault:
-                raise journal.fault
-        finally:
-            journal.close()
+        writer.journal.turn = last.turn
+        writer.append("run_finished", kept)
+        writer.require()
 
 
 def _catch_up(paths: SessionPaths, repair: Repair, *, dry_run: bool) -> None:

@@ -17,7 +17,6 @@ _END = (
     "csa.runner.turns.checkpointing",
     "csa.runner.on_finish",
     "csa.store.tomlfile",
-    "tomlkit",
     "tomllib",
     "hashlib",
     "shutil",

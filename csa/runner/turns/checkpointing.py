@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import time
-from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from csa.errors import BusyError, CsaError, StateError
+from csa.errors import BusyError, CsaError
 from csa.store.checkpoints import Checkpoint, Facts, digest_transcript, make_checkpoint
 from csa.store.held import open_session
-from csa.store.journal import Journal
 from csa.store.owner import CHANGE
 from csa.store.transcript import last_turn_event
 
@@ -21,8 +19,10 @@ if TYPE_CHECKING:
 MAX_LABEL = 200
 
 
-def checkpoint_session(session: Session, *, label: str | None = None) -> Checkpoint:
-    """Make a checkpoint of a session; its transcript gets an event, unless the session is running.
+def checkpoint_session(session: Session, *, label: str | None = None) -> tuple[Checkpoint, list[str]]:
+    """Make a checkpoint of a session; return with it what could not be written of it elsewhere.
+
+    Its transcript gets an event, unless the session is running.
 
     Raises:
         NotFoundError, StateError: the session is not there, or its record is damaged.
@@ -33,17 +33,15 @@ def checkpoint_session(session: Session, *, label: str | None = None) -> Checkpo
     words = "".join(c if c.isprintable() else " " for c in setting.redactor.redact(label or "")).split()
     made = _make(setting, session_id, label=" ".join(words)[:MAX_LABEL] or None, automatic=False)
     try:
-        held = open_session(setting.store, session_id, errand=CHANGE)
-    except (BusyError, OSError):  # its supervisor alone writes there; the checkpoint itself is on record
-        return made
-    with held, suppress(OSError, StateError):  # likewise
-        journal = Journal(held.paths.transcript, setting.redactor, turn=held.state.turns)
-        try:
-            journal.append("checkpoint", event_data(made))
-            journal.sync()
-        finally:
-            journal.close()
-    return made
+        held = open_session(setting.store, session_id, setting.redactor, errand=CHANGE)
+    except BusyError:  # its supervisor alone writes there; the checkpoint itself is on record
+        return made, []
+    except OSError as error:
+        return made, [f"the transcript does not tell of it: {error}"]
+    with held, held.losing("the transcript"):
+        held.append("checkpoint", event_data(made))
+        held.journal.sync()
+    return made, held.losses
 
 
 def checkpoint_turn(setting: Setting, recorder: Recorder) -> None:

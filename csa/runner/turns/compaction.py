@@ -18,7 +18,6 @@ import anyio
 from csa.errors import CsaError
 from csa.model.adapter import CompactionOutcome, Compactor, ToolExit, Update
 from csa.model.events import Event
-from csa.model.redaction import Redactor
 from csa.model.result import exit_code_for
 from csa.model.state import SessionState, ToolState, format_time
 from csa.ownership import make_directory
@@ -41,7 +40,6 @@ from csa.runner.turns.runfiles import remove_run_files, write_run_files
 from csa.runner.turns.stopping import Stopping
 from csa.runner.turns.verdict import Stop, judge, lock_lost
 from csa.store.held import HeldSession, open_session
-from csa.store.journal import Journal
 from csa.store.owner import COMPACTION
 from csa.store.turns import usage_of_compaction
 from csa.structs import Struct, replace
@@ -137,7 +135,7 @@ class Compaction:
         session_id = self._plan.state.session_id
         try:
             name, store = self._plan.adapter.name, self._setting.store
-            with open_session(store, session_id, tool=name, errand=COMPACTION) as held:
+            with open_session(store, session_id, self._setting.redactor, tool=name, errand=COMPACTION) as held:
                 return await self._run_held(held)
         except OSError as error:
             raise CsaError(
@@ -152,11 +150,11 @@ class Compaction:
         known = held.state.tools.get(plan.adapter.name, ToolState())  # as it is now that it is ours
         plan = replace(plan, state=replace(plan.state, turns=held.state.turns))
         prepared = prepare_compaction(self._setting, plan, adapter, known=known, csa_command=self._csa_command)
-        keeper = _Keeper(held, self._setting.redactor)
+        keeper = _Keeper(held)
         try:
             return await self._carry_out(plan, adapter, prepared, keeper)
         finally:
-            self.losses += keeper.losses
+            self.losses = held.losses
             if held.is_ours():
                 remove_run_files(held.paths)
             keeper.close()
@@ -223,29 +221,23 @@ class Compaction:
 class _Keeper:
     """Writes what a compaction leaves: events, logs below output/compaction-NNNN/, and in the end the state."""
 
-    def __init__(self, held: HeldSession, redactor: Redactor) -> None:
+    def __init__(self, held: HeldSession) -> None:
         self.held = held
         self._saved = held.state
-        self.losses: list[str] = []
         self.meter = Meter()
-        self._redactor = redactor
-        self.journal = Journal(held.paths.transcript, redactor, turn=held.state.turns, may_write=held.is_ours)
-        try:
-            directory = _new_directory(held.paths)
-            self.stdout_log = OutputLog(directory / "stdout.log", redactor)
-            self.stderr_log = OutputLog(directory / "stderr.log", redactor)
-            end_lost_compaction(held, self.journal)
-            self.journal.flush()
-        except BaseException:
-            self.journal.close()
-            raise
+        self.journal = held.journal
+        self.stdout_log: OutputLog
+        self.stderr_log: OutputLog
+        self._logs: tuple[OutputLog, ...] = ()
+        self._mark = held.journal.mark()
+        end_lost_compaction(held)
 
     @property
     def paths(self) -> SessionPaths:
         return self.held.paths
 
     def append(self, kind: str, data: Mapping[str, Any]) -> list[Event]:
-        return self.journal.append(kind, data)
+        return self.held.append(kind, data)
 
     def record(self, updates: list[Update]) -> list[Event]:
         """Record what the adapter made of the tool's output."""
@@ -260,13 +252,13 @@ class _Keeper:
         """Say whether the lock is still ours; from when it is not, nothing is written any more."""
         if self.held.is_ours():
             return True
-        for log in (self.stdout_log, self.stderr_log):
+        for log in self._logs:
             log.seal()
         return False
 
     def cancellation(self) -> str | None:
         """Return who asks for the end; None when nobody does."""
-        return read_cancellation(self.paths, self._redactor)
+        return read_cancellation(self.paths, self.held.redactor)
 
     def begin(self, prepared: Preparation, *, tool: str) -> None:
         """Write what the tool needs, and that it begins."""
@@ -274,34 +266,37 @@ class _Keeper:
         self.append("compaction", {"status": "started", "tool": tool, "argv": list(prepared.invocation.argv)})
         for problem in prepared.invocation.warnings:
             self.append("warning", {"kind": "adapter", "message": problem})
-        self.journal.sync()
+        try:
+            self.held.require()
+        except OSError:
+            self.journal.return_to(self._mark)
+            raise
+        directory = _new_directory(self.paths)
+        self.stdout_log = OutputLog(directory / "stdout.log", self.held.redactor)
+        self.stderr_log = OutputLog(directory / "stderr.log", self.held.redactor)
+        self._logs = (self.stdout_log, self.stderr_log)
         self.beat()
 
     def finish(self, result: CompactionResult) -> None:
         """Write the end: the event (durable), and what it used; where it was proven, that it is compacted."""
         self.append("compaction", result.to_event())
         self.journal.sync()
-        if self.journal.fault:
-            self.losses.append(f"the transcript could not be written: {self.journal.fault.strerror}")
-        try:
-            self._save(result)
-        except (OSError, CsaError) as error:  # the tool has compacted all the same
-            self.losses.append(f"state.toml could not be written: {error}")
+        self.held.attempt("state.toml", lambda: self._save(result))  # the tool has compacted all the same
         with suppress(OSError):  # whoever opens the session next removes it as well
             if self.held.is_ours():
                 self.paths.cancel.unlink(missing_ok=True)
 
     def close(self) -> None:
-        self.stdout_log.close()
-        self.stderr_log.close()
-        self.journal.close()
+        for log in self._logs:
+            log.close()
 
     def _save(self, result: CompactionResult) -> None:
         """Count what the tool has used, its running totals having grown by it; say that it is compacted if it is."""
         state, outcome = self.held.state, result.outcome
         known = state.tools[result.tool]
         totals = outcome.totals if outcome.totals is not None else known.totals
-        state = replace(state, usage=state.usage + usage_of_compaction(outcome.usage, result.status))
+        if not self.journal.fault:  # else whoever opens the session next counts it as that of a lost one
+            state = replace(state, usage=state.usage + usage_of_compaction(outcome.usage, result.status))
         if result.status == "succeeded":
             state = replace(state, phase="available", is_compacted=True, last_compacted_at=result.compacted_at)
         self._write(replace(state, tools={**state.tools, result.tool: replace(known, totals=totals)}))

@@ -147,7 +147,7 @@ class Course:
             peak_rss_bytes = tool.peak_rss_bytes
             await self._deliver(self._note_left(tool))
             told = []
-            with self.recorder.losing("what the tool has written down itself", "read"):
+            with self.recorder.held.losing("what the tool has written down itself", "read"):
                 told = self.recorder.record(read_records(decoder))
             await self._deliver(told)
         except SpawnError as error:
@@ -244,13 +244,13 @@ class Course:
         outcome, end = tried.outcome, tried.end
         verdict = judge(outcome, end, stop, explain=lambda: explain_kill(self._kills, count_kills()))
         passed_over: list[Event] = []
-        with self.recorder.losing("a fallback", "planned"):
+        with self.recorder.held.losing("a fallback", "planned"):
             passed_over += self._plan_fallback(verdict)
         if verdict.status == "succeeded" and not outcome.text.strip():
             data = {"kind": "no_answer", "message": "the turn succeeded without an answer: the tool said nothing"}
             passed_over += self.recorder.append("warning", data)
         head = None
-        with self.recorder.losing("the project's commit", "read"):
+        with self.recorder.held.losing("the project's commit", "read"):
             head = git_head(Path(self.plan.cwd))
         now = datetime.now(UTC)
         result = RunResult(
@@ -280,12 +280,12 @@ class Course:
         )
         if self._earlier:
             result = replace(result, chain=(*(link_of(ended) for ended in self._earlier), link_of(result)))
-        with self.recorder.losing("the quota's return", "waited for"):
+        with self.recorder.held.losing("the quota's return", "waited for"):
             passed_over += self._plan_return(result)
         result, events = self.recorder.finish(result, outcome, goes_on=self.following is not None)
         self.recorder.note(f"turn {result.turn}: {result.status}, {verdict.error_message or 'no error'}")
         if self._setting.config.checkpoint_every_turns:
-            with self.recorder.losing("the checkpoint"):
+            with self.recorder.held.losing("the checkpoint"):
                 from csa.runner.turns.checkpointing import checkpoint_turn  # noqa: PLC0415  # brings git
 
                 checkpoint_turn(self._setting, self.recorder)

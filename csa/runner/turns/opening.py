@@ -182,15 +182,7 @@ def open_turn(
         recorder = begin(setting.store, plan, setting.redactor, detached=detached)
         try:  # a budget may have bounded the plan
             if loser := recorder.held.stolen_from:
-                loss = note_theft(
-                    setting,
-                    setting.store,
-                    plan.state.session_id,
-                    loser,
-                    command="run --steal",
-                    append=recorder.append,
-                )
-                recorder.losses += [loss] if loss else []
+                note_theft(setting, setting.store, recorder.held, loser, command="run --steal")
             return Opening(setting, recorder.plan, request, recorder, csa_command=csa_command)
         except BaseException:
             recorder.close()

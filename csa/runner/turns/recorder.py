@@ -7,13 +7,13 @@ it; the losses are counted and reported.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from csa.errors import BusyError, CsaError
+from csa.errors import BusyError
 from csa.model.adapter import Outcome, Update
 from csa.model.events import Event
 from csa.model.limits import Spent, spent_by_turn
@@ -29,13 +29,12 @@ from csa.runner.turns.plan import TurnPlan
 from csa.store.artifacts import list_artifacts
 from csa.store.atomic import append_private, read_regular, write_atomically, write_private
 from csa.store.held import HeldSession, build_session, open_session, store_lock
-from csa.store.journal import Journal
 from csa.store.parked import forget_parked
 from csa.store.project import git_head
 from csa.store.recovery import caught_up, end_in_result, free_room, reserve_room
 from csa.store.results import save_result
 from csa.store.sessions import Store
-from csa.store.slots import Holder, pass_slot
+from csa.store.slots import SlotHolder, pass_slot
 from csa.store.strangers import strange_answer, strange_end
 from csa.store.taking import RETRY_OR_WAIT
 from csa.store.transcript import last_turn_event
@@ -48,13 +47,12 @@ from csa.structs import replace
 class Recorder:
     """The writing side of one turn. Made by `begin`, which makes the session durable and resolvable."""
 
-    def __init__(self, held: HeldSession, plan: TurnPlan, redactor: Redactor, notes: Sequence[str] = ()) -> None:
+    def __init__(self, held: HeldSession, plan: TurnPlan, notes: Sequence[str] = ()) -> None:
         self.held = held
         self.plan = plan
-        self.losses: list[str] = []
         self.meter = Meter()
         self._notes = notes  # of the admission, for the transcript
-        self._redactor = redactor
+        self.journal = held.journal
         self.stdout_log: OutputLog
         self.stderr_log: OutputLog
         self._logs: tuple[OutputLog, ...] = ()
@@ -62,11 +60,11 @@ class Recorder:
         strange = None if plan.is_new else strange_end(held.paths, last)
         known = [held.state.turns, *(event.turn for event in (last, strange) if event)]
         self.turn = (0 if plan.is_new else max(known)) + 1
-        self.journal = Journal(held.paths.transcript, redactor, turn=self.turn, may_write=held.is_ours)
+        self.journal.turn = self.turn
         self.follows_lost = last is not None and last.type == "run_started"
         self._mark = self.journal.mark()
         self._is_started = False
-        unfinished = end_lost_compaction(held, self.journal)  # `start` writes it
+        unfinished = end_lost_compaction(held)  # `start` writes it
         if last is not None and self.follows_lost:
             self._finish_earlier(last, replace(unfinished, compaction=None))
         if strange is not None:
@@ -86,7 +84,7 @@ class Recorder:
             state = _with_tool(replace(state, **self._changes()), self.plan)
             self.tool_state = state.tools[self.plan.adapter.name]
             state = replace(state, turns=self.turn, last_accessed=datetime.now(UTC), phase="active")
-        prompt = self._redactor.redact(prompt)
+        prompt = self.held.redactor.redact(prompt)
         path = self.paths.turn_output(self.turn) / "prompt.md"
         path.parent.mkdir(0o700, parents=True, exist_ok=True)
         write_private(path, prompt.encode("utf-8", "surrogateescape"))
@@ -112,7 +110,10 @@ class Recorder:
             events += self.append("handoff", handoff)
         for note in self._notes:
             events += self.append("warning", {"kind": "budget", "message": note})
-        self._write_start(state)
+        if self.plan.is_new:
+            self.held.require()
+        else:
+            self.held.commit(state, self._mark)
         self._is_started = True
         if not self.plan.is_new:
             forget_parked(self.held.store, self.held.state.session_id)
@@ -120,30 +121,15 @@ class Recorder:
         reserve_room(self.paths)
         return events
 
-    def _write_start(self, state: SessionState) -> None:
-        try:
-            if self.plan.is_new:
-                self.journal.sync()
-            else:
-                self.held.save_with(state, self.journal, self._mark)
-        except OSError:
-            if self.journal.fault is None:
-                raise
-        if self.journal.fault:
-            raise CsaError(
-                f"The transcript {self.paths.transcript} cannot be written: {self.journal.fault.strerror}.",
-                hint="make room on the disk; nothing was started",
-            )
-
     def open_logs(self) -> None:
         """Begin the output logs, when the session is where it will stay."""
-        self.stdout_log = OutputLog(self.paths.turn_output(self.turn) / "stdout.log", self._redactor)
-        self.stderr_log = OutputLog(self.paths.turn_output(self.turn) / "stderr.log", self._redactor)
+        self.stdout_log = OutputLog(self.paths.turn_output(self.turn) / "stdout.log", self.held.redactor)
+        self.stderr_log = OutputLog(self.paths.turn_output(self.turn) / "stderr.log", self.held.redactor)
         self._logs = (self.stdout_log, self.stderr_log)
 
     def append(self, kind: str, data: Mapping[str, Any]) -> list[Event]:
         """Record an event; return it as recorded."""
-        return self.journal.append(kind, data)
+        return self.held.append(kind, data)
 
     def record(self, updates: list[Update]) -> list[Event]:
         """Record what the adapter made of the tool's output."""
@@ -169,6 +155,11 @@ class Recorder:
         )
         self._save_state()
 
+    @property
+    def losses(self) -> list[str]:
+        """What could not be written of the end, of all turns of the run; complete when it is closed."""
+        return self.held.losses
+
     def beat(self, processes: Sequence[ProcessId] = ()) -> None:
         """Touch the heartbeat, for readers on other machines, and note which processes the turn has just now."""
         self.held.beat(processes)
@@ -185,13 +176,13 @@ class Recorder:
         """Write a line of what csa itself has to say to supervisor.log."""
         if not self.held.is_ours():
             return
-        line = f"{format_time(datetime.now(UTC))} {self._redactor.redact(text)}\n"
+        line = f"{format_time(datetime.now(UTC))} {self.held.redactor.redact(text)}\n"
         with suppress(OSError):  # what matters is in the transcript
             append_private(self.paths.supervisor_log(self.turn), line.encode("utf-8", "backslashreplace"))
 
     def cancellation(self) -> str | None:
         """Return who asks for the end of the turn (the `cancel` file's first line); None when nobody does."""
-        return read_cancellation(self.paths, self._redactor)
+        return read_cancellation(self.paths, self.held.redactor)
 
     def finish(self, result: RunResult, outcome: Outcome, *, goes_on: bool = False) -> tuple[RunResult, list[Event]]:
         """Write the end: `run_finished` (durable), then its projections. Each step is tried, whatever failed before.
@@ -201,28 +192,25 @@ class Recorder:
         totals = outcome.totals if outcome.totals is not None else self.tool_state.totals
         if not self.held.is_lost:
             free_room(self.paths)
-        text = self._redactor.redact(result.text)
+        text = self.held.redactor.redact(result.text)
         final = text.encode("utf-8", "surrogateescape")
-        self._attempt("final.md", lambda: write_atomically(self.paths.turn_output(self.turn) / "final.md", final))
+        self.held.attempt("final.md", lambda: write_atomically(self.paths.turn_output(self.turn) / "final.md", final))
         for log in self._logs:
-            with self.losing("a log"):
+            with self.held.losing("a log"):
                 log.close()
             if log.fault:
                 self.losses.append(f"a log is incomplete: {log.fault.strerror}")
         result = replace(
             result,
-            summary=summarise(text) or self._redactor.redact(result.error_message or result.status),
-            error_message=self._redactor.redact(result.error_message) if result.error_message else None,
+            summary=summarise(text) or self.held.redactor.redact(result.error_message or result.status),
+            error_message=self.held.redactor.redact(result.error_message) if result.error_message else None,
         )
         if not self.held.is_lost:
-            with self.losing("what the agent has left in the output", "listed"):
+            with self.held.losing("what the agent has left in the output", "listed"):
                 result = replace(result, artifacts=list_artifacts(self.paths, self.turn))
         events = self.append("run_finished", {**result.to_event(), **({"totals": totals} if totals else {})})
         self.journal.sync()
-        if self.journal.lost or self.journal.fault:
-            why = self.journal.fault.strerror if self.journal.fault else "unknown"
-            self.losses.append(f"events of the transcript were lost ({self.journal.lost}): {why}")
-        self._attempt("result.toml", lambda: save_result(self.paths, result, totals))
+        self.held.attempt("result.toml", lambda: save_result(self.paths, result, totals))
         self.tool_state = replace(
             self.tool_state,
             last_action_summary=result.summary,
@@ -256,24 +244,21 @@ class Recorder:
         Raises as `HeldSession.pass_to`, and FullError; then this one still has to be closed.
         """
         if self.held.slot:
-            holder = Holder(plan.state.session_id, plan.adapter.name)
+            holder = SlotHolder(plan.state.session_id, plan.adapter.name)
             pass_slot(self.held.store.root, self.held.slot, holder, plan.state.limits, callers=plan.callers)
-        self.journal.close()
         self.held.pass_to(plan.adapter.name, turn=self.turn + 1)
-        following = Recorder(self.held, plan, self._redactor)
-        following.losses = self.losses
-        return following
+        return Recorder(self.held, plan)
 
     def close(self) -> None:
         """Release the lock; an ephemeral session is removed first. Of a turn that was refused nothing is left."""
         if not self._is_started:
             self.journal.return_to(self._mark)
             self._remove_output()
-        self.journal.close()
+        self.journal.flush()
         if self.plan.state.ephemeral or not self.held.is_published:
-            self._attempt("the tree's list", lambda: leave_tree(self.held.store.root, self.held.state))
+            self.held.attempt("the tree's list", lambda: leave_tree(self.held.store.root, self.held.state))
         if self.held.is_published and self.plan.state.ephemeral:
-            self._attempt("the ephemeral session's removal", self.held.remove)
+            self.held.attempt("the ephemeral session's removal", self.held.remove)
         self.held.close()
 
     def _remove_output(self) -> None:
@@ -300,7 +285,7 @@ class Recorder:
             tools={**self.held.state.tools, self.plan.adapter.name: self.tool_state},
             last_accessed=at or self.held.state.last_accessed,
         )
-        self._attempt("state.toml", lambda: self.held.save(state))
+        self.held.attempt("state.toml", lambda: self.held.save(state))
 
     def _take_over(self, end: Event) -> None:
         """Append what another implementation's turn has answered, and how it ended: its result.toml goes soon."""
@@ -344,20 +329,6 @@ class Recorder:
         self.append("run_finished", lost.to_event())
         self.journal.turn = journal_turn
 
-    @contextmanager
-    def losing(self, what: str, done: str = "written") -> Iterator[None]:
-        """Have what goes wrong with one step of the end be a loss, which takes no other step with it."""
-        try:
-            yield
-        except Exception as error:  # noqa: BLE001  # a csa that was replaced meanwhile may fail in any way
-            self.losses.append(f"{what} could not be {done}: {error or type(error).__name__}")
-
-    def _attempt(self, what: str, action: Callable[[], None]) -> None:
-        """Write something, unless the session is another's by now; what goes wrong is a loss."""
-        if self.held.is_ours():
-            with self.losing(what):
-                action()
-
 
 def read_cancellation(paths: SessionPaths, redactor: Redactor) -> str | None:
     """Return the first line of the `cancel` file; None when there is none, or nobody can tell."""
@@ -385,6 +356,7 @@ def begin(store: Store, plan: TurnPlan, redactor: Redactor, *, detached: bool = 
             held = build_session(
                 store,
                 _with_tool(replace(plan.state, turns=1), plan),
+                redactor,
                 tool=tool,
                 detached=detached,
                 max_sessions=plan.max_sessions,
@@ -393,6 +365,7 @@ def begin(store: Store, plan: TurnPlan, redactor: Redactor, *, detached: bool = 
             held = open_session(
                 store,
                 plan.state.session_id,
+                redactor,
                 tool=tool,
                 detached=detached,
                 advice=RETRY_OR_WAIT,
@@ -400,7 +373,7 @@ def begin(store: Store, plan: TurnPlan, redactor: Redactor, *, detached: bool = 
             )
         admission.admit(held)
     try:
-        return Recorder(held, admission.plan, redactor, admission.notes)
+        return Recorder(held, admission.plan, admission.notes)
     except BaseException:
         held.close()
         raise
@@ -418,7 +391,7 @@ def _with_spent(state: SessionState, spent: Spent) -> SessionState:
     return replace(state, usage=whole.usage, duration_s=whole.time_s)
 
 
-def end_lost_compaction(held: HeldSession, journal: Journal) -> Unfinished:
+def end_lost_compaction(held: HeldSession) -> Unfinished:
     """Append the end of a compaction that its supervisor did not live to write; what it used counts in `held.state`.
 
     Return what had no end.
@@ -429,7 +402,7 @@ def end_lost_compaction(held: HeldSession, journal: Journal) -> Unfinished:
     data = {"status": "lost", "tool": lost.started.data.get("tool") if lost.started else None, "proof": None}
     data |= {"usage": lost.usage.to_dict() if lost.usage else None}
     data |= {"error": {"kind": "internal", "message": "the supervisor ended without writing a result"}}
-    journal.append("compaction", data)
+    held.append("compaction", data)
     held.state = _with_spent(held.state, spent_by_turn(lost.usage, 0.0))
     return unfinished
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from csa.runner.caller import owner_name
 from csa.store.audit import append_audit
@@ -12,33 +11,23 @@ if TYPE_CHECKING:
     from csa.runner.setting import Setting
     from csa.store.owner import Owner
     from csa.store.sessions import Store
+    from csa.store.writer import SessionWriter
 
 _OF_OWNER = ("host", "pid", "tool", "turn", "errand", "since")
 
 
-def note_theft(
-    setting: Setting,
-    store: Store,
-    session_id: str,
-    loser: Owner,
-    *,
-    command: str,
-    append: Callable[[str, Mapping[str, Any]], object] | None,
-) -> str | None:
-    """Say who took a session from whom; `append` records an event. Return why audit.jsonl does not tell, if so."""
+def note_theft(setting: Setting, store: Store, writer: SessionWriter, loser: Owner, *, command: str) -> None:
+    """Say who took the writer's session from whom; what cannot be written of that is a loss of the writer's."""
     by = owner_name(setting.environ)
     lost = {name: value for name in _OF_OWNER if (value := getattr(loser, name)) != ""}
-    if append:
-        append("session_updated", {"what": "stolen", "from": lost, "by": by})
-    try:
+    with writer.losing("the transcript"):
+        writer.append("session_updated", {"what": "stolen", "from": lost, "by": by})
+    with writer.losing("audit.jsonl"):
         append_audit(
             store,
             command,
-            session_id=session_id,
+            session_id=writer.paths.session_id,
             what={"what": "stolen", "from": lost},
             who=by,
             caller=setting.caller.session_id if setting.caller else None,
         )
-    except OSError as error:
-        return f"audit.jsonl could not be written: {error.strerror or error}"
-    return None

@@ -144,10 +144,10 @@ class Turn:
                     await self._deliver(self._course.last)
                 self._send.close()
                 recorder = self._course.recorder
-                with recorder.losing("the session's lock", "released"):
+                with recorder.held.losing("the session's lock", "released"):
                     recorder.close()
                 self.losses = recorder.losses
-                with recorder.losing("usage_stats.toml"):
+                with recorder.held.losing("usage_stats.toml"):
                     self._note_usage()
 
     async def _run_course(self, deadline: float | None) -> None:

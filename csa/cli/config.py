@@ -1,31 +1,37 @@
-"""Print each setting with its value and where it comes from.
-
-What is printed is a config file. Settings that nobody has set stand in it as comments, and so do those that hold a
-secret, which is not shown.
-"""
+"""The configuration: its settings, each with its origin, and whether it is valid."""
 
 from __future__ import annotations
 
+import argparse
+import os
 import re
 
 from csa.cli.output import print_json, printable, warn
 from csa.cli.selecting import open_client
+from csa.model.config import combine_layers
+from csa.runner.toolbox import check_config
+from csa.store.configfile import config_layers
 
 TYPE_CHECKING = False  # see csa/structs.py
 if TYPE_CHECKING:
-    import argparse
     from collections.abc import Callable, Iterator, Mapping
     from typing import Any
+
 
 _BARE = re.compile(r"[A-Za-z0-9_-]+", re.ASCII)
 _MAX_SHORT = 0xFFFF  # what four digits hold
 
 
-def configure(parser: argparse.ArgumentParser) -> None:
+def configure_show(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print an object of {value, origin}")
 
 
-def execute(arguments: argparse.Namespace) -> int:
+def execute_show(arguments: argparse.Namespace) -> int:
+    """Print each setting with its value and where it comes from.
+
+    What is printed is a config file. Settings that nobody has set stand in it as comments, and so do those that hold a
+    secret, which is not shown.
+    """
     setting = open_client().setting
     warn(setting.config.warnings)
     values, redact_data = setting.config.values, setting.redactor.redact_data
@@ -86,3 +92,21 @@ def _escape(char: str) -> str:
     if char.isprintable():
         return char
     return f"\\u{ord(char):04X}" if ord(char) <= _MAX_SHORT else f"\\U{ord(char):08X}"
+
+
+def configure_validate(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="print an object")
+
+
+def execute_validate(arguments: argparse.Namespace) -> int:
+    """Check the config files and `CSA_CONF_*` variables. Exits 0 when all is well and 6 at the first fault."""
+    layers = config_layers(open_client().setting.config_directory, os.environ)
+    config = combine_layers(layers)
+    check_config(config)
+    warn(config.warnings)
+    sources = [layer.origin for layer in layers]
+    if arguments.json:
+        print_json({"valid": True, "sources": sources})
+    else:
+        print("valid: " + (", ".join(sources) if sources else "no config files; the defaults hold"))
+    return 0

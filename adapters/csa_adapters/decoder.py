@@ -1,0 +1,166 @@
+"""What the readers of all tools' streams share: a line goes to the handler of its type, and the end is judged.
+
+A tool's reader fills the table of handlers, and says what an end means that is not the end of another conversation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from csa.model.adapter import CompactionOutcome, ErrorKind, Outcome, ToolExit, Update
+from csa.model.usage import Usage
+from csa.structs import asdict
+from csa_adapters.failures import Failure
+from csa_adapters.jsonlines import Json, list_of, mapping_of, number_of, other, read_object, text_of
+
+_PLAN_STATUSES = frozenset({"pending", "in_progress", "completed"})
+
+
+class StreamDecoder:
+    """The reader of one run."""
+
+    def __init__(self) -> None:
+        self._events: dict[str, Callable[[Json], list[Update] | None]] = {}  # by type; None: it is not recognised
+        self._session: str | None = None  # the conversation, since the tool has named it
+        self._fault: str | None = None
+        self._error: Failure | None = None  # the last that was told
+        self._text = ""  # the last message
+        self._usage: Usage | None = None  # as far as it was told
+        self._open: dict[str, str] = {}  # the titles of tool calls begun and not ended
+        self._denied: dict[str, str] = {}  # the titles of calls that were refused
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether the tool has announced the end of the turn: never, where it says that by its exit."""
+        return False
+
+    @property
+    def fault(self) -> str | None:
+        """Why this is not the conversation that was asked for."""
+        return self._fault
+
+    def feed(self, line: bytes) -> list[Update]:
+        """Take one line."""
+        event = read_object(line)
+        if event is None:
+            return other(line)
+        updates = self._identify(event)
+        if self._fault is not None:
+            return updates or other(line, event)
+        handler = self._events.get(text_of(event.get("type")))
+        told = handler(event) if handler else None
+        return updates + (other(line, event) if told is None else told)
+
+    def close(self, end: ToolExit) -> Outcome:
+        """Judge the run."""
+        failure: Failure | None = ("protocol", self._fault) if self._fault is not None else self._verdict(end)
+        kind, message = failure or (None, None)
+        return Outcome(
+            succeeded=failure is None,
+            text=self._text,
+            error_kind=kind,
+            error_message=message,
+            usage=self._usage,
+            denied=tuple(self._denied.values()),
+        )
+
+    def _identify(self, _event: Json) -> list[Update]:
+        """Look at the conversation that a line names, where every line does."""
+        return []
+
+    def _verdict(self, end: ToolExit) -> Failure | None:
+        """Say why the run has failed."""
+        raise NotImplementedError
+
+    def _ignore(self, _event: Json) -> list[Update]:
+        """Tell nothing of an event that is known."""
+        return []
+
+    def _refuse(self, fault: str) -> list[Update]:
+        """Tell that this is another conversation than asked for."""
+        self._fault = self._fault or fault
+        return [error_update(("protocol", self._fault))]
+
+    def _bind(self, session: str, model: object = None) -> list[Update]:
+        """Tell which conversation this is, when it is known."""
+        if self._session is not None:
+            return []
+        self._session = session
+        named = {"model": model} if text_of(model) else {}
+        return [Update("session_bound", {"provider_session_id": session, **named})]
+
+    def _fail(self, kind: ErrorKind, message: str) -> list[Update]:
+        """Note and tell a failure."""
+        self._error = kind, message
+        return [error_update(self._error)]
+
+    def _use(self, usage: Usage | None) -> list[Update]:
+        """Tell what the turn has used so far, in all."""
+        self._usage = usage
+        return [] if usage is None else [Update("usage", usage.to_dict())]
+
+    def _begin_call(self, call: str, kind: str, title: str, **more: str) -> list[Update]:
+        self._open[call] = title
+        return [Update("tool_call", {"id": call, "title": title, "kind": kind, "status": "in_progress", **more})]
+
+    def _deny(self, call: str, title: str) -> list[Update]:
+        """Tell of a call that was refused, which may be told twice."""
+        if call in self._denied:
+            return []
+        self._denied[call] = title
+        return [Update("permission", {"id": call, "title": title, "status": "denied"})]
+
+
+def compaction_outcome(outcome: Outcome, proof: str, *, before: Any = None, after: Any = None) -> CompactionOutcome:
+    """Return the verdict on a run that was to compact, with its proof and the context's tokens before and after."""
+    return CompactionOutcome(
+        **asdict(outcome),
+        proof=proof if outcome.succeeded else None,
+        tokens_before=_whole(before),
+        tokens_after=_whole(after),
+    )
+
+
+def _whole(told: Any) -> int | None:
+    number = number_of(told)
+    return None if number is None else int(number)
+
+
+def error_update(failure: Failure) -> Update:
+    """Tell a failure."""
+    return Update("error", {"kind": failure[0], "message": failure[1]})
+
+
+def warning_update(message: str) -> Update:
+    """Tell what the user should know."""
+    return Update("warning", {"message": message})
+
+
+def retry_update(
+    failure: Failure, *, attempt: int | None = None, most: int | None = None, delay_s: float | None = None
+) -> Update:
+    """Tell that the tool tries again, as far as it says which time, of how many at most, and when."""
+    told = {"attempt": attempt, "max": most, "retry_after_s": delay_s}
+    known = {name: value for name, value in told.items() if value is not None}
+    return Update("retry", {"kind": failure[0], "message": failure[1], **known})
+
+
+def plan_update(todos: Any) -> Update:
+    """Tell the whole plan."""
+    return Update("plan", {"entries": [_entry(todo) for todo in map(mapping_of, list_of(todos)) if todo]})
+
+
+def _entry(todo: Json) -> dict[str, str]:
+    status = text_of(todo.get("status"))
+    return {"content": text_of(todo.get("content")), "status": status if status in _PLAN_STATUSES else "pending"}
+
+
+def describe_call(name: str, given: Json, *, tools: Mapping[str, tuple[str, str]], shell_tool: str) -> tuple[str, str]:
+    """Return a call's kind and title: the command of a call of `shell_tool`, else the tool's name and its subject.
+
+    `tools` has each tool's kind, and the parameter that tells one call from another.
+    """
+    kind, key = tools.get(name, ("other", ""))
+    subject = text_of(given.get(key))
+    return kind, subject if name == shell_tool and subject else f"{name} {subject}".strip()

@@ -1,0 +1,130 @@
+"""What is said of a session, and which one is chosen: its name, its description, its pin, and `@current`."""
+
+from __future__ import annotations
+
+import argparse
+
+from csa.cli.output import one_line, print_act, print_json
+from csa.cli.selecting import add_selector, find, find_one, open_client
+from csa.errors import UsageError
+from csa.runner.client import Csa
+from csa.runner.sessions.editing import describe_session, pin_session, rename_session
+from csa.store.current import choose_current, clear_current, read_current
+
+
+def configure_rename(parser: argparse.ArgumentParser) -> None:
+    add_selector_and_value(parser, "NAME", "the name")
+    parser.add_argument("--clear", action="store_true", help="take the name away")
+    parser.add_argument("--json", action="store_true", help="print an object")
+
+
+def execute_rename(arguments: argparse.Namespace) -> int:
+    """Give a session a name, by which commands can be told of it, or take it away.
+
+    A name begins with a letter, and no other session of the project has it. A session that is running is refused.
+    """
+    selector, name = selected_with_value(arguments, "NAME")
+    if (name is None) is not arguments.clear:
+        raise UsageError("Give a NAME, or --clear.", hint="csa session rename -s SESSION NAME")
+    edit = rename_session(find(open_client(), selector, acts=True), name)
+    session_id, before = edit.after.session_id, edit.before.name
+    words = f"{session_id} is called {name}" if name else f"{session_id} has no name"
+    if edit.is_change and before:
+        words += f" (it was {one_line(before)})"
+    print_act(arguments, words, {"session_id": session_id, "name": name, "before": before}, edit.losses)
+    return 0
+
+
+def configure_describe(parser: argparse.ArgumentParser) -> None:
+    add_selector_and_value(parser, "TEXT", "the description")
+    parser.add_argument("--json", action="store_true", help="print an object")
+
+
+def execute_describe(arguments: argparse.Namespace) -> int:
+    """Say what a session is about: the text that lists show, at first the beginning of its prompt.
+
+    One line of up to 80 characters; secrets are redacted. A session that is running is refused.
+    """
+    selector, text = selected_with_value(arguments, "TEXT")
+    if text is None:
+        raise UsageError("Give the description.", hint='csa session describe -s SESSION "what it is about"')
+    edit = describe_session(find(open_client(), selector, acts=True), text)
+    state = edit.after
+    facts = {"session_id": state.session_id, "description": state.description, "before": edit.before.description}
+    print_act(arguments, f"{state.session_id}: {one_line(state.description)}", facts, edit.losses)
+    return 0
+
+
+def configure_pin(parser: argparse.ArgumentParser) -> None:
+    add_selector(parser)
+    parser.add_argument("--off", action="store_true", help="let it be collected again")
+    parser.add_argument("--json", action="store_true", help="print an object")
+
+
+def execute_pin(arguments: argparse.Namespace) -> int:
+    """Keep a session from being collected, however old it gets; `session delete` then refuses it as well.
+
+    With --off it may be collected again. A session that is running is refused.
+    """
+    edit = pin_session(find_one(arguments, acts=True), pinned=not arguments.off)
+    state = edit.after
+    words = f"{state.session_id} is {'' if state.pinned else 'not '}pinned{'' if edit.is_change else ' already'}"
+    if not edit.is_change and not state.pinned:
+        words = f"{state.session_id} was not pinned"
+    print_act(arguments, words, {"session_id": state.session_id, "pinned": state.pinned}, edit.losses)
+    return 0
+
+
+def configure_current(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("session", nargs="?", metavar="SESSION", help="the session to choose")
+    parser.add_argument("-s", "--session", dest="session_option", metavar="SESSION", help="the same, as an option")
+    parser.add_argument("--clear", action="store_true", help="choose none")
+    parser.add_argument("--json", action="store_true", help="print an object")
+
+
+def execute_current(arguments: argparse.Namespace) -> int:
+    """Choose the current session, which `@current` then names and `session list` marks; or print it.
+
+    `csa session switch S` is the same command. Nothing else changes: a command without a session still asks for one.
+    """
+    given = [text for text in (arguments.session, arguments.session_option) if text is not None]
+    if len(given) + arguments.clear > 1:
+        raise UsageError("Name one session, or --clear.")
+    client = open_client()
+    if arguments.clear:
+        clear_current(client.store)
+        chosen = None
+    elif given:
+        chosen = client.session(given[0])
+        choose_current(client.store, chosen.session_id)
+    else:
+        chosen = client.session("@current", retired=True) if _is_asked(client, arguments) else None
+    if arguments.json:
+        print_json({"session_id": chosen.session_id if chosen else None})
+    elif chosen:
+        state = chosen.record.state
+        print(f"{chosen.session_id}  {one_line(state.name or state.description)}" if state else chosen.session_id)
+    return 0
+
+
+def _is_asked(client: Csa, arguments: argparse.Namespace) -> bool:
+    """With --json, none being chosen is an answer; in words it is an error, so that scripts need not look."""
+    return not (arguments.json and read_current(client.store) is None)
+
+
+def add_selector_and_value(parser: argparse.ArgumentParser, name: str, meaning: str) -> None:
+    """Add a session, by position or option, and a value behind it."""
+    add_selector(parser)
+    parser.add_argument("value", nargs="?", metavar=name, help=meaning)
+
+
+def selected_with_value(arguments: argparse.Namespace, name: str) -> tuple[str, str | None]:
+    """Return the selector and the value: of two words the first is the session, unless -s names it."""
+    words = [word for word in (arguments.session, arguments.value) if word is not None]
+    if arguments.session_option is not None:
+        words = [arguments.session_option, *words]
+    if not words:
+        raise UsageError("Name a session.", hint="csa session list")
+    if len(words) > 2:  # noqa: PLR2004  # the session and the value
+        raise UsageError(f"One session and one {name}, please.")
+    return words[0], words[1] if len(words) > 1 else None

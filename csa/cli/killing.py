@@ -1,0 +1,156 @@
+"""Ending what runs: in single sessions, or everywhere."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Iterable, Iterator
+from functools import partial
+from pathlib import Path
+
+from csa.cli.output import Style, count_of, one_line, print_json, print_problem, warn
+from csa.cli.selecting import Unlistable, add_selectors, find_all, open_client
+from csa.errors import RefusedError, UsageError
+from csa.paths import state_root
+from csa.runner.caller import find_caller, refuse_own_lineage
+from csa.runner.sessions.acting import record_act
+from csa.runner.sessions.ending import GRACE_S, KillResult, end_all, end_sessions, end_trees, who_asks
+from csa.runner.setting import Setting
+from csa.store.liveness import probe
+from csa.store.sessions import Store, Target
+from csa.store.stores import find_stores
+
+
+def configure_kill(parser: argparse.ArgumentParser) -> None:
+    add_selectors(parser)
+    parser.add_argument("--tree", action="store_true", help="and all their descendants")
+    _add_how(parser)
+
+
+def _add_how(parser: argparse.ArgumentParser) -> None:
+    """Add what `csa kill` takes as well."""
+    parser.add_argument("--force", action="store_true", help="do not ask the supervisors first; the turns are lost")
+    parser.add_argument(
+        "--timeout", type=float, default=GRACE_S, metavar="S", help=f"how long to let them end (default: {GRACE_S:g})"
+    )
+    parser.add_argument("--json", action="store_true", help="print an array of objects")
+
+
+def execute_kill(arguments: argparse.Namespace) -> int:
+    """End what runs in sessions: the tool, and everything it has started.
+
+    The supervisor of each turn is asked to end it, which it does as for Ctrl-C: the outcome is written, the session can
+    be resumed. One that does not react within the grace, or at once with --force, is killed; the turn is then lost. A
+    line is printed for each session when nothing of it is left.
+
+    Exits 0 when nothing of them runs any more, also when nothing did; 1 when something cannot be ended; 5 when an agent
+    would end its own session, or one that it works for; 6 when with --tree a directory cannot be listed, so that nobody
+    knows whether a descendant runs there.
+    """
+    _check_timeout(arguments)
+    sessions = find_all(arguments, acts=True)
+    setting = sessions[0].setting
+    for session in sessions:
+        refuse_own_lineage(setting.caller, session.session_id, verb="kill")
+    unlistable = Unlistable()
+    end = partial(end_trees, on_fault=unlistable.note) if arguments.tree else end_sessions
+    words = who_asks("session kill", setting.environ)
+    targets = [session.target for session in sessions]
+    found = end(targets, words=words, grace_s=arguments.timeout, force=arguments.force)
+    return _report_kills(_note_kills(setting, "session kill", found), arguments, unlistable)
+
+
+def _check_timeout(arguments: argparse.Namespace) -> None:
+    if not 0 <= arguments.timeout < float("inf"):
+        raise UsageError("--timeout takes a number of seconds, from 0 up.")
+
+
+def _note_kills(setting: Setting, command: str, found: Iterable[KillResult]) -> Iterator[KillResult]:
+    """Note what was ended in audit.jsonl of its project, as it comes."""
+    for ended in found:
+        if ended.outcome == "killed":
+            store = Store(setting.store.root, Path(ended.project))
+            loss = record_act(setting, command, ended.session_id, store=store, what="killed", forced=ended.forced)
+            warn([loss] if loss else [])
+        yield ended
+
+
+def _report_kills(found: Iterable[KillResult], arguments: argparse.Namespace, unlistable: Unlistable) -> int:
+    """Print what came of each session as it comes, and where more may run; return the exit code."""
+    seen: list[KillResult] = []
+    for ended in found:
+        seen.append(ended)
+        if ended.error is not None:
+            print_problem(ended.error.message, hint=ended.error.hint)
+        elif not arguments.json:
+            print(_kill_in_words(ended), flush=True)
+    if arguments.json:
+        print_json([ended.to_json() for ended in seen])
+    code = unlistable.report(hint="what runs there goes on; end it as the user to whom it belongs")
+    return next((ended.error.exit_code for ended in seen if ended.error), code)
+
+
+def _kill_in_words(ended: KillResult) -> str:
+    if ended.outcome == "not_running":
+        return f"{ended.session_id}: not running ({ended.status})"
+    known = one_line(f"{ended.tool}, turn {ended.turn}") if ended.tool else "unknown tool"
+    now = "another turn runs" if ended.status == "running" else ended.status
+    how = "; its supervisor was killed too" if ended.forced else ""
+    return f"{ended.session_id}: {Style(sys.stdout)('ended', 'yellow')} ({known}): {now}{how}"
+
+
+def configure_kill_all(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--all", action="store_true", help="say that everything is meant")
+    parser.add_argument("-y", "--yes", action="store_true", help="do not ask")
+    _add_how(parser)
+
+
+def execute_kill_all(arguments: argparse.Namespace) -> int:
+    """End everything that runs below the state root, in all projects: each session's tool and all it has started.
+
+    On a terminal csa asks first; elsewhere --yes is needed. The sessions stay, and can be resumed. An agent may not do
+    this, since it would end its own session too. Single sessions: csa session kill.
+
+    Exits 6 when a session's lock, or a directory in which sessions may be, cannot be read, so that nobody knows whether
+    something runs there; all others have been ended then.
+    """
+    _check_timeout(arguments)
+    if not arguments.all:
+        raise UsageError("What is to be killed?", hint="csa kill --all, or csa session kill -s SESSION")
+    root = Path(state_root(os.environ))
+    caller = find_caller(os.environ, root)
+    if caller is not None:
+        raise RefusedError(
+            f"An agent cannot kill everything: session {caller.session_id} runs too.",
+            hint="csa session kill -s SESSION, for each that it has started",
+        )
+    words = who_asks("kill --all", os.environ)
+    unlistable = Unlistable()
+    states = [(target, probe(target[0].paths(target[1]))) for target in _all_targets(root, unlistable)]
+    running = [target for target, liveness in states if liveness.state == "alive"]
+    if not running and not unlistable.faults and not any(liveness.fault for _, liveness in states):
+        print_json([]) if arguments.json else print("Nothing runs")
+        return 0
+    if running and not arguments.yes and not _is_confirmed(running):
+        return 1
+    found = end_all(
+        lambda: _all_targets(root, unlistable), words=words, grace_s=arguments.timeout, force=arguments.force
+    )
+    return _report_kills(_note_kills(open_client().setting, "kill", found), arguments, unlistable)
+
+
+def _all_targets(root: Path, unlistable: Unlistable) -> list[Target]:
+    """Return all sessions, oldest first: parents before their children."""
+    stores = find_stores(root, on_fault=unlistable.note)
+    found = [(store, session_id) for store in stores for session_id in store.ids()]
+    return sorted(found, key=lambda target: target[1])
+
+
+def _is_confirmed(running: list[Target]) -> bool:
+    projects = {store.project for store, _ in running}
+    what = f"{count_of(len(running), 'session')} in {count_of(len(projects), 'project')}"
+    if not sys.stdin.isatty():
+        raise UsageError(f"This would end {what}.", hint="csa kill --all --yes")
+    print(f"End {what}? [y/N] ", end="", file=sys.stderr, flush=True)
+    return sys.stdin.readline().strip().lower() in {"y", "yes"}

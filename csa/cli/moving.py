@@ -1,0 +1,270 @@
+"""Sessions that come from elsewhere, or go there: archives, documents, and a project that has moved."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import IO
+
+from csa.cli.conversation_formats import FORMATS, Document
+from csa.cli.output import count_of, one_line, print_json, printable, text_for, warn
+from csa.cli.selecting import Unlistable, add_selector, open_client
+from csa.errors import NotFoundError, StateError, UsageError
+from csa.runner.client import Csa
+from csa.runner.sessions.acting import record_act
+from csa.runner.sessions.adoption import adopt_project
+from csa.runner.sessions.exporting import (
+    Skipped,
+    check_exportable,
+    choose_sessions,
+    read_messages,
+    session_to_json,
+    write_archive,
+)
+from csa.runner.sessions.importing import Imported, import_archive
+from csa.runner.sessions.listing import SessionInfo
+from csa.store.atomic import sync_file
+
+ARCHIVE = "archive"
+_BACK = "to have it: csa session restore -s"
+
+
+def configure_export(parser: argparse.ArgumentParser) -> None:
+    add_selector(parser)
+    parser.add_argument("--tree", action="store_true", help="with all sessions below it")
+    parser.add_argument("--all", action="store_true", help="all sessions of the project")
+    parser.add_argument(
+        "--format", choices=(ARCHIVE, *FORMATS), default=ARCHIVE, help="what to write (default: archive)"
+    )
+    parser.add_argument("-o", "--output", metavar="FILE", help="write to FILE instead of stdout, which is also `-`")
+    parser.add_argument("--json", action="store_true", help="with -o: print what was written, as an object")
+    parser.add_argument(
+        "--skip-corrupted",
+        action="store_true",
+        help="leave out damaged sessions and lines, and what cannot be listed, instead of giving up",
+    )
+    parser.add_argument(
+        "--skip-running", action="store_true", help="leave out sessions that run, or may, instead of giving up"
+    )
+
+
+def execute_export(arguments: argparse.Namespace) -> int:
+    """Write sessions to stdout, or to a file: as an archive that `csa session import` takes in, or for reading.
+
+    The archive (a gzipped tar) holds the records and what agents have left in the output, redacted once more with the
+    secrets of the present environment. It is refused while a session in it runs. With --tree it holds the sessions
+    below as well, also those of other projects. Links, files of more than 4 GiB, and with --all sessions that were
+    deleted, are left out and named on stderr; that is no failure. A backup while agents work: --all --skip-running.
+
+    For reading there are md, json, html, and jsonl: a message a line.
+    """
+    if arguments.output == "-":
+        arguments.output = None
+    if arguments.json and arguments.output is None:
+        raise UsageError(
+            "--json says what was written to a file; stdout is the archive, or what --format asks for.",
+            hint="--json -o FILE, or --format json",
+        )
+    client, selector = open_client(), _selector_or_all(arguments)
+    unlistable = Unlistable()
+    infos = (
+        choose_sessions(client.session(selector, retired=True), with_tree=arguments.tree, on_fault=unlistable.note)
+        if selector is not None
+        else client.sessions()[::-1]
+    )
+    left_out = [Skipped(str(fault.path), fault.problem) for fault in unlistable.faults.values()]
+    if arguments.all:
+        left_out += [Skipped(each, f"it was deleted; {_BACK} {each}") for each in client.store.retired_ids()]
+    is_archive = arguments.format == ARCHIVE
+    if is_archive and arguments.output is None and sys.stdout.isatty():
+        raise UsageError("An archive is not written to a terminal.", hint="csa session export ... -o FILE")
+    if is_archive:
+        if unlistable.faults and not arguments.skip_corrupted:
+            fault = next(iter(unlistable.faults.values()))
+            raise StateError(fault.path, fault.problem, hint="--skip-corrupted leaves out what is there")
+        skips = {"skip_corrupted": arguments.skip_corrupted, "skip_running": arguments.skip_running}
+        kept, skipped = check_exportable(infos, **skips)
+        more = _write_output(arguments.output, lambda stream: write_archive(client.setting, kept, stream, **skips))
+        left = {item.what for item in more}  # what has begun to run in this moment
+        written = [info.session_id for info in kept if info.session_id not in left]
+        _report_export(arguments, written, [*left_out, *skipped, *more])
+    else:
+        readable = [info for info in infos if info.record.fault is None]
+        _write_output(arguments.output, lambda stream: _write_documents(client, readable, arguments.format, stream))
+        skipped = [Skipped(i.session_id, i.record.fault.message) for i in infos if i.record.fault]
+        _report_export(arguments, [info.session_id for info in readable], [*left_out, *skipped])
+    return 0
+
+
+def _selector_or_all(arguments: argparse.Namespace) -> str | None:
+    """Return the session that is named; None for all."""
+    given = [text for text in (arguments.session, arguments.session_option) if text is not None]
+    if len(given) + arguments.all != 1:
+        raise UsageError("Name one session, or --all.", hint="csa session list")
+    if arguments.all and arguments.tree:
+        raise UsageError("--tree goes with one session; --all has them all.")
+    return given[0] if given else None
+
+
+def _write_documents(client: Csa, infos: Sequence[SessionInfo], kind: str, stream: IO[bytes]) -> list[Skipped]:
+    for part in FORMATS[kind](_documents(client, infos)):
+        stream.write(text_for(stream, part).encode("utf-8", "backslashreplace") + b"\n")
+    return []
+
+
+def _documents(client: Csa, infos: Sequence[SessionInfo]) -> Iterator[Document]:
+    for info in infos:
+        about = session_to_json(client.setting, info)
+        yield Document(info.session_id, about, read_messages(client.setting, info))
+
+
+def _write_output(output: str | None, write: Callable[[IO[bytes]], list[Skipped]]) -> list[Skipped]:
+    """Write to stdout, or to a file, which appears, or replaces an old one, only when it is whole.
+
+    A link stays, and what it leads to is replaced. A device, a pipe, or what only a descriptor still names is written
+    to as it is.
+    """
+    if output is None:
+        sys.stdout.flush()
+        skipped = write(sys.stdout.buffer)
+        sys.stdout.buffer.flush()
+        return skipped
+    target = Path(os.path.realpath(output))
+    if target.is_dir():
+        raise UsageError(f"{output} is a directory.")
+    if os.path.exists(output) and not target.is_file():
+        with open(output, "wb", opener=_open_existing) as file:
+            return write(file)
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "xb", opener=_private) as file:
+            skipped = write(file)
+            file.flush()
+            sync_file(file.fileno())
+        temporary.replace(target)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return skipped
+
+
+def _open_existing(path: str, flags: int) -> int:
+    return os.open(path, flags & ~os.O_CREAT | os.O_CLOEXEC)
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_CLOEXEC, 0o600)
+
+
+def _report_export(arguments: argparse.Namespace, written: Sequence[str], skipped: Sequence[Skipped]) -> None:
+    if arguments.json:
+        path = Path(arguments.output).absolute()
+        left_out = [{"what": item.what, "why": item.why} for item in skipped]
+        facts = {"file": str(path), "format": arguments.format, "bytes": path.stat().st_size}
+        print_json({**facts, "sessions": list(written), "left_out": left_out})
+        return
+    for item in skipped:
+        print(f"left out: {printable(f'{item.what}: {item.why}')}", file=sys.stderr)
+
+
+def configure_import(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("archive", metavar="FILE", help="the archive; `-` reads it from stdin")
+    parser.add_argument("--new-ids", action="store_true", help="make copies with ids of their own")
+    parser.add_argument("--json", action="store_true", help="print an array of objects")
+
+
+def execute_import(arguments: argparse.Namespace) -> int:
+    """Take the sessions of an archive, as `csa session export` writes it, into this project.
+
+    They keep their ids, and nothing that is there is overwritten: when a session of one of the ids exists, nothing is
+    imported. With --new-ids copies are made, in which the ids are replaced consistently. Each imported session's id is
+    printed.
+
+    Exits 2 when a session of one of the ids exists, 6 when the archive or a record in it is damaged.
+
+    A copy, or a session that another project here has as well, begins conversations of its own: its next turn is told
+    what was said, as the tool's own conversation belongs to the other one.
+    """
+    setting = open_client().setting
+    if arguments.archive == "-":
+        if sys.stdin.isatty():
+            raise UsageError("An archive is not read from a terminal.", hint="csa session import FILE")
+        imported = import_archive(setting, sys.stdin.buffer, new_ids=arguments.new_ids)
+    else:
+        with _open_archive(arguments.archive) as file:
+            imported = import_archive(setting, file, new_ids=arguments.new_ids)
+    for item in imported:
+        loss = record_act(setting, "session import", item.session_id, what="imported", old_id=item.old_id)
+        warn([loss] if loss else [])
+    if arguments.json:
+        print_json([_imported_to_json(item) for item in imported])
+        return 0
+    for item in imported:
+        print(f"{item.session_id}  {one_line(item.description)}")
+        if item.dropped_name:
+            name = one_line(item.dropped_name)
+            print(f"{item.session_id} lost its name '{name}', which another session has", file=sys.stderr)
+    return 0
+
+
+def _open_archive(path: str) -> IO[bytes]:
+    try:
+        return Path(path).open("rb")
+    except FileNotFoundError as error:
+        raise NotFoundError(f"There is no file {path}.") from error
+
+
+def _imported_to_json(item: Imported) -> dict[str, object]:
+    return {
+        "id": item.session_id,
+        "old_id": item.old_id,
+        "description": item.description,
+        "dropped_name": item.dropped_name,
+        "is_copy": item.is_copy,
+    }
+
+
+EXIT_LEFT = 4
+
+
+def configure_adopt(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("old", metavar="DIR", help="where the project was")
+    parser.add_argument("-f", "--force", action="store_true", help="also if that directory is still there")
+    parser.add_argument("--dry-run", action="store_true", help="say what would be moved; change nothing")
+    parser.add_argument("--json", action="store_true", help="print an object")
+
+
+def execute_adopt(arguments: argparse.Namespace) -> int:
+    """Take over the sessions of a project whose directory has moved to here.
+
+    Sessions belong to a project by its path. After `mv old new`, `cd new; csa session adopt ../old` moves them, retired
+    ones too, and tells them and their tools' conversations where the project is now. What runs, is damaged, or exists
+    here already stays behind and is named. Done again, it goes on where it was cut off.
+
+    Exits 3 when there are no sessions of that directory, 4 when some had to stay behind, and 5 when the directory is
+    still there (--force takes its sessions nevertheless).
+    """
+    client = open_client()
+    adoption = adopt_project(client.setting, arguments.old, force=arguments.force, dry_run=arguments.dry_run)
+    if arguments.json:
+        print_json(
+            {
+                "dry_run": arguments.dry_run,
+                "old_project": str(adoption.old),
+                "project": str(client.store.project),
+                "moved": adoption.moved,
+                "left": [{"session_id": session_id, "why": why} for session_id, why in adoption.left],
+                "renamed": [{"session_id": session_id, "name": name} for session_id, name in adoption.renamed],
+            }
+        )
+    else:
+        verb = "would adopt" if arguments.dry_run else "adopted"
+        for session_id in adoption.moved:
+            print(f"{verb} {session_id}")
+        print(f"{verb} {count_of(len(adoption.moved), 'session')} of {adoption.old}")
+    warn(f"{session_id} stays behind: {why}" for session_id, why in adoption.left)
+    warn(f"{session_id} is no longer called {name}: a session here is" for session_id, name in adoption.renamed)
+    warn(adoption.warnings)
+    return EXIT_LEFT if adoption.left else 0

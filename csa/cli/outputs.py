@@ -1,0 +1,170 @@
+"""What agents have left: what happened, event by event, and their files."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+from csa.cli.event_lines import EventPrinter, join_chunks, print_file, print_transcript, select_events
+from csa.cli.output import Style, one_line, print_json, text_for
+from csa.cli.reads import find_to_read
+from csa.cli.selecting import add_selector, find_one
+from csa.cli.signs import about_sessions, signs_of_life
+from csa.errors import NotFoundError, UsageError
+from csa.model.state import format_time
+from csa.paths import SessionPaths
+from csa.runner.caller import refuse_endless_wait
+from csa.store.artifacts import Artifact, copy_artifacts, find_artifacts
+from csa.store.following import follow
+from csa.store.sessions import format_age
+
+_LOOK_S = 0.05
+
+
+def configure_logs(parser: argparse.ArgumentParser) -> None:
+    add_selector(parser)
+    parser.add_argument("--tail", type=int, metavar="N", help="only the last N events, or lines")
+    parser.add_argument("-f", "--follow", action="store_true", help="go on until the turn has ended")
+    parser.add_argument("--turn", type=int, metavar="N", help="only turn N")
+    kinds = parser.add_mutually_exclusive_group()
+    kinds.add_argument("--events", action="store_true", help="print the events as JSON lines")
+    kinds.add_argument("--json", action="store_true", help="the same")
+    kinds.add_argument("--raw", action="store_true", help="print what the tool wrote to its standard output")
+    kinds.add_argument("--system", action="store_true", help="print what the turn's supervisor wrote")
+
+
+def execute_logs(arguments: argparse.Namespace) -> int:
+    """Print what happened in a session, event by event.
+
+    Each line has the time, the turn and what happened. With --events, the transcript's own lines, which are JSON. With
+    --raw what the tool wrote to its standard output, and with --system what csa noted of the turn, both of the last
+    turn unless --turn says otherwise. With --follow it goes on with what happens, until the turn that runs has ended.
+    All of it is redacted.
+    """
+    if arguments.tail is not None and arguments.tail < 0:
+        raise UsageError("--tail takes a number from 0 up.")
+    session = find_to_read(arguments, "session logs")
+    paths = session.files
+    if arguments.follow:
+        refuse_endless_wait(session.setting.caller, session.session_id, verb="follow")
+        with signs_of_life(session.setting.caller) as signs:
+            signs.about(about_sessions([session.target]))
+            _follow_events(paths, arguments)
+        return 0
+    if arguments.raw or arguments.system:
+        log = _find_log(paths, arguments.turn, "stdout.log" if arguments.raw else "supervisor.log")
+        print_file(log, tail=arguments.tail, is_stamped=not arguments.raw)
+        return 0
+    count = _print_transcript(paths, arguments)
+    if arguments.turn is not None and not count and arguments.tail != 0:
+        raise NotFoundError(f"Session {paths.root.name} has no turn {arguments.turn}.")
+    return 0
+
+
+def _follow_events(paths: SessionPaths, arguments: argparse.Namespace) -> None:
+    """Print what there is, and what comes; that is printed at once, also in a pipe."""
+    if arguments.raw or arguments.system or arguments.turn is not None:
+        raise UsageError(
+            "--follow shows the events of the session as they come.", hint="leave out --turn, --raw, --system"
+        )
+    printer = EventPrinter()
+    for look in follow(paths, tail=arguments.tail):
+        for event in look:
+            if arguments.json or arguments.events:
+                print_json(event.to_dict())
+            else:
+                printer.print(event)
+        sys.stdout.flush()
+        time.sleep(_LOOK_S)
+
+
+def _print_transcript(paths: SessionPaths, arguments: argparse.Namespace) -> int:
+    """Print the events; return how many there were."""
+    if arguments.json or arguments.events:
+        return print_transcript(paths.transcript, tail=arguments.tail, turn=arguments.turn)
+    printer, count = EventPrinter(), 0
+    for event in join_chunks(select_events(paths.transcript, tail=arguments.tail, turn=arguments.turn)):
+        printer.print(event)
+        count += 1
+    return count
+
+
+def _find_log(paths: SessionPaths, turn: int | None, name: str) -> Path:
+    """Return a log of a turn; of the last one that has begun where none is given."""
+    if turn is None:
+        turn = max((int(path.name[5:]) for path in paths.output.glob("turn-*") if path.name[5:].isdigit()), default=0)
+    if not turn or not paths.turn_output(turn).is_dir():
+        raise NotFoundError(f"Session {paths.root.name} has {f'no turn {turn}' if turn else 'not run yet'}.")
+    path = paths.turn_output(turn) / name
+    if path.is_file():
+        return path
+    raise NotFoundError(f"Turn {turn} of session {paths.root.name} has no {name}.")
+
+
+_KIB = 1024
+
+
+def configure_artifacts(parser: argparse.ArgumentParser) -> None:
+    add_selector(parser)
+    parser.add_argument("--turn", type=int, metavar="N", help="only those of turn N")
+    parser.add_argument("--copy-to", metavar="DIR", help="copy them into DIR")
+    parser.add_argument("--json", action="store_true", help="print an array of objects")
+
+
+def execute_artifacts(arguments: argparse.Namespace) -> int:
+    """List the files that agents have left in a session's output, csa's own apart; or copy them somewhere.
+
+    In a pipe each line is the path of a file. Copies keep their names below output/; nothing is ever overwritten, and
+    links that lead out of the output are refused.
+    """
+    paths = find_one(arguments, retired=True).files
+    artifacts = find_artifacts(paths, turn=arguments.turn)
+    copies: list[Path] = []
+    if arguments.copy_to is not None:
+        copies = copy_artifacts(artifacts, Path(arguments.copy_to).absolute())
+    if arguments.json:
+        targets = [{"copied_to": str(path)} for path in copies] or [{} for _ in artifacts]
+        print_json([{**_artifact_to_json(item), **target} for item, target in zip(artifacts, targets, strict=True)])
+    elif copies:
+        print("\n".join(text_for(sys.stdout, str(path)) for path in copies))
+    else:
+        _print_artifacts(artifacts)
+    return 0
+
+
+def _print_artifacts(artifacts: Sequence[Artifact]) -> None:
+    if not artifacts:
+        print("no artifacts", file=sys.stderr)
+        return
+    if not sys.stdout.isatty():
+        print("\n".join(str(item.path) for item in artifacts))
+        return
+    style, now = Style(sys.stdout), datetime.now(UTC)
+    for item in artifacts:
+        numbers = f"{human_bytes(item.size_bytes):>6} {format_age(now, item.modified_at):>4}"
+        out = style(f"  (leads to {one_line(str(item.path.readlink()))})", "yellow") if item.leads_out else ""
+        print(f"{style(numbers, 'dim')}  {one_line(item.name)}{out}")
+
+
+def _artifact_to_json(item: Artifact) -> dict[str, object]:
+    return {
+        "path": str(item.path),
+        "name": item.name,
+        "turn": item.turn,
+        "size_bytes": item.size_bytes,
+        "modified_at": format_time(item.modified_at),
+        "leads_out": item.leads_out,
+    }
+
+
+def human_bytes(count: float) -> str:
+    """Render a size in at most six characters: 512B, 3.4K, 120M, 1.0G."""
+    for unit in ("B", "K", "M", "G"):
+        if count < _KIB or unit == "G":
+            break
+        count /= _KIB
+    return f"{count:.0f}{unit}" if unit == "B" or count >= 100 else f"{count:.1f}{unit}"  # noqa: PLR2004  # three digits

@@ -1,0 +1,154 @@
+"""The records of sessions: whether they are whole, and what git keeps of them."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from csa.cli.output import Style, count_of, cut, lossy, one_line, print_json, terminal_width, warn
+from csa.cli.selecting import add_selector, find_one, open_client
+from csa.cli.session_checkpoints import to_json
+from csa.errors import StateError
+from csa.model.clock import local_clock
+from csa.runner.sessions.acting import record_act
+from csa.runner.sessions.history import session_log
+from csa.runner.sessions.repairing import repair_session
+from csa.runner.turns.checkpointing import checkpoint_session
+from csa.store.checking import check_names, check_session
+
+_STYLES = {"error": "red", "warning": "yellow", "info": "dim"}
+
+
+def configure_validate(parser: argparse.ArgumentParser) -> None:
+    add_selector(parser)
+    parser.add_argument("--json", action="store_true", help="print an array of objects")
+
+
+def execute_validate(arguments: argparse.Namespace) -> int:
+    """Say what is wrong with the records of sessions: of one, or of all of the project.
+
+    Looks at the state, every line of the transcript, the result, the layout, who may read the files, the names, and the
+    parents. Changes nothing. An error is damage (`csa session repair` may mend it), a warning may become one.
+
+    Exits 0 when there is no error, and 6 when there is.
+    """
+    is_one = arguments.session is not None or arguments.session_option is not None
+    one = find_one(arguments, retired=True) if is_one else None
+    store = one.store if one else open_client().store
+    ids = [one.session_id] if one else store.ids()
+    problems = [problem for session_id in ids for problem in check_session(store, store.find(session_id))]
+    problems += [problem for problem in check_names(store) if not is_one or problem.session_id == ids[0]]
+    if arguments.json:
+        print_json([problem.to_json() for problem in problems])
+    else:
+        style = Style(sys.stdout)
+        for problem in problems:
+            print(f"{style(problem.severity, _STYLES[problem.severity])}: {one_line(str(problem))}")
+    damaged = dict.fromkeys(problem.session_id for problem in problems if problem.severity == "error")
+    if not arguments.json:
+        print(f"{count_of(len(ids), 'session')} checked, {len(damaged)} damaged")
+    if damaged and not arguments.json:
+        with lossy(sys.stderr):
+            print(f"hint: csa session repair --dry-run -s {next(iter(damaged))}", file=sys.stderr)
+    return StateError.exit_code if damaged else 0
+
+
+def configure_repair(parser: argparse.ArgumentParser) -> None:
+    add_selector(parser)
+    parser.add_argument("--steal", action="store_true", help="free it, though another machine may still run it")
+    parser.add_argument("--dry-run", action="store_true", help="say what would be done; change nothing")
+    parser.add_argument("--json", action="store_true", help="print an object")
+
+
+def execute_repair(arguments: argparse.Namespace) -> int:
+    """Mend what can safely be mended in a session's record, and say what was done.
+
+    That is: a last line of the transcript that was cut off is dropped; a state.toml that cannot be read is made anew
+    from the transcript, and the old file kept beside it; one that lacks what the end of the last turn tells, and an end
+    that only result.toml tells, are brought up to date; a result.toml that is not what the transcript says is written
+    anew, and so is a final.md that is missing, from what was said last. Nothing else is touched. A session that runs is
+    refused.
+
+    --steal takes a session that another machine ran and that is not known to have ended: on a shared disk, or in a copy
+    of a store. Only you can know that it does not run there any more; if it does, its turn ends as soon as that is
+    noticed.
+
+    Exits 0 when nothing is damaged any more, and 6 when something is.
+    """
+    session = find_one(arguments, retired=True, acts=not arguments.dry_run)
+    repair = repair_session(session, dry_run=arguments.dry_run, steal=arguments.steal)
+    if arguments.json:
+        left = [problem.to_json() for problem in repair.left]
+        print_json({"session_id": repair.session_id, "dry_run": arguments.dry_run, "done": repair.done, "left": left})
+    else:
+        for done in repair.done:
+            print(f"{'would mend' if arguments.dry_run else 'mended'} {one_line(done)}")
+        if not repair.done:
+            print("Nothing to mend")
+    warn(repair.losses)
+    if not arguments.json:
+        words = "cannot be mended" if arguments.dry_run else "still wrong"
+        warn(f"{words}: {problem}" for problem in repair.left)
+    return StateError.exit_code if repair.left else 0
+
+
+def configure_checkpoint(parser: argparse.ArgumentParser) -> None:
+    add_selector(parser)
+    parser.add_argument("--label", metavar="TEXT", help="what the checkpoint is of")
+    parser.add_argument("--json", action="store_true", help="print an object")
+
+
+def execute_checkpoint(arguments: argparse.Namespace) -> int:
+    """Put a session on record: its state.toml, its result.toml and the digest of its transcript become a commit.
+
+    The commit is in csa's own repository (audit.git in the project's store), on a ref of the session, with a git note
+    bound to it. The project's own repository is not touched. Prints the commit. A running session can be put on record
+    too.
+    """
+    session = find_one(arguments, acts=True)
+    made, losses = checkpoint_session(session, label=arguments.label)
+    loss = record_act(
+        session.setting, "session checkpoint", session.session_id, what="checkpointed", commit=made.commit
+    )
+    warn([*losses, *([loss] if loss else [])])
+    if arguments.json:
+        print_json(to_json(made))
+    else:
+        print(made.commit)
+    return 0
+
+
+_COLOURS = {"commit": "yellow", "checkpoint": "cyan", "head": "dim"}
+_SHOWN = 12  # characters of a commit's name
+
+
+def configure_log(parser: argparse.ArgumentParser) -> None:
+    add_selector(parser)
+    parser.add_argument("--json", action="store_true", help="print an array of objects")
+
+
+def execute_log(arguments: argparse.Namespace) -> int:
+    """Print the git history of a session, newest first: its checkpoints, and the project's commits made during its
+    turns.
+
+    The commits are those between the heads that csa saw before and after each turn; what others committed meanwhile is
+    among them. Works without a repository, where there are only checkpoints.
+    """
+    session = find_one(arguments, retired=True)
+    refusals: dict[str, None] = {}  # each is said once
+    entries = session_log(session, on_refusal=refusals.setdefault)
+    warn(refusals)
+    if arguments.json:
+        print_json([entry.to_json() for entry in entries])
+        return 0
+    style, width = Style(sys.stdout), terminal_width(sys.stdout)
+    for entry in entries:
+        name = entry.commit[:_SHOWN] if width else entry.commit
+        clock = local_clock(entry.at)
+        head = f"{style(name, _COLOURS[entry.kind])}  {clock}  turn {entry.turn:<3} "
+        text = f"{entry.kind}: {one_line(entry.subject)}" if entry.kind != "commit" else one_line(entry.subject)
+        print(head + cut(text, width and width - len(name) - 2 - len(clock) - 2 - 9))
+    if not entries:
+        print("Nothing in the git history of this session yet")
+        print(f"hint: csa session checkpoint --session {session.session_id} makes a checkpoint", file=sys.stderr)
+    return 0
