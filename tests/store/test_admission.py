@@ -23,10 +23,10 @@ from csa.runner.turns.planning import plan_turn
 from csa.store.held import build_session, open_session
 from csa.store.locks import is_locked
 from csa.store.sessions import Store
-from csa.store.slots import Holder, running_turns, take_slot
+from csa.store.slots import SlotHolder, running_turns, take_slot
 from csa.store.trees import open_tree
 from csa.structs import replace
-from tests.store.support import IDS, NOON, finished_session
+from tests.store.support import IDS, NOON, PLAIN, finished_session
 
 ROOT, CHILD, NEW, OTHER = IDS[:4]
 
@@ -64,7 +64,7 @@ def plan_inside(store: Store, session_id: str) -> TurnPlan:
 
 def change(store: Store, session_id: str, **changes: Any) -> None:
     """Change a session's record, as its next turn does from outside of any session."""
-    with open_session(store, session_id, errand="change") as held:
+    with open_session(store, session_id, PLAIN, errand="change") as held:
         held.save(replace(held.state, **changes))
 
 
@@ -75,7 +75,7 @@ def tighten(store: Store, session_id: str, limits: Limits) -> None:
 @contextmanager
 def running(store: Store, session_id: str) -> Iterator[None]:
     """Have a turn of a session run: its lock and a slot are held."""
-    with open_session(store, session_id), take_slot(store.root, Holder(session_id, "codex"), Limits()):
+    with open_session(store, session_id, PLAIN), take_slot(store.root, SlotHolder(session_id, "codex"), Limits()):
         yield
 
 
@@ -172,7 +172,7 @@ def test_a_new_root_has_no_tree_to_look_at(family: Store) -> None:
     change(family, ROOT, limits=Limits(max_tree_sessions=1), budget=Budget(tokens=1), usage=Usage(5))
     plan = plan_at(family)
     with open_admission(family, plan) as admission:
-        held = build_session(family, plan.state, tool="codex")
+        held = build_session(family, plan.state, PLAIN, tool="codex")
         admission.admit(held)
         assert held.slot is not None
         held.close()
@@ -200,7 +200,7 @@ def test_a_child_that_begins_is_a_member_of_its_tree(family: Store) -> None:
     change(family, ROOT, limits=Limits(max_tree_sessions=3))
     plan = plan_inside(family, CHILD)
     with open_admission(family, plan) as admission:
-        held = build_session(family, plan.state, tool="codex")
+        held = build_session(family, plan.state, PLAIN, tool="codex")
         admission.admit(held)
     with held:
         with pytest.raises(RefusedError, match="has 3 sessions"):
