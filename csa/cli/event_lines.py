@@ -6,6 +6,7 @@ import os
 import sys
 from collections import deque
 from collections.abc import Iterable, Iterator
+from itertools import islice
 from pathlib import Path
 
 from csa.cli.describe import describe
@@ -40,7 +41,7 @@ def select_events(transcript: Path, *, tail: int | None, turn: int | None) -> It
     if tail is None:
         yield from (event for event in read_events(transcript) if turn in {None, event.turn})
         return
-    yield from reversed(list(_newest(_of_turn(read_events_backwards(transcript), turn), tail)))
+    yield from reversed(list(islice(_of_turn(read_events_backwards(transcript), turn), tail)))
 
 
 def join_chunks(events: Iterable[Event]) -> Iterator[Event]:
@@ -67,10 +68,6 @@ def _of_turn(backwards: Iterable[Event], turn: int | None) -> Iterator[Event]:
             return
         if turn in {None, event.turn}:
             yield event
-
-
-def _newest(events: Iterable[Event], count: int) -> Iterator[Event]:
-    return (event for event, _ in zip(events, range(count), strict=False))
 
 
 def print_transcript(transcript: Path, *, tail: int | None, turn: int | None) -> int:

@@ -23,8 +23,8 @@ from csa.runner.sessions.exporting import (
     write_archive,
 )
 from csa.runner.sessions.importing import Imported, import_archive
-from csa.runner.sessions.listing import SessionInfo
 from csa.store.atomic import sync_file
+from csa.store.shown import SessionInfo
 
 TYPE_CHECKING = False  # see csa/structs.py
 if TYPE_CHECKING:

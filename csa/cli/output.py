@@ -12,6 +12,7 @@ from csa.ids import is_session_id
 TYPE_CHECKING = False  # see csa/structs.py
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from pathlib import Path
     from typing import IO, Any
 
 _INFINITY = float("inf")
@@ -246,6 +247,13 @@ def cut(text: str, width: int | None) -> str:
             break
         kept.append(character)
     return "".join(kept) + "…"
+
+
+def shorten(path: Path | str, user_home: Path) -> str:
+    """Render a path as a shell prompt does, with `~` for the home directory."""
+    shown, above = str(path), str(user_home)
+    is_inside = above != "/" and f"{shown}/".startswith(f"{above}/")
+    return one_line(f"~{shown[len(above) :]}" if is_inside else shown)
 
 
 def cut_behind(head: str, text: str, width: int | None) -> str:

@@ -11,8 +11,7 @@ import sys
 from typing import Any
 
 from csa.cli.output import Style, cut_behind, one_line, print_json, printable, terminal_width
-from csa.cli.selecting import open_client
-from csa.errors import UsageError
+from csa.cli.selecting import open_client, selected_if_any
 from csa.model.clock import from_timestamp, local_clock
 from csa.model.state import format_time
 
@@ -76,12 +75,9 @@ def to_json(checkpoint: Checkpoint, verdict: Verdict | None = None) -> dict[str,
 
 def _chosen(client: Csa, arguments: argparse.Namespace) -> tuple[str | None, Setting]:
     """Return the session that is named, if one is, and the setting of its project, else of this one."""
-    given = [text for text in (arguments.session, arguments.session_option) if text is not None]
-    if len(given) > 1:
-        raise UsageError("Name the session once.", hint="csa session list")
-    if not given:
+    if (selector := selected_if_any(arguments)) is None:
         return None, client.setting
-    session = client.session(given[0], retired=True)
+    session = client.session(selector, retired=True)
     return session.session_id, session.setting
 
 

@@ -24,7 +24,6 @@ from csa.errors import UsageError
 from csa.model.events import Event
 from csa.model.result import SIGNAL_EXITS, RunResult, result_from_event
 from csa.model.state import parse_time
-from csa.model.usage import Usage
 from csa.runner.caller import refuse_endless_wait, refuse_own_lineage
 from csa.runner.client import Csa
 from csa.runner.session import Session, follow_resumed
@@ -237,17 +236,15 @@ def _follow(client: Csa, session: Session, owner: Owner, seen: _Seen, *, quiet: 
 
     from csa.cli.progress import Subject, make_progress  # noqa: PLC0415  # as above
 
-    state, session_id = session.record.state, session.session_id
     since = parse_time(owner.since)
+    turn = f"turn {owner.turn}, {owner.tool} (since {owner.since_clock})"
     subject = Subject(
-        session_id=session_id,
+        record=session.record,
         turn=owner.turn,
-        headline=f"csa: attached to session {session_id}, turn {owner.turn}, {owner.tool} (since {owner.since_clock})",
+        headline=f"csa: attached to session {session.session_id}, {turn}",
         tool=owner.tool,
-        project=str(session.project),
         is_new=False,
         started_at=since.timestamp() if since else time.time(),
-        usage=state.usage if state else Usage(),
     )
     looks = follow(session.paths, tail=_SHOWN_BEFORE)
     events = (filter(lambda event: event.turn >= owner.turn, look) for look in looks)

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from csa.ids import is_session_id, renew_session_id
-from csa.model.rollup import Rollup, merge_spans
+from csa.model.genealogy import Rollup, merge_spans
 from csa.model.statistics import percentile
 from csa.model.timespan import parse_moment, parse_span
 from csa.model.usage import Usage
