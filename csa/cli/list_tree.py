@@ -134,4 +134,4 @@ def _name_missing(node: Node[SessionInfo], user_home: Path) -> str:
     child = next(child.item for child in node.children if child.item)
     if elsewhere := child.parent_project:
         return f"in {shorten(elsewhere, user_home)}"
-    return "retired" if (child.store.retired_dir / node.session_id).is_dir() else "missing"
+    return "retired" if child.store.retired_paths(node.session_id).root.is_dir() else "missing"

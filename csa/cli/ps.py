@@ -10,6 +10,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 from csa.cli.describe import describe, elapsed, size
 from csa.cli.output import STATUS_STYLES, Style, cut, one_line, print_json, shorten, terminal_width
@@ -41,7 +42,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def execute(arguments: argparse.Namespace) -> int:
-    root = state_root(os.environ)
+    root = Path(state_root(os.environ))
     sessions = LiveSessions(lambda: find_projects(root, with_retired=False), describe)
     infos = sessions.running(others=OTHERS_SHOWN if arguments.all else 0)
     lines = [_Line(info, shorten(info.project, home(os.environ)), _resources(info)) for info in infos]

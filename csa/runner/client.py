@@ -10,7 +10,7 @@ from itertools import islice
 
 from csa.errors import UsageError
 from csa.ids import ENTROPY_BYTES, new_session_id
-from csa.paths import SessionPaths, home_pathname, make_path, state_root_pathname
+from csa.paths import SessionPaths, home_pathname, make_path, state_root
 from csa.runner.ancestry import with_identity
 from csa.runner.session import Session, find_session
 from csa.runner.sessions.listing import select_sessions
@@ -97,7 +97,7 @@ class Csa:
                 "The current directory has been deleted.", hint="cd to another, or pass --cd DIR"
             ) from error
         project = find_project(start)
-        root = state_root_pathname(variables)
+        root = state_root(variables)
         client = cls(project, root=root, environ=variables, directory=start, command=command, owns_process=owns_process)
         client.setting = Setting(
             store=client.store,

@@ -76,7 +76,7 @@ class Observer:
     def __init__(self, store: Store, describe: Describe) -> None:
         self.store = store
         self._describe = describe
-        self._directory = store.sessions_pathname
+        self._directory = store.sessions_dir
         self._listed: _Signature = None
         self._siblings = Siblings(store, [])
         self._known: dict[str, _Known] = {}

@@ -49,7 +49,7 @@ class Member(Struct):
     def paths(self, root: Path) -> SessionPaths | None:
         """Return where its record is, be it just being built; None when it is gone."""
         store = Store(root, Path(self.project))
-        building = SessionPaths(store.sessions_dir / (NEW_PREFIX + self.session_id))
+        building = store.paths(NEW_PREFIX + self.session_id)
         if is_locked(building.session_lock):  # asked first: a session goes from there to its place, never back
             return building
         paths = store.paths(self.session_id)
@@ -206,7 +206,7 @@ def _top(store: Store, state: SessionState) -> SessionState | None:
 
 
 def _has_started(store: Store, session_id: str) -> bool:
-    for directory in (store.sessions_pathname, store.retired_pathname):
+    for directory in (store.sessions_dir, store.retired_dir):
         with suppress(OSError):
             return os.stat(f"{directory}/{session_id}/locks/tree.lock").st_size > len(_COMPLETE_LINE)
     return False

@@ -167,5 +167,5 @@ def _entries(store: Store, selection: Selection) -> Iterator[_Entry]:
     live = store.ids() if selection.wants_live else []
     retired = store.retired_ids() if selection.wants_retired else []
     siblings = Siblings(store, sorted({*live, *retired}) if retired else live)
-    yield from ((session_id, store.sessions_pathname, siblings) for session_id in live)
-    yield from ((session_id, store.retired_pathname, siblings) for session_id in set(retired).difference(live))
+    yield from ((session_id, store.sessions_dir, siblings) for session_id in live)
+    yield from ((session_id, store.retired_dir, siblings) for session_id in set(retired).difference(live))
