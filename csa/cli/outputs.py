@@ -9,6 +9,7 @@ import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
+from itertools import islice
 from pathlib import Path
 
 from csa.cli.describe import describe
@@ -137,7 +138,7 @@ def _select_events(transcript: Path, *, tail: int | None, turn: int | None) -> I
     if tail is None:
         yield from (event for event in read_events(transcript) if turn in {None, event.turn})
         return
-    yield from reversed(list(_newest_events(_of_turn(read_events_backwards(transcript), turn), tail)))
+    yield from reversed(list(islice(_of_turn(read_events_backwards(transcript), turn), tail)))
 
 
 def _join_chunks(events: Iterable[Event]) -> Iterator[Event]:
@@ -164,10 +165,6 @@ def _of_turn(backwards: Iterable[Event], turn: int | None) -> Iterator[Event]:
             return
         if turn in {None, event.turn}:
             yield event
-
-
-def _newest_events(events: Iterable[Event], count: int) -> Iterator[Event]:
-    return (event for event, _ in zip(events, range(count), strict=False))
 
 
 def _copy_transcript(transcript: Path, *, tail: int | None, turn: int | None) -> int:

@@ -18,8 +18,8 @@ from csa.cli.output import (
     terminal_width,
     warn,
 )
-from csa.cli.selecting import add_selector, find_one, open_client
-from csa.errors import StateError, UsageError
+from csa.cli.selecting import add_selector, find_one, open_client, selected_if_any
+from csa.errors import StateError
 from csa.model.clock import from_timestamp, local_clock
 from csa.model.state import format_time
 from csa.runner.sessions.acting import record_act
@@ -198,12 +198,9 @@ def _checkpoint_to_json(checkpoint: Checkpoint, verdict: Verification | None = N
 
 def _chosen_session(client: Csa, arguments: argparse.Namespace) -> tuple[str | None, Setting]:
     """Return the session that is named, if one is, and the setting of its project, else of this one."""
-    given = [text for text in (arguments.session, arguments.session_option) if text is not None]
-    if len(given) > 1:
-        raise UsageError("Name the session once.", hint="csa session list")
-    if not given:
+    if (selector := selected_if_any(arguments)) is None:
         return None, client.setting
-    session = client.session(given[0], retired=True)
+    session = client.session(selector, retired=True)
     return session.session_id, session.setting
 
 

@@ -37,11 +37,18 @@ def add_selector(parser: argparse.ArgumentParser) -> None:
 
 def selected(arguments: argparse.Namespace) -> str:
     """Return the selector; UsageError unless it is given exactly once."""
-    given = [text for text in (arguments.session, arguments.session_option) if text is not None]
-    if len(given) != 1:
-        problem = "Name a session" if not given else "Name the session once"
-        raise UsageError(f"{problem}.", hint="csa session list")
-    return str(given[0])
+    selector = selected_if_any(arguments)
+    if selector is None:
+        raise UsageError("Name a session.", hint="csa session list")
+    return selector
+
+
+def selected_if_any(arguments: argparse.Namespace) -> str | None:
+    """Return the selector, where one is given; UsageError where two are."""
+    given: list[str] = [text for text in (arguments.session, arguments.session_option) if text is not None]
+    if len(given) > 1:
+        raise UsageError("Name the session once.", hint="csa session list")
+    return given[0] if given else None
 
 
 def add_selectors(parser: argparse.ArgumentParser) -> None:

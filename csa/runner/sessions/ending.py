@@ -19,7 +19,7 @@ from csa.process.guardian import SWEPT_WITHIN_S
 from csa.procfs import is_zombie, send_signal
 from csa.runner.caller import owner_name
 from csa.store.atomic import write_atomically
-from csa.store.family import Family
+from csa.store.genealogy import Descendants
 from csa.store.liveness import probe
 from csa.store.lockholders import lock_holders
 from csa.store.parked import forget_parked
@@ -116,7 +116,7 @@ def end_trees(
     What a parent's end takes along is yielded last. `on_fault` is told, at each look, of directories that cannot be
     listed, where descendants may run.
     """
-    family = Family(targets[0][0].root, targets, on_fault=on_fault)
+    family = Descendants(targets[0][0].root, targets, on_fault=on_fault)
     running = {turn.store.key(turn.session_id): turn for turn in map(_running_turn, family.look()) if turn}
     unreadable = set[tuple[str, str]]()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from contextlib import suppress
-from itertools import takewhile
+from itertools import islice, takewhile
 from pathlib import Path
 from typing import Any
 
@@ -163,17 +163,19 @@ def gather_evidence(store: Store, session_id: str) -> Evidence:
 
 def _settled(record: Record) -> tuple[bool | None, Owner | None, Record, str]:
     """Look at the lock and ask for the status until both say the same: a turn may begin or end in between."""
-    held, owner, examined, status = False, None, record, ""
+    held, owner, examined = False, None, None
     for _ in range(_MAX_LOOKS):
         try:
             held, content = probe_lock(record.paths.session_lock)
         except StateError:
-            return None, None, *record.examine()
+            examined = record.examine()
+            return None, None, examined.record, examined.status
         owner = parse_owner(content)
-        examined, status = record.examine()
-        if held == (status == "running") or (held and owner and owner.errand):
+        examined = record.examine()
+        if held == (examined.status == "running") or (held and owner and owner.errand):
             break
-    return held, owner, examined, status
+    assert examined
+    return held, owner, examined.record, examined.status
 
 
 def _last_event(paths: SessionPaths) -> Event | None:
@@ -231,7 +233,7 @@ def _sample(holders: tuple[LockHolder, ...], owner: Owner | None) -> tuple[Resou
 
 def _last_permission(paths: SessionPaths) -> Event | None:
     """Return what was last asked for, or denied, in the last turn."""
-    events = (event for event, _ in zip(read_events_backwards(paths.transcript), range(_MAX_LOOK_BACK), strict=False))
+    events = islice(read_events_backwards(paths.transcript), _MAX_LOOK_BACK)
     in_turn = takewhile(lambda event: event.type not in {"run_started", "run_finished"}, events)
     with suppress(StateError):
         return next((event for event in in_turn if event.type == "permission"), None)
