@@ -20,8 +20,8 @@ CLIS := $(CACHE)/$(VERSIONS)_acp-$(CODEX_ACP_VERSION)
 
 help:
 	@echo "make demo       a tree of agents over the bundled fake tools, with the live view"
-	@echo "make test       the tests that need no real tool"
-	@echo "make check      lint, types, layers and tests"
+	@echo "make test       the quick suite: each idea once, over the bundled fake tools (90 seconds)"
+	@echo "make check      lint, types, layers and the thorough suite (15 minutes)"
 	@echo "make test-real  the real tools, also as ACP agents, against a loopback provider"
 	@echo "make test-real-slow  those of them that take minutes: turns that last"
 	@echo "make torture    a thousand kills at random instants, and what else supervision promises (20 minutes)"
@@ -41,7 +41,8 @@ demo: $(STAMP)
 test: $(STAMP)
 	$(BIN)/pytest -q -n 2
 
-check: lint test
+check: lint
+	$(BIN)/pytest -q -n 2 --thorough
 
 lint: $(STAMP)
 	$(BIN)/ruff check --quiet .

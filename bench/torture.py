@@ -92,7 +92,7 @@ class Home:
             "LANG": "C.UTF-8",
             "CSA_STATE_DIR": str(self.home / "state"),
         }
-        self.root = state_root(self.env)
+        self.root = Path(state_root(self.env))
         self.store = Store(self.root.resolve(), self.project.resolve())
 
     def start(self, *words: str, out: int | Any = subprocess.DEVNULL) -> subprocess.Popen[bytes]:

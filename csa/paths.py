@@ -43,16 +43,11 @@ def make_path(pathname: str) -> Path:
     return Path(pathname)
 
 
-def state_root(environ: Mapping[str, str]) -> Path:
+def state_root(environ: Mapping[str, str]) -> str:
     """Return `$CSA_STATE_DIR`, else `$XDG_STATE_HOME/csa`, else `~/.local/state/csa`.
 
     A leading `~` stands for the home directory, also where no shell has expanded it.
     """
-    return make_path(state_root_pathname(environ))
-
-
-def state_root_pathname(environ: Mapping[str, str]) -> str:
-    """Return the same as a string."""
     chosen = _expand(environ.get("CSA_STATE_DIR", ""), environ)
     if not chosen:
         chosen = f"{_base_directory(environ, 'XDG_STATE_HOME', '.local/state')}/csa"
@@ -101,23 +96,18 @@ def _base_directory(environ: Mapping[str, str], variable: str, default: str) -> 
     return chosen if os.path.isabs(chosen) else os.path.join(home_pathname(environ), default)
 
 
-def store_dir(root: Path, project: Path) -> Path:
-    """Return the store of an absolute project path: the path itself, below the state root."""
-    return make_path(store_pathname(str(root), str(project)))
-
-
-def store_pathname(root: str, project: str) -> str:
-    """Return the same as a string.
+def store_dir(root: str, project: str) -> str:
+    """Return the store of an absolute project path: the path itself, below the state root.
 
     A directory of a project that is called like a file of the store of the project above it gets a `=` in front.
     """
     names = project.strip("/").split("/")
     if _TAKEN.isdisjoint(names) and "=" not in project:  # as nearly always
-        return plain_store_pathname(root, project)
+        return plain_store_dir(root, project)
     return os.path.join(root, *("=" * _is_taken(names, at) + name for at, name in enumerate(names))).rstrip("/")
 
 
-def plain_store_pathname(root: str, project: str) -> str:
+def plain_store_dir(root: str, project: str) -> str:
     """Return where an older csa had the store of a project: without such signs."""
     return os.path.join(root, project.strip("/")).rstrip("/")
 

@@ -22,37 +22,37 @@ class ProcessId(Struct):
 
 def process_start_time(pid: int) -> int | None:
     """Return a process's start in clock ticks since boot; None when there is no such process."""
-    fields = _stat(pid)
+    fields = _stat_fields(pid)
     return int(fields[_START_TIME]) if fields else None
 
 
 def parent_of(pid: int) -> int | None:
     """Return the parent's pid (0 when it is outside our pid namespace); None when there is no such process."""
-    fields = _stat(pid)
+    fields = _stat_fields(pid)
     return int(fields[_PARENT]) if fields else None
 
 
 def is_zombie(pid: int) -> bool:
     """Say whether a process has ended; one that cannot be found has."""
-    fields = _stat(pid)
+    fields = _stat_fields(pid)
     return not fields or fields[_STATE] in {b"Z", b"X"}
 
 
 def is_stopped(pid: int) -> bool:
     """Say whether a process is stopped (SIGSTOP, Ctrl-Z), or held by a debugger."""
-    fields = _stat(pid)
+    fields = _stat_fields(pid)
     return bool(fields) and fields[_STATE] in {b"T", b"t"}
 
 
 def resident_bytes(pid: int) -> int:
     """Return the memory of a process, with what it shares; 0 when it is gone."""
-    fields = _stat(pid)
+    fields = _stat_fields(pid)
     return int(fields[_RESIDENT]) * os.sysconf("SC_PAGE_SIZE") if fields else 0
 
 
 def cpu_ticks(pid: int) -> int:
     """Return the processor time of a process and its reaped children, in clock ticks; 0 when it is gone."""
-    fields = _stat(pid)
+    fields = _stat_fields(pid)
     return sum(map(int, fields[_TIMES])) if fields else 0
 
 
@@ -123,17 +123,17 @@ def environment_of(pid: int) -> dict[str, str]:
 
 def boot_id() -> str:
     """Return the kernel's id of this boot; containers on one kernel share it. Empty where /proc is hidden."""
-    return _read("/proc/sys/kernel/random/boot_id")
+    return _first_text("/proc/sys/kernel/random/boot_id")
 
 
 def machine_id() -> str:
     """Return the machine's id; empty where there is none."""
-    return _read("/etc/machine-id")
+    return _first_text("/etc/machine-id")
 
 
 def random_uuid() -> str:
     """Return a fresh UUIDv4: the kernel's, where /proc shows it."""
-    made = _read("/proc/sys/kernel/random/uuid")
+    made = _first_text("/proc/sys/kernel/random/uuid")
     if not made:
         from uuid import uuid4  # noqa: PLC0415  # takes longer to load than all of this module
 
@@ -149,7 +149,7 @@ def pid_namespace() -> int:
         return 0
 
 
-def _stat(pid: int) -> list[bytes]:
+def _stat_fields(pid: int) -> list[bytes]:
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
             return file.read().rpartition(b") ")[2].split()
@@ -157,7 +157,7 @@ def _stat(pid: int) -> list[bytes]:
         return []
 
 
-def _read(path: str) -> str:
+def _first_text(path: str) -> str:
     try:
         with open(path, encoding="utf-8") as file:
             return file.read().strip()

@@ -11,9 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import Phase, settings
 
-from csa.paths import SessionPaths, store_dir
+from csa.paths import SessionPaths
+from csa.store.sessions import Store
+from tests import effort
+from tests.forkserver import ForkServer
+from tests.support import Place, close_place
 
 REPOSITORY = Path(__file__).parents[1]
 FAKE_TOOLS_BIN = REPOSITORY / "fixtures" / "fake_tools" / "bin"
@@ -21,22 +24,36 @@ SEARCH_PATH = os.pathsep.join([str(FAKE_TOOLS_BIN), str(Path(sys.executable).par
 _KEPT_PREFIXES = ("PYTEST_", "COV_", "COVERAGE_", "HYPOTHESIS_")
 _GRACE_S = 3.0
 
-settings.register_profile(
-    "csa",
-    deadline=None,
-    max_examples=60,
-    database=None,
-    report_multiple_bugs=False,
-    phases=[Phase.explicit, Phase.generate, Phase.shrink],
-)
-settings.load_profile("csa")
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add --thorough."""
+    parser.addoption("--thorough", action="store_true", help="all tests, and more examples of each property")
 
 
-def pytest_configure() -> None:
-    """Undo what a background job or nohup has left: an ignored signal would stay ignored in all that a test starts."""
+def pytest_configure(config: pytest.Config) -> None:
+    """Choose how much is tried; undo what a background job or nohup has left: an ignored signal would stay ignored."""
+    effort.choose(thorough=config.getoption("--thorough"))
     for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
         if signal.getsignal(number) == signal.SIG_IGN:
             signal.signal(number, handler)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave what is marked so to the thorough suite, and the further cases of a test that runs csa."""
+    if config.getoption("--thorough"):
+        return
+    seen: set[tuple[Path, str]] = set()
+    left_out: set[pytest.Item] = set()
+    for item in items:
+        if item.get_closest_marker("thorough"):
+            left_out.add(item)
+        elif isinstance(item, pytest.Function) and "place" in item.fixturenames:
+            test = item.path, item.originalname
+            if test in seen:
+                left_out.add(item)
+            seen.add(test)
+    config.hook.pytest_deselected(items=list(left_out))
+    items[:] = [item for item in items if item not in left_out]
 
 
 @dataclass(frozen=True)
@@ -178,7 +195,7 @@ def write_foreign(project: Path, state_root: Path) -> ForeignWriter:
         times: tuple[str, str] = ("2024-02-06T10:00:00Z", "2024-02-06T14:30:00Z"),
         place: Path | None = None,
     ) -> SessionPaths:
-        paths = SessionPaths(store_dir(state_root, place or project) / "sessions" / session_id)
+        paths = Store(state_root, place or project).paths(session_id)
         paths.root.mkdir(parents=True, mode=0o700)
         if text is None:
             lines = [
@@ -203,3 +220,22 @@ def write_foreign(project: Path, state_root: Path) -> ForeignWriter:
         return paths
 
     return write
+
+
+@pytest.fixture(scope="session")
+def fork_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ForkServer | None]:
+    """The process that csa is forked from, unless each is to be started from scratch."""
+    if os.environ.get("PYTEST_CSA_APART"):
+        yield None
+        return
+    server = ForkServer(tmp_path_factory.mktemp("server"))
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def place(tmp_path: Path, project: Path, state_root: Path, fork_server: ForkServer | None) -> Iterator[Place]:
+    """Run csa here; what it leaves running fails the test, and is killed."""
+    found = Place(tmp_path, project, state_root, fork_server)
+    yield found
+    close_place(found)

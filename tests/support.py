@@ -14,13 +14,16 @@ import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
-from csa.paths import store_dir
+from csa.store.sessions import Store
+from tests.forkserver import ForkServer
 
 CSA = str(Path(sys.executable).parent / "csa")
 PATIENCE_S = 20.0
 _POLL_S = 0.005
+_OF_PYTHON = ("PYTHON", "LANG", "LC_")  # what python reads when it starts
 _HEADLINE = re.compile(r"session ([0-9A-HJKMNP-TV-Z]{26}), turn (\d+)")
 
 Json = dict[str, Any]
@@ -137,8 +140,9 @@ class Running:
 class Place:
     """A project, a state root and the environment of a user, with the fakes on the PATH."""
 
-    def __init__(self, tmp: Path, project: Path, state_root: Path) -> None:
+    def __init__(self, tmp: Path, project: Path, state_root: Path, server: ForkServer | None = None) -> None:
         self.tmp = tmp
+        self.server = server
         self.project = project
         self.state_root = state_root
         self.home = Path(os.environ["HOME"])
@@ -168,6 +172,11 @@ class Place:
 
     def wait_ready(self) -> None:
         wait_for(self.ready.exists, "the tool gets ready")
+
+    def wait_noted(self, session_id: str, text: str) -> None:
+        """Wait until something is in the transcript: a tool that is ready may have said more than csa has read."""
+        path = self.session(session_id) / "transcript.jsonl"
+        wait_for(lambda: text in path.read_text(), f"{text} is noted")
 
     def release(self) -> None:
         self.go.touch()
@@ -212,7 +221,23 @@ class Place:
         stdin: bytes | None = None,
     ) -> Done:
         """Run csa to its end; stdin is empty unless given."""
-        return self.shell([CSA, *words], env=env, cwd=cwd, stdin=stdin)
+        if self.server is None or any(name.startswith(_OF_PYTHON) for name in env or ()):
+            return self.shell([CSA, *words], env=env, cwd=cwd, stdin=stdin)
+        with TemporaryFile() as given, TemporaryFile() as out, TemporaryFile() as err:
+            given.write(stdin or b"")
+            streams = given.fileno(), out.fileno(), err.fileno()
+            for file in (given, out, err):
+                file.seek(0)
+            code = self.server.run(
+                [CSA, *words],
+                env=self.environment(env),
+                cwd=cwd or self.project,
+                streams=streams,
+                limit_s=PATIENCE_S,
+            )
+            out.seek(0)
+            err.seek(0)
+            return Done(code, out.read().decode(), err.read().decode())
 
     def imports(self, *words: str) -> set[str]:
         """Return the modules that a command imports, and the packages they are in."""
@@ -269,19 +294,23 @@ class Place:
 
     @property
     def store(self) -> Path:
-        return store_dir(self.state_root, self.project)
+        return Store(self.state_root, self.project).path
 
     def ids(self, project: Path | None = None) -> list[str]:
         """Name all that is in sessions/, hidden or not."""
-        sessions = store_dir(self.state_root, project or self.project) / "sessions"
+        sessions = Store(self.state_root, project or self.project).path / "sessions"
         return sorted(os.listdir(sessions)) if sessions.exists() else []
+
+    def published(self) -> list[str]:
+        """Name the sessions that others see."""
+        return [name for name in self.ids() if not name.startswith(".")]
 
     def session(self, session_id: str) -> Path:
         return self.store / "sessions" / session_id
 
     def state(self, session_id: str, project: Path | None = None) -> Json:
         """Return the record of a session."""
-        sessions = store_dir(self.state_root, project or self.project) / "sessions"
+        sessions = Store(self.state_root, project or self.project).path / "sessions"
         return tomllib.loads((sessions / session_id / "state.toml").read_text())
 
     def events(self, session_id: str) -> list[Json]:

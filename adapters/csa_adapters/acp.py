@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import json
 import posixpath
-import re
 import sys
 from collections.abc import Mapping
 
@@ -31,6 +30,7 @@ from csa.model.adapter import (
 )
 from csa.structs import replace
 from csa_adapters.acp_agents import AGENTS, UNKNOWN
+from csa_adapters.homes import literal
 
 TYPE_CHECKING = False  # see csa/structs.py
 if TYPE_CHECKING:
@@ -144,7 +144,7 @@ class AcpAdapter:
         """
         if self.name != "gemini-cli" or request.provider_session_id is None:
             return {}
-        homes = (re.sub(r"[*?[]", r"[\g<0>]", home) for home in self.homes(request.environ))
+        homes = map(literal, self.homes(request.environ))
         name = f"session-{{minute}}-{request.provider_session_id[:8]}.jsonl"
         return {"not_while": posixpath.join(*homes, "tmp", "*", "chats", name)}
 

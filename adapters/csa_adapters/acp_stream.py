@@ -190,7 +190,7 @@ class AcpDecoder(StreamDecoder):
             return [error_update(told)]
         count = _ATTEMPT.search(told[1])
         attempt, most = map(int, count.groups()) if count else (None, None)
-        return [retry_update(told, attempt, most, None)]
+        return [retry_update(told, attempt=attempt, most=most)]
 
     def _notice(self, update: Json) -> list[Update]:
         words = (text_of(update.get("title")), text_of(update.get("description")))

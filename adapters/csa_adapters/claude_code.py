@@ -13,7 +13,7 @@ from csa.errors import UsageError
 from csa.model.adapter import Capabilities, Invocation, Login, LoginRequest, Probe, Removal, RemovalRequest, TurnRequest
 from csa.model.permission import Permission
 from csa.structs import replace
-from csa_adapters.homes import argument, endpoint_name, home_directory, is_uuid, shortened
+from csa_adapters.homes import argument, endpoint_name, home_directory, is_uuid, literal, shortened
 from csa_adapters.jsonlines import mapping_of, read_object
 
 TYPE_CHECKING = False  # see csa/structs.py
@@ -74,11 +74,7 @@ class ClaudeCodeAdapter:
         login_files=(
             "$CLAUDE_CONFIG_DIR/.credentials.json",
             "~/.claude/.credentials.json",
-            "$CLAUDE_CONFIG_DIR/settings.json",
-            "~/.claude/settings.json",
-            "./.claude/settings.json",
-            "./.claude/settings.local.json",
-            "/etc/claude-code/managed-settings.json",
+            *_SETTINGS,
             "$CLAUDE_CONFIG_DIR/.claude.json",
             "~/.claude.json",
             "~/.aws/credentials",
@@ -109,7 +105,7 @@ class ClaudeCodeAdapter:
         """Name the transcript and its subagents': claude can only purge all of a directory's conversations."""
         if not is_uuid(request.provider_session_id):
             return None
-        home = re.sub(r"[*?[]", r"[\g<0>]", home_directory(request.environ, "CLAUDE_CONFIG_DIR", ".claude"))
+        home = literal(home_directory(request.environ, "CLAUDE_CONFIG_DIR", ".claude"))
         kept = f"{home}/projects/*/{request.provider_session_id}"
         return Removal(files=(f"{kept}.jsonl", kept))
 
@@ -144,7 +140,7 @@ class ClaudeCodeAdapter:
 
 
 def _session(request: TurnRequest) -> tuple[str, ...]:
-    known = request.fork_of if request.provider_session_id is None else request.provider_session_id
+    known = request.conversation
     if known is None:
         return ("--session-id", request.new_provider_id)
     if not is_uuid(known):

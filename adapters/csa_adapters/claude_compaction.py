@@ -32,7 +32,9 @@ class ClaudeCompactionDecoder(ClaudeCodeDecoder):
         """Judge the compaction."""
         size = mapping_of(self._boundary)
         proof = "compact_boundary event"
-        return compaction_outcome(super().close(end), proof, size.get("pre_tokens"), size.get("post_tokens"))
+        return compaction_outcome(
+            super().close(end), proof, before=size.get("pre_tokens"), after=size.get("post_tokens")
+        )
 
     def _status(self, event: Json) -> list[Update]:
         if event.get("compact_result") == "failed":

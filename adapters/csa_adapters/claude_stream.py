@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from csa.model.adapter import ErrorKind, Outcome, ToolExit, TurnRequest, Update
@@ -52,6 +53,7 @@ _TOOLS: dict[str, tuple[str, str]] = {
     "ExitPlanMode": ("think", ""),
     "Skill": ("other", "skill"),
 }
+_describe = partial(describe_call, tools=_TOOLS, shell_tool="Bash")
 _EXIT_CODE = re.compile(r"Exit code (\d{1,3})\b")
 
 
@@ -234,9 +236,8 @@ class ClaudeCodeDecoder(StreamDecoder):
         message = f"{name or 'retry'} (status {status})" if status is not None else "no answer from the provider"
         delay_ms = number_of(event.get("retry_delay_ms"))
         delay_s = None if delay_ms is None else delay_ms / 1000
-        return [
-            retry_update((kind, message), count_of(event.get("attempt")), count_of(event.get("max_retries")), delay_s)
-        ]
+        attempt, most = count_of(event.get("attempt")), count_of(event.get("max_retries"))
+        return [retry_update((kind, message), attempt=attempt, most=most, delay_s=delay_s)]
 
     def _permission_denied(self, event: Json) -> list[Update]:
         return self._deny(text_of(event.get("tool_use_id")), text_of(event.get("tool_name")))
@@ -280,7 +281,7 @@ class ClaudeCodeDecoder(StreamDecoder):
         if name == "TodoWrite" and type(given.get("todos")) is list and not parent:
             self._plans.add(call)
             return [plan_update(given["todos"])]
-        kind, title = describe_call(_TOOLS, "Bash", name, given)
+        kind, title = _describe(name, given)
         return self._begin_call(call, kind, title, **({"parent_id": parent} if parent else {}))
 
     def _result_block(self, block: Json, _parent: str) -> list[Update]:
@@ -309,9 +310,7 @@ class ClaudeCodeDecoder(StreamDecoder):
     def _result_line(self, event: Json) -> list[Update] | None:
         updates: list[Update] = []
         for denial in map(mapping_of, list_of(event.get("permission_denials"))):
-            _, title = describe_call(
-                _TOOLS, "Bash", text_of(denial.get("tool_name")), mapping_of(denial.get("tool_input"))
-            )
+            _, title = _describe(text_of(denial.get("tool_name")), mapping_of(denial.get("tool_input")))
             updates += self._deny(text_of(denial.get("tool_use_id")), title)
         if self._session is not None and number_of(mapping_of(event.get("usage")).get("input_tokens")) is not None:
             self._used.add_result(event)  # that of an unknown session counts 0, as if it had cost nothing so far

@@ -153,7 +153,7 @@ def _home(environ: Mapping[str, str]) -> str:
 
 
 def _thread(request: TurnRequest) -> tuple[str, ...]:
-    known = request.fork_of if request.provider_session_id is None else request.provider_session_id
+    known = request.conversation
     if known is None:
         return ()
     if not is_uuid(known):

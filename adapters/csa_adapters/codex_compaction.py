@@ -58,7 +58,7 @@ class CodexCompactionDecoder(StreamDecoder):
         """Judge the compaction."""
         after = self._after if self._compacted else None
         outcome = replace(super().close(end), totals=self._totals)
-        return compaction_outcome(outcome, "contextCompaction item completed", self._before, after)
+        return compaction_outcome(outcome, "contextCompaction item completed", before=self._before, after=after)
 
     def _verdict(self, end: ToolExit) -> Failure | None:
         if self._compacted and self._turn_status == "completed":
@@ -110,7 +110,7 @@ class CodexCompactionDecoder(StreamDecoder):
         error = mapping_of(params.get("error"))
         message = text_of(error.get("message")) or "codex reported an error"
         if params.get("willRetry") is True:
-            return [retry_update((kind_of(message), message), None, None, None)]
+            return [retry_update((kind_of(message), message))]
         return self._fail(kind_of(message), message)
 
     def _warning(self, params: Json) -> list[Update]:

@@ -9,12 +9,11 @@ the turn of the user's thread that it was for.
 from __future__ import annotations
 
 import posixpath
-import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from csa.model.usage import Usage
-from csa_adapters.homes import is_uuid
+from csa_adapters.homes import is_uuid, literal
 from csa_adapters.jsonlines import count_of, mapping_of, read_object, text_of
 
 _KINDS = (b'"token_usage_record"', b'"task_started"', b'"SubAgentActivity"')
@@ -77,5 +76,5 @@ def usage_of(counts: Mapping[str, Any]) -> Usage:
 
 def rollout_patterns(home: str, threads: Iterable[str]) -> tuple[str, ...]:
     """Return globs for the rollouts of threads below a CODEX_HOME; what is no thread's id has none."""
-    place = posixpath.join(re.sub(r"[*?[]", r"[\g<0>]", home), "sessions", "*", "*", "*")
+    place = posixpath.join(literal(home), "sessions", "*", "*", "*")
     return tuple(f"{place}/rollout-*-{thread}.jsonl" for thread in threads if is_uuid(thread))

@@ -300,7 +300,8 @@ def usage_between(
 def _retry(notice: re.Match[str]) -> Update:
     attempt, most, reason = notice.groups()
     failure: Failure = (kind_of(reason), reason) if reason else ("network", notice.group(0))
-    return retry_update(failure, int(attempt) if attempt else None, int(most) if most else None, delay_of(reason or ""))
+    numbers = {"attempt": int(attempt), "most": int(most)} if attempt else {}
+    return retry_update(failure, delay_s=delay_of(reason or ""), **numbers)
 
 
 def _plan_entry(todo: Json) -> dict[str, str]:

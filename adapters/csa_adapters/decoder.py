@@ -112,7 +112,7 @@ class StreamDecoder:
         return [Update("permission", {"id": call, "title": title, "status": "denied"})]
 
 
-def compaction_outcome(outcome: Outcome, proof: str, before: Any = None, after: Any = None) -> CompactionOutcome:
+def compaction_outcome(outcome: Outcome, proof: str, *, before: Any = None, after: Any = None) -> CompactionOutcome:
     """Return the verdict on a run that was to compact, with its proof and the context's tokens before and after."""
     return CompactionOutcome(
         **asdict(outcome),
@@ -137,7 +137,9 @@ def warning_update(message: str) -> Update:
     return Update("warning", {"message": message})
 
 
-def retry_update(failure: Failure, attempt: int | None, most: int | None, delay_s: float | None) -> Update:
+def retry_update(
+    failure: Failure, *, attempt: int | None = None, most: int | None = None, delay_s: float | None = None
+) -> Update:
     """Tell that the tool tries again, as far as it says which time, of how many at most, and when."""
     told = {"attempt": attempt, "max": most, "retry_after_s": delay_s}
     known = {name: value for name, value in told.items() if value is not None}
@@ -154,11 +156,11 @@ def _entry(todo: Json) -> dict[str, str]:
     return {"content": text_of(todo.get("content")), "status": status if status in _PLAN_STATUSES else "pending"}
 
 
-def describe_call(tools: Mapping[str, tuple[str, str]], shell: str, name: str, given: Json) -> tuple[str, str]:
-    """Return a call's kind and title: the command of a call of the shell, else the tool's name and its subject.
+def describe_call(name: str, given: Json, *, tools: Mapping[str, tuple[str, str]], shell_tool: str) -> tuple[str, str]:
+    """Return a call's kind and title: the command of a call of `shell_tool`, else the tool's name and its subject.
 
     `tools` has each tool's kind, and the parameter that tells one call from another.
     """
     kind, key = tools.get(name, ("other", ""))
     subject = text_of(given.get(key))
-    return kind, subject if name == shell and subject else f"{name} {subject}".strip()
+    return kind, subject if name == shell_tool and subject else f"{name} {subject}".strip()

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import posixpath
-import re
 import sys
 from collections.abc import Mapping
 
@@ -36,7 +35,7 @@ from csa_adapters.gemini_settings import (
     relative_note,
     system_settings,
 )
-from csa_adapters.homes import argument, endpoint_name, home_directory, is_uuid, shortened
+from csa_adapters.homes import argument, endpoint_name, home_directory, is_uuid, literal, shortened
 
 TYPE_CHECKING = False  # see csa/structs.py
 if TYPE_CHECKING:
@@ -131,7 +130,7 @@ class GeminiCliAdapter:
         """Say how to compact: in its terminal interface, where alone `/compress` is a command."""
         base = self.invocation(replace(request, permission=Permission.FULL, system=None, ephemeral=False))
         words = ("--skip-trust", *_session(request), "--approval-mode", "default", *_options(request))
-        home = re.sub(r"[*?[]", r"[\g<0>]", _home(request.environ))
+        home = literal(_home(request.environ))
         chats = posixpath.join(home, "tmp", "*", "chats", f"session-*-{(request.provider_session_id or '')[:8]}.jsonl")
         log = posixpath.join(request.run_directory, _DEBUG_LOG)
         order = {"session": request.provider_session_id, "chats": chats, "log": log}

@@ -44,7 +44,9 @@ class GeminiCompactionDecoder(StreamDecoder):
         """Judge the compaction."""
         told = self._compressed or {}
         proof = "state snapshot in the conversation's file"
-        return compaction_outcome(super().close(end), proof, told.get("tokens_before"), told.get("tokens_after"))
+        return compaction_outcome(
+            super().close(end), proof, before=told.get("tokens_before"), after=told.get("tokens_after")
+        )
 
     def _verdict(self, end: ToolExit) -> Failure | None:
         if self._error is not None:
@@ -54,7 +56,7 @@ class GeminiCompactionDecoder(StreamDecoder):
 
     def _retry(self, event: Json) -> list[Update]:
         failure = _kind(event), text_of(event.get("message"))
-        return [retry_update(failure, count_of(event.get("attempt")), count_of(event.get("max")), None)]
+        return [retry_update(failure, attempt=count_of(event.get("attempt")), most=count_of(event.get("max")))]
 
     def _take_compressed(self, event: Json) -> list[Update]:
         self._compressed = event

@@ -9,6 +9,7 @@ stderr alone, and a stream that was cut begins anew without a word, so that its 
 from __future__ import annotations
 
 import re
+from functools import partial
 
 from csa.model.adapter import ErrorKind, Outcome, ToolExit, TurnRequest, Update
 from csa.model.usage import Usage
@@ -105,6 +106,7 @@ _TOOLS: dict[str, tuple[str, str]] = {  # name -> kind, and the parameter that t
     "write_todos": ("think", ""),
     "activate_skill": ("other", "name"),
 }
+_describe = partial(describe_call, tools=_TOOLS, shell_tool="run_shell_command")
 
 
 class GeminiDecoder(StreamDecoder):
@@ -229,7 +231,7 @@ class GeminiDecoder(StreamDecoder):
         self._end_message()
         self._go_on()
         call, name, given = text_of(event.get("tool_id")), text_of(event.get("tool_name")), event.get("parameters")
-        return self._begin_call(call, *describe_call(_TOOLS, "run_shell_command", name, mapping_of(given)))
+        return self._begin_call(call, *_describe(name, mapping_of(given)))
 
     def _tool_result(self, event: Json) -> list[Update]:
         self._end_message()
@@ -286,7 +288,7 @@ def _retry(notice: re.Match[str], line: str) -> Update:
     known = kind_of_status(int(status)) if status else kind_of_message(message, _MESSAGES)
     delay = _RETRY_DELAY.search(line)
     failure: Failure = known or "rate_limit", message or f"status {status}"
-    return retry_update(failure, int(attempt), None, int(delay.group(1)) / 1000 if delay else None)
+    return retry_update(failure, attempt=int(attempt), delay_s=int(delay.group(1)) / 1000 if delay else None)
 
 
 def _delay_in(tail: str) -> float | None:

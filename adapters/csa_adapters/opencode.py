@@ -185,7 +185,7 @@ def _csa_patterns(request: TurnRequest) -> list[str]:
 def _order(request: TurnRequest) -> _Json:
     """Return what the bridge is told. The tools of a prompt replace those of the session's earlier prompts."""
     session, is_full = request.provider_session_id, request.permission is Permission.FULL
-    known = request.fork_of if session is None else session
+    known = request.conversation
     if known is not None and not _SESSION_ID.fullmatch(known):
         raise UsageError(f"'{known}' is not the id of an opencode session (ses_...).")
     denied = _NO_WRITING if request.permission is Permission.READ_ONLY else {}

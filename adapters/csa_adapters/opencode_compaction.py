@@ -30,7 +30,7 @@ class OpencodeCompactionDecoder(OpencodeDecoder):
         """Judge the compaction."""
         told = mapping_of(self._compacted)
         proof = f"summary message {text_of(told.get('messageID'))}"
-        return compaction_outcome(super().close(end), proof, told.get("tokensBefore") or None)
+        return compaction_outcome(super().close(end), proof, before=told.get("tokensBefore") or None)
 
     def _take_compacted(self, event: Json) -> list[Update]:
         self._compacted = event

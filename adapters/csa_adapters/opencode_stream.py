@@ -9,6 +9,7 @@ reasoning; a refused tool call and a failed command look like any other at their
 from __future__ import annotations
 
 import re
+from functools import partial
 
 from csa.model.adapter import ErrorKind, Outcome, ToolExit, TurnRequest, Update
 from csa.model.resets import delay_of, retry_after
@@ -82,6 +83,7 @@ _TOOLS: dict[str, tuple[str, str]] = {
     "skill": ("other", "name"),
     "invalid": ("other", "tool"),  # a call of a tool that is not offered
 }
+_describe = partial(describe_call, tools=_TOOLS, shell_tool="bash")
 
 
 class OpencodeDecoder(StreamDecoder):
@@ -164,7 +166,7 @@ class OpencodeDecoder(StreamDecoder):
         call, name, given = text_of(part.get("callID")), text_of(part.get("tool")), mapping_of(state.get("input"))
         if name == "todowrite" and type(given.get("todos")) is list:
             return [plan_update(given["todos"])] if state.get("status") == "completed" else []
-        kind, title = describe_call(_TOOLS, "bash", name, given)
+        kind, title = _describe(name, given)
         updates: list[Update] = []
         if call not in self._open:  # `run` tells a tool only when it has ended
             updates = self._begin_call(call, kind, title)
@@ -199,7 +201,8 @@ class OpencodeDecoder(StreamDecoder):
         limit = mapping_of(event.get("action")).get("reason")
         failure: Failure = _kind_of_retry(message, limit), message
         delay_s = number_of(event.get("retry_after_s"))
-        return [retry_update(failure, count_of(event.get("attempt")), count_of(event.get("max")), delay_s)]
+        attempt, most = count_of(event.get("attempt")), count_of(event.get("max"))
+        return [retry_update(failure, attempt=attempt, most=most, delay_s=delay_s)]
 
     def _error_event(self, event: Json) -> list[Update]:
         error = mapping_of(event.get("error"))

@@ -6,19 +6,20 @@ A command is a pair of functions in a module of this package, which is imported 
 
 from __future__ import annotations
 
+import argparse
+import os
+import sys
 from importlib import import_module
 
-from csa.cli.output import help_width
-from csa.cli.plainwords import PlainParser
+from csa.cli.output import Style, help_width
+from csa.cli.parsing import Parser
+from csa.errors import UsageError
 from csa.structs import Struct
 
 TYPE_CHECKING = False  # see csa/structs.py
 if TYPE_CHECKING:
-    import argparse
     from collections.abc import Callable
     from typing import Any
-
-    from csa.cli.parsing import Parser
 
 
 class Command(Struct):
@@ -28,17 +29,8 @@ class Command(Struct):
     home: str  # MODULE, or MODULE.NAME
     summary: str
 
-    def parse(self, words: list[str]) -> argparse.Namespace:
-        """Read this command's words; UsageFault when they are off."""
-        plain = PlainParser()
-        self.configure(plain)  # type: ignore[arg-type]  # it has what is used of a parser
-        found: argparse.Namespace | None = plain.parse(words)  # type: ignore[assignment]  # and this of a namespace
-        return self.parser().parse_args(words) if found is None else found
-
     def parser(self) -> Parser:
         """Build this command's parser; no other's is built."""
-        from csa.cli.parsing import Parser  # noqa: PLC0415  # plain words need no argparse
-
         parser = Parser(prog=" ".join(("csa", *self.words)), description=self._description())
         self.configure(parser)
         return parser
@@ -81,7 +73,7 @@ PURPOSES: tuple[tuple[str, tuple[Command, ...]], ...] = (
             Command(("run",), "run", "hand a prompt to a tool, in a new session or an old one"),
             Command(("session", "attach"), "watching.attach", "follow a running turn, or open the tool"),
             Command(("session", "wait"), "watching.wait", "wait until sessions have ended"),
-            Command(("session", "kill"), "killing.session_kill", "end running sessions"),
+            Command(("session", "kill"), "killing.kill", "end running sessions"),
             Command(("kill",), "killing.kill_all", "end everything that runs, in all projects"),
         ),
     ),
@@ -156,6 +148,84 @@ _EXAMPLES = (
 )
 
 
+def dispatch(words: list[str]) -> int:
+    """Run the command that the words name, or print the help they ask for; return the exit code."""
+    ahead, words = _split_ahead(words)
+    command, rest = find_command(words)
+    if command is None:
+        if not words:
+            return print_help(overview())
+        if words[0] == "help" and len(words) > 1:
+            return dispatch([*words[1:], "--help"])
+        if words[0] in {"-h", "--help", "help"}:
+            return print_help(overview())
+        if words[0] in GROUPS and (len(words) == 1 or words[1] in {"-h", "--help"}):
+            return print_help(group_overview(words[0]))
+        raise _unknown_command(words)
+    arguments = command.parser().parse_args(ahead + rest)
+    Style.when = arguments.color
+    if arguments.cd is not None:
+        _change_directory(arguments.cd)
+    return command.execute(arguments)
+
+
+def _split_ahead(words: list[str]) -> tuple[list[str], list[str]]:
+    """Split off the options of every command that stand before the command's name."""
+    count = 0
+    while count < len(words) and words[count].partition("=")[0] in {"--cd", "--color"}:
+        length = 1 if "=" in words[count] else 2
+        if count + length > len(words):
+            break  # it lacks its value
+        count += length
+    return words[:count], words[count:]
+
+
+def _change_directory(directory: str) -> None:
+    """Go on as if csa had been started there, and not by a hook of another repository."""
+    from csa.runner.inherited import is_same_work_tree, without_repository  # noqa: PLC0415  # few commands go elsewhere
+
+    try:
+        before = os.getcwd()
+    except FileNotFoundError:
+        before = "/"
+    sys.argv[0] = os.path.abspath(sys.argv[0]) if "/" in sys.argv[0] else sys.argv[0]
+    try:
+        os.chdir(directory)
+    except (FileNotFoundError, NotADirectoryError):
+        raise UsageError(f"--cd: there is no directory {directory}.") from None
+    except OSError as error:
+        raise UsageError(f"--cd: {directory}: {error.strerror}.") from error
+    os.environ["PWD"] = os.getcwd()
+    if not is_same_work_tree(before, "."):
+        kept = without_repository(os.environ)
+        for name in set(os.environ) - set(kept):
+            del os.environ[name]
+
+
+def _unknown_command(words: list[str]) -> UsageError:
+    """Say that the words name no command."""
+    from difflib import get_close_matches  # noqa: PLC0415  # only a typo pays for it
+
+    known = [" ".join(names) for names in (*(command.words for command in COMMANDS), *ALIASES)]
+    typed = " ".join(words[:2]) if words[0] in GROUPS else words[0]
+    leaves = [command.words[-1] for command in COMMANDS]
+    meant = (
+        _of_leaf(typed)
+        or get_close_matches(typed, [*known, *GROUPS], n=1)
+        or get_close_matches(" ".join(words[:2]), known, n=1)
+        or [name for leaf in get_close_matches(typed, leaves, n=1) for name in _of_leaf(leaf)]
+    )
+    commands = " or ".join(f"'csa {name}'" for name in meant)
+    return UsageError(
+        f"There is no command 'csa {typed}'.", hint=f"did you mean {commands}?" if meant else "csa --help"
+    )
+
+
+def _of_leaf(name: str) -> list[str]:
+    """Return the commands that are called so within their group."""
+    return [" ".join(command.words) for command in COMMANDS if command.words[-1] == name]
+
+
 def find_command(words: list[str]) -> tuple[Command | None, list[str]]:
     """Split the words into a command and its arguments; no command when none is named."""
     for count in (2, 1):
@@ -176,10 +246,10 @@ def overview() -> str:
     """Render what `csa --help` says."""
     lines = ["usage: csa COMMAND ...", "", "Run trees of AI coding agents as durable sessions.", ""]
     for purpose, commands in PURPOSES:
-        lines += [f"{purpose}:", *_rows(commands), ""]
+        lines += [f"{purpose}:", *_command_rows(commands), ""]
     lines += [
         "examples:",
-        *(_row(words, what, room=_EXAMPLE_WIDTH) for words, what in _EXAMPLES),
+        *(_help_row(words, what, room=_EXAMPLE_WIDTH) for words, what in _EXAMPLES),
         "",
         "ls is short for session list, cur and switch for session current.",
         "csa COMMAND --help says more of each, csa --version which csa this is.",
@@ -193,25 +263,25 @@ def group_overview(group: str) -> str:
     lines = [f"usage: csa {group} COMMAND ...", "", f"{GROUPS[group].capitalize()}.", ""]
     for purpose, commands in PURPOSES:
         if found := [command for command in commands if command in members(group)]:
-            lines += [f"{purpose}:", *_rows(found), ""]
+            lines += [f"{purpose}:", *_command_rows(found), ""]
     return "\n".join([*lines, f"csa {group} COMMAND --help says more of each."]) + "\n"
 
 
-def _rows(commands: tuple[Command, ...] | list[Command]) -> list[str]:
-    return [_row(" ".join(command.words), command.summary, room=_NAME_WIDTH) for command in commands]
+def _command_rows(commands: tuple[Command, ...] | list[Command]) -> list[str]:
+    return [_help_row(" ".join(command.words), command.summary, room=_NAME_WIDTH) for command in commands]
 
 
-def _row(words: str, what: str, *, room: int) -> str:
+def _help_row(words: str, what: str, *, room: int) -> str:
     """Return words to type with what they do behind them, or below where the terminal is too narrow."""
     line, width = f"  {words:<{room}} {what}", help_width()
     if len(line) <= width:
         return line
     if 2 + len(words) > width:
         words = words.replace(' "', ' \\\n    "')
-    return f"  {words}\n{_fold(what, indent=' ' * 6)}"
+    return f"  {words}\n{_fill_help(what, indent=' ' * 6)}"
 
 
-def _fold(text: str, *, indent: str = "") -> str:
+def _fill_help(text: str, *, indent: str = "") -> str:
     from textwrap import fill  # noqa: PLC0415  # only help needs it
 
     return fill(text, help_width(), initial_indent=indent, subsequent_indent=indent)
@@ -219,5 +289,5 @@ def _fold(text: str, *, indent: str = "") -> str:
 
 def print_help(text: str) -> int:
     width = help_width()
-    print("\n".join(line if len(line) <= width else _fold(line) for line in text.splitlines()))
+    print("\n".join(line if len(line) <= width else _fill_help(line) for line in text.splitlines()))
     return 0

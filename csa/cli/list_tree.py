@@ -161,4 +161,4 @@ def _name_missing(node: Node[SessionInfo], user_home: Path) -> str:
     elsewhere = child.record.state.parent_project if child.record.state else None
     if elsewhere:
         return f"in {shorten(Path(elsewhere), user_home)}"
-    return "retired" if (child.store.retired_dir / node.session_id).is_dir() else "missing"
+    return "retired" if child.store.retired_paths(node.session_id).root.is_dir() else "missing"

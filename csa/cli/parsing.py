@@ -1,16 +1,21 @@
-"""Commands' words as argparse reads them, and the help it writes."""
+"""The parser of a command: argparse, with csa's help, and csa's words for what is wrong and may have been meant."""
 
 from __future__ import annotations
 
 import argparse
+import math
 import re
 import sys
-from typing import Any
 
 from csa.cli.output import help_width
-from csa.cli.plainwords import UsageFault
+from csa.errors import UsageError
+
+TYPE_CHECKING = False  # see csa/structs.py
+if TYPE_CHECKING:
+    from typing import Any, NoReturn
 
 _DEEPEST = 7  # columns, where a line that is too long begins
+_OF_ARGUMENT = re.compile(r"argument (\S+): (?:invalid choice: '(.*?)' )?")
 
 
 class _Formatter(argparse.HelpFormatter):
@@ -22,13 +27,13 @@ class _Formatter(argparse.HelpFormatter):
     def format_help(self) -> str:
         """Show an option whose value may be left out as it has to be given: with an equals sign."""
         text = re.sub(r"(--[a-z-]+) \[([A-Z]+)\]", r"\1[=\2]", super().format_help())
-        return "".join(map(_fold, text.splitlines(keepends=True)))
+        return "".join(map(_fold_help_line, text.splitlines(keepends=True)))
 
     def _fill_text(self, text: str, width: int, indent: str) -> str:
         return "\n\n".join(super(_Formatter, self)._fill_text(part, width, indent) for part in text.split("\n\n"))
 
 
-def _fold(line: str) -> str:
+def _fold_help_line(line: str) -> str:
     """Break a line that argparse has left too long for a narrow terminal."""
     if len(line) <= help_width() + 1:
         return line
@@ -45,10 +50,15 @@ class Parser(argparse.ArgumentParser):
         super().__init__(prog=prog, description=description, formatter_class=_Formatter, allow_abbrev=False)
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """Parse the words; UsageFault when they are off."""
-        if any(action.nargs == argparse.ZERO_OR_MORE and not action.option_strings for action in self._actions):
-            return self.parse_intermixed_args(args, namespace)
-        return super().parse_args(args, namespace)
+        """Parse the words; UsageError, with what may have been meant, when they are off."""
+        try:
+            if any(action.nargs == argparse.ZERO_OR_MORE and not action.option_strings for action in self._actions):
+                return self.parse_intermixed_args(args, namespace)
+            return super().parse_args(args, namespace)
+        except _RefusedWordsError as refusal:
+            message = str(refusal)
+            hint = self._hint(message, args) or f"{self.prog} --help"
+            raise UsageError(f"{message[:1].upper()}{message[1:]}.", hint=hint) from refusal
 
     def parse_known_args(self, args=None, namespace=None):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201  # as it is
         """Take the value of an option that may have none only as `--option=value`, or it would take the prompt."""
@@ -58,5 +68,48 @@ class Parser(argparse.ArgumentParser):
         joined = [f"{word}={lone[word]}" if word in lone else word for word in words[:end]]
         return super().parse_known_args(joined + words[end:], namespace)
 
-    def error(self, message: str) -> None:  # type: ignore[override]  # argparse's never returns; nor does this
-        raise UsageFault(message, self.prog)
+    def error(self, message: str) -> NoReturn:
+        raise _RefusedWordsError(message)
+
+    def _hint(self, message: str, words: list[str]) -> str | None:
+        if found := _OF_ARGUMENT.match(message):
+            return self._suggest_choice(*found.groups())
+        return self._suggest_option(message) or self._suggest_quotes(message, words)
+
+    def _suggest_choice(self, name: str, typed: str | None) -> str | None:
+        """Return what a wrong value may have been meant to be, of an argument that has only so many."""
+        names = set(name.split("/"))
+        actions = [each for each in self._actions if names & {*each.option_strings, each.dest}]
+        choices = [choice for action in actions for choice in action.choices or ()]
+        return _suggest_close(typed, choices) if typed else None
+
+    def _suggest_option(self, message: str) -> str | None:
+        """Return what an unknown option may have been meant to be."""
+        typed = next((word.partition("=")[0] for word in message.split() if word.startswith("--")), "")
+        known = [option for action in self._actions for option in action.option_strings]
+        return None if typed in known else _suggest_close(typed, known, cutoff=0.75)
+
+    def _suggest_quotes(self, message: str, words: list[str]) -> str | None:
+        """Return what to do about a prompt that the shell has taken apart, or the value of --wait that became one."""
+        if not message.startswith("unrecognized arguments: "):
+            return None
+        arguments, rest = self.parse_known_args(words)  # type: ignore[no-untyped-call]  # as argparse has it
+        first = getattr(arguments, "prompt", None)
+        if first is None or any(word.startswith("-") for word in rest):
+            return None
+        if arguments.wait == math.inf and first.replace(".", "", 1).isdigit():
+            return f"--wait={first}"
+        from shlex import quote  # noqa: PLC0415  # only a typo pays for it
+
+        return f"quote the prompt: {quote(' '.join([first, *rest]))}"
+
+
+class _RefusedWordsError(Exception):
+    """What argparse says of words that it cannot read."""
+
+
+def _suggest_close(typed: str, known: list[str], cutoff: float = 0.6) -> str | None:
+    from difflib import get_close_matches  # noqa: PLC0415  # only a typo pays for it
+
+    close = get_close_matches(typed, known, n=1, cutoff=cutoff)
+    return f"did you mean '{close[0]}'?" if close else None

@@ -10,6 +10,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 from csa.cli.describe import elapsed, size
 from csa.cli.live import Row
@@ -39,7 +40,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def execute(arguments: argparse.Namespace) -> int:
-    root = state_root(os.environ)
+    root = Path(state_root(os.environ))
     roster = Roster(lambda: find_projects(root, with_retired=False), user_home=home(os.environ))
     rows = by_start(roster.running(others=OTHERS_SHOWN if arguments.all else 0))
     lines = [_Line(row, _resources(row)) for row in rows]

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from csa.runner.client import Csa
     from csa.runner.setting import Setting
-    from csa.store.checkpoints import Checkpoint, Verdict
+    from csa.store.checkpoints import Checkpoint, Verification
 
 _COLOURS = {"ok": "green", "gone": "dim"}
 _SHOWN = 12  # characters of a commit's name
@@ -54,7 +54,7 @@ def execute(arguments: argparse.Namespace) -> int:
     return 1 if any(verdict not in {None, "ok", "gone"} for verdict in verdicts) else 0
 
 
-def to_json(checkpoint: Checkpoint, verdict: Verdict | None = None) -> dict[str, Any]:
+def to_json(checkpoint: Checkpoint, verdict: Verification | None = None) -> dict[str, Any]:
     """Return a checkpoint as an object; `verified` only where it was."""
     facts = checkpoint.facts
     checked = {} if verdict is None else {"verified": verdict}
@@ -85,7 +85,7 @@ def _chosen(client: Csa, arguments: argparse.Namespace) -> tuple[str | None, Set
     return session.session_id, session.setting
 
 
-def _print_rows(found: list[Checkpoint], verdicts: list[Verdict | None], *, of_one: bool) -> None:
+def _print_rows(found: list[Checkpoint], verdicts: list[Verification | None], *, of_one: bool) -> None:
     if not found:
         print("No checkpoints found")
         print("hint: csa session checkpoint --session S makes one", file=sys.stderr)

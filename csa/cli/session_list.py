@@ -102,7 +102,7 @@ def read_since(text: str | None, now: datetime) -> datetime | None:
     """Return the moment that `--since` means; UsageError when it means none."""
     if text is None:
         return None
-    from csa.model.timespan import EXAMPLE, parse_moment  # noqa: PLC0415  # a plain list needs none of it
+    from csa.model.clock import EXAMPLE, parse_moment  # noqa: PLC0415  # a plain list needs none of it
 
     moment = parse_moment(text, now)
     if moment is None:

@@ -10,6 +10,7 @@ import os
 import sys
 import time
 from functools import partial
+from pathlib import Path
 
 from csa.cli.live import Line, Row, group, lay_out
 from csa.cli.output import can_redraw, print_json, terminal_width
@@ -32,7 +33,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def execute(arguments: argparse.Namespace) -> int:
-    root = state_root(os.environ)
+    root = Path(state_root(os.environ))
     is_live = can_redraw(sys.stdout) and not arguments.json
     # the live view has no place for warnings
     find = find_stores if is_live else partial(find_projects, with_retired=False)

@@ -81,7 +81,7 @@ class TurnRequest(Struct, kw_only=True):
         That the tool does not know it (`unknown_conversation`) counts only where the tool names it, or answers the very
         request for it, before the turn begins: a provider answers 404 as well, and a model may write anything.
         """
-        return self.provider_session_id or self.fork_of
+        return self.fork_of if self.provider_session_id is None else self.provider_session_id
 
 
 class Invocation(Struct):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from csa.structs import Struct
+from csa.structs import Struct, asdict
 
 ANSWER_LIMIT_S = 10.0  # gemini-cli and opencode take two seconds at their first start, more on a busy machine
 
@@ -27,11 +27,6 @@ class Check(Struct):
 
     def to_dict(self) -> dict[str, Any]:
         """Return the object that `csa doctor --json` prints."""
-        return {
-            "topic": self.topic,
-            "name": self.name,
-            "status": self.status,
-            "detail": self.detail,
-            "next_step": self.next_step,
-            "blocks_runs": self.exit_code != 0,
-        }
+        known = asdict(self)
+        exit_code = known.pop("exit_code")
+        return {**known, "blocks_runs": exit_code != 0}

@@ -1,9 +1,13 @@
-"""Moments as a file system, git or a record tells them, which need not lie within the years that a time can have."""
+"""Moments as people write them, and as a file system, git or a record tells them: these may lie in any year."""
 
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta, tzinfo
 
+from csa.model.duration import parse_span
+from csa.model.state import parse_time
+
+EXAMPLE = "give a number and a unit (90s, 30m, 12h, 7d, 2w), or a date (2026-02-28, 2026-02-28T14:30) in local time"
 _FIRST, _LAST = datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC)
 
 
@@ -57,3 +61,17 @@ def local_clock(moment: datetime | None, form: str = "%Y-%m-%d %H:%M", *, otherw
         return moment.astimezone().strftime(form)
     except (OverflowError, ValueError):
         return moment.strftime(form)
+
+
+def parse_moment(text: str, now: datetime) -> datetime | None:
+    """Read a moment, as UTC: a length of time before `now`, or a date or time (local unless it says otherwise)."""
+    try:
+        span = parse_span(text)
+        if span is not None:
+            return now - span
+        clock = datetime.fromisoformat(text)
+    except OverflowError:
+        return _FIRST
+    except ValueError:
+        return None
+    return from_local(clock) if clock.tzinfo is None else parse_time(text)

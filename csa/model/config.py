@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from datetime import timedelta
-from typing import Any, Literal
+from typing import Any, Generic, Literal, TypeVar
 
 from csa.errors import ConfigError
 from csa.model.duration import parse_duration, parse_on_quota
@@ -16,6 +16,7 @@ from csa.model.limits import COUNTS, Limits
 from csa.model.permission import Permission
 from csa.structs import Struct, field
 
+_T = TypeVar("_T")
 _Kind = Literal[
     "text", "words", "count", "seconds", "permission", "table", "transport", "switch", "duration", "flag", "on_quota"
 ]
@@ -100,50 +101,42 @@ class ToolConfig(Struct):
     env: Mapping[str, str] = field(default_factory=dict)
 
 
+class _Value(Generic[_T]):
+    """An attribute of a configuration: the value in force of a key."""
+
+    def __init__(self, key: str, kind: Callable[[Any], _T]) -> None:
+        self._key, self._kind = key, kind
+
+    def __get__(self, config: Config, _owner: type[Config]) -> _T:
+        return self._kind(config.values[self._key][0])
+
+
+def _limit(seconds: float) -> float | None:
+    """0 is no limit, for which None stands."""
+    return float(seconds) or None
+
+
 class Config(Struct):
     """The values in force, by dotted key, each with its origin."""
 
     values: Mapping[str, tuple[Any, str]]
     warnings: tuple[str, ...] = ()
 
-    @property
-    def tool(self) -> str:
-        return str(self.values["tool"][0])
-
-    @property
-    def tools_order(self) -> tuple[str, ...]:
-        return tuple(self.values["tools_order"][0])
-
-    @property
-    def permission(self) -> Permission:
-        return Permission(self.values["permission"][0])
-
-    @property
-    def max_depth(self) -> int:
-        return int(self.values["max_depth"][0])
-
-    @property
-    def timeout_s(self) -> float | None:
-        """None: no limit."""
-        return float(self.values["timeout_s"][0]) or None
-
-    @property
-    def checkpoint_every_turns(self) -> int:
-        """0: never."""
-        return int(self.values["checkpoint_every_turns"][0])
-
-    @property
-    def idle_timeout_s(self) -> float | None:
-        """None: no limit."""
-        return float(self.values["idle_timeout_s"][0]) or None
-
-    @property
-    def retries(self) -> int:
-        return int(self.values["retries"][0])
-
-    @property
-    def fallback(self) -> tuple[str, ...]:
-        return tuple(self.values["fallback"][0])
+    tool = _Value("tool", str)
+    tools_order = _Value("tools_order", tuple[str, ...])
+    permission = _Value("permission", Permission)
+    max_depth = _Value("max_depth", int)
+    timeout_s = _Value("timeout_s", _limit)
+    idle_timeout_s = _Value("idle_timeout_s", _limit)
+    checkpoint_every_turns = _Value("checkpoint_every_turns", int)  # 0: never
+    retries = _Value("retries", int)
+    fallback = _Value("fallback", tuple[str, ...])
+    context_turns = _Value("context_turns", int)
+    context_tokens = _Value("context_tokens", int)
+    max_sessions = _Value("max_sessions", int)  # 0: no limit
+    undo_days = _Value("undo_days", int)
+    on_finish_timeout_s = _Value("on_finish_timeout_s", _limit)
+    audit_reads = _Value("audit_reads", bool)
 
     @property
     def park_limit_s(self) -> float:
@@ -154,14 +147,6 @@ class Config(Struct):
     @property
     def hands_over(self) -> bool:
         return bool(self.values["handoff"][0] == "on")
-
-    @property
-    def context_turns(self) -> int:
-        return int(self.values["context_turns"][0])
-
-    @property
-    def context_tokens(self) -> int:
-        return int(self.values["context_tokens"][0])
 
     @property
     def limits(self) -> Limits:
@@ -179,27 +164,9 @@ class Config(Struct):
         return parse_duration(text) if text else None
 
     @property
-    def max_sessions(self) -> int:
-        """0: no limit."""
-        return int(self.values["max_sessions"][0])
-
-    @property
-    def undo_days(self) -> int:
-        return int(self.values["undo_days"][0])
-
-    @property
     def on_finish(self) -> str | None:
         """None: nothing is run."""
         return str(self.values["on_finish"][0]) or None
-
-    @property
-    def on_finish_timeout_s(self) -> float | None:
-        """None: no limit."""
-        return float(self.values["on_finish_timeout_s"][0]) or None
-
-    @property
-    def audit_reads(self) -> bool:
-        return bool(self.values["audit_reads"][0])
 
     @property
     def acp_tools(self) -> tuple[str, ...]:
@@ -230,7 +197,7 @@ def combine_layers(layers: list[Layer]) -> Config:
     for layer in layers:
         for name, value in () if layer in strange else _flatten(layer).items():
             key = _key_of(name)
-            checked = _check(layer.origin, name, key, value)
+            checked = _checked(layer.origin, name, key, value)
             current = found[name][0] if name in found else key.default
             if not (layer.is_project and key.limits and _loosens(name, checked, current)):
                 found[name] = (checked, layer.origin)
@@ -246,7 +213,7 @@ def from_environment(environ: Mapping[str, str]) -> list[Layer]:
             continue
         key = name.removeprefix("CSA_CONF_").lower()
         if key not in KEYS:
-            raise _unknown(name, key, [*KEYS], prefix="CSA_CONF_")
+            raise _unknown_key(name, key, [*KEYS], prefix="CSA_CONF_")
         layers.append(Layer(name, {key: _parse_text(name, KEYS[key].kind, text)}))
     return layers
 
@@ -260,16 +227,16 @@ def _flatten(layer: Layer) -> dict[str, Any]:
             _refuse_to_project(layer, name, name)
             flat[name] = value
         else:
-            raise _unknown(layer.origin, name, [*KEYS, "tools"])
+            raise _unknown_key(layer.origin, name, [*KEYS, "tools"])
     return flat
 
 
 def _flatten_tools(layer: Layer, tools: Any) -> dict[str, Any]:
     flat: dict[str, Any] = {}
-    for tool, table in _table(layer.origin, "tools", tools).items():
-        for name, value in _table(layer.origin, f"tools.{tool}", table).items():
+    for tool, table in _checked_table(layer.origin, "tools", tools).items():
+        for name, value in _checked_table(layer.origin, f"tools.{tool}", table).items():
             if name not in TOOL_KEYS:
-                raise _unknown(layer.origin, name, [*TOOL_KEYS], where=f"tools.{tool}.")
+                raise _unknown_key(layer.origin, name, [*TOOL_KEYS], where=f"tools.{tool}.")
             _refuse_to_project(layer, name, f"tools.{tool}.{name}")
             flat[f"tools.{tool}.{name}"] = value
     return flat
@@ -280,7 +247,7 @@ def _refuse_to_project(layer: Layer, key: str, name: str) -> None:
         raise ConfigError(f"{layer.origin}: a project may not set '{name}'.", hint="move it to your own config file")
 
 
-def _table(origin: str, name: str, value: Any) -> Mapping[str, Any]:
+def _checked_table(origin: str, name: str, value: Any) -> Mapping[str, Any]:
     if not isinstance(value, Mapping):
         raise ConfigError(f"{origin}: '{name}' must be a table.")
     return value
@@ -290,7 +257,7 @@ def _key_of(name: str) -> Key:
     return KEYS[name] if name in KEYS else TOOL_KEYS[name.rpartition(".")[2]]
 
 
-def _unknown(origin: str, name: str, known: list[str], *, where: str = "", prefix: str = "") -> ConfigError:
+def _unknown_key(origin: str, name: str, known: list[str], *, where: str = "", prefix: str = "") -> ConfigError:
     from difflib import get_close_matches  # noqa: PLC0415  # only a typo pays for it
 
     close = get_close_matches(name, known, n=1)
@@ -340,7 +307,7 @@ _SIMPLE: Mapping[str, Callable[[Any], bool]] = {
 }
 
 
-def _check(origin: str, name: str, key: Key, value: Any) -> Any:
+def _checked(origin: str, name: str, key: Key, value: Any) -> Any:
     if not _fits(key.kind, value):
         raise ConfigError(f"{origin}: '{name}' must be {_EXPECTED[key.kind]}, not {value!r}.")
     return value

@@ -8,8 +8,6 @@ from datetime import timedelta
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 _TOO_LONG = timedelta(days=365_000)  # before it is counted from now on, which ends with the year 9999
 _FORM = re.compile(r"(\d{1,6})\s*([smhdw])", re.ASCII)
-
-
 DEFAULT_PARK = timedelta(hours=26)  # a day, and what a clock may be wrong
 
 
@@ -22,7 +20,12 @@ def parse_on_quota(text: str) -> timedelta | None:
 
 
 def parse_duration(text: str) -> timedelta | None:
-    """Return the time that one number and one unit mean; None for anything else, for no time or 1000 years."""
+    """Return what `parse_span` does, but None for no time or 1000 years."""
+    span = parse_span(text)
+    return span if span is not None and timedelta() < span < _TOO_LONG else None
+
+
+def parse_span(text: str) -> timedelta | None:
+    """Return the time that one number and one unit mean; None for anything else."""
     found = _FORM.fullmatch(text.strip().lower())
-    span = timedelta(**{_UNITS[found[2]]: int(found[1])}) if found else timedelta()
-    return span if timedelta() < span < _TOO_LONG else None
+    return timedelta(**{_UNITS[found[2]]: int(found[1])}) if found else None

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 
 from csa.model.state import format_time, parse_time
 from csa.model.usage import Usage, count_of, number_of
-from csa.structs import Struct
+from csa.structs import Struct, asdict
 
 TYPE_CHECKING = False  # see csa/structs.py
 if TYPE_CHECKING:
@@ -34,10 +34,6 @@ class Link(Struct, kw_only=True):
     tool: str
     status: str
     error_kind: str | None = None
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return its four keys."""
-        return {"turn": self.turn, "tool": self.tool, "status": self.status, "error_kind": self.error_kind}
 
 
 class RunResult(Struct, kw_only=True):
@@ -81,55 +77,36 @@ class RunResult(Struct, kw_only=True):
 
     def to_event(self) -> dict[str, Any]:
         """Return the data of `run_finished`."""
-        return {
-            "status": self.status,
-            "exit_code": self.exit_code,
-            "tool": self.tool,
-            "model": self.model,
-            "provider_session_id": self.provider_session_id,
-            "tool_exit_code": self.tool_exit_code,
-            "signal": self.signal,
-            "stop_reason": self.stop_reason,
-            "error": self.error,
-            "summary": self.summary,
-            "duration_s": self.duration_s,
-            "usage": self.usage.to_dict() if self.usage else None,
-            "peak_rss_bytes": self.peak_rss_bytes,
-            "denied": list(self.denied),
-            "head": self.head,
-            "started_at": format_time(self.started_at),
-            "finished_at": format_time(self.finished_at),
-            **self._chain(),
-        }
+        return self._values(_EVENT)
 
     def to_json(self) -> dict[str, Any]:
         """Return the object that `run --json` and `session result --json` print.
 
         Its keys are fixed, but for `chain`, which is there where a fallback made more than one turn.
         """
-        return {
-            "session_id": self.session_id,
-            "turn": self.turn,
-            "tool": self.tool,
-            "model": self.model,
-            "provider_session_id": self.provider_session_id,
-            "status": self.status,
-            "exit_code": self.exit_code,
-            "tool_exit_code": self.tool_exit_code,
-            "text": self.text,
-            "summary": self.summary,
-            "error": self.error,
-            "denied": list(self.denied),
-            "usage": self.usage.to_dict() if self.usage else None,
-            "duration_s": self.duration_s,
-            "started_at": format_time(self.started_at),
-            "finished_at": format_time(self.finished_at),
-            "artifacts": list(self.artifacts),
-            **self._chain(),
-        }
+        return self._values(_JSON)
 
-    def _chain(self) -> dict[str, Any]:
-        return {"chain": [link.to_dict() for link in self.chain]} if self.chain else {}
+    def _values(self, names: Iterable[str]) -> dict[str, Any]:
+        chain = {"chain": [asdict(link) for link in self.chain]} if self.chain else {}
+        return {**{name: _plain(getattr(self, name)) for name in names}, **chain}
+
+
+_EVENT = (
+    *("status", "exit_code", "tool", "model", "provider_session_id", "tool_exit_code", "signal", "stop_reason"),
+    *("error", "summary", "duration_s", "usage", "peak_rss_bytes", "denied", "head", "started_at", "finished_at"),
+)
+_JSON = (
+    *("session_id", "turn", "tool", "model", "provider_session_id", "status", "exit_code", "tool_exit_code", "text"),
+    *("summary", "error", "denied", "usage", "duration_s", "started_at", "finished_at", "artifacts"),
+)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, datetime):
+        return format_time(value)
+    if isinstance(value, Usage):
+        return value.to_dict()
+    return list(value) if isinstance(value, tuple) else value
 
 
 def link_of(result: RunResult) -> Link:

@@ -114,22 +114,24 @@ def parse_state(record: Mapping[str, Any]) -> SessionState:
     schema = _optional(record, "schema", int)
     if schema is not None and schema > SCHEMA:
         raise NewerSchemaFault("schema", f"version {schema} was written by a newer csa (this one reads {SCHEMA})")
-    genealogy = _table(record, "genealogy")
-    context = _table(record, "context_status")
-    usage = _table(record, "usage")
+    genealogy = _table_of(record, "genealogy")
+    context = _table_of(record, "context_status")
+    usage = _table_of(record, "usage")
     session_id = _required(record, "meta_session_id", str)
     if not is_session_id(session_id):
         raise RecordFault("meta_session_id", f"'{session_id}' is not a ULID")
     depth = _optional(genealogy, "depth", int) or 0
     if depth < 0:
         raise RecordFault("genealogy.depth", f"{depth} is negative")
-    turn_count, turns = (_count(record, key) for key in ("turn_count", "turns"))
-    created_at = _time(record, "created_at") if record.get("created_at") is not None else _time_of(session_id)
+    turn_count, turns = (_count_of(record, key) for key in ("turn_count", "turns"))
+    created_at = _required_time(record, "created_at") if record.get("created_at") is not None else _time_of(session_id)
     return SessionState(
         session_id=session_id,
         project_path=_required(record, "project_path", str),
         created_at=created_at,
-        last_accessed=_time(record, "last_accessed") if record.get("last_accessed") is not None else created_at,
+        last_accessed=_required_time(record, "last_accessed")
+        if record.get("last_accessed") is not None
+        else created_at,
         description=_optional(record, "description", str) or "",
         name=_optional(record, "name", str),
         owner=_optional(record, "owner", str),
@@ -138,7 +140,7 @@ def parse_state(record: Mapping[str, Any]) -> SessionState:
         extra_writable=_paths(record, "extra_writable"),
         ephemeral=_optional(record, "ephemeral", bool) or False,
         pinned=_optional(record, "pinned", bool) or False,
-        expires_at=_time(record, "expires_at") if record.get("expires_at") is not None else None,
+        expires_at=_required_time(record, "expires_at") if record.get("expires_at") is not None else None,
         phase=_optional(record, "phase", str) or "active",
         retired_at=parse_time(record.get("retired_at")),
         retired_phase=_optional(record, "retired_phase", str),
@@ -152,9 +154,9 @@ def parse_state(record: Mapping[str, Any]) -> SessionState:
         max_depth=_optional(genealogy, "max_depth", int),
         is_compacted=_optional(context, "is_compacted", bool) or False,
         last_compacted_at=_time_text(context.get("last_compacted_at")),
-        limits=_parse_limits(_table(record, "limits")),
-        budget=_parse_budget(_table(record, "budget")),
-        tools={name: _parse_tool(name, table) for name, table in _table(record, "tools").items()},
+        limits=_parse_limits(_table_of(record, "limits")),
+        budget=_parse_budget(_table_of(record, "budget")),
+        tools={name: _parse_tool(name, table) for name, table in _table_of(record, "tools").items()},
         usage=_parse_usage(usage) if usage or schema is not None else _strange_usage(record),
         duration_s=float(_amount(usage, "usage", "duration_s", (int, float))),
         schema=schema,
@@ -250,7 +252,7 @@ def _parse_tool(name: str, table: Any) -> ToolState:
         last_action_summary=_optional(table, "last_action_summary", str),
         last_exit_code=_optional(table, "last_exit_code", int),
         updated_at=parse_time(table.get("updated_at")),
-        totals=_numbers(f"tools.{name}.totals", totals) if isinstance(totals, Mapping) else None,
+        totals=_amounts(f"tools.{name}.totals", totals) if isinstance(totals, Mapping) else None,
     )
 
 
@@ -269,25 +271,25 @@ def _render_tool(tool: ToolState) -> dict[str, Any]:
 
 
 def _parse_usage(table: Mapping[str, Any]) -> Usage:
-    return Usage.from_dict(_numbers("usage", {key: table[key] for key in fields(Usage) if key in table}))
+    return Usage.from_dict(_amounts("usage", {key: table[key] for key in fields(Usage) if key in table}))
 
 
 def _strange_usage(record: Mapping[str, Any]) -> Usage:
     """Return what another implementation says that a session's turns have used, as far as it does."""
-    total = _table(record, "total_token_usage")
+    total = _table_of(record, "total_token_usage")
     said = {key: total[key] for key in ("input_tokens", "output_tokens") if key in total}
     if not said and "total_tokens" in total:
         said = {"input_tokens": total["total_tokens"]}
     if not said:
         return _UNKNOWN if record.get("tools") else Usage()
     cost = {"cost_usd": total["estimated_cost_usd"]} if "estimated_cost_usd" in total else {}
-    return counted(Usage.from_dict(_numbers("total_token_usage", said | cost)))
+    return counted(Usage.from_dict(_amounts("total_token_usage", said | cost)))
 
 
 def _parse_limits(table: Mapping[str, Any]) -> Limits:
     if not table:
         return _NO_LIMITS
-    tools = _table(table, "tools")
+    tools = _table_of(table, "tools")
     return Limits(
         **{name: int(_amount(table, "limits", name, (int,))) for name in COUNTS},
         tools={name: int(_amount(tools, "limits.tools", name, (int,))) for name in tools},
@@ -314,14 +316,14 @@ def _amount(table: Mapping[str, Any], where: str, key: str, kinds: tuple[type[in
     return float(value)
 
 
-def _numbers(where: str, table: Mapping[str, Any]) -> dict[str, float]:
+def _amounts(where: str, table: Mapping[str, Any]) -> dict[str, float]:
     for key, value in table.items():
         if (type(value) is not int and type(value) is not float) or not 0 <= value <= LARGEST:
             raise RecordFault(f"{where}.{key}", f"{value!r} is not an amount")
     return dict(table)
 
 
-def _table(record: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+def _table_of(record: Mapping[str, Any], key: str) -> Mapping[str, Any]:
     value = record.get(key)
     if value is None:
         return _NO_TABLE
@@ -355,7 +357,7 @@ def _paths(record: Mapping[str, Any], key: str) -> tuple[str, ...]:
     return tuple(value)
 
 
-def _count(record: Mapping[str, Any], key: str) -> int | None:
+def _count_of(record: Mapping[str, Any], key: str) -> int | None:
     number = _optional(record, key, int)
     if number is not None and number < 0:
         raise RecordFault(key, f"{number} is negative")
@@ -377,7 +379,7 @@ def _optional_id(record: Mapping[str, Any], key: str) -> str | None:
     return value
 
 
-def _time(record: Mapping[str, Any], key: str) -> datetime:
+def _required_time(record: Mapping[str, Any], key: str) -> datetime:
     value = record.get(key)
     if (moment := parse_time(value)) is not None:
         return moment

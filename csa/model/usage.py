@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from csa.structs import Struct, replace
+from csa.structs import Struct, asdict, replace
 
 TYPE_CHECKING = False  # see csa/structs.py
 if TYPE_CHECKING:
@@ -51,14 +51,7 @@ class Usage(Struct):
 
     def to_sum(self) -> dict[str, Any]:
         """Return the six keys of a sum; a cost that is not known is None."""
-        return {
-            "input_tokens": self.input_tokens,
-            "output_tokens": self.output_tokens,
-            "cached_tokens": self.cached_tokens,
-            "cost_usd": self.cost_usd,
-            "turns_unmeasured": self.turns_unmeasured,
-            "turns_unpriced": self.turns_unpriced,
-        }
+        return asdict(self)
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Usage:

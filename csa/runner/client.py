@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 
 from csa.errors import UsageError
 from csa.ids import ENTROPY_BYTES, new_session_id
-from csa.paths import SessionPaths, home_pathname, make_path, state_root_pathname
+from csa.paths import SessionPaths, home_pathname, make_path, state_root
 from csa.runner.ancestry import with_identity
 from csa.runner.session import Session, find_session
 from csa.runner.sessions.listing import SessionInfo, select_sessions
@@ -99,7 +99,7 @@ class Csa:
                 "The current directory has been deleted.", hint="cd to another, or pass --cd DIR"
             ) from error
         project = find_project(start)
-        root = state_root_pathname(variables)
+        root = state_root(variables)
         client = cls(project, root=root)
         client.setting = Setting(
             store=client.store,

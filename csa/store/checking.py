@@ -13,11 +13,11 @@ from typing import Any, Literal
 from csa.errors import NotFoundError, StateError
 from csa.model.events import TRANSCRIPT_VERSION, Event
 from csa.model.state import SessionState
-from csa.paths import SessionPaths, store_dir
+from csa.paths import SessionPaths
 from csa.store.liveness import probe
 from csa.store.recovery import caught_up, end_in_result
 from csa.store.results import load_own_result, render_result
-from csa.store.sessions import Store
+from csa.store.sessions import Store, is_directory
 from csa.store.statefile import load_state, read_record
 from csa.store.status import missing_turns
 from csa.store.strangers import PUT_ASIDE, find_put_aside, strange_end
@@ -268,7 +268,5 @@ def _check_state(
 
 
 def _is_there(store: Store, state: SessionState, parent: str) -> bool:
-    if state.parent_project is not None:
-        sessions = store_dir(store.root, Path(state.parent_project)) / "sessions"
-        return (sessions / parent).is_dir()
-    return store.has(parent) or store.retired_paths(parent).root.is_dir()
+    home = store if state.parent_project is None else Store(store.root, state.parent_project)
+    return is_directory(home.find(parent).pathname)

@@ -42,7 +42,7 @@ _HEX = re.compile(r"[0-9a-fA-F]{4,64}")
 _UNWRITABLE = ("Permission denied", "Read-only file system", "No space left on device", "insufficient permission")
 _LOST_RACE = ("cannot lock ref", "is at ", "reference already exists", "Unable to create", "File exists")
 
-Verdict = Literal["ok", "changed", "truncated", "gone", "unbound"]
+Verification = Literal["ok", "changed", "truncated", "gone", "unbound"]
 
 
 class Facts(Struct, kw_only=True):
@@ -144,7 +144,7 @@ def _make_checkpoint(path: Path, store: Store, facts: Facts, environ: Mapping[st
         commit = git.line("commit-tree", tree, *parents, stdin=message, when=now)
         notes = _add_note(git, heads.get(NOTES_REF), commit, note, now=now)
         try:
-            _swap(git, {ref: (heads.get(ref), commit), NOTES_REF: (heads.get(NOTES_REF), notes)})
+            _swap_refs(git, {ref: (heads.get(ref), commit), NOTES_REF: (heads.get(NOTES_REF), notes)})
         except GitError as error:
             if _reason_unwritable(error) or not any(words in error.said for words in _LOST_RACE):
                 raise
@@ -191,7 +191,7 @@ def read_kept_file(store: Store, environ: Mapping[str, str], checkpoint: Checkpo
         return None
 
 
-def verify_checkpoint(store: Store, checkpoint: Checkpoint) -> Verdict:
+def verify_checkpoint(store: Store, checkpoint: Checkpoint) -> Verification:
     """Recompute the transcript's digest, and compare the note.
 
     `changed`: what the transcript said then is not what it says now. `truncated`: it has become shorter. `gone`: the
@@ -251,7 +251,7 @@ def _make_tree(git: Git, entries: Mapping[str, str]) -> str:
     return git.line("mktree", "-z", stdin="".join(f"{about}\t{name}\0" for name, about in entries.items()).encode())
 
 
-def _swap(git: Git, moves: Mapping[str, tuple[str | None, str]]) -> None:
+def _swap_refs(git: Git, moves: Mapping[str, tuple[str | None, str]]) -> None:
     """Move all the refs, each from the value it was seen at, or none."""
     orders = [f"update {ref} {new} {old or ABSENT}" for ref, (old, new) in moves.items()]
     git.run("update-ref", "--stdin", stdin="\n".join(["start", *orders, "prepare", "commit", ""]).encode())
@@ -261,9 +261,9 @@ def _read_checkpoints(git: Git, commits: list[tuple[str, int]]) -> Iterator[Chec
     """Read the files and the notes of all in one go. A commit that is none of ours is passed over."""
     notes = _list_notes(git)
     asked = [spec for name, _ in commits for spec in (f"{name}:{FACTS}", notes.get(name, ABSENT))]
-    answers = _cat(git, asked)
+    answers = _cat_objects(git, asked)
     for index, (name, at) in enumerate(commits):
-        facts, note = (_parse(answer) for answer in answers[2 * index : 2 * index + 2])
+        facts, note = (_parse_facts(answer) for answer in answers[2 * index : 2 * index + 2])
         if facts is not None:
             yield Checkpoint(name, at, facts, note)
 
@@ -274,7 +274,7 @@ def _list_notes(git: Git) -> dict[str, str]:
     return {commit: note for note, commit in map(str.split, lines)}
 
 
-def _cat(git: Git, specs: list[str]) -> list[bytes | None]:
+def _cat_objects(git: Git, specs: list[str]) -> list[bytes | None]:
     said = git.run("cat-file", "--batch", stdin="\n".join([*specs, ""]).encode())
     answers: list[bytes | None] = []
     at = 0
@@ -291,7 +291,7 @@ def _cat(git: Git, specs: list[str]) -> list[bytes | None]:
     return answers
 
 
-def _parse(content: bytes | None) -> Facts | None:
+def _parse_facts(content: bytes | None) -> Facts | None:
     try:
         data: dict[str, Any] = json.loads(content or b"")
         facts = Facts(**{name: data[name] for name in fields(Facts)})

@@ -126,7 +126,7 @@ _last: list[_Table] = []
 _devices: dict[str, str] = {}  # of directories
 
 
-def _table() -> _Table:
+def _kernel_table() -> _Table:
     if not _last or time.monotonic() > _last[0].good_until:
         _last[:] = [_Table()]
     return _last[0]
@@ -137,15 +137,15 @@ def find_stranger(session: str) -> Stranger | None:
 
     It may be csa itself, where session.lock is held.
     """
-    found = _find(session)
+    found = _find_once(session)
     if found and found.is_seen:  # then once more: the table that told so may be a moment old
         _last.clear()
-        found = _find(session)
+        found = _find_once(session)
     return found
 
 
-def _find(session: str) -> Stranger | None:
-    table = _table()
+def _find_once(session: str) -> Stranger | None:
+    table = _kernel_table()
     if not table.may_tell_of(session):
         return None
     for name, inode in _lock_files(f"{session}/locks"):
@@ -161,7 +161,7 @@ def _find(session: str) -> Stranger | None:
 
 def may_be_held(session: str) -> KeysView[int]:
     """Return the inode numbers of files on which there is a flock, if one may be of a session; else none."""
-    table = _table()
+    table = _kernel_table()
     return table.holders.keys() if table.may_tell_of(session) else {}.keys()
 
 
@@ -182,7 +182,7 @@ def _pids_of_csa(session: str) -> set[int]:
     """Return the pids of csa's own processes that say in a lock file of a session that they hold it."""
     from csa.store.owner import may_be_running, parse_owner  # noqa: PLC0415  # only where something holds a lock
 
-    owners = (parse_owner(_content(f"{session}/locks/{name}")) for name, _ in _lock_files(f"{session}/locks"))
+    owners = (parse_owner(_read_lock_file(f"{session}/locks/{name}")) for name, _ in _lock_files(f"{session}/locks"))
     return {owner.pid for owner in owners if owner and owner.is_local and may_be_running(owner)}
 
 
@@ -268,13 +268,13 @@ def _recorded(path: str) -> dict[str, Any]:
     import json  # noqa: PLC0415  # hardly ever needed
 
     try:
-        found = json.loads(_content(path))
+        found = json.loads(_read_lock_file(path))
     except (ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}
 
 
-def _content(path: str) -> bytes:
+def _read_lock_file(path: str) -> bytes:
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError:
@@ -317,7 +317,7 @@ class Flocks:
         """Take one that is not ours yet; say whether it could be had."""
         path = f"{self._directory}/{name}"
         try:
-            fd = _open(path)
+            fd = _open_lock_file(path)
         except FileNotFoundError:
             return True
         except OSError as error:
@@ -343,13 +343,13 @@ def _is_of_csa(session: str, path: str) -> bool:
     """Say whether it is a csa that has a flock on a lock file."""
     from csa.store.owner import parse_owner  # noqa: PLC0415  # as above
 
-    if parse_owner(_content(path)) is not None:  # another implementation writes a record of its own there
+    if parse_owner(_read_lock_file(path)) is not None:  # another implementation writes a record of its own there
         return True
     holders = _Table().holders.get(os.stat(path).st_ino, {})
     return _holder(path, holders) in _pids_of_csa(session)
 
 
-def _open(path: str) -> int:
+def _open_lock_file(path: str) -> int:
     """Open a lock file, for writing where that is allowed, without which a file server gives no exclusive lock."""
     flags = os.O_CLOEXEC | os.O_NONBLOCK
     try:

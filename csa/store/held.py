@@ -246,10 +246,10 @@ def build_session(
         RefusedError: the project has `max_sessions` already.
         OSError: it cannot be written; nothing is left.
     """
-    paths = SessionPaths(store.sessions_dir / (NEW_PREFIX + state.session_id))
+    paths = store.paths(NEW_PREFIX + state.session_id)
     with store_lock(store):
         refuse_when_full(store, max_sessions)
-        make_private_directory(store.sessions_dir)
+        make_private_directory(paths.root.parent)
         if paths.root.exists():
             if is_locked(paths.session_lock):
                 raise BusyError(f"Another run is just creating session {state.session_id}.")

@@ -9,14 +9,14 @@ from csa.procfs import ProcessId, identify
 from csa.structs import Struct
 
 
-class Holder(Struct):
+class LockHolder(Struct):
     """A process that has the lock open. A lock is free when all of its holders are gone."""
 
     process: ProcessId
     command: str
 
 
-def lock_holders(path: Path) -> list[Holder]:
+def lock_holders(path: Path) -> list[LockHolder]:
     """Return the processes of our pid namespace, as far as they may be looked at, that hold the lock at `path`."""
     try:
         wanted = path.stat()
@@ -24,7 +24,7 @@ def lock_holders(path: Path) -> list[Holder]:
         return []
     pids = sorted(int(name) for name in os.listdir("/proc") if name.isdigit())
     held_by = [pid for pid in pids if _holds(pid, wanted)]
-    return [Holder(process, _command(pid)) for pid in held_by if (process := identify(pid))]
+    return [LockHolder(process, _command(pid)) for pid in held_by if (process := identify(pid))]
 
 
 def _holds(pid: int, wanted: os.stat_result) -> bool:

@@ -15,9 +15,8 @@ _MAX_ANCESTORS = 1000
 
 def find_record(root: Path, project: str, session_id: str) -> SessionPaths | None:
     """Return where a session's record is: in its place, or among those that were collected; None when it is gone."""
-    store = Store(root, Path(project))
-    places = (store.sessions_dir, store.path / "retired")
-    return next((SessionPaths(place / session_id) for place in places if (place / session_id).is_dir()), None)
+    paths = Store(root, project).find(session_id)
+    return paths if paths.root.is_dir() else None
 
 
 def ancestors(root: Path, state: SessionState) -> Iterator[SessionState]:

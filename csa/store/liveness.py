@@ -56,17 +56,17 @@ def probe(paths: SessionPaths) -> Liveness:
 
 
 def _probe(paths: SessionPaths) -> Liveness:
-    held, owner = _look(paths)
+    held, owner = _look_at_lock(paths)
     for _ in range(_MAX_LOOKS):
         if not held or (owner is not None and may_be_running(owner)):
             break
         time.sleep(_LOOK_AGAIN_S)  # who has just taken the lock has not yet said who he is
-        held, owner = _look(paths)
+        held, owner = _look_at_lock(paths)
     if held:
         return Liveness("alive", owner, is_held=True)
     judged = judge_owner(paths, owner)
     if judged.state == "not_alive" and find_stranger(paths.pathname):
-        held, owner = _look(paths)  # a csa that has begun meanwhile has a flock as well
+        held, owner = _look_at_lock(paths)  # a csa that has begun meanwhile has a flock as well
         if held:
             return Liveness("alive", owner, is_held=True)
         if (stranger := find_stranger(paths.pathname)) is None:  # or one that has just ended had
@@ -99,7 +99,7 @@ def _is_over(paths: SessionPaths, owner: Owner, age_s: float) -> bool:
     return owner.errand not in {INTERFACE, COMPACTION} and _is_finished(paths, owner.turn)
 
 
-def _look(paths: SessionPaths) -> tuple[bool, Owner | None]:
+def _look_at_lock(paths: SessionPaths) -> tuple[bool, Owner | None]:
     held, content = probe_lock(f"{paths.pathname}/locks/session.lock")
     return held, parse_owner(content)
 

@@ -93,7 +93,7 @@ class Observer:
     def __init__(self, store: Store, describe: Describe) -> None:
         self.store = store
         self._describe = describe
-        self._directory = store.sessions_pathname
+        self._directory = store.sessions_dir
         self._listed: _Signature = None
         self._ids: list[str] = []
         self._known: dict[str, _Known] = {}

@@ -57,9 +57,9 @@ def _read_pair(line: str) -> tuple[str, Any] | None:
     if not _is_name(key):
         raise _NotPlainError
     if text[:1] == "{" and text[-1] == "}":
-        return key, _numbers(text[1:-1])
+        return key, _inline_table(text[1:-1])
     if text[:1] == "[" and text[-1] == "]":
-        return key, _list_of_numbers(text[1:-1])
+        return key, _inline_list(text[1:-1])
     pair = key, text[1:-1] if text[:1] == '"' and text.find('"', 1) == len(text) - 1 else _value(text)
     if len(_known) >= _MAX_KNOWN:
         _known.clear()
@@ -79,7 +79,7 @@ def _value(value: str) -> Any:
     raise _NotPlainError
 
 
-def _numbers(inside: str) -> dict[str, Any]:
+def _inline_table(inside: str) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for part in inside.split(", ") if inside else ():
         key, equals, value = part.partition(" = ")
@@ -89,7 +89,7 @@ def _numbers(inside: str) -> dict[str, Any]:
     return found
 
 
-def _list_of_numbers(inside: str) -> list[Any]:
+def _inline_list(inside: str) -> list[Any]:
     parts = inside.split(", ") if inside else []
     if not all(part[:1].isdecimal() for part in parts):
         raise _NotPlainError

@@ -74,7 +74,7 @@ def _main_worktree(top: str) -> str | None:
     """
     try:
         own = _git_directory(make_path(top))
-        common = os.path.realpath(own / _read(own / "commondir").strip())
+        common = os.path.realpath(own / _read_git_file(own / "commondir").strip())
         if not os.path.isfile(f"{common}/HEAD"):  # the repository has gone
             return None
         above = os.path.dirname(common)
@@ -96,7 +96,7 @@ def _is_git_directory_of(place: str, directory: str) -> bool:
 def _configured_worktree(common: str) -> str | None:
     """Return `core.worktree`, by which a submodule's repository names its checkout."""
     section = ""
-    for line in _read(make_path(common) / "config", errors="replace").splitlines():
+    for line in _read_git_file(make_path(common) / "config", errors="replace").splitlines():
         words = line.strip()
         if words.startswith("["):
             section = words.partition("]")[0].lstrip("[").strip().lower()
@@ -111,7 +111,7 @@ def git_branch(start: Path) -> str | None:
     """Return the branch that is checked out in the work tree around `start`; None with a detached head, or without."""
     top = git_top(str(start))
     try:
-        head = _read(_git_directory(make_path(top)) / "HEAD").strip() if top else ""
+        head = _read_git_file(_git_directory(make_path(top)) / "HEAD").strip() if top else ""
     except (OSError, ValueError):
         return None
     _, found, branch = head.partition("ref: refs/heads/")
@@ -138,7 +138,7 @@ def is_commit(text: str) -> bool:
 def _git_directory(project: Path) -> Path:
     directory = project / ".git"
     if directory.is_file():  # a worktree or submodule: `gitdir: <path>`
-        directory = project / _read(directory).removeprefix("gitdir:").strip()
+        directory = project / _read_git_file(directory).removeprefix("gitdir:").strip()
     return directory
 
 
@@ -146,8 +146,8 @@ def _resolve_head(directory: Path) -> str | None:
     """Follow HEAD: a worktree has one of its own, and branches in common with the others."""
     common = directory
     if (directory / "commondir").exists():
-        common = directory / _read(directory / "commondir").strip()
-    value = _read(directory / "HEAD").strip()
+        common = directory / _read_git_file(directory / "commondir").strip()
+    value = _read_git_file(directory / "HEAD").strip()
     for _ in range(_MAX_SYMBOLIC):
         if is_commit(value):
             return value
@@ -162,15 +162,15 @@ def _read_ref(directory: Path, common: Path, name: str) -> str:
     """Return what a ref says: a commit, another ref, or nothing for a branch without commits."""
     for place in (directory / name, common / name):
         if place.is_file():
-            return _read(place).strip()
+            return _read_git_file(place).strip()
     try:
-        lines = _read(common / "packed-refs", errors="replace").splitlines()
+        lines = _read_git_file(common / "packed-refs", errors="replace").splitlines()
     except FileNotFoundError:
         return ""
     return next((line.partition(" ")[0] for line in lines if line.partition(" ")[2] == name), "")
 
 
-def _read(path: Path, *, errors: str = "strict") -> str:
+def _read_git_file(path: Path, *, errors: str = "strict") -> str:
     from csa.store.atomic import read_regular  # noqa: PLC0415  # most commands only ask for the project
 
     return read_regular(path).decode(errors=errors)

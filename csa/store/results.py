@@ -13,6 +13,7 @@ from csa.store.artifacts import list_artifacts
 from csa.store.atomic import read_regular, write_atomically
 from csa.store.strangers import strange_end, strange_result
 from csa.store.transcript import last_turn_event, read_events, read_events_backwards
+from csa.structs import asdict
 
 TYPE_CHECKING = False  # see csa/structs.py
 if TYPE_CHECKING:
@@ -81,7 +82,7 @@ def render_result(result: RunResult, totals: Mapping[str, Any] | None = None) ->
 def _projection(result: RunResult) -> dict[str, Any]:
     left_out = {"text", "artifacts", "chain"}
     known = {key: value for key, value in result.to_json().items() if key not in left_out}
-    chain = [{key: value for key, value in link.to_dict().items() if value is not None} for link in result.chain]
+    chain = [{key: value for key, value in asdict(link).items() if value is not None} for link in result.chain]
     return {**known, "chain": chain or None}
 
 

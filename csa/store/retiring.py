@@ -161,9 +161,9 @@ def remove_empty_directories(store: Store) -> None:
     if not store.path.is_dir():
         return
     with suppress(BusyError), store_lock(store):  # whoever makes a session there holds it
-        for directory in (store.sessions_dir, store.retired_dir):
+        for name in (store.sessions_dir, store.retired_dir):
             with suppress(OSError):
-                directory.rmdir()
+                os.rmdir(name)
         if set(os.listdir(store.path)) <= _LOCKS:
             for name in _LOCKS:  # the one is held; the other is only taken by who has a session here
                 (store.path / name).unlink(missing_ok=True)  # whoever waits for it sees that it has gone

@@ -10,10 +10,11 @@ from csa.ids import ID_LENGTH, is_session_id
 from csa.paths import (
     RETIRED,
     SESSION_DIRECTORIES,
+    SESSIONS,
     SessionPaths,
     make_path,
-    plain_store_pathname,
-    store_pathname,
+    plain_store_dir,
+    store_dir,
 )
 from csa.structs import Struct
 
@@ -84,7 +85,7 @@ class Store(Struct, frozen=False):
     def __init__(self, root: Path | str, project: Path | str) -> None:
         self.root_pathname = str(root)
         self.project_pathname = str(project)
-        self._pathname = _place(self.root_pathname, self.project_pathname)
+        self._pathname = _place_of_store(self.root_pathname, self.project_pathname)
 
     @property
     def root(self) -> Path:
@@ -105,21 +106,13 @@ class Store(Struct, frozen=False):
         return make_path(self.pathname)
 
     @property
-    def sessions_pathname(self) -> str:
-        return f"{self.pathname}/sessions"
+    def sessions_dir(self) -> str:
+        return f"{self.pathname}/{SESSIONS}"
 
     @property
-    def sessions_dir(self) -> Path:
-        return make_path(self.sessions_pathname)
-
-    @property
-    def retired_pathname(self) -> str:
+    def retired_dir(self) -> str:
         """Where collected sessions stand until they are purged."""
         return f"{self.pathname}/{RETIRED}"
-
-    @property
-    def retired_dir(self) -> Path:
-        return make_path(self.retired_pathname)
 
     def key(self, session_id: str) -> tuple[str, str]:
         """Return what tells a session from one of the same id in another project, which an import may make."""
@@ -127,7 +120,7 @@ class Store(Struct, frozen=False):
 
     def paths(self, session_id: str) -> SessionPaths:
         """Return where a session's files are, whether it exists or not."""
-        return SessionPaths(f"{self.sessions_pathname}/{session_id}")
+        return SessionPaths(f"{self.sessions_dir}/{session_id}")
 
     def find(self, session_id: str) -> SessionPaths:
         """Return where a session's files can be read: a collected one's stand elsewhere."""
@@ -139,7 +132,7 @@ class Store(Struct, frozen=False):
 
     def retired_paths(self, session_id: str) -> SessionPaths:
         """Return where a session's files are once it is retired."""
-        return SessionPaths(f"{self.retired_pathname}/{session_id}")
+        return SessionPaths(f"{self.retired_dir}/{session_id}")
 
     def ids(self, prefix: str = "") -> list[str]:
         """Return the ids of all sessions, oldest first: of the directories, not links, that are named by a ULID.
@@ -147,11 +140,11 @@ class Store(Struct, frozen=False):
         Raises:
             StateError: the directory of sessions cannot be read.
         """
-        return _ids_in(self.sessions_pathname, prefix)
+        return _ids_in(self.sessions_dir, prefix)
 
     def retired_ids(self, prefix: str = "") -> list[str]:
         """Return the ids of the sessions that were collected and are not purged yet, oldest first."""
-        return _ids_in(self.retired_pathname, prefix)
+        return _ids_in(self.retired_dir, prefix)
 
     def has(self, session_id: str) -> bool:
         """Say whether there is that session; StateError where the directory of sessions cannot be read."""
@@ -160,27 +153,27 @@ class Store(Struct, frozen=False):
         except (FileNotFoundError, NotADirectoryError):
             return False
         except OSError as error:
-            raise StateError.unreadable(self.sessions_pathname, error) from error
+            raise StateError.unreadable(self.sessions_dir, error) from error
 
     def load(self, session_id: str) -> SessionState:
         """Return a session's state; NotFoundError or StateError."""
         paths = self.paths(session_id)
         if not self.has(session_id):
             raise NotFoundError(f"No session {session_id} in {self.project}.", hint="csa session list")
-        return _load(paths)
+        return _load_session(paths)
 
     def record(self, session_id: str) -> Record:
         """Return a session, collected or not, with its state or its fault."""
-        record = _read(session_id, self.paths(session_id))
+        record = _read_session(session_id, self.paths(session_id))
         if record.fault is None or (found := self.find(session_id)) == record.paths:
             return record
-        return _read(session_id, found)
+        return _read_session(session_id, found)
 
     def record_in(self, directory: str, session_id: str, content: bytes | None) -> Record:
         """Return the same of the session that stands in `directory`, whose text has been read if there is `content`."""
         if content is None:
             return self.record(session_id)
-        return _read(session_id, SessionPaths(f"{directory}/{session_id}"), content)
+        return _read_session(session_id, SessionPaths(f"{directory}/{session_id}"), content)
 
     def records(self) -> Iterator[Record]:
         """Yield every session, newest first; one that is removed meanwhile is passed over."""
@@ -204,8 +197,8 @@ class Store(Struct, frozen=False):
         selector = selector.strip()
         if not selector:
             raise UsageError("An empty session selector matches nothing.", hint="csa session list")
-        matches = self._matches(selector, self.sessions_pathname)
-        collected = [] if matches else self._matches(selector, self.retired_pathname)
+        matches = self._matches(selector, self.sessions_dir)
+        collected = [] if matches else self._matches(selector, self.retired_dir)
         if collected and not retired:
             raise RetiredError(
                 f"Session {collected[0]} was retired; it can only be read.",
@@ -222,7 +215,7 @@ class Store(Struct, frozen=False):
 
     def find_name(self, name: str, *, newest: int = 0) -> str | None:
         """Return the id of the session with exactly that name, of all or of so many of the newest."""
-        return next(iter(self._named(name, self.sessions_pathname, self.ids()[-newest:])), None)
+        return next(iter(self._named(name, self.sessions_dir, self.ids()[-newest:])), None)
 
     def names(self, *, newest: int) -> list[str]:
         """Return the names of so many of the newest sessions, the newest first."""
@@ -231,7 +224,7 @@ class Store(Struct, frozen=False):
 
     def match_retired(self, selector: str) -> list[str]:
         """Return the collected sessions that an id, a prefix or a name fits; of several of a name, the newest."""
-        return self._matches(selector, self.retired_pathname)
+        return self._matches(selector, self.retired_dir)
 
     def last_used(self, parent: str | None) -> str:
         """Return the session used last among the children of `parent`, or among the roots where that is None."""
@@ -245,7 +238,7 @@ class Store(Struct, frozen=False):
         if not selector[0].isdigit():
             return self._named(selector, directory, _ids_in(directory))
         prefix = selector.upper()
-        if len(prefix) == ID_LENGTH and directory == self.sessions_pathname and self.has(prefix):
+        if len(prefix) == ID_LENGTH and directory == self.sessions_dir and self.has(prefix):
             return [prefix]
         return _ids_in(directory, prefix)
 
@@ -264,15 +257,15 @@ class Store(Struct, frozen=False):
         from datetime import UTC, datetime  # noqa: PLC0415  # most selectors mean one session
 
         now = datetime.now(UTC)
-        lines = [_describe(self.record(session_id), now) for session_id in reversed(matches[-MAX_MATCHES_SHOWN:])]
+        lines = [_describe_match(self.record(session_id), now) for session_id in reversed(matches[-MAX_MATCHES_SHOWN:])]
         more = len(matches) - len(lines)
         return [*lines, f"... and {more} more"] if more else lines
 
 
-def _place(root: str, project: str) -> str:
+def _place_of_store(root: str, project: str) -> str:
     """Return where the store of a project is: also that of an older csa, in a place that it shares with another."""
-    wanted = store_pathname(root, project)
-    plain = plain_store_pathname(root, project)
+    wanted = store_dir(root, project)
+    plain = plain_store_dir(root, project)
     is_in_use = wanted != plain and any(os.path.isdir(f"{plain}/{name}") for name in SESSION_DIRECTORIES)
     return plain if is_in_use else wanted
 
@@ -304,14 +297,14 @@ def _ids_in(directory: str, prefix: str = "") -> list[str]:
         raise StateError.unreadable(directory, error) from error
 
 
-def _read(session_id: str, paths: SessionPaths, content: bytes | None = None) -> Record:
+def _read_session(session_id: str, paths: SessionPaths, content: bytes | None = None) -> Record:
     try:
-        return Record(session_id, paths, _load(paths, content))
+        return Record(session_id, paths, _load_session(paths, content))
     except StateError as fault:
         return Record(session_id, paths, None, fault)
 
 
-def _load(paths: SessionPaths, content: bytes | None = None) -> SessionState:
+def _load_session(paths: SessionPaths, content: bytes | None = None) -> SessionState:
     from csa.store.statefile import load_state, parse_state_bytes  # noqa: PLC0415  # resolving an id reads no state
 
     pathname = f"{paths.pathname}/state.toml"
@@ -341,7 +334,7 @@ def may_hold(content: bytes | None, word: bytes) -> bool:
     return content is None or word in content or _ESCAPE in content
 
 
-def _describe(record: Record, now: datetime) -> str:
+def _describe_match(record: Record, now: datetime) -> str:
     if record.state is None:
         return f"{record.session_id}  damaged"
     state = record.state

@@ -25,7 +25,7 @@ WAITING_IS_FUTILE = "only the calling session and those above it run: do the wor
 _NAMED = 3
 
 
-class Holder(Struct):
+class SlotHolder(Struct):
     """Who runs in a slot."""
 
     session_id: str
@@ -36,7 +36,7 @@ class Holder(Struct):
         return json.dumps({"session_id": self.session_id, "tool": self.tool}).encode()
 
 
-def take_slot(root: Path, holder: Holder, limits: Limits, *, callers: Collection[str] = ()) -> Lock:
+def take_slot(root: Path, holder: SlotHolder, limits: Limits, *, callers: Collection[str] = ()) -> Lock:
     """Take a free slot for a turn; it is held until the lock is closed. `callers` wait for it.
 
     Raises:
@@ -45,21 +45,21 @@ def take_slot(root: Path, holder: Holder, limits: Limits, *, callers: Collection
     directory = root / SLOTS
     make_private_directory(directory)
     with acquire_lock(directory / "lock", wait=True):
-        slots = list(_look(directory))
+        slots = list(_look_at_slots(directory))
         _refuse_when_full(root, slots, holder.tool, limits, callers)
         return _take_free(directory, slots, holder)
 
 
-def _take_free(directory: Path, slots: list[tuple[Path, Holder | None]], holder: Holder) -> Lock:
+def _take_free(directory: Path, slots: list[tuple[Path, SlotHolder | None]], holder: SlotHolder) -> Lock:
     for path, held in slots:
         if held is None:
             with suppress(OSError):  # it is another user's, or no slot at all
-                return _take(path, holder)
+                return _take_slot(path, holder)
     names = {path.name for path, _ in slots}
-    return _take(directory / next(name for at in count(1) if (name := f"{at:04}.lock") not in names), holder)
+    return _take_slot(directory / next(name for at in count(1) if (name := f"{at:04}.lock") not in names), holder)
 
 
-def _take(path: Path, holder: Holder) -> Lock:
+def _take_slot(path: Path, holder: SlotHolder) -> Lock:
     slot = acquire_lock(path)
     try:
         slot.write(holder.to_bytes())
@@ -69,24 +69,24 @@ def _take(path: Path, holder: Holder) -> Lock:
     return slot
 
 
-def pass_slot(root: Path, slot: Lock, holder: Holder, limits: Limits, *, callers: Collection[str] = ()) -> None:
+def pass_slot(root: Path, slot: Lock, holder: SlotHolder, limits: Limits, *, callers: Collection[str] = ()) -> None:
     """Keep a slot for another tool's turn of the same session.
 
     Raises:
         FullError: as many turns of that tool run as its limit allows; the slot is as it was.
     """
     with acquire_lock(root / SLOTS / "lock", wait=True):
-        others = [(path, held) for path, held in _look(root / SLOTS) if path != slot.path]
+        others = [(path, held) for path, held in _look_at_slots(root / SLOTS) if path != slot.path]
         _refuse_when_full(root, others, holder.tool, limits, callers)
         slot.write(holder.to_bytes())
 
 
-def running_turns(root: Path) -> list[Holder]:
+def running_turns(root: Path) -> list[SlotHolder]:
     """Return who runs on this host just now."""
-    return [held for _, held in _look(root / SLOTS) if held is not None]
+    return [held for _, held in _look_at_slots(root / SLOTS) if held is not None]
 
 
-def _look(directory: Path) -> Iterator[tuple[Path, Holder | None]]:
+def _look_at_slots(directory: Path) -> Iterator[tuple[Path, SlotHolder | None]]:
     """Yield the slots there are, by number, each with its holder; None for a free one.
 
     One that may not be looked at is another user's, as of a turn under sudo: the kernel tells whether it is held.
@@ -101,19 +101,19 @@ def _look(directory: Path) -> Iterator[tuple[Path, Holder | None]]:
                 is_held, content = probe_lock(directory / name)
             except StateError:
                 is_held, content = seems_locked(directory / name), b""
-            yield directory / name, _parse(content) if is_held else None
+            yield directory / name, _parse_user(content) if is_held else None
 
 
-def _parse(content: bytes) -> Holder:
+def _parse_user(content: bytes) -> SlotHolder:
     try:
         known = json.loads(content)
-        return Holder(str(known["session_id"]), str(known["tool"]))
+        return SlotHolder(str(known["session_id"]), str(known["tool"]))
     except (ValueError, TypeError, KeyError, RecursionError):
-        return Holder("an unknown session", "")
+        return SlotHolder("an unknown session", "")
 
 
 def _refuse_when_full(
-    root: Path, slots: list[tuple[Path, Holder | None]], tool: str, limits: Limits, callers: Collection[str]
+    root: Path, slots: list[tuple[Path, SlotHolder | None]], tool: str, limits: Limits, callers: Collection[str]
 ) -> None:
     running = [held for _, held in slots if held is not None]
     same = [held for held in running if held.tool == tool]

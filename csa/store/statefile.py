@@ -32,13 +32,13 @@ def load_state(path: Path | str) -> SessionState:
 def read_record(path: Path | str) -> dict[str, Any]:
     """Read a state.toml as a mapping; StateError as in `load_state`."""
     try:
-        content = _read(path)
+        content = _read_record_bytes(path)
     except OSError as error:
         raise StateError.unreadable(path, error) from error
     return parse_text(path, content)
 
 
-def _read(path: Path | str) -> bytes:
+def _read_record_bytes(path: Path | str) -> bytes:
     """Return a file's content; in one call, where the usual way makes six: a list reads thousands."""
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a pipe would wait for a writer
     try:
@@ -68,10 +68,10 @@ def parse_text(path: Path | str, content: bytes) -> dict[str, Any]:
         line = content.count(b"\n", 0, error.start) + 1
         raise StateError(path, "is not UTF-8", line=line) from error
     plain = load_plain(text)
-    return _parse(path, text) if plain is None else plain
+    return _parse_any_toml(path, text) if plain is None else plain
 
 
-def _parse(path: Path | str, text: str) -> dict[str, Any]:
+def _parse_any_toml(path: Path | str, text: str) -> dict[str, Any]:
     import tomllib  # noqa: PLC0415  # what csa wrote itself is read without it
 
     try:
@@ -120,7 +120,9 @@ def draft_state(path: Path, state: SessionState) -> Draft:
     record = read_record(path)
     parse_record(path, record)  # the same checks, and errors, as every reader's
     values = render_state(state)
-    return Draft(path, edit_toml(_read(path), as_there(values, record) if is_of_another(record) else values))
+    return Draft(
+        path, edit_toml(_read_record_bytes(path), as_there(values, record) if is_of_another(record) else values)
+    )
 
 
 def is_of_another(record: Mapping[str, Any]) -> bool:
@@ -161,7 +163,7 @@ def _line_of(error: ValueError, text: str) -> int | None:
 def _line_of_key(path: Path | str, key: str) -> int | None:
     name = key.rpartition(".")[2]
     try:
-        lines = _read(path).decode("utf-8", "replace").splitlines()
+        lines = _read_record_bytes(path).decode("utf-8", "replace").splitlines()
     except OSError:
         return None
     return next((number for number, line in enumerate(lines, 1) if line.lstrip().startswith(name)), None)

@@ -43,17 +43,17 @@ _MEBIBYTE = 1 << 20
 
 def ended_at(session: str) -> datetime | None:
     """Return when the other program's last turn in a session was completed; None where it does not say."""
-    record = _read(session)
+    record = _read_strange_result(session)
     return parse_time(record.get(_MARK.decode())) if record else None
 
 
 def strange_end(paths: SessionPaths, last: Event | None) -> Event | None:
     """Return how the other program's turn ended, as a `run_finished`, where that was after `last`, csa's last turn."""
-    record = _read(paths.pathname)
+    record = _read_strange_result(paths.pathname)
     ended = parse_time(record.get(_MARK.decode())) if record else None
     if record is None or ended is None or (last and (known := parse_time(last.ts)) and known >= ended):
         return None
-    return Event(0, format_time(ended), "run_finished", _turn(paths, last), _as_end(record, ended))
+    return Event(0, format_time(ended), "run_finished", _number_of_turn(paths, last), _as_end(record, ended))
 
 
 def strange_result(
@@ -115,7 +115,7 @@ def find_put_aside(paths: SessionPaths) -> SessionState | None:
         return None
 
 
-def _read(session: str) -> Mapping[str, Any] | None:
+def _read_strange_result(session: str) -> Mapping[str, Any] | None:
     """Read a result.toml that is not csa's; None for all else, in as few calls as can be: lists read thousands."""
     pathname = f"{session}/result.toml"
     try:
@@ -137,7 +137,7 @@ def _read(session: str) -> Mapping[str, Any] | None:
     return record if isinstance(record.get("status"), str) else None
 
 
-def _turn(paths: SessionPaths, last: Event | None) -> int:
+def _number_of_turn(paths: SessionPaths, last: Event | None) -> int:
     following = last.turn + 1 if last else 1
     try:
         return max(load_state(paths.state).turns, following)

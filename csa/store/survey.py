@@ -75,8 +75,8 @@ def measure(root: Path, *, limit_s: float) -> tuple[int, bool]:
 def _remains(store: Store) -> list[Path]:
     """Return what crashed starts and removals have left: named so, a while old, and held by nobody."""
     found = []
-    for name in sorted(_names(store.sessions_pathname)):
-        path = store.sessions_dir / name
+    for name in sorted(_names(store.sessions_dir)):
+        path = Path(store.sessions_dir, name)
         if name.startswith((NEW_PREFIX, GONE_PREFIX)) and is_of_session(name) and _is_abandoned(path):
             found.append(path)
     return found

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from csa.errors import DeniedError, StateError
 from csa.model.clock import from_timestamp
 from csa.model.collection import Reason, Rule
 from csa.model.state import SessionState, parse_time
-from csa.paths import GONE_PREFIX, NEW_PREFIX, SessionPaths, is_of_session
+from csa.paths import GONE_PREFIX, NEW_PREFIX, SessionPaths, is_of_session, make_path
 from csa.store.flocks import find_stranger
 from csa.store.liveness import probe
 from csa.store.locks import probe_lock
@@ -45,17 +46,22 @@ class Candidate(Struct):
 def find_candidates(store: Store, rule: Rule, now: datetime) -> Iterator[Candidate]:
     """Yield the sessions that the rule takes or cannot judge, oldest first; those that run are marked so."""
     kept_from = f"{rule.last_kept(now):%Y-%m-%dT%H:%M:%S}".encode().rjust(19, b"0")
+    for session_id, directory in _each_session(store):
+        content = read_state_text(session_id, directory=directory)
+        if content is None or not _is_surely_kept(content, kept_from):
+            found = judge(store.paths(session_id), rule, now, content=content)
+            if found is not None:
+                yield found
+
+
+def _each_session(store: Store) -> Iterator[tuple[str, int]]:
+    """Yield the ids, oldest first, and a descriptor of the directory in which they are."""
     try:
         directory = os.open(store.sessions_dir, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except FileNotFoundError:
         return
     try:
-        for session_id in store.ids():
-            content = read_state_text(session_id, directory=directory)
-            if content is None or not _is_surely_kept(content, kept_from):
-                found = judge(store.paths(session_id), rule, now, content=content)
-                if found is not None:
-                    yield found
+        yield from ((session_id, directory) for session_id in store.ids())
     finally:
         os.close(directory)
 
@@ -170,14 +176,13 @@ def _last_use(paths: SessionPaths) -> datetime | None:
 
 def find_remains(store: Store, now: datetime) -> list[Path]:
     """Return what starts and removals that were cut off have left: held by nobody, and an hour old or provably dead."""
-    found = []
-    for directory in (store.sessions_dir, store.retired_dir):
-        for name in _names(directory):
-            if name.startswith((NEW_PREFIX, GONE_PREFIX)) and is_of_session(name):
-                path = directory / name
-                if is_abandoned(path, now):
-                    found.append(path)
-    return found
+    return [
+        path
+        for directory in (store.sessions_dir, store.retired_dir)
+        for name in _names_in_order(directory)
+        if name.startswith((NEW_PREFIX, GONE_PREFIX)) and is_of_session(name)
+        if is_abandoned(path := make_path(f"{directory}/{name}"), now)
+    ]
 
 
 def is_abandoned(path: Path, now: datetime) -> bool:
@@ -198,19 +203,10 @@ def is_abandoned(path: Path, now: datetime) -> bool:
 
 def find_runtime(store: Store) -> Iterator[str]:
     """Yield the ids of sessions that have a directory for the files of a running turn."""
-    try:
-        directory = os.open(store.sessions_dir, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return
-    try:
-        for session_id in store.ids():
-            try:
-                os.lstat(f"{session_id}/runtime", dir_fd=directory)
-            except OSError:
-                continue
+    for session_id, directory in _each_session(store):
+        with suppress(OSError):
+            os.lstat(f"{session_id}/runtime", dir_fd=directory)
             yield session_id
-    finally:
-        os.close(directory)
 
 
 def _is_surely_kept(content: bytes, kept_from: bytes) -> bool:
@@ -226,7 +222,7 @@ def _is_surely_kept(content: bytes, kept_from: bytes) -> bool:
     return not (b"expires_at" in head or b"ephemeral" in head or b'"""' in head or b"'''" in head)
 
 
-def _names(directory: Path) -> list[str]:
+def _names_in_order(directory: str) -> list[str]:
     try:
         return sorted(os.listdir(directory))
     except OSError:

@@ -48,7 +48,7 @@ class Member(Struct):
     def paths(self, root: Path) -> SessionPaths | None:
         """Return where its record is, be it just being built; None when it is gone."""
         store = Store(root, Path(self.project))
-        building = SessionPaths(store.sessions_dir / (NEW_PREFIX + self.session_id))
+        building = store.paths(NEW_PREFIX + self.session_id)
         if is_locked(building.session_lock):  # asked first: a session goes from there to its place, never back
             return building
         paths = store.paths(self.session_id)

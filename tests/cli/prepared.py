@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 from csa.model.redaction import Redactor
@@ -109,5 +110,5 @@ def _finish(paths: Any, journal: Journal, result: RunResult) -> None:
 
 def retire(store: Store, session: str) -> None:
     """Move a session where collected ones stand."""
-    store.retired_dir.mkdir(mode=0o700, exist_ok=True)
-    store.paths(session).root.rename(store.retired_dir / session)
+    Path(store.retired_dir).mkdir(mode=0o700, exist_ok=True)
+    store.paths(session).root.rename(Path(store.retired_dir) / session)

@@ -52,6 +52,7 @@ def test_three_lines_make_a_tool(goose: Place) -> None:
     assert goose.run("session", "list", "--json").json[0]["tools"] == ["goose"]
 
 
+@pytest.mark.thorough
 def test_a_session_goes_on(goose: Place) -> None:
     """By the id in its record; nothing of the first turn is told again."""
     for flags in ([], ["--only-load"], ["--only-load", "--late-replay"]):
@@ -75,6 +76,7 @@ def installed(place: Place) -> Place:
     return place
 
 
+@pytest.mark.thorough
 def test_an_agent_that_is_known_by_name(installed: Place) -> None:
     """It needs no configuration, in the mode that it needs; doctor shows it, auto does not take it."""
     installed.play(["write-argv", str(installed.tmp / "argv")], ["say", "by name"])
@@ -137,6 +139,7 @@ def test_failures_have_their_kinds(goose: Place, kind: str, error: str, code: in
     assert "retry 2/5" in done.err
 
 
+@pytest.mark.thorough
 def test_cancel_and_timeout(goose: Place) -> None:
     """TERM and the end of the time both end the agent with what it runs, and the session goes on."""
     goose.play(["touch", str(goose.ready)], ["say", "so far"], ["run", "setsid sleep 600 & sleep 600"])

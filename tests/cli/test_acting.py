@@ -127,6 +127,7 @@ def test_delete_of_a_damaged_session(place: Place, write_foreign: ForeignWriter)
     assert place.run("session", "restore", OTHER).code == 6
 
 
+@pytest.mark.thorough
 def test_a_damaged_session_that_was_deleted(place: Place) -> None:
     """Where it cannot be restored as it is, the way to mend it is said, and goes."""
     session_id = place.codex("hello", "--name", "auth").session_id
@@ -261,6 +262,7 @@ def test_a_vendors_copy_that_stays_is_told_of(place: Place, write_foreign: Forei
     assert place.ids() == []
 
 
+@pytest.mark.thorough
 def test_adopt(place: Place) -> None:
     """After the project's directory has moved, its sessions are taken over, and go on where they are now."""
     (place.project / "sub").mkdir()

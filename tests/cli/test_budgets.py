@@ -49,6 +49,7 @@ def test_a_token_budget_of_a_tree(place: Place) -> None:
     place.codex("another tree has no part in it")
 
 
+@pytest.mark.thorough
 @pytest.mark.timeout(150)  # fifty processes on a busy machine
 def test_fifty_racing_children_and_a_token_budget(place: Place) -> None:
     """A budget is exceeded by no more than what ran when it was reached, however many start at once."""
@@ -118,6 +119,7 @@ def test_a_budget_of_a_child_is_a_part_of_its_parents(place: Place) -> None:
     assert report["left"]["tokens"] == 0
 
 
+@pytest.mark.thorough
 def test_an_agent_does_not_change_a_budget(place: Place) -> None:
     """From inside a session the budget of an existing one stays; from outside it is raised, and lifted by 0."""
     root, env = agent(place, "--budget-tokens", "2000", "--budget-time", "600")

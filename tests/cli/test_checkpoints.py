@@ -100,6 +100,7 @@ def test_the_users_git_has_no_say(place: Place) -> None:
     assert not (place.tmp / "hooked").exists()
 
 
+@pytest.mark.thorough
 def test_listing_and_showing(place: Place) -> None:
     """Newest first; of one session or all; a commit is shown by a prefix of its name."""
     first, second = place.codex("one").session_id, place.codex("two").session_id
@@ -123,6 +124,7 @@ def test_listing_and_showing(place: Place) -> None:
     assert place.run("session", "checkpoints", "--show", "HEAD").code == 3
 
 
+@pytest.mark.thorough
 def test_verifying(place: Place) -> None:
     """A session may go on; what was on record then must still be there, byte for byte, and so must the note."""
     session_id = place.codex("one").session_id
@@ -171,6 +173,7 @@ def test_a_running_session_can_be_put_on_record(place: Place) -> None:
     assert [each["verified"] for each in _checkpoints(place, "--verify")] == ["ok"]
 
 
+@pytest.mark.thorough
 def test_twenty_at_once_are_all_kept(place: Place) -> None:
     """Refs and notes move by compare-and-swap: of twenty checkpoints of one session at a time none is lost."""
     session_id = place.codex("one").session_id

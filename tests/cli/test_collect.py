@@ -92,6 +92,7 @@ def test_purging_frees_and_removes_empty_directories(place: Place, write_foreign
     assert sorted(os.listdir(store)) == ["audit.jsonl", "store.lock"]
 
 
+@pytest.mark.thorough
 def test_what_a_run_writes_is_read_the_quick_way(place: Place) -> None:
     """The record of a run, with all that it may hold, needs no general TOML parser: large stores live from that."""
     session_id = place.codex("hello", "--name", "auth", "--ttl", "7d").session_id
@@ -180,6 +181,7 @@ def test_time_to_live(place: Place) -> None:
     assert place.run("run", "x", env={"CSA_CONF_SESSION_TTL": "soon"}).code == 6
 
 
+@pytest.mark.thorough
 def test_what_has_expired_and_is_used_again(place: Place) -> None:
     """A resume leaves an end that is still to come, takes away one that has passed, and sets one when told to."""
     long, short = place.codex("one", "--ttl", "7d").session_id, place.codex("two", "--ttl", "1s").session_id
@@ -321,6 +323,7 @@ def test_reap(place: Place) -> None:
     assert running.wait().code == 0
 
 
+@pytest.mark.thorough
 @pytest.mark.timeout(240)
 def test_a_collector_in_a_loop_loses_no_running_session(place: Place) -> None:
     """20 sessions run while a collector takes, again and again, all that is older than a second: all end well."""
@@ -376,6 +379,7 @@ sys.exit(main(sys.argv[2:]))
 """
 
 
+@pytest.mark.thorough
 @pytest.mark.timeout(240)
 @pytest.mark.parametrize(
     "words", [["session", "clean", "--days", "30"], ["session", "clean", "--days", "30", "--purge"]]

@@ -105,6 +105,7 @@ def test_words_in_bash(place: Place, scripts: Path, words: list[str], expected: 
     assert in_bash(place, scripts, "csa", *words) == expected
 
 
+@pytest.mark.thorough
 def test_every_command_completes_in_bash(place: Place, scripts: Path) -> None:
     """No command is missing, and each one's options are there."""
     for command in COMMANDS:

@@ -75,6 +75,7 @@ def test_sizes_are_told_where_they_are_known(place: Place) -> None:
     assert (event["tokens_before"], event["tokens_after"]) == (2837, 2598)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("tool", TOOLS)
 def test_a_failure_leaves_the_state_as_it_was(place: Place, tool: str) -> None:
     """A provider that is down: exit 1, a clear error, state and result byte for byte, the attempt on record."""
@@ -91,6 +92,7 @@ def test_a_failure_leaves_the_state_as_it_was(place: Place, tool: str) -> None:
     assert place.status(session_id) == "succeeded"
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("tool", ["claude-code", "gemini-cli", "opencode"])
 def test_nothing_new_to_compact(place: Place, tool: str) -> None:
     """A conversation that was just compacted is refused by the tool; codex compacts again."""
@@ -125,6 +127,7 @@ def test_a_busy_session_is_refused(place: Place) -> None:
     assert running.wait().code == 0
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("tool", TOOLS)
 def test_a_timeout_ends_it(place: Place, tool: str) -> None:
     """It exits 124, no process is left, and the state stays."""
@@ -140,6 +143,7 @@ def test_a_timeout_ends_it(place: Place, tool: str) -> None:
     assert place.processes() == {}
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_it(place: Place, number: signal.Signals) -> None:
     """Ctrl-C and TERM end a compaction with 130 and 143; meanwhile the session counts as running."""
@@ -155,6 +159,7 @@ def test_a_signal_ends_it(place: Place, number: signal.Signals) -> None:
     assert place.events(session_id)[-1]["data"]["status"] == "cancelled"
 
 
+@pytest.mark.thorough
 def test_the_cancel_file_ends_it(place: Place) -> None:
     """Another process can ask for the end as it does for a turn's."""
     session_id = _session(place, "codex")
@@ -181,6 +186,7 @@ def test_a_killed_compaction_leaves_nothing_running(place: Place) -> None:
     assert place.run("session", "compress", session_id).code == 0
 
 
+@pytest.mark.thorough
 def test_an_agent_cannot_compress_itself_or_an_ancestor(place: Place) -> None:
     """Its own session and those above it are refused with exit 5; another one is not."""
     session_id, env = place.agent()
@@ -193,6 +199,7 @@ def test_an_agent_cannot_compress_itself_or_an_ancestor(place: Place) -> None:
     assert (done.code, "is an ancestor of the calling session" in done.err) == (5, True), done.err
 
 
+@pytest.mark.thorough
 def test_another_tool_of_the_session(place: Place) -> None:
     """--tool names whose conversation is meant; without it, it is the last tool's, which it stays."""
     session_id = _session(place, "claude-code")
@@ -217,6 +224,7 @@ def test_what_has_no_conversation(place: Place) -> None:
     assert _kept(place, done.session_id) == before
 
 
+@pytest.mark.thorough
 def test_an_acp_agent_that_has_the_command(place: Place) -> None:
     """Its typed update is the proof."""
     _configure(place, ACP.format(""))
@@ -237,6 +245,7 @@ def test_an_acp_agent_that_lacks_the_command(place: Place) -> None:
     assert _kept(place, session_id) == before
 
 
+@pytest.mark.thorough
 def test_an_acp_agent_that_fails_at_it(place: Place) -> None:
     """A compaction that is told as failed is no success, though its turn ends well."""
     _configure(place, ACP.format(""))

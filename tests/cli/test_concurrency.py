@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
+
 from tests.support import Place, Running, wait_for
 
 
+@pytest.mark.thorough
 def test_many_new_sessions_while_others_read(place: Place) -> None:
     """Twenty runs started together become twenty valid records; every list meanwhile is whole."""
     started = [place.start("run", "--tool", "codex", "--quiet", f"task {number}") for number in range(20)]

@@ -13,7 +13,7 @@ import pytest
 from tests.support import CSA, Place
 
 HEAVY = {"anyio", "asyncio", "rich", "tomlkit", "ulid", "tenacity", "pexpect"}
-SLOW = {"argparse", "contextlib", "dataclasses", "inspect", "pathlib", "signal", "typing"}
+SLOW = {"contextlib", "dataclasses", "inspect", "pathlib", "signal", "typing"}
 ESCAPE = "\033["
 
 
@@ -75,6 +75,7 @@ def test_help(place: Place, words: list[str]) -> None:
     assert not place.state_root.exists()
 
 
+@pytest.mark.thorough
 def test_reader_that_goes_away(place: Place) -> None:
     """`csa ... | head -1` ends without a traceback or a word on stderr."""
     place.play(["emit-many", 6000], ["say", "done"])
@@ -109,6 +110,7 @@ def on_terminal(place: Place, *words: str, env: dict[str, str | None] | None = N
     return shown.decode()
 
 
+@pytest.mark.thorough
 def test_escape_codes_on_a_terminal_only(place: Place) -> None:
     """Colour appears on a terminal, and neither under NO_COLOR nor in a pipe."""
     place.codex("one")
@@ -121,6 +123,7 @@ def test_escape_codes_on_a_terminal_only(place: Place) -> None:
     assert ESCAPE not in place.run("session", "list", env={"TERM": "xterm-256color"}).out
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("options", "env", "is_coloured"),
     [
@@ -151,6 +154,7 @@ def test_colour_that_is_forced(
     assert len(done.json) == 1
 
 
+@pytest.mark.thorough
 def test_colour_that_is_forbidden(place: Place) -> None:
     """On a terminal `--color=never` and NO_COLOR take away colour; the view of a run is drawn all the same."""
     for options, env in ((("--color=never",), {}), ((), {"NO_COLOR": "1"}), ((), {"CLICOLOR": "0"})):
@@ -163,6 +167,7 @@ def test_colour_that_is_forbidden(place: Place) -> None:
     assert place.run("session", "list", "--color=blue").code == 2
 
 
+@pytest.mark.thorough
 def test_options_of_every_command_may_stand_before_it(place: Place) -> None:
     """`csa --cd DIR COMMAND` and `csa --color=always COMMAND` are what they are behind the command's name."""
     place.codex("one")
@@ -174,6 +179,7 @@ def test_options_of_every_command_may_stand_before_it(place: Place) -> None:
     assert place.run("--cd").code == place.run("--color", "always", "nosuch").code == 2
 
 
+@pytest.mark.thorough
 def test_live_view_on_a_terminal(place: Place) -> None:
     """On a terminal a run draws its tree, and leaves the answer and a closing line."""
     place.play(["call", "ls"], ["run", "csa run --tool codex inner"], ["say", "the answer"])
@@ -276,6 +282,7 @@ def parrot(place: Place) -> dict[str, str | None]:
     return {"PYTHONPATH": str(packages), "PATH": f"{tool.parent}:{place.env['PATH']}", "PARROT_INSIDE": "yes"}
 
 
+@pytest.mark.thorough
 def test_third_party_adapter(place: Place, parrot: dict[str, str | None]) -> None:
     """A tool whose adapter comes by an entry point runs, resumes, and lists like any other."""
     first = place.run("run", "--tool", "parrot", "hello", env=parrot)
@@ -286,6 +293,7 @@ def test_third_party_adapter(place: Place, parrot: dict[str, str | None]) -> Non
     assert (listed["tools"], listed["turns"], listed["status"]) == (["parrot"], 2, "succeeded")
 
 
+@pytest.mark.thorough
 def test_third_party_adapter_that_is_gone(place: Place, parrot: dict[str, str | None]) -> None:
     """A session whose adapter was uninstalled still reads; resuming it names the tool that is unknown."""
     session_id = place.run("run", "--tool", "parrot", "hello", env=parrot).session_id
@@ -296,6 +304,7 @@ def test_third_party_adapter_that_is_gone(place: Place, parrot: dict[str, str | 
     assert "Traceback" not in done.err
 
 
+@pytest.mark.thorough
 def test_broken_third_party_adapter_is_contained(place: Place, parrot: dict[str, str | None]) -> None:
     """An adapter that cannot be imported does not keep the other tools from running."""
     Path(str(parrot["PYTHONPATH"]), "parrot_adapter.py").write_text("raise RuntimeError('broken')\n")
@@ -306,6 +315,7 @@ def test_broken_third_party_adapter_is_contained(place: Place, parrot: dict[str,
     assert "Traceback" not in asked.err
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("encoding", ["latin-1", "ascii", "utf-8:strict"])
 def test_stdout_that_is_not_utf8(place: Place, encoding: str) -> None:
     """What the encoding of stdout lacks is written as an escape: no answer is lost; JSON stays JSON."""
@@ -332,6 +342,7 @@ def test_stdout_that_is_not_utf8(place: Place, encoding: str) -> None:
         assert shown.code == 0, shown.err
 
 
+@pytest.mark.thorough
 def test_bytes_that_are_no_text_come_out_as_they_were(place: Place) -> None:
     """The path of an artifact is printed byte for byte, whatever stdout's encoding does with the rest."""
     session_id = place.codex("one").session_id

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import re
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.support import Place
+from tests.forkserver import ForkServer
+from tests.support import Place, close_place
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "sessions.md"
 SESSION = "01JH4QWERT1234567890ABCDEF"  # which 01JH4Q names
@@ -32,9 +34,39 @@ def test_there_are_examples() -> None:
     assert len(examples()) > 20
 
 
+@pytest.fixture(scope="module")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One place for all examples, made once."""
+    return tmp_path_factory.mktemp("docs")
+
+
 @pytest.fixture
-def prepared(place: Place) -> Place:
-    """What the document speaks of: 01JH4Q, with an artifact, and a removed one; 01JH4R; an archive; a moved project."""
+def prepared(template: Path, fork_server: ForkServer | None) -> Iterator[Place]:
+    """What the document speaks of, as it was before the example before."""
+    root, kept = template / "root", template / "kept"
+    if kept.exists():
+        shutil.rmtree(root)
+        shutil.copytree(kept, root, symlinks=True)
+        place = _place(root, fork_server)
+    else:
+        place = _prepare(_place(root, fork_server))
+        shutil.copytree(root, kept, symlinks=True)
+    yield place
+    close_place(place)
+
+
+def _place(root: Path, server: ForkServer | None) -> Place:
+    for name in ("tmp", "home", "project/.git"):
+        (root / name).mkdir(parents=True, exist_ok=True)
+    (root / "project/.git/HEAD").write_text("ref: refs/heads/main\n")
+    place = Place(root / "tmp", root / "project", root / "state" / "csa", server)
+    place.home = root / "home"
+    place.env |= {"HOME": str(root / "home"), "XDG_STATE_HOME": str(root / "state"), "TMPDIR": str(root / "tmp")}
+    return place
+
+
+def _prepare(place: Place) -> Place:
+    """Make 01JH4Q, with an artifact, and a removed one; 01JH4R; an archive; a moved project."""
     place.play(["run", "echo plan > $CSA_OUTPUT_DIR/plan.md"], ["usage", 2000, 100], ["say", "noted"])
     for words in (
         ["--tool", "codex", "--session-id", RETIRED, "Old work"],

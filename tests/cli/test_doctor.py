@@ -142,6 +142,7 @@ def test_a_login_that_cannot_be_read(place: Place) -> None:
     assert "no login or key found" in checks["codex"]["detail"]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("script", "words"),
     [
@@ -249,6 +250,7 @@ def test_remains_of_crashed_starts(place: Place) -> None:
     assert fresh.name not in check["next_step"]
 
 
+@pytest.mark.thorough
 def test_leftover_process(place: Place) -> None:
     """A process of a session that has ended is reported with its pid and left alone."""
     session_id = place.codex("one").session_id
@@ -265,6 +267,7 @@ def test_leftover_process(place: Place) -> None:
     assert doctor(place, KEYS)[1]["leftovers"]["status"] == "ok"
 
 
+@pytest.mark.thorough
 def test_processes_of_a_running_session_are_no_leftovers(place: Place) -> None:
     """What belongs to a session that runs is not reported; neither is an agent that calls doctor itself."""
     report = place.tmp / "report.json"

@@ -101,6 +101,7 @@ def test_errands_leave_the_turn_as_it_was(place: Place, make: Callable[[Place], 
     assert age_s >= time.time() - began
 
 
+@pytest.mark.thorough
 def test_an_open_interface_is_called_that(place: Place) -> None:
     """It is no turn, the views say since when it is open, and the last turn is what it was."""
     session_id = finished(place)
@@ -125,6 +126,7 @@ def test_an_open_interface_is_called_that(place: Place) -> None:
     assert views(place, session_id) == before
 
 
+@pytest.mark.thorough
 def test_a_lost_turn_ended_when_it_was_last_heard_of(place: Place) -> None:
     """The end that the next turn writes for it does not count the time since, nor what was done meanwhile."""
     session_id = lost(place)

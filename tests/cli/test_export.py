@@ -98,10 +98,10 @@ def test_all_through_pipes(place: Place, store: Store, elsewhere: dict[str, str 
 def test_new_ids(place: Place, store: Store) -> None:
     """`--new-ids` copies: ids differ everywhere csa wrote them, the tree is the same, and nothing old is touched."""
     archive = export(place, "auth", "--tree")
-    before = snapshot(store.sessions_dir)
+    before = snapshot(Path(store.sessions_dir))
     done = place.run("session", "import", str(archive), "--new-ids", "--json")
     ids = {item["old_id"]: item["id"] for item in done.json}
-    after = snapshot(store.sessions_dir)
+    after = snapshot(Path(store.sessions_dir))
     assert {path: found for path, found in after.items() if path in before} == before
     assert set(ids) == {session_id(1), session_id(2), session_id(3)}
     assert not set(ids) & set(ids.values())
@@ -350,6 +350,7 @@ def test_redacted_once_more(place: Place, store: Store) -> None:
         assert "REDACTED" in done.out
 
 
+@pytest.mark.thorough
 def test_large_artifacts(place: Place, store: Store, elsewhere: dict[str, str | None]) -> None:
     """They go along and come in whole in little memory, redacted wherever a secret stands."""
     artifact = store.paths(session_id(1)).turn_output(1) / "large.bin"
@@ -491,6 +492,7 @@ BOMBS: dict[str, Callable[[], Iterable[bytes]]] = {
 }
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("kind", BOMBS)
 def test_small_archives_of_large_things(place: Place, kind: str) -> None:
     """What is read as a whole is bounded: a small archive does not fill the memory, nor the stack."""
@@ -505,6 +507,7 @@ def test_small_archives_of_large_things(place: Place, kind: str) -> None:
     assert list((place.home.parent / "tmp").iterdir()) == []
 
 
+@pytest.mark.thorough
 def test_deep_directories_are_left_out(place: Place, store: Store, elsewhere: dict[str, str | None]) -> None:
     """What no import would take is named, and the archive can be imported; with as much as goes it is."""
     output = store.paths(session_id(4)).output

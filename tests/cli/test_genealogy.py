@@ -99,6 +99,7 @@ def test_outer_markers_are_removed(place: Place) -> None:
         assert env["PWD"] == str(place.project)
 
 
+@pytest.mark.thorough
 def test_child_in_another_project(place: Place) -> None:
     """With --cd a child lives in another project's store, and knows its parent all the same."""
     other = place.tmp / "other"
@@ -141,6 +142,7 @@ def test_depth_limit(place: Place) -> None:
     assert place.ids() == before
 
 
+@pytest.mark.thorough
 def test_default_depth_limit(place: Place) -> None:
     """By default depths 0 to 5 exist, in real nesting; the sixth level is told why not."""
     place.play(["run", "csa run --tool codex down 2>&1"], ["say", "up"])
@@ -227,6 +229,7 @@ def test_selectors_of_the_caller(place: Place) -> None:
     assert place.codex("more", "--last").session_id == root
 
 
+@pytest.mark.thorough
 def test_selectors_of_the_caller_in_another_project(place: Place) -> None:
     """They are the same wherever the agent stands, and whatever is asked of them."""
     root, env = place.agent()

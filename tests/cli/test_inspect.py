@@ -135,6 +135,7 @@ def test_info_of_a_running_session(place: Place) -> None:
     place.play(["deny", "Bash", "rm -rf /"], *place.hold(), ["say", "done"])
     running = place.start("run", "--tool", "claude-code", "hello")
     place.wait_ready()
+    place.wait_noted(running.session_id, '"type":"permission"')
     card = place.run("session", "info", running.session_id, "--json").json
     assert (card["status"], card["running"]["pid"]) == ("running", running.pid)
     assert card["denied"] == [{"turn": 1, "what": "rm -rf /"}]
@@ -376,6 +377,7 @@ def test_artifacts_as_json_with_copies(place: Place, artifacts: Path) -> None:
 ORDINARY = "a\r\nVoilà\N{NO-BREAK SPACE}: 日\N{IDEOGRAPHIC SPACE}本 👩\N{ZERO WIDTH JOINER}💻"
 
 
+@pytest.mark.thorough
 def test_an_answer_is_the_same_everywhere(place: Place) -> None:
     """Its ends of lines, wide blanks and joiners are nowhere replaced; what is laid out has its own ends of lines."""
     place.play(["say", ORDINARY])
@@ -391,6 +393,7 @@ def test_an_answer_is_the_same_everywhere(place: Place) -> None:
 STEERING = "\x1b]52;c;aGk=\x07\x1b[2J\x9b31m\u202e"
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "words", [["run", "-q", "--tool", "codex", "go"], ["session", "result"], ["session", "attach"]]
 )

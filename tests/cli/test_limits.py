@@ -37,6 +37,7 @@ def children(place: Place, parent: str) -> list[str]:
     return [item["id"] for item in found if item["parent_session_id"] == parent]
 
 
+@pytest.mark.thorough
 def test_two_racing_children_never_exceed_max_children(place: Place) -> None:
     """Round after round two children are started at once for one place: one wins, the other is refused."""
     for round_number in range(ROUNDS):
@@ -45,6 +46,7 @@ def test_two_racing_children_never_exceed_max_children(place: Place) -> None:
         assert len(children(place, root)) == 1
 
 
+@pytest.mark.thorough
 def test_many_racing_children_never_exceed_max_tree_sessions(place: Place) -> None:
     """Of ten children of a root and of its child, started at once, as many begin as the tree has room for."""
     root, env = agent(place, env=limits(max_tree_sessions=5))
@@ -90,6 +92,7 @@ def test_a_project_file_tightens_and_does_not_loosen(place: Place) -> None:
         assert place.state(root)["limits"] == {"max_children": limit}, text
 
 
+@pytest.mark.thorough
 def test_a_user_who_changes_the_limit_resumes_with_the_new_one(place: Place) -> None:
     """From outside of any session the configuration counts anew, so that a limit can be raised for a tree."""
     root, env = agent(place, env=limits(max_children=1))
@@ -113,6 +116,7 @@ def test_children_in_other_projects_count(place: Place) -> None:
     assert f"max_tree_sessions is 2: the tree of session {root} has 2 sessions" in done.err
 
 
+@pytest.mark.thorough
 def test_deleted_sessions_make_room(place: Place) -> None:
     """What is gone, and what was ephemeral, does not count as a session."""
     _, env = agent(place, env=limits(max_children=1))
@@ -136,6 +140,7 @@ def test_trees_of_an_older_csa_are_counted(place: Place) -> None:
     )
 
 
+@pytest.mark.thorough
 def test_a_list_that_a_crash_left_half_written(place: Place) -> None:
     """A partial line is passed over, and the next one begins on a line of its own."""
     root, env = agent(place, env=limits(max_children=2))
@@ -177,6 +182,7 @@ def test_max_running_of_the_host(place: Place) -> None:
     place.codex("third", env=limits(max_running=1))
 
 
+@pytest.mark.thorough
 def test_max_running_of_a_tool(place: Place) -> None:
     """`tools.<name>.max_running` counts the turns of that tool alone."""
     user = place.home.parent / "config" / "csa" / "config.toml"
@@ -206,6 +212,7 @@ def test_max_tree_running(place: Place) -> None:
     place.codex("x", env=env)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("limit", ["max_running", "max_tree_running"])
 def test_running_turns_race(place: Place, limit: str) -> None:
     """Of eight turns started at once for three places, three begin, round after round."""

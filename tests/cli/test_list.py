@@ -78,6 +78,7 @@ def test_filters(place: Place, store: Store, words: list[str], numbers: list[int
     assert listed(place, *words) == numbers
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("zone", ["Pacific/Kiritimati", "America/Los_Angeles", "Europe/Berlin"])
 def test_dates_are_local(place: Place, zone: str) -> None:
     """What is shown of a session can be typed to find it; JSON has UTC."""
@@ -133,6 +134,7 @@ def test_table_in_a_pipe(place: Place, store: Store) -> None:
     assert totals == "6 sessions, 0 running, 6 turns, 107k+ tokens, $0.50+"
 
 
+@pytest.mark.thorough
 def test_the_current_session(place: Place, store: Store) -> None:
     """`switch` chooses the current session, `@current` names it, lists mark it, and `--clear` chooses none."""
     assert place.run("session", "current").code == 3
@@ -191,6 +193,7 @@ def test_tree_adds_up(place: Place, store: Store) -> None:
     assert items[session_id(7)]["subtree"]["sessions"] == 1
 
 
+@pytest.mark.thorough
 def test_tree_that_runs(place: Place) -> None:
     """What runs below a session is counted first, with the time and tokens of its turn so far."""
     place.script(
@@ -294,6 +297,7 @@ def test_more_than_a_screen(place: Place) -> None:
     assert "... and 57 more" in place.run("session", "list", "--limit", "3").err
 
 
+@pytest.mark.thorough
 def test_reading_collected_sessions(place: Place, store: Store) -> None:
     """Read commands find a collected session; those that act say that it was retired, and how to restore it."""
     collected = session_id(6)
@@ -315,6 +319,7 @@ def test_reading_collected_sessions(place: Place, store: Store) -> None:
         assert f"hint: csa session restore -s {collected}" in done.err
 
 
+@pytest.mark.thorough
 def test_looking_writes_nothing(place: Place, store: Store) -> None:
     """Every way of listing leaves the store byte-identical, times included."""
     before = snapshot(place.state_root)
@@ -344,6 +349,7 @@ def test_paths_are_shown_from_home(place: Place) -> None:
     assert json.loads(place.run("session", "list", "--all-projects", "--json").out)[0]["project"] == str(project)
 
 
+@pytest.mark.thorough
 def test_a_tool_that_is_none(place: Place) -> None:
     """A name that is no tool's is not found silently; one that a record has, or that csa can run, is."""
     first = place.codex("hello").session_id
@@ -368,6 +374,7 @@ def test_a_tool_that_is_none(place: Place) -> None:
     assert place.run("session", "clean", "--days", "30", "--tool", "codxe").code == 0
 
 
+@pytest.mark.thorough
 def test_one_more_tree(place: Place) -> None:
     """What the limit leaves out is counted, in the singular too."""
     for number in range(3):

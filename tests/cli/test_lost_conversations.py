@@ -89,6 +89,7 @@ def test_running_totals_begin_anew(place: Place, tool: str) -> None:
     assert "turns_unmeasured" not in place.state(session_id)["usage"]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("tool", TOOLS)
 def test_without_a_handoff_it_is_refused(place: Place, tool: str) -> None:
     """The tool is asked nothing, the recorded conversation stays, and the hint is a command that works."""
@@ -123,6 +124,7 @@ def test_a_fork_becomes_a_handoff(place: Place, tool: str) -> None:
     assert len(of_type(place, source, "run_started")) == 1
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("tool", NATIVE_FORKS)
 def test_a_fork_that_is_gone_is_told_of_its_source(place: Place, tool: str) -> None:
     """Its own transcript has only what was said since; the source's has the beginning, up to the fork."""
@@ -137,6 +139,7 @@ def test_a_fork_that_is_gone_is_told_of_its_source(place: Place, tool: str) -> N
     assert "said later" not in asked
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("tool", NATIVE_FORKS)
 def test_a_fork_that_was_refused_can_go_on(place: Place, tool: str) -> None:
     """Its hint works as well: it is told of its source."""
@@ -148,6 +151,7 @@ def test_a_fork_that_was_refused_can_go_on(place: Place, tool: str) -> None:
     assert "the capital is Ulm" in (place.tmp / "stdin").read_text()
 
 
+@pytest.mark.thorough
 def test_the_new_one_is_tried_again(place: Place) -> None:
     """A provider that fails in passing does so in the new conversation too; it is the same turn, told of once."""
     session_id, _ = begin(place, "codex")
@@ -171,6 +175,7 @@ def test_what_csa_has_no_transcript_of_is_not_begun_anew(place: Place) -> None:
     assert conversation_of(place, session_id, "codex") == gone
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("tool", TOOLS)
 def test_a_provider_that_fails_is_no_such_case(place: Place, tool: str) -> None:
     """A 404 of the provider and a lost connection leave the conversation what it is; so does an answer in its words."""
@@ -186,6 +191,7 @@ def test_a_provider_that_fails_is_no_such_case(place: Place, tool: str) -> None:
     assert of_type(place, session_id, "handoff") == []
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("flags", ["", ', "--only-load"', ', "--vague"', ', "--forgetful"'])
 def test_an_acp_agent(place: Place, flags: str) -> None:
     """By the protocol's code, or, where it does not say why, by what it lists."""
@@ -212,6 +218,7 @@ def test_an_imported_session_goes_on(place: Place) -> None:
     assert done.code == 0, done.err
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("tool", TOOLS)
 def test_there_is_nothing_to_compact(place: Place, tool: str) -> None:
     """It says so, changes nothing, and its hint works."""

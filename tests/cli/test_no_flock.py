@@ -27,6 +27,7 @@ os.execv(sys.argv[1], sys.argv[1:])
 pytestmark = pytest.mark.skipif(os.uname().machine != "x86_64", reason="the filter is for x86-64")
 
 
+@pytest.mark.thorough
 def test_runs_do_without(place: Place) -> None:
     """A run needs none of it, and leaves none; doctor says what it is that does not work, and that runs do."""
     refused = [sys.executable, "-c", REFUSE]

@@ -84,6 +84,7 @@ def test_a_record_of_no_time_that_there_is(
         assert (refused.code, "neither a length of time nor a date" in refused.err) == (2, True)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("moment", "zone"),
     [
@@ -160,6 +161,7 @@ def spoil(value: Any, odd: object) -> Any:
     return [spoil(each, odd) for each in value] if isinstance(value, list) and value else odd
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("odd", [None, NAN, INFINITY, -5, 10**400, "x", [], {}, True], ids=lambda odd: str(odd)[:9])
 def test_events_of_odd_values(place: Place, odd: object) -> None:
     """Whatever the events of one session hold, it is shown as it can be; what is printed as JSON is JSON."""

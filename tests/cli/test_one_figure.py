@@ -157,6 +157,7 @@ def test_nothing_known_is_null_and_a_dash(place: Place) -> None:
     assert place.run("top", "--all").out.splitlines()[-1].split()[-2:] == ["-", "-"]
 
 
+@pytest.mark.thorough
 def test_a_killed_turn_has_used_what_it_said(place: Place) -> None:
     """Timed out, cancelled or killed: the last word on its use is the turn's."""
     place.play(["step", 600, 6, 0.5], ["sleep", 50])

@@ -82,6 +82,7 @@ def acts(place: Place) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(("age_s", "code", "word"), [(0, 0, "alive"), (60, 4, "unknown")])
 def test_no_command_writes_what_another_machine_may_run(place: Place, age_s: float, code: int, word: str) -> None:
     """With a fresh heartbeat it runs there, with an old one nobody knows: all that writes says who, and leaves it."""
@@ -123,6 +124,7 @@ def test_stealing_is_for_who_knows(place: Place) -> None:
     assert place.status(session_id) == "succeeded"
 
 
+@pytest.mark.thorough
 def test_other_ways_to_take_it(place: Place) -> None:
     """`repair --steal` frees a session for every command; `delete --force` takes one of which nobody knows."""
     session_id = place.codex("one").session_id
@@ -186,6 +188,7 @@ def test_what_is_old_by_every_sign_is_collected(place: Place, collect: tuple[str
     assert not place.session(session_id).exists()
 
 
+@pytest.mark.thorough
 def test_the_hints_of_what_nobody_can_know_work(place: Place) -> None:
     """Whatever refuses says how the session becomes free, and that does it; afterwards every command takes it."""
     session_id = place.codex("one").session_id
@@ -258,6 +261,7 @@ def test_a_turn_whose_lock_is_taken_away_ends(place: Place, *, is_copy: bool) ->
     assert ends == ["lost", "succeeded"]
 
 
+@pytest.mark.thorough
 def test_a_stopped_turn_that_was_overtaken_writes_nothing(place: Place) -> None:
     """What its tool has said meanwhile is not written over what the next owner has written."""
     place.play(*place.hold(), ["emit-many", 200], ["say", "late"])

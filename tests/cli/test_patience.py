@@ -26,6 +26,7 @@ def turns(place: Place, session_id: str) -> int:
     return sum(event["type"] == "run_started" for event in place.events(session_id))
 
 
+@pytest.mark.thorough
 def test_without_wait_a_busy_session_is_refused_at_once(place: Place) -> None:
     """Exit 4 names who holds it and points to --wait."""
     session_id, running = busy(place)
@@ -37,6 +38,7 @@ def test_without_wait_a_busy_session_is_refused_at_once(place: Place) -> None:
     assert running.wait().code == 0
 
 
+@pytest.mark.thorough
 def test_wait_then_resume_uses_what_the_session_has_become(place: Place) -> None:
     """A waiter says once what it waits for, and continues with the tool of the turn that ended meanwhile."""
     session_id, running = busy(place)
@@ -57,6 +59,7 @@ def test_wait_then_resume_uses_what_the_session_has_become(place: Place) -> None
     assert started[2]["resumed"] is not None
 
 
+@pytest.mark.thorough
 def test_wait_with_a_limit(place: Place) -> None:
     """--wait=0.5 gives up after half a second, with exit 4, and --wait=0 at once; nothing is written."""
     session_id, running = busy(place)
@@ -72,6 +75,7 @@ def test_wait_with_a_limit(place: Place) -> None:
     assert running.wait().code == 0
 
 
+@pytest.mark.thorough
 def test_wait_takes_no_prompt_for_its_value(place: Place) -> None:
     """The word behind --wait is the prompt; a value comes only behind an equals sign; what is none is refused."""
     assert place.run("run", "--tool", "codex", "--wait", "5").out == "FAKE ECHO: 5 [turns=1]\n"
@@ -80,6 +84,7 @@ def test_wait_takes_no_prompt_for_its_value(place: Place) -> None:
         assert place.run("run", "--tool", "codex", f"--wait={value}", "x").code == 2
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("name", [".slots/lock", "store.lock"])
 def test_a_signal_while_another_csa_holds_a_lock(place: Place, name: str, number: signal.Signals) -> None:
@@ -97,6 +102,7 @@ def test_a_signal_while_another_csa_holds_a_lock(place: Place, name: str, number
     assert place.ids() == before
 
 
+@pytest.mark.thorough
 def test_interrupting_a_waiter(place: Place) -> None:
     """Ctrl-C while waiting exits 130 and writes nothing."""
     session_id, running = busy(place)
@@ -111,6 +117,7 @@ def test_interrupting_a_waiter(place: Place) -> None:
     assert running.wait().code == 0
 
 
+@pytest.mark.thorough
 def test_waiting_for_a_place(place: Place) -> None:
     """With --wait a turn begins as soon as fewer run; with a limit it exits 4, and 5 without --wait."""
     place.env["CSA_CONF_MAX_RUNNING"] = "1"
@@ -128,6 +135,7 @@ def test_waiting_for_a_place(place: Place) -> None:
     assert quiet.wait().err == ""
 
 
+@pytest.mark.thorough
 def test_waiting_for_oneself_is_refused(place: Place) -> None:
     """Where only the caller and those above it run, waiting would last for ever: exit 5 says so."""
     other = place.codex("other").session_id

@@ -110,6 +110,7 @@ def make_foreign(place: Place, write_foreign: Callable[..., SessionPaths]) -> Se
     return paths
 
 
+@pytest.mark.thorough
 def test_foreign_record(place: Place, write_foreign: Callable[..., SessionPaths]) -> None:
     """A record with only the minimal keys lists with the status its exit code tells, and resumes; all of it is kept."""
     paths = make_foreign(place, write_foreign)
@@ -181,6 +182,7 @@ READING = [
 ]
 
 
+@pytest.mark.thorough
 def test_readers_change_nothing(place: Place, write_foreign: Callable[..., SessionPaths]) -> None:
     """Reading commands leave the store byte for byte, and with its times, whatever state its sessions are in."""
     good = place.codex("good").session_id

@@ -42,6 +42,7 @@ def test_timeout(place: Place, tool: str) -> None:
     assert place.status(done.session_id) == "timed_out"
 
 
+@pytest.mark.thorough
 def test_timeout_of_a_stopped_guardian(place: Place) -> None:
     """A guardian that somebody has stopped, the tool itself perhaps, is made to go on when the time is up."""
     stop = "kill -STOP $(sed -n 's/^PPid://p' /proc/$PPID/status)"
@@ -52,6 +53,7 @@ def test_timeout_of_a_stopped_guardian(place: Place) -> None:
     assert (done.code, place.status(done.session_id)) == (124, "timed_out")
 
 
+@pytest.mark.thorough
 def test_a_timeout_names_its_limit(place: Place) -> None:
     """Which limit it was is the `error` of the result everywhere, and the reason in each view, said once."""
     place.play(["say", "so far"], ["sleep", 60])
@@ -132,6 +134,7 @@ def test_second_interrupt_kills_at_once(place: Place) -> None:
     assert "Traceback" not in done.err
 
 
+@pytest.mark.thorough
 def test_stubborn_tool_is_killed_after_its_grace(place: Place) -> None:
     """One Ctrl-C is enough: a tool that ignores TERM is killed when its grace is over."""
     running = place.start("run", "--tool", "codex", "hello", env=stubborn_codex(place))
@@ -166,6 +169,7 @@ def test_finished_tool_that_hangs_is_reaped(place: Place) -> None:
     assert warning == {"kind": "ended", "message": "csa ended the tool (the tool finished but did not exit)"}
 
 
+@pytest.mark.thorough
 def test_a_tool_that_goes_on_after_a_result_is_not_ended(place: Place) -> None:
     """claude's results of a turn with work in the background: the last is the answer, however long it takes."""
     first: Steps = [["say", "first"], ["usage", 100, 10], ["finish"]]
@@ -178,6 +182,7 @@ def test_a_tool_that_goes_on_after_a_result_is_not_ended(place: Place) -> None:
     assert _warnings(place, done.session_id) == []
 
 
+@pytest.mark.thorough
 def test_lost_background_work_does_not_end_the_next_turn(place: Place) -> None:
     """A result of zero turns for it comes before the prompt's own, which may take long."""
     place.play(["orphan", "look"], ["start"], ["sleep", 6], ["say", "done"], ["finish"], start=False)
@@ -185,6 +190,7 @@ def test_lost_background_work_does_not_end_the_next_turn(place: Place) -> None:
     assert (done.code, done.out) == (0, "done\n")
 
 
+@pytest.mark.thorough
 def test_what_ends_with_a_turn_in_the_background_is_named(place: Place) -> None:
     """The wall limit ends a turn that waits for a server that never ends; its answer is kept."""
     place.play(["say", "it serves"], ["background", ["npm run dev"]], ["finish"], ["sleep", 600])
@@ -204,6 +210,7 @@ sys.exit(main())
 """
 
 
+@pytest.mark.thorough
 def test_a_background_command_that_never_ends_does_not_keep_a_turn_for_ever(place: Place) -> None:
     """Once the tool has answered and is silent, the turn ends with that answer, and with what it ended."""
     place.play(["say", "it serves"], ["background", ["npm run dev"]], ["finish"], ["sleep", 600])
@@ -214,6 +221,7 @@ def test_a_background_command_that_never_ends_does_not_keep_a_turn_for_ever(plac
     assert not place.processes()
 
 
+@pytest.mark.thorough
 def test_a_nested_turn_in_the_background_is_no_command_that_never_ends(place: Place) -> None:
     """The tool has answered and is silent, but a csa works below it: for longer than the limit, and to its end."""
     place.script(
@@ -250,6 +258,7 @@ def test_a_success_without_an_answer_is_said(place: Place, tool: str) -> None:
     assert warning["kind"] == "no_answer"
 
 
+@pytest.mark.thorough
 def test_cancel_file(place: Place) -> None:
     """The `cancel` file in the session's directory ends the turn, and is gone afterwards."""
     place.play(*TREE, ["touch", str(place.ready)], ["sleep", 60])
@@ -277,6 +286,7 @@ def test_interrupt_after_the_answer(place: Place) -> None:
     assert place.run("session", "result", done.session_id).out == "done\n"
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("how", ["--stream-json", "--json"])
 @pytest.mark.parametrize("ends", ["--timeout", "TERM"])
 def test_nobody_reads_what_csa_says(place: Place, how: str, ends: str) -> None:
@@ -299,7 +309,7 @@ def test_a_reader_that_never_comes(place: Place) -> None:
     """When the turn has ended, a signal ends csa too, whose last words nobody reads."""
     place.play(["emit-many", 4000], ["say", "done"])
     with start_unread(place, "--session-id", SESSION, "--stream-json", "-q") as process:
-        wait_for(place.ids, "there is a session")
+        wait_for(place.published, "there is a session")
         wait_for(lambda: place.status(SESSION) == "succeeded", "the turn has ended")
         assert process.poll() is None
         process.send_signal(signal.SIGTERM)

@@ -131,6 +131,7 @@ def test_stream_json_comes_as_it_happens(place: Place) -> None:
     assert running.wait().code == 0
 
 
+@pytest.mark.thorough
 def test_stream_json_of_a_second_turn(place: Place) -> None:
     """The second turn streams its own events only, numbered on from the first."""
     first = place.codex("one")
@@ -146,6 +147,7 @@ def test_print_id(place: Place) -> None:
     assert done.out == done.session_id + "\n"
 
 
+@pytest.mark.thorough
 def test_quiet(place: Place) -> None:
     """`--quiet` leaves stderr empty when all goes well, and does not silence a failure."""
     assert place.codex("hello", "--quiet").err == ""
@@ -185,6 +187,7 @@ def test_artifacts_are_named(place: Place) -> None:
     assert [Path(path).read_text() for path in result["artifacts"]] == ["report\n"]
 
 
+@pytest.mark.thorough
 def test_description_and_name_are_kept(place: Place) -> None:
     """`--description` and `--name` are in the record and in the list; without them the prompt's start describes."""
     named = place.codex("hello", "--description", "Auth refactor", "--name", "auth").session_id
@@ -195,6 +198,7 @@ def test_description_and_name_are_kept(place: Place) -> None:
     assert "[auth] Auth refactor" in place.run("session", "list").out
 
 
+@pytest.mark.thorough
 def test_usage_is_per_turn(place: Place) -> None:
     """codex reports totals of the thread; each turn's result has the difference, the session the sum."""
     place.script({"match": "", "turn": 1, "do": [["usage", 1000, 10]]}, {"match": "", "do": [["usage", 500, 5]]})

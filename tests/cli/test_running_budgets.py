@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import time
 
+import pytest
+
 from tests.support import Json, Place, Steps, wait_for
 
 LONG: Steps = [["sleep", 50], ["say", "too late"]]
@@ -19,6 +21,7 @@ def result(place: Place, session_id: str) -> Json:
     return found
 
 
+@pytest.mark.thorough
 def test_a_turn_ends_when_it_has_used_its_tokens(place: Place) -> None:
     """The tool's own word during the turn counts; a warning at 80 per cent comes first; what was used is known."""
     place.play(["step", 4000, 100, 0.02], ["sleep", 1], ["step", 1000, 100], *LONG)
@@ -43,6 +46,7 @@ def test_a_success_that_exceeds_a_budget_stays_one(place: Place) -> None:
     assert (done.code, done.out) == (0, "done\n")
 
 
+@pytest.mark.thorough
 def test_what_children_use_ends_the_whole_tree(place: Place) -> None:
     """A budget of the root ends its own turn and a child's, in another project, when the child has used it up."""
     other = place.tmp / "other"
@@ -69,6 +73,7 @@ def test_what_children_use_ends_the_whole_tree(place: Place) -> None:
     assert root in ended["error"]["message"]
 
 
+@pytest.mark.thorough
 def test_a_time_budget_ends_turns_at_the_moment(place: Place) -> None:
     """The seconds of a waiting parent and of its child add up, and are up for both."""
     place.script(

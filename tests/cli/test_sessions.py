@@ -75,6 +75,7 @@ def test_session_id_creates_and_continues(place: Place, asked: str) -> None:
         assert place.state(place.ids()[0])["name"] == asked
 
 
+@pytest.mark.thorough
 def test_session_id_of_a_collected_session(place: Place) -> None:
     """It is not made a second time beside the one that may come back; once that is back, it is continued."""
     place.codex("one", "--session-id", UNUSED)
@@ -86,12 +87,14 @@ def test_session_id_of_a_collected_session(place: Place) -> None:
     assert place.codex("two", "--session-id", UNUSED).out == "FAKE ECHO: two [turns=2]\n"
 
 
+@pytest.mark.thorough
 def test_the_owner_without_variables(place: Place) -> None:
     """Where neither USER nor LOGNAME is set, as for services, the system knows the user's name."""
     session_id = place.codex("one", env={"USER": None, "LOGNAME": None}).session_id
     assert place.state(session_id)["owner"].partition("@")[0] == pwd.getpwuid(os.getuid()).pw_name
 
 
+@pytest.mark.thorough
 def test_resume_keeps_the_directory(place: Place) -> None:
     """A session is resumed where its conversation was started, whatever directory csa is called from."""
     (place.project / "sub").mkdir()
@@ -102,6 +105,7 @@ def test_resume_keeps_the_directory(place: Place) -> None:
     assert done.code == 0, done.err
 
 
+@pytest.mark.thorough
 def test_directory_that_is_gone(place: Place) -> None:
     """When the directory of a session is gone the resume is refused, and says so."""
     (place.project / "sub").mkdir()
@@ -112,6 +116,7 @@ def test_directory_that_is_gone(place: Place) -> None:
     assert "sub, which is gone" in done.err
 
 
+@pytest.mark.thorough
 def test_other_account_is_refused(place: Place) -> None:
     """A conversation of one home of the tool is not looked for in another."""
     first = place.codex("one")
@@ -122,6 +127,7 @@ def test_other_account_is_refused(place: Place) -> None:
     assert str(other) in done.err
 
 
+@pytest.mark.thorough
 def test_ambiguous_prefix(place: Place) -> None:
     """A prefix of several sessions: exit 3, all of them with id, age, tool and description, nothing run."""
     ids = [place.codex(f"task {n}").session_id for n in range(3)]
@@ -136,6 +142,7 @@ def test_ambiguous_prefix(place: Place) -> None:
     assert all(place.state(session_id)["turns"] == 1 for session_id in ids)
 
 
+@pytest.mark.thorough
 def test_empty_selector(place: Place) -> None:
     """An empty selector is refused, though one session is all there is."""
     session_id = place.codex("one").session_id
@@ -173,6 +180,7 @@ def test_name_is_unique(place: Place) -> None:
     assert len(place.ids()) == 1
 
 
+@pytest.mark.thorough
 def test_stray_files_are_no_sessions(place: Place) -> None:
     """What is not named by a ULID in sessions/ disturbs neither list nor prefixes."""
     session_id = place.codex("one").session_id
@@ -185,6 +193,7 @@ def test_stray_files_are_no_sessions(place: Place) -> None:
     assert [item["id"] for item in place.run("session", "list", "--json").json] == [session_id]
 
 
+@pytest.mark.thorough
 def test_busy_session(place: Place) -> None:
     """A running session answers a second turn with exit 4, naming pid, tool, turn and time; it is not disturbed."""
     first = place.codex("one").session_id
@@ -201,6 +210,7 @@ def test_busy_session(place: Place) -> None:
     assert place.state(first)["turns"] == 2
 
 
+@pytest.mark.thorough
 def test_list_json_has_exactly_the_keys_of_the_contract(place: Place) -> None:
     """`session list --json` is an array, newest first, of objects with fixed keys."""
     assert place.run("session", "list", "--json").json == []
@@ -221,6 +231,7 @@ def test_list_without_sessions(place: Place) -> None:
     assert not place.state_root.exists()
 
 
+@pytest.mark.thorough
 def test_list_shows_whole_ids_in_a_pipe(place: Place) -> None:
     """In a pipe ids are whole, so that scripts can use them."""
     session_id = place.codex("one").session_id
@@ -228,6 +239,7 @@ def test_list_shows_whole_ids_in_a_pipe(place: Place) -> None:
     assert session_id in place.run("ls").out
 
 
+@pytest.mark.thorough
 def test_projects_are_apart(place: Place) -> None:
     """A name of one project is not found from another, nor a short prefix; --cd goes there."""
     session_id = place.codex("one", "--name", "first").session_id
@@ -240,6 +252,7 @@ def test_projects_are_apart(place: Place) -> None:
     assert done.out == "FAKE ECHO: two [turns=2]\n"
 
 
+@pytest.mark.thorough
 def test_two_names_for_one_session_are_refused(place: Place) -> None:
     """`--session-id NAME` is what the session is called, the next time too; with an id it may be given a name."""
     assert place.run("run", "--tool", "codex", "--session-id", "job", "--name", "other", "one").code == 2
@@ -250,6 +263,7 @@ def test_two_names_for_one_session_are_refused(place: Place) -> None:
     assert len(place.ids()) == 2
 
 
+@pytest.mark.thorough
 def test_a_new_description_is_one_line(place: Place) -> None:
     """It is folded and cut, whenever it is given."""
     long = "two\nlines " + "and more " * 20
@@ -261,6 +275,7 @@ def test_a_new_description_is_one_line(place: Place) -> None:
     assert len(place.state(session_id)["description"]) == 80
 
 
+@pytest.mark.thorough
 def test_cd_is_as_if_started_there(place: Place) -> None:
     """Files that are named, read or written, are looked for in the directory that --cd names, as with git -C."""
     below = place.project / "below"
@@ -277,6 +292,7 @@ def test_cd_is_as_if_started_there(place: Place) -> None:
     assert place.run("ps", "--cd", "p.md").err.startswith("error: --cd: there is no directory p.md.")
 
 
+@pytest.mark.thorough
 def test_project_is_the_nearest_marked_directory(place: Place) -> None:
     """From a subdirectory, and through a symlink, the project's sessions are found."""
     session_id = place.codex("one").session_id
@@ -315,6 +331,7 @@ def test_change_of_tool_hands_over(place: Place, first: str) -> None:
     assert "the plan is blue" not in seen.read_text()
 
 
+@pytest.mark.thorough
 def test_result_of_a_turn(place: Place) -> None:
     """`session result` prints the last answer, or that of the turn asked for."""
     session_id = place.codex("one").session_id
@@ -334,6 +351,7 @@ def test_result_before_the_end(place: Place) -> None:
     assert running.wait().code == 0
 
 
+@pytest.mark.thorough
 def test_logs(place: Place) -> None:
     """`session logs` tells what happened, `--json` prints the transcript's own lines, `--tail` the last ones."""
     place.play(["call", "ls", "a"], ["say", "done"])

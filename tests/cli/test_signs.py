@@ -78,6 +78,7 @@ def test_a_nested_run_speaks(place: Place, words: tuple[str, ...]) -> None:
     assert "all is well" in done.out
 
 
+@pytest.mark.thorough
 def test_it_keeps_silent(place: Place) -> None:
     """With --quiet, and where nobody's limit counts: outside of any session."""
     _, inside = place.agent()
@@ -86,6 +87,7 @@ def test_it_keeps_silent(place: Place) -> None:
     assert " 0s: $ npm test" not in place.shell([*HASTY, "run", "--tool", "codex", "slowly"]).err
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("command", ["wait", "attach", "logs -f"])
 def test_who_waits_speaks(place: Place, command: str) -> None:
     """An agent that waits for a child, or follows it, is heard while the child says nothing."""
@@ -97,6 +99,7 @@ def test_who_waits_speaks(place: Place, command: str) -> None:
     assert ": $ npm test\n" in done.err
 
 
+@pytest.mark.thorough
 def test_a_run_that_waits_for_its_turn_speaks(place: Place) -> None:
     """Also before anything has begun: who holds the session is said again and again."""
     _, inside = place.agent()

@@ -63,6 +63,7 @@ def test_by_tool(place: Place, store: Store) -> None:
     assert (total["turns"], total["sessions"], total["usage"]["cost_usd"]) == (5, 4, 1.0)
 
 
+@pytest.mark.thorough
 def test_other_rows(place: Place, store: Store) -> None:
     """Rows by tree, owner and day."""
     assert {key: row["turns"] for key, row in rows(place, "--by", "tree").items()} == {
@@ -79,6 +80,7 @@ def test_other_rows(place: Place, store: Store) -> None:
     assert sum(int(str(row["turns"])) for row in days.values()) == 5
 
 
+@pytest.mark.thorough
 def test_since(place: Place, store: Store) -> None:
     """`--since` counts turns that began later, and the sessions they belong to."""
     assert place.run("stats", "--since", "1d", "--json").json["total"]["turns"] == 3
@@ -86,6 +88,7 @@ def test_since(place: Place, store: Store) -> None:
     assert place.run("stats", "--since", "soon").code == 2
 
 
+@pytest.mark.thorough
 def test_all_projects(place: Place, store: Store) -> None:
     """`--all-projects` counts them all."""
     write_session(Store(place.state_root, place.tmp / "other"), 40)
@@ -93,6 +96,7 @@ def test_all_projects(place: Place, store: Store) -> None:
     assert place.run("stats", "--all-projects", "--json").json["total"]["turns"] == 6
 
 
+@pytest.mark.thorough
 def test_running_turns_have_not_failed(place: Place) -> None:
     """A turn that runs counts as a turn, and neither for nor against success."""
     place.play(*place.hold(), ["say", "done"])

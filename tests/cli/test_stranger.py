@@ -65,6 +65,7 @@ def test_who_writes_is_refused(place: Place, session: Path, turn: Turn, words: t
     assert snapshot(session) == before
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "words", [("gc", "--days", "0"), ("session", "clean", "--days", "0"), ("kill", "--all", "--yes")]
 )
@@ -80,6 +81,7 @@ def test_who_collects_passes_it_over(place: Place, session: Path, turn: Turn, wo
         assert not session.exists()
 
 
+@pytest.mark.thorough
 def test_retired_and_moved(place: Place, session: Path) -> None:
     """Nor is it brought back, or taken along with a project that has moved, while the other program is there."""
     retired = place.store / "retired" / OLD
@@ -98,6 +100,7 @@ def test_retired_and_moved(place: Place, session: Path) -> None:
         assert snapshot(session) == before
 
 
+@pytest.mark.thorough
 def test_readers_see_it(place: Place, session: Path, turn: Turn) -> None:
     """All that says what runs, says that it runs and who runs it; nothing is taken, nothing changes."""
     before = snapshot(session)
@@ -181,6 +184,7 @@ def test_its_record_is_read_for_what_it_is(place: Place, strange: Path) -> None:
     assert (place.status(OLD), place.run("session", "info", OLD, "--json").json["turns"]) == ("succeeded", 4)
 
 
+@pytest.mark.thorough
 def test_what_csa_adds_to_its_record_it_can_read(place: Place, strange: Path) -> None:
     """It puts a record aside in which a time is a TOML date, or a tool has no exit code; csa writes neither."""
     assert place.run("session", "pin", OLD).code == 0
@@ -229,6 +233,7 @@ def test_its_result_counts(place: Place, strange: Path, status: str, shown: str,
     assert place.run("session", "result", OLD, "--json").json["status"] == shown
 
 
+@pytest.mark.thorough
 def test_its_turn_is_kept_when_csa_goes_on(place: Place, strange: Path) -> None:
     """The next turn has the next number, and what the other program had answered is in the transcript."""
     with stranger(strange) as turn:
@@ -265,6 +270,7 @@ def test_an_end_that_nothing_tells_of_is_no_success(place: Place, write_foreign:
     assert place.run("session", "delete", OLD).code == 0
 
 
+@pytest.mark.thorough
 def test_events_without_a_turn(place: Place, strange: Path) -> None:
     """They are events: shown, sound, and numbered on from."""
     lines = ["message", "tool_call"]
@@ -301,6 +307,7 @@ updated_at = "2026-02-06T11:00:00Z"
 """
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("goes_on", [False, True])
 def test_a_record_that_it_has_put_aside_is_restored(place: Place, *, goes_on: bool) -> None:
     """It cannot read TOML's dates, and begins a minimal record; `repair` brings the whole one back."""
@@ -327,6 +334,7 @@ def test_a_record_that_it_has_put_aside_is_restored(place: Place, *, goes_on: bo
     assert place.codex("two", "--session", "auth").code == 0
 
 
+@pytest.mark.thorough
 def test_its_configuration_is_passed_over(place: Place) -> None:
     """It has a .csa/config.toml of its own form in projects: a warning, and no error."""
     (place.project / ".csa").mkdir(exist_ok=True)
@@ -343,6 +351,7 @@ def test_its_configuration_is_passed_over(place: Place) -> None:
     assert place.run("run", "--tool", "codex", "one").code == 6
 
 
+@pytest.mark.thorough
 def test_doctor_names_its_store_and_its_command(place: Place) -> None:
     """Sessions that are looked for here may be there, and agents that call csa may call that program."""
     names = {each["name"] for each in place.run("doctor", "--json").json["checks"]}
@@ -378,6 +387,7 @@ def test_no_time_of_creation(place: Place, write_foreign: ForeignWriter) -> None
     assert place.run("session", "pin", OLD).code == 0
 
 
+@pytest.mark.thorough
 def test_a_session_that_stands_for_another(place: Place, write_foreign: ForeignWriter) -> None:
     """That program resumes a session under an id of its own: what is asked of that one, is asked of the session."""
     target = place.codex("one").session_id
@@ -405,6 +415,7 @@ def can_unshare() -> bool:
     return subprocess.run([*UNSHARED, "true"], capture_output=True, check=False).returncode == 0
 
 
+@pytest.mark.thorough
 @pytest.mark.skipif(not can_unshare(), reason="needs a pid namespace of its own")
 def test_where_its_lock_is_not_shown(place: Place, strange: Path) -> None:
     """In another pid namespace the kernel does not show it: unknown to readers, and still in the way of writers."""
@@ -432,6 +443,7 @@ def test_where_its_lock_is_not_shown(place: Place, strange: Path) -> None:
     assert run("session", "delete", OLD).returncode == 0
 
 
+@pytest.mark.thorough
 def test_in_a_long_list(place: Place, write_foreign: ForeignWriter) -> None:
     """Of many sessions the one in which the other program works is found."""
     ids = [f"01JH4QWERT12345678900000{number:02}" for number in range(40)]

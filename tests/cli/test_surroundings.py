@@ -54,6 +54,7 @@ def test_directory_that_is_not_utf8(place: Place) -> None:
     assert len(place.ids(odd)) == (1 if done.code == 0 else 0)
 
 
+@pytest.mark.thorough
 def test_directory_with_an_odd_name(place: Place) -> None:
     """Blanks, quotes, dollars and line breaks in the project's path are no obstacle, for nested runs neither."""
     odd = place.tmp / "a b \"c' $x\ny\t漢"

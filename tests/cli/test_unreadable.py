@@ -55,6 +55,7 @@ def test_lists_show_it_as_damaged(place: Place, broken: Path, words: tuple[str, 
 # What is no file: a pipe keeps whoever opens it waiting, some devices have no end
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("kind", ["pipe", "device"])
 @pytest.mark.parametrize("name", ["state.toml", "transcript.jsonl", "result.toml", "heartbeat", "locks/session.lock"])
 def test_a_pipe_or_device_in_place_of_a_file(place: Place, kind: str, name: str) -> None:
@@ -90,6 +91,7 @@ def test_a_pipe_or_device_in_place_of_a_file(place: Place, kind: str, name: str)
     assert place.run("session", "export", GOOD, "-o", "y").code == 0
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("kind", ["pipe", "device"])
 @pytest.mark.parametrize("name", ["current", "usage_stats.toml", "usage_stats.lock", "audit.jsonl"])
 def test_a_pipe_or_device_in_the_store(place: Place, kind: str, name: str) -> None:
@@ -103,6 +105,7 @@ def test_a_pipe_or_device_in_the_store(place: Place, kind: str, name: str) -> No
         assert (done.code, "cannot be read (is no regular file)" in done.err) == (6, True)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", ["heartbeat", "cancel", "output/turn-0002", "../../../.csa/config.toml"])
 def test_a_pipe_where_a_turn_writes(place: Place, name: str) -> None:
     """A supervisor waits for no reader of what it writes, and for no writer of what it reads."""
@@ -135,6 +138,7 @@ def replace_by(kind: str, path: Path) -> None:
         path.symlink_to("/dev/zero")
 
 
+@pytest.mark.thorough
 def test_what_asks_for_it_says_so(place: Place, broken: Path) -> None:
     """Whatever needs the file names it and exits 6; others are answered."""
     for command in ("info", "export -o x", "wait", "kill"):
@@ -267,6 +271,7 @@ def start_elsewhere(place: Place) -> Running:
     return running
 
 
+@pytest.mark.thorough
 def test_everything_else_is_killed(place: Place, broken: Path) -> None:
     """`csa kill --all` ends what runs. Where a lock cannot be looked at it says that it does not know."""
     running = start_elsewhere(place)
@@ -299,6 +304,7 @@ def unlistable(place: Place) -> Iterator[Path]:
         sessions.chmod(0o700)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("words", [("kill", "--all", "--yes"), ("session", "kill", "--tree")])
 def test_killed_where_sessions_cannot_be_listed(place: Place, unlistable: Path, words: tuple[str, ...]) -> None:
     """What is found is ended; a directory that may not be listed is named, exit 6, since something may run there."""
@@ -316,6 +322,7 @@ def test_killed_where_sessions_cannot_be_listed(place: Place, unlistable: Path, 
     assert place.run(*words).code == 0
 
 
+@pytest.mark.thorough
 def test_descendants_that_cannot_be_listed(place: Place, unlistable: Path) -> None:
     """Nobody knows of all descendants: a `wait` says so when the others have ended, an archive is not made unasked."""
     other = place.tmp / "other"
@@ -356,6 +363,7 @@ def test_all_projects_but_one(place: Place, unlistable: Path, words: tuple[str, 
     assert (done.code, done.err.removesuffix('hint: csa run "what to do" starts one\n')) == (0, warning)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("is_link", [False, True])
 def test_a_file_is_no_session(place: Place, *, is_link: bool) -> None:
     """A plain file or a link that is named by a ULID is ignored, by lists and look-ups alike, and hinders nothing."""
@@ -386,6 +394,7 @@ def test_a_file_is_no_session(place: Place, *, is_link: bool) -> None:
     assert not is_link or snapshot(outside) == before
 
 
+@pytest.mark.thorough
 def test_a_transcript_that_is_missing(place: Place) -> None:
     """Whatever the record says of the last turn: without a transcript nobody knows, and nothing claims success."""
     for number in (1, 2):

@@ -22,6 +22,7 @@ def problems(place: Place, *words: str, code: int = 6) -> list[Json]:
     return found
 
 
+@pytest.mark.thorough
 def test_sound_sessions(place: Place, write_foreign: ForeignWriter) -> None:
     """Sessions as runs leave them are without fault; one that runs is, too."""
     place.codex("one", "--name", "a")
@@ -38,6 +39,7 @@ def test_sound_sessions(place: Place, write_foreign: ForeignWriter) -> None:
     assert place.run("session", "validate").out == "3 sessions checked, 0 damaged\n"
 
 
+@pytest.mark.thorough
 def test_every_problem_with_its_place(place: Place, write_foreign: ForeignWriter) -> None:
     """State, transcript, result, layout, modes, names and parents: each problem has its file, and its line."""
     session_id = place.codex("one", "--name", "auth").session_id
@@ -82,6 +84,7 @@ def test_every_problem_with_its_place(place: Place, write_foreign: ForeignWriter
     assert f"csa session repair --dry-run -s {broken}" in text.err
 
 
+@pytest.mark.thorough
 def test_repair(place: Place) -> None:
     """A line that was cut off, a state that cannot be read and a wrong result are mended; the session goes on."""
     session_id = place.codex("Refactor the login", "--name", "auth").session_id
@@ -160,6 +163,7 @@ def test_genealogy_is_salvaged(place: Place) -> None:
     assert place.state(child)["genealogy"]["parent_session_id"] == parent
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("goes_on", [False, True])
 def test_compactions_are_known_again(place: Place, goes_on: bool) -> None:  # noqa: FBT001  # a parameter of the test
     """The rebuilt record says that the conversation was compacted, and whether it went on since."""

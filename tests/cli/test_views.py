@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from csa.cli.live import REFRESH_S
-from csa.paths import store_dir
+from csa.store.sessions import Store
 from tests.cli.terminal import ENTER_SCREEN, HIDE_CURSOR, LEAVE_SCREEN, SHOW_CURSOR, Terminal
 from tests.support import Place, Running, snapshot
 
@@ -47,6 +47,7 @@ def ends_clean(terminal: Terminal, code: int) -> None:
     assert "Traceback" not in terminal.output
 
 
+@pytest.mark.thorough
 def test_watch_follows_a_tree(place: Place) -> None:
     """The tree is shown with what each agent does, changes as it goes on, and Ctrl-C leaves exit 0 and no trace."""
     with Terminal(place, *WATCH, size=(140, 12)) as terminal:
@@ -62,6 +63,7 @@ def test_watch_follows_a_tree(place: Place) -> None:
         ends_clean(terminal, 0)
 
 
+@pytest.mark.thorough
 def test_watching_writes_nothing(place: Place) -> None:
     """The store is byte-identical after it was watched."""
     place.codex("one")
@@ -75,6 +77,7 @@ def test_watching_writes_nothing(place: Place) -> None:
     assert snapshot(place.state_root) == before
 
 
+@pytest.mark.thorough
 def test_watch_follows_the_size_of_the_terminal(place: Place) -> None:
     """The right columns move to the new edge, and fewer lines show fewer rows."""
     for number in range(8):
@@ -92,6 +95,7 @@ def test_watch_follows_the_size_of_the_terminal(place: Place) -> None:
         ends_clean(terminal, 0)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 0), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 def test_signals_leave_a_clean_screen(place: Place, number: signal.Signals, code: int) -> None:
     """However it is ended, the screen and the terminal's settings are given back."""
@@ -102,6 +106,7 @@ def test_signals_leave_a_clean_screen(place: Place, number: signal.Signals, code
         ends_clean(terminal, code)
 
 
+@pytest.mark.thorough
 def test_stopping_and_going_on(place: Place) -> None:
     """Ctrl-Z gives the screen and the keys back to the shell; going on takes them again."""
     place.codex("one")
@@ -151,6 +156,7 @@ def test_watch_in_a_pipe_is_refused(place: Place) -> None:
     assert place.run(*WATCH, "--json").code == 2
 
 
+@pytest.mark.thorough
 def test_escapes_of_agents_do_not_reach_the_screen(place: Place) -> None:
     """What an agent says cannot move the cursor or break the columns."""
     place.play(["say", "\x1b[2J\x1b]0;title\x07日本語 " * 20])
@@ -164,6 +170,7 @@ def test_escapes_of_agents_do_not_reach_the_screen(place: Place) -> None:
         assert "title\x07" not in terminal.output
 
 
+@pytest.mark.thorough
 def test_top_shows_all_projects(place: Place) -> None:
     """What runs in each project, below the project's name; what has ended only with --all."""
     other = place.tmp / "other"
@@ -196,6 +203,7 @@ def test_top_shows_all_projects(place: Place) -> None:
     assert place.run("top", "--json").json == []
 
 
+@pytest.mark.thorough
 def test_a_tree_that_spans_projects(place: Place) -> None:
     """`top` shows a child in another project below its parent, and so does the progress of the run."""
     other = place.tmp / "other"
@@ -214,6 +222,7 @@ def test_a_tree_that_spans_projects(place: Place) -> None:
         assert terminal.end() == 0
 
 
+@pytest.mark.thorough
 def test_progress_of_a_run(place: Place) -> None:
     """While it runs the tree is drawn in place; what stays is the headline, the closing line and the answer."""
     place.script(
@@ -233,6 +242,7 @@ def test_progress_of_a_run(place: Place) -> None:
     assert terminal.output.splitlines()[-1] == "outer answer"
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("count", [1, 2])
 def test_keys_do_not_disturb_what_is_drawn(place: Place, count: int) -> None:
     """What is typed, Ctrl-C included, is not echoed into the tree, which would stay behind; then the echo is back."""
@@ -249,6 +259,7 @@ def test_keys_do_not_disturb_what_is_drawn(place: Place, count: int) -> None:
     assert "csa: cancelled in" in terminal.text
 
 
+@pytest.mark.thorough
 def test_stopping_a_run_gives_the_echo_back(place: Place) -> None:
     """The shell that Ctrl-Z leads back to echoes; a run that goes on in the background leaves that alone."""
     place.play(*place.hold(), ["say", "the answer"])
@@ -327,6 +338,7 @@ def test_signals_that_kill_leave_the_terminal_as_it_was(
     assert terminal.output.count(ENTER_SCREEN) == terminal.output.count(LEAVE_SCREEN)
 
 
+@pytest.mark.thorough
 def test_a_stop_that_nobody_hears_of(place: Place) -> None:
     """After SIGSTOP what is drawn stays where it is, and the tree is drawn anew below what the shell has written."""
     place.play(*place.hold(), ["say", "the answer"])
@@ -349,6 +361,7 @@ def test_a_stop_that_nobody_hears_of(place: Place) -> None:
         assert terminal.end() == 0
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("words", [WATCH, ("top", "--all")])
 @pytest.mark.parametrize("stdin", ["", "< /dev/null"])
 def test_the_whole_screen_is_not_taken_from_the_background(place: Place, words: tuple[str, ...], stdin: str) -> None:
@@ -378,6 +391,7 @@ def is_echoing(terminal: Terminal) -> bool:
     return bool(termios.tcgetattr(terminal.theirs)[3] & termios.ECHO)
 
 
+@pytest.mark.thorough
 def test_events_in_a_pipe_beside_a_live_view(place: Place) -> None:
     """`run --stream-json` with stderr on a terminal: the events are on stdout, all of them, and nowhere else."""
     read, write = os.pipe()
@@ -394,6 +408,7 @@ def test_events_in_a_pipe_beside_a_live_view(place: Place) -> None:
     assert sum(line.startswith('{"v"') for line in terminal.output.splitlines()) == len(events)
 
 
+@pytest.mark.thorough
 def test_the_tree_has_columns_where_there_is_room(place: Place) -> None:
     """`session list --tree` ends its lines with time, tokens and cost from 80 columns on, and in a pipe."""
     place.play(["usage", 2000, 100], ["say", "x"])
@@ -413,9 +428,10 @@ def test_top_imports_nothing_heavy_in_a_pipe(place: Place) -> None:
     names = place.imports("top")
     assert "csa" in names
     assert not names & {"rich", "anyio", "asyncio", "tomlkit", "ulid"}
-    assert not store_dir(place.state_root, place.project).exists()
+    assert not Store(place.state_root, place.project).path.exists()
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("env", [{}, {"NO_COLOR": "1"}])
 def test_ids_stay_whole_on_a_narrow_terminal(place: Place, env: dict[str, str | None]) -> None:
     """Where an id is there to be copied, the terminal folds the line, and csa does not cut it."""

@@ -31,6 +31,7 @@ def is_as_before(terminal: Terminal) -> bool:
     return termios.tcgetattr(terminal.theirs) == terminal.before
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("tool", TOOLS)
 def test_the_tool_itself(place: Place, tool: str) -> None:
     """Each tool is opened on its conversation, in the session's environment and directory, on a terminal of its own."""

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from csa.paths import SessionPaths, store_dir
+from csa.paths import SessionPaths
 from csa.store.owner import current_owner
+from csa.store.sessions import Store
 from tests.cli.terminal import Terminal
 from tests.conftest import ForeignWriter
 from tests.store.support import child
@@ -48,6 +49,7 @@ def test_kill(place: Place) -> None:
     place.codex("again", "--session", session_id)
 
 
+@pytest.mark.thorough
 def test_kill_of_a_tool_that_ignores_term(place: Place) -> None:
     """A tool that ignores TERM, and what it has put into a session of its own, are gone when the command returns."""
     pid_file = place.tmp / "pid"
@@ -76,6 +78,7 @@ def test_kill_of_a_stopped_supervisor(place: Place) -> None:
     assert place.status(session_id) == "cancelled"
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("is_left_alone", [False, True], ids=["with its csa", "whose csa was killed"])
 def test_kill_of_a_stopped_guardian(place: Place, *, is_left_alone: bool) -> None:
     """A guardian that was stopped is made to go on: by its csa, or where that is gone by whoever ends the session."""
@@ -94,6 +97,7 @@ def test_kill_of_a_stopped_guardian(place: Place, *, is_left_alone: bool) -> Non
     assert place.status(session_id) == ("lost" if is_left_alone else "cancelled")
 
 
+@pytest.mark.thorough
 def test_kill_by_force(place: Place) -> None:
     """With --force the supervisor itself is killed at once; its tree goes too, and the turn is lost."""
     place.play(["ignore-term"], *place.hold())
@@ -185,7 +189,7 @@ def test_kill_of_a_tree(place: Place) -> None:
     noted = [json.loads(line) for line in (place.store / "audit.jsonl").read_text().splitlines()]
     assert [(line["command"], line["what"]) for line in noted] == [("session kill", "killed")] * 3
     transcripts = [place.session(each) / "transcript.jsonl" for each in place.ids()]
-    transcripts.append(store_dir(place.state_root, other) / "sessions" / leaf / "transcript.jsonl")
+    transcripts.append(Store(place.state_root, other).paths(leaf).transcript)
     ends = [json.loads(path.read_text().splitlines()[-1]) for path in transcripts]
     assert [end["data"]["status"] for end in ends] == ["cancelled"] * 4
 
@@ -314,6 +318,7 @@ def two_projects(place: Place) -> tuple[list[tuple[Path, str]], list[Running]]:
     return [(place.project, place.ids()[-1]), (other, place.ids(other)[0])], runs
 
 
+@pytest.mark.thorough
 def test_ps_and_kill_all(place: Place) -> None:
     """`ps` shows what runs in all projects with what it uses, and `kill --all --yes` ends it all."""
     assert place.run("ps").out == "Nothing runs\n"

@@ -284,6 +284,7 @@ def test_an_ephemeral_session_is_deleted(place: Place) -> None:
     assert not (place.home / ".fake-acp" / "fake" / f"{session_of(lines)}.json").exists()
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("answer", ["in two halves", "x"])
 def test_what_comes_after_the_end_belongs_to_the_turn(place: Place, answer: str) -> None:
     """Also where nothing was said before the end; and it is told before the end is."""
@@ -303,6 +304,7 @@ def test_what_is_no_message_is_told_as_such(place: Place) -> None:
     assert len(strays) == 8
 
 
+@pytest.mark.thorough
 def test_an_agent_that_never_answers_does_not_speak_the_protocol(place: Place) -> None:
     """It is said within the limit, with what it wrote instead."""
     code, lines, _ = bridge(place, "--deaf", initialize_s=0.5)

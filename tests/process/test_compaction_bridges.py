@@ -114,6 +114,7 @@ def test_gemini_that_will_not_start(bridges: Bridges) -> None:
     assert (code, lines[-1]["why"]) == (1, "spawn")
 
 
+@pytest.mark.thorough
 def test_gemini_whose_provider_fails_again_and_again(bridges: Bridges) -> None:
     """It would go on for ever and show nothing; its debug log tells, and the third failure is the last."""
     argv, order = bridges.gemini()
@@ -128,6 +129,7 @@ def test_gemini_whose_provider_fails_again_and_again(bridges: Bridges) -> None:
     assert (lines[-1]["status"], lines[-1]["message"]) == (503, "the provider failed 3 times: busy")
 
 
+@pytest.mark.thorough
 def test_a_gemini_that_lies_is_not_believed(bridges: Bridges) -> None:
     """A line on the screen is no proof: without a new snapshot in the file nothing was compacted."""
     argv, order = bridges.gemini()
@@ -136,6 +138,7 @@ def test_a_gemini_that_lies_is_not_believed(bridges: Bridges) -> None:
     assert "has not recorded it" in lines[-1]["message"]
 
 
+@pytest.mark.thorough
 def test_term_ends_gemini_too(bridges: Bridges) -> None:
     """The terminal is hung up, and nobody is left in it."""
     argv, order = bridges.gemini()
@@ -149,6 +152,7 @@ def test_term_ends_gemini_too(bridges: Bridges) -> None:
     wait_for(lambda: not processes_of(Path(os.environ["HOME"])), "nothing is left", within_s=3)
 
 
+@pytest.mark.thorough
 def test_opencode_has_nothing_to_compact(bridges: Bridges) -> None:
     """A session without messages, or one whose last message is a summary, is not summed up again."""
     argv = ["-S", opencode.BRIDGE, "opencode"]

@@ -57,6 +57,7 @@ def test_killed_supervisor(place: Place, tool: str) -> None:
     assert place.run("session", "is-alive", "-s", session_id).code == 1
 
 
+@pytest.mark.thorough
 def test_lock_is_held_until_the_tree_is_dead(place: Place) -> None:
     """After SIGKILL of csa the session's lock comes free only when no process of the tree is left."""
     running = start_tree(place, extra=[["ignore-term"]])
@@ -122,6 +123,7 @@ def test_leftovers_are_asked_first(place: Place) -> None:
     assert not lock.exists()
 
 
+@pytest.mark.thorough
 def test_what_does_not_hear_is_killed(place: Place) -> None:
     """What ignores TERM is killed after the grace, and the turn's answer is not lost by that."""
     deaf = "trap '' TERM; touch deaf; while :; do sleep 0.01; done"
@@ -134,6 +136,7 @@ def test_what_does_not_hear_is_killed(place: Place) -> None:
     assert not place.processes()
 
 
+@pytest.mark.thorough
 @BOTH
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL], ids=["TERM", "KILL"])
 def test_commands_end_before_their_tool(place: Place, tool: str, number: int) -> None:
@@ -188,6 +191,7 @@ def start_nested(place: Place) -> tuple[Running, str, int]:
     return running, inner, owner["pid"]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("who", ["supervisor", "guardian"])
 def test_stopped_nested_turn_ends_cancelled(place: Place, who: str) -> None:
     """An inner csa that is stopped, or whose guardian is, is made to go on, so that it can write its end."""
@@ -209,6 +213,7 @@ def test_nested_turn_of_a_killed_guardian_ends_cancelled(place: Place) -> None:
     assert place.last_event(inner)["status"] == "cancelled"
 
 
+@pytest.mark.thorough
 def test_killed_nested_supervisor_leaves_its_parent_running(place: Place) -> None:
     """SIGKILL of an inner csa ends its own tree at once; the outer turn goes on and succeeds."""
     place.script(
@@ -226,6 +231,7 @@ def test_killed_nested_supervisor_leaves_its_parent_running(place: Place) -> Non
     assert not place.processes()
 
 
+@pytest.mark.thorough
 def test_next_turn_records_the_lost_one(place: Place) -> None:
     """Readers leave the journal of a lost turn alone; the next turn appends its end, and resumes the conversation."""
     running = start_tree(place)
@@ -263,6 +269,7 @@ def _check_wreck(place: Place, session_id: str) -> str:
     return str(events[-1]["data"]["status"]) if has_ended else "lost"
 
 
+@pytest.mark.thorough
 @pytest.mark.timeout(max(60, KILLS * 4))
 def test_kills_at_random_instants(place: Place) -> None:
     """SIGKILL of csa at any instant of a turn leaves no process, and a session that is absent or true and usable."""

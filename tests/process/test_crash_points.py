@@ -48,6 +48,7 @@ def check_status(status: str, events: list[Json]) -> None:
     assert status == (ends[-1]["data"]["status"] if ends[-1]["type"] == "run_finished" else "lost")
 
 
+@pytest.mark.thorough
 @pytest.mark.timeout(max(60, POINTS * 5))
 def test_a_new_session(place: Place) -> None:
     """A new session is absent or whole at every point of its first turn, and its next turn works."""
@@ -67,6 +68,7 @@ def test_a_new_session(place: Place) -> None:
         place.events(session_id)  # whole, without a gap
 
 
+@pytest.mark.thorough
 @pytest.mark.timeout(max(60, POINTS * 5))
 def test_a_session_that_goes_on(place: Place) -> None:
     """No point of a later turn loses anything of the turns before it, nor the conversation."""

@@ -99,6 +99,7 @@ def test_it_expires(place: Place) -> None:
     assert state["expires_at"] - state["created_at"] == timedelta(days=7)
 
 
+@pytest.mark.thorough
 def test_several_that_create_one_session_and_wait(place: Place) -> None:
     """All but the first go on in the session that it has created meanwhile."""
     place.env["CSA_CONF_MAX_RUNNING"] = "1"
@@ -117,6 +118,7 @@ def test_several_that_create_one_session_and_wait(place: Place) -> None:
     assert place.state(session_id)["turns"] == 2
 
 
+@pytest.mark.thorough
 def test_it_has_nothing_of_its_caller(place: Place) -> None:
     """The supervisor is in a session of its own, hears no hangup, and holds none of its caller's pipes open."""
     place.play(*place.hold(), ["say", "done"])
@@ -130,6 +132,7 @@ def test_it_has_nothing_of_its_caller(place: Place) -> None:
     assert wait_for_end(place, session_id) == "succeeded"
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("closed", ["0<&-", "2>&-", "0<&- 2>&-"])
 def test_a_caller_without_standard_streams(place: Place, closed: str) -> None:
     """What csa's caller has closed, no descriptor of the supervisor's takes the place of."""
@@ -161,6 +164,7 @@ print(start_detached(Csa.from_environment("."), RunRequest(prompt="go", tool="co
     assert wait_for_end(place, session_id) == "succeeded"
 
 
+@pytest.mark.thorough
 def test_supervisor_log(place: Place) -> None:
     """What csa has to say of a turn is in its supervisor.log, also in the foreground."""
     session_id = start_detached(place)
@@ -174,6 +178,7 @@ def test_supervisor_log(place: Place) -> None:
     assert "turn 2: succeeded" in (log.parents[1] / "turn-0002" / "supervisor.log").read_text()
 
 
+@pytest.mark.thorough
 def test_a_supervisor_log_that_cannot_be_opened(place: Place) -> None:
     """The turn goes on without its supervisor.log, and the loss is in there as soon as that is possible."""
     session_id = place.codex().session_id
@@ -191,6 +196,7 @@ def test_a_supervisor_log_that_cannot_be_opened(place: Place) -> None:
     assert "warning: supervisor.log could not be opened: Is a directory\n" in log.read_text()
 
 
+@pytest.mark.thorough
 def test_a_waiter_that_nobody_waits_for(place: Place) -> None:
     """A signal to `run --detach --wait` ends its supervisor too, while nothing has been announced."""
     place.play(*place.hold(), ["say", "done"])
@@ -207,6 +213,7 @@ def test_a_waiter_that_nobody_waits_for(place: Place) -> None:
     assert place.state(session_id)["turns"] == 1
 
 
+@pytest.mark.thorough
 def test_an_order_that_nobody_hears_the_answer_of(place: Place) -> None:
     """A supervisor whose caller has ended by the time it could begin, begins nothing; nor does half an order."""
     place.play(["say", "done"])
@@ -256,6 +263,7 @@ def test_refusals_come_at_once(place: Place, words: list[str], code: int, said: 
     assert place.ids() == []
 
 
+@pytest.mark.thorough
 def test_a_busy_session(place: Place) -> None:
     """A second detached turn of a running session exits 4 and names who holds it."""
     place.play(*place.hold(), ["say", "done"])
@@ -268,6 +276,7 @@ def test_a_busy_session(place: Place) -> None:
     assert wait_for_end(place, session_id) == "succeeded"
 
 
+@pytest.mark.thorough
 def test_term_ends_it_cancelled(place: Place) -> None:
     """TERM to a detached supervisor ends its turn, its tree, and is recorded."""
     place.play(["spawn-grandchild", "exec setsid sleep 600"], *place.hold())
@@ -279,6 +288,7 @@ def test_term_ends_it_cancelled(place: Place) -> None:
     place.wait_until_empty(within_s=3)
 
 
+@pytest.mark.thorough
 def test_the_cancel_file_says_who_asked(place: Place) -> None:
     """The first line of the `cancel` file is in the result."""
     place.play(*place.hold())
@@ -291,6 +301,7 @@ def test_the_cancel_file_says_who_asked(place: Place) -> None:
     assert "cancelled by session kill by ann@host, PID 12" in log.read_text()
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("end", ["itself", "TERM", "KILL"])
 def test_a_detached_child_survives_its_parents_end(place: Place, end: str) -> None:
     """A detached child of an agent is spared when the agent's turn ends, however it does; all else goes."""
@@ -376,6 +387,7 @@ def test_what_an_on_finish_command_prints_is_redacted(place: Place) -> None:
     ]
 
 
+@pytest.mark.thorough
 def test_on_finish_in_the_foreground(place: Place) -> None:
     """In the foreground too, after the answer; what it prints goes to stderr, its failure is a warning only."""
     done = place.run("run", "--tool", "codex", "--on-finish", "echo heard; exit 3", "go")
@@ -384,6 +396,7 @@ def test_on_finish_in_the_foreground(place: Place) -> None:
     assert "warning: --on-finish: echo heard; exit 3: it exited with code 3" in done.err
 
 
+@pytest.mark.thorough
 def test_on_finish_in_time(place: Place) -> None:
     """With a limit, it gets TERM when that is over, and KILL where it does not hear."""
     heard = place.tmp / "heard"
@@ -405,6 +418,7 @@ def test_on_finish_where_the_directory_is_gone(place: Place) -> None:
     assert f"warning: --on-finish: {gone} is gone" in done.err
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(("words", "ran"), [([], True), (["--on-finish", ""], False), (["--detach"], True)])
 def test_on_finish_of_the_configuration(place: Place, words: list[str], *, ran: bool) -> None:
     """What is configured follows each run, unless another command, or none, is asked for."""
@@ -415,6 +429,7 @@ def test_on_finish_of_the_configuration(place: Place, words: list[str], *, ran: 
     assert out.exists() == ran
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("words", [["--detach"], []], ids=["detached", "foreground"])
 def test_a_signal_while_the_on_finish_command_runs(place: Place, words: list[str]) -> None:
     """It ends the command as well: TERM first, of which it can make something, and KILL the next time."""

@@ -66,6 +66,7 @@ def test_passing_failure_is_tried_again(place: Place, tool: str, fault: str) -> 
     assert done.json["provider_session_id"] == second
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("tool", ["codex", "claude-code"])
 def test_a_resumed_conversation_stays(place: Place, tool: str) -> None:
     """The second attempt of a later turn goes on in the conversation there is."""
@@ -78,6 +79,7 @@ def test_a_resumed_conversation_stays(place: Place, tool: str) -> None:
     assert set(bound_ids(place, first.session_id)) == {first.json["provider_session_id"]}
 
 
+@pytest.mark.thorough
 def test_usage_of_all_attempts_adds_up(place: Place) -> None:
     """Tokens that a failed attempt used count, in the result and in the session."""
     place.script(
@@ -175,6 +177,7 @@ def test_cancelled_during_the_pause(place: Place, way: str) -> None:
     assert place.last_event(running.session_id)["status"] == "cancelled"
 
 
+@pytest.mark.thorough
 def test_time_limit_during_the_pause(place: Place) -> None:
     """--timeout counts over attempts and pauses."""
     place.script(fails("429", retry_after_s=50), answers())
@@ -183,6 +186,7 @@ def test_time_limit_during_the_pause(place: Place) -> None:
     assert "longer than 1.5 s" in done.err
 
 
+@pytest.mark.thorough
 def test_time_limit_in_a_later_attempt(place: Place) -> None:
     """What earlier attempts took is not given again."""
     place.script(fails("429", retry_after_s=0.5), {"match": "", "do": [["sleep", 30]]})

@@ -75,6 +75,7 @@ def test_a_lock_that_leaked_into_a_survivor(place: Place) -> None:
     assert place.run("run", "--session", session_id, "hello").code == 0
 
 
+@pytest.mark.thorough
 def test_a_zombie_leader_is_swept(place: Place) -> None:
     """What the tool left of a process whose first thread has ended has no environment to be found by, and goes."""
     pid_file = place.tmp / "zombie"
@@ -171,6 +172,7 @@ def test_the_end_of_a_turn_on_a_full_disk(place: Place) -> None:
     assert place.run("session", "validate").code == 0
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("missing", ["state", "end"])
 @pytest.mark.parametrize("way", ["repair", "run", "rename"])
 def test_what_the_end_of_a_turn_told_is_recovered(place: Place, missing: str, way: str) -> None:

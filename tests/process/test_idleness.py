@@ -21,6 +21,7 @@ def test_silence_ends_the_turn(place: Place) -> None:
     assert place.processes() == {}
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "work",
     [
@@ -36,6 +37,7 @@ def test_work_is_no_silence(place: Place, work: list[str]) -> None:
     assert (done.code, done.out) == (0, "done\n")
 
 
+@pytest.mark.thorough
 def test_output_is_no_silence(place: Place) -> None:
     """A tool that says something now and then is left alone."""
     place.play(*[step for _ in range(5) for step in (["sleep", 0.6], ["think", "hm"])], ["say", "done"])
@@ -43,6 +45,7 @@ def test_output_is_no_silence(place: Place) -> None:
     assert (done.code, done.out) == (0, "done\n")
 
 
+@pytest.mark.thorough
 def test_what_csa_has_not_heard_is_no_silence(place: Place) -> None:
     """While csa is stopped, a tool that talks all the time is not silent; when csa goes on, it is left alone."""
     spoken = place.tmp / "spoken"

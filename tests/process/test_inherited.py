@@ -36,6 +36,7 @@ def test_a_turn(place: Place, how: str) -> None:
     assert (done.code, done.out, done.err) == (0, "FAKE ECHO: hello [turns=1]\n", "")
 
 
+@pytest.mark.thorough
 @each
 def test_a_detached_turn(place: Place, how: str) -> None:
     """Its end is seen, and the command that was asked for is run with it."""
@@ -46,6 +47,7 @@ def test_a_detached_turn(place: Place, how: str) -> None:
     place.wait_until_empty(within_s=2)
 
 
+@pytest.mark.thorough
 @each
 def test_the_tools_signals(place: Place, how: str) -> None:
     """The tool starts with no signal blocked, and ignores none."""
@@ -63,6 +65,7 @@ def test_the_tools_signals(place: Place, how: str) -> None:
     assert (int(seen["SigBlk:"], 16) & ours, int(seen["SigIgn:"], 16) & ours) == (0, 0)
 
 
+@pytest.mark.thorough
 def test_a_checkup(place: Place) -> None:
     """Tools are asked for their versions where SIGCHLD is ignored."""
     found = [run_with(place, how, "doctor", "--json").json["checks"] for how in ("SIGCHLD ignored", "as it is")]

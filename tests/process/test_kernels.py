@@ -33,6 +33,7 @@ def failing(place: Place, calls: str, error: str, *words: str, path: Path | None
     return Done(done.returncode, done.stdout.decode(), done.stderr.decode())
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("error", ["EINVAL", "EOPNOTSUPP", "ENOSYS"])
 def test_a_file_system_without_fsync(place: Place, error: str) -> None:
     """On CIFS and shared folders fsync of a directory, or of anything, is refused: that is no failure."""
@@ -121,6 +122,7 @@ def test_what_is_refused_has_changed_nothing(
     assert place.run("run", "--session", session_id, "again").code == 0
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("error", ["ENOLCK", "ENOSYS", "EOPNOTSUPP"])
 def test_a_file_system_without_flock(place: Place, error: str) -> None:
     """It is there for other programs alone: no run is refused for want of it, and doctor says so."""

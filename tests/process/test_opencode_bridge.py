@@ -253,6 +253,7 @@ def test_a_server_that_leaves_is_followed(bridge: Bridge, code: int) -> None:
     assert (left, types_of(lines)[-1]) == (code, "error")
 
 
+@pytest.mark.thorough
 def test_a_server_that_does_not_start_fails_the_turn(bridge: Bridge, tmp_path: Path) -> None:
     """It is tried three times, and its complaint stays on stderr."""
     broken = tmp_path / "broken"

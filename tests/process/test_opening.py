@@ -124,7 +124,7 @@ def test_whose_a_session_is_before_the_event_loop(place: Place) -> None:
     """What names the sessions of a tool has a running one from its beginning on, and a lost turn's tool goes on."""
     place.script({"match": "go on", "do": [["say", "again"]]}, {"match": "hello", "do": [["say", "never"]]})
     running = place.start("run", "--tool", "claude-code", "hello", env=watched(place, until=place.tmp / "never"))
-    wait_for(place.ids, "the session is there")
+    wait_for(place.published, "the session is there")
     (item,) = place.run("session", "list", "--tool", "claude-code", "--json").json
     assert (item["status"], item["tools"]) == ("running", ["claude-code"])
     assert " claude-code running " in place.run("session", "list", "--tree").out

@@ -101,6 +101,7 @@ def own(path: Path, uid: int) -> Path:
     return path
 
 
+@pytest.mark.thorough
 def test_root_leaves_nothing_behind(shared: Shared) -> None:
     """Whatever root does in a user's home, first, beside him or after him, the user can go on with."""
     first = shared.run("run", "--tool", "codex", "first")
@@ -144,6 +145,7 @@ def test_root_leaves_nothing_behind(shared: Shared) -> None:
         assert done.code == 0, (mine_too, done.err)
 
 
+@pytest.mark.thorough
 def test_root_beside_a_turn_of_the_user(shared: Shared) -> None:
     """Two turns at once, either way round; a child of root's in the user's agent; each ends the other's turn.
 
@@ -176,6 +178,7 @@ def test_root_beside_a_turn_of_the_user(shared: Shared) -> None:
     assert [path for path in shared.roots() if "/.claude" not in path and not path.endswith("/ready")] == []
 
 
+@pytest.mark.thorough
 def test_slots_of_root(shared: Shared) -> None:
     """A slot that root has left, or that root's turn holds, is passed over; one that is held counts."""
     assert shared.user("run", "--tool", "codex", "x").code == 0
@@ -204,6 +207,7 @@ def test_slots_of_root(shared: Shared) -> None:
     assert shared.run("run", "--tool", "codex", "x").code == 0, "root's own turn makes them the user's"
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("name", "is_blocking"),
     [
@@ -226,9 +230,7 @@ def test_state_of_root(shared: Shared, name: str, *, is_blocking: bool) -> None:
     session = shared.user("run", "--tool", "codex", "x").session_id
     shared.user("session", "current", session)
     shared.user("session", "checkpoint", session)
-    path = Path(
-        f"{shared.state_root}/{name.replace('STORE', str(store_dir(Path('/'), shared.project))[1:])}".rstrip("/")
-    )
+    path = Path(f"{shared.state_root}/{name.replace('STORE', store_dir('/', str(shared.project))[1:])}".rstrip("/"))
     if path.name == "parked":
         path.mkdir()
     assert path.exists()
@@ -258,6 +260,7 @@ def test_state_of_root(shared: Shared, name: str, *, is_blocking: bool) -> None:
     assert shared.user("run", "--tool", "codex", "x").code == 0
 
 
+@pytest.mark.thorough
 def test_a_session_of_root(shared: Shared) -> None:
     """A session that is root's is no damaged one: it is named with its owner, and nobody takes it for rubbish."""
     mine, roots = (shared.user("run", "--tool", "codex", "x").session_id for _ in range(2))
@@ -342,6 +345,7 @@ def test_files_of_one_tool(shared: Shared, kind: str) -> None:
     assert kind == "bytes" or "claude-code" in done.err
 
 
+@pytest.mark.thorough
 def test_config_of_root(shared: Shared) -> None:
     """A config that may not be read stops a run with its owner and the chown; doctor says the same."""
     for path in (shared.home / ".config" / "csa" / "config.toml", shared.project / ".csa" / "config.toml"):
@@ -361,6 +365,7 @@ def test_config_of_root(shared: Shared) -> None:
         assert shared.user("run", "--tool", "codex", "x").code == 0
 
 
+@pytest.mark.thorough
 def test_homes_of_tools(shared: Shared) -> None:
     """A run makes the home of its own tool, and no other; one of root's is named with the chown."""
     assert shared.user("run", "--tool", "codex", "x").code == 0
@@ -377,6 +382,7 @@ def test_homes_of_tools(shared: Shared) -> None:
     assert "Traceback" not in done.err
 
 
+@pytest.mark.thorough
 def test_a_link_is_no_way_to_another_file(shared: Shared) -> None:
     """Root gives nobody a file that he has only put a link to."""
     session = shared.user("run", "--tool", "codex", "x").session_id

@@ -42,6 +42,7 @@ def test_it_goes_on_after_the_reset(place: Place) -> None:
     assert "parked until" in done.err
 
 
+@pytest.mark.thorough
 def test_nothing_done_is_asked_again(place: Place) -> None:
     """Where the failed turn had no effect the same prompt is given."""
     place.script({"match": "", "times": 1, "do": [["fail", "quota", 2]]}, {"match": "build it", "do": [["say", "ok"]]})
@@ -108,6 +109,7 @@ def test_a_fallback_goes_first(place: Place) -> None:
     assert (done.code, done.json["tool"], done.json["text"]) == (0, "claude-code", "by claude"), done.err
 
 
+@pytest.mark.thorough
 def test_the_time_limit_does_not_count_it(place: Place) -> None:
     """`--timeout` is of the turns' own time."""
     place.script(USED_UP, ANSWER)
@@ -140,6 +142,7 @@ def answer_of(place: Place, session_id: str) -> str:
     return place.run("session", "result", "--session", session_id).out
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("command", [("gc", "--days", "30"), ("run", "--tool", "codex", "another")])
 def test_a_detached_turn_survives_its_supervisor(place: Place, command: tuple[str, ...]) -> None:
     """Whatever csa is called in the project next, when the time has come, lets it go on; and only once."""
@@ -167,6 +170,7 @@ def parked_until(place: Place, session_id: str) -> float:
     return datetime.fromisoformat(until).timestamp()
 
 
+@pytest.mark.thorough
 def test_a_shutdown_is_no_end(place: Place) -> None:
     """TERM ends the supervisor at once, and what it waited for goes on later all the same."""
     session_id = parked_and_killed(place, 3, number=signal.SIGTERM)

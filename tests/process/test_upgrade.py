@@ -67,6 +67,7 @@ def test_the_end(place: Place, installed: Installed, tool: str) -> None:
     assert not (installed.site / "csa").exists()
 
 
+@pytest.mark.thorough
 def test_a_checkpoint(place: Place, installed: Installed) -> None:
     """The checkpoint that belongs to the end is made."""
     place.play(SETTLED, remove(installed), ["say", "done"])
@@ -75,6 +76,7 @@ def test_a_checkpoint(place: Place, installed: Installed) -> None:
     assert "checkpoint" in [event["type"] for event in place.events(done.session_id)]
 
 
+@pytest.mark.thorough
 def test_a_retry(place: Place, installed: Installed) -> None:
     """csa tries again, which takes another guardian."""
     place.script(
@@ -86,6 +88,7 @@ def test_a_retry(place: Place, installed: Installed) -> None:
     assert not (installed.site / "csa").exists()
 
 
+@pytest.mark.thorough
 def test_a_fallback(place: Place, installed: Installed) -> None:
     """Another tool goes on."""
     place.script(
@@ -97,6 +100,7 @@ def test_a_fallback(place: Place, installed: Installed) -> None:
     assert not (installed.site / "csa").exists()
 
 
+@pytest.mark.thorough
 def test_a_detached_turn(place: Place, installed: Installed) -> None:
     """A supervisor comes to its end, and runs what was to follow."""
     place.play(SETTLED, remove(installed), ["say", "done"])
@@ -106,6 +110,7 @@ def test_a_detached_turn(place: Place, installed: Installed) -> None:
     assert place.status(done.out.strip()) == "succeeded"
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("detached", [(), ("--detach",)], ids=["foreground", "detached"])
 def test_a_run_that_waits(place: Place, installed: Installed, detached: tuple[str, ...]) -> None:
     """A run that waits for its session begins when that is free."""

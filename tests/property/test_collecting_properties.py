@@ -6,7 +6,7 @@ from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from csa.model.collection import Rule
@@ -18,6 +18,7 @@ from csa.store.locks import acquire_lock
 from csa.store.sessions import Store
 from csa.store.statefile import create_state, load_state
 from csa.structs import Struct, replace
+from tests.effort import examples
 from tests.support import snapshot
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -115,7 +116,7 @@ def make(store: Store, number: int, kind: Kind, *, retired: bool = False) -> Ses
     return paths
 
 
-@settings(max_examples=40)
+@examples(40)
 @given(st.lists(KINDS, max_size=5), st.lists(KINDS.filter(lambda kind: not kind.damaged), max_size=2), RULES)
 def test_what_is_named_is_what_goes(kinds: list[Kind], retired: list[Kind], rule: Rule) -> None:
     """A dry run writes nothing and names exactly what the real run takes: what the contract says, and nothing else."""
@@ -153,7 +154,7 @@ def test_what_is_named_is_what_goes(kinds: list[Kind], retired: list[Kind], rule
                 assert (state.phase, state.retired_at, state.retired_phase) == ("retired", NOW, "active")
 
 
-@settings(max_examples=15)
+@examples(15)
 @given(st.lists(st.tuples(KINDS, st.sampled_from(AGES)), min_size=1, max_size=3), RULES)
 def test_retired_sessions_are_kept_for_the_time_to_undo(kinds: list[tuple[Kind, timedelta]], rule: Rule) -> None:
     """A retired session is purged when its time is over, or with --purge, whatever else it is; not one that is held."""

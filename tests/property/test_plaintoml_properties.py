@@ -4,11 +4,12 @@ import tomllib
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from csa.store.plaintoml import load_plain
 from csa.store.tomlfile import edit_toml, render_toml
+from tests.effort import examples
 
 _LINES = [
     "schema = 1",
@@ -76,7 +77,7 @@ def slow(text: str) -> dict[str, Any] | None:
         return None
 
 
-@settings(max_examples=600)
+@examples(600)
 @given(st.lists(st.sampled_from(_LINES), max_size=9).map("\n".join))
 @example('x = "')
 def test_lines_of_all_kinds(text: str) -> None:
@@ -85,7 +86,7 @@ def test_lines_of_all_kinds(text: str) -> None:
     assert found is None or found == slow(text)
 
 
-@settings(max_examples=300)
+@examples(300)
 @given(st.text(alphabet='ab= "\\[]{}.,#\n0123456789-:TZ_tre', max_size=40))
 def test_any_text(text: str) -> None:
     """Whatever the characters, the answer is tomllib's, or none."""
@@ -138,7 +139,7 @@ _DOCUMENTS = st.builds(
 )
 
 
-@settings(max_examples=300)
+@examples(300)
 @given(_DOCUMENTS, _DOCUMENTS)
 def test_documents_are_edited_as_by_tomlkit(values: dict[str, Any], changes: dict[str, Any]) -> None:
     """What was written is edited to the same values, and keys that are not given stay."""
@@ -178,7 +179,7 @@ _ANY = st.dictionaries(
 )
 
 
-@settings(max_examples=200)
+@examples(200)
 @given(_ANY)
 def test_whatever_toml_can_say_can_be_written(values: dict[str, Any]) -> None:
     """What has to be rendered anew says all that it was made of."""

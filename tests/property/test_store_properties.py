@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import tomlkit
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from csa.errors import AmbiguousError, NotFoundError, UsageError
@@ -26,6 +26,7 @@ from csa.store.sessions import Store
 from csa.store.tomlfile import edit_toml, render_toml
 from csa.store.transcript import read_events, read_events_backwards
 from csa.structs import replace
+from tests.effort import examples
 
 PLAIN = Redactor()
 _ID = st.builds(
@@ -52,7 +53,7 @@ def expected_matches(ids: list[str], selector: str) -> list[str]:
     return sorted(session_id for session_id in ids if session_id.startswith(wanted))
 
 
-@settings(max_examples=80)
+@examples(80)
 @given(_IDS, st.data())
 def test_selectors_against_a_naive_model(ids: list[str], data: st.DataObject) -> None:
     """A selector in any case means the one id that begins so; else it is an error that knows all matches."""
@@ -60,9 +61,9 @@ def test_selectors_against_a_naive_model(ids: list[str], data: st.DataObject) ->
         store = Store(Path(place), Path("/p"))
         for session_id in ids:
             store.paths(session_id).root.mkdir(parents=True)
-        store.sessions_dir.mkdir(parents=True, exist_ok=True)
+        Path(store.sessions_dir).mkdir(parents=True, exist_ok=True)
         for stray in (".new-" + (ids[0] if ids else "x"), "notes.txt", "01J", ids[0].lower() if ids else "0"):
-            (store.sessions_dir / stray).touch()
+            (Path(store.sessions_dir) / stray).touch()
         drawn = data.draw(st.sampled_from([*ids, "01JH4QWERT", "0", "7", " ", ""]))
         selector = drawn[: data.draw(st.integers(0, 27))]
         selector = data.draw(st.sampled_from([selector, selector.lower(), f" {selector} ", selector.swapcase()]))
@@ -160,7 +161,7 @@ def without(values: dict[str, Any], known: dict[str, Any]) -> dict[str, Any]:
     return rest
 
 
-@settings(max_examples=40)
+@examples(40)
 @given(st.data())
 def test_writing_keeps_what_it_does_not_know(data: st.DataObject) -> None:
     """Unknown keys and comments survive a change, and what is written reads back as it was meant."""
@@ -185,7 +186,7 @@ def test_writing_keeps_what_it_does_not_know(data: st.DataObject) -> None:
     assert isinstance(after["last_accessed"], type(before["last_accessed"]))
 
 
-@settings(max_examples=150)
+@examples(150)
 @given(st.data())
 def test_writing_keeps_keys_of_any_style(data: st.DataObject) -> None:
     """Whichever way TOML's tables were written, none of their keys is lost or moved, and none is read as another's."""
@@ -210,7 +211,7 @@ def test_writing_keeps_keys_of_any_style(data: st.DataObject) -> None:
     assert edit_toml(once, render_state(changed)) == once
 
 
-@settings(max_examples=40)
+@examples(40)
 @given(st.data())
 def test_writing_the_same_changes_nothing(data: st.DataObject) -> None:
     """A second save of the same state leaves the file byte for byte, and the first leaves every old line."""
@@ -295,7 +296,7 @@ _TEXTS = st.text(st.characters(exclude_categories=[]), max_size=20)
 _EVENTS = st.lists(st.tuples(_KINDS, _TEXTS, st.sampled_from(["", "flush", "sync"])), max_size=8)
 
 
-@settings(max_examples=100)
+@examples(100)
 @given(st.lists(_EVENTS, min_size=1, max_size=4), st.data())
 def test_a_crash_at_any_byte_loses_nothing_that_was_acknowledged(
     runs: list[list[tuple[str, str, str]]], data: st.DataObject
@@ -335,7 +336,7 @@ def _legible(events: list[dict[str, Any]]) -> str:
     return json.dumps(events)
 
 
-@settings(max_examples=40)
+@examples(40)
 @given(st.lists(st.integers(0, 200_000), max_size=6))
 def test_backwards_is_forwards_reversed(sizes: list[int]) -> None:
     """Whatever the lengths of the lines, both directions read the same events."""

@@ -96,12 +96,12 @@ def test_values_that_lead_nowhere_are_refused(family: Store, tmp_path: Path) -> 
         {"CSA_SESSION_DIR": str(family.root)},
         {"CSA_SESSION_DIR": str(elsewhere)},
         {"CSA_SESSION_DIR": str(family.root / ".." / ".." / elsewhere)},
-        {"CSA_SESSION_DIR": str(family.sessions_dir / IDS[9]), "CSA_SESSION_ID": IDS[9]},
+        {"CSA_SESSION_DIR": str(Path(family.sessions_dir) / IDS[9]), "CSA_SESSION_ID": IDS[9]},
     ]
     for changes in bad:
         with pytest.raises(RefusedError, match="record it cannot find"):
             find_caller({**good, **changes}, family.root)
-    link = family.sessions_dir / IDS[9]
+    link = Path(family.sessions_dir) / IDS[9]
     link.symlink_to(elsewhere)
     with pytest.raises(RefusedError):
         find_caller({"CSA_SESSION_ID": IDS[9], "CSA_SESSION_DIR": str(link)}, family.root)

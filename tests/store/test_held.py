@@ -275,6 +275,7 @@ def test_names_are_chosen_one_at_a_time(store: Store) -> None:
     made.close()
 
 
+@pytest.mark.thorough
 def test_one_id_made_by_many_again_and_again(store: Store) -> None:
     """Whoever loses is told that it is busy, at whatever step of another's making or giving up it comes."""
     racing = """
@@ -308,6 +309,7 @@ def test_one_id_made_by_many_again_and_again(store: Store) -> None:
     assert sum(name.partition("-")[2].isdigit() for name in os.listdir(store.path)) == sum(won) > 0
 
 
+@pytest.mark.thorough
 def test_twenty_create_while_others_list(store: Store) -> None:
     """Sessions made at once are all there, and nobody who lists meanwhile sees half of one."""
     creating = """

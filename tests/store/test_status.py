@@ -5,6 +5,7 @@ import os
 import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -181,7 +182,7 @@ def test_a_start_whose_pid_was_used_again_is_a_crashed_one(
     """What a killed start has left is collected at once, though another process has its pid by now."""
     with publish(store, ID) as held:
         paths = held.paths
-    remains = SessionPaths(paths.root.rename(store.sessions_dir / f".new-{ID}"))
+    remains = SessionPaths(paths.root.rename(Path(store.sessions_dir) / f".new-{ID}"))
     rewrite_owner(remains, changes)
     assert (remains.root in find_remains(store, datetime.now(UTC))) is is_dead
 
@@ -334,5 +335,5 @@ def test_a_session_that_is_removed_meanwhile(store: Store) -> None:
     """Who has read a record whose session goes before its journal is read does not call it damaged."""
     finished_session(store, ID)
     record = store.record(ID)
-    record.paths.root.rename(store.sessions_dir / f".gone-{ID}")
+    record.paths.root.rename(Path(store.sessions_dir) / f".gone-{ID}")
     assert record.status != "damaged"

@@ -12,7 +12,7 @@ from csa.store.audit import append_audit
 from csa.store.current import choose_current, read_current
 from csa.store.gitplumbing import ensure_bare
 from csa.store.sessions import Store
-from csa.store.slots import Holder, take_slot
+from csa.store.slots import SlotHolder, take_slot
 from csa.store.stores import find_stores
 from csa.store.usage_stats import load_usage_stats, note_turn
 from tests.store.support import IDS, finished_session
@@ -49,7 +49,7 @@ def test_a_directory_named_like_a_file_of_the_store(state_root: Path, top: str, 
         append_audit(store, "session pin", session_id=IDS[0], what={}, who="me", caller=None)
         (store.path / "parked").mkdir(exist_ok=True)
         ensure_bare(store.path / "audit.git", {"PATH": os.environ["PATH"]})
-    take_slot(state_root, Holder(IDS[0], "codex"), Limits()).close()
+    take_slot(state_root, SlotHolder(IDS[0], "codex"), Limits()).close()
     assert projects(state_root) == sorted(names)
     for each in names:
         store = Store(state_root, each)

@@ -97,7 +97,7 @@ def test_running_and_building_members(store: Store, top: SessionState) -> None:
     held.close()
     assert not member.is_running(store.root)
     assert member.paths(store.root)
-    held.paths.root.rename(store.sessions_dir / ".gone")
+    held.paths.root.rename(Path(store.sessions_dir) / ".gone")
     assert member.paths(store.root) is None
 
 

@@ -58,7 +58,7 @@ def test_new_ids_are_those_of_the_library(now_ms: int, entropy: bytes) -> None:
 def test_random_uuids(monkeypatch: pytest.MonkeyPatch) -> None:
     """A provider's id is a UUIDv4 and never the same, also where /proc is hidden."""
     made = [random_uuid(), random_uuid()]
-    monkeypatch.setattr("csa.procfs._read", lambda _: "")
+    monkeypatch.setattr("csa.procfs._first_text", lambda _: "")
     made.append(random_uuid())
     assert all(
         re.fullmatch("[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}", each) for each in made

@@ -18,7 +18,7 @@ from csa.paths import SessionPaths, home, state_root, store_dir, user_config_fil
 )
 def test_the_state_root(environ: dict[str, str], expected: str) -> None:
     """CSA_STATE_DIR goes before XDG_STATE_HOME, that before the home directory; empty counts as unset."""
-    assert state_root(environ) == Path(expected)
+    assert state_root(environ) == expected
 
 
 @pytest.mark.parametrize(
@@ -37,7 +37,7 @@ def test_the_user_config(environ: dict[str, str], expected: str) -> None:
 def test_a_relative_state_directory_becomes_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A relative CSA_STATE_DIR counts from where csa was called, and tools get it absolute."""
     monkeypatch.chdir(tmp_path)
-    assert state_root({"CSA_STATE_DIR": "state"}) == tmp_path / "state"
+    assert state_root({"CSA_STATE_DIR": "state"}) == str(tmp_path / "state")
 
 
 def test_home_without_the_variable_is_the_accounts() -> None:
@@ -47,8 +47,8 @@ def test_home_without_the_variable_is_the_accounts() -> None:
 
 def test_a_store_is_the_projects_path_below_the_root() -> None:
     """Every directory has a store of its own, the root directory too."""
-    assert store_dir(Path("/r"), Path("/home/user/project")) == Path("/r/home/user/project")
-    assert store_dir(Path("/r"), Path("/")) == Path("/r")
+    assert store_dir("/r", "/home/user/project") == "/r/home/user/project"
+    assert store_dir("/r", "/") == "/r"
 
 
 def test_the_files_of_a_session() -> None:
@@ -87,7 +87,7 @@ def test_the_files_of_a_session() -> None:
 )
 def test_paths_that_no_shell_has_expanded(environ: dict[str, str], root: str, config: str) -> None:
     """A `~` in csa's variables is the home directory; a relative XDG directory is ignored, as specified."""
-    assert str(state_root(environ)) == root
+    assert state_root(environ) == root
     assert str(user_config_file(environ)) == config
 
 

@@ -98,7 +98,7 @@ def _adopt(
         return
     if loss := record_act(setting, "session adopt", session_id, what="adopted", old_project=str(source.project)):
         adoption.warnings.append(loss)
-    if there.root.parent == setting.store.sessions_dir:
+    if str(there.root.parent) == setting.store.sessions_dir:
         _note(setting, source, session_id, adoption)
 
 
@@ -129,7 +129,7 @@ def _move(setting: Setting, source: Store, here: SessionPaths, there: SessionPat
     with store_lock(store):
         for directory in (store.sessions_dir, store.retired_dir):
             make_directory(directory)
-        if state.name and there.root.parent == store.sessions_dir and store.find_name(state.name):
+        if state.name and str(there.root.parent) == store.sessions_dir and store.find_name(state.name):
             state = replace(state, name=None)
         move_with(here.root, there.root, draft_state(here.state, state))
     if before.name and not state.name:

@@ -18,7 +18,7 @@ from csa.runner.sessions.inspection import conversations_in_use
 from csa.runner.sessions.resources import Resources, measure_trees
 from csa.store.atomic import read_regular
 from csa.store.flocks import Stranger
-from csa.store.holders import Holder, lock_holders
+from csa.store.holders import LockHolder, lock_holders
 from csa.store.liveness import probe
 from csa.store.locks import probe_lock
 from csa.store.owner import Owner, parse_owner
@@ -62,7 +62,7 @@ class Evidence(Struct, kw_only=True):
     status: str
     fault: str | None  # why the record is damaged
     is_locked: bool | None  # None: that cannot be known
-    holders: tuple[Holder, ...]
+    holders: tuple[LockHolder, ...]
     owner: OwnerEvidence | None
     stranger: Stranger | None  # another program that is at work in it, or may be
     last_event: Event | None  # of the last turn
@@ -216,7 +216,7 @@ def _process_of(owner: Owner) -> str:
     return "stopped" if is_stopped(owner.pid) else "running"
 
 
-def _sample(holders: tuple[Holder, ...], owner: Owner | None) -> tuple[Resources | None, float | None]:
+def _sample(holders: tuple[LockHolder, ...], owner: Owner | None) -> tuple[Resources | None, float | None]:
     """Measure the turn's processes twice, a moment apart."""
     roots = [each.process for each in holders]
     if owner and owner.is_local:

@@ -189,7 +189,7 @@ def _last_messages(record: Record) -> list[Message]:
 
 def _children(store: Store, session_id: str) -> Iterator[Child]:
     """Yield the children in the same project; records that do not hold the id are not even parsed."""
-    directory = store.sessions_pathname
+    directory = store.sessions_dir
     for other in store.ids():
         if other != session_id and may_hold(read_state_text(f"{directory}/{other}"), session_id.encode()):
             record = store.record(other)

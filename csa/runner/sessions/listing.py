@@ -245,7 +245,7 @@ def _entries(store: Store, selection: Selection) -> Iterator[_Entry]:
     retired = store.retired_ids() if selection.wants_retired else []
     known = sorted({*live, *retired}) if retired else live
     children = cache(lambda: _count_children(store))
-    live_dir, retired_dir = store.sessions_pathname, store.retired_pathname
+    live_dir, retired_dir = store.sessions_dir, store.retired_dir
     yield from ((session_id, live_dir, store, known, children) for session_id in live)
     if retired:
         only = set(retired).difference(live)
@@ -254,7 +254,7 @@ def _entries(store: Store, selection: Selection) -> Iterator[_Entry]:
 
 def _count_children(store: Store) -> dict[str, int]:
     counts: dict[str, int] = {}
-    directory = store.sessions_pathname
+    directory = store.sessions_dir
     for session_id in store.ids():
         if may_hold(read_state_text(f"{directory}/{session_id}"), b"parent_session_id"):
             state = store.record(session_id).state

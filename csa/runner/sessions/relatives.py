@@ -59,7 +59,7 @@ def _top(store: Store, state: SessionState) -> SessionState | None:
 
 
 def _has_started(store: Store, session_id: str) -> bool:
-    for directory in (store.sessions_pathname, store.retired_pathname):
+    for directory in (store.sessions_dir, store.retired_dir):
         with suppress(OSError):
             return os.stat(f"{directory}/{session_id}/locks/tree.lock").st_size > _EMPTY_ROLL
     return False

@@ -17,7 +17,7 @@ from csa.runner.turns.plan import TurnPlan
 from csa.store.held import HeldSession
 from csa.store.lineage import ancestors
 from csa.store.locks import Lock, is_locked
-from csa.store.slots import WAITING_IS_FUTILE, Holder, running_turns, take_slot
+from csa.store.slots import WAITING_IS_FUTILE, SlotHolder, running_turns, take_slot
 from csa.store.spending import Account, Ledger, below, total
 from csa.store.taking import RETRY_OR_WAIT, refuse_busy
 from csa.store.trees import Member, Tree, begin_roll, open_tree
@@ -68,7 +68,7 @@ def open_admission(plan: TurnPlan) -> Iterator[Admission]:
             budgeted = [state for state in (above if plan.is_new else (plan.state, *above)) if state.budget]
             _check_turns(tree, plan, above)
             _check_budgets(tree, ledger, budgeted)
-        holder = Holder(plan.state.session_id, plan.adapter.name)
+        holder = SlotHolder(plan.state.session_id, plan.adapter.name)
         slot = take_slot(store.root, holder, plan.state.limits, callers=plan.callers)
         try:
             if tree:  # again: a turn that has just ended gave its slot away, perhaps to us, and what it used counts now

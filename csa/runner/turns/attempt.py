@@ -107,13 +107,16 @@ class Attempt:
         while chunk := await self._tool.read_stdout():
             self._last_output = anyio.current_time()
             self._recorder.stdout_log.write(chunk)
-            await self._decode(framer.feed(chunk))
+            await self._decode(framer, framer.feed(chunk))
             self._stopping.announce(is_finished=self._decoder.is_finished)
-        await self._decode(framer.close())
+        await self._decode(framer, framer.close())
         self._drained["stdout"].set()
 
-    async def _decode(self, lines: list[bytes]) -> None:
+    async def _decode(self, framer: LineFramer, lines: list[bytes]) -> None:
         updates = [update for line in lines if line for update in self._decoder.feed(line)]
+        while framer.cut:
+            message = f"a line of the tool's of {framer.cut.pop()} bytes was too long to be read"
+            updates.append(Update("warning", {"kind": "line", "message": message}))
         await self._record(updates)
         if self._decoder.fault:
             self._stopping.request(Stop("fault", None, self._decoder.fault))

@@ -29,7 +29,7 @@ from csa.store.parked import forget_parked
 from csa.store.project import git_head
 from csa.store.recovery import caught_up, end_in_result, free_room, reserve_room
 from csa.store.results import save_result
-from csa.store.slots import Holder, pass_slot
+from csa.store.slots import SlotHolder, pass_slot
 from csa.store.strangers import strange_answer, strange_end
 from csa.store.taking import RETRY_OR_WAIT
 from csa.store.transcript import last_turn_event
@@ -191,7 +191,7 @@ class TurnRecorder(Recorder):
         Raises as `HeldSession.pass_to`, and FullError; then this one still has to be closed.
         """
         if self.held.slot:
-            holder = Holder(plan.state.session_id, plan.adapter.name)
+            holder = SlotHolder(plan.state.session_id, plan.adapter.name)
             pass_slot(self.held.store.root, self.held.slot, holder, plan.state.limits, callers=plan.callers)
         self.held.pass_to(plan.adapter.name, turn=self.turn + 1)
         return TurnRecorder(self.held, plan)

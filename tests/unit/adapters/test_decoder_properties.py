@@ -11,10 +11,11 @@ from csa_adapters.claude_code import ClaudeCodeAdapter
 from csa_adapters.codex import CodexAdapter
 from csa_adapters.gemini_cli import GeminiCliAdapter
 from csa_adapters.opencode import OpencodeAdapter
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from csa.model.adapter import Adapter, ToolExit
+from tests.effort import examples
 from tests.unit.adapters.support import FRESH, make_request, recordings
 
 ADAPTERS: list[Adapter] = [CodexAdapter(), ClaudeCodeAdapter(), GeminiCliAdapter(), OpencodeAdapter()]
@@ -59,7 +60,7 @@ def survive(adapter: Adapter, lines: Iterable[bytes], end: ToolExit) -> None:
 
 
 @pytest.mark.parametrize("adapter", ADAPTERS, ids=lambda adapter: adapter.name)
-@settings(max_examples=50)
+@examples(50)
 @given(lines=st.lists(st.binary(max_size=60), max_size=4), end=ENDS)
 def test_arbitrary_bytes(adapter: Adapter, lines: list[bytes], end: ToolExit) -> None:
     """Not even JSON."""
@@ -67,7 +68,7 @@ def test_arbitrary_bytes(adapter: Adapter, lines: list[bytes], end: ToolExit) ->
 
 
 @pytest.mark.parametrize("adapter", ADAPTERS, ids=lambda adapter: adapter.name)
-@settings(max_examples=30)
+@examples(30)
 @given(events=st.lists(EVENTS, max_size=4), end=ENDS)
 def test_events_with_values_of_any_type(adapter: Adapter, events: list[dict[str, Any]], end: ToolExit) -> None:
     """A field may change its type between two versions of a tool."""
@@ -76,7 +77,7 @@ def test_events_with_values_of_any_type(adapter: Adapter, events: list[dict[str,
 
 @pytest.mark.parametrize("adapter", ADAPTERS, ids=lambda adapter: adapter.name)
 @given(data=st.data(), end=ENDS)
-@settings(deadline=None, max_examples=50)
+@examples(50)
 def test_mutated_recordings(adapter: Adapter, data: st.DataObject, end: ToolExit) -> None:
     """Real lines with one value replaced somewhere, or with bytes overwritten."""
     lines = data.draw(st.lists(st.sampled_from(EVERY_LINE[adapter.name]), min_size=1, max_size=4))

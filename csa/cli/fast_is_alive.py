@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 
 from csa.errors import CsaError
-from csa.paths import state_root_pathname
+from csa.paths import state_root
 from csa.runner.ancestry import with_identity
 from csa.store.flocks import find_stranger
 from csa.store.locks import probe_lock
@@ -29,7 +29,7 @@ def is_alive(words: list[str], environ: Mapping[str, str]) -> int | None:
     if len(words) != 1 or not words[0][:1].isdigit():
         return None
     try:
-        store = Store(os.path.realpath(state_root_pathname(with_identity(environ))), find_project("."))
+        store = Store(os.path.realpath(state_root(with_identity(environ))), find_project("."))
         session = store.paths(store.resolve(words[0]))
         held, content = probe_lock(f"{session.pathname}/locks/session.lock")
     except (CsaError, OSError):  # the usual way says what is the matter
@@ -38,14 +38,14 @@ def is_alive(words: list[str], environ: Mapping[str, str]) -> int | None:
         return None
     if not held and os.path.exists(f"{session.pathname}/resume-target.toml"):
         return None
-    line = _describe(content) if held else "not alive"
+    line = _owner_in_words(content) if held else "not alive"
     if line is None:
         return None
     print(line)
     return 0 if held else 1
 
 
-def _describe(content: bytes) -> str | None:
+def _owner_in_words(content: bytes) -> str | None:
     """Return the line about an owner whose process is there; None for one that has not yet said, or is elsewhere."""
     from csa.store.owner import may_be_running, parse_owner  # noqa: PLC0415  # only for a session that runs
 

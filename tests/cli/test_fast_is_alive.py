@@ -45,6 +45,7 @@ def test_plain_questions_are_answered_quickly(place: Place, running: Running) ->
     assert not place.imports("session", "is-alive", session_id) & SLOW
 
 
+@pytest.mark.thorough
 def test_both_ways_say_the_same(place: Place, running: Running) -> None:
     """While it runs and after; by id, prefix, lower case; from below the project and through a link to it."""
     session_id = running.session_id

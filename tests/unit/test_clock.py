@@ -8,9 +8,8 @@ import pytest
 
 from csa.cli.conversation_formats import Document, render_html, render_markdown
 from csa.model.adapter import Outcome
-from csa.model.clock import LOCAL, from_local, local_clock
+from csa.model.clock import LOCAL, from_local, local_clock, parse_moment
 from csa.model.conversation import Message
-from csa.model.timespan import parse_moment
 from csa.runner.turns.parking import retry_moment
 from csa.store.owner import Owner
 
