@@ -190,14 +190,14 @@ def _run_turn(client: Csa, request: RunRequest, arguments: argparse.Namespace, s
     follow_up = _follow_up(client, arguments)
     with noted_signals() as noted:
         with Heeding(lambda: _leave_on_signal(noted)):
-            opening = client.begin(request, plan)
+            started = client.begin(plan)
         _announce(client, plan.state.session_id, str(plan.setting.store.project))
         signs.about(about_sessions([(plan.setting.store, plan.state.session_id)]))
         import anyio  # noqa: PLC0415  # loaded while the tool starts, as all of what attends to it
 
         events_on_terminal = arguments.stream_json and sys.stdout.isatty()  # a line there would spoil a redrawn view
         progress = make_progress(client, quiet=arguments.quiet, plain=events_on_terminal)
-        turn = client.attend(opening)
+        turn = client.attend(started)
         anyio.run(_drive_turn, turn, progress, faults if arguments.stream_json else None, noted)
     assert turn.result is not None
     unprinted = _print_outcome(turn, turn.result, arguments)
