@@ -6,13 +6,14 @@ import os
 import time
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
+from itertools import islice
 
 from csa.errors import UsageError
 from csa.ids import ENTROPY_BYTES, new_session_id
 from csa.paths import SessionPaths, home_pathname, make_path, state_root
 from csa.runner.ancestry import with_identity
 from csa.runner.session import Session, find_session
-from csa.runner.sessions.listing import SessionInfo, select_sessions
+from csa.runner.sessions.listing import select_sessions
 from csa.runner.setting import Setting
 from csa.store.project import find_project
 from csa.store.sessions import Store
@@ -23,14 +24,15 @@ if TYPE_CHECKING:
 
     from csa.model.config import Config
     from csa.model.events import Event
+    from csa.model.genealogy import Node
     from csa.model.result import RunResult
-    from csa.model.tree import Node
     from csa.runner.caller import Caller
     from csa.runner.request import RunRequest
     from csa.runner.turns.plan import TurnPlan
     from csa.runner.turns.starting import StartedTurn
     from csa.runner.turns.turn import Turn
     from csa.store.liveness import Liveness
+    from csa.store.shown import SessionInfo
 
 
 class Csa:
@@ -191,8 +193,7 @@ class Csa:
         if tail is None:
             yield from read_events(transcript)
             return
-        backwards = read_events_backwards(transcript)
-        yield from reversed([event for event, _ in zip(backwards, range(tail), strict=False)])
+        yield from reversed(list(islice(read_events_backwards(transcript), tail)))
 
     def liveness(self, selector: str) -> Liveness:
         """Say whether a session runs, and who runs it."""

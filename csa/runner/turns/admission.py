@@ -14,13 +14,13 @@ from csa.errors import FullError, Obstacle, RefusedError
 from csa.model.limits import Limits
 from csa.model.state import SessionState
 from csa.runner.turns.plan import TurnPlan
+from csa.store.genealogy import ancestors
 from csa.store.held import HeldSession
-from csa.store.lineage import ancestors
 from csa.store.locks import Lock, is_locked
 from csa.store.slots import WAITING_IS_FUTILE, SlotHolder, running_turns, take_slot
 from csa.store.spending import Account, Ledger, below, total
 from csa.store.taking import RETRY_OR_WAIT, refuse_busy
-from csa.store.trees import Member, Tree, begin_roll, open_tree
+from csa.store.trees import Member, Tree, begin_members, open_tree
 
 
 class Admission:
@@ -38,7 +38,7 @@ class Admission:
             if self.plan.is_new and self._tree:
                 self._tree.add(held.state)
             elif self.plan.is_new:
-                begin_roll(held.paths)
+                begin_members(held.paths)
         except BaseException:
             held.close()
             raise

@@ -20,8 +20,8 @@ from csa.model.adapter import BackgroundReader, Decoder, Invocation, StderrReade
 from csa.model.events import Event
 from csa.process.framing import LineFramer
 from csa.process.guardian import session_lock_of
-from csa.process.tagged import command_of
 from csa.process.tool import ToolProcess, cpu_ticks_below, processes_below
+from csa.procfs import command_of
 from csa.runner.turns.ahead import load_ahead
 from csa.runner.turns.recorder import Recorder
 from csa.runner.turns.stopping import Stopping

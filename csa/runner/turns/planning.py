@@ -26,8 +26,8 @@ from csa.runner.turns.choices import choose_model
 from csa.runner.turns.fallback import fallback_of, first_installed, others
 from csa.runner.turns.plan import TurnPlan
 from csa.runner.turns.reach import extra_writable
+from csa.store.genealogy import ancestors
 from csa.store.held import refuse_when_full
-from csa.store.lineage import ancestors
 from csa.store.project import git_branch
 from csa.store.recovery import caught_up
 from csa.structs import replace
