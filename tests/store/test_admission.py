@@ -79,24 +79,24 @@ def running(store: Store, session_id: str) -> Iterator[None]:
         yield
 
 
-def notes(plan: TurnPlan) -> list[str]:
+def notes(store: Store, plan: TurnPlan) -> list[str]:
     with open_admission(plan) as admission:
         return admission.notes
 
 
-def admit(plan: TurnPlan) -> None:
+def admit(store: Store, plan: TurnPlan) -> None:
     with open_admission(plan):
         pass
 
 
 def test_a_roots_later_limit_on_sessions_binds_its_descendants(family: Store) -> None:
     """A grandchild is refused by what the root has been given since its child began; the record is named."""
-    admit(plan_inside(family, CHILD))
+    admit(family, plan_inside(family, CHILD))
     tighten(family, ROOT, Limits(max_tree_sessions=2))
     with pytest.raises(RefusedError, match=f"max_tree_sessions is 2: the tree of session {ROOT} has 2 sessions"):
-        admit(plan_inside(family, CHILD))
+        admit(family, plan_inside(family, CHILD))
     tighten(family, ROOT, Limits(max_tree_sessions=3))
-    admit(plan_inside(family, CHILD))
+    admit(family, plan_inside(family, CHILD))
 
 
 def test_a_roots_later_limit_on_running_turns_binds_its_descendants(family: Store) -> None:
@@ -104,8 +104,8 @@ def test_a_roots_later_limit_on_running_turns_binds_its_descendants(family: Stor
     tighten(family, ROOT, Limits(max_tree_running=1))
     full = f"max_tree_running is 1, and as many turns of the tree of session {ROOT}"
     with running(family, ROOT), pytest.raises(FullError, match=full):
-        admit(plan_inside(family, CHILD))
-    admit(plan_inside(family, CHILD))
+        admit(family, plan_inside(family, CHILD))
+    admit(family, plan_inside(family, CHILD))
 
 
 def test_the_stricter_of_both_binds(family: Store) -> None:
@@ -113,29 +113,29 @@ def test_the_stricter_of_both_binds(family: Store) -> None:
     tighten(family, ROOT, Limits(max_tree_sessions=2))
     tighten(family, CHILD, Limits(max_tree_sessions=9))
     with pytest.raises(RefusedError, match="max_tree_sessions is 2"):
-        admit(plan_inside(family, CHILD))
+        admit(family, plan_inside(family, CHILD))
     tighten(family, ROOT, Limits(max_tree_sessions=9))
     tighten(family, CHILD, Limits(max_tree_sessions=2))
     with pytest.raises(RefusedError, match="max_tree_sessions is 2"):
-        admit(plan_inside(family, CHILD))
+        admit(family, plan_inside(family, CHILD))
 
 
 def test_a_limit_on_children_is_each_sessions_own(family: Store) -> None:
     """The root's `max_children` says how many children the root may have, and binds no child of its."""
     tighten(family, ROOT, Limits(max_children=1))
     with pytest.raises(RefusedError, match=f"max_children is 1: session {ROOT} has 1 child,"):
-        admit(plan_inside(family, ROOT))
-    admit(plan_inside(family, CHILD))
+        admit(family, plan_inside(family, ROOT))
+    admit(family, plan_inside(family, CHILD))
 
 
 def test_a_full_tree_goes_on_with_what_it_has(family: Store) -> None:
     """Limits on sessions refuse new ones alone."""
     tighten(family, ROOT, Limits(max_tree_sessions=2, max_children=1))
     with pytest.raises(RefusedError, match="has 1 child, so it may not start another\\.") as caught:
-        admit(plan_inside(family, ROOT))
+        admit(family, plan_inside(family, ROOT))
     assert "csa run --session ID" in (caught.value.hint or "")
-    admit(plan_at(family, session=CHILD))
-    admit(plan_at(family, session=ROOT, config={"max_tree_sessions": 2, "max_children": 1}))
+    admit(family, plan_at(family, session=CHILD))
+    admit(family, plan_at(family, session=ROOT, config={"max_tree_sessions": 2, "max_children": 1}))
 
 
 def test_deleted_children_make_room(family: Store) -> None:
@@ -147,29 +147,29 @@ def test_deleted_children_make_room(family: Store) -> None:
             finished_session(family, session_id, parent_session_id=parent, root_session_id=ROOT, depth=1)
             tree.add(family.load(session_id))
     with pytest.raises(RefusedError, match=f"max_children is 2: session {ROOT} has 2 children, so"):
-        admit(plan_inside(family, ROOT))
+        admit(family, plan_inside(family, ROOT))
     family.paths(IDS[4]).root.rename(family.path / "elsewhere")
-    admit(plan_inside(family, ROOT))
+    admit(family, plan_inside(family, ROOT))
 
 
 def test_a_place_is_no_running_turn_of_the_tree(family: Store) -> None:
     """A turn that has let go of its session runs no more, though it still has its place."""
     tighten(family, ROOT, Limits(max_tree_running=1))
     with take_slot(family.root, SlotHolder(ROOT, "codex"), Limits()):
-        admit(plan_inside(family, CHILD))
+        admit(family, plan_inside(family, CHILD))
 
 
 def test_what_descendants_have_used_counts_in_the_budgets_above(family: Store) -> None:
     """A turn is refused when a budget over it is used up, at exactly its amount; the session that set it is named."""
     change(family, ROOT, budget=Budget(tokens=100))
     change(family, CHILD, usage=Usage(90, 9, cost_usd=0.1))
-    admit(plan_inside(family, CHILD))
+    admit(family, plan_inside(family, CHILD))
     change(family, CHILD, usage=Usage(90, 10, cost_usd=0.1))
     with pytest.raises(RefusedError, match=f"budget of session {ROOT} is used up: 100 of 100 tokens\\.") as caught:
-        admit(plan_inside(family, CHILD))
+        admit(family, plan_inside(family, CHILD))
     assert f"csa session budget -s {ROOT}" in (caught.value.hint or "")
     with pytest.raises(RefusedError, match=f"budget of session {ROOT} is used up"):  # its own next turn, too
-        admit(plan_at(family, session=ROOT))
+        admit(family, plan_at(family, session=ROOT))
 
 
 def test_what_runs_is_told_of_a_budget_that_is_used_up(family: Store) -> None:
@@ -177,18 +177,18 @@ def test_what_runs_is_told_of_a_budget_that_is_used_up(family: Store) -> None:
     change(family, ROOT, budget=Budget(tokens=100), usage=Usage(100, 0, cost_usd=0.1))
     plan = plan_inside(family, CHILD)
     with running(family, CHILD), pytest.raises(RefusedError, match="100 of 100 tokens, and 1 turn running\\."):
-        admit(plan)
+        admit(family, plan)
 
 
 def test_a_budget_of_a_child_is_of_what_is_below_it(family: Store) -> None:
     """What its parent and its siblings have used is not its."""
     change(family, CHILD, budget=Budget(tokens=100))
     change(family, ROOT, usage=Usage(900, 0, cost_usd=0.1))
-    admit(plan_inside(family, CHILD))
+    admit(family, plan_inside(family, CHILD))
     change(family, CHILD, usage=Usage(100, 0, cost_usd=0.1))
     with pytest.raises(RefusedError, match=f"budget of session {CHILD} is used up"):
-        admit(plan_inside(family, CHILD))
-    admit(plan_inside(family, ROOT))
+        admit(family, plan_inside(family, CHILD))
+    admit(family, plan_inside(family, ROOT))
 
 
 def test_what_a_budget_cannot_see_is_noted(family: Store) -> None:
@@ -196,14 +196,14 @@ def test_what_a_budget_cannot_see_is_noted(family: Store) -> None:
     change(family, ROOT, budget=Budget(tokens=100, usd=5))
     change(family, CHILD, usage=Usage(5, turns_unmeasured=2, turns_unpriced=1))
     begins = f"not known, and not counted in the budget of session {ROOT}: "
-    assert notes(plan_inside(family, CHILD)) == [
+    assert notes(family, plan_inside(family, CHILD)) == [
         begins + "the tokens of 2 turns",
         begins + "the cost of 1 turn",
     ]
     change(family, ROOT, budget=Budget(tokens=100))
-    assert notes(plan_inside(family, CHILD)) == [begins + "the tokens of 2 turns"]
+    assert notes(family, plan_inside(family, CHILD)) == [begins + "the tokens of 2 turns"]
     family.paths(CHILD).root.rename(family.path / "elsewhere")
-    assert notes(plan_inside(family, ROOT)) == [begins + "what 1 deleted session had used"]
+    assert notes(family, plan_inside(family, ROOT)) == [begins + "what 1 deleted session had used"]
 
 
 def test_a_new_root_has_no_tree_to_look_at(family: Store) -> None:
@@ -243,7 +243,7 @@ def test_a_child_that_begins_is_a_member_of_its_tree(family: Store) -> None:
         admission.admit(held)
     with held:
         with pytest.raises(RefusedError, match="has 3 sessions"):
-            admit(plan_inside(family, CHILD))
+            admit(family, plan_inside(family, CHILD))
         assert [turn.session_id for turn in running_turns(family.root)] == [NEW]
     assert list(running_turns(family.root)) == []
 
@@ -251,7 +251,7 @@ def test_a_child_that_begins_is_a_member_of_its_tree(family: Store) -> None:
 def test_a_busy_session_is_named_before_limits_are(family: Store) -> None:
     """Who wants a session that runs is told so, and not that there is one turn too many."""
     with running(family, CHILD), pytest.raises(BusyError, match=f"{CHILD} is locked by PID"):
-        admit(plan_at(family, session=CHILD, config={"max_running": 1}))
+        admit(family, plan_at(family, session=CHILD, config={"max_running": 1}))
 
 
 def test_waiting_for_a_turn_that_waits_for_oneself_is_futile(family: Store) -> None:
@@ -260,14 +260,14 @@ def test_waiting_for_a_turn_that_waits_for_oneself_is_futile(family: Store) -> N
     plan = plan_inside(family, CHILD)
     with running(family, ROOT):
         with pytest.raises(FullError) as caught:
-            admit(plan)
+            admit(family, plan)
         assert (caught.value.obstacle, "--wait" in (caught.value.hint or "")) == (None, False)
     finished_session(family, OTHER, parent_session_id=ROOT, root_session_id=ROOT, depth=1)
     with open_tree(family.root, family.load(ROOT)) as tree:
         tree.add(family.load(OTHER))
     with running(family, OTHER):
         with pytest.raises(FullError) as caught:
-            admit(plan)
+            admit(family, plan)
         obstacle = caught.value.obstacle
         assert obstacle is not None
         assert ("--wait" in (caught.value.hint or ""), obstacle.is_over()) == (True, False)

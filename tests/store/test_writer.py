@@ -87,9 +87,9 @@ def test_a_step_that_fails_takes_no_other_with_it(store: Store) -> None:
 
     writer.attempt("final.md", fail)
     with writer.losing("the checkpoint", "made"):
-        raise ValueError
+        int("")
     writer.close()
     assert writer.losses == [
         "final.md could not be written: [Errno 28] No space left on device",
-        "the checkpoint could not be made: ValueError",
+        "the checkpoint could not be made: invalid literal for int() with base 10: ''",
     ]
