@@ -4,8 +4,8 @@
     make mutants MUTANTS="locks verdict"          # some of them
     make mutants MUTANTS="--sample 60 redaction"  # of each so many, always the same
 
-mutmut changes functions: not the patterns and tables beside them, nor what runs when a module is imported, which it does
-only once. Only tests that need no csa of their own are asked, so that what a longer test would notice may survive.
+mutmut changes functions: not the patterns and tables beside them, nor what runs when a module is imported, once.
+Only tests that need no csa of their own are asked, so that what a longer test would notice may survive.
 Prints a line for each module, and a diff of what survived. It works in a copy, and leaves the tree as it is.
 """
 
@@ -42,7 +42,10 @@ MODULES = {  # where it is, and the tests that are asked
         "csa/model/redaction.py",
         (UNIT + "test_redaction.py", PROPERTY + "test_redaction_properties.py"),
     ),
-    "codex": ("csa_adapters/codex_stream.py", (ADAPTERS + "test_codex_stream.py", *DECODING)),
+    "codex": (
+        "csa_adapters/codex_stream.py",
+        (ADAPTERS + "test_codex_stream.py", ADAPTERS + "test_codex_rollout.py", *DECODING),
+    ),
     "claude": ("csa_adapters/claude_stream.py", (ADAPTERS + "test_claude_stream.py", *DECODING)),
     "gemini": ("csa_adapters/gemini_stream.py", (ADAPTERS + "test_gemini_stream.py", *DECODING)),
     "opencode": ("csa_adapters/opencode_stream.py", (ADAPTERS + "test_opencode_stream.py", *DECODING)),
