@@ -36,9 +36,9 @@ if TYPE_CHECKING:
     from csa.runner.client import Csa
     from csa.runner.request import RunRequest
     from csa.runner.session import Session
-    from csa.runner.sessions.listing import SessionInfo
     from csa.runner.turns.turn import Turn
     from csa.store.sessions import Store
+    from csa.store.shown import SessionInfo
 
 _HOME = {
     **dict.fromkeys(
@@ -63,7 +63,7 @@ _HOME = {
     "SessionState": "csa.model.state",
     "Usage": "csa.model.usage",
     "Csa": "csa.runner.client",
-    "SessionInfo": "csa.runner.sessions.listing",
+    "SessionInfo": "csa.store.shown",
     "RunRequest": "csa.runner.request",
     "Session": "csa.runner.session",
     "Turn": "csa.runner.turns.turn",

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 
 from csa.cli.describe import tokens_of, usage_in_words
 from csa.cli.output import STATUS_STYLES, Style, cut, one_line, terminal_width
+from csa.cli.table import Column, Table
 from csa.model.usage import Usage, counted_once
 from csa.paths import RETIRED
-from csa.runner.sessions.listing import SessionInfo, once_each
+from csa.runner.sessions.listing import once_each
 from csa.store.sessions import format_age
+from csa.store.shown import SessionInfo
 
 _ROOMY_FROM = 120  # columns; narrower terminals are shown the tools and the project cut
 _CUT_TOOLS, _CUT_PLACE = 18, 14
@@ -33,85 +35,68 @@ class View:
         """Return what is shown of an id: the whole in a pipe, on a terminal what is enough, and at least ten."""
         return info.session_id if self.width is None else info.prefix
 
-    def styled_id(self, info: SessionInfo) -> str:
-        """Return the same with the unique prefix in bold."""
-        shown = self.shown_id(info)
+    def styled_id(self, info: SessionInfo, shown: str) -> str:
+        """Return what is shown of an id with the unique prefix in bold."""
         if self.width is None:
             return shown
         return self.style(shown[: info.unique_length], "bold") + self.style(shown[info.unique_length :], "dim")
 
-    def is_current(self, info: SessionInfo) -> bool:
-        return self._current.get(info.store.pathname) == info.session_id
+    def mark(self, info: SessionInfo) -> str:
+        """Return a star for the current session of its project."""
+        return "*" if self._current.get(info.store.pathname) == info.session_id else " "
+
+    def age(self, info: SessionInfo) -> str:
+        return format_age(self.now, info.state.last_accessed) if info.state else "-"
 
     def status(self, info: SessionInfo) -> str:
         return RETIRED if info.record.is_retired else info.status
 
-    def styled_status(self, info: SessionInfo, *, width: int = 0) -> str:
-        status = self.status(info)
-        return self.style(f"{status:<{width}}", STATUS_STYLES.get(status, ""))
+    def styled_status(self, info: SessionInfo, shown: str) -> str:
+        return self.style(shown, STATUS_STYLES.get(self.status(info), ""))
 
 
 def print_table(view: View, infos: Sequence[SessionInfo], places: Mapping[str, str] | None = None) -> None:
     """Print the sessions; with the names of their stores, where they are."""
-    columns = _Columns(view, infos, places)
-    print("\n".join([view.style(columns.head(), "dim"), *map(columns.row, infos)]))
+    table = Table(_columns(view, infos, places), infos)
+    room = None if view.width is None else max(0, view.width - table.width)
+    lines = [view.style(f"{table.head()}DESCRIPTION"[: view.width].rstrip(), "dim")]
+    lines += [f"{table.line(info)}{cut(description_of(info), room) if room != 0 else ''}".rstrip() for info in infos]
+    print("\n".join(lines))
 
 
-class _Columns:
-    """What each column of a table takes."""
+def _columns(view: View, infos: Sequence[SessionInfo], places: Mapping[str, str] | None) -> Iterator[Column]:
+    """Yield the columns that there is room for."""
+    id_room = max(len(view.shown_id(info)) for info in infos)
+    tool_room = max(4, *(len(tools_of(info)) for info in infos)) + 1
+    place_room = 0 if places is None else max([7, *map(len, places.values())]) + 1
+    if view.width is not None and view.width < _ROOMY_FROM:
+        spare = max(0, view.width - id_room - 18)
+        place_room = min(place_room, _CUT_PLACE + 1, spare)
+        tool_room = min(tool_room, _CUT_TOOLS + 1, spare - place_room)
+        tool_room = tool_room if tool_room >= _LEAST_TOOLS else 0
+    yield Column("ID", view.shown_id, id_room, gap=1, style=view.styled_id)
+    yield Column("", view.mark, 1, gap=1, style=lambda _, mark: view.style(mark, "bold") if mark == "*" else mark)
+    yield Column("AGE", view.age, 4, gap=1, is_number=True)
+    yield Column("STATUS", lambda info: f"{view.status(info):<10}", 10, gap=0, style=view.styled_status)
+    if tool_room:
+        yield Column("TOOL", lambda info: cut(tools_of(info), tool_room - 1), tool_room, gap=0)
+    fixed = id_room + 18 + tool_room + place_room
+    if view.width is None or view.width - fixed - _NUMBERS_WIDTH >= _TEXT_WIDTH:
+        yield Column("TURNS", lambda info: str(info.state.turns) if info.state else "-", 5, gap=1, is_number=True)
+        yield Column("TOKENS", lambda info: tokens_of(info.usage), 6, gap=1, is_number=True)
+    if place_room:
+        named = places or {}
+        yield Column("PROJECT", lambda info: _end_of(named[info.store.pathname], place_room - 1), place_room, gap=0)
 
-    def __init__(self, view: View, infos: Sequence[SessionInfo], places: Mapping[str, str] | None) -> None:
-        self._view = view
-        self._places = places
-        is_roomy = view.width is None or view.width >= _ROOMY_FROM
-        self._id = max(len(view.shown_id(info)) for info in infos)
-        widest = max(4, *(len(tools_of(info)) for info in infos))
-        widest_place = max([7, *(len(place) for place in (places or {}).values())])
-        self._place = 0 if places is None else widest_place + 1
-        self._tool = widest + 1
-        if view.width is not None and not is_roomy:
-            spare = max(0, view.width - self._id - 18)
-            self._place = min(self._place, _CUT_PLACE + 1, spare)
-            self._tool = min(self._tool, _CUT_TOOLS + 1, spare - self._place)
-            if self._tool < _LEAST_TOOLS:
-                self._tool = 0
-        fixed = self._id + 18 + self._tool + self._place
-        self._has_numbers = view.width is None or view.width - fixed - _NUMBERS_WIDTH >= _TEXT_WIDTH
-        taken = fixed + (_NUMBERS_WIDTH if self._has_numbers else 0)
-        self._text = None if view.width is None else max(0, view.width - taken)
 
-    def head(self) -> str:
-        numbers = f"{'TURNS':>5} {'TOKENS':>6} " if self._has_numbers else ""
-        place = f"{'PROJECT':<{self._place}}" if self._place else ""
-        tool = f"{'TOOL':<{self._tool}}" if self._tool else ""
-        line = f"{'ID':<{self._id}}   {'AGE':>4} {'STATUS':<10}{tool}{numbers}{place}DESCRIPTION"
-        return line[: self._view.width].rstrip()
-
-    def row(self, info: SessionInfo) -> str:
-        view, state = self._view, info.record.state
-        pad = " " * (self._id - len(view.shown_id(info)))
-        mark = view.style("*", "bold") if view.is_current(info) else " "
-        age = format_age(view.now, state.last_accessed) if state else "-"
-        tools = f"{cut(tools_of(info), self._tool - 1):<{self._tool}}" if self._tool else ""
-        numbers = f"{state.turns if state else '-':>5} {tokens_of(info.usage):>6} " if self._has_numbers else ""
-        text = "" if self._text == 0 else cut(description_of(info), self._text)
-        return (
-            f"{view.styled_id(info)}{pad} {mark} {age:>4} {view.styled_status(info, width=10)}{tools}"
-            f"{numbers}{self._place_of(info)}{text}".rstrip()
-        )
-
-    def _place_of(self, info: SessionInfo) -> str:
-        if not self._places:
-            return ""
-        room = self._place - 1
-        place = self._places[info.store.pathname]
-        shown = place if len(place) <= room else "…" + place[len(place) - room + 1 :]  # its end tells it from others
-        return f"{shown:<{room}} "
+def _end_of(place: str, room: int) -> str:
+    """Shorten a place at its beginning: its end tells it from others."""
+    return place if len(place) <= room else "…" + place[len(place) - room + 1 :]
 
 
 def print_totals(view: View, infos: Sequence[SessionInfo], *, more: int) -> None:
     """Print what the sessions that are shown add up to."""
-    states = [info.record.state for info in once_each(infos) if info.record.state]
+    states = [info.state for info in once_each(infos) if info.state]
     count = f"{len(infos)} of {len(infos) + more}" if more else str(len(infos))
     running = sum(info.status == "running" for info in infos)
     turns = sum(state.turns for state in states)
@@ -130,11 +115,11 @@ def plural(count: int, noun: str, shown: str = "") -> str:
 
 
 def tools_of(info: SessionInfo) -> str:
-    return one_line(",".join(info.record.state.tools)) or "-" if info.record.state else "-"
+    return one_line(",".join(info.state.tools)) or "-" if info.state else "-"
 
 
 def description_of(info: SessionInfo) -> str:
-    state = info.record.state
+    state = info.state
     if state is None:
         return one_line(str(info.record.fault))
     return one_line(f"[{state.name}] {state.description}" if state.name else state.description)

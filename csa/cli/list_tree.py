@@ -11,26 +11,15 @@ from pathlib import Path
 
 from csa.cli.describe import cost_of, elapsed, tokens_of
 from csa.cli.list_table import View, description_of, tools_of
-from csa.cli.output import STATUS_STYLES, cut, cut_behind, display_width
-from csa.model.rollup import Rollup
-from csa.model.tree import Node, walk
-from csa.runner.sessions.genealogy import Forest, is_fork_edge, statuses_below
-from csa.runner.sessions.listing import SessionInfo
-from csa.structs import Struct
+from csa.cli.live import NAMES, at_right
+from csa.cli.output import STATUS_STYLES, cut, cut_behind, display_width, shorten
+from csa.model.genealogy import Branch, Node, Rollup, branches, walk
+from csa.runner.sessions.genealogy import Forest, is_fork_edge, items, statuses_below
+from csa.store.shown import SessionInfo
 
 _NUMBERS_FROM = 80  # columns
 _TEXT_WIDTH = 10  # at least
 _QUIET = {"succeeded", "idle"}  # what a parent need not say of those below it
-_WIDTHS = (8, 7, 8)
-_NAMES = ("TIME", "TOKENS", "COST")
-
-
-class _Place(Struct):
-    """Where in a tree a node stands: the lines before it, and those before its children."""
-
-    lead: str = ""
-    below: str = ""
-    is_fork: bool = False
 
 
 class TreePrinter:
@@ -47,54 +36,47 @@ class TreePrinter:
         """Print it; return the sessions in it."""
         width = self._view.width
         if self._has_numbers and width:
-            print(self._view.style(" " * (width - sum(_WIDTHS)) + _right(_NAMES), "dim"))
-        stack = [(root, _Place()) for root in reversed(self._forest)]
-        while stack:
-            node, place = stack.pop()
-            self._print_node(node, place)
-            last = len(node.children) - 1
-            stack += [
-                (child, _place_below(place, node.item, child, is_last=at == last))
-                for at, child in reversed(list(enumerate(node.children)))
-            ]
-        return [node.item for node in walk(self._forest) if node.item]
+            print(self._view.style(f"{at_right(NAMES, width):>{width}}", "dim"))
+        for branch in branches(self._forest, edge=_edge):
+            self._print_branch(branch)
+        return items(*self._forest)
 
-    def _print_node(self, node: Node[SessionInfo], place: _Place) -> None:
-        view, info = self._view, node.item
+    def _print_branch(self, branch: Branch[SessionInfo]) -> None:
+        view, node, lead = self._view, branch.node, branch.lead
+        info = node.item
         right = _numbers(self._sums[node.session_id]) if self._has_numbers else ()
         if info is None:
             where = f"  ({self._names.get(node.session_id, 'missing')})"
-            name = cut_behind(node.session_id, where, view.width and max(0, view.width - len(place.lead)))
-            _print_line(view, place.lead + view.style(name, "yellow"), len(place.lead + name), "", right=right)
+            name = cut_behind(node.session_id, where, view.width and max(0, view.width - len(lead)))
+            _print_line(view, lead + view.style(name, "yellow"), len(lead + name), "", right=right)
             return
         below = statuses_below(node, self._sums)
         troubles = {status: count for status, count in below.items() if status not in _QUIET}
-        mark, bracket, tools = " *" if view.is_current(info) else "", _bracket(troubles), f" {tools_of(info)}"
-        head = f"{place.lead}{view.shown_id(info)}{mark}"
+        mark, bracket, tools = f" {view.mark(info)}".rstrip(), _bracket(troubles), f" {tools_of(info)}"
+        name, status = view.shown_id(info), view.status(info)
+        head = f"{lead}{name}{mark}"
         if view.width is not None:
-            room = max(0, view.width - len(head) - 1 - len(view.status(info)))
+            room = max(0, view.width - len(head) - 1 - len(status))
             bracket = cut(bracket, room)
             tools = cut(tools, room - len(bracket))
-        plain = f"{head}{tools} {view.status(info)}{bracket}  "
+        plain = f"{head}{tools} {status}{bracket}  "
         styled = (
-            f"{place.lead}{view.styled_id(info)}{view.style(mark, 'bold')}{tools} "
-            f"{view.styled_status(info)}{view.style(bracket, _style_of(troubles))}  "
+            f"{lead}{view.styled_id(info, name)}{view.style(mark, 'bold')}{tools} "
+            f"{view.styled_status(info, status)}{view.style(bracket, _style_of(troubles))}  "
         )
         away = self._names.get(node.session_id)
-        text = (f"({away}) " if away else "") + _fork_of(info, place) + description_of(info)
+        text = (f"({away}) " if away else "") + _fork_of(info, branch.parent) + description_of(info)
         _print_line(view, styled, display_width(plain), text, right=right)
 
 
-def _place_below(place: _Place, parent: SessionInfo | None, child: Node[SessionInfo], *, is_last: bool) -> _Place:
-    is_fork = child.item is not None and is_fork_edge(parent, child.item)
-    lead = f"{'└' if is_last else '├'}{'╌' if is_fork else '─'} "
-    return _Place(place.below + lead, place.below + ("   " if is_last else "│  "), is_fork=is_fork)
+def _edge(parent: Node[SessionInfo], child: Node[SessionInfo]) -> str:
+    return "╌" if child.item and is_fork_edge(parent.item, child.item) else "─"
 
 
-def _fork_of(info: SessionInfo, place: _Place) -> str:
-    if place.is_fork:
+def _fork_of(info: SessionInfo, parent: Node[SessionInfo] | None) -> str:
+    if parent and is_fork_edge(parent.item, info):
         return "(fork) "
-    source = info.record.state.fork_of if info.record.state else None
+    source = info.state.fork_of if info.state else None
     return f"(fork of {source[: len(info.prefix)]}) " if source else ""
 
 
@@ -117,7 +99,7 @@ def _print_line(view: View, styled: str, used: int, text: str, *, right: tuple[s
         numbers = " ".join(cell for cell in right if cell)
         print(f"{styled}{text}  ({numbers})" if numbers else f"{styled}{text}")
         return
-    numbers = _right(right)
+    numbers = at_right(right, view.width) if right else ""
     room = view.width - used - len(numbers)
     if numbers and room < _TEXT_WIDTH:
         numbers, room = "", view.width - used
@@ -135,14 +117,8 @@ def _numbers(total: Rollup) -> tuple[str, ...]:
     )
 
 
-def _right(cells: tuple[str, ...]) -> str:
-    return "".join(f"{cell:>{width}}" for width, cell in zip(_WIDTHS, cells, strict=False))
-
-
 def name_places(forest: Forest, user_home: Path) -> dict[str, str]:
     """Say where those are that are not in the forest, and those in another project than their parent; by their keys."""
-    from csa.cli.roster import shorten  # noqa: PLC0415  # few trees need it
-
     names: dict[str, str] = {}
     for node in walk(forest):
         if node.item is None:
@@ -150,15 +126,12 @@ def name_places(forest: Forest, user_home: Path) -> dict[str, str]:
             continue
         for child in node.children:
             if child.item and child.item.store != node.item.store:
-                names[child.session_id] = f"in {shorten(child.item.store.project, user_home)}"
+                names[child.session_id] = f"in {shorten(child.item.project, user_home)}"
     return names
 
 
 def _name_missing(node: Node[SessionInfo], user_home: Path) -> str:
-    from csa.cli.roster import shorten  # noqa: PLC0415  # as above
-
     child = next(child.item for child in node.children if child.item)
-    elsewhere = child.record.state.parent_project if child.record.state else None
-    if elsewhere:
-        return f"in {shorten(Path(elsewhere), user_home)}"
+    if elsewhere := child.parent_project:
+        return f"in {shorten(elsewhere, user_home)}"
     return "retired" if child.store.retired_paths(node.session_id).root.is_dir() else "missing"

@@ -8,28 +8,30 @@ from __future__ import annotations
 
 import sys
 import time
+from functools import partial
 
 import anyio
 from anyio import to_thread
 
 from csa.cli.describe import describe
-from csa.cli.live import REFRESH_S, REST, Row, arrange, lay_out
-from csa.cli.output import is_in_background, lossy
+from csa.cli.live import REFRESH_S, REST, arrange, lay_out
+from csa.cli.output import is_in_background, lossy, shorten
 from csa.cli.progress import PlainLines, Silence, Subject, closing_line, headline_of_fallback, room_on, say
-from csa.cli.roster import Roster
 from csa.cli.screen import Screen
 from csa.ids import ENTROPY_BYTES, new_session_id
 from csa.model.events import Event
+from csa.model.genealogy import walk
 from csa.model.usage import Usage, counted
 from csa.paths import home
 from csa.runner.client import Csa
+from csa.runner.sessions.observing import LiveSessions
 from csa.store.observer import Observer
+from csa.store.shown import SessionInfo
 from csa.store.stores import find_stores
 from csa.store.turns import usage_told
 from csa.structs import replace
 
 MAX_ROWS_SHOWN = 30
-_LABEL = 10
 
 
 class LiveTree(Silence):
@@ -42,14 +44,15 @@ class LiveTree(Silence):
 
     def __init__(self, client: Csa) -> None:
         store, environ = client.store, client.setting.environ
-        self._roster = Roster(lambda: find_stores(store.root), user_home=home(environ))
+        self._sessions = LiveSessions(lambda: find_stores(store.root), describe)
+        self._place = partial(shorten, user_home=home(environ))
         self._screen = Screen(sys.stderr, whole=False)
         self._lines = PlainLines()
         self._closing = ""
         self._subject: Subject
-        self._own: Row
+        self._own: SessionInfo
         self._before = Usage()
-        self._others: list[Row] = []
+        self._others: list[SessionInfo] = []
         self._resumed: set[str] = set()
         self._since = ""
 
@@ -61,13 +64,12 @@ class LiveTree(Silence):
         self._since = subject.session_id
         if not subject.is_new:
             self._since = max(self._since, new_session_id(time.time_ns() // 1_000_000, bytes(ENTROPY_BYTES)))
-        self._own = Row(
-            session_id=subject.session_id,
-            place=self._roster.place(subject.project),
-            label=subject.session_id[:_LABEL],
+        self._own = SessionInfo(
+            record=subject.record,
+            status="running",
             tool=subject.tool,
             started_at=subject.started_at,
-            usage=subject.usage + counted(None),
+            _usage=subject.usage + counted(None),
         )
         self._screen.start()
         self._draw()
@@ -82,9 +84,9 @@ class LiveTree(Silence):
         elif event.type == "run_finished":
             self._closing = closing_line(event) if is_drawn else ""
             self._before += counted(usage_told(event))
-            self._own = replace(self._own, usage=self._before)
+            self._own = replace(self._own, _usage=self._before)
         elif event.type == "usage":
-            self._own = replace(self._own, usage=self._before + counted(Usage.from_dict(event.data)))
+            self._own = replace(self._own, _usage=self._before + counted(Usage.from_dict(event.data)))
             return
         line = describe(event)
         if line and is_drawn and event.type in {"retry", "warning", "error"}:
@@ -109,7 +111,7 @@ class LiveTree(Silence):
         """Draw again and again, with the sessions that the agents have started, in whichever project."""
         while True:
             began = time.monotonic()
-            self._others = await to_thread.run_sync(self._roster.rows, self._is_ours, abandon_on_cancel=True)
+            self._others = await to_thread.run_sync(self._sessions.all, self._is_ours, abandon_on_cancel=True)
             await room_on(sys.stderr)
             with lossy(sys.stderr):
                 self._draw()
@@ -133,6 +135,7 @@ class LiveTree(Silence):
         if not self._is_ours_to_draw():
             return
         width, height = self._screen.size
-        tree = [node for node in arrange([self._own, *self._others]) if node.session_id == self._subject.session_id]
+        nodes = walk(arrange([self._own, *self._others]))
+        tree = [node for node in nodes if node.session_id == self._subject.session_id]
         height = min(MAX_ROWS_SHOWN, height - 1)
-        self._screen.draw(lay_out(tree, width=width, height=height, now=time.time()))
+        self._screen.draw(lay_out(tree, width=width, height=height, now=time.time(), place=self._place))

@@ -25,8 +25,8 @@ from csa.runner.sessions.exporting import (
     write_archive,
 )
 from csa.runner.sessions.importing import Imported, import_archive
-from csa.runner.sessions.listing import SessionInfo
 from csa.store.atomic import sync_file
+from csa.store.shown import SessionInfo
 
 ARCHIVE = "archive"
 _BACK = "to have it: csa session restore -s"

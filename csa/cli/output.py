@@ -13,6 +13,7 @@ TYPE_CHECKING = False  # see csa/structs.py
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Iterable, Mapping
+    from pathlib import Path
     from typing import IO, Any
 
 _INFINITY = float("inf")
@@ -261,6 +262,13 @@ def cut(text: str, width: int | None) -> str:
             break
         kept.append(character)
     return "".join(kept) + "…"
+
+
+def shorten(path: Path | str, user_home: Path) -> str:
+    """Render a path as a shell prompt does, with `~` for the home directory."""
+    shown, above = str(path), str(user_home)
+    is_inside = above != "/" and f"{shown}/".startswith(f"{above}/")
+    return one_line(f"~{shown[len(above) :]}" if is_inside else shown)
 
 
 def cut_behind(head: str, text: str, width: int | None) -> str:

@@ -12,6 +12,7 @@ from csa.cli.output import Style, can_redraw, cut, has_room, printable, terminal
 from csa.model.events import Event
 from csa.model.usage import Usage, number_of
 from csa.runner.client import Csa
+from csa.store.sessions import Record
 from csa.structs import Struct
 
 if TYPE_CHECKING:
@@ -24,14 +25,21 @@ _LOOK_FOR_ROOM_S = 0.05
 class Subject(Struct, kw_only=True):
     """The turn that is shown."""
 
-    session_id: str
+    record: Record
     turn: int
     headline: str
     tool: str
-    project: str
     is_new: bool  # its session began with it
     started_at: float
-    usage: Usage  # of the session, before the turn
+
+    @property
+    def session_id(self) -> str:
+        return self.record.session_id
+
+    @property
+    def usage(self) -> Usage:
+        """What the session had used before the turn."""
+        return self.record.state.usage if self.record.state else Usage()
 
     @classmethod
     def of(cls, turn: Turn) -> Subject:
@@ -39,14 +47,12 @@ class Subject(Struct, kw_only=True):
         plan = turn.plan
         verb = "session" if plan.is_new else "continuing session"
         return cls(
-            session_id=turn.session_id,
+            record=Record(plan.setting.store, turn.session_id, plan.setting.store.paths(turn.session_id), plan.state),
             turn=turn.turn,
             headline=f"csa: {verb} {turn.session_id}, turn {turn.turn}, {plan.adapter.name} ({plan.why_tool})",
             tool=plan.adapter.name,
-            project=plan.state.project_path,
             is_new=plan.is_new,
             started_at=time.time(),
-            usage=plan.state.usage,
         )
 
 

@@ -12,14 +12,15 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from csa.cli.describe import elapsed, size
-from csa.cli.live import Row
-from csa.cli.output import STATUS_STYLES, Style, cut, display_width, one_line, print_json, terminal_width
-from csa.cli.roster import Roster
+from csa.cli.describe import describe, elapsed, size
+from csa.cli.output import STATUS_STYLES, Style, cut, one_line, print_json, shorten, terminal_width
 from csa.cli.selecting import find_projects
-from csa.cli.top import OTHERS_SHOWN, by_start, to_json
+from csa.cli.table import Column, Table, columns_for
+from csa.cli.top import OTHERS_SHOWN
 from csa.paths import home, state_root
+from csa.runner.sessions.observing import LiveSessions
 from csa.runner.sessions.resources import Resources, measure_trees
+from csa.store.shown import SessionInfo
 from csa.structs import Struct
 
 TYPE_CHECKING = False  # see csa/structs.py
@@ -30,7 +31,8 @@ _TEXT_WIDTH = 10  # at least
 
 
 class _Line(Struct):
-    row: Row
+    info: SessionInfo
+    place: str
     resources: Resources | None
 
 
@@ -41,9 +43,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def execute(arguments: argparse.Namespace) -> int:
     root = Path(state_root(os.environ))
-    roster = Roster(lambda: find_projects(root, with_retired=False), user_home=home(os.environ))
-    rows = by_start(roster.running(others=OTHERS_SHOWN if arguments.all else 0))
-    lines = [_Line(row, _resources(row)) for row in rows]
+    sessions = LiveSessions(lambda: find_projects(root, with_retired=False), describe)
+    infos = sessions.running(others=OTHERS_SHOWN if arguments.all else 0)
+    lines = [_Line(info, shorten(info.project, home(os.environ)), _resources(info)) for info in infos]
     if arguments.json:
         print_json([_to_json(line) for line in lines])
     elif lines:
@@ -53,16 +55,16 @@ def execute(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _resources(row: Row) -> Resources | None:
-    owner = row.owner
+def _resources(info: SessionInfo) -> Resources | None:
+    owner = info.owner
     return measure_trees([owner.process]) if owner and owner.is_local else None
 
 
 def _to_json(line: _Line) -> dict[str, object]:
-    owner, used = line.row.owner, line.resources
+    owner, used = line.info.owner, line.resources
     return {
-        **to_json(line.row),
-        "pid": line.row.pid,
+        **line.info.to_live_json(time.time()),
+        "pid": line.info.pid,
         "since": owner.since if owner else None,
         "host": owner.host if owner else None,
         "detached": owner.detached if owner else None,
@@ -74,51 +76,36 @@ def _to_json(line: _Line) -> dict[str, object]:
 
 def _print_table(lines: list[_Line]) -> None:
     width = terminal_width(sys.stdout)
-    columns = [column for column in _COLUMNS if width is None or width >= column.since]
-    table, rooms = _arrange(columns, lines, width)
-    while width and sum(rooms) + 2 * len(rooms) + _TEXT_WIDTH > width and len(columns) > 1:
+    columns = columns_for(width, _columns(width, time.time()))
+    table = Table(columns, lines)
+    while width and table.width + _TEXT_WIDTH > width and len(columns) > 1:
         columns.remove(max(columns, key=lambda column: column.since))
-        table, rooms = _arrange(columns, lines, width)
+        table = Table(columns, lines)
     style = Style(sys.stdout)
-    for cells, line in zip(table, [None, *lines], strict=True):
-        padded = [_pad(cell, room, column) for cell, room, column in zip(cells, rooms, columns, strict=True)]
-        left = "  ".join(padded) + "  "
-        doing = "DOING" if line is None else one_line(line.row.doing) or line.row.status
-        text = left + cut(doing, width and max(0, width - display_width(left)))
-        print(style(text, "dim" if line is None else STATUS_STYLES.get(line.row.status, "")).rstrip())
+    room = width and max(0, width - table.width)
+    print(style(table.head() + cut("DOING", room), "dim").rstrip())
+    for line in lines:
+        doing = one_line(line.info.doing) or line.info.status
+        print(style(table.line(line) + cut(doing, room), STATUS_STYLES.get(line.info.status, "")).rstrip())
 
 
-def _arrange(columns: list[_Column], lines: list[_Line], width: int | None) -> tuple[list[list[str]], list[int]]:
-    """Return the cells, the heads first, and what each column takes."""
-    table = [[column.name for column in columns], *([column.cell(line, width) for column in columns] for line in lines)]
-    return table, [max(display_width(cells[at]) for cells in table) for at in range(len(columns))]
+def _columns(width: int | None, now: float) -> tuple[Column, ...]:
+    def time_of(line: _Line) -> str:
+        seconds = line.info.elapsed_s(now)
+        return "-" if seconds is None else elapsed(seconds)
+
+    return (
+        Column("SESSION", lambda line: line.info.session_id if width is None else line.info.prefix),
+        Column("PROJECT", lambda line: line.place if width is None else cut(line.place, width // 5), since=60),
+        Column("TOOL", lambda line: one_line(line.info.tool) or "-", since=40),
+        Column("STATUS", lambda line: line.info.status, since=110),
+        Column("TURN", lambda line: str(line.info.turn or "-"), since=100, is_number=True),
+        Column("PID", lambda line: str(line.info.pid or "-"), since=50, is_number=True),
+        Column("TIME", time_of, is_number=True),
+        Column("CPU", lambda line: _measured(line, lambda used: elapsed(used.cpu_s)), since=70, is_number=True),
+        Column("MEM", lambda line: _measured(line, lambda used: size(used.resident_bytes)), since=90, is_number=True),
+    )
 
 
-def _pad(cell: str, room: int, column: _Column) -> str:
-    blank = " " * (room - display_width(cell))
-    return blank + cell if column.is_number else cell + blank
-
-
-def _time(line: _Line, _width: int | None) -> str:
-    seconds = line.row.elapsed_s(time.time())
-    return "-" if seconds is None else elapsed(seconds)
-
-
-class _Column(Struct):
-    name: str
-    since: int  # how many columns the terminal must have, or more where the others are wide
-    cell: Callable[[_Line, int | None], str]  # the width is None in a pipe
-    is_number: bool = False
-
-
-_COLUMNS = (
-    _Column("SESSION", 0, lambda line, width: line.row.session_id if width is None else line.row.label),
-    _Column("PROJECT", 60, lambda line, width: line.row.place if width is None else cut(line.row.place, width // 5)),
-    _Column("TOOL", 40, lambda line, _: line.row.tool or "-"),
-    _Column("STATUS", 110, lambda line, _: line.row.status),
-    _Column("TURN", 100, lambda line, _: str(line.row.turn or "-"), is_number=True),
-    _Column("PID", 50, lambda line, _: str(line.row.pid or "-"), is_number=True),
-    _Column("TIME", 0, _time, is_number=True),
-    _Column("CPU", 70, lambda line, _: elapsed(line.resources.cpu_s) if line.resources else "-", is_number=True),
-    _Column("MEM", 90, lambda line, _: size(line.resources.resident_bytes) if line.resources else "-", is_number=True),
-)
+def _measured(line: _Line, render: Callable[[Resources], str]) -> str:
+    return render(line.resources) if line.resources else "-"

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from csa.cli.describe import elapsed
 from csa.cli.output import Style, cut, one_line, print_json, terminal_width
 from csa.cli.selecting import add_selector, find_one
+from csa.cli.table import Column, Table, columns_for
 from csa.model.limits import Spent
 from csa.runner.sessions.budget import BudgetReport, BudgetState, report_budget
 from csa.store.spending import Account
@@ -85,28 +86,24 @@ def _known(spent: Spent, amount: str, render: Callable[[float], str]) -> str:
 
 def _print_sessions(report: BudgetReport, style: Style, width: int | None) -> None:
     id_width = 26 if width is None else _ID
-    has_money = width is None or width >= _MONEY_FROM
-    taken = id_width + 2 + 8 + 12 + (10 if has_money else 0) + 8 + 2
-    room = None if width is None else width - taken if width - taken >= _TEXT_WIDTH else 0
-
-    def show(session: str, state: str, amounts: tuple[str, str, str], text: str) -> str:
-        tokens, usd, time = amounts
-        money = f"{usd:>10}" if has_money else ""
-        return f"{session:<{id_width}}  {state:<8}{tokens:>12}{money}{time:>8}  {cut(text, room)}".rstrip()
-
-    print(style(show("SESSION", "STATE", ("TOKENS", "MONEY", "TIME"), "DESCRIPTION"), "dim"))
+    columns = (
+        Column("SESSION", lambda account: account.member.session_id[:id_width], id_width),
+        Column("STATE", _state_of, 8, gap=0),
+        Column("TOKENS", _amount("tokens"), 12, gap=0, is_number=True),
+        Column("MONEY", _amount("usd"), 10, gap=0, since=_MONEY_FROM, is_number=True),
+        Column("TIME", _amount("time_s"), 8, is_number=True),
+    )
+    table = Table(columns_for(width, columns), report.accounts)
+    room = None if width is None else width - table.width if width - table.width >= _TEXT_WIDTH else 0
+    print(style(f"{table.head()}{cut('DESCRIPTION', room)}".rstrip(), "dim"))
     for account in report.accounts:
-        spent = account.spent
-        tokens, usd, time = (_known(spent, amount, render) for amount, (_, render) in _SHOWN.items())
         text = one_line(account.state.description) if account.state else ""
-        print(
-            show(
-                account.member.session_id[:id_width],
-                _state_of(account),
-                (tokens, usd, time) if account.is_known else ("?", "?", "?"),
-                text,
-            )
-        )
+        print(f"{table.line(account)}{cut(text, room)}".rstrip())
+
+
+def _amount(name: str) -> Callable[[Account], str]:
+    _, render = _SHOWN[name]
+    return lambda account: _known(account.spent, name, render) if account.is_known else "?"
 
 
 def _state_of(account: Account) -> str:

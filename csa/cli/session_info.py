@@ -12,12 +12,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from csa.cli.describe import conversation_in_words, elapsed, tokens, usage_in_words
-from csa.cli.output import STATUS_STYLES, Style, cut, one_line, print_json, terminal_width
-from csa.cli.reads import find_to_read
-from csa.cli.roster import shorten
-from csa.cli.selecting import add_selector
+from csa.cli.output import STATUS_STYLES, Style, cut, one_line, print_json, shorten, terminal_width
+from csa.cli.selecting import add_selector, find_to_read
 from csa.model.clock import local_clock
 from csa.model.state import parse_time
+from csa.model.usage import Usage
 from csa.paths import home
 from csa.runner.sessions.inspection import SessionCard, inspect_session
 from csa.store.sessions import format_age
@@ -51,12 +50,12 @@ def _print_card(card: SessionCard, user_home: Path) -> None:
     place = (lambda path: shorten(path, user_home)) if width else str
     name = f"[{card.state.name}] " if card.state.name else ""
     session_id = card.state.session_id
-    prefix = card.prefix
+    prefix = card.info.prefix
     title = cut(one_line(f"{name}{card.state.description}"), width and max(10, width - len(session_id) - 2))
     print(f"{style(prefix, 'bold')}{session_id[len(prefix) :]}  {style(title, 'bold')}")
     for label, text in _fields(card, datetime.now(UTC), place):
         shown = cut(one_line(text), width and width - _LABEL_WIDTH)
-        look = STATUS_STYLES.get(card.status, "") if label == "status" else ""
+        look = STATUS_STYLES.get(card.info.status, "") if label == "status" else ""
         print(f"{style(f'{label:<{_LABEL_WIDTH}}', 'dim')}{style(shown, look)}")
     for label, lines in (("messages", _messages(card)), ("children", _children(card)), ("denied", _denied(card))):
         for index, line in enumerate(lines):
@@ -74,7 +73,7 @@ def _fields(card: SessionCard, now: datetime, place: Callable[[Path], str]) -> I
         cached = f" ({tokens(used.cached_tokens)} of it cached)" if used.cached_tokens else ""
         words = f"{tokens(used.input_tokens)} in{cached}, {tokens(used.output_tokens)} out in turn {turn}"
         yield "context", words + (", compacted" if card.is_compacted else "")
-    if used_words := usage_in_words(card.usage):
+    if used_words := usage_in_words(card.info.usage or Usage()):
         yield "usage", ", ".join(used_words)
     yield from (
         (label, value)
@@ -84,10 +83,10 @@ def _fields(card: SessionCard, now: datetime, place: Callable[[Path], str]) -> I
             ("permission", state.permission),
             ("writable", ", ".join(place(Path(path)) for path in state.extra_writable)),
             ("project", place(Path(state.project_path))),
-            ("directory", place(card.record.paths.root)),
+            ("directory", place(card.info.record.paths.root)),
             ("parent", state.parent_session_id and _parent(card)),
             ("fork of", state.fork_of),
-            ("resumes", resumed_session(card.record.paths.pathname)),
+            ("resumes", resumed_session(card.info.record.paths.pathname)),
         )
         if value
     )
@@ -100,18 +99,18 @@ def _fields(card: SessionCard, now: datetime, place: Callable[[Path], str]) -> I
 
 
 def _status(card: SessionCard, now: datetime) -> str:
-    words = [card.status]
+    words = [card.info.status]
     owner, last = card.liveness.owner, card.last_turn
-    if card.status in {"running", "open"} and owner:
+    if card.info.status in {"running", "open"} and owner:
         words.append(owner.in_words)
-    elif card.status in {"running", "unknown"} and card.liveness.stranger:
+    elif card.info.status in {"running", "unknown"} and card.liveness.stranger:
         words.append(card.liveness.stranger.in_words)
     elif last and last.finished_at:
         words.append(f"{format_age(now, last.finished_at)} ago")
-    if card.phase != "active":
-        words.append(card.phase)
+    if card.info.phase != "active":
+        words.append(card.info.phase)
     words += [word for word, is_so in (("current", card.is_current), ("pinned", card.extra.get("pinned"))) if is_so]
-    error = last.finished.data.get("error") if last and last.finished and card.status != "running" else None
+    error = last.finished.data.get("error") if last and last.finished and card.info.status != "running" else None
     message = one_line(str(error.get("message", ""))) if isinstance(error, dict) else ""
     if isinstance(error, dict) and (again := parse_time(error.get("retry_at"))):
         message += f" (to be asked again at {local_clock(again)})"
@@ -152,8 +151,9 @@ def _messages(card: SessionCard) -> Iterator[str]:
 
 def _children(card: SessionCard) -> Iterator[str]:
     for child in card.children:
-        who = one_line(f"{child.session_id} {child.tool or '-'} {child.status}")
-        yield f"{who}  {one_line(child.description)}"
+        if child.state:
+            who = one_line(f"{child.session_id} {child.state.last_tool or '-'} {child.status}")
+            yield f"{who}  {one_line(child.state.description)}"
 
 
 def _denied(card: SessionCard) -> Iterator[str]:

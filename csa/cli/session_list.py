@@ -16,8 +16,9 @@ from __future__ import annotations
 import sys
 import time
 from datetime import UTC, datetime
+from functools import partial
 
-from csa.cli.output import can_redraw, lossy, print_json
+from csa.cli.output import can_redraw, lossy, print_json, shorten
 from csa.cli.selecting import find_projects, open_client, refuse_unknown_tools
 from csa.errors import StateError, UsageError
 from csa.paths import home
@@ -137,15 +138,12 @@ def _list_rows(client: Csa, stores: list[Store], selection: Selection, arguments
 
 
 def _list_tree(client: Csa, stores: list[Store], selection: Selection, arguments: argparse.Namespace) -> int:
-    from csa.runner.sessions.genealogy import arrange_sessions, keep_matching, roll_up  # noqa: PLC0415  # a plain list needs none of it
+    from csa.runner.sessions.genealogy import add_relatives, arrange_sessions, keep_matching, roll_up  # noqa: PLC0415  # a plain list needs none of it
 
     everything = Selection(statuses=frozenset((*STATUSES, *PHASES))) if selection.wants_retired else Selection()
     infos = select_sessions(stores, everything).infos
     if not arguments.all_projects:
-        from csa.runner.sessions.relatives import infos_of_relatives  # noqa: PLC0415  # as above
-
-        relatives = infos_of_relatives(client.store, infos)
-        infos = sorted([*infos, *relatives], key=lambda info: info.session_id, reverse=True)
+        infos = add_relatives(client.store, infos)
     whole = arrange_sessions(infos)
     forest = whole if selection.is_everything else keep_matching(whole, selection)
     shown = forest[: arguments.limit]
@@ -171,7 +169,7 @@ def _list_tree(client: Csa, stores: list[Store], selection: Selection, arguments
 
 def _tree_to_json(whole: Forest, shown: Forest) -> list[dict[str, object]]:
     """Return the sessions in the order of the tree, each with the sum of its subtree."""
-    from csa.model.tree import walk  # noqa: PLC0415  # loaded with the genealogy
+    from csa.model.genealogy import walk  # noqa: PLC0415  # loaded with the genealogy
     from csa.runner.sessions.genealogy import roll_up, rollup_to_json  # noqa: PLC0415  # as above
 
     sums = roll_up(whole, now=time.time())
@@ -208,25 +206,24 @@ def _current(stores: list[Store]) -> dict[str, str | None]:
 
 
 def _places(client: Csa, stores: list[Store]) -> dict[str, str]:
-    from csa.cli.roster import shorten  # noqa: PLC0415  # one project needs none of it
-
     user_home = home(client.setting.environ)
-    return {store.pathname: shorten(store.project, user_home) for store in stores}
+    return {store.pathname: shorten(store.project_pathname, user_home) for store in stores}
 
 
 def _watch(client: Csa, limit: int | None) -> int:
     if not can_redraw(sys.stdout):
         raise UsageError("--watch needs a terminal that can be redrawn.", hint="csa session list --tree")
-    from csa.cli.live import arrange, lay_out  # noqa: PLC0415  # a plain list needs none of it
-    from csa.cli.roster import FamilyRoster, shorten  # noqa: PLC0415  # as above
+    from csa.cli.describe import describe  # noqa: PLC0415  # a plain list needs none of it
+    from csa.cli.live import arrange, lay_out  # noqa: PLC0415  # as above
     from csa.cli.screen import watch  # noqa: PLC0415  # as above; this one brings rich
+    from csa.runner.sessions.observing import LiveProject  # noqa: PLC0415  # as above
 
-    store, user_home = client.store, home(client.setting.environ)
-    roster = FamilyRoster(store, user_home=user_home)
-    title = shorten(store.project, user_home)
+    sessions = LiveProject(client.store, describe)
+    place = partial(shorten, user_home=home(client.setting.environ))
+    title, empty = place(client.store.project_pathname), "No sessions yet"
 
     def frame(width: int, height: int) -> list[Line]:
-        forest = arrange(roster.family())[:limit]
-        return lay_out(forest, width=width, height=height, now=time.time(), title=title, empty="No sessions yet")
+        forest = arrange(sessions.family())[:limit]
+        return lay_out(forest, width=width, height=height, now=time.time(), title=title, empty=empty, place=place)
 
     return watch(frame)

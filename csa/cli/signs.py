@@ -20,8 +20,8 @@ from csa.store.observer import Observer
 TYPE_CHECKING = False  # see csa/structs.py
 if TYPE_CHECKING:
     from csa.runner.caller import Caller
-    from csa.store.observer import Sight
     from csa.store.sessions import Target
+    from csa.store.shown import SessionInfo
 
 INTERVAL_S = 50.0  # between two lines: a minute is promised, and the machine may be busy
 _SHORT_ID, _WIDTH = 10, 160
@@ -82,8 +82,8 @@ def about_sessions(targets: Sequence[Target]) -> Callable[[], str]:
     """Return words for what sessions do just now: the first that runs, and how many others do."""
 
     def words() -> str:
-        sights = [Observer(store, describe).sight(session_id) for store, session_id in targets]
-        seen = [sight for sight in sights if sight and sight.status == "running"]
+        infos = [Observer(store, describe).look(session_id) for store, session_id in targets]
+        seen = [info for info in infos if info and info.is_running]
         if not seen:
             others = f" and {len(targets) - 1} more" if len(targets) > 1 else ""
             return f"waiting for {targets[0][1][:_SHORT_ID]}{others}"
@@ -92,8 +92,8 @@ def about_sessions(targets: Sequence[Target]) -> Callable[[], str]:
     return words
 
 
-def doing(sight: Sight, *, now: float) -> str:
+def doing(info: SessionInfo, *, now: float) -> str:
     """Say who does what, and for how long its turn has been running."""
-    time_s = elapsed(max(0.0, now - sight.started_at)) if sight.started_at else ""
-    who = " ".join(filter(None, (sight.record.session_id[:_SHORT_ID], sight.tool, time_s)))
-    return f"{who}: {sight.doing or 'running'}"
+    time_s = elapsed(max(0.0, now - info.started_at)) if info.started_at else ""
+    who = " ".join(filter(None, (info.session_id[:_SHORT_ID], info.tool, time_s)))
+    return f"{who}: {info.doing or 'running'}"

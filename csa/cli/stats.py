@@ -9,7 +9,7 @@ not exceed at their peak. A + means at least so much, some turns not having said
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 
 from csa.cli.describe import cost_of, elapsed, tokens, tokens_of
@@ -17,6 +17,7 @@ from csa.cli.output import Style, cut, display_width, lossy, one_line, print_jso
 from csa.cli.outputs import human_bytes
 from csa.cli.selecting import find_projects, open_client
 from csa.cli.session_list import read_since
+from csa.cli.table import Column, Table, columns_for
 from csa.ids import unique_prefix_length
 from csa.model.state import format_time
 from csa.model.statistics import Tally
@@ -25,19 +26,8 @@ from csa.runner.sessions.statistics import KEYS, Statistics, gather_statistics
 TYPE_CHECKING = False  # see csa/structs.py
 if TYPE_CHECKING:
     import argparse
+    from typing import Any
 
-_COLUMNS = (  # what it takes, and how many columns the terminal must have
-    ("SESSIONS", 9, 0),
-    ("TURNS", 6, 0),
-    ("MSGS", 6, 100),
-    ("OK", 5, 0),
-    ("SHARE", 6, 100),
-    ("CONTEXT", 8, 62),
-    ("TOKENS", 7, 0),
-    ("COST", 8, 47),
-    ("TIME", 7, 54),
-    ("MEMORY", 7, 69),
-)
 _MIN_NAME = 8
 
 
@@ -77,17 +67,17 @@ def _to_json(found: Statistics, *, by: str, since: datetime | None) -> dict[str,
 
 def _print_table(found: Statistics, by: str) -> None:
     style, width = Style(sys.stdout), terminal_width(sys.stdout)
-    shown = [(name, room) for name, room, since in _COLUMNS if width is None or width >= since]
-    numbers = sum(room for _, room in shown)
     names = _names(found, by, whole=width is None)
+    numbers = columns_for(width, _columns(found.total.turns))
     widest = max(map(display_width, [*names, by, "total"]))
-    room = widest if width is None else max(_MIN_NAME, min(widest, width - numbers))
-    print(style(f"{by.upper():<{room}}" + "".join(f"{name:>{space}}" for name, space in shown), "dim"))
-    for name, tally in zip(names, found.rows.values(), strict=True):
-        text = cut(name, room)
-        print(f"{text}{' ' * (room - display_width(text))}{_cells(tally, found.total.turns, shown)}")
-    if len(found.rows) > 1:
-        print(style(f"{'total':<{room}}{_cells(found.total, found.total.turns, shown)}", "bold"))
+    room = widest if width is None else max(_MIN_NAME, min(widest, width - sum(each.room for each in numbers)))
+    rows = list(zip(names, found.rows.values(), strict=True))
+    table = Table([Column(by.upper(), lambda row: cut(row[0], room), room, gap=0), *numbers], rows)
+    print(style(table.head(), "dim"))
+    for row in rows:
+        print(table.line(row))
+    if len(rows) > 1:
+        print(style(table.line(("total", found.total)), "bold"))
 
 
 def _names(found: Statistics, by: str, *, whole: bool) -> list[str]:
@@ -100,18 +90,25 @@ def _names(found: Statistics, by: str, *, whole: bool) -> list[str]:
     ]
 
 
-def _cells(tally: Tally, all_turns: int, shown: Sequence[tuple[str, int]]) -> str:
-    rate, context, memory = tally.success_rate, tally.average_context, tally.p95_memory
-    cells = {
-        "SESSIONS": str(len(tally.sessions)),
-        "TURNS": str(tally.turns),
-        "MSGS": str(tally.messages),
-        "OK": "-" if rate is None else f"{rate:.0%}",
-        "SHARE": f"{tally.turns / all_turns:.0%}",
-        "CONTEXT": "-" if context is None else tokens(round(context)),
-        "TOKENS": tokens_of(tally.usage),
-        "COST": cost_of(tally.usage),
-        "TIME": elapsed(tally.time_s),
-        "MEMORY": "-" if memory is None else human_bytes(memory),
-    }
-    return "".join(f"{cells[name]:>{room}}" for name, room in shown)
+def _columns(all_turns: int) -> Iterator[Column]:
+    for name, room, since, render in (
+        ("SESSIONS", 9, 0, lambda tally: str(len(tally.sessions))),
+        ("TURNS", 6, 0, lambda tally: str(tally.turns)),
+        ("MSGS", 6, 100, lambda tally: str(tally.messages)),
+        ("OK", 5, 0, lambda tally: _known(tally.success_rate, "{:.0%}".format)),
+        ("SHARE", 6, 100, lambda tally: f"{tally.turns / all_turns:.0%}"),
+        ("CONTEXT", 8, 62, lambda tally: _known(tally.average_context, lambda count: tokens(round(count)))),
+        ("TOKENS", 7, 0, lambda tally: tokens_of(tally.usage)),
+        ("COST", 8, 47, lambda tally: cost_of(tally.usage)),
+        ("TIME", 7, 54, lambda tally: elapsed(tally.time_s)),
+        ("MEMORY", 7, 69, lambda tally: _known(tally.p95_memory, human_bytes)),
+    ):
+        yield Column(name, _of_tally(render), room, gap=0, since=since, is_number=True)
+
+
+def _of_tally(render: Callable[[Tally], str]) -> Callable[[tuple[str, Tally]], str]:
+    return lambda row: render(row[1])
+
+
+def _known(value: Any, render: Callable[[Any], str]) -> str:
+    return "-" if value is None else render(value)

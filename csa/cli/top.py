@@ -12,11 +12,12 @@ import time
 from functools import partial
 from pathlib import Path
 
-from csa.cli.live import Line, Row, group, lay_out
-from csa.cli.output import can_redraw, print_json, terminal_width
-from csa.cli.roster import Roster
+from csa.cli.describe import describe
+from csa.cli.live import Line, group, lay_out
+from csa.cli.output import can_redraw, print_json, shorten, terminal_width
 from csa.cli.selecting import find_projects
 from csa.paths import home, state_root
+from csa.runner.sessions.observing import LiveSessions
 from csa.store.stores import find_stores
 
 TYPE_CHECKING = False  # see csa/structs.py
@@ -37,16 +38,17 @@ def execute(arguments: argparse.Namespace) -> int:
     is_live = can_redraw(sys.stdout) and not arguments.json
     # the live view has no place for warnings
     find = find_stores if is_live else partial(find_projects, with_retired=False)
-    roster = Roster(lambda: find(root), user_home=home(os.environ))
+    sessions = LiveSessions(lambda: find(root), describe)
     others = OTHERS_SHOWN if arguments.all else 0
     if arguments.json:
-        print_json([to_json(row) for row in by_start(roster.running(others=others))])
+        print_json([info.to_live_json(time.time()) for info in sessions.running(others=others)])
         return 0
     empty = "No sessions found" if arguments.all else "Nothing runs; with --all the newest sessions are shown"
+    place = partial(shorten, user_home=home(os.environ))
 
     def frame(width: int, height: int) -> list[Line]:
-        forest = group(roster.running(others=others))
-        return lay_out(forest, width=width, height=height, now=time.time(), title="csa top", empty=empty)
+        forest = group(sessions.running(others=others))
+        return lay_out(forest, width=width, height=height, now=time.time(), title="csa top", empty=empty, place=place)
 
     if is_live:
         from csa.cli.screen import watch  # noqa: PLC0415  # brings rich, which only a terminal needs
@@ -55,24 +57,3 @@ def execute(arguments: argparse.Namespace) -> int:
     lines = frame(terminal_width(sys.stdout) or _PIPE_WIDTH, sys.maxsize)
     print("\n".join("".join(text for text, _ in line).rstrip() for line in lines))
     return 0
-
-
-def by_start(rows: list[Row]) -> list[Row]:
-    """Return rows with the turn that began last first."""
-    return sorted(rows, key=lambda row: (row.started_at or 0, row.session_id), reverse=True)
-
-
-def to_json(row: Row) -> dict[str, object]:
-    """Return the object that is printed of a session."""
-    seconds = row.elapsed_s(time.time())
-    return {
-        "project": row.project,
-        "id": row.session_id,
-        "parent": row.parent,
-        "tool": row.tool,
-        "turn": row.turn,
-        "status": row.status,
-        "doing": row.doing,
-        "elapsed_s": None if seconds is None else round(seconds, 1),
-        "usage": row.usage.to_sum(),
-    }

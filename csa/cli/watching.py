@@ -26,7 +26,6 @@ from csa.errors import UsageError
 from csa.model.events import Event
 from csa.model.result import SIGNAL_EXITS, RunResult, result_from_event
 from csa.model.state import parse_time
-from csa.model.usage import Usage
 from csa.runner.caller import refuse_endless_wait, refuse_own_lineage
 from csa.runner.client import Csa
 from csa.runner.session import Session, follow_resumed
@@ -234,17 +233,15 @@ def _follow_turn(client: Csa, session: Session, owner: Owner, seen: _Seen, *, qu
     """Show what happens until the turn has ended; return the number of the signal that detached us."""
     import anyio  # noqa: PLC0415  # `csa completion`, in each new shell, loads every command
 
-    state, session_id = session.record.state, session.session_id
     since = parse_time(owner.since)
+    turn = f"turn {owner.turn}, {owner.tool} (since {owner.since_clock})"
     subject = Subject(
-        session_id=session_id,
+        record=session.record,
         turn=owner.turn,
-        headline=f"csa: attached to session {session_id}, turn {owner.turn}, {owner.tool} (since {owner.since_clock})",
+        headline=f"csa: attached to session {session.session_id}, {turn}",
         tool=owner.tool,
-        project=str(session.project),
         is_new=False,
         started_at=since.timestamp() if since else time.time(),
-        usage=state.usage if state else Usage(),
     )
     looks = follow(session.paths, tail=_SHOWN_BEFORE)
     events = (filter(lambda event: event.turn >= owner.turn, look) for look in looks)

@@ -19,7 +19,7 @@ from csa.model.permission import Permission
 from csa.model.state import SessionState
 from csa.paths import SessionPaths
 from csa.runner.ancestry import IDENTITY_VARIABLES
-from csa.store.lineage import ancestors, find_record
+from csa.store.genealogy import ancestors, find_record
 from csa.store.liveness import probe
 from csa.store.statefile import load_state
 from csa.structs import Struct

@@ -87,9 +87,9 @@ class Session:
         try:
             return load_result(self.files, self.session_id, turn=turn, redact=self._redact_answer)
         except NotFoundError:
-            record, _ = self.record.examine()
-            if record.fault is not None:
-                raise record.fault from None
+            fault = self.record.examine().record.fault
+            if fault is not None:
+                raise fault from None
             if (other := follow_resumed(self)) is not self:
                 return other.result(turn=turn)
             raise

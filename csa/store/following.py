@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Self
 
@@ -38,8 +39,7 @@ class Follower:
                 self._at = end_of_last_line(self._fd, os.fstat(self._fd).st_size)
             except OSError as error:
                 raise StateError.unreadable(transcript, error) from error
-            backwards = read_events_backwards(transcript)
-            self._first = [event for event, _ in zip(backwards, range(tail or 1), strict=False)][::-1]
+            self._first = list(islice(read_events_backwards(transcript), tail or 1))[::-1]
             self._seen = self._first[-1].seq if self._first else -1
             self._first = self._first if tail else []
 

@@ -8,19 +8,20 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import takewhile
 from pathlib import Path
 
 from csa.errors import StateError
 from csa.model.events import Event
-from csa.model.state import SessionState, parse_time
-from csa.model.usage import Usage, number_of
+from csa.model.state import SessionState
+from csa.model.usage import Usage
 from csa.paths import SessionPaths
 from csa.store.flocks import lock_inodes, may_be_held
 from csa.store.liveness import Liveness, probe
-from csa.store.owner import CHANGE, Owner
+from csa.store.owner import CHANGE
 from csa.store.sessions import Record, Store
+from csa.store.shown import SessionInfo, Siblings, seconds_of, span_of
 from csa.store.status import session_status
 from csa.store.transcript import read_events_backwards
 from csa.store.turns import TURN_ENDS, TurnFilter
@@ -32,24 +33,6 @@ _Signature = tuple[int, int, int] | None
 _MAX_LOOK_BACK = 200  # events, to what is being done and the turn's beginning
 _MAX_TEXT = 400
 _SETTLED_NS = 100_000_000  # a directory changed more recently may change again without a new mtime
-
-
-class Sight(Struct):
-    """What a session looks like at one moment. Times are Unix seconds; `duration_s` is None while it runs.
-
-    All of it is of the last turn, but `doing` and `owner` while an errand is done.
-    """
-
-    record: Record
-    status: str
-    tool: str = ""
-    turn: int = 0
-    doing: str = ""
-    started_at: float | None = None
-    duration_s: float | None = None
-    usage: Usage = field(default_factory=Usage)  # of the session, with what has no end as yet
-    owner: Owner | None = None  # who runs it
-    pid: int | None = None  # of the owner, or of the other program that runs it
 
 
 class _Tail(Struct):
@@ -84,7 +67,7 @@ class _Known(Struct, frozen=False):
     tail: _Tail = _Tail()
     turns: TurnFilter = field(default_factory=TurnFilter)  # has seen the transcript as far as `tail` has
     unfinished: Unfinished = Unfinished()
-    sight: Sight | None = None
+    info: SessionInfo | None = None
 
 
 class Observer:
@@ -95,35 +78,36 @@ class Observer:
         self._describe = describe
         self._directory = store.sessions_dir
         self._listed: _Signature = None
-        self._ids: list[str] = []
+        self._siblings = Siblings(store, [])
         self._known: dict[str, _Known] = {}
 
-    def ids(self) -> list[str]:
+    def ids(self) -> Sequence[str]:
         """Return the ids of all sessions, oldest first; the same list as long as there is no other."""
         found = _sign(self._directory)
         if found != self._listed or found is None:
             ids = self.store.ids()
-            if ids != self._ids:
-                self._ids = ids
+            if ids != self._siblings.ids:
+                self._siblings.ids = ids
                 self._known = {session_id: self._known[session_id] for session_id in ids if session_id in self._known}
             is_settled = found is not None and time.time_ns() - found[0] > _SETTLED_NS
             self._listed = found if is_settled else None
-        return self._ids
+        return self._siblings.ids
 
     def is_running(self, session_id: str) -> bool:
         """Say whether a session runs; that of one at rest costs a stat."""
         return self._probe(self._get(session_id)).state == "alive"
 
-    def sight(self, session_id: str) -> Sight | None:
+    def look(self, session_id: str) -> SessionInfo | None:
         """Return a session as it is now, the same object when nothing changed; None when it is gone."""
         known = self._get(session_id)
         try:
             return self._look(known)
         except StateError as fault:  # not kept: a change of modes, which mends it, changes neither size nor time
-            return Sight(Record(session_id, known.paths, None, fault), fault.status, doing=str(fault))
+            return self._unreadable(Record(self.store, session_id, known.paths, None, fault), str(fault))
         except (OSError, ValueError, TypeError) as error:  # the latter: values that no csa writes
-            record = known.record or Record(session_id, known.paths, None)
-            return Sight(record, "unknown", doing=f"cannot be read: {error}")
+            record = known.record or Record(self.store, session_id, known.paths, None)
+            info = SessionInfo(record=record, status="unknown", _usage=Usage(), _beside=self._siblings)
+            return replace(info, doing=f"cannot be read: {error}")
 
     def _get(self, session_id: str) -> _Known:
         known = self._known.get(session_id)
@@ -141,39 +125,49 @@ class Observer:
             if transcript != known.transcript:
                 if _is_another(known.transcript, transcript):
                     known.tail, known.turns, known.unfinished = _Tail(), TurnFilter(), Unfinished()
-                known.transcript, known.sight = transcript, None
+                known.transcript, known.info = transcript, None
             liveness = probe(known.paths)
             if known.liveness is None or liveness != known.liveness:
-                known.sight = None
+                known.info = None
             known.liveness = liveness
         return known.liveness
 
-    def _look(self, known: _Known) -> Sight | None:
+    def _look(self, known: _Known) -> SessionInfo | None:
         liveness, paths = self._probe(known), known.paths
         state_file = _sign(known.state_path)
         if known.record is None or state_file != known.state_file:
-            known.record, known.state_file, known.sight = self.store.record(paths.root.name), state_file, None
-        if known.sight:
-            return known.sight
+            known.record, known.state_file, known.info = self.store.record(paths.session_id), state_file, None
+        if known.info:
+            return known.info
         record = known.record
         if record.state is None:
-            if not paths.root.exists():
-                return None
-            known.sight = Sight(record, record.examine()[1], doing=str(record.fault))
-            return known.sight
+            known.info = None if record.is_gone else self._unreadable(record, str(record.fault))
+            return known.info
         known.tail = tail = _read_tail(paths.transcript, self._describe, known.tail, known.turns)
         known.unfinished = Unfinished() if tail.is_settled else read_unfinished(paths.transcript, known.unfinished)
-        usage = record.state.usage + known.unfinished.usage
+        info = SessionInfo(
+            record=record,
+            status="running",
+            tool=tail.tool or record.state.last_tool or "",
+            turn=tail.turn or record.state.turns,
+            doing=tail.doing,
+            started_at=tail.started_at,
+            _usage=record.state.usage + known.unfinished.usage,
+            _beside=self._siblings,
+        )
         if liveness.runs_turn:
-            known.sight = _running(record, usage, liveness, tail)
-            return known.sight
-        status = session_status(paths, record.state)
+            known.info = _running(info, liveness, tail)
+            return known.info
+        status, _ = session_status(paths, record.state)
         if status == "running":  # it has just begun
             known.liveness = None
-        known.sight = _at_rest(record, record.state, usage, status, tail)
+        known.info = _at_rest(info, record.state, status, tail)
         if liveness.state == "alive" and liveness.owner and liveness.owner.errand != CHANGE:
-            known.sight = replace(known.sight, doing=liveness.owner.errand, owner=liveness.owner)
-        return known.sight
+            known.info = replace(known.info, doing=liveness.owner.errand, owner=liveness.owner)
+        return known.info
+
+    def _unreadable(self, record: Record, why: str) -> SessionInfo:
+        return replace(record.examine(self._siblings), doing=why, _usage=Usage())
 
 
 def _may_have_stranger(known: _Known) -> bool:
@@ -187,37 +181,23 @@ def _may_have_stranger(known: _Known) -> bool:
     return not held.isdisjoint(known.lock_inodes)
 
 
-def _running(record: Record, usage: Usage, liveness: Liveness, tail: _Tail) -> Sight:
-    owner = liveness.owner
-    started = tail.started_at
-    if owner and (owner.turn != tail.turn or started is None):
-        moment = parse_time(owner.since)
-        started = moment.timestamp() if moment else None
-    tool = owner.tool if owner else liveness.stranger.tool if liveness.stranger else tail.tool
-    turn = owner.turn if owner else tail.turn
-    doing = owner.parked if owner and owner.parked_until else tail.doing
-    pid = owner.pid if owner else None
-    if liveness.stranger:
-        turn, doing, started, pid = 0, liveness.stranger.in_words, None, liveness.stranger.pid
-    return Sight(record, "running", tool, turn, doing, started, None, usage, owner, pid)
+def _running(info: SessionInfo, liveness: Liveness, tail: _Tail) -> SessionInfo:
+    if (stranger := liveness.stranger) is not None:
+        return replace(info, tool=stranger.tool, turn=0, doing=stranger.in_words, started_at=None, pid=stranger.pid)
+    if (owner := liveness.owner) is None:
+        return replace(info, tool=tail.tool, turn=tail.turn)
+    began = seconds_of(owner.since) if owner.turn != tail.turn or tail.started_at is None else tail.started_at
+    doing = owner.parked if owner.parked_until else tail.doing
+    return replace(info, tool=owner.tool, turn=owner.turn, doing=doing, started_at=began, owner=owner, pid=owner.pid)
 
 
-def _at_rest(record: Record, state: SessionState, usage: Usage, status: str, tail: _Tail) -> Sight:
+def _at_rest(info: SessionInfo, state: SessionState, status: str, tail: _Tail) -> SessionInfo:
     duration, doing = tail.duration_s, tail.doing
     if not tail.is_finished:
         doing = f"{status}: {tail.doing or state.description}"
         if tail.started_at is not None and tail.last_at is not None:
             duration = tail.last_at - tail.started_at
-    return Sight(
-        record,
-        status,
-        tail.tool or state.last_tool or "",
-        tail.turn or state.turns,
-        doing,
-        tail.started_at,
-        duration,
-        usage,
-    )
+    return replace(info, status=status, doing=doing, duration_s=duration)
 
 
 def _read_tail(transcript: Path, describe: Describe, before: _Tail, turns: TurnFilter) -> _Tail:
@@ -231,12 +211,12 @@ def _read_tail(transcript: Path, describe: Describe, before: _Tail, turns: TurnF
         before = _Tail(turn=oldest.turn if oldest.type in TURN_ENDS else turn)
     newest, doing = events[0], _word(events, describe)
     is_settled = added[0].type == "run_finished"
-    last_at, doing = _seconds(newest.ts), doing or before.doing
+    last_at, doing = seconds_of(newest.ts), doing or before.doing
     tail = replace(before, seq=added[0].seq, last_at=last_at, doing=doing, is_settled=is_settled)
     if oldest.type == "run_finished":
         return _finished(tail, oldest)
     if oldest.type == "run_started":
-        tail = replace(tail, tool=str(oldest.data.get("tool", "")), started_at=_seconds(oldest.ts))
+        tail = replace(tail, tool=str(oldest.data.get("tool", "")), started_at=seconds_of(oldest.ts))
     return tail
 
 
@@ -270,16 +250,9 @@ def _whole(events: list[Event], index: int) -> Event:
 
 
 def _finished(tail: _Tail, event: Event) -> _Tail:
-    duration = number_of(event.data.get("duration_s")) or 0.0
-    ended = _seconds(event.ts)
-    began = _seconds(event.data.get("started_at")) or (ended - duration if ended is not None else None)
+    began, duration = span_of(event)
     tool = str(event.data.get("tool", ""))
-    return replace(tail, tool=tool, started_at=began, duration_s=duration, is_finished=True)
-
-
-def _seconds(moment: object) -> float | None:
-    parsed = parse_time(moment)
-    return parsed.timestamp() if parsed else None
+    return replace(tail, tool=tool, started_at=began, duration_s=duration or 0.0, is_finished=True)
 
 
 def _is_another(before: _Signature, now: _Signature) -> bool:

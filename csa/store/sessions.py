@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from csa.model.state import SessionState
+    from csa.store.shown import SessionInfo, Siblings
 
 MAX_MATCHES_SHOWN = 20
 _USUAL_BYTES = 1 << 14
@@ -37,6 +38,7 @@ class Record(Struct):
     That of the lock or the journal shows only when they are asked for: see `examine`.
     """
 
+    store: Store
     session_id: str
     paths: SessionPaths
     state: SessionState | None
@@ -45,18 +47,13 @@ class Record(Struct):
     @property
     def status(self) -> str:
         """`running`, `idle`, `unknown`, `damaged`, or the status of the last turn."""
-        return self.examine()[1]
+        return self.examine().status
 
-    def examine(self) -> tuple[Record, str]:
-        """Return the status, and with it the record: as one with a fault where lock or journal cannot be read."""
-        if self.state is None:
-            return self, self.fault.status if self.fault else "damaged"
-        from csa.store.status import session_status  # noqa: PLC0415  # resolving an id needs no status
+    def examine(self, beside: Siblings | None = None) -> SessionInfo:
+        """Return what is shown of the session: one with a fault where lock or journal cannot be read."""
+        from csa.store.shown import examine  # noqa: PLC0415  # resolving an id needs no status
 
-        try:
-            return self, session_status(self.paths, self.state)
-        except StateError as fault:
-            return Record(self.session_id, self.paths, None, fault), fault.status
+        return examine(self, beside)
 
     @property
     def is_gone(self) -> bool:
@@ -164,16 +161,16 @@ class Store(Struct, frozen=False):
 
     def record(self, session_id: str) -> Record:
         """Return a session, collected or not, with its state or its fault."""
-        record = _read_session(session_id, self.paths(session_id))
+        record = _read_session(self, self.paths(session_id))
         if record.fault is None or (found := self.find(session_id)) == record.paths:
             return record
-        return _read_session(session_id, found)
+        return _read_session(self, found)
 
     def record_in(self, directory: str, session_id: str, content: bytes | None) -> Record:
         """Return the same of the session that stands in `directory`, whose text has been read if there is `content`."""
         if content is None:
             return self.record(session_id)
-        return _read_session(session_id, SessionPaths(f"{directory}/{session_id}"), content)
+        return _read_session(self, SessionPaths(f"{directory}/{session_id}"), content)
 
     def records(self) -> Iterator[Record]:
         """Yield every session, newest first; one that is removed meanwhile is passed over."""
@@ -297,11 +294,11 @@ def _ids_in(directory: str, prefix: str = "") -> list[str]:
         raise StateError.unreadable(directory, error) from error
 
 
-def _read_session(session_id: str, paths: SessionPaths, content: bytes | None = None) -> Record:
+def _read_session(store: Store, paths: SessionPaths, content: bytes | None = None) -> Record:
     try:
-        return Record(session_id, paths, _load_session(paths, content))
+        return Record(store, paths.session_id, paths, _load_session(paths, content))
     except StateError as fault:
-        return Record(session_id, paths, None, fault)
+        return Record(store, paths.session_id, paths, None, fault)
 
 
 def _load_session(paths: SessionPaths, content: bytes | None = None) -> SessionState:

@@ -11,10 +11,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from csa.errors import StateError
+from csa.model.genealogy import descend
 from csa.model.limits import Spent
 from csa.model.state import SessionState, parse_time
 from csa.paths import SessionPaths
-from csa.store.lineage import find_record
+from csa.store.genealogy import find_record
 from csa.store.liveness import probe
 from csa.store.statefile import load_state
 from csa.store.trees import Member
@@ -34,12 +35,7 @@ class Account(Struct):
 
 def below(accounts: list[Account], session_id: str) -> list[Account]:
     """Return those of a session and of all that descend from it."""
-    found = {session_id}
-    pending = True
-    while pending:
-        more = {a.member.session_id for a in accounts if a.member.parent in found} - found
-        found |= more
-        pending = bool(more)
+    found = set(descend([session_id], ((each.member.session_id, each.member.parent) for each in accounts)))
     return [account for account in accounts if account.member.session_id in found]
 
 

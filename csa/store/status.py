@@ -20,22 +20,24 @@ _MAX_LOOKS = 5
 _HEAD = 160  # bytes of a line in which its type stands
 
 
-def session_status(paths: SessionPaths, state: SessionState) -> str:
+def session_status(paths: SessionPaths, state: SessionState) -> tuple[str, Event | None]:
     """Return `running`, `open` (the tool's interface is), `idle` (never ran), `unknown`, or the last turn's status.
+
+    And the event that says so, where it is one: see `settle`.
 
     Raises:
         StateError: the lock or the journal cannot be read, or the turns are not in it, so that nobody knows.
     """
     liveness, last = settle(paths)
     if liveness.runs_turn:
-        return "running"
+        return "running", None
     if liveness.state == "alive" and liveness.owner and liveness.owner.errand == INTERFACE:
-        return "open"
+        return "open", last
     if liveness.state == "unknown":
-        return "unknown"
+        return "unknown", None
     if last is None:
-        return _status_without_turn(paths, state)
-    return str(last.data.get("status", "failed")) if last.type == "run_finished" else "lost"
+        return _status_without_turn(paths, state), None
+    return str(last.data.get("status", "failed")) if last.type == "run_finished" else "lost", last
 
 
 def settle(paths: SessionPaths) -> tuple[Liveness, Event | None]:

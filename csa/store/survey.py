@@ -50,7 +50,7 @@ def survey(root: Path, *, limit_s: float) -> Survey:
         if time.monotonic() > deadline:
             break
         found.looked_at += 1
-        record, _ = store.record(session_id).examine()
+        record = store.record(session_id).examine().record
         if record.fault is not None and not record.is_gone:
             found.damaged.append((session_id, record.fault))
     found.size_bytes, found.is_size_whole = measure(root, limit_s=limit_s)

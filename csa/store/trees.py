@@ -18,18 +18,19 @@ import json
 import os
 import sys
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from csa.errors import RefusedError
+from csa.errors import RefusedError, StateError
 from csa.ids import is_session_id
+from csa.model.genealogy import descend
 from csa.model.limits import Spent
 from csa.model.state import SessionState
 from csa.ownership import make_directory, open_private
 from csa.paths import NEW_PREFIX, SessionPaths
 from csa.store.atomic import read_regular, sync_file
-from csa.store.lineage import ancestors, find_record
+from csa.store.genealogy import ancestors, find_record
 from csa.store.locks import Lock, acquire_lock, is_locked
 from csa.store.sessions import Store
 from csa.structs import Struct
@@ -60,8 +61,8 @@ class Member(Struct):
         return paths is not None and is_locked(paths.session_lock)
 
 
-class Roll(Struct):
-    """What a tree.lock says. `top` is not in `members`."""
+class Listed(Struct):
+    """The members that a tree.lock lists. `top` is not in `members`."""
 
     members: dict[str, Member]
     gone: dict[str, Spent]
@@ -75,7 +76,7 @@ class Tree:
         self.root = root
         self.top = top
         self._lock = lock
-        self._parsed: tuple[bytes, Roll] | None = None
+        self._parsed: tuple[bytes, Listed] | None = None
 
     def most(self, parent: str | None = None) -> int:
         """Return how many members there are at most, or children of `parent`, the gone among them.
@@ -102,7 +103,7 @@ class Tree:
         if not roll.is_complete:
             found = _search(self.root, self.top, roll)
             self._append(*(_line(each) for each in found if each.session_id not in roll.members), _COMPLETE)
-            roll = Roll({**roll.members, **{each.session_id: each for each in found}}, roll.gone, True)
+            roll = Listed({**roll.members, **{each.session_id: each for each in found}}, roll.gone, True)
         return [_member(self.top), *roll.members.values()]
 
     def gone(self) -> dict[str, Spent]:
@@ -120,7 +121,7 @@ class Tree:
     def _content(self) -> bytes:
         return os.pread(self._lock.fd, os.fstat(self._lock.fd).st_size, 0)
 
-    def _roll(self) -> Roll:
+    def _roll(self) -> Listed:
         """Return what the list says; it is read once, since nobody else writes it meanwhile."""
         content = self._content()
         if self._parsed is None or self._parsed[0] != content:
@@ -156,22 +157,59 @@ def open_tree(root: Path, top: SessionState) -> Iterator[Tree]:
         yield Tree(root, top, lock)
 
 
-def begin_roll(paths: SessionPaths) -> None:
+def begin_members(paths: SessionPaths) -> None:
     """Begin the list of a new root, which nobody else knows yet."""
     fd = open_private(paths.tree_lock, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     with open(fd, "wb") as file:
         file.write(json.dumps(_COMPLETE, separators=(",", ":")).encode() + b"\n")
 
 
-def read_roll(root: Path, top: SessionState) -> tuple[list[Member], dict[str, Spent]]:
+def read_members(root: Path, top: SessionState) -> tuple[list[Member], dict[str, Spent]]:
     """Return the members, the top first, and what those that are gone had spent, without a lock or a write."""
     try:
         paths = find_record(root, top.project_path, top.session_id)
         roll = _parse(read_regular(paths.tree_lock) if paths else b"")
     except OSError:
-        roll = Roll({}, {}, is_complete=False)
+        roll = Listed({}, {}, is_complete=False)
     more = {} if roll.is_complete else {each.session_id: each for each in _search(root, top, roll)}
     return [_member(top), *{**roll.members, **more}.values()], roll.gone
+
+
+def find_relatives(store: Store, states: Iterable[SessionState]) -> list[Member]:
+    """Return the members of these sessions' trees that are below them, and in other projects."""
+    known, tops = set[str](), dict[str, SessionState]()
+    for state in states:
+        known.add(state.session_id)
+        if top := _top(store, state):
+            tops[top.session_id] = top
+    listed = (member for top in tops.values() for member in read_members(store.root, top)[0])
+    members = {
+        (each.project, each.session_id): each
+        for each in listed
+        if each.project != store.project_pathname and each.session_id not in known
+    }
+    below = set(descend(known, ((each.session_id, each.parent) for each in members.values())))
+    return [each for each in members.values() if each.session_id in below]
+
+
+def _top(store: Store, state: SessionState) -> SessionState | None:
+    """Return the root of a session's tree, where that has to be looked at: it is this one, or in another project."""
+    if state.parent_session_id is None:
+        return state if _has_started(store, state.session_id) else None
+    if state.parent_project is None:
+        return None
+    top = None
+    with suppress(StateError):  # what is above a damaged record cannot be known
+        for above in ancestors(store.root, state):
+            top = above
+    return top
+
+
+def _has_started(store: Store, session_id: str) -> bool:
+    for directory in (store.sessions_dir, store.retired_dir):
+        with suppress(OSError):
+            return os.stat(f"{directory}/{session_id}/locks/tree.lock").st_size > len(_COMPLETE_LINE)
+    return False
 
 
 def leave_tree(root: Path, state: SessionState) -> None:
@@ -197,7 +235,7 @@ def _is_complete(content: bytes) -> bool:
     return content.startswith(_COMPLETE_LINE) or b"\n" + _COMPLETE_LINE in content
 
 
-def _parse(content: bytes) -> Roll:
+def _parse(content: bytes) -> Listed:
     """Read the list; a line that is none is passed over."""
     members: dict[str, Member] = {}
     gone: dict[str, Spent] = {}
@@ -215,10 +253,10 @@ def _parse(content: bytes) -> Roll:
                 members[entry["id"]] = Member(entry["id"], str(entry["project"]), entry["parent"])
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
             continue
-    return Roll(members, gone, is_complete)
+    return Listed(members, gone, is_complete)
 
 
-def _search(root: Path, top: SessionState, roll: Roll) -> list[Member]:
+def _search(root: Path, top: SessionState, roll: Listed) -> list[Member]:
     """Find the tree's sessions in the store of its top; a look at the bytes spares reading most records."""
     names = {top.session_id, top.root_session_id or top.session_id}
     marks = [name.encode() for name in names]

@@ -7,7 +7,8 @@ import shutil
 import pytest
 
 from csa.cli.commands import COMMANDS
-from csa.cli.roster import FamilyRoster
+from csa.cli.describe import describe
+from csa.runner.sessions.observing import LiveProject
 from csa.store.sessions import Store
 from tests.cli.prepared import retire, session_id, store_of, write_session
 from tests.store.test_worktrees import git
@@ -168,7 +169,7 @@ def test_the_live_view_shows_what_is_in_other_projects(place: Place, other: Stor
     root, env = place.agent()
     child, inner = place.agent("--cd", str(other.project), env=env)
     leaf = place.codex("leaf", env=inner).session_id
-    rows = FamilyRoster(store_of(place), user_home=place.home).family()
+    rows = LiveProject(store_of(place), describe).family()
     assert {(row.session_id, row.parent, row.project) for row in rows} == {
         (root, None, str(place.project)),
         (child, root, str(other.project)),

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shutil
+import sys
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,30 @@ def store(place: Place) -> Store:
     write_session(store, 6, age=20 * DAY, description="collected")
     retire(store, session_id(6))
     return store
+
+
+_COUNTING = """
+import sys
+from csa.cli.main import main
+def count(event, args):
+    if event == "open" and str(args[0]).endswith(("/state.toml", "/transcript.jsonl")):
+        print("opened", "/".join(str(args[0]).split("/")[-2:]), file=sys.stderr)
+sys.addaudithook(count)
+sys.exit(main())
+"""
+
+
+@pytest.mark.parametrize("words", [["--json"], ["--tree"], ["--tree", "--json"]])
+def test_each_record_is_read_once(place: Place, store: Store, words: list[str]) -> None:
+    """A list and a tree, with all sums and counts of children, open the files of a session that has ended once.
+
+    Only for when the earlier turns ran is a journal read as well.
+    """
+    done = place.shell([sys.executable, "-c", _COUNTING, "session", "list", *words])
+    assert done.code == 0, done.err
+    opened = [line.split()[1] for line in done.err.splitlines() if line.startswith("opened")]
+    assert [opened.count(f"{session_id(number)}/state.toml") for number in (0, 1, 2, 3)] == [1, 1, 1, 1]
+    assert [opened.count(f"{session_id(number)}/transcript.jsonl") for number in (0, 2, 3)] == [1, 1, 1]
 
 
 def listed(place: Place, *words: str) -> list[int]:

@@ -3,14 +3,13 @@
 import re
 import sys
 import time
-from pathlib import Path
 
 import pytest
 
 from csa.cli.signs import Signs, doing
 from csa.paths import SessionPaths
-from csa.store.observer import Sight
-from csa.store.sessions import Record
+from csa.store.sessions import Record, Store
+from csa.store.shown import SessionInfo
 from tests.support import Place, wait_for
 
 # csa as it is, but for the length of a minute; it is started as `csa`, which its agents are then told to call.
@@ -59,9 +58,9 @@ def test_a_fault_is_no_silence(capfd: pytest.CaptureFixture[str]) -> None:
 
 def test_what_a_session_does() -> None:
     """Who, for how long, and what it did last."""
-    record = Record("01JH4QWERT0000000000000000", SessionPaths(Path("/nowhere")), None)
-    sight = Sight(record, "running", tool="codex", doing="$ npm test", started_at=1000.0)
-    assert doing(sight, now=1192.0) == "01JH4QWERT codex 3m12s: $ npm test"
+    record = Record(Store("/", "/"), "01JH4QWERT0000000000000000", SessionPaths("/nowhere"), None)
+    info = SessionInfo(record=record, status="running", tool="codex", doing="$ npm test", started_at=1000.0)
+    assert doing(info, now=1192.0) == "01JH4QWERT codex 3m12s: $ npm test"
 
 
 @pytest.mark.parametrize(

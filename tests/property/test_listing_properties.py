@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from pathlib import Path
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -11,7 +10,7 @@ from hypothesis import strategies as st
 from csa.model.state import SessionState, ToolState, render_state
 from csa.paths import SessionPaths
 from csa.runner.sessions.listing import Selection
-from csa.store.sessions import Record
+from csa.store.sessions import Record, Store
 from csa.store.tomlfile import render_toml
 
 NOON = datetime(2024, 2, 6, 12, tzinfo=UTC)
@@ -48,5 +47,5 @@ def test_ruling_out_agrees_with_reading(
         tools={tool: ToolState() for tool in tools},
     )
     selection = Selection(tools=asked_tools, branch=asked_branch, owner=asked_owner)
-    if selection.accepts(Record(SESSION, SessionPaths(Path("/none")), state)):
+    if selection.accepts(Record(Store("/", "/"), SESSION, SessionPaths("/none"), state)):
         assert selection.sieve()(render_toml(render_state(state)))

@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 
 from csa.errors import AmbiguousError, NotFoundError, UsageError
 from csa.ids import is_session_id, unique_prefix_length
+from csa.model.genealogy import build_forest, walk
 from csa.model.limits import Budget, Limits
 from csa.model.redaction import Redactor
 from csa.model.state import SessionState, ToolState, parse_state, render_state
-from csa.model.tree import build_forest, walk
 from csa.model.usage import Usage
 from csa.store.journal import Journal
 from csa.store.sessions import Store

@@ -80,12 +80,12 @@ def running(store: Store, session_id: str) -> Iterator[None]:
 
 
 def notes(store: Store, plan: TurnPlan) -> list[str]:
-    with open_admission(store, plan) as admission:
+    with open_admission(plan) as admission:
         return admission.notes
 
 
 def admit(store: Store, plan: TurnPlan) -> None:
-    with open_admission(store, plan):
+    with open_admission(plan):
         pass
 
 
@@ -210,7 +210,7 @@ def test_a_new_root_has_no_tree_to_look_at(family: Store) -> None:
     """It is admitted whatever others use, and has a list of members from its beginning."""
     change(family, ROOT, limits=Limits(max_tree_sessions=1), budget=Budget(tokens=1), usage=Usage(5))
     plan = plan_at(family)
-    with open_admission(family, plan) as admission:
+    with open_admission(plan) as admission:
         held = build_session(family, plan.state, PLAIN, tool="codex")
         admission.admit(held)
         assert held.slot is not None
@@ -223,7 +223,7 @@ def test_a_refused_turn_gives_its_place_back(family: Store) -> None:
     plan = plan_inside(family, CHILD)
 
     def fail() -> None:
-        with open_admission(family, plan):
+        with open_admission(plan):
             assert is_locked(family.paths(ROOT).tree_lock)
             assert [turn.session_id for turn in running_turns(family.root)] == [NEW]
             raise InterruptedError
@@ -238,7 +238,7 @@ def test_a_child_that_begins_is_a_member_of_its_tree(family: Store) -> None:
     """It counts from the moment at which it is admitted, and has its place until it is closed."""
     change(family, ROOT, limits=Limits(max_tree_sessions=3))
     plan = plan_inside(family, CHILD)
-    with open_admission(family, plan) as admission:
+    with open_admission(plan) as admission:
         held = build_session(family, plan.state, PLAIN, tool="codex")
         admission.admit(held)
     with held:

@@ -12,8 +12,9 @@ from csa.cli.describe import describe
 from csa.model.usage import Usage
 from csa.store.held import HeldSession, open_session
 from csa.store.journal import Journal
-from csa.store.observer import Observer, Sight
+from csa.store.observer import Observer
 from csa.store.sessions import Store
+from csa.store.shown import SessionInfo
 from csa.structs import replace
 from tests.conftest import ForeignWriter
 from tests.store.support import IDS, PLAIN, begin, finish, finished_session, publish
@@ -27,10 +28,10 @@ def observer(store: Store) -> Observer:
     return Observer(store, describe)
 
 
-def look(observer: Observer, session_id: str = ID) -> Sight:
-    sight = observer.sight(session_id)
-    assert sight
-    return sight
+def look(observer: Observer, session_id: str = ID) -> SessionInfo:
+    info = observer.look(session_id)
+    assert info
+    return info
 
 
 def tell(held: HeldSession, *events: tuple[str, Mapping[str, object]], turn: int = 1) -> None:
@@ -77,6 +78,7 @@ def test_a_long_turn_is_read_from_its_end_only(store: Store, observer: Observer)
         assert seen.started_at is not None
         tell(held, ("usage", {"input_tokens": 7}), *(("other", {"raw": {}}) for _ in range(10)))
         again = look(observer)
+        assert again.usage is not None
         assert (again.doing, again.started_at, again.usage.input_tokens) == ("$ step 999", seen.started_at, 7)
 
 
@@ -100,8 +102,8 @@ def test_a_session_that_is_resumed_is_seen_to_run(store: Store, observer: Observ
     with open_session(store, ID, PLAIN, tool="claude-code") as held:
         begin(held, turn=2, tool="claude-code")
         assert observer.is_running(ID)
-        sight = look(observer)
-        assert (sight.status, sight.tool, sight.turn) == ("running", "claude-code", 2)
+        info = look(observer)
+        assert (info.status, info.tool, info.turn) == ("running", "claude-code", 2)
     assert look(observer).status == "lost"
     assert look(observer).doing == "lost: started claude-code: hello"
     assert look(observer).duration_s == 0.0
@@ -128,7 +130,7 @@ def test_sessions_come_and_go(store: Store, observer: Observer) -> None:
     with open_session(store, IDS[1], PLAIN) as held:
         held.remove()
     assert observer.ids() == [IDS[0], IDS[2]]
-    assert observer.sight(IDS[1]) is None
+    assert observer.look(IDS[1]) is None
 
 
 def test_what_cannot_be_read_is_shown_as_such(

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from csa.errors import AmbiguousError, CsaError, NotFoundError, UsageError
-from csa.model.tree import walk
+from csa.model.genealogy import walk
 from csa.runner.client import Csa
 from csa.store.sessions import Store, format_age
 from tests.conftest import ForeignWriter

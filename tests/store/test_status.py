@@ -294,8 +294,9 @@ def test_turns_that_are_not_in_the_journal(store: Store, content: bytes | None) 
     paths.transcript.unlink()
     if content is not None:
         paths.transcript.write_bytes(content)
-    record, found = store.record(ID).examine()
-    assert found == "damaged"
+    info = store.record(ID).examine()
+    record = info.record
+    assert info.status == "damaged"
     assert record.fault is not None
     assert (record.fault.path, record.fault.exit_code) == (paths.transcript, 6)
     assert (

@@ -10,11 +10,11 @@ import pytest
 from csa.errors import RefusedError, StateError
 from csa.model.limits import Spent
 from csa.model.state import SessionState
-from csa.store.lineage import ancestors
+from csa.store.genealogy import ancestors
 from csa.store.locks import is_locked
 from csa.store.sessions import Store
 from csa.store.spending import Ledger, below, total
-from csa.store.trees import begin_roll, leave_tree, open_tree, read_roll
+from csa.store.trees import begin_members, leave_tree, open_tree, read_members
 from tests.conftest import ForeignWriter
 from tests.store.support import IDS, finish, finished_session, make_state, publish
 from tests.support import snapshot
@@ -47,7 +47,7 @@ def test_members_of_an_older_csa_are_found_and_listed(store: Store, top: Session
 def test_a_reader_finds_the_same_and_writes_nothing(store: Store, top: SessionState) -> None:
     """Without the lock, and without a list."""
     before = snapshot(store.root)
-    members, gone = read_roll(store.root, top)
+    members, gone = read_members(store.root, top)
     assert [member.session_id for member in members] == [ROOT, CHILD, GRANDCHILD]
     assert gone == {}
     assert snapshot(store.root) == before
@@ -63,7 +63,7 @@ def test_records_of_other_implementations(store: Store, write_foreign: ForeignWr
 def test_what_is_no_line_is_passed_over(store: Store, top: SessionState) -> None:
     """Garbage and partial lines cost no member, and the next line stands on its own."""
     paths = store.paths(ROOT)
-    begin_roll(paths)
+    begin_members(paths)
     with paths.tree_lock.open("ab") as file:
         file.write(b'null\n[1]\n{"id":3}\n{"id":"x","gone":5}\n{"id":"01JH4')
     with open_tree(store.root, top) as tree:
@@ -108,7 +108,7 @@ def test_what_the_gone_have_spent(store: Store, top: SessionState) -> None:
     leave_tree(store.root, state)
     for session_id in (CHILD, GRANDCHILD):
         store.paths(session_id).root.rename(store.path / session_id)
-    members, gone = read_roll(store.root, top)
+    members, gone = read_members(store.root, top)
     accounts = Ledger(store.root).accounts(members, gone)
     assert [(account.state is None, account.is_known) for account in accounts] == [
         (False, True),
@@ -124,7 +124,7 @@ def test_retired_members_are_still_paid_for(store: Store, top: SessionState) -> 
     names(store, top)
     (store.path / "retired").mkdir()
     store.paths(CHILD).root.rename(store.path / "retired" / CHILD)
-    members, gone = read_roll(store.root, top)
+    members, gone = read_members(store.root, top)
     account = Ledger(store.root).accounts(members, gone)[1]
     assert account.is_known
     assert account.state

@@ -1,31 +1,49 @@
 """The rows of the live views: from data to lines of a given width."""
 
+from datetime import UTC, datetime
+from typing import Any
+
 import pytest
 
 from csa.cli.describe import cost_of, elapsed, money, tokens_of
-from csa.cli.live import Forest, Line, Row, arrange, choose, group, lay_out
+from csa.cli.live import Line, arrange, choose, group, lay_out
 from csa.cli.output import display_width, printable
-from csa.model.tree import walk
+from csa.model.genealogy import walk
+from csa.model.state import SessionState
 from csa.model.usage import Usage, counted
+from csa.paths import SessionPaths
+from csa.runner.sessions.genealogy import Forest
+from csa.store.sessions import Record, Store
+from csa.store.shown import SessionInfo
 
 IDS = [f"01JH4QWERT00000000000000{at:02d}" for at in range(60)]
 NOW = 1_700_000_000.0
+EPOCH = datetime.fromtimestamp(0, UTC)
 
 
-def row(at: int, parent: int | None = None, **changes: object) -> Row:
-    known: dict[str, object] = {
-        "session_id": IDS[at],
-        "parent": None if parent is None else IDS[parent],
-        "place": "~/api",
-        "label": IDS[at][:10],
-        "tool": "codex",
-        "started_at": NOW - 72 + at,
-        **changes,
-    }
-    return Row(**known)  # type: ignore[arg-type]
+def row(
+    at: int,
+    parent: int | None = None,
+    *,
+    project: str = "~/api",
+    parent_project: str | None = None,
+    usage: Usage | None = None,
+    **changes: object,
+) -> SessionInfo:
+    state = SessionState(
+        session_id=IDS[at],
+        project_path=project,
+        created_at=EPOCH,
+        last_accessed=EPOCH,
+        parent_session_id=None if parent is None else IDS[parent],
+        parent_project=parent_project,
+    )
+    known: dict[str, object] = {"status": "running", "tool": "codex", "started_at": NOW - 72 + at, **changes}
+    record = Record(Store("/state", project), IDS[at], SessionPaths("/state"), state)
+    return SessionInfo(record=record, _usage=usage or Usage(), **known)  # type: ignore[arg-type]
 
 
-def done(at: int, parent: int | None = None, **changes: object) -> Row:
+def done(at: int, parent: int | None = None, **changes: Any) -> SessionInfo:
     return row(at, parent, **{"status": "succeeded", "doing": "succeeded: fine", "duration_s": 4.2, **changes})
 
 
@@ -160,14 +178,14 @@ def test_trees_in_which_something_runs_come_first() -> None:
 
 def test_missing_parents_are_named() -> None:
     """A parent that was removed is marked; one in another project says where it is."""
-    lines = draw(arrange([row(1, 0), row(3, 2, parent_place="~/web")]), 80)
+    lines = draw(arrange([row(1, 0), row(3, 2, parent_project="~/web")]), 80)
     assert any(line.startswith(f"{IDS[0]}  (missing)") for line in lines)
     assert any(line.startswith(f"{IDS[2]}  (in ~/web)") for line in lines)
 
 
 def test_projects_are_headings() -> None:
     """Sessions stand below the project of their root; one that is elsewhere says where."""
-    rows = [row(0), row(1, 0, place="~/web", parent_place="~/api"), row(2, place="~/web")]
+    rows = [row(0), row(1, 0, project="~/web", parent_project="~/api"), row(2, project="~/web")]
     assert [line[:35].rstrip() for line in draw(group(rows), 50)] == [
         "~/web",
         "└─ ● codex starting",

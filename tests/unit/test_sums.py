@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from csa.ids import is_session_id, renew_session_id
 from csa.model.clock import parse_moment
 from csa.model.duration import parse_span
-from csa.model.rollup import Rollup, merge_spans
+from csa.model.genealogy import Rollup, merge_spans
 from csa.model.statistics import percentile
 from csa.model.usage import Usage
 

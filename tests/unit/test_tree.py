@@ -1,6 +1,6 @@
 """The genealogy as a forest."""
 
-from csa.model.tree import Node, build_forest, tell_apart, walk
+from csa.model.genealogy import Node, branches, build_forest, descend, nodes_above, prune, tell_apart, walk
 
 
 def shape(nodes: list[Node[str]]) -> list[object]:
@@ -39,3 +39,37 @@ def test_ids_that_are_in_two_projects() -> None:
     assert tell_apart(child_alone) == [("c", None), ("c A", "p"), ("p", None)]
     elsewhere = [("p", "B", None, None), ("p", "A", None, None), ("c", "C", "p", "A"), ("c", "D", "p", "A")]
     assert tell_apart(elsewhere) == [("p", None), ("p A", None), ("c", "p A"), ("c D", None)]
+
+
+FAMILY = [("a", None, "A"), ("b", "a", "B"), ("c", "a", "C"), ("d", "b", "D"), ("e", None, "E")]
+
+
+def test_what_is_kept_of_a_forest_keeps_its_order() -> None:
+    """A node whose parent was left out moves up, to the nearest that stays."""
+    forest = prune(build_forest(FAMILY), {"a", "c", "d", "e"})
+    assert [(node.session_id, [child.session_id for child in node.children]) for node in forest] == [
+        ("a", ["d", "c"]),
+        ("e", []),
+    ]
+    assert [node.session_id for node in prune(build_forest(FAMILY), {"d", "c"})] == ["d", "c"]
+
+
+def test_what_nodes_stand_below() -> None:
+    """The nearest first, up to the root."""
+    forest = build_forest(FAMILY)
+    deep = [node for node in walk(forest) if node.session_id in {"d", "e"}]
+    assert [node.session_id for node in nodes_above(forest, deep)] == ["b", "a"]
+
+
+def test_what_descends() -> None:
+    """Some, and what is below them, parents before children; a cycle ends."""
+    kin = [("d", "b"), ("b", "a"), ("c", "a"), ("a", None), ("x", "y"), ("y", "x")]
+    assert descend(["a"], kin) == ["a", "b", "c", "d"]
+    assert descend(["x"], kin) == ["x", "y"]
+    assert descend(["z"], kin) == ["z"]
+
+
+def test_how_a_tree_is_drawn() -> None:
+    """Each node with the lines that lead to it; the last piece of them tells how it belongs there."""
+    drawn = branches(build_forest(FAMILY), edge=lambda _, child: "╌" if child.session_id == "c" else "─")
+    assert [branch.lead + branch.node.session_id for branch in drawn] == ["a", "├─ b", "│  └─ d", "└╌ c", "e"]

@@ -7,9 +7,9 @@ from typing import Any
 from csa.errors import NotFoundError
 from csa.model.limits import Budget, Spent
 from csa.runner.session import Session
-from csa.store.lineage import ancestors
+from csa.store.genealogy import ancestors
 from csa.store.spending import Account, Ledger, below, total
-from csa.store.trees import read_roll
+from csa.store.trees import read_members
 from csa.structs import Struct
 
 AMOUNTS = ("tokens", "usd", "time_s")
@@ -65,7 +65,7 @@ def report_budget(session: Session) -> BudgetReport:
     if (state := record.state) is None:
         raise record.fault or NotFoundError(f"Session {record.session_id} has just been removed.")
     above = list(ancestors(root, state))
-    members, gone = read_roll(root, above[-1] if above else state)
+    members, gone = read_members(root, above[-1] if above else state)
     accounts = Ledger(root).accounts(members, gone)
 
     def of(session_id: str, budget: Budget) -> BudgetState:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from contextlib import suppress
-from itertools import takewhile
+from itertools import islice, takewhile
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +13,13 @@ from csa.errors import StateError
 from csa.model.events import Event
 from csa.model.state import SessionState, ToolState, parse_time
 from csa.paths import SessionPaths
-from csa.procfs import boot_id, identify, is_stopped, is_zombie, machine_id, pid_namespace
+from csa.procfs import identify, is_stopped, is_zombie, machine_id, pid_namespace
 from csa.runner.sessions.inspection import conversations_in_use
 from csa.runner.sessions.resources import Resources, measure_trees
 from csa.store.atomic import read_regular
 from csa.store.flocks import Stranger
-from csa.store.holders import LockHolder, lock_holders
 from csa.store.liveness import probe
+from csa.store.lockholders import LockHolder, lock_holders
 from csa.store.locks import probe_lock
 from csa.store.owner import Owner, parse_owner
 from csa.store.sessions import Record, Store
@@ -163,17 +163,19 @@ def gather_evidence(store: Store, session_id: str) -> Evidence:
 
 def _settled(record: Record) -> tuple[bool | None, Owner | None, Record, str]:
     """Look at the lock and ask for the status until both say the same: a turn may begin or end in between."""
-    held, owner, examined, status = False, None, record, ""
+    held, owner, examined = False, None, None
     for _ in range(_MAX_LOOKS):
         try:
             held, content = probe_lock(record.paths.session_lock)
         except StateError:
-            return None, None, *record.examine()
+            examined = record.examine()
+            return None, None, examined.record, examined.status
         owner = parse_owner(content)
-        examined, status = record.examine()
-        if held == (status == "running") or (held and owner and owner.errand):
+        examined = record.examine()
+        if held == (examined.status == "running") or (held and owner and owner.errand):
             break
-    return held, owner, examined, status
+    assert examined
+    return held, owner, examined.record, examined.status
 
 
 def _last_event(paths: SessionPaths) -> Event | None:
@@ -199,7 +201,7 @@ def _look_at(owner: Owner) -> OwnerEvidence:
     return OwnerEvidence(
         owner=owner,
         process=_process_of(owner),
-        is_same_boot=owner.boot_id == boot_id(),
+        is_same_boot=owner.is_same_boot,
         is_same_machine=bool(owner.machine_id) and owner.machine_id == machine_id(),
         is_same_pid_namespace=owner.pid_namespace == pid_namespace(),
     )
@@ -231,7 +233,7 @@ def _sample(holders: tuple[LockHolder, ...], owner: Owner | None) -> tuple[Resou
 
 def _last_permission(paths: SessionPaths) -> Event | None:
     """Return what was last asked for, or denied, in the last turn."""
-    events = (event for event, _ in zip(read_events_backwards(paths.transcript), range(_MAX_LOOK_BACK), strict=False))
+    events = islice(read_events_backwards(paths.transcript), _MAX_LOOK_BACK)
     in_turn = takewhile(lambda event: event.type not in {"run_started", "run_finished"}, events)
     with suppress(StateError):
         return next((event for event in in_turn if event.type == "permission"), None)

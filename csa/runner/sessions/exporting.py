@@ -20,16 +20,18 @@ from csa import __version__
 from csa.errors import BusyError, StateError
 from csa.model.conversation import Message, read_conversation
 from csa.model.events import Event
+from csa.model.genealogy import descend
 from csa.model.redaction import Redactor, redact_long
 from csa.model.state import format_time
 from csa.paths import SessionPaths
 from csa.runner.session import Session
-from csa.runner.sessions.listing import SessionInfo, select_sessions
+from csa.runner.sessions.listing import select_sessions
 from csa.runner.setting import Setting
 from csa.store.archive import MAX_FILE_BYTES, OUTPUT, RECORDS, ArchiveWriter, is_takeable
 from csa.store.artifacts import OWN_FILES, open_below, walk_files
 from csa.store.checking import KNOWN_NAMES
 from csa.store.liveness import probe
+from csa.store.shown import SessionInfo
 from csa.store.stores import find_stores
 from csa.store.taking import refuse_busy
 from csa.store.transcript import parse_line, read_events
@@ -69,22 +71,9 @@ def choose_sessions(
         select_sessions(stores).infos, key=lambda info: info.store.project_pathname == store.project_pathname
     )
     infos = {info.session_id: info for info in found}
-    record, status = session.record.examine()
-    infos[session_id] = SessionInfo(record, store, status, [], dict)
-    return [infos[each] for each in sorted(_family(session_id, infos.values()))]
-
-
-def _family(root: str, infos: Iterable[SessionInfo]) -> set[str]:
-    children: dict[str, list[str]] = {}
-    for info in infos:
-        if info.record.state and info.record.state.parent_session_id:
-            children.setdefault(info.record.state.parent_session_id, []).append(info.session_id)
-    family, waiting = {root}, [root]
-    while waiting:
-        new = set(children.get(waiting.pop(), ())) - family
-        family |= new
-        waiting += new
-    return family
+    infos[session_id] = session.record.examine()
+    family = descend([session_id], ((info.session_id, info.parent) for info in infos.values()))
+    return [infos[each] for each in sorted(family)]
 
 
 def check_exportable(

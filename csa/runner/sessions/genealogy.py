@@ -5,31 +5,48 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from csa.errors import StateError
-from csa.model.rollup import Rollup, Span
-from csa.model.tree import Node, build_forest, tell_apart, walk
+from csa.model.genealogy import Node, Rollup, Span, build_forest, nodes_above, prune, tell_apart, walk
 from csa.model.usage import Usage
 from csa.paths import SessionPaths
-from csa.runner.sessions.listing import Selection, SessionInfo
-from csa.store.observer import Observer, Sight
+from csa.runner.sessions.listing import Selection, infos_of
+from csa.store.observer import Observer
+from csa.store.sessions import Store
+from csa.store.shown import SessionInfo
+from csa.store.trees import find_relatives
 from csa.store.turns import read_turns
 
 Forest = list[Node[SessionInfo]]
+_WITHOUT_TURN = {"idle", "damaged"}
 
 
-def arrange_sessions(infos: Sequence[SessionInfo]) -> Forest:
+def add_relatives(store: Store, infos: list[SessionInfo]) -> list[SessionInfo]:
+    """Return sessions of a project, newest first, with what they have started in others, as far as that is there."""
+    places: dict[str, list[str]] = {}
+    for member in find_relatives(store, (info.state for info in infos if info.state)):
+        places.setdefault(member.project, []).append(member.session_id)
+    more = [info for at, ids in places.items() for info in infos_of(Store(store.root_pathname, at), ids)]
+    return sorted([*infos, *more], key=lambda info: info.session_id, reverse=True)
+
+
+def arrange_sessions(infos: Sequence[SessionInfo], *, with_forks: bool = True) -> Forest:
     """Return the genealogy of sessions given newest first: newest roots first, children oldest first.
 
-    A fork that has no parent stands below the session it was forked from, where that is among them.
+    With `with_forks`, a fork that has no parent stands below the session it was forked from, where that is among them.
     """
-    ids = {info.session_id for info in infos}
     ordered = infos[::-1]
-    keys = tell_apart([_kin(info, ids) for info in ordered])
+    origins = {info.session_id for info in ordered} if with_forks else set[str]()
+    keys = tell_apart([_kin(info, origins) for info in ordered])
     return build_forest([(*key, info) for key, info in zip(keys, ordered, strict=True)])[::-1]
+
+
+def items(*roots: Node[SessionInfo]) -> list[SessionInfo]:
+    """Return the sessions of some trees, parents before children."""
+    return [node.item for node in walk(roots) if node.item]
 
 
 def is_fork_edge(parent: SessionInfo | None, child: SessionInfo) -> bool:
     """Say whether a child stands where it does because it is a fork."""
-    state = child.record.state
+    state = child.state
     return bool(parent and state and state.parent_session_id is None and state.fork_of == parent.session_id)
 
 
@@ -40,8 +57,8 @@ def roll_up(forest: Forest, *, now: float) -> dict[str, Rollup]:
     for node in reversed(list(walk(forest))):  # children before their parents
         found = sums[node.session_id] = Rollup()
         if node.item:
-            status, spans, usage = _measure(node.item, observers, now)
-            found.add(status, spans, usage)
+            info, spans = _measure(node.item, observers, now)
+            found.add(info.status, spans, info.usage or Usage())
         for child in node.children:
             found.merge(sums[child.session_id])
     return sums
@@ -57,25 +74,24 @@ def rollup_to_json(rollup: Rollup) -> dict[str, object]:
     }
 
 
-def _kin(info: SessionInfo, ids: set[str]) -> tuple[str, str, str | None, str | None]:
-    state, project = info.record.state, info.store.project_pathname
-    if state is None:
-        return info.session_id, project, None, None
-    parent = state.parent_session_id or (state.fork_of if state.fork_of in ids else None)
-    return info.session_id, project, parent, state.parent_project
+def _kin(info: SessionInfo, origins: set[str]) -> tuple[str, str, str | None, str | None]:
+    fork_of = info.state.fork_of if info.state else None
+    return info.session_id, info.project, info.parent or (fork_of if fork_of in origins else None), info.parent_project
 
 
-def _measure(info: SessionInfo, observers: dict[str, Observer], now: float) -> tuple[str, list[Span], Usage]:
-    """Return how a session is, when it ran, and what it has used, the running turn included."""
-    state = info.record.state
+def _measure(info: SessionInfo, observers: dict[str, Observer], now: float) -> tuple[SessionInfo, list[Span]]:
+    """Return how a session is, and when it ran; what has no end is looked at now."""
+    state = info.state
     if state is None or info.record.is_retired:
-        return info.status, turn_spans(info.record.paths), info.usage or Usage()
-    observer = observers.setdefault(str(info.store.path), Observer(info.store, lambda _: None))
-    sight = observer.sight(info.session_id)
-    if sight is None:
-        return info.status, [], state.usage
+        return info, turn_spans(info.record.paths)
+    if info.duration_s is None and info.status not in _WITHOUT_TURN:
+        observer = observers.setdefault(info.store.pathname, Observer(info.store, lambda _: None))
+        info = observer.look(info.session_id) or info
     spans = turn_spans(info.record.paths) if state.turns > 1 else []
-    return sight.status, [*spans, *_last_span(sight, now)], sight.usage
+    seconds = info.elapsed_s(now)
+    if info.started_at is not None and seconds is not None:
+        spans.append((info.started_at, info.started_at + seconds))
+    return info, spans
 
 
 def turn_spans(paths: SessionPaths) -> list[Span]:
@@ -85,14 +101,6 @@ def turn_spans(paths: SessionPaths) -> list[Span]:
     except StateError:
         return []
     return [(start.timestamp(), end.timestamp()) for start, end in moments if start and end]
-
-
-def _last_span(sight: Sight, now: float) -> list[Span]:
-    if sight.started_at is None:
-        return []
-    if sight.duration_s is not None:
-        return [(sight.started_at, sight.started_at + sight.duration_s)]
-    return [(sight.started_at, max(now, sight.started_at))] if sight.status == "running" else []
 
 
 def statuses_below(node: Node[SessionInfo], sums: Mapping[str, Rollup]) -> dict[str, int]:
@@ -106,13 +114,9 @@ def statuses_below(node: Node[SessionInfo], sums: Mapping[str, Rollup]) -> dict[
 
 def keep_matching(forest: Forest, selection: Selection) -> Forest:
     """Return the forest of what a selection accepts, and of what that stands below."""
-    copies: dict[str, Node[SessionInfo]] = {}
-    for node in reversed(list(walk(forest))):
-        children = [copies[child.session_id] for child in node.children if child.session_id in copies]
-        if children or (node.item and _is_wanted(node.item, selection)):
-            copies[node.session_id] = Node(node.session_id, node.item, children)
-    return [copies[root.session_id] for root in forest if root.session_id in copies]
+    wanted = [node for node in walk(forest) if node.item and _is_wanted(node.item, selection)]
+    return prune(forest, {node.session_id for node in (*wanted, *nodes_above(forest, wanted))})
 
 
 def _is_wanted(info: SessionInfo, selection: Selection) -> bool:
-    return selection.accepts(info.record) and selection.accepts_status(info.record, info.status)
+    return selection.accepts(info.record) and selection.accepts_status(info)

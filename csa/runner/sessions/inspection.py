@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from csa.errors import StateError
-from csa.ids import unique_prefix_length
 from csa.model.conversation import Message, read_conversation
 from csa.model.events import Event
 from csa.model.state import SessionState, format_time, parse_time
 from csa.model.usage import Usage
-from csa.paths import RETIRED
 from csa.runner.session import Session
-from csa.runner.sessions.listing import SHOWN_LENGTH
 from csa.store.current import read_current
 from csa.store.liveness import Liveness, probe
-from csa.store.sessions import Record, Store, may_hold, read_state_text
+from csa.store.sessions import Record, Store
+from csa.store.shown import SessionInfo, Siblings
 from csa.store.statefile import read_record
 from csa.store.transcript import read_events_backwards
 from csa.store.turns import ConversationRecord, TurnRecord, newest_of_turn, read_conversations, read_turns
-from csa.store.unfinished import usage_of
 from csa.structs import Struct
 
 LAST_MESSAGES = 4
@@ -29,37 +27,21 @@ _MAX_MESSAGE = 2000
 _MAX_LOOK_BACK = 2000  # events in which the last messages are looked for
 
 
-class Child(Struct):
-    """A session that this one started."""
-
-    session_id: str
-    tool: str | None
-    status: str
-    description: str
-
-
 class SessionCard(Struct, kw_only=True):
     """What `session info` shows."""
 
-    record: Record
+    info: SessionInfo
     state: SessionState
-    prefix: str
-    status: str
     is_current: bool
     liveness: Liveness
-    usage: Usage  # with what has no end as yet
     turns: list[TurnRecord]
     model: str | None
     activity: Event | None
     messages: list[Message]
-    children: list[Child]
+    children: list[SessionInfo]
     denied: list[tuple[int, str]]  # turn, what
     conversations: Mapping[str, ConversationRecord]  # of each tool
     extra: Mapping[str, Any]  # the record as it is: keys that the state has no place for
-
-    @property
-    def phase(self) -> str:
-        return RETIRED if self.record.is_retired else self.state.phase
 
     @property
     def last_turn(self) -> TurnRecord | None:
@@ -89,14 +71,14 @@ class SessionCard(Struct, kw_only=True):
 
     def to_json(self) -> dict[str, Any]:
         """Return the object that `session info --json` prints; its keys are fixed."""
-        state, context = self.state, self.context
+        info, state, context = self.info, self.state, self.context
         return {
-            "id": state.session_id,
-            "prefix": self.prefix,
+            "id": info.session_id,
+            "prefix": info.prefix,
             "name": state.name,
             "description": state.description,
-            "status": self.status,
-            "phase": self.phase,
+            "status": info.status,
+            "phase": info.phase,
             "current": self.is_current,
             "pinned": self.extra.get("pinned") is True,
             "tool": state.last_tool,
@@ -108,21 +90,22 @@ class SessionCard(Struct, kw_only=True):
             "context": {"turn": context[0], **context[1].to_dict()} if context else None,
             "is_compacted": self.is_compacted,
             "last_compacted_at": _time_to_json(self._context_status.get("last_compacted_at")),
-            "usage": self.usage.to_sum(),
+            "usage": (info.usage or Usage()).to_sum(),
             "time_s": round(self.time_s, 3),
             "owner": state.owner,
             "branch": state.branch,
             "permission": state.permission,
             "extra_writable": list(state.extra_writable),
             "project_path": state.project_path,
-            "directory": str(self.record.paths.root),
+            "directory": info.record.paths.pathname,
             "depth": state.depth,
             "parent_session_id": state.parent_session_id,
             "root_session_id": state.root_session_id,
             "fork_of": state.fork_of,
             "children": [
-                {"id": c.session_id, "tool": c.tool, "status": c.status, "description": c.description}
+                {"id": c.session_id, "tool": c.state.last_tool, "status": c.status, "description": c.state.description}
                 for c in self.children
+                if c.state
             ],
             "created_at": format_time(state.created_at),
             "last_accessed": format_time(state.last_accessed),
@@ -139,27 +122,26 @@ class SessionCard(Struct, kw_only=True):
 def inspect_session(session: Session) -> SessionCard:
     """Return what is known of a session; StateError where its record, lock or transcript cannot be read."""
     store, session_id = session.target
-    record, status = session.record.examine()
-    if record.state is None:
+    siblings = Siblings(store, store.ids())
+    info = session.record.examine(siblings)
+    record, state = info.record, info.state
+    if state is None:
         assert record.fault is not None  # one of both is there
         raise record.fault
     transcript = record.paths.transcript
     turns = list(read_turns(transcript))
     return SessionCard(
-        record=record,
-        state=record.state,
-        prefix=session_id[: max(SHOWN_LENGTH, unique_prefix_length(session_id, store.ids()))],
-        status=status,
+        info=info,
+        state=state,
         is_current=_is_current(store, session_id),
         liveness=probe(record.paths),
-        usage=usage_of(record.paths, record.state),
         turns=turns,
         model=_model(record, turns),
         activity=next(iter(newest_of_turn(transcript)), None),
         messages=_last_messages(record),
-        children=sorted(_children(store, session_id), key=lambda child: child.session_id),
+        children=[record.examine(siblings) for record in siblings.children(session_id)],
         denied=list(dict.fromkeys(_denied(turns, record))),
-        conversations=conversations_in_use(transcript, record.state),
+        conversations=conversations_in_use(transcript, state),
         extra=read_record(record.paths.state),
     )
 
@@ -175,27 +157,16 @@ def _model(record: Record, turns: list[TurnRecord]) -> str | None:
     """Return the model of the last turn, from its end, or from what its tool has said so far."""
     if turns and turns[-1].finished and turns[-1].finished.data.get("model"):
         return str(turns[-1].finished.data["model"])
-    for _, event in zip(range(_MAX_LOOK_BACK), read_events_backwards(record.paths.transcript), strict=False):
+    for event in islice(read_events_backwards(record.paths.transcript), _MAX_LOOK_BACK):
         if event.type in {"session_bound", "run_started"} and event.data.get("model"):
             return str(event.data["model"])
     return None
 
 
 def _last_messages(record: Record) -> list[Message]:
-    events = [e for e, _ in zip(read_events_backwards(record.paths.transcript), range(_MAX_LOOK_BACK), strict=False)]
-    said = [m for m in read_conversation(reversed(events)) if m.role in {"user", "assistant"} and m.content.strip()]
+    events = list(islice(read_events_backwards(record.paths.transcript), _MAX_LOOK_BACK))[::-1]
+    said = [m for m in read_conversation(events) if m.role in {"user", "assistant"} and m.content.strip()]
     return said[-LAST_MESSAGES:]
-
-
-def _children(store: Store, session_id: str) -> Iterator[Child]:
-    """Yield the children in the same project; records that do not hold the id are not even parsed."""
-    directory = store.sessions_dir
-    for other in store.ids():
-        if other != session_id and may_hold(read_state_text(f"{directory}/{other}"), session_id.encode()):
-            record = store.record(other)
-            state = record.state
-            if state and state.parent_session_id == session_id:
-                yield Child(other, state.last_tool, record.status, state.description)
 
 
 def _denied(turns: list[TurnRecord], record: Record) -> Iterator[tuple[int, str]]:

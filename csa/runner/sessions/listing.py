@@ -8,101 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime
-from functools import cache
 
-from csa.errors import StateError
-from csa.ids import unique_prefix_length
 from csa.paths import RETIRED
 from csa.store.sessions import Record, Store, may_hold, read_state_text
 from csa.structs import Struct
 
 TYPE_CHECKING = False  # see csa/structs.py
 if TYPE_CHECKING:
-    from typing import Any
-
     from csa.model.state import SessionState
-    from csa.model.usage import Usage
+    from csa.store.shown import SessionInfo, Siblings
 
 _OF_TURNS = ("succeeded", "failed", "cancelled", "timed_out", "killed", "lost")
 STATUSES = ("running", "open", "idle", "unknown", *_OF_TURNS, "damaged")
-SHOWN_LENGTH = 10
 PHASES = ("active", "available", RETIRED)
-
-_Children = Callable[[], dict[str, int]]
-
-
-class SessionInfo(Struct):
-    """A session as `list` shows it."""
-
-    record: Record
-    store: Store
-    status: str
-    _ids: list[str]  # of all sessions beside it, sorted
-    _children: _Children
-
-    @property
-    def session_id(self) -> str:
-        return self.record.session_id
-
-    @property
-    def unique_length(self) -> int:
-        """How many characters of the id tell it from all others."""
-        return unique_prefix_length(self.session_id, self._ids, minimum=1)
-
-    @property
-    def prefix(self) -> str:
-        """The shortest unique prefix, at least 10 characters."""
-        return self.session_id[: max(SHOWN_LENGTH, self.unique_length)]
-
-    @property
-    def phase(self) -> str:
-        """`active`, `available` (compressed) or `retired` (collected)."""
-        state = self.record.state
-        return RETIRED if self.record.is_retired or not state else state.phase
-
-    @property
-    def children(self) -> int:
-        """How many sessions of the project have it as their parent; counted when first asked for."""
-        return self._children().get(self.session_id, 0)
-
-    @property
-    def usage(self) -> Usage | None:
-        """What it has used, with what has no end as yet; None where its record cannot be read."""
-        from csa.store.unfinished import usage_of  # noqa: PLC0415  # ids and filters need none of it
-
-        if (state := self.record.state) is None:
-            return None
-        try:
-            return usage_of(self.record.paths, state, self.status)
-        except StateError:  # it has gone in this moment, or `status` says so next time
-            return state.usage
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the object that `session list --json` prints; a damaged session has `error` and few other keys."""
-        from csa.model.state import format_time  # noqa: PLC0415  # loaded with the state
-
-        state, usage = self.record.state, self.usage
-        if state is None or usage is None:
-            error = str(self.record.fault)
-            return {"id": self.session_id, "prefix": self.prefix, "status": self.status, "error": error}
-        return {
-            "id": self.session_id,
-            "prefix": self.prefix,
-            "name": state.name,
-            "description": state.description,
-            "status": self.status,
-            "phase": self.phase,
-            "tools": list(state.tools),
-            "depth": state.depth,
-            "parent_session_id": state.parent_session_id,
-            "root_session_id": state.root_session_id,
-            "children": self.children,
-            "turns": state.turns,
-            "branch": state.branch,
-            "created_at": format_time(state.created_at),
-            "last_accessed": format_time(state.last_accessed),
-            "usage": usage.to_sum(),
-        }
 
 
 class Selection(Struct, kw_only=True):
@@ -158,12 +76,12 @@ class Selection(Struct, kw_only=True):
             and (self.since is None or state.last_accessed >= self.since)
         )
 
-    def accepts_status(self, record: Record, status: str) -> bool:
+    def accepts_status(self, info: SessionInfo) -> bool:
         if not self.statuses:
             return True
-        if record.is_retired:
+        if info.record.is_retired:
             return self.wants_retired
-        return status in self.statuses or bool(record.state and record.state.phase in self.statuses)
+        return info.status in self.statuses or bool(info.state and info.state.phase in self.statuses)
 
 
 def _names_of(state: SessionState) -> tuple[str, ...]:
@@ -186,7 +104,7 @@ def select_sessions(stores: Iterable[Store], selection: Selection = EVERYTHING, 
     more = 0
     found = sorted((entry for store in stores for entry in _entries(store, selection)), key=_id_of, reverse=True)
     may_fit = selection.sieve()
-    for position, (session_id, directory, store, ids, children) in enumerate(found):
+    for position, (session_id, directory, siblings) in enumerate(found):
         is_full = limit is not None and len(infos) >= limit
         if is_full and selection.is_everything:
             more = len(found) - position
@@ -194,29 +112,32 @@ def select_sessions(stores: Iterable[Store], selection: Selection = EVERYTHING, 
         content = read_state_text(f"{directory}/{session_id}")
         if not may_fit(content):
             continue
-        record = store.record_in(directory, session_id, content)
+        record = siblings.store.record_in(directory, session_id, content)
+        siblings.note(record)
         if not selection.accepts(record) or (record.fault and record.is_gone):
             continue
         if is_full and not selection.statuses:
             more += 1
             continue
-        record, status = record.examine()
-        if not selection.accepts_status(record, status):
+        info = record.examine(siblings)
+        if not selection.accepts_status(info):
             continue
         if is_full:
             more += 1
         else:
-            infos.append(SessionInfo(record, store, status, ids, children))
+            infos.append(info)
     return Listing(infos, more)
 
 
 def infos_of(store: Store, ids: Iterable[str]) -> Iterator[SessionInfo]:
     """Yield certain sessions of a store, as far as they are in their places."""
-    known, children = store.ids(), cache(lambda: _count_children(store))
-    for session_id in {*ids}.intersection(known):
-        record, status = store.record(session_id).examine()
-        if not (record.fault and record.is_gone):
-            yield SessionInfo(record, store, status, known, children)
+    from csa.store.shown import Siblings  # noqa: PLC0415  # resolving an id needs none of it
+
+    siblings = Siblings(store, store.ids())
+    for session_id in {*ids}.intersection(siblings.ids):
+        info = store.record(session_id).examine(siblings)
+        if not (info.record.fault and info.record.is_gone):
+            yield info
 
 
 def once_each(infos: Iterable[SessionInfo]) -> list[SessionInfo]:
@@ -230,10 +151,10 @@ def once_each(infos: Iterable[SessionInfo]) -> list[SessionInfo]:
 
 
 def _turns(info: SessionInfo) -> int:
-    return info.record.state.turns if info.record.state else -1
+    return info.state.turns if info.state else -1
 
 
-_Entry = tuple[str, str, Store, list[str], _Children]
+_Entry = tuple[str, str, "Siblings"]
 
 
 def _id_of(entry: _Entry) -> str:
@@ -241,23 +162,10 @@ def _id_of(entry: _Entry) -> str:
 
 
 def _entries(store: Store, selection: Selection) -> Iterator[_Entry]:
+    from csa.store.shown import Siblings  # noqa: PLC0415  # as above
+
     live = store.ids() if selection.wants_live else []
     retired = store.retired_ids() if selection.wants_retired else []
-    known = sorted({*live, *retired}) if retired else live
-    children = cache(lambda: _count_children(store))
-    live_dir, retired_dir = store.sessions_dir, store.retired_dir
-    yield from ((session_id, live_dir, store, known, children) for session_id in live)
-    if retired:
-        only = set(retired).difference(live)
-        yield from ((session_id, retired_dir, store, known, children) for session_id in only)
-
-
-def _count_children(store: Store) -> dict[str, int]:
-    counts: dict[str, int] = {}
-    directory = store.sessions_dir
-    for session_id in store.ids():
-        if may_hold(read_state_text(f"{directory}/{session_id}"), b"parent_session_id"):
-            state = store.record(session_id).state
-            if state and (parent := state.parent_session_id):
-                counts[parent] = counts.get(parent, 0) + 1
-    return counts
+    siblings = Siblings(store, sorted({*live, *retired}) if retired else live)
+    yield from ((session_id, store.sessions_dir, siblings) for session_id in live)
+    yield from ((session_id, store.retired_dir, siblings) for session_id in set(retired).difference(live))

@@ -20,6 +20,7 @@ from csa.store.liveness import probe
 from csa.store.owner import CHANGE
 from csa.store.retiring import bring_back, hold, purge, remove_empty_directories, retire
 from csa.store.sessions import Store
+from csa.store.shown import Siblings
 from csa.store.statefile import load_state
 from csa.store.writer import SessionWriter
 from csa.structs import Struct, replace
@@ -95,12 +96,9 @@ def delete_session(
 
 
 def living_children(store: Store, session_id: str) -> list[str]:
-    """Return the children of a session that are running."""
-    return [
-        record.session_id
-        for record in store.records()
-        if record.state and record.state.parent_session_id == session_id and probe(record.paths).state == "alive"
-    ]
+    """Return the children of a session that are running, newest first."""
+    children = Siblings(store, store.ids()).children(session_id)
+    return [child.session_id for child in children if probe(child.paths).state == "alive"][::-1]
 
 
 def restore_session(session: Session) -> Restored:

@@ -18,7 +18,7 @@ from csa.model.events import Event
 from csa.model.usage import number_of
 from csa.paths import SessionPaths
 from csa.store.atomic import open_regular
-from csa.store.family import Family
+from csa.store.genealogy import Descendants
 from csa.store.liveness import probe
 from csa.store.locks import is_locked
 from csa.store.sessions import Store, Target
@@ -79,7 +79,7 @@ def await_endings(
         on_fault: told, at each look, of directories that cannot be listed, where descendants may be.
     """
     deadline = time.monotonic() + timeout_s if timeout_s is not None else float("inf")
-    waiting = _Waiting(targets, Family(targets[0][0].root, targets, on_fault=on_fault) if tree else None)
+    waiting = _Waiting(targets, Descendants(targets[0][0].root, targets, on_fault=on_fault) if tree else None)
     try:
         while True:
             began = time.monotonic()
@@ -157,9 +157,10 @@ class _Watch:
 
     def _without_transcript(self) -> WaitResult:
         """Judge a session of another implementation by its record alone."""
-        record, status = self.store.record(self.session_id).examine()
+        found = self.store.record(self.session_id).examine()
+        record, status = found.record, found.status
         if record.fault is not None:
-            return self._make_faulty(record.fault.status, record.fault)
+            return self._make_faulty(status, record.fault)
         if status == "idle" and not self._is_named:
             return self._make("idle", 0)
         if status == "idle":
@@ -188,7 +189,7 @@ class _Watch:
 class _Waiting:
     """What is waited for, and what has ended so far."""
 
-    def __init__(self, targets: Sequence[Target], family: Family | None) -> None:
+    def __init__(self, targets: Sequence[Target], family: Descendants | None) -> None:
         self._founders = {store.key(session_id): (store, session_id) for store, session_id in targets}
         self.pending = {key: _Watch(*target) for key, target in self._founders.items()}
         self._ended = set[tuple[str, str]]()

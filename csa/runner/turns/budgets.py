@@ -10,7 +10,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from pathlib import Path
 
 import anyio
 from anyio import to_thread
@@ -22,9 +21,9 @@ from csa.model.usage import Usage
 from csa.runner.turns.recorder import Recorder
 from csa.runner.turns.stopping import Stopping
 from csa.runner.turns.verdict import out_of_budget
-from csa.store.lineage import ancestors
+from csa.store.genealogy import ancestors
 from csa.store.spending import Ledger, below, total
-from csa.store.trees import read_roll
+from csa.store.trees import read_members
 from csa.structs import Struct
 
 LOOK_S = 2.0  # between two looks at the rest of the tree
@@ -46,8 +45,8 @@ class _Bound(Struct):
 class BudgetWatch:
     """Ends the turn of `recorder`, begun at `began_s` (monotonic), when a budget over it is used up."""
 
-    def __init__(self, root: Path, recorder: Recorder, *, began_s: float) -> None:
-        self._root = root
+    def __init__(self, recorder: Recorder, *, began_s: float) -> None:
+        self._root = root = recorder.held.store.root
         self._recorder = recorder
         self._began_s = began_s
         self._ledger = Ledger(root)
@@ -98,7 +97,7 @@ class BudgetWatch:
         binding = [each for each in (state, *above) if each.budget]
         if not binding:
             return []
-        accounts = self._ledger.accounts(*read_roll(self._root, above[-1] if above else state))
+        accounts = self._ledger.accounts(*read_members(self._root, above[-1] if above else state))
         at = time.monotonic()
         bounds = []
         for each in binding:

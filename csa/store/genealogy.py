@@ -1,27 +1,46 @@
-"""Some sessions and all that descend from them, in whichever project. Reads only.
-
-Who is whose parent never changes, so each record is read once, however often one looks.
-"""
+"""The records above a session, and what descends from sessions, in whichever projects they are. Reads only."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from csa.errors import StateError
+from csa.model.state import SessionState
+from csa.paths import SessionPaths
 from csa.store.atomic import read_regular
 from csa.store.sessions import Store, Target, is_directory
+from csa.store.statefile import load_state
 from csa.store.stores import find_stores
 
+_MAX_ANCESTORS = 1000
 _PARENT = re.compile(rb"parent_session_id\s*=\s*[\"']([0-9A-Z]{26})[\"']")
-
-
 _Key = tuple[str, str]  # see `Store.key`
 
 
-class Family:
+def find_record(root: Path, project: str, session_id: str) -> SessionPaths | None:
+    """Return where a session's record is: in its place, or among those that were collected; None when it is gone."""
+    paths = Store(root, project).find(session_id)
+    return paths if is_directory(paths.pathname) else None
+
+
+def ancestors(root: Path, state: SessionState) -> Iterator[SessionState]:
+    """Yield the records above `state`, nearest first, as far as they are there; StateError for a damaged one."""
+    seen = {state.session_id}
+    while state.parent_session_id is not None and state.parent_session_id not in seen and len(seen) < _MAX_ANCESTORS:
+        seen.add(state.parent_session_id)
+        paths = find_record(root, state.parent_project or state.project_path, state.parent_session_id)
+        if paths is None:
+            return
+        state = load_state(paths.state)
+        yield state
+
+
+class Descendants:
     """The descendants of `founders` below a state root, as far as they have been looked for.
+
+    Who is whose parent never changes, so each record is read once, however often one looks.
 
     `on_fault` is told, at each look, of what cannot be listed: some may be there.
     """

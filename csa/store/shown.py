@@ -1,0 +1,226 @@
+"""The one shown session: what lists, trees, live views and their JSON forms know of a session at one moment."""
+
+from __future__ import annotations
+
+from csa.errors import StateError
+from csa.ids import unique_prefix_length
+from csa.model.state import format_time, parse_time
+from csa.model.usage import number_of
+from csa.paths import RETIRED
+from csa.store.sessions import Record, Store, may_hold, read_state_text
+from csa.store.status import session_status
+from csa.store.unfinished import usage_of
+from csa.structs import Struct, field
+
+TYPE_CHECKING = False  # see csa/structs.py
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from typing import Any
+
+    from csa.model.events import Event
+    from csa.model.state import SessionState
+    from csa.model.usage import Usage
+    from csa.store.owner import Owner
+
+_SHOWN_LENGTH = 10
+
+
+class Siblings(Struct, frozen=False):
+    """The sessions of a store, beside which one is shown: their ids, sorted, and how many children each has.
+
+    To count them no record is read again of which note was taken.
+    """
+
+    store: Store
+    ids: Sequence[str]
+    _parents: dict[str, str | None] = field(default_factory=dict)
+    _counts: dict[str, int] | None = None
+
+    def note(self, record: Record) -> None:
+        """Take note of one that has been read."""
+        self._parents[record.session_id] = record.state.parent_session_id if record.state else None
+
+    def children(self, session_id: str) -> Iterator[Record]:
+        """Yield the children of a session, oldest first; records that do not hold its id are not even parsed."""
+        for other in self.ids:
+            if other != session_id and may_hold(read_state_text(self.store.paths(other).pathname), session_id.encode()):
+                record = self.store.record(other)
+                if record.state and record.state.parent_session_id == session_id:
+                    yield record
+
+    def count_children(self, session_id: str) -> int:
+        """Return how many sessions of the project have that one as their parent; counted when first asked for."""
+        if self._counts is None:
+            self._counts = {}
+            for other in self.store.ids():
+                if parent := self._parents[other] if other in self._parents else self._read_parent(other):
+                    self._counts[parent] = self._counts.get(parent, 0) + 1
+        return self._counts.get(session_id, 0)
+
+    def _read_parent(self, session_id: str) -> str | None:
+        content = read_state_text(self.store.paths(session_id).pathname)
+        if not may_hold(content, b"parent_session_id"):
+            return None
+        state = self.store.record(session_id).state
+        return state.parent_session_id if state else None
+
+
+class SessionInfo(Struct, kw_only=True, frozen=False):
+    """A session as it is shown. Times are Unix seconds; `duration_s` is None while the turn runs.
+
+    Of a last turn that has ended all is known but what was done; of another, what an `Observer` has seen of it.
+    """
+
+    record: Record
+    status: str
+    tool: str = ""  # of the last turn, as what follows
+    turn: int = 0
+    doing: str = ""
+    started_at: float | None = None
+    duration_s: float | None = None
+    owner: Owner | None = None  # while it runs, or an errand is done
+    pid: int | None = None  # of the owner, or of the other program that runs it
+    _usage: Usage | None = None
+    _beside: Siblings | None = None
+
+    @property
+    def session_id(self) -> str:
+        return self.record.session_id
+
+    @property
+    def store(self) -> Store:
+        return self.record.store
+
+    @property
+    def state(self) -> SessionState | None:
+        """Its record; None where that is damaged."""
+        return self.record.state
+
+    @property
+    def project(self) -> str:
+        return self.record.store.project_pathname
+
+    @property
+    def parent(self) -> str | None:
+        return self.state.parent_session_id if self.state else None
+
+    @property
+    def parent_project(self) -> str | None:
+        """Where its parent is, when that is another project."""
+        return self.state.parent_project if self.state else None
+
+    @property
+    def is_running(self) -> bool:
+        return self.status == "running"
+
+    @property
+    def unique_length(self) -> int:
+        """How many characters of the id tell it from all others."""
+        return unique_prefix_length(self.session_id, self._beside.ids if self._beside else (), minimum=1)
+
+    @property
+    def prefix(self) -> str:
+        """The shortest unique prefix, at least 10 characters."""
+        return self.session_id[: max(_SHOWN_LENGTH, self.unique_length)]
+
+    @property
+    def phase(self) -> str:
+        """`active`, `available` (compressed) or `retired` (collected)."""
+        return RETIRED if self.record.is_retired or not self.state else self.state.phase
+
+    @property
+    def children(self) -> int:
+        """How many sessions of the project have it as their parent."""
+        return self._beside.count_children(self.session_id) if self._beside else 0
+
+    @property
+    def usage(self) -> Usage | None:
+        """What it has used, with what has no end as yet; None where its record cannot be read."""
+        if self._usage is None and self.state is not None:
+            try:
+                self._usage = usage_of(self.record.paths, self.state, self.status)
+            except StateError:  # it has gone in this moment, or `status` says so next time
+                self._usage = self.state.usage
+        return self._usage
+
+    def elapsed_s(self, now: float) -> float | None:
+        """Return how long the turn has run, or ran."""
+        if self.duration_s is not None or not self.is_running or self.started_at is None:
+            return self.duration_s
+        return max(0.0, now - self.started_at)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the object that `session list --json` prints; a damaged session has `error` and few other keys."""
+        state, usage = self.state, self.usage
+        if state is None or usage is None:
+            error = str(self.record.fault)
+            return {"id": self.session_id, "prefix": self.prefix, "status": self.status, "error": error}
+        return {
+            "id": self.session_id,
+            "prefix": self.prefix,
+            "name": state.name,
+            "description": state.description,
+            "status": self.status,
+            "phase": self.phase,
+            "tools": list(state.tools),
+            "depth": state.depth,
+            "parent_session_id": state.parent_session_id,
+            "root_session_id": state.root_session_id,
+            "children": self.children,
+            "turns": state.turns,
+            "branch": state.branch,
+            "created_at": format_time(state.created_at),
+            "last_accessed": format_time(state.last_accessed),
+            "usage": usage.to_sum(),
+        }
+
+    def to_live_json(self, now: float) -> dict[str, Any]:
+        """Return the object that `csa top --json` prints; `ps` says more."""
+        seconds = self.elapsed_s(now)
+        return {
+            "project": self.project,
+            "id": self.session_id,
+            "parent": self.parent,
+            "tool": self.tool,
+            "turn": self.turn,
+            "status": self.status,
+            "doing": self.doing,
+            "elapsed_s": None if seconds is None else round(seconds, 1),
+            "usage": self.usage.to_sum() if self.usage else None,
+        }
+
+
+def examine(record: Record, beside: Siblings | None = None) -> SessionInfo:
+    """Return what is shown of a session: its status, and with it its last turn, where that has ended."""
+    if record.state is None:
+        status = record.fault.status if record.fault else "damaged"
+        return SessionInfo(record=record, status=status, _beside=beside)
+    try:
+        status, last = session_status(record.paths, record.state)
+    except StateError as fault:
+        record = Record(record.store, record.session_id, record.paths, None, fault)
+        return SessionInfo(record=record, status=fault.status, _beside=beside)
+    began, duration = span_of(last) if last and last.type == "run_finished" else (None, None)
+    tool, turn = (str(last.data.get("tool", "")), last.turn) if last else ("", 0)
+    return SessionInfo(
+        record=record,
+        status=status,
+        tool=tool,
+        turn=turn,
+        started_at=began,
+        duration_s=duration,
+        _beside=beside,
+    )
+
+
+def span_of(finished: Event) -> tuple[float | None, float | None]:
+    """Return when a turn began, by its end, and how long it took; None where that is not told."""
+    duration, ended = number_of(finished.data.get("duration_s")), seconds_of(finished.ts)
+    began = seconds_of(finished.data.get("started_at"))
+    return began or (ended - (duration or 0.0) if ended is not None else None), duration
+
+
+def seconds_of(moment: object) -> float | None:
+    """Return a recorded time as Unix seconds."""
+    parsed = parse_time(moment)
+    return parsed.timestamp() if parsed else None
