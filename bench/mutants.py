@@ -42,7 +42,10 @@ MODULES = {  # where it is, and the tests that are asked
         "csa/model/redaction.py",
         (UNIT + "test_redaction.py", PROPERTY + "test_redaction_properties.py"),
     ),
-    "codex": ("csa_adapters/codex_stream.py", (ADAPTERS + "test_codex_stream.py", *DECODING)),
+    "codex": (
+        "csa_adapters/codex_stream.py",
+        (ADAPTERS + "test_codex_stream.py", ADAPTERS + "test_codex_rollout.py", *DECODING),
+    ),
     "claude": ("csa_adapters/claude_stream.py", (ADAPTERS + "test_claude_stream.py", *DECODING)),
     "gemini": ("csa_adapters/gemini_stream.py", (ADAPTERS + "test_gemini_stream.py", *DECODING)),
     "opencode": ("csa_adapters/opencode_stream.py", (ADAPTERS + "test_opencode_stream.py", *DECODING)),
