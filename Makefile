@@ -40,7 +40,7 @@ demo: $(STAMP)
 	@bash fixtures/demo/demo.sh
 
 test: $(STAMP)
-	$(BIN)/pytest -q -n 2
+	$(BIN)/pytest -q -n 3
 
 check: lint
 	$(BIN)/pytest -q -n 2 --thorough

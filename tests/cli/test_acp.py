@@ -199,6 +199,7 @@ def test_an_agent_starts_a_child(goose: Place) -> None:
     assert outputs[-1]["content"] == "the inner answer\n"
 
 
+@pytest.mark.thorough
 def test_permissions(goose: Place) -> None:
     """What is denied is in the result; a handed-down level holds."""
     goose.play(["ask", "execute", "rm -rf /"], ["ask", "execute", "csa run x"], ["say", "tried"])
@@ -208,6 +209,7 @@ def test_permissions(goose: Place) -> None:
     assert full.json["denied"] == []
 
 
+@pytest.mark.thorough
 def test_a_handoff_between_transports_and_tools(goose: Place) -> None:
     """A session goes from codex to the agent and back, each told what the other did."""
     first = goose.codex("remember the word Ulm")

@@ -27,6 +27,7 @@ def last_update(place: Place, session_id: str) -> Json:
     return data
 
 
+@pytest.mark.thorough
 def test_rename(place: Place) -> None:
     """A name leads to its session, is unique, and can be taken away; each change is an event, and noted."""
     first, second = (place.codex(f"task {number}").session_id for number in range(2))
@@ -190,6 +191,7 @@ def test_no_session_deletes_itself_or_those_above_it(place: Place) -> None:
     assert place.run("session", "delete", child, env=environ).code == 0
 
 
+@pytest.mark.thorough
 def test_children_that_go_with_their_parent_are_not_told_of(place: Place) -> None:
     """What the end of a running parent takes along does not run any more when it is deleted."""
     place.script(
@@ -344,6 +346,7 @@ def test_reads_are_noted_where_that_is_asked_for(place: Place) -> None:
     assert told == [("session result", session_id, "read"), ("session logs", session_id, "read")]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("words", [["session", "kill"], ["kill", "--all", "--yes"]])
 def test_what_is_killed_is_noted(place: Place, words: list[str]) -> None:
     """`session kill` and `kill --all` tell audit.jsonl which sessions they have ended."""

@@ -84,6 +84,7 @@ def test_a_budget_reaches_into_other_projects(place: Place) -> None:
     assert {account["project"] for account in accounts} == {str(place.project), str(other)}
 
 
+@pytest.mark.thorough
 def test_ephemeral_and_deleted_children_are_paid_for(place: Place) -> None:
     """What an ephemeral session has used is not refunded when it goes."""
     root, env = agent(place, "--budget-tokens", "5000")
@@ -135,6 +136,7 @@ def test_an_agent_does_not_change_a_budget(place: Place) -> None:
     assert "budget" not in place.state(root)
 
 
+@pytest.mark.thorough
 def test_a_time_budget_bounds_running_turns(place: Place) -> None:
     """The time of all turns counts, and a turn ends when it is up."""
     place.play(["sleep", 30])
@@ -148,6 +150,7 @@ def test_a_time_budget_bounds_running_turns(place: Place) -> None:
     assert "seconds" in refused.err
 
 
+@pytest.mark.thorough
 def test_unknown_usage_is_said(place: Place) -> None:
     """Turns whose tool does not tell tokens or money count as nothing, and this is said."""
     root, env = agent(place, "--budget-usd", "5")
@@ -168,6 +171,7 @@ def test_unknown_usage_is_said(place: Place) -> None:
         assert max(map(len, terminal.text.splitlines())) <= columns
 
 
+@pytest.mark.thorough
 def test_a_running_turn_counts_with_its_time(place: Place) -> None:
     """A turn that still runs is shown as running, with the time it has taken so far."""
     root, env = agent(place, "--budget-time", "600")
@@ -180,6 +184,7 @@ def test_a_running_turn_counts_with_its_time(place: Place) -> None:
     assert running.wait().code == 0
 
 
+@pytest.mark.thorough
 def test_a_lost_turn_is_counted(place: Place) -> None:
     """When csa is killed its turn counts with its time, and as one of unknown usage, before and after it is found."""
     root, env = agent(place, "--budget-time", "600")

@@ -189,6 +189,7 @@ def test_twenty_at_once_are_all_kept(place: Place) -> None:
     assert _audit(place, "rev-list", "--count", f"refs/csa/sessions/{session_id}") == "20"
 
 
+@pytest.mark.thorough
 def test_by_itself_every_second_turn(place: Place) -> None:
     """`checkpoint_every_turns` makes checkpoints at the ends of turns, of sessions that stay."""
     place.env["CSA_CONF_CHECKPOINT_EVERY_TURNS"] = "2"

@@ -196,6 +196,7 @@ def test_what_has_expired_and_is_used_again(place: Place) -> None:
     assert timedelta(days=2) < place.state(short)["expires_at"] - datetime.now(UTC) <= timedelta(days=3)
 
 
+@pytest.mark.thorough
 def test_max_sessions(place: Place) -> None:
     """With as many sessions as it may keep, a project takes no new ones: exit 5, and a hint. It goes on in old ones."""
     limit = {"CSA_CONF_MAX_SESSIONS": "2"}
@@ -211,6 +212,7 @@ def test_max_sessions(place: Place) -> None:
     place.codex("three", env=limit)
 
 
+@pytest.mark.thorough
 def test_max_sessions_holds_for_runs_that_start_at_once(place: Place) -> None:
     """Of six runs that start at once, three get a session where three are allowed."""
     limit = {"CSA_CONF_MAX_SESSIONS": "3"}
@@ -219,6 +221,7 @@ def test_max_sessions_holds_for_runs_that_start_at_once(place: Place) -> None:
     assert len(place.ids()) == 3
 
 
+@pytest.mark.thorough
 def test_what_was_cut_off_goes_in_the_same_pass(place: Place) -> None:
     """Remains of a start, an ephemeral session whose run was killed, and the runtime directory of a dead run go."""
     place.play(*place.hold())

@@ -113,6 +113,7 @@ def test_every_command_completes_in_bash(place: Place, scripts: Path) -> None:
         assert "--cd" in in_bash(place, scripts, "csa", *command.words, "--c")
 
 
+@pytest.mark.thorough
 @pytest.mark.usefixtures("sessions")
 def test_sessions_in_bash(place: Place, scripts: Path) -> None:
     """Sessions complete by id and by name; a list shows what they are about, what is inserted does not."""

@@ -172,6 +172,7 @@ def test_the_cancel_file_ends_it(place: Place) -> None:
     assert not (place.session(session_id) / "cancel").exists()
 
 
+@pytest.mark.thorough
 def test_a_killed_compaction_leaves_nothing_running(place: Place) -> None:
     """SIGKILL of csa takes the tool with it; the session is as before, and can be compacted."""
     session_id = _session(place, "codex")

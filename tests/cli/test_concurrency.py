@@ -66,6 +66,7 @@ def test_one_name_one_session(place: Place) -> None:
     assert place.state(session_id)["name"] == "nightly"
 
 
+@pytest.mark.thorough
 def test_parallel_turns_of_different_sessions(place: Place) -> None:
     """Sessions do not wait for each other: three run at the same time."""
     place.script(

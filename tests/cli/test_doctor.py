@@ -110,6 +110,7 @@ def test_a_key_that_codex_does_not_send(place: Place) -> None:
     assert "would use claude-code (first usable tool)" in checks["run"]["detail"]
 
 
+@pytest.mark.thorough
 def test_what_the_configuration_says_counts(place: Place) -> None:
     """`env` and `command` of a tool's table are what a run starts with, and so what its login is judged by."""
     home = place.home / ".codex"
@@ -290,6 +291,7 @@ def test_faulty_configuration(place: Place) -> None:
     assert checks["codex"]["status"] == "ok"
 
 
+@pytest.mark.thorough
 def test_state_root_that_cannot_be_used(place: Place) -> None:
     """A state root that is a file, or below one, exits 6."""
     place.state_root.parent.mkdir(parents=True, exist_ok=True)
@@ -315,6 +317,7 @@ def test_shell_of_a_lost_session(place: Place) -> None:
     assert "unset CSA_SESSION_ID" in checks["caller"]["next_step"]
 
 
+@pytest.mark.thorough
 def test_broken_adapter_is_named(place: Place) -> None:
     """A third party's adapter that cannot be loaded is a failure of its own, and keeps no run from working."""
     info = place.tmp / "packages" / "parrot-1.0.dist-info"

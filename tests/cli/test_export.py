@@ -242,6 +242,7 @@ def test_running_sessions_are_not_exported(place: Place) -> None:
     assert running.wait().code == 0
 
 
+@pytest.mark.thorough
 def test_a_backup_while_agents_work(place: Place) -> None:
     """`--skip-running` leaves out what runs, and says so, as it does of what was deleted; the rest can be imported."""
     first, deleted = place.codex("one").session_id, place.codex("two").session_id

@@ -71,6 +71,7 @@ def test_both_ways_fail_the_same(place: Place, selector: str) -> None:
     ask(place, selector)
 
 
+@pytest.mark.thorough
 def test_what_is_not_in_its_place(place: Place) -> None:
     """A record that is damaged, a session without locks, and one that was collected."""
     session_id = place.codex("one").session_id

@@ -72,6 +72,7 @@ def test_a_fork_with_another_tool(place: Place) -> None:
     assert (place.tmp / "stdin").read_text() == "and now?"
 
 
+@pytest.mark.thorough
 def test_a_native_fork_hears_of_other_tools_turns(place: Place) -> None:
     """What another tool did since the copied conversation's last turn is told before the prompt."""
     source = place.codex("the capital is Ulm").session_id
@@ -99,6 +100,7 @@ def test_a_running_session_cannot_be_forked(place: Place) -> None:
     assert running.wait().code == 0
 
 
+@pytest.mark.thorough
 def test_an_agent_forks_into_a_child(place: Place) -> None:
     """The parent of a fork is the caller, as of any session; where it forks from says nothing of that."""
     source = place.codex("a root").session_id
@@ -141,6 +143,7 @@ def test_an_ephemeral_fork_is_told_a_digest(place: Place) -> None:
     assert place.ids() == [source]
 
 
+@pytest.mark.thorough
 def test_a_fork_has_the_permission_of_its_source(place: Place) -> None:
     """Unless another is asked for."""
     source = place.codex("one", "--permission", "read-only").session_id

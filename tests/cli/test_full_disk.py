@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import json
 
+import pytest
+
 from tests.cli.terminal import Terminal
 from tests.support import CSA, Done, Place
 
@@ -65,6 +67,7 @@ def test_what_is_refused_changes_nothing(place: Place) -> None:
     assert place.run("session", "validate", session_id).code == 0
 
 
+@pytest.mark.thorough
 def test_what_is_done_says_what_was_lost(place: Place) -> None:
     """A checkpoint, a repair and a session that is brought back are there, and a warning says what does not tell."""
     session_id = full_session(place)

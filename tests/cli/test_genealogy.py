@@ -201,6 +201,7 @@ def test_damaged_parent_fails_closed(place: Place) -> None:
     assert place.ids() == [session_id]
 
 
+@pytest.mark.thorough
 def test_own_lineage_cannot_be_resumed(place: Place) -> None:
     """A session may resume neither itself nor an ancestor, however it is named; a child of its own it may."""
     root, env = place.agent()
@@ -216,6 +217,7 @@ def test_own_lineage_cannot_be_resumed(place: Place) -> None:
     assert place.run("run", "--session", leaf, "more", env=inner).code == 0
 
 
+@pytest.mark.thorough
 def test_selectors_of_the_caller(place: Place) -> None:
     """@self, @parent and @root mean the calling session's; @last its own newest child."""
     root, env = place.agent()

@@ -198,6 +198,7 @@ def test_max_running_of_a_tool(place: Place) -> None:
     place.codex("x")
 
 
+@pytest.mark.thorough
 def test_max_tree_running(place: Place) -> None:
     """Running turns of a tree are counted by their locks, the root's own included; other trees do not count."""
     root, env = agent(place, env=limits(max_tree_running=1))

@@ -58,6 +58,7 @@ class Story:
         return {row["id"]: row["usage"] for row in self.json("session", "list", "--all-projects")}
 
 
+@pytest.mark.thorough
 @pytest.mark.timeout(180)  # ten runs
 def test_every_view_has_the_same_figure(place: Place) -> None:
     """Retries, fallbacks, compactions, lost and running turns, here and in another project."""

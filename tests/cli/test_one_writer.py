@@ -234,6 +234,7 @@ def test_a_machine_with_our_id_is_another_one(place: Place) -> None:
     assert place.run("run", "--session", session_id, "x").code == 0
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("is_copy", [True, False])
 def test_a_turn_whose_lock_is_taken_away_ends(place: Place, *, is_copy: bool) -> None:
     """It is fenced: the tool is ended, and nothing more is written. The next turn has the session for itself."""
@@ -281,6 +282,7 @@ def test_a_stopped_turn_that_was_overtaken_writes_nothing(place: Place) -> None:
     assert [e["data"]["status"] for e in between if e["type"] == "run_finished"] == ["lost", "succeeded"]
 
 
+@pytest.mark.thorough
 def test_a_lock_that_the_file_server_has_forgotten(place: Place) -> None:
     """The heartbeat is written through the lock's descriptor: EIO there ends the turn."""
     if shutil.which("strace") is None:

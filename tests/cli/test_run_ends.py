@@ -119,6 +119,7 @@ def stubborn_codex(place: Place) -> dict[str, str]:
     return {"PATH": f"{program.parent}:{place.env['PATH']}"}
 
 
+@pytest.mark.thorough
 def test_second_interrupt_kills_at_once(place: Place) -> None:
     """A tool that ignores TERM has three seconds; a second Ctrl-C ends it now."""
     running = place.start("run", "--tool", "codex", "hello", env=stubborn_codex(place))
@@ -159,6 +160,7 @@ def _warnings(place: Place, session_id: str) -> list[dict[str, str]]:
     return [event["data"] for event in place.events(session_id) if event["type"] == "warning"]
 
 
+@pytest.mark.thorough
 def test_finished_tool_that_hangs_is_reaped(place: Place) -> None:
     """A tool that has announced its end and does not exit is ended after a grace; the turn has succeeded."""
     place.play(["say", "done"], ["finish"], ["sleep", 600])

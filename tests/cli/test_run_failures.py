@@ -195,6 +195,7 @@ def test_garbage_on_stdout_is_kept(place: Place) -> None:
     assert raw == ["Warning: {not json", {"type": "novelty", "x": [1]}, "[]"]
 
 
+@pytest.mark.thorough
 def test_huge_line_in_bounded_memory(place: Place) -> None:
     """A line of 50 MB is drained, its beginning kept, and its loss told, with csa below 80 MB at its peak."""
     place.play(["emit-bytes", 50_000_000], *place.hold(), ["say", "done"])

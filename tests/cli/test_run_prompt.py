@@ -90,6 +90,7 @@ def test_silent_open_stdin_does_not_block(place: Place, seen: Path) -> None:
     running.process.stdin.close()
 
 
+@pytest.mark.thorough
 def test_stdin_is_left_to_the_caller(place: Place) -> None:
     """With PROMPT given, nothing of the caller's stdin is consumed (`while read` loops go on)."""
     command = 'while read -r line; do csa run --tool codex --quiet "$line"; done'

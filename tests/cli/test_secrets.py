@@ -87,6 +87,7 @@ def test_secrets_are_nowhere(place: Place, tool: str) -> None:
     assert "[REDACTED]" in (place.session(done.session_id) / "transcript.jsonl").read_text()
 
 
+@pytest.mark.thorough
 def test_secret_of_several_lines_deep_in_json(place: Place) -> None:
     """A value of several lines is found however often it is wrapped in JSON strings."""
     wrapped = MULTILINE

@@ -55,6 +55,7 @@ def test_resume(place: Place, way: str) -> None:
     assert place.state(session_id)["turns"] == 2
 
 
+@pytest.mark.thorough
 def test_last_is_the_one_used_last(place: Place) -> None:
     """`--last` means the session used last, not the one created last."""
     older = place.codex("one").session_id

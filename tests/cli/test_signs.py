@@ -63,6 +63,7 @@ def test_what_a_session_does() -> None:
     assert doing(info, now=1192.0) == "01JH4QWERT codex 3m12s: $ npm test"
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "words", [("run", "--tool", "codex", "slowly"), ("run", "--tool", "codex", "--json", "slowly")]
 )

@@ -100,6 +100,7 @@ def test_closed_streams(place: Place, closed: str) -> None:
     assert place.last_event(session_id)["status"] == "succeeded"
 
 
+@pytest.mark.thorough
 def test_stdout_that_is_full(place: Place) -> None:
     """An answer that cannot be written is a failure of csa's own, said in a sentence; the record is complete."""
     for words in ("run --tool codex hello", "run --tool codex --json hello", "run --tool codex --stream-json hello"):

@@ -146,6 +146,7 @@ def test_wait_has_a_limit(place: Place) -> None:
     run.wait()
 
 
+@pytest.mark.thorough
 def test_wait_for_a_tree(place: Place) -> None:
     """With --tree descendants count too, also those that begin meanwhile, in other projects, and fail."""
     other = place.tmp / "other"
@@ -429,6 +430,7 @@ def test_why_of_a_busy_tool(place: Place) -> None:
     run.wait()
 
 
+@pytest.mark.thorough
 def test_why_of_a_denied_permission(place: Place) -> None:
     """The last permission of the turn is part of the evidence."""
     place.play(["deny", "run_shell_command", "rm"], *place.hold(), ["say", "done"])

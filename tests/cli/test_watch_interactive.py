@@ -57,6 +57,7 @@ def test_the_tool_itself(place: Place, tool: str) -> None:
     assert place.state(session_id)["turns"] == 2
 
 
+@pytest.mark.thorough
 def test_it_is_locked_meanwhile(place: Place) -> None:
     """While it is open the session runs, and is busy for everyone else; while a turn runs it cannot be opened."""
     session_id = place.codex("hello").session_id
@@ -162,6 +163,7 @@ def test_it_is_ended_by_a_signal(place: Place, number: signal.Signals, code: int
     assert place.processes() == {}
 
 
+@pytest.mark.thorough
 def test_it_is_killed(place: Place) -> None:
     """`session kill` ends it from elsewhere; SIGKILL of csa leaves no process and no lock."""
     session_id = place.codex("hello").session_id
@@ -239,6 +241,7 @@ def test_it_is_suspended(place: Place) -> None:
         assert terminal.end() == 0
 
 
+@pytest.mark.thorough
 def test_one_that_is_suspended_can_be_killed(place: Place) -> None:
     """`session kill` ends it though csa itself is stopped; the terminal stays the shell's, and nothing is left."""
     with suspended(place) as (terminal, session_id):
@@ -252,6 +255,7 @@ def test_one_that_is_suspended_can_be_killed(place: Place) -> None:
         assert LEAVE_SCREEN not in terminal.output
 
 
+@pytest.mark.thorough
 def test_in_the_background_it_stays_suspended(place: Place) -> None:
     """`bg` does not let it take the terminal from the shell; SIGTERM ends it there."""
     with suspended(place) as (terminal, session_id):

@@ -123,6 +123,7 @@ def test_kill_of_a_supervisor_that_does_not_react(place: Place, write_foreign: F
         assert deaf.process.wait(5) == -signal.SIGKILL
 
 
+@pytest.mark.thorough
 def test_kill_of_a_lock_that_stays_held(place: Place, write_foreign: ForeignWriter) -> None:
     """A lock that is held by a process that does not say so is not taken for free; who holds it is named."""
     paths = write_foreign(FOREIGN)
@@ -194,6 +195,7 @@ def test_kill_of_a_tree(place: Place) -> None:
     assert [end["data"]["status"] for end in ends] == ["cancelled"] * 4
 
 
+@pytest.mark.thorough
 def test_kill_of_children_whose_parent_has_ended(place: Place) -> None:
     """--tree finds descendants that run although their parent does not."""
     root, env = place.agent()
@@ -209,6 +211,7 @@ def test_kill_of_children_whose_parent_has_ended(place: Place) -> None:
     assert run.wait().code == 130
 
 
+@pytest.mark.thorough
 def test_kill_of_a_detached_child(place: Place) -> None:
     """--tree ends what an agent has started to go on by itself, and csa kill --all does too; attach follows it."""
     place.script(
@@ -232,6 +235,7 @@ def test_kill_of_a_detached_child(place: Place) -> None:
     place.wait_until_empty(within_s=2)
 
 
+@pytest.mark.thorough
 def test_an_agent_cannot_kill_itself(place: Place) -> None:
     """An agent may kill the sessions it has started, but neither its own nor one that it works for."""
     root, env = place.agent()
@@ -260,6 +264,7 @@ ENDLESS = (
 )
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("words", ENDLESS)
 def test_an_agent_cannot_wait_for_itself(place: Place, words: tuple[str, ...]) -> None:
     """Nor for a session that works on its behalf: both would wait for ever, each for the other."""
@@ -279,6 +284,7 @@ def test_an_agent_cannot_wait_for_itself(place: Place, words: tuple[str, ...]) -
     assert run.wait().code == 0
 
 
+@pytest.mark.thorough
 def test_a_detached_agent_may_wait_for_its_parent(place: Place) -> None:
     """It is waited for by nobody: its parent's turn ends without it. For a tree that it is in itself it may not."""
     place.script(
@@ -348,6 +354,7 @@ def test_ps_and_kill_all(place: Place) -> None:
     assert place.run("ps").out == "Nothing runs\n"
 
 
+@pytest.mark.thorough
 def test_kill_all_asks(place: Place) -> None:
     """On a terminal `kill --all` asks first, and takes everything but yes for no."""
     place.play(*place.hold())

@@ -121,6 +121,7 @@ def test_an_unknown_session_is_the_agents_error(place: Place) -> None:
     }
 
 
+@pytest.mark.thorough
 def test_a_command_is_sent_as_it_is(place: Place) -> None:
     """A prompt that begins with a slash is executed by the agent: how a session is compacted."""
     code, lines, _ = bridge(place, prompt=["/compact"])
@@ -252,6 +253,7 @@ def test_term_cancels_the_turn(place: Place) -> None:
     assert not place.processes()
 
 
+@pytest.mark.thorough
 def test_term_ends_an_agent_that_will_not_hear(place: Place) -> None:
     """It is killed within the grace that csa gives."""
     script = f"trap '' TERM; read line; exec 0</dev/null; touch {place.ready}; while :; do sleep 0.1; done"
@@ -316,6 +318,7 @@ def test_an_agent_that_never_answers_does_not_speak_the_protocol(place: Place) -
     _kill_sleepers(place)
 
 
+@pytest.mark.thorough
 def test_an_agent_that_asks_who_it_is(place: Place) -> None:
     """It is told by a variable that is set, by its only method, or by the one its user has chosen."""
     place.play(*ANSWER)

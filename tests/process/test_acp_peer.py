@@ -18,6 +18,7 @@ PEER = (sys.executable, "-I", str(Path(__file__).parents[2] / "fixtures" / "acp_
 MESSAGE = {"jsonrpc": "2.0", "method": "session/update", "params": {"text": "grün"}}
 
 
+@pytest.mark.thorough
 def test_a_turn_with_the_library(place: Place) -> None:
     """Its models accept what we send; requests we do not offer are refused as JSON-RPC says, and the turn goes on."""
     code, lines, err = bridge(place, command=PEER)

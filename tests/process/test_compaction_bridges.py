@@ -93,6 +93,7 @@ def test_a_codex_that_is_not_there(bridges: Bridges) -> None:
     assert "cannot start" in stderr
 
 
+@pytest.mark.thorough
 def test_gemini_is_told_once_and_correctly(bridges: Bridges) -> None:
     """What is typed before gemini listens is lost; nothing but the command is ever entered."""
     argv, order = bridges.gemini()

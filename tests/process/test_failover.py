@@ -97,6 +97,7 @@ def test_usage_of_all_attempts_adds_up(place: Place) -> None:
     assert place.state(done.session_id)["usage"]["input_tokens"] == used
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("tool", ["codex", "opencode"])
 def test_retry_after_is_honoured(place: Place, tool: str) -> None:
     """Where the provider says when it can be asked again, csa waits just that long."""
@@ -142,6 +143,7 @@ def test_what_was_denied_is_not_tried_again(place: Place) -> None:
     assert not retries_of(place, done.session_id)
 
 
+@pytest.mark.thorough
 def test_number_of_retries(place: Place) -> None:
     """--retries bounds the attempts; 0 makes none, and a negative number is a usage error."""
     place.script(fails("500", times=9, retry_after_s=0.05))
@@ -245,6 +247,7 @@ def test_chain_over_three_tools(place: Place) -> None:
     assert ends == ["failed", "failed", "succeeded"]
 
 
+@pytest.mark.thorough
 def test_lock_is_held_throughout(place: Place) -> None:
     """From the first turn to the last nobody sees the session unlocked, and the owner says which turn it is."""
     place.script(
@@ -317,6 +320,7 @@ def test_handoff_can_be_turned_off(place: Place, way: str) -> None:
     assert "handoff" not in [event["type"] for event in place.events(done.session_id)]
 
 
+@pytest.mark.thorough
 def test_fallback_tries_again_as_well(place: Place) -> None:
     """The tool that goes on has retries of its own."""
     place.script(fails("quota", tool="codex"), fails("500", tool="claude-code"), answers("at last"))
@@ -392,6 +396,7 @@ def test_unknown_fallback_is_refused_first(place: Place) -> None:
     assert not place.state_root.exists()
 
 
+@pytest.mark.thorough
 def test_fallback_in_a_resumed_session(place: Place) -> None:
     """The next tool is told of all turns before; turning back, the first tool is told only of what it missed."""
     seen = place.tmp / "stdin"
@@ -514,6 +519,7 @@ def test_block_that_is_left_during_the_pause(place: Place) -> None:
     assert (result.status, result.tool, result.chain) == ("cancelled", "codex", ())
 
 
+@pytest.mark.thorough
 def test_on_a_terminal(place: Place) -> None:
     """The live view keeps what became of the first tool, and goes on with the next."""
     place.script(fails("quota", tool="codex"), {"match": "", "do": [*place.hold(), ["say", "by claude"]]})
@@ -545,6 +551,7 @@ def test_next_tool_is_locked(place: Place) -> None:
 # Statistics
 
 
+@pytest.mark.thorough
 def test_usage_statistics(place: Place) -> None:
     """Each turn leaves its memory and duration; a damaged file is put aside, and fails nothing."""
     place.play(["say", "done"])
@@ -564,6 +571,7 @@ def test_usage_statistics(place: Place) -> None:
     assert path.with_name("usage_stats.toml.damaged").read_text() == "this is = not [ toml"
 
 
+@pytest.mark.thorough
 def test_fallback_keeps_to_the_limit_of_its_tool(place: Place) -> None:
     """A fallback takes the place of a running turn of its own tool: with none free, the failure stands and says why."""
     config = place.tmp / "limits.toml"

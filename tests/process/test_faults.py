@@ -35,6 +35,7 @@ def state_of(pid: int) -> str:
         return file.read().rpartition(")")[2].split()[0]
 
 
+@pytest.mark.thorough
 def test_killed_supervisor_and_guardian(place: Place) -> None:
     """Both at one instant: the session is lost, what nobody could sweep is named by doctor, and the next turn works."""
     running = start_tree(place)
@@ -56,6 +57,7 @@ def test_killed_supervisor_and_guardian(place: Place) -> None:
     assert place.run("run", "--session", session_id, "go on").out == "again\n"
 
 
+@pytest.mark.thorough
 def test_a_lock_that_leaked_into_a_survivor(place: Place) -> None:
     """A process that inherited the lock keeps the session alive, though its owner is dead; the next turn is refused."""
     session_id = place.codex().session_id
@@ -108,6 +110,7 @@ def test_a_clock_that_steps_back(tmp_path: Path) -> None:
     assert [event["ts"][:4] for event in events] == ["2033", "2001", "2065"]
 
 
+@pytest.mark.thorough
 @pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("unshare"), reason="only root can mount")
 def test_a_disk_that_gets_full(place: Place) -> None:
     """A state root on a disk of one megabyte: the turn keeps its outcome, says what was lost, and others can read."""

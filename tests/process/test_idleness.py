@@ -66,6 +66,7 @@ def test_what_csa_has_not_heard_is_no_silence(place: Place) -> None:
     assert (done.code, done.out) == (0, "done\n")
 
 
+@pytest.mark.thorough
 def test_closed_output_is_silence(place: Place) -> None:
     """A tool that has closed its output and does nothing is ended."""
     tool = place.tmp / "codex"
@@ -76,6 +77,7 @@ def test_closed_output_is_silence(place: Place) -> None:
     assert (done.code, place.processes()) == (124, {})
 
 
+@pytest.mark.thorough
 def test_the_setting_holds_and_a_project_may_tighten_it(place: Place) -> None:
     """`idle_timeout_s` is a setting like timeout_s."""
     (place.project / ".csa").mkdir()

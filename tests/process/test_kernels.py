@@ -53,6 +53,7 @@ def test_a_file_system_without_fsync(place: Place, error: str) -> None:
     assert place.run("session", "validate").code == 0
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("calls", ["pidfd_open", "pidfd_open,pidfd_send_signal"])
 @pytest.mark.parametrize("error", ["ENOSYS", "EPERM", "EMFILE"])
 def test_a_kernel_without_pidfds(place: Place, calls: str, error: str) -> None:
@@ -74,6 +75,7 @@ def test_a_pidfd_that_takes_no_signal(place: Place) -> None:
     running.wait()
 
 
+@pytest.mark.thorough
 def test_sessions_in_another_layer_of_an_overlay(place: Place) -> None:
     """A directory there cannot be renamed: it is copied, and then removed."""
     session_id = place.codex("one").session_id

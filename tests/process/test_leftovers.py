@@ -58,6 +58,7 @@ def test_next_turn_ends_what_a_lost_one_left(place: Place) -> None:
     assert any(f"{survivor} sleep 600" in message for message in warnings)
 
 
+@pytest.mark.thorough
 def test_the_journal_names_what_has_no_environment(place: Place) -> None:
     """A process that cleared its environment is known from the heartbeat, by pid and start time."""
     running, survivor = start_with_survivor(place, f"env -i bash -c 'exec -a {place.mark} sleep 600'")

@@ -387,6 +387,7 @@ sys.exit(process.wait())
 """
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "pieces",
     [

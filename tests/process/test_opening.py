@@ -99,6 +99,7 @@ def test_a_signal_before_the_event_loop(place: Place, number: signal.Signals) ->
     place.wait_until_empty(within_s=2)
 
 
+@pytest.mark.thorough
 def test_a_signal_twice_before_the_event_loop(place: Place) -> None:
     """The second one kills the tool, and the end is on record all the same."""
     place.play(["ignore-term"], *place.hold(), ["say", "never"])

@@ -312,6 +312,7 @@ def test_a_session_of_root(shared: Shared) -> None:
     assert shared.user("run", "--tool", "codex", "x").code == 0
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("kind", ["root's", "directory", "pipe", "loop", "bytes", "long", "mode"])
 def test_files_of_one_tool(shared: Shared, kind: str) -> None:
     """Whatever one tool's files are, doctor ends with its list, and `auto` with another tool or a clear error."""

@@ -20,6 +20,7 @@ def is_parked(place: Place, session_id: str) -> bool:
     return "parked until " in place.run("session", "is-alive", "--session", session_id).out
 
 
+@pytest.mark.thorough
 def test_it_goes_on_after_the_reset(place: Place) -> None:
     """The turn fails, and says until when; the next one goes on in the same conversation, by the same tool."""
     place.script(USED_UP, ANSWER)
