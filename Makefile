@@ -16,7 +16,7 @@ CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/csa-real-clis
 VERSIONS := codex-$(CODEX_VERSION)_claude-$(CLAUDE_VERSION)_gemini-$(GEMINI_VERSION)_opencode-$(OPENCODE_VERSION)
 CLIS := $(CACHE)/$(VERSIONS)_acp-$(CODEX_ACP_VERSION)
 
-.PHONY: help demo test check lint test-real test-real-slow torture bench docs captures format constraints clean
+.PHONY: help demo test check lint test-real test-real-slow torture mutants bench docs captures format constraints clean
 
 help:
 	@echo "make demo       a tree of agents over the bundled fake tools, with the live view"
@@ -25,6 +25,7 @@ help:
 	@echo "make test-real  the real tools, also as ACP agents, against a loopback provider"
 	@echo "make test-real-slow  those of them that take minutes: turns that last"
 	@echo "make torture    a thousand kills at random instants, and what else supervision promises (20 minutes)"
+	@echo "make mutants    change one thing at a time where faults cost most; a test has to fail (hours; MUTANTS=\"locks --sample 50\")"
 	@echo "make bench      speed and memory, as ratios"
 	@echo "make captures   draw the views as terminals show them into docs/captures/"
 	@echo "make docs       write anew what is generated in docs: commands.md, csa.1, the keys in configuration.md"
@@ -74,6 +75,13 @@ test-real-slow: $(STAMP) $(CLIS)/.installed
 torture: $(STAMP)
 	$(BIN)/python bench/torture.py
 
+$(VENV)/.mutation: $(STAMP)
+	$(PIP) -e '.[mutation]'
+	@touch $@
+
+mutants: $(VENV)/.mutation
+	$(BIN)/python bench/mutants.py $(MUTANTS)
+
 bench: $(STAMP)
 	$(BIN)/python bench/run.py
 
@@ -87,7 +95,7 @@ format: $(STAMP)
 	$(BIN)/ruff check --fix --quiet .
 	$(BIN)/ruff format --quiet .
 
-constraints: $(STAMP)
+constraints: $(VENV)/.mutation
 	$(PIP) hatchling  # which builds csa; pip does that in a place of its own, not in .venv
 	(head -1 constraints.txt; $(BIN)/python -m pip freeze --all --exclude setuptools --exclude-editable) > constraints.new
 	mv constraints.new constraints.txt

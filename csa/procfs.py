@@ -20,6 +20,21 @@ class ProcessId(Struct):
         return (self.pid, self.start_time) < (other.pid, other.start_time)
 
 
+def all_pids() -> list[int]:
+    """Return the pids of our namespace."""
+    return sorted(int(name) for name in os.listdir("/proc") if name.isdigit())
+
+
+def own_ancestors() -> list[int]:
+    """Return the pids above this process, nearest first, up to the border of our pid namespace."""
+    found: list[int] = []
+    pid: int | None = os.getppid()
+    while pid and pid not in found:
+        found.append(pid)
+        pid = parent_of(pid)
+    return found
+
+
 def process_start_time(pid: int) -> int | None:
     """Return a process's start in clock ticks since boot; None when there is no such process."""
     fields = _stat_fields(pid)
@@ -36,6 +51,11 @@ def is_zombie(pid: int) -> bool:
     """Say whether a process has ended; one that cannot be found has."""
     fields = _stat_fields(pid)
     return not fields or fields[_STATE] in {b"Z", b"X"}
+
+
+def is_running(process: ProcessId) -> bool:
+    """Say whether it is this process that has the pid, and has not ended."""
+    return identify(process.pid) == process and not is_zombie(process.pid)
 
 
 def is_stopped(pid: int) -> bool:
@@ -110,14 +130,14 @@ def _send_through(pidfd: int, number: int) -> bool:
     return True
 
 
+def command_of(pid: int) -> str:
+    """Return the command line a process was started with; empty when it is gone, or the kernel's."""
+    return b" ".join(_words(pid, "cmdline")).decode(errors="replace").strip()
+
+
 def environment_of(pid: int) -> dict[str, str]:
     """Return the environment a process was started with; empty when it is gone, or not ours to look at."""
-    try:
-        with open(f"/proc/{pid}/environ", "rb") as file:
-            entries = file.read().split(b"\0")
-    except OSError:
-        return {}
-    pairs = (os.fsdecode(entry).partition("=") for entry in entries)
+    pairs = (os.fsdecode(entry).partition("=") for entry in _words(pid, "environ"))
     return {name: value for name, found, value in pairs if found}
 
 
@@ -153,6 +173,14 @@ def _stat_fields(pid: int) -> list[bytes]:
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
             return file.read().rpartition(b") ")[2].split()
+    except OSError:
+        return []
+
+
+def _words(pid: int, name: str) -> list[bytes]:
+    try:
+        with open(f"/proc/{pid}/{name}", "rb") as file:
+            return file.read().split(b"\0")
     except OSError:
         return []
 

@@ -21,7 +21,7 @@ from tests.support import Place, close_place
 REPOSITORY = Path(__file__).parents[1]
 FAKE_TOOLS_BIN = REPOSITORY / "fixtures" / "fake_tools" / "bin"
 SEARCH_PATH = os.pathsep.join([str(FAKE_TOOLS_BIN), str(Path(sys.executable).parent), "/usr/bin", "/bin"])
-_KEPT_PREFIXES = ("PYTEST_", "COV_", "COVERAGE_", "HYPOTHESIS_")
+_KEPT_PREFIXES = ("PYTEST_", "COV_", "COVERAGE_", "HYPOTHESIS_", "MUTANT_", "MUTMUT_")
 _GRACE_S = 3.0
 
 

@@ -15,6 +15,7 @@ import socket
 import subprocess
 import sys
 import time
+import traceback
 from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
@@ -131,4 +132,13 @@ def _become(order: dict[str, Any], streams: list[int]) -> None:
     sys.stdin = open(0, closefd=False, encoding="utf-8", errors="surrogateescape")  # noqa: SIM115
     sys.stdout = open(1, "w", closefd=False, encoding="utf-8", errors="surrogateescape")  # noqa: SIM115
     sys.stderr = open(2, "w", closefd=False, encoding="utf-8", errors="backslashreplace", buffering=1)  # noqa: SIM115
-    sys.exit(main())
+    try:
+        code = main()
+    except SystemExit as leaving:  # argparse's
+        code = int(leaving.code or 0)
+    except BaseException:  # noqa: BLE001  # as python would: nothing above catches it
+        traceback.print_exc()
+        code = 1
+    with suppress(OSError, ValueError):
+        sys.stdout.flush()
+    os._exit(code)  # python would take down all that was loaded, page by page

@@ -33,6 +33,7 @@ from csa.model.permission import Permission
 from csa_adapters.acp_login import AUTH_REQUIRED, choose_method, describe_methods
 from csa_adapters.acp_policy import Policy, choose_mode
 from csa_adapters.acp_wire import DYING_WAIT_S, Agent, AgentGoneError, RpcError, Stopped
+from csa_adapters.bridges import say
 from csa_adapters.jsonlines import Json, list_of, mapping_of, text_of
 
 if TYPE_CHECKING:
@@ -67,13 +68,6 @@ class Failed(Exception):  # noqa: N818  # the end of a turn, not of the program
     def __init__(self, message: str, **more: Any) -> None:
         super().__init__(message)
         self.line = {"message": message, **more}
-
-
-def say(event: str, /, **fields: Any) -> None:
-    """Write one line. Blocks while nobody reads, and then nothing is read from the agent either."""
-    line = json.dumps({"type": event, **fields}, ensure_ascii=False) + "\n"
-    sys.stdout.buffer.write(line.encode("utf-8", "replace"))
-    sys.stdout.buffer.flush()
 
 
 def _counter(agent: str | None, command: list[str]) -> OpencodeTokens | None:

@@ -21,7 +21,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
-_Json = dict[str, Any]
+from csa_adapters.bridges import Json
 
 METHOD_NOT_FOUND = -32601
 CHUNK_BYTES = 1 << 16
@@ -62,13 +62,13 @@ class Agent:
     """
 
     def __init__(
-        self, command: list[str], heed: Callable[[str, Any, bool], _Json | None], stray: Callable[[str], None]
+        self, command: list[str], heed: Callable[[str, Any, bool], Json | None], stray: Callable[[str], None]
     ) -> None:
         self._heed, self._stray = heed, stray
         self._buffer, self._seen, self._skips = bytearray(), 0, False
         self._outgoing = bytearray()
         self._asked = 0
-        self._answers: dict[int, _Json | None] = {}  # by the number of the request; None while there is none
+        self._answers: dict[int, Json | None] = {}  # by the number of the request; None while there is none
         self._term_came = self.is_stopped = False
         self._wake = self._catch_term()
         self.exit_code: int | None = None
@@ -81,14 +81,14 @@ class Agent:
 
     # What we say
 
-    def request(self, method: str, params: _Json) -> int:
+    def request(self, method: str, params: Json) -> int:
         """Send a request; return its number."""
         self._asked += 1
         self._answers[self._asked] = None
         self._send({"id": self._asked, "method": method, "params": params})
         return self._asked
 
-    def notify(self, method: str, params: _Json) -> None:
+    def notify(self, method: str, params: Json) -> None:
         """Send a notification."""
         self._send({"method": method, "params": params})
 
@@ -208,7 +208,7 @@ class Agent:
             return AgentGoneError("closed its output", None)
         return AgentGoneError(f"exited with {code}" if code >= 0 else f"died of signal {-code}", code)
 
-    def _send(self, message: _Json) -> None:
+    def _send(self, message: Json) -> None:
         if self._input < 0:
             return
         if not self._outgoing:
@@ -261,7 +261,7 @@ class Agent:
             else:
                 self._stray(text)
 
-    def _serve(self, message: _Json) -> None:
+    def _serve(self, message: Json) -> None:
         method = message["method"]
         answer = self._heed(method, message.get("params"), "id" in message)
         if "id" not in message:
@@ -271,7 +271,7 @@ class Agent:
         self._send({"id": message["id"], **outcome})
 
 
-def read_message(line: bytes) -> tuple[_Json | None, str]:
+def read_message(line: bytes) -> tuple[Json | None, str]:
     """Return the message that a line is, or None, and the line as text.
 
     A byte that is no UTF-8 is taken for Latin-1. A mark of the byte order, escape codes and a prompt without a newline
@@ -286,7 +286,7 @@ def read_message(line: bytes) -> tuple[_Json | None, str]:
     return found, text
 
 
-def _parse(text: str) -> _Json | None:
+def _parse(text: str) -> Json | None:
     try:
         value = _DECODER.decode(text)
     except (ValueError, RecursionError):

@@ -10,27 +10,23 @@ with 0 if it completed. SIGTERM interrupts it, and leaves the thread as it was.
 from __future__ import annotations
 
 import json
-import signal
+import posixpath
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
-from typing import IO, Any, NoReturn
+from typing import IO
 
-_Json = dict[str, Any]
+if __name__ == "__main__":  # -I leaves it out; last, so that it shadows nothing
+    sys.path.append(posixpath.dirname(posixpath.dirname(__file__)))
+
+from csa_adapters.bridges import Json, Terminated, end_at_signals
 
 STOP_LIMIT_S = 1.0
 _ABOUT = {"clientInfo": {"name": "csa", "title": "csa", "version": "1"}, "capabilities": {}}
 
 
-class Terminated(BaseException):
-    """A signal asked for the end."""
-
-    def __init__(self, number: int) -> None:
-        self.number = number
-
-
-def compact(order: _Json, requests: IO[str], messages: Iterator[_Json]) -> int:
+def compact(order: Json, requests: IO[str], messages: Iterator[Json]) -> int:
     """Ask for the compaction and wait for its end; return the exit code."""
     thread = order["thread"]
     kept = {key: order[key] for key in ("cwd", "model") if order.get(key)}
@@ -52,7 +48,7 @@ def compact(order: _Json, requests: IO[str], messages: Iterator[_Json]) -> int:
     return 1
 
 
-def _send(requests: IO[str], message: _Json) -> None:
+def _send(requests: IO[str], message: Json) -> None:
     with suppress(BrokenPipeError):  # that it has gone is told by the end of its lines
         requests.write(json.dumps(message) + "\n")
         requests.flush()
@@ -62,7 +58,7 @@ class _Refused(Exception):  # noqa: N818  # the server's answer, not a fault
     """A request was answered with an error."""
 
 
-def _is_answer(message: _Json, number: int) -> bool:
+def _is_answer(message: Json, number: int) -> bool:
     if message.get("id") != number:
         return False
     if "error" in message:
@@ -70,7 +66,7 @@ def _is_answer(message: _Json, number: int) -> bool:
     return True
 
 
-def relay(lines: IO[str]) -> Iterator[_Json]:
+def relay(lines: IO[str]) -> Iterator[Json]:
     """Pass the server's lines on, and yield what they say."""
     for line in lines:
         sys.stdout.write(line)
@@ -81,14 +77,9 @@ def relay(lines: IO[str]) -> Iterator[_Json]:
                 yield message
 
 
-def _terminate(number: int, _frame: object) -> NoReturn:
-    raise Terminated(number)
-
-
 def main() -> int:
     """Run the compaction that stdin describes, with the server that the arguments start."""
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, _terminate)
+    end_at_signals()
     sys.stdout.reconfigure(encoding="utf-8", errors="replace")  # type: ignore[union-attr]  # -I: any locale
     order = json.loads(sys.stdin.buffer.read())
     try:
@@ -105,7 +96,7 @@ def main() -> int:
     except _Refused:
         return 1
     except Terminated as end:
-        return 128 + end.number
+        return end.code
     finally:
         _leave(server)
 

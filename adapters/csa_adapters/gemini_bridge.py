@@ -18,18 +18,20 @@ from __future__ import annotations
 import json
 import os
 import re
-import signal
 import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
 from glob import glob
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import pexpect
 
-_Json = dict[str, Any]
+if __name__ == "__main__":  # -I leaves it out; last, so that it shadows nothing
+    sys.path.append(os.path.dirname(os.path.dirname(__file__)))
+
+from csa_adapters.bridges import Json, Terminated, end_at_signals, say
 
 COMMAND = "/compress"
 START_LIMIT_S = 90.0  # a busy machine needs 30 s
@@ -64,13 +66,6 @@ class Failed(Exception):  # noqa: N818  # the end of a compaction, not of the pr
         super().__init__(message)
         self.why = why
         self.status = status
-
-
-class Terminated(BaseException):
-    """A signal asked for the end."""
-
-    def __init__(self, number: int) -> None:
-        self.number = number
 
 
 class Screen:
@@ -154,7 +149,7 @@ class Attempts:
         return self._told >= MAX_ATTEMPTS
 
 
-def compress(screen: Screen, order: _Json) -> _Json:
+def compress(screen: Screen, order: Json) -> Json:
     """Have the conversation compressed; return what is told of it."""
     snapshots = count_snapshots(order["chats"])
     _get_ready(screen)
@@ -256,21 +251,9 @@ def _last_words(text: str) -> str:
     return lines[-1][:_WORDS] if lines else ""
 
 
-def say(kind: str, /, **content: Any) -> None:
-    """Write one line."""
-    line = json.dumps({"type": kind, **content}, ensure_ascii=False) + "\n"
-    sys.stdout.buffer.write(line.encode("utf-8", "replace"))
-    sys.stdout.buffer.flush()
-
-
-def _terminate(number: int, _frame: object) -> NoReturn:
-    raise Terminated(number)
-
-
 def main() -> int:
     """Run the compaction that stdin describes, of the gemini that the arguments start."""
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, _terminate)
+    end_at_signals()
     order = json.loads(sys.stdin.buffer.read())
     screen = None
     try:
@@ -280,7 +263,7 @@ def main() -> int:
         say("failed", why=failure.why, message=str(failure), status=failure.status)
         return 1
     except Terminated as end:
-        return 128 + end.number
+        return end.code
     finally:
         if screen is not None:
             screen.close()

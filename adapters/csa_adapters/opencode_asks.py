@@ -10,9 +10,8 @@ from __future__ import annotations
 import posixpath
 from collections.abc import Callable, Iterable
 from fnmatch import fnmatchcase
-from typing import Any
 
-_Json = dict[str, Any]
+from csa_adapters.bridges import Json
 
 # All that it asks under, besides names of MCP servers' tools and plugins', which are what their user made them.
 _OWN = frozenset(
@@ -28,7 +27,7 @@ class Answers:
     `directory` is the session's, `worktree` says what git's is, `outside` are those that may be written besides.
     """
 
-    def __init__(self, grants: _Json, *, directory: str, outside: Iterable[str], worktree: Callable[[], str]) -> None:
+    def __init__(self, grants: Json, *, directory: str, outside: Iterable[str], worktree: Callable[[], str]) -> None:
         self._reading: list[str] = grants.get("reading", [])
         self._commands: list[str] = grants.get("commands", [])
         self._edits = grants.get("edits") is True
@@ -36,7 +35,7 @@ class Answers:
         self._outside = tuple(outside)
         self._worktree = worktree
 
-    def allow(self, ask: _Json) -> bool:
+    def allow(self, ask: Json) -> bool:
         """Say whether what is asked for may happen."""
         name, patterns = str(ask.get("permission")), [str(each) for each in ask.get("patterns") or []]
         if name == "external_directory":

@@ -33,13 +33,13 @@ from contextlib import suppress
 from typing import Any, NoReturn
 from urllib.parse import quote
 
-sys.path.append(os.path.dirname(os.path.dirname(__file__)))  # -I leaves it out; last, so that it shadows nothing
+if __name__ == "__main__":  # -I leaves it out; last, so that it shadows nothing
+    sys.path.append(os.path.dirname(os.path.dirname(__file__)))
 
+from csa_adapters.bridges import ENDS, Json, Terminated, end_at_signals, say
 from csa_adapters.opencode_asks import Answers
 from csa_adapters.opencode_family import Family
 from csa_adapters.opencode_server import CALL_LIMIT_S, BridgeError, Server
-
-_Json = dict[str, Any]
 
 RETRY_LIMIT_S = 25.0  # a retry that would begin later than this after the first failure is not waited for
 RETRIES = 5  # opencode's own limit
@@ -48,17 +48,10 @@ _REFUSAL = "This run is unattended and its permission level does not allow that.
 _ENDED = frozenset({"completed", "error"})
 
 
-class Terminated(BaseException):
-    """A signal asked for the end."""
-
-    def __init__(self, number: int) -> None:
-        self.number = number
-
-
 class Turn:
     """One prompt in one session: what is asked, and what is told of it on stdout."""
 
-    def __init__(self, server: Server, asked: _Json) -> None:
+    def __init__(self, server: Server, asked: Json) -> None:
         self._server = server
         self._asked = asked
         self._id = ""
@@ -68,7 +61,7 @@ class Turn:
         self._stopped_well = False
         self._compacted = False
         self._before: set[str] = set()  # the messages before a compaction
-        self._handlers: dict[str, Callable[[_Json], bool]] = {
+        self._handlers: dict[str, Callable[[Json], bool]] = {
             "message.updated": self._message,
             "message.part.updated": self._part,
             "session.created": self._created,
@@ -123,11 +116,11 @@ class Turn:
             for name in reversed(left):
                 self._server.call("DELETE", f"/session/{self._id}/message/{name}", limit_s=ABORT_LIMIT_S)
 
-    def _history(self, limit_s: float = CALL_LIMIT_S) -> list[_Json]:
+    def _history(self, limit_s: float = CALL_LIMIT_S) -> list[Json]:
         messages = self._server.call("GET", f"/session/{self._id}/message", limit_s=limit_s)
         return [message["info"] for message in messages]
 
-    def _summarise(self, model: _Json) -> None:
+    def _summarise(self, model: Json) -> None:
         """Ask for the summary. The answer comes when it is there: what happens until then, the events tell."""
         with suppress(BridgeError):
             self._server.call("POST", f"/session/{self._id}/summarize", model, limit_s=None)
@@ -169,24 +162,22 @@ class Turn:
         self._family = Family(self._id)
         self._tell("session", directory=session["directory"], version=session.get("version"))
 
-    def _prompt(self) -> _Json:
+    def _prompt(self) -> Json:
         kept = {key: self._asked[key] for key in ("system", "tools", "model", "variant") if self._asked.get(key)}
         return {**kept, "parts": [{"type": "text", "text": self._asked["prompt"]}]}
 
     def _tell(self, kind: str, **content: Any) -> None:
-        line = {"type": kind, "timestamp": int(time.time() * 1000), "sessionID": self._id, **content}
-        sys.stdout.write(json.dumps(line, ensure_ascii=False) + "\n")
-        sys.stdout.flush()
+        say(kind, timestamp=int(time.time() * 1000), sessionID=self._id, **content)
 
     # Events; true ends the turn
 
-    def _message(self, event: _Json) -> bool:
+    def _message(self, event: Json) -> bool:
         info = event["info"]
         if info["sessionID"] in self._family and info["role"] == "assistant":
             self._messages[info["id"]] = info.get("summary") is True
         return False
 
-    def _part(self, event: _Json) -> bool:
+    def _part(self, event: Json) -> bool:
         part = event["part"]
         if part["sessionID"] not in self._family:
             return False
@@ -198,7 +189,7 @@ class Turn:
             self._own_part(part, is_summary)
         return False
 
-    def _own_part(self, part: _Json, is_summary: bool | None) -> None:  # noqa: FBT001  # three answers, no switch
+    def _own_part(self, part: Json, is_summary: bool | None) -> None:  # noqa: FBT001  # three answers, no switch
         if part["type"] == "compaction":
             self._tell_part("compaction", part, "begun")
         if is_summary is None:  # the user's
@@ -214,7 +205,7 @@ class Turn:
             self._stopped_well = False
             self._tell_part("step_start", part, "told", **({"summary": True} if is_summary else {}))
 
-    def _step_finish(self, part: _Json, *, is_summary: bool) -> None:
+    def _step_finish(self, part: Json, *, is_summary: bool) -> None:
         """Tell a step with what it has used, and end a turn that leads nowhere."""
         if part["sessionID"] == self._id:
             self._stopped_well = part.get("reason") == "stop" and not is_summary
@@ -226,16 +217,16 @@ class Turn:
             self.abort()
             raise BridgeError("ContextOverflowError" if is_summary else "UnfinishedStepsError", problem)
 
-    def _tell_part(self, kind: str, part: _Json, state: str, **more: Any) -> None:
+    def _tell_part(self, kind: str, part: Json, state: str, **more: Any) -> None:
         if self._told.get(part["id"]) != state:
             self._told[part["id"]] = state
             self._tell(kind, part=part, **more)
 
-    def _created(self, event: _Json) -> bool:
+    def _created(self, event: Json) -> bool:
         self._family.take_session(event["info"])
         return False
 
-    def _status(self, event: _Json) -> bool:
+    def _status(self, event: Json) -> bool:
         """Tell a retry as it is decided on, and do not wait for one that is too far away."""
         status = event["status"]
         self._family.take_status(event["sessionID"], status["type"])
@@ -254,7 +245,7 @@ class Turn:
             raise BridgeError("RetriesEndedError", status["message"], retryAfterS=after_s, **limit)
         return False
 
-    def _error(self, event: _Json) -> bool:
+    def _error(self, event: Json) -> bool:
         if event.get("sessionID") != self._id or not event.get("error"):
             return False
         self._stopped_well = False
@@ -265,19 +256,19 @@ class Turn:
     def _is_busy(self) -> bool:
         return self._id in self._server.call("GET", "/session/status")
 
-    def _has_compacted(self, event: _Json) -> bool:
+    def _has_compacted(self, event: Json) -> bool:
         self._compacted = self._compacted or event["sessionID"] == self._id
         return False
 
-    def _idle(self, event: _Json) -> bool:
+    def _idle(self, event: Json) -> bool:
         self._family.take_status(event["sessionID"], "idle")
         return event["sessionID"] in self._family and self._family.is_at_rest
 
-    def _heartbeat(self, _event: _Json) -> bool:
+    def _heartbeat(self, _event: Json) -> bool:
         """Ask how things stand, every ten seconds, so that no event that was missed makes a turn endless."""
         return self._family.has_begun and self._family.take_truth(self._server.call("GET", "/session/status"))
 
-    def _permission(self, event: _Json) -> bool:
+    def _permission(self, event: Json) -> bool:
         """Answer what opencode's rules leave open. A refusal with words lets the turn go on; one without ends it."""
         if event["sessionID"] not in self._family:
             return False
@@ -298,33 +289,26 @@ class Turn:
             worktree=lambda: str(self._server.call("GET", "/path")["worktree"]),
         )
 
-    def _question(self, event: _Json) -> bool:
+    def _question(self, event: Json) -> bool:
         if event["sessionID"] in self._family:
             self._server.call("POST", f"/question/{event['id']}/reject", {})
         return False
 
 
-def _terminate(number: int, _frame: object) -> NoReturn:
-    raise Terminated(number)
-
-
 def main() -> int:
     """Run the turn that stdin describes: prompt, title, and what may be (`opencode._order` has it all)."""
-    ends = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-    for number in ends:
-        signal.signal(number, _terminate)
-    sys.stdout.reconfigure(encoding="utf-8", errors="replace")  # type: ignore[union-attr]  # -I: any locale
+    end_at_signals()
     server = Server(sys.argv[1:])
     turn = None
     try:
         turn = Turn(server, json.loads(sys.stdin.buffer.read()))
         return turn.run()
     except Terminated as end:
-        for number in ends:
+        for number in ENDS:
             signal.signal(number, signal.SIG_IGN)
         if turn is not None:
             turn.abort()
-        return 128 + end.number
+        return end.code
     finally:
         server.stop()
 

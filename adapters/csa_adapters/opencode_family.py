@@ -11,9 +11,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection
-from typing import Any
 
-_Json = dict[str, Any]
+from csa_adapters.bridges import Json
 
 QUIET_TIMES = 2
 IDLE_STEPS = 5  # a summary and the answer after it make two
@@ -48,7 +47,7 @@ class Family:
         """The session itself, and those of its sub-agents that work."""
         return [self._root, *sorted(self._busy - {self._root})]
 
-    def take_session(self, info: _Json) -> None:
+    def take_session(self, info: Json) -> None:
         """Learn of a session that was made."""
         if info.get("parentID") in self._members:
             self._members.add(info["id"])
@@ -69,7 +68,7 @@ class Family:
         self._quiet_times = 0 if self._members.intersection(busy) else self._quiet_times + 1
         return self._quiet_times >= QUIET_TIMES
 
-    def take_part(self, part: _Json) -> None:
+    def take_part(self, part: Json) -> None:
         """Learn which session a sub-agent has, also one of an earlier turn, and that it has ended in the background."""
         found = _NOTIFICATION.match(part["text"]) if part["type"] == "text" and part.get("synthetic") else None
         if found and found[1] in self._background:
@@ -87,7 +86,7 @@ class Family:
             if metadata.get("background") is True:
                 self._background.add(sub_agent)
 
-    def take_step(self, part: _Json, *, is_summary: bool) -> str | None:
+    def take_step(self, part: Json, *, is_summary: bool) -> str | None:
         """Learn of a step's end; say what is wrong when there have been too many that lead nowhere."""
         session, reason = part["sessionID"], part.get("reason")
         self._failing.pop(session, None)  # a text that only begins is no progress: it may be cut off every time

@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from typing import IO, Any
 from urllib.parse import quote, urlsplit
 
-_Json = dict[str, Any]
+from csa_adapters.bridges import Json
 
 START_LIMIT_S = 60.0
 START_PAUSES_S = (0.5, 1.5)
@@ -99,7 +99,7 @@ class Server:
                     _pass_on(line + b"\n")
         threading.Thread(target=_drain, args=(stdout, said), daemon=True).start()
 
-    def call(self, method: str, path: str, body: _Json | None = None, *, limit_s: float | None = CALL_LIMIT_S) -> Any:
+    def call(self, method: str, path: str, body: Json | None = None, *, limit_s: float | None = CALL_LIMIT_S) -> Any:
         """Make one call; BridgeError with the server's own error when it refuses."""
         connection = self._connect(limit_s)
         try:
@@ -118,7 +118,7 @@ class Server:
             raise BridgeError(str(said_error.get("name") or "ServerError"), str(message))
         return answer
 
-    def events(self) -> Iterator[_Json]:
+    def events(self) -> Iterator[Json]:
         """Yield the server's events; the first one says that the subscription holds."""
         connection = self._connect(None)
         try:

@@ -17,8 +17,7 @@ from itertools import chain
 from textwrap import wrap
 
 from csa.cli.output import Style, count_of, cut, one_line, print_json, printable, terminal_size, terminal_width
-from csa.cli.reads import find_to_read
-from csa.cli.selecting import add_selector
+from csa.cli.selecting import add_selector, find_to_read
 from csa.errors import NotFoundError
 from csa.model.clock import local_clock
 from csa.model.conversation import Message, ToolCall, message_to_json, read_conversation

@@ -8,7 +8,6 @@ from csa.cli.output import one_line, print_act, print_json
 from csa.cli.selecting import add_selector, find, find_one, open_client
 from csa.errors import UsageError
 from csa.runner.client import Csa
-from csa.runner.sessions.editing import describe_session, pin_session, rename_session
 from csa.store.current import choose_current, clear_current, read_current
 
 
@@ -26,6 +25,8 @@ def execute_rename(arguments: argparse.Namespace) -> int:
     selector, name = selected_with_value(arguments, "NAME")
     if (name is None) is not arguments.clear:
         raise UsageError("Give a NAME, or --clear.", hint="csa session rename -s SESSION NAME")
+    from csa.runner.sessions.editing import rename_session  # noqa: PLC0415  # 40 ms, which `session current` need not wait for
+
     edit = rename_session(find(open_client(), selector, acts=True), name)
     session_id, before = edit.after.session_id, edit.before.name
     words = f"{session_id} is called {name}" if name else f"{session_id} has no name"
@@ -48,6 +49,8 @@ def execute_describe(arguments: argparse.Namespace) -> int:
     selector, text = selected_with_value(arguments, "TEXT")
     if text is None:
         raise UsageError("Give the description.", hint='csa session describe -s SESSION "what it is about"')
+    from csa.runner.sessions.editing import describe_session  # noqa: PLC0415  # 40 ms, which `session current` need not wait for
+
     edit = describe_session(find(open_client(), selector, acts=True), text)
     state = edit.after
     facts = {"session_id": state.session_id, "description": state.description, "before": edit.before.description}
@@ -66,6 +69,8 @@ def execute_pin(arguments: argparse.Namespace) -> int:
 
     With --off it may be collected again. A session that is running is refused.
     """
+    from csa.runner.sessions.editing import pin_session  # noqa: PLC0415  # 40 ms, which `session current` need not wait for
+
     edit = pin_session(find_one(arguments, acts=True), pinned=not arguments.off)
     state = edit.after
     words = f"{state.session_id} is {'' if state.pinned else 'not '}pinned{'' if edit.is_change else ' already'}"

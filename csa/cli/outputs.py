@@ -3,24 +3,31 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import time
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
+from itertools import islice
 from pathlib import Path
 
-from csa.cli.event_lines import EventPrinter, join_chunks, print_file, print_transcript, select_events
-from csa.cli.output import Style, one_line, print_json, text_for
-from csa.cli.reads import find_to_read
-from csa.cli.selecting import add_selector, find_one
+from csa.cli.describe import describe
+from csa.cli.output import Style, cut, one_line, print_json, printable, terminal_width, text_for
+from csa.cli.selecting import add_selector, find_one, find_to_read
 from csa.cli.signs import about_sessions, signs_of_life
 from csa.errors import NotFoundError, UsageError
-from csa.model.state import format_time
+from csa.model.clock import local_clock
+from csa.model.events import Event
+from csa.model.state import format_time, parse_time
 from csa.paths import SessionPaths
 from csa.runner.caller import refuse_endless_wait
 from csa.store.artifacts import Artifact, copy_artifacts, find_artifacts
+from csa.store.atomic import open_regular
 from csa.store.following import follow
 from csa.store.sessions import format_age
+from csa.store.transcript import parse_line, read_events, read_events_backwards, read_lines
+from csa.structs import replace
 
 _LOOK_S = 0.05
 
@@ -57,7 +64,7 @@ def execute_logs(arguments: argparse.Namespace) -> int:
         return 0
     if arguments.raw or arguments.system:
         log = _find_log(paths, arguments.turn, "stdout.log" if arguments.raw else "supervisor.log")
-        print_file(log, tail=arguments.tail, is_stamped=not arguments.raw)
+        _copy_log(log, tail=arguments.tail, is_stamped=not arguments.raw)
         return 0
     count = _print_transcript(paths, arguments)
     if arguments.turn is not None and not count and arguments.tail != 0:
@@ -71,7 +78,7 @@ def _follow_events(paths: SessionPaths, arguments: argparse.Namespace) -> None:
         raise UsageError(
             "--follow shows the events of the session as they come.", hint="leave out --turn, --raw, --system"
         )
-    printer = EventPrinter()
+    printer = _EventPrinter()
     for look in follow(paths, tail=arguments.tail):
         for event in look:
             if arguments.json or arguments.events:
@@ -85,9 +92,9 @@ def _follow_events(paths: SessionPaths, arguments: argparse.Namespace) -> None:
 def _print_transcript(paths: SessionPaths, arguments: argparse.Namespace) -> int:
     """Print the events; return how many there were."""
     if arguments.json or arguments.events:
-        return print_transcript(paths.transcript, tail=arguments.tail, turn=arguments.turn)
-    printer, count = EventPrinter(), 0
-    for event in join_chunks(select_events(paths.transcript, tail=arguments.tail, turn=arguments.turn)):
+        return _copy_transcript(paths.transcript, tail=arguments.tail, turn=arguments.turn)
+    printer, count = _EventPrinter(), 0
+    for event in _join_chunks(_select_events(paths.transcript, tail=arguments.tail, turn=arguments.turn)):
         printer.print(event)
         count += 1
     return count
@@ -106,6 +113,109 @@ def _find_log(paths: SessionPaths, turn: int | None, name: str) -> Path:
 
 
 _KIB = 1024
+
+
+_BLOCK = 1 << 20
+_LEAD = 14  # columns of the time and the turn
+
+
+class _EventPrinter:
+    """Prints events in words."""
+
+    def __init__(self) -> None:
+        self._style = Style(sys.stdout)
+        self._width = terminal_width(sys.stdout)
+
+    def print(self, event: Event) -> None:
+        """Print an event, unless a person need not see it."""
+        if (line := describe(event)) is not None:
+            head = self._style(f"{_event_clock(event.ts)} {event.turn:>3}", "dim")
+            print(f"{head}  {cut(line, self._width and self._width - _LEAD)}")
+
+
+def _select_events(transcript: Path, *, tail: int | None, turn: int | None) -> Iterator[Event]:
+    """Yield the events of a transcript, or of one turn of it; the last `tail` of them where that is given."""
+    if tail is None:
+        yield from (event for event in read_events(transcript) if turn in {None, event.turn})
+        return
+    yield from reversed(list(islice(_of_turn(read_events_backwards(transcript), turn), tail)))
+
+
+def _join_chunks(events: Iterable[Event]) -> Iterator[Event]:
+    """Yield events with each streamed message as one, of its last chunk's number and time."""
+    held: Event | None = None
+    for event in events:
+        is_next = held is not None and (event.type, event.turn) == (held.type, held.turn)
+        if held and not (is_next and event.data.get("chunk")):
+            yield held
+            held = None
+        if not event.data.get("chunk"):
+            yield event
+        else:
+            before = str(held.data.get("text", "")) if held else ""
+            held = replace(event, data={**event.data, "text": before + str(event.data.get("text", ""))})
+    if held:
+        yield held
+
+
+def _of_turn(backwards: Iterable[Event], turn: int | None) -> Iterator[Event]:
+    """Yield the events of a turn, without reading on to the transcript's beginning."""
+    for event in backwards:
+        if turn is not None and event.turn < turn:
+            return
+        if turn in {None, event.turn}:
+            yield event
+
+
+def _copy_transcript(transcript: Path, *, tail: int | None, turn: int | None) -> int:
+    """Print the transcript's whole lines as they are; return how many there were."""
+    sys.stdout.flush()
+    lines: Iterable[bytes] = (line for line in _whole_lines(transcript) if turn is None or _turn_of(line) == turn)
+    count = 0
+    for line in lines if tail is None else deque(lines, maxlen=tail):
+        _write_block(line)
+        count += 1
+    return count
+
+
+def _whole_lines(transcript: Path) -> Iterator[bytes]:
+    yield from (line for line in read_lines(transcript) if line.endswith(b"\n"))  # one without is still being written
+
+
+def _turn_of(line: bytes) -> int | None:
+    event = parse_line(line)
+    return event.turn if event else None
+
+
+def _copy_log(path: Path, *, tail: int | None, is_stamped: bool = False) -> None:
+    """Copy a log to stdout, or its last lines; to a pipe as it is, but for times that its lines begin with."""
+    sys.stdout.flush()
+    with open(open_regular(path), "rb") as file:
+        if tail is None and not is_stamped and not sys.stdout.isatty():
+            while block := file.read(_BLOCK):
+                _write_block(block)
+        else:
+            for line in file if tail is None else deque(file, maxlen=tail):
+                _write_block(_with_local_stamp(line) if is_stamped else line)
+
+
+def _with_local_stamp(line: bytes) -> bytes:
+    stamp, _, rest = line.partition(b" ")
+    moment = parse_time(stamp.decode(errors="replace")) if stamp.endswith(b"Z") else None
+    return f"{local_clock(moment, '%Y-%m-%d %H:%M:%S')} ".encode() + rest if moment else line
+
+
+def _write_block(content: bytes) -> None:
+    """Write whole lines, or, where stdout is no terminal, any part of them."""
+    if sys.stdout.isatty():
+        content = printable(content.decode(errors="replace")).encode()
+    view = memoryview(content)
+    while view:
+        view = view[os.write(sys.stdout.fileno(), view) :]
+
+
+def _event_clock(stamp: str) -> str:
+    return local_clock(parse_time(stamp), "%H:%M:%S", otherwise="--:--:--")
 
 
 def configure_artifacts(parser: argparse.ArgumentParser) -> None:

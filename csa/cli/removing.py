@@ -1,27 +1,20 @@
-"""Sessions that go, and come back: by hand, by their age, and for cron."""
+"""Sessions that are deleted by hand, and come back."""
 
 from __future__ import annotations
 
 import argparse
 import sys
-from datetime import UTC, datetime
 
-from csa.cli.collected import Counter, days, print_items, print_report, read_rule, summary, warn_of_rest
-from csa.cli.output import count_of, lossy, one_line, print_act, print_error, print_json, warn
+from csa.cli.output import lossy, print_act, print_error, print_json, warn
 from csa.cli.selecting import (
     add_selector,
     announce_elsewhere,
-    find_projects,
     open_client,
-    refuse_unknown_tools,
     selected,
 )
 from csa.errors import CsaError, UsageError
 from csa.runner.session import find_retired
-from csa.runner.sessions.collecting import collect
 from csa.runner.sessions.removal import delete_session, find_to_delete, living_children, restore_session
-from csa.runner.turns.leftovers import find_leftovers, reap
-from csa.runner.waking import wake_parked
 
 
 def configure_delete(parser: argparse.ArgumentParser) -> None:
@@ -96,111 +89,3 @@ def execute_restore(arguments: argparse.Namespace) -> int:
     facts = {"session_id": state.session_id, "phase": state.phase, "name": state.name}
     print_act(arguments, f"restored {state.session_id}", facts, [*lost, *restored.losses])
     return 0
-
-
-def configure_clean(parser: argparse.ArgumentParser) -> None:
-    which = parser.add_mutually_exclusive_group(required=True)
-    which.add_argument("--days", type=days, metavar="N", help="sessions not used for more than N whole days")
-    which.add_argument("--older-than", metavar="TIME", help="the same, as a time: 7d, 12h, 30m")
-    which.add_argument("--expired", action="store_true", help="only sessions whose --ttl has run out")
-    parser.add_argument("-t", "--tool", metavar="T,..", help="only sessions all of whose tools are among these")
-    parser.add_argument("--damaged", action="store_true", help="also damaged sessions whose files are as old")
-    parser.add_argument("--purge", action="store_true", help="remove for good at once, also what was retired before")
-    parser.add_argument("--dry-run", action="store_true", help="say what would go; change nothing")
-    parser.add_argument("--json", action="store_true", help="print an object")
-
-
-def execute_clean(arguments: argparse.Namespace) -> int:
-    """Remove the project's old sessions.
-
-    A session goes when it was last used more than so many whole days ago, or has expired. It is moved out of sight, and
-    can be brought back with `csa session restore`, until it is purged some days later (undo_days, 7). What runs, is
-    pinned, or is damaged stays. In the same pass go sessions that were retired long enough ago, and what starts,
-    removals and ephemeral runs that were cut off have left. With --dry-run nothing is written, and what would go is
-    named.
-
-    Exits 0 also when there is nothing to do, and 1 when something could not be removed.
-    """
-    client, dry_run = open_client(), arguments.dry_run
-    setting = client.setting
-    rule, counter = read_rule(arguments, setting), Counter()
-    refuse_unknown_tools(client, [setting.store], rule.tools)
-    report = collect(
-        setting,
-        rule,
-        [setting.store],
-        command="session clean",
-        now=datetime.now(UTC),
-        dry_run=dry_run,
-        progress=counter,
-    )
-    counter.end()
-    if arguments.json:
-        print_report(report, dry_run=dry_run)
-        return 1 if report.failures else 0
-    print_items(report, dry_run=dry_run)
-    print(summary(report, dry_run=dry_run) or "Nothing to collect")
-    warn_of_rest(report, damaged=True)
-    return 1 if report.failures else 0
-
-
-def configure_gc(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--days", type=days, metavar="N", required=True, help="sessions not used for more than N whole days"
-    )
-    parser.add_argument("--all-projects", action="store_true", help="in every project below the state root")
-    parser.add_argument("--dry-run", action="store_true", help="say what would go; change nothing")
-    parser.add_argument("--json", action="store_true", help="print an object")
-
-
-def execute_gc(arguments: argparse.Namespace) -> int:
-    """Remove old sessions, and what ended ones have left behind: for cron.
-
-    Does what `csa session clean --days N` does, removes the runtime directories of runs that died, and ends processes
-    that ended sessions have left running, other than those that were kept with --keep-background. Detached turns that
-    wait for a quota (--on-quota wait), and whose supervisor has died, as in a reboot, go on when their time has come.
-    With --all-projects it does so in every project below the state root.
-
-    Prints one line when something was done, and nothing when there was nothing to do. Exits 0 in both cases, and 1 when
-    something could not be removed.
-    """
-    setting, dry_run, counter = open_client().setting, arguments.dry_run, Counter()
-    root = setting.store.root
-    stores = find_projects(root) if arguments.all_projects else [setting.store]
-    woken: list[str] = []
-    problems: list[str] = []
-    for store in () if dry_run else stores:
-        started, failed = wake_parked(store, setting.environ)
-        woken += started
-        problems += failed
-    orphans = find_leftovers(root, (store.paths(session_id) for store in stores for session_id in store.ids()))
-    report = collect(
-        setting,
-        read_rule(arguments, setting),
-        stores,
-        command="gc",
-        now=datetime.now(UTC),
-        dry_run=dry_run,
-        with_runtime=True,
-        progress=counter,
-    )
-    counter.end()
-    ended = [] if dry_run else orphans
-    report.failures += problems
-    report.failures += [f"process {orphan.pid} could not be ended" for orphan in reap(ended)]
-    if arguments.json:
-        known = [{"pid": o.pid, "session_id": o.session_dir.name, "command": o.command} for o in orphans]
-        print_report(report, dry_run=dry_run, more={"processes": known, "reaped": len(ended), "woken": woken})
-        return 1 if report.failures else 0
-    if dry_run:
-        print_items(report, dry_run=True, with_project=arguments.all_projects)
-        for orphan in orphans:
-            print(f"process {orphan.pid} of session {orphan.session_dir.name}: {one_line(orphan.command)}")
-    words = [summary(report, dry_run=dry_run)] + (
-        [f"ended {count_of(len(ended), 'process', 'processes')}"] if ended else []
-    )
-    words += [f"{session_id} goes on, its quota has returned" for session_id in woken]
-    if said := "; ".join(word for word in words if word):
-        print(f"csa gc: {said}")
-    warn_of_rest(report, damaged=dry_run or sys.stderr.isatty())
-    return 1 if report.failures else 0

@@ -6,8 +6,7 @@ import argparse
 import sys
 
 from csa.cli.output import print_json, print_problem, text_for
-from csa.cli.reads import find_to_read
-from csa.cli.selecting import add_selector
+from csa.cli.selecting import add_selector, find_to_read
 from csa.model.clock import local_clock
 from csa.model.result import NO_NEW_CONVERSATION, UNKNOWN_CONVERSATION, RunResult, kind_in_words
 

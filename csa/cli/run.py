@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import shlex
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -18,6 +19,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from csa.cli.output import lossy, print_json, printable, text_for, to_json, warn
+from csa.cli.progress import Progress, Subject, make_progress, room_on
 from csa.cli.results import print_failure
 from csa.cli.run_request import request_from
 from csa.cli.selecting import announce
@@ -29,16 +31,17 @@ from csa.model.result import RunResult
 from csa.process.launch import become_subreaper
 from csa.process.wakeup import heeded
 from csa.runner.client import Csa
+from csa.runner.detach import refuse_ephemeral, start_detached
 from csa.runner.on_finish import FollowUp, run_on_finish
 from csa.runner.request import RunRequest
 from csa.runner.turns.ahead import load_at_once
 from csa.runner.turns.patience import try_until_free
 from csa.runner.turns.plan import TurnPlan
+from csa.runner.waking import wake_parked
 from csa.store.locks import Heeding
 
 TYPE_CHECKING = False  # see csa/structs.py
 if TYPE_CHECKING:
-    from csa.cli.progress import Progress
     from csa.cli.signs import Signs
     from csa.model.events import Event
     from csa.runner.turns.turn import Turn
@@ -143,8 +146,6 @@ def execute(arguments: argparse.Namespace) -> int:
     warn(client.setting.config.warnings)
     if arguments.dry_run:
         if arguments.detach:
-            from csa.runner.detach import refuse_ephemeral  # noqa: PLC0415  # only this needs it
-
             refuse_ephemeral(request)
         _print_plan(client.plan(request), as_json=arguments.json)
         return 0
@@ -165,8 +166,6 @@ def execute(arguments: argparse.Namespace) -> int:
 def _wake_parked(client: Csa) -> None:
     """Go on with what was parked for a quota and whose supervisor has died; the look costs one call of the system."""
     if (client.store.path / "parked").is_dir():
-        from csa.runner.waking import wake_parked  # noqa: PLC0415  # hardly ever needed
-
         warn(wake_parked(client.store, client.setting.environ)[1])
 
 
@@ -175,7 +174,7 @@ def _teller(signs: Signs, *, quiet: bool) -> Callable[[str], None]:
 
     def tell(words: str) -> None:
         signs.about(lambda: f"waiting: {words}")
-        load_at_once("csa.cli.progress")  # csa may be upgraded while it waits
+        load_at_once()  # csa may be upgraded while it waits
         if not quiet:
             with lossy(sys.stderr):
                 print(f"waiting: {words}", file=sys.stderr, flush=True)
@@ -195,8 +194,6 @@ def _run_turn(client: Csa, request: RunRequest, arguments: argparse.Namespace, s
         _announce(client, plan.state.session_id, str(plan.setting.store.project))
         signs.about(about_sessions([(plan.setting.store, plan.state.session_id)]))
         import anyio  # noqa: PLC0415  # loaded while the tool starts, as all of what attends to it
-
-        from csa.cli.progress import make_progress  # noqa: PLC0415  # as above
 
         events_on_terminal = arguments.stream_json and sys.stdout.isatty()  # a line there would spoil a redrawn view
         progress = make_progress(client, quiet=arguments.quiet, plain=events_on_terminal)
@@ -222,8 +219,6 @@ def _announce(client: Csa, session_id: str, project: str) -> None:
 
 def _detach(client: Csa, request: RunRequest, arguments: argparse.Namespace) -> int:
     """Start the turn by itself; print its session's id, which any process can resolve from then on."""
-    from csa.runner.detach import start_detached  # noqa: PLC0415  # only this needs it
-
     if arguments.stream_json:
         raise UsageError("--detach and --stream-json exclude each other.", hint="csa session logs -f --events")
     started = start_detached(client, request, wait_s=arguments.wait, on_finish=_follow_up(client, arguments))
@@ -281,8 +276,6 @@ async def _drive_turn(turn: Turn, progress: Progress, stream_faults: list[OSErro
     """
     import anyio  # noqa: PLC0415  # imported by the caller
 
-    from csa.cli.progress import Subject, room_on  # noqa: PLC0415  # as above
-
     with anyio.open_signal_receiver(*heeded_signals()) as signals:
         async with turn, anyio.create_task_group() as tasks:
 
@@ -314,8 +307,6 @@ async def _drive_turn(turn: Turn, progress: Progress, stream_faults: list[OSErro
 
 async def _stream(event: Event, faults: list[OSError]) -> None:
     """Print an event to stdout, as fast as that is read."""
-    from csa.cli.progress import room_on  # noqa: PLC0415  # as above
-
     text = to_json(event.to_dict()) + "\n"
     for at in range(0, len(text), _PIECE):
         await room_on(sys.stdout)
@@ -357,8 +348,6 @@ def own_command() -> str:
 
 
 def _print_plan(plan: TurnPlan, *, as_json: bool) -> None:
-    import shlex  # noqa: PLC0415  # only a dry run spells a command
-
     origins = plan.origins
     facts = {
         "session": "new" if plan.is_new else plan.state.session_id,

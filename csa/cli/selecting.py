@@ -1,6 +1,9 @@
 """Naming sessions on the command line: `-s`/`--session S`, or S by its position; and finding them, in all projects.
 
 Who acts on a session of another project is told so on stderr.
+
+Where `audit_reads` asks for it, who reads one is noted in audit.jsonl. Commands that read are to start fast: where no
+config file as much as names the key, the configuration is not read.
 """
 
 from __future__ import annotations
@@ -10,14 +13,19 @@ from collections.abc import Collection, Iterable
 
 from csa.cli.output import lossy, print_problem, printable, warn
 from csa.errors import ConfigError, StateError, UsageError
+from csa.paths import user_config_file
 from csa.runner.client import Csa
 from csa.runner.session import Session
+from csa.runner.setting import Setting
+from csa.store.atomic import read_regular
 from csa.store.sessions import Store
 
 TYPE_CHECKING = False  # see csa/structs.py
 if TYPE_CHECKING:
     import argparse
     from pathlib import Path
+
+_AUDIT_KEY = "audit_reads"
 
 
 def add_selector(parser: argparse.ArgumentParser) -> None:
@@ -65,6 +73,30 @@ def find_all(arguments: argparse.Namespace, *, retired: bool = False, acts: bool
 def find_one(arguments: argparse.Namespace, *, retired: bool = False, acts: bool = False) -> Session:
     """Return the session that is named."""
     return find(open_client(), selected(arguments), retired=retired, acts=acts)
+
+
+def find_to_read(arguments: argparse.Namespace, command: str) -> Session:
+    """Return the session that is named, and note that it is about to be read."""
+    session = find_one(arguments, retired=True)
+    if not _may_ask_for_audit(session.setting) or not session.setting.config.audit_reads:
+        return session
+    from csa.runner.sessions.acting import record_act  # noqa: PLC0415  # only who wants this pays for it
+
+    loss = record_act(session.setting, command, session.session_id, what="read")
+    warn([loss] if loss else [])
+    return session
+
+
+def _may_ask_for_audit(setting: Setting) -> bool:
+    if f"CSA_CONF_{_AUDIT_KEY.upper()}" in setting.environ:
+        return True
+    for path in (user_config_file(setting.environ), setting.config_directory / ".csa" / "config.toml"):
+        try:
+            if _AUDIT_KEY.encode() in read_regular(path):
+                return True
+        except OSError:
+            continue
+    return False
 
 
 def find(client: Csa, selector: str, *, retired: bool = False, acts: bool = False) -> Session:

@@ -13,8 +13,7 @@ from pathlib import Path
 
 from csa.cli.describe import conversation_in_words, elapsed, tokens, usage_in_words
 from csa.cli.output import STATUS_STYLES, Style, cut, one_line, print_json, shorten, terminal_width
-from csa.cli.reads import find_to_read
-from csa.cli.selecting import add_selector
+from csa.cli.selecting import add_selector, find_to_read
 from csa.model.clock import local_clock
 from csa.model.state import parse_time
 from csa.model.usage import Usage

@@ -119,14 +119,12 @@ def parse_state(record: Mapping[str, Any]) -> SessionState:
     if depth < 0:
         raise RecordFault("genealogy.depth", f"{depth} is negative")
     turn_count, turns = (_count_of(record, key) for key in ("turn_count", "turns"))
-    created_at = _required_time(record, "created_at") if record.get("created_at") is not None else _time_of(session_id)
+    created_at = _optional_time(record, "created_at") or _time_of(session_id)
     return SessionState(
         session_id=session_id,
         project_path=_required(record, "project_path", str),
         created_at=created_at,
-        last_accessed=_required_time(record, "last_accessed")
-        if record.get("last_accessed") is not None
-        else created_at,
+        last_accessed=_optional_time(record, "last_accessed") or created_at,
         description=_optional(record, "description", str) or "",
         name=_optional(record, "name", str),
         owner=_optional(record, "owner", str),
@@ -135,7 +133,7 @@ def parse_state(record: Mapping[str, Any]) -> SessionState:
         extra_writable=_paths(record, "extra_writable"),
         ephemeral=_optional(record, "ephemeral", bool) or False,
         pinned=_optional(record, "pinned", bool) or False,
-        expires_at=_required_time(record, "expires_at") if record.get("expires_at") is not None else None,
+        expires_at=_optional_time(record, "expires_at"),
         phase=_optional(record, "phase", str) or "active",
         retired_at=parse_time(record.get("retired_at")),
         retired_phase=_optional(record, "retired_phase", str),
@@ -374,10 +372,11 @@ def _optional_id(record: Mapping[str, Any], key: str) -> str | None:
     return value
 
 
-def _required_time(record: Mapping[str, Any], key: str) -> datetime:
+def _optional_time(record: Mapping[str, Any], key: str) -> datetime | None:
     value = record.get(key)
-    if (moment := parse_time(value)) is not None:
-        return moment
-    if isinstance(value, datetime):
+    moment = parse_time(value)
+    if isinstance(value, datetime) and moment is None:
         raise RecordFault(key, f"{value.isoformat()} is not within the years 1 to 9999 of UTC")
-    raise RecordFault(key, "is missing" if value is None else f"{value!r} is not a time")
+    if value is not None and moment is None:
+        raise RecordFault(key, f"{value!r} is not a time")
+    return moment

@@ -12,7 +12,7 @@ import signal
 from collections.abc import Iterable
 
 from csa.process import guardian
-from csa.procfs import ProcessId, identify, is_zombie, send_signal
+from csa.procfs import ProcessId, identify, is_running, send_signal
 from csa.structs import Struct
 
 GRACE_S = 0.3  # a git that is asked to end removes its lock files in a few milliseconds
@@ -27,7 +27,7 @@ class CommandsEnding(Struct):
 
     def is_pending(self) -> bool:
         """Say whether any of the commands still runs."""
-        return any(identify(process.pid) == process and not is_zombie(process.pid) for process in self.commands)
+        return any(map(is_running, self.commands))
 
     def end_tool(self, tool: int) -> bool:
         """Send TERM to the tool and have it go on, in this order; return whether it could be sent."""

@@ -8,17 +8,15 @@ be looked at (another user's) is passed over.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping
 
 from csa.errors import StateError
 from csa.paths import SessionPaths, make_path
-from csa.procfs import environment_of, parent_of
+from csa.procfs import environment_of, own_ancestors
 from csa.store.locks import is_locked
 
 IDENTITY_VARIABLES = ("CSA_SESSION_ID", "CSA_SESSION_DIR", "CSA_DEPTH", "CSA_PARENT_SESSION")
 _ADOPTED = ("CSA_SESSION_ID", "CSA_SESSION_DIR", "CSA_STATE_DIR")
-_MAX_ANCESTORS = 1000
 
 
 def with_identity(environ: Mapping[str, str]) -> dict[str, str]:
@@ -33,20 +31,11 @@ def with_identity(environ: Mapping[str, str]) -> dict[str, str]:
 
 
 def _identities() -> Iterator[dict[str, str]]:
-    for pid in _ancestors():
+    for pid in own_ancestors():
         variables = environment_of(pid)
         found = {name: variables[name] for name in _ADOPTED if name in variables}
         if len(found) == len(_ADOPTED) and _runs(found):
             yield found
-
-
-def _ancestors() -> Iterator[int]:
-    pid: int | None = os.getppid()
-    for _ in range(_MAX_ANCESTORS):
-        if not pid:  # gone, or outside of our pid namespace
-            return
-        yield pid
-        pid = parent_of(pid)
 
 
 def _runs(identity: Mapping[str, str]) -> bool:

@@ -12,8 +12,9 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import timedelta
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -147,24 +148,25 @@ def _start(order: dict[str, Any], environ: dict[str, str], *, project: str) -> D
 
 def request_to_json(request: RunRequest) -> dict[str, Any]:
     """Return a request as JSON values."""
-    values = asdict(request)
-    values["permission"] = request.permission.value if request.permission else None
-    values["ttl"] = request.ttl.total_seconds() if request.ttl is not None else None
-    values["directory"] = os.fspath(request.directory) if request.directory else None
-    return values
+    return {name: _converted(name, value, 0) for name, value in asdict(request).items()}
 
 
 def request_from_json(values: dict[str, Any]) -> RunRequest:
     """Return what `request_to_json` was given."""
-    permission, directory = values["permission"], values["directory"]
-    known = {
-        **values,
-        **{key: None if values[key] is None else tuple(values[key]) for key in ("fallback", "extra_writable")},
-        "permission": Permission(permission) if permission else None,
-        "ttl": None if values["ttl"] is None else timedelta(seconds=values["ttl"]),
-        "directory": Path(directory) if directory else None,
-    }
-    return RunRequest(**known)
+    return RunRequest(**{name: _converted(name, value, 1) for name, value in values.items()})
+
+
+def _converted(name: str, value: Any, way: int) -> Any:
+    form = _FORMS.get(RunRequest.__annotations__.get(name, ""))
+    return value if value is None or form is None else form[way](value)
+
+
+_FORMS: Mapping[str, tuple[Callable[[Any], Any], Callable[[Any], Any]]] = {  # to JSON and back
+    "Permission | None": (attrgetter("value"), Permission),
+    "timedelta | None": (timedelta.total_seconds, lambda seconds: timedelta(seconds=seconds)),
+    "Path | None": (os.fspath, Path),
+    "tuple[str, ...] | None": (list, tuple),
+}
 
 
 def error_to_json(error: CsaError) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from csa.model.adapter import Invocation
 from csa.model.state import SessionState
 from csa.paths import SessionPaths
-from csa.process.tagged import KEEP_VARIABLE
+from csa.process.session_processes import KEEP_VARIABLE
 from csa.runner.ancestry import IDENTITY_VARIABLES
 from csa.runner.inherited import without_descriptors
 

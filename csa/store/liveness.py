@@ -11,7 +11,7 @@ import time
 
 from csa.errors import StateError
 from csa.paths import SessionPaths
-from csa.procfs import boot_id, is_zombie, machine_id
+from csa.procfs import is_running, machine_id
 from csa.store.flocks import Stranger, find_stranger
 from csa.store.locks import probe_lock
 from csa.store.owner import COMPACTION, INTERFACE, Owner, may_be_running, parse_owner
@@ -91,8 +91,8 @@ def judge_owner(paths: SessionPaths, owner: Owner | None) -> Liveness:
 
 def _is_over(paths: SessionPaths, owner: Owner, age_s: float) -> bool:
     """Say whether the owner has surely gone, or surely done with the session."""
-    if owner.boot_id == boot_id():  # his lock would be seen here, unless it was lost while he lives
-        is_there = owner.is_local and may_be_running(owner) and not is_zombie(owner.pid)
+    if owner.is_same_boot:  # his lock would be seen here, unless it was lost while he lives
+        is_there = owner.is_local and is_running(owner.process)
         return not is_there or age_s >= HEARTBEAT_FRESH_S
     if owner.machine_id and owner.machine_id == machine_id() and age_s > time.clock_gettime(time.CLOCK_BOOTTIME):
         return True  # this machine was started anew since; a younger heartbeat comes from one with a copied id

@@ -32,7 +32,6 @@ _WHOLE_FILE = struct.pack(_FLOCK, fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
 MAX_OWNER_BYTES = 4096
 LOOK_S = 5.0  # whoever is seen to hold what is held for moments at two looks that far apart has been stopped
 _FIRST_PAUSE_S, _MAX_PAUSE_S = 0.002, 0.1
-_COMMAND_WIDTH = 60
 _checks: list[Callable[[], None]] = []
 
 
@@ -148,7 +147,7 @@ def _wait_for(path: Path, fd: int) -> None:
     """Try until the lock is ours, looking who holds it every few seconds."""
     import time  # noqa: PLC0415  # few ever wait
 
-    from csa.store.holders import lock_holders  # noqa: PLC0415  # as above
+    from csa.store.lockholders import lock_holders  # noqa: PLC0415  # as above
 
     pause_s, look_at, seen = _FIRST_PAUSE_S, time.monotonic() + LOOK_S, None
     while True:
@@ -165,7 +164,7 @@ def _wait_for(path: Path, fd: int) -> None:
             return
         holders = lock_holders(path)
         if holders == seen:
-            raise _stuck(path, [f"PID {each.process.pid} ({each.command[:_COMMAND_WIDTH]})" for each in holders])
+            raise _stuck(path, [each.in_words for each in holders])
         seen, look_at = holders, time.monotonic() + LOOK_S
 
 

@@ -41,9 +41,14 @@ class Owner(Struct, kw_only=True):
         return ProcessId(self.pid, self.start_time)
 
     @property
+    def is_same_boot(self) -> bool:
+        """Whether it was written by this kernel, though maybe in another container."""
+        return self.boot_id == boot_id()
+
+    @property
     def is_local(self) -> bool:
         """Whether its pid means here what it meant there: the same boot and pid namespace."""
-        return self.boot_id == boot_id() and self.pid_namespace == pid_namespace()
+        return self.is_same_boot and self.pid_namespace == pid_namespace()
 
     @property
     def work(self) -> str:

@@ -15,7 +15,6 @@ from csa.errors import BusyError, Obstacle, StateError
 from csa.model.clock import local_clock
 from csa.model.state import parse_time
 from csa.paths import SessionPaths
-from csa.procfs import boot_id
 from csa.store.atomic import require_regular
 from csa.store.flocks import Flocks, Stranger, find_stranger
 from csa.store.liveness import Liveness, judge_owner, probe
@@ -117,7 +116,7 @@ def _elsewhere(paths: SessionPaths, found: Liveness, *, advice: str, way: str | 
     assert owner is not None  # a lock that is free and names nobody is not in use
     since = local_clock(parse_time(owner.since), "%Y-%m-%d %H:%M")
     who = f"{owner.tool}, {owner.work}, since {since}"
-    place = f"PID {owner.pid}, which has lost its lock" if owner.boot_id == boot_id() else f"host {owner.host}"
+    place = f"PID {owner.pid}, which has lost its lock" if owner.is_same_boot else f"host {owner.host}"
     way = way or way_to_steal(session_id)
     if found.state == "alive":
         words = f"Session {session_id} is in use by {place} ({who})"

@@ -110,6 +110,30 @@ def test_block_that_never_iterates(place: Place) -> None:
     run_async(scenario)
 
 
+def test_what_nobody_has_read_yet_is_no_silence(place: Place) -> None:
+    """A tool that cannot go on since nobody takes its output has said something: it is not ended as silent."""
+    place.play(["emit-many", 200_000])
+
+    async def scenario() -> None:
+        request = csa.RunRequest(prompt="hello", tool="codex", idle_timeout_s=0.5)
+        async with open_client(place).run(request) as turn:
+            await stops_growing(turn.paths.transcript, for_s=1.5)
+            assert len(place.events(turn.session_id)) < 200_000
+        assert turn.result is not None
+        assert turn.result.status == "cancelled"
+
+    run_async(scenario)
+
+
+async def stops_growing(path: Path, *, for_s: float) -> None:
+    """Wait until a file has been of one size for so long."""
+    seen, since = 0, anyio.current_time()
+    while anyio.current_time() - since < for_s:
+        if (size := os.stat(path).st_size) != seen:
+            seen, since = size, anyio.current_time()
+        await anyio.sleep(0.05)
+
+
 def test_cancelled_scope_finalises(place: Place) -> None:
     """Cancellation of the surrounding scope ends the tool; status and journal are written, the lock is free."""
     place.play(["spawn-grandchild", "exec setsid sleep 600"], ["ignore-term"], ["say", "first"], ["sleep", 60])

@@ -1,8 +1,10 @@
 """The transcript: numbered without a gap through crashes, full disks and damage."""
 
+import errno
 import json
 import os
 import re
+import time
 from pathlib import Path
 
 import pytest
@@ -212,3 +214,113 @@ def test_the_file_is_private(path: Path) -> None:
     """A transcript is for its owner's eyes."""
     Journal(path, PLAIN, turn=1).close()
     assert oct(os.stat(path).st_mode & 0o777) == "0o600"
+
+
+def test_a_writer_that_may_not_write_any_more_writes_nothing(path: Path) -> None:
+    """Who has lost the session hears of his events all the same; the first no is final, and touches no byte."""
+    answers = [True]
+    journal = Journal(path, PLAIN, turn=1, may_write=answers.pop)
+    journal.append("other", {"at": 1})
+    journal.sync()
+    before, answers[:] = path.read_bytes(), [True, False]
+    mark = journal.mark()
+    (event,) = journal.append("other", {"at": 2})
+    journal.sync()
+    assert (event.seq, event.data, journal.is_sealed) == (2, {"at": 2}, True)
+    journal.append("other", {"at": 3})
+    journal.return_to(mark)
+    journal.append("other", {"at": 4})
+    journal.close()
+    assert (path.read_bytes(), journal.fault, answers) == (before, None, [True])
+
+
+def test_what_was_written_before_the_session_was_lost_stays(path: Path) -> None:
+    """Nothing is taken back from a transcript that may be another's by now."""
+    answers = [False, True]
+    journal = Journal(path, PLAIN, turn=1, may_write=answers.pop)
+    mark = journal.mark()
+    for _ in range(2):
+        journal.append("other", {})
+        journal.flush()
+    before = path.read_bytes()
+    journal.return_to(mark)
+    journal.close()
+    assert path.read_bytes() == before != b""
+
+
+def test_what_is_refused_is_taken_back(path: Path) -> None:
+    """Back at a mark the journal is as it was there, whether what came since is in the file or not."""
+    journal = Journal(path, PLAIN, turn=1)
+    journal.append("other", {"at": 1})
+    journal.sync()
+    before, mark = path.read_bytes(), journal.mark()
+    for is_written in (False, True):
+        journal.append("other", {"at": 2})
+        journal.append("agent_message", {"text": "held back", "chunk": True})
+        if is_written:
+            journal.flush()
+        journal.return_to(mark)
+        journal.flush()
+        assert (path.read_bytes(), journal.mark()) == (before, mark)
+    (event,) = journal.append("other", {"at": 3})
+    journal.close()
+    assert event.seq == 2
+    assert [event["data"]["at"] for event in read_transcript(path)] == [1, 3]
+
+
+def test_the_end_of_a_chunk_is_held_back_until_it_can_be_judged(path: Path) -> None:
+    """A secret that comes in pieces is redacted; what was held back comes before whatever is not its continuation."""
+    journal = Journal(path, Redactor({"A_KEY": "correct horse"}), turn=1)
+
+    def chunk(text: str, **more: object) -> list[tuple[str, object]]:
+        return [
+            (event.type, event.data) for event in journal.append("agent_message", {"text": text, "chunk": True, **more})
+        ]
+
+    assert chunk("one\nsay correct") == [("agent_message", {"text": "one\n", "chunk": True})]
+    assert chunk(" horse\nand") == [("agent_message", {"text": f"say {MARK}\n", "chunk": True})]
+    assert chunk("other", id=2) == [("agent_message", {"text": "and", "chunk": True})]
+    assert chunk("\n", id=2) == [("agent_message", {"text": "other\n", "chunk": True, "id": 2})]
+    assert chunk("cor", id=2) == []
+    assert [event.data for event in journal.append("usage", {"n": 1})] == [
+        {"text": "cor", "chunk": True, "id": 2},
+        {"n": 1},
+    ]
+    assert chunk("rest") == []
+    journal.close()
+    events = read_transcript(path)
+    assert [event["seq"] for event in events] == list(range(1, 8))
+    assert events[-1]["data"] == {"text": "rest", "chunk": True}
+    assert "horse" not in path.read_text()
+
+
+def test_what_is_no_chunk_is_not_held_back(path: Path) -> None:
+    """Only a text that says of itself that more will come is."""
+    journal = Journal(path, PLAIN, turn=1)
+    for data in ({"text": "a"}, {"text": "a", "chunk": False}, {"text": 5, "chunk": True}, {"chunk": True}):
+        assert [event.data for event in journal.append("agent_message", data)] == [data]
+    journal.close()
+
+
+def test_times_are_of_the_clock_to_the_millisecond(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each event says when it was recorded, in UTC wherever that is."""
+    monkeypatch.setenv("TZ", "XXX-9")
+    time.tzset()
+    times = [1_700_000_000_123_456_789, 1_700_000_000_123_999_999, 1_700_000_000_124_000_000]
+    journal = Journal(path, PLAIN, turn=1, clock_ns=iter(times).__next__)
+    stamps = [journal.append("other", {})[0].ts for _ in times]
+    journal.close()
+    assert stamps == [f"2023-11-14T22:13:20.{ms}Z" for ms in (123, 123, 124)]
+
+
+def test_losses_add_up_and_the_fault_is_told(path: Path) -> None:
+    """Each event that could not be written counts once, however they were taken, and none is numbered."""
+    full = path.with_name("full")
+    full.symlink_to("/dev/full")
+    journal = Journal(full, PLAIN, turn=1)
+    for count in (2, 3):
+        seqs = [event.seq for event in journal.extend([("other", {})] * count)]
+        assert seqs == list(range(1, count + 1))
+        journal.flush()
+    journal.close()
+    assert (journal.lost, journal.fault and journal.fault.errno) == (5, errno.ENOSPC)

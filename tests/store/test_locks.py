@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from csa.errors import BusyError, StateError
-from csa.store.locks import Heeding, acquire_lock, is_locked, probe_lock
+from csa.store.locks import Heeding, acquire_lock, is_locked, place_flock, probe_lock, seems_locked
 from tests.store.support import child
 from tests.support import has_open, wait_for
 
@@ -51,6 +51,26 @@ def test_what_is_no_regular_file_is_no_lock(tmp_path: Path) -> None:
     for path in (tmp_path / "x.lock", Path("/dev/null")):
         with pytest.raises(StateError, match=f"{path}: is no regular file"):
             probe_lock(path)
+
+
+def test_what_cannot_be_looked_at_is_named(tmp_path: Path) -> None:
+    """Where nobody knows whether a lock is held, the error says which, and why."""
+    (tmp_path / "file").touch()
+    (tmp_path / "directory").mkdir()
+    for path, reason in ((tmp_path / "file" / "x.lock", "Not a directory"), (tmp_path / "directory", "Is a directory")):
+        with pytest.raises(StateError, match=reason) as caught:
+            probe_lock(path)
+        assert caught.value.path == path
+
+
+def test_only_who_asks_for_it_places_a_flock(tmp_path: Path) -> None:
+    """The two families do not see each other: another program may have a flock where csa has its own lock alone."""
+    path = tmp_path / "x.lock"
+    with acquire_lock(path), path.open("rb") as file:
+        assert place_flock(file.fileno()) == 0
+    with path.open("rb") as file:
+        assert place_flock(file.fileno()) == 0
+        acquire_lock(path).close()
 
 
 def test_a_stopped_holder_holds(tmp_path: Path) -> None:
@@ -137,6 +157,7 @@ def test_a_stopped_holder_is_not_waited_for_without_end(tmp_path: Path, monkeypa
         os.kill(holder.pid, signal.SIGSTOP)
         with pytest.raises(BusyError, match=rf"x\.lock is held by PID {holder.pid} \(.*python") as caught:
             acquire_lock(tmp_path / "x.lock", wait=True)
+        assert "kill -CONT" in (caught.value.hint or "")
         assert caught.value.obstacle is not None
         assert not caught.value.obstacle.is_over()
         holder.kill()
@@ -216,3 +237,63 @@ def test_lock_files_are_private_and_say_who(tmp_path: Path) -> None:
         lock.write(b"short")
     assert lock.path.read_bytes() == b"short"
     assert stat.S_IMODE(lock.path.stat().st_mode) == 0o600
+
+
+def test_a_lock_is_intact_while_its_file_says_what_was_written(tmp_path: Path) -> None:
+    """Another's record in it, another file in its place, or none: the lock is lost, and looking takes nothing."""
+    path = tmp_path / "x.lock"
+    with acquire_lock(path) as lock:
+        assert lock.is_intact(path)
+        lock.write(b"me")
+        lock.touch()
+        assert (lock.is_intact(path), lock.read(), path.read_bytes()) == (True, b"me", b"me")
+        path.write_bytes(b"my")
+        assert not lock.is_intact(path)
+        lock.touch()  # writes the first byte alone, since what is there may be another's by now
+        assert path.read_bytes() == b"my"
+        lock.write(b"me")
+        assert lock.is_intact(path)
+        path.rename(tmp_path / "aside")
+        assert (lock.is_intact(path), lock.is_intact(tmp_path / "aside")) == (False, True)
+        path.write_bytes(b"me")
+        assert not lock.is_intact(path)
+
+
+def test_before_its_owner_is_written_a_lock_shows_an_earlier_one(tmp_path: Path) -> None:
+    """Whoever takes it can read whom it had."""
+    (tmp_path / "x.lock").write_bytes(b"earlier")
+    with acquire_lock(tmp_path / "x.lock") as lock:
+        assert (lock.read(), lock.is_intact(tmp_path / "x.lock")) == (b"earlier", False)
+
+
+def test_the_kernels_list_tells_of_a_lock(tmp_path: Path) -> None:
+    """Also of one whose file may not be read; a flock is no lock of ours."""
+    path = tmp_path / "x.lock"
+    assert not seems_locked(path)
+    with acquire_lock(path):
+        if f":{path.stat().st_ino} " not in Path("/proc/locks").read_text():
+            pytest.skip("this kernel does not tell")
+        path.chmod(0)
+        assert (seems_locked(path), seems_locked(str(path)), seems_locked(tmp_path)) == (True, True, False)
+    assert not seems_locked(path)
+    with path.open("rb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        assert not seems_locked(path)
+
+
+def test_who_waits_gets_the_lock_when_it_is_let_go(tmp_path: Path) -> None:
+    """However many wait, each has it in turn, and nobody fails."""
+    taking = """
+        from csa.store.locks import acquire_lock
+        say()
+        with acquire_lock(Path(args[0]), wait=True) as lock:
+            lock.write(b"x" + lock.read())
+        say("had it")
+    """
+    with ExitStack() as stack:
+        with acquire_lock(tmp_path / "x.lock"):
+            waiting = [stack.enter_context(child(taking, tmp_path / "x.lock")) for _ in range(4)]
+            assert [waiter.hear() for waiter in waiting] == ["ready"] * 4
+            wait_for(lambda: all(has_open(w.pid, tmp_path / "x.lock") for w in waiting), "they try")
+        assert [waiter.hear() for waiter in waiting] == ["had it"] * 4
+    assert (tmp_path / "x.lock").read_bytes() == b"xxxx"

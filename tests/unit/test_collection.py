@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from csa.model.collection import Rule
-from csa.model.state import SessionState
+from csa.model.state import SessionState, ToolState
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 DAY, TICK = timedelta(days=1), timedelta(microseconds=1)
@@ -54,3 +54,39 @@ def test_a_session_expires_at_its_moment() -> None:
     """Not a microsecond before; without an age of the rule as well."""
     times = [NOW + TICK, NOW, NOW - TICK]
     assert [Rule().verdict(used(DAY, expires_at=at), NOW) for at in times] == [None, "expired", "expired"]
+
+
+def test_what_is_left_of_an_ephemeral_session_goes_whatever_its_age() -> None:
+    """It goes with its run; a pin keeps it."""
+    assert Rule().verdict(used(TICK, ephemeral=True), NOW) == "ephemeral"
+    assert Rule().verdict(used(TICK, ephemeral=True, pinned=True), NOW) is None
+
+
+@pytest.mark.parametrize(
+    ("tools", "is_taken"),
+    [((), False), (("codex",), True), (("codex", "claude-code"), True), (("codex", "opencode"), False)],
+)
+def test_a_rule_for_tools_takes_what_they_alone_have_worked_in(tools: tuple[str, ...], *, is_taken: bool) -> None:
+    """A session that no tool has worked in is of none of them; nor is what another has worked in, too."""
+    rule = Rule(days=1, tools=frozenset({"codex", "claude-code"}), purge=True)
+    state = used(9 * DAY, tools={tool: ToolState() for tool in tools})
+    assert (rule.verdict(state, NOW) == "old") is is_taken
+    assert rule.takes_retired(state, NOW - DAY, NOW) is is_taken
+    assert not rule.takes_damaged(NOW - 9 * DAY, NOW)  # whose tools nobody knows
+
+
+def test_purging_takes_what_was_retired_before() -> None:
+    """All of it that can be read, at once; the rest when its time is over."""
+    rule = Rule(purge=True, undo_days=7)
+    assert rule.takes_retired(used(DAY), NOW, NOW)
+    assert not rule.takes_retired(None, NOW, NOW)
+    assert not Rule(undo_days=7).takes_retired(used(DAY), NOW, NOW)
+    assert Rule(undo_days=0).takes_retired(None, NOW, NOW)
+
+
+def test_an_age_beyond_the_calendar_takes_nothing() -> None:
+    """However many days are asked for."""
+    for rule in (Rule(days=10**9), Rule(older_than=timedelta.max)):
+        assert rule.has_age
+        assert rule.verdict(used(300 * DAY), NOW) is None
+    assert not Rule(undo_days=3).has_age

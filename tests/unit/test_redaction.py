@@ -7,7 +7,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from csa.model.redaction import MARK, Redactor, StreamRedactor, is_secret_name
+from csa.model.redaction import MARK, Redactor, StreamRedactor, is_secret_name, redact_long
 
 SHAPES = {
     "openai": "sk-proj-abcDEF0123456789_-xyz",
@@ -211,7 +211,10 @@ def test_environment_values() -> None:
     assert redactor.redact_answer("correct horse, abc12") == f"{MARK}, abc12"
 
 
-@pytest.mark.parametrize("value", ['quo"te\\back', "line one\nline two", "tab\tbed and é", "ümlaut-secret"])
+@pytest.mark.parametrize(
+    "value",
+    ['quo"te\\back', "line one\nline two", "tab\tbed and é", "ümlaut-secret", "emoji \U0001f600 too", "no text \udcff"],
+)
 def test_environment_values_inside_json(value: str) -> None:
     """A value is found as it is spelled inside one and two levels of JSON strings."""
     redactor = Redactor({"MY_SECRET": value})
@@ -226,6 +229,14 @@ def test_environment_values_inside_json(value: str) -> None:
 def test_a_value_that_holds_another_goes_whole() -> None:
     """The longer of two secrets is replaced first."""
     assert Redactor({"A_KEY": "abcdefgh", "B_KEY": "abcdefgh-ijkl"}).redact("abcdefgh-ijkl") == MARK
+    assert Redactor({"A_KEY": "zebra-cross", "B_KEY": "a zebra-crossing"}).redact("a zebra-crossing") == MARK
+
+
+def test_a_value_of_eight_characters_is_redacted_in_an_answer() -> None:
+    """One of seven is more likely a word."""
+    redactor = Redactor({"A_KEY": "abcd1234", "B_KEY": "abc1234"})
+    assert redactor.redact_answer("xabcd1234x abc1234") == f"x{MARK}x abc1234"
+    assert redactor.redact("xabcd1234x abc1234") == f"x{MARK}x {MARK}"
 
 
 def test_data_is_redacted_by_key_and_by_content() -> None:
@@ -245,6 +256,12 @@ def test_data_is_redacted_by_key_and_by_content() -> None:
         "password": MARK,
         "nested": [{"api_key": MARK}, f"see {MARK}"],
     }
+
+
+def test_all_texts_of_a_list_under_such_a_key_go() -> None:
+    """However deep they are in it."""
+    data = {"password": ["any thing", ["at all"], {"hint": "none of it"}], "names": ["any thing"]}
+    assert PLAIN.redact_data(data) == {**data, "password": [MARK, [MARK], {"hint": "none of it"}]}
 
 
 def test_a_secret_as_a_key_of_data_goes() -> None:
@@ -297,3 +314,37 @@ def test_a_stream_lets_whole_lines_go() -> None:
     assert stream.feed("ijklmnopqrst\nthr") == f"two {MARK}\n"
     assert stream.close() == "thr"
     assert stream.close() == ""
+
+
+def test_a_stream_holds_back_a_secret_of_several_lines() -> None:
+    """Until it can be seen whether the next lines make it one; what only begins like it is let go."""
+    stream = StreamRedactor(Redactor({"MY_SECRET": "first line\nsecond line"}))
+    assert stream.feed("say first line\n") == "say "
+    assert stream.feed("second li") == ""
+    assert stream.feed("ne\nend\n") == f"{MARK}\nend\n"
+    assert stream.feed("say first line\n") == "say "
+    assert stream.feed("another line\n") == "first line\nanother line\n"
+    assert stream.close() == ""
+
+
+def test_a_stream_cuts_no_secret_in_an_endless_line() -> None:
+    """It is held until its end comes, as long as that is bearable; what can be cut is let go."""
+    stream = StreamRedactor(PLAIN, max_held=64)
+    assert stream.feed("sk-" + "a" * 100) == ""
+    assert stream.feed("a" * 50 + "\n") == f"{MARK}\n"
+    said = stream.feed("word " * 40)
+    assert said
+    assert said + stream.close() == "word " * 40
+    stream.feed("sk-" + "a" * 1000)
+    assert len(stream.close()) < 1000  # not without end
+
+
+def test_a_long_text_is_redacted_in_pieces() -> None:
+    """They are as what the whole would give, and none is much longer than asked for, be there lines or not."""
+    for filling in ("word ", "line\n", "x"):
+        text = f"{filling * 300} {SHAPES['github']} {filling * 300}"
+        pieces = list(
+            redact_long([text[at : at + 100] for at in range(0, len(text), 100)], PLAIN.redact, size=400, span=200)
+        )
+        assert "".join(pieces) == PLAIN.redact(text)
+        assert max(map(len, pieces)) <= 400 + 200 + 100

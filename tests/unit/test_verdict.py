@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 
-from csa.model.adapter import Outcome, ToolExit
+from csa.model.adapter import ErrorKind, Outcome, ToolExit
 from csa.process.memory import Kills, count_kills, explain_kill
-from csa.runner.turns.verdict import Stop, Verdict, judge, out_of_time, too_silent
+from csa.runner.turns.verdict import Stop, Verdict, judge, lock_lost, out_of_budget, out_of_time, too_silent
 
 GOOD = Outcome(succeeded=True, text="done")
 UNSAID = Outcome(succeeded=False)
@@ -18,6 +18,7 @@ ASKED = Stop("cancelled", detail="asked for by the cancel file")
 LATE, SILENT = out_of_time(5), too_silent(1.5)
 STUCK = Stop("reaped")
 WRONG = Stop("fault", detail="another conversation")
+LOST, SPENT = lock_lost(), out_of_budget("01JH", "5 of 5 tokens")
 
 
 @pytest.mark.parametrize(
@@ -28,6 +29,11 @@ WRONG = Stop("fault", detail="another conversation")
         (GOOD, EXIT_0, INT, "succeeded", None),
         (GOOD, EXIT_0, LATE, "succeeded", None),
         (GOOD, EXIT_0, WRONG, "failed", "protocol"),
+        (GOOD, EXIT_0, LOST, "failed", "fenced"),
+        (UNSAID, KILLED, LOST, "failed", "fenced"),
+        (GOOD, EXIT_0, SPENT, "succeeded", None),
+        (QUOTA, KILLED, SPENT, "failed", "budget"),
+        (QUOTA, KILLED, STUCK, "failed", "quota"),
         (UNSAID, EXIT_1, None, "failed", "internal"),
         (UNSAID, EXIT_0, None, "failed", "internal"),
         (QUOTA, EXIT_1, None, "failed", "quota"),
@@ -61,12 +67,53 @@ def test_the_table(outcome: Outcome, end: ToolExit, stop: Stop | None, status: s
         ((UNSAID, KILLED, LATE), "longer than 5 s"),
         ((UNSAID, KILLED, SILENT), "neither output nor processor time for 1.5 s"),
         ((GOOD, EXIT_0, WRONG), "another conversation"),
+        ((GOOD, EXIT_0, LOST), "the session's lock was lost, so another may have it"),
+        ((UNSAID, KILLED, SPENT), "the budget of session 01JH is used up: 5 of 5 tokens"),
+        ((UNSAID, ToolExit(7, None), None), "the tool exited with code 7 and did not say why"),
     ],
 )
 def test_every_end_but_success_says_why(arguments: Any, part: str) -> None:
     """A turn that is no success has a message."""
     assert part in (judge(*arguments).error_message or "")
     assert judge(GOOD, EXIT_0, None) == Verdict("succeeded")
+
+
+def test_why_csa_ended_a_turn() -> None:
+    """Each limit has a kind of its own, and says its value."""
+    assert out_of_time(2.5) == Stop("timed_out", None, "the turn took longer than 2.5 s", "timeout")
+    assert too_silent(60) == Stop("timed_out", None, "neither output nor processor time for 60 s", "idle_timeout")
+    assert out_of_budget("01JH", "5 of 5") == Stop(
+        "budget", None, "the budget of session 01JH is used up: 5 of 5", None
+    )
+    lost = lock_lost()
+    assert (lost.reason, lost.signal_name, lost.kind) == ("fenced", None, None)
+    assert lost.detail == "the session's lock was lost, so another may have it; nothing more was recorded"
+
+
+@pytest.mark.parametrize("kind", [None, "internal", "protocol"])
+def test_a_tool_that_died_is_killed_unless_it_said_more(kind: ErrorKind | None) -> None:
+    """What a decoder says of a stream that broke off is not the reason; the signal is."""
+    verdict = judge(Outcome(succeeded=False, error_kind=kind, error_message="cut"), KILLED, None)
+    assert verdict == Verdict("killed", "internal", "the tool died of signal 9")
+
+
+@pytest.mark.parametrize(
+    ("outcome", "end", "message"),
+    [
+        (UNSAID, EXIT_1, "the tool exited with code 1 and did not say why"),
+        (UNSAID, ToolExit(None, 15), "the tool died of signal 15"),
+        (UNSAID, KILLED, "the tool died of signal 9 (no memory)"),
+        (
+            UNSAID,
+            ToolExit(137, None),
+            "the tool exited with code 137 and did not say why: something in it was killed (no memory)",
+        ),
+        (QUOTA, ToolExit(137, None), "no more"),
+    ],
+)
+def test_only_what_may_have_been_killed_is_explained(outcome: Outcome, end: ToolExit, message: str) -> None:
+    """The explanation is for SIGKILL alone, and for who did not say why."""
+    assert judge(outcome, end, None, explain=lambda: "no memory").error_message == message
 
 
 @pytest.mark.parametrize(("end", "is_explained"), [((None, 9), True), ((None, 15), False), ((137, None), True)])

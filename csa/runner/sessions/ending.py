@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING, Any
 
 from csa.errors import BusyError, CsaError, StateError
 from csa.process.guardian import SWEPT_WITHIN_S
-from csa.procfs import boot_id, is_zombie, send_signal
+from csa.procfs import is_zombie, send_signal
 from csa.runner.caller import owner_name
 from csa.store.atomic import write_atomically
 from csa.store.genealogy import Descendants
-from csa.store.holders import lock_holders
 from csa.store.liveness import probe
+from csa.store.lockholders import lock_holders
 from csa.store.parked import forget_parked
 from csa.store.sessions import Store, Target
 from csa.structs import Struct
@@ -33,7 +33,6 @@ from csa.store.taking import way_to_steal
 
 GRACE_S = 10.0
 POLL_S = 0.02
-_COMMAND_WIDTH = 60
 
 
 class KillResult(Struct, kw_only=True):
@@ -291,7 +290,7 @@ def _unreachable(asked: _Asked, grace_s: float) -> CsaError:
             f"lately; it did not end within {grace_s:g} s of being asked.",
             hint=f"if you know that it does not run: {way_to_steal(asked.session_id)}",
         )
-    place = "in another pid namespace" if owner.boot_id == boot_id() else f"on {owner.host}"
+    place = "in another pid namespace" if owner.is_same_boot else f"on {owner.host}"
     return BusyError(
         f"Session {asked.session_id} runs {place} (PID {owner.pid} there) and did not end within {grace_s:g} s "
         "of being asked.",
@@ -300,7 +299,7 @@ def _unreachable(asked: _Asked, grace_s: float) -> CsaError:
 
 
 def _still_held(asked: _Asked) -> CsaError:
-    found = [f"PID {each.process.pid} ({each.command[:_COMMAND_WIDTH]})" for each in lock_holders(asked.lock)]
+    found = [each.in_words for each in lock_holders(asked.lock)]
     by = ", ".join(found) or "a process that cannot be looked at"
     return CsaError(
         f"The supervisor of session {asked.session_id} was killed, but its lock is still held by {by}.",

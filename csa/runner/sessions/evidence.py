@@ -13,13 +13,13 @@ from csa.errors import StateError
 from csa.model.events import Event
 from csa.model.state import SessionState, ToolState, parse_time
 from csa.paths import SessionPaths
-from csa.procfs import boot_id, identify, is_stopped, is_zombie, machine_id, pid_namespace
+from csa.procfs import identify, is_stopped, is_zombie, machine_id, pid_namespace
 from csa.runner.sessions.inspection import conversations_in_use
 from csa.runner.sessions.resources import Resources, measure_trees
 from csa.store.atomic import read_regular
 from csa.store.flocks import Stranger
-from csa.store.holders import LockHolder, lock_holders
 from csa.store.liveness import probe
+from csa.store.lockholders import LockHolder, lock_holders
 from csa.store.locks import probe_lock
 from csa.store.owner import Owner, parse_owner
 from csa.store.sessions import Record, Store
@@ -201,7 +201,7 @@ def _look_at(owner: Owner) -> OwnerEvidence:
     return OwnerEvidence(
         owner=owner,
         process=_process_of(owner),
-        is_same_boot=owner.boot_id == boot_id(),
+        is_same_boot=owner.is_same_boot,
         is_same_machine=bool(owner.machine_id) and owner.machine_id == machine_id(),
         is_same_pid_namespace=owner.pid_namespace == pid_namespace(),
     )

@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 
 from csa.process.guardian import descendants_of
-from csa.procfs import ProcessId, cpu_ticks, process_start_time, resident_bytes
+from csa.procfs import ProcessId, cpu_ticks, identify, resident_bytes
 from csa.structs import Struct
 
 
@@ -20,7 +20,7 @@ class Resources(Struct):
 
 def measure_trees(roots: Sequence[ProcessId]) -> Resources | None:
     """Add up some processes and all their descendants; None when none of them is there any more."""
-    living = [root.pid for root in roots if process_start_time(root.pid) == root.start_time]
+    living = [root.pid for root in roots if identify(root.pid) == root]
     pids = {pid for root in living for pid in (root, *descendants_of(root))}
     if not pids:
         return None

@@ -22,9 +22,8 @@ from csa.paths import SessionPaths
 from csa.process.framing import LineFramer
 from csa.process.guardian import session_lock_of
 from csa.process.logs import OutputLog
-from csa.process.tagged import command_of
 from csa.process.tool import ToolProcess, cpu_ticks_below, processes_below
-from csa.procfs import ProcessId
+from csa.procfs import ProcessId, command_of
 from csa.runner.turns.ahead import load_ahead
 from csa.runner.turns.stopping import Stopping
 from csa.runner.turns.verdict import Stop, lock_lost, out_of_time, too_silent

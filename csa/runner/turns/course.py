@@ -20,8 +20,8 @@ from csa.model.events import Event
 from csa.model.result import NO_NEW_CONVERSATION, UNKNOWN_CONVERSATION, RunResult, exit_code_for, link_of
 from csa.process.launch import SpawnError
 from csa.process.memory import count_kills, explain_kill
-from csa.process.tagged import command_of
 from csa.process.tool import ToolProcess, attend_tool
+from csa.procfs import command_of
 from csa.runner.turns.attempt import Attempt
 from csa.runner.turns.budgets import BudgetWatch
 from csa.runner.turns.failover import Evidence, Tried, peak_rss, plan_fallback

@@ -7,6 +7,7 @@ is left alone. So is what was started with --keep-background, and every ancestor
 
 from __future__ import annotations
 
+import os
 import signal
 import time
 from collections.abc import Iterable
@@ -15,75 +16,62 @@ from pathlib import Path
 from csa.ids import is_session_id
 from csa.paths import SessionPaths
 from csa.process.guardian import GRACE_S
-from csa.process.tagged import command_of, own_ancestors, tagged_processes
-from csa.procfs import ProcessId, identify, is_zombie, send_signal
+from csa.process.session_processes import SessionProcess, session_processes
+from csa.procfs import ProcessId, command_of, is_running, own_ancestors, send_signal
 from csa.store.heartbeat import journalled_processes
 from csa.store.liveness import probe
-from csa.structs import Struct
 
 REAP_LIMIT_S = 5.0
 
 
-class Leftover(Struct):
-    """A process of a session that has ended."""
-
-    process: ProcessId
-    session_dir: Path
-    command: str
-
-    @property
-    def pid(self) -> int:
-        return self.process.pid
-
-
-def find_leftovers(root: Path, sessions: Iterable[SessionPaths] = ()) -> list[Leftover]:
+def find_leftovers(root: Path, sessions: Iterable[SessionPaths] = ()) -> list[SessionProcess]:
     """Find what is left of any session below the state root, and of `sessions` also by their journals. Only looks."""
-    spared, kept = own_ancestors(), set[ProcessId]()
-    found: dict[ProcessId, Leftover] = {}
-    for tagged in tagged_processes():
-        if tagged.is_kept:
-            kept.add(tagged.process)
-        elif tagged.pid not in spared and _is_session_of(root, tagged.session_dir):
-            found[tagged.process] = Leftover(tagged.process, tagged.session_dir, tagged.command)
+    spared, kept = {os.getpid(), *own_ancestors()}, set[ProcessId]()
+    found: dict[ProcessId, SessionProcess] = {}
+    for item in session_processes():
+        if item.is_kept:
+            kept.add(item.process)
+        elif item.pid not in spared and _is_session_of(root, item.session_dir):
+            found[item.process] = item
     for paths in sessions:
         for process in journalled_processes(paths):
             if process.pid not in spared and process not in kept:
-                found.setdefault(process, Leftover(process, paths.root, command_of(process.pid)))
+                found.setdefault(process, SessionProcess(process, paths.root, command_of(process.pid)))
     # A turn that ends in between takes its processes with it: only what is still there was left.
     return sorted((item for item in found.values() if _is_left(item)), key=lambda item: item.process)
 
 
-def leftovers_of(held: SessionPaths) -> list[Leftover]:
+def leftovers_of(held: SessionPaths) -> list[SessionProcess]:
     """Find what earlier turns have left of a session whose lock the caller holds, and has started nothing yet."""
-    spared = own_ancestors()
-    marked = {tagged.process: tagged.is_kept for tagged in tagged_processes() if tagged.session_dir == held.root}
+    spared = {os.getpid(), *own_ancestors()}
+    marked = {item.process: item.is_kept for item in session_processes() if item.session_dir == held.root}
     wanted = [process for process, kept in marked.items() if not kept]
     wanted += [process for process in journalled_processes(held) if process not in marked]
     return [
-        Leftover(process, held.root, command_of(process.pid))
+        SessionProcess(process, held.root, command_of(process.pid))
         for process in wanted
-        if process.pid not in spared and _is_there(process)
+        if process.pid not in spared and is_running(process)
     ]
 
 
-def reap(leftovers: Iterable[Leftover], *, limit_s: float = REAP_LIMIT_S) -> list[Leftover]:
+def reap(leftovers: Iterable[SessionProcess], *, limit_s: float = REAP_LIMIT_S) -> list[SessionProcess]:
     """End leftovers, each by its verified identity: TERM, a second, KILL; return those that would not go."""
     waiting = _tell(list(leftovers), (signal.SIGTERM, signal.SIGCONT), GRACE_S)
     return _tell(waiting, (signal.SIGKILL,), limit_s)
 
 
-def _tell(leftovers: list[Leftover], numbers: Iterable[int], patience_s: float) -> list[Leftover]:
+def _tell(leftovers: list[SessionProcess], numbers: Iterable[int], patience_s: float) -> list[SessionProcess]:
     """Send these signals, and wait until all are gone or for so long; return those that are still there."""
     for number in numbers:
         for item in leftovers:
             send_signal(item.process, number)
     end = time.monotonic() + patience_s
-    while (waiting := [item for item in leftovers if _is_there(item.process)]) and time.monotonic() < end:
+    while (waiting := [item for item in leftovers if is_running(item.process)]) and time.monotonic() < end:
         time.sleep(0.01)
     return waiting
 
 
-def describe(leftovers: Iterable[Leftover], *, shown: int = 5) -> str:
+def describe(leftovers: Iterable[SessionProcess], *, shown: int = 5) -> str:
     """Name pids and commands, the first few of them."""
     items = list(leftovers)
     words = [f"{item.pid} {item.command[:60] or '?'}" for item in items[:shown]]
@@ -94,9 +82,5 @@ def _is_session_of(root: Path, place: Path) -> bool:
     return is_session_id(place.name) and place.is_absolute() and place.resolve().is_relative_to(root)
 
 
-def _is_left(item: Leftover) -> bool:
-    return probe(SessionPaths(item.session_dir)).state == "not_alive" and _is_there(item.process)
-
-
-def _is_there(process: ProcessId) -> bool:
-    return identify(process.pid) == process and not is_zombie(process.pid)
+def _is_left(item: SessionProcess) -> bool:
+    return probe(SessionPaths(item.session_dir)).state == "not_alive" and is_running(item.process)

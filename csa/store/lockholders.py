@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from csa.procfs import ProcessId, identify
+from csa.procfs import ProcessId, all_pids, command_of, identify
 from csa.structs import Struct
+
+_COMMAND_WIDTH = 60
 
 
 class LockHolder(Struct):
@@ -15,6 +17,11 @@ class LockHolder(Struct):
     process: ProcessId
     command: str
 
+    @property
+    def in_words(self) -> str:
+        """Who it is: `PID 4711 (codex exec)`."""
+        return f"PID {self.process.pid} ({self.command[:_COMMAND_WIDTH]})"
+
 
 def lock_holders(path: Path) -> list[LockHolder]:
     """Return the processes of our pid namespace, as far as they may be looked at, that hold the lock at `path`."""
@@ -22,9 +29,8 @@ def lock_holders(path: Path) -> list[LockHolder]:
         wanted = path.stat()
     except OSError:
         return []
-    pids = sorted(int(name) for name in os.listdir("/proc") if name.isdigit())
-    held_by = [pid for pid in pids if _holds(pid, wanted)]
-    return [LockHolder(process, _command(pid)) for pid in held_by if (process := identify(pid))]
+    held_by = [pid for pid in all_pids() if _holds(pid, wanted)]
+    return [LockHolder(process, command_of(pid)) for pid in held_by if (process := identify(pid))]
 
 
 def _holds(pid: int, wanted: os.stat_result) -> bool:
@@ -46,10 +52,3 @@ def _is_locked(pid: int, fd: str) -> bool:
         return b"OFDLCK" in Path(f"/proc/{pid}/fdinfo/{fd}").read_bytes()
     except OSError:
         return False
-
-
-def _command(pid: int) -> str:
-    try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
-    except OSError:
-        return ""

@@ -1,0 +1,39 @@
+"""What the bridges share, which are programs: each runs as the tool, says lines of JSON, and ends at a signal.
+
+They run without site-packages, some of them in every turn; so it imports what each of them needs, and no more.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+from typing import Any, NoReturn
+
+Json = dict[str, Any]
+
+ENDS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
+
+class Terminated(BaseException):
+    """A signal asked for the end; `code` is what the program then exits with."""
+
+    def __init__(self, number: int) -> None:
+        self.code = 128 + number
+
+
+def end_at_signals() -> None:
+    """Have the signals that ask for the end raise `Terminated`."""
+    for number in ENDS:
+        signal.signal(number, _terminate)
+
+
+def _terminate(number: int, _frame: object) -> NoReturn:
+    raise Terminated(number)
+
+
+def say(event: str, /, **fields: Any) -> None:
+    """Write one line. Blocks while nobody reads."""
+    line = json.dumps({"type": event, **fields}, ensure_ascii=False) + "\n"
+    sys.stdout.buffer.write(line.encode("utf-8", "replace"))
+    sys.stdout.buffer.flush()

@@ -1,0 +1,279 @@
+"""Sessions that are old enough go: `csa session clean`, and `csa gc` for cron."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from datetime import UTC, datetime
+from typing import Any
+
+from csa.cli.output import (
+    can_redraw,
+    count_of,
+    cut_behind,
+    is_in_background,
+    lossy,
+    one_line,
+    print_json,
+    terminal_width,
+    warn,
+)
+from csa.cli.selecting import (
+    find_projects,
+    open_client,
+    refuse_unknown_tools,
+)
+from csa.errors import UsageError
+from csa.model.collection import Rule
+from csa.model.duration import parse_duration
+from csa.runner.doctor.store_checks import size_words
+from csa.runner.sessions.collecting import Item, Report, collect
+from csa.runner.setting import Setting
+from csa.runner.turns.leftovers import find_leftovers, reap
+from csa.runner.waking import wake_parked
+from csa.store.sessions import format_age
+
+
+def configure_clean(parser: argparse.ArgumentParser) -> None:
+    which = parser.add_mutually_exclusive_group(required=True)
+    which.add_argument("--days", type=_days, metavar="N", help="sessions not used for more than N whole days")
+    which.add_argument("--older-than", metavar="TIME", help="the same, as a time: 7d, 12h, 30m")
+    which.add_argument("--expired", action="store_true", help="only sessions whose --ttl has run out")
+    parser.add_argument("-t", "--tool", metavar="T,..", help="only sessions all of whose tools are among these")
+    parser.add_argument("--damaged", action="store_true", help="also damaged sessions whose files are as old")
+    parser.add_argument("--purge", action="store_true", help="remove for good at once, also what was retired before")
+    parser.add_argument("--dry-run", action="store_true", help="say what would go; change nothing")
+    parser.add_argument("--json", action="store_true", help="print an object")
+
+
+def execute_clean(arguments: argparse.Namespace) -> int:
+    """Remove the project's old sessions.
+
+    A session goes when it was last used more than so many whole days ago, or has expired. It is moved out of sight, and
+    can be brought back with `csa session restore`, until it is purged some days later (undo_days, 7). What runs, is
+    pinned, or is damaged stays. In the same pass go sessions that were retired long enough ago, and what starts,
+    removals and ephemeral runs that were cut off have left. With --dry-run nothing is written, and what would go is
+    named.
+
+    Exits 0 also when there is nothing to do, and 1 when something could not be removed.
+    """
+    client, dry_run = open_client(), arguments.dry_run
+    setting = client.setting
+    rule, counter = _read_rule(arguments, setting), _Counter()
+    refuse_unknown_tools(client, [setting.store], rule.tools)
+    report = collect(
+        setting,
+        rule,
+        [setting.store],
+        command="session clean",
+        now=datetime.now(UTC),
+        dry_run=dry_run,
+        progress=counter,
+    )
+    counter.end()
+    if arguments.json:
+        _print_report(report, dry_run=dry_run)
+        return 1 if report.failures else 0
+    _print_items(report, dry_run=dry_run)
+    print(_summary(report, dry_run=dry_run) or "Nothing to collect")
+    _warn_of_rest(report, damaged=True)
+    return 1 if report.failures else 0
+
+
+def configure_gc(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--days", type=_days, metavar="N", required=True, help="sessions not used for more than N whole days"
+    )
+    parser.add_argument("--all-projects", action="store_true", help="in every project below the state root")
+    parser.add_argument("--dry-run", action="store_true", help="say what would go; change nothing")
+    parser.add_argument("--json", action="store_true", help="print an object")
+
+
+def execute_gc(arguments: argparse.Namespace) -> int:
+    """Remove old sessions, and what ended ones have left behind: for cron.
+
+    Does what `csa session clean --days N` does, removes the runtime directories of runs that died, and ends processes
+    that ended sessions have left running, other than those that were kept with --keep-background. Detached turns that
+    wait for a quota (--on-quota wait), and whose supervisor has died, as in a reboot, go on when their time has come.
+    With --all-projects it does so in every project below the state root.
+
+    Prints one line when something was done, and nothing when there was nothing to do. Exits 0 in both cases, and 1 when
+    something could not be removed.
+    """
+    setting, dry_run, counter = open_client().setting, arguments.dry_run, _Counter()
+    root = setting.store.root
+    stores = find_projects(root) if arguments.all_projects else [setting.store]
+    woken: list[str] = []
+    problems: list[str] = []
+    for store in () if dry_run else stores:
+        started, failed = wake_parked(store, setting.environ)
+        woken += started
+        problems += failed
+    orphans = find_leftovers(root, (store.paths(session_id) for store in stores for session_id in store.ids()))
+    report = collect(
+        setting,
+        _read_rule(arguments, setting),
+        stores,
+        command="gc",
+        now=datetime.now(UTC),
+        dry_run=dry_run,
+        with_runtime=True,
+        progress=counter,
+    )
+    counter.end()
+    ended = [] if dry_run else orphans
+    report.failures += problems
+    report.failures += [f"process {orphan.pid} could not be ended" for orphan in reap(ended)]
+    if arguments.json:
+        known = [{"pid": o.pid, "session_id": o.session_dir.name, "command": o.command} for o in orphans]
+        _print_report(report, dry_run=dry_run, more={"processes": known, "reaped": len(ended), "woken": woken})
+        return 1 if report.failures else 0
+    if dry_run:
+        _print_items(report, dry_run=True, with_project=arguments.all_projects)
+        for orphan in orphans:
+            print(f"process {orphan.pid} of session {orphan.session_dir.name}: {one_line(orphan.command)}")
+    words = [_summary(report, dry_run=dry_run)] + (
+        [f"ended {count_of(len(ended), 'process', 'processes')}"] if ended else []
+    )
+    words += [f"{session_id} goes on, its quota has returned" for session_id in woken]
+    if said := "; ".join(word for word in words if word):
+        print(f"csa gc: {said}")
+    _warn_of_rest(report, damaged=dry_run or sys.stderr.isatty())
+    return 1 if report.failures else 0
+
+
+_PROGRESS_S = 0.2
+
+
+def _days(text: str) -> int:
+    """Read the value of --days."""
+    if not (text.isascii() and text.isdecimal()):
+        raise argparse.ArgumentTypeError(f"'{text}' is not a whole number from 0 up")
+    return int(text)
+
+
+def _read_rule(arguments: argparse.Namespace, setting: Setting) -> Rule:
+    """Make the rule of the options, as far as the command has them."""
+    asked = getattr(arguments, "older_than", None)
+    older_than = parse_duration(asked) if asked is not None else None
+    if asked is not None and older_than is None:
+        raise UsageError(f"--older-than takes a time such as 7d, 12h or 30m, not '{asked}'.")
+    tools = getattr(arguments, "tool", None)
+    names = frozenset(name.strip() for name in tools.split(",") if name.strip()) if tools is not None else frozenset()
+    if tools is not None and not names:
+        raise UsageError("--tool names no tool.")
+    return Rule(
+        days=arguments.days,
+        older_than=older_than,
+        tools=names,
+        damaged=getattr(arguments, "damaged", False),
+        purge=getattr(arguments, "purge", False),
+        undo_days=setting.config.undo_days,
+    )
+
+
+class _Counter:
+    """Counts on stderr while it takes long, where that is a terminal."""
+
+    def __init__(self) -> None:
+        self._is_terminal = can_redraw(sys.stderr)
+        self._is_shown = False
+        self._count = 0
+        self._next = time.monotonic() + _PROGRESS_S
+
+    def __call__(self, _item: Item) -> None:
+        """Count one more."""
+        self._count += 1
+        if self._is_terminal and time.monotonic() >= self._next and not is_in_background(sys.stderr):
+            self._is_shown = True
+            self._next = time.monotonic() + _PROGRESS_S
+            self._write(f"\r{self._count} collected ...")
+
+    def end(self) -> None:
+        """Take the count away again."""
+        if self._is_shown:
+            self._write("\r\033[K")
+
+    @staticmethod
+    def _write(text: str) -> None:
+        with lossy(sys.stderr):
+            sys.stderr.write(text)
+            sys.stderr.flush()
+
+
+def _print_items(report: Report, *, dry_run: bool, with_project: bool = False) -> None:
+    """Print a line for each thing that went, or would go."""
+    width, now = terminal_width(sys.stdout), datetime.now(UTC)
+    tool_width = max((len(_tools_of(item)) for item in (*report.retired, *report.purged)), default=0)
+    for verb, items in (("retire", report.retired), ("purge", report.purged)):
+        word = f"would {verb}" if dry_run else f"{verb}d"
+        for item in items:
+            about = _item_in_words(item, now, tool_width, with_project=with_project)
+            print(cut_behind(f"{word}  {item.session_id}", about, width))
+
+
+def _item_in_words(item: Item, now: datetime, tool_width: int, *, with_project: bool) -> str:
+    state = item.state
+    age = format_age(now, state.last_accessed) if state else "-"
+    about = (f"[{state.name}] " if state.name else "") + state.description if state else ""
+    place = f"  {one_line(str(item.store.project))}" if with_project else ""
+    return f"  {item.reason:<9} {age:>4}  {_tools_of(item):<{tool_width}}{place}  {one_line(about)}".rstrip()
+
+
+def _tools_of(item: Item) -> str:
+    return one_line(",".join(item.state.tools)) or "-" if item.state else "-"
+
+
+def _summary(report: Report, *, dry_run: bool) -> str:
+    """Say in one line how much went; empty when nothing did."""
+    size = "" if report.is_size_whole else "more than "
+    parts = []
+    if report.retired:
+        verb = "would retire" if dry_run else "retired"
+        parts.append(f"{verb} {_count_items(report.retired)} ({size}{size_words(report.retired_bytes)})")
+    if report.purged:
+        verb = "would purge" if dry_run else "purged"
+        parts.append(f"{verb} {_count_items(report.purged)} ({size}{size_words(report.freed_bytes)} freed)")
+    return "; ".join(parts)
+
+
+def _count_items(items: list[Item]) -> str:
+    """Count sessions, and what is none."""
+    counts: dict[str, int] = {}
+    for item in items:
+        name = {"remains": "remains", "runtime": "runtime"}.get(item.reason, "session")
+        counts[name] = counts.get(name, 0) + 1
+    words = {
+        "session": ("session", "sessions"),
+        "remains": ("remains of a start or removal", "remains of starts or removals"),
+        "runtime": ("runtime directory", "runtime directories"),
+    }
+    return ", ".join(f"{count} {words[name][count != 1]}" for name, count in counts.items())
+
+
+def _warn_of_rest(report: Report, *, damaged: bool) -> None:
+    """Say what was left though it would be time, and what failed."""
+    shown = report.damaged if damaged else []
+    warn(f"damaged, left as it is: {fault.message}" for _, fault in shown)
+    warn(report.failures)
+    if shown:
+        with lossy(sys.stderr):
+            print("hint: csa session validate says more; --damaged removes old ones", file=sys.stderr)
+
+
+def _print_report(report: Report, *, dry_run: bool, more: dict[str, Any] | None = None) -> None:
+    """Print everything as one object."""
+    print_json(
+        {
+            "dry_run": dry_run,
+            "retired": [item.to_json() for item in report.retired],
+            "purged": [item.to_json() for item in report.purged],
+            "damaged": [{"id": session_id, "error": str(fault)} for session_id, fault in report.damaged],
+            "running": report.running,
+            "retired_bytes": report.retired_bytes,
+            "freed_bytes": report.freed_bytes,
+            "failures": report.failures,
+            **(more or {}),
+        }
+    )

@@ -1,0 +1,33 @@
+"""The processes that carry a session's variables in their environment: what its tools have started, and theirs."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from csa.procfs import ProcessId, all_pids, command_of, environment_of, identify
+from csa.structs import Struct
+
+KEEP_VARIABLE = "CSA_KEEP_BACKGROUND"  # set for a turn whose leftovers were to live on
+
+
+class SessionProcess(Struct):
+    """A process, and the directory of the session that it belongs to."""
+
+    process: ProcessId
+    session_dir: Path
+    command: str
+    is_kept: bool = False  # it was started in a turn with --keep-background
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+
+def session_processes() -> Iterator[SessionProcess]:
+    """Yield the processes with a CSA_SESSION_DIR, as far as they may be looked at; not this one, and no zombies."""
+    for pid in all_pids():
+        process, variables = identify(pid), environment_of(pid)
+        if process is not None and pid != os.getpid() and (directory := variables.get("CSA_SESSION_DIR")) is not None:
+            yield SessionProcess(process, Path(directory), command_of(pid), KEEP_VARIABLE in variables)
