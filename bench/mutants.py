@@ -4,7 +4,8 @@
     make mutants MUTANTS="locks verdict"          # some of them
     make mutants MUTANTS="--sample 60 redaction"  # of each so many, always the same
 
-mutmut changes functions, not the patterns and tables beside them; and only tests that run in one process are asked.
+mutmut changes functions: not the patterns and tables beside them, nor what runs when a module is imported, once.
+Only tests that need no csa of their own are asked, so that what a longer test would notice may survive.
 Prints a line for each module, and a diff of what survived. It works in a copy, and leaves the tree as it is.
 """
 
@@ -41,7 +42,10 @@ MODULES = {  # where it is, and the tests that are asked
         "csa/model/redaction.py",
         (UNIT + "test_redaction.py", PROPERTY + "test_redaction_properties.py"),
     ),
-    "codex": ("csa_adapters/codex_stream.py", (ADAPTERS + "test_codex_stream.py", *DECODING)),
+    "codex": (
+        "csa_adapters/codex_stream.py",
+        (ADAPTERS + "test_codex_stream.py", ADAPTERS + "test_codex_rollout.py", *DECODING),
+    ),
     "claude": ("csa_adapters/claude_stream.py", (ADAPTERS + "test_claude_stream.py", *DECODING)),
     "gemini": ("csa_adapters/gemini_stream.py", (ADAPTERS + "test_gemini_stream.py", *DECODING)),
     "opencode": ("csa_adapters/opencode_stream.py", (ADAPTERS + "test_opencode_stream.py", *DECODING)),
@@ -117,11 +121,13 @@ def attack(name: str, sample: int, limit_s: float, children: int) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("modules", nargs="*", choices=[*MODULES, []], metavar="MODULE", help=", ".join(MODULES))
+    parser.add_argument("modules", nargs="*", metavar="MODULE", help=", ".join(MODULES))
     parser.add_argument("--sample", type=int, default=0, help="how many mutants of a module; all by default")
     parser.add_argument("--minutes", type=float, default=30.0, help="how long a module may take")
     parser.add_argument("--children", type=int, default=2, help="how many run at once")
     arguments = parser.parse_args()
+    if unknown := [name for name in arguments.modules if name not in MODULES]:
+        parser.error(f"no such module: {', '.join(unknown)}; there are {', '.join(MODULES)}")
     for name in arguments.modules or MODULES:
         attack(name, arguments.sample, arguments.minutes * 60, arguments.children)
 

@@ -9,12 +9,12 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
-from typing import TYPE_CHECKING
 
 from csa.cli.output import cut, one_line
 from csa.errors import CsaError
 from csa.ids import ID_LENGTH, unique_prefix_length
 
+TYPE_CHECKING = False  # see csa/structs.py
 if TYPE_CHECKING:
     from csa.runner.client import Csa
 

@@ -14,11 +14,12 @@ import sys
 from csa.cli.describe import tokens
 from csa.cli.output import print_json, print_problem, warn
 from csa.cli.run import heeded_signals, own_command
-from csa.cli.selecting import add_selector, find_one
+from csa.cli.selecting import add_selector, find, selected
 from csa.cli.signs import signs_of_life
 from csa.errors import CsaError, UsageError
 from csa.model.result import UNKNOWN_CONVERSATION, kind_in_words
 from csa.process.launch import become_subreaper
+from csa.runner.client import Csa
 from csa.runner.sessions.acting import record_act
 
 TYPE_CHECKING = False  # see csa/structs.py
@@ -40,9 +41,11 @@ def execute(arguments: argparse.Namespace) -> int:
 
     from csa.runner.turns.compaction import Compaction, plan_compaction  # noqa: PLC0415  # as above
 
-    plan = plan_compaction(find_one(arguments, acts=True), tool=arguments.tool, timeout_s=arguments.timeout)
+    client = Csa.from_environment(command=own_command(), owns_process=True)
+    session = find(client, selected(arguments), acts=True)
+    plan = plan_compaction(session, tool=arguments.tool, timeout_s=arguments.timeout)
     become_subreaper()
-    compaction = Compaction(plan, csa_command=own_command(), owns_process=True)
+    compaction = Compaction(plan)
     with signs_of_life(plan.setting.caller) as signs:
         signs.about(lambda: f"{plan.state.session_id}: {plan.adapter.name} compacts its conversation")
         result = anyio.run(_drive_compaction, compaction)

@@ -19,7 +19,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from csa.cli.output import lossy, print_json, printable, text_for, to_json, warn
-from csa.cli.progress import Progress, Subject, make_progress, room_on
 from csa.cli.results import print_failure
 from csa.cli.run_request import request_from
 from csa.cli.selecting import announce
@@ -42,6 +41,7 @@ from csa.store.locks import Heeding
 
 TYPE_CHECKING = False  # see csa/structs.py
 if TYPE_CHECKING:
+    from csa.cli.progress import Progress
     from csa.cli.signs import Signs
     from csa.model.events import Event
     from csa.runner.turns.turn import Turn
@@ -174,7 +174,7 @@ def _teller(signs: Signs, *, quiet: bool) -> Callable[[str], None]:
 
     def tell(words: str) -> None:
         signs.about(lambda: f"waiting: {words}")
-        load_at_once()  # csa may be upgraded while it waits
+        load_at_once("csa.cli.progress")  # csa may be upgraded while it waits
         if not quiet:
             with lossy(sys.stderr):
                 print(f"waiting: {words}", file=sys.stderr, flush=True)
@@ -190,14 +190,16 @@ def _run_turn(client: Csa, request: RunRequest, arguments: argparse.Namespace, s
     follow_up = _follow_up(client, arguments)
     with noted_signals() as noted:
         with Heeding(lambda: _leave_on_signal(noted)):
-            opening = client.begin(request, plan)
+            started = client.begin(plan)
         _announce(client, plan.state.session_id, str(plan.setting.store.project))
         signs.about(about_sessions([(plan.setting.store, plan.state.session_id)]))
         import anyio  # noqa: PLC0415  # loaded while the tool starts, as all of what attends to it
 
+        from csa.cli.progress import make_progress  # noqa: PLC0415  # as above
+
         events_on_terminal = arguments.stream_json and sys.stdout.isatty()  # a line there would spoil a redrawn view
         progress = make_progress(client, quiet=arguments.quiet, plain=events_on_terminal)
-        turn = client.attend(opening)
+        turn = client.attend(started)
         anyio.run(_drive_turn, turn, progress, faults if arguments.stream_json else None, noted)
     assert turn.result is not None
     unprinted = _print_outcome(turn, turn.result, arguments)
@@ -276,6 +278,8 @@ async def _drive_turn(turn: Turn, progress: Progress, stream_faults: list[OSErro
     """
     import anyio  # noqa: PLC0415  # imported by the caller
 
+    from csa.cli.progress import Subject, room_on  # noqa: PLC0415  # as above
+
     with anyio.open_signal_receiver(*heeded_signals()) as signals:
         async with turn, anyio.create_task_group() as tasks:
 
@@ -307,6 +311,8 @@ async def _drive_turn(turn: Turn, progress: Progress, stream_faults: list[OSErro
 
 async def _stream(event: Event, faults: list[OSError]) -> None:
     """Print an event to stdout, as fast as that is read."""
+    from csa.cli.progress import room_on  # noqa: PLC0415  # as above
+
     text = to_json(event.to_dict()) + "\n"
     for at in range(0, len(text), _PIECE):
         await room_on(sys.stdout)

@@ -13,9 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 
-from csa.cli.describe import describe, elapsed
 from csa.cli.output import cut, has_room, one_line, printable
-from csa.store.observer import Observer
 
 TYPE_CHECKING = False  # see csa/structs.py
 if TYPE_CHECKING:
@@ -80,6 +78,8 @@ def signs_of_life(caller: Caller | None, *, quiet: bool = False) -> Iterator[Sig
 
 def about_sessions(targets: Sequence[Target]) -> Callable[[], str]:
     """Return words for what sessions do just now: the first that runs, and how many others do."""
+    from csa.cli.describe import describe  # noqa: PLC0415  # loaded while a tool starts, and not when csa may be another
+    from csa.store.observer import Observer  # noqa: PLC0415  # as above
 
     def words() -> str:
         infos = [Observer(store, describe).look(session_id) for store, session_id in targets]
@@ -94,6 +94,8 @@ def about_sessions(targets: Sequence[Target]) -> Callable[[], str]:
 
 def doing(info: SessionInfo, *, now: float) -> str:
     """Say who does what, and for how long its turn has been running."""
+    from csa.cli.describe import elapsed  # noqa: PLC0415  # loaded by about_sessions
+
     time_s = elapsed(max(0.0, now - info.started_at)) if info.started_at else ""
     who = " ".join(filter(None, (info.session_id[:_SHORT_ID], info.tool, time_s)))
     return f"{who}: {info.doing or 'running'}"

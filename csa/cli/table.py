@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any
-
 from csa.cli.output import display_width
 from csa.structs import Struct
+
+TYPE_CHECKING = False  # see csa/structs.py
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+    from typing import Any
 
 
 class Column(Struct):

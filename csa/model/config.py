@@ -102,10 +102,13 @@ class ToolConfig(Struct):
 
 
 class _Value(Generic[_T]):
-    """An attribute of a configuration: the value in force of a key."""
+    """An attribute of a configuration: the value in force of the key of its name."""
 
-    def __init__(self, key: str, kind: Callable[[Any], _T]) -> None:
-        self._key, self._kind = key, kind
+    def __init__(self, kind: Callable[[Any], _T]) -> None:
+        self._key, self._kind = "", kind
+
+    def __set_name__(self, _owner: type[Config], name: str) -> None:
+        self._key = name
 
     def __get__(self, config: Config, _owner: type[Config]) -> _T:
         return self._kind(config.values[self._key][0])
@@ -122,21 +125,21 @@ class Config(Struct):
     values: Mapping[str, tuple[Any, str]]
     warnings: tuple[str, ...] = ()
 
-    tool = _Value("tool", str)
-    tools_order = _Value("tools_order", tuple[str, ...])
-    permission = _Value("permission", Permission)
-    max_depth = _Value("max_depth", int)
-    timeout_s = _Value("timeout_s", _limit)
-    idle_timeout_s = _Value("idle_timeout_s", _limit)
-    checkpoint_every_turns = _Value("checkpoint_every_turns", int)  # 0: never
-    retries = _Value("retries", int)
-    fallback = _Value("fallback", tuple[str, ...])
-    context_turns = _Value("context_turns", int)
-    context_tokens = _Value("context_tokens", int)
-    max_sessions = _Value("max_sessions", int)  # 0: no limit
-    undo_days = _Value("undo_days", int)
-    on_finish_timeout_s = _Value("on_finish_timeout_s", _limit)
-    audit_reads = _Value("audit_reads", bool)
+    tool = _Value(str)
+    tools_order = _Value(tuple[str, ...])
+    permission = _Value(Permission)
+    max_depth = _Value(int)
+    timeout_s = _Value(_limit)
+    idle_timeout_s = _Value(_limit)
+    checkpoint_every_turns = _Value(int)  # 0: never
+    retries = _Value(int)
+    fallback = _Value(tuple[str, ...])
+    context_turns = _Value(int)
+    context_tokens = _Value(int)
+    max_sessions = _Value(int)  # 0: no limit
+    undo_days = _Value(int)
+    on_finish_timeout_s = _Value(_limit)
+    audit_reads = _Value(bool)
 
     @property
     def park_limit_s(self) -> float:

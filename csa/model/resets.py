@@ -147,7 +147,7 @@ def _hour(hour: int, half: str | None) -> int | None:
 def _zone(name: str | None, at: datetime) -> tzinfo | None:
     """Return the zone that is named, of `at` where none is; None for one nobody knows."""
     if name is None:
-        return _local(at)
+        return at.tzinfo
     from zoneinfo import ZoneInfo  # noqa: PLC0415  # few messages name one
 
     try:
@@ -156,14 +156,10 @@ def _zone(name: str | None, at: datetime) -> tzinfo | None:
         return None
 
 
-def _local(at: datetime) -> tzinfo | None:
-    return at.tzinfo
-
-
 def _iso(text: str, zone: str, at: datetime) -> datetime | None:
     offset = "+00:00" if zone in {"Z", "UTC"} else zone
     try:
         moment = datetime.fromisoformat(text.upper() + offset)
     except ValueError:
         return None
-    return moment if moment.tzinfo else moment.replace(tzinfo=_local(at))
+    return moment if moment.tzinfo else moment.replace(tzinfo=at.tzinfo)

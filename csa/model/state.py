@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from csa.ids import is_session_id, milliseconds_of
 from csa.model.limits import COUNTS, Budget, Limits, Spent
 from csa.model.usage import LARGEST, Usage, counted
-from csa.structs import Struct, field, fields
+from csa.structs import Struct, field, fields, replace
 
 TYPE_CHECKING = False  # see csa/structs.py
 if TYPE_CHECKING:
@@ -93,6 +93,11 @@ class SessionState(Struct, kw_only=True):
     def spent(self) -> Spent:
         """What its turns have used, as far as they have ended."""
         return Spent(self.usage, self.duration_s)
+
+    def having_spent(self, more: Spent) -> SessionState:
+        """Return it with what a turn or a compaction has used in addition."""
+        whole = self.spent + more
+        return replace(self, usage=whole.usage, duration_s=whole.time_s)
 
     @property
     def last_tool(self) -> str | None:

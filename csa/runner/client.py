@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from csa.model.result import RunResult
     from csa.runner.caller import Caller
     from csa.runner.request import RunRequest
-    from csa.runner.turns.opening import Opening
     from csa.runner.turns.plan import TurnPlan
+    from csa.runner.turns.starting import StartedTurn
     from csa.runner.turns.turn import Turn
     from csa.store.liveness import Liveness
     from csa.store.shown import SessionInfo
@@ -49,6 +49,7 @@ class Csa:
         caller: Caller | None = None,
         command: str = "csa",
         owns_process: bool = False,
+        is_detached: bool = False,
     ) -> None:
         """Open a project's store explicitly.
 
@@ -61,6 +62,7 @@ class Csa:
             caller: the session on whose behalf this runs.
             command: how agents are told to call csa.
             owns_process: this process is csa's alone (see `start_tool`).
+            is_detached: its turns outlive whoever started this process (see `start_detached`).
         """
         project = os.path.realpath(project)
         self.setting = Setting(
@@ -69,9 +71,10 @@ class Csa:
             directory=directory or project,
             config=lambda _: config or _defaults(),
             caller=lambda: caller,
+            command=command,
+            owns_process=owns_process,
+            is_detached=is_detached,
         )
-        self.command = command
-        self._owns_process = owns_process
 
     @classmethod
     def from_environment(
@@ -81,6 +84,7 @@ class Csa:
         environ: Mapping[str, str] | None = None,
         command: str = "csa",
         owns_process: bool = False,
+        is_detached: bool = False,
     ) -> Csa:
         """Open the project that `directory` is in, as the environment (os.environ when None) says.
 
@@ -98,13 +102,16 @@ class Csa:
             ) from error
         project = find_project(start)
         root = state_root(variables)
-        client = cls(project, root=root, environ=variables, directory=start, command=command, owns_process=owns_process)
+        client = cls(project, root=root)
         client.setting = Setting(
             store=client.store,
             environ=variables,
             directory=start,
             config=lambda place: _configured(place, variables),
             caller=lambda: _calling(variables, make_path(root)),
+            command=command,
+            owns_process=owns_process,
+            is_detached=is_detached,
         )
         return client
 
@@ -123,46 +130,28 @@ class Csa:
         new_id = new_id or new_session_id(time.time_ns() // 1_000_000, os.urandom(ENTROPY_BYTES))
         return plan_turn(self.setting, request, new_id=new_id, now=datetime.now(UTC))
 
-    def run(self, request: RunRequest, *, new_id: str | None = None, detached: bool = False) -> Turn:
-        """Return the turn that carries out a request; enter it with `async with`. Raises as `plan`.
-
-        `detached` says that the turn is to outlive whoever started this process (see `start_detached`).
-        """
+    def run(self, request: RunRequest, *, new_id: str | None = None) -> Turn:
+        """Return the turn that carries out a request; enter it with `async with`. Raises as `plan`."""
         from csa.runner.turns.turn import Turn  # noqa: PLC0415  # brings anyio, which reading commands do not need
 
-        plan = self.plan(request, new_id=new_id)
-        return Turn(
-            plan.setting,
-            plan,
-            request,
-            csa_command=self.command,
-            owns_process=self._owns_process,
-            detached=detached,
-        )
+        return Turn(self.plan(request, new_id=new_id))
 
-    def begin(self, request: RunRequest, plan: TurnPlan) -> Opening:
+    def begin(self, plan: TurnPlan) -> StartedTurn:
         """Begin a planned turn and launch its tool, without an event loop; `attend` has to follow at once.
 
         Raises as entering a turn does. Should this process end before somebody attends, the tool ends with it.
         """
-        from csa.runner.turns.opening import open_turn  # noqa: PLC0415  # as above
+        from csa.runner.turns.starting import start_turn  # noqa: PLC0415  # as above
 
-        opening = open_turn(plan.setting, plan, request, csa_command=self.command)
-        opening.launch()
-        return opening
+        started = start_turn(plan)
+        started.launch()
+        return started
 
-    def attend(self, opening: Opening) -> Turn:
+    def attend(self, started: StartedTurn) -> Turn:
         """Return the turn that has begun; enter it with `async with`."""
         from csa.runner.turns.turn import Turn  # noqa: PLC0415  # as above
 
-        return Turn(
-            opening.setting,
-            opening.plan,
-            opening.request,
-            csa_command=self.command,
-            owns_process=self._owns_process,
-            opening=opening,
-        )
+        return Turn(started.plan, started)
 
     def session(self, selector: str, *, retired: bool = False) -> Session:
         """Return the session that a selector means, in whichever project; raises as `find_session`.

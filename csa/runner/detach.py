@@ -82,7 +82,7 @@ def start_detached(
         "request": request_to_json(pinned),
         "session_id": session_id,
         "directory": str(client.setting.directory),
-        "command": client.command,
+        "command": client.setting.command,
         "wait_s": wait_s,
         "on_finish": asdict(on_finish) if on_finish else None,
         "caller": {name: client.setting.environ.get(name) for name in IDENTITY_VARIABLES},

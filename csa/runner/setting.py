@@ -1,4 +1,4 @@
-"""Where csa runs, and for whom."""
+"""Where csa runs, for whom, and as what process."""
 
 from __future__ import annotations
 
@@ -30,10 +30,16 @@ class Setting:
         directory: Path | str,
         config: Callable[[Path], Config],
         caller: Callable[[], Caller | None],
+        command: str = "csa",
+        owns_process: bool = False,
+        is_detached: bool = False,
     ) -> None:
         self.store = store
         self.environ = environ
         self.directory_pathname = str(directory)
+        self.command = command  # how agents are told to call csa
+        self.owns_process = owns_process  # this process is csa's alone (see `start_tool`)
+        self.is_detached = is_detached  # it outlives whoever started it (see `start_detached`)
         self._load_config = config
         self._find_caller = caller
 
@@ -64,6 +70,9 @@ class Setting:
             directory=project,
             config=self._load_config,
             caller=lambda: self.caller,
+            command=self.command,
+            owns_process=self.owns_process,
+            is_detached=self.is_detached,
         )
 
     @cached_property

@@ -15,6 +15,7 @@ import signal
 import sys
 import threading
 from contextlib import suppress
+from datetime import datetime
 from functools import partial
 from typing import Any
 
@@ -29,8 +30,8 @@ from csa.runner.client import Csa
 from csa.runner.detach import AppearedError, error_to_json, parked_order, request_from_json
 from csa.runner.on_finish import FollowUp, run_on_finish
 from csa.runner.turns.ahead import load_at_once
-from csa.runner.turns.parking import Parking
 from csa.runner.turns.patience import try_until_free
+from csa.runner.turns.plan import TurnPlan
 from csa.runner.turns.turn import Turn
 from csa.store.parked import save_parked
 
@@ -109,20 +110,24 @@ def _refuse_unheard() -> None:
 
 def _turn(order: dict[str, Any]) -> Turn:
     client = Csa.from_environment(
-        order["directory"], environ=_callers(order), command=order["command"], owns_process=True
+        order["directory"],
+        environ=_callers(order),
+        command=order["command"],
+        owns_process=True,
+        is_detached=True,
     )
-    turn = client.run(request_from_json(order["request"]), new_id=order["session_id"], detached=True)
+    turn = client.run(request_from_json(order["request"]), new_id=order["session_id"])
     if turn.session_id != order["session_id"]:
         raise AppearedError(turn.session_id)
     turn.on_parked = partial(_keep_order, client, order)
     return turn
 
 
-def _keep_order(client: Csa, order: dict[str, Any], parking: Parking) -> None:
+def _keep_order(client: Csa, order: dict[str, Any], plan: TurnPlan, until: datetime) -> None:
     """Keep what is to be done after the waiting, in case that this process does not live to see it."""
-    kept = parked_order(order, parking.request)
+    kept = parked_order(order, plan.request)
     try:
-        save_parked(client.store, order["session_id"], kept, until=parking.until.timestamp())
+        save_parked(client.store, order["session_id"], kept, until=until.timestamp())
     except OSError as error:
         _log(f"warning: after a restart nobody will go on: {error}")
 

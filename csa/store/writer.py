@@ -56,7 +56,7 @@ class SessionWriter:
         try:
             yield
         except Exception as error:  # noqa: BLE001  # a csa that was replaced meanwhile may fail in any way
-            self.losses.append(f"{what} could not be {done}: {error or type(error).__name__}")
+            self.losses.append(f"{what} could not be {done}: {str(error) or type(error).__name__}")
 
     def attempt(self, what: str, action: Callable[[], None]) -> None:
         """Write something, unless the session is another's by now; what goes wrong is a loss."""

@@ -120,6 +120,7 @@ def test_a_busy_session_is_refused(place: Place) -> None:
     place.play(*place.hold())
     running = place.start("run", "--tool", "codex", "hello")
     place.wait_ready()
+    place.wait_noted(running.session_id, '"type":"session_bound"')
     done = place.run("session", "compress", "-s", running.session_id)
     assert done.code == 4
     assert "is locked by PID" in done.err

@@ -16,8 +16,9 @@ import pytest
 import csa
 from csa.model.redaction import Redactor
 from csa.paths import SessionPaths
-from csa.runner.turns.opening import Opening
-from csa.runner.turns.recorder import begin, read_cancellation
+from csa.runner.turns.recorder import read_cancellation
+from csa.runner.turns.starting import StartedTurn
+from csa.runner.turns.turnrecorder import begin
 from csa.store.owner import parse_owner
 from tests.support import Place, children_of, wait_for
 
@@ -144,10 +145,10 @@ def test_cancelled_before_anybody_attends(place: Place) -> None:
     before = children_of(os.getpid())
 
     async def scenario() -> None:
-        opening = client.begin(request, client.plan(request))
+        started = client.begin(client.plan(request))
         assert len(children_of(os.getpid())) == len(before) + 1
         with anyio.fail_after(20):
-            async with client.attend(opening) as turn:
+            async with client.attend(started) as turn:
                 turn.cancel(signal_name="SIGINT")
                 turn.cancel(signal_name="SIGINT")
         assert turn.result is not None
@@ -164,11 +165,11 @@ def test_a_cancel_file_as_the_turn_begins(place: Place) -> None:
     paths.cancel.write_text("of yesterday\n")
     client = csa.Csa(place.project, root=place.state_root, environ=place.env)
     request = csa.RunRequest(prompt="hello", session=paths.root.name)
-    recorder = begin(client.store, client.plan(request), client.setting.redactor)
+    recorder = begin(client.plan(request))
     assert parse_owner(paths.session_lock.read_bytes()) is not None
     assert not paths.cancel.exists()
     paths.cancel.write_text("session kill by ann\n")
-    Opening(client.setting, recorder.plan, request, recorder, csa_command="csa")
+    StartedTurn(recorder)
     assert recorder.cancellation() == "session kill by ann"
     recorder.close()
 
@@ -211,8 +212,8 @@ def test_no_descriptor_is_left_for_the_tool(place: Place, monkeypatch: pytest.Mo
     async def scenario() -> None:
         with monkeypatch.context() as patch:
             patch.setattr("csa.process.launch.os.pipe", fail)
-            opening = client.begin(request, client.plan(request))
-        async with client.attend(opening) as turn:
+            started = client.begin(client.plan(request))
+        async with client.attend(started) as turn:
             assert [event.type async for event in turn] == ["run_started", "run_finished"]
         assert turn.result is not None
         assert (turn.result.status, turn.result.error_kind) == ("failed", "spawn")

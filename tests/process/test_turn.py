@@ -110,6 +110,7 @@ def test_block_that_never_iterates(place: Place) -> None:
     run_async(scenario)
 
 
+@pytest.mark.thorough
 def test_what_nobody_has_read_yet_is_no_silence(place: Place) -> None:
     """A tool that cannot go on since nobody takes its output has said something: it is not ended as silent."""
     place.play(["emit-many", 200_000])

@@ -23,10 +23,10 @@ from csa.runner.turns.planning import plan_turn
 from csa.store.held import build_session, open_session
 from csa.store.locks import is_locked
 from csa.store.sessions import Store
-from csa.store.slots import Holder, running_turns, take_slot
+from csa.store.slots import SlotHolder, running_turns, take_slot
 from csa.store.trees import open_tree
 from csa.structs import replace
-from tests.store.support import IDS, NOON, finished_session
+from tests.store.support import IDS, NOON, PLAIN, finished_session
 
 ROOT, CHILD, NEW, OTHER = IDS[:4]
 
@@ -64,7 +64,7 @@ def plan_inside(store: Store, session_id: str) -> TurnPlan:
 
 def change(store: Store, session_id: str, **changes: Any) -> None:
     """Change a session's record, as its next turn does from outside of any session."""
-    with open_session(store, session_id, errand="change") as held:
+    with open_session(store, session_id, PLAIN, errand="change") as held:
         held.save(replace(held.state, **changes))
 
 
@@ -75,17 +75,17 @@ def tighten(store: Store, session_id: str, limits: Limits) -> None:
 @contextmanager
 def running(store: Store, session_id: str) -> Iterator[None]:
     """Have a turn of a session run: its lock and a slot are held."""
-    with open_session(store, session_id), take_slot(store.root, Holder(session_id, "codex"), Limits()):
+    with open_session(store, session_id, PLAIN), take_slot(store.root, SlotHolder(session_id, "codex"), Limits()):
         yield
 
 
 def notes(store: Store, plan: TurnPlan) -> list[str]:
-    with open_admission(store, plan) as admission:
+    with open_admission(plan) as admission:
         return admission.notes
 
 
 def admit(store: Store, plan: TurnPlan) -> None:
-    with open_admission(store, plan):
+    with open_admission(plan):
         pass
 
 
@@ -128,6 +128,37 @@ def test_a_limit_on_children_is_each_sessions_own(family: Store) -> None:
     admit(family, plan_inside(family, CHILD))
 
 
+def test_a_full_tree_goes_on_with_what_it_has(family: Store) -> None:
+    """Limits on sessions refuse new ones alone."""
+    tighten(family, ROOT, Limits(max_tree_sessions=2, max_children=1))
+    with pytest.raises(RefusedError, match="has 1 child, so it may not start another\\.") as caught:
+        admit(family, plan_inside(family, ROOT))
+    assert "csa run --session ID" in (caught.value.hint or "")
+    admit(family, plan_at(family, session=CHILD))
+    admit(family, plan_at(family, session=ROOT, config={"max_tree_sessions": 2, "max_children": 1}))
+
+
+def test_deleted_children_make_room(family: Store) -> None:
+    """Of a list of all that ever were only those count that are there; another's children do not."""
+    tighten(family, ROOT, Limits(max_children=2))
+    with open_tree(family.root, family.load(ROOT)) as tree:
+        tree.members()
+        for session_id, parent in ((IDS[4], ROOT), (IDS[5], CHILD), (IDS[6], CHILD)):
+            finished_session(family, session_id, parent_session_id=parent, root_session_id=ROOT, depth=1)
+            tree.add(family.load(session_id))
+    with pytest.raises(RefusedError, match=f"max_children is 2: session {ROOT} has 2 children, so"):
+        admit(family, plan_inside(family, ROOT))
+    family.paths(IDS[4]).root.rename(family.path / "elsewhere")
+    admit(family, plan_inside(family, ROOT))
+
+
+def test_a_place_is_no_running_turn_of_the_tree(family: Store) -> None:
+    """A turn that has let go of its session runs no more, though it still has its place."""
+    tighten(family, ROOT, Limits(max_tree_running=1))
+    with take_slot(family.root, SlotHolder(ROOT, "codex"), Limits()):
+        admit(family, plan_inside(family, CHILD))
+
+
 def test_what_descendants_have_used_counts_in_the_budgets_above(family: Store) -> None:
     """A turn is refused when a budget over it is used up, at exactly its amount; the session that set it is named."""
     change(family, ROOT, budget=Budget(tokens=100))
@@ -139,6 +170,14 @@ def test_what_descendants_have_used_counts_in_the_budgets_above(family: Store) -
     assert f"csa session budget -s {ROOT}" in (caught.value.hint or "")
     with pytest.raises(RefusedError, match=f"budget of session {ROOT} is used up"):  # its own next turn, too
         admit(family, plan_at(family, session=ROOT))
+
+
+def test_what_runs_is_told_of_a_budget_that_is_used_up(family: Store) -> None:
+    """What it will have used is not known yet."""
+    change(family, ROOT, budget=Budget(tokens=100), usage=Usage(100, 0, cost_usd=0.1))
+    plan = plan_inside(family, CHILD)
+    with running(family, CHILD), pytest.raises(RefusedError, match="100 of 100 tokens, and 1 turn running\\."):
+        admit(family, plan)
 
 
 def test_a_budget_of_a_child_is_of_what_is_below_it(family: Store) -> None:
@@ -171,8 +210,8 @@ def test_a_new_root_has_no_tree_to_look_at(family: Store) -> None:
     """It is admitted whatever others use, and has a list of members from its beginning."""
     change(family, ROOT, limits=Limits(max_tree_sessions=1), budget=Budget(tokens=1), usage=Usage(5))
     plan = plan_at(family)
-    with open_admission(family, plan) as admission:
-        held = build_session(family, plan.state, tool="codex")
+    with open_admission(plan) as admission:
+        held = build_session(family, plan.state, PLAIN, tool="codex")
         admission.admit(held)
         assert held.slot is not None
         held.close()
@@ -184,7 +223,7 @@ def test_a_refused_turn_gives_its_place_back(family: Store) -> None:
     plan = plan_inside(family, CHILD)
 
     def fail() -> None:
-        with open_admission(family, plan):
+        with open_admission(plan):
             assert is_locked(family.paths(ROOT).tree_lock)
             assert [turn.session_id for turn in running_turns(family.root)] == [NEW]
             raise InterruptedError
@@ -199,8 +238,8 @@ def test_a_child_that_begins_is_a_member_of_its_tree(family: Store) -> None:
     """It counts from the moment at which it is admitted, and has its place until it is closed."""
     change(family, ROOT, limits=Limits(max_tree_sessions=3))
     plan = plan_inside(family, CHILD)
-    with open_admission(family, plan) as admission:
-        held = build_session(family, plan.state, tool="codex")
+    with open_admission(plan) as admission:
+        held = build_session(family, plan.state, PLAIN, tool="codex")
         admission.admit(held)
     with held:
         with pytest.raises(RefusedError, match="has 3 sessions"):

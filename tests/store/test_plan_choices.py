@@ -91,14 +91,12 @@ def test_a_fallback_may_name_a_model(plan: Planner, store: Store) -> None:
     """TOOL:MODEL, cut at the first colon; the same tool can stand in for itself with another model."""
     keep(store, model="big")
     names = ("codex", "codex:big", "codex:small", "opencode:p/m:free")
-    failed = plan(session=ROOT, fallback=names)
+    failed = plan(session=ROOT, model="big", fallback=names)
     assert failed.fallback == ("codex:small", "opencode:p/m:free")
-    request = RunRequest(prompt="do it", tool="codex", model="big", session=ROOT, fallback=names)
-    setting = make_setting(store)
-    first, _ = plan_fallback(setting, request, failed, kind="overloaded")
+    first, _ = plan_fallback(failed, kind="overloaded")
     assert first is not None
     assert (first.adapter.name, first.model) == ("codex", "small")
-    second, _ = plan_fallback(setting, request, first, kind="overloaded")
+    second, _ = plan_fallback(first, kind="overloaded")
     assert second is not None
     assert (second.adapter.name, second.model, second.fallback) == ("opencode", "p/m:free", ())
 

@@ -10,7 +10,7 @@ import pytest
 from csa.model.adapter import Outcome, ToolExit
 from csa.model.events import Event
 from csa.model.usage import Usage
-from csa.runner.turns.failover import Evidence, Tried, peak_rss
+from csa.runner.turns.failover import RetryGate, Tried, peak_rss
 from csa.runner.turns.meter import Meter
 from csa.runner.turns.retrying import LONGEST_PAUSE_S, PAUSES_S, try_again
 
@@ -87,7 +87,7 @@ def test_an_error_of_our_own_comes_out() -> None:
 @pytest.mark.parametrize("kind", ["rate_limit", "overloaded", "server", "network"])
 def test_passing_kinds(kind: str) -> None:
     """These may be gone in a moment."""
-    assert Evidence().allows_retry(failed(kind), 0)
+    assert RetryGate().allows_retry(failed(kind), 0)
 
 
 @pytest.mark.parametrize(
@@ -96,43 +96,43 @@ def test_passing_kinds(kind: str) -> None:
 )
 def test_lasting_kinds(kind: str | None) -> None:
     """These would be the same again."""
-    assert not Evidence().allows_retry(failed(kind), 0)
+    assert not RetryGate().allows_retry(failed(kind), 0)
 
 
 @pytest.mark.parametrize("kind", ["tool_call", "tool_call_update", "permission"])
 def test_effects(kind: str) -> None:
     """A call, finished or not, or one that was refused."""
-    evidence = Evidence()
-    evidence.note([event("agent_message"), event(kind), event("usage")], 0)
-    assert not evidence.allows_retry(failed(), 0)
+    gate = RetryGate()
+    gate.note([event("agent_message"), event(kind), event("usage")], 0)
+    assert not gate.allows_retry(failed(), 0)
 
 
 def test_words_are_no_effect() -> None:
     """What the agent said, thought and planned changes nothing."""
-    evidence = Evidence()
-    evidence.note([event(kind) for kind in ("agent_message", "agent_thought", "plan", "usage", "error", "other")], 0)
-    assert evidence.allows_retry(failed(), 0)
-    assert not evidence.allows_retry(failed(denied=("Bash",)), 0)
+    gate = RetryGate()
+    gate.note([event(kind) for kind in ("agent_message", "agent_thought", "plan", "usage", "error", "other")], 0)
+    assert gate.allows_retry(failed(), 0)
+    assert not gate.allows_retry(failed(denied=("Bash",)), 0)
 
 
 def test_long_retry_after() -> None:
     """More than a minute is not waited for."""
-    assert Evidence().allows_retry(failed("rate_limit", after=60), 0)
-    assert not Evidence().allows_retry(failed("rate_limit", after=60.5), 0)
+    assert RetryGate().allows_retry(failed("rate_limit", after=60), 0)
+    assert not RetryGate().allows_retry(failed("rate_limit", after=60.5), 0)
 
 
 def test_patience_ends() -> None:
     """Ten seconds of failing, counted from the tool's own first retry, are enough; an answer begins them anew."""
-    evidence = Evidence()
-    evidence.note([event("retry")], 100)
-    evidence.note([event("retry")], 105)
-    assert evidence.allows_retry(failed(), 110)
-    assert not evidence.allows_retry(failed(), 111)
-    evidence.excuse(30)
-    assert evidence.allows_retry(failed(), 140)
-    evidence.note([event("agent_message")], 200)
-    assert evidence.allows_retry(failed(), 300)
-    assert not evidence.allows_retry(failed(), 311)
+    gate = RetryGate()
+    gate.note([event("retry")], 100)
+    gate.note([event("retry")], 105)
+    assert gate.allows_retry(failed(), 110)
+    assert not gate.allows_retry(failed(), 111)
+    gate.excuse(30)
+    assert gate.allows_retry(failed(), 140)
+    gate.note([event("agent_message")], 200)
+    assert gate.allows_retry(failed(), 300)
+    assert not gate.allows_retry(failed(), 311)
 
 
 def test_attempts_add_up() -> None:

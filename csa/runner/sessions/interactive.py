@@ -25,12 +25,11 @@ from csa.runner.namedfiles import read_named_files
 from csa.runner.request import RunRequest
 from csa.runner.session import Session
 from csa.runner.sessions.ending import who_asks
-from csa.runner.setting import Setting
 from csa.runner.toolbox import loadable_adapters
 from csa.runner.turns.attempt import FIRST_BEAT_S, HEARTBEAT_S
 from csa.runner.turns.plan import TurnPlan
 from csa.runner.turns.planning import plan_resume
-from csa.runner.turns.preparation import tool_environment
+from csa.runner.turns.toolcommand import tool_environment
 from csa.store.held import HeldSession, open_session
 from csa.store.owner import INTERFACE
 from csa.structs import replace
@@ -63,7 +62,7 @@ class Interaction:
                 f"Session {session_id} has no conversation with {name} that could be opened.",
                 hint=f'csa run --session {session_id} --tool {name} "..."',
             )
-        self._request = _request(setting, self.plan)
+        self._request = _request(self.plan)
         self.invocation: Invocation = self.plan.adapter.interactive(self._request)
 
     def run(self) -> TerminalEnd:
@@ -129,7 +128,7 @@ class Interaction:
         )
 
     def _environment(self, held: HeldSession) -> dict[str, str]:
-        base = tool_environment(self._setting, self.plan, loadable_adapters(self._setting.config)[0])
+        base = tool_environment(self.plan, loadable_adapters(self._setting.config)[0])
         own = session_environment(
             held.state,
             held.paths,
@@ -152,8 +151,8 @@ class Interaction:
         return not held.is_ours() or held.paths.cancel.exists()
 
 
-def _request(setting: Setting, plan: TurnPlan) -> TurnRequest:
-    base = tool_environment(setting, plan, loadable_adapters(setting.config)[0])
+def _request(plan: TurnPlan) -> TurnRequest:
+    base = tool_environment(plan, loadable_adapters(plan.setting.config)[0])
     return TurnRequest(
         prompt="",
         cwd=plan.cwd,

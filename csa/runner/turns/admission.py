@@ -17,7 +17,6 @@ from csa.runner.turns.plan import TurnPlan
 from csa.store.genealogy import ancestors
 from csa.store.held import HeldSession
 from csa.store.locks import Lock, is_locked
-from csa.store.sessions import Store
 from csa.store.slots import WAITING_IS_FUTILE, SlotHolder, running_turns, take_slot
 from csa.store.spending import Account, Ledger, below, total
 from csa.store.taking import RETRY_OR_WAIT, refuse_busy
@@ -47,7 +46,7 @@ class Admission:
 
 
 @contextmanager
-def open_admission(store: Store, plan: TurnPlan) -> Iterator[Admission]:
+def open_admission(plan: TurnPlan) -> Iterator[Admission]:
     """Check everything that limits this turn, and hold it so until the block is left, in which the session is taken.
 
     Raises:
@@ -55,6 +54,7 @@ def open_admission(store: Store, plan: TurnPlan) -> Iterator[Admission]:
         FullError: a limit on running turns is reached.
         StateError: a record that must be known is damaged.
     """
+    store = plan.setting.store
     above = list(ancestors(store.root, plan.state))
     with ExitStack() as stack:
         tree, budgeted, notes = None, list[SessionState](), list[str]()
@@ -63,7 +63,7 @@ def open_admission(store: Store, plan: TurnPlan) -> Iterator[Admission]:
             tree = stack.enter_context(open_tree(store.root, above[-1] if above else plan.state))
         if not plan.is_new:
             paths = store.paths(plan.state.session_id)
-            refuse_busy(paths, advice=RETRY_OR_WAIT, steal=plan.steal)  # before it counts as one turn too many
+            refuse_busy(paths, advice=RETRY_OR_WAIT, steal=plan.request.steal)  # before it counts as one turn too many
         if tree:
             budgeted = [state for state in (above if plan.is_new else (plan.state, *above)) if state.budget]
             _check_turns(tree, plan, above)

@@ -43,13 +43,13 @@ async def load_ahead(*, with_other_tools: bool) -> None:
         await checkpoint()
 
 
-def load_at_once() -> None:
-    """Load what a turn may need from its beginning: for who has to wait before it can begin."""
+def load_at_once(*others: str) -> None:
+    """Load what a turn may need from its beginning, and other modules: for who has to wait before it can begin."""
     from pkgutil import iter_modules  # noqa: PLC0415  # every run loads this module, and few wait
 
     remember_guardian()
     for package in _PACKAGES:
         for module in iter_modules(import_module(package).__path__, f"{package}."):
             import_module(module.name)
-    for name in (*_BEGINNING, *_END):
+    for name in (*_BEGINNING, *_END, *others):
         import_module(name)

@@ -9,25 +9,23 @@ from __future__ import annotations
 import math
 import os
 import signal
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 import anyio
 from anyio.abc import TaskGroup
 
 from csa.model.adapter import BackgroundReader, Decoder, Invocation, StderrReader, ToolExit, Update
 from csa.model.events import Event
-from csa.paths import SessionPaths
 from csa.process.framing import LineFramer
 from csa.process.guardian import session_lock_of
-from csa.process.logs import OutputLog
 from csa.process.tool import ToolProcess, cpu_ticks_below, processes_below
-from csa.procfs import ProcessId, command_of
+from csa.procfs import command_of
 from csa.runner.turns.ahead import load_ahead
+from csa.runner.turns.recorder import Recorder
 from csa.runner.turns.stopping import Stopping
 from csa.runner.turns.verdict import Stop, lock_lost, out_of_time, too_silent
-from csa.store.journal import Journal
 
 FIRST_BEAT_S = 1.0
 HEARTBEAT_S = 5.0
@@ -49,21 +47,6 @@ def cancelled_by(asked: str) -> Stop:
     return Stop("cancelled", None, f"cancelled by {asked}" if asked else "cancelled on request")
 
 
-class Keeper(Protocol):
-    """What an attempt needs of whoever writes the session."""
-
-    stdout_log: OutputLog
-    stderr_log: OutputLog
-    journal: Journal
-
-    @property
-    def paths(self) -> SessionPaths: ...
-    def record(self, updates: list[Update]) -> list[Event]: ...
-    def beat(self, processes: Sequence[ProcessId] = ()) -> None: ...
-    def is_ours(self) -> bool: ...
-    def cancellation(self) -> str | None: ...
-
-
 class Attempt:
     """Attends one tool. `deliver` takes the events as they were recorded."""
 
@@ -71,7 +54,7 @@ class Attempt:
         self,
         tool: ToolProcess,
         decoder: Decoder,
-        recorder: Keeper,
+        recorder: Recorder,
         stopping: Stopping,
         deliver: Callable[[list[Event]], Awaitable[None]],
     ) -> None:

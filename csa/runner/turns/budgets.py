@@ -10,7 +10,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from pathlib import Path
 
 import anyio
 from anyio import to_thread
@@ -46,8 +45,8 @@ class _Bound(Struct):
 class BudgetWatch:
     """Ends the turn of `recorder`, begun at `began_s` (monotonic), when a budget over it is used up."""
 
-    def __init__(self, root: Path, recorder: Recorder, *, began_s: float) -> None:
-        self._root = root
+    def __init__(self, recorder: Recorder, *, began_s: float) -> None:
+        self._root = root = recorder.held.store.root
         self._recorder = recorder
         self._began_s = began_s
         self._ledger = Ledger(root)

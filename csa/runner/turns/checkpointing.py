@@ -14,7 +14,7 @@ from csa.store.transcript import last_turn_event
 if TYPE_CHECKING:
     from csa.runner.session import Session
     from csa.runner.setting import Setting
-    from csa.runner.turns.recorder import Recorder
+    from csa.runner.turns.turnrecorder import TurnRecorder
 
 MAX_LABEL = 200
 
@@ -44,8 +44,9 @@ def checkpoint_session(session: Session, *, label: str | None = None) -> tuple[C
     return made, held.losses
 
 
-def checkpoint_turn(setting: Setting, recorder: Recorder) -> None:
+def checkpoint_turn(recorder: TurnRecorder) -> None:
     """Make the checkpoint that `checkpoint_every_turns` asks for; what goes wrong is a loss, not a failure."""
+    setting = recorder.plan.setting
     every = setting.config.checkpoint_every_turns
     if not every or recorder.turn % every or recorder.plan.state.ephemeral or recorder.held.is_lost:
         return

@@ -7,7 +7,6 @@ the transcript keeps what was tried.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,28 +15,25 @@ from typing import TYPE_CHECKING, Any
 import anyio
 
 from csa.errors import CsaError
-from csa.model.adapter import CompactionOutcome, Compactor, ToolExit, Update
+from csa.model.adapter import CompactionOutcome, Compactor, ToolExit
 from csa.model.events import Event
+from csa.model.limits import Spent
 from csa.model.result import exit_code_for
 from csa.model.state import SessionState, ToolState, format_time
 from csa.ownership import make_directory
 from csa.paths import SessionPaths
 from csa.process.launch import SpawnError
-from csa.process.logs import OutputLog
 from csa.process.tool import start_tool
-from csa.procfs import ProcessId
 from csa.runner.caller import refuse_own_lineage
 from csa.runner.request import RunRequest
 from csa.runner.session import Session
-from csa.runner.setting import Setting
 from csa.runner.turns.attempt import Attempt
-from csa.runner.turns.meter import Meter
 from csa.runner.turns.plan import TurnPlan
 from csa.runner.turns.planning import plan_resume
-from csa.runner.turns.preparation import Preparation, prepare_compaction
-from csa.runner.turns.recorder import end_lost_compaction, read_cancellation
+from csa.runner.turns.recorder import Recorder, end_lost_compaction
 from csa.runner.turns.runfiles import remove_run_files, write_run_files
 from csa.runner.turns.stopping import Stopping
+from csa.runner.turns.toolcommand import ToolCommand, make_command
 from csa.runner.turns.verdict import Stop, judge, lock_lost
 from csa.store.held import HeldSession, open_session
 from csa.store.owner import COMPACTION
@@ -112,19 +108,17 @@ def plan_compaction(session: Session, *, tool: str | None, timeout_s: float | No
             f"{plan.adapter.name} has no way to compact a conversation from outside.",
             hint=f'csa run --fork-from {session_id} "..." begins a new session with a digest of this one',
         )
-    return plan
+    return replace(plan, compacts=True)
 
 
 class Compaction:
     """One compaction. Call `run` once; `stopping` may be asked to end it meanwhile."""
 
-    def __init__(self, plan: TurnPlan, *, csa_command: str, owns_process: bool) -> None:
+    def __init__(self, plan: TurnPlan) -> None:
         self.stopping = Stopping()
         self.losses: list[str] = []  # what could not be written of its end
-        self._setting: Setting = plan.setting
+        self._setting = plan.setting
         self._plan = plan
-        self._csa_command = csa_command
-        self._owns_process = owns_process
 
     def cancel(self, signal_name: str) -> None:
         """Ask it to end."""
@@ -145,54 +139,49 @@ class Compaction:
             ) from error
 
     async def _run_held(self, held: HeldSession) -> CompactionResult:
-        plan, adapter = self._plan, self._plan.adapter
-        assert isinstance(adapter, Compactor)  # plan_compaction has seen to it
-        known = held.state.tools.get(plan.adapter.name, ToolState())  # as it is now that it is ours
-        plan = replace(plan, state=replace(plan.state, turns=held.state.turns))
-        prepared = prepare_compaction(self._setting, plan, adapter, known=known, csa_command=self._csa_command)
-        keeper = _Keeper(held)
+        known = held.state.tools.get(self._plan.adapter.name, ToolState())  # as it is now that it is ours
+        plan = replace(self._plan, state=replace(self._plan.state, turns=held.state.turns))
+        command = make_command(plan, known, turn=plan.state.turns, paths=held.paths)
+        self.losses = held.losses
         try:
-            return await self._carry_out(plan, adapter, prepared, keeper)
+            return await self._carry_out(plan, command, _CompactionRecorder(held))
         finally:
-            self.losses = held.losses
             if held.is_ours():
                 remove_run_files(held.paths)
-            keeper.close()
 
-    async def _carry_out(
-        self, plan: TurnPlan, adapter: Compactor, prepared: Preparation, keeper: _Keeper
-    ) -> CompactionResult:
+    async def _carry_out(self, plan: TurnPlan, command: ToolCommand, recorder: _CompactionRecorder) -> CompactionResult:
         began = anyio.current_time()
-        decoder = adapter.compaction_decoder(prepared.asked)
-        keeper.begin(prepared, tool=plan.adapter.name)
+        assert isinstance(plan.adapter, Compactor)  # plan_compaction has seen to it
+        decoder = plan.adapter.compaction_decoder(command.asked)
+        recorder.start(command, tool=plan.adapter.name)
         end, spawn_fault = ToolExit(None, None), None
         try:
             async with start_tool(
-                prepared.invocation.argv,
+                command.invocation.argv,
                 cwd=plan.cwd,
-                env=prepared.environment,
-                shared_fds=keeper.held.shared_fds,
-                owns_process=self._owns_process,
+                env=command.environment,
+                shared_fds=recorder.held.shared_fds,
+                owns_process=plan.setting.owns_process,
             ) as tool:
-                attempt = Attempt(tool, decoder, keeper, self.stopping, _ignore)
-                end = await attempt.run(prepared.invocation, timeout_s=plan.timeout_s)
+                attempt = Attempt(tool, decoder, recorder, self.stopping, _ignore)
+                end = await attempt.run(command.invocation, timeout_s=plan.timeout_s)
         except SpawnError as error:
             spawn_fault = error
         except anyio.get_cancelled_exc_class():
             self.stopping.request(Stop("cancelled", None, "cancelled by the program that ran it"))
-            keeper.abandon(plan.adapter.name)
+            recorder.abandon(plan.adapter.name)
             raise
         outcome = (
             CompactionOutcome(succeeded=False, error_kind="spawn", error_message=str(spawn_fault))
             if spawn_fault
             else decoder.close(end)
         )
-        if not keeper.is_ours():
+        if not recorder.is_ours():
             self.stopping.request(lock_lost())
-        keeper.meter.settle(outcome.usage)
-        outcome = replace(outcome, usage=keeper.meter.total)
+        recorder.meter.settle(outcome.usage)
+        outcome = replace(outcome, usage=recorder.meter.total)
         result = self._judge(plan, outcome, end, duration_s=round(anyio.current_time() - began, 3))
-        keeper.finish(result)
+        recorder.finish(result)
         return result
 
     def _judge(
@@ -218,67 +207,32 @@ class Compaction:
         )
 
 
-class _Keeper:
+class _CompactionRecorder(Recorder):
     """Writes what a compaction leaves: events, logs below output/compaction-NNNN/, and in the end the state."""
 
     def __init__(self, held: HeldSession) -> None:
-        self.held = held
+        super().__init__(held)
         self._saved = held.state
-        self.meter = Meter()
-        self.journal = held.journal
-        self.stdout_log: OutputLog
-        self.stderr_log: OutputLog
-        self._logs: tuple[OutputLog, ...] = ()
         self._mark = held.journal.mark()
         end_lost_compaction(held)
 
-    @property
-    def paths(self) -> SessionPaths:
-        return self.held.paths
-
-    def append(self, kind: str, data: Mapping[str, Any]) -> list[Event]:
-        return self.held.append(kind, data)
-
-    def record(self, updates: list[Update]) -> list[Event]:
-        """Record what the adapter made of the tool's output."""
-        return self.journal.extend(
-            (update.type, self.meter.note(update.data) if update.type == "usage" else update.data) for update in updates
-        )
-
-    def beat(self, processes: Sequence[ProcessId] = ()) -> None:
-        self.held.beat(processes)
-
-    def is_ours(self) -> bool:
-        """Say whether the lock is still ours; from when it is not, nothing is written any more."""
-        if self.held.is_ours():
-            return True
-        for log in self._logs:
-            log.seal()
-        return False
-
-    def cancellation(self) -> str | None:
-        """Return who asks for the end; None when nobody does."""
-        return read_cancellation(self.paths, self.held.redactor)
-
-    def begin(self, prepared: Preparation, *, tool: str) -> None:
-        """Write what the tool needs, and that it begins."""
-        write_run_files(self.paths, prepared.invocation.files, prepared.invocation.links)
-        self.append("compaction", {"status": "started", "tool": tool, "argv": list(prepared.invocation.argv)})
-        for problem in prepared.invocation.warnings:
+    def start(self, command: ToolCommand, *, tool: str) -> None:
+        """Write what the tool needs, and durably that it begins; OSError where that is not possible."""
+        write_run_files(self.paths, command.invocation.files, command.invocation.links)
+        self.append("compaction", {"status": "started", "tool": tool, "argv": list(command.invocation.argv)})
+        for problem in command.invocation.warnings:
             self.append("warning", {"kind": "adapter", "message": problem})
         try:
             self.held.require()
         except OSError:
             self.journal.return_to(self._mark)
             raise
-        directory = _new_directory(self.paths)
-        self.stdout_log = OutputLog(directory / "stdout.log", self.held.redactor)
-        self.stderr_log = OutputLog(directory / "stderr.log", self.held.redactor)
-        self._logs = (self.stdout_log, self.stderr_log)
+        self.open_logs(_new_directory(self.paths))
         self.beat()
 
     def finish(self, result: CompactionResult) -> None:
         """Write the end: the event (durable), and what it used; where it was proven, that it is compacted."""
+        self.close_logs()
         self.append("compaction", result.to_event())
         self.journal.sync()
         self.held.attempt("state.toml", lambda: self._save(result))  # the tool has compacted all the same
@@ -286,9 +240,13 @@ class _Keeper:
             if self.held.is_ours():
                 self.paths.cancel.unlink(missing_ok=True)
 
-    def close(self) -> None:
-        for log in self._logs:
-            log.close()
+    def abandon(self, tool: str) -> None:
+        """Write the end of one whose program has given it up; quickly, since that waits."""
+        self.close_logs()
+        used = self.meter.total
+        self.append("compaction", {"status": "cancelled", "tool": tool, "usage": used.to_dict() if used else None})
+        state = self.held.state.having_spent(Spent(usage_of_compaction(used, "cancelled")))
+        self.held.attempt("state.toml", lambda: self._write(state))
 
     def _save(self, result: CompactionResult) -> None:
         """Count what the tool has used, its running totals having grown by it; say that it is compacted if it is."""
@@ -296,7 +254,7 @@ class _Keeper:
         known = state.tools[result.tool]
         totals = outcome.totals if outcome.totals is not None else known.totals
         if not self.journal.fault:  # else whoever opens the session next counts it as that of a lost one
-            state = replace(state, usage=state.usage + usage_of_compaction(outcome.usage, result.status))
+            state = state.having_spent(Spent(usage_of_compaction(outcome.usage, result.status)))
         if result.status == "succeeded":
             state = replace(state, phase="available", is_compacted=True, last_compacted_at=result.compacted_at)
         self._write(replace(state, tools={**state.tools, result.tool: replace(known, totals=totals)}))
@@ -304,14 +262,6 @@ class _Keeper:
     def _write(self, state: SessionState) -> None:
         if state != self._saved:
             self.held.save(state)
-
-    def abandon(self, tool: str) -> None:
-        """Write the end of one whose program has given it up; quickly, since that waits."""
-        used = self.meter.total
-        self.append("compaction", {"status": "cancelled", "tool": tool, "usage": used.to_dict() if used else None})
-        state = self.held.state
-        with suppress(OSError, CsaError):  # the event tells it
-            self._write(replace(state, usage=state.usage + usage_of_compaction(used, "cancelled")))
 
 
 def _new_directory(paths: SessionPaths) -> Path:

@@ -12,9 +12,8 @@ from datetime import UTC, datetime
 from csa.errors import CsaError
 from csa.model.adapter import Outcome, ToolExit
 from csa.model.events import Event
-from csa.runner.request import RunRequest, going_on
+from csa.runner.request import going_on
 from csa.runner.session import Session
-from csa.runner.setting import Setting
 from csa.runner.turns.fallback import split_fallback
 from csa.runner.turns.plan import TurnPlan
 from csa.runner.turns.planning import plan_resume
@@ -40,7 +39,7 @@ def peak_rss(tried: Iterable[Tried]) -> int | None:
     return max((one.peak_rss_bytes for one in tried if one.peak_rss_bytes is not None), default=None)
 
 
-class Evidence:
+class RetryGate:
     """What a turn has shown so far, as far as it decides whether it is tried again."""
 
     def __init__(self) -> None:
@@ -81,9 +80,7 @@ class Evidence:
         )
 
 
-def plan_fallback(
-    setting: Setting, request: RunRequest, failed: TurnPlan, *, kind: str
-) -> tuple[TurnPlan | None, list[str]]:
+def plan_fallback(failed: TurnPlan, *, kind: str) -> tuple[TurnPlan | None, list[str]]:
     """Plan the turn that goes on where `failed` could not; None when no tool is left that can.
 
     Also returns why tools had to be passed over.
@@ -93,9 +90,9 @@ def plan_fallback(
         name, model = split_fallback(left[0])
         left = left[1:]
         # Its effort and transport are not that tool's.
-        wanted = going_on(request, tool=name, transport=None, model=model, fallback=())
+        wanted = going_on(failed.request, tool=name, transport=None, model=model, fallback=())
         try:
-            plan = plan_resume(Session(setting, failed.state.session_id), wanted, now=datetime.now(UTC))
+            plan = plan_resume(Session(failed.setting, failed.state.session_id), wanted, now=datetime.now(UTC))
         except CsaError as error:
             problems.append(f"{name} cannot go on: {error.message}")
             continue

@@ -15,9 +15,8 @@ from csa.model.adapter import Outcome
 from csa.model.clock import LOCAL, from_timestamp
 from csa.model.resets import delay_of, stated_reset
 from csa.model.result import RunResult
-from csa.runner.request import RunRequest, going_on
+from csa.runner.request import going_on
 from csa.runner.session import Session
-from csa.runner.setting import Setting
 from csa.runner.turns.attempt import CANCEL_POLL_S as LOOK_S
 from csa.runner.turns.attempt import HEARTBEAT_S, cancelled_by
 from csa.runner.turns.plan import TurnPlan
@@ -25,7 +24,7 @@ from csa.runner.turns.planning import plan_resume
 from csa.runner.turns.recorder import Recorder
 from csa.runner.turns.stopping import Stopping
 from csa.runner.turns.verdict import lock_lost
-from csa.structs import Struct, replace
+from csa.structs import replace
 
 LIMIT_KINDS = frozenset({"quota", "rate_limit"})
 SLACK_SHARE, LONGEST_SLACK_S = 0.05, 60.0
@@ -51,16 +50,7 @@ def retry_moment(outcome: Outcome, now: datetime) -> datetime | None:
     return None if at is None else from_timestamp(at)
 
 
-class Parking(Struct):
-    """A failed turn that goes on by itself: when the provider can be asked again, and with which request."""
-
-    until: datetime
-    request: RunRequest
-
-
-def plan_return(
-    setting: Setting, request: RunRequest, failed: TurnPlan, result: RunResult, *, has_acted: bool
-) -> tuple[TurnPlan, Parking] | None:
+def plan_return(failed: TurnPlan, result: RunResult, *, has_acted: bool) -> TurnPlan | None:
     """Plan the turn that takes up a failed one after the reset; None where it is not stated, or is beyond the limit."""
     if not failed.park_limit_s or result.retry_at is None or result.error_kind not in LIMIT_KINDS:
         return None
@@ -68,27 +58,27 @@ def plan_return(
     if not 0 < span_s <= failed.park_limit_s:
         return None
     wanted = going_on(
-        request,
-        prompt=GO_ON if has_acted else request.prompt,
+        failed.request,
+        prompt=GO_ON if has_acted else failed.request.prompt,
         tool=failed.adapter.name,
         session=failed.state.session_id,
         transport=failed.transport,
         model=None,  # the session has kept it, and the permission
         permission=None,
     )
-    plan = plan_resume(Session(setting, failed.state.session_id), wanted, now=result.finished_at)
+    plan = plan_resume(Session(failed.setting, failed.state.session_id), wanted, now=result.finished_at)
     fork = failed.fork if result.provider_session_id is None else None
     why = f"after the {result.error_kind} of turn {result.turn}"
     left_s = failed.park_limit_s - span_s
-    return replace(plan, why_tool=why, fork=fork, park_limit_s=left_s), Parking(result.retry_at, wanted)
+    return replace(plan, why_tool=why, fork=fork, park_limit_s=left_s, starts_at=result.retry_at)
 
 
-async def rest_until(parking: Parking, recorder: Recorder, stopping: Stopping) -> None:
+async def rest_until(moment: datetime, recorder: Recorder, stopping: Stopping) -> None:
     """Wait for the reset, no tool running; end at once when the turn is to end.
 
     It goes by the clock on the wall: a machine that was suspended meanwhile goes on when it wakes.
     """
-    at = wake_at(parking.until.timestamp(), time.time(), int.from_bytes(os.urandom(2), "big") / (1 << 16))
+    at = wake_at(moment.timestamp(), time.time(), int.from_bytes(os.urandom(2), "big") / (1 << 16))
     beat_at = 0.0
     while stopping.stop is None and time.time() < at:
         if anyio.current_time() >= beat_at:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Any
 
 from csa.model.adapter import Adapter
 from csa.model.permission import Permission
 from csa.model.state import SessionState, ToolState
 from csa.paths import SessionPaths
+from csa.runner.request import RunRequest
 from csa.runner.setting import Setting
 from csa.structs import Struct, replace
 
@@ -34,6 +36,7 @@ class Fork(Struct):
 class TurnPlan(Struct, kw_only=True):
     """A turn that may be run. `state` is the session's before the turn; `is_new` says that it must be created."""
 
+    request: RunRequest
     setting: Setting  # of the session's own project
     is_new: bool
     state: SessionState
@@ -50,14 +53,14 @@ class TurnPlan(Struct, kw_only=True):
     timeout_s: float | None
     idle_timeout_s: float | None
     max_depth: int
-    max_sessions: int = 0
     retries: int = 0
     fallback: tuple[str, ...] = ()  # the TOOL[:MODEL]s that go on, in this order, when the provider fails
     park_limit_s: float = 0.0  # how long a used-up quota is waited for, where its reset is stated
     hands_over: bool = True
     callers: tuple[str, ...] = ()  # the calling session and those above it: they go on when this turn has ended
     fork: Fork | None = None
-    steal: bool = False  # take the session from an owner whose lock is not seen here
+    compacts: bool = False  # the tool is to compact its conversation; the prompt is not used
+    starts_at: datetime | None = None  # when a quota returns, until which the session waits
 
     @property
     def tool_state(self) -> ToolState:

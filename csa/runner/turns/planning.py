@@ -251,6 +251,7 @@ def _plan(
     asked = replace(request, model=choice.model, effort=None) if choice.is_fallback else request
     model, effort = choose_model(asked, known, setting.config, tool)
     return TurnPlan(
+        request=request,
         setting=setting,
         is_new=is_new,
         state=replace(
@@ -271,13 +272,11 @@ def _plan(
         timeout_s=request.timeout_s or setting.config.timeout_s,
         idle_timeout_s=request.idle_timeout_s or setting.config.idle_timeout_s,
         max_depth=state.max_depth if state.max_depth is not None else setting.config.max_depth,
-        max_sessions=setting.config.max_sessions,
         retries=setting.config.retries if request.retries is None else request.retries,
         fallback=others(fallback_of(setting, request), tool, model.value),
         park_limit_s=setting.config.park_limit_s if request.park_limit_s is None else request.park_limit_s,
         hands_over=setting.config.hands_over if request.handoff is None else request.handoff,
         callers=tuple(setting.caller.lineage()) if setting.caller else (),
-        steal=request.steal,
     )
 
 

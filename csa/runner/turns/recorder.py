@@ -1,131 +1,47 @@
-"""Everything a turn writes: the session's state and journal, the files of the turn, and the projection of its end.
+"""What a turn and a compaction write alike while the tool runs: events, output logs, the heartbeat.
 
-The recorder holds the session's lock from `begin` to `close`. What cannot be written while the turn runs never fails
-it; the losses are counted and reported.
+What cannot be written meanwhile never fails them; the losses are counted and reported.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from csa.errors import BusyError
-from csa.model.adapter import Outcome, Update
+from csa.model.adapter import Update
 from csa.model.events import Event
-from csa.model.limits import Spent, spent_by_turn
+from csa.model.limits import spent_by_turn
 from csa.model.redaction import Redactor
-from csa.model.result import RunResult, summarise
-from csa.model.state import SessionState, ToolState, format_time
 from csa.paths import SessionPaths
 from csa.process.logs import OutputLog
 from csa.procfs import ProcessId
-from csa.runner.turns.admission import open_admission
 from csa.runner.turns.meter import Meter
-from csa.runner.turns.plan import TurnPlan
-from csa.store.artifacts import list_artifacts
-from csa.store.atomic import append_private, read_regular, write_atomically, write_private
-from csa.store.held import HeldSession, build_session, open_session, store_lock
-from csa.store.parked import forget_parked
-from csa.store.project import git_head
-from csa.store.recovery import caught_up, end_in_result, free_room, reserve_room
-from csa.store.results import save_result
-from csa.store.sessions import Store
-from csa.store.slots import SlotHolder, pass_slot
-from csa.store.strangers import strange_answer, strange_end
-from csa.store.taking import RETRY_OR_WAIT
-from csa.store.transcript import last_turn_event
-from csa.store.trees import leave_tree
-from csa.store.turns import NOTHING_USED
+from csa.store.atomic import read_regular
+from csa.store.held import HeldSession
 from csa.store.unfinished import Unfinished, read_unfinished
-from csa.structs import replace
 
 
 class Recorder:
-    """The writing side of one turn. Made by `begin`, which makes the session durable and resolvable."""
+    """The writing side of work in a session that is held."""
 
-    def __init__(self, held: HeldSession, plan: TurnPlan, notes: Sequence[str] = ()) -> None:
+    def __init__(self, held: HeldSession) -> None:
         self.held = held
-        self.plan = plan
-        self.meter = Meter()
-        self._notes = notes  # of the admission, for the transcript
         self.journal = held.journal
+        self.meter = Meter()
         self.stdout_log: OutputLog
         self.stderr_log: OutputLog
         self._logs: tuple[OutputLog, ...] = ()
-        last = last_turn_event(held.paths.transcript)
-        strange = None if plan.is_new else strange_end(held.paths, last)
-        known = [held.state.turns, *(event.turn for event in (last, strange) if event)]
-        self.turn = (0 if plan.is_new else max(known)) + 1
-        self.journal.turn = self.turn
-        self.follows_lost = last is not None and last.type == "run_started"
-        self._mark = self.journal.mark()
-        self._is_started = False
-        unfinished = end_lost_compaction(held)  # `start` writes it
-        if last is not None and self.follows_lost:
-            self._finish_earlier(last, replace(unfinished, compaction=None))
-        if strange is not None:
-            self._take_over(strange)
-        self.tool_state: ToolState = held.state.tools.get(plan.adapter.name, ToolState())
 
     @property
     def paths(self) -> SessionPaths:
         return self.held.paths
 
-    def start(
-        self, prompt: str, argv: list[str], *, model: str | None, handoff: Mapping[str, Any] | None
-    ) -> list[Event]:
-        """Write state and `run_started`, durably, both or neither; only then publish a new session."""
-        state = self.held.state
-        if not self.plan.is_new:
-            state = _with_tool(replace(state, **self._changes()), self.plan)
-            self.tool_state = state.tools[self.plan.adapter.name]
-            state = replace(state, turns=self.turn, last_accessed=datetime.now(UTC), phase="active")
-        prompt = self.held.redactor.redact(prompt)
-        path = self.paths.turn_output(self.turn) / "prompt.md"
-        path.parent.mkdir(0o700, parents=True, exist_ok=True)
-        write_private(path, prompt.encode("utf-8", "surrogateescape"))
-        events = self.append(
-            "run_started",
-            {
-                "tool": self.plan.adapter.name,
-                "model": model,
-                "effort": self.plan.effort,
-                "cwd": self.plan.cwd,
-                "argv": argv,
-                "pid": os.getpid(),
-                "permission": self.plan.permission.value,
-                "timeout_s": self.plan.timeout_s,
-                "idle_timeout_s": self.plan.idle_timeout_s,
-                "origins": dict(self.plan.origins),
-                "prompt": prompt,
-                "resumed": self.tool_state.provider_session_id,
-                "head": git_head(Path(self.plan.cwd)),
-            },
-        )
-        if handoff:
-            events += self.append("handoff", handoff)
-        for note in self._notes:
-            events += self.append("warning", {"kind": "budget", "message": note})
-        if self.plan.is_new:
-            self.held.require()
-        else:
-            self.held.commit(state, self._mark)
-        self._is_started = True
-        if not self.plan.is_new:
-            forget_parked(self.held.store, self.held.state.session_id)
-        self.held.write_heartbeat()
-        reserve_room(self.paths)
-        return events
-
-    def open_logs(self) -> None:
-        """Begin the output logs, when the session is where it will stay."""
-        self.stdout_log = OutputLog(self.paths.turn_output(self.turn) / "stdout.log", self.held.redactor)
-        self.stderr_log = OutputLog(self.paths.turn_output(self.turn) / "stderr.log", self.held.redactor)
-        self._logs = (self.stdout_log, self.stderr_log)
+    @property
+    def losses(self) -> list[str]:
+        """What could not be written of the work, of all turns of a run; complete when the session is closed."""
+        return self.held.losses
 
     def append(self, kind: str, data: Mapping[str, Any]) -> list[Event]:
         """Record an event; return it as recorded."""
@@ -133,35 +49,12 @@ class Recorder:
 
     def record(self, updates: list[Update]) -> list[Event]:
         """Record what the adapter made of the tool's output."""
-        for update in updates:
-            if update.type == "session_bound":
-                self.bind(str(update.data.get("provider_session_id")))
         return self.journal.extend(
             (update.type, self.meter.note(update.data) if update.type == "usage" else update.data) for update in updates
         )
 
-    def bind(self, provider_session_id: str) -> None:
-        """Write the provider's id to state.toml at once: it is what a crash must not lose.
-
-        Running totals are a conversation's: those of one that this replaces go.
-        """
-        if provider_session_id != self.tool_state.provider_session_id:
-            self.tool_state = replace(self.tool_state, totals=None)
-        self.tool_state = replace(
-            self.tool_state,
-            provider_session_id=provider_session_id,
-            account=self.plan.account,
-            updated_at=datetime.now(UTC),
-        )
-        self._save_state()
-
-    @property
-    def losses(self) -> list[str]:
-        """What could not be written of the end, of all turns of the run; complete when it is closed."""
-        return self.held.losses
-
     def beat(self, processes: Sequence[ProcessId] = ()) -> None:
-        """Touch the heartbeat, for readers on other machines, and note which processes the turn has just now."""
+        """Touch the heartbeat, for readers on other machines, and note which processes the work has just now."""
         self.held.beat(processes)
 
     def is_ours(self) -> bool:
@@ -172,162 +65,23 @@ class Recorder:
             log.seal()
         return False
 
-    def note(self, text: str) -> None:
-        """Write a line of what csa itself has to say to supervisor.log."""
-        if not self.held.is_ours():
-            return
-        line = f"{format_time(datetime.now(UTC))} {self.held.redactor.redact(text)}\n"
-        with suppress(OSError):  # what matters is in the transcript
-            append_private(self.paths.supervisor_log(self.turn), line.encode("utf-8", "backslashreplace"))
-
     def cancellation(self) -> str | None:
-        """Return who asks for the end of the turn (the `cancel` file's first line); None when nobody does."""
+        """Return who asks for the end (the `cancel` file's first line); None when nobody does."""
         return read_cancellation(self.paths, self.held.redactor)
 
-    def finish(self, result: RunResult, outcome: Outcome, *, goes_on: bool = False) -> tuple[RunResult, list[Event]]:
-        """Write the end: `run_finished` (durable), then its projections. Each step is tried, whatever failed before.
+    def open_logs(self, directory: Path) -> None:
+        """Begin the output logs, when the session is where it will stay."""
+        self.stdout_log = OutputLog(directory / "stdout.log", self.held.redactor)
+        self.stderr_log = OutputLog(directory / "stderr.log", self.held.redactor)
+        self._logs = (self.stdout_log, self.stderr_log)
 
-        With `goes_on`, another turn follows at once, which is to see a `cancel` file that appears meanwhile.
-        """
-        totals = outcome.totals if outcome.totals is not None else self.tool_state.totals
-        if not self.held.is_lost:
-            free_room(self.paths)
-        text = self.held.redactor.redact(result.text)
-        final = text.encode("utf-8", "surrogateescape")
-        self.held.attempt("final.md", lambda: write_atomically(self.paths.turn_output(self.turn) / "final.md", final))
+    def close_logs(self) -> None:
+        """End them, if they have begun."""
         for log in self._logs:
             with self.held.losing("a log"):
                 log.close()
             if log.fault:
                 self.losses.append(f"a log is incomplete: {log.fault.strerror}")
-        result = replace(
-            result,
-            summary=summarise(text) or self.held.redactor.redact(result.error_message or result.status),
-            error_message=self.held.redactor.redact(result.error_message) if result.error_message else None,
-        )
-        if not self.held.is_lost:
-            with self.held.losing("what the agent has left in the output", "listed"):
-                result = replace(result, artifacts=list_artifacts(self.paths, self.turn))
-        events = self.append("run_finished", {**result.to_event(), **({"totals": totals} if totals else {})})
-        self.journal.sync()
-        self.held.attempt("result.toml", lambda: save_result(self.paths, result, totals))
-        self.tool_state = replace(
-            self.tool_state,
-            last_action_summary=result.summary,
-            last_exit_code=result.tool_exit_code if result.tool_exit_code is not None else result.exit_code,
-            updated_at=result.finished_at,
-            totals=totals,
-        )
-        has_begun = result.usage is not None or result.error_kind not in NOTHING_USED
-        spent = spent_by_turn(result.usage, result.duration_s) if has_begun else Spent()
-        self._save_state(spent=spent, at=result.finished_at)
-        self.held.write_heartbeat()
-        if not goes_on and not self.held.is_lost:
-            with suppress(OSError):  # whoever opens the session next removes it as well
-                self.paths.cancel.unlink(missing_ok=True)
-        return result, events
-
-    def park(self, until: datetime, *, kind: str | None) -> list[Event]:
-        """Record that the session waits until then, and say so to readers; the next turn's `pass_to` ends that."""
-        tool, moment = self.plan.adapter.name, format_time(until)
-        events = self.append("parked", {"until": moment, "tool": tool, "kind": kind})
-        self.journal.sync()
-        with suppress(OSError):  # readers then see a turn that runs, which is not all, but true
-            self.held.park(tool, turn=self.turn, until=moment)
-        return events
-
-    def pass_to(self, plan: TurnPlan) -> Recorder:
-        """Return the recorder of the next turn, by the tool of `plan`; the session's lock is held throughout.
-
-        What cancels this turn cancels that one: the `cancel` file stays.
-
-        Raises as `HeldSession.pass_to`, and FullError; then this one still has to be closed.
-        """
-        if self.held.slot:
-            holder = SlotHolder(plan.state.session_id, plan.adapter.name)
-            pass_slot(self.held.store.root, self.held.slot, holder, plan.state.limits, callers=plan.callers)
-        self.held.pass_to(plan.adapter.name, turn=self.turn + 1)
-        return Recorder(self.held, plan)
-
-    def close(self) -> None:
-        """Release the lock; an ephemeral session is removed first. Of a turn that was refused nothing is left."""
-        if not self._is_started:
-            self.journal.return_to(self._mark)
-            self._remove_output()
-        self.journal.flush()
-        if self.plan.state.ephemeral or not self.held.is_published:
-            self.held.attempt("the tree's list", lambda: leave_tree(self.held.store.root, self.held.state))
-        if self.held.is_published and self.plan.state.ephemeral:
-            self.held.attempt("the ephemeral session's removal", self.held.remove)
-        self.held.close()
-
-    def _remove_output(self) -> None:
-        output = self.paths.turn_output(self.turn)
-        with suppress(OSError):  # an empty directory tells nothing
-            (output / "prompt.md").unlink(missing_ok=True)
-            output.rmdir()
-
-    def _changes(self) -> dict[str, Any]:
-        wanted = self.plan.state
-        return {
-            "name": wanted.name,
-            "description": wanted.description,
-            "permission": wanted.permission,
-            "extra_writable": wanted.extra_writable,
-            "expires_at": wanted.expires_at,
-            "limits": wanted.limits,
-            "budget": wanted.budget,
-        }
-
-    def _save_state(self, *, spent: Spent | None = None, at: datetime | None = None) -> None:
-        state = replace(
-            _with_spent(self.held.state, spent or Spent()),
-            tools={**self.held.state.tools, self.plan.adapter.name: self.tool_state},
-            last_accessed=at or self.held.state.last_accessed,
-        )
-        self.held.attempt("state.toml", lambda: self.held.save(state))
-
-    def _take_over(self, end: Event) -> None:
-        """Append what another implementation's turn has answered, and how it ended: its result.toml goes soon."""
-        journal_turn, self.journal.turn = self.journal.turn, end.turn
-        if text := strange_answer(self.paths):
-            self.append("agent_message", {"text": text})
-        self.append("run_finished", end.data)
-        self.journal.turn = journal_turn
-
-    def _finish_earlier(self, started: Event, unfinished: Unfinished) -> None:
-        """Append the end of the last turn that is missing: as result.toml has kept it, or that nobody knows it."""
-        kept = end_in_result(self.paths, started)
-        if kept is None:
-            self._finish_lost(started, unfinished)
-            return
-        journal_turn, self.journal.turn = self.journal.turn, started.turn
-        (event,) = self.append("run_finished", kept)
-        self.journal.turn = journal_turn
-        self.follows_lost = False
-        self.held.state = caught_up(self.paths, self.held.state, event)
-
-    def _finish_lost(self, started: Event, unfinished: Unfinished) -> None:
-        """Append the end that the last turn's supervisor did not live to write."""
-        journal_turn, self.journal.turn = self.journal.turn, started.turn
-        spent = unfinished.spent()
-        self.held.state = _with_spent(self.held.state, spent)  # `start` saves it
-        lost = RunResult(
-            session_id=self.held.state.session_id,
-            turn=started.turn,
-            tool=str(started.data.get("tool", "")),
-            status="lost",
-            exit_code=1,
-            error_kind="internal",
-            error_message="the supervisor ended without writing a result",
-            summary="lost",
-            usage=unfinished.turn.usage if unfinished.turn else None,
-            duration_s=spent.time_s,
-            started_at=datetime.fromisoformat(started.ts),
-            finished_at=datetime.fromisoformat(started.ts) + timedelta(seconds=spent.time_s),
-        )
-        self.append("run_finished", lost.to_event())
-        self.journal.turn = journal_turn
 
 
 def read_cancellation(paths: SessionPaths, redactor: Redactor) -> str | None:
@@ -339,56 +93,6 @@ def read_cancellation(paths: SessionPaths, redactor: Redactor) -> str | None:
             return None
         words = ""
     return redactor.redact(words).strip().partition("\n")[0][:200]
-
-
-def begin(store: Store, plan: TurnPlan, redactor: Redactor, *, detached: bool = False) -> Recorder:
-    """Take the session's lock, building the session where it is new, if the limits of its tree and of the host allow.
-
-    Raises:
-        RefusedError, FullError: as `open_admission`.
-        BusyError: a supervisor holds the session.
-        StateError: its record is damaged.
-        OSError: nothing can be written there.
-    """
-    tool = plan.adapter.name
-    with open_admission(store, plan) as admission:
-        if plan.is_new:
-            held = build_session(
-                store,
-                _with_tool(replace(plan.state, turns=1), plan),
-                redactor,
-                tool=tool,
-                detached=detached,
-                max_sessions=plan.max_sessions,
-            )
-        else:
-            held = open_session(
-                store,
-                plan.state.session_id,
-                redactor,
-                tool=tool,
-                detached=detached,
-                advice=RETRY_OR_WAIT,
-                steal=plan.steal,
-            )
-        admission.admit(held)
-    try:
-        return Recorder(held, admission.plan, admission.notes)
-    except BaseException:
-        held.close()
-        raise
-
-
-def _with_tool(state: SessionState, plan: TurnPlan) -> SessionState:
-    """Name the tool that is about to run, and where: whatever becomes of the turn, the session is known to be its."""
-    known = state.tools.get(plan.adapter.name, ToolState())
-    known = replace(known, cwd=plan.cwd, model=plan.model, effort=plan.effort, updated_at=datetime.now(UTC))
-    return replace(state, tools={**state.tools, plan.adapter.name: known})
-
-
-def _with_spent(state: SessionState, spent: Spent) -> SessionState:
-    whole = state.spent + spent
-    return replace(state, usage=whole.usage, duration_s=whole.time_s)
 
 
 def end_lost_compaction(held: HeldSession) -> Unfinished:
@@ -403,17 +107,5 @@ def end_lost_compaction(held: HeldSession) -> Unfinished:
     data |= {"usage": lost.usage.to_dict() if lost.usage else None}
     data |= {"error": {"kind": "internal", "message": "the supervisor ended without writing a result"}}
     held.append("compaction", data)
-    held.state = _with_spent(held.state, spent_by_turn(lost.usage, 0.0))
+    held.state = held.state.having_spent(spent_by_turn(lost.usage, 0.0))
     return unfinished
-
-
-def publish(store: Store, recorder: Recorder) -> None:
-    """Make a new session visible; its name is checked again under the project's lock."""
-    state = recorder.held.state
-    if not state.name:
-        recorder.held.publish()
-        return
-    with store_lock(store):
-        if store.find_name(state.name):
-            raise BusyError(f"Another run has just created a session named '{state.name}'.")
-        recorder.held.publish()

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
+from datetime import datetime
 from types import TracebackType
 from typing import Self
 
@@ -25,12 +26,10 @@ from csa.errors import CsaError
 from csa.model.events import Event
 from csa.model.result import SIGNAL_EXITS, RunResult
 from csa.paths import SessionPaths
-from csa.runner.request import RunRequest
-from csa.runner.setting import Setting
-from csa.runner.turns.course import Course
-from csa.runner.turns.opening import Opening, open_turn
-from csa.runner.turns.parking import Parking, rest_until
+from csa.runner.turns.execution import TurnExecution
+from csa.runner.turns.parking import rest_until
 from csa.runner.turns.plan import TurnPlan
+from csa.runner.turns.starting import StartedTurn, start_turn
 from csa.runner.turns.stopping import Stopping
 from csa.runner.turns.verdict import Stop
 from csa.store.parked import forget_parked
@@ -43,47 +42,32 @@ _BATCHES = 64
 class Turn:
     """A turn that is being run. Enter it once."""
 
-    def __init__(
-        self,
-        setting: Setting,
-        plan: TurnPlan,
-        request: RunRequest,
-        *,
-        csa_command: str,
-        owns_process: bool,
-        detached: bool = False,
-        opening: Opening | None = None,
-    ) -> None:
-        """Take a plan that is to be carried out, or already is being: then with its `opening`."""
+    def __init__(self, plan: TurnPlan, started: StartedTurn | None = None) -> None:
+        """Take a plan that is to be carried out, or already is being: then as `started`."""
         self.plan = plan
         self.session_id = plan.state.session_id
         self.turn = 0
         self.result: RunResult | None = None
         self.losses: list[str] = []
-        self.on_parked: Callable[[Parking], None] = lambda _: None  # is told when the turn begins to wait for a quota
-        self._setting = setting
-        self._request = request
-        self._csa_command = csa_command
-        self._owns_process = owns_process
-        self._detached = detached
-        self._opening = opening
+        # Is told when the turn begins to wait for a quota: of the plan for afterwards, and until when.
+        self.on_parked: Callable[[TurnPlan, datetime], None] = lambda _plan, _until: None
+        self._prompt = plan.request.prompt
+        self._started = started
         self._send, self._receive = anyio.create_memory_object_stream[list[Event]](_BATCHES)
         self._tasks: TaskGroup
         self._kill: anyio.CancelScope  # around the tool alone: who listens still hears how the turn has ended
-        self._course: Course
+        self._execution: TurnExecution
         self._ended: list[RunResult] = []
 
     async def __aenter__(self) -> Self:
         """Take the lock, make the session durable, start the tool. Raises as `plan_turn` and `begin` do."""
         try:
-            opening = self._opening or open_turn(
-                self._setting, self.plan, self._request, csa_command=self._csa_command, detached=self._detached
-            )
+            started = self._started or start_turn(self.plan)
         except BaseException:
             self._send.close()
             self._receive.close()
             raise
-        self._take(self._new_course(opening))
+        self._execute(started)
         self._kill = anyio.CancelScope()
         self._tasks = anyio.create_task_group()
         await self._tasks.__aenter__()
@@ -115,14 +99,14 @@ class Turn:
     @property
     def paths(self) -> SessionPaths:
         """The session's files."""
-        return self._setting.store.paths(self.session_id)
+        return self.plan.setting.store.paths(self.session_id)
 
     def cancel(self, *, signal_name: str | None = None, detail: str = "") -> None:
         """Ask the turn to end. Called again with a signal's name, the tool is killed at once."""
-        if self._course.stopping.stop and signal_name:
+        if self._execution.stopping.stop and signal_name:
             self._kill.cancel()
         if self.result is None:
-            self._course.stopping.request(Stop("cancelled", signal_name, detail))
+            self._execution.stopping.request(Stop("cancelled", signal_name, detail))
 
     async def _supervise(self) -> None:
         """Run the turn, and those that follow it by fallback."""
@@ -130,86 +114,85 @@ class Turn:
         deadline = None if limit_s is None else anyio.current_time() + limit_s
         try:
             with self._kill:
-                await self._run_course(deadline)
+                await self._run_execution(deadline)
                 while True:
                     rested_s = await self._rest()
                     if not self._follow():
                         break
                     deadline = None if deadline is None else deadline + rested_s
-                    await self._run_course(deadline)
+                    await self._run_execution(deadline)
         finally:
             with anyio.CancelScope(shield=True):
                 self.result = self._with_signal(self._ended[-1]) if self._ended else None
                 with anyio.move_on_after(1):
-                    await self._deliver(self._course.last)
+                    await self._deliver(self._execution.last)
                 self._send.close()
-                recorder = self._course.recorder
+                recorder = self._execution.recorder
                 with recorder.held.losing("the session's lock", "released"):
                     recorder.close()
                 self.losses = recorder.losses
                 with recorder.held.losing("usage_stats.toml"):
                     self._note_usage()
 
-    async def _run_course(self, deadline: float | None) -> None:
+    async def _run_execution(self, deadline: float | None) -> None:
         try:
-            await self._course.run(deadline=deadline)
+            await self._execution.run(deadline=deadline)
         finally:
-            if self._course.result:
-                self._ended.append(self._course.result)
+            if self._execution.result:
+                self._ended.append(self._execution.result)
 
     async def _rest(self) -> float:
         """Wait where the next turn is to wait for a quota; return for how long."""
-        course, parking, began = self._course, self._course.parking, anyio.current_time()
-        if parking is None or course.recorder.journal.fault:
+        execution, plan, began = self._execution, self._execution.following, anyio.current_time()
+        if plan is None or plan.starts_at is None or execution.recorder.journal.fault:
             return 0.0
-        course.stopping = Stopping()  # what ended the tool does not end the waiting
-        parked = course.recorder.park(parking.until, kind=self._ended[-1].error_kind)
-        await self._deliver([*course.last, *parked])
-        course.last = []
-        self.on_parked(parking)
+        execution.stopping = Stopping()  # what ended the tool does not end the waiting
+        parked = execution.recorder.park(plan.starts_at, kind=self._ended[-1].error_kind)
+        await self._deliver([*execution.last, *parked])
+        execution.last = []
+        self.on_parked(plan, plan.starts_at)
         try:
-            await rest_until(parking, course.recorder, course.stopping)
+            await rest_until(plan.starts_at, execution.recorder, execution.stopping)
         finally:
-            stop = course.stopping.stop
-            if not (self._detached and stop and stop.signal_name):  # a machine shuts down so, and it goes on later
-                forget_parked(self._setting.store, self.session_id)
+            stop = execution.stopping.stop
+            shuts_down = plan.setting.is_detached and stop and stop.signal_name  # the machine: it goes on later
+            if not shuts_down:
+                forget_parked(self.plan.setting.store, self.session_id)
         if stop:
             message = f"the waiting for the quota was ended: {stop.detail or stop.signal_name or 'cancelled'}"
-            course.last = course.recorder.append("warning", {"kind": "parked", "message": message})
+            execution.last = execution.recorder.append("warning", {"kind": "parked", "message": message})
         return anyio.current_time() - began
 
     def _with_signal(self, result: RunResult) -> RunResult:
         """Return the last turn's result with the exit code of a signal that ended the waiting after it."""
-        stop = self._course.stopping.stop
-        if self._course.parking is None or stop is None or stop.signal_name not in SIGNAL_EXITS:
+        stop, plan = self._execution.stopping.stop, self._execution.following
+        if plan is None or plan.starts_at is None or stop is None or stop.signal_name not in SIGNAL_EXITS:
             return result
         return replace(result, exit_code=SIGNAL_EXITS[stop.signal_name])
 
     def _follow(self) -> bool:
         """Begin the next turn, where one is planned; the session's lock is held throughout."""
-        before, plan = self._course, self._course.following
+        before, plan = self._execution, self._execution.following
         if plan is None or before.is_stopped or before.recorder.journal.fault:
             return False
+        plan = replace(plan, timeout_s=before.plan.timeout_s)
+        if plan.starts_at is None:  # another tool is asked for all of it, whatever this one was told to go on with
+            plan = replace(plan, request=replace(plan.request, prompt=self._prompt))
         recorder = before.recorder
         try:
             recorder = before.recorder.pass_to(plan)
-            plan = replace(plan, timeout_s=before.plan.timeout_s)
-            request = before.parking.request if before.parking else self._request
-            opening = Opening(self._setting, plan, request, recorder, csa_command=self._csa_command)
+            started = StartedTurn(recorder)
         except (CsaError, OSError) as error:
             before.recorder = recorder
             recorder.losses.append(f"{plan.adapter.name} could not go on: {error}")
             return False
-        course = self._new_course(opening)
-        course.first = [*before.last, *course.first]
-        self._take(course)
+        started.first = [*before.last, *started.first]
+        self._execute(started)
         return True
 
-    def _new_course(self, opening: Opening) -> Course:
-        return Course(opening, owns_process=self._owns_process, deliver=self._deliver, earlier=tuple(self._ended))
-
-    def _take(self, course: Course) -> None:
-        self._course, self.plan, self.turn = course, course.plan, course.turn
+    def _execute(self, started: StartedTurn) -> None:
+        self.plan, self.turn = started.plan, started.recorder.turn
+        self._execution = TurnExecution(started, deliver=self._deliver, earlier=tuple(self._ended))
 
     async def _deliver(self, events: list[Event]) -> None:
         if not events:
@@ -222,7 +205,7 @@ class Turn:
         for ended in self._ended:
             if ended.peak_rss_bytes is not None:
                 note_turn(
-                    self._setting.store,
+                    self.plan.setting.store,
                     ended.tool,
                     peak_rss_bytes=ended.peak_rss_bytes,
                     duration_s=ended.duration_s,

@@ -506,3 +506,87 @@ def test_another_turn_takes_the_end_back(first: bytes) -> None:
     feed_all(read, [message("two"), COMPLETED])
     assert is_over(read)
     assert (read.close(EXIT_0).succeeded, read.close(EXIT_0).text) == (True, "two")
+
+
+@pytest.mark.parametrize(
+    ("command", "title"),
+    [
+        ("/bin/bash -lc 'ls -la'", "ls -la"),
+        ("/usr/bin/zsh -lc 'ls -la'", "ls -la"),
+        ("/bin/sh -c ls", "ls"),
+        ("/bin/bash -lc \"echo 'a b'\"", "echo 'a b'"),
+        ("/bin/bash -lc 'a' 'b'", "/bin/bash -lc 'a' 'b'"),
+        ("/bin/bash -lc 'a", "/bin/bash -lc 'a"),
+        ("/bin/bash script.sh", "/bin/bash script.sh"),
+        ("python3 -c 'print(1)'", "python3 -c 'print(1)'"),
+    ],
+)
+def test_a_command_is_shown_as_a_person_would_type_it(command: str, title: str) -> None:
+    """Without the shell that codex wraps around it, where that is all there is around it."""
+    (update,) = decoder().feed(item("started", id="i", type="command_execution", command=command))
+    assert (update.data["title"], update.data["kind"]) == (title, "execute")
+
+
+def test_what_other_tools_do_is_shown() -> None:
+    """Calls of MCP servers with what they answered or why they failed; agents with what they were asked."""
+    blocks = {"content": [{"type": "text", "text": "one"}, {"type": "image"}, {"type": "text", "text": "two"}]}
+    calls = [
+        item("completed", id="1", type="mcp_tool_call", server="files", tool="read", result=blocks, status="completed"),
+        item("completed", id="2", type="mcp_tool_call", server="f", tool="w", error={"message": "no"}, status="failed"),
+        item("completed", id="3", type="collab_tool_call", tool="spawn", prompt="look", status="completed"),
+        item("completed", id="4", type="collab_tool_call", status="completed"),
+        item("completed", id="5", type="web_search", query="csa", status="completed"),
+    ]
+    updates = feed_all(decoder(), calls)
+    assert [(data["title"], data["kind"]) for data in only(updates, "tool_call")] == [
+        ("files.read", "other"),
+        ("f.w", "other"),
+        ("spawn", "think"),
+        ("sub-agent", "think"),
+        ("Search csa", "search"),
+    ]
+    assert [(data["content"], data["status"]) for data in only(updates, "tool_call_update")] == [
+        ("one\ntwo", "completed"),
+        ("no", "failed"),
+        ("look", "completed"),
+        ("", "completed"),
+        ("", "completed"),
+    ]
+
+
+def test_a_command_that_was_declined_is_a_permission_that_was_denied() -> None:
+    """By its status, whatever it says."""
+    read = decoder()
+    declined = item("completed", id="i", type="command_execution", command="rm -r x", status="declined")
+    updates = feed_all(read, [STARTED, declined, COMPLETED])
+    assert only(updates, "permission") == [{"id": "i", "title": "rm -r x", "status": "denied"}]
+    assert read.close(EXIT_0).denied == ("rm -r x",)
+
+
+def test_a_thought_is_told_when_it_is_complete() -> None:
+    """Not before."""
+    read = decoder()
+    assert not only(read.feed(item("started", id="i", type="reasoning", text="h")), "agent_thought")
+    assert only(read.feed(item("completed", id="i", type="reasoning", text="hm")), "agent_thought") == [{"text": "hm"}]
+
+
+@pytest.mark.parametrize(
+    ("error", "message"), [({"message": "quota exceeded"}, "quota exceeded"), ({}, "the turn failed")]
+)
+def test_a_failed_turn_says_why_by_itself(error: dict[str, str], message: str) -> None:
+    """Where no error came before it, and where it says nothing."""
+    read = decoder()
+    updates = feed_all(read, [STARTED, line(type="turn.failed", error=error)])
+    assert [data["message"] for data in only(updates, "error")] == [message]
+    assert read.close(EXIT_1).error_message == message
+
+
+def test_the_records_of_agents_are_read_as_they_become_known() -> None:
+    """Those of the thread, and of whom it has called."""
+    read = decoder()
+    assert read.records == ()
+    read.feed(STARTED)
+    before: list[str] = list(read.records)
+    assert before
+    read.feed(item("completed", id="1", type="collab_tool_call", tool="spawn", receiver_thread_ids=[OTHER_THREAD]))
+    assert list(read.records) == [*before, *(each.replace(THREAD, OTHER_THREAD) for each in before)]

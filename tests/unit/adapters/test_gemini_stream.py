@@ -333,3 +333,27 @@ def test_a_line_of_work_takes_the_end_back(first: bytes, more: bytes) -> None:
     assert read.close(EXIT_0).error_kind == "protocol"
     feed_all(read, [DONE])
     assert read.close(EXIT_0).succeeded
+
+
+def test_a_success_has_its_words_and_its_end() -> None:
+    """Several pieces are one message as they are, and the turn ended by itself."""
+    use = line(type="tool_use", tool_name="run_shell_command", tool_id="t", parameters={"command": "pwd"})
+    ended = outcome(INIT, said("Let me "), said("look."), use, DONE)
+    assert (ended.succeeded, ended.text, ended.stop_reason) == (True, "Let me look.", "end_turn")
+    assert outcome(INIT, failed("no")).stop_reason is None
+
+
+def test_what_the_policy_forbids_is_a_failed_call_and_a_denial() -> None:
+    """Both are told: that the call is over, and why."""
+    use = line(type="tool_use", tool_name="run_shell_command", tool_id="t", parameters={"command": "rm x"})
+    error = {"type": "policy_violation", "message": "Tool execution denied by policy."}
+    read = decoder()
+    updates = feed_all(read, [INIT, use, line(type="tool_result", tool_id="t", status="error", error=error), DONE])
+    assert [data["status"] for data in only(updates, "tool_call_update")] == ["failed"]
+    assert [data["status"] for data in only(updates, "permission")] == ["denied"]
+    assert read.close(EXIT_0).denied == ("rm x",)
+
+
+def test_stderr_that_is_no_text_is_read_all_the_same() -> None:
+    """Whatever bytes a library writes there."""
+    assert decoder().feed_stderr(b"\xff\xfe Attempt 1\n") == []

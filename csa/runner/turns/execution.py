@@ -1,4 +1,4 @@
-"""The course of one turn by one tool, once begun: tried until settled, and judged. The session stays locked throughout.
+"""One turn by one tool, once begun: tried until settled, and judged. The session stays locked throughout.
 
 A turn whose provider failed in passing, and which has had no effect, is tried again by another process of the tool; and
 so is one whose conversation the tool does not know any more, in a new one that is told all of the transcript.
@@ -24,13 +24,13 @@ from csa.process.tool import ToolProcess, attend_tool
 from csa.procfs import command_of
 from csa.runner.turns.attempt import Attempt
 from csa.runner.turns.budgets import BudgetWatch
-from csa.runner.turns.failover import Evidence, Tried, peak_rss, plan_fallback
+from csa.runner.turns.failover import RetryGate, Tried, peak_rss, plan_fallback
 from csa.runner.turns.fallback import FALLBACK_KINDS
-from csa.runner.turns.opening import Opening
-from csa.runner.turns.parking import Parking, plan_return, retry_moment, with_stated_delay
+from csa.runner.turns.parking import plan_return, retry_moment, with_stated_delay
 from csa.runner.turns.plan import TurnPlan
 from csa.runner.turns.records import read_records
 from csa.runner.turns.runfiles import remove_run_files
+from csa.runner.turns.starting import StartedTurn
 from csa.runner.turns.stopping import Stopping
 from csa.runner.turns.verdict import Stop, Verdict, judge, lock_lost
 from csa.store.project import git_head
@@ -38,44 +38,41 @@ from csa.store.turns import NOTHING_USED
 from csa.structs import replace
 
 
-class Course:
-    """What happens in one turn. `following` is the turn of another tool that is to go on, once this one has ended."""
+class TurnExecution:
+    """Carries out one turn. `following` is the turn that is to go on, by another tool or later, once it has ended."""
 
     def __init__(
         self,
-        opening: Opening,
+        started: StartedTurn,
         *,
-        owns_process: bool,
         deliver: Callable[[list[Event]], Awaitable[None]],
         earlier: Sequence[RunResult] = (),
     ) -> None:
-        self.plan = opening.plan
-        self.recorder = opening.recorder
-        self.turn = opening.recorder.turn
+        self.recorder = started.recorder
         self.stopping = Stopping()
         self.result: RunResult | None = None
         self.following: TurnPlan | None = None
-        self.parking: Parking | None = None  # where the following turn is to wait for a quota
-        self.first = opening.first
         self.last: list[Event] = []
-        self._opening = opening
-        self._setting = opening.setting
-        self._request = opening.request
-        self._owns_process = owns_process
+        self._started = started
         self._hand_on = deliver
         self._earlier = earlier  # the turns of this run that failed before
-        self._known = opening.recorder.tool_state
+        self._known = started.recorder.tool_state
         self._tried: list[Tried] = []
-        self._evidence = Evidence()
+        self._retry_gate = RetryGate()
         self._deadline: float | None = None
         self._kills = count_kills()
-        self._budgets = BudgetWatch(opening.setting.store.root, opening.recorder, began_s=opening.began_s)
+        self._budgets = BudgetWatch(started.recorder, began_s=started.began_s)
+
+    @property
+    def plan(self) -> TurnPlan:
+        """What is done; another fork where the conversation had to be renewed."""
+        return self._started.plan
 
     async def run(self, *, deadline: float | None) -> None:
         """Run the turn to its end, which is written however this is left; `deadline` bounds all turns of the run."""
         self._deadline = deadline
         try:
-            await self._deliver(self.first)
+            await self._deliver(self._started.first)
             await self._try_until_settled()
         except anyio.get_cancelled_exc_class():
             self.stopping.request(Stop("cancelled", None, "cancelled by the program that ran it"))
@@ -88,9 +85,9 @@ class Course:
 
     async def _end_unattended(self) -> None:
         """End a tool that was launched ahead, where the turn was cancelled before anybody attended to it."""
-        if self._opening.is_ahead:
+        if self._started.is_ahead:
             with anyio.CancelScope(shield=True), suppress(SpawnError):
-                async with attend_tool(self._opening.take(), owns_process=self._owns_process):
+                async with attend_tool(self._started.take(), owns_process=self.plan.setting.owns_process):
                     pass
 
     async def _try_until_settled(self) -> None:
@@ -107,42 +104,42 @@ class Course:
     async def _try(self) -> Outcome:
         """Run the tool; where it does not know the conversation, once more in a new one that is told what was said."""
         outcome = await self._run_tool()
-        if outcome.error_kind != UNKNOWN_CONVERSATION or self.is_stopped or self._evidence.has_acted:
+        if outcome.error_kind != UNKNOWN_CONVERSATION or self.is_stopped or self._retry_gate.has_acted:
             return outcome
         known = replace(self._known, provider_session_id=None, totals=None)
         try:
-            renewed = self._opening.renew(known)
+            renewed = self._started.renew(known)
         except (CsaError, OSError) as error:
             outcome = replace(outcome, error_message=f"{outcome.error_message}; {NO_NEW_CONVERSATION}: {error}")
             self._tried[-1] = replace(self._tried[-1], outcome=outcome)
             return outcome
         if renewed is None:
             return outcome
-        self._known, self.plan, self.stopping = known, self._opening.plan, Stopping()
+        self._known, self.stopping = known, Stopping()
         self._tried.clear()  # it has only looked for what is not there
         await self._deliver(renewed)
         return await self._run_tool()
 
     async def _run_tool(self) -> Outcome:
         """Run one process of the tool."""
-        prepared = self._opening.prepared
-        decoder = self.plan.adapter.decoder(prepared.asked)
+        command = self._started.command
+        decoder = self.plan.adapter.decoder(command.asked)
         end = ToolExit(None, None)
         spawn_fault: SpawnError | None = None
         peak_rss_bytes: int | None = None
         try:
-            async with attend_tool(self._opening.take(), owns_process=self._owns_process) as tool:
+            async with attend_tool(self._started.take(), owns_process=self.plan.setting.owns_process) as tool:
                 self.recorder.note(f"started {self.plan.adapter.name}, PID {tool.pid}, guardian {tool.guardian_pid}")
                 attempt = Attempt(tool, decoder, self.recorder, self.stopping, self._deliver)
                 end = await attempt.run(
-                    prepared.invocation,
+                    command.invocation,
                     timeout_s=self.plan.timeout_s,
                     spent_s=self._spent_s(),
                     idle_timeout_s=self.plan.idle_timeout_s,
                     with_other_tools=bool(self.plan.fallback),
                     budgets=self._budgets.keep,
                 )
-                if self._request.keep_background and self.stopping.stop is None:
+                if self.plan.request.keep_background and self.stopping.stop is None:
                     tool.keep_background()
             peak_rss_bytes = tool.peak_rss_bytes
             await self._deliver(self._note_left(tool))
@@ -166,7 +163,7 @@ class Course:
         if self._known.provider_session_id and before.totals is not None:
             self._known = replace(self._known, totals=before.totals)
         try:
-            self._opening.prepare_again(self._known)
+            self._started.command_again(self._known)
         except (CsaError, OSError) as error:
             outcome = Outcome(succeeded=False, error_kind="internal", error_message=f"cannot try again: {error}")
             self._tried.append(Tried(outcome, ToolExit(None, None)))
@@ -174,7 +171,7 @@ class Course:
         return await self._try()
 
     def _may_retry(self, outcome: Outcome) -> bool:
-        return not self.is_stopped and self._evidence.allows_retry(outcome, anyio.current_time())
+        return not self.is_stopped and self._retry_gate.allows_retry(outcome, anyio.current_time())
 
     @property
     def is_stopped(self) -> bool:
@@ -187,7 +184,7 @@ class Course:
         self.stopping = Stopping()
         outcome = self._tried[-1].outcome
         if outcome.retry_after_s is not None:
-            self._evidence.excuse(seconds)
+            self._retry_gate.excuse(seconds)
         data = {"kind": outcome.error_kind, "message": outcome.error_message, "retry_after_s": round(seconds, 3)}
         data |= {"attempt": len(self._tried), "max": self.plan.retries, "by": "csa"}
         events = self.recorder.append("retry", data)
@@ -210,7 +207,7 @@ class Course:
         return anyio.current_time() - (self._deadline - self.plan.timeout_s)
 
     async def _deliver(self, events: list[Event]) -> None:
-        self._evidence.note(events, anyio.current_time())
+        self._retry_gate.note(events, anyio.current_time())
         self.recorder.journal.flush()  # what is shown must survive our death
         await self._hand_on(events)
 
@@ -255,7 +252,7 @@ class Course:
         now = datetime.now(UTC)
         result = RunResult(
             session_id=self.plan.state.session_id,
-            turn=self.turn,
+            turn=self.recorder.turn,
             tool=self.plan.adapter.name,
             status=verdict.status,
             exit_code=exit_code_for(
@@ -266,13 +263,13 @@ class Course:
             model=self.plan.model,
             provider_session_id=self.recorder.tool_state.provider_session_id,
             stop_reason=outcome.stop_reason,
-            text=self._setting.redactor.redact_answer(outcome.text),
+            text=self.plan.setting.redactor.redact_answer(outcome.text),
             error_kind=verdict.error_kind,
             error_message=verdict.error_message,
             retry_at=retry_moment(outcome, now) if verdict.status == "failed" else None,
             usage=self.recorder.meter.total,
-            duration_s=round(time.monotonic() - self._opening.began_s, 3),  # the clock may have been set meanwhile
-            started_at=self._opening.started_at,
+            duration_s=round(time.monotonic() - self._started.began_s, 3),  # the clock may have been set meanwhile
+            started_at=self._started.started_at,
             finished_at=now,
             peak_rss_bytes=peak_rss(self._tried),
             denied=outcome.denied,
@@ -284,11 +281,11 @@ class Course:
             passed_over += self._plan_return(result)
         result, events = self.recorder.finish(result, outcome, goes_on=self.following is not None)
         self.recorder.note(f"turn {result.turn}: {result.status}, {verdict.error_message or 'no error'}")
-        if self._setting.config.checkpoint_every_turns:
+        if self.plan.setting.config.checkpoint_every_turns:
             with self.recorder.held.losing("the checkpoint"):
                 from csa.runner.turns.checkpointing import checkpoint_turn  # noqa: PLC0415  # brings git
 
-                checkpoint_turn(self._setting, self.recorder)
+                checkpoint_turn(self.recorder)
         self.last = [*passed_over, *events]
         self.result = result
 
@@ -297,13 +294,11 @@ class Course:
         if self.following is not None or self.is_stopped:
             return []
         try:
-            planned = plan_return(self._setting, self._request, self.plan, result, has_acted=self._evidence.has_acted)
+            self.following = plan_return(self.plan, result, has_acted=self._retry_gate.has_acted)
         except CsaError as error:
             message = f"{self.plan.adapter.name} cannot go on when its quota returns: {error.message}"
             return self.recorder.append("warning", {"kind": "parked", "message": message})
-        if planned is not None:
-            self.following, self.parking = planned
-        elif self.plan.park_limit_s and result.error_kind == "quota":
+        if self.following is None and self.plan.park_limit_s and result.error_kind == "quota":
             why = "it is not stated when" if result.retry_at is None else "that is beyond the limit, or past"
             message = f"the quota's return is not waited for: {why}"
             return self.recorder.append("warning", {"kind": "parked", "message": message})
@@ -314,6 +309,6 @@ class Course:
         self.following = None
         if verdict.status != "failed" or verdict.error_kind not in FALLBACK_KINDS or self.is_stopped:
             return []
-        self.following, problems = plan_fallback(self._setting, self._request, self.plan, kind=verdict.error_kind)
+        self.following, problems = plan_fallback(self.plan, kind=verdict.error_kind)
         data = [{"kind": "fallback", "message": problem} for problem in problems]
         return [event for one in data for event in self.recorder.append("warning", one)]

@@ -14,46 +14,40 @@ from csa.errors import CsaError, DeniedError, StateError
 from csa.model.result import UNKNOWN_CONVERSATION
 from csa.process.launch import Launched, SpawnError, launch_tool
 from csa.runner.turns.leftovers import describe, leftovers_of, reap
-from csa.runner.turns.preparation import Preparation, prepare_turn
-from csa.runner.turns.recorder import Recorder, begin, publish
 from csa.runner.turns.runfiles import remove_run_files, write_run_files
 from csa.runner.turns.stealing import note_theft
+from csa.runner.turns.toolcommand import make_command
+from csa.runner.turns.turnrecorder import TurnRecorder, begin, publish
 from csa.structs import replace
 
 TYPE_CHECKING = False  # see csa/structs.py
 if TYPE_CHECKING:
     from csa.model.events import Event
     from csa.model.state import ToolState
-    from csa.runner.request import RunRequest
-    from csa.runner.setting import Setting
     from csa.runner.turns.plan import TurnPlan
+    from csa.runner.turns.toolcommand import ToolCommand
 
 
 _DESCRIPTORS = 18
 
 
-class Opening:
+class StartedTurn:
     """A turn that has begun: it is durable, and its session resolves. `first` are the events it has begun with."""
 
-    def __init__(
-        self, setting: Setting, plan: TurnPlan, request: RunRequest, recorder: Recorder, *, csa_command: str
-    ) -> None:
-        """Begin a turn under the lock that `recorder` holds, and still holds when this raises."""
-        self.setting = setting
-        self.plan = plan
-        self.request = request
+    def __init__(self, recorder: TurnRecorder) -> None:
+        """Begin the turn that `recorder` has a plan for, under its lock, which it still holds when this raises."""
+        self.plan = recorder.plan
         self.recorder = recorder
-        self.csa_command = csa_command
         self._ahead: Launched | SpawnError | None = None
-        self.prepared = self._prepare(recorder.tool_state)
+        self.command = self._make_command(recorder.tool_state)
         reaped = self._reap_earlier()
         self.started_at, self.began_s = datetime.now(UTC), time.monotonic()
         self.first = self._record(reaped)
 
-    def prepare_again(self, known: ToolState) -> None:
+    def command_again(self, known: ToolState) -> None:
         """Decide anew what the tool is started with; `known` is its conversation by now."""
-        self.prepared = self._prepare(known)
-        write_run_files(self.recorder.paths, self.prepared.invocation.files, self.prepared.invocation.links)
+        self.command = self._make_command(known)
+        write_run_files(self.recorder.paths, self.command.invocation.files, self.command.invocation.links)
 
     def renew(self, known: ToolState) -> list[Event] | None:
         """Prepare a new conversation in place of one that the tool does not know; return the events that say so.
@@ -64,13 +58,13 @@ class Opening:
             CsaError: there is nothing to tell, or the adapter refuses.
             OSError: the files of the run cannot be written.
         """
-        gone = self.prepared.asked.conversation
+        gone = self.command.asked.conversation
         if gone is None or not self.plan.hands_over:
             return None
         if self.plan.fork:
             self.plan = replace(self.plan, fork=self.plan.fork.for_another_tool())
-        self.prepare_again(known)
-        if (handoff := self.prepared.handoff) is None:
+        self.command_again(known)
+        if (handoff := self.command.handoff) is None:
             raise CsaError("csa has no transcript of it")
         tool, count = self.plan.adapter.name, len(handoff.data["turns"])
         message = (
@@ -85,11 +79,11 @@ class Opening:
         """Start the tool ahead of `take`, and give it what it reads; that it cannot be started shows in `take`."""
         try:
             self._ahead = self._launch()
-            self._ahead.feed(self.prepared.invocation.stdin)
+            self._ahead.feed(self.command.invocation.stdin)
         except SpawnError as fault:
             self._ahead = fault
         except OSError as error:  # no descriptor is left: the turn has begun, and has to be ended all the same
-            self._ahead = SpawnError(self.prepared.invocation.argv[0], str(error))
+            self._ahead = SpawnError(self.command.invocation.argv[0], str(error))
 
     @property
     def is_ahead(self) -> bool:
@@ -105,22 +99,14 @@ class Opening:
 
     def _launch(self) -> Launched:
         return launch_tool(
-            self.prepared.invocation.argv,
+            self.command.invocation.argv,
             cwd=self.plan.cwd,
-            env=self.prepared.environment,
+            env=self.command.environment,
             shared_fds=self.recorder.held.shared_fds,
         )
 
-    def _prepare(self, known: ToolState) -> Preparation:
-        return prepare_turn(
-            self.setting,
-            self.plan,
-            self.request,
-            turn=self.recorder.turn,
-            known=known,
-            paths=self.recorder.paths,
-            csa_command=self.csa_command,
-        )
+    def _make_command(self, known: ToolState) -> ToolCommand:
+        return make_command(self.plan, known, turn=self.recorder.turn, paths=self.recorder.paths)
 
     def _reap_earlier(self) -> str:
         """End what a lost turn of this session has left running, since its conversation goes on without it; say so."""
@@ -135,27 +121,24 @@ class Opening:
 
     def _record(self, reaped: str) -> list[Event]:
         """Make the turn durable and a new session visible; return the events. What can be refused comes first."""
-        plan, recorder, prepared = self.plan, self.recorder, self.prepared
+        plan, recorder, command = self.plan, self.recorder, self.command
         try:
-            write_run_files(recorder.paths, prepared.invocation.files, prepared.invocation.links)
+            write_run_files(recorder.paths, command.invocation.files, command.invocation.links)
             events = recorder.start(
-                self.request.prompt,
-                list(prepared.invocation.argv),
-                model=plan.model,
-                handoff=prepared.handoff.data if prepared.handoff else None,
+                list(command.invocation.argv), handoff=command.handoff.data if command.handoff else None
             )
         except BaseException:
             remove_run_files(recorder.paths)
             raise
         if plan.fork:
             events += recorder.append("fork", plan.fork.to_event())
-        for problem in (*prepared.problems, *prepared.invocation.warnings):
+        for problem in (*command.problems, *command.invocation.warnings):
             events += recorder.append("warning", {"kind": "adapter", "message": problem})
         if reaped:
             events += recorder.append("warning", {"kind": "leftovers", "message": reaped})
         if plan.is_new:
-            publish(self.setting.store, recorder)
-        recorder.open_logs()
+            publish(recorder)
+        recorder.open_logs(recorder.paths.turn_output(recorder.turn))
         return events
 
 
@@ -173,22 +156,20 @@ def _require_descriptors() -> None:
             os.close(fd)
 
 
-def open_turn(
-    setting: Setting, plan: TurnPlan, request: RunRequest, *, csa_command: str, detached: bool = False
-) -> Opening:
-    """Take the lock and begin the turn. Raises as `csa.runner.turns.recorder.begin`, but CsaError for an OSError."""
+def start_turn(plan: TurnPlan) -> StartedTurn:
+    """Take the lock and begin the turn. Raises as `turnrecorder.begin`, but CsaError for an OSError."""
     _require_descriptors()
     try:
-        recorder = begin(setting.store, plan, setting.redactor, detached=detached)
-        try:  # a budget may have bounded the plan
+        recorder = begin(plan)
+        try:
             if loser := recorder.held.stolen_from:
-                note_theft(setting, setting.store, recorder.held, loser, command="run --steal")
-            return Opening(setting, recorder.plan, request, recorder, csa_command=csa_command)
+                note_theft(plan.setting, plan.setting.store, recorder.held, loser, command="run --steal")
+            return StartedTurn(recorder)
         except BaseException:
             recorder.close()
             raise
     except OSError as error:
-        place = error.filename or setting.store.path
+        place = error.filename or plan.setting.store.path
         if isinstance(denied := StateError.denied(place, "cannot be written", error), DeniedError):
             raise denied from error
         raise CsaError(

@@ -1,4 +1,4 @@
-"""What the tool of a turn is started with: the request to its adapter, its command, and its environment."""
+"""What the tool of a turn, or of a compaction, is started with: the request to its adapter, command, environment."""
 
 from __future__ import annotations
 
@@ -22,9 +22,7 @@ from csa.runner.environment import (
 )
 from csa.runner.inherited import is_same_work_tree, without_repository
 from csa.runner.namedfiles import read_named_files
-from csa.runner.request import RunRequest
 from csa.runner.session import find_session
-from csa.runner.setting import Setting
 from csa.runner.toolbox import check_files, find_command, find_login, loadable_adapters
 from csa.runner.turns.handoff import DigestLimits, Handoff, Origin, make_handoff, origin_of
 from csa.runner.turns.plan import TurnPlan
@@ -33,8 +31,8 @@ from csa.store.atomic import make_private_directory
 from csa.structs import Struct
 
 
-class Preparation(Struct):
-    """Everything that is decided before the tool starts. `problems` are what the user is to be warned of."""
+class ToolCommand(Struct):
+    """What a tool is started with. `problems` are what the user is to be warned of."""
 
     asked: TurnRequest
     invocation: Invocation
@@ -43,52 +41,30 @@ class Preparation(Struct):
     problems: list[str]
 
 
-def prepare_turn(
-    setting: Setting,
-    plan: TurnPlan,
-    request: RunRequest,
-    *,
-    turn: int,
-    known: ToolState,
-    paths: SessionPaths,
-    csa_command: str,
-) -> Preparation:
-    """Make the invocation of a turn. `known` is the tool's conversation; `paths` is where the record is just now."""
-    handoff = _handoff(setting, plan, request, turn=turn, known=known, paths=paths)
-    asked, problems = _make_request(
-        setting,
-        plan,
-        prompt=_prompt(request, plan, known, handoff),
-        system=request.system,
-        known=known,
-        csa_command=csa_command,
-    )
-    invocation = plan.adapter.invocation(asked)
-    environment = _environment(setting, plan, asked, invocation, turn=turn, keep_background=request.keep_background)
-    return Preparation(asked, invocation, environment, handoff, problems)
+def make_command(plan: TurnPlan, known: ToolState, *, turn: int, paths: SessionPaths) -> ToolCommand:
+    """Decide what the tool of a turn is started with.
+
+    `known` is its conversation by now; `paths` is where the record is just now.
+    """
+    handoff = None if plan.compacts else _handoff(plan, known, turn=turn, paths=paths)
+    asked, problems = _make_request(plan, known, handoff)
+    if plan.compacts:
+        assert isinstance(plan.adapter, Compactor)  # plan_compaction has seen to it
+        invocation = plan.adapter.compaction(asked)
+    else:
+        invocation = plan.adapter.invocation(asked)
+    return ToolCommand(asked, invocation, _environment(plan, asked, invocation, turn=turn), handoff, problems)
 
 
-def prepare_compaction(
-    setting: Setting, plan: TurnPlan, adapter: Compactor, *, known: ToolState, csa_command: str
-) -> Preparation:
-    """Make the invocation that compacts the tool's conversation."""
-    asked, problems = _make_request(setting, plan, prompt="", system=None, known=known, csa_command=csa_command)
-    invocation = adapter.compaction(asked)
-    environment = _environment(setting, plan, asked, invocation, turn=plan.state.turns, keep_background=False)
-    return Preparation(asked, invocation, environment, None, problems)
-
-
-def _make_request(
-    setting: Setting, plan: TurnPlan, *, prompt: str, system: str | None, known: ToolState, csa_command: str
-) -> tuple[TurnRequest, list[str]]:
+def _make_request(plan: TurnPlan, known: ToolState, handoff: Handoff | None) -> tuple[TurnRequest, list[str]]:
+    setting, fork = plan.setting, plan.fork
     adapters, problems = loadable_adapters(setting.config)
-    base = tool_environment(setting, plan, adapters)
+    base = tool_environment(plan, adapters)
     problems += ["; ".join(each) for each in check_files(plan.adapter, base, plan.cwd)]
     directory = run_directory(setting.store.paths(plan.state.session_id))
-    note = system_note(plan.state, csa_command=csa_command, max_depth=plan.max_depth)
-    fork = plan.fork
+    note = system_note(plan.state, csa_command=setting.command, max_depth=plan.max_depth)
     asked = TurnRequest(
-        prompt=prompt,
+        prompt="" if plan.compacts else _prompt(plan, known, handoff),
         cwd=plan.cwd,
         command=plan.command,
         provider_session_id=known.provider_session_id,
@@ -98,15 +74,15 @@ def _make_request(
         model=plan.model,
         effort=plan.effort,
         auth_method=setting.config.for_tool(plan.adapter.name).auth_method,
-        system=_join(None if plan.state.ephemeral else note, system),
+        system=_join(None if plan.state.ephemeral else note, plan.request.system),
         timeout_s=plan.timeout_s,
         ephemeral=plan.state.ephemeral,
         environ=base,
         is_root=os.geteuid() == 0,
-        csa_command=csa_command,
+        csa_command=setting.command,
         sandboxed_by=outer_sandbox(),
         extra_writable=plan.state.extra_writable if plan.permission is Permission.EDIT else (),
-        writable_dirs=(str(setting.store.root), *_homes(setting, plan, adapters, base)),
+        writable_dirs=(str(setting.store.root), *_homes(plan, adapters, base)),
         previous_totals=fork.totals if fork else known.totals,
         files=read_named_files(plan.adapter.capabilities.reads, base, plan.cwd),
         run_directory=os.path.realpath(directory),
@@ -115,31 +91,30 @@ def _make_request(
     return asked, problems
 
 
-def tool_environment(setting: Setting, plan: TurnPlan, adapters: list[Adapter]) -> dict[str, str]:
+def tool_environment(plan: TurnPlan, adapters: list[Adapter]) -> dict[str, str]:
     """Return what a plan's tool starts from, before its session and its adapter have their say."""
+    setting = plan.setting
     markers = (marker for adapter in adapters for marker in adapter.outer_markers)
     is_elsewhere = not is_same_work_tree(setting.directory, plan.cwd)
     environ = without_repository(setting.environ) if is_elsewhere else setting.environ
     return base_environment(environ, markers, setting.config.for_tool(plan.adapter.name).env)
 
 
-def _environment(
-    setting: Setting, plan: TurnPlan, asked: TurnRequest, invocation: Invocation, *, turn: int, keep_background: bool
-) -> Mapping[str, str]:
+def _environment(plan: TurnPlan, asked: TurnRequest, invocation: Invocation, *, turn: int) -> Mapping[str, str]:
+    store = plan.setting.store
     own = session_environment(
         plan.state,
-        setting.store.paths(plan.state.session_id),
+        store.paths(plan.state.session_id),
         turn=turn,
         tool=plan.adapter.name,
-        root=setting.store.root,
-        keep_background=keep_background,
+        root=store.root,
+        keep_background=plan.request.keep_background,
     )
     return apply_changes({**asked.environ, **own}, invocation, plan.cwd)
 
 
-def _handoff(
-    setting: Setting, plan: TurnPlan, request: RunRequest, *, turn: int, known: ToolState, paths: SessionPaths
-) -> Handoff | None:
+def _handoff(plan: TurnPlan, known: ToolState, *, turn: int, paths: SessionPaths) -> Handoff | None:
+    setting = plan.setting
     limits = DigestLimits(turns=setting.config.context_turns, tokens=setting.config.context_tokens)
     if plan.fork is not None:
         from csa.runner.turns.forking import fork_handoff  # noqa: PLC0415  # only forks need it
@@ -153,41 +128,41 @@ def _handoff(
         limits,
         turn=turn,
         conversation=known.provider_session_id,
-        prompt=setting.redactor.redact(request.prompt).strip(),
-        origin=None if known.provider_session_id else _origin(setting, plan, paths),
+        prompt=setting.redactor.redact(plan.request.prompt).strip(),
+        origin=None if known.provider_session_id else _origin(plan, paths),
     )
 
 
-def _origin(setting: Setting, plan: TurnPlan, paths: SessionPaths) -> Origin | None:
+def _origin(plan: TurnPlan, paths: SessionPaths) -> Origin | None:
     """Return the session that a fork was made of, if it can still be read."""
     if plan.state.fork_of is None or (found := origin_of(paths)) is None:
         return None
     session_id, turns = found
     try:
-        return Origin(find_session(setting, session_id).paths, turns)
+        return Origin(find_session(plan.setting, session_id).paths, turns)
     except CsaError:
         return None
 
 
-def _prompt(request: RunRequest, plan: TurnPlan, known: ToolState, handoff: Handoff | None) -> str:
+def _prompt(plan: TurnPlan, known: ToolState, handoff: Handoff | None) -> str:
     dropped = known.provider_session_id and not plan.adapter.capabilities.system_on_resume
-    system = request.system if dropped else None  # the tool would silently ignore it
-    return _join(system, handoff.text if handoff else None, request.prompt) or ""
+    system = plan.request.system if dropped else None  # the tool would silently ignore it
+    return _join(system, handoff.text if handoff else None, plan.request.prompt) or ""
 
 
-def _homes(setting: Setting, plan: TurnPlan, adapters: list[Adapter], environ: Mapping[str, str]) -> list[str]:
+def _homes(plan: TurnPlan, adapters: list[Adapter], environ: Mapping[str, str]) -> list[str]:
     """Name where the tool, and nested ones, keep their state: a sandbox can only open directories that exist.
 
     The tool's own are made. Of others only what a tool lacks that has some of its homes (opencode has four, and needs
     them all) or a login: one that nobody has set up here gets none.
     """
-    own = plan.adapter.homes(environ)
+    own, config = plan.adapter.homes(environ), plan.setting.config
     homes = list(own)
     for adapter in adapters:
         others = adapter.homes(environ)
-        if others == own or not find_command(adapter, setting.config, environ):
+        if others == own or not find_command(adapter, config, environ):
             continue
-        if any(map(os.path.isdir, others)) or find_login(adapter, setting.config, environ).is_there:
+        if any(map(os.path.isdir, others)) or find_login(adapter, config, environ).is_there:
             homes += others
     homes = list(dict.fromkeys(homes))
     for home in homes:

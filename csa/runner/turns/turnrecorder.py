@@ -1,0 +1,334 @@
+"""Everything a turn writes: the session's state and journal, the files of the turn, and the projection of its end.
+
+The recorder holds the session's lock from `begin` to `close`. What cannot be written while the turn runs never fails
+it; the losses are counted and reported.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from csa.errors import BusyError
+from csa.model.adapter import Outcome, Update
+from csa.model.events import Event
+from csa.model.limits import Spent, spent_by_turn
+from csa.model.result import RunResult, summarise
+from csa.model.state import SessionState, ToolState, format_time
+from csa.runner.turns.admission import open_admission
+from csa.runner.turns.plan import TurnPlan
+from csa.runner.turns.recorder import Recorder, end_lost_compaction
+from csa.store.artifacts import list_artifacts
+from csa.store.atomic import append_private, write_atomically, write_private
+from csa.store.held import HeldSession, build_session, open_session, store_lock
+from csa.store.parked import forget_parked
+from csa.store.project import git_head
+from csa.store.recovery import caught_up, end_in_result, free_room, reserve_room
+from csa.store.results import save_result
+from csa.store.slots import SlotHolder, pass_slot
+from csa.store.strangers import strange_answer, strange_end
+from csa.store.taking import RETRY_OR_WAIT
+from csa.store.transcript import last_turn_event
+from csa.store.trees import leave_tree
+from csa.store.turns import NOTHING_USED
+from csa.store.unfinished import Unfinished
+from csa.structs import replace
+
+
+class TurnRecorder(Recorder):
+    """The writing side of one turn. Made by `begin`, which makes the session durable and resolvable."""
+
+    def __init__(self, held: HeldSession, plan: TurnPlan, notes: Sequence[str] = ()) -> None:
+        super().__init__(held)
+        self.plan = plan
+        self._notes = notes  # of the admission, for the transcript
+        last = last_turn_event(held.paths.transcript)
+        strange = None if plan.is_new else strange_end(held.paths, last)
+        known = [held.state.turns, *(event.turn for event in (last, strange) if event)]
+        self.turn = (0 if plan.is_new else max(known)) + 1
+        self.journal.turn = self.turn
+        self.follows_lost = last is not None and last.type == "run_started"
+        self._mark = self.journal.mark()
+        self._is_started = False
+        unfinished = end_lost_compaction(held)  # `start` writes it
+        if last is not None and self.follows_lost:
+            self._finish_earlier(last, replace(unfinished, compaction=None))
+        if strange is not None:
+            self._take_over(strange)
+        self.tool_state: ToolState = held.state.tools.get(plan.adapter.name, ToolState())
+
+    def start(self, argv: list[str], *, handoff: Mapping[str, Any] | None) -> list[Event]:
+        """Write state and `run_started`, durably, both or neither; only then publish a new session."""
+        state = self.held.state
+        if not self.plan.is_new:
+            state = _with_tool(replace(state, **self._changes()), self.plan)
+            self.tool_state = state.tools[self.plan.adapter.name]
+            state = replace(state, turns=self.turn, last_accessed=datetime.now(UTC), phase="active")
+        prompt = self.held.redactor.redact(self.plan.request.prompt)
+        path = self.paths.turn_output(self.turn) / "prompt.md"
+        path.parent.mkdir(0o700, parents=True, exist_ok=True)
+        write_private(path, prompt.encode("utf-8", "surrogateescape"))
+        events = self.append(
+            "run_started",
+            {
+                "tool": self.plan.adapter.name,
+                "model": self.plan.model,
+                "effort": self.plan.effort,
+                "cwd": self.plan.cwd,
+                "argv": argv,
+                "pid": os.getpid(),
+                "permission": self.plan.permission.value,
+                "timeout_s": self.plan.timeout_s,
+                "idle_timeout_s": self.plan.idle_timeout_s,
+                "origins": dict(self.plan.origins),
+                "prompt": prompt,
+                "resumed": self.tool_state.provider_session_id,
+                "head": git_head(Path(self.plan.cwd)),
+            },
+        )
+        if handoff:
+            events += self.append("handoff", handoff)
+        for note in self._notes:
+            events += self.append("warning", {"kind": "budget", "message": note})
+        if self.plan.is_new:
+            self.held.require()
+        else:
+            self.held.commit(state, self._mark)
+        self._is_started = True
+        if not self.plan.is_new:
+            forget_parked(self.held.store, self.held.state.session_id)
+        self.held.write_heartbeat()
+        reserve_room(self.paths)
+        return events
+
+    def record(self, updates: list[Update]) -> list[Event]:
+        """Record what the adapter made of the tool's output."""
+        for update in updates:
+            if update.type == "session_bound":
+                self.bind(str(update.data.get("provider_session_id")))
+        return super().record(updates)
+
+    def bind(self, provider_session_id: str) -> None:
+        """Write the provider's id to state.toml at once: it is what a crash must not lose.
+
+        Running totals are a conversation's: those of one that this replaces go.
+        """
+        if provider_session_id != self.tool_state.provider_session_id:
+            self.tool_state = replace(self.tool_state, totals=None)
+        self.tool_state = replace(
+            self.tool_state,
+            provider_session_id=provider_session_id,
+            account=self.plan.account,
+            updated_at=datetime.now(UTC),
+        )
+        self._save_state()
+
+    def note(self, text: str) -> None:
+        """Write a line of what csa itself has to say to supervisor.log."""
+        if not self.held.is_ours():
+            return
+        line = f"{format_time(datetime.now(UTC))} {self.held.redactor.redact(text)}\n"
+        with suppress(OSError):  # what matters is in the transcript
+            append_private(self.paths.supervisor_log(self.turn), line.encode("utf-8", "backslashreplace"))
+
+    def finish(self, result: RunResult, outcome: Outcome, *, goes_on: bool = False) -> tuple[RunResult, list[Event]]:
+        """Write the end: `run_finished` (durable), then its projections. Each step is tried, whatever failed before.
+
+        With `goes_on`, another turn follows at once, which is to see a `cancel` file that appears meanwhile.
+        """
+        totals = outcome.totals if outcome.totals is not None else self.tool_state.totals
+        if not self.held.is_lost:
+            free_room(self.paths)
+        text = self.held.redactor.redact(result.text)
+        final = text.encode("utf-8", "surrogateescape")
+        self.held.attempt("final.md", lambda: write_atomically(self.paths.turn_output(self.turn) / "final.md", final))
+        self.close_logs()
+        result = replace(
+            result,
+            summary=summarise(text) or self.held.redactor.redact(result.error_message or result.status),
+            error_message=self.held.redactor.redact(result.error_message) if result.error_message else None,
+        )
+        if not self.held.is_lost:
+            with self.held.losing("what the agent has left in the output", "listed"):
+                result = replace(result, artifacts=list_artifacts(self.paths, self.turn))
+        events = self.append("run_finished", {**result.to_event(), **({"totals": totals} if totals else {})})
+        self.journal.sync()
+        self.held.attempt("result.toml", lambda: save_result(self.paths, result, totals))
+        self.tool_state = replace(
+            self.tool_state,
+            last_action_summary=result.summary,
+            last_exit_code=result.tool_exit_code if result.tool_exit_code is not None else result.exit_code,
+            updated_at=result.finished_at,
+            totals=totals,
+        )
+        has_begun = result.usage is not None or result.error_kind not in NOTHING_USED
+        spent = spent_by_turn(result.usage, result.duration_s) if has_begun else Spent()
+        self._save_state(spent=spent, at=result.finished_at)
+        self.held.write_heartbeat()
+        if not goes_on and not self.held.is_lost:
+            with suppress(OSError):  # whoever opens the session next removes it as well
+                self.paths.cancel.unlink(missing_ok=True)
+        return result, events
+
+    def park(self, until: datetime, *, kind: str | None) -> list[Event]:
+        """Record that the session waits until then, and say so to readers; the next turn's `pass_to` ends that."""
+        tool, moment = self.plan.adapter.name, format_time(until)
+        events = self.append("parked", {"until": moment, "tool": tool, "kind": kind})
+        self.journal.sync()
+        with suppress(OSError):  # readers then see a turn that runs, which is not all, but true
+            self.held.park(tool, turn=self.turn, until=moment)
+        return events
+
+    def pass_to(self, plan: TurnPlan) -> TurnRecorder:
+        """Return the recorder of the next turn, by the tool of `plan`; the session's lock is held throughout.
+
+        What cancels this turn cancels that one: the `cancel` file stays.
+
+        Raises as `HeldSession.pass_to`, and FullError; then this one still has to be closed.
+        """
+        if self.held.slot:
+            holder = SlotHolder(plan.state.session_id, plan.adapter.name)
+            pass_slot(self.held.store.root, self.held.slot, holder, plan.state.limits, callers=plan.callers)
+        self.held.pass_to(plan.adapter.name, turn=self.turn + 1)
+        return TurnRecorder(self.held, plan)
+
+    def close(self) -> None:
+        """Release the lock; an ephemeral session is removed first. Of a turn that was refused nothing is left."""
+        if not self._is_started:
+            self.journal.return_to(self._mark)
+            self._remove_output()
+        self.journal.flush()
+        if self.plan.state.ephemeral or not self.held.is_published:
+            self.held.attempt("the tree's list", lambda: leave_tree(self.held.store.root, self.held.state))
+        if self.held.is_published and self.plan.state.ephemeral:
+            self.held.attempt("the ephemeral session's removal", self.held.remove)
+        self.held.close()
+
+    def _remove_output(self) -> None:
+        output = self.paths.turn_output(self.turn)
+        with suppress(OSError):  # an empty directory tells nothing
+            (output / "prompt.md").unlink(missing_ok=True)
+            output.rmdir()
+
+    def _changes(self) -> dict[str, Any]:
+        wanted = self.plan.state
+        return {
+            "name": wanted.name,
+            "description": wanted.description,
+            "permission": wanted.permission,
+            "extra_writable": wanted.extra_writable,
+            "expires_at": wanted.expires_at,
+            "limits": wanted.limits,
+            "budget": wanted.budget,
+        }
+
+    def _save_state(self, *, spent: Spent | None = None, at: datetime | None = None) -> None:
+        state = replace(
+            self.held.state.having_spent(spent or Spent()),
+            tools={**self.held.state.tools, self.plan.adapter.name: self.tool_state},
+            last_accessed=at or self.held.state.last_accessed,
+        )
+        self.held.attempt("state.toml", lambda: self.held.save(state))
+
+    def _take_over(self, end: Event) -> None:
+        """Append what another implementation's turn has answered, and how it ended: its result.toml goes soon."""
+        journal_turn, self.journal.turn = self.journal.turn, end.turn
+        if text := strange_answer(self.paths):
+            self.append("agent_message", {"text": text})
+        self.append("run_finished", end.data)
+        self.journal.turn = journal_turn
+
+    def _finish_earlier(self, started: Event, unfinished: Unfinished) -> None:
+        """Append the end of the last turn that is missing: as result.toml has kept it, or that nobody knows it."""
+        kept = end_in_result(self.paths, started)
+        if kept is None:
+            self._finish_lost(started, unfinished)
+            return
+        journal_turn, self.journal.turn = self.journal.turn, started.turn
+        (event,) = self.append("run_finished", kept)
+        self.journal.turn = journal_turn
+        self.follows_lost = False
+        self.held.state = caught_up(self.paths, self.held.state, event)
+
+    def _finish_lost(self, started: Event, unfinished: Unfinished) -> None:
+        """Append the end that the last turn's supervisor did not live to write."""
+        journal_turn, self.journal.turn = self.journal.turn, started.turn
+        spent = unfinished.spent()
+        self.held.state = self.held.state.having_spent(spent)  # `start` saves it
+        lost = RunResult(
+            session_id=self.held.state.session_id,
+            turn=started.turn,
+            tool=str(started.data.get("tool", "")),
+            status="lost",
+            exit_code=1,
+            error_kind="internal",
+            error_message="the supervisor ended without writing a result",
+            summary="lost",
+            usage=unfinished.turn.usage if unfinished.turn else None,
+            duration_s=spent.time_s,
+            started_at=datetime.fromisoformat(started.ts),
+            finished_at=datetime.fromisoformat(started.ts) + timedelta(seconds=spent.time_s),
+        )
+        self.append("run_finished", lost.to_event())
+        self.journal.turn = journal_turn
+
+
+def begin(plan: TurnPlan) -> TurnRecorder:
+    """Take the session's lock, building the session where it is new, if the limits of its tree and of the host allow.
+
+    Raises:
+        RefusedError, FullError: as `open_admission`.
+        BusyError: a supervisor holds the session.
+        StateError: its record is damaged.
+        OSError: nothing can be written there.
+    """
+    tool, setting = plan.adapter.name, plan.setting
+    with open_admission(plan) as admission:
+        if plan.is_new:
+            held = build_session(
+                setting.store,
+                _with_tool(replace(plan.state, turns=1), plan),
+                setting.redactor,
+                tool=tool,
+                detached=setting.is_detached,
+                max_sessions=setting.config.max_sessions,
+            )
+        else:
+            held = open_session(
+                setting.store,
+                plan.state.session_id,
+                setting.redactor,
+                tool=tool,
+                detached=setting.is_detached,
+                advice=RETRY_OR_WAIT,
+                steal=plan.request.steal,
+            )
+        admission.admit(held)
+    try:
+        return TurnRecorder(held, plan, admission.notes)
+    except BaseException:
+        held.close()
+        raise
+
+
+def _with_tool(state: SessionState, plan: TurnPlan) -> SessionState:
+    """Name the tool that is about to run, and where: whatever becomes of the turn, the session is known to be its."""
+    known = state.tools.get(plan.adapter.name, ToolState())
+    known = replace(known, cwd=plan.cwd, model=plan.model, effort=plan.effort, updated_at=datetime.now(UTC))
+    return replace(state, tools={**state.tools, plan.adapter.name: known})
+
+
+def publish(recorder: TurnRecorder) -> None:
+    """Make a new session visible; its name is checked again under the project's lock."""
+    state, store = recorder.held.state, recorder.held.store
+    if not state.name:
+        recorder.held.publish()
+        return
+    with store_lock(store):
+        if store.find_name(state.name):
+            raise BusyError(f"Another run has just created a session named '{state.name}'.")
+        recorder.held.publish()
