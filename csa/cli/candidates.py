@@ -42,7 +42,7 @@ def print_candidates(words: Sequence[str]) -> int:
     return 0
 
 
-def _sessions(typed: str, before: Sequence[str]) -> Iterator[tuple[str, str]]:
+def _session_candidates(typed: str, before: Sequence[str]) -> Iterator[tuple[str, str]]:
     """Yield names for a word that begins with a letter, ids for a digit, and for an empty word the better of both."""
     if typed.startswith("@"):
         yield from ((name, meaning) for name, meaning in _RELATIVES if name.startswith(typed))
@@ -60,10 +60,10 @@ def _sessions(typed: str, before: Sequence[str]) -> Iterator[tuple[str, str]]:
         elif by_id or not (typed or name):
             yield _id_candidate(session_id, typed, ids), description
     if by_id and not matching and len(typed) >= _LONG_PREFIX:
-        yield from _elsewhere(client, typed)
+        yield from _foreign_candidates(client, typed)
 
 
-def _elsewhere(client: Csa, typed: str) -> Iterator[tuple[str, str]]:
+def _foreign_candidates(client: Csa, typed: str) -> Iterator[tuple[str, str]]:
     """Yield the ids of other projects that begin so, which every command takes as well."""
     from csa.store.stores import find_stores  # noqa: PLC0415  # most ids that are typed are here
 
@@ -78,24 +78,24 @@ def _id_candidate(session_id: str, typed: str, ids: Sequence[str]) -> str:
     return typed + session_id[len(typed) : length if length > len(typed) else ID_LENGTH]
 
 
-def _tools(typed: str, before: Sequence[str]) -> Iterator[tuple[str, str]]:
+def _tool_candidates(typed: str, before: Sequence[str]) -> Iterator[tuple[str, str]]:
     """Yield the tools, and `auto`."""
     from csa.model.config import AUTO  # noqa: PLC0415  # sessions need none of it
 
     yield from ((name, "") for name in (*_known_tools(before), AUTO) if name.startswith(typed))
 
 
-def _tool_lists(typed: str, before: Sequence[str]) -> Iterator[tuple[str, str]]:
-    yield from _lists(typed, _known_tools(before))
+def _tool_list_candidates(typed: str, before: Sequence[str]) -> Iterator[tuple[str, str]]:
+    yield from _list_candidates(typed, _known_tools(before))
 
 
-def _statuses(typed: str, _before: Sequence[str]) -> Iterator[tuple[str, str]]:
+def _status_candidates(typed: str, _before: Sequence[str]) -> Iterator[tuple[str, str]]:
     from csa.runner.sessions.listing import PHASES, STATUSES  # noqa: PLC0415  # as above
 
-    yield from _lists(typed, (*STATUSES, *PHASES))
+    yield from _list_candidates(typed, (*STATUSES, *PHASES))
 
 
-def _lists(typed: str, names: Iterable[str]) -> Iterator[tuple[str, str]]:
+def _list_candidates(typed: str, names: Iterable[str]) -> Iterator[tuple[str, str]]:
     """Yield what is typed with each name that can follow its last comma."""
     before, comma, begun = typed.rpartition(",")
     given = before.split(",")
@@ -126,4 +126,9 @@ def _client(before: Sequence[str]) -> Csa:
     return Csa.from_environment(os.path.expanduser(directory))  # shells complete words before they expand them
 
 
-_KINDS = {"sessions": _sessions, "tools": _tools, "tool_lists": _tool_lists, "statuses": _statuses}
+_KINDS = {
+    "sessions": _session_candidates,
+    "tools": _tool_candidates,
+    "tool_lists": _tool_list_candidates,
+    "statuses": _status_candidates,
+}

@@ -73,7 +73,7 @@ PURPOSES: tuple[tuple[str, tuple[Command, ...]], ...] = (
             Command(("run",), "run", "hand a prompt to a tool, in a new session or an old one"),
             Command(("session", "attach"), "watching.attach", "follow a running turn, or open the tool"),
             Command(("session", "wait"), "watching.wait", "wait until sessions have ended"),
-            Command(("session", "kill"), "killing.session_kill", "end running sessions"),
+            Command(("session", "kill"), "killing.kill", "end running sessions"),
             Command(("kill",), "killing.kill_all", "end everything that runs, in all projects"),
         ),
     ),
@@ -246,10 +246,10 @@ def overview() -> str:
     """Render what `csa --help` says."""
     lines = ["usage: csa COMMAND ...", "", "Run trees of AI coding agents as durable sessions.", ""]
     for purpose, commands in PURPOSES:
-        lines += [f"{purpose}:", *_rows(commands), ""]
+        lines += [f"{purpose}:", *_command_rows(commands), ""]
     lines += [
         "examples:",
-        *(_row(words, what, room=_EXAMPLE_WIDTH) for words, what in _EXAMPLES),
+        *(_help_row(words, what, room=_EXAMPLE_WIDTH) for words, what in _EXAMPLES),
         "",
         "ls is short for session list, cur and switch for session current.",
         "csa COMMAND --help says more of each, csa --version which csa this is.",
@@ -263,25 +263,25 @@ def group_overview(group: str) -> str:
     lines = [f"usage: csa {group} COMMAND ...", "", f"{GROUPS[group].capitalize()}.", ""]
     for purpose, commands in PURPOSES:
         if found := [command for command in commands if command in members(group)]:
-            lines += [f"{purpose}:", *_rows(found), ""]
+            lines += [f"{purpose}:", *_command_rows(found), ""]
     return "\n".join([*lines, f"csa {group} COMMAND --help says more of each."]) + "\n"
 
 
-def _rows(commands: tuple[Command, ...] | list[Command]) -> list[str]:
-    return [_row(" ".join(command.words), command.summary, room=_NAME_WIDTH) for command in commands]
+def _command_rows(commands: tuple[Command, ...] | list[Command]) -> list[str]:
+    return [_help_row(" ".join(command.words), command.summary, room=_NAME_WIDTH) for command in commands]
 
 
-def _row(words: str, what: str, *, room: int) -> str:
+def _help_row(words: str, what: str, *, room: int) -> str:
     """Return words to type with what they do behind them, or below where the terminal is too narrow."""
     line, width = f"  {words:<{room}} {what}", help_width()
     if len(line) <= width:
         return line
     if 2 + len(words) > width:
         words = words.replace(' "', ' \\\n    "')
-    return f"  {words}\n{_fold(what, indent=' ' * 6)}"
+    return f"  {words}\n{_fill_help(what, indent=' ' * 6)}"
 
 
-def _fold(text: str, *, indent: str = "") -> str:
+def _fill_help(text: str, *, indent: str = "") -> str:
     from textwrap import fill  # noqa: PLC0415  # only help needs it
 
     return fill(text, help_width(), initial_indent=indent, subsequent_indent=indent)
@@ -289,5 +289,5 @@ def _fold(text: str, *, indent: str = "") -> str:
 
 def print_help(text: str) -> int:
     width = help_width()
-    print("\n".join(line if len(line) <= width else _fold(line) for line in text.splitlines()))
+    print("\n".join(line if len(line) <= width else _fill_help(line) for line in text.splitlines()))
     return 0

@@ -16,6 +16,8 @@ import argparse
 from collections.abc import Mapping
 from typing import Any
 
+import shtab
+
 from csa.cli.commands import ALIASES, COMMANDS, GROUPS
 
 SHELLS = ("bash", "zsh", "fish")
@@ -105,8 +107,6 @@ def execute(arguments: argparse.Namespace) -> int:
 
 def render_script(shell: str) -> str:
     """Return the script for a shell, made from all commands' parsers."""
-    import shtab  # noqa: PLC0415  # this is its one module, and help needs it not
-
     parser = _whole_parser()
     for leaf in _leaves(parser):
         for action in leaf._actions:  # noqa: SLF001  # there is no public way to an argument

@@ -7,6 +7,7 @@ session, 4 when it is running, 124 when the time is up.
 
 from __future__ import annotations
 
+import argparse
 import signal
 import sys
 
@@ -14,13 +15,14 @@ from csa.cli.describe import tokens
 from csa.cli.output import print_json, print_problem, warn
 from csa.cli.run import heeded_signals, own_command
 from csa.cli.selecting import add_selector, find_one
+from csa.cli.signs import signs_of_life
 from csa.errors import CsaError, UsageError
 from csa.model.result import UNKNOWN_CONVERSATION, kind_in_words
+from csa.process.launch import become_subreaper
+from csa.runner.sessions.acting import record_act
 
 TYPE_CHECKING = False  # see csa/structs.py
 if TYPE_CHECKING:
-    import argparse
-
     from csa.runner.turns.compaction import Compaction, CompactionResult
 
 
@@ -34,11 +36,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def execute(arguments: argparse.Namespace) -> int:
     if arguments.timeout is not None and not 0 < arguments.timeout < float("inf"):
         raise UsageError("--timeout must be more than 0 seconds.")
-    import anyio  # noqa: PLC0415  # a usage error needs no event loop
+    import anyio  # noqa: PLC0415  # `csa completion`, in each new shell, loads every command
 
-    from csa.cli.signs import signs_of_life  # noqa: PLC0415  # as above
-    from csa.process.launch import become_subreaper  # noqa: PLC0415  # as above
-    from csa.runner.sessions.acting import record_act  # noqa: PLC0415  # as above
     from csa.runner.turns.compaction import Compaction, plan_compaction  # noqa: PLC0415  # as above
 
     plan = plan_compaction(find_one(arguments, acts=True), tool=arguments.tool, timeout_s=arguments.timeout)
@@ -46,19 +45,19 @@ def execute(arguments: argparse.Namespace) -> int:
     compaction = Compaction(plan, csa_command=own_command(), owns_process=True)
     with signs_of_life(plan.setting.caller) as signs:
         signs.about(lambda: f"{plan.state.session_id}: {plan.adapter.name} compacts its conversation")
-        result = anyio.run(_drive, compaction)
+        result = anyio.run(_drive_compaction, compaction)
     loss = record_act(plan.setting, "session compress", result.session_id, what=result.status)
     warn([*compaction.losses, *([loss] if loss else [])])
     if arguments.json:
         print_json(result.to_json())
     elif result.exit_code == 0:
-        print(_words(result))
+        print(_compaction_in_words(result))
     if result.exit_code != 0:
-        _complain(result)
+        _print_failed_compaction(result)
     return result.exit_code
 
 
-async def _drive(compaction: Compaction) -> CompactionResult:
+async def _drive_compaction(compaction: Compaction) -> CompactionResult:
     import anyio  # noqa: PLC0415  # imported by the caller
 
     with anyio.open_signal_receiver(*heeded_signals()) as signals:
@@ -79,7 +78,7 @@ async def _drive(compaction: Compaction) -> CompactionResult:
     return outcome
 
 
-def _words(result: CompactionResult) -> str:
+def _compaction_in_words(result: CompactionResult) -> str:
     before, after = result.outcome.tokens_before, result.outcome.tokens_after
     sizes = f" from {tokens(before)} to {tokens(after)} tokens" if before is not None and after is not None else ""
     if before is not None and after is None:
@@ -87,7 +86,7 @@ def _words(result: CompactionResult) -> str:
     return f"{result.session_id}: {result.tool} has compacted its conversation{sizes}"
 
 
-def _complain(result: CompactionResult) -> None:
+def _print_failed_compaction(result: CompactionResult) -> None:
     kind = kind_in_words(result.status, result.error_kind)
     how = {"cancelled": "was cancelled", "timed_out": "ran out of time"}.get(result.status, "failed")
     hint = f"log in with {result.tool}, or set its key" if result.error_kind == "auth" else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import re
 
@@ -13,7 +14,6 @@ from csa.store.configfile import config_layers
 
 TYPE_CHECKING = False  # see csa/structs.py
 if TYPE_CHECKING:
-    import argparse
     from collections.abc import Callable, Iterator, Mapping
     from typing import Any
 

@@ -6,6 +6,7 @@ conversations go through $CSA_PAGER, $PAGER or less.
 
 from __future__ import annotations
 
+import argparse
 import os
 import shutil
 import signal
@@ -15,7 +16,7 @@ from collections.abc import Iterable, Iterator
 from itertools import chain
 from textwrap import wrap
 
-from csa.cli.output import Style, cut, one_line, print_json, printable, terminal_size, terminal_width
+from csa.cli.output import Style, count_of, cut, one_line, print_json, printable, terminal_size, terminal_width
 from csa.cli.reads import find_to_read
 from csa.cli.selecting import add_selector
 from csa.errors import NotFoundError
@@ -24,14 +25,10 @@ from csa.model.conversation import Message, ToolCall, message_to_json, read_conv
 from csa.model.state import parse_time
 from csa.store.transcript import read_events
 
-TYPE_CHECKING = False  # see csa/structs.py
-if TYPE_CHECKING:
-    import argparse
-
-
 _MARKS = {"completed": "✓", "failed": "✗", "denied": "⊘", "in_progress": "…"}
 _STYLES = {"completed": "dim", "failed": "red", "denied": "yellow"}
 _FENCES = ("```", "~~~")
+_DEFAULT_PAGER = "less"
 _PIPE_RULE = 60  # columns of a heading's line
 
 
@@ -55,7 +52,7 @@ def execute(arguments: argparse.Namespace) -> int:
     elif first is None:
         print("nothing was said", file=sys.stderr)
     else:
-        page(_Renderer(is_full=arguments.full).render(found), allowed=not arguments.no_pager)
+        _page(_Renderer(is_full=arguments.full).render(found), allowed=not arguments.no_pager)
     return 0
 
 
@@ -113,7 +110,7 @@ class _Renderer:
         title = one_line(f"$ {call.title}" if call.kind == "execute" else f"{call.kind}: {call.title}")
         code = f" (exit {call.exit_code})" if call.exit_code else ""
         lines = printable(call.content).rstrip("\n").split("\n") if call.content.strip() else []
-        folded = "" if self._is_full or not lines else f"  {_count(lines)}"
+        folded = "" if self._is_full or not lines else f"  {count_of(len(lines), 'line')}"
         head = f"  {_MARKS.get(call.status, '·')} "
         room = self._width and self._width - len(head) - len(code) - len(folded)
         style = _STYLES.get(call.status, "")
@@ -142,33 +139,26 @@ _SAY = {
 }
 
 
-def _count(lines: list[str]) -> str:
-    return f"{len(lines)} line{'' if len(lines) == 1 else 's'}"
-
-
-_DEFAULT = "less"
-
-
-def page(lines: Iterable[str], *, allowed: bool = True) -> None:
+def _page(lines: Iterable[str], *, allowed: bool = True) -> None:
     """Print lines; through `$CSA_PAGER`, `$PAGER` or less when stdout is a terminal too small for them."""
-    command = _command() if allowed and sys.stdout.isatty() else ""
+    command = _pager_command() if allowed and sys.stdout.isatty() else ""
     if not command:
         for line in lines:
             print(line)
         return
     text = "".join(f"{line}\n" for line in lines)
-    if text.count("\n") < terminal_size(sys.stdout)[1] or not _ran(command, text):
+    if text.count("\n") < terminal_size(sys.stdout)[1] or not _has_shown(command, text):
         sys.stdout.write(text)
 
 
-def _command() -> str:
+def _pager_command() -> str:
     """Return the command line of the pager; empty for none."""
-    command = os.environ.get("CSA_PAGER", os.environ.get("PAGER", _DEFAULT)).strip()
-    is_missing = command == _DEFAULT and shutil.which(_DEFAULT) is None
+    command = os.environ.get("CSA_PAGER", os.environ.get("PAGER", _DEFAULT_PAGER)).strip()
+    is_missing = command == _DEFAULT_PAGER and shutil.which(_DEFAULT_PAGER) is None
     return "" if command == "cat" or is_missing else command
 
 
-def _ran(command: str, text: str) -> bool:
+def _has_shown(command: str, text: str) -> bool:
     """Hand the text to a pager; False when there is none."""
     environment = {"LESS": "FRX", **os.environ}  # colours stay, and what fits on a screen is just printed
     sys.stdout.flush()

@@ -70,12 +70,12 @@ def render_markdown(documents: Iterable[Document]) -> Iterator[str]:
 
 
 def _markdown_of(message: Message) -> Iterator[str]:
-    yield f"\n## {_heading(message)}\n"
+    yield f"\n## {_message_heading(message)}\n"
     if message.content.strip():
         prefix = {"thought": "> ", "system": "> "}.get(message.role, "")
         yield "\n".join(f"{prefix}{line}".rstrip() for line in message.content.strip("\n").split("\n"))
     for call in message.calls:
-        content = f"{_title(call)}\n{call.content}".rstrip("\n")
+        content = f"{_call_title(call)}\n{call.content}".rstrip("\n")
         fence = "`" * max([3, *(len(found) + 1 for found in _FENCE.findall(content))])
         yield f"\n**{call.kind}**{_ending(call)}\n\n{fence}\n{content}\n{fence}"
 
@@ -101,11 +101,13 @@ def render_html(documents: Iterable[Document]) -> Iterator[str]:
 
 
 def _html_of(message: Message) -> Iterator[str]:
-    yield f'<section class="message {escape(message.role)}">\n<h2>{escape(one_line(_heading(message)))}</h2>'
+    yield f'<section class="message {escape(message.role)}">\n<h2>{escape(one_line(_message_heading(message)))}</h2>'
     if message.content.strip():
         yield f"<pre>{escape(printable(message.content.strip(chr(10))))}</pre>"
     for call in message.calls:
-        summary = f'<summary class="{escape(call.status)}">{escape(one_line(_title(call) + _ending(call)))}</summary>'
+        summary = (
+            f'<summary class="{escape(call.status)}">{escape(one_line(_call_title(call) + _ending(call)))}</summary>'
+        )
         yield f"<details>{summary}<pre>{escape(printable(call.content))}</pre></details>"
     yield "</section>"
 
@@ -118,25 +120,25 @@ def _about(document: Document) -> Iterator[tuple[str, str]]:
         ("status", document.about.get("status")),
         ("turns", document.about.get("turns")),
         ("branch", document.about.get("branch")),
-        ("created", _clock(document.about.get("created_at"))),
+        ("created", _clock_with_zone(document.about.get("created_at"))),
         ("parent", document.about.get("parent_session_id")),
     ):
         if value:
             yield label, one_line(str(value))
 
 
-def _heading(message: Message) -> str:
+def _message_heading(message: Message) -> str:
     who = {"user": "User", "thought": "Thought", "system": "csa"}.get(message.role) or message.tool or "Agent"
     model = f" ({message.model})" if message.model and message.role == "assistant" else ""
-    return f"{who}{model} · turn {message.turn} · {_clock(message.timestamp)}"
+    return f"{who}{model} · turn {message.turn} · {_clock_with_zone(message.timestamp)}"
 
 
-def _clock(stamp: object) -> str:
+def _clock_with_zone(stamp: object) -> str:
     """Render a time with its place on earth: a document may be read elsewhere."""
     return local_clock(parse_time(stamp), "%Y-%m-%d %H:%M:%S %z", otherwise="")
 
 
-def _title(call: ToolCall) -> str:
+def _call_title(call: ToolCall) -> str:
     return f"$ {call.title}" if call.kind == "execute" else call.title
 
 

@@ -12,6 +12,7 @@ need.
 
 from __future__ import annotations
 
+import argparse
 import os
 import re
 import sys
@@ -22,10 +23,6 @@ from csa.cli.output import Style, one_line, print_json, terminal_width
 from csa.cli.selecting import open_client
 from csa.errors import UsageError
 from csa.model.check import ANSWER_LIMIT_S, Check
-
-TYPE_CHECKING = False  # see csa/structs.py
-if TYPE_CHECKING:
-    import argparse
 
 _MARKS = {"ok": ("✓", "green"), "warn": ("!", "yellow"), "fail": ("✗", "red")}
 _TITLES = {"setup": "Setup", "tools": "Tools", "state": "State", "system": "System"}
@@ -42,7 +39,7 @@ def execute(arguments: argparse.Namespace) -> int:
     if not 0 < arguments.timeout < float("inf"):
         raise UsageError("--timeout must be more than 0 seconds.")
     client = open_client()
-    import anyio  # noqa: PLC0415  # help and usage errors need none of it
+    import anyio  # noqa: PLC0415  # `csa completion`, in each new shell, loads every command
 
     from csa.runner.doctor.diagnosis import diagnose  # noqa: PLC0415  # as above
 
@@ -50,12 +47,12 @@ def execute(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print_json(diagnosis.to_dict())
     else:
-        _print(diagnosis.checks)
+        _print_checks(diagnosis.checks)
         _print_verdict(diagnosis.checks, diagnosis.exit_code)
     return diagnosis.exit_code
 
 
-def _print(checks: tuple[Check, ...]) -> None:
+def _print_checks(checks: tuple[Check, ...]) -> None:
     style = Style(sys.stdout)
     width = terminal_width(sys.stdout)
     name_width = max(len(check.name) for check in checks)
@@ -73,18 +70,18 @@ def _print_check(check: Check, style: Style, width: int | None, name_width: int)
     if width is not None and width < _NARROW:
         print(head.rstrip())
         head, indent = " " * 4, 4
-    first, *rest = _fill(check.detail, width, indent)
+    first, *rest = _wrap_lines(check.detail, width, indent)
     print(head + first)
     for line in rest:
         print(" " * indent + line)
     if check.next_step:
-        first, *rest = _fill(check.next_step, width, indent + 2)
+        first, *rest = _wrap_lines(check.next_step, width, indent + 2)
         print(" " * indent + style("→ ", "cyan") + first)
         for line in rest:
             print(" " * (indent + 2) + line)
 
 
-def _fill(text: str, width: int | None, indent: int) -> list[str]:
+def _wrap_lines(text: str, width: int | None, indent: int) -> list[str]:
     """Wrap each line of a text to what is left of the width; None leaves them as they are."""
     lines = [_homely(line) for line in text.splitlines()]
     if width is not None:
@@ -111,5 +108,5 @@ def _print_verdict(checks: tuple[Check, ...], exit_code: int) -> None:
         )
         text, colour = f"csa can work here.{marked}", "green"
     style = Style(sys.stdout)
-    for line in _fill(text, terminal_width(sys.stdout), 0):
+    for line in _wrap_lines(text, terminal_width(sys.stdout), 0):
         print(style(line, colour))

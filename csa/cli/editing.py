@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Any
+import argparse
 
-from csa.cli.output import one_line, print_json, warn
+from csa.cli.output import one_line, print_act, print_json
 from csa.cli.selecting import add_selector, find, find_one, open_client
 from csa.errors import UsageError
 from csa.runner.client import Csa
+from csa.runner.sessions.editing import describe_session, pin_session, rename_session
 from csa.store.current import choose_current, clear_current, read_current
-
-TYPE_CHECKING = False  # see csa/structs.py
-if TYPE_CHECKING:
-    import argparse
 
 
 def configure_rename(parser: argparse.ArgumentParser) -> None:
@@ -30,14 +26,12 @@ def execute_rename(arguments: argparse.Namespace) -> int:
     selector, name = selected_with_value(arguments, "NAME")
     if (name is None) is not arguments.clear:
         raise UsageError("Give a NAME, or --clear.", hint="csa session rename -s SESSION NAME")
-    from csa.runner.sessions.editing import rename_session  # noqa: PLC0415  # help needs none of it
-
     edit = rename_session(find(open_client(), selector, acts=True), name)
     session_id, before = edit.after.session_id, edit.before.name
     words = f"{session_id} is called {name}" if name else f"{session_id} has no name"
     if edit.is_change and before:
         words += f" (it was {one_line(before)})"
-    report(arguments, words, {"session_id": session_id, "name": name, "before": before}, edit.losses)
+    print_act(arguments, words, {"session_id": session_id, "name": name, "before": before}, edit.losses)
     return 0
 
 
@@ -54,12 +48,10 @@ def execute_describe(arguments: argparse.Namespace) -> int:
     selector, text = selected_with_value(arguments, "TEXT")
     if text is None:
         raise UsageError("Give the description.", hint='csa session describe -s SESSION "what it is about"')
-    from csa.runner.sessions.editing import describe_session  # noqa: PLC0415  # help needs none of it
-
     edit = describe_session(find(open_client(), selector, acts=True), text)
     state = edit.after
     facts = {"session_id": state.session_id, "description": state.description, "before": edit.before.description}
-    report(arguments, f"{state.session_id}: {one_line(state.description)}", facts, edit.losses)
+    print_act(arguments, f"{state.session_id}: {one_line(state.description)}", facts, edit.losses)
     return 0
 
 
@@ -74,14 +66,12 @@ def execute_pin(arguments: argparse.Namespace) -> int:
 
     With --off it may be collected again. A session that is running is refused.
     """
-    from csa.runner.sessions.editing import pin_session  # noqa: PLC0415  # help needs none of it
-
     edit = pin_session(find_one(arguments, acts=True), pinned=not arguments.off)
     state = edit.after
     words = f"{state.session_id} is {'' if state.pinned else 'not '}pinned{'' if edit.is_change else ' already'}"
     if not edit.is_change and not state.pinned:
         words = f"{state.session_id} was not pinned"
-    report(arguments, words, {"session_id": state.session_id, "pinned": state.pinned}, edit.losses)
+    print_act(arguments, words, {"session_id": state.session_id, "pinned": state.pinned}, edit.losses)
     return 0
 
 
@@ -138,17 +128,3 @@ def selected_with_value(arguments: argparse.Namespace, name: str) -> tuple[str, 
     if len(words) > 2:  # noqa: PLR2004  # the session and the value
         raise UsageError(f"One session and one {name}, please.")
     return words[0], words[1] if len(words) > 1 else None
-
-
-def report(arguments: argparse.Namespace, words: str, facts: Mapping[str, Any], losses: Iterable[str] = ()) -> None:
-    """Say what was done: in words, or as an object."""
-    if arguments.json:
-        print_json(facts)
-    else:
-        print(words)
-    warn(losses)
-
-
-def count(number: int, word: str) -> str:
-    """Say how many of a thing."""
-    return f"{number} {word}{'' if number == 1 else 's'}"

@@ -2,36 +2,33 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import sys
 from collections.abc import Iterable, Iterator
 from functools import partial
 from pathlib import Path
 
-from csa.cli.output import Style, one_line, print_json, print_problem, warn
+from csa.cli.output import Style, count_of, one_line, print_json, print_problem, warn
 from csa.cli.selecting import Unlistable, add_selectors, find_all, open_client
 from csa.errors import RefusedError, UsageError
 from csa.paths import state_root
 from csa.runner.caller import find_caller, refuse_own_lineage
 from csa.runner.sessions.acting import record_act
-from csa.runner.sessions.ending import GRACE_S, Ended, end_all, end_sessions, end_trees, who_asks
+from csa.runner.sessions.ending import GRACE_S, KillResult, end_all, end_sessions, end_trees, who_asks
 from csa.runner.setting import Setting
 from csa.store.liveness import probe
 from csa.store.sessions import Store, Target
 from csa.store.stores import find_stores
 
-TYPE_CHECKING = False  # see csa/structs.py
-if TYPE_CHECKING:
-    import argparse
 
-
-def configure_session_kill(parser: argparse.ArgumentParser) -> None:
+def configure_kill(parser: argparse.ArgumentParser) -> None:
     add_selectors(parser)
     parser.add_argument("--tree", action="store_true", help="and all their descendants")
-    add_how(parser)
+    _add_how(parser)
 
 
-def add_how(parser: argparse.ArgumentParser) -> None:
+def _add_how(parser: argparse.ArgumentParser) -> None:
     """Add what `csa kill` takes as well."""
     parser.add_argument("--force", action="store_true", help="do not ask the supervisors first; the turns are lost")
     parser.add_argument(
@@ -40,7 +37,7 @@ def add_how(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print an array of objects")
 
 
-def execute_session_kill(arguments: argparse.Namespace) -> int:
+def execute_kill(arguments: argparse.Namespace) -> int:
     """End what runs in sessions: the tool, and everything it has started.
 
     The supervisor of each turn is asked to end it, which it does as for Ctrl-C: the outcome is written, the session can
@@ -51,7 +48,7 @@ def execute_session_kill(arguments: argparse.Namespace) -> int:
     would end its own session, or one that it works for; 6 when with --tree a directory cannot be listed, so that nobody
     knows whether a descendant runs there.
     """
-    check_how(arguments)
+    _check_timeout(arguments)
     sessions = find_all(arguments, acts=True)
     setting = sessions[0].setting
     for session in sessions:
@@ -61,15 +58,15 @@ def execute_session_kill(arguments: argparse.Namespace) -> int:
     words = who_asks("session kill", setting.environ)
     targets = [session.target for session in sessions]
     found = end(targets, words=words, grace_s=arguments.timeout, force=arguments.force)
-    return report(noted(setting, "session kill", found), arguments, unlistable)
+    return _report_kills(_note_kills(setting, "session kill", found), arguments, unlistable)
 
 
-def check_how(arguments: argparse.Namespace) -> None:
+def _check_timeout(arguments: argparse.Namespace) -> None:
     if not 0 <= arguments.timeout < float("inf"):
         raise UsageError("--timeout takes a number of seconds, from 0 up.")
 
 
-def noted(setting: Setting, command: str, found: Iterable[Ended]) -> Iterator[Ended]:
+def _note_kills(setting: Setting, command: str, found: Iterable[KillResult]) -> Iterator[KillResult]:
     """Note what was ended in audit.jsonl of its project, as it comes."""
     for ended in found:
         if ended.outcome == "killed":
@@ -79,22 +76,22 @@ def noted(setting: Setting, command: str, found: Iterable[Ended]) -> Iterator[En
         yield ended
 
 
-def report(found: Iterable[Ended], arguments: argparse.Namespace, unlistable: Unlistable) -> int:
+def _report_kills(found: Iterable[KillResult], arguments: argparse.Namespace, unlistable: Unlistable) -> int:
     """Print what came of each session as it comes, and where more may run; return the exit code."""
-    seen: list[Ended] = []
+    seen: list[KillResult] = []
     for ended in found:
         seen.append(ended)
         if ended.error is not None:
             print_problem(ended.error.message, hint=ended.error.hint)
         elif not arguments.json:
-            print(_line(ended), flush=True)
+            print(_kill_in_words(ended), flush=True)
     if arguments.json:
         print_json([ended.to_json() for ended in seen])
     code = unlistable.report(hint="what runs there goes on; end it as the user to whom it belongs")
     return next((ended.error.exit_code for ended in seen if ended.error), code)
 
 
-def _line(ended: Ended) -> str:
+def _kill_in_words(ended: KillResult) -> str:
     if ended.outcome == "not_running":
         return f"{ended.session_id}: not running ({ended.status})"
     known = one_line(f"{ended.tool}, turn {ended.turn}") if ended.tool else "unknown tool"
@@ -106,7 +103,7 @@ def _line(ended: Ended) -> str:
 def configure_kill_all(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--all", action="store_true", help="say that everything is meant")
     parser.add_argument("-y", "--yes", action="store_true", help="do not ask")
-    add_how(parser)
+    _add_how(parser)
 
 
 def execute_kill_all(arguments: argparse.Namespace) -> int:
@@ -118,7 +115,7 @@ def execute_kill_all(arguments: argparse.Namespace) -> int:
     Exits 6 when a session's lock, or a directory in which sessions may be, cannot be read, so that nobody knows whether
     something runs there; all others have been ended then.
     """
-    check_how(arguments)
+    _check_timeout(arguments)
     if not arguments.all:
         raise UsageError("What is to be killed?", hint="csa kill --all, or csa session kill -s SESSION")
     root = Path(state_root(os.environ))
@@ -130,18 +127,20 @@ def execute_kill_all(arguments: argparse.Namespace) -> int:
         )
     words = who_asks("kill --all", os.environ)
     unlistable = Unlistable()
-    states = [(target, probe(target[0].paths(target[1]))) for target in _all(root, unlistable)]
+    states = [(target, probe(target[0].paths(target[1]))) for target in _all_targets(root, unlistable)]
     running = [target for target, liveness in states if liveness.state == "alive"]
     if not running and not unlistable.faults and not any(liveness.fault for _, liveness in states):
         print_json([]) if arguments.json else print("Nothing runs")
         return 0
     if running and not arguments.yes and not _is_confirmed(running):
         return 1
-    found = end_all(lambda: _all(root, unlistable), words=words, grace_s=arguments.timeout, force=arguments.force)
-    return report(noted(open_client().setting, "kill", found), arguments, unlistable)
+    found = end_all(
+        lambda: _all_targets(root, unlistable), words=words, grace_s=arguments.timeout, force=arguments.force
+    )
+    return _report_kills(_note_kills(open_client().setting, "kill", found), arguments, unlistable)
 
 
-def _all(root: Path, unlistable: Unlistable) -> list[Target]:
+def _all_targets(root: Path, unlistable: Unlistable) -> list[Target]:
     """Return all sessions, oldest first: parents before their children."""
     stores = find_stores(root, on_fault=unlistable.note)
     found = [(store, session_id) for store in stores for session_id in store.ids()]
@@ -149,8 +148,8 @@ def _all(root: Path, unlistable: Unlistable) -> list[Target]:
 
 
 def _is_confirmed(running: list[Target]) -> bool:
-    count, projects = len(running), len({store.project for store, _ in running})
-    what = f"{count} session{'s' if count > 1 else ''} in {projects} project{'s' if projects > 1 else ''}"
+    projects = {store.project for store, _ in running}
+    what = f"{count_of(len(running), 'session')} in {count_of(len(projects), 'project')}"
     if not sys.stdin.isatty():
         raise UsageError(f"This would end {what}.", hint="csa kill --all --yes")
     print(f"End {what}? [y/N] ", end="", file=sys.stderr, flush=True)

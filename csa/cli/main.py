@@ -35,7 +35,7 @@ def main(argv: list[str] | None = None) -> int:
 def _run(words: list[str]) -> int:
     _open_standard_streams()
     try:
-        code = _answer(words)
+        code = _execute_words(words)
         sys.stdout.flush()
     except CsaError as error:
         from csa.cli.output import lossy, print_error  # noqa: PLC0415  # hot paths need none of it
@@ -53,7 +53,7 @@ def _run(words: list[str]) -> int:
     return code
 
 
-def _answer(words: list[str]) -> int:
+def _execute_words(words: list[str]) -> int:
     """Import what the words need and no more: scripts and shells ask the first three again and again."""
     if words[:1] in (["--version"], ["-V"]):
         print(f"csa {__version__}")
@@ -63,7 +63,7 @@ def _answer(words: list[str]) -> int:
 
         return print_candidates(words[1:])
     if words[:2] == ["session", "is-alive"]:
-        from csa.cli.quick import is_alive  # noqa: PLC0415  # as above
+        from csa.cli.fast_is_alive import is_alive  # noqa: PLC0415  # as above
 
         if (code := is_alive(words[2:], os.environ)) is not None:
             return code
@@ -81,11 +81,11 @@ def _open_standard_streams() -> None:
             os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # the lowest free descriptor: this one
             setattr(sys, name, open(fd, mode, closefd=False))  # noqa: SIM115  # for as long as we live
     if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors in {"strict", "surrogateescape"}:
-        codecs.register_error("csa", _spell)
+        codecs.register_error("csa", _escape_unencodable)
         sys.stdout.reconfigure(errors="csa")
 
 
-def _spell(error: UnicodeError) -> tuple[str | bytes, int]:
+def _escape_unencodable(error: UnicodeError) -> tuple[str | bytes, int]:
     """Write what the encoding of stdout lacks as an escape; bytes that were no text, as what they were."""
     assert isinstance(error, UnicodeEncodeError)
     first = error.object[error.start]

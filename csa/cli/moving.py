@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -9,11 +10,12 @@ from pathlib import Path
 from typing import IO
 
 from csa.cli.conversation_formats import FORMATS, Document
-from csa.cli.output import one_line, print_json, printable, text_for, warn
+from csa.cli.output import count_of, one_line, print_json, printable, text_for, warn
 from csa.cli.selecting import Unlistable, add_selector, open_client
 from csa.errors import NotFoundError, StateError, UsageError
 from csa.runner.client import Csa
 from csa.runner.sessions.acting import record_act
+from csa.runner.sessions.adoption import adopt_project
 from csa.runner.sessions.exporting import (
     Skipped,
     check_exportable,
@@ -25,11 +27,6 @@ from csa.runner.sessions.exporting import (
 from csa.runner.sessions.importing import Imported, import_archive
 from csa.runner.sessions.listing import SessionInfo
 from csa.store.atomic import sync_file
-
-TYPE_CHECKING = False  # see csa/structs.py
-if TYPE_CHECKING:
-    import argparse
-
 
 ARCHIVE = "archive"
 _BACK = "to have it: csa session restore -s"
@@ -71,7 +68,7 @@ def execute_export(arguments: argparse.Namespace) -> int:
             "--json says what was written to a file; stdout is the archive, or what --format asks for.",
             hint="--json -o FILE, or --format json",
         )
-    client, selector = open_client(), _selector(arguments)
+    client, selector = open_client(), _selector_or_all(arguments)
     unlistable = Unlistable()
     infos = (
         choose_sessions(client.session(selector, retired=True), with_tree=arguments.tree, on_fault=unlistable.note)
@@ -90,19 +87,19 @@ def execute_export(arguments: argparse.Namespace) -> int:
             raise StateError(fault.path, fault.problem, hint="--skip-corrupted leaves out what is there")
         skips = {"skip_corrupted": arguments.skip_corrupted, "skip_running": arguments.skip_running}
         kept, skipped = check_exportable(infos, **skips)
-        more = _write(arguments.output, lambda stream: write_archive(client.setting, kept, stream, **skips))
+        more = _write_output(arguments.output, lambda stream: write_archive(client.setting, kept, stream, **skips))
         left = {item.what for item in more}  # what has begun to run in this moment
         written = [info.session_id for info in kept if info.session_id not in left]
-        _report(arguments, written, [*left_out, *skipped, *more])
+        _report_export(arguments, written, [*left_out, *skipped, *more])
     else:
         readable = [info for info in infos if info.record.fault is None]
-        _write(arguments.output, lambda stream: _write_documents(client, readable, arguments.format, stream))
+        _write_output(arguments.output, lambda stream: _write_documents(client, readable, arguments.format, stream))
         skipped = [Skipped(i.session_id, i.record.fault.message) for i in infos if i.record.fault]
-        _report(arguments, [info.session_id for info in readable], [*left_out, *skipped])
+        _report_export(arguments, [info.session_id for info in readable], [*left_out, *skipped])
     return 0
 
 
-def _selector(arguments: argparse.Namespace) -> str | None:
+def _selector_or_all(arguments: argparse.Namespace) -> str | None:
     """Return the session that is named; None for all."""
     given = [text for text in (arguments.session, arguments.session_option) if text is not None]
     if len(given) + arguments.all != 1:
@@ -124,7 +121,7 @@ def _documents(client: Csa, infos: Sequence[SessionInfo]) -> Iterator[Document]:
         yield Document(info.session_id, about, read_messages(client.setting, info))
 
 
-def _write(output: str | None, write: Callable[[IO[bytes]], list[Skipped]]) -> list[Skipped]:
+def _write_output(output: str | None, write: Callable[[IO[bytes]], list[Skipped]]) -> list[Skipped]:
     """Write to stdout, or to a file, which appears, or replaces an old one, only when it is whole.
 
     A link stays, and what it leads to is replaced. A device, a pipe, or what only a descriptor still names is written
@@ -139,7 +136,7 @@ def _write(output: str | None, write: Callable[[IO[bytes]], list[Skipped]]) -> l
     if target.is_dir():
         raise UsageError(f"{output} is a directory.")
     if os.path.exists(output) and not target.is_file():
-        with open(output, "wb", opener=_existing) as file:
+        with open(output, "wb", opener=_open_existing) as file:
             return write(file)
     temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:
@@ -153,7 +150,7 @@ def _write(output: str | None, write: Callable[[IO[bytes]], list[Skipped]]) -> l
     return skipped
 
 
-def _existing(path: str, flags: int) -> int:
+def _open_existing(path: str, flags: int) -> int:
     return os.open(path, flags & ~os.O_CREAT | os.O_CLOEXEC)
 
 
@@ -161,7 +158,7 @@ def _private(path: str, flags: int) -> int:
     return os.open(path, flags | os.O_CLOEXEC, 0o600)
 
 
-def _report(arguments: argparse.Namespace, written: Sequence[str], skipped: Sequence[Skipped]) -> None:
+def _report_export(arguments: argparse.Namespace, written: Sequence[str], skipped: Sequence[Skipped]) -> None:
     if arguments.json:
         path = Path(arguments.output).absolute()
         left_out = [{"what": item.what, "why": item.why} for item in skipped]
@@ -196,13 +193,13 @@ def execute_import(arguments: argparse.Namespace) -> int:
             raise UsageError("An archive is not read from a terminal.", hint="csa session import FILE")
         imported = import_archive(setting, sys.stdin.buffer, new_ids=arguments.new_ids)
     else:
-        with _open(arguments.archive) as file:
+        with _open_archive(arguments.archive) as file:
             imported = import_archive(setting, file, new_ids=arguments.new_ids)
     for item in imported:
         loss = record_act(setting, "session import", item.session_id, what="imported", old_id=item.old_id)
         warn([loss] if loss else [])
     if arguments.json:
-        print_json([_to_json(item) for item in imported])
+        print_json([_imported_to_json(item) for item in imported])
         return 0
     for item in imported:
         print(f"{item.session_id}  {one_line(item.description)}")
@@ -212,14 +209,14 @@ def execute_import(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _open(path: str) -> IO[bytes]:
+def _open_archive(path: str) -> IO[bytes]:
     try:
         return Path(path).open("rb")
     except FileNotFoundError as error:
         raise NotFoundError(f"There is no file {path}.") from error
 
 
-def _to_json(item: Imported) -> dict[str, object]:
+def _imported_to_json(item: Imported) -> dict[str, object]:
     return {
         "id": item.session_id,
         "old_id": item.old_id,
@@ -249,8 +246,6 @@ def execute_adopt(arguments: argparse.Namespace) -> int:
     Exits 3 when there are no sessions of that directory, 4 when some had to stay behind, and 5 when the directory is
     still there (--force takes its sessions nevertheless).
     """
-    from csa.runner.sessions.adoption import adopt_project  # noqa: PLC0415  # help needs none of it
-
     client = open_client()
     adoption = adopt_project(client.setting, arguments.old, force=arguments.force, dry_run=arguments.dry_run)
     if arguments.json:
@@ -268,8 +263,7 @@ def execute_adopt(arguments: argparse.Namespace) -> int:
         verb = "would adopt" if arguments.dry_run else "adopted"
         for session_id in adoption.moved:
             print(f"{verb} {session_id}")
-        count = len(adoption.moved)
-        print(f"{verb} {count} session{'' if count == 1 else 's'} of {adoption.old}")
+        print(f"{verb} {count_of(len(adoption.moved), 'session')} of {adoption.old}")
     warn(f"{session_id} stays behind: {why}" for session_id, why in adoption.left)
     warn(f"{session_id} is no longer called {name}: a session here is" for session_id, name in adoption.renamed)
     warn(adoption.warnings)

@@ -11,7 +11,8 @@ from csa.ids import is_session_id
 
 TYPE_CHECKING = False  # see csa/structs.py
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    import argparse
+    from collections.abc import Iterable, Mapping
     from typing import IO, Any
 
 _INFINITY = float("inf")
@@ -63,6 +64,20 @@ def warn(losses: Iterable[str]) -> None:
     with lossy(sys.stderr):
         for loss in losses:
             print(f"warning: {printable(loss)}", file=sys.stderr)
+
+
+def print_act(arguments: argparse.Namespace, words: str, facts: Mapping[str, Any], losses: Iterable[str] = ()) -> None:
+    """Say what was done: in words, or as an object."""
+    if arguments.json:
+        print_json(facts)
+    else:
+        print(words)
+    warn(losses)
+
+
+def count_of(number: int, one: str, many: str | None = None) -> str:
+    """Say how many of a thing."""
+    return f"{number} {one if number == 1 else many or f'{one}s'}"
 
 
 def print_json(value: Any) -> None:

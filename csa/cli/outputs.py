@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
 import time
 from collections.abc import Sequence
@@ -12,17 +13,14 @@ from csa.cli.event_lines import EventPrinter, join_chunks, print_file, print_tra
 from csa.cli.output import Style, one_line, print_json, text_for
 from csa.cli.reads import find_to_read
 from csa.cli.selecting import add_selector, find_one
+from csa.cli.signs import about_sessions, signs_of_life
 from csa.errors import NotFoundError, UsageError
 from csa.model.state import format_time
 from csa.paths import SessionPaths
+from csa.runner.caller import refuse_endless_wait
 from csa.store.artifacts import Artifact, copy_artifacts, find_artifacts
 from csa.store.following import follow
 from csa.store.sessions import format_age
-
-TYPE_CHECKING = False  # see csa/structs.py
-if TYPE_CHECKING:
-    import argparse
-
 
 _LOOK_S = 0.05
 
@@ -52,17 +50,13 @@ def execute_logs(arguments: argparse.Namespace) -> int:
     session = find_to_read(arguments, "session logs")
     paths = session.files
     if arguments.follow:
-        from csa.runner.caller import refuse_endless_wait  # noqa: PLC0415  # only this waits
-
         refuse_endless_wait(session.setting.caller, session.session_id, verb="follow")
-        from csa.cli.signs import about_sessions, signs_of_life  # noqa: PLC0415  # as above
-
         with signs_of_life(session.setting.caller) as signs:
             signs.about(about_sessions([session.target]))
-            _follow(paths, arguments)
+            _follow_events(paths, arguments)
         return 0
     if arguments.raw or arguments.system:
-        log = _log(paths, arguments.turn, "stdout.log" if arguments.raw else "supervisor.log")
+        log = _find_log(paths, arguments.turn, "stdout.log" if arguments.raw else "supervisor.log")
         print_file(log, tail=arguments.tail, is_stamped=not arguments.raw)
         return 0
     count = _print_transcript(paths, arguments)
@@ -71,7 +65,7 @@ def execute_logs(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _follow(paths: SessionPaths, arguments: argparse.Namespace) -> None:
+def _follow_events(paths: SessionPaths, arguments: argparse.Namespace) -> None:
     """Print what there is, and what comes; that is printed at once, also in a pipe."""
     if arguments.raw or arguments.system or arguments.turn is not None:
         raise UsageError(
@@ -99,7 +93,7 @@ def _print_transcript(paths: SessionPaths, arguments: argparse.Namespace) -> int
     return count
 
 
-def _log(paths: SessionPaths, turn: int | None, name: str) -> Path:
+def _find_log(paths: SessionPaths, turn: int | None, name: str) -> Path:
     """Return a log of a turn; of the last one that has begun where none is given."""
     if turn is None:
         turn = max((int(path.name[5:]) for path in paths.output.glob("turn-*") if path.name[5:].isdigit()), default=0)
@@ -134,7 +128,7 @@ def execute_artifacts(arguments: argparse.Namespace) -> int:
         copies = copy_artifacts(artifacts, Path(arguments.copy_to).absolute())
     if arguments.json:
         targets = [{"copied_to": str(path)} for path in copies] or [{} for _ in artifacts]
-        print_json([{**_to_json(item), **target} for item, target in zip(artifacts, targets, strict=True)])
+        print_json([{**_artifact_to_json(item), **target} for item, target in zip(artifacts, targets, strict=True)])
     elif copies:
         print("\n".join(text_for(sys.stdout, str(path)) for path in copies))
     else:
@@ -156,7 +150,7 @@ def _print_artifacts(artifacts: Sequence[Artifact]) -> None:
         print(f"{style(numbers, 'dim')}  {one_line(item.name)}{out}")
 
 
-def _to_json(item: Artifact) -> dict[str, object]:
+def _artifact_to_json(item: Artifact) -> dict[str, object]:
     return {
         "path": str(item.path),
         "name": item.name,

@@ -27,13 +27,13 @@ class _Formatter(argparse.HelpFormatter):
     def format_help(self) -> str:
         """Show an option whose value may be left out as it has to be given: with an equals sign."""
         text = re.sub(r"(--[a-z-]+) \[([A-Z]+)\]", r"\1[=\2]", super().format_help())
-        return "".join(map(_fold, text.splitlines(keepends=True)))
+        return "".join(map(_fold_help_line, text.splitlines(keepends=True)))
 
     def _fill_text(self, text: str, width: int, indent: str) -> str:
         return "\n\n".join(super(_Formatter, self)._fill_text(part, width, indent) for part in text.split("\n\n"))
 
 
-def _fold(line: str) -> str:
+def _fold_help_line(line: str) -> str:
     """Break a line that argparse has left too long for a narrow terminal."""
     if len(line) <= help_width() + 1:
         return line

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
 
-from csa.cli.editing import count
-from csa.cli.output import Style, cut, lossy, one_line, print_json, terminal_width, warn
+from csa.cli.output import Style, count_of, cut, lossy, one_line, print_json, terminal_width, warn
 from csa.cli.selecting import add_selector, find_one, open_client
+from csa.cli.session_checkpoints import to_json
 from csa.errors import StateError
 from csa.model.clock import local_clock
-
-TYPE_CHECKING = False  # see csa/structs.py
-if TYPE_CHECKING:
-    import argparse
-
+from csa.runner.sessions.acting import record_act
+from csa.runner.sessions.history import session_log
+from csa.runner.sessions.repairing import repair_session
+from csa.runner.turns.checkpointing import checkpoint_session
+from csa.store.checking import check_names, check_session
 
 _STYLES = {"error": "red", "warning": "yellow", "info": "dim"}
 
@@ -31,8 +32,6 @@ def execute_validate(arguments: argparse.Namespace) -> int:
 
     Exits 0 when there is no error, and 6 when there is.
     """
-    from csa.store.checking import check_names, check_session  # noqa: PLC0415  # help needs none of it
-
     is_one = arguments.session is not None or arguments.session_option is not None
     one = find_one(arguments, retired=True) if is_one else None
     store = one.store if one else open_client().store
@@ -47,7 +46,7 @@ def execute_validate(arguments: argparse.Namespace) -> int:
             print(f"{style(problem.severity, _STYLES[problem.severity])}: {one_line(str(problem))}")
     damaged = dict.fromkeys(problem.session_id for problem in problems if problem.severity == "error")
     if not arguments.json:
-        print(f"{count(len(ids), 'session')} checked, {len(damaged)} damaged")
+        print(f"{count_of(len(ids), 'session')} checked, {len(damaged)} damaged")
     if damaged and not arguments.json:
         with lossy(sys.stderr):
             print(f"hint: csa session repair --dry-run -s {next(iter(damaged))}", file=sys.stderr)
@@ -76,8 +75,6 @@ def execute_repair(arguments: argparse.Namespace) -> int:
 
     Exits 0 when nothing is damaged any more, and 6 when something is.
     """
-    from csa.runner.sessions.repairing import repair_session  # noqa: PLC0415  # help needs none of it
-
     session = find_one(arguments, retired=True, acts=not arguments.dry_run)
     repair = repair_session(session, dry_run=arguments.dry_run, steal=arguments.steal)
     if arguments.json:
@@ -108,10 +105,6 @@ def execute_checkpoint(arguments: argparse.Namespace) -> int:
     bound to it. The project's own repository is not touched. Prints the commit. A running session can be put on record
     too.
     """
-    from csa.cli.session_checkpoints import to_json  # noqa: PLC0415  # --help needs none of it
-    from csa.runner.sessions.acting import record_act  # noqa: PLC0415  # as above
-    from csa.runner.turns.checkpointing import checkpoint_session  # noqa: PLC0415  # as above
-
     session = find_one(arguments, acts=True)
     made, losses = checkpoint_session(session, label=arguments.label)
     loss = record_act(
@@ -141,8 +134,6 @@ def execute_log(arguments: argparse.Namespace) -> int:
     The commits are those between the heads that csa saw before and after each turn; what others committed meanwhile is
     among them. Works without a repository, where there are only checkpoints.
     """
-    from csa.runner.sessions.history import session_log  # noqa: PLC0415  # --help needs none of it
-
     session = find_one(arguments, retired=True)
     refusals: dict[str, None] = {}  # each is said once
     entries = session_log(session, on_refusal=refusals.setdefault)

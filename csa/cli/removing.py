@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
 from datetime import UTC, datetime
 
-from csa.cli.editing import report
-from csa.cli.output import lossy, one_line, print_error, print_json, warn
+from csa.cli.collected import Counter, days, print_items, print_report, read_rule, summary, warn_of_rest
+from csa.cli.output import count_of, lossy, one_line, print_act, print_error, print_json, warn
 from csa.cli.selecting import (
     add_selector,
     announce_elsewhere,
@@ -16,10 +17,11 @@ from csa.cli.selecting import (
     selected,
 )
 from csa.errors import CsaError, UsageError
-
-TYPE_CHECKING = False  # see csa/structs.py
-if TYPE_CHECKING:
-    import argparse
+from csa.runner.session import find_retired
+from csa.runner.sessions.collecting import collect
+from csa.runner.sessions.removal import delete_session, find_to_delete, living_children, restore_session
+from csa.runner.turns.leftovers import find_leftovers, reap
+from csa.runner.waking import wake_parked
 
 
 def configure_delete(parser: argparse.ArgumentParser) -> None:
@@ -46,12 +48,6 @@ def execute_delete(arguments: argparse.Namespace) -> int:
     selectors = [*arguments.sessions, *arguments.more]
     if not selectors:
         raise UsageError("Name a session.", hint="csa session list")
-    from csa.runner.sessions.removal import (  # noqa: PLC0415  # help needs none of it
-        delete_session,
-        find_to_delete,
-        living_children,
-    )
-
     client = open_client()
     done, exit_code = [], 0
     for session in find_to_delete(client.setting, selectors):
@@ -91,9 +87,6 @@ def execute_restore(arguments: argparse.Namespace) -> int:
 
     It counts as used now, and no longer expires. If another session has got its name meanwhile, it comes back without.
     """
-    from csa.runner.session import find_retired  # noqa: PLC0415  # help needs none of it
-    from csa.runner.sessions.removal import restore_session  # noqa: PLC0415  # help needs none of it
-
     client = open_client()
     session = find_retired(client.setting, selected(arguments))
     announce_elsewhere(client, session)
@@ -101,13 +94,11 @@ def execute_restore(arguments: argparse.Namespace) -> int:
     state = restored.state
     lost = [f"another session is called {restored.lost_name} now; this one has no name"] if restored.lost_name else []
     facts = {"session_id": state.session_id, "phase": state.phase, "name": state.name}
-    report(arguments, f"restored {state.session_id}", facts, [*lost, *restored.losses])
+    print_act(arguments, f"restored {state.session_id}", facts, [*lost, *restored.losses])
     return 0
 
 
 def configure_clean(parser: argparse.ArgumentParser) -> None:
-    from csa.cli.collected import days  # noqa: PLC0415  # as in execute
-
     which = parser.add_mutually_exclusive_group(required=True)
     which.add_argument("--days", type=days, metavar="N", help="sessions not used for more than N whole days")
     which.add_argument("--older-than", metavar="TIME", help="the same, as a time: 7d, 12h, 30m")
@@ -130,16 +121,6 @@ def execute_clean(arguments: argparse.Namespace) -> int:
 
     Exits 0 also when there is nothing to do, and 1 when something could not be removed.
     """
-    from csa.cli.collected import (  # noqa: PLC0415  # help needs none of it
-        Counter,
-        print_items,
-        print_report,
-        read_rule,
-        summary,
-        warn_of_rest,
-    )
-    from csa.runner.sessions.collecting import collect  # noqa: PLC0415  # as above
-
     client, dry_run = open_client(), arguments.dry_run
     setting = client.setting
     rule, counter = read_rule(arguments, setting), Counter()
@@ -164,8 +145,6 @@ def execute_clean(arguments: argparse.Namespace) -> int:
 
 
 def configure_gc(parser: argparse.ArgumentParser) -> None:
-    from csa.cli.collected import days  # noqa: PLC0415  # as in execute
-
     parser.add_argument(
         "--days", type=days, metavar="N", required=True, help="sessions not used for more than N whole days"
     )
@@ -185,18 +164,6 @@ def execute_gc(arguments: argparse.Namespace) -> int:
     Prints one line when something was done, and nothing when there was nothing to do. Exits 0 in both cases, and 1 when
     something could not be removed.
     """
-    from csa.cli.collected import (  # noqa: PLC0415  # help needs none of it
-        Counter,
-        print_items,
-        print_report,
-        read_rule,
-        summary,
-        warn_of_rest,
-    )
-    from csa.runner.sessions.collecting import collect  # noqa: PLC0415  # as above
-    from csa.runner.turns.leftovers import find_leftovers, reap  # noqa: PLC0415  # as above
-    from csa.runner.waking import wake_parked  # noqa: PLC0415  # as above
-
     setting, dry_run, counter = open_client().setting, arguments.dry_run, Counter()
     root = setting.store.root
     stores = find_projects(root) if arguments.all_projects else [setting.store]
@@ -229,13 +196,11 @@ def execute_gc(arguments: argparse.Namespace) -> int:
         print_items(report, dry_run=True, with_project=arguments.all_projects)
         for orphan in orphans:
             print(f"process {orphan.pid} of session {orphan.session_dir.name}: {one_line(orphan.command)}")
-    words = [summary(report, dry_run=dry_run)] + ([f"ended {_processes(len(ended))}"] if ended else [])
+    words = [summary(report, dry_run=dry_run)] + (
+        [f"ended {count_of(len(ended), 'process', 'processes')}"] if ended else []
+    )
     words += [f"{session_id} goes on, its quota has returned" for session_id in woken]
     if said := "; ".join(word for word in words if word):
         print(f"csa gc: {said}")
     warn_of_rest(report, damaged=dry_run or sys.stderr.isatty())
     return 1 if report.failures else 0
-
-
-def _processes(count: int) -> str:
-    return f"{count} process{'' if count == 1 else 'es'}"

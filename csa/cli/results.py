@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
 
 from csa.cli.output import print_json, print_problem, text_for
@@ -12,8 +13,6 @@ from csa.model.result import NO_NEW_CONVERSATION, UNKNOWN_CONVERSATION, RunResul
 
 TYPE_CHECKING = False  # see csa/structs.py
 if TYPE_CHECKING:
-    import argparse
-
     from csa.model.result import RunResult
 
 
@@ -37,11 +36,11 @@ def execute_result(arguments: argparse.Namespace) -> int:
     if result.text:
         print(text_for(sys.stdout, result.text))
     if result.status != "succeeded":
-        print_problem(f"turn {result.turn} {_why(result)}", hint=failure_hint(result))
+        print_problem(f"turn {result.turn} {_end_in_words(result)}", hint=failure_hint(result))
     return 0
 
 
-def _why(result: RunResult) -> str:
+def _end_in_words(result: RunResult) -> str:
     """Say how a turn ended. One that was cancelled has no error; where there is no answer, its summary says who did."""
     known = result.error_message or ("" if result.text else result.summary)
     if known in {"", result.status}:

@@ -9,6 +9,7 @@ is missing or not logged in, 8 when the provider limits the rate or a quota is u
 
 from __future__ import annotations
 
+import argparse
 import math
 import signal
 import sys
@@ -19,25 +20,27 @@ from pathlib import Path
 from csa.cli.output import lossy, print_json, printable, text_for, to_json, warn
 from csa.cli.results import print_failure
 from csa.cli.run_request import request_from
+from csa.cli.selecting import announce
+from csa.cli.signs import about_sessions, signs_of_life
 from csa.errors import UsageError
 from csa.model.config import AUTO, TRANSPORTS
 from csa.model.permission import Permission
 from csa.model.result import RunResult
+from csa.process.launch import become_subreaper
 from csa.process.wakeup import heeded
 from csa.runner.client import Csa
+from csa.runner.on_finish import FollowUp, run_on_finish
 from csa.runner.request import RunRequest
+from csa.runner.turns.ahead import load_at_once
 from csa.runner.turns.patience import try_until_free
 from csa.runner.turns.plan import TurnPlan
 from csa.store.locks import Heeding
 
 TYPE_CHECKING = False  # see csa/structs.py
 if TYPE_CHECKING:
-    import argparse
-
     from csa.cli.progress import Progress
     from csa.cli.signs import Signs
     from csa.model.events import Event
-    from csa.runner.on_finish import FollowUp
     from csa.runner.turns.turn import Turn
 
 _PIECE = 1 << 10  # characters, so that they are no more than PIPE_BUF bytes
@@ -147,15 +150,13 @@ def execute(arguments: argparse.Namespace) -> int:
         return 0
     if client.caller is None:
         _wake_parked(client)
-    from csa.cli.signs import signs_of_life  # noqa: PLC0415  # a dry run and a usage error say all at once
-
     with signs_of_life(client.caller, quiet=arguments.quiet) as signs:
         if arguments.detach:
             return _detach(client, request, arguments)
         if arguments.wait is None:
-            return _carry_out(client, request, arguments, signs)
+            return _run_turn(client, request, arguments, signs)
         return try_until_free(
-            lambda: _carry_out(client, request, arguments, signs),
+            lambda: _run_turn(client, request, arguments, signs),
             limit_s=arguments.wait,
             tell=_teller(signs, quiet=arguments.quiet),
         )
@@ -171,7 +172,6 @@ def _wake_parked(client: Csa) -> None:
 
 def _teller(signs: Signs, *, quiet: bool) -> Callable[[str], None]:
     """Return what says on stderr what is waited for."""
-    from csa.runner.turns.ahead import load_at_once  # noqa: PLC0415  # few runs wait
 
     def tell(words: str) -> None:
         signs.about(lambda: f"waiting: {words}")
@@ -183,17 +183,14 @@ def _teller(signs: Signs, *, quiet: bool) -> Callable[[str], None]:
     return tell
 
 
-def _carry_out(client: Csa, request: RunRequest, arguments: argparse.Namespace, signs: Signs) -> int:
+def _run_turn(client: Csa, request: RunRequest, arguments: argparse.Namespace, signs: Signs) -> int:
     """Plan the turn, run it and print its answer. BusyError and FullError come before anything is done."""
-    from csa.cli.signs import about_sessions  # noqa: PLC0415  # as its caller
-    from csa.process.launch import become_subreaper  # noqa: PLC0415  # a dry run and a usage error need none of this
-
     become_subreaper()
     faults: list[OSError] = []
     plan = client.plan(request)
     follow_up = _follow_up(client, arguments)
     with noted_signals() as noted:
-        with Heeding(lambda: _leave(noted)):
+        with Heeding(lambda: _leave_on_signal(noted)):
             opening = client.begin(request, plan)
         _announce(client, plan.state.session_id, str(plan.setting.store.project))
         signs.about(about_sessions([(plan.setting.store, plan.state.session_id)]))
@@ -204,12 +201,12 @@ def _carry_out(client: Csa, request: RunRequest, arguments: argparse.Namespace, 
         events_on_terminal = arguments.stream_json and sys.stdout.isatty()  # a line there would spoil a redrawn view
         progress = make_progress(client, quiet=arguments.quiet, plain=events_on_terminal)
         turn = client.attend(opening)
-        anyio.run(_drive, turn, progress, faults if arguments.stream_json else None, noted)
+        anyio.run(_drive_turn, turn, progress, faults if arguments.stream_json else None, noted)
     assert turn.result is not None
     unprinted = _print_outcome(turn, turn.result, arguments)
     if follow_up:
         signs.about(lambda: "the turn has ended; --on-finish runs")
-        _finish(follow_up, client, turn.result)
+        _run_follow_up(follow_up, client, turn.result)
     if faults and not isinstance(faults[0], BrokenPipeError):
         raise faults[0]
     if unprinted:
@@ -220,8 +217,6 @@ def _carry_out(client: Csa, request: RunRequest, arguments: argparse.Namespace, 
 def _announce(client: Csa, session_id: str, project: str) -> None:
     """Say where the turn runs, if that is another project."""
     if project != str(client.store.project):
-        from csa.cli.selecting import announce  # noqa: PLC0415  # most turns run here
-
         announce(session_id, project)
 
 
@@ -250,15 +245,11 @@ def _follow_up(client: Csa, arguments: argparse.Namespace) -> FollowUp | None:
     command = config.on_finish if arguments.on_finish is None else arguments.on_finish
     if not command:
         return None
-    from csa.runner.on_finish import FollowUp  # noqa: PLC0415  # only this needs it
-
     limit_s = config.on_finish_timeout_s if arguments.on_finish_timeout is None else arguments.on_finish_timeout
     return FollowUp(command, limit_s or None)
 
 
-def _finish(follow_up: FollowUp, client: Csa, result: RunResult) -> None:
-    from csa.runner.on_finish import run_on_finish  # noqa: PLC0415  # loaded with FollowUp
-
+def _run_follow_up(follow_up: FollowUp, client: Csa, result: RunResult) -> None:
     sys.stdout.flush()
     directory = str(client.setting.directory)
     problems = run_on_finish(follow_up, result, environ=client.setting.environ, directory=directory)
@@ -277,13 +268,13 @@ def noted_signals() -> Iterator[list[int]]:
             signal.signal(number, handler)
 
 
-def _leave(noted: list[int]) -> None:
+def _leave_on_signal(noted: list[int]) -> None:
     """Obey a signal that came while the turn could not yet begin."""
     if noted:
         raise SystemExit(128 + noted[0])
 
 
-async def _drive(turn: Turn, progress: Progress, stream_faults: list[OSError] | None, noted: list[int]) -> None:
+async def _drive_turn(turn: Turn, progress: Progress, stream_faults: list[OSError] | None, noted: list[int]) -> None:
     """Run the turn and show it; with a list for faults, its events go to stdout as they come.
 
     `noted` are the signals that came before.

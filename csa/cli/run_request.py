@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
 from datetime import timedelta
 from pathlib import Path
@@ -11,14 +12,10 @@ from csa.model.duration import parse_duration, parse_on_quota
 from csa.model.permission import Permission
 from csa.runner.request import RunRequest
 
-TYPE_CHECKING = False  # see csa/structs.py
-if TYPE_CHECKING:
-    import argparse
-
 
 def request_from(arguments: argparse.Namespace) -> RunRequest:
     return RunRequest(
-        prompt=_prompt(arguments),
+        prompt=_read_prompt(arguments),
         tool=arguments.tool,
         transport=arguments.transport,
         session=arguments.session,
@@ -39,7 +36,7 @@ def request_from(arguments: argparse.Namespace) -> RunRequest:
         idle_timeout_s=arguments.idle_timeout,
         keep_background=arguments.keep_background,
         retries=arguments.retries,
-        fallback=_words(arguments.fallback),
+        fallback=_split_names(arguments.fallback),
         park_limit_s=_park_limit(arguments.on_quota),
         handoff=False if arguments.no_handoff else None,
         budget_tokens=arguments.budget_tokens,
@@ -49,7 +46,7 @@ def request_from(arguments: argparse.Namespace) -> RunRequest:
     )
 
 
-def _words(text: str | None) -> tuple[str, ...] | None:
+def _split_names(text: str | None) -> tuple[str, ...] | None:
     """Split a list of names; an empty one is none, and None is left to the configuration."""
     return None if text is None else tuple(word.strip() for word in text.split(",") if word.strip())
 
@@ -68,7 +65,7 @@ def _park_limit(text: str | None) -> float | None:
     return limit.total_seconds()
 
 
-def _prompt(arguments: argparse.Namespace) -> str:
+def _read_prompt(arguments: argparse.Namespace) -> str:
     """Put the prompt together. stdin is read only where it is asked for, or is the only source."""
     words = arguments.prompt if arguments.prompt not in {None, "-"} else None
     if words is not None and arguments.prompt_file is not None:

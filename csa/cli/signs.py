@@ -13,7 +13,9 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 
+from csa.cli.describe import describe, elapsed
 from csa.cli.output import cut, has_room, one_line, printable
+from csa.store.observer import Observer
 
 TYPE_CHECKING = False  # see csa/structs.py
 if TYPE_CHECKING:
@@ -49,7 +51,7 @@ class Signs:
     def _speak(self) -> None:
         while not self._over.wait(self._interval_s):
             with suppress(OSError, ValueError):  # nobody reads it, or it is closed
-                _write(f"csa: {self._line()}")
+                _write_line(f"csa: {self._line()}")
 
     def _line(self) -> str:
         try:
@@ -58,7 +60,7 @@ class Signs:
             return f"waiting for {time.monotonic() - self._began:.0f} s"
 
 
-def _write(line: str) -> None:
+def _write_line(line: str) -> None:
     content = f"{cut(printable(one_line(line)), _WIDTH)}\n".encode("utf-8", "replace")
     if has_room(sys.stderr):
         os.write(sys.stderr.fileno(), content)
@@ -80,9 +82,6 @@ def about_sessions(targets: Sequence[Target]) -> Callable[[], str]:
     """Return words for what sessions do just now: the first that runs, and how many others do."""
 
     def words() -> str:
-        from csa.cli.describe import describe  # noqa: PLC0415  # few commands go on for so long
-        from csa.store.observer import Observer  # noqa: PLC0415  # as above
-
         sights = [Observer(store, describe).sight(session_id) for store, session_id in targets]
         seen = [sight for sight in sights if sight and sight.status == "running"]
         if not seen:
@@ -95,8 +94,6 @@ def about_sessions(targets: Sequence[Target]) -> Callable[[], str]:
 
 def doing(sight: Sight, *, now: float) -> str:
     """Say who does what, and for how long its turn has been running."""
-    from csa.cli.describe import elapsed  # noqa: PLC0415  # as above
-
     time_s = elapsed(max(0.0, now - sight.started_at)) if sight.started_at else ""
     who = " ".join(filter(None, (sight.record.session_id[:_SHORT_ID], sight.tool, time_s)))
     return f"{who}: {sight.doing or 'running'}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import signal
 import sys
 import time
@@ -9,6 +10,7 @@ from collections.abc import Iterator
 
 from csa.cli.describe import elapsed
 from csa.cli.output import STATUS_STYLES, Style, hint_of, lossy, one_line, print_json, print_problem, text_for, warn
+from csa.cli.progress import Progress, Subject, make_progress, room_on
 from csa.cli.results import print_failure
 from csa.cli.selecting import (
     Unlistable,
@@ -28,16 +30,13 @@ from csa.model.usage import Usage
 from csa.runner.caller import refuse_endless_wait, refuse_own_lineage
 from csa.runner.client import Csa
 from csa.runner.session import Session, follow_resumed
-from csa.runner.sessions.waiting import EXIT_BUSY, Ending, await_endings, waiters_exit_code
+from csa.runner.sessions.waiting import EXIT_BUSY, WaitResult, await_endings, waiters_exit_code
 from csa.store.following import follow
 from csa.store.taking import refuse_busy
 from csa.structs import Struct
 
 TYPE_CHECKING = False  # see csa/structs.py
 if TYPE_CHECKING:
-    import argparse
-
-    from csa.cli.progress import Progress, Subject
     from csa.store.owner import Owner
 
 
@@ -71,11 +70,11 @@ def execute_wait(arguments: argparse.Namespace) -> int:
         _refuse_endless(sessions, arguments)
     with signs_of_life(sessions[0].setting.caller) as signs:
         signs.about(about_sessions([session.target for session in sessions]))
-        return _await(sessions, arguments)
+        return _print_wait_results(sessions, arguments)
 
 
-def _await(sessions: list[Session], arguments: argparse.Namespace) -> int:
-    endings: dict[tuple[str, str], Ending] = {}
+def _print_wait_results(sessions: list[Session], arguments: argparse.Namespace) -> int:
+    endings: dict[tuple[str, str], WaitResult] = {}
     unlistable = Unlistable()
     for ending in await_endings(
         [session.target for session in sessions],
@@ -88,7 +87,7 @@ def _await(sessions: list[Session], arguments: argparse.Namespace) -> int:
         if ending.fault is not None:
             print_problem(ending.fault.message, hint=hint_of(ending.fault))
         elif not arguments.json and ending.status != "running":
-            _print_line(ending)
+            _print_wait_result(ending)
     if arguments.json:
         print_json([ending.to_json() for ending in endings.values()])
     code = unlistable.report(hint="what runs there is not waited for; wait as the user to whom it belongs")
@@ -103,7 +102,7 @@ def _await(sessions: list[Session], arguments: argparse.Namespace) -> int:
         return EXIT_BUSY
     named = [session.store.key(session.session_id) for session in sessions]
     known = [endings[key] for key in (*named, *endings) if key in endings]
-    return _exit_code(known, arguments) or code
+    return _first_exit_code(known, arguments) or code
 
 
 def _refuse_endless(sessions: list[Session], arguments: argparse.Namespace) -> None:
@@ -113,13 +112,13 @@ def _refuse_endless(sessions: list[Session], arguments: argparse.Namespace) -> N
             refuse_own_lineage(session.setting.caller, session.session_id, verb="wait for the tree of")
 
 
-def _exit_code(endings: list[Ending], arguments: argparse.Namespace) -> int:
+def _first_exit_code(endings: list[WaitResult], arguments: argparse.Namespace) -> int:
     """Return the first code that is not 0; with --any that of the first to end counts, where one has ended."""
     first = [ending for ending in endings if ending.is_known] if arguments.any else []
     return next((ending.exit_code for ending in first or endings if ending.exit_code), 0)
 
 
-def _print_line(ending: Ending) -> None:
+def _print_wait_result(ending: WaitResult) -> None:
     style = Style(sys.stdout)
     facts = [ending.tool, f"turn {ending.turn}" if ending.turn else ""]
     facts.append("" if ending.duration_s is None else elapsed(ending.duration_s))
@@ -168,7 +167,7 @@ def execute_attach(arguments: argparse.Namespace) -> int:
     if liveness.state == "alive" and liveness.owner is not None:
         with signs_of_life(client.caller, quiet=arguments.quiet) as signs:
             signs.about(about_sessions([session.target]))
-            number = _follow(client, session, liveness.owner, seen, quiet=arguments.quiet)
+            number = _follow_turn(client, session, liveness.owner, seen, quiet=arguments.quiet)
         if number is not None:
             print(f"csa: detached; session {session_id} goes on", file=sys.stderr)
             print(f"hint: csa session attach -s {session_id}", file=sys.stderr)
@@ -231,11 +230,9 @@ def _print_end(session: Session, seen: _Seen, *, as_json: bool) -> int:
     return code
 
 
-def _follow(client: Csa, session: Session, owner: Owner, seen: _Seen, *, quiet: bool) -> int | None:
+def _follow_turn(client: Csa, session: Session, owner: Owner, seen: _Seen, *, quiet: bool) -> int | None:
     """Show what happens until the turn has ended; return the number of the signal that detached us."""
-    import anyio  # noqa: PLC0415  # an ended turn needs no event loop
-
-    from csa.cli.progress import Subject, make_progress  # noqa: PLC0415  # as above
+    import anyio  # noqa: PLC0415  # `csa completion`, in each new shell, loads every command
 
     state, session_id = session.record.state, session.session_id
     since = parse_time(owner.since)
@@ -251,13 +248,13 @@ def _follow(client: Csa, session: Session, owner: Owner, seen: _Seen, *, quiet: 
     )
     looks = follow(session.paths, tail=_SHOWN_BEFORE)
     events = (filter(lambda event: event.turn >= owner.turn, look) for look in looks)
-    return anyio.run(_show, events, subject, make_progress(client, quiet=quiet), seen)
+    return anyio.run(_show_until_end, events, subject, make_progress(client, quiet=quiet), seen)
 
 
-async def _show(looks: Iterator[Iterator[Event]], subject: Subject, progress: Progress, seen: _Seen) -> int | None:
+async def _show_until_end(
+    looks: Iterator[Iterator[Event]], subject: Subject, progress: Progress, seen: _Seen
+) -> int | None:
     import anyio  # noqa: PLC0415  # imported by the caller
-
-    from csa.cli.progress import room_on  # noqa: PLC0415  # as above
 
     detached_by: list[int] = []
     with anyio.open_signal_receiver(*_DETACHING) as signals:

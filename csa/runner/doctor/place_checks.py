@@ -31,7 +31,7 @@ class Place(Struct):
 
 def check_places(store: Store) -> Check:
     """Look at what a run of this project opens: the way to its store, its locks, and the slots of this host."""
-    found = [(place, fault) for place in places_of(store) if (fault := _fault(place))]
+    found = [(place, fault) for place in places_of(store) if (fault := _place_fault(place))]
     root = store.root_pathname
     if owner := owner_above(root):
         detail = f"csa runs as root in the state of {owner}; what it makes there is given to {owner}"
@@ -57,13 +57,13 @@ def places_of(store: Store) -> Iterator[Place]:
     yield from (Place(str(each), True, True) for each in reversed(way) if each.is_relative_to(root))
     yield Place(f"{root}/.slots", True, True)
     yield Place(f"{root}/.slots/lock", is_needed=True)
-    yield from (Place(f"{root}/.slots/{name}") for name in _names(f"{root}/.slots") if name != "lock")
+    yield from (Place(f"{root}/.slots/{name}") for name in _entry_names(f"{root}/.slots") if name != "lock")
     for name in (*_NEEDED, *_USEFUL):
         yield Place(f"{store.pathname}/{name}", name in _DIRECTORIES, name in _NEEDED)
-    yield from (Place(f"{store.pathname}/parked/{name}") for name in _names(f"{store.pathname}/parked"))
+    yield from (Place(f"{store.pathname}/parked/{name}") for name in _entry_names(f"{store.pathname}/parked"))
 
 
-def _fault(place: Place) -> StateError | None:
+def _place_fault(place: Place) -> StateError | None:
     try:
         found = os.stat(place.path)
     except (FileNotFoundError, NotADirectoryError):
@@ -84,7 +84,7 @@ def _with(fault: StateError, more: str) -> StateError:
     return type(fault)(fault.path, fault.problem + more, hint=fault.hint)
 
 
-def _names(directory: str) -> list[str]:
+def _entry_names(directory: str) -> list[str]:
     try:
         return sorted(os.listdir(directory))
     except OSError:

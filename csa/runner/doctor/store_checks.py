@@ -35,8 +35,8 @@ def check_store(store: Store) -> list[Check]:
         _root(root, found),
         *_locks(root),
         check_places(store),
-        _sessions(found),
-        *([_remains(found)] if found.remains else []),
+        _check_sessions(found),
+        *([_check_remains(found)] if found.remains else []),
         *check_leftovers(root),
     ]
 
@@ -104,8 +104,8 @@ def _lock_problem(path: Path) -> str | None:
     return "a lock that was released still reads held" if is_locked(path) else None
 
 
-def _sessions(found: Survey) -> Check:
-    count = f"{_count(found.sessions, 'session')} in {_count(found.projects, 'project')}"
+def _check_sessions(found: Survey) -> Check:
+    count = f"{_plural(found.sessions, 'session')} in {_plural(found.projects, 'project')}"
     if found.looked_at < found.sessions:
         count += f" (looked at the {found.looked_at} newest)"
     faults = [*found.unlisted, *(fault for _, fault in found.damaged)]  # the path names the session
@@ -130,8 +130,8 @@ def _sessions(found: Survey) -> Check:
     )
 
 
-def _remains(found: Survey) -> Check:
-    what = f"{_count(len(found.remains), 'directory', 'directories')} left by starts or removals that were cut off"
+def _check_remains(found: Survey) -> Check:
+    what = f"{_plural(len(found.remains), 'directory', 'directories')} left by starts or removals that were cut off"
     words = " ".join(shlex.quote(str(path)) for path in found.remains[:_SHOWN])
     return Check("state", "remains", "warn", what, f"rm -r {words}{' ...' if len(found.remains) > _SHOWN else ''}")
 
@@ -144,12 +144,12 @@ def check_leftovers(root: Path) -> list[Check]:
     words = [f"{item.pid} {item.command[:60] or '?'} (session {item.session_dir.name})" for item in found[:_SHOWN]]
     if len(found) > _SHOWN:
         words.append(f"and {len(found) - _SHOWN} more")
-    many = _count(len(found), "process", "processes")
+    many = _plural(len(found), "process", "processes")
     step = f"look at them, then: kill {' '.join(str(item.pid) for item in found)}"
     return [Check("state", "leftovers", "warn", "\n".join([f"{many} of sessions that have ended", *words]), step)]
 
 
-def _count(number: int, one: str, many: str | None = None) -> str:
+def _plural(number: int, one: str, many: str | None = None) -> str:
     return f"{number} {one if number == 1 else many or one + 's'}"
 
 

@@ -148,7 +148,7 @@ def judge_tool(finding: ToolFinding, config: Config) -> Check:
         return Check("tools", name, "fail", f"{finding.command[0]} {finding.answer.problem}", step)
     version = finding.answer.version or ""
     steps = []
-    detail = [version + _compared(version, probe.tested)]
+    detail = [version + _compared_to_tested(version, probe.tested)]
     if probe.tested and order_key(version) < order_key(probe.tested):
         steps.append(f"update it: {probe.install}" if probe.install else f"update it to {probe.tested}")
     detail.append(_login(finding.login))
@@ -190,7 +190,7 @@ def _login_step(adapter: Adapter) -> str:
     return ", or ".join(ways)
 
 
-def _compared(version: str, tested: str) -> str:
+def _compared_to_tested(version: str, tested: str) -> str:
     if not tested:
         return ""
     if version == tested:

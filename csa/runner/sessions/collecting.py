@@ -149,7 +149,7 @@ def preview(plan: Plan) -> Report:
         size = 0
         if report.is_size_whole:
             size, report.is_size_whole = measure(item.path, limit_s=deadline - time.monotonic())
-        _count(report, item, size)
+        _add_to_report(report, item, size)
     return report
 
 
@@ -168,7 +168,7 @@ def carry_out(
             continue
         if size is None:
             continue
-        _count(report, item, size)
+        _add_to_report(report, item, size)
         done = "retired" if item.action == "retire" else "purged"
         loss = record_act(setting, command, item.session_id, store=plan.store, what=done, reason=item.reason)
         if loss and loss not in report.failures:
@@ -230,7 +230,7 @@ def _is_still_to_go(plan: Plan, item: Item, paths: SessionPaths) -> bool:
     return found is not None and found.reason is not None
 
 
-def _count(report: Report, item: Item, size: int) -> None:
+def _add_to_report(report: Report, item: Item, size: int) -> None:
     if item.action == "retire":
         report.retired.append(item)
         report.retired_bytes += size

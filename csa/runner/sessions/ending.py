@@ -35,7 +35,7 @@ GRACE_S = 10.0
 POLL_S = 0.02
 
 
-class Ended(Struct, kw_only=True):
+class KillResult(Struct, kw_only=True):
     """What came of ending one session. `forced`: its supervisor had to be killed, and wrote no outcome."""
 
     session_id: str
@@ -82,7 +82,7 @@ def who_asks(what: str, environ: Mapping[str, str]) -> str:
 
 def end_sessions(
     targets: Sequence[Target], *, words: str, grace_s: float = GRACE_S, force: bool = False
-) -> Iterator[Ended]:
+) -> Iterator[KillResult]:
     """End the turns that run; yield what came of each, in the order given. All are asked before any is waited for.
 
     Args:
@@ -93,14 +93,14 @@ def end_sessions(
     """
     for store, session_id in targets:
         forget_parked(store, session_id)  # nor does it go on after its supervisor has died
-    asked = [_ask(store, session_id, words, force=force, grace_s=grace_s) for store, session_id in targets]
+    asked = [_ask_to_end(store, session_id, words, force=force, grace_s=grace_s) for store, session_id in targets]
     for (store, session_id), each in zip(targets, asked, strict=True):
         if isinstance(each, StateError):
-            yield _unreadable(store, session_id, each)
+            yield _result_unreadable(store, session_id, each)
         elif isinstance(each, BusyError):
-            yield _strange(store, session_id, each)
+            yield _result_of_stranger(store, session_id, each)
         else:
-            yield _see_off(each, force=force, grace_s=grace_s) if each else _at_rest(store, session_id)
+            yield _see_off(each, force=force, grace_s=grace_s) if each else _result_not_running(store, session_id)
 
 
 def end_trees(
@@ -110,14 +110,14 @@ def end_trees(
     grace_s: float = GRACE_S,
     force: bool = False,
     on_fault: Callable[[StateError], None] | None = None,
-) -> Iterator[Ended]:
+) -> Iterator[KillResult]:
     """End sessions and all their descendants: parents first, who could start more, and again until nothing runs.
 
     What a parent's end takes along is yielded last. `on_fault` is told, at each look, of directories that cannot be
     listed, where descendants may run.
     """
     family = Family(targets[0][0].root, targets, on_fault=on_fault)
-    running = {turn.store.key(turn.session_id): turn for turn in map(_running, family.look()) if turn}
+    running = {turn.store.key(turn.session_id): turn for turn in map(_running_turn, family.look()) if turn}
     unreadable = set[tuple[str, str]]()
 
     def look() -> list[Target]:
@@ -131,12 +131,12 @@ def end_trees(
             unreadable.add((ended.project, ended.session_id))
         running.pop((ended.project, ended.session_id), None)
         yield ended
-    yield from map(_ended, running.values())
+    yield from map(_result_of_kill, running.values())
 
 
 def end_all(
     look: Callable[[], Sequence[Target]], *, words: str, grace_s: float = GRACE_S, force: bool = False
-) -> Iterator[Ended]:
+) -> Iterator[KillResult]:
     """End what `look` finds, and look again until nothing of it runs but what could not be ended.
 
     That, and what cannot be known to run since its lock cannot be read, is yielded with its error.
@@ -151,7 +151,7 @@ def end_all(
             yield ended
 
 
-def _running(target: Target) -> _Asked | None:
+def _running_turn(target: Target) -> _Asked | None:
     store, session_id = target
     liveness = probe(store.paths(session_id))
     return _Asked(store, session_id, liveness.owner) if liveness.state == "alive" else None
@@ -162,7 +162,7 @@ def _may_run(store: Store, session_id: str) -> bool:
     return liveness.state == "alive" or liveness.fault is not None
 
 
-def _ask(
+def _ask_to_end(
     store: Store, session_id: str, words: str, *, force: bool, grace_s: float
 ) -> _Asked | StateError | BusyError | None:
     """Ask a turn to end; None when there is none, and the fault where nobody knows, or it is another program's."""
@@ -201,22 +201,22 @@ def _continue_holders(lock: Path) -> None:
         send_signal(holder.process, signal.SIGCONT)
 
 
-def _see_off(asked: _Asked, *, force: bool, grace_s: float) -> Ended:
+def _see_off(asked: _Asked, *, force: bool, grace_s: float) -> KillResult:
     """Wait for the end of a turn, and bring it about where it does not come."""
     owner = asked.owner
     is_local = owner is not None and owner.is_local
-    if not (force and is_local) and _is_over(asked, asked.deadline):
-        return _ended(asked)
+    if not (force and is_local) and _ends_within(asked, asked.deadline):
+        return _result_of_kill(asked)
     if owner is None or not is_local:
-        return _ended(asked, error=_unreachable(asked, grace_s))
+        return _result_of_kill(asked, error=_unreachable(asked, grace_s))
     send_signal(owner.process, signal.SIGKILL)
     _continue_holders(asked.lock)
-    if _is_over(asked, time.monotonic() + SWEPT_WITHIN_S):
-        return _ended(asked, forced=True)
-    return _ended(asked, forced=True, error=_still_held(asked))
+    if _ends_within(asked, time.monotonic() + SWEPT_WITHIN_S):
+        return _result_of_kill(asked, forced=True)
+    return _result_of_kill(asked, forced=True, error=_still_held(asked))
 
 
-def _is_over(asked: _Asked, deadline: float) -> bool:
+def _ends_within(asked: _Asked, deadline: float) -> bool:
     while asked.runs():
         if time.monotonic() >= deadline:
             return False
@@ -224,9 +224,9 @@ def _is_over(asked: _Asked, deadline: float) -> bool:
     return True
 
 
-def _ended(asked: _Asked, *, forced: bool = False, error: CsaError | None = None) -> Ended:
+def _result_of_kill(asked: _Asked, *, forced: bool = False, error: CsaError | None = None) -> KillResult:
     record = asked.store.record(asked.session_id)
-    return Ended(
+    return KillResult(
         session_id=asked.session_id,
         project=str(asked.store.project),
         outcome="failed" if error else "killed",
@@ -238,8 +238,8 @@ def _ended(asked: _Asked, *, forced: bool = False, error: CsaError | None = None
     )
 
 
-def _at_rest(store: Store, session_id: str) -> Ended:
-    return Ended(
+def _result_not_running(store: Store, session_id: str) -> KillResult:
+    return KillResult(
         session_id=session_id,
         project=str(store.project),
         outcome="not_running",
@@ -247,12 +247,16 @@ def _at_rest(store: Store, session_id: str) -> Ended:
     )
 
 
-def _unreadable(store: Store, session_id: str, fault: StateError) -> Ended:
-    return Ended(session_id=session_id, project=str(store.project), outcome="failed", status=fault.status, error=fault)
+def _result_unreadable(store: Store, session_id: str, fault: StateError) -> KillResult:
+    return KillResult(
+        session_id=session_id, project=str(store.project), outcome="failed", status=fault.status, error=fault
+    )
 
 
-def _strange(store: Store, session_id: str, error: BusyError) -> Ended:
-    return Ended(session_id=session_id, project=str(store.project), outcome="failed", status="running", error=error)
+def _result_of_stranger(store: Store, session_id: str, error: BusyError) -> KillResult:
+    return KillResult(
+        session_id=session_id, project=str(store.project), outcome="failed", status="running", error=error
+    )
 
 
 def _not_ours(session_id: str, stranger: Stranger) -> BusyError:

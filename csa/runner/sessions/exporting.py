@@ -145,10 +145,10 @@ def write_archive(
     with ArchiveWriter(stream, manifest, now=time.time()) as archive:
         for info in infos:
             root = info.record.paths.root
-            skipped += _unknown(root)
+            skipped += _unknown_entries(root)
             with ExitStack() as stack:
                 opened = _open_records(root, stack)
-                names = list(_names(root))
+                names = list(_archived_names(root))
                 try:
                     _refuse_running(info)  # what is open, as far as it goes now, is from before any turn to come
                 except BusyError as error:
@@ -228,7 +228,7 @@ def _refuse_running(info: SessionInfo) -> None:
     refuse_busy(info.record.paths)
 
 
-def _names(root: Path) -> Iterator[str]:
+def _archived_names(root: Path) -> Iterator[str]:
     """Yield the names of what belongs into an archive, as far as it is a plain file: records first, then the output."""
     yield from (name for name in RECORDS if os.path.lexists(root / name))
     output = root / OUTPUT
@@ -238,7 +238,7 @@ def _names(root: Path) -> Iterator[str]:
         yield from (f"{OUTPUT}/{name}" for name in walk_files(output))
 
 
-def _unknown(root: Path) -> list[Skipped]:
+def _unknown_entries(root: Path) -> list[Skipped]:
     """Return what stands in a session's directory and is no part of a session of csa's: other programs leave more."""
     names = sorted(set(os.listdir(root)) - KNOWN_NAMES)
     return [Skipped(str(root / name), "it is no part of a session that an archive takes") for name in names]
@@ -252,11 +252,11 @@ def _redacted(
         return
     is_own_log = os.path.basename(name) in OWN_FILES
     # Records must stay TOML, and what an agent made must stay what it is: there only what is certainly a secret goes.
-    for text in redact_long(_read(file), redactor.redact if is_own_log else redactor.redact_answer):
+    for text in redact_long(_read_pieces(file), redactor.redact if is_own_log else redactor.redact_answer):
         yield text.encode("utf-8", "surrogateescape")
 
 
-def _read(file: IO[bytes]) -> Iterator[str]:
+def _read_pieces(file: IO[bytes]) -> Iterator[str]:
     """Yield a file's content piecewise; what is no UTF-8 survives."""
     decoder = codecs.getincrementaldecoder("utf-8")("surrogateescape")
     while block := file.read(_BLOCK):

@@ -37,7 +37,7 @@ def remove_provider_copies(setting: Setting, state: SessionState) -> tuple[tuple
             continue
         command = find_command(adapter, setting.config, setting.environ) or ()
         removal = adapter.removal(RemovalRequest(command, known.provider_session_id, environ))
-        problem = _carry_out(removal, environ, _place(known, state), is_installed=bool(command))
+        problem = _remove_copy(removal, environ, _starting_directory(known, state), is_installed=bool(command))
         if problem:
             problems.append(f"{name}'s copy of conversation {known.provider_session_id} was not removed: {problem}")
         else:
@@ -45,13 +45,13 @@ def remove_provider_copies(setting: Setting, state: SessionState) -> tuple[tuple
     return tuple(done), tuple(problems)
 
 
-def _place(known: ToolState, state: SessionState) -> str:
+def _starting_directory(known: ToolState, state: SessionState) -> str:
     """Return where the tool is started: in the directory of the conversation, if that is still there."""
     places = (known.cwd, state.project_path, "/")
     return next(place for place in places if place and os.path.isdir(place))
 
 
-def _carry_out(removal: Removal | None, environ: dict[str, str], directory: str, *, is_installed: bool) -> str | None:
+def _remove_copy(removal: Removal | None, environ: dict[str, str], directory: str, *, is_installed: bool) -> str | None:
     """Run the tool's command, or remove the files that hold the conversation; return what went wrong."""
     if removal is None:
         return "that is no id of the tool's"

@@ -32,7 +32,7 @@ EXIT_BUSY = 4  # it still runs when the time is up, or it cannot be known whethe
 _MAX_CODE = 255
 
 
-class Ending(Struct, kw_only=True):
+class WaitResult(Struct, kw_only=True):
     """How a session came to rest; `running` when the time was up before. `exit_code` is the waiter's.
 
     `damaged`, and `idle` of one that was named and has never run, have a `fault`. These are no ends, and `unknown` is
@@ -66,7 +66,7 @@ def await_endings(
     first_only: bool = False,
     timeout_s: float | None = None,
     on_fault: Callable[[StateError], None] | None = None,
-) -> Iterator[Ending]:
+) -> Iterator[WaitResult]:
     """Yield each session's ending as it comes, and at the end of the time what still runs.
 
     One whose record is damaged, or that has never run, is yielded as that; the others are waited for all the same.
@@ -114,7 +114,7 @@ class _Watch:
     def runs(self) -> bool:
         return _is_held(self.paths) or probe(self.paths).state == "alive"
 
-    def ending(self) -> Ending | None:
+    def ending(self) -> WaitResult | None:
         """Return how it ended; None when it runs again."""
         if not self.paths.root.is_dir():
             return self._ending_of(self._last_of_removed())
@@ -128,7 +128,7 @@ class _Watch:
             return self._make("unknown", EXIT_BUSY)
         return self._ending_of(last) if last else self._without_transcript()
 
-    def unfinished(self) -> Ending:
+    def unfinished(self) -> WaitResult:
         owner = probe(self.paths).owner
         return self._make("running", EXIT_BUSY, tool=owner.tool if owner else "", turn=owner.turn if owner else 0)
 
@@ -140,7 +140,7 @@ class _Watch:
     def _last_of_removed(self) -> Event | None:
         return last_turn_event(Path(f"/proc/self/fd/{self._transcript}")) if self._transcript >= 0 else None
 
-    def _ending_of(self, last: Event | None) -> Ending:
+    def _ending_of(self, last: Event | None) -> WaitResult:
         if last is None or last.type != "run_finished":
             tool = str(last.data.get("tool", "")) if last else ""
             return self._make("lost", 1, tool=tool, turn=last.turn if last else 0)
@@ -155,7 +155,7 @@ class _Watch:
             error=error if isinstance(error, dict) else None,
         )
 
-    def _without_transcript(self) -> Ending:
+    def _without_transcript(self) -> WaitResult:
         """Judge a session of another implementation by its record alone."""
         record, status = self.store.record(self.session_id).examine()
         if record.fault is not None:
@@ -175,12 +175,12 @@ class _Watch:
         code = {"succeeded": 0, "unknown": EXIT_BUSY}.get(status, 1)
         return self._make(status, code, tool=tool, turn=turn)
 
-    def _make_faulty(self, status: str, fault: CsaError) -> Ending:
+    def _make_faulty(self, status: str, fault: CsaError) -> WaitResult:
         error = {"kind": fault.code, "message": fault.message}
         return self._make(status, fault.exit_code, error=error, fault=fault)
 
-    def _make(self, status: str, exit_code: int, **known: Any) -> Ending:
-        return Ending(
+    def _make(self, status: str, exit_code: int, **known: Any) -> WaitResult:
+        return WaitResult(
             session_id=self.session_id, project=str(self.store.project), status=status, exit_code=exit_code, **known
         )
 
@@ -195,7 +195,7 @@ class _Waiting:
         self._family = family
         self._look_at = 0.0
 
-    def endings(self) -> Iterator[Ending]:
+    def endings(self) -> Iterator[WaitResult]:
         """Yield who has ended since the last look."""
         for key, watch in list(self.pending.items()):
             if watch.runs() or (ending := watch.ending()) is None:
@@ -205,7 +205,7 @@ class _Waiting:
             self._ended.add(key)
             yield ending
 
-    def unfinished(self) -> list[Ending]:
+    def unfinished(self) -> list[WaitResult]:
         return [watch.unfinished() for watch in self.pending.values()]
 
     def find_more_now_and_then(self) -> None:

@@ -38,14 +38,14 @@ def is_alive(words: list[str], environ: Mapping[str, str]) -> int | None:
         return None
     if not held and os.path.exists(f"{session.pathname}/resume-target.toml"):
         return None
-    line = _describe(content) if held else "not alive"
+    line = _owner_in_words(content) if held else "not alive"
     if line is None:
         return None
     print(line)
     return 0 if held else 1
 
 
-def _describe(content: bytes) -> str | None:
+def _owner_in_words(content: bytes) -> str | None:
     """Return the line about an owner whose process is there; None for one that has not yet said, or is elsewhere."""
     from csa.store.owner import may_be_running, parse_owner  # noqa: PLC0415  # only for a session that runs
 
