@@ -490,3 +490,12 @@ def test_no_line_makes_the_decoder_raise(lines: list[dict[str, Any]], code: int 
     assert outcome.succeeded is (outcome.error_kind is None)
     assert outcome.succeeded or outcome.error_message
     json.dumps([outcome.totals, outcome.text, outcome.denied], ensure_ascii=False, allow_nan=False).encode()
+
+
+def test_thoughts_and_notices_are_told() -> None:
+    """Thoughts in chunks, as messages are; what the bridge has to say as a warning."""
+    thought = update("agent_thought_chunk", content={"type": "text", "text": "hm"})
+    empty = update("agent_thought_chunk", content={"type": "text", "text": ""})
+    updates, _ = decode(BOUND, thought, empty, line(type="notice", message="no mode"), said("done"), END)
+    assert only(updates, "agent_thought") == [{"text": "hm", "chunk": True}]
+    assert [data["message"] for data in only(updates, "warning")] == ["no mode"]
