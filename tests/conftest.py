@@ -38,6 +38,12 @@ def pytest_configure(config: pytest.Config) -> None:
             signal.signal(number, handler)
 
 
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Do not even read the tests of the real tools where none is asked for."""
+    is_quick = not config.getoption("--thorough") and config.getoption("markexpr") == "not real"
+    return True if is_quick and collection_path.name == "real" else None
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave what is marked so to the thorough suite, and the further cases of a test that runs csa."""
     if config.getoption("--thorough"):
@@ -47,7 +53,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         if item.get_closest_marker("thorough"):
             left_out.add(item)
-        elif isinstance(item, pytest.Function) and "place" in item.fixturenames:
+        elif isinstance(item, pytest.Function) and ("place" in item.fixturenames or item.path.parent.name == "process"):
             test = item.path, item.originalname
             if test in seen:
                 left_out.add(item)

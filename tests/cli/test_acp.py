@@ -30,6 +30,7 @@ def configure(place: Place, text: str) -> None:
     place.env["CSA_CONFIG"] = str(config)
 
 
+@pytest.mark.thorough
 def test_three_lines_make_a_tool(goose: Place) -> None:
     """Its answer is printed, its session is listed, its conversation is known."""
     goose.play(["think", "hm"], ["call", "make test", "ok\n"], ["usage", 100, 5, 20], ["say", "all is well"])
@@ -99,6 +100,7 @@ def test_a_known_agent_in_the_configuration(installed: Place) -> None:
     assert "did you mean 'goose'" in installed.run("config", "validate").err
 
 
+@pytest.mark.thorough
 def test_an_agent_whose_user_must_log_in(goose: Place) -> None:
     """Kind `auth`, exit 7, and the methods by name; the configured one is used."""
     configure(goose, THREE_LINES.replace('"fake-acp"', '"fake-acp", "--auth-browser"'))
@@ -109,6 +111,7 @@ def test_an_agent_whose_user_must_log_in(goose: Place) -> None:
     assert goose.run("run", "--tool", "goose", "hello").code == 0
 
 
+@pytest.mark.thorough
 def test_an_unknown_conversation_is_refused(goose: Place) -> None:
     """Without a handoff the agent's word for it becomes the turn's error; no other conversation is begun."""
     first = goose.run("run", "--tool", "goose", "one")
@@ -156,6 +159,7 @@ def test_cancel_and_timeout(goose: Place) -> None:
     assert goose.run("run", "--session", done.session_id, "again").out == "done\n"
 
 
+@pytest.mark.thorough
 def test_the_supervisors_death_takes_the_agent_along(goose: Place) -> None:
     """Bridge, agent and its shells are gone at once."""
     goose.play(["touch", str(goose.ready)], ["run", "setsid sleep 600 & sleep 600"])
@@ -175,6 +179,7 @@ def test_a_killed_agent_is_a_failure(goose: Place) -> None:
     assert "died of signal 9" in done.json["error"]["message"]
 
 
+@pytest.mark.thorough
 def test_secrets_do_not_reach_the_disk(goose: Place) -> None:
     """Also where a chunk's border cuts one in two."""
     goose.env["GOOSE_API_KEY"] = secret = "very-secret-value-4711"

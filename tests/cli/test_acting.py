@@ -50,6 +50,7 @@ def test_rename(place: Place) -> None:
     assert place.run("run", "--session", first, "more").out == "FAKE ECHO: more [turns=2]\n"
 
 
+@pytest.mark.thorough
 def test_describe(place: Place) -> None:
     """A description is one line, without secrets, of at most 80 characters."""
     session_id = place.codex("hello").session_id
@@ -101,6 +102,7 @@ def test_delete_and_restore(place: Place) -> None:
     assert [line["what"] for line in audit(place)] == ["renamed", "retired", "retired", "restored", "restored"]
 
 
+@pytest.mark.thorough
 def test_a_name_that_was_taken_meanwhile(place: Place) -> None:
     """A session is restored without its name when another has got it."""
     first = place.codex("one", "--name", "auth").session_id
@@ -146,6 +148,7 @@ def test_a_damaged_session_that_was_deleted(place: Place) -> None:
     assert place.run("run", "--session", session_id, "more").out == "FAKE ECHO: more [turns=2]\n"
 
 
+@pytest.mark.thorough
 def test_which_of_several_is_to_be_restored(place: Place) -> None:
     """Of several that a prefix means each is described, as everywhere."""
     ids = [place.codex(f"task {number}").session_id for number in range(2)]
@@ -154,6 +157,7 @@ def test_which_of_several_is_to_be_restored(place: Place) -> None:
     assert (done.code, "is ambiguous" in done.err, "task 1" in done.err) == (3, True, True)
 
 
+@pytest.mark.thorough
 def test_running_sessions_are_refused_or_ended(place: Place) -> None:
     """A running session is neither changed nor deleted (exit 4); --force ends its turn first."""
     place.play(*place.hold())
@@ -204,6 +208,7 @@ def test_children_that_go_with_their_parent_are_not_told_of(place: Place) -> Non
     running.wait()
 
 
+@pytest.mark.thorough
 def test_living_children_are_told_of(place: Place) -> None:
     """Who deletes a parent hears which of its children still run; they go on."""
     parent, environ = place.agent()
@@ -218,6 +223,7 @@ def test_living_children_are_told_of(place: Place) -> None:
     assert place.ids() == [running.session_id]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("tool", ["codex", "gemini-cli", "opencode"])
 def test_the_vendors_copy_is_removed_by_its_command(place: Place, tool: str) -> None:
     """`--provider` has the tool delete its copy of the conversation, in the directory in which it was begun."""
@@ -252,6 +258,7 @@ def test_the_vendors_copy_of_claude_is_its_files(place: Place) -> None:
     assert [path.name for path in kept.iterdir()] == [f"{OTHER}.jsonl"]
 
 
+@pytest.mark.thorough
 def test_a_vendors_copy_that_stays_is_told_of(place: Place, write_foreign: ForeignWriter) -> None:
     """An id that is none, and another account, are told of; the session is deleted all the same."""
     write_foreign(OTHER, tools={"codex": {"provider_session_id": "../../etc", "last_exit_code": 0}})
@@ -319,6 +326,7 @@ def test_adopt_refuses_a_project_that_has_not_moved(place: Place, write_foreign:
     assert place.ids() == [OTHER]
 
 
+@pytest.mark.thorough
 def test_a_disk_that_refuses_the_audit_is_told_of(place: Place) -> None:
     """An act stands when audit.jsonl cannot be written, and that is said."""
     session_id = place.codex("hello").session_id
@@ -364,6 +372,7 @@ def test_what_is_killed_is_noted(place: Place, words: list[str]) -> None:
     )
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("words", ["rename {} b", "describe {} b", "pin {}", "compress {}"])
 def test_a_running_session_is_busy(place: Place, words: str) -> None:
     """Commands that do not wait do not speak of --wait."""

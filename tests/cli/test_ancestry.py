@@ -23,6 +23,7 @@ def run_inside(place: Place, command: str, **rule: object) -> tuple[str, str]:
     return session_id, told(place, session_id)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "way",
     [

@@ -67,6 +67,7 @@ def test_every_command_is_tried() -> None:
     assert naming - {("session", "restore")} == set(ALL)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("command", ALL, ids=" ".join)
 def test_a_command_finds_it_from_another_project(place: Place, other: Store, command: tuple[str, ...]) -> None:
     """By a full id, or ten characters in any case. Who acts there is told so; who reads is not, and writes nothing."""
@@ -80,6 +81,7 @@ def test_a_command_finds_it_from_another_project(place: Place, other: Store, com
     assert place.ids() == []
 
 
+@pytest.mark.thorough
 def test_what_is_found_nowhere(place: Place, other: Store) -> None:
     """Errors name the project: short prefixes and names are its own, and a name elsewhere is told of."""
     write_session(store_of(place), 7, name="nightly")
@@ -95,6 +97,7 @@ def test_what_is_found_nowhere(place: Place, other: Store) -> None:
     assert "did you mean 'nightly'?" in place.run("session", "result", "nigthly").err
 
 
+@pytest.mark.thorough
 def test_an_id_that_is_in_two_other_projects(place: Place, other: Store) -> None:
     """It is ambiguous, with both projects; where one stands in one of them, that one is meant."""
     third = place.tmp.resolve() / "third"
@@ -108,6 +111,7 @@ def test_an_id_that_is_in_two_other_projects(place: Place, other: Store) -> None
     assert "a copy" in place.run("session", "info", THERE, cwd=third).out
 
 
+@pytest.mark.thorough
 def test_retired_ones(place: Place, other: Store) -> None:
     """They are read from anywhere, and restored from anywhere."""
     retire(other, THERE)
@@ -120,6 +124,7 @@ def test_retired_ones(place: Place, other: Store) -> None:
     assert other.has(THERE)
 
 
+@pytest.mark.thorough
 def test_a_turn_runs_where_its_session_is(place: Place, other: Store) -> None:
     """In its project's directory, with that project's settings, detached too; a fork is begun where one stands."""
     (other.project / ".csa" / "config.toml").write_text("[tools.codex]\nmodel = 'of-other'\n")
@@ -138,6 +143,7 @@ def test_a_turn_runs_where_its_session_is(place: Place, other: Store) -> None:
     assert place.codex("go", "--fork-from", THERE).code == 0
 
 
+@pytest.mark.thorough
 def test_an_agent_is_bound_from_anywhere(place: Place, other: Store) -> None:
     """It may not act on its own session or one above it, by whatever words, from whatever project."""
     root, env = place.agent()
@@ -164,6 +170,7 @@ def test_trees_show_what_is_in_other_projects(place: Place, other: Store) -> Non
     assert alone == [child, leaf, THERE]
 
 
+@pytest.mark.thorough
 def test_the_live_view_shows_what_is_in_other_projects(place: Place, other: Store) -> None:
     """With who started it, and not what is there besides."""
     root, env = place.agent()
@@ -177,6 +184,7 @@ def test_the_live_view_shows_what_is_in_other_projects(place: Place, other: Stor
     }
 
 
+@pytest.mark.thorough
 def test_a_turn_that_runs_in_another_project(place: Place, other: Store) -> None:
     """It is watched, waited for and ended from here, by ten characters of its id."""
     place.play(*place.hold())
@@ -192,6 +200,7 @@ def test_a_turn_that_runs_in_another_project(place: Place, other: Store) -> None
     assert place.run("session", "why", short).code == 0
 
 
+@pytest.mark.thorough
 def test_one_id_in_two_projects_is_counted_once(place: Place) -> None:
     """Each copy is shown in a tree of its own, sums count it once, and ending a tree leaves the other's alone."""
     here, other = store_of(place), Store(place.state_root, place.tmp.resolve() / "other")
@@ -252,6 +261,7 @@ def test_sessions_of_worktrees_outlive_them(place: Place) -> None:
     assert place.run("run", "--session", "work", "go", cwd=two).code == 0
 
 
+@pytest.mark.thorough
 def test_what_a_worktree_has_had_for_itself(place: Place) -> None:
     """Sessions that an older csa has kept under a worktree's own path are found, hinted at, and adopted as they are."""
     shutil.rmtree(place.project)

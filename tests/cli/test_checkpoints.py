@@ -146,6 +146,7 @@ def test_verifying(place: Place) -> None:
     assert [each["verified"] for each in _checkpoints(place, "--verify")] == ["unbound", "ok"]
 
 
+@pytest.mark.thorough
 def test_verifying_what_is_gone(place: Place) -> None:
     """The checkpoints of a session outlive it, and that is no damage."""
     session_id = place.codex("one").session_id
@@ -159,6 +160,7 @@ def test_verifying_what_is_gone(place: Place) -> None:
     assert (done.code, [each["verified"] for each in done.json]) == (0, ["gone"])
 
 
+@pytest.mark.thorough
 def test_a_running_session_can_be_put_on_record(place: Place) -> None:
     """The digest is of what is there; the supervisor alone writes the transcript, and its turn is not disturbed."""
     place.play(["say", "working"], *place.hold())
@@ -214,6 +216,7 @@ def test_a_lost_checkpoint_fails_no_run(place: Place) -> None:
     assert place.status(done.session_id) == "succeeded"
 
 
+@pytest.mark.thorough
 def test_without_git(place: Place) -> None:
     """A clear error with a next step, exit 7; the history without checkpoints and commits needs no git."""
     session_id = place.codex("one").session_id
@@ -224,6 +227,7 @@ def test_without_git(place: Place) -> None:
     assert place.run("session", "checkpoints", env=env).code == 0
 
 
+@pytest.mark.thorough
 def test_a_checkpoint_is_redacted(place: Place) -> None:
     """Labels are, and what is kept was already."""
     place.env["MY_API_KEY"] = "a-secret-of-some-length"
@@ -239,6 +243,7 @@ def test_a_checkpoint_is_redacted(place: Place) -> None:
 # The git history of a session
 
 
+@pytest.mark.thorough
 def test_the_log_has_commits_and_checkpoints(repository: Place) -> None:
     """The commits an agent makes in a turn are the session's; those made between its turns are not."""
     place = repository
@@ -264,6 +269,7 @@ def test_the_log_has_commits_and_checkpoints(repository: Place) -> None:
     assert heads[1][1] == made != heads[0][1]
 
 
+@pytest.mark.thorough
 def test_the_log_within_one_second(repository: Place) -> None:
     """A turn's automatic checkpoint stands above what was committed in the same second."""
     place = repository
@@ -281,6 +287,7 @@ def test_the_log_within_one_second(repository: Place) -> None:
     assert [entry["at"] for entry in found] == sorted((entry["at"] for entry in found), reverse=True)
 
 
+@pytest.mark.thorough
 def test_the_log_without_a_repository(place: Place) -> None:
     """There are only checkpoints, and at first nothing."""
     session_id = place.codex("one").session_id

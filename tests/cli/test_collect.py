@@ -27,6 +27,7 @@ def retired(place: Place) -> list[str]:
     return sorted(os.listdir(directory)) if directory.exists() else []
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("words", AGES.values(), ids=AGES.keys())
 def test_old_sessions_are_retired_and_can_be_restored(
     place: Place, write_foreign: ForeignWriter, words: list[str]
@@ -55,6 +56,7 @@ def test_old_sessions_are_retired_and_can_be_restored(
     assert (place.store / "audit.jsonl").stat().st_mode & 0o777 == 0o600
 
 
+@pytest.mark.thorough
 def test_gc_is_quiet_when_there_is_nothing_to_do(place: Place, write_foreign: ForeignWriter) -> None:
     """Nothing on either stream, and exit 0: without a store, where all is new, and where some is damaged."""
     words = ["gc", "--days", "30", "--all-projects"]
@@ -272,6 +274,7 @@ def test_what_stands_in_a_runtime_directorys_place(place: Place, kind: str) -> N
     assert place.run(*words).json["purged"] == []
 
 
+@pytest.mark.thorough
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount")
 def test_a_runtime_directory_that_cannot_be_removed(place: Place) -> None:
     """It is a failure, and not called purged."""
@@ -286,6 +289,7 @@ def test_a_runtime_directory_that_cannot_be_removed(place: Place) -> None:
     assert str(runtime) in done.json["failures"][0]
 
 
+@pytest.mark.thorough
 def test_links_in_the_place_of_remains_are_removed(place: Place) -> None:
     """At once, as no start or removal makes any; what they lead to stays as it is, and is not written to."""
     session_id = place.codex("hello").session_id
@@ -307,6 +311,7 @@ def test_links_in_the_place_of_remains_are_removed(place: Place) -> None:
     assert not (stores[1] / "sessions").exists()
 
 
+@pytest.mark.thorough
 def test_reap(place: Place) -> None:
     """Processes of sessions that have ended are ended, and told of by a dry run; those of running ones are left."""
     place.play(*place.hold())
@@ -350,6 +355,7 @@ def test_a_collector_in_a_loop_loses_no_running_session(place: Place) -> None:
     assert all(place.last_event(session_id)["status"] == "succeeded" for session_id in ids)
 
 
+@pytest.mark.thorough
 def test_two_collectors_at_once(place: Place, write_foreign: ForeignWriter) -> None:
     """Each session is collected by one of them, and neither fails."""
     for session_id in OLD:

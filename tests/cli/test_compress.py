@@ -43,6 +43,7 @@ def _kept_but_usage(place: Place, session_id: str) -> dict[str, bytes]:
     return {**kept, "state.toml": re.sub(rb"\[usage\]\n([^\[]+\n)*|totals = .*\n", b"", kept["state.toml"])}
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("tool", TOOLS)
 def test_a_proven_compaction_is_recorded(place: Place, tool: str) -> None:
     """The state says it and when, the transcript has the proof, and a resume makes the session active again."""
@@ -115,6 +116,7 @@ def test_a_success_without_proof_is_none(place: Place) -> None:
     assert _kept_but_usage(place, session_id) == before
 
 
+@pytest.mark.thorough
 def test_a_busy_session_is_refused(place: Place) -> None:
     """A session whose turn runs cannot be compacted: exit 4, and the turn goes on."""
     place.play(*place.hold())
@@ -236,6 +238,7 @@ def test_an_acp_agent_that_has_the_command(place: Place) -> None:
     assert place.state(session_id)["phase"] == "available"
 
 
+@pytest.mark.thorough
 def test_an_acp_agent_that_lacks_the_command(place: Place) -> None:
     """It is not sent to the model as text; the error says what is missing."""
     _configure(place, ACP.format(', "--no-commands"'))
@@ -266,6 +269,7 @@ def test_a_tool_known_to_csa_is_compacted_its_own_way(place: Place) -> None:
     assert (told.code, told.json["proof"]) == (0, PROOFS["opencode"]), told
 
 
+@pytest.mark.thorough
 def test_its_files_are_private_and_no_artifacts(place: Place) -> None:
     """What the tool said is kept in logs of mode 0600, which are not listed as what the agent made."""
     session_id = _session(place, "codex")

@@ -81,6 +81,7 @@ def test_run_without_tools_says_the_same_in_two_lines(place: Place, no_tools: di
     assert "`csa doctor`" in hint
 
 
+@pytest.mark.thorough
 def test_all_is_well(place: Place) -> None:
     """With the tools there and keys set it exits 0, and nothing is out of order."""
     place.codex("one")
@@ -94,6 +95,7 @@ def test_all_is_well(place: Place) -> None:
     assert "a-key-of" not in done.out
 
 
+@pytest.mark.thorough
 def test_tool_without_a_login(place: Place) -> None:
     """A tool without a login that can be seen is a warning with the way to log in; a run could still work."""
     done, checks = doctor(place)
@@ -102,6 +104,7 @@ def test_tool_without_a_login(place: Place) -> None:
     assert checks["codex"]["next_step"] == "run `codex login`, or set CODEX_API_KEY"
 
 
+@pytest.mark.thorough
 def test_a_key_that_codex_does_not_send(place: Place) -> None:
     """OPENAI_API_KEY alone is no login of codex's: doctor says why and what to do, and no run goes there by itself."""
     _, checks = doctor(place, {"OPENAI_API_KEY": "k", "ANTHROPIC_API_KEY": "k"})
@@ -173,6 +176,7 @@ def test_broken_tool(place: Place, script: str, words: str) -> None:
     assert doctor(place, env, "--timeout", "1")[0].code == 7
 
 
+@pytest.mark.thorough
 def test_tool_that_leaves_a_child_with_its_stdout(place: Place) -> None:
     """A version is taken though something the tool has started holds its stdout open; that is ended."""
     pid_file = place.tmp / "pid"
@@ -196,6 +200,7 @@ def test_other_version_than_the_tested(place: Place, version: str, status: str, 
     assert words in check["detail"]
 
 
+@pytest.mark.thorough
 def test_words_of_a_tool_are_redacted(place: Place) -> None:
     """What a tool says reaches the screen without secrets, and without control of the terminal."""
     env = put_tool(place, "codex", "#!/bin/sh\nprintf 'bad key \\033[31m%s\\a' \"$CODEX_API_KEY\" >&2; exit 3\n")
@@ -234,6 +239,7 @@ def test_damaged_session_is_named_and_nothing_is_touched(place: Place, write_for
     assert damaged in place.run("doctor").out
 
 
+@pytest.mark.thorough
 def test_remains_of_crashed_starts(place: Place) -> None:
     """A `.new-` or `.gone-` directory that nobody holds is named; one that is held, or fresh, is not."""
     session = place.session(place.codex("one").session_id)
@@ -283,6 +289,7 @@ def test_processes_of_a_running_session_are_no_leftovers(place: Place) -> None:
     assert running.wait().code == 0
 
 
+@pytest.mark.thorough
 def test_faulty_configuration(place: Place) -> None:
     """A config that is wrong exits 6 with its error and hint; the tools are looked at all the same."""
     done, checks = doctor(place, {**KEYS, "CSA_CONF_MAX_DEPHT": "3"})
@@ -329,6 +336,7 @@ def test_broken_adapter_is_named(place: Place) -> None:
     assert "parrot" in checks["adapter"]["detail"]
 
 
+@pytest.mark.thorough
 def test_words_for_people(place: Place, no_tools: dict[str, str | None]) -> None:
     """In a pipe each check is a line without colour, its next step behind an arrow, and a verdict comes last."""
     done = place.run("doctor", env=KEYS)
@@ -348,6 +356,7 @@ def test_words_for_people(place: Place, no_tools: dict[str, str | None]) -> None
     assert done.out.splitlines()[-1] == "No run can work here until this is mended: run."
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("columns", [80, 40])
 def test_fits_the_terminal(place: Place, columns: int) -> None:
     """On a terminal it is wrapped to the width, and readable without colour."""

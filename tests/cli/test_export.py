@@ -86,6 +86,7 @@ def test_round_trip(place: Place, store: Store, elsewhere: dict[str, str | None]
     assert not list(root.rglob(".new-*"))
 
 
+@pytest.mark.thorough
 def test_all_through_pipes(place: Place, store: Store, elsewhere: dict[str, str | None]) -> None:
     """`export --all > file` and `import -` work through stdout and stdin."""
     script = "csa session export --all > all.tgz && CSA_STATE_DIR=$OTHER csa session import - < all.tgz"
@@ -95,6 +96,7 @@ def test_all_through_pipes(place: Place, store: Store, elsewhere: dict[str, str 
     assert len(place.run("session", "list", "--json", env=elsewhere).json) == 4
 
 
+@pytest.mark.thorough
 def test_new_ids(place: Place, store: Store) -> None:
     """`--new-ids` copies: ids differ everywhere csa wrote them, the tree is the same, and nothing old is touched."""
     archive = export(place, "auth", "--tree")
@@ -142,6 +144,7 @@ def test_imported_sessions_go_on(place: Place, elsewhere: dict[str, str | None])
     assert tomllib.loads(state.read_text())["tools"]["codex"]["cwd"] == str(other)
 
 
+@pytest.mark.thorough
 def test_import_into_another_project_here(place: Place, store: Store) -> None:
     """A session that another project has as well is a copy: it does not share the tool's conversation."""
     archive = export(place, session_id(4))
@@ -161,6 +164,7 @@ def test_export_of_other_projects_below(place: Place, store: Store) -> None:
     assert f"sessions/{session_id(4)}/state.toml" not in names_in(archive)
 
 
+@pytest.mark.thorough
 def test_no_archive_for_a_terminal(place: Place, store: Store) -> None:
     """An archive is not written to a terminal, nor read from one; documents are."""
     with Terminal(place, "session", "export", "auth") as terminal:
@@ -172,6 +176,7 @@ def test_no_archive_for_a_terminal(place: Place, store: Store) -> None:
         assert terminal.end() == 0
 
 
+@pytest.mark.thorough
 def test_what_is_no_regular_file_is_written_to(place: Place, store: Store) -> None:
     """A pipe, a descriptor and a device get the output and stay what they are; `-` is stdout."""
     markdown = place.run("session", "export", "auth", "--format", "md").out
@@ -199,6 +204,7 @@ def test_a_device_is_written_to(place: Place, store: Store) -> None:
     assert [(place.tmp / name).is_char_device() for name in ("null", "full")] == [True, True]
 
 
+@pytest.mark.thorough
 def test_links_stay_and_what_they_lead_to_is_replaced(place: Place, store: Store) -> None:
     """Also where there is nothing yet; a descriptor of a file that has no name any more is written to."""
     old, new = place.tmp / "real" / "old.md", place.tmp / "real" / "new.md"
@@ -228,6 +234,7 @@ def test_wrong_words(place: Place, store: Store, words: list[str]) -> None:
     assert not list(place.project.glob(".x*"))
 
 
+@pytest.mark.thorough
 def test_running_sessions_are_not_exported(place: Place) -> None:
     """While a turn runs its session is not exported, exit 4, and no file appears; it can be read."""
     place.play(*place.hold(), ["say", "done"])
@@ -295,6 +302,7 @@ def private(place: Place) -> Path:
     return private
 
 
+@pytest.mark.thorough
 def test_links_are_not_followed(place: Place, store: Store, private: Path) -> None:
     """Neither the output itself, nor a directory or a file in it, nor a record: each is left out, and named."""
     paths = store.paths(session_id(4))
@@ -329,6 +337,7 @@ def test_linked_records_are_damage(place: Place, store: Store, name: str) -> Non
     assert not [found for found in names_in(place.project / "x") if session_id(4) in found]
 
 
+@pytest.mark.thorough
 def test_redacted_once_more(place: Place, store: Store) -> None:
     """What is a secret here and was none when it was written leaves neither in the archive nor in a document."""
     transcript = store.paths(session_id(1)).transcript
@@ -576,6 +585,7 @@ def test_files_that_are_no_archives(place: Place, content: bytes) -> None:
     assert place.run("session", "import", "no-such-file").code == 3
 
 
+@pytest.mark.thorough
 def test_an_archive_that_was_cut_off(place: Place, store: Store, elsewhere: dict[str, str | None]) -> None:
     """An archive that was cut off anywhere imports nothing, also where it was cut between two files."""
     archive = export(place, "--all")
@@ -590,6 +600,7 @@ def test_an_archive_that_was_cut_off(place: Place, store: Store, elsewhere: dict
     assert place.run("session", "list", "--json", env=elsewhere).json == []
 
 
+@pytest.mark.thorough
 def test_an_import_that_fails_leaves_nothing(place: Place, store: Store, elsewhere: dict[str, str | None]) -> None:
     """When the disk is full half-way, no session is there, nor remains of one."""
     (store.paths(session_id(4)).output / "large.bin").write_bytes(bytes(300 << 10))
@@ -678,6 +689,7 @@ def test_export_into_a_file_replaces_it_whole(place: Place, store: Store) -> Non
     assert place.run("session", "export", "auth", "-o", str(place.tmp)).code == 2
 
 
+@pytest.mark.thorough
 def test_export_as_json(place: Place, store: Store) -> None:
     """With -o, `--json` prints what was written; without it stdout is the archive, and --json is refused."""
     store.paths(session_id(4)).state.write_text("[[")

@@ -47,6 +47,7 @@ def test_a_fork_of_the_same_tool(place: Place, tool: str) -> None:
     assert place.run("run", "--session", source, "more").out.endswith("[turns=2]\n")
 
 
+@pytest.mark.thorough
 def test_usage_is_of_the_fork_alone(place: Place) -> None:
     """codex counts a fork's tokens from its source's on; csa counts only the new ones."""
     place.play(["usage", 1000, 10])
@@ -56,6 +57,7 @@ def test_usage_is_of_the_fork_alone(place: Place) -> None:
     assert (done.json["usage"]["input_tokens"], done.json["usage"]["output_tokens"]) == (200, 20)
 
 
+@pytest.mark.thorough
 def test_a_fork_with_another_tool(place: Place) -> None:
     """Another tool is told a digest; later turns are its own conversation."""
     source = place.codex("the capital is Ulm").session_id
@@ -87,6 +89,7 @@ def test_a_native_fork_hears_of_other_tools_turns(place: Place) -> None:
     assert _fork_event(place, done.session_id)["how"] == "native"
 
 
+@pytest.mark.thorough
 def test_a_running_session_cannot_be_forked(place: Place) -> None:
     """What it has said is not whole: exit 4, nothing is created, the turn goes on."""
     place.play(*place.hold())
@@ -123,6 +126,7 @@ def test_what_cannot_be_forked(place: Place) -> None:
     assert place.ids() == [source]
 
 
+@pytest.mark.thorough
 def test_a_fork_with_an_id_is_idempotent(place: Place) -> None:
     """--session-id makes it once; the second call continues what the first has made."""
     source = place.codex("one").session_id
@@ -133,6 +137,7 @@ def test_a_fork_with_an_id_is_idempotent(place: Place) -> None:
     assert len(place.ids()) == 2
 
 
+@pytest.mark.thorough
 def test_an_ephemeral_fork_is_told_a_digest(place: Place) -> None:
     """It leaves nothing, and its conversation is nobody's copy."""
     source = place.codex("the capital is Ulm").session_id
@@ -163,6 +168,7 @@ def test_a_lost_conversation_is_forked_by_digest(place: Place) -> None:
     assert _fork_event(place, done.session_id)["how"] == "handoff"
 
 
+@pytest.mark.thorough
 def test_a_fork_whose_tool_fails_goes_on_with_another(place: Place) -> None:
     """The fallback cannot have the copy; it is told what was said in the source."""
     source = place.codex("the capital is Ulm").session_id

@@ -86,6 +86,7 @@ def test_what_is_done_says_what_was_lost(place: Place) -> None:
     assert told(place, session_id)[-1] == "run_finished"
 
 
+@pytest.mark.thorough
 def test_a_compaction_whose_end_is_lost(place: Place) -> None:
     """The tool has compacted, which the state says; the next turn records that its end is lost, and counts it once."""
     session_id = full_session(place, room=450)

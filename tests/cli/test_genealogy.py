@@ -40,6 +40,7 @@ def test_real_nesting(place: Place) -> None:
     assert sorted(outputs) == ["leaf answer\n", "middle answer\n"]
 
 
+@pytest.mark.thorough
 def test_tree_view(place: Place) -> None:
     """`session list --tree` shows children below their parents, and those of a missing one below a mark."""
     root, env = place.agent()
@@ -67,6 +68,7 @@ def test_environment_of_a_root(place: Place) -> None:
     }
 
 
+@pytest.mark.thorough
 def test_environment_of_a_child(place: Place) -> None:
     """A child's tool is told its own id and depth, and its parent; the parent's values do not shine through."""
     root, env = place.agent()
@@ -77,6 +79,7 @@ def test_environment_of_a_child(place: Place) -> None:
     assert inner["CSA_SESSION_DIR"] == str(place.session(child))
 
 
+@pytest.mark.thorough
 def test_outer_markers_are_removed(place: Place) -> None:
     """Variables by which an outer agent would confuse the tool are gone; the user's own stay."""
     markers = {
@@ -126,6 +129,7 @@ def test_child_in_another_project(place: Place) -> None:
     assert refused.code == 5
 
 
+@pytest.mark.thorough
 def test_depth_limit(place: Place) -> None:
     """At max_depth a further child is refused: exit 5 with limit, value and record, and nothing is created."""
     place.env["CSA_CONF_MAX_DEPTH"] = "1"
@@ -169,6 +173,7 @@ GARBLED: list[dict[str, str | None]] = [
 ]
 
 
+@pytest.mark.thorough
 def test_garbled_identity_fails_closed(place: Place) -> None:
     """Missing or garbled CSA_* variables never make a new root: exit 5, a hint, and nothing is created."""
     session_id, env = place.agent()
@@ -253,6 +258,7 @@ def test_selectors_of_the_caller_in_another_project(place: Place) -> None:
     assert place.ids(other) == [middle]
 
 
+@pytest.mark.thorough
 def test_permission_is_at_most_the_parents(place: Place) -> None:
     """More than the parent's permission is refused when asked for, and cut down when it is the default."""
     argv = place.tmp / "argv"
@@ -269,6 +275,7 @@ def test_permission_is_at_most_the_parents(place: Place) -> None:
     assert json.loads(argv.read_text())[json.loads(argv.read_text()).index("--sandbox") + 1] == "read-only"
 
 
+@pytest.mark.thorough
 def test_permission_may_be_less(place: Place) -> None:
     """A child may have less than its parent, and its own children are bound by that."""
     _, env = place.agent()
@@ -277,6 +284,7 @@ def test_permission_may_be_less(place: Place) -> None:
     assert place.run("run", "--tool", "codex", "--permission", "edit", "x", env=inner).code == 5
 
 
+@pytest.mark.thorough
 def test_permission_is_not_raised_by_resuming(place: Place) -> None:
     """Resuming a more powerful session from a weaker one is cut down to the caller's level."""
     strong = place.codex("x", "--permission", "full").session_id
@@ -305,6 +313,7 @@ def test_ephemeral_leaves_nothing_when_it_fails(place: Place, end: str) -> None:
     assert place.ids() == []
 
 
+@pytest.mark.thorough
 def test_ephemeral_session_exists_while_it_runs(place: Place) -> None:
     """While it runs an ephemeral session is as visible as any, and its agent can have children."""
     place.script(

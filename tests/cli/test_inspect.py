@@ -130,6 +130,7 @@ def test_info_of_keys_of_other_commands(place: Place, store: Store) -> None:
     assert "pinned" in place.run("session", "info", session_id(3)).out
 
 
+@pytest.mark.thorough
 def test_info_of_a_running_session(place: Place) -> None:
     """A running session's card says who runs it and what was denied so far."""
     place.play(["deny", "Bash", "rm -rf /"], *place.hold(), ["say", "done"])
@@ -168,6 +169,7 @@ def test_result_as_text(place: Place, store: Store) -> None:
     assert place.run("session", "result", session_id(2), "--json", "--text").code == 2
 
 
+@pytest.mark.thorough
 def test_logs_of_a_turn(place: Place) -> None:
     """`--turn` narrows every kind of log; a turn that is not there is not found."""
     session = write_session(store_of(place), 1, tools=("codex", "claude-code", "codex"))
@@ -249,6 +251,7 @@ def test_show_json(place: Place, store: Store) -> None:
     assert (looking["model"], messages[0]["model"]) == ("model-7", None)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("columns", [80, 140])
 @pytest.mark.parametrize("words", [["show"], ["info"], ["logs"]], ids=" ".join)
 def test_views_fit_the_terminal(place: Place, store: Store, columns: int, words: list[str]) -> None:
@@ -264,6 +267,7 @@ def test_views_fit_the_terminal(place: Place, store: Store, columns: int, words:
     assert all(len(line) <= columns for line in shown[0].splitlines() if "xxxx" not in line)
 
 
+@pytest.mark.thorough
 def test_long_conversations_are_paged(place: Place, store: Store) -> None:
     """On a terminal what does not fit goes through the pager; not with --no-pager, in a pipe, or when there is none."""
     seen = place.tmp / "paged"

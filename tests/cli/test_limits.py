@@ -57,6 +57,7 @@ def test_many_racing_children_never_exceed_max_tree_sessions(place: Place) -> No
     assert sum(item["root_session_id"] == root for item in place.run("session", "list", "--json").json) == 4
 
 
+@pytest.mark.thorough
 def test_a_refusal_names_limit_value_and_record(place: Place) -> None:
     """Exit 5; limit, its value and the session are named; nothing is left, and a session that is there goes on."""
     root, env = agent(place, env=limits(max_children=1, max_tree_sessions=9))
@@ -71,6 +72,7 @@ def test_a_refusal_names_limit_value_and_record(place: Place) -> None:
     assert as_json.json["error"]["code"] == "refused"
 
 
+@pytest.mark.thorough
 def test_the_record_binds_children_whatever_they_set(place: Place) -> None:
     """Environment and configuration of a child can tighten what it inherits, and not loosen it."""
     _, env = agent(place, env=limits(max_children=1))
@@ -228,6 +230,7 @@ def test_running_turns_race(place: Place, limit: str) -> None:
         del place.env["FAKE_TOOL_SCRIPT"]
 
 
+@pytest.mark.thorough
 def test_a_killed_csa_gives_its_place_back(place: Place) -> None:
     """After SIGKILL of csa its place is free as soon as its processes are gone, and nothing has to be cleaned."""
     (running,) = held(place, 1)

@@ -285,6 +285,7 @@ def test_cycles_are_harmless(place: Place, length: int) -> None:
     assert len(place.run("session", "list", "--tree", "--json").json) == length
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("columns", [40, 50, 60, 80, 140])
 @pytest.mark.parametrize("words", [[], ["--tree"], ["--all-projects"], ["--status", "retired"]], ids=" ".join)
 def test_on_a_terminal(place: Place, store: Store, columns: int, words: list[str]) -> None:

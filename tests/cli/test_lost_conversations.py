@@ -76,6 +76,7 @@ def test_it_goes_on_in_a_new_one_within_the_turn(place: Place, tool: str) -> Non
     assert place.run("session", "validate", session_id).code == 0
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("tool", ["codex", "claude-code"])
 def test_running_totals_begin_anew(place: Place, tool: str) -> None:
     """What the old conversation had used is not taken from what the new one uses, in this turn or the next."""
@@ -163,6 +164,7 @@ def test_the_new_one_is_tried_again(place: Place) -> None:
     assert place.state(session_id)["turns"] == 2
 
 
+@pytest.mark.thorough
 def test_what_csa_has_no_transcript_of_is_not_begun_anew(place: Place) -> None:
     """A record of another program's: there is nothing to tell, and it is said each time."""
     session_id, gone = begin(place, "codex")
@@ -231,6 +233,7 @@ def test_there_is_nothing_to_compact(place: Place, tool: str) -> None:
     assert place.run("session", "compress", session_id).code == 0
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("tool", TOOLS)
 def test_the_interface_has_nothing_to_open(place: Place, tool: str) -> None:
     """When the tool's own interface leaves because of that, csa says so, and what helps."""

@@ -219,6 +219,7 @@ def test_a_held_lock_is_not_stolen(place: Place) -> None:
             assert place.run(*words).code == 4
 
 
+@pytest.mark.thorough
 def test_a_machine_with_our_id_is_another_one(place: Place) -> None:
     """Machine ids are cloned: only a heartbeat from before this machine was started proves that it was started anew."""
     session_id = place.codex("one").session_id

@@ -82,6 +82,7 @@ def test_damaged_transcript(place: Place) -> None:
     assert numbers == list(range(1, len(numbers) + 1))
 
 
+@pytest.mark.thorough
 def test_missing_transcript(place: Place) -> None:
     """A session whose transcript is gone is damaged, and runs again."""
     session_id = place.codex("one").session_id
@@ -216,6 +217,7 @@ def test_store_that_cannot_be_written(place: Place) -> None:
     assert not place.ready.exists()
 
 
+@pytest.mark.thorough
 def test_transcript_that_cannot_grow(place: Place) -> None:
     """A disk that is full for the transcript: the turn keeps its real outcome, and the loss is reported."""
     place.play(["emit-many", 4000], ["say", "done"])

@@ -73,6 +73,7 @@ def test_a_timeout_names_its_limit(place: Place) -> None:
     assert place.run("top", "--all", "--json").json[0]["doing"] == f"timed_out: {late['message']}"
 
 
+@pytest.mark.thorough
 def test_timeout_from_the_configuration(place: Place) -> None:
     """`timeout_s` of the configuration holds where no flag is given."""
     place.play(["sleep", 60])
@@ -98,6 +99,7 @@ def test_signals_cancel(place: Place, tool: str, name: str, code: int) -> None:
     assert "Traceback" not in done.err
 
 
+@pytest.mark.thorough
 def test_signal_at_any_early_moment(place: Place) -> None:
     """A TERM right after the id has appeared, whatever csa is doing then, ends the turn as cancelled."""
     place.play(["sleep", 60])
@@ -146,6 +148,7 @@ def test_stubborn_tool_is_killed_after_its_grace(place: Place) -> None:
     assert not place.processes()
 
 
+@pytest.mark.thorough
 @BOTH
 @pytest.mark.parametrize("name", ["KILL", "SEGV"])
 def test_tool_that_dies_of_a_signal(place: Place, tool: str, name: str) -> None:
@@ -275,6 +278,7 @@ def test_cancel_file(place: Place) -> None:
     assert not place.processes()
 
 
+@pytest.mark.thorough
 def test_interrupt_after_the_answer(place: Place) -> None:
     """Ctrl-C between the typed end of a turn and the exit of its tool: the turn has succeeded."""
     place.play(["say", "done"], ["finish"], ["touch", str(place.ready)], ["sleep", 600])
@@ -307,6 +311,7 @@ def test_nobody_reads_what_csa_says(place: Place, how: str, ends: str) -> None:
     assert out.count(b"\n") > 100 if how == "--stream-json" else b'"status":' in out
 
 
+@pytest.mark.thorough
 def test_a_reader_that_never_comes(place: Place) -> None:
     """When the turn has ended, a signal ends csa too, whose last words nobody reads."""
     place.play(["emit-many", 4000], ["say", "done"])
@@ -326,6 +331,7 @@ def start_unread(place: Place, *words: str) -> subprocess.Popen[bytes]:
     )
 
 
+@pytest.mark.thorough
 def test_reader_of_stderr_that_goes_away(place: Place) -> None:
     """When nobody reads the progress any more, the turn goes on: its answer comes and its record is complete."""
     place.play(["wait-file", str(place.go), 30], ["call", "ls"], ["call", "ls"], ["say", "done"])
@@ -343,6 +349,7 @@ def test_reader_of_stderr_that_goes_away(place: Place) -> None:
     assert place.last_event(session_id)["status"] == "succeeded"
 
 
+@pytest.mark.thorough
 def test_a_tool_that_is_killed_was_perhaps_out_of_memory(place: Place) -> None:
     """Nobody says why it was; of other signals the kernel is not the cause."""
     for name, is_told in (("KILL", True), ("SEGV", False)):

@@ -15,6 +15,7 @@ BOTH = pytest.mark.parametrize("tool", ["codex", "claude-code", "opencode"])
 OTHER_THREAD = "01a1f83a-0000-7db1-ada4-435d9ff915d3"
 
 
+@pytest.mark.thorough
 @BOTH
 @pytest.mark.parametrize(
     ("fault", "kind", "code"),
@@ -55,6 +56,7 @@ def test_prose_about_limits_is_no_failure(place: Place, tool: str) -> None:
     assert place.run("run", "--tool", tool, "hello").code == 0
 
 
+@pytest.mark.thorough
 @BOTH
 def test_retries_are_shown_as_they_happen(place: Place, tool: str) -> None:
     """A retry the tool announces is on stderr while it still runs, and in the transcript."""
@@ -150,6 +152,7 @@ def test_program_that_cannot_start(place: Place) -> None:
     assert place.last_event(done.session_id)["error"]["kind"] == "spawn"
 
 
+@pytest.mark.thorough
 @BOTH
 def test_exit_without_a_word(place: Place, tool: str) -> None:
     """A tool that exits without its typed end has failed, whatever code it leaves."""
@@ -265,6 +268,7 @@ def test_bad_config_is_named(place: Place) -> None:
     assert "did you mean 'max_depth'?" in done.err
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("setting", "key"),
     [('tool = "codx"', "tool"), ('tools_order = ["claude-code", "codx"]', "tools_order"), ("CSA_CONF_TOOL", "tool")],
@@ -288,6 +292,7 @@ def test_a_configured_tool_that_is_none(place: Place, setting: str, key: str) ->
     place.codex("hello", env=env)  # neither is needed
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("text", "said"),
     [

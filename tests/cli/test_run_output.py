@@ -65,6 +65,7 @@ def test_id_resolves_while_the_tool_runs(place: Place) -> None:
     assert (over.code, over.out) == (1, "not alive\n")
 
 
+@pytest.mark.thorough
 def test_id_is_durable_when_it_is_shown(place: Place) -> None:
     """At the moment the id appears on stderr the record and its run_started are on disk."""
     place.play(*place.hold())
@@ -141,6 +142,7 @@ def test_stream_json_of_a_second_turn(place: Place) -> None:
     assert events == place.events(first.session_id)[-len(events) :]
 
 
+@pytest.mark.thorough
 def test_print_id(place: Place) -> None:
     """`--print-id` prints the id instead of the answer."""
     done = place.codex("hello", "--print-id")
@@ -216,6 +218,7 @@ def test_answer_keeps_code_that_looks_like_a_secret(place: Place) -> None:
     assert place.codex("hello").out == code + "\n"
 
 
+@pytest.mark.thorough
 def test_interleaved_stdout_closed_early(place: Place) -> None:
     """A reader of `--stream-json` that goes away does not end the run: its record is complete."""
     place.play(["emit-many", 3000], ["say", "done"])

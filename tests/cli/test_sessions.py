@@ -33,6 +33,7 @@ LIST_KEYS = {
 UNUSED = "01JH4QWERT1234567890ABCDEF"
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("way", ["id", "lower", "prefix", "short", "name", "last", "@last", "session-id", "given-name"])
 def test_resume(place: Place, way: str) -> None:
     """Every way of naming a session continues the provider's conversation: the tool sees its second turn."""

@@ -67,6 +67,7 @@ def test_directory_with_an_odd_name(place: Place) -> None:
     assert sorted(depths) == [0, 0, 1, 1]
 
 
+@pytest.mark.thorough
 def test_state_root_behind_a_symlink(place: Place) -> None:
     """A state root that is reached through a symlink works, for nested runs too."""
     real = place.tmp / "real"
@@ -140,6 +141,7 @@ def test_ignored_signals_stay_ignored(place: Place, name: str) -> None:
     assert (place.tmp / "answer").read_text() == "done\n"
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("words", "what"),
     [

@@ -118,6 +118,7 @@ def test_wait_for_several(place: Place) -> None:
     assert done.json[0]["turn"] == 1
 
 
+@pytest.mark.thorough
 def test_wait_for_any(place: Place) -> None:
     """With --any the first end is enough, and its code counts."""
     place.play(["fail", "401"])
@@ -174,6 +175,7 @@ def test_wait_for_a_tree(place: Place) -> None:
     assert sorted(item["status"] for item in done.json) == ["failed", "succeeded", "succeeded"]
 
 
+@pytest.mark.thorough
 def test_wait_for_an_ephemeral_session(place: Place) -> None:
     """A session that goes with its turn is waited for to its end."""
     run, session_id = held_turn(place, "--ephemeral")
@@ -443,6 +445,7 @@ def test_why_of_a_denied_permission(place: Place) -> None:
     run.wait()
 
 
+@pytest.mark.thorough
 def test_why_of_what_has_ended(place: Place) -> None:
     """Ended and lost sessions say so, with the turn and the reason."""
     ended = place.codex("one").session_id
@@ -504,6 +507,7 @@ def test_why_of_a_lock_without_an_owner(place: Place, write_foreign: ForeignWrit
 # logs -f and attach
 
 
+@pytest.mark.thorough
 def test_logs_follow(place: Place) -> None:
     """`logs -f` prints what there was and what comes, and ends with the turn."""
     run, session_id = held_turn(place)
@@ -518,6 +522,7 @@ def test_logs_follow(place: Place) -> None:
     assert place.run("session", "logs", "-f", session_id).out == done.out
 
 
+@pytest.mark.thorough
 def test_logs_follow_with_a_tail(place: Place) -> None:
     """--tail limits what there was, not what comes; --json prints the lines of the transcript."""
     run, session_id = held_turn(place)
@@ -548,6 +553,7 @@ def test_logs_follow_a_partial_line(place: Place) -> None:
     assert [json.loads(line) for line in logs.wait().out.splitlines()] == place.events(session_id)
 
 
+@pytest.mark.thorough
 def test_logs_follow_is_interrupted(place: Place) -> None:
     """Ctrl-C ends the following with 130, and leaves the turn alone."""
     run, session_id = held_turn(place)
@@ -575,6 +581,7 @@ def test_attach(place: Place) -> None:
     assert (again.code, again.json["text"], again.err) == (0, "the answer", "")
 
 
+@pytest.mark.thorough
 def test_attach_and_detach(place: Place) -> None:
     """Ctrl-C detaches: it says so, and the turn goes on."""
     run, session_id = held_turn(place)
@@ -619,6 +626,7 @@ def test_attach_to_what_ends_badly(place: Place) -> None:
     assert "error: codex failed (auth)" in done.err
 
 
+@pytest.mark.thorough
 def test_attach_to_an_ephemeral_session(place: Place) -> None:
     """The answer of a session that goes with its turn is printed too."""
     run, session_id = held_turn(place, "--ephemeral")

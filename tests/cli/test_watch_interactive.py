@@ -82,6 +82,7 @@ def test_it_is_locked_meanwhile(place: Place) -> None:
     run.wait()
 
 
+@pytest.mark.thorough
 def test_the_size_follows(place: Place) -> None:
     """A change of the window's size reaches the tool."""
     session_id = place.codex("hello").session_id
@@ -93,6 +94,7 @@ def test_the_size_follows(place: Place) -> None:
         assert terminal.end() == 0
 
 
+@pytest.mark.thorough
 def test_much_is_pasted(place: Place) -> None:
     """More than a terminal takes at once arrives whole, and what comes back is shown whole."""
     session_id = place.codex("hello").session_id
@@ -123,6 +125,7 @@ def test_nothing_is_left(place: Place) -> None:
     assert place.processes() == {}
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("is_killed", [False, True], ids=["the tool ends", "the guardian is killed"])
 def test_what_ran_before_is_spared(place: Place, *, is_killed: bool) -> None:
     """A job of the shell that has become csa outlives the tool, and what the tool leaves behind does not."""
@@ -185,6 +188,7 @@ def test_it_is_killed(place: Place) -> None:
         terminal.wait_for(LEAVE_SCREEN)
 
 
+@pytest.mark.thorough
 def test_it_is_killed_with_its_guardian_stopped(place: Place) -> None:
     """A guardian that somebody has stopped is made to go on."""
     session_id = place.codex("hello").session_id
@@ -268,6 +272,7 @@ def test_in_the_background_it_stays_suspended(place: Place) -> None:
         terminal.end()
 
 
+@pytest.mark.thorough
 def test_what_nobody_could_continue_goes_on(place: Place) -> None:
     """Without a shell that has jobs, a tool that suspends itself is continued at once."""
     session_id = place.codex("hello").session_id
@@ -279,6 +284,7 @@ def test_what_nobody_could_continue_goes_on(place: Place) -> None:
         assert terminal.end() == 0
 
 
+@pytest.mark.thorough
 def test_what_cannot_be_opened(place: Place, write_foreign: ForeignWriter) -> None:
     """Without a terminal, a conversation or a tool there is nothing to open; each is said, and nothing written."""
     session_id = place.codex("hello").session_id

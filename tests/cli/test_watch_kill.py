@@ -65,6 +65,7 @@ def test_kill_of_a_tool_that_ignores_term(place: Place) -> None:
     assert place.processes() == {}
 
 
+@pytest.mark.thorough
 def test_kill_of_a_stopped_supervisor(place: Place) -> None:
     """A supervisor that was stopped is made to go on, and so writes the end of its turn."""
     place.play(*place.hold())
@@ -112,6 +113,7 @@ def test_kill_by_force(place: Place) -> None:
     assert place.status(session_id) == "lost"
 
 
+@pytest.mark.thorough
 def test_kill_of_a_supervisor_that_does_not_react(place: Place, write_foreign: ForeignWriter) -> None:
     """A supervisor that takes no notice is killed when its grace is over, and only then."""
     paths = write_foreign(FOREIGN)
@@ -136,6 +138,7 @@ def test_kill_of_a_lock_that_stays_held(place: Place, write_foreign: ForeignWrit
         assert is_running(other.pid)
 
 
+@pytest.mark.thorough
 def test_kill_across_pid_namespaces(place: Place, write_foreign: ForeignWriter) -> None:
     """What runs in another pid namespace is asked, through its directory, and never signalled by its number."""
     paths = write_foreign(FOREIGN)
@@ -152,6 +155,7 @@ def test_kill_across_pid_namespaces(place: Place, write_foreign: ForeignWriter) 
         other.end()
 
 
+@pytest.mark.thorough
 def test_kill_of_what_does_not_run(place: Place) -> None:
     """A session at rest is said not to run, exit 0, and is left as it is; a name that is wrong is an error."""
     session_id = place.codex("one").session_id
@@ -373,6 +377,7 @@ def test_kill_all_asks(place: Place) -> None:
     assert run.wait().code == 130
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("columns", [40, 80, 132])
 def test_ps_fits_the_terminal(place: Place, columns: int) -> None:
     """No line of the table is longer than the terminal is wide."""

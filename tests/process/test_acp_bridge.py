@@ -130,6 +130,7 @@ def test_a_command_is_sent_as_it_is(place: Place) -> None:
     assert compaction["status"] == "completed"
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(("flags", "blocks"), [((), "Note.\n\nhello"), (("--system",), "hello")])
 def test_the_system_text(place: Place, flags: tuple[str, ...], blocks: str) -> None:
     """Where the agent takes one it gets it as such; else it goes before the prompt."""
@@ -152,6 +153,7 @@ def test_the_mode_of_the_level_is_set(place: Place, level: str, mode: str) -> No
     assert json.loads(record.read_text())["mode"] == mode
 
 
+@pytest.mark.thorough
 def test_an_agent_without_modes_is_held_where_it_asks(place: Place) -> None:
     """Which is said, below full."""
     assert "is held where it asks" in named(bridge(place, "--no-modes")[1], "notice")[0]["message"]
@@ -175,6 +177,7 @@ def test_permission_requests_are_answered_by_the_level(place: Place, level: str,
     assert [end["status"] == "completed" for end in ends] == answers
 
 
+@pytest.mark.thorough
 def test_a_line_of_any_length_passes(place: Place) -> None:
     """The library's own limit is 64 KiB."""
     place.play(["emit-bytes", 5_000_000], *ANSWER)
@@ -184,6 +187,7 @@ def test_a_line_of_any_length_passes(place: Place) -> None:
     assert len(longest["update"]["content"][0]["content"]["text"]) == 5_000_000
 
 
+@pytest.mark.thorough
 def test_a_flood_on_stderr_blocks_nothing(place: Place) -> None:
     """It goes straight to ours."""
     place.play(*[["stderr", "x" * 1000]] * 500, *ANSWER)
@@ -191,6 +195,7 @@ def test_a_flood_on_stderr_blocks_nothing(place: Place) -> None:
     assert (code, chunks(lines), len(err)) == (0, "the answer", 500 * 1001)
 
 
+@pytest.mark.thorough
 def test_many_updates_keep_their_order(place: Place) -> None:
     """They are written as they came."""
     place.play(["emit-many", 4000], *ANSWER)
@@ -234,6 +239,7 @@ def test_agents_that_do_not_work(place: Place, command: tuple[str, ...], words: 
     _kill_sleepers(place)
 
 
+@pytest.mark.thorough
 def test_settings_that_the_agent_lacks(place: Place) -> None:
     """A model or effort that was asked for is not passed over in silence."""
     for setting in ("model", "effort"):
@@ -265,6 +271,7 @@ def test_term_ends_an_agent_that_will_not_hear(place: Place) -> None:
     assert CANCEL_WAIT_S + DYING_WAIT_S < TERM_GRACE_S
 
 
+@pytest.mark.thorough
 def test_a_session_may_have_to_wait(place: Place, tmp_path: Path) -> None:
     """While the file is there that forbids it, no session is loaded; TERM ends the wait."""
     first = bridge(place, "--only-load")[1]
@@ -279,6 +286,7 @@ def test_a_session_may_have_to_wait(place: Place, tmp_path: Path) -> None:
     assert '"session"' not in out
 
 
+@pytest.mark.thorough
 def test_an_ephemeral_session_is_deleted(place: Place) -> None:
     """Where the agent can; the answer has been given by then."""
     code, lines, _ = bridge(place, ephemeral=True)
@@ -295,6 +303,7 @@ def test_what_comes_after_the_end_belongs_to_the_turn(place: Place, answer: str)
     assert (code, chunks(lines), lines[-1]["type"]) == (0, answer, "finished")
 
 
+@pytest.mark.thorough
 def test_what_is_no_message_is_told_as_such(place: Place) -> None:
     """Scalars, lists, banners and what nests too deep neither end the turn nor get lost; a message behind is found."""
     place.play(*ANSWER)
@@ -348,6 +357,7 @@ def test_a_person_must_log_in(place: Place, flags: list[str], order: Json, words
     assert [word for word in words if word not in lines[-1]["message"]] == []
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("flag", ["--only-always", "--no-kinds"])
 def test_options_as_agents_offer_them(place: Place, flag: str) -> None:
     """What is allowed happens, though only for ever is offered, or no option has a kind."""

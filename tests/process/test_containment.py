@@ -68,6 +68,7 @@ def test_lock_is_held_until_the_tree_is_dead(place: Place) -> None:
     assert not place.processes()
 
 
+@pytest.mark.thorough
 def test_killed_guardian(place: Place) -> None:
     """SIGKILL of the guardian: the tool dies, csa sweeps what is left and ends the turn as killed."""
     running = start_tree(place)
@@ -203,6 +204,7 @@ def test_stopped_nested_turn_ends_cancelled(place: Place, who: str) -> None:
     assert place.last_event(inner)["status"] == "cancelled"
 
 
+@pytest.mark.thorough
 def test_nested_turn_of_a_killed_guardian_ends_cancelled(place: Place) -> None:
     """SIGKILL of the outer guardian: the outer csa asks the inner one to end, as the guardian would, and sweeps."""
     running, inner, _ = start_nested(place)

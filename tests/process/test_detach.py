@@ -146,6 +146,7 @@ def test_a_caller_without_standard_streams(place: Place, closed: str) -> None:
     assert "turn 1: succeeded" in log.read_text()
 
 
+@pytest.mark.thorough
 def test_a_supervisor_without_stderr(place: Place) -> None:
     """A program that has closed its stderr can start detached turns through the library as well."""
     place.play(*place.hold(), ["say", "done"])
@@ -356,6 +357,7 @@ def test_forged_record_spares_nothing(place: Place) -> None:
     assert place.processes() == {}
 
 
+@pytest.mark.thorough
 def test_on_finish(place: Place) -> None:
     """`--on-finish` runs when the session is free again, outside of it, with the result on its stdin."""
     out = place.tmp / "finished"
@@ -374,6 +376,7 @@ def test_on_finish(place: Place) -> None:
     place.wait_until_empty(within_s=3)
 
 
+@pytest.mark.thorough
 def test_what_an_on_finish_command_prints_is_redacted(place: Place) -> None:
     """Its output and its words go to supervisor.log without the secrets that it was started with."""
     place.env["DEPLOY_KEY"] = "tr0ub4dor-3-horse"

@@ -126,6 +126,7 @@ def test_lasting_failures_are_not_tried_again(place: Place, fault: str) -> None:
     assert not retries_of(place, done.session_id)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("tool", ["codex", "claude-code", "opencode"])
 def test_what_has_acted_is_not_tried_again(place: Place, tool: str) -> None:
     """After a tool call the turn could do things twice, so it fails."""
@@ -161,6 +162,7 @@ def test_retries_by_configuration(place: Place) -> None:
     assert done.code == 1
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("way", ["signal", "file"])
 def test_cancelled_during_the_pause(place: Place, way: str) -> None:
     """A turn that waits to try again ends at once when it is cancelled."""
@@ -198,6 +200,7 @@ def test_time_limit_in_a_later_attempt(place: Place) -> None:
     assert "longer than 2 s" in done.err
 
 
+@pytest.mark.thorough
 def test_killed_during_the_pause(place: Place) -> None:
     """SIGKILL of csa while it waits leaves a lost turn, and a session whose next turn works."""
     place.script(fails("429", retry_after_s=50), answers("next"))
@@ -212,6 +215,7 @@ def test_killed_during_the_pause(place: Place) -> None:
     assert place.status(session_id) == "succeeded"
 
 
+@pytest.mark.thorough
 def test_alive_during_the_pause(place: Place) -> None:
     """The session counts as running while csa waits to try again."""
     place.script(fails("429", retry_after_s=50), answers())
@@ -281,6 +285,7 @@ def test_lock_is_held_throughout(place: Place) -> None:
     assert running.wait().code == 0
 
 
+@pytest.mark.thorough
 def test_the_next_tool_is_told_what_was_done(place: Place) -> None:
     """After tool calls csa does not try again, but another tool goes on, told of the calls and of the failure."""
     seen = place.tmp / "stdin"
@@ -371,6 +376,7 @@ def test_program_that_cannot_start_falls_back(place: Place) -> None:
     assert [link["error_kind"] for link in done.json["chain"]] == ["spawn", None]
 
 
+@pytest.mark.thorough
 def test_no_fallback_for_what_another_provider_cannot_mend(place: Place) -> None:
     """A turn that was cancelled, timed out, or failed by itself stays what it is."""
     for steps in ([["say", "half"], ["exit", 3]], [["fail", "context"]]):
@@ -379,6 +385,7 @@ def test_no_fallback_for_what_another_provider_cannot_mend(place: Place) -> None
         assert (done.code, done.json["tool"], "chain" in done.json) == (1, "codex", False)
 
 
+@pytest.mark.thorough
 def test_all_fail(place: Place) -> None:
     """The run ends as its last turn did."""
     place.script(fails("500", times=9, tool="codex", retry_after_s=0.01), fails("quota", tool="claude-code"))
@@ -417,6 +424,7 @@ def test_fallback_in_a_resumed_session(place: Place) -> None:
     assert "first answer" not in seen.read_text()
 
 
+@pytest.mark.thorough
 def test_ephemeral_run_falls_back(place: Place) -> None:
     """An ephemeral session goes after its last turn."""
     place.script(fails("quota", tool="codex"), answers("by claude"))
@@ -425,6 +433,7 @@ def test_ephemeral_run_falls_back(place: Place) -> None:
     assert place.ids() == []
 
 
+@pytest.mark.thorough
 def test_cancelled_turn_does_not_fall_back(place: Place) -> None:
     """Ctrl-C ends the run, whichever tools are left."""
     place.script({"match": "", "tool": "codex", "do": [*place.hold(), ["fail", "quota"]]}, answers("by claude"))
@@ -435,6 +444,7 @@ def test_cancelled_turn_does_not_fall_back(place: Place) -> None:
     assert (done.code, done.json["status"], done.json["tool"]) == (130, "cancelled", "codex")
 
 
+@pytest.mark.thorough
 def test_cancel_file_between_two_turns(place: Place) -> None:
     """Whoever asks for the end just as one turn gives way to the next is heard."""
     session_id = "01JH4QWERT1234567890ABCDEF"
@@ -449,6 +459,7 @@ def test_cancel_file_between_two_turns(place: Place) -> None:
     assert not cancel.exists()
 
 
+@pytest.mark.thorough
 def test_detached_run_falls_back(place: Place) -> None:
     """A detached supervisor does all of this too, and says that it is detached in every turn."""
     place.script(
@@ -470,6 +481,7 @@ def test_detached_run_falls_back(place: Place) -> None:
     assert len(retries_of(place, session_id)) == 1
 
 
+@pytest.mark.thorough
 def test_stream_holds_all_turns(place: Place) -> None:
     """--stream-json prints what the transcript has, of every turn of the chain."""
     place.script(fails("quota", tool="codex"), answers("by claude"))
@@ -478,6 +490,7 @@ def test_stream_holds_all_turns(place: Place) -> None:
     assert [json.loads(line) for line in done.out.splitlines()] == place.events(done.session_id)
 
 
+@pytest.mark.thorough
 def test_library_goes_on_in_one_block(place: Place) -> None:
     """One `async with` yields the events of all turns; number and plan are those of the turn that runs."""
     place.script(fails("quota", tool="codex"), answers("by claude"))
@@ -534,6 +547,7 @@ def test_on_a_terminal(place: Place) -> None:
     assert "csa: succeeded in" in terminal.text
 
 
+@pytest.mark.thorough
 def test_next_tool_is_locked(place: Place) -> None:
     """Another program holds the next tool's lock: the run ends as its first turn did, and says why."""
     place.script({"match": "", "tool": "codex", "do": [*place.hold(), ["fail", "quota"]]}, answers("by claude"))

@@ -113,6 +113,7 @@ def test_a_running_session_has_no_leftovers(place: Place) -> None:
     assert not is_running(survivor)
 
 
+@pytest.mark.thorough
 def test_keep_background(place: Place) -> None:
     """With --keep-background a server lives on after the turn, is named in a warning, and is no leftover for anyone."""
     pid_file = place.tmp / "server"

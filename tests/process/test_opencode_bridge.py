@@ -117,6 +117,7 @@ def test_a_turn_names_its_session_on_every_line(bridge: Bridge) -> None:
     assert code == 0
 
 
+@pytest.mark.thorough
 def test_the_session_is_told_before_the_model_is_asked(bridge: Bridge) -> None:
     """A first turn that is killed while the model has said nothing can be gone on with."""
     bridge.play(["sleep", 600])
@@ -131,6 +132,7 @@ def test_the_session_is_told_before_the_model_is_asked(bridge: Bridge) -> None:
     assert (code, lines[0]["sessionID"]) == (0, first["sessionID"])
 
 
+@pytest.mark.thorough
 def test_a_resume_elsewhere_runs_and_is_heard_in_the_sessions_directory(bridge: Bridge) -> None:
     """`opencode run` works there in silence and never ends."""
     _, lines = bridge.run()
@@ -168,6 +170,7 @@ def test_the_password_is_on_no_command_line(bridge: Bridge) -> None:
     assert json.loads(argv.read_text()) == ["serve", "--hostname", "127.0.0.1", "--port", "0"]
 
 
+@pytest.mark.thorough
 def test_a_retry_is_told_as_it_happens(bridge: Bridge) -> None:
     """Two failures, and the turn goes on."""
     bridge.play(["retry", "500", 1], ["retry", "500", 2], ["say", "recovered"])
@@ -196,6 +199,7 @@ def test_a_failure_is_told_with_its_status(bridge: Bridge) -> None:
     assert (code, lines[-1]["error"]["name"], lines[-1]["error"]["data"]["statusCode"]) == (1, "APIError", 401)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("approve", [True, False])
 def test_a_question_of_permission_is_answered_by_the_level(bridge: Bridge, *, approve: bool) -> None:
     """What is refused is told, and the turn goes on in either case."""
@@ -207,6 +211,7 @@ def test_a_question_of_permission_is_answered_by_the_level(bridge: Bridge, *, ap
     assert code == 0
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("pattern", "granted"), [("{}/*", True), ("{}/deep/report.txt", True), ("{}/../x", False), ("{}-2/x", False)]
 )
@@ -219,6 +224,7 @@ def test_the_output_directory_may_be_used(bridge: Bridge, pattern: str, *, grant
     assert ("permission" not in types_of(lines)) is granted
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_aborts_the_turn_and_its_shells(
     running: tuple[subprocess.Popen[str], Json], hermetic: Any, number: signal.Signals
@@ -233,6 +239,7 @@ def test_a_signal_aborts_the_turn_and_its_shells(
     assert processes_of(hermetic.home) == {}
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", ["KILL", "SEGV", "TERM"])
 def test_a_server_that_dies_takes_the_bridge_with_it(bridge: Bridge, name: str) -> None:
     """What was said is passed on first, and how it ended is told."""
@@ -245,6 +252,7 @@ def test_a_server_that_dies_takes_the_bridge_with_it(bridge: Bridge, name: str) 
     assert code == -number
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("code", [0, 3])
 def test_a_server_that_leaves_is_followed(bridge: Bridge, code: int) -> None:
     """With its exit code, and an error that says why this is no success."""
@@ -275,6 +283,7 @@ def test_an_opencode_that_is_not_there_is_no_traceback(bridge: Bridge) -> None:
     assert (process.returncode, stderr) == (1, "")
 
 
+@pytest.mark.thorough
 def test_an_ephemeral_turn_is_not_kept(bridge: Bridge) -> None:
     """Its database is in the server's memory."""
     bridge.env["OPENCODE_DB"] = ":memory:"
@@ -303,6 +312,7 @@ def test_a_sub_agent_in_the_background_is_waited_for(bridge: Bridge) -> None:
     assert [line["part"]["text"] for line in lines if line["type"] == "text"] == ["launched", "done"]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("reason", ["unknown", "tool-calls"])
 def test_steps_that_lead_nowhere_end_the_turn(bridge: Bridge, reason: str) -> None:
     """Opencode asks again for ever when the provider does not say why it stops."""
@@ -321,6 +331,7 @@ def test_steps_that_call_tools_may_be_many(bridge: Bridge) -> None:
     assert bridge.run()[0] == 0
 
 
+@pytest.mark.thorough
 def test_a_last_step_that_was_cut_short_is_no_success(bridge: Bridge) -> None:
     """The reason is told, and the exit code agrees."""
     bridge.play(["say", "so f"], ["end-step", "length"])
@@ -331,6 +342,7 @@ def test_a_last_step_that_was_cut_short_is_no_success(bridge: Bridge) -> None:
 GRANTS = {"reading": ["read", "grep"], "commands": ["cat *", "env", "csa *"], "edits": True}
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("permission", "pattern", "granted"),
     [
@@ -366,6 +378,7 @@ def test_an_ask_at_edit_is_answered_as_the_level_promises(
     assert ("permission" not in types_of(lines)) is granted
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(("permission", "granted"), [("read", True), ("edit", False), ("bash", False), ("x_y", False)])
 def test_an_ask_at_read_only(bridge: Bridge, permission: str, *, granted: bool) -> None:
     """Reading is what remains."""

@@ -73,6 +73,7 @@ def test_the_tool_starts_before_the_event_loop_is_loaded(place: Place) -> None:
     assert len(lines) == len({*lines})
 
 
+@pytest.mark.thorough
 def test_the_tool_gets_its_prompt_before_the_event_loop_is_loaded(place: Place) -> None:
     """It does not wait for csa: with a prompt that a pipe holds it can begin to work."""
     place.play(["touch", str(place.ready)], ["say", "done"])
@@ -222,6 +223,7 @@ def test_no_descriptor_is_left_for_the_tool(place: Place, monkeypatch: pytest.Mo
     anyio.run(scenario)
 
 
+@pytest.mark.thorough
 def test_a_tool_that_cannot_be_launched(place: Place, tmp_path: Path) -> None:
     """A turn whose guardian cannot be started has failed, and is on record."""
     place.codex("hello", "--name", "here")

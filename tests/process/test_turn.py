@@ -331,6 +331,7 @@ def test_a_tool_that_tells_its_retries_on_stderr(place: Place) -> None:
     assert modes == {"csa-note.md": "600", "home": "700", "policy.toml": "600"}
 
 
+@pytest.mark.thorough
 def test_a_tool_in_a_home_made_for_the_turn(place: Place) -> None:
     """What it keeps stands in the user's own home, which has no trace of the turn's: a conversation goes on."""
     own = place.home / ".gemini"

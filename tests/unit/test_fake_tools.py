@@ -23,6 +23,8 @@ BOTH = pytest.mark.parametrize("command", [CODEX, CLAUDE], ids=["codex", "claude
 UNKNOWN = "01a1f83a-accd-7db1-ada4-435d9ff915d3"
 MARK = "FAKE_TEST_MARK"
 
+pytestmark = pytest.mark.thorough
+
 Json = dict[str, Any]
 Steps = list[list[Any]]
 
