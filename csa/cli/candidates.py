@@ -107,7 +107,7 @@ def _known_tools(before: Sequence[str]) -> Iterable[str]:
     from csa.runner.toolbox import adapter_names  # noqa: PLC0415  # as above
 
     try:
-        config = _client(before).setting.config
+        config = _client(before).context.config
     except (CsaError, OSError):  # what is installed can be told without
         config = None
     return adapter_names(config)

@@ -27,9 +27,9 @@ from csa.cli.selecting import (
 from csa.errors import UsageError
 from csa.model.collection import Rule
 from csa.model.duration import parse_duration
+from csa.runner.context import Context
 from csa.runner.doctor.store_checks import size_words
 from csa.runner.sessions.collecting import Item, Report, collect
-from csa.runner.setting import Setting
 from csa.runner.turns.leftovers import find_leftovers, reap
 from csa.runner.waking import wake_parked
 from csa.store.sessions import format_age
@@ -59,13 +59,13 @@ def execute_clean(arguments: argparse.Namespace) -> int:
     Exits 0 also when there is nothing to do, and 1 when something could not be removed.
     """
     client, dry_run = open_client(), arguments.dry_run
-    setting = client.setting
-    rule, counter = _read_rule(arguments, setting), _Counter()
-    refuse_unknown_tools(client, [setting.store], rule.tools)
+    context = client.context
+    rule, counter = _read_rule(arguments, context), _Counter()
+    refuse_unknown_tools(client, [context.store], rule.tools)
     report = collect(
-        setting,
+        context,
         rule,
-        [setting.store],
+        [context.store],
         command="session clean",
         now=datetime.now(UTC),
         dry_run=dry_run,
@@ -101,19 +101,19 @@ def execute_gc(arguments: argparse.Namespace) -> int:
     Prints one line when something was done, and nothing when there was nothing to do. Exits 0 in both cases, and 1 when
     something could not be removed.
     """
-    setting, dry_run, counter = open_client().setting, arguments.dry_run, _Counter()
-    root = setting.store.root
-    stores = find_projects(root) if arguments.all_projects else [setting.store]
+    context, dry_run, counter = open_client().context, arguments.dry_run, _Counter()
+    root = context.store.root
+    stores = find_projects(root) if arguments.all_projects else [context.store]
     woken: list[str] = []
     problems: list[str] = []
     for store in () if dry_run else stores:
-        started, failed = wake_parked(store, setting.environ)
+        started, failed = wake_parked(store, context.environ)
         woken += started
         problems += failed
     orphans = find_leftovers(root, (store.paths(session_id) for store in stores for session_id in store.ids()))
     report = collect(
-        setting,
-        _read_rule(arguments, setting),
+        context,
+        _read_rule(arguments, context),
         stores,
         command="gc",
         now=datetime.now(UTC),
@@ -153,7 +153,7 @@ def _days(text: str) -> int:
     return int(text)
 
 
-def _read_rule(arguments: argparse.Namespace, setting: Setting) -> Rule:
+def _read_rule(arguments: argparse.Namespace, context: Context) -> Rule:
     """Make the rule of the options, as far as the command has them."""
     asked = getattr(arguments, "older_than", None)
     older_than = parse_duration(asked) if asked is not None else None
@@ -169,7 +169,7 @@ def _read_rule(arguments: argparse.Namespace, setting: Setting) -> Rule:
         tools=names,
         damaged=getattr(arguments, "damaged", False),
         purge=getattr(arguments, "purge", False),
-        undo_days=setting.config.undo_days,
+        undo_days=context.config.undo_days,
     )
 
 

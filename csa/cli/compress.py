@@ -46,10 +46,10 @@ def execute(arguments: argparse.Namespace) -> int:
     plan = plan_compaction(session, tool=arguments.tool, timeout_s=arguments.timeout)
     become_subreaper()
     compaction = Compaction(plan)
-    with signs_of_life(plan.setting.caller) as signs:
+    with signs_of_life(plan.context.caller) as signs:
         signs.about(lambda: f"{plan.state.session_id}: {plan.adapter.name} compacts its conversation")
         result = anyio.run(_drive_compaction, compaction)
-    loss = record_act(plan.setting, "session compress", result.session_id, what=result.status)
+    loss = record_act(plan.context, "session compress", result.session_id, what=result.status)
     warn([*compaction.losses, *([loss] if loss else [])])
     if arguments.json:
         print_json(result.to_json())

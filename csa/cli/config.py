@@ -32,12 +32,12 @@ def execute_show(arguments: argparse.Namespace) -> int:
     What is printed is a config file. Settings that nobody has set stand in it as comments, and so do those that hold a
     secret, which is not shown.
     """
-    setting = open_client().setting
-    warn(setting.config.warnings)
-    values, redact_data = setting.config.values, setting.redactor.redact_data
+    context = open_client().context
+    warn(context.config.warnings)
+    values, redact_data = context.config.values, context.redactor.redact_data
     if arguments.json:
         shown = {key: {"value": redact_data(value, key), "origin": origin} for key, (value, origin) in values.items()}
-        print_json({setting.redactor.redact(key): facts for key, facts in shown.items()})
+        print_json({context.redactor.redact(key): facts for key, facts in shown.items()})
         return 0
     for line in render_settings(values, redact_data):
         print(printable(line))
@@ -100,7 +100,7 @@ def configure_validate(parser: argparse.ArgumentParser) -> None:
 
 def execute_validate(arguments: argparse.Namespace) -> int:
     """Check the config files and `CSA_CONF_*` variables. Exits 0 when all is well and 6 at the first fault."""
-    layers = config_layers(open_client().setting.config_directory, os.environ)
+    layers = config_layers(open_client().context.config_directory, os.environ)
     config = combine_layers(layers)
     check_config(config)
     warn(config.warnings)

@@ -43,7 +43,7 @@ def execute(arguments: argparse.Namespace) -> int:
 
     from csa.runner.doctor.diagnosis import diagnose  # noqa: PLC0415  # as above
 
-    diagnosis = anyio.run(lambda: diagnose(client.setting, limit_s=arguments.timeout))
+    diagnosis = anyio.run(lambda: diagnose(client.context, limit_s=arguments.timeout))
     if arguments.json:
         print_json(diagnosis.to_dict())
     else:

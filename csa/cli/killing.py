@@ -14,9 +14,9 @@ from csa.cli.selecting import Unlistable, add_selectors, find_all, open_client
 from csa.errors import RefusedError, UsageError
 from csa.paths import state_root
 from csa.runner.caller import find_caller, refuse_own_lineage
+from csa.runner.context import Context
 from csa.runner.sessions.acting import record_act
 from csa.runner.sessions.ending import GRACE_S, KillResult, end_all, end_sessions, end_trees, who_asks
-from csa.runner.setting import Setting
 from csa.store.liveness import probe
 from csa.store.sessions import Store, Target
 from csa.store.stores import find_stores
@@ -50,15 +50,15 @@ def execute_kill(arguments: argparse.Namespace) -> int:
     """
     _check_timeout(arguments)
     sessions = find_all(arguments, acts=True)
-    setting = sessions[0].setting
+    context = sessions[0].context
     for session in sessions:
-        refuse_own_lineage(setting.caller, session.session_id, verb="kill")
+        refuse_own_lineage(context.caller, session.session_id, verb="kill")
     unlistable = Unlistable()
     end = partial(end_trees, on_fault=unlistable.note) if arguments.tree else end_sessions
-    words = who_asks("session kill", setting.environ)
+    words = who_asks("session kill", context.environ)
     targets = [session.target for session in sessions]
     found = end(targets, words=words, grace_s=arguments.timeout, force=arguments.force)
-    return _report_kills(_note_kills(setting, "session kill", found), arguments, unlistable)
+    return _report_kills(_note_kills(context, "session kill", found), arguments, unlistable)
 
 
 def _check_timeout(arguments: argparse.Namespace) -> None:
@@ -66,12 +66,12 @@ def _check_timeout(arguments: argparse.Namespace) -> None:
         raise UsageError("--timeout takes a number of seconds, from 0 up.")
 
 
-def _note_kills(setting: Setting, command: str, found: Iterable[KillResult]) -> Iterator[KillResult]:
+def _note_kills(context: Context, command: str, found: Iterable[KillResult]) -> Iterator[KillResult]:
     """Note what was ended in audit.jsonl of its project, as it comes."""
     for ended in found:
         if ended.outcome == "killed":
-            store = Store(setting.store.root, Path(ended.project))
-            loss = record_act(setting, command, ended.session_id, store=store, what="killed", forced=ended.forced)
+            store = Store(context.store.root, Path(ended.project))
+            loss = record_act(context, command, ended.session_id, store=store, what="killed", forced=ended.forced)
             warn([loss] if loss else [])
         yield ended
 
@@ -137,7 +137,7 @@ def execute_kill_all(arguments: argparse.Namespace) -> int:
     found = end_all(
         lambda: _all_targets(root, unlistable), words=words, grace_s=arguments.timeout, force=arguments.force
     )
-    return _report_kills(_note_kills(open_client().setting, "kill", found), arguments, unlistable)
+    return _report_kills(_note_kills(open_client().context, "kill", found), arguments, unlistable)
 
 
 def _all_targets(root: Path, unlistable: Unlistable) -> list[Target]:

@@ -43,7 +43,7 @@ class LiveTree(Silence):
     speaks = True
 
     def __init__(self, client: Csa) -> None:
-        store, environ = client.store, client.setting.environ
+        store, environ = client.store, client.context.environ
         self._sessions = LiveSessions(lambda: find_stores(store.root), describe)
         self._place = partial(shorten, user_home=home(environ))
         self._screen = Screen(sys.stderr, whole=False)

@@ -87,7 +87,7 @@ def execute_export(arguments: argparse.Namespace) -> int:
             raise StateError(fault.path, fault.problem, hint="--skip-corrupted leaves out what is there")
         skips = {"skip_corrupted": arguments.skip_corrupted, "skip_running": arguments.skip_running}
         kept, skipped = check_exportable(infos, **skips)
-        more = _write_output(arguments.output, lambda stream: write_archive(client.setting, kept, stream, **skips))
+        more = _write_output(arguments.output, lambda stream: write_archive(client.context, kept, stream, **skips))
         left = {item.what for item in more}  # what has begun to run in this moment
         written = [info.session_id for info in kept if info.session_id not in left]
         _report_export(arguments, written, [*left_out, *skipped, *more])
@@ -117,8 +117,8 @@ def _write_documents(client: Csa, infos: Sequence[SessionInfo], kind: str, strea
 
 def _documents(client: Csa, infos: Sequence[SessionInfo]) -> Iterator[Document]:
     for info in infos:
-        about = session_to_json(client.setting, info)
-        yield Document(info.session_id, about, read_messages(client.setting, info))
+        about = session_to_json(client.context, info)
+        yield Document(info.session_id, about, read_messages(client.context, info))
 
 
 def _write_output(output: str | None, write: Callable[[IO[bytes]], list[Skipped]]) -> list[Skipped]:
@@ -187,16 +187,16 @@ def execute_import(arguments: argparse.Namespace) -> int:
     A copy, or a session that another project here has as well, begins conversations of its own: its next turn is told
     what was said, as the tool's own conversation belongs to the other one.
     """
-    setting = open_client().setting
+    context = open_client().context
     if arguments.archive == "-":
         if sys.stdin.isatty():
             raise UsageError("An archive is not read from a terminal.", hint="csa session import FILE")
-        imported = import_archive(setting, sys.stdin.buffer, new_ids=arguments.new_ids)
+        imported = import_archive(context, sys.stdin.buffer, new_ids=arguments.new_ids)
     else:
         with _open_archive(arguments.archive) as file:
-            imported = import_archive(setting, file, new_ids=arguments.new_ids)
+            imported = import_archive(context, file, new_ids=arguments.new_ids)
     for item in imported:
-        loss = record_act(setting, "session import", item.session_id, what="imported", old_id=item.old_id)
+        loss = record_act(context, "session import", item.session_id, what="imported", old_id=item.old_id)
         warn([loss] if loss else [])
     if arguments.json:
         print_json([_imported_to_json(item) for item in imported])
@@ -247,7 +247,7 @@ def execute_adopt(arguments: argparse.Namespace) -> int:
     still there (--force takes its sessions nevertheless).
     """
     client = open_client()
-    adoption = adopt_project(client.setting, arguments.old, force=arguments.force, dry_run=arguments.dry_run)
+    adoption = adopt_project(client.context, arguments.old, force=arguments.force, dry_run=arguments.dry_run)
     if arguments.json:
         print_json(
             {

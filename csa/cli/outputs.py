@@ -57,8 +57,8 @@ def execute_logs(arguments: argparse.Namespace) -> int:
     session = find_to_read(arguments, "session logs")
     paths = session.files
     if arguments.follow:
-        refuse_endless_wait(session.setting.caller, session.session_id, verb="follow")
-        with signs_of_life(session.setting.caller) as signs:
+        refuse_endless_wait(session.context.caller, session.session_id, verb="follow")
+        with signs_of_life(session.context.caller) as signs:
             signs.about(about_sessions([session.target]))
             _follow_events(paths, arguments)
         return 0

@@ -47,7 +47,7 @@ class Subject(Struct, kw_only=True):
         plan = turn.plan
         verb = "session" if plan.is_new else "continuing session"
         return cls(
-            record=Record(plan.setting.store, turn.session_id, plan.setting.store.paths(turn.session_id), plan.state),
+            record=Record(plan.context.store, turn.session_id, plan.context.store.paths(turn.session_id), plan.state),
             turn=turn.turn,
             headline=f"csa: {verb} {turn.session_id}, turn {turn.turn}, {plan.adapter.name} ({plan.why_tool})",
             tool=plan.adapter.name,

@@ -32,7 +32,7 @@ from csa.store.checkpoints import find_checkpoint, list_checkpoints, read_kept_f
 TYPE_CHECKING = False  # see csa/structs.py
 if TYPE_CHECKING:
     from csa.runner.client import Csa
-    from csa.runner.setting import Setting
+    from csa.runner.context import Context
     from csa.store.checkpoints import Checkpoint, Verification
 
 
@@ -128,7 +128,7 @@ def execute_checkpoint(arguments: argparse.Namespace) -> int:
     session = find_one(arguments, acts=True)
     made, losses = checkpoint_session(session, label=arguments.label)
     loss = record_act(
-        session.setting, "session checkpoint", session.session_id, what="checkpointed", commit=made.commit
+        session.context, "session checkpoint", session.session_id, what="checkpointed", commit=made.commit
     )
     warn([*losses, *([loss] if loss else [])])
     if arguments.json:
@@ -163,11 +163,11 @@ def execute_checkpoints(arguments: argparse.Namespace) -> int:
     when the git note is missing or another; `gone`, when the session is no more. Exits 1 when one is changed, truncated
     or unbound.
     """
-    session_id, setting = _chosen_session(open_client(), arguments)
+    session_id, context = _chosen_session(open_client(), arguments)
     if arguments.show is not None:
-        return _show_checkpoint(setting, arguments.show, as_json=arguments.json)
-    store = setting.store
-    found = list(list_checkpoints(store, setting.environ, session_id))
+        return _show_checkpoint(context, arguments.show, as_json=arguments.json)
+    store = context.store
+    found = list(list_checkpoints(store, context.environ, session_id))
     verdicts = [verify_checkpoint(store, each) if arguments.verify else None for each in found]
     if arguments.json:
         print_json([_checkpoint_to_json(each, verdict) for each, verdict in zip(found, verdicts, strict=True)])
@@ -196,12 +196,12 @@ def _checkpoint_to_json(checkpoint: Checkpoint, verdict: Verification | None = N
     }
 
 
-def _chosen_session(client: Csa, arguments: argparse.Namespace) -> tuple[str | None, Setting]:
-    """Return the session that is named, if one is, and the setting of its project, else of this one."""
+def _chosen_session(client: Csa, arguments: argparse.Namespace) -> tuple[str | None, Context]:
+    """Return the session that is named, if one is, and the context of its project, else of this one."""
     if (selector := selected_if_any(arguments)) is None:
-        return None, client.setting
+        return None, client.context
     session = client.session(selector, retired=True)
-    return session.session_id, session.setting
+    return session.session_id, session.context
 
 
 def _print_checkpoints(found: list[Checkpoint], verdicts: list[Verification | None], *, of_one: bool) -> None:
@@ -221,8 +221,8 @@ def _print_checkpoints(found: list[Checkpoint], verdicts: list[Verification | No
         print(f"{checked}{style(name, 'cyan')}  {cut_behind(whose, row, width and max(1, width - taken))}".rstrip())
 
 
-def _show_checkpoint(setting: Setting, name: str, *, as_json: bool) -> int:
-    store, environ = setting.store, setting.environ
+def _show_checkpoint(context: Context, name: str, *, as_json: bool) -> int:
+    store, environ = context.store, context.environ
     found = find_checkpoint(store, environ, name)
     files = {kept: read_kept_file(store, environ, found, kept) for kept in ("state.toml", "result.toml")}
     verdict = verify_checkpoint(store, found)

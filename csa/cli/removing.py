@@ -43,7 +43,7 @@ def execute_delete(arguments: argparse.Namespace) -> int:
         raise UsageError("Name a session.", hint="csa session list")
     client = open_client()
     done, exit_code = [], 0
-    for session in find_to_delete(client.setting, selectors):
+    for session in find_to_delete(client.context, selectors):
         session_id = session.session_id
         announce_elsewhere(client, session)
         try:
@@ -81,7 +81,7 @@ def execute_restore(arguments: argparse.Namespace) -> int:
     It counts as used now, and no longer expires. If another session has got its name meanwhile, it comes back without.
     """
     client = open_client()
-    session = find_retired(client.setting, selected(arguments))
+    session = find_retired(client.context, selected(arguments))
     announce_elsewhere(client, session)
     restored = restore_session(session)
     state = restored.state

@@ -143,7 +143,7 @@ def execute(arguments: argparse.Namespace) -> int:
     request = request_from(arguments)
     if arguments.wait is not None and not arguments.wait >= 0:
         raise UsageError("--wait takes a number of seconds from 0 up.")
-    warn(client.setting.config.warnings)
+    warn(client.context.config.warnings)
     if arguments.dry_run:
         if arguments.detach:
             refuse_ephemeral(request)
@@ -166,7 +166,7 @@ def execute(arguments: argparse.Namespace) -> int:
 def _wake_parked(client: Csa) -> None:
     """Go on with what was parked for a quota and whose supervisor has died; the look costs one call of the system."""
     if (client.store.path / "parked").is_dir():
-        warn(wake_parked(client.store, client.setting.environ)[1])
+        warn(wake_parked(client.store, client.context.environ)[1])
 
 
 def _teller(signs: Signs, *, quiet: bool) -> Callable[[str], None]:
@@ -191,8 +191,8 @@ def _run_turn(client: Csa, request: RunRequest, arguments: argparse.Namespace, s
     with noted_signals() as noted:
         with Heeding(lambda: _leave_on_signal(noted)):
             started = client.begin(plan)
-        _announce(client, plan.state.session_id, str(plan.setting.store.project))
-        signs.about(about_sessions([(plan.setting.store, plan.state.session_id)]))
+        _announce(client, plan.state.session_id, str(plan.context.store.project))
+        signs.about(about_sessions([(plan.context.store, plan.state.session_id)]))
         import anyio  # noqa: PLC0415  # loaded while the tool starts, as all of what attends to it
 
         from csa.cli.progress import make_progress  # noqa: PLC0415  # as above
@@ -238,7 +238,7 @@ def _detach(client: Csa, request: RunRequest, arguments: argparse.Namespace) -> 
 
 def _follow_up(client: Csa, arguments: argparse.Namespace) -> FollowUp | None:
     """Return what is to be run when the turn has ended; `--on-finish ''` is nothing, whatever is configured."""
-    config = client.setting.config
+    config = client.context.config
     command = config.on_finish if arguments.on_finish is None else arguments.on_finish
     if not command:
         return None
@@ -248,9 +248,9 @@ def _follow_up(client: Csa, arguments: argparse.Namespace) -> FollowUp | None:
 
 def _run_follow_up(follow_up: FollowUp, client: Csa, result: RunResult) -> None:
     sys.stdout.flush()
-    directory = str(client.setting.directory)
-    problems = run_on_finish(follow_up, result, environ=client.setting.environ, directory=directory)
-    warn([client.setting.redactor.redact(problem) for problem in problems])
+    directory = str(client.context.directory)
+    problems = run_on_finish(follow_up, result, environ=client.context.environ, directory=directory)
+    warn([client.context.redactor.redact(problem) for problem in problems])
 
 
 @contextmanager
@@ -357,7 +357,7 @@ def _print_plan(plan: TurnPlan, *, as_json: bool) -> None:
     origins = plan.origins
     facts = {
         "session": "new" if plan.is_new else plan.state.session_id,
-        "project": str(plan.setting.store.project),
+        "project": str(plan.context.store.project),
         "tool": plan.adapter.name,
         "why": plan.why_tool,
         "transport": plan.transport,

@@ -15,8 +15,8 @@ from csa.cli.output import lossy, print_problem, printable, warn
 from csa.errors import ConfigError, StateError, UsageError
 from csa.paths import user_config_file
 from csa.runner.client import Csa
+from csa.runner.context import Context
 from csa.runner.session import Session
-from csa.runner.setting import Setting
 from csa.store.atomic import read_regular
 from csa.store.sessions import Store
 
@@ -78,19 +78,19 @@ def find_one(arguments: argparse.Namespace, *, retired: bool = False, acts: bool
 def find_to_read(arguments: argparse.Namespace, command: str) -> Session:
     """Return the session that is named, and note that it is about to be read."""
     session = find_one(arguments, retired=True)
-    if not _may_ask_for_audit(session.setting) or not session.setting.config.audit_reads:
+    if not _may_ask_for_audit(session.context) or not session.context.config.audit_reads:
         return session
     from csa.runner.sessions.acting import record_act  # noqa: PLC0415  # only who wants this pays for it
 
-    loss = record_act(session.setting, command, session.session_id, what="read")
+    loss = record_act(session.context, command, session.session_id, what="read")
     warn([loss] if loss else [])
     return session
 
 
-def _may_ask_for_audit(setting: Setting) -> bool:
-    if f"CSA_CONF_{_AUDIT_KEY.upper()}" in setting.environ:
+def _may_ask_for_audit(context: Context) -> bool:
+    if f"CSA_CONF_{_AUDIT_KEY.upper()}" in context.environ:
         return True
-    for path in (user_config_file(setting.environ), setting.config_directory / ".csa" / "config.toml"):
+    for path in (user_config_file(context.environ), context.config_directory / ".csa" / "config.toml"):
         try:
             if _AUDIT_KEY.encode() in read_regular(path):
                 return True
@@ -161,7 +161,7 @@ def refuse_unknown_tools(client: Csa, stores: Iterable[Store], names: Collection
     from csa.runner.toolbox import tool_names, unknown_tool  # noqa: PLC0415  # as above
 
     try:
-        known = tool_names(client.setting.config)
+        known = tool_names(client.context.config)
     except ConfigError:  # which is not what was asked
         known = tool_names()
     for name in sorted({*names} - {*known}):

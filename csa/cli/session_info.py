@@ -41,7 +41,7 @@ def execute(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print_json(card.to_json())
     else:
-        _print_card(card, home(session.setting.environ))
+        _print_card(card, home(session.context.environ))
     return 0
 
 

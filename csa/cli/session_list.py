@@ -73,7 +73,7 @@ def execute(arguments: argparse.Namespace) -> int:
 
 def _hint_at_worktree(client: Csa) -> None:
     """Name what an older csa has kept for this worktree itself, and which is not listed."""
-    tree = find_work_tree(client.setting.directory_pathname)
+    tree = find_work_tree(client.context.directory_pathname)
     if tree != client.store.project_pathname and Store(client.store.root_pathname, tree).ids():
         with lossy(sys.stderr):
             print(f"hint: csa session adopt {tree} brings in what this worktree has had for itself", file=sys.stderr)
@@ -158,7 +158,7 @@ def _list_tree(client: Csa, stores: list[Store], selection: Selection, arguments
     from csa.cli.list_tree import TreePrinter, name_places  # noqa: PLC0415  # as above
 
     view = View(_current(stores))
-    names = name_places(shown, home(client.setting.environ))
+    names = name_places(shown, home(client.context.environ))
     infos = TreePrinter(view, shown, roll_up(whole, now=time.time()), names).print()
     print_totals(view, infos, more=0)
     if len(shown) < len(forest):
@@ -206,7 +206,7 @@ def _current(stores: list[Store]) -> dict[str, str | None]:
 
 
 def _places(client: Csa, stores: list[Store]) -> dict[str, str]:
-    user_home = home(client.setting.environ)
+    user_home = home(client.context.environ)
     return {store.pathname: shorten(store.project_pathname, user_home) for store in stores}
 
 
@@ -219,7 +219,7 @@ def _watch(client: Csa, limit: int | None) -> int:
     from csa.runner.sessions.observing import LiveProject  # noqa: PLC0415  # as above
 
     sessions = LiveProject(client.store, describe)
-    place = partial(shorten, user_home=home(client.setting.environ))
+    place = partial(shorten, user_home=home(client.context.environ))
     title, empty = place(client.store.project_pathname), "No sessions yet"
 
     def frame(width: int, height: int) -> list[Line]:

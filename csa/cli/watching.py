@@ -67,7 +67,7 @@ def execute_wait(arguments: argparse.Namespace) -> int:
     sessions = [follow_resumed(session) for session in find_all(arguments, retired=True)]
     if len(sessions) == 1 or not arguments.any:  # of several, another one may end first
         _refuse_endless(sessions, arguments)
-    with signs_of_life(sessions[0].setting.caller) as signs:
+    with signs_of_life(sessions[0].context.caller) as signs:
         signs.about(about_sessions([session.target for session in sessions]))
         return _print_wait_results(sessions, arguments)
 
@@ -106,9 +106,9 @@ def _print_wait_results(sessions: list[Session], arguments: argparse.Namespace) 
 
 def _refuse_endless(sessions: list[Session], arguments: argparse.Namespace) -> None:
     for session in sessions:
-        refuse_endless_wait(session.setting.caller, session.session_id)
+        refuse_endless_wait(session.context.caller, session.session_id)
         if arguments.tree:
-            refuse_own_lineage(session.setting.caller, session.session_id, verb="wait for the tree of")
+            refuse_own_lineage(session.context.caller, session.session_id, verb="wait for the tree of")
 
 
 def _first_exit_code(endings: list[WaitResult], arguments: argparse.Namespace) -> int:

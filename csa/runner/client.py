@@ -12,9 +12,9 @@ from csa.errors import UsageError
 from csa.ids import ENTROPY_BYTES, new_session_id
 from csa.paths import SessionPaths, home_pathname, make_path, state_root
 from csa.runner.ancestry import with_identity
+from csa.runner.context import Context
 from csa.runner.session import Session, find_session
 from csa.runner.sessions.listing import select_sessions
-from csa.runner.setting import Setting
 from csa.store.project import find_project
 from csa.store.sessions import Store
 
@@ -65,7 +65,7 @@ class Csa:
             is_detached: its turns outlive whoever started this process (see `start_detached`).
         """
         project = os.path.realpath(project)
-        self.setting = Setting(
+        self.context = Context(
             store=Store(os.path.realpath(root), project),
             environ=dict(environ or {}),
             directory=directory or project,
@@ -103,7 +103,7 @@ class Csa:
         project = find_project(start)
         root = state_root(variables)
         client = cls(project, root=root)
-        client.setting = Setting(
+        client.context = Context(
             store=client.store,
             environ=variables,
             directory=start,
@@ -117,18 +117,18 @@ class Csa:
 
     @property
     def store(self) -> Store:
-        return self.setting.store
+        return self.context.store
 
     @property
     def caller(self) -> Caller | None:
-        return self.setting.caller
+        return self.context.caller
 
     def plan(self, request: RunRequest, *, new_id: str | None = None) -> TurnPlan:
         """Decide what a request means, without writing; raises as `plan_turn`. `new_id` is for a new session."""
         from csa.runner.turns.planning import plan_turn  # noqa: PLC0415  # what follows is not for commands that only read
 
         new_id = new_id or new_session_id(time.time_ns() // 1_000_000, os.urandom(ENTROPY_BYTES))
-        return plan_turn(self.setting, request, new_id=new_id, now=datetime.now(UTC))
+        return plan_turn(self.context, request, new_id=new_id, now=datetime.now(UTC))
 
     def run(self, request: RunRequest, *, new_id: str | None = None) -> Turn:
         """Return the turn that carries out a request; enter it with `async with`. Raises as `plan`."""
@@ -158,7 +158,7 @@ class Csa:
 
         With `retired` it may be a session that was collected, which can be read and not continued.
         """
-        return find_session(self.setting, selector, retired=retired)
+        return find_session(self.context, selector, retired=retired)
 
     def resolve(self, selector: str, *, retired: bool = False) -> str:
         """Return the full id that a selector means: NotFoundError, AmbiguousError, UsageError."""
@@ -201,18 +201,18 @@ class Csa:
 
 
 def _defaults() -> Config:
-    from csa.model.config import combine_layers  # noqa: PLC0415  # see Setting
+    from csa.model.config import combine_layers  # noqa: PLC0415  # see Context
 
     return combine_layers([])
 
 
 def _configured(place: Path, environ: Mapping[str, str]) -> Config:
-    from csa.store.configfile import load_config  # noqa: PLC0415  # see Setting
+    from csa.store.configfile import load_config  # noqa: PLC0415  # see Context
 
     return load_config(place, environ)
 
 
 def _calling(environ: Mapping[str, str], root: Path) -> Caller | None:
-    from csa.runner.caller import find_caller  # noqa: PLC0415  # see Setting
+    from csa.runner.caller import find_caller  # noqa: PLC0415  # see Context
 
     return find_caller(environ, root)

@@ -81,15 +81,15 @@ def start_detached(
     order = {
         "request": request_to_json(pinned),
         "session_id": session_id,
-        "directory": str(client.setting.directory),
-        "command": client.setting.command,
+        "directory": str(client.context.directory),
+        "command": client.context.command,
         "wait_s": wait_s,
         "on_finish": asdict(on_finish) if on_finish else None,
-        "caller": {name: client.setting.environ.get(name) for name in IDENTITY_VARIABLES},
+        "caller": {name: client.context.environ.get(name) for name in IDENTITY_VARIABLES},
     }
-    store = plan.setting.store
+    store = plan.context.store
     try:
-        environ = _environment(client.setting.environ, store, session_id)
+        environ = _environment(client.context.environ, store, session_id)
         return _start(order, environ, project=str(store.project))
     except AppearedError:  # its name has come to mean another session, whose supervisor has to be another
         if wait_s is None or time.monotonic() >= deadline:

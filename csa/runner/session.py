@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from csa.model.state import SessionState
     from csa.paths import SessionPaths
     from csa.runner.caller import Caller
-    from csa.runner.setting import Setting
+    from csa.runner.context import Context
     from csa.store.liveness import Liveness
 
 LONG_PREFIX = 10
@@ -32,21 +32,21 @@ _PLACES_NAMED = 3
 class Session:
     """A session that was found, and where csa is when it works with it. Its files are read when they are asked for."""
 
-    def __init__(self, setting: Setting, session_id: str) -> None:
-        self.setting = setting  # of the session's own project
+    def __init__(self, context: Context, session_id: str) -> None:
+        self.context = context  # of the session's own project
         self.session_id = session_id
 
     @property
     def store(self) -> Store:
-        return self.setting.store
+        return self.context.store
 
     @property
     def project(self) -> Path:
-        return self.setting.store.project
+        return self.context.store.project
 
     @property
     def target(self) -> Target:
-        return self.setting.store, self.session_id
+        return self.context.store, self.session_id
 
     @property
     def paths(self) -> SessionPaths:
@@ -75,7 +75,7 @@ class Session:
         return found if found.state != "not_alive" or other is self else other.liveness()
 
     def _redact_answer(self, text: str) -> str:
-        return self.setting.redactor.redact_answer(text)
+        return self.context.redactor.redact_answer(text)
 
     def result(self, *, turn: int | None = None) -> RunResult:
         """Return how the last finished turn, or the given one, ended; NotFoundError when there is none.
@@ -95,7 +95,7 @@ class Session:
             raise
 
 
-def find_session(setting: Setting, selector: str, *, retired: bool = False) -> Session:
+def find_session(context: Context, selector: str, *, retired: bool = False) -> Session:
     """Return the session that a selector means; with `retired` it may be a collected one, which can only be read.
 
     Raises:
@@ -105,18 +105,18 @@ def find_session(setting: Setting, selector: str, *, retired: bool = False) -> S
         AmbiguousError: several sessions match, or one id is in several other projects.
     """
     if selector.startswith("@"):
-        return _find_relative(setting, selector, retired=retired)
+        return _find_relative(context, selector, retired=retired)
     try:
-        return Session(setting, setting.store.resolve(selector, retired=retired))
+        return Session(context, context.store.resolve(selector, retired=retired))
     except RetiredError:
         raise
     except NotFoundError as error:
         typed = selector.strip()
         if not typed[0].isdigit():
-            raise _name_elsewhere(setting.store, typed, error) from None
+            raise _name_elsewhere(context.store, typed, error) from None
         if len(typed) < LONG_PREFIX:
             raise
-    found = _Elsewhere(setting, typed)
+    found = _Elsewhere(context, typed)
     if not retired and not found.live and len(found.collected) == 1:
         store, session_id = found.collected[0]
         raise RetiredError(
@@ -137,7 +137,7 @@ def follow_resumed(session: Session, *, retired: bool = True) -> Session:
     while (target := resumed_session(session.files.pathname)) and target not in seen:
         seen.add(target)
         try:
-            session = find_session(session.setting, target, retired=retired)
+            session = find_session(session.context, target, retired=retired)
         except RetiredError:
             raise
         except (NotFoundError, AmbiguousError):
@@ -145,21 +145,21 @@ def follow_resumed(session: Session, *, retired: bool = True) -> Session:
     return session
 
 
-def find_retired(setting: Setting, selector: str) -> Session:
+def find_retired(context: Context, selector: str) -> Session:
     """Return the collected session that a full id, a unique prefix or a name means; of several of a name, the newest.
 
     Raises as `find_session`.
     """
-    typed, store = selector.strip(), setting.store
+    typed, store = selector.strip(), context.store
     if not typed:
         raise UsageError("An empty session selector matches nothing.")
     matches = store.match_retired(typed)
     if len(matches) > 1:
         raise AmbiguousError(typed, store.describe(matches), len(matches))
     if matches:
-        return Session(setting, matches[0])
+        return Session(context, matches[0])
     if typed[0].isdigit() and len(typed) >= LONG_PREFIX and not store.has(typed.upper()):
-        elsewhere = _Elsewhere(setting, typed, what="removed session")
+        elsewhere = _Elsewhere(context, typed, what="removed session")
         return elsewhere.choose(elsewhere.collected)
     hint = "csa session list" if store.has(typed.upper()) else None
     raise NotFoundError(f"No removed session matches '{typed}' in {store.project}.", hint=hint)
@@ -168,16 +168,16 @@ def find_retired(setting: Setting, selector: str) -> Session:
 class _Elsewhere:
     """What fits a prefix in the other projects, and the directories there that cannot be listed."""
 
-    def __init__(self, setting: Setting, typed: str, *, what: str = "session") -> None:
+    def __init__(self, context: Context, typed: str, *, what: str = "session") -> None:
         from csa.store.stores import find_stores  # noqa: PLC0415  # most sessions are here
 
-        self._setting = setting
+        self._context = context
         self._typed = typed
         self._what = what
         self._faults: list[StateError] = []
         self.live: list[Target] = []
         self.collected: list[Target] = []
-        here, prefix = setting.store, typed.upper()
+        here, prefix = context.store, typed.upper()
         for store in find_stores(here.root, with_retired=True, on_fault=self._faults.append):
             if store.project_pathname != here.project_pathname:
                 self._look(store, prefix)
@@ -193,7 +193,7 @@ class _Elsewhere:
         """Return the one session among matches."""
         if not matches:
             what = (
-                f"No {self._what} matches '{self._typed}' in {self._setting.store.project}, nor in any other project."
+                f"No {self._what} matches '{self._typed}' in {self._context.store.project}, nor in any other project."
             )
             hint = self._faults[0].message if self._faults else "csa session list --all-projects"
             raise NotFoundError(what, hint=hint)
@@ -207,7 +207,7 @@ class _Elsewhere:
             how = f"--cd {there} means the one there" if same and there else None
             raise AmbiguousError(self._typed, lines, len(matches), hint=how)
         store, session_id = matches[0]
-        return Session(self._setting.in_project(store.project_pathname), session_id)
+        return Session(self._context.in_project(store.project_pathname), session_id)
 
 
 def _name_elsewhere(here: Store, name: str, error: NotFoundError) -> NotFoundError:
@@ -237,18 +237,18 @@ def _nearly(name: str, store: Store) -> str | None:
     return next(iter(get_close_matches(name, store.names(newest=_NEWEST_READ), n=1, cutoff=0.75)), None)
 
 
-def _find_relative(setting: Setting, selector: str, *, retired: bool) -> Session:
+def _find_relative(context: Context, selector: str, *, retired: bool) -> Session:
     if selector == "@current":
-        return _current(setting, retired=retired)
-    caller = setting.caller
+        return _current(context, retired=retired)
+    caller = context.caller
     if selector == "@last":
-        return Session(setting, setting.store.last_used(caller.session_id if caller else None))
+        return Session(context, context.store.last_used(caller.session_id if caller else None))
     if selector not in {"@self", "@parent", "@root"}:
         raise UsageError(f"Unknown selector '{selector}'.", hint="there are @current, @last, @self, @parent and @root")
     session_id = _relative_id(caller, selector)
     assert caller is not None  # or there would be none
     project = caller.project_of(session_id)
-    return find_session(setting.in_project(project) if project else setting, session_id, retired=retired)
+    return find_session(context.in_project(project) if project else context, session_id, retired=retired)
 
 
 def _relative_id(caller: Caller | None, selector: str) -> str:
@@ -264,10 +264,10 @@ def _relative_id(caller: Caller | None, selector: str) -> str:
     return found
 
 
-def _current(setting: Setting, *, retired: bool) -> Session:
+def _current(context: Context, *, retired: bool) -> Session:
     from csa.store.current import read_current  # noqa: PLC0415  # few selectors need it
 
-    chosen = read_current(setting.store)
+    chosen = read_current(context.store)
     if chosen is None:
-        raise NotFoundError(f"No session is the current one in {setting.store.project}.", hint="csa session switch S")
-    return find_session(setting, chosen, retired=retired)
+        raise NotFoundError(f"No session is the current one in {context.store.project}.", hint="csa session switch S")
+    return find_session(context, chosen, retired=retired)

@@ -14,9 +14,9 @@ from csa.model.config import Layer, combine_layers
 from csa.model.limits import Budget, Limits
 from csa.model.usage import Usage
 from csa.runner.caller import find_caller
+from csa.runner.context import Context
 from csa.runner.environment import session_environment
 from csa.runner.request import RunRequest
-from csa.runner.setting import Setting
 from csa.runner.turns.admission import open_admission
 from csa.runner.turns.plan import TurnPlan
 from csa.runner.turns.planning import plan_turn
@@ -47,14 +47,14 @@ def plan_at(
     if inside:
         state, paths = store.load(inside), store.paths(inside)
         environ |= session_environment(state, paths, turn=1, tool="codex", root=store.root)
-    setting = Setting(
+    context = Context(
         store=store,
         environ=environ,
         directory=store.project,
         config=lambda _: combine_layers([Layer("user", config or {})]),
         caller=lambda: find_caller(environ, store.root),
     )
-    return plan_turn(setting, RunRequest(prompt="do it", tool="codex", session=session), new_id=NEW, now=NOON)
+    return plan_turn(context, RunRequest(prompt="do it", tool="codex", session=session), new_id=NEW, now=NOON)
 
 
 def plan_inside(store: Store, session_id: str) -> TurnPlan:

@@ -28,8 +28,8 @@ def collect_while(store: Store, between: Between, *, rule: Rule = OLD) -> Report
     def interfere(_item: Item) -> None:
         between(store)
 
-    setting = Csa(store.project, root=store.root).setting
-    return collect(setting, rule, [store], command="gc", now=LATER, dry_run=False, progress=interfere)
+    context = Csa(store.project, root=store.root).context
+    return collect(context, rule, [store], command="gc", now=LATER, dry_run=False, progress=interfere)
 
 
 def use(store: Store) -> None:

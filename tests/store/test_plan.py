@@ -13,10 +13,10 @@ from csa.model.config import Layer, combine_layers
 from csa.model.permission import Permission
 from csa.model.state import ToolState
 from csa.runner.caller import find_caller
+from csa.runner.context import Context
 from csa.runner.environment import session_environment
 from csa.runner.request import RunRequest
 from csa.runner.session import find_session
-from csa.runner.setting import Setting
 from csa.runner.turns.plan import TurnPlan
 from csa.runner.turns.planning import plan_turn
 from csa.store.held import open_session
@@ -31,14 +31,14 @@ Planner = Callable[..., TurnPlan]
 
 def make_setting(
     store: Store, *, inside: str | None = None, config: dict[str, Any] | None = None, home: Store | None = None
-) -> Setting:
+) -> Context:
     """Return where csa runs: at the top, or inside a session of the store (or of another one)."""
     environ = dict(os.environ)
     if inside:
         place = home or store
         state = place.load(inside)
         environ |= session_environment(state, place.paths(inside), turn=1, tool="codex", root=store.root)
-    return Setting(
+    return Context(
         store=store,
         environ=environ,
         directory=store.project,
@@ -144,9 +144,9 @@ def test_an_ancestor_in_another_project_is_refused(store: Store, tmp_path: Path)
     finished_session(store, ROOT)
     finished_session(other, CHILD, parent_session_id=ROOT, parent_project=str(store.project), depth=1)
     finished_session(store, GRANDCHILD, parent_session_id=CHILD, parent_project=str(other.project), depth=2)
-    setting = make_setting(store, inside=GRANDCHILD)
+    context = make_setting(store, inside=GRANDCHILD)
     with pytest.raises(RefusedError, match="ancestor"):
-        plan_turn(setting, RunRequest(prompt="x", tool="codex", session=ROOT), new_id=NEW, now=NOON)
+        plan_turn(context, RunRequest(prompt="x", tool="codex", session=ROOT), new_id=NEW, now=NOON)
 
 
 def test_a_child_in_another_project_records_where_its_parent_is(store: Store, tmp_path: Path) -> None:
@@ -329,8 +329,8 @@ def test_a_description_holds_no_secret(plan: Planner) -> None:
 
 def test_selectors_inside_a_session(family: Store) -> None:
     """@self, @parent, @root and @last mean what the caller's record says."""
-    setting = make_setting(family, inside=CHILD)
-    found = {name: find_session(setting, name).session_id for name in ("@self", "@parent", "@root", "@last")}
+    context = make_setting(family, inside=CHILD)
+    found = {name: find_session(context, name).session_id for name in ("@self", "@parent", "@root", "@last")}
     assert found == {"@self": CHILD, "@parent": ROOT, "@root": ROOT, "@last": GRANDCHILD}
     assert find_session(make_setting(family), "@last").session_id in {ROOT, OTHER}
     root = make_setting(family, inside=ROOT)

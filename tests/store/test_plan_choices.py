@@ -29,9 +29,9 @@ def plan(store: Store) -> Planner:
     """Return a function that plans a request."""
 
     def make(*, inside: str | None = None, config: dict[str, Any] | None = None, **request: Any) -> TurnPlan:
-        setting = make_setting(store, inside=inside, config=config)
+        context = make_setting(store, inside=inside, config=config)
         asked = RunRequest(**{"prompt": "do it", "tool": "codex", **request})
-        return plan_turn(setting, asked, new_id=NEW, now=NOON)
+        return plan_turn(context, asked, new_id=NEW, now=NOON)
 
     return make
 

@@ -98,9 +98,9 @@ def test_whose_settings_count(main: Path, tmp_path: Path) -> None:
     environ = {"HOME": str(tmp_path / "nobody"), "CSA_STATE_DIR": str(tmp_path / "state")}
     (main / ".csa").mkdir()
     (main / ".csa" / "config.toml").write_text("max_depth = 3\n")
-    assert Csa.from_environment(side, environ=environ).setting.config.max_depth == 3
+    assert Csa.from_environment(side, environ=environ).context.config.max_depth == 3
     (side / ".csa").mkdir()
     (side / ".csa" / "config.toml").write_text("max_depth = 2\n")
     here = Csa.from_environment(side, environ=environ)
-    assert (here.setting.config.max_depth, here.store.project, here.setting.directory) == (2, main, side)
-    assert Csa.from_environment(main, environ=environ).setting.config.max_depth == 3
+    assert (here.context.config.max_depth, here.store.project, here.context.directory) == (2, main, side)
+    assert Csa.from_environment(main, environ=environ).context.config.max_depth == 3

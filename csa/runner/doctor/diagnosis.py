@@ -18,12 +18,12 @@ from csa.model.adapter import Adapter
 from csa.model.check import ANSWER_LIMIT_S, Check
 from csa.model.config import Config, combine_layers
 from csa.runner.ancestry import IDENTITY_VARIABLES
+from csa.runner.context import Context
 from csa.runner.doctor.other_checks import check_others
 from csa.runner.doctor.store_checks import check_store
 from csa.runner.doctor.system_checks import check_system, check_temporary
 from csa.runner.doctor.tool_checks import ToolFinding, ask_version, find_tools, judge_tool
 from csa.runner.environment import base_environment
-from csa.runner.setting import Setting
 from csa.runner.toolbox import check_config, choose_tool, installed_agents, loadable_adapters
 from csa.store.configfile import config_layers
 from csa.structs import Struct, replace
@@ -44,19 +44,19 @@ class Diagnosis(Struct):
         return {"ok": self.exit_code == 0, "checks": [check.to_dict() for check in self.checks]}
 
 
-async def diagnose(setting: Setting, *, limit_s: float = ANSWER_LIMIT_S) -> Diagnosis:
+async def diagnose(context: Context, *, limit_s: float = ANSWER_LIMIT_S) -> Diagnosis:
     """Look at everything. Each tool has `limit_s` to tell its version; nothing a tool or a file does raises."""
-    config, config_check = _check_config(setting)
+    config, config_check = _check_config(context)
     adapters, problems = loadable_adapters(config)
-    adapters += installed_agents(config, setting.environ)
+    adapters += installed_agents(config, context.environ)
     findings: list[ToolFinding] = []
     git: list[Check] = []
 
     async def look_at_tools() -> None:
-        findings.extend(await find_tools(setting, config, adapters, limit_s=limit_s))
+        findings.extend(await find_tools(context, config, adapters, limit_s=limit_s))
 
     async def look_at_git() -> None:
-        git.append(await _check_git(setting, limit_s=limit_s))
+        git.append(await _check_git(context, limit_s=limit_s))
 
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(look_at_tools)
@@ -65,21 +65,21 @@ async def diagnose(setting: Setting, *, limit_s: float = ANSWER_LIMIT_S) -> Diag
         (
             Check("setup", "csa", "ok", f"{__version__}, Python {platform.python_version()}"),
             config_check,
-            *_check_caller(setting),
+            *_check_caller(context),
             *git,
-            *_check_tools(setting, config, findings, problems),
-            *check_store(setting.store),
-            *check_others(setting.store.root, setting.environ),
+            *_check_tools(context, config, findings, problems),
+            *check_store(context.store),
+            *check_others(context.store.root, context.environ),
             *check_system(),
-            check_temporary(setting.environ),
+            check_temporary(context.environ),
         )
     )
 
 
-def _check_config(setting: Setting) -> tuple[Config, Check]:
+def _check_config(context: Context) -> tuple[Config, Check]:
     """Return the configuration, or the defaults where it is wrong, and what is to be said of it."""
     try:
-        layers = config_layers(setting.config_directory, setting.environ)
+        layers = config_layers(context.config_directory, context.environ)
         config = combine_layers(layers)
         check_config(config)
     except ConfigError as error:
@@ -91,11 +91,11 @@ def _check_config(setting: Setting) -> tuple[Config, Check]:
     return config, Check("setup", "config", "ok", sources or "no config files; the defaults hold")
 
 
-def _check_caller(setting: Setting) -> list[Check]:
-    if not any(name in setting.environ for name in IDENTITY_VARIABLES):
+def _check_caller(context: Context) -> list[Check]:
+    if not any(name in context.environ for name in IDENTITY_VARIABLES):
         return []
     try:
-        caller = setting.caller
+        caller = context.caller
     except RefusedError as error:
         return [Check("setup", "caller", "fail", error.message, error.hint, error.exit_code)]
     assert caller is not None
@@ -103,29 +103,29 @@ def _check_caller(setting: Setting) -> list[Check]:
     return [Check("setup", "caller", "ok", detail)]
 
 
-async def _check_git(setting: Setting, *, limit_s: float) -> Check:
-    path = shutil.which("git", path=setting.environ.get("PATH"))
+async def _check_git(context: Context, *, limit_s: float) -> Check:
+    path = shutil.which("git", path=context.environ.get("PATH"))
     if path is None:
         return Check("setup", "git", "warn", "not installed; agents that work on code need it", "install git")
-    environment = base_environment(setting.environ, (), {})
-    answer = await ask_version((path, "--version"), str(setting.directory), environment, limit_s=limit_s)
+    environment = base_environment(context.environ, (), {})
+    answer = await ask_version((path, "--version"), str(context.directory), environment, limit_s=limit_s)
     if answer.problem:
         return Check("setup", "git", "warn", f"{path} {answer.problem}", f"see what `{path} --version` says")
     return Check("setup", "git", "ok", f"{answer.version}, {path}")
 
 
 def _check_tools(
-    setting: Setting, config: Config, findings: Sequence[ToolFinding], problems: Sequence[str]
+    context: Context, config: Config, findings: Sequence[ToolFinding], problems: Sequence[str]
 ) -> list[Check]:
-    redact = setting.redactor.redact
+    redact = context.redactor.redact
     checks = [judge_tool(finding, config) for finding in findings]
     checks = [replace(check, detail=redact(check.detail)) for check in checks]  # tools are quoted in them
     step = "reinstall or remove the package that brings it"
     checks += [Check("tools", "adapter", "fail", redact(problem), step) for problem in problems]
-    return [*checks, _check_choice(setting, config, findings)]
+    return [*checks, _check_choice(context, config, findings)]
 
 
-def _check_choice(setting: Setting, config: Config, findings: Sequence[ToolFinding]) -> Check:
+def _check_choice(context: Context, config: Config, findings: Sequence[ToolFinding]) -> Check:
     """Say what `csa run` would use, and whether that can be used."""
     usable = [finding.adapter for finding in findings if finding.is_usable]
     if not usable:
@@ -134,7 +134,7 @@ def _check_choice(setting: Setting, config: Config, findings: Sequence[ToolFindi
         step = "repair one of the tools above" if installed else "install one of the tools above, and log in with it"
         return Check("tools", "run", "fail", detail, step, ToolUnavailableError.exit_code)
     try:
-        choice = choose_tool(None, None, config, setting.environ, avoid_family=None)
+        choice = choose_tool(None, None, config, context.environ, avoid_family=None)
     except CsaError as error:
         return _other_tool(f"`csa run` would fail: {error.message}", usable[0])
     if choice.adapter.name not in {adapter.name for adapter in usable}:

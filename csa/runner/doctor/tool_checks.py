@@ -16,8 +16,8 @@ from csa.model.check import Check
 from csa.model.config import Config
 from csa.process.launch import SpawnError
 from csa.process.tool import ToolProcess, start_tool
+from csa.runner.context import Context
 from csa.runner.environment import base_environment
-from csa.runner.setting import Setting
 from csa.runner.toolbox import check_files, find_command, find_login
 from csa.store.usage_stats import ToolUsage, load_usage_stats
 from csa.structs import Struct, field
@@ -53,24 +53,24 @@ class ToolFinding(Struct):
 
 
 async def find_tools(
-    setting: Setting, config: Config, adapters: Sequence[Adapter], *, limit_s: float
+    context: Context, config: Config, adapters: Sequence[Adapter], *, limit_s: float
 ) -> list[ToolFinding]:
     """Look for the tools of all adapters, and ask those that are there for their versions, all at once."""
     markers = [marker for adapter in adapters for marker in adapter.outer_markers]
-    usage = load_usage_stats(setting.store)
+    usage = load_usage_stats(context.store)
     findings: dict[str, ToolFinding] = {}
 
     async def look(adapter: Adapter) -> None:
         configured = config.for_tool(adapter.name).env
-        command = find_command(adapter, config, setting.environ)
+        command = find_command(adapter, config, context.environ)
         answer = Answer()
         if command:
             asked = (*command, *adapter.probe.version_arguments)
-            environment = base_environment(setting.environ, markers, configured)
-            answer = await ask_version(asked, str(setting.directory), environment, limit_s=limit_s)
-        known = find_login(adapter, config, setting.environ, command=command or (), directory=str(setting.directory))
-        variables = {**setting.environ, **configured}
-        faults = check_files(adapter, variables, str(setting.directory)) if command else []
+            environment = base_environment(context.environ, markers, configured)
+            answer = await ask_version(asked, str(context.directory), environment, limit_s=limit_s)
+        known = find_login(adapter, config, context.environ, command=command or (), directory=str(context.directory))
+        variables = {**context.environ, **configured}
+        faults = check_files(adapter, variables, str(context.directory)) if command else []
         taken = usage.get(adapter.name, ToolUsage())
         findings[adapter.name] = ToolFinding(adapter, command, answer, known, taken, faults)
 

@@ -9,8 +9,8 @@ from typing import Any
 from csa.errors import NotFoundError
 from csa.model.state import SessionState
 from csa.runner.caller import owner_name
+from csa.runner.context import Context
 from csa.runner.session import Session
-from csa.runner.setting import Setting
 from csa.store.audit import append_audit
 from csa.store.held import HeldSession, open_session
 from csa.store.owner import CHANGE
@@ -21,7 +21,7 @@ from csa.store.sessions import Store
 def hold_session(session: Session) -> Iterator[HeldSession]:
     """Take the lock of a session; raises as `open_session`."""
     try:
-        held = open_session(session.store, session.session_id, session.setting.redactor, errand=CHANGE)
+        held = open_session(session.store, session.session_id, session.context.redactor, errand=CHANGE)
     except FileNotFoundError as error:
         raise NotFoundError(f"Session {session.session_id} has just been removed.", hint="csa session list") from error
     with held:
@@ -29,17 +29,17 @@ def hold_session(session: Session) -> Iterator[HeldSession]:
 
 
 def record_act(
-    setting: Setting, command: str, session_id: str | None, *, store: Store | None = None, **what: Any
+    context: Context, command: str, session_id: str | None, *, store: Store | None = None, **what: Any
 ) -> str | None:
     """Append an act to audit.jsonl of the store, redacted. Return why not, where that fails: the act stands."""
     try:
         append_audit(
-            store or setting.store,
+            store or context.store,
             command,
             session_id=session_id,
-            what=setting.redactor.redact_data(what),
-            who=owner_name(setting.environ),
-            caller=setting.caller.session_id if setting.caller else None,
+            what=context.redactor.redact_data(what),
+            who=owner_name(context.environ),
+            caller=context.caller.session_id if context.caller else None,
         )
     except OSError as error:
         return f"audit.jsonl could not be written: {error.strerror or error}"
@@ -47,11 +47,11 @@ def record_act(
 
 
 def record_update(
-    setting: Setting, held: HeldSession, what: str, changes: Mapping[str, Any], after: SessionState | None = None
+    context: Context, held: HeldSession, what: str, changes: Mapping[str, Any], after: SessionState | None = None
 ) -> None:
     """Append a `session_updated` event to a session that is held, and save the state it tells of: both or neither.
 
     Raises:
         StateError, OSError: one of them cannot be written.
     """
-    held.record("session_updated", {"what": what, **changes, "by": owner_name(setting.environ)}, after)
+    held.record("session_updated", {"what": what, **changes, "by": owner_name(context.environ)}, after)

@@ -10,8 +10,8 @@ from csa.errors import BusyError, CsaError, NotFoundError, RefusedError, StateEr
 from csa.model.state import SessionState, ToolState
 from csa.ownership import make_directory
 from csa.paths import CHECKPOINTS, SessionPaths
+from csa.runner.context import Context
 from csa.runner.sessions.acting import record_act, record_update
-from csa.runner.setting import Setting
 from csa.store.atomic import append_private, move_directory, read_regular
 from csa.store.audit import audit_file
 from csa.store.held import open_session, store_lock
@@ -35,7 +35,7 @@ class Adoption(Struct, frozen=False):
     warnings: list[str] = field(default_factory=list)
 
 
-def adopt_project(setting: Setting, old: str, *, force: bool = False, dry_run: bool = False) -> Adoption:
+def adopt_project(context: Context, old: str, *, force: bool = False, dry_run: bool = False) -> Adoption:
     """Move the sessions of the project that was at `old` into this one's store, retired ones too.
 
     What runs stays where it is, as does what this store has already. Doing it again goes on where it was cut off.
@@ -45,8 +45,8 @@ def adopt_project(setting: Setting, old: str, *, force: bool = False, dry_run: b
         RefusedError: the directory is still there, and `force` is not set.
         NotFoundError: the store has no sessions of it.
     """
-    store = setting.store
-    source = Store(store.root, Path(os.path.realpath(os.path.join(setting.directory, old))))
+    store = context.store
+    source = Store(store.root, Path(os.path.realpath(os.path.join(context.directory, old))))
     if source.project == store.project:
         raise UsageError(f"{source.project} is this project.")
     if source.project.is_dir() and not force and not _is_worktree_of(store, source):
@@ -59,7 +59,7 @@ def adopt_project(setting: Setting, old: str, *, force: bool = False, dry_run: b
     if not places:
         raise NotFoundError(f"There are no sessions of {source.project} below {store.root}.")
     for here, there in places:
-        _adopt(setting, source, here, there, adoption=adoption, dry_run=dry_run)
+        _adopt(context, source, here, there, adoption=adoption, dry_run=dry_run)
     if not dry_run:
         _move_audit(source, store, adoption)
         _move_rest(source, store, adoption)
@@ -80,14 +80,14 @@ def _places(source: Store, store: Store) -> Iterator[tuple[SessionPaths, Session
 
 
 def _adopt(
-    setting: Setting, source: Store, here: SessionPaths, there: SessionPaths, *, adoption: Adoption, dry_run: bool
+    context: Context, source: Store, here: SessionPaths, there: SessionPaths, *, adoption: Adoption, dry_run: bool
 ) -> None:
     session_id = here.root.name
     try:
-        _refuse(setting.store, here, there)
+        _refuse(context.store, here, there)
         if not dry_run:
             with hold(here):
-                _move(setting, source, here, there, adoption)
+                _move(context, source, here, there, adoption)
     except FileNotFoundError:
         return
     except (OSError, BusyError, StateError) as error:  # the others go on
@@ -96,10 +96,10 @@ def _adopt(
     adoption.moved.append(session_id)
     if dry_run:
         return
-    if loss := record_act(setting, "session adopt", session_id, what="adopted", old_project=str(source.project)):
+    if loss := record_act(context, "session adopt", session_id, what="adopted", old_project=str(source.project)):
         adoption.warnings.append(loss)
-    if str(there.root.parent) == setting.store.sessions_dir:
-        _note(setting, source, session_id, adoption)
+    if str(there.root.parent) == context.store.sessions_dir:
+        _note(context, source, session_id, adoption)
 
 
 def _why(error: OSError | CsaError) -> str:
@@ -119,9 +119,9 @@ def _refuse(store: Store, here: SessionPaths, there: SessionPaths) -> None:
         raise BusyError("this project has a session of that id")
 
 
-def _move(setting: Setting, source: Store, here: SessionPaths, there: SessionPaths, adoption: Adoption) -> None:
+def _move(context: Context, source: Store, here: SessionPaths, there: SessionPaths, adoption: Adoption) -> None:
     """Move a session, and have its record say so: where one fails, doing it again finds it as it was."""
-    store = setting.store
+    store = context.store
     before = load_state(here.state)
     state = moved_state(before, source.project, store.project)
     if _is_worktree_of(store, source):  # the tools find their conversations where these were begun
@@ -158,10 +158,10 @@ def _moved(path: str | None, old: Path, new: Path) -> str | None:
     return str(new / Path(path).relative_to(old))
 
 
-def _note(setting: Setting, source: Store, session_id: str, adoption: Adoption) -> None:
+def _note(context: Context, source: Store, session_id: str, adoption: Adoption) -> None:
     try:
-        with open_session(setting.store, session_id, setting.redactor, errand=CHANGE) as held:
-            record_update(setting, held, "adopted", {"before": str(source.project)})
+        with open_session(context.store, session_id, context.redactor, errand=CHANGE) as held:
+            record_update(context, held, "adopted", {"before": str(source.project)})
     except (CsaError, OSError) as error:
         adoption.warnings.append(f"the transcript of {session_id} does not tell of it: {error}")
 

@@ -15,8 +15,8 @@ from csa.errors import BusyError, StateError
 from csa.model.collection import Rule
 from csa.model.state import SessionState, format_time
 from csa.paths import SessionPaths
+from csa.runner.context import Context
 from csa.runner.sessions.acting import record_act
-from csa.runner.setting import Setting
 from csa.runner.turns.runfiles import run_directory
 from csa.store.retiring import hold, purge, remove_empty_directories, remove_remains, remove_tree, retire
 from csa.store.sessions import Store
@@ -97,7 +97,7 @@ class Report(Struct, frozen=False):
 
 
 def collect(
-    setting: Setting,
+    context: Context,
     rule: Rule,
     stores: Iterable[Store],
     *,
@@ -114,13 +114,13 @@ def collect(
     Raises:
         RefusedError: the calling session's record cannot be found.
     """
-    spared = frozenset(setting.caller.lineage() if setting.caller else ())
+    spared = frozenset(context.caller.lineage() if context.caller else ())
     report = Report()
     for store in stores:
         plan = plan_collection(store, rule, now, spared=spared)
         if with_runtime:
             plan.items += _runtime_directories(plan)
-        report.add(preview(plan) if dry_run else carry_out(setting, plan, command, progress=progress))
+        report.add(preview(plan) if dry_run else carry_out(context, plan, command, progress=progress))
     return report
 
 
@@ -154,7 +154,7 @@ def preview(plan: Plan) -> Report:
 
 
 def carry_out(
-    setting: Setting, plan: Plan, command: str, *, progress: Callable[[Item], None] = lambda _item: None
+    context: Context, plan: Plan, command: str, *, progress: Callable[[Item], None] = lambda _item: None
 ) -> Report:
     """Collect what the plan names, as far as it is still to go once its lock is held; note each in audit.jsonl."""
     report = Report(damaged=plan.damaged, running=plan.running)
@@ -170,7 +170,7 @@ def carry_out(
             continue
         _add_to_report(report, item, size)
         done = "retired" if item.action == "retire" else "purged"
-        loss = record_act(setting, command, item.session_id, store=plan.store, what=done, reason=item.reason)
+        loss = record_act(context, command, item.session_id, store=plan.store, what=done, reason=item.reason)
         if loss and loss not in report.failures:
             report.failures.append(loss)
     if report.purged:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from csa.errors import UsageError
 from csa.model.state import SessionState
+from csa.runner.context import Context
 from csa.runner.session import Session
 from csa.runner.sessions.acting import hold_session, record_act, record_update
-from csa.runner.setting import Setting
 from csa.runner.turns.planning import SESSION_NAME, description_of, is_unicode
 from csa.store.held import HeldSession, store_lock
 from csa.structs import Struct, replace
@@ -40,33 +40,33 @@ def rename_session(session: Session, name: str | None) -> Edit:
         other = session.store.find_name(name) if name is not None else None
         if other not in {None, held.state.session_id}:
             raise UsageError(f"A session named '{name}' exists: {other}.", hint=f"csa session rename {name} --clear")
-        return _save(session.setting, held, replace(held.state, name=name), "session rename")
+        return _save(session.context, held, replace(held.state, name=name), "session rename")
 
 
 def describe_session(session: Session, text: str) -> Edit:
     """Give a session another description: one line, redacted, cut to 80 characters."""
     if not is_unicode(text):
         raise UsageError("The description must be UTF-8.")
-    line = description_of(session.setting, text)
+    line = description_of(session.context, text)
     with hold_session(session) as held:
-        return _save(session.setting, held, replace(held.state, description=line), "session describe")
+        return _save(session.context, held, replace(held.state, description=line), "session describe")
 
 
 def pin_session(session: Session, *, pinned: bool) -> Edit:
     """Keep a session from being collected or deleted, or no longer."""
     with hold_session(session) as held:
-        return _save(session.setting, held, replace(held.state, pinned=pinned), "session pin")
+        return _save(session.context, held, replace(held.state, pinned=pinned), "session pin")
 
 
 _WORDS = {"session rename": ("renamed", "name"), "session describe": ("described", "description")}
 
 
-def _save(setting: Setting, held: HeldSession, after: SessionState, command: str) -> Edit:
+def _save(context: Context, held: HeldSession, after: SessionState, command: str) -> Edit:
     edit = Edit(held.state, after)
     if not edit.is_change:
         return edit
     what, field = _WORDS.get(command, ("pinned" if after.pinned else "unpinned", "pinned"))
     changes = {field: getattr(after, field), "before": getattr(edit.before, field)}
-    record_update(setting, held, what, changes, after)
-    loss = record_act(setting, command, after.session_id, what=what, **changes)
+    record_update(context, held, what, changes, after)
+    loss = record_act(context, command, after.session_id, what=what, **changes)
     return replace(edit, losses=(loss,) if loss else ())

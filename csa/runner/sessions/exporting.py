@@ -24,9 +24,9 @@ from csa.model.genealogy import descend
 from csa.model.redaction import Redactor, redact_long
 from csa.model.state import format_time
 from csa.paths import SessionPaths
+from csa.runner.context import Context
 from csa.runner.session import Session
 from csa.runner.sessions.listing import select_sessions
-from csa.runner.setting import Setting
 from csa.store.archive import MAX_FILE_BYTES, OUTPUT, RECORDS, ArchiveWriter, is_takeable
 from csa.store.artifacts import OWN_FILES, open_below, walk_files
 from csa.store.checking import KNOWN_NAMES
@@ -111,7 +111,7 @@ def _find_link(paths: SessionPaths) -> StateError | None:
 
 
 def write_archive(
-    setting: Setting,
+    context: Context,
     infos: list[SessionInfo],
     stream: IO[bytes],
     *,
@@ -147,7 +147,7 @@ def write_archive(
                     continue
                 for name in names:
                     into = skipped if skip_corrupted else None
-                    if why := _add(archive, info, name, opened, redactor=setting.redactor, skipped=into):
+                    if why := _add(archive, info, name, opened, redactor=context.redactor, skipped=into):
                         skipped.append(Skipped(str(root / name), why))
             if not skip_running:
                 _refuse_running(info)
@@ -188,19 +188,19 @@ def _add(
         return None if archive.add(info.session_id, name, blocks, mtime=known.st_mtime) else _TOO_LARGE
 
 
-def read_messages(setting: Setting, info: SessionInfo) -> list[Message]:
+def read_messages(context: Context, info: SessionInfo) -> list[Message]:
     """Return a session's conversation, redacted again."""
-    redactor = setting.redactor
+    redactor = context.redactor
     events: Iterable[Event] = (
         replace(event, data=redactor.redact_data(event.data)) for event in read_events(info.record.paths.transcript)
     )
     return list(read_conversation(events))
 
 
-def session_to_json(setting: Setting, info: SessionInfo) -> dict[str, object]:
+def session_to_json(context: Context, info: SessionInfo) -> dict[str, object]:
     """Return what is said of a session besides its messages."""
     state = info.record.state
-    shown: dict[str, object] = setting.redactor.redact_data(info.to_json())
+    shown: dict[str, object] = context.redactor.redact_data(info.to_json())
     now = format_time(datetime.now(UTC))
     return {**shown, "project": str(info.store.project), "owner": state.owner if state else None, "exported_at": now}
 

@@ -13,8 +13,8 @@ from typing import Any, Literal
 
 from csa.model.clock import from_timestamp
 from csa.model.state import format_time, parse_time
+from csa.runner.context import Context
 from csa.runner.session import Session
-from csa.runner.setting import Setting
 from csa.store.checkpoints import list_checkpoints
 from csa.store.gitplumbing import Git, GitError, open_work_tree
 from csa.store.project import find_work_tree, is_commit
@@ -66,9 +66,9 @@ def session_log(session: Session, *, on_refusal: Callable[[str], None] = lambda 
     """
     if fault := session.record.fault:
         raise fault
-    setting = session.setting
-    entries = [entry for span in _spans(session) for entry in _commits(setting, span, on_refusal)]
-    for checkpoint in list_checkpoints(session.store, setting.environ, session.session_id):
+    context = session.context
+    entries = [entry for span in _spans(session) for entry in _commits(context, span, on_refusal)]
+    for checkpoint in list_checkpoints(session.store, context.environ, session.session_id):
         facts = checkpoint.facts
         subject = facts.label or ("automatic" if facts.automatic else "by hand")
         at = from_timestamp(checkpoint.at)
@@ -101,8 +101,8 @@ def _head(data: Mapping[str, Any]) -> str | None:
     return head if is_commit(head) else None
 
 
-def _commits(setting: Setting, span: _Span, on_refusal: Callable[[str], None]) -> list[Entry]:
-    git = open_work_tree(span.cwd, setting.environ)
+def _commits(context: Context, span: _Span, on_refusal: Callable[[str], None]) -> list[Entry]:
+    git = open_work_tree(span.cwd, context.environ)
     try:
         entries = _read_commits(git, span)
     except GitError as error:  # the repository is gone, or its objects are; or git will not read it

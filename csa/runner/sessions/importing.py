@@ -14,7 +14,7 @@ from csa.ids import ENTROPY_BYTES, renew_session_id
 from csa.model.state import SessionState, ToolState, parse_state
 from csa.ownership import make_directory
 from csa.paths import SessionPaths
-from csa.runner.setting import Setting
+from csa.runner.context import Context
 from csa.store.archive import OUTPUT, RECORDS, Unpacked, unpack
 from csa.store.artifacts import is_own
 from csa.store.atomic import sync_directory, write_atomically
@@ -41,7 +41,7 @@ class Imported(Struct):
     is_copy: bool = False
 
 
-def import_archive(setting: Setting, stream: IO[bytes], *, new_ids: bool = False) -> list[Imported]:
+def import_archive(context: Context, stream: IO[bytes], *, new_ids: bool = False) -> list[Imported]:
     """Take the sessions of an archive into the project, under their own ids or new ones.
 
     Raises:
@@ -60,8 +60,8 @@ def import_archive(setting: Setting, stream: IO[bytes], *, new_ids: bool = False
         for session_id, state in states.items():
             _check_records(unpacked, session_id, state)
         ids = {old: renew_session_id(old, os.urandom(ENTROPY_BYTES)) if new_ids else old for old in states}
-        _refuse_known(setting.store, ids)
-        return _take_in(setting, unpacked, states, ids)
+        _refuse_known(context.store, ids)
+        return _take_in(context, unpacked, states, ids)
 
 
 def _read_state(unpacked: Unpacked, session_id: str) -> SessionState:
@@ -105,16 +105,16 @@ def _refuse_known(store: Store, ids: dict[str, str]) -> None:
 
 
 def _take_in(
-    setting: Setting, unpacked: Unpacked, states: dict[str, SessionState], ids: dict[str, str]
+    context: Context, unpacked: Unpacked, states: dict[str, SessionState], ids: dict[str, str]
 ) -> list[Imported]:
     """Build all sessions, then show all; what fails takes back what was shown."""
-    store = setting.store
+    store = context.store
     copies = {old for old in ids if old != ids[old]} | _known_elsewhere(store, list(ids))
     with ExitStack() as stack:
         built: list[tuple[HeldSession, Imported]] = []
         for old, state in states.items():
             held = build_session(
-                store, replace(state, session_id=ids[old]), setting.redactor, tool=state.last_tool or "none"
+                store, replace(state, session_id=ids[old]), context.redactor, tool=state.last_tool or "none"
             )
             stack.callback(held.close)
             name = _free_name(store, state, [imported.old_id for _, imported in built], states)

@@ -47,10 +47,10 @@ class Interaction:
     """
 
     def __init__(self, session: Session, *, tool: str | None = None) -> None:
-        session_id, setting = session.session_id, session.setting
+        session_id, context = session.session_id, session.context
         request = RunRequest(prompt="(interactive)", session=session_id, tool=tool, transport=NATIVE)
         self.losses: list[str] = []  # what could not be written of it, once it has run
-        self._setting = setting
+        self._context = context
         self._beat_at = 0.0
         self.plan = plan_resume(session, request, now=datetime.now(UTC))
         self._conversation = self.plan.tool_state.provider_session_id
@@ -74,8 +74,8 @@ class Interaction:
             OSError: the transcript cannot be written; nothing was started.
         """
         name, session_id = self.plan.adapter.name, self.plan.state.session_id
-        redactor = self._setting.redactor
-        with open_session(self._setting.store, session_id, redactor, tool=name, errand=INTERFACE) as held:
+        redactor = self._context.redactor
+        with open_session(self._context.store, session_id, redactor, tool=name, errand=INTERFACE) as held:
             self.losses = held.losses
             self._note(held, "attached", provider_session_id=self._conversation)
             held.require()
@@ -128,18 +128,18 @@ class Interaction:
         )
 
     def _environment(self, held: HeldSession) -> dict[str, str]:
-        base = tool_environment(self.plan, loadable_adapters(self._setting.config)[0])
+        base = tool_environment(self.plan, loadable_adapters(self._context.config)[0])
         own = session_environment(
             held.state,
             held.paths,
             turn=max(1, held.state.turns),
             tool=self.plan.adapter.name,
-            root=self._setting.store.root,
+            root=self._context.store.root,
         )
         return apply_changes({**base, **own}, self.invocation, self.plan.cwd)
 
     def _note(self, held: HeldSession, what: str, **data: Any) -> None:
-        by = who_asks("session attach --interactive", self._setting.environ)
+        by = who_asks("session attach --interactive", self._context.environ)
         held.append("session_updated", {"what": what, "tool": self.plan.adapter.name, **data, "by": by})
         held.journal.sync()
 
@@ -152,7 +152,7 @@ class Interaction:
 
 
 def _request(plan: TurnPlan) -> TurnRequest:
-    base = tool_environment(plan, loadable_adapters(plan.setting.config)[0])
+    base = tool_environment(plan, loadable_adapters(plan.context.config)[0])
     return TurnRequest(
         prompt="",
         cwd=plan.cwd,

@@ -10,17 +10,17 @@ from pathlib import Path
 
 from csa.model.adapter import Removal, RemovalRequest, Remover
 from csa.model.state import SessionState, ToolState
+from csa.runner.context import Context
 from csa.runner.environment import base_environment
-from csa.runner.setting import Setting
 from csa.runner.toolbox import find_command, loadable_adapters
 
 _LIMIT_S = 60.0
 _WORDS = 200
 
 
-def remove_provider_copies(setting: Setting, state: SessionState) -> tuple[tuple[str, ...], tuple[str, ...]]:
+def remove_provider_copies(context: Context, state: SessionState) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Remove the conversations of a session at its tools' side; return what was removed, and what was not and why."""
-    adapters, _ = loadable_adapters(setting.config)
+    adapters, _ = loadable_adapters(context.config)
     by_name = {adapter.name: adapter for adapter in adapters}
     done, problems = [], []
     for name, known in state.tools.items():
@@ -31,11 +31,11 @@ def remove_provider_copies(setting: Setting, state: SessionState) -> tuple[tuple
             problems.append(f"{name} cannot remove its copy of conversation {known.provider_session_id}")
             continue
         markers = (marker for other in adapters for marker in other.outer_markers)
-        environ = base_environment(setting.environ, markers, setting.config.for_tool(name).env)
+        environ = base_environment(context.environ, markers, context.config.for_tool(name).env)
         if known.account and known.account != adapter.account(environ):
             problems.append(f"{name}'s copy belongs to the account {known.account}, which is not the one in force")
             continue
-        command = find_command(adapter, setting.config, setting.environ) or ()
+        command = find_command(adapter, context.config, context.environ) or ()
         removal = adapter.removal(RemovalRequest(command, known.provider_session_id, environ))
         problem = _remove_copy(removal, environ, _starting_directory(known, state), is_installed=bool(command))
         if problem:

@@ -9,11 +9,11 @@ from csa.errors import BusyError, CsaError, NotFoundError, RefusedError, StateEr
 from csa.model.state import SessionState
 from csa.paths import SessionPaths
 from csa.runner.caller import refuse_own_lineage
+from csa.runner.context import Context
 from csa.runner.session import Session, find_session
 from csa.runner.sessions.acting import record_act, record_update
 from csa.runner.sessions.ending import end_sessions, who_asks
 from csa.runner.sessions.provider_copies import remove_provider_copies
-from csa.runner.setting import Setting
 from csa.runner.turns.stealing import note_theft
 from csa.store.held import open_session
 from csa.store.liveness import probe
@@ -44,16 +44,16 @@ class Restored(Struct):
     losses: tuple[str, ...] = ()
 
 
-def find_to_delete(setting: Setting, selectors: Sequence[str]) -> list[Session]:
+def find_to_delete(context: Context, selectors: Sequence[str]) -> list[Session]:
     """Return the sessions to delete, each once, after all that can be refused was.
 
     Raises:
         RefusedError: one of them is the calling session or above it.
         NotFoundError, AmbiguousError: of a selector.
     """
-    found = {session.paths.pathname: session for session in (find_session(setting, each) for each in selectors)}
+    found = {session.paths.pathname: session for session in (find_session(context, each) for each in selectors)}
     for session in found.values():
-        refuse_own_lineage(setting.caller, session.session_id, verb="delete")
+        refuse_own_lineage(context.caller, session.session_id, verb="delete")
     return list(found.values())
 
 
@@ -70,7 +70,7 @@ def delete_session(
         NotFoundError: it is gone.
         OSError: it cannot be moved or removed.
     """
-    setting, session_id, paths = session.setting, session.session_id, session.paths
+    context, session_id, paths = session.context, session.session_id, session.paths
     is_unsure = _is_unsure(paths)
     if force and not is_unsure:
         _end(session)
@@ -79,10 +79,10 @@ def delete_session(
     try:
         with hold(paths, steal=force and is_unsure, way=way) as loser:
             if loser:
-                with SessionWriter(paths, setting.redactor) as writer:
-                    note_theft(setting, setting.store, writer, loser, command="session delete --force")
+                with SessionWriter(paths, context.redactor) as writer:
+                    note_theft(context, context.store, writer, loser, command="session delete --force")
                 losses += writer.losses
-            removed = _delete_held(setting, paths, force=force, purge_now=purge_now, provider=provider)
+            removed = _delete_held(context, paths, force=force, purge_now=purge_now, provider=provider)
     except FileNotFoundError as error:
         raise NotFoundError(f"Session {session_id} has just been removed.", hint="csa session list") from error
     except BlockingIOError as error:
@@ -91,7 +91,7 @@ def delete_session(
             hint=f"{way} ends it first",
         ) from error
     if purge_now:
-        remove_empty_directories(setting.store)
+        remove_empty_directories(context.store)
     return replace(removed, warnings=(*removed.warnings, *losses))
 
 
@@ -103,7 +103,7 @@ def living_children(store: Store, session_id: str) -> list[str]:
 
 def restore_session(session: Session) -> Restored:
     """Bring a session back to its place that `find_retired` has found; BusyError or StateError where it cannot be."""
-    setting, store = session.setting, session.store
+    context, store = session.context, session.store
     paths = store.retired_paths(session.session_id)
     name_before = load_state(paths.state).name
     try:
@@ -111,17 +111,17 @@ def restore_session(session: Session) -> Restored:
             paths, state = bring_back(store, paths, datetime.now(UTC))
     except (FileNotFoundError, BlockingIOError) as error:
         raise BusyError(f"Another command is just working on session {paths.root.name}.") from error
-    loss = record_act(setting, "session restore", state.session_id, what="restored")
+    loss = record_act(context, "session restore", state.session_id, what="restored")
     losses = [loss] if loss else []
     try:
-        with open_session(store, state.session_id, setting.redactor, errand=CHANGE) as held:
-            record_update(setting, held, "restored", {})
+        with open_session(store, state.session_id, context.redactor, errand=CHANGE) as held:
+            record_update(context, held, "restored", {})
     except (CsaError, OSError) as error:
         losses.append(f"its transcript does not tell of it: {error}")
     return Restored(state, name_before if name_before != state.name else None, tuple(losses))
 
 
-def _delete_held(setting: Setting, paths: SessionPaths, *, force: bool, purge_now: bool, provider: bool) -> Removed:
+def _delete_held(context: Context, paths: SessionPaths, *, force: bool, purge_now: bool, provider: bool) -> Removed:
     session_id, now = paths.root.name, datetime.now(UTC)
     try:
         state = load_state(paths.state)
@@ -133,16 +133,16 @@ def _delete_held(setting: Setting, paths: SessionPaths, *, force: bool, purge_no
     if purge_now:
         freed = purge(paths)
     else:
-        retire(setting.store, paths, now)
-    copies, warnings = remove_provider_copies(setting, state) if provider and state else ((), ())
+        retire(context.store, paths, now)
+    copies, warnings = remove_provider_copies(context, state) if provider and state else ((), ())
     done = "purged" if purge_now else "retired"
-    loss = record_act(setting, "session delete", session_id, what=done, provider_copies=list(copies))
+    loss = record_act(context, "session delete", session_id, what=done, provider_copies=list(copies))
     return Removed(session_id, purge_now, freed, copies, (*warnings, *([loss] if loss else [])))
 
 
 def _end(session: Session) -> None:
     """End a session's turn, if one runs; BusyError when it would not end."""
-    words = who_asks("session delete --force", session.setting.environ)
+    words = who_asks("session delete --force", session.context.environ)
     for ended in end_sessions([session.target], words=words):
         if ended.error is not None:
             raise ended.error

@@ -15,9 +15,9 @@ from csa.model.limits import COUNTS, Spent
 from csa.model.result import summarise, text_of
 from csa.model.state import SCHEMA, RecordFault, SessionState, parse_state, parse_time, render_state
 from csa.paths import RETIRED, SessionPaths
+from csa.runner.context import Context
 from csa.runner.session import Session
 from csa.runner.sessions.acting import record_act
-from csa.runner.setting import Setting
 from csa.runner.turns.planning import DESCRIPTION_LENGTH
 from csa.runner.turns.stealing import note_theft
 from csa.store.atomic import Draft, open_regular, read_regular, sync_directory, sync_file, write_atomically
@@ -68,18 +68,18 @@ def repair_session(session: Session, *, dry_run: bool = False, steal: bool = Fal
         NotFoundError: it is gone.
         StateError: its lock cannot be read, or a file cannot be written anew.
     """
-    setting, session_id, paths = session.setting, session.session_id, session.files
+    context, session_id, paths = session.context, session.session_id, session.files
     repair = Repair(session_id)
     refuse_busy(paths, steal=steal)
     try:
         if dry_run:
-            _mend(setting, SessionWriter(paths, setting.redactor), repair, dry_run=True)
+            _mend(context, SessionWriter(paths, context.redactor), repair, dry_run=True)
         else:
-            with hold(paths, steal=steal) as loser, SessionWriter(paths, setting.redactor) as writer:
+            with hold(paths, steal=steal) as loser, SessionWriter(paths, context.redactor) as writer:
                 if loser:
                     repair.done.append(f"locks/session.lock: taken from {loser.host} ({loser.tool}, {loser.work})")
-                    note_theft(setting, setting.store, writer, loser, command="session repair --steal")
-                _mend(setting, writer, repair, dry_run=False)
+                    note_theft(context, context.store, writer, loser, command="session repair --steal")
+                _mend(context, writer, repair, dry_run=False)
             repair.losses += writer.losses
     except FileNotFoundError as error:
         raise NotFoundError(f"Session {session_id} has just been removed.", hint="csa session list") from error
@@ -89,9 +89,9 @@ def repair_session(session: Session, *, dry_run: bool = False, steal: bool = Fal
         where = Path(os.fsdecode(error.filename2 or error.filename or paths.root))
         raise StateError(where, f"cannot be mended ({error.strerror or error})") from error
     if not dry_run and repair.done:
-        loss = record_act(setting, "session repair", session_id, what="repaired", done=repair.done)
+        loss = record_act(context, "session repair", session_id, what="repaired", done=repair.done)
         repair.losses += [loss] if loss else []
-    found = [problem for problem in check_session(setting.store, paths) if problem.severity == "error"]
+    found = [problem for problem in check_session(context.store, paths) if problem.severity == "error"]
     repair.left = [problem for problem in found if not (dry_run and _would_be_mended(problem, repair))]
     return repair
 
@@ -104,7 +104,7 @@ def _would_be_mended(problem: Problem, repair: Repair) -> bool:
     return any(done.startswith(f"{name}:") for done in repair.done)
 
 
-def _mend(setting: Setting, writer: SessionWriter, repair: Repair, *, dry_run: bool) -> None:
+def _mend(context: Context, writer: SessionWriter, repair: Repair, *, dry_run: bool) -> None:
     paths = writer.paths
     fault = _fault(paths)
     if (fault is not None and _is_of_another(fault)) or not _is_readable(paths.transcript):
@@ -116,7 +116,7 @@ def _mend(setting: Setting, writer: SessionWriter, repair: Repair, *, dry_run: b
     elif fault is None:
         _catch_up(paths, repair, dry_run=dry_run)
     else:
-        _rebuild_state(setting, paths, repair, dry_run=dry_run)
+        _rebuild_state(context, paths, repair, dry_run=dry_run)
     _rebuild_result(paths, repair, dry_run=dry_run)
     _rebuild_answers(paths, repair, dry_run=dry_run)
     if repair.done and not dry_run:
@@ -222,9 +222,9 @@ def _set_aside(paths: SessionPaths, *, dry_run: bool) -> str:
     return f"; the old file is kept as {aside.name}"
 
 
-def _rebuild_state(setting: Setting, paths: SessionPaths, repair: Repair, *, dry_run: bool) -> None:
+def _rebuild_state(context: Context, paths: SessionPaths, repair: Repair, *, dry_run: bool) -> None:
     """Make a state.toml that cannot be read anew, and keep the old one."""
-    state = rebuilt_state(paths, setting.store.project)
+    state = rebuilt_state(paths, context.store.project)
     if state is None:
         return
     if paths.root.parent.name == RETIRED:

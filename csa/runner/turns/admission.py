@@ -54,7 +54,7 @@ def open_admission(plan: TurnPlan) -> Iterator[Admission]:
         FullError: a limit on running turns is reached.
         StateError: a record that must be known is damaged.
     """
-    store = plan.setting.store
+    store = plan.context.store
     above = list(ancestors(store.root, plan.state))
     with ExitStack() as stack:
         tree, budgeted, notes = None, list[SessionState](), list[str]()

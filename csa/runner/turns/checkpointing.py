@@ -12,8 +12,8 @@ from csa.store.owner import CHANGE
 from csa.store.transcript import last_turn_event
 
 if TYPE_CHECKING:
+    from csa.runner.context import Context
     from csa.runner.session import Session
-    from csa.runner.setting import Setting
     from csa.runner.turns.turnrecorder import TurnRecorder
 
 MAX_LABEL = 200
@@ -28,12 +28,12 @@ def checkpoint_session(session: Session, *, label: str | None = None) -> tuple[C
         NotFoundError, StateError: the session is not there, or its record is damaged.
         Others as `make_checkpoint`.
     """
-    setting, session_id = session.setting, session.session_id
+    context, session_id = session.context, session.session_id
     session.load()
-    words = "".join(c if c.isprintable() else " " for c in setting.redactor.redact(label or "")).split()
-    made = _make(setting, session_id, label=" ".join(words)[:MAX_LABEL] or None, automatic=False)
+    words = "".join(c if c.isprintable() else " " for c in context.redactor.redact(label or "")).split()
+    made = _make(context, session_id, label=" ".join(words)[:MAX_LABEL] or None, automatic=False)
     try:
-        held = open_session(setting.store, session_id, setting.redactor, errand=CHANGE)
+        held = open_session(context.store, session_id, context.redactor, errand=CHANGE)
     except BusyError:  # its supervisor alone writes there; the checkpoint itself is on record
         return made, []
     except OSError as error:
@@ -46,13 +46,13 @@ def checkpoint_session(session: Session, *, label: str | None = None) -> tuple[C
 
 def checkpoint_turn(recorder: TurnRecorder) -> None:
     """Make the checkpoint that `checkpoint_every_turns` asks for; what goes wrong is a loss, not a failure."""
-    setting = recorder.plan.setting
-    every = setting.config.checkpoint_every_turns
+    context = recorder.plan.context
+    every = context.config.checkpoint_every_turns
     if not every or recorder.turn % every or recorder.plan.state.ephemeral or recorder.held.is_lost:
         return
     try:
         recorder.journal.flush()
-        made = _make(setting, recorder.plan.state.session_id, label=None, automatic=True)
+        made = _make(context, recorder.plan.state.session_id, label=None, automatic=True)
         recorder.append("checkpoint", event_data(made))
     except (CsaError, OSError) as error:
         recorder.losses.append(f"the checkpoint could not be made: {error}")
@@ -65,8 +65,8 @@ def event_data(made: Checkpoint) -> dict[str, object]:
     return {"commit": made.commit, "label": facts.label, "automatic": facts.automatic, **proof}
 
 
-def _make(setting: Setting, session_id: str, *, label: str | None, automatic: bool) -> Checkpoint:
-    paths = setting.store.paths(session_id)
+def _make(context: Context, session_id: str, *, label: str | None, automatic: bool) -> Checkpoint:
+    paths = context.store.paths(session_id)
     sha256, events, count = digest_transcript(paths)
     last = last_turn_event(paths.transcript)
     is_finished = last is not None and last.type == "run_finished"
@@ -81,4 +81,4 @@ def _make(setting: Setting, session_id: str, *, label: str | None, automatic: bo
         events=events,
         bytes=count,
     )
-    return make_checkpoint(setting.store, facts, setting.environ, now=int(time.time()))
+    return make_checkpoint(context.store, facts, context.environ, now=int(time.time()))

@@ -91,7 +91,7 @@ def plan_compaction(session: Session, *, tool: str | None, timeout_s: float | No
         Others as `plan_resume`.
     """
     session_id = session.session_id
-    refuse_own_lineage(session.setting.caller, session_id, verb="compress")
+    refuse_own_lineage(session.context.caller, session_id, verb="compress")
     tool = tool or session.load().last_tool
     if tool is None:
         raise CsaError(f"There is nothing to compact: session {session_id} has not run yet.")
@@ -117,7 +117,7 @@ class Compaction:
     def __init__(self, plan: TurnPlan) -> None:
         self.stopping = Stopping()
         self.losses: list[str] = []  # what could not be written of its end
-        self._setting = plan.setting
+        self._context = plan.context
         self._plan = plan
 
     def cancel(self, signal_name: str) -> None:
@@ -128,13 +128,13 @@ class Compaction:
         """Compact; BusyError when the session is locked, CsaError when its files cannot be written."""
         session_id = self._plan.state.session_id
         try:
-            name, store = self._plan.adapter.name, self._setting.store
-            with open_session(store, session_id, self._setting.redactor, tool=name, errand=COMPACTION) as held:
+            name, store = self._plan.adapter.name, self._context.store
+            with open_session(store, session_id, self._context.redactor, tool=name, errand=COMPACTION) as held:
                 return await self._run_held(held)
         except OSError as error:
             raise CsaError(
                 f"The session cannot be written: {error.strerror}: "
-                f"{error.filename or self._setting.store.paths(session_id).root}.",
+                f"{error.filename or self._context.store.paths(session_id).root}.",
                 hint="make it writable, or make room; nothing was compacted",
             ) from error
 
@@ -161,7 +161,7 @@ class Compaction:
                 cwd=plan.cwd,
                 env=command.environment,
                 shared_fds=recorder.held.shared_fds,
-                owns_process=plan.setting.owns_process,
+                owns_process=plan.context.owns_process,
             ) as tool:
                 attempt = Attempt(tool, decoder, recorder, self.stopping, _ignore)
                 end = await attempt.run(command.invocation, timeout_s=plan.timeout_s)
@@ -191,7 +191,7 @@ class Compaction:
         proven = replace(outcome, succeeded=outcome.succeeded and outcome.proof is not None)
         verdict = judge(proven, end, stop)
         code = exit_code_for(verdict.status, signal_name=stop.signal_name if stop else None)
-        redact = self._setting.redactor.redact
+        redact = self._context.redactor.redact
         is_late = verdict.status == "timed_out"
         message = f"it took longer than {plan.timeout_s:g} s" if is_late else verdict.error_message
         return CompactionResult(

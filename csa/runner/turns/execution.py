@@ -87,7 +87,7 @@ class TurnExecution:
         """End a tool that was launched ahead, where the turn was cancelled before anybody attended to it."""
         if self._started.is_ahead:
             with anyio.CancelScope(shield=True), suppress(SpawnError):
-                async with attend_tool(self._started.take(), owns_process=self.plan.setting.owns_process):
+                async with attend_tool(self._started.take(), owns_process=self.plan.context.owns_process):
                     pass
 
     async def _try_until_settled(self) -> None:
@@ -128,7 +128,7 @@ class TurnExecution:
         spawn_fault: SpawnError | None = None
         peak_rss_bytes: int | None = None
         try:
-            async with attend_tool(self._started.take(), owns_process=self.plan.setting.owns_process) as tool:
+            async with attend_tool(self._started.take(), owns_process=self.plan.context.owns_process) as tool:
                 self.recorder.note(f"started {self.plan.adapter.name}, PID {tool.pid}, guardian {tool.guardian_pid}")
                 attempt = Attempt(tool, decoder, self.recorder, self.stopping, self._deliver)
                 end = await attempt.run(
@@ -263,7 +263,7 @@ class TurnExecution:
             model=self.plan.model,
             provider_session_id=self.recorder.tool_state.provider_session_id,
             stop_reason=outcome.stop_reason,
-            text=self.plan.setting.redactor.redact_answer(outcome.text),
+            text=self.plan.context.redactor.redact_answer(outcome.text),
             error_kind=verdict.error_kind,
             error_message=verdict.error_message,
             retry_at=retry_moment(outcome, now) if verdict.status == "failed" else None,
@@ -281,7 +281,7 @@ class TurnExecution:
             passed_over += self._plan_return(result)
         result, events = self.recorder.finish(result, outcome, goes_on=self.following is not None)
         self.recorder.note(f"turn {result.turn}: {result.status}, {verdict.error_message or 'no error'}")
-        if self.plan.setting.config.checkpoint_every_turns:
+        if self.plan.context.config.checkpoint_every_turns:
             with self.recorder.held.losing("the checkpoint"):
                 from csa.runner.turns.checkpointing import checkpoint_turn  # noqa: PLC0415  # brings git
 

@@ -92,7 +92,7 @@ def plan_fallback(failed: TurnPlan, *, kind: str) -> tuple[TurnPlan | None, list
         # Its effort and transport are not that tool's.
         wanted = going_on(failed.request, tool=name, transport=None, model=model, fallback=())
         try:
-            plan = plan_resume(Session(failed.setting, failed.state.session_id), wanted, now=datetime.now(UTC))
+            plan = plan_resume(Session(failed.context, failed.state.session_id), wanted, now=datetime.now(UTC))
         except CsaError as error:
             problems.append(f"{name} cannot go on: {error.message}")
             continue

@@ -7,8 +7,8 @@ from contextlib import suppress
 
 from csa.errors import ConfigError, ToolUnavailableError, UsageError
 from csa.model.config import AUTO, Config
+from csa.runner.context import Context
 from csa.runner.request import RunRequest
-from csa.runner.setting import Setting
 from csa.runner.toolbox import ToolChoice, choose_tool, find_adapter
 from csa.structs import replace
 
@@ -16,17 +16,17 @@ from csa.structs import replace
 FALLBACK_KINDS = frozenset({"rate_limit", "overloaded", "server", "network", "quota", "auth", "spawn"})
 
 
-def fallback_of(setting: Setting, request: RunRequest) -> tuple[str, ...]:
+def fallback_of(context: Context, request: RunRequest) -> tuple[str, ...]:
     """Return what to fall back to, as asked for or configured; UsageError or ConfigError for what csa cannot run.
 
     Whether they are installed shows when they are needed.
     """
-    names = setting.config.fallback if request.fallback is None else request.fallback
+    names = context.config.fallback if request.fallback is None else request.fallback
     for name, model in map(split_fallback, names):
         if name in {AUTO, ""} or model == "":
             raise UsageError("--fallback takes TOOL or TOOL:MODEL, in order.", hint="--fallback claude-code:opus,codex")
         with suppress(ToolUnavailableError):  # its adapter does not load: like one that is not installed
-            _check_known(name, setting.config, is_configured=request.fallback is None)
+            _check_known(name, context.config, is_configured=request.fallback is None)
     return tuple(dict.fromkeys(names))
 
 

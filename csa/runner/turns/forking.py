@@ -30,7 +30,7 @@ def load_source(source: Session) -> SessionState:
     session_id, state = source.session_id, source.load()
     liveness = source.liveness()
     if liveness.state == "alive" and liveness.stranger is None:
-        refuse_endless_wait(source.setting.caller, session_id, verb="fork")
+        refuse_endless_wait(source.context.caller, session_id, verb="fork")
         raise BusyError(
             f"Session {session_id} is running; it can be forked when its turn has ended.",
             hint=f"csa session is-alive --session {session_id}",

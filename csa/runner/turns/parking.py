@@ -66,7 +66,7 @@ def plan_return(failed: TurnPlan, result: RunResult, *, has_acted: bool) -> Turn
         model=None,  # the session has kept it, and the permission
         permission=None,
     )
-    plan = plan_resume(Session(failed.setting, failed.state.session_id), wanted, now=result.finished_at)
+    plan = plan_resume(Session(failed.context, failed.state.session_id), wanted, now=result.finished_at)
     fork = failed.fork if result.provider_session_id is None else None
     why = f"after the {result.error_kind} of turn {result.turn}"
     left_s = failed.park_limit_s - span_s

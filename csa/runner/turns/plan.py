@@ -10,8 +10,8 @@ from csa.model.adapter import Adapter
 from csa.model.permission import Permission
 from csa.model.state import SessionState, ToolState
 from csa.paths import SessionPaths
+from csa.runner.context import Context
 from csa.runner.request import RunRequest
-from csa.runner.setting import Setting
 from csa.structs import Struct, replace
 
 
@@ -37,7 +37,7 @@ class TurnPlan(Struct, kw_only=True):
     """A turn that may be run. `state` is the session's before the turn; `is_new` says that it must be created."""
 
     request: RunRequest
-    setting: Setting  # of the session's own project
+    context: Context  # of the session's own project
     is_new: bool
     state: SessionState
     adapter: Adapter

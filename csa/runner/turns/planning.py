@@ -18,9 +18,9 @@ from csa.model.permission import Permission
 from csa.model.result import summarise
 from csa.model.state import SessionState, ToolState
 from csa.runner.caller import owner_name, refuse_own_lineage
+from csa.runner.context import Context
 from csa.runner.request import RunRequest
 from csa.runner.session import Session, find_session, follow_resumed
-from csa.runner.setting import Setting
 from csa.runner.toolbox import ToolChoice, choose_tool, loadable_adapters
 from csa.runner.turns.choices import choose_model
 from csa.runner.turns.fallback import fallback_of, first_installed, others
@@ -37,7 +37,7 @@ MAX_SYSTEM_BYTES = 96 << 10  # it travels in one argument of the tool, of which 
 DESCRIPTION_LENGTH = 80
 
 
-def plan_turn(setting: Setting, request: RunRequest, *, new_id: str, now: datetime) -> TurnPlan:
+def plan_turn(context: Context, request: RunRequest, *, new_id: str, now: datetime) -> TurnPlan:
     """Decide what `request` means.
 
     Raises:
@@ -45,9 +45,9 @@ def plan_turn(setting: Setting, request: RunRequest, *, new_id: str, now: dateti
         RefusedError: a limit, the genealogy, or another account's conversation.
     """
     _check_words(request)
-    target = _find_target(setting, request)
+    target = _find_target(context, request)
     if target is None:
-        return _plan_new(setting, request, new_id=_asked_id(request) or new_id, now=now)
+        return _plan_new(context, request, new_id=_asked_id(request) or new_id, now=now)
     return plan_resume(target, request, now=now)
 
 
@@ -97,22 +97,22 @@ def _check_numbers(request: RunRequest) -> None:
         raise UsageError("--retries must be 0 or more.")
 
 
-def _find_target(setting: Setting, request: RunRequest) -> Session | None:
+def _find_target(context: Context, request: RunRequest) -> Session | None:
     """Return the session to continue; None for a new one."""
     if request.session is not None or request.last:
         selector = "@last" if request.session is None else request.session
-        return follow_resumed(find_session(setting, selector), retired=False)
+        return follow_resumed(find_session(context, selector), retired=False)
     if request.session_id is None:
         return None
     if asked := _asked_id(request):
-        return _find_asked(setting, asked)
-    known = setting.store.find_name(request.session_id)
-    return Session(setting, known) if known else None
+        return _find_asked(context, asked)
+    known = context.store.find_name(request.session_id)
+    return Session(context, known) if known else None
 
 
-def _find_asked(setting: Setting, session_id: str) -> Session | None:
+def _find_asked(context: Context, session_id: str) -> Session | None:
     try:
-        return follow_resumed(find_session(setting, session_id), retired=False)
+        return follow_resumed(find_session(context, session_id), retired=False)
     except RetiredError as error:
         raise RetiredError(
             f"Session {session_id} was retired; it would come back beside a new one.", hint=error.hint
@@ -126,10 +126,10 @@ def _asked_id(request: RunRequest) -> str | None:
     return asked if is_session_id(asked) else None
 
 
-def _plan_new(setting: Setting, request: RunRequest, *, new_id: str, now: datetime) -> TurnPlan:
-    parent = setting.caller.state if setting.caller else None
+def _plan_new(context: Context, request: RunRequest, *, new_id: str, now: datetime) -> TurnPlan:
+    parent = context.caller.state if context.caller else None
     depth = parent.depth + 1 if parent else 0
-    max_depth = _max_depth(setting.config, parent)
+    max_depth = _max_depth(context.config, parent)
     if depth > max_depth and parent is not None:
         raise RefusedError(
             f"max_depth is {max_depth}: session {parent.session_id} has depth {parent.depth}, "
@@ -138,17 +138,17 @@ def _plan_new(setting: Setting, request: RunRequest, *, new_id: str, now: dateti
         )
     origin = None
     if request.fork_from is not None:
-        origin = follow_resumed(find_session(setting, request.fork_from), retired=False)
+        origin = follow_resumed(find_session(context, request.fork_from), retired=False)
     source = _load_source(origin) if origin else None
-    choice = _choose(setting, request, previous=source.last_tool if source else None)
-    refuse_when_full(setting.store, setting.config.max_sessions)
-    directory = request.directory or setting.directory
+    choice = _choose(context, request, previous=source.last_tool if source else None)
+    refuse_when_full(context.store, context.config.max_sessions)
+    directory = request.directory or context.directory
     if not directory.is_dir():
         raise NotFoundError(f"There is no directory {directory} to start in.")
     name = request.name or (request.session_id if request.session_id and not _asked_id(request) else None)
-    if request.name and setting.store.find_name(request.name):  # one by --session-id is settled when it is published
+    if request.name and context.store.find_name(request.name):  # one by --session-id is settled when it is published
         raise UsageError(f"A session named '{name}' exists.", hint=f'csa run --session {name} "..." continues it')
-    project = setting.store.project
+    project = context.store.project
     if not is_unicode(f"{project}{directory}"):
         raise UsageError("The project's path is not UTF-8, and could not be recorded.", hint="rename the directory")
     state = SessionState(
@@ -157,27 +157,27 @@ def _plan_new(setting: Setting, request: RunRequest, *, new_id: str, now: dateti
         created_at=now,
         last_accessed=now,
         description=(
-            description_of(setting, request.description)
+            description_of(context, request.description)
             if request.description
-            else _fold(summarise(setting.redactor.redact(request.prompt)))
+            else _fold(summarise(context.redactor.redact(request.prompt)))
         ),
         name=name,
-        owner=owner_name(setting.environ),
+        owner=owner_name(context.environ),
         branch=git_branch(directory),
         permission=source.permission if source else None,
         fork_of=source.session_id if source else None,
         ephemeral=request.ephemeral,
-        expires_at=_expiry(setting, request, now),
+        expires_at=_expiry(context, request, now),
         parent_session_id=parent.session_id if parent else None,
         parent_project=parent.project_path if parent and parent.project_path != str(project) else None,
         root_session_id=(parent.root_session_id or parent.session_id) if parent else None,
         depth=depth,
         max_depth=max_depth,
-        limits=setting.config.limits.tightened_by(parent.limits) if parent else setting.config.limits,
+        limits=context.config.limits.tightened_by(parent.limits) if parent else context.config.limits,
         budget=_with_budget(Budget(), request),
     )
     known = (source or state).tools.get(choice.adapter.name, ToolState())
-    plan = _plan(setting, request, choice, state, known, is_new=True, cwd=str(directory))
+    plan = _plan(context, request, choice, state, known, is_new=True, cwd=str(directory))
     return _plan_fork(plan, origin, source) if origin and source else plan
 
 
@@ -195,25 +195,25 @@ def _plan_fork(plan: TurnPlan, origin: Session, source: SessionState) -> TurnPla
 
 def plan_resume(session: Session, request: RunRequest, *, now: datetime) -> TurnPlan:
     """Decide what the next turn of a session is; raises as `plan_turn`."""
-    setting = session.setting
-    refuse_own_lineage(setting.caller, session.session_id)
+    context = session.context
+    refuse_own_lineage(context.caller, session.session_id)
     state = caught_up(session.paths, session.load())
-    choice = _choose(setting, request, previous=state.last_tool)
+    choice = _choose(context, request, previous=state.last_tool)
     known = state.tools.get(choice.adapter.name, ToolState())
     cwd = known.cwd or _last_directory(state)
     if not Path(cwd).is_dir():
         raise _directory_gone(state, cwd)
-    if request.name and request.name != state.name and setting.store.find_name(request.name):
+    if request.name and request.name != state.name and context.store.find_name(request.name):
         raise UsageError(f"A session named '{request.name}' exists.")
     state = replace(
         state,
         name=request.name or state.name,
-        description=description_of(setting, request.description) if request.description else state.description,
-        expires_at=_expiry_on_resume(setting, request, state, now),
-        limits=_limits_on_resume(setting, state),
-        budget=_budget_on_resume(setting, request, state),
+        description=description_of(context, request.description) if request.description else state.description,
+        expires_at=_expiry_on_resume(context, request, state, now),
+        limits=_limits_on_resume(context, state),
+        budget=_budget_on_resume(context, request, state),
     )
-    plan = _plan(setting, request, choice, state, known, is_new=False, cwd=cwd)
+    plan = _plan(context, request, choice, state, known, is_new=False, cwd=cwd)
     _refuse_other_account(plan, known)
     return plan
 
@@ -235,7 +235,7 @@ def _directory_gone(state: SessionState, cwd: str) -> NotFoundError:
 
 
 def _plan(
-    setting: Setting,
+    context: Context,
     request: RunRequest,
     choice: ToolChoice,
     state: SessionState,
@@ -246,18 +246,18 @@ def _plan(
 ) -> TurnPlan:
     """Make the plan; `known` is what the session, or the one it is forked from, has kept of the tool."""
     tool = choice.adapter.name
-    configured = setting.config.for_tool(tool)
-    permission = _permission(setting, request, state)
+    configured = context.config.for_tool(tool)
+    permission = _permission(context, request, state)
     asked = replace(request, model=choice.model, effort=None) if choice.is_fallback else request
-    model, effort = choose_model(asked, known, setting.config, tool)
+    model, effort = choose_model(asked, known, context.config, tool)
     return TurnPlan(
         request=request,
-        setting=setting,
+        context=context,
         is_new=is_new,
         state=replace(
             state,
             permission=permission.value,
-            extra_writable=extra_writable(setting, request, choice, permission, state.extra_writable),
+            extra_writable=extra_writable(context, request, choice, permission, state.extra_writable),
         ),
         adapter=choice.adapter,
         command=choice.command,
@@ -265,60 +265,60 @@ def _plan(
         transport=choice.transport,
         permission=permission,
         cwd=cwd,
-        account=choice.adapter.account({**setting.environ, **configured.env}),
+        account=choice.adapter.account({**context.environ, **configured.env}),
         model=model.value,
         effort=effort.value,
-        origins={"model": model.origin, "effort": effort.origin, **_limit_origins(setting, request)},
-        timeout_s=request.timeout_s or setting.config.timeout_s,
-        idle_timeout_s=request.idle_timeout_s or setting.config.idle_timeout_s,
-        max_depth=state.max_depth if state.max_depth is not None else setting.config.max_depth,
-        retries=setting.config.retries if request.retries is None else request.retries,
-        fallback=others(fallback_of(setting, request), tool, model.value),
-        park_limit_s=setting.config.park_limit_s if request.park_limit_s is None else request.park_limit_s,
-        hands_over=setting.config.hands_over if request.handoff is None else request.handoff,
-        callers=tuple(setting.caller.lineage()) if setting.caller else (),
+        origins={"model": model.origin, "effort": effort.origin, **_limit_origins(context, request)},
+        timeout_s=request.timeout_s or context.config.timeout_s,
+        idle_timeout_s=request.idle_timeout_s or context.config.idle_timeout_s,
+        max_depth=state.max_depth if state.max_depth is not None else context.config.max_depth,
+        retries=context.config.retries if request.retries is None else request.retries,
+        fallback=others(fallback_of(context, request), tool, model.value),
+        park_limit_s=context.config.park_limit_s if request.park_limit_s is None else request.park_limit_s,
+        hands_over=context.config.hands_over if request.handoff is None else request.handoff,
+        callers=tuple(context.caller.lineage()) if context.caller else (),
     )
 
 
-def _limit_origins(setting: Setting, request: RunRequest) -> dict[str, str]:
+def _limit_origins(context: Context, request: RunRequest) -> dict[str, str]:
     """Say from where the limits of a turn come; they are not kept by the session."""
-    values = setting.config.values
+    values = context.config.values
     return {
         "timeout_s": "--timeout" if request.timeout_s else values["timeout_s"][1],
         "idle_timeout_s": "--idle-timeout" if request.idle_timeout_s else values["idle_timeout_s"][1],
     }
 
 
-def _expiry(setting: Setting, request: RunRequest, now: datetime) -> datetime | None:
+def _expiry(context: Context, request: RunRequest, now: datetime) -> datetime | None:
     """Return when a new session expires; an ephemeral one goes with its run."""
     if request.ttl and request.ephemeral:
         raise UsageError("An ephemeral session goes with its run; --ttl means nothing there.")
-    ttl = request.ttl or setting.config.session_ttl
+    ttl = request.ttl or context.config.session_ttl
     return now + ttl if ttl and not request.ephemeral else None
 
 
-def _expiry_on_resume(setting: Setting, request: RunRequest, state: SessionState, now: datetime) -> datetime | None:
+def _expiry_on_resume(context: Context, request: RunRequest, state: SessionState, now: datetime) -> datetime | None:
     """Return when a session expires that is used again: as before, unless it is told otherwise or would go at once."""
     has_passed = state.expires_at is not None and state.expires_at <= now
-    return _expiry(setting, request, now) if request.ttl or has_passed else state.expires_at
+    return _expiry(context, request, now) if request.ttl or has_passed else state.expires_at
 
 
-def _choose(setting: Setting, request: RunRequest, *, previous: str | None) -> ToolChoice:
-    outer = setting.caller.state.last_tool if setting.caller else None
-    known, _ = loadable_adapters(setting.config)
+def _choose(context: Context, request: RunRequest, *, previous: str | None) -> ToolChoice:
+    outer = context.caller.state.last_tool if context.caller else None
+    known, _ = loadable_adapters(context.config)
     family = next((adapter.family for adapter in known if adapter.name == outer), None)
-    fallback = fallback_of(setting, request)
+    fallback = fallback_of(context, request)
     try:
         return choose_tool(
             request.tool,
             previous,
-            setting.config,
-            setting.environ,
+            context.config,
+            context.environ,
             avoid_family=family,
             transport=request.transport,
         )
     except ToolUnavailableError as missing:
-        if choice := first_installed(fallback, setting.config, setting.environ, missing):
+        if choice := first_installed(fallback, context.config, context.environ, missing):
             return choice
         raise
 
@@ -330,25 +330,25 @@ def _max_depth(config: Config, parent: SessionState | None) -> int:
     return min(config.max_depth, parent.max_depth)
 
 
-def _limits_on_resume(setting: Setting, state: SessionState) -> Limits:
+def _limits_on_resume(context: Context, state: SessionState) -> Limits:
     """From outside of any session the configuration counts anew; from inside, a record is never loosened."""
-    limits = setting.config.limits
-    if setting.caller is not None:
-        return limits.tightened_by(state.limits).tightened_by(setting.caller.state.limits)
-    parent = next(ancestors(setting.store.root, state), None)
+    limits = context.config.limits
+    if context.caller is not None:
+        return limits.tightened_by(state.limits).tightened_by(context.caller.state.limits)
+    parent = next(ancestors(context.store.root, state), None)
     if state.parent_session_id is not None:
         limits = limits.tightened_by(parent.limits if parent else state.limits)
     return limits.replacing(state.limits)
 
 
-def _budget_on_resume(setting: Setting, request: RunRequest, state: SessionState) -> Budget:
+def _budget_on_resume(context: Context, request: RunRequest, state: SessionState) -> Budget:
     budget = _with_budget(state.budget, request)
     if budget == state.budget:
         return budget
-    if setting.caller is not None:
+    if context.caller is not None:
         raise RefusedError(
             f"The budget of session {state.session_id} cannot be changed from inside session "
-            f"{setting.caller.session_id}.",
+            f"{context.caller.session_id}.",
             hint="give a budget to a new session, or leave it to whoever started this tree",
         )
     return budget
@@ -366,17 +366,17 @@ def _with_budget(budget: Budget, request: RunRequest) -> Budget:
     )
 
 
-def _permission(setting: Setting, request: RunRequest, state: SessionState) -> Permission:
+def _permission(context: Context, request: RunRequest, state: SessionState) -> Permission:
     """Asked for, else the session's last, else configured; never more than the caller's."""
     recorded = state.permission if state.permission in {level.value for level in Permission} else None
-    wanted = request.permission or (Permission(recorded) if recorded else setting.config.permission)
-    if setting.caller is None:
+    wanted = request.permission or (Permission(recorded) if recorded else context.config.permission)
+    if context.caller is None:
         return wanted
-    ceiling = setting.caller.permission
+    ceiling = context.caller.permission
     if request.permission and request.permission.rank > ceiling.rank:
         raise RefusedError(
             f"Permission '{request.permission.value}' is more than the '{ceiling.value}' of "
-            f"session {setting.caller.session_id}.",
+            f"session {context.caller.session_id}.",
             hint=f"ask for --permission {ceiling.value} or less",
         )
     return wanted.at_most(ceiling)
@@ -401,9 +401,9 @@ def is_unicode(text: str) -> bool:
     return True
 
 
-def description_of(setting: Setting, text: str) -> str:
+def description_of(context: Context, text: str) -> str:
     """Return a text as the description of a session: redacted, on one line, cut to 80 characters."""
-    return _fold(setting.redactor.redact(text))  # the whole text: who cuts first may cut a secret
+    return _fold(context.redactor.redact(text))  # the whole text: who cuts first may cut a secret
 
 
 def _fold(text: str) -> str:

@@ -11,13 +11,13 @@ from csa.errors import NotFoundError, RefusedError, UsageError
 from csa.model.config import NATIVE
 from csa.model.permission import Permission
 from csa.runner.caller import Caller
+from csa.runner.context import Context
 from csa.runner.request import RunRequest
-from csa.runner.setting import Setting
 from csa.runner.toolbox import ToolChoice
 
 
 def extra_writable(
-    setting: Setting, request: RunRequest, choice: ToolChoice, permission: Permission, kept: tuple[str, ...]
+    context: Context, request: RunRequest, choice: ToolChoice, permission: Permission, kept: tuple[str, ...]
 ) -> tuple[str, ...]:
     """Return the directories of the session: those asked for, in place of those `kept`.
 
@@ -26,7 +26,7 @@ def extra_writable(
         NotFoundError: there is no such directory.
         RefusedError: one that was asked for is outside of what the calling session may write.
     """
-    found = _directories(setting, request, kept)
+    found = _directories(context, request, kept)
     if request.extra_writable and permission is Permission.READ_ONLY:
         raise UsageError("--extra-writable needs --permission edit.")
     if found and permission is Permission.EDIT and not choice.adapter.capabilities.extra_writable:
@@ -38,23 +38,23 @@ def extra_writable(
     return found
 
 
-def _directories(setting: Setting, request: RunRequest, kept: tuple[str, ...]) -> tuple[str, ...]:
-    allowed = _allowed(setting.caller)
+def _directories(context: Context, request: RunRequest, kept: tuple[str, ...]) -> tuple[str, ...]:
+    allowed = _allowed(context.caller)
     if request.extra_writable is None:
         return tuple(path for path in kept if _is_within(path, allowed))
-    found = tuple(dict.fromkeys(_resolve(setting, name) for name in request.extra_writable if name))
+    found = tuple(dict.fromkeys(_resolve(context, name) for name in request.extra_writable if name))
     for path in found:
         if not _is_within(path, allowed):
-            assert setting.caller is not None  # whom nothing else bounds
+            assert context.caller is not None  # whom nothing else bounds
             raise RefusedError(
-                f"{path} is outside of what session {setting.caller.session_id} may write.",
+                f"{path} is outside of what session {context.caller.session_id} may write.",
                 hint="let whoever started this tree pass --extra-writable",
             )
     return found
 
 
-def _resolve(setting: Setting, name: str) -> str:
-    path = os.path.realpath(os.path.join(setting.directory, name))
+def _resolve(context: Context, name: str) -> str:
+    path = os.path.realpath(os.path.join(context.directory, name))
     if "\0" in name or not path.isprintable():
         raise UsageError("--extra-writable takes a directory whose path can be recorded.")
     if not os.path.isdir(path):

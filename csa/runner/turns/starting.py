@@ -163,13 +163,13 @@ def start_turn(plan: TurnPlan) -> StartedTurn:
         recorder = begin(plan)
         try:
             if loser := recorder.held.stolen_from:
-                note_theft(plan.setting, plan.setting.store, recorder.held, loser, command="run --steal")
+                note_theft(plan.context, plan.context.store, recorder.held, loser, command="run --steal")
             return StartedTurn(recorder)
         except BaseException:
             recorder.close()
             raise
     except OSError as error:
-        place = error.filename or plan.setting.store.path
+        place = error.filename or plan.context.store.path
         if isinstance(denied := StateError.denied(place, "cannot be written", error), DeniedError):
             raise denied from error
         raise CsaError(

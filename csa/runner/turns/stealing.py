@@ -8,7 +8,7 @@ from csa.runner.caller import owner_name
 from csa.store.audit import append_audit
 
 if TYPE_CHECKING:
-    from csa.runner.setting import Setting
+    from csa.runner.context import Context
     from csa.store.owner import Owner
     from csa.store.sessions import Store
     from csa.store.writer import SessionWriter
@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 _OF_OWNER = ("host", "pid", "tool", "turn", "errand", "since")
 
 
-def note_theft(setting: Setting, store: Store, writer: SessionWriter, loser: Owner, *, command: str) -> None:
+def note_theft(context: Context, store: Store, writer: SessionWriter, loser: Owner, *, command: str) -> None:
     """Say who took the writer's session from whom; what cannot be written of that is a loss of the writer's."""
-    by = owner_name(setting.environ)
+    by = owner_name(context.environ)
     lost = {name: value for name in _OF_OWNER if (value := getattr(loser, name)) != ""}
     with writer.losing("the transcript"):
         writer.append("session_updated", {"what": "stolen", "from": lost, "by": by})
@@ -29,5 +29,5 @@ def note_theft(setting: Setting, store: Store, writer: SessionWriter, loser: Own
             session_id=writer.paths.session_id,
             what={"what": "stolen", "from": lost},
             who=by,
-            caller=setting.caller.session_id if setting.caller else None,
+            caller=context.caller.session_id if context.caller else None,
         )

@@ -57,12 +57,12 @@ def make_command(plan: TurnPlan, known: ToolState, *, turn: int, paths: SessionP
 
 
 def _make_request(plan: TurnPlan, known: ToolState, handoff: Handoff | None) -> tuple[TurnRequest, list[str]]:
-    setting, fork = plan.setting, plan.fork
-    adapters, problems = loadable_adapters(setting.config)
+    context, fork = plan.context, plan.fork
+    adapters, problems = loadable_adapters(context.config)
     base = tool_environment(plan, adapters)
     problems += ["; ".join(each) for each in check_files(plan.adapter, base, plan.cwd)]
-    directory = run_directory(setting.store.paths(plan.state.session_id))
-    note = system_note(plan.state, csa_command=setting.command, max_depth=plan.max_depth)
+    directory = run_directory(context.store.paths(plan.state.session_id))
+    note = system_note(plan.state, csa_command=context.command, max_depth=plan.max_depth)
     asked = TurnRequest(
         prompt="" if plan.compacts else _prompt(plan, known, handoff),
         cwd=plan.cwd,
@@ -73,16 +73,16 @@ def _make_request(plan: TurnPlan, known: ToolState, handoff: Handoff | None) -> 
         permission=plan.permission,
         model=plan.model,
         effort=plan.effort,
-        auth_method=setting.config.for_tool(plan.adapter.name).auth_method,
+        auth_method=context.config.for_tool(plan.adapter.name).auth_method,
         system=_join(None if plan.state.ephemeral else note, plan.request.system),
         timeout_s=plan.timeout_s,
         ephemeral=plan.state.ephemeral,
         environ=base,
         is_root=os.geteuid() == 0,
-        csa_command=setting.command,
+        csa_command=context.command,
         sandboxed_by=outer_sandbox(),
         extra_writable=plan.state.extra_writable if plan.permission is Permission.EDIT else (),
-        writable_dirs=(str(setting.store.root), *_homes(plan, adapters, base)),
+        writable_dirs=(str(context.store.root), *_homes(plan, adapters, base)),
         previous_totals=fork.totals if fork else known.totals,
         files=read_named_files(plan.adapter.capabilities.reads, base, plan.cwd),
         run_directory=os.path.realpath(directory),
@@ -93,15 +93,15 @@ def _make_request(plan: TurnPlan, known: ToolState, handoff: Handoff | None) -> 
 
 def tool_environment(plan: TurnPlan, adapters: list[Adapter]) -> dict[str, str]:
     """Return what a plan's tool starts from, before its session and its adapter have their say."""
-    setting = plan.setting
+    context = plan.context
     markers = (marker for adapter in adapters for marker in adapter.outer_markers)
-    is_elsewhere = not is_same_work_tree(setting.directory, plan.cwd)
-    environ = without_repository(setting.environ) if is_elsewhere else setting.environ
-    return base_environment(environ, markers, setting.config.for_tool(plan.adapter.name).env)
+    is_elsewhere = not is_same_work_tree(context.directory, plan.cwd)
+    environ = without_repository(context.environ) if is_elsewhere else context.environ
+    return base_environment(environ, markers, context.config.for_tool(plan.adapter.name).env)
 
 
 def _environment(plan: TurnPlan, asked: TurnRequest, invocation: Invocation, *, turn: int) -> Mapping[str, str]:
-    store = plan.setting.store
+    store = plan.context.store
     own = session_environment(
         plan.state,
         store.paths(plan.state.session_id),
@@ -114,8 +114,8 @@ def _environment(plan: TurnPlan, asked: TurnRequest, invocation: Invocation, *, 
 
 
 def _handoff(plan: TurnPlan, known: ToolState, *, turn: int, paths: SessionPaths) -> Handoff | None:
-    setting = plan.setting
-    limits = DigestLimits(turns=setting.config.context_turns, tokens=setting.config.context_tokens)
+    context = plan.context
+    limits = DigestLimits(turns=context.config.context_turns, tokens=context.config.context_tokens)
     if plan.fork is not None:
         from csa.runner.turns.forking import fork_handoff  # noqa: PLC0415  # only forks need it
 
@@ -128,7 +128,7 @@ def _handoff(plan: TurnPlan, known: ToolState, *, turn: int, paths: SessionPaths
         limits,
         turn=turn,
         conversation=known.provider_session_id,
-        prompt=setting.redactor.redact(plan.request.prompt).strip(),
+        prompt=context.redactor.redact(plan.request.prompt).strip(),
         origin=None if known.provider_session_id else _origin(plan, paths),
     )
 
@@ -139,7 +139,7 @@ def _origin(plan: TurnPlan, paths: SessionPaths) -> Origin | None:
         return None
     session_id, turns = found
     try:
-        return Origin(find_session(plan.setting, session_id).paths, turns)
+        return Origin(find_session(plan.context, session_id).paths, turns)
     except CsaError:
         return None
 
@@ -156,7 +156,7 @@ def _homes(plan: TurnPlan, adapters: list[Adapter], environ: Mapping[str, str]) 
     The tool's own are made. Of others only what a tool lacks that has some of its homes (opencode has four, and needs
     them all) or a login: one that nobody has set up here gets none.
     """
-    own, config = plan.adapter.homes(environ), plan.setting.config
+    own, config = plan.adapter.homes(environ), plan.context.config
     homes = list(own)
     for adapter in adapters:
         others = adapter.homes(environ)

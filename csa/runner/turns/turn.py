@@ -99,7 +99,7 @@ class Turn:
     @property
     def paths(self) -> SessionPaths:
         """The session's files."""
-        return self.plan.setting.store.paths(self.session_id)
+        return self.plan.context.store.paths(self.session_id)
 
     def cancel(self, *, signal_name: str | None = None, detail: str = "") -> None:
         """Ask the turn to end. Called again with a signal's name, the tool is killed at once."""
@@ -155,9 +155,9 @@ class Turn:
             await rest_until(plan.starts_at, execution.recorder, execution.stopping)
         finally:
             stop = execution.stopping.stop
-            shuts_down = plan.setting.is_detached and stop and stop.signal_name  # the machine: it goes on later
+            shuts_down = plan.context.is_detached and stop and stop.signal_name  # the machine: it goes on later
             if not shuts_down:
-                forget_parked(self.plan.setting.store, self.session_id)
+                forget_parked(self.plan.context.store, self.session_id)
         if stop:
             message = f"the waiting for the quota was ended: {stop.detail or stop.signal_name or 'cancelled'}"
             execution.last = execution.recorder.append("warning", {"kind": "parked", "message": message})
@@ -205,7 +205,7 @@ class Turn:
         for ended in self._ended:
             if ended.peak_rss_bytes is not None:
                 note_turn(
-                    self.plan.setting.store,
+                    self.plan.context.store,
                     ended.tool,
                     peak_rss_bytes=ended.peak_rss_bytes,
                     duration_s=ended.duration_s,

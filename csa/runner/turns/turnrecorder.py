@@ -286,24 +286,24 @@ def begin(plan: TurnPlan) -> TurnRecorder:
         StateError: its record is damaged.
         OSError: nothing can be written there.
     """
-    tool, setting = plan.adapter.name, plan.setting
+    tool, context = plan.adapter.name, plan.context
     with open_admission(plan) as admission:
         if plan.is_new:
             held = build_session(
-                setting.store,
+                context.store,
                 _with_tool(replace(plan.state, turns=1), plan),
-                setting.redactor,
+                context.redactor,
                 tool=tool,
-                detached=setting.is_detached,
-                max_sessions=setting.config.max_sessions,
+                detached=context.is_detached,
+                max_sessions=context.config.max_sessions,
             )
         else:
             held = open_session(
-                setting.store,
+                context.store,
                 plan.state.session_id,
-                setting.redactor,
+                context.redactor,
                 tool=tool,
-                detached=setting.is_detached,
+                detached=context.is_detached,
                 advice=RETRY_OR_WAIT,
                 steal=plan.request.steal,
             )

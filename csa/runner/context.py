@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from csa.runner.caller import Caller
 
 
-class Setting:
+class Context:
     """What every command starts from. The configuration is read, and the caller looked up, when first needed."""
 
     def __init__(
@@ -60,11 +60,11 @@ class Setting:
         is_own = tree != project and os.path.exists(f"{tree}/.csa/config.toml") and find_project(tree) == project
         return make_path(tree if is_own else project)
 
-    def in_project(self, project: Path | str) -> Setting:
-        """Return the setting for another project, in whose directory it then is, for the same caller."""
+    def in_project(self, project: Path | str) -> Context:
+        """Return the context for another project, in whose directory it then is, for the same caller."""
         if str(project) == self.store.project_pathname:
             return self
-        return Setting(
+        return Context(
             store=Store(self.store.root_pathname, project),
             environ=self.environ,
             directory=project,
