@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-MAX_LINE_BYTES = 16 << 20  # a turn takes six times as much for a moment: as bytes, as text, as an event, as JSON again
+MAX_LINE_BYTES = 64 << 20  # a turn takes six times as much for a moment: as bytes, as text, as an event, as JSON again
 KEPT_BYTES = 64 << 10  # of a longer line, which is no JSON any more, but shows what it was
 
 
@@ -32,7 +32,7 @@ class LineFramer:
 
     def _extend(self, part: bytes) -> None:
         if self._size <= self._max < self._size + len(part):
-            self._parts = [b"".join([*self._parts, part])[:KEPT_BYTES]]
+            self._parts = [_beginning([*self._parts, part])]
         elif part and self._size <= self._max:
             self._parts.append(part)
         self._size += len(part)
@@ -44,3 +44,13 @@ class LineFramer:
         self._parts.clear()
         self._size = 0
         return line
+
+
+def _beginning(parts: list[bytes]) -> bytes:
+    """Return what is kept of a line, without putting all of it together."""
+    kept = bytearray()
+    for part in parts:
+        kept += part[: KEPT_BYTES - len(kept)]
+        if len(kept) == KEPT_BYTES:
+            break
+    return bytes(kept)

@@ -200,8 +200,8 @@ def test_garbage_on_stdout_is_kept(place: Place) -> None:
 
 @pytest.mark.thorough
 def test_huge_line_in_bounded_memory(place: Place) -> None:
-    """A line of 50 MB is drained, its beginning kept, and its loss told, with csa below 80 MB at its peak."""
-    place.play(["emit-bytes", 50_000_000], *place.hold(), ["say", "done"])
+    """A line of 80 MB is drained, its beginning kept, and its loss told, with csa below 150 MB at its peak."""
+    place.play(["emit-bytes", 80_000_000], *place.hold(), ["say", "done"])
     running = place.start("run", "--tool", "codex", "hello")
     place.wait_ready()
     transcript = place.session(running.session_id) / "transcript.jsonl"
@@ -211,12 +211,12 @@ def test_huge_line_in_bounded_memory(place: Place) -> None:
     place.release()
     done = running.wait()
     assert (done.code, done.out) == (0, "done\n")
-    assert peak_kib < 80_000
+    assert peak_kib < 150_000
     events = place.events(running.session_id)
     (raw,) = [event["data"]["raw"] for event in events if event["type"] == "other"]
     assert (len(raw), raw[-3:]) == (KEPT_BYTES, "xxx")
     (lost,) = [event["data"]["message"] for event in events if event["data"].get("kind") == "line"]
-    assert re.search(r"of 500\d{5} bytes", lost)
+    assert re.search(r"of 800\d{5} bytes", lost)
 
 
 def test_other_conversation_on_resume(place: Place) -> None:

@@ -130,3 +130,14 @@ def test_the_pins_are_versions_and_cover_the_build() -> None:
     needed = project["build-system"]["requires"] + project["project"]["dependencies"]
     needed += project["project"]["optional-dependencies"]["dev"]
     assert {re.match(r"[\w.-]+", name)[0].lower() for name in needed} <= pinned  # type: ignore[index]  # they are names
+
+
+def test_the_files_that_are_named_exist() -> None:
+    """docs/architecture.md names files from the checkout, its packages, or beside the one named before."""
+    repository = DOCS.parent
+    named = set(re.findall(r"`([\w/]+\.py)`", (DOCS / "architecture.md").read_text()))
+    rooms = ("runner", "runner/turns", "runner/sessions", "store", "cli")
+    places = ["", "csa", "adapters", "adapters/csa_adapters", *(f"csa/{room}" for room in rooms)]
+    missing = [name for name in named if not any((repository / place / name).is_file() for place in places)]
+    assert len(named) > 80
+    assert missing == []
