@@ -171,6 +171,7 @@ def test_the_supervisors_death_takes_the_agent_along(goose: Place) -> None:
     assert goose.status(session_id) == "lost"
 
 
+@pytest.mark.thorough
 def test_a_killed_agent_is_a_failure(goose: Place) -> None:
     """The bridge tells of what."""
     goose.play(["say", "so far"], ["signal-self", "KILL"])
@@ -283,6 +284,7 @@ def test_a_project_may_not_choose_the_transport(place: Place) -> None:
         assert (done.code, "a project may not set" in done.err) == (6, True)
 
 
+@pytest.mark.thorough
 def test_one_broken_agent_leaves_the_other_tools_alone(place: Place) -> None:
     """What is wrong with its table is a warning of a run with another tool."""
     configure(place, '[tools.agentx]\ntransport = "acp"\n')

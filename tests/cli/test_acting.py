@@ -65,6 +65,7 @@ def test_describe(place: Place) -> None:
     assert place.run("session", "describe", session_id).code == 2
 
 
+@pytest.mark.thorough
 def test_pin(place: Place) -> None:
     """A pinned session is neither collected nor deleted, until it is let go."""
     session_id = place.codex("hello", "--ttl", "1s").session_id
@@ -114,6 +115,7 @@ def test_a_name_that_was_taken_meanwhile(place: Place) -> None:
     assert "name" not in place.state(first)
 
 
+@pytest.mark.thorough
 def test_purge(place: Place) -> None:
     """With --purge nothing is left to restore."""
     session_id = place.codex("hello").session_id
@@ -338,6 +340,7 @@ def test_a_disk_that_refuses_the_audit_is_told_of(place: Place) -> None:
     assert Path(place.store / "audit.jsonl").is_dir()
 
 
+@pytest.mark.thorough
 def test_reads_are_noted_where_that_is_asked_for(place: Place) -> None:
     """With audit_reads, who reads a result or the logs is noted; else reading writes nothing."""
     session_id = place.codex("hello").session_id

@@ -76,6 +76,7 @@ def test_readers_find_their_session_too(place: Place) -> None:
     assert root == place.ids()[0]
 
 
+@pytest.mark.thorough
 def test_a_shell_that_outlived_its_session_is_outside(place: Place) -> None:
     """Variables of an ancestor whose session has ended count no more: a new root is made."""
     _, env = place.agent()

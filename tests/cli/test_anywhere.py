@@ -279,6 +279,7 @@ def test_what_a_worktree_has_had_for_itself(place: Place) -> None:
     assert place.state(THERE)["project_path"] == str(place.project)
 
 
+@pytest.mark.thorough
 def test_completion_knows_ids_of_other_projects(place: Place, other: Store) -> None:
     """Where ten characters fit nothing here."""
     assert place.run("__complete", "sessions", THERE[:10]).out.startswith(f"{THERE}\tin {str(other.project)[:40]}")

@@ -104,6 +104,7 @@ def test_ephemeral_and_deleted_children_are_paid_for(place: Place) -> None:
     assert any("what 1 deleted session had used" in message for message in warnings)
 
 
+@pytest.mark.thorough
 def test_a_budget_of_a_child_is_a_part_of_its_parents(place: Place) -> None:
     """A child's own budget binds it and what is below it; its parent's binds them as well."""
     root, env = agent(place, "--budget-tokens", "9000")

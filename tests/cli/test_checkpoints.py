@@ -51,6 +51,7 @@ def _checkpoints(place: Place, *words: str) -> list[Json]:
     return found
 
 
+@pytest.mark.thorough
 def test_a_checkpoint_is_a_commit_with_a_note(repository: Place) -> None:
     """It has the state, the result and the digest, csa's own identity, a ref of the session and a bound note."""
     place = repository
@@ -75,6 +76,7 @@ def test_a_checkpoint_is_a_commit_with_a_note(repository: Place) -> None:
     assert (event["type"], event["data"]["commit"]) == ("checkpoint", commit)
 
 
+@pytest.mark.thorough
 def test_it_is_private(place: Place) -> None:
     """Nobody else can read the repository."""
     place.run("session", "checkpoint", place.codex().session_id)

@@ -252,6 +252,7 @@ def test_what_was_cut_off_goes_in_the_same_pass(place: Place) -> None:
     assert not (place.session(lasting) / "runtime").exists()
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("kind", ["link", "link to nothing", "file"])
 def test_what_stands_in_a_runtime_directorys_place(place: Place, kind: str) -> None:
     """It is removed itself, once, and not what it leads to; that is not counted as freed either."""
@@ -429,6 +430,7 @@ def _clear(place: Place) -> None:
     subprocess.run(["rm", "-rf", str(place.store / "sessions"), str(place.store / "retired")], check=True)
 
 
+@pytest.mark.thorough
 def test_a_removal_that_was_cut_off_is_finished(place: Place) -> None:
     """What a killed removal left under a hidden name goes with the next pass, once its owner is provably dead."""
     session_id = place.codex("hello").session_id

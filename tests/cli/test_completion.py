@@ -227,6 +227,7 @@ def test_candidates_in_the_case_they_were_begun(place: Place) -> None:
     assert candidates(place, "sessions", "nobody") == []
 
 
+@pytest.mark.thorough
 @pytest.mark.usefixtures("sessions")
 def test_what_can_be_restored(place: Place, scripts: Path) -> None:
     """`restore` takes sessions that were collected, and is offered those; the others are offered the rest."""

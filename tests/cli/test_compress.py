@@ -106,6 +106,7 @@ def test_nothing_new_to_compact(place: Place, tool: str) -> None:
     assert _kept(place, session_id) == before
 
 
+@pytest.mark.thorough
 def test_a_success_without_proof_is_none(place: Place) -> None:
     """claude that ends well without a boundary, as it does when /compact was taken for text, has compacted nothing."""
     session_id = _session(place, "claude-code")
@@ -283,6 +284,7 @@ def test_its_files_are_private_and_no_artifacts(place: Place) -> None:
     assert place.run("session", "show", session_id).out.count("was compacted") == 1
 
 
+@pytest.mark.thorough
 def test_a_foreign_record_can_be_compacted(place: Place, write_foreign: object) -> None:
     """A session another implementation has written keeps what csa does not know."""
     conversation = place.state(_session(place, "codex"))["tools"]["codex"]["provider_session_id"]

@@ -58,6 +58,7 @@ def test_one_id_one_session(place: Place) -> None:
     assert place.state(session_id)["turns"] == 1
 
 
+@pytest.mark.thorough
 def test_one_name_one_session(place: Place) -> None:
     """Of five creations of one name one wins; no second session of that name appears, nor remains of one."""
     codes = settle(place, race(place, "--session-id", "nightly"))

@@ -185,6 +185,7 @@ def test_tool_that_leaves_a_child_with_its_stdout(place: Place) -> None:
     assert not is_running(int(pid_file.read_text()))
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("version", "status", "words"),
     [
@@ -317,6 +318,7 @@ def test_state_root_that_is_not_writable(place: Place) -> None:
     assert doctor(place, KEYS)[0].code == 6
 
 
+@pytest.mark.thorough
 def test_shell_of_a_lost_session(place: Place) -> None:
     """Where the shell's variables name a session that is not there, runs are refused: doctor says so and exits 5."""
     done, checks = doctor(place, {**KEYS, "CSA_SESSION_ID": "01JH4QWERT1234567890ABCDEF"})

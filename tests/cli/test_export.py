@@ -119,6 +119,7 @@ def test_new_ids(place: Place, store: Store) -> None:
     assert "provider_session_id" not in state["tools"]["codex"]  # a conversation belongs to one session
 
 
+@pytest.mark.thorough
 def test_import_never_overwrites(place: Place, store: Store) -> None:
     """When one of the sessions is there, collected or not, nothing is imported, and the store is as it was."""
     archive = export(place, "--all")
@@ -376,6 +377,7 @@ def test_large_artifacts(place: Place, store: Store, elsewhere: dict[str, str | 
     assert copy.read_bytes() == artifact.read_bytes().replace(SECRET.encode(), b"[REDACTED]")
 
 
+@pytest.mark.thorough
 def test_what_is_larger_than_an_import_takes(place: Place, store: Store, elsewhere: dict[str, str | None]) -> None:
     """A file of more than 4 GiB is left out by name, and the archive can be imported."""
     artifact = store.paths(session_id(4)).turn_output(1) / "huge.bin"
@@ -676,6 +678,7 @@ def test_html_has_no_control_characters(place: Place, store: Store) -> None:
     assert not {"\x1b", "\x9b", "\x07", "\r"} & {*out}
 
 
+@pytest.mark.thorough
 def test_export_into_a_file_replaces_it_whole(place: Place, store: Store) -> None:
     """`-o` replaces an old file only when the new one is whole, and is the owner's alone."""
     target = place.tmp / "archive.tar.gz"

@@ -61,6 +61,7 @@ def test_both_ways_say_the_same(place: Place, running: Running) -> None:
         running.wait()
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "selector", ["", "0", "01JH4Q", "7ZZZZZZZZZZZZZZZZZZZZZZZZZ", "nightly", "@last", "@self", "01L"]
 )

@@ -114,6 +114,7 @@ def test_an_agent_forks_into_a_child(place: Place) -> None:
     assert (genealogy["parent_session_id"], genealogy["fork_of"], genealogy["depth"]) == (parent, source, 1)
 
 
+@pytest.mark.thorough
 def test_what_cannot_be_forked(place: Place) -> None:
     """Refusals leave nothing behind: unknown sessions, continuing and forking at once, no conversation yet."""
     assert place.run("run", "--fork-from", UNUSED, "x").code == 3
@@ -158,6 +159,7 @@ def test_a_fork_has_the_permission_of_its_source(place: Place) -> None:
     assert place.state(other)["permission"] == "edit"
 
 
+@pytest.mark.thorough
 def test_a_lost_conversation_is_forked_by_digest(place: Place) -> None:
     """Where its directory is gone, or the account is another, the tool's own copy cannot be had."""
     source = place.codex("the capital is Ulm").session_id

@@ -54,6 +54,7 @@ def test_tree_view(place: Place) -> None:
     assert shown[1].startswith(f"└─ {child}")
 
 
+@pytest.mark.thorough
 def test_environment_of_a_root(place: Place) -> None:
     """The tool of a root session is told id, depth, project, directories, its own name; there is no parent."""
     session_id, env = place.agent()
@@ -295,6 +296,7 @@ def test_permission_is_not_raised_by_resuming(place: Place) -> None:
     assert "--dangerously-bypass-approvals-and-sandbox" not in json.loads(argv.read_text())
 
 
+@pytest.mark.thorough
 def test_ephemeral_leaves_nothing(place: Place) -> None:
     """An ephemeral turn answers, and leaves no session and no conversation of the tool."""
     for tool in ("codex", "claude-code"):

@@ -47,6 +47,7 @@ def hook(place: Place, command: str) -> None:
     path.chmod(0o755)
 
 
+@pytest.mark.thorough
 def test_detached_from_a_hook(repository: Place) -> None:
     """An agent that goes on after the commit of its hook makes one of its own, on top, which keeps every file."""
     place = repository

@@ -82,6 +82,7 @@ def store(place: Place) -> Store:
     return store
 
 
+@pytest.mark.thorough
 def test_info_json(place: Place, store: Store) -> None:
     """`info --json` has fixed keys, whatever is known."""
     place.run("switch", "auth")
@@ -199,6 +200,7 @@ def test_streamed_messages_are_lines(place: Place, store: Store) -> None:
     assert [line[14:] for line in lines if "look" in line or "around" in line] == ["I will look around."]
 
 
+@pytest.mark.thorough
 def test_raw_and_system_logs(place: Place, store: Store) -> None:
     """`--raw` is what the tool wrote, `--system` the supervisor's log where there is one."""
     assert place.run("session", "logs", session_id(2), "--raw").out == "".join(f"raw line {n}\n" for n in range(5))
@@ -419,6 +421,7 @@ EVIL = "\x1b[31mx\x9b2Jy\u202ez"
 NO_STYLE: dict[str, str | None] = {"NO_COLOR": "1", "PAGER": "cat"}
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "words",
     [

@@ -81,6 +81,7 @@ def test_the_record_binds_children_whatever_they_set(place: Place) -> None:
     assert place.run("run", "--tool", "codex", "two", env={**inner, **limits(max_children=9)}).code == 5
 
 
+@pytest.mark.thorough
 def test_a_project_file_tightens_and_does_not_loosen(place: Place) -> None:
     """The project's config may lower the user's limits; what would raise or lift them is passed over."""
     (place.project / ".csa").mkdir()
@@ -129,6 +130,7 @@ def test_deleted_sessions_make_room(place: Place) -> None:
     place.codex("two", env=env)
 
 
+@pytest.mark.thorough
 def test_trees_of_an_older_csa_are_counted(place: Place) -> None:
     """Where a tree has no list of members they are looked for, and listed from then on."""
     root, env = agent(place)

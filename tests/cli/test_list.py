@@ -246,6 +246,7 @@ def test_tree_with_filters_keeps_what_is_above(place: Place, store: Store) -> No
     assert lines[1].startswith(f"└─ {session_id(3)}")
 
 
+@pytest.mark.thorough
 def test_tree_of_forks_and_the_missing(place: Place) -> None:
     """A fork hangs on a dashed edge; children of what is gone, retired or elsewhere stand below a node that says so."""
     store = store_of(place)
@@ -304,6 +305,7 @@ def test_on_a_terminal(place: Place, store: Store, columns: int, words: list[str
     assert re.search(r"^\d+ sessions?, 0 running", "\n".join(shown["with"][-2:]), re.MULTILINE)
 
 
+@pytest.mark.thorough
 def test_more_than_a_screen(place: Place) -> None:
     """A terminal is shown the 50 newest, and told how many more there are; a pipe gets all."""
     store = store_of(place)

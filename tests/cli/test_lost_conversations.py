@@ -208,6 +208,7 @@ def test_an_acp_agent(place: Place, flags: str) -> None:
     assert conversation_of(place, session_id, "goose") != gone
 
 
+@pytest.mark.thorough
 def test_an_imported_session_goes_on(place: Place) -> None:
     """An archive has no tool's own copy: what is taken in on another machine goes on all the same."""
     session_id = place.codex("the capital is Ulm").session_id

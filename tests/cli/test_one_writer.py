@@ -211,6 +211,7 @@ def test_the_hints_of_what_nobody_can_know_work(place: Place) -> None:
     assert place.run("run", "--session", session_id, "go").code == 0
 
 
+@pytest.mark.thorough
 def test_a_held_lock_is_not_stolen(place: Place) -> None:
     """What is seen to run is busy, whatever one knows better."""
     session_id = place.codex("one").session_id

@@ -92,6 +92,7 @@ def test_missing_transcript(place: Place) -> None:
     assert place.state(session_id)["turns"] == 2
 
 
+@pytest.mark.thorough
 def test_result_file_is_a_projection(place: Place) -> None:
     """A result.toml that contradicts the transcript changes nothing: the journal is the truth."""
     session_id = place.codex("one").session_id

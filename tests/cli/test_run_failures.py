@@ -162,6 +162,7 @@ def test_exit_without_a_word(place: Place, tool: str) -> None:
         assert (done.code, done.json["status"], done.json["tool_exit_code"]) == (1, "failed", code)
 
 
+@pytest.mark.thorough
 def test_stderr_of_the_tool_explains(place: Place) -> None:
     """What the tool said on stderr before it died is the message, and is kept in stderr.log."""
     place.play(["stderr", "Error: the frobnicator is missing"], ["exit", 4], start=False)
@@ -219,6 +220,7 @@ def test_huge_line_in_bounded_memory(place: Place) -> None:
     assert re.search(r"of 800\d{5} bytes", lost)
 
 
+@pytest.mark.thorough
 def test_other_conversation_on_resume(place: Place) -> None:
     """codex that resumes another thread than asked for is stopped: kind protocol, and the known id stays."""
     other = {"type": "thread.started", "thread_id": OTHER_THREAD}

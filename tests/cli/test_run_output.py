@@ -47,6 +47,7 @@ def test_chosen_tool_is_named_on_stderr(place: Place) -> None:
     assert f"session {done.session_id}, turn 1, codex (first" in done.err
 
 
+@pytest.mark.thorough
 def test_id_resolves_while_the_tool_runs(place: Place) -> None:
     """An id that was printed resolves in another process at once, and is-alive tells tool, turn, pid and time."""
     place.play(*place.hold(), ["say", "done"])
@@ -122,6 +123,7 @@ def test_stream_json_is_the_transcript(place: Place, tool: str) -> None:
     assert [events[0]["type"], events[-1]["type"]] == ["run_started", "run_finished"]
 
 
+@pytest.mark.thorough
 def test_stream_json_comes_as_it_happens(place: Place) -> None:
     """An event is on stdout while the tool still runs."""
     place.play(["say", "early"], *place.hold())

@@ -81,6 +81,7 @@ def test_prompt_is_never_on_the_command_line(place: Place, tool: str) -> None:
     assert "unmistakable" not in path.read_text()
 
 
+@pytest.mark.thorough
 def test_silent_open_stdin_does_not_block(place: Place, seen: Path) -> None:
     """With PROMPT given, stdin is not touched: an agent's open, silent pipe is no obstacle."""
     running = place.start("run", "--tool", "codex", "hello", stdin=subprocess.PIPE)
@@ -141,6 +142,7 @@ def test_an_empty_word_is_not_none(place: Place, words: list[str]) -> None:
     os.close(write)
 
 
+@pytest.mark.thorough
 def test_system_text_reaches_the_tool(place: Place) -> None:
     """`--system` and `--system-file` are handed to the tool beside csa's own note."""
     argv = place.tmp / "argv"

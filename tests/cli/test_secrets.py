@@ -121,6 +121,7 @@ def test_secrets_split_across_chunks(place: Place, tool: str) -> None:
     assert found_below(place.state_root) == []
 
 
+@pytest.mark.thorough
 def test_secrets_in_failures(place: Place) -> None:
     """The message of a failure is redacted: in the words, in --json, and in the record."""
     place.play(
@@ -134,6 +135,7 @@ def test_secrets_in_failures(place: Place) -> None:
     assert found_below(place.state_root) == []
 
 
+@pytest.mark.thorough
 def test_secrets_in_streamed_json(place: Place) -> None:
     """The events on stdout are those of the transcript: redacted."""
     place.play(["call", "cat .env", planted()], ["say", planted()])

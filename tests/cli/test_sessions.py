@@ -343,6 +343,7 @@ def test_result_of_a_turn(place: Place) -> None:
     assert place.run("session", "result", session_id, "--turn", "3").code == 3
 
 
+@pytest.mark.thorough
 def test_result_before_the_end(place: Place) -> None:
     """A session that has not finished any turn has no result: exit 3."""
     place.play(*place.hold())
@@ -367,6 +368,7 @@ def test_logs(place: Place) -> None:
     assert "done" in place.run("session", "logs", session_id).out
 
 
+@pytest.mark.thorough
 def test_session_is_private(place: Place) -> None:
     """Directories of the store are 0700 and files 0600, whatever the umask."""
     place.shell(["bash", "-c", "umask 0; csa run --tool codex hello"])

@@ -128,6 +128,7 @@ def test_what_the_system_refuses_otherwise(place: Place) -> None:
     assert (full.code, full.err) == (1, "error: the output cannot be written: No space left on device.\n")
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", ["HUP", "INT"])
 def test_ignored_signals_stay_ignored(place: Place, name: str) -> None:
     """Under nohup a hangup ends nothing, and neither does Ctrl-C for what a script runs in its background."""

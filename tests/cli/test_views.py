@@ -288,6 +288,7 @@ def hides_cursor(text: str) -> bool:
     return text.rfind(HIDE_CURSOR) > text.rfind(SHOW_CURSOR)
 
 
+@pytest.mark.thorough
 def test_a_background_job_draws_nothing(place: Place) -> None:
     """`csa run ... &` says its lines, once each; in the foreground it draws, and after Ctrl-Z and `bg` no more."""
     later = place.tmp / "later"

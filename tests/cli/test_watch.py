@@ -80,6 +80,7 @@ def test_exit_of_a_waiter(
     assert f": {status} (codex, turn 1, " in done.out
 
 
+@pytest.mark.thorough
 def test_exit_of_a_waiter_for_a_cancelled_turn(place: Place) -> None:
     """A turn that was interrupted is 1 to a waiter, which was not interrupted itself."""
     run, session_id = held_turn(place)

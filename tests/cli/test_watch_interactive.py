@@ -108,6 +108,7 @@ def test_much_is_pasted(place: Place) -> None:
         assert re.findall(r"you said line-(\d+) ", terminal.text) == [str(number) for number in range(300)]
 
 
+@pytest.mark.thorough
 def test_nothing_is_left(place: Place) -> None:
     """What the tool leaves behind goes with it, though it holds the terminal open."""
     session_id = place.codex("hello").session_id

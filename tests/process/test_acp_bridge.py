@@ -76,6 +76,7 @@ def session_of(lines: list[Json]) -> str:
     return str(found["session_id"])
 
 
+@pytest.mark.thorough
 def test_a_turn_in_order(place: Place) -> None:
     """Agent, session, updates, end: and every line is one JSON object."""
     place.play(["think", "hm"], ["call", "ls", "a\n"], *ANSWER)
@@ -142,6 +143,7 @@ def test_the_system_text(place: Place, flags: tuple[str, ...], blocks: str) -> N
         assert "Note." in json.loads(record.read_text())["system"]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(("level", "mode"), [("read-only", "ask"), ("edit", "acceptEdits"), ("full", "yolo")])
 def test_the_mode_of_the_level_is_set(place: Place, level: str, mode: str) -> None:
     """And what an agent says about it (gemini does) is no part of the answer."""
@@ -206,6 +208,7 @@ def test_many_updates_keep_their_order(place: Place) -> None:
     assert calls[::2] == [f"call_{number}" for number in range(1, 2001)]
 
 
+@pytest.mark.thorough
 def test_the_agent_gets_the_whole_environment(place: Place, tmp_path: Path) -> None:
     """The library alone would give it six variables."""
     place.env["EXTRA_WORD"] = "passed on"

@@ -79,6 +79,7 @@ def test_killed_guardian(place: Place) -> None:
     assert place.last_event(done.session_id)["status"] == "killed"
 
 
+@pytest.mark.thorough
 def test_killed_tool(place: Place) -> None:
     """SIGKILL of the tool alone: csa sweeps its tree and ends the turn as killed."""
     running = start_tree(place)

@@ -91,6 +91,7 @@ def test_a_request_survives_the_way_to_its_supervisor() -> None:
         assert request_from_json(json.loads(json.dumps(request_to_json(each)))) == each
 
 
+@pytest.mark.thorough
 def test_it_expires(place: Place) -> None:
     """`--ttl` holds for a detached turn too."""
     session_id = start_detached(place, "go", "--ttl", "7d")
@@ -337,6 +338,7 @@ def test_a_detached_child_survives_its_parents_end(place: Place, end: str) -> No
     assert place.run("session", "result", "-s", inner).out == "inner done\n"
 
 
+@pytest.mark.thorough
 def test_killed_supervisor(place: Place) -> None:
     """SIGKILL of a detached supervisor: its guardian ends the tree, and the turn is lost."""
     place.play(["spawn-grandchild", "exec setsid sleep 600"], *place.hold())

@@ -109,6 +109,7 @@ def test_retry_after_is_honoured(place: Place, tool: str) -> None:
     assert 0.4 <= done.json["duration_s"] < 5
 
 
+@pytest.mark.thorough
 def test_retry_after_that_is_too_long_ends_the_turn(place: Place) -> None:
     """A provider that wants to be left alone for more than a minute is: the turn fails at once."""
     place.script(fails("429", retry_after_s=61), answers())
@@ -155,6 +156,7 @@ def test_number_of_retries(place: Place) -> None:
     assert place.run("run", "--retries", "-1", "hello").code == 2
 
 
+@pytest.mark.thorough
 def test_retries_by_configuration(place: Place) -> None:
     """The key `retries` is the default of --retries."""
     place.script(fails("500"), answers())
@@ -308,6 +310,7 @@ def test_the_next_tool_is_told_what_was_done(place: Place) -> None:
     assert (handoff["to"], handoff["turns"]) == ("claude-code", [1])
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("way", ["flag", "config"])
 def test_handoff_can_be_turned_off(place: Place, way: str) -> None:
     """Then the next tool gets the prompt alone."""
@@ -350,6 +353,7 @@ def test_missing_fallback_is_skipped(place: Place) -> None:
     assert "gemini-cli is not installed" in done.err
 
 
+@pytest.mark.thorough
 def test_first_tool_is_missing(place: Place) -> None:
     """Where the tool asked for is not installed, the first fallback that is begins the session."""
     bare = place.tmp / "bin"
@@ -364,6 +368,7 @@ def test_first_tool_is_missing(place: Place) -> None:
     assert place.run("run", "--tool", "codex", "hello", env=env).code == 7
 
 
+@pytest.mark.thorough
 def test_program_that_cannot_start_falls_back(place: Place) -> None:
     """A tool that is there and cannot be started gives way like one whose provider fails."""
     broken = place.tmp / "codex"

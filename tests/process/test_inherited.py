@@ -113,6 +113,7 @@ def kill_guardian(csa: int) -> None:
     os.kill(pid, signal.SIGKILL)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("is_killed", [False, True], ids=["the tool ends", "the guardian is killed"])
 def test_children_of_the_shell(place: Place, *, is_killed: bool) -> None:
     """What the shell has started before it became csa is spared, with its orphans; what the tool leaves is not."""

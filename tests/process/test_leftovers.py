@@ -102,6 +102,7 @@ def test_any_heartbeat_is_readable(tmp_path: Path, content: str) -> None:
     assert journalled_processes(paths) == []
 
 
+@pytest.mark.thorough
 def test_a_running_session_has_no_leftovers(place: Place) -> None:
     """While a turn runs, its processes are its own, whatever marks they carry."""
     running, survivor = start_with_survivor(place, "sleep 600")

@@ -151,6 +151,7 @@ def test_an_unknown_session_is_an_error_and_not_a_new_one(bridge: Bridge) -> Non
     assert lines[0]["error"] == {"name": "NotFoundError", "data": {"message": f"Session not found: {UNKNOWN}"}}
 
 
+@pytest.mark.thorough
 def test_a_prompt_of_any_kind_and_size_arrives(bridge: Bridge) -> None:
     """300 KiB with quotes, a leading dash and no newline at the end."""
     prompt = "-- \"x y\" 'z' \\ ünï 🚀\r\n" * 12_000
@@ -181,6 +182,7 @@ def test_a_retry_is_told_as_it_happens(bridge: Bridge) -> None:
     assert (code, types_of(lines)[-1]) == (0, "step_finish")
 
 
+@pytest.mark.thorough
 def test_a_retry_that_is_too_far_away_ends_the_turn(bridge: Bridge) -> None:
     """The turn is aborted, and says how long it would have been."""
     bridge.play(["retry", "429", 12], ["sleep", 600])

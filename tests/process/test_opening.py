@@ -90,6 +90,7 @@ def test_a_prompt_that_no_pipe_holds(place: Place) -> None:
     assert (place.tmp / "prompt").read_text() == prompt
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_before_the_event_loop(place: Place, number: signal.Signals) -> None:
     """It ends the turn as later ones do: the tool goes, and the end is on record."""

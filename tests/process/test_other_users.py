@@ -383,7 +383,6 @@ def test_homes_of_tools(shared: Shared) -> None:
     assert "Traceback" not in done.err
 
 
-@pytest.mark.thorough
 def test_a_link_is_no_way_to_another_file(shared: Shared) -> None:
     """Root gives nobody a file that he has only put a link to."""
     session = shared.user("run", "--tool", "codex", "x").session_id

@@ -93,6 +93,7 @@ def test_a_signal_ends_the_waiting(place: Place, number: int) -> None:
     assert "waiting for the quota was ended" in done.err
 
 
+@pytest.mark.thorough
 def test_kill_ends_the_waiting(place: Place) -> None:
     """`session kill` asks through the `cancel` file."""
     place.script({"match": "", "do": [["fail", "quota", 600]]})

@@ -135,6 +135,7 @@ async def stops_growing(path: Path, *, for_s: float) -> None:
         await anyio.sleep(0.05)
 
 
+@pytest.mark.thorough
 def test_cancelled_scope_finalises(place: Place) -> None:
     """Cancellation of the surrounding scope ends the tool; status and journal are written, the lock is free."""
     place.play(["spawn-grandchild", "exec setsid sleep 600"], ["ignore-term"], ["say", "first"], ["sleep", 60])
@@ -189,6 +190,7 @@ def test_cancel_from_outside(place: Place) -> None:
     run_async(scenario)
 
 
+@pytest.mark.thorough
 def test_turns_side_by_side(place: Place) -> None:
     """Two turns in one process see their own events, and the end of one does not disturb the other."""
     place.script(
