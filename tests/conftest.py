@@ -40,13 +40,12 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
     """Do not even read the tests of the real tools where none is asked for."""
-    is_quick = not config.getoption("--thorough") and config.getoption("markexpr") == "not real"
-    return True if is_quick and collection_path.name == "real" else None
+    return True if _is_quick(config) and collection_path.name == "real" else None
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave what is marked so to the thorough suite, and the further cases of a test that runs csa."""
-    if config.getoption("--thorough"):
+    if not _is_quick(config):
         return
     seen: set[tuple[Path, str]] = set()
     left_out: set[pytest.Item] = set()
@@ -60,6 +59,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             seen.add(test)
     config.hook.pytest_deselected(items=list(left_out))
     items[:] = [item for item in items if item not in left_out]
+
+
+def _is_quick(config: pytest.Config) -> bool:
+    """Say whether this is the quick suite: not the thorough one, and not that of the real tools."""
+    return not config.getoption("--thorough") and config.getoption("markexpr") == "not real"
 
 
 @dataclass(frozen=True)

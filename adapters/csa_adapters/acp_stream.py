@@ -28,6 +28,8 @@ _SILENT = ("user_message_chunk", "available_commands_update", "current_mode_upda
 class AcpDecoder(StreamDecoder):
     """The reader of one run."""
 
+    _reads_on = True
+
     def __init__(self, request: TurnRequest, stderr: StderrReader | None = None) -> None:
         super().__init__()
         self._stderr = stderr  # of the tool's own adapter: it may tell of retries there in this way too

@@ -81,6 +81,9 @@ _TOTALS = (  # of the thread: csa's name, codex's name
 class CodexDecoder(StreamDecoder):
     """The reader of one run."""
 
+    _reads_on = True
+    _repeats_ids = True
+
     def __init__(self, request: TurnRequest) -> None:
         super().__init__()
         self._home = home_directory(request.environ, "CODEX_HOME", ".codex")

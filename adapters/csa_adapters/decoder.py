@@ -20,6 +20,9 @@ _PLAN_STATUSES = frozenset({"pending", "in_progress", "completed"})
 class StreamDecoder:
     """The reader of one run."""
 
+    _reads_on = False  # after a fault: what it has used, and said, still counts
+    _repeats_ids = False  # of calls
+
     def __init__(self) -> None:
         self._events: dict[str, Callable[[Json], list[Update] | None]] = {}  # by type; None: it is not recognised
         self._session: str | None = None  # the conversation, since the tool has named it
@@ -46,8 +49,8 @@ class StreamDecoder:
         if event is None:
             return other(line)
         updates = self._identify(event)
-        if self._fault is not None:
-            return updates or other(line, event)
+        if self._fault is not None and not self._reads_on:
+            return updates
         handler = self._events.get(text_of(event.get("type")))
         told = handler(event) if handler else None
         return updates + (other(line, event) if told is None else told)
@@ -106,9 +109,12 @@ class StreamDecoder:
 
     def _deny(self, call: str, title: str) -> list[Update]:
         """Tell of a call that was refused, which may be told twice."""
-        if call in self._denied:
+        key = f"{call} {title}" if self._repeats_ids else call
+        if not call:
+            key = str(len(self._denied))
+        if key in self._denied:
             return []
-        self._denied[call] = title
+        self._denied[key] = title
         return [Update("permission", {"id": call, "title": title, "status": "denied"})]
 
 

@@ -112,6 +112,8 @@ _describe = partial(describe_call, tools=_TOOLS, shell_tool="run_shell_command")
 class GeminiDecoder(StreamDecoder):
     """The reader of one run."""
 
+    _repeats_ids = True
+
     def __init__(self, request: TurnRequest) -> None:
         super().__init__()
         self._resumed = request.provider_session_id

@@ -63,13 +63,21 @@ def delay_of(text: str) -> float | None:
     return float(bare[1]) if bare else None
 
 
+_LENGTH = re.compile(r"(?:(\d{1,6})h)?(?:(\d{1,6})m)?(?:(\d{1,9}(?:\.\d{1,9})?)s?)?")
+_MILLISECONDS = re.compile(r"\d{1,12}(?:\.\d{1,9})?")
+
+
 def retry_after(headers: Mapping[str, Any]) -> tuple[float | None, float | None]:
     """Return after how many seconds, or at which moment since the epoch, the headers of an answer say to ask again."""
     told = {name.lower(): value.strip() for name, value in headers.items() if isinstance(value, str)}
     header = told.get("retry-after", "")
-    delay = delay_of(f"retry-after: {told.get('retry-after-ms', '')} ms")
-    delay = delay_of(f"retry-after: {header}") if delay is None else delay
-    return delay, None if delay is not None else _http_date(header)
+    exact = told.get("retry-after-ms", "")
+    if _MILLISECONDS.fullmatch(exact):
+        return float(exact) / 1000, None
+    if header and (found := _LENGTH.fullmatch(header)):
+        hours, minutes, seconds = (float(each or 0) for each in found.groups())
+        return hours * 3600 + minutes * 60 + seconds, None
+    return None, _http_date(header)
 
 
 def stated_reset(text: str, at: datetime) -> float | None:

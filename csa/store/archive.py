@@ -6,6 +6,7 @@ files, and no more than some bytes are taken.
 
 from __future__ import annotations
 
+import errno
 import gzip
 import io
 import json
@@ -203,6 +204,10 @@ def _take_file(found: Unpacked, member: tarfile.TarInfo, content: IO[bytes]) -> 
                 file.write(block)
     except (FileExistsError, NotADirectoryError, IsADirectoryError) as error:
         raise _damaged(f"it holds '{member.name}' twice, or another file in its place") from error
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            raise _damaged(f"it holds '{member.name[:60]}...', whose name is too long") from error
+        raise
     target.chmod(0o600)
     found.files.setdefault(session_id, []).append(name)
     found.count += 1

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import stat
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
@@ -20,9 +22,21 @@ _Key = tuple[str, str]  # see `Store.key`
 
 
 def find_record(root: Path, project: str, session_id: str) -> SessionPaths | None:
-    """Return where a session's record is: in its place, or among those that were collected; None when it is gone."""
-    paths = Store(root, project).find(session_id)
-    return paths if is_directory(paths.pathname) else None
+    """Return where a session's record is: in its place, or among those that were collected; None when it is gone.
+
+    Raises:
+        StateError: that cannot be looked at, so that what it says of limits and budgets is not known.
+    """
+    store = Store(root, project)
+    for paths in (store.paths(session_id), store.retired_paths(session_id)):
+        try:
+            if stat.S_ISDIR(os.lstat(paths.pathname).st_mode):
+                return paths
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        except OSError as error:
+            raise StateError.denied(paths.pathname, "cannot be looked at", error) from error
+    return None
 
 
 def ancestors(root: Path, state: SessionState) -> Iterator[SessionState]:

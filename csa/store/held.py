@@ -23,6 +23,7 @@ from csa.paths import GONE_PREFIX, NEW_PREFIX, SessionPaths
 from csa.procfs import ProcessId
 from csa.store.atomic import make_private_directory, sync_directory, write_private
 from csa.store.heartbeat import render_heartbeat
+from csa.store.journal import Mark
 from csa.store.locks import Lock, acquire_lock, is_locked
 from csa.store.owner import Owner
 from csa.store.recovery import caught_up
@@ -65,6 +66,10 @@ class HeldSession(SessionWriter):
     def shared_fds(self) -> tuple[int, ...]:
         """What the guardian keeps open until the turn's processes are gone."""
         return (self.session_lock.fd, *([self.slot.fd] if self.slot else []))
+
+    def last_turn(self) -> int:
+        """Return the number of the last turn: where another program has kept no transcript, the record has it."""
+        return max(super().last_turn(), self.state.turns)
 
     @property
     def is_published(self) -> bool:
@@ -109,7 +114,7 @@ class HeldSession(SessionWriter):
         self.commit(state or self.state, mark)
         return events
 
-    def commit(self, state: SessionState, mark: tuple[int, int]) -> None:
+    def commit(self, state: SessionState, mark: Mark) -> None:
         """Write what the journal has taken since `mark`, and the state: both, durably, or neither.
 
         StateError or OSError as `statefile.save_state`, or since the journal cannot be written; BusyError where the

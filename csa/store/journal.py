@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from json.encoder import c_make_encoder, encode_basestring  # type: ignore[attr-defined]  # the first is undocumented
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from csa.model.events import TRANSCRIPT_VERSION, Event
 from csa.model.redaction import Redactor, StreamRedactor
@@ -36,6 +36,15 @@ def _make_encoder() -> Callable[[Any], str]:
 
 
 _encode_value = _make_encoder()
+
+
+class Mark(NamedTuple):
+    """How far a transcript goes: its last event, its bytes; and what had been lost by then."""
+
+    seq: int
+    end: int
+    lost: int
+    fault: OSError | None
 
 
 class Journal:
@@ -122,17 +131,17 @@ class Journal:
         except OSError as error:
             self._note(error)
 
-    def mark(self) -> tuple[int, int]:
+    def mark(self) -> Mark:
         """Write what there is, and return how far the file goes then, for `return_to`."""
         self.flush()
-        return self._durable_seq, self._end
+        return Mark(self._durable_seq, self._end, self.lost, self.fault)
 
-    def return_to(self, mark: tuple[int, int]) -> None:
+    def return_to(self, mark: Mark) -> None:
         """Take back what came after a mark, be it written already: what it tells of was refused."""
         self._buffer.clear()
         self._chunks = None
-        is_written = self._end > mark[1]
-        self._durable_seq, self._end = mark
+        is_written = self._end > mark.end
+        self._durable_seq, self._end, self.lost, self.fault = mark
         self._seq = self._durable_seq
         if is_written and not self.is_sealed:
             with suppress(OSError):  # a turn without an end then, which is what a crash here would have left
@@ -145,8 +154,8 @@ class Journal:
         if self._chunks:
             self._record(self._release_chunk())
         self.flush()
-        os.close(self._fd)
-        self._fd = -1
+        fd, self._fd = self._fd, -1
+        os.close(fd)
 
     def _note(self, error: OSError) -> None:
         error.filename = str(self._path)

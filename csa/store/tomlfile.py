@@ -23,8 +23,10 @@ _INLINE = frozenset({"totals", "usage_of_turn"})  # tables that stand in one lin
 
 
 def render_toml(values: Mapping[str, Any]) -> bytes:
-    """Render a new document; keys whose value is None are left out."""
-    return _render(values).encode()
+    """Render a new document, without keys whose value is None and tables of nothing else."""
+    document: dict[str, Any] = {}
+    _merge(document, values, lambda _: {})
+    return _render(document).encode()
 
 
 def edit_toml(content: bytes, values: Mapping[str, Any]) -> bytes:
@@ -37,7 +39,7 @@ def edit_toml(content: bytes, values: Mapping[str, Any]) -> bytes:
     if document is None or _render(document) != text:
         return _edit_foreign(text, values).encode()
     _merge(document, values, lambda _: {})
-    return render_toml(document)
+    return _render(document).encode()
 
 
 def _edit_foreign(text: str, values: Mapping[str, Any]) -> str:
@@ -124,13 +126,21 @@ def _blocks(name: str, values: Mapping[str, Any]) -> Iterator[str]:
     """Yield a table, or the document, and the tables within it, which an empty line divides."""
     given = {key: value for key, value in values.items() if value is not None}
     tables = {key: value for key, value in given.items() if isinstance(value, Mapping) and key not in _INLINE}
-    lines = [f"{_key(key)} = {_value(value)}\n" for key, value in given.items() if key not in tables]
+    rows = {key: value for key, value in given.items() if _is_of_tables(value)}
+    lines = [f"{_key(key)} = {_value(value)}\n" for key, value in given.items() if key not in tables | rows]
     if name and (lines or not tables):
         lines.insert(0, f"[{name}]\n")
     if lines:
         yield "".join(lines)
     for key, table in tables.items():
         yield from _blocks(f"{name}.{_key(key)}" if name else _key(key), table)
+    for key, each in ((key, each) for key, several in rows.items() for each in several):
+        path = f"{name}.{_key(key)}" if name else _key(key)
+        yield "".join([f"[[{path}]]\n", *(f"{_key(key)} = {_value(v)}\n" for key, v in each.items() if v is not None)])
+
+
+def _is_of_tables(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(each, Mapping) for each in value)
 
 
 def _value(value: Any) -> str:

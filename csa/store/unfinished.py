@@ -159,6 +159,7 @@ def _marked(fd: int, end: int, *, down_to: int) -> tuple[list[Event], datetime |
     """
     found: list[Event] = []
     last_at: datetime | None = None
+    behind: datetime | None = None  # the end of a compaction
     for count, line in enumerate(lines_backwards(fd, end, down_to=down_to)):
         if count == _MAX_LINES:
             return found[::-1], last_at, False
@@ -166,8 +167,10 @@ def _marked(fd: int, end: int, *, down_to: int) -> tuple[list[Event], datetime |
         is_marked = any(mark in head for mark in _MARKS)
         if (last_at and not is_marked) or not (event := parse_line(line)):
             continue
+        if event.type == "compaction" and _ends_compaction(event):
+            behind = last_at
         if event.type == "compaction" and "argv" in event.data:
-            last_at = None
+            last_at = behind
         elif event.type not in ERRANDS:
             last_at = last_at or parse_time(event.ts)
         if event.type in _COUNTED and not (found and event.type == found[-1].type == "usage"):

@@ -32,9 +32,12 @@ class SessionWriter:
     @cached_property
     def journal(self) -> Journal:
         """The transcript, opened when it is first written to; StateError or OSError where it cannot be."""
+        return Journal(self.paths.transcript, self.redactor, turn=self.last_turn(), may_write=self.is_ours)
+
+    def last_turn(self) -> int:
+        """Return the number of the last turn, which what is noted after it bears."""
         last = last_turn_event(self.paths.transcript)
-        turn = last.turn if last else 0
-        return Journal(self.paths.transcript, self.redactor, turn=turn, may_write=self.is_ours)
+        return last.turn if last else 0
 
     def is_ours(self) -> bool:
         """Say whether the session may still be written."""
@@ -68,7 +71,8 @@ class SessionWriter:
         """Write what is left of the transcript; harmless when done twice."""
         journal = self.__dict__.pop("journal", None)
         if journal:
-            journal.close()
+            with self.losing("the end of the transcript"):
+                journal.close()
             if journal.lost or journal.fault:
                 why = journal.fault.strerror if journal.fault else "unknown"
                 self.losses.append(f"events of the transcript were lost ({journal.lost}): {why}")

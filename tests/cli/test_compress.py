@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import ForeignWriter
 from tests.support import Json, Place
 
 TOOLS = ("codex", "claude-code", "gemini-cli", "opencode")
@@ -123,7 +124,6 @@ def test_a_busy_session_is_refused(place: Place) -> None:
     place.play(*place.hold())
     running = place.start("run", "--tool", "codex", "hello")
     place.wait_ready()
-    place.wait_noted(running.session_id, '"type":"session_bound"')
     done = place.run("session", "compress", "-s", running.session_id)
     assert done.code == 4
     assert "is locked by PID" in done.err
@@ -284,6 +284,16 @@ def test_its_files_are_private_and_no_artifacts(place: Place) -> None:
     assert place.run("session", "show", session_id).out.count("was compacted") == 1
 
 
+def test_one_that_cannot_begin_leaves_no_trace(place: Place) -> None:
+    """Where there is no room for its logs nothing is noted, and the next turn finds no compaction that was lost."""
+    session_id = _session(place, "codex")
+    (place.session(session_id) / "output" / "compaction-0002").touch()
+    done = place.run("session", "compress", session_id)
+    assert (done.code, "nothing was compacted" in done.err) == (1, True), done
+    assert place.run("run", "--session", session_id, "more").code == 0
+    assert "compaction" not in [event["type"] for event in place.events(session_id)]
+
+
 @pytest.mark.thorough
 def test_a_foreign_record_can_be_compacted(place: Place, write_foreign: object) -> None:
     """A session another implementation has written keeps what csa does not know."""
@@ -295,6 +305,15 @@ def test_a_foreign_record_can_be_compacted(place: Place, write_foreign: object) 
     assert done.code == 0, done
     state = place.state("01JH4QWERT1234567890ABCDEF")
     assert (state["phase"], state["their_own"]) == ("available", {"key": 1})
+
+
+def test_what_is_noted_bears_the_records_turn(place: Place, write_foreign: ForeignWriter) -> None:
+    """Where another implementation has kept no transcript, its record says which turn was the last."""
+    paths = write_foreign("01JH4QWERT1234567890ABCDEF", tools={"codex": {}})
+    paths.state.write_text("turn_count = 3\n" + paths.state.read_text())
+    assert place.run("session", "rename", "01JH4QWERT1234567890ABCDEF", "theirs").code == 0
+    (event,) = place.events("01JH4QWERT1234567890ABCDEF")
+    assert event["turn"] == 3
 
 
 def test_a_missing_tool_is_exit_7(place: Place) -> None:

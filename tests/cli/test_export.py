@@ -452,6 +452,7 @@ EVIL: dict[str, Callable[[], list[tuple[tarfile.TarInfo, bytes]]]] = {
     "empty": list,
     "deep": lambda: [manifest(), member(f"{BELOW}/output/{'d/' * 1500}x")],
     "long path": lambda: [manifest(), member(f"{BELOW}/output/{'/'.join(['d' * 200] * 30)}")],
+    "long name": lambda: [manifest(), member(f"{BELOW}/output/{'x' * 300}")],
     "large record": lambda: [manifest(), member(f"{BELOW}/state.toml", bytes(2 << 20))],
     "sparse": lambda: [
         manifest(),

@@ -44,8 +44,8 @@ sys.meta_path.insert(0, Watch)
 """
 
 LOADED_MEANWHILE = {"anyio", "asyncio", "ssl", "logging", "csa.runner.turns.turn", "csa_adapters.codex_stream"}
-LOADED_AHEAD = {"shutil", "tenacity", "tomllib"}  # for the end, while the tool runs, as far as there is time
-NOT_LOADED = {"email", "importlib.metadata", "rich", "tomlkit", "ulid", "uuid"}
+LOADED_AHEAD = {"shutil", "tenacity", "tomlkit", "tomllib"}  # for the end, while the tool runs, as far as there is time
+NOT_LOADED = {"email", "importlib.metadata", "rich", "ulid", "uuid"}
 
 
 def watched(place: Place, *signals: int, until: Path = Path("/")) -> dict[str, str | None]:

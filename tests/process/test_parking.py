@@ -112,6 +112,21 @@ def test_a_fallback_goes_first(place: Place) -> None:
 
 
 @pytest.mark.thorough
+def test_a_fallback_that_was_parked_keeps_its_own(place: Place) -> None:
+    """The tool that goes on after its quota has returned fails again: what was to stand in stands in."""
+    claude = {"match": "", "tool": "claude-code"}
+    place.script(
+        {**claude, "times": 1, "do": [["fail", 529]]},
+        {**USED_UP, "do": [["fail", "quota", 3]]},
+        {"match": "", "tool": "codex", "do": [["fail", 503]]},
+        {**claude, "do": [["say", "by claude"]]},
+    )
+    options = ("--tool", "claude-code", "--fallback", "codex,claude-code", "--retries", "0", "--on-quota", "wait=1h")
+    done = place.run("run", *options, "--json", "build it")
+    assert (done.code, done.json["turn"], done.json["text"]) == (0, 4, "by claude"), done.err
+
+
+@pytest.mark.thorough
 def test_the_time_limit_does_not_count_it(place: Place) -> None:
     """`--timeout` is of the turns' own time."""
     place.script(USED_UP, ANSWER)

@@ -150,9 +150,10 @@ def test_documents_are_edited_as_by_tomlkit(values: dict[str, Any], changes: dic
 
 
 def given_of(values: dict[str, Any]) -> dict[str, Any]:
-    """Return the values that there are, tables nested."""
+    """Return the values that there are, tables nested, but those of nothing else than None."""
     known = {key: value for key, value in values.items() if value is not None}
-    return {key: given_of(value) if isinstance(value, dict) else value for key, value in known.items()}
+    given = {key: given_of(value) if isinstance(value, dict) else value for key, value in known.items()}
+    return {key: value for key, value in given.items() if value != {} or not known[key]}
 
 
 @given(_DOCUMENTS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from csa.errors import BusyError, FullError, RefusedError
+from csa.errors import BusyError, FullError, RefusedError, StateError
 from csa.model.config import Layer, combine_layers
 from csa.model.limits import Budget, Limits
 from csa.model.usage import Usage
@@ -272,3 +273,17 @@ def test_waiting_for_a_turn_that_waits_for_oneself_is_futile(family: Store) -> N
         assert obstacle is not None
         assert ("--wait" in (caught.value.hint or ""), obstacle.is_over()) == (True, False)
     assert obstacle.is_over()
+
+
+def test_a_record_above_that_cannot_be_looked_at(family: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its limits are not known, so that nothing begins below it: it is not taken for one that is gone."""
+    plan, lstat = plan_inside(family, CHILD), os.lstat
+
+    def denied(path: str) -> os.stat_result:
+        if path == family.paths(ROOT).pathname:
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), path)
+        return lstat(path)
+
+    monkeypatch.setattr("csa.store.genealogy.os.lstat", denied)
+    with pytest.raises(StateError, match="cannot be looked at"):
+        admit(family, plan)

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import errno
+import os
+
 import pytest
 
 from csa.errors import BusyError, StateError
 from csa.store.held import open_session
+from csa.store.locks import is_locked
 from csa.store.sessions import Store
 from csa.store.statefile import load_state
 from csa.store.writer import SessionWriter
@@ -93,3 +97,21 @@ def test_a_step_that_fails_takes_no_other_with_it(store: Store) -> None:
         "final.md could not be written: [Errno 28] No space left on device",
         "the checkpoint could not be made: invalid literal for int() with base 10: ''",
     ]
+
+
+def test_a_transcript_that_cannot_be_closed(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file server that says so only then (EDQUOT on NFS) is a loss, and keeps no lock."""
+    finished_session(store, ID)
+    held = open_session(store, ID, PLAIN)
+    held.append("other", {})
+    close, refusing = os.close, [OSError]
+
+    def refused(fd: int) -> None:
+        close(fd)
+        if refusing:
+            raise refusing.pop()(errno.EDQUOT, "Disk quota exceeded")
+
+    monkeypatch.setattr("csa.store.journal.os.close", refused)
+    held.close()
+    assert held.losses == ["the end of the transcript could not be written: [Errno 122] Disk quota exceeded"]
+    assert not is_locked(held.paths.session_lock)

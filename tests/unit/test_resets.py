@@ -10,7 +10,7 @@ from csa_adapters.opencode_stream import _LIMITS as OPENCODE_LIMITS
 from hypothesis import given
 from hypothesis import strategies as st
 
-from csa.model.resets import delay_of, stated_reset
+from csa.model.resets import delay_of, retry_after, stated_reset
 
 BERLIN = ZoneInfo("Europe/Berlin")
 NOW = datetime(2026, 11, 29, 21, 30, tzinfo=BERLIN)  # a Sunday
@@ -148,3 +148,21 @@ def test_quota_words_that_come_as_429(message: str) -> None:
     for limits in (CLAUDE_LIMITS, OPENCODE_LIMITS):
         assert kind_of_message(message, limits) == "quota"
     assert stated_reset(message, NOW) is not None
+
+
+@pytest.mark.parametrize(
+    ("headers", "delay"),
+    [
+        ({"retry-after": "30"}, 30.0),
+        ({"Retry-After": "1h30"}, 3630.0),
+        ({"retry-after-ms": "0.5"}, 0.0005),
+        ({"retry-after-ms": "5s", "retry-after": "9"}, 9.0),
+        ({"retry-after": "2026-11-30T01:00:00Z"}, None),
+        ({"retry-after": "-30"}, None),
+        ({"retry-after": "120, 60"}, None),
+        ({}, None),
+    ],
+)
+def test_headers_are_read_whole(headers: dict[str, str], delay: float | None) -> None:
+    """What is no length of time as the headers have it is none."""
+    assert retry_after(headers)[0] == delay

@@ -32,6 +32,7 @@ from csa.runner.turns.planning import plan_resume
 from csa.runner.turns.toolcommand import tool_environment
 from csa.store.held import HeldSession, open_session
 from csa.store.owner import INTERFACE
+from csa.store.taking import refuse_busy
 from csa.structs import replace
 
 # What a terminal is sent besides text: colours, which stand within a line, and all else.
@@ -43,6 +44,7 @@ class Interaction:
     """A session that can be opened: it has a conversation, and its tool an interface. Nothing is written before `run`.
 
     Raises:
+        BusyError: a turn runs, or someone else has the session open.
         NotFoundError, RefusedError, ToolUnavailableError: as `plan_resume`, and where there is nothing to open.
     """
 
@@ -52,6 +54,7 @@ class Interaction:
         self.losses: list[str] = []  # what could not be written of it, once it has run
         self._context = context
         self._beat_at = 0.0
+        refuse_busy(session.paths)  # before anything is said of a record that its turn is about to change
         self.plan = plan_resume(session, request, now=datetime.now(UTC))
         self._conversation = self.plan.tool_state.provider_session_id
         name = self.plan.adapter.name

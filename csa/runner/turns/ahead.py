@@ -21,6 +21,7 @@ _END = (
     "hashlib",
     "shutil",
     "unicodedata",
+    "tomlkit",  # which takes the longest, and only records that somebody has edited need
 )
 _DECODERS = (
     "csa_adapters.acp_stream",

@@ -36,7 +36,7 @@ REAP_GRACE_S = 5.0
 BACKGROUND_LIMIT_S = 3600.0  # claude's own limit for a command in the background, which csa raises for nested agents
 BACKGROUND_LOOK_S = 30.0
 DRAIN_IDLE_S = 0.2
-DRAIN_LIMIT_S = 5.0
+DRAIN_LOOKS = 100  # five seconds
 IDLE_CPU_SHARE = 0.03
 TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 STDERR_TAIL_BYTES = 16 << 10
@@ -108,6 +108,7 @@ class Attempt:
             self._last_output = anyio.current_time()
             self._recorder.stdout_log.write(chunk)
             await self._decode(framer, framer.feed(chunk))
+            self._last_output = anyio.current_time()  # a long line takes longer than a silent moment
             self._stopping.announce(is_finished=self._decoder.is_finished)
         await self._decode(framer, framer.close())
         self._drained["stdout"].set()
@@ -143,11 +144,10 @@ class Attempt:
 
     async def _drain(self) -> None:
         """Read what is left after the tool's exit; a grandchild that holds the pipes open does not hold us up."""
-        limit = anyio.current_time() + DRAIN_LIMIT_S
         self._last_output = anyio.current_time()
-        while not all(event.is_set() for event in self._drained.values()):
-            now = anyio.current_time()
-            if now > limit or now - self._last_output > DRAIN_IDLE_S:
+        for _ in range(DRAIN_LOOKS):  # what takes its time to be decoded is one look
+            is_drained = all(event.is_set() for event in self._drained.values())
+            if is_drained or anyio.current_time() - self._last_output > DRAIN_IDLE_S:
                 return
             with anyio.move_on_after(DRAIN_IDLE_S / 4):
                 await self._drained["stdout"].wait()

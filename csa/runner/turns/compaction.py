@@ -7,6 +7,7 @@ the transcript keeps what was tried.
 
 from __future__ import annotations
 
+import shutil
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -37,6 +38,7 @@ from csa.runner.turns.toolcommand import ToolCommand, make_command
 from csa.runner.turns.verdict import Stop, judge, lock_lost
 from csa.store.held import HeldSession, open_session
 from csa.store.owner import COMPACTION
+from csa.store.taking import refuse_busy
 from csa.store.turns import usage_of_compaction
 from csa.structs import Struct, replace
 
@@ -88,10 +90,12 @@ def plan_compaction(session: Session, *, tool: str | None, timeout_s: float | No
     Raises:
         CsaError: there is no such conversation, or its tool has no way to compact one.
         RefusedError: it is the calling session, or an ancestor of it.
+        BusyError: its turn runs.
         Others as `plan_resume`.
     """
     session_id = session.session_id
     refuse_own_lineage(session.context.caller, session_id, verb="compress")
+    refuse_busy(session.paths)  # before anything is said of a record that its turn is about to change
     tool = tool or session.load().last_tool
     if tool is None:
         raise CsaError(f"There is nothing to compact: session {session_id} has not run yet.")
@@ -219,23 +223,25 @@ class _CompactionRecorder(Recorder):
     def start(self, command: ToolCommand, *, tool: str) -> None:
         """Write what the tool needs, and durably that it begins; OSError where that is not possible."""
         write_run_files(self.paths, command.invocation.files, command.invocation.links)
-        self.append("compaction", {"status": "started", "tool": tool, "argv": list(command.invocation.argv)})
-        for problem in command.invocation.warnings:
-            self.append("warning", {"kind": "adapter", "message": problem})
+        directory = _new_directory(self.paths)
         try:
+            self.open_logs(directory)
+            self.append("compaction", {"status": "started", "tool": tool, "argv": list(command.invocation.argv)})
+            for problem in command.invocation.warnings:
+                self.append("warning", {"kind": "adapter", "message": problem})
             self.held.require()
         except OSError:
             self.journal.return_to(self._mark)
+            self.close_logs()
+            shutil.rmtree(directory, ignore_errors=True)
             raise
-        self.open_logs(_new_directory(self.paths))
         self.beat()
 
     def finish(self, result: CompactionResult) -> None:
         """Write the end: the event (durable), and what it used; where it was proven, that it is compacted."""
         self.close_logs()
-        self.append("compaction", result.to_event())
-        self.journal.sync()
-        self.held.attempt("state.toml", lambda: self._save(result))  # the tool has compacted all the same
+        is_told = self._tell_end(result.to_event())
+        self.held.attempt("state.toml", lambda: self._save(result, counts=is_told))  # it is compacted all the same
         with suppress(OSError):  # whoever opens the session next removes it as well
             if self.held.is_ours():
                 self.paths.cancel.unlink(missing_ok=True)
@@ -244,16 +250,24 @@ class _CompactionRecorder(Recorder):
         """Write the end of one whose program has given it up; quickly, since that waits."""
         self.close_logs()
         used = self.meter.total
-        self.append("compaction", {"status": "cancelled", "tool": tool, "usage": used.to_dict() if used else None})
-        state = self.held.state.having_spent(Spent(usage_of_compaction(used, "cancelled")))
-        self.held.attempt("state.toml", lambda: self._write(state))
+        event = {"status": "cancelled", "tool": tool, "usage": used.to_dict() if used else None}
+        if self._tell_end(event, is_durable=False):
+            state = self.held.state.having_spent(Spent(usage_of_compaction(used, "cancelled")))
+            self.held.attempt("state.toml", lambda: self._write(state))
 
-    def _save(self, result: CompactionResult) -> None:
+    def _tell_end(self, event: dict[str, Any], *, is_durable: bool = True) -> bool:
+        """Write the event of the end; return whether it is written: else the next opener counts it as a lost one's."""
+        (end,) = self.append("compaction", event)
+        if is_durable:
+            self.journal.sync()
+        return self.journal.mark().seq >= end.seq
+
+    def _save(self, result: CompactionResult, *, counts: bool) -> None:
         """Count what the tool has used, its running totals having grown by it; say that it is compacted if it is."""
         state, outcome = self.held.state, result.outcome
         known = state.tools[result.tool]
         totals = outcome.totals if outcome.totals is not None else known.totals
-        if not self.journal.fault:  # else whoever opens the session next counts it as that of a lost one
+        if counts:
             state = state.having_spent(Spent(usage_of_compaction(outcome.usage, result.status)))
         if result.status == "succeeded":
             state = replace(state, phase="available", is_compacted=True, last_compacted_at=result.compacted_at)

@@ -27,7 +27,7 @@ def load_source(source: Session) -> SessionState:
         BusyError: it is running, or that cannot be known: what would be copied is not whole.
         UsageError: nothing was said in it yet.
     """
-    session_id, state = source.session_id, source.load()
+    session_id = source.session_id
     liveness = source.liveness()
     if liveness.state == "alive" and liveness.stranger is None:
         refuse_endless_wait(source.context.caller, session_id, verb="fork")
@@ -36,6 +36,7 @@ def load_source(source: Session) -> SessionState:
             hint=f"csa session is-alive --session {session_id}",
         )
     refuse_busy(source.files)
+    state = source.load()  # what its turn has made of it
     if not state.tools:
         raise UsageError(f"Session {session_id} holds no conversation that could be forked.")
     return state

@@ -6,6 +6,7 @@ to it while the tool starts: that takes as long as everything before it.
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 from datetime import UTC, datetime
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 
 _DESCRIPTORS = 18
+_NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 class StartedTurn:
@@ -172,7 +174,7 @@ def start_turn(plan: TurnPlan) -> StartedTurn:
         place = error.filename or plan.context.store.path
         if isinstance(denied := StateError.denied(place, "cannot be written", error), DeniedError):
             raise denied from error
+        way = "make room on the disk" if error.errno in _NO_ROOM else "make it writable, or set CSA_STATE_DIR"
         raise CsaError(
-            f"The session cannot be written: {error.strerror}: {place}.",
-            hint="make it writable, or set CSA_STATE_DIR; nothing was started",
+            f"The session cannot be written: {error.strerror}: {place}.", hint=f"{way}; nothing was started"
         ) from error

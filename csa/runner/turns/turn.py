@@ -51,7 +51,7 @@ class Turn:
         self.losses: list[str] = []
         # Is told when the turn begins to wait for a quota: of the plan for afterwards, and until when.
         self.on_parked: Callable[[TurnPlan, datetime], None] = lambda _plan, _until: None
-        self._prompt = plan.request.prompt
+        self._asked = plan.request
         self._started = started
         self._send, self._receive = anyio.create_memory_object_stream[list[Event]](_BATCHES)
         self._tasks: TaskGroup
@@ -177,7 +177,8 @@ class Turn:
             return False
         plan = replace(plan, timeout_s=before.plan.timeout_s)
         if plan.starts_at is None:  # another tool is asked for all of it, whatever this one was told to go on with
-            plan = replace(plan, request=replace(plan.request, prompt=self._prompt))
+            request = replace(plan.request, prompt=self._asked.prompt, fallback=self._asked.fallback)
+            plan = replace(plan, request=request)
         recorder = before.recorder
         try:
             recorder = before.recorder.pass_to(plan)

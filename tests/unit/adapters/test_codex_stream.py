@@ -79,6 +79,8 @@ def test_another_thread_than_the_one_asked_for_stops_the_run() -> None:
     feed_all(read, [message("hello"), COMPLETED])
     outcome = read.close(EXIT_0)
     assert (outcome.succeeded, outcome.error_kind) == (False, "protocol")
+    assert outcome.text == "hello"  # what was said elsewhere is told all the same
+    assert outcome.totals is not None
 
 
 def test_the_thread_asked_for_is_bound_once_whatever_its_case() -> None:
