@@ -93,7 +93,8 @@ def _check_records(unpacked: Unpacked, session_id: str, state: SessionState) -> 
 
 
 def _damaged(session_id: str, name: str, problem: str, *, line: int | None = None) -> StateError:
-    return StateError(Path("sessions", session_id, name), f"{problem}; nothing was imported", line=line)
+    hint = "mend it where it comes from (csa session repair), and export it again"
+    return StateError(Path("sessions", session_id, name), f"{problem}; nothing was imported", line=line, hint=hint)
 
 
 def _refuse_known(store: Store, ids: dict[str, str]) -> None:
