@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from csa.cli.output import one_line, print_act, print_json
-from csa.cli.selecting import add_selector, find, find_one, open_client
+from csa.cli.selecting import add_selector, find, find_one, open_client, selectors_given
 from csa.errors import UsageError
 from csa.runner.client import Csa
 from csa.store.current import choose_current, clear_current, read_current
@@ -92,7 +92,7 @@ def execute_current(arguments: argparse.Namespace) -> int:
 
     `csa session switch S` is the same command. Nothing else changes: a command without a session still asks for one.
     """
-    given = [text for text in (arguments.session, arguments.session_option) if text is not None]
+    given = selectors_given(arguments)
     if len(given) + arguments.clear > 1:
         raise UsageError("Name one session, or --clear.")
     client = open_client()

@@ -11,7 +11,7 @@ from typing import IO
 
 from csa.cli.conversation_formats import FORMATS, Document
 from csa.cli.output import count_of, one_line, print_json, printable, text_for, warn
-from csa.cli.selecting import Unlistable, add_selector, open_client
+from csa.cli.selecting import Unlistable, add_selector, open_client, selectors_given
 from csa.errors import NotFoundError, StateError, UsageError
 from csa.runner.client import Csa
 from csa.runner.sessions.acting import record_act
@@ -101,7 +101,7 @@ def execute_export(arguments: argparse.Namespace) -> int:
 
 def _selector_or_all(arguments: argparse.Namespace) -> str | None:
     """Return the session that is named; None for all."""
-    given = [text for text in (arguments.session, arguments.session_option) if text is not None]
+    given = selectors_given(arguments)
     if len(given) + arguments.all != 1:
         raise UsageError("Name one session, or --all.", hint="csa session list")
     if arguments.all and arguments.tree:

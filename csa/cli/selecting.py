@@ -43,9 +43,14 @@ def selected(arguments: argparse.Namespace) -> str:
     return selector
 
 
+def selectors_given(arguments: argparse.Namespace) -> list[str]:
+    """Return what was given in either way, none or one or both."""
+    return [text for text in (arguments.session, arguments.session_option) if text is not None]
+
+
 def selected_if_any(arguments: argparse.Namespace) -> str | None:
     """Return the selector, where one is given; UsageError where two are."""
-    given: list[str] = [text for text in (arguments.session, arguments.session_option) if text is not None]
+    given = selectors_given(arguments)
     if len(given) > 1:
         raise UsageError("Name the session once.", hint="csa session list")
     return given[0] if given else None

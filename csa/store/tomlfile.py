@@ -127,16 +127,21 @@ def _blocks(name: str, values: Mapping[str, Any]) -> Iterator[str]:
     given = {key: value for key, value in values.items() if value is not None}
     tables = {key: value for key, value in given.items() if isinstance(value, Mapping) and key not in _INLINE}
     rows = {key: value for key, value in given.items() if _is_of_tables(value)}
-    lines = [f"{_key(key)} = {_value(value)}\n" for key, value in given.items() if key not in tables | rows]
+    lines = _lines({key: value for key, value in given.items() if key not in tables | rows})
     if name and (lines or not tables):
         lines.insert(0, f"[{name}]\n")
     if lines:
         yield "".join(lines)
+    above = f"{name}." if name else ""
     for key, table in tables.items():
-        yield from _blocks(f"{name}.{_key(key)}" if name else _key(key), table)
-    for key, each in ((key, each) for key, several in rows.items() for each in several):
-        path = f"{name}.{_key(key)}" if name else _key(key)
-        yield "".join([f"[[{path}]]\n", *(f"{_key(key)} = {_value(v)}\n" for key, v in each.items() if v is not None)])
+        yield from _blocks(above + _key(key), table)
+    for key, several in rows.items():
+        for each in several:
+            yield f"[[{above}{_key(key)}]]\n" + "".join(_lines(each))
+
+
+def _lines(values: Mapping[str, Any]) -> list[str]:
+    return [f"{_key(key)} = {_value(value)}\n" for key, value in values.items() if value is not None]
 
 
 def _is_of_tables(value: Any) -> bool:
