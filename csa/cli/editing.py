@@ -90,7 +90,7 @@ def configure_current(parser: argparse.ArgumentParser) -> None:
 def execute_current(arguments: argparse.Namespace) -> int:
     """Choose the current session, which `@current` then names and `session list` marks; or print it.
 
-    `csa session switch S` is the same command. Nothing else changes: a command without a session still asks for one.
+    `csa switch S` is the same command. Nothing else changes: no command takes it unless you say @current.
     """
     given = selectors_given(arguments)
     if len(given) + arguments.clear > 1:

@@ -18,7 +18,7 @@ from csa.cli.output import (
     terminal_width,
     warn,
 )
-from csa.cli.selecting import add_selector, find_one, open_client, selected_if_any
+from csa.cli.selecting import add_selector, find_one, find_to_show, open_client, selected_if_any
 from csa.errors import StateError
 from csa.model.clock import from_timestamp, local_clock
 from csa.model.state import format_time
@@ -251,7 +251,7 @@ def execute_log(arguments: argparse.Namespace) -> int:
     The commits are those between the heads that csa saw before and after each turn; what others committed meanwhile is
     among them. Works without a repository, where there are only checkpoints.
     """
-    session = find_one(arguments, retired=True)
+    session = find_to_show(arguments)
     refusals: dict[str, None] = {}  # each is said once
     entries = session_log(session, on_refusal=refusals.setdefault)
     warn(refusals)

@@ -18,6 +18,7 @@ from csa.cli.selecting import (
     add_selectors,
     find,
     find_all,
+    find_to_show,
     open_client,
     selected,
 )
@@ -150,11 +151,11 @@ def execute_attach(arguments: argparse.Namespace) -> int:
     """
     if arguments.interactive:
         return execute_open(arguments)
-    client = open_client()
-    session = client.session(selected(arguments), retired=True)
-    session_id = session.session_id
     if arguments.tool:
         raise UsageError("--tool is for --interactive.")
+    client = open_client()
+    session = find_to_show(arguments)
+    session_id = session.session_id
     refuse_endless_wait(client.caller, session_id, verb="attach to")
     liveness = session.liveness()
     seen = _Seen()
