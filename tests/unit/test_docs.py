@@ -121,6 +121,18 @@ def test_links_between_documents_lead_somewhere(document: Path) -> None:
         assert (document.parent / target).exists(), target
 
 
+@pytest.mark.thorough
+@pytest.mark.skipif(not importlib.util.find_spec("mkdocs"), reason="needs what make site installs")
+def test_the_site_is_built_from_these_files_alone(tmp_path: Path) -> None:
+    """Every page has its place, every link and anchor leads somewhere, and no page fetches anything from elsewhere."""
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path)]
+    env = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}
+    done = subprocess.run(command, cwd=DOCS.parent, env=env, capture_output=True, text=True, timeout=50, check=False)
+    assert done.returncode == 0, done.stderr
+    for page in tmp_path.glob("*.html"):
+        assert re.findall(r"<(?:script|link|img|iframe)[^>]*(?:src|href)=.https?:[^>]*", page.read_text()) == []
+
+
 def test_the_pins_are_versions_and_cover_the_build() -> None:
     """constraints.txt, as CONTRIBUTING.md says, pins all that is needed, building csa included, and names no place."""
     lines = (DOCS.parent / "constraints.txt").read_text().splitlines()[1:]
@@ -129,6 +141,7 @@ def test_the_pins_are_versions_and_cover_the_build() -> None:
     project = tomllib.loads((DOCS.parent / "pyproject.toml").read_text())
     needed = project["build-system"]["requires"] + project["project"]["dependencies"]
     needed += project["project"]["optional-dependencies"]["dev"]
+    needed += project["project"]["optional-dependencies"]["docs"]
     assert {re.match(r"[\w.-]+", name)[0].lower() for name in needed} <= pinned  # type: ignore[index]  # they are names
 
 
