@@ -54,7 +54,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("prompt", nargs="?", metavar="PROMPT", help="what to do; `-` or nothing reads it from stdin")
     which = parser.add_argument_group("which session")
     which.add_argument("-s", "--session", metavar="S", help="go on in session S (an id, unique prefix or name)")
-    which.add_argument("--last", action="store_true", help="go on in the session used last")
+    which.add_argument("-c", "--last", action="store_true", help="go on in the session used last")
     which.add_argument("--session-id", metavar="ID", help="go on in the session with this ULID or name, or create it")
     which.add_argument("--fork-from", metavar="S", help="begin a new session with a copy of S's conversation")
     which.add_argument("--ephemeral", action="store_true", help="keep nothing: no project files read, no session left")
