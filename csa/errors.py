@@ -38,11 +38,15 @@ class CsaError(Exception):
 
 
 class UsageError(CsaError):
+    """Arguments contradict each other, or a value is out of range."""
+
     code = "usage"
     exit_code = 2
 
 
 class NotFoundError(CsaError):
+    """There is no such session, project or record."""
+
     code = "not_found"
     exit_code = 3
 
@@ -86,6 +90,8 @@ class BusyError(CsaError):
 
 
 class RefusedError(CsaError):
+    """A limit, a budget, or the caller's own place among the sessions forbids it."""
+
     code = "refused"
     exit_code = 5
 
@@ -139,16 +145,22 @@ class DeniedError(StateError):
 
 
 class ArchiveError(CsaError):
+    """What is to be imported is not an archive of csa, or is damaged."""
+
     code = "damaged"
     exit_code = 6
 
 
 class ConfigError(CsaError):
+    """A config file or a CSA_CONF_* variable is wrong."""
+
     code = "config"
     exit_code = 6
 
 
 class ToolUnavailableError(CsaError):
+    """The tool is not installed, or cannot be used."""
+
     code = "tool"
     exit_code = 7
 

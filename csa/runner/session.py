@@ -38,14 +38,17 @@ class Session:
 
     @property
     def store(self) -> Store:
+        """The store of its project."""
         return self.context.store
 
     @property
     def project(self) -> Path:
+        """The directory of its project."""
         return self.context.store.project
 
     @property
     def target(self) -> Target:
+        """What tells it from all others: its store, and its id."""
         return self.context.store, self.session_id
 
     @property
