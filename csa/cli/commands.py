@@ -127,6 +127,7 @@ PURPOSES: tuple[tuple[str, tuple[Command, ...]], ...] = (
             Command(("doctor",), "doctor", "say whether csa can work here, and what to do if not"),
             Command(("config", "show"), "config.show", "print each setting with its origin"),
             Command(("config", "validate"), "config.validate", "check the config files"),
+            Command(("schema",), "schema", "print the JSON schema of what a command prints with --json"),
             Command(("completion",), "completion", "print a script that completes csa's words in a shell"),
         ),
     ),
