@@ -61,7 +61,7 @@ def schema_name(words: Sequence[str], known: Iterable[str]) -> str | None:
     command, rest = find_command(list(words))
     if command is None:
         return None
-    name = command.words[-1] if command.words[0] == "session" else " ".join(command.words)
+    name = command.name
     if name == "logs" or _EVENTS & set(rest):
         return "event"
     given = " ".join(word.replace("=", " ") for word in rest if word != "--") + " "
