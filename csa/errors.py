@@ -36,6 +36,11 @@ class CsaError(Exception):
         self.message = message
         self.hint = hint
 
+    def to_json(self) -> dict[str, object]:
+        """Return the error object of every `--json`; `code` is deprecated."""
+        known = {"kind": self.code, "message": self.message, "hint": self.hint}
+        return {**known, "exit_code": self.exit_code, "code": self.code}
+
 
 class UsageError(CsaError):
     """Arguments contradict each other, or a value is out of range."""

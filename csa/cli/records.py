@@ -177,9 +177,7 @@ def execute_checkpoints(arguments: argparse.Namespace) -> int:
 
 
 def _checkpoint_to_json(checkpoint: Checkpoint, verdict: Verification | None = None) -> dict[str, Any]:
-    """Return a checkpoint as an object; `verified` only where it was."""
     facts = checkpoint.facts
-    checked = {} if verdict is None else {"verified": verdict}
     return {
         "commit": checkpoint.commit,
         "session_id": facts.session_id,
@@ -192,7 +190,7 @@ def _checkpoint_to_json(checkpoint: Checkpoint, verdict: Verification | None = N
         "sha256": facts.sha256,
         "events": facts.events,
         "bytes": facts.bytes,
-        **checked,
+        "verified": verdict,
     }
 
 
