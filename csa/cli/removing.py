@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from csa.cli.output import lossy, print_act, print_error, print_json, warn
+from csa.cli.output import print_act, print_error, print_json, tell, warn
 from csa.cli.selecting import (
     add_selector,
     announce_elsewhere,
@@ -65,8 +65,7 @@ def execute_delete(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print_json(done)
     elif any("done" in each for each in done) and not arguments.purge and sys.stderr.isatty():
-        with lossy(sys.stderr):
-            print("hint: csa session restore brings it back", file=sys.stderr)
+        tell("hint", "csa session restore brings it back")
     return exit_code
 
 

@@ -8,10 +8,9 @@ config file as much as names the key, the configuration is not read.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Collection, Iterable
 
-from csa.cli.output import lossy, print_problem, printable, warn
+from csa.cli.output import print_problem, tell, warn
 from csa.errors import ConfigError, StateError, UsageError
 from csa.paths import user_config_file
 from csa.runner.client import Csa
@@ -120,8 +119,7 @@ def announce_elsewhere(client: Csa, session: Session) -> None:
 
 def announce(session_id: str, project: str) -> None:
     """Say on stderr in which other project a session is."""
-    with lossy(sys.stderr):
-        print(f"csa: session {session_id} is in {printable(project)}", file=sys.stderr)
+    tell("csa", f"session {session_id} is in {project}")
 
 
 def open_client(*, command: str = "csa") -> Csa:
