@@ -97,6 +97,7 @@ def _make_session(sessions: Path, project: Path, number: int, used: datetime) ->
         for seq, (moment, (kind, data)) in enumerate(zip((created, used), events, strict=True), 1)
     ]
     _write(f"{place}/state.toml", state)
+    os.utime(f"{place}/state.toml", (used.timestamp(), used.timestamp()))
     _write(f"{place}/transcript.jsonl", "\n".join(lines) + "\n")
     _write(f"{place}/result.toml", "".join(f"{key} = {json.dumps(value)}\n" for key, value in result.items()))
     _write(f"{place}/locks/session.lock", "")

@@ -11,7 +11,8 @@
     │   └── DeniedError       6  a file of another user's, which may be in order
     ├── ArchiveError          6  what is to be imported is no archive of csa's, or damaged
     ├── ConfigError           6  a config file or variable is wrong
-    └── ToolUnavailableError  7  the tool is missing or cannot be used
+    ├── ToolUnavailableError  7  the tool is missing or cannot be used
+    └── UnfinishedError       1  the result of a turn that still runs was asked for
 
 Errors are built from data; the command line renders them in one place.
 """
@@ -150,3 +151,9 @@ class ConfigError(CsaError):
 class ToolUnavailableError(CsaError):
     code = "tool"
     exit_code = 7
+
+
+class UnfinishedError(CsaError):
+    """The turn still runs, so it has no result yet."""
+
+    code = "unfinished"

@@ -1,11 +1,15 @@
-"""List the project's sessions, newest first, or as the tree of who started whom.
+"""List the project's sessions, those used last first, or as the tree of who started whom.
 
 The prefix that is enough to name a session is printed in bold, and the current session is marked with `*`. On a
-terminal the 50 newest are shown.
+terminal the first 50 are shown.
 
 In the tree the numbers at the right, and the states in brackets, are of the session and all below it; a dashed edge
 leads to a fork. A parent that is not there is named, in yellow, with where it is. What was started in another project
-says where it is.
+says where it is. `--tree SESSION` shows one session and all below it.
+
+With --quiet there is nothing but ids: csa session delete $(csa session list -q --status failed). --format '{name}
+{status}' prints a line of your own for each session, --format 'table {name} {tokens}' columns with a head; a wrong
+field is refused with the names of all. JSON has numbers where these have words.
 
 With --watch the tree is drawn over the whole screen, four times a second, with what each agent is doing, for how long
 its last turn has run, its tokens and its cost; q or Ctrl-C ends it.
@@ -19,11 +23,11 @@ from datetime import UTC, datetime
 from functools import partial
 
 from csa.cli.output import can_redraw, print_json, shorten, tell
-from csa.cli.selecting import find_projects, open_client, refuse_unknown_tools
+from csa.cli.selecting import add_selector, find_projects, open_client, refuse_unknown_tools, selected_if_any
 from csa.errors import StateError, UsageError
 from csa.paths import home
 from csa.runner.client import Csa
-from csa.runner.sessions.listing import PHASES, STATUSES, Selection, select_sessions
+from csa.runner.sessions.listing import PHASES, STATUSES, Selection, last_use, select_sessions
 from csa.store.project import find_work_tree
 from csa.store.sessions import Store
 
@@ -31,14 +35,18 @@ TYPE_CHECKING = False  # see csa/structs.py
 if TYPE_CHECKING:
     import argparse
 
+    from csa.cli.list_format import Template
     from csa.cli.live import Line
+    from csa.runner.session import Session
     from csa.runner.sessions.genealogy import Forest
+    from csa.store.shown import SessionInfo
 
 SHOWN_ON_TERMINAL = 50
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--tree", action="store_true", help="show who started whom")
+    add_selector(parser)
+    parser.add_argument("--tree", action="store_true", help="show who started whom; of SESSION, all below it")
     which = parser.add_argument_group("which sessions")
     which.add_argument("-t", "--tool", metavar="T,..", help="only those in which one of these tools worked")
     which.add_argument(
@@ -47,9 +55,16 @@ def configure(parser: argparse.ArgumentParser) -> None:
     which.add_argument("--branch", metavar="B", help="only those begun on this git branch")
     which.add_argument("--owner", metavar="O", help="only those of this user, or user@host")
     which.add_argument("--since", metavar="WHEN", help="only those used since: 12h, 2d, 3w ago, or a local date")
-    which.add_argument("--limit", type=int, metavar="N", help="at most the N newest; of a tree, N roots")
+    which.add_argument("--limit", type=int, metavar="N", help="at most the first N; of a tree, N roots")
     which.add_argument("--all-projects", action="store_true", help="those of all projects")
+    parser.add_argument(
+        "--sort",
+        choices=("used", "created"),
+        help="which come first: those used last (default), or those created last (default of a tree)",
+    )
     kinds = parser.add_mutually_exclusive_group()
+    kinds.add_argument("-q", "--quiet", action="store_true", help="print ids only, one a line")
+    kinds.add_argument("--format", metavar="TEMPLATE", help="print this for each: '{name} {status}', 'table {name}'")
     kinds.add_argument("--watch", action="store_true", help="keep showing the tree as it changes; needs a terminal")
     kinds.add_argument("--json", action="store_true", help="print an array of objects")
 
@@ -58,17 +73,49 @@ def execute(arguments: argparse.Namespace) -> int:
     if arguments.limit is not None and arguments.limit < 1:
         raise UsageError("--limit takes a number from 1 up.")
     selection = read_selection(arguments, datetime.now(UTC))
+    template = _template(arguments)
     client = open_client()
+    top = _top_of_tree(client, arguments)
     if arguments.watch:
-        if not selection.is_everything or arguments.all_projects:
+        if not selection.is_everything or arguments.all_projects or top:
             raise UsageError("--watch shows the whole tree of one project.", hint="csa top shows all projects")
         return _watch(client, arguments.limit)
-    stores = find_projects(client.store.root) if arguments.all_projects else [client.store]
-    if not arguments.json:
+    stores = find_projects(client.store.root) if arguments.all_projects else [top.store if top else client.store]
+    if not (arguments.json or arguments.quiet):
         _hint_at_worktree(client)
     if arguments.tree:
-        return _list_tree(client, stores, selection, arguments)
-    return _list_rows(client, stores, selection, arguments)
+        return _list_tree(client, stores, selection, arguments, template=template, top=top)
+    return _list_rows(client, stores, selection, arguments, template)
+
+
+def _template(arguments: argparse.Namespace) -> Template | None:
+    """Return what each session is printed with; None for the table as it is."""
+    if arguments.quiet:
+        arguments.format = "{id}"
+    if arguments.format is None:
+        return None
+    from csa.cli.list_format import Template  # noqa: PLC0415  # a plain list needs none of it
+
+    found = Template(arguments.format)
+    return None if found.is_plain_table else found
+
+
+def _top_of_tree(client: Csa, arguments: argparse.Namespace) -> Session | None:
+    """Return the session whose tree is asked for."""
+    selector = selected_if_any(arguments)
+    if selector is None:
+        return None
+    if not arguments.tree:
+        raise UsageError("A list is of all sessions.", hint=f"csa session list --tree {selector}")
+    return client.session(selector, retired=True)
+
+
+def _print_lines(template: Template, infos: list[SessionInfo]) -> int:
+    from csa.cli.list_table import View  # noqa: PLC0415  # JSON needs none of it
+
+    for line in template.lines(View({}), infos):
+        print(line)
+    return 0
 
 
 def _hint_at_worktree(client: Csa) -> None:
@@ -114,36 +161,66 @@ def _names(text: str | None) -> frozenset[str]:
     return frozenset(name.strip() for name in (text or "").split(",") if name.strip())
 
 
-def _list_rows(client: Csa, stores: list[Store], selection: Selection, arguments: argparse.Namespace) -> int:
+def _list_rows(
+    client: Csa,
+    stores: list[Store],
+    selection: Selection,
+    arguments: argparse.Namespace,
+    template: Template | None,
+) -> int:
     on_terminal = sys.stdout.isatty() and not arguments.json
-    listing = select_sessions(stores, selection, limit=arguments.limit or (SHOWN_ON_TERMINAL if on_terminal else None))
+    limit = arguments.limit or (SHOWN_ON_TERMINAL if on_terminal else None)
+    listing = select_sessions(stores, selection, limit=limit, by_use=arguments.sort != "created")
     if not listing.infos:
         refuse_unknown_tools(client, stores, selection.tools)  # this looks further than the list did
     if arguments.json:
         extra = {store.pathname: {"project": str(store.project)} if arguments.all_projects else {} for store in stores}
         print_json([{**info.to_json(), **extra[info.store.pathname]} for info in listing.infos])
         return 0
-    if not listing.infos:
+    if template:
+        _print_lines(template, listing.infos)
+    elif not listing.infos:
         return _say_none(selection)
-    from csa.cli.list_table import View, print_table, print_totals  # noqa: PLC0415  # JSON needs none of it
+    else:
+        from csa.cli.list_table import View, print_table, print_totals  # noqa: PLC0415  # JSON needs none of it
 
-    view = View(_current(stores))
-    print_table(view, listing.infos, _places(client, stores) if arguments.all_projects else None)
-    print_totals(view, listing.infos, more=listing.more)
-    if listing.more:
+        view = View(_current(stores))
+        print_table(view, listing.infos, _places(client, stores) if arguments.all_projects else None)
+        print_totals(view, listing.infos, more=listing.more)
+    if listing.more and not (arguments.quiet and arguments.limit):
         total = len(listing.infos) + listing.more
-        print(f"... and {listing.more} more (--limit {total} shows all)", file=sys.stderr)
+        tell("csa", f"... and {listing.more} more (--limit {total} shows all)")
     return 0
 
 
-def _list_tree(client: Csa, stores: list[Store], selection: Selection, arguments: argparse.Namespace) -> int:
-    from csa.runner.sessions.genealogy import add_relatives, arrange_sessions, keep_matching, roll_up  # noqa: PLC0415  # a plain list needs none of it
+def _list_tree(
+    client: Csa,
+    stores: list[Store],
+    selection: Selection,
+    arguments: argparse.Namespace,
+    *,
+    template: Template | None,
+    top: Session | None,
+) -> int:
+    from csa.runner.sessions.genealogy import (  # noqa: PLC0415  # a plain list needs none of it
+        add_relatives,
+        arrange_sessions,
+        items,
+        keep_matching,
+        roll_up,
+        subtree,
+    )
 
-    everything = Selection(statuses=frozenset((*STATUSES, *PHASES))) if selection.wants_retired else Selection()
+    wants_retired = selection.wants_retired or (top is not None and top.record.is_retired)
+    everything = Selection(statuses=frozenset((*STATUSES, *PHASES))) if wants_retired else Selection()
     infos = select_sessions(stores, everything).infos
     if not arguments.all_projects:
-        infos = add_relatives(client.store, infos)
+        infos = add_relatives(stores[0], infos)
     whole = arrange_sessions(infos)
+    if top:
+        whole = subtree(whole, top)
+    if arguments.sort == "used":
+        whole.sort(key=lambda root: max(map(last_use, items(root)), default=0.0), reverse=True)
     forest = whole if selection.is_everything else keep_matching(whole, selection)
     shown = forest[: arguments.limit]
     if not shown:
@@ -151,6 +228,8 @@ def _list_tree(client: Csa, stores: list[Store], selection: Selection, arguments
     if arguments.json:
         print_json(_tree_to_json(whole, shown))
         return 0
+    if template:
+        return _print_lines(template, items(*shown))
     if not shown:
         return _say_none(selection)
     from csa.cli.list_table import View, print_totals  # noqa: PLC0415  # JSON needs none of it
@@ -162,7 +241,7 @@ def _list_tree(client: Csa, stores: list[Store], selection: Selection, arguments
     print_totals(view, infos, more=0)
     if len(shown) < len(forest):
         rest = len(forest) - len(shown)
-        print(f"... and {rest} more tree{'s' * (rest != 1)} (--limit {len(forest)} shows all)", file=sys.stderr)
+        tell("csa", f"... and {rest} more tree{'s' * (rest != 1)} (--limit {len(forest)} shows all)")
     return 0
 
 

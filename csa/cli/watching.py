@@ -28,7 +28,7 @@ from csa.cli.selecting import (
     Unlistable,
     add_selector,
     add_selectors,
-    announce_elsewhere,
+    find,
     find_all,
     open_client,
     selected,
@@ -159,16 +159,13 @@ def execute_attach(arguments: argparse.Namespace) -> int:
     Progress goes to stderr, the answer to stdout. Ctrl-C detaches: the turn goes on. Of a session that does not run,
     the answer of its last turn is printed. Exits as csa session wait does; 130 when detached.
 
-    With --interactive the tool's own interface is opened on the conversation, here on the terminal, until you leave it.
-    The session is locked meanwhile; what is said there is known to the tool, and not recorded in the transcript. Exits
-    0 when the tool did, else 1; 4 when a turn runs.
+    With --interactive it is csa open: the tool's own interface.
     """
-    client = open_client()
-    session = client.session(selected(arguments), retired=not arguments.interactive)
-    session_id = session.session_id
     if arguments.interactive:
-        announce_elsewhere(client, session)
-        return _interact(session, arguments)
+        return execute_open(arguments)
+    client = open_client()
+    session = client.session(selected(arguments), retired=True)
+    session_id = session.session_id
     if arguments.tool:
         raise UsageError("--tool is for --interactive.")
     refuse_endless_wait(client.caller, session_id, verb="attach to")
@@ -187,11 +184,25 @@ def execute_attach(arguments: argparse.Namespace) -> int:
     return _print_end(session, seen, as_json=arguments.json)
 
 
-def _interact(session: Session, arguments: argparse.Namespace) -> int:
-    """Open the tool's own interface."""
+def configure_open(parser: argparse.ArgumentParser) -> None:
+    add_selector(parser)
+    parser.add_argument("-t", "--tool", metavar="T", help="the tool to open (default: that of the last turn)")
+    parser.set_defaults(json=False)
+
+
+def execute_open(arguments: argparse.Namespace) -> int:
+    """Open the tool's own interface on a session's conversation, here on the terminal, until you leave it.
+
+    The session is locked meanwhile. What you say there is known to the tool, and not recorded in the transcript.
+    csa attach --interactive does the same.
+
+    Exits 0 when the tool did, else 1; 4 when a turn is running.
+    """
+    client = open_client()
+    session = find(client, selected(arguments), acts=True)
     session_id = session.session_id
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
-        raise UsageError("--interactive needs a terminal.", hint=f'csa run --session {session_id} "..."')
+        raise UsageError("This needs a terminal.", hint=f'csa run --session {session_id} "..."')
     if arguments.json:
         raise UsageError("--interactive and --json exclude each other.")
     from csa.runner.sessions.interactive import Interaction  # noqa: PLC0415  # brings pexpect and anyio

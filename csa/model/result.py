@@ -37,7 +37,34 @@ class Link(Struct, kw_only=True):
 
 
 class RunResult(Struct, kw_only=True):
-    """The outcome of one turn. `exit_code` is csa's, `tool_exit_code` the tool's own (None when it had none)."""
+    """The outcome of one turn.
+
+    Attributes:
+        session_id: the session's ULID.
+        turn: the turn's number in the session, from 1 on.
+        tool: the tool that ran it.
+        status: "succeeded", "failed", "cancelled", "timed_out", "killed" or "lost".
+        exit_code: what `csa run` exits with.
+        tool_exit_code: the tool's own; None when it had none.
+        signal: the number of the signal that ended the tool, if one did.
+        model: the model that answered, as far as the tool says.
+        provider_session_id: the tool's own name for the conversation.
+        stop_reason: why the model stopped, in the tool's words.
+        text: the answer.
+        summary: its first line, cut to 200 characters.
+        error_kind: "auth", "rate_limit", "quota", "budget" and others; None for a success.
+        error_message: what is wrong, in one sentence.
+        retry_at: when the provider can be asked again, where that was stated.
+        usage: tokens and cost; None where the tool says nothing.
+        duration_s: seconds of wall time.
+        started_at: when it began, in UTC.
+        finished_at: when it ended, in UTC.
+        peak_rss_bytes: the most memory that the tool and all it started had at once.
+        denied: what the agent was not allowed to do.
+        artifacts: names of what the turn has left among the session's artifacts.
+        head: the project's git commit when the turn had ended.
+        chain: the turns of the run, this one last, where a fallback made more than one.
+    """
 
     session_id: str
     turn: int
@@ -53,7 +80,7 @@ class RunResult(Struct, kw_only=True):
     summary: str = ""
     error_kind: str | None = None
     error_message: str | None = None
-    retry_at: datetime | None = None  # when the provider can be asked again, where that was stated
+    retry_at: datetime | None = None
     usage: Usage | None = None
     duration_s: float = 0.0
     started_at: datetime
@@ -61,8 +88,8 @@ class RunResult(Struct, kw_only=True):
     peak_rss_bytes: int | None = None
     denied: tuple[str, ...] = ()
     artifacts: tuple[str, ...] = ()
-    head: str | None = None  # the project's commit when the turn had ended
-    chain: tuple[Link, ...] = ()  # the turns of the run, this one last, where a fallback made more than one
+    head: str | None = None
+    chain: tuple[Link, ...] = ()
 
     @property
     def error(self) -> dict[str, str] | None:

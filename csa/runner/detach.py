@@ -14,7 +14,6 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from datetime import timedelta
-from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +21,12 @@ from csa import errors
 from csa.errors import BusyError, CsaError, RefusedError, UsageError
 from csa.model.permission import Permission
 from csa.runner.ancestry import IDENTITY_VARIABLES
-from csa.runner.client import Csa
+from csa.runner.context import Context
 from csa.runner.environment import outer_sandbox
 from csa.runner.inherited import without_descriptors, without_repository
 from csa.runner.on_finish import FollowUp
 from csa.runner.request import RunRequest
+from csa.runner.turns.planning import plan_turn
 from csa.store.sessions import Store
 from csa.structs import Struct, asdict, replace
 
@@ -58,13 +58,13 @@ class Detached(Struct):
 
 
 def start_detached(
-    client: Csa, request: RunRequest, *, wait_s: float | None = None, on_finish: FollowUp | None = None
+    context: Context, request: RunRequest, *, wait_s: float | None = None, on_finish: FollowUp | None = None
 ) -> Detached:
     """Start the turn and return when its session can be found by any process.
 
     With `wait_s`, a busy session or a full limit is waited for so long; `on_finish` is as for `run_on_finish`.
 
-    Raises as `Csa.plan` and entering a turn do, and:
+    Raises as `plan_turn` and entering a turn do, and:
         UsageError: an ephemeral session would be gone before anyone could look.
         RefusedError: csa runs in a sandbox whose end would end the supervisor.
     """
@@ -75,26 +75,26 @@ def start_detached(
             hint="run it in the foreground, or give the calling session --permission full",
         )
     deadline = time.monotonic() + (wait_s or 0.0)
-    plan = client.plan(request)
+    plan = plan_turn(context, request)
     session_id = plan.state.session_id
     pinned = request if plan.is_new else replace(request, session=session_id, session_id=None, last=False)
     order = {
         "request": request_to_json(pinned),
         "session_id": session_id,
-        "directory": str(client.context.directory),
-        "command": client.context.command,
+        "directory": str(context.directory),
+        "command": context.command,
         "wait_s": wait_s,
         "on_finish": asdict(on_finish) if on_finish else None,
-        "caller": {name: client.context.environ.get(name) for name in IDENTITY_VARIABLES},
+        "caller": {name: context.environ.get(name) for name in IDENTITY_VARIABLES},
     }
     store = plan.context.store
     try:
-        environ = _environment(client.context.environ, store, session_id)
+        environ = _environment(context.environ, store, session_id)
         return _start(order, environ, project=str(store.project))
     except AppearedError:  # its name has come to mean another session, whose supervisor has to be another
         if wait_s is None or time.monotonic() >= deadline:
             raise
-        return start_detached(client, request, wait_s=deadline - time.monotonic(), on_finish=on_finish)
+        return start_detached(context, request, wait_s=deadline - time.monotonic(), on_finish=on_finish)
 
 
 def parked_order(order: dict[str, Any], request: RunRequest) -> dict[str, Any]:
@@ -162,7 +162,7 @@ def _converted(name: str, value: Any, way: int) -> Any:
 
 
 _FORMS: Mapping[str, tuple[Callable[[Any], Any], Callable[[Any], Any]]] = {  # to JSON and back
-    "Permission | None": (attrgetter("value"), Permission),
+    "Permission | PermissionName | None": (lambda level: Permission(level).value, Permission),
     "timedelta | None": (timedelta.total_seconds, lambda seconds: timedelta(seconds=seconds)),
     "Path | None": (os.fspath, Path),
     "tuple[str, ...] | None": (list, tuple),

@@ -74,9 +74,9 @@ def listed(place: Place, *words: str) -> list[int]:
 @pytest.mark.parametrize(
     ("words", "numbers"),
     [
-        ([], [5, 4, 3, 2, 1, 0]),
+        ([], [5, 4, 3, 1, 2, 0]),
         (["--tool", "codex"], [1, 0]),
-        (["--tool", "claude-code,gemini-cli"], [3, 2, 1]),
+        (["--tool", "claude-code,gemini-cli"], [3, 1, 2]),
         (["--branch", "feat/x"], [1]),
         (["--owner", "other"], [0]),
         (["--owner", "other@there"], [0]),
@@ -85,21 +85,25 @@ def listed(place: Place, *words: str) -> list[int]:
         (["--status", "succeeded"], [3, 1, 0]),
         (["--status", "damaged"], [5]),
         (["--status", "available"], [4]),
-        (["--status", "active"], [3, 2, 1, 0]),
+        (["--status", "active"], [3, 1, 2, 0]),
         (["--status", "retired"], [6]),
-        (["--status", "retired,failed"], [6, 2]),
+        (["--status", "retired,failed"], [2, 6]),
         (["--status", "retired", "--owner", "other"], []),
         (["--since", "2d"], [4, 3, 1]),
-        (["--since", "1w"], [4, 3, 2, 1]),
-        (["--since", "2020-01-01"], [4, 3, 2, 1, 0]),
+        (["--since", "1w"], [4, 3, 1, 2]),
+        (["--since", "2020-01-01"], [4, 3, 1, 2, 0]),
         (["--since", "3d", "--tool", "codex,gemini-cli", "--status", "failed"], [2]),
         (["--limit", "2"], [5, 4]),
         (["--tool", "codex", "--limit", "1"], [1]),
+        (["--limit", "5"], [5, 4, 3, 1, 2]),
+        (["--sort", "used", "--tool", "codex,gemini-cli"], [1, 2, 0]),
+        (["--sort", "created"], [5, 4, 3, 2, 1, 0]),
+        (["--sort", "created", "--limit", "4"], [5, 4, 3, 2]),
     ],
     ids=lambda value: " ".join(value) if value and isinstance(value[0], str) else None,
 )
 def test_filters(place: Place, store: Store, words: list[str], numbers: list[int]) -> None:
-    """Each filter narrows; several must all fit; sessions come newest first."""
+    """Each filter narrows; several must all fit; sessions used last come first, or as --sort says."""
     assert listed(place, *words) == numbers
 
 
@@ -118,6 +122,44 @@ def test_dates_are_local(place: Place, zone: str) -> None:
         found = [place.run(*command, "--since", each.isoformat(), "--json", env=env) for each in (before, after)]
         counts = [len(each.json) if command[0] == "session" else each.json["total"]["turns"] for each in found]
         assert counts == [1, 0]
+
+
+def test_only_ids(place: Place, store: Store) -> None:
+    """--quiet prints whole ids and nothing else, so that they can be passed on; none when none fits."""
+    done = place.run("session", "list", "-q", "--status", "failed,lost")
+    assert (done.out.split(), done.err) == ([session_id(4), session_id(2)], "")
+    assert place.run("session", "list", "-q", "--limit", "1").err == ""
+    assert place.run("session", "list", "-q", "--branch", "none").out == ""
+    assert place.run("session", "list", "-q", "--tree", "--tool", "codex").out.split()[0] == session_id(1)
+
+
+def test_a_format(place: Place, store: Store) -> None:
+    """--format prints fields by name; what a record does not say is `-`, and what is no field is refused."""
+    text = r"{name:<6}|{status:>10}\t{tools} {tokens} {{x}}"
+    lines = place.run("session", "list", "--format", text).out.splitlines()
+    assert lines[:2] == ["-     |   damaged\t- - {x}", "auth  |      lost\topencode - {x}"]
+    lines = place.run("session", "list", "--format", "table {name} {turns}", "--limit", "2").out.splitlines()
+    assert lines == ["NAME  TURNS", "-     -", "auth  1"]
+    plain = place.run("session", "list").out
+    assert place.run("session", "list", "--format", "table").out == plain
+    for wrong in ("{nam}", "{name.__class__}", "{id[0]}", "{name!r}", "{name:{id}}", "{", "{}", "no field"):
+        done = place.run("session", "list", "--format", wrong)
+        assert (done.code, done.out) == (2, ""), wrong
+        assert "the fields are name, id, " in done.err, wrong
+
+
+def test_the_tree_of_one_session(place: Place, store: Store) -> None:
+    """`list --tree S` is the session and all below it, also of one that was deleted; without --tree S is a mistake."""
+    write_session(store, 8, parent_session_id=session_id(3), depth=2)
+    for words in (["--tree", session_id(3)], ["--tree", "-s", session_id(3)], [session_id(3), "--tree", "-q"]):
+        lines = place.run("session", "list", *words).out.splitlines()
+        assert [line.strip("└─ ").split()[0] for line in lines[:2]] == [session_id(3), session_id(8)], words
+    (item,) = place.run("session", "list", "--tree", "auth", "--json").json
+    assert (item["name"], item["subtree"]["sessions"]) == ("auth", 1)
+    assert place.run("session", "list", "--tree", session_id(6), "-q").out.split() == [session_id(6)]
+    assert place.run("session", "list", "--tree", "nobody").code == 3
+    done = place.run("session", "list", "auth")
+    assert (done.code, "--tree auth" in done.err) == (2, True)
 
 
 def test_wrong_filters(place: Place) -> None:
@@ -152,8 +194,8 @@ def test_table_in_a_pipe(place: Place, store: Store) -> None:
     """In a pipe there are whole ids, all of the text, and a line of totals."""
     head, *rows, totals = place.run("session", "list").out.splitlines()
     assert head.split() == ["ID", "AGE", "STATUS", "TOOL", "TURNS", "TOKENS", "DESCRIPTION"]
-    assert [row.split()[0] for row in rows] == [session_id(number) for number in (5, 4, 3, 2, 1, 0)]
-    assert re.search(r"  1h succeeded codex,claude-code +2   104k work 1$", rows[4])
+    assert [row.split()[0] for row in rows] == [session_id(number) for number in (5, 4, 3, 1, 2, 0)]
+    assert re.search(r"  1h succeeded codex,claude-code +2   104k work 1$", rows[3])
     assert rows[1].endswith("[auth] work 4")
     assert "state.toml" in rows[0]
     assert totals == "6 sessions, 0 running, 6 turns, 107k+ tokens, $0.50+"
@@ -195,9 +237,9 @@ def test_all_projects(place: Place, store: Store) -> None:
     other = Store(place.state_root, place.tmp / "other")
     write_session(other, 40, description="elsewhere")
     items = place.run("session", "list", "--all-projects", "--json").json
-    assert (items[0]["project"], items[0]["description"]) == (str(other.project), "elsewhere")
-    assert {item["project"] for item in items[1:]} == {str(place.project)}
-    head, first, *_ = place.run("session", "list", "--all-projects").out.splitlines()
+    assert (items[1]["project"], items[1]["description"]) == (str(other.project), "elsewhere")
+    assert {item["project"] for item in (items[0], *items[2:])} == {str(place.project)}
+    head, _, first, *_ = place.run("session", "list", "--all-projects").out.splitlines()
     assert "PROJECT" in head
     assert str(other.project) in first
     assert listed(place, "--all-projects", "--branch", "main", "--tool", "codex") == [40, 0]

@@ -154,10 +154,9 @@ def test_a_supervisor_without_stderr(place: Place) -> None:
     code = """
 import os
 from csa.runner.client import Csa
-from csa.runner.detach import start_detached
 from csa.runner.request import RunRequest
 os.close(2)
-print(start_detached(Csa.from_environment("."), RunRequest(prompt="go", tool="codex")).session_id)
+print(Csa.from_environment(".").start(RunRequest(prompt="go", tool="codex")).session_id)
 """
     done = place.shell([sys.executable, "-c", code])
     session_id = done.out.strip()

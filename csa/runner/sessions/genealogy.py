@@ -8,6 +8,7 @@ from csa.errors import StateError
 from csa.model.genealogy import Node, Rollup, Span, build_forest, nodes_above, prune, tell_apart, walk
 from csa.model.usage import Usage
 from csa.paths import SessionPaths
+from csa.runner.session import Session
 from csa.runner.sessions.listing import Selection, infos_of
 from csa.store.observer import Observer
 from csa.store.sessions import Store
@@ -42,6 +43,12 @@ def arrange_sessions(infos: Sequence[SessionInfo], *, with_forks: bool = True) -
 def items(*roots: Node[SessionInfo]) -> list[SessionInfo]:
     """Return the sessions of some trees, parents before children."""
     return [node.item for node in walk(roots) if node.item]
+
+
+def subtree(forest: Forest, top: Session) -> Forest:
+    """Return the tree of one session; nothing where it has gone in this moment."""
+    key = top.store.key(top.session_id)
+    return [node for node in walk(forest) if node.item and node.item.store.key(node.item.session_id) == key][:1]
 
 
 def is_fork_edge(parent: SessionInfo | None, child: SessionInfo) -> bool:

@@ -1,4 +1,4 @@
-"""Which sessions there are, for `session list` and whoever asks the library: newest first, filtered, as values.
+"""Which sessions there are, for `csa ls` and whoever asks the library: newest first, filtered, as values.
 
 Of each session is read only what the question needs: a list of the newest reads no others, and a status, which costs a
 look at the lock and the journal, is asked for when it is wanted.
@@ -6,7 +6,8 @@ look at the lock and the journal, is asked for when it is wanted.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime
 
 from csa.paths import RETIRED
@@ -98,14 +99,24 @@ class Listing(Struct):
 EVERYTHING = Selection()
 
 
-def select_sessions(stores: Iterable[Store], selection: Selection = EVERYTHING, *, limit: int | None = None) -> Listing:
-    """Return the sessions of some stores, newest first; one that is removed meanwhile is passed over."""
+def select_sessions(
+    stores: Iterable[Store],
+    selection: Selection = EVERYTHING,
+    *,
+    limit: int | None = None,
+    by_use: bool = False,
+) -> Listing:
+    """Return the sessions of some stores, those created last first, or with `by_use` those used last.
+
+    One that is removed meanwhile is passed over.
+    """
     infos: list[SessionInfo] = []
+    uses: list[float] = []  # a heap of the last uses of the `limit` used last
     more = 0
-    found = sorted((entry for store in stores for entry in _entries(store, selection)), key=_id_of, reverse=True)
+    found = _in_order([entry for store in stores for entry in _entries(store, selection)], limit, by_use=by_use)
     may_fit = selection.sieve()
-    for position, (session_id, directory, siblings) in enumerate(found):
-        is_full = limit is not None and len(infos) >= limit
+    for position, (written, (session_id, directory, siblings)) in enumerate(found):
+        is_full = limit is not None and len(infos) >= limit and (not by_use or uses[0] >= written)
         if is_full and selection.is_everything:
             more = len(found) - position
             break
@@ -124,9 +135,45 @@ def select_sessions(stores: Iterable[Store], selection: Selection = EVERYTHING, 
             continue
         if is_full:
             more += 1
-        else:
-            infos.append(info)
-    return Listing(infos, more)
+            continue
+        infos.append(info)
+        if by_use and limit is not None:
+            _note_use(uses, last_use(info), limit)
+    if by_use:
+        infos.sort(key=lambda info: (last_use(info), info.session_id), reverse=True)
+    return Listing(infos[:limit], more + len(infos[limit or len(infos) :]))
+
+
+def last_use(info: SessionInfo) -> float:
+    """Return when a session was used last, in Unix seconds; when it was written, where its record cannot be read."""
+    return info.state.last_accessed.timestamp() if info.state else _written(info.record.paths.pathname)
+
+
+def _in_order(entries: Sequence[_Entry], limit: int | None, *, by_use: bool) -> list[tuple[float, _Entry]]:
+    """Return the sessions in the order in which they are looked at, each with the moment before which it was used.
+
+    A record is written when its session is used, or later: those used last are found without reading the others.
+    """
+    if not by_use or limit is None:
+        return [(0.0, entry) for entry in sorted(entries, key=_id_of, reverse=True)]
+    found = [(_written(f"{entry[1]}/{entry[0]}"), entry) for entry in entries]
+    return sorted(found, key=lambda each: (each[0], each[1][0]), reverse=True)
+
+
+def _written(session: str) -> float:
+    try:
+        return os.stat(f"{session}/state.toml").st_mtime
+    except OSError:
+        return 0.0
+
+
+def _note_use(uses: list[float], use: float, limit: int) -> None:
+    from heapq import heappush, heappushpop  # noqa: PLC0415  # few listings need it
+
+    if len(uses) < limit:
+        heappush(uses, use)
+    else:
+        heappushpop(uses, use)
 
 
 def infos_of(store: Store, ids: Iterable[str]) -> Iterator[SessionInfo]:
