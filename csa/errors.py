@@ -36,13 +36,22 @@ class CsaError(Exception):
         self.message = message
         self.hint = hint
 
+    def to_json(self) -> dict[str, object]:
+        """Return the error object of every `--json`; `code` is deprecated."""
+        known = {"kind": self.code, "message": self.message, "hint": self.hint}
+        return {**known, "exit_code": self.exit_code, "code": self.code}
+
 
 class UsageError(CsaError):
+    """Arguments contradict each other, or a value is out of range."""
+
     code = "usage"
     exit_code = 2
 
 
 class NotFoundError(CsaError):
+    """There is no such session, project or record."""
+
     code = "not_found"
     exit_code = 3
 
@@ -86,6 +95,8 @@ class BusyError(CsaError):
 
 
 class RefusedError(CsaError):
+    """A limit, a budget, or the caller's own place among the sessions forbids it."""
+
     code = "refused"
     exit_code = 5
 
@@ -139,16 +150,22 @@ class DeniedError(StateError):
 
 
 class ArchiveError(CsaError):
+    """What is to be imported is not an archive of csa, or is damaged."""
+
     code = "damaged"
     exit_code = 6
 
 
 class ConfigError(CsaError):
+    """A config file or a CSA_CONF_* variable is wrong."""
+
     code = "config"
     exit_code = 6
 
 
 class ToolUnavailableError(CsaError):
+    """The tool is not installed, or cannot be used."""
+
     code = "tool"
     exit_code = 7
 

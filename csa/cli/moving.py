@@ -199,7 +199,7 @@ def execute_import(arguments: argparse.Namespace) -> int:
         loss = record_act(context, "session import", item.session_id, what="imported", old_id=item.old_id)
         warn([loss] if loss else [])
     if arguments.json:
-        print_json([_imported_to_json(item) for item in imported])
+        print_json([_imported_to_json(item, context.store) for item in imported])
         return 0
     for item in imported:
         print(f"{item.session_id}  {one_line(item.description)}")
@@ -216,13 +216,15 @@ def _open_archive(path: str) -> IO[bytes]:
         raise NotFoundError(f"There is no file {path}.") from error
 
 
-def _imported_to_json(item: Imported) -> dict[str, object]:
+def _imported_to_json(item: Imported, store: Store) -> dict[str, object]:
     return {
-        "id": item.session_id,
+        "session_id": item.session_id,
+        "project": store.project_pathname,
         "old_id": item.old_id,
         "description": item.description,
         "dropped_name": item.dropped_name,
         "is_copy": item.is_copy,
+        "id": item.session_id,
     }
 
 

@@ -11,6 +11,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Mapping
 from datetime import timedelta
@@ -143,6 +144,7 @@ def _start(order: dict[str, Any], environ: dict[str, str], *, project: str) -> D
     if "error" in said:
         process.wait(START_LIMIT_S)
         raise _error_from(said["error"])
+    threading.Thread(target=process.wait, daemon=True).start()  # who lives on is to have no zombie of it
     return Detached(said["session_id"], said["turn"], said["tool"], process.pid, project)
 
 

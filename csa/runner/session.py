@@ -11,6 +11,7 @@ from functools import cached_property
 
 from csa.errors import AmbiguousError, NotFoundError, RetiredError, StateError, UsageError
 from csa.store.sessions import MAX_MATCHES_SHOWN, Record, Store, Target
+from csa.structs import replace
 
 TYPE_CHECKING = False  # see csa/structs.py
 if TYPE_CHECKING:
@@ -38,14 +39,17 @@ class Session:
 
     @property
     def store(self) -> Store:
+        """The store of its project."""
         return self.context.store
 
     @property
     def project(self) -> Path:
+        """The directory of its project."""
         return self.context.store.project
 
     @property
     def target(self) -> Target:
+        """What tells it from all others: its store, and its id."""
         return self.context.store, self.session_id
 
     @property
@@ -85,7 +89,8 @@ class Session:
         from csa.store.results import load_result  # noqa: PLC0415  # as above
 
         try:
-            return load_result(self.files, self.session_id, turn=turn, redact=self._redact_answer)
+            found = load_result(self.files, self.session_id, turn=turn, redact=self._redact_answer)
+            return replace(found, project=self.store.project_pathname)
         except NotFoundError:
             fault = self.record.examine().record.fault
             if fault is not None:

@@ -54,8 +54,8 @@ class KillResult(Struct, kw_only=True):
     def to_json(self) -> dict[str, Any]:
         """Return the object that `session kill --json` prints of it."""
         names = ("session_id", "project", "outcome", "status", "tool", "turn", "forced")
-        error = self.error and {"code": self.error.code, "message": self.error.message, "hint": self.error.hint}
-        return {**{name: getattr(self, name) for name in names}, "error": error}
+        known = {name: getattr(self, name) for name in names}
+        return {**known, "tool": self.tool or None, "turn": self.turn or None, "error": self.error and self.error.to_json()}
 
 
 class _Asked(Struct, frozen=False):
