@@ -130,13 +130,10 @@ def read_selection(arguments: argparse.Namespace, now: datetime) -> Selection:
     """Return what the filters say; UsageError when one says nothing that can be."""
     statuses = _names(arguments.status)
     for status in statuses - {*STATUSES, *PHASES}:
-        from difflib import get_close_matches  # noqa: PLC0415  # only a typo pays for it
+        from csa.nearest import did_you_mean  # noqa: PLC0415  # only a typo pays for it
 
-        close = get_close_matches(status, (*STATUSES, *PHASES), n=1)
-        raise UsageError(
-            f"There is no status '{status}'.",
-            hint=f"did you mean '{close[0]}'?" if close else ", ".join((*STATUSES, *PHASES)),
-        )
+        known = (*STATUSES, *PHASES)
+        raise UsageError(f"There is no status '{status}'.", hint=did_you_mean(status, known) or ", ".join(known))
     return Selection(
         tools=_names(arguments.tool),
         statuses=statuses,
