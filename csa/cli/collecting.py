@@ -12,11 +12,12 @@ from csa.cli.output import (
     can_redraw,
     count_of,
     cut_behind,
+    error_to_json,
     is_in_background,
     lossy,
     one_line,
-    error_to_json,
     print_json,
+    tell,
     terminal_width,
     warn,
 )
@@ -25,7 +26,7 @@ from csa.cli.selecting import (
     open_client,
     refuse_unknown_tools,
 )
-from csa.errors import UsageError
+from csa.errors import StateError, UsageError
 from csa.model.collection import Rule
 from csa.model.duration import parse_duration
 from csa.runner.context import Context
@@ -259,8 +260,7 @@ def _warn_of_rest(report: Report, *, damaged: bool) -> None:
     warn(f"damaged, left as it is: {fault.message}" for _, fault in shown)
     warn(report.failures)
     if shown:
-        with lossy(sys.stderr):
-            print("hint: csa session validate says more; --damaged removes old ones", file=sys.stderr)
+        tell("hint", "csa session validate says more; --damaged removes old ones")
 
 
 def _damaged_to_json(session_id: str, fault: StateError) -> dict[str, object]:

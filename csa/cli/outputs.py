@@ -13,7 +13,7 @@ from itertools import islice
 from pathlib import Path
 
 from csa.cli.describe import describe
-from csa.cli.output import Style, cut, one_line, print_json, printable, terminal_width, text_for
+from csa.cli.output import Style, cut, one_line, print_json, printable, tell, terminal_width, text_for
 from csa.cli.selecting import add_selector, find_to_read, find_to_show
 from csa.cli.signs import about_sessions, signs_of_life
 from csa.errors import NotFoundError, UsageError
@@ -248,7 +248,7 @@ def execute_artifacts(arguments: argparse.Namespace) -> int:
 
 def _print_artifacts(artifacts: Sequence[Artifact]) -> None:
     if not artifacts:
-        print("no artifacts", file=sys.stderr)
+        tell("csa", "no artifacts")
         return
     if not sys.stdout.isatty():
         print("\n".join(str(item.path) for item in artifacts))

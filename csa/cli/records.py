@@ -11,10 +11,10 @@ from csa.cli.output import (
     count_of,
     cut,
     cut_behind,
-    lossy,
     one_line,
     print_json,
     printable,
+    tell,
     terminal_width,
     warn,
 )
@@ -68,8 +68,7 @@ def execute_validate(arguments: argparse.Namespace) -> int:
     if not arguments.json:
         print(f"{count_of(len(ids), 'session')} checked, {len(damaged)} damaged")
     if damaged and not arguments.json:
-        with lossy(sys.stderr):
-            print(f"hint: csa session repair --dry-run -s {next(iter(damaged))}", file=sys.stderr)
+        tell("hint", f"csa session repair --dry-run -s {next(iter(damaged))}")
     return StateError.exit_code if damaged else 0
 
 
@@ -205,7 +204,7 @@ def _chosen_session(client: Csa, arguments: argparse.Namespace) -> tuple[str | N
 def _print_checkpoints(found: list[Checkpoint], verdicts: list[Verification | None], *, of_one: bool) -> None:
     if not found:
         print("No checkpoints found")
-        print("hint: csa session checkpoint --session S makes one", file=sys.stderr)
+        tell("hint", "csa session checkpoint -s S makes one")
     style, width = Style(sys.stdout), terminal_width(sys.stdout)
     for each, verdict in zip(found, verdicts, strict=True):
         facts = each.facts
@@ -265,5 +264,5 @@ def execute_log(arguments: argparse.Namespace) -> int:
         print(head + cut(text, width and width - len(name) - 2 - len(clock) - 2 - 9))
     if not entries:
         print("Nothing in the git history of this session yet")
-        print(f"hint: csa session checkpoint --session {session.session_id} makes a checkpoint", file=sys.stderr)
+        tell("hint", f"csa session checkpoint -s {session.session_id} makes a checkpoint")
     return 0

@@ -9,10 +9,9 @@ config file as much as names the key, the configuration is not read.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Collection, Iterable
 
-from csa.cli.output import cut, lossy, one_line, print_problem, printable, warn
+from csa.cli.output import cut, one_line, print_problem, tell, warn
 from csa.errors import ConfigError, StateError, UsageError
 from csa.ids import unique_prefix_length
 from csa.paths import user_config_file
@@ -88,8 +87,7 @@ def find_to_show(arguments: argparse.Namespace) -> Session:
     if (selector := selected_if_any(arguments)) is not None:
         return find(open_client(), selector, retired=True)
     session = find(open_client(), "@last")
-    with lossy(sys.stderr):
-        print(f"csa: using {printable(_label(session))}, the session used last", file=sys.stderr)
+    tell("csa", f"using {_label(session)}, the session used last")
     return session
 
 
@@ -142,8 +140,7 @@ def announce_elsewhere(client: Csa, session: Session) -> None:
 
 def announce(session_id: str, project: str) -> None:
     """Say on stderr in which other project a session is."""
-    with lossy(sys.stderr):
-        print(f"csa: session {session_id} is in {printable(project)}", file=sys.stderr)
+    tell("csa", f"session {session_id} is in {project}")
 
 
 def open_client(*, command: str = "csa") -> Csa:
