@@ -89,11 +89,11 @@ def _locks(root: Path) -> list[Check]:
         return [Check("state", "locks", "fail", f"locks do not work in {root}: {problem}", step, EXIT_STATE)]
     if fault:
         detail = (
-            f"locks hold on its file system, but flock(2) does not work there ({os.strerror(fault)}): csa does "
+            f"file locks work, but flock(2) does not work there ({os.strerror(fault)}): csa does "
             "without, but no other program that writes the same sessions sees that one is in use"
         )
         return [Check("state", "locks", "warn", detail, f"{step}, if there are such programs")]
-    return [Check("state", "locks", "ok", "locks hold on its file system")]
+    return [Check("state", "locks", "ok", "file locks work")]
 
 
 def _lock_problem(path: Path) -> str | None:
