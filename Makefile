@@ -70,7 +70,7 @@ lint: $(STAMP)
 	$(BIN)/ruff check --quiet .
 	$(BIN)/ruff format --quiet --check .
 	$(BIN)/mypy --no-error-summary
-	$(BIN)/python docs/examples.py build/examples
+	$(BIN)/python docs/library_examples.py build/examples
 	$(BIN)/mypy --no-error-summary build/examples
 	$(BIN)/basedpyright $(PUBLIC) build/examples/*.py > $(VENV)/pyright.log || { cat $(VENV)/pyright.log; exit 1; }
 	$(BIN)/lint-imports --no-cache > $(VENV)/layers.log || { cat $(VENV)/layers.log; exit 1; }

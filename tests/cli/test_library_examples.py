@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from docs.examples import examples
+from docs.library_examples import examples
 from tests.support import Place
 
 EXAMPLES = dict(examples())
