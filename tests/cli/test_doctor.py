@@ -345,7 +345,7 @@ def test_state_root_that_cannot_be_used(place: Place) -> None:
     for root in (place.state_root, place.state_root / "below"):
         done, checks = doctor(place, {**KEYS, "CSA_STATE_DIR": str(root)})
         assert done.code == 6
-        assert f"{place.state_root} is no directory" in checks["state root"]["detail"]
+        assert f"{place.state_root} is not a directory" in checks["state root"]["detail"]
     assert place.state_root.read_text() == ""
 
 
