@@ -82,6 +82,7 @@ PURPOSES: tuple[tuple[str, tuple[Command, ...]], ...] = (
         (
             Command(("session", "list"), "session_list", "list the project's sessions, or their tree"),
             Command(("session", "show"), "conversation", "print a session's conversation"),
+            Command(("session", "search"), "search", "find words in all conversations"),
             Command(("session", "result"), "results.result", "print the answer of a session's last turn"),
             Command(("session", "info"), "session_info", "show all that is known of a session"),
             Command(("session", "logs"), "outputs.logs", "print what happened in a session"),
