@@ -94,6 +94,7 @@ PURPOSES: tuple[tuple[str, tuple[Command, ...]], ...] = (
         (
             Command("session list", "session_list", "list the project's sessions, or their tree"),
             Command("session show", "conversation", "print a session's conversation"),
+            Command("session search", "search", "find words in all conversations"),
             Command("session result", "results.result", "print the answer of a session's last turn"),
             Command("session info", "session_info", "show everything known about a session"),
             Command("session why", "session_why", "explain why a session has the status it has"),
