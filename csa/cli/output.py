@@ -275,6 +275,24 @@ def cut(text: str, width: int | None) -> str:
     return "".join(kept) + "…"
 
 
+def fold(text: str, width: int | None) -> list[str]:
+    """Break a text at blanks into lines of a number of columns; a longer word, as a path may be, is broken anywhere."""
+    lines, line = [], ""
+    for word in text.split(" "):
+        longer = f"{line} {word}" if line else word
+        if width is None or display_width(longer) <= width:
+            line = longer
+            continue
+        lines += [line] if line else []
+        line = ""
+        for character in word:
+            if display_width(line + character) > width:
+                lines.append(line)
+                line = ""
+            line += character
+    return [*lines, line]
+
+
 def shorten(path: Path | str, user_home: Path) -> str:
     """Render a path as a shell prompt does, with `~` for the home directory."""
     shown, above = str(path), str(user_home)
