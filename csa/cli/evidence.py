@@ -69,7 +69,7 @@ def _unknown(found: Evidence) -> str:
         return "another program's record says neither that its last turn has ended nor how."
     heartbeat = "which has left no heartbeat" if found.heartbeat_age_s is None else f"whose heartbeat is {_beat(found)}"
     return (
-        f"it belongs to another machine, or to one that was started anew{_host(found)}, {heartbeat}; whether it runs "
+        f"it belongs to another machine, or to one that has been rebooted{_host(found)}, {heartbeat}; whether it runs "
         f"cannot be known here. If you know that it does not: csa session repair --steal {found.session_id}"
     )
 
@@ -131,7 +131,7 @@ def _what_happened(found: Evidence) -> str:
     if owner is None:
         return ": its supervisor did not live to write it"
     if not owner.is_same_boot:
-        return ": the machine was started anew since"
+        return ": the machine has been rebooted since"
     return f": its supervisor (PID {owner.owner.pid}) was killed before it could write one"
 
 
@@ -185,7 +185,7 @@ _PROCESSES = {
 
 def _whereabouts(evidence: OwnerEvidence) -> str:
     if not evidence.is_same_boot:
-        place = "this machine, before it was started anew" if evidence.is_same_machine else "another machine"
+        place = "this machine, before it was rebooted" if evidence.is_same_machine else "another machine"
         return f"host {evidence.owner.host}: {place}"
     namespace = "this" if evidence.is_same_pid_namespace else "another"
     return f"host {evidence.owner.host}: this boot, {namespace} pid namespace"

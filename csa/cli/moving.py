@@ -26,6 +26,7 @@ from csa.runner.sessions.exporting import (
 )
 from csa.runner.sessions.importing import Imported, import_archive
 from csa.store.atomic import sync_file
+from csa.store.sessions import Store
 from csa.store.shown import SessionInfo
 
 ARCHIVE = "archive"
@@ -198,7 +199,7 @@ def execute_import(arguments: argparse.Namespace) -> int:
         loss = record_act(context, "session import", item.session_id, what="imported", old_id=item.old_id)
         warn([loss] if loss else [])
     if arguments.json:
-        print_json([_imported_to_json(item) for item in imported])
+        print_json([_imported_to_json(item, context.store) for item in imported])
         return 0
     for item in imported:
         print(f"{item.session_id}  {one_line(item.description)}")
@@ -215,13 +216,15 @@ def _open_archive(path: str) -> IO[bytes]:
         raise NotFoundError(f"There is no file {path}.") from error
 
 
-def _imported_to_json(item: Imported) -> dict[str, object]:
+def _imported_to_json(item: Imported, store: Store) -> dict[str, object]:
     return {
-        "id": item.session_id,
+        "session_id": item.session_id,
+        "project": store.project_pathname,
         "old_id": item.old_id,
         "description": item.description,
         "dropped_name": item.dropped_name,
         "is_copy": item.is_copy,
+        "id": item.session_id,
     }
 
 

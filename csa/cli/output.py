@@ -39,9 +39,14 @@ STATUS_STYLES = {
 def print_error(error: CsaError, *, as_json: bool) -> None:
     """Print a failure: to stderr in words, or to stdout as the error object."""
     if as_json:
-        print_json({"error": {"code": error.code, "message": error.message, "hint": hint_of(error)}})
+        print_json({"error": error_to_json(error)})
         return
     print_problem(error.message, hint=hint_of(error))
+
+
+def error_to_json(error: CsaError) -> dict[str, object]:
+    """Return the error object, with the next step."""
+    return {**error.to_json(), "hint": hint_of(error)}
 
 
 def tell(kind: str, words: str, *, by_name: bool = True) -> None:

@@ -18,7 +18,7 @@ from csa.cli.output import (
     terminal_width,
     warn,
 )
-from csa.cli.selecting import add_selector, find_one, open_client, selected_if_any
+from csa.cli.selecting import add_selector, find_one, find_to_show, open_client, selected_if_any
 from csa.errors import StateError
 from csa.model.clock import from_timestamp, local_clock
 from csa.model.state import format_time
@@ -176,9 +176,7 @@ def execute_checkpoints(arguments: argparse.Namespace) -> int:
 
 
 def _checkpoint_to_json(checkpoint: Checkpoint, verdict: Verification | None = None) -> dict[str, Any]:
-    """Return a checkpoint as an object; `verified` only where it was."""
     facts = checkpoint.facts
-    checked = {} if verdict is None else {"verified": verdict}
     return {
         "commit": checkpoint.commit,
         "session_id": facts.session_id,
@@ -191,7 +189,7 @@ def _checkpoint_to_json(checkpoint: Checkpoint, verdict: Verification | None = N
         "sha256": facts.sha256,
         "events": facts.events,
         "bytes": facts.bytes,
-        **checked,
+        "verified": verdict,
     }
 
 
@@ -250,7 +248,7 @@ def execute_log(arguments: argparse.Namespace) -> int:
     The commits are those between the heads that csa saw before and after each turn; what others committed meanwhile is
     among them. Works without a repository, where there are only checkpoints.
     """
-    session = find_one(arguments, retired=True)
+    session = find_to_show(arguments)
     refusals: dict[str, None] = {}  # each is said once
     entries = session_log(session, on_refusal=refusals.setdefault)
     warn(refusals)

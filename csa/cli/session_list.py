@@ -174,8 +174,7 @@ def _list_rows(
     if not listing.infos:
         refuse_unknown_tools(client, stores, selection.tools)  # this looks further than the list did
     if arguments.json:
-        extra = {store.pathname: {"project": str(store.project)} if arguments.all_projects else {} for store in stores}
-        print_json([{**info.to_json(), **extra[info.store.pathname]} for info in listing.infos])
+        print_json([info.to_json() for info in listing.infos])
         return 0
     if template:
         _print_lines(template, listing.infos)
@@ -254,7 +253,6 @@ def _tree_to_json(whole: Forest, shown: Forest) -> list[dict[str, object]]:
     return [
         {
             **node.item.to_json(),
-            "project": str(node.item.store.project),
             "subtree": rollup_to_json(sums[node.session_id]),
         }
         for node in walk(shown)

@@ -24,7 +24,7 @@ from csa.cli.output import (
     shorten,
     terminal_width,
 )
-from csa.cli.selecting import add_selector, find_one, find_to_read
+from csa.cli.selecting import add_selector, find_to_read, find_to_show
 from csa.model.clock import local_clock
 from csa.model.state import parse_time
 from csa.model.usage import Usage
@@ -89,7 +89,7 @@ def execute_info(arguments: argparse.Namespace) -> int:
 
 def execute_why(arguments: argparse.Namespace) -> int:
     """Explain why a session has the status it has: the older word for csa status; --json has the evidence alone."""
-    session = find_one(arguments, retired=True)
+    session = find_to_show(arguments)
     found = gather_evidence(*session.target)
     if arguments.json:
         print_json(_evidence_to_json(found))

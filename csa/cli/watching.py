@@ -30,11 +30,12 @@ from csa.cli.selecting import (
     add_selectors,
     find,
     find_all,
+    find_to_show,
     open_client,
     selected,
 )
 from csa.cli.signs import about_sessions, signs_of_life
-from csa.errors import UsageError
+from csa.errors import CsaError, UsageError
 from csa.model.events import Event
 from csa.model.result import SIGNAL_EXITS, RunResult, result_from_event
 from csa.model.state import parse_time
@@ -163,11 +164,11 @@ def execute_attach(arguments: argparse.Namespace) -> int:
     """
     if arguments.interactive:
         return execute_open(arguments)
-    client = open_client()
-    session = client.session(selected(arguments), retired=True)
-    session_id = session.session_id
     if arguments.tool:
         raise UsageError("--tool is for --interactive.")
+    client = open_client()
+    session = find_to_show(arguments)
+    session_id = session.session_id
     refuse_endless_wait(client.caller, session_id, verb="attach to")
     liveness = session.liveness()
     seen = _Seen()
@@ -234,14 +235,16 @@ def _print_end(session: Session, seen: _Seen, *, as_json: bool) -> int:
     session_id = session.session_id
     if seen.finished is not None and not session.store.has(session_id):
         known = result_from_event(session_id, seen.finished.turn, seen.finished.data)
-        result, code = RunResult(**known, text=seen.message), waiters_exit_code(seen.finished)
+        result = RunResult(**known, project=session.store.project_pathname, text=seen.message)
+        code = waiters_exit_code(seen.finished)
     else:
         ending = next(await_endings([session.target]))
         if ending.fault is not None:
             raise ending.fault
         if ending.status in {"lost", "unknown"}:
-            print_problem(f"turn {ending.turn} {ending.status}.", hint=f"csa session why -s {session_id}")
-            return ending.exit_code
+            lost = CsaError(f"turn {ending.turn} {ending.status}.", hint=f"csa session why -s {session_id}")
+            lost.exit_code = ending.exit_code
+            raise lost
         result, code = session.result(), ending.exit_code
     if as_json:
         print_json(result.to_json())
