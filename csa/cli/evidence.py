@@ -163,7 +163,7 @@ def _whose(found: Evidence) -> Iterator[tuple[str, str]]:
     for holder in found.holders:
         yield "", f"by PID {holder.process.pid}: {cut(one_line(holder.command), _COMMAND_WIDTH)}"
     if found.owner:
-        yield "owner", _owner(found.owner)
+        yield "run by", _owner(found.owner)
         yield "", _whereabouts(found.owner)
 
 

@@ -88,7 +88,9 @@ def print_act(arguments: argparse.Namespace, words: str, facts: Mapping[str, Any
     if arguments.json:
         print_json(facts)
     else:
-        print(words)
+        from csa.cli.naming import as_read  # noqa: PLC0415  # most commands do nothing
+
+        print(as_read(words, sys.stdout))
     warn(losses)
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from csa.cli.describe import conversation_in_words, elapsed, tokens, usage_in_words
 from csa.cli.evidence import conclude, evidence_rows
-from csa.cli.naming import called, subject_of
+from csa.cli.naming import as_read, called, subject_of
 from csa.cli.output import (
     STATUS_STYLES,
     Style,
@@ -162,9 +162,9 @@ def _fields(card: SessionCard, now: datetime, place: Callable[[Path], str]) -> I
             ("writable", ", ".join(place(Path(path)) for path in state.extra_writable)),
             ("project", place(Path(state.project_path))),
             ("directory", place(card.info.record.paths.root)),
-            ("parent", state.parent_session_id and _parent(card)),
-            ("fork of", state.fork_of),
-            ("resumes", resumed_session(card.info.record.paths.pathname)),
+            ("parent", state.parent_session_id and as_read(_parent(card), sys.stdout)),
+            ("fork of", state.fork_of and as_read(state.fork_of, sys.stdout)),
+            ("resumes", as_read(resumed_session(card.info.record.paths.pathname) or "", sys.stdout)),
         )
         if value
     )
