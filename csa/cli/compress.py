@@ -48,9 +48,8 @@ def execute(arguments: argparse.Namespace) -> int:
     become_subreaper()
     compaction = Compaction(plan)
     with signs_of_life(plan.context.caller) as signs:
-        signs.about(
-            lambda: f"{plan.state.name or plan.state.session_id}: {plan.adapter.name} compacts its conversation"
-        )
+        name = plan.state.name or plan.state.session_id
+        signs.about(lambda: f"{name}: {plan.adapter.name} is compacting its conversation")
         result = anyio.run(_drive_compaction, compaction)
     loss = record_act(plan.context, "session compress", result.session_id, what=result.status)
     warn([*compaction.losses, *([loss] if loss else [])])
