@@ -13,7 +13,6 @@ from collections.abc import Collection, Iterable
 
 from csa.cli.output import cut, one_line, print_problem, tell, warn
 from csa.errors import ConfigError, StateError, UsageError
-from csa.ids import unique_prefix_length
 from csa.paths import user_config_file
 from csa.runner.client import Csa
 from csa.runner.context import Context
@@ -87,17 +86,10 @@ def find_to_show(arguments: argparse.Namespace) -> Session:
     if (selector := selected_if_any(arguments)) is not None:
         return find(open_client(), selector, retired=True)
     session = find(open_client(), "@last")
-    tell("csa", f"using {_label(session)}, the session used last")
-    return session
-
-
-def _label(session: Session) -> str:
-    """Return the session's name, or else a prefix of its id with its description."""
     state = session.record.state
-    if state and state.name:
-        return state.name
-    prefix = session.session_id[: unique_prefix_length(session.session_id, session.store.ids())]
-    return f"{prefix} ({cut(one_line(state.description), _LABEL_WIDTH)})" if state else prefix
+    about = f" ({cut(one_line(state.description), _LABEL_WIDTH)})" if state and not state.name else ""
+    tell("csa", f"using {session.session_id}{about}, the session used last")
+    return session
 
 
 def find_to_read(arguments: argparse.Namespace, command: str) -> Session:
