@@ -46,7 +46,7 @@ class LiveTree(Silence):
         store, environ = client.store, client.context.environ
         self._sessions = LiveSessions(lambda: find_stores(store.root), describe)
         self._place = partial(shorten, user_home=home(environ))
-        self._screen = Screen(sys.stderr, whole=False)
+        self._screen = Screen(sys.stderr)
         self._lines = PlainLines()
         self._closing = ""
         self._subject: Subject
