@@ -5,14 +5,17 @@ Free of I/O but for what `find` and the keys' acts do; `csa.cli.fullscreen` draw
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 
 from csa.cli.fullscreen import BACK, Step, show
 from csa.cli.live import Line, Places, choose, draw, heading, more_of, total
+from csa.cli.naming import called, subject_of, with_names
 from csa.cli.output import cut, one_line
 from csa.cli.reading import KEYS, Reader, conversation, log
+from csa.cli.selecting import note_read
 from csa.errors import CsaError
 from csa.model.genealogy import Node, prune, walk
 from csa.runner.client import Csa
@@ -124,7 +127,7 @@ class Browser:
     def _last_line(self, width: int) -> Line:
         if self._doomed:
             turn = f"{self._doomed.tool}, turn {self._doomed.turn}"
-            return [(cut(f"Kill {name_of(self._doomed)} ({one_line(turn)})? y/N", width), "yellow")]
+            return [(cut(f"Kill {called(self._doomed, width)} ({one_line(turn)})? y/N", width), "yellow")]
         text, style, until = self._said
         if text and time.monotonic() < until:
             return [(cut(one_line(text), width), style)]
@@ -134,6 +137,9 @@ class Browser:
 
     def _say(self, text: str, style: str = "yellow", *, for_s: float = _SAID_S) -> None:
         self._said = (text, style, time.monotonic() + for_s)
+
+    def _say_error(self, error: CsaError) -> None:
+        self._say(with_names(error.message, sys.stdout), "red")
 
     # keys
 
@@ -191,26 +197,19 @@ class Browser:
             self._say("No session is selected.")
         return found
 
-    def _show(self) -> Step | None:
+    def _read(self, command: str, view: Callable[[SessionInfo, str], Reader]) -> Step | None:
+        """Go on to the view, and note that the session is read, where that is asked for."""
         info = self._current()
-        return Step(to=conversation(info, name_of(info))) if info and self._is_noted(info, "session show") else None
-
-    def _show_log(self) -> Step | None:
-        info = self._current()
-        return Step(to=log(info, name_of(info))) if info and self._is_noted(info, "session logs") else None
-
-    def _is_noted(self, info: SessionInfo, command: str) -> bool:
-        """Note that a session is read, where that is asked for; say why if it cannot even be known."""
-        from csa.cli.selecting import note_read  # noqa: PLC0415  # imports nothing that is not there
-
+        if info is None:
+            return None
         try:
             loss = note_read(self._client().context.in_project(info.project), info.session_id, command)
         except CsaError as error:
-            self._say(error.message, "red")
-            return False
+            self._say_error(error)
+            return None
         if loss:
             self._say(loss)
-        return True
+        return Step(to=view(info, _name(info)))
 
     def _show_keys(self) -> Step:
         return Step(to=Reader("Keys", KEYS))
@@ -226,7 +225,7 @@ class Browser:
         try:
             code = dispatch(["session", "attach", session_id])
         except CsaError as error:
-            self._say(error.message, "red")
+            self._say_error(error)
             return None
         if code in {129, 143}:  # a signal that was meant for us
             return code
@@ -242,17 +241,17 @@ class Browser:
         info = self._current()
         try:
             if info and not info.is_running:
-                self._say(f"{name_of(info)} is not running.")
+                self._say(f"{_name(info)} is not running.")
             elif info:
                 refuse_own_lineage(self._client().caller, info.session_id, verb="kill")
                 self._doomed = info
         except CsaError as error:
-            self._say(error.message, "red")
+            self._say_error(error)
 
     def _answer(self, key: str) -> None:
         doomed, self._doomed = self._doomed, None
         if doomed and key in {"y", "Y"}:
-            self._say(f"ending {name_of(doomed)} ...", for_s=_FAR)
+            self._say(f"ending {_name(doomed)} ...", for_s=_FAR)
             threading.Thread(target=self._kill, args=(doomed,), daemon=True).start()
         else:
             self._say("Nothing was killed.", "dim")
@@ -263,17 +262,17 @@ class Browser:
         try:
             ended, loss = kill_one(self._client().context, info.store, info.session_id)
         except Exception as error:  # noqa: BLE001  # in a thread nobody else would say so
-            self._say(f"{name_of(info)}: {error}", "red")
+            self._say(f"{_name(info)}: {error}", "red")
             return
         if ended.error:
-            self._say(ended.error.message, "red")
+            self._say_error(ended.error)
         else:
-            self._say(loss or f"{name_of(info)}: {'not running' if ended.outcome == 'not_running' else ended.status}")
+            self._say(loss or f"{_name(info)}: {'not running' if ended.outcome == 'not_running' else ended.status}")
 
 
 _ACTS: dict[str, Callable[[Browser], Step | None]] = {
-    "enter": Browser._show,  # noqa: SLF001  # a table of this module's own
-    "l": Browser._show_log,  # noqa: SLF001  # as above
+    "enter": lambda browser: browser._read("session show", conversation),  # noqa: SLF001  # a table of this module's own
+    "l": lambda browser: browser._read("session logs", log),  # noqa: SLF001  # as above
     "a": Browser._attach,  # noqa: SLF001  # as above
     "k": Browser._ask_to_kill,  # noqa: SLF001  # as above
     "/": Browser._begin_filter,  # noqa: SLF001  # as above
@@ -288,9 +287,8 @@ _ACTS: dict[str, Callable[[Browser], Step | None]] = {
 }
 
 
-def name_of(info: SessionInfo) -> str:
-    """Return what a session is called here."""
-    return one_line(info.state.name or "" if info.state else "") or info.prefix
+def _name(info: SessionInfo) -> str:
+    return called(info, sys.maxsize)
 
 
 def _matching(forest: Forest, typed: str) -> Forest:
@@ -304,10 +302,8 @@ def _matching(forest: Forest, typed: str) -> Forest:
 
 
 def _has(info: SessionInfo, words: list[str]) -> bool:
-    state = info.state
-    known = (state.name or "", state.description) if state else ()
-    text = "\n".join((info.session_id, *known, info.status, info.tool, info.project)).casefold()
-    return all(word in text for word in words)
+    known = (info.session_id, info.name or "", subject_of(info, 0), info.status, info.tool, info.project)
+    return all(word in "\n".join(known).casefold() for word in words)
 
 
 def _marked(line: Line) -> Line:

@@ -139,6 +139,7 @@ PURPOSES: tuple[tuple[str, tuple[Command, ...]], ...] = (
             Command("doctor", "doctor", "check which tools are installed and logged in"),
             Command("config show", "config.show", "print every setting and where it comes from"),
             Command("config validate", "config.validate", "check the config files"),
+            Command("schema", "schema", "print the JSON Schema of a command's --json output"),
             Command("completion", "completion", "print a completion script for bash, zsh or fish"),
         ),
     ),

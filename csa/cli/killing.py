@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 from functools import partial
 from pathlib import Path
 
+from csa.cli.naming import head_of_line
 from csa.cli.output import Style, count_of, one_line, print_json, print_problem, warn
 from csa.cli.selecting import Unlistable, add_selectors, find_all, open_client
 from csa.errors import RefusedError, UsageError
@@ -111,12 +112,14 @@ def _report_kills(found: Iterable[KillResult], arguments: argparse.Namespace, un
 
 
 def _kill_in_words(ended: KillResult) -> str:
+    head, name = head_of_line(ended.session_id)
+    named = f"{name}, " if name else ""
     if ended.outcome == "not_running":
-        return f"{ended.session_id}: not running ({ended.status})"
-    known = one_line(f"{ended.tool}, turn {ended.turn}") if ended.tool else "unknown tool"
+        return f"{head}: not running ({named}{ended.status})"
+    known = named + (one_line(f"{ended.tool}, turn {ended.turn}") if ended.tool else "unknown tool")
     now = "another turn runs" if ended.status == "running" else ended.status
     how = "; its supervisor was killed too" if ended.forced else ""
-    return f"{ended.session_id}: {Style(sys.stdout)('ended', 'yellow')} ({known}): {now}{how}"
+    return f"{head}: {Style(sys.stdout)('ended', 'yellow')} ({known}): {now}{how}"
 
 
 def _kill_all(arguments: argparse.Namespace) -> int:

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from csa.cli.output import lossy, print_json, printable, text_for, to_json, warn
+from csa.cli.output import lossy, print_json, printable, tell, text_for, to_json, warn
 from csa.cli.results import print_failure
 from csa.cli.run_request import request_from
 from csa.cli.selecting import announce
@@ -172,14 +172,13 @@ def _wake_parked(client: Csa) -> None:
 def _teller(signs: Signs, *, quiet: bool) -> Callable[[str], None]:
     """Return what says on stderr what is waited for."""
 
-    def tell(words: str) -> None:
+    def announce_wait(words: str) -> None:
         signs.about(lambda: f"waiting: {words}")
         load_at_once("csa.cli.progress")  # csa may be upgraded while it waits
         if not quiet:
-            with lossy(sys.stderr):
-                print(f"waiting: {words}", file=sys.stderr, flush=True)
+            tell("csa", f"waiting: {words}")
 
-    return tell
+    return announce_wait
 
 
 def _run_turn(client: Csa, request: RunRequest, arguments: argparse.Namespace, signs: Signs) -> int:
@@ -229,9 +228,9 @@ def _detach(client: Csa, request: RunRequest, arguments: argparse.Namespace) -> 
         print(started.session_id)
     _announce(client, started.session_id, started.project)
     if not arguments.quiet:
-        with lossy(sys.stderr):
-            print(f"{started.tool}, turn {started.turn}, runs by itself (PID {started.pid})", file=sys.stderr)
-            print(f"hint: csa session wait -s {started.session_id}", file=sys.stderr)
+        what = f"{started.tool}, turn {started.turn}, PID {started.pid}"
+        tell("csa", f"session {started.session_id} is running in the background ({what})")
+        tell("hint", f"csa session wait -s {started.session_id}")
     return 0
 
 
@@ -337,8 +336,7 @@ def _print_outcome(turn: Turn, result: RunResult, arguments: argparse.Namespace)
             print(text_for(sys.stdout, result.text))
         sys.stdout.flush()
     warn(turn.losses)
-    with lossy(sys.stderr):
-        print_failure(result)
+    print_failure(result)
     return faults[0] if faults else None
 
 
@@ -356,6 +354,7 @@ def _print_plan(plan: TurnPlan, *, as_json: bool) -> None:
     origins = plan.origins
     facts = {
         "session": "new" if plan.is_new else plan.state.session_id,
+        "session_id": None if plan.is_new else plan.state.session_id,
         "project": str(plan.context.store.project),
         "tool": plan.adapter.name,
         "why": plan.why_tool,
