@@ -14,6 +14,7 @@ from csa.model.state import SessionState, ToolState, format_time
 from csa.runner.session import Session
 from csa.runner.sessions.acting import hold_session, record_act, record_update
 from csa.runner.sessions.editing import Edit
+from csa.runner.toolbox import tool_names, unknown_tool
 from csa.runner.turns.handoff import CHARS_PER_TOKEN, Handoff, make_handoff
 from csa.runner.turns.window import Held, digest_limits, in_force, read_held, why_outgrown
 from csa.store.statefile import load_state
@@ -79,13 +80,15 @@ def describe_context(session: Session, *, tool: str | None = None) -> SentContex
     """Return what the next turn of a session sends to `tool`, else to the tool of its last turn.
 
     Raises:
-        UsageError: the session has not run, and no tool is named.
+        UsageError: the session has not run, and no tool is named; or there is no such tool.
         NotFoundError, StateError: of the session.
     """
     state, config = load_state(session.files.state), session.context.config
     name = tool or state.last_tool
     if name is None:
         raise UsageError(f"Session {session.session_id} has not run yet.", hint="name the tool: --tool codex")
+    if name not in state.tools and name not in tool_names(config):
+        raise unknown_tool(name, tool_names(config))
     known = state.tools.get(name, ToolState())
     window = in_force(config, state.window)
     why_new = why_outgrown(session.files, known, name, window)
