@@ -20,7 +20,7 @@ from pathlib import Path
 
 from csa.cli.output import lossy, print_json, printable, tell, text_for, to_json, warn
 from csa.cli.results import print_failure
-from csa.cli.run_request import request_from
+from csa.cli.run_request import request_from, unread_stdin_told
 from csa.cli.selecting import announce
 from csa.cli.signs import about_sessions, signs_of_life
 from csa.errors import UsageError
@@ -151,7 +151,7 @@ def execute(arguments: argparse.Namespace) -> int:
         return 0
     if client.caller is None:
         _wake_parked(client)
-    with signs_of_life(client.caller, quiet=arguments.quiet) as signs:
+    with unread_stdin_told(arguments), signs_of_life(client.caller, quiet=arguments.quiet) as signs:
         if arguments.detach:
             return _detach(client, request, arguments)
         if arguments.wait is None:
