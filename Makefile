@@ -1,9 +1,11 @@
-# Everything a fresh clone needs installs itself: make demo, make test, make check, make test-real, make bench.
+# Everything a fresh clone needs installs itself: make demo, make playground, make test, make check, make site ...
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+RUNTIME := $(VENV)/.runtime
 STAMP := $(VENV)/.installed
+SITE := $(VENV)/.site
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
@@ -16,10 +18,15 @@ CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/csa-real-clis
 VERSIONS := codex-$(CODEX_VERSION)_claude-$(CLAUDE_VERSION)_gemini-$(GEMINI_VERSION)_opencode-$(OPENCODE_VERSION)
 CLIS := $(CACHE)/$(VERSIONS)_acp-$(CODEX_ACP_VERSION)
 
-.PHONY: help demo test check lint test-real test-real-slow torture mutants bench docs captures format constraints clean
+# What a program that uses the library sees, and is therefore checked by pyright as well, with the examples of its documents.
+PUBLIC := csa/__init__.py csa/errors.py $(addprefix csa/runner/, client.py verbs.py request.py session.py turns/turn.py)
+
+.PHONY: help demo playground test check lint test-real test-real-slow torture mutants bench docs replay site captures format \
+	constraints clean
 
 help:
 	@echo "make demo       a tree of agents over the bundled fake tools, with the live view"
+	@echo "make playground a shell with the fake tools, for docs/tutorial.md; keeps its sessions in .playground"
 	@echo "make test       the quick suite: each idea once, over the bundled fake tools (90 seconds)"
 	@echo "make check      lint, types, layers and the thorough suite (15 minutes)"
 	@echo "make test-real  the real tools, also as ACP agents, against a loopback provider"
@@ -29,26 +36,43 @@ help:
 	@echo "make bench      speed and memory, as ratios"
 	@echo "make captures   draw the views as terminals show them into docs/captures/"
 	@echo "make docs       write anew what is generated in docs: commands.md, csa.1, the keys in configuration.md"
+	@echo "make replay     run the commands of docs/tutorial.md and docs/recipes.md again, and write down what they print"
+	@echo "make site       the documentation as a website, in site/; links are checked"
 
-$(STAMP): pyproject.toml constraints.txt
+# What csa itself needs is installed first, so that those who only try it do not wait for the developers' tools.
+$(RUNTIME): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
+	$(PIP) -e .
+	@touch $@
+
+$(STAMP): $(RUNTIME)
 	$(PIP) --upgrade pip  # the launcher that an old one writes takes as long as csa itself
 	$(PIP) -e '.[dev]'
-	@touch $(STAMP)
+	@touch $@
 
-demo: $(STAMP)
+$(SITE): $(RUNTIME)
+	$(PIP) -e '.[docs]'
+	@touch $@
+
+demo: $(RUNTIME)
 	@bash fixtures/demo/demo.sh
+
+playground: $(RUNTIME)
+	@bash fixtures/demo/playground.sh .playground
 
 test: $(STAMP)
 	$(BIN)/pytest -q -n 3
 
-check: lint
+check: lint $(SITE)
 	$(BIN)/pytest -q -n 2 --thorough
 
 lint: $(STAMP)
 	$(BIN)/ruff check --quiet .
 	$(BIN)/ruff format --quiet --check .
 	$(BIN)/mypy --no-error-summary
+	$(BIN)/python docs/library_examples.py build/examples
+	$(BIN)/mypy --no-error-summary build/examples
+	$(BIN)/basedpyright $(PUBLIC) build/examples/*.py > $(VENV)/pyright.log || { cat $(VENV)/pyright.log; exit 1; }
 	$(BIN)/lint-imports --no-cache > $(VENV)/layers.log || { cat $(VENV)/layers.log; exit 1; }
 
 $(CLIS)/.installed:
@@ -88,6 +112,13 @@ bench: $(STAMP)
 docs: $(STAMP)
 	$(BIN)/python docs/generate.py
 
+replay: $(STAMP)
+	$(BIN)/python docs/replay.py
+
+site: $(SITE)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+	@echo "read it: python3 -m http.server -d site"
+
 captures: $(STAMP)
 	$(BIN)/python docs/capture.py
 
@@ -95,10 +126,10 @@ format: $(STAMP)
 	$(BIN)/ruff check --fix --quiet .
 	$(BIN)/ruff format --quiet .
 
-constraints: $(VENV)/.mutation
+constraints: $(VENV)/.mutation $(SITE)
 	$(PIP) hatchling  # which builds csa; pip does that in a place of its own, not in .venv
 	(head -1 constraints.txt; $(BIN)/python -m pip freeze --all --exclude setuptools --exclude-editable) > constraints.new
 	mv constraints.new constraints.txt
 
 clean:
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) build site .mypy_cache .ruff_cache .pytest_cache .hypothesis

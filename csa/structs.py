@@ -17,6 +17,7 @@ TYPE_CHECKING = False  # importing typing would cost more than all structs of mo
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from dataclasses import field, replace
+    from inspect import Signature
     from typing import Any, ClassVar, dataclass_transform
 else:
 
@@ -59,6 +60,32 @@ class _StructType(type):
         members["__fields__"] = {**inherited, **fields}
         return super().__new__(mcls, name, bases, members)
 
+    @property
+    def __signature__(cls) -> Signature | None:
+        """What `help` and editors show."""
+        return _signature_of(cls)
+
+
+def _signature_of(cls: Any) -> Signature | None:
+    """Return what a class's fields make of its `__init__`; None where that is its own."""
+    if cls.__init__.__module__ != __name__:
+        return None
+    from inspect import Parameter, Signature  # noqa: PLC0415  # only people ask for it
+
+    annotations = {name: kind for base in cls.__mro__ for name, kind in getattr(base, "__annotations__", {}).items()}
+    parameters = [
+        Parameter(
+            name,
+            Parameter.KEYWORD_ONLY if kw_only else Parameter.POSITIONAL_OR_KEYWORD,
+            default=Parameter.empty if default is _MISSING else default,
+            annotation=annotations[name],
+        )
+        for name, (given, kw_only) in cls.__fields__.items()
+        for default in [given.make() if isinstance(given, _Factory) else given]
+        if name[0] != "_"
+    ]
+    return Signature(sorted(parameters, key=lambda parameter: parameter.kind))
+
 
 def _init_at_first(self: Any, *args: Any, **values: Any) -> None:
     cls = type(self)
@@ -68,7 +95,7 @@ def _init_at_first(self: Any, *args: Any, **values: Any) -> None:
 
 def _make_init(fields: Mapping[str, tuple[Any, bool]]) -> Callable[..., None]:
     """Compile what a class's `__init__` would be if it was written out."""
-    scope: dict[str, Any] = {"_MISSING": _MISSING}
+    scope: dict[str, Any] = {"_MISSING": _MISSING, "__name__": __name__}
     positional, keyword, lines = ["self"], ["*"], []
     for name, (default, kw_only) in fields.items():
         parameter, value = name, name

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from csa import __version__
-from csa.cli.commands import ALIASES, COMMANDS, Command, overview
+from csa.cli.commands import COMMANDS, Command, command_names, overview
 from csa.cli.config import render_value
 from csa.model.config import _NOT_FOR_PROJECTS, KEYS, TOOL_KEYS, Key
 
@@ -25,15 +25,15 @@ COLUMNS = "100"
 
 EXITS = (
     ("0", "It succeeded."),
-    ("1", "The turn failed; or the answer is no (csa session is-alive)."),
-    ("2", "The words of the command are wrong."),
-    ("3", "There is no such session, or a prefix fits several."),
-    ("4", "The session is busy; or it cannot be known whether it runs."),
-    ("5", "A limit, or the genealogy of sessions, forbids it."),
+    ("1", "The turn failed; or the answer is no (csa is-alive)."),
+    ("2", "The arguments are wrong."),
+    ("3", "There is no such session, or the prefix is ambiguous."),
+    ("4", "The session is busy, or csa cannot know whether it is running."),
+    ("5", "Refused by a limit, a budget, or because it would affect the caller's own session."),
     ("6", "The configuration is wrong, or a record is damaged."),
     ("7", "The tool is missing, or not logged in."),
-    ("8", "The provider limits the rate, or a quota is used up."),
-    ("124", "The time given by --timeout is up."),
+    ("8", "The provider has limited the rate, or a quota is used up."),
+    ("124", "Timed out (--timeout)."),
     ("129, 130, 143", "Ended by a hangup, an interrupt, a termination."),
 )
 OPTIONS = (
@@ -74,7 +74,7 @@ def render() -> str:
         *(f"| {code} | {meaning} |" for code, meaning in EXITS),
     ]
     for command in COMMANDS:
-        parts += ["", f"## csa {' '.join(command.words)}", "", "```", command.parser().format_help().rstrip(), "```"]
+        parts += ["", f"## csa {command.name}", "", "```", command.parser().format_help().rstrip(), "```"]
     return "\n".join(parts) + "\n"
 
 
@@ -114,16 +114,17 @@ def render_manual() -> str:
         r".\" Generated from the command line's own parsers (make docs).",
         f'.TH CSA 1 "" "csa {__version__}" "User Commands"',
         ".SH NAME",
-        r"csa \- run trees of AI coding agents as durable sessions",
+        r"csa \- run AI coding agents from the shell, and let them run each other",
         ".SH SYNOPSIS",
         r".B csa",
         r".I COMMAND",
         r"[\fIoption\fR ...]",
         ".SH DESCRIPTION",
         *_paragraphs(
-            "csa runs AI coding tools as supervised processes, and keeps a session for each piece of work: resumable "
-            "by its name or a prefix of its id, with a status that is true, and nothing left behind when it ends.\n\n"
-            "An agent that calls csa run makes a child of its own session. csa doctor says whether csa can work here."
+            "Every agent is a supervised process with a session you can resume, watch, wait for and kill; nothing is "
+            "left running when it ends. A session is named by its name or a unique prefix of its id.\n\n"
+            "An agent that calls csa run starts a child of its own session. csa doctor checks which tools are "
+            "installed and logged in."
         ),
         *_section("OPTIONS", OPTIONS),
         ".SH COMMANDS",
@@ -158,9 +159,9 @@ def _in_words(key: Key) -> str:
 
 def _manual_of(command: Command) -> Iterator[str]:
     parser = command.parser()
-    yield f".SS csa {_roff(' '.join(command.words))}"
+    yield f".SS csa {_roff(command.name)}"
     yield from _paragraphs(str(parser.description))
-    if names := [" ".join(("csa", *alias)) for alias, words in ALIASES.items() if words == command.words]:
+    if names := [f"csa {name}" for name, each in command_names().items() if each is command and name != command.name]:
         yield ".PP"
         yield _roff(f"Other names: {', '.join(names)}.")
     for action in parser._actions:  # noqa: SLF001  # there is no public way to an argument

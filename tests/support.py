@@ -19,6 +19,7 @@ from typing import Any
 
 from csa.store.sessions import Store
 from tests.forkserver import ForkServer
+from tests.schemas import check, check_output
 
 CSA = str(Path(sys.executable).parent / "csa")
 PATIENCE_S = 20.0
@@ -79,11 +80,22 @@ class Done:
     code: int
     out: str
     err: str
+    words: tuple[str, ...] = ()
 
     @property
     def json(self) -> Any:
-        """What stdout holds: one JSON value."""
-        return json.loads(self.out)
+        """What stdout holds: one JSON value, which is what `csa schema` says of the command."""
+        value = json.loads(self.out)
+        check_output(self.words, value)
+        return value
+
+    @property
+    def events(self) -> list[Json]:
+        """What stdout holds: an event a line, each as `csa schema event` says."""
+        found: list[Json] = [json.loads(line) for line in self.out.splitlines()]
+        for event in found:
+            check("event", event)
+        return found
 
     @property
     def session_id(self) -> str:
@@ -101,8 +113,9 @@ def headline_id(text: str) -> str:
 class Running:
     """A command that runs; what it prints goes to files, so that it can be read at any time and never blocks it."""
 
-    def __init__(self, process: subprocess.Popen[bytes], out: Path, err: Path) -> None:
+    def __init__(self, process: subprocess.Popen[bytes], out: Path, err: Path, words: tuple[str, ...] = ()) -> None:
         self.process = process
+        self._words = words
         self._out = out
         self._err = err
 
@@ -134,7 +147,7 @@ class Running:
 
     def wait(self) -> Done:
         code = self.process.wait(PATIENCE_S)
-        return Done(code, self.out, self.err)
+        return Done(code, self.out, self.err, self._words)
 
 
 class Place:
@@ -204,7 +217,7 @@ class Place:
                 stderr=err_file,
             )
         self.started.append(process)
-        return Running(process, out, err)
+        return Running(process, out, err, words if program == CSA else ())
 
     def popen(self, argv: list[str]) -> subprocess.Popen[bytes]:
         """Start any command in the same surroundings, its streams connected to nothing."""
@@ -237,7 +250,7 @@ class Place:
             )
             out.seek(0)
             err.seek(0)
-            return Done(code, out.read().decode(), err.read().decode())
+            return Done(code, out.read().decode(), err.read().decode(), words)
 
     def imports(self, *words: str) -> set[str]:
         """Return the modules that a command imports, and the packages they are in."""
@@ -264,7 +277,8 @@ class Place:
             timeout=PATIENCE_S,
             check=False,
         )
-        return Done(ended.returncode, ended.stdout.decode(), ended.stderr.decode())
+        words = tuple(argv[1:]) if argv[0] == CSA else ()
+        return Done(ended.returncode, ended.stdout.decode(), ended.stderr.decode(), words)
 
     def codex(self, prompt: str = "hello", *words: str, env: Mapping[str, str | None] | None = None) -> Done:
         """Run a turn of codex that must succeed."""

@@ -12,10 +12,12 @@ from csa.cli.output import (
     can_redraw,
     count_of,
     cut_behind,
+    error_to_json,
     is_in_background,
     lossy,
     one_line,
     print_json,
+    tell,
     terminal_width,
     warn,
 )
@@ -24,7 +26,7 @@ from csa.cli.selecting import (
     open_client,
     refuse_unknown_tools,
 )
-from csa.errors import UsageError
+from csa.errors import StateError, UsageError
 from csa.model.collection import Rule
 from csa.model.duration import parse_duration
 from csa.runner.context import Context
@@ -258,8 +260,11 @@ def _warn_of_rest(report: Report, *, damaged: bool) -> None:
     warn(f"damaged, left as it is: {fault.message}" for _, fault in shown)
     warn(report.failures)
     if shown:
-        with lossy(sys.stderr):
-            print("hint: csa session validate says more; --damaged removes old ones", file=sys.stderr)
+        tell("hint", "csa session validate says more; --damaged removes old ones")
+
+
+def _damaged_to_json(session_id: str, fault: StateError) -> dict[str, object]:
+    return {"session_id": session_id, "fault": error_to_json(fault), "id": session_id, "error": str(fault)}
 
 
 def _print_report(report: Report, *, dry_run: bool, more: dict[str, Any] | None = None) -> None:
@@ -269,7 +274,7 @@ def _print_report(report: Report, *, dry_run: bool, more: dict[str, Any] | None 
             "dry_run": dry_run,
             "retired": [item.to_json() for item in report.retired],
             "purged": [item.to_json() for item in report.purged],
-            "damaged": [{"id": session_id, "error": str(fault)} for session_id, fault in report.damaged],
+            "damaged": [_damaged_to_json(session_id, fault) for session_id, fault in report.damaged],
             "running": report.running,
             "retired_bytes": report.retired_bytes,
             "freed_bytes": report.freed_bytes,

@@ -1,7 +1,9 @@
-"""The commands there are: one table from which dispatch, help and the reference are made.
+"""The commands: one table from which dispatch, help, completion and the manuals are made.
 
 A command is a pair of functions in a module of this package, which is imported when the command is used:
 `configure(parser)` and `execute(arguments) -> int`, or `configure_NAME` and `execute_NAME` where a module has several.
+
+One rule for all names: the word `session` may be left out. `csa show` is `csa session show`, and so with the aliases.
 """
 
 from __future__ import annotations
@@ -25,13 +27,18 @@ if TYPE_CHECKING:
 class Command(Struct):
     """One leaf of the command line."""
 
-    words: tuple[str, ...]
+    full_name: str
     home: str  # MODULE, or MODULE.NAME
     summary: str
 
+    @property
+    def name(self) -> str:
+        """Return the name as help shows it, without `session`."""
+        return self.full_name.removeprefix(_SESSION)
+
     def parser(self) -> Parser:
         """Build this command's parser; no other's is built."""
-        parser = Parser(prog=" ".join(("csa", *self.words)), description=self._description())
+        parser = Parser(prog=f"csa {self.name}", description=self._description())
         self.configure(parser)
         return parser
 
@@ -64,89 +71,103 @@ class Command(Struct):
         return str(execute.__doc__ or import_module(execute.__module__).__doc__)
 
 
-GROUPS = {"session": "look at sessions, and keep them in order", "config": "look at the configuration"}
+SUMMARY = "Run AI coding agents from the shell, and let them run each other."
+_SESSION = "session "
+GROUPS = {
+    "session": "look at sessions and manage them",
+    "config": "look at the settings",
+}
 # What one wants to do, and the commands for it, in the order in which help shows them.
 PURPOSES: tuple[tuple[str, tuple[Command, ...]], ...] = (
     (
         "run agents",
         (
-            Command(("run",), "run", "hand a prompt to a tool, in a new session or an old one"),
-            Command(("session", "attach"), "watching.attach", "follow a running turn, or open the tool"),
-            Command(("session", "wait"), "watching.wait", "wait until sessions have ended"),
-            Command(("session", "kill"), "killing.kill", "end running sessions"),
-            Command(("kill",), "killing.kill_all", "end everything that runs, in all projects"),
+            Command("run", "run", "run an agent on a prompt, in a new or an existing session"),
+            Command("session attach", "watching.attach", "follow a running turn, and print its answer"),
+            Command("session open", "watching.open", "open the tool's own interface on a session"),
+            Command("session wait", "watching.wait", "wait until sessions have finished"),
+            Command("session kill", "killing.kill", "stop running sessions, or all there are"),
         ),
     ),
     (
         "see what they do",
         (
-            Command(("session", "list"), "session_list", "list the project's sessions, or their tree"),
-            Command(("session", "show"), "conversation", "print a session's conversation"),
-            Command(("session", "search"), "search", "find words in all conversations"),
-            Command(("session", "result"), "results.result", "print the answer of a session's last turn"),
-            Command(("session", "info"), "session_info", "show all that is known of a session"),
-            Command(("session", "logs"), "outputs.logs", "print what happened in a session"),
-            Command(("session", "artifacts"), "outputs.artifacts", "list or copy the files agents have left"),
-            Command(("session", "is-alive"), "session_is_alive", "say whether a session is running"),
-            Command(("session", "why"), "session_why", "print the evidence of what a session does"),
-            Command(("session", "budget"), "session_budget", "show what a session and all below it have used"),
-            Command(("top",), "top", "show what runs, in all projects"),
-            Command(("ps",), "ps", "print what runs, in all projects, with its processes"),
-            Command(("stats",), "stats", "say what sessions have done and used"),
+            Command("session list", "session_list", "list the project's sessions, or their tree"),
+            Command("session show", "conversation", "print a session's conversation"),
+            Command("session search", "search", "find words in all conversations"),
+            Command("session result", "results.result", "print the answer of a session's last turn"),
+            Command("session info", "session_info", "show everything known about a session"),
+            Command("session why", "session_why", "explain why a session has the status it has"),
+            Command("session logs", "outputs.logs", "print what happened in a session (git history: log)"),
+            Command("session artifacts", "outputs.artifacts", "list or copy the files an agent has left for you"),
+            Command("session is-alive", "session_is_alive", "check whether a session is running"),
+            Command("session budget", "session_budget", "show what a session and its sub-agents have used"),
+            Command("top", "top", "watch everything that is running, in all projects"),
+            Command("ps", "ps", "list everything that is running, with its processes"),
+            Command("stats", "stats", "sum up turns, tokens and cost"),
         ),
     ),
     (
-        "keep sessions in order",
+        "manage sessions",
         (
-            Command(("session", "rename"), "editing.rename", "give a session a name, or take it away"),
-            Command(("session", "describe"), "editing.describe", "say what a session is about"),
-            Command(("session", "pin"), "editing.pin", "keep a session from being collected"),
-            Command(("session", "current"), "editing.current", "choose the current session, or print it"),
-            Command(("session", "compress"), "compress", "have the tool compact a conversation"),
-            Command(("session", "checkpoint"), "records.checkpoint", "put a session's state and digest on record"),
-            Command(("session", "checkpoints"), "records.checkpoints", "list, show and verify the checkpoints"),
-            Command(("session", "log"), "records.log", "print the git history of a session"),
-            Command(("session", "export"), "moving.export", "write sessions to an archive, or for reading"),
-            Command(("session", "import"), "moving.import", "take in the sessions of an archive"),
+            Command("session rename", "editing.rename", "give a session a name, or take it away"),
+            Command("session describe", "editing.describe", "change the description of a session"),
+            Command("session pin", "editing.pin", "protect a session from clean-up"),
+            Command("session current", "editing.current", "choose the current session, or print it"),
+            Command("session compress", "compress", "have the tool compact a conversation"),
+            Command("session checkpoint", "records.checkpoint", "save a checkpoint of a session, as a git commit"),
+            Command("session checkpoints", "records.checkpoints", "list, show and verify checkpoints"),
+            Command("session log", "records.log", "print the git history of a session (events: logs)"),
+            Command("session export", "moving.export", "export sessions to an archive, or to read"),
+            Command("session import", "moving.import", "import the sessions of an archive"),
         ),
     ),
     (
-        "clean up",
+        "clean up and repair",
         (
-            Command(("session", "delete"), "removing.delete", "remove sessions; they can be restored for a week"),
-            Command(("session", "restore"), "removing.restore", "bring a removed session back"),
-            Command(("session", "clean"), "collecting.clean", "remove the project's old sessions"),
-            Command(("gc",), "collecting.gc", "remove old sessions and leftovers, quietly, for cron"),
-            Command(("session", "adopt"), "moving.adopt", "take over the sessions of a project that has moved"),
-            Command(("session", "validate"), "records.validate", "say what is wrong with the records of sessions"),
-            Command(("session", "repair"), "records.repair", "mend what can safely be mended in a record"),
+            Command("session delete", "removing.delete", "delete sessions; they can be restored for 7 days"),
+            Command("session restore", "removing.restore", "restore a deleted session"),
+            Command("session clean", "collecting.clean", "delete the project's old sessions"),
+            Command("gc", "collecting.gc", "delete old sessions and leftover files, quietly, for cron"),
+            Command("session adopt", "moving.adopt", "take over the sessions of a project that has moved"),
+            Command("session validate", "records.validate", "check the records of sessions for damage"),
+            Command("session repair", "records.repair", "repair a damaged session"),
         ),
     ),
     (
         "set up",
         (
-            Command(("doctor",), "doctor", "say whether csa can work here, and what to do if not"),
-            Command(("config", "show"), "config.show", "print each setting with its origin"),
-            Command(("config", "validate"), "config.validate", "check the config files"),
-            Command(("completion",), "completion", "print a script that completes csa's words in a shell"),
+            Command("doctor", "doctor", "check which tools are installed and logged in"),
+            Command("config show", "config.show", "print every setting and where it comes from"),
+            Command("config validate", "config.validate", "check the config files"),
+            Command("schema", "schema", "print the JSON Schema of a command's --json output"),
+            Command("completion", "completion", "print a completion script for bash, zsh or fish"),
         ),
     ),
 )
 COMMANDS = tuple(command for _, commands in PURPOSES for command in commands)
-ALIASES = {
-    ("session", "ls"): ("session", "list"),
-    ("ls",): ("session", "list"),
-    **dict.fromkeys([("session", "cur"), ("cur",), ("session", "switch"), ("switch",)], ("session", "current")),
-}
-_NAME_WIDTH, _EXAMPLE_WIDTH = 20, 47
+ALIASES = {"ls": "list", "rm": "delete", "cur": "current", "switch": "current"}
+# What `csa help` shows, by the names that are typed.
+EVERYDAY = ("run", "ls", "info", "show", "result", "logs", "attach", "wait", "kill", "top", "rm", "doctor")
+_NAME_WIDTH, _EXAMPLE_WIDTH = 15, 47
 _EXAMPLES = (
     ('csa run "add a rate limit to the API"', "with the first usable tool"),
     ('csa run --tool codex --name api "..."', "with this tool; call it api"),
-    ('csa run --session api "now write the tests"', "go on, by name or id prefix"),
-    ('csa run --last "and the docs"', "go on in the one used last"),
-    ('git diff | csa run --stdin "review this"', "with what a pipe holds"),
-    ("csa session list --tree", "who started whom"),
+    ('csa run --session api "now write the tests"', "continue, by name or id prefix"),
+    ('csa run -c "and the docs"', "continue the last session"),
+    ('git diff | csa run --stdin "review this"', "add what a pipe holds"),
+    ("csa ls --tree", "see who started whom"),
 )
+
+
+def command_names() -> dict[str, Command]:
+    """Return the commands by all names that can be typed."""
+    short = {command.name: command for command in COMMANDS}
+    short |= {alias: short[name] for alias, name in ALIASES.items()}
+    return {
+        **short,
+        **{_SESSION + name: each for name, each in short.items() if each.full_name.startswith(_SESSION)},
+    }
 
 
 def dispatch(words: list[str]) -> int:
@@ -155,11 +176,11 @@ def dispatch(words: list[str]) -> int:
     command, rest = find_command(words)
     if command is None:
         if not words:
-            return print_help(overview())
-        if words[0] == "help" and len(words) > 1:
-            return dispatch([*words[1:], "--help"])
+            return print_help(everyday())
         if words[0] in {"-h", "--help", "help"}:
-            return print_help(overview())
+            if words[1:] in ([], ["--all"]):
+                return print_help(overview() if words[1:] else everyday())
+            return dispatch([*words[1:], "--help"])
         if words[0] in GROUPS and (len(words) == 1 or words[1] in {"-h", "--help"}):
             return print_help(group_overview(words[0]))
         raise _unknown_command(words)
@@ -207,14 +228,12 @@ def _unknown_command(words: list[str]) -> UsageError:
     """Say that the words name no command."""
     from difflib import get_close_matches  # noqa: PLC0415  # only a typo pays for it
 
-    known = [" ".join(names) for names in (*(command.words for command in COMMANDS), *ALIASES)]
+    known = [*command_names()]
     typed = " ".join(words[:2]) if words[0] in GROUPS else words[0]
-    leaves = [command.words[-1] for command in COMMANDS]
     meant = (
-        _of_leaf(typed)
+        [name for name in known if words[1:2] == [name]]
         or get_close_matches(typed, [*known, *GROUPS], n=1)
         or get_close_matches(" ".join(words[:2]), known, n=1)
-        or [name for leaf in get_close_matches(typed, leaves, n=1) for name in _of_leaf(leaf)]
     )
     commands = " or ".join(f"'csa {name}'" for name in meant)
     return UsageError(
@@ -222,39 +241,48 @@ def _unknown_command(words: list[str]) -> UsageError:
     )
 
 
-def _of_leaf(name: str) -> list[str]:
-    """Return the commands that are called so within their group."""
-    return [" ".join(command.words) for command in COMMANDS if command.words[-1] == name]
-
-
 def find_command(words: list[str]) -> tuple[Command | None, list[str]]:
     """Split the words into a command and its arguments; no command when none is named."""
+    names = command_names()
     for count in (2, 1):
-        name = tuple(words[:count])
-        name = ALIASES.get(name, name)
-        for command in COMMANDS:
-            if command.words == name:
-                return command, words[count:]
+        if command := names.get(" ".join(words[:count])):
+            return command, words[count:]
     return None, words
 
 
 def members(group: str) -> list[Command]:
     """Return the commands of a group."""
-    return [command for command in COMMANDS if command.words[0] == group and len(command.words) > 1]
+    return [command for command in COMMANDS if command.full_name.startswith(f"{group} ")]
+
+
+def everyday() -> str:
+    """Render what `csa` and `csa help` say: the commands of every day, on one screen."""
+    names = command_names()
+    lines = [SUMMARY, "", "usage: csa COMMAND ...", ""]
+    lines += [_help_row(name, names[name].summary, room=10) for name in EVERYDAY]
+    lines += ["", *(f"  {words}" for words, _ in _EXAMPLES[1:4]), ""]
+    lines += ["csa help COMMAND  explain a command", "csa help --all    list all commands"]
+    return "\n".join(lines) + "\n"
 
 
 def overview() -> str:
     """Render what `csa --help` says."""
-    lines = ["usage: csa COMMAND ...", "", "Run trees of AI coding agents as durable sessions.", ""]
+    lines = [
+        "usage: csa COMMAND ...",
+        "",
+        SUMMARY,
+        "",
+    ]
     for purpose, commands in PURPOSES:
         lines += [f"{purpose}:", *_command_rows(commands), ""]
     lines += [
         "examples:",
         *(_help_row(words, what, room=_EXAMPLE_WIDTH) for words, what in _EXAMPLES),
         "",
-        "ls is short for session list, cur and switch for session current.",
-        "csa COMMAND --help says more of each, csa --version which csa this is.",
-        "First time here? csa doctor",
+        f"Short names: {', '.join(f'{alias} is {name}' for alias, name in ALIASES.items())}.",
+        "Commands about sessions can be written with the word: csa session show.",
+        "csa COMMAND --help explains a command, csa --version prints the version.",
+        "First time here? Run csa doctor.",
     ]
     return "\n".join(lines) + "\n"
 
@@ -265,11 +293,11 @@ def group_overview(group: str) -> str:
     for purpose, commands in PURPOSES:
         if found := [command for command in commands if command in members(group)]:
             lines += [f"{purpose}:", *_command_rows(found), ""]
-    return "\n".join([*lines, f"csa {group} COMMAND --help says more of each."]) + "\n"
+    return "\n".join([*lines, f"csa {group} COMMAND --help explains a command."]) + "\n"
 
 
 def _command_rows(commands: tuple[Command, ...] | list[Command]) -> list[str]:
-    return [_help_row(" ".join(command.words), command.summary, room=_NAME_WIDTH) for command in commands]
+    return [_help_row(command.name, command.summary, room=_NAME_WIDTH) for command in commands]
 
 
 def _help_row(words: str, what: str, *, room: int) -> str:

@@ -18,7 +18,7 @@ from typing import Any
 
 import shtab
 
-from csa.cli.commands import ALIASES, COMMANDS, GROUPS
+from csa.cli.commands import GROUPS, SUMMARY, command_names
 
 SHELLS = ("bash", "zsh", "fish")
 
@@ -127,19 +127,18 @@ def _completer(action: argparse.Action, files: Mapping[str, Any]) -> Mapping[str
 
 def _whole_parser() -> argparse.ArgumentParser:
     """Build one parser of all commands, which nothing else needs."""
-    root = argparse.ArgumentParser(prog="csa", description="Run trees of AI coding agents as durable sessions.")
+    root = argparse.ArgumentParser(prog="csa", description=SUMMARY)
     root.add_argument("-V", "--version", action="version", help="print the version")
     tree = root.add_subparsers()
     groups = {
         name: tree.add_parser(name, help=what, description=what).add_subparsers() for name, what in GROUPS.items()
     }
-    commands = {command.words: command for command in COMMANDS}
-    for words, command in {**commands, **{alias: commands[target] for alias, target in ALIASES.items()}}.items():
-        *group, leaf = words
+    for name, command in command_names().items():
+        *group, leaf = name.split()
         place = groups[group[0]] if group else tree
         command.configure(place.add_parser(leaf, help=command.summary, description=command.summary))
     helped = tree.add_parser("help", help="say more of a command", description="say more of a command")
-    helped.add_argument("command", choices=list(dict.fromkeys(command.words[0] for command in COMMANDS)))
+    helped.add_argument("command", choices=list(dict.fromkeys(name.split()[0] for name in command_names())))
     return root
 
 

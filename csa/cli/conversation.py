@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator
 from itertools import chain
 from textwrap import wrap
 
-from csa.cli.output import Style, count_of, cut, one_line, print_json, printable, terminal_size, terminal_width
+from csa.cli.output import Style, count_of, cut, one_line, print_json, printable, tell, terminal_size, terminal_width
 from csa.cli.selecting import add_selector, find_to_read
 from csa.errors import NotFoundError
 from csa.model.clock import local_clock
@@ -47,12 +47,17 @@ def execute(arguments: argparse.Namespace) -> int:
         raise NotFoundError(f"Session {paths.root.name} has no turn {arguments.turn}.")
     found = chain([first] if first else [], messages)  # of long sessions a turn is in memory at a time
     if arguments.json:
-        print_json([message_to_json(paths.root.name, message) for message in found])
+        print_json([_to_json(paths.root.name, message) for message in found])
     elif first is None:
-        print("nothing was said", file=sys.stderr)
+        tell("csa", "nothing was said")
     else:
         _page(_Renderer(is_full=arguments.full).render(found), allowed=not arguments.no_pager)
     return 0
+
+
+def _to_json(session_id: str, message: Message) -> dict[str, object]:
+    more = {"turn": message.turn, "tool": message.tool or None, "at": message.timestamp}
+    return {**message_to_json(session_id, message), **more}
 
 
 class _Renderer:

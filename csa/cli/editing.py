@@ -32,7 +32,8 @@ def execute_rename(arguments: argparse.Namespace) -> int:
     words = f"{session_id} is called {name}" if name else f"{session_id} has no name"
     if edit.is_change and before:
         words += f" (it was {one_line(before)})"
-    print_act(arguments, words, {"session_id": session_id, "name": name, "before": before}, edit.losses)
+    facts = {"session_id": session_id, "project": edit.after.project_path, "name": name, "before": before}
+    print_act(arguments, words, facts, edit.losses)
     return 0
 
 
@@ -53,7 +54,8 @@ def execute_describe(arguments: argparse.Namespace) -> int:
 
     edit = describe_session(find(open_client(), selector, acts=True), text)
     state = edit.after
-    facts = {"session_id": state.session_id, "description": state.description, "before": edit.before.description}
+    facts = {"session_id": state.session_id, "project": state.project_path, "description": state.description}
+    facts["before"] = edit.before.description
     print_act(arguments, f"{state.session_id}: {one_line(state.description)}", facts, edit.losses)
     return 0
 
@@ -76,7 +78,8 @@ def execute_pin(arguments: argparse.Namespace) -> int:
     words = f"{state.session_id} is {'' if state.pinned else 'not '}pinned{'' if edit.is_change else ' already'}"
     if not edit.is_change and not state.pinned:
         words = f"{state.session_id} was not pinned"
-    print_act(arguments, words, {"session_id": state.session_id, "pinned": state.pinned}, edit.losses)
+    facts = {"session_id": state.session_id, "project": state.project_path, "pinned": state.pinned}
+    print_act(arguments, words, facts, edit.losses)
     return 0
 
 
@@ -90,7 +93,7 @@ def configure_current(parser: argparse.ArgumentParser) -> None:
 def execute_current(arguments: argparse.Namespace) -> int:
     """Choose the current session, which `@current` then names and `session list` marks; or print it.
 
-    `csa session switch S` is the same command. Nothing else changes: a command without a session still asks for one.
+    `csa switch S` is the same command. Nothing else changes: no command takes it unless you say @current.
     """
     given = selectors_given(arguments)
     if len(given) + arguments.clear > 1:

@@ -1,4 +1,4 @@
-"""Ending what runs: in single sessions, or everywhere."""
+"""Stopping what is running: in single sessions, or everywhere."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 from functools import partial
 from pathlib import Path
 
+from csa.cli.naming import head_of_line
 from csa.cli.output import Style, count_of, one_line, print_json, print_problem, warn
 from csa.cli.selecting import Unlistable, add_selectors, find_all, open_client
 from csa.errors import RefusedError, UsageError
@@ -24,12 +25,9 @@ from csa.store.stores import find_stores
 
 def configure_kill(parser: argparse.ArgumentParser) -> None:
     add_selectors(parser)
-    parser.add_argument("--tree", action="store_true", help="and all their descendants")
-    _add_how(parser)
-
-
-def _add_how(parser: argparse.ArgumentParser) -> None:
-    """Add what `csa kill` takes as well."""
+    parser.add_argument("--tree", action="store_true", help="also kill their descendants")
+    parser.add_argument("--all", action="store_true", help="kill everything that is running, in all projects")
+    parser.add_argument("-y", "--yes", action="store_true", help="with --all: do not ask")
     parser.add_argument("--force", action="store_true", help="do not ask the supervisors first; the turns are lost")
     parser.add_argument(
         "--timeout", type=float, default=GRACE_S, metavar="S", help=f"how long to let them end (default: {GRACE_S:g})"
@@ -38,17 +36,32 @@ def _add_how(parser: argparse.ArgumentParser) -> None:
 
 
 def execute_kill(arguments: argparse.Namespace) -> int:
-    """End what runs in sessions: the tool, and everything it has started.
+    """Stop running sessions: the tool, and everything it has started. The sessions stay, and can be resumed.
 
-    The supervisor of each turn is asked to end it, which it does as for Ctrl-C: the outcome is written, the session can
-    be resumed. One that does not react within the grace, or at once with --force, is killed; the turn is then lost. A
-    line is printed for each session when nothing of it is left.
+    The supervisor of each turn is asked to end it, which it does as for Ctrl-C: the outcome is recorded. If it has not
+    done so in time, or at once with --force, it is killed, and the turn is lost. A line is printed for each session
+    when nothing of it is left.
 
-    Exits 0 when nothing of them runs any more, also when nothing did; 1 when something cannot be ended; 5 when an agent
-    would end its own session, or one that it works for; 6 when with --tree a directory cannot be listed, so that nobody
-    knows whether a descendant runs there.
+    --all stops everything below the state root, in all projects. On a terminal csa asks first; elsewhere --yes is
+    needed. An agent may not do this, since it would end its own session too.
+
+    Exits 0 when nothing of them is running any more, also when nothing was; 1 when something cannot be stopped, or you
+    said no; 5 when an agent would stop its own session or one of its ancestors; 6 when a lock or directory cannot be
+    read, so that csa cannot know whether something is running there (everything else has been stopped then).
     """
-    _check_timeout(arguments)
+    if not 0 <= arguments.timeout < float("inf"):
+        raise UsageError("--timeout takes a number of seconds, from 0 up.")
+    names = [*arguments.session, *(arguments.session_option or ())]
+    if arguments.all and (names or arguments.tree):
+        raise UsageError("--all already means everything.", hint="leave out --all, or the sessions and --tree")
+    if arguments.yes and not arguments.all:
+        raise UsageError("--yes is for --all.")
+    if not names and not arguments.all:
+        raise UsageError("Nothing to kill: name a session, or use --all.", hint="csa ps")
+    return _kill_all(arguments) if arguments.all else _kill_named(arguments)
+
+
+def _kill_named(arguments: argparse.Namespace) -> int:
     sessions = find_all(arguments, acts=True)
     context = sessions[0].context
     for session in sessions:
@@ -59,11 +72,6 @@ def execute_kill(arguments: argparse.Namespace) -> int:
     targets = [session.target for session in sessions]
     found = end(targets, words=words, grace_s=arguments.timeout, force=arguments.force)
     return _report_kills(_note_kills(context, "session kill", found), arguments, unlistable)
-
-
-def _check_timeout(arguments: argparse.Namespace) -> None:
-    if not 0 <= arguments.timeout < float("inf"):
-        raise UsageError("--timeout takes a number of seconds, from 0 up.")
 
 
 def _note_kills(context: Context, command: str, found: Iterable[KillResult]) -> Iterator[KillResult]:
@@ -87,50 +95,35 @@ def _report_kills(found: Iterable[KillResult], arguments: argparse.Namespace, un
             print(_kill_in_words(ended), flush=True)
     if arguments.json:
         print_json([ended.to_json() for ended in seen])
-    code = unlistable.report(hint="what runs there goes on; end it as the user to whom it belongs")
+    code = unlistable.report(hint="what is running there goes on; stop it as its owner")
     return next((ended.error.exit_code for ended in seen if ended.error), code)
 
 
 def _kill_in_words(ended: KillResult) -> str:
+    head, name = head_of_line(ended.session_id)
+    named = f"{name}, " if name else ""
     if ended.outcome == "not_running":
-        return f"{ended.session_id}: not running ({ended.status})"
-    known = one_line(f"{ended.tool}, turn {ended.turn}") if ended.tool else "unknown tool"
+        return f"{head}: not running ({named}{ended.status})"
+    known = named + (one_line(f"{ended.tool}, turn {ended.turn}") if ended.tool else "unknown tool")
     now = "another turn runs" if ended.status == "running" else ended.status
     how = "; its supervisor was killed too" if ended.forced else ""
-    return f"{ended.session_id}: {Style(sys.stdout)('ended', 'yellow')} ({known}): {now}{how}"
+    return f"{head}: {Style(sys.stdout)('ended', 'yellow')} ({known}): {now}{how}"
 
 
-def configure_kill_all(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--all", action="store_true", help="say that everything is meant")
-    parser.add_argument("-y", "--yes", action="store_true", help="do not ask")
-    _add_how(parser)
-
-
-def execute_kill_all(arguments: argparse.Namespace) -> int:
-    """End everything that runs below the state root, in all projects: each session's tool and all it has started.
-
-    On a terminal csa asks first; elsewhere --yes is needed. The sessions stay, and can be resumed. An agent may not do
-    this, since it would end its own session too. Single sessions: csa session kill.
-
-    Exits 6 when a session's lock, or a directory in which sessions may be, cannot be read, so that nobody knows whether
-    something runs there; all others have been ended then.
-    """
-    _check_timeout(arguments)
-    if not arguments.all:
-        raise UsageError("What is to be killed?", hint="csa kill --all, or csa session kill -s SESSION")
+def _kill_all(arguments: argparse.Namespace) -> int:
     root = Path(state_root(os.environ))
     caller = find_caller(os.environ, root)
     if caller is not None:
         raise RefusedError(
             f"An agent cannot kill everything: session {caller.session_id} runs too.",
-            hint="csa session kill -s SESSION, for each that it has started",
+            hint="csa kill SESSION, for each that it has started",
         )
     words = who_asks("kill --all", os.environ)
     unlistable = Unlistable()
     states = [(target, probe(target[0].paths(target[1]))) for target in _all_targets(root, unlistable)]
     running = [target for target, liveness in states if liveness.state == "alive"]
     if not running and not unlistable.faults and not any(liveness.fault for _, liveness in states):
-        print_json([]) if arguments.json else print("Nothing runs")
+        print_json([]) if arguments.json else print("Nothing is running")
         return 0
     if running and not arguments.yes and not _is_confirmed(running):
         return 1

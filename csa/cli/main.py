@@ -62,10 +62,11 @@ def _execute_words(words: list[str]) -> int:
         from csa.cli.candidates import print_candidates  # noqa: PLC0415  # these paths are hot ones
 
         return print_candidates(words[1:])
-    if words[:2] == ["session", "is-alive"]:
+    asked = words[1:] if words[:1] == ["session"] else words
+    if asked[:1] == ["is-alive"]:
         from csa.cli.fast_is_alive import is_alive  # noqa: PLC0415  # as above
 
-        if (code := is_alive(words[2:], os.environ)) is not None:
+        if (code := is_alive(asked[1:], os.environ)) is not None:
             return code
     from csa.cli.commands import dispatch  # noqa: PLC0415  # as above
 
@@ -94,7 +95,7 @@ def _escape_unencodable(error: UnicodeError) -> tuple[str | bytes, int]:
 
 
 def _fail_on_system(error: OSError, *, as_json: bool) -> int:
-    """Say what cannot be read or written; nothing when it is that the reader has gone (`csa session list | head`)."""
+    """Say what cannot be read or written; nothing when it is that the reader has gone (`csa ls | head`)."""
     from csa.cli.output import lossy, print_error, silence  # noqa: PLC0415  # as above
 
     is_of_output = error.filename is None and error.errno in _ERRORS_OF_OUTPUT

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import IO
 
 from csa.cli.conversation_formats import FORMATS, Document
-from csa.cli.output import count_of, one_line, print_json, printable, text_for, warn
+from csa.cli.output import count_of, one_line, print_json, text_for, warn
 from csa.cli.selecting import Unlistable, add_selector, open_client, selectors_given
 from csa.errors import NotFoundError, StateError, UsageError
 from csa.runner.client import Csa
@@ -26,6 +26,7 @@ from csa.runner.sessions.exporting import (
 )
 from csa.runner.sessions.importing import Imported, import_archive
 from csa.store.atomic import sync_file
+from csa.store.sessions import Store
 from csa.store.shown import SessionInfo
 
 ARCHIVE = "archive"
@@ -165,8 +166,7 @@ def _report_export(arguments: argparse.Namespace, written: Sequence[str], skippe
         facts = {"file": str(path), "format": arguments.format, "bytes": path.stat().st_size}
         print_json({**facts, "sessions": list(written), "left_out": left_out})
         return
-    for item in skipped:
-        print(f"left out: {printable(f'{item.what}: {item.why}')}", file=sys.stderr)
+    warn(f"left out: {item.what}: {item.why}" for item in skipped)
 
 
 def configure_import(parser: argparse.ArgumentParser) -> None:
@@ -199,13 +199,13 @@ def execute_import(arguments: argparse.Namespace) -> int:
         loss = record_act(context, "session import", item.session_id, what="imported", old_id=item.old_id)
         warn([loss] if loss else [])
     if arguments.json:
-        print_json([_imported_to_json(item) for item in imported])
+        print_json([_imported_to_json(item, context.store) for item in imported])
         return 0
     for item in imported:
         print(f"{item.session_id}  {one_line(item.description)}")
         if item.dropped_name:
             name = one_line(item.dropped_name)
-            print(f"{item.session_id} lost its name '{name}', which another session has", file=sys.stderr)
+            warn([f"{item.session_id} lost its name '{name}', which another session has"])
     return 0
 
 
@@ -216,13 +216,15 @@ def _open_archive(path: str) -> IO[bytes]:
         raise NotFoundError(f"There is no file {path}.") from error
 
 
-def _imported_to_json(item: Imported) -> dict[str, object]:
+def _imported_to_json(item: Imported, store: Store) -> dict[str, object]:
     return {
-        "id": item.session_id,
+        "session_id": item.session_id,
+        "project": store.project_pathname,
         "old_id": item.old_id,
         "description": item.description,
         "dropped_name": item.dropped_name,
         "is_copy": item.is_copy,
+        "id": item.session_id,
     }
 
 

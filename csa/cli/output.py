@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 _INFINITY = float("inf")
 _CODES = {"bold": "1", "dim": "2", "red": "31", "green": "32", "yellow": "33", "cyan": "36"}
+KINDS = {"csa": "dim", "hint": "cyan", "warning": "yellow", "error": "red"}  # of what is told on stderr
 _OFF = {"", "0", "false"}
 _WIDEST = 65_535  # columns; no terminal can be wider
 STATUS_STYLES = {
@@ -38,9 +39,27 @@ STATUS_STYLES = {
 def print_error(error: CsaError, *, as_json: bool) -> None:
     """Print a failure: to stderr in words, or to stdout as the error object."""
     if as_json:
-        print_json({"error": {"code": error.code, "message": error.message, "hint": hint_of(error)}})
+        print_json({"error": error_to_json(error)})
         return
     print_problem(error.message, hint=hint_of(error))
+
+
+def error_to_json(error: CsaError) -> dict[str, object]:
+    """Return the error object, with the next step."""
+    return {**error.to_json(), "hint": hint_of(error)}
+
+
+def tell(kind: str, words: str, *, by_name: bool = True) -> None:
+    """Print `KIND: WORDS` to stderr, the one form of all that is told there. `csa` is for what is no problem.
+
+    The ids of sessions in it become their names.
+    """
+    if by_name:
+        from csa.cli.naming import with_names  # noqa: PLC0415  # most commands tell nothing
+
+        words = with_names(words, sys.stderr, is_command=kind == "hint")
+    with lossy(sys.stderr):
+        print(f"{Style(sys.stderr)(f'{kind}:', KINDS[kind])} {printable(words)}", file=sys.stderr, flush=True)
 
 
 def hint_of(error: CsaError) -> str | None:
@@ -53,18 +72,15 @@ def hint_of(error: CsaError) -> str | None:
 
 def print_problem(message: str, *, hint: str | None = None) -> None:
     """Print `error: ...` and `hint: ...` to stderr."""
-    style = Style(sys.stderr)
-    lines = [f"{style('error:', 'red')} {printable(message)}"]
+    tell("error", message)
     if hint:
-        lines.append(f"{style('hint:', 'cyan')} {printable(hint)}")
-    print("\n".join(lines), file=sys.stderr)
+        tell("hint", hint)
 
 
 def warn(losses: Iterable[str]) -> None:
     """Say on stderr what was lost, or should be known."""
-    with lossy(sys.stderr):
-        for loss in losses:
-            print(f"warning: {printable(loss)}", file=sys.stderr)
+    for loss in losses:
+        tell("warning", loss)
 
 
 def print_act(arguments: argparse.Namespace, words: str, facts: Mapping[str, Any], losses: Iterable[str] = ()) -> None:

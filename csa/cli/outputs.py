@@ -13,8 +13,8 @@ from itertools import islice
 from pathlib import Path
 
 from csa.cli.describe import describe
-from csa.cli.output import Style, cut, one_line, print_json, printable, terminal_width, text_for
-from csa.cli.selecting import add_selector, find_one, find_to_read
+from csa.cli.output import Style, cut, one_line, print_json, printable, tell, terminal_width, text_for
+from csa.cli.selecting import add_selector, find_to_read, find_to_show
 from csa.cli.signs import about_sessions, signs_of_life
 from csa.errors import NotFoundError, UsageError
 from csa.model.clock import local_clock
@@ -231,7 +231,7 @@ def execute_artifacts(arguments: argparse.Namespace) -> int:
     In a pipe each line is the path of a file. Copies keep their names below output/; nothing is ever overwritten, and
     links that lead out of the output are refused.
     """
-    paths = find_one(arguments, retired=True).files
+    paths = find_to_show(arguments).files
     artifacts = find_artifacts(paths, turn=arguments.turn)
     copies: list[Path] = []
     if arguments.copy_to is not None:
@@ -248,7 +248,7 @@ def execute_artifacts(arguments: argparse.Namespace) -> int:
 
 def _print_artifacts(artifacts: Sequence[Artifact]) -> None:
     if not artifacts:
-        print("no artifacts", file=sys.stderr)
+        tell("csa", "no artifacts")
         return
     if not sys.stdout.isatty():
         print("\n".join(str(item.path) for item in artifacts))

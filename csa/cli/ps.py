@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from csa.cli.describe import describe, elapsed, size
+from csa.cli.naming import called, doing_of
 from csa.cli.output import STATUS_STYLES, Style, cut, one_line, print_json, shorten, terminal_width
 from csa.cli.selecting import find_projects
 from csa.cli.table import Column, Table, columns_for
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     import argparse
 
 _TEXT_WIDTH = 10  # at least
+_SUBJECT_WIDTH = 30  # in a pipe: of what a session is about, before what it does
 
 
 class _Line(Struct):
@@ -85,8 +87,9 @@ def _print_table(lines: list[_Line]) -> None:
     room = width and max(0, width - table.width)
     print(style(table.head() + cut("DOING", room), "dim").rstrip())
     for line in lines:
-        doing = one_line(line.info.doing) or line.info.status
-        print(style(table.line(line) + cut(doing, room), STATUS_STYLES.get(line.info.status, "")).rstrip())
+        doing = doing_of(line.info, width, room=_SUBJECT_WIDTH if room is None else room // 2)
+        shown = table.line(line) + cut(doing, room)
+        print(style(shown, STATUS_STYLES.get(line.info.status, "")).rstrip())
 
 
 def _columns(width: int | None, now: float) -> tuple[Column, ...]:
@@ -95,7 +98,7 @@ def _columns(width: int | None, now: float) -> tuple[Column, ...]:
         return "-" if seconds is None else elapsed(seconds)
 
     return (
-        Column("SESSION", lambda line: line.info.session_id if width is None else line.info.prefix),
+        Column("SESSION", lambda line: called(line.info, width)),
         Column("PROJECT", lambda line: line.place if width is None else cut(line.place, width // 5), since=60),
         Column("TOOL", lambda line: one_line(line.info.tool) or "-", since=40),
         Column("STATUS", lambda line: line.info.status, since=110),

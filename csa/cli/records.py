@@ -11,14 +11,14 @@ from csa.cli.output import (
     count_of,
     cut,
     cut_behind,
-    lossy,
     one_line,
     print_json,
     printable,
+    tell,
     terminal_width,
     warn,
 )
-from csa.cli.selecting import add_selector, find_one, open_client, selected_if_any
+from csa.cli.selecting import add_selector, find_one, find_to_show, open_client, selected_if_any
 from csa.errors import StateError
 from csa.model.clock import from_timestamp, local_clock
 from csa.model.state import format_time
@@ -68,8 +68,7 @@ def execute_validate(arguments: argparse.Namespace) -> int:
     if not arguments.json:
         print(f"{count_of(len(ids), 'session')} checked, {len(damaged)} damaged")
     if damaged and not arguments.json:
-        with lossy(sys.stderr):
-            print(f"hint: csa session repair --dry-run -s {next(iter(damaged))}", file=sys.stderr)
+        tell("hint", f"csa session repair --dry-run -s {next(iter(damaged))}")
     return StateError.exit_code if damaged else 0
 
 
@@ -177,9 +176,7 @@ def execute_checkpoints(arguments: argparse.Namespace) -> int:
 
 
 def _checkpoint_to_json(checkpoint: Checkpoint, verdict: Verification | None = None) -> dict[str, Any]:
-    """Return a checkpoint as an object; `verified` only where it was."""
     facts = checkpoint.facts
-    checked = {} if verdict is None else {"verified": verdict}
     return {
         "commit": checkpoint.commit,
         "session_id": facts.session_id,
@@ -192,7 +189,7 @@ def _checkpoint_to_json(checkpoint: Checkpoint, verdict: Verification | None = N
         "sha256": facts.sha256,
         "events": facts.events,
         "bytes": facts.bytes,
-        **checked,
+        "verified": verdict,
     }
 
 
@@ -207,7 +204,7 @@ def _chosen_session(client: Csa, arguments: argparse.Namespace) -> tuple[str | N
 def _print_checkpoints(found: list[Checkpoint], verdicts: list[Verification | None], *, of_one: bool) -> None:
     if not found:
         print("No checkpoints found")
-        print("hint: csa session checkpoint --session S makes one", file=sys.stderr)
+        tell("hint", "csa session checkpoint -s S makes one")
     style, width = Style(sys.stdout), terminal_width(sys.stdout)
     for each, verdict in zip(found, verdicts, strict=True):
         facts = each.facts
@@ -251,7 +248,7 @@ def execute_log(arguments: argparse.Namespace) -> int:
     The commits are those between the heads that csa saw before and after each turn; what others committed meanwhile is
     among them. Works without a repository, where there are only checkpoints.
     """
-    session = find_one(arguments, retired=True)
+    session = find_to_show(arguments)
     refusals: dict[str, None] = {}  # each is said once
     entries = session_log(session, on_refusal=refusals.setdefault)
     warn(refusals)
@@ -267,5 +264,5 @@ def execute_log(arguments: argparse.Namespace) -> int:
         print(head + cut(text, width and width - len(name) - 2 - len(clock) - 2 - 9))
     if not entries:
         print("Nothing in the git history of this session yet")
-        print(f"hint: csa session checkpoint --session {session.session_id} makes a checkpoint", file=sys.stderr)
+        tell("hint", f"csa session checkpoint -s {session.session_id} makes a checkpoint")
     return 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from csa.cli.output import lossy, print_act, print_error, print_json, warn
+from csa.cli.output import error_to_json, print_act, print_error, print_json, tell, warn
 from csa.cli.selecting import (
     add_selector,
     announce_elsewhere,
@@ -15,6 +15,10 @@ from csa.cli.selecting import (
 from csa.errors import CsaError, UsageError
 from csa.runner.session import find_retired
 from csa.runner.sessions.removal import delete_session, find_to_delete, living_children, restore_session
+
+TYPE_CHECKING = False  # see csa/structs.py
+if TYPE_CHECKING:
+    from csa.runner.session import Session
 
 
 def configure_delete(parser: argparse.ArgumentParser) -> None:
@@ -51,23 +55,27 @@ def execute_delete(arguments: argparse.Namespace) -> int:
                 session, force=arguments.force, purge_now=arguments.purge, provider=arguments.provider
             )
         except CsaError as error:
-            done.append({"session_id": session_id, "error": {"code": error.code, "message": error.message}})
+            done.append(_to_json(session, error=error_to_json(error)))
             exit_code = exit_code or error.exit_code
             if not arguments.json:
                 print_error(error, as_json=False)
             continue
         word = "purged" if removed.is_purged else "removed"
-        done.append({"session_id": session_id, "done": word, "provider_copies": list(removed.provider_copies)})
+        done.append(_to_json(session, done=word, provider_copies=list(removed.provider_copies)))
         if not arguments.json:
             print(f"{word} {session_id}")
         children = living_children(session.store, session_id)  # those that its end has not taken along
         warn([*(f"its child {child} is still running" for child in children), *removed.warnings])
     if arguments.json:
         print_json(done)
-    elif any("done" in each for each in done) and not arguments.purge and sys.stderr.isatty():
-        with lossy(sys.stderr):
-            print("hint: csa session restore brings it back", file=sys.stderr)
+    elif any(each["done"] for each in done) and not arguments.purge and sys.stderr.isatty():
+        tell("hint", "csa session restore brings it back")
     return exit_code
+
+
+def _to_json(session: Session, **known: object) -> dict[str, object]:
+    whose = {"session_id": session.session_id, "project": session.store.project_pathname}
+    return {**whose, "done": None, "provider_copies": [], "error": None, **known}
 
 
 def configure_restore(parser: argparse.ArgumentParser) -> None:
@@ -86,6 +94,7 @@ def execute_restore(arguments: argparse.Namespace) -> int:
     restored = restore_session(session)
     state = restored.state
     lost = [f"another session is called {restored.lost_name} now; this one has no name"] if restored.lost_name else []
-    facts = {"session_id": state.session_id, "phase": state.phase, "name": state.name}
+    project = session.store.project_pathname
+    facts = {"session_id": state.session_id, "project": project, "phase": state.phase, "name": state.name}
     print_act(arguments, f"restored {state.session_id}", facts, [*lost, *restored.losses])
     return 0

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from csa.cli.output import lossy, print_json, printable, text_for, to_json, warn
+from csa.cli.output import lossy, print_json, printable, tell, text_for, to_json, warn
 from csa.cli.results import print_failure
 from csa.cli.run_request import request_from
 from csa.cli.selecting import announce
@@ -30,7 +30,7 @@ from csa.model.result import RunResult
 from csa.process.launch import become_subreaper
 from csa.process.wakeup import heeded
 from csa.runner.client import Csa
-from csa.runner.detach import refuse_ephemeral, start_detached
+from csa.runner.detach import refuse_ephemeral
 from csa.runner.on_finish import FollowUp, run_on_finish
 from csa.runner.request import RunRequest
 from csa.runner.turns.ahead import load_at_once
@@ -54,7 +54,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("prompt", nargs="?", metavar="PROMPT", help="what to do; `-` or nothing reads it from stdin")
     which = parser.add_argument_group("which session")
     which.add_argument("-s", "--session", metavar="S", help="go on in session S (an id, unique prefix or name)")
-    which.add_argument("--last", action="store_true", help="go on in the session used last")
+    which.add_argument("-c", "--last", action="store_true", help="go on in the session used last")
     which.add_argument("--session-id", metavar="ID", help="go on in the session with this ULID or name, or create it")
     which.add_argument("--fork-from", metavar="S", help="begin a new session with a copy of S's conversation")
     which.add_argument("--ephemeral", action="store_true", help="keep nothing: no project files read, no session left")
@@ -172,14 +172,13 @@ def _wake_parked(client: Csa) -> None:
 def _teller(signs: Signs, *, quiet: bool) -> Callable[[str], None]:
     """Return what says on stderr what is waited for."""
 
-    def tell(words: str) -> None:
+    def announce_wait(words: str) -> None:
         signs.about(lambda: f"waiting: {words}")
         load_at_once("csa.cli.progress")  # csa may be upgraded while it waits
         if not quiet:
-            with lossy(sys.stderr):
-                print(f"waiting: {words}", file=sys.stderr, flush=True)
+            tell("csa", f"waiting: {words}")
 
-    return tell
+    return announce_wait
 
 
 def _run_turn(client: Csa, request: RunRequest, arguments: argparse.Namespace, signs: Signs) -> int:
@@ -201,7 +200,6 @@ def _run_turn(client: Csa, request: RunRequest, arguments: argparse.Namespace, s
         progress = make_progress(client, quiet=arguments.quiet, plain=events_on_terminal)
         turn = client.attend(started)
         anyio.run(_drive_turn, turn, progress, faults if arguments.stream_json else None, noted)
-    assert turn.result is not None
     unprinted = _print_outcome(turn, turn.result, arguments)
     if follow_up:
         signs.about(lambda: "the turn has ended; --on-finish runs")
@@ -223,16 +221,16 @@ def _detach(client: Csa, request: RunRequest, arguments: argparse.Namespace) -> 
     """Start the turn by itself; print its session's id, which any process can resolve from then on."""
     if arguments.stream_json:
         raise UsageError("--detach and --stream-json exclude each other.", hint="csa session logs -f --events")
-    started = start_detached(client, request, wait_s=arguments.wait, on_finish=_follow_up(client, arguments))
+    started = client.start(request, wait_s=arguments.wait, on_finish=_follow_up(client, arguments))
     if arguments.json:
         print_json(started.to_json())
     else:
         print(started.session_id)
     _announce(client, started.session_id, started.project)
     if not arguments.quiet:
-        with lossy(sys.stderr):
-            print(f"{started.tool}, turn {started.turn}, runs by itself (PID {started.pid})", file=sys.stderr)
-            print(f"hint: csa session wait -s {started.session_id}", file=sys.stderr)
+        what = f"{started.tool}, turn {started.turn}, PID {started.pid}"
+        tell("csa", f"session {started.session_id} is running in the background ({what})")
+        tell("hint", f"csa session wait -s {started.session_id}")
     return 0
 
 
@@ -287,7 +285,7 @@ async def _drive_turn(turn: Turn, progress: Progress, stream_faults: list[OSErro
                 for number in noted:
                     turn.cancel(signal_name=signal.Signals(number).name)
                 async for number in signals:
-                    if turn.result is not None:  # all that is left is what nobody reads
+                    if turn.has_ended:  # all that is left is what nobody reads
                         tasks.cancel_scope.cancel()
                     turn.cancel(signal_name=signal.Signals(number).name)
 
@@ -338,8 +336,7 @@ def _print_outcome(turn: Turn, result: RunResult, arguments: argparse.Namespace)
             print(text_for(sys.stdout, result.text))
         sys.stdout.flush()
     warn(turn.losses)
-    with lossy(sys.stderr):
-        print_failure(result)
+    print_failure(result)
     return faults[0] if faults else None
 
 
@@ -357,6 +354,7 @@ def _print_plan(plan: TurnPlan, *, as_json: bool) -> None:
     origins = plan.origins
     facts = {
         "session": "new" if plan.is_new else plan.state.session_id,
+        "session_id": None if plan.is_new else plan.state.session_id,
         "project": str(plan.context.store.project),
         "tool": plan.adapter.name,
         "why": plan.why_tool,

@@ -125,10 +125,11 @@ class Screen:
             self._drawn = (size, lines)
             self._live.update(Text("\n").join(map(self._text, lines)), refresh=True)
 
-    def print(self, text: str, style: str) -> None:
+    def print(self, line: Line) -> None:
         """Print a line that stays, above what is drawn."""
+        pieces = [(text, style if self._is_styled else "") for text, style in line]
         with self._interruptions.held():
-            self._console.print(Text(text, style=style if self._is_styled else ""))
+            self._console.print(Text.assemble(*pieces))
 
     def _new_live(self) -> Live:
         return Live(

@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 from csa.cli.describe import elapsed
 from csa.cli.output import Style, cut, one_line, print_json, terminal_width
-from csa.cli.selecting import add_selector, find_one
+from csa.cli.selecting import add_selector, find_to_show
 from csa.cli.table import Column, Table, columns_for
 from csa.model.limits import Spent
 from csa.runner.sessions.budget import BudgetReport, BudgetState, report_budget
@@ -38,7 +38,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def execute(arguments: argparse.Namespace) -> int:
-    report = report_budget(find_one(arguments, retired=True))
+    report = report_budget(find_to_show(arguments))
     if arguments.json:
         print_json(report.to_json())
         return 0

@@ -13,7 +13,7 @@ TYPE_CHECKING = False  # see csa/structs.py
 if TYPE_CHECKING:
     import argparse
 
-    from csa.store.owner import Owner
+    from csa.store.liveness import Liveness
 
 _EXITS = {"alive": 0, "not_alive": 1, "unknown": 4}
 
@@ -23,32 +23,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print an object")
 
 
-def _parked(owner: Owner) -> dict[str, str]:
-    return {"parked_until": owner.parked_until} if owner.parked_until else {}
-
-
 def execute(arguments: argparse.Namespace) -> int:
     session = find_one(arguments, retired=True)
     liveness = session.liveness()
     owner = liveness.owner
     if arguments.json:
-        known = (
-            {
-                "tool": owner.tool,
-                "turn": owner.turn,
-                "pid": owner.pid,
-                "since": owner.since,
-                "errand": owner.errand or None,
-                **_parked(owner),
-            }
-            if owner and liveness.state != "not_alive"
-            else {}
-        )
-        if (stranger := liveness.stranger) is not None:
-            known = {"tool": stranger.tool, "pid": stranger.pid, "another_program": True}
-        if liveness.fault is not None:
-            known = {"error": liveness.fault.message}
-        print_json({"session_id": session.session_id, "state": liveness.state, **known})
+        print_json({"session_id": session.session_id, "project": session.store.project_pathname, **_to_json(liveness)})
     elif liveness.state == "not_alive":
         print("not alive")
     elif liveness.fault is not None:
@@ -60,3 +40,21 @@ def execute(arguments: argparse.Namespace) -> int:
     else:
         print(f"{liveness.state}: {owner.in_words}")
     return _EXITS[liveness.state]
+
+
+def _to_json(liveness: Liveness) -> dict[str, object]:
+    owner, stranger, fault = liveness.owner, liveness.stranger, liveness.fault
+    if stranger or fault or liveness.state == "not_alive":
+        owner = None
+    return {
+        "state": liveness.state,
+        "tool": owner.tool if owner else stranger and stranger.tool,
+        "turn": owner and owner.turn,
+        "pid": owner.pid if owner else stranger and stranger.pid,
+        "since": owner and owner.since,
+        "errand": (owner and owner.errand) or None,
+        "parked_until": (owner and owner.parked_until) or None,
+        "another_program": stranger is not None,
+        "fault": fault and fault.to_json(),
+        "error": fault and fault.message,
+    }

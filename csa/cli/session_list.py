@@ -7,7 +7,7 @@ In the tree the numbers at the right, and the states in brackets, are of the ses
 leads to a fork. A parent that is not there is named, in yellow, with where it is. What was started in another project
 says where it is. `--tree SESSION` shows one session and all below it.
 
-With --quiet there is nothing but ids: csa session delete $(csa session list -q --status failed). --format '{name}
+With --quiet there is nothing but ids: csa rm $(csa ls -q --status failed). --format '{name}
 {status}' prints a line of your own for each session, --format 'table {name} {tokens}' columns with a head; a wrong
 field is refused with the names of all. JSON has numbers where these have words.
 
@@ -22,7 +22,7 @@ import time
 from datetime import UTC, datetime
 from functools import partial
 
-from csa.cli.output import can_redraw, lossy, print_json, shorten
+from csa.cli.output import can_redraw, print_json, shorten, tell
 from csa.cli.selecting import add_selector, find_projects, open_client, refuse_unknown_tools, selected_if_any
 from csa.errors import StateError, UsageError
 from csa.paths import home
@@ -106,7 +106,7 @@ def _top_of_tree(client: Csa, arguments: argparse.Namespace) -> Session | None:
     if selector is None:
         return None
     if not arguments.tree:
-        raise UsageError("A list is of all sessions.", hint=f"csa session list --tree {selector}")
+        raise UsageError("A list is of all sessions.", hint=f"csa ls --tree {selector}")
     return client.session(selector, retired=True)
 
 
@@ -122,8 +122,7 @@ def _hint_at_worktree(client: Csa) -> None:
     """Name what an older csa has kept for this worktree itself, and which is not listed."""
     tree = find_work_tree(client.context.directory_pathname)
     if tree != client.store.project_pathname and Store(client.store.root_pathname, tree).ids():
-        with lossy(sys.stderr):
-            print(f"hint: csa session adopt {tree} brings in what this worktree has had for itself", file=sys.stderr)
+        tell("hint", f"csa session adopt {tree} brings in what this worktree has had for itself")
 
 
 def read_selection(arguments: argparse.Namespace, now: datetime) -> Selection:
@@ -175,8 +174,7 @@ def _list_rows(
     if not listing.infos:
         refuse_unknown_tools(client, stores, selection.tools)  # this looks further than the list did
     if arguments.json:
-        extra = {store.pathname: {"project": str(store.project)} if arguments.all_projects else {} for store in stores}
-        print_json([{**info.to_json(), **extra[info.store.pathname]} for info in listing.infos])
+        print_json([info.to_json() for info in listing.infos])
         return 0
     if template:
         _print_lines(template, listing.infos)
@@ -190,7 +188,7 @@ def _list_rows(
         print_totals(view, listing.infos, more=listing.more)
     if listing.more and not (arguments.quiet and arguments.limit):
         total = len(listing.infos) + listing.more
-        print(f"... and {listing.more} more (--limit {total} shows all)", file=sys.stderr)
+        tell("csa", f"... and {listing.more} more (--limit {total} shows all)")
     return 0
 
 
@@ -242,7 +240,7 @@ def _list_tree(
     print_totals(view, infos, more=0)
     if len(shown) < len(forest):
         rest = len(forest) - len(shown)
-        print(f"... and {rest} more tree{'s' * (rest != 1)} (--limit {len(forest)} shows all)", file=sys.stderr)
+        tell("csa", f"... and {rest} more tree{'s' * (rest != 1)} (--limit {len(forest)} shows all)")
     return 0
 
 
@@ -255,7 +253,6 @@ def _tree_to_json(whole: Forest, shown: Forest) -> list[dict[str, object]]:
     return [
         {
             **node.item.to_json(),
-            "project": str(node.item.store.project),
             "subtree": rollup_to_json(sums[node.session_id]),
         }
         for node in walk(shown)
@@ -266,9 +263,9 @@ def _tree_to_json(whole: Forest, shown: Forest) -> list[dict[str, object]]:
 def _say_none(selection: Selection) -> int:
     print("No sessions found")
     if selection.is_everything:
-        print('hint: csa run "what to do" starts one', file=sys.stderr)
+        tell("hint", 'csa run "what to do" starts one')
     else:
-        print("hint: csa session list shows all, --all-projects those of other projects as well", file=sys.stderr)
+        tell("hint", "csa session list shows all, --all-projects those of other projects as well")
     return 0
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 
 from csa.cli.describe import conversation_in_words, describe, elapsed, size
 from csa.cli.output import STATUS_STYLES, Style, cut, one_line, print_json, terminal_width
-from csa.cli.selecting import add_selector, find_one
+from csa.cli.selecting import add_selector, find_to_show
 from csa.model.clock import local_clock
 from csa.model.state import parse_time
 from csa.runner.sessions.evidence import Evidence, OwnerEvidence, gather_evidence
@@ -32,7 +32,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def execute(arguments: argparse.Namespace) -> int:
-    found = gather_evidence(*find_one(arguments, retired=True).target)
+    found = gather_evidence(*find_to_show(arguments).target)
     if arguments.json:
         print_json({**found.to_json(), "why": conclude(found)})
         return 0

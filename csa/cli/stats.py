@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 
 from csa.cli.describe import cost_of, elapsed, tokens, tokens_of
-from csa.cli.output import Style, cut, display_width, lossy, one_line, print_json, terminal_width
+from csa.cli.output import Style, cut, display_width, one_line, print_json, terminal_width, warn
 from csa.cli.outputs import human_bytes
 from csa.cli.selecting import find_projects, open_client
 from csa.cli.session_list import read_since
@@ -49,9 +49,7 @@ def execute(arguments: argparse.Namespace) -> int:
         print("No turns found")
     else:
         _print_table(found, arguments.by)
-    with lossy(sys.stderr):
-        for fault in found.left_out:
-            print(f"left out: {one_line(fault.message)}", file=sys.stderr)
+    warn(f"left out: {one_line(fault.message)}" for fault in found.left_out)
     return 0
 
 

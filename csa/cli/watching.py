@@ -9,20 +9,33 @@ import time
 from collections.abc import Iterator
 
 from csa.cli.describe import elapsed
-from csa.cli.output import STATUS_STYLES, Style, hint_of, lossy, one_line, print_json, print_problem, text_for, warn
+from csa.cli.naming import head_of_line
+from csa.cli.output import (
+    STATUS_STYLES,
+    Style,
+    hint_of,
+    lossy,
+    one_line,
+    print_json,
+    print_problem,
+    tell,
+    text_for,
+    warn,
+)
 from csa.cli.progress import Progress, Subject, make_progress, room_on
 from csa.cli.results import print_failure
 from csa.cli.selecting import (
     Unlistable,
     add_selector,
     add_selectors,
-    announce_elsewhere,
+    find,
     find_all,
+    find_to_show,
     open_client,
     selected,
 )
 from csa.cli.signs import about_sessions, signs_of_life
-from csa.errors import UsageError
+from csa.errors import CsaError, UsageError
 from csa.model.events import Event
 from csa.model.result import SIGNAL_EXITS, RunResult, result_from_event
 from csa.model.state import parse_time
@@ -119,12 +132,13 @@ def _first_exit_code(endings: list[WaitResult], arguments: argparse.Namespace) -
 
 def _print_wait_result(ending: WaitResult) -> None:
     style = Style(sys.stdout)
-    facts = [ending.tool, f"turn {ending.turn}" if ending.turn else ""]
+    head, name = head_of_line(ending.session_id)
+    facts = [name, ending.tool, f"turn {ending.turn}" if ending.turn else ""]
     facts.append("" if ending.duration_s is None else elapsed(ending.duration_s))
     known = one_line(", ".join(fact for fact in facts if fact))
     why = one_line(str(ending.error["message"])) if ending.error and ending.error.get("message") else ""
     status = style(ending.status, STATUS_STYLES.get(ending.status, ""))
-    print(f"{ending.session_id}: {status}{f' ({known})' if known else ''}{f': {why}' if why else ''}", flush=True)
+    print(f"{head}: {status}{f' ({known})' if known else ''}{f': {why}' if why else ''}", flush=True)
 
 
 _SHOWN_BEFORE = 10  # events of the turn
@@ -146,18 +160,15 @@ def execute_attach(arguments: argparse.Namespace) -> int:
     Progress goes to stderr, the answer to stdout. Ctrl-C detaches: the turn goes on. Of a session that does not run,
     the answer of its last turn is printed. Exits as csa session wait does; 130 when detached.
 
-    With --interactive the tool's own interface is opened on the conversation, here on the terminal, until you leave it.
-    The session is locked meanwhile; what is said there is known to the tool, and not recorded in the transcript. Exits
-    0 when the tool did, else 1; 4 when a turn runs.
+    With --interactive it is csa open: the tool's own interface.
     """
-    client = open_client()
-    session = client.session(selected(arguments), retired=not arguments.interactive)
-    session_id = session.session_id
     if arguments.interactive:
-        announce_elsewhere(client, session)
-        return _interact(session, arguments)
+        return execute_open(arguments)
     if arguments.tool:
         raise UsageError("--tool is for --interactive.")
+    client = open_client()
+    session = find_to_show(arguments)
+    session_id = session.session_id
     refuse_endless_wait(client.caller, session_id, verb="attach to")
     liveness = session.liveness()
     seen = _Seen()
@@ -168,17 +179,31 @@ def execute_attach(arguments: argparse.Namespace) -> int:
             signs.about(about_sessions([session.target]))
             number = _follow_turn(client, session, liveness.owner, seen, quiet=arguments.quiet)
         if number is not None:
-            print(f"csa: detached; session {session_id} goes on", file=sys.stderr)
-            print(f"hint: csa session attach -s {session_id}", file=sys.stderr)
+            tell("csa", f"detached; session {session_id} goes on")
+            tell("hint", f"csa session attach -s {session_id}")
             return 128 + number
     return _print_end(session, seen, as_json=arguments.json)
 
 
-def _interact(session: Session, arguments: argparse.Namespace) -> int:
-    """Open the tool's own interface."""
+def configure_open(parser: argparse.ArgumentParser) -> None:
+    add_selector(parser)
+    parser.add_argument("-t", "--tool", metavar="T", help="the tool to open (default: that of the last turn)")
+    parser.set_defaults(json=False)
+
+
+def execute_open(arguments: argparse.Namespace) -> int:
+    """Open the tool's own interface on a session's conversation, here on the terminal, until you leave it.
+
+    The session is locked meanwhile. What you say there is known to the tool, and not recorded in the transcript.
+    csa attach --interactive does the same.
+
+    Exits 0 when the tool did, else 1; 4 when a turn is running.
+    """
+    client = open_client()
+    session = find(client, selected(arguments), acts=True)
     session_id = session.session_id
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
-        raise UsageError("--interactive needs a terminal.", hint=f'csa run --session {session_id} "..."')
+        raise UsageError("This needs a terminal.", hint=f'csa run --session {session_id} "..."')
     if arguments.json:
         raise UsageError("--interactive and --json exclude each other.")
     from csa.runner.sessions.interactive import Interaction  # noqa: PLC0415  # brings pexpect and anyio
@@ -187,8 +212,7 @@ def _interact(session: Session, arguments: argparse.Namespace) -> int:
     warn(interaction.invocation.warnings)
     ended = interaction.run()
     warn(interaction.losses)
-    with lossy(sys.stderr):
-        print(f"csa: left session {session_id}", file=sys.stderr)
+    tell("csa", f"left session {session_id}")
     if ended.stopped_by in SIGNAL_EXITS:
         return SIGNAL_EXITS[ended.stopped_by]
     return 0 if ended.end.code == 0 and ended.stopped_by is None else 1
@@ -211,21 +235,22 @@ def _print_end(session: Session, seen: _Seen, *, as_json: bool) -> int:
     session_id = session.session_id
     if seen.finished is not None and not session.store.has(session_id):
         known = result_from_event(session_id, seen.finished.turn, seen.finished.data)
-        result, code = RunResult(**known, text=seen.message), waiters_exit_code(seen.finished)
+        result = RunResult(**known, project=session.store.project_pathname, text=seen.message)
+        code = waiters_exit_code(seen.finished)
     else:
         ending = next(await_endings([session.target]))
         if ending.fault is not None:
             raise ending.fault
         if ending.status in {"lost", "unknown"}:
-            print_problem(f"turn {ending.turn} {ending.status}.", hint=f"csa session why -s {session_id}")
-            return ending.exit_code
+            lost = CsaError(f"turn {ending.turn} {ending.status}.", hint=f"csa session why -s {session_id}")
+            lost.exit_code = ending.exit_code
+            raise lost
         result, code = session.result(), ending.exit_code
     if as_json:
         print_json(result.to_json())
     elif result.text:
         print(text_for(sys.stdout, result.text))
-    with lossy(sys.stderr):
-        print_failure(result)
+    print_failure(result)
     return code
 
 
@@ -234,11 +259,11 @@ def _follow_turn(client: Csa, session: Session, owner: Owner, seen: _Seen, *, qu
     import anyio  # noqa: PLC0415  # `csa completion`, in each new shell, loads every command
 
     since = parse_time(owner.since)
-    turn = f"turn {owner.turn}, {owner.tool} (since {owner.since_clock})"
     subject = Subject(
         record=session.record,
         turn=owner.turn,
-        headline=f"csa: attached to session {session.session_id}, {turn}",
+        verb="attached to session",
+        facts=f"{owner.tool} (since {owner.since_clock})",
         tool=owner.tool,
         is_new=False,
         started_at=since.timestamp() if since else time.time(),

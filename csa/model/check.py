@@ -29,4 +29,4 @@ class Check(Struct):
         """Return the object that `csa doctor --json` prints."""
         known = asdict(self)
         exit_code = known.pop("exit_code")
-        return {**known, "blocks_runs": exit_code != 0}
+        return {**known, "level": self.status, "blocks_runs": exit_code != 0}

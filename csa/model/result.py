@@ -24,7 +24,7 @@ SUMMARY_LENGTH = 200
 
 
 UNKNOWN_CONVERSATION = "unknown_conversation"  # the kind of error
-NO_NEW_CONVERSATION = "no new one could be begun"
+NO_NEW_CONVERSATION = "no new one could be started"
 
 
 class Link(Struct, kw_only=True):
@@ -36,10 +36,47 @@ class Link(Struct, kw_only=True):
     error_kind: str | None = None
 
 
+def told_error(error: object) -> dict[str, Any] | None:
+    """Return the error of a record as every `--json` has it: with all of its keys; None where there is none."""
+    if not isinstance(error, Mapping):
+        return None
+    told = {name: text_of(error.get(name)) for name in ("kind", "message", "retry_at")}
+    return {**told, "kind": told["kind"] or "", "message": told["message"] or ""}
+
+
 class RunResult(Struct, kw_only=True):
-    """The outcome of one turn. `exit_code` is csa's, `tool_exit_code` the tool's own (None when it had none)."""
+    """The outcome of one turn.
+
+    Attributes:
+        session_id: the session's ULID.
+        project: the directory of its project; None where that was not asked for.
+        turn: the turn's number in the session, from 1 on.
+        tool: the tool that ran it.
+        status: "succeeded", "failed", "cancelled", "timed_out", "killed" or "lost".
+        exit_code: what `csa run` exits with.
+        tool_exit_code: the tool's own; None when it had none.
+        signal: the number of the signal that ended the tool, if one did.
+        model: the model that answered, as far as the tool says.
+        provider_session_id: the tool's own name for the conversation.
+        stop_reason: why the model stopped, in the tool's words.
+        text: the answer.
+        summary: its first line, cut to 200 characters.
+        error_kind: "auth", "rate_limit", "quota", "budget" and others; None for a success.
+        error_message: what is wrong, in one sentence.
+        retry_at: when the provider can be asked again, where that was stated.
+        usage: tokens and cost; None where the tool says nothing.
+        duration_s: seconds of wall time.
+        started_at: when it began, in UTC.
+        finished_at: when it ended, in UTC.
+        peak_rss_bytes: the most memory that the tool and all it started had at once.
+        denied: what the agent was not allowed to do.
+        artifacts: names of what the turn has left among the session's artifacts.
+        head: the project's git commit when the turn had ended.
+        chain: the turns of the run, this one last, where a fallback made more than one.
+    """
 
     session_id: str
+    project: str | None = None
     turn: int
     tool: str
     status: Status
@@ -53,7 +90,7 @@ class RunResult(Struct, kw_only=True):
     summary: str = ""
     error_kind: str | None = None
     error_message: str | None = None
-    retry_at: datetime | None = None  # when the provider can be asked again, where that was stated
+    retry_at: datetime | None = None
     usage: Usage | None = None
     duration_s: float = 0.0
     started_at: datetime
@@ -61,8 +98,8 @@ class RunResult(Struct, kw_only=True):
     peak_rss_bytes: int | None = None
     denied: tuple[str, ...] = ()
     artifacts: tuple[str, ...] = ()
-    head: str | None = None  # the project's commit when the turn had ended
-    chain: tuple[Link, ...] = ()  # the turns of the run, this one last, where a fallback made more than one
+    head: str | None = None
+    chain: tuple[Link, ...] = ()
 
     @property
     def error(self) -> dict[str, str] | None:
@@ -76,28 +113,38 @@ class RunResult(Struct, kw_only=True):
         return {"kind": self.error_kind, "message": self.error_message or "", **stated}
 
     def to_event(self) -> dict[str, Any]:
-        """Return the data of `run_finished`."""
-        return self._values(_EVENT)
+        """Return the data of `run_finished`; `chain` is there where a fallback made more than one turn."""
+        chain = {"chain": [asdict(link) for link in self.chain]} if self.chain else {}
+        return {**self._values(_EVENT), **chain}
 
     def to_json(self) -> dict[str, Any]:
-        """Return the object that `run --json` and `session result --json` print.
+        """Return the object that `csa run --json` and `csa result --json` print: see docs/json.md."""
+        return {
+            "session_id": self.session_id,
+            "project": self.project,
+            **self.to_record(),
+            "text": self.text,
+            "error": told_error(self.error),
+            "usage": self.usage and self.usage.to_sum(),
+            "artifacts": list(self.artifacts),
+            "chain": [asdict(link) for link in self.chain],
+        }
 
-        Its keys are fixed, but for `chain`, which is there where a fallback made more than one turn.
-        """
-        return self._values(_JSON)
+    def to_record(self) -> dict[str, Any]:
+        """Return what result.toml holds, `chain` apart."""
+        return self._values(_RECORD)
 
     def _values(self, names: Iterable[str]) -> dict[str, Any]:
-        chain = {"chain": [asdict(link) for link in self.chain]} if self.chain else {}
-        return {**{name: _plain(getattr(self, name)) for name in names}, **chain}
+        return {name: _plain(getattr(self, name)) for name in names}
 
 
 _EVENT = (
     *("status", "exit_code", "tool", "model", "provider_session_id", "tool_exit_code", "signal", "stop_reason"),
     *("error", "summary", "duration_s", "usage", "peak_rss_bytes", "denied", "head", "started_at", "finished_at"),
 )
-_JSON = (
-    *("session_id", "turn", "tool", "model", "provider_session_id", "status", "exit_code", "tool_exit_code", "text"),
-    *("summary", "error", "denied", "usage", "duration_s", "started_at", "finished_at", "artifacts"),
+_RECORD = (
+    *("session_id", "turn", "tool", "model", "provider_session_id", "status", "exit_code", "tool_exit_code"),
+    *("summary", "error", "denied", "usage", "duration_s", "started_at", "finished_at"),
 )
 
 
@@ -179,7 +226,7 @@ def text_of(value: object) -> str | None:
 
 def _typed(value: Any, kind: type[_T]) -> _T | None:
     if value is not None and not isinstance(value, kind):
-        raise TypeError(f"{value!r} is no {kind.__name__}")
+        raise TypeError(f"{value!r} is not a {kind.__name__}")
     return value
 
 

@@ -8,12 +8,14 @@ be looked at (another user's) is passed over.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-
 from csa.errors import StateError
 from csa.paths import SessionPaths, make_path
 from csa.procfs import environment_of, own_ancestors
 from csa.store.locks import is_locked
+
+TYPE_CHECKING = False  # see csa/structs.py
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
 
 IDENTITY_VARIABLES = ("CSA_SESSION_ID", "CSA_SESSION_DIR", "CSA_DEPTH", "CSA_PARENT_SESSION")
 _ADOPTED = ("CSA_SESSION_ID", "CSA_SESSION_DIR", "CSA_STATE_DIR")

@@ -3,40 +3,39 @@
 from __future__ import annotations
 
 import os
-import time
-from collections.abc import Iterator, Mapping
-from datetime import UTC, datetime
-from itertools import islice
+from collections.abc import Mapping
 
 from csa.errors import UsageError
-from csa.ids import ENTROPY_BYTES, new_session_id
-from csa.paths import SessionPaths, home_pathname, make_path, state_root
+from csa.paths import home_pathname, make_path, state_root
 from csa.runner.ancestry import with_identity
 from csa.runner.context import Context
-from csa.runner.session import Session, find_session
-from csa.runner.sessions.listing import select_sessions
+from csa.runner.verbs import SessionVerbs
 from csa.store.project import find_project
 from csa.store.sessions import Store
 
 TYPE_CHECKING = False  # see csa/structs.py
 if TYPE_CHECKING:
     from pathlib import Path
+    from typing import Unpack
 
     from csa.model.config import Config
-    from csa.model.events import Event
-    from csa.model.genealogy import Node
     from csa.model.result import RunResult
     from csa.runner.caller import Caller
-    from csa.runner.request import RunRequest
+    from csa.runner.detach import Detached
+    from csa.runner.on_finish import FollowUp
+    from csa.runner.request import RunOptions, RunRequest
     from csa.runner.turns.plan import TurnPlan
     from csa.runner.turns.starting import StartedTurn
     from csa.runner.turns.turn import Turn
-    from csa.store.liveness import Liveness
-    from csa.store.shown import SessionInfo
 
 
-class Csa:
-    """The sessions of one project, and the means to run more."""
+class Csa(SessionVerbs):
+    """The sessions of one project, and the means to run more.
+
+    `run` and `ask` are for async code; all else is plain calls, of which `ask_sync`, `wait`, `kill` and `events` with
+    `follow` block: call those from async code as `await anyio.to_thread.run_sync(client.wait, "api")`.
+    A *selector* is a session's id, a unique prefix of one, its name, or `@last`, `@self`, `@parent`, `@root`.
+    """
 
     def __init__(
         self,
@@ -98,7 +97,7 @@ class Csa:
             start = os.path.realpath(directory)
         except FileNotFoundError as error:
             raise UsageError(
-                "The current directory has been deleted.", hint="cd to another, or pass --cd DIR"
+                "The current directory has been deleted.", hint="cd to another one, or use --cd DIR"
             ) from error
         project = find_project(start)
         root = state_root(variables)
@@ -116,25 +115,86 @@ class Csa:
         return client
 
     @property
-    def store(self) -> Store:
-        return self.context.store
-
-    @property
     def caller(self) -> Caller | None:
+        """The session on whose behalf this runs; None outside of agents. RefusedError when its record is missing."""
         return self.context.caller
 
+    def run(self, prompt: str | RunRequest, *, new_id: str | None = None, **options: Unpack[RunOptions]) -> Turn:
+        """Return the turn that carries out a prompt; enter it with `async with`, and iterate over its events.
+
+        Args:
+            prompt: what the agent is to do; or a RunRequest, of which `options` replace fields.
+            new_id: the ULID that a new session gets.
+            options: the other fields of RunRequest by name, as `tool="codex"`, `session="api"`, `timeout_s=60`.
+
+        Raises:
+            UsageError: the request contradicts itself, or a value is out of range.
+            NotFoundError, AmbiguousError, StateError: of the session that is to be continued.
+            ConfigError: a config file or variable is wrong.
+            ToolUnavailableError: the tool is not installed.
+            RefusedError: a limit, a budget or the calling session forbids it.
+        And when the turn is entered: BusyError when the session is running, FullError when too many turns run.
+        """
+        from csa.runner.request import request_of  # noqa: PLC0415  # reading commands do not need it
+        from csa.runner.turns.turn import Turn  # noqa: PLC0415  # as above, like anyio, which this brings
+
+        return Turn(self.plan(request_of(prompt, options), new_id=new_id))
+
+    async def ask(self, prompt: str | RunRequest, **options: Unpack[RunOptions]) -> RunResult:
+        """Run a turn to its end and return how it ended; the answer is `.text`, and `.status` is "succeeded" or not.
+
+        A turn that fails raises nothing: its `error_kind` and `error_message` say why. Arguments and errors are those
+        of `run`, those of entering the turn included. When the task is cancelled the turn is, too.
+        """
+        async with self.run(prompt, **options) as turn:
+            async for _ in turn:
+                pass  # the transcript has them
+        return turn.result
+
+    def ask_sync(self, prompt: str | RunRequest, **options: Unpack[RunOptions]) -> RunResult:
+        """Do the same as `ask` without an event loop: block until the turn has ended.
+
+        Ctrl-C in the main thread ends the agent, records the turn as cancelled, and raises KeyboardInterrupt.
+
+        Raises:
+            UsageError: an event loop runs in this thread; use `await client.ask(...)` there. Else as `ask`.
+        """
+        import anyio  # noqa: PLC0415  # as above
+
+        if _is_in_event_loop():
+            raise UsageError("ask_sync cannot run inside an event loop.", hint="use `await client.ask(...)`")
+        return anyio.run(lambda: self.ask(prompt, **options))
+
+    def start(
+        self,
+        prompt: str | RunRequest,
+        *,
+        wait_s: float | None = None,
+        on_finish: FollowUp | None = None,
+        **options: Unpack[RunOptions],
+    ) -> Detached:
+        """Start a turn in the background, and return as soon as any process can find its session.
+
+        The turn outlives this process. `wait`, `result`, `events` and `kill` take its `session_id`.
+
+        Args:
+            prompt: as for `run`, like `options`.
+            wait_s: for how many seconds to wait for a busy session or while too many turns run; None is not at all.
+            on_finish: a shell command for when the turn has ended.
+
+        Raises:
+            UsageError: the session was to be ephemeral; or as `run`, like all others.
+        """
+        from csa.runner.detach import start_detached  # noqa: PLC0415  # as above
+        from csa.runner.request import request_of  # noqa: PLC0415  # as above
+
+        return start_detached(self.context, request_of(prompt, options), wait_s=wait_s, on_finish=on_finish)
+
     def plan(self, request: RunRequest, *, new_id: str | None = None) -> TurnPlan:
-        """Decide what a request means, without writing; raises as `plan_turn`. `new_id` is for a new session."""
-        from csa.runner.turns.planning import plan_turn  # noqa: PLC0415  # what follows is not for commands that only read
+        """Decide what a request means, without writing anything: the tool, its command, the limits. Raises as `run`."""
+        from csa.runner.turns.planning import plan_turn  # noqa: PLC0415  # as above
 
-        new_id = new_id or new_session_id(time.time_ns() // 1_000_000, os.urandom(ENTROPY_BYTES))
-        return plan_turn(self.context, request, new_id=new_id, now=datetime.now(UTC))
-
-    def run(self, request: RunRequest, *, new_id: str | None = None) -> Turn:
-        """Return the turn that carries out a request; enter it with `async with`. Raises as `plan`."""
-        from csa.runner.turns.turn import Turn  # noqa: PLC0415  # brings anyio, which reading commands do not need
-
-        return Turn(self.plan(request, new_id=new_id))
+        return plan_turn(self.context, request, new_id=new_id)
 
     def begin(self, plan: TurnPlan) -> StartedTurn:
         """Begin a planned turn and launch its tool, without an event loop; `attend` has to follow at once.
@@ -153,51 +213,15 @@ class Csa:
 
         return Turn(started.plan, started)
 
-    def session(self, selector: str, *, retired: bool = False) -> Session:
-        """Return the session that a selector means, in whichever project; raises as `find_session`.
 
-        With `retired` it may be a session that was collected, which can be read and not continued.
-        """
-        return find_session(self.context, selector, retired=retired)
+def _is_in_event_loop() -> bool:
+    import asyncio  # noqa: PLC0415  # only `ask_sync` needs it
 
-    def resolve(self, selector: str, *, retired: bool = False) -> str:
-        """Return the full id that a selector means: NotFoundError, AmbiguousError, UsageError."""
-        return self.session(selector, retired=retired).session_id
-
-    def paths(self, selector: str) -> SessionPaths:
-        """Return the files of a session, for reading: it may be a collected one."""
-        return self.session(selector, retired=True).files
-
-    def sessions(self, *, limit: int | None = None) -> list[SessionInfo]:
-        """Return the sessions, newest first; damaged ones too."""
-        return select_sessions([self.store], limit=limit).infos
-
-    def tree(self) -> list[Node[SessionInfo]]:
-        """Return the genealogy: newest roots first, children oldest first."""
-        from csa.runner.sessions.genealogy import arrange_sessions  # noqa: PLC0415  # only this needs it
-
-        return arrange_sessions(self.sessions())
-
-    def result(self, selector: str, *, turn: int | None = None) -> RunResult:
-        """Return how the last finished turn, or the given one, ended; NotFoundError when there is none.
-
-        StateError when its record is damaged.
-        """
-        return self.session(selector, retired=True).result(turn=turn)
-
-    def events(self, selector: str, *, tail: int | None = None) -> Iterator[Event]:
-        """Yield a session's events in order; the last `tail` of them where that is given."""
-        from csa.store.transcript import read_events, read_events_backwards  # noqa: PLC0415  # only this needs it
-
-        transcript = self.paths(selector).transcript
-        if tail is None:
-            yield from read_events(transcript)
-            return
-        yield from reversed(list(islice(read_events_backwards(transcript), tail)))
-
-    def liveness(self, selector: str) -> Liveness:
-        """Say whether a session runs, and who runs it."""
-        return self.session(selector, retired=True).liveness()
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
 
 
 def _defaults() -> Config:

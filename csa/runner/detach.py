@@ -11,10 +11,10 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Mapping
 from datetime import timedelta
-from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +22,12 @@ from csa import errors
 from csa.errors import BusyError, CsaError, RefusedError, UsageError
 from csa.model.permission import Permission
 from csa.runner.ancestry import IDENTITY_VARIABLES
-from csa.runner.client import Csa
+from csa.runner.context import Context
 from csa.runner.environment import outer_sandbox
 from csa.runner.inherited import without_descriptors, without_repository
 from csa.runner.on_finish import FollowUp
 from csa.runner.request import RunRequest
+from csa.runner.turns.planning import plan_turn
 from csa.store.sessions import Store
 from csa.structs import Struct, asdict, replace
 
@@ -58,43 +59,43 @@ class Detached(Struct):
 
 
 def start_detached(
-    client: Csa, request: RunRequest, *, wait_s: float | None = None, on_finish: FollowUp | None = None
+    context: Context, request: RunRequest, *, wait_s: float | None = None, on_finish: FollowUp | None = None
 ) -> Detached:
     """Start the turn and return when its session can be found by any process.
 
     With `wait_s`, a busy session or a full limit is waited for so long; `on_finish` is as for `run_on_finish`.
 
-    Raises as `Csa.plan` and entering a turn do, and:
+    Raises as `plan_turn` and entering a turn do, and:
         UsageError: an ephemeral session would be gone before anyone could look.
         RefusedError: csa runs in a sandbox whose end would end the supervisor.
     """
     refuse_ephemeral(request)
     if sandbox := outer_sandbox():
         raise RefusedError(
-            f"A detached turn cannot outlive the sandbox of {sandbox} that csa was called in.",
+            f"A detached turn cannot outlive the {sandbox} sandbox that csa was called in.",
             hint="run it in the foreground, or give the calling session --permission full",
         )
     deadline = time.monotonic() + (wait_s or 0.0)
-    plan = client.plan(request)
+    plan = plan_turn(context, request)
     session_id = plan.state.session_id
     pinned = request if plan.is_new else replace(request, session=session_id, session_id=None, last=False)
     order = {
         "request": request_to_json(pinned),
         "session_id": session_id,
-        "directory": str(client.context.directory),
-        "command": client.context.command,
+        "directory": str(context.directory),
+        "command": context.command,
         "wait_s": wait_s,
         "on_finish": asdict(on_finish) if on_finish else None,
-        "caller": {name: client.context.environ.get(name) for name in IDENTITY_VARIABLES},
+        "caller": {name: context.environ.get(name) for name in IDENTITY_VARIABLES},
     }
     store = plan.context.store
     try:
-        environ = _environment(client.context.environ, store, session_id)
+        environ = _environment(context.environ, store, session_id)
         return _start(order, environ, project=str(store.project))
     except AppearedError:  # its name has come to mean another session, whose supervisor has to be another
         if wait_s is None or time.monotonic() >= deadline:
             raise
-        return start_detached(client, request, wait_s=deadline - time.monotonic(), on_finish=on_finish)
+        return start_detached(context, request, wait_s=deadline - time.monotonic(), on_finish=on_finish)
 
 
 def parked_order(order: dict[str, Any], request: RunRequest) -> dict[str, Any]:
@@ -116,7 +117,7 @@ def _environment(environ: Mapping[str, str], store: Store, session_id: str) -> d
 def refuse_ephemeral(request: RunRequest) -> None:
     """Raise UsageError for a session that would be gone before anyone could look."""
     if request.ephemeral:
-        raise UsageError("--detach and --ephemeral exclude each other: nobody would see the answer.")
+        raise UsageError("--detach and --ephemeral cannot be combined: nobody would see the answer.")
 
 
 def _start(order: dict[str, Any], environ: dict[str, str], *, project: str) -> Detached:
@@ -138,11 +139,12 @@ def _start(order: dict[str, Any], environ: dict[str, str], *, project: str) -> D
             pass  # it died, and the answer will be missing
         line = answer.readline()
     if not line:
-        raise CsaError(f"The supervisor ended at once, with code {process.wait(START_LIMIT_S)}.", hint="csa doctor")
+        raise CsaError(f"The supervisor exited at once, with code {process.wait(START_LIMIT_S)}.", hint="csa doctor")
     said = json.loads(line)
     if "error" in said:
         process.wait(START_LIMIT_S)
         raise _error_from(said["error"])
+    threading.Thread(target=process.wait, daemon=True).start()  # who lives on is to have no zombie of it
     return Detached(said["session_id"], said["turn"], said["tool"], process.pid, project)
 
 
@@ -162,7 +164,7 @@ def _converted(name: str, value: Any, way: int) -> Any:
 
 
 _FORMS: Mapping[str, tuple[Callable[[Any], Any], Callable[[Any], Any]]] = {  # to JSON and back
-    "Permission | None": (attrgetter("value"), Permission),
+    "Permission | PermissionName | None": (lambda level: Permission(level).value, Permission),
     "timedelta | None": (timedelta.total_seconds, lambda seconds: timedelta(seconds=seconds)),
     "Path | None": (os.fspath, Path),
     "tuple[str, ...] | None": (list, tuple),

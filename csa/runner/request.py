@@ -9,38 +9,114 @@ from typing import Any
 from csa.model.permission import Permission
 from csa.structs import Struct, replace
 
+TYPE_CHECKING = False  # see csa/structs.py
+if TYPE_CHECKING:
+    from typing import Literal, TypedDict
+
+    PermissionName = Literal["read-only", "edit", "full"]
+
+    class RunOptions(TypedDict, total=False):
+        """The fields of RunRequest but `prompt`, as keyword arguments."""
+
+        tool: str | None
+        transport: str | None
+        session: str | None
+        last: bool
+        session_id: str | None
+        description: str | None
+        name: str | None
+        model: str | None
+        effort: str | None
+        extra_writable: tuple[str, ...] | None
+        permission: Permission | PermissionName | None
+        system: str | None
+        ephemeral: bool
+        fork_from: str | None
+        timeout_s: float | None
+        idle_timeout_s: float | None
+        keep_background: bool
+        retries: int | None
+        fallback: tuple[str, ...] | None
+        park_limit_s: float | None
+        handoff: bool | None
+        budget_tokens: int | None
+        budget_usd: float | None
+        budget_time_s: float | None
+        ttl: timedelta | None
+        steal: bool
+        directory: Path | None
+
 
 class RunRequest(Struct, kw_only=True):
-    """One turn. At most one of `session`, `last` and `session_id` is given; none begins a new session."""
+    """What one turn is to do. At most one of `session`, `last` and `session_id` is given; none begins a new session.
+
+    None, or False, leaves what the session has kept, or what is configured. A *selector* is a session's id, a unique
+    prefix of one, its name, or `@last`, `@self`, `@parent`, `@root`.
+
+    Attributes:
+        prompt: what the agent is to do. The only field that is required.
+        tool: the tool's name, or "auto".
+        transport: "native" or "acp".
+        session: a selector; continue that session.
+        last: continue the session used last.
+        session_id: a ULID, a UUID or a name; continue that session, or create it.
+        description: what the session is about; the beginning of the prompt when None.
+        name: a name for the session, unique in its project.
+        model: the model to ask the tool for, which the session keeps; "default" forgets it.
+        effort: the reasoning effort, kept and forgotten likewise.
+        extra_writable: directories that the agent may write in too with the permission "edit", kept by the session.
+        permission: "read-only", "edit" or "full", or a Permission.
+        system: text to add to the tool's system prompt.
+        ephemeral: keep nothing; the session is gone when the turn has ended.
+        fork_from: a selector; begin the new session with a copy of that one's conversation.
+        timeout_s: seconds of wall time, after which the turn is ended.
+        idle_timeout_s: seconds without output or CPU use, after which it is ended.
+        keep_background: leave running what the tool leaves running when it has ended well.
+        retries: how often to try again after a transient error of the provider.
+        fallback: TOOL or TOOL:MODEL of those that take over, in this order, when the provider fails.
+        park_limit_s: how many seconds to wait at most for a used-up quota to reset; 0 is not at all.
+        handoff: whether to give the tool a summary of turns that others have run.
+        budget_tokens: tokens that the session and all below it may use; 0 is no budget, None leaves it as it is.
+        budget_usd: the same in US dollars.
+        budget_time_s: the same in seconds of all turns, added up.
+        ttl: after which the session expires.
+        steal: continue it although another machine, as far as is known, may still run it.
+        directory: where a new session starts; where the client was opened when None.
+    """
 
     prompt: str
-    tool: str | None = None  # a tool's name, or "auto"
-    transport: str | None = None  # "native" or "acp"; None as configured
-    session: str | None = None  # a selector: resume that session
-    last: bool = False  # resume the session used last
-    session_id: str | None = None  # a ULID or a name: continue that session, or create it
+    tool: str | None = None
+    transport: str | None = None
+    session: str | None = None
+    last: bool = False
+    session_id: str | None = None
     description: str | None = None
     name: str | None = None
-    model: str | None = None  # "default": the configured one, or the tool's own; None as the session has kept
-    effort: str | None = None  # likewise
-    extra_writable: tuple[str, ...] | None = None  # directories, in place of those that the session has kept
-    permission: Permission | None = None
-    system: str | None = None  # text to add to the tool's system prompt
+    model: str | None = None
+    effort: str | None = None
+    extra_writable: tuple[str, ...] | None = None
+    permission: Permission | PermissionName | None = None
+    system: str | None = None
     ephemeral: bool = False
-    fork_from: str | None = None  # a selector: begin the new session with a copy of that one's conversation
-    timeout_s: float | None = None  # of wall time
-    idle_timeout_s: float | None = None  # of silence: neither output nor processor time
-    keep_background: bool = False  # what the tool leaves running when it has ended well lives on
-    retries: int | None = None  # how often csa tries again after a passing failure; None as configured
-    fallback: tuple[str, ...] | None = None  # TOOL[:MODEL]s that go on when the provider fails; None as configured
-    park_limit_s: float | None = None  # how long to wait for a used-up quota, 0 for not; None as configured
-    handoff: bool | None = None  # tell the tool of the turns that others have run; None as configured
-    budget_tokens: int | None = None  # of the session and all below it; 0 is none, None leaves it as it is
+    fork_from: str | None = None
+    timeout_s: float | None = None
+    idle_timeout_s: float | None = None
+    keep_background: bool = False
+    retries: int | None = None
+    fallback: tuple[str, ...] | None = None
+    park_limit_s: float | None = None
+    handoff: bool | None = None
+    budget_tokens: int | None = None
     budget_usd: float | None = None
-    budget_time_s: float | None = None  # the time of all turns, added up
-    ttl: timedelta | None = None  # after which the session expires; default: as configured
-    steal: bool = False  # resume it though another machine, as far as is known, may still run it
-    directory: Path | None = None  # where a new session starts; default: where the library was opened
+    budget_time_s: float | None = None
+    ttl: timedelta | None = None
+    steal: bool = False
+    directory: Path | None = None
+
+
+def request_of(prompt: str | RunRequest, options: RunOptions) -> RunRequest:
+    """Return a request for a prompt with options; of a request that is one already, they replace its fields."""
+    return replace(prompt, **options) if isinstance(prompt, RunRequest) else RunRequest(prompt=prompt, **options)
 
 
 def going_on(request: RunRequest, **changes: Any) -> RunRequest:

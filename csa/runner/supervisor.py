@@ -157,7 +157,6 @@ async def _supervise(turn: Turn) -> RunResult:
         _log_to_file(turn)  # there may be room again
     for loss in (*losses, *turn.losses):
         _log(f"warning: {loss}")
-    assert turn.result is not None
     return turn.result
 
 

@@ -80,10 +80,8 @@ def render_result(result: RunResult, totals: Mapping[str, Any] | None = None) ->
 
 
 def _projection(result: RunResult) -> dict[str, Any]:
-    left_out = {"text", "artifacts", "chain"}
-    known = {key: value for key, value in result.to_json().items() if key not in left_out}
     chain = [{key: value for key, value in asdict(link).items() if value is not None} for link in result.chain]
-    return {**known, "chain": chain or None}
+    return {**result.to_record(), "chain": chain or None}
 
 
 def lacks_final(paths: SessionPaths, finished: Event) -> bool:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from csa.model.usage import Usage
     from csa.store.owner import Owner
 
-_SHOWN_LENGTH = 10
+SHOWN_LENGTH = 10  # characters of an id, at least
 
 
 class Siblings(Struct, frozen=False):
@@ -121,7 +121,11 @@ class SessionInfo(Struct, kw_only=True, frozen=False):
     @property
     def prefix(self) -> str:
         """The shortest unique prefix, at least 10 characters."""
-        return self.session_id[: max(_SHOWN_LENGTH, self.unique_length)]
+        return self.session_id[: max(SHOWN_LENGTH, self.unique_length)]
+
+    @property
+    def name(self) -> str | None:
+        return self.state.name if self.state else None
 
     @property
     def phase(self) -> str:
@@ -150,43 +154,53 @@ class SessionInfo(Struct, kw_only=True, frozen=False):
         return max(0.0, now - self.started_at)
 
     def to_json(self) -> dict[str, Any]:
-        """Return the object that `session list --json` prints; a damaged session has `error` and few other keys."""
-        state, usage = self.state, self.usage
-        if state is None or usage is None:
-            error = str(self.record.fault)
-            return {"id": self.session_id, "prefix": self.prefix, "status": self.status, "error": error}
+        """Return the object that `csa list --json` prints; of a damaged session few keys are not null."""
+        state, fault = self.state, self.record.fault
         return {
+            **self._common(),
+            "tools": list(state.tools) if state else [],
+            "depth": state and state.depth,
+            "root_session_id": state and state.root_session_id,
+            "children": self.children if state else None,
+            "turns": state and state.turns,
+            "branch": state and state.branch,
+            "created_at": format_time(state.created_at) if state else None,
+            "last_accessed": format_time(state.last_accessed) if state else None,
+            "fault": fault and fault.to_json(),
+            "error": fault and str(fault),
             "id": self.session_id,
-            "prefix": self.prefix,
-            "name": state.name,
-            "description": state.description,
-            "status": self.status,
-            "phase": self.phase,
-            "tools": list(state.tools),
-            "depth": state.depth,
-            "parent_session_id": state.parent_session_id,
-            "root_session_id": state.root_session_id,
-            "children": self.children,
-            "turns": state.turns,
-            "branch": state.branch,
-            "created_at": format_time(state.created_at),
-            "last_accessed": format_time(state.last_accessed),
-            "usage": usage.to_sum(),
         }
 
     def to_live_json(self, now: float) -> dict[str, Any]:
         """Return the object that `csa top --json` prints; `ps` says more."""
         seconds = self.elapsed_s(now)
         return {
-            "project": self.project,
-            "id": self.session_id,
-            "parent": self.parent,
-            "tool": self.tool,
-            "turn": self.turn,
-            "status": self.status,
+            **self._common(),
             "doing": self.doing,
             "elapsed_s": None if seconds is None else round(seconds, 1),
-            "usage": self.usage.to_sum() if self.usage else None,
+            "id": self.session_id,
+            "parent": self.parent,
+        }
+
+    def _common(self) -> dict[str, Any]:
+        """Return what all JSON forms of a session begin with."""
+        from csa.model.clock import from_timestamp  # noqa: PLC0415  # only JSON needs it
+
+        state, usage = self.state, self.usage
+        return {
+            "session_id": self.session_id,
+            "prefix": self.prefix,
+            "name": state and state.name,
+            "description": state and state.description,
+            "project": self.project,
+            "parent_session_id": self.parent,
+            "status": self.status,
+            "phase": self.phase,
+            "tool": self.tool or (state and state.last_tool) or None,
+            "turn": self.turn or (state and state.turns) or None,
+            "started_at": None if self.started_at is None else format_time(from_timestamp(self.started_at)),
+            "duration_s": self.duration_s,
+            "usage": usage and usage.to_sum(),
         }
 
 

@@ -93,9 +93,10 @@ def test_scripts_parse(place: Place, scripts: Path, shell: str) -> None:
         (["session", "list", "--status", "failed,l"], ["failed,lost"]),
         (["session", "sw"], ["switch"]),
         (["session", "cu"], ["current", "cur"]),
-        (["l"], ["ls"]),
+        (["l"], ["list", "logs", "log", "ls"]),
         (["ls", "--tr"], ["--tree"]),
         (["help", "se"], ["session"]),
+        (["help", "att"], ["attach"]),
         (["nonsense", "wor"], []),
     ],
     ids=" ".join,
@@ -109,8 +110,9 @@ def test_words_in_bash(place: Place, scripts: Path, words: list[str], expected: 
 def test_every_command_completes_in_bash(place: Place, scripts: Path) -> None:
     """No command is missing, and each one's options are there."""
     for command in COMMANDS:
-        assert command.words[-1] in in_bash(place, scripts, "csa", *command.words)
-        assert "--cd" in in_bash(place, scripts, "csa", *command.words, "--c")
+        for words in (command.name.split(), command.full_name.split()):
+            assert words[-1] in in_bash(place, scripts, "csa", *words)
+            assert "--cd" in in_bash(place, scripts, "csa", *words, "--c")
 
 
 @pytest.mark.thorough
@@ -139,6 +141,8 @@ def test_sessions_in_bash(place: Place, scripts: Path) -> None:
         ("session kill 01JH5QWERT au", "auth"),
         ("session switch au", "auth"),
         ("switch -s au", "auth"),
+        ("kill 01JH5QWERT au", "auth"),
+        ("rm au", "auth"),
         ("run --fork-from au", "auth"),
         ("run -s @l", "@last"),
         ("run --session=@l", "@last"),

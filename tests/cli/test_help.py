@@ -4,30 +4,53 @@ from __future__ import annotations
 
 import pytest
 
-from csa.cli.commands import ALIASES, COMMANDS, GROUPS
+from csa.cli.commands import COMMANDS, EVERYDAY, GROUPS, command_names
 from tests.cli.prepared import store_of, write_session
 from tests.cli.terminal import Terminal
 from tests.support import Place
 
+NAMES = [tuple(command.name.split()) for command in COMMANDS]
+
 
 def test_overview_names_every_command_by_purpose(place: Place) -> None:
-    """`csa --help` fits 80 columns, names every command once, in groups, and gives examples."""
-    done = place.run("--help", env={"COLUMNS": "80"})
+    """`csa help --all` fits 80 columns, names every command once, in groups, and gives examples."""
+    done = place.run("help", "--all", env={"COLUMNS": "80"})
     assert done.code == 0
     assert max(map(len, done.out.splitlines())) <= 80
     for command in COMMANDS:
-        assert done.out.count(f"\n  {' '.join(command.words):<20} {command.summary}\n") == 1
+        assert done.out.count(f"\n  {command.name:<15} {command.summary}\n") == 1
     assert "run agents:\n" in done.out
     assert "examples:\n" in done.out
     assert "csa --version" in done.out
-    assert "\nls is short for session list, cur and switch for session current.\n" in done.out
-    assert {alias[-1] for alias in ALIASES} == {"ls", "cur", "switch"}
-    assert place.run("help").out == place.run().out == done.out
+    assert "\nShort names: ls is list, rm is delete, " in done.out
+    assert place.run("--help", "--all").out == done.out
 
 
-@pytest.mark.parametrize("words", [command.words for command in COMMANDS], ids=" ".join)
+def test_the_commands_of_every_day_fit_a_screen(place: Place) -> None:
+    """`csa`, `csa help` and `csa --help` leave room for the prompt on 24 lines, and name the way to all commands."""
+    done = place.run(env={"COLUMNS": "80"})
+    assert (done.code, done.err) == (0, "")
+    assert len(done.out.splitlines()) < 24
+    assert max(map(len, done.out.splitlines())) <= 80
+    assert all(f"\n  {name:<10} " in done.out for name in EVERYDAY)
+    assert "csa help --all" in done.out
+    assert place.run("help").out == place.run("--help").out == done.out
+
+
+def test_the_word_session_may_be_left_out() -> None:
+    """Every command about sessions, and each of their other names, is there with the word and without."""
+    names = command_names()
+    for name, command in names.items():
+        is_of_session = command.full_name != command.name
+        assert names.get(f"session {name}", command) is command
+        assert (f"session {name}" in names) is (is_of_session and not name.startswith("session "))
+    assert names["rm"] is names["session delete"]
+    assert names["ls"] is names["session ls"] is names["list"]
+
+
+@pytest.mark.parametrize("words", NAMES, ids=" ".join)
 def test_help_of_a_command(place: Place, words: tuple[str, ...]) -> None:
-    """`csa help COMMAND` is `csa COMMAND --help`, and fits 80 columns."""
+    """`csa help COMMAND` is `csa COMMAND --help`, and fits 80 columns; a usage line has the short name."""
     done = place.run("help", *words, env={"COLUMNS": "80"})
     assert (done.code, done.err) == (0, "")
     assert done.out == place.run(*words, "--help", env={"COLUMNS": "80"}).out
@@ -35,7 +58,7 @@ def test_help_of_a_command(place: Place, words: tuple[str, ...]) -> None:
     assert max(map(len, done.out.splitlines())) <= 80
 
 
-@pytest.mark.parametrize("words", [(), ("session",), *(command.words for command in COMMANDS)], ids=" ".join)
+@pytest.mark.parametrize("words", [(), ("session",), *NAMES], ids=" ".join)
 def test_help_on_a_narrow_terminal(place: Place, words: tuple[str, ...]) -> None:
     """Help is written to the width of the terminal, from 40 columns on, and says the same."""
     narrow, wide = (place.run(*words, "--help", env={"COLUMNS": str(width)}) for width in (40, 300))
@@ -65,7 +88,7 @@ def test_help_of_a_group(place: Place, group: str) -> None:
 
 def test_help_of_what_there_is_not(place: Place) -> None:
     """A command that does not exist is an error with a suggestion here too."""
-    done = place.run("help", "rum")
+    done = place.run("help", "runn")
     assert done.code == 2
     assert "did you mean 'csa run'?" in done.err
 
@@ -82,16 +105,14 @@ def test_help_of_what_there_is_not(place: Place) -> None:
         ("run --timeot 5 hi", "did you mean '--timeout'?"),
         ("run --tool codex hello big world", "quote the prompt: 'hello big world'"),
         ("run --wait 5 hi", "--wait=5"),
-        ("session clean --days 1.5", "csa session clean --help"),
-        ("session info a b", "csa session info --help"),
+        ("session clean --days 1.5", "csa clean --help"),
+        ("session info a b", "csa info --help"),
         ("stats --by foo", "csa stats --help"),
         ("stats --by tol", "did you mean 'tool'?"),
         ("completion bsh", "did you mean 'bash'?"),
-        ("logs x", "did you mean 'csa session logs'?"),
-        ("info", "did you mean 'csa session info'?"),
-        ("validate", "did you mean 'csa session validate' or 'csa config validate'?"),
-        ("reslt", "did you mean 'csa session result'?"),
-        ("sessoin list", "did you mean 'csa session'?"),
+        ("session run", "did you mean 'csa run'?"),
+        ("reslt", "did you mean 'csa result'?"),
+        ("sessoin list", "did you mean 'csa list'?"),
         ("session lst", "did you mean 'csa session list'?"),
         ("xyzzy", "csa --help"),
     ],

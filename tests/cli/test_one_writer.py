@@ -244,6 +244,7 @@ def test_a_turn_whose_lock_is_taken_away_ends(place: Place, *, is_copy: bool) ->
     run = place.start("run", "--tool", "codex", "--json", "one")
     session_id = run.session_id
     place.wait_ready()
+    place.wait_noted(session_id, "begun")
     lock = place.session(session_id) / "locks/session.lock"
     new = lock.with_name("new")
     new.write_bytes(lock.read_bytes() if is_copy else b"")

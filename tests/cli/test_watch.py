@@ -24,10 +24,11 @@ TURNS = int(os.environ.get("CSA_TORTURE", "0")) or 5
 
 
 def held_turn(place: Place, *words: str) -> tuple[Running, str]:
-    """Start a turn of codex that says `ready` and waits; return it and its session."""
+    """Start a turn of codex that has called a command and waits; return it and its session, which has noted that."""
     place.play(["think", "hm"], ["call", "make"], *place.hold(), ["say", "the answer"])
     run = place.start("run", "--tool", "codex", *words, "go")
     place.wait_ready()
+    place.wait_noted(run.session_id, "tool_call_update")
     return run, run.session_id
 
 

@@ -291,7 +291,7 @@ def test_what_cannot_be_opened(place: Place, write_foreign: ForeignWriter) -> No
     session_id = place.codex("hello").session_id
     events = place.events(session_id)
     done = place.run("session", "attach", "--interactive", session_id)
-    assert (done.code, "--interactive needs a terminal" in done.err) == (2, True)
+    assert (done.code, "This needs a terminal" in done.err) == (2, True)
     with open_on(place, session_id, "--tool", "claude-code") as terminal:
         assert terminal.end() == 3
         assert "has no conversation with claude-code" in terminal.text

@@ -333,7 +333,7 @@ def test_ps_and_kill_all(place: Place) -> None:
     """`ps` shows what runs in all projects with what it uses, and `kill --all --yes` ends it all."""
     assert place.run("ps").out == "Nothing runs\n"
     assert place.run("ps", "--all").out == "No sessions found\n"
-    assert place.run("kill", "--all").out == "Nothing runs\n"
+    assert place.run("kill", "--all").out == "Nothing is running\n"
     ended = place.codex("before").session_id
     projects, runs = two_projects(place)
     rows: list[Json] = place.run("ps", "--json").json
@@ -350,7 +350,8 @@ def test_ps_and_kill_all(place: Place) -> None:
         assert max(map(len, terminal.text.splitlines())) <= columns
     refused = place.run("kill", "--all")
     assert (refused.code, "hint: csa kill --all --yes" in refused.err) == (2, True)
-    assert place.run("kill").code == 2
+    assert "Nothing to kill: name a session, or use --all." in place.run("kill").err
+    assert place.run("kill", "--all", "--tree").code == place.run("session", "kill", "--yes", "x").code == 2
     done = place.run("kill", "--all", "--yes")
     assert done.code == 0
     assert sorted(done.out.splitlines()) == sorted(f"{each}: ended (codex, turn 1): cancelled" for _, each in projects)

@@ -154,10 +154,9 @@ def test_a_supervisor_without_stderr(place: Place) -> None:
     code = """
 import os
 from csa.runner.client import Csa
-from csa.runner.detach import start_detached
 from csa.runner.request import RunRequest
 os.close(2)
-print(start_detached(Csa.from_environment("."), RunRequest(prompt="go", tool="codex")).session_id)
+print(Csa.from_environment(".").start(RunRequest(prompt="go", tool="codex")).session_id)
 """
     done = place.shell([sys.executable, "-c", code])
     session_id = done.out.strip()
@@ -409,7 +408,7 @@ def test_on_finish_in_time(place: Place) -> None:
     done = place.run("run", "--tool", "codex", "--on-finish", hook, "--on-finish-timeout", "0.5", "go")
     assert done.code == 0
     assert heard.exists()
-    assert "it took longer than 0.5 s, and was ended" in done.err
+    assert "it took longer than 0.5 s and was killed" in done.err
 
 
 def test_on_finish_where_the_directory_is_gone(place: Place) -> None:

@@ -41,7 +41,6 @@ def test_yields_typed_events_in_order(place: Place, tool: str) -> None:
     async def scenario() -> None:
         async with open_client(place).run(ask(tool=tool)) as turn:
             seen.extend([event async for event in turn])
-        assert turn.result is not None
         assert (turn.result.status, turn.result.text, turn.losses) == ("succeeded", "done", [])
         assert [event.to_dict() for event in seen] == place.events(turn.session_id)
 
@@ -88,7 +87,6 @@ def test_leaving_the_loop_cancels(place: Place) -> None:
             async for event in turn:
                 if event.type == "agent_message":
                     break
-        assert turn.result is not None
         assert turn.result.status == "cancelled"
         assert place.last_event(turn.session_id)["status"] == "cancelled"
         assert not place.processes()
@@ -103,7 +101,6 @@ def test_block_that_never_iterates(place: Place) -> None:
     async def scenario() -> None:
         async with open_client(place).run(ask()) as turn:
             pass
-        assert turn.result is not None
         assert turn.result.status == "cancelled"
         assert place.last_event(turn.session_id)["status"] == "cancelled"
 
@@ -120,7 +117,6 @@ def test_what_nobody_has_read_yet_is_no_silence(place: Place) -> None:
         async with open_client(place).run(request) as turn:
             await stops_growing(turn.paths.transcript, for_s=1.5)
             assert len(place.events(turn.session_id)) < 200_000
-        assert turn.result is not None
         assert turn.result.status == "cancelled"
 
     run_async(scenario)
@@ -148,7 +144,6 @@ def test_cancelled_scope_finalises(place: Place) -> None:
                     if event.type == "agent_message":
                         scope.cancel()
         assert scope.cancelled_caught
-        assert turn.result is not None
         assert turn.result.status == "cancelled"
         assert place.last_event(turn.session_id)["status"] == "cancelled"
         assert client.liveness(turn.session_id).state == "not_alive"
@@ -184,7 +179,6 @@ def test_cancel_from_outside(place: Place) -> None:
                 if event.type == "agent_message":
                     turn.cancel(detail="enough")
         assert kinds[-1] == "run_finished"
-        assert turn.result is not None
         assert (turn.result.status, turn.result.error_message) == ("cancelled", "enough")
 
     run_async(scenario)
@@ -204,7 +198,6 @@ def test_turns_side_by_side(place: Place) -> None:
             async for event in turn:
                 if event.type == "agent_message":
                     answers[prompt] = str(event.data["text"])
-        assert turn.result is not None
         assert turn.result.status == "succeeded"
         place.release()
 
@@ -231,7 +224,6 @@ def test_second_turn_of_a_running_session_is_refused(place: Place) -> None:
             place.release()
             async for _ in turn:
                 pass
-        assert turn.result is not None
         assert turn.result.status == "succeeded"
 
     run_async(scenario)
@@ -322,7 +314,6 @@ def test_a_tool_that_tells_its_retries_on_stderr(place: Place) -> None:
     async def scenario() -> None:
         async with open_client(place).run(ask(tool="gemini-cli")) as turn:
             events = [event async for event in turn]
-        assert turn.result is not None
         assert (turn.result.status, turn.result.text) == ("succeeded", "done")
         retries = [event.data for event in events if event.type == "retry"]
         assert [(data["kind"], data["attempt"]) for data in retries] == [("server", 1)]

@@ -117,7 +117,7 @@ def test_versions(out: str, version: str | None) -> None:
 def test_answers_that_are_none() -> None:
     """A version on stdout counts for nothing when the command fails."""
     assert judge_answer(ToolExit(1, None), "1.2.3", "") == Answer(problem="exits 1: 1.2.3")
-    assert judge_answer(ToolExit(None, 9), "1.2.3", "") == Answer(problem="is killed by signal 9: 1.2.3")
+    assert judge_answer(ToolExit(None, 9), "1.2.3", "") == Answer(problem="was killed by signal 9: 1.2.3")
     assert len(judge_answer(ToolExit(1, None), "", "x" * 5000).problem or "") < 200
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from csa_adapters.acp_agents import AGENTS
 
-from csa.cli.commands import ALIASES, COMMANDS, find_command
+from csa.cli.commands import COMMANDS, command_names, find_command
 from csa.model.config import KEYS, TOOL_KEYS, Layer, combine_layers
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
@@ -85,7 +85,7 @@ def test_the_man_page_renders_without_warnings(manual: str) -> None:
     """`man --warnings -l docs/csa.1` shows every command and has nothing to complain of."""
     assert "EXIT STATUS" in manual
     for command in COMMANDS:
-        assert f"\n   csa {' '.join(command.words)}\n" in manual
+        assert f"\n   csa {command.name}\n" in manual
     assert max(map(len, manual.splitlines())) <= 80
 
 
@@ -95,9 +95,9 @@ def test_the_man_page_tells_what_is_easily_missed(manual: str) -> None:
     assert "\n       --wait[=S]\n" in manual
     assert "--wait S" not in manual
     assert "csa --version" in manual
-    for alias, words in ALIASES.items():
-        section = manual.partition(f"\n   csa {' '.join(words)}\n")[2].partition("\n   csa ")[0]
-        assert re.search(rf"Other names:.*\bcsa {' '.join(alias)}[,.]", " ".join(section.split()))
+    for name, command in command_names().items():
+        section = manual.partition(f"\n   csa {command.name}\n")[2].partition("\n   csa ")[0]
+        assert name == command.name or re.search(rf"Other names:.*\bcsa {name}[,.]", " ".join(section.split()))
 
 
 def _examples() -> list[str]:
@@ -121,6 +121,18 @@ def test_links_between_documents_lead_somewhere(document: Path) -> None:
         assert (document.parent / target).exists(), target
 
 
+@pytest.mark.thorough
+@pytest.mark.skipif(not importlib.util.find_spec("mkdocs"), reason="needs what make site installs")
+def test_the_site_is_built_from_these_files_alone(tmp_path: Path) -> None:
+    """Every page has its place, every link and anchor leads somewhere, and no page fetches anything from elsewhere."""
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path)]
+    env = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}
+    done = subprocess.run(command, cwd=DOCS.parent, env=env, capture_output=True, text=True, timeout=50, check=False)
+    assert done.returncode == 0, done.stderr
+    for page in tmp_path.glob("*.html"):
+        assert re.findall(r"<(?:script|link|img|iframe)[^>]*(?:src|href)=.https?:[^>]*", page.read_text()) == []
+
+
 def test_the_pins_are_versions_and_cover_the_build() -> None:
     """constraints.txt, as CONTRIBUTING.md says, pins all that is needed, building csa included, and names no place."""
     lines = (DOCS.parent / "constraints.txt").read_text().splitlines()[1:]
@@ -129,6 +141,7 @@ def test_the_pins_are_versions_and_cover_the_build() -> None:
     project = tomllib.loads((DOCS.parent / "pyproject.toml").read_text())
     needed = project["build-system"]["requires"] + project["project"]["dependencies"]
     needed += project["project"]["optional-dependencies"]["dev"]
+    needed += project["project"]["optional-dependencies"]["docs"]
     assert {re.match(r"[\w.-]+", name)[0].lower() for name in needed} <= pinned  # type: ignore[index]  # they are names
 
 

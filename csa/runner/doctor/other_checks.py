@@ -24,8 +24,8 @@ def _check_store(root: Path, environ: Mapping[str, str]) -> list[Check]:
     other = other_state_root(environ)
     if not other.is_dir() or os.path.realpath(other) == os.path.realpath(root):
         return []
-    detail = f"another program (cli-sub-agent) keeps its sessions in {other}; csa does not look there"
-    step = f"CSA_STATE_DIR={shlex.quote(str(other))} csa session list shows those of this project"
+    detail = f"another program (cli-sub-agent) keeps its sessions in {other}; csa does not use them"
+    step = f"CSA_STATE_DIR={shlex.quote(str(other))} csa list shows those of this project"
     return [Check("state", "other store", "warn", detail, step)]
 
 
@@ -35,7 +35,7 @@ def _check_command(environ: Mapping[str, str]) -> list[Check]:
     if found is None or _is_ours(found):
         return []
     detail = f"the first csa on the PATH, {found}, is another program"
-    return [Check("setup", "command", "warn", detail, "put the directory of this csa before it on the PATH")]
+    return [Check("setup", "command", "warn", detail, "put this csa's directory before it on the PATH")]
 
 
 def _is_ours(command: str) -> bool:

@@ -47,8 +47,8 @@ def check_temporary(environ: Mapping[str, str]) -> Check:
     place = environ.get("TMPDIR") or "/tmp"  # noqa: S108  # as tools look for it
     if os.path.isdir(place) and os.access(place, os.W_OK | os.X_OK):
         return Check("system", "temporary", "ok", f"temporary files can be written to {place}")
-    problem = "is not writable" if os.path.isdir(place) else "is no directory"
-    step = "set TMPDIR to a directory that you can write"
+    problem = "is not writable" if os.path.isdir(place) else "is not a directory"
+    step = "set TMPDIR to a writable directory"
     return Check("system", "temporary", "warn", f"{place}, for temporary files, {problem}", step)
 
 
@@ -77,7 +77,7 @@ def judge_kernel(found: Mapping[str, str | None]) -> Check:
         step = "run csa on a Linux kernel that has it; some container runtimes (gVisor) do not"
         return Check("system", "kernel", "fail", f"lacks {', '.join(missing)}", step, EXIT_TOOL)
     if found.get("pidfd"):
-        detail = f"has no pidfd_open ({found['pidfd']}): processes are signalled by their pids"
+        detail = f"has no pidfd_open ({found['pidfd']}): processes are signalled by pid"
         return Check("system", "kernel", "warn", detail, "allow pidfd_open in the container's seccomp profile")
     return Check("system", "kernel", "ok", f"Linux {os.uname().release}: processes can be contained")
 
@@ -89,8 +89,8 @@ def judge_sandbox(outer: str | None, found: Mapping[str, str | None], root: Path
             "system",
             "sandbox",
             "warn",
-            f"csa runs inside {outer}'s sandbox: agents started here are held by it, and end with it",
-            "start runs that must outlive it from a shell of your own",
+            f"csa runs inside {outer}'s sandbox: agents started here are confined by it, and end with it",
+            "start runs that must outlive it from your own shell",
         )
     problem = found.get("user_namespace")
     if problem is None:
@@ -101,7 +101,7 @@ def judge_sandbox(outer: str | None, found: Mapping[str, str | None], root: Path
         "sandbox",
         "warn",
         f"user namespaces do not work ({problem}): codex cannot build its sandbox, and its commands fail",
-        (step or "in a container, allow it to make user namespaces") + "; or run codex with --permission full",
+        (step or "in a container, allow it to create user namespaces") + "; or run codex with --permission full",
     )
 
 

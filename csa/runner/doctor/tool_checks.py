@@ -86,7 +86,7 @@ async def ask_version(argv: Sequence[str], cwd: str, env: Mapping[str, str], *, 
         async with start_tool(argv, cwd=cwd, env=env) as tool:
             with anyio.move_on_after(limit_s):
                 return judge_answer(*await _listen(tool))
-            return Answer(problem=f"says nothing within {limit_s:g} s")
+            return Answer(problem=f"does not answer within {limit_s:g} s")
     except SpawnError as error:
         return Answer(problem=str(error))
 
@@ -115,11 +115,11 @@ async def _listen(tool: ToolProcess) -> tuple[ToolExit, str, str]:
 def judge_answer(end: ToolExit, out: str, err: str) -> Answer:
     """Find the version in what a command wrote to stdout, or say in its words what is wrong."""
     if end.signal is not None:
-        return Answer(problem=_with_words(f"is killed by signal {end.signal}", err or out))
+        return Answer(problem=_with_words(f"was killed by signal {end.signal}", err or out))
     if end.code != 0:
         return Answer(problem=_with_words(f"exits {end.code}", err or out))
     version = _find_version(_ESCAPES.sub("", out))
-    return Answer(version=version) if version else Answer(problem=_with_words("names no version", out or err))
+    return Answer(version=version) if version else Answer(problem=_with_words("does not report a version", out or err))
 
 
 def _find_version(text: str) -> str | None:
@@ -134,7 +134,7 @@ def _with_words(problem: str, text: str) -> str:
     error = _ERROR_LINE.search(plain)
     words = " ".join(plain[error.start() if error else 0 :].split())
     shown = words if len(words) <= _WORDS else words[: _WORDS - 1] + "…"
-    return f"{problem}: {shown}" if shown else f"{problem}, without a word"
+    return f"{problem}: {shown}" if shown else f"{problem}, without any output"
 
 
 def judge_tool(finding: ToolFinding, config: Config) -> Check:
@@ -144,7 +144,7 @@ def judge_tool(finding: ToolFinding, config: Config) -> Check:
         return _not_installed(finding.adapter, config)
     asked = shlex.join([*finding.command, *probe.version_arguments])
     if finding.answer.problem:
-        step = f"see what `{asked}` says" + (f"; to install it anew: {probe.install}" if probe.install else "")
+        step = f"check the output of `{asked}`" + (f"; to reinstall it: {probe.install}" if probe.install else "")
         return Check("tools", name, "fail", f"{finding.command[0]} {finding.answer.problem}", step)
     version = finding.answer.version or ""
     steps = []
@@ -172,14 +172,14 @@ def _login(login: Login) -> str:
 def _memory(usage: ToolUsage) -> list[str]:
     """Say what its last turns here took; nothing when there were none."""
     peak = usage.p95_peak_rss_bytes
-    return [f"up to {peak / (1 << 20):.0f} MB a turn (P95 of {usage.turns})"] if peak else []
+    return [f"up to {peak / (1 << 20):.0f} MB per turn (P95 of {usage.turns})"] if peak else []
 
 
 def _not_installed(adapter: Adapter, config: Config) -> Check:
     configured = config.for_tool(adapter.name).command
     if configured:
-        detail = f"there is no {configured[0]}, which tools.{adapter.name}.command names"
-        return Check("tools", adapter.name, "fail", detail, "correct the command in your config file, or remove it")
+        detail = f"there is no {configured[0]}, as set in tools.{adapter.name}.command"
+        return Check("tools", adapter.name, "fail", detail, "fix or remove the command in your config file")
     step = adapter.probe.install or f"install it, or set command in [tools.{adapter.name}] of the config"
     return Check("tools", adapter.name, "warn", f"not installed: no '{adapter.executable}' on the PATH", step)
 

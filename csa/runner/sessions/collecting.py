@@ -53,14 +53,15 @@ class Item(Struct):
         """Return the object that `--json` prints."""
         state = self.state
         return {
-            "id": self.session_id,
+            "session_id": self.session_id,
             "project": str(self.store.project),
-            "action": self.action,
-            "reason": self.reason,
             "name": state.name if state else None,
             "description": state.description if state else None,
+            "action": self.action,
+            "reason": self.reason,
             "tools": list(state.tools) if state else [],
             "last_accessed": format_time(state.last_accessed) if state else None,
+            "id": self.session_id,
         }
 
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 from csa.errors import BusyError, CsaError, StateError
 from csa.process.guardian import SWEPT_WITHIN_S
 from csa.procfs import is_zombie, send_signal
-from csa.runner.caller import owner_name
+from csa.runner.caller import owner_name, refuse_own_lineage
+from csa.runner.sessions.acting import record_act
 from csa.store.atomic import write_atomically
 from csa.store.genealogy import Descendants
 from csa.store.liveness import probe
@@ -27,6 +29,8 @@ from csa.store.sessions import Store, Target
 from csa.structs import Struct
 
 if TYPE_CHECKING:
+    from csa.runner.context import Context
+    from csa.runner.session import Session
     from csa.store.flocks import Stranger
     from csa.store.owner import Owner
 from csa.store.taking import way_to_steal
@@ -50,8 +54,9 @@ class KillResult(Struct, kw_only=True):
     def to_json(self) -> dict[str, Any]:
         """Return the object that `session kill --json` prints of it."""
         names = ("session_id", "project", "outcome", "status", "tool", "turn", "forced")
-        error = self.error and {"code": self.error.code, "message": self.error.message, "hint": self.error.hint}
-        return {**{name: getattr(self, name) for name in names}, "error": error}
+        known = {name: getattr(self, name) for name in names}
+        error = self.error and self.error.to_json()
+        return {**known, "tool": self.tool or None, "turn": self.turn or None, "error": error}
 
 
 class _Asked(Struct, frozen=False):
@@ -78,6 +83,42 @@ class _Asked(Struct, frozen=False):
 def who_asks(what: str, environ: Mapping[str, str]) -> str:
     """Return the words that the transcript will give as the reason."""
     return f"{what} by {owner_name(environ)}, PID {os.getpid()}"
+
+
+def kill_sessions(
+    sessions: Sequence[Session],
+    *,
+    tree: bool = False,
+    grace_s: float = GRACE_S,
+    force: bool = False,
+    on_fault: Callable[[StateError], None] | None = None,
+    on_loss: Callable[[str], None] = lambda _: None,
+) -> Iterator[KillResult]:
+    """End sessions on behalf of the caller, and note what was ended in audit.jsonl of its project, as it comes.
+
+    Arguments as of `end_trees`; `on_loss` is told what could not be noted. RefusedError when one of the sessions is the
+    calling one or above it; nothing has been ended then.
+    """
+    context = sessions[0].context
+    for session in sessions:
+        refuse_own_lineage(context.caller, session.session_id, verb="kill")
+    end = partial(end_trees, on_fault=on_fault) if tree else end_sessions
+    targets = [session.target for session in sessions]
+    found = end(targets, words=who_asks("session kill", context.environ), grace_s=grace_s, force=force)
+    return note_kills(context, "session kill", found, on_loss=on_loss)
+
+
+def note_kills(
+    context: Context, command: str, found: Iterable[KillResult], *, on_loss: Callable[[str], None]
+) -> Iterator[KillResult]:
+    """Note what was ended in audit.jsonl of its project, as it comes."""
+    for ended in found:
+        if ended.outcome == "killed":
+            store = Store(context.store.root, Path(ended.project))
+            loss = record_act(context, command, ended.session_id, store=store, what="killed", forced=ended.forced)
+            if loss:
+                on_loss(loss)
+        yield ended
 
 
 def end_sessions(
@@ -276,7 +317,7 @@ def _unreachable(asked: _Asked, grace_s: float) -> CsaError:
     owner = asked.owner
     if asked.ask_fault:
         return CsaError(
-            f"Session {asked.session_id} cannot be asked to end: {asked.ask_fault.strerror}.",
+            f"Cannot ask session {asked.session_id} to end: {asked.ask_fault.strerror}.",
             hint="do it as the user who started it",
         )
     if owner is None:
@@ -286,21 +327,21 @@ def _unreachable(asked: _Asked, grace_s: float) -> CsaError:
         )
     if probe(asked.store.paths(asked.session_id)).state == "unknown":
         return BusyError(
-            f"Session {asked.session_id} was run on {owner.host} (PID {owner.pid} there), which has not been heard of "
+            f"Session {asked.session_id} was running on {owner.host} (PID {owner.pid} there), not heard from "
             f"lately; it did not end within {grace_s:g} s of being asked.",
-            hint=f"if you know that it does not run: {way_to_steal(asked.session_id)}",
+            hint=f"if you know that it is not running: {way_to_steal(asked.session_id)}",
         )
     place = "in another pid namespace" if owner.is_same_boot else f"on {owner.host}"
     return BusyError(
-        f"Session {asked.session_id} runs {place} (PID {owner.pid} there) and did not end within {grace_s:g} s "
+        f"Session {asked.session_id} is running {place} (PID {owner.pid} there) and did not end within {grace_s:g} s "
         "of being asked.",
-        hint="the request stays; where it runs, `csa session kill` can also kill its supervisor",
+        hint="the request stays; `csa kill` can kill its supervisor from there",
     )
 
 
 def _still_held(asked: _Asked) -> CsaError:
     found = [each.in_words for each in lock_holders(asked.lock)]
-    by = ", ".join(found) or "a process that cannot be looked at"
+    by = ", ".join(found) or "a process that csa cannot inspect"
     return CsaError(
         f"The supervisor of session {asked.session_id} was killed, but its lock is still held by {by}.",
         hint=f"csa session why -s {asked.session_id}",

@@ -60,7 +60,7 @@ class Evidence(Struct, kw_only=True):
     session_id: str
     project: str
     status: str
-    fault: str | None  # why the record is damaged
+    fault: StateError | None  # why the record is damaged
     is_locked: bool | None  # None: that cannot be known
     holders: tuple[LockHolder, ...]
     owner: OwnerEvidence | None
@@ -86,7 +86,8 @@ class Evidence(Struct, kw_only=True):
             "session_id": self.session_id,
             "project": self.project,
             "status": self.status,
-            "error": self.fault,
+            "fault": self.fault and self.fault.to_json(),
+            "error": self.fault and str(self.fault),
             "lock": {
                 "held": self.is_locked,
                 "holders": [{"pid": each.process.pid, "command": each.command} for each in self.holders],
@@ -102,7 +103,7 @@ class Evidence(Struct, kw_only=True):
                 "same_pid_namespace": owner.is_same_pid_namespace,
             },
             "last_event": event
-            and {"seq": event.seq, "type": event.type, "turn": event.turn, "ts": event.ts}
+            and {"seq": event.seq, "type": event.type, "turn": event.turn, "at": event.ts, "ts": event.ts}
             | {"age_s": _rounded(self.last_event_age_s)},
             "silence_s": _rounded(self.silence_s),
             "processes": used and used.processes,
@@ -140,7 +141,7 @@ def gather_evidence(store: Store, session_id: str) -> Evidence:
         session_id=session_id,
         project=str(store.project),
         status=status,
-        fault=str(record.fault) if record.fault else None,
+        fault=record.fault,
         is_locked=held,
         holders=holders,
         owner=_look_at(owner) if owner else None,

@@ -10,6 +10,7 @@ from typing import Any
 from csa.errors import StateError
 from csa.model.conversation import Message, read_conversation
 from csa.model.events import Event
+from csa.model.result import told_error
 from csa.model.state import SessionState, format_time, parse_time
 from csa.model.usage import Usage
 from csa.runner.session import Session
@@ -73,10 +74,11 @@ class SessionCard(Struct, kw_only=True):
         """Return the object that `session info --json` prints; its keys are fixed."""
         info, state, context = self.info, self.state, self.context
         return {
-            "id": info.session_id,
+            "session_id": info.session_id,
             "prefix": info.prefix,
             "name": state.name,
             "description": state.description,
+            "project": info.project,
             "status": info.status,
             "phase": info.phase,
             "current": self.is_current,
@@ -87,7 +89,7 @@ class SessionCard(Struct, kw_only=True):
             "turns": state.turns,
             "last_turn": _turn_to_json(self.last_turn),
             "running": _owner_to_json(self.liveness),
-            "context": {"turn": context[0], **context[1].to_dict()} if context else None,
+            "context": {"turn": context[0], **context[1].to_sum()} if context else None,
             "is_compacted": self.is_compacted,
             "last_compacted_at": _time_to_json(self._context_status.get("last_compacted_at")),
             "usage": (info.usage or Usage()).to_sum(),
@@ -103,7 +105,14 @@ class SessionCard(Struct, kw_only=True):
             "root_session_id": state.root_session_id,
             "fork_of": state.fork_of,
             "children": [
-                {"id": c.session_id, "tool": c.state.last_tool, "status": c.status, "description": c.state.description}
+                {
+                    "session_id": c.session_id,
+                    "name": c.state.name,
+                    "description": c.state.description,
+                    "status": c.status,
+                    "tool": c.state.last_tool,
+                    "id": c.session_id,
+                }
                 for c in self.children
                 if c.state
             ],
@@ -112,10 +121,17 @@ class SessionCard(Struct, kw_only=True):
             "expires_at": _time_to_json(self.extra.get("expires_at")),
             "last_activity": {"at": self.activity.ts, "type": self.activity.type} if self.activity else None,
             "messages": [
-                {"role": m.role, "turn": m.turn, "content": m.content[:_MAX_MESSAGE], "timestamp": m.timestamp}
+                {
+                    "turn": m.turn,
+                    "at": m.timestamp,
+                    "role": m.role,
+                    "content": m.content[:_MAX_MESSAGE],
+                    "timestamp": m.timestamp,
+                }
                 for m in self.messages
             ],
             "denied": [{"turn": turn, "what": what} for turn, what in self.denied],
+            "id": info.session_id,
         }
 
 
@@ -218,7 +234,7 @@ def _turn_to_json(turn: TurnRecord | None) -> dict[str, Any] | None:
         "tool": turn.tool,
         "status": turn.status,
         "exit_code": data.get("exit_code"),
-        "error": data.get("error"),
+        "error": told_error(data.get("error")),
         "duration_s": turn.number_of("duration_s"),
         "started_at": format_time(turn.started_at) if turn.started_at else None,
         "finished_at": format_time(turn.finished_at) if turn.finished_at else None,

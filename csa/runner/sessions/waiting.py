@@ -15,6 +15,7 @@ from typing import Any
 
 from csa.errors import CsaError, NotFoundError, StateError
 from csa.model.events import Event
+from csa.model.result import told_error
 from csa.model.usage import number_of
 from csa.paths import SessionPaths
 from csa.store.atomic import open_regular
@@ -55,8 +56,9 @@ class WaitResult(Struct, kw_only=True):
         return self.fault is None and self.status not in {"unknown", "running"}
 
     def to_json(self) -> dict[str, Any]:
-        """Return the object that `session wait --json` prints of it; of a fault the `error` tells."""
-        return {name: value for name, value in asdict(self).items() if name != "fault"}
+        """Return the object that `csa wait --json` prints of it; of a fault the `error` tells."""
+        known = {name: value for name, value in asdict(self).items() if name != "fault"}
+        return {**known, "tool": self.tool or None, "turn": self.turn or None, "error": told_error(self.error)}
 
 
 def await_endings(

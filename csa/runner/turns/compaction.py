@@ -19,7 +19,7 @@ from csa.errors import CsaError
 from csa.model.adapter import CompactionOutcome, Compactor, ToolExit
 from csa.model.events import Event
 from csa.model.limits import Spent
-from csa.model.result import exit_code_for
+from csa.model.result import exit_code_for, told_error
 from csa.model.state import SessionState, ToolState, format_time
 from csa.ownership import make_directory
 from csa.paths import SessionPaths
@@ -77,7 +77,9 @@ class CompactionResult(Struct, kw_only=True):
 
     def to_json(self) -> dict[str, Any]:
         """Return the object that `session compress --json` prints; its keys are fixed."""
-        return {"session_id": self.session_id, **self.to_event(), "last_compacted_at": self.compacted_at}
+        known = {"session_id": self.session_id, **self.to_event(), "last_compacted_at": self.compacted_at}
+        usage = self.outcome.usage and self.outcome.usage.to_sum()
+        return {**known, "error": told_error(known["error"]), "usage": usage}
 
     @property
     def _failed(self) -> bool:

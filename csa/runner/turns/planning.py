@@ -5,13 +5,15 @@ Whatever can be refused is refused here.
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
-from datetime import datetime
+import time
+from datetime import UTC, datetime
 from pathlib import Path
 
 from csa.errors import NotFoundError, RefusedError, RetiredError, ToolUnavailableError, UsageError
-from csa.ids import is_session_id
+from csa.ids import ENTROPY_BYTES, is_session_id, new_session_id
 from csa.model.config import Config
 from csa.model.limits import Budget, Limits
 from csa.model.permission import Permission
@@ -37,16 +39,20 @@ MAX_SYSTEM_BYTES = 96 << 10  # it travels in one argument of the tool, of which 
 DESCRIPTION_LENGTH = 80
 
 
-def plan_turn(context: Context, request: RunRequest, *, new_id: str, now: datetime) -> TurnPlan:
-    """Decide what `request` means.
+def plan_turn(
+    context: Context, request: RunRequest, *, new_id: str | None = None, now: datetime | None = None
+) -> TurnPlan:
+    """Decide what `request` means. `new_id` is for a new session, which gets one of this moment when None.
 
     Raises:
         UsageError, NotFoundError, AmbiguousError, StateError, ToolUnavailableError: as their names say.
         RefusedError: a limit, the genealogy, or another account's conversation.
     """
     _check_words(request)
+    now = now or datetime.now(UTC)
     target = _find_target(context, request)
     if target is None:
+        new_id = new_id or new_session_id(time.time_ns() // 1_000_000, os.urandom(ENTROPY_BYTES))
         return _plan_new(context, request, new_id=_asked_id(request) or new_id, now=now)
     return plan_resume(target, request, now=now)
 
@@ -369,17 +375,27 @@ def _with_budget(budget: Budget, request: RunRequest) -> Budget:
 def _permission(context: Context, request: RunRequest, state: SessionState) -> Permission:
     """Asked for, else the session's last, else configured; never more than the caller's."""
     recorded = state.permission if state.permission in {level.value for level in Permission} else None
-    wanted = request.permission or (Permission(recorded) if recorded else context.config.permission)
+    asked = _asked_permission(request)
+    wanted = asked or (Permission(recorded) if recorded else context.config.permission)
     if context.caller is None:
         return wanted
     ceiling = context.caller.permission
-    if request.permission and request.permission.rank > ceiling.rank:
+    if asked and asked.rank > ceiling.rank:
         raise RefusedError(
-            f"Permission '{request.permission.value}' is more than the '{ceiling.value}' of "
-            f"session {context.caller.session_id}.",
+            f"Permission '{asked.value}' is more than the '{ceiling.value}' of session {context.caller.session_id}.",
             hint=f"ask for --permission {ceiling.value} or less",
         )
     return wanted.at_most(ceiling)
+
+
+def _asked_permission(request: RunRequest) -> Permission | None:
+    if request.permission is None:
+        return None
+    try:
+        return Permission(request.permission)
+    except ValueError as error:
+        levels = ", ".join(level.value for level in Permission)
+        raise UsageError(f"'{request.permission}' is not a permission.", hint=f"the levels are {levels}") from error
 
 
 def _refuse_other_account(plan: TurnPlan, known: ToolState) -> None:

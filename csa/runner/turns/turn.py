@@ -4,7 +4,7 @@
         print(turn.session_id)              # durable and resolvable from here on
         async for event in turn:
             ...
-    turn.result                             # set when the block is left
+    turn.result                             # there from `run_finished` on, the last event
 
 Where the provider fails, further turns of other tools may follow in the same block (`failover`).
 However the block is left (also by cancellation of the surrounding task) the tool and all it started are ended, the
@@ -22,7 +22,7 @@ from typing import Self
 import anyio
 from anyio.abc import TaskGroup
 
-from csa.errors import CsaError
+from csa.errors import CsaError, UnfinishedError
 from csa.model.events import Event
 from csa.model.result import SIGNAL_EXITS, RunResult
 from csa.paths import SessionPaths
@@ -47,7 +47,7 @@ class Turn:
         self.plan = plan
         self.session_id = plan.state.session_id
         self.turn = 0
-        self.result: RunResult | None = None
+        self._result: RunResult | None = None
         self.losses: list[str] = []
         # Is told when the turn begins to wait for a quota: of the plan for afterwards, and until when.
         self.on_parked: Callable[[TurnPlan, datetime], None] = lambda _plan, _until: None
@@ -76,15 +76,15 @@ class Turn:
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> bool | None:
+    ) -> None:
         """End the turn if it still runs, and wait until its end is written."""
         self.cancel(detail="abandoned by its caller")
         self._receive.close()
         try:
             if isinstance(error, Exception):  # the caller's own, which must not come out wrapped in a group
                 await self._tasks.__aexit__(None, None, None)
-                return None
-            return await self._tasks.__aexit__(kind, error, trace)
+            else:
+                await self._tasks.__aexit__(kind, error, trace)
         except BaseExceptionGroup as group:
             if len(group.exceptions) == 1:
                 raise group.exceptions[0] from group
@@ -97,6 +97,21 @@ class Turn:
                 yield event
 
     @property
+    def has_ended(self) -> bool:
+        """Whether the turn has a result."""
+        return self._result is not None
+
+    @property
+    def result(self) -> RunResult:
+        """How the turn ended; UnfinishedError before its end, which is told by the last event, `run_finished`."""
+        if self._result is None:
+            raise UnfinishedError(
+                f"The turn of session {self.session_id} has no result yet.",
+                hint="read turn.result after the `async with` block, or after its last event",
+            )
+        return self._result
+
+    @property
     def paths(self) -> SessionPaths:
         """The session's files."""
         return self.plan.context.store.paths(self.session_id)
@@ -105,7 +120,7 @@ class Turn:
         """Ask the turn to end. Called again with a signal's name, the tool is killed at once."""
         if self._execution.stopping.stop and signal_name:
             self._kill.cancel()
-        if self.result is None:
+        if self._result is None:
             self._execution.stopping.request(Stop("cancelled", signal_name, detail))
 
     async def _supervise(self) -> None:
@@ -123,7 +138,7 @@ class Turn:
                     await self._run_execution(deadline)
         finally:
             with anyio.CancelScope(shield=True):
-                self.result = self._with_signal(self._ended[-1]) if self._ended else None
+                self._result = self._with_signal(self._ended[-1]) if self._ended else None
                 with anyio.move_on_after(1):
                     await self._deliver(self._execution.last)
                 self._send.close()

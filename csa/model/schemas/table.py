@@ -1,0 +1,65 @@
+"""All that csa prints as JSON: a schema for each, by the command and the option that decides what is printed. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from csa.model.schemas import outputs, upkeep
+from csa.model.schemas.events import event_schema
+from csa.model.schemas.kit import Schema, document, each, record, ref
+from csa.model.schemas.shared import PIECES
+
+_EVENT = event_schema()
+# The name is the command's, without `session`; a further option is one of the command line's words.
+OUTPUTS: Mapping[str, tuple[str, Schema]] = {
+    "error": ("what any command prints when it fails: with `--json` on stdout", record({"error": ref("error")})),
+    "event": ("a line of `csa run --stream-json` and of `csa logs --json`", _EVENT),
+    "run": ("the turn, when it has ended", outputs.RESULT),
+    "run --detach": ("the turn that was started", outputs.DETACHED),
+    "run --dry-run": ("what would be run", outputs.PLAN),
+    "attach": ("the turn, when it has ended", outputs.RESULT),
+    "wait": ("how each session ended, in the order in which they did", each(outputs.ENDING, "")),
+    "kill": ("what came of each session", each(outputs.KILLED, "")),
+    "list": ("the sessions, newest first", each(outputs.SESSION, "")),
+    "list --tree": ("the sessions, children after their parents", each(outputs.IN_TREE, "")),
+    "show": ("the conversation", each(ref("message"), "")),
+    "search": ("the messages and tool calls that were found, newest first", each(outputs.HIT, "")),
+    "result": ("the last finished turn", outputs.RESULT),
+    "info": ("everything about a session", outputs.CARD),
+    "why": ("the evidence for a session's status", outputs.EVIDENCE),
+    "artifacts": ("the files that agents have left", each(upkeep.ARTIFACT, "")),
+    "is-alive": ("whether a session is running", outputs.ALIVE),
+    "budget": ("what a session and all below it have used", outputs.BUDGET),
+    "top": ("what is running, in all projects", each(outputs.RUNNING, "")),
+    "ps": ("what is running, in all projects, with its processes", each(outputs.PROCESS, "")),
+    "stats": ("what sessions have done and used", outputs.STATS),
+    "rename": ("the session's name", upkeep.RENAMED),
+    "describe": ("the session's description", upkeep.DESCRIBED),
+    "pin": ("whether the session is pinned", upkeep.PINNED),
+    "current": ("the current session", upkeep.CURRENT),
+    "compress": ("the compaction", upkeep.COMPACTION),
+    "checkpoint": ("the checkpoint that was saved", upkeep.CHECKPOINT),
+    "checkpoints": ("the checkpoints, newest first", each(upkeep.CHECKPOINT, "")),
+    "checkpoints --show": ("one checkpoint, with what it keeps", upkeep.CHECKPOINT_SHOWN),
+    "log": ("the session's git history, newest first", each(upkeep.HISTORY, "")),
+    "export": ("with `-o FILE`: what was written", upkeep.EXPORTED),
+    "export --format json": ("the sessions with their conversations", each(upkeep.DOCUMENT, "")),
+    "import": ("the sessions that were imported", each(upkeep.IMPORTED, "")),
+    "delete": ("what came of each session", each(upkeep.DELETED, "")),
+    "restore": ("the session that is back", upkeep.RESTORED),
+    "clean": ("what was cleaned up", upkeep.CLEANED),
+    "gc": ("what was cleaned up", upkeep.COLLECTED),
+    "adopt": ("the sessions that were adopted", upkeep.ADOPTED),
+    "validate": ("what is wrong", each(ref("problem"), "")),
+    "repair": ("what was repaired", upkeep.REPAIRED),
+    "doctor": ("the checks", upkeep.DIAGNOSIS),
+    "config show": ("the settings", upkeep.SETTINGS),
+    "config validate": ("which files are valid", upkeep.VALID),
+    "schema": ("the names of these schemas", each(upkeep.LISTED, "")),
+}
+
+
+def schema_of(name: str) -> Schema:
+    """Return a schema that stands alone; KeyError where there is none of that name."""
+    about, schema = OUTPUTS[name]
+    return document(schema, PIECES, title=f"csa {name}: {about}")

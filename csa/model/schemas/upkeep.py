@@ -1,0 +1,182 @@
+"""What the commands that change, keep and clean up sessions print with `--json`. Pure."""
+
+from __future__ import annotations
+
+from csa.model.schemas.kit import (
+    anything,
+    each,
+    flag,
+    integer,
+    mapping,
+    maybe,
+    moment,
+    old,
+    one_of,
+    record,
+    ref,
+    text,
+    texts,
+)
+from csa.model.schemas.outputs import SESSION
+from csa.model.schemas.shared import known, old_id, words
+
+ARTIFACT = record(
+    {
+        **words("turn"),
+        "path": text("the file"),
+        "name": text("its name below output/"),
+        "size_bytes": integer("its size"),
+        "modified_at": moment("when it was last written"),
+        "leads_out": flag("it is a link to something that is not in the output"),
+        "copied_to": maybe(text("with --copy-to, the copy")),
+    },
+)
+RENAMED = known("session_id project name", {"before": maybe(text("the name it had"))})
+DESCRIBED = known("session_id project description", {"before": maybe(text("the description it had"))})
+PINNED = known("session_id project", {"pinned": flag("clean-up leaves it alone")})
+CURRENT = record({"session_id": maybe(text("the current session; null when none is chosen"))})
+COMPACTION = record(
+    {
+        **words("session_id tool duration_s usage"),
+        "status": one_of("how it ended", "succeeded", "failed", "cancelled", "timed_out"),
+        "proof": maybe(text("how the tool confirmed it")),
+        "tokens_before": maybe(integer("the conversation's size before")),
+        "tokens_after": maybe(integer("and after")),
+        "error": maybe(ref("turn_error", "why it did not succeed")),
+        "last_compacted_at": maybe(moment("when the conversation was last compacted")),
+    },
+)
+_CHECKPOINT = {
+    "commit": text("the checkpoint's commit"),
+    "turn": integer("the last turn it covers; 0 when there was none"),
+    "status": maybe(text("the session's status then")),
+    "label": maybe(text("its label")),
+    "automatic": flag("made by `checkpoint_every_turns`"),
+    "sha256": text("the transcript's hash"),
+    "events": integer("how many events it covers"),
+    "bytes": integer("and how many bytes"),
+    "verified": maybe(
+        one_of(
+            "with --verify or --show: what comparing the hashes said", "ok", "changed", "truncated", "gone", "unbound"
+        )
+    ),
+}
+CHECKPOINT = record({**words("session_id created_at tool"), **_CHECKPOINT})
+CHECKPOINT_SHOWN = record(
+    {
+        **CHECKPOINT["properties"],
+        "files": record(
+            {"state.toml": maybe(text("its content")), "result.toml": maybe(text("its content"))}, "what it keeps"
+        ),
+    }
+)
+HISTORY = known(
+    "at turn",
+    {
+        "kind": one_of(
+            "a commit of the project, a checkpoint, or that the project's head moved", "commit", "checkpoint", "head"
+        ),
+        "commit": text("the commit"),
+        "subject": text("its first line"),
+        "author": maybe(text("who made it")),
+    },
+)
+EXPORTED = record(
+    {
+        "file": text("the file that was written"),
+        "format": text("its format"),
+        "bytes": integer("its size"),
+        "sessions": texts("the ids of the sessions in it"),
+        "left_out": each(record({"what": text("what"), "why": text("why")}), "what is not in it"),
+    }
+)
+DOCUMENT = record(
+    {
+        **SESSION["properties"],
+        "owner": maybe(text("the user, as user@host")),
+        "exported_at": moment("when"),
+        "messages": each(ref("exported_message"), "the conversation"),
+    }
+)
+IMPORTED = known(
+    "session_id project description",
+    {
+        "id": old_id(),
+        "old_id": text("its id in the archive"),
+        "dropped_name": maybe(text("the name it lost, as another session has it")),
+        "is_copy": flag("another session has the same tools' conversations, so that it begins its own"),
+    },
+)
+DELETED = known(
+    "session_id project",
+    {
+        "done": maybe(one_of("`removed` can be restored", "removed", "purged")),
+        "provider_copies": texts("with --provider: what was removed of the tools' own copies"),
+        "error": maybe(ref("error", "why it was not deleted")),
+    },
+)
+RESTORED = known("session_id project phase name")
+CLEANED = known(
+    "dry_run",
+    {
+        "retired": each(ref("collected"), "moved to the trash"),
+        "purged": each(ref("collected"), "deleted for good"),
+        "damaged": each(
+            known("session_id fault", {"id": old_id(), "error": old(text(""), "fault.message")}),
+            "damaged sessions, which stay",
+        ),
+        "running": texts("the ids of sessions that stay because they run"),
+        "retired_bytes": integer("the size of what went to the trash"),
+        "freed_bytes": integer("the size of what was deleted for good"),
+        "failures": texts("what could not be deleted"),
+    },
+)
+COLLECTED = record(
+    {
+        **CLEANED["properties"],
+        "processes": each(
+            known("session_id pid", {"command": text("its command line")}),
+            "what ended sessions have left running",
+        ),
+        "reaped": integer("how many of these were ended"),
+        "woken": texts("the ids of parked sessions that go on"),
+    }
+)
+ADOPTED = known(
+    "dry_run project",
+    {
+        "old_project": text("where the sessions were"),
+        "moved": texts("the ids of those that were adopted"),
+        "left": each(known("session_id", {"why": text("why")}), "those that stay behind"),
+        "renamed": each(known("session_id name"), "those that lost their name to another session"),
+    },
+)
+REPAIRED = known(
+    "session_id dry_run",
+    {"done": texts("what was repaired, in words"), "left": each(ref("problem"), "what is still wrong")},
+)
+DIAGNOSIS = record(
+    {
+        "ok": flag("a run could work here"),
+        "checks": each(
+            record(
+                {
+                    "topic": one_of("what it is about", "setup", "tools", "state", "system"),
+                    "name": text("what was checked"),
+                    "level": one_of("how it is", "ok", "warn", "fail"),
+                    "status": old(text(""), "level"),
+                    "detail": text("what was found"),
+                    "next_step": maybe(text("what to do about it")),
+                    "blocks_runs": flag("no run can work until this is fixed"),
+                }
+            ),
+            "the checks, in the order in which they are shown",
+        ),
+    }
+)
+SETTINGS = mapping(
+    record({"value": anything("the value; secrets are redacted"), "origin": text("where it was set, or `default`")}),
+    "the settings by their names, such as `tool` or `tools.codex.command`",
+)
+VALID = record({"valid": flag("always true; a fault is an error, exit code 6"), "sources": texts("what was read")})
+LISTED = record({"name": text("what `csa schema` takes"), "about": text("what it is the schema of")})

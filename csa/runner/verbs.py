@@ -1,0 +1,233 @@
+"""What the library does with sessions that are named: finding, reading, waiting for, ending and changing them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from itertools import islice
+
+from csa.errors import UsageError
+from csa.runner.session import Session, find_session
+from csa.runner.sessions.listing import select_sessions
+
+TYPE_CHECKING = False  # see csa/structs.py
+if TYPE_CHECKING:
+    from typing import TypeVar
+
+    from csa.errors import StateError
+    from csa.model.conversation import Message
+    from csa.model.events import Event
+    from csa.model.genealogy import Node
+    from csa.model.result import RunResult
+    from csa.paths import SessionPaths
+    from csa.runner.context import Context
+    from csa.runner.sessions.budget import BudgetReport
+    from csa.runner.sessions.editing import Edit
+    from csa.runner.sessions.ending import KillResult
+    from csa.runner.sessions.removal import Removed, Restored
+    from csa.runner.sessions.waiting import WaitResult
+    from csa.store.liveness import Liveness
+    from csa.store.sessions import Store
+    from csa.store.shown import SessionInfo
+
+    _T = TypeVar("_T")
+
+_LOOK_S = 0.05
+
+
+class SessionVerbs:
+    """The part of `Csa` that works with sessions there are."""
+
+    context: Context
+
+    @property
+    def store(self) -> Store:
+        """The project's store."""
+        return self.context.store
+
+    def session(self, selector: str, *, retired: bool = False) -> Session:
+        """Return the session that a selector means, in whichever project; with `retired` also a deleted one.
+
+        Raises:
+            UsageError: the selector is empty, or an unknown @word.
+            NotFoundError: nothing matches; RetiredError when what matches was deleted, and `retired` is not set.
+            AmbiguousError: several sessions match.
+        """
+        return find_session(self.context, selector, retired=retired)
+
+    def resolve(self, selector: str, *, retired: bool = False) -> str:
+        """Return the full id that a selector means; raises as `session`."""
+        return self.session(selector, retired=retired).session_id
+
+    def paths(self, selector: str) -> SessionPaths:
+        """Return the files of a session, for reading: it may be a deleted one. Raises as `session`."""
+        return self.session(selector, retired=True).files
+
+    def sessions(self, *, limit: int | None = None) -> list[SessionInfo]:
+        """Return the project's sessions, newest first, damaged ones too; at most `limit`."""
+        return select_sessions([self.store], limit=limit).infos
+
+    def tree(self) -> list[Node[SessionInfo]]:
+        """Return the sessions as trees: newest roots first, children oldest first."""
+        from csa.runner.sessions.genealogy import arrange_sessions  # noqa: PLC0415  # only this needs it
+
+        return arrange_sessions(self.sessions())
+
+    def info(self, selector: str) -> SessionInfo:
+        """Return what lists show of a session: its status, tool, name, usage. Raises as `session`."""
+        return self.session(selector, retired=True).record.examine()
+
+    def liveness(self, selector: str) -> Liveness:
+        """Say whether a session runs, and who runs it: `.state` is "alive", "not_alive" or "unknown"."""
+        return self.session(selector, retired=True).liveness()
+
+    def result(self, selector: str, *, turn: int | None = None) -> RunResult:
+        """Return how the last finished turn, or the given one, ended.
+
+        Raises:
+            NotFoundError: no such turn has ended, or there is no such session.
+            StateError: its record is damaged.
+        """
+        return self.session(selector, retired=True).result(turn=turn)
+
+    def events(self, selector: str, *, tail: int | None = None, follow: bool = False) -> Iterator[Event]:
+        """Yield a session's events in order; the last `tail` of them where that is given.
+
+        With `follow`, those that come are yielded too, until the session no longer runs; waiting for them blocks.
+        """
+        from csa.store import following, transcript  # noqa: PLC0415  # only this needs it
+
+        paths = self.paths(selector)
+        if follow:
+            for events in following.follow(paths, tail=tail):
+                yield from events
+                time.sleep(_LOOK_S)
+        elif tail is None:
+            yield from transcript.read_events(paths.transcript)
+        else:
+            yield from reversed(list(islice(transcript.read_events_backwards(paths.transcript), tail)))
+
+    def show(self, selector: str, *, turn: int | None = None) -> list[Message]:
+        """Return the conversation: what was asked, said and done; all of it, or of one turn. Raises as `session`."""
+        from csa.model.conversation import read_conversation  # noqa: PLC0415  # only this needs it
+
+        messages = read_conversation(self.events(selector))
+        return [message for message in messages if turn in {None, message.turn}]
+
+    def budget(self, selector: str) -> BudgetReport:
+        """Return what a session and all below it have used, and what is left of its budget, and of those above it.
+
+        Raises as `session`; StateError when a record of the tree is damaged.
+        """
+        from csa.runner.sessions.budget import report_budget  # noqa: PLC0415  # only this needs it
+
+        return report_budget(self.session(selector, retired=True))
+
+    def wait(
+        self, *selectors: str, tree: bool = False, first_only: bool = False, timeout_s: float | None = None
+    ) -> list[WaitResult]:
+        """Block until sessions have finished; return how each ended, in the order of their ends.
+
+        Args:
+            selectors: the sessions.
+            tree: wait for all their descendants too.
+            first_only: return as soon as one has finished.
+            timeout_s: for how long to wait; what still runs then has the status "running". None is for ever.
+
+        Raises as `session`, and StateError when a directory cannot be listed in which descendants may be.
+        """
+        from csa.runner.sessions.waiting import await_endings  # noqa: PLC0415  # only this needs it
+
+        faults: list[StateError] = []
+        targets = [session.target for session in self._named(selectors, retired=True)]
+        found = await_endings(targets, tree=tree, first_only=first_only, timeout_s=timeout_s, on_fault=faults.append)
+        return _unless(faults, list(found))
+
+    def kill(
+        self, *selectors: str, tree: bool = False, force: bool = False, grace_s: float | None = None
+    ) -> list[KillResult]:
+        """End what runs in sessions, the tools and all they have started; return when nothing of it is left.
+
+        The sessions stay, and can be resumed. One that cannot be ended is told of in its result's `error`.
+
+        Args:
+            selectors: the sessions; of one that does not run the outcome is "not_running".
+            tree: end all their descendants too.
+            force: do not ask the supervisors first, which leaves the turns without an outcome ("lost").
+            grace_s: how many seconds a supervisor has to end its turn before it is killed; 10 when None.
+
+        Raises as `session`, and:
+            RefusedError: a session is the calling one, or above it. Nothing has been ended.
+            StateError: a directory cannot be listed in which descendants may run; all others have been ended.
+        """
+        from csa.runner.sessions.ending import GRACE_S, kill_sessions  # noqa: PLC0415  # only this needs it
+
+        faults: list[StateError] = []
+        found = kill_sessions(
+            self._named(selectors),
+            tree=tree,
+            force=force,
+            grace_s=GRACE_S if grace_s is None else grace_s,
+            on_fault=faults.append,
+        )
+        return _unless(faults, list(found))
+
+    def rename(self, selector: str, name: str | None) -> Edit:
+        """Give a session another name, or none.
+
+        Raises:
+            UsageError: it is not a name, or another session of the project has it.
+            BusyError: the session is running. Else as `session`.
+        """
+        from csa.runner.sessions.editing import rename_session  # noqa: PLC0415  # only this needs it
+
+        return rename_session(self.session(selector), name)
+
+    def describe(self, selector: str, text: str) -> Edit:
+        """Give a session another description: one line, cut to 80 characters. BusyError while it runs."""
+        from csa.runner.sessions.editing import describe_session  # noqa: PLC0415  # only this needs it
+
+        return describe_session(self.session(selector), text)
+
+    def pin(self, selector: str, *, pinned: bool = True) -> Edit:
+        """Protect a session from clean-up and deletion, or no longer. BusyError while it runs."""
+        from csa.runner.sessions.editing import pin_session  # noqa: PLC0415  # only this needs it
+
+        return pin_session(self.session(selector), pinned=pinned)
+
+    def delete(self, *selectors: str, force: bool = False, purge: bool = False) -> list[Removed]:
+        """Move sessions to the trash, from where `restore` brings them back for some days.
+
+        Args:
+            selectors: the sessions. At the first that cannot be deleted the error is raised; those before are deleted.
+            force: end those that run first, and take pinned ones.
+            purge: delete for good, at once.
+
+        Raises as `session`, and:
+            BusyError: a session is running, and `force` is not set.
+            RefusedError: it is pinned, and `force` is not set; or it is the calling session, or above it.
+        """
+        from csa.runner.sessions.removal import delete_session, find_to_delete  # noqa: PLC0415  # only this needs it
+
+        sessions = find_to_delete(self.context, selectors)
+        return [delete_session(session, force=force, purge_now=purge) for session in sessions]
+
+    def restore(self, selector: str) -> Restored:
+        """Bring a deleted session back; NotFoundError when there is none, or it was purged."""
+        from csa.runner.session import find_retired  # noqa: PLC0415  # only this needs it
+        from csa.runner.sessions.removal import restore_session  # noqa: PLC0415  # as above
+
+        return restore_session(find_retired(self.context, selector))
+
+    def _named(self, selectors: Sequence[str], *, retired: bool = False) -> list[Session]:
+        """Return the sessions that are named, each once; UsageError when there is none."""
+        if not selectors:
+            raise UsageError("Name a session.")
+        found = [self.session(selector, retired=retired) for selector in selectors]
+        return list({session.paths.pathname: session for session in found}.values())
+
+
+def _unless(faults: list[StateError], found: list[_T]) -> list[_T]:
+    if faults:
+        raise faults[0]
+    return found
