@@ -69,6 +69,13 @@ PLAN = known(
         "origins": mapping({"type": "string"}, "where each of these settings comes from"),
     },
 )
+HIT = known(
+    "session_id name project turn tool at",
+    {
+        "role": one_of("who said it, or that it was done", "user", "assistant", "thought", "tool"),
+        "text": text("the message; of a tool call its title and its output"),
+    },
+)
 DETACHED = known("session_id project turn tool pid")
 ENDING = known(
     "session_id project status exit_code tool turn duration_s",
