@@ -12,10 +12,10 @@ from csa.cli.output import (
     can_redraw,
     count_of,
     cut_behind,
+    error_to_json,
     is_in_background,
     lossy,
     one_line,
-    error_to_json,
     print_json,
     terminal_width,
     warn,
@@ -25,7 +25,7 @@ from csa.cli.selecting import (
     open_client,
     refuse_unknown_tools,
 )
-from csa.errors import UsageError
+from csa.errors import StateError, UsageError
 from csa.model.collection import Rule
 from csa.model.duration import parse_duration
 from csa.runner.context import Context

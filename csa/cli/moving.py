@@ -26,6 +26,7 @@ from csa.runner.sessions.exporting import (
 )
 from csa.runner.sessions.importing import Imported, import_archive
 from csa.store.atomic import sync_file
+from csa.store.sessions import Store
 from csa.store.shown import SessionInfo
 
 ARCHIVE = "archive"

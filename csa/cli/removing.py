@@ -95,6 +95,11 @@ def execute_restore(arguments: argparse.Namespace) -> int:
     restored = restore_session(session)
     state = restored.state
     lost = [f"another session is called {restored.lost_name} now; this one has no name"] if restored.lost_name else []
-    facts = {"session_id": state.session_id, "project": session.store.project_pathname, "phase": state.phase, "name": state.name}
+    facts = {
+        "session_id": state.session_id,
+        "project": session.store.project_pathname,
+        "phase": state.phase,
+        "name": state.name,
+    }
     print_act(arguments, f"restored {state.session_id}", facts, [*lost, *restored.losses])
     return 0

@@ -228,7 +228,8 @@ DATA: Mapping[str, tuple[str, Schema]] = {
                 "chain": _CHAIN,
                 "totals": _TOTALS,
             },
-            optional="model provider_session_id tool_exit_code signal stop_reason head chain totals peak_rss_bytes",
+            optional="model provider_session_id tool_exit_code signal stop_reason error summary duration_s usage "
+            "peak_rss_bytes denied head started_at finished_at chain totals",
         ),
     ),
     "parked": (

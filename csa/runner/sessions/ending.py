@@ -55,7 +55,12 @@ class KillResult(Struct, kw_only=True):
         """Return the object that `session kill --json` prints of it."""
         names = ("session_id", "project", "outcome", "status", "tool", "turn", "forced")
         known = {name: getattr(self, name) for name in names}
-        return {**known, "tool": self.tool or None, "turn": self.turn or None, "error": self.error and self.error.to_json()}
+        return {
+            **known,
+            "tool": self.tool or None,
+            "turn": self.turn or None,
+            "error": self.error and self.error.to_json(),
+        }
 
 
 class _Asked(Struct, frozen=False):
