@@ -18,6 +18,9 @@ CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/csa-real-clis
 VERSIONS := codex-$(CODEX_VERSION)_claude-$(CLAUDE_VERSION)_gemini-$(GEMINI_VERSION)_opencode-$(OPENCODE_VERSION)
 CLIS := $(CACHE)/$(VERSIONS)_acp-$(CODEX_ACP_VERSION)
 
+# What a program that uses the library sees, and is therefore checked by pyright as well, with the examples of its documents.
+PUBLIC := csa/__init__.py csa/errors.py $(addprefix csa/runner/, client.py verbs.py request.py session.py turns/turn.py)
+
 .PHONY: help demo playground test check lint test-real test-real-slow torture mutants bench docs replay site captures format \
 	constraints clean
 
@@ -67,6 +70,9 @@ lint: $(STAMP)
 	$(BIN)/ruff check --quiet .
 	$(BIN)/ruff format --quiet --check .
 	$(BIN)/mypy --no-error-summary
+	$(BIN)/python docs/library_examples.py build/examples
+	$(BIN)/mypy --no-error-summary build/examples
+	$(BIN)/basedpyright $(PUBLIC) build/examples/*.py > $(VENV)/pyright.log || { cat $(VENV)/pyright.log; exit 1; }
 	$(BIN)/lint-imports --no-cache > $(VENV)/layers.log || { cat $(VENV)/layers.log; exit 1; }
 
 $(CLIS)/.installed:
@@ -126,4 +132,4 @@ constraints: $(VENV)/.mutation $(SITE)
 	mv constraints.new constraints.txt
 
 clean:
-	rm -rf $(VENV) site .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) build site .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from csa.model.config import Config
     from csa.model.conversation import Message, ToolCall
     from csa.model.events import Event
+    from csa.model.genealogy import Node
     from csa.model.permission import Permission
     from csa.model.result import RunResult
     from csa.model.state import SessionState
@@ -85,6 +86,7 @@ _HOMES = {
     "csa.model.config": ("Config",),
     "csa.model.conversation": ("Message", "ToolCall"),
     "csa.model.events": ("Event",),
+    "csa.model.genealogy": ("Node",),
     "csa.model.permission": ("Permission",),
     "csa.model.result": ("RunResult",),
     "csa.model.state": ("SessionState",),
@@ -126,6 +128,7 @@ __all__ = [
     "KillResult",
     "Liveness",
     "Message",
+    "Node",
     "NotFoundError",
     "Permission",
     "RefusedError",

@@ -1,15 +1,15 @@
 """Every failure csa reports, by cause.
 
     CsaError
-    ├── UsageError            2  the words of a command or call are off
+    ├── UsageError            2  wrong arguments of a command or call
     ├── NotFoundError         3  no such session, project or record
     ├── AmbiguousError        3  a selector names several sessions
     ├── BusyError             4  another supervisor holds the session
-    ├── RefusedError          5  a limit, or the genealogy, forbids it
-    │   └── FullError         5  as many turns run as a limit allows; waiting may help
+    ├── RefusedError          5  refused by a limit, a budget, or because it would affect the caller's own session
+    │   └── FullError         5  a limit on running turns is reached; waiting may help
     ├── StateError            6  a stored record is damaged (path, and line where known)
-    │   └── DeniedError       6  a file of another user's, which may be in order
-    ├── ArchiveError          6  what is to be imported is no archive of csa's, or damaged
+    │   └── DeniedError       6  a file of another user, which may be undamaged
+    ├── ArchiveError          6  the archive to import is not one of csa's, or damaged
     ├── ConfigError           6  a config file or variable is wrong
     ├── ToolUnavailableError  7  the tool is missing or cannot be used
     └── UnfinishedError       1  the result of a turn that still runs was asked for
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 class CsaError(Exception):
-    """Base of all failures: a sentence, an exit code, and a next step where there is one."""
+    """Base of all failures: a sentence, an exit code, and a hint with the next step, if there is one."""
 
     code = "error"
     exit_code = 1
@@ -43,17 +43,21 @@ class CsaError(Exception):
 
 
 class UsageError(CsaError):
+    """Arguments contradict each other, or a value is out of range."""
+
     code = "usage"
     exit_code = 2
 
 
 class NotFoundError(CsaError):
+    """There is no such session, project or record."""
+
     code = "not_found"
     exit_code = 3
 
 
 class RetiredError(NotFoundError):
-    """The session was collected, and can only be read."""
+    """The session was deleted (is in the trash), and can only be read."""
 
 
 class AmbiguousError(CsaError):
@@ -65,14 +69,14 @@ class AmbiguousError(CsaError):
     def __init__(self, selector: str, matches: list[str], count: int, *, hint: str | None = None) -> None:
         super().__init__(
             "\n  ".join([f"Session prefix is ambiguous: '{selector}' matches {count} sessions.", *matches]),
-            hint=hint or "give more characters of the id",
+            hint=hint or "use more characters of the id",
         )
         self.selector = selector
         self.matches = matches
 
 
 class Obstacle:
-    """What stands in the way and will be gone some time."""
+    """What is in the way and can be waited for."""
 
     def __init__(self, words: str, is_over: Callable[[], bool]) -> None:
         self.words = words
@@ -80,7 +84,7 @@ class Obstacle:
 
 
 class BusyError(CsaError):
-    """`obstacle` is what can be waited for; where it is None only another try can tell."""
+    """`obstacle` is what to wait for; if it is None, only another try can tell."""
 
     code = "busy"
     exit_code = 4
@@ -91,12 +95,14 @@ class BusyError(CsaError):
 
 
 class RefusedError(CsaError):
+    """A limit, a budget, or the caller's own place among the sessions forbids it."""
+
     code = "refused"
     exit_code = 5
 
 
 class FullError(RefusedError):
-    """A limit on running turns is reached. Where `obstacle` is None, waiting cannot help."""
+    """A limit on running turns is reached. If `obstacle` is None, waiting cannot help."""
 
     code = "full"
 
@@ -106,7 +112,7 @@ class FullError(RefusedError):
 
 
 class StateError(CsaError):
-    """A record on disk cannot be trusted; it is left as it is. `status` is that of its session, in lists."""
+    """A record on disk cannot be trusted; it is left as it is. `status` is the one its session has in lists."""
 
     code = status = "damaged"
     exit_code = 6
@@ -120,12 +126,12 @@ class StateError(CsaError):
 
     @classmethod
     def unreadable(cls, path: Path | str, error: OSError) -> StateError:
-        """Say of a record's file that the system does not let it be read."""
+        """Make the error for a record's file that the system does not let csa read."""
         return cls.denied(path, "cannot be read", error)
 
     @classmethod
     def denied(cls, path: Path | str, what: str, error: OSError) -> StateError:
-        """Say the same of anything that cannot be done with a file: a DeniedError where that is another user's."""
+        """Make the error for anything that cannot be done with a file: a DeniedError if it is another user's."""
         problem = f"{what} ({error.strerror or error})"
         if isinstance(error, PermissionError):
             from csa.ownership import explain_denial  # noqa: PLC0415  # hardly ever needed
@@ -137,23 +143,29 @@ class StateError(CsaError):
 
 
 class DeniedError(StateError):
-    """What is there belongs to another user. It is not damaged as far as anybody knows."""
+    """The file belongs to another user. It is not known to be damaged."""
 
     code = "denied"
     status = "unknown"
 
 
 class ArchiveError(CsaError):
+    """What is to be imported is not an archive of csa, or is damaged."""
+
     code = "damaged"
     exit_code = 6
 
 
 class ConfigError(CsaError):
+    """A config file or a CSA_CONF_* variable is wrong."""
+
     code = "config"
     exit_code = 6
 
 
 class ToolUnavailableError(CsaError):
+    """The tool is not installed, or cannot be used."""
+
     code = "tool"
     exit_code = 7
 

@@ -123,7 +123,7 @@ def explain_denial(path: Path | str) -> tuple[str, str] | None:
     if top != "/":
         option = "-R " if os.path.isdir(top) else ""
         return whose, f"sudo chown {option}{me}: {quoted(top)}"
-    return whose, f"work as {user_name(uid)}, let {me} use it, or look at HOME and CSA_STATE_DIR"
+    return whose, f"work as {user_name(uid)}, let {me} use it, or check HOME and CSA_STATE_DIR"
 
 
 def _foreign(path: str) -> tuple[str, int] | None:

@@ -17,6 +17,7 @@ from csa.cli.output import (
     lossy,
     one_line,
     print_json,
+    tell,
     terminal_width,
     warn,
 )
@@ -259,8 +260,7 @@ def _warn_of_rest(report: Report, *, damaged: bool) -> None:
     warn(f"damaged, left as it is: {fault.message}" for _, fault in shown)
     warn(report.failures)
     if shown:
-        with lossy(sys.stderr):
-            print("hint: csa session validate says more; --damaged removes old ones", file=sys.stderr)
+        tell("hint", "csa session validate says more; --damaged removes old ones")
 
 
 def _damaged_to_json(session_id: str, fault: StateError) -> dict[str, object]:

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator
 from itertools import chain
 from textwrap import wrap
 
-from csa.cli.output import Style, count_of, cut, one_line, print_json, printable, terminal_size, terminal_width
+from csa.cli.output import Style, count_of, cut, one_line, print_json, printable, tell, terminal_size, terminal_width
 from csa.cli.selecting import add_selector, find_to_read
 from csa.errors import NotFoundError
 from csa.model.clock import local_clock
@@ -49,9 +49,10 @@ def execute(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print_json([_to_json(paths.root.name, message) for message in found])
     elif first is None:
-        print("nothing was said", file=sys.stderr)
+        tell("csa", "nothing was said")
     else:
-        _page(_Renderer(is_full=arguments.full).render(found), allowed=not arguments.no_pager)
+        renderer = Renderer(is_full=arguments.full, width=terminal_width(sys.stdout))
+        _page(renderer.render(found), allowed=not arguments.no_pager)
     return 0
 
 
@@ -60,13 +61,13 @@ def _to_json(session_id: str, message: Message) -> dict[str, object]:
     return {**message_to_json(session_id, message), **more}
 
 
-class _Renderer:
+class Renderer:
     """Lays a conversation out for the terminal, or for a pipe of any width."""
 
-    def __init__(self, *, is_full: bool) -> None:
+    def __init__(self, *, is_full: bool, width: int | None) -> None:
         self._is_full = is_full
         self._style = Style(sys.stdout)
-        self._width = terminal_width(sys.stdout)
+        self._width = width
 
     def render(self, messages: Iterable[Message]) -> Iterator[str]:
         turn = None
@@ -136,10 +137,10 @@ class _Renderer:
 
 
 _SAY = {
-    "user": _Renderer._user,  # noqa: SLF001  # a table of this module's own
-    "assistant": _Renderer._assistant,  # noqa: SLF001  # as above
-    "thought": _Renderer._thought,  # noqa: SLF001  # as above
-    "system": _Renderer._system,  # noqa: SLF001  # as above
+    "user": Renderer._user,  # noqa: SLF001  # a table of this module's own
+    "assistant": Renderer._assistant,  # noqa: SLF001  # as above
+    "thought": Renderer._thought,  # noqa: SLF001  # as above
+    "system": Renderer._system,  # noqa: SLF001  # as above
 }
 
 

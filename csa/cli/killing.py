@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 from functools import partial
 from pathlib import Path
 
+from csa.cli.naming import head_of_line
 from csa.cli.output import Style, count_of, one_line, print_json, print_problem, warn
 from csa.cli.selecting import Unlistable, add_selectors, find_all, open_client
 from csa.errors import RefusedError, UsageError
@@ -73,14 +74,26 @@ def _kill_named(arguments: argparse.Namespace) -> int:
     return _report_kills(_note_kills(context, "session kill", found), arguments, unlistable)
 
 
+def kill_one(context: Context, store: Store, session_id: str) -> tuple[KillResult, str | None]:
+    """End what runs in a session as `csa session kill` does; return what came of it, and why that was not noted."""
+    refuse_own_lineage(context.caller, session_id, verb="kill")
+    (ended,) = end_sessions([(store, session_id)], words=who_asks("session kill", context.environ))
+    return ended, _note_kill(context, "session kill", ended)
+
+
 def _note_kills(context: Context, command: str, found: Iterable[KillResult]) -> Iterator[KillResult]:
     """Note what was ended in audit.jsonl of its project, as it comes."""
     for ended in found:
-        if ended.outcome == "killed":
-            store = Store(context.store.root, Path(ended.project))
-            loss = record_act(context, command, ended.session_id, store=store, what="killed", forced=ended.forced)
-            warn([loss] if loss else [])
+        loss = _note_kill(context, command, ended)
+        warn([loss] if loss else [])
         yield ended
+
+
+def _note_kill(context: Context, command: str, ended: KillResult) -> str | None:
+    if ended.outcome != "killed":
+        return None
+    store = Store(context.store.root, Path(ended.project))
+    return record_act(context, command, ended.session_id, store=store, what="killed", forced=ended.forced)
 
 
 def _report_kills(found: Iterable[KillResult], arguments: argparse.Namespace, unlistable: Unlistable) -> int:
@@ -99,12 +112,14 @@ def _report_kills(found: Iterable[KillResult], arguments: argparse.Namespace, un
 
 
 def _kill_in_words(ended: KillResult) -> str:
+    head, name = head_of_line(ended.session_id)
+    named = f"{name}, " if name else ""
     if ended.outcome == "not_running":
-        return f"{ended.session_id}: not running ({ended.status})"
-    known = one_line(f"{ended.tool}, turn {ended.turn}") if ended.tool else "unknown tool"
+        return f"{head}: not running ({named}{ended.status})"
+    known = named + (one_line(f"{ended.tool}, turn {ended.turn}") if ended.tool else "unknown tool")
     now = "another turn runs" if ended.status == "running" else ended.status
     how = "; its supervisor was killed too" if ended.forced else ""
-    return f"{ended.session_id}: {Style(sys.stdout)('ended', 'yellow')} ({known}): {now}{how}"
+    return f"{head}: {Style(sys.stdout)('ended', 'yellow')} ({known}): {now}{how}"
 
 
 def _kill_all(arguments: argparse.Namespace) -> int:

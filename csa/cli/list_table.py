@@ -7,7 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 
 from csa.cli.describe import tokens_of, usage_in_words
-from csa.cli.output import STATUS_STYLES, Style, cut, one_line, terminal_width
+from csa.cli.naming import called, subject_of
+from csa.cli.output import STATUS_STYLES, Style, count_of, cut, display_width, one_line, terminal_width
 from csa.cli.table import Column, Table
 from csa.model.usage import Usage, counted_once
 from csa.paths import RETIRED
@@ -19,7 +20,7 @@ _ROOMY_FROM = 120  # columns; narrower terminals are shown the tools and the pro
 _CUT_TOOLS, _CUT_PLACE = 18, 14
 _LEAST_TOOLS = 5  # with the blank behind; less says nothing
 _NUMBERS_WIDTH = 13
-_TEXT_WIDTH = 10  # at least; numbers give way to it
+_TEXT_WIDTH = 10  # at least; numbers and tools give way to it
 
 
 class View:
@@ -31,15 +32,19 @@ class View:
         self.now = datetime.now(UTC)
         self._current = current  # the current session of each store, by its pathname
 
-    def shown_id(self, info: SessionInfo) -> str:
-        """Return what is shown of an id: the whole in a pipe, on a terminal what is enough, and at least ten."""
-        return info.session_id if self.width is None else info.prefix
+    def name(self, info: SessionInfo) -> str:
+        """Return what stands for a session."""
+        return called(info, self.width)
 
-    def styled_id(self, info: SessionInfo, shown: str) -> str:
-        """Return what is shown of an id with the unique prefix in bold."""
+    def styled_name(self, info: SessionInfo, shown: str) -> str:
+        """Return what stands for a session, of an id the part in bold that is unique."""
         if self.width is None:
             return shown
-        return self.style(shown[: info.unique_length], "bold") + self.style(shown[info.unique_length :], "dim")
+        length = display_width(shown) if info.name else info.unique_length
+        return self.style(shown[:length], "bold") + (self.style(shown[length:], "dim") if shown[length:] else "")
+
+    def subject(self, info: SessionInfo) -> str:
+        return subject_of(info, self.width)
 
     def mark(self, info: SessionInfo) -> str:
         """Return a star for the current session of its project."""
@@ -60,27 +65,28 @@ def print_table(view: View, infos: Sequence[SessionInfo], places: Mapping[str, s
     table = Table(_columns(view, infos, places), infos)
     room = None if view.width is None else max(0, view.width - table.width)
     lines = [view.style(f"{table.head()}DESCRIPTION"[: view.width].rstrip(), "dim")]
-    lines += [f"{table.line(info)}{cut(description_of(info), room) if room != 0 else ''}".rstrip() for info in infos]
+    lines += [f"{table.line(info)}{cut(view.subject(info), room) if room != 0 else ''}".rstrip() for info in infos]
     print("\n".join(lines))
 
 
 def _columns(view: View, infos: Sequence[SessionInfo], places: Mapping[str, str] | None) -> Iterator[Column]:
-    """Yield the columns that there is room for."""
-    id_room = max(len(view.shown_id(info)) for info in infos)
+    """Yield the columns that there is room for: the name keeps its own, numbers give way first."""
+    head = "ID" if view.width is None else "SESSION"
+    name_room = max(len(head), *(display_width(view.name(info)) for info in infos))
     tool_room = max(4, *(len(tools_of(info)) for info in infos)) + 1
     place_room = 0 if places is None else max([7, *map(len, places.values())]) + 1
     if view.width is not None and view.width < _ROOMY_FROM:
-        spare = max(0, view.width - id_room - 18)
+        spare = max(0, view.width - name_room - 18)
         place_room = min(place_room, _CUT_PLACE + 1, spare)
-        tool_room = min(tool_room, _CUT_TOOLS + 1, spare - place_room)
+        tool_room = min(tool_room, _CUT_TOOLS + 1, spare - place_room - _TEXT_WIDTH)
         tool_room = tool_room if tool_room >= _LEAST_TOOLS else 0
-    yield Column("ID", view.shown_id, id_room, gap=1, style=view.styled_id)
+    yield Column(head, view.name, name_room, gap=1, style=view.styled_name)
     yield Column("", view.mark, 1, gap=1, style=lambda _, mark: view.style(mark, "bold") if mark == "*" else mark)
     yield Column("AGE", view.age, 4, gap=1, is_number=True)
     yield Column("STATUS", lambda info: f"{view.status(info):<10}", 10, gap=0, style=view.styled_status)
     if tool_room:
         yield Column("TOOL", lambda info: cut(tools_of(info), tool_room - 1), tool_room, gap=0)
-    fixed = id_room + 18 + tool_room + place_room
+    fixed = name_room + 18 + tool_room + place_room
     if view.width is None or view.width - fixed - _NUMBERS_WIDTH >= _TEXT_WIDTH:
         yield Column("TURNS", lambda info: str(info.state.turns) if info.state else "-", 5, gap=1, is_number=True)
         yield Column("TOKENS", lambda info: tokens_of(info.usage), 6, gap=1, is_number=True)
@@ -101,8 +107,8 @@ def print_totals(view: View, infos: Sequence[SessionInfo], *, more: int) -> None
     running = sum(info.status == "running" for info in infos)
     turns = sum(state.turns for state in states)
     used = counted_once((info.session_id, info.usage or Usage()) for info in infos)
-    words = [plural(len(infos) + more, "session", count), f"{running} running", plural(turns, "turn")]
-    words += usage_in_words(used)
+    noun = count_of(len(infos) + more, "session").partition(" ")[2]
+    words = [f"{count} {noun}", f"{running} running", count_of(turns, "turn"), *usage_in_words(used)]
     line = ", ".join(words)
     if view.width is not None and len(line) > view.width:
         line = f"{', '.join(words[:2])},\n{', '.join(words[2:])}"
@@ -110,16 +116,5 @@ def print_totals(view: View, infos: Sequence[SessionInfo], *, more: int) -> None
         print(view.style(part, "dim"))
 
 
-def plural(count: int, noun: str, shown: str = "") -> str:
-    return f"{shown or count} {noun}{'' if count == 1 else 's'}"
-
-
 def tools_of(info: SessionInfo) -> str:
     return one_line(",".join(info.state.tools)) or "-" if info.state else "-"
-
-
-def description_of(info: SessionInfo) -> str:
-    state = info.state
-    if state is None:
-        return one_line(str(info.record.fault))
-    return one_line(f"[{state.name}] {state.description}" if state.name else state.description)

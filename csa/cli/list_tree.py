@@ -10,11 +10,13 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from csa.cli.describe import cost_of, elapsed, tokens_of
-from csa.cli.list_table import View, description_of, tools_of
+from csa.cli.list_table import View, tools_of
 from csa.cli.live import NAMES, at_right
-from csa.cli.output import STATUS_STYLES, cut, cut_behind, display_width, shorten
+from csa.cli.output import STATUS_STYLES, cut, cut_behind, display_width, one_line, shorten
+from csa.ids import is_session_id
 from csa.model.genealogy import Branch, Node, Rollup, branches, walk
 from csa.runner.sessions.genealogy import Forest, is_fork_edge, items, statuses_below
+from csa.store.sessions import Store
 from csa.store.shown import SessionInfo
 
 _NUMBERS_FROM = 80  # columns
@@ -30,6 +32,7 @@ class TreePrinter:
         self._forest = forest
         self._names = names
         self._sums = sums
+        self._known = {info.session_id: view.name(info) for info in items(*forest)}
         self._has_numbers = view.width is None or view.width >= _NUMBERS_FROM
 
     def print(self) -> list[SessionInfo]:
@@ -47,37 +50,36 @@ class TreePrinter:
         right = _numbers(self._sums[node.session_id]) if self._has_numbers else ()
         if info is None:
             where = f"  ({self._names.get(node.session_id, 'missing')})"
-            name = cut_behind(node.session_id, where, view.width and max(0, view.width - len(lead)))
-            _print_line(view, lead + view.style(name, "yellow"), len(lead + name), "", right=right)
+            name = cut_behind(_name_of_missing(node, view), where, view.width and max(0, view.width - len(lead)))
+            _print_line(view, lead + view.style(name, "yellow"), display_width(lead + name), "", right=right)
             return
         below = statuses_below(node, self._sums)
         troubles = {status: count for status, count in below.items() if status not in _QUIET}
         mark, bracket, tools = f" {view.mark(info)}".rstrip(), _bracket(troubles), f" {tools_of(info)}"
-        name, status = view.shown_id(info), view.status(info)
+        name, status = view.name(info), view.status(info)
         head = f"{lead}{name}{mark}"
         if view.width is not None:
-            room = max(0, view.width - len(head) - 1 - len(status))
+            room = max(0, view.width - display_width(head) - 1 - len(status))
             bracket = cut(bracket, room)
             tools = cut(tools, room - len(bracket))
         plain = f"{head}{tools} {status}{bracket}  "
         styled = (
-            f"{lead}{view.styled_id(info, name)}{view.style(mark, 'bold')}{tools} "
+            f"{lead}{view.styled_name(info, name)}{view.style(mark, 'bold')}{tools} "
             f"{view.styled_status(info, status)}{view.style(bracket, _style_of(troubles))}  "
         )
         away = self._names.get(node.session_id)
-        text = (f"({away}) " if away else "") + _fork_of(info, branch.parent) + description_of(info)
+        text = (f"({away}) " if away else "") + self._fork_of(info, branch.parent) + view.subject(info)
         _print_line(view, styled, display_width(plain), text, right=right)
+
+    def _fork_of(self, info: SessionInfo, parent: Node[SessionInfo] | None) -> str:
+        if parent and is_fork_edge(parent.item, info):
+            return "(fork) "
+        source = info.state.fork_of if info.state else None
+        return f"(fork of {self._known.get(source, source[: len(info.prefix)])}) " if source else ""
 
 
 def _edge(parent: Node[SessionInfo], child: Node[SessionInfo]) -> str:
     return "╌" if child.item and is_fork_edge(parent.item, child.item) else "─"
-
-
-def _fork_of(info: SessionInfo, parent: Node[SessionInfo] | None) -> str:
-    if parent and is_fork_edge(parent.item, info):
-        return "(fork) "
-    source = info.state.fork_of if info.state else None
-    return f"(fork of {source[: len(info.prefix)]}) " if source else ""
 
 
 def _bracket(troubles: Mapping[str, int]) -> str:
@@ -128,6 +130,15 @@ def name_places(forest: Forest, user_home: Path) -> dict[str, str]:
             if child.item and child.item.store != node.item.store:
                 names[child.session_id] = f"in {shorten(child.item.project, user_home)}"
     return names
+
+
+def _name_of_missing(node: Node[SessionInfo], view: View) -> str:
+    """Return what stands for a parent that is not in the forest: it may be in another project, or retired."""
+    child = next(child.item for child in node.children if child.item)
+    store = Store(child.store.root_pathname, child.parent_project or child.store.project_pathname)
+    if not is_session_id(node.session_id):
+        return one_line(node.session_id)
+    return view.name(SessionInfo(record=store.record(node.session_id), status=""))
 
 
 def _name_missing(node: Node[SessionInfo], user_home: Path) -> str:

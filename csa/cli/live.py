@@ -5,15 +5,18 @@ Pure: from rows to lines of a given width. `csa run`, `session list --watch` and
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable
+from itertools import islice
 
-from csa.cli.describe import cost_of, elapsed, tokens_of
-from csa.cli.output import STATUS_STYLES, cut, display_width, one_line
+from csa.cli.describe import cost_of, elapsed, tokens_of, usage_in_words
+from csa.cli.naming import called, doing_of, subject_of
+from csa.cli.output import STATUS_STYLES, count_of, cut, display_width, one_line
 from csa.ids import is_session_id
 from csa.model.genealogy import Node, branches, nodes_above, prune, walk
 from csa.model.usage import Usage, counted_once
 from csa.runner.sessions.genealogy import Forest, arrange_sessions, items
-from csa.store.shown import SessionInfo
+from csa.store.shown import SHOWN_LENGTH, SessionInfo
 
 Line = list[tuple[str, str]]  # pieces of text, each with a style of `csa.cli.output`
 Places = Callable[[str], str]  # how a project is shown
@@ -22,8 +25,10 @@ REFRESH_S = 0.25
 REST = 4  # times as long as it took to look, before the next look: at most a fifth of a core
 
 _MARKS = {"running": "●", "open": "●", "succeeded": "✓", "idle": "○", "unknown": "?"}
-_ID_FROM = 60  # columns
-_RIGHT = ((24, 8), (40, 7), (60, 8))  # from how many columns on there is one for time, tokens, money; its width
+_QUIET = {"succeeded", "idle"}  # what need not be told one by one
+SUMMARY_ROWS = 12
+_ID_FROM = 60  # columns; on a narrower line what a session is about tells more than its id
+_RIGHT = ((24, 8), (50, 7), (60, 8))  # from how many columns on there is one for time, tokens, cost; its width
 NAMES = ("TIME", "TOKENS", "COST")
 
 
@@ -56,12 +61,37 @@ def lay_out(
     With a title: a heading, the rows and their total; without: the rows, and a total when there are several.
     """
     rows = items(*forest)
-    head = [_line([(title, "bold")], at_right(NAMES, width), width)] if title else []
-    foot = [_total(rows, width)] if title or len(rows) > 1 else []
+    head = [heading(title, width)] if title else []
+    foot = [total(rows, width)] if title or len(rows) > 1 else []
     shown, hidden = choose(forest, max(1, height - len(head) - len(foot)))
-    body = _branches(shown, width, now, place) or ([_line([(empty, "dim")], "", width)] if empty else [])
-    more = [_more(hidden, width)] if hidden else []
+    body = draw(shown, width, now, place) or ([_line([(empty, "dim")], "", width)] if empty else [])
+    more = [more_of(hidden, width)] if hidden else []
     return [*head, *body, *more, *foot][:height]
+
+
+def heading(title: str, width: int) -> Line:
+    """Return the line above the rows."""
+    return _line([(title, "bold")], at_right(NAMES, width), width)
+
+
+def summarise(forest: Forest, *, width: int, now: float, place: Places, time_s: float) -> tuple[list[Line], str]:
+    """Return the lines that are left of a tree at its end, and in words what all of it took.
+
+    What has failed, or still runs, is always among them, the others as long as there is room.
+    """
+    nodes = list(walk(forest))
+    worth = [node for node in nodes if node.item and node.item.status not in _QUIET]
+    ordered = list(dict.fromkeys(node.session_id for node in (nodes[0], *worth, *nodes)))
+    kept = ordered[: max(SUMMARY_ROWS, len(worth) + 1)]
+    lines = draw(prune(forest, set(kept)), width, now, place)
+    rows = items(*forest)
+    if hidden := len(nodes) - len(kept):
+        lines.append(_line([(f"... and {hidden} more succeeded", "dim")], "", width))
+    words = [f"{count_of(len(rows), 'session')} in {elapsed(time_s)}"]
+    counts = Counter(row.status for row in rows if row.status not in _QUIET)
+    words += [f"{count} {status}" for status, count in counts.items()]
+    usage = counted_once((row.session_id, row.usage or Usage()) for row in rows)
+    return lines, ", ".join([*words, *usage_in_words(usage)])
 
 
 def choose(forest: Forest, room: int) -> tuple[Forest, list[SessionInfo]]:
@@ -78,26 +108,38 @@ def choose(forest: Forest, room: int) -> tuple[Forest, list[SessionInfo]]:
     return prune(forest, keep), [node.item for node in nodes if node.item and node.session_id not in keep]
 
 
-def _branches(forest: Forest, width: int, now: float, place: Places) -> list[Line]:
-    """Render every node of a forest, with the lines that join it to its parent."""
+def draw(
+    forest: Forest, width: int, now: float, place: Places, *, first: int = 0, count: int | None = None
+) -> list[Line]:
+    """Render the nodes of a forest, a line each, with the lines that join them to their parents; some of them."""
     where: dict[str, str] = {}  # the project in which what is below a node is expected
     lines: list[Line] = []
-    for branch in branches(forest):
+    for at, branch in enumerate(islice(branches(forest), None if count is None else first + count)):
         node, info = branch.node, branch.node.item
         expected = where.get(branch.parent.session_id, "") if branch.parent else ""
         where[node.session_id] = info.project if info else expected or _project(node)
+        if at < first:
+            continue
         lead = (_shorten_lead(branch.lead, width // 3), "dim")
         if info is None:
             lines.append(_line([lead, *_heading(node, place)], "", width))
             continue
-        style = STATUS_STYLES.get(info.status, "")
-        name = [(f"{info.prefix} ", "dim")] if width >= _ID_FROM else []
         away = [(f"({place(info.project)}) ", "dim")] if expected and info.project != expected else []
-        mark, tool = (f"{_MARKS.get(info.status, '✗')} ", style), (f"{one_line(info.tool) or '-'} ", "bold")
-        doing = one_line(info.doing) or ("starting" if info.is_running else info.status)
-        said = (doing, "dim" if info.status == "succeeded" else "")
-        lines.append(_line([lead, mark, *name, tool, *away, said], numbers(info, width, now), width))
+        lines.append(_line([lead, *_session(info, width, away)], numbers(info, width, now), width))
     return lines
+
+
+def _session(info: SessionInfo, width: int, away: Line) -> Line:
+    """Render a session: first what it is called, last what it does."""
+    mark = (f"{_MARKS.get(info.status, '✗')} ", STATUS_STYLES.get(info.status, ""))
+    tool, is_wide = (f"{one_line(info.tool) or '-'} ", ""), width >= _ID_FROM
+    name = (f"{called(info, width)} ", "bold" if info.name else "dim")
+    if not info.name and not is_wide:
+        name = (f"{cut(subject_of(info, width), width // 3)} ", "")
+    doing = doing_of(info, width, room=width // 4 if is_wide else 0)
+    if info.status == "succeeded":  # the mark says so
+        doing = doing.replace("succeeded: ", "", 1)
+    return [mark, name, tool, *away, (doing, "dim" if info.status == "succeeded" else "")]
 
 
 def _project(node: Node[SessionInfo]) -> str:
@@ -114,22 +156,22 @@ def _heading(node: Node[SessionInfo], place: Places) -> Line:
     if not is_session_id(node.session_id):
         return [(place(node.session_id), "bold")]
     elsewhere = _project_of_missing(node)
-    return [(f"{node.session_id}  ({f'in {place(elsewhere)}' if elsewhere else 'missing'})", "yellow")]
+    return [(f"{node.session_id[:SHOWN_LENGTH]}  ({f'in {place(elsewhere)}' if elsewhere else 'missing'})", "yellow")]
 
 
 def _shorten_lead(lead: str, room: int) -> str:
     return lead if len(lead) <= room else "… " + lead[-(room - room % 3) :]
 
 
-def _total(rows: list[SessionInfo], width: int) -> Line:
+def total(rows: list[SessionInfo], width: int) -> Line:
     usage = counted_once((row.session_id, row.usage or Usage()) for row in rows)
     running = sum(row.is_running for row in rows)
-    text = f"{len(rows)} session{'' if len(rows) == 1 else 's'}, {running} running"
+    text = f"{count_of(len(rows), 'session')}, {running} running"
     numbers = ("", tokens_of(usage), cost_of(usage)) if rows else ("", "", "")
     return _line([(text, "bold")], at_right(numbers, width), width)
 
 
-def _more(hidden: list[SessionInfo], width: int) -> Line:
+def more_of(hidden: list[SessionInfo], width: int) -> Line:
     running = sum(row.is_running for row in hidden)
     text = f"... and {len(hidden)} more" + (f", {running} of them running" if running else "")
     return _line([(text, "dim")], "", width)

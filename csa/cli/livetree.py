@@ -8,22 +8,25 @@ from __future__ import annotations
 
 import sys
 import time
+from contextlib import suppress
 from functools import partial
 
 import anyio
 from anyio import to_thread
 
 from csa.cli.describe import describe
-from csa.cli.live import REFRESH_S, REST, arrange, lay_out
-from csa.cli.output import is_in_background, lossy, shorten
-from csa.cli.progress import PlainLines, Silence, Subject, closing_line, headline_of_fallback, room_on, say
+from csa.cli.live import REFRESH_S, REST, arrange, lay_out, summarise
+from csa.cli.output import KINDS, Style, is_in_background, lossy, shorten, tell, terminal_width
+from csa.cli.progress import Outcomes, PlainLines, Silence, Subject, room_on
 from csa.cli.screen import Screen
+from csa.errors import CsaError
 from csa.ids import ENTROPY_BYTES, new_session_id
 from csa.model.events import Event
 from csa.model.genealogy import walk
 from csa.model.usage import Usage, counted
 from csa.paths import home
 from csa.runner.client import Csa
+from csa.runner.sessions.genealogy import Forest
 from csa.runner.sessions.observing import LiveSessions
 from csa.store.observer import Observer
 from csa.store.shown import SessionInfo
@@ -35,7 +38,7 @@ MAX_ROWS_SHOWN = 30
 
 
 class LiveTree(Silence):
-    """The session and those its agents have started, redrawn in place; a closing line stays.
+    """The session and those its agents have started, redrawn in place; at the end what became of them stays.
 
     In the background, as the job of a shell, nothing is drawn over that: there are lines.
     """
@@ -44,14 +47,16 @@ class LiveTree(Silence):
 
     def __init__(self, client: Csa) -> None:
         store, environ = client.store, client.context.environ
-        self._sessions = LiveSessions(lambda: find_stores(store.root), describe)
+        self._find = partial(find_stores, store.root)
+        self._sessions = LiveSessions(self._find, describe)
         self._place = partial(shorten, user_home=home(environ))
-        self._screen = Screen(sys.stderr, whole=False)
-        self._lines = PlainLines()
-        self._closing = ""
+        self._screen = Screen(sys.stderr)
+        self._outcomes = Outcomes()
+        self._lines = PlainLines(self._outcomes)
         self._subject: Subject
         self._own: SessionInfo
         self._before = Usage()
+        self._used = Usage()
         self._others: list[SessionInfo] = []
         self._resumed: set[str] = set()
         self._since = ""
@@ -76,29 +81,22 @@ class LiveTree(Silence):
 
     def show(self, event: Event) -> None:
         """Take note of what happened, and say it where nothing is drawn."""
-        is_drawn = self._is_ours_to_draw()
-        if not is_drawn:
+        if not self._is_ours_to_draw():
             self._lines.show(event)
-        if event.type == "run_started" and event.data.get("tool") != self._own.tool:
-            self._fall_back(event, is_drawn=is_drawn)
+        else:
+            for kind, words in self._outcomes.take(event):
+                self._screen.print([(f"{kind}:", KINDS[kind]), (f" {words}", "")])
+        if event.type == "run_started":
+            self._own = replace(self._own, tool=str(event.data.get("tool")))
         elif event.type == "run_finished":
-            self._closing = closing_line(event) if is_drawn else ""
-            self._before += counted(usage_told(event))
-            self._own = replace(self._own, _usage=self._before)
+            used = counted(usage_told(event))
+            self._used, self._before = self._used + used, self._before + used
+            self._own = replace(self._own, _usage=self._before, status=str(event.data.get("status")))
         elif event.type == "usage":
             self._own = replace(self._own, _usage=self._before + counted(Usage.from_dict(event.data)))
             return
-        line = describe(event)
-        if line and is_drawn and event.type in {"retry", "warning", "error"}:
-            self._screen.print(line, "yellow")
-        if line:
+        if line := describe(event):
             self._own = replace(self._own, doing=line)
-
-    def _fall_back(self, event: Event, *, is_drawn: bool) -> None:
-        """Leave what became of the last tool on the screen, and go on with the next."""
-        for line in (self._closing, headline_of_fallback(event)) if is_drawn else ():
-            self._screen.print(line, "yellow")
-        self._own = replace(self._own, tool=str(event.data.get("tool")))
 
     def _is_ours_to_draw(self) -> bool:
         """Say whether the terminal is ours, and take away what is drawn where it no longer is."""
@@ -118,10 +116,27 @@ class LiveTree(Silence):
             await anyio.sleep(max(REFRESH_S, REST * (time.monotonic() - began)))
 
     def end(self) -> None:
-        """Leave only the closing line."""
+        """Leave what is worth it of the tree, and what all of it took; of a session alone the closing line."""
+        is_drawn = self._is_ours_to_draw()
         self._screen.stop()
-        if self._closing:
-            say(self._closing)
+        with suppress(CsaError, OSError):  # else what was seen last is left
+            self._others = LiveSessions(self._find, describe).all(self._is_ours)
+        now = time.time()
+        time_s = now - self._subject.started_at
+        self._own = replace(self._own, doing="", duration_s=time_s, _usage=self._used)
+        if not is_drawn or not self._others:
+            self._lines.end()
+            return
+        style, width = Style(sys.stderr), terminal_width(sys.stderr) or self._screen.size[0]
+        lines, total = summarise(self._tree(), width=width, now=now, place=self._place, time_s=time_s)
+        for line in lines:
+            print("".join(style(text, look) for text, look in line).rstrip(), file=sys.stderr)
+        tell("csa", total)
+
+    def _tree(self) -> Forest:
+        """Return the session with what is below it."""
+        nodes = walk(arrange([self._own, *self._others]))
+        return [node for node in nodes if node.session_id == self._subject.session_id]
 
     def _is_ours(self, observer: Observer, session_id: str) -> bool:
         """Say whether a session may be one that an agent of this turn has begun, or goes on with."""
@@ -135,7 +150,5 @@ class LiveTree(Silence):
         if not self._is_ours_to_draw():
             return
         width, height = self._screen.size
-        nodes = walk(arrange([self._own, *self._others]))
-        tree = [node for node in nodes if node.session_id == self._subject.session_id]
         height = min(MAX_ROWS_SHOWN, height - 1)
-        self._screen.draw(lay_out(tree, width=width, height=height, now=time.time(), place=self._place))
+        self._screen.draw(lay_out(self._tree(), width=width, height=height, now=time.time(), place=self._place))

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import IO
 
 from csa.cli.conversation_formats import FORMATS, Document
-from csa.cli.output import count_of, one_line, print_json, printable, text_for, warn
+from csa.cli.output import count_of, one_line, print_json, text_for, warn
 from csa.cli.selecting import Unlistable, add_selector, open_client, selectors_given
 from csa.errors import NotFoundError, StateError, UsageError
 from csa.runner.client import Csa
@@ -166,8 +166,7 @@ def _report_export(arguments: argparse.Namespace, written: Sequence[str], skippe
         facts = {"file": str(path), "format": arguments.format, "bytes": path.stat().st_size}
         print_json({**facts, "sessions": list(written), "left_out": left_out})
         return
-    for item in skipped:
-        print(f"left out: {printable(f'{item.what}: {item.why}')}", file=sys.stderr)
+    warn(f"left out: {item.what}: {item.why}" for item in skipped)
 
 
 def configure_import(parser: argparse.ArgumentParser) -> None:
@@ -206,7 +205,7 @@ def execute_import(arguments: argparse.Namespace) -> int:
         print(f"{item.session_id}  {one_line(item.description)}")
         if item.dropped_name:
             name = one_line(item.dropped_name)
-            print(f"{item.session_id} lost its name '{name}', which another session has", file=sys.stderr)
+            warn([f"{item.session_id} lost its name '{name}', which another session has"])
     return 0
 
 

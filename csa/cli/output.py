@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 _INFINITY = float("inf")
 _CODES = {"bold": "1", "dim": "2", "red": "31", "green": "32", "yellow": "33", "cyan": "36"}
+KINDS = {"csa": "dim", "hint": "cyan", "warning": "yellow", "error": "red"}  # of what is told on stderr
 _OFF = {"", "0", "false"}
 _WIDEST = 65_535  # columns; no terminal can be wider
 STATUS_STYLES = {
@@ -48,6 +49,19 @@ def error_to_json(error: CsaError) -> dict[str, object]:
     return {**error.to_json(), "hint": hint_of(error)}
 
 
+def tell(kind: str, words: str, *, by_name: bool = True) -> None:
+    """Print `KIND: WORDS` to stderr, the one form of all that is told there. `csa` is for what is no problem.
+
+    The ids of sessions in it become their names.
+    """
+    if by_name:
+        from csa.cli.naming import with_names  # noqa: PLC0415  # most commands tell nothing
+
+        words = with_names(words, sys.stderr, is_command=kind == "hint")
+    with lossy(sys.stderr):
+        print(f"{Style(sys.stderr)(f'{kind}:', KINDS[kind])} {printable(words)}", file=sys.stderr, flush=True)
+
+
 def hint_of(error: CsaError) -> str | None:
     """Return the next step: an error's own, and for a session's record that is damaged the way to mend it."""
     if error.hint or not isinstance(error, StateError):
@@ -58,18 +72,15 @@ def hint_of(error: CsaError) -> str | None:
 
 def print_problem(message: str, *, hint: str | None = None) -> None:
     """Print `error: ...` and `hint: ...` to stderr."""
-    style = Style(sys.stderr)
-    lines = [f"{style('error:', 'red')} {printable(message)}"]
+    tell("error", message)
     if hint:
-        lines.append(f"{style('hint:', 'cyan')} {printable(hint)}")
-    print("\n".join(lines), file=sys.stderr)
+        tell("hint", hint)
 
 
 def warn(losses: Iterable[str]) -> None:
     """Say on stderr what was lost, or should be known."""
-    with lossy(sys.stderr):
-        for loss in losses:
-            print(f"warning: {printable(loss)}", file=sys.stderr)
+    for loss in losses:
+        tell("warning", loss)
 
 
 def print_act(arguments: argparse.Namespace, words: str, facts: Mapping[str, Any], losses: Iterable[str] = ()) -> None:
@@ -77,7 +88,9 @@ def print_act(arguments: argparse.Namespace, words: str, facts: Mapping[str, Any
     if arguments.json:
         print_json(facts)
     else:
-        print(words)
+        from csa.cli.naming import as_read  # noqa: PLC0415  # most commands do nothing
+
+        print(as_read(words, sys.stdout))
     warn(losses)
 
 
@@ -267,6 +280,24 @@ def cut(text: str, width: int | None) -> str:
             break
         kept.append(character)
     return "".join(kept) + "…"
+
+
+def fold(text: str, width: int | None) -> list[str]:
+    """Break a text at blanks into lines of a number of columns; a longer word, as a path may be, is broken anywhere."""
+    lines, line = [], ""
+    for word in text.split(" "):
+        longer = f"{line} {word}" if line else word
+        if width is None or display_width(longer) <= width:
+            line = longer
+            continue
+        lines += [line] if line else []
+        line = ""
+        for character in word:
+            if display_width(line + character) > width:
+                lines.append(line)
+                line = ""
+            line += character
+    return [*lines, line]
 
 
 def shorten(path: Path | str, user_home: Path) -> str:

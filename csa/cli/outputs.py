@@ -13,8 +13,8 @@ from itertools import islice
 from pathlib import Path
 
 from csa.cli.describe import describe
-from csa.cli.output import Style, cut, one_line, print_json, printable, terminal_width, text_for
-from csa.cli.selecting import add_selector, find_one, find_to_read
+from csa.cli.output import Style, cut, one_line, print_json, printable, tell, terminal_width, text_for
+from csa.cli.selecting import add_selector, find_to_read, find_to_show
 from csa.cli.signs import about_sessions, signs_of_life
 from csa.errors import NotFoundError, UsageError
 from csa.model.clock import local_clock
@@ -122,15 +122,27 @@ _LEAD = 14  # columns of the time and the turn
 class _EventPrinter:
     """Prints events in words."""
 
-    def __init__(self) -> None:
+    def __init__(self, width: int | None = None) -> None:
         self._style = Style(sys.stdout)
-        self._width = terminal_width(sys.stdout)
+        self._width = width or terminal_width(sys.stdout)
 
     def print(self, event: Event) -> None:
         """Print an event, unless a person need not see it."""
-        if (line := describe(event)) is not None:
-            head = self._style(f"{_event_clock(event.ts)} {event.turn:>3}", "dim")
-            print(f"{head}  {cut(line, self._width and self._width - _LEAD)}")
+        if (line := self.line(event)) is not None:
+            print(line)
+
+    def line(self, event: Event) -> str | None:
+        """Return an event in words, unless a person need not see it."""
+        if (line := describe(event)) is None:
+            return None
+        head = self._style(f"{_event_clock(event.ts)} {event.turn:>3}", "dim")
+        return f"{head}  {cut(line, self._width and self._width - _LEAD)}"
+
+
+def event_lines(events: Iterable[Event], width: int) -> Iterator[str]:
+    """Yield events in words, for a terminal of that width."""
+    printer = _EventPrinter(width)
+    return (line for event in _join_chunks(events) if (line := printer.line(event)) is not None)
 
 
 def _select_events(transcript: Path, *, tail: int | None, turn: int | None) -> Iterator[Event]:
@@ -231,7 +243,7 @@ def execute_artifacts(arguments: argparse.Namespace) -> int:
     In a pipe each line is the path of a file. Copies keep their names below output/; nothing is ever overwritten, and
     links that lead out of the output are refused.
     """
-    paths = find_one(arguments, retired=True).files
+    paths = find_to_show(arguments).files
     artifacts = find_artifacts(paths, turn=arguments.turn)
     copies: list[Path] = []
     if arguments.copy_to is not None:
@@ -248,7 +260,7 @@ def execute_artifacts(arguments: argparse.Namespace) -> int:
 
 def _print_artifacts(artifacts: Sequence[Artifact]) -> None:
     if not artifacts:
-        print("no artifacts", file=sys.stderr)
+        tell("csa", "no artifacts")
         return
     if not sys.stdout.isatty():
         print("\n".join(str(item.path) for item in artifacts))

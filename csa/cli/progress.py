@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import IO, TYPE_CHECKING, Protocol
 
 from csa.cli.describe import cost_of, describe, elapsed, tokens
-from csa.cli.output import Style, can_redraw, cut, has_room, printable, terminal_width
+from csa.cli.output import can_redraw, cut, has_room, one_line, printable, tell, terminal_width
 from csa.model.events import Event
 from csa.model.usage import Usage, number_of
 from csa.runner.client import Csa
@@ -20,14 +20,16 @@ if TYPE_CHECKING:
 
 _LINE_WIDTH = 160
 _LOOK_FOR_ROOM_S = 0.05
+_TOLD_AS_OUTCOME = {"run_started", "run_finished", "usage", "error", "warning", "retry"}
 
 
 class Subject(Struct, kw_only=True):
-    """The turn that is shown."""
+    """The turn that is shown; `verb` and `facts` say what is done with its session, and how."""
 
     record: Record
     turn: int
-    headline: str
+    verb: str
+    facts: str
     tool: str
     is_new: bool  # its session began with it
     started_at: float
@@ -45,15 +47,22 @@ class Subject(Struct, kw_only=True):
     def of(cls, turn: Turn) -> Subject:
         """Describe a turn that this process runs."""
         plan = turn.plan
-        verb = "session" if plan.is_new else "continuing session"
         return cls(
             record=Record(plan.context.store, turn.session_id, plan.context.store.paths(turn.session_id), plan.state),
             turn=turn.turn,
-            headline=f"csa: {verb} {turn.session_id}, turn {turn.turn}, {plan.adapter.name} ({plan.why_tool})",
+            verb="session" if plan.is_new else "continuing session",
+            facts=f"{plan.adapter.name} ({plan.why_tool})",
             tool=plan.adapter.name,
             is_new=plan.is_new,
             started_at=time.time(),
         )
+
+    def announce(self) -> None:
+        """Say which session this is: its record is on disk, so it can be named at once. A log keeps the whole id."""
+        name = self.record.state.name if self.record.state else None
+        by_name = sys.stderr.isatty() or not name
+        words = f"{self.verb} {self.session_id}, turn {self.turn}, {self.facts}"
+        tell("csa", words if by_name else f"{name}: {words}", by_name=by_name)
 
 
 class Progress(Protocol):
@@ -72,7 +81,7 @@ def make_progress(client: Csa, *, quiet: bool, plain: bool = False) -> Progress:
     if quiet:
         return Silence()
     if plain or not can_redraw(sys.stderr):
-        return PlainLines()
+        return PlainLines(Outcomes())
     from csa.cli.livetree import LiveTree  # noqa: PLC0415  # brings rich: 40 ms that only a terminal is worth
 
     return LiveTree(client)
@@ -96,6 +105,49 @@ class Silence:
         """Show nothing."""
 
 
+class Outcomes:
+    """What is to be told of how turns go and end: each failure once.
+
+    An error, and the end of a turn, are held back until it is clear whether the end of the command tells them.
+    """
+
+    def __init__(self) -> None:
+        self._error = ""
+        self._finished: Event | None = None
+
+    def take(self, event: Event) -> Iterator[tuple[str, str]]:
+        """Yield what is to be told now that this has happened: kinds, as for `tell`, and words."""
+        if self._error and not (event.type in {"run_finished", "retry"} and _tells(event, self._error)):
+            yield "error", self._error
+        self._error = ""
+        if event.type == "run_finished":
+            self._finished = event
+        elif event.type == "run_started" and self._finished:
+            reason = (describe(self._finished) or "").partition(": ")[2]
+            yield "csa", closing_line(self._finished) + (f": {reason}" if reason else "")
+            yield "csa", f"going on in turn {event.turn} with {event.data.get('tool')}"
+            self._finished = None
+        elif event.type == "error":
+            self._error = one_line(str(event.data.get("message", "")))
+        elif event.type == "warning":
+            yield "warning", one_line(str(event.data.get("message", "")))
+        elif event.type == "retry":
+            yield "csa", describe(event) or ""
+
+    def closing(self) -> str:
+        """Return what is to be told at the end: that a turn has failed is told with its error."""
+        if self._finished is None:
+            return ""
+        words, status = closing_line(self._finished), str(self._finished.data.get("status"))
+        return words if status == "succeeded" else words.replace(status, "ended", 1)
+
+
+def _tells(event: Event, error: str) -> bool:
+    """Say whether an error is told by what follows it."""
+    reason = (describe(event) or "").partition(": ")[2]
+    return bool(reason) and (error in reason or reason in error)
+
+
 class PlainLines(Silence):
     """A line for each thing that happens, for logs, agents and terminals without colour.
 
@@ -104,29 +156,35 @@ class PlainLines(Silence):
 
     speaks = True
 
-    def __init__(self) -> None:
+    def __init__(self, outcomes: Outcomes) -> None:
         self._message = ""
-        self._first_turn = 0
+        self._outcomes = outcomes
 
     def begin(self, subject: Subject) -> None:
-        """Say which session this is: its record is on disk, so the id can be used at once."""
-        self._first_turn = subject.turn
-        say_whole(subject.headline, "dim")
+        """Say which session this is."""
+        subject.announce()
 
     def show(self, event: Event) -> None:
         """Say what happened."""
         line = describe(event)
-        if event.type == "run_started" and event.turn != self._first_turn:
-            say(headline_of_fallback(event))
-        elif event.type == "run_finished":
-            say(closing_line(event))
-        elif event.type == "agent_message":
+        for kind, words in self._outcomes.take(event):
+            self._say_message()
+            tell(kind, cut(words, _LINE_WIDTH))
+        if event.type == "agent_message":
             self._message = line or ""
-        elif line and event.type not in {"run_started", "usage"}:
-            if self._message:
-                say(cut(self._message, _LINE_WIDTH))
-            self._message = ""
+        elif line and event.type not in _TOLD_AS_OUTCOME:
+            self._say_message()
             say(cut(line, _LINE_WIDTH))
+
+    def end(self) -> None:
+        """Say how it has ended."""
+        if words := self._outcomes.closing():
+            tell("csa", words)
+
+    def _say_message(self) -> None:
+        if self._message:
+            say(cut(self._message, _LINE_WIDTH))
+        self._message = ""
 
 
 async def room_on(stream: IO[str]) -> None:
@@ -137,11 +195,6 @@ async def room_on(stream: IO[str]) -> None:
         await anyio.sleep(_LOOK_FOR_ROOM_S)
 
 
-def headline_of_fallback(event: Event) -> str:
-    """Say that the next turn, by another tool, begins."""
-    return f"csa: going on in turn {event.turn} with {event.data.get('tool')}"
-
-
 def closing_line(event: Event) -> str:
     """Say how a turn has ended."""
     usage, used = event.data.get("usage"), ""
@@ -149,14 +202,9 @@ def closing_line(event: Event) -> str:
         known = Usage.from_dict(usage)
         parts = (f"{tokens(known.input_tokens)} in", f"{tokens(known.output_tokens)} out", cost_of(known))
         used = "".join(f", {part}" for part in parts if part != "-")
-    return f"csa: {event.data.get('status')} in {elapsed(number_of(event.data.get('duration_s')) or 0)}{used}"
+    return f"{event.data.get('status')} in {elapsed(number_of(event.data.get('duration_s')) or 0)}{used}"
 
 
 def say(line: str) -> None:
-    """Print as much of a line as the terminal is wide."""
-    say_whole(cut(line, terminal_width(sys.stderr)))
-
-
-def say_whole(line: str, style: str = "") -> None:
-    """Print a line that has an id: a terminal that is too narrow folds it, and it can be copied."""
-    print(Style(sys.stderr)(printable(line), style), file=sys.stderr, flush=True)
+    """Print what an agent does, as much of it as the terminal is wide."""
+    print(printable(cut(line, terminal_width(sys.stderr))), file=sys.stderr, flush=True)

@@ -6,19 +6,20 @@ import argparse
 import sys
 from typing import Any
 
+from csa.cli.naming import as_read
 from csa.cli.output import (
     Style,
     count_of,
     cut,
-    cut_behind,
-    lossy,
+    fold,
     one_line,
     print_json,
     printable,
+    tell,
     terminal_width,
     warn,
 )
-from csa.cli.selecting import add_selector, find_one, open_client, selected_if_any
+from csa.cli.selecting import add_selector, find_one, find_to_show, open_client, selected_if_any
 from csa.errors import StateError
 from csa.model.clock import from_timestamp, local_clock
 from csa.model.state import format_time
@@ -68,8 +69,7 @@ def execute_validate(arguments: argparse.Namespace) -> int:
     if not arguments.json:
         print(f"{count_of(len(ids), 'session')} checked, {len(damaged)} damaged")
     if damaged and not arguments.json:
-        with lossy(sys.stderr):
-            print(f"hint: csa session repair --dry-run -s {next(iter(damaged))}", file=sys.stderr)
+        tell("hint", f"csa session repair --dry-run -s {next(iter(damaged))}")
     return StateError.exit_code if damaged else 0
 
 
@@ -140,6 +140,7 @@ def execute_checkpoint(arguments: argparse.Namespace) -> int:
 
 _ENTRY_COLOURS = {"commit": "yellow", "checkpoint": "cyan", "head": "dim"}
 _SHOWN = 12  # characters of a commit's name
+_LEAST = 16  # columns for what a checkpoint is of
 
 
 _VERDICT_COLOURS = {"ok": "green", "gone": "dim"}
@@ -205,18 +206,20 @@ def _chosen_session(client: Csa, arguments: argparse.Namespace) -> tuple[str | N
 def _print_checkpoints(found: list[Checkpoint], verdicts: list[Verification | None], *, of_one: bool) -> None:
     if not found:
         print("No checkpoints found")
-        print("hint: csa session checkpoint --session S makes one", file=sys.stderr)
+        tell("hint", "csa session checkpoint -s S makes one")
     style, width = Style(sys.stdout), terminal_width(sys.stdout)
     for each, verdict in zip(found, verdicts, strict=True):
         facts = each.facts
         name = each.commit[:_SHOWN] if width else each.commit
         clock = local_clock(from_timestamp(each.at))
         what = one_line(facts.label or ("automatic" if facts.automatic else ""))
-        whose = "" if of_one else f"{facts.session_id}"
-        row = f"{'' if of_one else '  '}{clock}  turn {facts.turn:<3} {what}"
+        whose = "" if of_one else f"{as_read(facts.session_id, sys.stdout)}  "
         checked = "" if verdict is None else f"{style(f'{verdict:<10}', _VERDICT_COLOURS.get(verdict, 'red'))}"
         taken = len(name) + 2 + (10 if verdict else 0)
-        print(f"{checked}{style(name, 'cyan')}  {cut_behind(whose, row, width and max(1, width - taken))}".rstrip())
+        lines = fold(f"{whose}{clock}  turn {facts.turn:<3} {what}".rstrip(), width and max(_LEAST, width - taken))
+        print(f"{checked}{style(name, 'cyan')}  {lines[0]}")
+        for line in lines[1:]:
+            print(f"{'':<{taken}}{line.lstrip()}")
 
 
 def _show_checkpoint(context: Context, name: str, *, as_json: bool) -> int:
@@ -249,7 +252,7 @@ def execute_log(arguments: argparse.Namespace) -> int:
     The commits are those between the heads that csa saw before and after each turn; what others committed meanwhile is
     among them. Works without a repository, where there are only checkpoints.
     """
-    session = find_one(arguments, retired=True)
+    session = find_to_show(arguments)
     refusals: dict[str, None] = {}  # each is said once
     entries = session_log(session, on_refusal=refusals.setdefault)
     warn(refusals)
@@ -265,5 +268,5 @@ def execute_log(arguments: argparse.Namespace) -> int:
         print(head + cut(text, width and width - len(name) - 2 - len(clock) - 2 - 9))
     if not entries:
         print("Nothing in the git history of this session yet")
-        print(f"hint: csa session checkpoint --session {session.session_id} makes a checkpoint", file=sys.stderr)
+        tell("hint", f"csa session checkpoint -s {session.session_id} makes a checkpoint")
     return 0

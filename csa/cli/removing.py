@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from csa.cli.output import error_to_json, lossy, print_act, print_error, print_json, warn
+from csa.cli.output import error_to_json, print_act, print_error, print_json, tell, warn
 from csa.cli.selecting import (
     add_selector,
     announce_elsewhere,
@@ -69,8 +69,7 @@ def execute_delete(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print_json(done)
     elif any(each["done"] for each in done) and not arguments.purge and sys.stderr.isatty():
-        with lossy(sys.stderr):
-            print("hint: csa session restore brings it back", file=sys.stderr)
+        tell("hint", "csa session restore brings it back")
     return exit_code
 
 
@@ -95,11 +94,7 @@ def execute_restore(arguments: argparse.Namespace) -> int:
     restored = restore_session(session)
     state = restored.state
     lost = [f"another session is called {restored.lost_name} now; this one has no name"] if restored.lost_name else []
-    facts = {
-        "session_id": state.session_id,
-        "project": session.store.project_pathname,
-        "phase": state.phase,
-        "name": state.name,
-    }
+    project = session.store.project_pathname
+    facts = {"session_id": state.session_id, "project": project, "phase": state.phase, "name": state.name}
     print_act(arguments, f"restored {state.session_id}", facts, [*lost, *restored.losses])
     return 0

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from csa.cli.output import lossy, print_json, printable, text_for, to_json, warn
+from csa.cli.output import lossy, print_json, printable, tell, text_for, to_json, warn
 from csa.cli.results import print_failure
 from csa.cli.run_request import request_from
 from csa.cli.selecting import announce
@@ -172,14 +172,13 @@ def _wake_parked(client: Csa) -> None:
 def _teller(signs: Signs, *, quiet: bool) -> Callable[[str], None]:
     """Return what says on stderr what is waited for."""
 
-    def tell(words: str) -> None:
+    def announce_wait(words: str) -> None:
         signs.about(lambda: f"waiting: {words}")
         load_at_once("csa.cli.progress")  # csa may be upgraded while it waits
         if not quiet:
-            with lossy(sys.stderr):
-                print(f"waiting: {words}", file=sys.stderr, flush=True)
+            tell("csa", f"waiting: {words}")
 
-    return tell
+    return announce_wait
 
 
 def _run_turn(client: Csa, request: RunRequest, arguments: argparse.Namespace, signs: Signs) -> int:
@@ -203,7 +202,8 @@ def _run_turn(client: Csa, request: RunRequest, arguments: argparse.Namespace, s
         anyio.run(_drive_turn, turn, progress, faults if arguments.stream_json else None, noted)
     unprinted = _print_outcome(turn, turn.result, arguments)
     if follow_up:
-        signs.about(lambda: "the turn has ended; --on-finish runs")
+        name = plan.state.name or plan.state.session_id
+        signs.about(lambda: f"{name} has ended; --on-finish is running")
         _run_follow_up(follow_up, client, turn.result)
     if faults and not isinstance(faults[0], BrokenPipeError):
         raise faults[0]
@@ -229,9 +229,9 @@ def _detach(client: Csa, request: RunRequest, arguments: argparse.Namespace) -> 
         print(started.session_id)
     _announce(client, started.session_id, started.project)
     if not arguments.quiet:
-        with lossy(sys.stderr):
-            print(f"{started.tool}, turn {started.turn}, runs by itself (PID {started.pid})", file=sys.stderr)
-            print(f"hint: csa session wait -s {started.session_id}", file=sys.stderr)
+        what = f"{started.tool}, turn {started.turn}, PID {started.pid}"
+        tell("csa", f"session {started.session_id} is running in the background ({what})")
+        tell("hint", f"csa session wait -s {started.session_id}")
     return 0
 
 
@@ -337,8 +337,7 @@ def _print_outcome(turn: Turn, result: RunResult, arguments: argparse.Namespace)
             print(text_for(sys.stdout, result.text))
         sys.stdout.flush()
     warn(turn.losses)
-    with lossy(sys.stderr):
-        print_failure(result)
+    print_failure(result)
     return faults[0] if faults else None
 
 

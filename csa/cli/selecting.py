@@ -1,6 +1,7 @@
 """Naming sessions on the command line: `-s`/`--session S`, or S by its position; and finding them, in all projects.
 
-Who acts on a session of another project is told so on stderr.
+Commands that only read take the session used last when none is named, and say so on stderr. Who acts on a session of
+another project is told so there, too.
 
 Where `audit_reads` asks for it, who reads one is noted in audit.jsonl. Commands that read are to start fast: where no
 config file as much as names the key, the configuration is not read.
@@ -8,10 +9,9 @@ config file as much as names the key, the configuration is not read.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Collection, Iterable
 
-from csa.cli.output import lossy, print_problem, printable, warn
+from csa.cli.output import cut, one_line, print_problem, tell, warn
 from csa.errors import ConfigError, StateError, UsageError
 from csa.paths import user_config_file
 from csa.runner.client import Csa
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _AUDIT_KEY = "audit_reads"
+_LABEL_WIDTH = 40
 
 
 def add_selector(parser: argparse.ArgumentParser) -> None:
@@ -39,7 +40,7 @@ def selected(arguments: argparse.Namespace) -> str:
     """Return the selector; UsageError unless it is given exactly once."""
     selector = selected_if_any(arguments)
     if selector is None:
-        raise UsageError("Name a session.", hint="csa session list")
+        raise UsageError("Name a session.", hint="csa ls")
     return selector
 
 
@@ -52,7 +53,7 @@ def selected_if_any(arguments: argparse.Namespace) -> str | None:
     """Return the selector, where one is given; UsageError where two are."""
     given = selectors_given(arguments)
     if len(given) > 1:
-        raise UsageError("Name the session once.", hint="csa session list")
+        raise UsageError("Name the session once.", hint="csa ls")
     return given[0] if given else None
 
 
@@ -69,7 +70,7 @@ def find_all(arguments: argparse.Namespace, *, retired: bool = False, acts: bool
     """Return the sessions that are named, each once; UsageError when there is none."""
     given = [*arguments.session, *(arguments.session_option or ())]
     if not given:
-        raise UsageError("Name a session.", hint="csa session list")
+        raise UsageError("Name a session.", hint="csa ls")
     client = open_client()
     found = [find(client, selector, retired=retired, acts=acts) for selector in dict.fromkeys(given)]
     return list({session.paths.pathname: session for session in found}.values())
@@ -80,16 +81,32 @@ def find_one(arguments: argparse.Namespace, *, retired: bool = False, acts: bool
     return find(open_client(), selected(arguments), retired=retired, acts=acts)
 
 
-def find_to_read(arguments: argparse.Namespace, command: str) -> Session:
-    """Return the session that is named, and note that it is about to be read."""
-    session = find_one(arguments, retired=True)
-    if not _may_ask_for_audit(session.context) or not session.context.config.audit_reads:
-        return session
-    from csa.runner.sessions.acting import record_act  # noqa: PLC0415  # only who wants this pays for it
+def find_to_show(arguments: argparse.Namespace) -> Session:
+    """Return the session that is named, or else the one used last: for commands that change nothing."""
+    if (selector := selected_if_any(arguments)) is not None:
+        return find(open_client(), selector, retired=True)
+    session = find(open_client(), "@last")
+    state = session.record.state
+    about = f" ({cut(one_line(state.description), _LABEL_WIDTH)})" if state and not state.name else ""
+    tell("csa", f"using {session.session_id}{about}, the session used last")
+    return session
 
-    loss = record_act(session.context, command, session.session_id, what="read")
+
+def find_to_read(arguments: argparse.Namespace, command: str) -> Session:
+    """Return the session to show, and note that it is about to be read."""
+    session = find_to_show(arguments)
+    loss = note_read(session.context, session.session_id, command)
     warn([loss] if loss else [])
     return session
+
+
+def note_read(context: Context, session_id: str, command: str) -> str | None:
+    """Note that a session of a project is about to be read, where that is asked for; return why that has failed."""
+    if not _may_ask_for_audit(context) or not context.config.audit_reads:
+        return None
+    from csa.runner.sessions.acting import record_act  # noqa: PLC0415  # only who wants this pays for it
+
+    return record_act(context, command, session_id, what="read")
 
 
 def _may_ask_for_audit(context: Context) -> bool:
@@ -120,8 +137,7 @@ def announce_elsewhere(client: Csa, session: Session) -> None:
 
 def announce(session_id: str, project: str) -> None:
     """Say on stderr in which other project a session is."""
-    with lossy(sys.stderr):
-        print(f"csa: session {session_id} is in {printable(project)}", file=sys.stderr)
+    tell("csa", f"session {session_id} is in {project}")
 
 
 def open_client(*, command: str = "csa") -> Csa:

@@ -22,7 +22,7 @@ import time
 from datetime import UTC, datetime
 from functools import partial
 
-from csa.cli.output import can_redraw, lossy, print_json, shorten
+from csa.cli.output import can_redraw, print_json, shorten, tell
 from csa.cli.selecting import add_selector, find_projects, open_client, refuse_unknown_tools, selected_if_any
 from csa.errors import StateError, UsageError
 from csa.paths import home
@@ -36,7 +36,6 @@ if TYPE_CHECKING:
     import argparse
 
     from csa.cli.list_format import Template
-    from csa.cli.live import Line
     from csa.runner.session import Session
     from csa.runner.sessions.genealogy import Forest
     from csa.store.shown import SessionInfo
@@ -122,21 +121,17 @@ def _hint_at_worktree(client: Csa) -> None:
     """Name what an older csa has kept for this worktree itself, and which is not listed."""
     tree = find_work_tree(client.context.directory_pathname)
     if tree != client.store.project_pathname and Store(client.store.root_pathname, tree).ids():
-        with lossy(sys.stderr):
-            print(f"hint: csa session adopt {tree} brings in what this worktree has had for itself", file=sys.stderr)
+        tell("hint", f"csa session adopt {tree} brings in what this worktree has had for itself")
 
 
 def read_selection(arguments: argparse.Namespace, now: datetime) -> Selection:
     """Return what the filters say; UsageError when one says nothing that can be."""
     statuses = _names(arguments.status)
     for status in statuses - {*STATUSES, *PHASES}:
-        from difflib import get_close_matches  # noqa: PLC0415  # only a typo pays for it
+        from csa.nearest import did_you_mean  # noqa: PLC0415  # only a typo pays for it
 
-        close = get_close_matches(status, (*STATUSES, *PHASES), n=1)
-        raise UsageError(
-            f"There is no status '{status}'.",
-            hint=f"did you mean '{close[0]}'?" if close else ", ".join((*STATUSES, *PHASES)),
-        )
+        known = (*STATUSES, *PHASES)
+        raise UsageError(f"There is no status '{status}'.", hint=did_you_mean(status, known) or ", ".join(known))
     return Selection(
         tools=_names(arguments.tool),
         statuses=statuses,
@@ -189,7 +184,7 @@ def _list_rows(
         print_totals(view, listing.infos, more=listing.more)
     if listing.more and not (arguments.quiet and arguments.limit):
         total = len(listing.infos) + listing.more
-        print(f"... and {listing.more} more (--limit {total} shows all)", file=sys.stderr)
+        tell("csa", f"... and {listing.more} more (--limit {total} shows all)")
     return 0
 
 
@@ -241,7 +236,7 @@ def _list_tree(
     print_totals(view, infos, more=0)
     if len(shown) < len(forest):
         rest = len(forest) - len(shown)
-        print(f"... and {rest} more tree{'s' * (rest != 1)} (--limit {len(forest)} shows all)", file=sys.stderr)
+        tell("csa", f"... and {rest} more tree{'s' * (rest != 1)} (--limit {len(forest)} shows all)")
     return 0
 
 
@@ -264,9 +259,9 @@ def _tree_to_json(whole: Forest, shown: Forest) -> list[dict[str, object]]:
 def _say_none(selection: Selection) -> int:
     print("No sessions found")
     if selection.is_everything:
-        print('hint: csa run "what to do" starts one', file=sys.stderr)
+        tell("hint", 'csa run "what to do" starts one')
     else:
-        print("hint: csa session list shows all, --all-projects those of other projects as well", file=sys.stderr)
+        tell("hint", "csa session list shows all, --all-projects those of other projects as well")
     return 0
 
 
@@ -290,17 +285,17 @@ def _places(client: Csa, stores: list[Store]) -> dict[str, str]:
 def _watch(client: Csa, limit: int | None) -> int:
     if not can_redraw(sys.stdout):
         raise UsageError("--watch needs a terminal that can be redrawn.", hint="csa session list --tree")
-    from csa.cli.describe import describe  # noqa: PLC0415  # a plain list needs none of it
-    from csa.cli.live import arrange, lay_out  # noqa: PLC0415  # as above
-    from csa.cli.screen import watch  # noqa: PLC0415  # as above; this one brings rich
+    from csa.cli.browsing import browse  # noqa: PLC0415  # a plain list needs none of it; this brings prompt_toolkit
+    from csa.cli.describe import describe  # noqa: PLC0415  # as above
+    from csa.cli.live import arrange  # noqa: PLC0415  # as above
     from csa.runner.sessions.observing import LiveProject  # noqa: PLC0415  # as above
 
     sessions = LiveProject(client.store, describe)
     place = partial(shorten, user_home=home(client.context.environ))
-    title, empty = place(client.store.project_pathname), "No sessions yet"
 
-    def frame(width: int, height: int) -> list[Line]:
-        forest = arrange(sessions.family())[:limit]
-        return lay_out(forest, width=width, height=height, now=time.time(), title=title, empty=empty, place=place)
+    def find_forest() -> Forest:
+        return arrange(sessions.family())[:limit]
 
-    return watch(frame)
+    return browse(
+        lambda: client, find_forest, title=place(client.store.project_pathname), empty="No sessions yet", place=place
+    )

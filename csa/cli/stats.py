@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 
 from csa.cli.describe import cost_of, elapsed, tokens, tokens_of
-from csa.cli.output import Style, cut, display_width, lossy, one_line, print_json, terminal_width
+from csa.cli.output import Style, cut, display_width, one_line, print_json, terminal_width, warn
 from csa.cli.outputs import human_bytes
 from csa.cli.selecting import find_projects, open_client
 from csa.cli.session_list import read_since
@@ -27,6 +27,8 @@ TYPE_CHECKING = False  # see csa/structs.py
 if TYPE_CHECKING:
     import argparse
     from typing import Any
+
+    from csa.model.state import SessionState
 
 _MIN_NAME = 8
 
@@ -49,9 +51,7 @@ def execute(arguments: argparse.Namespace) -> int:
         print("No turns found")
     else:
         _print_table(found, arguments.by)
-    with lossy(sys.stderr):
-        for fault in found.left_out:
-            print(f"left out: {one_line(fault.message)}", file=sys.stderr)
+    warn(f"left out: {one_line(fault.message)}" for fault in found.left_out)
     return 0
 
 
@@ -84,10 +84,16 @@ def _names(found: Statistics, by: str, *, whole: bool) -> list[str]:
     if by != "tree":
         return list(map(one_line, found.rows))
     ordered = sorted(found.rows)
-    return [
-        f"{key if whole else key[: unique_prefix_length(key, ordered)]} {one_line(found.labels.get(key, ''))}".rstrip()
-        for key in found.rows
-    ]
+    shown = {key: key if whole else key[: unique_prefix_length(key, ordered)] for key in ordered}
+    return [_name_of_tree(found.roots.get(key), shown[key], whole=whole) for key in found.rows]
+
+
+def _name_of_tree(root: SessionState | None, shown_id: str, *, whole: bool) -> str:
+    """Return the name of a root; where it has none, or in a pipe, its id and what it is about."""
+    name = one_line(root.name or "") if root else ""
+    if name and not whole:
+        return name
+    return f"{shown_id} {name or one_line(root.description if root else '')}".rstrip()
 
 
 def _columns(all_turns: int) -> Iterator[Column]:

@@ -9,7 +9,19 @@ import time
 from collections.abc import Iterator
 
 from csa.cli.describe import elapsed
-from csa.cli.output import STATUS_STYLES, Style, hint_of, lossy, one_line, print_json, print_problem, text_for, warn
+from csa.cli.naming import head_of_line
+from csa.cli.output import (
+    STATUS_STYLES,
+    Style,
+    hint_of,
+    lossy,
+    one_line,
+    print_json,
+    print_problem,
+    tell,
+    text_for,
+    warn,
+)
 from csa.cli.progress import Progress, Subject, make_progress, room_on
 from csa.cli.results import print_failure
 from csa.cli.selecting import (
@@ -18,6 +30,7 @@ from csa.cli.selecting import (
     add_selectors,
     find,
     find_all,
+    find_to_show,
     open_client,
     selected,
 )
@@ -119,12 +132,13 @@ def _first_exit_code(endings: list[WaitResult], arguments: argparse.Namespace) -
 
 def _print_wait_result(ending: WaitResult) -> None:
     style = Style(sys.stdout)
-    facts = [ending.tool, f"turn {ending.turn}" if ending.turn else ""]
+    head, name = head_of_line(ending.session_id)
+    facts = [name, ending.tool, f"turn {ending.turn}" if ending.turn else ""]
     facts.append("" if ending.duration_s is None else elapsed(ending.duration_s))
     known = one_line(", ".join(fact for fact in facts if fact))
     why = one_line(str(ending.error["message"])) if ending.error and ending.error.get("message") else ""
     status = style(ending.status, STATUS_STYLES.get(ending.status, ""))
-    print(f"{ending.session_id}: {status}{f' ({known})' if known else ''}{f': {why}' if why else ''}", flush=True)
+    print(f"{head}: {status}{f' ({known})' if known else ''}{f': {why}' if why else ''}", flush=True)
 
 
 _SHOWN_BEFORE = 10  # events of the turn
@@ -150,11 +164,11 @@ def execute_attach(arguments: argparse.Namespace) -> int:
     """
     if arguments.interactive:
         return execute_open(arguments)
-    client = open_client()
-    session = client.session(selected(arguments), retired=True)
-    session_id = session.session_id
     if arguments.tool:
         raise UsageError("--tool is for --interactive.")
+    client = open_client()
+    session = find_to_show(arguments)
+    session_id = session.session_id
     refuse_endless_wait(client.caller, session_id, verb="attach to")
     liveness = session.liveness()
     seen = _Seen()
@@ -165,8 +179,8 @@ def execute_attach(arguments: argparse.Namespace) -> int:
             signs.about(about_sessions([session.target]))
             number = _follow_turn(client, session, liveness.owner, seen, quiet=arguments.quiet)
         if number is not None:
-            print(f"csa: detached; session {session_id} goes on", file=sys.stderr)
-            print(f"hint: csa session attach -s {session_id}", file=sys.stderr)
+            tell("csa", f"detached; session {session_id} goes on")
+            tell("hint", f"csa session attach -s {session_id}")
             return 128 + number
     return _print_end(session, seen, as_json=arguments.json)
 
@@ -198,8 +212,7 @@ def execute_open(arguments: argparse.Namespace) -> int:
     warn(interaction.invocation.warnings)
     ended = interaction.run()
     warn(interaction.losses)
-    with lossy(sys.stderr):
-        print(f"csa: left session {session_id}", file=sys.stderr)
+    tell("csa", f"left session {session_id}")
     if ended.stopped_by in SIGNAL_EXITS:
         return SIGNAL_EXITS[ended.stopped_by]
     return 0 if ended.end.code == 0 and ended.stopped_by is None else 1
@@ -237,8 +250,7 @@ def _print_end(session: Session, seen: _Seen, *, as_json: bool) -> int:
         print_json(result.to_json())
     elif result.text:
         print(text_for(sys.stdout, result.text))
-    with lossy(sys.stderr):
-        print_failure(result)
+    print_failure(result)
     return code
 
 
@@ -247,11 +259,11 @@ def _follow_turn(client: Csa, session: Session, owner: Owner, seen: _Seen, *, qu
     import anyio  # noqa: PLC0415  # `csa completion`, in each new shell, loads every command
 
     since = parse_time(owner.since)
-    turn = f"turn {owner.turn}, {owner.tool} (since {owner.since_clock})"
     subject = Subject(
         record=session.record,
         turn=owner.turn,
-        headline=f"csa: attached to session {session.session_id}, {turn}",
+        verb="attached to session",
+        facts=f"{owner.tool} (since {owner.since_clock})",
         tool=owner.tool,
         is_new=False,
         started_at=since.timestamp() if since else time.time(),

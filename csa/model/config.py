@@ -1,7 +1,7 @@
 """The configuration: its keys, and how the layers combine. Pure: files and environment are read elsewhere.
 
 Layers, weakest first: defaults, the user's file, the project's file, the environment. A project's file may tighten
-what limits csa but not loosen it, and may not name commands or variables for the tools.
+safety settings but not loosen them, and may not set commands or variables for the tools.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ TRANSPORTS = (NATIVE, "acp")
 
 
 class Key(Struct):
-    """One key: its type, default and meaning; `limits` marks those that a project file can only tighten.
+    """One key: its type, default and meaning; `limits` marks those that a project file may only tighten.
 
     Less is tighter, 0 being no limit at all; where `grows`, more is.
     """
@@ -39,46 +39,48 @@ class Key(Struct):
 
 
 KEYS: Mapping[str, Key] = {
-    "tool": Key("text", AUTO, "the tool that `csa run` uses; `auto` takes the first usable one of tools_order"),
-    "tools_order": Key("words", ("codex", "claude-code", "gemini-cli", "opencode"), "the order in which `auto` looks"),
+    "tool": Key("text", AUTO, "the tool that `csa run` uses; `auto`: the first usable one in tools_order"),
+    "tools_order": Key("words", ("codex", "claude-code", "gemini-cli", "opencode"), "the order in which `auto` tries"),
     "permission": Key("permission", "edit", "what agents may do: read-only, edit or full", limits=True),
     "max_depth": Key("count", 5, "how deep sessions nest; a root has depth 0", limits=True),
-    "retries": Key("count", 2, "how often csa itself tries a turn again whose provider failed in passing"),
-    "fallback": Key("words", (), "the tools that go on, in this order, when the provider of a turn's tool fails"),
-    "on_quota": Key("on_quota", "fail", "what to do when a quota is used up: fail, wait or wait=26h (at most so long)"),
-    "handoff": Key("switch", "on", "whether a tool is told of turns that its conversation lacks: on or off"),
-    "context_turns": Key("count", 20, "how many turns a handoff tells of, at most"),
-    "context_tokens": Key("count", 6000, "how many tokens a handoff takes, at most"),
+    "retries": Key("count", 2, "how often csa itself retries a turn after a transient provider error"),
+    "fallback": Key("words", (), "the tools that take over, in this order, when the provider fails"),
+    "on_quota": Key("on_quota", "fail", "when a quota is used up: fail, wait, or wait=26h (at most that long)"),
+    "handoff": Key("switch", "on", "whether a tool gets a summary of turns its conversation does not have: on or off"),
+    "context_turns": Key("count", 20, "how many turns a handoff covers, at most"),
+    "context_tokens": Key("count", 6000, "how many tokens a handoff uses, at most"),
     "max_children": Key("count", 0, "how many sessions one session may start; 0 is no limit", limits=True),
     "max_tree_sessions": Key("count", 0, "how many sessions a tree may have; 0 is no limit", limits=True),
     "max_tree_running": Key("count", 0, "how many turns of a tree run at once; 0 is no limit", limits=True),
     "max_running": Key("count", 0, "how many turns run at once on this host; 0 is no limit", limits=True),
-    "timeout_s": Key("seconds", 0.0, "wall time after which a turn is ended, in seconds; 0 is none", limits=True),
-    "checkpoint_every_turns": Key("count", 0, "put a session on record in git at every N-th turn's end; 0 is never"),
-    "idle_timeout_s": Key("seconds", 0.0, "silence after which a turn is ended, in seconds; 0 is none", limits=True),
-    "session_ttl": Key("duration", "", "when new sessions expire, as 7d or 12h; empty: never"),
+    "timeout_s": Key("seconds", 0.0, "time limit of a turn, in seconds; 0 is no limit", limits=True),
+    "checkpoint_every_turns": Key("count", 0, "save a checkpoint at the end of every N-th turn; 0 is never"),
+    "idle_timeout_s": Key(
+        "seconds", 0.0, "end a turn after so many seconds without output or work; 0: never", limits=True
+    ),
+    "session_ttl": Key("duration", "", "how long new sessions are kept, such as 7d or 12h; empty: no expiry"),
     "max_sessions": Key("count", 0, "how many sessions a project may keep; 0 is no limit", limits=True),
-    "undo_days": Key("count", 7, "for how many days what is gone can be restored", limits=True, grows=True),
-    "on_finish": Key("text", "", "a shell command to run when a turn has ended; empty: none"),
-    "on_finish_timeout_s": Key("seconds", 0.0, "time after which that command is ended, in seconds; 0 is none"),
-    "audit_reads": Key("flag", False, "note in audit.jsonl also who reads a session", limits=True, grows=True),
+    "undo_days": Key("count", 7, "for how many days deleted sessions can be restored", limits=True, grows=True),
+    "on_finish": Key("text", "", "a shell command to run after each turn; empty: none"),
+    "on_finish_timeout_s": Key("seconds", 0.0, "time limit of that command, in seconds; 0 is no limit"),
+    "audit_reads": Key("flag", False, "also record in audit.jsonl who reads a session", limits=True, grows=True),
 }
 TOOL_KEYS: Mapping[str, Key] = {
-    "command": Key("words", (), "how the tool is started: its executable, and arguments"),
-    "transport": Key("transport", NATIVE, "how csa speaks to the tool: native, or acp (the Agent Client Protocol)"),
+    "command": Key("words", (), "how to start the tool: its executable, and arguments"),
+    "transport": Key("transport", NATIVE, "how csa talks to the tool: native, or acp (the Agent Client Protocol)"),
     "model": Key("text", "", "the model to ask the tool for"),
     "effort": Key("text", "", "the reasoning effort to ask the tool for"),
-    "auth_method": Key("text", "", "the ACP method by which the agent is authenticated when it asks"),
+    "auth_method": Key("text", "", "the ACP method to authenticate with when the agent asks"),
     "env": Key("table", {}, "variables to set for the tool"),
     "max_running": Key("count", 0, "how many turns of the tool run at once on this host; 0 is no limit", limits=True),
 }
-# What a project's file may not say: it could name commands; the transport decides how a permission is enforced, and a
-# way to authenticate may open a browser.
+# Keys a project's file may not have: it could set commands; the transport decides how a permission is enforced, and an
+# authentication method may open a browser.
 _NOT_FOR_PROJECTS = ("auth_method", "command", "env", "transport", "on_finish", "on_finish_timeout_s")
 
 
 class Layer(Struct):
-    """The values of one source; `origin` is what `csa config show` names it."""
+    """The values of one source; `origin` is its name in `csa config show`."""
 
     origin: str
     values: Mapping[str, Any]
@@ -86,7 +88,7 @@ class Layer(Struct):
 
     @property
     def is_strange(self) -> bool:
-        """Whether it is of the other program that keeps its configuration in a project's `.csa/config.toml`."""
+        """Whether it belongs to the other program that keeps its configuration in a project's `.csa/config.toml`."""
         return self.is_project and ("schema_version" in self.values or isinstance(self.values.get("project"), Mapping))
 
 
@@ -102,7 +104,7 @@ class ToolConfig(Struct):
 
 
 class _Value(Generic[_T]):
-    """An attribute of a configuration: the value in force of the key of its name."""
+    """An attribute of a configuration: the effective value of the key with its name."""
 
     def __init__(self, kind: Callable[[Any], _T]) -> None:
         self._key, self._kind = "", kind
@@ -115,12 +117,12 @@ class _Value(Generic[_T]):
 
 
 def _limit(seconds: float) -> float | None:
-    """0 is no limit, for which None stands."""
+    """Return None for 0, which means no limit."""
     return float(seconds) or None
 
 
 class Config(Struct):
-    """The values in force, by dotted key, each with its origin."""
+    """The effective values, by dotted key, each with its origin."""
 
     values: Mapping[str, tuple[Any, str]]
     warnings: tuple[str, ...] = ()
@@ -204,7 +206,7 @@ def combine_layers(layers: list[Layer]) -> Config:
             current = found[name][0] if name in found else key.default
             if not (layer.is_project and key.limits and _loosens(name, checked, current)):
                 found[name] = (checked, layer.origin)
-    words = "is another program's (it has schema_version, or [project]), and is passed over"
+    words = "belongs to another program (it has schema_version or [project]) and is ignored"
     return Config(found, tuple(f"{layer.origin}: {words}." for layer in strange))
 
 
@@ -247,7 +249,9 @@ def _flatten_tools(layer: Layer, tools: Any) -> dict[str, Any]:
 
 def _refuse_to_project(layer: Layer, key: str, name: str) -> None:
     if layer.is_project and key in _NOT_FOR_PROJECTS:
-        raise ConfigError(f"{layer.origin}: a project may not set '{name}'.", hint="move it to your own config file")
+        raise ConfigError(
+            f"{layer.origin}: a project's file may not set '{name}'.", hint="move it to your own config file"
+        )
 
 
 def _checked_table(origin: str, name: str, value: Any) -> Mapping[str, Any]:
@@ -261,9 +265,9 @@ def _key_of(name: str) -> Key:
 
 
 def _unknown_key(origin: str, name: str, known: list[str], *, where: str = "", prefix: str = "") -> ConfigError:
-    from difflib import get_close_matches  # noqa: PLC0415  # only a typo pays for it
+    from csa.nearest import nearest  # noqa: PLC0415  # only a typo pays for it
 
-    close = get_close_matches(name, known, n=1)
+    close = nearest(name, known)
     meant = f"{prefix}{close[0].upper()}" if prefix and close else f"{where}{close[0]}" if close else ""
     shown = "is not a key" if prefix else f"unknown key '{where}{name}'"
     return ConfigError(
@@ -283,12 +287,12 @@ def _loosens(name: str, new: Any, current: Any) -> bool:
 
 
 _EXPECTED: Mapping[_Kind, str] = {
-    "text": "a text",
-    "words": "a list of texts",
-    "count": "a whole number from 0 up",
-    "seconds": "a number of seconds from 0 up",
+    "text": "a string",
+    "words": "a list of strings",
+    "count": "a whole number, 0 or more",
+    "seconds": "a number of seconds, 0 or more",
     "permission": "one of read-only, edit, full",
-    "table": "a table of texts",
+    "table": "a table of strings",
     "transport": "native or acp",
     "duration": "a time such as 7d, 12h or 30m",
     "flag": "true or false",

@@ -136,9 +136,9 @@ class _Conversation:
     def handoff(self, event: Event) -> None:
         turns = event.data.get("turns")
         count = len(turns) if isinstance(turns, list) else 0
-        told = f"{event.data.get('to')} was told of {count} earlier turn{'s' * (count != 1)}"
+        told = f"gave {event.data.get('to')} a summary of {count} earlier turn{'s' * (count != 1)}"
         gone = _text(event.data.get("replaces"))
-        self.say(event, "system", f"{told}, in place of conversation {gone}, which it did not know" if gone else told)
+        self.say(event, "system", f"{told}: it no longer knew conversation {gone}" if gone else told)
 
     def compaction(self, event: Event) -> None:
         if event.data.get("status") in (None, "succeeded"):  # what was only begun, or failed, changes nothing

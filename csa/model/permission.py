@@ -6,12 +6,15 @@ from enum import Enum
 
 
 class Permission(Enum):
+    """What an agent may do: read, change files of its project, or everything."""
+
     READ_ONLY = "read-only"
     EDIT = "edit"
     FULL = "full"
 
     @property
     def rank(self) -> int:
+        """0 for the least."""
         return _ORDER.index(self)
 
     def at_most(self, ceiling: Permission) -> Permission:

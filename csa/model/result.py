@@ -24,7 +24,7 @@ SUMMARY_LENGTH = 200
 
 
 UNKNOWN_CONVERSATION = "unknown_conversation"  # the kind of error
-NO_NEW_CONVERSATION = "no new one could be begun"
+NO_NEW_CONVERSATION = "no new one could be started"
 
 
 class Link(Struct, kw_only=True):
@@ -226,7 +226,7 @@ def text_of(value: object) -> str | None:
 
 def _typed(value: Any, kind: type[_T]) -> _T | None:
     if value is not None and not isinstance(value, kind):
-        raise TypeError(f"{value!r} is no {kind.__name__}")
+        raise TypeError(f"{value!r} is not a {kind.__name__}")
     return value
 
 

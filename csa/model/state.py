@@ -367,7 +367,7 @@ def _time_of(session_id: str) -> datetime:
     try:
         return datetime.fromtimestamp(milliseconds_of(session_id) / 1000, UTC)
     except (OverflowError, ValueError, OSError):
-        raise RecordFault("created_at", "is missing, and the id tells of no time that there is") from None
+        raise RecordFault("created_at", "is missing, and the id does not contain a valid time") from None
 
 
 def _optional_id(record: Mapping[str, Any], key: str) -> str | None:

@@ -22,13 +22,13 @@ def count_kills() -> Kills:
 
 
 def explain_kill(before: Kills, now: Kills) -> str:
-    """Say what there is to say of a process that was killed between two readings, and not by csa."""
+    """Explain why a process was killed between two readings, and not by csa."""
     words = "perhaps out of memory"
     if before.cgroup is not None and now.cgroup is not None and now.cgroup > before.cgroup:
-        return f"out of memory: meanwhile the kernel has killed {_processes(now.cgroup - before.cgroup)} of this cgroup"
+        return f"out of memory: the kernel killed {_processes(now.cgroup - before.cgroup)} of this cgroup meanwhile"
     if before.machine is not None and now.machine is not None and now.machine > before.machine:
         count = _processes(now.machine - before.machine)
-        return f"{words}: meanwhile the kernel has killed {count} of this machine for lack of it"
+        return f"{words}: the kernel killed {count} on this machine for lack of memory meanwhile"
     return words
 
 

@@ -90,12 +90,12 @@ def find_caller(environ: Mapping[str, str], root: Path) -> Caller | None:
     session_id = environ.get("CSA_SESSION_ID", "")
     directory = Path(environ.get("CSA_SESSION_DIR", ""))
     if not is_session_id(session_id):
-        raise _refused(f"CSA_SESSION_ID is '{session_id}', which is no session id")
+        raise _refused(f"CSA_SESSION_ID is '{session_id}', which is not a session id")
     if not directory.is_absolute():
         raise _refused("CSA_SESSION_DIR is missing or not an absolute path")
     directory = directory.resolve()
     if not directory.is_relative_to(root.resolve()):
-        raise _refused(f"CSA_SESSION_DIR is not below the state root {root}")
+        raise _refused(f"CSA_SESSION_DIR is not in the state root {root}")
     if directory.name != session_id:
         raise _refused("CSA_SESSION_DIR is not the directory of CSA_SESSION_ID")
     paths = SessionPaths(directory)
@@ -122,7 +122,7 @@ def refuse_own_lineage(caller: Caller | None, session_id: str, *, verb: str = "r
     if caller is None:
         return
     if session_id == caller.session_id:
-        hint = "start a new session for the sub-task" if verb == "resume" else "leave that to who started it"
+        hint = "start a new session for the sub-task" if verb == "resume" else "leave that to whoever started it"
         raise RefusedError(f"Session {session_id} cannot {verb} itself.", hint=hint)
     if session_id in caller.lineage():
         raise RefusedError(
@@ -134,8 +134,8 @@ def refuse_endless_wait(caller: Caller | None, session_id: str, *, verb: str = "
     """Raise RefusedError for a turn that cannot end before the calling agent's command has."""
     if caller is not None and session_id in caller.unfinished():
         raise RefusedError(
-            f"Session {caller.session_id} cannot {verb} {session_id}: that turn waits for this command to end.",
-            hint="csa session is-alive, info, show and logs look at it without waiting",
+            f"Session {caller.session_id} cannot {verb} {session_id}: its turn is waiting for this command to end.",
+            hint="csa is-alive, status, show and logs show it without waiting",
         )
 
 

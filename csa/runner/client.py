@@ -97,7 +97,7 @@ class Csa(SessionVerbs):
             start = os.path.realpath(directory)
         except FileNotFoundError as error:
             raise UsageError(
-                "The current directory has been deleted.", hint="cd to another, or pass --cd DIR"
+                "The current directory has been deleted.", hint="cd to another one, or use --cd DIR"
             ) from error
         project = find_project(start)
         root = state_root(variables)

@@ -11,6 +11,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Mapping
 from datetime import timedelta
@@ -71,7 +72,7 @@ def start_detached(
     refuse_ephemeral(request)
     if sandbox := outer_sandbox():
         raise RefusedError(
-            f"A detached turn cannot outlive the sandbox of {sandbox} that csa was called in.",
+            f"A detached turn cannot outlive the {sandbox} sandbox that csa was called in.",
             hint="run it in the foreground, or give the calling session --permission full",
         )
     deadline = time.monotonic() + (wait_s or 0.0)
@@ -116,7 +117,7 @@ def _environment(environ: Mapping[str, str], store: Store, session_id: str) -> d
 def refuse_ephemeral(request: RunRequest) -> None:
     """Raise UsageError for a session that would be gone before anyone could look."""
     if request.ephemeral:
-        raise UsageError("--detach and --ephemeral exclude each other: nobody would see the answer.")
+        raise UsageError("--detach and --ephemeral cannot be combined: nobody would see the answer.")
 
 
 def _start(order: dict[str, Any], environ: dict[str, str], *, project: str) -> Detached:
@@ -138,11 +139,12 @@ def _start(order: dict[str, Any], environ: dict[str, str], *, project: str) -> D
             pass  # it died, and the answer will be missing
         line = answer.readline()
     if not line:
-        raise CsaError(f"The supervisor ended at once, with code {process.wait(START_LIMIT_S)}.", hint="csa doctor")
+        raise CsaError(f"The supervisor exited at once, with code {process.wait(START_LIMIT_S)}.", hint="csa doctor")
     said = json.loads(line)
     if "error" in said:
         process.wait(START_LIMIT_S)
         raise _error_from(said["error"])
+    threading.Thread(target=process.wait, daemon=True).start()  # who lives on is to have no zombie of it
     return Detached(said["session_id"], said["turn"], said["tool"], process.pid, project)
 
 

@@ -69,7 +69,7 @@ def run_on_finish(
         signals.pass_to(process)
         said = json.dumps(result.to_json()).encode() + b"\n"
         if not _attend(process, said, follow_up.timeout_s):
-            problems.append(f"{named}: it took longer than {follow_up.timeout_s:g} s, and was ended")
+            problems.append(f"{named}: it took longer than {follow_up.timeout_s:g} s and was killed")
         elif process.returncode:
             problems.append(f"{named}: it exited with code {process.returncode}")
     return problems
@@ -79,7 +79,7 @@ def _existing(directory: str, environ: Mapping[str, str]) -> tuple[str, list[str
     """Return where the command can start, and what to say when that is not where it was to."""
     places = [directory, environ.get("HOME", ""), "/"]
     found = next(place for place in places if os.path.isdir(place) and os.access(place, os.X_OK))
-    return found, [] if found == directory else [f"--on-finish: {directory} is gone; it runs in {found}"]
+    return found, [] if found == directory else [f"--on-finish: {directory} is gone; running in {found}"]
 
 
 def _attend(process: subprocess.Popen[bytes], said: bytes, timeout_s: float | None) -> bool:

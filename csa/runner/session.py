@@ -39,14 +39,17 @@ class Session:
 
     @property
     def store(self) -> Store:
+        """The store of its project."""
         return self.context.store
 
     @property
     def project(self) -> Path:
+        """The directory of its project."""
         return self.context.store.project
 
     @property
     def target(self) -> Target:
+        """What tells it from all others: its store, and its id."""
         return self.context.store, self.session_id
 
     @property
@@ -122,7 +125,7 @@ def find_session(context: Context, selector: str, *, retired: bool = False) -> S
     if not retired and not found.live and len(found.collected) == 1:
         store, session_id = found.collected[0]
         raise RetiredError(
-            f"Session {session_id} of {store.project} was retired; it can only be read.",
+            f"Session {session_id} of {store.project} is deleted; it can only be read.",
             hint=f"csa session restore -s {session_id}",
         )
     return found.choose(found.live or found.collected)
@@ -154,17 +157,17 @@ def find_retired(context: Context, selector: str) -> Session:
     """
     typed, store = selector.strip(), context.store
     if not typed:
-        raise UsageError("An empty session selector matches nothing.")
+        raise UsageError("The session name is empty.")
     matches = store.match_retired(typed)
     if len(matches) > 1:
         raise AmbiguousError(typed, store.describe(matches), len(matches))
     if matches:
         return Session(context, matches[0])
     if typed[0].isdigit() and len(typed) >= LONG_PREFIX and not store.has(typed.upper()):
-        elsewhere = _Elsewhere(context, typed, what="removed session")
+        elsewhere = _Elsewhere(context, typed, what="deleted session")
         return elsewhere.choose(elsewhere.collected)
     hint = "csa session list" if store.has(typed.upper()) else None
-    raise NotFoundError(f"No removed session matches '{typed}' in {store.project}.", hint=hint)
+    raise NotFoundError(f"No deleted session matches '{typed}' in {store.project}.", hint=hint)
 
 
 class _Elsewhere:
@@ -206,7 +209,7 @@ class _Elsewhere:
             lines += [f"... and {len(matches) - len(shown)} more"] if len(matches) > len(shown) else []
             same = len({session_id for _, session_id in matches}) == 1
             there = next((store.project for store, _ in matches if store.project.is_dir()), None)
-            how = f"--cd {there} means the one there" if same and there else None
+            how = f"choose one with --cd, as in --cd {there}" if same and there else None
             raise AmbiguousError(self._typed, lines, len(matches), hint=how)
         store, session_id = matches[0]
         return Session(self._context.in_project(store.project_pathname), session_id)
@@ -230,13 +233,13 @@ def _name_elsewhere(here: Store, name: str, error: NotFoundError) -> NotFoundErr
     found.sort(key=lambda match: match[1], reverse=True)
     places = " or ".join(f"{session_id} in {store.project}" for store, session_id in found[:_PLACES_NAMED])
     more = f" or {len(found) - _PLACES_NAMED} more" if len(found) > _PLACES_NAMED else ""
-    return NotFoundError(error.message, hint=f"names are of a project; did you mean {places}{more}?")
+    return NotFoundError(error.message, hint=f"names belong to a project; did you mean {places}{more}?")
 
 
 def _nearly(name: str, store: Store) -> str | None:
-    from difflib import get_close_matches  # noqa: PLC0415  # only a typo pays for it
+    from csa.nearest import nearest  # noqa: PLC0415  # only a typo pays for it
 
-    return next(iter(get_close_matches(name, store.names(newest=_NEWEST_READ), n=1, cutoff=0.75)), None)
+    return next(iter(nearest(name, store.names(newest=_NEWEST_READ))), None)
 
 
 def _find_relative(context: Context, selector: str, *, retired: bool) -> Session:
@@ -246,7 +249,7 @@ def _find_relative(context: Context, selector: str, *, retired: bool) -> Session
     if selector == "@last":
         return Session(context, context.store.last_used(caller.session_id if caller else None))
     if selector not in {"@self", "@parent", "@root"}:
-        raise UsageError(f"Unknown selector '{selector}'.", hint="there are @current, @last, @self, @parent and @root")
+        raise UsageError(f"Unknown selector '{selector}'.", hint="use @current, @last, @self, @parent or @root")
     session_id = _relative_id(caller, selector)
     assert caller is not None  # or there would be none
     project = caller.project_of(session_id)
@@ -255,7 +258,7 @@ def _find_relative(context: Context, selector: str, *, retired: bool) -> Session
 
 def _relative_id(caller: Caller | None, selector: str) -> str:
     if caller is None:
-        raise NotFoundError(f"{selector} means something only inside a session.")
+        raise NotFoundError(f"{selector} can only be used inside a session.")
     found = {
         "@self": caller.session_id,
         "@parent": caller.state.parent_session_id,
@@ -271,5 +274,5 @@ def _current(context: Context, *, retired: bool) -> Session:
 
     chosen = read_current(context.store)
     if chosen is None:
-        raise NotFoundError(f"No session is the current one in {context.store.project}.", hint="csa session switch S")
+        raise NotFoundError(f"There is no current session in {context.store.project}.", hint="csa session switch S")
     return find_session(context, chosen, retired=retired)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from csa.model.usage import Usage
     from csa.store.owner import Owner
 
-_SHOWN_LENGTH = 10
+SHOWN_LENGTH = 10  # characters of an id, at least
 
 
 class Siblings(Struct, frozen=False):
@@ -121,7 +121,11 @@ class SessionInfo(Struct, kw_only=True, frozen=False):
     @property
     def prefix(self) -> str:
         """The shortest unique prefix, at least 10 characters."""
-        return self.session_id[: max(_SHOWN_LENGTH, self.unique_length)]
+        return self.session_id[: max(SHOWN_LENGTH, self.unique_length)]
+
+    @property
+    def name(self) -> str | None:
+        return self.state.name if self.state else None
 
     @property
     def phase(self) -> str:

@@ -63,7 +63,7 @@ def test_another_state_root_is_refused(place: Place) -> None:
     command = f"env -i PATH=$PATH HOME=$HOME CSA_STATE_DIR={elsewhere} {CSA} run x"
     _, output = run_inside(place, f"{command} 2>&1; echo code $?")
     assert "code 5" in output
-    assert "not below the state root" in output
+    assert "not in the state root" in output
     assert not elsewhere.exists()
     assert len(place.ids()) == 1
 

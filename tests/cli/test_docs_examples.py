@@ -1,4 +1,4 @@
-"""Every example line of docs/sessions.md runs, over a store with the sessions that it names.
+"""Every example line of docs/sessions.md, and every older one, runs over a store with the sessions that it names.
 
 An example of a command that does not exist, or does not work as shown, fails. What comes of each line is checked where
 its command is tested; here it must end with the exit code that the documents promise.
@@ -17,16 +17,25 @@ from tests.forkserver import ForkServer
 from tests.support import Place, close_place
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "sessions.md"
+OLDER = Path(__file__).with_name("old_examples.txt")  # from before `session` could be left out
 SESSION = "01JH4QWERT1234567890ABCDEF"  # which 01JH4Q names
 RETIRED = "01JH4QZZZZ1234567890ABCDEF"  # which it names to restore
 OTHER = "01JH4RWERT1234567890ABCDEF"
-CODES = {"session is-alive": {1}}  # by the words an example contains; all else exits 0
-NEEDS_SCREEN = ("--watch", "csa top", "session attach")  # tested where they are
+CODES = {"is-alive": {1}}  # by the words an example contains; all else exits 0
+NEEDS_SCREEN = ("--watch", "csa top", "csa attach", "csa session attach", "csa open")  # tested where they are
 
 
 def examples() -> list[str]:
     lines = re.findall(r"^\$ (.*)$", DOCUMENT.read_text(), re.MULTILINE)
-    return [line for line in lines if "csa " in line and not any(words in line for words in NEEDS_SCREEN)]
+    return [line for line in lines if "csa " in line and _needs_no_screen(line)]
+
+
+def older_examples() -> list[str]:
+    return [line for line in OLDER.read_text().splitlines() if _needs_no_screen(line)]
+
+
+def _needs_no_screen(line: str) -> bool:
+    return not any(words in line for words in NEEDS_SCREEN)
 
 
 def test_there_are_examples() -> None:
@@ -86,7 +95,9 @@ def _prepare(place: Place) -> Place:
     return place
 
 
-@pytest.mark.parametrize("line", examples())
+@pytest.mark.parametrize(
+    "line", [*examples(), *(pytest.param(line, marks=pytest.mark.thorough) for line in older_examples())]
+)
 def test_example_runs(prepared: Place, line: str) -> None:
     """The line, typed into a shell, does what it says."""
     done = prepared.shell(["bash", "-c", line])

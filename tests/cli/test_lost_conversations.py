@@ -172,7 +172,7 @@ def test_what_csa_has_no_transcript_of_is_not_begun_anew(place: Place) -> None:
     for _ in range(2):
         done = place.run("run", "--session", session_id, "x")
         assert done.code == 1
-        assert "no new one could be begun: csa has no transcript of it" in done.err
+        assert "no new one could be started: csa has no transcript of it" in done.err
         assert 'hint: csa run --tool codex "..."' in done.err
     assert conversation_of(place, session_id, "codex") == gone
 

@@ -408,7 +408,7 @@ def test_on_finish_in_time(place: Place) -> None:
     done = place.run("run", "--tool", "codex", "--on-finish", hook, "--on-finish-timeout", "0.5", "go")
     assert done.code == 0
     assert heard.exists()
-    assert "it took longer than 0.5 s, and was ended" in done.err
+    assert "it took longer than 0.5 s and was killed" in done.err
 
 
 def test_on_finish_where_the_directory_is_gone(place: Place) -> None:

@@ -581,7 +581,7 @@ def test_usage_statistics(place: Place) -> None:
     assert content.count("p95_peak_rss_bytes") == 2
     checks = place.run("doctor", "--json").json["checks"]
     (detail,) = [check["detail"] for check in checks if check["name"] == "codex"]
-    assert re.search(r"up to \d+ MB a turn \(P95 of 1\)", detail)
+    assert re.search(r"up to \d+ MB per turn \(P95 of 1\)", detail)
     assert path.read_text() == content
     path.write_text("this is = not [ toml")
     place.codex()

@@ -127,7 +127,7 @@ def test_keep_background(place: Place) -> None:
         warnings = [event["data"] for event in place.events(done.session_id) if event["type"] == "warning"]
         assert [warning["kind"] for warning in warnings] == ["background"]
         assert f"{server} " in warnings[0]["message"]
-        assert "no process" in doctor_says(place)
+        assert "no processes" in doctor_says(place)
         assert place.run("session", "is-alive", "-s", done.session_id).code == 1
         place.play(["say", "again"])
         place.codex("go on", "--session", done.session_id)

@@ -23,6 +23,7 @@ def put(root: Path, name: str, text: str = "") -> None:
 def test_the_kernel_here_can_contain_processes() -> None:
     """The probe really uses the features, and this suite could not run where they are missing."""
     found = probe_kernel()
+    assert found
     assert set(found) == set(WORKING)
     assert judge_kernel(found).status == "ok"
 
@@ -117,7 +118,7 @@ def test_versions(out: str, version: str | None) -> None:
 def test_answers_that_are_none() -> None:
     """A version on stdout counts for nothing when the command fails."""
     assert judge_answer(ToolExit(1, None), "1.2.3", "") == Answer(problem="exits 1: 1.2.3")
-    assert judge_answer(ToolExit(None, 9), "1.2.3", "") == Answer(problem="is killed by signal 9: 1.2.3")
+    assert judge_answer(ToolExit(None, 9), "1.2.3", "") == Answer(problem="was killed by signal 9: 1.2.3")
     assert len(judge_answer(ToolExit(1, None), "", "x" * 5000).problem or "") < 200
 
 

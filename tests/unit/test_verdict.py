@@ -131,5 +131,5 @@ def test_the_kernels_counters_are_evidence() -> None:
     assert explain_kill(Kills(), Kills()) == explain_kill(Kills(1, 1), Kills(1, 1)) == "perhaps out of memory"
     assert explain_kill(Kills(0, 5), Kills(2, 7)).startswith("out of memory: ")
     assert "2 processes of this cgroup" in explain_kill(Kills(0, 5), Kills(2, 7))
-    assert "1 process of this machine" in explain_kill(Kills(None, 5), Kills(None, 6))
+    assert "1 process on this machine" in explain_kill(Kills(None, 5), Kills(None, 6))
     assert count_kills().machine is not None

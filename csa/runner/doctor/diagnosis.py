@@ -1,4 +1,4 @@
-"""Whether csa can work here, and what keeps it from doing so: the checks of `csa doctor`, as data.
+"""Whether csa can run here, and what prevents it: the checks of `csa doctor`, as data.
 
 Nothing is changed, but for a lock that is tried in a file of its own below the state root.
 """
@@ -7,10 +7,8 @@ from __future__ import annotations
 
 import platform
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
-
-import anyio
 
 from csa import __version__
 from csa.errors import ConfigError, CsaError, RefusedError, ToolUnavailableError
@@ -19,7 +17,7 @@ from csa.model.check import ANSWER_LIMIT_S, Check
 from csa.model.config import Config, combine_layers
 from csa.runner.ancestry import IDENTITY_VARIABLES
 from csa.runner.context import Context
-from csa.runner.doctor.other_checks import check_others
+from csa.runner.doctor.other_checks import check_command, check_other_store
 from csa.runner.doctor.store_checks import check_store
 from csa.runner.doctor.system_checks import check_system, check_temporary
 from csa.runner.doctor.tool_checks import ToolFinding, ask_version, find_tools, judge_tool
@@ -30,13 +28,13 @@ from csa.structs import Struct, replace
 
 
 class Diagnosis(Struct):
-    """All that was found, by topic."""
+    """All findings, by topic."""
 
     checks: tuple[Check, ...]
 
     @property
     def exit_code(self) -> int:
-        """0 when a run could work, else the code of the first thing that keeps it from working."""
+        """0 if a run could work, else the code of the first thing that prevents it."""
         return next((check.exit_code for check in self.checks if check.exit_code), 0)
 
     def to_dict(self) -> dict[str, Any]:
@@ -44,40 +42,45 @@ class Diagnosis(Struct):
         return {"ok": self.exit_code == 0, "checks": [check.to_dict() for check in self.checks]}
 
 
-async def diagnose(context: Context, *, limit_s: float = ANSWER_LIMIT_S) -> Diagnosis:
-    """Look at everything. Each tool has `limit_s` to tell its version; nothing a tool or a file does raises."""
+async def diagnose(
+    context: Context, *, limit_s: float = ANSWER_LIMIT_S, report: Callable[[Check], None] = lambda _: None
+) -> Diagnosis:
+    """Check everything. Each tool has `limit_s` to report its version; nothing a tool or a file does raises.
+
+    `report` gets each check as soon as it and all before it are done, topic by topic.
+    """
+    checks: list[Check] = []
+
+    def add(*found: Check) -> None:
+        for check in found:
+            checks.append(check)
+            report(check)
+
     config, config_check = _check_config(context)
     adapters, problems = loadable_adapters(config)
     adapters += installed_agents(config, context.environ)
-    findings: list[ToolFinding] = []
-    git: list[Check] = []
+    add(Check("setup", "csa", "ok", f"{__version__}, Python {platform.python_version()}"), config_check)
+    add(*_check_caller(context), *check_command(context.environ), await _check_git(context, limit_s=limit_s))
 
-    async def look_at_tools() -> None:
-        findings.extend(await find_tools(context, config, adapters, limit_s=limit_s))
+    def tell(finding: ToolFinding) -> None:
+        add(_redacted(context, judge_tool(finding, config)))
 
-    async def look_at_git() -> None:
-        git.append(await _check_git(context, limit_s=limit_s))
+    findings = await find_tools(context, config, adapters, limit_s=limit_s, report=tell)
+    step = "reinstall or remove the package that provides it"
+    add(*(_redacted(context, Check("tools", "adapter", "fail", problem, step)) for problem in problems))
+    add(_check_choice(context, config, findings))
+    add(*check_store(context.store), *check_other_store(context.store.root, context.environ))
+    add(*check_system(), check_temporary(context.environ))
+    return Diagnosis(tuple(checks))
 
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(look_at_tools)
-        tasks.start_soon(look_at_git)
-    return Diagnosis(
-        (
-            Check("setup", "csa", "ok", f"{__version__}, Python {platform.python_version()}"),
-            config_check,
-            *_check_caller(context),
-            *git,
-            *_check_tools(context, config, findings, problems),
-            *check_store(context.store),
-            *check_others(context.store.root, context.environ),
-            *check_system(),
-            check_temporary(context.environ),
-        )
-    )
+
+def _redacted(context: Context, check: Check) -> Check:
+    """Return a check in whose detail a tool, or an adapter, is quoted."""
+    return replace(check, detail=context.redactor.redact(check.detail))
 
 
 def _check_config(context: Context) -> tuple[Config, Check]:
-    """Return the configuration, or the defaults where it is wrong, and what is to be said of it."""
+    """Return the configuration, or the defaults if it is wrong, and the check for it."""
     try:
         layers = config_layers(context.config_directory, context.environ)
         config = combine_layers(layers)
@@ -85,10 +88,10 @@ def _check_config(context: Context) -> tuple[Config, Check]:
     except ConfigError as error:
         return combine_layers([]), Check("setup", "config", "fail", error.message, error.hint, error.exit_code)
     if config.warnings:
-        step = "csa's own settings can stand in your own config file"
+        step = "put csa's settings into your own config file"
         return config, Check("setup", "config", "warn", "\n".join(config.warnings), step)
     sources = ", ".join(layer.origin for layer in layers)
-    return config, Check("setup", "config", "ok", sources or "no config files; the defaults hold")
+    return config, Check("setup", "config", "ok", sources or "no config files; using the defaults")
 
 
 def _check_caller(context: Context) -> list[Check]:
@@ -106,32 +109,21 @@ def _check_caller(context: Context) -> list[Check]:
 async def _check_git(context: Context, *, limit_s: float) -> Check:
     path = shutil.which("git", path=context.environ.get("PATH"))
     if path is None:
-        return Check("setup", "git", "warn", "not installed; agents that work on code need it", "install git")
+        return Check("setup", "git", "warn", "not installed; agents need it to work on code", "install git")
     environment = base_environment(context.environ, (), {})
     answer = await ask_version((path, "--version"), str(context.directory), environment, limit_s=limit_s)
     if answer.problem:
-        return Check("setup", "git", "warn", f"{path} {answer.problem}", f"see what `{path} --version` says")
+        return Check("setup", "git", "warn", f"{path} {answer.problem}", f"check the output of `{path} --version`")
     return Check("setup", "git", "ok", f"{answer.version}, {path}")
 
 
-def _check_tools(
-    context: Context, config: Config, findings: Sequence[ToolFinding], problems: Sequence[str]
-) -> list[Check]:
-    redact = context.redactor.redact
-    checks = [judge_tool(finding, config) for finding in findings]
-    checks = [replace(check, detail=redact(check.detail)) for check in checks]  # tools are quoted in them
-    step = "reinstall or remove the package that brings it"
-    checks += [Check("tools", "adapter", "fail", redact(problem), step) for problem in problems]
-    return [*checks, _check_choice(context, config, findings)]
-
-
 def _check_choice(context: Context, config: Config, findings: Sequence[ToolFinding]) -> Check:
-    """Say what `csa run` would use, and whether that can be used."""
+    """Say which tool `csa run` would use, and whether it works."""
     usable = [finding.adapter for finding in findings if finding.is_usable]
     if not usable:
         installed = any(finding.command for finding in findings)
-        detail = "no tool that works" if installed else "no AI coding tool is installed"
-        step = "repair one of the tools above" if installed else "install one of the tools above, and log in with it"
+        detail = "no tool works" if installed else "no AI coding tool is installed"
+        step = "fix one of the tools above" if installed else "install one of the tools above and log in"
         return Check("tools", "run", "fail", detail, step, ToolUnavailableError.exit_code)
     try:
         choice = choose_tool(None, None, config, context.environ, avoid_family=None)

@@ -15,27 +15,23 @@ _OURS = b"csa.cli"  # stands in the launcher of any csa of this kind
 _LAUNCHER_BYTES = 4096
 
 
-def check_others(root: Path, environ: Mapping[str, str]) -> list[Check]:
-    """Say what is there of it; nothing where nothing is."""
-    return [*_check_store(root, environ), *_check_command(environ)]
-
-
-def _check_store(root: Path, environ: Mapping[str, str]) -> list[Check]:
+def check_other_store(root: Path, environ: Mapping[str, str]) -> list[Check]:
+    """Say where its sessions are; nothing where there are none."""
     other = other_state_root(environ)
     if not other.is_dir() or os.path.realpath(other) == os.path.realpath(root):
         return []
-    detail = f"another program (cli-sub-agent) keeps its sessions in {other}; csa does not look there"
-    step = f"CSA_STATE_DIR={shlex.quote(str(other))} csa session list shows those of this project"
+    detail = f"another program (cli-sub-agent) keeps its sessions in {other}; csa does not use them"
+    step = f"CSA_STATE_DIR={shlex.quote(str(other))} csa list shows those of this project"
     return [Check("state", "other store", "warn", detail, step)]
 
 
-def _check_command(environ: Mapping[str, str]) -> list[Check]:
+def check_command(environ: Mapping[str, str]) -> list[Check]:
     """Look what `csa` means in a shell: to an agent that is told to call csa, and to you."""
     found = shutil.which("csa", path=environ.get("PATH"))
     if found is None or _is_ours(found):
         return []
     detail = f"the first csa on the PATH, {found}, is another program"
-    return [Check("setup", "command", "warn", detail, "put the directory of this csa before it on the PATH")]
+    return [Check("setup", "command", "warn", detail, "put this csa's directory before it on the PATH")]
 
 
 def _is_ours(command: str) -> bool:

@@ -34,10 +34,10 @@ def check_places(store: Store) -> Check:
     found = [(place, fault) for place in places_of(store) if (fault := _place_fault(place))]
     root = store.root_pathname
     if owner := owner_above(root):
-        detail = f"csa runs as root in the state of {owner}; what it makes there is given to {owner}"
-        return Check("state", "files", "warn", detail, f"sudo -u {owner} csa ..., so that agents are no root, either")
+        detail = f"csa runs as root in the state root of {owner}; what it creates there will belong to {owner}"
+        return Check("state", "files", "warn", detail, f"sudo -u {owner} csa ..., so that agents are not root either")
     if not found:
-        return Check("state", "files", "ok", "all that a run here touches can be used")
+        return Check("state", "files", "ok", "every file that a run here needs is usable")
     blocking = [fault for place, fault in found if place.is_needed]
     ordered = [*blocking, *(fault for place, fault in found if not place.is_needed)]
     words = [fault.message.rstrip(".") for fault in ordered[:_SHOWN]]
@@ -71,13 +71,13 @@ def _place_fault(place: Place) -> StateError | None:
     except OSError as error:
         return StateError.denied(place.path, "cannot be used", error)
     if place.is_directory != stat.S_ISDIR(found.st_mode) or not (place.is_directory or stat.S_ISREG(found.st_mode)):
-        problem = "is no directory" if place.is_directory else "is no regular file"
-        return StateError(place.path, problem, hint=f"look at it, then: rm -r {shlex.quote(place.path)}")
+        problem = "is not a directory" if place.is_directory else "is not a regular file"
+        return StateError(place.path, problem, hint=f"check it, then: rm -r {shlex.quote(place.path)}")
     if os.access(place.path, os.R_OK | os.W_OK | (os.X_OK if place.is_directory else 0)):
         return None
     denied = StateError.denied(place.path, "cannot be used", PermissionError(13, os.strerror(13)))
     is_passed_over = not place.is_needed and isinstance(denied, DeniedError) and "/.slots/" in place.path
-    return _with(denied, "; runs pass it over") if is_passed_over else denied
+    return _with(denied, "; runs skip it") if is_passed_over else denied
 
 
 def _with(fault: StateError, more: str) -> StateError:

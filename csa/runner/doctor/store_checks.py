@@ -28,7 +28,7 @@ def check_store(store: Store) -> list[Check]:
     if problem := _cannot_write(root) or _cannot_write(store.path):
         return [_blocked(root, *problem), *check_leftovers(root)]
     if not os.path.exists(root):
-        detail = f"{root} does not exist yet; the first run makes it"
+        detail = f"{root} does not exist yet; the first run creates it"
         return [Check("state", "state root", "ok", detail), *check_leftovers(root)]
     found = survey(root, limit_s=SURVEY_LIMIT_S)
     return [
@@ -49,13 +49,13 @@ def _root(root: Path, found: Survey) -> Check:
     size = f"{'' if found.is_size_whole else 'more than '}{size_words(found.size_bytes)}"
     detail = f"{root}: writable, {size}, {size_words(free)} free"
     if free < _LITTLE_SPACE_BYTES:
-        step = "make room on this disk, or set CSA_STATE_DIR to a directory on another"
+        step = "free space on this disk, or set CSA_STATE_DIR to a directory on another"
         return Check("state", "state root", "warn", detail, step)
     return Check("state", "state root", "ok", detail)
 
 
 def _blocked(root: Path, problem: str, step: str | None = None) -> Check:
-    step = f"{step or 'mend its owner, mode or disk'}, or set CSA_STATE_DIR to a directory that you can write"
+    step = f"{step or 'fix its owner, mode or disk'}, or set CSA_STATE_DIR to a writable directory"
     return Check("state", "state root", "fail", f"{root} cannot be used: {problem}", step, EXIT_STATE)
 
 
@@ -63,7 +63,7 @@ def _cannot_write(path: Path) -> tuple[str, str | None] | None:
     """Say why nothing can be made at `path`, with a step where there is one; None when what exists of it allows it."""
     place = next(place for place in (path, *path.parents) if os.path.lexists(place))
     if not os.path.isdir(place):
-        return f"{place} is no directory", None
+        return f"{place} is not a directory", None
     if os.access(place, os.W_OK | os.X_OK):
         return None
     whose, step = explain_denial(place) or (None, None)
@@ -75,7 +75,7 @@ def _locks(root: Path) -> list[Check]:
     try:
         handle, name = tempfile.mkstemp(prefix=".doctor-", dir=root)
     except OSError as error:
-        return [_blocked(root, f"no file can be made there ({error.strerror})")]
+        return [_blocked(root, f"no file can be created there ({error.strerror})")]
     fault = place_flock(handle)
     os.close(handle)
     try:
@@ -86,28 +86,28 @@ def _locks(root: Path) -> list[Check]:
         os.unlink(name)
     step = "set CSA_STATE_DIR to a directory on a local disk"
     if problem is not None:
-        return [Check("state", "locks", "fail", f"locks do not work in {root}: {problem}", step, EXIT_STATE)]
+        return [Check("state", "locks", "fail", f"file locks do not work in {root}: {problem}", step, EXIT_STATE)]
     if fault:
         detail = (
-            f"locks hold on its file system, but flock(2) does not work there ({os.strerror(fault)}): csa does "
-            "without, but no other program that writes the same sessions sees that one is in use"
+            f"file locks work, but flock(2) does not work there ({os.strerror(fault)}): csa works "
+            "without it, but other programs that write the same sessions do not see that one is in use"
         )
         return [Check("state", "locks", "warn", detail, f"{step}, if there are such programs")]
-    return [Check("state", "locks", "ok", "locks hold on its file system")]
+    return [Check("state", "locks", "ok", "file locks work")]
 
 
 def _lock_problem(path: Path) -> str | None:
     with acquire_lock(path) as lock:
         lock.write(b"x" * 4096)
         if not is_locked(path):
-            return "a lock that is held reads free"
-    return "a lock that was released still reads held" if is_locked(path) else None
+            return "a lock that is held looks free"
+    return "a released lock still looks held" if is_locked(path) else None
 
 
 def _check_sessions(found: Survey) -> Check:
     count = f"{_plural(found.sessions, 'session')} in {_plural(found.projects, 'project')}"
     if found.looked_at < found.sessions:
-        count += f" (looked at the {found.looked_at} newest)"
+        count += f" (only the {found.looked_at} newest were checked)"
     faults = [*found.unlisted, *(fault for _, fault in found.damaged)]  # the path names the session
     denied = [fault for fault in faults if isinstance(fault, DeniedError)]
     damaged = len(found.damaged) - sum(isinstance(fault, DeniedError) for _, fault in found.damaged)
@@ -119,7 +119,7 @@ def _check_sessions(found: Survey) -> Check:
     more = [f"and {len(faults) - _SHOWN} more"] if len(faults) > _SHOWN else []
     steps = [fault.hint for fault in denied[:_SHOWN] if fault.hint]
     if len(denied) < len(faults):
-        steps.append("csa session validate says what is wrong; csa session repair -s SESSION mends what can be mended")
+        steps.append("csa validate says what is wrong; csa repair SESSION repairs what it can")
     shown = [fault.message for fault in faults[:_SHOWN]]
     return Check(
         "state",
@@ -131,7 +131,7 @@ def _check_sessions(found: Survey) -> Check:
 
 
 def _check_remains(found: Survey) -> Check:
-    what = f"{_plural(len(found.remains), 'directory', 'directories')} left by starts or removals that were cut off"
+    what = f"{_plural(len(found.remains), 'directory', 'directories')} left by interrupted starts or deletions"
     words = " ".join(shlex.quote(str(path)) for path in found.remains[:_SHOWN])
     return Check("state", "remains", "warn", what, f"rm -r {words}{' ...' if len(found.remains) > _SHOWN else ''}")
 
@@ -140,13 +140,13 @@ def check_leftovers(root: Path) -> list[Check]:
     """Find processes that carry a session of `root` in their environment though it is not running. Only reports."""
     found = find_leftovers(root)
     if not found:
-        return [Check("state", "leftovers", "ok", "no process of a session that has ended")]
+        return [Check("state", "leftovers", "ok", "no processes of finished sessions")]
     words = [f"{item.pid} {item.command[:60] or '?'} (session {item.session_dir.name})" for item in found[:_SHOWN]]
     if len(found) > _SHOWN:
         words.append(f"and {len(found) - _SHOWN} more")
     many = _plural(len(found), "process", "processes")
-    step = f"look at them, then: kill {' '.join(str(item.pid) for item in found)}"
-    return [Check("state", "leftovers", "warn", "\n".join([f"{many} of sessions that have ended", *words]), step)]
+    step = f"check them, then: kill {' '.join(str(item.pid) for item in found)}"
+    return [Check("state", "leftovers", "warn", "\n".join([f"{many} of finished sessions", *words]), step)]
 
 
 def _plural(number: int, one: str, many: str | None = None) -> str:

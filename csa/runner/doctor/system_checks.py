@@ -19,7 +19,7 @@ from csa.runner.environment import outer_sandbox
 from csa.store.atomic import read_regular
 
 EXIT_TOOL = 7
-_PROBE_LIMIT_S = 10.0
+_PROBE_LIMIT_S = 30.0  # it takes milliseconds where nothing else is going on
 _NEEDED = {
     "subreaper": "PR_SET_CHILD_SUBREAPER",
     "children": "/proc/PID/task/TID/children",
@@ -39,7 +39,11 @@ _LOGIND_PLACES = ("usr/lib", "run", "etc")  # weakest first
 def check_system() -> list[Check]:
     """Look at the machine."""
     found = probe_kernel()
-    return [judge_kernel(found), judge_sandbox(outer_sandbox(), found), check_logind(Path("/"), _user())]
+    logout = check_logind(Path("/"), _user())
+    if found is None:
+        detail = f"could not be tried within {_PROBE_LIMIT_S:g} s: the machine is very busy"
+        return [Check("system", "kernel", "warn", detail, "csa doctor again, when it is less busy"), logout]
+    return [judge_kernel(found), judge_sandbox(outer_sandbox(), found), logout]
 
 
 def check_temporary(environ: Mapping[str, str]) -> Check:
@@ -47,8 +51,8 @@ def check_temporary(environ: Mapping[str, str]) -> Check:
     place = environ.get("TMPDIR") or "/tmp"  # noqa: S108  # as tools look for it
     if os.path.isdir(place) and os.access(place, os.W_OK | os.X_OK):
         return Check("system", "temporary", "ok", f"temporary files can be written to {place}")
-    problem = "is not writable" if os.path.isdir(place) else "is no directory"
-    step = "set TMPDIR to a directory that you can write"
+    problem = "is not writable" if os.path.isdir(place) else "is not a directory"
+    step = "set TMPDIR to a writable directory"
     return Check("system", "temporary", "warn", f"{place}, for temporary files, {problem}", step)
 
 
@@ -59,12 +63,14 @@ def _user() -> str:
         return str(os.getuid())
 
 
-def probe_kernel() -> Mapping[str, str | None]:
-    """Use the kernel's features in a process of their own; return what went wrong with each."""
+def probe_kernel() -> Mapping[str, str | None] | None:
+    """Use the kernel's features in a process of their own; return what went wrong with each. None: it took too long."""
     command = [sys.executable, "-I", "-S", str(Path(kernelprobe.__file__))]
     try:
         done = subprocess.run(command, capture_output=True, timeout=_PROBE_LIMIT_S, check=True)
         found: dict[str, str | None] = json.loads(done.stdout)
+    except subprocess.TimeoutExpired:
+        return None
     except (OSError, subprocess.SubprocessError, ValueError) as error:
         return dict.fromkeys(kernelprobe.FEATURES, type(error).__name__)
     return found
@@ -77,7 +83,7 @@ def judge_kernel(found: Mapping[str, str | None]) -> Check:
         step = "run csa on a Linux kernel that has it; some container runtimes (gVisor) do not"
         return Check("system", "kernel", "fail", f"lacks {', '.join(missing)}", step, EXIT_TOOL)
     if found.get("pidfd"):
-        detail = f"has no pidfd_open ({found['pidfd']}): processes are signalled by their pids"
+        detail = f"has no pidfd_open ({found['pidfd']}): processes are signalled by pid"
         return Check("system", "kernel", "warn", detail, "allow pidfd_open in the container's seccomp profile")
     return Check("system", "kernel", "ok", f"Linux {os.uname().release}: processes can be contained")
 
@@ -89,8 +95,8 @@ def judge_sandbox(outer: str | None, found: Mapping[str, str | None], root: Path
             "system",
             "sandbox",
             "warn",
-            f"csa runs inside {outer}'s sandbox: agents started here are held by it, and end with it",
-            "start runs that must outlive it from a shell of your own",
+            f"csa runs inside {outer}'s sandbox: agents started here are confined by it, and end with it",
+            "start runs that must outlive it from your own shell",
         )
     problem = found.get("user_namespace")
     if problem is None:
@@ -101,7 +107,7 @@ def judge_sandbox(outer: str | None, found: Mapping[str, str | None], root: Path
         "sandbox",
         "warn",
         f"user namespaces do not work ({problem}): codex cannot build its sandbox, and its commands fail",
-        (step or "in a container, allow it to make user namespaces") + "; or run codex with --permission full",
+        (step or "in a container, allow it to create user namespaces") + "; or run codex with --permission full",
     )
 
 

@@ -51,13 +51,13 @@ def adopt_project(context: Context, old: str, *, force: bool = False, dry_run: b
         raise UsageError(f"{source.project} is this project.")
     if source.project.is_dir() and not force and not _is_worktree_of(store, source):
         raise RefusedError(
-            f"{source.project} is still there: its sessions are its own.",
-            hint="--force takes them nevertheless",
+            f"{source.project} still exists, so its sessions stay there.",
+            hint="--force adopts them anyway",
         )
     adoption = Adoption(source.project)
     places = list(_places(source, store))
     if not places:
-        raise NotFoundError(f"There are no sessions of {source.project} below {store.root}.")
+        raise NotFoundError(f"There are no sessions of {source.project} in {store.root}.")
     for here, there in places:
         _adopt(context, source, here, there, adoption=adoption, dry_run=dry_run)
     if not dry_run:
@@ -116,7 +116,7 @@ def _refuse(store: Store, here: SessionPaths, there: SessionPaths) -> None:
     load_state(here.state)  # a damaged one cannot be told where it is now
     session_id = here.root.name
     if there.root.exists() or store.paths(session_id).root.exists() or store.retired_paths(session_id).root.exists():
-        raise BusyError("this project has a session of that id")
+        raise BusyError("this project has a session with that id")
 
 
 def _move(context: Context, source: Store, here: SessionPaths, there: SessionPaths, adoption: Adoption) -> None:
@@ -163,7 +163,7 @@ def _note(context: Context, source: Store, session_id: str, adoption: Adoption) 
         with open_session(context.store, session_id, context.redactor, errand=CHANGE) as held:
             record_update(context, held, "adopted", {"before": str(source.project)})
     except (CsaError, OSError) as error:
-        adoption.warnings.append(f"the transcript of {session_id} does not tell of it: {error}")
+        adoption.warnings.append(f"the transcript of {session_id} does not record it: {error}")
 
 
 def _move_audit(source: Store, store: Store, adoption: Adoption) -> None:

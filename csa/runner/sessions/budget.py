@@ -63,7 +63,7 @@ def report_budget(session: Session) -> BudgetReport:
     """Add up what a session and all below it have used; StateError where a record of the tree is damaged."""
     root, record = session.store.root, session.record
     if (state := record.state) is None:
-        raise record.fault or NotFoundError(f"Session {record.session_id} has just been removed.")
+        raise record.fault or NotFoundError(f"Session {record.session_id} has just been deleted.")
     above = list(ancestors(root, state))
     members, gone = read_members(root, above[-1] if above else state)
     accounts = Ledger(root).accounts(members, gone)

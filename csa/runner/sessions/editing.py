@@ -33,8 +33,8 @@ def rename_session(session: Session, name: str | None) -> Edit:
     """
     if name is not None and not SESSION_NAME.fullmatch(name):
         raise UsageError(
-            f"'{name}' cannot name a session.",
-            hint="a name begins with a letter and has up to 64 letters, digits, dots, dashes and underscores",
+            f"Invalid session name '{name}'.",
+            hint="names begin with a letter and have up to 64 letters, digits, dots, dashes and underscores",
         )
     with hold_session(session) as held, store_lock(session.store):
         other = session.store.find_name(name) if name is not None else None
@@ -46,7 +46,7 @@ def rename_session(session: Session, name: str | None) -> Edit:
 def describe_session(session: Session, text: str) -> Edit:
     """Give a session another description: one line, redacted, cut to 80 characters."""
     if not is_unicode(text):
-        raise UsageError("The description must be UTF-8.")
+        raise UsageError("The description must be valid UTF-8.")
     line = description_of(session.context, text)
     with hold_session(session) as held:
         return _save(session.context, held, replace(held.state, description=line), "session describe")

@@ -55,12 +55,8 @@ class KillResult(Struct, kw_only=True):
         """Return the object that `session kill --json` prints of it."""
         names = ("session_id", "project", "outcome", "status", "tool", "turn", "forced")
         known = {name: getattr(self, name) for name in names}
-        return {
-            **known,
-            "tool": self.tool or None,
-            "turn": self.turn or None,
-            "error": self.error and self.error.to_json(),
-        }
+        error = self.error and self.error.to_json()
+        return {**known, "tool": self.tool or None, "turn": self.turn or None, "error": error}
 
 
 class _Asked(Struct, frozen=False):
@@ -321,7 +317,7 @@ def _unreachable(asked: _Asked, grace_s: float) -> CsaError:
     owner = asked.owner
     if asked.ask_fault:
         return CsaError(
-            f"Session {asked.session_id} cannot be asked to end: {asked.ask_fault.strerror}.",
+            f"Cannot ask session {asked.session_id} to end: {asked.ask_fault.strerror}.",
             hint="do it as the user who started it",
         )
     if owner is None:
@@ -331,21 +327,21 @@ def _unreachable(asked: _Asked, grace_s: float) -> CsaError:
         )
     if probe(asked.store.paths(asked.session_id)).state == "unknown":
         return BusyError(
-            f"Session {asked.session_id} was run on {owner.host} (PID {owner.pid} there), which has not been heard of "
+            f"Session {asked.session_id} was running on {owner.host} (PID {owner.pid} there), not heard from "
             f"lately; it did not end within {grace_s:g} s of being asked.",
-            hint=f"if you know that it does not run: {way_to_steal(asked.session_id)}",
+            hint=f"if you know that it is not running: {way_to_steal(asked.session_id)}",
         )
     place = "in another pid namespace" if owner.is_same_boot else f"on {owner.host}"
     return BusyError(
-        f"Session {asked.session_id} runs {place} (PID {owner.pid} there) and did not end within {grace_s:g} s "
+        f"Session {asked.session_id} is running {place} (PID {owner.pid} there) and did not end within {grace_s:g} s "
         "of being asked.",
-        hint="the request stays; where it runs, `csa session kill` can also kill its supervisor",
+        hint="the request stays; `csa kill` can kill its supervisor from there",
     )
 
 
 def _still_held(asked: _Asked) -> CsaError:
     found = [each.in_words for each in lock_holders(asked.lock)]
-    by = ", ".join(found) or "a process that cannot be looked at"
+    by = ", ".join(found) or "a process that csa cannot inspect"
     return CsaError(
         f"The supervisor of session {asked.session_id} was killed, but its lock is still held by {by}.",
         hint=f"csa session why -s {asked.session_id}",

@@ -39,8 +39,8 @@ from csa.structs import Struct, replace
 
 _TRANSCRIPT = "transcript.jsonl"
 _BLOCK = 64 << 10  # decoding takes four times as much for a moment: of larger ones that would leave holes in the heap
-_TOO_DEEP = "its path is longer or deeper than an archive takes"
-_TOO_LARGE = f"it is larger than {MAX_FILE_BYTES >> 30} GiB, more than an archive takes"
+_TOO_DEEP = "its path is too long or too deep for an archive"
+_TOO_LARGE = f"it is larger than {MAX_FILE_BYTES >> 30} GiB, too large for an archive"
 
 
 class Skipped(Struct):
@@ -107,7 +107,7 @@ def check_exportable(
 def _find_link(paths: SessionPaths) -> StateError | None:
     """Return a fault where a record without which no session can be imported may be another file."""
     links = (path for path in (paths.state, paths.transcript) if path.is_symlink())
-    return next((StateError(path, "is a link, which an export does not follow") for path in links), None)
+    return next((StateError(path, "is a link, and exports do not follow links") for path in links), None)
 
 
 def write_archive(
@@ -179,7 +179,7 @@ def _add(
         return _TOO_DEEP
     file = opened.files.get(name) or open_below(root, name)
     if file is None:
-        return "it is no plain file"
+        return "it is not a regular file"
     with file:
         known = os.fstat(file.fileno())
         if known.st_size > MAX_FILE_BYTES:  # not even read: no import would take it
@@ -211,8 +211,8 @@ def _refuse_running(info: SessionInfo) -> None:
         raise liveness.fault
     if liveness.state == "alive" and liveness.stranger is None:
         raise BusyError(
-            f"Session {info.session_id} is running; it can be exported when its turn has ended.",
-            hint=f"csa session is-alive -s {info.session_id}, or --skip-running to leave out what runs",
+            f"Session {info.session_id} is running; export it when its turn has ended.",
+            hint=f"csa session is-alive -s {info.session_id}, or --skip-running to leave out running sessions",
         )
     refuse_busy(info.record.paths)
 
@@ -230,7 +230,7 @@ def _archived_names(root: Path) -> Iterator[str]:
 def _unknown_entries(root: Path) -> list[Skipped]:
     """Return what stands in a session's directory and is no part of a session of csa's: other programs leave more."""
     names = sorted(set(os.listdir(root)) - KNOWN_NAMES)
-    return [Skipped(str(root / name), "it is no part of a session that an archive takes") for name in names]
+    return [Skipped(str(root / name), "it does not belong to a session's archive") for name in names]
 
 
 def _redacted(
@@ -264,8 +264,8 @@ def _redacted_lines(
         event = parse_line(line)
         if event is None:
             if skipped is None:
-                raise StateError(path, "is no event", line=number, hint="--skip-corrupted leaves the line out")
-            skipped.append(Skipped(f"{path}, line {number}", "it is no event"))
+                raise StateError(path, "is not an event", line=number, hint="--skip-corrupted leaves the line out")
+            skipped.append(Skipped(f"{path}, line {number}", "it is not an event"))
         elif redactor.may_hold_secret(line.decode("utf-8", "replace")):
             clean = json.dumps(redactor.redact_data(json.loads(line)), ensure_ascii=False, separators=(",", ":"))
             yield clean.encode("utf-8", "backslashreplace") + b"\n"

@@ -56,7 +56,7 @@ def import_archive(context: Context, stream: IO[bytes], *, new_ids: bool = False
         unpacked = unpack(stream, Path(directory))
         states = {session_id: _read_state(unpacked, session_id) for session_id in sorted(unpacked.files)}
         if not states:
-            raise NotFoundError("The archive holds no session.")
+            raise NotFoundError("The archive contains no session.")
         for session_id, state in states.items():
             _check_records(unpacked, session_id, state)
         ids = {old: renew_session_id(old, os.urandom(ENTROPY_BYTES)) if new_ids else old for old in states}
@@ -73,7 +73,7 @@ def _read_state(unpacked: Unpacked, session_id: str) -> SessionState:
     except StateError as error:
         raise _damaged(session_id, "state.toml", error.problem, line=error.line) from error
     if state.session_id != session_id:
-        raise _damaged(session_id, "state.toml", f"it holds the id {state.session_id}")
+        raise _damaged(session_id, "state.toml", f"its id is {state.session_id}")
     return state
 
 
@@ -93,7 +93,7 @@ def _check_records(unpacked: Unpacked, session_id: str, state: SessionState) -> 
 
 
 def _damaged(session_id: str, name: str, problem: str, *, line: int | None = None) -> StateError:
-    hint = "mend it where it comes from (csa session repair), and export it again"
+    hint = "repair the session where it comes from (csa repair), and export it again"
     return StateError(Path("sessions", session_id, name), f"{problem}; nothing was imported", line=line, hint=hint)
 
 
@@ -101,7 +101,7 @@ def _refuse_known(store: Store, ids: dict[str, str]) -> None:
     for session_id in ids.values():
         if store.find(session_id).root.exists():
             raise UsageError(
-                f"Session {session_id} exists already; nothing was imported.", hint="--new-ids imports copies"
+                f"Session {session_id} exists already; nothing was imported.", hint="--new-ids imports a copy"
             )
 
 

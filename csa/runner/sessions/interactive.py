@@ -59,10 +59,10 @@ class Interaction:
         self._conversation = self.plan.tool_state.provider_session_id
         name = self.plan.adapter.name
         if not isinstance(self.plan.adapter, InteractiveTool):
-            raise ToolUnavailableError(f"csa knows no way to open {name} on a terminal.")
+            raise ToolUnavailableError(f"csa cannot open {name} on a terminal.")
         if self._conversation is None:
             raise NotFoundError(
-                f"Session {session_id} has no conversation with {name} that could be opened.",
+                f"Session {session_id} has no conversation with {name} to open.",
                 hint=f'csa run --session {session_id} --tool {name} "..."',
             )
         self._request = _request(self.plan)
@@ -108,7 +108,7 @@ class Interaction:
         if end.end.code and self._is_unknown(end):
             raise CsaError(
                 f"{name} does not know conversation {self._conversation} of session {session_id} any more.",
-                hint=f'csa run --session {session_id} --tool {name} "go on" begins a new one, with a summary',
+                hint=f'csa run --session {session_id} --tool {name} "continue" starts a new one, with a summary',
             )
         return end
 

@@ -28,18 +28,18 @@ def remove_provider_copies(context: Context, state: SessionState) -> tuple[tuple
         if known.provider_session_id is None:
             continue
         if adapter is None or not isinstance(adapter, Remover):
-            problems.append(f"{name} cannot remove its copy of conversation {known.provider_session_id}")
+            problems.append(f"{name} cannot delete its copy of conversation {known.provider_session_id}")
             continue
         markers = (marker for other in adapters for marker in other.outer_markers)
         environ = base_environment(context.environ, markers, context.config.for_tool(name).env)
         if known.account and known.account != adapter.account(environ):
-            problems.append(f"{name}'s copy belongs to the account {known.account}, which is not the one in force")
+            problems.append(f"{name}'s copy belongs to the account {known.account}, not to the one in use")
             continue
         command = find_command(adapter, context.config, context.environ) or ()
         removal = adapter.removal(RemovalRequest(command, known.provider_session_id, environ))
         problem = _remove_copy(removal, environ, _starting_directory(known, state), is_installed=bool(command))
         if problem:
-            problems.append(f"{name}'s copy of conversation {known.provider_session_id} was not removed: {problem}")
+            problems.append(f"{name}'s copy of conversation {known.provider_session_id} was not deleted: {problem}")
         else:
             done.append(f"{name} {known.provider_session_id}")
     return tuple(done), tuple(problems)
@@ -54,7 +54,7 @@ def _starting_directory(known: ToolState, state: SessionState) -> str:
 def _remove_copy(removal: Removal | None, environ: dict[str, str], directory: str, *, is_installed: bool) -> str | None:
     """Run the tool's command, or remove the files that hold the conversation; return what went wrong."""
     if removal is None:
-        return "that is no id of the tool's"
+        return "that is not an id of the tool"
     if removal.files:
         found = [Path(path) for pattern in removal.files for path in glob.glob(pattern)]
         try:
@@ -62,7 +62,7 @@ def _remove_copy(removal: Removal | None, environ: dict[str, str], directory: st
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
         except OSError as error:
             return str(error)
-        return None if found else "it is not there"
+        return None if found else "it does not exist"
     if not is_installed:
         return "the tool is not installed"
     try:

@@ -84,11 +84,11 @@ def delete_session(
                 losses += writer.losses
             removed = _delete_held(context, paths, force=force, purge_now=purge_now, provider=provider)
     except FileNotFoundError as error:
-        raise NotFoundError(f"Session {session_id} has just been removed.", hint="csa session list") from error
+        raise NotFoundError(f"Session {session_id} has just been deleted.", hint="csa session list") from error
     except BlockingIOError as error:
         raise BusyError(
             f"Session {session_id} is running; it was not deleted.",
-            hint=f"{way} ends it first",
+            hint=f"{way} kills it first",
         ) from error
     if purge_now:
         remove_empty_directories(context.store)
@@ -110,14 +110,14 @@ def restore_session(session: Session) -> Restored:
         with hold(paths):
             paths, state = bring_back(store, paths, datetime.now(UTC))
     except (FileNotFoundError, BlockingIOError) as error:
-        raise BusyError(f"Another command is just working on session {paths.root.name}.") from error
+        raise BusyError(f"Another command is working on session {paths.root.name}.") from error
     loss = record_act(context, "session restore", state.session_id, what="restored")
     losses = [loss] if loss else []
     try:
         with open_session(store, state.session_id, context.redactor, errand=CHANGE) as held:
             record_update(context, held, "restored", {})
     except (CsaError, OSError) as error:
-        losses.append(f"its transcript does not tell of it: {error}")
+        losses.append(f"its transcript does not record it: {error}")
     return Restored(state, name_before if name_before != state.name else None, tuple(losses))
 
 
