@@ -355,7 +355,6 @@ def _print_plan(plan: TurnPlan, *, as_json: bool) -> None:
     origins = plan.origins
     facts = {
         "session": "new" if plan.is_new else plan.state.session_id,
-        "session_id": None if plan.is_new else plan.state.session_id,
         "project": str(plan.context.store.project),
         "tool": plan.adapter.name,
         "why": plan.why_tool,
@@ -377,7 +376,8 @@ def _print_plan(plan: TurnPlan, *, as_json: bool) -> None:
         "fork_of": plan.state.fork_of,
     }
     if as_json:
-        print_json({**facts, "origins": origins})
+        names = {"session_id": None if plan.is_new else facts["session"], "parent_session_id": facts["parent"]}
+        print_json({**names, **facts, "origins": origins})
         return
     for name, value in facts.items():
         if value not in (None, []):
