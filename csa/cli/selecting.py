@@ -95,13 +95,18 @@ def find_to_show(arguments: argparse.Namespace) -> Session:
 def find_to_read(arguments: argparse.Namespace, command: str) -> Session:
     """Return the session to show, and note that it is about to be read."""
     session = find_to_show(arguments)
-    if not _may_ask_for_audit(session.context) or not session.context.config.audit_reads:
-        return session
-    from csa.runner.sessions.acting import record_act  # noqa: PLC0415  # only who wants this pays for it
-
-    loss = record_act(session.context, command, session.session_id, what="read")
+    loss = note_read(session.context, session.session_id, command)
     warn([loss] if loss else [])
     return session
+
+
+def note_read(context: Context, session_id: str, command: str) -> str | None:
+    """Note that a session of a project is about to be read, where that is asked for; return why that has failed."""
+    if not _may_ask_for_audit(context) or not context.config.audit_reads:
+        return None
+    from csa.runner.sessions.acting import record_act  # noqa: PLC0415  # only who wants this pays for it
+
+    return record_act(context, command, session_id, what="read")
 
 
 def _may_ask_for_audit(context: Context) -> bool:
