@@ -44,7 +44,7 @@ def execute_delete(arguments: argparse.Namespace) -> int:
     """
     selectors = [*arguments.sessions, *arguments.more]
     if not selectors:
-        raise UsageError("Name a session.", hint="csa session list")
+        raise UsageError("Name a session.", hint="csa ls")
     client = open_client()
     done, exit_code = [], 0
     for session in find_to_delete(client.context, selectors):
@@ -69,7 +69,7 @@ def execute_delete(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print_json(done)
     elif any(each["done"] for each in done) and not arguments.purge and sys.stderr.isatty():
-        tell("hint", "csa session restore brings it back")
+        tell("hint", "csa restore brings it back")
     return exit_code
 
 

@@ -221,7 +221,7 @@ def _announce(client: Csa, session_id: str, project: str) -> None:
 def _detach(client: Csa, request: RunRequest, arguments: argparse.Namespace) -> int:
     """Start the turn by itself; print its session's id, which any process can resolve from then on."""
     if arguments.stream_json:
-        raise UsageError("--detach and --stream-json exclude each other.", hint="csa session logs -f --events")
+        raise UsageError("--detach and --stream-json exclude each other.", hint="csa logs -f --events")
     started = client.start(request, wait_s=arguments.wait, on_finish=_follow_up(client, arguments))
     if arguments.json:
         print_json(started.to_json())
@@ -231,7 +231,7 @@ def _detach(client: Csa, request: RunRequest, arguments: argparse.Namespace) -> 
     if not arguments.quiet:
         what = f"{started.tool}, turn {started.turn}, PID {started.pid}"
         tell("csa", f"session {started.session_id} is running in the background ({what})")
-        tell("hint", f"csa session wait -s {started.session_id}")
+        tell("hint", f"csa wait {started.session_id}")
     return 0
 
 

@@ -254,4 +254,4 @@ def is_takeable(name: str) -> bool:
 
 
 def _damaged(problem: str) -> ArchiveError:
-    return ArchiveError(f"This is not an archive that csa imports: {problem}.", hint="csa session export makes one")
+    return ArchiveError(f"This is not an archive that csa imports: {problem}.", hint="csa export makes one")

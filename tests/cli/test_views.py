@@ -140,7 +140,7 @@ def test_a_dumb_terminal_is_not_redrawn(place: Place) -> None:
     place.codex("one")
     with Terminal(place, *WATCH, env={"TERM": "dumb"}) as terminal:
         assert terminal.end() == 2
-        assert "hint: csa session list --tree" in terminal.output
+        assert "hint: csa ls --tree" in terminal.output
         assert "\x1b" not in terminal.output
     with Terminal(place, "top", "--all", env={"TERM": "dumb"}) as terminal:
         assert terminal.end() == 0
@@ -152,7 +152,7 @@ def test_watch_in_a_pipe_is_refused(place: Place) -> None:
     """A reader of a pipe would wait for ever: exit 2, and what to call instead."""
     done = place.run(*WATCH)
     assert (done.code, done.out) == (2, "")
-    assert "hint: csa session list --tree" in done.err
+    assert "hint: csa ls --tree" in done.err
     assert place.run(*WATCH, "--json").code == 2
 
 
