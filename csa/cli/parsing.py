@@ -115,5 +115,3 @@ class Parser(argparse.ArgumentParser):
 
 class _RefusedWordsError(Exception):
     """What argparse says of words that it cannot read."""
-
-
