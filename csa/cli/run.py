@@ -20,7 +20,7 @@ from pathlib import Path
 
 from csa.cli.output import lossy, print_json, printable, tell, text_for, to_json, warn
 from csa.cli.results import print_failure
-from csa.cli.run_request import request_from
+from csa.cli.run_request import request_from, unread_stdin_told
 from csa.cli.selecting import announce
 from csa.cli.signs import about_sessions, signs_of_life
 from csa.errors import UsageError
@@ -151,7 +151,7 @@ def execute(arguments: argparse.Namespace) -> int:
         return 0
     if client.caller is None:
         _wake_parked(client)
-    with signs_of_life(client.caller, quiet=arguments.quiet) as signs:
+    with unread_stdin_told(arguments), signs_of_life(client.caller, quiet=arguments.quiet) as signs:
         if arguments.detach:
             return _detach(client, request, arguments)
         if arguments.wait is None:
@@ -355,7 +355,6 @@ def _print_plan(plan: TurnPlan, *, as_json: bool) -> None:
     origins = plan.origins
     facts = {
         "session": "new" if plan.is_new else plan.state.session_id,
-        "session_id": None if plan.is_new else plan.state.session_id,
         "project": str(plan.context.store.project),
         "tool": plan.adapter.name,
         "why": plan.why_tool,
@@ -377,7 +376,8 @@ def _print_plan(plan: TurnPlan, *, as_json: bool) -> None:
         "fork_of": plan.state.fork_of,
     }
     if as_json:
-        print_json({**facts, "origins": origins})
+        names = {"session_id": None if plan.is_new else facts["session"], "parent_session_id": facts["parent"]}
+        print_json({**names, **facts, "origins": origins})
         return
     for name, value in facts.items():
         if value not in (None, []):

@@ -7,7 +7,7 @@ In the tree the numbers at the right, and the states in brackets, are of the ses
 leads to a fork. A parent that is not there is named, in yellow, with where it is. What was started in another project
 says where it is. `--tree SESSION` shows one session and all below it.
 
-With --quiet there is nothing but ids: csa session delete $(csa session list -q --status failed). --format '{name}
+With --quiet there is nothing but ids: csa rm $(csa ls -q --status failed). --format '{name}
 {status}' prints a line of your own for each session, --format 'table {name} {tokens}' columns with a head; a wrong
 field is refused with the names of all. JSON has numbers where these have words.
 
@@ -105,7 +105,7 @@ def _top_of_tree(client: Csa, arguments: argparse.Namespace) -> Session | None:
     if selector is None:
         return None
     if not arguments.tree:
-        raise UsageError("A list is of all sessions.", hint=f"csa session list --tree {selector}")
+        raise UsageError("A list is of all sessions.", hint=f"csa ls --tree {selector}")
     return client.session(selector, retired=True)
 
 
