@@ -113,9 +113,7 @@ def headline_id(text: str) -> str:
 class Running:
     """A command that runs; what it prints goes to files, so that it can be read at any time and never blocks it."""
 
-    def __init__(
-        self, process: subprocess.Popen[bytes], out: Path, err: Path, words: tuple[str, ...] = ()
-    ) -> None:
+    def __init__(self, process: subprocess.Popen[bytes], out: Path, err: Path, words: tuple[str, ...] = ()) -> None:
         self.process = process
         self._words = words
         self._out = out
