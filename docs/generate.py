@@ -13,8 +13,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from csa import __version__
-from csa.cli.commands import COMMANDS, Command, command_names, overview
+from csa.cli.commands import COMMANDS, Command, command_names
 from csa.cli.config import render_value
+from csa.cli.helping import overview
 from csa.model.config import _NOT_FOR_PROJECTS, KEYS, TOOL_KEYS, Key
 
 REFERENCE = Path(__file__).parent / "commands.md"

@@ -13,7 +13,7 @@ import os
 import sys
 from importlib import import_module
 
-from csa.cli.output import Style, help_width
+from csa.cli.output import Style
 from csa.cli.parsing import Parser
 from csa.errors import UsageError
 from csa.structs import Struct
@@ -71,7 +71,7 @@ class Command(Struct):
         return str(execute.__doc__ or import_module(execute.__module__).__doc__)
 
 
-SUMMARY = "Run AI coding agents from the shell, and let them run each other."
+ABOUT = "Run AI coding agents from the shell, and let them run each other."
 _SESSION = "session "
 GROUPS = {
     "session": "look at sessions and manage them",
@@ -94,15 +94,17 @@ PURPOSES: tuple[tuple[str, tuple[Command, ...]], ...] = (
         (
             Command("session list", "session_list", "list the project's sessions, or their tree"),
             Command("session show", "conversation", "print a session's conversation"),
+            Command("session search", "search", "find words in all conversations"),
             Command("session result", "results.result", "print the answer of a session's last turn"),
-            Command("session info", "session_info", "show everything known about a session"),
-            Command("session why", "session_why", "explain why a session has the status it has"),
+            Command("session status", "status.status", "show everything known about a session"),
+            Command("session info", "status.info", "the same; --json leaves out the evidence"),
+            Command("session why", "status.why", "the same; --json has the evidence alone"),
             Command("session logs", "outputs.logs", "print what happened in a session (git history: log)"),
             Command("session artifacts", "outputs.artifacts", "list or copy the files an agent has left for you"),
             Command("session is-alive", "session_is_alive", "check whether a session is running"),
             Command("session budget", "session_budget", "show what a session and its sub-agents have used"),
-            Command("top", "top", "watch everything that is running, in all projects"),
-            Command("ps", "ps", "list everything that is running, with its processes"),
+            Command("top", "running.top", "watch everything that is running, in all projects"),
+            Command("ps", "running.ps", "list everything that is running, with its processes"),
             Command("stats", "stats", "sum up turns, tokens and cost"),
         ),
     ),
@@ -147,16 +149,7 @@ PURPOSES: tuple[tuple[str, tuple[Command, ...]], ...] = (
 COMMANDS = tuple(command for _, commands in PURPOSES for command in commands)
 ALIASES = {"ls": "list", "rm": "delete", "cur": "current", "switch": "current"}
 # What `csa help` shows, by the names that are typed.
-EVERYDAY = ("run", "ls", "info", "show", "result", "logs", "attach", "wait", "kill", "top", "rm", "doctor")
-_NAME_WIDTH, _EXAMPLE_WIDTH = 15, 47
-_EXAMPLES = (
-    ('csa run "add a rate limit to the API"', "with the first usable tool"),
-    ('csa run --tool codex --name api "..."', "with this tool; call it api"),
-    ('csa run --session api "now write the tests"', "continue, by name or id prefix"),
-    ('csa run -c "and the docs"', "continue the last session"),
-    ('git diff | csa run --stdin "review this"', "add what a pipe holds"),
-    ("csa ls --tree", "see who started whom"),
-)
+EVERYDAY = ("run", "ls", "status", "show", "result", "logs", "attach", "wait", "kill", "top", "rm", "doctor")
 
 
 def command_names() -> dict[str, Command]:
@@ -174,15 +167,9 @@ def dispatch(words: list[str]) -> int:
     ahead, words = _split_ahead(words)
     command, rest = find_command(words)
     if command is None:
-        if not words:
-            return print_help(everyday())
-        if words[0] in {"-h", "--help", "help"}:
-            if words[1:] in ([], ["--all"]):
-                return print_help(overview() if words[1:] else everyday())
-            return dispatch([*words[1:], "--help"])
-        if words[0] in GROUPS and (len(words) == 1 or words[1] in {"-h", "--help"}):
-            return print_help(group_overview(words[0]))
-        raise _unknown_command(words)
+        from csa.cli.helping import explain  # noqa: PLC0415  # commands that are named need none of it
+
+        return explain(words)
     arguments = command.parser().parse_args(ahead + rest)
     Style.when = arguments.color
     if arguments.cd is not None:
@@ -223,23 +210,6 @@ def _change_directory(directory: str) -> None:
             del os.environ[name]
 
 
-def _unknown_command(words: list[str]) -> UsageError:
-    """Say that the words name no command."""
-    from difflib import get_close_matches  # noqa: PLC0415  # only a typo pays for it
-
-    known = [*command_names()]
-    typed = " ".join(words[:2]) if words[0] in GROUPS else words[0]
-    meant = (
-        [name for name in known if words[1:2] == [name]]
-        or get_close_matches(typed, [*known, *GROUPS], n=1)
-        or get_close_matches(" ".join(words[:2]), known, n=1)
-    )
-    commands = " or ".join(f"'csa {name}'" for name in meant)
-    return UsageError(
-        f"There is no command 'csa {typed}'.", hint=f"did you mean {commands}?" if meant else "csa --help"
-    )
-
-
 def find_command(words: list[str]) -> tuple[Command | None, list[str]]:
     """Split the words into a command and its arguments; no command when none is named."""
     names = command_names()
@@ -247,75 +217,3 @@ def find_command(words: list[str]) -> tuple[Command | None, list[str]]:
         if command := names.get(" ".join(words[:count])):
             return command, words[count:]
     return None, words
-
-
-def members(group: str) -> list[Command]:
-    """Return the commands of a group."""
-    return [command for command in COMMANDS if command.full_name.startswith(f"{group} ")]
-
-
-def everyday() -> str:
-    """Render what `csa` and `csa help` say: the commands of every day, on one screen."""
-    names = command_names()
-    lines = [SUMMARY, "", "usage: csa COMMAND ...", ""]
-    lines += [_help_row(name, names[name].summary, room=10) for name in EVERYDAY]
-    lines += ["", *(f"  {words}" for words, _ in _EXAMPLES[1:4]), ""]
-    lines += ["csa help COMMAND  explain a command", "csa help --all    list all commands"]
-    return "\n".join(lines) + "\n"
-
-
-def overview() -> str:
-    """Render what `csa --help` says."""
-    lines = [
-        "usage: csa COMMAND ...",
-        "",
-        SUMMARY,
-        "",
-    ]
-    for purpose, commands in PURPOSES:
-        lines += [f"{purpose}:", *_command_rows(commands), ""]
-    lines += [
-        "examples:",
-        *(_help_row(words, what, room=_EXAMPLE_WIDTH) for words, what in _EXAMPLES),
-        "",
-        f"Short names: {', '.join(f'{alias} is {name}' for alias, name in ALIASES.items())}.",
-        "Commands about sessions can be written with the word: csa session show.",
-        "csa COMMAND --help explains a command, csa --version prints the version.",
-        "First time here? Run csa doctor.",
-    ]
-    return "\n".join(lines) + "\n"
-
-
-def group_overview(group: str) -> str:
-    """Render what `csa session --help` says."""
-    lines = [f"usage: csa {group} COMMAND ...", "", f"{GROUPS[group].capitalize()}.", ""]
-    for purpose, commands in PURPOSES:
-        if found := [command for command in commands if command in members(group)]:
-            lines += [f"{purpose}:", *_command_rows(found), ""]
-    return "\n".join([*lines, f"csa {group} COMMAND --help explains a command."]) + "\n"
-
-
-def _command_rows(commands: tuple[Command, ...] | list[Command]) -> list[str]:
-    return [_help_row(command.name, command.summary, room=_NAME_WIDTH) for command in commands]
-
-
-def _help_row(words: str, what: str, *, room: int) -> str:
-    """Return words to type with what they do behind them, or below where the terminal is too narrow."""
-    line, width = f"  {words:<{room}} {what}", help_width()
-    if len(line) <= width:
-        return line
-    if 2 + len(words) > width:
-        words = words.replace(' "', ' \\\n    "')
-    return f"  {words}\n{_fill_help(what, indent=' ' * 6)}"
-
-
-def _fill_help(text: str, *, indent: str = "") -> str:
-    from textwrap import fill  # noqa: PLC0415  # only help needs it
-
-    return fill(text, help_width(), initial_indent=indent, subsequent_indent=indent)
-
-
-def print_help(text: str) -> int:
-    width = help_width()
-    print("\n".join(line if len(line) <= width else _fill_help(line) for line in text.splitlines()))
-    return 0

@@ -18,7 +18,7 @@ from typing import Any
 
 import shtab
 
-from csa.cli.commands import GROUPS, SUMMARY, command_names
+from csa.cli.commands import ABOUT, GROUPS, command_names
 
 SHELLS = ("bash", "zsh", "fish")
 
@@ -127,7 +127,7 @@ def _completer(action: argparse.Action, files: Mapping[str, Any]) -> Mapping[str
 
 def _whole_parser() -> argparse.ArgumentParser:
     """Build one parser of all commands, which nothing else needs."""
-    root = argparse.ArgumentParser(prog="csa", description=SUMMARY)
+    root = argparse.ArgumentParser(prog="csa", description=ABOUT)
     root.add_argument("-V", "--version", action="version", help="print the version")
     tree = root.add_subparsers()
     groups = {

@@ -108,5 +108,5 @@ def execute_validate(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print_json({"valid": True, "sources": sources})
     else:
-        print("valid: " + (", ".join(sources) if sources else "no config files; the defaults hold"))
+        print("valid: " + (", ".join(sources) if sources else "no config files; using the defaults"))
     return 0

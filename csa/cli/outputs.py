@@ -120,15 +120,27 @@ _LEAD = 14  # columns of the time and the turn
 class _EventPrinter:
     """Prints events in words."""
 
-    def __init__(self) -> None:
+    def __init__(self, width: int | None = None) -> None:
         self._style = Style(sys.stdout)
-        self._width = terminal_width(sys.stdout)
+        self._width = width or terminal_width(sys.stdout)
 
     def print(self, event: Event) -> None:
         """Print an event, unless a person need not see it."""
-        if (line := describe(event)) is not None:
-            head = self._style(f"{_event_clock(event.ts)} {event.turn:>3}", "dim")
-            print(f"{head}  {cut(line, self._width and self._width - _LEAD)}")
+        if (line := self.line(event)) is not None:
+            print(line)
+
+    def line(self, event: Event) -> str | None:
+        """Return an event in words, unless a person need not see it."""
+        if (line := describe(event)) is None:
+            return None
+        head = self._style(f"{_event_clock(event.ts)} {event.turn:>3}", "dim")
+        return f"{head}  {cut(line, self._width and self._width - _LEAD)}"
+
+
+def event_lines(events: Iterable[Event], width: int) -> Iterator[str]:
+    """Yield events in words, for a terminal of that width."""
+    printer = _EventPrinter(width)
+    return (line for event in _join_chunks(events) if (line := printer.line(event)) is not None)
 
 
 def _select_events(transcript: Path, *, tail: int | None, turn: int | None) -> Iterator[Event]:

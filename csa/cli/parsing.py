@@ -12,7 +12,7 @@ from csa.errors import UsageError
 
 TYPE_CHECKING = False  # see csa/structs.py
 if TYPE_CHECKING:
-    from typing import Any, NoReturn
+    from typing import IO, Any, NoReturn
 
 _DEEPEST = 7  # columns, where a line that is too long begins
 _OF_ARGUMENT = re.compile(r"argument (\S+): (?:invalid choice: '(.*?)' )?")
@@ -68,6 +68,11 @@ class Parser(argparse.ArgumentParser):
         joined = [f"{word}={lone[word]}" if word in lone else word for word in words[:end]]
         return super().parse_known_args(joined + words[end:], namespace)
 
+    def print_help(self, file: IO[str] | None = None) -> None:  # noqa: ARG002  # as argparse has it
+        from csa.cli.pager import page  # noqa: PLC0415  # only help needs it
+
+        page(self.format_help())
+
     def error(self, message: str) -> NoReturn:
         raise _RefusedWordsError(message)
 
@@ -78,16 +83,20 @@ class Parser(argparse.ArgumentParser):
 
     def _suggest_choice(self, name: str, typed: str | None) -> str | None:
         """Return what a wrong value may have been meant to be, of an argument that has only so many."""
+        from csa.nearest import did_you_mean  # noqa: PLC0415  # only a typo pays for it
+
         names = set(name.split("/"))
         actions = [each for each in self._actions if names & {*each.option_strings, each.dest}]
         choices = [choice for action in actions for choice in action.choices or ()]
-        return _suggest_close(typed, choices) if typed else None
+        return did_you_mean(typed, choices) if typed else None
 
     def _suggest_option(self, message: str) -> str | None:
         """Return what an unknown option may have been meant to be."""
+        from csa.nearest import did_you_mean  # noqa: PLC0415  # as above
+
         typed = next((word.partition("=")[0] for word in message.split() if word.startswith("--")), "")
         known = [option for action in self._actions for option in action.option_strings]
-        return None if typed in known else _suggest_close(typed, known, cutoff=0.75)
+        return None if typed in known else did_you_mean(typed, known)
 
     def _suggest_quotes(self, message: str, words: list[str]) -> str | None:
         """Return what to do about a prompt that the shell has taken apart, or the value of --wait that became one."""
@@ -108,8 +117,3 @@ class _RefusedWordsError(Exception):
     """What argparse says of words that it cannot read."""
 
 
-def _suggest_close(typed: str, known: list[str], cutoff: float = 0.6) -> str | None:
-    from difflib import get_close_matches  # noqa: PLC0415  # only a typo pays for it
-
-    close = get_close_matches(typed, known, n=1, cutoff=cutoff)
-    return f"did you mean '{close[0]}'?" if close else None

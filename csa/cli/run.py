@@ -199,7 +199,8 @@ def _run_turn(client: Csa, request: RunRequest, arguments: argparse.Namespace, s
         anyio.run(_drive_turn, turn, progress, faults if arguments.stream_json else None, noted)
     unprinted = _print_outcome(turn, turn.result, arguments)
     if follow_up:
-        signs.about(lambda: "the turn has ended; running --on-finish")
+        name = plan.state.name or plan.state.session_id
+        signs.about(lambda: f"{name} has ended; --on-finish is running")
         _run_follow_up(follow_up, client, turn.result)
     if faults and not isinstance(faults[0], BrokenPipeError):
         raise faults[0]

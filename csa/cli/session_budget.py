@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable
 
 from csa.cli.describe import elapsed
+from csa.cli.naming import as_read
 from csa.cli.output import Style, cut, one_line, print_json, terminal_width
 from csa.cli.selecting import add_selector, find_to_show
 from csa.cli.table import Column, Table, columns_for
@@ -22,7 +23,7 @@ TYPE_CHECKING = False  # see csa/structs.py
 if TYPE_CHECKING:
     import argparse
 
-_ID = 10  # characters, on a terminal
+_NAME_WIDTH = 12  # on a terminal, at least
 _ROOMY_FROM, _MONEY_FROM = 70, 50  # columns
 _TEXT_WIDTH = 10  # at least
 _SHOWN: dict[str, tuple[str, Callable[[float], str]]] = {
@@ -56,7 +57,7 @@ def execute(arguments: argparse.Namespace) -> int:
 def _print_budget(state: BudgetState, style: Style, *, is_narrow: bool, above: bool = False) -> None:
     room, then = (11, "\n") if is_narrow else (14, " ")
     whose = f"above it,{then}session" if above else "session"
-    print(f"{whose} {style(state.session_id, 'bold')}{then}and all below it")
+    print(f"{whose} {style(as_read(state.session_id, sys.stdout), 'bold')}{then}and all below it")
     print(style(f"{'':<7}{'USED':>{room}}{'BUDGET':>{room}}{'LEFT':>{room}}", "dim"))
     for amount, (name, render) in _SHOWN.items():
         limit, left = getattr(state.budget, amount), state.left(amount)
@@ -85,9 +86,11 @@ def _known(spent: Spent, amount: str, render: Callable[[float], str]) -> str:
 
 
 def _print_sessions(report: BudgetReport, style: Style, width: int | None) -> None:
-    id_width = 26 if width is None else _ID
+    def name(account: Account) -> str:
+        return cut(as_read(account.member.session_id, sys.stdout), width and max(_NAME_WIDTH, width // 3))
+
     columns = (
-        Column("SESSION", lambda account: account.member.session_id[:id_width], id_width),
+        Column("SESSION", name),
         Column("STATE", _state_of, 8, gap=0),
         Column("TOKENS", _amount("tokens"), 12, gap=0, is_number=True),
         Column("MONEY", _amount("usd"), 10, gap=0, since=_MONEY_FROM, is_number=True),

@@ -36,7 +36,6 @@ if TYPE_CHECKING:
     import argparse
 
     from csa.cli.list_format import Template
-    from csa.cli.live import Line
     from csa.runner.session import Session
     from csa.runner.sessions.genealogy import Forest
     from csa.store.shown import SessionInfo
@@ -129,13 +128,10 @@ def read_selection(arguments: argparse.Namespace, now: datetime) -> Selection:
     """Return what the filters say; UsageError when one says nothing that can be."""
     statuses = _names(arguments.status)
     for status in statuses - {*STATUSES, *PHASES}:
-        from difflib import get_close_matches  # noqa: PLC0415  # only a typo pays for it
+        from csa.nearest import did_you_mean  # noqa: PLC0415  # only a typo pays for it
 
-        close = get_close_matches(status, (*STATUSES, *PHASES), n=1)
-        raise UsageError(
-            f"There is no status '{status}'.",
-            hint=f"did you mean '{close[0]}'?" if close else ", ".join((*STATUSES, *PHASES)),
-        )
+        known = (*STATUSES, *PHASES)
+        raise UsageError(f"There is no status '{status}'.", hint=did_you_mean(status, known) or ", ".join(known))
     return Selection(
         tools=_names(arguments.tool),
         statuses=statuses,
@@ -289,17 +285,17 @@ def _places(client: Csa, stores: list[Store]) -> dict[str, str]:
 def _watch(client: Csa, limit: int | None) -> int:
     if not can_redraw(sys.stdout):
         raise UsageError("--watch needs a terminal that can be redrawn.", hint="csa session list --tree")
-    from csa.cli.describe import describe  # noqa: PLC0415  # a plain list needs none of it
-    from csa.cli.live import arrange, lay_out  # noqa: PLC0415  # as above
-    from csa.cli.screen import watch  # noqa: PLC0415  # as above; this one brings rich
+    from csa.cli.browsing import browse  # noqa: PLC0415  # a plain list needs none of it; this brings prompt_toolkit
+    from csa.cli.describe import describe  # noqa: PLC0415  # as above
+    from csa.cli.live import arrange  # noqa: PLC0415  # as above
     from csa.runner.sessions.observing import LiveProject  # noqa: PLC0415  # as above
 
     sessions = LiveProject(client.store, describe)
     place = partial(shorten, user_home=home(client.context.environ))
-    title, empty = place(client.store.project_pathname), "No sessions yet"
 
-    def frame(width: int, height: int) -> list[Line]:
-        forest = arrange(sessions.family())[:limit]
-        return lay_out(forest, width=width, height=height, now=time.time(), title=title, empty=empty, place=place)
+    def find_forest() -> Forest:
+        return arrange(sessions.family())[:limit]
 
-    return watch(frame)
+    return browse(
+        lambda: client, find_forest, title=place(client.store.project_pathname), empty="No sessions yet", place=place
+    )

@@ -265,9 +265,9 @@ def _key_of(name: str) -> Key:
 
 
 def _unknown_key(origin: str, name: str, known: list[str], *, where: str = "", prefix: str = "") -> ConfigError:
-    from difflib import get_close_matches  # noqa: PLC0415  # only a typo pays for it
+    from csa.nearest import nearest  # noqa: PLC0415  # only a typo pays for it
 
-    close = get_close_matches(name, known, n=1)
+    close = nearest(name, known)
     meant = f"{prefix}{close[0].upper()}" if prefix and close else f"{where}{close[0]}" if close else ""
     shown = "is not a key" if prefix else f"unknown key '{where}{name}'"
     return ConfigError(

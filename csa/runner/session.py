@@ -237,9 +237,9 @@ def _name_elsewhere(here: Store, name: str, error: NotFoundError) -> NotFoundErr
 
 
 def _nearly(name: str, store: Store) -> str | None:
-    from difflib import get_close_matches  # noqa: PLC0415  # only a typo pays for it
+    from csa.nearest import nearest  # noqa: PLC0415  # only a typo pays for it
 
-    return next(iter(get_close_matches(name, store.names(newest=_NEWEST_READ), n=1, cutoff=0.75)), None)
+    return next(iter(nearest(name, store.names(newest=_NEWEST_READ))), None)
 
 
 def _find_relative(context: Context, selector: str, *, retired: bool) -> Session:

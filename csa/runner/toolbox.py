@@ -124,11 +124,10 @@ def _make(name: str, point: EntryPoint | StandardEntryPoint, *given: object) -> 
 
 def unknown_tool(name: str, known: list[str]) -> UsageError:
     """Say that there is no such tool, and which may have been meant: one that is known, or another known agent."""
-    from difflib import get_close_matches  # noqa: PLC0415  # only a typo pays for it
+    from csa.nearest import did_you_mean  # noqa: PLC0415  # only a typo pays for it
 
-    close = get_close_matches(name, {*known, *known_agents()}, n=1)
     others = f", and {len(known_agents())} known agents (docs/acp-transport.md)"
-    hint = f"did you mean '{close[0]}'?" if close else f"the tools are {', '.join(known)}{others}"
+    hint = did_you_mean(name, [*known, *known_agents()]) or f"the tools are {', '.join(known)}{others}"
     return UsageError(f"Unknown tool '{name}'.", hint=hint)
 
 

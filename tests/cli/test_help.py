@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import pytest
 
 from csa.cli.commands import COMMANDS, EVERYDAY, GROUPS, command_names
@@ -22,7 +24,7 @@ def test_overview_names_every_command_by_purpose(place: Place) -> None:
     assert "run agents:\n" in done.out
     assert "examples:\n" in done.out
     assert "csa --version" in done.out
-    assert "\nShort names: ls is list, rm is delete, " in done.out
+    assert "\nShort names: ls for list, rm for delete, " in done.out
     assert place.run("--help", "--all").out == done.out
 
 
@@ -83,7 +85,9 @@ def test_help_of_a_group(place: Place, group: str) -> None:
     """`csa help GROUP` lists the group's commands."""
     done = place.run("help", group)
     assert done.code == 0
-    assert done.out == place.run(group, "--help").out == place.run(group).out
+    assert done.out == place.run(group, "--help").out == place.run(group, "help").out == place.run(group).out
+    assert place.run("session", "help", "kill").out == place.run("help", "kill").out
+    assert place.run("help", "help").code == 0
 
 
 def test_help_of_what_there_is_not(place: Place) -> None:
@@ -112,9 +116,22 @@ def test_help_of_what_there_is_not(place: Place) -> None:
         ("completion bsh", "did you mean 'bash'?"),
         ("session run", "did you mean 'csa run'?"),
         ("reslt", "did you mean 'csa result'?"),
-        ("sessoin list", "did you mean 'csa list'?"),
-        ("session lst", "did you mean 'csa session list'?"),
-        ("xyzzy", "csa --help"),
+        ("sessoin list", "did you mean 'csa session list'?"),
+        ("session lst", "did you mean 'csa list'?"),
+        ("session sho x", "did you mean 'csa show x'?"),
+        ("kil api", "did you mean 'csa kill api'?"),
+        ("rum", "did you mean 'csa run' or 'csa rm'?"),
+        ("doc", "did you mean 'csa doctor'?"),
+        ("version", "did you mean 'csa --version'?"),
+        ("--verison", "did you mean 'csa --version'?"),
+        ("sessions", "did you mean 'csa ls'?"),
+        ("--tool codex hi", "csa run --tool codex hi"),
+        ("--modl=gpt-5 hi", "csa run --model=gpt-5 hi"),
+        ("run --modl gpt-5 hi", "did you mean '--model'?"),
+        ("fix the tests", "to run a prompt: csa run 'fix the tests'"),
+        ("login", "csa help --all"),
+        ("halp", "csa help --all"),
+        ("-x", "csa help"),
     ],
 )
 def test_hints_for_words_that_are_off(place: Place, words: str, hint: str) -> None:
@@ -123,3 +140,56 @@ def test_hints_for_words_that_are_off(place: Place, words: str, hint: str) -> No
     assert (done.code, done.out) == (2, "")
     assert done.err.splitlines()[1:] == [f"hint: {hint}"]
     assert not place.state_root.exists()
+
+
+def paged(place: Place, *words: str, keys: str = "", lines: int = 24, **env: str | None) -> Terminal:
+    """Return the ended terminal in which csa has printed."""
+    terminal = Terminal(place, *words, size=(80, lines), env={"CSA_PAGER": None, "PAGER": None, "LESS": None, **env})
+    with terminal:
+        if keys:
+            terminal.wait_for("run agents:")
+            terminal.type(keys)
+        assert terminal.end() == 0
+    assert "Traceback" not in terminal.text
+    return terminal
+
+
+@pytest.mark.parametrize(
+    ("pager", "shown"),
+    [("sed 's/^/> /'", True), ("no-such-pager", False), ("false", False), ("", False), ("cat", False)],
+)
+def test_long_help_goes_through_the_pager(place: Place, pager: str, shown: bool) -> None:
+    """On a terminal that is too low, through CSA_PAGER or else PAGER; a broken pager loses nothing."""
+    for env in ({"CSA_PAGER": pager}, {"PAGER": pager}, {"CSA_PAGER": pager, "PAGER": "false"}):
+        terminal = paged(place, "help", "--all", **env)
+        assert ("> usage: csa COMMAND" in terminal.text) is shown
+        assert terminal.text.count("First time here?") == 1
+
+
+def test_what_has_room_is_not_paged(place: Place) -> None:
+    """Nor is what goes into a pipe."""
+    assert "> " not in paged(place, "help", "--all", lines=100, PAGER="sed 's/^/> /'").text
+    assert "> " not in paged(place, "help", "ps", PAGER="sed 's/^/> /'").text
+    assert "> usage" not in place.run("help", "--all", env={"PAGER": "sed 's/^/> /'"}).out
+
+
+@pytest.mark.thorough
+@pytest.mark.skipif(not shutil.which("less"), reason="there is no less")
+@pytest.mark.parametrize("keys", ["q", "\x03q", " q"])
+def test_leaving_less(place: Place, keys: str) -> None:
+    """Less is the pager where nothing is set; q leaves it, Ctrl-C is its own, and neither is told of."""
+    terminal = paged(place, "help", "--all", keys=keys)
+    assert terminal.text.count("usage: csa COMMAND") == 1
+    assert "KeyboardInterrupt" not in terminal.text
+
+
+@pytest.mark.thorough
+def test_a_pager_that_is_interrupted(place: Place) -> None:
+    """One that Ctrl-C ends, ends; the text is not printed once more."""
+    terminal = Terminal(place, "help", "--all", env={"CSA_PAGER": "echo is up; exec sleep 60"})
+    with terminal:
+        terminal.wait_for("is up")
+        terminal.type("\x03")
+        assert terminal.end() == 0
+    assert "usage" not in terminal.text
+    assert "Traceback" not in terminal.text

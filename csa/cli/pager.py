@@ -1,0 +1,48 @@
+"""Shows a text that is longer than the screen through a pager, as git does; any other is printed.
+
+CSA_PAGER goes before PAGER, and `less -FRX` is the default; an empty one, or `cat`, is none. A pager that does not work
+loses nothing: the text is printed then.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from csa.cli.output import can_redraw, is_in_background, terminal_size
+
+_FIRST_SIGNAL = 128  # a shell's exit code for a program that a signal has ended
+
+
+def page(text: str) -> None:
+    """Show a text; return when it has been read."""
+    if not (_is_long(text) and (command := _command()) and _show(command, text)):
+        print(text, end="", flush=True)
+
+
+def _is_long(text: str) -> bool:
+    """Say whether a screen is there that the text has no room on."""
+    out = sys.stdout
+    return can_redraw(out) and text.count("\n") >= terminal_size(out)[1] and not is_in_background(out)
+
+
+def _command() -> str:
+    given = os.environ.get("CSA_PAGER", os.environ.get("PAGER", "less")).strip()
+    return "" if given == "cat" else given
+
+
+def _show(command: str, text: str) -> bool:
+    """Run the pager; say whether it has shown the text. Ctrl-C belongs to it meanwhile."""
+    import signal  # noqa: PLC0415  # few texts are long
+    import subprocess  # noqa: PLC0415  # as above
+
+    sys.stdout.flush()
+    before = signal.signal(signal.SIGINT, lambda *_: None)  # ignoring it would be inherited
+    try:
+        environ = {"LESS": "FRX", "LV": "-c", **os.environ}
+        done = subprocess.run(["sh", "-c", command], input=text.encode(), env=environ, check=False)
+    except OSError:
+        return False
+    finally:
+        signal.signal(signal.SIGINT, before)
+    return done.returncode <= 0 or done.returncode > _FIRST_SIGNAL
