@@ -36,7 +36,7 @@ def configure_delete(parser: argparse.ArgumentParser) -> None:
 def execute_delete(arguments: argparse.Namespace) -> int:
     """Delete sessions. They go to the trash and can be restored for 7 days (`undo_days`).
 
-    Nothing is deleted unless all named sessions exist. Running and pinned sessions are refused, unless --force is given,
+    Nothing is deleted unless all named sessions exist. Running and pinned sessions are refused without --force,
     which kills running ones first. Children stay, and are named if they are running. The tool's own copy of the
     conversation stays, unless --provider is given.
 
