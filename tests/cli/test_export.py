@@ -314,7 +314,10 @@ def test_links_are_not_followed(place: Place, store: Store, private: Path) -> No
     os.mkfifo(paths.output / "pipe")
     done = place.run("session", "export", session_id(4), "-o", "x")
     left = [paths.result, *(paths.output / name for name in ("dir", "pipe", "turn-0002", "turn-0001/file"))]
-    assert (done.code, done.err.splitlines()) == (0, [f"warning: left out: {path}: it is not a regular file" for path in left])
+    assert (done.code, done.err.splitlines()) == (
+        0,
+        [f"warning: left out: {path}: it is not a regular file" for path in left],
+    )
     names = names_in(place.project / "x")
     assert [name for name in names if "result" in name or not name.startswith(("sessions", "csa-export"))] == []
     paths.output.rename(place.tmp / "output")

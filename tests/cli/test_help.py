@@ -142,9 +142,13 @@ def test_hints_for_words_that_are_off(place: Place, words: str, hint: str) -> No
     assert not place.state_root.exists()
 
 
-def paged(place: Place, *words: str, keys: str = "", lines: int = 24, **env: str | None) -> Terminal:
+def paged(
+    place: Place, *words: str, keys: str = "", lines: int = 24, env: dict[str, str | None] | None = None
+) -> Terminal:
     """Return the ended terminal in which csa has printed."""
-    terminal = Terminal(place, *words, size=(80, lines), env={"CSA_PAGER": None, "PAGER": None, "LESS": None, **env})
+    terminal = Terminal(
+        place, *words, size=(80, lines), env={"CSA_PAGER": None, "PAGER": None, "LESS": None, **(env or {})}
+    )
     with terminal:
         if keys:
             terminal.wait_for("run agents:")
@@ -158,18 +162,23 @@ def paged(place: Place, *words: str, keys: str = "", lines: int = 24, **env: str
     ("pager", "shown"),
     [("sed 's/^/> /'", True), ("no-such-pager", False), ("false", False), ("", False), ("cat", False)],
 )
-def test_long_help_goes_through_the_pager(place: Place, pager: str, shown: bool) -> None:
+def test_long_help_goes_through_the_pager(place: Place, *, pager: str, shown: bool) -> None:
     """On a terminal that is too low, through CSA_PAGER or else PAGER; a broken pager loses nothing."""
-    for env in ({"CSA_PAGER": pager}, {"PAGER": pager}, {"CSA_PAGER": pager, "PAGER": "false"}):
-        terminal = paged(place, "help", "--all", **env)
+    environs: list[dict[str, str | None]] = [
+        {"CSA_PAGER": pager},
+        {"PAGER": pager},
+        {"CSA_PAGER": pager, "PAGER": "false"},
+    ]
+    for env in environs:
+        terminal = paged(place, "help", "--all", env=env)
         assert ("> usage: csa COMMAND" in terminal.text) is shown
         assert terminal.text.count("First time here?") == 1
 
 
 def test_what_has_room_is_not_paged(place: Place) -> None:
     """Nor is what goes into a pipe."""
-    assert "> " not in paged(place, "help", "--all", lines=100, PAGER="sed 's/^/> /'").text
-    assert "> " not in paged(place, "help", "ps", PAGER="sed 's/^/> /'").text
+    assert "> " not in paged(place, "help", "--all", lines=100, env={"PAGER": "sed 's/^/> /'"}).text
+    assert "> " not in paged(place, "help", "ps", env={"PAGER": "sed 's/^/> /'"}).text
     assert "> usage" not in place.run("help", "--all", env={"PAGER": "sed 's/^/> /'"}).out
 
 
