@@ -37,6 +37,7 @@ class Playground:
     """A place in which the commands of a document run one after the other."""
 
     def __init__(self, directory: Path) -> None:
+        self._home = str(directory)
         self._words = [str(PLAYGROUND), str(directory), "-c"]
         self._env = {
             "PATH": os.pathsep.join([str(Path(sys.executable).parent), "/usr/local/bin", "/usr/bin", "/bin"]),
@@ -66,7 +67,8 @@ class Playground:
         terminal.expect(pexpect.EOF)
         stream.feed(terminal.before or b"")
         terminal.close()
-        return "\n".join(_folded(line.rstrip()) for line in screen.display).strip("\n")
+        lines = [line.rstrip().replace(self._home, "~") for line in screen.display]
+        return "\n".join(map(_folded, lines)).strip("\n")
 
 
 def _folded(line: str) -> str:

@@ -94,15 +94,19 @@ PURPOSES: tuple[tuple[str, tuple[Command, ...]], ...] = (
         (
             Command("session list", "session_list", "list the project's sessions, or their tree"),
             Command("session show", "conversation", "print a session's conversation"),
+            Command("session search", "search", "find words in all conversations"),
             Command("session result", "results.result", "print the answer of a session's last turn"),
-            Command("session info", "session_info", "show everything known about a session"),
-            Command("session why", "session_why", "explain why a session has the status it has"),
+            Command("session status", "status.status", "show everything known about a session"),
+            Command("session info", "status.info", "the same; --json leaves out the evidence"),
+            Command("session why", "status.why", "the same; --json has the evidence alone"),
             Command("session logs", "outputs.logs", "print what happened in a session (git history: log)"),
             Command("session artifacts", "outputs.artifacts", "list or copy the files an agent has left for you"),
             Command("session is-alive", "session_is_alive", "check whether a session is running"),
-            Command("session budget", "session_budget", "show what a session and its sub-agents have used"),
-            Command("top", "top", "watch everything that is running, in all projects"),
-            Command("ps", "ps", "list everything that is running, with its processes"),
+            Command(
+                "session budget", "session_budget", "show what a session and its sub-agents have used, or set a budget"
+            ),
+            Command("top", "running.top", "watch everything that is running, in all projects"),
+            Command("ps", "running.ps", "list everything that is running, with its processes"),
             Command("stats", "stats", "sum up turns, tokens and cost"),
         ),
     ),
@@ -147,7 +151,7 @@ PURPOSES: tuple[tuple[str, tuple[Command, ...]], ...] = (
 COMMANDS = tuple(command for _, commands in PURPOSES for command in commands)
 ALIASES = {"ls": "list", "rm": "delete", "cur": "current", "switch": "current"}
 # What `csa help` shows, by the names that are typed.
-EVERYDAY = ("run", "ls", "info", "show", "result", "logs", "attach", "wait", "kill", "top", "rm", "doctor")
+EVERYDAY = ("run", "ls", "status", "show", "result", "logs", "attach", "wait", "kill", "top", "rm", "doctor")
 
 
 def command_names() -> dict[str, Command]:

@@ -12,6 +12,7 @@ import signal
 import sys
 
 from csa.cli.describe import tokens
+from csa.cli.naming import as_read
 from csa.cli.output import print_json, print_problem, warn
 from csa.cli.run import heeded_signals, own_command
 from csa.cli.selecting import add_selector, find, selected
@@ -47,14 +48,15 @@ def execute(arguments: argparse.Namespace) -> int:
     become_subreaper()
     compaction = Compaction(plan)
     with signs_of_life(plan.context.caller) as signs:
-        signs.about(lambda: f"{plan.state.session_id}: {plan.adapter.name} compacts its conversation")
+        name = plan.state.name or plan.state.session_id
+        signs.about(lambda: f"{name}: {plan.adapter.name} is compacting its conversation")
         result = anyio.run(_drive_compaction, compaction)
     loss = record_act(plan.context, "session compress", result.session_id, what=result.status)
     warn([*compaction.losses, *([loss] if loss else [])])
     if arguments.json:
         print_json(result.to_json())
     elif result.exit_code == 0:
-        print(_compaction_in_words(result))
+        print(as_read(_compaction_in_words(result), sys.stdout))
     if result.exit_code != 0:
         _print_failed_compaction(result)
     return result.exit_code

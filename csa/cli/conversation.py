@@ -51,7 +51,8 @@ def execute(arguments: argparse.Namespace) -> int:
     elif first is None:
         tell("csa", "nothing was said")
     else:
-        _page(_Renderer(is_full=arguments.full).render(found), allowed=not arguments.no_pager)
+        renderer = Renderer(is_full=arguments.full, width=terminal_width(sys.stdout))
+        _page(renderer.render(found), allowed=not arguments.no_pager)
     return 0
 
 
@@ -60,13 +61,13 @@ def _to_json(session_id: str, message: Message) -> dict[str, object]:
     return {**message_to_json(session_id, message), **more}
 
 
-class _Renderer:
+class Renderer:
     """Lays a conversation out for the terminal, or for a pipe of any width."""
 
-    def __init__(self, *, is_full: bool) -> None:
+    def __init__(self, *, is_full: bool, width: int | None) -> None:
         self._is_full = is_full
         self._style = Style(sys.stdout)
-        self._width = terminal_width(sys.stdout)
+        self._width = width
 
     def render(self, messages: Iterable[Message]) -> Iterator[str]:
         turn = None
@@ -136,10 +137,10 @@ class _Renderer:
 
 
 _SAY = {
-    "user": _Renderer._user,  # noqa: SLF001  # a table of this module's own
-    "assistant": _Renderer._assistant,  # noqa: SLF001  # as above
-    "thought": _Renderer._thought,  # noqa: SLF001  # as above
-    "system": _Renderer._system,  # noqa: SLF001  # as above
+    "user": Renderer._user,  # noqa: SLF001  # a table of this module's own
+    "assistant": Renderer._assistant,  # noqa: SLF001  # as above
+    "thought": Renderer._thought,  # noqa: SLF001  # as above
+    "system": Renderer._system,  # noqa: SLF001  # as above
 }
 
 

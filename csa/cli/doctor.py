@@ -1,10 +1,10 @@
-"""Say whether csa can work here, and what to do where it cannot.
+"""Check which tools are installed and logged in, and say how to fix what is not.
 
 Looks at the configuration, the tools (each is asked for its version), the state root, its sessions, processes they
-have left behind, and the machine. Changes nothing. A `!` may surprise you, a `✗` does not work; the line behind the
-arrow is the next step.
+have left behind, and the machine, and prints each check as it is done. Changes nothing. `!` is a warning, `✗` does not
+work; the line after the arrow is the next step. A tool that does not answer in time is a warning: it may just be slow.
 
-Exits 0 when a run could work: at least one tool answers, and the state root can be written. A tool without a login
+Exits 0 when a run could work: at least one tool is usable, and the state root can be written. A tool without a login
 that csa can see counts, because not every kind of login can be seen. Exits 5 when the shell's CSA_* variables forbid
 runs, 6 when the configuration or the state root is at fault, and 7 when no tool works, or the kernel lacks what runs
 need.
@@ -16,10 +16,9 @@ import argparse
 import os
 import re
 import sys
-from itertools import groupby
 from textwrap import wrap
 
-from csa.cli.output import Style, one_line, print_json, terminal_width
+from csa.cli.output import Style, count_of, one_line, print_json, terminal_width
 from csa.cli.selecting import open_client
 from csa.errors import UsageError
 from csa.model.check import ANSWER_LIMIT_S, Check
@@ -27,6 +26,7 @@ from csa.model.check import ANSWER_LIMIT_S, Check
 _MARKS = {"ok": ("✓", "green"), "warn": ("!", "yellow"), "fail": ("✗", "red")}
 _TITLES = {"setup": "Setup", "tools": "Tools", "state": "State", "system": "System"}
 _NARROW = 60
+_NAME = 11  # columns; as many as `claude-code` takes
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -43,30 +43,35 @@ def execute(arguments: argparse.Namespace) -> int:
 
     from csa.runner.doctor.diagnosis import diagnose  # noqa: PLC0415  # as above
 
-    diagnosis = anyio.run(lambda: diagnose(client.context, limit_s=arguments.timeout))
+    report = (lambda _: None) if arguments.json else _Printer().print
+    diagnosis = anyio.run(lambda: diagnose(client.context, limit_s=arguments.timeout, report=report))
     if arguments.json:
         print_json(diagnosis.to_dict())
     else:
-        _print_checks(diagnosis.checks)
         _print_verdict(diagnosis.checks, diagnosis.exit_code)
     return diagnosis.exit_code
 
 
-def _print_checks(checks: tuple[Check, ...]) -> None:
-    style = Style(sys.stdout)
-    width = terminal_width(sys.stdout)
-    name_width = max(len(check.name) for check in checks)
-    for topic, members in groupby(checks, key=lambda check: check.topic):
-        print(style(_TITLES[topic], "bold"))
-        for check in members:
-            _print_check(check, style, width, name_width)
-        print()
+class _Printer:
+    """Prints each check as it comes, below the title of its topic."""
+
+    def __init__(self) -> None:
+        self._style = Style(sys.stdout)
+        self._width = terminal_width(sys.stdout)
+        self._topic = ""
+
+    def print(self, check: Check) -> None:
+        if check.topic != self._topic:
+            print("\n" * bool(self._topic) + self._style(_TITLES[check.topic], "bold"))
+            self._topic = check.topic
+        _print_check(check, self._style, self._width)
+        sys.stdout.flush()
 
 
-def _print_check(check: Check, style: Style, width: int | None, name_width: int) -> None:
+def _print_check(check: Check, style: Style, width: int | None) -> None:
     mark, colour = _MARKS[check.status]
-    head = f"  {style(mark, colour)} {check.name:<{name_width}}  "
-    indent = name_width + 6
+    head = f"  {style(mark, colour)} {check.name:<{_NAME}}  "
+    indent = _NAME + 6
     if width is not None and width < _NARROW:
         print(head.rstrip())
         head, indent = " " * 4, 4
@@ -100,13 +105,11 @@ def _homely(text: str) -> str:
 def _print_verdict(checks: tuple[Check, ...], exit_code: int) -> None:
     if exit_code:
         blocking = ", ".join(check.name for check in checks if check.exit_code)
-        text, colour = f"No run can work here until this is mended: {blocking}.", "red"
+        text, colour = f"csa cannot run anything yet; fix: {blocking}.", "red"
     else:
-        troubles = sum(check.status != "ok" for check in checks)
-        marked = {0: "", 1: " One thing above may interest you."}.get(
-            troubles, f" {troubles} things above may interest you."
-        )
-        text, colour = f"csa can work here.{marked}", "green"
+        warnings = sum(check.status != "ok" for check in checks)
+        text, colour = f"Ready, with {count_of(warnings, 'warning')}." if warnings else "Ready.", "green"
     style = Style(sys.stdout)
+    print()
     for line in _wrap_lines(text, terminal_width(sys.stdout), 0):
         print(style(line, colour))

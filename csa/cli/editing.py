@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import sys
 
-from csa.cli.output import one_line, print_act, print_json
+from csa.cli.naming import called
+from csa.cli.output import one_line, print_act, print_json, terminal_width
 from csa.cli.selecting import add_selector, find, find_one, open_client, selectors_given
 from csa.errors import UsageError
 from csa.runner.client import Csa
 from csa.store.current import choose_current, clear_current, read_current
+from csa.store.shown import SHOWN_LENGTH, SessionInfo
 
 
 def configure_rename(parser: argparse.ArgumentParser) -> None:
@@ -29,7 +32,8 @@ def execute_rename(arguments: argparse.Namespace) -> int:
 
     edit = rename_session(find(open_client(), selector, acts=True), name)
     session_id, before = edit.after.session_id, edit.before.name
-    words = f"{session_id} is called {name}" if name else f"{session_id} has no name"
+    who = session_id[:SHOWN_LENGTH] if sys.stdout.isatty() else session_id  # the name is what is new
+    words = f"{who} is called {name}" if name else f"{who} has no name"
     if edit.is_change and before:
         words += f" (it was {one_line(before)})"
     facts = {"session_id": session_id, "project": edit.after.project_path, "name": name, "before": before}
@@ -110,9 +114,13 @@ def execute_current(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print_json({"session_id": chosen.session_id if chosen else None})
     elif chosen:
-        state = chosen.record.state
-        print(f"{chosen.session_id}  {one_line(state.name or state.description)}" if state else chosen.session_id)
+        _print_current(SessionInfo(record=chosen.record, status=""), terminal_width(sys.stdout))
     return 0
+
+
+def _print_current(info: SessionInfo, width: int | None) -> None:
+    about = one_line((not width and info.name) or info.state.description) if info.state else ""
+    print(f"{called(info, width)}  {about}".rstrip())
 
 
 def _is_asked(client: Csa, arguments: argparse.Namespace) -> bool:

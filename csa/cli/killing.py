@@ -74,14 +74,26 @@ def _kill_named(arguments: argparse.Namespace) -> int:
     return _report_kills(_note_kills(context, "session kill", found), arguments, unlistable)
 
 
+def kill_one(context: Context, store: Store, session_id: str) -> tuple[KillResult, str | None]:
+    """End what runs in a session as `csa session kill` does; return what came of it, and why that was not noted."""
+    refuse_own_lineage(context.caller, session_id, verb="kill")
+    (ended,) = end_sessions([(store, session_id)], words=who_asks("session kill", context.environ))
+    return ended, _note_kill(context, "session kill", ended)
+
+
 def _note_kills(context: Context, command: str, found: Iterable[KillResult]) -> Iterator[KillResult]:
     """Note what was ended in audit.jsonl of its project, as it comes."""
     for ended in found:
-        if ended.outcome == "killed":
-            store = Store(context.store.root, Path(ended.project))
-            loss = record_act(context, command, ended.session_id, store=store, what="killed", forced=ended.forced)
-            warn([loss] if loss else [])
+        loss = _note_kill(context, command, ended)
+        warn([loss] if loss else [])
         yield ended
+
+
+def _note_kill(context: Context, command: str, ended: KillResult) -> str | None:
+    if ended.outcome != "killed":
+        return None
+    store = Store(context.store.root, Path(ended.project))
+    return record_act(context, command, ended.session_id, store=store, what="killed", forced=ended.forced)
 
 
 def _report_kills(found: Iterable[KillResult], arguments: argparse.Namespace, unlistable: Unlistable) -> int:

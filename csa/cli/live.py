@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable
+from itertools import islice
 
 from csa.cli.describe import cost_of, elapsed, tokens_of, usage_in_words
 from csa.cli.naming import called, doing_of, subject_of
@@ -60,12 +61,17 @@ def lay_out(
     With a title: a heading, the rows and their total; without: the rows, and a total when there are several.
     """
     rows = items(*forest)
-    head = [_line([(title, "bold")], at_right(NAMES, width), width)] if title else []
-    foot = [_total(rows, width)] if title or len(rows) > 1 else []
+    head = [heading(title, width)] if title else []
+    foot = [total(rows, width)] if title or len(rows) > 1 else []
     shown, hidden = choose(forest, max(1, height - len(head) - len(foot)))
-    body = _branches(shown, width, now, place) or ([_line([(empty, "dim")], "", width)] if empty else [])
-    more = [_more(hidden, width)] if hidden else []
+    body = draw(shown, width, now, place) or ([_line([(empty, "dim")], "", width)] if empty else [])
+    more = [more_of(hidden, width)] if hidden else []
     return [*head, *body, *more, *foot][:height]
+
+
+def heading(title: str, width: int) -> Line:
+    """Return the line above the rows."""
+    return _line([(title, "bold")], at_right(NAMES, width), width)
 
 
 def summarise(forest: Forest, *, width: int, now: float, place: Places, time_s: float) -> tuple[list[Line], str]:
@@ -77,7 +83,7 @@ def summarise(forest: Forest, *, width: int, now: float, place: Places, time_s: 
     worth = [node for node in nodes if node.item and node.item.status not in _QUIET]
     ordered = list(dict.fromkeys(node.session_id for node in (nodes[0], *worth, *nodes)))
     kept = ordered[: max(SUMMARY_ROWS, len(worth) + 1)]
-    lines = _branches(prune(forest, set(kept)), width, now, place)
+    lines = draw(prune(forest, set(kept)), width, now, place)
     rows = items(*forest)
     if hidden := len(nodes) - len(kept):
         lines.append(_line([(f"... and {hidden} more succeeded", "dim")], "", width))
@@ -102,14 +108,18 @@ def choose(forest: Forest, room: int) -> tuple[Forest, list[SessionInfo]]:
     return prune(forest, keep), [node.item for node in nodes if node.item and node.session_id not in keep]
 
 
-def _branches(forest: Forest, width: int, now: float, place: Places) -> list[Line]:
-    """Render every node of a forest, with the lines that join it to its parent."""
+def draw(
+    forest: Forest, width: int, now: float, place: Places, *, first: int = 0, count: int | None = None
+) -> list[Line]:
+    """Render the nodes of a forest, a line each, with the lines that join them to their parents; some of them."""
     where: dict[str, str] = {}  # the project in which what is below a node is expected
     lines: list[Line] = []
-    for branch in branches(forest):
+    for at, branch in enumerate(islice(branches(forest), None if count is None else first + count)):
         node, info = branch.node, branch.node.item
         expected = where.get(branch.parent.session_id, "") if branch.parent else ""
         where[node.session_id] = info.project if info else expected or _project(node)
+        if at < first:
+            continue
         lead = (_shorten_lead(branch.lead, width // 3), "dim")
         if info is None:
             lines.append(_line([lead, *_heading(node, place)], "", width))
@@ -153,7 +163,7 @@ def _shorten_lead(lead: str, room: int) -> str:
     return lead if len(lead) <= room else "… " + lead[-(room - room % 3) :]
 
 
-def _total(rows: list[SessionInfo], width: int) -> Line:
+def total(rows: list[SessionInfo], width: int) -> Line:
     usage = counted_once((row.session_id, row.usage or Usage()) for row in rows)
     running = sum(row.is_running for row in rows)
     text = f"{count_of(len(rows), 'session')}, {running} running"
@@ -161,7 +171,7 @@ def _total(rows: list[SessionInfo], width: int) -> Line:
     return _line([(text, "bold")], at_right(numbers, width), width)
 
 
-def _more(hidden: list[SessionInfo], width: int) -> Line:
+def more_of(hidden: list[SessionInfo], width: int) -> Line:
     running = sum(row.is_running for row in hidden)
     text = f"... and {len(hidden)} more" + (f", {running} of them running" if running else "")
     return _line([(text, "dim")], "", width)

@@ -50,7 +50,7 @@ class LiveTree(Silence):
         self._find = partial(find_stores, store.root)
         self._sessions = LiveSessions(self._find, describe)
         self._place = partial(shorten, user_home=home(environ))
-        self._screen = Screen(sys.stderr, whole=False)
+        self._screen = Screen(sys.stderr)
         self._outcomes = Outcomes()
         self._lines = PlainLines(self._outcomes)
         self._subject: Subject

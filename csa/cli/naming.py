@@ -79,6 +79,11 @@ def _find(client: Csa, session_id: str) -> SessionInfo | None:
         return None
 
 
+def as_read(text: str, stream: IO[str]) -> str:
+    """Return text with names on a terminal; in a pipe ids stay, for scripts."""
+    return with_names(text, stream) if stream.isatty() else text
+
+
 def head_of_line(session_id: str) -> tuple[str, str]:
     """Return how a line on stdout about a session begins, and what else it says of who that is.
 

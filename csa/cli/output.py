@@ -88,7 +88,9 @@ def print_act(arguments: argparse.Namespace, words: str, facts: Mapping[str, Any
     if arguments.json:
         print_json(facts)
     else:
-        print(words)
+        from csa.cli.naming import as_read  # noqa: PLC0415  # most commands do nothing
+
+        print(as_read(words, sys.stdout))
     warn(losses)
 
 
@@ -278,6 +280,24 @@ def cut(text: str, width: int | None) -> str:
             break
         kept.append(character)
     return "".join(kept) + "…"
+
+
+def fold(text: str, width: int | None) -> list[str]:
+    """Break a text at blanks into lines of a number of columns; a longer word, as a path may be, is broken anywhere."""
+    lines, line = [], ""
+    for word in text.split(" "):
+        longer = f"{line} {word}" if line else word
+        if width is None or display_width(longer) <= width:
+            line = longer
+            continue
+        lines += [line] if line else []
+        line = ""
+        for character in word:
+            if display_width(line + character) > width:
+                lines.append(line)
+                line = ""
+            line += character
+    return [*lines, line]
 
 
 def shorten(path: Path | str, user_home: Path) -> str:

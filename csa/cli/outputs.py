@@ -122,15 +122,27 @@ _LEAD = 14  # columns of the time and the turn
 class _EventPrinter:
     """Prints events in words."""
 
-    def __init__(self) -> None:
+    def __init__(self, width: int | None = None) -> None:
         self._style = Style(sys.stdout)
-        self._width = terminal_width(sys.stdout)
+        self._width = width or terminal_width(sys.stdout)
 
     def print(self, event: Event) -> None:
         """Print an event, unless a person need not see it."""
-        if (line := describe(event)) is not None:
-            head = self._style(f"{_event_clock(event.ts)} {event.turn:>3}", "dim")
-            print(f"{head}  {cut(line, self._width and self._width - _LEAD)}")
+        if (line := self.line(event)) is not None:
+            print(line)
+
+    def line(self, event: Event) -> str | None:
+        """Return an event in words, unless a person need not see it."""
+        if (line := describe(event)) is None:
+            return None
+        head = self._style(f"{_event_clock(event.ts)} {event.turn:>3}", "dim")
+        return f"{head}  {cut(line, self._width and self._width - _LEAD)}"
+
+
+def event_lines(events: Iterable[Event], width: int) -> Iterator[str]:
+    """Yield events in words, for a terminal of that width."""
+    printer = _EventPrinter(width)
+    return (line for event in _join_chunks(events) if (line := printer.line(event)) is not None)
 
 
 def _select_events(transcript: Path, *, tail: int | None, turn: int | None) -> Iterator[Event]:
@@ -237,8 +249,8 @@ def execute_artifacts(arguments: argparse.Namespace) -> int:
     if arguments.copy_to is not None:
         copies = copy_artifacts(artifacts, Path(arguments.copy_to).absolute())
     if arguments.json:
-        targets = [{"copied_to": str(path)} for path in copies] or [{} for _ in artifacts]
-        print_json([{**_artifact_to_json(item), **target} for item, target in zip(artifacts, targets, strict=True)])
+        targets = [str(path) for path in copies] or [None] * len(artifacts)
+        print_json([_artifact_to_json(item, target) for item, target in zip(artifacts, targets, strict=True)])
     elif copies:
         print("\n".join(text_for(sys.stdout, str(path)) for path in copies))
     else:
@@ -260,7 +272,7 @@ def _print_artifacts(artifacts: Sequence[Artifact]) -> None:
         print(f"{style(numbers, 'dim')}  {one_line(item.name)}{out}")
 
 
-def _artifact_to_json(item: Artifact) -> dict[str, object]:
+def _artifact_to_json(item: Artifact, copied_to: str | None) -> dict[str, object]:
     return {
         "path": str(item.path),
         "name": item.name,
@@ -268,6 +280,7 @@ def _artifact_to_json(item: Artifact) -> dict[str, object]:
         "size_bytes": item.size_bytes,
         "modified_at": format_time(item.modified_at),
         "leads_out": item.leads_out,
+        "copied_to": copied_to,
     }
 
 

@@ -6,11 +6,12 @@ import argparse
 import sys
 from typing import Any
 
+from csa.cli.naming import as_read
 from csa.cli.output import (
     Style,
     count_of,
     cut,
-    cut_behind,
+    fold,
     one_line,
     print_json,
     printable,
@@ -139,6 +140,7 @@ def execute_checkpoint(arguments: argparse.Namespace) -> int:
 
 _ENTRY_COLOURS = {"commit": "yellow", "checkpoint": "cyan", "head": "dim"}
 _SHOWN = 12  # characters of a commit's name
+_LEAST = 16  # columns for what a checkpoint is of
 
 
 _VERDICT_COLOURS = {"ok": "green", "gone": "dim"}
@@ -211,11 +213,13 @@ def _print_checkpoints(found: list[Checkpoint], verdicts: list[Verification | No
         name = each.commit[:_SHOWN] if width else each.commit
         clock = local_clock(from_timestamp(each.at))
         what = one_line(facts.label or ("automatic" if facts.automatic else ""))
-        whose = "" if of_one else f"{facts.session_id}"
-        row = f"{'' if of_one else '  '}{clock}  turn {facts.turn:<3} {what}"
+        whose = "" if of_one else f"{as_read(facts.session_id, sys.stdout)}  "
         checked = "" if verdict is None else f"{style(f'{verdict:<10}', _VERDICT_COLOURS.get(verdict, 'red'))}"
         taken = len(name) + 2 + (10 if verdict else 0)
-        print(f"{checked}{style(name, 'cyan')}  {cut_behind(whose, row, width and max(1, width - taken))}".rstrip())
+        lines = fold(f"{whose}{clock}  turn {facts.turn:<3} {what}".rstrip(), width and max(_LEAST, width - taken))
+        print(f"{checked}{style(name, 'cyan')}  {lines[0]}")
+        for line in lines[1:]:
+            print(f"{'':<{taken}}{line.lstrip()}")
 
 
 def _show_checkpoint(context: Context, name: str, *, as_json: bool) -> int:

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from csa.cli.output import lossy, print_json, printable, tell, text_for, to_json, warn
 from csa.cli.results import print_failure
-from csa.cli.run_request import request_from
+from csa.cli.run_request import request_from, unread_stdin_told
 from csa.cli.selecting import announce
 from csa.cli.signs import about_sessions, signs_of_life
 from csa.errors import UsageError
@@ -151,7 +151,7 @@ def execute(arguments: argparse.Namespace) -> int:
         return 0
     if client.caller is None:
         _wake_parked(client)
-    with signs_of_life(client.caller, quiet=arguments.quiet) as signs:
+    with unread_stdin_told(arguments), signs_of_life(client.caller, quiet=arguments.quiet) as signs:
         if arguments.detach:
             return _detach(client, request, arguments)
         if arguments.wait is None:
@@ -202,7 +202,8 @@ def _run_turn(client: Csa, request: RunRequest, arguments: argparse.Namespace, s
         anyio.run(_drive_turn, turn, progress, faults if arguments.stream_json else None, noted)
     unprinted = _print_outcome(turn, turn.result, arguments)
     if follow_up:
-        signs.about(lambda: "the turn has ended; --on-finish runs")
+        name = plan.state.name or plan.state.session_id
+        signs.about(lambda: f"{name} has ended; --on-finish is running")
         _run_follow_up(follow_up, client, turn.result)
     if faults and not isinstance(faults[0], BrokenPipeError):
         raise faults[0]
@@ -354,7 +355,6 @@ def _print_plan(plan: TurnPlan, *, as_json: bool) -> None:
     origins = plan.origins
     facts = {
         "session": "new" if plan.is_new else plan.state.session_id,
-        "session_id": None if plan.is_new else plan.state.session_id,
         "project": str(plan.context.store.project),
         "tool": plan.adapter.name,
         "why": plan.why_tool,
@@ -376,7 +376,8 @@ def _print_plan(plan: TurnPlan, *, as_json: bool) -> None:
         "fork_of": plan.state.fork_of,
     }
     if as_json:
-        print_json({**facts, "origins": origins})
+        names = {"session_id": None if plan.is_new else facts["session"], "parent_session_id": facts["parent"]}
+        print_json({**names, **facts, "origins": origins})
         return
     for name, value in facts.items():
         if value not in (None, []):

@@ -1,18 +1,16 @@
-"""Drawing lines again and again in one place of a terminal: over the whole screen, or below what was printed before.
+"""Drawing lines again and again in one place of a terminal, below what was printed before.
 
-The only module that imports rich. The whole screen is the alternate one, so that it leaves nothing behind.
+The only module that imports rich; what covers the whole screen is in csa/cli/fullscreen.py.
 """
 
 from __future__ import annotations
 
 import os
-import select
 import signal
-import sys
 import termios
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import IO, Self
 
 from rich.console import Console
@@ -21,14 +19,10 @@ from rich.live import Live
 from rich.segment import ControlType
 from rich.text import Text
 
-from csa.cli.live import REFRESH_S, REST, Line
-from csa.cli.output import Style, display_width, has_room, is_in_background, lossy, terminal_size
-from csa.process.wakeup import woken_by
+from csa.cli.live import REFRESH_S, Line
+from csa.cli.output import Style, display_width, has_room, lossy, terminal_size
 
-_ENDS = {signal.SIGINT: 0, signal.SIGTERM: 143, signal.SIGHUP: 129}
 _DEATHS = (signal.SIGQUIT, signal.SIGABRT, signal.SIGXCPU)  # nothing else restores the terminal before them
-_WAKES = (*_ENDS, *_DEATHS, signal.SIGTSTP, signal.SIGCONT, signal.SIGWINCH)
-_LOOK_FOR_TERMINAL_S = 0.2
 _NOTICED_S = 3 * REFRESH_S  # without a look at what is drawn: we were stopped
 
 
@@ -38,9 +32,8 @@ class Screen:
     When a signal stops or kills us the terminal is given back first, as it is between `leave` and the next `draw`.
     """
 
-    def __init__(self, stream: IO[str], *, whole: bool) -> None:
+    def __init__(self, stream: IO[str]) -> None:
         self._stream = stream
-        self._whole = whole
         self._is_styled = Style(stream).enabled
         self._interruptions = _Interruptions(self._interrupted)
         self._echo = _Echo(stream.fileno())
@@ -54,8 +47,7 @@ class Screen:
 
     def start(self) -> None:
         """Be ready to draw."""
-        if not self._whole:  # there the keys are read, and signals heeded (see `watch`)
-            self._interruptions.start()
+        self._interruptions.start()
 
     def stop(self) -> None:
         """Remove what was drawn."""
@@ -114,8 +106,7 @@ class Screen:
         """Show these lines instead of those before."""
         with self._interruptions.held():
             self._looked_at = time.monotonic()
-            if not self._whole:
-                self._echo.turn_off()
+            self._echo.turn_off()
             if not self._live.is_started:
                 self._live.start()
             size = self.size
@@ -134,7 +125,6 @@ class Screen:
     def _new_live(self) -> Live:
         return Live(
             console=self._console,
-            screen=self._whole,
             transient=True,
             auto_refresh=False,
             redirect_stdout=False,  # the answer goes where the caller has sent stdout
@@ -150,7 +140,7 @@ class Screen:
         """Remove what a terminal that has become narrower has made of the lines: it folds each that is too long."""
         columns, rows = self.size
         self._console.size = (columns, rows)
-        if self._whole or not self._drawn or self._drawn[0][0] <= columns:
+        if not self._drawn or self._drawn[0][0] <= columns:
             return
         folds = sum((sum(display_width(text) for text, _ in line) - 1) // columns for line in self._drawn[1])
         up = [(ControlType.ERASE_IN_LINE, 2), (ControlType.CURSOR_UP, 1)]
@@ -234,79 +224,8 @@ class _Echo:
         return True
 
 
-def watch(frame: Callable[[int, int], list[Line]]) -> int:
-    """Show what `frame` makes of columns and lines on stdout's whole screen, until `q` or a signal; give the exit code.
-
-    A frame that takes long is made less often. In the background it is stopped, as whatever takes the whole screen.
-    """
-    screen = Screen(sys.stdout, whole=True)
-    frame(*screen.size)  # before the screen changes: the first may take a while, and Ctrl-C ends it as ever
-    with woken_by(_WAKES) as wakes:
-        _wait_for_terminal(wakes)
-        while (ended := _watch(screen, frame, wakes)) in {-signal.SIGTSTP, -signal.SIGCONT}:
-            if ended == -signal.SIGTSTP:
-                obey(signal.SIGTSTP)
-            _wait_for_terminal(wakes)
-    if ended < 0:
-        obey(-ended)
-    return ended
-
-
-def _wait_for_terminal(wakes: int) -> None:
-    """Be stopped until we are in the foreground; that we then go on is no news."""
-    while is_in_background(sys.stdout):
-        signal.raise_signal(signal.SIGTTOU)
-        time.sleep(_LOOK_FOR_TERMINAL_S)  # nobody stops what no shell could continue
-    with suppress(BlockingIOError):
-        kept = [number for number in os.read(wakes, 64) if number != signal.SIGCONT]
-        for number in kept:
-            signal.raise_signal(number)
-
-
-def _watch(screen: Screen, frame: Callable[[int, int], list[Line]], wakes: int) -> int:
-    """Draw until the end, and return the exit code; minus a signal that stops, continues or kills us."""
-    with _keys() as keys, screen:
-        while True:
-            began = time.monotonic()
-            screen.draw(frame(*screen.size))
-            rest = max(REFRESH_S, REST * (time.monotonic() - began))
-            ready = select.select([wakes, *keys], [], [], rest)[0]
-            for number in os.read(wakes, 64) if wakes in ready else b"":
-                if number != signal.SIGWINCH:
-                    return _ENDS.get(signal.Signals(number), -number)
-            if any(_is_quit(key) for key in keys if key in ready):
-                return 0
-
-
 def obey(number: int) -> None:
     """Stop or die, as the signal would have had us do; a process whose shell is gone is not stopped."""
     heeded = signal.signal(number, signal.SIG_DFL)
     signal.raise_signal(number)
     signal.signal(number, heeded)
-
-
-@contextmanager
-def _keys() -> Iterator[list[int]]:
-    """Yield stdin, where that is a terminal, with keys readable at once and not echoed."""
-    if not sys.stdin.isatty():
-        yield []
-        return
-    fd = sys.stdin.fileno()
-    before = termios.tcgetattr(fd)
-    changed = termios.tcgetattr(fd)
-    changed[3] &= ~(termios.ICANON | termios.ECHO)
-    termios.tcsetattr(fd, termios.TCSADRAIN, changed)
-    try:
-        yield [fd]
-    finally:
-        with suppress(termios.error):  # the terminal may be gone
-            termios.tcsetattr(fd, termios.TCSADRAIN, before)
-
-
-def _is_quit(fd: int) -> bool:
-    """Say whether `q` was typed, or the terminal is gone."""
-    try:
-        typed = os.read(fd, 1024)
-    except OSError:
-        return True
-    return not typed or b"q" in typed

@@ -13,7 +13,6 @@ from collections.abc import Collection, Iterable
 
 from csa.cli.output import cut, one_line, print_problem, tell, warn
 from csa.errors import ConfigError, StateError, UsageError
-from csa.ids import unique_prefix_length
 from csa.paths import user_config_file
 from csa.runner.client import Csa
 from csa.runner.context import Context
@@ -87,29 +86,27 @@ def find_to_show(arguments: argparse.Namespace) -> Session:
     if (selector := selected_if_any(arguments)) is not None:
         return find(open_client(), selector, retired=True)
     session = find(open_client(), "@last")
-    tell("csa", f"using {_label(session)}, the session used last")
-    return session
-
-
-def _label(session: Session) -> str:
-    """Return the session's name, or else a prefix of its id with its description."""
     state = session.record.state
-    if state and state.name:
-        return state.name
-    prefix = session.session_id[: unique_prefix_length(session.session_id, session.store.ids())]
-    return f"{prefix} ({cut(one_line(state.description), _LABEL_WIDTH)})" if state else prefix
+    about = f" ({cut(one_line(state.description), _LABEL_WIDTH)})" if state and not state.name else ""
+    tell("csa", f"using {session.session_id}{about}, the session used last")
+    return session
 
 
 def find_to_read(arguments: argparse.Namespace, command: str) -> Session:
     """Return the session to show, and note that it is about to be read."""
     session = find_to_show(arguments)
-    if not _may_ask_for_audit(session.context) or not session.context.config.audit_reads:
-        return session
-    from csa.runner.sessions.acting import record_act  # noqa: PLC0415  # only who wants this pays for it
-
-    loss = record_act(session.context, command, session.session_id, what="read")
+    loss = note_read(session.context, session.session_id, command)
     warn([loss] if loss else [])
     return session
+
+
+def note_read(context: Context, session_id: str, command: str) -> str | None:
+    """Note that a session of a project is about to be read, where that is asked for; return why that has failed."""
+    if not _may_ask_for_audit(context) or not context.config.audit_reads:
+        return None
+    from csa.runner.sessions.acting import record_act  # noqa: PLC0415  # only who wants this pays for it
+
+    return record_act(context, command, session_id, what="read")
 
 
 def _may_ask_for_audit(context: Context) -> bool:

@@ -7,7 +7,7 @@ In the tree the numbers at the right, and the states in brackets, are of the ses
 leads to a fork. A parent that is not there is named, in yellow, with where it is. What was started in another project
 says where it is. `--tree SESSION` shows one session and all below it.
 
-With --quiet there is nothing but ids: csa session delete $(csa session list -q --status failed). --format '{name}
+With --quiet there is nothing but ids: csa rm $(csa ls -q --status failed). --format '{name}
 {status}' prints a line of your own for each session, --format 'table {name} {tokens}' columns with a head; a wrong
 field is refused with the names of all. JSON has numbers where these have words.
 
@@ -36,7 +36,6 @@ if TYPE_CHECKING:
     import argparse
 
     from csa.cli.list_format import Template
-    from csa.cli.live import Line
     from csa.runner.session import Session
     from csa.runner.sessions.genealogy import Forest
     from csa.store.shown import SessionInfo
@@ -106,7 +105,7 @@ def _top_of_tree(client: Csa, arguments: argparse.Namespace) -> Session | None:
     if selector is None:
         return None
     if not arguments.tree:
-        raise UsageError("A list is of all sessions.", hint=f"csa session list --tree {selector}")
+        raise UsageError("A list is of all sessions.", hint=f"csa ls --tree {selector}")
     return client.session(selector, retired=True)
 
 
@@ -286,17 +285,17 @@ def _places(client: Csa, stores: list[Store]) -> dict[str, str]:
 def _watch(client: Csa, limit: int | None) -> int:
     if not can_redraw(sys.stdout):
         raise UsageError("--watch needs a terminal that can be redrawn.", hint="csa session list --tree")
-    from csa.cli.describe import describe  # noqa: PLC0415  # a plain list needs none of it
-    from csa.cli.live import arrange, lay_out  # noqa: PLC0415  # as above
-    from csa.cli.screen import watch  # noqa: PLC0415  # as above; this one brings rich
+    from csa.cli.browsing import browse  # noqa: PLC0415  # a plain list needs none of it; this brings prompt_toolkit
+    from csa.cli.describe import describe  # noqa: PLC0415  # as above
+    from csa.cli.live import arrange  # noqa: PLC0415  # as above
     from csa.runner.sessions.observing import LiveProject  # noqa: PLC0415  # as above
 
     sessions = LiveProject(client.store, describe)
     place = partial(shorten, user_home=home(client.context.environ))
-    title, empty = place(client.store.project_pathname), "No sessions yet"
 
-    def frame(width: int, height: int) -> list[Line]:
-        forest = arrange(sessions.family())[:limit]
-        return lay_out(forest, width=width, height=height, now=time.time(), title=title, empty=empty, place=place)
+    def find_forest() -> Forest:
+        return arrange(sessions.family())[:limit]
 
-    return watch(frame)
+    return browse(
+        lambda: client, find_forest, title=place(client.store.project_pathname), empty="No sessions yet", place=place
+    )

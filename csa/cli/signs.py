@@ -18,11 +18,11 @@ from csa.cli.output import cut, has_room, one_line, printable
 TYPE_CHECKING = False  # see csa/structs.py
 if TYPE_CHECKING:
     from csa.runner.caller import Caller
-    from csa.store.sessions import Target
+    from csa.store.sessions import Store, Target
     from csa.store.shown import SessionInfo
 
 INTERVAL_S = 50.0  # between two lines: a minute is promised, and the machine may be busy
-_SHORT_ID, _WIDTH = 10, 160
+_WIDTH, _SUBJECT_WIDTH = 160, 40
 
 
 class Signs:
@@ -78,7 +78,8 @@ def signs_of_life(caller: Caller | None, *, quiet: bool = False) -> Iterator[Sig
 
 def about_sessions(targets: Sequence[Target]) -> Callable[[], str]:
     """Return words for what sessions do just now: the first that runs, and how many others do."""
-    from csa.cli.describe import describe  # noqa: PLC0415  # loaded while a tool starts, and not when csa may be another
+    from csa.cli import naming  # noqa: F401, PLC0415  # loaded while a tool starts, and not when csa may be another
+    from csa.cli.describe import describe  # noqa: PLC0415  # as above
     from csa.store.observer import Observer  # noqa: PLC0415  # as above
 
     def words() -> str:
@@ -86,7 +87,7 @@ def about_sessions(targets: Sequence[Target]) -> Callable[[], str]:
         seen = [info for info in infos if info and info.is_running]
         if not seen:
             others = f" and {len(targets) - 1} more" if len(targets) > 1 else ""
-            return f"waiting for {targets[0][1][:_SHORT_ID]}{others}"
+            return f"waiting for {_name(*targets[0])}{others}"
         return doing(seen[0], now=time.time()) + (f" (and {len(seen) - 1} more)" if len(seen) > 1 else "")
 
     return words
@@ -95,7 +96,15 @@ def about_sessions(targets: Sequence[Target]) -> Callable[[], str]:
 def doing(info: SessionInfo, *, now: float) -> str:
     """Say who does what, and for how long its turn has been running."""
     from csa.cli.describe import elapsed  # noqa: PLC0415  # loaded by about_sessions
+    from csa.cli.naming import called, doing_of  # noqa: PLC0415  # as above
 
     time_s = elapsed(max(0.0, now - info.started_at)) if info.started_at else ""
-    who = " ".join(filter(None, (info.session_id[:_SHORT_ID], info.tool, time_s)))
-    return f"{who}: {info.doing or 'running'}"
+    who = " ".join(filter(None, (called(info, _WIDTH), info.tool, time_s)))
+    return f"{who}: {doing_of(info, _WIDTH, room=_SUBJECT_WIDTH)}"
+
+
+def _name(store: Store, session_id: str) -> str:
+    from csa.cli.naming import called  # noqa: PLC0415  # as above
+    from csa.store.shown import SessionInfo  # noqa: PLC0415  # as above
+
+    return called(SessionInfo(record=store.record(session_id), status=""), _WIDTH)

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     import argparse
     from typing import Any
 
+    from csa.model.state import SessionState
+
 _MIN_NAME = 8
 
 
@@ -82,10 +84,16 @@ def _names(found: Statistics, by: str, *, whole: bool) -> list[str]:
     if by != "tree":
         return list(map(one_line, found.rows))
     ordered = sorted(found.rows)
-    return [
-        f"{key if whole else key[: unique_prefix_length(key, ordered)]} {one_line(found.labels.get(key, ''))}".rstrip()
-        for key in found.rows
-    ]
+    shown = {key: key if whole else key[: unique_prefix_length(key, ordered)] for key in ordered}
+    return [_name_of_tree(found.roots.get(key), shown[key], whole=whole) for key in found.rows]
+
+
+def _name_of_tree(root: SessionState | None, shown_id: str, *, whole: bool) -> str:
+    """Return the name of a root; where it has none, or in a pipe, its id and what it is about."""
+    name = one_line(root.name or "") if root else ""
+    if name and not whole:
+        return name
+    return f"{shown_id} {name or one_line(root.description if root else '')}".rstrip()
 
 
 def _columns(all_turns: int) -> Iterator[Column]:

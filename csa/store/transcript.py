@@ -46,7 +46,7 @@ def read_events(path: Path) -> Iterator[Event]:
             yield event
 
 
-def read_lines(path: Path) -> Iterator[bytes]:
+def read_lines(path: Path | str) -> Iterator[bytes]:
     """Yield the transcript's lines as they are; StateError where they cannot be read."""
     try:
         with open(open_regular(path), "rb") as file:

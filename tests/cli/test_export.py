@@ -264,7 +264,7 @@ def test_a_backup_while_agents_work(place: Place) -> None:
     assert done.json["sessions"] == [first]
     assert [item["what"] for item in done.json["left_out"]] == [deleted, running.session_id]
     done = place.run("session", "export", "--all", "--skip-running", "-o", str(backup))
-    assert f"left out: {running.session_id}: " in done.err
+    assert f"warning: left out: {running.session_id}: " in done.err
     place.release()
     assert running.wait().code == 0
     place.env["CSA_STATE_DIR"] = str(place.tmp / "elsewhere")
@@ -285,7 +285,7 @@ def test_damaged_sessions(place: Place, store: Store) -> None:
     assert list(place.project.glob("*x*")) == []
     done = place.run("session", "export", "--all", "--skip-corrupted", "-o", "x")
     assert done.code == 0
-    assert f"left out: {session_id(4)}" in done.err
+    assert f"warning: left out: {session_id(4)}" in done.err
     assert "line 2: it is not an event" in done.err
     with tarfile.open(place.project / "x") as tar:
         member = tar.extractfile(f"sessions/{session_id(2)}/transcript.jsonl")
@@ -314,7 +314,10 @@ def test_links_are_not_followed(place: Place, store: Store, private: Path) -> No
     os.mkfifo(paths.output / "pipe")
     done = place.run("session", "export", session_id(4), "-o", "x")
     left = [paths.result, *(paths.output / name for name in ("dir", "pipe", "turn-0002", "turn-0001/file"))]
-    assert (done.code, done.err.splitlines()) == (0, [f"left out: {path}: it is not a regular file" for path in left])
+    assert (done.code, done.err.splitlines()) == (
+        0,
+        [f"warning: left out: {path}: it is not a regular file" for path in left],
+    )
     names = names_in(place.project / "x")
     assert [name for name in names if "result" in name or not name.startswith(("sessions", "csa-export"))] == []
     paths.output.rename(place.tmp / "output")
@@ -334,7 +337,7 @@ def test_linked_records_are_damage(place: Place, store: Store, name: str) -> Non
     done = place.run("session", "export", session_id(4), "-o", "x")
     assert (done.code, f"{name}: is a link" in done.err) == (6, True)
     done = place.run("session", "export", "--all", "--skip-corrupted", "-o", "x")
-    assert (done.code, f"left out: {session_id(4)}: " in done.err) == (0, True)
+    assert (done.code, f"warning: left out: {session_id(4)}: " in done.err) == (0, True)
     assert not [found for found in names_in(place.project / "x") if session_id(4) in found]
 
 
@@ -385,7 +388,7 @@ def test_what_is_larger_than_an_import_takes(place: Place, store: Store, elsewhe
         file.truncate((4 << 30) + 1)
     done = place.run("session", "export", session_id(4), "-o", "x")
     why = "it is larger than 4 GiB, too large for an archive"
-    assert (done.code, done.err) == (0, f"left out: {artifact}: {why}\n")
+    assert (done.code, done.err) == (0, f"warning: left out: {artifact}: {why}\n")
     told = place.run("session", "export", session_id(4), "-o", "y", "--json")
     assert told.json["left_out"] == [{"what": str(artifact), "why": why}]
     assert place.run("session", "import", "x", env=elsewhere).code == 0

@@ -205,7 +205,7 @@ def test_export(place: Place, broken: Path) -> None:
     done = place.run("session", "export", "--all", "--skip-corrupted", "-o", "x.tar.gz")
     assert (done.code, done.err.splitlines()) == (
         0,
-        [f"left out: {BAD}: {broken}: cannot be read (Is a directory)."],
+        [f"warning: left out: {BAD}: {broken}: cannot be read (Is a directory)."],
     )
     other = place.tmp / "other"
     (other / ".csa").mkdir(parents=True)
@@ -224,7 +224,7 @@ def test_stats(place: Place, is_retired: bool) -> None:  # noqa: FBT001  # a par
     make_unreadable(place_of / "transcript.jsonl")
     done = place.run("stats", "--json")
     assert (done.code, done.json["total"]["turns"]) == (0, 1)
-    assert done.err == f"left out: {place_of}/transcript.jsonl: cannot be read (Is a directory).\n"
+    assert done.err == f"warning: left out: {place_of}/transcript.jsonl: cannot be read (Is a directory).\n"
 
 
 def test_views(place: Place, broken: Path) -> None:
@@ -340,7 +340,7 @@ def test_descendants_that_cannot_be_listed(place: Place, unlistable: Path) -> No
     assert (done.code, done.json["sessions"]) == (0, [session_id])
     assert done.json["left_out"] == [{"what": str(unlistable), "why": "cannot be read (Permission denied)"}]
     read = place.shell(without_privileges("csa", "session", "export", *about, "--format", "md"))
-    assert (read.code, f"left out: {problem}" in read.err) == (0, True)
+    assert (read.code, f"warning: left out: {problem}" in read.err) == (0, True)
 
 
 @pytest.mark.parametrize(
@@ -411,4 +411,4 @@ def test_a_transcript_that_is_missing(place: Place) -> None:
     assert {item["id"]: item["status"] for item in place.run("ps", "--all", "--json").json}[BAD] == "damaged"
     assert place.run("session", "clean", "--older-than", "1s", "--dry-run").out.count(BAD) == 0
     assert place.run("session", "validate").out.endswith("2 sessions checked, 1 damaged\n")
-    assert place.run("stats").err == f"left out: {missing}: is missing, and the record tells of 1 turn.\n"
+    assert place.run("stats").err == f"warning: left out: {missing}: is missing, and the record tells of 1 turn.\n"

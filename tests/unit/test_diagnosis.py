@@ -23,6 +23,7 @@ def put(root: Path, name: str, text: str = "") -> None:
 def test_the_kernel_here_can_contain_processes() -> None:
     """The probe really uses the features, and this suite could not run where they are missing."""
     found = probe_kernel()
+    assert found
     assert set(found) == set(WORKING)
     assert judge_kernel(found).status == "ok"
 

@@ -7,10 +7,8 @@ from __future__ import annotations
 
 import platform
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
-
-import anyio
 
 from csa import __version__
 from csa.errors import ConfigError, CsaError, RefusedError, ToolUnavailableError
@@ -19,7 +17,7 @@ from csa.model.check import ANSWER_LIMIT_S, Check
 from csa.model.config import Config, combine_layers
 from csa.runner.ancestry import IDENTITY_VARIABLES
 from csa.runner.context import Context
-from csa.runner.doctor.other_checks import check_others
+from csa.runner.doctor.other_checks import check_command, check_other_store
 from csa.runner.doctor.store_checks import check_store
 from csa.runner.doctor.system_checks import check_system, check_temporary
 from csa.runner.doctor.tool_checks import ToolFinding, ask_version, find_tools, judge_tool
@@ -44,36 +42,41 @@ class Diagnosis(Struct):
         return {"ok": self.exit_code == 0, "checks": [check.to_dict() for check in self.checks]}
 
 
-async def diagnose(context: Context, *, limit_s: float = ANSWER_LIMIT_S) -> Diagnosis:
-    """Check everything. Each tool has `limit_s` to report its version; nothing a tool or a file does raises."""
+async def diagnose(
+    context: Context, *, limit_s: float = ANSWER_LIMIT_S, report: Callable[[Check], None] = lambda _: None
+) -> Diagnosis:
+    """Check everything. Each tool has `limit_s` to report its version; nothing a tool or a file does raises.
+
+    `report` gets each check as soon as it and all before it are done, topic by topic.
+    """
+    checks: list[Check] = []
+
+    def add(*found: Check) -> None:
+        for check in found:
+            checks.append(check)
+            report(check)
+
     config, config_check = _check_config(context)
     adapters, problems = loadable_adapters(config)
     adapters += installed_agents(config, context.environ)
-    findings: list[ToolFinding] = []
-    git: list[Check] = []
+    add(Check("setup", "csa", "ok", f"{__version__}, Python {platform.python_version()}"), config_check)
+    add(*_check_caller(context), *check_command(context.environ), await _check_git(context, limit_s=limit_s))
 
-    async def look_at_tools() -> None:
-        findings.extend(await find_tools(context, config, adapters, limit_s=limit_s))
+    def tell(finding: ToolFinding) -> None:
+        add(_redacted(context, judge_tool(finding, config)))
 
-    async def look_at_git() -> None:
-        git.append(await _check_git(context, limit_s=limit_s))
+    findings = await find_tools(context, config, adapters, limit_s=limit_s, report=tell)
+    step = "reinstall or remove the package that provides it"
+    add(*(_redacted(context, Check("tools", "adapter", "fail", problem, step)) for problem in problems))
+    add(_check_choice(context, config, findings))
+    add(*check_store(context.store), *check_other_store(context.store.root, context.environ))
+    add(*check_system(), check_temporary(context.environ))
+    return Diagnosis(tuple(checks))
 
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(look_at_tools)
-        tasks.start_soon(look_at_git)
-    return Diagnosis(
-        (
-            Check("setup", "csa", "ok", f"{__version__}, Python {platform.python_version()}"),
-            config_check,
-            *_check_caller(context),
-            *git,
-            *_check_tools(context, config, findings, problems),
-            *check_store(context.store),
-            *check_others(context.store.root, context.environ),
-            *check_system(),
-            check_temporary(context.environ),
-        )
-    )
+
+def _redacted(context: Context, check: Check) -> Check:
+    """Return a check in whose detail a tool, or an adapter, is quoted."""
+    return replace(check, detail=context.redactor.redact(check.detail))
 
 
 def _check_config(context: Context) -> tuple[Config, Check]:
@@ -112,17 +115,6 @@ async def _check_git(context: Context, *, limit_s: float) -> Check:
     if answer.problem:
         return Check("setup", "git", "warn", f"{path} {answer.problem}", f"check the output of `{path} --version`")
     return Check("setup", "git", "ok", f"{answer.version}, {path}")
-
-
-def _check_tools(
-    context: Context, config: Config, findings: Sequence[ToolFinding], problems: Sequence[str]
-) -> list[Check]:
-    redact = context.redactor.redact
-    checks = [judge_tool(finding, config) for finding in findings]
-    checks = [replace(check, detail=redact(check.detail)) for check in checks]  # tools are quoted in them
-    step = "reinstall or remove the package that provides it"
-    checks += [Check("tools", "adapter", "fail", redact(problem), step) for problem in problems]
-    return [*checks, _check_choice(context, config, findings)]
 
 
 def _check_choice(context: Context, config: Config, findings: Sequence[ToolFinding]) -> Check:

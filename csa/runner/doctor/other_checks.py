@@ -15,12 +15,8 @@ _OURS = b"csa.cli"  # stands in the launcher of any csa of this kind
 _LAUNCHER_BYTES = 4096
 
 
-def check_others(root: Path, environ: Mapping[str, str]) -> list[Check]:
-    """Say what is there of it; nothing where nothing is."""
-    return [*_check_store(root, environ), *_check_command(environ)]
-
-
-def _check_store(root: Path, environ: Mapping[str, str]) -> list[Check]:
+def check_other_store(root: Path, environ: Mapping[str, str]) -> list[Check]:
+    """Say where its sessions are; nothing where there are none."""
     other = other_state_root(environ)
     if not other.is_dir() or os.path.realpath(other) == os.path.realpath(root):
         return []
@@ -29,7 +25,7 @@ def _check_store(root: Path, environ: Mapping[str, str]) -> list[Check]:
     return [Check("state", "other store", "warn", detail, step)]
 
 
-def _check_command(environ: Mapping[str, str]) -> list[Check]:
+def check_command(environ: Mapping[str, str]) -> list[Check]:
     """Look what `csa` means in a shell: to an agent that is told to call csa, and to you."""
     found = shutil.which("csa", path=environ.get("PATH"))
     if found is None or _is_ours(found):

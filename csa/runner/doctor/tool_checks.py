@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 import anyio
@@ -20,7 +21,7 @@ from csa.runner.context import Context
 from csa.runner.environment import base_environment
 from csa.runner.toolbox import check_files, find_command, find_login
 from csa.store.usage_stats import ToolUsage, load_usage_stats
-from csa.structs import Struct, field
+from csa.structs import Struct, field, replace
 
 _VERSION = re.compile(r"v?(\d+(?:\.\d+)+(?:[-+][\w.+-]+)?)")
 _ESCAPES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\))")
@@ -28,17 +29,23 @@ _KEPT_BYTES = 16 << 10
 _ERROR_LINE = re.compile(r"^[^\w\n]*(?:\w*Error|[Ee]rror|ERROR|fatal|FATAL)\b.*", re.MULTILINE)
 _DRAIN_S = 0.5  # for a pipe that something the tool has started still holds
 _WORDS = 160
+SLOW_S = 4.0
 
 
 class Answer(Struct):
-    """What a command answered to the question for its version: that, or what is wrong with it."""
+    """What a command answered to the question for its version: that, or what is wrong with it, and after how long.
+
+    One that `is_late` has not answered in the time it had, which on a busy machine says little of it.
+    """
 
     version: str | None = None
     problem: str | None = None
+    took_s: float = 0.0
+    is_late: bool = False
 
 
 class ToolFinding(Struct):
-    """A tool and what was found; it is usable when it has answered."""
+    """A tool and what was found; it is usable when it has answered, and may be when it is late."""
 
     adapter: Adapter
     command: tuple[str, ...] | None
@@ -49,16 +56,25 @@ class ToolFinding(Struct):
 
     @property
     def is_usable(self) -> bool:
-        return self.answer.version is not None
+        return self.answer.version is not None or self.answer.is_late
 
 
 async def find_tools(
-    context: Context, config: Config, adapters: Sequence[Adapter], *, limit_s: float
+    context: Context,
+    config: Config,
+    adapters: Sequence[Adapter],
+    *,
+    limit_s: float,
+    report: Callable[[ToolFinding], None],
 ) -> list[ToolFinding]:
-    """Look for the tools of all adapters, and ask those that are there for their versions, all at once."""
+    """Look for the tools of all adapters, and ask those that are there for their versions, all at once.
+
+    `report` gets each finding as soon as it and all before it are there.
+    """
     markers = [marker for adapter in adapters for marker in adapter.outer_markers]
     usage = load_usage_stats(context.store)
     findings: dict[str, ToolFinding] = {}
+    found = {adapter.name: anyio.Event() for adapter in adapters}
 
     async def look(adapter: Adapter) -> None:
         configured = config.for_tool(adapter.name).env
@@ -73,20 +89,25 @@ async def find_tools(
         faults = check_files(adapter, variables, str(context.directory)) if command else []
         taken = usage.get(adapter.name, ToolUsage())
         findings[adapter.name] = ToolFinding(adapter, command, answer, known, taken, faults)
+        found[adapter.name].set()
 
     async with anyio.create_task_group() as tasks:
         for adapter in adapters:
             tasks.start_soon(look, adapter)
+        for adapter in adapters:
+            await found[adapter.name].wait()
+            report(findings[adapter.name])
     return [findings[adapter.name] for adapter in adapters]
 
 
 async def ask_version(argv: Sequence[str], cwd: str, env: Mapping[str, str], *, limit_s: float) -> Answer:
     """Run a version command to its end, or for `limit_s`; never raises for what the command does."""
+    began = time.monotonic()
     try:
         async with start_tool(argv, cwd=cwd, env=env) as tool:
             with anyio.move_on_after(limit_s):
-                return judge_answer(*await _listen(tool))
-            return Answer(problem=f"does not answer within {limit_s:g} s")
+                return replace(judge_answer(*await _listen(tool)), took_s=time.monotonic() - began)
+            return Answer(problem=f"did not answer {argv[-1]} within {limit_s:g} s", is_late=True)
     except SpawnError as error:
         return Answer(problem=str(error))
 
@@ -143,6 +164,9 @@ def judge_tool(finding: ToolFinding, config: Config) -> Check:
     if finding.command is None:
         return _not_installed(finding.adapter, config)
     asked = shlex.join([*finding.command, *probe.version_arguments])
+    if finding.answer.is_late:
+        step = f"try again when the machine is less busy, or with a longer --timeout; see what `{asked}` says"
+        return Check("tools", name, "warn", f"{finding.command[0]} {finding.answer.problem}: slow, or stuck", step)
     if finding.answer.problem:
         step = f"check the output of `{asked}`" + (f"; to reinstall it: {probe.install}" if probe.install else "")
         return Check("tools", name, "fail", f"{finding.command[0]} {finding.answer.problem}", step)
@@ -157,7 +181,9 @@ def judge_tool(finding: ToolFinding, config: Config) -> Check:
     detail += _memory(finding.usage)
     detail.append(finding.command[0])
     steps += [step for _, step in finding.faults]
-    text = "\n".join([", ".join(detail), *(words for words, _ in finding.faults)])
+    took_s = finding.answer.took_s
+    slow = [f"took {took_s:.0f} s to answer {probe.version_arguments[-1]}: slow, not broken"] if took_s > SLOW_S else []
+    text = "\n".join([", ".join(detail), *slow, *(words for words, _ in finding.faults)])
     return Check("tools", name, "warn" if steps else "ok", text, "; ".join(dict.fromkeys(steps)) or None)
 
 

@@ -22,6 +22,7 @@ class LiveSessions:
         self._describe = describe
         self._found_at = float("-inf")
         self._observers: dict[str, Observer] = {}  # by the project
+        self._ran_at: dict[tuple[str, str], float] = {}  # by project and id
 
     def all(self, is_wanted: Callable[[Observer, str], bool] = lambda *_: True) -> list[SessionInfo]:
         """Return all sessions, or those whose ids are wanted: only they are read."""
@@ -32,19 +33,29 @@ class LiveSessions:
             if is_wanted(observer, session_id) and (info := observer.look(session_id))
         ]
 
-    def running(self, *, others: int = 0) -> list[SessionInfo]:
-        """Return what runs, the turn that began last first, and among them the newest of what does not."""
+    def running(self, *, others: int = 0, lingering_s: float = 0.0) -> list[SessionInfo]:
+        """Return what runs, the turn that began last first, and among them the newest of what does not.
+
+        What has been seen running counts as running for `lingering_s` longer.
+        """
         running: list[SessionInfo] = []
         rest: list[tuple[str, Observer]] = []
         for observer in self._present():
             for session_id in observer.ids():
-                if not observer.is_running(session_id):
+                if not self._runs(observer, session_id, lingering_s):
                     rest.append((session_id, observer))
                 elif info := observer.look(session_id):
                     running.append(info)
         newest = nlargest(others, rest, key=lambda found: found[0]) if others else []
         shown = running + [info for session_id, observer in newest if (info := observer.look(session_id))]
         return sorted(shown, key=lambda info: (info.started_at or 0, info.session_id), reverse=True)
+
+    def _runs(self, observer: Observer, session_id: str, lingering_s: float) -> bool:
+        key, now = (observer.store.project_pathname, session_id), time.monotonic()
+        if observer.is_running(session_id):
+            self._ran_at[key] = now
+            return True
+        return key in self._ran_at and now - self._ran_at[key] < lingering_s
 
     def _present(self) -> Iterator[Observer]:
         now = time.monotonic()

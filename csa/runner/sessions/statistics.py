@@ -29,7 +29,7 @@ class Statistics(Struct):
 
     rows: dict[str, Tally]
     total: Tally
-    labels: dict[str, str] = field(default_factory=dict)  # of trees: the roots' descriptions
+    roots: dict[str, SessionState] = field(default_factory=dict)  # of trees
     left_out: list[StateError] = field(default_factory=list)  # sessions that cannot be read
 
 
@@ -39,7 +39,7 @@ def gather_statistics(stores: Iterable[Store], *, by: str, since: datetime | Non
     A turn of a session that is in several projects, after an import, counts once.
     """
     rows: dict[str, Tally] = {}
-    total, labels, key = Tally(), dict[str, str](), KEYS[by]
+    total, roots, key = Tally(), dict[str, SessionState](), KEYS[by]
     left_out: list[StateError] = []
     seen = set[tuple[object, ...]]()
     for record, state in _sessions(stores, since, left_out):
@@ -51,7 +51,7 @@ def gather_statistics(stores: Iterable[Store], *, by: str, since: datetime | Non
             left_out.append(fault)
             continue
         if by == "tree" and state.parent_session_id is None:
-            labels[state.session_id] = state.name or state.description
+            roots[state.session_id] = state
         for one in done:
             mark = (record.session_id, one.number, one.started_at)
             if mark not in seen and (since is None or (one.started_at and one.started_at >= since)):
@@ -61,7 +61,7 @@ def gather_statistics(stores: Iterable[Store], *, by: str, since: datetime | Non
                         tally.add(_facts(record, one))
                     else:
                         tally.add_compaction(record.session_id, one.usage)
-    return Statistics(dict(sorted(rows.items(), key=_order(by))), total, labels, left_out)
+    return Statistics(dict(sorted(rows.items(), key=_order(by))), total, roots, left_out)
 
 
 def _sessions(

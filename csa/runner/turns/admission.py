@@ -152,7 +152,7 @@ def _check_budget(state: SessionState, accounts: list[Account]) -> list[str]:
         raise RefusedError(
             f"The budget of session {state.session_id} is used up: {used_up}{_running_words(accounts)}.",
             hint=f"csa session budget -s {state.session_id} shows who used it; from outside of any session, "
-            f"csa run --session {state.session_id} with a --budget option sets another",
+            f"csa budget {state.session_id} --tokens N (--usd, --time) sets another",
         )
     return _unknown(state, accounts)
 

@@ -1,48 +1,18 @@
-"""Print the evidence of what a session does: who holds its lock, its last event, its silence, its processes.
-
-Works for every session: one that runs, has ended, was lost, never ran, is damaged, or belongs to another machine.
-Nothing is written and nothing is taken. The status follows from the lock and the transcript alone; silence is no death.
-"""
+"""The evidence for a session's status in words: the sentence that follows from it, and the rows below."""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator
 
-from csa.cli.describe import conversation_in_words, describe, elapsed, size
-from csa.cli.output import STATUS_STYLES, Style, cut, one_line, print_json, terminal_width
-from csa.cli.selecting import add_selector, find_to_show
+from csa.cli.describe import describe, elapsed, size
+from csa.cli.output import count_of, cut, one_line
 from csa.model.clock import local_clock
 from csa.model.state import parse_time
-from csa.runner.sessions.evidence import Evidence, OwnerEvidence, gather_evidence
+from csa.runner.sessions.evidence import Evidence, OwnerEvidence
 from csa.store.owner import INTERFACE
 
-TYPE_CHECKING = False  # see csa/structs.py
-if TYPE_CHECKING:
-    import argparse
-
-_LABEL_WIDTH = 12
 _COMMAND_WIDTH = 120
 _BUSY_PERCENT = 1.0
-
-
-def configure(parser: argparse.ArgumentParser) -> None:
-    add_selector(parser)
-    parser.add_argument("--json", action="store_true", help="print an object")
-
-
-def execute(arguments: argparse.Namespace) -> int:
-    found = gather_evidence(*find_to_show(arguments).target)
-    if arguments.json:
-        print_json({**found.to_json(), "why": conclude(found)})
-        return 0
-    style, width = Style(sys.stdout), terminal_width(sys.stdout)
-    print(
-        f"{found.session_id}: {style(found.status, STATUS_STYLES.get(found.status, ''))}: {one_line(conclude(found))}\n"
-    )
-    for label, text in _rows(found):
-        print(f"{style(f'{label:<{_LABEL_WIDTH}}', 'dim')}{cut(one_line(text), width and width - _LABEL_WIDTH)}")
-    return 0
 
 
 def conclude(found: Evidence) -> str:
@@ -99,7 +69,7 @@ def _unknown(found: Evidence) -> str:
         return "another program's record says neither that its last turn has ended nor how."
     heartbeat = "which has left no heartbeat" if found.heartbeat_age_s is None else f"whose heartbeat is {_beat(found)}"
     return (
-        f"it belongs to another machine, or to one that was started anew{_host(found)}, {heartbeat}; whether it runs "
+        f"it belongs to another machine, or to one that has been rebooted{_host(found)}, {heartbeat}; whether it runs "
         f"cannot be known here. If you know that it does not: csa session repair --steal {found.session_id}"
     )
 
@@ -146,10 +116,10 @@ def _how_it_runs(found: Evidence) -> str:
         return ", and has been asked to end"
     if found.is_permission_pending:
         return ", and waits for a permission"
-    quiet = "" if found.silence_s is None else f"; the tool said something {_age(found.silence_s)} ago"
+    quiet = "" if found.silence_s is None else f"; last output {_age(found.silence_s)} ago"
     if found.cpu_percent is None:
         return quiet
-    return f"{quiet}; it {'uses' if found.cpu_percent >= _BUSY_PERCENT else 'does not use'} the processor"
+    return f"{quiet}{',' if quiet else ';'} CPU {'busy' if found.cpu_percent >= _BUSY_PERCENT else 'idle'}"
 
 
 def _beat(found: Evidence) -> str:
@@ -161,23 +131,21 @@ def _what_happened(found: Evidence) -> str:
     if owner is None:
         return ": its supervisor did not live to write it"
     if not owner.is_same_boot:
-        return ": the machine was started anew since"
+        return ": the machine has been rebooted since"
     return f": its supervisor (PID {owner.owner.pid}) was killed before it could write one"
 
 
-def _rows(found: Evidence) -> Iterator[tuple[str, str]]:
+def evidence_rows(found: Evidence) -> Iterator[tuple[str, str]]:
     """Yield the pieces of evidence that there are."""
     yield from _whose(found)
-    if talk := found.conversation:
-        yield "tool", f"{talk.tool}, {conversation_in_words(talk.provider_session_id, talk.known)}"
     if event := found.last_event:
         yield "last event", f"{event.type}, {_age(found.last_event_age_s)} ago: {describe(event) or '-'}"
     if found.silence_s is not None:
         yield "silence", f"{_age(found.silence_s)} since the tool's last output"
     if used := found.resources:
         now = "" if found.cpu_percent is None else f", {found.cpu_percent:.0f}% just now"
-        processes = f"{used.processes} process{'' if used.processes == 1 else 'es'}"
-        yield "processor", f"{used.cpu_s:.1f} s used{now}; {processes}, {size(used.resident_bytes)}"
+        processes = count_of(used.processes, "process", "processes")
+        yield "CPU", f"{used.cpu_s:.1f} s used{now}; {processes}, {size(used.resident_bytes)}"
     if found.permission:
         status = "pending" if found.is_permission_pending else found.permission.get("status")
         title = found.permission.get("title") or ""
@@ -195,7 +163,7 @@ def _whose(found: Evidence) -> Iterator[tuple[str, str]]:
     for holder in found.holders:
         yield "", f"by PID {holder.process.pid}: {cut(one_line(holder.command), _COMMAND_WIDTH)}"
     if found.owner:
-        yield "owner", _owner(found.owner)
+        yield "run by", _owner(found.owner)
         yield "", _whereabouts(found.owner)
 
 
@@ -217,7 +185,7 @@ _PROCESSES = {
 
 def _whereabouts(evidence: OwnerEvidence) -> str:
     if not evidence.is_same_boot:
-        place = "this machine, before it was started anew" if evidence.is_same_machine else "another machine"
+        place = "this machine, before it was rebooted" if evidence.is_same_machine else "another machine"
         return f"host {evidence.owner.host}: {place}"
     namespace = "this" if evidence.is_same_pid_namespace else "another"
     return f"host {evidence.owner.host}: this boot, {namespace} pid namespace"

@@ -1,8 +1,4 @@
-"""Print what runs, in all projects: each session with its supervisor's PID and what its process tree uses.
-
-TIME is how long the turn has run, CPU and MEM are what its processes have used and use, nested sessions included. Both
-are unknown for a turn in another pid namespace or on another machine. csa top shows the same as a live view.
-"""
+"""What runs, in all projects: printed once, with what its processes use, or as a live view."""
 
 from __future__ import annotations
 
@@ -10,24 +6,31 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from csa.cli.describe import describe, elapsed, size
+from csa.cli.live import group, lay_out
 from csa.cli.naming import called, doing_of
-from csa.cli.output import STATUS_STYLES, Style, cut, one_line, print_json, shorten, terminal_width
-from csa.cli.selecting import find_projects
+from csa.cli.output import STATUS_STYLES, Style, can_redraw, cut, one_line, print_json, shorten, terminal_width
+from csa.cli.selecting import find_projects, open_client
 from csa.cli.table import Column, Table, columns_for
-from csa.cli.top import OTHERS_SHOWN
 from csa.paths import home, state_root
 from csa.runner.sessions.observing import LiveSessions
 from csa.runner.sessions.resources import Resources, measure_trees
 from csa.store.shown import SessionInfo
+from csa.store.stores import find_stores
 from csa.structs import Struct
 
 TYPE_CHECKING = False  # see csa/structs.py
 if TYPE_CHECKING:
     import argparse
 
+    from csa.runner.sessions.genealogy import Forest
+
+OTHERS_SHOWN = 50
+_LINGERING_S = 30.0  # what has ended stays in the live view, so that one sees how
+_PIPE_WIDTH = 160
 _TEXT_WIDTH = 10  # at least
 _SUBJECT_WIDTH = 30  # in a pipe: of what a session is about, before what it does
 
@@ -38,15 +41,20 @@ class _Line(Struct):
     resources: Resources | None
 
 
-def configure(parser: argparse.ArgumentParser) -> None:
+def configure_ps(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--all", action="store_true", help=f"also the {OTHERS_SHOWN} newest sessions that do not run")
     parser.add_argument("--json", action="store_true", help="print an array of objects")
 
 
-def execute(arguments: argparse.Namespace) -> int:
+def execute_ps(arguments: argparse.Namespace) -> int:
+    """Print what runs, in all projects: each session with its supervisor's PID and what its process tree uses.
+
+    TIME is how long the turn has run, CPU and MEM are what its processes have used and use, nested sessions included.
+    Both are unknown for a turn in another pid namespace or on another machine. csa top shows the same as a live view.
+    """
     root = Path(state_root(os.environ))
     sessions = LiveSessions(lambda: find_projects(root, with_retired=False), describe)
-    infos = sessions.running(others=OTHERS_SHOWN if arguments.all else 0)
+    infos = sessions.running(others=_others(arguments))
     lines = [_Line(info, shorten(info.project, home(os.environ)), _resources(info)) for info in infos]
     if arguments.json:
         print_json([_to_json(line) for line in lines])
@@ -55,6 +63,53 @@ def execute(arguments: argparse.Namespace) -> int:
     else:
         print("No sessions found" if arguments.all else "Nothing runs")
     return 0
+
+
+def configure_top(parser: argparse.ArgumentParser) -> None:
+    configure_ps(parser)
+    parser.add_argument("--once", action="store_true", help="print what csa ps prints, and end")
+
+
+def execute_top(arguments: argparse.Namespace) -> int:
+    """Show what runs, in all projects: each session with what its agent is doing, for how long, its tokens and cost.
+
+    On a terminal the view covers the screen and is up to date four times a second. The arrows select a session, Enter
+    shows its conversation, l its log, a attaches to it and k kills its turn; / filters, ? lists all keys, q ends it.
+    What ends stays for half a minute. With --all the 50 newest of the other sessions are shown as well.
+
+    Not on a terminal, the tree is printed once.
+    """
+    if arguments.once:
+        return execute_ps(arguments)
+    root, others = Path(state_root(os.environ)), _others(arguments)
+    is_live = can_redraw(sys.stdout) and not arguments.json
+    # the live view has no place for warnings
+    find = find_stores if is_live else partial(find_projects, with_retired=False)
+    sessions = LiveSessions(lambda: find(root), describe)
+    if arguments.json:
+        print_json([info.to_live_json(time.time()) for info in sessions.running(others=others)])
+        return 0
+
+    def find_forest() -> Forest:
+        return group(sessions.running(others=others, lingering_s=_LINGERING_S))
+
+    title, place = "csa top", partial(shorten, user_home=home(os.environ))
+    empty = "No sessions found" if arguments.all else "Nothing runs; with --all the newest sessions are shown"
+    if is_live:
+        from csa.cli.browsing import browse  # noqa: PLC0415  # brings prompt_toolkit, which only a terminal needs
+
+        return browse(open_client, find_forest, title=title, empty=empty, place=place)
+    width = terminal_width(sys.stdout) or _PIPE_WIDTH
+    lines = lay_out(
+        find_forest(), width=width, height=sys.maxsize, now=time.time(), title=title, empty=empty, place=place
+    )
+    print("\n".join("".join(text for text, _ in line).rstrip() for line in lines))
+    return 0
+
+
+def _others(arguments: argparse.Namespace) -> int:
+    """Return how many sessions are shown that do not run."""
+    return OTHERS_SHOWN if arguments.all else 0
 
 
 def _resources(info: SessionInfo) -> Resources | None:

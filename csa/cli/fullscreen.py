@@ -1,0 +1,261 @@
+"""Interactive views over the whole screen: their lines are drawn, and keys handed to the one on top.
+
+The only module that imports prompt_toolkit, which decodes keys, draws what has changed, and keeps the terminal in raw
+mode meanwhile. It is always given back: before a signal stops or kills us, before another command has the terminal, and
+at the end. A view's `look` runs in a thread of its own, so that a slow disk holds up no key.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol, Self
+
+from prompt_toolkit.application import Application
+from prompt_toolkit.formatted_text import ANSI, StyleAndTextTuples, to_formatted_text
+from prompt_toolkit.input import create_input
+from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
+from prompt_toolkit.keys import Keys
+from prompt_toolkit.layout import FormattedTextControl, Layout, Window
+from prompt_toolkit.output import create_output
+
+from csa.cli.live import REFRESH_S, REST, Line
+from csa.cli.output import Style, is_in_background, lossy, terminal_size
+from csa.process.wakeup import heeded
+from csa.structs import Struct
+
+_ENDS: dict[int, int] = {signal.SIGINT: 0, signal.SIGTERM: 143, signal.SIGHUP: 129}
+_OBEYED = (signal.SIGQUIT, signal.SIGABRT, signal.SIGXCPU, signal.SIGTSTP)  # once the terminal is given back
+_SIGNALS = {"c-c": signal.SIGINT, "c-z": signal.SIGTSTP, "c-\\": signal.SIGQUIT}  # keys of a cooked terminal
+_NAMES = {"c-m": "enter", "c-j": "enter", "c-h": "backspace", "<bracketed-paste>": "paste"}
+_ESCAPE_S = 0.05  # what follows an Esc so fast belongs to one key
+_LOOK_FOR_TERMINAL_S = 0.2
+_STYLES = {"cyan": "ansicyan", "red": "ansired", "green": "ansigreen", "yellow": "ansiyellow"}
+
+
+class View(Protocol):
+    """What covers the screen."""
+
+    def look(self) -> None:
+        """Find out what there is to show; called again and again, in another thread than the rest."""
+
+    def lines(self, width: int, height: int) -> Sequence[Line | str]:
+        """Return what to show, at most `height` lines; text may have SGR sequences."""
+
+    def press(self, key: str, text: str) -> Step | None:
+        """Obey a key; `text` is what it types, if anything. Return where that leads."""
+
+
+class Step(Struct):
+    """Where a key leads: back to the view below, on to another view, or to a command that needs the terminal.
+
+    `outside` returns None to come back, or csa's exit code.
+    """
+
+    to: View | None = None
+    outside: Callable[[], int | None] | None = None
+
+
+BACK = Step()
+
+
+def show(view: View) -> int:
+    """Show a view, and those it leads to, until the first is left or a signal ends that; return the exit code."""
+    views = [view]
+    view.look()  # before the screen changes: the first may take a while, and Ctrl-C ends it as ever
+    with _Looker(views) as looker:
+        while True:
+            _wait_for_terminal()
+            ended = _Showing(views, looker).run()
+            if ended.outside:
+                code = ended.outside()
+                if code is not None:
+                    return code
+            elif ended.by in _ENDS:
+                return _ENDS[ended.by]
+            elif ended.by != signal.SIGCONT:
+                _obey(ended)
+            if not views:
+                return 0
+
+
+class _Ended(Struct):
+    """Why the terminal was given back: a signal, which a key may stand for, or what needs it."""
+
+    by: int = 0
+    was_typed: bool = False
+    outside: Callable[[], int | None] | None = None
+
+
+class _Looker:
+    """The thread that looks, a fifth of the time at most; it is not waited for."""
+
+    def __init__(self, views: list[View]) -> None:
+        self._views = views
+        self._is_over = False
+        self._soon = threading.Event()
+        self.fault: Exception | None = None
+        self.tell: Callable[[], None] = lambda: None
+
+    def __enter__(self) -> Self:
+        threading.Thread(target=self._run, daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._is_over = True
+        self.look_soon()
+
+    def look_soon(self) -> None:
+        """Do not wait until the next look is due."""
+        self._soon.set()
+
+    def _run(self) -> None:
+        while not self._is_over:
+            began = time.monotonic()
+            try:
+                for view in self._views[-1:]:
+                    view.look()
+            except Exception as error:  # noqa: BLE001  # it is raised where it can be seen
+                self.fault = error
+            self.tell()
+            self._soon.wait(max(REFRESH_S, REST * (time.monotonic() - began)))
+            self._soon.clear()
+
+
+class _Showing:
+    """The terminal in our hands, once."""
+
+    def __init__(self, views: list[View], looker: _Looker) -> None:
+        self._views = views
+        self._looker = looker
+        self._is_styled = Style(sys.stdout).enabled
+        self._drawn: object = None
+        self._text: StyleAndTextTuples = []
+        bindings = KeyBindings()
+        bindings.add(Keys.Any, eager=True)(self._press)
+        window = Window(FormattedTextControl(self._show, show_cursor=False), always_hide_cursor=True)
+        self._app: Application[_Ended] = Application(
+            Layout(window),
+            key_bindings=bindings,
+            full_screen=True,
+            input=create_input(always_prefer_tty=True),
+            output=create_output(sys.stdout),
+            include_default_pygments_style=False,
+            enable_page_navigation_bindings=False,
+        )
+        self._app.ttimeoutlen = _ESCAPE_S
+
+    def run(self) -> _Ended:
+        """Show the views until something needs the terminal."""
+        ended = _Ended(signal.SIGHUP)
+        with lossy(sys.stdout):  # the terminal may be gone
+            try:
+                ended = asyncio.run(self._run())
+            except EOFError:
+                pass
+            except KeyboardInterrupt:  # before our handler was there
+                ended = _Ended(signal.SIGINT)
+            finally:
+                self._looker.tell = lambda: None
+        if self._looker.fault:
+            raise self._looker.fault
+        return ended
+
+    async def _run(self) -> _Ended:
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(self._fail)
+        for number in heeded([*map(signal.Signals, _ENDS), *_OBEYED, signal.SIGCONT]):
+            loop.add_signal_handler(number, self._end, _Ended(number))
+        self._looker.tell = lambda: self._refresh_from(loop)
+        return await self._app.run_async(handle_sigint=False, set_exception_handler=False)
+
+    def _end(self, ended: _Ended) -> None:
+        if self._app.future and not self._app.future.done():
+            self._app.exit(result=ended)
+
+    def _fail(self, _loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        error = context.get("exception")
+        if isinstance(error, Exception) and self._app.future and not self._app.future.done():
+            self._app.exit(exception=error)
+
+    def _refresh_from(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Draw what has changed; called in another thread, perhaps when we are no more."""
+        if not loop.is_closed():
+            loop.call_soon_threadsafe(self._refresh)
+
+    def _refresh(self) -> None:
+        if self._looker.fault:
+            self._end(_Ended())
+        elif self._has_changed():
+            self._app.invalidate()
+
+    def _has_changed(self) -> bool:
+        """Say whether the view on top has other lines now; what is drawn costs more than to know them."""
+        width, height = terminal_size(sys.stdout)
+        lines = self._views[-1].lines(width, height) if self._views else []
+        if lines == self._drawn:
+            return False
+        self._drawn = lines
+        self._text = []
+        for at, line in enumerate(lines[:height]):
+            self._text += [("", "\n")] if at else []
+            self._text += to_formatted_text(ANSI(line)) if isinstance(line, str) else self._pieces(line)
+        return True
+
+    def _pieces(self, line: Line) -> StyleAndTextTuples:
+        return [(" ".join(filter(None, map(self._style, style.split()))), text) for text, style in line]
+
+    def _style(self, name: str) -> str:
+        return name if name == "reverse" else _STYLES.get(name, name) if self._is_styled else ""
+
+    def _show(self) -> StyleAndTextTuples:
+        self._has_changed()  # the size may be another
+        return self._text
+
+    def _press(self, event: KeyPressEvent) -> None:
+        pressed = event.key_sequence[0]
+        key = pressed.key.value if isinstance(pressed.key, Keys) else pressed.key
+        if key in _SIGNALS:
+            self._end(_Ended(_SIGNALS[key], was_typed=True))
+            return
+        key = _NAMES.get(key, key)
+        text = pressed.data if key == "paste" or not isinstance(pressed.key, Keys) else ""
+        step = self._views[-1].press(key, text) if self._views else None
+        if step is not None:
+            self._go(step)
+
+    def _go(self, step: Step) -> None:
+        if step.outside:
+            self._end(_Ended(outside=step.outside))
+        elif step.to:
+            self._views.append(step.to)
+            self._looker.look_soon()
+        else:
+            self._views.pop()
+            self._looker.look_soon()
+            if not self._views:
+                self._end(_Ended())
+
+
+def _wait_for_terminal() -> None:
+    """Be stopped until we are in the foreground."""
+    while is_in_background(sys.stdout):
+        signal.raise_signal(signal.SIGTTOU)
+        time.sleep(_LOOK_FOR_TERMINAL_S)  # nobody stops what no shell could continue
+
+
+def _obey(ended: _Ended) -> None:
+    """Stop or die, as the signal would have had us do, with all of our job where a key was meant for it."""
+    if not ended.by:
+        return
+    heeded_before = signal.signal(ended.by, signal.SIG_DFL)
+    if ended.was_typed:
+        os.killpg(0, ended.by)
+    else:
+        signal.raise_signal(ended.by)
+    signal.signal(ended.by, heeded_before)

@@ -1,0 +1,114 @@
+"""Find messages and tool calls in the transcripts of all sessions: those in which every word occurs, newest first.
+
+Upper and lower case are the same; words in quotes are looked for together. Each line has the session (its name, or
+its id), the turn, how long ago it was, and the text around the words. Exits 1 when nothing was found, as grep does.
+What cannot be read is named on stderr.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from datetime import UTC, datetime
+from itertools import islice
+
+from csa.cli.output import Style, cut, display_width, one_line, print_json, tell, terminal_width
+from csa.cli.selecting import find_projects, open_client, refuse_unknown_tools
+from csa.cli.session_list import read_since
+from csa.errors import StateError, UsageError
+from csa.model.state import parse_time
+from csa.runner.sessions.searching import Hit, Query, search
+from csa.store.sessions import format_age
+
+TYPE_CHECKING = False  # see csa/structs.py
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Iterable
+
+_SHOWN_ON_TERMINAL = 50
+_CONTEXT = 160  # characters, in a pipe
+_ID = 10  # characters, on a terminal
+_NAME_WIDTH = 12
+_LEAD = 3  # a hit stands after a third of its line at most
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("words", nargs="*", metavar="WORDS", help="what to look for: all of them must occur")
+    parser.add_argument("-t", "--tool", metavar="T,..", help="only in turns of these tools")
+    parser.add_argument("--since", metavar="WHEN", help="only what was said since: 12h, 2d, 3w ago, or a local date")
+    parser.add_argument("--limit", type=int, metavar="N", help="at most the N newest (on a terminal: 50)")
+    parser.add_argument("--all-projects", action="store_true", help="in the sessions of all projects")
+    parser.add_argument("--deleted", action="store_true", help="also in deleted sessions, until they are purged")
+    parser.add_argument("--json", action="store_true", help="print an array of objects")
+
+
+def execute(arguments: argparse.Namespace) -> int:
+    words = tuple(dict.fromkeys(word.lower() for word in arguments.words if word.strip()))
+    if not words:
+        raise UsageError("Nothing to search for.", hint="csa search WORDS")
+    if arguments.limit is not None and arguments.limit < 1:
+        raise UsageError("--limit takes a number from 1 up.")
+    tools = frozenset(name.strip() for name in (arguments.tool or "").split(",") if name.strip())
+    query = Query(
+        words=words,
+        tools=tools,
+        since=read_since(arguments.since, datetime.now(UTC)),
+        with_deleted=arguments.deleted,
+    )
+    client = open_client()
+    stores = find_projects(client.store.root) if arguments.all_projects else [client.store]
+    faults: list[StateError] = []
+    limit = arguments.limit or (_SHOWN_ON_TERMINAL if sys.stdout.isatty() and not arguments.json else None)
+    hits = search(stores, query, on_fault=faults.append)
+    count = _print_hits(islice(hits, limit), words, as_json=arguments.json)
+    for fault in faults:
+        tell("warning", f"left out: {one_line(fault.message)}")
+    if count == limit and arguments.limit is None and next(hits, None):
+        tell("csa", f"... and more (--limit {2 * count} shows as many again)")
+    if not count:
+        refuse_unknown_tools(client, stores, tools)
+    return 0 if count else 1
+
+
+def _print_hits(hits: Iterable[Hit], words: tuple[str, ...], *, as_json: bool) -> int:
+    """Print each hit as it comes; return how many there were."""
+    if as_json:
+        found = [hit.to_json() for hit in hits]
+        print_json(found)
+        return len(found)
+    count, printer = 0, _Printer(words)
+    for count, hit in enumerate(hits, 1):  # noqa: B007  # the last one counts
+        print(printer.line(hit), flush=True)
+    return count
+
+
+class _Printer:
+    """Renders hits for the terminal, or a pipe."""
+
+    def __init__(self, words: tuple[str, ...]) -> None:
+        self._style = Style(sys.stdout)
+        self._width = terminal_width(sys.stdout)
+        self._now = datetime.now(UTC)
+        self._words = re.compile("|".join(map(re.escape, sorted(words, key=len, reverse=True))), re.IGNORECASE)
+
+    def line(self, hit: Hit) -> str:
+        at = parse_time(hit.at)
+        name = one_line(hit.name or "")
+        session = hit.session_id if self._width is None else name or hit.session_id[:_ID]
+        age = format_age(self._now, at) if at else "-"
+        head = f"{session:<{_NAME_WIDTH}} {hit.turn:>3} {age:>4}  "
+        room = _CONTEXT if self._width is None else max(0, self._width - len(head))
+        named = f"[{name}] " if name and self._width is None else ""
+        text = self._around(one_line(hit.text), room)
+        return f"{self._style(session, 'bold')}{head[len(session) :]}{named}{self._marked(text)}"
+
+    def _around(self, text: str, room: int) -> str:
+        """Return as much of a text as there is room for, with the first word that was looked for in it."""
+        found = self._words.search(text)
+        if found is None or display_width(text) <= room:
+            return cut(text, room)
+        start = max(0, min(found.start() - room // _LEAD, len(text) - room))
+        return cut(f"…{text[start + 1 :]}" if start else text, room)
+
+    def _marked(self, text: str) -> str:
+        return self._words.sub(lambda found: self._style(found[0], "bold", "yellow"), text)
