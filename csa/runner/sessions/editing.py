@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from csa.errors import UsageError
 from csa.model.limits import Budget
 from csa.model.state import SessionState
@@ -80,7 +82,9 @@ def _save(context: Context, held: HeldSession, after: SessionState, command: str
         return edit
     what, field = _WORDS.get(command, ("pinned" if after.pinned else "unpinned", "pinned"))
     values = {field: getattr(after, field), "before": getattr(edit.before, field)}
-    changes = {key: value.to_record() if isinstance(value, Budget) else value for key, value in values.items()}
+    changes: dict[str, Any] = {
+        key: value.to_record() if isinstance(value, Budget) else value for key, value in values.items()
+    }
     record_update(context, held, what, changes, after)
     loss = record_act(context, command, after.session_id, what=what, **changes)
     return replace(edit, losses=(loss,) if loss else ())
