@@ -34,7 +34,7 @@ def nearest(typed: str, known: Iterable[str]) -> list[str]:
 def _count_slips(word: str, other: str) -> int:
     """Count the letters that are missing, too many, wrong or swapped with the next one."""
     before: list[int] = []
-    row = [*range(len(other) + 1)]
+    row: list[int] = [*range(len(other) + 1)]
     for i, letter in enumerate(word):
         before, above = row, before
         row = [i + 1]

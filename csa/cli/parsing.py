@@ -12,7 +12,7 @@ from csa.errors import UsageError
 
 TYPE_CHECKING = False  # see csa/structs.py
 if TYPE_CHECKING:
-    from typing import IO, Any, NoReturn
+    from typing import Any, NoReturn
 
 _DEEPEST = 7  # columns, where a line that is too long begins
 _OF_ARGUMENT = re.compile(r"argument (\S+): (?:invalid choice: '(.*?)' )?")
@@ -68,7 +68,7 @@ class Parser(argparse.ArgumentParser):
         joined = [f"{word}={lone[word]}" if word in lone else word for word in words[:end]]
         return super().parse_known_args(joined + words[end:], namespace)
 
-    def print_help(self, file: IO[str] | None = None) -> None:  # noqa: ARG002  # as argparse has it
+    def print_help(self, file: Any = None) -> None:  # noqa: ARG002  # as argparse has it
         from csa.cli.pager import page  # noqa: PLC0415  # only help needs it
 
         page(self.format_help())

@@ -31,8 +31,7 @@ def test_what_only_reads_takes_the_last(place: Place) -> None:
         assert alone.err == "csa: using api, the session used last\n" + named.err
     assert place.run("info", "--json").json == place.run("info", "api", "--json").json
     assert place.run("rm", "api").code == 0
-    assert place.run("show").err == f"csa: using {session_id(2)} (work 2), the session used last
-"
+    assert place.run("show").err == f"csa: using {session_id(2)} (work 2), the session used last\n"
 
 
 @pytest.mark.usefixtures("sessions")

@@ -38,7 +38,7 @@ def playground(replay: Any, tmp_path: Path) -> Iterator[Any]:
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize("name", ["tutorial.md", "recipes.md"])
 def test_the_commands_of_a_document_work_in_order(replay: Any, playground: Any, name: str) -> None:
-    """Each exits 0 (where another code is to be seen, the document prints it), in a playground that keeps its sessions."""
+    """Each exits 0 (the document prints any other code), in a playground that keeps its sessions."""
     commands = list(replay.commands((ROOT / "docs" / name).read_text()))
     assert len(commands) > 15
     for command in commands:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from csa.errors import UsageError
 from csa.model.limits import Budget
 from csa.model.state import SessionState
@@ -40,7 +42,7 @@ def rename_session(session: Session, name: str | None) -> Edit:
     with hold_session(session) as held, store_lock(session.store):
         other = session.store.find_name(name) if name is not None else None
         if other not in {None, held.state.session_id}:
-            raise UsageError(f"A session named '{name}' exists: {other}.", hint=f"csa session rename {name} --clear")
+            raise UsageError(f"A session named '{name}' exists: {other}.", hint=f"csa rename {name} --clear")
         return _save(session.context, held, replace(held.state, name=name), "session rename")
 
 
@@ -80,7 +82,9 @@ def _save(context: Context, held: HeldSession, after: SessionState, command: str
         return edit
     what, field = _WORDS.get(command, ("pinned" if after.pinned else "unpinned", "pinned"))
     values = {field: getattr(after, field), "before": getattr(edit.before, field)}
-    changes = {key: value.to_record() if isinstance(value, Budget) else value for key, value in values.items()}
+    changes: dict[str, Any] = {
+        key: value.to_record() if isinstance(value, Budget) else value for key, value in values.items()
+    }
     record_update(context, held, what, changes, after)
     loss = record_act(context, command, after.session_id, what=what, **changes)
     return replace(edit, losses=(loss,) if loss else ())
