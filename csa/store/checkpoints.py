@@ -119,7 +119,7 @@ def _unwritable(path: Path, reason: str) -> CsaError:
     whose, step = explain_denial(path) or ("", "")
     return CsaError(
         f"The checkpoint cannot be written to {path}: {reason}{whose and f'; {whose}'}.",
-        hint=step or "make it writable, or make room; the session itself is as it was",
+        hint=step or "make it writable, or free space; the session itself is unchanged",
     )
 
 

@@ -193,12 +193,12 @@ class Store(Struct, frozen=False):
         """
         selector = selector.strip()
         if not selector:
-            raise UsageError("An empty session selector matches nothing.", hint="csa ls")
+            raise UsageError("The session name is empty.", hint="csa ls")
         matches = self._matches(selector, self.sessions_dir)
         collected = [] if matches else self._matches(selector, self.retired_dir)
         if collected and not retired:
             raise RetiredError(
-                f"Session {collected[0]} was retired; it can only be read.",
+                f"Session {collected[0]} is deleted; it can only be read.",
                 hint=f"csa restore {collected[0]}",
             )
         matches = matches or collected

@@ -23,6 +23,7 @@ OUTPUTS: Mapping[str, tuple[str, Schema]] = {
     "list": ("the sessions, newest first", each(outputs.SESSION, "")),
     "list --tree": ("the sessions, children after their parents", each(outputs.IN_TREE, "")),
     "show": ("the conversation", each(ref("message"), "")),
+    "search": ("the messages and tool calls that were found, newest first", each(outputs.HIT, "")),
     "result": ("the last finished turn", outputs.RESULT),
     "info": ("everything about a session", outputs.CARD),
     "why": ("the evidence for a session's status", outputs.EVIDENCE),
