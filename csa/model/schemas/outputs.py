@@ -283,6 +283,15 @@ EVIDENCE = known(
         ),
     },
 )
+_WITH_EVIDENCE = [
+    {
+        **base,
+        "properties": {**base["properties"], "evidence": EVIDENCE},
+        "required": [*base["required"], "evidence"],
+    }
+    for base in (CARD, SESSION)  # the latter where the record is damaged
+]
+STATUS: Schema = {"anyOf": _WITH_EVIDENCE}
 ALIVE = known(
     "session_id project tool turn pid since fault",
     {
