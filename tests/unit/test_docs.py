@@ -183,8 +183,8 @@ def test_the_files_that_are_named_exist() -> None:
     """docs/architecture.md names files from the checkout, its packages, or beside the one named before."""
     repository = DOCS.parent
     named = set(re.findall(r"`([\w/]+\.py)`", (DOCS / "architecture.md").read_text()))
-    rooms = ("runner", "runner/turns", "runner/sessions", "store", "cli")
-    places = ["", "csa", "adapters", "adapters/csa_adapters", *(f"csa/{room}" for room in rooms)]
+    layers = ("runner", "runner/turns", "runner/sessions", "store", "cli")
+    places = ["", "csa", "adapters", "adapters/csa_adapters", *(f"csa/{layer}" for layer in layers)]
     missing = [name for name in named if not any((repository / place / name).is_file() for place in places)]
     assert len(named) > 80
     assert missing == []
