@@ -55,7 +55,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     which = parser.add_argument_group("which session")
     which.add_argument("-s", "--session", metavar="S", help="go on in session S (an id, unique prefix or name)")
     which.add_argument("-c", "--last", action="store_true", help="go on in the session used last")
-    which.add_argument("--session-id", metavar="ID", help="go on in the session with this ULID or name, or create it")
+    which.add_argument(
+        "--session-id", metavar="ID", help="go on in the session with this ULID, UUID or name, or create it"
+    )
     which.add_argument("--fork-from", metavar="S", help="begin a new session with a copy of S's conversation")
     which.add_argument("--ephemeral", action="store_true", help="keep nothing: no project files read, no session left")
     which.add_argument("--description", metavar="TEXT", help="what the session is about (default: the prompt's start)")
