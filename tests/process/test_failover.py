@@ -562,7 +562,7 @@ def test_next_tool_is_locked(place: Place) -> None:
         place.release()
         done = running.wait()
     assert (done.code, done.json["tool"], done.json["error"]["kind"]) == (8, "codex", "quota")
-    assert "claude-code could not go on" in done.err
+    assert "claude-code could not continue" in done.err
     assert place.status(running.session_id) == "failed"
     assert place.run("run", "--session", running.session_id, "--tool", "claude-code", "hello").code == 0
 
