@@ -20,6 +20,7 @@ SELECTS = {"session", "sessions", "session_option", "more", "fork_from", "sessio
 # The words of each command, and what it exits with; `{}` is the session, which is in another project.
 READS: dict[tuple[str, ...], tuple[str, int]] = {
     ("session", "result"): ("{}", 0),
+    ("session", "status"): ("{}", 0),
     ("session", "info"): ("{}", 0),
     ("session", "show"): ("{}", 0),
     ("session", "logs"): ("{}", 0),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from csa.model.schemas.events import CHAIN
 from csa.model.schemas.kit import (
+    Schema,
     each,
     flag,
     integer,
@@ -283,6 +284,15 @@ EVIDENCE = known(
         ),
     },
 )
+_WITH_EVIDENCE = [
+    {
+        **base,
+        "properties": {**base["properties"], "evidence": EVIDENCE},
+        "required": [*base["required"], "evidence"],
+    }
+    for base in (CARD, SESSION)  # the latter where the record is damaged
+]
+STATUS: Schema = {"anyOf": _WITH_EVIDENCE}
 ALIVE = known(
     "session_id project tool turn pid since fault",
     {

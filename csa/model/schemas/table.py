@@ -28,6 +28,7 @@ OUTPUTS: Mapping[str, tuple[str, Schema]] = {
     "show": ("the conversation", each(ref("message"), "")),
     "search": ("the messages and tool calls that were found, newest first", each(outputs.HIT, "")),
     "result": ("the last finished turn", outputs.RESULT),
+    "status": ("everything about a session, with the evidence for its status", outputs.STATUS),
     "info": ("everything about a session", outputs.CARD),
     "why": ("the evidence for a session's status", outputs.EVIDENCE),
     "artifacts": ("the files that agents have left", each(upkeep.ARTIFACT, "")),
