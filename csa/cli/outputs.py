@@ -249,7 +249,7 @@ def execute_artifacts(arguments: argparse.Namespace) -> int:
     if arguments.copy_to is not None:
         copies = copy_artifacts(artifacts, Path(arguments.copy_to).absolute())
     if arguments.json:
-        targets = [str(path) for path in copies] or [None] * len(artifacts)
+        targets: list[str | None] = [str(path) for path in copies] or [None] * len(artifacts)
         print_json([_artifact_to_json(item, target) for item, target in zip(artifacts, targets, strict=True)])
     elif copies:
         print("\n".join(text_for(sys.stdout, str(path)) for path in copies))
