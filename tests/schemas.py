@@ -1,6 +1,6 @@
 """Holds what csa prints as JSON against the schemas that it prints itself."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cache
 from typing import Any
 
@@ -15,6 +15,12 @@ from csa.model.schemas.table import OUTPUTS, schema_of
 @cache
 def _validator(name: str) -> Draft202012Validator:
     return Draft202012Validator(schema_of(name), format_checker=Draft202012Validator.FORMAT_CHECKER)
+
+
+def check_events(events: Iterable[object]) -> None:
+    """Fail where an event is not what the schema says."""
+    for event in events:
+        check("event", event)
 
 
 def check(name: str, value: object) -> None:

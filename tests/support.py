@@ -19,7 +19,7 @@ from typing import Any
 
 from csa.store.sessions import Store
 from tests.forkserver import ForkServer
-from tests.schemas import check, check_output
+from tests.schemas import check_events, check_output
 
 CSA = str(Path(sys.executable).parent / "csa")
 PATIENCE_S = 20.0
@@ -93,8 +93,7 @@ class Done:
     def events(self) -> list[Json]:
         """What stdout holds: an event a line, each as `csa schema event` says."""
         found: list[Json] = [json.loads(line) for line in self.out.splitlines()]
-        for event in found:
-            check("event", event)
+        check_events(found)
         return found
 
     @property
@@ -377,11 +376,12 @@ def close_place(place: Place) -> None:
 
 
 def read_transcript(path: Path) -> list[Json]:
-    """Parse a transcript; fail on a partial line or a gap in `seq`."""
+    """Parse a transcript; fail on a partial line, a gap in `seq`, or an event that is not what its schema says."""
     content = path.read_text()
     assert content.endswith("\n") or not content
     events: list[Json] = [json.loads(line) for line in content.splitlines()]
     assert [event["seq"] for event in events] == list(range(1, len(events) + 1))
+    check_events(events)
     return events
 
 

@@ -40,7 +40,7 @@ def _run(words: list[str]) -> int:
     except CsaError as error:
         from csa.cli.output import lossy, print_error  # noqa: PLC0415  # hot paths need none of it
 
-        as_json = "--json" in words
+        as_json = _wants_json(words)
         stream = sys.stdout if as_json else sys.stderr
         with lossy(stream):
             print_error(error, as_json=as_json)
@@ -49,8 +49,12 @@ def _run(words: list[str]) -> int:
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
     except OSError as error:
-        return _fail_on_system(error, as_json="--json" in words)
+        return _fail_on_system(error, as_json=_wants_json(words))
     return code
+
+
+def _wants_json(words: list[str]) -> bool:
+    return "--json" in words[: words.index("--") if "--" in words else None]
 
 
 def _execute_words(words: list[str]) -> int:

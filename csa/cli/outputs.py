@@ -247,8 +247,8 @@ def execute_artifacts(arguments: argparse.Namespace) -> int:
     if arguments.copy_to is not None:
         copies = copy_artifacts(artifacts, Path(arguments.copy_to).absolute())
     if arguments.json:
-        targets = [{"copied_to": str(path)} for path in copies] or [{} for _ in artifacts]
-        print_json([{**_artifact_to_json(item), **target} for item, target in zip(artifacts, targets, strict=True)])
+        targets: list[str | None] = [str(path) for path in copies] or [None] * len(artifacts)
+        print_json([_artifact_to_json(item, target) for item, target in zip(artifacts, targets, strict=True)])
     elif copies:
         print("\n".join(text_for(sys.stdout, str(path)) for path in copies))
     else:
@@ -270,7 +270,7 @@ def _print_artifacts(artifacts: Sequence[Artifact]) -> None:
         print(f"{style(numbers, 'dim')}  {one_line(item.name)}{out}")
 
 
-def _artifact_to_json(item: Artifact) -> dict[str, object]:
+def _artifact_to_json(item: Artifact, copied_to: str | None) -> dict[str, object]:
     return {
         "path": str(item.path),
         "name": item.name,
@@ -278,6 +278,7 @@ def _artifact_to_json(item: Artifact) -> dict[str, object]:
         "size_bytes": item.size_bytes,
         "modified_at": format_time(item.modified_at),
         "leads_out": item.leads_out,
+        "copied_to": copied_to,
     }
 
 

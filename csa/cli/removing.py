@@ -44,7 +44,7 @@ def execute_delete(arguments: argparse.Namespace) -> int:
     """
     selectors = [*arguments.sessions, *arguments.more]
     if not selectors:
-        raise UsageError("Name a session.", hint="csa session list")
+        raise UsageError("Name a session.", hint="csa ls")
     client = open_client()
     done, exit_code = [], 0
     for session in find_to_delete(client.context, selectors):

@@ -71,9 +71,9 @@ def failure_hint(result: RunResult) -> str | None:
     session, kind = result.session_id, result.error_kind or ""
     hints = {
         "auth": f"log in with {result.tool}, or set its key",
-        "context_overflow": f"csa session compress --session {session}",
+        "context_overflow": f"csa compress {session}",
         "quota": f'csa run --session {session} --tool ANOTHER "go on", or use --fallback next time',
-        "budget": f"csa session budget -s {session} shows who used it, and whose it is; csa run sets another",
+        "budget": f"csa budget {session} shows who used it, and whose it is; csa run sets another",
         UNKNOWN_CONVERSATION: _hint_of_unknown(result),
     }
     if kind in hints or result.provider_session_id is None:

@@ -105,7 +105,7 @@ def _top_of_tree(client: Csa, arguments: argparse.Namespace) -> Session | None:
     if selector is None:
         return None
     if not arguments.tree:
-        raise UsageError("A list is of all sessions.", hint=f"csa session list --tree {selector}")
+        raise UsageError("A list is of all sessions.", hint=f"csa ls --tree {selector}")
     return client.session(selector, retired=True)
 
 
@@ -121,7 +121,7 @@ def _hint_at_worktree(client: Csa) -> None:
     """Name what an older csa has kept for this worktree itself, and which is not listed."""
     tree = find_work_tree(client.context.directory_pathname)
     if tree != client.store.project_pathname and Store(client.store.root_pathname, tree).ids():
-        tell("hint", f"csa session adopt {tree} brings in what this worktree has had for itself")
+        tell("hint", f"csa adopt {tree} brings in what this worktree has had for itself")
 
 
 def read_selection(arguments: argparse.Namespace, now: datetime) -> Selection:
@@ -261,7 +261,7 @@ def _say_none(selection: Selection) -> int:
     if selection.is_everything:
         tell("hint", 'csa run "what to do" starts one')
     else:
-        tell("hint", "csa session list shows all, --all-projects those of other projects as well")
+        tell("hint", "csa ls shows all, --all-projects those of other projects as well")
     return 0
 
 
@@ -284,7 +284,7 @@ def _places(client: Csa, stores: list[Store]) -> dict[str, str]:
 
 def _watch(client: Csa, limit: int | None) -> int:
     if not can_redraw(sys.stdout):
-        raise UsageError("--watch needs a terminal that can be redrawn.", hint="csa session list --tree")
+        raise UsageError("--watch needs a terminal that can be redrawn.", hint="csa ls --tree")
     from csa.cli.browsing import browse  # noqa: PLC0415  # a plain list needs none of it; this brings prompt_toolkit
     from csa.cli.describe import describe  # noqa: PLC0415  # as above
     from csa.cli.live import arrange  # noqa: PLC0415  # as above

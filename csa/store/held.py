@@ -304,7 +304,7 @@ def open_session(
     """
     paths = store.paths(session_id)
     if not store.has(session_id):
-        raise NotFoundError(f"No session {session_id} in {store.project}.", hint="csa session list")
+        raise NotFoundError(f"No session {session_id} in {store.project}.", hint="csa ls")
     state = load_state(paths.state)
     refuse_stranger(paths, advice=advice)
     paths.session_lock.parent.mkdir(0o700, exist_ok=True)
@@ -355,7 +355,7 @@ def _take_locks(
     except BlockingIOError as error:
         raise busy(paths, advice) from error
     except FileNotFoundError as error:  # a collector was first
-        raise NotFoundError(f"Session {state.session_id} has just been deleted.", hint="csa session list") from error
+        raise NotFoundError(f"Session {state.session_id} has just been deleted.", hint="csa ls") from error
     except (IsADirectoryError, NotADirectoryError, PermissionError) as error:
         raise StateError.denied(paths.session_lock, "cannot be locked", error) from error
     try:

@@ -133,7 +133,7 @@ def _elsewhere(paths: SessionPaths, found: Liveness, *, advice: str, way: str | 
 
 def way_to_steal(session_id: str) -> str:
     """Return what makes a session free of which nobody here can know whether it is in use."""
-    return f'csa session repair --steal {session_id}, or csa run --steal --session {session_id} "..."'
+    return f'csa repair --steal {session_id}, or csa run --steal --session {session_id} "..."'
 
 
 def owner_record(tool: str, turn: int, *, detached: bool = False, errand: str = "", parked_until: str = "") -> bytes:

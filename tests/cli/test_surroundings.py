@@ -123,7 +123,7 @@ def test_what_the_system_refuses_otherwise(place: Place) -> None:
     assert (done.code, done.out, done.err) == (1, "", f"error: {place.tmp}: Is a directory.\n")
     done = place.run("session", "import", str(place.tmp), "--json")
     assert (done.code, done.err) == (1, "")
-    assert done.json == {"error": {"code": "error", "message": f"{place.tmp}: Is a directory.", "hint": None}}
+    assert done.json["error"]["message"] == f"{place.tmp}: Is a directory."
     full = place.shell(["bash", "-c", f"exec {CSA} session list --json > /dev/full"])
     assert (full.code, full.err) == (1, "error: the output cannot be written: No space left on device.\n")
 

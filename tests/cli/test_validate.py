@@ -81,7 +81,7 @@ def test_every_problem_with_its_place(place: Place, write_foreign: ForeignWriter
     text = place.run("session", "validate", "-s", broken)
     assert text.code == 6
     assert f"state.toml, line {number}: is not TOML" in text.out
-    assert f"csa session repair --dry-run -s {broken}" in text.err
+    assert f"csa repair --dry-run {broken}" in text.err
 
 
 @pytest.mark.thorough

@@ -168,7 +168,7 @@ def test_what_descendants_have_used_counts_in_the_budgets_above(family: Store) -
     change(family, CHILD, usage=Usage(90, 10, cost_usd=0.1))
     with pytest.raises(RefusedError, match=f"budget of session {ROOT} is used up: 100 of 100 tokens\\.") as caught:
         admit(family, plan_inside(family, CHILD))
-    assert f"csa session budget -s {ROOT}" in (caught.value.hint or "")
+    assert f"csa budget {ROOT}" in (caught.value.hint or "")
     with pytest.raises(RefusedError, match=f"budget of session {ROOT} is used up"):  # its own next turn, too
         admit(family, plan_at(family, session=ROOT))
 

@@ -72,7 +72,7 @@ def test_the_json_has_the_promised_keys() -> None:
     promised = """session_id turn tool model provider_session_id status exit_code tool_exit_code text summary error
         usage duration_s started_at finished_at artifacts"""
     assert set(promised.split()) <= set(shown)
-    assert shown["error"] == {"kind": "quota", "message": "no more"}
+    assert shown["error"] == {"kind": "quota", "message": "no more", "retry_at": None}
     assert shown["finished_at"] == "2024-02-06T12:00:01.500Z"
 
 
@@ -92,7 +92,7 @@ def test_a_summary_is_the_first_line_that_says_something() -> None:
 
 
 def test_the_chain_of_a_run_survives() -> None:
-    """It is in the event and in the JSON, and nowhere where there was only one turn."""
+    """It is in the event and in the JSON; where there was only one turn, the event lacks it and the JSON has none."""
     chain = (
         Link(turn=1, tool="codex", status="failed", error_kind="quota"),
         Link(turn=2, tool="my tool", status="succeeded"),
@@ -100,5 +100,6 @@ def test_the_chain_of_a_run_survives() -> None:
     result = replace(make_result(), chain=chain)
     assert result_from_event(ID, 2, result.to_event())["chain"] == chain
     assert result.to_json()["chain"][1] == {"turn": 2, "tool": "my tool", "status": "succeeded", "error_kind": None}
-    assert "chain" not in make_result().to_json()
+    assert "chain" not in make_result().to_event()
+    assert make_result().to_json()["chain"] == []
     assert result_from_event(ID, 2, make_result().to_event())["chain"] == ()

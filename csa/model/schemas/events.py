@@ -192,7 +192,7 @@ DATA: Mapping[str, tuple[str, Schema]] = {
         "The session's record was changed; further keys say from what to what.",
         record(
             {
-                "what": text("`renamed`, `described`, `pinned`, `unpinned`, `restored`, `adopted`, `attached`, ..."),
+                "what": text("`renamed`, `described`, `budgeted`, `pinned`, `restored`, `adopted`, `attached`, ..."),
                 "by": text("who did it"),
             },
             optional="by",
@@ -227,8 +227,10 @@ DATA: Mapping[str, tuple[str, Schema]] = {
                 "finished_at": moment("when it ended"),
                 "chain": _CHAIN,
                 "totals": _TOTALS,
+                "by": text("another program, whose turn it was"),
             },
-            optional="model provider_session_id tool_exit_code signal stop_reason head chain totals peak_rss_bytes",
+            optional="model provider_session_id tool_exit_code signal stop_reason error summary duration_s usage "
+            "peak_rss_bytes denied head started_at finished_at chain totals by",
         ),
     ),
     "parked": (

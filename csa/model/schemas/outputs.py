@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from csa.model.schemas.events import CHAIN
 from csa.model.schemas.kit import (
+    Schema,
     each,
     flag,
     integer,
@@ -18,7 +19,7 @@ from csa.model.schemas.kit import (
     text,
     texts,
 )
-from csa.model.schemas.shared import PIECES, TURN_STATUSES, VOCABULARY, known, old_id, words
+from csa.model.schemas.shared import PIECES, VOCABULARY, known, old_id, words
 
 _AMOUNTS = {
     "tokens": maybe(integer("tokens, in and out")),
@@ -47,9 +48,10 @@ RESULT = known(
         "chain": CHAIN,
     },
 )
-PLAN = known(
-    "session_id project tool parent_session_id depth model",
+PLAN = record(
     {
+        "session_id": maybe(text("the session that would be continued; null for a new one")),
+        **words("project tool parent_session_id depth model"),
         "session": old(text("`new`, or the session's id"), "session_id"),
         "why": text("why this tool"),
         "transport": text("how csa would speak to it"),
@@ -67,6 +69,13 @@ PLAN = known(
         "resumes": maybe(text("the tool's conversation that would be continued")),
         "fork_of": maybe(text("the session that would be forked")),
         "origins": mapping({"type": "string"}, "where each of these settings comes from"),
+    },
+)
+HIT = known(
+    "session_id name project turn tool at",
+    {
+        "role": one_of("who said it, or that it was done", "user", "assistant", "thought", "tool"),
+        "text": text("the message; of a tool call its title and its output"),
     },
 )
 DETACHED = known("session_id project turn tool pid")
@@ -152,8 +161,7 @@ CARD = known(
         "last_turn": maybe(
             record(
                 {
-                    **words("turn tool started_at finished_at duration_s"),
-                    "status": one_of("how it is, or ended", "running", *TURN_STATUSES),
+                    **words("turn tool status started_at finished_at duration_s"),
                     "exit_code": maybe(integer("what `csa run` exited with")),
                     "error": maybe(ref("turn_error", "why it failed")),
                 },
@@ -276,6 +284,15 @@ EVIDENCE = known(
         ),
     },
 )
+_WITH_EVIDENCE = [
+    {
+        **base,
+        "properties": {**base["properties"], "evidence": EVIDENCE},
+        "required": [*base["required"], "evidence"],
+    }
+    for base in (CARD, SESSION)  # the latter where the record is damaged
+]
+STATUS: Schema = {"anyOf": _WITH_EVIDENCE}
 ALIVE = known(
     "session_id project tool turn pid since fault",
     {

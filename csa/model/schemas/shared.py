@@ -37,10 +37,7 @@ VOCABULARY: Mapping[str, Schema] = {
         "cannot be known from here); `damaged`; `retired`",
         *STATUSES,
     ),
-    "phase": one_of(
-        "`active`, `available` (its conversation was compacted) or `retired` (in the trash)",
-        *("active", "available", "retired"),
-    ),
+    "phase": text("`active`, `available` (its conversation was compacted) or `retired` (in the trash)"),
     "tool": maybe(text("the tool of the turn, of the last one where the object is about a session")),
     "turn": maybe(integer("the turn's number, from 1")),
     "turns": maybe(integer("how many turns the session has had")),

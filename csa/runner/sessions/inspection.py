@@ -87,7 +87,7 @@ class SessionCard(Struct, kw_only=True):
             "model": self.model,
             "tools": {name: _tool_to_json(state, name, self.conversations.get(name)) for name in state.tools},
             "turns": state.turns,
-            "last_turn": _turn_to_json(self.last_turn),
+            "last_turn": _turn_to_json(self.last_turn, info.status),
             "running": _owner_to_json(self.liveness),
             "context": {"turn": context[0], **context[1].to_sum()} if context else None,
             "is_compacted": self.is_compacted,
@@ -225,14 +225,14 @@ def _tool_to_json(state: SessionState, name: str, conversation: ConversationReco
     }
 
 
-def _turn_to_json(turn: TurnRecord | None) -> dict[str, Any] | None:
+def _turn_to_json(turn: TurnRecord | None, status: str) -> dict[str, Any] | None:
     if turn is None:
         return None
     data = turn.finished.data if turn.finished else {}
     return {
         "turn": turn.number,
         "tool": turn.tool,
-        "status": turn.status,
+        "status": turn.status or status,
         "exit_code": data.get("exit_code"),
         "error": told_error(data.get("error")),
         "duration_s": turn.number_of("duration_s"),

@@ -82,7 +82,7 @@ def repair_session(session: Session, *, dry_run: bool = False, steal: bool = Fal
                 _mend(context, writer, repair, dry_run=False)
             repair.losses += writer.losses
     except FileNotFoundError as error:
-        raise NotFoundError(f"Session {session_id} has just been deleted.", hint="csa session list") from error
+        raise NotFoundError(f"Session {session_id} has just been deleted.", hint="csa ls") from error
     except BlockingIOError as error:
         raise BusyError(f"Session {session_id} is running; it was not touched.") from error
     except OSError as error:

@@ -151,8 +151,8 @@ def _check_budget(state: SessionState, accounts: list[Account]) -> list[str]:
     if used_up:
         raise RefusedError(
             f"The budget of session {state.session_id} is used up: {used_up}{_running_words(accounts)}.",
-            hint=f"csa session budget -s {state.session_id} shows who used it; from outside of any session, "
-            f"csa run --session {state.session_id} with a --budget option sets another",
+            hint=f"csa budget {state.session_id} shows who used it; from outside of any session, "
+            f"csa budget {state.session_id} --tokens N (--usd, --time) sets another",
         )
     return _unknown(state, accounts)
 

@@ -33,7 +33,7 @@ def load_source(source: Session) -> SessionState:
         refuse_endless_wait(source.context.caller, session_id, verb="fork")
         raise BusyError(
             f"Session {session_id} is running; fork it when its turn has ended.",
-            hint=f"csa session is-alive --session {session_id}",
+            hint=f"csa is-alive {session_id}",
         )
     refuse_busy(source.files)
     state = source.load()  # the record as its turn has left it

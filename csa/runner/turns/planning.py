@@ -34,6 +34,7 @@ from csa.store.project import git_branch
 from csa.store.recovery import caught_up
 from csa.structs import replace
 
+AskedBudget = tuple[int | None, float | None, float | None]  # tokens, US dollars, seconds; None as it is, 0 is none
 SESSION_NAME = re.compile(r"[A-Za-z][A-Za-z0-9._-]{0,63}")
 MAX_SYSTEM_BYTES = 96 << 10  # it is one argument of the tool, and the kernel allows 128 KiB
 DESCRIPTION_LENGTH = 80
@@ -180,7 +181,7 @@ def _plan_new(context: Context, request: RunRequest, *, new_id: str, now: dateti
         depth=depth,
         max_depth=max_depth,
         limits=context.config.limits.tightened_by(parent.limits) if parent else context.config.limits,
-        budget=_with_budget(Budget(), request),
+        budget=_with_budget(Budget(), _asked_budget(request)),
     )
     known = (source or state).tools.get(choice.adapter.name, ToolState())
     plan = _plan(context, request, choice, state, known, is_new=True, cwd=str(directory))
@@ -217,7 +218,7 @@ def plan_resume(session: Session, request: RunRequest, *, now: datetime) -> Turn
         description=description_of(context, request.description) if request.description else state.description,
         expires_at=_expiry_on_resume(context, request, state, now),
         limits=_limits_on_resume(context, state),
-        budget=_budget_on_resume(context, request, state),
+        budget=changed_budget(context, state, _asked_budget(request)),
     )
     plan = _plan(context, request, choice, state, known, is_new=False, cwd=cwd)
     _refuse_other_account(plan, known)
@@ -347,11 +348,14 @@ def _limits_on_resume(context: Context, state: SessionState) -> Limits:
     return limits.replacing(state.limits)
 
 
-def _budget_on_resume(context: Context, request: RunRequest, state: SessionState) -> Budget:
-    budget = _with_budget(state.budget, request)
-    if budget == state.budget:
-        return budget
-    if context.caller is not None:
+def _asked_budget(request: RunRequest) -> AskedBudget:
+    return request.budget_tokens, request.budget_usd, request.budget_time_s
+
+
+def changed_budget(context: Context, state: SessionState, asked: AskedBudget) -> Budget:
+    """Return the budget of a session with what is asked for; RefusedError where an agent asks for another."""
+    budget = _with_budget(state.budget, asked)
+    if budget != state.budget and context.caller is not None:
         raise RefusedError(
             f"The budget of session {state.session_id} cannot be changed from inside session "
             f"{context.caller.session_id}.",
@@ -360,8 +364,7 @@ def _budget_on_resume(context: Context, request: RunRequest, state: SessionState
     return budget
 
 
-def _with_budget(budget: Budget, request: RunRequest) -> Budget:
-    asked = (request.budget_tokens, request.budget_usd, request.budget_time_s)
+def _with_budget(budget: Budget, asked: AskedBudget) -> Budget:
     if any(amount is not None and not 0 <= amount < float("inf") for amount in asked):
         raise UsageError("A budget is a number, 0 or more; 0 means none.")
     tokens, usd, time_s = asked

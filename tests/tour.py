@@ -1,0 +1,133 @@
+"""A tour of all that csa prints as JSON: what each command of `csa schema` prints in a project with a few sessions."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from typing import Any, NamedTuple
+
+from tests.support import Place
+
+DESIGN, CHECK, REVIEW = "Design the rate limiter", "Check the bucket's arithmetic", "Review the limiter"
+FILES = 'echo "# Limits" > "$CSA_OUTPUT_DIR/limits.md" && git commit -q --allow-empty -m "Add the limiter"'
+RULES = (
+    {
+        "match": DESIGN,
+        "do": [
+            ["think", "First the arithmetic."],
+            ["run", f'csa run --quiet --tool codex "{CHECK}"'],
+            ["run", FILES],
+            ["usage", 5200, 480, 3000],
+            ["say", "One token bucket per key: 20 requests at once, 5 per second."],
+        ],
+    },
+    {"match": CHECK, "do": [["usage", 900, 60], ["say", "It adds up."]]},
+    {"match": "/compact", "do": [["compact"]]},
+)
+
+
+class Shown(NamedTuple):
+    """A command line, and what it printed."""
+
+    words: tuple[str, ...]
+    value: Any
+
+
+def tour(place: Place) -> dict[str, Shown]:
+    """Run every command that prints JSON; return what each printed, by the name of its schema."""
+    return _Tour(place).run()
+
+
+class _Tour:
+    def __init__(self, place: Place) -> None:
+        self.place = place
+        self.found: dict[str, Shown] = {}
+
+    def run(self) -> dict[str, Shown]:
+        place = self.place
+        for words in (["init", "-q", "-b", "main"], ["commit", "-q", "--allow-empty", "-m", "Start"]):
+            place.shell(["git", "-c", "user.name=Ada", "-c", "user.email=ada@example.com", *words])
+        place.shell(["git", "config", "user.name", "Ada"])
+        place.shell(["git", "config", "user.email", "ada@example.com"])
+        busy = {"match": REVIEW, "do": [["call", "make test", "ok\n", 0], *place.hold(), ["say", "Looks good."]]}
+        place.script(*RULES, busy)
+        self._run_agents()
+        self._look()
+        self._manage()
+        self._clean_up()
+        return self.found
+
+    def show(self, name: str, *words: str, code: int = 0) -> Any:
+        """Run a command and keep what it printed."""
+        done = self.place.run(*words)
+        assert done.code == code, (words, done)
+        value = done.events if name == "event" else done.json
+        self.found[name] = Shown(words, value)
+        return value
+
+    def _run_agents(self) -> None:
+        place = self.place
+        self.show("schema", "schema", "--json")
+        self.show("doctor", "doctor", "--json")
+        self.show("config validate", "config", "validate", "--json")
+        self.show("config show", "config", "show", "--json")
+        self.show("run --dry-run", "run", "--tool", "codex", "--dry-run", "--json", DESIGN)
+        self.show("run", "run", "--tool", "codex", "--name", "api", "--budget-tokens", "50000", "--json", DESIGN)
+        self.show("error", "show", "apj", "--json", code=3)
+        self.show("run --detach", "run", "--tool", "claude-code", "--name", "review", "--detach", "--json", REVIEW)
+        place.wait_ready()
+        place.wait_noted(self.found["run --detach"].value["session_id"], "make test")
+
+    def _look(self) -> None:
+        place = self.place
+        for name in ("top", "ps"):
+            self.show(name, name, "--json")
+        for name in ("is-alive", "why"):
+            self.show(name, name, "review", "--json")
+        attached = place.start("attach", "review", "--json")
+        place.release()
+        self.show("wait", "wait", "review", "--json")
+        done = attached.wait()
+        self.found["attach"] = Shown(("attach", "review", "--json"), done.json)
+        self.show("kill", "kill", "review", "--json")
+        self.show("list", "list", "--json")
+        self.show("list --tree", "list", "--tree", "--json")
+        for name in ("show", "result", "info", "artifacts", "budget", "log"):
+            self.show(name, name, "api", "--json")
+        self.show("event", "logs", "api", "--json")
+        self.show("stats", "stats", "--json")
+
+    def _manage(self) -> None:
+        self.show("rename", "rename", "review", "limits-review", "--json")
+        self.show("describe", "describe", "limits-review", "What the reviewer said", "--json")
+        self.show("pin", "pin", "api", "--json")
+        self.show("current", "current", "api", "--json")
+        self.show("compress", "compress", "limits-review", "--json")
+        self.show("checkpoint", "checkpoint", "api", "--label", "designed", "--json")
+        self.show("checkpoints", "checkpoints", "--verify", "--json")
+        commit = self.found["checkpoint"].value["commit"]
+        self.show("checkpoints --show", "checkpoints", "--show", commit[:12], "--json")
+        self.show("export", "export", "limits-review", "-o", "review.tgz", "--json")
+        words = ("export", "limits-review", "--format", "json")
+        self.found["export --format json"] = Shown(words, self.place.run(*words).json)
+        self.show("validate", "validate", "--json")
+        self.show("repair", "repair", "api", "--dry-run", "--json")
+
+    def _clean_up(self) -> None:
+        place = self.place
+        self.show("import", "import", "review.tgz", "--new-ids", "--json")
+        self.show("delete", "delete", "limits-review", "--json")
+        self.show("restore", "restore", self.found["delete"].value[0]["session_id"], "--json")
+        self.show("clean", "clean", "--days", "0", "--dry-run", "--json")
+        self.show("gc", "gc", "--days", "30", "--json")
+        moved = place.project.with_name("moved")
+        shutil.move(place.project, moved)
+        os.makedirs(place.project.with_name("gone"), exist_ok=True)
+        done = place.run("adopt", str(place.project), "--json", cwd=moved)
+        self.found["adopt"] = Shown(("adopt", "../shop", "--json"), done.json)
+
+
+def readable(value: Any) -> str:
+    """Render JSON as documents show it."""
+    return json.dumps(value, indent=2, ensure_ascii=False)
