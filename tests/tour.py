@@ -81,8 +81,8 @@ class _Tour:
 
     def _look(self) -> None:
         place = self.place
-        for name in ("top", "ps"):
-            self.show(name, name, "--json")
+        for name in ("top", "top --once", "ps"):
+            self.show(name, *name.split(), "--json")
         for name in ("is-alive", "why"):
             self.show(name, name, "review", "--json")
         attached = place.start("attach", "review", "--json")
@@ -93,16 +93,20 @@ class _Tour:
         self.show("kill", "kill", "review", "--json")
         self.show("list", "list", "--json")
         self.show("list --tree", "list", "--tree", "--json")
-        for name in ("show", "result", "info", "artifacts", "budget", "log"):
+        for name in ("show", "result", "status", "info", "artifacts", "budget", "log"):
             self.show(name, name, "api", "--json")
         self.show("event", "logs", "api", "--json")
         self.show("stats", "stats", "--json")
+        self.show("search", "search", "bucket", "--json")
 
     def _manage(self) -> None:
         self.show("rename", "rename", "review", "limits-review", "--json")
         self.show("describe", "describe", "limits-review", "What the reviewer said", "--json")
         self.show("pin", "pin", "api", "--json")
         self.show("current", "current", "api", "--json")
+        self.show("context", "context", "limits-review", "--json")
+        self.show("prune", "prune", "limits-review", "--keep-last", "1", "--json")
+        self.show("clear", "clear", "limits-review", "--json")
         self.show("compress", "compress", "limits-review", "--json")
         self.show("checkpoint", "checkpoint", "api", "--label", "designed", "--json")
         self.show("checkpoints", "checkpoints", "--verify", "--json")

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from csa.cli.output import lossy, print_json, printable, tell, text_for, to_json, warn
 from csa.cli.results import print_failure
-from csa.cli.run_request import request_from, unread_stdin_told
+from csa.cli.run_request import request_from, unread_stdin_told, wants_editor
 from csa.cli.selecting import announce
 from csa.cli.signs import about_sessions, signs_of_life
 from csa.errors import UsageError
@@ -51,16 +51,31 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("prompt", nargs="?", metavar="PROMPT", help="what to do; `-` or no PROMPT reads it from stdin")
+    parser.add_argument(
+        "prompt",
+        nargs="?",
+        metavar="PROMPT",
+        help="what to do; `-`, or no PROMPT in a pipe, reads it from stdin; on a terminal no PROMPT opens $EDITOR",
+    )
     which = parser.add_argument_group("which session")
     which.add_argument("-s", "--session", metavar="S", help="continue session S (an id, a unique prefix or a name)")
     which.add_argument("-c", "--last", action="store_true", help="continue the session used last")
-    which.add_argument("--session-id", metavar="ID", help="continue the session with this ULID or name, or create it")
+    which.add_argument(
+        "--session-id", metavar="ID", help="continue the session of this ULID, UUID or name, or create it"
+    )
     which.add_argument("--fork-from", metavar="S", help="start a new session with a copy of S's conversation")
     which.add_argument("--ephemeral", action="store_true", help="read no project files and keep no session")
     which.add_argument("--description", metavar="TEXT", help="what the session is about (default: start of the prompt)")
     which.add_argument("--name", metavar="NAME", help="a name for the session, unique in the project")
     which.add_argument("--ttl", metavar="TIME", help="let the session expire after this time: 7d, 12h, 30m")
+    prompt = parser.add_argument_group("the prompt")
+    prompt.add_argument("--prompt-file", metavar="FILE", help="read the prompt from a file; `-` is stdin")
+    prompt.add_argument("--stdin", action="store_true", help="append stdin to PROMPT, after a blank line")
+    configure_turn(parser)
+
+
+def configure_turn(parser: argparse.ArgumentParser) -> None:
+    """Add what says how a turn is run, whatever its prompt and its session."""
     how = parser.add_argument_group("how")
     how.add_argument("-t", "--tool", metavar="T", help=f"the tool to use: codex, claude-code, ..., or {AUTO}")
     how.add_argument(
@@ -133,9 +148,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
     budget.add_argument("--budget-tokens", type=int, metavar="N", help="input and output tokens")
     budget.add_argument("--budget-usd", type=float, metavar="X", help="US dollars, as far as the tools report cost")
     budget.add_argument("--budget-time", type=float, metavar="S", help="total seconds of all turns")
-    prompt = parser.add_argument_group("the prompt")
-    prompt.add_argument("--prompt-file", metavar="FILE", help="read the prompt from a file")
-    prompt.add_argument("--stdin", action="store_true", help="append stdin to PROMPT, after a blank line")
     output = parser.add_argument_group("output")
     output.add_argument("-q", "--quiet", action="store_true", help="no progress on stderr")
     kinds = output.add_mutually_exclusive_group()
@@ -145,6 +157,16 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def execute(arguments: argparse.Namespace) -> int:
+    if not wants_editor(arguments):
+        return run_turn(arguments)
+    from csa.cli.editor import composed  # noqa: PLC0415  # most prompts are given
+
+    with composed() as arguments.prompt:
+        return run_turn(arguments)
+
+
+def run_turn(arguments: argparse.Namespace) -> int:
+    """Run the turn that the arguments ask for, or plan or start it; return the exit code."""
     client = Csa.from_environment(command=own_command(), owns_process=True)
     request = request_from(arguments)
     if arguments.wait is not None and not arguments.wait >= 0:
