@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import pyte
 import pytest
 
 from csa.cli.live import REFRESH_S
@@ -42,7 +43,7 @@ def ends_clean(terminal: Terminal, code: int) -> None:
     assert terminal.output.count(ENTER_SCREEN) == terminal.output.count(LEAVE_SCREEN) > 0
     assert terminal.output.rindex(SHOW_CURSOR) > terminal.output.rindex(HIDE_CURSOR)
     _, _, left = terminal.output.rpartition(LEAVE_SCREEN)
-    assert left.strip() == ""
+    assert re.sub(r"\x1b\[\?\d+[hl]", "", left).strip() == ""
     assert termios.tcgetattr(terminal.theirs) == terminal.before
     assert "Traceback" not in terminal.output
 
@@ -56,7 +57,7 @@ def test_watch_follows_a_tree(place: Place) -> None:
             frame = terminal.wait_for_frame("└─ ●", "thinking: so be it", "2 sessions, 2 running", columns=140)
             assert "● " in frame[1]
             assert "codex $ csa run --tool claude-code 'the inner work'" in frame[1]
-            assert {len(line) for line in frame if line.strip()} == {140}
+            assert {len(line) for line in frame[:3]} == {140}
         frame = terminal.wait_for_frame("succeeded: outer answer", "succeeded: inner answer", "2 sessions, 0 running")
         assert "2.1k" in frame[2]
         terminal.type("\x03")
@@ -88,8 +89,8 @@ def test_watch_follows_the_size_of_the_terminal(place: Place) -> None:
         frame = terminal.wait_for_frame("8 sessions", columns=120)
         assert frame[0].endswith("TIME TOKENS    COST")
         terminal.resize(45, 6)
-        frame = terminal.wait_for_frame("... and 5 more", "8 sessions", columns=45)
-        assert frame[0].endswith("TIME TOKENS")
+        terminal.wait(lambda: terminal.frame[0].endswith("TIME TOKENS"), "the columns are at the new edge")
+        frame = terminal.wait_for_frame("... and 6 more", "8 sessions", columns=45)
         assert len(frame) == 6
         terminal.type("q")
         ends_clean(terminal, 0)
@@ -126,13 +127,13 @@ def test_stopping_and_going_on(place: Place) -> None:
 
 
 def test_watch_without_colour(place: Place) -> None:
-    """Under NO_COLOR the view is redrawn as ever, without colours or bold."""
+    """Under NO_COLOR the view is redrawn as ever, without colours or bold; what is selected is in reverse."""
     place.codex("one")
     with Terminal(place, *WATCH, env={"NO_COLOR": "1"}) as terminal:
         terminal.wait_for_frame("FAKE ECHO: one")
         terminal.type("q")
         ends_clean(terminal, 0)
-        assert terminal.text == terminal.output
+        assert set(re.findall(r"\x1b\[([\d;]*)m", terminal.output)) == {"0", "0;7"}
 
 
 def test_a_dumb_terminal_is_not_redrawn(place: Place) -> None:
@@ -140,7 +141,7 @@ def test_a_dumb_terminal_is_not_redrawn(place: Place) -> None:
     place.codex("one")
     with Terminal(place, *WATCH, env={"TERM": "dumb"}) as terminal:
         assert terminal.end() == 2
-        assert "hint: csa session list --tree" in terminal.output
+        assert "hint: csa ls --tree" in terminal.output
         assert "\x1b" not in terminal.output
     with Terminal(place, "top", "--all", env={"TERM": "dumb"}) as terminal:
         assert terminal.end() == 0
@@ -152,7 +153,7 @@ def test_watch_in_a_pipe_is_refused(place: Place) -> None:
     """A reader of a pipe would wait for ever: exit 2, and what to call instead."""
     done = place.run(*WATCH)
     assert (done.code, done.out) == (2, "")
-    assert "hint: csa session list --tree" in done.err
+    assert "hint: csa ls --tree" in done.err
     assert place.run(*WATCH, "--json").code == 2
 
 
@@ -224,7 +225,7 @@ def test_a_tree_that_spans_projects(place: Place) -> None:
 
 @pytest.mark.thorough
 def test_progress_of_a_run(place: Place) -> None:
-    """While it runs the tree is drawn in place; what stays is the headline, the closing line and the answer."""
+    """While it runs the tree is drawn in place; what stays is the headline, who was there, their sum and the answer."""
     place.script(
         {"match": "inner", "do": [*place.hold(), ["usage", 2000, 100], ["say", "inner answer"]]},
         {"match": "outer", "do": [["run", "csa run --tool claude-code inner"], ["say", "outer answer"]]},
@@ -238,8 +239,39 @@ def test_progress_of_a_run(place: Place) -> None:
         assert terminal.end() == 0
     assert ENTER_SCREEN not in terminal.output
     assert terminal.output.rindex(SHOW_CURSOR) > terminal.output.rindex(HIDE_CURSOR)
-    assert "csa: succeeded in" in terminal.output.splitlines()[-2]
-    assert terminal.output.splitlines()[-1] == "outer answer"
+    headline = re.match(r"csa: session (\w{10}), turn 1, codex \(asked for\)\n", terminal.text.replace("\r", ""))
+    assert headline
+    *_, root, child, total, answer = terminal.text.splitlines()
+    assert f"✓ {headline[1]} codex outer" in root
+    assert re.match(r"└─ ✓ \w{10} claude-code inner", child)
+    assert re.fullmatch(r"csa: 2 sessions in \d+s, [\d.]+k\+? tokens(, \$[\d.]+\+?)?", total)
+    assert answer == "outer answer"
+
+
+def _left_on(terminal: Terminal, columns: int) -> list[str]:
+    """Return the lines that stay on the terminal."""
+    screen = pyte.Screen(columns, 60)
+    pyte.ByteStream(screen).feed(terminal.output.encode())
+    return [line.rstrip() for line in screen.display if line.strip()]
+
+
+@pytest.mark.thorough
+def test_a_failure_is_told_once(place: Place) -> None:
+    """Not as it comes, in a closing line and as the error; of a child in the tree that is left."""
+    place.script(
+        {"match": "inner", "do": [["fail", "auth"]]},
+        {"match": "outer", "do": [["run", "csa run --tool claude-code inner"], ["fail", "server"]]},
+    )
+    with Terminal(place, "run", "--tool", "codex", "--name", "api", "outer", size=(100, 30)) as terminal:
+        assert terminal.end() == 1
+    lines = _left_on(terminal, 100)
+    assert lines[0] == "csa: session api, turn 1, codex (asked for)"
+    assert sum("error: codex failed (server)" in line for line in lines) == 1
+    assert lines[1].startswith("✗ api codex failed  ")
+    assert re.match(r"└─ ✗ \w{10} claude-code inner · failed: ", lines[2])
+    assert re.match(r"csa: 2 sessions in \d+s, 2 failed", lines[3])
+    plain = place.run("run", "--tool", "codex", "--session", "api", "inner")
+    assert [line.partition(":")[0] for line in plain.err.splitlines()] == ["csa", "csa", "error", "hint"]
 
 
 @pytest.mark.thorough
