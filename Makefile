@@ -61,11 +61,15 @@ demo: $(RUNTIME)
 playground: $(RUNTIME)
 	@bash fixtures/demo/playground.sh .playground
 
-test: $(STAMP)
+test: $(STAMP) shells
 	$(BIN)/pytest -q -n 3
 
 check: lint $(SITE)
 	$(BIN)/pytest -q -n 2 --thorough
+
+# zsh and fish, for the tests of completion, where they are not installed; without them those are skipped.
+shells:
+	@bash fixtures/shells.sh $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/csa-shells
 
 lint: $(STAMP)
 	$(BIN)/ruff check --quiet .
