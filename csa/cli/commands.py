@@ -102,7 +102,7 @@ PURPOSES: tuple[tuple[str, tuple[Command, ...]], ...] = (
             Command("session why", "status.why", "the same; --json has the evidence alone"),
             Command("session logs", "outputs.logs", "print what happened in a session (git history: log)"),
             Command("session artifacts", "outputs.artifacts", "list or copy the files an agent has left for you"),
-            Command("session is-alive", "session_is_alive", "check whether a session is running"),
+            Command("session is-alive", "is_alive", "check whether a session is running"),
             Command("session budget", "session_budget", "show what a session's tree has used, or set a budget"),
             Command("top", "running.top", "watch everything that is running, in all projects"),
             Command("ps", "running.ps", "list everything that is running, with its processes"),
