@@ -134,6 +134,13 @@ def test_links_between_documents_lead_somewhere(document: Path) -> None:
         assert (document.parent / target).exists(), target
 
 
+def test_the_readme_names_the_versions_that_are_tested() -> None:
+    """They are those of the Makefile."""
+    versions = re.findall(r"^\w+_VERSION := (.*)$", (DOCS.parent / "Makefile").read_text(), re.MULTILINE)
+    (line,) = re.findall(r"^- \*\*Tested with\*\* (.*)", README.read_text(), re.MULTILINE)
+    assert re.findall(r"[\d.]+\d", line) == versions
+
+
 def _triples(text: str) -> set[tuple[str, ...]]:
     words = text.split()
     return {tuple(words[place : place + 3]) for place in range(len(words) - 2)}
