@@ -2,6 +2,7 @@
 
 import ast
 import importlib.util
+import json
 import os
 import re
 import shlex
@@ -19,6 +20,8 @@ from csa_adapters.acp_agents import AGENTS
 
 from csa.cli.commands import COMMANDS, command_names, find_command
 from csa.model.config import KEYS, TOOL_KEYS, Layer, combine_layers
+from csa.model.schemas.table import OUTPUTS
+from tests.schemas import check_events, check_output
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 README = DOCS.parent / "README.md"
@@ -49,6 +52,18 @@ def test_the_keys_of_the_configuration_are_up_to_date(generate: Any) -> None:
     rows = dict(re.findall(r"^\| `(\w+)` \| .* \| (sets|tightens|no) \|", text, re.MULTILINE))
     assert rows.keys() == {*KEYS, *TOOL_KEYS}
     assert (rows["tool"], rows["max_depth"], rows["command"]) == ("sets", "tightens", "no")
+
+
+def test_the_page_on_json_is_up_to_date(generate: Any) -> None:
+    """docs/json.md ends with what `make docs` would write, and its examples are what the schemas say."""
+    assert (DOCS / "json.md").read_text() == generate.render_json()
+    examples = json.loads((DOCS / "examples.json").read_text())
+    assert examples.keys() == OUTPUTS.keys()
+    for words, value in examples.values():
+        if isinstance(value, list) and words[0] == "logs":
+            check_events(value)
+        else:
+            check_output(words, value)
 
 
 def test_the_table_of_agents_is_the_one_in_the_code() -> None:
