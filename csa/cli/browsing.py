@@ -257,17 +257,21 @@ class Browser:
             self._say("Nothing was killed.", "dim")
 
     def _kill(self, info: SessionInfo) -> None:
-        from csa.cli.killing import kill_one  # noqa: PLC0415  # only who kills needs it
+        from csa.runner.session import Session  # noqa: PLC0415  # only who kills needs it
+        from csa.runner.sessions.ending import kill_sessions  # noqa: PLC0415  # as above
 
+        losses: list[str] = []
         try:
-            ended, loss = kill_one(self._client().context, info.store, info.session_id)
+            session = Session(self._client().context.in_project(info.project), info.session_id)
+            (ended,) = kill_sessions([session], on_loss=losses.append)
         except Exception as error:  # noqa: BLE001  # in a thread nobody else would say so
             self._say(f"{_name(info)}: {error}", "red")
             return
         if ended.error:
             self._say_error(ended.error)
         else:
-            self._say(loss or f"{_name(info)}: {'not running' if ended.outcome == 'not_running' else ended.status}")
+            status = "not running" if ended.outcome == "not_running" else ended.status
+            self._say("; ".join(losses) or f"{_name(info)}: {status}")
 
 
 _ACTS: dict[str, Callable[[Browser], Step | None]] = {
