@@ -23,31 +23,41 @@ _MAX_SHORT = 0xFFFF  # what four digits hold
 
 
 def configure_show(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--json", action="store_true", help="print an object of {value, origin}")
+    parser.add_argument("--json", action="store_true", help="print an object of {value, origin, ignored}")
 
 
 def execute_show(arguments: argparse.Namespace) -> int:
     """Print each setting with its value and where it comes from.
 
-    What is printed is a config file. Settings that nobody has set stand in it as comments, and so do those that hold a
-    secret, which is not shown.
+    What is printed is a config file. What a project's file asked for and did not get, since it may only tighten limits,
+    is a comment below the setting that applies. Settings that nobody has set stand in it as comments, and so do those
+    that hold a secret, which is not shown.
     """
     context = open_client().context
     warn(context.config.warnings)
-    values, redact_data = context.config.values, context.redactor.redact_data
+    config, redact_data = context.config, context.redactor.redact_data
     if arguments.json:
-        shown = {key: {"value": redact_data(value, key), "origin": origin} for key, (value, origin) in values.items()}
-        print_json({context.redactor.redact(key): facts for key, facts in shown.items()})
+
+        def shown(values: Mapping[str, tuple[Any, str]], key: str) -> dict[str, Any] | None:
+            return {"value": redact_data(values[key][0], key), "origin": values[key][1]} if key in values else None
+
+        facts = {
+            key: {**(shown(config.values, key) or {}), "ignored": shown(config.ignored, key)} for key in config.values
+        }
+        print_json({context.redactor.redact(key): each for key, each in facts.items()})
         return 0
-    for line in render_settings(values, redact_data):
+    for line in render_settings(config.values, redact_data, config.ignored):
         print(printable(line))
     return 0
 
 
 def render_settings(
-    values: Mapping[str, tuple[Any, str]], redact_data: Callable[[Any, str], Any] = lambda value, _: value
+    values: Mapping[str, tuple[Any, str]],
+    redact_data: Callable[[Any, str], Any] = lambda value, _: value,
+    ignored: Mapping[str, tuple[Any, str]] | None = None,
 ) -> Iterator[str]:
     """Yield the lines of a config file with these settings: value and origin by dotted key."""
+    ignored = ignored or {}
     tables: dict[str, list[str]] = {"": []}
     for key in values:
         tables.setdefault(key.rpartition(".")[0], []).append(key)
@@ -62,6 +72,10 @@ def render_settings(
             shown = render_value(redact_data(value, key))
             mark = "# " if origin == "default" or shown != render_value(value) else ""
             yield f"{mark}{name:<{width}} = {shown}  # {''.join(map(_escape, origin))}"
+            if key in ignored:
+                asked, origin = ignored[key]
+                why = "ignored: a project's file may only tighten this"
+                yield f"# {name:<{width}} = {render_value(asked)}  # {''.join(map(_escape, origin))}; {why}"
 
 
 def render_value(value: object) -> str:

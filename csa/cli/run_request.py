@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import os
+import stat
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 
+from csa.cli.output import warn
 from csa.errors import UsageError
 from csa.model.duration import parse_duration, parse_on_quota
 from csa.model.permission import Permission
@@ -65,16 +70,66 @@ def _park_limit(text: str | None) -> float | None:
     return limit.total_seconds()
 
 
+def wants_editor(arguments: argparse.Namespace) -> bool:
+    """Say whether the prompt is to be written now: none is given, and somebody sits at a terminal."""
+    is_given = arguments.prompt is not None or arguments.prompt_file is not None or arguments.stdin
+    return not is_given and all(stream is not None and stream.isatty() for stream in (sys.stdin, sys.stderr))
+
+
 def _read_prompt(arguments: argparse.Namespace) -> str:
     """Put the prompt together. stdin is read only where it is asked for, or is the only source."""
     words = arguments.prompt if arguments.prompt not in {None, "-"} else None
-    if words is not None and arguments.prompt_file is not None:
+    name = arguments.prompt_file
+    if words is not None and name is not None:
         raise UsageError("PROMPT and --prompt-file exclude each other.")
-    if arguments.prompt_file is not None:
-        words = _read_file("--prompt-file", arguments.prompt_file)
+    if name == "-" and arguments.stdin:
+        raise UsageError("--prompt-file - and --stdin exclude each other: stdin can be read once.")
+    if name not in {None, "-"}:
+        words = _read_file("--prompt-file", name)
     if words is None:
         return _read_stdin()
     return f"{words}\n\n{_read_stdin()}" if arguments.stdin else str(words)
+
+
+@contextmanager
+def unread_stdin_told(arguments: argparse.Namespace) -> Iterator[None]:
+    """Warn of a pipe or file on stdin that holds bytes and is no part of the prompt, before the work or after it.
+
+    Never waits for them: whoever writes them may do so only later, or never.
+    """
+    is_read = (
+        arguments.stdin
+        or arguments.prompt_file == "-"
+        or (arguments.prompt in {None, "-"} and arguments.prompt_file is None)
+    )
+    is_told = is_read or _tell_unread()
+    try:
+        yield
+    finally:
+        if not is_told:
+            _tell_unread()
+
+
+def _tell_unread() -> bool:
+    has_bytes = _unread_bytes() > 0
+    warn(["stdin was not read; --stdin adds it to the prompt"] if has_bytes else [])
+    return has_bytes
+
+
+def _unread_bytes() -> int:
+    """Return how many bytes can be read from stdin now; 0 unless it is a pipe or a file."""
+    from fcntl import ioctl  # noqa: PLC0415  # nobody else needs it here
+    from termios import FIONREAD  # noqa: PLC0415  # as above
+
+    if sys.stdin is None:
+        return 0
+    try:
+        found = os.fstat(0)
+        if stat.S_ISFIFO(found.st_mode):
+            return int.from_bytes(ioctl(0, FIONREAD, bytes(4)), sys.byteorder)
+        return found.st_size - os.lseek(0, 0, os.SEEK_CUR) if stat.S_ISREG(found.st_mode) else 0
+    except OSError:
+        return 0
 
 
 def _system(arguments: argparse.Namespace) -> str | None:

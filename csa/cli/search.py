@@ -1,8 +1,8 @@
 """Find messages and tool calls in the transcripts of all sessions: those in which every word occurs, newest first.
 
-Case does not count; a word in quotes may have blanks. Each line has the session (its name, or its id), the turn, how
-long ago it was, and the text around the words. Exits 1 when nothing was found, as grep does. What cannot be read is
-named on stderr.
+Upper and lower case are the same; words in quotes are looked for together. Each line has the session (its name, or
+its id), the turn, how long ago it was, and the text around the words. Exits 1 when nothing was found, as grep does.
+What cannot be read is named on stderr.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import sys
 from datetime import UTC, datetime
 from itertools import islice
 
-from csa.cli.output import Style, cut, display_width, lossy, one_line, print_json, terminal_width
+from csa.cli.output import Style, cut, display_width, one_line, print_json, tell, terminal_width
 from csa.cli.selecting import find_projects, open_client, refuse_unknown_tools
 from csa.cli.session_list import read_since
 from csa.errors import StateError, UsageError
@@ -45,7 +45,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def execute(arguments: argparse.Namespace) -> int:
     words = tuple(dict.fromkeys(word.lower() for word in arguments.words if word.strip()))
     if not words:
-        raise UsageError("What is to be found?", hint="csa session search WORDS")
+        raise UsageError("Nothing to search for.", hint="csa search WORDS")
     if arguments.limit is not None and arguments.limit < 1:
         raise UsageError("--limit takes a number from 1 up.")
     tools = frozenset(name.strip() for name in (arguments.tool or "").split(",") if name.strip())
@@ -61,11 +61,10 @@ def execute(arguments: argparse.Namespace) -> int:
     limit = arguments.limit or (_SHOWN_ON_TERMINAL if sys.stdout.isatty() and not arguments.json else None)
     hits = search(stores, query, on_fault=faults.append)
     count = _print_hits(islice(hits, limit), words, as_json=arguments.json)
-    with lossy(sys.stderr):
-        for fault in faults:
-            print(f"left out: {one_line(fault.message)}", file=sys.stderr)
-        if count == limit and arguments.limit is None and next(hits, None):
-            print(f"... and more (--limit {2 * count} shows as many again)", file=sys.stderr)
+    for fault in faults:
+        tell("warning", f"left out: {one_line(fault.message)}")
+    if count == limit and arguments.limit is None and next(hits, None):
+        tell("csa", f"... and more (--limit {2 * count} shows as many again)")
     if not count:
         refuse_unknown_tools(client, stores, tools)
     return 0 if count else 1
@@ -94,12 +93,14 @@ class _Printer:
 
     def line(self, hit: Hit) -> str:
         at = parse_time(hit.at)
-        session = hit.name or (hit.session_id if self._width is None else hit.session_id[:_ID])
+        name = one_line(hit.name or "")
+        session = hit.session_id if self._width is None else name or hit.session_id[:_ID]
         age = format_age(self._now, at) if at else "-"
         head = f"{session:<{_NAME_WIDTH}} {hit.turn:>3} {age:>4}  "
         room = _CONTEXT if self._width is None else max(0, self._width - len(head))
+        named = f"[{name}] " if name and self._width is None else ""
         text = self._around(one_line(hit.text), room)
-        return f"{self._style(session, 'bold')}{head[len(session) :]}{self._marked(text)}"
+        return f"{self._style(session, 'bold')}{head[len(session) :]}{named}{self._marked(text)}"
 
     def _around(self, text: str, room: int) -> str:
         """Return as much of a text as there is room for, with the first word that was looked for in it."""

@@ -1,8 +1,11 @@
-"""Show what a session and all that its agents have started have used, and what is left of their budgets.
+"""Show what a session and its sub-agents have used, and what is left of their budgets; or set a budget.
 
-A budget is given with csa run --budget-tokens, --budget-usd and --budget-time, and binds the session and all below it:
-when it is used up their running turns are ended, and none starts. A + means at least so much: turns whose tool did not
-say what it used count as nothing, and how many there are is shown. - means that nothing is known.
+A budget is given here or with csa run --budget-tokens, --budget-usd and --budget-time, and binds the session and all
+below it: when it is used up their running turns are ended, and none starts. A session that is running is refused (exit
+4), and so is an agent (exit 5): budgets are set from outside of any session.
+
+A + means at least so much: turns whose tool did not say what it used count as nothing, and how many there are is shown.
+- means that nothing is known.
 """
 
 from __future__ import annotations
@@ -12,8 +15,8 @@ from collections.abc import Callable
 
 from csa.cli.describe import elapsed
 from csa.cli.naming import as_read
-from csa.cli.output import Style, cut, one_line, print_json, terminal_width
-from csa.cli.selecting import add_selector, find_to_show
+from csa.cli.output import Style, cut, one_line, print_json, terminal_width, warn
+from csa.cli.selecting import add_selector, find_one, find_to_show
 from csa.cli.table import Column, Table, columns_for
 from csa.model.limits import Spent
 from csa.runner.sessions.budget import BudgetReport, BudgetState, report_budget
@@ -22,6 +25,9 @@ from csa.store.spending import Account
 TYPE_CHECKING = False  # see csa/structs.py
 if TYPE_CHECKING:
     import argparse
+
+    from csa.runner.session import Session
+    from csa.runner.turns.planning import AskedBudget
 
 _NAME_WIDTH = 12  # on a terminal, at least
 _ROOMY_FROM, _MONEY_FROM = 70, 50  # columns
@@ -35,11 +41,16 @@ _SHOWN: dict[str, tuple[str, Callable[[float], str]]] = {
 
 def configure(parser: argparse.ArgumentParser) -> None:
     add_selector(parser)
+    setting = parser.add_argument_group("set a budget; 0 is none, what is not given stays")
+    setting.add_argument("--tokens", type=int, metavar="N", help="tokens, in and out")
+    setting.add_argument("--usd", "--cost", type=float, metavar="X", help="US dollars, as far as the tools tell them")
+    setting.add_argument("--time", type=float, metavar="S", help="seconds of all turns, added up")
     parser.add_argument("--json", action="store_true", help="print an object")
 
 
 def execute(arguments: argparse.Namespace) -> int:
-    report = report_budget(find_to_show(arguments))
+    asked = arguments.tokens, arguments.usd, arguments.time
+    report = report_budget(find_to_show(arguments) if asked == (None,) * 3 else _set_budget(arguments, asked))
     if arguments.json:
         print_json(report.to_json())
         return 0
@@ -52,6 +63,14 @@ def execute(arguments: argparse.Namespace) -> int:
     print()
     _print_sessions(report, style, width)
     return 0
+
+
+def _set_budget(arguments: argparse.Namespace, asked: AskedBudget) -> Session:
+    from csa.runner.sessions.editing import budget_session  # noqa: PLC0415  # 40 ms, which showing a budget need not wait for
+
+    session = find_one(arguments, acts=True)
+    warn(budget_session(session, asked).losses)
+    return session
 
 
 def _print_budget(state: BudgetState, style: Style, *, is_narrow: bool, above: bool = False) -> None:

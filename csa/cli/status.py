@@ -102,7 +102,7 @@ def _card_to_json(card: SessionCard | None, session: Session) -> dict[str, objec
     """Return the card; of a session that cannot be read most of it is null, as `fault` says why."""
     if card:
         return card.to_json()
-    from csa.model.schemas.outputs import CARD, KNOWN_OF_ANY  # noqa: PLC0415  # only damage needs it
+    from csa.model.schemas.card import CARD, KNOWN_OF_ANY  # noqa: PLC0415  # only damage needs it
 
     known = session.record.examine().to_json()
     return {**dict.fromkeys(CARD["properties"]), **{name: known[name] for name in KNOWN_OF_ANY}}
@@ -236,5 +236,5 @@ def _messages(card: SessionCard) -> Iterator[str]:
 def _children(card: SessionCard, width: int | None) -> Iterator[str]:
     for child in card.children:
         if child.state:
-            who = f"{called(child, width)} {child.state.last_tool or '-'} {child.status}"
-            yield one_line(f"{who}  {subject_of(child, width)}")
+            who = f"{called(child, width)} {one_line(child.state.last_tool or '-')} {child.status}"
+            yield f"{who}  {subject_of(child, width)}"

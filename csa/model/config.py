@@ -126,6 +126,7 @@ class Config(Struct):
 
     values: Mapping[str, tuple[Any, str]]
     warnings: tuple[str, ...] = ()
+    ignored: Mapping[str, tuple[Any, str]] = field(default_factory=dict)  # what a project's file asked for in vain
 
     tool = _Value(str)
     tools_order = _Value(tuple[str, ...])
@@ -198,16 +199,17 @@ class Config(Struct):
 def combine_layers(layers: list[Layer]) -> Config:
     """Check and combine the layers, weakest first; ConfigError names the source and key that is wrong."""
     found: dict[str, tuple[Any, str]] = {name: (key.default, "default") for name, key in KEYS.items()}
+    ignored: dict[str, tuple[Any, str]] = {}
     strange = [layer for layer in layers if layer.is_strange]
     for layer in layers:
         for name, value in () if layer in strange else _flatten(layer).items():
             key = _key_of(name)
             checked = _checked(layer.origin, name, key, value)
             current = found[name][0] if name in found else key.default
-            if not (layer.is_project and key.limits and _loosens(name, checked, current)):
-                found[name] = (checked, layer.origin)
+            loosens = layer.is_project and key.limits and _loosens(name, checked, current)
+            (ignored if loosens else found)[name] = (checked, layer.origin)
     words = "belongs to another program (it has schema_version or [project]) and is ignored"
-    return Config(found, tuple(f"{layer.origin}: {words}." for layer in strange))
+    return Config(found, tuple(f"{layer.origin}: {words}." for layer in strange), ignored)
 
 
 def from_environment(environ: Mapping[str, str]) -> list[Layer]:

@@ -58,17 +58,17 @@ def system_note(state: SessionState, *, csa_command: str, max_depth: int) -> str
     """Return what an agent needs to know about csa, in as few words as possible."""
     lines = [
         f"You run inside csa session {state.session_id} (depth {state.depth}).",
-        "Put files that others should find into the directory that $CSA_OUTPUT_DIR names.",
+        "Put files for others into the directory $CSA_OUTPUT_DIR.",
     ]
     csa_command = shlex.quote(csa_command)
     if state.depth < max_depth:
         lines.append(
-            f'To hand a part of the work to a sub-agent, run in the shell: {csa_command} run "task". '
-            "It prints the sub-agent's answer on stdout when it is done. "
-            f'`{csa_command} run --session ID "more"` continues that sub-agent; `{csa_command} run --help` says more. '
-            f'Where your shell ends long commands, or to go on meanwhile: `{csa_command} run --detach "task"` prints '
-            f"an ID at once; `{csa_command} session wait -s ID --timeout 100` waits (exit code 4: call it again), and "
-            f"`{csa_command} session result -s ID` prints the answer."
+            f'To give part of the work to a sub-agent, run in the shell: {csa_command} run "task". '
+            "It prints the sub-agent's answer on stdout when it has finished. "
+            f'`{csa_command} run --session ID "more"` continues that sub-agent; see also `{csa_command} run --help`. '
+            f'If your shell kills long commands, or to work on meanwhile: `{csa_command} run --detach "task"` prints '
+            f"an ID at once, `{csa_command} wait ID --timeout 100` waits (exit code 4: call it again), and "
+            f"`{csa_command} result ID` prints the answer."
         )
     return "\n".join(lines)
 

@@ -126,7 +126,7 @@ def find_session(context: Context, selector: str, *, retired: bool = False) -> S
         store, session_id = found.collected[0]
         raise RetiredError(
             f"Session {session_id} of {store.project} is deleted; it can only be read.",
-            hint=f"csa session restore -s {session_id}",
+            hint=f"csa restore {session_id}",
         )
     return found.choose(found.live or found.collected)
 
@@ -166,7 +166,7 @@ def find_retired(context: Context, selector: str) -> Session:
     if typed[0].isdigit() and len(typed) >= LONG_PREFIX and not store.has(typed.upper()):
         elsewhere = _Elsewhere(context, typed, what="deleted session")
         return elsewhere.choose(elsewhere.collected)
-    hint = "csa session list" if store.has(typed.upper()) else None
+    hint = "csa ls" if store.has(typed.upper()) else None
     raise NotFoundError(f"No deleted session matches '{typed}' in {store.project}.", hint=hint)
 
 
@@ -200,7 +200,7 @@ class _Elsewhere:
             what = (
                 f"No {self._what} matches '{self._typed}' in {self._context.store.project}, nor in any other project."
             )
-            hint = self._faults[0].message if self._faults else "csa session list --all-projects"
+            hint = self._faults[0].message if self._faults else "csa ls --all-projects"
             raise NotFoundError(what, hint=hint)
         matches.sort(key=lambda match: (match[1], match[0].project_pathname))
         if len(matches) > 1:
@@ -274,5 +274,5 @@ def _current(context: Context, *, retired: bool) -> Session:
 
     chosen = read_current(context.store)
     if chosen is None:
-        raise NotFoundError(f"There is no current session in {context.store.project}.", hint="csa session switch S")
+        raise NotFoundError(f"There is no current session in {context.store.project}.", hint="csa switch S")
     return find_session(context, chosen, retired=retired)

@@ -105,7 +105,7 @@ def _refuse_unheard() -> None:
     output = select.poll()
     output.register(1, 0)
     if output.poll(0):  # nothing but a fault: the pipe has no reader
-        raise CsaError("Whoever asked for the turn has ended.")
+        raise CsaError("The process that asked for the turn has ended.")
 
 
 def _turn(order: dict[str, Any]) -> Turn:
@@ -129,7 +129,7 @@ def _keep_order(client: Csa, order: dict[str, Any], plan: TurnPlan, until: datet
     try:
         save_parked(client.store, order["session_id"], kept, until=until.timestamp())
     except OSError as error:
-        _log(f"warning: after a restart nobody will go on: {error}")
+        _log(f"warning: nothing will continue this turn after a restart: {error}")
 
 
 def _callers(order: dict[str, Any]) -> dict[str, str]:

@@ -96,7 +96,7 @@ def find_adapter(name: str, config: Config, transport: str | None = None) -> Ada
     way = transport_of(name, config, transport)
     if way == NATIVE:
         if not has_own and (is_configured or name in known_agents()):
-            raise UsageError(f"csa knows {name} as an ACP agent only.", hint="--transport acp")
+            raise UsageError(f"csa can run {name} over ACP only.", hint="--transport acp")
         if not has_own:
             raise unknown_tool(name, adapter_names(config))
         return load_adapter(name)
@@ -107,7 +107,7 @@ def find_adapter(name: str, config: Config, transport: str | None = None) -> Ada
     if is_configured:
         raise ConfigError(f'[tools.{name}] has transport = "acp" and no command.', hint=three)
     if has_own:
-        raise UsageError(f"csa knows no way to start {name} as an ACP agent.", hint=f"your own config: {three}")
+        raise UsageError(f"csa does not know how to start {name} as an ACP agent.", hint=f"in your config: {three}")
     raise unknown_tool(name, adapter_names(config))
 
 
@@ -116,8 +116,8 @@ def _make(name: str, point: EntryPoint | StandardEntryPoint, *given: object) -> 
         adapter: Adapter = point.load()(*given)
     except Exception as error:  # third parties' code may fail in any way; it must not stop the other tools
         raise ToolUnavailableError(
-            f"The adapter of {name} ({point.value}) cannot be loaded: {type(error).__name__}: {error}.",
-            hint="reinstall or remove the package that brings it",
+            f"The adapter for {name} ({point.value}) cannot be loaded: {type(error).__name__}: {error}.",
+            hint="reinstall or remove the package that provides it",
         ) from error
     return adapter
 
@@ -126,7 +126,7 @@ def unknown_tool(name: str, known: list[str]) -> UsageError:
     """Say that there is no such tool, and which may have been meant: one that is known, or another known agent."""
     from csa.nearest import did_you_mean  # noqa: PLC0415  # only a typo pays for it
 
-    others = f", and {len(known_agents())} agents by name (docs/acp-transport.md)"
+    others = f", and {len(known_agents())} known agents (docs/acp-transport.md)"
     hint = did_you_mean(name, [*known, *known_agents()]) or f"the tools are {', '.join(known)}{others}"
     return UsageError(f"Unknown tool '{name}'.", hint=hint)
 
@@ -244,20 +244,20 @@ def check_files(adapter: Adapter, environ: Mapping[str, str], directory: str = "
 
 def _check_home(tool: str, home: str) -> tuple[str, str] | None:
     if owner := owner_above(home) or owner_above(os.path.dirname(home)):
-        words = f"csa runs as root under the home of {owner}: what {tool} writes to {home} will be root's"
+        words = f"csa runs as root under the home of {owner}: what {tool} writes to {home} will belong to root"
         return words, f"use sudo -u {owner}, or sudo -H"
     place = home
     while not os.path.lexists(place) and place != "/":
         place = os.path.dirname(place)
     if not os.path.isdir(place):
-        return f"{tool} keeps its state in {home}, and {place} is no directory", f"look at it, then: rm {quoted(place)}"
+        return f"{tool} keeps its state in {home}, and {place} is no directory", f"check it, then: rm {quoted(place)}"
     if os.access(place, os.W_OK | os.X_OK):
         return None
-    what = f"{tool} cannot {'write' if place == home else 'make'} {home}"
+    what = f"{tool} cannot {'write' if place == home else 'create'} {home}"
     if denial := explain_denial(place):
         return f"{what}: {denial[0]}", denial[1]
     if os.stat(place).st_mode & 0o300 == 0o300:  # noqa: PLR2004  # its owner may write it
-        return f"{what}: {place} is read-only here", f"outside of this sandbox: mkdir -p {quoted(home)}"
+        return f"{what}: {place} is read-only here", f"outside this sandbox: mkdir -p {quoted(home)}"
     return f"{what}: {place} is not writable", f"chmod u+rwx {quoted(place)}"
 
 
@@ -268,7 +268,7 @@ def _check_file(tool: str, path: Path) -> tuple[str, str] | None:
         return None
     except OSError as error:
         denied = StateError.denied(path, f"cannot be read by {tool}", error)
-        return denied.message.rstrip("."), denied.hint or f"look at {quoted(str(path))}"
+        return denied.message.rstrip("."), denied.hint or f"check {quoted(str(path))}"
     return None
 
 
@@ -308,7 +308,7 @@ def _first_usable(
         install = next((adapter.probe.install for adapter in candidates if adapter.probe.install), "install one")
         raise ToolUnavailableError(
             f"No AI coding tool is installed: none of {names} is on the PATH.",
-            hint=f"{install}, then log in with it once; `csa doctor` says more",
+            hint=f"{install}, then log in with it once; `csa doctor` shows more",
         )
     logins = {
         adapter.name: find_login(adapter, config, environ, command=command).is_there for adapter, command in installed
@@ -318,7 +318,7 @@ def _first_usable(
         key=lambda found: (_DOUBT[logins[found[0].name]], found[0].family == avoid_family),
     )
     is_missing = logins[adapter.name] is False
-    why = "first installed tool; it shows no login" if is_missing else "first usable tool"
+    why = "first installed tool; not logged in as far as csa can see" if is_missing else "first usable tool"
     return ToolChoice(adapter, command, why, transport_of(adapter.name, config, transport))
 
 

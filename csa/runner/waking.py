@@ -30,5 +30,5 @@ def wake_parked(store: Store, environ: Mapping[str, str]) -> tuple[list[str], li
             continue
         except CsaError as error:
             save_parked(store, session_id, order, until=now)
-            problems.append(f"session {session_id}, parked for a quota, cannot go on: {error.message}")
+            problems.append(f"session {session_id}, parked for a quota, cannot continue: {error.message}")
     return woken, problems

@@ -156,7 +156,7 @@ class Store(Struct, frozen=False):
         """Return a session's state; NotFoundError or StateError."""
         paths = self.paths(session_id)
         if not self.has(session_id):
-            raise NotFoundError(f"No session {session_id} in {self.project}.", hint="csa session list")
+            raise NotFoundError(f"No session {session_id} in {self.project}.", hint="csa ls")
         return _load_session(paths)
 
     def record(self, session_id: str) -> Record:
@@ -193,13 +193,13 @@ class Store(Struct, frozen=False):
         """
         selector = selector.strip()
         if not selector:
-            raise UsageError("An empty session selector matches nothing.", hint="csa session list")
+            raise UsageError("The session name is empty.", hint="csa ls")
         matches = self._matches(selector, self.sessions_dir)
         collected = [] if matches else self._matches(selector, self.retired_dir)
         if collected and not retired:
             raise RetiredError(
-                f"Session {collected[0]} was retired; it can only be read.",
-                hint=f"csa session restore -s {collected[0]}",
+                f"Session {collected[0]} is deleted; it can only be read.",
+                hint=f"csa restore {collected[0]}",
             )
         matches = matches or collected
         if len(matches) == 1:
@@ -207,8 +207,8 @@ class Store(Struct, frozen=False):
         if matches:
             raise AmbiguousError(selector, self.describe(matches), len(matches))
         if not selector[0].isdigit():
-            raise NotFoundError(f"No session is named '{selector}' in {self.project}.", hint="csa session list")
-        raise NotFoundError(f"No session matches '{selector}' in {self.project}.", hint="csa session list")
+            raise NotFoundError(f"No session is named '{selector}' in {self.project}.", hint="csa ls")
+        raise NotFoundError(f"No session matches '{selector}' in {self.project}.", hint="csa ls")
 
     def find_name(self, name: str, *, newest: int = 0) -> str | None:
         """Return the id of the session with exactly that name, of all or of so many of the newest."""

@@ -15,11 +15,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Protocol, Self
 
+import pyte
+
 from tests.support import CSA, PATIENCE_S
 
 _STYLE = re.compile(r"\x1b\[[0-9;]*m")
 _LOOK_S = 0.1  # what is waited for need not be shown
-_HOME = "\x1b[H"
 ENTER_SCREEN, LEAVE_SCREEN = "\x1b[?1049h", "\x1b[?1049l"
 HIDE_CURSOR, SHOW_CURSOR = "\x1b[?25l", "\x1b[?25h"
 
@@ -48,6 +49,8 @@ class Terminal:
     ) -> None:
         self._ours, theirs = pty.openpty()
         self.output = ""
+        self.screen = pyte.Screen(*size)
+        self._emulator = pyte.ByteStream(self.screen)
         self.resize(*size)
         self.before = termios.tcgetattr(theirs)
         self.theirs = theirs  # kept open, so that it can be asked for its settings afterwards
@@ -70,6 +73,7 @@ class Terminal:
         os.close(self._ours)
 
     def resize(self, columns: int, lines: int) -> None:
+        self.screen.resize(lines, columns)
         fcntl.ioctl(self._ours, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
 
     def type(self, keys: str) -> None:
@@ -82,8 +86,15 @@ class Terminal:
 
     @property
     def frame(self) -> list[str]:
-        """The lines of the last frame on the whole screen, as far as they have arrived."""
-        return self.text.rpartition(_HOME)[2].split("\r\n")
+        """The lines that the terminal shows, those below the last text left out."""
+        lines = [line.rstrip() for line in self.screen.display]
+        return lines[: max((at + 1 for at, line in enumerate(lines) if line), default=0)]
+
+    @property
+    def marked(self) -> str:
+        """The line that is shown in reverse."""
+        rows = ((row, self.screen.buffer[row][0].reverse) for row in range(self.screen.lines))
+        return next((self.screen.display[row].rstrip() for row, is_reverse in rows if is_reverse), "")
 
     def wait(self, condition: Callable[[], object], what: str) -> None:
         """Read until something is so."""
@@ -97,12 +108,12 @@ class Terminal:
         self.wait(lambda: text in self.text, text)
 
     def wait_for_frame(self, *texts: str, columns: int | None = None) -> list[str]:
-        """Read until a frame on the whole screen holds these texts; return its lines."""
+        """Read until what is shown holds these texts, its first line as wide as given; return its lines."""
 
         def is_there() -> bool:
             frame = self.frame
-            full = columns is None or (len(frame[0]) == columns and len(frame) > 1)
-            return full and all(text in "\n".join(frame) for text in texts)
+            is_full = columns is None or (bool(frame) and len(frame[0]) == columns)
+            return is_full and all(text in "\n".join(frame) for text in texts)
 
         self.wait(is_there, " and ".join(texts))
         return self.frame
@@ -124,4 +135,6 @@ class Terminal:
         return bool(chunk)
 
     def _receive(self, chunk: bytes) -> None:
-        self.output += chunk.decode(errors="replace")
+        text = chunk.decode(errors="replace")
+        self.output += text
+        self._emulator.feed(chunk)

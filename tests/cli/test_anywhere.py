@@ -20,6 +20,7 @@ SELECTS = {"session", "sessions", "session_option", "more", "fork_from", "sessio
 # The words of each command, and what it exits with; `{}` is the session, which is in another project.
 READS: dict[tuple[str, ...], tuple[str, int]] = {
     ("session", "result"): ("{}", 0),
+    ("session", "status"): ("{}", 0),
     ("session", "info"): ("{}", 0),
     ("session", "show"): ("{}", 0),
     ("session", "logs"): ("{}", 0),
@@ -274,7 +275,7 @@ def test_what_a_worktree_has_had_for_itself(place: Place) -> None:
     write_session(Store(place.state_root, tree), 5, name="old")
     assert place.run("session", "result", THERE, cwd=tree).out == "done\n"
     assert f"{THERE} in {tree}" in place.run("session", "result", "old", cwd=tree).err
-    assert f"hint: csa session adopt {tree}" in place.run("session", "list", cwd=tree).err
+    assert f"hint: csa adopt {tree}" in place.run("session", "list", cwd=tree).err
     assert place.run("session", "adopt", str(tree), cwd=tree).code == 0
     assert place.run("session", "result", "old", cwd=tree).out == "done\n"
     assert place.state(THERE)["project_path"] == str(place.project)

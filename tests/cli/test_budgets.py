@@ -43,7 +43,7 @@ def test_a_token_budget_of_a_tree(place: Place) -> None:
             done = place.run("run", "--tool", "codex", *words, env=env_of)
             assert done.code == 5
             assert f"The budget of session {root} is used up: 3,000 of 3,000 tokens" in done.err
-            assert f"csa session budget -s {root}" in done.err
+            assert f"csa budget {root}" in done.err
     assert place.run("run", "--session", root, "more").code == 5
     assert len(place.ids()) == 3
     place.codex("another tree has no part in it")
@@ -135,6 +135,36 @@ def test_an_agent_does_not_change_a_budget(place: Place) -> None:
     assert place.state(root)["budget"] == {"tokens": 9000, "time_s": 600.0}
     place.codex("go on", "--session", root, "--budget-tokens", "0", "--budget-time", "0")
     assert "budget" not in place.state(root)
+
+
+def test_a_budget_is_set_without_a_turn(place: Place) -> None:
+    """`budget` with amounts sets them, and leaves the others; a running session and an agent are refused."""
+    root, env = agent(place, "--name", "api", "--budget-tokens", "3000")
+    uses(place, budget(place, root)["left"]["tokens"])
+    place.codex("spends the rest", env=env)
+    assert place.run("run", "--session", "api", "more").code == 5
+    report = place.run("budget", "api", "--tokens", "9000", "--usd", "2.5", "--json").json
+    assert report["budget"] == {"tokens": 9000, "usd": 2.5, "time_s": None}
+    assert report["left"]["tokens"] == 6000
+    assert place.state(root)["budget"] == {"tokens": 9000, "usd": 2.5}
+    assert place.events(root)[-1]["data"]["before"]["tokens"] == 3000
+    assert '"budgeted"' in (place.store / "audit.jsonl").read_text()
+    assert place.run("budget", "api", "--cost", "0").code == 0
+    assert "usd" not in place.state(root)["budget"]
+    for wrong in (["--tokens", "-1"], ["--time", "nan"], ["--tokens", "x"]):
+        assert place.run("budget", "api", *wrong).code == 2
+    assert place.run("budget", "--tokens", "5").code == 2  # which session?
+    for amount in ("1", "0"):
+        done = place.run("budget", "@self", "--tokens", amount, env=env)
+        assert (done.code, "cannot be changed from inside session" in done.err) == (5, True)
+    place.play(*place.hold())
+    running = place.start("run", "--session", "api", "holds")
+    place.wait_ready()
+    assert place.run("budget", "api", "--tokens", "5").code == 4
+    assert place.run("budget", "api", "--tokens", "5", env=env).code == 5
+    place.release()
+    assert running.wait().code == 0
+    assert place.state(root)["budget"] == {"tokens": 9000}
 
 
 @pytest.mark.thorough

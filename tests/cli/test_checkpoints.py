@@ -295,7 +295,7 @@ def test_the_log_without_a_repository(place: Place) -> None:
     session_id = place.codex("one").session_id
     done = place.run("session", "log", session_id)
     assert (done.code, done.out) == (0, "Nothing in the git history of this session yet\n")
-    assert "hint: csa session checkpoint" in done.err
+    assert "hint: csa checkpoint" in done.err
     assert place.run("session", "log", session_id, "--json").json == []
     place.run("session", "checkpoint", session_id)
     assert [entry["kind"] for entry in place.run("session", "log", session_id, "--json").json] == ["checkpoint"]

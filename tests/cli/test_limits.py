@@ -209,7 +209,7 @@ def test_max_tree_running(place: Place) -> None:
     running = held(place, 1, env)
     done = place.run("run", "--tool", "codex", "x", env=env)
     assert done.code == 5
-    assert f"max_tree_running is 1, and as many turns of the tree of session {root} run" in done.err
+    assert f"max_tree_running is 1, and the tree of session {root} has that many running turns" in done.err
     assert place.run("run", "--session", root, "x", env=limits(max_tree_running=1)).code == 5
     place.codex("another tree", env=limits(max_tree_running=1))
     place.release()

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 from pathlib import Path
 
 import pytest
 
-from tests.support import Place
+from tests.support import CSA, Place
 
 BOTH = pytest.mark.parametrize("tool", ["codex", "claude-code", "opencode"])
 BULK = ("--resume \"quoted\" 'single' `back` $HOME \\n\ttab\r\n grüße 漢字 🜁 \u200b--flag\n" * 5000)[: 300 << 10]
+
+UNREAD = "warning: stdin was not read; --stdin adds it to the prompt"
 
 
 @pytest.fixture
@@ -89,6 +92,36 @@ def test_silent_open_stdin_does_not_block(place: Place, seen: Path) -> None:
     assert seen.read_bytes() == b"hello"
     assert running.process.stdin
     running.process.stdin.close()
+
+
+def test_unread_stdin_is_told(place: Place, seen: Path) -> None:
+    """Bytes in a pipe or file that are no part of the prompt get one warning, also those that come during the turn."""
+    assert place.run("run", "--tool", "codex", "review", stdin=b"a diff\n").err.count(UNREAD) == 1
+    assert seen.read_bytes() == b"review"
+    shown = place.shell(["sh", "-c", f"echo a diff | {CSA} run --tool codex -q review"]).err
+    assert [line for line in shown.splitlines() if line.startswith("warning")] == [UNREAD]
+    assert UNREAD not in place.run("run", "--tool", "codex", "--stdin", "review", stdin=b"a diff\n").err
+    assert UNREAD not in place.run("run", "--tool", "codex", stdin=b"the prompt\n").err
+    assert UNREAD not in place.run("run", "--tool", "codex", "review").err
+
+
+@pytest.mark.thorough
+def test_unread_stdin_that_comes_late(place: Place) -> None:
+    """Who writes into the pipe only when the turn runs is told too; a pipe that stays empty, and a socket, are not."""
+    place.play(*place.hold(), ["say", "done"])
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        ours.send(b"keys that somebody types")
+        late = place.start("run", "--tool", "codex", "review", stdin=subprocess.PIPE)
+        quiet = place.start("run", "--tool", "codex", "review", stdin=theirs.fileno())
+        place.wait_noted(late.session_id, "run_started")
+        assert UNREAD not in late.err
+        assert late.process.stdin
+        late.process.stdin.write(b"a diff\n")
+        late.process.stdin.close()
+        place.release()
+        assert late.wait().err.count(UNREAD) == 1
+        assert UNREAD not in quiet.wait().err
 
 
 @pytest.mark.thorough

@@ -1,4 +1,4 @@
-"""`session search`: which messages and calls it finds, and what it says of what it cannot read."""
+"""`csa search`: which messages and calls it finds, and what it says of what it cannot read."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def store(place: Place) -> Store:
 
 def found(place: Place, *words: str) -> list[Json]:
     """Return what is found."""
-    done = place.run("session", "search", "--json", *words)
+    done = place.run("search", "--json", *words)
     items: list[Json] = done.json
     assert done.code == (0 if items else 1), done.err
     return items
@@ -78,8 +78,8 @@ def test_what_is_found(place: Place, store: Store, words: list[str], numbers: li
 
 def test_what_is_printed(place: Place, store: Store) -> None:
     """A line names the session first, then turn, age and the text around the words, in bold on a terminal."""
-    done = place.run("session", "search", "bucket", "over")
-    assert done.out.splitlines() == [f"{'api':<12} {turn:>3}   1h  The bucket overflows" for turn in (2, 1)]
+    done = place.run("search", "bucket", "over")
+    assert done.out.splitlines() == [f"{session_id(2)} {turn:>3}   1h  [api] The bucket overflows" for turn in (2, 1)]
     first = found(place, "bucket", "over")[0]
     assert (first["name"], first["project"], first["turn"], first["tool"]) == (
         "api",
@@ -88,13 +88,15 @@ def test_what_is_printed(place: Place, store: Store) -> None:
         "claude-code",
     )
     assert (first["role"], first["text"]) == ("assistant", "The bucket overflows ")
-    with Terminal(place, "session", "search", "quota", size=(44, 20)) as terminal:
+    with Terminal(place, "search", "bucket", size=(44, 20)) as terminal:
         assert terminal.end() == 0
-    assert all(len(line) <= 44 for line in terminal.text.splitlines())
-    assert "\x1b[1;33mquota\x1b[0m" in terminal.output
-    assert place.run("session", "search").code == 2
-    assert place.run("session", "search", "x", "--limit", "0").code == 2
-    assert place.run("session", "search", "x", "--tool", "codexx").code == 2
+    lines = terminal.text.splitlines()
+    assert [line.split()[0] for line in lines] == ["api", "api", session_id(1)[:10]]
+    assert all(len(line) <= 44 for line in lines)
+    assert "\x1b[1;33mbucket\x1b[0m" in terminal.output
+    assert place.run("search").code == 2
+    assert place.run("search", "x", "--limit", "0").code == 2
+    assert place.run("search", "x", "--tool", "codexx").code == 2
 
 
 def test_what_cannot_be_read(place: Place, store: Store) -> None:
@@ -104,9 +106,9 @@ def test_what_cannot_be_read(place: Place, store: Store) -> None:
     transcript.mkdir()
     with store.paths(session_id(1)).transcript.open("ab") as file:
         file.write(b'bucket\n\xff\xfe bucket\n{"type": "bucket"}\n{"seq": 99, "ts": "bucket')
-    done = place.run("session", "search", "bucket")
+    done = place.run("search", "bucket")
     assert (done.code, len(done.out.splitlines())) == (0, 3)
-    assert done.err.startswith("left out: ")
+    assert done.err.startswith("warning: left out: ")
     assert session_id(3) in done.err
-    done = place.shell(["bash", "-c", "csa session search bucket | head -1"])
+    done = place.shell(["bash", "-c", "csa search bucket | head -1"])
     assert (len(done.out.splitlines()), done.err.count("Traceback")) == (1, 0)

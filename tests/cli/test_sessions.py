@@ -83,7 +83,7 @@ def test_session_id_of_a_collected_session(place: Place) -> None:
     place.codex("one", "--session-id", UNUSED)
     assert place.run("session", "delete", UNUSED).code == 0
     refused = place.run("run", "--tool", "codex", "--session-id", UNUSED.lower(), "two")
-    assert (refused.code, f"csa session restore -s {UNUSED}" in refused.err) == (3, True)
+    assert (refused.code, f"csa restore {UNUSED}" in refused.err) == (3, True)
     assert place.ids() == []
     assert place.run("session", "restore", UNUSED).code == 0
     assert place.codex("two", "--session-id", UNUSED).out == "FAKE ECHO: two [turns=2]\n"

@@ -1,5 +1,6 @@
 """The documentation is true to the code."""
 
+import ast
 import importlib.util
 import json
 import os
@@ -9,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -116,8 +118,10 @@ def test_the_man_page_tells_what_is_easily_missed(manual: str) -> None:
 
 
 def _examples() -> list[str]:
-    text = "".join(document.read_text() for document in (README, *sorted(DOCS.glob("*.md"))))
-    return re.findall(r"^\$ (?:.*\| )?(csa [^|>\n]*)", text, re.MULTILINE)
+    text = "".join(document.read_text() for document in (README, *sorted(DOCS.rglob("*.md"))))
+    typed = re.findall(r"^\$ (?:.*\| )?(csa [^|>;&\n]*)", text, re.MULTILINE)
+    scripts = "".join(re.findall(r"^```sh\n(.*?)^```", text, re.MULTILINE | re.DOTALL))
+    return typed + re.findall(r"^(?:.*\| )?(csa [^|>;&\n]*)", scripts, re.MULTILINE)
 
 
 @pytest.mark.parametrize("line", _examples())
@@ -129,11 +133,31 @@ def test_every_example_of_the_documents_parses(line: str) -> None:
     command.parser().parse_args(rest)
 
 
-@pytest.mark.parametrize("document", [README, *DOCS.glob("*.md")], ids=lambda path: path.name)
+@pytest.mark.parametrize("document", [README, *DOCS.rglob("*.md")], ids=lambda path: path.name)
 def test_links_between_documents_lead_somewhere(document: Path) -> None:
     """A relative link names a file that exists."""
     for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", document.read_text()):
         assert (document.parent / target).exists(), target
+
+
+def _triples(text: str) -> set[tuple[str, ...]]:
+    words = text.split()
+    return {tuple(words[place : place + 3]) for place in range(len(words) - 2)}
+
+
+def _strings(module: Path) -> Iterator[str]:
+    nodes = ast.walk(ast.parse(module.read_text()))
+    return (node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str))
+
+
+def test_the_messages_that_are_explained_are_those_of_csa() -> None:
+    """In docs/troubleshooting.md each message of csa's own has words in a row that stand so in the code."""
+    modules = [*(DOCS.parent / "csa").rglob("*.py"), *(DOCS.parent / "adapters").rglob("*.py")]
+    known = set().union(*(_triples(text) for module in modules for text in _strings(module)))
+    text = (DOCS / "troubleshooting.md").read_text()
+    messages = re.findall(r"^(?:error|warning): (?!\S+ failed \()(.*)", text, re.MULTILINE)  # those are the provider's
+    assert len(messages) > 10
+    assert [message for message in messages if len(_triples(message) & known) < 2] == []
 
 
 @pytest.mark.thorough
@@ -164,8 +188,8 @@ def test_the_files_that_are_named_exist() -> None:
     """docs/architecture.md names files from the checkout, its packages, or beside the one named before."""
     repository = DOCS.parent
     named = set(re.findall(r"`([\w/]+\.py)`", (DOCS / "architecture.md").read_text()))
-    rooms = ("runner", "runner/turns", "runner/sessions", "store", "cli")
-    places = ["", "csa", "adapters", "adapters/csa_adapters", *(f"csa/{room}" for room in rooms)]
+    layers = ("runner", "runner/turns", "runner/sessions", "store", "cli")
+    places = ["", "csa", "adapters", "adapters/csa_adapters", *(f"csa/{layer}" for layer in layers)]
     missing = [name for name in named if not any((repository / place / name).is_file() for place in places)]
     assert len(named) > 80
     assert missing == []

@@ -192,7 +192,7 @@ DATA: Mapping[str, tuple[str, Schema]] = {
         "The session's record was changed; further keys say from what to what.",
         record(
             {
-                "what": text("`renamed`, `described`, `pinned`, `unpinned`, `restored`, `adopted`, `attached`, ..."),
+                "what": text("`renamed`, `described`, `budgeted`, `pinned`, `restored`, `adopted`, `attached`, ..."),
                 "by": text("who did it"),
             },
             optional="by",

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from csa.model.schemas import outputs, upkeep
+from csa.model.schemas import card, outputs, upkeep
 from csa.model.schemas.events import event_schema
 from csa.model.schemas.kit import Schema, document, each, record, ref
-from csa.model.schemas.shared import PIECES
+from csa.model.schemas.shared import PIECES as SHARED
 
+PIECES = {**SHARED, "evidence": card.EVIDENCE}
 _EVENT = event_schema()
 # The name is the command's, without `session`; a further option is one of the command line's words.
 OUTPUTS: Mapping[str, tuple[str, Schema]] = {
@@ -17,23 +18,26 @@ OUTPUTS: Mapping[str, tuple[str, Schema]] = {
     "run": ("the turn, when it has ended", outputs.RESULT),
     "run --detach": ("the turn that was started", outputs.DETACHED),
     "run --dry-run": ("what would be run", outputs.PLAN),
+    "retry": ("the turn, when it has ended", outputs.RESULT),
+    "retry --detach": ("the turn that was started", outputs.DETACHED),
+    "retry --dry-run": ("what would be run", outputs.PLAN),
     "attach": ("the turn, when it has ended", outputs.RESULT),
     "wait": ("how each session ended, in the order in which they did", each(outputs.ENDING, "")),
     "kill": ("what came of each session", each(outputs.KILLED, "")),
     "list": ("the sessions, newest first", each(outputs.SESSION, "")),
     "list --tree": ("the sessions, children after their parents", each(outputs.IN_TREE, "")),
     "show": ("the conversation", each(ref("message"), "")),
-    "search": ("what was found, newest first", each(outputs.HIT, "")),
+    "search": ("the messages and tool calls that were found, newest first", each(outputs.HIT, "")),
     "result": ("the last finished turn", outputs.RESULT),
-    "status": ("everything about a session, and the evidence for its status", outputs.STATUS),
-    "info": ("the same without the evidence", outputs.CARD),
-    "why": ("the evidence alone", outputs.EVIDENCE),
+    "info": ("everything about a session", card.CARD),
+    "status": ("everything about a session, with the evidence for its status", card.STATUS),
+    "why": ("the evidence for a session's status", ref("evidence")),
     "artifacts": ("the files that agents have left", each(upkeep.ARTIFACT, "")),
     "is-alive": ("whether a session is running", outputs.ALIVE),
     "budget": ("what a session and all below it have used", outputs.BUDGET),
     "top": ("what is running, in all projects", each(outputs.RUNNING, "")),
-    "top --once": ("the same as `ps`", each(outputs.PROCESS, "")),
     "ps": ("what is running, in all projects, with its processes", each(outputs.PROCESS, "")),
+    "top --once": ("the same as `ps`", each(outputs.PROCESS, "")),
     "stats": ("what sessions have done and used", outputs.STATS),
     "rename": ("the session's name", upkeep.RENAMED),
     "describe": ("the session's description", upkeep.DESCRIBED),

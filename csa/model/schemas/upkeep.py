@@ -174,8 +174,14 @@ DIAGNOSIS = record(
         ),
     }
 )
+_SETTING = {
+    "value": anything("the value; secrets are redacted"),
+    "origin": text("where it was set, or `default`"),
+}
 SETTINGS = mapping(
-    record({"value": anything("the value; secrets are redacted"), "origin": text("where it was set, or `default`")}),
+    record(
+        {**_SETTING, "ignored": maybe(record(_SETTING, "what a project's file asked for, which would loosen a limit"))}
+    ),
     "the settings by their names, such as `tool` or `tools.codex.command`",
 )
 VALID = record({"valid": flag("always true; a fault is an error, exit code 6"), "sources": texts("what was read")})

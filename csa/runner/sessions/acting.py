@@ -23,7 +23,7 @@ def hold_session(session: Session) -> Iterator[HeldSession]:
     try:
         held = open_session(session.store, session.session_id, session.context.redactor, errand=CHANGE)
     except FileNotFoundError as error:
-        raise NotFoundError(f"Session {session.session_id} has just been deleted.", hint="csa session list") from error
+        raise NotFoundError(f"Session {session.session_id} has just been deleted.", hint="csa ls") from error
     with held:
         yield held
 

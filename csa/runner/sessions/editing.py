@@ -1,13 +1,16 @@
-"""Giving a session another name or description, and keeping it from being collected."""
+"""Giving a session another name, description or budget, and keeping it from being collected."""
 
 from __future__ import annotations
 
+from typing import Any
+
 from csa.errors import UsageError
+from csa.model.limits import Budget
 from csa.model.state import SessionState
 from csa.runner.context import Context
 from csa.runner.session import Session
 from csa.runner.sessions.acting import hold_session, record_act, record_update
-from csa.runner.turns.planning import SESSION_NAME, description_of, is_unicode
+from csa.runner.turns.planning import SESSION_NAME, AskedBudget, changed_budget, description_of, is_unicode
 from csa.store.held import HeldSession, store_lock
 from csa.structs import Struct, replace
 
@@ -39,7 +42,7 @@ def rename_session(session: Session, name: str | None) -> Edit:
     with hold_session(session) as held, store_lock(session.store):
         other = session.store.find_name(name) if name is not None else None
         if other not in {None, held.state.session_id}:
-            raise UsageError(f"A session named '{name}' exists: {other}.", hint=f"csa session rename {name} --clear")
+            raise UsageError(f"A session named '{name}' exists: {other}.", hint=f"csa rename {name} --clear")
         return _save(session.context, held, replace(held.state, name=name), "session rename")
 
 
@@ -58,7 +61,19 @@ def pin_session(session: Session, *, pinned: bool) -> Edit:
         return _save(session.context, held, replace(held.state, pinned=pinned), "session pin")
 
 
-_WORDS = {"session rename": ("renamed", "name"), "session describe": ("described", "description")}
+def budget_session(session: Session, asked: AskedBudget) -> Edit:
+    """Give a session another budget; RefusedError from inside any session, as `csa run --budget-tokens` has it."""
+    changed_budget(session.context, session.load(), asked)  # an agent's own session runs: that is not the reason
+    with hold_session(session) as held:
+        budget = changed_budget(session.context, held.state, asked)
+        return _save(session.context, held, replace(held.state, budget=budget), "session budget")
+
+
+_WORDS = {
+    "session rename": ("renamed", "name"),
+    "session describe": ("described", "description"),
+    "session budget": ("budgeted", "budget"),
+}
 
 
 def _save(context: Context, held: HeldSession, after: SessionState, command: str) -> Edit:
@@ -66,7 +81,10 @@ def _save(context: Context, held: HeldSession, after: SessionState, command: str
     if not edit.is_change:
         return edit
     what, field = _WORDS.get(command, ("pinned" if after.pinned else "unpinned", "pinned"))
-    changes = {field: getattr(after, field), "before": getattr(edit.before, field)}
+    values = {field: getattr(after, field), "before": getattr(edit.before, field)}
+    changes: dict[str, Any] = {
+        key: value.to_record() if isinstance(value, Budget) else value for key, value in values.items()
+    }
     record_update(context, held, what, changes, after)
     loss = record_act(context, command, after.session_id, what=what, **changes)
     return replace(edit, losses=(loss,) if loss else ())

@@ -323,7 +323,7 @@ def _unreachable(asked: _Asked, grace_s: float) -> CsaError:
     if owner is None:
         return BusyError(
             f"Session {asked.session_id} is held by another program, which did not end within {grace_s:g} s.",
-            hint=f"csa session why -s {asked.session_id}",
+            hint=f"csa status {asked.session_id}",
         )
     if probe(asked.store.paths(asked.session_id)).state == "unknown":
         return BusyError(
@@ -344,5 +344,5 @@ def _still_held(asked: _Asked) -> CsaError:
     by = ", ".join(found) or "a process that csa cannot inspect"
     return CsaError(
         f"The supervisor of session {asked.session_id} was killed, but its lock is still held by {by}.",
-        hint=f"csa session why -s {asked.session_id}",
+        hint=f"csa status {asked.session_id}",
     )

@@ -212,7 +212,7 @@ def _refuse_running(info: SessionInfo) -> None:
     if liveness.state == "alive" and liveness.stranger is None:
         raise BusyError(
             f"Session {info.session_id} is running; export it when its turn has ended.",
-            hint=f"csa session is-alive -s {info.session_id}, or --skip-running to leave out running sessions",
+            hint=f"csa is-alive {info.session_id}, or --skip-running to leave out running sessions",
         )
     refuse_busy(info.record.paths)
 

@@ -91,7 +91,7 @@ class Interaction:
             if not held.is_ours():
                 raise BusyError(
                     f"The lock of session {session_id} was lost; {name} was ended.",
-                    hint=f"csa session why -s {session_id}",
+                    hint=f"csa status {session_id}",
                 )
             seconds = round(time.monotonic() - began, 3)
             self._note(

@@ -74,7 +74,7 @@ def delete_session(
     is_unsure = _is_unsure(paths)
     if force and not is_unsure:
         _end(session)
-    way = f"csa session delete --force {session_id}"
+    way = f"csa rm --force {session_id}"
     losses: list[str] = []
     try:
         with hold(paths, steal=force and is_unsure, way=way) as loser:
@@ -84,7 +84,7 @@ def delete_session(
                 losses += writer.losses
             removed = _delete_held(context, paths, force=force, purge_now=purge_now, provider=provider)
     except FileNotFoundError as error:
-        raise NotFoundError(f"Session {session_id} has just been deleted.", hint="csa session list") from error
+        raise NotFoundError(f"Session {session_id} has just been deleted.", hint="csa ls") from error
     except BlockingIOError as error:
         raise BusyError(
             f"Session {session_id} is running; it was not deleted.",
@@ -128,7 +128,7 @@ def _delete_held(context: Context, paths: SessionPaths, *, force: bool, purge_no
     except StateError:
         state = None
     if state and state.pinned and not force:
-        raise RefusedError(f"Session {session_id} is pinned.", hint=f"csa session pin --off {session_id}")
+        raise RefusedError(f"Session {session_id} is pinned.", hint=f"csa pin --off {session_id}")
     freed = 0
     if purge_now:
         freed = purge(paths)

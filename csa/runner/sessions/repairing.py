@@ -82,12 +82,12 @@ def repair_session(session: Session, *, dry_run: bool = False, steal: bool = Fal
                 _mend(context, writer, repair, dry_run=False)
             repair.losses += writer.losses
     except FileNotFoundError as error:
-        raise NotFoundError(f"Session {session_id} has just been removed.", hint="csa session list") from error
+        raise NotFoundError(f"Session {session_id} has just been deleted.", hint="csa ls") from error
     except BlockingIOError as error:
         raise BusyError(f"Session {session_id} is running; it was not touched.") from error
     except OSError as error:
         where = Path(os.fsdecode(error.filename2 or error.filename or paths.root))
-        raise StateError(where, f"cannot be mended ({error.strerror or error})") from error
+        raise StateError(where, f"cannot be repaired ({error.strerror or error})") from error
     if not dry_run and repair.done:
         loss = record_act(context, "session repair", session_id, what="repaired", done=repair.done)
         repair.losses += [loss] if loss else []
@@ -158,7 +158,7 @@ def _drop_partial_line(transcript: Path, repair: Repair, *, dry_run: bool) -> No
         end = end_of_last_line(fd, size)
         if end == size:
             return
-        repair.done.append(f"transcript.jsonl: the last {size - end} bytes, a line that was cut off, are dropped")
+        repair.done.append(f"transcript.jsonl: dropped the last {size - end} bytes, a truncated line")
         if not dry_run:
             os.ftruncate(fd, end)
             sync_file(fd)
@@ -184,7 +184,7 @@ def _catch_up(paths: SessionPaths, repair: Repair, *, dry_run: bool) -> None:
     state = load_state(paths.state)
     after = caught_up(paths, state)
     if after != state:
-        repair.done.append(f"state.toml: how turn {state.turns} went is taken from the transcript")
+        repair.done.append(f"state.toml: the outcome of turn {state.turns} is taken from the transcript")
         if not dry_run:
             save_state(paths.state, after)
 
@@ -192,7 +192,7 @@ def _catch_up(paths: SessionPaths, repair: Repair, *, dry_run: bool) -> None:
 def _restore_state(paths: SessionPaths, before: SessionState, repair: Repair, *, dry_run: bool) -> None:
     """Put the record back that another program has put aside, with what it has done in the session since then."""
     kept = _set_aside(paths, dry_run=dry_run)
-    repair.done.append(f"state.toml: restored from {PUT_ASIDE}, where another program had put it{kept}")
+    repair.done.append(f"state.toml: restored from {PUT_ASIDE}, where another program had moved it{kept}")
     if dry_run:
         return
     try:
@@ -232,7 +232,7 @@ def _rebuild_state(context: Context, paths: SessionPaths, repair: Repair, *, dry
     draft = None if dry_run else Draft(paths.state, render_toml(render_state(state)))
     kept = _set_aside(paths, dry_run=dry_run)
     repair.done.append(
-        f"state.toml: made anew from the transcript, with {state.turns} turn{'s' * (state.turns != 1)}{kept}"
+        f"state.toml: rebuilt from the transcript, with {state.turns} turn{'s' * (state.turns != 1)}{kept}"
     )
     if state.parent_session_id is None:
         repair.done[-1] += "; no parent is known, so it is a root"
@@ -253,7 +253,7 @@ def _rebuild_result(paths: SessionPaths, repair: Repair, *, dry_run: bool) -> No
         wrong = ["it could not be read"]
     if not wrong:
         return
-    repair.done.append(f"result.toml: made anew from the transcript ({', '.join(wrong)})")
+    repair.done.append(f"result.toml: rebuilt from the transcript ({', '.join(wrong)})")
     if not dry_run:
         write_atomically(paths.result, expected)
         sync_directory(paths.root)
@@ -266,7 +266,7 @@ def _rebuild_answers(paths: SessionPaths, repair: Repair, *, dry_run: bool) -> N
         if not (turn.finished and final.parent.is_dir() and lacks_final(paths, turn.finished)):
             continue
         if text := told_answer(paths, turn.number):
-            repair.done.append(f"{final.relative_to(paths.root)}: made anew from the transcript")
+            repair.done.append(f"{final.relative_to(paths.root)}: rebuilt from the transcript")
             if not dry_run:
                 write_atomically(final, text.encode("utf-8", "surrogateescape"))
 

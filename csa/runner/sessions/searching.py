@@ -72,7 +72,7 @@ class Hit(Struct, kw_only=True):
         return self.state.name if self.state else None
 
     def to_json(self) -> dict[str, Any]:
-        """Return the object that `csa session search --json` prints."""
+        """Return the object that `csa search --json` prints."""
         at = parse_time(self.at)
         return {
             "session_id": self.session_id,
@@ -81,7 +81,7 @@ class Hit(Struct, kw_only=True):
             "turn": self.turn,
             "tool": self.tool or None,
             "role": self.role,
-            "at": format_time(at) if at else None,
+            "at": format_time(at) if at else self.at,
             "text": self.text,
         }
 

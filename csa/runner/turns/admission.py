@@ -110,13 +110,13 @@ def _check_sessions(tree: Tree, limits: Limits, parent: SessionState) -> None:
         raise RefusedError(
             f"max_children is {limits.max_children}: session {parent.session_id} has {_count(children, 'child')}, "
             "so it may not start another.",
-            hint="continue one of them: csa run --session ID, or do the work in this session",
+            hint="continue one of them (csa run --session ID), or do the work in this session",
         )
     if limits.max_tree_sessions and len(there) >= limits.max_tree_sessions:
         raise RefusedError(
             f"max_tree_sessions is {limits.max_tree_sessions}: the tree of session {tree.top.session_id} has "
             f"{_count(len(there), 'session')}, so {parent.session_id} may not start another.",
-            hint="continue one of them: csa run --session ID, or do the work in this session",
+            hint="continue one of them (csa run --session ID), or do the work in this session",
         )
 
 
@@ -130,8 +130,8 @@ def _check_running(tree: Tree, plan: TurnPlan, limits: Limits) -> None:
         return
     can_end = any(member.session_id not in plan.callers for member in running)
     words = (
-        f"max_tree_running is {limits.max_tree_running}, and as many turns of the tree of session "
-        f"{tree.top.session_id} run"
+        f"max_tree_running is {limits.max_tree_running}, and the tree of session "
+        f"{tree.top.session_id} has that many running turns"
     )
     raise FullError(
         f"{words}.",
@@ -151,8 +151,8 @@ def _check_budget(state: SessionState, accounts: list[Account]) -> list[str]:
     if used_up:
         raise RefusedError(
             f"The budget of session {state.session_id} is used up: {used_up}{_running_words(accounts)}.",
-            hint=f"csa session budget -s {state.session_id} shows who used it; from outside of any session, "
-            f"csa run --session {state.session_id} with a --budget option sets another",
+            hint=f"csa budget {state.session_id} shows who used it; from outside of any session, "
+            f"csa budget {state.session_id} --tokens N (--usd, --time) sets another",
         )
     return _unknown(state, accounts)
 
@@ -171,8 +171,8 @@ def _unknown(state: SessionState, accounts: list[Account]) -> list[str]:
     if state.budget.usd and ended.usage.turns_unpriced:
         said.append(f"the cost of {_count(ended.usage.turns_unpriced, 'turn')}")
     if lost := sum(not account.is_known for account in accounts):
-        said.append(f"what {_count(lost, 'deleted session')} had used")
-    return [f"not known, and not counted in the budget of session {state.session_id}: {words}" for words in said]
+        said.append(f"the usage of {_count(lost, 'deleted session')}")
+    return [f"unknown, and so not counted in the budget of session {state.session_id}: {words}" for words in said]
 
 
 def _count(count: int, what: str) -> str:

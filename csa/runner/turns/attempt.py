@@ -116,7 +116,7 @@ class Attempt:
     async def _decode(self, framer: LineFramer, lines: list[bytes]) -> None:
         updates = [update for line in lines if line for update in self._decoder.feed(line)]
         while framer.cut:
-            message = f"a line of the tool's of {framer.cut.pop()} bytes was too long to be read"
+            message = f"an output line of {framer.cut.pop()} bytes was too long to parse"
             updates.append(Update("warning", {"kind": "line", "message": message}))
         await self._record(updates)
         if self._decoder.fault:
@@ -214,7 +214,7 @@ class Attempt:
             is_quiet = is_waiting and not self._has_worked(ticks, BACKGROUND_LOOK_S) and not self._runs_csa()
             quiet_looks = quiet_looks + 1 if is_quiet else 0
         self._stopping.announce(is_finished=True)
-        self._stopping.request(Stop("reaped", None, f"it had answered {BACKGROUND_LIMIT_S / 60:g} min before"))
+        self._stopping.request(Stop("reaped", None, f"it had answered {BACKGROUND_LIMIT_S / 60:g} min earlier"))
 
     def _waits_for_background(self) -> bool:
         return isinstance(self._decoder, BackgroundReader) and self._decoder.has_answered
@@ -236,7 +236,7 @@ class Attempt:
         stop = self._stopping.stop
         if stop is None or not (background or stop.reason == "reaped"):
             return
-        what = f", with it what ran in the background: {', '.join(background)}" if background else ""
+        what = f", and its background commands: {', '.join(background)}" if background else ""
         message = f"csa ended the tool ({stop.detail or stop.reason}){what}"
         await self._record([Update("warning", {"kind": "ended", "message": message})])
 

@@ -37,7 +37,7 @@ def checkpoint_session(session: Session, *, label: str | None = None) -> tuple[C
     except BusyError:  # its supervisor alone writes there; the checkpoint itself is on record
         return made, []
     except OSError as error:
-        return made, [f"the transcript does not tell of it: {error}"]
+        return made, [f"the transcript does not record it: {error}"]
     with held, held.losing("the transcript"):
         held.append("checkpoint", event_data(made))
         held.journal.sync()

@@ -26,7 +26,7 @@ class Choice(Struct):
 def choose(option: str, asked: str | None, kept: str | None, config: Config, key: str) -> Choice:
     """Choose one value: what was `asked` for by `option`, what the session has `kept`, else the configured one."""
     if asked == "":
-        raise UsageError(f"{option} is empty.", hint=f"{option} {FORGET} goes back to the tool's own")
+        raise UsageError(f"{option} is empty.", hint=f"to go back to the tool's own: {option} {FORGET}")
     if asked and asked != FORGET:
         return Choice(asked, option)
     if kept and not asked:

@@ -100,19 +100,19 @@ def plan_compaction(session: Session, *, tool: str | None, timeout_s: float | No
     refuse_busy(session.paths)  # before anything is said of a record that its turn is about to change
     tool = tool or session.load().last_tool
     if tool is None:
-        raise CsaError(f"There is nothing to compact: session {session_id} has not run yet.")
+        raise CsaError(f"Nothing to compact: session {session_id} never ran.")
     request = RunRequest(prompt="compact", session=session_id, tool=tool, timeout_s=timeout_s)
     plan = plan_resume(session, request, now=datetime.now(UTC))
     if plan.tool_state.provider_session_id is None:
         others = ", ".join(name for name, known in plan.state.tools.items() if known.provider_session_id)
         raise CsaError(
-            f"There is nothing to compact: session {session_id} has no conversation of {plan.adapter.name}.",
-            hint=f"it has those of {others}; name one with --tool" if others else None,
+            f"Nothing to compact: session {session_id} has no conversation with {plan.adapter.name}.",
+            hint=f"it has conversations with {others}; name one with --tool" if others else None,
         )
     if not isinstance(plan.adapter, Compactor):
         raise CsaError(
-            f"{plan.adapter.name} has no way to compact a conversation from outside.",
-            hint=f'csa run --fork-from {session_id} "..." begins a new session with a digest of this one',
+            f"{plan.adapter.name} cannot compact a conversation on request.",
+            hint=f'csa run --fork-from {session_id} "..." starts a new session with a summary of this one',
         )
     return replace(plan, compacts=True)
 
@@ -141,7 +141,7 @@ class Compaction:
             raise CsaError(
                 f"The session cannot be written: {error.strerror}: "
                 f"{error.filename or self._context.store.paths(session_id).root}.",
-                hint="make it writable, or make room; nothing was compacted",
+                hint="make it writable, or free space; nothing was compacted",
             ) from error
 
     async def _run_held(self, held: HeldSession) -> CompactionResult:

@@ -144,7 +144,7 @@ class TurnExecution:
             peak_rss_bytes = tool.peak_rss_bytes
             await self._deliver(self._note_left(tool))
             told = []
-            with self.recorder.held.losing("what the tool has written down itself", "read"):
+            with self.recorder.held.losing("the tool's own records", "read"):
                 told = self.recorder.record(read_records(decoder))
             await self._deliver(told)
         except SpawnError as error:
@@ -165,7 +165,7 @@ class TurnExecution:
         try:
             self._started.command_again(self._known)
         except (CsaError, OSError) as error:
-            outcome = Outcome(succeeded=False, error_kind="internal", error_message=f"cannot try again: {error}")
+            outcome = Outcome(succeeded=False, error_kind="internal", error_message=f"cannot retry: {error}")
             self._tried.append(Tried(outcome, ToolExit(None, None)))
             return outcome
         return await self._try()
@@ -219,8 +219,8 @@ class TurnExecution:
         if not tool.swept:
             return []
         count = tool.swept
-        ended = f"left behind by the tool, and ended: {count} process{'es' * (count != 1)}"
-        words = ended if count > 0 else "some processes would not die"
+        ended = f"ended {count} process{'es' * (count != 1)} that the tool had left running"
+        words = ended if count > 0 else "some processes did not die"
         return self.recorder.append("warning", {"kind": "leftovers", "message": words})
 
     def _judge(self, decoder: Decoder, end: ToolExit, spawn_fault: SpawnError | None) -> Outcome:
@@ -244,7 +244,7 @@ class TurnExecution:
         with self.recorder.held.losing("a fallback", "planned"):
             passed_over += self._plan_fallback(verdict)
         if verdict.status == "succeeded" and not outcome.text.strip():
-            data = {"kind": "no_answer", "message": "the turn succeeded without an answer: the tool said nothing"}
+            data = {"kind": "no_answer", "message": "the turn succeeded without an answer"}
             passed_over += self.recorder.append("warning", data)
         head = None
         with self.recorder.held.losing("the project's commit", "read"):
@@ -297,11 +297,11 @@ class TurnExecution:
         try:
             self.following = plan_return(self.plan, result, has_acted=self._retry_gate.has_acted)
         except CsaError as error:
-            message = f"{self.plan.adapter.name} cannot go on when its quota returns: {error.message}"
+            message = f"{self.plan.adapter.name} cannot continue when its quota resets: {error.message}"
             return self.recorder.append("warning", {"kind": "parked", "message": message})
         if self.following is None and self.plan.park_limit_s and result.error_kind == "quota":
-            why = "it is not stated when" if result.retry_at is None else "that is beyond the limit, or past"
-            message = f"the quota's return is not waited for: {why}"
+            why = "the time is not stated" if result.retry_at is None else "it is beyond the limit, or past"
+            message = f"not waiting for the quota to reset: {why}"
             return self.recorder.append("warning", {"kind": "parked", "message": message})
         return []
 

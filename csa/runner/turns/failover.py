@@ -94,7 +94,7 @@ def plan_fallback(failed: TurnPlan, *, kind: str) -> tuple[TurnPlan | None, list
         try:
             plan = plan_resume(Session(failed.context, failed.state.session_id), wanted, now=datetime.now(UTC))
         except CsaError as error:
-            problems.append(f"{name} cannot go on: {error.message}")
+            problems.append(f"{name} cannot take over: {error.message}")
             continue
         cwd = plan.cwd if plan.tool_state.provider_session_id else failed.cwd
         why = f"fallback: {kind} of {failed.adapter.name}"

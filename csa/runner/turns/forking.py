@@ -32,13 +32,13 @@ def load_source(source: Session) -> SessionState:
     if liveness.state == "alive" and liveness.stranger is None:
         refuse_endless_wait(source.context.caller, session_id, verb="fork")
         raise BusyError(
-            f"Session {session_id} is running; it can be forked when its turn has ended.",
-            hint=f"csa session is-alive --session {session_id}",
+            f"Session {session_id} is running; fork it when its turn has ended.",
+            hint=f"csa is-alive {session_id}",
         )
     refuse_busy(source.files)
     state = source.load()  # what its turn has made of it
     if not state.tools:
-        raise UsageError(f"Session {session_id} holds no conversation that could be forked.")
+        raise UsageError(f"Session {session_id} has no conversation to fork.")
     return state
 
 
@@ -72,5 +72,5 @@ def fork_handoff(fork: Fork, tool: str, limits: DigestLimits) -> Handoff | None:
     told = digest(fork.source, limits, known_to=tool if fork.provider_session_id else None)
     if told is None:
         return None
-    text = f"{FORKED}{told.text}\n\nGo on from there with the following."
+    text = f"{FORKED}{told.text}\n\nContinue from there with the following."
     return Handoff(text, {"to": tool, "turns": list(told.turns), "characters": len(text)})

@@ -26,7 +26,7 @@ _STREAMED_CHARS = 4000
 _CHANGES = frozenset({"edit", "delete", "move"})
 _CUT = "\n[...]\n"
 FORKED = "This conversation began in another session. What happened there, oldest first:\n\n"
-_BEFORE = "What happened in this session before, with other tools or in other conversations, oldest first:\n\n"
+_BEFORE = "What happened earlier in this session, with other tools or in other conversations, oldest first:\n\n"
 _OPENING_EVENTS = 50  # among which a fork is told
 
 
@@ -82,7 +82,7 @@ def make_handoff(
         parts = [*([f"{FORKED}{first.text}"] if first else []), *parts]
     if not parts:
         return None
-    text = "\n\n".join([*parts, "Go on from there with the following."])
+    text = "\n\n".join([*parts, "Continue from there with the following."])
     return Handoff(text, {"to": tool, "turns": list(told.turns) if told else [], "characters": len(text)})
 
 
@@ -141,7 +141,7 @@ class _Turn(Struct, frozen=False):
     streamed: str = ""  # the end of what a tool that streams has said
     is_bound: bool = False  # the tool had a conversation, which knows of the turn
     is_void: bool = False  # the tool did not know the conversation, and was given no other
-    end: str = "had no end: csa itself was killed"
+    end: str = "has no recorded end: csa itself was killed"
     calls: list[tuple[str, str]] = field(default_factory=list)  # kind and line, newest first
     more_calls: int = 0
     ends: dict[str, str] = field(default_factory=dict)
@@ -211,7 +211,7 @@ def _describe_end(event: Event) -> str:
 
 def _render(turn: _Turn, room: int, prompt: str | None) -> str:
     """Tell of a turn in at most `room` characters."""
-    asked = "(the same as is asked below)" if prompt is not None and turn.prompt == prompt else turn.prompt
+    asked = "(the same as below)" if prompt is not None and turn.prompt == prompt else turn.prompt
     head = f"Turn {turn.number}, with {turn.tool}."
     end = f"The turn {_shorten(turn.end, 300)}" if turn.end else ""
     left = room - len(head) - len(end) - len("User: \nDid:\nAnswer: \n") - 8

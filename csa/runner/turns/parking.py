@@ -28,7 +28,7 @@ from csa.structs import replace
 
 LIMIT_KINDS = frozenset({"quota", "rate_limit"})
 SLACK_SHARE, LONGEST_SLACK_S = 0.05, 60.0
-GO_ON = "A usage limit ended the last turn before its work was done. The limit is over: go on where that was cut off."
+GO_ON = "A usage limit ended the last turn before its work was done. The limit is over: continue where you stopped."
 
 
 def with_stated_delay(outcome: Outcome) -> Outcome:

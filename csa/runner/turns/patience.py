@@ -48,7 +48,7 @@ def try_until_free(
                 tell(words)
                 told = words
             if not _wait(obstacle.is_over if obstacle else None, deadline, failures=failures, check=check):
-                raise BusyError(f"{words}, still after {limit_s:g} s of waiting.", hint="retry later") from error
+                raise BusyError(f"{words}, even after waiting {limit_s:g} s.", hint="retry later") from error
             failures += 1
 
 

@@ -31,9 +31,9 @@ def extra_writable(
         raise UsageError("--extra-writable needs --permission edit.")
     if found and permission is Permission.EDIT and not choice.adapter.capabilities.extra_writable:
         raise UsageError(
-            f"{choice.adapter.name}{' over ACP' if choice.transport != NATIVE else ''} has no way to write further "
-            "directories at --permission edit.",
-            hint="use --permission full, another tool, or --extra-writable '' for none",
+            f"{choice.adapter.name}{' over ACP' if choice.transport != NATIVE else ''} has no way to allow extra "
+            "writable directories at --permission edit.",
+            hint="use --permission full, another tool, or drop them with --extra-writable ''",
         )
     return found
 
@@ -47,8 +47,8 @@ def _directories(context: Context, request: RunRequest, kept: tuple[str, ...]) -
         if not _is_within(path, allowed):
             assert context.caller is not None  # whom nothing else bounds
             raise RefusedError(
-                f"{path} is outside of what session {context.caller.session_id} may write.",
-                hint="let whoever started this tree pass --extra-writable",
+                f"{path} is outside the directories that session {context.caller.session_id} may write.",
+                hint="whoever started this tree can use --extra-writable",
             )
     return found
 
@@ -56,7 +56,7 @@ def _directories(context: Context, request: RunRequest, kept: tuple[str, ...]) -
 def _resolve(context: Context, name: str) -> str:
     path = os.path.realpath(os.path.join(context.directory, name))
     if "\0" in name or not path.isprintable():
-        raise UsageError("--extra-writable takes a directory whose path can be recorded.")
+        raise UsageError("--extra-writable needs a path of printable characters.")
     if not os.path.isdir(path):
         raise NotFoundError(f"--extra-writable: there is no directory {path}.")
     return path

@@ -70,7 +70,7 @@ class StartedTurn:
             raise CsaError("csa has no transcript of it")
         tool, count = self.plan.adapter.name, len(handoff.data["turns"])
         message = (
-            f"{tool} does not know its conversation {gone} any more: it goes on in a new one, "
+            f"{tool} no longer knows its conversation {gone}: it continues in a new one, "
             f"with a summary of {count} earlier turn{'s' * (count != 1)}"
         )
         events = self.recorder.append("warning", {"kind": UNKNOWN_CONVERSATION, "message": message})
@@ -116,9 +116,9 @@ class StartedTurn:
         if not left:
             return ""
         stubborn = reap(left)
-        words = f"ended what the lost turn had left running: {describe(left)}"
+        words = f"ended processes that the lost turn had left running: {describe(left)}"
         if stubborn:
-            words += f"; these would not end: {describe(stubborn)}"
+            words += f"; these did not end: {describe(stubborn)}"
         return words
 
     def _record(self, reaped: str) -> list[Event]:
@@ -174,7 +174,7 @@ def start_turn(plan: TurnPlan) -> StartedTurn:
         place = error.filename or plan.context.store.path
         if isinstance(denied := StateError.denied(place, "cannot be written", error), DeniedError):
             raise denied from error
-        way = "make room on the disk" if error.errno in _NO_ROOM else "make it writable, or set CSA_STATE_DIR"
+        way = "free space on the disk" if error.errno in _NO_ROOM else "make it writable, or set CSA_STATE_DIR"
         raise CsaError(
             f"The session cannot be written: {error.strerror}: {place}.", hint=f"{way}; nothing was started"
         ) from error

@@ -174,7 +174,7 @@ class Turn:
             if not shuts_down:
                 forget_parked(self.plan.context.store, self.session_id)
         if stop:
-            message = f"the waiting for the quota was ended: {stop.detail or stop.signal_name or 'cancelled'}"
+            message = f"waiting for the quota was ended: {stop.detail or stop.signal_name or 'cancelled'}"
             execution.last = execution.recorder.append("warning", {"kind": "parked", "message": message})
         return anyio.current_time() - began
 
@@ -200,7 +200,7 @@ class Turn:
             started = StartedTurn(recorder)
         except (CsaError, OSError) as error:
             before.recorder = recorder
-            recorder.losses.append(f"{plan.adapter.name} could not go on: {error}")
+            recorder.losses.append(f"{plan.adapter.name} could not continue: {error}")
             return False
         started.first = [*before.last, *started.first]
         self._execute(started)

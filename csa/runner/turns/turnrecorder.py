@@ -153,7 +153,7 @@ class TurnRecorder(Recorder):
             error_message=self.held.redactor.redact(result.error_message) if result.error_message else None,
         )
         if not self.held.is_lost:
-            with self.held.losing("what the agent has left in the output", "listed"):
+            with self.held.losing("the agent's output files", "listed"):
                 result = replace(result, artifacts=list_artifacts(self.paths, self.turn))
         events = self.append("run_finished", {**result.to_event(), **({"totals": totals} if totals else {})})
         self.journal.sync()
@@ -205,7 +205,7 @@ class TurnRecorder(Recorder):
         if self.plan.state.ephemeral or not self.held.is_published:
             self.held.attempt("the tree's list", lambda: leave_tree(self.held.store.root, self.held.state))
         if self.held.is_published and self.plan.state.ephemeral:
-            self.held.attempt("the ephemeral session's removal", self.held.remove)
+            self.held.attempt("the deletion of the ephemeral session", self.held.remove)
         self.held.close()
 
     def _remove_output(self) -> None:

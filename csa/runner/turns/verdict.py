@@ -37,12 +37,12 @@ def out_of_time(limit_s: float | None) -> Stop:
 
 def too_silent(limit_s: float) -> Stop:
     """For as long as it may the tool has neither said nor computed anything."""
-    return Stop("timed_out", detail=f"neither output nor processor time for {limit_s:g} s", kind="idle_timeout")
+    return Stop("timed_out", detail=f"no output and no CPU time for {limit_s:g} s", kind="idle_timeout")
 
 
 def lock_lost() -> Stop:
     """The session may be another's by now."""
-    return Stop("fenced", detail="the session's lock was lost, so another may have it; nothing more was recorded")
+    return Stop("fenced", detail="the session's lock was lost, so another may hold it; nothing more was recorded")
 
 
 def out_of_budget(session_id: str, used_up: str) -> Stop:
@@ -87,4 +87,4 @@ def _describe(end: ToolExit, explain: Callable[[], str] | None) -> str:
         return "the tool ended without a result"
     was_killed = explain is not None and end.code == _SHELL_KILLED
     more = f": something in it was killed ({explain()})" if explain and was_killed else ""
-    return f"the tool exited with code {end.code} and did not say why{more}"
+    return f"the tool exited with code {end.code} without giving a reason{more}"
