@@ -69,6 +69,7 @@ class _Tour:
     def _run_agents(self) -> None:
         place = self.place
         self.show("schema", "schema", "--json")
+        self.show("tools", "tools", "--json")
         self.show("doctor", "doctor", "--json")
         self.show("config validate", "config", "validate", "--json")
         self.show("config show", "config", "show", "--json")

@@ -195,7 +195,7 @@ def test_a_file_that_cannot_be_replaced(place: Place) -> None:
     write_session(store_of(place), 1)
     broken = make_unreadable(place.session(GOOD) / "result.toml")
     done = place.run("session", "repair", "-s", GOOD)
-    assert (done.code, f"{broken}: cannot be mended" in done.err) == (6, True)
+    assert (done.code, f"{broken}: cannot be repaired" in done.err) == (6, True)
 
 
 def test_export(place: Place, broken: Path) -> None:

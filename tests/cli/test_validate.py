@@ -143,7 +143,7 @@ def test_an_answer_is_made_anew(place: Place) -> None:
     second.unlink()
     assert place.run("session", "result", "--turn", "1", session_id).out == f"{answer}\n"
     second.parent.rename(second.parent.with_name("elsewhere"))
-    said = "mended output/turn-0001/final.md: made anew from the transcript\n"
+    said = "mended output/turn-0001/final.md: rebuilt from the transcript\n"
     dry = place.run("session", "repair", "--dry-run", session_id)
     assert (dry.out, first.exists()) == (said.replace("mended", "would mend"), False)
     assert place.run("session", "repair", session_id).out == said

@@ -204,7 +204,7 @@ def test_what_a_budget_cannot_see_is_noted(family: Store) -> None:
     change(family, ROOT, budget=Budget(tokens=100))
     assert notes(family, plan_inside(family, CHILD)) == [begins + "the tokens of 2 turns"]
     family.paths(CHILD).root.rename(family.path / "elsewhere")
-    assert notes(family, plan_inside(family, ROOT)) == [begins + "what 1 deleted session had used"]
+    assert notes(family, plan_inside(family, ROOT)) == [begins + "the usage of 1 deleted session"]
 
 
 def test_a_new_root_has_no_tree_to_look_at(family: Store) -> None:
@@ -285,5 +285,5 @@ def test_a_record_above_that_cannot_be_looked_at(family: Store, monkeypatch: pyt
         return lstat(path)
 
     monkeypatch.setattr("csa.store.genealogy.os.lstat", denied)
-    with pytest.raises(StateError, match="cannot be looked at"):
+    with pytest.raises(StateError, match="cannot be inspected"):
         admit(family, plan)

@@ -58,6 +58,7 @@ OUTPUTS: Mapping[str, tuple[str, Schema]] = {
     "adopt": ("the sessions that were adopted", upkeep.ADOPTED),
     "validate": ("what is wrong", each(ref("problem"), "")),
     "repair": ("what was repaired", upkeep.REPAIRED),
+    "tools": ("the tools that csa can run", each(upkeep.TOOL, "")),
     "doctor": ("the checks", upkeep.DIAGNOSIS),
     "config show": ("the settings", upkeep.SETTINGS),
     "config validate": ("which files are valid", upkeep.VALID),
