@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from csa.model.schemas.events import CHAIN
 from csa.model.schemas.kit import (
-    Schema,
     each,
     flag,
     integer,
