@@ -225,7 +225,7 @@ def test_what_has_no_conversation(place: Place) -> None:
     before = _kept(place, done.session_id)
     failed = place.run("session", "compress", done.session_id, "--json")
     assert (failed.code, failed.json["error"]["code"]) == (1, "error")
-    assert "othing to compact" in failed.json["error"]["message"]
+    assert "Nothing to compact" in failed.json["error"]["message"]
     assert _kept(place, done.session_id) == before
 
 

@@ -109,7 +109,7 @@ def test_events_of_no_time_that_there_is(place: Place, moment: str, zone: str) -
     found = look(place, "stats", "--json", zone=zone).json
     assert found["total"]["turns"] == 2
     (place.session(BAD) / "state.toml").write_text("")
-    assert "made anew from the transcript" in look(place, "session", "repair", BAD, zone=zone).out
+    assert "rebuilt from the transcript" in look(place, "session", "repair", BAD, zone=zone).out
 
 
 def test_the_zero_time_of_go(place: Place, write_foreign: Callable[..., SessionPaths]) -> None:

@@ -1,4 +1,4 @@
-"""Giving a session another name, description or budget, and keeping it from being collected."""
+"""Giving a session another name, description or budget, and protecting it from clean-up."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from csa.structs import Struct, replace
 
 
 class Edit(Struct):
-    """What became of a session's record; nothing was written where `before` and `after` are the same."""
+    """The change of a session's record; nothing was written if `before` and `after` are the same."""
 
     before: SessionState
     after: SessionState
@@ -31,7 +31,7 @@ def rename_session(session: Session, name: str | None) -> Edit:
     """Give a session a name, unique in its project, or take it away (None).
 
     Raises:
-        UsageError: the name is none, or another session has it.
+        UsageError: the name is invalid, or another session has it.
         NotFoundError, AmbiguousError, BusyError, StateError: of the session.
     """
     check_name(name)
@@ -52,7 +52,7 @@ def describe_session(session: Session, text: str) -> Edit:
 
 
 def pin_session(session: Session, *, pinned: bool) -> Edit:
-    """Keep a session from being collected or deleted, or no longer."""
+    """Protect a session from clean-up and deletion, or stop doing so."""
     with hold_session(session) as held:
         return _save(session.context, held, replace(held.state, pinned=pinned), "session pin")
 

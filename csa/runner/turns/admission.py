@@ -1,8 +1,8 @@
 """Whether a turn may begin: the limits and budgets of its tree, checked under the tree's lock, and a slot for it.
 
-What is checked is what the records say and which locks are held: no counter that could leak, and no variable that an
-agent could unset. The lock is held until the session is made or opened, so that of two that would together exceed a
-limit one is refused.
+The checks use records and held locks: no counter that could leak, and no variable that an
+agent could unset. The lock is held until the session is created or opened, so that of two turns that would exceed a
+limit together, one is refused.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Admission:
 
 @contextmanager
 def open_admission(plan: TurnPlan) -> Iterator[Admission]:
-    """Check everything that limits this turn, and hold it so until the block is left, in which the session is taken.
+    """Check everything that limits this turn, and keep it valid until the end of the block, which takes the session.
 
     Raises:
         RefusedError: a limit on sessions is reached, or a budget used up.
@@ -71,7 +71,7 @@ def open_admission(plan: TurnPlan) -> Iterator[Admission]:
         holder = SlotHolder(plan.state.session_id, plan.adapter.name)
         slot = take_slot(store.root, holder, plan.state.limits, callers=plan.callers)
         try:
-            if tree:  # again: a turn that has just ended gave its slot away, perhaps to us, and what it used counts now
+            if tree:  # again: a turn that has just ended freed its slot, perhaps for us, and its usage counts now
                 notes = _check_budgets(tree, ledger, budgeted)
             yield Admission(plan, slot, tree, notes)
         except BaseException:
@@ -80,7 +80,7 @@ def open_admission(plan: TurnPlan) -> Iterator[Admission]:
 
 
 def _is_limited(plan: TurnPlan) -> bool:
-    """Say whether a turn of a root has to look at its tree; a new root has none."""
+    """Say whether a root's turn has to check its tree; a new root has none."""
     return not plan.is_new and bool(plan.state.budget or plan.state.limits.max_tree_running)
 
 
@@ -93,7 +93,7 @@ def _check_turns(tree: Tree, plan: TurnPlan, above: list[SessionState]) -> None:
 
 
 def _check_budgets(tree: Tree, ledger: Ledger, budgeted: list[SessionState]) -> list[str]:
-    """Refuse the turn when a budget is used up; return what the budgets cannot see."""
+    """Refuse the turn if a budget is used up; return what the budgets cannot see."""
     if not budgeted:
         return []
     accounts = ledger.accounts(tree.members(), tree.gone())
@@ -146,7 +146,7 @@ def _fewer_running(tree: Tree, running: list[Member], limit: int) -> Callable[[]
 
 
 def _check_budget(state: SessionState, accounts: list[Account]) -> list[str]:
-    """Refuse the turn when a budget is used up; return what it cannot see."""
+    """Refuse the turn if a budget is used up; return what it cannot see."""
     used_up = state.budget.exhausted_by(total(accounts))
     if used_up:
         raise RefusedError(
@@ -163,7 +163,7 @@ def _running_words(accounts: list[Account]) -> str:
 
 
 def _unknown(state: SessionState, accounts: list[Account]) -> list[str]:
-    """Return what a budget cannot see, in words."""
+    """Return what a budget cannot see, as text."""
     said = []
     ended = total(account for account in accounts if not account.is_running)
     if state.budget.tokens and ended.usage.turns_unmeasured:

@@ -1,6 +1,6 @@
-"""Step one of a run: what is to be done, decided from records and configuration before anything is written.
+"""Step one of a run: deciding what to do, from records and configuration, before anything is written.
 
-Whatever can be refused is refused here.
+Everything that can be refused is refused here.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from csa.structs import replace
 
 AskedBudget = tuple[int | None, float | None, float | None]  # tokens, US dollars, seconds; None as it is, 0 is none
 _SESSION_NAME = re.compile(r"[A-Za-z][A-Za-z0-9._-]{0,63}|[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}")
-MAX_SYSTEM_BYTES = 96 << 10  # it travels in one argument of the tool, of which the kernel allows 128 KiB
+MAX_SYSTEM_BYTES = 96 << 10  # it is one argument of the tool, and the kernel allows 128 KiB
 DESCRIPTION_LENGTH = 80
 
 
@@ -83,7 +83,7 @@ def check_name(name: str | None) -> None:
 
 
 def _check_beginning(request: RunRequest) -> None:
-    """Refuse what begins a session together with what continues one; --session-id may do either."""
+    """Refuse options that start a session together with those that continue one; --session-id may do either."""
     continues = request.session is not None or request.last
     if request.ephemeral and (continues or request.session_id is not None):
         raise UsageError("--ephemeral always starts a new session; it cannot continue one.")
@@ -237,7 +237,7 @@ def _last_directory(state: SessionState) -> str:
 
 
 def _directory_gone(state: SessionState, cwd: str) -> NotFoundError:
-    """Say that a conversation cannot go on where it was begun; tools do not find theirs from anywhere else."""
+    """Say that a conversation cannot continue where it began; tools do not find theirs from anywhere else."""
     branch = f" {state.branch}" if state.branch and cwd != state.project_path else ""
     back = f"git worktree add {shlex.quote(cwd)}{branch}" if branch else "restore the directory"
     return NotFoundError(
@@ -293,7 +293,7 @@ def _plan(
 
 
 def _limit_origins(context: Context, request: RunRequest) -> dict[str, str]:
-    """Say from where the limits of a turn come; they are not kept by the session."""
+    """Say where a turn's time limits come from; the session does not keep them."""
     values = context.config.values
     return {
         "timeout_s": "--timeout" if request.timeout_s else values["timeout_s"][1],
@@ -302,7 +302,7 @@ def _limit_origins(context: Context, request: RunRequest) -> dict[str, str]:
 
 
 def _expiry(context: Context, request: RunRequest, now: datetime) -> datetime | None:
-    """Return when a new session expires; an ephemeral one goes with its run."""
+    """Return when a new session expires; an ephemeral one is deleted with its run."""
     if request.ttl and request.ephemeral:
         raise UsageError("An ephemeral session is deleted when its run ends; --ttl has no effect on it.")
     ttl = request.ttl or context.config.session_ttl
@@ -310,7 +310,7 @@ def _expiry(context: Context, request: RunRequest, now: datetime) -> datetime | 
 
 
 def _expiry_on_resume(context: Context, request: RunRequest, state: SessionState, now: datetime) -> datetime | None:
-    """Return when a session expires that is used again: as before, unless it is told otherwise or would go at once."""
+    """Return when a reused session expires: as before, unless told otherwise or already expired."""
     has_passed = state.expires_at is not None and state.expires_at <= now
     return _expiry(context, request, now) if request.ttl or has_passed else state.expires_at
 
@@ -336,14 +336,14 @@ def _choose(context: Context, request: RunRequest, *, previous: str | None) -> T
 
 
 def _max_depth(config: Config, parent: SessionState | None) -> int:
-    """The record of the parent binds its children, whatever their configuration says."""
+    """The parent's record limits its children, whatever their configuration says."""
     if parent is None or parent.max_depth is None:
         return config.max_depth
     return min(config.max_depth, parent.max_depth)
 
 
 def _limits_on_resume(context: Context, state: SessionState) -> Limits:
-    """From outside of any session the configuration counts anew; from inside, a record is never loosened."""
+    """From outside any session the configuration applies again; from inside, a record is never loosened."""
     limits = context.config.limits
     if context.caller is not None:
         return limits.tightened_by(state.limits).tightened_by(context.caller.state.limits)
@@ -417,7 +417,7 @@ def _refuse_other_account(plan: TurnPlan, known: ToolState) -> None:
 
 
 def is_unicode(text: str) -> bool:
-    """Say whether a text can be written as UTF-8; words and paths of other bytes hold surrogates in their place."""
+    """Say whether a text can be written as UTF-8; arguments and paths of other bytes contain surrogates."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -427,7 +427,7 @@ def is_unicode(text: str) -> bool:
 
 def description_of(context: Context, text: str) -> str:
     """Return a text as the description of a session: redacted, on one line, cut to 80 characters."""
-    return _fold(context.redactor.redact(text))  # the whole text: who cuts first may cut a secret
+    return _fold(context.redactor.redact(text))  # the whole text: cutting first may cut a secret
 
 
 def _fold(text: str) -> str:

@@ -1,6 +1,6 @@
-"""Which directories besides its own an agent may write at `edit`: asked for with --extra-writable, kept by the session.
+"""Which extra directories an agent may write at `edit`: given with --extra-writable, kept by the session.
 
-Against an agent that sets out to get around it this is a guard rail, as all that csa reads from records is.
+Against an agent that sets out to get around it this is a guard rail, like everything csa reads from records.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ def extra_writable(
     """Return the directories of the session: those asked for, in place of those `kept`.
 
     Raises:
-        UsageError: this turn, or its tool, cannot have any; or one is no name of a directory.
+        UsageError: this turn, or its tool, cannot have any; or one is not a valid directory name.
         NotFoundError: there is no such directory.
-        RefusedError: one that was asked for is outside of what the calling session may write.
+        RefusedError: a requested one is outside what the calling session may write.
     """
     found = _directories(context, request, kept)
     if request.extra_writable and permission is Permission.READ_ONLY:
@@ -45,7 +45,7 @@ def _directories(context: Context, request: RunRequest, kept: tuple[str, ...]) -
     found = tuple(dict.fromkeys(_resolve(context, name) for name in request.extra_writable if name))
     for path in found:
         if not _is_within(path, allowed):
-            assert context.caller is not None  # whom nothing else bounds
+            assert context.caller is not None  # which nothing else limits
             raise RefusedError(
                 f"{path} is outside the directories that session {context.caller.session_id} may write.",
                 hint="whoever started this tree can use --extra-writable",
@@ -63,7 +63,7 @@ def _resolve(context: Context, name: str) -> str:
 
 
 def _allowed(caller: Caller | None) -> tuple[str, ...] | None:
-    """Return the directories that the caller may write, or None where nothing bounds it."""
+    """Return the directories that the caller may write, or None if nothing limits it."""
     if caller is None or caller.permission is Permission.FULL:
         return None
     if caller.permission is Permission.READ_ONLY:
