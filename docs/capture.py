@@ -46,6 +46,8 @@ ALTER TABLE users ADD COLUMN quota integer NOT NULL DEFAULT 100;
 
 It is not applied yet, as I may not reach the database; run it on a copy first and look at how long the lock on \
 `users` is held."""
+CLIENT = "csa run --tool claude-code --name client --cd ../web 'Adapt the client'"
+CHECKS = "csa run --tool codex 'Check the examples in the manual'"
 RULES = [
     {
         "match": "Write the migration for quotas",
@@ -61,11 +63,7 @@ RULES = [
     {
         "match": "Release the new API",
         "do": [
-            [
-                "run",
-                "csa run --tool claude-code --name client --cd ../web 'Adapt the client' & csa run --tool codex "
-                "'Check the examples in the manual' & wait",
-            ],
+            ["run", f"{CLIENT} & {CHECKS} & wait"],
             ["usage", 8200, 640],
             ["say", "Released: the client is adapted. The manual's examples could not be checked; see checks."],
         ],
