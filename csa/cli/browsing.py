@@ -159,9 +159,11 @@ class Browser:
 
     def _move(self, by: int) -> None:
         """Select the session that many rows away, or the last one there is."""
+        if not self._is_moved:
+            self._is_moved, self._rows = True, list(walk(_matching(self._forest, self._filter)))
+            self._follow_selection()
         there = list(self._selectable())
         if there:
-            self._is_moved = True
             at = there.index(self._at) if self._at in there else 0
             self._at = there[min(max(0, at + by), len(there) - 1)]
             self._selected = self._rows[self._at].session_id
