@@ -131,7 +131,7 @@ class Turn:
         try:
             return {"usage": self._tokens.count(self._session, self._order["cwd"], is_stopped=self.is_stopped)}
         except OSError as error:
-            say("notice", message=f"the tokens are those of the turn's last request alone: {error}")
+            say("notice", message=f"the tokens are those of the turn's last request only: {error}")
             return {}
 
     @property
@@ -248,7 +248,7 @@ class Turn:
         pattern = self._order.get("not_while")
         while pattern and self._agent.is_open and glob(pattern.replace("{minute}", _minute())):
             left_s = 60 - time.time() % 60
-            say("notice", message=f"a session cannot be loaded in the minute it was begun: waiting {left_s:.0f} s")
+            say("notice", message=f"a session cannot be loaded in the minute in which it began: waiting {left_s:.0f} s")
             self._agent.wait(left_s)
 
     def _settle(self, opened: Json) -> None:
@@ -269,7 +269,8 @@ class Turn:
         if mode is None:
             if level is not Permission.FULL:
                 names = ", ".join(values) or "none"
-                say("notice", message=f"no mode of the agent ({names}) is '{level.value}': it is held where it asks")
+                words = f"the agent has no mode for '{level.value}' (only {names}): it is restricted only where it asks"
+                say("notice", message=words)
         elif mode != (modes.get("currentModeId") or option.get("currentValue")):
             try:
                 if offered:
@@ -290,7 +291,7 @@ class Turn:
 
     def _set_option(self, what: str, value: str, option: Json) -> None:
         if not option:
-            raise Failed(f"the agent offers no choice of {what}; set it in its own configuration", kind="unsupported")
+            raise Failed(f"the agent offers no choice of {what}; set it in its own settings", kind="unsupported")
         params = {"sessionId": self._session, "configId": option.get("id"), "value": value}
         self._ask("session/set_config_option", params)
 

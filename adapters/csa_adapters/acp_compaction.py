@@ -50,5 +50,5 @@ class AcpCompactionDecoder(AcpDecoder):
     def _verdict(self, end: ToolExit) -> Failure | None:
         failure = super()._verdict(end)
         if failure is None and not self._proof:
-            return "protocol", self._warning or self._answer() or "the agent announced no compaction"
+            return "protocol", self._warning or self._answer() or "the agent did not confirm a compaction"
         return failure

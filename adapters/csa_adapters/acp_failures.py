@@ -65,9 +65,9 @@ _NOT_UNDERSTOOD = (-32601, -32700)
 # A stop reason that is no success, and what it says to a person.
 STOPS: dict[str, tuple[ErrorKind, str]] = {
     "max_tokens": ("context_overflow", "the agent ran out of tokens"),
-    "max_turn_requests": ("internal", "the agent reached its limit of requests in a turn"),
-    "refusal": ("invalid_request", "the agent refused to go on"),
-    "cancelled": ("internal", "the agent says that the turn was cancelled"),
+    "max_turn_requests": ("internal", "the agent reached its limit of requests per turn"),
+    "refusal": ("invalid_request", "the agent refused to continue"),
+    "cancelled": ("internal", "the agent reports that the turn was cancelled"),
 }
 
 
@@ -144,4 +144,4 @@ def _words(message: str, data: Any) -> str:
         (text_of(mapping_of(data).get(key)) for key in ("details", "message", "error") if mapping_of(data).get(key)), ""
     )
     both = f"{message}: {details}" if message and details and details not in message else message or details
-    return both[:MESSAGE_LIMIT] or "the agent failed and did not say why"
+    return both[:MESSAGE_LIMIT] or "the agent failed without giving a reason"

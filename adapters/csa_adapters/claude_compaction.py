@@ -38,7 +38,7 @@ class ClaudeCompactionDecoder(ClaudeCodeDecoder):
 
     def _status(self, event: Json) -> list[Update]:
         if event.get("compact_result") == "failed":
-            self._refusal = text_of(event.get("compact_error")) or "claude did not say why"
+            self._refusal = text_of(event.get("compact_error")) or "claude gave no reason"
         return super()._status(event)
 
     def _compaction(self, event: Json) -> list[Update]:
@@ -49,7 +49,7 @@ class ClaudeCompactionDecoder(ClaudeCodeDecoder):
         failure = super()._verdict(end)
         if failure is not None or (self._boundary is not None and not self._refusal):
             return failure
-        said = self._refusal or self._text or "claude announced no compaction"
+        said = self._refusal or self._text or "claude did not confirm a compaction"
         if any(words in said.lower() for words in _NOTHING):
             return "invalid_request", f"there is nothing to compact ({said.removeprefix('Error: ').rstrip('.')})"
         return kind_of_failure(said), said

@@ -101,11 +101,11 @@ _BROKEN_OFF = frozenset(
     }
 )
 _LAST_WORDS_MISSING = {
-    "tool_use": "it ended while a tool was to be called",
+    "tool_use": "it ended in the middle of a tool call",
     "pause_turn": "the model had paused and was not continued",
-    "max_tokens": "the answer was cut off at the limit of output tokens",
+    "max_tokens": "the answer was cut off at the output token limit",
     "model_context_window_exceeded": "the answer was cut off at the end of the context window",
-    "tool_deferred": "a tool call was put off",
+    "tool_deferred": "a tool call was deferred",
 }
 
 
@@ -134,8 +134,8 @@ def broken_off(result: dict[str, Any]) -> tuple[ErrorKind, str] | None:
     reason, last = text_of(result.get("terminal_reason")), text_of(result.get("stop_reason"))
     if reason in _BROKEN_OFF:
         said = text_of(result.get("result"))
-        words = said if reason != "hook_stopped" and said else f"claude broke the turn off ({reason})"
+        words = said if reason != "hook_stopped" and said else f"claude aborted the turn ({reason})"
         return kind_of([reason], None, ""), words
     if last in _LAST_WORDS_MISSING:
-        return kind_of([last], None, ""), f"claude broke the turn off ({last}): {_LAST_WORDS_MISSING[last]}"
+        return kind_of([last], None, ""), f"claude aborted the turn ({last}): {_LAST_WORDS_MISSING[last]}"
     return None

@@ -51,7 +51,7 @@ def judge(request: LoginRequest) -> Login:
     for switch, (variables, files) in _CLOUDS.items():
         if str(environ.get(switch, "")).strip().lower() not in _OFF:
             found = first_set(environ, variables) or next((name for name in files if name in request.files), None)
-            return Login(True, found) if found else Login(None, f"{switch} is set, and that cloud's login is not seen")
+            return Login(True, found) if found else Login(None, f"{switch} is set, but no login for that cloud found")
     if name := first_set(environ, _VARIABLES):
         return Login(True, name)
     if any(is_word(each.get("apiKeyHelper")) for each in settings):

@@ -262,7 +262,7 @@ class ClaudeCodeDecoder(StreamDecoder):
 
     def _api_error(self, event: Json, message: str) -> list[Update]:
         names = [event.get("api_error_type"), event.get("api_error"), event.get("error")]
-        message = message or f"the provider failed: {next(filter(None, map(text_of, names)), 'it did not say why')}"
+        message = message or f"the provider failed: {next(filter(None, map(text_of, names)), 'no reason given')}"
         return self._fail(self._kind(names, event.get("api_error_status"), message), message)
 
     def _text_block(self, block: Json, parent: str) -> list[Update]:

@@ -66,7 +66,7 @@ class CodexCompactionDecoder(StreamDecoder):
         if self._error is not None:
             return self._error
         if self._turn_status:
-            return "protocol", f"the compaction's turn is {self._turn_status}, and nothing was compacted"
+            return "protocol", f"the compaction's turn is {self._turn_status}, but nothing was compacted"
         return unfinished(end, "the end of the compaction")
 
     def _answer(self, event: Json) -> list[Update]:

@@ -28,7 +28,7 @@ def judge(request: LoginRequest) -> Login:
         return Login(None, "its command names a profile")
     settings = _settings(request)
     if settings is None:
-        return Login(None, "its config.toml is not understood")
+        return Login(None, "csa does not understand its config.toml")
     name = text_of(settings.get("model_provider")) or _OWN
     if name in _KEYLESS or "--oss" in request.command:
         return Login(True, f"the provider {name} needs none")

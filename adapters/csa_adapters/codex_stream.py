@@ -70,7 +70,7 @@ _REFUSED = re.compile(
     r"|MCP tool call (?:cancelled|rejected)"
 )
 _CUT = "codex ended it with the turn"
-_UNASKED = "codex ended the turn without asking the model, as a hook that blocks the prompt does"
+_UNASKED = "codex ended the turn without asking the model; a hook may have blocked the prompt"
 _TOTALS = (  # of the thread: csa's name, codex's name
     ("input_tokens", "input_tokens"),
     ("cached_tokens", "cached_input_tokens"),
@@ -182,7 +182,7 @@ class CodexDecoder(StreamDecoder):
             return None
         known = self._session or self._asked
         if known is None and self._forked is not None and thread.lower() == self._forked.lower():
-            return self._refuse(f"codex went on in thread {thread} instead of forking it")
+            return self._refuse(f"codex continued in thread {thread} instead of forking it")
         if known is not None and thread.lower() != known.lower():
             return self._refuse(f"codex runs thread {thread} instead of {known}")
         self._rollouts.thread = self._session or thread
@@ -203,7 +203,7 @@ class CodexDecoder(StreamDecoder):
         updates: list[Update] = []
         for call, title in self._open.items():
             updates.append(Update("tool_call_update", {"id": call, "status": "failed", "content": _CUT}))
-            updates.append(warning_update(f"{_CUT}, while it still ran: {title}"))
+            updates.append(warning_update(f"{_CUT}, while it was running: {title}"))
         self._open.clear()
         return updates
 

@@ -156,7 +156,7 @@ def compress(screen: Screen, order: Json) -> Json:
     _enter_command(screen)
     tokens = _wait_for_answer(screen, Attempts(order["log"]))
     if not screen.wait(lambda: count_snapshots(order["chats"]) > snapshots, RECORD_LIMIT_S):
-        raise Failed("protocol", "gemini says that it compressed the history, and has not recorded it")
+        raise Failed("protocol", "gemini reports that it compressed the history, but has not recorded it")
     return {"tokens_before": tokens[0], "tokens_after": tokens[1]}
 
 
@@ -215,14 +215,14 @@ def _enter_command(screen: Screen) -> None:
         if screen.wait(lambda: re.search(rf"> +{COMMAND}\s", screen.text), ENTER_LIMIT_S):
             break
     else:
-        raise Failed("protocol", "gemini does not show what is typed")
+        raise Failed("protocol", "gemini does not echo what is typed")
     for _ in range(ATTEMPTS):
         screen.wait(screen.is_quiet, ENTER_LIMIT_S)
         screen.begin_step()
         screen.type("\r")
         if screen.wait(lambda: _WORKING in screen.text or _answer(screen.text), ENTER_LIMIT_S):
             return
-    raise Failed("protocol", f"gemini did not take {COMMAND}")
+    raise Failed("protocol", f"gemini did not accept {COMMAND}")
 
 
 def _wait_for_answer(screen: Screen, attempts: Attempts) -> tuple[int, int]:

@@ -182,7 +182,7 @@ def _options(request: TurnRequest) -> tuple[str, ...]:
     chosen = [f"--model={argument(request.model, 'model')}"] if request.model else []
     for path in request.extra_writable:
         if "," in path:
-            raise UsageError(f"gemini-cli divides a list of directories at commas, and '{path}' has one.")
+            raise UsageError(f"gemini-cli splits its list of directories at commas, and '{path}' contains one.")
         chosen.append(f"--include-directories={argument(path, 'directory')}")
     return tuple(chosen)
 
@@ -226,7 +226,7 @@ def _in_a_home_of_its_own(request: TurnRequest, argv: tuple[str, ...], files: di
     """
     if request.effort and is_overruled(request, "modelConfigs", "customOverrides"):
         raise UsageError(
-            "The effort of gemini-cli cannot be set: the project's settings override models themselves.",
+            "The effort of gemini-cli cannot be set: the project's settings override models.",
             hint="see modelConfigs.customOverrides in .gemini/settings.json",
         )
     prompt, note = request.prompt, None

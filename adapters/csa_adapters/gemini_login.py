@@ -19,7 +19,7 @@ _ENV = ("./.gemini/.env", "./.env", *(name for name in LOGIN_FILES if name.endsw
 _ENCRYPTED = tuple(name for name in LOGIN_EVIDENCE if name.endswith("/gemini-credentials.json"))
 _SAFE = {"GEMINI_API_KEY", "GOOGLE_API_KEY", "GOOGLE_CLOUD_PROJECT", "GOOGLE_CLOUD_LOCATION"}
 _LINE = re.compile(r"^\s*(?:export\s+)?([A-Za-z_]\w*)\s*=\s*(?:\"([^\"]*)\"|'([^']*)'|([^#\n]*))", re.MULTILINE)
-_NO_TYPE = "no kind of login is selected"
+_NO_TYPE = "no login type is selected"
 
 
 def judge(request: LoginRequest) -> Login:
@@ -33,11 +33,11 @@ def judge(request: LoginRequest) -> Login:
     if chosen == "oauth-personal":
         return _of_account(request, environ)
     if chosen in {"cloud-shell", "compute-default-credentials"}:
-        return Login(None, "the machine gives it")
+        return Login(None, "provided by the machine")
     if chosen == "gateway":
         return Login(False, "GOOGLE_GEMINI_BASE_URL is set without GEMINI_API_KEY")
     lone = first_set(environ, ("GOOGLE_API_KEY",))
-    return Login(False, f"{lone} counts with GOOGLE_GENAI_USE_VERTEXAI=true" if lone else _unused(request))
+    return Login(False, f"{lone} only works with GOOGLE_GENAI_USE_VERTEXAI=true" if lone else _unused(request))
 
 
 def _type_of(ours: Mapping[str, str], environ: Mapping[str, str]) -> str:
@@ -69,7 +69,7 @@ def _of_vertex(request: LoginRequest, environ: Mapping[str, str]) -> Login:
     if not (is_word(environ.get("GOOGLE_CLOUD_PROJECT")) and is_word(environ.get("GOOGLE_CLOUD_LOCATION"))):
         return Login(False, "Vertex AI needs GOOGLE_API_KEY, or GOOGLE_CLOUD_PROJECT and GOOGLE_CLOUD_LOCATION")
     found = first_set(environ, ("GOOGLE_APPLICATION_CREDENTIALS",)) or (_ADC if _ADC in request.files else "")
-    return Login(True, found) if found else Login(None, "Google's default credentials are not seen")
+    return Login(True, found) if found else Login(None, "csa finds no Google default credentials")
 
 
 def _of_account(request: LoginRequest, environ: Mapping[str, str]) -> Login:
@@ -78,8 +78,8 @@ def _of_account(request: LoginRequest, environ: Mapping[str, str]) -> Login:
     if _has_account(request):
         return Login(True, "oauth_creds.json")
     if environ.get("GEMINI_FORCE_ENCRYPTED_FILE_STORAGE") == "true":
-        return Login(None, "it is kept encrypted")
-    return Login(False, "the account that is selected is not logged in")
+        return Login(None, "it is stored encrypted")
+    return Login(False, "the selected account is not logged in")
 
 
 def _has_account(request: LoginRequest) -> bool:
@@ -89,7 +89,7 @@ def _has_account(request: LoginRequest) -> bool:
 
 
 def _unused(request: LoginRequest) -> str:
-    return f"oauth_creds.json is there, but {_NO_TYPE}" if _has_account(request) else ""
+    return f"oauth_creds.json exists, but {_NO_TYPE}" if _has_account(request) else ""
 
 
 def _of_env_file(request: LoginRequest) -> dict[str, str]:

@@ -237,7 +237,7 @@ def _layer(request: _Request, names: tuple[str, ...], *, is_strict: bool = False
         found = object_of(request.files[name])
         if found is None and is_strict:
             raise UsageError(
-                f"The settings of gemini-cli ({name}) are no JSON object.", hint="correct them, or move them away"
+                f"The settings of gemini-cli ({name}) are not a JSON object.", hint="fix them, or move them away"
             )
         return found or {}
     return {}

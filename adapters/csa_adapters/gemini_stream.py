@@ -84,7 +84,7 @@ _BREAKS = rules(
     (r"^Agent execution blocked: ", "permission"),  # by a hook: the prompt, a request to the model, or its last answer
 )
 _STOPPED = "stop_execution"  # the error of a call that a hook answered with the end of the turn
-_UNASKED = "gemini ended the turn without an answer from the model, as a hook that stops it does"
+_UNASKED = "gemini ended the turn without an answer from the model; a hook may have stopped it"
 _ATTEMPT = re.compile(r"^Attempt (\d{1,4}) failed(?: with status (\d{3}))?[:.]? ?(.*)$")
 _RETRY_DELAY = re.compile(r"Retrying after (\d{1,9})ms")
 _LAST_ATTEMPT = "Max attempts reached"
@@ -194,7 +194,7 @@ class GeminiDecoder(StreamDecoder):
     def _failure(self, result: Json, end: ToolExit) -> Failure:
         message = text_of(mapping_of(result.get("error")).get("message"))
         if not message:
-            return self._error or ("internal", "the turn failed and gemini did not say why")
+            return self._error or ("internal", "the turn failed without a reason from gemini")
         reported = _REPORTED_STATUS.findall(end.stderr_tail)
         status = kind_of_status(int(reported[-1])) if reported else None
         kind = kind_of_message(message, _LIMITS) or _kind_in(message) or _kind_of_exit(end.code) or status

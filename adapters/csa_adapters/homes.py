@@ -46,7 +46,7 @@ def endpoint_name(url: str) -> str:
 def argument(text: str, what: str) -> str:
     """Return `text` when it can be one argument of a command; UsageError when the kernel would refuse it."""
     if "\0" in text:
-        raise UsageError(f"The {what} holds a NUL character.")
+        raise UsageError(f"The {what} contains a NUL character.")
     if len(text.encode("utf-8", "surrogateescape")) > _ARGUMENT_LIMIT:
-        raise UsageError(f"The {what} is longer than a command's argument may be (128 KiB).", hint="shorten it")
+        raise UsageError(f"The {what} is too long for a command-line argument (128 KiB).", hint="shorten it")
     return text

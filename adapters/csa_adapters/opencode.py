@@ -220,7 +220,7 @@ def _model(name: str) -> dict[str, str]:
     provider, _, model = name.partition("/")
     if not provider or not model:
         raise UsageError(
-            f"'{name}' names no provider.", hint="opencode's models are provider/model; see: opencode models"
+            f"'{name}' names no provider.", hint="opencode's models are named provider/model; see: opencode models"
         )
     return {"providerID": provider, "modelID": model}
 

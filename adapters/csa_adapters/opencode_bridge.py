@@ -91,7 +91,7 @@ class Turn:
         """Have the session summarised, and tell what the server's own record then says; return the exit code."""
         before = self._history()
         if not before or before[-1].get("summary") is True:
-            why = "its last message is a summary already" if before else "the session has no messages"
+            why = "its last message is already a summary" if before else "the session has no messages"
             raise BridgeError("NothingToCompactError", f"there is nothing to compact ({why})")
         told = next((info for info in reversed(before) if info.get("role") == "assistant"), {})
         model = self._asked.get("model") or {key: told.get(key) for key in ("providerID", "modelID")}

@@ -97,10 +97,10 @@ class Family:
         if count < IDLE_STEPS or (reason not in _UNFINISHED and not is_summary):
             return None
         if is_summary:
-            return "the conversation is compacted again and again: it does not fit the context that the model has"
+            return "the conversation is compacted again and again: it does not fit the model's context"
         return (
-            f"{count} steps in a row called no tool and ended with '{reason}', after which opencode asks again: "
-            "the provider does not say why it stops"
+            f"{count} steps in a row called no tool and ended with '{reason}', and opencode would ask for ever: "
+            "the provider gives no reason why it stops"
         )
 
     def failing_since(self, session: str, now: float) -> float:

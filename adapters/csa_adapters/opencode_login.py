@@ -31,7 +31,7 @@ _VARIABLES: Mapping[str, tuple[str, ...]] = {
     "github-copilot": ("GITHUB_TOKEN",),
 }
 _NO_SIGN = {"amazon-bedrock", "google-vertex", "github-copilot"}  # variables that are set for other ends as well
-_FREE = "without one it runs models that are free"
+_FREE = "without one it runs free models"
 _REFERENCE = re.compile(r"\{env:([^}]+)\}")
 
 

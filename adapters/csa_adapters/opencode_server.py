@@ -128,7 +128,7 @@ class Server:
                 if isinstance(event, dict):
                     yield event
         except (OSError, http.client.HTTPException) as error:
-            raise BridgeError("ServerError", f"the connection to opencode's server broke ({error})") from error
+            raise BridgeError("ServerError", f"lost the connection to opencode's server ({error})") from error
         finally:
             connection.close()
 

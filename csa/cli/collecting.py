@@ -260,7 +260,7 @@ def _warn_of_rest(report: Report, *, damaged: bool) -> None:
     warn(f"damaged, left as it is: {fault.message}" for _, fault in shown)
     warn(report.failures)
     if shown:
-        tell("hint", "csa session validate says more; --damaged removes old ones")
+        tell("hint", "csa validate says more; --damaged removes old ones")
 
 
 def _damaged_to_json(session_id: str, fault: StateError) -> dict[str, object]:

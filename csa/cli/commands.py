@@ -83,6 +83,7 @@ PURPOSES: tuple[tuple[str, tuple[Command, ...]], ...] = (
         "run agents",
         (
             Command("run", "run", "run an agent on a prompt, in a new or an existing session"),
+            Command("session retry", "retry", "send a session's last prompt again"),
             Command("session attach", "watching.attach", "follow a running turn, and print its answer"),
             Command("session open", "watching.open", "open the tool's own interface on a session"),
             Command("session wait", "watching.wait", "wait until sessions have finished"),
@@ -102,9 +103,7 @@ PURPOSES: tuple[tuple[str, tuple[Command, ...]], ...] = (
             Command("session logs", "outputs.logs", "print what happened in a session (git history: log)"),
             Command("session artifacts", "outputs.artifacts", "list or copy the files an agent has left for you"),
             Command("session is-alive", "session_is_alive", "check whether a session is running"),
-            Command(
-                "session budget", "session_budget", "show what a session and its sub-agents have used, or set a budget"
-            ),
+            Command("session budget", "session_budget", "show what a session's tree has used, or set a budget"),
             Command("top", "running.top", "watch everything that is running, in all projects"),
             Command("ps", "running.ps", "list everything that is running, with its processes"),
             Command("stats", "stats", "sum up turns, tokens and cost"),
@@ -140,6 +139,7 @@ PURPOSES: tuple[tuple[str, tuple[Command, ...]], ...] = (
     (
         "set up",
         (
+            Command("tools", "tools", "list the tools: installed, version, login, model"),
             Command("doctor", "doctor", "check which tools are installed and logged in"),
             Command("config show", "config.show", "print every setting and where it comes from"),
             Command("config validate", "config.validate", "check the config files"),

@@ -1,6 +1,6 @@
-"""Print a session's conversation: what was asked, said and done, any tool's alike.
+"""Print a session's conversation: prompts, answers and tool calls, in the same form for every tool.
 
-Tool calls are folded to a line each, and thoughts to their first; --full shows all of them. On a terminal long
+Each tool call is shortened to one line, and thoughts to their first line; --full shows everything. On a terminal, long
 conversations go through $CSA_PAGER, $PAGER or less.
 """
 
@@ -34,8 +34,8 @@ _PIPE_RULE = 60  # columns of a heading's line
 def configure(parser: argparse.ArgumentParser) -> None:
     add_selector(parser)
     parser.add_argument("--turn", type=int, metavar="N", help="only turn N")
-    parser.add_argument("--full", action="store_true", help="with the whole output of tools, and whole thoughts")
-    parser.add_argument("--no-pager", action="store_true", help="print at once, however long it is")
+    parser.add_argument("--full", action="store_true", help="show the full output of tools, and full thoughts")
+    parser.add_argument("--no-pager", action="store_true", help="do not use a pager")
     parser.add_argument("--json", action="store_true", help="print an array of messages")
 
 
@@ -49,7 +49,7 @@ def execute(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print_json([_to_json(paths.root.name, message) for message in found])
     elif first is None:
-        tell("csa", "nothing was said")
+        tell("csa", "the conversation is empty")
     else:
         renderer = Renderer(is_full=arguments.full, width=terminal_width(sys.stdout))
         _page(renderer.render(found), allowed=not arguments.no_pager)

@@ -70,7 +70,7 @@ def _unknown(found: Evidence) -> str:
     heartbeat = "which has left no heartbeat" if found.heartbeat_age_s is None else f"whose heartbeat is {_beat(found)}"
     return (
         f"it belongs to another machine, or to one that has been rebooted{_host(found)}, {heartbeat}; whether it runs "
-        f"cannot be known here. If you know that it does not: csa session repair --steal {found.session_id}"
+        f"cannot be known here. If you know that it does not: csa repair --steal {found.session_id}"
     )
 
 

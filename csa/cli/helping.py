@@ -67,7 +67,7 @@ def _unknown_command(words: list[str]) -> UsageError:
 
 
 def _hint_at_option(words: list[str]) -> str:
-    """Return what was meant by an option in place of a command: one of csa's own, or of `run`, which was left out."""
+    """Return what an option in the place of a command was meant to be: one of csa's own, or one of `run`."""
     name, sign, value = words[0].partition("=")
     if own := nearest(name, ("--version", "--help")):
         return f"did you mean 'csa {own[0]}'?"

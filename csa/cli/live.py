@@ -74,7 +74,7 @@ def heading(title: str, width: int) -> Line:
     return _line([(title, "bold")], at_right(NAMES, width), width)
 
 
-def summarise(forest: Forest, *, width: int, now: float, place: Places, time_s: float) -> tuple[list[Line], str]:
+def lay_out_end(forest: Forest, *, width: int, now: float, place: Places, time_s: float) -> tuple[list[Line], str]:
     """Return the lines that are left of a tree at its end, and in words what all of it took.
 
     What has failed, or still runs, is always among them, the others as long as there is room.
@@ -135,7 +135,8 @@ def _session(info: SessionInfo, width: int, away: Line) -> Line:
     tool, is_wide = (f"{one_line(info.tool) or '-'} ", ""), width >= _ID_FROM
     name = (f"{called(info, width)} ", "bold" if info.name else "dim")
     if not info.name and not is_wide:
-        name = (f"{cut(subject_of(info, width), width // 3)} ", "")
+        about = cut(subject_of(info, width), width // 3)
+        name = (f"{about} " if about else "", "")
     doing = doing_of(info, width, room=width // 4 if is_wide else 0)
     if info.status == "succeeded":  # the mark says so
         doing = doing.replace("succeeded: ", "", 1)

@@ -15,7 +15,7 @@ import anyio
 from anyio import to_thread
 
 from csa.cli.describe import describe
-from csa.cli.live import REFRESH_S, REST, arrange, lay_out, summarise
+from csa.cli.live import REFRESH_S, REST, arrange, lay_out, lay_out_end
 from csa.cli.output import KINDS, Style, is_in_background, lossy, shorten, tell, terminal_width
 from csa.cli.progress import Outcomes, PlainLines, Silence, Subject, room_on
 from csa.cli.screen import Screen
@@ -128,7 +128,7 @@ class LiveTree(Silence):
             self._lines.end()
             return
         style, width = Style(sys.stderr), terminal_width(sys.stderr) or self._screen.size[0]
-        lines, total = summarise(self._tree(), width=width, now=now, place=self._place, time_s=time_s)
+        lines, total = lay_out_end(self._tree(), width=width, now=now, place=self._place, time_s=time_s)
         for line in lines:
             print("".join(style(text, look) for text, look in line).rstrip(), file=sys.stderr)
         tell("csa", total)

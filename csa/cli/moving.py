@@ -30,7 +30,7 @@ from csa.store.sessions import Store
 from csa.store.shown import SessionInfo
 
 ARCHIVE = "archive"
-_BACK = "to have it: csa session restore -s"
+_BACK = "to have it: csa restore"
 
 
 def configure_export(parser: argparse.ArgumentParser) -> None:
@@ -81,7 +81,7 @@ def execute_export(arguments: argparse.Namespace) -> int:
         left_out += [Skipped(each, f"it was deleted; {_BACK} {each}") for each in client.store.retired_ids()]
     is_archive = arguments.format == ARCHIVE
     if is_archive and arguments.output is None and sys.stdout.isatty():
-        raise UsageError("An archive is not written to a terminal.", hint="csa session export ... -o FILE")
+        raise UsageError("An archive is not written to a terminal.", hint="csa export ... -o FILE")
     if is_archive:
         if unlistable.faults and not arguments.skip_corrupted:
             fault = next(iter(unlistable.faults.values()))
@@ -104,7 +104,7 @@ def _selector_or_all(arguments: argparse.Namespace) -> str | None:
     """Return the session that is named; None for all."""
     given = selectors_given(arguments)
     if len(given) + arguments.all != 1:
-        raise UsageError("Name one session, or --all.", hint="csa session list")
+        raise UsageError("Name one session, or --all.", hint="csa ls")
     if arguments.all and arguments.tree:
         raise UsageError("--tree goes with one session; --all has them all.")
     return given[0] if given else None
@@ -190,7 +190,7 @@ def execute_import(arguments: argparse.Namespace) -> int:
     context = open_client().context
     if arguments.archive == "-":
         if sys.stdin.isatty():
-            raise UsageError("An archive is not read from a terminal.", hint="csa session import FILE")
+            raise UsageError("An archive is not read from a terminal.", hint="csa import FILE")
         imported = import_archive(context, sys.stdin.buffer, new_ids=arguments.new_ids)
     else:
         with _open_archive(arguments.archive) as file:

@@ -48,7 +48,7 @@ def doing_of(info: SessionInfo, width: int | None, *, room: int) -> str:
 def with_names(text: str, stream: IO[str], *, is_command: bool = False) -> str:
     """Return text with names for the ids of sessions that have one; on a terminal other ids are cut to what is enough.
 
-    In a command a name is used only where it means the session: in its own project.
+    In a command a name is used only where it means the session: in its own project, if that is where the shell is.
     """
     import re  # noqa: PLC0415  # lists need none of it
 
@@ -61,10 +61,13 @@ def with_names(text: str, stream: IO[str], *, is_command: bool = False) -> str:
     except CsaError:  # the current directory is gone
         return text
 
+    is_elsewhere = any(word.partition("=")[0] == "--cd" for word in sys.argv)
+
     def name(found: re.Match[str]) -> str:
         info = _find(client, found[0])
         named = called(info, sys.maxsize) if info and info.name else ""
-        if named and (not is_command or (info and info.store == client.store and re.fullmatch(_WORD, named))):
+        can_type = info and info.store == client.store and not is_elsewhere and re.fullmatch(_WORD, named)
+        if named and (can_type or not is_command):
             return named
         return info.prefix if info and stream.isatty() else found[0]
 

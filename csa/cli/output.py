@@ -67,7 +67,7 @@ def hint_of(error: CsaError) -> str | None:
     if error.hint or not isinstance(error, StateError):
         return error.hint
     session_id = next((part for part in str(error.path).split("/")[::-1] if is_session_id(part)), None)
-    return f"csa session repair --dry-run -s {session_id}" if session_id else None
+    return f"csa repair --dry-run {session_id}" if session_id else None
 
 
 def print_problem(message: str, *, hint: str | None = None) -> None:

@@ -1,4 +1,4 @@
-"""What agents have left: what happened, event by event, and their files."""
+"""What agents have left: the events of their sessions, and their files."""
 
 from __future__ import annotations
 
@@ -34,26 +34,26 @@ _LOOK_S = 0.05
 
 def configure_logs(parser: argparse.ArgumentParser) -> None:
     add_selector(parser)
-    parser.add_argument("--tail", type=int, metavar="N", help="only the last N events, or lines")
-    parser.add_argument("-f", "--follow", action="store_true", help="go on until the turn has ended")
+    parser.add_argument("--tail", type=int, metavar="N", help="only the last N events or lines")
+    parser.add_argument("-f", "--follow", action="store_true", help="keep printing until the turn has ended")
     parser.add_argument("--turn", type=int, metavar="N", help="only turn N")
     kinds = parser.add_mutually_exclusive_group()
     kinds.add_argument("--events", action="store_true", help="print the events as JSON lines")
-    kinds.add_argument("--json", action="store_true", help="the same")
-    kinds.add_argument("--raw", action="store_true", help="print what the tool wrote to its standard output")
-    kinds.add_argument("--system", action="store_true", help="print what the turn's supervisor wrote")
+    kinds.add_argument("--json", action="store_true", help="same as --events")
+    kinds.add_argument("--raw", action="store_true", help="print the tool's own standard output")
+    kinds.add_argument("--system", action="store_true", help="print the log of the turn's supervisor")
 
 
 def execute_logs(arguments: argparse.Namespace) -> int:
-    """Print what happened in a session, event by event.
+    """Print what happened in a session, event by event (for the git history, see `csa log`).
 
-    Each line has the time, the turn and what happened. With --events, the transcript's own lines, which are JSON. With
-    --raw what the tool wrote to its standard output, and with --system what csa noted of the turn, both of the last
-    turn unless --turn says otherwise. With --follow it goes on with what happens, until the turn that runs has ended.
+    Each line has the time, the turn and the event. --events prints the transcript's own lines, which are JSON. --raw
+    prints the tool's standard output, and --system csa's own log, both of the last turn unless --turn says otherwise.
+    --follow continues with new events until the running turn has ended. Everything is redacted.
     All of it is redacted.
     """
     if arguments.tail is not None and arguments.tail < 0:
-        raise UsageError("--tail takes a number from 0 up.")
+        raise UsageError("--tail takes a number, 0 or more.")
     session = find_to_read(arguments, "session logs")
     paths = session.files
     if arguments.follow:
@@ -75,9 +75,7 @@ def execute_logs(arguments: argparse.Namespace) -> int:
 def _follow_events(paths: SessionPaths, arguments: argparse.Namespace) -> None:
     """Print what there is, and what comes; that is printed at once, also in a pipe."""
     if arguments.raw or arguments.system or arguments.turn is not None:
-        raise UsageError(
-            "--follow shows the events of the session as they come.", hint="leave out --turn, --raw, --system"
-        )
+        raise UsageError("--follow shows events as they happen; it cannot be combined with --turn, --raw or --system.")
     printer = _EventPrinter()
     for look in follow(paths, tail=arguments.tail):
         for event in look:
@@ -249,7 +247,7 @@ def execute_artifacts(arguments: argparse.Namespace) -> int:
     if arguments.copy_to is not None:
         copies = copy_artifacts(artifacts, Path(arguments.copy_to).absolute())
     if arguments.json:
-        targets = [str(path) for path in copies] or [None] * len(artifacts)
+        targets: list[str | None] = [str(path) for path in copies] or [None] * len(artifacts)
         print_json([_artifact_to_json(item, target) for item, target in zip(artifacts, targets, strict=True)])
     elif copies:
         print("\n".join(text_for(sys.stdout, str(path)) for path in copies))

@@ -69,7 +69,7 @@ def execute_validate(arguments: argparse.Namespace) -> int:
     if not arguments.json:
         print(f"{count_of(len(ids), 'session')} checked, {len(damaged)} damaged")
     if damaged and not arguments.json:
-        tell("hint", f"csa session repair --dry-run -s {next(iter(damaged))}")
+        tell("hint", f"csa repair --dry-run {next(iter(damaged))}")
     return StateError.exit_code if damaged else 0
 
 
@@ -206,7 +206,7 @@ def _chosen_session(client: Csa, arguments: argparse.Namespace) -> tuple[str | N
 def _print_checkpoints(found: list[Checkpoint], verdicts: list[Verification | None], *, of_one: bool) -> None:
     if not found:
         print("No checkpoints found")
-        tell("hint", "csa session checkpoint -s S makes one")
+        tell("hint", "csa checkpoint S makes one")
     style, width = Style(sys.stdout), terminal_width(sys.stdout)
     for each, verdict in zip(found, verdicts, strict=True):
         facts = each.facts
@@ -268,5 +268,5 @@ def execute_log(arguments: argparse.Namespace) -> int:
         print(head + cut(text, width and width - len(name) - 2 - len(clock) - 2 - 9))
     if not entries:
         print("Nothing in the git history of this session yet")
-        tell("hint", f"csa session checkpoint -s {session.session_id} makes a checkpoint")
+        tell("hint", f"csa checkpoint {session.session_id} makes a checkpoint")
     return 0

@@ -1,4 +1,4 @@
-"""Sessions that are deleted by hand, and come back."""
+"""Deleting sessions by hand, and restoring them."""
 
 from __future__ import annotations
 
@@ -27,24 +27,24 @@ def configure_delete(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-s", "--session", dest="more", action="append", default=[], metavar="SESSION", help="the same, as an option"
     )
-    parser.add_argument("-f", "--force", action="store_true", help="end a session that runs, and take a pinned one")
-    parser.add_argument("--purge", action="store_true", help="remove for good, at once")
-    parser.add_argument("--provider", action="store_true", help="also remove what the tools keep of the conversation")
+    parser.add_argument("-f", "--force", action="store_true", help="kill running sessions, and delete pinned ones")
+    parser.add_argument("--purge", action="store_true", help="delete for good, at once")
+    parser.add_argument("--provider", action="store_true", help="also delete the tools' own copies of the conversation")
     parser.add_argument("--json", action="store_true", help="print an array of objects")
 
 
 def execute_delete(arguments: argparse.Namespace) -> int:
-    """Remove sessions: they are moved out of sight, and can be brought back with `csa session restore` for some days.
+    """Delete sessions. They go to the trash and can be restored for 7 days (`undo_days`).
 
-    Nothing is removed unless all of the named sessions exist. A session that runs is refused; --force ends it first.
-    One that is pinned is refused as well, unless --force is given. Children stay, and are told of while they run. What
-    the tool itself keeps of the conversation stays, unless --provider is given.
+    Nothing is deleted unless all named sessions exist. Running and pinned sessions are refused without --force,
+    which kills running ones first. Children stay, and are named if they are running. The tool's own copy of the
+    conversation stays, unless --provider is given.
 
-    Exits 4 when a session runs, and 5 when it is pinned, or is the calling session or above it.
+    Exits 4 if a session is running, and 5 if it is pinned, or is the calling session or an ancestor of it.
     """
     selectors = [*arguments.sessions, *arguments.more]
     if not selectors:
-        raise UsageError("Name a session.", hint="csa session list")
+        raise UsageError("Name a session.", hint="csa ls")
     client = open_client()
     done, exit_code = [], 0
     for session in find_to_delete(client.context, selectors):
@@ -69,7 +69,7 @@ def execute_delete(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print_json(done)
     elif any(each["done"] for each in done) and not arguments.purge and sys.stderr.isatty():
-        tell("hint", "csa session restore brings it back")
+        tell("hint", "csa restore brings it back")
     return exit_code
 
 
@@ -84,16 +84,16 @@ def configure_restore(parser: argparse.ArgumentParser) -> None:
 
 
 def execute_restore(arguments: argparse.Namespace) -> int:
-    """Bring a session back that was cleaned or deleted, as long as it is not purged.
+    """Restore a session that was deleted or cleaned up, as long as it is not purged.
 
-    It counts as used now, and no longer expires. If another session has got its name meanwhile, it comes back without.
+    It counts as used now, and no longer expires. If another session has its name by now, it is restored without a name.
     """
     client = open_client()
     session = find_retired(client.context, selected(arguments))
     announce_elsewhere(client, session)
     restored = restore_session(session)
     state = restored.state
-    lost = [f"another session is called {restored.lost_name} now; this one has no name"] if restored.lost_name else []
+    lost = [f"another session is now called {restored.lost_name}; this one has no name"] if restored.lost_name else []
     project = session.store.project_pathname
     facts = {"session_id": state.session_id, "project": project, "phase": state.phase, "name": state.name}
     print_act(arguments, f"restored {state.session_id}", facts, [*lost, *restored.losses])

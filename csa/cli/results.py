@@ -1,4 +1,4 @@
-"""How a turn ended: its answer, or its failure and what may be done about it."""
+"""How a turn ended: its answer, or its failure and what to do about it."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ if TYPE_CHECKING:
 
 def configure_result(parser: argparse.ArgumentParser) -> None:
     add_selector(parser)
-    parser.add_argument("--turn", type=int, metavar="N", help="of turn N instead of the last one")
+    parser.add_argument("--turn", type=int, metavar="N", help="print turn N's result instead of the last one's")
     kinds = parser.add_mutually_exclusive_group()
     kinds.add_argument("--text", action="store_true", help="print the answer (the default)")
-    kinds.add_argument("--json", action="store_true", help="print the whole result as an object")
+    kinds.add_argument("--json", action="store_true", help="print the full result as an object")
 
 
 def execute_result(arguments: argparse.Namespace) -> int:
     """Print the answer of a session's last finished turn, as `csa run` printed it, with secrets redacted.
 
-    Exits 0 when there is a result, whatever it says; the outcome is in --json.
+    Exits 0 if there is a result, whatever the outcome; --json has the outcome.
     """
     result = find_to_read(arguments, "session result").result(turn=arguments.turn)
     if arguments.json:
@@ -53,7 +53,7 @@ def print_failure(result: RunResult) -> None:
         kind = kind_in_words(result.status, result.error_kind)
         words = f"{result.tool} {_STATUS_WORDS.get(result.status, result.status)}{kind}: {result.error_message}"
         if result.retry_at:
-            words = f"{words.rstrip('.')}. The provider can be asked again at {local_clock(result.retry_at)}."
+            words = f"{words.rstrip('.')}. The provider can be used again at {local_clock(result.retry_at)}."
         print_problem(words, hint=failure_hint(result))
 
 
@@ -71,9 +71,9 @@ def failure_hint(result: RunResult) -> str | None:
     session, kind = result.session_id, result.error_kind or ""
     hints = {
         "auth": f"log in with {result.tool}, or set its key",
-        "context_overflow": f"csa session compress --session {session}",
-        "quota": f'csa run --session {session} --tool ANOTHER "go on", or pass --fallback the next time',
-        "budget": f"csa session budget -s {session} shows who used it, and whose it is; csa run sets another",
+        "context_overflow": f"csa compress {session}",
+        "quota": f'csa run --session {session} --tool ANOTHER "go on", or use --fallback next time',
+        "budget": f"csa budget {session} shows who used it, and whose it is; csa run sets another",
         UNKNOWN_CONVERSATION: _hint_of_unknown(result),
     }
     if kind in hints or result.provider_session_id is None:
@@ -84,6 +84,6 @@ def failure_hint(result: RunResult) -> str | None:
 def _hint_of_unknown(result: RunResult) -> str:
     """Say what can be done about a conversation that the tool does not know: csa was kept from it, or could not."""
     if NO_NEW_CONVERSATION in (result.error_message or ""):
-        return f'csa run --tool {result.tool} "..." begins a new session'
+        return f'csa run --tool {result.tool} "..." starts a new session'
     again = f'CSA_CONF_HANDOFF=on csa run --session {result.session_id} "go on"'
-    return f"{again} (without --no-handoff) goes on in a new conversation, with a summary of this one"
+    return f"{again} (without --no-handoff) continues in a new conversation, with a summary of this one"

@@ -1,10 +1,10 @@
-"""Hand a prompt to an AI coding tool, in a new session or an old one, and print its answer.
+"""Run an agent on a prompt, in a new or an existing session, and print its answer.
 
-stdout is the answer and nothing else; what the agent is doing, the session's id and hints go to stderr.
-Exits 0 when the turn succeeded, 1 when it failed, 2 on bad usage, 3 when the session is not found, 4 when it is busy,
-5 when a limit or a budget forbids it or ends it, 6 when the configuration is wrong or a record damaged, 7 when the tool
-is missing or not logged in, 8 when the provider limits the rate or a quota is used up, 124 when the time is up, 129,
-130 and 143 when ended by a hangup, an interrupt or a termination.
+stdout has the answer and nothing else; progress, the session's id and hints go to stderr.
+Exits 0 if the turn succeeded, 1 if it failed, 2 on wrong usage, 3 if the session is not found, 4 if it is busy, 5 if a
+limit or budget refuses or ends it, 6 if the configuration is wrong or a record is damaged, 7 if the tool is missing or
+not logged in, 8 after a rate limit or with a used-up quota, 124 after a timeout, and 129, 130 or 143 if it was ended by
+a hangup, an interrupt or a termination signal.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pathlib import Path
 
 from csa.cli.output import lossy, print_json, printable, tell, text_for, to_json, warn
 from csa.cli.results import print_failure
-from csa.cli.run_request import request_from, unread_stdin_told
+from csa.cli.run_request import request_from, unread_stdin_told, wants_editor
 from csa.cli.selecting import announce
 from csa.cli.signs import about_sessions, signs_of_life
 from csa.errors import UsageError
@@ -51,25 +51,40 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("prompt", nargs="?", metavar="PROMPT", help="what to do; `-` or nothing reads it from stdin")
+    parser.add_argument(
+        "prompt",
+        nargs="?",
+        metavar="PROMPT",
+        help="what to do; `-`, or no PROMPT in a pipe, reads it from stdin; on a terminal no PROMPT opens $EDITOR",
+    )
     which = parser.add_argument_group("which session")
-    which.add_argument("-s", "--session", metavar="S", help="go on in session S (an id, unique prefix or name)")
-    which.add_argument("-c", "--last", action="store_true", help="go on in the session used last")
-    which.add_argument("--session-id", metavar="ID", help="go on in the session with this ULID or name, or create it")
-    which.add_argument("--fork-from", metavar="S", help="begin a new session with a copy of S's conversation")
-    which.add_argument("--ephemeral", action="store_true", help="keep nothing: no project files read, no session left")
-    which.add_argument("--description", metavar="TEXT", help="what the session is about (default: the prompt's start)")
+    which.add_argument("-s", "--session", metavar="S", help="continue session S (an id, a unique prefix or a name)")
+    which.add_argument("-c", "--last", action="store_true", help="continue the session used last")
+    which.add_argument(
+        "--session-id", metavar="ID", help="continue the session of this ULID, UUID or name, or create it"
+    )
+    which.add_argument("--fork-from", metavar="S", help="start a new session with a copy of S's conversation")
+    which.add_argument("--ephemeral", action="store_true", help="read no project files and keep no session")
+    which.add_argument("--description", metavar="TEXT", help="what the session is about (default: start of the prompt)")
     which.add_argument("--name", metavar="NAME", help="a name for the session, unique in the project")
-    which.add_argument("--ttl", metavar="TIME", help="how long the session is kept: 7d, 12h, 30m from now")
+    which.add_argument("--ttl", metavar="TIME", help="let the session expire after this time: 7d, 12h, 30m")
+    prompt = parser.add_argument_group("the prompt")
+    prompt.add_argument("--prompt-file", metavar="FILE", help="read the prompt from a file; `-` is stdin")
+    prompt.add_argument("--stdin", action="store_true", help="append stdin to PROMPT, after a blank line")
+    configure_turn(parser)
+
+
+def configure_turn(parser: argparse.ArgumentParser) -> None:
+    """Add what says how a turn is run, whatever its prompt and its session."""
     how = parser.add_argument_group("how")
-    how.add_argument("-t", "--tool", metavar="T", help=f"the tool: codex, claude-code, ..., or {AUTO}")
+    how.add_argument("-t", "--tool", metavar="T", help=f"the tool to use: codex, claude-code, ..., or {AUTO}")
     how.add_argument(
-        "--transport", choices=TRANSPORTS, help="how csa speaks to the tool (default: as configured, or native)"
+        "--transport", choices=TRANSPORTS, help="how csa talks to the tool (default: as configured, or native)"
     )
     how.add_argument(
-        "-m", "--model", metavar="M", help="the model to ask the tool for, kept by the session; `default` forgets it"
+        "-m", "--model", metavar="M", help="the model to ask for; the session keeps it, `default` forgets it"
     )
-    how.add_argument("--effort", metavar="E", help="the reasoning effort to ask the tool for; kept and forgotten alike")
+    how.add_argument("--effort", metavar="E", help="the reasoning effort to ask for; kept and forgotten likewise")
     how.add_argument(
         "--permission", choices=[level.value for level in Permission], help="what the agent may do (default: edit)"
     )
@@ -77,39 +92,36 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--extra-writable",
         metavar="DIR",
         action="append",
-        help="let the agent write in DIR too at --permission edit; may be repeated, and is kept by the session",
+        help="also let the agent write in DIR at --permission edit; repeatable, and kept by the session",
     )
-    how.add_argument("--system", metavar="TEXT", help="text to add to the tool's system prompt")
+    how.add_argument("--system", metavar="TEXT", help="add TEXT to the tool's system prompt")
     how.add_argument("--system-file", metavar="FILE", help="the same, from a file")
     how.add_argument("--timeout", type=float, metavar="S", help="end the turn after S seconds")
     how.add_argument("--idle-timeout", type=float, metavar="S", help="end it after S seconds without output or work")
-    how.add_argument("--detach", action="store_true", help="return when the session is there; it goes on by itself")
+    how.add_argument("--detach", action="store_true", help="run in the background: print the session's id and return")
     how.add_argument("--on-finish", metavar="CMD", help="run this shell command when the turn has ended")
-    how.add_argument(
-        "--on-finish-timeout", type=float, metavar="S", help="end that command after S seconds; 0 is never"
-    )
-    how.add_argument("--keep-background", action="store_true", help="leave running what the tool leaves running")
+    how.add_argument("--on-finish-timeout", type=float, metavar="S", help="kill that command after S seconds; 0: never")
+    how.add_argument("--keep-background", action="store_true", help="keep processes that the tool leaves running")
     how.add_argument(
         "--retries",
         type=int,
         metavar="N",
-        help="try again up to N times when the provider fails in passing and nothing has been done yet (default: 2)",
+        help="retry transient provider errors up to N times, if the agent has not done anything yet (default: 2)",
     )
     how.add_argument(
         "--fallback",
         metavar="T[:M],...",
-        help="when the provider fails, go on in the same session with the first of these tools (and models) that can",
+        help="if the provider fails, continue the same session with the first of these tools (and models) that works",
     )
     how.add_argument(
         "--on-quota",
         metavar="WHAT",
-        help="when a quota is used up: fail (default), or wait[=26h] for a reset that is stated, at most so long",
+        help="when a quota is used up: fail (default), or wait[=26h] for the stated reset, at most that long",
     )
     how.add_argument(
         "--no-handoff",
         action="store_true",
-        help="give the tool the prompt alone, even where other tools have worked in the session before; fail where its "
-        "own conversation is gone",
+        help="do not summarise earlier turns by other tools; fail if the tool's own conversation is gone",
     )
     how.add_argument(
         "--wait",
@@ -117,32 +129,39 @@ def configure(parser: argparse.ArgumentParser) -> None:
         const=math.inf,
         type=float,
         metavar="S",
-        help="wait for a busy session, or while too many turns run; at most S seconds with --wait=S",
+        help="wait if the session is busy or a limit on running turns is reached; at most S seconds with --wait=S",
     )
     how.add_argument(
-        "--steal", action="store_true", help="with --session: take it, though another machine may still run it"
+        "--steal", action="store_true", help="with --session: take it even if another machine may still be running it"
     )
-    how.add_argument("--dry-run", action="store_true", help="say what would be run; create and start nothing")
-    budget = parser.add_argument_group("budget of the session and of all that its agents start; 0 is none")
-    budget.add_argument("--budget-tokens", type=int, metavar="N", help="tokens, in and out")
-    budget.add_argument("--budget-usd", type=float, metavar="X", help="US dollars, as far as the tools tell them")
-    budget.add_argument("--budget-time", type=float, metavar="S", help="seconds of all turns, added up")
-    prompt = parser.add_argument_group("the prompt")
-    prompt.add_argument("--prompt-file", metavar="FILE", help="read the prompt from a file")
-    prompt.add_argument("--stdin", action="store_true", help="add what stdin holds to PROMPT, behind a blank line")
+    how.add_argument("--dry-run", action="store_true", help="show what would run; create and start nothing")
+    budget = parser.add_argument_group("budget of the session and everything its agents start; 0 means none")
+    budget.add_argument("--budget-tokens", type=int, metavar="N", help="input and output tokens")
+    budget.add_argument("--budget-usd", type=float, metavar="X", help="US dollars, as far as the tools report cost")
+    budget.add_argument("--budget-time", type=float, metavar="S", help="total seconds of all turns")
     output = parser.add_argument_group("output")
     output.add_argument("-q", "--quiet", action="store_true", help="no progress on stderr")
     kinds = output.add_mutually_exclusive_group()
-    kinds.add_argument("--json", action="store_true", help="print the result as one object instead of the answer")
-    kinds.add_argument("--stream-json", action="store_true", help="print the transcript's events as they come")
+    kinds.add_argument("--json", action="store_true", help="print the result as a JSON object instead of the answer")
+    kinds.add_argument("--stream-json", action="store_true", help="print the transcript's events as they happen")
     kinds.add_argument("--print-id", action="store_true", help="print the session's id instead of the answer")
 
 
 def execute(arguments: argparse.Namespace) -> int:
+    if not wants_editor(arguments):
+        return run_turn(arguments)
+    from csa.cli.editor import composed  # noqa: PLC0415  # most prompts are given
+
+    with composed() as arguments.prompt:
+        return run_turn(arguments)
+
+
+def run_turn(arguments: argparse.Namespace) -> int:
+    """Run the turn that the arguments ask for, or plan or start it; return the exit code."""
     client = Csa.from_environment(command=own_command(), owns_process=True)
     request = request_from(arguments)
     if arguments.wait is not None and not arguments.wait >= 0:
-        raise UsageError("--wait takes a number of seconds from 0 up.")
+        raise UsageError("--wait takes a number of seconds, 0 or more.")
     warn(client.context.config.warnings)
     if arguments.dry_run:
         if arguments.detach:
@@ -221,7 +240,7 @@ def _announce(client: Csa, session_id: str, project: str) -> None:
 def _detach(client: Csa, request: RunRequest, arguments: argparse.Namespace) -> int:
     """Start the turn by itself; print its session's id, which any process can resolve from then on."""
     if arguments.stream_json:
-        raise UsageError("--detach and --stream-json exclude each other.", hint="csa session logs -f --events")
+        raise UsageError("--detach and --stream-json cannot be combined.", hint="csa logs -f --events")
     started = client.start(request, wait_s=arguments.wait, on_finish=_follow_up(client, arguments))
     if arguments.json:
         print_json(started.to_json())
@@ -231,7 +250,7 @@ def _detach(client: Csa, request: RunRequest, arguments: argparse.Namespace) -> 
     if not arguments.quiet:
         what = f"{started.tool}, turn {started.turn}, PID {started.pid}"
         tell("csa", f"session {started.session_id} is running in the background ({what})")
-        tell("hint", f"csa session wait -s {started.session_id}")
+        tell("hint", f"csa wait {started.session_id}")
     return 0
 
 

@@ -70,13 +70,22 @@ def _park_limit(text: str | None) -> float | None:
     return limit.total_seconds()
 
 
+def wants_editor(arguments: argparse.Namespace) -> bool:
+    """Say whether the prompt is to be written now: none is given, and somebody sits at a terminal."""
+    is_given = arguments.prompt is not None or arguments.prompt_file is not None or arguments.stdin
+    return not is_given and all(stream is not None and stream.isatty() for stream in (sys.stdin, sys.stderr))
+
+
 def _read_prompt(arguments: argparse.Namespace) -> str:
     """Put the prompt together. stdin is read only where it is asked for, or is the only source."""
     words = arguments.prompt if arguments.prompt not in {None, "-"} else None
-    if words is not None and arguments.prompt_file is not None:
+    name = arguments.prompt_file
+    if words is not None and name is not None:
         raise UsageError("PROMPT and --prompt-file exclude each other.")
-    if arguments.prompt_file is not None:
-        words = _read_file("--prompt-file", arguments.prompt_file)
+    if name == "-" and arguments.stdin:
+        raise UsageError("--prompt-file - and --stdin exclude each other: stdin can be read once.")
+    if name not in {None, "-"}:
+        words = _read_file("--prompt-file", name)
     if words is None:
         return _read_stdin()
     return f"{words}\n\n{_read_stdin()}" if arguments.stdin else str(words)

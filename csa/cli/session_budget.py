@@ -2,8 +2,10 @@
 
 A budget is given here or with csa run --budget-tokens, --budget-usd and --budget-time, and binds the session and all
 below it: when it is used up their running turns are ended, and none starts. A session that is running is refused (exit
-4), and so is an agent (exit 5): budgets are set from outside of any session. A + means at least so much: turns whose tool did not
-say what it used count as nothing, and how many there are is shown. - means that nothing is known.
+4), and so is an agent (exit 5): budgets are set from outside of any session.
+
+A + means at least so much: turns whose tool did not say what it used count as nothing, and how many there are is shown.
+- means that nothing is known.
 """
 
 from __future__ import annotations

@@ -1,18 +1,18 @@
-"""List the project's sessions, those used last first, or as the tree of who started whom.
+"""List the project's sessions, most recently used first, or as a tree of who started whom.
 
-The prefix that is enough to name a session is printed in bold, and the current session is marked with `*`. On a
-terminal the first 50 are shown.
+The shortest unique prefix of an id is printed in bold, and the current session is marked with `*`. On a terminal only
+the first 50 are shown.
 
-In the tree the numbers at the right, and the states in brackets, are of the session and all below it; a dashed edge
-leads to a fork. A parent that is not there is named, in yellow, with where it is. What was started in another project
-says where it is. `--tree SESSION` shows one session and all below it.
+In the tree, the numbers on the right and the states in brackets are totals of the session and everything below it. A
+dashed line leads to a fork. A missing parent is named in yellow, with where it is, and a session in another project
+names that project. `--tree SESSION` shows one session and everything below it.
 
-With --quiet there is nothing but ids: csa rm $(csa ls -q --status failed). --format '{name}
-{status}' prints a line of your own for each session, --format 'table {name} {tokens}' columns with a head; a wrong
-field is refused with the names of all. JSON has numbers where these have words.
+With --quiet only ids are printed: csa rm $(csa ls -q --status failed). --format '{name}
+{status}' prints a line of your own for each session, --format 'table {name} {tokens}' columns with a header; an unknown
+field is an error that lists all fields. JSON has numbers where these have text.
 
-With --watch the tree is drawn over the whole screen, four times a second, with what each agent is doing, for how long
-its last turn has run, its tokens and its cost; q or Ctrl-C ends it.
+With --watch the tree fills the screen and refreshes four times a second, with what each agent is doing, how long its
+last turn has been running, its tokens and its cost; q or Ctrl-C ends it.
 """
 
 from __future__ import annotations
@@ -45,32 +45,32 @@ SHOWN_ON_TERMINAL = 50
 
 def configure(parser: argparse.ArgumentParser) -> None:
     add_selector(parser)
-    parser.add_argument("--tree", action="store_true", help="show who started whom; of SESSION, all below it")
+    parser.add_argument("--tree", action="store_true", help="show who started whom; with SESSION, only its tree")
     which = parser.add_argument_group("which sessions")
-    which.add_argument("-t", "--tool", metavar="T,..", help="only those in which one of these tools worked")
+    which.add_argument("-t", "--tool", metavar="T,..", help="only sessions in which one of these tools worked")
     which.add_argument(
-        "--status", metavar="S,..", help=f"only those in one of these states: {', '.join((*STATUSES, *PHASES))}"
+        "--status", metavar="S,..", help=f"only sessions with one of these states: {', '.join((*STATUSES, *PHASES))}"
     )
-    which.add_argument("--branch", metavar="B", help="only those begun on this git branch")
-    which.add_argument("--owner", metavar="O", help="only those of this user, or user@host")
-    which.add_argument("--since", metavar="WHEN", help="only those used since: 12h, 2d, 3w ago, or a local date")
-    which.add_argument("--limit", type=int, metavar="N", help="at most the first N; of a tree, N roots")
-    which.add_argument("--all-projects", action="store_true", help="those of all projects")
+    which.add_argument("--branch", metavar="B", help="only sessions started on this git branch")
+    which.add_argument("--owner", metavar="O", help="only sessions of this user, or user@host")
+    which.add_argument("--since", metavar="WHEN", help="only sessions used since: 12h, 2d, 3w ago, or a local date")
+    which.add_argument("--limit", type=int, metavar="N", help="show at most N sessions; in a tree, N roots")
+    which.add_argument("--all-projects", action="store_true", help="list the sessions of all projects")
     parser.add_argument(
         "--sort",
         choices=("used", "created"),
-        help="which come first: those used last (default), or those created last (default of a tree)",
+        help="newest first by last use (default), or by creation (default of --tree)",
     )
     kinds = parser.add_mutually_exclusive_group()
-    kinds.add_argument("-q", "--quiet", action="store_true", help="print ids only, one a line")
+    kinds.add_argument("-q", "--quiet", action="store_true", help="print only ids, one per line")
     kinds.add_argument("--format", metavar="TEMPLATE", help="print this for each: '{name} {status}', 'table {name}'")
-    kinds.add_argument("--watch", action="store_true", help="keep showing the tree as it changes; needs a terminal")
+    kinds.add_argument("--watch", action="store_true", help="show the tree live; needs a terminal")
     kinds.add_argument("--json", action="store_true", help="print an array of objects")
 
 
 def execute(arguments: argparse.Namespace) -> int:
     if arguments.limit is not None and arguments.limit < 1:
-        raise UsageError("--limit takes a number from 1 up.")
+        raise UsageError("--limit takes a number, 1 or more.")
     selection = read_selection(arguments, datetime.now(UTC))
     template = _template(arguments)
     client = open_client()
@@ -121,7 +121,7 @@ def _hint_at_worktree(client: Csa) -> None:
     """Name what an older csa has kept for this worktree itself, and which is not listed."""
     tree = find_work_tree(client.context.directory_pathname)
     if tree != client.store.project_pathname and Store(client.store.root_pathname, tree).ids():
-        tell("hint", f"csa session adopt {tree} brings in what this worktree has had for itself")
+        tell("hint", f"csa adopt {tree} brings in what this worktree has had for itself")
 
 
 def read_selection(arguments: argparse.Namespace, now: datetime) -> Selection:
@@ -261,7 +261,7 @@ def _say_none(selection: Selection) -> int:
     if selection.is_everything:
         tell("hint", 'csa run "what to do" starts one')
     else:
-        tell("hint", "csa session list shows all, --all-projects those of other projects as well")
+        tell("hint", "csa ls shows all, --all-projects those of other projects as well")
     return 0
 
 
@@ -284,7 +284,7 @@ def _places(client: Csa, stores: list[Store]) -> dict[str, str]:
 
 def _watch(client: Csa, limit: int | None) -> int:
     if not can_redraw(sys.stdout):
-        raise UsageError("--watch needs a terminal that can be redrawn.", hint="csa session list --tree")
+        raise UsageError("--watch needs a terminal that can be redrawn.", hint="csa ls --tree")
     from csa.cli.browsing import browse  # noqa: PLC0415  # a plain list needs none of it; this brings prompt_toolkit
     from csa.cli.describe import describe  # noqa: PLC0415  # as above
     from csa.cli.live import arrange  # noqa: PLC0415  # as above

@@ -106,11 +106,13 @@ def _print_wait_results(sessions: list[Session], arguments: argparse.Namespace) 
     for ending in endings.values():
         if ending.status == "unknown":
             words = f"Nobody here can know whether {ending.session_id} runs."
-            print_problem(words, hint=f"csa session why -s {ending.session_id}")
+            print_problem(words, hint=f"csa status {ending.session_id}")
     unfinished = [ending.session_id for ending in endings.values() if ending.status == "running"]
     if unfinished:
-        count = f"{len(unfinished)} sessions still run" if len(unfinished) > 1 else f"{unfinished[0]} still runs"
-        print_problem(f"After {arguments.timeout:g} s {count}.", hint=f"csa session why -s {unfinished[0]}")
+        many = f"{len(unfinished)} sessions are"
+        who = " and ".join(unfinished) + (" are" if unfinished[1:] else " is")
+        words = f"Timed out after {arguments.timeout:g} s: {many if len(unfinished) > _NAMED else who} still running."
+        print_problem(words, hint=f"csa status {unfinished[0]}")
         return EXIT_BUSY
     named = [session.store.key(session.session_id) for session in sessions]
     known = [endings[key] for key in (*named, *endings) if key in endings]
@@ -141,6 +143,7 @@ def _print_wait_result(ending: WaitResult) -> None:
     print(f"{head}: {status}{f' ({known})' if known else ''}{f': {why}' if why else ''}", flush=True)
 
 
+_NAMED = 3  # sessions that are still running
 _SHOWN_BEFORE = 10  # events of the turn
 _LOOK_S = 0.05
 _DETACHING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -180,7 +183,7 @@ def execute_attach(arguments: argparse.Namespace) -> int:
             number = _follow_turn(client, session, liveness.owner, seen, quiet=arguments.quiet)
         if number is not None:
             tell("csa", f"detached; session {session_id} goes on")
-            tell("hint", f"csa session attach -s {session_id}")
+            tell("hint", f"csa attach {session_id}")
             return 128 + number
     return _print_end(session, seen, as_json=arguments.json)
 
@@ -242,7 +245,7 @@ def _print_end(session: Session, seen: _Seen, *, as_json: bool) -> int:
         if ending.fault is not None:
             raise ending.fault
         if ending.status in {"lost", "unknown"}:
-            lost = CsaError(f"turn {ending.turn} {ending.status}.", hint=f"csa session why -s {session_id}")
+            lost = CsaError(f"turn {ending.turn} {ending.status}.", hint=f"csa status {session_id}")
             lost.exit_code = ending.exit_code
             raise lost
         result, code = session.result(), ending.exit_code

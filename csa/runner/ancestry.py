@@ -1,9 +1,9 @@
-"""The session whose agent has started this process, where the `CSA_*` variables are gone: found in its ancestors.
+"""The session whose agent started this process, found through its ancestors when the `CSA_*` variables are gone.
 
-Of a living ancestor the kernel shows the environment it was started with. What is found there is believed as little as
-a variable: it has to lead to a record (`find_caller`), and here also to a session that runs just now, so that a shell
-that has outlived its session belongs to none. The way ends at the border of the pid namespace. An ancestor that may not
-be looked at (another user's) is passed over.
+The kernel shows the environment a living ancestor was started with. It is trusted as little as a variable: it must
+lead to a record (`find_caller`), and here also to a session that is running right now, so that a shell that has
+outlived its session belongs to none. The search ends at the boundary of the pid namespace. Ancestors that csa may not
+inspect (another user's) are skipped.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ _ADOPTED = ("CSA_SESSION_ID", "CSA_SESSION_DIR", "CSA_STATE_DIR")
 
 
 def with_identity(environ: Mapping[str, str]) -> dict[str, str]:
-    """Return `environ`; where it names no session, with the variables of the nearest ancestor's that runs.
+    """Return `environ`; if it names no session, with the variables of the nearest ancestor's running session.
 
-    The state root comes along unless `environ` names one: `env -i` has lost that, too.
+    The state root comes too, unless `environ` names one: `env -i` has lost that as well.
     """
     if any(name in environ for name in IDENTITY_VARIABLES):
         return dict(environ)

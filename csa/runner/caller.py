@@ -1,8 +1,8 @@
 """Who calls csa: an agent inside a session, found through the records that the `CSA_*` variables name.
 
-The variables only point; depth, parent, limits and permission come from the records. Where a variable is set and
-does not lead to a session's record, the call is refused: it must not become a new root. Where none is set, those of the
-process's ancestors count (csa/runner/ancestry.py).
+The variables only point; depth, parent, limits and permission come from the records. If a variable is set and does
+not lead to a session's record, the call is refused: it must not become a new root. If none is set, the variables of
+the process's ancestors are used (csa/runner/ancestry.py).
 """
 
 from __future__ import annotations
@@ -38,23 +38,23 @@ class Caller(Struct):
 
     @property
     def permission(self) -> Permission:
-        """The most that a child may have; a record that does not say allows least."""
+        """The highest permission a child may have; a record without one allows the lowest."""
         try:
             return Permission(self.state.permission)
         except ValueError:
             return Permission.READ_ONLY
 
     def lineage(self) -> Iterator[str]:
-        """Return the caller's own id, its parent's, and so on to the root, which each record names.
+        """Return the caller's own id, its parent's, and so on up to the root, which every record names.
 
-        Where a record is gone or damaged, what is between it and the root cannot be known.
+        If a record is gone or damaged, what is between it and the root is unknown.
         """
         known = self._records()
         ids = [*(state.session_id for state in known), known[-1].parent_session_id, self.state.root_session_id]
         return iter(dict.fromkeys(filter(None, ids)))
 
     def unfinished(self) -> set[str]:
-        """Return those whose turns end only after the caller's command: its own, and on up to the first detached."""
+        """Return sessions whose turns end after the caller's command: its own, and up to the first detached one."""
         found = set[str]()
         for state in self._records():
             found.add(state.session_id)
@@ -65,16 +65,16 @@ class Caller(Struct):
         return found
 
     def project_of(self, session_id: str) -> Path | None:
-        """Return the project of the caller or of one above it; None where the records do not tell."""
+        """Return the project of the caller or of an ancestor; None if the records do not say."""
         projects = {state.session_id: state.project_path for state in self._records()}
         return Path(projects[session_id]) if session_id in projects else None
 
     def _records(self) -> list[SessionState]:
-        """Return the caller's record and those above it, as far as they can be read."""
+        """Return the records of the caller and its ancestors, as far as they can be read."""
         known = [self.state]
         with suppress(StateError):
             for state in ancestors(self.root, self.state):
-                known.append(state)  # noqa: PERF402  # those before a damaged one are kept
+                known.append(state)  # noqa: PERF402  # the ones before a damaged one are kept
         return known
 
 
@@ -114,7 +114,7 @@ def _refused(reason: str) -> RefusedError:
 
 
 def refuse_own_lineage(caller: Caller | None, session_id: str, *, verb: str = "resume") -> None:
-    """Refuse what an agent may not do to its own session, nor to one that it works for.
+    """Refuse what an agent may not do to its own session, or to one that it works for.
 
     Raises:
         RefusedError: it is the calling session or one of its ancestors.
@@ -145,7 +145,7 @@ def owner_name(environ: Mapping[str, str]) -> str:
 
 
 def user_name(environ: Mapping[str, str]) -> str:
-    """Name the user: as the environment does, else as the system does; services and cron jobs may have no USER."""
+    """Name the user, by the environment, else by the system; services and cron jobs may have no USER."""
     if name := environ.get("USER") or environ.get("LOGNAME"):
         return name
     try:

@@ -120,7 +120,7 @@ class Csa(SessionVerbs):
         return self.context.caller
 
     def run(self, prompt: str | RunRequest, *, new_id: str | None = None, **options: Unpack[RunOptions]) -> Turn:
-        """Return the turn that carries out a prompt; enter it with `async with`, and iterate over its events.
+        """Return the turn that runs a prompt; enter it with `async with`, and iterate over its events.
 
         Args:
             prompt: what the agent is to do; or a RunRequest, of which `options` replace fields.
@@ -133,7 +133,7 @@ class Csa(SessionVerbs):
             ConfigError: a config file or variable is wrong.
             ToolUnavailableError: the tool is not installed.
             RefusedError: a limit, a budget or the calling session forbids it.
-        And when the turn is entered: BusyError when the session is running, FullError when too many turns run.
+        And when the turn is entered: BusyError if the session is running, FullError if too many turns are running.
         """
         from csa.runner.request import request_of  # noqa: PLC0415  # reading commands do not need it
         from csa.runner.turns.turn import Turn  # noqa: PLC0415  # as above, like anyio, which this brings

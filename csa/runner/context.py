@@ -50,12 +50,12 @@ class Context:
 
     @cached_property
     def config(self) -> Config:
-        """The settings in force; ConfigError when a file or variable is wrong."""
+        """The effective settings; ConfigError if a file or variable is wrong."""
         return self._load_config(self.config_directory)
 
     @cached_property
     def config_directory(self) -> Path:
-        """Whose `.csa/config.toml` counts: that of the worktree we are in, where it has one, else the project's."""
+        """The directory whose `.csa/config.toml` applies: the worktree we are in, if it has one, else the project."""
         tree, project = find_work_tree(self.directory_pathname), self.store.project_pathname
         is_own = tree != project and os.path.exists(f"{tree}/.csa/config.toml") and find_project(tree) == project
         return make_path(tree if is_own else project)
@@ -77,12 +77,12 @@ class Context:
 
     @cached_property
     def caller(self) -> Caller | None:
-        """The session csa was called in; RefusedError when the environment names one that is not there."""
+        """The session csa was called in; RefusedError if the environment names one that does not exist."""
         return self._find_caller()
 
     @cached_property
     def redactor(self) -> Redactor:
-        """What knows the secrets of this environment."""
+        """The redactor, with the secrets of this environment."""
         from csa.model.redaction import Redactor  # noqa: PLC0415  # twenty patterns, which reading does not need
 
         return Redactor(self.environ)

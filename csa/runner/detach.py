@@ -1,8 +1,8 @@
 """Starting a turn whose supervisor outlives its caller: the terminal, the shell, or the agent that asked for it.
 
-`start_detached` plans the turn, so that what must be refused is refused at once, and starts `csa.runner.supervisor` in
-a session of its own. It returns when the session is durable and resolvable. The supervisor carries its own session in
-its environment, so that it is not taken for a process of its caller's.
+`start_detached` plans the turn, so that refusals come at once, and starts `csa.runner.supervisor` in
+a process session of its own. It returns when the session is durable and resolvable. The supervisor has its own session
+in its environment, so that it is not mistaken for a process of its caller.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class AppearedError(CsaError):
 
 
 class Detached(Struct):
-    """A turn that runs by itself."""
+    """A turn that runs in the background."""
 
     session_id: str
     turn: int
@@ -63,10 +63,10 @@ def start_detached(
 ) -> Detached:
     """Start the turn and return when its session can be found by any process.
 
-    With `wait_s`, a busy session or a full limit is waited for so long; `on_finish` is as for `run_on_finish`.
+    `wait_s` is how long to wait for a busy session or a full limit; `on_finish` is as for `run_on_finish`.
 
     Raises as `plan_turn` and entering a turn do, and:
-        UsageError: an ephemeral session would be gone before anyone could look.
+        UsageError: an ephemeral session would be gone before anyone could look at it.
         RefusedError: csa runs in a sandbox whose end would end the supervisor.
     """
     refuse_ephemeral(request)
@@ -99,7 +99,7 @@ def start_detached(
 
 
 def parked_order(order: dict[str, Any], request: RunRequest) -> dict[str, Any]:
-    """Return the order for the turn that goes on after a quota, in place of the one that `order` was for."""
+    """Return the order for the turn that continues after a quota reset, in place of the one `order` was for."""
     return {**order, "request": request_to_json(request), "wait_s": None}
 
 
@@ -109,7 +109,7 @@ def restart(order: dict[str, Any], environ: Mapping[str, str], store: Store, ses
 
 
 def _environment(environ: Mapping[str, str], store: Store, session_id: str) -> dict[str, str]:
-    """Return that of a supervisor: it carries its own session, and nothing that was meant for its caller's work."""
+    """Return a supervisor's environment: its own session, and nothing meant for its caller's own work."""
     own = {"CSA_SESSION_ID": session_id, "CSA_SESSION_DIR": str(store.paths(session_id).root)}
     return {**without_repository(without_descriptors(environ)), **own}
 
@@ -124,7 +124,7 @@ def _start(order: dict[str, Any], environ: dict[str, str], *, project: str) -> D
     process = subprocess.Popen(
         [sys.executable, "-P", "-m", "csa.runner.supervisor"],
         stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,  # where it says that the session is there; later it writes to supervisor.log
+        stdout=subprocess.PIPE,  # where it reports that the session exists; later it writes to supervisor.log
         cwd="/",
         env=environ,
         start_new_session=True,
@@ -144,7 +144,7 @@ def _start(order: dict[str, Any], environ: dict[str, str], *, project: str) -> D
     if "error" in said:
         process.wait(START_LIMIT_S)
         raise _error_from(said["error"])
-    threading.Thread(target=process.wait, daemon=True).start()  # who lives on is to have no zombie of it
+    threading.Thread(target=process.wait, daemon=True).start()  # a caller that lives on must not be left with a zombie
     return Detached(said["session_id"], said["turn"], said["tool"], process.pid, project)
 
 
@@ -178,7 +178,7 @@ def error_to_json(error: CsaError) -> dict[str, Any]:
 
 
 def _error_from(said: dict[str, Any]) -> CsaError:
-    """Return the error as whoever called would have raised it."""
+    """Return the error as the caller would have raised it."""
     if said["code"] == AppearedError.code:
         return AppearedError(said["session_id"])
     kinds = (

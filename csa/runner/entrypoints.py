@@ -1,7 +1,7 @@
-"""The adapters and transports that packages bring, found as importlib.metadata finds them, in a tenth of its time.
+"""The adapters and transports that packages provide, found as importlib.metadata does, in a tenth of the time.
 
-importlib.metadata takes longer to load than python to start. Where one package alone has entry points for csa, which is
-csa itself, only that package's list is read; anything else is left to importlib.metadata (a test compares the two).
+importlib.metadata takes longer to load than python takes to start. If only one package has entry points for csa, which
+is csa itself, only that package's list is read; everything else goes to importlib.metadata (a test compares the two).
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def entry_points(group: str) -> dict[str, EntryPoint] | dict[str, StandardEntryP
 
 
 def _only_list() -> str | None:
-    """Return the one entry_points.txt that names csa; empty when none does, None where the plain way does not do."""
+    """Return the one entry_points.txt that names csa; empty if none does, None if the fast path does not suffice."""
     if any(hasattr(finder, "find_distributions") and finder is not PathFinder for finder in sys.meta_path):
         return None
     packages: Counter[str] = Counter()
@@ -83,7 +83,7 @@ def _read(path: str) -> str:
 
 
 def _parse(text: str, group: str) -> dict[str, EntryPoint] | None:
-    """Return the entry points of a group; None when one is not of the plain form."""
+    """Return the entry points of a group; None if one is not in the plain form."""
     points: dict[str, EntryPoint] = {}
     section = ""
     for line in map(str.strip, text.splitlines()):

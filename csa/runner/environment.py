@@ -1,4 +1,4 @@
-"""What a tool is given: its environment, and the note that tells its agent where it is."""
+"""What a tool gets: its environment, and the note that explains csa to its agent."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ _OWN_VARIABLES = (*IDENTITY_VARIABLES, "CSA_PROJECT_ROOT", "CSA_OUTPUT_DIR", "CS
 def base_environment(
     environ: Mapping[str, str], markers: Iterable[str], configured: Mapping[str, str]
 ) -> dict[str, str]:
-    """Return what a tool starts from, with the user's settings.
+    """Return the environment a tool starts with, including the user's settings.
 
-    It lacks an outer agent's markers, an outer session's identity, and what names descriptors of the caller's.
+    It lacks an outer agent's markers, an outer session's identity, and variables that name the caller's descriptors.
     """
     dropped = {*markers, *_OWN_VARIABLES}
     inherited = without_descriptors(environ)
@@ -55,26 +55,26 @@ def apply_changes(base: Mapping[str, str], invocation: Invocation, cwd: str) -> 
 
 
 def system_note(state: SessionState, *, csa_command: str, max_depth: int) -> str:
-    """Return what an agent needs to know about csa, in as few words as possible."""
+    """Return what an agent needs to know about csa, as briefly as possible."""
     lines = [
         f"You run inside csa session {state.session_id} (depth {state.depth}).",
-        "Put files that others should find into the directory that $CSA_OUTPUT_DIR names.",
+        "Put files for others into the directory $CSA_OUTPUT_DIR.",
     ]
     csa_command = shlex.quote(csa_command)
     if state.depth < max_depth:
         lines.append(
-            f'To hand a part of the work to a sub-agent, run in the shell: {csa_command} run "task". '
-            "It prints the sub-agent's answer on stdout when it is done. "
-            f'`{csa_command} run --session ID "more"` continues that sub-agent; `{csa_command} run --help` says more. '
-            f'Where your shell ends long commands, or to go on meanwhile: `{csa_command} run --detach "task"` prints '
-            f"an ID at once; `{csa_command} session wait -s ID --timeout 100` waits (exit code 4: call it again), and "
-            f"`{csa_command} session result -s ID` prints the answer."
+            f'To give part of the work to a sub-agent, run in the shell: {csa_command} run "task". '
+            "It prints the sub-agent's answer on stdout when it has finished. "
+            f'`{csa_command} run --session ID "more"` continues that sub-agent; see also `{csa_command} run --help`. '
+            f'If your shell kills long commands, or to work on meanwhile: `{csa_command} run --detach "task"` prints '
+            f"an ID at once, `{csa_command} wait ID --timeout 100` waits (exit code 4: call it again), and "
+            f"`{csa_command} result ID` prints the answer."
         )
     return "\n".join(lines)
 
 
 def outer_sandbox() -> str | None:
-    """Name the tool in whose sandbox this process runs: codex's is a pid namespace whose first process tells."""
+    """Name the tool in whose sandbox this process runs: codex's is a pid namespace whose first process shows it."""
     try:
         words = Path("/proc/1/cmdline").read_bytes().split(b"\0")
     except OSError:

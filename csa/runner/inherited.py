@@ -1,7 +1,7 @@
-"""What a caller's environment says about the caller's own work alone, and an agent that works elsewhere must not get.
+"""Variables that are about the caller's own work only, and that an agent working elsewhere must not get.
 
 A git hook's variables name the repository, index and author of the commit that is being made: an agent with another
-work tree, or one that goes on when the hook is over, would commit into that. What make says of its job server names
+work tree, or one that continues after the hook, would commit into that. make's job server variables name
 descriptors that no tool inherits, and that may be anything there.
 """
 
@@ -37,7 +37,7 @@ _REPOSITORY = frozenset(
     }
 )
 _REPOSITORY_PREFIXES = ("GIT_CONFIG_KEY_", "GIT_CONFIG_VALUE_", "HG_")
-# Of the commit that is being made, where a hook is: elsewhere they are the user's own choice.
+# Inside a hook they describe the commit being made; elsewhere they are the user's own choice.
 _COMMIT = frozenset(
     {
         "GIT_AUTHOR_DATE",
@@ -55,9 +55,9 @@ _SERVICE = frozenset({"LISTEN_FDNAMES", "LISTEN_FDS", "LISTEN_PID", "NOTIFY_SOCK
 
 
 def without_descriptors(environ: Mapping[str, str]) -> dict[str, str]:
-    """Return an environment without what names descriptors of the caller's: a job server, or a service's sockets.
+    """Return an environment without variables that name the caller's descriptors: a job server, a service's sockets.
 
-    MAKEFLAGS that a user has set for himself stay: make's own come with MAKELEVEL.
+    MAKEFLAGS that a user has set stay: make's own come with MAKELEVEL.
     """
     dropped = _MAKE | _SERVICE
     if "MAKELEVEL" in environ or "--jobserver" in environ.get("MAKEFLAGS", ""):
@@ -66,7 +66,7 @@ def without_descriptors(environ: Mapping[str, str]) -> dict[str, str]:
 
 
 def without_repository(environ: Mapping[str, str]) -> dict[str, str]:
-    """Return an environment without what names a repository, and the commit that is being made in it."""
+    """Return an environment without variables that name a repository and the commit being made in it."""
     of_repository = {name for name in environ if name in _REPOSITORY or name.startswith(_REPOSITORY_PREFIXES)}
     dropped = of_repository | (_COMMIT if of_repository else set())
     return {name: value for name, value in environ.items() if name not in dropped}

@@ -12,7 +12,7 @@ LARGEST_BYTES = 1 << 20
 
 
 def read_named_files(names: tuple[str, ...], environ: Mapping[str, str], directory: str) -> dict[str, str]:
-    """Return the texts of the files `names` stand for; what is missing, unreadable or huge is left out."""
+    """Return the texts of the named files; missing, unreadable or huge ones are left out."""
     found: dict[str, str] = {}
     for name in names:
         path = expand_place(name, environ, directory)

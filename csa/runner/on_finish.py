@@ -1,6 +1,6 @@
 """The command of `--on-finish`: run when a turn has ended, its records are written and its session is free again.
 
-It is work like any other: nothing limits it but what was asked for. All it needs is loaded before the turn begins.
+Nothing limits it except the time limit that was asked for. Everything it needs is loaded before the turn begins.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class FollowUp(Struct):
-    """A shell command line for when a turn has ended, and the time it may take: None, as long as it likes."""
+    """A shell command to run when a turn has ended, and its time limit; None: no limit."""
 
     command: str
     timeout_s: float | None = None
@@ -34,9 +34,9 @@ def run_on_finish(
 ) -> list[str]:
     """Run the command, with the result as JSON on its stdin; return what went wrong, nothing when it succeeded.
 
-    It runs as whoever asked for the turn, and not inside the session that has ended: `CSA_FINISHED_SESSION`, `_TURN`,
-    `_TOOL`, `_STATUS` and `_EXIT_CODE` name that. It starts in `directory`, or where that is gone in the home
-    directory. What it prints goes to the descriptor `output`. When its time is over it gets TERM, and KILL two seconds
+    It runs as the user who asked for the turn, outside the session that has ended: `CSA_FINISHED_SESSION`, `_TURN`,
+    `_TOOL`, `_STATUS` and `_EXIT_CODE` name that. It starts in `directory`, or if that is gone in the home
+    directory. Its output goes to the descriptor `output`. After its time limit it gets TERM, and KILL two seconds
     later. Only for the main thread: a signal that would end us ends the command first.
 
     Raises:
@@ -76,14 +76,14 @@ def run_on_finish(
 
 
 def _existing(directory: str, environ: Mapping[str, str]) -> tuple[str, list[str]]:
-    """Return where the command can start, and what to say when that is not where it was to."""
+    """Return where the command can start, and a warning if that is not the requested directory."""
     places = [directory, environ.get("HOME", ""), "/"]
     found = next(place for place in places if os.path.isdir(place) and os.access(place, os.X_OK))
     return found, [] if found == directory else [f"--on-finish: {directory} is gone; running in {found}"]
 
 
 def _attend(process: subprocess.Popen[bytes], said: bytes, timeout_s: float | None) -> bool:
-    """Wait for the end; return whether it came in time, and otherwise bring it about."""
+    """Wait for the end; return whether it came in time, and otherwise enforce it."""
     try:
         process.communicate(said, timeout=timeout_s)
     except subprocess.TimeoutExpired:
@@ -97,7 +97,7 @@ def _attend(process: subprocess.Popen[bytes], said: bytes, timeout_s: float | No
 
 
 class _Signals:
-    """Has a signal that would end us end the command, by TERM, and by KILL the next time; then we exit as it says."""
+    """Makes a signal that would end us end the command, by TERM, then by KILL; then we exit with the signal's code."""
 
     def __init__(self) -> None:
         self._came: list[int] = []
@@ -115,7 +115,7 @@ class _Signals:
             raise SystemExit(128 + self._came[0])
 
     def pass_to(self, process: subprocess.Popen[bytes]) -> None:
-        """Say which command it is; what has come before is passed on now."""
+        """Set the command; signals that came before are passed on now."""
         self._process = process
         if self._came:
             _signal_group(process, signal.SIGTERM)

@@ -71,14 +71,14 @@ class RunRequest(Struct, kw_only=True):
         fork_from: a selector; begin the new session with a copy of that one's conversation.
         timeout_s: seconds of wall time, after which the turn is ended.
         idle_timeout_s: seconds without output or CPU use, after which it is ended.
-        keep_background: leave running what the tool leaves running when it has ended well.
+        keep_background: do not end processes that the tool leaves running when it has ended well.
         retries: how often to try again after a transient error of the provider.
         fallback: TOOL or TOOL:MODEL of those that take over, in this order, when the provider fails.
         park_limit_s: how many seconds to wait at most for a used-up quota to reset; 0 is not at all.
         handoff: whether to give the tool a summary of turns that others have run.
         budget_tokens: tokens that the session and all below it may use; 0 is no budget, None leaves it as it is.
-        budget_usd: the same in US dollars.
-        budget_time_s: the same in seconds of all turns, added up.
+        budget_usd: likewise in US dollars.
+        budget_time_s: likewise in seconds of all turns, added up.
         ttl: after which the session expires.
         steal: continue it although another machine, as far as is known, may still run it.
         directory: where a new session starts; where the client was opened when None.
@@ -120,9 +120,9 @@ def request_of(prompt: str | RunRequest, options: RunOptions) -> RunRequest:
 
 
 def going_on(request: RunRequest, **changes: Any) -> RunRequest:
-    """Return the same request, but for `changes`, for the next turn of the session there is by now.
+    """Return the request with `changes`, for the next turn of the session that exists by now.
 
-    What was said of the session, and of the tool's conversation, is in its record and in the plan by now.
+    What it said about the session and the tool's conversation is in the record and in the plan by now.
     """
     said = {"session": None, "session_id": None, "last": False, "ephemeral": False, "fork_from": None}
     said |= {"name": None, "description": None, "effort": None, "extra_writable": None}

@@ -1,8 +1,8 @@
 """What a selector means: a session, in whichever project it is. Every command finds its sessions here, once.
 
-The project csa is called in comes first. A full id, or a prefix of `LONG_PREFIX` characters and more, that fits nothing
-there is looked for in all projects below the state root, by the names of directories alone. Names, shorter prefixes,
-`@last` and `@current` are of the project; `@self`, `@parent` and `@root` mean what the caller's records say.
+The project csa is called in comes first. A full id, or a prefix of at least `LONG_PREFIX` characters, that matches
+nothing there is looked up in all projects of the state root, by directory names only. Names, shorter prefixes,
+`@last` and `@current` are looked up in the project; `@self`, `@parent` and `@root` come from the caller's records.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 from functools import cached_property
 
 from csa.errors import AmbiguousError, NotFoundError, RetiredError, StateError, UsageError
+from csa.ids import may_be_id
 from csa.store.sessions import MAX_MATCHES_SHOWN, Record, Store, Target
 from csa.structs import replace
 
@@ -25,13 +26,13 @@ if TYPE_CHECKING:
     from csa.store.liveness import Liveness
 
 LONG_PREFIX = 10
-_NEWEST_LOOKED_AT = 5000  # records of another project, in which a name is looked for that is not here
-_NEWEST_READ = 500  # names here that one may be a misspelling of
+_NEWEST_LOOKED_AT = 5000  # records of another project to search for a name that is not here
+_NEWEST_READ = 500  # names here that a misspelled one is compared with
 _PLACES_NAMED = 3
 
 
 class Session:
-    """A session that was found, and where csa is when it works with it. Its files are read when they are asked for."""
+    """A session that was found, with the context to work with it in. Its files are read on demand."""
 
     def __init__(self, context: Context, session_id: str) -> None:
         self.context = context  # of the session's own project
@@ -49,17 +50,17 @@ class Session:
 
     @property
     def target(self) -> Target:
-        """What tells it from all others: its store, and its id."""
+        """What identifies it: its store and its id."""
         return self.context.store, self.session_id
 
     @property
     def paths(self) -> SessionPaths:
-        """Its files in their place, where it can be worked with."""
+        """Its files in their place, for commands that act."""
         return self.store.paths(self.session_id)
 
     @cached_property
     def files(self) -> SessionPaths:
-        """Its files for reading: those of a retired session are elsewhere."""
+        """Its files for reading; those of a deleted session are in the trash."""
         return self.store.find(self.session_id)
 
     @property
@@ -101,12 +102,12 @@ class Session:
 
 
 def find_session(context: Context, selector: str, *, retired: bool = False) -> Session:
-    """Return the session that a selector means; with `retired` it may be a collected one, which can only be read.
+    """Return the session that a selector means; with `retired` it may be a deleted one, which can only be read.
 
     Raises:
         UsageError: the selector is empty, or an unknown @word.
         NotFoundError: nothing matches.
-        RetiredError: what matches was collected, and `retired` is not set.
+        RetiredError: the match is a deleted session, and `retired` is not set.
         AmbiguousError: several sessions match, or one id is in several other projects.
     """
     if selector.startswith("@"):
@@ -117,7 +118,7 @@ def find_session(context: Context, selector: str, *, retired: bool = False) -> S
         raise
     except NotFoundError as error:
         typed = selector.strip()
-        if not typed[0].isdigit():
+        if not may_be_id(typed):
             raise _name_elsewhere(context.store, typed, error) from None
         if len(typed) < LONG_PREFIX:
             raise
@@ -126,15 +127,15 @@ def find_session(context: Context, selector: str, *, retired: bool = False) -> S
         store, session_id = found.collected[0]
         raise RetiredError(
             f"Session {session_id} of {store.project} is deleted; it can only be read.",
-            hint=f"csa session restore -s {session_id}",
+            hint=f"csa restore {session_id}",
         )
     return found.choose(found.live or found.collected)
 
 
 def follow_resumed(session: Session, *, retired: bool = True) -> Session:
-    """Return the session that another implementation has resumed under this id; the same where that is not so.
+    """Return the session that another implementation has resumed under this id, else the same session.
 
-    RetiredError where it was collected, and `retired` is not set.
+    RetiredError if it is deleted, and `retired` is not set.
     """
     from csa.store.strangers import resumed_session  # noqa: PLC0415  # most selectors do not care
 
@@ -151,7 +152,7 @@ def follow_resumed(session: Session, *, retired: bool = True) -> Session:
 
 
 def find_retired(context: Context, selector: str) -> Session:
-    """Return the collected session that a full id, a unique prefix or a name means; of several of a name, the newest.
+    """Return the deleted session that a full id, a unique prefix or a name means; of several with a name, the newest.
 
     Raises as `find_session`.
     """
@@ -163,15 +164,15 @@ def find_retired(context: Context, selector: str) -> Session:
         raise AmbiguousError(typed, store.describe(matches), len(matches))
     if matches:
         return Session(context, matches[0])
-    if typed[0].isdigit() and len(typed) >= LONG_PREFIX and not store.has(typed.upper()):
+    if may_be_id(typed) and len(typed) >= LONG_PREFIX and not store.has(typed.upper()):
         elsewhere = _Elsewhere(context, typed, what="deleted session")
         return elsewhere.choose(elsewhere.collected)
-    hint = "csa session list" if store.has(typed.upper()) else None
+    hint = "csa ls" if store.has(typed.upper()) else None
     raise NotFoundError(f"No deleted session matches '{typed}' in {store.project}.", hint=hint)
 
 
 class _Elsewhere:
-    """What fits a prefix in the other projects, and the directories there that cannot be listed."""
+    """The matches of a prefix in other projects, and the directories there that cannot be listed."""
 
     def __init__(self, context: Context, typed: str, *, what: str = "session") -> None:
         from csa.store.stores import find_stores  # noqa: PLC0415  # most sessions are here
@@ -200,7 +201,7 @@ class _Elsewhere:
             what = (
                 f"No {self._what} matches '{self._typed}' in {self._context.store.project}, nor in any other project."
             )
-            hint = self._faults[0].message if self._faults else "csa session list --all-projects"
+            hint = self._faults[0].message if self._faults else "csa ls --all-projects"
             raise NotFoundError(what, hint=hint)
         matches.sort(key=lambda match: (match[1], match[0].project_pathname))
         if len(matches) > 1:
@@ -216,7 +217,7 @@ class _Elsewhere:
 
 
 def _name_elsewhere(here: Store, name: str, error: NotFoundError) -> NotFoundError:
-    """Say which other projects have a session of that name, or what name here is nearly that."""
+    """Say which other projects have a session with that name, or which name here is close to it."""
     from csa.store.stores import find_stores  # noqa: PLC0415  # as above
 
     found: list[Target] = []
@@ -274,5 +275,5 @@ def _current(context: Context, *, retired: bool) -> Session:
 
     chosen = read_current(context.store)
     if chosen is None:
-        raise NotFoundError(f"There is no current session in {context.store.project}.", hint="csa session switch S")
+        raise NotFoundError(f"There is no current session in {context.store.project}.", hint="csa switch S")
     return find_session(context, chosen, retired=retired)

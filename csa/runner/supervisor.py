@@ -1,8 +1,8 @@
 """The process that owns a detached turn: `python -P -m csa.runner.supervisor`, started by `start_detached`.
 
-Its order comes as one JSON object through stdin. On stdout it says, in one line, which session it runs or why it does
-not; then stdout and stderr become the turn's supervisor.log. Where nobody is left to read that line nothing begins;
-what has begun goes on. TERM ends the turn as cancelled; a hangup is not heeded.
+Its order comes as one JSON object on stdin. It answers with one line on stdout, the session it runs or why it does
+not; then stdout and stderr become the turn's supervisor.log. If nobody is left to read that line, nothing begins;
+what has begun continues. TERM ends the turn as cancelled; a hangup is ignored.
 """
 
 from __future__ import annotations
@@ -41,11 +41,11 @@ _ENDING = (signal.SIGTERM, signal.SIGINT)
 
 
 def main() -> int:
-    """Carry out the order; the exit code is that of the turn."""
+    """Execute the order; the exit code is that of the turn."""
     _fill_stderr()
     try:
         order = json.load(sys.stdin.buffer)
-    except ValueError:  # whoever asked has ended before all was said
+    except ValueError:  # the caller ended before it had sent everything
         return _ABANDONED
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     _redirect(os.devnull, 0)
@@ -73,7 +73,7 @@ def _finish(order: dict[str, Any], result: RunResult) -> None:
         )
     finally:
         os.close(output)
-        copier.join(_LAST_OUTPUT_S)  # what the command has left running may hold the pipe
+        copier.join(_LAST_OUTPUT_S)  # processes the command has left running may hold the pipe
     for problem in problems:
         _log(redactor.redact(f"warning: {problem}"))
 
@@ -101,11 +101,11 @@ def _tell(words: str) -> None:
 
 
 def _refuse_unheard() -> None:
-    """Raise CsaError when nobody is left to hear the answer: what has not begun by then is not wanted any more."""
+    """Raise CsaError if nobody is left to read the answer: a turn that has not begun by then is not wanted any more."""
     output = select.poll()
     output.register(1, 0)
     if output.poll(0):  # nothing but a fault: the pipe has no reader
-        raise CsaError("Whoever asked for the turn has ended.")
+        raise CsaError("The process that asked for the turn has ended.")
 
 
 def _turn(order: dict[str, Any]) -> Turn:
@@ -124,16 +124,16 @@ def _turn(order: dict[str, Any]) -> Turn:
 
 
 def _keep_order(client: Csa, order: dict[str, Any], plan: TurnPlan, until: datetime) -> None:
-    """Keep what is to be done after the waiting, in case that this process does not live to see it."""
+    """Store what to do after the wait, in case this process does not survive it."""
     kept = parked_order(order, plan.request)
     try:
         save_parked(client.store, order["session_id"], kept, until=until.timestamp())
     except OSError as error:
-        _log(f"warning: after a restart nobody will go on: {error}")
+        _log(f"warning: nothing will continue this turn after a restart: {error}")
 
 
 def _callers(order: dict[str, Any]) -> dict[str, str]:
-    """Return the environment of whoever asked: with his session's variables, or none, in place of ours."""
+    """Return the caller's environment: with its session's variables, or none, in place of ours."""
     rest = {name: value for name, value in os.environ.items() if name not in order["caller"]}
     return {**rest, **{name: value for name, value in order["caller"].items() if value is not None}}
 
@@ -165,11 +165,11 @@ def _say(answer: dict[str, Any]) -> None:
         sys.stdout.write(json.dumps(answer) + "\n")
         sys.stdout.flush()
     except BrokenPipeError:
-        _redirect(os.devnull, 1)  # who asked is gone; the turn goes on
+        _redirect(os.devnull, 1)  # the caller is gone; the turn continues
 
 
 def _log_to_file(turn: Turn) -> list[str]:
-    """Have what is printed go to supervisor.log; where that cannot be, to /dev/null, and return what is lost."""
+    """Redirect output to supervisor.log; if that fails, to /dev/null, and return what is lost."""
     try:
         for fd in (1, 2):
             _redirect(str(turn.paths.supervisor_log(turn.turn)), fd)
@@ -181,7 +181,7 @@ def _log_to_file(turn: Turn) -> list[str]:
 
 
 def _log(line: str) -> None:
-    """Add to supervisor.log, which stderr has become; before that, it is whoever asked that hears it."""
+    """Add to supervisor.log, which stderr has become; before that, the caller reads it."""
     _print(f"{line}\n")
 
 
@@ -192,7 +192,7 @@ def _print(text: str) -> None:
 
 
 def _fill_stderr() -> None:
-    """Put /dev/null where whoever asked had no stderr: the event loop's own descriptors would take its place."""
+    """Open /dev/null as stderr if the caller had none: the event loop's own descriptors would take its place."""
     if sys.stderr is None:
         _redirect(os.devnull, 2)
         sys.stderr = open(2, "w", errors="backslashreplace", closefd=False)  # noqa: SIM115  # for as long as we live

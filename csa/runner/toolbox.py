@@ -1,4 +1,4 @@
-"""The adapters there are, and which tool runs a turn."""
+"""The available adapters, and which tool runs a turn."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from importlib.metadata import EntryPoint as StandardEntryPoint
 
 ENTRY_POINT_GROUP = "csa.adapters"
-# Classes that speak to any tool in one way, made with the tool's name and its own adapter, if it has one.
+# Classes that talk to any tool in one way, made with the tool's name and its own adapter, if it has one.
 TRANSPORT_GROUP = "csa.transports"
 _DOUBT = {True: 0, None: 1, False: 2}  # of whether a tool is logged in
 
@@ -35,26 +35,26 @@ class ToolChoice(Struct):
     command: tuple[str, ...]
     why: str
     transport: str = NATIVE
-    is_fallback: bool = False  # it stands in for another, which is not installed
+    is_fallback: bool = False  # it replaces another one that is not installed
     model: str | None = None  # named with a fallback
 
 
 def adapter_names(config: Config | None = None) -> list[str]:
-    """Return the names of all installed adapters, and of the agents that the configuration speaks of."""
+    """Return the names of all installed adapters, and of the agents in the configuration."""
     return sorted({*entry_points(ENTRY_POINT_GROUP), *(_configured_agents(config) if config else ())})
 
 
 def tool_names(config: Config | None = None) -> list[str]:
-    """Return `adapter_names`, and the agents that are known by name alone."""
+    """Return `adapter_names`, and the agents known only by name."""
     return sorted({*adapter_names(config), *known_agents()})
 
 
 @cache
 def known_agents() -> dict[str, str]:
-    """Return the tools that no adapter is for and a transport knows how to start, each with that transport."""
+    """Return the tools without an adapter that a transport can start, each with that transport."""
     found: dict[str, str] = {}
     for way, point in entry_points(TRANSPORT_GROUP).items():
-        with suppress(Exception):  # as in _make; whoever asks for that transport hears of it
+        with suppress(Exception):  # as in _make; it is reported when somebody asks for that transport
             found |= dict.fromkeys(getattr(point.load(), "known", ()), way)
     return {name: way for name, way in found.items() if name not in entry_points(ENTRY_POINT_GROUP)}
 
@@ -67,7 +67,7 @@ def _configured_agents(config: Config) -> set[str]:
 
 
 def transport_of(name: str, config: Config, asked: str | None = None) -> str:
-    """Return how a tool is spoken to: as asked, else as configured, else in the one way there is."""
+    """Return the transport for a tool: as asked, else as configured, else the only one there is."""
     configured = asked or config.for_tool(name).transport
     if configured or name in entry_points(ENTRY_POINT_GROUP):
         return configured or NATIVE
@@ -76,7 +76,7 @@ def transport_of(name: str, config: Config, asked: str | None = None) -> str:
 
 @cache
 def load_adapter(name: str) -> Adapter:
-    """Return the adapter of that name; UsageError names the nearest when there is none."""
+    """Return the adapter with that name; UsageError suggests the closest if there is none."""
     point = entry_points(ENTRY_POINT_GROUP).get(name)
     if point is None:
         raise unknown_tool(name, adapter_names())
@@ -87,7 +87,7 @@ def find_adapter(name: str, config: Config, transport: str | None = None) -> Ada
     """Return what runs a tool by `transport`, else as configured.
 
     Raises:
-        UsageError: there is no such tool, or it cannot be spoken to that way.
+        UsageError: there is no such tool, or it does not support that transport.
         ConfigError: the configuration gives no command for a tool that only it knows.
         ToolUnavailableError: the adapter cannot be loaded.
     """
@@ -96,7 +96,7 @@ def find_adapter(name: str, config: Config, transport: str | None = None) -> Ada
     way = transport_of(name, config, transport)
     if way == NATIVE:
         if not has_own and (is_configured or name in known_agents()):
-            raise UsageError(f"csa knows {name} as an ACP agent only.", hint="--transport acp")
+            raise UsageError(f"csa can run {name} over ACP only.", hint="--transport acp")
         if not has_own:
             raise unknown_tool(name, adapter_names(config))
         return load_adapter(name)
@@ -107,32 +107,32 @@ def find_adapter(name: str, config: Config, transport: str | None = None) -> Ada
     if is_configured:
         raise ConfigError(f'[tools.{name}] has transport = "acp" and no command.', hint=three)
     if has_own:
-        raise UsageError(f"csa knows no way to start {name} as an ACP agent.", hint=f"your own config: {three}")
+        raise UsageError(f"csa does not know how to start {name} as an ACP agent.", hint=f"in your config: {three}")
     raise unknown_tool(name, adapter_names(config))
 
 
 def _make(name: str, point: EntryPoint | StandardEntryPoint, *given: object) -> Adapter:
     try:
         adapter: Adapter = point.load()(*given)
-    except Exception as error:  # third parties' code may fail in any way; it must not stop the other tools
+    except Exception as error:  # third-party code may fail in any way; it must not affect the other tools
         raise ToolUnavailableError(
-            f"The adapter of {name} ({point.value}) cannot be loaded: {type(error).__name__}: {error}.",
-            hint="reinstall or remove the package that brings it",
+            f"The adapter for {name} ({point.value}) cannot be loaded: {type(error).__name__}: {error}.",
+            hint="reinstall or remove the package that provides it",
         ) from error
     return adapter
 
 
 def unknown_tool(name: str, known: list[str]) -> UsageError:
-    """Say that there is no such tool, and which may have been meant: one that is known, or another known agent."""
+    """Say that there is no such tool, and which one may be meant: a known tool, or a known agent."""
     from csa.nearest import did_you_mean  # noqa: PLC0415  # only a typo pays for it
 
-    others = f", and {len(known_agents())} agents by name (docs/acp-transport.md)"
+    others = f", and {len(known_agents())} known agents (docs/acp-transport.md)"
     hint = did_you_mean(name, [*known, *known_agents()]) or f"the tools are {', '.join(known)}{others}"
     return UsageError(f"Unknown tool '{name}'.", hint=hint)
 
 
 def check_names(config: Config, *keys: str) -> None:
-    """Raise ConfigError when one of these settings names a tool that there is not; it names the setting's origin."""
+    """Raise ConfigError if one of these settings names an unknown tool; it names the setting's origin."""
     for key in keys:
         value, origin = config.values[key]
         names = [value] if isinstance(value, str) else [name.partition(":")[0].strip() for name in value]
@@ -144,7 +144,7 @@ def check_names(config: Config, *keys: str) -> None:
 
 
 def check_tables(config: Config) -> None:
-    """Raise ConfigError for settings of a tool that there is not, which would do nothing."""
+    """Raise ConfigError for settings of an unknown tool, which would have no effect."""
     known = adapter_names(config)
     for key, (_, origin) in config.values.items():
         if not key.startswith("tools."):
@@ -156,7 +156,7 @@ def check_tables(config: Config) -> None:
 
 
 def check_config(config: Config) -> None:
-    """Raise ConfigError for whatever names a tool that there is not, or a configured agent that cannot be started."""
+    """Raise ConfigError for any setting with an unknown tool, or a configured agent that cannot be started."""
     check_names(config, "tool", "tools_order", "fallback")
     check_tables(config)
     for name in config.acp_tools:
@@ -172,13 +172,13 @@ def loadable_adapters(config: Config, transport: str | None = None) -> tuple[lis
             adapters.append(find_adapter(name, config, transport))
         except (ToolUnavailableError, ConfigError) as error:
             problems.append(error.message)
-        except UsageError:  # this one cannot be spoken to that way
+        except UsageError:  # it does not support that transport
             continue
     return adapters, problems
 
 
 def installed_agents(config: Config, environ: Mapping[str, str]) -> list[Adapter]:
-    """Return the known agents that are installed and that the configuration says nothing of."""
+    """Return the known agents that are installed and not in the configuration."""
     others = sorted(known_agents().keys() - {*adapter_names(config)})
     found = [find_adapter(name, config) for name in others]
     return [adapter for adapter in found if find_command(adapter, config, environ)]
@@ -197,7 +197,7 @@ def choose_tool(
 
     Raises:
         UsageError, ConfigError: as `find_adapter`.
-        ConfigError: the configured tool, or one of the order, is none.
+        ConfigError: the configured tool, or one of the order, is unknown.
         ToolUnavailableError: the tool, or any tool, is not installed.
     """
     check_tables(config)
@@ -213,14 +213,14 @@ def choose_tool(
 
 
 def find_command(adapter: Adapter, config: Config, environ: Mapping[str, str]) -> tuple[str, ...] | None:
-    """Return the words that start an adapter's tool, the first an absolute path; None when it is not installed."""
+    """Return the command of an adapter's tool, starting with an absolute path; None if it is not installed."""
     words = config.for_tool(adapter.name).command or (adapter.executable,)
     found = _which(words[0], environ.get("PATH", os.defpath))
     return (str(Path(found).absolute()), *words[1:]) if found else None
 
 
 def _which(program: str, search: str) -> str | None:
-    """Return the first executable of that name, as shutil.which, whose import takes a tenth of the time to a tool."""
+    """Return the first executable with that name, as shutil.which, whose import costs a tenth of the time to a tool."""
     directories = search.split(os.pathsep) if search else []
     paths = [program] if os.path.dirname(program) else [os.path.join(place, program) for place in directories]
     return next((each for each in paths if _is_executable(each)), None)
@@ -231,33 +231,33 @@ def _is_executable(path: str) -> bool:
 
 
 def check_files(adapter: Adapter, environ: Mapping[str, str], directory: str = ".") -> list[tuple[str, str]]:
-    """Say what is wrong with the files a tool has of its own, each time with a next step. Nothing is changed.
+    """Say what is wrong with a tool's own files, each with a next step. Nothing is changed.
 
-    Where it keeps its state may be another user's; so may be what its login and settings are read from.
+    The place of its state may belong to another user, and so may its login and settings.
     """
     files = dict.fromkeys((*adapter.probe.login_files, *adapter.capabilities.reads))
     places = [place for name in files if (place := expand_place(name, environ, directory))]
     homes = (problem for home in adapter.homes(environ) if (problem := _check_home(adapter.name, home)))
     faults = (problem for place in places if (problem := _check_file(adapter.name, place)))
-    return [*islice(homes, 1)] or [*faults]  # what else is out of order is so for the same reason
+    return [*islice(homes, 1)] or [*faults]  # anything else is wrong for the same reason
 
 
 def _check_home(tool: str, home: str) -> tuple[str, str] | None:
     if owner := owner_above(home) or owner_above(os.path.dirname(home)):
-        words = f"csa runs as root under the home of {owner}: what {tool} writes to {home} will be root's"
+        words = f"csa runs as root under the home of {owner}: what {tool} writes to {home} will belong to root"
         return words, f"use sudo -u {owner}, or sudo -H"
     place = home
     while not os.path.lexists(place) and place != "/":
         place = os.path.dirname(place)
     if not os.path.isdir(place):
-        return f"{tool} keeps its state in {home}, and {place} is no directory", f"look at it, then: rm {quoted(place)}"
+        return f"{tool} keeps its state in {home}, and {place} is no directory", f"check it, then: rm {quoted(place)}"
     if os.access(place, os.W_OK | os.X_OK):
         return None
-    what = f"{tool} cannot {'write' if place == home else 'make'} {home}"
+    what = f"{tool} cannot {'write' if place == home else 'create'} {home}"
     if denial := explain_denial(place):
         return f"{what}: {denial[0]}", denial[1]
     if os.stat(place).st_mode & 0o300 == 0o300:  # noqa: PLR2004  # its owner may write it
-        return f"{what}: {place} is read-only here", f"outside of this sandbox: mkdir -p {quoted(home)}"
+        return f"{what}: {place} is read-only here", f"outside this sandbox: mkdir -p {quoted(home)}"
     return f"{what}: {place} is not writable", f"chmod u+rwx {quoted(place)}"
 
 
@@ -268,7 +268,7 @@ def _check_file(tool: str, path: Path) -> tuple[str, str] | None:
         return None
     except OSError as error:
         denied = StateError.denied(path, f"cannot be read by {tool}", error)
-        return denied.message.rstrip("."), denied.hint or f"look at {quoted(str(path))}"
+        return denied.message.rstrip("."), denied.hint or f"check {quoted(str(path))}"
     return None
 
 
@@ -308,7 +308,7 @@ def _first_usable(
         install = next((adapter.probe.install for adapter in candidates if adapter.probe.install), "install one")
         raise ToolUnavailableError(
             f"No AI coding tool is installed: none of {names} is on the PATH.",
-            hint=f"{install}, then log in with it once; `csa doctor` says more",
+            hint=f"{install}, then log in with it once; `csa doctor` shows more",
         )
     logins = {
         adapter.name: find_login(adapter, config, environ, command=command).is_there for adapter, command in installed
@@ -318,7 +318,7 @@ def _first_usable(
         key=lambda found: (_DOUBT[logins[found[0].name]], found[0].family == avoid_family),
     )
     is_missing = logins[adapter.name] is False
-    why = "first installed tool; it shows no login" if is_missing else "first usable tool"
+    why = "first installed tool; not logged in as far as csa can see" if is_missing else "first usable tool"
     return ToolChoice(adapter, command, why, transport_of(adapter.name, config, transport))
 
 

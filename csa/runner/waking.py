@@ -1,4 +1,4 @@
-"""Going on with detached turns that were parked for a quota and whose supervisor has died meanwhile, as in a reboot."""
+"""Continuing detached turns that were parked for a quota and whose supervisor has died since, as in a reboot."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from csa.store.sessions import Store
 
 
 def wake_parked(store: Store, environ: Mapping[str, str]) -> tuple[list[str], list[str]]:
-    """Start what is due in a project, detached; return the ids of those sessions, and what went wrong.
+    """Start the turns that are due in a project, detached; return the ids of their sessions, and what went wrong.
 
-    What could not be started for now is kept, and tried again the next time.
+    A turn that cannot be started now is kept, and tried again the next time.
     """
     woken: list[str] = []
     problems: list[str] = []
@@ -26,9 +26,9 @@ def wake_parked(store: Store, environ: Mapping[str, str]) -> tuple[list[str], li
         try:
             restart(order, environ, store, session_id)
             woken.append(session_id)
-        except (BusyError, NotFoundError):  # somebody goes on with it already, or it is gone
+        except (BusyError, NotFoundError):  # somebody has already continued it, or it is gone
             continue
         except CsaError as error:
             save_parked(store, session_id, order, until=now)
-            problems.append(f"session {session_id}, parked for a quota, cannot go on: {error.message}")
+            problems.append(f"session {session_id}, parked for a quota, cannot continue: {error.message}")
     return woken, problems

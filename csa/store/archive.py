@@ -107,7 +107,7 @@ class _Plain(gzip.GzipFile):
         block = super().read(size)
         self.left -= len(block)
         if self.left < 0:
-            raise _damaged(f"it has an end or header of more than {_MAX_HEADER_BYTES >> 10} KiB")
+            raise _damaged(f"it has an end marker or header of more than {_MAX_HEADER_BYTES >> 10} KiB")
         return block
 
 
@@ -148,20 +148,20 @@ def unpack(stream: IO[bytes], directory: Path) -> Unpacked:
             raise
         raise _damaged(f"it cannot be read to its end ({error})") from error
     if not found.is_whole:
-        raise _damaged("it is not whole")
+        raise _damaged("it is incomplete")
     return found
 
 
 def _take_member(found: Unpacked, tar: tarfile.TarFile, member: tarfile.TarInfo) -> None:
     content = tar.extractfile(member) if member.isreg() and not member.issparse() else None
     if content is None:
-        raise _damaged(f"'{member.name}' is not a plain file")
+        raise _damaged(f"'{member.name}' is not a regular file")
     found.size_bytes += member.size
     found.paths_bytes += len(member.name)
     if found.size_bytes > _MAX_TOTAL_BYTES or found.paths_bytes > _MAX_ALL_PATHS_BYTES:
-        raise RefusedError("The archive holds more than csa imports.")
+        raise RefusedError("The archive contains more than csa imports.")
     if found.is_whole:
-        raise _damaged("it goes on behind its end")
+        raise _damaged("it has data after its end")
     if found.manifest is None:
         found.manifest = _read_manifest(member, content)
     elif member.name == END:
@@ -175,9 +175,9 @@ def _read_manifest(member: tarfile.TarInfo, content: IO[bytes]) -> dict[str, Any
         raise _damaged(f"it does not begin with {MANIFEST}")
     manifest = _read_json(member, content)
     if not isinstance(manifest.get("format"), int):
-        raise _damaged(f"its {MANIFEST} says no format")
+        raise _damaged(f"its {MANIFEST} names no format")
     if manifest["format"] > FORMAT:
-        raise ArchiveError(f"The archive has format {manifest['format']}, a newer csa's.", hint="upgrade csa")
+        raise ArchiveError(f"The archive has format {manifest['format']}, from a newer csa.", hint="upgrade csa")
     return manifest
 
 
@@ -203,10 +203,10 @@ def _take_file(found: Unpacked, member: tarfile.TarInfo, content: IO[bytes]) -> 
             for block in _checked_lines(content, member) if is_text else _blocks(content):
                 file.write(block)
     except (FileExistsError, NotADirectoryError, IsADirectoryError) as error:
-        raise _damaged(f"it holds '{member.name}' twice, or another file in its place") from error
+        raise _damaged(f"it contains '{member.name}' twice, or another file in its place") from error
     except OSError as error:
         if error.errno == errno.ENAMETOOLONG:
-            raise _damaged(f"it holds '{member.name[:60]}...', whose name is too long") from error
+            raise _damaged(f"it contains '{member.name[:60]}...', whose name is too long") from error
         raise
     target.chmod(0o600)
     found.files.setdefault(session_id, []).append(name)
@@ -241,10 +241,10 @@ def _session_and_name(path: str) -> tuple[str, str]:
         and "\0" not in path
     )
     if not is_known:
-        raise _damaged(f"'{path}' is no file of a session")
+        raise _damaged(f"'{path}' is not a session's file")
     name = "/".join(parts[2:])
     if not is_takeable(name):
-        raise _damaged("it holds a file of too long or too deep a path")
+        raise _damaged("it contains a file whose path is too long or too deep")
     return parts[1], name
 
 
@@ -254,4 +254,4 @@ def is_takeable(name: str) -> bool:
 
 
 def _damaged(problem: str) -> ArchiveError:
-    return ArchiveError(f"This is not an archive that csa imports: {problem}.", hint="csa session export makes one")
+    return ArchiveError(f"This is not an archive that csa imports: {problem}.", hint="create one with csa export")

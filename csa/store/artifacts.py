@@ -68,12 +68,12 @@ def copy_artifacts(artifacts: Sequence[Artifact], to: Path) -> list[Path]:
     for artifact in artifacts:
         if artifact.leads_out:
             raise RefusedError(
-                f"{artifact.path} is a link that leads out of the session's output.",
-                hint="nothing was copied; remove the link, or copy what it leads to by hand",
+                f"{artifact.path} is a link that points outside the session's output.",
+                hint="nothing was copied; remove the link, or copy its target by hand",
             )
         if os.path.lexists(to / artifact.name):
             raise RefusedError(
-                f"{to / artifact.name} exists, and is not overwritten.", hint="nothing was copied; give a new directory"
+                f"{to / artifact.name} exists, and is not overwritten.", hint="nothing was copied; use a new directory"
             )
     return [_copy(artifact, to / artifact.name) for artifact in artifacts]
 
@@ -158,7 +158,7 @@ def _copy(artifact: Artifact, target: Path) -> Path:
     source = Path(os.path.realpath(artifact.path))
     reading = open_below(root, str(source.relative_to(root))) if source.is_relative_to(root) else None
     if reading is None:
-        raise RefusedError(f"{artifact.path} is no longer a file of the session's output.")
+        raise RefusedError(f"{artifact.path} is no longer a file in the session's output.")
     with reading:
         target.parent.mkdir(parents=True, exist_ok=True)
         with target.open("xb") as writing:

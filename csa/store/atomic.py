@@ -165,7 +165,7 @@ def require_regular(fd: int) -> os.stat_result:
         return found
     if stat.S_ISDIR(found.st_mode):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-    raise OSError(errno.EINVAL, "is no regular file")
+    raise OSError(errno.EINVAL, "is not a regular file")
 
 
 def read_regular(path: Path | str) -> bytes:

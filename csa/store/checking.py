@@ -108,7 +108,7 @@ def check_transcript(session_id: str, path: Path, *, is_at_rest: bool = True) ->
     for number, line in enumerate(read_lines(path), 1):
         if not line.endswith(b"\n"):
             if is_at_rest:
-                text = f"the last line is cut off after {len(line)} bytes; the next turn drops it"
+                text = f"the last line is truncated after {len(line)} bytes; the next turn drops it"
                 problems.append(Problem(session_id, "warning", path, text, number))
             break
         event, fault = _read_line(line)
@@ -121,7 +121,7 @@ def check_transcript(session_id: str, path: Path, *, is_at_rest: bool = True) ->
         if number == 1 and event.seq == 0:
             expected = 0  # as another implementation counts
         if event.seq != expected:
-            text = f"seq is {event.seq}, where {expected} should follow"
+            text = f"seq is {event.seq} instead of {expected}"
             problems.append(Problem(session_id, "error", path, text, number))
         expected = event.seq + 1
         if event.type in {"run_started", "run_finished"}:
@@ -170,11 +170,11 @@ def _read_line(line: bytes) -> tuple[Event | None, str]:
     except (ValueError, RecursionError) as error:
         return None, f"is not JSON ({error})"
     if not isinstance(found, dict):
-        return None, "is no object"
+        return None, "is not an object"
     try:
         event = Event.from_dict(found)
     except (KeyError, TypeError, ValueError, OverflowError):
-        return None, f"is no event ({Event.fault_of(found)})"
+        return None, f"is not an event ({Event.fault_of(found)})"
     if found.get("v") != TRANSCRIPT_VERSION:
         return None, f"has version {found.get('v')!r}, not {TRANSCRIPT_VERSION}"
     return event, ""
@@ -184,7 +184,7 @@ def _check_numbers(session_id: str, path: Path, line: bytes, number: int) -> lis
     """Look for numbers that JSON has not, though Python reads them."""
     found: list[str] = []
     json.loads(line, parse_constant=found.append)
-    text = f"holds {' and '.join(sorted(set(found)))}, which is no JSON; it counts as null"
+    text = f"holds {' and '.join(sorted(set(found)))}, which is not JSON; it counts as null"
     return [Problem(session_id, "warning", path, text, number)] if found else []
 
 
@@ -199,7 +199,7 @@ def _check_layout(session_id: str, paths: SessionPaths) -> Iterator[Problem]:
         if at == paths.root:
             for name in sorted({*below, *files} - KNOWN_NAMES):
                 if not name.startswith(DAMAGED_PREFIX):
-                    yield Problem(session_id, "info", at / name, "is not a part of a session that this csa knows")
+                    yield Problem(session_id, "info", at / name, "is not a file of a session that this csa knows")
         if paths.output in at.parents:
             below.clear()  # what agents leave there is theirs, and the directory keeps others out
             files = []  # noqa: PLW2901  # as above
@@ -215,7 +215,7 @@ def _check_mode(session_id: str, path: Path) -> Iterator[Problem]:
     if stat.S_ISLNK(found.st_mode):
         return
     if found.st_mode & _PRIVATE:
-        yield Problem(session_id, "warning", path, f"others may use it (mode {stat.S_IMODE(found.st_mode):04o})")
+        yield Problem(session_id, "warning", path, f"others can access it (mode {stat.S_IMODE(found.st_mode):04o})")
     if found.st_uid != os.geteuid():
         yield Problem(session_id, "warning", path, f"belongs to another user (uid {found.st_uid})")
 
@@ -225,7 +225,7 @@ def _check_result(session_id: str, paths: SessionPaths) -> Iterator[Problem]:
     try:
         expected = expected_result(paths)
         if expected is not None and not paths.result.exists():
-            text = "is missing, though a turn has finished; repair makes it anew"
+            text = "is missing, although a turn has finished; csa repair rebuilds it"
             yield Problem(session_id, "warning", paths.result, text)
             return
         wrong = differing_keys(paths, expected) if expected is not None else []
@@ -243,28 +243,30 @@ def _check_state(
     """Compare the record with the turns that the transcript tells of (None: it cannot be read) and with its place."""
     session_id = state.session_id
     if find_put_aside(paths):
-        text = f"another program could not read the record, and has put it aside as {PUT_ASIDE}; repair restores it"
+        text = f"another program could not read the record, and has moved it to {PUT_ASIDE}; csa repair restores it"
         yield Problem(session_id, "error", paths.state, text)
     started = max((event.turn for event in ends or ()), default=0)
     if ends == [] and (fault := missing_turns(paths, state)):
         yield _problem_of(session_id, fault)
     if started > state.turns:
-        text = f"turns is {state.turns}, and the transcript tells of turn {started}"
+        text = f"turns is {state.turns}, but the transcript has turn {started}"
         was_cut_off = ends is not None and ends[-1].type == "run_started" and started == state.turns + 1
         yield Problem(session_id, "warning" if was_cut_off else "error", paths.state, text)
     elif ends is not None and is_at_rest and caught_up(paths, state) != state:
-        text = f"does not say how turn {state.turns} went, as the transcript does; repair and the next turn mend that"
+        text = (
+            f"lacks the outcome of turn {state.turns}, which the transcript has; csa repair or the next turn fixes it"
+        )
         yield Problem(session_id, "error", paths.state, text)
     if ends and is_at_rest and ends[-1].type == "run_started" and end_in_result(paths, ends[-1]):
-        text = f"lacks the end of turn {ends[-1].turn}, which result.toml tells; repair and the next turn mend that"
+        text = f"lacks the end of turn {ends[-1].turn}, which result.toml has; csa repair or the next turn fixes it"
         yield Problem(session_id, "error", paths.transcript, text)
     if state.project_path != str(store.project):
-        text = f"its project is {state.project_path}, and it lies in the store of {store.project}"
+        text = f"its project is {state.project_path}, but it is in the store of {store.project}"
         yield Problem(session_id, "warning", paths.state, text)
     if state.last_accessed < state.created_at:
-        yield Problem(session_id, "info", paths.state, "it was used before it was created")
+        yield Problem(session_id, "info", paths.state, "last_accessed is before created_at")
     if (parent := state.parent_session_id) is not None and not _is_there(store, state, parent):
-        yield Problem(session_id, "info", paths.state, f"its parent {parent} is gone")
+        yield Problem(session_id, "info", paths.state, f"its parent {parent} does not exist")
 
 
 def _is_there(store: Store, state: SessionState, parent: str) -> bool:

@@ -119,7 +119,7 @@ def _unwritable(path: Path, reason: str) -> CsaError:
     whose, step = explain_denial(path) or ("", "")
     return CsaError(
         f"The checkpoint cannot be written to {path}: {reason}{whose and f'; {whose}'}.",
-        hint=step or "make it writable, or make room; the session itself is as it was",
+        hint=step or "make it writable, or free space; the session itself is unchanged",
     )
 
 
@@ -178,7 +178,7 @@ def find_checkpoint(store: Store, environ: Mapping[str, str], name: str) -> Chec
     if len(matches) > 1:
         raise AmbiguousError(name, [f"{each.commit}  {each.facts.session_id}" for each in matches], len(matches))
     if not matches:
-        raise NotFoundError(f"There is no checkpoint '{name}' in {store.project}.", hint="csa session checkpoints")
+        raise NotFoundError(f"There is no checkpoint '{name}' in {store.project}.", hint="csa checkpoints")
     return matches[0]
 
 

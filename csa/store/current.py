@@ -25,7 +25,7 @@ def read_current(store: Store) -> str | None:
     except OSError as error:
         raise StateError.unreadable(path, error) from error
     if not is_session_id(text):
-        raise StateError(path, "does not hold the id of a session", hint="csa session current --clear")
+        raise StateError(path, "does not contain a session id", hint="csa current --clear")
     return text
 
 

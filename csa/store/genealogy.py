@@ -35,7 +35,7 @@ def find_record(root: Path, project: str, session_id: str) -> SessionPaths | Non
         except (FileNotFoundError, NotADirectoryError):
             continue
         except OSError as error:
-            raise StateError.denied(paths.pathname, "cannot be looked at", error) from error
+            raise StateError.denied(paths.pathname, "cannot be inspected", error) from error
     return None
 
 

@@ -31,7 +31,7 @@ class GitError(CsaError):
     code = "git"
 
     def __init__(self, words: Iterable[str], said: str) -> None:
-        super().__init__(f"git {' '.join(words)} failed: {said or 'it did not say why'}.")
+        super().__init__(f"git {' '.join(words)} failed: {said or 'no reason given'}.")
         self.said = said
 
 
@@ -114,7 +114,7 @@ def find_git(environ: Mapping[str, str]) -> str:
     found = shutil.which("git", path=environ.get("PATH", os.defpath))
     if found is None:
         raise ToolUnavailableError(
-            "git is not installed: there is no 'git' on the PATH.", hint="install git; sessions themselves need none"
+            "git is not installed: there is no 'git' on the PATH.", hint="install git; sessions work without it"
         )
     return found
 

@@ -150,7 +150,7 @@ class HeldSession(SessionWriter):
             os.rename(self.paths.root, target.root)
         except OSError as error:
             if error.errno == errno.ENOTDIR:
-                raise StateError(target.root, "stands where a session's directory belongs") from error
+                raise StateError(target.root, "is in the place of a session's directory") from error
             if error.errno not in {errno.ENOTEMPTY, errno.EEXIST}:
                 raise
             raise BusyError(f"Another run has just created session {self.state.session_id}.") from error
@@ -235,7 +235,7 @@ def refuse_when_full(store: Store, max_sessions: int) -> None:
     if count >= max_sessions:
         raise RefusedError(
             f"max_sessions is {max_sessions}, and {store.project} has {count} session{'s' * (count != 1)}.",
-            hint="csa session clean --days 30 --dry-run says which could go",
+            hint="csa clean --days 30 --dry-run shows which ones could be deleted",
         )
 
 
@@ -257,7 +257,7 @@ def build_session(
         make_private_directory(paths.root.parent)
         if paths.root.exists():
             if is_locked(paths.session_lock):
-                raise BusyError(f"Another run is just creating session {state.session_id}.")
+                raise BusyError(f"Another run is creating session {state.session_id}.")
             with suppress(FileNotFoundError):  # published since we looked; then ours cannot be
                 _remove_tree(paths.root)
         try:
@@ -304,7 +304,7 @@ def open_session(
     """
     paths = store.paths(session_id)
     if not store.has(session_id):
-        raise NotFoundError(f"No session {session_id} in {store.project}.", hint="csa session list")
+        raise NotFoundError(f"No session {session_id} in {store.project}.", hint="csa ls")
     state = load_state(paths.state)
     refuse_stranger(paths, advice=advice)
     paths.session_lock.parent.mkdir(0o700, exist_ok=True)
@@ -355,7 +355,7 @@ def _take_locks(
     except BlockingIOError as error:
         raise busy(paths, advice) from error
     except FileNotFoundError as error:  # a collector was first
-        raise NotFoundError(f"Session {state.session_id} has just been removed.", hint="csa session list") from error
+        raise NotFoundError(f"Session {state.session_id} has just been deleted.", hint="csa ls") from error
     except (IsADirectoryError, NotADirectoryError, PermissionError) as error:
         raise StateError.denied(paths.session_lock, "cannot be locked", error) from error
     try:

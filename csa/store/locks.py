@@ -169,11 +169,11 @@ def _wait_for(path: Path, fd: int) -> None:
 
 
 def _stuck(path: Path, holders: list[str]) -> BusyError:
-    by = ", ".join(holders) or "a process that cannot be looked at"
+    by = ", ".join(holders) or "a process that csa cannot inspect"
     words = f"{path} is held by {by}"
     return BusyError(
-        f"{words}, for longer than anyone needs it.",
-        hint="if that process is stopped, let it go on (kill -CONT) or end it",
+        f"{words}, for longer than csa ever needs it.",
+        hint="if that process is stopped, continue it (kill -CONT) or kill it",
         obstacle=Obstacle(words, lambda: not is_locked(path)),
     )
 
@@ -217,7 +217,7 @@ def probe_lock(path: Path | str) -> tuple[bool, bytes]:
     try:
         mode = os.fstat(fd).st_mode
         if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):  # reading tells of a directory what it is
-            raise StateError(path, "is no regular file")
+            raise StateError(path, "is not a regular file")
         answer = fcntl.fcntl(fd, fcntl.F_OFD_GETLK, _WHOLE_FILE)
         held = struct.unpack(_FLOCK, answer)[0] != fcntl.F_UNLCK
         return held, os.pread(fd, MAX_OWNER_BYTES, 0)

@@ -59,12 +59,12 @@ def load_own_result(paths: SessionPaths, session_id: str, *, turn: int | None = 
             known["started_at"] = known["started_at"] or moment
             known["finished_at"] = known["finished_at"] or moment
             if not (known["started_at"] and known["finished_at"]):
-                raise StateError(paths.transcript, f"event {event.seq} is not a result (it says no time that there is)")
+                raise StateError(paths.transcript, f"event {event.seq} is not a result (it has no valid time)")
             return RunResult(**known, text=_answer(paths, event), artifacts=list_artifacts(paths, event.turn))
     if turn is not None and not 0 < turn <= newest:
-        raise NotFoundError(f"Session {session_id} has no turn {turn}.", hint=f"csa session info -s {session_id}")
+        raise NotFoundError(f"Session {session_id} has no turn {turn}.", hint=f"csa status {session_id}")
     problem = "No turn of session {} has finished" if turn is None else f"Turn {turn} of session {{}} has not finished"
-    raise NotFoundError(f"{problem.format(session_id)}.", hint=f"csa session is-alive -s {session_id}")
+    raise NotFoundError(f"{problem.format(session_id)}.", hint=f"csa is-alive {session_id}")
 
 
 def save_result(paths: SessionPaths, result: RunResult, totals: Mapping[str, Any] | None = None) -> None:

@@ -6,7 +6,7 @@ import os
 import stat
 
 from csa.errors import AmbiguousError, NotFoundError, RetiredError, StateError, UsageError
-from csa.ids import ID_LENGTH, is_session_id
+from csa.ids import ID_LENGTH, is_session_id, may_be_id
 from csa.paths import (
     RETIRED,
     SESSION_DIRECTORIES,
@@ -156,7 +156,7 @@ class Store(Struct, frozen=False):
         """Return a session's state; NotFoundError or StateError."""
         paths = self.paths(session_id)
         if not self.has(session_id):
-            raise NotFoundError(f"No session {session_id} in {self.project}.", hint="csa session list")
+            raise NotFoundError(f"No session {session_id} in {self.project}.", hint="csa ls")
         return _load_session(paths)
 
     def record(self, session_id: str) -> Record:
@@ -182,7 +182,7 @@ class Store(Struct, frozen=False):
     def resolve(self, selector: str, *, retired: bool = False) -> str:
         """Return the id that a full ULID, an exact name, or a unique prefix (in any case) means.
 
-        A name begins with a letter and a ULID with a digit, so that they cannot be mistaken for each other. A collected
+        A name begins with a letter or is a UUID, which has dashes; a ULID begins with a digit and has none. A collected
         session, which can only be read, is meant where `retired` is set and no other session matches.
 
         Raises:
@@ -193,22 +193,22 @@ class Store(Struct, frozen=False):
         """
         selector = selector.strip()
         if not selector:
-            raise UsageError("An empty session selector matches nothing.", hint="csa session list")
+            raise UsageError("The session name is empty.", hint="csa ls")
         matches = self._matches(selector, self.sessions_dir)
         collected = [] if matches else self._matches(selector, self.retired_dir)
         if collected and not retired:
             raise RetiredError(
-                f"Session {collected[0]} was retired; it can only be read.",
-                hint=f"csa session restore -s {collected[0]}",
+                f"Session {collected[0]} is deleted; it can only be read.",
+                hint=f"csa restore {collected[0]}",
             )
         matches = matches or collected
         if len(matches) == 1:
             return matches[0]
         if matches:
             raise AmbiguousError(selector, self.describe(matches), len(matches))
-        if not selector[0].isdigit():
-            raise NotFoundError(f"No session is named '{selector}' in {self.project}.", hint="csa session list")
-        raise NotFoundError(f"No session matches '{selector}' in {self.project}.", hint="csa session list")
+        if not may_be_id(selector):
+            raise NotFoundError(f"No session is named '{selector}' in {self.project}.", hint="csa ls")
+        raise NotFoundError(f"No session matches '{selector}' in {self.project}.", hint="csa ls")
 
     def find_name(self, name: str, *, newest: int = 0) -> str | None:
         """Return the id of the session with exactly that name, of all or of so many of the newest."""
@@ -232,7 +232,7 @@ class Store(Struct, frozen=False):
         return max(states, key=lambda state: (state.last_accessed, state.session_id)).session_id
 
     def _matches(self, selector: str, directory: str) -> list[str]:
-        if not selector[0].isdigit():
+        if not may_be_id(selector):
             return self._named(selector, directory, _ids_in(directory))
         prefix = selector.upper()
         if len(prefix) == ID_LENGTH and directory == self.sessions_dir and self.has(prefix):

@@ -21,7 +21,7 @@ from csa.store.atomic import make_private_directory
 from csa.store.locks import Lock, acquire_lock, probe_lock, seems_locked
 from csa.structs import Struct
 
-WAITING_IS_FUTILE = "only the calling session and those above it run: do the work in this session"
+WAITING_IS_FUTILE = "only the calling session and its ancestors are running: do the work in this session"
 _NAMED = 3
 
 
@@ -125,10 +125,10 @@ def _refuse_when_full(
             others = [held for held in counted if held.session_id not in callers]
             which = ", ".join(held.session_id for held in counted[:_NAMED]) + (", ..." if counted[_NAMED:] else "")
             what = f"turns of {of_tool}" if of_tool else "turns"
-            words = f"{name} is {limit}, and as many {what} run on this host"
+            words = f"{name} is {limit}, and that many {what} are running on this host"
             raise FullError(
                 f"{words}: {which}.",
-                hint="retry later, or pass --wait" if others else WAITING_IS_FUTILE,
+                hint="retry later, or use --wait" if others else WAITING_IS_FUTILE,
                 obstacle=Obstacle(words, _has_room(root, limit, of_tool)) if others else None,
             )
 

@@ -59,9 +59,9 @@ def parse_state_bytes(path: Path | str, content: bytes) -> SessionState:
 def parse_text(path: Path | str, content: bytes) -> dict[str, Any]:
     """Read TOML that was read from `path`; StateError when it is none."""
     if not content and os.path.exists(path) and not os.path.isfile(path):  # a pipe, of which nothing can be read
-        raise StateError(path, "is no regular file")
+        raise StateError(path, "is not a regular file")
     if len(content) > MAX_STATE_BYTES:
-        raise StateError(path, f"is longer than {MAX_STATE_BYTES} bytes, and than any state.toml")
+        raise StateError(path, f"is longer than {MAX_STATE_BYTES} bytes, too long for a state.toml")
     try:
         text = content.decode()
     except UnicodeDecodeError as error:

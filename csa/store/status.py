@@ -100,8 +100,8 @@ def missing_turns(paths: SessionPaths, state: SessionState) -> StateError | None
     ):
         return None
     turns = "1 turn" if state.turns == 1 else f"{state.turns} turns"
-    problem = "holds no turn" if paths.transcript.exists() else "is missing"
-    return StateError(paths.transcript, f"{problem}, and the record tells of {turns}")
+    problem = "has no turn" if paths.transcript.exists() else "is missing"
+    return StateError(paths.transcript, f"{problem}, but the record has {turns}")
 
 
 def _is_cut_off(paths: SessionPaths, state: SessionState) -> bool:

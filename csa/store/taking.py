@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 
 from csa.errors import BusyError, Obstacle, StateError
 from csa.model.clock import local_clock
-from csa.model.state import parse_time
+from csa.model.state import format_time, parse_time
 from csa.paths import SessionPaths
 from csa.store.atomic import require_regular
 from csa.store.flocks import Flocks, Stranger, find_stranger
@@ -22,7 +22,7 @@ from csa.store.locks import Lock, acquire_lock, is_locked
 from csa.store.owner import Owner, current_owner, parse_owner
 
 _TRIES, _PAUSE_S = 3, 0.01
-RETRY, RETRY_OR_WAIT = "retry later", "retry later, or pass --wait"
+RETRY, RETRY_OR_WAIT = "retry later", "retry later, or use --wait"
 
 
 def take_session_lock(
@@ -126,19 +126,19 @@ def _elsewhere(paths: SessionPaths, found: Liveness, *, advice: str, way: str | 
             obstacle=Obstacle(words, lambda: probe(paths).state != "alive"),
         )
     return BusyError(
-        f"Session {session_id} may be in use by {place} ({who}), which has not been heard of lately.",
-        hint=f"if you know that it is not: {way}",
+        f"Session {session_id} may be in use by {place} ({who}), which has not been heard from lately.",
+        hint=f"if you know that it is not running: {way}",
     )
 
 
 def way_to_steal(session_id: str) -> str:
     """Return what makes a session free of which nobody here can know whether it is in use."""
-    return f'csa session repair --steal {session_id}, or csa run --steal --session {session_id} "..."'
+    return f'csa repair --steal {session_id}, or csa run --steal --session {session_id} "..."'
 
 
 def owner_record(tool: str, turn: int, *, detached: bool = False, errand: str = "", parked_until: str = "") -> bytes:
     """Return what a lock's file says from now on."""
-    since = datetime.now(UTC).isoformat(timespec="seconds")
+    since = format_time(datetime.now(UTC))
     return current_owner(
         tool=tool, turn=turn, since=since, detached=detached, errand=errand, parked_until=parked_until
     ).to_bytes()

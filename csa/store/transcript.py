@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _BLOCK = 1 << 16
+_STARTED = b'"run_started"'
+_HEAD = 160  # bytes of a line in which its type stands
 
 
 def end_of_last_line(fd: int, size: int) -> int:
@@ -67,6 +69,14 @@ def read_events_backwards(path: Path | str) -> Iterator[Event]:
 def last_turn_event(transcript: Path | str) -> Event | None:
     """Return the last `run_finished` or `run_started`, whichever came later."""
     return next((e for e in read_events_backwards(transcript) if e.type in {"run_finished", "run_started"}), None)
+
+
+def last_started(transcript: Path | str) -> Event | None:
+    """Return the last `run_started`; the lines behind it, which may be very many, are not parsed."""
+    for line in _lines_backwards(transcript):
+        if _STARTED in line[:_HEAD] and (event := parse_line(line)) and event.type == "run_started":
+            return event
+    return None
 
 
 def _lines_backwards(path: Path | str) -> Iterator[bytes]:

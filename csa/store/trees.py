@@ -143,7 +143,7 @@ class Tree:
 
 @contextmanager
 def open_tree(root: Path, top: SessionState) -> Iterator[Tree]:
-    """Take the lock of the tree below `top`; RefusedError when that session has just been removed."""
+    """Take the lock of the tree below `top`; RefusedError when that session has just been deleted."""
     place = Store(root, Path(top.project_path)).paths(top.session_id)
     paths = find_record(root, top.project_path, top.session_id) or place
     try:
@@ -151,7 +151,7 @@ def open_tree(root: Path, top: SessionState) -> Iterator[Tree]:
         lock = acquire_lock(paths.tree_lock, wait=True)
     except FileNotFoundError as error:
         raise RefusedError(
-            f"Session {top.session_id}, the root of this tree, has just been removed.", hint="try again"
+            f"Session {top.session_id}, the root of this tree, has just been deleted.", hint="try again"
         ) from error
     with lock:
         yield Tree(root, top, lock)

@@ -260,9 +260,9 @@ def test_a_known_tool_by_configuration_and_by_flag(place: Place) -> None:
         ("", ["--tool", "agentx", "--transport", "acp"], 2, "Unknown tool"),
         ("", ["--tool", "cursor-agent"], 2, "did you mean 'cursor'"),
         ("", ["--tool", "goose"], 7, "no 'goose' on the PATH"),
-        ("", ["--tool", "goose", "--transport", "native"], 2, "as an ACP agent only"),
-        ("", ["--tool", "codex", "--transport", "acp"], 2, "knows no way to start codex"),
-        ('[tools.codex]\ncommand = ["codex"]\n', ["--tool", "codex", "--transport", "acp"], 2, "knows no way"),
+        ("", ["--tool", "goose", "--transport", "native"], 2, "over ACP only"),
+        ("", ["--tool", "codex", "--transport", "acp"], 2, "does not know how to start codex"),
+        ('[tools.codex]\ncommand = ["codex"]\n', ["--tool", "codex", "--transport", "acp"], 2, "does not know how"),
         ("", ["--tool", "codex", "--transport", "carrier-pigeon"], 2, "carrier-pigeon"),
     ],
 )  # fmt: skip

@@ -75,7 +75,7 @@ def test_pin(place: Place) -> None:
     assert len(audit(place)) == 1
     refused = place.run("session", "delete", session_id)
     assert refused.code == 5
-    assert f"csa session pin --off {session_id}" in refused.err
+    assert f"csa pin --off {session_id}" in refused.err
     place.run("session", "clean", "--older-than", "1s", "--purge")
     assert place.ids() == [session_id]
     assert place.run("session", "pin", "--off", session_id).code == 0
@@ -139,10 +139,10 @@ def test_a_damaged_session_that_was_deleted(place: Place) -> None:
     (place.session(session_id) / "state.toml").write_text("not toml")
     for words in (["info"], ["budget"], ["pin"], ["log"]):
         done = place.run("session", *words, session_id)
-        assert (done.code, done.err.splitlines()[1]) == (6, f"hint: csa session repair --dry-run -s {session_id}")
+        assert (done.code, done.err.splitlines()[1]) == (6, f"hint: csa repair --dry-run {session_id}")
     assert place.run("session", "delete", session_id).code == 0
     done = place.run("session", "restore", session_id)
-    assert (done.code, done.err.splitlines()[1]) == (6, f"hint: csa session repair --dry-run -s {session_id}")
+    assert (done.code, done.err.splitlines()[1]) == (6, f"hint: csa repair --dry-run {session_id}")
     assert place.run("session", "repair", session_id).code == 0
     assert place.run("session", "info", session_id, "--json").json["phase"] == "retired"
     assert place.run("session", "restore", session_id).code == 0

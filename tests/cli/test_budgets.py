@@ -43,7 +43,7 @@ def test_a_token_budget_of_a_tree(place: Place) -> None:
             done = place.run("run", "--tool", "codex", *words, env=env_of)
             assert done.code == 5
             assert f"The budget of session {root} is used up: 3,000 of 3,000 tokens" in done.err
-            assert f"csa session budget -s {root}" in done.err
+            assert f"csa budget {root}" in done.err
     assert place.run("run", "--session", root, "more").code == 5
     assert len(place.ids()) == 3
     place.codex("another tree has no part in it")

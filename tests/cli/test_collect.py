@@ -207,7 +207,7 @@ def test_max_sessions(place: Place) -> None:
     done = place.run("run", "--tool", "codex", "three", env=limit)
     assert done.code == 5
     assert "max_sessions is 2" in done.err
-    assert "csa session clean" in done.err
+    assert "csa clean" in done.err
     assert len(place.ids()) == 2
     place.codex("more", "--session", first, env=limit)
     place.run("session", "delete", first)

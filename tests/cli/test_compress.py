@@ -213,8 +213,8 @@ def test_another_tool_of_the_session(place: Place) -> None:
     assert place.run("session", "compress", session_id, "--json").json["tool"] == "codex"
     done = place.run("session", "compress", session_id, "--tool", "opencode")
     assert done.code == 1
-    assert "has no conversation of opencode" in done.err
-    assert "it has those of claude-code, codex" in done.err
+    assert "has no conversation with opencode" in done.err
+    assert "it has conversations with claude-code, codex" in done.err
 
 
 def test_what_has_no_conversation(place: Place) -> None:
@@ -225,7 +225,7 @@ def test_what_has_no_conversation(place: Place) -> None:
     before = _kept(place, done.session_id)
     failed = place.run("session", "compress", done.session_id, "--json")
     assert (failed.code, failed.json["error"]["code"]) == (1, "error")
-    assert "nothing to compact" in failed.json["error"]["message"]
+    assert "Nothing to compact" in failed.json["error"]["message"]
     assert _kept(place, done.session_id) == before
 
 

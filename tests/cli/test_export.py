@@ -77,8 +77,8 @@ def test_round_trip(place: Place, store: Store, elsewhere: dict[str, str | None]
     assert [Path(path).name for path in artifacts] == ["plan.md"]  # links stay behind
     root = Path(str(elsewhere["CSA_STATE_DIR"]))
     (transcript,) = root.rglob(f"{session_id(1)}/transcript.jsonl")
-    old = read_transcript(store.paths(session_id(1)).transcript)
-    *events, last = read_transcript(transcript)
+    old = read_transcript(store.paths(session_id(1)).transcript, is_made_up=True)
+    *events, last = read_transcript(transcript, is_made_up=True)
     assert events == old
     assert (last["type"], last["data"]["what"]) == ("session_updated", "imported")
     modes = {path: path.stat().st_mode & 0o777 for path in root.rglob("*")}
@@ -450,7 +450,7 @@ EVIL: dict[str, Callable[[], list[tuple[tarfile.TarInfo, bytes]]]] = {
         ),
     ],
     "nothing in it": lambda: [manifest()],
-    "behind its end": lambda: [manifest(), member("csa-export.end", b'{"files": 0}')],
+    "after its end": lambda: [manifest(), member("csa-export.end", b'{"files": 0}')],
     "wrong end": lambda: [manifest(), member("csa-export.end", b"[]")],
     "empty": list,
     "deep": lambda: [manifest(), member(f"{BELOW}/output/{'d/' * 1500}x")],
@@ -564,7 +564,7 @@ def replaced(archive: Path, name: str, content: bytes | None) -> Path:
     ("name", "content", "problem"),
     [
         ("transcript.jsonl", b"garb\xffage\n{}\n", "transcript.jsonl, line 1: is not JSON"),
-        ("transcript.jsonl", b"{}\n", "transcript.jsonl, line 1: is no event"),
+        ("transcript.jsonl", b"{}\n", "transcript.jsonl, line 1: is not an event"),
         ("transcript.jsonl", None, "transcript.jsonl: is missing"),
         ("result.toml", b"= 1\n", "result.toml, line 1: is not TOML"),
     ],

@@ -108,7 +108,7 @@ def test_a_lock_that_cannot_be_looked_at(place: Place) -> None:
     assert str(lock) in done.json["error"]
     lock.rmdir()
     os.mkfifo(lock)
-    assert ask(place, session_id).out == f"unknown: {lock}: is no regular file.\n"
+    assert ask(place, session_id).out == f"unknown: {lock}: is not a regular file.\n"
     assert place.run("run", "--session", session_id, "more").code == 6
     shutil.rmtree(lock.parent)
     lock.parent.touch()

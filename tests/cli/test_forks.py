@@ -97,7 +97,7 @@ def test_a_running_session_cannot_be_forked(place: Place) -> None:
     place.wait_ready()
     session_id = running.session_id
     done = place.run("run", "--fork-from", session_id, "go on")
-    assert (done.code, "is running" in done.err, "hint: csa session is-alive" in done.err) == (4, True, True)
+    assert (done.code, "is running" in done.err, "hint: csa is-alive" in done.err) == (4, True, True)
     assert place.ids() == [session_id]
     place.release()
     assert running.wait().code == 0

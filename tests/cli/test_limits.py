@@ -209,7 +209,7 @@ def test_max_tree_running(place: Place) -> None:
     running = held(place, 1, env)
     done = place.run("run", "--tool", "codex", "x", env=env)
     assert done.code == 5
-    assert f"max_tree_running is 1, and as many turns of the tree of session {root} run" in done.err
+    assert f"max_tree_running is 1, and the tree of session {root} has that many running turns" in done.err
     assert place.run("run", "--session", root, "x", env=limits(max_tree_running=1)).code == 5
     place.codex("another tree", env=limits(max_tree_running=1))
     place.release()
@@ -246,7 +246,7 @@ def test_a_killed_csa_gives_its_place_back(place: Place) -> None:
 def test_readers_see_limits_and_write_nothing(place: Place) -> None:
     """`config show` knows the keys; a limit that is no count is an error."""
     shown = place.run("config", "show", "--json", env=limits(max_children=3)).json
-    assert shown["max_children"] == {"value": 3, "origin": "CSA_CONF_MAX_CHILDREN"}
+    assert shown["max_children"] == {"value": 3, "origin": "CSA_CONF_MAX_CHILDREN", "ignored": None}
     assert place.run("run", "x", env={"CSA_CONF_MAX_RUNNING": "-1"}).code == 6
 
 

@@ -386,7 +386,7 @@ def test_reading_collected_sessions(place: Place, store: Store) -> None:
     for words in (["run", "--session", collected, "more"], ["session", "switch", collected]):
         done = place.run(*words)
         assert done.code == 3
-        assert f"hint: csa session restore -s {collected}" in done.err
+        assert f"hint: csa restore {collected}" in done.err
 
 
 @pytest.mark.thorough

@@ -52,7 +52,7 @@ def test_it_goes_on_in_a_new_one_within_the_turn(place: Place, tool: str) -> Non
     place.play(["write-stdin", str(place.tmp / "stdin")], ["say", "I know"])
     done = place.run("run", "--session", session_id, "which one?")
     assert (done.code, done.out) == (0, "I know\n"), done.err
-    assert f"warning: {tool} does not know its conversation {gone} any more" in done.err
+    assert f"warning: {tool} no longer knows its conversation {gone}" in done.err
     asked = (place.tmp / "stdin").read_text()
     assert all(words in asked for words in ("the capital is Ulm", "which one?"))
     new = conversation_of(place, session_id, tool)

@@ -109,7 +109,7 @@ def test_events_of_no_time_that_there_is(place: Place, moment: str, zone: str) -
     found = look(place, "stats", "--json", zone=zone).json
     assert found["total"]["turns"] == 2
     (place.session(BAD) / "state.toml").write_text("")
-    assert "made anew from the transcript" in look(place, "session", "repair", BAD, zone=zone).out
+    assert "rebuilt from the transcript" in look(place, "session", "repair", BAD, zone=zone).out
 
 
 def test_the_zero_time_of_go(place: Place, write_foreign: Callable[..., SessionPaths]) -> None:
@@ -183,7 +183,7 @@ def test_events_of_odd_values(place: Place, odd: object) -> None:
                 json.loads(done.out, parse_constant=pytest.fail)
         assert place.run("stats", "--json").json["total"]["usage"]["input_tokens"] == 1000
     problems = {item["line"]: item for item in place.run("session", "validate", "--json").json if item["line"]}
-    assert ("which is no JSON" in str(problems.get(3))) is isinstance(odd, float)
+    assert ("which is not JSON" in str(problems.get(3))) is isinstance(odd, float)
 
 
 @pytest.mark.parametrize(
@@ -218,7 +218,7 @@ def test_an_export_that_fails(place: Place) -> None:
     write_session(store_of(place), 1)
     edit(place.session(GOOD) / "transcript.jsonl", lambda text: f"{text}garbage\n")
     done = place.run("session", "export", GOOD, "-o", "x")
-    assert (done.code, done.err.count("\n"), "is no event" in done.err) == (6, 2, True)
+    assert (done.code, done.err.count("\n"), "is not an event" in done.err) == (6, 2, True)
     part = place.shell(["sh", "-c", f"csa session export {GOOD} > part"])
     assert (part.code, part.err) == (6, done.err)
     assert not (place.project / "x").exists()

@@ -193,7 +193,7 @@ def test_the_hints_of_what_nobody_can_know_work(place: Place) -> None:
     """Whatever refuses says how the session becomes free, and that does it; afterwards every command takes it."""
     session_id = place.codex("one").session_id
     forsake(place, session_id, 60)
-    way = f"csa session repair --steal {session_id}"
+    way = f"csa repair --steal {session_id}"
     for words in (
         ("session", "rename", "-s", session_id, "name"),
         ("session", "export", session_id, "-o", str(place.tmp / "x")),

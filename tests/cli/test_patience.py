@@ -32,7 +32,7 @@ def test_without_wait_a_busy_session_is_refused_at_once(place: Place) -> None:
     done = place.run("run", "--session", session_id, "more")
     assert done.code == 4
     assert f"PID {running.pid}" in done.err
-    assert "; retry later, or pass --wait." in done.err
+    assert "; retry later, or use --wait." in done.err
     place.release()
     assert running.wait().code == 0
 
@@ -66,7 +66,7 @@ def test_wait_with_a_limit(place: Place) -> None:
     done = place.run("run", "--session", session_id, "--wait=0.5", "more")
     assert done.code == 4
     assert time.monotonic() - begun >= 0.5
-    assert "still after 0.5 s of waiting" in done.err
+    assert "even after waiting 0.5 s" in done.err
     as_json = place.run("run", "--session", session_id, "--wait=0", "--json", "more")
     assert (as_json.code, as_json.json["error"]["code"]) == (4, "busy")
     assert turns(place, session_id) == 2

@@ -203,7 +203,7 @@ def test_what_ends_with_a_turn_in_the_background_is_named(place: Place) -> None:
     assert (done.json["status"], done.json["text"]) == ("timed_out", "it serves")
     (warning,) = _warnings(place, done.session_id)
     assert warning["kind"] == "ended"
-    assert warning["message"].endswith("with it what ran in the background: npm run dev")
+    assert warning["message"].endswith("and its background commands: npm run dev")
 
 
 IMPATIENT = """
@@ -222,7 +222,7 @@ def test_a_background_command_that_never_ends_does_not_keep_a_turn_for_ever(plac
     done = place.shell([sys.executable, "-c", IMPATIENT, "run", "--tool", "claude-code", "--json", "hello"])
     assert (done.code, done.json["text"]) == (0, "it serves")
     (warning,) = _warnings(place, done.session_id)
-    assert warning["message"].endswith("with it what ran in the background: npm run dev")
+    assert warning["message"].endswith("and its background commands: npm run dev")
     assert not place.processes()
 
 

@@ -80,7 +80,7 @@ def test_a_pipe_or_device_in_place_of_a_file(place: Place, kind: str, name: str)
     for command in ("info", "result", "show", "logs", "why", "is-alive", "wait", "artifacts", "export -o x"):
         done = place.run("session", *command.split(), BAD)
         assert "Traceback" not in done.err, command
-    problem = "is longer than" if (kind, path.suffix) == ("device", ".toml") else "is no regular file"
+    problem = "is longer than" if (kind, path.suffix) == ("device", ".toml") else "is not a regular file"
     found = place.run("session", "validate")
     assert (found.code, f"{path}: {problem}" in found.out or f"{path}: cannot be read ({problem}" in found.out) == (
         (0, False) if name == "heartbeat" else (6, True)
@@ -102,7 +102,7 @@ def test_a_pipe_or_device_in_the_store(place: Place, kind: str, name: str) -> No
         assert place.run(*words).code == 0, words
     if name == "current":
         done = place.run("session", "current")
-        assert (done.code, "cannot be read (is no regular file)" in done.err) == (6, True)
+        assert (done.code, "cannot be read (is not a regular file)" in done.err) == (6, True)
 
 
 @pytest.mark.thorough
@@ -119,7 +119,7 @@ def test_a_pipe_where_a_turn_writes(place: Place, name: str) -> None:
         replace_by("pipe", place.session(session) / name)
     done = place.run("run", "--tool", "codex", "--session", session, "again")
     is_config = name.endswith("config.toml")
-    assert (done.code, "is no regular file" in done.err) == ((6, True) if is_config else (0, False)), done.err
+    assert (done.code, "is not a regular file" in done.err) == ((6, True) if is_config else (0, False)), done.err
 
 
 def test_a_config_that_the_user_names_may_be_a_pipe(place: Place) -> None:
@@ -195,7 +195,7 @@ def test_a_file_that_cannot_be_replaced(place: Place) -> None:
     write_session(store_of(place), 1)
     broken = make_unreadable(place.session(GOOD) / "result.toml")
     done = place.run("session", "repair", "-s", GOOD)
-    assert (done.code, f"{broken}: cannot be mended" in done.err) == (6, True)
+    assert (done.code, f"{broken}: cannot be repaired" in done.err) == (6, True)
 
 
 def test_export(place: Place, broken: Path) -> None:
@@ -404,11 +404,11 @@ def test_a_transcript_that_is_missing(place: Place) -> None:
     assert (place.status(GOOD), place.status(BAD)) == ("succeeded", "damaged")
     for command in ("info", "result", "wait", "export -o x", "validate", "repair"):
         done = place.run("session", *command.split(), "-s", BAD)
-        text = f"{missing}: is missing, and the record tells of 1 turn"
+        text = f"{missing}: is missing, but the record has 1 turn"
         assert (done.code, text in done.out + done.err) == (6, True), command
     found = place.run("session", "why", "-s", BAD, "--json").json
     assert (found["status"], "another program" in found["why"]) == ("damaged", False)
     assert {item["id"]: item["status"] for item in place.run("ps", "--all", "--json").json}[BAD] == "damaged"
     assert place.run("session", "clean", "--older-than", "1s", "--dry-run").out.count(BAD) == 0
     assert place.run("session", "validate").out.endswith("2 sessions checked, 1 damaged\n")
-    assert place.run("stats").err == f"warning: left out: {missing}: is missing, and the record tells of 1 turn.\n"
+    assert place.run("stats").err == f"warning: left out: {missing}: is missing, but the record has 1 turn.\n"

@@ -76,12 +76,12 @@ def test_every_problem_with_its_place(place: Place, write_foreign: ForeignWriter
         (OTHER, "info", "state.toml", None),
     }
     assert sum("also that of session" in item["problem"] for item in found) == 1
-    assert sum("tells of turn 1" in item["problem"] for item in found) == 1
+    assert sum("the transcript has turn 1" in item["problem"] for item in found) == 1
     assert {item["session_id"] for item in problems(place, "-s", broken)} == {broken}
     text = place.run("session", "validate", "-s", broken)
     assert text.code == 6
     assert f"state.toml, line {number}: is not TOML" in text.out
-    assert f"csa session repair --dry-run -s {broken}" in text.err
+    assert f"csa repair --dry-run {broken}" in text.err
 
 
 @pytest.mark.thorough
@@ -143,7 +143,7 @@ def test_an_answer_is_made_anew(place: Place) -> None:
     second.unlink()
     assert place.run("session", "result", "--turn", "1", session_id).out == f"{answer}\n"
     second.parent.rename(second.parent.with_name("elsewhere"))
-    said = "mended output/turn-0001/final.md: made anew from the transcript\n"
+    said = "mended output/turn-0001/final.md: rebuilt from the transcript\n"
     dry = place.run("session", "repair", "--dry-run", session_id)
     assert (dry.out, first.exists()) == (said.replace("mended", "would mend"), False)
     assert place.run("session", "repair", session_id).out == said
@@ -213,4 +213,4 @@ def test_a_line_that_is_no_event(place: Place) -> None:
     with (place.session(session_id) / "transcript.jsonl").open("a") as file:
         file.write('{"v":1,"seq":99,"ts":"","type":"usage","turn":1}\n')
     (found,) = problems(place)
-    assert found["problem"] == "is no event (it has no data)"
+    assert found["problem"] == "is not an event (it has no data)"

@@ -142,7 +142,7 @@ def test_wait_has_a_limit(place: Place) -> None:
     done = place.run("session", "wait", session_id, "--timeout", "0.3")
     assert time.monotonic() - began > 0.3
     assert (done.code, done.out) == (4, "")
-    assert done.err.startswith(f"error: After 0.3 s {session_id} still runs.\nhint: csa session why")
+    assert done.err.startswith(f"error: Timed out after 0.3 s: {session_id} is still running.\nhint: csa status")
     done = place.run("session", "wait", "--json", session_id, "--timeout", "0")
     assert (done.code, [item["status"] for item in done.json]) == (4, ["running"])
     place.release()
@@ -248,7 +248,7 @@ def test_wait_with_a_damaged_one(place: Place, write_foreign: ForeignWriter) -> 
     assert (done.code, done.out.startswith(f"{session_id}: succeeded (codex, turn 1")) == (6, True)
     assert len(done.out.splitlines()) == 1
     assert done.err.startswith(f"error: {broken}, line ")
-    assert done.err.endswith(f"hint: csa session repair --dry-run -s {FOREIGN}\n")
+    assert done.err.endswith(f"hint: csa repair --dry-run {FOREIGN}\n")
 
 
 @pytest.mark.thorough
@@ -277,7 +277,7 @@ def test_wait_for_any_with_a_damaged_one(place: Place, write_foreign: ForeignWri
     waiter = place.start("session", "wait", "--any", FOREIGN, session_id)
     wait_for(lambda: waiter.err, "it is named at once")
     late = place.run("session", "wait", "--any", FOREIGN, session_id, "--timeout", "0")
-    assert (late.code, str(broken) in late.err, "still runs" in late.err) == (4, True, True)
+    assert (late.code, str(broken) in late.err, "still running" in late.err) == (4, True, True)
     place.release()
     assert run.wait().code == 0
     done = waiter.wait()
@@ -592,7 +592,7 @@ def test_attach_and_detach(place: Place) -> None:
     attached.signal(signal.SIGINT)
     done = attached.wait()
     assert (done.code, done.out) == (130, "")
-    assert done.err == f"csa: detached; session {session_id} goes on\nhint: csa session attach -s {session_id}\n"
+    assert done.err == f"csa: detached; session {session_id} goes on\nhint: csa attach {session_id}\n"
     assert place.run("session", "is-alive", session_id).code == 0
     place.release()
     assert run.wait().code == 0

@@ -158,7 +158,7 @@ def test_the_mode_of_the_level_is_set(place: Place, level: str, mode: str) -> No
 @pytest.mark.thorough
 def test_an_agent_without_modes_is_held_where_it_asks(place: Place) -> None:
     """Which is said, below full."""
-    assert "is held where it asks" in named(bridge(place, "--no-modes")[1], "notice")[0]["message"]
+    assert "is restricted only where it asks" in named(bridge(place, "--no-modes")[1], "notice")[0]["message"]
     assert named(bridge(place, "--no-modes", permission="full")[1], "notice") == []
 
 

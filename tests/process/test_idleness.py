@@ -15,9 +15,9 @@ def test_silence_ends_the_turn(place: Place) -> None:
     done = place.run("run", "--tool", "codex", "--idle-timeout", "1", "go")
     assert done.code == 124
     end = place.last_event(done.session_id)
-    silent = {"kind": "idle_timeout", "message": "neither output nor processor time for 1 s"}
+    silent = {"kind": "idle_timeout", "message": "no output and no CPU time for 1 s"}
     assert (end["status"], end["error"]) == ("timed_out", silent)
-    assert "error: codex ran out of time: neither output nor processor time for 1 s\n" in done.err
+    assert "error: codex ran out of time: no output and no CPU time for 1 s\n" in done.err
     assert place.processes() == {}
 
 

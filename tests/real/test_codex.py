@@ -55,7 +55,7 @@ def test_a_command_that_runs_on_is_told_of(place: Workplace) -> None:
     result = place.run(CODEX, "begin")
     assert result["text"] == "it runs"
     warnings = [warning["message"] for warning in place.events(result["session_id"], "warning")]
-    assert "codex ended it with the turn, while it still ran: sleep 77" in warnings
+    assert "codex ended it with the turn, while it was running: sleep 77" in warnings
     assert place.events(result["session_id"], "tool_call_update")[-1]["status"] == "failed"
 
 

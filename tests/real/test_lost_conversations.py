@@ -44,7 +44,7 @@ def test_a_session_goes_on(place: Workplace, tool: RealTool, lose: Callable[[Wor
     second = place.csa("run", "--json", "--session", session_id, "Name the river.")
     assert second.code == 0, second
     assert (second.json["turn"], second.json["text"]) == (2, "The Danube.")
-    assert f"{tool.name} does not know its conversation {gone} any more" in second.stderr
+    assert f"{tool.name} no longer knows its conversation {gone}" in second.stderr
     (request,) = place.asked("Name the river.")
     assert len(request.user_texts) == 1
     assert all(words in request.prompt for words in ("Name the capital.", "It is Ulm."))

@@ -103,7 +103,7 @@ def test_a_roots_later_limit_on_sessions_binds_its_descendants(family: Store) ->
 def test_a_roots_later_limit_on_running_turns_binds_its_descendants(family: Store) -> None:
     """While the root's turn runs, and one may, its child is full."""
     tighten(family, ROOT, Limits(max_tree_running=1))
-    full = f"max_tree_running is 1, and as many turns of the tree of session {ROOT}"
+    full = f"max_tree_running is 1, and the tree of session {ROOT} has that many"
     with running(family, ROOT), pytest.raises(FullError, match=full):
         admit(family, plan_inside(family, CHILD))
     admit(family, plan_inside(family, CHILD))
@@ -168,7 +168,7 @@ def test_what_descendants_have_used_counts_in_the_budgets_above(family: Store) -
     change(family, CHILD, usage=Usage(90, 10, cost_usd=0.1))
     with pytest.raises(RefusedError, match=f"budget of session {ROOT} is used up: 100 of 100 tokens\\.") as caught:
         admit(family, plan_inside(family, CHILD))
-    assert f"csa session budget -s {ROOT}" in (caught.value.hint or "")
+    assert f"csa budget {ROOT}" in (caught.value.hint or "")
     with pytest.raises(RefusedError, match=f"budget of session {ROOT} is used up"):  # its own next turn, too
         admit(family, plan_at(family, session=ROOT))
 
@@ -196,7 +196,7 @@ def test_what_a_budget_cannot_see_is_noted(family: Store) -> None:
     """Turns that did not say what they used, or what that cost, and sessions that are gone: told, each by its count."""
     change(family, ROOT, budget=Budget(tokens=100, usd=5))
     change(family, CHILD, usage=Usage(5, turns_unmeasured=2, turns_unpriced=1))
-    begins = f"not known, and not counted in the budget of session {ROOT}: "
+    begins = f"unknown, and so not counted in the budget of session {ROOT}: "
     assert notes(family, plan_inside(family, CHILD)) == [
         begins + "the tokens of 2 turns",
         begins + "the cost of 1 turn",
@@ -204,7 +204,7 @@ def test_what_a_budget_cannot_see_is_noted(family: Store) -> None:
     change(family, ROOT, budget=Budget(tokens=100))
     assert notes(family, plan_inside(family, CHILD)) == [begins + "the tokens of 2 turns"]
     family.paths(CHILD).root.rename(family.path / "elsewhere")
-    assert notes(family, plan_inside(family, ROOT)) == [begins + "what 1 deleted session had used"]
+    assert notes(family, plan_inside(family, ROOT)) == [begins + "the usage of 1 deleted session"]
 
 
 def test_a_new_root_has_no_tree_to_look_at(family: Store) -> None:
@@ -285,5 +285,5 @@ def test_a_record_above_that_cannot_be_looked_at(family: Store, monkeypatch: pyt
         return lstat(path)
 
     monkeypatch.setattr("csa.store.genealogy.os.lstat", denied)
-    with pytest.raises(StateError, match="cannot be looked at"):
+    with pytest.raises(StateError, match="cannot be inspected"):
         admit(family, plan)

@@ -134,7 +134,7 @@ def test_calls_are_folded(store: Store) -> None:
         ({"status": "failed", "error": {"kind": "quota", "message": "no more"}}, "failed (quota): no more"),
         ({"status": "timed_out", "error": None}, "ended as timed_out"),
         ({"status": "timed_out", "error": {"kind": "timeout", "message": "too long"}}, "ended as timed_out: too long"),
-        ({}, "had no end"),
+        ({}, "has no recorded end"),
     ],
 )
 def test_a_turn_that_failed_says_so(store: Store, end: dict[str, Any], words: str) -> None:

@@ -49,7 +49,7 @@ def test_what_is_no_regular_file_is_no_lock(tmp_path: Path) -> None:
     """A pipe or a device in a lock's place is refused at once, rather than waited for."""
     os.mkfifo(tmp_path / "x.lock")
     for path in (tmp_path / "x.lock", Path("/dev/null")):
-        with pytest.raises(StateError, match=f"{path}: is no regular file"):
+        with pytest.raises(StateError, match=f"{path}: is not a regular file"):
             probe_lock(path)
 
 

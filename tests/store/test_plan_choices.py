@@ -140,7 +140,7 @@ def test_no_more_than_the_caller_has(plan: Planner, store: Store, tmp_path: Path
     finished_session(store, ROOT, permission="edit", extra_writable=(str(given.resolve()),))
     below = str((given / "below").resolve())
     assert plan(inside=ROOT, extra_writable=(str(inside), below)).state.extra_writable[1] == below
-    with pytest.raises(RefusedError, match="is outside of what session"):
+    with pytest.raises(RefusedError, match="is outside the directories that session"):
         plan(inside=ROOT, extra_writable=(str(outside),))
     with pytest.raises(RefusedError):
         plan(inside=ROOT, extra_writable=(f"{given}/../outside",))

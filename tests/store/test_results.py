@@ -79,12 +79,12 @@ def test_a_turn_that_runs_has_no_result_yet(store: Store) -> None:
         for turn, problem, command in (
             (None, f"No turn of session {ID} has finished.", "is-alive"),
             (1, f"Turn 1 of session {ID} has not finished.", "is-alive"),
-            (2, f"Session {ID} has no turn 2.", "info"),
-            (0, f"Session {ID} has no turn 0.", "info"),
+            (2, f"Session {ID} has no turn 2.", "status"),
+            (0, f"Session {ID} has no turn 0.", "status"),
         ):
             with pytest.raises(NotFoundError) as caught:
                 load_result(held.paths, ID, turn=turn)
-            assert (caught.value.message, caught.value.hint) == (problem, f"csa session {command} -s {ID}")
+            assert (caught.value.message, caught.value.hint) == (problem, f"csa {command} {ID}")
         finish(held)
     with open_session(store, ID, PLAIN) as held:
         begin(held, turn=2)

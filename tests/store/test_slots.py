@@ -41,7 +41,9 @@ def test_slots_are_numbered_and_used_again(state_root: Path) -> None:
 def test_limits_of_host_and_tool(state_root: Path) -> None:
     """Both count what runs just now; which one is reached is named, with its value and the holders."""
     slot = take_slot(state_root, SlotHolder(IDS[0], "codex"), Limits())
-    with pytest.raises(FullError, match=rf"max_running is 1, and as many turns run on this host: {IDS[0]}") as caught:
+    with pytest.raises(
+        FullError, match=rf"max_running is 1, and that many turns are running on this host: {IDS[0]}"
+    ) as caught:
         take_slot(state_root, SlotHolder(IDS[1], "claude-code"), Limits(max_running=1))
     with pytest.raises(FullError, match=r"tools\.codex\.max_running is 1"):
         take_slot(state_root, SlotHolder(IDS[1], "codex"), Limits(tools={"codex": 1}))

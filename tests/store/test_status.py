@@ -299,10 +299,7 @@ def test_turns_that_are_not_in_the_journal(store: Store, content: bytes | None) 
     assert info.status == "damaged"
     assert record.fault is not None
     assert (record.fault.path, record.fault.exit_code) == (paths.transcript, 6)
-    assert (
-        record.fault.problem
-        == f"{'is missing' if content is None else 'holds no turn'}, and the record tells of 1 turn"
-    )
+    assert record.fault.problem == f"{'is missing' if content is None else 'has no turn'}, but the record has 1 turn"
     assert [problem.path for problem in check_session(store, paths) if problem.severity == "error"][
         -1
     ] == paths.transcript

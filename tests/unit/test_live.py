@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from csa.cli.describe import cost_of, elapsed, money, tokens_of
-from csa.cli.live import Line, arrange, choose, group, lay_out
+from csa.cli.live import Line, arrange, choose, group, lay_out, lay_out_end
 from csa.cli.output import display_width, printable
 from csa.model.genealogy import walk
 from csa.model.state import SessionState
@@ -28,12 +28,16 @@ def row(
     project: str = "~/api",
     parent_project: str | None = None,
     usage: Usage | None = None,
+    name: str | None = None,
+    description: str = "",
     **changes: object,
 ) -> SessionInfo:
     state = SessionState(
         session_id=IDS[at],
         project_path=project,
         created_at=EPOCH,
+        name=name,
+        description=description,
         last_accessed=EPOCH,
         parent_session_id=None if parent is None else IDS[parent],
         parent_project=parent_project,
@@ -83,8 +87,7 @@ def test_at_140_columns() -> None:
         + "   1m12s  12.3k       -",
         "├─ ● 01JH4QWERT claude-code edit: api/limits.py".ljust(117) + "   1m11s  46.2k   $0.13",
         "│  └─ ✗ 01JH4QWERT codex failed: the rate is limited".ljust(117) + "   1h01m      -       -",
-        "└─ ✓ 01JH4QWERT codex succeeded: a bucket lets bursts pass and needs two numbers".ljust(117)
-        + "      4s    950       -",
+        "└─ ✓ 01JH4QWERT codex a bucket lets bursts pass and needs two numbers".ljust(117) + "      4s    950       -",
         "4 sessions, 2 running".ljust(117) + "         59.5k+  $0.13+",
     ]
 
@@ -95,20 +98,49 @@ def test_at_80_columns() -> None:
         "● 01JH4QWERT codex $ csa run --tool claude-code 'Impleme…   1m12s  12.3k       -",
         "├─ ● 01JH4QWERT claude-code edit: api/limits.py             1m11s  46.2k   $0.13",
         "│  └─ ✗ 01JH4QWERT codex failed: the rate is limited        1h01m      -       -",
-        "└─ ✓ 01JH4QWERT codex succeeded: a bucket lets bursts pa…      4s    950       -",
+        "└─ ✓ 01JH4QWERT codex a bucket lets bursts pass and need…      4s    950       -",
         "4 sessions, 2 running                                             59.5k+  $0.13+",
     ]
 
 
 def test_at_40_columns() -> None:
-    """Ids and cost give way; time and tokens stay."""
+    """Ids, tokens and cost give way; the time stays."""
     assert draw(arrange(TREE), 40) == [
-        "● codex $ csa run --tool…   1m12s  12.3k",
-        "├─ ● claude-code edit: a…   1m11s  46.2k",
-        "│  └─ ✗ codex failed: th…   1h01m      -",
-        "└─ ✓ codex succeeded: a …      4s    950",
-        "4 sessions, 2 running             59.5k+",
+        "● codex $ csa run --tool claude…   1m12s",
+        "├─ ● claude-code edit: api/limi…   1m11s",
+        "│  └─ ✗ codex failed: the rate …   1h01m",
+        "└─ ✓ codex a bucket lets bursts…      4s",
+        "4 sessions, 2 running                   ",
     ]
+
+
+def test_what_a_session_is_called_comes_first() -> None:
+    """Its name, however narrow the line; without one its id with what it is about, on narrow lines that alone."""
+    named = row(0, name="limits", description="Add rate limiting", doing="$ make test")
+    other = row(1, 0, description="Design the rate limiter, and more", doing="edit: api.py")
+    wide = row(2, 0, name="日本語の長い名前", doing="$ ls")
+    forest = arrange([named, other, wide])
+    assert draw(forest, 100)[:3] == [
+        "● limits codex $ make test".ljust(77) + "   1m12s      0       -",
+        "├─ ● 01JH4QWERT codex Design the rate limiter,… · edit: api.py".ljust(77) + "   1m11s      0       -",
+        "└─ ● 日本語の長い名前 codex $ ls".ljust(69) + "   1m10s      0       -",
+    ]
+    assert draw(forest, 40)[:3] == [
+        "● limits codex $ make test         1m12s",
+        "├─ ● Design the r… codex edit: …   1m11s",
+        "└─ ● 日本語の長い… codex $ ls      1m10s",
+    ]
+
+
+def test_what_is_left_of_a_tree_at_its_end() -> None:
+    """What has failed always, the others as far as there is room; then how many there were, and what they took."""
+    many = [row(0, status="succeeded", name="root", duration_s=9.0), *(done(at, 0) for at in range(1, 20))]
+    many[18] = row(18, 0, name="bad", status="failed", doing="failed: no luck", duration_s=1.0)
+    lines, total = lay_out_end(arrange(many), width=80, now=NOW, place=str, time_s=9.4)
+    shown = [text(line).rstrip() for line in lines]
+    assert (len(shown), shown[0][:24], shown[-1]) == (13, "✓ root codex succeeded  ", "... and 8 more succeeded")
+    assert [line[:34] for line in shown if "✗" in line] == ["└─ ✗ bad codex failed: no luck    "]
+    assert total == "20 sessions in 9s, 1 failed"
 
 
 NASTY = [
@@ -179,8 +211,8 @@ def test_trees_in_which_something_runs_come_first() -> None:
 def test_missing_parents_are_named() -> None:
     """A parent that was removed is marked; one in another project says where it is."""
     lines = draw(arrange([row(1, 0), row(3, 2, parent_project="~/web")]), 80)
-    assert any(line.startswith(f"{IDS[0]}  (missing)") for line in lines)
-    assert any(line.startswith(f"{IDS[2]}  (in ~/web)") for line in lines)
+    assert any(line.startswith(f"{IDS[0][:10]}  (missing)") for line in lines)
+    assert any(line.startswith(f"{IDS[2][:10]}  (in ~/web)") for line in lines)
 
 
 def test_projects_are_headings() -> None:

@@ -65,11 +65,11 @@ def test_the_table(outcome: Outcome, end: ToolExit, stop: Stop | None, status: s
         ((UNSAID, KILLED, INT), "SIGINT"),
         ((UNSAID, KILLED, ASKED), "cancel file"),
         ((UNSAID, KILLED, LATE), "longer than 5 s"),
-        ((UNSAID, KILLED, SILENT), "neither output nor processor time for 1.5 s"),
+        ((UNSAID, KILLED, SILENT), "no output and no CPU time for 1.5 s"),
         ((GOOD, EXIT_0, WRONG), "another conversation"),
-        ((GOOD, EXIT_0, LOST), "the session's lock was lost, so another may have it"),
+        ((GOOD, EXIT_0, LOST), "the session's lock was lost, so another may hold it"),
         ((UNSAID, KILLED, SPENT), "the budget of session 01JH is used up: 5 of 5 tokens"),
-        ((UNSAID, ToolExit(7, None), None), "the tool exited with code 7 and did not say why"),
+        ((UNSAID, ToolExit(7, None), None), "the tool exited with code 7 without giving a reason"),
     ],
 )
 def test_every_end_but_success_says_why(arguments: Any, part: str) -> None:
@@ -81,13 +81,13 @@ def test_every_end_but_success_says_why(arguments: Any, part: str) -> None:
 def test_why_csa_ended_a_turn() -> None:
     """Each limit has a kind of its own, and says its value."""
     assert out_of_time(2.5) == Stop("timed_out", None, "the turn took longer than 2.5 s", "timeout")
-    assert too_silent(60) == Stop("timed_out", None, "neither output nor processor time for 60 s", "idle_timeout")
+    assert too_silent(60) == Stop("timed_out", None, "no output and no CPU time for 60 s", "idle_timeout")
     assert out_of_budget("01JH", "5 of 5") == Stop(
         "budget", None, "the budget of session 01JH is used up: 5 of 5", None
     )
     lost = lock_lost()
     assert (lost.reason, lost.signal_name, lost.kind) == ("fenced", None, None)
-    assert lost.detail == "the session's lock was lost, so another may have it; nothing more was recorded"
+    assert lost.detail == "the session's lock was lost, so another may hold it; nothing more was recorded"
 
 
 @pytest.mark.parametrize("kind", [None, "internal", "protocol"])
@@ -100,13 +100,13 @@ def test_a_tool_that_died_is_killed_unless_it_said_more(kind: ErrorKind | None) 
 @pytest.mark.parametrize(
     ("outcome", "end", "message"),
     [
-        (UNSAID, EXIT_1, "the tool exited with code 1 and did not say why"),
+        (UNSAID, EXIT_1, "the tool exited with code 1 without giving a reason"),
         (UNSAID, ToolExit(None, 15), "the tool died of signal 15"),
         (UNSAID, KILLED, "the tool died of signal 9 (no memory)"),
         (
             UNSAID,
             ToolExit(137, None),
-            "the tool exited with code 137 and did not say why: something in it was killed (no memory)",
+            "the tool exited with code 137 without giving a reason: something in it was killed (no memory)",
         ),
         (QUOTA, ToolExit(137, None), "no more"),
     ],

@@ -1,6 +1,6 @@
 """Whether csa can run here, and what prevents it: the checks of `csa doctor`, as data.
 
-Nothing is changed, but for a lock that is tried in a file of its own below the state root.
+Nothing is changed, except that a lock is tried in a file of its own in the state root.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What `csa doctor` says of the other implementation of the format: its store, and its command of the same name."""
+"""What `csa doctor` says about the other implementation of the format: its store, and its command of the same name."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from pathlib import Path
 from csa.model.check import Check
 from csa.paths import other_state_root
 
-_OURS = b"csa.cli"  # stands in the launcher of any csa of this kind
+_OURS = b"csa.cli"  # in the launcher of every csa of this kind
 _LAUNCHER_BYTES = 4096
 
 
 def check_other_store(root: Path, environ: Mapping[str, str]) -> list[Check]:
-    """Say where its sessions are; nothing where there are none."""
+    """Say where its sessions are, if there are any."""
     other = other_state_root(environ)
     if not other.is_dir() or os.path.realpath(other) == os.path.realpath(root):
         return []
@@ -26,7 +26,7 @@ def check_other_store(root: Path, environ: Mapping[str, str]) -> list[Check]:
 
 
 def check_command(environ: Mapping[str, str]) -> list[Check]:
-    """Look what `csa` means in a shell: to an agent that is told to call csa, and to you."""
+    """Check what `csa` means in a shell: for an agent that is told to call csa, and for you."""
     found = shutil.which("csa", path=environ.get("PATH"))
     if found is None or _is_ours(found):
         return []
@@ -39,4 +39,4 @@ def _is_ours(command: str) -> bool:
         with open(command, "rb") as file:
             return _OURS in file.read(_LAUNCHER_BYTES)
     except OSError:
-        return True  # nothing can be said of it
+        return True  # it cannot be judged

@@ -1,4 +1,4 @@
-"""What `csa doctor` says of what a run touches beside its session: whether they can be used, or whose they are."""
+"""What `csa doctor` says about files a run touches besides its session: are they usable, or whose are they?"""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _USEFUL = ("retired", "parked", "audit.git", "current", "audit.jsonl", "usage_st
 
 
 class Place(Struct):
-    """A file or directory that is looked at if it is there. Without what `is_needed`, no run can work."""
+    """A file or directory that is checked if it exists. Without those that are `is_needed`, no run can work."""
 
     path: str
     is_directory: bool = False
@@ -30,7 +30,7 @@ class Place(Struct):
 
 
 def check_places(store: Store) -> Check:
-    """Look at what a run of this project opens: the way to its store, its locks, and the slots of this host."""
+    """Check what a run of this project opens: the path to its store, its locks, and the slots of this host."""
     found = [(place, fault) for place in places_of(store) if (fault := _place_fault(place))]
     root = store.root_pathname
     if owner := owner_above(root):
@@ -51,7 +51,7 @@ def check_places(store: Store) -> Check:
 
 
 def places_of(store: Store) -> Iterator[Place]:
-    """Yield what is looked at, the state root first."""
+    """Yield what to check, the state root first."""
     root = store.root_pathname
     way = [Path(store.pathname), *Path(store.pathname).parents]
     yield from (Place(str(each), True, True) for each in reversed(way) if each.is_relative_to(root))

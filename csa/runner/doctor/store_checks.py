@@ -1,4 +1,4 @@
-"""What `csa doctor` says of the state root: that it can be written, that locks hold on it, and what is in it."""
+"""What `csa doctor` says about the state root: is it writable, do locks work on it, and what is in it?"""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _SHOWN = 5
 
 
 def check_store(store: Store) -> list[Check]:
-    """Look at the state root and everything in it. Nothing stays written; a root that is missing stays so."""
+    """Check the state root and everything in it. Nothing stays written; a missing root is not created."""
     root = store.root
     if problem := _cannot_write(root) or _cannot_write(store.path):
         return [_blocked(root, *problem), *check_leftovers(root)]
@@ -60,7 +60,7 @@ def _blocked(root: Path, problem: str, step: str | None = None) -> Check:
 
 
 def _cannot_write(path: Path) -> tuple[str, str | None] | None:
-    """Say why nothing can be made at `path`, with a step where there is one; None when what exists of it allows it."""
+    """Say why nothing can be created at `path`, with the next step if there is one; None if it can be created."""
     place = next(place for place in (path, *path.parents) if os.path.lexists(place))
     if not os.path.isdir(place):
         return f"{place} is not a directory", None
@@ -71,7 +71,7 @@ def _cannot_write(path: Path) -> tuple[str, str | None] | None:
 
 
 def _locks(root: Path) -> list[Check]:
-    """Take real locks on the root's file system, in a file of our own, and see that others would see them."""
+    """Take real locks on the root's file system, in a file of our own, and check that others would see them."""
     try:
         handle, name = tempfile.mkstemp(prefix=".doctor-", dir=root)
     except OSError as error:

@@ -1,4 +1,4 @@
-"""What `csa doctor` says of the machine: the kernel, sandboxes, and what logind does to runs that are left alone.
+"""What `csa doctor` says about the machine: the kernel, sandboxes, and what logind does to background runs.
 
 Each judgement is a function of facts, so that it can be tested for machines that are not at hand.
 """
@@ -19,7 +19,7 @@ from csa.runner.environment import outer_sandbox
 from csa.store.atomic import read_regular
 
 EXIT_TOOL = 7
-_PROBE_LIMIT_S = 30.0  # it takes milliseconds where nothing else is going on
+_PROBE_LIMIT_S = 30.0  # it takes milliseconds on an idle machine
 _NEEDED = {
     "subreaper": "PR_SET_CHILD_SUBREAPER",
     "children": "/proc/PID/task/TID/children",
@@ -37,7 +37,7 @@ _LOGIND_PLACES = ("usr/lib", "run", "etc")  # weakest first
 
 
 def check_system() -> list[Check]:
-    """Look at the machine."""
+    """Check the machine."""
     found = probe_kernel()
     logout = check_logind(Path("/"), _user())
     if found is None:
@@ -47,7 +47,7 @@ def check_system() -> list[Check]:
 
 
 def check_temporary(environ: Mapping[str, str]) -> Check:
-    """Say whether there is a directory for temporary files, which every tool needs."""
+    """Check the directory for temporary files, which every tool needs."""
     place = environ.get("TMPDIR") or "/tmp"  # noqa: S108  # as tools look for it
     if os.path.isdir(place) and os.access(place, os.W_OK | os.X_OK):
         return Check("system", "temporary", "ok", f"temporary files can be written to {place}")
@@ -77,7 +77,7 @@ def probe_kernel() -> Mapping[str, str | None] | None:
 
 
 def judge_kernel(found: Mapping[str, str | None]) -> Check:
-    """Say whether runs can be contained: without these, what an agent starts could not be found and ended."""
+    """Say whether runs can be contained: without these features, csa could not find and end what an agent starts."""
     missing = [f"{word} ({found[name]})" for name, word in _NEEDED.items() if found.get(name)]
     if missing:
         step = "run csa on a Linux kernel that has it; some container runtimes (gVisor) do not"
@@ -119,7 +119,7 @@ def _reads(root: Path, path: str) -> str:
 
 
 def check_logind(root: Path, user: str) -> Check:
-    """Say whether logind would kill what is left running at logout. `root` is where the system's files are."""
+    """Say whether logind would kill background runs at logout. `root` is where the system's files are."""
     if not os.path.exists(root / "run/systemd/seats"):
         return Check("system", "logout", "ok", "no logind: nothing ends a detached run at logout")
     settings = _logind_settings(root)

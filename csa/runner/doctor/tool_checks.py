@@ -1,6 +1,6 @@
-"""What `csa doctor` says of the tools: found, answering, of which version, and with credentials.
+"""What `csa doctor` says about the tools: installed, answering, which version, and with credentials or not.
 
-A tool is asked for its version as a run would start it: under a guardian, so that one that hangs leaves nothing behind.
+A tool is asked for its version the way a run would start it: under a guardian, so that a hanging one leaves nothing.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Answer(Struct):
 
 
 class ToolFinding(Struct):
-    """A tool and what was found; it is usable when it has answered, and may be when it is late."""
+    """A tool and its findings; it is usable if it has answered, and may be if it is late."""
 
     adapter: Adapter
     command: tuple[str, ...] | None
@@ -67,7 +67,7 @@ async def find_tools(
     limit_s: float,
     report: Callable[[ToolFinding], None],
 ) -> list[ToolFinding]:
-    """Look for the tools of all adapters, and ask those that are there for their versions, all at once.
+    """Look for the tools of all adapters, and ask the installed ones for their versions, all at once.
 
     `report` gets each finding as soon as it and all before it are there.
     """
@@ -134,7 +134,7 @@ async def _listen(tool: ToolProcess) -> tuple[ToolExit, str, str]:
 
 
 def judge_answer(end: ToolExit, out: str, err: str) -> Answer:
-    """Find the version in what a command wrote to stdout, or say in its words what is wrong."""
+    """Find the version in a command's stdout, or quote what is wrong."""
     if end.signal is not None:
         return Answer(problem=_with_words(f"was killed by signal {end.signal}", err or out))
     if end.code != 0:
@@ -144,13 +144,13 @@ def judge_answer(end: ToolExit, out: str, err: str) -> Answer:
 
 
 def _find_version(text: str) -> str | None:
-    """Return the first word that is a version, in a line that is text: there are digits and dots in any rubbish."""
+    """Return the first word that is a version, in a line that is text: any garbage contains digits and dots."""
     words = (word for line in text.splitlines() if "\ufffd" not in line and line.isprintable() for word in line.split())
     return next((found[1] for word in words if (found := _VERSION.fullmatch(word))), None)
 
 
 def _with_words(problem: str, text: str) -> str:
-    """Quote what a command said, from its first line that tells of an error on: node shows its source before it."""
+    """Quote a command's output from its first line about an error on: node shows source code before it."""
     plain = _ESCAPES.sub("", text)
     error = _ERROR_LINE.search(plain)
     words = " ".join(plain[error.start() if error else 0 :].split())
@@ -159,7 +159,7 @@ def _with_words(problem: str, text: str) -> str:
 
 
 def judge_tool(finding: ToolFinding, config: Config) -> Check:
-    """Say what a tool needs to be run."""
+    """Say what a tool needs before it can run."""
     name, probe = finding.adapter.name, finding.adapter.probe
     if finding.command is None:
         return _not_installed(finding.adapter, config)
@@ -196,7 +196,7 @@ def _login(login: Login) -> str:
 
 
 def _memory(usage: ToolUsage) -> list[str]:
-    """Say what its last turns here took; nothing when there were none."""
+    """Say what its last turns here took, if there were any."""
     peak = usage.p95_peak_rss_bytes
     return [f"up to {peak / (1 << 20):.0f} MB per turn (P95 of {usage.turns})"] if peak else []
 

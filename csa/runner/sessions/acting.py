@@ -23,7 +23,7 @@ def hold_session(session: Session) -> Iterator[HeldSession]:
     try:
         held = open_session(session.store, session.session_id, session.context.redactor, errand=CHANGE)
     except FileNotFoundError as error:
-        raise NotFoundError(f"Session {session.session_id} has just been deleted.", hint="csa session list") from error
+        raise NotFoundError(f"Session {session.session_id} has just been deleted.", hint="csa ls") from error
     with held:
         yield held
 
@@ -31,7 +31,7 @@ def hold_session(session: Session) -> Iterator[HeldSession]:
 def record_act(
     context: Context, command: str, session_id: str | None, *, store: Store | None = None, **what: Any
 ) -> str | None:
-    """Append an act to audit.jsonl of the store, redacted. Return why not, where that fails: the act stands."""
+    """Append an act to audit.jsonl of the store, redacted. Return the reason if that fails: the act itself is valid."""
     try:
         append_audit(
             store or context.store,
@@ -49,7 +49,7 @@ def record_act(
 def record_update(
     context: Context, held: HeldSession, what: str, changes: Mapping[str, Any], after: SessionState | None = None
 ) -> None:
-    """Append a `session_updated` event to a session that is held, and save the state it tells of: both or neither.
+    """Append a `session_updated` event to a session that is held, and save the state it describes: both or neither.
 
     Raises:
         StateError, OSError: one of them cannot be written.

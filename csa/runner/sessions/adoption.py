@@ -26,7 +26,7 @@ from csa.structs import Struct, field, replace
 
 
 class Adoption(Struct, frozen=False):
-    """What was taken over, what stayed behind and why, and sessions that had to leave their name."""
+    """Which sessions were taken over, which were not and why, and which lost their name."""
 
     old: Path
     moved: list[str] = field(default_factory=list)
@@ -36,9 +36,9 @@ class Adoption(Struct, frozen=False):
 
 
 def adopt_project(context: Context, old: str, *, force: bool = False, dry_run: bool = False) -> Adoption:
-    """Move the sessions of the project that was at `old` into this one's store, retired ones too.
+    """Move the sessions of the project that was at `old` into this one's store, deleted ones too.
 
-    What runs stays where it is, as does what this store has already. Doing it again goes on where it was cut off.
+    Running sessions stay where they are, and so do those this store already has. An interrupted adoption can be rerun.
 
     Raises:
         UsageError: it is this very project.
@@ -68,7 +68,7 @@ def adopt_project(context: Context, old: str, *, force: bool = False, dry_run: b
 
 
 def _is_worktree_of(store: Store, source: Store) -> bool:
-    """Say whether the old project is a worktree of this one, as which an older csa has taken it for itself."""
+    """Say whether the old project is a worktree of this one, which an older csa treated as a project."""
     return find_project(source.project) == store.project_pathname
 
 
@@ -113,18 +113,18 @@ def _refuse(store: Store, here: SessionPaths, there: SessionPaths) -> None:
     if probe(here).state == "alive":
         raise BlockingIOError
     refuse_busy(here)
-    load_state(here.state)  # a damaged one cannot be told where it is now
+    load_state(here.state)  # a damaged record cannot be updated
     session_id = here.root.name
     if there.root.exists() or store.paths(session_id).root.exists() or store.retired_paths(session_id).root.exists():
         raise BusyError("this project has a session with that id")
 
 
 def _move(context: Context, source: Store, here: SessionPaths, there: SessionPaths, adoption: Adoption) -> None:
-    """Move a session, and have its record say so: where one fails, doing it again finds it as it was."""
+    """Move a session and update its record; if either fails, a repeated run finds it as it was."""
     store = context.store
     before = load_state(here.state)
     state = moved_state(before, source.project, store.project)
-    if _is_worktree_of(store, source):  # the tools find their conversations where these were begun
+    if _is_worktree_of(store, source):  # tools find conversations by the directory where they began
         state = replace(state, tools=before.tools)
     with store_lock(store):
         for directory in (store.sessions_dir, store.retired_dir):
@@ -167,7 +167,7 @@ def _note(context: Context, source: Store, session_id: str, adoption: Adoption) 
 
 
 def _move_audit(source: Store, store: Store, adoption: Adoption) -> None:
-    """Put what was noted of the moved sessions behind what is noted here."""
+    """Append the audit lines of the moved sessions to those here."""
     old = audit_file(source)
     if adoption.left or not old.exists():
         return
@@ -179,7 +179,7 @@ def _move_audit(source: Store, store: Store, adoption: Adoption) -> None:
 
 
 def _move_rest(source: Store, store: Store, adoption: Adoption) -> None:
-    """Move what a store knows besides its sessions, where this one has none of it."""
+    """Move what a store has besides its sessions, if this one does not have it."""
     if adoption.left:
         return
     for name in ("usage_stats.toml", CHECKPOINTS):
@@ -192,4 +192,4 @@ def _move_rest(source: Store, store: Store, adoption: Adoption) -> None:
         elif here.is_dir():
             adoption.warnings.append(f"checkpoints of the adopted sessions stay in {here}")
         else:
-            here.unlink(missing_ok=True)  # what this project has learned itself counts
+            here.unlink(missing_ok=True)  # this project's own figures take precedence

@@ -1,4 +1,4 @@
-"""What a session and all below it have used, and what their budgets leave. Reads only, and takes no lock."""
+"""What a session and everything below it have used, and what their budgets leave. Only reads, and takes no lock."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ AMOUNTS = ("tokens", "usd", "time_s")
 
 
 class BudgetState(Struct):
-    """One session's budget, and what it and all below it have used of that."""
+    """One session's budget, and what it and everything below it have used of it."""
 
     session_id: str
     budget: Budget
@@ -38,14 +38,14 @@ class BudgetState(Struct):
 
 
 class BudgetReport(Struct):
-    """`own` is the session's, whether it has a budget or not; `above` are those of its ancestors that bind it, too."""
+    """`own` is the session's, whether it has a budget or not; `above` are those of ancestors, which apply to it too."""
 
     own: BudgetState
     above: list[BudgetState]
     accounts: list[Account]
 
     def left(self, amount: str) -> float | None:
-        """Return what a turn that starts now may count on: the least that any of the budgets leaves."""
+        """Return what a turn that starts now may use: the least that any of the budgets leaves."""
         amounts = [left for state in (self.own, *self.above) if (left := state.left(amount)) is not None]
         return min(amounts, default=None)
 
@@ -60,7 +60,7 @@ class BudgetReport(Struct):
 
 
 def report_budget(session: Session) -> BudgetReport:
-    """Add up what a session and all below it have used; StateError where a record of the tree is damaged."""
+    """Add up what a session and everything below it have used; StateError if a record of the tree is damaged."""
     root, record = session.store.root, session.record
     if (state := record.state) is None:
         raise record.fault or NotFoundError(f"Session {record.session_id} has just been deleted.")

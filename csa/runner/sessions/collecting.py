@@ -1,6 +1,6 @@
-"""Collecting: one planner, which only reads, and the executor that carries its plan out.
+"""Clean-up: one planner, which only reads, and the executor that carries its plan out.
 
-Every item is judged again while its lock is held, by the same rule, so that a session that was used in between stays.
+Every item is judged again under its lock, by the same rule, so a session that was used in between stays.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ from csa.store.sweep import (
 from csa.structs import Struct, field
 
 Action = Literal["retire", "purge"]
-_PREVIEW_LIMIT_S = 0.05  # a dry run names sessions; what they take is worth no more time than that
+_PREVIEW_LIMIT_S = 0.05  # a dry run names sessions; computing their size is worth no more time than this
 _MEASURE_LIMIT_S = 10.0
 
 
 class Item(Struct):
-    """One thing to collect: a session, one that is retired, or what something that was cut off has left."""
+    """One thing to clean up: a session, one in the trash, or remains of something interrupted."""
 
     store: Store
     session_id: str
@@ -66,7 +66,7 @@ class Item(Struct):
 
 
 class Plan(Struct, frozen=False):
-    """What a rule takes of a store, and what it leaves though it would be time."""
+    """What a rule selects in a store, and what it leaves although it is old enough."""
 
     store: Store
     rule: Rule
@@ -77,7 +77,7 @@ class Plan(Struct, frozen=False):
 
 
 class Report(Struct, frozen=False):
-    """What was done, or with a dry run would be. `failures` are texts."""
+    """What was done, or in a dry run would be. `failures` are texts."""
 
     retired: list[Item] = field(default_factory=list)
     purged: list[Item] = field(default_factory=list)
@@ -89,7 +89,7 @@ class Report(Struct, frozen=False):
     is_size_whole: bool = True
 
     def add(self, other: Report) -> None:
-        """Take over what was done in another store."""
+        """Add what was done in another store."""
         for name in ("retired", "purged", "damaged", "running", "failures"):
             getattr(self, name).extend(getattr(other, name))
         self.retired_bytes += other.retired_bytes
@@ -108,7 +108,7 @@ def collect(
     with_runtime: bool = False,
     progress: Callable[[Item], None] = lambda _item: None,
 ) -> Report:
-    """Collect what a rule takes of some stores, or say what that would be.
+    """Clean up what a rule selects in some stores, or report what that would be.
 
     `with_runtime`: also the runtime directories of sessions whose supervisor died.
 
@@ -126,7 +126,7 @@ def collect(
 
 
 def plan_collection(store: Store, rule: Rule, now: datetime, *, spared: frozenset[str] = frozenset()) -> Plan:
-    """Say what a rule takes of a store, without writing. `spared` stay: the calling session and those above."""
+    """Return what a rule selects in a store, without writing. `spared` stay: the calling session and its ancestors."""
     plan = Plan(store, rule, now)
     for found in find_candidates(store, rule, now):
         if found.fault is not None and found.reason is None:
@@ -157,7 +157,7 @@ def preview(plan: Plan) -> Report:
 def carry_out(
     context: Context, plan: Plan, command: str, *, progress: Callable[[Item], None] = lambda _item: None
 ) -> Report:
-    """Collect what the plan names, as far as it is still to go once its lock is held; note each in audit.jsonl."""
+    """Clean up what the plan names, if it still applies under its lock; record each in audit.jsonl."""
     report = Report(damaged=plan.damaged, running=plan.running)
     for item in plan.items:
         progress(item)
@@ -197,7 +197,7 @@ def _retired(store: Store, rule: Rule, now: datetime) -> Iterator[Item]:
 
 
 def _runtime_directories(plan: Plan) -> Iterator[Item]:
-    """Yield what runs have left that did not live to remove it, of sessions that stay."""
+    """Yield runtime directories that killed runs have left, of sessions that stay."""
     going = {item.session_id for item in plan.items}
     for session_id in find_runtime(plan.store):
         paths = plan.store.paths(session_id)
@@ -206,7 +206,7 @@ def _runtime_directories(plan: Plan) -> Iterator[Item]:
 
 
 def _collect(plan: Plan, item: Item) -> int | None:
-    """Collect one item; return its size, or None when it is not to go after all."""
+    """Clean up one item; return its size, or None if it stays after all."""
     paths = SessionPaths(item.path)
     if item.reason == "remains":
         return remove_remains(item.path) if is_abandoned(item.path, plan.now) else None
@@ -224,7 +224,7 @@ def _collect(plan: Plan, item: Item) -> int | None:
 
 
 def _is_still_to_go(plan: Plan, item: Item, paths: SessionPaths) -> bool:
-    """Judge again what is held now. The lock's owner is then this process, so that whether it runs is no question."""
+    """Judge again, under the lock. Its owner is then this process, so whether the session is running is settled."""
     if item.reason == "retired":
         return plan.rule.takes_retired(*retired_at(paths), plan.now)
     found = judge(paths, plan.rule, plan.now)

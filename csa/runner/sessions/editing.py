@@ -1,6 +1,8 @@
-"""Giving a session another name, description or budget, and keeping it from being collected."""
+"""Giving a session another name, description or budget, and protecting it from clean-up."""
 
 from __future__ import annotations
+
+from typing import Any
 
 from csa.errors import UsageError
 from csa.model.limits import Budget
@@ -8,13 +10,13 @@ from csa.model.state import SessionState
 from csa.runner.context import Context
 from csa.runner.session import Session
 from csa.runner.sessions.acting import hold_session, record_act, record_update
-from csa.runner.turns.planning import SESSION_NAME, AskedBudget, changed_budget, description_of, is_unicode
+from csa.runner.turns.planning import AskedBudget, changed_budget, check_name, description_of, is_unicode
 from csa.store.held import HeldSession, store_lock
 from csa.structs import Struct, replace
 
 
 class Edit(Struct):
-    """What became of a session's record; nothing was written where `before` and `after` are the same."""
+    """The change of a session's record; nothing was written if `before` and `after` are the same."""
 
     before: SessionState
     after: SessionState
@@ -29,18 +31,14 @@ def rename_session(session: Session, name: str | None) -> Edit:
     """Give a session a name, unique in its project, or take it away (None).
 
     Raises:
-        UsageError: the name is none, or another session has it.
+        UsageError: the name is invalid, or another session has it.
         NotFoundError, AmbiguousError, BusyError, StateError: of the session.
     """
-    if name is not None and not SESSION_NAME.fullmatch(name):
-        raise UsageError(
-            f"Invalid session name '{name}'.",
-            hint="names begin with a letter and have up to 64 letters, digits, dots, dashes and underscores",
-        )
+    check_name(name)
     with hold_session(session) as held, store_lock(session.store):
         other = session.store.find_name(name) if name is not None else None
         if other not in {None, held.state.session_id}:
-            raise UsageError(f"A session named '{name}' exists: {other}.", hint=f"csa session rename {name} --clear")
+            raise UsageError(f"A session named '{name}' exists: {other}.", hint=f"csa rename {name} --clear")
         return _save(session.context, held, replace(held.state, name=name), "session rename")
 
 
@@ -54,7 +52,7 @@ def describe_session(session: Session, text: str) -> Edit:
 
 
 def pin_session(session: Session, *, pinned: bool) -> Edit:
-    """Keep a session from being collected or deleted, or no longer."""
+    """Protect a session from clean-up and deletion, or stop doing so."""
     with hold_session(session) as held:
         return _save(session.context, held, replace(held.state, pinned=pinned), "session pin")
 
@@ -80,7 +78,9 @@ def _save(context: Context, held: HeldSession, after: SessionState, command: str
         return edit
     what, field = _WORDS.get(command, ("pinned" if after.pinned else "unpinned", "pinned"))
     values = {field: getattr(after, field), "before": getattr(edit.before, field)}
-    changes = {key: value.to_record() if isinstance(value, Budget) else value for key, value in values.items()}
+    changes: dict[str, Any] = {
+        key: value.to_record() if isinstance(value, Budget) else value for key, value in values.items()
+    }
     record_update(context, held, what, changes, after)
     loss = record_act(context, command, after.session_id, what=what, **changes)
     return replace(edit, losses=(loss,) if loss else ())

@@ -1,7 +1,7 @@
-"""Ending running turns: asked for through the `cancel` file, so that it works across pid namespaces; then verified.
+"""Ending running turns: requested through the `cancel` file, so that it works across pid namespaces; then verified.
 
 The turn's own supervisor ends the tool (TERM, a grace, KILL) and writes the outcome. One that does not react is killed,
-if its identity is certain; its guardian, which is made to go on, then ends the tree. Gone means that the lock is free.
+if its identity is certain; its guardian, continued if stopped, then ends the tree. Ended means that the lock is free.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ POLL_S = 0.02
 
 
 class KillResult(Struct, kw_only=True):
-    """What came of ending one session. `forced`: its supervisor had to be killed, and wrote no outcome."""
+    """The result of ending one session. `forced`: its supervisor had to be killed, and wrote no outcome."""
 
     session_id: str
     project: str
@@ -73,7 +73,7 @@ class _Asked(Struct, frozen=False):
         return self.store.paths(self.session_id).session_lock
 
     def runs(self) -> bool:
-        """Say whether that turn still runs; another that has begun since is not ours to end."""
+        """Say whether that turn is still running; another one that has begun since is not ours to end."""
         liveness = probe(self.store.paths(self.session_id))
         if liveness.fault is not None:  # it was asked while its lock could be read
             return True
@@ -94,10 +94,10 @@ def kill_sessions(
     on_fault: Callable[[StateError], None] | None = None,
     on_loss: Callable[[str], None] = lambda _: None,
 ) -> Iterator[KillResult]:
-    """End sessions on behalf of the caller, and note what was ended in audit.jsonl of its project, as it comes.
+    """End sessions on behalf of the caller, and record each in its project's audit.jsonl, as it happens.
 
-    Arguments as of `end_trees`; `on_loss` is told what could not be noted. RefusedError when one of the sessions is the
-    calling one or above it; nothing has been ended then.
+    Arguments as for `end_trees`; `on_loss` gets what could not be recorded. RefusedError if one of the sessions is the
+    calling one or an ancestor of it; nothing has been ended then.
     """
     context = sessions[0].context
     for session in sessions:
@@ -111,7 +111,7 @@ def kill_sessions(
 def note_kills(
     context: Context, command: str, found: Iterable[KillResult], *, on_loss: Callable[[str], None]
 ) -> Iterator[KillResult]:
-    """Note what was ended in audit.jsonl of its project, as it comes."""
+    """Record what was ended in its project's audit.jsonl, as it happens."""
     for ended in found:
         if ended.outcome == "killed":
             store = Store(context.store.root, Path(ended.project))
@@ -124,7 +124,7 @@ def note_kills(
 def end_sessions(
     targets: Sequence[Target], *, words: str, grace_s: float = GRACE_S, force: bool = False
 ) -> Iterator[KillResult]:
-    """End the turns that run; yield what came of each, in the order given. All are asked before any is waited for.
+    """End running turns; yield the result of each, in the order given. All are asked before csa waits for any.
 
     Args:
         targets: the sessions.
@@ -133,7 +133,7 @@ def end_sessions(
         force: kill the supervisors at once; their turns will be `lost`.
     """
     for store, session_id in targets:
-        forget_parked(store, session_id)  # nor does it go on after its supervisor has died
+        forget_parked(store, session_id)  # nor does it continue after its supervisor has died
     asked = [_ask_to_end(store, session_id, words, force=force, grace_s=grace_s) for store, session_id in targets]
     for (store, session_id), each in zip(targets, asked, strict=True):
         if isinstance(each, StateError):
@@ -154,8 +154,8 @@ def end_trees(
 ) -> Iterator[KillResult]:
     """End sessions and all their descendants: parents first, who could start more, and again until nothing runs.
 
-    What a parent's end takes along is yielded last. `on_fault` is told, at each look, of directories that cannot be
-    listed, where descendants may run.
+    What ended with a parent is yielded last. At each look `on_fault` gets the directories that cannot be
+    listed, where descendants may be running.
     """
     family = Descendants(targets[0][0].root, targets, on_fault=on_fault)
     running = {turn.store.key(turn.session_id): turn for turn in map(_running_turn, family.look()) if turn}
@@ -178,9 +178,9 @@ def end_trees(
 def end_all(
     look: Callable[[], Sequence[Target]], *, words: str, grace_s: float = GRACE_S, force: bool = False
 ) -> Iterator[KillResult]:
-    """End what `look` finds, and look again until nothing of it runs but what could not be ended.
+    """End what `look` finds, and look again until nothing is running except what could not be ended.
 
-    That, and what cannot be known to run since its lock cannot be read, is yielded with its error.
+    That, and sessions whose lock cannot be read, are yielded with their error.
     """
     failed = set[tuple[str, str]]()
     while running := [
@@ -206,7 +206,7 @@ def _may_run(store: Store, session_id: str) -> bool:
 def _ask_to_end(
     store: Store, session_id: str, words: str, *, force: bool, grace_s: float
 ) -> _Asked | StateError | BusyError | None:
-    """Ask a turn to end; None when there is none, and the fault where nobody knows, or it is another program's."""
+    """Ask a turn to end; None if there is none, and the fault if that is unknown, or it is another program's."""
     paths = store.paths(session_id)
     liveness = probe(paths)
     if liveness.fault is not None:
@@ -230,7 +230,7 @@ def _ask_to_end(
 
 
 def _continue(asked: _Asked) -> None:
-    """Have who was stopped go on, so that he can obey: the supervisor, or the guardian that it has left behind."""
+    """Continue a stopped process so that it can obey: the supervisor, or the guardian it has left behind."""
     assert asked.owner is not None
     owner = asked.owner.process
     if is_zombie(owner.pid) or not send_signal(owner, signal.SIGCONT):
@@ -243,7 +243,7 @@ def _continue_holders(lock: Path) -> None:
 
 
 def _see_off(asked: _Asked, *, force: bool, grace_s: float) -> KillResult:
-    """Wait for the end of a turn, and bring it about where it does not come."""
+    """Wait for the end of a turn, and enforce it if it does not come."""
     owner = asked.owner
     is_local = owner is not None and owner.is_local
     if not (force and is_local) and _ends_within(asked, asked.deadline):
@@ -301,7 +301,7 @@ def _result_of_stranger(store: Store, session_id: str, error: BusyError) -> Kill
 
 
 def _not_ours(session_id: str, stranger: Stranger) -> BusyError:
-    """Return the error of a turn that csa did not start: its program does not know the file `cancel`, nor csa it."""
+    """Return the error for a turn csa did not start: its program does not know the `cancel` file."""
     is_there = "is" if stranger.is_seen else "may be"
     return BusyError(
         f"Session {session_id} {is_there} in use by {stranger.in_words}, which csa does not end.",
@@ -323,7 +323,7 @@ def _unreachable(asked: _Asked, grace_s: float) -> CsaError:
     if owner is None:
         return BusyError(
             f"Session {asked.session_id} is held by another program, which did not end within {grace_s:g} s.",
-            hint=f"csa session why -s {asked.session_id}",
+            hint=f"csa status {asked.session_id}",
         )
     if probe(asked.store.paths(asked.session_id)).state == "unknown":
         return BusyError(
@@ -344,5 +344,5 @@ def _still_held(asked: _Asked) -> CsaError:
     by = ", ".join(found) or "a process that csa cannot inspect"
     return CsaError(
         f"The supervisor of session {asked.session_id} was killed, but its lock is still held by {by}.",
-        hint=f"csa session why -s {asked.session_id}",
+        hint=f"csa status {asked.session_id}",
     )

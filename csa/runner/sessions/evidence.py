@@ -1,4 +1,4 @@
-"""What is known of a session right now, and the status that follows from it. Nothing is written, nothing is taken."""
+"""What is known about a session right now, and the status that follows. Nothing is written, no lock is taken."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _ANSWERED = {"denied", "allowed", "granted", "cancelled"}
 
 
 class OwnerEvidence(Struct, kw_only=True):
-    """What the lock file says of who took the lock, and what this machine says to it.
+    """What the lock file says about who took the lock, compared with this machine.
 
     process: `running`, `stopped`, `gone`, `reused` (another process has the pid now), or `out_of_sight`.
     """
@@ -47,7 +47,7 @@ class OwnerEvidence(Struct, kw_only=True):
 
 
 class Conversation(Struct):
-    """In which conversation of its tool a session goes on; `known` is what the transcript tells of it."""
+    """The conversation of its tool in which a session continues; `known` is what the transcript says about it."""
 
     tool: str
     provider_session_id: str
@@ -55,21 +55,21 @@ class Conversation(Struct):
 
 
 class Evidence(Struct, kw_only=True):
-    """All there is to know. Ages are in seconds; what does not apply, or cannot be known, is None."""
+    """All findings. Ages are in seconds; what does not apply, or is unknown, is None."""
 
     session_id: str
     project: str
     status: str
     fault: StateError | None  # why the record is damaged
-    is_locked: bool | None  # None: that cannot be known
+    is_locked: bool | None  # None: unknown
     holders: tuple[LockHolder, ...]
     owner: OwnerEvidence | None
-    stranger: Stranger | None  # another program that is at work in it, or may be
+    stranger: Stranger | None  # another program that is, or may be, using it
     last_event: Event | None  # of the last turn
     last_event_age_s: float | None
     silence_s: float | None
     resources: Resources | None
-    cpu_percent: float | None  # just now; of one core
+    cpu_percent: float | None  # right now; of one core
     permission: Mapping[str, Any] | None
     is_permission_pending: bool
     permission_age_s: float | None
@@ -127,7 +127,7 @@ class Evidence(Struct, kw_only=True):
 
 
 def gather_evidence(store: Store, session_id: str) -> Evidence:
-    """Look at everything that tells whether, and how, a session runs. Takes a moment: it samples the processor."""
+    """Gather everything that shows whether, and how, a session is running. Takes a moment: it samples the CPU."""
     paths = store.record(session_id).paths
     now = time.time()
     held, owner, record, status = _settled(store.record(session_id))
@@ -163,7 +163,7 @@ def gather_evidence(store: Store, session_id: str) -> Evidence:
 
 
 def _settled(record: Record) -> tuple[bool | None, Owner | None, Record, str]:
-    """Look at the lock and ask for the status until both say the same: a turn may begin or end in between."""
+    """Read lock and status until they agree: a turn may begin or end in between."""
     held, owner, examined = False, None, None
     for _ in range(_MAX_LOOKS):
         try:
@@ -233,7 +233,7 @@ def _sample(holders: tuple[LockHolder, ...], owner: Owner | None) -> tuple[Resou
 
 
 def _last_permission(paths: SessionPaths) -> Event | None:
-    """Return what was last asked for, or denied, in the last turn."""
+    """Return the last permission that was requested, or denied, in the last turn."""
     events = islice(read_events_backwards(paths.transcript), _MAX_LOOK_BACK)
     in_turn = takewhile(lambda event: event.type not in {"run_started", "run_finished"}, events)
     with suppress(StateError):
@@ -242,7 +242,7 @@ def _last_permission(paths: SessionPaths) -> Event | None:
 
 
 def _silence_s(paths: SessionPaths, owner: Owner | None, now: float) -> float | None:
-    """Return how long ago the tool of the running turn last wrote anything."""
+    """Return how long ago the running turn's tool last wrote anything."""
     if owner is None:
         return None
     output = paths.turn_output(owner.turn)
@@ -263,7 +263,7 @@ def _age(path: Path, now: float) -> float | None:
 
 
 def _text(path: Path) -> str | None:
-    """Return the first line of a small file; None when it is not there."""
+    """Return the first line of a small file; None if it does not exist."""
     try:
         return next(iter(read_regular(path).decode(errors="replace").splitlines()), "").strip()
     except OSError:

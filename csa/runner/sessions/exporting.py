@@ -1,7 +1,7 @@
-"""Taking sessions out of a store: as a portable archive, or as conversations to read. Reads only.
+"""Exporting sessions from a store: as a portable archive, or as conversations to read. Only reads.
 
-What is stored is redacted already; it is redacted again with the secrets of the environment that exports, which may be
-others.
+What is stored is already redacted; it is redacted again with the secrets of the exporting environment, which may be
+different.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from csa.store.transcript import parse_line, read_events
 from csa.structs import Struct, replace
 
 _TRANSCRIPT = "transcript.jsonl"
-_BLOCK = 64 << 10  # decoding takes four times as much for a moment: of larger ones that would leave holes in the heap
+_BLOCK = 64 << 10  # decoding needs four times as much for a moment: with larger blocks that would fragment the heap
 _TOO_DEEP = "its path is too long or too deep for an archive"
 _TOO_LARGE = f"it is larger than {MAX_FILE_BYTES >> 30} GiB, too large for an archive"
 
@@ -51,7 +51,7 @@ class Skipped(Struct):
 
 
 class _Opened(Struct):
-    """The records of a session, open, and where its transcript ended then: what a turn writes later is not seen."""
+    """The open records of a session, and where its transcript ended then: what a turn writes later is not exported."""
 
     files: dict[str, IO[bytes]]
     end: int
@@ -62,8 +62,8 @@ def choose_sessions(
 ) -> list[SessionInfo]:
     """Return the sessions to export, oldest first: one, or it and all below it in any project.
 
-    Of an id that several projects have, one goes: that of the session's own project. `on_fault` is told of directories
-    that cannot be listed, where some of a tree may be.
+    If several projects have an id, the one of the session's own project is exported. `on_fault` gets the directories
+    that cannot be listed, where part of a tree may be.
     """
     store, session_id = session.target
     stores = find_stores(store.root, on_fault=on_fault) if with_tree else []
@@ -79,7 +79,7 @@ def choose_sessions(
 def check_exportable(
     infos: list[SessionInfo], *, skip_corrupted: bool, skip_running: bool = False
 ) -> tuple[list[SessionInfo], list[Skipped]]:
-    """Return the sessions that can be exported, and the damaged, or running, ones that are left out.
+    """Return the sessions that can be exported, and the damaged or running ones that are left out.
 
     Raises:
         BusyError: one runs, or may, and running ones are not to be skipped.
@@ -105,7 +105,7 @@ def check_exportable(
 
 
 def _find_link(paths: SessionPaths) -> StateError | None:
-    """Return a fault where a record without which no session can be imported may be another file."""
+    """Return a fault if a record that every import needs may be another file."""
     links = (path for path in (paths.state, paths.transcript) if path.is_symlink())
     return next((StateError(path, "is a link, and exports do not follow links") for path in links), None)
 
@@ -118,12 +118,12 @@ def write_archive(
     skip_corrupted: bool = False,
     skip_running: bool = False,
 ) -> list[Skipped]:
-    """Write an archive of sessions that `check_exportable` has let pass; return what was left out.
+    """Write an archive of sessions that `check_exportable` has accepted; return what was left out.
 
-    With `skip_running`, one that has begun to run meanwhile is left out, or is as it was before.
+    With `skip_running`, a session that has started running meanwhile is left out, or is exported as it was before.
 
     Raises:
-        BusyError: one has begun to run meanwhile; the archive is not whole then.
+        BusyError: one has started running meanwhile; the archive is incomplete then.
         StateError: a line of a transcript is damaged, and damaged ones are not to be skipped.
     """
     skipped: list[Skipped] = []
@@ -139,7 +139,7 @@ def write_archive(
                 opened = _open_records(root, stack)
                 names = list(_archived_names(root))
                 try:
-                    _refuse_running(info)  # what is open, as far as it goes now, is from before any turn to come
+                    _refuse_running(info)  # what is open now, up to its present end, is from before any later turn
                 except BusyError as error:
                     if not skip_running:
                         raise
@@ -182,7 +182,7 @@ def _add(
         return "it is not a regular file"
     with file:
         known = os.fstat(file.fileno())
-        if known.st_size > MAX_FILE_BYTES:  # not even read: no import would take it
+        if known.st_size > MAX_FILE_BYTES:  # not even read: no import would accept it
             return _TOO_LARGE
         blocks = _redacted(file, root, name, redactor, skipped, end=opened.end)
         return None if archive.add(info.session_id, name, blocks, mtime=known.st_mtime) else _TOO_LARGE
@@ -198,7 +198,7 @@ def read_messages(context: Context, info: SessionInfo) -> list[Message]:
 
 
 def session_to_json(context: Context, info: SessionInfo) -> dict[str, object]:
-    """Return what is said of a session besides its messages."""
+    """Return what is known about a session besides its messages."""
     state = info.record.state
     shown: dict[str, object] = context.redactor.redact_data(info.to_json())
     now = format_time(datetime.now(UTC))
@@ -212,13 +212,13 @@ def _refuse_running(info: SessionInfo) -> None:
     if liveness.state == "alive" and liveness.stranger is None:
         raise BusyError(
             f"Session {info.session_id} is running; export it when its turn has ended.",
-            hint=f"csa session is-alive -s {info.session_id}, or --skip-running to leave out running sessions",
+            hint=f"csa is-alive {info.session_id}, or --skip-running to leave out running sessions",
         )
     refuse_busy(info.record.paths)
 
 
 def _archived_names(root: Path) -> Iterator[str]:
-    """Yield the names of what belongs into an archive, as far as it is a plain file: records first, then the output."""
+    """Yield the names of the regular files that belong in an archive: records first, then the output."""
     yield from (name for name in RECORDS if os.path.lexists(root / name))
     output = root / OUTPUT
     if output.is_symlink():
@@ -228,7 +228,7 @@ def _archived_names(root: Path) -> Iterator[str]:
 
 
 def _unknown_entries(root: Path) -> list[Skipped]:
-    """Return what stands in a session's directory and is no part of a session of csa's: other programs leave more."""
+    """Return what is in a session's directory but not part of a csa session: other programs leave more."""
     names = sorted(set(os.listdir(root)) - KNOWN_NAMES)
     return [Skipped(str(root / name), "it does not belong to a session's archive") for name in names]
 
@@ -240,13 +240,13 @@ def _redacted(
         yield from _redacted_lines(file, root / name, redactor, skipped, end=end)
         return
     is_own_log = os.path.basename(name) in OWN_FILES
-    # Records must stay TOML, and what an agent made must stay what it is: there only what is certainly a secret goes.
+    # Records must stay TOML, and agents' files must stay intact: there only certain secrets are redacted.
     for text in redact_long(_read_pieces(file), redactor.redact if is_own_log else redactor.redact_answer):
         yield text.encode("utf-8", "surrogateescape")
 
 
 def _read_pieces(file: IO[bytes]) -> Iterator[str]:
-    """Yield a file's content piecewise; what is no UTF-8 survives."""
+    """Yield a file's content piecewise; bytes that are not UTF-8 survive."""
     decoder = codecs.getincrementaldecoder("utf-8")("surrogateescape")
     while block := file.read(_BLOCK):
         yield decoder.decode(block)
@@ -256,7 +256,7 @@ def _read_pieces(file: IO[bytes]) -> Iterator[str]:
 def _redacted_lines(
     file: IO[bytes], path: Path, redactor: Redactor, skipped: list[Skipped] | None, *, end: int
 ) -> Iterator[bytes]:
-    """Yield the lines of a transcript up to `end`; those that hold no event are damaged, but for a partial last one."""
+    """Yield the lines of a transcript up to `end`; lines without an event are damaged, except a partial last one."""
     for number, line in enumerate(file, 1):
         end -= len(line)
         if not line.endswith(b"\n") or end < 0:

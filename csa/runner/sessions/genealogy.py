@@ -1,4 +1,4 @@
-"""The genealogy of sessions, with what each subtree adds up to."""
+"""The genealogy of sessions, with the sums of each subtree."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _WITHOUT_TURN = {"idle", "damaged"}
 
 
 def add_relatives(store: Store, infos: list[SessionInfo]) -> list[SessionInfo]:
-    """Return sessions of a project, newest first, with what they have started in others, as far as that is there."""
+    """Return sessions of a project, newest first, with the existing ones they have started in other projects."""
     places: dict[str, list[str]] = {}
     for member in find_relatives(store, (info.state for info in infos if info.state)):
         places.setdefault(member.project, []).append(member.session_id)
@@ -32,7 +32,7 @@ def add_relatives(store: Store, infos: list[SessionInfo]) -> list[SessionInfo]:
 def arrange_sessions(infos: Sequence[SessionInfo], *, with_forks: bool = True) -> Forest:
     """Return the genealogy of sessions given newest first: newest roots first, children oldest first.
 
-    With `with_forks`, a fork that has no parent stands below the session it was forked from, where that is among them.
+    With `with_forks`, a fork without a parent is placed below the session it was forked from, if that is among them.
     """
     ordered = infos[::-1]
     origins = {info.session_id for info in ordered} if with_forks else set[str]()
@@ -46,19 +46,19 @@ def items(*roots: Node[SessionInfo]) -> list[SessionInfo]:
 
 
 def subtree(forest: Forest, top: Session) -> Forest:
-    """Return the tree of one session; nothing where it has gone in this moment."""
+    """Return the tree of one session; empty if it was deleted in this moment."""
     key = top.store.key(top.session_id)
     return [node for node in walk(forest) if node.item and node.item.store.key(node.item.session_id) == key][:1]
 
 
 def is_fork_edge(parent: SessionInfo | None, child: SessionInfo) -> bool:
-    """Say whether a child stands where it does because it is a fork."""
+    """Say whether a child is in its place because it is a fork."""
     state = child.state
     return bool(parent and state and state.parent_session_id is None and state.fork_of == parent.session_id)
 
 
 def roll_up(forest: Forest, *, now: float) -> dict[str, Rollup]:
-    """Return for each node of a forest, by its id, the sum of the session and all below it."""
+    """Return for each node of a forest, by id, the sum of the session and everything below it."""
     observers: dict[str, Observer] = {}
     sums: dict[str, Rollup] = {}
     for node in reversed(list(walk(forest))):  # children before their parents
@@ -87,7 +87,7 @@ def _kin(info: SessionInfo, origins: set[str]) -> tuple[str, str, str | None, st
 
 
 def _measure(info: SessionInfo, observers: dict[str, Observer], now: float) -> tuple[SessionInfo, list[Span]]:
-    """Return how a session is, and when it ran; what has no end is looked at now."""
+    """Return a session's status, and when it ran; a turn without an end is checked now."""
     state = info.state
     if state is None or info.record.is_retired:
         return info, turn_spans(info.record.paths)
@@ -102,7 +102,7 @@ def _measure(info: SessionInfo, observers: dict[str, Observer], now: float) -> t
 
 
 def turn_spans(paths: SessionPaths) -> list[Span]:
-    """Return when the finished turns of a session ran; nothing where its transcript cannot be read."""
+    """Return when the finished turns of a session ran; empty if its transcript cannot be read."""
     try:
         moments = [(turn.started_at, turn.finished_at) for turn in read_turns(paths.transcript)]
     except StateError:
@@ -120,7 +120,7 @@ def statuses_below(node: Node[SessionInfo], sums: Mapping[str, Rollup]) -> dict[
 
 
 def keep_matching(forest: Forest, selection: Selection) -> Forest:
-    """Return the forest of what a selection accepts, and of what that stands below."""
+    """Return the forest of the sessions that a selection accepts, and of their ancestors."""
     wanted = [node for node in walk(forest) if node.item and _is_wanted(node.item, selection)]
     return prune(forest, {node.session_id for node in (*wanted, *nodes_above(forest, wanted))})
 

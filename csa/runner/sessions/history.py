@@ -1,7 +1,7 @@
-"""The git history of a session: its checkpoints, and what was committed in the project while it worked.
+"""The git history of a session: its checkpoints, and the commits made in the project while it worked.
 
 The project's commits are those between the heads that a turn has recorded before and after; commits that others made
-meanwhile are among them. git is only asked where there is something to ask about.
+meanwhile are among them. git only runs if there is something to ask.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _FORMAT = "%H%x00%ct%x00%an%x00%s"
 
 
 class Entry(Struct, kw_only=True):
-    """One line of the history. `head`: the project's head moved, and no commit tells of it (or none is left)."""
+    """One line of the history. `head`: the project's head moved, and no commit explains it (or none is left)."""
 
     kind: Literal["commit", "checkpoint", "head"]
     commit: str
@@ -48,7 +48,7 @@ class Entry(Struct, kw_only=True):
 
 
 class _Span(Struct):
-    """A turn that has moved the project's head."""
+    """A turn that moved the project's head."""
 
     turn: int
     cwd: str
@@ -58,7 +58,7 @@ class _Span(Struct):
 
 
 def session_log(session: Session, *, on_refusal: Callable[[str], None] = lambda _: None) -> list[Entry]:
-    """Return the history, newest first; `on_refusal` is told why git would not show some of it.
+    """Return the history, newest first; `on_refusal` gets the reason if git would not show some of it.
 
     Raises:
         ToolUnavailableError: git is needed and not installed.
@@ -79,7 +79,7 @@ def session_log(session: Session, *, on_refusal: Callable[[str], None] = lambda 
 
 
 def _order(entry: Entry) -> tuple[int, int, bool]:
-    """Order by the seconds that git tells of; within one, a turn's checkpoint was made after its commits."""
+    """Order by git's seconds; within one second, a turn's checkpoint was made after its commits."""
     return int(entry.at.timestamp()), entry.turn, entry.kind == "checkpoint"
 
 
@@ -96,7 +96,7 @@ def _spans(session: Session) -> Iterator[_Span]:
 
 
 def _head(data: Mapping[str, Any]) -> str | None:
-    """Return the recorded commit; what is none must not come near a command line."""
+    """Return the recorded commit; anything else must not get near a command line."""
     head = str(data.get("head") or "")
     return head if is_commit(head) else None
 
@@ -118,7 +118,7 @@ def _refusal(cwd: str, said: str) -> str:
     if "dubious ownership" not in said:
         return f"git shows no commits of {cwd}: {said}"
     named = said.partition("safe.directory ")[2] or shlex.quote(find_work_tree(cwd))
-    owner = "git refuses to read another user's repository"
+    owner = "it belongs to another user, and git refuses to read it"
     return f"git shows no commits of {cwd}: {owner}; if you trust it: git config --global --add safe.directory {named}"
 
 

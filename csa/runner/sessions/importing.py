@@ -1,4 +1,4 @@
-"""Taking sessions of an archive into a store: all of them or none, and never in the place of another."""
+"""Importing the sessions of an archive into a store: all or none, and never overwriting one."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from csa.structs import Struct, replace
 
 
 class Imported(Struct):
-    """A session that was taken in. `old_id` is the one it had; `dropped_name` was another's already.
+    """An imported session. `old_id` is the one it had; `dropped_name` is a name that another session already had.
 
     `is_copy`: the tools' own conversations belong to another session here, so that its next turn begins new ones.
     """
@@ -42,14 +42,14 @@ class Imported(Struct):
 
 
 def import_archive(context: Context, stream: IO[bytes], *, new_ids: bool = False) -> list[Imported]:
-    """Take the sessions of an archive into the project, under their own ids or new ones.
+    """Import the sessions of an archive into the project, under their own ids or new ones.
 
     Raises:
-        ArchiveError: it is no archive of csa's, or damaged; nothing was imported.
+        ArchiveError: it is not a csa archive, or damaged; nothing was imported.
         StateError: a record in it is damaged; likewise.
-        RefusedError: it holds too much; likewise.
-        UsageError: a session of one of the ids is there; likewise.
-        NotFoundError: it holds no session.
+        RefusedError: it contains too much; likewise.
+        UsageError: a session with one of the ids exists; likewise.
+        NotFoundError: it contains no session.
         OSError: it cannot be read or written; likewise.
     """
     with tempfile.TemporaryDirectory(prefix="csa-import-") as directory:
@@ -78,7 +78,7 @@ def _read_state(unpacked: Unpacked, session_id: str) -> SessionState:
 
 
 def _check_records(unpacked: Unpacked, session_id: str, state: SessionState) -> None:
-    """Refuse what `session validate` would call damaged; lines may lack, as an export leaves out damaged ones."""
+    """Refuse what `csa validate` would call damaged; lines may be missing, as an export leaves out damaged ones."""
     paths = SessionPaths(unpacked.path(session_id, "state.toml").parent)
     if broken := find_broken_line(paths.transcript):
         line, problem = broken
@@ -108,7 +108,7 @@ def _refuse_known(store: Store, ids: dict[str, str]) -> None:
 def _take_in(
     context: Context, unpacked: Unpacked, states: dict[str, SessionState], ids: dict[str, str]
 ) -> list[Imported]:
-    """Build all sessions, then show all; what fails takes back what was shown."""
+    """Build all sessions, then publish all; a failure withdraws those already published."""
     store = context.store
     copies = {old for old in ids if old != ids[old]} | _known_elsewhere(store, list(ids))
     with ExitStack() as stack:
@@ -143,13 +143,13 @@ def _publish(store: Store, sessions: list[HeldSession]) -> None:
 
 
 def _free_name(store: Store, state: SessionState, before: list[str], states: dict[str, SessionState]) -> str | None:
-    """Return the session's name, unless one of the project, or one that was just taken in, has it."""
+    """Return the session's name, unless one of the project, or one just imported, has it."""
     taken = {states[old].name for old in before}
     return None if state.name is None or state.name in taken or store.find_name(state.name) else state.name
 
 
 def _known_elsewhere(store: Store, ids: list[str]) -> set[str]:
-    """Return which sessions another project of the same state root has."""
+    """Return the sessions that another project of the same state root has."""
     others = [other for other in find_stores(store.root) if other.project != store.project]
     return {session_id for session_id in ids if any(other.find(session_id).root.exists() for other in others)}
 
@@ -157,11 +157,11 @@ def _known_elsewhere(store: Store, ids: list[str]) -> set[str]:
 def _changes(
     store: Store, state: SessionState, ids: dict[str, str], *, name: str | None, is_copy: bool
 ) -> dict[str, Any]:
-    """Return what the record says differently here: the project, what is below it, and whose conversations it has."""
+    """Return the record adapted to this place: the project, paths below it, and whose conversations it has."""
     is_parent_here = state.parent_session_id in ids
     tools = {tool: _tool_changes(known, state.project_path, store.project) for tool, known in state.tools.items()}
     if is_copy:  # two sessions on one conversation would lose each other's turns
-        # The summary keeps a table that says nothing else: its tool has been used.
+        # The summary keeps an otherwise empty table: it shows that the tool has been used.
         gone = {"provider_session_id": None, "totals": None}
         tools = {
             tool: {**known, **gone, "last_action_summary": state.tools[tool].last_action_summary}
@@ -171,7 +171,7 @@ def _changes(
         "name": name,
         "project_path": str(store.project),
         "phase": "active" if state.phase == "retired" else state.phase,
-        "retired_at": None,  # the collector's notes, where it was collected
+        "retired_at": None,  # set when it was deleted
         "retired_phase": None,
         "genealogy": {"parent_project": None if is_parent_here else state.parent_project},
         **({"tools": tools} if tools else {}),

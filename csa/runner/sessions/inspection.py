@@ -1,4 +1,4 @@
-"""All that is known of one session, for `session info`. Reads only; a collected session is read like any other."""
+"""Everything known about one session, for `csa status`. Only reads; a deleted session is read like any other."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from csa.structs import Struct
 
 LAST_MESSAGES = 4
 _MAX_MESSAGE = 2000
-_MAX_LOOK_BACK = 2000  # events in which the last messages are looked for
+_MAX_LOOK_BACK = 2000  # events that are searched for the last messages
 
 
 class SessionCard(Struct, kw_only=True):
@@ -42,7 +42,7 @@ class SessionCard(Struct, kw_only=True):
     children: list[SessionInfo]
     denied: list[tuple[int, str]]  # turn, what
     conversations: Mapping[str, ConversationRecord]  # of each tool
-    extra: Mapping[str, Any]  # the record as it is: keys that the state has no place for
+    extra: Mapping[str, Any]  # the raw record: keys that the state has no place for
 
     @property
     def last_turn(self) -> TurnRecord | None:
@@ -50,7 +50,7 @@ class SessionCard(Struct, kw_only=True):
 
     @property
     def context(self) -> tuple[int, Usage] | None:
-        """The last turn whose use is known, and what it has read and written: tools say no more of their context."""
+        """The last turn with known usage, and what it read and wrote: tools report no more about their context."""
         for turn in reversed(self.turns):
             if turn.told is not None:
                 return turn.number, turn.told
@@ -131,18 +131,19 @@ class SessionCard(Struct, kw_only=True):
                 for m in self.messages
             ],
             "denied": [{"turn": turn, "what": what} for turn, what in self.denied],
+            "fault": None,
             "id": info.session_id,
         }
 
 
 def inspect_session(session: Session) -> SessionCard:
-    """Return what is known of a session; StateError where its record, lock or transcript cannot be read."""
+    """Return what is known about a session; StateError if its record, lock or transcript cannot be read."""
     store, session_id = session.target
     siblings = Siblings(store, store.ids())
     info = session.record.examine(siblings)
     record, state = info.record, info.state
     if state is None:
-        assert record.fault is not None  # one of both is there
+        assert record.fault is not None  # one of the two exists
         raise record.fault
     transcript = record.paths.transcript
     turns = list(read_turns(transcript))
@@ -170,7 +171,7 @@ def _is_current(store: Store, session_id: str) -> bool:
 
 
 def _model(record: Record, turns: list[TurnRecord]) -> str | None:
-    """Return the model of the last turn, from its end, or from what its tool has said so far."""
+    """Return the model of the last turn, from its end, or from what its tool has reported so far."""
     if turns and turns[-1].finished and turns[-1].finished.data.get("model"):
         return str(turns[-1].finished.data["model"])
     for event in islice(read_events_backwards(record.paths.transcript), _MAX_LOOK_BACK):
@@ -189,7 +190,7 @@ def _denied(turns: list[TurnRecord], record: Record) -> Iterator[tuple[int, str]
     for turn in turns:
         found = turn.finished.data.get("denied") if turn.finished else None
         yield from ((turn.number, str(what)) for what in (found if isinstance(found, list) else ()))
-    if turns and turns[-1].finished is None:  # of a turn that runs, as far as it has gone
+    if turns and turns[-1].finished is None:  # of a running turn, so far
         running = []
         for event in read_events_backwards(record.paths.transcript):
             if event.type == "run_started":
@@ -200,7 +201,7 @@ def _denied(turns: list[TurnRecord], record: Record) -> Iterator[tuple[int, str]
 
 
 def conversations_in_use(transcript: Path, state: SessionState) -> dict[str, ConversationRecord]:
-    """Return what is known of the conversations in which the tools would go on; StateError as `read_turns`."""
+    """Return what is known about the conversations in which the tools would continue; StateError as `read_turns`."""
     found = read_conversations(transcript)
     return {
         name: conversation

@@ -1,6 +1,6 @@
 """Opening a tool's own interface on a session's conversation, under the session's lock and in its environment.
 
-What is said there is known to the tool alone: the transcript notes that, and when, the session was open.
+Only the tool knows what is said there: the transcript records that, and when, the session was open.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from csa.store.owner import INTERFACE
 from csa.store.taking import refuse_busy
 from csa.structs import replace
 
-# What a terminal is sent besides text: colours, which stand within a line, and all else.
+# What a terminal gets besides text: colours, which are within a line, and everything else.
 _COLOURS = re.compile(r"\x1b\[[0-9;:]*m")
 _MOVES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[ -/]*[0-~])|[\x00-\x1f]")
 
@@ -45,7 +45,7 @@ class Interaction:
 
     Raises:
         BusyError: a turn runs, or someone else has the session open.
-        NotFoundError, RefusedError, ToolUnavailableError: as `plan_resume`, and where there is nothing to open.
+        NotFoundError, RefusedError, ToolUnavailableError: as `plan_resume`, and if there is nothing to open.
     """
 
     def __init__(self, session: Session, *, tool: str | None = None) -> None:
@@ -54,7 +54,7 @@ class Interaction:
         self.losses: list[str] = []  # what could not be written of it, once it has run
         self._context = context
         self._beat_at = 0.0
-        refuse_busy(session.paths)  # before anything is said of a record that its turn is about to change
+        refuse_busy(session.paths)  # before judging a record that its turn is about to change
         self.plan = plan_resume(session, request, now=datetime.now(UTC))
         self._conversation = self.plan.tool_state.provider_session_id
         name = self.plan.adapter.name
@@ -91,7 +91,7 @@ class Interaction:
             if not held.is_ours():
                 raise BusyError(
                     f"The lock of session {session_id} was lost; {name} was ended.",
-                    hint=f"csa session why -s {session_id}",
+                    hint=f"csa status {session_id}",
                 )
             seconds = round(time.monotonic() - began, 3)
             self._note(
@@ -113,7 +113,7 @@ class Interaction:
         return end
 
     def _is_unknown(self, end: TerminalEnd) -> bool:
-        """Say whether the tool's last words mean that it has no such conversation, as its adapter reads them."""
+        """Say whether the tool's last output means, according to its adapter, that it has no such conversation."""
         words = _MOVES.sub("\n", _COLOURS.sub("", end.end.stderr_tail))
         outcome = self.plan.adapter.decoder(self._request).close(replace(end.end, stderr_tail=words))
         return outcome.error_kind == UNKNOWN_CONVERSATION
@@ -147,7 +147,7 @@ class Interaction:
         held.journal.sync()
 
     def _look(self, held: HeldSession, guardian_pid: int) -> bool:
-        """Say whether it is to end: somebody asks for that, or the lock was lost. And touch the heartbeat in time."""
+        """Say whether it must end, on request or because the lock was lost; and touch the heartbeat in time."""
         if time.monotonic() >= self._beat_at:
             self._beat_at = time.monotonic() + HEARTBEAT_S
             held.beat(processes_below(guardian_pid))

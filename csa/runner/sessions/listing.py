@@ -1,7 +1,7 @@
 """Which sessions there are, for `csa ls` and whoever asks the library: newest first, filtered, as values.
 
-Of each session is read only what the question needs: a list of the newest reads no others, and a status, which costs a
-look at the lock and the journal, is asked for when it is wanted.
+Only what the question needs is read: a list of the newest reads no others, and the status, which costs a
+look at the lock and the journal, is only determined on demand.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ PHASES = ("active", "available", RETIRED)
 
 
 class Selection(Struct, kw_only=True):
-    """Which sessions are wanted: those that fit everything that is given.
+    """Which sessions are wanted: those that match every given field.
 
-    `statuses` holds statuses and phases, of which one must fit; without `retired` among them collected sessions are
+    `statuses` has statuses and phases, of which one must match; without `retired` among them deleted sessions are
     left out. `owner` is `user` or `user@host`. Of a damaged session only the status is known.
     """
 
@@ -50,7 +50,7 @@ class Selection(Struct, kw_only=True):
         return self.statuses != {RETIRED}
 
     def sieve(self) -> Callable[[bytes | None], bool]:
-        """Return what says of a record's text whether it may fit: reading it as TOML costs ten times as much."""
+        """Return a test of a record's raw text that rules it out or not: parsing TOML costs ten times as much."""
         groups = [self.tools, *({word} for word in (self.branch, self.owner) if word is not None)]
         marks = [[word.encode("utf-8", "replace") for word in group] for group in groups if group]
 
@@ -66,7 +66,7 @@ class Selection(Struct, kw_only=True):
         return may_fit
 
     def accepts(self, record: Record) -> bool:
-        """Say whether a session's record fits, its status apart."""
+        """Say whether a session's record matches, apart from its status."""
         state = record.state
         if state is None:
             return not (self.tools or self.branch or self.owner or self.since)
@@ -90,7 +90,7 @@ def _names_of(state: SessionState) -> tuple[str, ...]:
 
 
 class Listing(Struct):
-    """The sessions that fit, and how many more do beyond the limit."""
+    """The sessions that match, and how many more there are beyond the limit."""
 
     infos: list[SessionInfo]
     more: int = 0
@@ -108,7 +108,7 @@ def select_sessions(
 ) -> Listing:
     """Return the sessions of some stores, those created last first, or with `by_use` those used last.
 
-    One that is removed meanwhile is passed over.
+    One that is deleted meanwhile is skipped.
     """
     infos: list[SessionInfo] = []
     uses: list[float] = []  # a heap of the last uses of the `limit` used last
@@ -145,7 +145,7 @@ def select_sessions(
 
 
 def last_use(info: SessionInfo) -> float:
-    """Return when a session was used last, in Unix seconds; when it was written, where its record cannot be read."""
+    """Return when a session was used last, in Unix seconds; when it was written, if its record cannot be read."""
     return info.state.last_accessed.timestamp() if info.state else _written(info.record.paths.pathname)
 
 
@@ -177,7 +177,7 @@ def _note_use(uses: list[float], use: float, limit: int) -> None:
 
 
 def infos_of(store: Store, ids: Iterable[str]) -> Iterator[SessionInfo]:
-    """Yield certain sessions of a store, as far as they are in their places."""
+    """Yield certain sessions of a store, if they are in their places."""
     from csa.store.shown import Siblings  # noqa: PLC0415  # resolving an id needs none of it
 
     siblings = Siblings(store, store.ids())
@@ -188,7 +188,7 @@ def infos_of(store: Store, ids: Iterable[str]) -> Iterator[SessionInfo]:
 
 
 def once_each(infos: Iterable[SessionInfo]) -> list[SessionInfo]:
-    """Return the sessions, of each id the one that has gone furthest: sums count no session twice."""
+    """Return the sessions, for each id the most advanced one: sums count no session twice."""
     best: dict[str, SessionInfo] = {}
     for info in infos:
         known = best.get(info.session_id)

@@ -1,4 +1,4 @@
-"""The sessions of one project, or of all, brought up to date each time they are asked for: what live views show."""
+"""The sessions of one project, or of all, updated each time they are asked for: what live views show."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _FIND_S = 1.0
 
 
 class LiveSessions:
-    """The sessions of the stores that `find` yields; it is asked again now and then. `describe` words an event."""
+    """The sessions of the stores from `find`, which is called again now and then. `describe` renders an event."""
 
     def __init__(self, find: Callable[[], Iterable[Store]], describe: Describe) -> None:
         self._find = find
@@ -34,9 +34,9 @@ class LiveSessions:
         ]
 
     def running(self, *, others: int = 0, lingering_s: float = 0.0) -> list[SessionInfo]:
-        """Return what runs, the turn that began last first, and among them the newest of what does not.
+        """Return running sessions, the turn that began last first, and among them the newest others.
 
-        What has been seen running counts as running for `lingering_s` longer.
+        Sessions that were seen running count as running for `lingering_s` longer.
         """
         running: list[SessionInfo] = []
         rest: list[tuple[str, Observer]] = []
@@ -68,7 +68,7 @@ class LiveSessions:
 
 
 class LiveProject(LiveSessions):
-    """The sessions of a project, and what they have started in others."""
+    """The sessions of a project, and those they have started in others."""
 
     def __init__(self, store: Store, describe: Describe) -> None:
         super().__init__(self._find_stores, describe)

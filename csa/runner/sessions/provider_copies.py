@@ -1,4 +1,4 @@
-"""Removing what a tool's vendor keeps of a conversation, where the tool can."""
+"""Deleting a vendor's copy of a conversation, if the tool can."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _WORDS = 200
 
 
 def remove_provider_copies(context: Context, state: SessionState) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Remove the conversations of a session at its tools' side; return what was removed, and what was not and why."""
+    """Delete the tools' copies of a session's conversations; return what was deleted, and what was not and why."""
     adapters, _ = loadable_adapters(context.config)
     by_name = {adapter.name: adapter for adapter in adapters}
     done, problems = [], []
@@ -46,13 +46,13 @@ def remove_provider_copies(context: Context, state: SessionState) -> tuple[tuple
 
 
 def _starting_directory(known: ToolState, state: SessionState) -> str:
-    """Return where the tool is started: in the directory of the conversation, if that is still there."""
+    """Return where to start the tool: in the directory of the conversation, if that still exists."""
     places = (known.cwd, state.project_path, "/")
     return next(place for place in places if place and os.path.isdir(place))
 
 
 def _remove_copy(removal: Removal | None, environ: dict[str, str], directory: str, *, is_installed: bool) -> str | None:
-    """Run the tool's command, or remove the files that hold the conversation; return what went wrong."""
+    """Run the tool's command, or delete the files of the conversation; return what went wrong."""
     if removal is None:
         return "that is not an id of the tool"
     if removal.files:

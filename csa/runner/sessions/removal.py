@@ -1,4 +1,4 @@
-"""Deleting sessions one by one, and bringing them back."""
+"""Deleting sessions one by one, and restoring them."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ from csa.structs import Struct, replace
 
 
 class Removed(Struct):
-    """What became of a session that was to be deleted. `freed_bytes` only where it was purged."""
+    """The result of deleting a session. `freed_bytes` is set only if it was purged."""
 
     session_id: str
     is_purged: bool
     freed_bytes: int = 0
-    provider_copies: tuple[str, ...] = ()  # what was removed at the tools' side
+    provider_copies: tuple[str, ...] = ()  # the tools' copies that were deleted
     warnings: tuple[str, ...] = ()
 
 
 class Restored(Struct):
-    """A session that is back. `lost_name`: its name, which another has got meanwhile."""
+    """A restored session. `lost_name`: its name, which another session has by now."""
 
     state: SessionState
     lost_name: str | None = None
@@ -45,10 +45,10 @@ class Restored(Struct):
 
 
 def find_to_delete(context: Context, selectors: Sequence[str]) -> list[Session]:
-    """Return the sessions to delete, each once, after all that can be refused was.
+    """Return the sessions to delete, each once, after refusing everything that can be refused.
 
     Raises:
-        RefusedError: one of them is the calling session or above it.
+        RefusedError: one of them is the calling session or an ancestor of it.
         NotFoundError, AmbiguousError: of a selector.
     """
     found = {session.paths.pathname: session for session in (find_session(context, each) for each in selectors)}
@@ -60,21 +60,21 @@ def find_to_delete(context: Context, selectors: Sequence[str]) -> list[Session]:
 def delete_session(
     session: Session, *, force: bool = False, purge_now: bool = False, provider: bool = False
 ) -> Removed:
-    """Retire a session, or with `purge_now` remove it for good.
+    """Move a session to the trash, or with `purge_now` delete it for good.
 
-    With `force`, one that runs is ended first; and one of which nobody here can know whether it does is taken.
+    With `force`, a running session is ended first, and one that may be running elsewhere is deleted too.
 
     Raises:
-        BusyError: it runs, and would not end; or may run where that is not seen.
+        BusyError: it is running and did not end, or may be running elsewhere.
         RefusedError: it is pinned, and `force` is not set.
         NotFoundError: it is gone.
-        OSError: it cannot be moved or removed.
+        OSError: it cannot be moved or deleted.
     """
     context, session_id, paths = session.context, session.session_id, session.paths
     is_unsure = _is_unsure(paths)
     if force and not is_unsure:
         _end(session)
-    way = f"csa session delete --force {session_id}"
+    way = f"csa rm --force {session_id}"
     losses: list[str] = []
     try:
         with hold(paths, steal=force and is_unsure, way=way) as loser:
@@ -84,7 +84,7 @@ def delete_session(
                 losses += writer.losses
             removed = _delete_held(context, paths, force=force, purge_now=purge_now, provider=provider)
     except FileNotFoundError as error:
-        raise NotFoundError(f"Session {session_id} has just been deleted.", hint="csa session list") from error
+        raise NotFoundError(f"Session {session_id} has just been deleted.", hint="csa ls") from error
     except BlockingIOError as error:
         raise BusyError(
             f"Session {session_id} is running; it was not deleted.",
@@ -102,7 +102,7 @@ def living_children(store: Store, session_id: str) -> list[str]:
 
 
 def restore_session(session: Session) -> Restored:
-    """Bring a session back to its place that `find_retired` has found; BusyError or StateError where it cannot be."""
+    """Restore a session that `find_retired` has found; BusyError or StateError if that is impossible."""
     context, store = session.context, session.store
     paths = store.retired_paths(session.session_id)
     name_before = load_state(paths.state).name
@@ -128,7 +128,7 @@ def _delete_held(context: Context, paths: SessionPaths, *, force: bool, purge_no
     except StateError:
         state = None
     if state and state.pinned and not force:
-        raise RefusedError(f"Session {session_id} is pinned.", hint=f"csa session pin --off {session_id}")
+        raise RefusedError(f"Session {session_id} is pinned.", hint=f"csa pin --off {session_id}")
     freed = 0
     if purge_now:
         freed = purge(paths)
@@ -141,7 +141,7 @@ def _delete_held(context: Context, paths: SessionPaths, *, force: bool, purge_no
 
 
 def _end(session: Session) -> None:
-    """End a session's turn, if one runs; BusyError when it would not end."""
+    """End a session's turn, if one is running; BusyError if it does not end."""
     words = who_asks("session delete --force", session.context.environ)
     for ended in end_sessions([session.target], words=words):
         if ended.error is not None:
@@ -149,6 +149,6 @@ def _end(session: Session) -> None:
 
 
 def _is_unsure(paths: SessionPaths) -> bool:
-    """Say whether nobody here can know if a session runs: another machine did, and is not heard of any more."""
+    """Say whether it is unknown here if a session is running: another machine ran it, and is silent now."""
     found = probe(paths)
     return found.state == "unknown" and found.fault is None

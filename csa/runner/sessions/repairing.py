@@ -1,4 +1,4 @@
-"""Mending a session's record: only what the journal proves, under the lock, and never by itself."""
+"""Repairing a session's record: only what the journal proves, under the lock, and only on request."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from csa.structs import Struct, field, replace
 
 _END_TAKEN = "transcript.jsonl: the end of turn"
 _ROOT = ""
-# What the transcript does not tell, and a line of a damaged record may: by the header above it.
+# What the transcript does not have, but a line of a damaged record may: by the header above it.
 _SALVAGED: Mapping[str, tuple[str, ...]] = {
     _ROOT: ("description", "created_at", "name", "owner", "expires_at", "branch", "pinned"),
     "genealogy": ("parent_session_id", "parent_project", "root_session_id", "depth", "max_depth", "fork_of"),
@@ -48,7 +48,7 @@ _SALVAGED_OF_TOOLS = ("account", "cwd", "provider_session_id")
 
 
 class Repair(Struct, frozen=False):
-    """What was done, or with a dry run would be, and what is still wrong."""
+    """What was done, or in a dry run would be, and what is still wrong."""
 
     session_id: str
     done: list[str] = field(default_factory=list)
@@ -57,16 +57,16 @@ class Repair(Struct, frozen=False):
 
 
 def repair_session(session: Session, *, dry_run: bool = False, steal: bool = False) -> Repair:
-    """Mend what can safely be mended: a partial last line, a bad state.toml or result.toml, a missing final.md.
+    """Repair what can be repaired safely: a partial last line, a bad state.toml or result.toml, a missing final.md.
 
-    What a full disk has kept from one of these, the others tell. A dry run says as well what would still be wrong.
+    What a full disk has kept out of one of these comes from the others. A dry run also reports what would remain wrong.
 
-    With `steal`, a session that another machine ran, of which nothing is known here, is free from then on.
+    With `steal`, a session that another machine ran, and whose state is unknown here, is free from then on.
 
     Raises:
-        BusyError: the session runs, or may.
+        BusyError: the session is running, or may be.
         NotFoundError: it is gone.
-        StateError: its lock cannot be read, or a file cannot be written anew.
+        StateError: its lock cannot be read, or a file cannot be rewritten.
     """
     context, session_id, paths = session.context, session.session_id, session.files
     repair = Repair(session_id)
@@ -82,12 +82,12 @@ def repair_session(session: Session, *, dry_run: bool = False, steal: bool = Fal
                 _mend(context, writer, repair, dry_run=False)
             repair.losses += writer.losses
     except FileNotFoundError as error:
-        raise NotFoundError(f"Session {session_id} has just been removed.", hint="csa session list") from error
+        raise NotFoundError(f"Session {session_id} has just been deleted.", hint="csa ls") from error
     except BlockingIOError as error:
         raise BusyError(f"Session {session_id} is running; it was not touched.") from error
     except OSError as error:
         where = Path(os.fsdecode(error.filename2 or error.filename or paths.root))
-        raise StateError(where, f"cannot be mended ({error.strerror or error})") from error
+        raise StateError(where, f"cannot be repaired ({error.strerror or error})") from error
     if not dry_run and repair.done:
         loss = record_act(context, "session repair", session_id, what="repaired", done=repair.done)
         repair.losses += [loss] if loss else []
@@ -97,9 +97,9 @@ def repair_session(session: Session, *, dry_run: bool = False, steal: bool = Fal
 
 
 def _would_be_mended(problem: Problem, repair: Repair) -> bool:
-    """Say whether a problem is with a file that a dry run would make anew, or bring up to date."""
+    """Say whether a problem is with a file that a real run would rebuild or update."""
     name = problem.path.name
-    if name == "transcript.jsonl":  # what is wrong with a line stays
+    if name == "transcript.jsonl":  # a faulty line stays as it is
         return problem.line is None and any(done.startswith(_END_TAKEN) for done in repair.done)
     return any(done.startswith(f"{name}:") for done in repair.done)
 
@@ -135,12 +135,12 @@ def _fault(paths: SessionPaths) -> StateError | None:
 
 
 def _is_of_another(fault: StateError) -> bool:
-    """Say whether a record is sound, but a newer csa's, or another session's whose directory was copied."""
+    """Say whether a record is sound, but from a newer csa, or from another session whose directory was copied."""
     return fault.hint is not None or "which is not its directory's name" in fault.problem
 
 
 def _is_readable(transcript: Path) -> bool:
-    """Say whether there is a transcript, or none: from one that cannot be read nothing can be proven."""
+    """Refuse a transcript that cannot be read: it proves nothing."""
     try:
         next(read_events_backwards(transcript), None)
     except StateError:
@@ -158,7 +158,7 @@ def _drop_partial_line(transcript: Path, repair: Repair, *, dry_run: bool) -> No
         end = end_of_last_line(fd, size)
         if end == size:
             return
-        repair.done.append(f"transcript.jsonl: the last {size - end} bytes, a line that was cut off, are dropped")
+        repair.done.append(f"transcript.jsonl: dropped the last {size - end} bytes, a truncated line")
         if not dry_run:
             os.ftruncate(fd, end)
             sync_file(fd)
@@ -167,7 +167,7 @@ def _drop_partial_line(transcript: Path, repair: Repair, *, dry_run: bool) -> No
 
 
 def _recover_end(writer: SessionWriter, repair: Repair, *, dry_run: bool) -> None:
-    """Append the end of the last turn where only result.toml tells it."""
+    """Append the end of the last turn if only result.toml has it."""
     last = last_turn_event(writer.paths.transcript)
     kept = end_in_result(writer.paths, last) if last and last.type == "run_started" else None
     if last is None or kept is None:
@@ -180,19 +180,19 @@ def _recover_end(writer: SessionWriter, repair: Repair, *, dry_run: bool) -> Non
 
 
 def _catch_up(paths: SessionPaths, repair: Repair, *, dry_run: bool) -> None:
-    """Have state.toml say what the last turn's end does: its conversation, its use, its summary."""
+    """Update state.toml from the last turn's end: its conversation, usage and summary."""
     state = load_state(paths.state)
     after = caught_up(paths, state)
     if after != state:
-        repair.done.append(f"state.toml: how turn {state.turns} went is taken from the transcript")
+        repair.done.append(f"state.toml: the outcome of turn {state.turns} is taken from the transcript")
         if not dry_run:
             save_state(paths.state, after)
 
 
 def _restore_state(paths: SessionPaths, before: SessionState, repair: Repair, *, dry_run: bool) -> None:
-    """Put the record back that another program has put aside, with what it has done in the session since then."""
+    """Restore the record that another program has moved aside, with what it has done in the session since then."""
     kept = _set_aside(paths, dry_run=dry_run)
-    repair.done.append(f"state.toml: restored from {PUT_ASIDE}, where another program had put it{kept}")
+    repair.done.append(f"state.toml: restored from {PUT_ASIDE}, where another program had moved it{kept}")
     if dry_run:
         return
     try:
@@ -213,7 +213,7 @@ def _restore_state(paths: SessionPaths, before: SessionState, repair: Repair, *,
 
 
 def _set_aside(paths: SessionPaths, *, dry_run: bool) -> str:
-    """Keep a bad state.toml, in its place as well; return the words that say so, none where there is none."""
+    """Keep a copy of a bad state.toml; return the text that says so, empty if there is none."""
     if not paths.state.exists():
         return ""
     aside = paths.state.with_name(f"{DAMAGED_PREFIX}{datetime.now(UTC):%Y%m%dT%H%M%SZ}")
@@ -223,7 +223,7 @@ def _set_aside(paths: SessionPaths, *, dry_run: bool) -> str:
 
 
 def _rebuild_state(context: Context, paths: SessionPaths, repair: Repair, *, dry_run: bool) -> None:
-    """Make a state.toml that cannot be read anew, and keep the old one."""
+    """Rebuild a state.toml that cannot be read, and keep the old one."""
     state = rebuilt_state(paths, context.store.project)
     if state is None:
         return
@@ -232,7 +232,7 @@ def _rebuild_state(context: Context, paths: SessionPaths, repair: Repair, *, dry
     draft = None if dry_run else Draft(paths.state, render_toml(render_state(state)))
     kept = _set_aside(paths, dry_run=dry_run)
     repair.done.append(
-        f"state.toml: made anew from the transcript, with {state.turns} turn{'s' * (state.turns != 1)}{kept}"
+        f"state.toml: rebuilt from the transcript, with {state.turns} turn{'s' * (state.turns != 1)}{kept}"
     )
     if state.parent_session_id is None:
         repair.done[-1] += "; no parent is known, so it is a root"
@@ -253,20 +253,20 @@ def _rebuild_result(paths: SessionPaths, repair: Repair, *, dry_run: bool) -> No
         wrong = ["it could not be read"]
     if not wrong:
         return
-    repair.done.append(f"result.toml: made anew from the transcript ({', '.join(wrong)})")
+    repair.done.append(f"result.toml: rebuilt from the transcript ({', '.join(wrong)})")
     if not dry_run:
         write_atomically(paths.result, expected)
         sync_directory(paths.root)
 
 
 def _rebuild_answers(paths: SessionPaths, repair: Repair, *, dry_run: bool) -> None:
-    """Make each final.md that could not be written, and whose text is in the transcript."""
+    """Write every final.md that could not be written and whose text is in the transcript."""
     for turn in read_turns(paths.transcript):
         final = paths.turn_output(turn.number) / "final.md"
         if not (turn.finished and final.parent.is_dir() and lacks_final(paths, turn.finished)):
             continue
         if text := told_answer(paths, turn.number):
-            repair.done.append(f"{final.relative_to(paths.root)}: made anew from the transcript")
+            repair.done.append(f"{final.relative_to(paths.root)}: rebuilt from the transcript")
             if not dry_run:
                 write_atomically(final, text.encode("utf-8", "surrogateescape"))
 
@@ -279,7 +279,7 @@ def _turn(paths: SessionPaths) -> int:
 
 
 def rebuilt_state(paths: SessionPaths, project: Path) -> SessionState | None:
-    """Return the record that a transcript tells of, with what can be read of a damaged one; None without a turn."""
+    """Return the record that follows from a transcript, with what is readable of a damaged one; None without a turn."""
     known = _from_transcript(paths, project)
     if known is None:
         return None
@@ -301,7 +301,7 @@ def _from_transcript(paths: SessionPaths, project: Path) -> dict[str, Any] | Non
     first = next((event for event in events if event.type == "run_started"), None)
     if first is None:
         return None
-    written = from_timestamp(paths.transcript.stat().st_mtime)  # where the events do not say when
+    written = from_timestamp(paths.transcript.stat().st_mtime)  # if the events have no time
     description = summarise(str(first.data.get("prompt", "")))[:DESCRIPTION_LENGTH]
     record: dict[str, Any] = {
         "schema": SCHEMA,
@@ -325,7 +325,7 @@ def _from_transcript(paths: SessionPaths, project: Path) -> dict[str, Any] | Non
     for done in read_history(paths.transcript):
         if isinstance(done, CompactionRecord):
             spent += Spent(done.usage)
-        elif done.finished:  # what has no end is added by the next turn
+        elif done.finished:  # the next turn adds what has no end
             spent += Spent(done.usage, done.number_of("duration_s") or 0.0)
     record["last_accessed"] = parse_time(last.ts) or written
     sums = {**spent.usage.to_dict(), "duration_s": spent.time_s}
@@ -334,7 +334,7 @@ def _from_transcript(paths: SessionPaths, project: Path) -> dict[str, Any] | Non
 
 
 def _of_tool(event: Event) -> dict[str, Any]:
-    """Return what an event tells of the tool's conversation."""
+    """Return what an event says about the tool's conversation."""
     data = event.data
     if event.type == "run_started":
         return {"cwd": text_of(data.get("cwd")), "updated_at": event.ts}
@@ -351,7 +351,7 @@ def _of_tool(event: Event) -> dict[str, Any]:
 
 
 def _salvage(path: Path) -> dict[str, dict[str, Any]]:
-    """Return the lines of a damaged record that can be read by themselves, by table, as far as they are wanted."""
+    """Return the wanted lines of a damaged record that can be parsed one by one, by table."""
     found: dict[str, dict[str, Any]] = {}
     try:
         text = read_regular(path).decode(errors="replace")

@@ -1,4 +1,4 @@
-"""What the process tree of a running turn uses. Only of turns in our own pid namespace and boot can it be known."""
+"""What the process tree of a running turn uses. Known only for turns in our own pid namespace and boot."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from csa.structs import Struct
 
 
 class Resources(Struct):
-    """Processes, their processor time (with that of children they have reaped), and their memory."""
+    """Processes, their CPU time (including that of reaped children), and their memory."""
 
     processes: int
     cpu_s: float
@@ -19,7 +19,7 @@ class Resources(Struct):
 
 
 def measure_trees(roots: Sequence[ProcessId]) -> Resources | None:
-    """Add up some processes and all their descendants; None when none of them is there any more."""
+    """Add up some processes and all their descendants; None if none of them exists any more."""
     living = [root.pid for root in roots if identify(root.pid) == root]
     pids = {pid for root in living for pid in (root, *descendants_of(root))}
     if not pids:

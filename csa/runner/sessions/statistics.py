@@ -1,4 +1,4 @@
-"""Statistics over the turns of one project or of all, from their transcripts. Collected sessions count as well."""
+"""Statistics over the turns of one project or of all, from their transcripts. Deleted sessions count as well."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ KEYS: Mapping[str, _Key] = {
 
 
 class Statistics(Struct):
-    """The sums by what was asked for, the ones with most turns first (days by date), and over all."""
+    """The sums by the requested key, most turns first (days by date), and the totals."""
 
     rows: dict[str, Tally]
     total: Tally
@@ -34,7 +34,7 @@ class Statistics(Struct):
 
 
 def gather_statistics(stores: Iterable[Store], *, by: str, since: datetime | None = None) -> Statistics:
-    """Return the sums over what began since some moment, or over all. `by` is one of KEYS.
+    """Return the sums over turns since some moment, or over all. `by` is one of KEYS.
 
     A turn of a session that is in several projects, after an import, counts once.
     """
@@ -67,11 +67,11 @@ def gather_statistics(stores: Iterable[Store], *, by: str, since: datetime | Non
 def _sessions(
     stores: Iterable[Store], since: datetime | None, left_out: list[StateError]
 ) -> Iterator[tuple[Record, SessionState]]:
-    """Yield the sessions that have been used since; note the faults of those whose record cannot be read."""
+    """Yield the sessions used since then; note the faults of those whose record cannot be read."""
     for store in stores:
         for session_id in (*store.ids(), *store.retired_ids()):
             record = store.record(session_id)
-            if record.fault and record.paths.root.is_dir():  # else it was removed meanwhile
+            if record.fault and record.paths.root.is_dir():  # else it was deleted meanwhile
                 left_out.append(record.fault)
             if record.state and (since is None or record.state.last_accessed >= since):
                 yield record, record.state
@@ -93,7 +93,7 @@ def _facts(record: Record, turn: TurnRecord) -> TurnFacts:
 
 
 def _status_without_end(record: Record) -> str | None:
-    """A turn without an end was lost, or runs."""
+    """A turn without an end was lost, or is running."""
     return None if record.status in {"running", "unknown"} else "lost"
 
 

@@ -1,6 +1,6 @@
-"""Waiting until sessions are at rest. Waiting is reading: any number may wait, nothing is taken or written.
+"""Waiting until sessions have finished. Any number of processes may wait: waiting takes and writes nothing.
 
-What is waited for is the lock, which outlives a turn that is followed by another at once, and is released only when the
+It waits for the lock, which stays held if another turn follows immediately, and is released only when the
 turn's whole process tree is gone.
 """
 
@@ -29,15 +29,15 @@ from csa.structs import Struct, asdict
 
 POLL_S = 0.025
 LOOK_FOR_CHILDREN_S = 0.5
-EXIT_BUSY = 4  # it still runs when the time is up, or it cannot be known whether it does
+EXIT_BUSY = 4  # still running when the time is up, or unknown
 _MAX_CODE = 255
 
 
 class WaitResult(Struct, kw_only=True):
-    """How a session came to rest; `running` when the time was up before. `exit_code` is the waiter's.
+    """How a session finished; `running` if the time was up first. `exit_code` is the waiter's.
 
-    `damaged`, and `idle` of one that was named and has never run, have a `fault`. These are no ends, and `unknown` is
-    none: there nobody can know.
+    `damaged`, and `idle` of a named session that never ran, have a `fault`. Neither is an end, nor is `unknown`:
+    there nobody can know.
     """
 
     session_id: str
@@ -52,7 +52,7 @@ class WaitResult(Struct, kw_only=True):
 
     @property
     def is_known(self) -> bool:
-        """Whether the session has ended, for all that is known."""
+        """Whether the session is known to have finished."""
         return self.fault is None and self.status not in {"unknown", "running"}
 
     def to_json(self) -> dict[str, Any]:
@@ -69,16 +69,16 @@ def await_endings(
     timeout_s: float | None = None,
     on_fault: Callable[[StateError], None] | None = None,
 ) -> Iterator[WaitResult]:
-    """Yield each session's ending as it comes, and at the end of the time what still runs.
+    """Yield each session's ending as it happens, and after the timeout those still running.
 
-    One whose record is damaged, or that has never run, is yielded as that; the others are waited for all the same.
+    A session whose record is damaged, or that never ran, is yielded as such; the wait for the others continues.
 
     Args:
-        targets: what to wait for. Who is at rest already has ended already.
+        targets: the sessions. One that is not running counts as finished.
         tree: wait for their descendants too, also for those that start meanwhile.
-        first_only: one ending that is known is enough.
+        first_only: stop after one known ending.
         timeout_s: how long to wait; for ever when None.
-        on_fault: told, at each look, of directories that cannot be listed, where descendants may be.
+        on_fault: gets, at each look, the directories that cannot be listed, where descendants may be.
     """
     deadline = time.monotonic() + timeout_s if timeout_s is not None else float("inf")
     waiting = _Waiting(targets, Descendants(targets[0][0].root, targets, on_fault=on_fault) if tree else None)
@@ -95,29 +95,29 @@ def await_endings(
                 yield from waiting.unfinished()
                 return
             waiting.find_more_now_and_then()
-            pause = max(POLL_S, time.monotonic() - began)  # at most half of a core, however many there are
+            pause = max(POLL_S, time.monotonic() - began)  # at most half a core, however many there are
             time.sleep(max(0.0, min(pause, deadline - time.monotonic())))
     finally:
         waiting.close()
 
 
 class _Watch:
-    """One session that is waited for. Its transcript is held open: an ephemeral session goes with its turn."""
+    """One session to wait for. Its transcript is kept open: an ephemeral session is deleted with its turn."""
 
     def __init__(self, store: Store, session_id: str, *, is_named: bool = True) -> None:
         self.store = store
         self.session_id = session_id
-        self._is_named = is_named  # by the caller; else found in a tree, where one that never ran is no mistake
+        self._is_named = is_named  # by the caller; else found in a tree, where one that never ran is not a mistake
         self.paths = store.find(session_id)
         self._transcript = -1
-        with suppress(OSError):  # there is none yet, or too many are open: then removal is not seen through
+        with suppress(OSError):  # there is none yet, or too many files are open: then a deletion hides the ending
             self._transcript = open_regular(self.paths.transcript)
 
     def runs(self) -> bool:
         return _is_held(self.paths) or probe(self.paths).state == "alive"
 
     def ending(self) -> WaitResult | None:
-        """Return how it ended; None when it runs again."""
+        """Return how it ended; None if it is running again."""
         if not self.paths.root.is_dir():
             return self._ending_of(self._last_of_removed())
         try:
@@ -158,7 +158,7 @@ class _Watch:
         )
 
     def _without_transcript(self) -> WaitResult:
-        """Judge a session of another implementation by its record alone."""
+        """Judge a session of another implementation by its record only."""
         found = self.store.record(self.session_id).examine()
         record, status = found.record, found.status
         if record.fault is not None:
@@ -189,7 +189,7 @@ class _Watch:
 
 
 class _Waiting:
-    """What is waited for, and what has ended so far."""
+    """The sessions to wait for, and those that have finished so far."""
 
     def __init__(self, targets: Sequence[Target], family: Descendants | None) -> None:
         self._founders = {store.key(session_id): (store, session_id) for store, session_id in targets}
@@ -199,7 +199,7 @@ class _Waiting:
         self._look_at = 0.0
 
     def endings(self) -> Iterator[WaitResult]:
-        """Yield who has ended since the last look."""
+        """Yield those that have finished since the last look."""
         for key, watch in list(self.pending.items()):
             if watch.runs() or (ending := watch.ending()) is None:
                 continue
@@ -217,7 +217,7 @@ class _Waiting:
             self._look_at = time.monotonic() + LOOK_FOR_CHILDREN_S
 
     def find_more(self) -> bool:
-        """Add descendants that are new, and members of the tree that run again; say whether there are any."""
+        """Add new descendants, and members of the tree that are running again; say whether there are any."""
         if self._family is None:
             return False
         more = {
@@ -235,7 +235,7 @@ class _Waiting:
 
 
 def _is_held(paths: SessionPaths) -> bool:
-    """Say whether a session's lock is held; what cannot be looked at has its ending told."""
+    """Say whether a session's lock is held; one that cannot be inspected counts as ended, with its fault."""
     try:
         return is_locked(paths.session_lock)
     except StateError:
@@ -243,7 +243,7 @@ def _is_held(paths: SessionPaths) -> bool:
 
 
 def waiters_exit_code(finished: Event) -> int:
-    """Return what a waiter exits with for a `run_finished`: as `csa run` did, but 1 for a turn that was cancelled."""
+    """Return the waiter's exit code for a `run_finished`: as `csa run` did, but 1 for a cancelled turn."""
     if finished.data.get("status") == "cancelled":
         return 1
     code = finished.data.get("exit_code")

@@ -1,8 +1,8 @@
 """Whether a turn may begin: the limits and budgets of its tree, checked under the tree's lock, and a slot for it.
 
-What is checked is what the records say and which locks are held: no counter that could leak, and no variable that an
-agent could unset. The lock is held until the session is made or opened, so that of two that would together exceed a
-limit one is refused.
+The checks use records and held locks: no counter that could leak, and no variable that an
+agent could unset. The lock is held until the session is created or opened, so that of two turns that would exceed a
+limit together, one is refused.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Admission:
 
 @contextmanager
 def open_admission(plan: TurnPlan) -> Iterator[Admission]:
-    """Check everything that limits this turn, and hold it so until the block is left, in which the session is taken.
+    """Check everything that limits this turn, and keep it valid until the end of the block, which takes the session.
 
     Raises:
         RefusedError: a limit on sessions is reached, or a budget used up.
@@ -71,7 +71,7 @@ def open_admission(plan: TurnPlan) -> Iterator[Admission]:
         holder = SlotHolder(plan.state.session_id, plan.adapter.name)
         slot = take_slot(store.root, holder, plan.state.limits, callers=plan.callers)
         try:
-            if tree:  # again: a turn that has just ended gave its slot away, perhaps to us, and what it used counts now
+            if tree:  # again: a turn that has just ended freed its slot, perhaps for us, and its usage counts now
                 notes = _check_budgets(tree, ledger, budgeted)
             yield Admission(plan, slot, tree, notes)
         except BaseException:
@@ -80,7 +80,7 @@ def open_admission(plan: TurnPlan) -> Iterator[Admission]:
 
 
 def _is_limited(plan: TurnPlan) -> bool:
-    """Say whether a turn of a root has to look at its tree; a new root has none."""
+    """Say whether a root's turn has to check its tree; a new root has none."""
     return not plan.is_new and bool(plan.state.budget or plan.state.limits.max_tree_running)
 
 
@@ -93,7 +93,7 @@ def _check_turns(tree: Tree, plan: TurnPlan, above: list[SessionState]) -> None:
 
 
 def _check_budgets(tree: Tree, ledger: Ledger, budgeted: list[SessionState]) -> list[str]:
-    """Refuse the turn when a budget is used up; return what the budgets cannot see."""
+    """Refuse the turn if a budget is used up; return what the budgets cannot see."""
     if not budgeted:
         return []
     accounts = ledger.accounts(tree.members(), tree.gone())
@@ -110,13 +110,13 @@ def _check_sessions(tree: Tree, limits: Limits, parent: SessionState) -> None:
         raise RefusedError(
             f"max_children is {limits.max_children}: session {parent.session_id} has {_count(children, 'child')}, "
             "so it may not start another.",
-            hint="continue one of them: csa run --session ID, or do the work in this session",
+            hint="continue one of them (csa run --session ID), or do the work in this session",
         )
     if limits.max_tree_sessions and len(there) >= limits.max_tree_sessions:
         raise RefusedError(
             f"max_tree_sessions is {limits.max_tree_sessions}: the tree of session {tree.top.session_id} has "
             f"{_count(len(there), 'session')}, so {parent.session_id} may not start another.",
-            hint="continue one of them: csa run --session ID, or do the work in this session",
+            hint="continue one of them (csa run --session ID), or do the work in this session",
         )
 
 
@@ -130,8 +130,8 @@ def _check_running(tree: Tree, plan: TurnPlan, limits: Limits) -> None:
         return
     can_end = any(member.session_id not in plan.callers for member in running)
     words = (
-        f"max_tree_running is {limits.max_tree_running}, and as many turns of the tree of session "
-        f"{tree.top.session_id} run"
+        f"max_tree_running is {limits.max_tree_running}, and the tree of session "
+        f"{tree.top.session_id} has that many running turns"
     )
     raise FullError(
         f"{words}.",
@@ -146,12 +146,12 @@ def _fewer_running(tree: Tree, running: list[Member], limit: int) -> Callable[[]
 
 
 def _check_budget(state: SessionState, accounts: list[Account]) -> list[str]:
-    """Refuse the turn when a budget is used up; return what it cannot see."""
+    """Refuse the turn if a budget is used up; return what it cannot see."""
     used_up = state.budget.exhausted_by(total(accounts))
     if used_up:
         raise RefusedError(
             f"The budget of session {state.session_id} is used up: {used_up}{_running_words(accounts)}.",
-            hint=f"csa session budget -s {state.session_id} shows who used it; from outside of any session, "
+            hint=f"csa budget {state.session_id} shows who used it; from outside of any session, "
             f"csa budget {state.session_id} --tokens N (--usd, --time) sets another",
         )
     return _unknown(state, accounts)
@@ -163,7 +163,7 @@ def _running_words(accounts: list[Account]) -> str:
 
 
 def _unknown(state: SessionState, accounts: list[Account]) -> list[str]:
-    """Return what a budget cannot see, in words."""
+    """Return what a budget cannot see, as text."""
     said = []
     ended = total(account for account in accounts if not account.is_running)
     if state.budget.tokens and ended.usage.turns_unmeasured:
@@ -171,8 +171,8 @@ def _unknown(state: SessionState, accounts: list[Account]) -> list[str]:
     if state.budget.usd and ended.usage.turns_unpriced:
         said.append(f"the cost of {_count(ended.usage.turns_unpriced, 'turn')}")
     if lost := sum(not account.is_known for account in accounts):
-        said.append(f"what {_count(lost, 'deleted session')} had used")
-    return [f"not known, and not counted in the budget of session {state.session_id}: {words}" for words in said]
+        said.append(f"the usage of {_count(lost, 'deleted session')}")
+    return [f"unknown, and so not counted in the budget of session {state.session_id}: {words}" for words in said]
 
 
 def _count(count: int, what: str) -> str:

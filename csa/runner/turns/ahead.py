@@ -1,7 +1,7 @@
 """What a turn may need at its end, loaded while its tool runs.
 
-csa may be upgraded, moved or removed meanwhile: a module that is imported only then may be gone, or another version's.
-It is loaded piece by piece, beside the listening; a turn that ends before all is loaded waits for none of it.
+csa may be upgraded, moved or removed meanwhile: a module imported later may be gone, or from another version.
+Modules are loaded piece by piece, between events; a turn that ends before that is complete does not wait for it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _END = (
     "hashlib",
     "shutil",
     "unicodedata",
-    "tomlkit",  # which takes the longest, and only records that somebody has edited need
+    "tomlkit",  # takes the longest, and is only needed for records that somebody has edited
 )
 _DECODERS = (
     "csa_adapters.acp_stream",
@@ -35,8 +35,8 @@ _PACKAGES = ("csa.model", "csa.store", "csa.runner.turns", "csa_adapters")
 
 
 async def load_ahead(*, with_other_tools: bool) -> None:
-    """Load what the end may need, and the decoders of tools that may go on; the event loop has its turn in between."""
-    from anyio.lowlevel import checkpoint  # noqa: PLC0415  # load_at_once is for those who have no loop
+    """Load what the end may need, and the decoders of tools that may take over, yielding to the event loop between."""
+    from anyio.lowlevel import checkpoint  # noqa: PLC0415  # load_at_once is for callers without a loop
 
     remember_guardian()
     for name in (*_END, *(_DECODERS if with_other_tools else ())):
@@ -45,7 +45,7 @@ async def load_ahead(*, with_other_tools: bool) -> None:
 
 
 def load_at_once(*others: str) -> None:
-    """Load what a turn may need from its beginning, and other modules: for who has to wait before it can begin."""
+    """Load what a turn may need from its start, and other modules: for callers that have to wait first."""
     from pkgutil import iter_modules  # noqa: PLC0415  # every run loads this module, and few wait
 
     remember_guardian()

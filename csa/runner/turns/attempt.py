@@ -1,7 +1,7 @@
-"""One process of the tool, from its start until it has exited and its output is read, and the watchers beside it.
+"""One process of the tool, from its start until it has exited and its output is read, with its watchers.
 
-The watchers only ask for the end (`Stopping.request`); one ladder carries it out: TERM, a grace, KILL. What the tool
-leaves behind is the guardian's to sweep.
+The watchers only request the end (`Stopping.request`); one ladder executes it: TERM, a grace, KILL. The guardian
+sweeps what the tool leaves.
 """
 
 from __future__ import annotations
@@ -43,12 +43,12 @@ STDERR_TAIL_BYTES = 16 << 10
 
 
 def cancelled_by(asked: str) -> Stop:
-    """Return why a turn ends for which there is a `cancel` file; `asked` is what it says."""
+    """Return why a turn with a `cancel` file ends; `asked` is the file's text."""
     return Stop("cancelled", None, f"cancelled by {asked}" if asked else "cancelled on request")
 
 
 class Attempt:
-    """Attends one tool. `deliver` takes the events as they were recorded."""
+    """Attends one tool. `deliver` gets the events as recorded."""
 
     def __init__(
         self,
@@ -77,9 +77,9 @@ class Attempt:
         with_other_tools: bool = False,
         budgets: Callable[[Stopping, Callable[[str], None]], Coroutine[Any, Any, None]] | None = None,
     ) -> ToolExit:
-        """Run the watchers beside the tool until it has exited and its output is drained.
+        """Run the watchers until the tool has exited and its output is drained.
 
-        `spent_s` of the time limit is over already. What other tools need, should they go on, is loaded meanwhile.
+        `spent_s` of the time limit has passed already. What other tools would need to take over is loaded meanwhile.
         `budgets` is a watcher that may end the tool, and has warnings.
         """
         async with anyio.create_task_group() as watchers:
@@ -95,7 +95,7 @@ class Attempt:
             watchers.start_soon(self._tell_of_ending)
             watchers.start_soon(self._end_on_request)
             watchers.start_soon(partial(load_ahead, with_other_tools=with_other_tools))
-            if budgets:  # who does not read what is delivered does not hold it up
+            if budgets:  # a consumer that does not read must not hold this up
                 watchers.start_soon(budgets, self._stopping, lambda words: self._warn_of_budget(watchers, words))
             end = await self._tool.wait()
             await self._drain()
@@ -116,7 +116,7 @@ class Attempt:
     async def _decode(self, framer: LineFramer, lines: list[bytes]) -> None:
         updates = [update for line in lines if line for update in self._decoder.feed(line)]
         while framer.cut:
-            message = f"a line of the tool's of {framer.cut.pop()} bytes was too long to be read"
+            message = f"an output line of {framer.cut.pop()} bytes was too long to parse"
             updates.append(Update("warning", {"kind": "line", "message": message}))
         await self._record(updates)
         if self._decoder.fault:
@@ -143,9 +143,9 @@ class Attempt:
         self._drained["stderr"].set()
 
     async def _drain(self) -> None:
-        """Read what is left after the tool's exit; a grandchild that holds the pipes open does not hold us up."""
+        """Read the rest after the tool's exit; a grandchild that holds the pipes open does not hold us up."""
         self._last_output = anyio.current_time()
-        for _ in range(DRAIN_LOOKS):  # what takes its time to be decoded is one look
+        for _ in range(DRAIN_LOOKS):  # slow decoding counts as one look
             is_drained = all(event.is_set() for event in self._drained.values())
             if is_drained or anyio.current_time() - self._last_output > DRAIN_IDLE_S:
                 return
@@ -160,7 +160,7 @@ class Attempt:
             await anyio.sleep(HEARTBEAT_S)
 
     async def _watch_for_cancel(self) -> None:
-        """Obey the `cancel` file: the way to end a turn from another pid namespace. And end one that lost its lock."""
+        """Obey the `cancel` file, the way to end a turn from another pid namespace; end a turn that lost its lock."""
         while True:
             await anyio.sleep(CANCEL_POLL_S)
             if not self._recorder.is_ours():
@@ -173,10 +173,10 @@ class Attempt:
         self._stopping.request(out_of_time(limit_s))
 
     async def _watch_for_silence(self, limit_s: float | None) -> None:
-        """End a turn that for `limit_s` has neither said anything nor used the processor.
+        """End a turn without output or CPU use for `limit_s`.
 
-        What waits for a provider, or for a nested agent, still uses a little: a few per cent count as none. It is
-        counted in looks, and not by the clock: while csa itself was stopped, nobody listened.
+        A tool waiting for a provider, or a nested agent, still uses a little: a few per cent count as none. Looks are
+        counted instead of the clock: while csa itself was stopped, nobody was reading.
         """
         if limit_s is None:
             return
@@ -191,7 +191,7 @@ class Attempt:
         self._stopping.request(too_silent(limit_s))
 
     async def _reap(self) -> None:
-        """End a tool that announced the end of the turn, has not taken that back in the meantime, and does not exit."""
+        """End a tool that announced the end of the turn, has not taken that back since, and does not exit."""
         announced = None
         while announced is not self._stopping.announced:
             announced = self._stopping.announced
@@ -200,10 +200,10 @@ class Attempt:
         self._stopping.request(Stop("reaped", None, "the tool finished but did not exit"))
 
     async def _watch_background(self) -> None:
-        """End a tool that has answered, and for long has waited only for commands in the background that do nothing.
+        """End a tool that has answered, and has long been waiting only for idle background commands.
 
-        What uses the processor is at work, and so is a nested csa. That is looked for when it is time, since that looks
-        at all processes.
+        Processes that use CPU are at work, and so is a nested csa. That is only checked at the limit, since it scans
+        all processes.
         """
         quiet_looks = 0
         while quiet_looks * BACKGROUND_LOOK_S < BACKGROUND_LIMIT_S:
@@ -214,34 +214,34 @@ class Attempt:
             is_quiet = is_waiting and not self._has_worked(ticks, BACKGROUND_LOOK_S) and not self._runs_csa()
             quiet_looks = quiet_looks + 1 if is_quiet else 0
         self._stopping.announce(is_finished=True)
-        self._stopping.request(Stop("reaped", None, f"it had answered {BACKGROUND_LIMIT_S / 60:g} min before"))
+        self._stopping.request(Stop("reaped", None, f"it had answered {BACKGROUND_LIMIT_S / 60:g} min earlier"))
 
     def _waits_for_background(self) -> bool:
         return isinstance(self._decoder, BackgroundReader) and self._decoder.has_answered
 
     def _has_worked(self, ticks: int, seconds: float) -> bool:
-        """Say whether the processor was used for more than a few per cent of the time; before, it had been `ticks`."""
+        """Say whether more than a few per cent of a CPU was used; before, it had been `ticks`."""
         return abs(cpu_ticks_below(self._tool.guardian_pid) - ticks) > IDLE_CPU_SHARE * seconds * TICKS_PER_S
 
     def _runs_csa(self) -> bool:
-        """Tell whether a nested turn runs below the tool, or a csa that waits for one."""
+        """Say whether a nested turn is running below the tool, or a csa that waits for one."""
         pids = [process.pid for process in processes_below(self._tool.guardian_pid)]
         words = (word for pid in pids for word in command_of(pid).split()[:3])
         return any(map(session_lock_of, pids)) or any(os.path.basename(word) == "csa" for word in words)
 
     async def _tell_of_ending(self) -> None:
-        """Record what is ended with the tool, and why. Not in the ladder's way: telling may have to wait."""
+        """Record what is ended with the tool, and why; apart from the ladder, since delivering may have to wait."""
         await self._stopping.requested.wait()
         background = self._decoder.background if isinstance(self._decoder, BackgroundReader) else ()
         stop = self._stopping.stop
         if stop is None or not (background or stop.reason == "reaped"):
             return
-        what = f", with it what ran in the background: {', '.join(background)}" if background else ""
+        what = f", and its background commands: {', '.join(background)}" if background else ""
         message = f"csa ended the tool ({stop.detail or stop.reason}){what}"
         await self._record([Update("warning", {"kind": "ended", "message": message})])
 
     async def _end_on_request(self) -> None:
-        """TERM (commands first), a grace, KILL; and an end of waiting for a guardian that tells of none."""
+        """TERM (commands first), a grace, KILL; and a limit on waiting for a guardian that reports no end."""
         await self._stopping.requested.wait()
         await self._tool.end()
         await anyio.sleep(TERM_GRACE_S)

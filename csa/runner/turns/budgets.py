@@ -1,7 +1,7 @@
-"""The budgets that bind a running turn: its session's and those above it, watched while it runs.
+"""The budgets that apply to a running turn: its session's and those of ancestors, watched while it runs.
 
-Each turn of a tree watches for itself, in its own process: it reads what the others have spent from their records and
-transcripts, and knows its own use at once. When a budget is used up the turn is ended. Looking takes at most a
+Each turn of a tree watches by itself, in its own process: it reads what the others have spent from their records and
+transcripts, and knows its own usage at once. When a budget is used up the turn is ended. Watching takes at most a
 twentieth of a core, however large the tree is.
 """
 
@@ -27,14 +27,14 @@ from csa.store.trees import read_members
 from csa.structs import Struct
 
 LOOK_S = 2.0  # between two looks at the rest of the tree
-REST = 20  # ... but so many times as long as a look takes
-OWN_LOOK_S = 0.2  # between two looks at the turn's own use
+REST = 20  # ... but at least this many times as long as a look takes
+OWN_LOOK_S = 0.2  # between two looks at the turn's own usage
 WARN_AT = 0.8
 _SHORTEST_S = 0.01
 
 
 class _Bound(Struct):
-    """A budget, and what all but the watching session have spent of it at one moment, so many of them running."""
+    """A budget, what all others than the watching session have spent of it, and how many of them are running."""
 
     state: SessionState
     others: Spent
@@ -43,7 +43,7 @@ class _Bound(Struct):
 
 
 class BudgetWatch:
-    """Ends the turn of `recorder`, begun at `began_s` (monotonic), when a budget over it is used up."""
+    """Ends the turn of `recorder`, begun at `began_s` (monotonic), when a budget that applies to it is used up."""
 
     def __init__(self, recorder: Recorder, *, began_s: float) -> None:
         self._root = root = recorder.held.store.root
@@ -53,14 +53,14 @@ class BudgetWatch:
         self._warned: set[tuple[str, str]] = set()
 
     async def keep(self, stopping: Stopping, warn: Callable[[str], None]) -> None:
-        """Watch until a budget is used up; `warn` is told, once, of each that nearly is."""
+        """Watch until a budget is used up; `warn` is called once for each that nearly is."""
         state = self._recorder.held.state
         if state.parent_session_id is None and not state.budget:
-            return  # and none can be given to it while it runs
+            return  # and it cannot get one while it runs
         bounds: list[_Bound] = []
         while True:
             began = time.monotonic()
-            with suppress(StateError, OSError):  # damaged meanwhile: what was seen last counts
+            with suppress(StateError, OSError):  # damaged meanwhile: the last known values count
                 bounds = await to_thread.run_sync(self._look, abandon_on_cancel=True)
             now = time.monotonic()
             next_look = now + max(LOOK_S, REST * (now - began))
@@ -73,7 +73,7 @@ class BudgetWatch:
                 now = time.monotonic()
 
     def _judge(self, bound: _Bound, now: float, stopping: Stopping, warn: Callable[[str], None]) -> float:
-        """End the turn, or warn, where it is time; return the seconds after which the time will be up."""
+        """End the turn, or warn, if necessary; return the seconds until a time budget is used up."""
         session_id, budget = bound.state.session_id, bound.state.budget
         spent = bound.others + Spent(time_s=bound.running * (now - bound.at)) + self._own(now)
         if used_up := budget.exhausted_by(spent):
@@ -91,7 +91,7 @@ class BudgetWatch:
         return self._recorder.held.state.spent + so_far
 
     def _look(self) -> list[_Bound]:
-        """Read which budgets bind the turn now, and what the other sessions have spent of them."""
+        """Read which budgets apply to the turn now, and what the other sessions have spent of them."""
         state = self._recorder.held.state
         above = list(ancestors(self._root, state))
         binding = [each for each in (state, *above) if each.budget]

@@ -1,4 +1,4 @@
-"""Making checkpoints: what they say of a session, and those csa makes by itself."""
+"""Making checkpoints: what they say about a session, and those csa makes automatically."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ MAX_LABEL = 200
 
 
 def checkpoint_session(session: Session, *, label: str | None = None) -> tuple[Checkpoint, list[str]]:
-    """Make a checkpoint of a session; return with it what could not be written of it elsewhere.
+    """Make a checkpoint of a session; also return what could not be written elsewhere.
 
     Its transcript gets an event, unless the session is running.
 
     Raises:
-        NotFoundError, StateError: the session is not there, or its record is damaged.
+        NotFoundError, StateError: the session does not exist, or its record is damaged.
         Others as `make_checkpoint`.
     """
     context, session_id = session.context, session.session_id
@@ -34,10 +34,10 @@ def checkpoint_session(session: Session, *, label: str | None = None) -> tuple[C
     made = _make(context, session_id, label=" ".join(words)[:MAX_LABEL] or None, automatic=False)
     try:
         held = open_session(context.store, session_id, context.redactor, errand=CHANGE)
-    except BusyError:  # its supervisor alone writes there; the checkpoint itself is on record
+    except BusyError:  # only its supervisor writes there; the checkpoint itself is recorded
         return made, []
     except OSError as error:
-        return made, [f"the transcript does not tell of it: {error}"]
+        return made, [f"the transcript does not record it: {error}"]
     with held, held.losing("the transcript"):
         held.append("checkpoint", event_data(made))
         held.journal.sync()
@@ -45,7 +45,7 @@ def checkpoint_session(session: Session, *, label: str | None = None) -> tuple[C
 
 
 def checkpoint_turn(recorder: TurnRecorder) -> None:
-    """Make the checkpoint that `checkpoint_every_turns` asks for; what goes wrong is a loss, not a failure."""
+    """Make the checkpoint that `checkpoint_every_turns` asks for; an error is a loss, not a failure."""
     context = recorder.plan.context
     every = context.config.checkpoint_every_turns
     if not every or recorder.turn % every or recorder.plan.state.ephemeral or recorder.held.is_lost:

@@ -1,7 +1,7 @@
-"""Which model and effort a turn asks its tool for, and from where they come: the same conversation keeps the same ones.
+"""Which model and effort a turn asks its tool for, and where they come from: a conversation keeps them.
 
-An option comes first, then what the session has kept for the tool, then the configuration; else the tool decides. What
-was asked for, by an option or by the configuration, is kept with the session. `default` as an option forgets it.
+An option comes first, then what the session has kept for the tool, then the configuration; else the tool decides.
+The session keeps what an option or the configuration asked for. `default` as an option forgets it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ KEPT, TOOLS_OWN = "session", "tool"
 
 
 class Choice(Struct):
-    """A value, None for the tool's own, and its origin: an option, `session`, a source of configuration, or `tool`."""
+    """A value, None for the tool's own, and its origin: an option, `session`, a configuration source, or `tool`."""
 
     value: str | None
     origin: str
@@ -26,7 +26,7 @@ class Choice(Struct):
 def choose(option: str, asked: str | None, kept: str | None, config: Config, key: str) -> Choice:
     """Choose one value: what was `asked` for by `option`, what the session has `kept`, else the configured one."""
     if asked == "":
-        raise UsageError(f"{option} is empty.", hint=f"{option} {FORGET} goes back to the tool's own")
+        raise UsageError(f"{option} is empty.", hint=f"to go back to the tool's own: {option} {FORGET}")
     if asked and asked != FORGET:
         return Choice(asked, option)
     if kept and not asked:

@@ -1,8 +1,8 @@
-"""`csa session compress`: has a tool compact its conversation, under the session's lock and the guardian, like a turn.
+"""`csa compress`: has a tool compact its conversation, under the session's lock and the guardian, like a turn.
 
-It is none: `turns` stays, and the events carry the last turn's number. The session counts as compacted only with the
-proof of the tool's adapter. Where that is missing, whatever the reason, state.toml and result.toml stay byte for byte;
-the transcript keeps what was tried.
+It is not a turn: `turns` stays, and the events have the last turn's number. The session counts as compacted only with
+a proof from the tool's adapter. Without it, whatever the reason, state.toml and result.toml stay byte for byte the
+same; the transcript keeps the attempt.
 """
 
 from __future__ import annotations
@@ -45,12 +45,12 @@ from csa.structs import Struct, replace
 if TYPE_CHECKING:
     from csa.model.result import Status
 
-_FAILURE = 1  # of whatever kind: the codes of `run` tell of turns
+_FAILURE = 1  # of any kind: the codes of `run` are about turns
 _STOPPED = ("cancelled", "timed_out")
 
 
 class CompactionResult(Struct, kw_only=True):
-    """What came of it. `compacted_at` is None where nothing was compacted."""
+    """The result. `compacted_at` is None if nothing was compacted."""
 
     session_id: str
     tool: str
@@ -87,32 +87,32 @@ class CompactionResult(Struct, kw_only=True):
 
 
 def plan_compaction(session: Session, *, tool: str | None, timeout_s: float | None) -> TurnPlan:
-    """Decide what is to be compacted: the conversation of `tool`, else of the session's last tool.
+    """Decide what to compact: the conversation of `tool`, else of the session's last tool.
 
     Raises:
-        CsaError: there is no such conversation, or its tool has no way to compact one.
+        CsaError: there is no such conversation, or its tool cannot compact one.
         RefusedError: it is the calling session, or an ancestor of it.
-        BusyError: its turn runs.
+        BusyError: its turn is running.
         Others as `plan_resume`.
     """
     session_id = session.session_id
     refuse_own_lineage(session.context.caller, session_id, verb="compress")
-    refuse_busy(session.paths)  # before anything is said of a record that its turn is about to change
+    refuse_busy(session.paths)  # before judging a record that its turn is about to change
     tool = tool or session.load().last_tool
     if tool is None:
-        raise CsaError(f"There is nothing to compact: session {session_id} has not run yet.")
+        raise CsaError(f"Nothing to compact: session {session_id} never ran.")
     request = RunRequest(prompt="compact", session=session_id, tool=tool, timeout_s=timeout_s)
     plan = plan_resume(session, request, now=datetime.now(UTC))
     if plan.tool_state.provider_session_id is None:
         others = ", ".join(name for name, known in plan.state.tools.items() if known.provider_session_id)
         raise CsaError(
-            f"There is nothing to compact: session {session_id} has no conversation of {plan.adapter.name}.",
-            hint=f"it has those of {others}; name one with --tool" if others else None,
+            f"Nothing to compact: session {session_id} has no conversation with {plan.adapter.name}.",
+            hint=f"it has conversations with {others}; name one with --tool" if others else None,
         )
     if not isinstance(plan.adapter, Compactor):
         raise CsaError(
-            f"{plan.adapter.name} has no way to compact a conversation from outside.",
-            hint=f'csa run --fork-from {session_id} "..." begins a new session with a digest of this one',
+            f"{plan.adapter.name} cannot compact a conversation on request.",
+            hint=f'csa run --fork-from {session_id} "..." starts a new session with a summary of this one',
         )
     return replace(plan, compacts=True)
 
@@ -141,11 +141,11 @@ class Compaction:
             raise CsaError(
                 f"The session cannot be written: {error.strerror}: "
                 f"{error.filename or self._context.store.paths(session_id).root}.",
-                hint="make it writable, or make room; nothing was compacted",
+                hint="make it writable, or free space; nothing was compacted",
             ) from error
 
     async def _run_held(self, held: HeldSession) -> CompactionResult:
-        known = held.state.tools.get(self._plan.adapter.name, ToolState())  # as it is now that it is ours
+        known = held.state.tools.get(self._plan.adapter.name, ToolState())  # as it is, now that it is ours
         plan = replace(self._plan, state=replace(self._plan.state, turns=held.state.turns))
         command = make_command(plan, known, turn=plan.state.turns, paths=held.paths)
         self.losses = held.losses
@@ -214,7 +214,7 @@ class Compaction:
 
 
 class _CompactionRecorder(Recorder):
-    """Writes what a compaction leaves: events, logs below output/compaction-NNNN/, and in the end the state."""
+    """Writes the results of a compaction: events, logs in output/compaction-NNNN/, and at the end the state."""
 
     def __init__(self, held: HeldSession) -> None:
         super().__init__(held)
@@ -223,7 +223,7 @@ class _CompactionRecorder(Recorder):
         end_lost_compaction(held)
 
     def start(self, command: ToolCommand, *, tool: str) -> None:
-        """Write what the tool needs, and durably that it begins; OSError where that is not possible."""
+        """Write what the tool needs, and durably that it begins; OSError if that is impossible."""
         write_run_files(self.paths, command.invocation.files, command.invocation.links)
         directory = _new_directory(self.paths)
         try:
@@ -240,16 +240,16 @@ class _CompactionRecorder(Recorder):
         self.beat()
 
     def finish(self, result: CompactionResult) -> None:
-        """Write the end: the event (durable), and what it used; where it was proven, that it is compacted."""
+        """Write the end: the event (durable), the usage, and if it was proven, that the session is compacted."""
         self.close_logs()
         is_told = self._tell_end(result.to_event())
-        self.held.attempt("state.toml", lambda: self._save(result, counts=is_told))  # it is compacted all the same
+        self.held.attempt("state.toml", lambda: self._save(result, counts=is_told))  # it is compacted anyway
         with suppress(OSError):  # whoever opens the session next removes it as well
             if self.held.is_ours():
                 self.paths.cancel.unlink(missing_ok=True)
 
     def abandon(self, tool: str) -> None:
-        """Write the end of one whose program has given it up; quickly, since that waits."""
+        """Write the end of one whose program has abandoned it; quickly, since that program waits."""
         self.close_logs()
         used = self.meter.total
         event = {"status": "cancelled", "tool": tool, "usage": used.to_dict() if used else None}
@@ -258,14 +258,14 @@ class _CompactionRecorder(Recorder):
             self.held.attempt("state.toml", lambda: self._write(state))
 
     def _tell_end(self, event: dict[str, Any], *, is_durable: bool = True) -> bool:
-        """Write the event of the end; return whether it is written: else the next opener counts it as a lost one's."""
+        """Write the final event; return whether it was written: if not, the next opener counts the attempt as lost."""
         (end,) = self.append("compaction", event)
         if is_durable:
             self.journal.sync()
         return self.journal.mark().seq >= end.seq
 
     def _save(self, result: CompactionResult, *, counts: bool) -> None:
-        """Count what the tool has used, its running totals having grown by it; say that it is compacted if it is."""
+        """Count the tool's usage, by which its running totals have grown; note that it is compacted, if it is."""
         state, outcome = self.held.state, result.outcome
         known = state.tools[result.tool]
         totals = outcome.totals if outcome.totals is not None else known.totals
@@ -288,4 +288,4 @@ def _new_directory(paths: SessionPaths) -> Path:
 
 
 async def _ignore(events: list[Event]) -> None:
-    """Nobody listens: the transcript has them."""
+    """Discard the events: the transcript has them."""

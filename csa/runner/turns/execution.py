@@ -1,7 +1,7 @@
-"""One turn by one tool, once begun: tried until settled, and judged. The session stays locked throughout.
+"""One turn by one tool, once begun: attempted until settled, and judged. The session stays locked throughout.
 
-A turn whose provider failed in passing, and which has had no effect, is tried again by another process of the tool; and
-so is one whose conversation the tool does not know any more, in a new one that is told all of the transcript.
+A turn with a transient provider error and no effect so far is retried with another process of the tool. So is a turn
+whose conversation the tool no longer knows: in a new one, which gets a summary of the whole transcript.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from csa.structs import replace
 
 
 class TurnExecution:
-    """Carries out one turn. `following` is the turn that is to go on, by another tool or later, once it has ended."""
+    """Runs one turn. `following` is the turn that continues it, by another tool or later, once it has ended."""
 
     def __init__(
         self,
@@ -65,11 +65,11 @@ class TurnExecution:
 
     @property
     def plan(self) -> TurnPlan:
-        """What is done; another fork where the conversation had to be renewed."""
+        """The plan; with another fork if the conversation had to be renewed."""
         return self._started.plan
 
     async def run(self, *, deadline: float | None) -> None:
-        """Run the turn to its end, which is written however this is left; `deadline` bounds all turns of the run."""
+        """Run the turn to its end, which is always written; `deadline` limits all turns of the run."""
         self._deadline = deadline
         try:
             await self._deliver(self._started.first)
@@ -84,25 +84,25 @@ class TurnExecution:
                 self._finalise()
 
     async def _end_unattended(self) -> None:
-        """End a tool that was launched ahead, where the turn was cancelled before anybody attended to it."""
+        """End a tool that was launched early, if the turn was cancelled before anybody attended to it."""
         if self._started.is_ahead:
             with anyio.CancelScope(shield=True), suppress(SpawnError):
                 async with attend_tool(self._started.take(), owns_process=self.plan.context.owns_process):
                     pass
 
     async def _try_until_settled(self) -> None:
-        """Run the tool; try again while its provider fails in passing and nothing has been done yet."""
+        """Run the tool; retry transient provider errors while nothing has been done yet."""
         outcome = await self._try()
         if not self.plan.retries or not self._may_retry(outcome):
             return
-        from csa.runner.turns.retrying import try_again  # noqa: PLC0415  # brings tenacity, which only failures need
+        from csa.runner.turns.retrying import try_again  # noqa: PLC0415  # imports tenacity, which only failures need
 
         await try_again(
             outcome, self._try_again, retries=self.plan.retries, may_retry=self._may_retry, pause=self._pause
         )
 
     async def _try(self) -> Outcome:
-        """Run the tool; where it does not know the conversation, once more in a new one that is told what was said."""
+        """Run the tool; if it does not know the conversation, once more in a new one that gets a summary."""
         outcome = await self._run_tool()
         if outcome.error_kind != UNKNOWN_CONVERSATION or self.is_stopped or self._retry_gate.has_acted:
             return outcome
@@ -116,7 +116,7 @@ class TurnExecution:
         if renewed is None:
             return outcome
         self._known, self.stopping = known, Stopping()
-        self._tried.clear()  # it has only looked for what is not there
+        self._tried.clear()  # it has only searched for a missing conversation
         await self._deliver(renewed)
         return await self._run_tool()
 
@@ -144,7 +144,7 @@ class TurnExecution:
             peak_rss_bytes = tool.peak_rss_bytes
             await self._deliver(self._note_left(tool))
             told = []
-            with self.recorder.held.losing("what the tool has written down itself", "read"):
+            with self.recorder.held.losing("the tool's own records", "read"):
                 told = self.recorder.record(read_records(decoder))
             await self._deliver(told)
         except SpawnError as error:
@@ -156,7 +156,7 @@ class TurnExecution:
         return self._tried[-1].outcome
 
     async def _try_again(self) -> Outcome:
-        """Run the tool anew: in the conversation it had resumed, or in another new one."""
+        """Run the tool again: in the conversation it had resumed, or in another new one."""
         before = self._tried[-1].outcome
         if self.stopping.stop:
             return before
@@ -165,7 +165,7 @@ class TurnExecution:
         try:
             self._started.command_again(self._known)
         except (CsaError, OSError) as error:
-            outcome = Outcome(succeeded=False, error_kind="internal", error_message=f"cannot try again: {error}")
+            outcome = Outcome(succeeded=False, error_kind="internal", error_message=f"cannot retry: {error}")
             self._tried.append(Tried(outcome, ToolExit(None, None)))
             return outcome
         return await self._try()
@@ -175,7 +175,7 @@ class TurnExecution:
 
     @property
     def is_stopped(self) -> bool:
-        """Whether csa was asked to end the turn; that it had to end a tool which would not exit is another matter."""
+        """Whether csa was asked to end the turn; ending a tool that did not exit does not count."""
         return self.stopping.stop is not None and self.stopping.stop.reason != "reaped"
 
     async def _pause(self, seconds: float) -> None:
@@ -201,7 +201,7 @@ class TurnExecution:
             watchers.cancel_scope.cancel()
 
     def _spent_s(self) -> float:
-        """Return how much of the time limit is over."""
+        """Return how much of the time limit has passed."""
         if self._deadline is None or self.plan.timeout_s is None:
             return 0.0
         return anyio.current_time() - (self._deadline - self.plan.timeout_s)
@@ -212,21 +212,21 @@ class TurnExecution:
         await self._hand_on(events)
 
     def _note_left(self, tool: ToolProcess) -> list[Event]:
-        """Record what the tool had left running, and what became of it."""
+        """Record what the tool had left running, and what happened to it."""
         if tool.kept:
             kept = ", ".join(f"{pid} {command_of(pid)[:60]}" for pid in tool.kept)
             return self.recorder.append("warning", {"kind": "background", "message": f"left running: {kept}"})
         if not tool.swept:
             return []
         count = tool.swept
-        ended = f"left behind by the tool, and ended: {count} process{'es' * (count != 1)}"
-        words = ended if count > 0 else "some processes would not die"
+        ended = f"ended {count} process{'es' * (count != 1)} that the tool had left running"
+        words = ended if count > 0 else "some processes did not die"
         return self.recorder.append("warning", {"kind": "leftovers", "message": words})
 
     def _judge(self, decoder: Decoder, end: ToolExit, spawn_fault: SpawnError | None) -> Outcome:
         if spawn_fault:
             return Outcome(succeeded=False, error_kind="spawn", error_message=str(spawn_fault))
-        # A tool that had announced the end of its turn is judged by that, and not by how csa then ended it.
+        # A tool that had announced the end of its turn is judged by that, not by how csa then ended it.
         was_announced = self.stopping.stop is not None and self.stopping.was_announced
         return with_stated_delay(decoder.close(ToolExit(None, None, end.stderr_tail) if was_announced else end))
 
@@ -244,7 +244,7 @@ class TurnExecution:
         with self.recorder.held.losing("a fallback", "planned"):
             passed_over += self._plan_fallback(verdict)
         if verdict.status == "succeeded" and not outcome.text.strip():
-            data = {"kind": "no_answer", "message": "the turn succeeded without an answer: the tool said nothing"}
+            data = {"kind": "no_answer", "message": "the turn succeeded without an answer"}
             passed_over += self.recorder.append("warning", data)
         head = None
         with self.recorder.held.losing("the project's commit", "read"):
@@ -284,29 +284,29 @@ class TurnExecution:
         self.recorder.note(f"turn {result.turn}: {result.status}, {verdict.error_message or 'no error'}")
         if self.plan.context.config.checkpoint_every_turns:
             with self.recorder.held.losing("the checkpoint"):
-                from csa.runner.turns.checkpointing import checkpoint_turn  # noqa: PLC0415  # brings git
+                from csa.runner.turns.checkpointing import checkpoint_turn  # noqa: PLC0415  # imports git plumbing
 
                 checkpoint_turn(self.recorder)
         self.last = [*passed_over, *events]
         self.result = result
 
     def _plan_return(self, result: RunResult) -> list[Event]:
-        """Look whether the same tool is to go on later, where nobody can go on now."""
+        """Check whether the same tool should continue later, if nobody can take over now."""
         if self.following is not None or self.is_stopped:
             return []
         try:
             self.following = plan_return(self.plan, result, has_acted=self._retry_gate.has_acted)
         except CsaError as error:
-            message = f"{self.plan.adapter.name} cannot go on when its quota returns: {error.message}"
+            message = f"{self.plan.adapter.name} cannot continue when its quota resets: {error.message}"
             return self.recorder.append("warning", {"kind": "parked", "message": message})
         if self.following is None and self.plan.park_limit_s and result.error_kind == "quota":
-            why = "it is not stated when" if result.retry_at is None else "that is beyond the limit, or past"
-            message = f"the quota's return is not waited for: {why}"
+            why = "the time is not stated" if result.retry_at is None else "it is beyond the limit, or past"
+            message = f"not waiting for the quota to reset: {why}"
             return self.recorder.append("warning", {"kind": "parked", "message": message})
         return []
 
     def _plan_fallback(self, verdict: Verdict) -> list[Event]:
-        """Look for a tool that can go on, and record which cannot, while the turn is still the current one."""
+        """Look for a tool that can take over, and record which cannot, while the turn is still the current one."""
         self.following = None
         if verdict.status != "failed" or verdict.error_kind not in FALLBACK_KINDS or self.is_stopped:
             return []

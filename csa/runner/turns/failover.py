@@ -1,7 +1,7 @@
-"""When the provider of a turn fails: whether csa tries again, and which tool goes on otherwise.
+"""When the provider of a turn fails: whether csa retries, and which tool takes over otherwise.
 
-A turn is tried again only while it has had no effect: no tool was called, nothing was refused. What goes on with
-another tool is the next turn of the session, and is told what was done (`handoff`).
+A turn is retried only while it has had no effect: no tool was called, nothing was refused. If another
+tool takes over, that is the next turn of the session, and gets a summary of the work so far (`handoff`).
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from csa.structs import Struct, replace
 
 TRANSIENT_KINDS = frozenset({"rate_limit", "overloaded", "server", "network"})
 LONGEST_RETRY_AFTER_S = 60.0
-PATIENCE_S = 10.0  # a provider that has failed for longer, the tool's own retries included, is not asked again
+PATIENCE_S = 10.0  # a provider that has been failing for longer, including the tool's own retries, is not asked again
 _EFFECTS = frozenset({"tool_call", "tool_call_update", "permission"})
 _SIGNS_OF_LIFE = frozenset({"agent_message", "agent_thought"})
 
 
 class Tried(Struct):
-    """One process of the tool: what its adapter makes of it, and how it ended."""
+    """One process of the tool: its outcome according to the adapter, and how it ended."""
 
     outcome: Outcome
     end: ToolExit
@@ -40,7 +40,7 @@ def peak_rss(tried: Iterable[Tried]) -> int | None:
 
 
 class RetryGate:
-    """What a turn has shown so far, as far as it decides whether it is tried again."""
+    """What a turn has shown so far, as far as it decides about a retry."""
 
     def __init__(self) -> None:
         self._has_acted = False
@@ -57,7 +57,7 @@ class RetryGate:
                 self._failing_since = now
 
     def excuse(self, seconds: float) -> None:
-        """Leave out of account a pause that the provider asked for."""
+        """Do not count a pause that the provider asked for."""
         if self._failing_since is not None:
             self._failing_since += seconds
 
@@ -67,7 +67,7 @@ class RetryGate:
         return self._has_acted
 
     def allows_retry(self, outcome: Outcome, now: float) -> bool:
-        """Say whether the turn may be tried again after an attempt that ended so."""
+        """Say whether the turn may be retried after an attempt that ended this way."""
         if self._failing_since is None:
             self._failing_since = now
         return (
@@ -81,20 +81,20 @@ class RetryGate:
 
 
 def plan_fallback(failed: TurnPlan, *, kind: str) -> tuple[TurnPlan | None, list[str]]:
-    """Plan the turn that goes on where `failed` could not; None when no tool is left that can.
+    """Plan the turn that takes over from `failed`; None if no tool is left that can.
 
-    Also returns why tools had to be passed over.
+    Also returns why tools were skipped.
     """
     left, problems = failed.fallback, []
     while left:
         name, model = split_fallback(left[0])
         left = left[1:]
-        # Its effort and transport are not that tool's.
+        # Effort and transport were for the first tool.
         wanted = going_on(failed.request, tool=name, transport=None, model=model, fallback=())
         try:
             plan = plan_resume(Session(failed.context, failed.state.session_id), wanted, now=datetime.now(UTC))
         except CsaError as error:
-            problems.append(f"{name} cannot go on: {error.message}")
+            problems.append(f"{name} cannot take over: {error.message}")
             continue
         cwd = plan.cwd if plan.tool_state.provider_session_id else failed.cwd
         why = f"fallback: {kind} of {failed.adapter.name}"

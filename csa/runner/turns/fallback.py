@@ -1,4 +1,4 @@
-"""Which tools stand in for one whose provider fails, or that is not installed: TOOL, or TOOL:MODEL."""
+"""Which tools replace one whose provider fails, or that is not installed: TOOL, or TOOL:MODEL."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ FALLBACK_KINDS = frozenset({"rate_limit", "overloaded", "server", "network", "qu
 def fallback_of(context: Context, request: RunRequest) -> tuple[str, ...]:
     """Return what to fall back to, as asked for or configured; UsageError or ConfigError for what csa cannot run.
 
-    Whether they are installed shows when they are needed.
+    Whether they are installed is checked when they are needed.
     """
     names = context.config.fallback if request.fallback is None else request.fallback
     for name, model in map(split_fallback, names):
@@ -31,13 +31,13 @@ def fallback_of(context: Context, request: RunRequest) -> tuple[str, ...]:
 
 
 def split_fallback(words: str) -> tuple[str, str | None]:
-    """Return the tool that is named, and the model, which may have colons of its own; None: as for any turn of it."""
+    """Return the named tool and model, which may contain colons itself; None: as for any turn of the tool."""
     tool, colon, model = words.partition(":")
     return tool.strip(), model.strip() if colon else None
 
 
 def others(names: tuple[str, ...], tool: str, model: str | None) -> tuple[str, ...]:
-    """Return those that are something else than `tool` with `model`: also the same tool, with another model named."""
+    """Return those that differ from `tool` with `model`: the same tool with another model, too."""
     return tuple(name for name in names if (parts := split_fallback(name))[0] != tool or parts[1] not in {None, model})
 
 
@@ -54,7 +54,7 @@ def _check_known(name: str, config: Config, *, is_configured: bool) -> None:
 def first_installed(
     names: tuple[str, ...], config: Config, environ: Mapping[str, str], missing: ToolUnavailableError
 ) -> ToolChoice | None:
-    """Choose the first tool that is installed, in place of the one that is `missing`."""
+    """Choose the first installed tool, in place of the `missing` one."""
     for name, model in map(split_fallback, names):
         with suppress(ToolUnavailableError):
             choice = choose_tool(name, None, config, environ, avoid_family=None)

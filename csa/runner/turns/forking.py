@@ -1,7 +1,7 @@
-"""Beginning a new session with what was said in another: `csa run --fork-from S`.
+"""Starting a new session from another one's conversation: `csa run --fork-from S`.
 
-The source is only read, and must not be running. Where its tool can, the tool copies its own conversation; elsewhere
-the new session's agent is told a digest of the source's transcript.
+The source is only read, and must not be running. If its tool can, it copies its own conversation; otherwise the new
+session's agent gets a summary of the source's transcript.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def load_source(source: Session) -> SessionState:
 
     Raises:
         NotFoundError, StateError: as their names say.
-        BusyError: it is running, or that cannot be known: what would be copied is not whole.
+        BusyError: it is running, or may be: a copy would be incomplete.
         UsageError: nothing was said in it yet.
     """
     session_id = source.session_id
@@ -32,21 +32,21 @@ def load_source(source: Session) -> SessionState:
     if liveness.state == "alive" and liveness.stranger is None:
         refuse_endless_wait(source.context.caller, session_id, verb="fork")
         raise BusyError(
-            f"Session {session_id} is running; it can be forked when its turn has ended.",
-            hint=f"csa session is-alive --session {session_id}",
+            f"Session {session_id} is running; fork it when its turn has ended.",
+            hint=f"csa is-alive {session_id}",
         )
     refuse_busy(source.files)
-    state = source.load()  # what its turn has made of it
+    state = source.load()  # the record as its turn has left it
     if not state.tools:
-        raise UsageError(f"Session {session_id} holds no conversation that could be forked.")
+        raise UsageError(f"Session {session_id} has no conversation to fork.")
     return state
 
 
 def plan_fork(plan: TurnPlan, source: Session, state: SessionState) -> TurnPlan:
     """Add the fork to the plan of the new session.
 
-    A native one runs where the source does. In another project, or another worktree, the work has to be done there, so
-    the tool is told a digest.
+    A native fork runs where the source does. In another project or worktree the work has to be done there, so
+    the tool gets a summary.
     """
     known = state.tools.get(plan.adapter.name, ToolState())
     cwd = known.cwd or state.project_path
@@ -54,7 +54,7 @@ def plan_fork(plan: TurnPlan, source: Session, state: SessionState) -> TurnPlan:
         plan.adapter.capabilities.fork
         and known.provider_session_id is not None
         and known.account in {None, plan.account}
-        and not plan.state.ephemeral  # which has its conversations elsewhere
+        and not plan.state.ephemeral  # it has its conversations elsewhere
         and Path(cwd).is_dir()
         and find_work_tree(cwd) == find_work_tree(plan.cwd)
     )
@@ -68,9 +68,9 @@ def plan_fork(plan: TurnPlan, source: Session, state: SessionState) -> TurnPlan:
 
 
 def fork_handoff(fork: Fork, tool: str, limits: DigestLimits) -> Handoff | None:
-    """Digest the source: all of it, or what the copied conversation lacks because other tools have worked since."""
+    """Summarise the source: all of it, or what the copied conversation lacks because other tools have worked since."""
     told = digest(fork.source, limits, known_to=tool if fork.provider_session_id else None)
     if told is None:
         return None
-    text = f"{FORKED}{told.text}\n\nGo on from there with the following."
+    text = f"{FORKED}{told.text}\n\nContinue from there with the following."
     return Handoff(text, {"to": tool, "turns": list(told.turns), "characters": len(text)})

@@ -1,7 +1,7 @@
-"""What a tool is told of turns it has not seen: a digest of the transcript, which is redacted, within a budget.
+"""The summary a tool gets of turns it has not seen: made from the (redacted) transcript, within a token limit.
 
-The newest turn is told whole where it fits; the older a turn is, the less room is left for it. Of a tool call only its
-title and how it ended are told.
+The newest turn is included in full if it fits; the older a turn, the less room it gets. A tool call is reduced to its
+title and how it ended.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ from csa.structs import Struct, field
 
 CHARS_PER_TOKEN = 4  # an estimate
 _LEAST_ROOM = 240  # a turn that has less is left out, and so are those before it
-_SHARE = 0.75  # of the room that is left, for a turn that has others before it
+_SHARE = 0.75  # of the remaining room, for a turn that has others before it
 _MOST_CALLS = 200
 _TITLE_CHARS = 160
 _STREAMED_CHARS = 4000
 _CHANGES = frozenset({"edit", "delete", "move"})
 _CUT = "\n[...]\n"
 FORKED = "This conversation began in another session. What happened there, oldest first:\n\n"
-_BEFORE = "What happened in this session before, with other tools or in other conversations, oldest first:\n\n"
-_OPENING_EVENTS = 50  # among which a fork is told
+_BEFORE = "What happened earlier in this session, with other tools or in other conversations, oldest first:\n\n"
+_OPENING_EVENTS = 50  # which include the fork
 
 
 class DigestLimits(Struct):
-    """How much is told; a token counts as four characters."""
+    """How much is included; a token counts as four characters."""
 
     turns: int = 20
     tokens: int = 6000
@@ -45,7 +45,7 @@ class Origin(Struct):
 
 
 class Digest(Struct):
-    """The text, and the numbers of the turns it tells of, oldest first."""
+    """The text, and the numbers of the turns it covers, oldest first."""
 
     text: str
     turns: tuple[int, ...]
@@ -68,10 +68,10 @@ def make_handoff(
     prompt: str,
     origin: Origin | None = None,
 ) -> Handoff | None:
-    """Tell `tool`, for its turn number `turn`, what its conversation does not know; None when that is nothing.
+    """Summarise for `tool`, before turn `turn`, what its conversation does not know; None if that is nothing.
 
-    `conversation` is the tool's own that is resumed; without one it is told of all turns, its own included, and, as far
-    as there is room, of those of the session that this one was forked from. `prompt` is the (redacted) prompt of the
+    `conversation` is the tool's own that is resumed; without it all turns are covered, its own included, and, as far
+    as there is room, those of the session that this one was forked from. `prompt` is the (redacted) prompt of the
     turn: an earlier turn that failed with the same one does not repeat it.
     """
     told = digest(paths, limits, before=turn, known_to=tool if conversation else None, prompt=prompt)
@@ -82,12 +82,12 @@ def make_handoff(
         parts = [*([f"{FORKED}{first.text}"] if first else []), *parts]
     if not parts:
         return None
-    text = "\n\n".join([*parts, "Go on from there with the following."])
+    text = "\n\n".join([*parts, "Continue from there with the following."])
     return Handoff(text, {"to": tool, "turns": list(told.turns) if told else [], "characters": len(text)})
 
 
 def origin_of(paths: SessionPaths) -> tuple[str, int] | None:
-    """Return from which session one was forked, and after how many turns of that; None where it was not."""
+    """Return the session that one was forked from, and after how many of its turns; None if it is not a fork."""
     for event in islice(read_events(paths.transcript), _OPENING_EVENTS):
         if event.type == "fork" and type(event.data.get("turns")) is int:
             return str(event.data.get("from")), event.data["turns"]
@@ -102,7 +102,7 @@ def digest(
     known_to: str | None = None,
     prompt: str | None = None,
 ) -> Digest | None:
-    """Digest the turns of a session; None when there is none to tell of.
+    """Summarise the turns of a session; None if there are none.
 
     Args:
         paths: the session.
@@ -132,16 +132,16 @@ def digest(
 
 
 class _Turn(Struct, frozen=False):
-    """A turn as far as it has been read, from its end to its beginning."""
+    """A turn as read so far, from its end to its beginning."""
 
     number: int
     tool: str = ""
     prompt: str = ""
     answer: str = ""
-    streamed: str = ""  # the end of what a tool that streams has said
-    is_bound: bool = False  # the tool had a conversation, which knows of the turn
-    is_void: bool = False  # the tool did not know the conversation, and was given no other
-    end: str = "had no end: csa itself was killed"
+    streamed: str = ""  # the end of a streaming tool's text
+    is_bound: bool = False  # the tool had a conversation, which knows the turn
+    is_void: bool = False  # the tool did not know the conversation, and got no other
+    end: str = "has no recorded end: csa itself was killed"
     calls: list[tuple[str, str]] = field(default_factory=list)  # kind and line, newest first
     more_calls: int = 0
     ends: dict[str, str] = field(default_factory=dict)
@@ -210,8 +210,8 @@ def _describe_end(event: Event) -> str:
 
 
 def _render(turn: _Turn, room: int, prompt: str | None) -> str:
-    """Tell of a turn in at most `room` characters."""
-    asked = "(the same as is asked below)" if prompt is not None and turn.prompt == prompt else turn.prompt
+    """Render a turn in at most `room` characters."""
+    asked = "(the same as below)" if prompt is not None and turn.prompt == prompt else turn.prompt
     head = f"Turn {turn.number}, with {turn.tool}."
     end = f"The turn {_shorten(turn.end, 300)}" if turn.end else ""
     left = room - len(head) - len(end) - len("User: \nDid:\nAnswer: \n") - 8

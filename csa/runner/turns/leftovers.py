@@ -1,8 +1,8 @@
-"""What runs of sessions have left running: found by two marks, and ended only when it is certain whose they are.
+"""Processes that runs have left: found by two marks, and ended only when it is certain whose they are.
 
 The marks are the session's variables in a process's environment, and the journal of processes in its heartbeat. Both
-count only while the session's lock is free: a session that is alive, and so all of a turn whose guardian still sweeps,
-is left alone. So is what was started with --keep-background, and every ancestor of this process.
+count only while the session's lock is free: a live session, including a turn whose guardian is still sweeping,
+is left alone. So are processes started with --keep-background, and all ancestors of this process.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ REAP_LIMIT_S = 5.0
 
 
 def find_leftovers(root: Path, sessions: Iterable[SessionPaths] = ()) -> list[SessionProcess]:
-    """Find what is left of any session below the state root, and of `sessions` also by their journals. Only looks."""
+    """Find leftovers of any session in the state root, and of `sessions` also by their journals. Only reads."""
     spared, kept = {os.getpid(), *own_ancestors()}, set[ProcessId]()
     found: dict[ProcessId, SessionProcess] = {}
     for item in session_processes():
@@ -37,12 +37,12 @@ def find_leftovers(root: Path, sessions: Iterable[SessionPaths] = ()) -> list[Se
         for process in journalled_processes(paths):
             if process.pid not in spared and process not in kept:
                 found.setdefault(process, SessionProcess(process, paths.root, command_of(process.pid)))
-    # A turn that ends in between takes its processes with it: only what is still there was left.
+    # A turn that ends in between takes its processes with it: only those that still exist were left.
     return sorted((item for item in found.values() if _is_left(item)), key=lambda item: item.process)
 
 
 def leftovers_of(held: SessionPaths) -> list[SessionProcess]:
-    """Find what earlier turns have left of a session whose lock the caller holds, and has started nothing yet."""
+    """Find leftovers of earlier turns of a session whose lock the caller holds, before it starts anything."""
     spared = {os.getpid(), *own_ancestors()}
     marked = {item.process: item.is_kept for item in session_processes() if item.session_dir == held.root}
     wanted = [process for process, kept in marked.items() if not kept]
@@ -55,13 +55,13 @@ def leftovers_of(held: SessionPaths) -> list[SessionProcess]:
 
 
 def reap(leftovers: Iterable[SessionProcess], *, limit_s: float = REAP_LIMIT_S) -> list[SessionProcess]:
-    """End leftovers, each by its verified identity: TERM, a second, KILL; return those that would not go."""
+    """End leftovers, each by its verified identity: TERM, a second, KILL; return those that did not end."""
     waiting = _tell(list(leftovers), (signal.SIGTERM, signal.SIGCONT), GRACE_S)
     return _tell(waiting, (signal.SIGKILL,), limit_s)
 
 
 def _tell(leftovers: list[SessionProcess], numbers: Iterable[int], patience_s: float) -> list[SessionProcess]:
-    """Send these signals, and wait until all are gone or for so long; return those that are still there."""
+    """Send these signals, and wait until all are gone or the time is up; return the remaining ones."""
     for number in numbers:
         for item in leftovers:
             send_signal(item.process, number)

@@ -1,4 +1,4 @@
-"""What a turn uses, over all attempts: each is a process of the tool that tells of itself alone. Pure."""
+"""A turn's usage over all attempts: each is a process of the tool that reports only its own. Pure."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ class Meter:
         self._current: Usage | None = None
 
     def note(self, data: Mapping[str, Any]) -> dict[str, Any]:
-        """Take what the running attempt says that it has used so far; return the same of the turn."""
+        """Take the running attempt's usage so far; return the turn's."""
         self._current = Usage.from_dict(data)
         assert self.total is not None
         return {**data, **self.total.to_dict()}
 
     def settle(self, told: Usage | None) -> None:
-        """Note that an attempt is over; where its end does not tell its use (`told`), the last it said counts."""
+        """Note that an attempt is over; if its end does not report usage (`told`), its last report counts."""
         self._ended.append(self._current if told is None else told)
         self._current = None
 
     @property
     def total(self) -> Usage | None:
-        """What is known of the turn; None when nothing is. That an attempt said nothing is in its two counts."""
+        """The known usage of the turn; None if nothing is known. Attempts without a report are in its two counts."""
         parts = [*self._ended, *([self._current] if self._current else [])]
         if all(part is None for part in parts):
             return None

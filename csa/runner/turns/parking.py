@@ -1,6 +1,6 @@
-"""A turn that failed because a quota is used up: when the provider can be asked again, and waiting for that.
+"""A turn that failed because a quota is used up: when the provider can be used again, and waiting for that.
 
-Nothing is ever waited for that was not stated, by a typed field of the tool or in the words of its error.
+csa only waits for a time that was stated, in a typed field of the tool or in the text of its error.
 """
 
 from __future__ import annotations
@@ -28,18 +28,18 @@ from csa.structs import replace
 
 LIMIT_KINDS = frozenset({"quota", "rate_limit"})
 SLACK_SHARE, LONGEST_SLACK_S = 0.05, 60.0
-GO_ON = "A usage limit ended the last turn before its work was done. The limit is over: go on where that was cut off."
+GO_ON = "A usage limit ended the last turn before its work was done. The limit is over: continue where you stopped."
 
 
 def with_stated_delay(outcome: Outcome) -> Outcome:
-    """Return the outcome with the delay that its message states, where its tool has none in a field."""
+    """Return the outcome with the delay that its message states, if its tool has none in a field."""
     if outcome.succeeded or outcome.error_kind != "rate_limit" or outcome.retry_after_s is not None:
         return outcome
     return replace(outcome, retry_after_s=delay_of(outcome.error_message or ""))
 
 
 def retry_moment(outcome: Outcome, now: datetime) -> datetime | None:
-    """Return when the provider can be asked again after a failure at `now`; None where that was not stated."""
+    """Return when the provider can be used again after a failure at `now`; None if that was not stated."""
     if outcome.succeeded or outcome.error_kind not in LIMIT_KINDS:
         return None
     at = outcome.retry_at
@@ -51,7 +51,7 @@ def retry_moment(outcome: Outcome, now: datetime) -> datetime | None:
 
 
 def plan_return(failed: TurnPlan, result: RunResult, *, has_acted: bool) -> TurnPlan | None:
-    """Plan the turn that takes up a failed one after the reset; None where it is not stated, or is beyond the limit."""
+    """Plan the turn that continues a failed one after the reset; None if that is not stated, or beyond the limit."""
     if not failed.park_limit_s or result.retry_at is None or result.error_kind not in LIMIT_KINDS:
         return None
     span_s = (result.retry_at - result.finished_at).total_seconds()
@@ -74,9 +74,9 @@ def plan_return(failed: TurnPlan, result: RunResult, *, has_acted: bool) -> Turn
 
 
 async def rest_until(moment: datetime, recorder: Recorder, stopping: Stopping) -> None:
-    """Wait for the reset, no tool running; end at once when the turn is to end.
+    """Wait for the reset, with no tool running; return at once if the turn is to end.
 
-    It goes by the clock on the wall: a machine that was suspended meanwhile goes on when it wakes.
+    It uses the wall clock: a machine that was suspended meanwhile continues when it wakes.
     """
     at = wake_at(moment.timestamp(), time.time(), int.from_bytes(os.urandom(2), "big") / (1 << 16))
     beat_at = 0.0
@@ -93,5 +93,5 @@ async def rest_until(moment: datetime, recorder: Recorder, stopping: Stopping) -
 
 
 def wake_at(until: float, now: float, fraction: float) -> float:
-    """Return when to go on: a little later than stated, as resets are stated by the minute, and not all at once."""
+    """Return when to continue: a little later than stated, as resets are stated by the minute, and with jitter."""
     return until + min(LONGEST_SLACK_S, max(0.0, until - now) * SLACK_SHARE) * (1 + fraction)

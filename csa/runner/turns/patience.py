@@ -1,8 +1,8 @@
-"""Waiting for a session that is busy, or for a place among the turns that may run at once.
+"""Waiting for a busy session, or for a slot among the running turns.
 
-Nothing is taken while waiting, and nothing kept: whoever waits looks at the locks, and then tries again from the
-beginning, since the session may be another than it was. Of many that wait for one place all but one try in vain; each
-that did waits a random moment longer the next time, so that a crowd does not plan itself to death.
+Waiting takes and keeps nothing: it looks at the locks, and then starts again from the
+beginning, since the session may have changed. Of many that wait for one slot all but one try in vain; each
+of these waits a random moment longer the next time, so that a crowd does not spend its time planning.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ _T = TypeVar("_T")
 def try_until_free(
     attempt: Callable[[], _T], *, limit_s: float, tell: Callable[[str], None], check: Callable[[], None] = lambda: None
 ) -> _T:
-    """Return what `attempt` returns, trying again as long as it meets what will be over.
+    """Return what `attempt` returns, retrying while it meets something that waiting can resolve.
 
     Args:
         attempt: what raises BusyError or FullError before it has done anything.
-        limit_s: how long to wait in all; may be infinite.
-        tell: is told what is waited for, each time that is something else.
-        check: is called at each look; what it raises ends the waiting.
+        limit_s: how long to wait in total; may be infinite.
+        tell: gets what is being waited for, each time it changes.
+        check: is called at each look; an exception from it ends the wait.
 
     Raises:
         BusyError: the time is up.
@@ -48,12 +48,12 @@ def try_until_free(
                 tell(words)
                 told = words
             if not _wait(obstacle.is_over if obstacle else None, deadline, failures=failures, check=check):
-                raise BusyError(f"{words}, still after {limit_s:g} s of waiting.", hint="retry later") from error
+                raise BusyError(f"{words}, even after waiting {limit_s:g} s.", hint="retry later") from error
             failures += 1
 
 
 def _wait(is_over: Callable[[], bool] | None, deadline: float, *, failures: int, check: Callable[[], None]) -> bool:
-    """Sleep until it is over, or once where only another try can tell; return whether there was time."""
+    """Sleep until it is over, or once if only another try can tell; return whether there was time."""
     window_s = min(POLL_S * 2 ** min(failures, _MAX_DOUBLINGS), MAX_PAUSE_S) if failures else 0.0
     while _sleep(POLL_S, deadline):
         check()

@@ -1,4 +1,4 @@
-"""What is to be done in a turn, as values: made in `planning`, carried out by all that follows."""
+"""What a turn will do, as values: made in `planning`, executed by everything that follows."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from csa.structs import Struct, replace
 
 
 class Fork(Struct):
-    """What a new session begins with. `provider_session_id` is None where only a digest can be given."""
+    """What a new session begins with. `provider_session_id` is None if only a summary can be given."""
 
     source: SessionPaths
     turns: int
@@ -24,7 +24,7 @@ class Fork(Struct):
     totals: Mapping[str, float] | None
 
     def for_another_tool(self) -> Fork:
-        """Return what a tool begins with that cannot have a copy."""
+        """Return the fork for a tool that cannot have a copy."""
         return replace(self, provider_session_id=None, totals=None)
 
     def to_event(self) -> dict[str, Any]:
@@ -49,20 +49,20 @@ class TurnPlan(Struct, kw_only=True):
     account: str
     model: str | None
     effort: str | None
-    origins: Mapping[str, str]  # from where the model, the effort and the limits come, by key
+    origins: Mapping[str, str]  # where the model, the effort and the limits come from, by key
     timeout_s: float | None
     idle_timeout_s: float | None
     max_depth: int
     retries: int = 0
-    fallback: tuple[str, ...] = ()  # the TOOL[:MODEL]s that go on, in this order, when the provider fails
-    park_limit_s: float = 0.0  # how long a used-up quota is waited for, where its reset is stated
+    fallback: tuple[str, ...] = ()  # the TOOL[:MODEL]s that take over, in this order, when the provider fails
+    park_limit_s: float = 0.0  # how long to wait for a used-up quota, if its reset is stated
     hands_over: bool = True
-    callers: tuple[str, ...] = ()  # the calling session and those above it: they go on when this turn has ended
+    callers: tuple[str, ...] = ()  # the calling session and its ancestors: they continue when this turn has ended
     fork: Fork | None = None
     compacts: bool = False  # the tool is to compact its conversation; the prompt is not used
-    starts_at: datetime | None = None  # when a quota returns, until which the session waits
+    starts_at: datetime | None = None  # when a quota resets: the session waits until then
 
     @property
     def tool_state(self) -> ToolState:
-        """What the session knows of the tool's conversation; empty for a tool it has not used."""
+        """What the session knows about the tool's conversation; empty for a tool it has not used."""
         return self.state.tools.get(self.adapter.name, ToolState())

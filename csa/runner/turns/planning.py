@@ -1,6 +1,6 @@
-"""Step one of a run: what is to be done, decided from records and configuration before anything is written.
+"""Step one of a run: deciding what to do, from records and configuration, before anything is written.
 
-Whatever can be refused is refused here.
+Everything that can be refused is refused here.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ from csa.store.recovery import caught_up
 from csa.structs import replace
 
 AskedBudget = tuple[int | None, float | None, float | None]  # tokens, US dollars, seconds; None as it is, 0 is none
-SESSION_NAME = re.compile(r"[A-Za-z][A-Za-z0-9._-]{0,63}")
-MAX_SYSTEM_BYTES = 96 << 10  # it travels in one argument of the tool, of which the kernel allows 128 KiB
+_SESSION_NAME = re.compile(r"[A-Za-z][A-Za-z0-9._-]{0,63}|[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}")
+MAX_SYSTEM_BYTES = 96 << 10  # it is one argument of the tool, and the kernel allows 128 KiB
 DESCRIPTION_LENGTH = 80
 
 
@@ -61,37 +61,42 @@ def plan_turn(
 def _check_words(request: RunRequest) -> None:
     ways = [request.session is not None, request.last, request.session_id is not None]
     if sum(ways) > 1:
-        raise UsageError("--session, --last and --session-id exclude each other.")
+        raise UsageError("--session, --last and --session-id cannot be combined.")
     if None not in {request.session_id, request.name} and request.name != request.session_id and not _asked_id(request):
-        raise UsageError(f"--session-id {request.session_id} names the session; --name {request.name} is another name.")
+        raise UsageError(f"--session-id {request.session_id} already names the session; drop --name {request.name}.")
     _check_beginning(request)
     if not request.prompt.strip():
         raise UsageError("The prompt is empty.", hint='csa run "what to do"')
     _check_texts(request)
     _check_numbers(request)
     for name in (request.name, None if _asked_id(request) else request.session_id):
-        if name is not None and not SESSION_NAME.fullmatch(name):
-            raise UsageError(
-                f"'{name}' cannot name a session.",
-                hint="a name begins with a letter and has up to 64 letters, digits, dots, dashes and underscores",
-            )
+        check_name(name)
+
+
+def check_name(name: str | None) -> None:
+    """Raise UsageError for what cannot name a session."""
+    if name is not None and not _SESSION_NAME.fullmatch(name):
+        raise UsageError(
+            f"Invalid session name '{name}'.",
+            hint="names begin with a letter and have up to 64 letters, digits, dots, dashes, underscores; or are UUIDs",
+        )
 
 
 def _check_beginning(request: RunRequest) -> None:
-    """Refuse what begins a session together with what continues one; --session-id may do either."""
+    """Refuse options that start a session together with those that continue one; --session-id may do either."""
     continues = request.session is not None or request.last
     if request.ephemeral and (continues or request.session_id is not None):
-        raise UsageError("--ephemeral begins a session of its own; it cannot continue one.")
+        raise UsageError("--ephemeral always starts a new session; it cannot continue one.")
     if request.fork_from is not None and continues:
-        raise UsageError("--fork-from begins a session of its own; it cannot continue one.")
+        raise UsageError("--fork-from always starts a new session; it cannot continue one.")
 
 
 def _check_texts(request: RunRequest) -> None:
     texts = (request.prompt, request.description, request.system, request.model, request.effort)
     if any(text is not None and not is_unicode(text) for text in texts):
-        raise UsageError("The prompt and the options must be UTF-8.")
+        raise UsageError("The prompt and the options must be valid UTF-8.")
     if "\0" in request.prompt:
-        raise UsageError("The prompt holds a NUL character, which no tool accepts.")
+        raise UsageError("The prompt contains a NUL character, which no tool accepts.")
     if request.system and len(request.system.encode()) > MAX_SYSTEM_BYTES:
         raise UsageError(f"The system text is longer than {MAX_SYSTEM_BYTES >> 10} KiB.", hint="put it into the prompt")
 
@@ -122,7 +127,7 @@ def _find_asked(context: Context, session_id: str) -> Session | None:
         return follow_resumed(find_session(context, session_id), retired=False)
     except RetiredError as error:
         raise RetiredError(
-            f"Session {session_id} was retired; it would come back beside a new one.", hint=error.hint
+            f"Session {session_id} is deleted, and could later be restored beside a new one.", hint=error.hint
         ) from error
     except NotFoundError:
         return None
@@ -141,7 +146,7 @@ def _plan_new(context: Context, request: RunRequest, *, new_id: str, now: dateti
         raise RefusedError(
             f"max_depth is {max_depth}: session {parent.session_id} has depth {parent.depth}, "
             "so it may not start another.",
-            hint="do the work in this session, or let a session above it start the new one",
+            hint="do the work in this session, or have an ancestor start the new one",
         )
     origin = None
     if request.fork_from is not None:
@@ -151,13 +156,13 @@ def _plan_new(context: Context, request: RunRequest, *, new_id: str, now: dateti
     refuse_when_full(context.store, context.config.max_sessions)
     directory = request.directory or context.directory
     if not directory.is_dir():
-        raise NotFoundError(f"There is no directory {directory} to start in.")
+        raise NotFoundError(f"The directory {directory} does not exist.")
     name = request.name or (request.session_id if request.session_id and not _asked_id(request) else None)
     if request.name and context.store.find_name(request.name):  # one by --session-id is settled when it is published
         raise UsageError(f"A session named '{name}' exists.", hint=f'csa run --session {name} "..." continues it')
     project = context.store.project
     if not is_unicode(f"{project}{directory}"):
-        raise UsageError("The project's path is not UTF-8, and could not be recorded.", hint="rename the directory")
+        raise UsageError("The project's path is not valid UTF-8, so csa cannot record it.", hint="rename the directory")
     state = SessionState(
         session_id=new_id,
         project_path=str(project),
@@ -232,12 +237,12 @@ def _last_directory(state: SessionState) -> str:
 
 
 def _directory_gone(state: SessionState, cwd: str) -> NotFoundError:
-    """Say that a conversation cannot go on where it was begun; tools do not find theirs from anywhere else."""
+    """Say that a conversation cannot continue where it began; tools do not find theirs from anywhere else."""
     branch = f" {state.branch}" if state.branch and cwd != state.project_path else ""
-    back = f"git worktree add {shlex.quote(cwd)}{branch}" if branch else "bring the directory back"
+    back = f"git worktree add {shlex.quote(cwd)}{branch}" if branch else "restore the directory"
     return NotFoundError(
         f"Session {state.session_id} works in {cwd}, which is gone.",
-        hint=f'{back}, or csa run --fork-from {state.session_id} "..." to go on in a new session with a digest of it',
+        hint=f'{back}, or csa run --fork-from {state.session_id} "..." to continue in a new session with a summary',
     )
 
 
@@ -288,7 +293,7 @@ def _plan(
 
 
 def _limit_origins(context: Context, request: RunRequest) -> dict[str, str]:
-    """Say from where the limits of a turn come; they are not kept by the session."""
+    """Say where a turn's time limits come from; the session does not keep them."""
     values = context.config.values
     return {
         "timeout_s": "--timeout" if request.timeout_s else values["timeout_s"][1],
@@ -297,15 +302,15 @@ def _limit_origins(context: Context, request: RunRequest) -> dict[str, str]:
 
 
 def _expiry(context: Context, request: RunRequest, now: datetime) -> datetime | None:
-    """Return when a new session expires; an ephemeral one goes with its run."""
+    """Return when a new session expires; an ephemeral one is deleted with its run."""
     if request.ttl and request.ephemeral:
-        raise UsageError("An ephemeral session goes with its run; --ttl means nothing there.")
+        raise UsageError("An ephemeral session is deleted when its run ends; --ttl has no effect on it.")
     ttl = request.ttl or context.config.session_ttl
     return now + ttl if ttl and not request.ephemeral else None
 
 
 def _expiry_on_resume(context: Context, request: RunRequest, state: SessionState, now: datetime) -> datetime | None:
-    """Return when a session expires that is used again: as before, unless it is told otherwise or would go at once."""
+    """Return when a reused session expires: as before, unless told otherwise or already expired."""
     has_passed = state.expires_at is not None and state.expires_at <= now
     return _expiry(context, request, now) if request.ttl or has_passed else state.expires_at
 
@@ -331,14 +336,14 @@ def _choose(context: Context, request: RunRequest, *, previous: str | None) -> T
 
 
 def _max_depth(config: Config, parent: SessionState | None) -> int:
-    """The record of the parent binds its children, whatever their configuration says."""
+    """The parent's record limits its children, whatever their configuration says."""
     if parent is None or parent.max_depth is None:
         return config.max_depth
     return min(config.max_depth, parent.max_depth)
 
 
 def _limits_on_resume(context: Context, state: SessionState) -> Limits:
-    """From outside of any session the configuration counts anew; from inside, a record is never loosened."""
+    """From outside any session the configuration applies again; from inside, a record is never loosened."""
     limits = context.config.limits
     if context.caller is not None:
         return limits.tightened_by(state.limits).tightened_by(context.caller.state.limits)
@@ -366,7 +371,7 @@ def changed_budget(context: Context, state: SessionState, asked: AskedBudget) ->
 
 def _with_budget(budget: Budget, asked: AskedBudget) -> Budget:
     if any(amount is not None and not 0 <= amount < float("inf") for amount in asked):
-        raise UsageError("A budget is an amount from 0 up; 0 is none.")
+        raise UsageError("A budget is a number, 0 or more; 0 means none.")
     tokens, usd, time_s = asked
     return Budget(
         tokens=budget.tokens if tokens is None else tokens,
@@ -406,13 +411,13 @@ def _refuse_other_account(plan: TurnPlan, known: ToolState) -> None:
         raise RefusedError(
             f"Session {plan.state.session_id} belongs to the {plan.adapter.name} account {known.account}, "
             f"and this would run under {plan.account}.",
-            hint=f'csa run --fork-from {plan.state.session_id} "..." goes on in a new session with a summary of this; '
-            "or set the tool's home and endpoint as they were when it began",
+            hint=f'csa run --fork-from {plan.state.session_id} "..." continues in a new session with a summary of it; '
+            "or set the tool's home and endpoint to what they were when it began",
         )
 
 
 def is_unicode(text: str) -> bool:
-    """Say whether a text can be written as UTF-8; words and paths of other bytes hold surrogates in their place."""
+    """Say whether a text can be written as UTF-8; arguments and paths of other bytes contain surrogates."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -422,7 +427,7 @@ def is_unicode(text: str) -> bool:
 
 def description_of(context: Context, text: str) -> str:
     """Return a text as the description of a session: redacted, on one line, cut to 80 characters."""
-    return _fold(context.redactor.redact(text))  # the whole text: who cuts first may cut a secret
+    return _fold(context.redactor.redact(text))  # the whole text: cutting first may cut a secret
 
 
 def _fold(text: str) -> str:

@@ -1,6 +1,6 @@
-"""Which directories besides its own an agent may write at `edit`: asked for with --extra-writable, kept by the session.
+"""Which extra directories an agent may write at `edit`: given with --extra-writable, kept by the session.
 
-Against an agent that sets out to get around it this is a guard rail, as all that csa reads from records is.
+Against an agent that sets out to get around it this is a guard rail, like everything csa reads from records.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ def extra_writable(
     """Return the directories of the session: those asked for, in place of those `kept`.
 
     Raises:
-        UsageError: this turn, or its tool, cannot have any; or one is no name of a directory.
+        UsageError: this turn, or its tool, cannot have any; or one is not a valid directory name.
         NotFoundError: there is no such directory.
-        RefusedError: one that was asked for is outside of what the calling session may write.
+        RefusedError: a requested one is outside what the calling session may write.
     """
     found = _directories(context, request, kept)
     if request.extra_writable and permission is Permission.READ_ONLY:
         raise UsageError("--extra-writable needs --permission edit.")
     if found and permission is Permission.EDIT and not choice.adapter.capabilities.extra_writable:
         raise UsageError(
-            f"{choice.adapter.name}{' over ACP' if choice.transport != NATIVE else ''} has no way to write further "
-            "directories at --permission edit.",
-            hint="use --permission full, another tool, or --extra-writable '' for none",
+            f"{choice.adapter.name}{' over ACP' if choice.transport != NATIVE else ''} has no way to allow extra "
+            "writable directories at --permission edit.",
+            hint="use --permission full, another tool, or drop them with --extra-writable ''",
         )
     return found
 
@@ -45,10 +45,10 @@ def _directories(context: Context, request: RunRequest, kept: tuple[str, ...]) -
     found = tuple(dict.fromkeys(_resolve(context, name) for name in request.extra_writable if name))
     for path in found:
         if not _is_within(path, allowed):
-            assert context.caller is not None  # whom nothing else bounds
+            assert context.caller is not None  # which nothing else limits
             raise RefusedError(
-                f"{path} is outside of what session {context.caller.session_id} may write.",
-                hint="let whoever started this tree pass --extra-writable",
+                f"{path} is outside the directories that session {context.caller.session_id} may write.",
+                hint="whoever started this tree can use --extra-writable",
             )
     return found
 
@@ -56,14 +56,14 @@ def _directories(context: Context, request: RunRequest, kept: tuple[str, ...]) -
 def _resolve(context: Context, name: str) -> str:
     path = os.path.realpath(os.path.join(context.directory, name))
     if "\0" in name or not path.isprintable():
-        raise UsageError("--extra-writable takes a directory whose path can be recorded.")
+        raise UsageError("--extra-writable needs a path of printable characters.")
     if not os.path.isdir(path):
         raise NotFoundError(f"--extra-writable: there is no directory {path}.")
     return path
 
 
 def _allowed(caller: Caller | None) -> tuple[str, ...] | None:
-    """Return the directories that the caller may write, or None where nothing bounds it."""
+    """Return the directories that the caller may write, or None if nothing limits it."""
     if caller is None or caller.permission is Permission.FULL:
         return None
     if caller.permission is Permission.READ_ONLY:

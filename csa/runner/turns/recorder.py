@@ -1,4 +1,4 @@
-"""What a turn and a compaction write alike while the tool runs: events, output logs, the heartbeat.
+"""What both a turn and a compaction write while the tool runs: events, output logs, the heartbeat.
 
 What cannot be written meanwhile never fails them; the losses are counted and reported.
 """
@@ -40,7 +40,7 @@ class Recorder:
 
     @property
     def losses(self) -> list[str]:
-        """What could not be written of the work, of all turns of a run; complete when the session is closed."""
+        """What could not be written, over all turns of a run; complete when the session is closed."""
         return self.held.losses
 
     def append(self, kind: str, data: Mapping[str, Any]) -> list[Event]:
@@ -54,11 +54,11 @@ class Recorder:
         )
 
     def beat(self, processes: Sequence[ProcessId] = ()) -> None:
-        """Touch the heartbeat, for readers on other machines, and note which processes the work has just now."""
+        """Touch the heartbeat, for readers on other machines, and note the current processes of the work."""
         self.held.beat(processes)
 
     def is_ours(self) -> bool:
-        """Say whether the session's lock is still ours; from when it is not, nothing is written there any more."""
+        """Say whether the session's lock is still ours; once it is not, nothing more is written there."""
         if self.held.is_ours():
             return True
         for log in self._logs:
@@ -66,11 +66,11 @@ class Recorder:
         return False
 
     def cancellation(self) -> str | None:
-        """Return who asks for the end (the `cancel` file's first line); None when nobody does."""
+        """Return who asks for the end (the `cancel` file's first line); None if nobody does."""
         return read_cancellation(self.paths, self.held.redactor)
 
     def open_logs(self, directory: Path) -> None:
-        """Begin the output logs, when the session is where it will stay."""
+        """Begin the output logs, once the session is in its final place."""
         self.stdout_log = OutputLog(directory / "stdout.log", self.held.redactor)
         self.stderr_log = OutputLog(directory / "stderr.log", self.held.redactor)
         self._logs = (self.stdout_log, self.stderr_log)
@@ -96,7 +96,7 @@ def read_cancellation(paths: SessionPaths, redactor: Redactor) -> str | None:
 
 
 def end_lost_compaction(held: HeldSession) -> Unfinished:
-    """Append the end of a compaction that its supervisor did not live to write; what it used counts in `held.state`.
+    """Append the end of a compaction whose supervisor died before writing it; its usage counts in `held.state`.
 
     Return what had no end.
     """

@@ -1,4 +1,4 @@
-"""Reads what a tool has written down of a turn, for a decoder that asks for it: adapters touch no files."""
+"""Reads a tool's own records of a turn, for a decoder that asks for them: adapters touch no files."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from csa.store.atomic import open_regular
 
 
 def read_records(decoder: Decoder) -> list[Update]:
-    """Feed the decoder the files it names; one that cannot be read tells nothing, and is no failure of the turn."""
+    """Feed the decoder the files it names; one that cannot be read is skipped, and does not fail the turn."""
     if not isinstance(decoder, RecordReader):
         return []
     count = 0

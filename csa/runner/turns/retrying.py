@@ -1,4 +1,4 @@
-"""csa's own retries of a turn whose provider failed in passing: how often, and after which pauses.
+"""csa's own retries of transient provider errors: how often, and after which pauses.
 
 Loaded when a provider has failed, and the only importer of tenacity.
 """
@@ -17,7 +17,7 @@ from csa.runner.turns.stopping import Stopping
 from csa.runner.turns.verdict import lock_lost, out_of_time
 
 LONGEST_PAUSE_S = 5.0
-PAUSES_S = 10.0  # in all, where the provider does not say how long
+PAUSES_S = 10.0  # in total, if the provider does not say how long
 _backoff = wait_exponential_jitter(max=LONGEST_PAUSE_S)  # 1, 2, 4 s, and up to a second more
 
 
@@ -29,9 +29,9 @@ async def try_again(
     may_retry: Callable[[Outcome], bool],
     pause: Callable[[float], Awaitable[None]],
 ) -> None:
-    """Make up to `retries` further attempts, each after a pause, while `may_retry` says so of the last outcome.
+    """Make up to `retries` further attempts, each after a pause, while `may_retry` accepts the last outcome.
 
-    `pause` is given its length: what the provider asked for, else growing ones of at most PAUSES_S together.
+    `pause` gets the length: what the provider asked for, else growing pauses of at most PAUSES_S in total.
     """
     known = [first]
 
@@ -65,7 +65,7 @@ def _last_outcome(state: RetryCallState) -> Outcome:
 async def rest(
     seconds: float, recorder: Recorder, stopping: Stopping, *, deadline: float | None, limit_s: float | None
 ) -> None:
-    """Wait between two attempts, no tool running; end at once when the turn is to end, or its time is up."""
+    """Wait between two attempts, with no tool running; return at once if the turn is to end, or its time is up."""
     now = anyio.current_time()
     until, beat_at = now + seconds, now + HEARTBEAT_S
     while stopping.stop is None and now < until:

@@ -1,6 +1,6 @@
-"""The files a tool is given for one turn.
+"""The files a tool gets for one turn.
 
-They stand in `runtime/` of the session, for as long as the turn runs: settings may hold what the transcript may not.
+They are in the session's `runtime/` while the turn runs: settings may contain what the transcript may not.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from csa.store.atomic import make_private_directory, write_private
 
 
 def run_directory(paths: SessionPaths) -> Path:
-    """Return where the files of a turn stand."""
+    """Return the directory of a turn's files."""
     return paths.root / "runtime"
 
 
 def write_run_files(paths: SessionPaths, files: Mapping[str, str], links: Mapping[str, str] | None = None) -> None:
-    """Write them anew, 0600 in directories of 0700; what an earlier turn left goes. Raises OSError.
+    """Write them, 0600 in directories of 0700, replacing what an earlier turn left. Raises OSError.
 
     `links` are those of an `Invocation`.
     """
@@ -57,7 +57,7 @@ def _link(path: Path, target: str) -> None:
 
 
 def remove_run_files(paths: SessionPaths) -> None:
-    """Remove what is there, if anything is."""
+    """Remove whatever exists there."""
     directory = run_directory(paths)
     if not os.path.lexists(directory):
         return
@@ -71,7 +71,7 @@ def remove_run_files(paths: SessionPaths) -> None:
 
 
 def is_roots_alone(directory: Path) -> bool:
-    """Say whether nobody but root can change `directory`, or any above it, as far as they exist."""
+    """Say whether only root can change `directory`, or any above it, as far as they exist."""
     resolved = Path(os.path.realpath(directory))
     for path in (resolved, *resolved.parents):
         try:

@@ -1,6 +1,6 @@
-"""The beginning of a turn: its lock, what its tool is started with, `run_started`, the session in its place.
+"""The start of a turn: its lock, the tool's command, `run_started`, the session in its place.
 
-None of it needs an event loop. Who runs one turn and nothing else can also launch its tool here, and load what attends
+None of it needs an event loop. A process that runs only one turn can also launch its tool here, and load what attends
 to it while the tool starts: that takes as long as everything before it.
 """
 
@@ -34,10 +34,10 @@ _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 class StartedTurn:
-    """A turn that has begun: it is durable, and its session resolves. `first` are the events it has begun with."""
+    """A turn that has begun: it is durable, and its session resolves. `first` has its first events."""
 
     def __init__(self, recorder: TurnRecorder) -> None:
-        """Begin the turn that `recorder` has a plan for, under its lock, which it still holds when this raises."""
+        """Begin the turn that `recorder` has a plan for, under its lock, which it still holds if this raises."""
         self.plan = recorder.plan
         self.recorder = recorder
         self._ahead: Launched | SpawnError | None = None
@@ -47,17 +47,17 @@ class StartedTurn:
         self.first = self._record(reaped)
 
     def command_again(self, known: ToolState) -> None:
-        """Decide anew what the tool is started with; `known` is its conversation by now."""
+        """Decide again what the tool is started with; `known` is its conversation by now."""
         self.command = self._make_command(known)
         write_run_files(self.recorder.paths, self.command.invocation.files, self.command.invocation.links)
 
     def renew(self, known: ToolState) -> list[Event] | None:
-        """Prepare a new conversation in place of one that the tool does not know; return the events that say so.
+        """Prepare a new conversation in place of one that the tool does not know; return the events for it.
 
-        The tool is told of all turns, its own too. None where it is to be told nothing (`--no-handoff`).
+        The tool gets a summary of all turns, including its own. None if there is to be no summary (`--no-handoff`).
 
         Raises:
-            CsaError: there is nothing to tell, or the adapter refuses.
+            CsaError: there is nothing to summarise, or the adapter refuses.
             OSError: the files of the run cannot be written.
         """
         gone = self.command.asked.conversation
@@ -70,7 +70,7 @@ class StartedTurn:
             raise CsaError("csa has no transcript of it")
         tool, count = self.plan.adapter.name, len(handoff.data["turns"])
         message = (
-            f"{tool} does not know its conversation {gone} any more: it goes on in a new one, "
+            f"{tool} no longer knows its conversation {gone}: it continues in a new one, "
             f"with a summary of {count} earlier turn{'s' * (count != 1)}"
         )
         events = self.recorder.append("warning", {"kind": UNKNOWN_CONVERSATION, "message": message})
@@ -78,22 +78,22 @@ class StartedTurn:
         return events + (self.recorder.append("fork", self.plan.fork.to_event()) if self.plan.fork else [])
 
     def launch(self) -> None:
-        """Start the tool ahead of `take`, and give it what it reads; that it cannot be started shows in `take`."""
+        """Start the tool ahead of `take`, and write its input; `take` raises if it cannot be started."""
         try:
             self._ahead = self._launch()
             self._ahead.feed(self.command.invocation.stdin)
         except SpawnError as fault:
             self._ahead = fault
-        except OSError as error:  # no descriptor is left: the turn has begun, and has to be ended all the same
+        except OSError as error:  # no descriptor is left: the turn has begun, and has to be ended properly
             self._ahead = SpawnError(self.command.invocation.argv[0], str(error))
 
     @property
     def is_ahead(self) -> bool:
-        """Whether a tool was launched to which nobody attends as yet."""
+        """Whether a tool was launched that nobody attends to yet."""
         return isinstance(self._ahead, Launched)
 
     def take(self) -> Launched:
-        """Return the tool that was launched ahead, or launch it; SpawnError when it cannot be started."""
+        """Return the tool that was launched early, or launch it; SpawnError if it cannot be started."""
         ahead, self._ahead = self._ahead, None
         if isinstance(ahead, SpawnError):
             raise ahead
@@ -111,18 +111,18 @@ class StartedTurn:
         return make_command(self.plan, known, turn=self.recorder.turn, paths=self.recorder.paths)
 
     def _reap_earlier(self) -> str:
-        """End what a lost turn of this session has left running, since its conversation goes on without it; say so."""
+        """End what a lost turn of this session has left running, as its conversation continues without it."""
         left = leftovers_of(self.recorder.paths) if self.recorder.follows_lost else []
         if not left:
             return ""
         stubborn = reap(left)
-        words = f"ended what the lost turn had left running: {describe(left)}"
+        words = f"ended processes that the lost turn had left running: {describe(left)}"
         if stubborn:
-            words += f"; these would not end: {describe(stubborn)}"
+            words += f"; these did not end: {describe(stubborn)}"
         return words
 
     def _record(self, reaped: str) -> list[Event]:
-        """Make the turn durable and a new session visible; return the events. What can be refused comes first."""
+        """Make the turn durable and a new session visible; return the events. Refusals come first."""
         plan, recorder, command = self.plan, self.recorder, self.command
         try:
             write_run_files(recorder.paths, command.invocation.files, command.invocation.links)
@@ -145,7 +145,7 @@ class StartedTurn:
 
 
 def _require_descriptors() -> None:
-    """Refuse a turn that could begin, but not be attended to, for want of descriptors."""
+    """Refuse a turn that could begin, but not be attended to, because there are too few descriptors."""
     taken: list[int] = []
     try:
         taken += (os.open("/", os.O_PATH | os.O_CLOEXEC) for _ in range(_DESCRIPTORS))
@@ -159,7 +159,7 @@ def _require_descriptors() -> None:
 
 
 def start_turn(plan: TurnPlan) -> StartedTurn:
-    """Take the lock and begin the turn. Raises as `turnrecorder.begin`, but CsaError for an OSError."""
+    """Take the lock and begin the turn. Raises as `turnrecorder.begin`, with CsaError instead of OSError."""
     _require_descriptors()
     try:
         recorder = begin(plan)
@@ -174,7 +174,7 @@ def start_turn(plan: TurnPlan) -> StartedTurn:
         place = error.filename or plan.context.store.path
         if isinstance(denied := StateError.denied(place, "cannot be written", error), DeniedError):
             raise denied from error
-        way = "make room on the disk" if error.errno in _NO_ROOM else "make it writable, or set CSA_STATE_DIR"
+        way = "free space on the disk" if error.errno in _NO_ROOM else "make it writable, or set CSA_STATE_DIR"
         raise CsaError(
             f"The session cannot be written: {error.strerror}: {place}.", hint=f"{way}; nothing was started"
         ) from error

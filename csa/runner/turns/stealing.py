@@ -1,4 +1,4 @@
-"""Noting that a session was taken from an owner whose lock is not seen here: in its transcript, and in audit.jsonl."""
+"""Recording that a session was taken from an owner whose lock is not visible here: in transcript and audit.jsonl."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _OF_OWNER = ("host", "pid", "tool", "turn", "errand", "since")
 
 
 def note_theft(context: Context, store: Store, writer: SessionWriter, loser: Owner, *, command: str) -> None:
-    """Say who took the writer's session from whom; what cannot be written of that is a loss of the writer's."""
+    """Record who took the writer's session from whom; what cannot be written is a loss of the writer."""
     by = owner_name(context.environ)
     lost = {name: value for name in _OF_OWNER if (value := getattr(loser, name)) != ""}
     with writer.losing("the transcript"):

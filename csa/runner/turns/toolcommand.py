@@ -1,4 +1,4 @@
-"""What the tool of a turn, or of a compaction, is started with: the request to its adapter, command, environment."""
+"""What a tool is started with, for a turn or a compaction: the request to its adapter, command, environment."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from csa.structs import Struct
 
 
 class ToolCommand(Struct):
-    """What a tool is started with. `problems` are what the user is to be warned of."""
+    """What a tool is started with. `problems` are warnings for the user."""
 
     asked: TurnRequest
     invocation: Invocation
@@ -44,7 +44,7 @@ class ToolCommand(Struct):
 def make_command(plan: TurnPlan, known: ToolState, *, turn: int, paths: SessionPaths) -> ToolCommand:
     """Decide what the tool of a turn is started with.
 
-    `known` is its conversation by now; `paths` is where the record is just now.
+    `known` is its conversation by now; `paths` is where the record currently is.
     """
     handoff = None if plan.compacts else _handoff(plan, known, turn=turn, paths=paths)
     asked, problems = _make_request(plan, known, handoff)
@@ -92,7 +92,7 @@ def _make_request(plan: TurnPlan, known: ToolState, handoff: Handoff | None) -> 
 
 
 def tool_environment(plan: TurnPlan, adapters: list[Adapter]) -> dict[str, str]:
-    """Return what a plan's tool starts from, before its session and its adapter have their say."""
+    """Return the environment a plan's tool starts with, before its session and its adapter change it."""
     context = plan.context
     markers = (marker for adapter in adapters for marker in adapter.outer_markers)
     is_elsewhere = not is_same_work_tree(context.directory, plan.cwd)
@@ -134,7 +134,7 @@ def _handoff(plan: TurnPlan, known: ToolState, *, turn: int, paths: SessionPaths
 
 
 def _origin(plan: TurnPlan, paths: SessionPaths) -> Origin | None:
-    """Return the session that a fork was made of, if it can still be read."""
+    """Return the session that was forked, if it can still be read."""
     if plan.state.fork_of is None or (found := origin_of(paths)) is None:
         return None
     session_id, turns = found
@@ -151,10 +151,10 @@ def _prompt(plan: TurnPlan, known: ToolState, handoff: Handoff | None) -> str:
 
 
 def _homes(plan: TurnPlan, adapters: list[Adapter], environ: Mapping[str, str]) -> list[str]:
-    """Name where the tool, and nested ones, keep their state: a sandbox can only open directories that exist.
+    """Return where the tool, and nested ones, keep their state: a sandbox can only open directories that exist.
 
-    The tool's own are made. Of others only what a tool lacks that has some of its homes (opencode has four, and needs
-    them all) or a login: one that nobody has set up here gets none.
+    The tool's own homes are created. Of other tools, only the missing ones of a tool that has some (opencode has four,
+    and needs them all) or a login: a tool that nobody has set up here gets none.
     """
     own, config = plan.adapter.homes(environ), plan.context.config
     homes = list(own)
@@ -166,7 +166,7 @@ def _homes(plan: TurnPlan, adapters: list[Adapter], environ: Mapping[str, str]) 
             homes += others
     homes = list(dict.fromkeys(homes))
     for home in homes:
-        with suppress(OSError):  # `check_files` has said so
+        with suppress(OSError):  # `check_files` has reported it
             make_private_directory(Path(home))
     return [home for home in homes if os.path.isdir(home)]
 

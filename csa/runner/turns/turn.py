@@ -40,22 +40,22 @@ _BATCHES = 64
 
 
 class Turn:
-    """A turn that is being run. Enter it once."""
+    """A running turn. Enter it once."""
 
     def __init__(self, plan: TurnPlan, started: StartedTurn | None = None) -> None:
-        """Take a plan that is to be carried out, or already is being: then as `started`."""
+        """Take a plan to execute, or with `started` one that is already being executed."""
         self.plan = plan
         self.session_id = plan.state.session_id
         self.turn = 0
         self._result: RunResult | None = None
         self.losses: list[str] = []
-        # Is told when the turn begins to wait for a quota: of the plan for afterwards, and until when.
+        # Called when the turn begins to wait for a quota, with the plan for afterwards and the time.
         self.on_parked: Callable[[TurnPlan, datetime], None] = lambda _plan, _until: None
         self._asked = plan.request
         self._started = started
         self._send, self._receive = anyio.create_memory_object_stream[list[Event]](_BATCHES)
         self._tasks: TaskGroup
-        self._kill: anyio.CancelScope  # around the tool alone: who listens still hears how the turn has ended
+        self._kill: anyio.CancelScope  # around the tool only: consumers still get the end of the turn
         self._execution: TurnExecution
         self._ended: list[RunResult] = []
 
@@ -77,7 +77,7 @@ class Turn:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """End the turn if it still runs, and wait until its end is written."""
+        """End the turn if it is still running, and wait until its end is written."""
         self.cancel(detail="abandoned by its caller")
         self._receive.close()
         try:
@@ -103,7 +103,7 @@ class Turn:
 
     @property
     def result(self) -> RunResult:
-        """How the turn ended; UnfinishedError before its end, which is told by the last event, `run_finished`."""
+        """How the turn ended; UnfinishedError before its end, which the last event, `run_finished`, announces."""
         if self._result is None:
             raise UnfinishedError(
                 f"The turn of session {self.session_id} has no result yet.",
@@ -157,11 +157,11 @@ class Turn:
                 self._ended.append(self._execution.result)
 
     async def _rest(self) -> float:
-        """Wait where the next turn is to wait for a quota; return for how long."""
+        """Wait if the next turn has to wait for a quota; return for how long."""
         execution, plan, began = self._execution, self._execution.following, anyio.current_time()
         if plan is None or plan.starts_at is None or execution.recorder.journal.fault:
             return 0.0
-        execution.stopping = Stopping()  # what ended the tool does not end the waiting
+        execution.stopping = Stopping()  # what ended the tool does not end the wait
         parked = execution.recorder.park(plan.starts_at, kind=self._ended[-1].error_kind)
         await self._deliver([*execution.last, *parked])
         execution.last = []
@@ -170,28 +170,28 @@ class Turn:
             await rest_until(plan.starts_at, execution.recorder, execution.stopping)
         finally:
             stop = execution.stopping.stop
-            shuts_down = plan.context.is_detached and stop and stop.signal_name  # the machine: it goes on later
+            shuts_down = plan.context.is_detached and stop and stop.signal_name  # it continues later
             if not shuts_down:
                 forget_parked(self.plan.context.store, self.session_id)
         if stop:
-            message = f"the waiting for the quota was ended: {stop.detail or stop.signal_name or 'cancelled'}"
+            message = f"waiting for the quota was ended: {stop.detail or stop.signal_name or 'cancelled'}"
             execution.last = execution.recorder.append("warning", {"kind": "parked", "message": message})
         return anyio.current_time() - began
 
     def _with_signal(self, result: RunResult) -> RunResult:
-        """Return the last turn's result with the exit code of a signal that ended the waiting after it."""
+        """Return the last turn's result with the exit code of a signal that ended the wait after it."""
         stop, plan = self._execution.stopping.stop, self._execution.following
         if plan is None or plan.starts_at is None or stop is None or stop.signal_name not in SIGNAL_EXITS:
             return result
         return replace(result, exit_code=SIGNAL_EXITS[stop.signal_name])
 
     def _follow(self) -> bool:
-        """Begin the next turn, where one is planned; the session's lock is held throughout."""
+        """Begin the next turn, if one is planned; the session's lock is held throughout."""
         before, plan = self._execution, self._execution.following
         if plan is None or before.is_stopped or before.recorder.journal.fault:
             return False
         plan = replace(plan, timeout_s=before.plan.timeout_s)
-        if plan.starts_at is None:  # another tool is asked for all of it, whatever this one was told to go on with
+        if plan.starts_at is None:  # another tool gets the whole prompt, even if this one was only asked to continue
             request = replace(plan.request, prompt=self._asked.prompt, fallback=self._asked.fallback)
             plan = replace(plan, request=request)
         recorder = before.recorder
@@ -200,7 +200,7 @@ class Turn:
             started = StartedTurn(recorder)
         except (CsaError, OSError) as error:
             before.recorder = recorder
-            recorder.losses.append(f"{plan.adapter.name} could not go on: {error}")
+            recorder.losses.append(f"{plan.adapter.name} could not continue: {error}")
             return False
         started.first = [*before.last, *started.first]
         self._execute(started)
@@ -213,11 +213,11 @@ class Turn:
     async def _deliver(self, events: list[Event]) -> None:
         if not events:
             return
-        with suppress(anyio.BrokenResourceError):  # nobody listens any more; the transcript has them
+        with suppress(anyio.BrokenResourceError):  # nobody reads them any more; the transcript has them
             await self._send.send(events)
 
     def _note_usage(self) -> None:
-        """Keep what the turns took, for `csa stats`; nobody waits for that, so it comes last."""
+        """Record what the turns took, for `csa stats`; nobody waits for that, so it comes last."""
         for ended in self._ended:
             if ended.peak_rss_bytes is not None:
                 note_turn(

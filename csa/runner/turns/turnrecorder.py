@@ -1,7 +1,7 @@
 """Everything a turn writes: the session's state and journal, the files of the turn, and the projection of its end.
 
-The recorder holds the session's lock from `begin` to `close`. What cannot be written while the turn runs never fails
-it; the losses are counted and reported.
+The recorder holds the session's lock from `begin` to `close`. A write that fails while the turn runs never fails
+the turn; the losses are counted and reported.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class TurnRecorder(Recorder):
         self.tool_state: ToolState = held.state.tools.get(plan.adapter.name, ToolState())
 
     def start(self, argv: list[str], *, handoff: Mapping[str, Any] | None) -> list[Event]:
-        """Write state and `run_started`, durably, both or neither; only then publish a new session."""
+        """Write state and `run_started` durably, both or neither; only then publish a new session."""
         state = self.held.state
         if not self.plan.is_new:
             state = _with_tool(replace(state, **self._changes()), self.plan)
@@ -113,9 +113,9 @@ class TurnRecorder(Recorder):
         return super().record(updates)
 
     def bind(self, provider_session_id: str) -> None:
-        """Write the provider's id to state.toml at once: it is what a crash must not lose.
+        """Write the provider's id to state.toml at once: a crash must not lose it.
 
-        Running totals are a conversation's: those of one that this replaces go.
+        Running totals belong to a conversation: those of a replaced one are dropped.
         """
         if provider_session_id != self.tool_state.provider_session_id:
             self.tool_state = replace(self.tool_state, totals=None)
@@ -128,7 +128,7 @@ class TurnRecorder(Recorder):
         self._save_state()
 
     def note(self, text: str) -> None:
-        """Write a line of what csa itself has to say to supervisor.log."""
+        """Write one of csa's own messages to supervisor.log."""
         if not self.held.is_ours():
             return
         line = f"{format_time(datetime.now(UTC))} {self.held.redactor.redact(text)}\n"
@@ -138,7 +138,7 @@ class TurnRecorder(Recorder):
     def finish(self, result: RunResult, outcome: Outcome, *, goes_on: bool = False) -> tuple[RunResult, list[Event]]:
         """Write the end: `run_finished` (durable), then its projections. Each step is tried, whatever failed before.
 
-        With `goes_on`, another turn follows at once, which is to see a `cancel` file that appears meanwhile.
+        With `goes_on`, another turn follows at once, and must see a `cancel` file that appears meanwhile.
         """
         totals = outcome.totals if outcome.totals is not None else self.tool_state.totals
         if not self.held.is_lost:
@@ -153,7 +153,7 @@ class TurnRecorder(Recorder):
             error_message=self.held.redactor.redact(result.error_message) if result.error_message else None,
         )
         if not self.held.is_lost:
-            with self.held.losing("what the agent has left in the output", "listed"):
+            with self.held.losing("the agent's output files", "listed"):
                 result = replace(result, artifacts=list_artifacts(self.paths, self.turn))
         events = self.append("run_finished", {**result.to_event(), **({"totals": totals} if totals else {})})
         self.journal.sync()
@@ -175,11 +175,11 @@ class TurnRecorder(Recorder):
         return result, events
 
     def park(self, until: datetime, *, kind: str | None) -> list[Event]:
-        """Record that the session waits until then, and say so to readers; the next turn's `pass_to` ends that."""
+        """Record that the session waits until then, for readers too; the next turn's `pass_to` ends that."""
         tool, moment = self.plan.adapter.name, format_time(until)
         events = self.append("parked", {"until": moment, "tool": tool, "kind": kind})
         self.journal.sync()
-        with suppress(OSError):  # readers then see a turn that runs, which is not all, but true
+        with suppress(OSError):  # readers then see a running turn, which is incomplete, but true
             self.held.park(tool, turn=self.turn, until=moment)
         return events
 
@@ -197,7 +197,7 @@ class TurnRecorder(Recorder):
         return TurnRecorder(self.held, plan)
 
     def close(self) -> None:
-        """Release the lock; an ephemeral session is removed first. Of a turn that was refused nothing is left."""
+        """Release the lock; an ephemeral session is deleted first. A refused turn leaves nothing."""
         if not self._is_started:
             self.journal.return_to(self._mark)
             self._remove_output()
@@ -205,12 +205,12 @@ class TurnRecorder(Recorder):
         if self.plan.state.ephemeral or not self.held.is_published:
             self.held.attempt("the tree's list", lambda: leave_tree(self.held.store.root, self.held.state))
         if self.held.is_published and self.plan.state.ephemeral:
-            self.held.attempt("the ephemeral session's removal", self.held.remove)
+            self.held.attempt("the deletion of the ephemeral session", self.held.remove)
         self.held.close()
 
     def _remove_output(self) -> None:
         output = self.paths.turn_output(self.turn)
-        with suppress(OSError):  # an empty directory tells nothing
+        with suppress(OSError):  # an empty directory is useless
             (output / "prompt.md").unlink(missing_ok=True)
             output.rmdir()
 
@@ -235,7 +235,7 @@ class TurnRecorder(Recorder):
         self.held.attempt("state.toml", lambda: self.held.save(state))
 
     def _take_over(self, end: Event) -> None:
-        """Append what another implementation's turn has answered, and how it ended: its result.toml goes soon."""
+        """Append the answer and end of another implementation's turn: its result.toml will be overwritten soon."""
         journal_turn, self.journal.turn = self.journal.turn, end.turn
         if text := strange_answer(self.paths):
             self.append("agent_message", {"text": text})
@@ -243,7 +243,7 @@ class TurnRecorder(Recorder):
         self.journal.turn = journal_turn
 
     def _finish_earlier(self, started: Event, unfinished: Unfinished) -> None:
-        """Append the end of the last turn that is missing: as result.toml has kept it, or that nobody knows it."""
+        """Append the missing end of the last turn: as result.toml has it, or as lost."""
         kept = end_in_result(self.paths, started)
         if kept is None:
             self._finish_lost(started, unfinished)
@@ -255,7 +255,7 @@ class TurnRecorder(Recorder):
         self.held.state = caught_up(self.paths, self.held.state, event)
 
     def _finish_lost(self, started: Event, unfinished: Unfinished) -> None:
-        """Append the end that the last turn's supervisor did not live to write."""
+        """Append the end that the last turn's supervisor could not write because it died."""
         journal_turn, self.journal.turn = self.journal.turn, started.turn
         spent = unfinished.spent()
         self.held.state = self.held.state.having_spent(spent)  # `start` saves it
@@ -278,7 +278,7 @@ class TurnRecorder(Recorder):
 
 
 def begin(plan: TurnPlan) -> TurnRecorder:
-    """Take the session's lock, building the session where it is new, if the limits of its tree and of the host allow.
+    """Take the session's lock, building a new session, if the limits of its tree and of the host allow.
 
     Raises:
         RefusedError, FullError: as `open_admission`.
@@ -316,7 +316,7 @@ def begin(plan: TurnPlan) -> TurnRecorder:
 
 
 def _with_tool(state: SessionState, plan: TurnPlan) -> SessionState:
-    """Name the tool that is about to run, and where: whatever becomes of the turn, the session is known to be its."""
+    """Record the tool that is about to run, and where, so that the session is known to be its, whatever happens."""
     known = state.tools.get(plan.adapter.name, ToolState())
     known = replace(known, cwd=plan.cwd, model=plan.model, effort=plan.effort, updated_at=datetime.now(UTC))
     return replace(state, tools={**state.tools, plan.adapter.name: known})

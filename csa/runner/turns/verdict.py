@@ -19,9 +19,9 @@ _FAILURES = {"fault": "protocol", "fenced": "fenced", "budget": "budget"}  # the
 class Stop(Struct):
     """Why csa ended the tool before it ended by itself.
 
-    `reaped`: it had announced the end of the turn and did not exit. `fault`: it runs another conversation than asked.
-    `fenced`: the session's lock was lost, so that another may write it by now. Nothing else counts then.
-    Made by `out_of_time` and `too_silent` where a limit was reached, whose `kind` says which; by `out_of_budget`.
+    `reaped`: it had announced the end of the turn and did not exit. `fault`: it runs the wrong conversation.
+    `fenced`: the session's lock was lost, so another process may be writing it. Nothing else counts then.
+    Made by `out_of_time` and `too_silent` when a limit is reached (`kind` says which), and by `out_of_budget`.
     """
 
     reason: Literal["cancelled", "timed_out", "reaped", "fault", "fenced", "budget"]
@@ -36,26 +36,26 @@ def out_of_time(limit_s: float | None) -> Stop:
 
 
 def too_silent(limit_s: float) -> Stop:
-    """For as long as it may the tool has neither said nor computed anything."""
-    return Stop("timed_out", detail=f"neither output nor processor time for {limit_s:g} s", kind="idle_timeout")
+    """The tool has been idle for the allowed time: no output and no CPU use."""
+    return Stop("timed_out", detail=f"no output and no CPU time for {limit_s:g} s", kind="idle_timeout")
 
 
 def lock_lost() -> Stop:
-    """The session may be another's by now."""
-    return Stop("fenced", detail="the session's lock was lost, so another may have it; nothing more was recorded")
+    """Another process may have the session by now."""
+    return Stop("fenced", detail="the session's lock was lost, so another may hold it; nothing more was recorded")
 
 
 def out_of_budget(session_id: str, used_up: str) -> Stop:
-    """A budget over the turn is used up."""
+    """A budget that applies to the turn is used up."""
     return Stop("budget", detail=f"the budget of session {session_id} is used up: {used_up}")
 
 
-_SHELL_KILLED = 128 + signal.SIGKILL  # what a launcher exits with whose program was killed
-_DECISIVE = frozenset({"fault", "fenced"})  # these count whatever the tool says
+_SHELL_KILLED = 128 + signal.SIGKILL  # the exit code of a launcher whose program was killed
+_DECISIVE = frozenset({"fault", "fenced"})  # these count whatever the tool reports
 
 
 class Verdict(Struct):
-    """The status of a turn, and the error where it is no success."""
+    """The status of a turn, and the error unless it succeeded."""
 
     status: Status
     error_kind: str | None = None
@@ -63,9 +63,9 @@ class Verdict(Struct):
 
 
 def judge(outcome: Outcome, end: ToolExit, stop: Stop | None, *, explain: Callable[[], str] | None = None) -> Verdict:
-    """Decide. A success that the tool announced, and exited with, stays one whatever else was asked meanwhile.
+    """Decide. A success that the tool announced, and exited with, stays one, whatever was requested meanwhile.
 
-    `explain` says more of a tool that was killed by SIGKILL, which csa has not sent.
+    `explain` adds details for a tool killed by a SIGKILL that csa did not send.
     """
     if outcome.succeeded and not (stop and stop.reason in _DECISIVE):
         return Verdict("succeeded")
@@ -87,4 +87,4 @@ def _describe(end: ToolExit, explain: Callable[[], str] | None) -> str:
         return "the tool ended without a result"
     was_killed = explain is not None and end.code == _SHELL_KILLED
     more = f": something in it was killed ({explain()})" if explain and was_killed else ""
-    return f"the tool exited with code {end.code} and did not say why{more}"
+    return f"the tool exited with code {end.code} without giving a reason{more}"

@@ -307,7 +307,7 @@ def test_only_an_end_of_turn_is_a_success(reason: str | None, kind: str) -> None
         ({"kind": "forgetful", "message": "neither resume nor load"}, "unknown_conversation", "neither"),
         ({"kind": "protocol", "message": "version 2"}, "protocol", "version 2"),
         ({"message": "the agent exited with 3 during session/prompt", "exit": 3}, "internal", "exited with 3"),
-        ({}, "internal", "did not say why"),
+        ({}, "internal", "without giving a reason"),
     ],
 )  # fmt: skip
 def test_what_an_error_means(fields: dict[str, Any], kind: str, words: str) -> None:

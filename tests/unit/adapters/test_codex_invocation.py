@@ -137,7 +137,7 @@ def test_ephemeral_keeps_no_rollout_and_reads_no_project_instructions() -> None:
 
 def test_system_text_longer_than_an_argument_may_be_is_refused_before_the_spawn() -> None:
     """The kernel's E2BIG would name no cause."""
-    with pytest.raises(UsageError, match="longer than a command's argument"):
+    with pytest.raises(UsageError, match="too long for a command-line argument"):
         argv(system="x" * 131_072)
 
 

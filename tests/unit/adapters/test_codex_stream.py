@@ -463,7 +463,7 @@ def test_commands_that_run_on_end_with_the_turn_and_that_is_told() -> None:
     updates = feed_all(
         read, [STARTED, item("started", **command), item("completed", **done), message("bye"), COMPLETED]
     )
-    assert only(updates, "warning") == [{"message": "codex ended it with the turn, while it still ran: sleep 9"}]
+    assert only(updates, "warning") == [{"message": "codex ended it with the turn, while it was running: sleep 9"}]
     assert [(data["id"], data["status"]) for data in only(updates, "tool_call_update")] == [
         ("d", "completed"),
         ("c", "failed"),

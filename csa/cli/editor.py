@@ -1,0 +1,95 @@
+"""Writing a prompt in the user's editor, as `git commit` has a message written.
+
+The text is in a file of its own until the run has begun, and stays there, and is named, when it does not begin.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import mkstemp
+
+from csa.cli.output import tell
+from csa.errors import UsageError
+
+_SCISSORS = "# ------------------------ >8 ------------------------"
+_NOTES = f"""
+{_SCISSORS}
+# Write the prompt above, and leave the editor. All from the line with the scissors on is dropped.
+# An empty prompt aborts.
+"""
+_USUAL = ("editor", "nano", "vi")
+
+
+@contextmanager
+def composed(text: str = "") -> Iterator[str]:
+    """Have a prompt written, beginning with a text; it is kept where the block is left with an error.
+
+    Raises:
+        UsageError: it is empty, or there is no editor, or that fails.
+    """
+    command = _editor()
+    fd, name = mkstemp(prefix="csa-prompt-", suffix=".md")
+    path = Path(name)
+    with open(fd, "w", encoding="utf-8", errors="surrogateescape") as file:
+        file.write(text + _NOTES)
+    try:
+        code = _edit(command, path)
+        written = _without_notes(path.read_text(encoding="utf-8", errors="surrogateescape"))
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
+    if code or not written:
+        why = f"the editor exited with {code}" if code else "the prompt is empty"
+        if not written or written == text.strip():
+            path.unlink()
+            raise UsageError(f"Aborted: {why}.")
+        raise UsageError(f"Aborted: {why}.", hint=_way_back(path))
+    try:
+        yield written
+    except BaseException:
+        tell("csa", f"your prompt is kept: {_way_back(path)}", by_name=False)
+        raise
+    path.unlink(missing_ok=True)
+
+
+def _editor() -> str:
+    """Return the command line of the editor; UsageError where there is none."""
+    for name in ("VISUAL", "EDITOR"):
+        if command := os.environ.get(name, "").strip():
+            return command
+    if found := next(filter(shutil.which, _USUAL), None):
+        return found
+    raise UsageError("There is no prompt.", hint='csa run "what to do", or set EDITOR to write it there')
+
+
+def _edit(command: str, path: Path) -> int:
+    """Run the editor, on the terminal also where stdout is none; return what it exits with."""
+    argv = ["/bin/sh", "-c", f'{command} "$@"', command, str(path)]  # a command line, as everywhere
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the editor's
+    try:
+        done = subprocess.run(argv, stdout=sys.stderr.fileno(), check=False, preexec_fn=_heed_interrupts)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    return done.returncode
+
+
+def _heed_interrupts() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+def _without_notes(text: str) -> str:
+    """Return what was written: without the notes, wherever they have got to."""
+    notes = {*_NOTES.strip().splitlines()}
+    above = f"\n{text}".partition(f"\n{_SCISSORS}")[0]
+    return "\n".join(line for line in above.splitlines() if line not in notes).strip()
+
+
+def _way_back(path: Path) -> str:
+    return f"csa run --prompt-file {path}"

@@ -1,0 +1,82 @@
+"""Send the last prompt of a session again, in the same session, as csa run --session would.
+
+The session is the one used last where none is named. The options are those of csa run; what the session keeps (tool,
+model, permission) stays unless they change it. A prompt from which csa has redacted a secret cannot be sent again,
+since the secret is not kept: give it anew with --prompt, --prompt-file or --edit. Exits as csa run does.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+from csa.cli.output import cut, one_line, tell
+from csa.cli.parsing import Parser
+from csa.cli.run import configure as configure_run
+from csa.cli.run import configure_turn, run_turn
+from csa.cli.selecting import add_selector, find_to_show
+from csa.errors import NotFoundError, UsageError
+from csa.model.redaction import MARK
+from csa.runner.session import Session
+from csa.store.atomic import read_regular
+from csa.store.transcript import last_started
+
+_SHOWN = 60  # characters of the prompt
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    add_selector(parser)
+    prompt = parser.add_argument_group("the prompt")
+    ways = prompt.add_mutually_exclusive_group()
+    ways.add_argument("--prompt", metavar="TEXT", help="send this instead")
+    ways.add_argument("--prompt-file", metavar="FILE", help="send what is in a file instead; `-` is stdin")
+    ways.add_argument("-e", "--edit", action="store_true", help="change it in $EDITOR first")
+    configure_turn(parser)
+
+
+def execute(arguments: argparse.Namespace) -> int:
+    session = find_to_show(arguments)
+    words = argparse.Namespace(**{**_defaults_of_run(), **vars(arguments), "session": session.session_id})
+    if arguments.prompt is not None or arguments.prompt_file is not None:
+        return run_turn(words)
+    turn, prompt = _last_prompt(session)
+    if arguments.edit:
+        from csa.cli.editor import composed  # noqa: PLC0415  # most prompts are sent as they are
+
+        with composed(prompt) as words.prompt:
+            _refuse_redacted(turn, words.prompt)
+            return run_turn(words)
+    _refuse_redacted(turn, prompt)
+    if not arguments.quiet:
+        tell("csa", f"sending the prompt of turn {turn} again: {cut(one_line(prompt), _SHOWN)}")
+    words.prompt = prompt
+    return run_turn(words)
+
+
+def _defaults_of_run() -> dict[str, object]:
+    parser = Parser(prog="csa run", description="")
+    configure_run(parser)
+    return dict(vars(parser.parse_args([])))
+
+
+def _last_prompt(session: Session) -> tuple[int, str]:
+    """Return the last turn that has begun, and its prompt, which was redacted."""
+    state, started = session.record.state, last_started(session.files.transcript)
+    turn = max(state.turns if state else 0, started.turn if started else 0)
+    if started and started.turn == turn:
+        return turn, str(started.data.get("prompt") or "")
+    try:
+        return turn, read_regular(session.files.turn_output(turn) / "prompt.md").decode(errors="surrogateescape")
+    except OSError:
+        raise NotFoundError(
+            f"Session {session.session_id} has no prompt to send again.",
+            hint=f'csa run --session {session.session_id} "what to do"',
+        ) from None
+
+
+def _refuse_redacted(turn: int, prompt: str) -> None:
+    """Refuse a prompt with the mark in the place of a secret: the agent would take it for what is meant."""
+    if MARK in prompt:
+        raise UsageError(
+            f"The prompt of turn {turn} had a secret, which csa has not kept: it says {MARK} there.",
+            hint='give it again: csa retry --prompt "...", or --edit',
+        )
