@@ -102,7 +102,7 @@ class Terminal:
         deadline = time.monotonic() + self.patience_s
         while not condition():
             left = deadline - time.monotonic()
-            assert left > 0, f"did not happen: {what}; shown: {self.output!r}"
+            assert left > 0, f"did not happen: {what}; shown: {self.frame}, {self.output!r}"
             assert self._read(min(left, _LOOK_S)), f"ended before: {what}; shown: {self.output!r}"
 
     def wait_for(self, text: str) -> None:
