@@ -59,6 +59,7 @@ if TYPE_CHECKING:
     from csa.runner.sessions.editing import Edit
     from csa.runner.sessions.ending import KillResult
     from csa.runner.sessions.removal import Removed, Restored
+    from csa.runner.sessions.searching import Hit
     from csa.runner.sessions.waiting import WaitResult
     from csa.runner.turns.turn import Turn
     from csa.store.liveness import Liveness
@@ -100,6 +101,7 @@ _HOMES = {
     "csa.runner.sessions.editing": ("Edit",),
     "csa.runner.sessions.ending": ("KillResult",),
     "csa.runner.sessions.removal": ("Removed", "Restored"),
+    "csa.runner.sessions.searching": ("Hit",),
     "csa.runner.sessions.waiting": ("WaitResult",),
     "csa.runner.turns.turn": ("Turn",),
     "csa.store.liveness": ("Liveness",),
@@ -125,6 +127,7 @@ __all__ = [
     "Event",
     "FollowUp",
     "FullError",
+    "Hit",
     "KillResult",
     "Liveness",
     "Message",

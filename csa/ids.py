@@ -18,6 +18,11 @@ def is_session_id(text: str) -> bool:
     return len(text) == ID_LENGTH and text[0] in "01234567" and _ALPHABET.issuperset(text)
 
 
+def may_be_id(text: str) -> bool:
+    """Say whether `text` may be an id, or the beginning of one, and not a name, or a UUID."""
+    return text[:1].isdigit() and "-" not in text
+
+
 def new_session_id(now_ms: int, entropy: bytes) -> str:
     """Make an id from the time in Unix milliseconds and 10 random bytes."""
     return _spell(now_ms, _TIME_LENGTH) + _spell(int.from_bytes(entropy, "big"), ID_LENGTH - _TIME_LENGTH)

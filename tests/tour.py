@@ -81,8 +81,8 @@ class _Tour:
 
     def _look(self) -> None:
         place = self.place
-        for name in ("top", "ps"):
-            self.show(name, name, "--json")
+        for name in ("top", "top --once", "ps"):
+            self.show(name, *name.split(), "--json")
         for name in ("is-alive", "why"):
             self.show(name, name, "review", "--json")
         attached = place.start("attach", "review", "--json")
@@ -93,10 +93,11 @@ class _Tour:
         self.show("kill", "kill", "review", "--json")
         self.show("list", "list", "--json")
         self.show("list --tree", "list", "--tree", "--json")
-        for name in ("show", "result", "info", "artifacts", "budget", "log"):
+        for name in ("show", "result", "status", "info", "artifacts", "budget", "log"):
             self.show(name, name, "api", "--json")
         self.show("event", "logs", "api", "--json")
         self.show("stats", "stats", "--json")
+        self.show("search", "search", "bucket", "--json")
 
     def _manage(self) -> None:
         self.show("rename", "rename", "review", "limits-review", "--json")

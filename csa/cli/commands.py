@@ -139,6 +139,7 @@ PURPOSES: tuple[tuple[str, tuple[Command, ...]], ...] = (
     (
         "set up",
         (
+            Command("tools", "tools", "list the tools: installed, version, login, model"),
             Command("doctor", "doctor", "check which tools are installed and logged in"),
             Command("config show", "config.show", "print every setting and where it comes from"),
             Command("config validate", "config.validate", "check the config files"),

@@ -60,7 +60,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     which = parser.add_argument_group("which session")
     which.add_argument("-s", "--session", metavar="S", help="continue session S (an id, a unique prefix or a name)")
     which.add_argument("-c", "--last", action="store_true", help="continue the session used last")
-    which.add_argument("--session-id", metavar="ID", help="continue the session with this ULID or name, or create it")
+    which.add_argument(
+        "--session-id", metavar="ID", help="continue the session of this ULID, UUID or name, or create it"
+    )
     which.add_argument("--fork-from", metavar="S", help="start a new session with a copy of S's conversation")
     which.add_argument("--ephemeral", action="store_true", help="read no project files and keep no session")
     which.add_argument("--description", metavar="TEXT", help="what the session is about (default: start of the prompt)")

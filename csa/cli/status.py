@@ -99,7 +99,13 @@ def execute_why(arguments: argparse.Namespace) -> int:
 
 
 def _card_to_json(card: SessionCard | None, session: Session) -> dict[str, object]:
-    return card.to_json() if card else session.record.examine().to_json()  # which says what is wrong
+    """Return the card; of a session that cannot be read most of it is null, as `fault` says why."""
+    if card:
+        return card.to_json()
+    from csa.model.schemas.outputs import CARD, KNOWN_OF_ANY  # noqa: PLC0415  # only damage needs it
+
+    known = session.record.examine().to_json()
+    return {**dict.fromkeys(CARD["properties"]), **{name: known[name] for name in KNOWN_OF_ANY}}
 
 
 def _evidence_to_json(found: Evidence) -> dict[str, object]:

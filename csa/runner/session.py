@@ -10,6 +10,7 @@ from __future__ import annotations
 from functools import cached_property
 
 from csa.errors import AmbiguousError, NotFoundError, RetiredError, StateError, UsageError
+from csa.ids import may_be_id
 from csa.store.sessions import MAX_MATCHES_SHOWN, Record, Store, Target
 from csa.structs import replace
 
@@ -117,7 +118,7 @@ def find_session(context: Context, selector: str, *, retired: bool = False) -> S
         raise
     except NotFoundError as error:
         typed = selector.strip()
-        if not typed[0].isdigit():
+        if not may_be_id(typed):
             raise _name_elsewhere(context.store, typed, error) from None
         if len(typed) < LONG_PREFIX:
             raise
@@ -163,7 +164,7 @@ def find_retired(context: Context, selector: str) -> Session:
         raise AmbiguousError(typed, store.describe(matches), len(matches))
     if matches:
         return Session(context, matches[0])
-    if typed[0].isdigit() and len(typed) >= LONG_PREFIX and not store.has(typed.upper()):
+    if may_be_id(typed) and len(typed) >= LONG_PREFIX and not store.has(typed.upper()):
         elsewhere = _Elsewhere(context, typed, what="deleted session")
         return elsewhere.choose(elsewhere.collected)
     hint = "csa ls" if store.has(typed.upper()) else None

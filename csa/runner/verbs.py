@@ -12,6 +12,7 @@ from csa.runner.sessions.listing import select_sessions
 
 TYPE_CHECKING = False  # see csa/structs.py
 if TYPE_CHECKING:
+    from datetime import datetime
     from typing import TypeVar
 
     from csa.errors import StateError
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from csa.runner.sessions.editing import Edit
     from csa.runner.sessions.ending import KillResult
     from csa.runner.sessions.removal import Removed, Restored
+    from csa.runner.sessions.searching import Hit
     from csa.runner.sessions.waiting import WaitResult
     from csa.store.liveness import Liveness
     from csa.store.sessions import Store
@@ -114,14 +116,46 @@ class SessionVerbs:
         messages = read_conversation(self.events(selector))
         return [message for message in messages if turn in {None, message.turn}]
 
-    def budget(self, selector: str) -> BudgetReport:
+    def search(
+        self, *words: str, tools: Sequence[str] = (), since: datetime | None = None, with_deleted: bool = False
+    ) -> Iterator[Hit]:
+        """Yield the messages and tool calls of the project that contain all words, in any case, newest session first.
+
+        Args:
+            words: what to look for; a word may have blanks. UsageError when there is none.
+            tools: only in turns of these tools.
+            since: only what was said after this moment, which has a time zone.
+            with_deleted: in deleted sessions too.
+        """
+        from csa.runner.sessions.searching import Query, search  # noqa: PLC0415  # only this needs it
+
+        wanted = tuple(word.lower() for word in words if word.strip())
+        if not wanted:
+            raise UsageError("Name a word to look for.")
+        query = Query(words=wanted, tools=frozenset(tools), since=since, with_deleted=with_deleted)
+        return search([self.store], query)
+
+    def budget(
+        self, selector: str, *, tokens: int | None = None, usd: float | None = None, time_s: float | None = None
+    ) -> BudgetReport:
         """Return what a session and all below it have used, and what is left of its budget, and of those above it.
 
-        Raises as `session`; StateError when a record of the tree is damaged.
+        Amounts that are given become its budget first: 0 is no budget, None leaves it as it is.
+
+        Raises as `session`, and:
+            StateError: a record of the tree is damaged.
+            BusyError: a budget was to be set, and the session is running.
+            RefusedError: a budget was to be set by an agent.
         """
         from csa.runner.sessions.budget import report_budget  # noqa: PLC0415  # only this needs it
 
-        return report_budget(self.session(selector, retired=True))
+        asked = tokens, usd, time_s
+        session = self.session(selector, retired=asked == (None,) * 3)
+        if asked != (None,) * 3:
+            from csa.runner.sessions.editing import budget_session  # noqa: PLC0415  # as above
+
+            budget_session(session, asked)
+        return report_budget(session)
 
     def wait(
         self, *selectors: str, tree: bool = False, first_only: bool = False, timeout_s: float | None = None

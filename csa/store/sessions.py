@@ -6,7 +6,7 @@ import os
 import stat
 
 from csa.errors import AmbiguousError, NotFoundError, RetiredError, StateError, UsageError
-from csa.ids import ID_LENGTH, is_session_id
+from csa.ids import ID_LENGTH, is_session_id, may_be_id
 from csa.paths import (
     RETIRED,
     SESSION_DIRECTORIES,
@@ -182,7 +182,7 @@ class Store(Struct, frozen=False):
     def resolve(self, selector: str, *, retired: bool = False) -> str:
         """Return the id that a full ULID, an exact name, or a unique prefix (in any case) means.
 
-        A name begins with a letter and a ULID with a digit, so that they cannot be confused. A deleted
+        A name begins with a letter or is a UUID, which has dashes; a ULID begins with a digit and has none. A deleted
         session, which can only be read, matches if `retired` is set and no other session matches.
 
         Raises:
@@ -206,7 +206,7 @@ class Store(Struct, frozen=False):
             return matches[0]
         if matches:
             raise AmbiguousError(selector, self.describe(matches), len(matches))
-        if not selector[0].isdigit():
+        if not may_be_id(selector):
             raise NotFoundError(f"No session is named '{selector}' in {self.project}.", hint="csa ls")
         raise NotFoundError(f"No session matches '{selector}' in {self.project}.", hint="csa ls")
 
@@ -232,7 +232,7 @@ class Store(Struct, frozen=False):
         return max(states, key=lambda state: (state.last_accessed, state.session_id)).session_id
 
     def _matches(self, selector: str, directory: str) -> list[str]:
-        if not selector[0].isdigit():
+        if not may_be_id(selector):
             return self._named(selector, directory, _ids_in(directory))
         prefix = selector.upper()
         if len(prefix) == ID_LENGTH and directory == self.sessions_dir and self.has(prefix):

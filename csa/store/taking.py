@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 
 from csa.errors import BusyError, Obstacle, StateError
 from csa.model.clock import local_clock
-from csa.model.state import parse_time
+from csa.model.state import format_time, parse_time
 from csa.paths import SessionPaths
 from csa.store.atomic import require_regular
 from csa.store.flocks import Flocks, Stranger, find_stranger
@@ -138,7 +138,7 @@ def way_to_steal(session_id: str) -> str:
 
 def owner_record(tool: str, turn: int, *, detached: bool = False, errand: str = "", parked_until: str = "") -> bytes:
     """Return the new content of a lock's file."""
-    since = datetime.now(UTC).isoformat(timespec="seconds")
+    since = format_time(datetime.now(UTC))
     return current_owner(
         tool=tool, turn=turn, since=since, detached=detached, errand=errand, parked_until=parked_until
     ).to_bytes()

@@ -15,7 +15,7 @@ from tests.store.test_worktrees import git
 from tests.support import Place, snapshot
 
 THERE = session_id(5)
-IS_THERE = f"csa: session {THERE} is in "
+IS_THERE = "csa: session there is in "
 SELECTS = {"session", "sessions", "session_option", "more", "fork_from", "session_id"}
 # The words of each command, and what it exits with; `{}` is the session, which is in another project.
 READS: dict[tuple[str, ...], tuple[str, int]] = {
@@ -35,11 +35,13 @@ READS: dict[tuple[str, ...], tuple[str, int]] = {
     ("session", "validate"): ("{}", 0),
     ("session", "export"): ("--tree -o out.tgz {}", 0),
     ("session", "current"): ("{}", 0),
+    ("session", "list"): ("--tree {}", 0),
 }
 ACTS: dict[tuple[str, ...], tuple[str, int]] = {
     ("session", "rename"): ("{} other-name", 0),
     ("session", "describe"): ("{} words", 0),
     ("session", "pin"): ("{}", 0),
+    ("session", "retry"): ("{}", 0),
     ("session", "checkpoint"): ("{}", 0),
     ("session", "repair"): ("{}", 0),
     ("session", "kill"): ("--tree {}", 0),
@@ -109,7 +111,7 @@ def test_an_id_that_is_in_two_other_projects(place: Place, other: Store) -> None
     assert done.code == 3
     assert f"in {other.project}" in done.err
     assert f"in {third}" in done.err
-    assert f"hint: --cd {other.project}" in done.err
+    assert f"as in --cd {other.project}" in done.err
     assert "a copy" in place.run("session", "info", THERE, cwd=third).out
 
 
@@ -119,7 +121,7 @@ def test_retired_ones(place: Place, other: Store) -> None:
     retire(other, THERE)
     assert place.run("session", "result", THERE).out == "done\n"
     refused = place.run("session", "pin", THERE)
-    assert (refused.code, f"of {other.project} was retired" in refused.err) == (3, True)
+    assert (refused.code, f"of {other.project} is deleted" in refused.err) == (3, True)
     restored = place.run("session", "restore", THERE[:12])
     assert restored.code == 0, restored.err
     assert IS_THERE in restored.err

@@ -77,8 +77,8 @@ def test_round_trip(place: Place, store: Store, elsewhere: dict[str, str | None]
     assert [Path(path).name for path in artifacts] == ["plan.md"]  # links stay behind
     root = Path(str(elsewhere["CSA_STATE_DIR"]))
     (transcript,) = root.rglob(f"{session_id(1)}/transcript.jsonl")
-    old = read_transcript(store.paths(session_id(1)).transcript)
-    *events, last = read_transcript(transcript)
+    old = read_transcript(store.paths(session_id(1)).transcript, is_made_up=True)
+    *events, last = read_transcript(transcript, is_made_up=True)
     assert events == old
     assert (last["type"], last["data"]["what"]) == ("session_updated", "imported")
     modes = {path: path.stat().st_mode & 0o777 for path in root.rglob("*")}

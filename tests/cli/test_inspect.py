@@ -162,7 +162,7 @@ def test_info_of_a_foreign_session(place: Place, write_foreign: Any) -> None:
     assert (card["status"], card["turns"], card["context"], card["messages"]) == ("succeeded", 0, None, [])
     assert place.run("session", "info", "01JH4Q").code == 0
     shown = place.run("session", "show", "01JH4Q")
-    assert (shown.code, shown.out, shown.err) == (0, "", "the conversation is empty\n")
+    assert (shown.code, shown.out, shown.err) == (0, "", "csa: the conversation is empty\n")
 
 
 def test_result_as_text(place: Place, store: Store) -> None:

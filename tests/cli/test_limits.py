@@ -246,7 +246,7 @@ def test_a_killed_csa_gives_its_place_back(place: Place) -> None:
 def test_readers_see_limits_and_write_nothing(place: Place) -> None:
     """`config show` knows the keys; a limit that is no count is an error."""
     shown = place.run("config", "show", "--json", env=limits(max_children=3)).json
-    assert shown["max_children"] == {"value": 3, "origin": "CSA_CONF_MAX_CHILDREN"}
+    assert shown["max_children"] == {"value": 3, "origin": "CSA_CONF_MAX_CHILDREN", "ignored": None}
     assert place.run("run", "x", env={"CSA_CONF_MAX_RUNNING": "-1"}).code == 6
 
 

@@ -82,7 +82,7 @@ def test_messages_and_hints_say_the_name(place: Place, store: Store) -> None:
     write_session(store, 4, name="web")
     retire(store, session_id(4))
     done = place.run("kill", "web")
-    assert done.err == "error: Session web was retired; it can only be read.\nhint: csa restore web\n"
+    assert done.err == "error: Session web is deleted; it can only be read.\nhint: csa restore web\n"
     assert session_id(4) in place.run("kill", "web", "--json").json["error"]["message"]
     other = place.tmp / "other"
     (other / ".csa").mkdir(parents=True)

@@ -31,6 +31,7 @@ LIST_KEYS = {
     "usage",
 }
 UNUSED = "01JH4QWERT1234567890ABCDEF"
+UUID = "0198f3a2-6c1e-7d45-9b0a-3f2e1d0c9b8a"  # as a program makes them: it begins with a digit
 
 
 @pytest.mark.thorough
@@ -65,9 +66,9 @@ def test_last_is_the_one_used_last(place: Place) -> None:
     assert place.codex("three", "--last").session_id == older
 
 
-@pytest.mark.parametrize("asked", [UNUSED, UNUSED.lower(), "nightly-build"])
+@pytest.mark.parametrize("asked", [UNUSED, UNUSED.lower(), "nightly-build", UUID])
 def test_session_id_creates_and_continues(place: Place, asked: str) -> None:
-    """`--session-id` with a ULID or a name creates the session at first and continues it from then on."""
+    """`--session-id` with a ULID, a UUID or a name creates the session at first and continues it from then on."""
     turns = [place.codex("go", "--session-id", asked) for _ in range(2)]
     assert [turn.out for turn in turns] == [f"FAKE ECHO: go [turns={n}]\n" for n in (1, 2)]
     assert len(place.ids()) == 1
@@ -75,6 +76,9 @@ def test_session_id_creates_and_continues(place: Place, asked: str) -> None:
         assert place.ids() == [UNUSED]
     else:
         assert place.state(place.ids()[0])["name"] == asked
+        assert place.run("session", "is-alive", asked).out == "not alive\n"
+        assert place.run("session", "rename", asked, "--clear").code == 0
+        assert f"No session is named '{asked}'" in place.run("session", "result", asked).err
 
 
 @pytest.mark.thorough

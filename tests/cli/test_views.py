@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import pyte
 import pytest
 
 from csa.cli.live import REFRESH_S
@@ -224,7 +225,7 @@ def test_a_tree_that_spans_projects(place: Place) -> None:
 
 @pytest.mark.thorough
 def test_progress_of_a_run(place: Place) -> None:
-    """While it runs the tree is drawn in place; what stays is the headline, the closing line and the answer."""
+    """While it runs the tree is drawn in place; what stays is the headline, who was there, their sum and the answer."""
     place.script(
         {"match": "inner", "do": [*place.hold(), ["usage", 2000, 100], ["say", "inner answer"]]},
         {"match": "outer", "do": [["run", "csa run --tool claude-code inner"], ["say", "outer answer"]]},
@@ -238,8 +239,39 @@ def test_progress_of_a_run(place: Place) -> None:
         assert terminal.end() == 0
     assert ENTER_SCREEN not in terminal.output
     assert terminal.output.rindex(SHOW_CURSOR) > terminal.output.rindex(HIDE_CURSOR)
-    assert "csa: succeeded in" in terminal.output.splitlines()[-2]
-    assert terminal.output.splitlines()[-1] == "outer answer"
+    headline = re.match(r"csa: session (\w{10}), turn 1, codex \(asked for\)\n", terminal.text.replace("\r", ""))
+    assert headline
+    *_, root, child, total, answer = terminal.text.splitlines()
+    assert f"✓ {headline[1]} codex outer" in root
+    assert re.match(r"└─ ✓ \w{10} claude-code inner", child)
+    assert re.fullmatch(r"csa: 2 sessions in \d+s, [\d.]+k\+? tokens(, \$[\d.]+\+?)?", total)
+    assert answer == "outer answer"
+
+
+def _left_on(terminal: Terminal, columns: int) -> list[str]:
+    """Return the lines that stay on the terminal."""
+    screen = pyte.Screen(columns, 60)
+    pyte.ByteStream(screen).feed(terminal.output.encode())
+    return [line.rstrip() for line in screen.display if line.strip()]
+
+
+@pytest.mark.thorough
+def test_a_failure_is_told_once(place: Place) -> None:
+    """Not as it comes, in a closing line and as the error; of a child in the tree that is left."""
+    place.script(
+        {"match": "inner", "do": [["fail", "auth"]]},
+        {"match": "outer", "do": [["run", "csa run --tool claude-code inner"], ["fail", "server"]]},
+    )
+    with Terminal(place, "run", "--tool", "codex", "--name", "api", "outer", size=(100, 30)) as terminal:
+        assert terminal.end() == 1
+    lines = _left_on(terminal, 100)
+    assert lines[0] == "csa: session api, turn 1, codex (asked for)"
+    assert sum("error: codex failed (server)" in line for line in lines) == 1
+    assert lines[1].startswith("✗ api codex failed  ")
+    assert re.match(r"└─ ✗ \w{10} claude-code inner · failed: ", lines[2])
+    assert re.match(r"csa: 2 sessions in \d+s, 2 failed", lines[3])
+    plain = place.run("run", "--tool", "codex", "--session", "api", "inner")
+    assert [line.partition(":")[0] for line in plain.err.splitlines()] == ["csa", "csa", "error", "hint"]
 
 
 @pytest.mark.thorough

@@ -154,7 +154,11 @@ def test_verbs(place: Place) -> None:
     ]
     assert [call.title for message in messages for call in message.calls] == ["ls"]
     assert client.show("api", turn=2) == []
+    assert [(hit.session_id, hit.role, hit.text) for hit in client.search("HELL", "o")] == [
+        (result.session_id, "user", "hello")
+    ]
     assert client.budget("api").own.session_id == result.session_id
+    assert client.budget("api", tokens=9_000_000).own.budget.tokens == 9_000_000
     assert client.rename("api", "web").after.name == "web"
     assert client.describe("web", "The site").after.description == "The site"
     assert client.pin("web").after.pinned

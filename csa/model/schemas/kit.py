@@ -70,6 +70,8 @@ def ref(name: str, about: str = "") -> Schema:
 
 def maybe(schema: Schema) -> Schema:
     """Allow null, which stands for what is not known or does not apply."""
+    if isinstance(schema.get("type"), list) or "anyOf" in schema:
+        return schema  # it may be null
     if "enum" in schema:
         return {**schema, "type": ["string", "null"], "enum": [*schema["enum"], None]}
     if "type" in schema:

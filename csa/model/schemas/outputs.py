@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from csa.model.schemas.events import CHAIN
 from csa.model.schemas.kit import (
-    Schema,
     each,
     flag,
     integer,
@@ -69,13 +68,6 @@ PLAN = record(
         "resumes": maybe(text("the tool's conversation that would be continued")),
         "fork_of": maybe(text("the session that would be forked")),
         "origins": mapping({"type": "string"}, "where each of these settings comes from"),
-    },
-)
-HIT = known(
-    "session_id name project turn tool at",
-    {
-        "role": one_of("who said it, or that it was done", "user", "assistant", "thought", "tool"),
-        "text": text("the message; of a tool call its title and its output"),
     },
 )
 DETACHED = known("session_id project turn tool pid")
@@ -143,7 +135,7 @@ _TOOL_STATE = known(
         "since_turn": maybe(integer("the turn from which it has had this conversation")),
         "replaces": maybe(text("the conversation that this one took the place of")),
         "cwd": maybe(text("where it works")),
-        "account": maybe(text("a hash of the login it used")),
+        "account": maybe(text("which login it used")),
         "effort": maybe(text("the reasoning effort asked for")),
         "last_action_summary": text("the beginning of its last answer"),
         "last_exit_code": maybe(integer("what it last exited with")),
@@ -152,7 +144,7 @@ _TOOL_STATE = known(
 )
 CARD = known(
     "session_id prefix name description project parent_session_id root_session_id depth status phase tool model turns "
-    "time_s usage created_at last_accessed",
+    "time_s usage created_at last_accessed fault",
     {
         "id": old_id(),
         "current": flag("it is `@current`"),
@@ -284,15 +276,22 @@ EVIDENCE = known(
         ),
     },
 )
-_WITH_EVIDENCE = [
+KNOWN_OF_ANY = ("session_id", "prefix", "project", "status", "phase", "fault", "id")
+STATUS = record(
     {
-        **base,
-        "properties": {**base["properties"], "evidence": EVIDENCE},
-        "required": [*base["required"], "evidence"],
+        **{key: CARD["properties"][key] for key in KNOWN_OF_ANY},
+        **{key: maybe(schema) for key, schema in CARD["properties"].items() if key not in KNOWN_OF_ANY},
+        "evidence": EVIDENCE,
     }
-    for base in (CARD, SESSION)  # the latter where the record is damaged
-]
-STATUS: Schema = {"anyOf": _WITH_EVIDENCE}
+)
+HIT = record(
+    {
+        **words("session_id name project turn tool"),
+        "at": maybe(VOCABULARY["at"]),
+        "role": text("who: `user`, `assistant`, ..."),
+        "text": text("what was said, on one line"),
+    }
+)
 ALIVE = known(
     "session_id project tool turn pid since fault",
     {

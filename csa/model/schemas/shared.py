@@ -29,7 +29,7 @@ VOCABULARY: Mapping[str, Schema] = {
     "description": maybe(text("what the session is about: one line, at first the beginning of its prompt")),
     "project": text("the directory of the session's project, an absolute path"),
     "parent_session_id": maybe(text("the session whose agent started this one; null for a root")),
-    "root_session_id": maybe(text("the root of its tree")),
+    "root_session_id": maybe(text("the root of its tree; null for a root")),
     "depth": maybe(integer("0 for a root, 1 for its children, ...")),
     "status": one_of(
         "what the session is doing, or how its last turn ended: `running`; `open` (somebody has the tool itself open); "

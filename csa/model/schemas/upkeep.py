@@ -155,6 +155,18 @@ REPAIRED = known(
     "session_id dry_run",
     {"done": texts("what was repaired, in words"), "left": each(ref("problem"), "what is still wrong")},
 )
+TOOL = known(
+    "tool model",
+    {
+        "is_default": flag("`csa run` takes it when none is named"),
+        "installed": flag("its command is there"),
+        "version": maybe(text("what it says of itself")),
+        "problem": maybe(text("why its version is not known")),
+        "logged_in": maybe(flag("whether it would send credentials; null where that cannot be told without asking it")),
+        "login": maybe(text("what shows that, or what is lacking")),
+        "command": texts("the words that start it; empty where it is not installed"),
+    },
+)
 DIAGNOSIS = record(
     {
         "ok": flag("a run could work here"),

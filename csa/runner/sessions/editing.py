@@ -10,7 +10,7 @@ from csa.model.state import SessionState
 from csa.runner.context import Context
 from csa.runner.session import Session
 from csa.runner.sessions.acting import hold_session, record_act, record_update
-from csa.runner.turns.planning import SESSION_NAME, AskedBudget, changed_budget, description_of, is_unicode
+from csa.runner.turns.planning import AskedBudget, changed_budget, check_name, description_of, is_unicode
 from csa.store.held import HeldSession, store_lock
 from csa.structs import Struct, replace
 
@@ -34,11 +34,7 @@ def rename_session(session: Session, name: str | None) -> Edit:
         UsageError: the name is invalid, or another session has it.
         NotFoundError, AmbiguousError, BusyError, StateError: of the session.
     """
-    if name is not None and not SESSION_NAME.fullmatch(name):
-        raise UsageError(
-            f"Invalid session name '{name}'.",
-            hint="names begin with a letter and have up to 64 letters, digits, dots, dashes and underscores",
-        )
+    check_name(name)
     with hold_session(session) as held, store_lock(session.store):
         other = session.store.find_name(name) if name is not None else None
         if other not in {None, held.state.session_id}:

@@ -131,6 +131,7 @@ class SessionCard(Struct, kw_only=True):
                 for m in self.messages
             ],
             "denied": [{"turn": turn, "what": what} for turn, what in self.denied],
+            "fault": None,
             "id": info.session_id,
         }
 

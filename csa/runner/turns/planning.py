@@ -35,7 +35,7 @@ from csa.store.recovery import caught_up
 from csa.structs import replace
 
 AskedBudget = tuple[int | None, float | None, float | None]  # tokens, US dollars, seconds; None as it is, 0 is none
-SESSION_NAME = re.compile(r"[A-Za-z][A-Za-z0-9._-]{0,63}")
+_SESSION_NAME = re.compile(r"[A-Za-z][A-Za-z0-9._-]{0,63}|[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}")
 MAX_SYSTEM_BYTES = 96 << 10  # it is one argument of the tool, and the kernel allows 128 KiB
 DESCRIPTION_LENGTH = 80
 
@@ -70,11 +70,16 @@ def _check_words(request: RunRequest) -> None:
     _check_texts(request)
     _check_numbers(request)
     for name in (request.name, None if _asked_id(request) else request.session_id):
-        if name is not None and not SESSION_NAME.fullmatch(name):
-            raise UsageError(
-                f"Invalid session name '{name}'.",
-                hint="names begin with a letter and have up to 64 letters, digits, dots, dashes and underscores",
-            )
+        check_name(name)
+
+
+def check_name(name: str | None) -> None:
+    """Raise UsageError for what cannot name a session."""
+    if name is not None and not _SESSION_NAME.fullmatch(name):
+        raise UsageError(
+            f"Invalid session name '{name}'.",
+            hint="names begin with a letter and have up to 64 letters, digits, dots, dashes, underscores; or are UUIDs",
+        )
 
 
 def _check_beginning(request: RunRequest) -> None:

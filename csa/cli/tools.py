@@ -1,0 +1,114 @@
+"""List the tools csa can run: whether each is installed and logged in, its version, and its default model.
+
+`*` marks the tool that csa run takes when none is named. Whether a tool is logged in is told by its files and the
+environment, without a network: `unknown` where those do not tell. csa doctor says more, and how to fix what is wrong.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from csa.cli.output import STATUS_STYLES, Style, cut, one_line, print_json, shorten, terminal_width, warn
+from csa.cli.selecting import open_client
+from csa.cli.table import Column, Table, columns_for
+from csa.errors import CsaError, UsageError
+from csa.paths import home
+
+TYPE_CHECKING = False  # see csa/structs.py
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Callable
+    from typing import Any
+
+    from csa.runner.client import Csa
+
+    _Facts = dict[str, Any]
+
+_LIMIT_S = 5.0
+_LOGINS = {True: "yes", False: "no", None: "unknown"}
+_STYLES = {"yes": STATUS_STYLES["succeeded"], "no": STATUS_STYLES["failed"], "unknown": STATUS_STYLES["unknown"]}
+_LOGIN_FROM, _MODEL_FROM = 40, 60  # columns
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    waiting = f"how long to wait for a tool's version, in seconds (default: {_LIMIT_S:g})"
+    parser.add_argument("--timeout", type=float, default=_LIMIT_S, metavar="S", help=waiting)
+    parser.add_argument("--json", action="store_true", help="print an array of objects")
+
+
+def execute(arguments: argparse.Namespace) -> int:
+    if not 0 < arguments.timeout < float("inf"):
+        raise UsageError("--timeout must be more than 0 seconds.")
+    client = open_client()
+    facts, problems = _look(client, arguments.timeout)
+    if arguments.json:
+        print_json(facts)
+    else:
+        _print(facts, client)
+    warn(problems)
+    return 0
+
+
+def _look(client: Csa, limit_s: float) -> tuple[list[_Facts], list[str]]:
+    """Return what is known of each tool, and what keeps others from being known."""
+    import anyio  # noqa: PLC0415  # `csa completion` loads every command
+
+    from csa.runner.doctor.tool_checks import find_tools  # noqa: PLC0415  # as above
+    from csa.runner.toolbox import choose_tool, installed_agents, loadable_adapters  # noqa: PLC0415  # as above
+
+    context = client.context
+    config, environ = context.config, context.environ
+    adapters, problems = loadable_adapters(config)
+    adapters += installed_agents(config, environ)
+    findings = anyio.run(lambda: find_tools(context, config, adapters, limit_s=limit_s, report=lambda _: None))
+    try:
+        chosen = choose_tool(None, None, config, environ, avoid_family=None).adapter.name
+    except CsaError:  # `csa doctor` says why
+        chosen = ""
+    redact = context.redactor.redact
+    facts = [
+        {
+            "tool": found.adapter.name,
+            "is_default": found.adapter.name == chosen,
+            "installed": found.command is not None,
+            "version": found.answer.version,
+            "problem": redact(found.answer.problem) if found.answer.problem else None,
+            "logged_in": found.login.is_there if found.command else None,
+            "login": found.login.why or None,
+            "model": config.for_tool(found.adapter.name).model or None,
+            "command": list(found.command or ()),
+        }
+        for found in findings
+    ]
+    return facts, list(map(redact, problems))
+
+
+def _print(facts: list[_Facts], client: Csa) -> None:
+    style, width = Style(sys.stdout), terminal_width(sys.stdout)
+    user_home = home(client.context.environ)
+    columns = columns_for(
+        width,
+        (
+            Column("TOOL", lambda each: each["tool"], gap=1),
+            Column("", lambda each: "*" if each["is_default"] else " ", 1, gap=1),
+            Column("VERSION", lambda each: each["version"] or "-"),
+            Column("LOGIN", _login, since=_LOGIN_FROM, style=lambda _, text: style(text, _STYLES.get(text, ""))),
+            Column("MODEL", lambda each: one_line(each["model"] or "-"), since=_MODEL_FROM),
+        ),
+    )
+    table = Table(columns, facts)
+    room = None if width is None else max(0, width - table.width)
+    print(style(f"{table.head()}{cut('COMMAND', room)}".rstrip(), "dim"))
+    for each in facts:
+        print(f"{table.line(each)}{cut(_place(each, lambda path: shorten(path, user_home)), room)}".rstrip())
+
+
+def _login(each: _Facts) -> str:
+    return _LOGINS[each["logged_in"]] if each["installed"] else "-"
+
+
+def _place(each: _Facts, render: Callable[[str], str]) -> str:
+    """Say where a tool is, or what is wrong with it."""
+    if each["problem"]:
+        return one_line(each["problem"])
+    return render(each["command"][0]) if each["command"] else "not installed"

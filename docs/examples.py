@@ -1,0 +1,66 @@
+"""Runs every command that prints JSON, over the fake tools, and keeps what it printed in docs/examples.json.
+
+`make examples` runs it. docs/json.md is generated from what it keeps.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+REPOSITORY = Path(__file__).parents[1]
+TARGET = REPOSITORY / "docs" / "examples.json"
+HOME = "/home/ada"
+MAX_KEYS = 50  # `config show` has more
+
+
+def main() -> None:
+    with tempfile.TemporaryDirectory(prefix="csa-examples-") as directory:
+        place = Path(directory)
+        for name in ("ada/shop", "ada/.config", "tmp"):
+            (place / name).mkdir(parents=True)
+        kept = {name: value for name, value in os.environ.items() if name in {"LANG", "USER"}}
+        os.environ.clear()
+        tools = f"{REPOSITORY}/fixtures/fake_tools/bin:{Path(sys.executable).parent}:/usr/bin:/bin"
+        own = {"HOME": f"{place}/ada", "PATH": tools, "TZ": "UTC", "TMPDIR": str(place), "USER": "ada"}
+        os.environ.update({**kept, **own, "LANG": "C.UTF-8"})
+        sys.path.insert(0, str(REPOSITORY))
+        from tests.support import Place, close_place  # noqa: PLC0415  # it reads the environment
+        from tests.tour import Shown, tour  # noqa: PLC0415  # as above
+
+        shop = Place(place / "tmp", place / "ada" / "shop", place / "ada" / ".local" / "state" / "csa")
+        try:
+            found = tour(shop)
+        finally:
+            close_place(shop)
+        words, events = found["event"]
+        found["event"] = Shown(words, [event for event in events if event["type"] == "tool_call"])
+        short = {name: [list(words), _first_of(value)] for name, (words, value) in found.items()}
+        text = json.dumps(short, indent=1, ensure_ascii=False)
+        TARGET.write_text(_anonymous(text, place) + "\n")
+
+
+def _first_of(value: Any) -> Any:
+    """Keep the first object of each array, and of what has very many keys."""
+    if isinstance(value, list):
+        return [_first_of(each) for each in (value[:1] if value and isinstance(value[0], dict) else value)]
+    if not isinstance(value, dict):
+        return value
+    return {key: _first_of(each) for key, each in list(value.items())[:MAX_KEYS]}
+
+
+def _anonymous(text: str, place: Path) -> str:
+    """Put a person's directories in the place of this machine's."""
+    text = text.replace(f"{place}/ada", HOME).replace(f"{place}/tmp", "/tmp")  # noqa: S108  # a name in a text
+    for found, shown in ((str(REPOSITORY / "fixtures/fake_tools/bin"), "/usr/bin"), (str(REPOSITORY), "/opt/csa")):
+        text = text.replace(found, shown)
+    return re.sub(rf"\b{re.escape(os.uname().nodename)}\b", "workstation", text)
+
+
+if __name__ == "__main__":
+    main()
