@@ -256,7 +256,7 @@ def _flatten_tools(layer: Layer, tools: Any) -> dict[str, Any]:
 def _refuse_to_project(layer: Layer, key: str, name: str) -> None:
     if layer.is_project and key in _NOT_FOR_PROJECTS:
         raise ConfigError(
-            f"{layer.origin}: a project's file may not set '{name}'.", hint="move it to your own config file"
+            f"{layer.origin}: a project file may not set '{name}'.", hint="move it to your own config file"
         )
 
 
