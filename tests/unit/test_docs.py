@@ -153,9 +153,16 @@ def test_every_example_of_the_documents_parses(words: list[str]) -> None:
 
 @pytest.mark.parametrize("document", [README, *DOCS.rglob("*.md")], ids=lambda path: path.name)
 def test_links_between_documents_lead_somewhere(document: Path) -> None:
-    """A relative link names a file that exists."""
-    for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", document.read_text()):
-        assert (document.parent / target).exists(), target
+    """A relative link names a file that exists, and a heading of it."""
+    for target, anchor in re.findall(r"\]\(([^)#:]+)(?:#([^)]*))?\)", document.read_text()):
+        file = document.parent / target
+        assert file.exists(), target
+        assert not anchor or anchor in _anchors(file.read_text()), f"{target}#{anchor}"
+
+
+def _anchors(text: str) -> set[str]:
+    headings = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings}
 
 
 def test_the_readme_names_the_versions_that_are_tested() -> None:
