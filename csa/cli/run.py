@@ -125,6 +125,15 @@ def configure_turn(parser: argparse.ArgumentParser) -> None:
         help="do not summarise earlier turns by other tools; fail if the tool's own conversation is gone",
     )
     how.add_argument(
+        "--context-window",
+        type=int,
+        metavar="N",
+        help="send the tool at most the N newest turns of the session, from now on; 0 is all",
+    )
+    how.add_argument(
+        "--context-tokens", type=int, metavar="N", help="send it at most N tokens of them, from now on; 0 is no limit"
+    )
+    how.add_argument(
         "--wait",
         nargs="?",
         const=math.inf,
