@@ -53,7 +53,7 @@ def test_the_log_of_a_tree(place: Place, tree: str) -> None:
 
 
 def test_deleting_a_tree(place: Place, tree: str) -> None:
-    """`delete --tree` takes a session and all below it, or nothing while one runs or is pinned; each can be restored."""
+    """`delete --tree` takes a session and all below it, or nothing while one runs or is pinned; all come back."""
     done = place.run("rm", "--tree", "outer")
     assert (done.code, "nothing was deleted" in done.err) == (4, True)
     place.release()
