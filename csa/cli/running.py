@@ -79,7 +79,7 @@ def execute_top(arguments: argparse.Namespace) -> int:
 
     Not on a terminal, the tree is printed once.
     """
-    if arguments.once and not arguments.json:
+    if arguments.once:
         return execute_ps(arguments)
     root, others = Path(state_root(os.environ)), _others(arguments)
     is_live = can_redraw(sys.stdout) and not arguments.json
