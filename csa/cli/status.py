@@ -174,8 +174,7 @@ def _fields(card: SessionCard, now: datetime, place: Callable[[Path], str]) -> I
         )
         if value
     )
-    yield "created", _moment(state.created_at, now)
-    yield "last used", _moment(state.last_accessed, now)
+    yield "created", f"{_moment(state.created_at, now)}; last used {format_age(now, state.last_accessed)} ago"
     if expires := parse_time(card.extra.get("expires_at")):
         yield "expires", local_clock(expires)
     for index, (turn, what) in enumerate(card.denied):
