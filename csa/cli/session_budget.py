@@ -129,4 +129,4 @@ def _amount(name: str) -> Callable[[Account], str]:
 
 
 def _state_of(account: Account) -> str:
-    return "gone" if account.state is None else "running" if account.is_running else "at rest"
+    return "gone" if account.state is None else "running" if account.is_running else "finished"
