@@ -21,7 +21,7 @@ CLIS := $(CACHE)/$(VERSIONS)_acp-$(CODEX_ACP_VERSION)
 # What a program that uses the library sees, and is therefore checked by pyright as well, with the examples of its documents.
 PUBLIC := csa/__init__.py csa/errors.py $(addprefix csa/runner/, client.py verbs.py request.py session.py turns/turn.py)
 
-.PHONY: help demo playground test check lint test-real test-real-slow torture mutants bench docs examples replay site captures format \
+.PHONY: help demo playground test check shells lint test-real test-real-slow torture mutants bench docs examples replay site captures format \
 	constraints clean
 
 help:
@@ -61,11 +61,15 @@ demo: $(RUNTIME)
 playground: $(RUNTIME)
 	@bash fixtures/demo/playground.sh .playground
 
-test: $(STAMP)
+test: $(STAMP) shells
 	$(BIN)/pytest -q -n 3
 
 check: lint $(SITE)
 	$(BIN)/pytest -q -n 2 --thorough
+
+# zsh and fish, for the tests of completion, where they are not installed; without them those are skipped.
+shells:
+	@bash fixtures/shells.sh $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/csa-shells
 
 lint: $(STAMP)
 	$(BIN)/ruff check --quiet .

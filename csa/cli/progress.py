@@ -66,20 +66,23 @@ class Subject(Struct, kw_only=True):
 
 
 class Progress(Protocol):
-    """What the command tells of a running turn; `speaks`: that needs room on stderr."""
+    """What the command tells of a running turn; `speaks`: that needs room on stderr. `text` may be long."""
 
     speaks: bool
 
     def begin(self, subject: Subject) -> None: ...
     def show(self, event: Event) -> None: ...
+    def text(self, event: Event) -> str: ...
     async def keep_fresh(self) -> None: ...
     def end(self) -> None: ...
 
 
-def make_progress(client: Csa, *, quiet: bool, plain: bool = False) -> Progress:
-    """Choose the view for stderr as it is; with `plain`, lines in any case."""
+def make_progress(client: Csa, *, quiet: bool, plain: bool = False, verbose: bool = False) -> Progress:
+    """Choose the view for stderr as it is; with `plain` lines in any case, with `verbose` the conversation."""
     if quiet:
         return Silence()
+    if verbose:
+        return Talk(Outcomes())
     if plain or not can_redraw(sys.stderr):
         return PlainLines(Outcomes())
     from csa.cli.livetree import LiveTree  # noqa: PLC0415  # brings rich: 40 ms that only a terminal is worth
@@ -97,6 +100,10 @@ class Silence:
 
     def show(self, event: Event) -> None:
         """Show nothing."""
+
+    def text(self, event: Event) -> str:  # noqa: ARG002  # as `Progress` has it
+        """Return nothing."""
+        return ""
 
     async def keep_fresh(self) -> None:
         """Have nothing to keep fresh."""
@@ -189,6 +196,38 @@ class PlainLines(Silence):
         if self._message:
             say(cut(self._message, _LINE_WIDTH))
         self._message = ""
+
+
+class Talk(Silence):
+    """The conversation as it comes, and how it ends."""
+
+    speaks = True
+
+    def __init__(self, outcomes: Outcomes) -> None:
+        from csa.cli.streaming import Stream  # noqa: PLC0415  # only `run -v` needs it
+
+        self._stream = Stream(sys.stderr)
+        self._outcomes = outcomes
+
+    def begin(self, subject: Subject) -> None:
+        """Say which session this is."""
+        subject.announce()
+
+    def show(self, event: Event) -> None:
+        """Say what is no part of the conversation."""
+        for kind, words in self._outcomes.take(event):
+            sys.stderr.write(self._stream.close())
+            tell(kind, words)
+
+    def text(self, event: Event) -> str:
+        """Return what was said or done; how a turn ends is told by `show` and `end`."""
+        return "" if event.type == "run_finished" else self._stream.text(event)
+
+    def end(self) -> None:
+        """Say how it has ended."""
+        sys.stderr.write(self._stream.close())
+        if words := self._outcomes.closing():
+            tell("csa", words)
 
 
 async def room_on(stream: IO[str]) -> None:

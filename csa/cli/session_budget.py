@@ -76,7 +76,9 @@ def _set_budget(arguments: argparse.Namespace, asked: AskedBudget) -> Session:
 def _print_budget(state: BudgetState, style: Style, *, is_narrow: bool, above: bool = False) -> None:
     room, then = (11, "\n") if is_narrow else (14, " ")
     whose = f"above it,{then}session" if above else "session"
-    print(f"{whose} {style(as_read(state.session_id, sys.stdout), 'bold')}{then}and all below it")
+    print(
+        f"{whose} {style(as_read(state.session_id, sys.stdout), 'bold')}{then}and all below it:{then}{_in_words(state)}"
+    )
     print(style(f"{'':<7}{'USED':>{room}}{'BUDGET':>{room}}{'LEFT':>{room}}", "dim"))
     for amount, (name, render) in _SHOWN.items():
         limit, left = getattr(state.budget, amount), state.left(amount)
@@ -86,6 +88,17 @@ def _print_budget(state: BudgetState, style: Style, *, is_narrow: bool, above: b
         unknown = _unknown(state, amount)
         behind = f"{then} {unknown}" if unknown else ""
         print(f"{line}{style(f'{shown:>{room}}', 'red' if left == 0 else '')}{behind}".rstrip())
+
+
+def _in_words(state: BudgetState) -> str:
+    """Render what is used of the amounts that have a limit."""
+    parts = []
+    for amount, (_, render) in _SHOWN.items():
+        if limit := getattr(state.budget, amount):
+            unit = " tokens" if amount == "tokens" else ""
+            used = _known(state.used, amount, render)
+            parts.append(f"{'?' if used == '-' else used} of {render(limit)}{unit}")
+    return ", ".join(parts) or "no budget"
 
 
 def _unknown(state: BudgetState, amount: str) -> str:

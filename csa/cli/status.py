@@ -102,7 +102,7 @@ def _card_to_json(card: SessionCard | None, session: Session) -> dict[str, objec
     """Return the card; of a session that cannot be read most of it is null, as `fault` says why."""
     if card:
         return card.to_json()
-    from csa.model.schemas.outputs import CARD, KNOWN_OF_ANY  # noqa: PLC0415  # only damage needs it
+    from csa.model.schemas.card import CARD, KNOWN_OF_ANY  # noqa: PLC0415  # only damage needs it
 
     known = session.record.examine().to_json()
     return {**dict.fromkeys(CARD["properties"]), **{name: known[name] for name in KNOWN_OF_ANY}}

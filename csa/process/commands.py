@@ -1,8 +1,8 @@
-"""What an agent's shells run, ended ahead of the tool.
+"""Commands in an agent's shells, which are ended before the tool.
 
-A tool that is told to end may just kill it, and a git that is killed leaves its lock files in the user's repository.
+A tool that is told to end may just kill them, and a killed git leaves its lock files in the user's repository.
 
-Shells are told from the tool's own processes by the session (setsid) that they have for themselves.
+Shells differ from the tool's own processes by having a process session (setsid) of their own.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ class CommandsEnding(Struct):
     own: list[ProcessId]
 
     def is_pending(self) -> bool:
-        """Say whether any of the commands still runs."""
+        """Say whether any of the commands is still running."""
         return any(map(is_running, self.commands))
 
     def end_tool(self, tool: int) -> bool:
-        """Send TERM to the tool and have it go on, in this order; return whether it could be sent."""
+        """Send TERM to the tool, then continue it; return whether it could be sent."""
         told = [send_signal(process, signal.SIGTERM) for process in self.own if process.pid == tool]
         _signal_all(self.own, signal.SIGCONT)
         return any(told)
 
 
 def ask_to_end(guardian_pid: int, session: int, *, stop_tool: bool) -> CommandsEnding:
-    """Send TERM to what runs outside of the session that the tool is in; a stopped tool's turn does not go on."""
+    """Send TERM to processes outside the tool's process session; a stopped tool does not continue its turn."""
     found: tuple[list[ProcessId], list[ProcessId]] = ([], [])
     for pid, _ in guardian.askable(guardian.own_children_of(guardian_pid)):
         its_session, process = _session_of(pid), identify(pid)
@@ -47,7 +47,7 @@ def ask_to_end(guardian_pid: int, session: int, *, stop_tool: bool) -> CommandsE
     if commands and stop_tool:
         _signal_all(own, signal.SIGSTOP)
     _signal_all(commands, signal.SIGTERM)
-    _signal_all(commands, signal.SIGCONT)  # who is stopped could not obey
+    _signal_all(commands, signal.SIGCONT)  # a stopped process could not obey
     return CommandsEnding(commands, own)
 
 

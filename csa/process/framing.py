@@ -1,13 +1,13 @@
-"""Lines out of a byte stream cut anywhere, in bounded memory whatever their length."""
+"""Splits a byte stream, cut anywhere, into lines, in bounded memory whatever their length."""
 
 from __future__ import annotations
 
-MAX_LINE_BYTES = 64 << 20  # a turn takes six times as much for a moment: as bytes, as text, as an event, as JSON again
-KEPT_BYTES = 64 << 10  # of a longer line, which is no JSON any more, but shows what it was
+MAX_LINE_BYTES = 64 << 20  # a turn needs six times as much for a moment: as bytes, as text, as an event, as JSON again
+KEPT_BYTES = 64 << 10  # of a longer line: no longer JSON, but enough to show what it was
 
 
 class LineFramer:
-    """Cuts bytes into lines, without their newlines; `cut` has the lengths of those that were too long to be kept."""
+    """Cuts bytes into lines, without newlines; `cut` has the lengths of those that were too long to keep."""
 
     def __init__(self, *, max_line_bytes: int = MAX_LINE_BYTES) -> None:
         self.cut: list[int] = []

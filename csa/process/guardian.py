@@ -5,13 +5,13 @@ stdout, stderr, directory and environment. With `tty <fd> <settings>` in place o
 terminal, on which the tool is the foreground job; the other terminal, on which the supervisor shows this one, gets
 those settings back when the supervisor dies and leaves it raw. It ignores the terminal's signals, and is a *subreaper*:
 whatever the tool starts and abandons (setsid, double fork, nohup) becomes its child. An unreaped child's pid cannot be
-reused, so it signals no stranger.
+reused, so it never signals a stranger.
 
 Control, from the supervisor: lines `signal N` (to the tool), `continue` (the tool's job), `keep` (sweep nothing at
 the end) and `hurry` (sweep with little patience). End of file, for whatever reason, means the end.
 Status, to the supervisor: lines `started PID`, `failed ERRNO`, `stopped SIGNAL` (of a job), `exit CODE`,
 `killed SIGNAL`, and last `swept N PEAK_RSS_BYTES`.
-A detached supervisor that a descendant has started is spared with all below it: it has a guardian of its own.
+A detached supervisor that a descendant has started is left running, with everything below it: it has its own guardian.
 Descriptors it inherits beyond these (the session lock) stay open until it is done: the session lives as long as its
 tree does. The tool inherits none of them.
 """
@@ -35,14 +35,14 @@ else:
 PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
 GRACE_S = 1.25  # between TERM and KILL: git removes its lock files
-NESTED_GRACE_S = 1.6  # a nested csa records the end of its turn, and ends what is its own before
-SECOND_TERM_S = 0.5  # after the first: who gets two does not wait for his tool
+NESTED_GRACE_S = 1.6  # a nested csa ends its own processes, then records the end of its turn
+SECOND_TERM_S = 0.5  # after the first: a supervisor that gets two does not wait for its tool
 HURRY_S = 0.2  # in place of GRACE_S
 SWEEP_LIMIT_S = 10.0
-SWEPT_WITHIN_S = NESTED_GRACE_S + SWEEP_LIMIT_S + 1.0  # after that a guardian is not waited for any longer
+SWEPT_WITHIN_S = NESTED_GRACE_S + SWEEP_LIMIT_S + 1.0  # how long the supervisor waits for a guardian
 # What a killed interface may leave behind: the alternate screen, no cursor, the mouse, bracketed paste, key modes.
 RESET = b"\033[?1049l\033[?25h\033[?1000l\033[?1002l\033[?1003l\033[?1006l\033[?2004l\033[?1l\033>\033[<u\033[0m\r\n"
-# A module that is imported is not compiled each time, as a program would be; csa's own import has written the cache.
+# An imported module is not compiled each time, as a program would be; csa's own import has written the cache.
 COMMAND = (
     *(sys.executable, "-I", "-S", "-B", "-c"),
     "import sys; sys.path.append(sys.argv.pop(1)); import guardian; guardian.main()",
@@ -53,13 +53,13 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def become_subreaper() -> None:
-    """Make abandoned descendants our children; OSError where the kernel refuses."""
+    """Make abandoned descendants our children; OSError if the kernel refuses."""
     if _libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
         raise OSError(ctypes.get_errno(), "PR_SET_CHILD_SUBREAPER")
 
 
 def children_of(pid: int) -> list[int]:
-    """Return the unreaped children of all threads of a process; none where it is gone."""
+    """Return the unreaped children of all threads of a process; none if it is gone."""
     found: list[int] = []
     try:
         for task in os.listdir(f"/proc/{pid}/task"):
@@ -76,7 +76,7 @@ def own_children_of(pid: int) -> list[int]:
 
 
 def descendants_of(pid: int) -> list[int]:
-    """Return the descendants of a process, parents before children; detached supervisors and all below are left out."""
+    """Return the descendants of a process, parents first, without detached supervisors and what is below them."""
     found: list[int] = []
     queue = own_children_of(pid)
     while queue:
@@ -86,7 +86,7 @@ def descendants_of(pid: int) -> list[int]:
 
 
 def session_lock_of(pid: int) -> str | None:
-    """Return the path of the session's lock that a process has open, as a supervisor and its guardian do."""
+    """Return the path of the session lock that a process has open, as a supervisor and its guardian have."""
     try:
         for fd in os.listdir(f"/proc/{pid}/fd"):
             target = os.readlink(f"/proc/{pid}/fd/{fd}")
@@ -98,7 +98,7 @@ def session_lock_of(pid: int) -> str | None:
 
 
 def is_detached_supervisor(pid: int) -> bool:
-    """Say whether a process is the owner of a turn that was to survive its caller; the record in its lock tells."""
+    """Say whether a process owns a turn that must survive its caller, by the record in its lock."""
     lock = session_lock_of(pid)
     if lock is None:
         return False
@@ -114,10 +114,10 @@ def is_detached_supervisor(pid: int) -> bool:
 
 
 def sweep(find: Callable[[], list[int]] | None = None, *, grace_s: float = GRACE_S) -> int:
-    """End and reap our children until there are none; return how many processes were ended, -1 if some would not die.
+    """End and reap our children until there are none; return how many processes were ended, -1 if some did not die.
 
-    `find` returns the children that are to go: all but detached supervisors, unless it is given. All below them are
-    asked first, by TERM, and killed after a grace. Nested supervisors end what is theirs themselves, and are not
+    `find` returns the children to end: by default all but detached supervisors. Everything below them is
+    sent TERM first, and killed after a grace period. Nested supervisors end their own processes, and are not
     counted: their turns end `cancelled` rather than `lost`.
     """
     find = find or _own_children
@@ -133,9 +133,9 @@ def sweep(find: Callable[[], list[int]] | None = None, *, grace_s: float = GRACE
 
 
 def askable(pids: list[int]) -> list[tuple[int, bool]]:
-    """Return these processes and all below, parents first, each with whether it is a nested supervisor.
+    """Return these processes and everything below, parents first, each with whether it is a nested supervisor.
 
-    What is below a nested supervisor is its own, and left out.
+    What is below a nested supervisor belongs to it, and is left out.
     """
     found: list[tuple[int, bool]] = []
     queue = pids
@@ -159,10 +159,10 @@ def _is_zombie(pid: int) -> bool:
 
 
 def _ask_to_end(find: Callable[[], list[int]], grace_s: float) -> set[int]:
-    """Send TERM, and wait until all are gone or the grace is over; return who was asked.
+    """Send TERM, and wait until all are gone or the grace period is over; return the processes that were asked.
 
-    Who appears meanwhile may be cleaning up for one who was asked, and gets it in the middle only. Then a nested
-    supervisor gets it again: who gets two does not wait for his tool.
+    A process that appears meanwhile may be cleaning up for one that was asked, and gets it only halfway. Then a nested
+    supervisor gets it again: one that gets two does not wait for its tool.
     """
     asked = _ask(find(), {})
     start, pause_s, is_first = time.monotonic(), 0.001, True
@@ -175,22 +175,22 @@ def _ask_to_end(find: Callable[[], list[int]], grace_s: float) -> set[int]:
 
 
 def _all_ended(asked: dict[int, bool]) -> bool:
-    """Say whether no nested supervisor is left of those that were asked."""
+    """Say whether none of the nested supervisors that were asked is left."""
     return not any(is_nested and not _is_zombie(pid) for pid, is_nested in asked.items())
 
 
 def _ask(children: list[int], asked: dict[int, bool]) -> dict[int, bool]:
-    """Send TERM to whom it was not sent yet, and to nested supervisors; return all that were asked so far."""
+    """Send TERM to processes that have not got it yet, and to nested supervisors; return all asked so far."""
     found = {pid: is_nested for pid, is_nested in askable(children) if not _is_zombie(pid)}
     for pid, is_nested in found.items():
         if is_nested or pid not in asked:
             _kill(pid, signal.SIGTERM)
-            _kill(pid, signal.SIGCONT)  # who was stopped, or whose guardian was, could not obey
+            _kill(pid, signal.SIGCONT)  # a stopped one, or one with a stopped guardian, could not obey
     return {**asked, **found}
 
 
 def _rest(pause_s: float, find: Callable[[], list[int]]) -> float:
-    """Give the children a moment, and reap those that have ended; return how long the next moment is."""
+    """Give the children a moment, and reap those that have ended; return the length of the next moment."""
     time.sleep(pause_s)
     _reap(find())
     return min(pause_s * 2, 0.02)
@@ -198,7 +198,7 @@ def _rest(pause_s: float, find: Callable[[], list[int]]) -> float:
 
 def _reap(pids: list[int]) -> None:
     for pid in pids:
-        try:  # noqa: SIM105  # contextlib takes a third of the start
+        try:  # noqa: SIM105  # contextlib would take a third of the start-up time
             os.waitpid(pid, os.WNOHANG)
         except ChildProcessError:
             pass  # not ours to reap
@@ -208,7 +208,7 @@ def _kill(pid: int, number: int) -> None:
     try:  # noqa: SIM105  # as above
         os.kill(pid, number)
     except OSError:
-        pass  # it ended, or became another user's: a setuid program is beyond our reach
+        pass  # it ended, or became another user's: we cannot signal a setuid program
 
 
 def _spawn(argv: list[str], status: int, *, has_tty: bool = False) -> int:
@@ -227,7 +227,7 @@ def _spawn(argv: list[str], status: int, *, has_tty: bool = False) -> int:
 def _exec(argv: list[str], parent: int, error_write: int, *, has_tty: bool) -> None:
     try:
         for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
-            signal.signal(number, signal.SIG_DFL)  # whatever we, Python or who started csa ignores
+            signal.signal(number, signal.SIG_DFL)  # whatever we, Python or the starter of csa ignore
         if has_tty:
             _take_foreground()
         else:
@@ -235,7 +235,7 @@ def _exec(argv: list[str], parent: int, error_write: int, *, has_tty: bool) -> N
         _libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
         if os.getppid() != parent:
             os._exit(127)
-        os.execvp(argv[0], argv)  # noqa: S606  # no shell is wanted
+        os.execvp(argv[0], argv)  # noqa: S606  # no fallback to a shell
     except OSError as error:
         os.write(error_write, str(error.errno).encode())
     os._exit(127)
@@ -250,7 +250,7 @@ def _take_foreground() -> None:
 
 
 def restore_terminal(fd: int, settings: bytes) -> None:
-    """Give a terminal that is still raw these settings, and its screen; a shell that has done so is not disturbed."""
+    """Restore the settings and screen of a terminal that is still raw; if a shell has done so already, do nothing."""
     import fcntl  # noqa: PLC0415  # most tools have no terminal
     import termios  # noqa: PLC0415  # as above
 
@@ -259,7 +259,7 @@ def restore_terminal(fd: int, settings: bytes) -> None:
         if output & termios.OPOST or local & termios.ISIG:
             return
         fcntl.ioctl(fd, termios.TCSETS, settings)
-        if select.select([], [fd], [], 0)[1]:  # one that does not take it would hold us up
+        if select.select([], [fd], [], 0)[1]:  # a terminal that does not read would hold us up
             os.write(fd, RESET)
     except (OSError, termios.error):
         pass  # it may be gone
@@ -282,9 +282,9 @@ def _report(status: int, code: int) -> None:
 
 
 def _watch(tool: int, control: int, status: int, *, has_tty: bool) -> set[bytes]:
-    """Pass signals on and report the tool's end, until the control pipe ends; adopted children are reaped meanwhile.
+    """Pass on signals and report the tool's end, until the control pipe ends; adopted children are reaped meanwhile.
 
-    Returns the words that were said of the end: `keep`, `hurry`.
+    Returns the words about the end: `keep`, `hurry`.
     """
     wake_read, wake_write = os.pipe()
     os.set_blocking(wake_write, False)
@@ -293,7 +293,7 @@ def _watch(tool: int, control: int, status: int, *, has_tty: bool) -> set[bytes]
     signal.signal(signal.SIGCHLD, lambda *_: None)
     options = os.WNOHANG | (os.WUNTRACED if has_tty else 0)
     running, said = True, set[bytes]()
-    os.write(wake_write, b"\0")  # the tool may have ended before the handler was there
+    os.write(wake_write, b"\0")  # the tool may have ended before the handler was installed
     while True:
         ready, _, _ = select.select([control, wake_read], [], [])
         if wake_read in ready:
@@ -330,14 +330,14 @@ def main() -> None:
     for fd in (control, status):
         os.set_inheritable(fd, False)
     for name in os.listdir("/proc/self/fd"):
-        if int(name) > 2:  # noqa: PLR2004  # all but the standard streams is ours alone
+        if int(name) > 2:  # noqa: PLR2004  # all but the standard streams are ours only
             try:
                 os.set_inheritable(int(name), False)
             except OSError:
                 continue  # the descriptor of the listing itself
     for number in _IGNORED:
         signal.signal(number, signal.SIG_IGN)
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # what is inherited may hide the tool's end from us
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # an inherited disposition may hide the tool's end from us
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     become_subreaper()
     tool = _spawn(argv, status, has_tty=has_tty)
@@ -350,4 +350,4 @@ def main() -> None:
         restore_terminal(int(sys.argv[4]), bytes.fromhex(sys.argv[5]))
     swept = 0 if b"keep" in said else sweep(grace_s=HURRY_S if b"hurry" in said else GRACE_S)
     _say(status, f"swept {swept} {resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024}")
-    os._exit(0)  # the supervisor waits for our end, and taking the interpreter apart takes milliseconds
+    os._exit(0)  # the supervisor waits for our end, and shutting down the interpreter takes milliseconds

@@ -1,6 +1,6 @@
-"""Whether the kernel does what csa is built on: each feature is really used, in a process that is thrown away.
+"""Whether the kernel has what csa needs: each feature is really used, in a throw-away process.
 
-Run as `python -I -S kernelprobe.py`; prints one JSON object, feature to the error's name, or to null where it works.
+Run as `python -I -S kernelprobe.py`; prints one JSON object: feature to error name, or to null if it works.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def try_user_namespace() -> None:
     _check(_libc.unshare(CLONE_NEWUSER | CLONE_NEWNS | CLONE_NEWPID))
     with open("/proc/self/uid_map", "w", encoding="ascii") as file:
         file.write(f"0 {user} 1")
-    # AppArmor lets an unprivileged program make the namespace, and then takes what it is for.
+    # AppArmor lets an unprivileged program create the namespace, and then denies its use.
     _check(_libc.mount(b"none", b"/", None, MS_REC | MS_PRIVATE, None))
 
 
@@ -87,7 +87,7 @@ def _check(answer: int) -> None:
 
 
 def attempt(feature: Callable[[], None]) -> str | None:
-    """Return what went wrong; None when nothing did."""
+    """Return what went wrong; None if nothing did."""
     try:
         feature()
     except OSError as error:

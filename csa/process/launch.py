@@ -11,7 +11,7 @@ from contextlib import suppress
 
 from csa.process import guardian
 
-STDOUT_PIPE_BYTES = 1 << 20  # gemini loses what the pipe has no room for when it exits
+STDOUT_PIPE_BYTES = 1 << 20  # at its exit gemini loses what does not fit into the pipe
 guardians_at_work: set[int] = set()
 _guardian_source: list[str] = []
 
@@ -25,7 +25,7 @@ class SpawnError(Exception):
 
 
 class Launched:
-    """A guardian that starts a tool. Whoever does not attend to it leaves it until this process ends, which ends it."""
+    """A guardian that starts a tool. If nobody attends to it, it runs until this process ends, which ends it."""
 
     def __init__(
         self,
@@ -49,11 +49,11 @@ class Launched:
                 os.set_blocking(stream.fileno(), False)
         os.set_blocking(status, False)
         if process.stdout is not None:
-            with suppress(OSError):  # a user's pipes may have used up what the kernel allows; the default does then
+            with suppress(OSError):  # the user's pipes may have used up the kernel's limit; the default will do
                 fcntl.fcntl(process.stdout, fcntl.F_SETPIPE_SZ, STDOUT_PIPE_BYTES)
 
     def feed(self, content: bytes) -> None:
-        """Write as much to the tool's stdin as there is room for, and close it behind the end."""
+        """Write as much to the tool's stdin as fits, and close it after the end."""
         stdin = self.process.stdin
         assert stdin is not None
         try:
@@ -62,13 +62,13 @@ class Launched:
         except BlockingIOError:
             return
         except BrokenPipeError:
-            pass  # a tool that does not read to the end is no error
+            pass  # a tool may stop reading; that is not an error
         with suppress(OSError):
             stdin.close()
 
 
 def remember_guardian() -> None:
-    """Keep the guardian's program in memory, for tools that are started when csa's files have been replaced."""
+    """Keep the guardian's program in memory, for tools started after csa's files have been replaced."""
     if not _guardian_source:
         with suppress(OSError), open(guardian.__file__, encoding="utf-8") as file:
             _guardian_source.append(file.read())
@@ -113,14 +113,14 @@ def launch_tool(argv: Sequence[str], *, cwd: str, env: Mapping[str, str], shared
 
 
 def other_children() -> list[int]:
-    """Return our children but for guardians: such as were there before the exec of csa."""
+    """Return our children other than guardians: those from before the exec of csa."""
     return [pid for pid in guardian.children_of(os.getpid()) if pid not in guardians_at_work]
 
 
 def become_subreaper() -> None:
-    """Have this process, which must be csa's own, adopt what a killed guardian leaves behind.
+    """Make this process, which must be csa's own, adopt what a killed guardian leaves.
 
-    It heeds its signals, and learns of its children's ends, whatever it has inherited.
+    Its signals work, and it is notified of its children's ends, whatever it has inherited.
     """
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())

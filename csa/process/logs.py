@@ -1,4 +1,4 @@
-"""stdout.log and stderr.log: what the tool said, redacted, and at most so much of it (the oldest part goes first)."""
+"""stdout.log and stderr.log: the tool's output, redacted, up to a size limit (the oldest part is dropped)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _REPLACING = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NONBLOCK  # a pipe wou
 
 
 class OutputLog:
-    """Appends to one log. A disk that is full or read-only is remembered in `fault` and otherwise ignored.
+    """Appends to one log. A full or read-only disk is noted in `fault` and otherwise ignored.
 
     The log is two files while it runs, each of half the cap: when the newer is full it replaces the older.
     """
@@ -33,7 +33,7 @@ class OutputLog:
         self._open()
 
     def seal(self) -> None:
-        """Write nothing any more, whatever comes."""
+        """Stop writing."""
         self._is_sealed = True
 
     def write(self, chunk: bytes) -> None:
@@ -80,8 +80,8 @@ class OutputLog:
         self._open()
 
     def _join(self) -> None:
-        """Put the newer half behind the older one, below a line that says what is missing."""
-        import shutil  # noqa: PLC0415  # few logs grow so long
+        """Append the newer half to the older one, below a line that says what is missing."""
+        import shutil  # noqa: PLC0415  # few logs get that long
 
         joined = self._path.with_name(self._path.name + ".joined")
         try:

@@ -8,7 +8,7 @@ _MOUNT = "/sys/fs/cgroup"
 
 
 class Kills(Struct):
-    """How many processes there have been killed so; None where nobody counts. Both only grow."""
+    """How many processes have been killed for that; None if not counted. Both only grow."""
 
     cgroup: int | None = None
     machine: int | None = None
@@ -37,7 +37,7 @@ def _processes(count: int) -> str:
 
 
 def _events_of(controllers: str, path: str) -> list[str]:
-    """Return the files in which a cgroup of /proc/self/cgroup may count: a container sees its own as the top."""
+    """Return the files that may have a cgroup's counter: a container sees its own cgroup as the top."""
     if not controllers:
         return [f"{_MOUNT}{place}/memory.events" for place in (path.rstrip("/"), "")]
     if "memory" not in controllers.split(","):

@@ -1,9 +1,9 @@
-"""What a guardian leaves behind that was killed: csa, a subreaper, adopts it, and has to tell it from strangers.
+"""What a killed guardian leaves: csa, a subreaper, adopts it, and has to tell it from strangers.
 
-A process adopts only what descends from it, but for PID 1, which adopts everybody's orphans. So who had no other child
-when the guardian was started, and is not PID 1, has adopted nothing but the run's. Elsewhere (`exec csa` in a shell
-that has started something, say) of the run is what has the session's directory in its environment, and what descends
-from that; the rest is left alone.
+A process adopts only its own descendants, except PID 1, which adopts everybody's orphans. So a csa that had no other
+child when it started the guardian, and is not PID 1, has adopted only the run's. Otherwise (`exec csa` in a shell
+that has started something, say) the run's processes are those with the session's directory in their environment, and
+their descendants; the rest is left alone.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from csa.procfs import ProcessId, environment_of, identify
 
 
 def sweep_orphans(session_dir: str | None, others: Collection[int]) -> int:
-    """Kill and reap what a run has left to this process; return how many, -1 if some would not die.
+    """Kill and reap what a run has left to this process; return how many, -1 if some did not die.
 
     `others` are the children that this process had before the run; as it reaps none of them, their pids are theirs.
     """

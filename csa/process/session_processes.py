@@ -1,4 +1,4 @@
-"""The processes that carry a session's variables in their environment: what its tools have started, and theirs."""
+"""Processes with a session's variables in their environment: those its tools have started, and their descendants."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from csa.procfs import ProcessId, all_pids, command_of, environment_of, identify
 from csa.structs import Struct
 
-KEEP_VARIABLE = "CSA_KEEP_BACKGROUND"  # set for a turn whose leftovers were to live on
+KEEP_VARIABLE = "CSA_KEEP_BACKGROUND"  # set for a turn whose leftovers must live on
 
 
 class SessionProcess(Struct):
@@ -26,7 +26,7 @@ class SessionProcess(Struct):
 
 
 def session_processes() -> Iterator[SessionProcess]:
-    """Yield the processes with a CSA_SESSION_DIR, as far as they may be looked at; not this one, and no zombies."""
+    """Yield the processes with a CSA_SESSION_DIR that may be inspected; not this one, and no zombies."""
     for pid in all_pids():
         process, variables = identify(pid), environment_of(pid)
         if process is not None and pid != os.getpid() and (directory := variables.get("CSA_SESSION_DIR")) is not None:

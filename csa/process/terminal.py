@@ -1,7 +1,7 @@
 """A tool with its own terminal interface, shown on ours: a pseudo-terminal with the guardian, and the tool, inside.
 
-The only module that imports pexpect. Our terminal is raw meanwhile, and what it was before afterwards, however it ends:
-the guardian sees to it when we are killed. A tool that suspends itself suspends us with it, as a job of the shell.
+The only module that imports pexpect. Our terminal is raw meanwhile, and restored afterwards, however it ends: the
+guardian does that if we are killed. A tool that suspends itself suspends us with it, as a job of the shell.
 """
 
 from __future__ import annotations
@@ -41,9 +41,9 @@ _SETTINGS_BYTES = 64  # room for the kernel's struct termios
 
 
 class TerminalEnd(Struct):
-    """How it ended. `stopped_by` is the signal csa was sent, or `cancel`; None when the tool ended by itself.
+    """How it ended. `stopped_by` is the signal csa was sent, or `cancel`; None if the tool ended by itself.
 
-    `end.stderr_tail` is the end of what it has shown, with the terminal's control sequences.
+    `end.stderr_tail` is the end of its output, with the terminal's control sequences.
     """
 
     end: ToolExit
@@ -51,20 +51,20 @@ class TerminalEnd(Struct):
 
 
 if TYPE_CHECKING:
-    _Base = pexpect.spawn[bytes]  # a generic class in the stubs alone
+    _Base = pexpect.spawn[bytes]  # a generic class only in the stubs
 else:
     _Base = pexpect.spawn
 
 
 class _Spawn(_Base):
-    """A process in a pseudo-terminal, with some descriptors beside it."""
+    """A process in a pseudo-terminal, with some extra descriptors."""
 
     def __init__(self, argv: Sequence[str], pass_fds: Sequence[int], **options: Any) -> None:
         self._passed = tuple(pass_fds)
         super().__init__(argv[0], list(argv[1:]), preexec_fn=self._keep_passed, **options)
 
     def _keep_passed(self) -> None:
-        """Have the descriptors survive the exec, in the child alone."""
+        """Let the descriptors survive the exec, in the child only."""
         for fd in self._passed:
             os.set_inheritable(fd, True)
 
@@ -80,7 +80,7 @@ def run_in_terminal(
     shared_fds: Sequence[int],
     is_to_end: Callable[[int], bool],
 ) -> TerminalEnd:
-    """Run a tool on our terminal (stdin and stdout) until it ends; nothing of it is left afterwards.
+    """Run a tool on our terminal (stdin and stdout) until it ends; nothing of it is left running afterwards.
 
     This process is csa's own and a subreaper.
 
@@ -89,7 +89,7 @@ def run_in_terminal(
         cwd: the directory to start in.
         env: the whole environment of the tool.
         shared_fds: descriptors that stay open until the tree is gone (the session's lock).
-        is_to_end: asked several times a second, with the guardian's PID; ends the tool when it says so.
+        is_to_end: called several times a second with the guardian's PID; the tool is ended once it returns true.
 
     Raises:
         SpawnError: the tool cannot be started.
@@ -139,7 +139,7 @@ class _OurTerminal:
 
     @contextmanager
     def taken(self, session: _Session) -> Iterator[None]:
-        """Have it raw, and in the end as it was, whatever the tool has made of the screen."""
+        """Make it raw, and restore it at the end, whatever the tool has done to the screen."""
         self.take()
         try:
             yield
@@ -148,7 +148,7 @@ class _OurTerminal:
 
     def take(self) -> None:
         self._is_taken = True
-        with suppress(termios.error):  # the terminal may be gone; reading says so too
+        with suppress(termios.error):  # the terminal may be gone; reading shows that too
             tty.setraw(self._fd)
 
     def give_back(self, *, is_reset: bool) -> None:
@@ -169,7 +169,7 @@ class _OurTerminal:
 
 
 class _Session:
-    """What goes to and fro between our terminal and the tool's."""
+    """The traffic between our terminal and the tool's."""
 
     def __init__(self, ours: _OurTerminal, child: _Spawn, control: int, status: int) -> None:
         self.end: ToolExit | None = None
@@ -183,13 +183,13 @@ class _Session:
         self._status = status
         self._is_over = False
         self._is_suspended = False
-        self._typed = b""  # and not yet taken by the tool
+        self._typed = b""  # not yet read by the tool
         self._kill_at = float("inf")
         os.set_blocking(self._terminal, False)
 
     @property
     def has_left(self) -> bool:
-        """Whether the tool ended by itself, and so has given the screen back."""
+        """Whether the tool ended by itself, and so has restored the screen."""
         return self.stopped_by is None and self.end is not None and self.end.signal is None
 
     def pump(self, wakes: int, is_to_end: Callable[[], bool]) -> None:
@@ -215,7 +215,7 @@ class _Session:
         self._show_the_rest()
 
     def close(self) -> bool:
-        """Have the guardian end what is left, and wait for it; return whether it says that it has done so."""
+        """Let the guardian end what is left, and wait for it; return whether it reports that it has done so."""
         os.close(self._control)
         self._continue_guardian()
         assert self._child.pid is not None
@@ -241,7 +241,7 @@ class _Session:
                 self._stop(signal.Signals(number).name)
 
     def _stop(self, why: str) -> None:
-        """TERM (commands first), a grace, and then what the guardian does."""
+        """TERM (commands first), a grace period, and then the guardian's sweep."""
         if self.stopped_by is None:
             self.stopped_by = why
             assert self._child.pid is not None
@@ -254,12 +254,12 @@ class _Session:
             self._kill_at = time.monotonic() + TERM_GRACE_S
 
     def _order(self, line: str) -> None:
-        with suppress(BrokenPipeError):  # the guardian is gone; its status says so too
+        with suppress(BrokenPipeError):  # the guardian is gone; its status pipe shows that too
             os.write(self._control, f"{line}\n".encode())
         self._continue_guardian()
 
     def _continue_guardian(self) -> None:
-        """Have it go on, should somebody have stopped it."""
+        """Continue it, in case somebody has stopped it."""
         assert self._child.pid is not None
         os.kill(self._child.pid, signal.SIGCONT)  # a child that is not reaped before the end
 
@@ -267,7 +267,7 @@ class _Session:
         self._child.setwinsize(*_window()[::-1])
 
     def _suspend(self, wakes: int, is_to_end: Callable[[], bool]) -> None:
-        """Stop as the tool did, and go on with it: when the shell says so, or at once where no shell could."""
+        """Stop as the tool did, and continue with it: when the shell continues us, or at once if no shell could."""
         self._is_suspended = False
         self._show_the_rest()
         self._ours.give_back(is_reset=False)
@@ -283,7 +283,7 @@ class _Session:
                 self._obey(os.read(wakes, 64))
             elif is_to_end():
                 self._stop("cancel")
-        self._kill_at = 0.0  # a stopped tool hears no TERM
+        self._kill_at = 0.0  # a stopped tool does not react to TERM
 
     def _type(self, stdin: int) -> None:
         try:
@@ -300,7 +300,7 @@ class _Session:
             self._typed = self._typed[os.write(self._terminal, self._typed) :]
 
     def _show(self) -> bool:
-        """Show what the tool has written; return whether there can be more."""
+        """Show what the tool has written; return whether there may be more."""
         try:
             shown = os.read(self._terminal, _READ_BYTES)
         except BlockingIOError:
@@ -317,7 +317,7 @@ class _Session:
             pass
 
     def _read_status(self) -> None:
-        """Take what the guardian says: `started`, and then how the tool ended, or that it could not be started."""
+        """Read the guardian's status: `started`, and then how the tool ended, or that it could not be started."""
         content = os.read(self._status, 512)
         words = content.decode().split()
         for kind, value in pairwise(words):
@@ -333,7 +333,7 @@ class _Session:
 
 
 def _ends_within(limit_s: float, pid: int) -> bool:
-    """Wait for a child to end, which is not reaped; say whether it did."""
+    """Wait for a child to end, without reaping it; say whether it did."""
     pidfd = open_pidfd(pid)
     if pidfd is not None:
         is_over = bool(select.select([pidfd], [], [], limit_s)[0])
@@ -356,6 +356,6 @@ def _window() -> tuple[int, int]:
 
 def _write_all(content: bytes) -> None:
     view = memoryview(content)
-    with suppress(OSError):  # our terminal may be gone; stdin says so too
+    with suppress(OSError):  # our terminal may be gone; stdin shows that too
         while view:
             view = view[os.write(sys.stdout.fileno(), view) :]

@@ -26,9 +26,9 @@ class ToolProcess:
 
     def __init__(self, launched: Launched) -> None:
         self.pid = 0
-        self.swept = 0  # processes the tool had left behind; -1 when some could not be killed
-        self.is_swept = False  # the guardian has said so: it was not killed
-        self.kept: list[int] | None = None  # processes that were left to run; None when all is to be swept
+        self.swept = 0  # processes the tool had left; -1 if some could not be killed
+        self.is_swept = False  # as reported by the guardian: it was not killed
+        self.kept: list[int] | None = None  # processes that were left running; None if everything is swept
         self.peak_rss_bytes: int | None = None  # of the largest process of the tree
         self._launched = launched
         self._process = launched.process
@@ -49,12 +49,12 @@ class ToolProcess:
         return await _read(self._process.stderr.fileno())
 
     def has_unread_output(self) -> bool:
-        """Say whether the tool has written something that nobody has read yet."""
+        """Say whether the tool has written output that has not been read yet."""
         streams = (self._process.stdout, self._process.stderr)
         return any(any(fcntl.ioctl(stream, FIONREAD, bytes(4))) for stream in streams if stream is not None)
 
     async def feed_stdin(self, content: bytes) -> None:
-        """Write all, then close. A tool that does not read to the end is no error."""
+        """Write everything, then close. A tool may stop reading; that is not an error."""
         stdin = self._process.stdin
         assert stdin is not None
         try:
@@ -67,16 +67,16 @@ class ToolProcess:
                 stdin.close()
 
     def signal(self, number: int) -> None:
-        """Have the guardian signal the tool itself (not its children); harmless when it has ended."""
+        """Let the guardian signal the tool itself (not its children); harmless if it has ended."""
         with suppress(OSError):
             os.write(self._control, f"signal {number}\n".encode())
         self._continue_guardian()
 
     async def end(self) -> None:
-        """Ask the tool to end, by TERM, once what its agent's shells run has been asked and had a moment."""
+        """Send the tool TERM, after the commands in its agent's shells got it and had a moment."""
         ending = commands.ask_to_end(self.guardian_pid, self.pid, stop_tool=True)
         limit = anyio.current_time() + commands.GRACE_S
-        while ending.is_pending():  # they are not our children, and cannot be waited for
+        while ending.is_pending():  # they are not our children, so we cannot wait for them
             if anyio.current_time() >= limit:
                 break
             await anyio.sleep(commands.POLL_S)
@@ -84,16 +84,16 @@ class ToolProcess:
             self.signal(signal.SIGTERM)
 
     def hurry(self) -> None:
-        """Have what is left at the end get little time to end by itself."""
+        """Give leftovers little time to end by themselves."""
         with suppress(OSError):
             os.write(self._control, b"hurry\n")
 
     def abandon(self) -> None:
-        """Kill a guardian that does not do its work; the tool dies with it, and `wait` comes to its end."""
+        """Kill a guardian that does not do its work; the tool dies with it, and `wait` returns."""
         self._process.kill()
 
     def keep_background(self) -> None:
-        """Have what the tool leaves behind live on, instead of sweeping it."""
+        """Leave the tool's leftovers running, instead of sweeping them."""
         self.kept = guardian.descendants_of(self.guardian_pid)
         with suppress(OSError):
             os.write(self._control, b"keep\n")
@@ -120,7 +120,7 @@ class ToolProcess:
         self.pid = int(words[1])
 
     async def _next_status(self) -> list[str]:
-        """Return the words of the next status line; none when the guardian is gone."""
+        """Return the words of the next status line; none if the guardian is gone."""
         while b"\n" not in self._status_buffer:
             chunk = await _read(self._status)
             if not chunk:
@@ -139,11 +139,11 @@ class ToolProcess:
         try:
             pidfd = open_pidfd(self._process.pid)
         except ProcessLookupError:
-            return  # reaped already; by the kernel, where this process ignores SIGCHLD
+            return  # already reaped, by the kernel, if this process ignores SIGCHLD
         try:
             if pidfd is not None:
                 await anyio.wait_readable(pidfd)
-            while not is_zombie(self._process.pid):  # noqa: ASYNC110  # the kernel tells of it in no other way
+            while not is_zombie(self._process.pid):  # noqa: ASYNC110  # the kernel does not report it in any other way
                 await anyio.sleep(_LOOK_S)
         finally:
             if pidfd is not None:
@@ -173,8 +173,8 @@ async def start_tool(
         cwd: the directory to start in.
         env: the whole environment of the tool.
         shared_fds: descriptors the guardian keeps open until the tree is gone (the session lock); the tool gets none.
-        owns_process: this process is csa's own and a subreaper: should the guardian be killed, it ends what that
-            leaves behind (see `csa.process.orphans`).
+        owns_process: this process is csa's own and a subreaper: if the guardian is killed, it ends what that
+            leaves (see `csa.process.orphans`).
 
     Raises:
         SpawnError: the directory, the program or the guardian cannot be started.
@@ -210,12 +210,12 @@ async def attend_tool(launched: Launched, *, owns_process: bool = False) -> Asyn
 
 
 def processes_below(guardian_pid: int) -> list[ProcessId]:
-    """Identify everything that runs under a guardian, but for detached supervisors and what is below them."""
+    """Identify everything that runs under a guardian, except detached supervisors and what is below them."""
     return [found for pid in guardian.descendants_of(guardian_pid) if (found := identify(pid))]
 
 
 def cpu_ticks_below(guardian_pid: int) -> int:
-    """Sum the processor time of everything under a guardian, those it has reaped included, in clock ticks."""
+    """Sum the CPU time of everything under a guardian, including reaped processes, in clock ticks."""
     return sum(cpu_ticks(pid) for pid in [guardian_pid, *guardian.descendants_of(guardian_pid)])
 
 

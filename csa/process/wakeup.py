@@ -1,4 +1,4 @@
-"""Which signals are heeded; and signals as something to read, for loops that wait on descriptors."""
+"""Which signals csa reacts to; and signals as something to read, for loops that wait on descriptors."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from contextlib import contextmanager
 
 
 def heeded(numbers: Iterable[signal.Signals]) -> list[signal.Signals]:
-    """Return these signals without those that our parent has us ignore (nohup, a shell's `&`), which stay ignored."""
+    """Return these signals without those our parent made us ignore (nohup, a shell's `&`), which stay ignored."""
     return [number for number in numbers if signal.getsignal(number) is not signal.SIG_IGN]
 
 
 @contextmanager
 def woken_by(numbers: Iterable[signal.Signals]) -> Iterator[int]:
-    """Yield a descriptor that reads the numbers of these signals, a byte each, which do nothing else meanwhile.
+    """Yield a descriptor from which the numbers of these signals can be read, a byte each; they do nothing else.
 
     For the main thread only; `set_wakeup_fd` of the library.
     """

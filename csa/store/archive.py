@@ -1,7 +1,7 @@
 """Archives of sessions: a gzipped tar with a manifest, and below `sessions/<ULID>/` the files of each.
 
-Written from streams that are redacted on their way; read without trust: only the names that csa writes, only plain
-files, and no more than some bytes are taken.
+Written from streams that are redacted on their way; read without trust: only the names that csa writes, only regular
+files, and only up to a size limit.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from csa.structs import Struct, field
 
 FORMAT = 1
 MANIFEST = "csa-export.json"
-END = "csa-export.end"  # the last member; without it an archive was cut off
+END = "csa-export.end"  # the last member; without it an archive is truncated
 RECORDS = ("state.toml", "transcript.jsonl", "result.toml")
 OUTPUT = "output"
 _SESSIONS = "sessions"
@@ -35,7 +35,7 @@ _MAX_DEPTH = 128
 _MAX_PATH_BYTES = 2048
 _MAX_ALL_PATHS_BYTES = 256 << 20
 _MAX_HEADER_BYTES = 64 << 10
-_MAX_LINE_BYTES = 64 << 20  # of what is read by lines, or as a whole
+_MAX_LINE_BYTES = 64 << 20  # for files that are read by lines, or as a whole
 _SPOOL_BYTES = 4 << 20
 _BLOCK = 1 << 20
 
@@ -63,7 +63,7 @@ class ArchiveWriter:
         return True
 
     def close(self) -> None:
-        """Write the archive's end, which says how many files it holds."""
+        """Write the archive's end, which says how many files it contains."""
         content = json.dumps({"files": self._files}).encode()
         self._add(END, io.BytesIO(content), len(content), self._now)
         self._tar.close()
@@ -74,7 +74,7 @@ class ArchiveWriter:
     def __exit__(self, kind: object, *_: object) -> None:
         if kind is None:
             self.close()
-        else:  # what was begun and failed must not look whole
+        else:  # an archive that failed must not look complete
             self._sink.stream = None
             self._tar.close()
 
@@ -85,7 +85,7 @@ class ArchiveWriter:
 
 
 class _Sink(io.RawIOBase):
-    """What an archive is written to, and nothing any more when it has failed: tarfile closes what it has begun."""
+    """The output of an archive; after a failure it writes nothing more: tarfile closes what it has begun."""
 
     def __init__(self, stream: IO[bytes]) -> None:
         self.stream: IO[bytes] | None = stream
@@ -95,10 +95,10 @@ class _Sink(io.RawIOBase):
 
 
 class _Plain(gzip.GzipFile):
-    """The tar in an archive, of which only `left` bytes can be read before the next member is there, or the end.
+    """The tar in an archive; only `left` bytes can be read before the next member, or the end, is reached.
 
-    tarfile holds a header of any size in memory, and calls itself for each header that is about the next one. Its own
-    reader of gzip does not check what it reads.
+    tarfile keeps headers of any size in memory, and recurses for each header about the next one. Its own
+    gzip reader does not check what it reads.
     """
 
     left = _MAX_HEADER_BYTES
@@ -112,7 +112,7 @@ class _Plain(gzip.GzipFile):
 
 
 class Unpacked(Struct, frozen=False):
-    """An archive's content below a directory: by session the files' names, below `<directory>/<ULID>/`."""
+    """An archive's content in a directory: for each session the names of its files, in `<directory>/<ULID>/`."""
 
     directory: Path
     manifest: dict[str, Any] | None = None
@@ -127,11 +127,11 @@ class Unpacked(Struct, frozen=False):
 
 
 def unpack(stream: IO[bytes], directory: Path) -> Unpacked:
-    """Unpack an archive of csa's into an empty directory.
+    """Unpack a csa archive into an empty directory.
 
     Raises:
-        ArchiveError: it is no such archive, was cut off, or holds what none does: links, other names.
-        RefusedError: it holds too much.
+        ArchiveError: it is not a csa archive, is truncated, or contains what none does: links, other names.
+        RefusedError: it contains too much.
     """
     found = Unpacked(directory)
     try:
@@ -218,7 +218,7 @@ def _blocks(content: IO[bytes]) -> Iterator[bytes]:
 
 
 def _checked_lines(content: IO[bytes], member: tarfile.TarInfo) -> Iterator[bytes]:
-    """Yield the same as `_blocks`, of what will be read by lines."""
+    """Yield the same as `_blocks`, for files that will be read by lines."""
     length = 0
     for block in _blocks(content):
         end = block.rfind(b"\n") + 1
@@ -229,7 +229,7 @@ def _checked_lines(content: IO[bytes], member: tarfile.TarInfo) -> Iterator[byte
 
 
 def _session_and_name(path: str) -> tuple[str, str]:
-    """Return the session and the name below its directory that a member's path means."""
+    """Return the session and the name in its directory that a member's path means."""
     parts = PurePosixPath(path).parts
     is_known = (
         len(parts) > 2  # noqa: PLR2004  # sessions, the id, and a name
@@ -249,7 +249,7 @@ def _session_and_name(path: str) -> tuple[str, str]:
 
 
 def is_takeable(name: str) -> bool:
-    """Say whether an archive takes a file of that path below its session: others no import could handle, nor remove."""
+    """Say whether an archive accepts a file with that path: others no import could handle, or remove again."""
     return name.count("/") <= _MAX_DEPTH and len(os.fsencode(name)) <= _MAX_PATH_BYTES
 
 

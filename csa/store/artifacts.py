@@ -1,6 +1,6 @@
-"""What agents have left below a session's output/: files, links, and how they are read without being led out of it.
+"""What agents have left in a session's output/: files, links, and how to read them without being led outside.
 
-An agent may change what is there at any time: what was looked at is looked at again when it is opened.
+An agent may change the files at any time: what was checked is checked again when it is opened.
 """
 
 from __future__ import annotations
@@ -20,25 +20,25 @@ from csa.structs import Struct
 
 OWN_FILES = frozenset({"prompt.md", "final.md", "stdout.log", "stderr.log", "supervisor.log"})
 _BLOCK = 1 << 20
-_NO_PLAIN_FILE = {errno.ELOOP, errno.ENOTDIR, errno.ENXIO}  # a link, a link on the way, a socket
+_NO_PLAIN_FILE = {errno.ELOOP, errno.ENOTDIR, errno.ENXIO}  # a link, a link in its path, a socket
 _OPEN = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW
 
 
 class Artifact(Struct):
-    """A file of an agent; `name` is its path below output/, in the place of turn-0003/ for what is in one."""
+    """An agent's file; `name` is its path in output/, or in turn-0003/ for files in such a directory."""
 
     path: Path
     name: str
     turn: int | None
     size_bytes: int
     modified_at: datetime
-    leads_out: bool  # a symbolic link to what is not below output/
+    leads_out: bool  # a symbolic link to something outside output/
 
 
 def find_artifacts(paths: SessionPaths, *, turn: int | None = None) -> list[Artifact]:
-    """Return what agents have left, by name; csa's own files, and what is no file, are not among them.
+    """Return what agents have left, by name, without csa's own files and anything that is not a file.
 
-    Where output/ itself is a link, that is all there is, and it leads out.
+    If output/ itself is a link, that is the only result, and it points outside.
     """
     root = Path(os.path.realpath(paths.root), paths.output.name)
     if root.is_symlink():
@@ -51,18 +51,18 @@ def find_artifacts(paths: SessionPaths, *, turn: int | None = None) -> list[Arti
 
 
 def list_artifacts(paths: SessionPaths, turn: int) -> tuple[str, ...]:
-    """Name the files of a turn, and those that are no turn's, as absolute paths; without links that lead out."""
+    """Return the files of a turn, and those of no turn, as absolute paths, without links that point outside."""
     found = (item for item in find_artifacts(paths) if item.turn in {None, turn} and not item.leads_out)
     return tuple(map(str, sorted(paths.output / item.name for item in found)))
 
 
 def copy_artifacts(artifacts: Sequence[Artifact], to: Path) -> list[Path]:
-    """Copy artifacts into a directory, which is made where it is missing; return the copies.
+    """Copy artifacts into a directory, creating it if necessary; return the copies.
 
-    Nothing is overwritten, and nothing is copied when anything is in the way.
+    Nothing is overwritten, and nothing is copied if anything is in the way.
 
     Raises:
-        RefusedError: a file of that name is there, or a link leads out of output/.
+        RefusedError: a file with that name exists, or a link points outside output/.
         OSError: it cannot be read or written.
     """
     for artifact in artifacts:
@@ -79,9 +79,9 @@ def copy_artifacts(artifacts: Sequence[Artifact], to: Path) -> list[Path]:
 
 
 def walk_files(root: Path) -> Iterator[str]:
-    """Yield all that is below a directory and is none itself, links to directories among it, as paths from there.
+    """Yield everything below a directory that is not a directory, including links to directories, as relative paths.
 
-    What cannot be listed is passed over; however deep it goes, the stack does not grow, as that of os.walk may.
+    What cannot be listed is skipped; the stack does not grow with the depth, as that of os.walk may.
     """
     waiting = [""]
     while waiting:
@@ -96,13 +96,13 @@ def walk_files(root: Path) -> Iterator[str]:
 
 
 def is_own(name: str) -> bool:
-    """Say whether csa has written what is called so below output/."""
+    """Say whether csa writes files with this name in output/."""
     directory, _, file = name.rpartition("/")
     return file in OWN_FILES and "/" not in directory and directory.startswith(("turn-", "compaction-"))
 
 
 def open_below(root: Path, name: str) -> IO[bytes] | None:
-    """Open a plain file below a directory; None where it is none, or where it or anything from `root` on is a link.
+    """Open a regular file below a directory; None if it is not one, or if it or anything from `root` on is a link.
 
     Raises:
         OSError: it cannot be opened.

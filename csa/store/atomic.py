@@ -1,6 +1,6 @@
-"""Files that are replaced whole or not at all, and read only where they are files.
+"""Files that are replaced completely or not at all, and read only if they are regular files.
 
-An agent may have put anything in a file's place: a pipe would keep whoever opens it waiting, some devices have no end.
+An agent may have put anything in a file's place: opening a pipe would block, and some devices have no end.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ _REPLACING = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NONBLOCK
 
 
 def write_private(path: Path, content: bytes) -> None:
-    """Write a file of mode 0600 that needs to be neither durable nor whole after a crash."""
+    """Write a file of mode 0600 that need not be durable, or complete after a crash."""
     fd = open_private(path, _REPLACING)
     with open(fd, "wb") as file:
         file.write(content)
 
 
 def append_private(path: Path, content: bytes) -> None:
-    """Add to a file of mode 0600, at its end whoever else writes, making it when it is missing."""
+    """Append to a file of mode 0600, creating it if necessary; concurrent writers never mix."""
     fd = open_private(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NONBLOCK)
     with open(fd, "wb") as file:
         file.write(content)
@@ -40,9 +40,9 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 
 class Draft:
-    """The next content of a file, whole and durable beside it, so that a full disk shows before anything has changed.
+    """The next content of a file, complete and durable beside it, so that a full disk shows before anything changes.
 
-    Raises OSError when made, and leaves nothing then.
+    Its constructor raises OSError, and then leaves nothing.
     """
 
     def __init__(self, path: Path, content: bytes) -> None:
@@ -63,11 +63,11 @@ class Draft:
             raise
 
     def follow(self, directory: Path) -> None:
-        """Note that the directory it is in has been moved there."""
+        """Note that its directory has been moved there."""
         self._path, self._temporary = directory / self._path.name, directory / self._temporary.name
 
     def commit(self) -> None:
-        """Replace the file; OSError where that fails: `is_pending` says whether before it was replaced."""
+        """Replace the file; OSError if that fails: `is_pending` says whether it was before the replacement."""
         try:
             os.replace(self._temporary, self._path)
         except BaseException:
@@ -82,11 +82,11 @@ class Draft:
             try:  # noqa: SIM105  # readers load this module, and contextlib takes as long as the rest of it
                 self._temporary.unlink(missing_ok=True)
             except OSError:
-                pass  # what failed before is what matters
+                pass  # the earlier failure is the one that matters
 
 
 def sync_file(fd: int) -> None:
-    """Make an open file, or the names in an open directory, durable, where the file system has a way to do that."""
+    """Make an open file, or the names in an open directory, durable, if the file system can do that."""
     try:
         os.fsync(fd)
     except OSError as error:
@@ -104,9 +104,9 @@ def sync_directory(path: Path) -> None:
 
 
 def move_directory(source: Path, target: Path, *, aside: str) -> bool:
-    """Rename a directory; copy it, where it is in another layer of an overlay and cannot be renamed (EXDEV).
+    """Rename a directory; copy it if it is in another overlay layer and cannot be renamed (EXDEV).
 
-    Return whether it was copied. The copy is made under the name `aside`, and is whole when it gets its own; nobody
+    Return whether it was copied. The copy is made under the name `aside`, and is complete when it gets its own; nobody
     holds the locks in it.
     """
     try:
@@ -148,7 +148,7 @@ def make_private_directory(path: Path) -> None:
 
 
 def open_regular(path: Path | str, flags: int = os.O_RDONLY) -> int:
-    """Open a file that is there, and return the descriptor; OSError where it is no regular one. Never waits."""
+    """Open an existing file, and return the descriptor; OSError unless it is a regular file. Never blocks."""
     fd = os.open(path, flags | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
     try:
         require_regular(fd)
@@ -159,7 +159,7 @@ def open_regular(path: Path | str, flags: int = os.O_RDONLY) -> int:
 
 
 def require_regular(fd: int) -> os.stat_result:
-    """Return what the system says of an open file; an OSError says what it is instead of a regular one."""
+    """Return the status of an open file; OSError with its type unless it is a regular file."""
     found = os.fstat(fd)
     if stat.S_ISREG(found.st_mode):
         return found

@@ -1,4 +1,4 @@
-"""audit.jsonl of a store: who did what to which session, one line an act. Only ever appended to."""
+"""audit.jsonl of a store: who did what to which session, one action per line. Append-only."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from csa.store.sessions import Store
 
 
 def audit_file(store: Store) -> Path:
-    """Return where the acts are noted."""
+    """Return the path of audit.jsonl."""
     return store.path / "audit.jsonl"
 
 
@@ -30,13 +30,13 @@ def append_audit(
     caller: str | None = None,
     now: datetime | None = None,
 ) -> None:
-    """Note one act, in a single write, so that lines of several processes never mix.
+    """Record one action, in a single write, so that lines of several processes never mix.
 
     Args:
         store: whose session it was; the store's directory must exist.
         command: what was called, as `session delete`.
-        session_id: the session; None where the act was on the store.
-        what: what was done; must be redacted already.
+        session_id: the session; None for an action on the store.
+        what: what was done; must already be redacted.
         who: the user, as `user@host`.
         caller: the session csa was called in.
         now: the time; the clock's when None.

@@ -1,4 +1,4 @@
-"""Everything that is wrong with the files of a session, each with its place. Reads only."""
+"""Everything that is wrong with a session's files, each with its place. Only reads."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class Problem(Struct):
 
 
 def check_session(store: Store, paths: SessionPaths) -> list[Problem]:
-    """Return what is wrong with one session. Of one that runs, only what a turn does not change meanwhile."""
+    """Return what is wrong with one session. For a running one, only what a turn does not change meanwhile."""
     session_id = paths.root.name
     liveness = probe(paths)
     is_at_rest = liveness.state == "not_alive"
@@ -80,11 +80,11 @@ def check_session(store: Store, paths: SessionPaths) -> list[Problem]:
         problems.append(_problem_of(session_id, fault))
     if state is not None:
         problems += _check_state(store, paths, state, events, is_at_rest=is_at_rest)
-    return list(dict.fromkeys(problems))  # what cannot be read is met more than once
+    return list(dict.fromkeys(problems))  # an unreadable file is found more than once
 
 
 def check_names(store: Store) -> Iterator[Problem]:
-    """Yield the sessions whose name an older one has as well."""
+    """Yield the sessions whose name an older one has too."""
     holders: dict[str, str] = {}
     for session_id in store.ids():
         state = store.record(session_id).state
@@ -97,7 +97,7 @@ def check_names(store: Store) -> Iterator[Problem]:
 
 
 def check_transcript(session_id: str, path: Path, *, is_at_rest: bool = True) -> tuple[list[Event], list[Problem]]:
-    """Return the turns' beginnings and ends that a transcript tells of, and what is wrong with its lines.
+    """Return the beginnings and ends of turns in a transcript, and what is wrong with its lines.
 
     Raises:
         StateError: it cannot be read.
@@ -133,7 +133,7 @@ def check_transcript(session_id: str, path: Path, *, is_at_rest: bool = True) ->
 
 
 def find_broken_line(path: Path) -> tuple[int, str] | None:
-    """Return the number of the first line of a transcript that is no event, a cut off last one apart, and why."""
+    """Return the number of a transcript's first line that is not an event, except a truncated last one, and why."""
     for number, line in enumerate(read_lines(path), 1):
         event, fault = _read_line(line)
         if event is None and line.endswith(b"\n"):
@@ -142,10 +142,10 @@ def find_broken_line(path: Path) -> tuple[int, str] | None:
 
 
 def expected_result(paths: SessionPaths) -> bytes | None:
-    """Return what result.toml should hold, as the journal tells it; None when no turn has finished.
+    """Return what result.toml should contain according to the journal; None if no turn has finished.
 
     Raises:
-        StateError: the last end that the journal tells of is no result.
+        StateError: the last end in the journal is not a result.
     """
     if strange_end(paths, last_turn_event(paths.transcript)):
         return None  # the last turn was another program's
@@ -158,7 +158,7 @@ def expected_result(paths: SessionPaths) -> bytes | None:
 
 
 def differing_keys(paths: SessionPaths, expected: bytes) -> list[str]:
-    """Return the keys in which result.toml is not what it should be; StateError when it cannot be read."""
+    """Return the keys in which result.toml is wrong; StateError if it cannot be read."""
     wanted = tomllib.loads(expected.decode())
     found = read_record(paths.result)
     return sorted(key for key in wanted if found.get(key) != wanted[key])
@@ -181,7 +181,7 @@ def _read_line(line: bytes) -> tuple[Event | None, str]:
 
 
 def _check_numbers(session_id: str, path: Path, line: bytes, number: int) -> list[Problem]:
-    """Look for numbers that JSON has not, though Python reads them."""
+    """Look for numbers that are not JSON, although Python reads them."""
     found: list[str] = []
     json.loads(line, parse_constant=found.append)
     text = f"holds {' and '.join(sorted(set(found)))}, which is not JSON; it counts as null"
@@ -193,7 +193,7 @@ def _problem_of(session_id: str, fault: StateError) -> Problem:
 
 
 def _check_layout(session_id: str, paths: SessionPaths) -> Iterator[Problem]:
-    """Look for what does not belong there, and for what others may read."""
+    """Look for files that do not belong there, and for files that others can read."""
     for directory, below, files in os.walk(paths.root):
         at = Path(directory)
         if at == paths.root:
@@ -201,7 +201,7 @@ def _check_layout(session_id: str, paths: SessionPaths) -> Iterator[Problem]:
                 if not name.startswith(DAMAGED_PREFIX):
                     yield Problem(session_id, "info", at / name, "is not a file of a session that this csa knows")
         if paths.output in at.parents:
-            below.clear()  # what agents leave there is theirs, and the directory keeps others out
+            below.clear()  # agents' files are their own, and the directory keeps others out
             files = []  # noqa: PLW2901  # as above
         for path in (at, *(at / name for name in files)):
             yield from _check_mode(session_id, path)
@@ -240,7 +240,7 @@ def _check_result(session_id: str, paths: SessionPaths) -> Iterator[Problem]:
 def _check_state(
     store: Store, paths: SessionPaths, state: SessionState, ends: list[Event] | None, *, is_at_rest: bool
 ) -> Iterator[Problem]:
-    """Compare the record with the turns that the transcript tells of (None: it cannot be read) and with its place."""
+    """Compare the record with the turns in the transcript (None: it cannot be read) and with its place."""
     session_id = state.session_id
     if find_put_aside(paths):
         text = f"another program could not read the record, and has moved it to {PUT_ASIDE}; csa repair restores it"

@@ -1,11 +1,11 @@
-"""Checkpoints: what a session was at a moment, kept in `audit.git` of its store.
+"""Checkpoints: the state of a session at a moment, kept in its store's `audit.git`.
 
-A checkpoint is a commit on the session's own ref: state.toml, result.toml, and `checkpoint.json` with the digest of the
+A checkpoint is a commit on the session's own ref: state.toml, result.toml, and `checkpoint.json` with the hash of the
 transcript. A git note bound to that commit (refs/notes/csa-checkpoints) repeats that file, so that neither can be
-changed without the other telling. Both refs move in one transaction, from the values they were seen at, or not at all;
-who comes second looks again and repeats. The project's own repository has no part in it.
+changed without the other showing it. Both refs move in one transaction, from the values that were read, or not at all;
+whoever comes second reads again and repeats. The project's own repository is not involved.
 
-The transcript itself is not copied. It only grows, so a digest of its first N bytes can be recomputed at any time, also
+The transcript itself is not copied. It only grows, so a hash of its first N bytes can be recomputed at any time, also
 of a session that was running when the checkpoint was made.
 """
 
@@ -46,7 +46,7 @@ Verification = Literal["ok", "changed", "truncated", "gone", "unbound"]
 
 
 class Facts(Struct, kw_only=True):
-    """What a checkpoint says. `sha256` is of the transcript's first `bytes`, which hold `events` lines."""
+    """The content of a checkpoint. `sha256` is that of the transcript's first `bytes`, with `events` lines."""
 
     session_id: str
     turn: int
@@ -61,7 +61,7 @@ class Facts(Struct, kw_only=True):
 
 
 class Checkpoint(Struct):
-    """A commit on a session's ref, when it was made (seconds), and what its note says; None where it has none."""
+    """A commit on a session's ref, when it was made (seconds), and what its note says; None if it has none."""
 
     commit: str
     at: int
@@ -101,7 +101,7 @@ def make_checkpoint(store: Store, facts: Facts, environ: Mapping[str, str], *, n
         ToolUnavailableError: git is not installed.
         BusyError: others kept moving the refs for too long.
         CsaError: the repository cannot be written.
-        GitError: git refuses, for whatever other reason.
+        GitError: git refuses for another reason.
     """
     path = store.path / CHECKPOINTS
     try:
@@ -124,14 +124,14 @@ def _unwritable(path: Path, reason: str) -> CsaError:
 
 
 def _reason_unwritable(error: GitError) -> str | None:
-    """Return why git cannot write, where it is that; it says so in English (see gitplumbing)."""
+    """Return why git cannot write, if that is the problem; its messages are in English (see gitplumbing)."""
     found = next((words for words in _UNWRITABLE if words in error.said), None)
     return "Permission denied" if found == "insufficient permission" else found
 
 
 def _make_checkpoint(path: Path, store: Store, facts: Facts, environ: Mapping[str, str], *, now: int) -> Checkpoint:
     ensure_bare(path, environ)
-    give_tree(path)  # what git wrote as root, before csa saw to that
+    give_tree(path)  # git wrote it as root, before csa took care of that
     git = open_bare(path, environ)
     content = (json.dumps(asdict(facts), ensure_ascii=False, indent=1) + "\n").encode()
     tree = _write_tree(git, store.paths(facts.session_id), content)
@@ -152,7 +152,7 @@ def _make_checkpoint(path: Path, store: Store, facts: Facts, environ: Mapping[st
                 raise BusyError("Others keep writing checkpoints of this project.", hint="retry later") from error
         else:
             return Checkpoint(commit, now, facts, facts)
-        time.sleep(pause_s * random.uniform(0.5, 1.5))  # noqa: S311  # so that they do not meet again
+        time.sleep(pause_s * random.uniform(0.5, 1.5))  # noqa: S311  # so that they do not collide again
         pause_s = min(0.3, pause_s * 1.5)
 
 
@@ -171,7 +171,7 @@ def list_checkpoints(store: Store, environ: Mapping[str, str], session_id: str |
 
 
 def find_checkpoint(store: Store, environ: Mapping[str, str], name: str) -> Checkpoint:
-    """Return the checkpoint that a commit's name, or the beginning of one, means; NotFoundError, AmbiguousError."""
+    """Return the checkpoint that a commit id, or the beginning of one, means; NotFoundError, AmbiguousError."""
     matches = []
     if _HEX.fullmatch(name):
         matches = [each for each in list_checkpoints(store, environ) if each.commit.startswith(name.lower())]
@@ -183,7 +183,7 @@ def find_checkpoint(store: Store, environ: Mapping[str, str], name: str) -> Chec
 
 
 def read_kept_file(store: Store, environ: Mapping[str, str], checkpoint: Checkpoint, name: str) -> str | None:
-    """Return a file of a checkpoint: `state.toml`, `result.toml`, `checkpoint.json`; None where it has none."""
+    """Return a file of a checkpoint: `state.toml`, `result.toml`, `checkpoint.json`; None if it does not have it."""
     git = open_bare(store.path / CHECKPOINTS, environ)
     try:
         return git.run("cat-file", "blob", f"{checkpoint.commit}:{name}").decode("utf-8", "replace")
@@ -192,10 +192,10 @@ def read_kept_file(store: Store, environ: Mapping[str, str], checkpoint: Checkpo
 
 
 def verify_checkpoint(store: Store, checkpoint: Checkpoint) -> Verification:
-    """Recompute the transcript's digest, and compare the note.
+    """Recompute the transcript's hash, and compare the note.
 
-    `changed`: what the transcript said then is not what it says now. `truncated`: it has become shorter. `gone`: the
-    session is no more. `unbound`: the note is missing, or says something else.
+    `changed`: the same part of the transcript differs. `truncated`: it has become shorter. `gone`: the
+    session no longer exists. `unbound`: the note is missing, or differs.
     """
     facts = checkpoint.facts
     if checkpoint.note != facts:
@@ -252,13 +252,13 @@ def _make_tree(git: Git, entries: Mapping[str, str]) -> str:
 
 
 def _swap_refs(git: Git, moves: Mapping[str, tuple[str | None, str]]) -> None:
-    """Move all the refs, each from the value it was seen at, or none."""
+    """Move all the refs, each from the value that was read, or none."""
     orders = [f"update {ref} {new} {old or ABSENT}" for ref, (old, new) in moves.items()]
     git.run("update-ref", "--stdin", stdin="\n".join(["start", *orders, "prepare", "commit", ""]).encode())
 
 
 def _read_checkpoints(git: Git, commits: list[tuple[str, int]]) -> Iterator[Checkpoint]:
-    """Read the files and the notes of all in one go. A commit that is none of ours is passed over."""
+    """Read the files and the notes of all at once. Commits that are not ours are skipped."""
     notes = _list_notes(git)
     asked = [spec for name, _ in commits for spec in (f"{name}:{FACTS}", notes.get(name, ABSENT))]
     answers = _cat_objects(git, asked)
@@ -269,7 +269,7 @@ def _read_checkpoints(git: Git, commits: list[tuple[str, int]]) -> Iterator[Chec
 
 
 def _list_notes(git: Git) -> dict[str, str]:
-    """Return the note of each commit. git knows wherever they stand: another program may have moved them about."""
+    """Return the note of each commit. git finds them anywhere: another program may have moved them."""
     lines = git.run("notes", f"--ref={NOTES_REF}", "list").decode().splitlines()
     return {commit: note for note, commit in map(str.split, lines)}
 

@@ -1,4 +1,4 @@
-"""Reading the configuration from where it lives."""
+"""Reading the configuration from its files and the environment."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def _read_layer(path: Path, *, is_project: bool = False, may_be_pipe: bool = Fal
     except OSError as error:
         denied = StateError.unreadable(path, error)
         raise ConfigError(denied.message, hint=denied.hint) from error
-    import tomllib  # noqa: PLC0415  # where no config file is, nothing is parsed
+    import tomllib  # noqa: PLC0415  # without a config file nothing is parsed
 
     try:
         return Layer(str(path), tomllib.loads(content.decode()), is_project)

@@ -1,4 +1,4 @@
-"""The current session of a project: the id in the store's file `current`, when one was chosen."""
+"""The current session of a project: the id in the store's file `current`, if one was chosen."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ _FILE = "current"
 
 
 def read_current(store: Store) -> str | None:
-    """Return the id that was chosen, whether there still is such a session or not; None when none was.
+    """Return the chosen id, whether the session still exists or not; None if none was chosen.
 
     Raises:
-        StateError: the file holds something else.
+        StateError: the file contains something else.
     """
     path = f"{store.pathname}/{_FILE}"
     try:
@@ -33,10 +33,10 @@ def choose_current(store: Store, session_id: str) -> None:
     """Make a session the current one."""
     from csa.store.atomic import make_private_directory, write_atomically  # noqa: PLC0415  # reading needs none of it
 
-    make_private_directory(store.path)  # the session may be of another project, and this one have none
+    make_private_directory(store.path)  # the session may be in another project, and this one have no store
     write_atomically(store.path / _FILE, f"{session_id}\n".encode())
 
 
 def clear_current(store: Store) -> None:
-    """Make no session the current one."""
+    """Forget the current session."""
     (store.path / _FILE).unlink(missing_ok=True)

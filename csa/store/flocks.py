@@ -1,7 +1,7 @@
-"""flock(2) on the lock files of a session: how another implementation of the format says that it works there.
+"""flock(2) on the lock files of a session: how another implementation of the format shows that it is working there.
 
 It holds one on `locks/<tool>.lock` for a whole turn, and knows nothing of session.lock. csa's own turns place one as
-well, so it says something only of a session whose session.lock is free. Whoever takes a session takes all of them
+well, so it only means something if a session's session.lock is free. Taking a session takes all of them
 (`Flocks`), which is decisive; readers look into /proc/locks (`find_stranger`), and take nothing.
 """
 
@@ -25,18 +25,18 @@ if TYPE_CHECKING:
 
 _LOCKS = "/proc/locks"
 _SUFFIX = ".lock"
-_OURS = frozenset({"session.lock", "tree.lock"})  # no turn of another implementation is noted in these
-_FIRST_PID_NAMESPACE = "pid:[4026531836]"  # PROC_PID_INIT_INO: from there all locks of the kernel are seen
+_OURS = frozenset({"session.lock", "tree.lock"})  # another implementation writes no turns into these
+_FIRST_PID_NAMESPACE = "pid:[4026531836]"  # PROC_PID_INIT_INO: from there all locks of the kernel are visible
 _FRESH_S = 0.02
-_MAX_COST = 20  # at most a twentieth of the time goes into reading the table, however many sessions are asked for
+_MAX_COST = 20  # reading the table takes at most a twentieth of the time, however many sessions are checked
 _FEW = 16
 _MAX_RECORD_BYTES = 4096
 
 
 class Stranger(Struct):
-    """Another program that works in a session; None for what is not known of it.
+    """Another program that is working in a session; None for what is unknown about it.
 
-    Without `is_seen` its lock file tells of a turn whose end is not told, and the kernel does not show from here
+    Without `is_seen` its lock file names a turn without a recorded end, and the kernel does not show from here
     whether it still holds the lock.
     """
 
@@ -51,11 +51,11 @@ class Stranger(Struct):
 
 
 class _Table:
-    """The flocks that the kernel shows: of each inode number the devices, as `fe:00`, and the pids.
+    """The flocks that the kernel shows: for each inode number the devices, as `fe:00`, and the pids.
 
-    Nearly all of them are of other files, or in a session or two. So when many sessions are asked for, whoever holds
-    one is looked at: `_sessions` are the names of the directories in which it is on a lock file, and `_devices` those
-    of which that could not be told.
+    Nearly all are on other files, or in a session or two. So when many sessions are checked, the holders are
+    inspected: `_sessions` has the names of directories with a flock on a lock file, and `_devices` those
+    for which that is unknown.
     """
 
     asked = 0  # how often, since the process began
@@ -64,21 +64,21 @@ class _Table:
         self._began = time.monotonic()
         self.holders: dict[int, dict[str, int]] = {}
         self._sessions: set[str] = set()
-        self._devices: set[str] | None = None  # nobody was looked at
+        self._devices: set[str] | None = None  # no holder was inspected
         self.is_there = self.is_whole = False
         try:
             with open(_LOCKS, "rb") as file:
                 for line in file:
-                    if b" FLOCK " in line and b"->" not in line:  # an arrow: that one waits
+                    if b" FLOCK " in line and b"->" not in line:  # an arrow: that process waits
                         self._add(line.split())
                 self.is_there = stat.S_ISREG(os.fstat(file.fileno()).st_mode)  # else it is masked
             self.is_whole = self.is_there and os.readlink("/proc/self/ns/pid") == _FIRST_PID_NAMESPACE
         except (OSError, ValueError, IndexError):
-            pass  # then nothing can be told from it
+            pass  # then it shows nothing
         self.good_until = self._end()
 
     def may_tell_of(self, session: str) -> bool:
-        """Say whether there can be anything about a session, before any of its files is looked at."""
+        """Say whether there may be a flock in a session, before reading any of its files."""
         _Table.asked += 1
         if not self.is_whole or not self.holders or _Table.asked <= _FEW:
             return not self.is_whole or bool(self.holders)
@@ -98,7 +98,7 @@ class _Table:
         return now + max(_FRESH_S, _MAX_COST * (now - self._began))
 
     def _look_at_holders(self) -> Iterator[str]:
-        """Note the sessions in which there is a flock; yield the devices of those of which it cannot be told."""
+        """Note the sessions with a flock; yield the devices of those for which it is unknown."""
         for inode, pids in self.holders.items():
             for device, pid in pids.items():
                 path = _path_of(pid, f"{device}:{inode}".encode(), inode)
@@ -110,7 +110,7 @@ class _Table:
 
 
 def _path_of(pid: int, file: bytes, inode: int) -> str | None:
-    """Return the path of a file on which a process has a flock; None where that is not to be had."""
+    """Return the path of a file on which a process has a flock; None if that is unknown."""
     try:
         for fd in os.listdir(f"/proc/{pid}/fd"):
             if os.stat(f"/proc/{pid}/fd/{fd}").st_ino == inode:
@@ -133,12 +133,12 @@ def _kernel_table() -> _Table:
 
 
 def find_stranger(session: str) -> Stranger | None:
-    """Return who else holds a lock file in a session's directory, as far as that is seen; None where nobody does.
+    """Return who else visibly holds a lock file in a session's directory; None if nobody does.
 
-    It may be csa itself, where session.lock is held.
+    It may be csa itself, if session.lock is held.
     """
     found = _find_once(session)
-    if found and found.is_seen:  # then once more: the table that told so may be a moment old
+    if found and found.is_seen:  # then once more: the table may be a moment old
         _last.clear()
         found = _find_once(session)
     return found
@@ -151,7 +151,7 @@ def _find_once(session: str) -> Stranger | None:
     for name, inode in _lock_files(f"{session}/locks"):
         path = f"{session}/locks/{name}"
         if inode in table.holders and (pid := _holder(path, table.holders[inode])) is not None:
-            if pid in _pids_of_csa(session):  # one that has lost session.lock, or just begins
+            if pid in _pids_of_csa(session):  # one that has lost session.lock, or is just starting
                 continue
             return Stranger(name.removesuffix(_SUFFIX), pid or _recorded(path).get("pid"))
         if not table.is_whole and name not in _OURS and (found := _suspect(session, name, table)):
@@ -174,13 +174,13 @@ def _lock_files(directory: str) -> Iterator[tuple[str, int]]:
     try:
         with os.scandir(directory) as entries:
             yield from [(each.name, each.inode()) for each in entries if each.name.endswith(_SUFFIX)]
-    except OSError:  # there is none, or it is damaged, as the look at session.lock has said
+    except OSError:  # there is none, or it is damaged, as session.lock has shown
         return
 
 
 def _pids_of_csa(session: str) -> set[int]:
-    """Return the pids of csa's own processes that say in a lock file of a session that they hold it."""
-    from csa.store.owner import may_be_running, parse_owner  # noqa: PLC0415  # only where something holds a lock
+    """Return the pids of csa's own processes that name themselves as holders in a session's lock file."""
+    from csa.store.owner import may_be_running, parse_owner  # noqa: PLC0415  # only if something holds a lock
 
     owners = (parse_owner(_read_lock_file(f"{session}/locks/{name}")) for name, _ in _lock_files(f"{session}/locks"))
     return {owner.pid for owner in owners if owner and owner.is_local and may_be_running(owner)}
@@ -189,7 +189,7 @@ def _pids_of_csa(session: str) -> set[int]:
 def _holder(path: str, pids: dict[str, int]) -> int | None:
     """Return the pid that holds a file's lock, 0 where only another namespace knows it; None when it is another file.
 
-    The kernel names the file system by the device of its superblock, which stat(2) does not tell of all.
+    The kernel names the file system by the device of its superblock, which stat(2) does not report for all.
     """
     try:
         fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
@@ -203,7 +203,7 @@ def _holder(path: str, pids: dict[str, int]) -> int | None:
 
 
 def _device_of(directory: str) -> str:
-    """Return the device on which a directory is; empty where that is not to be had."""
+    """Return the device of a directory; empty if unknown."""
     if directory not in _devices:
         try:
             fd = os.open(directory, os.O_PATH | os.O_CLOEXEC)
@@ -222,7 +222,7 @@ def _plain_device(fd: int) -> str:
 
 
 def _mounted_device(fd: int) -> str:
-    """Return the device of the mount that a descriptor's file is on; empty where that is not to be had."""
+    """Return the device of the mount of a descriptor's file; empty if unknown."""
     try:
         with open(f"/proc/self/fdinfo/{fd}", "rb") as file:
             (mount,) = [line.split()[1] for line in file if line.startswith(b"mnt_id:")]
@@ -235,14 +235,14 @@ def _mounted_device(fd: int) -> str:
 
 
 def _suspect(session: str, name: str, table: _Table) -> Stranger | None:
-    """Say whether a lock file tells of a turn of which nobody here can know whether it still runs.
+    """Say whether a lock file names a turn of which it is unknown here whether it is still running.
 
-    From within a pid namespace the kernel shows the locks of those processes alone that have a pid there.
+    Inside a pid namespace the kernel only shows the locks of processes that have a pid there.
     """
     record = _recorded(f"{session}/locks/{name}")
     if "acquired_at" not in record:  # csa empties its own, or leaves a record of another form
         return None
-    from csa.model.state import parse_time  # noqa: PLC0415  # only where the kernel does not show all locks
+    from csa.model.state import parse_time  # noqa: PLC0415  # only if the kernel does not show all locks
     from csa.store.strangers import ended_at  # noqa: PLC0415  # as above
 
     pid = record.get("pid")
@@ -255,7 +255,7 @@ def _suspect(session: str, name: str, table: _Table) -> Stranger | None:
 
 
 def _last_pid() -> int:
-    """Return the pid that was given last in this namespace."""
+    """Return the last pid assigned in this namespace."""
     try:
         with open("/proc/sys/kernel/ns_last_pid", "rb") as file:
             return int(file.read())
@@ -288,7 +288,7 @@ def _read_lock_file(path: str) -> bytes:
 
 
 class Flocks:
-    """The flocks of whoever has taken a session's lock, on all its lock files; `close` releases them."""
+    """The flocks on all lock files of a session whose lock was taken; `close` releases them."""
 
     def __init__(self, session: str) -> None:
         self._session = session
@@ -296,10 +296,10 @@ class Flocks:
         self._fds: dict[str, int] = {}
 
     def take_all(self, session_lock: Lock) -> str | None:
-        """Take those that are there; return the name of a file that another holds, and then none is kept.
+        """Take the existing ones; return the name of a file that another holds, and then keep none.
 
         Raises:
-            StateError: a lock file may not be opened, so that nobody knows.
+            StateError: a lock file cannot be opened, so that it is unknown.
         """
         try:
             if not _may_flock(session_lock.fd):
@@ -314,7 +314,7 @@ class Flocks:
         return None
 
     def take(self, name: str) -> bool:
-        """Take one that is not ours yet; say whether it could be had."""
+        """Take one that is not ours yet; say whether that succeeded."""
         path = f"{self._directory}/{name}"
         try:
             fd = _open_lock_file(path)
@@ -324,23 +324,23 @@ class Flocks:
             raise StateError.unreadable(path, error) from error
         if stat.S_ISREG(os.fstat(fd).st_mode) and not _may_flock(fd):
             os.close(fd)
-            return _is_of_csa(self._session, path)  # one that has lost session.lock: that judges it
+            return _is_of_csa(self._session, path)  # one that has lost session.lock: that decides about it
         self._fds[name] = fd
         return True
 
     def release(self, name: str) -> None:
-        """Let go of one, which its taker takes in another way."""
+        """Release one, which its taker takes in another way."""
         if name in self._fds:
             os.close(self._fds.pop(name))
 
     def close(self) -> None:
-        """Let go of all; harmless when done twice."""
+        """Release all; harmless when repeated."""
         while self._fds:
             os.close(self._fds.popitem()[1])
 
 
 def _is_of_csa(session: str, path: str) -> bool:
-    """Say whether it is a csa that has a flock on a lock file."""
+    """Say whether the holder of a flock on a lock file is a csa."""
     from csa.store.owner import parse_owner  # noqa: PLC0415  # as above
 
     if parse_owner(_read_lock_file(path)) is not None:  # another implementation writes a record of its own there
@@ -350,18 +350,18 @@ def _is_of_csa(session: str, path: str) -> bool:
 
 
 def _open_lock_file(path: str) -> int:
-    """Open a lock file, for writing where that is allowed, without which a file server gives no exclusive lock."""
+    """Open a lock file, for writing if allowed: otherwise a file server gives no exclusive lock."""
     flags = os.O_CLOEXEC | os.O_NONBLOCK
     try:
         return os.open(path, os.O_RDWR | flags)
     except FileNotFoundError:
         raise
-    except OSError:  # not ours to write, on a disk that is read only, or a directory
+    except OSError:  # not ours to write, on a read-only disk, or a directory
         return os.open(path, os.O_RDONLY | flags)
 
 
 def _may_flock(fd: int) -> bool:
-    """Place a flock; False when another has one. A file system that has none has none of another's either."""
+    """Place a flock; False if another has one. A file system without flocks has none of others either."""
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -1,6 +1,6 @@
-"""A transcript read as it grows: what is there, and then each event as it comes. Nothing is written.
+"""Reading a transcript as it grows: what exists, and then each event as it comes. Nothing is written.
 
-A line is read when it is whole: the partial last one that a crash leaves, and the next turn cuts off, is never seen.
+A line is read once it is complete: the partial last one that a crash leaves, and the next turn drops, is never seen.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ _BLOCK = 1 << 20
 
 
 class Follower:
-    """Reads on from where it was: first the last `tail` events (all of them for None), then what is added.
+    """Reads from where it stopped: first the last `tail` events (None: all), then what is added.
 
-    The file is held open, so that the end of a session that is removed with its turn is seen too. StateError where it
+    The file is kept open, so that the end of a session that is deleted with its turn is seen too. StateError if it
     cannot be read.
     """
 
@@ -54,7 +54,7 @@ class Follower:
                     yield event
 
     def close(self) -> None:
-        """Let go of the file; harmless when done twice."""
+        """Close the file; harmless when repeated."""
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
@@ -76,7 +76,7 @@ class Follower:
         return self._fd >= 0
 
     def _lines(self) -> list[bytes]:
-        """Return the next whole lines; none when there is no more than a part of one."""
+        """Return the next complete lines; none if there is only part of one."""
         if not self._open():
             return []
         size = _BLOCK
@@ -94,12 +94,12 @@ class Follower:
 
 
 def follow(paths: SessionPaths, *, tail: int | None = None) -> Iterator[Iterator[Event]]:
-    """Yield what has come at each look, until nothing runs there; the caller pauses in between.
+    """Yield what has come at each look, until nothing is running there; the caller pauses in between.
 
-    At least once: of a session that does not run, what there is.
+    At least once: for a session that is not running, what exists.
     """
     with Follower(paths.transcript, tail=tail) as follower:
         runs = True
         while runs:
-            runs = probe(paths).state == "alive"  # asked first, or the last events could be missed
+            runs = probe(paths).state == "alive"  # checked first, or the last events could be missed
             yield follower.read()

@@ -1,4 +1,4 @@
-"""The records above a session, and what descends from sessions, in whichever projects they are. Reads only."""
+"""The ancestors' records of a session, and the descendants of sessions, in any project. Only reads."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ _Key = tuple[str, str]  # see `Store.key`
 
 
 def find_record(root: Path, project: str, session_id: str) -> SessionPaths | None:
-    """Return where a session's record is: in its place, or among those that were collected; None when it is gone.
+    """Return where a session's record is: in its place, or in the trash; None if it is gone.
 
     Raises:
-        StateError: that cannot be looked at, so that what it says of limits and budgets is not known.
+        StateError: it cannot be inspected, so its limits and budgets are unknown.
     """
     store = Store(root, project)
     for paths in (store.paths(session_id), store.retired_paths(session_id)):
@@ -40,7 +40,7 @@ def find_record(root: Path, project: str, session_id: str) -> SessionPaths | Non
 
 
 def ancestors(root: Path, state: SessionState) -> Iterator[SessionState]:
-    """Yield the records above `state`, nearest first, as far as they are there; StateError for a damaged one."""
+    """Yield the ancestors' records of `state`, nearest first, as far as they exist; StateError for a damaged one."""
     seen = {state.session_id}
     while state.parent_session_id is not None and state.parent_session_id not in seen and len(seen) < _MAX_ANCESTORS:
         seen.add(state.parent_session_id)
@@ -52,11 +52,11 @@ def ancestors(root: Path, state: SessionState) -> Iterator[SessionState]:
 
 
 class Descendants:
-    """The descendants of `founders` below a state root, as far as they have been looked for.
+    """The descendants of `founders` in a state root, as found so far.
 
-    Who is whose parent never changes, so each record is read once, however often one looks.
+    Parents never change, so each record is read only once.
 
-    `on_fault` is told, at each look, of what cannot be listed: some may be there.
+    At each look `on_fault` gets the directories that cannot be listed: descendants may be there.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class Descendants:
         self._members: dict[_Key, Store | None] = {store.key(session_id): None for store, session_id in founders}
 
     def look(self) -> list[Target]:
-        """Return the descendants there are now, parents before children."""
+        """Return the current descendants, parents before children."""
         for store in find_stores(self._root, on_fault=self._on_fault):
             for session_id in store.ids():
                 key = store.key(session_id)
@@ -79,7 +79,7 @@ class Descendants:
         return [(store, session_id) for (_, session_id), store in self._members.items() if store]
 
     def _children(self) -> dict[_Key, Store]:
-        """Return the children of members that are no members yet."""
+        """Return the children of members that are not members yet."""
         ids = {session_id for _, session_id in self._members}
         return {
             key: store
@@ -88,7 +88,7 @@ class Descendants:
         }
 
     def _is_member(self, parent: _Key) -> bool:
-        """Say whether a parent is a member: the one of its id where it says, or one that has moved from there."""
+        """Say whether a parent is a member: with its id and the named project, or moved from there."""
         if parent in self._members:
             return True
         project, session_id = parent
@@ -96,7 +96,7 @@ class Descendants:
 
 
 def _parent(store: Store, session_id: str) -> _Key | None:
-    """Return a session's parent; most are roots, which a look at the bytes shows without reading TOML."""
+    """Return a session's parent; most are roots, which the raw bytes show without parsing TOML."""
     try:
         match = _PARENT.search(read_regular(store.paths(session_id).state))
     except OSError:

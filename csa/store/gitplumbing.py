@@ -1,7 +1,7 @@
 """git as csa runs it: by plumbing commands, with an identity and a configuration of its own.
 
-No variable, config file, hook, template or pager of the caller's has a say. Objects are only added; a ref moves only
-from the value it was seen at (compare-and-swap).
+The caller's variables, config files, hooks, templates and pager have no effect. Objects are only added; a ref moves
+only from the value that was read (compare-and-swap).
 """
 
 from __future__ import annotations
@@ -36,15 +36,15 @@ class GitError(CsaError):
 
 
 class Git(Struct):
-    """git at work in one repository: `place` is a bare one, or a directory in a work tree."""
+    """git in one repository: `place` is a bare one, or a directory in a work tree."""
 
     program: str
     environ: Mapping[str, str]
     place: tuple[str, ...]
-    user: tuple[int, int] | None = None  # as whom it works: what it writes is theirs
+    user: tuple[int, int] | None = None  # the user it runs as, who owns what it writes
 
     def run(self, *words: str, stdin: bytes = b"", when: int | None = None) -> bytes:
-        """Run a command and return its stdout; GitError when it fails. `when` is the time of a commit."""
+        """Run a command and return its stdout; GitError if it fails. `when` is the time of a commit."""
         stamp = {} if when is None else {"GIT_AUTHOR_DATE": f"@{when} +0000", "GIT_COMMITTER_DATE": f"@{when} +0000"}
         try:
             done: subprocess.CompletedProcess[bytes] = subprocess.run(
@@ -75,7 +75,7 @@ class Git(Struct):
 
 
 def open_bare(path: Path, environ: Mapping[str, str]) -> Git:
-    """Return git in csa's own repository at `path`, which may not be there yet."""
+    """Return git in csa's own repository at `path`, which may not exist yet."""
     identity = {
         "GIT_AUTHOR_NAME": "csa",
         "GIT_AUTHOR_EMAIL": "csa@localhost",
@@ -89,13 +89,13 @@ def open_bare(path: Path, environ: Mapping[str, str]) -> Git:
 
 
 def open_work_tree(directory: str, environ: Mapping[str, str]) -> Git:
-    """Return git for looking at a project: it takes no locks, and shows no signatures, which would run programs."""
+    """Return git for reading a project: it takes no locks, and shows no signatures, which would run programs."""
     reading = ("-C", directory, "--no-optional-locks", "--no-pager", "-c", "log.showSignature=false")
     return Git(find_git(environ), _clean(environ), reading)
 
 
 def ensure_bare(path: Path, environ: Mapping[str, str]) -> None:
-    """Make the repository unless it is there: built aside and renamed, so that nobody sees half of one."""
+    """Create the repository unless it exists: built aside and renamed, so that nobody sees a partial one."""
     if (path / "HEAD").exists():
         return
     make_private_directory(path.parent)
@@ -103,14 +103,14 @@ def ensure_bare(path: Path, environ: Mapping[str, str]) -> None:
     give_to_owner(aside)
     try:
         open_bare(aside, environ).run("init", "--quiet", "--bare", "--template=", str(aside))
-        with suppress(OSError):  # somebody else was faster
+        with suppress(OSError):  # another process was faster
             os.rename(aside, path)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
 
 
 def find_git(environ: Mapping[str, str]) -> str:
-    """Return git's path; ToolUnavailableError where there is none."""
+    """Return git's path; ToolUnavailableError if it is not installed."""
     found = shutil.which("git", path=environ.get("PATH", os.defpath))
     if found is None:
         raise ToolUnavailableError(

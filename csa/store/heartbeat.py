@@ -4,7 +4,7 @@
     boot id, pid namespace
     pid, start time          one line a process that the turn had at the last beat
 
-It is written in place, so a reader may see a part: a line cut short names no process that exists.
+It is written in place, so a reader may see a part: a truncated line names no existing process.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ def render_heartbeat(processes: Sequence[ProcessId]) -> bytes:
 
 
 def journalled_processes(paths: SessionPaths) -> list[ProcessId]:
-    """Return the processes of the last beat; none when their pids mean nothing here (another boot or namespace)."""
+    """Return the processes of the last beat; none if their pids mean nothing here (another boot or namespace)."""
     try:
-        fd = os.open(f"{paths.root}/heartbeat", os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # gc asks for every session
+        fd = os.open(f"{paths.root}/heartbeat", os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # gc asks for each session
         try:
             _, place, *lines = os.read(fd, _MAX_BYTES).decode(errors="replace").split("\n")
         finally:

@@ -1,4 +1,4 @@
-"""A session whose lock this process holds, and whose record can be read: its locks, its journal and its state.
+"""A session whose lock this process holds, and whose record is readable: its locks, its journal and its state.
 
 A new session is built in `sessions/.new-<ULID>` and renamed into place when its first event is durable, so that a
 refused or crashed start leaves nothing that looks like a session, and an id that was shown always resolves.
@@ -32,14 +32,14 @@ from csa.store.statefile import create_state, draft_state, load_state, save_stat
 from csa.store.taking import RETRY, busy, owner_record, refuse_stranger, take_session_lock
 from csa.store.writer import SessionWriter
 
-_LOST = {errno.EIO, errno.ESTALE, errno.EBADF, errno.ENOLCK}  # what a file server answers that has forgotten a lock
+_LOST = {errno.EIO, errno.ESTALE, errno.EBADF, errno.ENOLCK}  # the errors of a file server that has forgotten a lock
 
 
 class HeldSession(SessionWriter):
     """The writer of a session, with its locks and its state. Release with `close`, or by leaving the `with` block.
 
-    A lock can be lost: a file server forgets it, or its file is replaced. From when that shows (`is_ours`) nothing is
-    written here any more, since the session may be another's.
+    A lock can be lost: a file server forgets it, or its file is replaced. Once that shows (`is_ours`), nothing more is
+    written here, since another process may have the session.
     """
 
     def __init__(
@@ -60,15 +60,15 @@ class HeldSession(SessionWriter):
         self.store = store
         self.state = state
         self.session_lock, self._tool_lock = locks
-        self.slot: Lock | None = None  # its place among the turns that run on this host
+        self.slot: Lock | None = None  # its slot among the running turns of this host
 
     @property
     def shared_fds(self) -> tuple[int, ...]:
-        """What the guardian keeps open until the turn's processes are gone."""
+        """The descriptors that the guardian keeps open until the turn's processes are gone."""
         return (self.session_lock.fd, *([self.slot.fd] if self.slot else []))
 
     def last_turn(self) -> int:
-        """Return the number of the last turn: where another program has kept no transcript, the record has it."""
+        """Return the number of the last turn: if another program has kept no transcript, the record has it."""
         return max(super().last_turn(), self.state.turns)
 
     @property
@@ -77,16 +77,16 @@ class HeldSession(SessionWriter):
         return not self.paths.root.name.startswith(NEW_PREFIX)
 
     def is_ours(self) -> bool:
-        """Look whether the lock is still ours, and whoever reads the session would see so."""
+        """Check whether the lock is still ours, and readers of the session would see that."""
         if not self.is_lost:
             try:
                 self.is_lost = not self.session_lock.is_intact(self.paths.session_lock)
-            except OSError as error:  # a directory that may not be looked at is no proof
+            except OSError as error:  # a directory that may not be inspected proves nothing
                 self.is_lost = error.errno in _LOST
         return not self.is_lost
 
     def beat(self, processes: Sequence[ProcessId] = ()) -> None:
-        """Touch the heartbeat, which names the turn's processes, and before that the lock: is it still ours?"""
+        """Check the lock, then touch the heartbeat, which names the turn's processes."""
         if not self.is_ours():
             return
         try:
@@ -96,9 +96,9 @@ class HeldSession(SessionWriter):
         self.write_heartbeat(processes)
 
     def write_heartbeat(self, processes: Sequence[ProcessId] = ()) -> None:
-        """Touch the heartbeat alone, of a session whose lock has just been looked at."""
+        """Touch only the heartbeat, of a session whose lock has just been checked."""
         if not self.is_lost:
-            with suppress(OSError):  # it is no evidence on this machine
+            with suppress(OSError):  # on this machine it is not evidence
                 write_private(self.paths.heartbeat, render_heartbeat(processes))
 
     def save(self, state: SessionState) -> None:
@@ -108,16 +108,16 @@ class HeldSession(SessionWriter):
             save_state(self.paths.state, state)
 
     def record(self, kind: str, data: Mapping[str, Any], state: SessionState | None = None) -> list[Event]:
-        """Write an event, and the state that it tells of: as `commit`."""
+        """Write an event, and the state it describes: as `commit`."""
         mark = self.journal.mark()
         events = self.append(kind, data)
         self.commit(state or self.state, mark)
         return events
 
     def commit(self, state: SessionState, mark: Mark) -> None:
-        """Write what the journal has taken since `mark`, and the state: both, durably, or neither.
+        """Write what the journal has taken since `mark`, and the state: both durably, or neither.
 
-        StateError or OSError as `statefile.save_state`, or since the journal cannot be written; BusyError where the
+        StateError or OSError as `statefile.save_state`, or if the journal cannot be written; BusyError if the
         lock was lost.
         """
         if not self.is_ours():
@@ -131,7 +131,7 @@ class HeldSession(SessionWriter):
             is_done = draft is not None and not draft.is_pending
             if not is_done:
                 self.journal.return_to(mark)
-            if not (is_done and isinstance(error, OSError)):  # else only a power cut could still undo it
+            if not (is_done and isinstance(error, OSError)):  # otherwise only a power cut could still undo it
                 raise
         finally:
             if draft:
@@ -142,8 +142,8 @@ class HeldSession(SessionWriter):
         """Rename a new session into place, durably.
 
         Raises:
-            BusyError: a session of that id has appeared meanwhile.
-            StateError: a file stands in its place.
+            BusyError: a session with that id has appeared meanwhile.
+            StateError: a file is in its place.
         """
         target = self.store.paths(self.state.session_id)
         try:
@@ -158,13 +158,13 @@ class HeldSession(SessionWriter):
         sync_directory(target.root.parent)
 
     def pass_to(self, tool: str, *, turn: int) -> None:
-        """Go on to the next turn, by another tool or the same: take its lock, then leave the last one's.
+        """Pass to the next turn, by another tool or the same: take its lock, then release the last one's.
 
         The session stays locked.
 
         Raises:
             BusyError: another program holds the tool's lock; nothing has changed.
-            OSError: the lock cannot be written; nothing but the owner record has changed.
+            OSError: the lock cannot be written; only the owner record has changed.
         """
         owner = owner_record(tool, turn, detached=self._detached)
         if self._tool_lock.path.name == self.paths.tool_lock(tool).name:  # the directory was renamed since
@@ -178,12 +178,12 @@ class HeldSession(SessionWriter):
             tool_lock.close()
             raise
         _release(self._tool_lock)
-        if self.session_lock.flocks:  # another implementation may not use it in our session meanwhile
+        if self.session_lock.flocks:  # another implementation must not use it in our session meanwhile
             self.session_lock.flocks.take(self._tool_lock.path.name)
         self._tool_lock = tool_lock
 
     def park(self, tool: str, *, turn: int, until: str) -> None:
-        """Say to readers that no tool runs until then, and that the session goes on by itself."""
+        """Tell readers that no tool runs until then, and that the session continues by itself."""
         self.session_lock.write(owner_record(tool, turn, detached=self._detached, parked_until=until))
 
     def remove(self) -> None:
@@ -192,36 +192,36 @@ class HeldSession(SessionWriter):
         try:
             os.rename(self.paths.root, aside)
         except OSError as error:
-            if error.errno != errno.EXDEV:  # another layer of an overlay, where it can only be removed in its place
+            if error.errno != errno.EXDEV:  # in another overlay layer, where it can only be removed in place
                 raise
             aside = self.paths.root
         _remove_tree(aside)
 
     def close(self) -> None:
-        """Write what is left of the transcript, and release the locks; remains of what was never published go.
+        """Write the rest of the transcript, and release the locks; a session that was never published is removed.
 
         Takes `store_lock` for that: not to be called while holding it.
         """
         super().close()
         if not self.is_published:
             self._discard()
-        is_ours = self.is_ours()  # else the record in the file is perhaps another's
+        is_ours = self.is_ours()  # otherwise the record in the file may be another's
         for lock in (self._tool_lock, self.session_lock):
             if is_ours:
                 _release(lock)
             lock.close()
-        give_tree(self.paths.root)  # what an agent of root's has left there, too
+        give_tree(self.paths.root)  # including what an agent run by root has left there
         if self.slot:
             self.slot.close()
 
     def _discard(self) -> None:
-        """Remove what was never published, while nobody builds: a half-removed directory looks like a crashed start."""
-        with suppress(OSError, BusyError), store_lock(self.store):  # what stays is collected later
+        """Remove an unpublished session, while nobody builds: a half-removed directory looks like a crashed start."""
+        with suppress(OSError, BusyError), store_lock(self.store):  # clean-up removes the rest later
             _remove_tree(self.paths.root, must=False)
 
 
 def refuse_when_full(store: Store, max_sessions: int) -> None:
-    """Raise RefusedError when a project has as many sessions as it may keep (0: any number); ephemeral ones count."""
+    """Raise RefusedError if a project has as many sessions as it may have (0: no limit); ephemeral ones count."""
     if not max_sessions:
         return
     try:
@@ -242,12 +242,12 @@ def refuse_when_full(store: Store, max_sessions: int) -> None:
 def build_session(
     store: Store, state: SessionState, redactor: Redactor, *, tool: str, detached: bool = False, max_sessions: int = 0
 ) -> HeldSession:
-    """Make a new session, locked and not yet visible; `publish` shows it. Remains of a crashed start give way.
+    """Create a new session, locked and not yet visible; `publish` shows it. Remains of a crashed start are removed.
 
     Takes `store_lock` meanwhile: not to be called while holding it.
 
     Raises:
-        BusyError: another process is building a session of that id.
+        BusyError: another process is building a session with that id.
         RefusedError: the project has `max_sessions` already.
         OSError: it cannot be written; nothing is left.
     """
@@ -285,17 +285,17 @@ def open_session(
 ) -> HeldSession:
     """Take the lock of an existing session for its next turn, or for an errand.
 
-    A `cancel` file that an earlier turn has left goes; one that appears from then on is meant for this one.
+    A `cancel` file left by an earlier turn is removed; one that appears later is meant for this one.
 
     Args:
         store: where it is.
         session_id: which.
-        redactor: what is written passes through it.
-        tool: whose lock is taken too; else that of the last turn's.
-        errand: what is done that is no turn.
+        redactor: everything written passes through it.
+        tool: whose lock to take as well; by default the last turn's tool.
+        errand: what is done, if it is not a turn.
         detached: it does not end with the process that started it.
-        advice: what to do when it is busy.
-        steal: take it from an owner whose lock is not seen here: `stolen_from`.
+        advice: what to do if it is busy.
+        steal: take it from an owner whose lock is not visible here: `stolen_from`.
 
     Raises:
         NotFoundError: there is no such session.
@@ -323,21 +323,21 @@ def open_session(
 
 
 def store_lock(store: Store) -> Lock:
-    """Take the project's lock: held for moments, while a session is made or given its name.
+    """Take the project's lock: held for moments, while a session is created or named.
 
     Raises:
-        BusyError: whoever holds it does not let go of it.
+        BusyError: its holder does not release it.
     """
     while True:
         try:
             make_private_directory(store.path)
             return acquire_lock(store.path / "store.lock", wait=True)
-        except FileNotFoundError:  # a collector has just removed the empty store
+        except FileNotFoundError:  # a clean-up has just removed the empty store
             continue
 
 
 def _remove_tree(path: Path, *, must: bool = True) -> None:
-    import shutil  # noqa: PLC0415  # few turns remove anything
+    import shutil  # noqa: PLC0415  # few turns delete anything
 
     shutil.rmtree(path, ignore_errors=not must)
 
@@ -354,12 +354,12 @@ def _take_locks(
         session_lock, loser = take_session_lock(paths, steal=steal, advice=advice)
     except BlockingIOError as error:
         raise busy(paths, advice) from error
-    except FileNotFoundError as error:  # a collector was first
+    except FileNotFoundError as error:  # a clean-up was first
         raise NotFoundError(f"Session {state.session_id} has just been deleted.", hint="csa ls") from error
     except (IsADirectoryError, NotADirectoryError, PermissionError) as error:
         raise StateError.denied(paths.session_lock, "cannot be locked", error) from error
     try:
-        paths.cancel.unlink(missing_ok=True)  # an earlier turn's: what comes once the owner is known is ours
+        paths.cancel.unlink(missing_ok=True)  # an earlier turn's: once the owner is known, a new one is ours
         session_lock.write(owner)
         return (session_lock, _take_tool_lock(paths, state, tool, owner, session_lock)), loser
     except BaseException:
@@ -385,6 +385,6 @@ def _take_tool_lock(paths: SessionPaths, state: SessionState, tool: str, owner: 
 
 
 def _release(lock: Lock) -> None:
-    with suppress(OSError):  # whoever holds it next says so himself
+    with suppress(OSError):  # its next holder writes its own record
         lock.write(b"")
     lock.close()

@@ -24,11 +24,11 @@ from csa.ownership import open_private
 from csa.store.atomic import sync_file
 from csa.store.transcript import end_of_last_line, read_events_backwards
 
-_LINES_AT_ONCE = 16  # are looked through for secrets: a search of a short line takes less than the call
+_LINES_AT_ONCE = 16  # is searched for secrets: searching a short line costs less than the call
 
 
 def _make_encoder() -> Callable[[Any], str]:
-    """Return what makes JSON of a value: as `JSONEncoder.encode`, which makes a C encoder anew for every value."""
+    """Return a JSON encoder function: as `JSONEncoder.encode`, which builds a new C encoder for every value."""
     if c_make_encoder is None:
         return json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), default=str).encode
     encode = c_make_encoder(None, str, encode_basestring, None, ":", ",", False, False, True)
@@ -39,7 +39,7 @@ _encode_value = _make_encoder()
 
 
 class Mark(NamedTuple):
-    """How far a transcript goes: its last event, its bytes; and what had been lost by then."""
+    """How far a transcript goes: its last event, its bytes, and what had been lost by then."""
 
     seq: int
     end: int
@@ -59,7 +59,7 @@ class Journal:
         clock_ns: Callable[[], int] = time.time_ns,
         may_write: Callable[[], bool] = lambda: True,
     ) -> None:
-        """Open it; `may_write` is asked before each write, and after its first no nothing is written any more."""
+        """Open it; `may_write` is called before each write, and after its first "no" nothing more is written."""
         self.turn = turn
         self.lost = 0
         self._path = path
@@ -71,7 +71,7 @@ class Journal:
         self._stamp = ""
         self._chunks: tuple[str, Mapping[str, Any], StreamRedactor] | None = None
         self._buffer: list[bytes] = []
-        self.is_sealed = False  # the transcript is another's; events are still taken, for who listens
+        self.is_sealed = False  # the transcript belongs to another process; events are still taken, for listeners
         self._fd = open_private(path, os.O_RDWR | os.O_CREAT)
         try:
             self._durable_seq, self._end = _recover(self._fd, path)
@@ -81,13 +81,13 @@ class Journal:
         self._seq = self._durable_seq
 
     def append(self, kind: str, data: Mapping[str, Any]) -> list[Event]:
-        """Take an event; return the events as they were recorded, redacted."""
+        """Take an event; return the events as recorded, redacted."""
         return self.extend([(kind, data)])
 
     def extend(self, entries: Iterable[tuple[str, Mapping[str, Any]]]) -> list[Event]:
-        """Take events that have come together; return the events as they were recorded, redacted.
+        """Take events that have come together; return the events as recorded, redacted.
 
-        Mostly those are as many. The end of a streamed chunk that may be the beginning of a secret is held back and
+        Usually the same number. The end of a streamed chunk that may be the beginning of a secret is held back and
         recorded with the next chunk, or before the next event of another type.
         """
         ready: list[tuple[str, Mapping[str, Any]]] = []
@@ -104,7 +104,7 @@ class Journal:
         ]
 
     def flush(self) -> None:
-        """Hand the buffered lines to the kernel. A failure drops them, counts them and keeps the file whole."""
+        """Hand the buffered lines to the kernel. A failure drops them, counts them and keeps the file intact."""
         if not self._buffer:
             return
         self.is_sealed = self.is_sealed or not self._may_write()
@@ -132,23 +132,23 @@ class Journal:
             self._note(error)
 
     def mark(self) -> Mark:
-        """Write what there is, and return how far the file goes then, for `return_to`."""
+        """Write the buffered lines, and return how far the file goes then, for `return_to`."""
         self.flush()
         return Mark(self._durable_seq, self._end, self.lost, self.fault)
 
     def return_to(self, mark: Mark) -> None:
-        """Take back what came after a mark, be it written already: what it tells of was refused."""
+        """Take back what came after a mark, even if it was written: what it describes was refused."""
         self._buffer.clear()
         self._chunks = None
         is_written = self._end > mark.end
         self._durable_seq, self._end, self.lost, self.fault = mark
         self._seq = self._durable_seq
         if is_written and not self.is_sealed:
-            with suppress(OSError):  # a turn without an end then, which is what a crash here would have left
+            with suppress(OSError):  # then a turn without an end, as after a crash here
                 os.ftruncate(self._fd, self._end)
 
     def close(self) -> None:
-        """Flush and close; harmless when done twice."""
+        """Flush and close; harmless when repeated."""
         if self._fd < 0:
             return
         if self._chunks:
@@ -186,7 +186,7 @@ class Journal:
         return self._stamp
 
     def _take_chunk(self, kind: str, data: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
-        """Return what can be recorded now that this has come."""
+        """Return what can be recorded now that this event has come."""
         key = (kind, {name: value for name, value in data.items() if name != "text"})
         ready = self._release_chunk() if self._chunks and self._chunks[:2] != key else []
         if not self._chunks:
@@ -206,7 +206,7 @@ class Journal:
     def _lose(self, count: int, error: OSError) -> None:
         self.lost += count
         self._note(error)
-        self._seq = self._durable_seq  # so that what follows is numbered without a gap
+        self._seq = self._durable_seq  # so that the following events are numbered without a gap
         try:
             os.ftruncate(self._fd, self._end)
         except OSError:

@@ -1,8 +1,8 @@
-"""Whether a session is in use: the one judgement, by which readers report and writers go ahead or do not.
+"""Whether a session is in use: the only place that decides this, for readers and for writers.
 
-Its lock is held: alive. It is free, and names an owner: he may be at work all the same, where his lock is not seen
-(another machine on a shared disk, a copy of a store) or was lost. Then the heartbeat tells. Another implementation of
-the format holds a flock instead (`csa.store.flocks`). Nothing is written or taken.
+Its lock is held: alive. It is free, and names an owner: it may still be at work, where its lock is not visible
+(another machine on a shared disk, a copy of a store) or was lost. Then the heartbeat decides. Another implementation of
+the format holds a flock instead (`csa.store.flocks`). Nothing is written, no lock is taken.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _LOOK_AGAIN_S = 0.01
 class Liveness(Struct):
     """`unknown`: it belongs to another machine whose heartbeat is old; or its lock cannot be read, as `fault` says.
 
-    `is_held`: its lock is, which nobody can take then. `stranger`: another program is at work, or may be.
+    `is_held`: its lock is held, so nobody can take it. `stranger`: another program is at work, or may be.
     """
 
     state: Literal["alive", "not_alive", "unknown"]
@@ -40,7 +40,7 @@ class Liveness(Struct):
 
     @property
     def runs_turn(self) -> bool:
-        """Whether a turn is being run, and not an errand."""
+        """Whether a turn is running, not an errand."""
         return self.state == "alive" and (self.owner is None or not self.owner.errand)
 
 
@@ -48,7 +48,7 @@ _AT_REST = Liveness("not_alive")
 
 
 def probe(paths: SessionPaths) -> Liveness:
-    """Say whether a supervisor holds the session. Never fails: what cannot be looked at is unknown."""
+    """Say whether a supervisor holds the session. Never fails: what cannot be inspected is unknown."""
     try:
         return _probe(paths)
     except StateError as fault:
@@ -60,23 +60,23 @@ def _probe(paths: SessionPaths) -> Liveness:
     for _ in range(_MAX_LOOKS):
         if not held or (owner is not None and may_be_running(owner)):
             break
-        time.sleep(_LOOK_AGAIN_S)  # who has just taken the lock has not yet said who he is
+        time.sleep(_LOOK_AGAIN_S)  # a process that has just taken the lock has not written its record yet
         held, owner = _look_at_lock(paths)
     if held:
         return Liveness("alive", owner, is_held=True)
     judged = judge_owner(paths, owner)
     if judged.state == "not_alive" and find_stranger(paths.pathname):
-        held, owner = _look_at_lock(paths)  # a csa that has begun meanwhile has a flock as well
+        held, owner = _look_at_lock(paths)  # a csa that has started meanwhile has a flock too
         if held:
             return Liveness("alive", owner, is_held=True)
-        if (stranger := find_stranger(paths.pathname)) is None:  # or one that has just ended had
+        if (stranger := find_stranger(paths.pathname)) is None:  # or one that has just ended had one
             return judged
         return Liveness("alive" if stranger.is_seen else "unknown", stranger=stranger)
     return judged
 
 
 def judge_owner(paths: SessionPaths, owner: Owner | None) -> Liveness:
-    """Judge a session whose lock nobody holds, or only who asks, by the owner that its lock file names.
+    """Judge a session whose lock nobody holds, or only the caller, by the owner that its lock file names.
 
     Raises:
         StateError: the transcript cannot be read.
@@ -90,12 +90,12 @@ def judge_owner(paths: SessionPaths, owner: Owner | None) -> Liveness:
 
 
 def _is_over(paths: SessionPaths, owner: Owner, age_s: float) -> bool:
-    """Say whether the owner has surely gone, or surely done with the session."""
-    if owner.is_same_boot:  # his lock would be seen here, unless it was lost while he lives
+    """Say whether the owner is certainly gone, or certainly done with the session."""
+    if owner.is_same_boot:  # its lock would be visible here, unless it was lost while the owner lives
         is_there = owner.is_local and is_running(owner.process)
         return not is_there or age_s >= HEARTBEAT_FRESH_S
     if owner.machine_id and owner.machine_id == machine_id() and age_s > time.clock_gettime(time.CLOCK_BOOTTIME):
-        return True  # this machine was started anew since; a younger heartbeat comes from one with a copied id
+        return True  # this machine was rebooted since; a younger heartbeat comes from one with a copied id
     return owner.errand not in {INTERFACE, COMPACTION} and _is_finished(paths, owner.turn)
 
 
@@ -112,7 +112,7 @@ def _is_finished(paths: SessionPaths, turn: int) -> bool:
 
 
 def heartbeat_age_s(paths: SessionPaths) -> float:
-    """Return how long ago the session's heartbeat was touched; infinite where it has none."""
+    """Return how long ago the session's heartbeat was touched; infinite if it has none."""
     try:
         return time.time() - paths.heartbeat.stat().st_mtime
     except OSError:

@@ -19,12 +19,12 @@ class LockHolder(Struct):
 
     @property
     def in_words(self) -> str:
-        """Who it is: `PID 4711 (codex exec)`."""
+        """Its name: `PID 4711 (codex exec)`."""
         return f"PID {self.process.pid} ({self.command[:_COMMAND_WIDTH]})"
 
 
 def lock_holders(path: Path) -> list[LockHolder]:
-    """Return the processes of our pid namespace, as far as they may be looked at, that hold the lock at `path`."""
+    """Return the processes of our pid namespace that hold the lock at `path`, if we may inspect them."""
     try:
         wanted = path.stat()
     except OSError:

@@ -1,11 +1,11 @@
 """Open-file-description write locks: the evidence that a supervisor lives.
 
-A lock is held by a file *description*: it lasts until the last descriptor of that description closes, in whichever
-process, and a crash of any kind releases it. Lock files are never unlinked. A probe opens the file anew and asks
-(F_OFD_GETLK), so it takes nothing; from a descriptor of the holder's own description a lock reads free.
+A lock is held by a file *description*: it lasts until the last descriptor of that description closes, in any
+process, and any kind of crash releases it. Lock files are never unlinked. A probe opens the file again and asks
+(F_OFD_GETLK), so it takes nothing; through a descriptor of the holder's own description the lock looks free.
 
-What is waited for is held for moments only. F_OFD_SETLKW would wait for ever behind a holder that was stopped, and keep
-python from heeding signals, so the lock is tried again and again.
+csa only waits for locks that are held for moments. F_OFD_SETLKW would wait for ever for a stopped holder, and keep
+python from handling signals, so csa polls.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 _FLOCK = "hhqqi4x"  # struct flock of 64-bit Linux; l_pid must be 0 for OFD requests
 _WHOLE_FILE = struct.pack(_FLOCK, fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
 MAX_OWNER_BYTES = 4096
-LOOK_S = 5.0  # whoever is seen to hold what is held for moments at two looks that far apart has been stopped
+LOOK_S = 5.0  # a process that holds a short lock at two looks that far apart has been stopped
 _FIRST_PAUSE_S, _MAX_PAUSE_S = 0.002, 0.1
 _checks: list[Callable[[], None]] = []
 
@@ -41,11 +41,11 @@ class Lock:
     def __init__(self, path: Path, fd: int) -> None:
         self.path = path
         self.fd = fd
-        self.flocks: Flocks | None = None  # of a session's lock: on the lock files beside it
+        self.flocks: Flocks | None = None  # of a session's lock: on the neighbouring lock files
         self._content = b""
 
     def write(self, content: bytes) -> None:
-        """Replace the file's content, which says to readers who holds the lock."""
+        """Replace the file's content, which tells readers who holds the lock."""
         os.pwrite(self.fd, content, 0)
         os.ftruncate(self.fd, len(content))
         self._content = content
@@ -55,21 +55,21 @@ class Lock:
         return os.pread(self.fd, MAX_OWNER_BYTES, 0)
 
     def is_intact(self, path: Path) -> bool:
-        """Say whether `path` is this lock's file, with what was last written here: else it is another's by now."""
+        """Say whether `path` is still this lock's file, with our last content: if not, another process has it."""
         return _names(path, self.fd) and self.read() == self._content
 
     def touch(self) -> None:
-        """Write through the lock's own descriptor, to the disk: a file server that has lost the lock refuses that.
+        """Write to the disk through the lock's own descriptor: a file server that has lost the lock refuses that.
 
-        It writes one byte, the same as before: should somebody else have taken the file a moment ago, his record,
-        which begins alike, stays whole.
+        It writes one byte, the same as before: if another process has taken the file a moment ago, its record,
+        which begins with the same byte, stays intact.
         """
         os.pwrite(self.fd, self._content[:1], 0)
         os.fdatasync(self.fd)
 
     def close(self) -> None:
-        """Release; harmless when done twice."""
-        if self.flocks:  # first: a flock without this lock is taken for another program's
+        """Release; harmless when repeated."""
+        if self.flocks:  # first: a flock without this lock would look like another program's
             self.flocks.close()
         if self.fd >= 0:
             os.close(self.fd)
@@ -83,14 +83,14 @@ class Lock:
 
 
 def acquire_lock(path: Path, *, wait: bool = False, flock: bool = False) -> Lock:
-    """Take the lock at `path`, making the file when it is missing.
+    """Take the lock at `path`, creating the file if necessary.
 
-    With `flock`, a flock(2) is placed too, where there is such a thing, so that programs that use that family see it;
-    it is no evidence here.
+    With `flock`, a flock(2) is placed too, if supported, so that programs that use that family see it;
+    it is not evidence here.
 
     Raises:
         BlockingIOError: someone holds it and `wait` is false.
-        BusyError: the same process has held it for two looks.
+        BusyError: the same process has held it at two looks.
     """
     while True:
         fd = open_private(path, os.O_RDWR | os.O_CREAT)
@@ -98,7 +98,7 @@ def acquire_lock(path: Path, *, wait: bool = False, flock: bool = False) -> Lock
             _lock(path, fd, wait=wait)
             if flock:
                 place_flock(fd)
-            if _names(path, fd):  # else it was renamed away while we waited
+            if _names(path, fd):  # otherwise it was renamed away while we waited
                 return Lock(path, fd)
         except BaseException:
             os.close(fd)
@@ -107,7 +107,7 @@ def acquire_lock(path: Path, *, wait: bool = False, flock: bool = False) -> Lock
 
 
 def place_flock(fd: int) -> int:
-    """Place a flock(2); return the error of a file system that has none, 0 where it is placed.
+    """Place a flock(2); return the error of a file system without flocks, 0 on success.
 
     Raises:
         BlockingIOError: another program holds one.
@@ -122,7 +122,7 @@ def place_flock(fd: int) -> int:
 
 
 class Heeding:
-    """While the block runs, `check` is called whenever a lock is waited for; what it raises ends the waiting."""
+    """In this block, `check` is called while waiting for a lock; an exception from it ends the wait."""
 
     def __init__(self, check: Callable[[], None]) -> None:
         self._check = check
@@ -144,7 +144,7 @@ def _lock(path: Path, fd: int, *, wait: bool) -> None:
 
 
 def _wait_for(path: Path, fd: int) -> None:
-    """Try until the lock is ours, looking who holds it every few seconds."""
+    """Try until the lock is ours, checking who holds it every few seconds."""
     import time  # noqa: PLC0415  # few ever wait
 
     from csa.store.lockholders import lock_holders  # noqa: PLC0415  # as above
@@ -186,12 +186,12 @@ def _names(path: Path, fd: int) -> bool:
 
 
 def is_locked(path: Path) -> bool:
-    """Say whether any process holds the lock; a missing file is not held. StateError as in `probe_lock`."""
+    """Say whether any process holds the lock; a missing file is not locked. StateError as in `probe_lock`."""
     return probe_lock(path)[0]
 
 
 def seems_locked(path: Path | str) -> bool:
-    """Say whether the kernel tells of a lock like ours on a file, which need not be readable; it need not tell."""
+    """Say whether the kernel shows a lock like ours on a file, which need not be readable; it may not show it."""
     try:
         found = os.stat(path)
         with open("/proc/locks", encoding="ascii") as file:
@@ -206,7 +206,7 @@ def probe_lock(path: Path | str) -> tuple[bool, bytes]:
     """Return whether the lock is held, and what the file says (which may be of an earlier holder).
 
     Raises:
-        StateError: it cannot be looked at, or is no regular file, so that nobody knows.
+        StateError: it cannot be inspected, or is not a regular file, so that it is unknown.
     """
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a pipe would wait for a writer
@@ -216,7 +216,7 @@ def probe_lock(path: Path | str) -> tuple[bool, bytes]:
         raise StateError.unreadable(path, error) from error
     try:
         mode = os.fstat(fd).st_mode
-        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):  # reading tells of a directory what it is
+        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):  # reading reports if it is a directory
             raise StateError(path, "is not a regular file")
         answer = fcntl.fcntl(fd, fcntl.F_OFD_GETLK, _WHOLE_FILE)
         held = struct.unpack(_FLOCK, answer)[0] != fcntl.F_UNLCK

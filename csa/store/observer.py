@@ -1,7 +1,7 @@
-"""Looking at many sessions again and again, cheaply. Nothing is written.
+"""Observing many sessions repeatedly, cheaply. Nothing is written.
 
-Of a session at rest two files are stat'ed, and its locks, and read again only when they differ. What runs is asked each
-time whether it still does; of its transcript is read what has been added.
+For a finished session two files and its locks are stat'ed, and read again only if they have changed. For a running one
+the lock is checked each time, and what was added to its transcript is read.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ from csa.structs import Struct, field, replace
 
 Describe = Callable[[Event], str | None]
 _Signature = tuple[int, int, int] | None
-_MAX_LOOK_BACK = 200  # events, to what is being done and the turn's beginning
+_MAX_LOOK_BACK = 200  # events, back to the current activity and the turn's beginning
 _MAX_TEXT = 400
 _SETTLED_NS = 100_000_000  # a directory changed more recently may change again without a new mtime
 
 
 class _Tail(Struct):
-    """What the end of a transcript says of its last turn."""
+    """What the end of a transcript says about its last turn."""
 
     seq: int = -1  # another implementation counts from 0
     turn: int = 0
@@ -46,13 +46,13 @@ class _Tail(Struct):
     last_at: float | None = None
     duration_s: float | None = None
     is_finished: bool = False
-    is_settled: bool = False  # nothing has come since its end
+    is_settled: bool = False  # no events since its end
 
 
 class _Known(Struct, frozen=False):
-    """What was found when a session was last read, and what its files looked like before.
+    """The findings when a session was last read, and the state of its files before.
 
-    Their paths are made once: that costs as much as asking for them.
+    Their paths are built once: that costs as much as a stat.
     """
 
     paths: SessionPaths
@@ -71,7 +71,7 @@ class _Known(Struct, frozen=False):
 
 
 class Observer:
-    """The sessions of one store, as they are now. `describe` words an event, or passes it over."""
+    """The current sessions of one store. `describe` renders an event, or skips it."""
 
     def __init__(self, store: Store, describe: Describe) -> None:
         self.store = store
@@ -82,7 +82,7 @@ class Observer:
         self._known: dict[str, _Known] = {}
 
     def ids(self) -> Sequence[str]:
-        """Return the ids of all sessions, oldest first; the same list as long as there is no other."""
+        """Return the ids of all sessions, oldest first; the same list while nothing changes."""
         found = _sign(self._directory)
         if found != self._listed or found is None:
             ids = self.store.ids()
@@ -94,15 +94,15 @@ class Observer:
         return self._siblings.ids
 
     def is_running(self, session_id: str) -> bool:
-        """Say whether a session runs; that of one at rest costs a stat."""
+        """Say whether a session is running; for a finished one that costs a stat."""
         return self._probe(self._get(session_id)).state == "alive"
 
     def look(self, session_id: str) -> SessionInfo | None:
-        """Return a session as it is now, the same object when nothing changed; None when it is gone."""
+        """Return the current session, the same object if nothing has changed; None if it is gone."""
         known = self._get(session_id)
         try:
             return self._look(known)
-        except StateError as fault:  # not kept: a change of modes, which mends it, changes neither size nor time
+        except StateError as fault:  # not kept: a change of modes, which fixes it, changes neither size nor time
             return self._unreadable(Record(self.store, session_id, known.paths, None, fault), str(fault))
         except (OSError, ValueError, TypeError) as error:  # the latter: values that no csa writes
             record = known.record or Record(self.store, session_id, known.paths, None)
@@ -117,8 +117,8 @@ class Observer:
         return known
 
     def _probe(self, known: _Known) -> Liveness:
-        """Ask the lock, unless the session was at rest and its transcript, which a turn begins with, is as it was."""
-        transcript = _sign(known.transcript_path)  # before anything is read: what changes later differs next time
+        """Check the lock, unless the session had finished and its transcript, where turns begin, is unchanged."""
+        transcript = _sign(known.transcript_path)  # before reading anything: later changes show next time
         seen = known.liveness
         is_changed = seen is None or seen.state != "not_alive" or transcript != known.transcript
         if known.liveness is None or is_changed or _may_have_stranger(known):
@@ -171,7 +171,7 @@ class Observer:
 
 
 def _may_have_stranger(known: _Known) -> bool:
-    """Say whether a lock file of a session may be held by another program, of which its transcript tells nothing."""
+    """Say whether a session's lock file may be held by another program, which its transcript does not show."""
     held = may_be_held(known.paths.pathname)
     if not held:
         return False
@@ -201,7 +201,7 @@ def _at_rest(info: SessionInfo, state: SessionState, status: str, tail: _Tail) -
 
 
 def _read_tail(transcript: Path, describe: Describe, before: _Tail, turns: TurnFilter) -> _Tail:
-    """Read what has been added since `before` was read; of a transcript not read yet, a bounded end."""
+    """Read what was added since `before`; of a transcript not read yet, a limited part of its end."""
     added = _last_events(transcript, before.seq)
     events = [event for event in reversed(added) if turns.takes(event)][::-1]
     if not events:
@@ -224,7 +224,7 @@ def _last_events(transcript: Path, seen: int) -> list[Event]:
     """Return the events after `seen`, newest first, back to where the last turn began or ended, and not too many."""
     events: list[Event] = []
     for event in read_events_backwards(transcript):
-        if event.seq <= seen and not event.data.get("chunk"):  # a streamed message is worded as a whole
+        if event.seq <= seen and not event.data.get("chunk"):  # a streamed message is rendered as a whole
             break
         events.append(event)
         if event.type in TURN_ENDS or len(events) >= _MAX_LOOK_BACK:
@@ -233,7 +233,7 @@ def _last_events(transcript: Path, seen: int) -> list[Event]:
 
 
 def _word(events: list[Event], describe: Describe) -> str:
-    """Return the newest thing worth saying."""
+    """Return the newest event worth showing."""
     for index, event in enumerate(events):
         if event.type == "usage":
             continue
@@ -243,7 +243,7 @@ def _word(events: list[Event], describe: Describe) -> str:
 
 
 def _whole(events: list[Event], index: int) -> Event:
-    """Return a streamed message as one event, as far as `events`, newest first, hold it."""
+    """Return a streamed message as one event, as far as `events`, newest first, contain it."""
     last = events[index]
     parts = takewhile(lambda event: event.type == last.type and event.data.get("chunk"), events[index:])
     return replace(last, data={"text": "".join(reversed([str(part.data.get("text", "")) for part in parts]))})
@@ -256,12 +256,12 @@ def _finished(tail: _Tail, event: Event) -> _Tail:
 
 
 def _is_another(before: _Signature, now: _Signature) -> bool:
-    """Say whether a file was replaced or cut, so that what was read of it counts no more."""
+    """Say whether a file was replaced or truncated, so that what was read is invalid."""
     return before is None or now is None or now[2] != before[2] or now[1] < before[1]
 
 
 def _sign(path: str) -> _Signature:
-    """Return what differs when a file was written or replaced; None when it is not there."""
+    """Return a value that changes when a file is written or replaced; None if it does not exist."""
     try:
         found = os.stat(path)
     except OSError:

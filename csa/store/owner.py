@@ -9,7 +9,7 @@ from datetime import datetime
 from csa.procfs import ProcessId, boot_id, machine_id, pid_namespace, process_start_time
 from csa.structs import Struct, asdict, fields
 
-INTERFACE, COMPACTION, CHANGE = "interface open", "compaction", "change"  # what is done that is no turn
+INTERFACE, COMPACTION, CHANGE = "interface open", "compaction", "change"  # what is done, if it is not a turn
 
 
 class Owner(Struct, kw_only=True):
@@ -29,7 +29,7 @@ class Owner(Struct, kw_only=True):
     since: str  # RFC 3339
     detached: bool = False  # it does not end with the process that started it
     errand: str = ""
-    parked_until: str = ""  # RFC 3339: no tool runs; the next turn begins by itself when a quota has returned
+    parked_until: str = ""  # RFC 3339: no tool is running; the next turn begins by itself when a quota has reset
 
     def to_bytes(self) -> bytes:
         """Render as one line of JSON."""
@@ -47,29 +47,29 @@ class Owner(Struct, kw_only=True):
 
     @property
     def is_local(self) -> bool:
-        """Whether its pid means here what it meant there: the same boot and pid namespace."""
+        """Whether its pid is valid here: the same boot and pid namespace."""
         return self.is_same_boot and self.pid_namespace == pid_namespace()
 
     @property
     def work(self) -> str:
-        """What it does, in words: `turn 3`, or its errand."""
+        """What it is doing, as text: `turn 3`, or its errand."""
         return self.errand or f"turn {self.turn}"
 
     @property
     def in_words(self) -> str:
-        """Who it is, as `codex, turn 3, PID 4711, since 10:02`, or until when it is parked."""
+        """Its description, as `codex, turn 3, PID 4711, since 10:02`, or until when it is parked."""
         return f"{self.tool}, {self.work}, PID {self.pid}, {self.parked or f'since {self.since_clock}'}"
 
     @property
     def parked(self) -> str:
-        """`parked until 03:39`, with the date where that is not today's; empty where a turn runs."""
+        """`parked until 03:39`, with the date if it is not today's; empty while a turn runs."""
         if not self.parked_until:
             return ""
         return f"parked until {_clock(self.parked_until)}"
 
     @property
     def since_clock(self) -> str:
-        """The local time at which the turn began: `10:02`, with the date where that is not today's."""
+        """The local time at which the turn began: `10:02`, with the date if it is not today's."""
         return _clock(self.since)
 
 
@@ -80,8 +80,8 @@ def _clock(stamp: str) -> str:
 
 
 def parse_owner(content: bytes) -> Owner | None:
-    """Read a lock file's content; None when it is empty, half-written, or another program's."""
-    if not content:  # as most are; a long list asks for thousands
+    """Read a lock file's content; None if it is empty, half-written, or another program's."""
+    if not content:  # as most are; a long list reads thousands
         return None
     try:
         record = json.loads(content)
@@ -99,7 +99,7 @@ def parse_owner(content: bytes) -> Owner | None:
 def current_owner(
     *, tool: str, turn: int, since: str, detached: bool = False, errand: str = "", parked_until: str = ""
 ) -> Owner:
-    """Describe this process as the owner of a turn, or as busy with an errand."""
+    """Describe this process as the owner of a turn or an errand."""
     return Owner(
         pid=os.getpid(),
         start_time=process_start_time(os.getpid()) or 0,
@@ -117,7 +117,7 @@ def current_owner(
 
 
 def may_be_running(owner: Owner) -> bool:
-    """Say whether the owner's process exists, or is one that cannot be looked at from here."""
+    """Say whether the owner's process exists, or cannot be inspected from here."""
     if not owner.is_local:
         return True
     return process_start_time(owner.pid) == owner.start_time

@@ -1,7 +1,7 @@
-"""Orders of detached turns that wait for a quota: `parked/<session id>.json` of the project, with their moment.
+"""Orders of detached turns that wait for a quota: `parked/<session id>.json` of the project, with their time.
 
-They are there for the case that the supervisor that waits does not live to see the moment. Whoever starts one claims it
-first, by renaming it; who begins a turn in the session, or ends the waiting, removes it.
+They exist in case the waiting supervisor does not survive until then. A process that starts one claims it
+first, by renaming it; starting a turn in the session, or ending the wait, removes it.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _DIRECTORY, _SUFFIX, _CLAIMED = "parked", ".json", ".claimed"
 
 
 def save_parked(store: Store, session_id: str, order: dict[str, Any], *, until: float) -> None:
-    """Keep an order, to be carried out from `until` (seconds since the epoch) on; OSError when it cannot be written."""
+    """Store an order, to be executed from `until` (seconds since the epoch) on; OSError if it cannot be written."""
     directory = store.path / _DIRECTORY
     make_directory(directory)
     write_atomically(_path(store, session_id), json.dumps({"until": until, "order": order}).encode())
@@ -36,7 +36,7 @@ def forget_parked(store: Store, session_id: str) -> None:
 
 
 def claim_due(store: Store, now: float) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield the sessions whose moment has come and that nobody waits for, each claimed, with its order."""
+    """Yield the sessions whose time has come and that no supervisor waits for, each claimed, with its order."""
     with suppress(FileNotFoundError, PermissionError):
         for name in sorted(os.listdir(store.path / _DIRECTORY)):
             session_id = name.removesuffix(_SUFFIX)
@@ -61,7 +61,7 @@ def _claim(store: Store, session_id: str, now: float) -> dict[str, Any] | None:
         order: dict[str, Any] = dict(record["order"])
         os.rename(path, claimed)
         claimed.unlink()
-    except (OSError, ValueError, KeyError, TypeError):  # another was first, or it is none of ours
+    except (OSError, ValueError, KeyError, TypeError):  # another process was first, or it is not ours
         return None
     return order
 

@@ -1,8 +1,8 @@
 """Which project a directory belongs to, and its git branch and commit (read from .git, without running git).
 
-A linked git worktree belongs to the project of its main worktree, so that its sessions outlive it. Of a bare repository
-that is its own directory, or the one above it whose `.git` names it. A submodule is a project of its own, and so is a
-worktree whose repository is not there.
+A linked git worktree belongs to the project of its main worktree, so that its sessions outlive it. For a bare
+repository it is its directory, or the one above whose `.git` names it. A submodule is a project of its own, and so is a
+worktree whose repository does not exist.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ _MAX_SYMBOLIC = 5
 
 
 def find_project(start: Path | str) -> str:
-    """Return the project of a directory, symlinks followed: of its work tree, or of that one's main worktree.
+    """Return the project of a directory, symlinks followed: its work tree, or the main worktree of that.
 
-    A directory with `.csa` inside a linked worktree belongs to its counterpart in the main one, where that has `.csa`.
+    A directory with `.csa` inside a linked worktree belongs to its counterpart in the main one, if that has `.csa`.
     """
     place = find_work_tree(start)
     top = git_top(place)
@@ -47,10 +47,10 @@ def find_work_tree(start: Path | str) -> str:
 
 
 def is_git_top(place: str) -> bool:
-    """Say whether a directory is a work tree's top. An empty `.git`, as codex's sandbox leaves, makes none.
+    """Say whether a directory is a work tree's top. An empty `.git`, as codex's sandbox leaves, does not count.
 
-    One that may not be looked into is another user's, and taken for a repository: what it makes does not depend on who
-    looks.
+    One that may not be read belongs to another user, and counts as a repository: the result must not depend on the
+    reader.
     """
     git = f"{place}/.git"
     if os.path.lexists(f"{git}/HEAD") or os.path.isfile(git):
@@ -68,25 +68,25 @@ def git_top(place: str) -> str | None:
 
 
 def _main_worktree(top: str) -> str | None:
-    """Return the main worktree of a linked one; None where it is none, or its repository cannot be found.
+    """Return the main worktree of a linked one; None if it is not one, or its repository cannot be found.
 
     Only a linked worktree's git directory has `commondir`.
     """
     try:
         own = _git_directory(make_path(top))
         common = os.path.realpath(own / _read_git_file(own / "commondir").strip())
-        if not os.path.isfile(f"{common}/HEAD"):  # the repository has gone
+        if not os.path.isfile(f"{common}/HEAD"):  # the repository is gone
             return None
         above = os.path.dirname(common)
         if _is_git_directory_of(above, common):
             return above
         return _configured_worktree(common) or common
-    except (OSError, ValueError):  # what is written there is no path
+    except (OSError, ValueError):  # the content is not a path
         return None
 
 
 def _is_git_directory_of(place: str, directory: str) -> bool:
-    """Say whether the `.git` of a place is, or names, that directory."""
+    """Say whether the `.git` of a directory is, or names, that directory."""
     try:
         return os.path.realpath(_git_directory(make_path(place))) == directory
     except (OSError, ValueError):
@@ -108,7 +108,7 @@ def _configured_worktree(common: str) -> str | None:
 
 
 def git_branch(start: Path) -> str | None:
-    """Return the branch that is checked out in the work tree around `start`; None with a detached head, or without."""
+    """Return the branch checked out in the work tree around `start`; None if the head is detached, or there is none."""
     top = git_top(str(start))
     try:
         head = _read_git_file(_git_directory(make_path(top)) / "HEAD").strip() if top else ""
@@ -119,7 +119,7 @@ def git_branch(start: Path) -> str | None:
 
 
 def git_head(start: Path) -> str | None:
-    """Return the commit that is checked out in the work tree around `start`; None where there is none, or no commit.
+    """Return the commit checked out in the work tree around `start`; None if there is no work tree, or no commit.
 
     Refs that are not kept in files (reftable) are not read.
     """
@@ -143,7 +143,7 @@ def _git_directory(project: Path) -> Path:
 
 
 def _resolve_head(directory: Path) -> str | None:
-    """Follow HEAD: a worktree has one of its own, and branches in common with the others."""
+    """Follow HEAD: a worktree has its own, and shares branches with the others."""
     common = directory
     if (directory / "commondir").exists():
         common = directory / _read_git_file(directory / "commondir").strip()

@@ -1,7 +1,7 @@
-"""What the end of a turn tells, where it could not be written everywhere: a full disk, a limit on the size of files.
+"""Recovering the end of a turn that could not be written everywhere: a full disk, a limit on file sizes.
 
-`run_finished` in the transcript tells what state.toml lacks, and result.toml what the transcript does. Reads only;
-whoever holds the session writes it.
+`run_finished` in the transcript has what state.toml lacks, and result.toml what the transcript lacks. Only reads;
+the holder of the session writes it.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ _LOOKED_AT = 10_000  # events of a turn without an end
 
 
 def reserve_room(paths: SessionPaths) -> None:
-    """Take some room on the disk while there is some, so that the end of the turn can be written on a full one."""
-    with suppress(OSError):  # then there may be none at the end
+    """Reserve disk space while there is some, so that the end of the turn can be written on a full disk."""
+    with suppress(OSError):  # then there may be no space at the end
         fd = os.open(paths.reserve, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             os.posix_fallocate(fd, 0, _RESERVED_BYTES)
@@ -38,17 +38,17 @@ def reserve_room(paths: SessionPaths) -> None:
 
 
 def free_room(paths: SessionPaths) -> None:
-    """Give it back."""
+    """Release it."""
     with suppress(OSError):
         os.unlink(paths.reserve)
 
 
 def caught_up(paths: SessionPaths, state: SessionState, last: Event | None = None) -> SessionState:
-    """Return the state with what the end of the last turn tells, where it could not be written there.
+    """Return the state updated from the end of the last turn, if it could not be written there.
 
-    `last` is that end, where it is known already.
+    `last` is that end, if already known.
     """
-    if state.schema is None:  # another implementation's, whose transcript is no journal
+    if state.schema is None:  # another implementation's, whose transcript is not a journal
         return state
     try:
         last = last or last_turn_event(paths.transcript)
@@ -58,12 +58,12 @@ def caught_up(paths: SessionPaths, state: SessionState, last: Event | None = Non
         if last.type == "run_started":
             return _bound(paths, state, last)
         return _ended(state, last.turn, last.data)
-    except (StateError, OSError, KeyError, TypeError, ValueError, OverflowError):  # damage is for others to tell of
+    except (StateError, OSError, KeyError, TypeError, ValueError, OverflowError):  # others report damage
         return state
 
 
 def end_in_result(paths: SessionPaths, started: Event) -> dict[str, Any] | None:
-    """Return the data of a turn's `run_finished` that result.toml has kept; None where it has not."""
+    """Return the data of a turn's `run_finished` that result.toml has kept; None if it has not."""
     from csa.store.statefile import read_record  # noqa: PLC0415  # hardly ever needed
 
     try:
@@ -108,7 +108,7 @@ def _ended(state: SessionState, turn: int, data: Mapping[str, Any]) -> SessionSt
 
 
 def _bound(paths: SessionPaths, state: SessionState, started: Event) -> SessionState:
-    """Return the state with the conversation of a turn without an end, where the transcript alone tells it."""
+    """Return the state with the conversation of a turn without an end, if only the transcript has it."""
     tool = text_of(started.data.get("tool")) or ""
     before = state.tools.get(tool)
     if before is None or before.provider_session_id is not None:

@@ -30,7 +30,7 @@ def load_result(
     turn: int | None = None,
     redact: Callable[[str], str] = lambda text: text,
 ) -> RunResult:
-    """Return how the last finished turn, or the given one, ended; with `redact`, the answer of another program's.
+    """Return how the last finished turn, or the given one, ended; `redact` is applied to another program's answer.
 
     Raises as `load_own_result`.
     """
@@ -41,7 +41,7 @@ def load_result(
 
 
 def load_own_result(paths: SessionPaths, session_id: str, *, turn: int | None = None) -> RunResult:
-    """Return how the last finished turn that the transcript tells of, or the given one, ended.
+    """Return how the last finished turn in the transcript, or the given one, ended.
 
     Raises:
         NotFoundError: no such turn has finished.
@@ -68,12 +68,12 @@ def load_own_result(paths: SessionPaths, session_id: str, *, turn: int | None = 
 
 
 def save_result(paths: SessionPaths, result: RunResult, totals: Mapping[str, Any] | None = None) -> None:
-    """Write result.toml, by the supervisor that appended the event; with the tool's totals, should that be lost."""
+    """Write result.toml, by the supervisor that appended the event; with the tool's totals, in case that is lost."""
     write_atomically(paths.result, render_result(result, totals))
 
 
 def render_result(result: RunResult, totals: Mapping[str, Any] | None = None) -> bytes:
-    """Return what result.toml holds after a turn that ended so."""
+    """Return the content of result.toml after a turn with this end."""
     from csa.store.tomlfile import render_toml  # noqa: PLC0415  # readers write none
 
     return render_toml({**_projection(result), **({"totals": dict(totals)} if totals else {})})
@@ -85,12 +85,12 @@ def _projection(result: RunResult) -> dict[str, Any]:
 
 
 def lacks_final(paths: SessionPaths, finished: Event) -> bool:
-    """Say whether a turn has no final.md though its supervisor lived to write one: the disk was full, perhaps."""
+    """Say whether a turn has no final.md although its supervisor could have written one: perhaps the disk was full."""
     return finished.data.get("status") != "lost" and not os.path.lexists(paths.turn_output(finished.turn) / "final.md")
 
 
 def told_answer(paths: SessionPaths, turn: int) -> str:
-    """Return what the transcript has of a turn's answer: the last that was said; empty where nothing was."""
+    """Return a turn's answer according to the transcript: its last message; empty if there was none."""
     from csa.model.conversation import read_conversation  # noqa: PLC0415  # hardly ever needed
 
     events = (event for event in read_events(paths.transcript) if event.turn == turn)
@@ -104,9 +104,9 @@ def _answer(paths: SessionPaths, finished: Event) -> str:
 
 
 def read_final_text(paths: SessionPaths, turn: int) -> str:
-    """Return the answer of a turn, redacted; empty where there is none."""
+    """Return the answer of a turn, redacted; empty if there is none."""
     path: Path = paths.turn_output(turn) / "final.md"
     try:
-        return read_regular(path).decode("utf-8", "replace")  # as it is: text mode would change ends of lines
+        return read_regular(path).decode("utf-8", "replace")  # unchanged: text mode would convert line endings
     except OSError:
         return ""

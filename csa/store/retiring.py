@@ -1,7 +1,7 @@
-"""Taking sessions out of sight, bringing them back, and removing them for good. Each step is one rename.
+"""Moving sessions to the trash, restoring and purging them. Each step is one rename.
 
-Wherever a process dies in between, a session is in its place, or retired, or on its way out under a hidden name that
-the next collection removes. The caller holds the session's lock, taken by `hold`, which needs no readable record.
+Wherever a process dies, a session is in its place, in the trash, or being purged under a hidden name that
+the next clean-up removes. The caller holds the session's lock, taken by `hold`, which needs no readable record.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _LOCKS = {"store.lock", "usage_stats.lock"}
 
 @contextmanager
 def hold(paths: SessionPaths, *, steal: bool = False, way: str | None = None) -> Iterator[Owner | None]:
-    """Hold a session's lock, whether its record can be read or not; what it is renamed to stays held.
+    """Hold a session's lock, whether its record is readable or not; it stays held after a rename.
 
     Yields whom it was stolen from, if it was.
 
@@ -45,10 +45,10 @@ def hold(paths: SessionPaths, *, steal: bool = False, way: str | None = None) ->
     if not paths.session_lock.parent.is_dir():
         before = os.stat(paths.root)
         make_directory(paths.session_lock.parent)
-        os.utime(paths.root, ns=(before.st_atime_ns, before.st_mtime_ns))  # of a damaged one, that is its age
+        os.utime(paths.root, ns=(before.st_atime_ns, before.st_mtime_ns))  # for a damaged one, that is its age
     lock, loser = take_session_lock(paths, steal=steal, way=way)
     with lock:
-        with suppress(OSError):  # a full disk is a reason to collect
+        with suppress(OSError):  # a full disk is a reason to clean up
             lock.write(owner_record("csa", 0, errand=CHANGE))
         try:
             yield loser
@@ -58,12 +58,12 @@ def hold(paths: SessionPaths, *, steal: bool = False, way: str | None = None) ->
 
 
 def retire(store: Store, paths: SessionPaths, now: datetime) -> SessionPaths:
-    """Move a session that is held to retired/, and note the time in its record where that is readable.
+    """Move a session that is held to retired/, and note the time in its record if that is readable.
 
-    The move is not synced: after a power cut the session is perhaps still in its place, and goes the next time.
+    The move is not synced: after a power cut the session may still be in its place, and is deleted next time.
 
     Raises:
-        BusyError: a session of that id is there already.
+        BusyError: a session with that id already exists there.
         OSError: it cannot be moved.
     """
     target = store.retired_paths(paths.root.name)
@@ -72,23 +72,23 @@ def retire(store: Store, paths: SessionPaths, now: datetime) -> SessionPaths:
         try:
             move(paths.root, target.root)
             break
-        except FileNotFoundError:  # another collector has just found retired/ empty, and removed it
+        except FileNotFoundError:  # another clean-up has just found retired/ empty, and removed it
             if not paths.root.exists():
                 raise
-    with suppress(StateError, OSError):  # then the time at which it was moved counts
+    with suppress(StateError, OSError):  # then the time of the move counts
         state = load_state(target.state)
         save_state(target.state, replace(state, phase="retired", retired_at=now, retired_phase=state.phase))
     return target
 
 
 def bring_back(store: Store, paths: SessionPaths, now: datetime) -> tuple[SessionPaths, SessionState]:
-    """Move a retired session that is held back to its place; it counts as used now, and no longer expires.
+    """Move a deleted session that is held back to its place; it counts as used now, and no longer expires.
 
-    A name that another session has got meanwhile is left to that one.
+    A name that another session has by now stays with that one.
 
     Raises:
         StateError: its record cannot be read.
-        BusyError: a session of that id is there already.
+        BusyError: a session with that id already exists there.
     """
     state = load_state(paths.state)
     target = store.paths(state.session_id)
@@ -109,7 +109,7 @@ def bring_back(store: Store, paths: SessionPaths, now: datetime) -> tuple[Sessio
 
 
 def move_with(source: Path, target: Path, draft: Draft) -> None:
-    """Move a session that is held, durably, and put the record in place that says so; where one fails neither is done.
+    """Move a session that is held, durably, and put the new record in place; both or neither.
 
     Raises as `move`.
     """
@@ -123,7 +123,7 @@ def move_with(source: Path, target: Path, draft: Draft) -> None:
         draft.commit()
     except BaseException:
         if draft.is_pending:
-            with suppress(OSError, BusyError):  # what failed first is what matters
+            with suppress(OSError, BusyError):  # the first failure is the one that matters
                 move(target, source)
         raise
     sync_directory(source.parent)
@@ -131,7 +131,7 @@ def move_with(source: Path, target: Path, draft: Draft) -> None:
 
 
 def purge(paths: SessionPaths) -> int:
-    """Remove a session that is held, for good; return the bytes that became free."""
+    """Purge a session that is held; return the bytes that became free."""
     aside = paths.root.with_name(GONE_PREFIX + paths.root.name.removeprefix(NEW_PREFIX))
     remove_tree(aside)
     try:
@@ -144,10 +144,10 @@ def purge(paths: SessionPaths) -> int:
 
 
 def remove_remains(path: Path) -> int:
-    """Remove what a start or removal that was cut off has left; return the bytes that became free.
+    """Remove the remains of an interrupted start or deletion; return the bytes that became free.
 
     Raises:
-        BlockingIOError: somebody works on it after all.
+        BlockingIOError: somebody is working on it after all.
     """
     paths = SessionPaths(path)
     if path.name.startswith(GONE_PREFIX) or not is_directory(path):
@@ -157,16 +157,16 @@ def remove_remains(path: Path) -> int:
 
 
 def remove_empty_directories(store: Store) -> None:
-    """Remove the directories of a store that hold nothing any more, up to the state root."""
+    """Remove the empty directories of a store, up to the state root."""
     if not store.path.is_dir():
         return
-    with suppress(BusyError), store_lock(store):  # whoever makes a session there holds it
+    with suppress(BusyError), store_lock(store):  # a process that creates a session there holds it
         for name in (store.sessions_dir, store.retired_dir):
             with suppress(OSError):
                 os.rmdir(name)
         if set(os.listdir(store.path)) <= _LOCKS:
-            for name in _LOCKS:  # the one is held; the other is only taken by who has a session here
-                (store.path / name).unlink(missing_ok=True)  # whoever waits for it sees that it has gone
+            for name in _LOCKS:  # one is held; the other is only taken by the owner of a session here
+                (store.path / name).unlink(missing_ok=True)  # a process that waits for it sees that it is gone
     directory = store.path
     while directory != store.root and directory.is_relative_to(store.root):
         try:
@@ -177,10 +177,10 @@ def remove_empty_directories(store: Store) -> None:
 
 
 def move(source: Path, target: Path) -> None:
-    """Move a session's directory; BusyError where there is one of that name, OSError where it cannot be moved."""
+    """Move a session's directory; BusyError if the name is taken, OSError if it cannot be moved."""
     try:
         if move_directory(source, target, aside=GONE_PREFIX + source.name):
-            write_private(SessionPaths(target).session_lock, b"")  # nobody holds the copy, though it names us
+            write_private(SessionPaths(target).session_lock, b"")  # nobody holds the copy, although it names us
     except OSError as error:
         if error.errno not in {errno.ENOTEMPTY, errno.EEXIST}:
             raise
@@ -188,7 +188,7 @@ def move(source: Path, target: Path) -> None:
 
 
 def remove_tree(path: Path) -> int:
-    """Remove a tree, or a link or file in its place, perhaps while another process does the same; return its size.
+    """Remove a tree, or a link or file in its place, even while another process does the same; return its size.
 
     Raises:
         OSError: it cannot be removed.
@@ -200,7 +200,7 @@ def remove_tree(path: Path) -> int:
     try:
         _remove_tree(path)
     except PermissionError:
-        for directory, _, _ in os.walk(path):  # agents leave directories that may not be written, as go's modules
+        for directory, _, _ in os.walk(path):  # agents leave read-only directories, such as go's modules
             os.chmod(directory, 0o700)
         _remove_tree(path)
     return size

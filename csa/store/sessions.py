@@ -1,4 +1,4 @@
-"""The store of one project, for reading: which sessions there are, what they say, and which one a selector means."""
+"""The store of one project, for reading: its sessions, their records, and which one a selector means."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ _ESCAPE = b"\\"
 
 
 class Record(Struct):
-    """A session directory: its state, or the fault that keeps it from being read.
+    """A session directory: its state, or the fault that makes it unreadable.
 
-    That of the lock or the journal shows only when they are asked for: see `examine`.
+    A fault of the lock or the journal only shows when they are read: see `examine`.
     """
 
     store: Store
@@ -50,14 +50,14 @@ class Record(Struct):
         return self.examine().status
 
     def examine(self, beside: Siblings | None = None) -> SessionInfo:
-        """Return what is shown of the session: one with a fault where lock or journal cannot be read."""
+        """Return the session as shown: with a fault if lock or journal cannot be read."""
         from csa.store.shown import examine  # noqa: PLC0415  # resolving an id needs no status
 
         return examine(self, beside)
 
     @property
     def is_gone(self) -> bool:
-        """Whether its directory is no longer there."""
+        """Whether its directory no longer exists."""
         try:
             os.stat(self.paths.pathname)
         except (FileNotFoundError, NotADirectoryError):
@@ -68,12 +68,12 @@ class Record(Struct):
 
     @property
     def is_retired(self) -> bool:
-        """Whether it was collected: where it stands says so, whatever its record says."""
+        """Whether it was deleted: its place decides, whatever its record says."""
         return self.paths.pathname.split("/")[-2] == RETIRED
 
 
 class Store(Struct, frozen=False):
-    """The sessions of `project` (absolute, resolved) below `root`, the state root. Need not exist yet."""
+    """The sessions of `project` (absolute, resolved) in the state root `root`. Need not exist yet."""
 
     root_pathname: str
     project_pathname: str
@@ -108,11 +108,11 @@ class Store(Struct, frozen=False):
 
     @property
     def retired_dir(self) -> str:
-        """Where collected sessions stand until they are purged."""
+        """The trash: deleted sessions, until they are purged."""
         return f"{self.pathname}/{RETIRED}"
 
     def key(self, session_id: str) -> tuple[str, str]:
-        """Return what tells a session from one of the same id in another project, which an import may make."""
+        """Return a key that differs from a session with the same id in another project, as after an import."""
         return self.project_pathname, session_id
 
     def paths(self, session_id: str) -> SessionPaths:
@@ -120,7 +120,7 @@ class Store(Struct, frozen=False):
         return SessionPaths(f"{self.sessions_dir}/{session_id}")
 
     def find(self, session_id: str) -> SessionPaths:
-        """Return where a session's files can be read: a collected one's stand elsewhere."""
+        """Return where a session's files can be read: in the trash for a deleted one."""
         paths = self.paths(session_id)
         if is_directory(paths.pathname):
             return paths
@@ -128,11 +128,11 @@ class Store(Struct, frozen=False):
         return retired if is_directory(retired.pathname) else paths
 
     def retired_paths(self, session_id: str) -> SessionPaths:
-        """Return where a session's files are once it is retired."""
+        """Return where a session's files are once it is deleted."""
         return SessionPaths(f"{self.retired_dir}/{session_id}")
 
     def ids(self, prefix: str = "") -> list[str]:
-        """Return the ids of all sessions, oldest first: of the directories, not links, that are named by a ULID.
+        """Return the ids of all sessions, oldest first: the directories, not links, named by a ULID.
 
         Raises:
             StateError: the directory of sessions cannot be read.
@@ -140,11 +140,11 @@ class Store(Struct, frozen=False):
         return _ids_in(self.sessions_dir, prefix)
 
     def retired_ids(self, prefix: str = "") -> list[str]:
-        """Return the ids of the sessions that were collected and are not purged yet, oldest first."""
+        """Return the ids of the sessions in the trash, oldest first."""
         return _ids_in(self.retired_dir, prefix)
 
     def has(self, session_id: str) -> bool:
-        """Say whether there is that session; StateError where the directory of sessions cannot be read."""
+        """Say whether the session exists; StateError if the directory of sessions cannot be read."""
         try:
             return is_session_id(session_id) and stat.S_ISDIR(os.lstat(self.paths(session_id).pathname).st_mode)
         except (FileNotFoundError, NotADirectoryError):
@@ -160,20 +160,20 @@ class Store(Struct, frozen=False):
         return _load_session(paths)
 
     def record(self, session_id: str) -> Record:
-        """Return a session, collected or not, with its state or its fault."""
+        """Return a session, deleted or not, with its state or its fault."""
         record = _read_session(self, self.paths(session_id))
         if record.fault is None or (found := self.find(session_id)) == record.paths:
             return record
         return _read_session(self, found)
 
     def record_in(self, directory: str, session_id: str, content: bytes | None) -> Record:
-        """Return the same of the session that stands in `directory`, whose text has been read if there is `content`."""
+        """Return the same for the session in `directory`; `content` is its record's text, if already read."""
         if content is None:
             return self.record(session_id)
         return _read_session(self, SessionPaths(f"{directory}/{session_id}"), content)
 
     def records(self) -> Iterator[Record]:
-        """Yield every session, newest first; one that is removed meanwhile is passed over."""
+        """Yield every session, newest first; one that is deleted meanwhile is skipped."""
         for session_id in reversed(self.ids()):
             record = self.record(session_id)
             if record.fault is None or not record.is_gone:
@@ -182,13 +182,13 @@ class Store(Struct, frozen=False):
     def resolve(self, selector: str, *, retired: bool = False) -> str:
         """Return the id that a full ULID, an exact name, or a unique prefix (in any case) means.
 
-        A name begins with a letter or is a UUID, which has dashes; a ULID begins with a digit and has none. A collected
-        session, which can only be read, is meant where `retired` is set and no other session matches.
+        A name begins with a letter or is a UUID, which has dashes; a ULID begins with a digit and has none. A deleted
+        session, which can only be read, matches if `retired` is set and no other session matches.
 
         Raises:
             UsageError: the selector is empty.
             NotFoundError: nothing matches.
-            RetiredError: what matches was collected.
+            RetiredError: the match is a deleted session.
             AmbiguousError: several sessions match.
         """
         selector = selector.strip()
@@ -211,20 +211,20 @@ class Store(Struct, frozen=False):
         raise NotFoundError(f"No session matches '{selector}' in {self.project}.", hint="csa ls")
 
     def find_name(self, name: str, *, newest: int = 0) -> str | None:
-        """Return the id of the session with exactly that name, of all or of so many of the newest."""
+        """Return the id of the session with exactly that name, among all or the newest N."""
         return next(iter(self._named(name, self.sessions_dir, self.ids()[-newest:])), None)
 
     def names(self, *, newest: int) -> list[str]:
-        """Return the names of so many of the newest sessions, the newest first."""
+        """Return the names of the newest N sessions, newest first."""
         records = map(self.record, reversed(self.ids()[-newest:]))
         return [record.state.name for record in records if record.state and record.state.name]
 
     def match_retired(self, selector: str) -> list[str]:
-        """Return the collected sessions that an id, a prefix or a name fits; of several of a name, the newest."""
+        """Return the deleted sessions that match an id, a prefix or a name; of several with a name, the newest."""
         return self._matches(selector, self.retired_dir)
 
     def last_used(self, parent: str | None) -> str:
-        """Return the session used last among the children of `parent`, or among the roots where that is None."""
+        """Return the session used last among the children of `parent`, or among the roots if that is None."""
         states = [r.state for r in self.records() if r.state and r.state.parent_session_id == parent]
         if not states:
             whose = "no session yet" if parent is None else f"no child session of {parent}"
@@ -240,7 +240,7 @@ class Store(Struct, frozen=False):
         return _ids_in(directory, prefix)
 
     def _named(self, name: str, directory: str, ids: list[str]) -> list[str]:
-        """Return the newest session of that name, if there is one; collected ones may share theirs."""
+        """Return the newest session with that name, if there is one; deleted ones may share a name."""
         for session_id in reversed(ids):
             content = read_state_text(f"{directory}/{session_id}")
             if may_hold(content, name.encode("utf-8", "replace")):
@@ -250,7 +250,7 @@ class Store(Struct, frozen=False):
         return []
 
     def describe(self, matches: list[str]) -> list[str]:
-        """Return a line about each session that a prefix means, newest first, as far as they are shown."""
+        """Return a line about each session that a prefix matches, newest first, up to the limit."""
         from datetime import UTC, datetime  # noqa: PLC0415  # most selectors mean one session
 
         now = datetime.now(UTC)
@@ -260,7 +260,7 @@ class Store(Struct, frozen=False):
 
 
 def _place_of_store(root: str, project: str) -> str:
-    """Return where the store of a project is: also that of an older csa, in a place that it shares with another."""
+    """Return where the store of a project is, or that of an older csa, in a place it shares with another."""
     wanted = store_dir(root, project)
     plain = plain_store_dir(root, project)
     is_in_use = wanted != plain and any(os.path.isdir(f"{plain}/{name}") for name in SESSION_DIRECTORIES)
@@ -271,7 +271,7 @@ Target = tuple[Store, str]  # a session, by its store and its id
 
 
 def is_directory(pathname: str | Path) -> bool:
-    """Say whether it is one, and no link to one."""
+    """Say whether it is one, and not a link to one."""
     try:
         return stat.S_ISDIR(os.lstat(pathname).st_mode)
     except OSError:
@@ -280,7 +280,7 @@ def is_directory(pathname: str | Path) -> bool:
 
 def _ids_in(directory: str, prefix: str = "") -> list[str]:
     try:
-        with os.scandir(directory) as entries:  # which tells directories from files without asking for each
+        with os.scandir(directory) as entries:  # which distinguishes directories from files without a stat for each
             return sorted(
                 [
                     e.name
@@ -309,9 +309,9 @@ def _load_session(paths: SessionPaths, content: bytes | None = None) -> SessionS
 
 
 def read_state_text(session: str, *, directory: int | None = None) -> bytes | None:
-    """Return the text of the record in a session's directory, which is named from `directory`, a descriptor, on.
+    """Return the text of the record in a session's directory, named relative to the descriptor `directory`.
 
-    None where it cannot be read or is unusually long: then reading it as a record says what is wrong.
+    None if it cannot be read or is unusually long: then reading it as a record says what is wrong.
     """
     try:
         fd = os.open(f"{session}/state.toml", os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK, dir_fd=directory)
@@ -327,7 +327,7 @@ def read_state_text(session: str, *, directory: int | None = None) -> bytes | No
 
 
 def may_hold(content: bytes | None, word: bytes) -> bool:
-    """Say whether a record's text can mean a word: False is certain, and costs a tenth of reading it as TOML."""
+    """Say whether a record's text may contain a word: False is certain, and costs a tenth of parsing TOML."""
     return content is None or word in content or _ESCAPE in content
 
 

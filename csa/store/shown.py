@@ -1,4 +1,4 @@
-"""The one shown session: what lists, trees, live views and their JSON forms know of a session at one moment."""
+"""The session as shown: what lists, trees, live views and their JSON know about a session at one moment."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ SHOWN_LENGTH = 10  # characters of an id, at least
 
 
 class Siblings(Struct, frozen=False):
-    """The sessions of a store, beside which one is shown: their ids, sorted, and how many children each has.
+    """The sessions of a store, as context for one that is shown: their sorted ids, and how many children each has.
 
-    To count them no record is read again of which note was taken.
+    Counting reads no record again that was noted.
     """
 
     store: Store
@@ -37,11 +37,11 @@ class Siblings(Struct, frozen=False):
     _counts: dict[str, int] | None = None
 
     def note(self, record: Record) -> None:
-        """Take note of one that has been read."""
+        """Note one that has been read."""
         self._parents[record.session_id] = record.state.parent_session_id if record.state else None
 
     def children(self, session_id: str) -> Iterator[Record]:
-        """Yield the children of a session, oldest first; records that do not hold its id are not even parsed."""
+        """Yield the children of a session, oldest first; records without its id are not even parsed."""
         for other in self.ids:
             if other != session_id and may_hold(read_state_text(self.store.paths(other).pathname), session_id.encode()):
                 record = self.store.record(other)
@@ -49,7 +49,7 @@ class Siblings(Struct, frozen=False):
                     yield record
 
     def count_children(self, session_id: str) -> int:
-        """Return how many sessions of the project have that one as their parent; counted when first asked for."""
+        """Return how many sessions of the project have that one as their parent; counted on first use."""
         if self._counts is None:
             self._counts = {}
             for other in self.store.ids():
@@ -68,17 +68,17 @@ class Siblings(Struct, frozen=False):
 class SessionInfo(Struct, kw_only=True, frozen=False):
     """A session as it is shown. Times are Unix seconds; `duration_s` is None while the turn runs.
 
-    Of a last turn that has ended all is known but what was done; of another, what an `Observer` has seen of it.
+    For a last turn that has ended everything is known except what was done; for another, what an `Observer` has seen.
     """
 
     record: Record
     status: str
-    tool: str = ""  # of the last turn, as what follows
+    tool: str = ""  # of the last turn, like the following
     turn: int = 0
     doing: str = ""
     started_at: float | None = None
     duration_s: float | None = None
-    owner: Owner | None = None  # while it runs, or an errand is done
+    owner: Owner | None = None  # while it is running, or an errand is done
     pid: int | None = None  # of the owner, or of the other program that runs it
     _usage: Usage | None = None
     _beside: Siblings | None = None
@@ -93,7 +93,7 @@ class SessionInfo(Struct, kw_only=True, frozen=False):
 
     @property
     def state(self) -> SessionState | None:
-        """Its record; None where that is damaged."""
+        """Its record; None if that is damaged."""
         return self.record.state
 
     @property
@@ -106,7 +106,7 @@ class SessionInfo(Struct, kw_only=True, frozen=False):
 
     @property
     def parent_project(self) -> str | None:
-        """Where its parent is, when that is another project."""
+        """Its parent's project, if that is another one."""
         return self.state.parent_project if self.state else None
 
     @property
@@ -115,7 +115,7 @@ class SessionInfo(Struct, kw_only=True, frozen=False):
 
     @property
     def unique_length(self) -> int:
-        """How many characters of the id tell it from all others."""
+        """How many characters of the id are unique."""
         return unique_prefix_length(self.session_id, self._beside.ids if self._beside else (), minimum=1)
 
     @property
@@ -129,7 +129,7 @@ class SessionInfo(Struct, kw_only=True, frozen=False):
 
     @property
     def phase(self) -> str:
-        """`active`, `available` (compressed) or `retired` (collected)."""
+        """`active`, `available` (compacted) or `retired` (deleted)."""
         return RETIRED if self.record.is_retired or not self.state else self.state.phase
 
     @property
@@ -139,22 +139,22 @@ class SessionInfo(Struct, kw_only=True, frozen=False):
 
     @property
     def usage(self) -> Usage | None:
-        """What it has used, with what has no end as yet; None where its record cannot be read."""
+        """Its usage, including what has no end yet; None if its record cannot be read."""
         if self._usage is None and self.state is not None:
             try:
                 self._usage = usage_of(self.record.paths, self.state, self.status)
-            except StateError:  # it has gone in this moment, or `status` says so next time
+            except StateError:  # it was deleted just now, or `status` shows it next time
                 self._usage = self.state.usage
         return self._usage
 
     def elapsed_s(self, now: float) -> float | None:
-        """Return how long the turn has run, or ran."""
+        """Return how long the turn has been running, or took."""
         if self.duration_s is not None or not self.is_running or self.started_at is None:
             return self.duration_s
         return max(0.0, now - self.started_at)
 
     def to_json(self) -> dict[str, Any]:
-        """Return the object that `csa list --json` prints; of a damaged session few keys are not null."""
+        """Return the object that `csa list --json` prints; most keys of a damaged session are null."""
         state, fault = self.state, self.record.fault
         return {
             **self._common(),
@@ -172,7 +172,7 @@ class SessionInfo(Struct, kw_only=True, frozen=False):
         }
 
     def to_live_json(self, now: float) -> dict[str, Any]:
-        """Return the object that `csa top --json` prints; `ps` says more."""
+        """Return the object that `csa top --json` prints; `ps` has more."""
         seconds = self.elapsed_s(now)
         return {
             **self._common(),
@@ -205,7 +205,7 @@ class SessionInfo(Struct, kw_only=True, frozen=False):
 
 
 def examine(record: Record, beside: Siblings | None = None) -> SessionInfo:
-    """Return what is shown of a session: its status, and with it its last turn, where that has ended."""
+    """Return a session as shown: its status, and its last turn, if that has ended."""
     if record.state is None:
         status = record.fault.status if record.fault else "damaged"
         return SessionInfo(record=record, status=status, _beside=beside)
@@ -228,7 +228,7 @@ def examine(record: Record, beside: Siblings | None = None) -> SessionInfo:
 
 
 def span_of(finished: Event) -> tuple[float | None, float | None]:
-    """Return when a turn began, by its end, and how long it took; None where that is not told."""
+    """Return when a turn began, computed from its end, and how long it took; None if unknown."""
     duration, ended = number_of(finished.data.get("duration_s")), seconds_of(finished.ts)
     began = seconds_of(finished.data.get("started_at"))
     return began or (ended - (duration or 0.0) if ended is not None else None), duration

@@ -1,8 +1,8 @@
-"""Slots: one lock file below the state root for each turn that runs on this host, held as long as the turn lasts.
+"""Slots: one lock file in the state root for each running turn of this host, held as long as the turn lasts.
 
-A slot is given back by the kernel, however its holder ends, so that a count of held slots cannot leak. All turns take
-one, whether they have a limit or not, or another's limit could not count them. Slots are counted and taken under one
-lock, `.slots/lock`, held for moments while no further lock is taken.
+The kernel releases a slot, however its holder ends, so that a count of held slots cannot leak. All turns take
+one, whether they have a limit or not, so that other turns' limits can count them. Slots are counted and taken under one
+lock, `.slots/lock`, held for moments while no other lock is taken.
 """
 
 from __future__ import annotations
@@ -26,21 +26,21 @@ _NAMED = 3
 
 
 class SlotHolder(Struct):
-    """Who runs in a slot."""
+    """The session that runs in a slot."""
 
     session_id: str
     tool: str
 
     def to_bytes(self) -> bytes:
-        """Return what the slot's file says."""
+        """Return the content of the slot's file."""
         return json.dumps({"session_id": self.session_id, "tool": self.tool}).encode()
 
 
 def take_slot(root: Path, holder: SlotHolder, limits: Limits, *, callers: Collection[str] = ()) -> Lock:
-    """Take a free slot for a turn; it is held until the lock is closed. `callers` wait for it.
+    """Take a free slot for a turn; it is held until the lock is closed. `callers` are waiting for this turn.
 
     Raises:
-        FullError: as many turns run as a limit for this host, or for the tool, allows.
+        FullError: a limit on running turns, of this host or of the tool, is reached.
     """
     directory = root / SLOTS
     make_private_directory(directory)
@@ -53,7 +53,7 @@ def take_slot(root: Path, holder: SlotHolder, limits: Limits, *, callers: Collec
 def _take_free(directory: Path, slots: list[tuple[Path, SlotHolder | None]], holder: SlotHolder) -> Lock:
     for path, held in slots:
         if held is None:
-            with suppress(OSError):  # it is another user's, or no slot at all
+            with suppress(OSError):  # it belongs to another user, or is not a slot
                 return _take_slot(path, holder)
     names = {path.name for path, _ in slots}
     return _take_slot(directory / next(name for at in count(1) if (name := f"{at:04}.lock") not in names), holder)
@@ -73,7 +73,7 @@ def pass_slot(root: Path, slot: Lock, holder: SlotHolder, limits: Limits, *, cal
     """Keep a slot for another tool's turn of the same session.
 
     Raises:
-        FullError: as many turns of that tool run as its limit allows; the slot is as it was.
+        FullError: the limit on running turns of that tool is reached; the slot is unchanged.
     """
     with acquire_lock(root / SLOTS / "lock", wait=True):
         others = [(path, held) for path, held in _look_at_slots(root / SLOTS) if path != slot.path]
@@ -82,14 +82,14 @@ def pass_slot(root: Path, slot: Lock, holder: SlotHolder, limits: Limits, *, cal
 
 
 def running_turns(root: Path) -> list[SlotHolder]:
-    """Return who runs on this host just now."""
+    """Return what is running on this host right now."""
     return [held for _, held in _look_at_slots(root / SLOTS) if held is not None]
 
 
 def _look_at_slots(directory: Path) -> Iterator[tuple[Path, SlotHolder | None]]:
-    """Yield the slots there are, by number, each with its holder; None for a free one.
+    """Yield the existing slots, by number, each with its holder; None for a free one.
 
-    One that may not be looked at is another user's, as of a turn under sudo: the kernel tells whether it is held.
+    One that cannot be read belongs to another user, such as a turn under sudo: the kernel shows whether it is held.
     """
     try:
         names = sorted(os.listdir(directory))

@@ -1,6 +1,6 @@
-"""What the sessions of a tree have spent: from their records, and for what has no end what is known so far.
+"""What the sessions of a tree have spent: from their records, and for turns without an end what is known so far.
 
-Unknown stays unknown: turns whose tool has not said what it used are counted, and never taken for nothing.
+Unknown stays unknown: turns whose tool has not reported its usage are counted, and never treated as zero.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from csa.structs import Struct, replace
 
 
 class Account(Struct):
-    """What one member has spent. `state` is None where only its spending, or nothing, is known."""
+    """What one member has spent. `state` is None if only its spending, or nothing, is known."""
 
     member: Member
     state: SessionState | None
@@ -34,7 +34,7 @@ class Account(Struct):
 
 
 def below(accounts: list[Account], session_id: str) -> list[Account]:
-    """Return those of a session and of all that descend from it."""
+    """Return the accounts of a session and all its descendants."""
     found = set(descend([session_id], ((each.member.session_id, each.member.parent) for each in accounts)))
     return [account for account in accounts if account.member.session_id in found]
 
@@ -45,14 +45,14 @@ def total(accounts: Iterable[Account]) -> Spent:
 
 
 class Ledger:
-    """The accounts of trees below a state root, looked at again and again: only what has changed is read anew."""
+    """The accounts of trees in a state root, read repeatedly: only what has changed is read again."""
 
     def __init__(self, root: Path) -> None:
         self._root = root
         self._known: dict[str, _Known] = {}
 
     def accounts(self, members: Iterable[Member], gone: Mapping[str, Spent]) -> list[Account]:
-        """Return the account of each member; StateError when a record is damaged: nobody knows what it spent."""
+        """Return the account of each member; StateError if a record is damaged: its spending is unknown."""
         return [self._account(member, gone.get(member.session_id)) for member in members]
 
     def _account(self, member: Member, gone: Spent | None) -> Account:
@@ -60,13 +60,13 @@ class Ledger:
         if known and not known.account.is_running and known.files == _sign(known.paths):
             return known.account
         paths = member.paths(self._root) or find_record(self._root, member.project, member.session_id)
-        files = _sign(paths) if paths else ()  # before anything is read: what changes later differs next time
+        files = _sign(paths) if paths else ()  # before reading anything: later changes show next time
         try:
             state = load_state(paths.state) if paths else None
         except StateError:
             if paths and paths.root.exists():
                 raise
-            state = None  # it has gone in this moment
+            state = None  # it was deleted just now
         if paths is None or state is None:
             self._known.pop(member.session_id, None)
             return Account(member, None, gone or Spent(), is_known=gone is not None)
@@ -77,7 +77,7 @@ class Ledger:
         before = known.unfinished if known and known.files[-1:] == files[-1:] else None  # of the same file
         unfinished = read_unfinished(paths.transcript, before)
         so_far = unfinished.spent(until=now if is_running and unfinished.turn else None)
-        if began and unfinished.turn and not unfinished.turn.started:  # one of very many events is not read whole
+        if began and unfinished.turn and not unfinished.turn.started:  # a very long one is not read completely
             so_far = replace(so_far, time_s=max(so_far.time_s, (now - began).total_seconds()))
         account = Account(member, state, state.spent + so_far, is_running)
         self._known[member.session_id] = _Known(account, paths, files, unfinished)
@@ -85,7 +85,7 @@ class Ledger:
 
 
 class _Known(Struct):
-    """An account as it was, and of which files."""
+    """An account as it was, and the state of its files."""
 
     account: Account
     paths: SessionPaths
@@ -94,7 +94,7 @@ class _Known(Struct):
 
 
 def _sign(paths: SessionPaths) -> tuple[object, ...]:
-    """Return what differs when a record or transcript was written (a turn begins with a line of it), or replaced."""
+    """Return a value that changes when a record or transcript is written (a turn begins with a line) or replaced."""
     signs: list[object] = []
     inode = None
     for name in ("state.toml", "transcript.jsonl"):

@@ -39,7 +39,7 @@ def read_record(path: Path | str) -> dict[str, Any]:
 
 
 def _read_record_bytes(path: Path | str) -> bytes:
-    """Return a file's content; in one call, where the usual way makes six: a list reads thousands."""
+    """Return a file's content with one call instead of the usual six: a list reads thousands."""
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a pipe would wait for a writer
     try:
         content = os.read(fd, _USUAL_BYTES)
@@ -52,13 +52,13 @@ def _read_record_bytes(path: Path | str) -> bytes:
 
 
 def parse_state_bytes(path: Path | str, content: bytes) -> SessionState:
-    """Interpret what was read from `path`; StateError as in `load_state`."""
+    """Interpret the content of `path`; StateError as in `load_state`."""
     return parse_record(path, parse_text(path, content))
 
 
 def parse_text(path: Path | str, content: bytes) -> dict[str, Any]:
-    """Read TOML that was read from `path`; StateError when it is none."""
-    if not content and os.path.exists(path) and not os.path.isfile(path):  # a pipe, of which nothing can be read
+    """Parse the content of `path` as TOML; StateError if it is not."""
+    if not content and os.path.exists(path) and not os.path.isfile(path):  # a pipe, from which nothing can be read
         raise StateError(path, "is not a regular file")
     if len(content) > MAX_STATE_BYTES:
         raise StateError(path, f"is longer than {MAX_STATE_BYTES} bytes, too long for a state.toml")
@@ -72,7 +72,7 @@ def parse_text(path: Path | str, content: bytes) -> dict[str, Any]:
 
 
 def _parse_any_toml(path: Path | str, text: str) -> dict[str, Any]:
-    import tomllib  # noqa: PLC0415  # what csa wrote itself is read without it
+    import tomllib  # noqa: PLC0415  # csa's own files are read without it
 
     try:
         return tomllib.loads(text)
@@ -83,7 +83,7 @@ def _parse_any_toml(path: Path | str, text: str) -> dict[str, Any]:
 
 
 def parse_record(path: Path | str, record: Mapping[str, Any]) -> SessionState:
-    """Interpret a mapping read from `path`; StateError when it is not a session's record."""
+    """Interpret a mapping read from `path`; StateError if it is not a session's record."""
     try:
         state = parse_state(record)
     except NewerSchemaFault as error:
@@ -104,17 +104,17 @@ def create_state(path: Path, state: SessionState) -> None:
 
 
 def save_state(path: Path, state: SessionState) -> None:
-    """Bring the record up to date, changing only values that differ.
+    """Update the record, changing only values that differ.
 
     Raises:
-        StateError: the file there is damaged; it is left as it is.
+        StateError: the existing file is damaged; it is left as it is.
         OSError: it cannot be read or written; the old content stays.
     """
     draft_state(path, state).commit()
 
 
 def draft_state(path: Path, state: SessionState) -> Draft:
-    """Return the same as a draft, which its `commit` puts in place. Raises as `save_state`."""
+    """Return the update as a draft, whose `commit` puts it in place. Raises as `save_state`."""
     from csa.store.tomlfile import edit_toml  # noqa: PLC0415  # readers write none
 
     record = read_record(path)
@@ -126,12 +126,12 @@ def draft_state(path: Path, state: SessionState) -> Draft:
 
 
 def is_of_another(record: Mapping[str, Any]) -> bool:
-    """Say whether a record is of an implementation that cannot read TOML's own dates, and puts aside what has some."""
+    """Say whether a record is from an implementation that cannot read TOML dates, and moves such files aside."""
     return isinstance(record.get("created_at") or record.get("last_accessed"), str)
 
 
 def as_there(values: Mapping[str, Any], record: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a record's values as that implementation reads them: new times as strings, no tool without its keys."""
+    """Return a record's values in that implementation's form: new times as strings, no tool without its keys."""
     plain = _with_texts(values, record)
     for tool in plain.get("tools", {}).values():
         if tool.get("last_exit_code") is None and tool.get("updated_at") is not None:
@@ -140,7 +140,7 @@ def as_there(values: Mapping[str, Any], record: Mapping[str, Any]) -> dict[str, 
 
 
 def _with_texts(values: Mapping[str, Any], record: Mapping[str, Any]) -> dict[str, Any]:
-    """Make strings of the times that are not in a record yet; what is there keeps its form."""
+    """Make strings of times that are new in a record; existing ones keep their form."""
     texts: dict[str, Any] = {}
     for key, value in values.items():
         there = record.get(key)

@@ -1,4 +1,4 @@
-"""What became of a session's last turn. Computed from the lock and the journal; nothing is written.
+"""The outcome of a session's last turn. Computed from the lock and the journal; nothing is written.
 
 A free lock and no `run_finished` for the last `run_started`: the turn is lost.
 """
@@ -21,12 +21,12 @@ _HEAD = 160  # bytes of a line in which its type stands
 
 
 def session_status(paths: SessionPaths, state: SessionState) -> tuple[str, Event | None]:
-    """Return `running`, `open` (the tool's interface is), `idle` (never ran), `unknown`, or the last turn's status.
+    """Return `running`, `open` (the tool's interface), `idle` (never ran), `unknown`, or the last turn's status.
 
-    And the event that says so, where it is one: see `settle`.
+    Also return the event it comes from, if there is one: see `settle`.
 
     Raises:
-        StateError: the lock or the journal cannot be read, or the turns are not in it, so that nobody knows.
+        StateError: the lock or the journal cannot be read, or lacks the turns, so that it is unknown.
     """
     liveness, last = settle(paths)
     if liveness.runs_turn:
@@ -41,9 +41,9 @@ def session_status(paths: SessionPaths, state: SessionState) -> tuple[str, Event
 
 
 def settle(paths: SessionPaths) -> tuple[Liveness, Event | None]:
-    """Look at the lock, then at the journal; where that says `lost`, look again: a turn may have ended in between.
+    """Read the lock, then the journal; if that says `lost`, read again: a turn may have ended in between.
 
-    Return also the last `run_started` or `run_finished` of a session of which no turn runs; None where there is none.
+    Also return the last `run_started` or `run_finished` of a session without a running turn; None if there is none.
 
     Raises:
         StateError: the lock or the journal cannot be read.
@@ -54,7 +54,7 @@ def settle(paths: SessionPaths) -> tuple[Liveness, Event | None]:
         if liveness.fault is not None:
             raise liveness.fault
         if liveness.state == "unknown" or liveness.runs_turn:
-            return liveness, None  # what the journal says does not matter, and a turn's may be long
+            return liveness, None  # the journal does not matter, and may be long
         last = last_turn_event(f"{paths.pathname}/transcript.jsonl")
         last = strange_end(paths, last) or last
         if last is None or last.type == "run_finished" or last == seen:
@@ -64,9 +64,9 @@ def settle(paths: SessionPaths) -> tuple[Liveness, Event | None]:
 
 
 def find_fault(paths: SessionPaths, state: SessionState) -> StateError | None:
-    """Say why nobody knows how the last turn of a session that does not run has ended; None where that is known.
+    """Say why it is unknown how the last turn of a session that is not running ended; None if it is known.
 
-    A transcript that begins with a turn, as most do, is not read any further: collectors ask for thousands.
+    A transcript that begins with a turn, as most do, is not read any further: clean-ups check thousands.
     """
     try:
         fd = os.open(f"{paths.pathname}/transcript.jsonl", os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
@@ -76,7 +76,7 @@ def find_fault(paths: SessionPaths, state: SessionState) -> StateError | None:
         finally:
             os.close(fd)
     except OSError:
-        pass  # said below, unless there is none
+        pass  # reported below, unless there is none
     try:
         if last_turn_event(paths.transcript) is None:
             _status_without_turn(paths, state)
@@ -86,10 +86,10 @@ def find_fault(paths: SessionPaths, state: SessionState) -> StateError | None:
 
 
 def missing_turns(paths: SessionPaths, state: SessionState) -> StateError | None:
-    """Say of a record that csa wrote, and of whose turns the journal tells none, that they are not there.
+    """Report a record of csa's whose turns are all missing from the journal.
 
-    None for one that never ran, for another implementation's, which keeps no journal, and for a session that has gone
-    meanwhile; and where csa died between the record of a first turn and its first event.
+    None for one that never ran, for another implementation's, which has no journal, and for a session that was deleted
+    meanwhile; and if csa died between the record of a first turn and its first event.
     """
     if (
         state.schema is None
@@ -105,7 +105,7 @@ def missing_turns(paths: SessionPaths, state: SessionState) -> StateError | None
 
 
 def _is_cut_off(paths: SessionPaths, state: SessionState) -> bool:
-    """Say whether a first turn ended before its first event: the journal is there, and nothing in it is damaged."""
+    """Say whether a first turn ended before its first event: the journal exists, and nothing in it is damaged."""
     try:
         is_sound = os.stat(paths.transcript).st_size == 0 or next(read_events(paths.transcript), None) is not None
     except OSError:
@@ -114,7 +114,7 @@ def _is_cut_off(paths: SessionPaths, state: SessionState) -> bool:
 
 
 def _status_without_turn(paths: SessionPaths, state: SessionState) -> str:
-    """Return the status of a session of whose turns nothing tells but its record; StateError where more should."""
+    """Return the status of a session whose turns are only in its record; StateError if there should be more."""
     if fault := missing_turns(paths, state):
         raise fault
     if state.schema is not None and state.turn_count is None and state.turns and paths.transcript.exists():
@@ -124,5 +124,5 @@ def _status_without_turn(paths: SessionPaths, state: SessionState) -> str:
     if tool is None or code is None:
         return "idle"
     if code == 0 and state.tools[tool].last_action_summary == "":
-        return "unknown"  # so another implementation's turn begins: it says nothing of its end
+        return "unknown"  # another implementation's turn begins like this: it does not show its end
     return "succeeded" if code == 0 else "failed"

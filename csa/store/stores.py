@@ -1,4 +1,4 @@
-"""Which projects have a store below a state root."""
+"""Which projects have a store in a state root."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from csa.store.sessions import Store
 def find_stores(
     root: Path, *, with_retired: bool = False, on_fault: Callable[[StateError], None] | None = None
 ) -> Iterator[Store]:
-    """Yield every store below `root` that holds a session or the remains of one, in no order.
+    """Yield every store in `root` with a session or the remains of one, in no order.
 
-    With `with_retired`, also those that hold only retired ones.
+    With `with_retired`, also those with only deleted ones.
 
     Only directory names are read. Symbolic links are not followed, sessions are not entered, and what cannot be listed
-    is passed over, once `on_fault` has been told of it. A project may lie below another, and below a directory that is
+    is skipped, after a call of `on_fault`. A project may be below another, and below a directory that is
     itself called `sessions`.
     """
     seen = set[str]()
@@ -42,7 +42,7 @@ def find_stores(
 
 
 def _look(place: str) -> tuple[bool, list[str]]:
-    """Return whether a directory holds a session, and its other directories, without git's."""
+    """Return whether a directory contains a session, and its other directories, without git's."""
     has_session, below = False, []
     with os.scandir(place) as entries:
         for entry in entries:
@@ -50,12 +50,12 @@ def _look(place: str) -> tuple[bool, list[str]]:
                 has_session = has_session or entry.name.startswith(".") or entry.is_dir(follow_symlinks=False)
             elif entry.is_dir(follow_symlinks=False) and not _is_gits(entry.path):
                 below.append(entry.name)
-    if os.path.basename(place) == CHECKPOINTS:  # where an older csa had the store of a project of that name
+    if os.path.basename(place) == CHECKPOINTS:  # where an older csa kept the store of a project with that name
         below = [name for name in below if name in SESSION_DIRECTORIES]
     return has_session, below
 
 
 def _is_gits(place: str) -> bool:
-    """Say whether a directory is a repository of checkpoints, perhaps still being made, and no store besides."""
+    """Say whether a directory is a repository of checkpoints, perhaps still being created, and not also a store."""
     name = os.path.basename(place)
     return name.endswith(".git") and os.path.exists(f"{place}/HEAD") and not os.path.isdir(f"{place}/{SESSIONS}")

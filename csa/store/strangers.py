@@ -1,7 +1,7 @@
-"""What another implementation of the format says of a session's last turn: its result.toml, and its answer.
+"""What another implementation of the format says about a session's last turn: its result.toml, and its answer.
 
 It keeps no transcript of csa's form. Its result.toml says when a turn was completed (csa's says when one was finished),
-and counts where that was after the last turn that the transcript tells of. Reads only.
+and counts if that was after the last turn in the transcript. Only reads.
 """
 
 from __future__ import annotations
@@ -42,13 +42,13 @@ _MEBIBYTE = 1 << 20
 
 
 def ended_at(session: str) -> datetime | None:
-    """Return when the other program's last turn in a session was completed; None where it does not say."""
+    """Return when the other program's last turn in a session was completed; None if it does not say."""
     record = _read_strange_result(session)
     return parse_time(record.get(_MARK.decode())) if record else None
 
 
 def strange_end(paths: SessionPaths, last: Event | None) -> Event | None:
-    """Return how the other program's turn ended, as a `run_finished`, where that was after `last`, csa's last turn."""
+    """Return how the other program's turn ended, as a `run_finished`, if that was after `last`, csa's last turn."""
     record = _read_strange_result(paths.pathname)
     ended = parse_time(record.get(_MARK.decode())) if record else None
     if record is None or ended is None or (last and (known := parse_time(last.ts)) and known >= ended):
@@ -59,7 +59,7 @@ def strange_end(paths: SessionPaths, last: Event | None) -> Event | None:
 def strange_result(
     paths: SessionPaths, session_id: str, end: Event, redact: Callable[[str], str] = lambda text: text
 ) -> RunResult:
-    """Return the result of a turn that ended so, with its answer, of which it is not known that it was redacted."""
+    """Return the result of a turn with this end, and its answer, which may not be redacted."""
     from csa.model.result import RunResult, result_from_event  # noqa: PLC0415  # lists need no answers
     from csa.store.artifacts import list_artifacts  # noqa: PLC0415  # as above
 
@@ -68,7 +68,7 @@ def strange_result(
 
 
 def strange_answer(paths: SessionPaths) -> str:
-    """Return what the other program's turn has answered; empty where it left nothing."""
+    """Return the answer of the other program's turn; empty if it left none."""
     from csa.store.artifacts import open_below  # noqa: PLC0415  # as above
 
     for name in _ANSWERS:
@@ -85,7 +85,7 @@ def strange_answer(paths: SessionPaths) -> str:
 
 
 def resumed_session(session: str) -> str | None:
-    """Return the id of the session that one stands for: that program resumes it under an id of its own."""
+    """Return the id of the session that one stands for: that program resumes it under another id."""
     path = f"{session}/{RESUMED}"
     if not os.path.exists(path):
         return None
@@ -99,15 +99,15 @@ def resumed_session(session: str) -> str | None:
 
 
 def find_put_aside(paths: SessionPaths) -> SessionState | None:
-    """Return the record that the other program has put aside since it could not read it (its dates, for example).
+    """Return the record that the other program has moved aside because it could not read it (its dates, for example).
 
-    Only where what it has made instead is still in its place, or no record can be read there, and csa can read this
+    Only if its replacement is still in place, or no record can be read there, and csa can read this
     one.
     """
     try:
         if read_record(paths.state).get("description") != _MADE_INSTEAD:
             return None
-    except StateError:  # worse still
+    except StateError:  # not an improvement
         pass
     try:
         return load_state(f"{paths.pathname}/{PUT_ASIDE}")
@@ -116,7 +116,7 @@ def find_put_aside(paths: SessionPaths) -> SessionState | None:
 
 
 def _read_strange_result(session: str) -> Mapping[str, Any] | None:
-    """Read a result.toml that is not csa's; None for all else, in as few calls as can be: lists read thousands."""
+    """Read a result.toml that is not csa's; None for anything else, in as few calls as possible."""
     pathname = f"{session}/result.toml"
     try:
         fd = os.open(pathname, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
@@ -132,7 +132,7 @@ def _read_strange_result(session: str) -> Mapping[str, Any] | None:
         return None
     try:
         record = parse_text(pathname, content)
-    except StateError:  # `validate` says so
+    except StateError:  # `validate` reports it
         return None
     return record if isinstance(record.get("status"), str) else None
 
@@ -146,7 +146,7 @@ def _number_of_turn(paths: SessionPaths, last: Event | None) -> int:
 
 
 def _as_end(record: Mapping[str, Any], ended: datetime) -> dict[str, Any]:
-    from csa.model.result import exit_code_for, text_of  # noqa: PLC0415  # csa's own are passed over without it
+    from csa.model.result import exit_code_for, text_of  # noqa: PLC0415  # csa's own are skipped without it
 
     began, code, memory = parse_time(record.get("started_at")), record.get("exit_code"), record.get("peak_memory_mb")
     status = _STATUSES.get(str(record["status"]), "failed")

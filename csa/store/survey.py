@@ -1,6 +1,6 @@
-"""The whole state root at a glance: which stores there are, what is in them, and what is wrong. Reads only.
+"""The whole state root at a glance: its stores, what is in them, and what is wrong. Only reads.
 
-A state root may hold a hundred thousand sessions, so each look ends at a deadline, and says whether it saw all.
+A state root may contain a hundred thousand sessions, so each pass has a deadline, and says whether it was complete.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from csa.store.sessions import Store
 from csa.store.stores import find_stores
 from csa.structs import Struct, field
 
-_REMAINS_AFTER_S = 60.0  # younger ones may be just being built or removed
+_REMAINS_AFTER_S = 60.0  # younger ones may still be in the process of creation or deletion
 
 
 class Survey(Struct, frozen=False):
-    """What was found. `looked_at` is less than `sessions` where the time did not suffice; sizes are of the disk."""
+    """The findings. `looked_at` is less than `sessions` if there was not enough time; sizes are those on disk."""
 
     projects: int = 0
     sessions: int = 0
@@ -34,7 +34,7 @@ class Survey(Struct, frozen=False):
 
 
 def survey(root: Path, *, limit_s: float) -> Survey:
-    """Look through a state root, first at the sessions, newest first, then at the sizes; each for `limit_s` at most."""
+    """Survey a state root, first the sessions, newest first, then the sizes; each for at most `limit_s`."""
     found = Survey()
     records: list[tuple[str, Store]] = []
     for store in find_stores(root, on_fault=found.unlisted.append):
@@ -58,7 +58,7 @@ def survey(root: Path, *, limit_s: float) -> Survey:
 
 
 def measure(root: Path, *, limit_s: float) -> tuple[int, bool]:
-    """Return the bytes that a directory takes on disk, a link none, and whether everything could be counted in time."""
+    """Return the bytes that a directory takes on disk (links: none), and whether everything was counted in time."""
     if os.path.islink(root):
         return 0, True
     deadline = time.monotonic() + limit_s
@@ -73,7 +73,7 @@ def measure(root: Path, *, limit_s: float) -> tuple[int, bool]:
 
 
 def _remains(store: Store) -> list[Path]:
-    """Return what crashed starts and removals have left: named so, a while old, and held by nobody."""
+    """Return the remains of crashed starts and deletions: by their names, old enough, and held by nobody."""
     found = []
     for name in sorted(_names(store.sessions_dir)):
         path = Path(store.sessions_dir, name)

@@ -1,7 +1,7 @@
-"""Looking through all sessions of a store for those that are to be collected. Reads only.
+"""Searching all sessions of a store for those to clean up. Only reads.
 
-Of a hundred thousand sessions most are younger than what is looked for, and a line of their state.toml says so: only
-the others' records are read as a whole.
+Most of a hundred thousand sessions are too young, and one line of their state.toml shows it: only
+the other records are read completely.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _USED = b"\nlast_accessed = "
 
 
 class Candidate(Struct):
-    """A session that may go. `changed_at` is when the files of a damaged one were last changed."""
+    """A candidate for deletion. `changed_at` is when the files of a damaged one were last changed."""
 
     session_id: str
     paths: SessionPaths
@@ -44,7 +44,7 @@ class Candidate(Struct):
 
 
 def find_candidates(store: Store, rule: Rule, now: datetime) -> Iterator[Candidate]:
-    """Yield the sessions that the rule takes or cannot judge, oldest first; those that run are marked so."""
+    """Yield the sessions that the rule selects or cannot judge, oldest first; running ones are marked."""
     kept_from = f"{rule.last_kept(now):%Y-%m-%dT%H:%M:%S}".encode().rjust(19, b"0")
     for session_id, directory in _each_session(store):
         content = read_state_text(session_id, directory=directory)
@@ -55,7 +55,7 @@ def find_candidates(store: Store, rule: Rule, now: datetime) -> Iterator[Candida
 
 
 def _each_session(store: Store) -> Iterator[tuple[str, int]]:
-    """Yield the ids, oldest first, and a descriptor of the directory in which they are."""
+    """Yield the ids, oldest first, and a descriptor of their directory."""
     try:
         directory = os.open(store.sessions_dir, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except FileNotFoundError:
@@ -67,7 +67,7 @@ def _each_session(store: Store) -> Iterator[tuple[str, int]]:
 
 
 def judge(paths: SessionPaths, rule: Rule, now: datetime, *, content: bytes | None = None) -> Candidate | None:
-    """Say why a session goes, or that its record cannot be read; None when it stays, or is not there."""
+    """Say why a session is deleted, or that its record cannot be read; None if it stays, or does not exist."""
     session_id, pathname = paths.session_id, f"{paths.pathname}/state.toml"
     try:
         state = load_state(pathname) if content is None else parse_state_bytes(pathname, content)
@@ -89,17 +89,17 @@ def _judge_damaged(paths: SessionPaths, fault: StateError, rule: Rule, now: date
     changed_at = changed(paths)
     if changed_at is None:
         return None
-    is_damage = not isinstance(fault, DeniedError)  # what another user owns may be in order
+    is_damage = not isinstance(fault, DeniedError)  # another user's file may be undamaged
     reason: Reason | None = "damaged" if is_damage and rule.takes_damaged(changed_at, now) else None
     try:
         runs = _is_running(paths) and not is_forgotten(paths, rule, now)
         return Candidate(paths.session_id, paths, None, fault, reason, runs)
-    except StateError:  # what cannot be looked at stays
+    except StateError:  # what cannot be inspected stays
         return Candidate(paths.session_id, paths, None, fault)
 
 
 def changed(paths: SessionPaths) -> datetime | None:
-    """Return when something was last written to a session, as its files say; None when it is gone."""
+    """Return when a session's files were last written; None if it is gone."""
     times = []
     for path in (paths.root, paths.state, paths.transcript, paths.heartbeat, paths.output):
         try:
@@ -111,9 +111,9 @@ def changed(paths: SessionPaths) -> datetime | None:
 
 
 def retired_at(paths: SessionPaths) -> tuple[SessionState | None, datetime]:
-    """Return a retired session's record, if it can be read, and since when it is retired.
+    """Return a deleted session's record, if it is readable, and when it was deleted.
 
-    Where the record does not say, the directory's change of place counts; a backup that is played back makes that
+    If the record does not say, the time of the move counts; restoring a backup makes that
     later, never earlier.
 
     Raises:
@@ -128,11 +128,11 @@ def retired_at(paths: SessionPaths) -> tuple[SessionState | None, datetime]:
 
 
 def is_running(paths: SessionPaths) -> bool:
-    """Say whether a session runs, or may do so on another machine."""
+    """Say whether a session is running, or may be running on another machine."""
     try:
         return _is_running(paths)
     except StateError:
-        return True  # what cannot be looked at stays
+        return True  # what cannot be inspected stays
 
 
 def _is_running(paths: SessionPaths) -> bool:
@@ -141,9 +141,9 @@ def _is_running(paths: SessionPaths) -> bool:
 
 
 def is_forgotten(paths: SessionPaths, rule: Rule, now: datetime) -> bool:
-    """Say whether nobody can know if a session runs, on a machine not heard of, and all signs are old.
+    """Say whether a session may be running on a silent machine, but all signs of life are old.
 
-    It has not been used, its transcript not been written, and its heart not been beating, for as long as the rule asks
+    It has not been used, its transcript not written, and its heartbeat not touched, for as long as the rule asks
     for, and for a day.
     """
     found = probe(paths)
@@ -167,7 +167,7 @@ def _modified(path: Path) -> datetime | None:
 
 
 def _last_use(paths: SessionPaths) -> datetime | None:
-    """Return when a session was used last; of a damaged one, when its files were changed."""
+    """Return when a session was used last; for a damaged one, when its files were changed."""
     try:
         return load_state(paths.state).last_accessed
     except StateError:
@@ -175,7 +175,7 @@ def _last_use(paths: SessionPaths) -> datetime | None:
 
 
 def find_remains(store: Store, now: datetime) -> list[Path]:
-    """Return what starts and removals that were cut off have left: held by nobody, and an hour old or provably dead."""
+    """Return the remains of interrupted starts and deletions: held by nobody, and an hour old or provably dead."""
     return [
         path
         for directory in (store.sessions_dir, store.retired_dir)
@@ -186,7 +186,7 @@ def find_remains(store: Store, now: datetime) -> list[Path]:
 
 
 def is_abandoned(path: Path, now: datetime) -> bool:
-    """Say whether nobody builds or removes a directory any more; what is none never was a session."""
+    """Say whether nobody is creating or deleting a directory any more; anything else never was a session."""
     try:
         found = path.lstat()
         if not stat.S_ISDIR(found.st_mode):
@@ -196,7 +196,7 @@ def is_abandoned(path: Path, now: datetime) -> bool:
         return False
     owner = parse_owner(content)
     is_dead = owner is not None and owner.is_local and not may_be_running(owner)
-    # A session that is being removed was perhaps not written to for years, but has just been renamed.
+    # A session that is being deleted may not have been written for years, but has just been renamed.
     since = found.st_ctime if path.name.startswith(GONE_PREFIX) else found.st_mtime
     return not held and (is_dead or now.timestamp() - since > _REMAINS_AFTER_S)
 
@@ -210,7 +210,7 @@ def find_runtime(store: Store) -> Iterator[str]:
 
 
 def _is_surely_kept(content: bytes, kept_from: bytes) -> bool:
-    """Say whether a plain line says that a session was used later than that, and none that it may go nevertheless."""
+    """Say whether a simple line shows that a session was used later, and no other line may select it anyway."""
     at = content.find(_USED) + len(_USED)
     used = content[at : at + 20]
     if at < len(_USED) or used[:19] <= kept_from or used[10:11] != b"T" or used[19:] not in {b"Z", b"."}:
@@ -218,7 +218,7 @@ def _is_surely_kept(content: bytes, kept_from: bytes) -> bool:
     head = content[: content.find(b"\n[")]  # before the tables
     if at >= len(head) or head.find(b"Z\n", at, at + 28) < 0:
         return False
-    # The first two are reasons to go; behind the others, a line may be part of a longer text.
+    # The first two are reasons for deletion; after the others, a line may be part of a longer text.
     return not (b"expires_at" in head or b"ephemeral" in head or b'"""' in head or b"'''" in head)
 
 

@@ -1,7 +1,7 @@
-"""Taking a session's lock, for whatever writes it: only one does, on whichever machine.
+"""Taking a session's lock, for every writer: there is only one, on any machine.
 
-A lock that could be taken is not enough: the owner that its file names may be at work where the lock is not seen
-(`csa.store.liveness`). Then it is let go, and nothing was written, unless the caller knows better and steals it.
+Getting the lock is not enough: the owner that its file names may be at work where the lock is not visible
+(`csa.store.liveness`). Then it is released, with nothing written, unless the caller knows better and steals it.
 Another implementation of the format may be at work too, which holds a flock on another file (`csa.store.flocks`).
 That is proof, and never stolen.
 """
@@ -28,18 +28,18 @@ RETRY, RETRY_OR_WAIT = "retry later", "retry later, or use --wait"
 def take_session_lock(
     paths: SessionPaths, *, steal: bool = False, advice: str = RETRY, way: str | None = None
 ) -> tuple[Lock, Owner | None]:
-    """Take the lock, and return with it whom it was stolen from, if it was.
+    """Take the lock; also return the owner it was stolen from, if it was.
 
     Args:
         paths: the session's.
-        steal: take it from an owner whose lock is not seen here, too.
-        advice: what to do when it is busy.
-        way: the command that steals, for the hint; None for those that do.
+        steal: also take it from an owner whose lock is not visible here.
+        advice: what to do if it is busy.
+        way: the command that steals, for the hint; None for commands that do.
 
     Raises:
         BlockingIOError: someone holds it.
-        BusyError: its owner is at work, or may be, where his lock is not seen; or another program is.
-        StateError: what tells whether he is cannot be read.
+        BusyError: its owner is at work, or may be, where its lock is not visible; or another program is.
+        StateError: the evidence for that cannot be read.
     """
     refuse_stranger(paths, advice=advice)
     lock = acquire_lock(paths.session_lock)
@@ -59,18 +59,18 @@ def take_session_lock(
 
 
 def _take_flocks(paths: SessionPaths, lock: Lock, advice: str) -> None:
-    """Take the flocks on all lock files of a session, which stay with its lock; BusyError where another has one."""
+    """Take the flocks on all lock files of a session, which stay with its lock; BusyError if another has one."""
     lock.flocks = Flocks(paths.pathname)
     for _ in range(_TRIES):
         name = lock.flocks.take_all(lock)
         if name is None:
             return
-        time.sleep(_PAUSE_S)  # a csa that was killed lets go of them a moment after its lock
+        time.sleep(_PAUSE_S)  # a killed csa releases them a moment after its lock
     raise _strange(paths, find_stranger(paths.pathname) or Stranger(str(name).removesuffix(".lock"), None), advice)
 
 
 def refuse_stranger(paths: SessionPaths, *, advice: str = RETRY) -> None:
-    """Raise BusyError where another program is seen to work in a session, before any file of it is made or changed."""
+    """Raise BusyError if another program is visibly working in a session, before any of its files is changed."""
     if find_stranger(paths.pathname) and not is_locked(paths.session_lock):
         stranger = find_stranger(paths.pathname)  # it may have been a csa that has just ended
         if stranger and stranger.is_seen:
@@ -85,14 +85,14 @@ def _require_file(lock: Lock) -> None:
 
 
 def refuse_busy(paths: SessionPaths, *, advice: str = RETRY, steal: bool = False) -> None:
-    """Raise BusyError when the session is in use just now, or may be; StateError where its lock cannot be read."""
+    """Raise BusyError if the session is in use right now, or may be; StateError if its lock cannot be read."""
     found = probe(paths)
     if found.fault is not None:
         raise found.fault
     if found.is_held:
         raise busy(paths, advice)
     if found.stranger:
-        if found.stranger.is_seen:  # else taking the lock will tell
+        if found.stranger.is_seen:  # otherwise taking the lock will show
             raise _strange(paths, found.stranger, advice)
     elif found.state != "not_alive" and not steal:
         raise _elsewhere(paths, found, advice=advice, way=None)
@@ -104,7 +104,7 @@ def _strange(paths: SessionPaths, stranger: Stranger, advice: str) -> BusyError:
 
 
 def busy(paths: SessionPaths, advice: str = RETRY) -> BusyError:
-    """Return the error of a session whose lock is held."""
+    """Return the error for a session whose lock is held."""
     owner = probe(paths).owner
     by = f"PID {owner.pid} ({owner.tool}, {owner.work}, since {owner.since_clock})" if owner else "another process"
     words = f"Session {paths.session_id} is locked by {by}"
@@ -113,7 +113,7 @@ def busy(paths: SessionPaths, advice: str = RETRY) -> BusyError:
 
 def _elsewhere(paths: SessionPaths, found: Liveness, *, advice: str, way: str | None) -> BusyError:
     owner, session_id = found.owner, paths.session_id
-    assert owner is not None  # a lock that is free and names nobody is not in use
+    assert owner is not None  # a free lock that names nobody is not in use
     since = local_clock(parse_time(owner.since), "%Y-%m-%d %H:%M")
     who = f"{owner.tool}, {owner.work}, since {since}"
     place = f"PID {owner.pid}, which has lost its lock" if owner.is_same_boot else f"host {owner.host}"
@@ -132,12 +132,12 @@ def _elsewhere(paths: SessionPaths, found: Liveness, *, advice: str, way: str | 
 
 
 def way_to_steal(session_id: str) -> str:
-    """Return what makes a session free of which nobody here can know whether it is in use."""
+    """Return the command that frees a session of which it is unknown here whether it is in use."""
     return f'csa repair --steal {session_id}, or csa run --steal --session {session_id} "..."'
 
 
 def owner_record(tool: str, turn: int, *, detached: bool = False, errand: str = "", parked_until: str = "") -> bytes:
-    """Return what a lock's file says from now on."""
+    """Return the new content of a lock's file."""
     since = format_time(datetime.now(UTC))
     return current_owner(
         tool=tool, turn=turn, since=since, detached=detached, errand=errand, parked_until=parked_until

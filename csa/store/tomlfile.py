@@ -1,8 +1,8 @@
-"""TOML written so that what csa does not know stays: unknown keys, comments, order, and the style of times.
+"""Writing TOML so that what csa does not know stays: unknown keys, comments, order, and the style of times.
 
-What csa has written itself is read, changed and rendered again. Any other text is edited in its place by tomlkit, which
-takes more than python's start to load, and the outcome compared with what was meant before anybody gets it: where
-tomlkit fails, comments and order go, a key never does.
+csa's own text is read, changed and rendered again. Any other text is edited in place by tomlkit, which
+takes longer to load than python to start, and the result is compared with the intended values before use: if
+tomlkit fails, comments and order are lost, but never a key.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from typing import Any
 
-_INLINE = frozenset({"totals", "usage_of_turn"})  # tables that stand in one line
+_INLINE = frozenset({"totals", "usage_of_turn"})  # inline tables
 
 
 def render_toml(values: Mapping[str, Any]) -> bytes:
@@ -30,9 +30,9 @@ def render_toml(values: Mapping[str, Any]) -> bytes:
 
 
 def edit_toml(content: bytes, values: Mapping[str, Any]) -> bytes:
-    """Set the given keys where they differ, and remove those whose value is None. `content` must be valid TOML.
+    """Set the given keys if they differ, and remove those whose value is None. `content` must be valid TOML.
 
-    A table of nothing but None is not made, and goes with its last key; with the keys of others, it stays.
+    A table with only None is not created, and is removed with its last key; with unknown keys, it stays.
     """
     text = content.decode()
     document = load_plain(text)
@@ -43,7 +43,7 @@ def edit_toml(content: bytes, values: Mapping[str, Any]) -> bytes:
 
 
 def _edit_foreign(text: str, values: Mapping[str, Any]) -> str:
-    import tomllib  # noqa: PLC0415  # what csa wrote itself is edited without it
+    import tomllib  # noqa: PLC0415  # csa's own text is edited without it
 
     wanted = tomllib.loads(text)
     _merge(wanted, values, lambda _: {})
@@ -51,7 +51,7 @@ def _edit_foreign(text: str, values: Mapping[str, Any]) -> str:
         edited = _edit_in_place(text, values)
         if _is_equal(tomllib.loads(edited), wanted):
             return edited
-    except Exception:  # noqa: BLE001, S110  # whatever tomlkit trips over: dotted keys, inline tables, its own output
+    except Exception:  # noqa: BLE001, S110  # anything tomlkit fails on: dotted keys, inline tables, its own output
         pass
     return _render(wanted)
 
@@ -73,7 +73,7 @@ def _merge(
         if value is None:
             target.pop(key, None)
         elif isinstance(value, Mapping) and key in target:
-            was_empty = not target[key]  # but for comments, perhaps
+            was_empty = not target[key]  # except comments, perhaps
             _merge(target[key], value, make_table)
             if not was_empty and not target[key] and _is_void(value):
                 target.pop(key)
@@ -103,14 +103,14 @@ def _is_same(old: Any, new: Any) -> bool:
 
 
 def _in_style_of(old: Any, new: Any) -> Any:
-    """Keep a time a string where another implementation writes strings."""
+    """Keep a time a string if another implementation writes strings."""
     if isinstance(new, datetime) and isinstance(old, str):
         return format_time(new)
     return new
 
 
 def _is_equal(one: Any, other: Any) -> bool:
-    """Compare what was read, in which a value that is no number is as good as another."""
+    """Compare parsed values, in which one NaN equals another."""
     if isinstance(one, dict) and isinstance(other, dict):
         return one.keys() == other.keys() and all(_is_equal(one[key], other[key]) for key in one)
     if isinstance(one, list) and isinstance(other, list):
@@ -123,7 +123,7 @@ def _render(values: Mapping[str, Any]) -> str:
 
 
 def _blocks(name: str, values: Mapping[str, Any]) -> Iterator[str]:
-    """Yield a table, or the document, and the tables within it, which an empty line divides."""
+    """Yield a table, or the document, and the tables in it, separated by an empty line."""
     given = {key: value for key, value in values.items() if value is not None}
     tables = {key: value for key, value in given.items() if isinstance(value, Mapping) and key not in _INLINE}
     rows = {key: value for key, value in given.items() if _is_of_tables(value)}
@@ -151,7 +151,7 @@ def _is_of_tables(value: Any) -> bool:
 def _value(value: Any) -> str:
     if isinstance(value, str):
         return _quoted(value)
-    if isinstance(value, int | float):  # infinities and what is no number have the same names in TOML
+    if isinstance(value, int | float):  # infinities and NaN have the same names in TOML
         return str(value).lower()
     if isinstance(value, Mapping):
         pairs = [f"{_key(key)} = {_value(each)}" for key, each in value.items() if each is not None]
@@ -166,5 +166,5 @@ def _key(key: str) -> str:
 
 
 def _quoted(text: str) -> str:
-    """Return a string between quotes, with JSON's escapes, all of which are TOML's too."""
+    """Return a quoted string, with JSON's escapes, all of which are valid in TOML."""
     return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")

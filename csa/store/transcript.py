@@ -1,6 +1,6 @@
-"""Reading transcript.jsonl, from either end. Lines that are no events, and a partial last one, are passed over.
+"""Reading transcript.jsonl, from either end. Lines that are not events, and a partial last one, are skipped.
 
-A transcript that is missing has no events; one that the system does not let be read is a StateError.
+A missing transcript has no events; one that the system does not let csa read is a StateError.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _HEAD = 160  # bytes of a line in which its type stands
 
 
 def end_of_last_line(fd: int, size: int) -> int:
-    """Return where the last whole line of a file of `size` bytes ends."""
+    """Return where the last complete line of a file of `size` bytes ends."""
     while size:
         start = max(0, size - _BLOCK)
         at = os.pread(fd, size - start, start).rfind(b"\n")
@@ -34,7 +34,7 @@ def end_of_last_line(fd: int, size: int) -> int:
 
 
 def parse_line(line: bytes) -> Event | None:
-    """Read one line; None when it is not an event."""
+    """Parse one line; None if it is not an event."""
     try:
         return Event.from_dict(json.loads(line))
     except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
@@ -42,14 +42,14 @@ def parse_line(line: bytes) -> Event | None:
 
 
 def read_events(path: Path) -> Iterator[Event]:
-    """Yield the transcript's events from the first on; lines that are none, and a partial last one, are passed over."""
+    """Yield the transcript's events from the first on; other lines, and a partial last one, are skipped."""
     for line in read_lines(path):
         if line.endswith(b"\n") and (event := parse_line(line)):
             yield event
 
 
 def read_lines(path: Path | str) -> Iterator[bytes]:
-    """Yield the transcript's lines as they are; StateError where they cannot be read."""
+    """Yield the transcript's raw lines; StateError if they cannot be read."""
     try:
         with open(open_regular(path), "rb") as file:
             yield from file
@@ -60,7 +60,7 @@ def read_lines(path: Path | str) -> Iterator[bytes]:
 
 
 def read_events_backwards(path: Path | str) -> Iterator[Event]:
-    """Yield the events from the last to the first, reading only as far as is asked."""
+    """Yield the events from the last to the first, reading only as much as needed."""
     for line in _lines_backwards(path):
         if event := parse_line(line):
             yield event
@@ -72,7 +72,7 @@ def last_turn_event(transcript: Path | str) -> Event | None:
 
 
 def last_started(transcript: Path | str) -> Event | None:
-    """Return the last `run_started`; the lines behind it, which may be very many, are not parsed."""
+    """Return the last `run_started`; the lines after it, which may be very many, are not parsed."""
     for line in _lines_backwards(transcript):
         if _STARTED in line[:_HEAD] and (event := parse_line(line)) and event.type == "run_started":
             return event
@@ -95,9 +95,9 @@ def _lines_backwards(path: Path | str) -> Iterator[bytes]:
 
 
 def lines_backwards(fd: int, end: int, *, down_to: int = 0) -> Iterator[bytes]:
-    """Yield the whole lines between two ends of lines, the last first; what stands behind the last of them is none."""
+    """Yield the complete lines between two line ends, the last first, without anything after the last end."""
     at = end
-    parts: list[bytes] | None = None  # of the line that is being read, last part first; None: of the partial one
+    parts: list[bytes] | None = None  # parts of the current line, last part first; None: the partial last line
     while at > down_to:
         start = max(down_to, at - _BLOCK)
         head, *lines = os.pread(fd, at - start, start).split(b"\n")

@@ -1,14 +1,14 @@
 """The members of a tree of sessions, listed in the root's `locks/tree.lock`, and the one lock under which trees grow.
 
-Whoever starts a turn takes the lock, checks the limits, makes or opens the session, lists a new one, and lets go. The
-list makes counting a matter of the tree's size and not of the store's, and finds members in other projects. What has
-not been listed from the beginning (an older csa's tree) is looked for in the root's store first.
+Starting a turn takes the lock, checks the limits, creates or opens the session, lists a new one, and releases it. The
+list makes the cost of counting depend on the tree instead of the store, and finds members in other projects. Members
+that were not listed from the beginning (an older csa's tree) are searched in the root's store first.
 
-Locks that are waited for are taken in this order: tree.lock, then .slots/lock (let go at once), then store.lock. The
-locks of sessions are never waited for. A session's own lock may be held when tree.lock is taken (`leave`), and nobody
-who holds tree.lock waits for a session.
+Locks that csa waits for are taken in this order: tree.lock, then .slots/lock (released at once), then store.lock. It
+never waits for the locks of sessions. A session's own lock may be held when tree.lock is taken (`leave`), and nobody
+waits for a session while holding tree.lock.
 
-Lines of the file: `{"v": 1}` (the list is complete), a member (`id`, `project`, `parent`), and a member that is gone
+Lines of the file: `{"v": 1}` (the list is complete), a member (`id`, `project`, `parent`), and a deleted member
 (`id`, `gone`: what it had spent).
 """
 
@@ -47,10 +47,10 @@ class Member(Struct):
     parent: str | None
 
     def paths(self, root: Path) -> SessionPaths | None:
-        """Return where its record is, be it just being built; None when it is gone."""
+        """Return where its record is, even if it is still being created; None if it is gone."""
         store = Store(root, Path(self.project))
         building = store.paths(NEW_PREFIX + self.session_id)
-        if is_locked(building.session_lock):  # asked first: a session goes from there to its place, never back
+        if is_locked(building.session_lock):  # checked first: a session moves from there to its place, never back
             return building
         paths = store.paths(self.session_id)
         return paths if paths.root.is_dir() else None
@@ -70,7 +70,7 @@ class Listed(Struct):
 
 
 class Tree:
-    """A tree whose lock is held. `top` is its root, or the highest ancestor whose record is still there."""
+    """A tree whose lock is held. `top` is its root, or the highest ancestor whose record still exists."""
 
     def __init__(self, root: Path, top: SessionState, lock: Lock) -> None:
         self.root = root
@@ -79,9 +79,9 @@ class Tree:
         self._parsed: tuple[bytes, Listed] | None = None
 
     def most(self, parent: str | None = None) -> int:
-        """Return how many members there are at most, or children of `parent`, the gone among them.
+        """Return an upper limit of the members, or of the children of `parent`, including deleted ones.
 
-        Of a long list that is known without reading what its lines say: most trees are far from their limits.
+        This does not need to parse a long list: most trees are far from their limits.
         """
         content = self._content()
         if not _is_complete(content):
@@ -89,7 +89,7 @@ class Tree:
         return content.count(parent.encode()) if parent else content.count(b"\n")
 
     def listed(self, session_ids: Iterable[str]) -> list[str]:
-        """Return those of some sessions that are members; the rest of the list is not read."""
+        """Return which of some sessions are members; the rest of the list is not parsed."""
         content = self._content()
         if not _is_complete(content):
             known = {member.session_id for member in self.members()}
@@ -98,7 +98,7 @@ class Tree:
         return [each for each in session_ids if each in known]
 
     def members(self) -> list[Member]:
-        """Return all members there have been, the top first; those of an older csa are looked for, and listed."""
+        """Return all members there have ever been, the top first; those of an older csa are searched, and listed."""
         roll = self._roll()
         if not roll.is_complete:
             found = _search(self.root, self.top, roll)
@@ -107,7 +107,7 @@ class Tree:
         return [_member(self.top), *roll.members.values()]
 
     def gone(self) -> dict[str, Spent]:
-        """Return what members that are gone had spent."""
+        """Return what deleted members had spent."""
         return self._roll().gone
 
     def add(self, state: SessionState) -> None:
@@ -115,14 +115,14 @@ class Tree:
         self._append(_line(_member(state)))
 
     def leave(self, session_id: str, spent: Spent) -> None:
-        """Note that a session goes, and what it has spent."""
+        """Record that a session is deleted, and what it has spent."""
         self._append({"id": session_id, "gone": spent.to_dict()})
 
     def _content(self) -> bytes:
         return os.pread(self._lock.fd, os.fstat(self._lock.fd).st_size, 0)
 
     def _roll(self) -> Listed:
-        """Return what the list says; it is read once, since nobody else writes it meanwhile."""
+        """Return the content of the list; it is read once, since nobody else writes it meanwhile."""
         content = self._content()
         if self._parsed is None or self._parsed[0] != content:
             self._parsed = content, _parse(content)
@@ -131,7 +131,7 @@ class Tree:
     def _append(self, *lines: dict[str, Any]) -> None:
         fd = self._lock.fd
         end = os.fstat(fd).st_size
-        mend = b"\n" if end and os.pread(fd, 1, end - 1) != b"\n" else b""  # behind what a crash left half-written
+        mend = b"\n" if end and os.pread(fd, 1, end - 1) != b"\n" else b""  # after a half-written line
         content = mend + b"".join(json.dumps(line, separators=(",", ":")).encode() + b"\n" for line in lines)
         try:
             while content:
@@ -143,7 +143,7 @@ class Tree:
 
 @contextmanager
 def open_tree(root: Path, top: SessionState) -> Iterator[Tree]:
-    """Take the lock of the tree below `top`; RefusedError when that session has just been deleted."""
+    """Take the lock of the tree of `top`; RefusedError if that session has just been deleted."""
     place = Store(root, Path(top.project_path)).paths(top.session_id)
     paths = find_record(root, top.project_path, top.session_id) or place
     try:
@@ -158,14 +158,14 @@ def open_tree(root: Path, top: SessionState) -> Iterator[Tree]:
 
 
 def begin_members(paths: SessionPaths) -> None:
-    """Begin the list of a new root, which nobody else knows yet."""
+    """Start the list of a new root, which nobody else knows yet."""
     fd = open_private(paths.tree_lock, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     with open(fd, "wb") as file:
         file.write(json.dumps(_COMPLETE, separators=(",", ":")).encode() + b"\n")
 
 
 def read_members(root: Path, top: SessionState) -> tuple[list[Member], dict[str, Spent]]:
-    """Return the members, the top first, and what those that are gone had spent, without a lock or a write."""
+    """Return the members, the top first, and what deleted ones had spent, without a lock or a write."""
     try:
         paths = find_record(root, top.project_path, top.session_id)
         roll = _parse(read_regular(paths.tree_lock) if paths else b"")
@@ -176,7 +176,7 @@ def read_members(root: Path, top: SessionState) -> tuple[list[Member], dict[str,
 
 
 def find_relatives(store: Store, states: Iterable[SessionState]) -> list[Member]:
-    """Return the members of these sessions' trees that are below them, and in other projects."""
+    """Return the members of these sessions' trees that are below them and in other projects."""
     known, tops = set[str](), dict[str, SessionState]()
     for state in states:
         known.add(state.session_id)
@@ -193,13 +193,13 @@ def find_relatives(store: Store, states: Iterable[SessionState]) -> list[Member]
 
 
 def _top(store: Store, state: SessionState) -> SessionState | None:
-    """Return the root of a session's tree, where that has to be looked at: it is this one, or in another project."""
+    """Return the root of a session's tree if it has to be checked: it is this one, or in another project."""
     if state.parent_session_id is None:
         return state if _has_started(store, state.session_id) else None
     if state.parent_project is None:
         return None
     top = None
-    with suppress(StateError):  # what is above a damaged record cannot be known
+    with suppress(StateError):  # the ancestors of a damaged record are unknown
         for above in ancestors(store.root, state):
             top = above
     return top
@@ -213,9 +213,9 @@ def _has_started(store: Store, session_id: str) -> bool:
 
 
 def leave_tree(root: Path, state: SessionState) -> None:
-    """Note in its tree what a session that is about to be deleted has spent, or deleting would refund a budget.
+    """Record in its tree what a session about to be deleted has spent: deleting must not refund a budget.
 
-    A root takes its list with it. OSError where the list cannot be written.
+    A root's list is deleted with it. OSError if the list cannot be written.
     """
     above = list(ancestors(root, state))
     if above:
@@ -236,7 +236,7 @@ def _is_complete(content: bytes) -> bool:
 
 
 def _parse(content: bytes) -> Listed:
-    """Read the list; a line that is none is passed over."""
+    """Read the list; invalid lines are skipped."""
     members: dict[str, Member] = {}
     gone: dict[str, Spent] = {}
     is_complete = False
@@ -257,7 +257,7 @@ def _parse(content: bytes) -> Listed:
 
 
 def _search(root: Path, top: SessionState, roll: Listed) -> list[Member]:
-    """Find the tree's sessions in the store of its top; a look at the bytes spares reading most records."""
+    """Find the tree's sessions in its top's store; most records are ruled out by their bytes."""
     names = {top.session_id, top.root_session_id or top.session_id}
     marks = [name.encode() for name in names]
     store = Store(root, Path(top.project_path))

@@ -1,8 +1,8 @@
 """The turns and compactions of a session, from its journal: how each began and ended, and what it has used.
 
-What happened in between is not read. And the one rule by which what belongs to a turn is told from what errands have
-noted: checkpoints, changes of the record, compactions that csa was asked for, a tool's interface that was open. They
-say nothing of how the turn went.
+What happened in between is not read. This is also the only rule that tells a turn's events from those of errands:
+checkpoints, edits of the record, requested compactions, a tool's open interface. Errands
+do not affect the outcome of a turn.
 """
 
 from __future__ import annotations
@@ -29,23 +29,23 @@ _HEAD = 160  # bytes of a line in which its type stands
 
 
 class TurnRecord(Struct):
-    """A turn. Without an end it runs, or was lost."""
+    """A turn. Without an end it is running, or was lost."""
 
     number: int
     tool: str
     started_at: datetime | None
     finished: Event | None
-    messages: int = 1  # the prompt, and what was said; a streamed message counts once
-    so_far: Usage | None = None  # the last that was said of its use; the end knows better
+    messages: int = 1  # the prompt, and the messages; a streamed message counts once
+    so_far: Usage | None = None  # the last reported usage; the end is more exact
 
     @property
     def told(self) -> Usage | None:
-        """What it has used, as far as that is known."""
+        """Its usage, as far as known."""
         return usage_told(self.finished) if self.finished else self.so_far
 
     @property
     def usage(self) -> Usage:
-        """What it adds to the use of its session."""
+        """What it adds to the usage of its session."""
         return Usage() if self.told is None and never_began(self.finished) else counted(self.told)
 
     @property
@@ -58,12 +58,12 @@ class TurnRecord(Struct):
         return str(self.finished.data.get("status", "failed")) if self.finished else None
 
     def number_of(self, key: str) -> float | None:
-        """Return a number that its end says; None where it says none."""
+        """Return a number from its end; None if that has none."""
         return number_of(self.finished.data.get(key)) if self.finished else None
 
 
 class TurnFilter:
-    """Tells the events of turns from those of errands. It is shown them one by one, oldest first."""
+    """Tells the events of turns from those of errands. It gets them one by one, oldest first."""
 
     def __init__(self) -> None:
         self._is_over = False
@@ -81,7 +81,7 @@ class TurnFilter:
 
 
 def newest_of_turn(transcript: Path | str, *, limit: int = _MAX_LOOK_BACK) -> list[Event]:
-    """Return the events of the last turn, newest first; of one that has ended its end alone, else at most `limit`.
+    """Return the events of the last turn, newest first: only the end of one that has ended, else at most `limit`.
 
     Raises:
         StateError: the transcript cannot be read.
@@ -96,45 +96,46 @@ def newest_of_turn(transcript: Path | str, *, limit: int = _MAX_LOOK_BACK) -> li
 
 
 class ConversationRecord(Struct):
-    """A conversation of a tool's in which a session goes on: since which turn, and which it `replaces`.
+    """A tool's conversation in which a session continues: since which turn, and which one it `replaces`.
 
-    That is one that the tool did not know any more, or not where the session was forked to.
+    That is one that the tool no longer knew, or did not know where the session was forked to.
     """
 
     provider_session_id: str
     since_turn: int
     replaces: str | None
+    reason: str | None = None  # why it replaces that one
 
 
 class CompactionRecord(Struct):
-    """A compaction that csa ran. Without an end it runs, or was lost."""
+    """A compaction that csa ran. Without an end it is running, or was lost."""
 
     tool: str
     started_at: datetime | None
     usage: Usage
-    number: int | None = None  # it is no turn
+    number: int | None = None  # it is not a turn
 
 
 def usage_told(finished: Event | None) -> Usage | None:
-    """Return what the end of a turn or compaction says that it has used; None where it does not."""
+    """Return the usage from the end of a turn or compaction; None if it has none."""
     used = finished.data.get("usage") if finished else None
     return Usage.from_dict(used) if isinstance(used, Mapping) else None
 
 
 def never_began(finished: Event | None) -> bool:
-    """Say whether a turn's tool could not be started, or not begin, so that it has used nothing."""
+    """Say whether a turn's tool could not be started, or could not begin, so that it has used nothing."""
     error = finished.data.get("error") if finished else None
     return isinstance(error, Mapping) and error.get("kind") in NOTHING_USED
 
 
 def usage_of_compaction(told: Usage | None, status: str) -> Usage:
-    """Return what a compaction adds to the use of its session; one that failed, and tells of no use, cost nothing."""
+    """Return what a compaction adds to its session's usage; one that failed without reporting usage cost nothing."""
     has_used = told is not None and bool(told.tokens or told.cost_usd)
     return counted(told) if has_used or status != "failed" else Usage()
 
 
 def read_turns(transcript: Path) -> Iterator[TurnRecord]:
-    """Yield the turns in the order in which they began; a transcript that is missing has none.
+    """Yield the turns in the order in which they began; a missing transcript has none.
 
     Raises:
         StateError: it cannot be read.
@@ -159,18 +160,18 @@ def read_history(transcript: Path) -> Iterator[TurnRecord | CompactionRecord]:
 def read_conversations(transcript: Path) -> dict[str, ConversationRecord]:
     """Return the last conversation of each tool, by its name; StateError as `read_turns`."""
     found: dict[str, ConversationRecord] = {}
-    tool, replaced = "", None
+    tool, replaced, reason = "", None, None
     for line in read_lines(transcript):
         if not any(mark in line[:_HEAD] for mark in _BINDINGS) or (event := parse_line(line)) is None:
             continue
         if event.type == "run_started":
-            tool, replaced = str(event.data.get("tool") or ""), None
+            tool, replaced, reason = str(event.data.get("tool") or ""), None, None
         elif event.type == "handoff":
-            replaced = event.data.get("replaces") or replaced
+            replaced, reason = event.data.get("replaces") or replaced, event.data.get("reason") or reason
         elif event.type == "session_bound":
             name, known = str(event.data.get("provider_session_id")), found.get(tool)
             if known is None or known.provider_session_id != name:
-                found[tool] = ConversationRecord(name, event.turn, replaced)
+                found[tool] = ConversationRecord(name, event.turn, replaced, reason)
     return found
 
 
@@ -192,7 +193,7 @@ def _turn(started: Event | None, finished: Event | None, messages: int, so_far: 
 
 
 def _read_marks(transcript: Path) -> Iterator[Event | None]:
-    """Yield beginnings, ends and what was said of use, and None for each message; other lines are not even parsed."""
+    """Yield beginnings, ends and usage events, and None for each message; other lines are not even parsed."""
     was_chunk = False
     for line in read_lines(transcript):
         head = line[:_HEAD]

@@ -1,7 +1,7 @@
-"""What of a session has no end (yet), and what is known of its use: a turn that runs or was lost, and a compaction.
+"""What in a session has no end (yet), and its known usage: a turn that is running or was lost, and a compaction.
 
-The end of a turn tells its use, and state.toml adds those up. Before that, and of what csa did not live to end, the
-last `usage` event of the transcript tells it: the one home of that, so that every view has the same figure.
+The end of a turn has its usage, and state.toml sums these up. Before that, and if csa died before the end, the
+last `usage` event of the transcript has it: decided only here, so that every view has the same figure.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ TYPE_CHECKING = False  # see csa/structs.py
 if TYPE_CHECKING:
     from pathlib import Path
 
-ERRANDS = frozenset({"checkpoint", "session_updated"})  # they say nothing of how a turn went
+ERRANDS = frozenset({"checkpoint", "session_updated"})  # they do not affect a turn's outcome
 _COUNTED = {"usage", "run_started", "run_finished", "compaction"}
 _MARKS = tuple(f'"{kind}"'.encode() for kind in sorted(_COUNTED))
 _HEAD = 160  # bytes of a line in which its type stands
@@ -32,20 +32,20 @@ _WITHOUT_END = {"running", "lost", "unknown"}
 
 
 class Open(Struct):
-    """A turn or a compaction without an end: what it began with, and what it has said of its use."""
+    """A turn or a compaction without an end: what it began with, and its reported usage."""
 
     started: Event | None  # None: too far back
     usage: Usage | None = None
 
 
 class Pending(Struct, frozen=False):
-    """What has begun and not ended, while events are taken in their order."""
+    """What has begun and not ended, as events are processed in order."""
 
     turn: Open | None = None
     compaction: Open | None = None
 
     def take(self, event: Event) -> list[tuple[Open, Event | None]]:
-        """Take the next event; return what ends with it, each with the event that says so, if one does."""
+        """Take the next event; return what ends with it, each with its final event, if there is one."""
         ended: list[tuple[Open, Event | None]] = []
         if event.type == "usage":
             self._note(Usage.from_dict(event.data))
@@ -56,7 +56,7 @@ class Pending(Struct, frozen=False):
         elif event.type == "run_started":
             ended = [(lost, None) for lost in (self.compaction, self.turn) if lost]
             self.turn, self.compaction = Open(event), None
-        elif "argv" in event.data:  # csa's own; a tool tells of its own inside a turn
+        elif "argv" in event.data:  # csa's own; a tool reports its own inside a turn
             ended = [(self.compaction, None)] if self.compaction else []
             self.compaction = Open(event)
         elif self.compaction and _ends_compaction(event):
@@ -72,7 +72,7 @@ class Pending(Struct, frozen=False):
 
 
 class Unfinished(Struct):
-    """What a transcript says of what has no end, as far as it was read (`end`, in bytes)."""
+    """What has no end in a transcript, as far as it was read (`end`, in bytes)."""
 
     end: int = 0
     turn: Open | None = None
@@ -81,11 +81,11 @@ class Unfinished(Struct):
 
     @property
     def usage(self) -> Usage:
-        """What is to be added to the sum of what has ended."""
+        """What to add to the sum of what has ended."""
         return sum((counted(one.usage) for one in (self.turn, self.compaction) if one), Usage())
 
     def spent(self, *, until: datetime | None = None) -> Spent:
-        """Return the same with the time of the turn: until its last event, or the moment given."""
+        """Return the same with the duration of the turn: until its last event, or the given moment."""
         began = parse_time(self.turn.started.ts) if self.turn and self.turn.started else None
         end = until or self.last_at
         time_s = max(0.0, (end - began).total_seconds()) if began and end else 0.0
@@ -93,7 +93,7 @@ class Unfinished(Struct):
 
 
 def read_unfinished(transcript: Path | str, before: Unfinished | None = None) -> Unfinished:
-    """Read what has no end; of a transcript that was read `before` only what was added. StateError as `read_events`."""
+    """Read what has no end; after `before`, only what was added. StateError as `read_events`."""
     try:
         fd = open_regular(transcript)
     except FileNotFoundError:
@@ -112,10 +112,10 @@ def read_unfinished(transcript: Path | str, before: Unfinished | None = None) ->
 
 
 def usage_of(paths: SessionPaths, state: SessionState, status: str | None = None) -> Usage:
-    """Return what a session has used: what has ended, and what is known of the rest.
+    """Return a session's usage: of what has ended, and the known usage of the rest.
 
-    Where its status says that the last turn has an end, the transcript is read only when whoever held the session last
-    did not let go of it properly. StateError as `read_unfinished`.
+    If its status says that the last turn has an end, the transcript is read only if the session's last holder
+    did not release it properly. StateError as `read_unfinished`.
     """
     if status is not None and status not in _WITHOUT_END and not _was_cut_off(paths):
         return state.usage
@@ -127,7 +127,7 @@ def _ends_compaction(event: Event) -> bool:
 
 
 def _was_cut_off(paths: SessionPaths) -> bool:
-    """Say whether the lock still names an owner: who lets go of it empties it."""
+    """Say whether the lock still names an owner: a proper release empties it."""
     try:
         return os.stat(f"{paths.pathname}/locks/session.lock").st_size > 0
     except OSError:
@@ -135,9 +135,9 @@ def _was_cut_off(paths: SessionPaths) -> bool:
 
 
 def _scan(fd: int, end: int, before: Unfinished | None) -> Unfinished | None:
-    """Read back to where the last turn began or ended, or to where was read before.
+    """Read back to where the last turn began or ended, or to where the last read ended.
 
-    None where something has begun or ended since: then all has to be read.
+    None if something has begun or ended since: then everything has to be read.
     """
     events, last_at, is_whole = _marked(fd, end, down_to=before.end if before else 0)
     if before and any(event.type != "usage" for event in events):
@@ -152,10 +152,10 @@ def _scan(fd: int, end: int, before: Unfinished | None) -> Unfinished | None:
 
 
 def _marked(fd: int, end: int, *, down_to: int) -> tuple[list[Event], datetime | None, bool]:
-    """Return the events that count, from where the last turn began or ended on, and the time of the turn's last event.
+    """Return the relevant events since the last turn began or ended, and the time of the turn's last event.
 
-    And whether that is all: a turn may have begun too far back. What an errand has noted since, such as a compaction
-    that csa ran, is not the turn's. Of several `usage` events in a row the last is enough.
+    Also return whether that is all: a turn may have begun too far back. What an errand has recorded since, such as a
+    compaction by csa, does not belong to the turn. Of several `usage` events in a row only the last counts.
     """
     found: list[Event] = []
     last_at: datetime | None = None

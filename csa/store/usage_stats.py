@@ -1,7 +1,7 @@
-"""usage_stats.toml of a project: what the last turns of each tool took in memory and time.
+"""usage_stats.toml of a project: the memory and time of each tool's last turns.
 
-Only statistics: writing them never fails a run and waits for nobody longer than a moment, and a file that cannot be
-read is put aside (`usage_stats.toml.damaged`) and begun anew.
+Only statistics: writing them never fails a run and never waits longer than a moment, and a file that cannot be
+read is moved aside (`usage_stats.toml.damaged`) and started again.
 """
 
 from __future__ import annotations

@@ -281,7 +281,7 @@ def test_a_project_may_not_choose_the_transport(place: Place) -> None:
         config.parent.mkdir(exist_ok=True)
         config.write_text(f"[tools.goose]\n{line}\n")
         done = place.run("run", "--tool", "codex", "hello")
-        assert (done.code, "a project's file may not set" in done.err) == (6, True)
+        assert (done.code, "a project file may not set" in done.err) == (6, True)
 
 
 @pytest.mark.thorough

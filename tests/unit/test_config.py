@@ -195,7 +195,7 @@ def test_the_transport_of_a_tool() -> None:
     for wrong in ("http", 3, ["acp"]):
         with pytest.raises(ConfigError, match="native or acp"):
             combine_layers([Layer("user", {"tools": {"goose": {"transport": wrong}}})])
-    with pytest.raises(ConfigError, match="a project's file may not set"):
+    with pytest.raises(ConfigError, match="a project file may not set"):
         combine_layers([Layer("project", {"tools": {"goose": {"transport": "acp"}}}, is_project=True)])
 
 

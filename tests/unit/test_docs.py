@@ -149,6 +149,13 @@ def test_links_between_documents_lead_somewhere(document: Path) -> None:
         assert (document.parent / target).exists(), target
 
 
+def test_the_readme_names_the_versions_that_are_tested() -> None:
+    """They are those of the Makefile."""
+    versions = re.findall(r"^\w+_VERSION := (.*)$", (DOCS.parent / "Makefile").read_text(), re.MULTILINE)
+    (line,) = re.findall(r"^- \*\*Tested with\*\* (.*)", README.read_text(), re.MULTILINE)
+    assert re.findall(r"[\d.]+\d", line) == versions
+
+
 def _triples(text: str) -> set[tuple[str, ...]]:
     words = text.split()
     return {tuple(words[place : place + 3]) for place in range(len(words) - 2)}
@@ -166,7 +173,8 @@ def test_the_messages_that_are_explained_are_those_of_csa() -> None:
     text = (DOCS / "troubleshooting.md").read_text()
     messages = re.findall(r"^(?:error|warning): (?!\S+ failed \()(.*)", text, re.MULTILINE)  # those are the provider's
     assert len(messages) > 10
-    assert [message for message in messages if not _triples(re.sub(r"'[^']*'", "'", message)) & known] == []
+    texts = [re.sub(r"(?<= )'[^']*'\.?", "'", message) for message in messages]
+    assert [text for text in texts if not _triples(text) & known] == []
 
 
 @pytest.mark.thorough
