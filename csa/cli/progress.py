@@ -226,8 +226,8 @@ class Talk(Silence):
     def end(self) -> None:
         """Say how it has ended."""
         sys.stderr.write(self._stream.close())
-        if words := self._outcomes.closing():
-            tell("csa", words)
+        for kind, words in self._outcomes.left():
+            tell(kind, words)
 
 
 async def room_on(stream: IO[str]) -> None:
