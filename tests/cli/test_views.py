@@ -290,7 +290,7 @@ def test_keys_do_not_disturb_what_is_drawn(place: Place, count: int) -> None:
         assert termios.tcgetattr(terminal.theirs) == terminal.before
     assert "^C" not in terminal.text
     assert "typed" not in terminal.text
-    assert "csa: ended in" in terminal.text
+    assert "csa: ended after" in terminal.text
 
 
 @pytest.mark.thorough
