@@ -21,7 +21,7 @@ CLIS := $(CACHE)/$(VERSIONS)_acp-$(CODEX_ACP_VERSION)
 # What a program that uses the library sees, and is therefore checked by pyright as well, with the examples of its documents.
 PUBLIC := csa/__init__.py csa/errors.py $(addprefix csa/runner/, client.py verbs.py request.py session.py turns/turn.py)
 
-.PHONY: help demo playground test check lint test-real test-real-slow torture mutants bench docs examples replay site captures format \
+.PHONY: help demo playground test check shells lint test-real test-real-slow torture mutants bench docs examples replay site captures format \
 	constraints clean
 
 help:
@@ -35,7 +35,7 @@ help:
 	@echo "make mutants    change one thing at a time where faults cost most; a test has to fail (hours; MUTANTS=\"locks --sample 50\")"
 	@echo "make bench      speed and memory, as ratios"
 	@echo "make captures   draw the views as terminals show them into docs/captures/"
-	@echo "make docs       write anew what is generated in docs: commands.md, csa.1, json.md, the keys in configuration.md"
+	@echo "make docs       write anew what is generated in docs: commands.md, man, json.md, the keys in configuration.md"
 	@echo "make examples   run the examples of docs/json.md again"
 	@echo "make replay     run the commands of docs/tutorial.md and docs/recipes.md again, and write down what they print"
 	@echo "make site       the documentation as a website, in site/; links are checked"
@@ -59,13 +59,17 @@ demo: $(RUNTIME)
 	@bash fixtures/demo/demo.sh
 
 playground: $(RUNTIME)
-	@bash fixtures/demo/playground.sh .playground
+	@bash fixtures/demo/playground.sh .playground || :  # whatever the last command exited with
 
-test: $(STAMP)
+test: $(STAMP) shells
 	$(BIN)/pytest -q -n 3
 
 check: lint $(SITE)
 	$(BIN)/pytest -q -n 2 --thorough
+
+# zsh and fish, for the tests of completion, where they are not installed; without them those are skipped.
+shells:
+	@bash fixtures/shells.sh $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/csa-shells
 
 lint: $(STAMP)
 	$(BIN)/ruff check --quiet .

@@ -2,6 +2,7 @@
 
 A place of its own is set up with the agents of fixtures/demo and a few more, all of them fakes. Each command runs in a
 pseudo-terminal of 140 and of 80 columns; a terminal emulator reads what it prints, and its screen becomes an SVG.
+A tour with three named sessions, one of them a tree over two projects, is drawn at three sizes of terminals as well.
 """
 
 from __future__ import annotations
@@ -27,11 +28,12 @@ HERE = Path(__file__).parent
 TARGET = HERE / "captures"
 FIXTURES = HERE.parent / "fixtures"
 WIDTHS = (140, 80)
-LINES = 60
+LINES, LOW = 60, 14  # LOW for what fills the screen
 PATIENCE_S = 30.0
 ENOUGH = 4  # sessions at work make a view worth drawing
 
 BACKGROUND, FOREGROUND, DIM = "#16181d", "#d6d9e0", "#7d8590"
+SELECTED = f'fill="{BACKGROUND}"'
 COLOURS = {"red": "#ff7b72", "green": "#56d364", "brown": "#e3b341", "cyan": "#56d4dd", "white": "#ffffff"}
 FONTS = "ui-monospace, 'DejaVu Sans Mono', Menlo, Consolas, monospace"
 FAINT, ITALICS = 2, 3  # of terminals' escape sequences
@@ -45,6 +47,8 @@ ALTER TABLE users ADD COLUMN quota integer NOT NULL DEFAULT 100;
 
 It is not applied yet, as I may not reach the database; run it on a copy first and look at how long the lock on \
 `users` is held."""
+CLIENT = "csa run --tool claude-code --name client --cd ../web 'Adapt the client'"
+CHECKS = "csa run --tool codex 'Check the examples in the manual'"
 RULES = [
     {
         "match": "Write the migration for quotas",
@@ -57,6 +61,31 @@ RULES = [
         ],
     },
     {"match": "Find the flaky test", "do": [["call", "make test", "FAILED test_login\n", 1], ["fail", "500"]]},
+    {
+        "match": "Release the new API",
+        "do": [
+            ["run", f"{CLIENT} & {CHECKS} & wait"],
+            ["usage", 8200, 640],
+            ["say", "Released: the client is adapted. The manual's examples could not be checked; see checks."],
+        ],
+    },
+    {
+        "match": "Adapt the client",
+        "do": [
+            ["run", "csa run --tool opencode --name pages 'Describe the new pages'"],
+            ["usage", 21000, 1800],
+            ["say", "The client sends its key, and waits as Retry-After says."],
+        ],
+    },
+    {"match": "Check the examples in the manual", "do": [["call", "make examples", "", 1], ["fail", "500"]]},
+    {"match": "Describe the new pages", "do": [["usage", 3100, 240], ["say", "Two pages: limits, and errors."]]},
+    *(
+        {"match": prompt, "do": [["think", "One moment."], ["run", command], ["say", "done"]]}
+        for prompt, command in (
+            ("Port the SDK to Go", "sleep 60; go test ./..."),
+            ("Write the docs", "sleep 60; make docs"),
+        )
+    ),
 ]
 
 
@@ -80,21 +109,28 @@ def is_varied(text: str) -> bool:
 
 
 VIEWS = (
-    View("list", ("session", "list")),
-    View("tree", ("session", "list", "--tree")),
-    View("info", ("session", "info", "limits")),
-    View("show", ("session", "show", "quota")),
-    View("logs", ("session", "logs", "quota")),
-    View("why", ("session", "why", "limits")),
-    View("log", ("session", "log", "limits")),
+    View("list", ("ls",)),
+    View("tree", ("ls", "--tree")),
+    View("status", ("status", "limits")),
+    View("show", ("show", "quota")),
+    View("logs", ("logs", "quota")),
+    View("log", ("log", "limits")),
     View("stats", ("stats",)),
     View("doctor", ("doctor",)),
     View("help", ("--help",)),
 )
 LIVE = (
     View("run", ("run", "--tool", "codex", "Add rate limiting to the API"), is_varied),
-    View("watch", ("session", "list", "--tree", "--watch"), is_varied),
+    View("watch", ("ls", "--tree", "--watch"), is_varied),
     View("top", ("top",), is_busy),
+)
+SIZES = ((160, 50), (80, 24), (50, 15))
+TOUR = (
+    View("tour-run", ("run", "--tool", "codex", "--name", "release", "Release the new API")),
+    View("tour-list", ("ls",)),
+    View("tour-tree", ("ls", "--tree")),
+    View("tour-top", ("top", "--once")),
+    View("tour-status", ("status", "release")),
 )
 
 
@@ -108,7 +144,7 @@ class Screen(pyte.Screen):
 class Place:
     """A home with two projects in it, and csa run there."""
 
-    def __init__(self, home: Path) -> None:
+    def __init__(self, home: Path, *, is_for_tour: bool = False) -> None:
         self.project, other = home / "api", home / "web"
         for directory in (self.project / "api", other / ".csa", home / "tmp", *(home / name for name in _HOMES)):
             directory.mkdir(parents=True)
@@ -132,6 +168,10 @@ class Place:
         (self.project / "api/server.py").write_text("def handle(request):\n    return 200\n")
         self._run("git", "add", "-A")
         self._run("git", "commit", "-q", "-m", "Start")
+        if is_for_tour:
+            self.csa("run", "--detach", "--tool", "claude-code", "--name", "sdk", "Port the SDK to Go")
+            self.csa("run", "--detach", "--tool", "gemini-cli", "--name", "docs", "Write the docs")
+            return
         self.csa("run", "--tool", "opencode", "Why is the build slow?")
         self.csa("run", "--tool", "codex", "--name", "limits", "Add rate limiting to the API")
         self.csa("run", "--tool", "codex", "Find the flaky test", allowed=1)
@@ -150,12 +190,12 @@ class Place:
         if done.returncode != allowed:
             raise RuntimeError(f"{' '.join(words)} exited with {done.returncode}: {done.stderr}")
 
-    def show(self, view: View, columns: int) -> Screen:
+    def show(self, view: View, columns: int, lines: int = LINES) -> Screen:
         """Run a view in a terminal, and return the screen that is to be drawn."""
-        screen = Screen(columns, LINES)
+        screen = Screen(columns, lines)
         stream = pyte.ByteStream(screen)
         terminal: pexpect.spawn[bytes] = pexpect.spawn(
-            "csa", list(view.words), cwd=self.project, env=self.env, dimensions=(LINES, columns), timeout=PATIENCE_S
+            "csa", list(view.words), cwd=self.project, env=self.env, dimensions=(lines, columns), timeout=PATIENCE_S
         )
         deadline = time.monotonic() + PATIENCE_S
         try:
@@ -200,12 +240,22 @@ def _pieces(number: int, cells: list[pyte.screens.Char]) -> Iterator[str]:
     column = 0
     for style, group in groupby(cells, _style):
         text = "".join(cell.data for cell in group)
+        if style == SELECTED:
+            yield _bar(column, number, len(text))
         for word in re.finditer(r"\S+( \S+)*", text):  # some renderers fold several blanks
             yield _text(column + word.start(), number, word[0], style)
         column += len(text)
 
 
+def _bar(column: int, row: int, count: int) -> str:
+    """Return the ground of text in reverse."""
+    x, y = MARGIN + column * CELL, MARGIN + row * LINE
+    return f'<rect x="{x:g}" y="{y:g}" width="{count * CELL:g}" height="{LINE}" fill="{FOREGROUND}"/>'
+
+
 def _style(cell: pyte.screens.Char) -> str:
+    if cell.reverse:
+        return SELECTED
     colour = COLOURS.get(cell.fg, DIM if cell.italics else FOREGROUND)
     return f'fill="{colour}"' + (' font-weight="bold"' if cell.bold else "")
 
@@ -228,14 +278,21 @@ def main() -> None:
                 try:
                     if view.words[0] != "run":
                         place.csa("run", "--tool", "codex", "--detach", "Add rate limiting to the API")
-                    _write(view, columns, place.show(view, columns))
+                    _write(view, columns, place.show(view, columns, LINES if view.words[0] == "run" else LOW))
                 finally:
                     place.csa("kill", "--all", "--yes")
+        for number, (columns, lines) in enumerate(SIZES):
+            place = Place(Path(base).resolve() / str(number) / "demo", is_for_tour=True)
+            try:
+                for view in TOUR:
+                    _write(view, columns, place.show(view, columns, lines), lines=lines)
+            finally:
+                place.csa("kill", "--all", "--yes")
 
 
-def _write(view: View, columns: int, screen: Screen) -> None:
+def _write(view: View, columns: int, screen: Screen, *, lines: int | None = None) -> None:
     title = " ".join(["csa", *(f'"{word}"' if " " in word else word for word in view.words)])
-    path = TARGET / f"{view.name}-{columns}.svg"
+    path = TARGET / f"{view.name}-{columns}{f'x{lines}' if lines else ''}.svg"
     path.write_text(draw(screen, title))
     print(f"wrote {path.relative_to(HERE)}")
 

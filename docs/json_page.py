@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from csa.model.schemas.events import DATA
 from csa.model.schemas.kit import Schema
-from csa.model.schemas.shared import PIECES, VOCABULARY
-from csa.model.schemas.table import OUTPUTS
+from csa.model.schemas.shared import VOCABULARY
+from csa.model.schemas.table import OUTPUTS, PIECES
 
 EXAMPLES = Path(__file__).parent / "examples.json"
 WIDTH = 110
+FEW = 6  # so many keys are not worth a reference
 _KINDS = {"array": "list", "integer": "number", "boolean": "true or false"}
 _HEAD = ("| key | kind | meaning |", "|---|---|---|")
 
@@ -27,35 +28,64 @@ def render_page() -> str:
     for name, schema in PIECES.items():
         parts += [f"### {name}", "", str(schema.get("description", "")), "", *_table(schema), ""]
     parts += ["## Commands", ""]
+    shown: dict[str, Schema] = {}  # by command, what it prints of a session, ...
     for name, (about, schema) in OUTPUTS.items():
         if name != "event":
-            parts += [*_command(name, about, schema, examples), ""]
+            parts += [*_command(name, about, schema, examples, shown), ""]
     parts += ["## Events", "", *_events(examples)]
     return "\n".join(parts).rstrip() + "\n"
 
 
-def _command(name: str, about: str, schema: Schema, examples: Mapping[str, Any]) -> Iterator[str]:
+def _command(
+    name: str, about: str, schema: Schema, examples: Mapping[str, Any], shown: dict[str, Schema]
+) -> Iterator[str]:
+    """Yield a command's section. What an earlier command prints as well is not repeated."""
     item = schema["items"] if schema.get("type") == "array" else schema
     is_list = item is not schema
     yield f"### {'Errors' if name == 'error' else f'csa {name}'}"
     yield ""
-    yield f"{'A list: ' if is_list else ''}{about}.".capitalize() if is_list else f"{about[:1].upper()}{about[1:]}."
+    yield f"A list: {about}." if is_list else _sentence(about)
     yield ""
+    before = max(
+        (each for each in shown if _has_keys_of(item, shown[each])),
+        key=lambda each: len(shown[each]["properties"]),
+        default=None,
+    )
+    known = shown[before]["properties"] if before else {}
+    shown[name] = item
+    if before:
+        anchor = f"[csa {before}](#csa-{before.replace(' ', '-')})"
+        if known.keys() == item["properties"].keys():
+            yield f"{'Each is' if is_list else 'It is'} as that of {anchor}."
+            return
+        yield f"{'Each has' if is_list else 'It has'} the keys of {anchor}, and:"
+        yield ""
     words, value = examples[name]
+    value = _without_old(value, schema)
+    if before:
+        value = [_without(each, known) for each in value] if is_list else _without(value, known)
     yield "```"
     yield f"$ csa {' '.join(_quoted(word) for word in words)}"
-    yield _pretty(_without_old(value, schema))
+    yield _pretty(value)
     yield "```"
     yield ""
     if "$ref" in item:
         yield f"{'Each is' if is_list else 'It is'} {_link(item)}."
     elif "properties" in item:
-        yield from _table(item)
+        yield from _table({**item, "properties": _without(item["properties"], known)})
     else:
-        values = item["additionalProperties"]
         yield f"An object: {item['description']}; each with"
         yield ""
-        yield from _table(values)
+        yield from _table(item["additionalProperties"])
+
+
+def _has_keys_of(schema: Schema, other: Schema) -> bool:
+    keys = other.get("properties", {}).keys()
+    return len(keys) > FEW and keys <= schema.get("properties", {}).keys()
+
+
+def _without(keys: Mapping[str, Any], known: Container[str]) -> dict[str, Any]:
+    return {key: value for key, value in keys.items() if key not in known}
 
 
 def _events(examples: Mapping[str, Any]) -> Iterator[str]:
@@ -77,6 +107,10 @@ def _events(examples: Mapping[str, Any]) -> Iterator[str]:
             continue
         keys = [_named(key, sub, must=key in schema["required"]) for key, sub in schema["properties"].items()]
         yield f"| `{name}` | {about} | {'; '.join(keys)} |"
+
+
+def _sentence(words: str) -> str:
+    return f"{words[:1].upper()}{words[1:]}."
 
 
 def _named(key: str, schema: Schema, *, must: bool) -> str:

@@ -67,8 +67,11 @@ class Playground:
         terminal.expect(pexpect.EOF)
         stream.feed(terminal.before or b"")
         terminal.close()
-        lines = [line.rstrip().replace(self._home, "~") for line in screen.display]
-        return "\n".join(map(_folded, lines)).strip("\n")
+        return "\n".join(_folded(self._at_home(line.rstrip())) for line in screen.display).strip("\n")
+
+    def _at_home(self, line: str) -> str:
+        """Write the playground's place as that of a home: the name of a store holds it in the middle."""
+        return re.sub(rf"(?<![\w/]){re.escape(self._home)}", "~", line).replace(self._home, "/home/ann")
 
 
 def _folded(line: str) -> str:

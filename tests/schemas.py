@@ -23,6 +23,11 @@ def check_events(events: Iterable[object]) -> None:
         check("event", event)
 
 
+def check_data(kind: str, data: object) -> None:
+    """Fail where the data of a type of event is not what the schema says."""
+    check("event", {"v": 1, "seq": 1, "ts": "2026-01-01T00:00:00.000Z", "type": kind, "turn": 1, "data": data})
+
+
 def check(name: str, value: object) -> None:
     """Fail where a value is not what a schema says."""
     if fault := best_match(_validator(name).iter_errors(value)):

@@ -69,6 +69,7 @@ class _Tour:
     def _run_agents(self) -> None:
         place = self.place
         self.show("schema", "schema", "--json")
+        self.show("tools", "tools", "--json")
         self.show("doctor", "doctor", "--json")
         self.show("config validate", "config", "validate", "--json")
         self.show("config show", "config", "show", "--json")
@@ -90,6 +91,10 @@ class _Tour:
         self.show("wait", "wait", "review", "--json")
         done = attached.wait()
         self.found["attach"] = Shown(("attach", "review", "--json"), done.json)
+        self.show("retry --dry-run", "retry", "review", "--dry-run", "--json")
+        self.show("retry", "retry", "review", "--json")
+        self.show("retry --detach", "retry", "review", "--detach", "--json")
+        self.show("wait", "wait", "review", "--json")
         self.show("kill", "kill", "review", "--json")
         self.show("list", "list", "--json")
         self.show("list --tree", "list", "--tree", "--json")
@@ -104,6 +109,9 @@ class _Tour:
         self.show("describe", "describe", "limits-review", "What the reviewer said", "--json")
         self.show("pin", "pin", "api", "--json")
         self.show("current", "current", "api", "--json")
+        self.show("context", "context", "limits-review", "--json")
+        self.show("prune", "prune", "limits-review", "--keep-last", "1", "--json")
+        self.show("clear", "clear", "limits-review", "--json")
         self.show("compress", "compress", "limits-review", "--json")
         self.show("checkpoint", "checkpoint", "api", "--label", "designed", "--json")
         self.show("checkpoints", "checkpoints", "--verify", "--json")

@@ -1,7 +1,7 @@
 """Whether codex would send credentials, as observed in its requests to a local provider (0.169.0). Pure.
 
 OPENAI_API_KEY does not count: codex does not read it. To the built-in provider it sends CODEX_API_KEY, else what
-`codex login` has stored in auth.json: its key, unless `auth_mode` says otherwise, else the tokens. A user's own provider
+`codex login` has stored in auth.json: its key, unless `auth_mode` says otherwise, else the tokens. A user's provider
 gets what its table names, and neither of those, unless it has `requires_openai_auth`.
 """
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from csa.cli.fullscreen import BACK, Step, show
 from csa.cli.live import Line, Places, choose, draw, heading, more_of, total
 from csa.cli.naming import called, subject_of, with_names
-from csa.cli.output import cut, one_line
+from csa.cli.output import Style, cut, one_line
 from csa.cli.reading import KEYS, Reader, conversation, log
 from csa.cli.selecting import note_read
 from csa.errors import CsaError
@@ -87,7 +87,7 @@ class Browser:
         drawn, rest = (forest, []) if self._is_moved else choose(forest, room)
         self._rows = list(walk(drawn))
         self._follow_selection()
-        self._page = room - (len(self._rows) > room)
+        self._page = max(1, room - (len(self._rows) > room))
         last = max(0, len(self._rows) - self._page)
         top = 0 if self._at <= next(self._selectable(), 0) else self._at  # with the headings above the first
         self._first = min(last, max(min(self._first, top), self._at - self._page + 1))
@@ -96,7 +96,7 @@ class Browser:
             body[self._at - self._first] = _marked(body[self._at - self._first])
         if rest:
             body.append(more_of(rest, width))
-        elif len(self._rows) > room:
+        elif len(self._rows) > room > 1:
             words = f"rows {self._first + 1} to {self._first + len(body)} of {len(self._rows)}"
             body.append([(cut(words, width), "dim")])
         return body
@@ -159,9 +159,11 @@ class Browser:
 
     def _move(self, by: int) -> None:
         """Select the session that many rows away, or the last one there is."""
+        if not self._is_moved:
+            self._is_moved, self._rows = True, list(walk(_matching(self._forest, self._filter)))
+            self._follow_selection()
         there = list(self._selectable())
         if there:
-            self._is_moved = True
             at = there.index(self._at) if self._at in there else 0
             self._at = there[min(max(0, at + by), len(there) - 1)]
             self._selected = self._rows[self._at].session_id
@@ -223,14 +225,12 @@ class Browser:
         from csa.cli.commands import dispatch  # noqa: PLC0415  # has imported us
 
         try:
-            code = dispatch(["session", "attach", session_id])
+            code = dispatch(["session", "attach", session_id, "--color", Style.when])
+            if code in {129, 143}:  # a signal that was meant for us
+                return code
+            input("csa: Enter goes back ")
         except CsaError as error:
             self._say_error(error)
-            return None
-        if code in {129, 143}:  # a signal that was meant for us
-            return code
-        try:
-            input("csa: Enter goes back ")
         except (EOFError, KeyboardInterrupt):
             print()
         return None
@@ -257,17 +257,21 @@ class Browser:
             self._say("Nothing was killed.", "dim")
 
     def _kill(self, info: SessionInfo) -> None:
-        from csa.cli.killing import kill_one  # noqa: PLC0415  # only who kills needs it
+        from csa.runner.session import Session  # noqa: PLC0415  # only who kills needs it
+        from csa.runner.sessions.ending import kill_sessions  # noqa: PLC0415  # as above
 
+        losses: list[str] = []
         try:
-            ended, loss = kill_one(self._client().context, info.store, info.session_id)
+            session = Session(self._client().context.in_project(info.project), info.session_id)
+            (ended,) = kill_sessions([session], on_loss=losses.append)
         except Exception as error:  # noqa: BLE001  # in a thread nobody else would say so
             self._say(f"{_name(info)}: {error}", "red")
             return
         if ended.error:
             self._say_error(ended.error)
         else:
-            self._say(loss or f"{_name(info)}: {'not running' if ended.outcome == 'not_running' else ended.status}")
+            status = "not running" if ended.outcome == "not_running" else ended.status
+            self._say("; ".join(losses) or f"{_name(info)}: {status}")
 
 
 _ACTS: dict[str, Callable[[Browser], Step | None]] = {

@@ -77,7 +77,8 @@ _csa_statuses() { _csa_candidates statuses }
     "fish": r"""
 function _csa_candidates
     set -l typed (commandline -ct | string replace -r '^--?[a-z-]*=' '')
-    csa __complete $argv[1] "$typed" (commandline -opc) 2>/dev/null
+    # A tab ends each, or fish would show the argument's help for one that has no description.
+    csa __complete $argv[1] "$typed" (commandline -opc) 2>/dev/null | string replace -r '^[^\t]*$' '$0\t'
 end
 """,
 }
@@ -112,8 +113,22 @@ def render_script(shell: str) -> str:
         for action in leaf._actions:  # noqa: SLF001  # there is no public way to an argument
             if found := _completer(action, shtab.CHOICE_FUNCTIONS):
                 action.complete = found  # type: ignore[attr-defined]  # shtab's protocol
+            elif shell == "fish" and action.choices and not isinstance(action, argparse._SubParsersAction):  # noqa: SLF001  # as above
+                action.complete = {"fish": " ".join(f"{choice}\\t" for choice in action.choices)}  # type: ignore[attr-defined]  # as above
+            if shell == "zsh":
+                _spell_for_zsh(action)
     script: str = shtab.complete(parser, shell, preamble=_PREAMBLES[shell])
+    if shell == "zsh":
+        script = script.replace('"(*)::', '"*:')  # which shtab writes where any number may follow, and zsh takes one
     return script.rstrip("\n") + "\n" + _CODAS.get(shell, "")
+
+
+def _spell_for_zsh(action: argparse.Action) -> None:
+    """Have zsh complete the value of an option behind `=` as well."""
+    if action.nargs == argparse.OPTIONAL and action.option_strings:
+        action.nargs = 0  # a value would have to stand in the same word, and there is none to offer
+    if action.nargs != 0:
+        action.option_strings = [f"{name}=" if name.startswith("--") else name for name in action.option_strings]
 
 
 def _completer(action: argparse.Action, files: Mapping[str, Any]) -> Mapping[str, Any] | None:
@@ -137,9 +152,23 @@ def _whole_parser() -> argparse.ArgumentParser:
         *group, leaf = name.split()
         place = groups[group[0]] if group else tree
         command.configure(place.add_parser(leaf, help=command.summary, description=command.summary))
-    helped = tree.add_parser("help", help="say more of a command", description="say more of a command")
-    helped.add_argument("command", choices=list(dict.fromkeys(name.split()[0] for name in command_names())))
+    _add_help(tree)
     return root
+
+
+def _add_help(tree: Any) -> None:
+    """Add `csa help`, below which every command is there once more, without arguments."""
+    what = "explain a command"
+    helped = tree.add_parser("help", help=what, description=what)
+    helped.add_argument("-a", "--all", action="store_true", help="list all commands")
+    leaves = helped.add_subparsers()
+    groups = {
+        name: leaves.add_parser(name, add_help=False, help=about).add_subparsers() for name, about in GROUPS.items()
+    }
+    for name, command in command_names().items():
+        *group, leaf = name.split()
+        place = groups[group[0]] if group else leaves
+        place.add_parser(leaf, add_help=False, help=command.summary)
 
 
 def _leaves(parser: argparse.ArgumentParser) -> list[argparse.ArgumentParser]:

@@ -1,7 +1,7 @@
 """Print a session's conversation: prompts, answers and tool calls, in the same form for every tool.
 
 Each tool call is shortened to one line, and thoughts to their first line; --full shows everything. On a terminal, long
-conversations go through $CSA_PAGER, $PAGER or less.
+conversations go through $CSA_PAGER, $PAGER or less. With --follow it is printed as it comes, until nothing runs there.
 """
 
 from __future__ import annotations
@@ -12,27 +12,35 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterable, Iterator
 from itertools import chain
 from textwrap import wrap
+from typing import IO
 
 from csa.cli.output import Style, count_of, cut, one_line, print_json, printable, tell, terminal_size, terminal_width
 from csa.cli.selecting import add_selector, find_to_read
-from csa.errors import NotFoundError
+from csa.errors import NotFoundError, UsageError
 from csa.model.clock import local_clock
 from csa.model.conversation import Message, ToolCall, message_to_json, read_conversation
 from csa.model.state import parse_time
 from csa.store.transcript import read_events
 
+TYPE_CHECKING = False  # see csa/structs.py
+if TYPE_CHECKING:
+    from csa.runner.session import Session
+
 _MARKS = {"completed": "✓", "failed": "✗", "denied": "⊘", "in_progress": "…"}
 _STYLES = {"completed": "dim", "failed": "red", "denied": "yellow"}
 _FENCES = ("```", "~~~")
 _DEFAULT_PAGER = "less"
+_LOOK_S = 0.05
 _PIPE_RULE = 60  # columns of a heading's line
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     add_selector(parser)
+    parser.add_argument("-f", "--follow", action="store_true", help="go on as it comes, until the turn has ended")
     parser.add_argument("--turn", type=int, metavar="N", help="only turn N")
     parser.add_argument("--full", action="store_true", help="show the full output of tools, and full thoughts")
     parser.add_argument("--no-pager", action="store_true", help="do not use a pager")
@@ -40,7 +48,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def execute(arguments: argparse.Namespace) -> int:
-    paths = find_to_read(arguments, "session show").files
+    session = find_to_read(arguments, "session show")
+    if arguments.follow:
+        return _follow(session, arguments)
+    paths = session.files
     messages = (m for m in read_conversation(read_events(paths.transcript)) if arguments.turn in {None, m.turn})
     first = next(messages, None)
     if first is None and arguments.turn is not None:
@@ -56,6 +67,28 @@ def execute(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _follow(session: Session, arguments: argparse.Namespace) -> int:
+    """Print the conversation, and what comes, at once."""
+    from csa.cli.signs import about_sessions, signs_of_life  # noqa: PLC0415  # only this needs them
+    from csa.cli.streaming import Stream  # noqa: PLC0415  # as above
+    from csa.runner.caller import refuse_endless_wait  # noqa: PLC0415  # as above
+    from csa.store.following import follow  # noqa: PLC0415  # as above
+
+    if arguments.json or arguments.turn is not None:
+        raise UsageError("--follow shows the whole conversation, to be read.", hint="csa logs -f --json has the events")
+    refuse_endless_wait(session.context.caller, session.session_id, verb="follow")
+    stream = Stream(sys.stdout, is_full=arguments.full)
+    with signs_of_life(session.context.caller) as signs:
+        signs.about(about_sessions([session.target]))
+        for look in follow(session.files):
+            for event in look:
+                sys.stdout.write(stream.text(event))
+            sys.stdout.flush()
+            time.sleep(_LOOK_S)
+    sys.stdout.write(stream.close())
+    return 0
+
+
 def _to_json(session_id: str, message: Message) -> dict[str, object]:
     more = {"turn": message.turn, "tool": message.tool or None, "at": message.timestamp}
     return {**message_to_json(session_id, message), **more}
@@ -64,9 +97,9 @@ def _to_json(session_id: str, message: Message) -> dict[str, object]:
 class Renderer:
     """Lays a conversation out for the terminal, or for a pipe of any width."""
 
-    def __init__(self, *, is_full: bool, width: int | None) -> None:
+    def __init__(self, *, is_full: bool, width: int | None, stream: IO[str] | None = None) -> None:
         self._is_full = is_full
-        self._style = Style(sys.stdout)
+        self._style = Style(stream or sys.stdout)
         self._width = width
 
     def render(self, messages: Iterable[Message]) -> Iterator[str]:
@@ -74,24 +107,26 @@ class Renderer:
         for message in messages:
             if message.turn != turn:
                 yield from ([""] if turn is not None else [])
-                yield self._heading(message)
+                yield self.heading(message)
                 turn = message.turn
-            yield from self._message(message)
+            yield from self.words(message)
+            if message.calls:
+                yield ""
+                for call in message.calls:
+                    yield from self.call(call)
 
-    def _heading(self, message: Message) -> str:
+    def heading(self, message: Message) -> str:
+        """Return the line above the first message of a turn."""
         when = local_clock(parse_time(message.timestamp), otherwise="")
         words = one_line(" · ".join(filter(None, (f"turn {message.turn}", message.tool, message.model or "", when))))
         width = self._width or _PIPE_RULE
         return self._style(cut(f"── {words} {'─' * max(0, width - len(words) - 4)}", width), "dim")
 
-    def _message(self, message: Message) -> Iterator[str]:
+    def words(self, message: Message) -> Iterator[str]:
+        """Yield the lines of what was said, below a blank one."""
         if message.content.strip():
             yield ""
             yield from _SAY[message.role](self, printable(message.content).rstrip())
-        if message.calls:
-            yield ""
-            for call in message.calls:
-                yield from self._call(call)
 
     def _user(self, text: str) -> Iterator[str]:
         for line in self._wrapped(text, indent="> "):
@@ -111,7 +146,8 @@ class Renderer:
         for line in self._wrapped(text, indent="! "):
             yield self._style(line, "yellow")
 
-    def _call(self, call: ToolCall) -> Iterator[str]:
+    def call(self, call: ToolCall) -> Iterator[str]:
+        """Yield the lines of a tool call: one, and with `is_full` its output."""
         title = one_line(f"$ {call.title}" if call.kind == "execute" else f"{call.kind}: {call.title}")
         code = f" (exit {call.exit_code})" if call.exit_code else ""
         lines = printable(call.content).rstrip("\n").split("\n") if call.content.strip() else []

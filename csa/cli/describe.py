@@ -93,13 +93,17 @@ def _usage(data: _Data) -> str:
 def conversation_in_words(provider_session_id: str, found: ConversationRecord | None) -> str:
     """Say which conversation of a tool's is in use, since which turn, and in place of which."""
     since = f", since turn {found.since_turn}" if found else ""
-    instead = f", in place of {found.replaces}, which it did not know any more" if found and found.replaces else ""
+    why = " (context window)" if found and found.reason == "context_window" else ", which it did not know any more"
+    instead = f", in place of {found.replaces}{why}" if found and found.replaces else ""
     return f"conversation {provider_session_id}{since}{instead}"
 
 
 def _handoff(data: Mapping[str, Any]) -> str:
-    count = len(_list(data.get("turns")))
-    return f"told {data.get('to')} of {count} earlier turn{'s' * (count != 1)}"
+    count, tool = len(_list(data.get("turns"))), data.get("to")
+    given = f"a summary of {count} earlier turn{'s' * (count != 1)}" if count else "nothing of earlier turns"
+    if data.get("reason") == "context_window":
+        return f"{tool} begins a new conversation with {given}: {data.get('message')}"
+    return f"gave {tool} {given}"
 
 
 def _compaction(data: _Data) -> str | None:

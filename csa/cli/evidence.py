@@ -13,6 +13,8 @@ from csa.store.owner import INTERFACE
 
 _COMMAND_WIDTH = 120
 _BUSY_PERCENT = 1.0
+_SAID_WIDTH = 120  # of the last event
+_HAS_HEART = {"running", "unknown", "lost"}
 
 
 def conclude(found: Evidence) -> str:
@@ -139,7 +141,10 @@ def evidence_rows(found: Evidence) -> Iterator[tuple[str, str]]:
     """Yield the pieces of evidence that there are."""
     yield from _whose(found)
     if event := found.last_event:
-        yield "last event", f"{event.type}, {_age(found.last_event_age_s)} ago: {describe(event) or '-'}"
+        yield (
+            "last event",
+            f"{event.type}, {_age(found.last_event_age_s)} ago: {cut(describe(event) or '-', _SAID_WIDTH)}",
+        )
     if found.silence_s is not None:
         yield "silence", f"{_age(found.silence_s)} since the tool's last output"
     if used := found.resources:
@@ -152,7 +157,7 @@ def evidence_rows(found: Evidence) -> Iterator[tuple[str, str]]:
         yield "permission", f"{status}, {_age(found.permission_age_s)} ago: {title}"
     elif found.is_locked:
         yield "permission", "none asked for"
-    if found.heartbeat_age_s is not None:
+    if found.heartbeat_age_s is not None and (found.is_locked or found.status in _HAS_HEART):
         yield "heartbeat", f"{_age(found.heartbeat_age_s)} old{_host(found)}"
     if found.cancel_asked is not None:
         yield "cancel", f"asked for{f': {found.cancel_asked}' if found.cancel_asked else ''}"

@@ -22,7 +22,7 @@ from prompt_toolkit.input import create_input
 from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
 from prompt_toolkit.keys import Keys
 from prompt_toolkit.layout import FormattedTextControl, Layout, Window
-from prompt_toolkit.output import create_output
+from prompt_toolkit.output import ColorDepth, create_output
 
 from csa.cli.live import REFRESH_S, REST, Line
 from csa.cli.output import Style, is_in_background, lossy, terminal_size
@@ -134,7 +134,9 @@ class _Showing:
         self._views = views
         self._looker = looker
         self._is_styled = Style(sys.stdout).enabled
+        self._is_stale = True  # a key may have changed what is shown
         self._drawn: object = None
+        self._size = 0, 0
         self._text: StyleAndTextTuples = []
         bindings = KeyBindings()
         bindings.add(Keys.Any, eager=True)(self._press)
@@ -145,6 +147,7 @@ class _Showing:
             full_screen=True,
             input=create_input(always_prefer_tty=True),
             output=create_output(sys.stdout),
+            color_depth=ColorDepth.DEPTH_4_BIT,  # whether there are colours is ours to say
             include_default_pygments_style=False,
             enable_page_navigation_bindings=False,
         )
@@ -196,11 +199,12 @@ class _Showing:
 
     def _has_changed(self) -> bool:
         """Say whether the view on top has other lines now; what is drawn costs more than to know them."""
-        width, height = terminal_size(sys.stdout)
+        width, height = size = terminal_size(sys.stdout)
         lines = self._views[-1].lines(width, height) if self._views else []
-        if lines == self._drawn:
+        self._is_stale = False
+        if (size, lines) == self._drawn:
             return False
-        self._drawn = lines
+        self._drawn, self._size = (size, lines), size
         self._text = []
         for at, line in enumerate(lines[:height]):
             self._text += [("", "\n")] if at else []
@@ -214,15 +218,18 @@ class _Showing:
         return name if name == "reverse" else _STYLES.get(name, name) if self._is_styled else ""
 
     def _show(self) -> StyleAndTextTuples:
-        self._has_changed()  # the size may be another
+        if self._is_stale or self._size != terminal_size(sys.stdout):
+            self._has_changed()
         return self._text
 
     def _press(self, event: KeyPressEvent) -> None:
         pressed = event.key_sequence[0]
         key = pressed.key.value if isinstance(pressed.key, Keys) else pressed.key
         if key in _SIGNALS:
-            self._end(_Ended(_SIGNALS[key], was_typed=True))
+            if key == "c-c" or heeded([_SIGNALS[key]]):
+                self._end(_Ended(_SIGNALS[key], was_typed=True))
             return
+        self._is_stale = True
         key = _NAMES.get(key, key)
         text = pressed.data if key == "paste" or not isinstance(pressed.key, Keys) else ""
         step = self._views[-1].press(key, text) if self._views else None
@@ -233,6 +240,7 @@ class _Showing:
         if step.outside:
             self._end(_Ended(outside=step.outside))
         elif step.to:
+            step.to.lines(*terminal_size(sys.stdout))  # it is told how wide it is before it looks
             self._views.append(step.to)
             self._looker.look_soon()
         else:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Iterable, Iterator
-from functools import partial
+from collections.abc import Iterable
 from pathlib import Path
 
 from csa.cli.naming import head_of_line
@@ -14,12 +13,10 @@ from csa.cli.output import Style, count_of, one_line, print_json, print_problem,
 from csa.cli.selecting import Unlistable, add_selectors, find_all, open_client
 from csa.errors import RefusedError, UsageError
 from csa.paths import state_root
-from csa.runner.caller import find_caller, refuse_own_lineage
-from csa.runner.context import Context
-from csa.runner.sessions.acting import record_act
-from csa.runner.sessions.ending import GRACE_S, KillResult, end_all, end_sessions, end_trees, who_asks
+from csa.runner.caller import find_caller
+from csa.runner.sessions.ending import GRACE_S, KillResult, end_all, kill_sessions, note_kills, who_asks
 from csa.store.liveness import probe
-from csa.store.sessions import Store, Target
+from csa.store.sessions import Target
 from csa.store.stores import find_stores
 
 
@@ -62,38 +59,20 @@ def execute_kill(arguments: argparse.Namespace) -> int:
 
 
 def _kill_named(arguments: argparse.Namespace) -> int:
-    sessions = find_all(arguments, acts=True)
-    context = sessions[0].context
-    for session in sessions:
-        refuse_own_lineage(context.caller, session.session_id, verb="kill")
     unlistable = Unlistable()
-    end = partial(end_trees, on_fault=unlistable.note) if arguments.tree else end_sessions
-    words = who_asks("session kill", context.environ)
-    targets = [session.target for session in sessions]
-    found = end(targets, words=words, grace_s=arguments.timeout, force=arguments.force)
-    return _report_kills(_note_kills(context, "session kill", found), arguments, unlistable)
+    found = kill_sessions(
+        find_all(arguments, acts=True),
+        tree=arguments.tree,
+        grace_s=arguments.timeout,
+        force=arguments.force,
+        on_fault=unlistable.note,
+        on_loss=_warn_of,
+    )
+    return _report_kills(found, arguments, unlistable)
 
 
-def kill_one(context: Context, store: Store, session_id: str) -> tuple[KillResult, str | None]:
-    """End what runs in a session as `csa session kill` does; return what came of it, and why that was not noted."""
-    refuse_own_lineage(context.caller, session_id, verb="kill")
-    (ended,) = end_sessions([(store, session_id)], words=who_asks("session kill", context.environ))
-    return ended, _note_kill(context, "session kill", ended)
-
-
-def _note_kills(context: Context, command: str, found: Iterable[KillResult]) -> Iterator[KillResult]:
-    """Note what was ended in audit.jsonl of its project, as it comes."""
-    for ended in found:
-        loss = _note_kill(context, command, ended)
-        warn([loss] if loss else [])
-        yield ended
-
-
-def _note_kill(context: Context, command: str, ended: KillResult) -> str | None:
-    if ended.outcome != "killed":
-        return None
-    store = Store(context.store.root, Path(ended.project))
-    return record_act(context, command, ended.session_id, store=store, what="killed", forced=ended.forced)
+def _warn_of(loss: str) -> None:
+    warn([loss])
 
 
 def _report_kills(found: Iterable[KillResult], arguments: argparse.Namespace, unlistable: Unlistable) -> int:
@@ -142,7 +121,7 @@ def _kill_all(arguments: argparse.Namespace) -> int:
     found = end_all(
         lambda: _all_targets(root, unlistable), words=words, grace_s=arguments.timeout, force=arguments.force
     )
-    return _report_kills(_note_kills(open_client().context, "kill", found), arguments, unlistable)
+    return _report_kills(note_kills(open_client().context, "kill", found, on_loss=_warn_of), arguments, unlistable)
 
 
 def _all_targets(root: Path, unlistable: Unlistable) -> list[Target]:

@@ -90,8 +90,9 @@ def lay_out_end(forest: Forest, *, width: int, now: float, place: Places, time_s
     words = [f"{count_of(len(rows), 'session')} in {elapsed(time_s)}"]
     counts = Counter(row.status for row in rows if row.status not in _QUIET)
     words += [f"{count} {status}" for status, count in counts.items()]
-    usage = counted_once((row.session_id, row.usage or Usage()) for row in rows)
-    return lines, ", ".join([*words, *usage_in_words(usage)])
+    used = usage_in_words(counted_once((row.session_id, row.usage or Usage()) for row in rows))
+    whole = ", ".join([*words, *used])
+    return lines, whole if len(whole) + len("csa: ") <= width else ", ".join(words)
 
 
 def choose(forest: Forest, room: int) -> tuple[Forest, list[SessionInfo]]:

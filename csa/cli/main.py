@@ -68,9 +68,9 @@ def _execute_words(words: list[str]) -> int:
         return print_candidates(words[1:])
     asked = words[1:] if words[:1] == ["session"] else words
     if asked[:1] == ["is-alive"]:
-        from csa.cli.fast_is_alive import is_alive  # noqa: PLC0415  # as above
+        from csa.cli.is_alive import answer  # noqa: PLC0415  # as above
 
-        if (code := is_alive(asked[1:], os.environ)) is not None:
+        if (code := answer(asked[1:], os.environ)) is not None:
             return code
     from csa.cli.commands import dispatch  # noqa: PLC0415  # as above
 

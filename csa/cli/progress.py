@@ -66,20 +66,23 @@ class Subject(Struct, kw_only=True):
 
 
 class Progress(Protocol):
-    """What the command tells of a running turn; `speaks`: that needs room on stderr."""
+    """What the command tells of a running turn; `speaks`: that needs room on stderr. `text` may be long."""
 
     speaks: bool
 
     def begin(self, subject: Subject) -> None: ...
     def show(self, event: Event) -> None: ...
+    def text(self, event: Event) -> str: ...
     async def keep_fresh(self) -> None: ...
     def end(self) -> None: ...
 
 
-def make_progress(client: Csa, *, quiet: bool, plain: bool = False) -> Progress:
-    """Choose the view for stderr as it is; with `plain`, lines in any case."""
+def make_progress(client: Csa, *, quiet: bool, plain: bool = False, verbose: bool = False) -> Progress:
+    """Choose the view for stderr as it is; with `plain` lines in any case, with `verbose` the conversation."""
     if quiet:
         return Silence()
+    if verbose:
+        return Talk(Outcomes())
     if plain or not can_redraw(sys.stderr):
         return PlainLines(Outcomes())
     from csa.cli.livetree import LiveTree  # noqa: PLC0415  # brings rich: 40 ms that only a terminal is worth
@@ -97,6 +100,10 @@ class Silence:
 
     def show(self, event: Event) -> None:
         """Show nothing."""
+
+    def text(self, event: Event) -> str:  # noqa: ARG002  # as `Progress` has it
+        """Return nothing."""
+        return ""
 
     async def keep_fresh(self) -> None:
         """Have nothing to keep fresh."""
@@ -117,6 +124,8 @@ class Outcomes:
 
     def take(self, event: Event) -> Iterator[tuple[str, str]]:
         """Yield what is to be told now that this has happened: kinds, as for `tell`, and words."""
+        if event.type == "usage" or describe(event) is None:
+            return
         if self._error and not (event.type in {"run_finished", "retry"} and _tells(event, self._error)):
             yield "error", self._error
         self._error = ""
@@ -124,7 +133,8 @@ class Outcomes:
             self._finished = event
         elif event.type == "run_started" and self._finished:
             reason = (describe(self._finished) or "").partition(": ")[2]
-            yield "csa", closing_line(self._finished) + (f": {reason}" if reason else "")
+            words = _closing_line(self._finished, f"{self._finished.data.get('status')} in")
+            yield "csa", words + (f": {reason}" if reason else "")
             yield "csa", f"going on in turn {event.turn} with {event.data.get('tool')}"
             self._finished = None
         elif event.type == "error":
@@ -134,12 +144,13 @@ class Outcomes:
         elif event.type == "retry":
             yield "csa", describe(event) or ""
 
-    def closing(self) -> str:
-        """Return what is to be told at the end: that a turn has failed is told with its error."""
-        if self._finished is None:
-            return ""
-        words, status = closing_line(self._finished), str(self._finished.data.get("status"))
-        return words if status == "succeeded" else words.replace(status, "ended", 1)
+    def left(self) -> Iterator[tuple[str, str]]:
+        """Yield what is to be told at the end: that a turn has failed is told with its error."""
+        if self._error:
+            yield "error", self._error
+        if self._finished:
+            status = self._finished.data.get("status")
+            yield "csa", _closing_line(self._finished, "succeeded in" if status == "succeeded" else "ended after")
 
 
 def _tells(event: Event, error: str) -> bool:
@@ -178,13 +189,45 @@ class PlainLines(Silence):
 
     def end(self) -> None:
         """Say how it has ended."""
-        if words := self._outcomes.closing():
-            tell("csa", words)
+        for kind, words in self._outcomes.left():
+            tell(kind, cut(words, _LINE_WIDTH))
 
     def _say_message(self) -> None:
         if self._message:
             say(cut(self._message, _LINE_WIDTH))
         self._message = ""
+
+
+class Talk(Silence):
+    """The conversation as it comes, and how it ends."""
+
+    speaks = True
+
+    def __init__(self, outcomes: Outcomes) -> None:
+        from csa.cli.streaming import Stream  # noqa: PLC0415  # only `run -v` needs it
+
+        self._stream = Stream(sys.stderr)
+        self._outcomes = outcomes
+
+    def begin(self, subject: Subject) -> None:
+        """Say which session this is."""
+        subject.announce()
+
+    def show(self, event: Event) -> None:
+        """Say what is no part of the conversation."""
+        for kind, words in self._outcomes.take(event):
+            sys.stderr.write(self._stream.close())
+            tell(kind, words)
+
+    def text(self, event: Event) -> str:
+        """Return what was said or done; how a turn ends is told by `show` and `end`."""
+        return "" if event.type == "run_finished" else self._stream.text(event)
+
+    def end(self) -> None:
+        """Say how it has ended."""
+        sys.stderr.write(self._stream.close())
+        for kind, words in self._outcomes.left():
+            tell(kind, words)
 
 
 async def room_on(stream: IO[str]) -> None:
@@ -195,14 +238,14 @@ async def room_on(stream: IO[str]) -> None:
         await anyio.sleep(_LOOK_FOR_ROOM_S)
 
 
-def closing_line(event: Event) -> str:
+def _closing_line(event: Event, words: str) -> str:
     """Say how a turn has ended."""
     usage, used = event.data.get("usage"), ""
     if isinstance(usage, Mapping):
         known = Usage.from_dict(usage)
         parts = (f"{tokens(known.input_tokens)} in", f"{tokens(known.output_tokens)} out", cost_of(known))
         used = "".join(f", {part}" for part in parts if part != "-")
-    return f"{event.data.get('status')} in {elapsed(number_of(event.data.get('duration_s')) or 0)}{used}"
+    return f"{words} {elapsed(number_of(event.data.get('duration_s')) or 0)}{used}"
 
 
 def say(line: str) -> None:

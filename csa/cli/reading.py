@@ -5,7 +5,7 @@ Free of I/O but for reading transcripts; `csa.cli.fullscreen` draws it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
 from csa.cli.conversation import Renderer
@@ -109,6 +109,10 @@ class Transcript:
         self._turn: list[Event] = []
         self._lines: list[str] = []
 
+    def __del__(self) -> None:
+        if self._follower:
+            self._follower.close()
+
     def read(self, width: int) -> Sequence[str]:
         """Return the lines."""
         try:
@@ -125,13 +129,23 @@ class Transcript:
         has_more = False
         for event in self._follower.read():
             if event.type == "run_started" and self._turn:
-                self._before += [*self._render(self._turn, width), ""]
+                self._before += [*self._fold(self._turn), ""]
                 self._turn = []
             self._turn.append(event)
             has_more = True
         if has_more:
-            self._lines = [*self._before, *self._render(self._turn, width)]
+            self._lines = [*self._before, *self._fold(self._turn)]
         return self._lines or ["Nothing was said yet."]
+
+    def _fold(self, events: list[Event]) -> Iterator[str]:
+        """Yield lines that are no longer than the screen is wide; those with styles are cut there."""
+        for line in self._render(events, self._width):
+            text = line.expandtabs()
+            while "\x1b" not in text and display_width(text) > self._width > 1:
+                piece = cut(text, self._width)[:-1]  # it ends in an ellipsis
+                yield piece
+                text = text[len(piece) :]
+            yield text
 
 
 def conversation(info: SessionInfo, name: str) -> Reader:

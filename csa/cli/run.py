@@ -41,9 +41,10 @@ from csa.store.locks import Heeding
 
 TYPE_CHECKING = False  # see csa/structs.py
 if TYPE_CHECKING:
+    from typing import IO
+
     from csa.cli.progress import Progress
     from csa.cli.signs import Signs
-    from csa.model.events import Event
     from csa.runner.turns.turn import Turn
 
 _PIECE = 1 << 10  # characters, so that they are no more than PIPE_BUF bytes
@@ -124,6 +125,15 @@ def configure_turn(parser: argparse.ArgumentParser) -> None:
         help="do not summarise earlier turns by other tools; fail if the tool's own conversation is gone",
     )
     how.add_argument(
+        "--context-window",
+        type=int,
+        metavar="N",
+        help="send the tool at most the N newest turns of the session, from now on; 0 is all",
+    )
+    how.add_argument(
+        "--context-tokens", type=int, metavar="N", help="send it at most N tokens of them, from now on; 0 is no limit"
+    )
+    how.add_argument(
         "--wait",
         nargs="?",
         const=math.inf,
@@ -140,7 +150,9 @@ def configure_turn(parser: argparse.ArgumentParser) -> None:
     budget.add_argument("--budget-usd", type=float, metavar="X", help="US dollars, as far as the tools report cost")
     budget.add_argument("--budget-time", type=float, metavar="S", help="total seconds of all turns")
     output = parser.add_argument_group("output")
-    output.add_argument("-q", "--quiet", action="store_true", help="no progress on stderr")
+    told = output.add_mutually_exclusive_group()
+    told.add_argument("-q", "--quiet", action="store_true", help="no progress on stderr")
+    told.add_argument("-v", "--verbose", action="store_true", help="show the conversation on stderr as it comes")
     kinds = output.add_mutually_exclusive_group()
     kinds.add_argument("--json", action="store_true", help="print the result as a JSON object instead of the answer")
     kinds.add_argument("--stream-json", action="store_true", help="print the transcript's events as they happen")
@@ -216,7 +228,7 @@ def _run_turn(client: Csa, request: RunRequest, arguments: argparse.Namespace, s
         from csa.cli.progress import make_progress  # noqa: PLC0415  # as above
 
         events_on_terminal = arguments.stream_json and sys.stdout.isatty()  # a line there would spoil a redrawn view
-        progress = make_progress(client, quiet=arguments.quiet, plain=events_on_terminal)
+        progress = make_progress(client, quiet=arguments.quiet, plain=events_on_terminal, verbose=arguments.verbose)
         turn = client.attend(started)
         anyio.run(_drive_turn, turn, progress, faults if arguments.stream_json else None, noted)
     unprinted = _print_outcome(turn, turn.result, arguments)
@@ -239,6 +251,8 @@ def _announce(client: Csa, session_id: str, project: str) -> None:
 
 def _detach(client: Csa, request: RunRequest, arguments: argparse.Namespace) -> int:
     """Start the turn by itself; print its session's id, which any process can resolve from then on."""
+    if arguments.verbose:
+        raise UsageError("--detach and --verbose exclude each other.", hint="csa show -f")
     if arguments.stream_json:
         raise UsageError("--detach and --stream-json cannot be combined.", hint="csa logs -f --events")
     started = client.start(request, wait_s=arguments.wait, on_finish=_follow_up(client, arguments))
@@ -316,27 +330,27 @@ async def _drive_turn(turn: Turn, progress: Progress, stream_faults: list[OSErro
                 tasks.start_soon(progress.keep_fresh)
                 async for event in turn:
                     if stream_faults is not None:
-                        await _stream(event, stream_faults)
+                        await _write(sys.stdout, to_json(event.to_dict()) + "\n", stream_faults)
                     if progress.speaks:
                         await room_on(sys.stderr)
                     with lossy(sys.stderr):
                         progress.show(event)
+                    await _write(sys.stderr, progress.text(event))
             finally:
                 with lossy(sys.stderr):
                     progress.end()
             tasks.cancel_scope.cancel()
 
 
-async def _stream(event: Event, faults: list[OSError]) -> None:
-    """Print an event to stdout, as fast as that is read."""
+async def _write(stream: IO[str], text: str, faults: list[OSError] | None = None) -> None:
+    """Print a text of any length, as fast as it is read."""
     from csa.cli.progress import room_on  # noqa: PLC0415  # as above
 
-    text = to_json(event.to_dict()) + "\n"
     for at in range(0, len(text), _PIECE):
-        await room_on(sys.stdout)
-        with lossy(sys.stdout, faults):
-            sys.stdout.write(text[at : at + _PIECE])
-            sys.stdout.flush()
+        await room_on(stream)
+        with lossy(stream, faults):
+            stream.write(text[at : at + _PIECE])
+            stream.flush()
 
 
 def heeded_signals() -> list[signal.Signals]:
@@ -352,12 +366,17 @@ def _print_outcome(turn: Turn, result: RunResult, arguments: argparse.Namespace)
             print_json(result.to_json())
         elif arguments.print_id:
             print(result.session_id)
-        elif not arguments.stream_json and result.text:
+        elif not arguments.stream_json and result.text and not _was_shown(arguments):
             print(text_for(sys.stdout, result.text))
         sys.stdout.flush()
     warn(turn.losses)
     print_failure(result)
     return faults[0] if faults else None
+
+
+def _was_shown(arguments: argparse.Namespace) -> bool:
+    """Say whether the answer stands on the terminal already, as a part of the conversation."""
+    return bool(arguments.verbose and sys.stdout.isatty() and sys.stderr.isatty())
 
 
 def own_command() -> str:

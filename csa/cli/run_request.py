@@ -44,6 +44,8 @@ def request_from(arguments: argparse.Namespace) -> RunRequest:
         fallback=_split_names(arguments.fallback),
         park_limit_s=_park_limit(arguments.on_quota),
         handoff=False if arguments.no_handoff else None,
+        context_window=arguments.context_window,
+        context_tokens=arguments.context_tokens,
         budget_tokens=arguments.budget_tokens,
         budget_usd=arguments.budget_usd,
         budget_time_s=arguments.budget_time,

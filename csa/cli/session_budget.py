@@ -34,7 +34,7 @@ _ROOMY_FROM, _MONEY_FROM = 70, 50  # columns
 _TEXT_WIDTH = 10  # at least
 _SHOWN: dict[str, tuple[str, Callable[[float], str]]] = {
     "tokens": ("tokens", lambda count: f"{int(count):,}"),
-    "usd": ("money", lambda amount: f"${amount:,.2f}"),
+    "usd": ("cost", lambda amount: f"${amount:,.2f}"),
     "time_s": ("time", elapsed),
 }
 
@@ -76,7 +76,9 @@ def _set_budget(arguments: argparse.Namespace, asked: AskedBudget) -> Session:
 def _print_budget(state: BudgetState, style: Style, *, is_narrow: bool, above: bool = False) -> None:
     room, then = (11, "\n") if is_narrow else (14, " ")
     whose = f"above it,{then}session" if above else "session"
-    print(f"{whose} {style(as_read(state.session_id, sys.stdout), 'bold')}{then}and all below it")
+    print(
+        f"{whose} {style(as_read(state.session_id, sys.stdout), 'bold')}{then}and all below it:{then}{_in_words(state)}"
+    )
     print(style(f"{'':<7}{'USED':>{room}}{'BUDGET':>{room}}{'LEFT':>{room}}", "dim"))
     for amount, (name, render) in _SHOWN.items():
         limit, left = getattr(state.budget, amount), state.left(amount)
@@ -86,6 +88,17 @@ def _print_budget(state: BudgetState, style: Style, *, is_narrow: bool, above: b
         unknown = _unknown(state, amount)
         behind = f"{then} {unknown}" if unknown else ""
         print(f"{line}{style(f'{shown:>{room}}', 'red' if left == 0 else '')}{behind}".rstrip())
+
+
+def _in_words(state: BudgetState) -> str:
+    """Render what is used of the amounts that have a limit."""
+    parts = []
+    for amount, (_, render) in _SHOWN.items():
+        if limit := getattr(state.budget, amount):
+            unit = " tokens" if amount == "tokens" else ""
+            used = _known(state.used, amount, render)
+            parts.append(f"{'?' if used == '-' else used} of {render(limit)}{unit}")
+    return ", ".join(parts) or "no budget"
 
 
 def _unknown(state: BudgetState, amount: str) -> str:
@@ -110,9 +123,9 @@ def _print_sessions(report: BudgetReport, style: Style, width: int | None) -> No
 
     columns = (
         Column("SESSION", name),
-        Column("STATE", _state_of, 8, gap=0),
+        Column("STATE", _state_of, 8),
         Column("TOKENS", _amount("tokens"), 12, gap=0, is_number=True),
-        Column("MONEY", _amount("usd"), 10, gap=0, since=_MONEY_FROM, is_number=True),
+        Column("COST", _amount("usd"), 10, gap=0, since=_MONEY_FROM, is_number=True),
         Column("TIME", _amount("time_s"), 8, is_number=True),
     )
     table = Table(columns_for(width, columns), report.accounts)
@@ -129,4 +142,4 @@ def _amount(name: str) -> Callable[[Account], str]:
 
 
 def _state_of(account: Account) -> str:
-    return "gone" if account.state is None else "running" if account.is_running else "at rest"
+    return "deleted" if account.state is None else "running" if account.is_running else "finished"

@@ -102,7 +102,7 @@ def _card_to_json(card: SessionCard | None, session: Session) -> dict[str, objec
     """Return the card; of a session that cannot be read most of it is null, as `fault` says why."""
     if card:
         return card.to_json()
-    from csa.model.schemas.outputs import CARD, KNOWN_OF_ANY  # noqa: PLC0415  # only damage needs it
+    from csa.model.schemas.card import CARD, KNOWN_OF_ANY  # noqa: PLC0415  # only damage needs it
 
     known = session.record.examine().to_json()
     return {**dict.fromkeys(CARD["properties"]), **{name: known[name] for name in KNOWN_OF_ANY}}
@@ -174,8 +174,7 @@ def _fields(card: SessionCard, now: datetime, place: Callable[[Path], str]) -> I
         )
         if value
     )
-    yield "created", _moment(state.created_at, now)
-    yield "last used", _moment(state.last_accessed, now)
+    yield "created", f"{_moment(state.created_at, now)}; last used {format_age(now, state.last_accessed)} ago"
     if expires := parse_time(card.extra.get("expires_at")):
         yield "expires", local_clock(expires)
     for index, (turn, what) in enumerate(card.denied):

@@ -49,6 +49,8 @@ KEYS: Mapping[str, Key] = {
     "handoff": Key("switch", "on", "whether a tool gets a summary of turns its conversation does not have: on or off"),
     "context_turns": Key("count", 20, "how many turns a handoff covers, at most"),
     "context_tokens": Key("count", 6000, "how many tokens a handoff uses, at most"),
+    "context_window": Key("count", 0, "how many earlier turns a turn sends at most, in place of all; 0 is all"),
+    "context_window_tokens": Key("count", 0, "how many tokens of earlier turns a turn sends at most; 0 is no limit"),
     "max_children": Key("count", 0, "how many sessions one session may start; 0 is no limit", limits=True),
     "max_tree_sessions": Key("count", 0, "how many sessions a tree may have; 0 is no limit", limits=True),
     "max_tree_running": Key("count", 0, "how many turns of a tree run at once; 0 is no limit", limits=True),
@@ -139,6 +141,8 @@ class Config(Struct):
     fallback = _Value(tuple[str, ...])
     context_turns = _Value(int)
     context_tokens = _Value(int)
+    context_window = _Value(int)  # 0: all turns
+    context_window_tokens = _Value(int)  # 0: no limit
     max_sessions = _Value(int)  # 0: no limit
     undo_days = _Value(int)
     on_finish_timeout_s = _Value(_limit)

@@ -40,7 +40,7 @@ class Message(Struct, frozen=False):
 
 def read_conversation(events: Iterable[Event]) -> Iterator[Message]:
     """Yield the messages of a transcript in order; at most one turn is in memory."""
-    conversation = _Conversation()
+    conversation = Conversation()
     for event in events:
         if event.type == "run_started":
             yield from conversation.take()
@@ -50,12 +50,12 @@ def read_conversation(events: Iterable[Event]) -> Iterator[Message]:
     yield from conversation.take()
 
 
-class _Conversation:
+class Conversation:
     """The messages of the current turn."""
 
     def __init__(self) -> None:
-        self._messages: list[Message] = []
-        self._calls: dict[str, ToolCall] = {}
+        self.messages: list[Message] = []
+        self.calls: dict[str, ToolCall] = {}
         self._open: str | None = None  # the type of event whose chunks continue
         self._tool = ""
         self._model: str | None = None
@@ -63,8 +63,8 @@ class _Conversation:
 
     def take(self) -> list[Message]:
         """Return the messages, and forget them."""
-        messages, self._messages = self._messages, []
-        self._calls.clear()
+        messages, self.messages = self.messages, []
+        self.calls.clear()
         self._open = None
         return messages
 
@@ -78,7 +78,7 @@ class _Conversation:
     def say(self, event: Event, role: str, content: str) -> Message:
         """Add a message."""
         message = Message(event.seq, event.turn, role, content, event.ts, self._tool, self._model)
-        self._messages.append(message)
+        self.messages.append(message)
         return message
 
     def begin(self, event: Event) -> None:
@@ -98,8 +98,8 @@ class _Conversation:
     def speak(self, event: Event) -> None:
         role = "thought" if event.type == "agent_thought" else "assistant"
         text = _text(event.data.get("text"))
-        if self._open == event.type and event.data.get("chunk") and self._messages:
-            self._messages[-1].content += text
+        if self._open == event.type and event.data.get("chunk") and self.messages:
+            self.messages[-1].content += text
         elif text:
             self.say(event, role, text)
 
@@ -107,11 +107,11 @@ class _Conversation:
         data = event.data
         call = ToolCall(_text(data.get("id")), _text(data.get("title")) or "tool", _text(data.get("kind")) or "other")
         _update(call, data)
-        self._calls[call.id] = call
+        self.calls[call.id] = call
         self._caller(event).calls.append(call)
 
     def go_on(self, event: Event) -> None:
-        call = self._calls.get(_text(event.data.get("id")))
+        call = self.calls.get(_text(event.data.get("id")))
         if call is None:  # its beginning is lost, or was in an earlier turn
             return self.call(event)
         return _update(call, event.data)
@@ -119,7 +119,7 @@ class _Conversation:
     def permission(self, event: Event) -> None:
         if event.data.get("status") != "denied":
             return
-        call = self._calls.get(_text(event.data.get("id")))
+        call = self.calls.get(_text(event.data.get("id")))
         if call:
             call.status = "denied"
         else:
@@ -146,22 +146,22 @@ class _Conversation:
 
     def _caller(self, event: Event) -> Message:
         """Return the message that a call belongs to."""
-        last = self._messages[-1] if self._messages else None
+        last = self.messages[-1] if self.messages else None
         return last if last and last.role == "assistant" else self.say(event, "assistant", "")
 
 
-_TAKE: Mapping[str, Callable[[_Conversation, Event], None]] = {
-    "run_started": _Conversation.begin,
-    "session_bound": _Conversation.bind,
-    "user_message": _Conversation.user,
-    "agent_message": _Conversation.speak,
-    "agent_thought": _Conversation.speak,
-    "tool_call": _Conversation.call,
-    "tool_call_update": _Conversation.go_on,
-    "permission": _Conversation.permission,
-    "handoff": _Conversation.handoff,
-    "compaction": _Conversation.compaction,
-    "run_finished": _Conversation.finish,
+_TAKE: Mapping[str, Callable[[Conversation, Event], None]] = {
+    "run_started": Conversation.begin,
+    "session_bound": Conversation.bind,
+    "user_message": Conversation.user,
+    "agent_message": Conversation.speak,
+    "agent_thought": Conversation.speak,
+    "tool_call": Conversation.call,
+    "tool_call_update": Conversation.go_on,
+    "permission": Conversation.permission,
+    "handoff": Conversation.handoff,
+    "compaction": Conversation.compaction,
+    "run_finished": Conversation.finish,
 }
 
 

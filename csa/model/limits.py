@@ -48,6 +48,37 @@ class Limits(Struct, kw_only=True):
 COUNTS = tuple(name for name in fields(Limits) if name != "tools")
 
 
+class ContextWindow(Struct, kw_only=True):
+    """How much of a session's history its next turn sends to the tool. For `turns` and `tokens`, 0 is no limit.
+
+    Attributes:
+        turns: the newest earlier turns that are sent, at most; None is as configured.
+        tokens: the size of what is sent, at most; None is as configured.
+        since_turn: turns with a lower number are not sent; 0 is from the beginning.
+    """
+
+    turns: int | None = None
+    tokens: int | None = None
+    since_turn: int = 0
+
+    def or_else(self, turns: int | None, tokens: int | None) -> ContextWindow:
+        """Return it with other limits where it has none of its own."""
+        return replace(
+            self,
+            turns=turns if self.turns is None else self.turns,
+            tokens=tokens if self.tokens is None else self.tokens,
+        )
+
+    def asked(self, turns: int | None, tokens: int | None) -> ContextWindow:
+        """Return it with the limits that were asked for; None leaves one as it is."""
+        limits = ContextWindow(turns=turns, tokens=tokens).or_else(self.turns, self.tokens)
+        return replace(limits, since_turn=self.since_turn)
+
+    def to_record(self) -> dict[str, Any]:
+        """Return `[context_window]`, as `Limits.to_record`; a limit of 0 is one that was asked for."""
+        return {"turns": self.turns, "tokens": self.tokens, "since_turn": self.since_turn or None}
+
+
 class Budget(Struct, kw_only=True):
     """What a session and everything below it may use: tokens in and out, US dollars, seconds of turns."""
 

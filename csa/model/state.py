@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 
 from csa.ids import is_session_id, milliseconds_of
-from csa.model.limits import COUNTS, Budget, Limits, Spent
+from csa.model.limits import COUNTS, Budget, ContextWindow, Limits, Spent
 from csa.model.usage import LARGEST, Usage, counted
 from csa.structs import Struct, field, fields, replace
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 SCHEMA = 1
 _NO_TABLE: Mapping[str, Any] = {}  # most records lack most tables, and lists read thousands of records
-_NO_LIMITS, _NO_BUDGET = Limits(), Budget()
+_NO_LIMITS, _NO_BUDGET, _NO_WINDOW = Limits(), Budget(), ContextWindow()
 _UNKNOWN = counted(None)  # what the turns of another implementation have used
 
 
@@ -84,6 +84,7 @@ class SessionState(Struct, kw_only=True):
     last_compacted_at: str | None = None  # a string, as in other implementations
     limits: Limits = field(default_factory=Limits)  # those of its last turn; they apply to its children
     budget: Budget = field(default_factory=Budget)  # of the session and everything below it
+    window: ContextWindow = field(default_factory=ContextWindow)
     tools: Mapping[str, ToolState] = field(default_factory=dict)
     usage: Usage = field(default_factory=Usage)  # of all turns and compactions that have ended
     duration_s: float = 0.0  # of all turns; kept in [usage]
@@ -154,6 +155,7 @@ def parse_state(record: Mapping[str, Any]) -> SessionState:
         last_compacted_at=_time_text(context.get("last_compacted_at")),
         limits=_parse_limits(_table_of(record, "limits")),
         budget=_parse_budget(_table_of(record, "budget")),
+        window=_parse_window(_table_of(record, "context_window")),
         tools={name: _parse_tool(name, table) for name, table in _table_of(record, "tools").items()},
         usage=_parse_usage(usage) if usage or schema is not None else _strange_usage(record),
         duration_s=float(_amount(usage, "usage", "duration_s", (int, float))),
@@ -204,6 +206,7 @@ def render_state(state: SessionState) -> dict[str, Any]:
         },
         "limits": state.limits.to_record(),
         "budget": state.budget.to_record(),
+        "context_window": state.window.to_record(),
     }
 
 
@@ -302,6 +305,13 @@ def _parse_budget(table: Mapping[str, Any]) -> Budget:
         usd=float(_amount(table, "budget", "usd", (int, float))),
         time_s=float(_amount(table, "budget", "time_s", (int, float))),
     )
+
+
+def _parse_window(table: Mapping[str, Any]) -> ContextWindow:
+    if not table:
+        return _NO_WINDOW
+    given = {key: int(_amount(table, "context_window", key, (int,))) for key in fields(ContextWindow) if key in table}
+    return ContextWindow(**given)
 
 
 def _amount(table: Mapping[str, Any], where: str, key: str, kinds: tuple[type[int | float], ...]) -> float:

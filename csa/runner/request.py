@@ -39,6 +39,8 @@ if TYPE_CHECKING:
         fallback: tuple[str, ...] | None
         park_limit_s: float | None
         handoff: bool | None
+        context_window: int | None
+        context_tokens: int | None
         budget_tokens: int | None
         budget_usd: float | None
         budget_time_s: float | None
@@ -76,6 +78,8 @@ class RunRequest(Struct, kw_only=True):
         fallback: TOOL or TOOL:MODEL of those that take over, in this order, when the provider fails.
         park_limit_s: how many seconds to wait at most for a used-up quota to reset; 0 is not at all.
         handoff: whether to give the tool a summary of turns that others have run.
+        context_window: how many earlier turns the tool is sent at most, from now on; 0 is all.
+        context_tokens: how many tokens of earlier turns it is sent at most, from now on; 0 is no limit.
         budget_tokens: tokens that the session and all below it may use; 0 is no budget, None leaves it as it is.
         budget_usd: likewise in US dollars.
         budget_time_s: likewise in seconds of all turns, added up.
@@ -106,6 +110,8 @@ class RunRequest(Struct, kw_only=True):
     fallback: tuple[str, ...] | None = None
     park_limit_s: float | None = None
     handoff: bool | None = None
+    context_window: int | None = None
+    context_tokens: int | None = None
     budget_tokens: int | None = None
     budget_usd: float | None = None
     budget_time_s: float | None = None

@@ -104,6 +104,7 @@ class ConversationRecord(Struct):
     provider_session_id: str
     since_turn: int
     replaces: str | None
+    reason: str | None = None  # why it replaces that one
 
 
 class CompactionRecord(Struct):
@@ -159,18 +160,18 @@ def read_history(transcript: Path) -> Iterator[TurnRecord | CompactionRecord]:
 def read_conversations(transcript: Path) -> dict[str, ConversationRecord]:
     """Return the last conversation of each tool, by its name; StateError as `read_turns`."""
     found: dict[str, ConversationRecord] = {}
-    tool, replaced = "", None
+    tool, replaced, reason = "", None, None
     for line in read_lines(transcript):
         if not any(mark in line[:_HEAD] for mark in _BINDINGS) or (event := parse_line(line)) is None:
             continue
         if event.type == "run_started":
-            tool, replaced = str(event.data.get("tool") or ""), None
+            tool, replaced, reason = str(event.data.get("tool") or ""), None, None
         elif event.type == "handoff":
-            replaced = event.data.get("replaces") or replaced
+            replaced, reason = event.data.get("replaces") or replaced, event.data.get("reason") or reason
         elif event.type == "session_bound":
             name, known = str(event.data.get("provider_session_id")), found.get(tool)
             if known is None or known.provider_session_id != name:
-                found[tool] = ConversationRecord(name, event.turn, replaced)
+                found[tool] = ConversationRecord(name, event.turn, replaced, reason)
     return found
 
 

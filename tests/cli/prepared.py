@@ -63,7 +63,16 @@ def write_session(
             journal = Journal(held.paths.transcript, Redactor(), turn=turn, clock_ns=lambda: int(at.timestamp() * 1e9))
             journal.append(
                 "run_started",
-                {"tool": tool, "model": None, "prompt": f"do {state.description}", "permission": "edit", "pid": 1},
+                {
+                    "tool": tool,
+                    "model": None,
+                    "prompt": f"do {state.description}",
+                    "permission": "edit",
+                    "pid": 1,
+                    "cwd": state.project_path,
+                    "argv": [tool],
+                    "resumed": None,
+                },
             )
             for kind, data in events:
                 journal.append(kind, data)

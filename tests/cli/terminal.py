@@ -20,6 +20,7 @@ import pyte
 from tests.support import CSA, PATIENCE_S
 
 _STYLE = re.compile(r"\x1b\[[0-9;]*m")
+SHELLS = ("bash", "zsh", "fish")
 _LOOK_S = 0.1  # what is waited for need not be shown
 ENTER_SCREEN, LEAVE_SCREEN = "\x1b[?1049h", "\x1b[?1049l"
 HIDE_CURSOR, SHOW_CURSOR = "\x1b[?25l", "\x1b[?25h"
@@ -55,7 +56,7 @@ class Terminal:
         self.before = termios.tcgetattr(theirs)
         self.theirs = theirs  # kept open, so that it can be asked for its settings afterwards
         self.process = subprocess.Popen(
-            ["setsid", "--ctty", *(words if words[0] == "bash" else (CSA, *words))],
+            ["setsid", "--ctty", *(words if words[0] in SHELLS else (CSA, *words))],
             cwd=place.project,
             env=place.environment({"TERM": "xterm-256color", "COLUMNS": None, "LINES": None, **(env or {})}),
             stdin=theirs,
@@ -101,7 +102,7 @@ class Terminal:
         deadline = time.monotonic() + self.patience_s
         while not condition():
             left = deadline - time.monotonic()
-            assert left > 0, f"did not happen: {what}; shown: {self.output!r}"
+            assert left > 0, f"did not happen: {what}; shown: {self.frame}, {self.output!r}"
             assert self._read(min(left, _LOOK_S)), f"ended before: {what}; shown: {self.output!r}"
 
     def wait_for(self, text: str) -> None:

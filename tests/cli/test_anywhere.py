@@ -36,11 +36,14 @@ READS: dict[tuple[str, ...], tuple[str, int]] = {
     ("session", "export"): ("--tree -o out.tgz {}", 0),
     ("session", "current"): ("{}", 0),
     ("session", "list"): ("--tree {}", 0),
+    ("session", "context"): ("{}", 0),
 }
 ACTS: dict[tuple[str, ...], tuple[str, int]] = {
     ("session", "rename"): ("{} other-name", 0),
     ("session", "describe"): ("{} words", 0),
     ("session", "pin"): ("{}", 0),
+    ("session", "prune"): ("--keep-last 1 {}", 0),
+    ("session", "clear"): ("{}", 0),
     ("session", "retry"): ("{}", 0),
     ("session", "checkpoint"): ("{}", 0),
     ("session", "repair"): ("{}", 0),

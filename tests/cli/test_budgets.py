@@ -146,6 +146,8 @@ def test_a_budget_is_set_without_a_turn(place: Place) -> None:
     report = place.run("budget", "api", "--tokens", "9000", "--usd", "2.5", "--json").json
     assert report["budget"] == {"tokens": 9000, "usd": 2.5, "time_s": None}
     assert report["left"]["tokens"] == 6000
+    head = place.run("budget", "api").out.splitlines()[0]
+    assert head.endswith(" and all below it: 3,000 of 9,000 tokens, ? of $2.50"), head
     assert place.state(root)["budget"] == {"tokens": 9000, "usd": 2.5}
     assert place.events(root)[-1]["data"]["before"]["tokens"] == 3000
     assert '"budgeted"' in (place.store / "audit.jsonl").read_text()
@@ -198,7 +200,8 @@ def test_unknown_usage_is_said(place: Place) -> None:
         with Terminal(place, "session", "budget", child, size=(columns, 40)) as terminal:
             assert terminal.end() == 0
         assert "turn unknown" in terminal.text
-        assert f"session {root}" in terminal.text  # whose budget binds it too
+        assert "no budget" in terminal.text
+        assert f"session {root[:10]}" in terminal.text  # whose budget binds it too
         assert max(map(len, terminal.text.splitlines())) <= columns
 
 

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import os
-import pty
 import shlex
-import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
 
 from csa.cli.candidates import READ_AT_MOST
 from csa.cli.commands import COMMANDS
+from csa.cli.completion import render_script
 from csa.ids import unique_prefix_length
+from tests.cli.pressing import Pressed, shell_environment
+from tests.cli.terminal import SHELLS
 from tests.cli.test_console import HEAVY
 from tests.conftest import ForeignWriter
-from tests.support import CSA, Place, snapshot, wait_for
+from tests.support import Place, snapshot
 
-SHELLS = ("bash", "zsh", "fish")
 OLD, NEW = "01JH4QWERT0000000000000001", "01JH5QWERT0000000000000002"
 LISTED = 9  # COMP_TYPE of a plain press of TAB
 MENU = 37
@@ -32,14 +30,13 @@ def sessions(write_foreign: ForeignWriter) -> None:
     write_foreign(NEW, description="New: work")
 
 
-@pytest.fixture
-def scripts(place: Place) -> Path:
+@pytest.fixture(scope="module")
+def scripts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The directory with the script of each shell."""
+    place = tmp_path_factory.mktemp("scripts")
     for shell in SHELLS:
-        done = place.run("completion", shell)
-        assert (done.code, done.err) == (0, "")
-        (place.tmp / f"completion.{shell}").write_text(done.out)
-    return place.tmp
+        (place / f"completion.{shell}").write_text(render_script(shell))
+    return place
 
 
 def in_bash(place: Place, scripts: Path, *words: str, comp_type: int = LISTED) -> list[str]:
@@ -65,16 +62,15 @@ def candidates(place: Place, *words: str) -> list[str]:
 @pytest.mark.parametrize("shell", SHELLS)
 def test_scripts_parse(place: Place, scripts: Path, shell: str) -> None:
     """Each shell that is there takes its script."""
-    if not shutil.which(shell, path=place.env["PATH"]):
-        pytest.skip(f"there is no {shell}")
-    done = place.shell([shell, "-n", str(scripts / f"completion.{shell}")])
+    assert place.run("completion", shell).out == (scripts / f"completion.{shell}").read_text()
+    done = place.shell([shell, "-n", str(scripts / f"completion.{shell}")], env=shell_environment(place, shell))
     assert (done.code, done.err) == (0, "")
 
 
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        (["se"], ["session"]),
+        (["ses"], ["session"]),
         (["session", "is"], ["is-alive"]),
         (["config", ""], ["show", "validate"]),
         (["completion", ""], ["bash", "zsh", "fish"]),
@@ -95,7 +91,7 @@ def test_scripts_parse(place: Place, scripts: Path, shell: str) -> None:
         (["session", "cu"], ["current", "cur"]),
         (["l"], ["list", "logs", "log", "ls"]),
         (["ls", "--tr"], ["--tree"]),
-        (["help", "se"], ["session"]),
+        (["help", "ses"], ["session"]),
         (["help", "att"], ["attach"]),
         (["nonsense", "wor"], []),
     ],
@@ -130,96 +126,69 @@ def test_sessions_in_bash(place: Place, scripts: Path) -> None:
     )
 
 
-@pytest.mark.usefixtures("sessions")
-@pytest.mark.parametrize(
-    ("typed", "inserted"),
-    [
-        ("session result au", "auth"),
-        ("session delete au", "auth"),
-        ("session delete -f -s au", "auth"),
-        ("session delete 01JH5QWERT au", "auth"),
-        ("session kill 01JH5QWERT au", "auth"),
-        ("session switch au", "auth"),
-        ("switch -s au", "auth"),
-        ("kill 01JH5QWERT au", "auth"),
-        ("rm au", "auth"),
-        ("run --fork-from au", "auth"),
-        ("run -s @l", "@last"),
-        ("run --session=@l", "@last"),
-        ("run -s @cu", "@current"),
-        ("session show @pa", "@parent"),
-        ("session show @nobody", "@nobody"),
-        ("run -s @last --tool co", "codex"),
-    ],
+# What is typed before TAB, and what its last word becomes. The first three of each shell are tried in the quick suite.
+PRESSED = (
+    ("wait 01JH5QWERT au", "auth"),
+    ("kill --tree --session=au", "--session=auth"),
+    ("help session kil", "kill"),
+    ("show au", "auth"),
+    ("session result au", "auth"),
+    ("kill 01JH5QWERT au", "auth"),
+    ("delete 01JH5QWERT au", "auth"),
+    ("rm -f -s au", "auth"),
+    ("session wait au", "auth"),
+    ("switch -s au", "auth"),
+    ("run --fork-from au", "auth"),
+    ("run -s @l", "@last"),
+    ("run --session=@l", "--session=@last"),
+    ("show @pa", "@parent"),
+    ("run -s @last --tool co", "codex"),
+    ("run --tool=co", "--tool=codex"),
+    ("run --permission re", "read-only"),
+    ("artif", "artifacts"),
+    ("help artif", "artifacts"),
+    ("session artif", "artifacts"),
+    ("logs --eve", "--events"),
 )
-def test_the_key_itself_in_bash(place: Place, scripts: Path, typed: str, inserted: str) -> None:
-    """In an interactive bash, TAB completes sessions, and what begins with @ is none of its names of hosts."""
-    seen = place.tmp / "seen"
+ONLY_IN_BASH = (("run -s @cu", "@current"), ("session show @nobody", "@nobody"))
+
+
+@pytest.mark.usefixtures("sessions")
+@pytest.mark.parametrize("count", [3, pytest.param(None, marks=pytest.mark.thorough)], ids=["quick", "all"])
+@pytest.mark.parametrize("shell", SHELLS)
+def test_the_key_itself(place: Place, scripts: Path, shell: str, count: int | None) -> None:
+    """In an interactive shell, TAB completes commands, options, tools, and sessions wherever one can be named.
+
+    In bash what begins with @ is none of its names of hosts.
+    """
     hosts = place.tmp / "hosts"
     hosts.write_text("127.0.0.1 lastly current nobody.example\n")
-    ours, theirs = pty.openpty()
-    with subprocess.Popen(
-        ["bash", "--norc", "--noprofile", "-i"],
-        env=place.environment({"TERM": "dumb", "PS1": "ready> ", "HISTFILE": None, "HOSTFILE": str(hosts)}),
-        cwd=place.project,
-        stdin=theirs,
-        stdout=theirs,
-        stderr=theirs,
-        start_new_session=True,
-    ) as shell:
-        os.close(theirs)
-        csa = f'csa() {{ if [[ $1 == __complete ]]; then command {CSA} "$@"; else echo "$@" > {seen}; fi; }}\n'
-        os.write(ours, f"source {scripts}/completion.bash\n{csa}csa {typed}\t\n".encode())
-        try:
-            wait_for(lambda: seen.exists() and seen.read_text(), "the completed command is run, and its words written")
-        finally:
-            os.write(ours, b"exit\n")
-            while True:
-                try:
-                    if not os.read(ours, 65536):
-                        break
-                except OSError:  # it has gone
-                    break
-            os.close(ours)
-            shell.kill()
-    *before, last = typed.split()
-    option = f"{last.partition('=')[0]}=" if "=" in last else ""
-    assert seen.read_text().split() == [*before, option + inserted]
+    lines = (*PRESSED, *(ONLY_IN_BASH if shell == "bash" else ()))[:count]
+    with Pressed(place, shell, scripts / f"completion.{shell}", HOSTFILE=str(hosts)) as pressed:
+        completed = {typed: pressed.complete(typed) for typed, _ in lines}
+    assert completed == {typed: [*typed.split()[:-1], inserted] for typed, inserted in lines}
 
 
 @pytest.mark.usefixtures("sessions")
-@pytest.mark.skipif(not shutil.which("fish", path="/usr/bin:/bin"), reason="there is no fish")
 def test_words_in_fish(place: Place, scripts: Path) -> None:
-    """In fish, sessions and tools complete, sessions with what they are about."""
+    """In fish, sessions have what they are about, and no name has the help of its argument."""
+    environ = shell_environment(place, "fish")
 
     def complete(line: str) -> list[str]:
         script = f"source {scripts}/completion.fish; complete -C {shlex.quote(line)}"
-        done = place.shell(["fish", "--no-config", "-c", script])
+        done = place.shell(["fish", "--no-config", "-c", script], env=environ)
         assert (done.code, done.err) == (0, "")
         return done.out.splitlines()
 
-    assert complete("csa session result ") == ["01JH5QWERT\tNew: work", "auth\tOld $work `x`"]
+    described = ["01JH5QWERT\tNew: work", "auth\tOld $work `x`"]
+    for line in ("csa session result ", "csa wait ", "csa kill auth ", "csa run -s "):
+        assert complete(line) == described
     assert [line.partition("\t")[0] for line in complete("csa run --session=a")] == ["--session=auth"]
-    assert [line.partition("\t")[0] for line in complete("csa run --tool co")] == ["codex"]
-
-
-@pytest.mark.usefixtures("sessions")
-@pytest.mark.skipif(not shutil.which("zsh", path="/usr/bin:/bin"), reason="there is no zsh")
-def test_words_in_zsh(place: Place, scripts: Path) -> None:
-    """In zsh, the name of a session completes, in a zsh of its own inside a pseudo-terminal."""
-    seen = place.tmp / "seen"
-    driver = f"""
-zmodload zsh/zpty
-zpty -b inner zsh -f -i
-zpty -w inner 'autoload -Uz compinit; compinit -u -D; eval "$(<{scripts}/completion.zsh)"'
-zpty -w inner 'show() {{ print -r -- "$@" > {seen} }}; compdef _shtab_csa show'
-zpty -w -n inner $'show session result a\\t\\n'
-repeat 1000; do [[ -s {seen} ]] && break; sleep 0.02; done
-zpty -d inner
-"""
-    done = place.shell(["zsh", "-f", "-c", driver])
-    assert done.code == 0, done.err
-    assert seen.read_text().split() == ["session", "result", "auth"]
+    assert complete("csa run --tool co") == ["codex"]
+    assert complete("csa run --permission r") == ["read-only"]
+    assert complete("csa show @pa") == ["@parent\tits parent"]
+    assert complete("csa show @ro") == ["@root"]
+    assert "kill\t" in complete("csa help session kil")[0]
 
 
 @pytest.mark.usefixtures("sessions")

@@ -141,9 +141,10 @@ DATA: Mapping[str, tuple[str, Schema]] = {
                 "turns": each({"type": "integer"}, "the turns told of"),
                 "characters": integer("the summary's length"),
                 "reason": text("why a new conversation began"),
-                "replaces": maybe(text("the conversation that the tool did not know")),
+                "replaces": maybe(text("the conversation that it replaces")),
+                "message": text("what of the context window was exceeded"),
             },
-            optional="reason replaces",
+            optional="reason replaces message",
         ),
     ),
     "fork": (
@@ -154,7 +155,9 @@ DATA: Mapping[str, tuple[str, Schema]] = {
                 "turns": integer("how many of its turns"),
                 "how": one_of("a copy by the tool itself, or a summary", "native", "handoff"),
                 "of": maybe(text("the other's conversation")),
-            }
+                "since": integer("the first of its turns that was not pruned"),
+            },
+            optional="since",
         ),
     ),
     "compaction": (

@@ -79,6 +79,9 @@ def old_id() -> Schema:
     return old(text(""), "session_id")
 
 
+BRANCH = maybe(text("the git branch on which the session began"))
+OWNER = maybe(text("the user, as user@host"))
+OLD_ERROR = old(maybe(text("")), "fault.message")
 _USAGE = {
     "input_tokens": integer("tokens read, cached ones included"),
     "output_tokens": integer("tokens written"),

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from csa.model.schemas import outputs, upkeep
+from csa.model.schemas import card, outputs, upkeep
 from csa.model.schemas.events import event_schema
 from csa.model.schemas.kit import Schema, document, each, record, ref
-from csa.model.schemas.shared import PIECES
+from csa.model.schemas.shared import PIECES as SHARED
 
+PIECES = {**SHARED, "evidence": card.EVIDENCE}
 _EVENT = event_schema()
 # The name is the command's, without `session`; a further option is one of the command line's words.
 OUTPUTS: Mapping[str, tuple[str, Schema]] = {
@@ -26,22 +27,25 @@ OUTPUTS: Mapping[str, tuple[str, Schema]] = {
     "list": ("the sessions, newest first", each(outputs.SESSION, "")),
     "list --tree": ("the sessions, children after their parents", each(outputs.IN_TREE, "")),
     "show": ("the conversation", each(ref("message"), "")),
-    "search": ("what was found, newest first", each(outputs.HIT, "")),
+    "search": ("the messages and tool calls that were found, newest first", each(outputs.HIT, "")),
     "result": ("the last finished turn", outputs.RESULT),
-    "status": ("everything about a session, and the evidence for its status", outputs.STATUS),
-    "info": ("the same without the evidence", outputs.CARD),
-    "why": ("the evidence alone", outputs.EVIDENCE),
+    "info": ("everything about a session", card.CARD),
+    "status": ("everything about a session, with the evidence for its status", card.STATUS),
+    "why": ("the evidence for a session's status", ref("evidence")),
     "artifacts": ("the files that agents have left", each(upkeep.ARTIFACT, "")),
     "is-alive": ("whether a session is running", outputs.ALIVE),
     "budget": ("what a session and all below it have used", outputs.BUDGET),
     "top": ("what is running, in all projects", each(outputs.RUNNING, "")),
-    "top --once": ("the same as `ps`", each(outputs.PROCESS, "")),
     "ps": ("what is running, in all projects, with its processes", each(outputs.PROCESS, "")),
+    "top --once": ("the same as `ps`", each(outputs.PROCESS, "")),
     "stats": ("what sessions have done and used", outputs.STATS),
     "rename": ("the session's name", upkeep.RENAMED),
     "describe": ("the session's description", upkeep.DESCRIBED),
     "pin": ("whether the session is pinned", upkeep.PINNED),
     "current": ("the current session", upkeep.CURRENT),
+    "context": ("what the next turn sends of earlier turns", upkeep.CONTEXT),
+    "prune": ("from which turn on earlier turns are sent", upkeep.PRUNED),
+    "clear": ("from which turn on earlier turns are sent", upkeep.PRUNED),
     "compress": ("the compaction", upkeep.COMPACTION),
     "checkpoint": ("the checkpoint that was saved", upkeep.CHECKPOINT),
     "checkpoints": ("the checkpoints, newest first", each(upkeep.CHECKPOINT, "")),
@@ -57,7 +61,7 @@ OUTPUTS: Mapping[str, tuple[str, Schema]] = {
     "adopt": ("the sessions that were adopted", upkeep.ADOPTED),
     "validate": ("what is wrong", each(ref("problem"), "")),
     "repair": ("what was repaired", upkeep.REPAIRED),
-    "tools": ("the tools", each(upkeep.TOOL, "")),
+    "tools": ("the tools that csa can run", each(upkeep.TOOL, "")),
     "doctor": ("the checks", upkeep.DIAGNOSIS),
     "config show": ("the settings", upkeep.SETTINGS),
     "config validate": ("which files are valid", upkeep.VALID),

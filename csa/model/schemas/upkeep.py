@@ -35,6 +35,31 @@ RENAMED = known("session_id project name", {"before": maybe(text("the name it ha
 DESCRIBED = known("session_id project description", {"before": maybe(text("the description it had"))})
 PINNED = known("session_id project", {"pinned": flag("clean-up leaves it alone")})
 CURRENT = record({"session_id": maybe(text("the current session; null when none is chosen"))})
+_TURN_NUMBERS = {"type": "integer"}
+CONTEXT = record(
+    {
+        **words("session_id tool"),
+        "window": record(
+            {
+                "turns": integer("the newest turns that are sent, at most; 0 is all"),
+                "tokens": integer("the size of what is sent, at most; 0 is no limit"),
+                "since_turn": integer("turns before this one are not sent; 0 is from the beginning"),
+            },
+            "the context window in force",
+        ),
+        "conversation": maybe(text("the tool's conversation that goes on; null where a new one begins")),
+        "why_new": maybe(text("why the conversation there is does not go on")),
+        "turns": each(_TURN_NUMBERS, "the turns that are sent, in the conversation or in the summary"),
+        "summary_turns": each(_TURN_NUMBERS, "those in the summary"),
+        "tokens": integer("the size of both"),
+        "tokens_are_estimated": flag("it is not, or not only, what the tool said"),
+        "oldest_at": maybe(moment("when the oldest of the turns began")),
+        "summary": maybe(text("the summary, as the tool gets it")),
+    },
+)
+PRUNED = known(
+    "session_id project turns", {"since_turn": integer("turns before this one are not sent; 0 is from the beginning")}
+)
 COMPACTION = record(
     {
         **words("session_id tool duration_s usage"),

@@ -96,6 +96,8 @@ class Evidence(Struct, kw_only=True):
             "owner": owner
             and {
                 **asdict(owner.owner),
+                "errand": owner.owner.errand or None,
+                "parked_until": owner.owner.parked_until or None,
                 "process": owner.process,
                 "verified": owner.process in {"running", "stopped"},
                 "same_boot": owner.is_same_boot,

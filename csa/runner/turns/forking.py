@@ -14,6 +14,7 @@ from csa.runner.caller import refuse_endless_wait
 from csa.runner.session import Session
 from csa.runner.turns.handoff import FORKED, DigestLimits, Handoff, digest
 from csa.runner.turns.plan import Fork, TurnPlan
+from csa.runner.turns.window import in_force, why_outgrown
 from csa.store.project import find_work_tree
 from csa.store.taking import refuse_busy
 from csa.structs import replace
@@ -57,12 +58,14 @@ def plan_fork(plan: TurnPlan, source: Session, state: SessionState) -> TurnPlan:
         and not plan.state.ephemeral  # it has its conversations elsewhere
         and Path(cwd).is_dir()
         and find_work_tree(cwd) == find_work_tree(plan.cwd)
+        and why_outgrown(source.paths, known, plan.adapter.name, in_force(source.context.config, state.window)) is None
     )
     fork = Fork(
         source.paths,
         state.turns,
         known.provider_session_id if is_native else None,
         known.totals if is_native else None,
+        state.window.since_turn,
     )
     return replace(plan, fork=fork, cwd=cwd if is_native else plan.cwd)
 

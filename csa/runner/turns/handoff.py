@@ -35,6 +35,7 @@ class DigestLimits(Struct):
 
     turns: int = 20
     tokens: int = 6000
+    since: int = 0  # turns with a lower number are left out
 
 
 class Origin(Struct):
@@ -42,6 +43,7 @@ class Origin(Struct):
 
     paths: SessionPaths
     turns: int
+    since: int = 0  # turns with a lower number had been pruned
 
 
 class Digest(Struct):
@@ -78,7 +80,8 @@ def make_handoff(
     parts = [f"{_BEFORE}{told.text}"] if told else []
     left = limits.tokens - (len(told.text) // CHARS_PER_TOKEN if told else 0)
     if origin and not conversation:
-        first = digest(origin.paths, DigestLimits(limits.turns, left), before=origin.turns + 1)
+        room = DigestLimits(limits.turns - len(told.turns if told else ()), left, origin.since)
+        first = digest(origin.paths, room, before=origin.turns + 1)
         parts = [*([f"{FORKED}{first.text}"] if first else []), *parts]
     if not parts:
         return None
@@ -86,11 +89,12 @@ def make_handoff(
     return Handoff(text, {"to": tool, "turns": list(told.turns) if told else [], "characters": len(text)})
 
 
-def origin_of(paths: SessionPaths) -> tuple[str, int] | None:
-    """Return the session that one was forked from, and after how many of its turns; None if it is not a fork."""
+def origin_of(paths: SessionPaths) -> tuple[str, int, int] | None:
+    """Return the session that one was forked from, its turns then, and the first not pruned; None if no fork."""
     for event in islice(read_events(paths.transcript), _OPENING_EVENTS):
-        if event.type == "fork" and type(event.data.get("turns")) is int:
-            return str(event.data.get("from")), event.data["turns"]
+        data = event.data
+        if event.type == "fork" and type(data.get("turns")) is int:
+            return str(data.get("from")), data["turns"], data["since"] if type(data.get("since")) is int else 0
     return None
 
 
@@ -116,6 +120,8 @@ def digest(
         if before is not None and turn.number >= before:
             continue
         if (known_to and turn.tool == known_to and turn.is_bound) or len(told) == limits.turns:
+            break
+        if turn.number < limits.since:
             break
         told.append(turn)
     parts: list[str] = []

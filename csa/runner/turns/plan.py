@@ -22,6 +22,7 @@ class Fork(Struct):
     turns: int
     provider_session_id: str | None
     totals: Mapping[str, float] | None
+    since: int = 0  # turns with a lower number had been pruned
 
     def for_another_tool(self) -> Fork:
         """Return the fork for a tool that cannot have a copy."""
@@ -30,7 +31,8 @@ class Fork(Struct):
     def to_event(self) -> dict[str, Any]:
         """Return the data of the `fork` event."""
         how = "native" if self.provider_session_id else "handoff"
-        return {"from": self.source.session_id, "turns": self.turns, "how": how, "of": self.provider_session_id}
+        data = {"from": self.source.session_id, "turns": self.turns, "how": how, "of": self.provider_session_id}
+        return {**data, **({"since": self.since} if self.since else {})}
 
 
 class TurnPlan(Struct, kw_only=True):

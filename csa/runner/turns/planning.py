@@ -15,7 +15,7 @@ from pathlib import Path
 from csa.errors import NotFoundError, RefusedError, RetiredError, ToolUnavailableError, UsageError
 from csa.ids import ENTROPY_BYTES, is_session_id, new_session_id
 from csa.model.config import Config
-from csa.model.limits import Budget, Limits
+from csa.model.limits import Budget, ContextWindow, Limits
 from csa.model.permission import Permission
 from csa.model.result import summarise
 from csa.model.state import SessionState, ToolState
@@ -187,6 +187,7 @@ def _plan_new(context: Context, request: RunRequest, *, new_id: str, now: dateti
         max_depth=max_depth,
         limits=context.config.limits.tightened_by(parent.limits) if parent else context.config.limits,
         budget=_with_budget(Budget(), _asked_budget(request)),
+        window=replace(source.window if source else ContextWindow(), since_turn=0).asked(*_asked_window(request)),
     )
     known = (source or state).tools.get(choice.adapter.name, ToolState())
     plan = _plan(context, request, choice, state, known, is_new=True, cwd=str(directory))
@@ -224,6 +225,7 @@ def plan_resume(session: Session, request: RunRequest, *, now: datetime) -> Turn
         expires_at=_expiry_on_resume(context, request, state, now),
         limits=_limits_on_resume(context, state),
         budget=changed_budget(context, state, _asked_budget(request)),
+        window=state.window.asked(*_asked_window(request)),
     )
     plan = _plan(context, request, choice, state, known, is_new=False, cwd=cwd)
     _refuse_other_account(plan, known)
@@ -367,6 +369,13 @@ def changed_budget(context: Context, state: SessionState, asked: AskedBudget) ->
             hint="give a budget to a new session, or leave it to whoever started this tree",
         )
     return budget
+
+
+def _asked_window(request: RunRequest) -> tuple[int | None, int | None]:
+    asked = request.context_window, request.context_tokens
+    if any(limit is not None and limit < 0 for limit in asked):
+        raise UsageError("A context window is a number, 0 or more; 0 sends all turns.")
+    return asked
 
 
 def _with_budget(budget: Budget, asked: AskedBudget) -> Budget:

@@ -24,9 +24,10 @@ from csa.runner.inherited import is_same_work_tree, without_repository
 from csa.runner.namedfiles import read_named_files
 from csa.runner.session import find_session
 from csa.runner.toolbox import check_files, find_command, find_login, loadable_adapters
-from csa.runner.turns.handoff import DigestLimits, Handoff, Origin, make_handoff, origin_of
+from csa.runner.turns.handoff import Handoff, Origin, make_handoff, origin_of
 from csa.runner.turns.plan import TurnPlan
 from csa.runner.turns.runfiles import is_roots_alone, run_directory
+from csa.runner.turns.window import digest_limits
 from csa.store.atomic import make_private_directory
 from csa.structs import Struct
 
@@ -115,7 +116,7 @@ def _environment(plan: TurnPlan, asked: TurnRequest, invocation: Invocation, *, 
 
 def _handoff(plan: TurnPlan, known: ToolState, *, turn: int, paths: SessionPaths) -> Handoff | None:
     context = plan.context
-    limits = DigestLimits(turns=context.config.context_turns, tokens=context.config.context_tokens)
+    limits = digest_limits(context.config, plan.state.window, since=plan.fork.since if plan.fork else None)
     if plan.fork is not None:
         from csa.runner.turns.forking import fork_handoff  # noqa: PLC0415  # only forks need it
 
@@ -137,9 +138,9 @@ def _origin(plan: TurnPlan, paths: SessionPaths) -> Origin | None:
     """Return the session that was forked, if it can still be read."""
     if plan.state.fork_of is None or (found := origin_of(paths)) is None:
         return None
-    session_id, turns = found
+    session_id, turns, since = found
     try:
-        return Origin(find_session(plan.context, session_id).paths, turns)
+        return Origin(find_session(plan.context, session_id).paths, turns, since)
     except CsaError:
         return None
 

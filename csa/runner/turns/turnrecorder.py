@@ -22,6 +22,7 @@ from csa.model.state import SessionState, ToolState, format_time
 from csa.runner.turns.admission import open_admission
 from csa.runner.turns.plan import TurnPlan
 from csa.runner.turns.recorder import Recorder, end_lost_compaction
+from csa.runner.turns.window import find_outgrown
 from csa.store.artifacts import list_artifacts
 from csa.store.atomic import append_private, write_atomically, write_private
 from csa.store.held import HeldSession, build_session, open_session, store_lock
@@ -60,6 +61,17 @@ class TurnRecorder(Recorder):
         if strange is not None:
             self._take_over(strange)
         self.tool_state: ToolState = held.state.tools.get(plan.adapter.name, ToolState())
+        self._keep_to_window()
+
+    def _keep_to_window(self) -> None:
+        """Leave a conversation that has outgrown the session's context window, which may have changed meanwhile."""
+        name, request = self.plan.adapter.name, self.plan.request
+        window = self.held.state.window.asked(request.context_window, request.context_tokens)
+        self.plan = replace(self.plan, state=replace(self.plan.state, window=window))
+        self.outgrown = None if self.plan.is_new else find_outgrown(self.plan, self.tool_state, self.paths)
+        if self.outgrown:
+            self.tool_state = replace(self.tool_state, provider_session_id=None, totals=None)
+            self.held.state = replace(self.held.state, tools={**self.held.state.tools, name: self.tool_state})
 
     def start(self, argv: list[str], *, handoff: Mapping[str, Any] | None) -> list[Event]:
         """Write state and `run_started` durably, both or neither; only then publish a new session."""
@@ -90,8 +102,9 @@ class TurnRecorder(Recorder):
                 "head": git_head(Path(self.plan.cwd)),
             },
         )
-        if handoff:
-            events += self.append("handoff", handoff)
+        if handoff or self.outgrown:
+            told = handoff or {"to": self.plan.adapter.name, "turns": [], "characters": 0}
+            events += self.append("handoff", {**told, **(self.outgrown or {})})
         for note in self._notes:
             events += self.append("warning", {"kind": "budget", "message": note})
         if self.plan.is_new:
@@ -224,6 +237,7 @@ class TurnRecorder(Recorder):
             "expires_at": wanted.expires_at,
             "limits": wanted.limits,
             "budget": wanted.budget,
+            "window": wanted.window,
         }
 
     def _save_state(self, *, spent: Spent | None = None, at: datetime | None = None) -> None:

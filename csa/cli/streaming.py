@@ -1,0 +1,92 @@
+"""A conversation as it comes: what is streamed piece by piece, the rest line by line. For `run -v` and `show -f`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import IO
+
+from csa.cli.conversation import Renderer
+from csa.cli.output import Style, can_redraw, printable, terminal_width
+from csa.model.conversation import Conversation, Message, ToolCall
+from csa.model.events import Event
+
+_SPOKEN = frozenset({"agent_message", "agent_thought"})
+_DONE = frozenset({"tool_call", "tool_call_update", "permission"})
+_OVER_THE_LAST_LINE = "\033[1A\033[2K"
+
+
+class Stream:
+    """Makes text of a conversation's events, one after the other. No more than a message is held in memory."""
+
+    def __init__(self, stream: IO[str], *, is_full: bool = False) -> None:
+        self._renderer = Renderer(is_full=is_full, width=terminal_width(stream), stream=stream)
+        self._style = Style(stream)
+        self._can_redraw = can_redraw(stream)
+        self._conversation = Conversation()
+        self._turn: int | None = None
+        self._is_open = False  # a line that has begun goes on
+        self._last_call: ToolCall | None = None  # what the last line is about
+        self._told: dict[str, str] = {}  # of calls, the status that was shown last
+
+    def text(self, event: Event) -> str:
+        """Return what is to be written now that this has happened."""
+        conversation = self._conversation
+        if event.type == "run_started":
+            conversation.take()
+            self._told.clear()
+        del conversation.messages[:-1]
+        known = len(conversation.messages)
+        conversation.add(event)
+        new = conversation.messages[known:]
+        if event.type in _SPOKEN and event.data.get("chunk"):
+            return self._piece(event, new)
+        lines = [line for message in new for line in (*self._heading(message), *self._renderer.words(message))]
+        said = self._lines(lines)
+        call = self._call_of(event) if event.type in _DONE else None
+        return said + (self._called(call) if call else "")
+
+    def close(self) -> str:
+        """Return what ends a line that has begun."""
+        was_open, self._is_open = self._is_open, False
+        return "\n" if was_open else ""
+
+    def _lines(self, lines: Sequence[str]) -> str:
+        if not lines:
+            return ""
+        self._last_call = None
+        return self.close() + "".join(f"{line}\n" for line in lines)
+
+    def _heading(self, message: Message) -> Iterator[str]:
+        if message.turn != self._turn:
+            yield from ([""] if self._turn is not None else [])
+            yield self._renderer.heading(message)
+            self._turn = message.turn
+
+    def _piece(self, event: Event, new: Sequence[Message]) -> str:
+        """Return a piece of what is streamed, below a blank line where it is the first."""
+        text = printable(str(event.data.get("text") or ""))
+        before = self._lines([*(line for message in new for line in self._heading(message)), ""]) if new else ""
+        text = text.lstrip("\n") if new else text
+        self._is_open = self._is_open or bool(new)
+        return before + "\n".join(
+            self._style(line, "dim" * (event.type == "agent_thought")) for line in text.split("\n")
+        )
+
+    def _call_of(self, event: Event) -> ToolCall | None:
+        """Return the call that an event is about, where there is something new to tell of it."""
+        last = self._conversation.messages[-1:]
+        found = str(event.data.get("id") or "")
+        call = self._conversation.calls.get(found) or (last[0].calls[-1] if last and last[0].calls else None)
+        if call is None or self._told.get(found) == call.status:
+            return None
+        self._told[found] = call.status
+        return call
+
+    def _called(self, call: ToolCall) -> str:
+        """Return a call's line: over the one of its beginning, where that was the last and the terminal can."""
+        lines = [*self._renderer.call(call)]
+        is_next = self._last_call is not None
+        over = _OVER_THE_LAST_LINE if is_next and call is self._last_call and self._can_redraw else ""
+        text = self._lines(lines if is_next else ["", *lines])
+        self._last_call = call
+        return over + text
