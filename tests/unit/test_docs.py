@@ -119,7 +119,7 @@ def test_the_man_page_tells_what_is_easily_missed(manual: str) -> None:
 
 
 def _examples() -> list[list[str]]:
-    text = "".join(document.read_text() for document in (README, *sorted(DOCS.rglob("*.md"))))
+    text = "".join(document.read_text() for document in (README, *sorted(DOCS.rglob("*.md")))).replace("\\\n", " ")
     scripts = "".join(re.findall(r"^```sh\n(.*?)^```", text, re.MULTILINE | re.DOTALL))
     lines = re.findall(r"^\$ (.*)$", text, re.MULTILINE) + scripts.splitlines()
     return [words for line in lines if "csa " in line for words in _calls_in(line)]
