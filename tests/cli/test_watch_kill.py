@@ -148,7 +148,7 @@ def test_kill_across_pid_namespaces(place: Place, write_foreign: ForeignWriter) 
         assert other.hear() == "ready"
         done = place.run("session", "kill", FOREIGN, "--timeout", "0.3")
         assert done.code == 4
-        assert f"runs in another pid namespace (PID {other.pid} there) and did not end within 0.3 s" in done.err
+        assert f"is running in another pid namespace (PID {other.pid} there) and did not end within 0.3 s" in done.err
         assert paths.cancel.read_text().startswith("session kill by tester@")
         assert is_running(other.pid)
         assert place.run("session", "why", FOREIGN, "--json").json["cancel_asked"].startswith("session kill by ")
