@@ -140,7 +140,7 @@ def test_kill_of_a_lock_that_stays_held(place: Place, write_foreign: ForeignWrit
 
 @pytest.mark.thorough
 def test_kill_across_pid_namespaces(place: Place, write_foreign: ForeignWriter) -> None:
-    """What runs in another pid namespace is asked, through its directory, and never signalled by its number."""
+    """What is running in another pid namespace is asked, through its directory, and never signalled by its number."""
     paths = write_foreign(FOREIGN)
     paths.session_lock.parent.mkdir()
     code = HOLD_THE_LOCK.replace("to_bytes()", "to_bytes().replace(b'\"pid_namespace\":', b'\"pid_namespace\":1')")
