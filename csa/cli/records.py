@@ -246,11 +246,11 @@ def configure_log(parser: argparse.ArgumentParser) -> None:
 
 
 def execute_log(arguments: argparse.Namespace) -> int:
-    """Print the git history of a session, newest first: its checkpoints, and the project's commits made during its
-    turns.
+    """Print the git history of a session, newest first (for what happened in it, see `csa logs`).
 
-    The commits are those between the heads that csa saw before and after each turn; what others committed meanwhile is
-    among them. Works without a repository, where there are only checkpoints.
+    That is its checkpoints, and the project's commits made during its turns: those between the heads that csa saw
+    before and after each turn; what others committed meanwhile is among them. Without a repository there are only
+    checkpoints.
     """
     session = find_to_show(arguments)
     refusals: dict[str, None] = {}  # each is said once
