@@ -58,7 +58,7 @@ def with_names(text: str, stream: IO[str], *, is_command: bool = False) -> str:
 
     try:
         client = Csa.from_environment()
-    except CsaError:  # the current directory is gone
+    except (CsaError, OSError):  # the current directory is gone
         return text
 
     is_elsewhere = any(word.partition("=")[0] == "--cd" for word in sys.argv)
@@ -78,7 +78,7 @@ def _find(client: Csa, session_id: str) -> SessionInfo | None:
     try:
         session = client.session(session_id, retired=True)
         return SessionInfo(record=session.record, status="", _beside=Siblings(session.store, session.store.ids()))
-    except CsaError:  # it is gone, or never was
+    except (CsaError, OSError):  # it is gone, never was, or cannot be looked at
         return None
 
 

@@ -34,7 +34,7 @@ _ROOMY_FROM, _MONEY_FROM = 70, 50  # columns
 _TEXT_WIDTH = 10  # at least
 _SHOWN: dict[str, tuple[str, Callable[[float], str]]] = {
     "tokens": ("tokens", lambda count: f"{int(count):,}"),
-    "usd": ("money", lambda amount: f"${amount:,.2f}"),
+    "usd": ("cost", lambda amount: f"${amount:,.2f}"),
     "time_s": ("time", elapsed),
 }
 
@@ -123,9 +123,9 @@ def _print_sessions(report: BudgetReport, style: Style, width: int | None) -> No
 
     columns = (
         Column("SESSION", name),
-        Column("STATE", _state_of, 8, gap=0),
+        Column("STATE", _state_of, 8),
         Column("TOKENS", _amount("tokens"), 12, gap=0, is_number=True),
-        Column("MONEY", _amount("usd"), 10, gap=0, since=_MONEY_FROM, is_number=True),
+        Column("COST", _amount("usd"), 10, gap=0, since=_MONEY_FROM, is_number=True),
         Column("TIME", _amount("time_s"), 8, is_number=True),
     )
     table = Table(columns_for(width, columns), report.accounts)
@@ -142,4 +142,4 @@ def _amount(name: str) -> Callable[[Account], str]:
 
 
 def _state_of(account: Account) -> str:
-    return "gone" if account.state is None else "running" if account.is_running else "at rest"
+    return "deleted" if account.state is None else "running" if account.is_running else "finished"

@@ -61,7 +61,7 @@ def configure_wait(parser: argparse.ArgumentParser) -> None:
 
 
 def execute_wait(arguments: argparse.Namespace) -> int:
-    """Wait until sessions are at rest, and exit as their turns did.
+    """Wait until sessions have finished, and exit as their turns did.
 
     Prints a line for each session as it ends. Any number may wait for the same session; waiting takes nothing. A
     session that does not run has ended already. A turn that is followed by another at once is waited for with that one.

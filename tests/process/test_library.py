@@ -159,6 +159,8 @@ def test_verbs(place: Place) -> None:
     ]
     assert client.budget("api").own.session_id == result.session_id
     assert client.budget("api", tokens=9_000_000).own.budget.tokens == 9_000_000
+    compacted = anyio.run(client.compress, "api")
+    assert (compacted.status, compacted.error_message) == ("succeeded", None)
     assert client.rename("api", "web").after.name == "web"
     assert client.describe("web", "The site").after.description == "The site"
     assert client.pin("web").after.pinned
