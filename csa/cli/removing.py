@@ -85,7 +85,7 @@ def execute_delete(arguments: argparse.Namespace) -> int:
 
 
 def _to_json(session: Session, **known: object) -> dict[str, object]:
-    whose = {"session_id": session.session_id, "project": session.store.project_pathname}
+    whose = {"session_id": session.session_id, "name": session.record.name, "project": session.store.project_pathname}
     return {**whose, "done": None, "provider_copies": [], "error": None, **known}
 
 
