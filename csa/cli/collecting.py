@@ -8,6 +8,7 @@ import time
 from datetime import UTC, datetime
 from typing import Any
 
+from csa.cli.naming import as_read
 from csa.cli.output import (
     can_redraw,
     count_of,
@@ -209,7 +210,7 @@ def _print_items(report: Report, *, dry_run: bool, with_project: bool = False) -
         word = f"would {verb}" if dry_run else f"{verb}d"
         for item in items:
             about = _item_in_words(item, now, tool_width, with_project=with_project)
-            print(cut_behind(f"{word}  {item.session_id}", about, width))
+            print(cut_behind(as_read(f"{word}  {item.session_id}", sys.stdout), about, width))
 
 
 def _item_in_words(item: Item, now: datetime, tool_width: int, *, with_project: bool) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import IO
 
 from csa.cli.conversation_formats import FORMATS, Document
+from csa.cli.naming import as_read
 from csa.cli.output import count_of, one_line, print_json, text_for, warn
 from csa.cli.selecting import Unlistable, add_selector, open_client, selectors_given
 from csa.errors import NotFoundError, StateError, UsageError
@@ -201,7 +202,7 @@ def execute_import(arguments: argparse.Namespace) -> int:
         print_json([_imported_to_json(item, context.store) for item in imported])
         return 0
     for item in imported:
-        print(f"{item.session_id}  {one_line(item.description)}")
+        print(f"{as_read(item.session_id, sys.stdout)}  {one_line(item.description)}")
         if item.dropped_name:
             name = one_line(item.dropped_name)
             warn([f"{item.session_id} lost its name '{name}', which another session has"])

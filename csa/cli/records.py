@@ -64,7 +64,9 @@ def execute_validate(arguments: argparse.Namespace) -> int:
     else:
         style = Style(sys.stdout)
         for problem in problems:
-            print(f"{style(problem.severity, _STYLES[problem.severity])}: {one_line(str(problem))}")
+            print(
+                f"{style(problem.severity, _STYLES[problem.severity])}: {as_read(one_line(str(problem)), sys.stdout)}"
+            )
     damaged = dict.fromkeys(problem.session_id for problem in problems if problem.severity == "error")
     if not arguments.json:
         print(f"{count_of(len(ids), 'session')} checked, {len(damaged)} damaged")
