@@ -1,4 +1,4 @@
-"""Sessions that are old enough go: `csa session clean`, and `csa gc` for cron."""
+"""Deleting old sessions: `csa clean`, and `csa gc` for cron."""
 
 from __future__ import annotations
 
@@ -40,25 +40,24 @@ from csa.store.sessions import format_age
 def configure_clean(parser: argparse.ArgumentParser) -> None:
     which = parser.add_mutually_exclusive_group(required=True)
     which.add_argument("--days", type=_days, metavar="N", help="sessions not used for more than N whole days")
-    which.add_argument("--older-than", metavar="TIME", help="the same, as a time: 7d, 12h, 30m")
-    which.add_argument("--expired", action="store_true", help="only sessions whose --ttl has run out")
-    parser.add_argument("-t", "--tool", metavar="T,..", help="only sessions all of whose tools are among these")
-    parser.add_argument("--damaged", action="store_true", help="also damaged sessions whose files are as old")
-    parser.add_argument("--purge", action="store_true", help="remove for good at once, also what was retired before")
-    parser.add_argument("--dry-run", action="store_true", help="say what would go; change nothing")
+    which.add_argument("--older-than", metavar="TIME", help="the same, as a duration: 7d, 12h, 30m")
+    which.add_argument("--expired", action="store_true", help="only sessions whose --ttl has passed")
+    parser.add_argument("-t", "--tool", metavar="T,..", help="only sessions that used no other tools than these")
+    parser.add_argument("--damaged", action="store_true", help="also damaged sessions whose files are that old")
+    parser.add_argument("--purge", action="store_true", help="delete for good at once, also what is in the trash")
+    parser.add_argument("--dry-run", action="store_true", help="show what would be deleted; change nothing")
     parser.add_argument("--json", action="store_true", help="print an object")
 
 
 def execute_clean(arguments: argparse.Namespace) -> int:
-    """Remove the project's old sessions.
+    """Delete the project's old sessions.
 
-    A session goes when it was last used more than so many whole days ago, or has expired. It is moved out of sight, and
-    can be brought back with `csa session restore`, until it is purged some days later (undo_days, 7). What runs, is
-    pinned, or is damaged stays. In the same pass go sessions that were retired long enough ago, and what starts,
-    removals and ephemeral runs that were cut off have left. With --dry-run nothing is written, and what would go is
-    named.
+    A session is deleted if it was last used more than N whole days ago, or has expired. It goes to the trash, and `csa
+    restore` brings it back until it is purged (7 days later; see undo_days). Running, pinned and damaged sessions stay.
+    The same pass purges what has been in the trash long enough, and removes the remains of interrupted starts,
+    deletions and ephemeral runs. With --dry-run nothing is written; what would be deleted is listed.
 
-    Exits 0 also when there is nothing to do, and 1 when something could not be removed.
+    Exits 0 even if there is nothing to do, and 1 if something could not be deleted.
     """
     client, dry_run = open_client(), arguments.dry_run
     context = client.context
@@ -87,21 +86,21 @@ def configure_gc(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--days", type=_days, metavar="N", required=True, help="sessions not used for more than N whole days"
     )
-    parser.add_argument("--all-projects", action="store_true", help="in every project below the state root")
-    parser.add_argument("--dry-run", action="store_true", help="say what would go; change nothing")
+    parser.add_argument("--all-projects", action="store_true", help="in every project of the state root")
+    parser.add_argument("--dry-run", action="store_true", help="show what would be deleted; change nothing")
     parser.add_argument("--json", action="store_true", help="print an object")
 
 
 def execute_gc(arguments: argparse.Namespace) -> int:
-    """Remove old sessions, and what ended ones have left behind: for cron.
+    """Delete old sessions, and what finished ones have left: for cron.
 
-    Does what `csa session clean --days N` does, removes the runtime directories of runs that died, and ends processes
-    that ended sessions have left running, other than those that were kept with --keep-background. Detached turns that
-    wait for a quota (--on-quota wait), and whose supervisor has died, as in a reboot, go on when their time has come.
-    With --all-projects it does so in every project below the state root.
+    Does the same as `csa clean --days N`, removes the runtime directories of runs that died, and ends processes that
+    finished sessions have left running, except those kept with --keep-background. Detached turns that wait for a quota
+    (--on-quota wait), and whose supervisor has died, as in a reboot, continue when their time has come. With
+    --all-projects it does so in every project of the state root.
 
-    Prints one line when something was done, and nothing when there was nothing to do. Exits 0 in both cases, and 1 when
-    something could not be removed.
+    Prints one line if something was done, and nothing if there was nothing to do. Exits 0 in both cases, and 1 if
+    something could not be deleted.
     """
     context, dry_run, counter = open_client().context, arguments.dry_run, _Counter()
     root = context.store.root
@@ -205,10 +204,10 @@ class _Counter:
 
 
 def _print_items(report: Report, *, dry_run: bool, with_project: bool = False) -> None:
-    """Print a line for each thing that went, or would go."""
+    """Print a line for each item that was, or would be, deleted."""
     width, now = terminal_width(sys.stdout), datetime.now(UTC)
     tool_width = max((len(_tools_of(item)) for item in (*report.retired, *report.purged)), default=0)
-    for verb, items in (("retire", report.retired), ("purge", report.purged)):
+    for verb, items in (("delete", report.retired), ("purge", report.purged)):
         word = f"would {verb}" if dry_run else f"{verb}d"
         for item in items:
             about = _item_in_words(item, now, tool_width, with_project=with_project)
@@ -228,11 +227,11 @@ def _tools_of(item: Item) -> str:
 
 
 def _summary(report: Report, *, dry_run: bool) -> str:
-    """Say in one line how much went; empty when nothing did."""
+    """Return a one-line summary; empty if nothing was deleted."""
     size = "" if report.is_size_whole else "more than "
     parts = []
     if report.retired:
-        verb = "would retire" if dry_run else "retired"
+        verb = "would delete" if dry_run else "deleted"
         parts.append(f"{verb} {_count_items(report.retired)} ({size}{size_words(report.retired_bytes)})")
     if report.purged:
         verb = "would purge" if dry_run else "purged"
@@ -241,26 +240,26 @@ def _summary(report: Report, *, dry_run: bool) -> str:
 
 
 def _count_items(items: list[Item]) -> str:
-    """Count sessions, and what is none."""
+    """Count sessions and other items."""
     counts: dict[str, int] = {}
     for item in items:
         name = {"remains": "remains", "runtime": "runtime"}.get(item.reason, "session")
         counts[name] = counts.get(name, 0) + 1
     words = {
         "session": ("session", "sessions"),
-        "remains": ("remains of a start or removal", "remains of starts or removals"),
+        "remains": ("remains of a start or deletion", "remains of starts or deletions"),
         "runtime": ("runtime directory", "runtime directories"),
     }
     return ", ".join(f"{count} {words[name][count != 1]}" for name, count in counts.items())
 
 
 def _warn_of_rest(report: Report, *, damaged: bool) -> None:
-    """Say what was left though it would be time, and what failed."""
+    """Warn about what was left although it is old enough, and what failed."""
     shown = report.damaged if damaged else []
     warn(f"damaged, left as it is: {fault.message}" for _, fault in shown)
     warn(report.failures)
     if shown:
-        tell("hint", "csa validate says more; --damaged removes old ones")
+        tell("hint", "csa validate shows more; --damaged deletes old ones")
 
 
 def _damaged_to_json(session_id: str, fault: StateError) -> dict[str, object]:

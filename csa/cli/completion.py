@@ -2,12 +2,12 @@
 
 bash: put eval "$(csa completion bash)" into ~/.bashrc.
 
-zsh: put eval "$(csa completion zsh)" into ~/.zshrc, behind compinit; or save the script as _csa in a directory of
+zsh: put eval "$(csa completion zsh)" into ~/.zshrc, after compinit; or save the script as _csa in a directory of
 $fpath.
 
 fish: save the script as ~/.config/fish/completions/csa.fish.
 
-Sessions (by id and by name) and tools are looked up at the press of the key, in the project of the command.
+Sessions (by id and by name) and tools are looked up when you press the key, in the project of the command.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ _FILES_BY_METAVAR = {"FILE": "file", "DIR": "directory"}
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("shell", choices=SHELLS, help="the shell that is to complete")
+    parser.add_argument("shell", choices=SHELLS, help="the shell")
 
 
 def execute(arguments: argparse.Namespace) -> int:
