@@ -1,4 +1,4 @@
-"""Print a script that lets a shell complete csa's commands, options, sessions and tools.
+"""Print a script that completes csa's commands, options, sessions and tools in a shell.
 
 bash: put eval "$(csa completion bash)" into ~/.bashrc.
 
@@ -7,7 +7,7 @@ $fpath.
 
 fish: save the script as ~/.config/fish/completions/csa.fish.
 
-Sessions (by id and by name) and tools are looked up when you press the key, in the project of the command.
+Sessions, by name and by id, and tools are looked up when you press TAB, in the project of the command.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ _FILES_BY_METAVAR = {"FILE": "file", "DIR": "directory"}
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("shell", choices=SHELLS, help="the shell")
+    parser.add_argument("shell", choices=SHELLS, help="the shell that is to complete")
 
 
 def execute(arguments: argparse.Namespace) -> int:

@@ -1,7 +1,7 @@
 """Have a session's tool compact its conversation, so that the next turn starts from a summary.
 
-csa reports success only if the tool confirms the compaction. Exits 1 if nothing was compacted, whatever the reason: the
-session's state is then unchanged. Exits 3 if there is no such session, 4 if it is running, and 124 after a timeout.
+csa reports success only if the tool confirms the compaction. Exits 1 when nothing was compacted, for whatever reason;
+the session is then unchanged. Exits 3 when there is no such session, 4 when it is running, 124 when it timed out.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 
 def configure(parser: argparse.ArgumentParser) -> None:
     add_selector(parser)
-    parser.add_argument("-t", "--tool", metavar="T", help="compact this tool's conversation (default: the last tool's)")
-    parser.add_argument("--timeout", type=float, metavar="S", help="give up after S seconds")
+    parser.add_argument("-t", "--tool", metavar="T", help="the tool (default: that of the last turn)")
+    parser.add_argument("--timeout", type=float, metavar="S", help="cancel after S seconds")
     parser.add_argument("--json", action="store_true", help="print an object")
 
 

@@ -1,4 +1,4 @@
-"""The records of sessions: are they intact, and what git has about them."""
+"""The records of sessions: whether they are whole, and what git keeps of them."""
 
 from __future__ import annotations
 
@@ -46,12 +46,12 @@ def configure_validate(parser: argparse.ArgumentParser) -> None:
 
 
 def execute_validate(arguments: argparse.Namespace) -> int:
-    """Check the records of one session, or of all sessions of the project, for damage.
+    """Check the records of a session, or of all sessions of the project, for damage.
 
-    Checks the state, every line of the transcript, the result, the layout, file modes, names and parents. Changes
-    nothing. An error is damage (`csa repair` may repair it); a warning may become one.
+    Checks the state, every line of the transcript, the result, the files and their permissions, the names, and the
+    parents. Changes nothing. An error is damage, which `csa repair` may be able to repair; a warning may become one.
 
-    Exits 0 if there is no error, and 6 if there is.
+    Exits 0 when there is no error, else 6.
     """
     is_one = arguments.session is not None or arguments.session_option is not None
     one = find_one(arguments, retired=True) if is_one else None
@@ -75,23 +75,24 @@ def execute_validate(arguments: argparse.Namespace) -> int:
 
 def configure_repair(parser: argparse.ArgumentParser) -> None:
     add_selector(parser)
-    parser.add_argument("--steal", action="store_true", help="free it even if another machine may still be running it")
-    parser.add_argument("--dry-run", action="store_true", help="show what would be done; change nothing")
+    parser.add_argument("--steal", action="store_true", help="take it over from a machine that may still run it")
+    parser.add_argument("--dry-run", action="store_true", help="show what would be done, and change nothing")
     parser.add_argument("--json", action="store_true", help="print an object")
 
 
 def execute_repair(arguments: argparse.Namespace) -> int:
-    """Repair what can be repaired safely in a session's record, and say what was done.
+    """Repair what can safely be repaired in a session's record, and print what was done.
 
-    A truncated last line of the transcript is dropped. An unreadable state.toml is rebuilt from the transcript, and the
-    old file kept beside it. A state.toml that lacks the end of the last turn, and an end that only result.toml has, are
-    updated. A result.toml that differs from the transcript is rewritten, and a missing final.md is written from the
-    last message. Nothing else is touched. A running session is refused.
+    It drops a last line of the transcript that was cut off; rebuilds an unreadable state.toml from the transcript, and
+    keeps the old file; completes a state.toml or a transcript that lacks the end of the last turn; rewrites a
+    result.toml that contradicts the transcript; and restores a missing final.md from the last message. Nothing else is
+    touched. Refused while the session is running.
 
-    --steal takes a session that another machine ran and that is not known to have ended: on a shared disk, or in a copy
-    of a store. Only you can know that it is not running there any more; if it is, its turn ends as soon as it notices.
+    --steal takes over a session that another machine ran and that csa cannot know has ended: on a shared disk, or in a
+    copy of the state directory. Only you can know that it is no longer running there. If it still is, its turn ends as
+    soon as that csa notices.
 
-    Exits 0 if nothing is damaged any more, and 6 if something is.
+    Exits 0 when nothing is damaged any more, else 6.
     """
     session = find_one(arguments, retired=True, acts=not arguments.dry_run)
     repair = repair_session(session, dry_run=arguments.dry_run, steal=arguments.steal)
@@ -117,11 +118,10 @@ def configure_checkpoint(parser: argparse.ArgumentParser) -> None:
 
 
 def execute_checkpoint(arguments: argparse.Namespace) -> int:
-    """Save a checkpoint of a session: a git commit of its state.toml, result.toml and the transcript's hash.
+    """Save a checkpoint of a session: its state.toml, its result.toml and its transcript's hash, as a git commit.
 
-    The commit is in csa's own repository (audit.git in the project's store), on a ref of the session, with a git note
-    bound to it. The project's own repository is not touched. Prints the commit. Running sessions can be checkpointed
-    too.
+    The commit goes to csa's own repository (audit.git in the project's store), on a ref of the session, with a git
+    note. Your project's repository is not touched. Prints the commit. Also works while the session is running.
     """
     session = find_one(arguments, acts=True)
     made, losses = checkpoint_session(session, label=arguments.label)
@@ -145,21 +145,21 @@ _VERDICT_COLOURS = {"ok": "green", "gone": "dim"}
 
 
 def configure_checkpoints(parser: argparse.ArgumentParser) -> None:
-    what = "only of this session: an id, a unique prefix of one, a name, or @last"
+    what = "only this session's: a name, an id or a unique prefix of one, or @last"
     parser.add_argument("session", nargs="?", metavar="SESSION", help=what)
     parser.add_argument("-s", "--session", dest="session_option", metavar="SESSION", help="the same, as an option")
     kinds = parser.add_mutually_exclusive_group()
-    kinds.add_argument("--show", metavar="COMMIT", help="print the content of a checkpoint")
+    kinds.add_argument("--show", metavar="COMMIT", help="print the contents of a checkpoint")
     kinds.add_argument("--verify", action="store_true", help="recompute the hashes, and compare")
     parser.add_argument("--json", action="store_true", help="print an array of objects; with --show, an object")
 
 
 def execute_checkpoints(arguments: argparse.Namespace) -> int:
-    """List the checkpoints of the project's sessions, or of one, newest first.
+    """List the checkpoints of the project's sessions, or of one session, newest first.
 
-    --show prints the content of a checkpoint, given its commit id or the beginning of one. --verify recomputes the
-    hashes and compares them: `ok`; `changed` or `truncated`, if the transcript differs; `unbound`, if the git note is
-    missing or different; `gone`, if the session no longer exists. Exits 1 if one is changed, truncated or unbound.
+    --show prints the contents of a checkpoint; it takes a commit or a prefix of one. --verify recomputes the hashes and
+    compares them: `ok`; `changed` or `truncated` when the transcript is not what it was; `unbound` when the git note is
+    missing or different; `gone` when the session no longer exists. Exits 1 when one is changed, truncated or unbound.
     """
     session_id, context = _chosen_session(open_client(), arguments)
     if arguments.show is not None:
@@ -243,11 +243,10 @@ def configure_log(parser: argparse.ArgumentParser) -> None:
 
 
 def execute_log(arguments: argparse.Namespace) -> int:
-    """Print the git history of a session, newest first (for what happened, see `csa logs`).
+    """Print the git history of a session, newest first: its checkpoints, and the commits made during its turns.
 
-    It has the session's checkpoints, and the project's commits made during its turns: those between the heads that csa
-    saw before and after each turn, including commits others made meanwhile. Without a repository there are only
-    checkpoints.
+    These are the commits between the HEADs that csa saw before and after each turn, including those of others. Without
+    a git repository there are only checkpoints. For what happened in the session, see csa logs.
     """
     session = find_to_show(arguments)
     refusals: dict[str, None] = {}  # each is said once

@@ -54,9 +54,9 @@ if TYPE_CHECKING:
 
 def configure_wait(parser: argparse.ArgumentParser) -> None:
     add_selectors(parser)
-    parser.add_argument("--any", action="store_true", help="wait only until one of them has finished")
-    parser.add_argument("--tree", action="store_true", help="also wait for their descendants, including new ones")
-    parser.add_argument("--timeout", type=float, metavar="S", help="give up after S seconds, with exit code 4")
+    parser.add_argument("--any", action="store_true", help="return when the first of them has finished")
+    parser.add_argument("--tree", action="store_true", help="also wait for all their descendants, present and future")
+    parser.add_argument("--timeout", type=float, metavar="S", help="give up after S seconds (exit code 4)")
     parser.add_argument("--json", action="store_true", help="print an array of objects at the end")
 
 
@@ -64,14 +64,15 @@ def execute_wait(arguments: argparse.Namespace) -> int:
     """Wait until sessions have finished, and exit as their turns did.
 
     Prints a line for each session as it finishes. Any number of processes may wait. A session that is not running
-    counts as finished. If another turn follows immediately, the wait includes it.
+    counts as finished. If another turn follows at once, csa waits for that one too.
 
-    Exits 0 if all succeeded, else with the first code that is not 0, in the order of the sessions given (1 failed,
-    cancelled, killed or lost; 3 never ran; 4 unknown whether it is running; 6 damaged record; 7 not logged in; 8 rate
-    limited; 124 timed out); with --any, with that of the first to finish. Exits 4 when --timeout has passed.
+    Exits 0 when all succeeded, else with the first code that is not 0, in the order of the arguments: 1 failed,
+    cancelled, killed or lost; 3 never ran; 4 csa cannot know whether it is running; 6 its record is damaged; 7 not
+    logged in; 8 rate limited; 124 timed out. With --any, exits with the code of the first to finish. Exits 4 when
+    --timeout is up.
 
-    A session with a damaged record, or one that never ran, is named on stderr; the wait for the others continues, also
-    with --any. With --tree, so is a directory that cannot be listed, since descendants may be in it.
+    A session that is damaged or never ran is reported on stderr, and csa waits for the others. With --tree, so is a
+    directory that cannot be read: there may be descendants in it.
     """
     if arguments.timeout is not None and not 0 <= arguments.timeout < float("inf"):
         raise UsageError("--timeout takes a number of seconds, from 0 up.")
@@ -149,19 +150,19 @@ _DETACHING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 def configure_attach(parser: argparse.ArgumentParser) -> None:
     add_selector(parser)
-    parser.add_argument("-i", "--interactive", action="store_true", help="open the tool's own interface instead")
-    parser.add_argument("-t", "--tool", metavar="T", help="with --interactive: the tool (default: the last turn's)")
+    parser.add_argument("-i", "--interactive", action="store_true", help="open the tool's own interface: csa open")
+    parser.add_argument("-t", "--tool", metavar="T", help="with --interactive: the tool (default: of the last turn)")
     parser.add_argument("-q", "--quiet", action="store_true", help="no progress on stderr")
-    parser.add_argument("--json", action="store_true", help="print the result as an object instead of the answer")
+    parser.add_argument("--json", action="store_true", help="print the result as one object instead of the answer")
 
 
 def execute_attach(arguments: argparse.Namespace) -> int:
-    """Follow a running turn as if csa run had been started here, and print its answer at the end.
+    """Follow a running turn as if you had started it here, and print its answer at the end.
 
-    Progress goes to stderr, the answer to stdout. Ctrl-C detaches: the turn continues. If the session is not running,
-    the answer of its last turn is printed. Exits as csa wait does; 130 when detached.
+    Progress goes to stderr, the answer to stdout. Ctrl-C detaches; the turn goes on. If the session is not running,
+    the answer of its last turn is printed. Exits like csa wait, or with 130 when detached.
 
-    With --interactive it is csa open: the tool's own interface.
+    With --interactive it opens the tool's own interface, as csa open does.
     """
     if arguments.interactive:
         return execute_open(arguments)
@@ -188,17 +189,17 @@ def execute_attach(arguments: argparse.Namespace) -> int:
 
 def configure_open(parser: argparse.ArgumentParser) -> None:
     add_selector(parser)
-    parser.add_argument("-t", "--tool", metavar="T", help="the tool to open (default: the last turn's)")
+    parser.add_argument("-t", "--tool", metavar="T", help="the tool to open (default: that of the last turn)")
     parser.set_defaults(json=False)
 
 
 def execute_open(arguments: argparse.Namespace) -> int:
-    """Open the tool's own interface on a session's conversation, here in the terminal, until you leave it.
+    """Open the tool's own interface on a session's conversation, here on the terminal, until you leave it.
 
-    The session is locked meanwhile. The tool remembers what you say there; the transcript does not record it. csa
-    attach --interactive does the same.
+    The session is locked meanwhile. What you say there is known to the tool, and not recorded in the transcript.
+    csa attach --interactive does the same.
 
-    Exits 0 if the tool did, else 1; 4 if a turn is running.
+    Exits 0 when the tool did, else 1; 4 when a turn is running.
     """
     client = open_client()
     session = find(client, selected(arguments), acts=True)
