@@ -135,7 +135,7 @@ def execute_gc(arguments: argparse.Namespace) -> int:
     words = [_summary(report, dry_run=dry_run)] + (
         [f"ended {count_of(len(ended), 'process', 'processes')}"] if ended else []
     )
-    words += [f"{session_id} goes on, its quota has returned" for session_id in woken]
+    words += [f"{session_id} continues, its quota has reset" for session_id in woken]
     if said := "; ".join(word for word in words if word):
         print(f"csa gc: {said}")
     _warn_of_rest(report, damaged=dry_run or sys.stderr.isatty())
@@ -148,7 +148,7 @@ _PROGRESS_S = 0.2
 def _days(text: str) -> int:
     """Read the value of --days."""
     if not (text.isascii() and text.isdecimal()):
-        raise argparse.ArgumentTypeError(f"'{text}' is not a whole number from 0 up")
+        raise argparse.ArgumentTypeError(f"'{text}' is not a whole number, 0 or more")
     return int(text)
 
 
@@ -157,7 +157,7 @@ def _read_rule(arguments: argparse.Namespace, context: Context) -> Rule:
     asked = getattr(arguments, "older_than", None)
     older_than = parse_duration(asked) if asked is not None else None
     if asked is not None and older_than is None:
-        raise UsageError(f"--older-than takes a time such as 7d, 12h or 30m, not '{asked}'.")
+        raise UsageError(f"--older-than takes a duration such as 7d, 12h or 30m, not '{asked}'.")
     tools = getattr(arguments, "tool", None)
     names = frozenset(name.strip() for name in tools.split(",") if name.strip()) if tools is not None else frozenset()
     if tools is not None and not names:
@@ -187,7 +187,7 @@ class _Counter:
         if self._is_terminal and time.monotonic() >= self._next and not is_in_background(sys.stderr):
             self._is_shown = True
             self._next = time.monotonic() + _PROGRESS_S
-            self._write(f"\r{self._count} collected ...")
+            self._write(f"\r{self._count} deleted ...")
 
     def end(self) -> None:
         """Take the count away again."""

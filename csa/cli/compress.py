@@ -97,6 +97,6 @@ def _print_failed_compaction(result: CompactionResult) -> None:
     if result.error_kind == UNKNOWN_CONVERSATION:
         again = f'csa run --session {result.session_id} --tool {result.tool} "go on"'
         hint = f"{again} continues in a new conversation, with a summary; until then there is nothing to compact"
-    message = (result.error_message or "no reason is known").rstrip(".")
+    message = (result.error_message or "unknown reason").rstrip(".")
     print_problem(f"{result.tool}'s compaction {how}{kind}: {message}. The session's state is unchanged.", hint=hint)
     sys.stderr.flush()

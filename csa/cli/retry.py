@@ -77,6 +77,6 @@ def _refuse_redacted(turn: int, prompt: str) -> None:
     """Refuse a prompt with the mark in the place of a secret: the agent would take it for what is meant."""
     if MARK in prompt:
         raise UsageError(
-            f"The prompt of turn {turn} had a secret, which csa has not kept: it says {MARK} there.",
+            f"The prompt of turn {turn} contained a secret, which csa has not stored: it has {MARK} in its place.",
             hint='give it again: csa retry --prompt "...", or --edit',
         )

@@ -47,7 +47,7 @@ def execute(arguments: argparse.Namespace) -> int:
     if not words:
         raise UsageError("Nothing to search for.", hint="csa search WORDS")
     if arguments.limit is not None and arguments.limit < 1:
-        raise UsageError("--limit takes a number from 1 up.")
+        raise UsageError("--limit takes a number, 1 or more.")
     tools = frozenset(name.strip() for name in (arguments.tool or "").split(",") if name.strip())
     query = Query(
         words=words,
