@@ -42,7 +42,7 @@ class _Line(Struct):
 
 
 def configure_ps(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--all", action="store_true", help=f"also the {OTHERS_SHOWN} newest sessions that do not run")
+    parser.add_argument("--all", action="store_true", help=f"also the {OTHERS_SHOWN} newest of the others")
     parser.add_argument("--json", action="store_true", help="print an array of objects")
 
 
@@ -61,7 +61,7 @@ def execute_ps(arguments: argparse.Namespace) -> int:
     elif lines:
         _print_table(lines)
     else:
-        print("No sessions found" if arguments.all else "Nothing runs")
+        print("No sessions found" if arguments.all else "Nothing is running")
     return 0
 
 
@@ -94,7 +94,7 @@ def execute_top(arguments: argparse.Namespace) -> int:
         return group(sessions.running(others=others, lingering_s=_LINGERING_S))
 
     title, place = "csa top", partial(shorten, user_home=home(os.environ))
-    empty = "No sessions found" if arguments.all else "Nothing runs; with --all the newest sessions are shown"
+    empty = "No sessions found" if arguments.all else "Nothing is running; --all shows the newest sessions"
     if is_live:
         from csa.cli.browsing import browse  # noqa: PLC0415  # brings prompt_toolkit, which only a terminal needs
 
