@@ -35,7 +35,7 @@ help:
 	@echo "make mutants    change one thing at a time where faults cost most; a test has to fail (hours; MUTANTS=\"locks --sample 50\")"
 	@echo "make bench      speed and memory, as ratios"
 	@echo "make captures   draw the views as terminals show them into docs/captures/"
-	@echo "make docs       write anew what is generated in docs: commands.md, csa.1, json.md, the keys in configuration.md"
+	@echo "make docs       write anew what is generated in docs: commands.md, man, json.md, the keys in configuration.md"
 	@echo "make examples   run the examples of docs/json.md again"
 	@echo "make replay     run the commands of docs/tutorial.md and docs/recipes.md again, and write down what they print"
 	@echo "make site       the documentation as a website, in site/; links are checked"

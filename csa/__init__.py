@@ -61,6 +61,7 @@ if TYPE_CHECKING:
     from csa.runner.sessions.removal import Removed, Restored
     from csa.runner.sessions.searching import Hit
     from csa.runner.sessions.waiting import WaitResult
+    from csa.runner.turns.compaction import CompactionResult
     from csa.runner.turns.turn import Turn
     from csa.store.liveness import Liveness
     from csa.store.sessions import Store
@@ -103,6 +104,7 @@ _HOMES = {
     "csa.runner.sessions.removal": ("Removed", "Restored"),
     "csa.runner.sessions.searching": ("Hit",),
     "csa.runner.sessions.waiting": ("WaitResult",),
+    "csa.runner.turns.compaction": ("CompactionResult",),
     "csa.runner.turns.turn": ("Turn",),
     "csa.store.liveness": ("Liveness",),
     "csa.store.sessions": ("Store",),
@@ -117,6 +119,7 @@ __all__ = [
     "BudgetReport",
     "BudgetState",
     "BusyError",
+    "CompactionResult",
     "Config",
     "ConfigError",
     "Csa",

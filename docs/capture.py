@@ -28,11 +28,12 @@ HERE = Path(__file__).parent
 TARGET = HERE / "captures"
 FIXTURES = HERE.parent / "fixtures"
 WIDTHS = (140, 80)
-LINES = 60
+LINES, LOW = 60, 14  # LOW for what fills the screen
 PATIENCE_S = 30.0
 ENOUGH = 4  # sessions at work make a view worth drawing
 
 BACKGROUND, FOREGROUND, DIM = "#16181d", "#d6d9e0", "#7d8590"
+SELECTED = f'fill="{BACKGROUND}"'
 COLOURS = {"red": "#ff7b72", "green": "#56d364", "brown": "#e3b341", "cyan": "#56d4dd", "white": "#ffffff"}
 FONTS = "ui-monospace, 'DejaVu Sans Mono', Menlo, Consolas, monospace"
 FAINT, ITALICS = 2, 3  # of terminals' escape sequences
@@ -239,12 +240,22 @@ def _pieces(number: int, cells: list[pyte.screens.Char]) -> Iterator[str]:
     column = 0
     for style, group in groupby(cells, _style):
         text = "".join(cell.data for cell in group)
+        if style == SELECTED:
+            yield _bar(column, number, len(text))
         for word in re.finditer(r"\S+( \S+)*", text):  # some renderers fold several blanks
             yield _text(column + word.start(), number, word[0], style)
         column += len(text)
 
 
+def _bar(column: int, row: int, count: int) -> str:
+    """Return the ground of text in reverse."""
+    x, y = MARGIN + column * CELL, MARGIN + row * LINE
+    return f'<rect x="{x:g}" y="{y:g}" width="{count * CELL:g}" height="{LINE}" fill="{FOREGROUND}"/>'
+
+
 def _style(cell: pyte.screens.Char) -> str:
+    if cell.reverse:
+        return SELECTED
     colour = COLOURS.get(cell.fg, DIM if cell.italics else FOREGROUND)
     return f'fill="{colour}"' + (' font-weight="bold"' if cell.bold else "")
 
@@ -267,7 +278,7 @@ def main() -> None:
                 try:
                     if view.words[0] != "run":
                         place.csa("run", "--tool", "codex", "--detach", "Add rate limiting to the API")
-                    _write(view, columns, place.show(view, columns))
+                    _write(view, columns, place.show(view, columns, LINES if view.words[0] == "run" else LOW))
                 finally:
                     place.csa("kill", "--all", "--yes")
         for number, (columns, lines) in enumerate(SIZES):

@@ -29,12 +29,17 @@ from csa.store.sessions import format_age
 from csa.store.transcript import parse_line, read_events, read_events_backwards, read_lines
 from csa.structs import replace
 
+TYPE_CHECKING = False  # see csa/structs.py
+if TYPE_CHECKING:
+    from csa.runner.session import Session
+
 _LOOK_S = 0.05
 
 
 def configure_logs(parser: argparse.ArgumentParser) -> None:
     add_selector(parser)
     parser.add_argument("--tail", type=int, metavar="N", help="only the last N events or lines")
+    parser.add_argument("--tree", action="store_true", help="with all descendants; each line begins with the session")
     parser.add_argument("-f", "--follow", action="store_true", help="keep printing until the turn has ended")
     parser.add_argument("--turn", type=int, metavar="N", help="only turn N")
     kinds = parser.add_mutually_exclusive_group()
@@ -49,8 +54,8 @@ def execute_logs(arguments: argparse.Namespace) -> int:
 
     Each line has the time, the turn and the event. --events prints the transcript's own lines, which are JSON. --raw
     prints the tool's standard output, and --system csa's own log, both of the last turn unless --turn says otherwise.
-    --follow continues with new events until the running turn has ended. Everything is redacted.
-    All of it is redacted.
+    --follow continues with new events until the running turn has ended. --tree does the same for the session and all
+    its descendants together, also those that begin meanwhile. Everything is redacted.
     """
     if arguments.tail is not None and arguments.tail < 0:
         raise UsageError("--tail takes a number, 0 or more.")
@@ -60,7 +65,13 @@ def execute_logs(arguments: argparse.Namespace) -> int:
         refuse_endless_wait(session.context.caller, session.session_id, verb="follow")
         with signs_of_life(session.context.caller) as signs:
             signs.about(about_sessions([session.target]))
-            _follow_events(paths, arguments)
+            if arguments.tree:
+                _print_tree(session, arguments)
+            else:
+                _follow_events(paths, arguments)
+        return 0
+    if arguments.tree:
+        _print_tree(session, arguments)
         return 0
     if arguments.raw or arguments.system:
         log = _find_log(paths, arguments.turn, "stdout.log" if arguments.raw else "supervisor.log")
@@ -72,11 +83,19 @@ def execute_logs(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _print_tree(session: Session, arguments: argparse.Namespace) -> None:
+    if arguments.json or arguments.events or arguments.raw or arguments.system or arguments.turn is not None:
+        raise UsageError("--tree prints events to read; it cannot be combined with --turn, --json, --raw or --system.")
+    from csa.cli.tree_logs import print_tree  # noqa: PLC0415  # one session needs none of it
+
+    print_tree(session, follows=arguments.follow, tail=arguments.tail)
+
+
 def _follow_events(paths: SessionPaths, arguments: argparse.Namespace) -> None:
     """Print what there is, and what comes; that is printed at once, also in a pipe."""
     if arguments.raw or arguments.system or arguments.turn is not None:
         raise UsageError("--follow shows events as they happen; it cannot be combined with --turn, --raw or --system.")
-    printer = _EventPrinter()
+    printer = EventPrinter()
     for look in follow(paths, tail=arguments.tail):
         for event in look:
             if arguments.json or arguments.events:
@@ -91,7 +110,7 @@ def _print_transcript(paths: SessionPaths, arguments: argparse.Namespace) -> int
     """Print the events; return how many there were."""
     if arguments.json or arguments.events:
         return _copy_transcript(paths.transcript, tail=arguments.tail, turn=arguments.turn)
-    printer, count = _EventPrinter(), 0
+    printer, count = EventPrinter(), 0
     for event in _join_chunks(_select_events(paths.transcript, tail=arguments.tail, turn=arguments.turn)):
         printer.print(event)
         count += 1
@@ -117,7 +136,7 @@ _BLOCK = 1 << 20
 _LEAD = 14  # columns of the time and the turn
 
 
-class _EventPrinter:
+class EventPrinter:
     """Prints events in words."""
 
     def __init__(self, width: int | None = None) -> None:
@@ -129,17 +148,17 @@ class _EventPrinter:
         if (line := self.line(event)) is not None:
             print(line)
 
-    def line(self, event: Event) -> str | None:
-        """Return an event in words, unless a person need not see it."""
+    def line(self, event: Event, *, taken: int = 0) -> str | None:
+        """Return an event in words, unless a person need not see it; so many columns are `taken` before it."""
         if (line := describe(event)) is None:
             return None
         head = self._style(f"{_event_clock(event.ts)} {event.turn:>3}", "dim")
-        return f"{head}  {cut(line, self._width and self._width - _LEAD)}"
+        return f"{head}  {cut(line, self._width and max(0, self._width - _LEAD - taken))}"
 
 
 def event_lines(events: Iterable[Event], width: int) -> Iterator[str]:
     """Yield events in words, for a terminal of that width."""
-    printer = _EventPrinter(width)
+    printer = EventPrinter(width)
     return (line for event in _join_chunks(events) if (line := printer.line(event)) is not None)
 
 
@@ -266,7 +285,7 @@ def _print_artifacts(artifacts: Sequence[Artifact]) -> None:
     style, now = Style(sys.stdout), datetime.now(UTC)
     for item in artifacts:
         numbers = f"{human_bytes(item.size_bytes):>6} {format_age(now, item.modified_at):>4}"
-        out = style(f"  (leads to {one_line(str(item.path.readlink()))})", "yellow") if item.leads_out else ""
+        out = style(f"  (link to {one_line(str(item.path.readlink()))})", "yellow") if item.leads_out else ""
         print(f"{style(numbers, 'dim')}  {one_line(item.name)}{out}")
 
 

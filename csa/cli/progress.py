@@ -124,6 +124,8 @@ class Outcomes:
 
     def take(self, event: Event) -> Iterator[tuple[str, str]]:
         """Yield what is to be told now that this has happened: kinds, as for `tell`, and words."""
+        if event.type == "usage" or describe(event) is None:
+            return
         if self._error and not (event.type in {"run_finished", "retry"} and _tells(event, self._error)):
             yield "error", self._error
         self._error = ""
@@ -131,8 +133,9 @@ class Outcomes:
             self._finished = event
         elif event.type == "run_started" and self._finished:
             reason = (describe(self._finished) or "").partition(": ")[2]
-            yield "csa", closing_line(self._finished) + (f": {reason}" if reason else "")
-            yield "csa", f"going on in turn {event.turn} with {event.data.get('tool')}"
+            words = _closing_line(self._finished, f"{self._finished.data.get('status')} in")
+            yield "csa", words + (f": {reason}" if reason else "")
+            yield "csa", f"continuing in turn {event.turn} with {event.data.get('tool')}"
             self._finished = None
         elif event.type == "error":
             self._error = one_line(str(event.data.get("message", "")))
@@ -141,12 +144,13 @@ class Outcomes:
         elif event.type == "retry":
             yield "csa", describe(event) or ""
 
-    def closing(self) -> str:
-        """Return what is to be told at the end: that a turn has failed is told with its error."""
-        if self._finished is None:
-            return ""
-        words, status = closing_line(self._finished), str(self._finished.data.get("status"))
-        return words if status == "succeeded" else words.replace(status, "ended", 1)
+    def left(self) -> Iterator[tuple[str, str]]:
+        """Yield what is to be told at the end: that a turn has failed is told with its error."""
+        if self._error:
+            yield "error", self._error
+        if self._finished:
+            status = self._finished.data.get("status")
+            yield "csa", _closing_line(self._finished, "succeeded in" if status == "succeeded" else "ended after")
 
 
 def _tells(event: Event, error: str) -> bool:
@@ -185,8 +189,8 @@ class PlainLines(Silence):
 
     def end(self) -> None:
         """Say how it has ended."""
-        if words := self._outcomes.closing():
-            tell("csa", words)
+        for kind, words in self._outcomes.left():
+            tell(kind, cut(words, _LINE_WIDTH))
 
     def _say_message(self) -> None:
         if self._message:
@@ -222,8 +226,8 @@ class Talk(Silence):
     def end(self) -> None:
         """Say how it has ended."""
         sys.stderr.write(self._stream.close())
-        if words := self._outcomes.closing():
-            tell("csa", words)
+        for kind, words in self._outcomes.left():
+            tell(kind, words)
 
 
 async def room_on(stream: IO[str]) -> None:
@@ -234,14 +238,14 @@ async def room_on(stream: IO[str]) -> None:
         await anyio.sleep(_LOOK_FOR_ROOM_S)
 
 
-def closing_line(event: Event) -> str:
+def _closing_line(event: Event, words: str) -> str:
     """Say how a turn has ended."""
     usage, used = event.data.get("usage"), ""
     if isinstance(usage, Mapping):
         known = Usage.from_dict(usage)
         parts = (f"{tokens(known.input_tokens)} in", f"{tokens(known.output_tokens)} out", cost_of(known))
         used = "".join(f", {part}" for part in parts if part != "-")
-    return f"{event.data.get('status')} in {elapsed(number_of(event.data.get('duration_s')) or 0)}{used}"
+    return f"{words} {elapsed(number_of(event.data.get('duration_s')) or 0)}{used}"
 
 
 def say(line: str) -> None:

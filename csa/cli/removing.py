@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
+from csa.cli.naming import as_read
 from csa.cli.output import error_to_json, print_act, print_error, print_json, tell, warn
 from csa.cli.selecting import (
     add_selector,
@@ -14,7 +15,13 @@ from csa.cli.selecting import (
 )
 from csa.errors import CsaError, UsageError
 from csa.runner.session import find_retired
-from csa.runner.sessions.removal import delete_session, find_to_delete, living_children, restore_session
+from csa.runner.sessions.removal import (
+    delete_session,
+    find_to_delete,
+    living_children,
+    restore_session,
+    with_descendants,
+)
 
 TYPE_CHECKING = False  # see csa/structs.py
 if TYPE_CHECKING:
@@ -27,6 +34,7 @@ def configure_delete(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-s", "--session", dest="more", action="append", default=[], metavar="SESSION", help="the same, as an option"
     )
+    parser.add_argument("--tree", action="store_true", help="and all their descendants, in all projects")
     parser.add_argument("-f", "--force", action="store_true", help="kill running sessions, and delete pinned ones")
     parser.add_argument("--purge", action="store_true", help="delete for good, at once")
     parser.add_argument("--provider", action="store_true", help="also delete the tools' own copies of the conversation")
@@ -37,8 +45,9 @@ def execute_delete(arguments: argparse.Namespace) -> int:
     """Delete sessions. They go to the trash and can be restored for 7 days (`undo_days`).
 
     Nothing is deleted unless all named sessions exist. Running and pinned sessions are refused without --force,
-    which kills running ones first. Children stay, and are named if they are running. The tool's own copy of the
-    conversation stays, unless --provider is given.
+    which kills running ones first. Children stay, and are named if they are running; with --tree all descendants are
+    deleted too, or nothing if one of them is running or pinned. The tool's own copy of the conversation stays, unless
+    --provider is given.
 
     Exits 4 if a session is running, and 5 if it is pinned, or is the calling session or an ancestor of it.
     """
@@ -47,8 +56,12 @@ def execute_delete(arguments: argparse.Namespace) -> int:
         raise UsageError("Name a session.", hint="csa ls")
     client = open_client()
     done, exit_code = [], 0
-    for session in find_to_delete(client.context, selectors):
+    sessions = find_to_delete(client.context, selectors)
+    if arguments.tree:
+        sessions = with_descendants(sessions, force=arguments.force)
+    for session in sessions:
         session_id = session.session_id
+        name = as_read(session_id, sys.stdout)  # afterwards it may have none
         announce_elsewhere(client, session)
         try:
             removed = delete_session(
@@ -63,7 +76,7 @@ def execute_delete(arguments: argparse.Namespace) -> int:
         word = "purged" if removed.is_purged else "removed"
         done.append(_to_json(session, done=word, provider_copies=list(removed.provider_copies)))
         if not arguments.json:
-            print(f"{word} {session_id}")
+            print(f"{word} {name}")
         children = living_children(session.store, session_id)  # those that its end has not taken along
         warn([*(f"its child {child} is still running" for child in children), *removed.warnings])
     if arguments.json:
@@ -74,7 +87,7 @@ def execute_delete(arguments: argparse.Namespace) -> int:
 
 
 def _to_json(session: Session, **known: object) -> dict[str, object]:
-    whose = {"session_id": session.session_id, "project": session.store.project_pathname}
+    whose = {"session_id": session.session_id, "name": session.record.name, "project": session.store.project_pathname}
     return {**whose, "done": None, "provider_copies": [], "error": None, **known}
 
 

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from csa.runner.detach import Detached
     from csa.runner.on_finish import FollowUp
     from csa.runner.request import RunOptions, RunRequest
+    from csa.runner.turns.compaction import CompactionResult
     from csa.runner.turns.plan import TurnPlan
     from csa.runner.turns.starting import StartedTurn
     from csa.runner.turns.turn import Turn
@@ -32,8 +33,8 @@ if TYPE_CHECKING:
 class Csa(SessionVerbs):
     """The sessions of one project, and the means to run more.
 
-    `run` and `ask` are for async code; all else is plain calls, of which `ask_sync`, `wait`, `kill` and `events` with
-    `follow` block: call those from async code as `await anyio.to_thread.run_sync(client.wait, "api")`.
+    `run`, `ask` and `compress` are for async code. All else is plain calls, of which `ask_sync`, `wait`, `kill` and
+    `events` with `follow` block: in async code, `await anyio.to_thread.run_sync(client.wait, "api")`.
     A *selector* is a session's id, a unique prefix of one, its name, or `@last`, `@self`, `@parent`, `@root`.
     """
 
@@ -189,6 +190,27 @@ class Csa(SessionVerbs):
         from csa.runner.request import request_of  # noqa: PLC0415  # as above
 
         return start_detached(self.context, request_of(prompt, options), wait_s=wait_s, on_finish=on_finish)
+
+    async def compress(
+        self, selector: str, *, tool: str | None = None, timeout_s: float | None = None
+    ) -> CompactionResult:
+        """Have a tool compact its conversation; without `tool`, the session's last one.
+
+        It has succeeded only if the tool confirms it: `.status` is "succeeded" then. Else the session is as it was, and
+        `.error_message` says why.
+
+        Raises as `session`, and:
+            CsaError: there is nothing to compact, or the tool cannot.
+            BusyError: the session is running.
+            RefusedError: it is the calling session, or above it.
+        """
+        from csa.runner.sessions.acting import record_act  # noqa: PLC0415  # as above
+        from csa.runner.turns.compaction import Compaction, plan_compaction  # noqa: PLC0415  # as above
+
+        plan = plan_compaction(self.session(selector), tool=tool, timeout_s=timeout_s)
+        result = await Compaction(plan).run()
+        record_act(plan.context, "session compress", result.session_id, what=result.status)
+        return result
 
     def plan(self, request: RunRequest, *, new_id: str | None = None) -> TurnPlan:
         """Decide what a request means, without writing anything: the tool, its command, the limits. Raises as `run`."""

@@ -152,7 +152,7 @@ def test_nothing_known_is_null_and_a_dash(place: Place) -> None:
     assert "cost_usd" not in place.state(session_id)["usage"]
     assert place.run("session", "list").out.splitlines()[-1].endswith("1 turn, tokens unknown, cost unknown")
     budget = place.run("session", "budget", session_id).out
-    assert [line.split()[:2] for line in budget.splitlines()[2:4]] == [["tokens", "-"], ["money", "-"]]
+    assert [line.split()[:2] for line in budget.splitlines()[2:4]] == [["tokens", "-"], ["cost", "-"]]
     assert place.run("session", "budget", session_id, "--json").json["used"]["usd"] is None
     assert place.run("stats").out.splitlines()[1].split()[-4:-2] == ["-", "-"]
     assert place.run("top", "--all").out.splitlines()[-1].split()[-2:] == ["-", "-"]
@@ -163,4 +163,4 @@ def test_a_killed_turn_has_used_what_it_said(place: Place) -> None:
     """Timed out, cancelled or killed: the last word on its use is the turn's."""
     place.play(["step", 600, 6, 0.5], ["sleep", 50])
     told = place.run("run", "--tool", "opencode", "--timeout", "4", "--json", "x").json
-    assert (told["status"], told["usage"]) == ("timed_out", Usage(600, 6, 0, 0.5).to_dict())
+    assert (told["status"], told["usage"]) == ("timed_out", Usage(600, 6, 0, 0.5).to_sum())

@@ -119,6 +119,7 @@ def test_leaving_the_block_keeps_the_session(place: Place) -> None:
     anyio.run(scenario)
 
 
+@pytest.mark.thorough
 def test_background_turn(place: Place) -> None:
     """A turn that was started outlives the call; it is followed, waited for and killed by its session's name."""
     place.play(*place.hold(), ["say", "done"])
@@ -159,6 +160,8 @@ def test_verbs(place: Place) -> None:
     ]
     assert client.budget("api").own.session_id == result.session_id
     assert client.budget("api", tokens=9_000_000).own.budget.tokens == 9_000_000
+    compacted = anyio.run(client.compress, "api")
+    assert (compacted.status, compacted.error_message) == ("succeeded", None)
     assert client.rename("api", "web").after.name == "web"
     assert client.describe("web", "The site").after.description == "The site"
     assert client.pin("web").after.pinned

@@ -40,9 +40,9 @@ def generate() -> Any:
 
 @pytest.mark.skipif(sys.version_info[:2] != (3, 11), reason="argparse words its help differently in each version")
 def test_the_command_reference_is_up_to_date(generate: Any) -> None:
-    """docs/commands.md and docs/csa.1 are what `make docs` would write."""
+    """docs/commands.md and docs/man are what `make docs` would write."""
     assert (DOCS / "commands.md").read_text() == generate.render()
-    assert (DOCS / "csa.1").read_text() == generate.render_manual()
+    assert {path: path.read_text() for path in (DOCS / "man").iterdir()} == generate.render_manuals()
 
 
 def test_the_keys_of_the_configuration_are_up_to_date(generate: Any) -> None:
@@ -89,33 +89,42 @@ def test_every_example_of_a_config_file_is_accepted(text: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def manual() -> str:
-    """What man makes of docs/csa.1, without a complaint."""
-    command = ["man", "--warnings", "-l", str(DOCS / "csa.1")]
-    env = {**os.environ, "LC_ALL": "C.UTF-8", "MANWIDTH": "80"}
-    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=30, check=True)
-    assert done.stderr == ""
-    return done.stdout
+def manuals() -> dict[str, str]:
+    """What man makes of the pages in docs/man, each without a complaint."""
+    if not shutil.which("man"):
+        pytest.skip("there is no man")
+    env = {**os.environ, "LC_ALL": "C.UTF-8", "MANWIDTH": "80", "MANPATH": ""}
+    made = {}
+    for page in sorted((DOCS / "man").iterdir()):
+        if page.read_text().startswith(".so "):
+            continue
+        command = ["man", "--warnings", "-l", str(page)]
+        done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=30, check=True)
+        assert done.stderr == "", page.name
+        made[page.stem] = done.stdout
+    return made
 
 
-@pytest.mark.skipif(not shutil.which("man"), reason="there is no man")
-def test_the_man_page_renders_without_warnings(manual: str) -> None:
-    """`man --warnings -l docs/csa.1` shows every command and has nothing to complain of."""
-    assert "EXIT STATUS" in manual
+@pytest.mark.thorough
+def test_the_man_pages_render_without_warnings(manuals: dict[str, str]) -> None:
+    """There is one for each command, and csa(1) names them all; nothing is wider than the terminal."""
     for command in COMMANDS:
-        assert f"\n   csa {command.name}\n" in manual
-    assert max(map(len, manual.splitlines())) <= 80
+        title = f"csa-{command.name.replace(' ', '-')}"
+        assert f"{title}(1)" in manuals["csa"]
+        assert command.summary in " ".join(manuals[title].split())
+    assert "EXIT STATUS" in manuals["csa"]
+    assert max(len(line) for text in manuals.values() for line in text.splitlines()) <= 80
 
 
-@pytest.mark.skipif(not shutil.which("man"), reason="there is no man")
-def test_the_man_page_tells_what_is_easily_missed(manual: str) -> None:
+@pytest.mark.thorough
+def test_the_man_pages_tell_what_is_easily_missed(manuals: dict[str, str]) -> None:
     """An optional value has its equals sign, commands their other names, and csa its own options."""
-    assert "\n       --wait[=S]\n" in manual
-    assert "--wait S" not in manual
-    assert "csa --version" in manual
+    assert "\n       --wait[=S]\n" in manuals["csa-run"]
+    assert "--wait S" not in manuals["csa-run"]
+    assert "csa --version" in manuals["csa"]
     for name, command in command_names().items():
-        section = manual.partition(f"\n   csa {command.name}\n")[2].partition("\n   csa ")[0]
-        assert name == command.name or re.search(rf"Other names:.*\bcsa {name}[,.]", " ".join(section.split()))
+        page = " ".join(manuals[f"csa-{command.name.replace(' ', '-')}"].split())
+        assert name == command.name or re.search(rf"Other names:.*\bcsa {name}[,.]", page)
 
 
 def _examples() -> list[list[str]]:

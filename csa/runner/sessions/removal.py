@@ -12,9 +12,10 @@ from csa.runner.caller import refuse_own_lineage
 from csa.runner.context import Context
 from csa.runner.session import Session, find_session
 from csa.runner.sessions.acting import record_act, record_update
-from csa.runner.sessions.ending import end_sessions, who_asks
+from csa.runner.sessions.ending import end_sessions, end_trees, who_asks
 from csa.runner.sessions.provider_copies import remove_provider_copies
 from csa.runner.turns.stealing import note_theft
+from csa.store.genealogy import Descendants
 from csa.store.held import open_session
 from csa.store.liveness import probe
 from csa.store.owner import CHANGE
@@ -55,6 +56,47 @@ def find_to_delete(context: Context, selectors: Sequence[str]) -> list[Session]:
     for session in found.values():
         refuse_own_lineage(context.caller, session.session_id, verb="delete")
     return list(found.values())
+
+
+def with_descendants(sessions: Sequence[Session], *, force: bool = False) -> list[Session]:
+    """Return sessions and all that descends from them, descendants first; with `force` nothing of it runs any more.
+
+    Raises:
+        BusyError: one of them runs, or would not end.
+        RefusedError: one of them is pinned, and `force` is not set.
+        StateError: there may be descendants in a directory that cannot be listed.
+    """
+    context, targets = sessions[0].context, [session.target for session in sessions]
+    if force:
+        for ended in end_trees(targets, words=who_asks("session delete --tree --force", context.environ)):
+            if ended.error is not None:
+                raise ended.error
+    family = Descendants(context.store.root, targets, on_fault=_refuse).look()
+    below = [Session(context.in_project(store.project_pathname), session_id) for store, session_id in family]
+    found = {session.paths.pathname: session for session in (*sessions, *below)}
+    whole = sorted(found.values(), key=lambda session: session.session_id, reverse=True)
+    if not force:
+        for session in whole:
+            _refuse_to_delete(session)
+    return whole
+
+
+def _refuse(fault: StateError) -> None:
+    raise fault
+
+
+def _refuse_to_delete(session: Session) -> None:
+    """Raise what deleting one of a tree would raise, before any of the tree is deleted."""
+    session_id, state = session.session_id, session.record.state
+    if probe(session.paths).state == "alive":
+        raise BusyError(
+            f"Session {session_id} is running; nothing was deleted.",
+            hint="csa rm --tree --force kills what is running first",
+        )
+    if state and state.pinned:
+        raise RefusedError(
+            f"Session {session_id} is pinned; nothing was deleted.", hint=f"csa session pin --off {session_id}"
+        )
 
 
 def delete_session(

@@ -40,7 +40,18 @@ _BATCHES = 64
 
 
 class Turn:
-    """A running turn. Enter it once."""
+    """A running turn. Enter it once, with `async with`; iterate over it with `async for`.
+
+    However the block is left while the agent works (`break`, `return`, an exception, a cancelled task), the agent and
+    all it has started are ended first, and the outcome is recorded: `result.status` is then "cancelled". An exception
+    comes out of the block as it is. The session stays, and can be continued.
+
+    Attributes:
+        session_id: the session's ULID, which any process can find from the moment the block is entered.
+        turn: the number of the turn; it grows when a fallback takes over.
+        plan: what is being carried out: the tool, its command, the limits.
+        losses: after the end, what could not be recorded.
+    """
 
     def __init__(self, plan: TurnPlan, started: StartedTurn | None = None) -> None:
         """Take a plan to execute, or with `started` one that is already being executed."""

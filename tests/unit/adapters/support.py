@@ -11,6 +11,7 @@ from typing import Any
 
 from csa.model.adapter import Decoder, Outcome, ToolExit, TurnRequest, Update
 from csa.model.permission import Permission
+from tests.schemas import check_data
 
 RECORDINGS = Path(__file__).parents[3] / "fixtures" / "recordings"
 THREAD = "01a1f83a-accd-7db1-ada4-435d9ff915d3"
@@ -40,8 +41,11 @@ def line(**event: Any) -> bytes:
 
 
 def feed_all(decoder: Decoder, lines: Iterable[bytes]) -> list[Update]:
-    """Feed lines in order; return all updates."""
-    return [update for each in lines for update in decoder.feed(each)]
+    """Feed lines in order; return all updates, each of which is what its schema says."""
+    updates = [update for each in lines for update in decoder.feed(each)]
+    for update in updates:
+        check_data(update.type, dict(update.data))
+    return updates
 
 
 def types_of(updates: Iterable[Update]) -> list[str]:
