@@ -29,7 +29,7 @@ def new_session_id(now_ms: int, entropy: bytes) -> str:
 
 
 def renew_session_id(session_id: str, entropy: bytes) -> str:
-    """Make another id of the same time from 10 random bytes."""
+    """Make another id with the same time from 10 random bytes."""
     return session_id[:_TIME_LENGTH] + _spell(int.from_bytes(entropy, "big"), ID_LENGTH - _TIME_LENGTH)
 
 
@@ -47,8 +47,8 @@ def _spell(number: int, length: int) -> str:
 
 
 def unique_prefix_length(session_id: str, ordered: Sequence[str], *, minimum: int = 10) -> int:
-    """Count the characters that tell `session_id` from its neighbours in the sorted `ordered` (which may hold it)."""
-    from bisect import bisect_left  # noqa: PLC0415  # few commands tell how much of an id is enough
+    """Count the characters that tell `session_id` from its neighbours in the sorted `ordered` (which may have it)."""
+    from bisect import bisect_left  # noqa: PLC0415  # few commands show how much of an id is unique
 
     at = bisect_left(ordered, session_id)
     neighbours = [other for other in ordered[max(0, at - 1) : at + 2] if other != session_id]

@@ -1,8 +1,8 @@
-"""Whose files are whose: what root makes in another user's directory is that user's, and what is denied has an owner.
+"""File ownership: what root creates in another user's directory belongs to that user, and denials name the owner.
 
-After a `sudo csa run` beside a user's own runs, locks, records and directories of root's would keep that user from all
-he does. So whatever csa makes goes to the owner of the directory it stands in, wherever that directory is. Only what is
-root's is given away, and only where the name in that directory is really it: a link that somebody has put there leads
+After a `sudo csa run` among a user's own runs, root's locks, records and directories would block that user.
+So everything csa creates is given to the owner of the directory it is in, wherever that is. Only files owned by
+root are given away, and only if the name in that directory is really that file: a link somebody has put there points
 to a file that stays as it is.
 """
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def open_private(path: Path | str, flags: int) -> int:
-    """Open a file, which is made with mode 0600 where `flags` have O_CREAT; return the descriptor."""
+    """Open a file, creating it with mode 0600 if `flags` has O_CREAT; return the descriptor."""
     fd = os.open(path, flags | os.O_CLOEXEC, 0o600)
     if os.geteuid() == 0:
         _give(os.fspath(path), fd)
@@ -25,7 +25,7 @@ def open_private(path: Path | str, flags: int) -> int:
 
 
 def make_directory(path: Path | str) -> None:
-    """Make a directory of mode 0700 unless it is there; FileNotFoundError where the one above it is missing."""
+    """Create a directory of mode 0700 unless it exists; FileNotFoundError if its parent is missing."""
     try:
         os.mkdir(path, 0o700)
     except FileExistsError:
@@ -36,7 +36,7 @@ def make_directory(path: Path | str) -> None:
 
 
 def give_to_owner(path: Path | str) -> None:
-    """Give a file or directory that root has just made to whom the directory around it belongs."""
+    """Give a file or directory that root has just created to the owner of its directory."""
     if os.geteuid() != 0:
         return
     try:
@@ -59,7 +59,7 @@ def _give(path: str, fd: int) -> None:
         name = os.path.basename(path)
         if _is_to_give(found, owner) and os.path.samestat(os.lstat(name, dir_fd=place), found):
             os.fchown(fd, owner.st_uid, owner.st_gid)
-    except OSError:  # a file server to which our root is nobody, or a user namespace
+    except OSError:  # a file server that maps root to nobody, or a user namespace
         pass
     finally:
         os.close(place)
@@ -67,12 +67,12 @@ def _give(path: str, fd: int) -> None:
 
 def _is_to_give(found: os.stat_result, owner: os.stat_result) -> bool:
     is_device = stat.S_ISCHR(found.st_mode) or stat.S_ISBLK(found.st_mode)
-    is_one = stat.S_ISDIR(found.st_mode) or found.st_nlink == 1  # else it may be another's file by another name
+    is_one = stat.S_ISDIR(found.st_mode) or found.st_nlink == 1  # otherwise it may be another's file under another name
     return owner.st_uid != 0 == found.st_uid and is_one and not is_device
 
 
 def give_tree(top: Path | str) -> None:
-    """Give all that is root's in a directory, which an agent may have made there, to whom the one around it belongs."""
+    """Give everything of root's in a directory, as left by an agent, to the owner of the surrounding directory."""
     if os.geteuid() != 0:
         return
     try:
@@ -92,7 +92,7 @@ def give_tree(top: Path | str) -> None:
 
 
 def maker_of(directory: Path | str) -> tuple[int, int] | None:
-    """Return user and group as whom a program that makes files in a directory is to run; None for our own."""
+    """Return the user and group that a program creating files in a directory should run as; None for our own."""
     try:
         owner = os.stat(directory)
     except OSError:
@@ -101,7 +101,7 @@ def maker_of(directory: Path | str) -> tuple[int, int] | None:
 
 
 def owner_above(path: Path | str) -> str | None:
-    """Return whose files we would make there, being root, other than root's; None for our own."""
+    """Return the owner, other than root, of the files that we as root would create there; None for our own."""
     place = os.path.abspath(path)
     while not os.path.lexists(place):
         place = os.path.dirname(place)
@@ -110,7 +110,7 @@ def owner_above(path: Path | str) -> str | None:
 
 
 def explain_denial(path: Path | str) -> tuple[str, str] | None:
-    """Say of what may not be read or written that it is another's, and what helps; None where it is our own."""
+    """Explain a denial: who owns the file, and what helps; None if it is our own."""
     place = os.path.abspath(path)
     foreign = _foreign(place) or _foreign(os.path.dirname(place))
     if foreign is None or os.geteuid() == 0:
@@ -127,7 +127,7 @@ def explain_denial(path: Path | str) -> tuple[str, str] | None:
 
 
 def _foreign(path: str) -> tuple[str, int] | None:
-    """Return the nearest to a path, of it and all above, that can be looked at, with its owner; None for our own."""
+    """Return the path or its nearest inspectable ancestor, with its owner; None for our own."""
     while (uid := _owner(path)) is None and path != "/":
         path = os.path.dirname(path)
     return None if uid in {None, os.geteuid()} else (path, uid)
@@ -141,8 +141,8 @@ def _owner(path: str) -> int | None:
 
 
 def user_name(uid: int) -> str:
-    """Return a user's name; the number of one who has none."""
-    import pwd  # noqa: PLC0415  # only what is out of order needs it
+    """Return a user's name, or the number if there is no name."""
+    import pwd  # noqa: PLC0415  # only problems need it
 
     try:
         return pwd.getpwuid(uid).pw_name
@@ -151,7 +151,7 @@ def user_name(uid: int) -> str:
 
 
 def quoted(path: str) -> str:
-    """Return a path as it is written in a shell."""
+    """Return a path quoted for a shell."""
     import shlex  # noqa: PLC0415  # as above
 
     return shlex.quote(path)

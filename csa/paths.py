@@ -1,7 +1,7 @@
-"""Where things are: the state root, a project's store, and the files of a session. Pure: nothing here touches disk.
+"""Paths: the state root, a project's store, and the files of a session. Pure: nothing here touches the disk.
 
-What lists look through is named by strings, and a Path is made where one is asked for: making one takes longer than
-most of what is done with it, and importing pathlib a third of the start of python.
+Lists scan path strings, and a Path is made only on demand: making one takes longer than
+most uses of it, and importing pathlib takes a third of python's start-up time.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 SESSIONS, RETIRED = "sessions", "retired"
 SESSION_DIRECTORIES = {SESSIONS, RETIRED}
-NEW_PREFIX, GONE_PREFIX = ".new-", ".gone-"  # of sessions that are being built, or removed
+NEW_PREFIX, GONE_PREFIX = ".new-", ".gone-"  # of sessions that are being created or deleted
 SLOTS = ".slots"  # of the state root
 CHECKPOINTS = "audit.git"
 STORE_FILES = frozenset(
@@ -37,7 +37,7 @@ _TAKEN = {*STORE_FILES, *SESSION_DIRECTORIES, SLOTS}
 
 
 def make_path(pathname: str) -> Path:
-    """Return a Path, importing pathlib when the first is asked for."""
+    """Return a Path, importing pathlib on first use."""
     from pathlib import Path  # noqa: PLC0415  # see above
 
     return Path(pathname)
@@ -46,7 +46,7 @@ def make_path(pathname: str) -> Path:
 def state_root(environ: Mapping[str, str]) -> str:
     """Return `$CSA_STATE_DIR`, else `$XDG_STATE_HOME/csa`, else `~/.local/state/csa`.
 
-    A leading `~` stands for the home directory, also where no shell has expanded it.
+    A leading `~` is the home directory, even if no shell has expanded it.
     """
     chosen = _expand(environ.get("CSA_STATE_DIR", ""), environ)
     if not chosen:
@@ -67,14 +67,14 @@ def user_config_file(environ: Mapping[str, str]) -> Path:
 
 
 def home(environ: Mapping[str, str]) -> Path:
-    """Return `$HOME`, or the account's home directory where the variable is missing."""
+    """Return `$HOME`, or the account's home directory if the variable is missing."""
     return make_path(home_pathname(environ))
 
 
 def home_pathname(environ: Mapping[str, str]) -> str:
-    """Return the same as a string; `/` where neither is known."""
+    """Return the same as a string; `/` if neither is known."""
     if not (found := environ.get("HOME")):
-        import pwd  # noqa: PLC0415  # nearly always there is a HOME
+        import pwd  # noqa: PLC0415  # HOME is nearly always set
 
         try:
             found = pwd.getpwuid(os.getuid()).pw_dir
@@ -84,7 +84,7 @@ def home_pathname(environ: Mapping[str, str]) -> str:
 
 
 def _expand(pathname: str, environ: Mapping[str, str]) -> str:
-    """Return a path whose `~` no shell has expanded, as in a service's environment file, with the home directory."""
+    """Expand a `~` that no shell has expanded, as in a service's environment file."""
     if pathname == "~" or pathname.startswith("~/"):
         return home_pathname(environ).rstrip("/") + pathname[1:]
     return os.path.expanduser(pathname)  # ~somebody
@@ -97,9 +97,9 @@ def _base_directory(environ: Mapping[str, str], variable: str, default: str) -> 
 
 
 def store_dir(root: str, project: str) -> str:
-    """Return the store of an absolute project path: the path itself, below the state root.
+    """Return the store of an absolute project path: the path itself, in the state root.
 
-    A directory of a project that is called like a file of the store of the project above it gets a `=` in front.
+    A project directory named like a file of the enclosing project's store gets a `=` in front.
     """
     names = project.strip("/").split("/")
     if _TAKEN.isdisjoint(names) and "=" not in project:  # as nearly always
@@ -108,19 +108,19 @@ def store_dir(root: str, project: str) -> str:
 
 
 def plain_store_dir(root: str, project: str) -> str:
-    """Return where an older csa had the store of a project: without such signs."""
+    """Return where an older csa kept the store of a project: without these signs."""
     return os.path.join(root, project.strip("/")).rstrip("/")
 
 
 def project_of_store(root: str, store: str) -> str:
-    """Return the project whose store is there."""
+    """Return the project of a store."""
     names = os.path.relpath(store, root).split("/")
     plain = [name[1:] if name.startswith("=") and _is_taken(names, at) else name for at, name in enumerate(names)]
     return os.path.normpath(f"/{'/'.join(plain)}")
 
 
 def _is_taken(names: Sequence[str], at: int) -> bool:
-    """Say whether a name, or what it is behind any signs, is a store's own there."""
+    """Say whether a name, without any signs, is one of a store's own."""
     name = names[at].lstrip("=")
     if name in STORE_FILES or (at == 0 and name == SLOTS):
         return True
@@ -128,7 +128,7 @@ def _is_taken(names: Sequence[str], at: int) -> bool:
 
 
 def is_of_session(name: str) -> bool:
-    """Say whether a directory's name is a session's, or that of one being built or removed."""
+    """Say whether a directory's name is a session's, or of one being created or deleted."""
     return is_session_id(name.removeprefix(NEW_PREFIX).removeprefix(GONE_PREFIX))
 
 

@@ -1,4 +1,4 @@
-"""What the kernel says of processes and of this machine. Linux only; what cannot be read is None or empty."""
+"""What the kernel shows about processes and this machine. Linux only; what cannot be read is None or empty."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import os
 
 from csa.structs import Struct
 
-_START_TIME, _STATE, _PARENT, _RESIDENT = 19, 0, 1, 21  # fields of /proc/<pid>/stat behind the command's name
+_START_TIME, _STATE, _PARENT, _RESIDENT = 19, 0, 1, 21  # fields of /proc/<pid>/stat after the command's name
 _TIMES = slice(11, 15)  # utime, stime, and those of reaped children
 
 
 class ProcessId(Struct):
-    """A process, also when its pid is used again: the start time is in clock ticks since boot."""
+    """A process, identified even if its pid is reused: the start time is in clock ticks since boot."""
 
     pid: int
     start_time: int
@@ -26,7 +26,7 @@ def all_pids() -> list[int]:
 
 
 def own_ancestors() -> list[int]:
-    """Return the pids above this process, nearest first, up to the border of our pid namespace."""
+    """Return the ancestors of this process, nearest first, up to the boundary of our pid namespace."""
     found: list[int] = []
     pid: int | None = os.getppid()
     while pid and pid not in found:
@@ -36,13 +36,13 @@ def own_ancestors() -> list[int]:
 
 
 def process_start_time(pid: int) -> int | None:
-    """Return a process's start in clock ticks since boot; None when there is no such process."""
+    """Return a process's start time in clock ticks since boot; None if there is no such process."""
     fields = _stat_fields(pid)
     return int(fields[_START_TIME]) if fields else None
 
 
 def parent_of(pid: int) -> int | None:
-    """Return the parent's pid (0 when it is outside our pid namespace); None when there is no such process."""
+    """Return the parent's pid (0 if it is outside our pid namespace); None if there is no such process."""
     fields = _stat_fields(pid)
     return int(fields[_PARENT]) if fields else None
 
@@ -54,7 +54,7 @@ def is_zombie(pid: int) -> bool:
 
 
 def is_running(process: ProcessId) -> bool:
-    """Say whether it is this process that has the pid, and has not ended."""
+    """Say whether this process still has the pid, and has not ended."""
     return identify(process.pid) == process and not is_zombie(process.pid)
 
 
@@ -65,25 +65,25 @@ def is_stopped(pid: int) -> bool:
 
 
 def resident_bytes(pid: int) -> int:
-    """Return the memory of a process, with what it shares; 0 when it is gone."""
+    """Return the memory of a process, including shared memory; 0 if it is gone."""
     fields = _stat_fields(pid)
     return int(fields[_RESIDENT]) * os.sysconf("SC_PAGE_SIZE") if fields else 0
 
 
 def cpu_ticks(pid: int) -> int:
-    """Return the processor time of a process and its reaped children, in clock ticks; 0 when it is gone."""
+    """Return the CPU time of a process and its reaped children, in clock ticks; 0 if it is gone."""
     fields = _stat_fields(pid)
     return sum(map(int, fields[_TIMES])) if fields else 0
 
 
 def identify(pid: int) -> ProcessId | None:
-    """Return who has this pid now."""
+    """Return the process that has this pid now."""
     start_time = process_start_time(pid)
     return None if start_time is None else ProcessId(pid, start_time)
 
 
 def open_pidfd(pid: int) -> int | None:
-    """Return a descriptor of a process; None where there are none: gVisor, a seccomp filter, the last one in use.
+    """Return a pidfd of a process; None if there are none: gVisor, a seccomp filter, no free descriptor.
 
     Raises:
         ProcessLookupError: there is no such process.
@@ -97,10 +97,10 @@ def open_pidfd(pid: int) -> int | None:
 
 
 def send_signal(process: ProcessId, number: int) -> bool:
-    """Signal exactly this process, through a pidfd; return whether it was there and may be signalled.
+    """Signal exactly this process, through a pidfd; return whether it exists and may be signalled.
 
-    The identity must come from this boot and this pid namespace. Where there are no pidfds, its pid has to do: then it
-    could only be another's if it was used anew within the moment since the start time was compared.
+    The identity must come from this boot and this pid namespace. Without pidfds, its pid is used: then it
+    could only hit another process if the pid was reused in the moment since the start time was compared.
     """
     pidfd = None
     try:
@@ -110,7 +110,7 @@ def send_signal(process: ProcessId, number: int) -> bool:
         if pidfd is None or not _send_through(pidfd, number):
             os.kill(process.pid, number)
     except OSError:
-        return False  # it ended, or is another user's
+        return False  # it ended, or belongs to another user
     finally:
         if pidfd is not None:
             os.close(pidfd)
@@ -118,8 +118,8 @@ def send_signal(process: ProcessId, number: int) -> bool:
 
 
 def _send_through(pidfd: int, number: int) -> bool:
-    """Signal a process; return False where the kernel, or a filter, has no such call."""
-    from signal import pidfd_send_signal  # noqa: PLC0415  # readers, who look at processes too, send none
+    """Signal a process; return False if the kernel, or a filter, does not have the call."""
+    from signal import pidfd_send_signal  # noqa: PLC0415  # readers, which inspect processes too, send none
 
     try:
         pidfd_send_signal(pidfd, number)
@@ -131,38 +131,38 @@ def _send_through(pidfd: int, number: int) -> bool:
 
 
 def command_of(pid: int) -> str:
-    """Return the command line a process was started with; empty when it is gone, or the kernel's."""
+    """Return the command line a process was started with; empty if it is gone, or a kernel thread."""
     return b" ".join(_words(pid, "cmdline")).decode(errors="replace").strip()
 
 
 def environment_of(pid: int) -> dict[str, str]:
-    """Return the environment a process was started with; empty when it is gone, or not ours to look at."""
+    """Return the environment a process was started with; empty if it is gone, or not readable."""
     pairs = (os.fsdecode(entry).partition("=") for entry in _words(pid, "environ"))
     return {name: value for name, found, value in pairs if found}
 
 
 def boot_id() -> str:
-    """Return the kernel's id of this boot; containers on one kernel share it. Empty where /proc is hidden."""
+    """Return the kernel's id of this boot; containers on one kernel share it. Empty if /proc is hidden."""
     return _first_text("/proc/sys/kernel/random/boot_id")
 
 
 def machine_id() -> str:
-    """Return the machine's id; empty where there is none."""
+    """Return the machine's id; empty if there is none."""
     return _first_text("/etc/machine-id")
 
 
 def random_uuid() -> str:
-    """Return a fresh UUIDv4: the kernel's, where /proc shows it."""
+    """Return a fresh UUIDv4: the kernel's, if /proc shows it."""
     made = _first_text("/proc/sys/kernel/random/uuid")
     if not made:
-        from uuid import uuid4  # noqa: PLC0415  # takes longer to load than all of this module
+        from uuid import uuid4  # noqa: PLC0415  # takes longer to load than this whole module
 
         made = str(uuid4())
     return made
 
 
 def pid_namespace() -> int:
-    """Return what tells our pid namespace from others; 0 where /proc is hidden."""
+    """Return the id of our pid namespace; 0 if /proc is hidden."""
     try:
         return os.stat("/proc/self/ns/pid").st_ino
     except OSError:

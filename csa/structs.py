@@ -1,13 +1,13 @@
-"""Structs: classes of named values, declared as with `dataclasses`, whose import and classes cost ten times as much.
+"""Structs: record classes declared as with `dataclasses`, whose import and classes cost ten times as much.
 
     class Point(Struct):
         x: int
         y: int = 0
         names: list[str] = field(default_factory=list)
 
-They have slots, `==`, a `repr` and, unless they say `frozen=False`, a hash; `__init__` is made unless they define it.
-That no field of a frozen one is set is left to the type checker. Fields whose names begin with `_` are neither shown
-nor compared. What an annotation says is not looked at; the module that declares one has `from __future__ import
+They have slots, `==`, a `repr` and, unless `frozen=False`, a hash; `__init__` is generated unless they define it.
+Only the type checker prevents setting fields of frozen ones. Fields whose names begin with `_` are neither shown
+nor compared. Annotations are not evaluated; a module that declares structs has `from __future__ import
 annotations`.
 """
 
@@ -25,11 +25,11 @@ else:
         return lambda cls: cls
 
     def field(*, default_factory: Callable[[], object]) -> _Factory:
-        """Give a field a default that is made anew for each struct."""
+        """Give a field a default that is created for each struct."""
         return _Factory(default_factory)
 
     def replace(struct: Any, /, **changes: object) -> Any:
-        """Return a copy in which some fields are others."""
+        """Return a copy with some fields replaced."""
         return type(struct)(**{**asdict(struct), **changes})
 
 
@@ -45,7 +45,7 @@ class _Factory:
 
 @dataclass_transform(frozen_default=True, field_specifiers=(field,))
 class _StructType(type):
-    """Makes slots of a class's annotations; `__init__` is made when it is first called, as most never are."""
+    """Makes slots from a class's annotations; `__init__` is generated on its first call, as most never are."""
 
     def __new__(
         mcls, name: str, bases: tuple[type, ...], members: dict[str, Any], *, frozen: bool = True, kw_only: bool = False
@@ -62,15 +62,15 @@ class _StructType(type):
 
     @property
     def __signature__(cls) -> Signature | None:
-        """What `help` and editors show."""
+        """The signature for `help` and editors."""
         return _signature_of(cls)
 
 
 def _signature_of(cls: Any) -> Signature | None:
-    """Return what a class's fields make of its `__init__`; None where that is its own."""
+    """Return the signature of a generated `__init__`; None if the class defines its own."""
     if cls.__init__.__module__ != __name__:
         return None
-    from inspect import Parameter, Signature  # noqa: PLC0415  # only people ask for it
+    from inspect import Parameter, Signature  # noqa: PLC0415  # only people need it
 
     annotations = {name: kind for base in cls.__mro__ for name, kind in getattr(base, "__annotations__", {}).items()}
     parameters = [
@@ -94,7 +94,7 @@ def _init_at_first(self: Any, *args: Any, **values: Any) -> None:
 
 
 def _make_init(fields: Mapping[str, tuple[Any, bool]]) -> Callable[..., None]:
-    """Compile what a class's `__init__` would be if it was written out."""
+    """Compile the source of a class's `__init__`."""
     scope: dict[str, Any] = {"_MISSING": _MISSING, "__name__": __name__}
     positional, keyword, lines = ["self"], ["*"], []
     for name, (default, kw_only) in fields.items():
@@ -117,8 +117,8 @@ class Struct(metaclass=_StructType):
     """The base of all structs."""
 
     if TYPE_CHECKING:
-        __dataclass_fields__: ClassVar[dict[str, Any]]  # so that `replace` takes them
-        __fields__: ClassVar[dict[str, tuple[Any, bool]]]  # the default, and whether it is passed by its name only
+        __dataclass_fields__: ClassVar[dict[str, Any]]  # so that `replace` accepts them
+        __fields__: ClassVar[dict[str, tuple[Any, bool]]]  # the default, and whether it is keyword-only
 
     def __eq__(self, other: object) -> bool:
         return _values(self) == _values(other) if type(other) is type(self) else NotImplemented

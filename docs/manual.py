@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 
 from csa import __version__
-from csa.cli.commands import ABOUT, ALIASES, COMMANDS, PURPOSES, Command
+from csa.cli.commands import ABOUT, ALIASES, COMMANDS, PURPOSES, Command, command_names
 from csa.cli.config import render_value
 from csa.cli.helping import overview
 from csa.model.config import KEYS, TOOL_KEYS, Key
@@ -103,9 +103,7 @@ def _command_page(command: Command) -> Iterator[str]:
     yield " ".join([rf"\fBcsa {_roff(command.name)}\fR", r"[\fIOPTION\fR ...]", *_operands(parser)])
     yield ".SH DESCRIPTION"
     yield from _paragraphs(str(parser.description))
-    names = [f"csa {alias}" for alias, name in ALIASES.items() if name == command.name]
-    if command.full_name != command.name:
-        names.append(f"csa {command.full_name}")
+    names = [f"csa {name}" for name, each in command_names().items() if each is command and name != command.name]
     if names:
         yield ".PP"
         yield _roff(f"Other names: {', '.join(names)}.")

@@ -1,11 +1,11 @@
 """How csa runs any agent that speaks the Agent Client Protocol: through `acp_bridge`, a program that runs as the tool.
 
-The bridge starts the agent's command, speaks the protocol with it for one turn, and writes what happens as lines that
+The bridge starts the agent's command, speaks the protocol with it for one turn, and reports what happens as lines that
 `acp_stream` reads. So an agent is supervised, timed out, cancelled and swept like any other tool. docs/acp-transport.md
-says how to configure one.
+explains how to configure one.
 
-A tool that also has an adapter of its own keeps what that knows: whose conversations it has, and the variables and
-files that it needs and that hold its permissions, however it is spoken to.
+A tool that also has a native adapter keeps what that knows: the account of its conversations, and the variables and
+files that it needs and that define its permissions, with either transport.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ TYPE_CHECKING = False  # see csa/structs.py
 if TYPE_CHECKING:
     from csa_adapters.acp_stream import AcpDecoder
 
-ROOT = posixpath.dirname(posixpath.dirname(sys.modules["csa.structs"].__file__ or ""))  # where the package csa lies
-INITIALIZE_S = 60.0  # whoever has not answered by then does not speak the protocol
+ROOT = posixpath.dirname(posixpath.dirname(sys.modules["csa.structs"].__file__ or ""))  # the directory of csa
+INITIALIZE_S = 60.0  # an agent that has not answered by then does not speak it
 BRIDGE = posixpath.join(posixpath.dirname(__file__), "acp_bridge.py")
-# For codex-acp (2.6.0), under whatever name it was configured; nobody else reads them. Asked to tell failures as such,
-# it also guesses what the user will say next: one request more. The config is what `codex` gets from us as well.
+# For codex-acp (2.6.0), under any configured name; no other agent reads them. Asked to report failures as such,
+# it also predicts the user's next message: one more request. The config is the same that `codex` gets from us.
 _CODEX_CONFIG = {"allow_login_shell": False, "features": {"unbounded_connection_retries": False}}
 _ENVIRONMENT = {"CODEX_ACP_PROMPT_SUGGESTIONS": "false", "CODEX_CONFIG": json.dumps(_CODEX_CONFIG)}
 # A slash command is one at the very beginning only. Before it looks there, codex-acp strips white space.
@@ -52,9 +52,9 @@ _NO_PROBE = Probe(version_arguments=("--version",), login_variables=(), login_fi
 
 
 class AcpAdapter:
-    """A tool that is spoken to through the protocol."""
+    """A tool that csa talks to over the protocol."""
 
-    known = tuple(name for name, agent in AGENTS.items() if agent.program)  # that can be run by name, without a config
+    known = tuple(name for name, agent in AGENTS.items() if agent.program)  # runnable by name, without configuration
 
     def __init__(self, name: str, native: Adapter | None = None) -> None:
         self.name = name
@@ -69,22 +69,22 @@ class AcpAdapter:
         self.probe = native.probe if native else _NO_PROBE
 
     def login(self, request: LoginRequest) -> Login:
-        """Judge as the tool's own adapter does; of an agent csa does not know, nothing is known."""
+        """Judge as the tool's native adapter does; for an unknown agent, nothing is known."""
         native: object = self._native
         if isinstance(native, LoginJudge):
             return native.login(request)
         return Login(None, f"csa does not know where {self.name} keeps it")
 
     def account(self, environ: Mapping[str, str]) -> str:
-        """Name what the tool's own adapter names; of an agent csa does not know, nothing is known."""
+        """Return the account from the tool's native adapter; for an unknown agent, nothing is known."""
         return self._native.account(environ) if self._native else "acp"
 
     def homes(self, environ: Mapping[str, str]) -> tuple[str, ...]:
-        """Name the places the tool's own adapter names."""
+        """Return the homes from the tool's native adapter."""
         return self._native.homes(environ) if self._native else ()
 
     def invocation(self, request: TurnRequest) -> Invocation:
-        """Say how to start the bridge. The agent's command stands on its command line, the rest comes on its stdin."""
+        """Say how to start the bridge. The agent's command is on its command line, the rest comes on its stdin."""
         agent = self._agent
         command = (*request.command, *self._missing_words(request.command))
         if agent.model_flag and request.model:
@@ -103,7 +103,7 @@ class AcpAdapter:
         )
 
     def _missing_words(self, command: tuple[str, ...]) -> tuple[str, ...]:
-        """Return what puts the agent into its mode, unless the user has configured a command line of their own."""
+        """Return the arguments that select the agent's mode, unless the user has configured a command line."""
         words, program = self._agent.words, self._agent.program
         if program:
             return words if len(command) == 1 and posixpath.basename(command[0]) == program else ()
@@ -117,7 +117,7 @@ class AcpAdapter:
         return AcpDecoder(request, native if isinstance(native, StderrReader) else None)
 
     def compaction(self, request: TurnRequest) -> Invocation:
-        """Say how to compact: in the tool's own way where csa knows one, else by the agent's command, if it has it."""
+        """Say how to compact: natively if csa can, else with the agent's command, if it has one."""
         if self._compactor is not None:
             command = tuple(word for word in request.command if word not in self._agent.words)
             return self._compactor.compaction(replace(request, command=command))
@@ -137,10 +137,10 @@ class AcpAdapter:
         return self._native if self.name in AGENTS and isinstance(self._native, Compactor) else None
 
     def _patience(self, request: TurnRequest) -> dict[str, str]:
-        """Name the file whose being there forbids to load the session now; `{minute}` is the present one, in UTC.
+        """Return the file whose existence forbids loading the session now; `{minute}` is the current one, in UTC.
 
-        gemini opens a file named by the minute before it loads a session. In the minute the session was begun that is
-        the session's own, whose history is then replaced by nothing (0.61.0).
+        gemini opens a file named by the minute before it loads a session. In the minute in which the session began,
+        that is the session's own, whose history is then emptied (0.61.0).
         """
         if self.name != "gemini-cli" or request.provider_session_id is None:
             return {}
@@ -149,7 +149,7 @@ class AcpAdapter:
         return {"not_while": posixpath.join(*homes, "tmp", "*", "chats", name)}
 
     def _native_invocation(self, request: TurnRequest) -> Invocation:
-        """Return the surroundings of the tool's own way to run. Its system text and id the agent gets from us."""
+        """Return the environment of the native way to run. The agent gets its system text and id from us."""
         if self._native is None:
             return Invocation(argv=(), stdin=b"")
         return self._native.invocation(replace(request, system=None))
@@ -160,7 +160,7 @@ def _without(environ: Mapping[str, str], defaults: Mapping[str, str]) -> dict[st
 
 
 def _order(request: TurnRequest, settled: frozenset[str]) -> dict[str, object]:
-    """Write what the bridge is to do. `prompt` holds the text blocks of the prompt, sent as they are."""
+    """Write the bridge's order. `prompt` has the text blocks of the prompt, sent as they are."""
     is_command = request.prompt.lstrip().startswith("/")
     return {
         "prompt": [_LITERAL, request.prompt] if is_command else [request.prompt],

@@ -1,7 +1,7 @@
-"""The agents that csa knows how to start so that they speak the Agent Client Protocol, by name.
+"""The agents that csa can start by name with the Agent Client Protocol.
 
-The command lines were read where `source` says, in November 2026; what was tried is in docs/acp-transport.md, whose
-table a test compares with this one. "registry" is the file of that name at github.com/agentclientprotocol/registry.
+The command lines come from `source`, as of November 2026; docs/acp-transport.md says which were tested, and its
+table is compared with this one by a test. "registry" is that file in github.com/agentclientprotocol/registry.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ class Agent(Struct):
     """How an agent is started."""
 
     words: tuple[str, ...]  # after its program
-    program: str = ""  # empty for a tool with an adapter of its own, which names it
+    program: str = ""  # empty for a tool with a native adapter, which names it
     source: str = ""
-    env: Mapping[str, str] = field(default_factory=dict)  # where the user has set nothing
-    settles: frozenset[str] = frozenset()  # what its command line, or its own adapter's files, have set already
+    env: Mapping[str, str] = field(default_factory=dict)  # if the user has set nothing
+    settles: frozenset[str] = frozenset()  # what its command line, or its native adapter's files, already set
     model_flag: str | None = None
-    policy_flag: str | None = None  # for the policy that the tool's own adapter writes
+    policy_flag: str | None = None  # for the policy that the tool's native adapter writes
     forced_env: Mapping[str, str] = field(default_factory=dict)
-    counts: str | None = None  # who tells the bridge what a turn has used, where the agent's answer does not
+    counts: str | None = None  # where the bridge gets a turn's usage, if the agent's answer does not have it
 
 
 AGENTS: Mapping[str, Agent] = {

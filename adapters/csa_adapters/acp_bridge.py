@@ -1,16 +1,16 @@
-"""A program: one turn of an agent that speaks the Agent Client Protocol, told in lines of JSON.
+"""A program: one turn of an agent that speaks the Agent Client Protocol, reported as lines of JSON.
 
     python -I -S acp_bridge.py ROOT -- goose acp      < order.json      (see `acp._order`)
 
-ROOT is where the package csa lies, which nothing else tells a Python without site-packages.
+ROOT is the directory of the package csa, which a Python without site-packages cannot find by itself.
 
-It runs as the tool under csa's guardian and writes, one JSON object a line (`acp_stream` reads them): `agent`, what the
-agent says of itself; `session`, once it has one; `update` and `permission` during the prompt; `notice`; `stray`, what
-the agent wrote that is no message; at last `finished` with the prompt's result, or `failed`. What an agent tells before
-the prompt, such as the history a loaded session replays, is counted and not repeated. SIGTERM cancels the turn and
-leaves within 2.5 s.
+It runs as the tool under csa's guardian and writes one JSON object a line (`acp_stream` reads them): `agent`, what the
+agent reports about itself; `session`, once it has one; `update` and `permission` during the prompt; `notice`; `stray`,
+output that is not a message; finally `finished` with the prompt's result, or `failed`. What an agent sends before
+the prompt, such as the replayed history of a loaded session, is counted and not repeated. SIGTERM cancels the turn, and
+the program exits within 2.5 s.
 
-What agents send beyond the protocol goes through as it came. The agent inherits the whole environment and our stderr,
+What agents send beyond the protocol is passed on unchanged. The agent inherits the whole environment and our stderr,
 so that nothing has to be drained.
 """
 
@@ -45,15 +45,15 @@ LATE_QUIET_S, SILENT_QUIET_S = 0.15, 1.0  # after the prompt's answer; the secon
 REPLAY_LIMIT_S = 5.0
 LATE_LIMIT_S = 2.0
 LIST_S, MAX_PAGES = 10.0, 50  # of an agent's sessions
-AUTHENTICATE_S = 30.0  # cursor never answers who is not logged in
+AUTHENTICATE_S = 30.0  # cursor never answers if nobody is logged in
 CANCEL_WAIT_S = 1.5
-COMMANDS_WAIT_S, COMMANDS_STEP_S = 3.0, 0.05  # agents tell their commands after they have answered, if at all
+COMMANDS_WAIT_S, COMMANDS_STEP_S = 3.0, 0.05  # agents announce their commands after they have answered, if at all
 LEAVE_WAIT_S = 3.0  # codex-acp needs 2.2 s
 TERMINATED = 128 + signal.SIGTERM
 _WORDS = 300  # characters of what is quoted
 
-# `notices`, `compaction` and `sessionFailure` make codex-acp say as data what it else says as the agent's words: its
-# warnings, and that the provider failed. `terminal_output` makes it tell what commands print.
+# `notices`, `compaction` and `sessionFailure` make codex-acp send as data what it otherwise sends as agent text: its
+# warnings, and provider failures. `terminal_output` makes it send the output of commands.
 _CLIENT = {
     "fs": {"readTextFile": False, "writeTextFile": False},
     "terminal": False,
@@ -63,7 +63,7 @@ _CLIENT = {
 
 
 class Failed(Exception):  # noqa: N818  # the end of a turn, not of the program
-    """The turn cannot go on; the fields are those of a `failed` line."""
+    """The turn cannot continue; the fields are those of a `failed` line."""
 
     def __init__(self, message: str, **more: Any) -> None:
         super().__init__(message)
@@ -71,9 +71,9 @@ class Failed(Exception):  # noqa: N818  # the end of a turn, not of the program
 
 
 def _counter(agent: str | None, command: list[str]) -> OpencodeTokens | None:
-    if agent != "opencode" or any(word.startswith("--port") for word in command):  # a port of the user's own
+    if agent != "opencode" or any(word.startswith("--port") for word in command):  # a port chosen by the user
         return None
-    from csa_adapters.acp_opencode import OpencodeTokens  # noqa: PLC0415  # with all of HTTP, for this agent alone
+    from csa_adapters.acp_opencode import OpencodeTokens  # noqa: PLC0415  # imports all of HTTP, for this agent only
 
     return OpencodeTokens()
 
@@ -91,14 +91,14 @@ class Turn:
         self._stage = "initialize"
         self._session = ""
         self._is_prompting = False
-        self._updates = 0  # what the agent has told of itself
+        self._updates = 0  # what the agent has reported about itself
         self._has_said = False
         self._last_stray = ""
         self._can: Json = {}  # the agent's session capabilities
         self._loads = False
         self._methods: list[Any] = []  # to authenticate
         self._default_method = ""
-        self._commands: set[str] | None = None  # that the agent has told of
+        self._commands: set[str] | None = None  # announced by the agent
         self._policy = Policy(
             Permission(order["permission"]),
             tuple(filter(None, (order["cwd"], os.environ.get("CSA_OUTPUT_DIR")))),
@@ -108,7 +108,7 @@ class Turn:
         self._agent = Agent([*command, *(self._tokens.words if self._tokens else ())], self._heed, self._stray)
 
     def run(self) -> int:
-        """Take the turn and tell its end; return the exit code."""
+        """Run the turn and report its end; return the exit code."""
         try:
             self._initialize()
             opened = self._open_session()
@@ -125,7 +125,7 @@ class Turn:
         return 0
 
     def _counted(self) -> Json:
-        """Return the turn's usage where the agent's own word for it does not hold."""
+        """Return the turn's usage if the agent's own figure is wrong."""
         if self._tokens is None:
             return {}
         try:
@@ -140,9 +140,9 @@ class Turn:
         return self._agent.is_stopped
 
     def close(self) -> None:
-        """Let the agent go: the end of its input, TERM, KILL. What it leaves behind is the guardian's."""
+        """End the agent: close its input, TERM, KILL. The guardian sweeps what it leaves."""
         if self._order["ephemeral"] and self._session and self._can.get("delete") is not None:
-            with suppress(RpcError, AgentGoneError, TimeoutError):  # a copy that stays is no failure of the turn
+            with suppress(RpcError, AgentGoneError, TimeoutError):  # a copy that stays does not fail the turn
                 number = self._agent.request("session/delete", {"sessionId": self._session})
                 self._agent.answer(number, DYING_WAIT_S)
         self._agent.close_input()
@@ -174,7 +174,7 @@ class Turn:
         say("agent", info=answer.get("agentInfo"), capabilities=capabilities)
 
     def _open_session(self) -> Json:
-        """Begin a session or go on in one; return what the agent says of its modes and options."""
+        """Start or continue a session; return the agent's modes and options."""
         self._stage = "session"
         asked = text_of(self._order["session_id"])
         where = {"cwd": self._order["cwd"], "mcpServers": self._order["mcp_servers"]}
@@ -198,7 +198,7 @@ class Turn:
         return answer
 
     def _look_up(self) -> Json:
-        """Look whether the agent lists the session that it could not open: opencode says of any reason the same."""
+        """Check whether the agent lists the session it could not open: opencode gives one reason for everything."""
         asked = text_of(self._order["session_id"])
         cursor: Json = {}
         if not asked or self._can.get("list") is None:
@@ -214,7 +214,7 @@ class Turn:
         return {}
 
     def _ask_for_session(self, method: str, params: Json) -> Json:
-        """Ask; where the agent wants to know who asks, tell it once and ask again."""
+        """Ask; if the agent requires authentication, authenticate once and ask again."""
         try:
             return self._ask(method, params)
         except RpcError as error:
@@ -296,7 +296,7 @@ class Turn:
         self._ask("session/set_config_option", params)
 
     def _command(self, name: str) -> Json:
-        """Give one of the agent's own commands; where it has none of that name, it would be text for the model."""
+        """Send one of the agent's own commands; if it does not have it, it would be text for the model."""
         self._stage = "prompt"
         limit = time.monotonic() + COMMANDS_WAIT_S
         while self._commands is None and self._agent.is_open and time.monotonic() < limit:
@@ -326,13 +326,13 @@ class Turn:
         return result
 
     def _system(self) -> Json:
-        """Say the system text where the agent takes one; else it goes before the prompt."""
+        """Send the system text if the agent accepts one; otherwise it goes before the prompt."""
         if not self._order["system"] or self._can.get("systemPrompt") is None:
             return {}
         return {"systemPrompt": {"mode": "append", "content": [{"type": "text", "text": self._order["system"]}]}}
 
     def _wait_for_quiet(self, quiet_s: float, limit_s: float) -> None:
-        """Wait until the agent has been quiet for a moment: nothing tells the end of what comes after an answer."""
+        """Wait until the agent has been silent for a moment: nothing marks the end of output after an answer."""
         limit, seen = time.monotonic() + limit_s, -1
         while seen != self._updates and self._agent.is_open and time.monotonic() < limit:
             seen = self._updates
@@ -354,7 +354,7 @@ class Turn:
         return f": {self._last_stray}" if self._last_stray else ""
 
     def _heed(self, method: str, params: Any, is_request: bool) -> Json | None:  # noqa: FBT001  # the wire's
-        """Take what the agent sends, in the order of its messages; of its requests we know one."""
+        """Handle what the agent sends, in order; we answer only one kind of request."""
         told = mapping_of(params)
         if method == "session/update":
             self._tell_update(told)
@@ -398,7 +398,7 @@ def bridge(order: Mapping[str, Any], command: list[str]) -> int:
         say("failed", stage="start", kind="spawn", message=f"cannot start {command[0]}: {error.strerror}")
         return 1
     code = TERMINATED
-    with suppress(Stopped, TimeoutError):  # it was not in a prompt, or has not heeded the cancellation
+    with suppress(Stopped, TimeoutError):  # it was not in a prompt, or has ignored the cancellation
         code = turn.run()
     try:
         turn.close()

@@ -1,7 +1,7 @@
-"""The tool calls of an ACP agent, as a transcript tells them: a call when it is known what it is, then what came of it.
+"""The tool calls of an ACP agent, as in a transcript: a call once its title is known, then its result.
 
 Agents announce a call before they know its arguments (`pending`, titled `bash`), repeat it with every update, and send
-the whole output again with each line of it. Told are the call once it has a title, output that is new, and its end.
+the whole output again with each line of it. Reported are the call once it has a title, new output, and its end.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ class Calls:
     """The calls of one turn."""
 
     def __init__(self) -> None:
-        self._titles: dict[str, str] = {}  # of all calls heard of
-        self._announced: dict[str, Json] = {}  # not told yet
+        self._titles: dict[str, str] = {}  # of all known calls
+        self._announced: dict[str, Json] = {}  # not reported yet
         self._shown: dict[str, str] = {}  # the output so far of calls that have not ended
 
     def title_of(self, call: str) -> str:
-        """Return what a call is about, as far as it is known."""
+        """Return what a call is about, as far as known."""
         return self._titles.get(call) or call
 
     def knows(self, update: Json) -> bool:
-        """Say whether an update is of a call that was heard of before."""
+        """Say whether an update is for a known call."""
         return text_of(update.get("toolCallId")) in self._titles
 
     def begin(self, update: Json) -> list[Update]:
@@ -64,7 +64,7 @@ class Calls:
         return begun + self._output(call, data, update)
 
     def tell(self, call: str, kind: str = "") -> list[Update]:
-        """Tell a call that was announced."""
+        """Report an announced call."""
         told = self._announced.pop(call, None)
         if told is None:
             return []
@@ -74,7 +74,7 @@ class Calls:
         return [Update("tool_call", {**told, "status": "in_progress"})]
 
     def flush(self) -> list[Update]:
-        """Tell what is known of the calls that never ended."""
+        """Report what is known about calls that never ended."""
         updates = [update for call in list(self._announced) for update in self.tell(call)]
         for call, content in self._shown.items():
             updates.append(Update("tool_call_update", {"id": call, "status": "in_progress", "content": content}))
@@ -98,7 +98,7 @@ class Calls:
 
 
 def text_of_block(block: Any) -> str:
-    """Return the text of a content block; what is no text is named."""
+    """Return the text of a content block; other blocks are named."""
     found = mapping_of(block)
     kind = text_of(found.get("type"))
     if kind in ("text", ""):
@@ -107,7 +107,7 @@ def text_of_block(block: Any) -> str:
 
 
 def _content_of(update: Json) -> str:
-    """Return all a call has shown: its text, and the files it changes."""
+    """Return everything a call has shown: its text, and the files it changes."""
     parts = [_text_of_item(mapping_of(item)) for item in list_of(update.get("content"))]
     if not any(parts):
         raw = update.get("rawOutput")
@@ -116,7 +116,7 @@ def _content_of(update: Json) -> str:
 
 
 def _added_of(update: Json) -> str:
-    """Return what a terminal of the agent's own has printed since the last update."""
+    """Return what the agent's own terminal has printed since the last update."""
     meta = mapping_of(update.get("_meta"))
     return "".join(
         text_of(mapping_of(meta.get(key)).get("data")) for key in ("terminal_output", "terminal_output_delta")

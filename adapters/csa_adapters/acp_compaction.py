@@ -1,7 +1,7 @@
-"""Reads what `acp_bridge` says of an agent that was given its command `/compact`.
+"""Reads what `acp_bridge` reports about an agent that was sent its command `/compact`.
 
 Proof: a `compaction_update` that is completed (codex-acp 2.6.0, with csa's client capability for it), or the completed
-call "Compact conversation" (codex-acp without that, claude-agent-acp). That the turn has ended well is none.
+call "Compact conversation" (codex-acp without that, claude-agent-acp). A successful turn is not a proof.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What the errors of ACP agents mean: JSON-RPC errors, ends that are none, and codex-acp's typed failures.
+"""What the errors of ACP agents mean: JSON-RPC errors, unsuccessful ends, and codex-acp's typed failures.
 
 Agents put an HTTP status into the code (gemini-cli), into the message (opencode) or into the data (codex-acp); the
 protocol itself names only a few codes.
@@ -14,7 +14,7 @@ from csa.model.adapter import ErrorKind
 from csa_adapters.failures import MESSAGE_LIMIT, kind_of_message, kind_of_status, rules, stderr_message
 from csa_adapters.jsonlines import mapping_of, text_of
 
-_NOT_FOUND = -32002  # a resource: a session, where one was asked for
+_NOT_FOUND = -32002  # a resource: a session, if one was asked for
 _CODES: dict[int, ErrorKind] = {
     -32000: "auth",
     _NOT_FOUND: "invalid_request",
@@ -36,7 +36,7 @@ _MESSAGES = rules(
     (r"high demand|internal server error|server.?error", "server"),
     (r"stream (disconnected|closed)|connection|network|timed? ?out|fetch failed|ECONN|unreachable", "network"),
 )
-# What agents answer to a request for a session that they do not have, where the code does not say it.
+# How agents answer a request for a session they do not have, if the code does not show it.
 _UNKNOWN = re.compile(
     r"no rollout found for thread|invalid session identifier|no previous sessions found|no conversation found"
     r"|\b(session|conversation|thread)\b((?!model|server|provider|director|file).){0,80}"
@@ -45,7 +45,7 @@ _UNKNOWN = re.compile(
     re.IGNORECASE,
 )
 _STATUS = re.compile(r"\b(40[0-9]|41[0-9]|42[0-9]|5[0-3][0-9])\b")
-# codex-acp's `sessionFailure`, where its title says no more.
+# codex-acp's `sessionFailure`, if its title is not more specific.
 _CATEGORIES: dict[str, ErrorKind] = {
     "connection": "network",
     "access": "auth",
@@ -56,13 +56,13 @@ _CATEGORIES: dict[str, ErrorKind] = {
 _GIVEN: dict[str, ErrorKind] = {
     "spawn": "spawn",
     "unsupported": "invalid_request",
-    "forgetful": "unknown_conversation",  # of an agent that keeps none
+    "forgetful": "unknown_conversation",  # from an agent that keeps no sessions
     "protocol": "protocol",
     "auth": "auth",
 }
-_AS_OF_UNKNOWN = (None, "invalid_request", "internal", "protocol", "server")  # other kinds say why it is not opened
+_AS_OF_UNKNOWN = (None, "invalid_request", "internal", "protocol", "server")  # other kinds explain why it is not opened
 _NOT_UNDERSTOOD = (-32601, -32700)
-# A stop reason that is no success, and what it says to a person.
+# Stop reasons that are not success, as text for people.
 STOPS: dict[str, tuple[ErrorKind, str]] = {
     "max_tokens": ("context_overflow", "the agent ran out of tokens"),
     "max_turn_requests": ("internal", "the agent reached its limit of requests per turn"),
@@ -72,7 +72,7 @@ STOPS: dict[str, tuple[ErrorKind, str]] = {
 
 
 def read_failure(line: Mapping[str, Any], asked: str | None) -> tuple[ErrorKind, str]:
-    """Return the kind and the words of a `failed` line: an error of the agent's, or one the bridge found.
+    """Return the kind and the message of a `failed` line: an error of the agent, or one the bridge found.
 
     `asked` is the session that was to be resumed or loaded.
     """
@@ -84,13 +84,13 @@ def read_failure(line: Mapping[str, Any], asked: str | None) -> tuple[ErrorKind,
     kind = _kind(line.get("code"), message, line.get("data"))
     if stage == "session" and asked and kind in _AS_OF_UNKNOWN and _is_unknown(line, message):
         return "unknown_conversation", message
-    if kind is None and stage == "session":  # agents word it as they like when they cannot open a conversation
+    if kind is None and stage == "session":  # agents have no common wording for a conversation they cannot open
         kind = "invalid_request"
     return kind or "internal", message
 
 
 def _is_unknown(line: Mapping[str, Any], message: str) -> bool:
-    """Say whether an agent that was asked for a session does not have it: by the code, its words, or its own list."""
+    """Say whether an agent does not have a requested session: by the code, its message, or its own list."""
     is_listed = line.get("listed")
     if line.get("code") in _NOT_UNDERSTOOD:
         return False
@@ -100,7 +100,7 @@ def _is_unknown(line: Mapping[str, Any], message: str) -> bool:
 
 
 def explain_exit(failure: tuple[ErrorKind, str], tail: str) -> tuple[ErrorKind, str]:
-    """Add what an agent that ended by itself has said on stderr, where nothing else tells why."""
+    """Add the stderr of an agent that ended by itself, if nothing else explains why."""
     said = stderr_message(tail)
     kind, message = failure
     if not said:
@@ -111,7 +111,7 @@ def explain_exit(failure: tuple[ErrorKind, str], tail: str) -> tuple[ErrorKind, 
 
 
 def read_session_failure(found: Mapping[str, Any]) -> tuple[ErrorKind, str]:
-    """Return the kind and the words of codex-acp's `sessionFailure`."""
+    """Return the kind and the message of codex-acp's `sessionFailure`."""
     title = text_of(found.get("title"))[:MESSAGE_LIMIT] or "the turn failed"
     by_words = _kind(None, title, None)
     return by_words or _CATEGORIES.get(text_of(found.get("category")), "internal"), title
@@ -121,10 +121,10 @@ def _kind(code: Any, message: str, data: Any) -> ErrorKind | None:
     by_words = kind_of_message(message, _MESSAGES)
     if by_words in ("context_overflow", "quota"):
         return by_words
-    # The code comes last: gemini says 500 of whatever it cannot name.
+    # The code comes last: gemini uses 500 for everything it cannot name.
     status = _status_in(mapping_of(data)) or _status_in_words(message) or kind_of_status(code)
     named = _CODES.get(code) if type(code) is int else None
-    if code == _ANY_SERVER_ERROR and by_words:  # it says "authenticate" in the protocol, and anything in JSON-RPC
+    if code == _ANY_SERVER_ERROR and by_words:  # "authenticate" in the protocol, anything in JSON-RPC
         named = by_words
     return status or named or by_words
 
@@ -139,7 +139,7 @@ def _status_in_words(message: str) -> ErrorKind | None:
 
 
 def _words(message: str, data: Any) -> str:
-    """Join the message with the details that agents hide in the data."""
+    """Join the message with the details that agents put into the data."""
     details = text_of(data) or next(
         (text_of(mapping_of(data).get(key)) for key in ("details", "message", "error") if mapping_of(data).get(key)), ""
     )

@@ -1,6 +1,6 @@
-"""How an ACP agent that wants to know who asks is told: which of the methods it offers may be used unasked.
+"""How csa authenticates with an ACP agent that requires it: which of its methods may be used unasked.
 
-Never one that opens a browser or a terminal; what a method does is told by its type, else by its own words. Pure.
+Never one that opens a browser or a terminal; a method's type shows what it does, else its text. Pure.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def choose_method(methods: Iterable[Any], environ: Mapping[str, str], default: s
 
 
 def describe_methods(methods: Iterable[Any]) -> str:
-    """Say in words which methods there are, and how one is chosen."""
+    """Describe the methods, and how to choose one."""
     told = [_describe(method) for method in map(mapping_of, methods) if text_of(method.get("id"))]
     names = ", ".join(told) or "none that it names"
     return f"one of its methods, by auth_method in its table of the config: {names}"

@@ -1,8 +1,8 @@
-"""What `opencode acp` (1.18.33) does not tell: the tokens of a turn.
+"""What `opencode acp` (1.18.33) does not report: the tokens of a turn.
 
-Its answer to a prompt has those of the last request alone, without those before it and those of its sub-agents. But it
-is a server as well, on the loopback interface; so it is given a port and a password (by itself it has none, and any
-user of the machine could drive it), and asked for the messages of the session and its children when the turn ends.
+Its answer to a prompt has only those of the last request, without earlier ones and those of its sub-agents. But it
+is also a server, on the loopback interface; so it gets a port and a password (by default it has none, and any
+user of the machine could control it), and is asked for the messages of the session and its children when the turn ends.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _USER, _PASSWORD = "OPENCODE_SERVER_USERNAME", "OPENCODE_SERVER_PASSWORD"  # the
 
 
 class OpencodeTokens:
-    """The tokens that a session uses from now on. Made before opencode is started, with `words` on its command line."""
+    """The tokens that a session uses from now on. Created before opencode starts, with `words` on its command line."""
 
     def __init__(self) -> None:
         self._since_ms = int(time.time() * 1000)
@@ -38,7 +38,7 @@ class OpencodeTokens:
         self._headers = {"Authorization": f"Basic {token}"}
 
     def count(self, session: str, directory: str, *, is_stopped: bool) -> Json:
-        """Return the usage as the protocol words it. Raises OSError where the server does not answer."""
+        """Return the usage in the protocol's form. Raises OSError if the server does not answer."""
         self._limit_s = STOPPED_LIMIT_S if is_stopped else LIMIT_S
         whole = dict.fromkeys(("input", "output", "reasoning", "read", "write"), 0)
         self._add(whole, session, directory, DEPTH)
@@ -83,7 +83,7 @@ class OpencodeTokens:
 
 
 def _free_port() -> int:
-    """Return a port that nobody listens on at this moment."""
+    """Return a port that is currently free."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]

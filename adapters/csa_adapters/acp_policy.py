@@ -1,14 +1,14 @@
 """What an ACP agent may do at each permission level: which of its modes is set, and how its requests are answered.
 
-An agent asks only for what its mode does not allow or forbid by itself; where it does not ask, nobody can answer. So a
+An agent asks only for what its mode neither allows nor forbids; if it does not ask, nobody can answer. So a
 level is first a mode, and then an answer to each request:
 
 * `read-only`: reading, searching, fetching and thinking are allowed, and commands that only call csa.
-* `edit`: also edits, deletions and moves, as long as every path the request names lies in the project or in
-  `CSA_OUTPUT_DIR`. A request that names no path, any other command, a change of mode and whatever else are rejected.
+* `edit`: also edits, deletions and moves, if every path in the request is in the project or in
+  `CSA_OUTPUT_DIR`. A request without a path, any other command, a change of mode and everything else are rejected.
 * `full`: everything is allowed.
 
-Pure. Paths are compared as they are written: a link inside the project that leads out of it is followed.
+Pure. Paths are compared as written: a link inside the project that points outside is followed.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from csa_adapters.jsonlines import list_of, mapping_of, text_of
 
 _Json = Mapping[str, Any]
 
-# The names agents give their modes, best first. Where several fit `read-only`, one that asks comes before one that
+# The names of agents' modes, best first. If several fit `read-only`, one that asks comes before one that
 # plans: planning changes the task.
 MODES: Mapping[Permission, tuple[str, ...]] = {
     Permission.READ_ONLY: ("read-only", "readonly", "ask", "default", "approve", "plan"),
@@ -33,11 +33,11 @@ MODES: Mapping[Permission, tuple[str, ...]] = {
     Permission.FULL: ("agent-full-access", "bypassPermissions", "yolo", "full-access", "full", "auto", "build"),
 }
 _HARMLESS = frozenset({"read", "search", "fetch", "think"})
-_COMMANDS = frozenset({"execute", "other"})  # opencode asks as `other` for a command that names a place outside
+_COMMANDS = frozenset({"execute", "other"})  # opencode asks as `other` for a command that names a path outside
 _EDITS = frozenset({"edit", "delete", "move"})
 _ALLOWING = ("allow_once", "allow_always")  # `always` may end up in the agent's own settings
 _REJECTING = ("reject_once", "reject_always")
-# What an option without a kind says, by its id and name: a refusal first, for "no, and do not allow again".
+# The meaning of an option without a kind, by its id and name: a refusal first, for "no, and do not allow again".
 _REFUSES = re.compile(r"\b(?:no|not|reject|deny|denied|decline|disallow|cancel|abort|refuse|never)\b", re.IGNORECASE)
 _ALLOWS = re.compile(r"\b(?:yes|allow\w*|approv\w*|accept\w*|proceed\w*|permit\w*|ok|run)\b", re.IGNORECASE)
 _FOR_LONG = re.compile(r"\b(?:always|all|session|forever|remember)\b", re.IGNORECASE)
@@ -47,7 +47,7 @@ _SHELL = re.compile(r"(?:\S*/)?(?:ba|da|z)?sh")
 
 
 class Policy(Struct):
-    """Who asks: the level, where edits may go, and how csa is called."""
+    """The policy: the level, where edits are allowed, and how csa is called."""
 
     permission: Permission
     directories: tuple[str, ...]  # absolute
@@ -69,9 +69,9 @@ class Policy(Struct):
         return False
 
     def choose_option(self, options: Iterable[Any], *, allowed: bool) -> tuple[str | None, bool]:
-        """Return the id of the option to take, and whether it lets the call happen; None when there is none.
+        """Return the id of the option to take, and whether it allows the call; None if there is none.
 
-        What is allowed, and cannot be but for ever, is allowed for ever; where it cannot be at all it is rejected.
+        If a permitted call can only be allowed for ever, it is; if it cannot be allowed at all, it is rejected.
         """
         offered: dict[str, str] = {}
         for option in map(mapping_of, options):
@@ -87,7 +87,7 @@ class Policy(Struct):
 
 
 def _kind_of(option: _Json) -> str:
-    """Return what an option does; of one that does not tell, what its words say, and nothing when they say nothing."""
+    """Return what an option does: by its kind, else by its text; empty if unknown."""
     if text_of(option.get("kind")):
         return text_of(option["kind"])
     words = " ".join(re.sub(r"[_\W]+", " ", text_of(option.get(key))) for key in ("optionId", "name"))
@@ -98,13 +98,13 @@ def _kind_of(option: _Json) -> str:
 
 
 def choose_mode(permission: Permission, offered: Iterable[str]) -> str | None:
-    """Return the offered mode that fits the level best; None when none has a name we know."""
+    """Return the offered mode that fits the level best; None if none has a known name."""
     known = set(offered)
     return next((mode for mode in MODES[permission] if mode in known), None)
 
 
 def command_of(call: _Json) -> str | None:
-    """Return the command line a call wants to run, without the shell around it; None when the call does not say."""
+    """Return the command line a call wants to run, without the surrounding shell; None if the call does not have it."""
     given = mapping_of(call.get("rawInput"))
     found = next((given[key] for key in ("command", "cmd", "script") if given.get(key)), None)
     if type(found) is list and all(type(word) is str for word in found):
@@ -123,7 +123,7 @@ def command_of(call: _Json) -> str | None:
 def calls_only(command: str, names: frozenset[str]) -> bool:
     """Say whether every simple command of a line is one of `names`, and nothing is expanded into a further command.
 
-    Not a shell: what it does not understand (substitutions, redirections to files, assignments, keywords) it refuses.
+    Not a shell: it refuses what it does not understand (substitutions, redirections to files, assignments, keywords).
     """
     parts = _split_commands(command)
     if not parts:
@@ -143,7 +143,7 @@ def _is_shell(words: list[str]) -> bool:
 
 
 def _split_commands(line: str) -> list[str] | None:
-    """Cut at unquoted `;`, `&`, `|` and newlines; None where something outside single quotes runs or redirects."""
+    """Split at unquoted `;`, `&`, `|` and newlines; None if something outside single quotes runs or redirects."""
     parts, part, quote, at = [], "", "", 0
     while at < len(line):
         char = line[at]

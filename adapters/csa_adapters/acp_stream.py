@@ -1,8 +1,8 @@
 """Reads what `acp_bridge` writes: `agent`, `session`, then `update` and `permission` lines, and `finished` or `failed`.
 
-Traps: a stop reason other than `end_turn` is no success; codex-acp says `end_turn` also when the provider failed, and
-tells that only to clients that ask for its `sessionFailure`; text comes in chunks, and the answer is the last message;
-an agent that is denied something may end the turn without a word; input tokens are told without the cached ones;
+Traps: a stop reason other than `end_turn` is not success; codex-acp also sends `end_turn` if the provider failed, and
+reports it only to clients that ask for its `sessionFailure`; text comes in chunks, and the answer is the last message;
+an agent that is denied something may end the turn silently; input tokens are reported without the cached ones;
 output of a command comes between two chunks of one message; a blank message comes after the answer.
 """
 
@@ -32,19 +32,19 @@ class AcpDecoder(StreamDecoder):
 
     def __init__(self, request: TurnRequest, stderr: StderrReader | None = None) -> None:
         super().__init__()
-        self._stderr = stderr  # of the tool's own adapter: it may tell of retries there in this way too
+        self._stderr = stderr  # of the native adapter: it may report retries there in this way too
         self._asked = request.provider_session_id
         self._cost_before = _cost_before(request)
         self._had_totals = request.previous_totals is not None
         self._stop: str | None = None
         self._agent_ended = False  # by itself, in the middle of the turn
-        self._message: list[str] = []  # the chunks of the message that is being said
+        self._message: list[str] = []  # the chunks of the current message
         self._said = ""  # the last message before it that was not blank
         self._message_id: object = None
         self._message_ended = False
         self._cost: float | None = None  # of the conversation so far
         self._calls = Calls()
-        self._silenced_by: str | None = None  # the denial after which nothing was said or done
+        self._silenced_by: str | None = None  # the denial after which nothing happened
         self._events = {
             "agent": self._ignore,
             "session": self._session_line,
@@ -70,7 +70,7 @@ class AcpDecoder(StreamDecoder):
 
     @property
     def is_finished(self) -> bool:
-        """Whether the bridge has told the end of the turn."""
+        """Whether the bridge has reported the end of the turn."""
         return self._stop is not None or self._error is not None
 
     def feed_stderr(self, line: bytes) -> list[Update]:
@@ -91,7 +91,7 @@ class AcpDecoder(StreamDecoder):
         return unclean(end)
 
     def _totals(self) -> dict[str, float] | None:
-        """Return the cost so far. Other totals this run has made stale: their adapter then knows that it knows none."""
+        """Return the cost so far. This run has made other totals stale, so their adapter gets none."""
         if self._cost is not None:
             return {"cost_usd": self._cost}
         return {} if self._had_totals else None
@@ -180,10 +180,10 @@ class AcpDecoder(StreamDecoder):
         spent = self._spent()
         if not spent or (self._usage and spent == self._usage.cost_usd):
             return []
-        return self._use(Usage(cost_usd=spent))  # tokens are told at the end
+        return self._use(Usage(cost_usd=spent))  # tokens are reported at the end
 
     def _session_info(self, update: Json) -> list[Update]:
-        """Tell codex-acp's retries; titles and states are not the transcript's."""
+        """Report codex-acp's retries; titles and states do not belong in the transcript."""
         failure = _session_failure(update)
         if not failure:
             return []
@@ -222,10 +222,10 @@ class AcpDecoder(StreamDecoder):
 
 
 def _tokens_of(told: Mapping[str, Any]) -> tuple[int, int]:
-    """Return the tokens that went in, with cached ones, and came out, with thoughts.
+    """Return the input tokens, including cached ones, and the output tokens, including thoughts.
 
-    Agents count cached tokens apart from the input or with it, and thoughts apart from the output (opencode) or with it
-    (codex); their total tells which.
+    Agents count cached tokens apart from the input or in it, and thoughts apart from the output (opencode) or in
+    it (codex); their total shows which.
     """
     fresh, said, total = (count_of(told.get(key)) for key in ("inputTokens", "outputTokens", "totalTokens"))
     kept = count_of(told.get("cachedReadTokens")) + count_of(told.get("cachedWriteTokens"))
@@ -236,7 +236,7 @@ def _tokens_of(told: Mapping[str, Any]) -> tuple[int, int]:
 
 
 def _cost_before(request: TurnRequest) -> float | None:
-    """Return the conversation's cost before this run; None when unknown."""
+    """Return the conversation's cost before this run; None if unknown."""
     if request.provider_session_id is None:
         return 0.0
     return number_of((request.previous_totals or {}).get("cost_usd"))

@@ -1,10 +1,10 @@
 """The Agent Client Protocol's wire: an agent's process, and JSON-RPC 2.0 in lines over its stdin and stdout.
 
-A loop of its own on poll(2), in a thread of its own there is nobody else: an event loop's library takes longer to load
-than most turns of the protocol. What an agent writes beside the protocol (banners, logs, a number, an escape code in
-front of a message) is handed on as stray text and never ends the turn. Only what has `jsonrpc` is a message.
+It has its own loop on poll(2), without threads: an event loop library takes longer to load
+than most turns of the protocol. What an agent writes besides the protocol (banners, logs, a number, an escape code in
+front of a message) is passed on as stray text and never ends the turn. Only objects with `jsonrpc` are messages.
 
-SIGTERM makes whichever wait is on, or the next one, raise `Stopped`: once.
+SIGTERM makes the current wait, or the next one, raise `Stopped`: once.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ CHUNK_BYTES = 1 << 16
 LINE_LIMIT_BYTES = 64 << 20
 DYING_WAIT_S = 0.5
 LOOK_MS = 20
-_ENDED = -3  # in the place of a descriptor: the agent has ended, and nothing else happened
+_ENDED = -3  # instead of a descriptor: the agent has ended, and nothing else happened
 _ESCAPES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[@-Z\\^_])|\ufeff")
 _BEGIN = '{"jsonrpc"'
-_DECODER = json.JSONDecoder(strict=False)  # which takes a raw tab or escape in a string
+_DECODER = json.JSONDecoder(strict=False)  # accepts a raw tab or escape in a string
 
 
 class RpcError(Exception):
@@ -43,7 +43,7 @@ class RpcError(Exception):
 
 
 class AgentGoneError(Exception):
-    """The agent has ended, or its output; `code` is its exit code, negative for a signal, None where it is unknown."""
+    """The agent, or its output, has ended; `code` is its exit code, negative for a signal, None if unknown."""
 
     def __init__(self, how: str, code: int | None) -> None:
         super().__init__(how)
@@ -51,14 +51,14 @@ class AgentGoneError(Exception):
 
 
 class Stopped(Exception):  # noqa: N818  # it is a request and no error
-    """Somebody has sent SIGTERM."""
+    """SIGTERM was received."""
 
 
 class Agent:
-    """An agent's process and what is said with it.
+    """An agent's process and the messages with it.
 
-    heed(method, params, is_request) takes what the agent sends by itself and returns the answer to a request; None to a
-    request means that there is no such method. stray(text) takes what is no message.
+    heed(method, params, is_request) handles what the agent sends by itself and returns the answer to a request; None to
+    a request means that there is no such method. stray(text) handles output that is not a message.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class Agent:
         self._buffer, self._seen, self._skips = bytearray(), 0, False
         self._outgoing = bytearray()
         self._asked = 0
-        self._answers: dict[int, Json | None] = {}  # by the number of the request; None while there is none
+        self._answers: dict[int, Json | None] = {}  # by the number of the request; None while pending
         self._term_came = self.is_stopped = False
         self._wake = self._catch_term()
         self.exit_code: int | None = None
@@ -79,7 +79,7 @@ class Agent:
         for descriptor in (self._wake, self._output, *([self._pidfd] if self._pidfd is not None else [])):
             self._poll.register(descriptor, select.POLLIN)
 
-    # What we say
+    # What we send
 
     def request(self, method: str, params: Json) -> int:
         """Send a request; return its number."""
@@ -115,7 +115,7 @@ class Agent:
         return found.get("result")
 
     def wait(self, seconds: float) -> None:
-        """Listen for so long, or until the agent's output ends."""
+        """Read for this long, or until the agent's output ends."""
         limit = _after(seconds)
         with suppress(TimeoutError):
             while self.is_open:
@@ -124,7 +124,7 @@ class Agent:
     # The end
 
     def close_input(self) -> None:
-        """Tell the agent that nothing more comes."""
+        """Close the agent's input."""
         if self._outgoing:
             self._poll.unregister(self._input)
             self._outgoing.clear()
@@ -133,7 +133,7 @@ class Agent:
             self._input = -1
 
     def wait_for_exit(self, seconds: float) -> bool:
-        """Listen until the agent has ended, at most for so long; say whether it has."""
+        """Read until the agent has ended, at most this long; say whether it has."""
         limit = _after(seconds)
         with suppress(TimeoutError):
             while self.exit_code is None:
@@ -141,14 +141,14 @@ class Agent:
         return self.exit_code is not None
 
     def kill(self, number: int) -> None:
-        """Send the agent a signal; it is our child, and its pid is its own until we have waited for it."""
+        """Send the agent a signal; it is our child, so its pid is not reused until we have waited for it."""
         if self.exit_code is None:
             os.kill(self._pid, number)
 
     # The loop
 
     def _catch_term(self) -> int:
-        """Take note of SIGTERM from now on; return a descriptor that can be read when it comes."""
+        """Catch SIGTERM from now on; return a descriptor that becomes readable when it comes."""
         reading, writing = os.pipe()
         os.set_blocking(reading, False)
         os.set_blocking(writing, False)
@@ -160,7 +160,7 @@ class Agent:
         self._term_came = True
 
     def _turn(self, limit: float | None) -> None:
-        """Wait for the next thing to happen, and do what it asks for."""
+        """Wait for the next event, and handle it."""
         left_ms = None if limit is None else max(0.0, limit - time.monotonic()) * 1000
         found = self._poll.poll(left_ms) if self._pidfd is not None else self._look(left_ms)
         if not found:
@@ -182,7 +182,7 @@ class Agent:
             self._pidfd = -2
 
     def _look(self, left_ms: float | None) -> list[tuple[int, int]]:
-        """Poll where there are no pidfds: the process's end is looked for every now and then."""
+        """Poll without pidfds: check now and then whether the process has ended."""
         limit = math.inf if left_ms is None else time.monotonic() + left_ms / 1000
         while self.exit_code is None:
             pid, status = os.waitpid(self._pid, os.WNOHANG)
@@ -196,7 +196,7 @@ class Agent:
         return []
 
     def _read_the_rest(self, number: int) -> None:
-        """Read what an agent that ended has left; whoever else holds its output open does not keep us."""
+        """Read the remaining output of an agent that ended; another holder of its output does not block us."""
         limit = _after(DYING_WAIT_S)
         with suppress(TimeoutError):
             while self._answers[number] is None and (self.is_open or self.exit_code is None):
@@ -216,7 +216,7 @@ class Agent:
         self._outgoing += json.dumps({"jsonrpc": "2.0", **message}).encode() + b"\n"
 
     def _write(self) -> None:
-        """Write what there is room for. An agent that does not read any more may still have something to say."""
+        """Write as much as fits. An agent that has stopped reading may still be writing."""
         try:
             del self._outgoing[: os.write(self._input, self._outgoing[:CHUNK_BYTES])]
         except BlockingIOError:
@@ -272,10 +272,10 @@ class Agent:
 
 
 def read_message(line: bytes) -> tuple[Json | None, str]:
-    """Return the message that a line is, or None, and the line as text.
+    """Return the message in a line, or None, and the line as text.
 
-    A byte that is no UTF-8 is taken for Latin-1. A mark of the byte order, escape codes and a prompt without a newline
-    may stand before a message.
+    A byte that is not UTF-8 is treated as Latin-1. A byte order mark, escape codes and a prompt without a newline
+    may precede a message.
     """
     text = line.decode("utf-8", _LATIN_1)
     found = _parse(text)
@@ -302,7 +302,7 @@ def _error_of(error: Any) -> RpcError:
 
 
 def _open_pidfd(pid: int) -> int | None:
-    """Return a descriptor of a child; None where there are none (gVisor, a seccomp filter)."""
+    """Return a pidfd of a child; None without pidfds (gVisor, a seccomp filter)."""
     try:
         return os.pidfd_open(pid)
     except OSError:
@@ -314,7 +314,7 @@ def _after(seconds: float | None) -> float | None:
 
 
 def _spawn(command: list[str]) -> tuple[int, int, int]:
-    """Start the agent; return our ends of its stdin and stdout, and its pid. It has our stderr, and no signal ignored.
+    """Start the agent; return our ends of its stdin and stdout, and its pid. It has our stderr, and no ignored signals.
 
     Raises OSError.
     """

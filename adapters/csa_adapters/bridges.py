@@ -1,6 +1,6 @@
-"""What the bridges share, which are programs: each runs as the tool, says lines of JSON, and ends at a signal.
+"""What the bridges share. They are programs: each runs as the tool, writes lines of JSON, and ends at a signal.
 
-They run without site-packages, some of them in every turn; so it imports what each of them needs, and no more.
+They run without site-packages, some of them in every turn, so this module imports only what each of them needs.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ ENDS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 class Terminated(BaseException):
-    """A signal asked for the end; `code` is what the program then exits with."""
+    """A signal requested the end; `code` is the program's exit code."""
 
     def __init__(self, number: int) -> None:
         self.code = 128 + number
 
 
 def end_at_signals() -> None:
-    """Have the signals that ask for the end raise `Terminated`."""
+    """Make the termination signals raise `Terminated`."""
     for number in ENDS:
         signal.signal(number, _terminate)
 
@@ -33,7 +33,7 @@ def _terminate(number: int, _frame: object) -> NoReturn:
 
 
 def say(event: str, /, **fields: Any) -> None:
-    """Write one line. Blocks while nobody reads."""
+    """Write one line. Blocks until it is read."""
     line = json.dumps({"type": event, **fields}, ensure_ascii=False) + "\n"
     sys.stdout.buffer.write(line.encode("utf-8", "replace"))
     sys.stdout.buffer.flush()

@@ -1,6 +1,6 @@
 """How csa runs Claude Code (`@anthropic-ai/claude-code`, seen at 2.1.328): `claude -p`, the prompt on stdin.
 
-Every flag answers something the real CLI did; `claude_stream` reads what comes back.
+Every flag is there because of something the real CLI did; `claude_stream` reads its output.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ _ALWAYS = ("-p", "--output-format", "stream-json", "--verbose")
 # Five retries end a dead provider's turn after about 20 s; the CLI's own ten take three minutes, even for a 401.
 _MAX_RETRIES = ("CLAUDE_CODE_MAX_RETRIES", "5")
 
-# What ends, or puts to the background, work that lasts: shell commands after 2 min (10 at most), a run that waits for
+# Limits that end long work, or move it to the background: shell commands after 2 min (at most 10), a run that waits for
 # its background agents after 10 min. A nested `csa run` may take as long as the turn.
 _SHELL_LIMITS = ("BASH_DEFAULT_TIMEOUT_MS", "BASH_MAX_TIMEOUT_MS")
 _WAIT_LIMIT = ("CLAUDE_CODE_PRINT_BG_WAIT_CEILING_MS",)
 _LONGEST_S, _MARGIN_S = 86_400.0, 60.0
-_LONGEST_TIMER_MS = 2_147_483_647  # a longer one would strike at once
+_LONGEST_TIMER_MS = 2_147_483_647  # a longer one would fire at once
 _SETTINGS = (
     "$CLAUDE_CONFIG_DIR/settings.json",
     "~/.claude/settings.json",
@@ -87,22 +87,22 @@ class ClaudeCodeAdapter:
 
     def login(self, request: LoginRequest) -> Login:
         """Say whether it would send credentials."""
-        from csa_adapters.claude_login import judge  # noqa: PLC0415  # only who chooses a tool, or doctor, asks
+        from csa_adapters.claude_login import judge  # noqa: PLC0415  # only choosing a tool, or doctor, needs it
 
         return judge(request)
 
     def account(self, environ: Mapping[str, str]) -> str:
-        """Name the config directory, and the endpoint where one is set; never its credentials."""
+        """Return the config directory, and the endpoint if one is set; never its credentials."""
         home = shortened(home_directory(environ, "CLAUDE_CONFIG_DIR", ".claude"), environ)
         endpoint = endpoint_name(environ.get("ANTHROPIC_BASE_URL", ""))
         return f"{home} {endpoint}" if endpoint else home
 
     def homes(self, environ: Mapping[str, str]) -> tuple[str, ...]:
-        """Name the config directory. ~/.claude.json need not be writable, and codex's sandbox takes no files."""
+        """Return the config directory. ~/.claude.json need not be writable, and codex's sandbox accepts no files."""
         return (home_directory(environ, "CLAUDE_CONFIG_DIR", ".claude"),)
 
     def removal(self, request: RemovalRequest) -> Removal | None:
-        """Name the transcript and its subagents': claude can only purge all of a directory's conversations."""
+        """Return the transcript and those of its sub-agents: claude can only purge all conversations of a directory."""
         if not is_uuid(request.provider_session_id):
             return None
         home = literal(home_directory(request.environ, "CLAUDE_CONFIG_DIR", ".claude"))
@@ -110,7 +110,7 @@ class ClaudeCodeAdapter:
         return Removal(files=(f"{kept}.jsonl", kept))
 
     def invocation(self, request: TurnRequest) -> Invocation:
-        """Say how to run the turn; UsageError for an id that the CLI would look up among titles."""
+        """Say how to run the turn; UsageError for an id that the CLI would search in titles."""
         return Invocation(
             argv=(*request.command, *_ALWAYS, *_session(request), *_permission(request), *_options(request)),
             stdin=_literal(request.prompt).encode("utf-8", "replace"),
@@ -151,12 +151,12 @@ def _session(request: TurnRequest) -> tuple[str, ...]:
 
 
 def _permission(request: TurnRequest) -> tuple[str, ...]:
-    """Choose the mode and the tools; the session does not keep them, so every turn says them."""
+    """Choose the mode and the tools; the session does not keep them, so every turn sets them."""
     return _PERMISSIONS[request.permission](request)
 
 
 def _read_only(request: TurnRequest) -> tuple[str, ...]:
-    """Take the writing tools away and deny what would ask. Plan mode would do too, but changes the task."""
+    """Remove the writing tools and deny what would ask. Plan mode would work too, but changes the task."""
     return (
         "--permission-mode",
         "dontAsk",
@@ -166,12 +166,12 @@ def _read_only(request: TurnRequest) -> tuple[str, ...]:
 
 
 def _edit(request: TurnRequest) -> tuple[str, ...]:
-    """Accept edits in the project and harmless commands; of the others only csa's own, and bare `env`."""
+    """Accept edits in the project and harmless commands; of other commands only csa's own, and bare `env`."""
     return ("--permission-mode", "acceptEdits", *_allowing(*_csa_rules(request), "Bash(env)"))
 
 
 def _full(_request: TurnRequest) -> tuple[str, ...]:
-    """Skip permissions. As root the CLI does that only where IS_SANDBOX is set, which `_environment` does.
+    """Skip permissions. As root the CLI does that only if IS_SANDBOX is set, which `_environment` does.
 
     Rules that allow every tool by name would leave out the user's MCP servers, and Edit on `.git` and `.claude`.
     """
@@ -186,11 +186,11 @@ _PERMISSIONS: dict[Permission, Callable[[TurnRequest], tuple[str, ...]]] = {
 
 
 def _csa_rules(request: TurnRequest) -> tuple[str, ...]:
-    """Allow csa by its name, and by its path where an agent may be told that: neither rule covers the other form.
+    """Allow csa by its name, and by its path if agents may use that: neither rule covers the other form.
 
-    They hold in pipes, lists and quoted heredocs, not behind `X=1 csa`, `csa ... &` or in `$(csa ...)` (2.1.328).
+    They work in pipes, lists and quoted heredocs, not for `X=1 csa`, `csa ... &` or in `$(csa ...)` (2.1.328).
     """
-    path = shlex.quote(request.csa_command)  # as the agent is told it
+    path = shlex.quote(request.csa_command)  # as the agent calls it
     return ("Bash(csa:*)",) if path == "csa" or _NOT_IN_RULES.search(path) else ("Bash(csa:*)", f"Bash({path}:*)")
 
 
@@ -205,7 +205,7 @@ def _denying(tools: tuple[str, ...]) -> tuple[str, str]:
 def _literal(prompt: str) -> str:
     """Keep a prompt from being run as a command: after a space `/compact` is text, and goes to the model.
 
-    `--disable-slash-commands` does not do it: known commands then answer that they are not available, with success.
+    `--disable-slash-commands` does not help: known commands then answer that they are not available, with success.
     """
     return f" {prompt}" if prompt.startswith("/") else prompt
 
@@ -227,7 +227,7 @@ def _options(request: TurnRequest) -> tuple[str, ...]:
 
 
 def _environment(request: TurnRequest) -> dict[str, str | None]:
-    changes: dict[str, str | None] = {"DISABLE_AUTOUPDATER": "1"}  # nothing replaces the binary under a running turn
+    changes: dict[str, str | None] = {"DISABLE_AUTOUPDATER": "1"}  # no update may replace the binary during a turn
     variable, value = _MAX_RETRIES
     if not request.environ.get(variable):
         changes[variable] = value
@@ -235,15 +235,15 @@ def _environment(request: TurnRequest) -> dict[str, str | None]:
     if request.is_root and request.permission is Permission.FULL:
         changes["IS_SANDBOX"] = "1"  # no other value counts
     if request.ephemeral:
-        # The user's settings may hold the login and are kept; CLAUDE.md goes by no flag that keeps them.
+        # The user's settings may contain the login and are kept; no flag that keeps them skips CLAUDE.md.
         changes["CLAUDE_CODE_DISABLE_CLAUDE_MDS"] = "1"
     return changes
 
 
 def _time_limits(request: TurnRequest) -> dict[str, str]:
-    """Set limits that are longer than the turn's own, in groups of which the user has set none.
+    """Set limits longer than the turn's own, in groups of which the user has set none.
 
-    A group is left alone as a whole: the longest a command may ask for is never less than what it gets unasked.
+    A group is left alone as a whole: a command's maximum must not be less than its default.
     """
     limit_s = _LONGEST_S if request.timeout_s is None else request.timeout_s
     limit_ms = str(min(int((limit_s + _MARGIN_S) * 1000), _LONGEST_TIMER_MS))
@@ -252,6 +252,6 @@ def _time_limits(request: TurnRequest) -> dict[str, str]:
 
 
 def _set_in_settings(request: TurnRequest) -> set[str]:
-    """Name the variables that the user's settings set, which overrides the environment (2.1.328)."""
+    """Return the variables set in the user's settings, which override the environment (2.1.328)."""
     settings = (read_object(content.encode("utf-8", "replace")) or {} for content in request.files.values())
     return {name for found in settings for name in mapping_of(found.get("env"))}

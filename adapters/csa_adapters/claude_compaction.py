@@ -1,7 +1,7 @@
 """Reads `/compact`, run by `claude -p --resume` (seen at 2.1.328): a status, a `compact_boundary`, a result line.
 
 Trap: a compaction that failed ends with exit 0, `is_error: false` and `subtype: success`. Only `compact_result` and the
-boundary tell, and the boundary is the proof.
+boundary show it, and the boundary is the proof.
 """
 
 from __future__ import annotations

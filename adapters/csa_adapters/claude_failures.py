@@ -1,4 +1,4 @@
-"""What kind of failure Claude Code's names, numbers and words mean (2.1.328; the names are those of its own tables).
+"""What kind of failure Claude Code's names, numbers and messages mean (2.1.328; the names are from its own tables).
 
 Only typed evidence comes here: fields of error lines and of results, and the texts of lines the CLI marks as errors.
 """
@@ -11,8 +11,8 @@ from csa.model.adapter import ErrorKind
 from csa_adapters.failures import kind_of_message, kind_of_status, rules
 from csa_adapters.jsonlines import text_of
 
-# `terminal_reason`, `startup_failure_reason`, `api_error_type`, `api_error` and `error`, where they say more than the
-# HTTP status.
+# `terminal_reason`, `startup_failure_reason`, `api_error_type`, `api_error` and `error`, if they are more specific than
+# the HTTP status.
 _NAMES: dict[str, ErrorKind] = {
     "prompt_too_long": "context_overflow",
     "blocking_limit": "context_overflow",
@@ -63,7 +63,7 @@ _LIMITS = rules(
         "quota",
     ),
     (r"credit balance|current quota|out of (extra )?usage|exceeds your .{0,40}budget", "quota"),
-    (r"^Prompt is too long", "context_overflow"),  # its status, 400, and type say no more than invalid_request
+    (r"^Prompt is too long", "context_overflow"),  # its status, 400, and type only mean invalid_request
     (r"reached its context window limit", "context_overflow"),  # its name is max_output_tokens
 )
 _MESSAGES = rules(
@@ -78,8 +78,8 @@ STARTUP = rules(
     (r"unknown option|argument .* is invalid|requires --verbose|missing required", "invalid_request"),
     (r"not logged in|/login|Invalid API key", "auth"),
 )
-# How a turn may end of which the result says no error, and yet the agent was not done. A `Stop` hook that forbids to go
-# on (`stop_hook_prevented`) comes after the answer.
+# Ends without an error in the result where the agent was not done. A `Stop` hook that forbids continuing
+# (`stop_hook_prevented`) comes after the answer.
 _BROKEN_OFF = frozenset(
     {
         "aborted_streaming",
@@ -110,7 +110,7 @@ _LAST_WORDS_MISSING = {
 
 
 def kind_of(names: list[Any], status: Any, message: str) -> ErrorKind:
-    """Return the kind of a failure: exact names say most, then the status, then coarse names, then the words."""
+    """Return the kind of a failure: by exact names, then the status, then coarse names, then the message."""
     texts = [text_of(name) for name in names]
     named = next((_NAMES[text] for text in texts if text in _NAMES), None)
     coarse = next((_COARSE_NAMES[text] for text in texts if text in _COARSE_NAMES), None)
@@ -125,12 +125,12 @@ def kind_of(names: list[Any], status: Any, message: str) -> ErrorKind:
 
 
 def kind_of_failure(message: str) -> ErrorKind:
-    """Return the kind of a failure of which the CLI tells only a message."""
+    """Return the kind of a failure for which the CLI only has a message."""
     return kind_of([], None, message)
 
 
 def broken_off(result: dict[str, Any]) -> tuple[ErrorKind, str] | None:
-    """Return why a result that tells no error is none of a turn that was done; None where it is."""
+    """Return why a result without an error is not that of a completed turn; None if it is."""
     reason, last = text_of(result.get("terminal_reason")), text_of(result.get("stop_reason"))
     if reason in _BROKEN_OFF:
         said = text_of(result.get("result"))

@@ -1,7 +1,7 @@
-"""Whether claude would send credentials, as its requests to a provider on the loopback showed (2.1.328). Pure.
+"""Whether claude would send credentials, as observed in its requests to a local provider (2.1.328). Pure.
 
-`env` of its settings counts as the environment. A token of `.credentials.json` counts only with the scope of inference;
-one that has expired is renewed, and sent. With a cloud's switch on, credentials are that cloud's; csa sees a few.
+`env` of its settings counts as environment. A token in `.credentials.json` counts only with the inference scope;
+an expired one is renewed and sent. With a cloud's switch on, credentials are that cloud's; csa finds some of them.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _SETTINGS = (
 )
 _CLOUD_FILES = ("~/.aws/credentials", "~/.config/gcloud/application_default_credentials.json")
 _VARIABLES = ("ANTHROPIC_API_KEY", "ANTHROPIC_AUTH_TOKEN", "CLAUDE_CODE_OAUTH_TOKEN")
-# By the switch: what a key of that cloud may stand in, and which files may have it.
+# By switch: the variables and files that may have a key of that cloud.
 _CLOUDS: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "CLAUDE_CODE_USE_BEDROCK": (
         ("AWS_BEARER_TOKEN_BEDROCK", "AWS_ACCESS_KEY_ID", "AWS_PROFILE", "CLAUDE_CODE_SKIP_BEDROCK_AUTH"),
@@ -43,7 +43,7 @@ _HEADER = re.compile(r"^\s*(x-api-key|authorization)\s*:\s*\S", re.IGNORECASE | 
 
 
 def judge(request: LoginRequest) -> Login:
-    """Judge by the environment, the settings, and what a login has left."""
+    """Judge by the environment, the settings, and the files of a login."""
     settings = [each for each in (object_of(request.files.get(name)) for name in _in_force(request)) if each]
     environ: dict[str, Any] = dict(request.environ)
     for each in settings:

@@ -4,7 +4,7 @@ Traps: `subtype: success` and exit 0 both come with failures, so success is a re
 together; `type` is not the first key; every line names its session; an API error comes as an assistant message; lines
 of sub-agents carry `parent_tool_use_id`.
 
-A result need not be the end. Commands and sub-agents that run in the background keep the process; each one's end wakes
+A result need not be the end. Background commands and sub-agents keep the process running; each one's end wakes
 the agent for more work, and another result. After a turn that was killed meanwhile, a result of zero turns comes for
 those that were lost, before the prompt's own. So the last result counts, if no work of the agent's own came after it.
 """
@@ -67,10 +67,10 @@ class ClaudeCodeDecoder(StreamDecoder):
         self._unknown = f"No conversation found with session ID: {request.conversation}"
         self._result: Json | None = None  # the prompt's last
         self._is_working = False  # the agent has gone on since then
-        self._is_stirring = False  # ... or its helpers have, so that it may
+        self._is_stirring = False  # ... or its helpers have, so it may
         self._tasks: tuple[str, ...] = ()  # what runs in the background
-        self._blocked: tuple[str, str] | None = None  # how a hook kept the prompt from the model, and its words
-        self._resets_at: float | None = None  # when the quota returns of which it was last said that it is used up
+        self._blocked: tuple[str, str] | None = None  # how a hook blocked the prompt, and its message
+        self._resets_at: float | None = None  # when the last used-up quota resets
         self._used = ClaudeUsage(request)
         self._plans: set[str] = set()  # open calls that were told as plans
         self._events = {
@@ -103,7 +103,7 @@ class ClaudeCodeDecoder(StreamDecoder):
 
     @property
     def is_finished(self) -> bool:
-        """Whether the prompt has a result, after which nothing went on, and nothing runs in the background."""
+        """Whether the prompt has a result after which nothing continued, and nothing is running in the background."""
         return self.has_answered and not self._is_stirring and not self._tasks
 
     @property
@@ -113,7 +113,7 @@ class ClaudeCodeDecoder(StreamDecoder):
 
     @property
     def background(self) -> tuple[str, ...]:
-        """What runs in the background."""
+        """What is running in the background."""
         return self._tasks
 
     def close(self, end: ToolExit) -> Outcome:
@@ -127,7 +127,7 @@ class ClaudeCodeDecoder(StreamDecoder):
         )
 
     def _totals(self) -> dict[str, float] | None:
-        """Return the conversation's cost, also of a run that said nothing of it: so far is still so far."""
+        """Return the conversation's cost; a run that does not report it has not changed it."""
         exists, cost = self._session is not None or self._resumed, self._used.cost
         return {"cost_usd": cost} if exists and cost is not None else None
 
@@ -141,7 +141,7 @@ class ClaudeCodeDecoder(StreamDecoder):
         return unclean(end)
 
     def _cause(self, result: Json) -> Failure | None:
-        """Return why the result is that of no turn that was done."""
+        """Return why the result is not that of a completed turn."""
         if result.get("is_error") is not False:
             return self._failure(result)
         if self._blocked is not None and not count_of(result.get("num_turns")):
@@ -153,7 +153,7 @@ class ClaudeCodeDecoder(StreamDecoder):
         if self._error is not None:
             return self._error
         said = stderr_message(end.stderr_tail)
-        if said == self._unknown and self._session is None:  # of older versions, which write no result of it
+        if said == self._unknown and self._session is None:  # of older versions, which write no result for it
             return "unknown_conversation", said
         kind = kind_of_message(said, STARTUP) if self._session is None and end.signal is None else None
         if kind is not None:
@@ -171,12 +171,12 @@ class ClaudeCodeDecoder(StreamDecoder):
         return self._kind(names, result.get("api_error_status"), message), message
 
     def _kind(self, names: list[Any], status: Any, message: str) -> ErrorKind:
-        """Return the kind of a failure. A limit of which it was said when it returns is a quota."""
+        """Return the kind of a failure. A limit with a stated reset is a quota."""
         kind = kind_of(names, status, message)
         return "quota" if kind == "rate_limit" and self._resets_at is not None else kind
 
     def _identify(self, event: Json) -> list[Update]:
-        """Compare the line's own session with the one asked for; bind at the first that is not a failure's."""
+        """Compare the line's session with the requested one; bind at the first that is not a failure's."""
         session = event.get("session_id")
         if type(session) is not str:
             return []
@@ -189,29 +189,29 @@ class ClaudeCodeDecoder(StreamDecoder):
         return handler(event) if handler else None
 
     def _begin(self, _event: Json) -> list[Update]:
-        """Note that the agent is at work; what else init says is told by session_bound."""
+        """Note that the agent is at work; session_bound has the rest of init."""
         self._is_working = True
         return []
 
     def _stir(self, event: Json) -> None:
-        """Note that the agent has gone on; or that one of its sub-agents has, of which it will hear."""
+        """Note that the agent has continued; or one of its sub-agents, whose result it will get."""
         if text_of(event.get("parent_tool_use_id")):
             self._is_stirring = True
         else:
             self._is_working = True
 
     def _task_ended(self, _event: Json) -> None:
-        """Note that something in the background has ended, for which the agent is woken."""
+        """Note that something in the background has ended, which wakes the agent."""
         self._is_stirring = True
 
     def _tasks_changed(self, event: Json) -> None:
-        """Note what runs in the background now: each such line names all of it. What is `ambient` keeps nothing up."""
+        """Note what is running in the background now: each such line lists it all. `ambient` entries block nothing."""
         tasks = [task for task in map(mapping_of, list_of(event.get("tasks"))) if task]
         kept = [task for task in tasks if task.get("ambient") is not True]
         self._tasks = tuple(text_of(task.get("description")) or "a task without a name" for task in kept)
 
     def _informational(self, event: Json) -> list[Update] | None:
-        """Note a hook that keeps the prompt from the model: nothing else tells that the turn was not done."""
+        """Note a hook that blocks the prompt: nothing else shows that the turn was not done."""
         said = text_of(event.get("content"))
         if event.get("prevent_continuation") is True:
             outcome = mapping_of(event.get("prompt_submit_outcome"))
@@ -225,7 +225,7 @@ class ClaudeCodeDecoder(StreamDecoder):
     def _status(self, event: Json) -> list[Update]:
         if event.get("compact_result") == "failed":
             return [warning_update(text_of(event.get("compact_error")) or "compaction failed")]
-        return []  # what came of a compaction that succeeded is told by its boundary
+        return []  # the result of a successful compaction is in its boundary
 
     def _compaction(self, event: Json) -> list[Update]:
         return [Update("compaction", dict(mapping_of(event.get("compact_metadata"))))]
@@ -267,7 +267,7 @@ class ClaudeCodeDecoder(StreamDecoder):
 
     def _text_block(self, block: Json, parent: str) -> list[Update]:
         text = text_of(block.get("text"))
-        if parent:  # a sub-agent's word is its call's progress, not this turn's answer
+        if parent:  # a sub-agent's message is its call's progress, not this turn's answer
             return [Update("tool_call_update", {"id": parent, "status": "in_progress", "content": text})]
         self._text = text
         return [Update("agent_message", {"text": text})]
@@ -303,7 +303,7 @@ class ClaudeCodeDecoder(StreamDecoder):
         self._stir(event)
         blocks = list_of(mapping_of(event.get("message")).get("content"))
         results = [block for block in blocks if mapping_of(block).get("type") == "tool_result"]
-        if not results:  # what the CLI tells the model itself: an interruption, a sub-agent's task, a summary
+        if not results:  # the CLI's own messages to the model: an interruption, a sub-agent's task, a summary
             return None
         return [update for block in results for update in self._result_block(block, "")]
 
@@ -313,7 +313,7 @@ class ClaudeCodeDecoder(StreamDecoder):
             _, title = _describe(text_of(denial.get("tool_name")), mapping_of(denial.get("tool_input")))
             updates += self._deny(text_of(denial.get("tool_use_id")), title)
         if self._session is not None and number_of(mapping_of(event.get("usage")).get("input_tokens")) is not None:
-            self._used.add_result(event)  # that of an unknown session counts 0, as if it had cost nothing so far
+            self._used.add_result(event)  # an unknown session's result has 0, as if it had cost nothing so far
         if not self._is_orphans(event):
             self._result = event
             updates += self._told_by(event)
@@ -324,7 +324,7 @@ class ClaudeCodeDecoder(StreamDecoder):
         return updates + self._use(self._used.total)
 
     def _is_orphans(self, result: Json) -> bool:
-        """Tell a result for a background task alone, of which the model was not asked: it answers no prompt."""
+        """Recognise a result only for a background task, without a model call: it answers no prompt."""
         origin = text_of(mapping_of(result.get("origin")).get("kind"))
         return origin == "task-notification" and result.get("num_turns") == 0 and result.get("is_error") is False
 
@@ -338,7 +338,7 @@ class ClaudeCodeDecoder(StreamDecoder):
 
 
 def _text_of_content(content: Any) -> str:
-    """Return the text of a message's content: a string, or blocks of which some are no text."""
+    """Return the text of a message's content: a string, or blocks of which some are not text."""
     if type(content) is str:
         return content
     return "\n".join(filter(None, (_text_of_block(mapping_of(block)) for block in list_of(content))))

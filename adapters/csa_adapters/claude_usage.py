@@ -1,9 +1,9 @@
-"""What one run of Claude Code has used (seen at 2.1.328).
+"""The usage of one run of Claude Code (seen at 2.1.328).
 
-A run writes several results. Each states, in `model_usage_since_last_result`, all calls since the one before, those of
-sub-agents included; sums of these are exact, whatever a kill did to the conversation's totals. Without that field
-(older versions) there are `usage`, the main agent's tokens alone, and the cost of the whole conversation. What was
-asked since the last result is known from the messages: their input exactly, of their output only the beginning.
+A run writes several results. Each has, in `model_usage_since_last_result`, all calls since the previous one, including
+those of sub-agents; their sums are exact, whatever a kill did to the conversation's totals. Without that field
+(older versions) there are `usage`, only the main agent's tokens, and the cost of the whole conversation. What was
+requested since the last result is known from the messages: the input exactly, the output only in part.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ class ClaudeUsage:
 
     @property
     def total(self) -> Usage | None:
-        """Return what the run has used so far; None when nothing is known."""
+        """Return the run's usage so far; None if nothing is known."""
         found = self._stated
         for usage in self._since.values():
             found = usage if found is None else found + usage
         return found
 
     def add_message(self, message: Json) -> bool:
-        """Take a line of an answer, which comes in one line a block; return whether it told anything new."""
+        """Take a line of an answer, which comes as one line per block; return whether it had anything new."""
         reported = mapping_of(message.get("usage"))
         if number_of(reported.get("input_tokens")) is None:
             return False
@@ -72,7 +72,7 @@ def _of_model(used: Json) -> Usage:
 
 
 def _without_cost(each: list[Usage]) -> Usage:
-    """Sum tokens where the cost of some is unknown: half a cost would be taken for the whole."""
+    """Sum tokens if the cost of some is unknown: a partial cost would look like the total."""
     return Usage(
         sum(used.input_tokens for used in each),
         sum(used.output_tokens for used in each),
@@ -81,9 +81,9 @@ def _without_cost(each: list[Usage]) -> Usage:
 
 
 def _cost_before(request: TurnRequest) -> float | None:
-    """Return the conversation's cost before this run; None when unknown: a resume of what csa has no figures for.
+    """Return the conversation's cost before this run; None if unknown, as for a conversation csa has no figures for.
 
-    A fork begins with what the conversation it is a copy of has cost (2.1.328).
+    A fork starts with the cost of the conversation it copies (2.1.328).
     """
     if request.provider_session_id is None and request.fork_of is None:
         return 0.0

@@ -1,6 +1,6 @@
 """How csa runs the Codex CLI (`@openai/codex`, seen at 0.169.0): `codex exec --json`, the prompt on stdin.
 
-Every flag answers something the real CLI did; `codex_stream` reads what comes back.
+Every flag is there because of something the real CLI did; `codex_stream` reads its output.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ if TYPE_CHECKING:
 BRIDGE = posixpath.join(posixpath.dirname(__file__), "codex_bridge.py")
 
 _ANY_WAY = (
-    # With this feature an unreachable provider is retried for ever, whatever `stream_max_retries` says.
+    # With this feature an unreachable provider is retried for ever, whatever `stream_max_retries` is.
     "--disable",
     "unbounded_connection_retries",
-    # A login shell resets PATH (as root, and where profiles say so), and `csa` is then not found by the agent.
+    # A login shell resets PATH (as root, and if profiles do so), and then the agent does not find `csa`.
     "-c",
     "allow_login_shell=false",
 )
@@ -74,20 +74,20 @@ class CodexAdapter:
 
     def login(self, request: LoginRequest) -> Login:
         """Say whether it would send credentials."""
-        from csa_adapters.codex_login import judge  # noqa: PLC0415  # only who chooses a tool, or doctor, asks
+        from csa_adapters.codex_login import judge  # noqa: PLC0415  # only choosing a tool, or doctor, needs it
 
         return judge(request)
 
     def account(self, environ: Mapping[str, str]) -> str:
-        """Name the CODEX_HOME: threads of one home are unknown in another."""
+        """Return the CODEX_HOME: threads of one home are unknown in another."""
         return shortened(_home(environ), environ)
 
     def homes(self, environ: Mapping[str, str]) -> tuple[str, ...]:
-        """Name the CODEX_HOME; a nested codex that cannot write there does not start."""
+        """Return the CODEX_HOME; a nested codex that cannot write there does not start."""
         return (_home(environ),)
 
     def removal(self, request: RemovalRequest) -> Removal | None:
-        """Have codex delete the thread; it asks nothing of a UUID."""
+        """Have codex delete the thread; given a UUID it does not prompt."""
         session_id = request.provider_session_id
         if not is_uuid(session_id):
             return None
@@ -96,7 +96,7 @@ class CodexAdapter:
         )
 
     def invocation(self, request: TurnRequest) -> Invocation:
-        """Say how to run the turn; UsageError for an id that codex would silently take for a new thread's name."""
+        """Say how to run the turn; UsageError for an id that codex would silently treat as a new thread's name."""
         return Invocation(
             argv=(
                 *request.command,
@@ -111,7 +111,7 @@ class CodexAdapter:
         )
 
     def interactive(self, request: TurnRequest) -> Invocation:
-        """Open the TUI on the thread, without the daemon that it would leave running behind it."""
+        """Open the TUI on the thread, without the daemon that it would leave running."""
         return Invocation(argv=(*request.command, *_thread(request), "--no-daemon", *_options(request)), stdin=b"")
 
     def decoder(self, request: TurnRequest) -> CodexDecoder:
@@ -121,7 +121,7 @@ class CodexAdapter:
         return CodexDecoder(request)
 
     def compaction(self, request: TurnRequest) -> Invocation:
-        """Say how to compact: `codex exec` takes /compact for a message, but codex's app-server can be told."""
+        """Say how to compact: `codex exec` treats /compact as a message, but codex's app-server can do it."""
         (_, thread) = _thread(request)
         return Invocation(
             argv=(sys.executable, "-I", "-S", BRIDGE, *request.command, "app-server", *_ANY_WAY),
@@ -163,10 +163,10 @@ def _thread(request: TurnRequest) -> tuple[str, ...]:
 
 
 def _permission(request: TurnRequest) -> tuple[str, ...]:
-    """Choose the sandbox. It is not sticky, so every turn says it; and it must come before `resume`.
+    """Choose the sandbox. It is not sticky, so every turn sets it; and it must come before `resume`.
 
     codex cannot build its sandbox inside its own: every command of a nested one fails (0.169.0). Inside one, `edit`
-    therefore goes without: the outer sandbox still confines it. `read-only` does not, and fails closed.
+    therefore uses none: the outer sandbox still confines it. `read-only` does not do that, and fails closed.
     """
     inside = request.sandboxed_by == CodexAdapter.name
     if request.permission is Permission.FULL or (inside and request.permission is Permission.EDIT):
@@ -177,9 +177,9 @@ def _permission(request: TurnRequest) -> tuple[str, ...]:
 
 
 def _workspace(writable_dirs: tuple[str, ...]) -> tuple[str, ...]:
-    """Open the network, without which no nested agent reaches its provider, and what a nested csa writes.
+    """Allow the network, which nested agents need for their providers, and what a nested csa writes.
 
-    The directories must exist: a file, or a name with nothing behind it, makes every command of the turn fail.
+    The directories must exist: a file, or a missing path, makes every command of the turn fail.
     """
     network = _setting("sandbox_workspace_write.network_access", "true")
     if not writable_dirs:  # an empty list would undo what the user's own config allows
@@ -194,10 +194,10 @@ def _options(request: TurnRequest) -> tuple[str, ...]:
     if request.effort:
         chosen += _setting("model_reasoning_effort", toml_string(request.effort))
     if request.system:
-        # Heard at a thread's first turn only: 0.169.0 keeps the first text on a resume, whatever is given then.
+        # Only effective in a thread's first turn: 0.169.0 keeps the first text on a resume, whatever is given then.
         chosen += _setting("developer_instructions", toml_string(request.system))
     if request.ephemeral:
-        # Without the second, --ephemeral still reads AGENTS.md. The one in CODEX_HOME is read whatever is said.
+        # Without the second, --ephemeral still reads AGENTS.md. The one in CODEX_HOME is always read.
         chosen += ("--ephemeral", *_setting("project_doc_max_bytes", "0"))
     return tuple(chosen)
 

@@ -1,10 +1,10 @@
-"""Compacts one thread of codex (seen at 0.169.0) through its app-server; started by the adapter as the tool itself.
+"""Compacts one thread of codex (seen at 0.169.0) through its app-server; the adapter starts it as the tool.
 
     python -I -S codex_bridge.py codex app-server    with one JSON object on stdin: thread, cwd, and perhaps a model
 
-Why a program: the app-server ends with its stdin, and what is asked depends on what it has answered. It writes the
-server's own lines (JSON-RPC without "jsonrpc") to stdout as they come, and leaves when the compaction's turn has ended:
-with 0 if it completed. SIGTERM interrupts it, and leaves the thread as it was.
+Why a program: the app-server ends with its stdin, and requests depend on earlier answers. It writes the
+server's own lines (JSON-RPC without "jsonrpc") to stdout as they come, and exits when the compaction's turn has ended:
+with 0 if it completed. SIGTERM interrupts it, and leaves the thread unchanged.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _ABOUT = {"clientInfo": {"name": "csa", "title": "csa", "version": "1"}, "capabi
 
 
 def compact(order: Json, requests: IO[str], messages: Iterator[Json]) -> int:
-    """Ask for the compaction and wait for its end; return the exit code."""
+    """Request the compaction and wait for its end; return the exit code."""
     thread = order["thread"]
     kept = {key: order[key] for key in ("cwd", "model") if order.get(key)}
     steps = [
@@ -49,7 +49,7 @@ def compact(order: Json, requests: IO[str], messages: Iterator[Json]) -> int:
 
 
 def _send(requests: IO[str], message: Json) -> None:
-    with suppress(BrokenPipeError):  # that it has gone is told by the end of its lines
+    with suppress(BrokenPipeError):  # the end of its lines shows that it is gone
         requests.write(json.dumps(message) + "\n")
         requests.flush()
 
@@ -67,7 +67,7 @@ def _is_answer(message: Json, number: int) -> bool:
 
 
 def relay(lines: IO[str]) -> Iterator[Json]:
-    """Pass the server's lines on, and yield what they say."""
+    """Pass the server's lines on, and yield their content."""
     for line in lines:
         sys.stdout.write(line)
         sys.stdout.flush()
@@ -102,7 +102,7 @@ def main() -> int:
 
 
 def _leave(server: subprocess.Popen[str]) -> None:
-    """Let it go: the end of its input, TERM, KILL."""
+    """End it: close its input, TERM, KILL."""
     assert server.stdin
     with suppress(OSError):
         server.stdin.close()

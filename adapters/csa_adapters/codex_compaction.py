@@ -1,6 +1,6 @@
 """Reads what `codex_bridge` passes on: the notifications of codex's app-server (seen at 0.169.0) while it compacts.
 
-Proof: the item `contextCompaction` was completed, and so was its turn. The answer to `thread/compact/start` is none: it
+Proof: the item `contextCompaction` and its turn were completed. The answer to `thread/compact/start` is not a proof: it
 comes before anything has happened. Tokens of the context are those of the last request before, and an estimate after.
 """
 
@@ -70,7 +70,7 @@ class CodexCompactionDecoder(StreamDecoder):
         return unfinished(end, "the end of the compaction")
 
     def _answer(self, event: Json) -> list[Update]:
-        """Take the answer to a request: which thread it is, or why not."""
+        """Take the answer to a request: the thread, or an error."""
         request = _REQUESTS.get(count_of(event.get("id")), "request")
         if "error" in event:
             message = text_of(mapping_of(event.get("error")).get("message")) or "no reason given"
@@ -85,7 +85,7 @@ class CodexCompactionDecoder(StreamDecoder):
         told = mapping_of(params.get("tokenUsage"))
         total, last = mapping_of(told.get("total")), mapping_of(told.get("last"))
         context = number_of(last.get("totalTokens"))
-        if self._before is None:  # told at the resume: the thread's last turn
+        if self._before is None:  # sent at the resume: the thread's last turn
             self._before = int(context) if context else None
         self._after = None if context is None else int(context)
         reported = {theirs: total.get(camel) for theirs, camel in (*_KEYS, ("output_tokens", "outputTokens"))}

@@ -1,8 +1,8 @@
-"""Whether codex would send credentials, as its requests to a provider on the loopback showed (0.169.0). Pure.
+"""Whether codex would send credentials, as observed in its requests to a local provider (0.169.0). Pure.
 
-OPENAI_API_KEY is none: codex does not read it. Of the built-in provider it sends CODEX_API_KEY, else what `codex login`
-has left in auth.json: its key, unless `auth_mode` says otherwise, else the tokens. A provider of the user's own is sent
-what its table names, and neither of those, unless it says `requires_openai_auth`.
+OPENAI_API_KEY does not count: codex does not read it. To the built-in provider it sends CODEX_API_KEY, else what
+`codex login` has stored in auth.json: its key, unless `auth_mode` says otherwise, else the tokens. A user's provider
+gets what its table names, and neither of those, unless it has `requires_openai_auth`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _HEADERS = re.compile(r"authorization|.*api[-_]key", re.IGNORECASE)
 
 
 def judge(request: LoginRequest) -> Login:
-    """Judge by the provider that is configured."""
+    """Judge by the configured provider."""
     if any(word in {"--profile", "-p"} or word.startswith("--profile=") for word in request.command):
         return Login(None, "its command names a profile")
     settings = _settings(request)
@@ -40,7 +40,7 @@ def judge(request: LoginRequest) -> Login:
 
 
 def _of_provider(name: str, table: Mapping[str, Any], environ: Mapping[str, str]) -> Login | None:
-    """Judge a provider of the user's own; None for one that takes what OpenAI's does."""
+    """Judge a user's own provider; None for one that accepts what OpenAI's does."""
     if variable := text_of(table.get("env_key")):
         if is_word(environ.get(variable)):
             return Login(True, variable)
@@ -76,7 +76,7 @@ def _has_key(kept: Mapping[str, Any]) -> bool:
 
 
 def _settings(request: LoginRequest) -> dict[str, Any] | None:
-    """Return the settings with what the command overrides; None where the file is no TOML."""
+    """Return the settings with the command's overrides; None if the file is not TOML."""
     text = first_file(request.files, request.environ, "CODEX_HOME", "~/.codex", "config.toml")
     try:
         settings = tomllib.loads(text or "")
@@ -99,7 +99,7 @@ def _overrides(command: tuple[str, ...]) -> Iterator[tuple[str, Any]]:
 def _value(text: str) -> Any:
     try:
         return tomllib.loads(f"value = {text}")["value"]
-    except ValueError:  # it takes that literally
+    except ValueError:  # codex uses that literally
         return text.strip().strip("\"'")
 
 

@@ -1,7 +1,7 @@
-"""Reads codex's own record of its threads (rollouts, seen at 0.169.0) for the tokens that its stream does not tell.
+"""Reads codex's own record of its threads (rollouts, seen at 0.169.0) for tokens that are not in its stream.
 
-The stream has one figure, for the whole thread, in the line that completes a turn: none of a turn that failed or was
-killed, after which the thread's figure lacks the last answer; and never those of the agents that codex runs itself,
+The stream has one figure, for the whole thread, in the line that completes a turn: none for a turn that failed or was
+killed, after which the thread's figure lacks the last answer; and never those of codex's own sub-agents,
 which are threads of their own. A rollout has a line for each answer of the provider, with the thread it belongs to, and
 the turn of the user's thread that it was for.
 """
@@ -17,18 +17,18 @@ from csa_adapters.homes import is_uuid, literal
 from csa_adapters.jsonlines import count_of, mapping_of, read_object, text_of
 
 _KINDS = (b'"token_usage_record"', b'"task_started"', b'"SubAgentActivity"')
-_HEAD_BYTES = 300  # of a line, where its kind stands: most are long, and of no interest
+_HEAD_BYTES = 300  # the part of a line with its kind: most lines are long, and irrelevant
 
 
 class Rollouts:
-    """The tokens of one turn of `thread`, whose own rollout is to be read first."""
+    """The tokens of one turn of `thread`, whose own rollout must be read first."""
 
     def __init__(self) -> None:
         self.thread = ""
         self._turn = ""
         self._turns: set[str] = set()
         self._answers: set[tuple[str, str]] = set()  # counted; a copied history repeats them
-        self.own: Usage | None = None  # of the turn, without its agents'; None where no answer to it is recorded
+        self.own: Usage | None = None  # of the turn, without its agents'; None if no answer to it is recorded
         self.agents = Usage()
         self.threads: dict[str, None] = {}  # the agents', in order
 
@@ -47,7 +47,7 @@ class Rollouts:
             self.threads[agent] = None
 
     def _begin(self, turn: str, root: str) -> None:
-        """Begin a turn of the thread itself: those of its agents have another root."""
+        """Begin a turn of the thread itself: its agents' turns have another root."""
         if turn == root and turn not in self._turns:
             self._turns.add(turn)
             self._turn, self.own, self.agents, self.threads = turn, None, Usage(), {}
@@ -75,6 +75,6 @@ def usage_of(counts: Mapping[str, Any]) -> Usage:
 
 
 def rollout_patterns(home: str, threads: Iterable[str]) -> tuple[str, ...]:
-    """Return globs for the rollouts of threads below a CODEX_HOME; what is no thread's id has none."""
+    """Return globs for the rollouts of threads in a CODEX_HOME; none for anything that is not a thread id."""
     place = posixpath.join(literal(home), "sessions", "*", "*", "*")
     return tuple(f"{place}/rollout-*-{thread}.jsonl" for thread in threads if is_uuid(thread))

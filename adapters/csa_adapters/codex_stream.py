@@ -1,8 +1,8 @@
 """Reads `codex exec --json` (seen at 0.169.0): thread.started, then items, then turn.completed or turn.failed.
 
 Traps: an *item* of type `error` is a warning, not a failure; `error` events are retry notices and the final error
-alike; usage counts the whole thread; a resume can silently begin another thread; what fails before the first line is
-only on stderr; a turn that a hook refuses is completed, with nothing used; commands that run on in the background end
+alike; usage is that of the whole thread; a resume can silently begin another thread; a failure before the first line is
+only on stderr; a turn that a hook blocks is completed, with nothing used; background commands end
 with the turn, without a line.
 """
 
@@ -35,7 +35,7 @@ from csa_adapters.jsonlines import Json, count_of, list_of, mapping_of, number_o
 _RETRY = re.compile(r"Reconnecting\.\.\. (?:(\d{1,9})/(\d{1,9})|waiting for network)(?: \((.*)\))?$", re.DOTALL)
 _STATUS = re.compile(r"(?:unexpected|last) status:? (\d{3})\b")
 
-# The messages of typed `error` and `turn.failed` events, most telling first.
+# The messages of typed `error` and `turn.failed` events, most specific first.
 _MESSAGES = rules(
     (r"ran out of room|context.?window|context_length_exceeded|prompt is too long", "context_overflow"),
     (r"quota|usage.?limit|insufficient credits|billing|with your ChatGPT plan, upgrade", "quota"),
@@ -47,24 +47,24 @@ _MESSAGES = rules(
     (r"stream disconnected|stream closed|Connection failed|network|timed? ?out|error sending request", "network"),
     (r'^\{"error"', "invalid_request"),  # a 400 is passed on as the provider's body
 )
-# What codex says of a thread of which it has no copy, or an empty one, or of which only its database knows.
+# codex's messages about a thread of which it has no copy, or an empty one, or that only its database knows.
 _UNKNOWN = (
     "no rollout found for thread id {0}",
     "invalid paginated history lineage for {0}: missing source rollout",
     "{0}.jsonl is empty",
     "No saved session found with ID {0}",
 )
-# How it begins what it says of the thread that was asked for; the last two are its interface's.
+# How its messages about the requested thread begin; the last two are from its interface.
 _ASKING = ("thread/resume: ", "thread/fork: ", "Failed to resume session ", "No saved session ")
-# What stderr says when the run ended before its first event.
+# stderr of a run that ended before its first event.
 _STARTUP = rules(
     (r"no rollout found|already has an active writer|no prompt provided|not inside a trusted dir", "invalid_request"),
     (r"Missing environment variable|not logged in|Unauthorized", "auth"),
     (r"unexpected argument|invalid value|unknown feature", "invalid_request"),
     (r"codex home|config|duplicate key|failed to initialize|No such file|not found", "spawn"),
 )
-_STATUSES = {"failed": "failed", "declined": "failed"}  # of an item that is completed
-# How an MCP call ends that would have asked: exec never asks. A command its sandbox refuses may leave no item at all.
+_STATUSES = {"failed": "failed", "declined": "failed"}  # of a completed item
+# The end of an MCP call that would have asked: exec never asks. A command its sandbox refuses may have no item at all.
 _REFUSED = re.compile(
     r"requires approval, but approval policy is never|user (?:cancelled|rejected) MCP tool call"
     r"|MCP tool call (?:cancelled|rejected)"
@@ -93,7 +93,7 @@ class CodexDecoder(StreamDecoder):
         self._totals = baseline(request)
         self._completed = False
         self._failure: Failure | None = None  # of the turn
-        self._agents: dict[str, None] = {}  # the threads of its own agents, in order
+        self._agents: dict[str, None] = {}  # the threads of its sub-agents, in order
         self._rollouts = Rollouts()
         self._events = {
             "thread.started": self._thread_started,
@@ -120,7 +120,7 @@ class CodexDecoder(StreamDecoder):
 
     @property
     def records(self) -> tuple[str, ...]:
-        """The rollouts of the thread and, as they become known, of its agents."""
+        """The rollouts of the thread and, as they become known, of its sub-agents."""
         known = (*self._agents, *self._rollouts.threads)
         return rollout_patterns(self._home, dict.fromkeys((self._session, *known))) if self._session else ()
 
@@ -129,7 +129,7 @@ class CodexDecoder(StreamDecoder):
         self._rollouts.feed(line)
 
     def close_records(self) -> list[Update]:
-        """Correct the usage: the records have it by answers, and that of the agents; the stream only by differences."""
+        """Correct the usage: the records have it per answer, and for sub-agents; the stream only as differences."""
         told = self._usage
         own = self._rollouts.own or told
         if own is None:
@@ -157,7 +157,7 @@ class CodexDecoder(StreamDecoder):
         return self._error or unfinished(end, "turn.completed")
 
     def _broken_off(self) -> Failure | None:
-        """Judge a completed turn: one that a hook has refused is completed as well."""
+        """Judge a completed turn: one that a hook has blocked is completed too."""
         is_unasked = self._usage is not None and self._usage.input_tokens == 0 and not self._text
         return ("permission", _UNASKED) if is_unasked else None
 
@@ -171,7 +171,7 @@ class CodexDecoder(StreamDecoder):
         return (kind, said) if kind else ("internal", ending_message(end, "thread.started"))
 
     def _unknown_thread(self, tail: str) -> str | None:
-        """Return the line of stderr that says that codex has no copy of the thread."""
+        """Return the stderr line that says that codex has no copy of the thread."""
         lines = (line.strip().removeprefix("Error: ").removeprefix("ERROR: ") for line in tail.splitlines())
         asking = (line for line in lines if line.startswith(_ASKING))
         return next((line for line in asking if is_unknown(line, self._conversation)), None)
@@ -199,7 +199,7 @@ class CodexDecoder(StreamDecoder):
         return self._cut_short() + self._use(usage)
 
     def _cut_short(self) -> list[Update]:
-        """Tell of what codex ends with the turn, without a line of its own."""
+        """Report commands that codex ends with the turn without a line."""
         updates: list[Update] = []
         for call, title in self._open.items():
             updates.append(Update("tool_call_update", {"id": call, "status": "failed", "content": _CUT}))
@@ -268,7 +268,7 @@ def is_unknown(message: str, thread: str | None) -> bool:
 
 
 def kind_of(message: str) -> ErrorKind:
-    """Return what an error event's message means; a status it names decides unless the words say more."""
+    """Return the kind of an error event's message; a status in it decides unless the text is more specific."""
     status = _STATUS.search(message)
     by_words = kind_of_message(message, _MESSAGES)
     if by_words in ("context_overflow", "quota") or status is None:
@@ -277,9 +277,9 @@ def kind_of(message: str) -> ErrorKind:
 
 
 def baseline(request: TurnRequest) -> Mapping[str, float] | None:
-    """Return the thread's totals before this run; None when unknown: a resume of what csa has no figures for.
+    """Return the thread's totals before this run; None if unknown, as for a thread csa has no figures for.
 
-    A fork begins with the totals of the thread it is a copy of (0.169.0).
+    A fork starts with the totals of the thread it copies (0.169.0).
     """
     if request.provider_session_id is None and request.fork_of is None:
         return {name: 0 for name, _ in _TOTALS}
@@ -290,7 +290,7 @@ def baseline(request: TurnRequest) -> Mapping[str, float] | None:
 def usage_between(
     reported: Mapping[str, Any], before: Mapping[str, float] | None
 ) -> tuple[Usage | None, Mapping[str, float] | None]:
-    """Return this run's usage, where it can be told, and the new totals."""
+    """Return this run's usage, if known, and the new totals."""
     if number_of(reported.get("input_tokens")) is None:
         return None, before
     totals: dict[str, float] = {name: count_of(reported.get(theirs)) for name, theirs in _TOTALS}
@@ -327,7 +327,7 @@ def _inner_command(command: str) -> str:
         return script
     try:
         words = shlex.split(rest)
-    except ValueError:  # an unbalanced quote: show it as it came
+    except ValueError:  # an unbalanced quote: show it unchanged
         return command
     return words[1] if len(words) == 2 else command  # noqa: PLR2004  # the flag and one script
 

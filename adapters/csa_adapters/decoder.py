@@ -1,6 +1,6 @@
-"""What the readers of all tools' streams share: a line goes to the handler of its type, and the end is judged.
+"""What the readers of all tools' streams share: dispatching lines to handlers by type, and judging the end.
 
-A tool's reader fills the table of handlers, and says what an end means that is not the end of another conversation.
+A tool's reader fills the table of handlers, and judges an end, unless it is that of the wrong conversation.
 """
 
 from __future__ import annotations
@@ -20,27 +20,27 @@ _PLAN_STATUSES = frozenset({"pending", "in_progress", "completed"})
 class StreamDecoder:
     """The reader of one run."""
 
-    _reads_on = False  # after a fault: what it has used, and said, still counts
+    _reads_on = False  # after a fault: its usage and text still count
     _repeats_ids = False  # of calls
 
     def __init__(self) -> None:
         self._events: dict[str, Callable[[Json], list[Update] | None]] = {}  # by type; None: it is not recognised
-        self._session: str | None = None  # the conversation, since the tool has named it
+        self._session: str | None = None  # the conversation, once the tool has named it
         self._fault: str | None = None
-        self._error: Failure | None = None  # the last that was told
+        self._error: Failure | None = None  # the last report
         self._text = ""  # the last message
-        self._usage: Usage | None = None  # as far as it was told
+        self._usage: Usage | None = None  # as far as reported
         self._open: dict[str, str] = {}  # the titles of tool calls begun and not ended
-        self._denied: dict[str, str] = {}  # the titles of calls that were refused
+        self._denied: dict[str, str] = {}  # the titles of refused calls
 
     @property
     def is_finished(self) -> bool:
-        """Whether the tool has announced the end of the turn: never, where it says that by its exit."""
+        """Whether the tool has announced the end of the turn: never, for tools that only exit."""
         return False
 
     @property
     def fault(self) -> str | None:
-        """Why this is not the conversation that was asked for."""
+        """Why this is not the requested conversation."""
         return self._fault
 
     def feed(self, line: bytes) -> list[Update]:
@@ -69,7 +69,7 @@ class StreamDecoder:
         )
 
     def _identify(self, _event: Json) -> list[Update]:
-        """Look at the conversation that a line names, where every line does."""
+        """Check the conversation that a line names, for tools where every line does."""
         return []
 
     def _verdict(self, end: ToolExit) -> Failure | None:
@@ -77,16 +77,16 @@ class StreamDecoder:
         raise NotImplementedError
 
     def _ignore(self, _event: Json) -> list[Update]:
-        """Tell nothing of an event that is known."""
+        """Report nothing for a known event."""
         return []
 
     def _refuse(self, fault: str) -> list[Update]:
-        """Tell that this is another conversation than asked for."""
+        """Report that this is not the requested conversation."""
         self._fault = self._fault or fault
         return [error_update(("protocol", self._fault))]
 
     def _bind(self, session: str, model: object = None) -> list[Update]:
-        """Tell which conversation this is, when it is known."""
+        """Report which conversation this is, once known."""
         if self._session is not None:
             return []
         self._session = session
@@ -94,12 +94,12 @@ class StreamDecoder:
         return [Update("session_bound", {"provider_session_id": session, **named})]
 
     def _fail(self, kind: ErrorKind, message: str) -> list[Update]:
-        """Note and tell a failure."""
+        """Note and report a failure."""
         self._error = kind, message
         return [error_update(self._error)]
 
     def _use(self, usage: Usage | None) -> list[Update]:
-        """Tell what the turn has used so far, in all."""
+        """Report the turn's total usage so far."""
         self._usage = usage
         return [] if usage is None else [Update("usage", usage.to_dict())]
 
@@ -108,7 +108,7 @@ class StreamDecoder:
         return [Update("tool_call", {"id": call, "title": title, "kind": kind, "status": "in_progress", **more})]
 
     def _deny(self, call: str, title: str) -> list[Update]:
-        """Tell of a call that was refused, which may be told twice."""
+        """Report a refused call, which may be announced twice."""
         key = f"{call} {title}" if self._repeats_ids else call
         if not call:
             key = str(len(self._denied))
@@ -119,7 +119,7 @@ class StreamDecoder:
 
 
 def compaction_outcome(outcome: Outcome, proof: str, *, before: Any = None, after: Any = None) -> CompactionOutcome:
-    """Return the verdict on a run that was to compact, with its proof and the context's tokens before and after."""
+    """Return the verdict on a compaction, with its proof and the context's tokens before and after."""
     return CompactionOutcome(
         **asdict(outcome),
         proof=proof if outcome.succeeded else None,
@@ -134,26 +134,26 @@ def _whole(told: Any) -> int | None:
 
 
 def error_update(failure: Failure) -> Update:
-    """Tell a failure."""
+    """Report a failure."""
     return Update("error", {"kind": failure[0], "message": failure[1]})
 
 
 def warning_update(message: str) -> Update:
-    """Tell what the user should know."""
+    """Report a warning for the user."""
     return Update("warning", {"message": message})
 
 
 def retry_update(
     failure: Failure, *, attempt: int | None = None, most: int | None = None, delay_s: float | None = None
 ) -> Update:
-    """Tell that the tool tries again, as far as it says which time, of how many at most, and when."""
+    """Report a retry of the tool, with its number, the maximum and the delay, if known."""
     told = {"attempt": attempt, "max": most, "retry_after_s": delay_s}
     known = {name: value for name, value in told.items() if value is not None}
     return Update("retry", {"kind": failure[0], "message": failure[1], **known})
 
 
 def plan_update(todos: Any) -> Update:
-    """Tell the whole plan."""
+    """Report the whole plan."""
     return Update("plan", {"entries": [_entry(todo) for todo in map(mapping_of, list_of(todos)) if todo]})
 
 
@@ -165,7 +165,7 @@ def _entry(todo: Json) -> dict[str, str]:
 def describe_call(name: str, given: Json, *, tools: Mapping[str, tuple[str, str]], shell_tool: str) -> tuple[str, str]:
     """Return a call's kind and title: the command of a call of `shell_tool`, else the tool's name and its subject.
 
-    `tools` has each tool's kind, and the parameter that tells one call from another.
+    `tools` has each tool's kind, and the parameter that distinguishes its calls.
     """
     kind, key = tools.get(name, ("other", ""))
     subject = text_of(given.get(key))

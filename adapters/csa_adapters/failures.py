@@ -1,6 +1,6 @@
-"""What kind of failure a tool's own words and numbers mean.
+"""What kind of failure a tool's messages and numbers mean.
 
-Only typed evidence comes here: the message of an error event, an HTTP status, the tool's stderr. Never a model's prose:
+Only typed evidence is used here: the message of an error event, an HTTP status, the tool's stderr. No model's text:
 an agent that writes about "429" is not rate limited.
 """
 
@@ -11,7 +11,7 @@ from collections.abc import Iterable
 
 from csa.model.adapter import ErrorKind, ToolExit
 
-Failure = tuple[ErrorKind, str]  # its kind, and what it says to a person
+Failure = tuple[ErrorKind, str]  # its kind, and its text for people
 Rules = tuple[tuple[re.Pattern[str], ErrorKind], ...]
 MESSAGE_LIMIT = 2000
 
@@ -32,7 +32,7 @@ _ERROR_LINE = re.compile(r"^\s*(?:error: |Error: |ERROR: )?((?:(?<=: )|Error |er
 
 
 def rules(*pairs: tuple[str, ErrorKind]) -> Rules:
-    """Compile a table of patterns, most telling first; case does not count."""
+    """Compile a table of patterns, most specific first, ignoring case."""
     return tuple((re.compile(pattern, re.IGNORECASE), kind) for pattern, kind in pairs)
 
 
@@ -42,14 +42,14 @@ def kind_of_message(message: str, table: Rules) -> ErrorKind | None:
 
 
 def kind_of_status(status: object) -> ErrorKind | None:
-    """Return the kind of an HTTP status; None when it is no failing status."""
+    """Return the kind of an HTTP status; None if it is not an error status."""
     if type(status) is not int:
         return None
     return _STATUS_KINDS.get(status) or _STATUS_CLASSES.get(status // 100)
 
 
 def stderr_message(tail: str) -> str:
-    """Return the sentence of a stderr that says what went wrong: its first error line, else its last line."""
+    """Return the line of a stderr that says what went wrong: its first error line, else its last line."""
     found = _ERROR_LINE.search(tail)
     if found:
         return found.group(1).strip()[:MESSAGE_LIMIT]
@@ -58,17 +58,17 @@ def stderr_message(tail: str) -> str:
 
 
 def unclean(end: ToolExit) -> Failure | None:
-    """Say how the exit contradicts a typed success: code 0 does not, nor being reaped by csa after its end."""
+    """Say how the exit contradicts a typed success: code 0 does not, nor being reaped by csa after the end."""
     return ("internal", ending_message(end, "a clean exit")) if end.signal is not None or end.code else None
 
 
 def unfinished(end: ToolExit, lacking: str) -> Failure:
-    """Judge an end that came without the typed event `lacking`."""
+    """Judge an end without the typed event `lacking`."""
     return "internal" if end.signal is not None else "protocol", ending_message(end, lacking)
 
 
 def ending_message(end: ToolExit, lacking: str) -> str:
-    """Describe an end that came without the typed event `lacking`."""
+    """Describe an end without the typed event `lacking`."""
     said = stderr_message(end.stderr_tail)
     how = _manner(end)
     return f"{how} without {lacking}" + (f": {said}" if said else "")

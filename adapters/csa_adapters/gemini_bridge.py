@@ -1,15 +1,15 @@
-"""Compacts one conversation of gemini-cli (seen at 0.61.0) in its terminal interface; started as the tool itself.
+"""Compacts one conversation of gemini-cli (seen at 0.61.0) in its terminal interface; started as the tool.
 
     python -I gemini_bridge.py -- gemini --resume ID ...    with one JSON object on stdin: session, chats, log
 
-`/compress` exists nowhere else: as a prompt, and over ACP, it is text for the model. So gemini gets a terminal, is told
-the command as a person would, and is watched. What it typed wrong would be a prompt, so nothing is entered before the
-line is seen as it should be, and gemini is ended by hanging up, not by another command.
+`/compress` exists nowhere else: as a prompt, and over ACP, it is text for the model. So gemini gets a terminal, and the
+command is typed as a person would. A typing error would be a prompt, so the bridge presses Enter only when the
+line looks right, and ends gemini by hanging up, not by another command.
 
 The proof is gemini's own record: the conversation's file (`chats` is a pattern for its name) gained a history that
-begins with a `<state_snapshot>`. The screen tells the tokens. Of a provider that fails it tells nothing: gemini tries
-again without end, five times in a minute (0.61.0). Only its debug log (`log`) has the attempts, and after the third the
-compaction has failed, as a turn would have. stdout has lines of JSON: `state` for each step, `retry`, at last
+begins with a `<state_snapshot>`. The screen shows the tokens. It does not show provider failures: gemini retries
+without end, five times a minute (0.61.0). Only its debug log (`log`) has the attempts, and after the third the
+compaction has failed, as a turn would have. stdout has lines of JSON: `state` for each step, `retry`, and finally
 `compressed` or `failed`. The only module that imports pexpect.
 """
 
@@ -38,7 +38,7 @@ START_LIMIT_S = 90.0  # a busy machine needs 30 s
 ANSWER_LIMIT_S = 600.0
 MAX_ATTEMPTS = 3
 RECORD_LIMIT_S = 5.0
-QUIET_S = 0.8  # the prompt is drawn before a resumed history is, and what is typed in between is lost
+QUIET_S = 0.8  # the prompt is drawn before a resumed history, and input in between is lost
 KEY_S = 0.02
 ENTER_LIMIT_S = 4.0
 ATTEMPTS = 5
@@ -60,7 +60,7 @@ _DIALOG = re.compile(r"How would you like to authenticate|Enter .{0,20}API Key|D
 
 
 class Failed(Exception):  # noqa: N818  # the end of a compaction, not of the program
-    """The compaction cannot go on; `why` is the kind of the failure, for the decoder."""
+    """The compaction cannot continue; `why` is the kind of failure, for the decoder."""
 
     def __init__(self, why: str, message: str, status: int | None = None) -> None:
         super().__init__(message)
@@ -69,7 +69,7 @@ class Failed(Exception):  # noqa: N818  # the end of a compaction, not of the pr
 
 
 class Screen:
-    """What gemini has drawn, without the terminal's control sequences; `since` is where the present step begins."""
+    """What gemini has drawn, without the terminal's control sequences; `since` is where the current step begins."""
 
     def __init__(self, command: list[str]) -> None:
         self._drawn = ""
@@ -96,7 +96,7 @@ class Screen:
         self._since = len(self._drawn)
 
     def wait(self, condition: Callable[[], Any], limit_s: float) -> Any:
-        """Read until the condition holds, and return what it says; None when the time is up or gemini has ended."""
+        """Read until the condition is true, and return its value; None on timeout or if gemini has ended."""
         deadline = time.monotonic() + limit_s
         while not (found := condition()):
             if time.monotonic() > deadline or not self._read():
@@ -130,7 +130,7 @@ class Screen:
 
 
 class Attempts:
-    """The provider's failures, as gemini's debug log has them; `last` is the status and the words of the last one."""
+    """The provider's failures, from gemini's debug log; `last` is the status and message of the last one."""
 
     def __init__(self, path: str) -> None:
         self._path = path
@@ -138,7 +138,7 @@ class Attempts:
         self.last: tuple[int | None, str] = (None, "")
 
     def is_over(self) -> bool:
-        """Tell those that are new; say whether it was the last one that is waited for."""
+        """Report new ones; say whether this was the last attempt to wait for."""
         found = [match for line in _lines(self._path) if (match := _ATTEMPT.search(line))]
         for match in found[self._told :]:
             self._told += 1
@@ -150,7 +150,7 @@ class Attempts:
 
 
 def compress(screen: Screen, order: Json) -> Json:
-    """Have the conversation compressed; return what is told of it."""
+    """Compress the conversation; return the report."""
     snapshots = count_snapshots(order["chats"])
     _get_ready(screen)
     _enter_command(screen)
@@ -189,7 +189,7 @@ def _text(content: Any) -> str:
 
 
 def _get_ready(screen: Screen) -> None:
-    """Wait until the prompt is there and the resumed history has been drawn."""
+    """Wait until the prompt is shown and the resumed history has been drawn."""
     say("state", step="starting")
 
     def is_ready() -> bool:
@@ -206,7 +206,7 @@ def _get_ready(screen: Screen) -> None:
 
 
 def _enter_command(screen: Screen) -> None:
-    """Type the command until it stands there alone, then enter it; a menu may take the first Enter for itself."""
+    """Type the command until it is alone on the line, then enter it; a menu may consume the first Enter."""
     say("state", step="entering")
     for _ in range(ATTEMPTS):
         screen.begin_step()

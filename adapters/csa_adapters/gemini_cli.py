@@ -1,6 +1,6 @@
 """How csa runs the Gemini CLI (`@google/gemini-cli`, seen at 0.61.0): `gemini -o stream-json`, the prompt on stdin.
 
-Every flag and setting answers something the real CLI did; `gemini_stream` reads what comes back.
+Every flag and setting is there because of something the real CLI did; `gemini_stream` reads its output.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
 BRIDGE = posixpath.join(posixpath.dirname(__file__), "gemini_bridge.py")
 
-_DEBUG_LOG = "debug.log"  # goes with the turn: it may hold anything
+_DEBUG_LOG = "debug.log"  # deleted with the turn: it may contain anything
 
 # An untrusted directory ends a run without a terminal with exit 55.
 _ALWAYS = ("--skip-trust", "--output-format", "stream-json")
@@ -78,22 +78,22 @@ class GeminiCliAdapter:
 
     def login(self, request: LoginRequest) -> Login:
         """Say whether it would send credentials."""
-        from csa_adapters.gemini_login import judge  # noqa: PLC0415  # only who chooses a tool, or doctor, asks
+        from csa_adapters.gemini_login import judge  # noqa: PLC0415  # only choosing a tool, or doctor, needs it
 
         return judge(request)
 
     def account(self, environ: Mapping[str, str]) -> str:
-        """Name the home, and the endpoint where one is set; never its credentials."""
+        """Return the home, and the endpoint if one is set; never its credentials."""
         home = shortened(_home(environ), environ)
         endpoint = endpoint_name(environ.get("GOOGLE_GEMINI_BASE_URL", ""))
         return f"{home} {endpoint}" if endpoint else home
 
     def homes(self, environ: Mapping[str, str]) -> tuple[str, ...]:
-        """Name the directory of settings and conversations."""
+        """Return the directory of settings and conversations."""
         return (_home(environ),)
 
     def removal(self, request: RemovalRequest) -> Removal | None:
-        """Have gemini delete the conversation, in the directory it was begun in."""
+        """Have gemini delete the conversation, in the directory where it began."""
         session_id = request.provider_session_id
         if not is_uuid(session_id):
             return None
@@ -102,7 +102,7 @@ class GeminiCliAdapter:
         )
 
     def invocation(self, request: TurnRequest) -> Invocation:
-        """Say how to run the turn; UsageError for an id that gemini would take for an index, or settings it lacks."""
+        """Say how to run the turn; UsageError for an id that gemini would treat as an index, or impossible settings."""
         argv = (*request.command, *_ALWAYS, *_session(request), *_permission(request), *_options(request))
         files = {} if request.permission is Permission.FULL else {"policy.toml": _policy(request)}
         if request.ephemeral:
@@ -112,7 +112,7 @@ class GeminiCliAdapter:
         return _in_a_home_of_its_own(request, argv, files)
 
     def interactive(self, request: TurnRequest) -> Invocation:
-        """Open the terminal interface on the conversation, with the user's settings alone."""
+        """Open the terminal interface on the conversation, with only the user's settings."""
         return Invocation(
             argv=(*request.command, "--skip-trust", *_session(request), *_options(request)),
             stdin=b"",
@@ -127,7 +127,7 @@ class GeminiCliAdapter:
         return GeminiDecoder(request)
 
     def compaction(self, request: TurnRequest) -> Invocation:
-        """Say how to compact: in its terminal interface, where alone `/compress` is a command."""
+        """Say how to compact: in its terminal interface, the only place where `/compress` is a command."""
         base = self.invocation(replace(request, permission=Permission.FULL, system=None, ephemeral=False))
         words = ("--skip-trust", *_session(request), "--approval-mode", "default", *_options(request))
         home = literal(_home(request.environ))
@@ -155,7 +155,7 @@ def _home(environ: Mapping[str, str]) -> str:
 
 
 def _session(request: TurnRequest) -> tuple[str, str]:
-    """Name the session. Its file is named by the first eight characters, so they must differ: UUIDv4."""
+    """Name the session. Its file is named by the first eight characters, so these must differ: UUIDv4."""
     if request.provider_session_id is None:
         return ("--session-id", request.new_provider_id)
     if not is_uuid(request.provider_session_id):
@@ -164,7 +164,7 @@ def _session(request: TurnRequest) -> tuple[str, str]:
 
 
 def _permission(request: TurnRequest) -> tuple[str, ...]:
-    """Choose the mode, and the rules above it. The session does not keep them, so every turn says them.
+    """Choose the mode, and the rules above it. The session does not keep them, so every turn sets them.
 
     `--policy` would replace the user's own policies; administrators' are added to, and go before the user's.
     """
@@ -195,7 +195,7 @@ def _prompt(text: str) -> bytes:
 def _environment(request: TurnRequest) -> dict[str, str | None]:
     """Run one process: the launcher ignores signals and leaves its child behind.
 
-    A home that an outer run of csa has set is undone.
+    A home set by an outer run of csa is reset.
     """
     changes: dict[str, str | None] = {"GEMINI_CLI_NO_RELAUNCH": "true"}
     if OUTER_HOME in request.environ:
@@ -204,7 +204,7 @@ def _environment(request: TurnRequest) -> dict[str, str | None]:
 
 
 def _with_settings(request: TurnRequest, argv: tuple[str, ...], files: dict[str, str]) -> Invocation:
-    """Give the settings as a system file, and the system text as one more global context file."""
+    """Pass the settings as a system file, and the system text as one more global context file."""
     note = None
     if request.system:
         note = relative_note(_home(request.environ), request.run_directory)
@@ -219,10 +219,10 @@ def _with_settings(request: TurnRequest, argv: tuple[str, ...], files: dict[str,
 
 
 def _in_a_home_of_its_own(request: TurnRequest, argv: tuple[str, ...], files: dict[str, str]) -> Invocation:
-    """Give the settings as the user's, in a home that else stands for his: nobody else needs root to be believed.
+    """Pass the settings as user settings, in a home that otherwise mirrors the user's: only system settings need root.
 
-    The project's settings are above the user's. Where they name the context files, the system text stands before the
-    prompt; where they override models, an effort is refused.
+    The project's settings override the user's. If they name the context files, the system text goes before the
+    prompt; if they override models, an effort is refused.
     """
     if request.effort and is_overruled(request, "modelConfigs", "customOverrides"):
         raise UsageError(
@@ -252,7 +252,7 @@ def _private_note(request: TurnRequest, files: dict[str, str]) -> str:
 
 
 def _private_environment(request: TurnRequest) -> dict[str, str | None]:
-    """Point gemini to the run's home. What GitHub's surroundings make it strip from the agent's shell is taken away."""
+    """Point gemini to the run's home. Variables that make it strip the agent's shell, as on GitHub, are removed."""
     env = {
         **_environment(request),
         HOME: posixpath.join(request.run_directory, PRIVATE),
@@ -266,14 +266,14 @@ def _private_environment(request: TurnRequest) -> dict[str, str | None]:
 
 
 def _ephemeral(request: TurnRequest, argv: tuple[str, ...], files: dict[str, str]) -> Invocation:
-    """Run in a home that goes with the turn, with the user's login in it: gemini always writes a conversation.
+    """Run in a home that is deleted with the turn, with the user's login: gemini always writes a conversation.
 
-    A project's GEMINI.md is read all the same: no setting of 0.61.0 prevents it.
+    A project's GEMINI.md is still read: no setting of 0.61.0 prevents it.
     """
     below = f"{PRIVATE}/.gemini"
     note = _private_note(request, files) if request.system else None
     files |= {f"{below}/{name}": content for name, content in login_copies(request).items()}
     files[f"{below}/settings.json"] = private_settings(request, note)
-    # Its reports of errors hold the prompt.
+    # Its error reports contain the prompt.
     env = {**_private_environment(request), "TMPDIR": request.run_directory}
     return Invocation(argv=argv, stdin=_prompt(request.prompt), env=env, files=files)

@@ -1,6 +1,6 @@
-"""Reads what `gemini_bridge` says of a compaction: `state` lines, then `compressed` or `failed`.
+"""Reads what `gemini_bridge` reports about a compaction: `state` lines, then `compressed` or `failed`.
 
-Proof: the bridge has seen the conversation's file begin with a state snapshot that was not there before.
+Proof: the bridge has found a new state snapshot at the beginning of the conversation's file.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _KINDS: Mapping[str, ErrorKind] = {
 
 
 class GeminiCompactionDecoder(StreamDecoder):
-    """The reader of one compaction. Which conversation it shows, gemini does not say, but its file does."""
+    """The reader of one compaction. gemini does not say which conversation it shows, but its file does."""
 
     def __init__(self, request: TurnRequest) -> None:
         super().__init__()
@@ -37,7 +37,7 @@ class GeminiCompactionDecoder(StreamDecoder):
 
     @property
     def is_finished(self) -> bool:
-        """Whether the bridge has told the end."""
+        """Whether the bridge has reported the end."""
         return self._compressed is not None or self._error is not None
 
     def close(self, end: ToolExit) -> CompactionOutcome:

@@ -1,8 +1,8 @@
-"""Whether gemini would send credentials, as its requests to a provider on the loopback showed (0.61.0). Pure.
+"""Whether gemini would send credentials, as observed in its requests to a local provider (0.61.0). Pure.
 
-`security.auth.selectedType` of the settings decides, else the environment; a login's file alone does nothing. csa
-selects the key where GEMINI_API_KEY is set in its environment and no type is. Switches count as "true" alone. In a
-folder that gemini was not told to trust it takes keys and projects alone from a `.env`; of several it reads the first.
+`security.auth.selectedType` in the settings decides, else the environment; a login's file alone does nothing. csa
+selects the key if GEMINI_API_KEY is set in its environment and no type is. Switches must be "true". In a
+folder that gemini does not trust it reads only keys and projects from a `.env`; of several it reads the first.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _NO_TYPE = "no login type is selected"
 
 
 def judge(request: LoginRequest) -> Login:
-    """Judge by the kind of login that gemini would choose."""
+    """Judge by the login type that gemini would choose."""
     environ = {**_of_env_file(request), **request.environ}
     chosen = selected_type(request) or _type_of(request.environ, environ)
     if chosen == "gemini-api-key":
@@ -41,7 +41,7 @@ def judge(request: LoginRequest) -> Login:
 
 
 def _type_of(ours: Mapping[str, str], environ: Mapping[str, str]) -> str:
-    """Return the kind that csa or gemini chooses where no settings do."""
+    """Return the type that csa or gemini chooses if no settings do."""
     if ours.get("GEMINI_API_KEY"):
         return "gemini-api-key"
     for name, chosen in (("GOOGLE_GENAI_USE_GCA", "oauth-personal"), ("GOOGLE_GENAI_USE_VERTEXAI", "vertex-ai")):

@@ -1,8 +1,8 @@
 """What agents under gemini-cli may do, as rules of its policy engine (seen at 0.61.0). Pure.
 
-Without a terminal, gemini denies whatever would ask. Rules are matched against the arguments as JSON with a NUL around
-each top-level pair, so a pattern that begins with one cannot be met by the text of another argument. Every command of a
-list or pipe is checked by itself. The engine refuses patterns with a quantified group.
+Without a terminal, gemini denies everything that would ask. Rules match the arguments as JSON with a NUL around
+each top-level pair, so the text of another argument cannot match a pattern that begins with one. Every command of a
+list or pipe is checked separately. The engine refuses patterns with a quantified group.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from csa.model.permission import Permission
 _WRITERS = ("write_file", "replace")
 # Leaving plan mode without a terminal switches to "allow everything": no level but `full` may enter it.
 _ESCALATING = ("enter_plan_mode", "exit_plan_mode")
-# Commands that only read, with any arguments; of git those that do, without a file to write to.
+# Commands that only read, with any arguments; likewise git's, without an output file.
 _READERS = (
     "basename|cat|cut|df|diff|dirname|du|echo|false|file|grep|head|id|ls|nl|printenv|printf|pwd|readlink|realpath|stat"
     r"|tail|test|tr|true|uname|wc|which|whoami|git (?:status|log|diff|show)(?![^\x00]*--(?:output|ext))"
 )
 _END = r'"\x00'
 _BREAK = r"(?:\s|\\[nt]|[;|&])"
-# To the end of the command without writing to a file; of redirections, those of errors out of the way.
+# Up to the end of the command without writing to a file; the only redirections discard errors.
 _NO_FILE = rf"(?:[^>]*|[^>]*2>(?:&1|/dev/null)[^>]*){_END}"
 
 
@@ -44,7 +44,7 @@ def policy(permission: Permission, csa_command: str) -> str:
 
 
 def _servers(decision: str, priority: int, **annotations: bool) -> str:
-    """Rule on the MCP tools that declare themselves so: what a server says of them is all that is known."""
+    """Rules for MCP tools by their own declarations: nothing else is known about them."""
     declared = ", ".join(f"{name} = {str(value).lower()}" for name, value in annotations.items())
     meant = f"toolAnnotations = {{ {declared} }}\n" if declared else ""
     return f'[[rule]]\ntoolName = "*"\nmcpName = "*"\n{meant}decision = "{decision}"\npriority = {priority}\n'
@@ -55,7 +55,7 @@ def _csa_names(path: str) -> tuple[str, ...]:
 
 
 def _escaped(command: str) -> str:
-    """Write a command for a regular expression over JSON, in which a TOML literal can hold no quote."""
+    """Write a command for a regular expression over JSON; a TOML literal cannot contain a quote."""
     text = json.dumps(command, ensure_ascii=False)[1:-1]
     return re.sub(r"[^\w/ -]", lambda match: "." if match.group() in "'\"\\" else "\\" + match.group(), text)
 

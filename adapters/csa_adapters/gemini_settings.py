@@ -1,7 +1,7 @@
-"""The settings csa gives gemini-cli for one run, made from those that would hold without it. Pure.
+"""The settings csa gives gemini-cli for one run, based on those that would apply without it. Pure.
 
-gemini-cli takes them from files only: the system's (`GEMINI_CLI_SYSTEM_SETTINGS_PATH`, the layer above all others), if
-root owns that file and every directory above it (0.61.0), else the user's, in a home that csa makes for the run
+gemini-cli only reads them from files: the system's (`GEMINI_CLI_SYSTEM_SETTINGS_PATH`, the layer above all others), if
+root owns that file and every directory above it (0.61.0), else the user's, in a home that csa creates for the run
 (`GEMINI_CLI_HOME`). The user's own files are read and never written.
 """
 
@@ -22,11 +22,11 @@ _Request = TurnRequest | LoginRequest  # both have the files, and the environmen
 
 SETTINGS_PATH = "GEMINI_CLI_SYSTEM_SETTINGS_PATH"
 HOME = "GEMINI_CLI_HOME"
-# What the two were before csa set them: agents inherit csa's, and a nested csa must not take those for the user's.
+# The values before csa set them: agents inherit csa's, and a nested csa must not mistake those for the user's.
 OUTER_SETTINGS_PATH = "OUTER_GEMINI_CLI_SYSTEM_SETTINGS_PATH"
 OUTER_HOME = "OUTER_GEMINI_CLI_HOME"
 
-# The layers of settings, weakest first: alternatives of which the first one named or present holds.
+# The layers of settings, weakest first: alternatives, of which the first named or existing one applies.
 _USER = (f"${OUTER_HOME}/.gemini/settings.json", f"${HOME}/.gemini/settings.json", "~/.gemini/settings.json")
 _PROJECT = ("./.gemini/settings.json",)
 _SYSTEM = (f"${OUTER_SETTINGS_PATH}", f"${SETTINGS_PATH}", "/etc/gemini-cli/settings.json")
@@ -36,10 +36,10 @@ _LAYERS = (
     _PROJECT,
     _SYSTEM,
 )
-# What a login consists of; an ephemeral run has a home of its own and takes it along.
+# The files of a login; an ephemeral run has its own home and copies them.
 _LOGIN = ("oauth_creds.json", "google_accounts.json", ".env")
 LOGIN_FILES = tuple(f"{home}/.gemini/{name}" for name in _LOGIN for home in (f"${OUTER_HOME}", f"${HOME}", "~"))
-# What else shows a login.
+# Other signs of a login.
 LOGIN_EVIDENCE = (
     *LOGIN_FILES,
     "./.gemini/.env",
@@ -51,8 +51,8 @@ LOGIN_EVIDENCE = (
 READS = (*(name for layer in _LAYERS for name in layer), *LOGIN_FILES)
 
 NOTE = "csa-note.md"
-PRIVATE = "home"  # the home of a run, below its directory
-# What gemini may write anew, beside what is there already.
+PRIVATE = "home"  # the home of a run, in its directory
+# Files gemini may create, besides the existing ones.
 _WRITTEN = (
     "oauth_creds.json",
     "google_accounts.json",
@@ -63,10 +63,10 @@ _WRITTEN = (
 )
 # Three attempts, 5 and 10 s apart, end a dead provider's turn after 20 s; gemini's own ten take four minutes.
 _MAX_ATTEMPTS = 3
-# It cancels a command that is silent for 300 s, and an agent of its own after 10 minutes: a nested run may need both.
+# It cancels a command that is silent for 300 s, and its own agent after 10 minutes: a nested run may need longer.
 _LONGEST_S = 24 * 3600.0
-_LATER_S = 60.0  # beyond csa's own limit, which is to be the one that strikes
-_TIMER_S = 2_147_483.0  # its timers are at once over that are set to more
+_LATER_S = 60.0  # beyond csa's own limit, which should be the one that applies
+_TIMER_S = 2_147_483.0  # its timers fire at once if set to more
 _WORKER = "generalist"  # the agent that has the shell
 _PASSED_ON = (
     "CSA_SESSION_ID",
@@ -84,7 +84,7 @@ _BUDGETS = {"none": 0, "minimal": 512, "low": 1024, "medium": 8192, "high": 2457
 
 
 def original_home(environ: Mapping[str, str]) -> str | None:
-    """Return the `GEMINI_CLI_HOME` of the user, also inside an ephemeral run, which has another."""
+    """Return the user's `GEMINI_CLI_HOME`, even inside an ephemeral run, which has another."""
     return environ.get(OUTER_HOME, environ.get(HOME)) or None
 
 
@@ -94,45 +94,45 @@ def original_settings_path(environ: Mapping[str, str]) -> str:
 
 
 def system_settings(request: TurnRequest, note: str | None) -> str:
-    """Return the system settings of a run: the file that holds anyway, and above it what csa needs.
+    """Return the system settings of a run: the file that applies anyway, overridden by what csa needs.
 
     Args:
         request: the turn.
         note: the path of the file with the system text, relative to the directory of the global GEMINI.md.
 
     Raises:
-        UsageError: the file that holds anyway cannot be understood, and would silently be lost.
+        UsageError: the file that applies anyway cannot be parsed, and would silently be lost.
     """
     return _compose(request, _layer(request, _SYSTEM, is_strict=True), note)
 
 
 def private_settings(request: TurnRequest, note: str | None) -> str:
-    """Return the user settings of a run in a home of its own; UsageError when the user's cannot be understood."""
+    """Return the user settings of a run with its own home; UsageError if the user's cannot be parsed."""
     return _compose(request, _layer(request, _USER, is_strict=True), note)
 
 
 def is_overruled(request: TurnRequest, *keys: str) -> bool:
-    """Say whether a layer above the user's settings says what csa would say there."""
+    """Say whether a layer above the user's settings sets what csa would set there."""
     return _value(request, (_PROJECT, _SYSTEM), keys) is not None
 
 
 def selected_type(request: LoginRequest) -> str:
-    """Return the kind of login that the settings select; empty where they do not."""
+    """Return the login type that the settings select; empty if they do not."""
     return text_of(_setting(request, "security", "auth", "selectedType")) or text_of(
         _setting(request, "selectedAuthType")
     )
 
 
 def keeps_conversations(request: TurnRequest) -> bool:
-    """Say whether the user's own settings keep gemini from deleting conversations."""
+    """Say whether the user's own settings prevent gemini from deleting conversations."""
     return _setting(request, "general", "sessionRetention", "enabled") is False
 
 
 def home_links(request: TurnRequest, directory: str) -> dict[str, str]:
-    """Return what makes a home of a run stand for the user's, but for its settings.
+    """Return the links that make a run's home mirror the user's, except for its settings.
 
-    Conversations, logins and what the agent is to remember stay where they are. A `projects.json` that gemini writes
-    anew goes with the run: it finds a project's conversations by the markers beside them as well.
+    Conversations, logins and memories stay where they are. A `projects.json` that gemini writes
+    is lost with the run: it also finds a project's conversations by the markers beside them.
 
     Args:
         request: the turn.
@@ -149,7 +149,7 @@ def home_links(request: TurnRequest, directory: str) -> dict[str, str]:
 
 
 def login_copies(request: TurnRequest) -> dict[str, str]:
-    """Return the user's login files by their name below `.gemini`."""
+    """Return the user's login files by their name in `.gemini`."""
     found: dict[str, str] = {}
     for name in LOGIN_FILES:
         if name in request.files and _is_in_force(name, request.environ):
@@ -162,7 +162,7 @@ def _compose(request: TurnRequest, base: Json, note: str | None) -> str:
         "general": {
             # Its clean-up deletes conversations that were resumed in a later minute than they began in (0.61.0).
             "sessionRetention": {"enabled": False},
-            "enableAutoUpdate": False,  # nothing replaces the program under a running turn
+            "enableAutoUpdate": False,  # no update may replace the program during a turn
             "plan": {"enabled": False},  # without a terminal, leaving plan mode allows everything
         },
         "security": {"environmentVariableRedaction": {"allowed": _allowed(base)}},
@@ -184,12 +184,12 @@ def _compose(request: TurnRequest, base: Json, note: str | None) -> str:
 
 
 def _longest(request: TurnRequest) -> float:
-    """Return the seconds after which gemini may end what csa has not ended before."""
+    """Return the seconds after which gemini may end what csa has not ended yet."""
     return min(max(_LONGEST_S, (request.timeout_s or 0) + _LATER_S), _TIMER_S)
 
 
 def _allowed(base: Json) -> list[str]:
-    """Name what GitHub's surroundings (GITHUB_SHA) must not strip from the agent's shell."""
+    """Return the variables that a GitHub environment (GITHUB_SHA) must not strip from the agent's shell."""
     theirs = mapping_of(mapping_of(base.get("security")).get("environmentVariableRedaction")).get("allowed")
     return list(dict.fromkeys([*filter(None, map(text_of, list_of(theirs))), *_PASSED_ON]))
 
@@ -205,7 +205,7 @@ def _overrides(request: TurnRequest) -> list[Any]:
 
 
 def _thinking(effort: str, model: str | None) -> list[Json]:
-    """Override what the aliases of the models say: a level from Gemini 3 on, a budget of tokens before."""
+    """Override the models' aliases: a level from Gemini 3 on, a token budget before."""
     level: Json = {"thinkingConfig": {"thinkingLevel": effort.upper()}}
     chosen: list[tuple[str, Json]] = [("chat-base-3", level)]
     if effort.lower() in _BUDGETS:
@@ -216,7 +216,7 @@ def _thinking(effort: str, model: str | None) -> list[Json]:
 
 
 def _setting(request: _Request, *keys: str) -> Any:
-    """Return the value that holds by the user's and administrator's files; None when none says it."""
+    """Return the value that applies by the user's and administrator's files; None if none sets it."""
     return _value(request, _LAYERS, keys)
 
 
@@ -244,7 +244,7 @@ def _layer(request: _Request, names: tuple[str, ...], *, is_strict: bool = False
 
 
 def _is_in_force(name: str, environ: Mapping[str, str]) -> bool:
-    """Say whether gemini would look at the file: a variable that is set hides the places after it."""
+    """Say whether gemini would read the file: a set variable hides the places after it."""
     if name.startswith(f"${SETTINGS_PATH}"):
         return OUTER_SETTINGS_PATH not in environ
     if name.startswith("/etc/gemini-cli/settings"):
@@ -270,9 +270,9 @@ def relative_note(directory: str, run_directory: str) -> str:
 
 
 def protected(text: str) -> str:
-    """Write a system text so that a word like `@name` in it is not taken for a file to import."""
+    """Write a system text so that a word like `@name` in it is not treated as a file to import."""
     if not re.search(r"(?:^|\s)@[./A-Za-z]", text):
         return text
     longest = max(map(len, re.findall(r"`+", text)), default=0)
-    fence = "`" * max(3, longest + 1)  # what stands between equal fences is not searched for imports
+    fence = "`" * max(3, longest + 1)  # text between equal fences is not searched for imports
     return f"{fence}\n{text}\n{fence}"

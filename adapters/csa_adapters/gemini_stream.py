@@ -1,9 +1,9 @@
 """Reads `gemini -o stream-json` (seen at 0.61.0): init, messages, tool calls, one result line.
 
 Traps: exit 0 comes with signals and failures, so success is a result line whose status is success; a turn that a loop,
-a limit or a hook broke off has one too, and only a line before it tells, often as a warning; an HTTP error is the exit
-code modulo 256; a policy's refusal is an ordinary tool result; a command that fails is a success; retries are told on
-stderr alone, and a stream that was cut begins anew without a word, so that its text is there twice.
+a limit or a hook aborted has one too, and only an earlier line shows it, often as a warning; an HTTP error is the exit
+code modulo 256; a policy's refusal is an ordinary tool result; a command that fails is a success; retries are reported
+only on stderr, and an interrupted stream silently starts again, so that its text is there twice.
 """
 
 from __future__ import annotations
@@ -42,13 +42,13 @@ _BAD_INPUT = 42
 _FIRST_STATUS = 400 - 256
 _LOGIN_HINT = "set GEMINI_API_KEY, or log in with `gemini` once"
 _STATUS = re.compile(r'"code": ?(\d{3})\b')
-# What it reports on stderr of a refusal, beside the message of the result: the delay, and the words it has replaced.
+# What it reports on stderr about a refusal, besides the result's message: the delay, and the text it has replaced.
 _REPORTED_DELAY = re.compile(r"^\s+retryDelayMs: (\d{1,12}(?:\.\d{1,9})?),?$", re.MULTILINE)
 _REPORTED_WORDS = re.compile(r"\b(?:retry|try again) (?:in|at|after) [^'\"\n]{1,80}", re.IGNORECASE)
-_WAITED_FOR = ("quota", "rate_limit", "overloaded")  # of other failures, what stands there is of an attempt before
+_WAITED_FOR = ("quota", "rate_limit", "overloaded")  # for other failures, it is from an earlier attempt
 _ADVICE = "\nPlease wait and try again later."  # and to ask for more, or for another login in its interface
 _REPORTED_STATUS = re.compile(r"^\s+(?:status|code): (\d{3})\b", re.MULTILINE)
-# The messages of error and result lines, most telling first. Only what says more than the status stands before it.
+# The messages of error and result lines, most specific first. Only those more specific than the status precede it.
 _LIMITS = rules(
     (r"input token count .{0,80}exceeds|exceeds the maximum number of tokens|context window", "context_overflow"),
     (r"exceeded your current quota|exhausted your (daily|capacity)|quota limit|billing", "quota"),
@@ -66,18 +66,18 @@ _STARTUP = rules(
     (r"Unknown argument|Not enough arguments|Invalid values|No input provided|Error resuming", "invalid_request"),
     (r"Auth method|authenticat|GEMINI_API_KEY", "auth"),
 )
-# The start of a turn that was to go on in a conversation of which gemini has no copy, or one that it cannot read.
+# The start of a turn in a conversation of which gemini has no copy, or one that it cannot read.
 _UNKNOWN = (
     "Error resuming session: No previous sessions found for this project.",
     'Error resuming session: Invalid session identifier "{0}".',
 )
-# What gemini says there of any run, and of what an agent's tools, hooks and servers did: never why a run failed.
+# Normal output of any run, and of an agent's tools, hooks and servers: never the reason of a failure.
 _NOISE = re.compile(
     r"^(?:Warning: |Ripgrep is not|\[STARTUP\]|YOLO mode|Loaded cached|Attempt \d+ failed|    at |[{}]|\s+\w+: "
     r"|Error executing tool |MCP |\[MCP|Error during discovery for |Error connecting to MCP |Error discovering "
     r"|Hook |\[(?:WARNING|INFO)\]|Skill |\(node:|\(Use `node|Cancelling\.\.\.|Approval mode overridden)"
 )
-# Lines of the stream that end a turn which gemini then calls a success, unless the model goes on.
+# Lines of the stream that end a turn which gemini then calls a success, unless the model continues.
 _BREAKS = rules(
     (r"^Loop detected, stopping execution", "internal"),
     (r"^Maximum session turns exceeded", "internal"),
@@ -90,7 +90,7 @@ _RETRY_DELAY = re.compile(r"Retrying after (\d{1,9})ms")
 _LAST_ATTEMPT = "Max attempts reached"
 _REFUSALS = ("requires user confirmation",)
 
-_TOOLS: dict[str, tuple[str, str]] = {  # name -> kind, and the parameter that tells one call from another
+_TOOLS: dict[str, tuple[str, str]] = {  # name -> kind, and the parameter that distinguishes its calls
     "run_shell_command": ("execute", "command"),
     "read_file": ("read", "file_path"),
     "read_many_files": ("read", "include"),
@@ -119,9 +119,9 @@ class GeminiDecoder(StreamDecoder):
         self._resumed = request.provider_session_id
         self._asked = (request.provider_session_id or request.new_provider_id).lower()
         self._result: Json | None = None
-        self._break: Failure | None = None  # what broke the turn off, unless the model has gone on since
-        self._parts: list[str] = []  # of the message that is being said
-        self._attempt: re.Match[str] | None = None  # a retry notice that is not complete
+        self._break: Failure | None = None  # what aborted the turn, unless the model has continued since
+        self._parts: list[str] = []  # of the current message
+        self._attempt: re.Match[str] | None = None  # an incomplete retry notice
         self._events = {
             "init": self._init,
             "message": self._message,
@@ -137,7 +137,7 @@ class GeminiDecoder(StreamDecoder):
         return self._result is not None
 
     def feed_stderr(self, line: bytes) -> list[Update]:
-        """Take one line of stderr, where retries are told; a notice may take several."""
+        """Take one line of stderr, where retries are reported; a notice may span several."""
         text = line.decode("utf-8", "replace")
         self._attempt = _ATTEMPT.match(text) or self._attempt
         if self._attempt is None or _LAST_ATTEMPT in text:
@@ -168,7 +168,7 @@ class GeminiDecoder(StreamDecoder):
         return unclean(_without_noise(end)) or self._broken_off()
 
     def _broken_off(self) -> Failure | None:
-        """Judge a success: gemini also calls so what ended early."""
+        """Judge a success: gemini also reports it for turns that ended early."""
         if self._break is not None:
             return self._break
         stats = mapping_of(mapping_of(self._result).get("stats"))
@@ -209,7 +209,7 @@ class GeminiDecoder(StreamDecoder):
         return self._bind(session, event.get("model"))
 
     def _message(self, event: Json) -> list[Update] | None:
-        if event.get("role") == "user":  # the prompt, which is recorded
+        if event.get("role") == "user":  # the prompt, which is already recorded
             return []
         if event.get("role") != "assistant":
             return None
@@ -222,7 +222,7 @@ class GeminiDecoder(StreamDecoder):
         return [Update("agent_message", {**data, "chunk": True} if event.get("delta") is True else data)]
 
     def _go_on(self) -> None:
-        """Take back an end that was announced: the model works."""
+        """Revoke an announced end: the model is working."""
         self._break = self._result = None
 
     def _end_message(self) -> None:
@@ -253,7 +253,7 @@ class GeminiDecoder(StreamDecoder):
     def _error_line(self, event: Json) -> list[Update]:
         message = text_of(event.get("message"))
         broken = kind_of_message(message, _BREAKS)
-        if broken:  # what is said after it is another answer
+        if broken:  # later text is another answer
             self._end_message()
             self._break = broken, message[:MESSAGE_LIMIT]
         if event.get("severity") != "error":
@@ -272,7 +272,7 @@ class GeminiDecoder(StreamDecoder):
 
 
 def _usage(stats: Json) -> Usage | None:
-    """Return this run's usage: the total has the thinking, which `output_tokens` lacks; cached tokens are input."""
+    """Return this run's usage: the total includes thinking, which `output_tokens` lacks; cached tokens are input."""
     given = number_of(stats.get("input_tokens"))
     if given is None:
         return None
@@ -294,25 +294,25 @@ def _retry(notice: re.Match[str], line: str) -> Update:
 
 
 def _delay_in(tail: str) -> float | None:
-    """Return the seconds after which the provider can be asked again, as gemini's report of its last error has them."""
+    """Return the delay after which the provider can be used again, from gemini's report of its last error."""
     found = _REPORTED_DELAY.findall(tail)
     return float(found[-1]) / 1000 if found else None
 
 
 def _with_reset(message: str, tail: str) -> str:
-    """Add when the provider is to be asked again, where gemini has replaced its words by others."""
+    """Add when the provider can be used again, if gemini has replaced its message."""
     found = _REPORTED_WORDS.findall(tail)
     return message if not found or found[-1] in message else f"{message} ({found[-1].rstrip('. ')})"
 
 
 def _without_noise(end: ToolExit) -> ToolExit:
-    """Leave out what gemini always says on stderr, and the help after a wrong flag."""
+    """Drop gemini's usual stderr output, and the help after a wrong flag."""
     told = end.stderr_tail.partition("\nUsage: gemini ")[0]
     return replace(end, stderr_tail="\n".join(line for line in told.splitlines() if not _NOISE.match(line)))
 
 
 def _kind_in(message: str) -> ErrorKind | None:
-    """Return the kind of the status that the provider's own error object holds."""
+    """Return the kind of the status in the provider's own error object."""
     found = _STATUS.search(message)
     return kind_of_status(int(found.group(1))) if found else None
 
@@ -324,11 +324,11 @@ def _kind_of_exit(code: int | None) -> ErrorKind | None:
 
 
 def is_unknown(message: str, session: str | None) -> bool:
-    """Say whether the words with which gemini has refused to start mean that it has no copy of the conversation."""
+    """Say whether gemini's refusal to start means that it has no copy of the conversation."""
     return session is not None and message in [words.format(session) for words in _UNKNOWN]
 
 
 def kind_of_words(message: str) -> ErrorKind:
-    """Return what a failure means of which gemini tells only a message."""
+    """Return the kind of a failure for which gemini only has a message."""
     kind = kind_of_message(message, _LIMITS) or _kind_in(message) or kind_of_message(message, _STARTUP)
     return kind or kind_of_message(message, _MESSAGES) or "internal"

@@ -1,4 +1,4 @@
-"""Where tools keep their state, told from an environment alone; and how csa names those places to people."""
+"""Where tools keep their state, according to an environment; and how csa shows these paths to people."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def home_directory(environ: Mapping[str, str], variable: str, default: str) -> s
 
 
 def shortened(path: str, environ: Mapping[str, str]) -> str:
-    """Write a path below HOME with `~`, as it is shown and recorded."""
+    """Write a path in HOME with `~`, as it is shown and recorded."""
     home = posixpath.normpath(environ.get("HOME") or "/")
     if home != "/" and (path == home or path.startswith(home + "/")):
         return "~" + path[len(home) :]
@@ -44,7 +44,7 @@ def endpoint_name(url: str) -> str:
 
 
 def argument(text: str, what: str) -> str:
-    """Return `text` when it can be one argument of a command; UsageError when the kernel would refuse it."""
+    """Return `text` if it can be one argument of a command; UsageError if the kernel would refuse it."""
     if "\0" in text:
         raise UsageError(f"The {what} contains a NUL character.")
     if len(text.encode("utf-8", "surrogateescape")) > _ARGUMENT_LIMIT:

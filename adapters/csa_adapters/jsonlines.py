@@ -1,7 +1,7 @@
-"""Reads one line of a tool's stream; nothing a tool writes makes it raise, and what it returns can be written as UTF-8.
+"""Reads one line of a tool's stream; it never raises, and its results can be written as UTF-8.
 
-The accessors answer for a value of the wrong type what they answer for none at all: a stream is somebody else's data,
-and a decoder must not die of a field that changed its type between two versions of a tool.
+The accessors treat a value of the wrong type like a missing one: a stream is foreign data,
+and a decoder must not fail because a field changed its type between two versions of a tool.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ _BLANKS = " \t\r\n"  # JSON's
 
 
 def read_object(line: bytes) -> Json | None:
-    """Return the line's JSON object; None when it is not one."""
+    """Return the line's JSON object; None if it is not one."""
     try:
         text = line.decode("utf-8", "replace").strip(_BLANKS)
-        value, end = _DECODER.raw_decode(text)  # half of the time that `decode` takes goes into looking for blanks
+        value, end = _DECODER.raw_decode(text)  # `decode` spends half of its time looking for blanks
     except (ValueError, RecursionError):  # a line of brackets nests deeper than the parser goes
         return None
     if type(value) is not dict or end != len(text):
@@ -32,7 +32,7 @@ def read_object(line: bytes) -> Json | None:
 
 
 def other(line: bytes, event: Json | None = None) -> list[Update]:
-    """Keep what was not recognised: the object, or the text of a line that is none; a blank line says nothing."""
+    """Keep what was not recognised: the object, or the text of any other line; blank lines are dropped."""
     if event is not None:
         return [Update("other", {"raw": event})]
     text = line.decode("utf-8", "replace").strip()
@@ -40,43 +40,43 @@ def other(line: bytes, event: Json | None = None) -> list[Update]:
 
 
 def text_of(value: Any) -> str:
-    """Return a string; empty when it is none."""
+    """Return a string; empty if it is not one."""
     return value if type(value) is str else ""
 
 
 def mapping_of(value: Any) -> Json:
-    """Return an object; empty, and not to be written to, when it is none."""
+    """Return an object; empty (do not write to it) if it is not one."""
     return value if type(value) is dict else _NOTHING
 
 
 def list_of(value: Any) -> list[Any]:
-    """Return a list; empty, and not to be written to, when it is none."""
+    """Return a list; empty (do not write to it) if it is not one."""
     return value if type(value) is list else _NO_ITEMS
 
 
 def number_of(value: Any) -> float | None:
-    """Return a finite, non-negative number (true is none); None when it is no such thing."""
+    """Return a finite, non-negative number (true is not a number); None for anything else."""
     if type(value) is not int and type(value) is not float:
         return None
     return value if 0 <= value < _LARGEST else None
 
 
 def count_of(value: Any) -> int:
-    """Return a count; 0 when it is none."""
+    """Return a count; 0 if it is not one."""
     return int(number_of(value) or 0)
 
 
 def _finite(digits: str) -> float | None:
-    number = float(digits)  # 1e999 is valid JSON, but Infinity, which it becomes, is not
+    number = float(digits)  # 1e999 is valid JSON, but becomes Infinity, which is not
     return number if math.isfinite(number) else None
 
 
 def _no_constant(_name: str) -> None:
-    """Replace NaN and the infinities, which Python reads though JSON has none."""
+    """Replace NaN and the infinities, which Python reads although JSON does not have them."""
 
 
 def _without_surrogates(value: Any) -> Any:
-    """Replace the halves of broken surrogate pairs: JSON may escape them, UTF-8 cannot hold them."""
+    """Replace unpaired surrogates: JSON may escape them, UTF-8 cannot encode them."""
     if type(value) is str:
         return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
     if type(value) is list:

@@ -1,4 +1,4 @@
-"""What shows that a tool is logged in: helpers of the adapters' judgements. Pure."""
+"""Helpers for judging whether a tool is logged in. Pure."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _TRAILING_COMMA = re.compile(r'("(?:[^"\\]|\\.)*")|,(?=\s*[}\]])', re.DOTALL)
 
 
 def object_of(text: str | None, *, spare_commas: bool = False) -> dict[str, Any] | None:
-    """Read a JSON object with comments, as the tools do; None when it is none."""
+    """Read a JSON object with comments, as the tools do; None if it is not one."""
     try:
         plain = _COMMENT.sub(lambda match: match.group(1) or "", text or "")
         if spare_commas:
@@ -24,12 +24,12 @@ def object_of(text: str | None, *, spare_commas: bool = False) -> dict[str, Any]
 
 
 def is_word(value: object) -> bool:
-    """Say whether that is a text that can be a key: an empty one is sent, and refused."""
+    """Say whether a value can be a key: an empty one is sent, and refused."""
     return type(value) is str and bool(value.strip())
 
 
 def first_set(environ: Mapping[str, Any], names: Iterable[str]) -> str | None:
-    """Return the first of these variables that can be a key."""
+    """Return the first of these variables whose value can be a key."""
     return next((name for name in names if is_word(environ.get(name))), None)
 
 

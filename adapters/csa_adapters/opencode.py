@@ -1,7 +1,7 @@
-"""How csa runs opencode (`opencode-ai`, seen at 1.18.33): by `opencode_bridge`, a program beside this module.
+"""How csa runs opencode (`opencode-ai`, seen at 1.18.33): with `opencode_bridge`, a program next to this module.
 
-`opencode run` hides its retries and its session's id; the bridge, which says why, drives opencode's own server instead
-and is given what to do as one JSON object on stdin. `opencode_stream` reads what comes back.
+`opencode run` hides its retries and its session's id; the bridge, which explains this, drives opencode's own server
+instead, and gets its order as one JSON object on stdin. `opencode_stream` reads its output.
 """
 
 from __future__ import annotations
@@ -43,13 +43,13 @@ _NO_WRITING = {"edit": False, "bash": False}
 _READING = ("glob", "grep", "list", "lsp", "skill", "task", "todoread", "todowrite", "webfetch", "websearch")
 _READING_COMMANDS = ("cat", "diff", "echo", "file", "grep", "head", "ls", "pwd", "rg", "stat", "tail", "wc", "which")
 _READING_GIT = ("diff", "log", "show", "status")
-# What an ephemeral run sets, and a nested run must not inherit: its conversation would be lost.
+# Set by an ephemeral run; a nested run must not inherit it, or its conversation would be lost.
 _EPHEMERAL = {"OPENCODE_DB": ":memory:", "OPENCODE_DISABLE_PROJECT_CONFIG": "1"}
 _EPHEMERAL_MARK = "CSA_OPENCODE_EPHEMERAL"
-# How long a command may run whose call names no time of its own; it would be two minutes, in which no sub-agent gets
-# far. The turn's own limit comes first, also that of a turn that inherits the variable.
+# How long a command may run if its call has no time limit; the default is two minutes, too short for a sub-agent.
+# The turn's own limit comes first, also for a turn that inherits the variable.
 _SHELL_LIMIT = "OPENCODE_EXPERIMENTAL_BASH_DEFAULT_TIMEOUT_MS"
-_LONGEST_MS = "2147000000"  # 24 days: a timer takes no more than 31 bits
+_LONGEST_MS = "2147000000"  # 24 days: a timer has at most 31 bits
 
 _CONFIG_HOMES = ("$XDG_CONFIG_HOME/opencode", "~/.config/opencode")
 _CONFIG_NAMES = ("opencode.jsonc", "opencode.json")
@@ -59,10 +59,10 @@ class OpencodeAdapter:
     """The tool `opencode`."""
 
     name = "opencode"
-    family = "opencode"  # it speaks to whichever provider its user chose
+    family = "opencode"  # it uses any provider its user chose
     executable = "opencode"
     capabilities = Capabilities(fork=True, extra_writable=True)
-    # The password is the outer server's: an inner one has its own.
+    # The outer server's password: an inner one has its own.
     outer_markers = frozenset(
         {"OPENCODE", "OPENCODE_PID", "AGENT", "OPENCODE_SERVER_PASSWORD", "OPENCODE_SERVER_USERNAME"}
     )
@@ -83,12 +83,12 @@ class OpencodeAdapter:
 
     def login(self, request: LoginRequest) -> Login:
         """Say whether it would send credentials."""
-        from csa_adapters.opencode_login import judge  # noqa: PLC0415  # only who chooses a tool, or doctor, asks
+        from csa_adapters.opencode_login import judge  # noqa: PLC0415  # only choosing a tool, or doctor, needs it
 
         return judge(request)
 
     def account(self, environ: Mapping[str, str]) -> str:
-        """Name the database: a session of one is unknown in another. Its provider may change from turn to turn."""
+        """Return the database: a session of one is unknown in another. Its provider may change from turn to turn."""
         data = _directory(environ, *_DIRECTORIES[0])
         named = environ.get("OPENCODE_DB")
         if not named or named == ":memory:":
@@ -96,7 +96,7 @@ class OpencodeAdapter:
         return shortened(posixpath.normpath(posixpath.join(data, named)), environ)
 
     def homes(self, environ: Mapping[str, str]) -> tuple[str, ...]:
-        """Name its four directories; it starts only where it can write them all."""
+        """Return its four directories; it only starts if it can write them all."""
         return tuple(_directory(environ, *each) for each in _DIRECTORIES)
 
     def removal(self, request: RemovalRequest) -> Removal | None:
@@ -109,7 +109,7 @@ class OpencodeAdapter:
         )
 
     def invocation(self, request: TurnRequest) -> Invocation:
-        """Say how to run the turn; UsageError for a session or model that opencode could not take."""
+        """Say how to run the turn; UsageError for a session or model that opencode would not accept."""
         return _bridge(request, _order(request))
 
     def interactive(self, request: TurnRequest) -> Invocation:
@@ -150,9 +150,9 @@ def permission_rules(request: TurnRequest) -> _Json:
     read-only: no shell at all. opencode does not ask for a command line without a command, so that `> file` is
     executed whatever the rules are, as is `csa ... > file` where `csa *` is allowed (1.18.33).
     edit: reading commands, bare `env` and `csa`. opencode takes a line apart and asks for each command in it, those in
-    `$(...)`, pipes and functions too; `X=1 csa` and `env csa` are no `csa`. What the user allows besides stays allowed:
-    single commands, and everything where an agent's own rules, or a `"*"` at the end, say so.
-    full: the user's own rules; what they ask for is granted.
+    `$(...)`, pipes and functions too; `X=1 csa` and `env csa` do not match. What else the user allows stays allowed:
+    single commands, and everything if an agent's own rules, or a `"*"` at the end, allow it.
+    full: the user's own rules; what they ask about is granted.
     """
     if request.permission is Permission.FULL:
         return {}
@@ -163,10 +163,10 @@ def permission_rules(request: TurnRequest) -> _Json:
 
 
 def grants(request: TurnRequest) -> _Json:
-    """Return what is granted where a rule of the user's asks: his own rules are followed, and make a level no less.
+    """Return what is granted if one of the user's rules asks: asking must not reduce a level.
 
-    `reading`: opencode's names of what reads. `commands`: patterns of shell commands. `edits`: of files in the project;
-    and what goes with it, the tools that the user has added.
+    `reading`: opencode's names for reading. `commands`: patterns of shell commands. `edits`: of files in the project,
+    and with them the tools that the user has added.
     """
     is_edit = request.permission is Permission.EDIT
     return {"reading": ["read", *_READING], "commands": _commands(request) if is_edit else [], "edits": is_edit}
@@ -178,12 +178,12 @@ def _commands(request: TurnRequest) -> list[str]:
 
 
 def _csa_patterns(request: TurnRequest) -> list[str]:
-    path = shlex.quote(request.csa_command)  # as the agent is told it
+    path = shlex.quote(request.csa_command)  # as the agent calls it
     return ["csa *"] if path == "csa" or _WILD.search(path) else ["csa *", f"{path} *"]
 
 
 def _order(request: TurnRequest) -> _Json:
-    """Return what the bridge is told. The tools of a prompt replace those of the session's earlier prompts."""
+    """Return the bridge's order. The tools of a prompt replace those of the session's earlier prompts."""
     session, is_full = request.provider_session_id, request.permission is Permission.FULL
     known = request.conversation
     if known is not None and not _SESSION_ID.fullmatch(known):
@@ -205,7 +205,7 @@ def _order(request: TurnRequest) -> _Json:
 
 
 def _title(request: TurnRequest) -> str:
-    """Name the session, which is found by that in opencode's own list; its log has the title as well."""
+    """Name the session, so that it can be found in opencode's own list; its log has the title too."""
     import textwrap  # noqa: PLC0415  # all adapters are loaded for each run; few are opencode's
 
     words = " ".join(_encodable(request.prompt).split())
@@ -226,8 +226,8 @@ def _model(name: str) -> dict[str, str]:
 
 
 def _environment(request: TurnRequest) -> dict[str, str | None]:
-    """Settings for this run alone; nothing of the user's is edited."""
-    changes: dict[str, str | None] = {"OPENCODE_DISABLE_AUTOUPDATE": "1"}  # nothing replaces a running binary
+    """Return settings for this run only; the user's files are not edited."""
+    changes: dict[str, str | None] = {"OPENCODE_DISABLE_AUTOUPDATE": "1"}  # no update may replace the running binary
     if not request.environ.get(_SHELL_LIMIT):
         changes[_SHELL_LIMIT] = _LONGEST_MS
     rules = permission_rules(request)
@@ -241,7 +241,7 @@ def _environment(request: TurnRequest) -> dict[str, str | None]:
 
 
 def _object(text: str | None) -> _Json:
-    """Return the rules a variable holds; opencode itself passes over what is no JSON."""
+    """Return the rules in a variable; opencode itself ignores what is not JSON."""
     try:
         found = json.loads(text or "{}")
     except ValueError:

@@ -1,8 +1,8 @@
-"""How the bridge answers what opencode (1.18.33) asks: what a level promises holds whatever made it ask.
+"""How the bridge answers opencode's (1.18.33) questions: a level's promises apply, whatever made it ask.
 
-opencode asks where a rule of the user's says so, of its own account for `.env` files, places outside the project and a
-call that is made for the third time, and before each sub-agent's calls as before the agent's own. A part of the bridge:
-where an edit goes is found by following links.
+opencode asks if one of the user's rules says so, by itself for `.env` files, places outside the project and a
+call that is made for the third time, for sub-agents' calls as for the agent's own. A part of the bridge:
+the place of an edit is found by following links.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from fnmatch import fnmatchcase
 
 from csa_adapters.bridges import Json
 
-# All that it asks under, besides names of MCP servers' tools and plugins', which are what their user made them.
+# All kinds of questions, besides the names of MCP servers' and plugins' tools, which their user has chosen.
 _OWN = frozenset(
     {"bash", "codesearch", "doom_loop", "edit", "external_directory", "glob", "grep", "list", "lsp", "plan_enter"}
     | {"plan_exit", "question", "read", "skill", "task", "todoread", "todowrite", "webfetch", "websearch"}
@@ -24,7 +24,7 @@ _OWN = frozenset(
 class Answers:
     """The answers of one turn: `grants` is `opencode.grants`; an empty one grants nothing but `outside`.
 
-    `directory` is the session's, `worktree` says what git's is, `outside` are those that may be written besides.
+    `directory` is the session's, `worktree` is git's, `outside` are other directories that may be written.
     """
 
     def __init__(self, grants: Json, *, directory: str, outside: Iterable[str], worktree: Callable[[], str]) -> None:
@@ -36,7 +36,7 @@ class Answers:
         self._worktree = worktree
 
     def allow(self, ask: Json) -> bool:
-        """Say whether what is asked for may happen."""
+        """Say whether the request is granted."""
         name, patterns = str(ask.get("permission")), [str(each) for each in ask.get("patterns") or []]
         if name == "external_directory":
             return bool(patterns) and all(_is_below(posixpath.normpath(each), self._outside) for each in patterns)
@@ -49,8 +49,8 @@ class Answers:
         return self._edits and name not in _OWN
 
     def _are_ours(self, patterns: list[str]) -> bool:
-        """Say whether files, named from git's worktree, are in it, the session's directory, or what may be written."""
-        worktree = self._worktree()  # `/` where there is no git
+        """Say whether files, relative to git's worktree, are in it, the session's directory, or writable."""
+        worktree = self._worktree()  # `/` without git
         places = [posixpath.realpath(place) for place in (self._directory, worktree, *self._outside) if place != "/"]
         return all(_is_below(posixpath.realpath(posixpath.join(worktree, each)), places) for each in patterns)
 

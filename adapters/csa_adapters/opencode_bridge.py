@@ -1,23 +1,23 @@
-"""Runs one turn of opencode (seen at 1.18.33) through its own server; started by the adapter as the tool itself.
+"""Runs one turn of opencode (seen at 1.18.33) through its own server; the adapter starts it as the tool.
 
     python -I -S opencode_bridge.py opencode    with one JSON object on stdin: what `main` reads
 
-Why not `opencode run --format json`: it names its session only with the model's first token, so that a first turn that
-is killed is lost; it says nothing of its retries, of which it makes five with growing pauses (over a minute, longer
-where the provider asks for it); its tool shells outlive a TERM. The server tells all of that, takes a system text with
-each prompt, and ends the shells on abort. Measured side by side with a trivial prompt (medians of five): the processor
-time and, within a twentieth, the wall time of `run`; the id in half of that; 13 MB beside opencode's own 600. `serve`
-with `run --attach` instead takes a third more of all three, since the client is a whole opencode.
+Why not `opencode run --format json`: it names its session only with the model's first token, so a first turn that
+is killed is lost; it does not report its retries, of which it makes five with growing pauses (over a minute, longer
+if the provider asks for it); its tool shells survive a TERM. The server reports all of that, accepts a system text with
+each prompt, and ends the shells on abort. Measured side by side with a trivial prompt (medians of five): the CPU
+time and, within 5 %, the wall time of `run`; the id in half of that; 13 MB besides opencode's own 600. `serve`
+with `run --attach` takes a third more of all three, since the client is a complete opencode.
 
 stdout has the lines of `run --format json` (`step_start`, `text`, `reasoning`, `tool_use`, `step_finish`, `error`),
 each with our session's id at the top, and of its own: `session` (first, at once), `retry`, `permission`, `compaction`.
-A `tool_use` comes when the tool starts and again when it ends. Of a sub-agent's session only its `step_finish` is told,
+A `tool_use` comes when the tool starts and again when it ends. Of a sub-agent's session only `step_finish` is reported,
 with that session's id as `child`: the usage. The exit code is 0 only after a step that ended with `stop`, when nobody
-works in the background any more; a server that dies takes the bridge with it, in the same way. The server listens on
+is working in the background any more; if the server dies, the bridge ends in the same way. The server listens on
 the loopback interface with a random password, which is never on a command line.
 
-With `fork` it begins with a copy of another session. With `compact` it has the session summarised instead of prompting,
-and tells at last `compacted`, with what the server has recorded of it, or an error `NothingToCompactError`.
+With `fork` it starts with a copy of another session. With `compact` it summarises the session instead of prompting,
+and finally reports `compacted`, with what the server has recorded, or an error `NothingToCompactError`.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from csa_adapters.opencode_asks import Answers
 from csa_adapters.opencode_family import Family
 from csa_adapters.opencode_server import CALL_LIMIT_S, BridgeError, Server
 
-RETRY_LIMIT_S = 25.0  # a retry that would begin later than this after the first failure is not waited for
+RETRY_LIMIT_S = 25.0  # do not wait for a retry that would begin later than this after the first failure
 RETRIES = 5  # opencode's own limit
 ABORT_LIMIT_S = 1.5  # csa kills three seconds after TERM
 _REFUSAL = "This run is unattended and its permission level does not allow that."
@@ -49,7 +49,7 @@ _ENDED = frozenset({"completed", "error"})
 
 
 class Turn:
-    """One prompt in one session: what is asked, and what is told of it on stdout."""
+    """One prompt in one session: the request, and the report on stdout."""
 
     def __init__(self, server: Server, asked: Json) -> None:
         self._server = server
@@ -57,7 +57,7 @@ class Turn:
         self._id = ""
         self._family = Family("")
         self._messages: dict[str, bool] = {}  # the assistants' messages of this turn: whether one is a compaction's
-        self._told: dict[str, str] = {}  # parts: the last state told
+        self._told: dict[str, str] = {}  # parts: the last reported state
         self._stopped_well = False
         self._compacted = False
         self._before: set[str] = set()  # the messages before a compaction
@@ -88,7 +88,7 @@ class Turn:
         return 0 if self._stopped_well else 1
 
     def _compact(self) -> int:
-        """Have the session summarised, and tell what the server's own record then says; return the exit code."""
+        """Have the session summarised, and report the server's own record of it; return the exit code."""
         before = self._history()
         if not before or before[-1].get("summary") is True:
             why = "its last message is already a summary" if before else "the session has no messages"
@@ -110,7 +110,7 @@ class Turn:
         return 0
 
     def _undo(self) -> None:
-        """Take back what a compaction that failed has left: the next prompt would otherwise begin with it (1.18.33)."""
+        """Undo what a failed compaction has left: the next prompt would otherwise begin with it (1.18.33)."""
         with suppress(BridgeError):
             left = [info["id"] for info in self._history(ABORT_LIMIT_S) if info["id"] not in self._before]
             for name in reversed(left):
@@ -121,19 +121,19 @@ class Turn:
         return [message["info"] for message in messages]
 
     def _summarise(self, model: Json) -> None:
-        """Ask for the summary. The answer comes when it is there: what happens until then, the events tell."""
+        """Request the summary. The answer comes when it is complete; events report what happens until then."""
         with suppress(BridgeError):
             self._server.call("POST", f"/session/{self._id}/summarize", model, limit_s=None)
 
     def _listen(self, ask: Callable[[], object]) -> None:
-        """Ask, and read events until the turn has ended; nothing is asked before the subscription holds."""
+        """Send the prompt, and read events until the turn has ended; nothing is sent before the subscription works."""
         events = self._server.events()
         next(events, None)
         try:
             ask()
         except BridgeError:
             if not self._server.ending():
-                raise  # it refuses; one that died may have said something before
+                raise  # it refuses; a server that died may have sent something before
         for event in events:
             handler = self._handlers.get(str(event.get("type")))
             if handler and handler(event.get("properties") or {}):
@@ -141,7 +141,7 @@ class Turn:
         raise BridgeError("ServerError", f"opencode's server ended before the turn did{self._server.ending()}")
 
     def abort(self) -> None:
-        """Have opencode end the turn and the shells it runs, those of sub-agents in the background too."""
+        """Have opencode end the turn and its shells, including those of background sub-agents."""
         if self._id:
             for session in self._family.at_work:
                 with suppress(BridgeError):
@@ -150,13 +150,13 @@ class Turn:
                 self._undo()
 
     def _enter_session(self) -> None:
-        """Make the session or find the one asked for, and say which it is before anything is asked of a model."""
+        """Create the session or find the requested one, and report it before any model is called."""
         if wanted := self._asked.get("session") or self._asked.get("fork"):
             session = self._server.call("GET", f"/session/{quote(wanted)}")
             self._server.directory = session["directory"]
             if not self._asked.get("session"):
                 session = self._server.call("POST", f"/session/{quote(wanted)}/fork", {})
-        else:  # an untitled session costs a call of the model that invents a title
+        else:  # an untitled session costs a model call for a title
             session = self._server.call("POST", "/session", {"title": self._asked["title"]})
         self._id = session["id"]
         self._family = Family(self._id)
@@ -206,7 +206,7 @@ class Turn:
             self._tell_part("step_start", part, "told", **({"summary": True} if is_summary else {}))
 
     def _step_finish(self, part: Json, *, is_summary: bool) -> None:
-        """Tell a step with what it has used, and end a turn that leads nowhere."""
+        """Report a step with its usage, and end a turn that makes no progress."""
         if part["sessionID"] == self._id:
             self._stopped_well = part.get("reason") == "stop" and not is_summary
             self._tell_part("step_finish", part, "told", **({"summary": True} if is_summary else {}))
@@ -227,7 +227,7 @@ class Turn:
         return False
 
     def _status(self, event: Json) -> bool:
-        """Tell a retry as it is decided on, and do not wait for one that is too far away."""
+        """Report a retry as soon as it is decided, and do not wait for one that is too far away."""
         status = event["status"]
         self._family.take_status(event["sessionID"], status["type"])
         if event["sessionID"] not in self._family or status["type"] != "retry":
@@ -240,7 +240,7 @@ class Turn:
         self._tell("retry", **told, **({"action": status["action"]} if status.get("action") else {}))
         if begins - since > RETRY_LIMIT_S:
             self.abort()
-            reason = (status.get("action") or {}).get("reason")  # opencode's own provider's word for its limit
+            reason = (status.get("action") or {}).get("reason")  # the name of a limit of opencode's own provider
             limit = {"limit": reason} if reason else {}
             raise BridgeError("RetriesEndedError", status["message"], retryAfterS=after_s, **limit)
         return False
@@ -265,11 +265,11 @@ class Turn:
         return event["sessionID"] in self._family and self._family.is_at_rest
 
     def _heartbeat(self, _event: Json) -> bool:
-        """Ask how things stand, every ten seconds, so that no event that was missed makes a turn endless."""
+        """Poll the status every ten seconds, so that a missed event cannot make a turn endless."""
         return self._family.has_begun and self._family.take_truth(self._server.call("GET", "/session/status"))
 
     def _permission(self, event: Json) -> bool:
-        """Answer what opencode's rules leave open. A refusal with words lets the turn go on; one without ends it."""
+        """Answer what opencode's rules leave open. A refusal without a message ends the turn."""
         if event["sessionID"] not in self._family:
             return False
         allowed = self._asked.get("approve") or self._answers().allow(event)
@@ -296,7 +296,7 @@ class Turn:
 
 
 def main() -> int:
-    """Run the turn that stdin describes: prompt, title, and what may be (`opencode._order` has it all)."""
+    """Run the turn that stdin describes: prompt, title, and options (see `opencode._order`)."""
     end_at_signals()
     server = Server(sys.argv[1:])
     turn = None

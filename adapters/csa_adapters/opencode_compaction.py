@@ -1,7 +1,7 @@
-"""Reads what `opencode_bridge` says of a compaction (opencode 1.18.33): a turn's lines, and at last `compacted`.
+"""Reads what `opencode_bridge` reports about a compaction (opencode 1.18.33): a turn's lines, then `compacted`.
 
-Proof: the server announced `session.compacted`, and the session's own record then ends with a summary that is whole.
-What the context has shrunk to it does not tell.
+Proof: the server announced `session.compacted`, and the session's own record then ends with a complete summary.
+It does not report the new size of the context.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class OpencodeCompactionDecoder(OpencodeDecoder):
         return []
 
     def _verdict(self, end: ToolExit) -> Failure | None:
-        """Take the turn's verdict but where it only misses a last step: a compaction has none that counts."""
+        """Take the turn's verdict unless it only lacks a last step: in a compaction that does not count."""
         if self._error is not None or self._session is None:
             return super()._verdict(end)
         return None if self._compacted is not None and unclean(end) is None else unfinished(end, "a summary")

@@ -1,10 +1,10 @@
-"""Who works in a turn of opencode (1.18.33), the sub-agents included; whether it is over; whether it gets anywhere.
+"""Which sessions work in a turn of opencode (1.18.33), including sub-agents; is it over, and does it make progress?
 
-A session that is idle is not the end: a sub-agent in the background (`OPENCODE_EXPERIMENTAL_BACKGROUND_SUBAGENTS`) goes
-on, and what it has found begins the session's next step. Two ways to go on for ever are opencode's own: it asks again
-after each step whose provider names no reason for its end, and compacts a conversation that never fits, and goes on.
+An idle session is not the end: a background sub-agent (`OPENCODE_EXPERIMENTAL_BACKGROUND_SUBAGENTS`)
+continues, and its result begins the session's next step. opencode can loop for ever in two ways: it asks again
+after each step whose provider gives no reason for its end, and it keeps compacting a conversation that never fits.
 
-It knows what the server's events tell, and asks nobody.
+It only uses the server's events.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ class Family:
         self._members = {root}
         self._busy: set[str] = set()
         self.has_begun = False
-        self._quiet_times = 0  # in a row that the server said that nobody works
-        self._background: set[str] = set()  # sub-agents of whose end the session has not been told
+        self._quiet_times = 0  # in a row that the server reported nobody working
+        self._background: set[str] = set()  # sub-agents whose end the session does not know yet
         self._callers: set[str] = set()  # messages that call a tool
         self._idle_steps: dict[str, int] = {}  # steps in a row that called none
         self._failing: dict[str, float] = {}  # since when
@@ -39,21 +39,21 @@ class Family:
 
     @property
     def is_at_rest(self) -> bool:
-        """Whether nobody works, and nobody will."""
+        """Whether nobody is working, and nobody will."""
         return not self._busy and not self._background
 
     @property
     def at_work(self) -> list[str]:
-        """The session itself, and those of its sub-agents that work."""
+        """The session itself, and its working sub-agents."""
         return [self._root, *sorted(self._busy - {self._root})]
 
     def take_session(self, info: Json) -> None:
-        """Learn of a session that was made."""
+        """Note a new session."""
         if info.get("parentID") in self._members:
             self._members.add(info["id"])
 
     def take_status(self, session: str, kind: str) -> None:
-        """Learn that a session works, waits to try again, or is idle."""
+        """Note that a session is working, waiting to retry, or idle."""
         if kind == "idle":
             self._busy.discard(session)
         elif session in self._members:
@@ -61,7 +61,7 @@ class Family:
             self.has_begun = True
 
     def take_truth(self, busy: Collection[str]) -> bool:
-        """Take which sessions the server says are busy; say whether none of ours was, now and the last time.
+        """Take the server's list of busy sessions; say whether none of ours was on it, now and the last time.
 
         Once may be the moment between a sub-agent's end and its notification.
         """
@@ -69,11 +69,11 @@ class Family:
         return self._quiet_times >= QUIET_TIMES
 
     def take_part(self, part: Json) -> None:
-        """Learn which session a sub-agent has, also one of an earlier turn, and that it has ended in the background."""
+        """Note a sub-agent's session, even from an earlier turn, and its end in the background."""
         found = _NOTIFICATION.match(part["text"]) if part["type"] == "text" and part.get("synthetic") else None
         if found and found[1] in self._background:
             self._background.remove(found[1])
-            self._busy.add(part["sessionID"])  # the step that takes it up comes at once, maybe after the other's idling
+            self._busy.add(part["sessionID"])  # the step that uses it comes at once, perhaps after the idle event
             self._idle_steps.pop(part["sessionID"], None)
         if part["type"] != "tool":
             return
@@ -81,15 +81,15 @@ class Family:
         state = part["state"]
         metadata = state.get("metadata") or {}
         sub_agent = metadata.get("sessionId")
-        if part["tool"] == "task" and sub_agent and state["status"] == "running":  # a later word on it may be history
+        if part["tool"] == "task" and sub_agent and state["status"] == "running":  # a later report may be history
             self._members.add(sub_agent)
             if metadata.get("background") is True:
                 self._background.add(sub_agent)
 
     def take_step(self, part: Json, *, is_summary: bool) -> str | None:
-        """Learn of a step's end; say what is wrong when there have been too many that lead nowhere."""
+        """Note a step's end; return the problem if too many made no progress."""
         session, reason = part["sessionID"], part.get("reason")
-        self._failing.pop(session, None)  # a text that only begins is no progress: it may be cut off every time
+        self._failing.pop(session, None)  # the beginning of a text is not progress: it may be cut off every time
         if part["messageID"] in self._callers:
             self._idle_steps.pop(session, None)
             return None

@@ -1,7 +1,7 @@
-"""Whether opencode would send credentials, as its models and its requests on the loopback showed (1.18.33). Pure.
+"""Whether opencode would send credentials, as observed in its models and local requests (1.18.33). Pure.
 
-Without any it does not fail: it runs a model that is free, at its maker's service, which is not what its user expects.
-A provider is used when auth.json, its variable or the configuration has something for it; an empty variable is nothing.
+Without any it does not fail: it runs a free model of its maker's service, which is not what its user expects.
+A provider is used if auth.json, its variable or the configuration has something for it; empty variables do not count.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from csa_adapters.jsonlines import list_of, mapping_of, text_of
 from csa_adapters.logins import first_file, first_set, is_word, object_of
 
 _CONFIG_HOMES = ("$XDG_CONFIG_HOME/opencode/", "~/.config/opencode/")
-# Of the many providers that it knows, those whose variable is not their name with `_API_KEY`, and the best known.
+# Of its many providers, those whose variable is not their name with `_API_KEY`, and the best known.
 _VARIABLES: Mapping[str, tuple[str, ...]] = {
     "opencode": ("OPENCODE_API_KEY",),
     "anthropic": ("ANTHROPIC_API_KEY",),
@@ -30,7 +30,7 @@ _VARIABLES: Mapping[str, tuple[str, ...]] = {
     "google-vertex": ("GOOGLE_APPLICATION_CREDENTIALS", "GOOGLE_VERTEX_PROJECT"),
     "github-copilot": ("GITHUB_TOKEN",),
 }
-_NO_SIGN = {"amazon-bedrock", "google-vertex", "github-copilot"}  # variables that are set for other ends as well
+_NO_SIGN = {"amazon-bedrock", "google-vertex", "github-copilot"}  # variables that are also set for other purposes
 _FREE = "without one it runs free models"
 _REFERENCE = re.compile(r"\{env:([^}]+)\}")
 
@@ -84,13 +84,13 @@ def _kept(request: LoginRequest) -> dict[str, Any]:
 
 
 def _is_credential(name: str, entry: Mapping[str, Any]) -> bool:
-    if name == "anthropic" and entry.get("type") == "oauth":  # passed over
+    if name == "anthropic" and entry.get("type") == "oauth":  # ignored
         return False
     return any(is_word(entry.get(key)) for key in ("key", "refresh", "access", "token"))
 
 
 def _config(request: LoginRequest) -> dict[str, Any]:
-    """Return what holds of its configurations, the nearest last."""
+    """Return its configurations that apply, nearest last."""
     merged: dict[str, Any] = {}
     for found in _configs(request):
         providers = {**mapping_of(merged.get("provider")), **mapping_of(found.get("provider"))}

@@ -1,4 +1,4 @@
-"""opencode's own server (seen at 1.18.33): started for one turn, called, listened to, and ended.
+"""opencode's own server (seen at 1.18.33): started for one turn, called, read from, and ended.
 
 It listens on the loopback interface with a random password, which is never on a command line.
 """
@@ -32,7 +32,7 @@ _PIECE_BYTES = 1 << 16
 
 
 class BridgeError(Exception):
-    """The turn cannot go on; `name` is the kind of error, as opencode names its own."""
+    """The turn cannot continue; `name` is the kind of error, in opencode's naming."""
 
     def __init__(self, name: str, message: str, **data: Any) -> None:
         super().__init__(message)
@@ -40,7 +40,7 @@ class BridgeError(Exception):
 
 
 class Server:
-    """`opencode serve`, and calls of it."""
+    """`opencode serve`, and calls to it."""
 
     def __init__(self, command: list[str]) -> None:
         self.directory = os.getcwd()
@@ -52,14 +52,14 @@ class Server:
     def start(self) -> None:
         """Start it, and read the address it announces.
 
-        Of several that start in one home at once some fail over its database (1.18.33); nothing has been done then.
+        If several start in one home at once, some fail because of its database (1.18.33), before doing anything.
         """
         for pause_s in START_PAUSES_S:
             try:
                 return self._start()
             except BridgeError:
                 if self.exit_code(0) <= 0:
-                    raise  # it is not that it gave up by itself
+                    raise  # it did not give up by itself
                 time.sleep(pause_s)
         return self._start()
 
@@ -68,7 +68,7 @@ class Server:
         token = base64.b64encode(f"opencode:{password}".encode()).decode()
         self._headers = {"Authorization": f"Basic {token}", "Content-Type": "application/json"}
         try:
-            # An explicit host, since the user's config may name another; port 0 lets it take 4096 or any that is free.
+            # An explicit host, since the user's config may name another; port 0 lets it use 4096 or any free one.
             self._process = subprocess.Popen(
                 [*self._command, "serve", "--hostname", "127.0.0.1", "--port", "0"],
                 stdin=subprocess.DEVNULL,
@@ -82,7 +82,7 @@ class Server:
         self._wait_until_ready(self._process.stdout)
 
     def _wait_until_ready(self, stdout: IO[bytes]) -> None:
-        """Read until the line with the address; wrappers and plugins may say things before and after, also at once."""
+        """Read until the line with the address; wrappers and plugins may print lines before and after it."""
         deadline = time.monotonic() + START_LIMIT_S
         said = b""
         while self._address is None:
@@ -100,7 +100,7 @@ class Server:
         threading.Thread(target=_drain, args=(stdout, said), daemon=True).start()
 
     def call(self, method: str, path: str, body: Json | None = None, *, limit_s: float | None = CALL_LIMIT_S) -> Any:
-        """Make one call; BridgeError with the server's own error when it refuses."""
+        """Make one call; BridgeError with the server's own error if it refuses."""
         connection = self._connect(limit_s)
         try:
             content = None if body is None else json.dumps(body).encode("utf-8", "replace")
@@ -119,7 +119,7 @@ class Server:
         return answer
 
     def events(self) -> Iterator[Json]:
-        """Yield the server's events; the first one says that the subscription holds."""
+        """Yield the server's events; the first one confirms the subscription."""
         connection = self._connect(None)
         try:
             connection.request("GET", self._target("/event"), headers=self._headers)
@@ -133,7 +133,7 @@ class Server:
             connection.close()
 
     def stop(self) -> None:
-        """End the server; whatever it left running is its guardian's to sweep."""
+        """End the server; the guardian sweeps what it has left running."""
         if self._process is None:
             return
         self._process.terminate()
@@ -144,7 +144,7 @@ class Server:
             self._process.wait()
 
     def exit_code(self, default: int) -> int:
-        """Return what the server itself has ended with, negative for a signal; else `default`."""
+        """Return the server's own exit code, negative for a signal; else `default`."""
         code = self._process.poll() if self._process else None
         return default if code is None else code
 
@@ -153,11 +153,11 @@ class Server:
         return http.client.HTTPConnection(*self._address, timeout=limit_s)
 
     def _target(self, path: str) -> str:
-        """Name the session's directory with every call: events of another are not told, and nothing says so."""
+        """Name the session's directory with every call: events of another one are silently dropped."""
         return f"{path}?directory={quote(self.directory)}"
 
     def ending(self) -> str:
-        """Say how the server has ended, where it has."""
+        """Say how the server has ended, if it has."""
         assert self._process
         try:
             code = self._process.wait(STOP_LIMIT_S)
@@ -174,12 +174,12 @@ def _parsed(text: bytes) -> Any:
 
 
 def address_in(line: bytes) -> tuple[str, int] | None:
-    """Return the host and port that a line of the server announces; None where it is another line."""
+    """Return the host and port that a line of the server announces; None for any other line."""
     found = _READY.search(_ESCAPES.sub(b"", line))
     try:
         parts = urlsplit(found[1].decode("ascii") if found else "")
         host, port = parts.hostname, parts.port
-    except ValueError:  # no port that there can be
+    except ValueError:  # not a valid port
         return None
     return (host, port) if host and port else None
 

@@ -1,8 +1,8 @@
-"""Reads what `opencode_bridge` says of a turn: the lines of `opencode run --format json` (1.18.33), and its own.
+"""Reads what `opencode_bridge` reports about a turn: the lines of `opencode run --format json` (1.18.33), and its own.
 
 Traps: there is no last line, so success is a last step that ended with `stop` and exit 0; an error may be followed by
-a step that succeeds (a context that overflowed is compacted); tokens and cost are of each step, those of sub-agents are
-told besides; a cost of 0 is that of a model without a price as well; `input` lacks the cached tokens and `output` the
+a step that succeeds (a context that overflowed is compacted); tokens and cost are per step, those of sub-agents are
+reported separately; a cost of 0 may also mean a model without a price; `input` lacks the cached tokens and `output` the
 reasoning; a refused tool call and a failed command look like any other at their top.
 """
 
@@ -39,16 +39,16 @@ _NAMES: dict[str, ErrorKind] = {
     "ContentFilterError": "invalid_request",
     "UnfinishedStepsError": "protocol",  # the bridge's
 }
-# What a last step ended with, that was not the end: as an ACP agent's reasons are understood.
+# Final reasons that are not an end, as for ACP agents.
 _REASONS: dict[str, ErrorKind] = {"length": "context_overflow", "content-filter": "invalid_request"}
-# The messages of error and retry events, which are the provider's own; most telling first.
+# The messages of error and retry events, which are the provider's own; most specific first.
 _LIMITS = rules(
-    (r"rate limit reached .*per (sec|min)|\((TPM|RPM)\)", "rate_limit"),  # OpenAI's, which names billing as a way out
+    (r"rate limit reached .*per (sec|min)|\((TPM|RPM)\)", "rate_limit"),  # OpenAI's, which mentions billing
     (r"insufficient_quota|current quota|usage limit|credit balance|billing|free_tier_limit|Free usage", "quota"),
     (r"hit your .{0,20}limit|(session|daily|weekly|monthly) (rate )?limit|limit reached .{0,3}resets", "quota"),
     (r"context_length_exceeded|maximum context length|context window|prompt is too long", "context_overflow"),
 )
-# Said of a request that was one too many, or not paid for; elsewhere they may mean anything.
+# For a request that was one too many, or not paid for; elsewhere they may mean anything.
 _QUOTAS = rules(
     (r"quota|(insufficient|not enough|out of|no more|exceeded) (\w+ )?(credit|balance|fund)", "quota"),
     (r"(spend(ing)?|daily|weekly|monthly|plan'?s?|account|credit|session) (\w+ )?(limit|cap|allowance)\b", "quota"),
@@ -65,7 +65,7 @@ _MESSAGES = rules(
 )
 _REFUSED = re.compile(r"The user (has specified a rule which prevents you from using|rejected permission to use) this ")
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
-# name -> kind, and the input that tells one call from another
+# name -> kind, and the input that distinguishes its calls
 _TOOLS: dict[str, tuple[str, str]] = {
     "bash": ("execute", "command"),
     "read": ("read", "filePath"),
@@ -81,7 +81,7 @@ _TOOLS: dict[str, tuple[str, str]] = {
     "webfetch": ("fetch", "url"),
     "task": ("think", "description"),
     "skill": ("other", "name"),
-    "invalid": ("other", "tool"),  # a call of a tool that is not offered
+    "invalid": ("other", "tool"),  # a call of an unavailable tool
 }
 _describe = partial(describe_call, tools=_TOOLS, shell_tool="bash")
 
@@ -95,7 +95,7 @@ class OpencodeDecoder(StreamDecoder):
         self._unknown = f"Session not found: {request.conversation}"
         self._again: tuple[float | None, float | None] = None, None  # after how many seconds, or when
         self._reason = ""  # why the last step ended
-        self._texts: list[str] = []  # of the last message that had any
+        self._texts: list[str] = []  # of the last message with text
         self._text_message = ""
         self._events = {
             "session": self._ignore,
@@ -135,12 +135,12 @@ class OpencodeDecoder(StreamDecoder):
         return unfinished(end, "a last step")
 
     def _without_session(self, end: ToolExit) -> Failure:
-        if stderr_message(_COLOUR.sub("", end.stderr_tail)) == self._unknown:  # so says its interface
+        if stderr_message(_COLOUR.sub("", end.stderr_tail)) == self._unknown:  # as its interface says
             return "unknown_conversation", self._unknown
         return unfinished(end, "a session")
 
     def _identify(self, event: Json) -> list[Update]:
-        """Compare the line's own session with the one asked for, else with the first one named; bind at that."""
+        """Compare the line's session with the requested one, else with the first one named, which is bound."""
         session = event.get("sessionID")
         if type(session) is not str or not session:
             return []
@@ -168,7 +168,7 @@ class OpencodeDecoder(StreamDecoder):
             return [plan_update(given["todos"])] if state.get("status") == "completed" else []
         kind, title = _describe(name, given)
         updates: list[Update] = []
-        if call not in self._open:  # `run` tells a tool only when it has ended
+        if call not in self._open:  # `run` reports a tool only when it has ended
             updates = self._begin_call(call, kind, title)
         if state.get("status") in ("completed", "error"):
             updates += self._tool_end(call, title, state)
@@ -187,7 +187,7 @@ class OpencodeDecoder(StreamDecoder):
         return [Update("tool_call_update", data), *denied]
 
     def _permission(self, event: Json) -> list[Update]:
-        """Take a request that was refused; the call itself may be a sub-agent's, of which no more is told."""
+        """Take a refused request; the call itself may be a sub-agent's, which is not reported."""
         patterns = " ".join(filter(None, map(text_of, list_of(event.get("patterns")))))
         title = f"{text_of(event.get('permission'))} {patterns}".strip()
         return self._deny(text_of(mapping_of(event.get("tool")).get("callID")), title)
@@ -221,7 +221,7 @@ class OpencodeDecoder(StreamDecoder):
         return self._fail(kind, message)
 
     def _step_finish(self, event: Json) -> list[Update]:
-        """Add up the step. One of our own that ends after an error shows that the turn went on."""
+        """Add up the step. One of our own that ends after an error shows that the turn continued."""
         part = mapping_of(event.get("part"))
         if not event.get("child"):
             self._error = None
@@ -240,15 +240,15 @@ class OpencodeDecoder(StreamDecoder):
             input_tokens=count_of(tokens.get("input")) + cached + count_of(cache.get("write")),
             output_tokens=count_of(tokens.get("output")) + count_of(tokens.get("reasoning")),
             cached_tokens=cached,
-            cost_usd=number_of(part.get("cost")) or None,  # 0 where it knows no price
+            cost_usd=number_of(part.get("cost")) or None,  # 0 if it knows no price
         )
         return self._usage + step if self._usage else step
 
 
 def _kind_of_retry(message: str, limit: object) -> ErrorKind:
-    """Return the kind of a failure that opencode retries. Its status is not told; most that say nothing are 5xx.
+    """Return the kind of a failure that opencode retries. Its status is not reported; most unspecific ones are 5xx.
 
-    `limit` is opencode's own word for a limit of its own provider, where it is one.
+    `limit` is opencode's name for a limit of its own provider, if it is one.
     """
     if text_of(limit).endswith("_limit"):  # free_tier_limit, account_rate_limit: of hours and days
         return "quota"

@@ -1,4 +1,4 @@
-"""Sessions that are old enough go: `csa session clean`, and `csa gc` for cron."""
+"""Clean-up of old sessions: `csa clean`, and `csa gc` for cron."""
 
 from __future__ import annotations
 
@@ -42,23 +42,21 @@ def configure_clean(parser: argparse.ArgumentParser) -> None:
     which.add_argument("--days", type=_days, metavar="N", help="sessions not used for more than N whole days")
     which.add_argument("--older-than", metavar="TIME", help="the same, as a time: 7d, 12h, 30m")
     which.add_argument("--expired", action="store_true", help="only sessions whose --ttl has run out")
-    parser.add_argument("-t", "--tool", metavar="T,..", help="only sessions all of whose tools are among these")
-    parser.add_argument("--damaged", action="store_true", help="also damaged sessions whose files are as old")
-    parser.add_argument("--purge", action="store_true", help="remove for good at once, also what was retired before")
-    parser.add_argument("--dry-run", action="store_true", help="say what would go; change nothing")
+    parser.add_argument("-t", "--tool", metavar="T,..", help="only sessions that used no other tools than these")
+    parser.add_argument("--damaged", action="store_true", help="also damaged sessions, by the age of their files")
+    parser.add_argument("--purge", action="store_true", help="delete for good at once, and what was deleted before")
+    parser.add_argument("--dry-run", action="store_true", help="show what would be deleted, and change nothing")
     parser.add_argument("--json", action="store_true", help="print an object")
 
 
 def execute_clean(arguments: argparse.Namespace) -> int:
-    """Remove the project's old sessions.
+    """Delete the project's old sessions.
 
-    A session goes when it was last used more than so many whole days ago, or has expired. It is moved out of sight, and
-    can be brought back with `csa session restore`, until it is purged some days later (undo_days, 7). What runs, is
-    pinned, or is damaged stays. In the same pass go sessions that were retired long enough ago, and what starts,
-    removals and ephemeral runs that were cut off have left. With --dry-run nothing is written, and what would go is
-    named.
+    That is, those not used for so many whole days, or whose --ttl has run out. They can be restored with `csa restore`
+    until they are purged, after `undo_days` (7). Sessions that are running, pinned, or damaged stay. Also purges
+    sessions that were deleted long enough ago, and what interrupted starts, deletions and ephemeral runs have left.
 
-    Exits 0 also when there is nothing to do, and 1 when something could not be removed.
+    Exits 0 even when there is nothing to do, and 1 when something could not be deleted.
     """
     client, dry_run = open_client(), arguments.dry_run
     context = client.context
@@ -78,7 +76,7 @@ def execute_clean(arguments: argparse.Namespace) -> int:
         _print_report(report, dry_run=dry_run)
         return 1 if report.failures else 0
     _print_items(report, dry_run=dry_run)
-    print(_summary(report, dry_run=dry_run) or "Nothing to collect")
+    print(_summary(report, dry_run=dry_run) or "Nothing to delete")
     _warn_of_rest(report, damaged=True)
     return 1 if report.failures else 0
 
@@ -87,21 +85,20 @@ def configure_gc(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--days", type=_days, metavar="N", required=True, help="sessions not used for more than N whole days"
     )
-    parser.add_argument("--all-projects", action="store_true", help="in every project below the state root")
-    parser.add_argument("--dry-run", action="store_true", help="say what would go; change nothing")
+    parser.add_argument("--all-projects", action="store_true", help="in every project, not only this one")
+    parser.add_argument("--dry-run", action="store_true", help="show what would be deleted, and change nothing")
     parser.add_argument("--json", action="store_true", help="print an object")
 
 
 def execute_gc(arguments: argparse.Namespace) -> int:
-    """Remove old sessions, and what ended ones have left behind: for cron.
+    """Delete old sessions and whatever finished ones have left behind: for cron.
 
-    Does what `csa session clean --days N` does, removes the runtime directories of runs that died, and ends processes
-    that ended sessions have left running, other than those that were kept with --keep-background. Detached turns that
-    wait for a quota (--on-quota wait), and whose supervisor has died, as in a reboot, go on when their time has come.
-    With --all-projects it does so in every project below the state root.
+    Does what `csa clean --days N` does, deletes the runtime directories of runs that died, and stops processes that
+    finished sessions have left running, unless they were kept with --keep-background. Also resumes detached turns that
+    wait for a quota (--on-quota wait) when their time has come and their supervisor has died, as after a reboot.
 
-    Prints one line when something was done, and nothing when there was nothing to do. Exits 0 in both cases, and 1 when
-    something could not be removed.
+    Prints one line when something was done, else nothing. Exits 0 in both cases, and 1 when something could not be
+    deleted.
     """
     context, dry_run, counter = open_client().context, arguments.dry_run, _Counter()
     root = context.store.root

@@ -141,10 +141,10 @@ def evidence_rows(found: Evidence) -> Iterator[tuple[str, str]]:
     """Yield the pieces of evidence that there are."""
     yield from _whose(found)
     if event := found.last_event:
-        yield (
-            "last event",
-            f"{event.type}, {_age(found.last_event_age_s)} ago: {cut(describe(event) or '-', _SAID_WIDTH)}",
-        )
+        words = (
+            "" if event.type == "run_finished" else f": {cut(describe(event) or '-', _SAID_WIDTH)}"
+        )  # the status says it
+        yield "last event", f"{event.type}, {_age(found.last_event_age_s)} ago{words}"
     if found.silence_s is not None:
         yield "silence", f"{_age(found.silence_s)} since the tool's last output"
     if used := found.resources:

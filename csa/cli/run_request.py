@@ -114,7 +114,7 @@ def unread_stdin_told(arguments: argparse.Namespace) -> Iterator[None]:
 
 def _tell_unread() -> bool:
     has_bytes = _unread_bytes() > 0
-    warn(["stdin was not read; --stdin adds it to the prompt"] if has_bytes else [])
+    warn(["stdin was not read; csa run --stdin adds it to the prompt"] if has_bytes else [])
     return has_bytes
 
 

@@ -124,7 +124,7 @@ def _print_sessions(report: BudgetReport, style: Style, width: int | None) -> No
     columns = (
         Column("SESSION", name),
         Column("STATE", _state_of, 8),
-        Column("TOKENS", _amount("tokens"), 12, gap=0, is_number=True),
+        Column("TOKENS", _amount("tokens"), 10, gap=0, is_number=True),
         Column("COST", _amount("usd"), 10, gap=0, since=_MONEY_FROM, is_number=True),
         Column("TIME", _amount("time_s"), 8, is_number=True),
     )

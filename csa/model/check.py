@@ -1,4 +1,4 @@
-"""What a look at the surroundings found: one line of `csa doctor`."""
+"""One line of `csa doctor`: a check and its result."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ CheckStatus = Literal["ok", "warn", "fail"]
 
 
 class Check(Struct):
-    """One thing that was looked at.
+    """One thing that was checked.
 
-    A `warn` may surprise; a `fail` does not work. `exit_code` is set where a failure keeps every run from working.
+    A `warn` may surprise; a `fail` does not work. `exit_code` is set if a failure prevents every run.
     """
 
     topic: Topic

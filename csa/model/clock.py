@@ -1,4 +1,4 @@
-"""Moments as people write them, and as a file system, git or a record tells them: these may lie in any year."""
+"""Times as people write them, and from a file system, git or a record: these may be in any year."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _FIRST, _LAST = datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UT
 
 
 class _Local(tzinfo):
-    """The zone of whoever reads what csa says, with its summer time; `astimezone()` knows one offset."""
+    """The reader's time zone, with its summer time; `astimezone()` knows only one offset."""
 
     def utcoffset(self, moment: datetime | None) -> timedelta | None:
         if moment is None:
@@ -27,7 +27,7 @@ class _Local(tzinfo):
         return "local time"
 
     def fromutc(self, moment: datetime) -> datetime:
-        local = datetime.fromtimestamp(moment.replace(tzinfo=UTC).timestamp())  # noqa: DTZ006  # that tells the fold
+        local = datetime.fromtimestamp(moment.replace(tzinfo=UTC).timestamp())  # noqa: DTZ006  # that determines the fold
         return local.replace(tzinfo=self)
 
 
@@ -35,9 +35,9 @@ LOCAL = _Local()
 
 
 def from_local(clock: datetime) -> datetime:
-    """Return the UTC time at which local clocks say so: the first of two, and an hour that is left out as before that.
+    """Return the UTC time for a local time: the first of two, and for a skipped hour as if the clock had not changed.
 
-    At the ends of what a time can be, that end.
+    Times out of range are clamped.
     """
     try:
         return from_timestamp(clock.replace(tzinfo=None).timestamp())
@@ -46,7 +46,7 @@ def from_local(clock: datetime) -> datetime:
 
 
 def from_timestamp(seconds: float) -> datetime:
-    """Return the moment so many seconds after 1970, or the first or last that there is."""
+    """Return the time so many seconds after 1970, clamped to the valid range."""
     try:
         return datetime.fromtimestamp(seconds, UTC)
     except (OverflowError, ValueError):
@@ -54,7 +54,7 @@ def from_timestamp(seconds: float) -> datetime:
 
 
 def local_clock(moment: datetime | None, form: str = "%Y-%m-%d %H:%M", *, otherwise: str = "-") -> str:
-    """Render a moment in local time, or in its own where that is out of reach; None as `otherwise`."""
+    """Render a time in local time, or in its own zone if that is out of range; None as `otherwise`."""
     if moment is None:
         return otherwise
     try:
@@ -64,7 +64,7 @@ def local_clock(moment: datetime | None, form: str = "%Y-%m-%d %H:%M", *, otherw
 
 
 def parse_moment(text: str, now: datetime) -> datetime | None:
-    """Read a moment, as UTC: a length of time before `now`, or a date or time (local unless it says otherwise)."""
+    """Parse a time, as UTC: a duration before `now`, or a date or time (local unless it has a zone)."""
     try:
         span = parse_span(text)
         if span is not None:

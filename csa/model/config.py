@@ -28,7 +28,7 @@ TRANSPORTS = (NATIVE, "acp")
 class Key(Struct):
     """One key: its type, default and meaning; `limits` marks those that a project file may only tighten.
 
-    Less is tighter, 0 being no limit at all; where `grows`, more is.
+    Less is tighter, 0 being no limit; if `grows`, more is.
     """
 
     kind: _Kind
@@ -150,7 +150,7 @@ class Config(Struct):
 
     @property
     def park_limit_s(self) -> float:
-        """0: a used-up quota is not waited for."""
+        """0: do not wait for a used-up quota."""
         limit = parse_on_quota(str(self.values["on_quota"][0]))
         return limit.total_seconds() if limit else 0.0
 
@@ -160,7 +160,7 @@ class Config(Struct):
 
     @property
     def limits(self) -> Limits:
-        """The limits that records pass on; depth has a place of its own there."""
+        """The limits that records pass on; depth is stored separately there."""
         words = {
             key: key.split(".") for key in self.values if key.startswith("tools.") and key.endswith(".max_running")
         }
@@ -217,7 +217,7 @@ def combine_layers(layers: list[Layer]) -> Config:
 
 
 def from_environment(environ: Mapping[str, str]) -> list[Layer]:
-    """Return a layer for each `CSA_CONF_<KEY>`; ConfigError for a name that is no key."""
+    """Return a layer for each `CSA_CONF_<KEY>`; ConfigError for an unknown key."""
     layers = []
     for name, text in environ.items():
         if not name.startswith("CSA_CONF_"):

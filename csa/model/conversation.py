@@ -12,7 +12,7 @@ _ENDED = {"completed", "failed"}
 
 
 class ToolCall(Struct, frozen=False):
-    """What an agent did with a tool, and what came of it."""
+    """An agent's tool call, and its result."""
 
     id: str
     title: str
@@ -23,9 +23,9 @@ class ToolCall(Struct, frozen=False):
 
 
 class Message(Struct, frozen=False):
-    """Something that was said: by the `user`, the `assistant`, as its `thought`, or by csa, the `system`.
+    """A message: from the `user`, the `assistant`, as its `thought`, or from csa, the `system`.
 
-    Tool calls belong to the word of the assistant after which they came; that may be empty.
+    Tool calls belong to the assistant's message before them, which may be empty.
     """
 
     seq: int  # of its first event
@@ -39,7 +39,7 @@ class Message(Struct, frozen=False):
 
 
 def read_conversation(events: Iterable[Event]) -> Iterator[Message]:
-    """Yield the messages of a transcript in their order; no more than a turn is held in memory."""
+    """Yield the messages of a transcript in order; at most one turn is in memory."""
     conversation = Conversation()
     for event in events:
         if event.type == "run_started":
@@ -51,18 +51,18 @@ def read_conversation(events: Iterable[Event]) -> Iterator[Message]:
 
 
 class Conversation:
-    """The messages of the turn that is being read."""
+    """The messages of the current turn."""
 
     def __init__(self) -> None:
         self.messages: list[Message] = []
         self.calls: dict[str, ToolCall] = {}
-        self._open: str | None = None  # the type of event whose chunks go on
+        self._open: str | None = None  # the type of event whose chunks continue
         self._tool = ""
         self._model: str | None = None
         self._prompt = ""
 
     def take(self) -> list[Message]:
-        """Return what there is, and forget it."""
+        """Return the messages, and forget them."""
         messages, self.messages = self.messages, []
         self.calls.clear()
         self._open = None
@@ -92,7 +92,7 @@ class Conversation:
 
     def user(self, event: Event) -> None:
         text = _text(event.data.get("text"))
-        if text and text != self._prompt:  # some tools repeat what they were given
+        if text and text != self._prompt:  # some tools repeat the prompt
             self.say(event, "user", text)
 
     def speak(self, event: Event) -> None:
@@ -141,11 +141,11 @@ class Conversation:
         self.say(event, "system", f"{told}: it no longer knew conversation {gone}" if gone else told)
 
     def compaction(self, event: Event) -> None:
-        if event.data.get("status") in (None, "succeeded"):  # what was only begun, or failed, changes nothing
+        if event.data.get("status") in (None, "succeeded"):  # one that only began, or failed, changes nothing
             self.say(event, "system", "the conversation was compacted")
 
     def _caller(self, event: Event) -> Message:
-        """Return the message to which a call belongs."""
+        """Return the message that a call belongs to."""
         last = self.messages[-1] if self.messages else None
         return last if last and last.role == "assistant" else self.say(event, "assistant", "")
 
@@ -176,7 +176,7 @@ def _update(call: ToolCall, data: Mapping[str, Any]) -> None:
 
 
 def _joined(before: str, added: str, *, is_end: bool) -> str:
-    """Join outputs of a call; some tools repeat at its end what they have shown, others say only the rest."""
+    """Join outputs of a call; at its end some tools repeat all output, others send only the rest."""
     if not before or added.startswith(before):
         return added or before
     if not added or (is_end and before.endswith(added)):

@@ -1,4 +1,4 @@
-"""Lengths of time as people write them: `90s`, `30m`, `12h`, `7d`, `2w`."""
+"""Durations as people write them: `90s`, `30m`, `12h`, `7d`, `2w`."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import re
 from datetime import timedelta
 
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
-_TOO_LONG = timedelta(days=365_000)  # before it is counted from now on, which ends with the year 9999
+_TOO_LONG = timedelta(days=365_000)  # before it is added to the current time, which ends with the year 9999
 _FORM = re.compile(r"(\d{1,6})\s*([smhdw])", re.ASCII)
-DEFAULT_PARK = timedelta(hours=26)  # a day, and what a clock may be wrong
+DEFAULT_PARK = timedelta(hours=26)  # a day, plus clock error
 
 
 def parse_on_quota(text: str) -> timedelta | None:
-    """Return how long to wait at most for a quota: `fail`, `wait` or `wait=26h`; None for anything else."""
+    """Return the longest wait for a quota, from `fail`, `wait` or `wait=26h`; None for anything else."""
     word, equals, span = text.partition("=")
     if word == "wait" and equals:
         return parse_duration(span)
@@ -26,6 +26,6 @@ def parse_duration(text: str) -> timedelta | None:
 
 
 def parse_span(text: str) -> timedelta | None:
-    """Return the time that one number and one unit mean; None for anything else."""
+    """Return the duration of one number with one unit; None for anything else."""
     found = _FORM.fullmatch(text.strip().lower())
     return timedelta(**{_UNITS[found[2]]: int(found[1])}) if found else None

@@ -40,7 +40,7 @@ TRANSCRIPT_VERSION = 1
 class Event(Struct):
     """One line of a transcript. `seq` is contiguous over the session's life; `ts` is RFC 3339 UTC, milliseconds.
 
-    `turn` is 0 where the line does not say, as another implementation's do not.
+    `turn` is 0 if the line has none, as another implementation's lines.
     """
 
     seq: int
@@ -62,7 +62,7 @@ class Event(Struct):
 
     @classmethod
     def from_dict(cls, line: Mapping[str, Any]) -> Event:
-        """Read a line's object; KeyError, TypeError or ValueError when it is not one."""
+        """Read a line's object; KeyError, TypeError or ValueError if it is not an event."""
         data = line["data"]
         if not isinstance(data, dict):
             raise TypeError("data is not an object")

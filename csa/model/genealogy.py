@@ -1,4 +1,4 @@
-"""Genealogy: sessions arranged below their parents, what trees of them add up to, and how they are drawn. Pure.
+"""Genealogy: sessions arranged below their parents, the sums of trees, and how trees are drawn. Pure.
 
 Safe against missing parents and cycles.
 """
@@ -17,9 +17,9 @@ Span = tuple[float, float]  # Unix seconds
 
 
 class Node(Struct, Generic[T], frozen=False):
-    """A session and its children, in the order given; `item` is None for a parent that is not there.
+    """A session and its children, in the order given; `item` is None for a missing parent.
 
-    `session_id` is its key: the id, with the project behind it for a second session of that id (see `tell_apart`).
+    `session_id` is its key: the id, followed by the project for a second session with that id (see `tell_apart`).
     """
 
     session_id: str
@@ -30,7 +30,7 @@ class Node(Struct, Generic[T], frozen=False):
 def build_forest(items: Sequence[tuple[str, str | None, T]]) -> list[Node[T]]:
     """Arrange `(id, parent id, item)`, keeping their order among siblings.
 
-    Children of an unknown parent stand below a node without an item; of a cycle, the first member given becomes a root.
+    Children of an unknown parent are below a node without an item; in a cycle, the first member given becomes a root.
     """
     nodes: dict[str, Node[T]] = {session_id: Node(session_id, item) for session_id, _, item in items}
     parents = {session_id: parent for session_id, parent, _ in items}
@@ -56,8 +56,8 @@ _Kin = tuple[str, str, str | None, str | None]
 def tell_apart(entries: Sequence[_Kin]) -> list[tuple[str, str | None]]:
     """Return a key for each `(id, project, parent id, parent's project or None)`, and that of its parent.
 
-    An id may be in several projects, after an import. Each then stands in a tree of its own project's; a copy whose
-    parent is not there is a root, so that no parent has a child twice.
+    An id may be in several projects, after an import. Each is then in a tree of its own project; a copy whose
+    parent is missing is a root, so that no parent has a child twice.
     """
     projects: dict[str, list[str]] = {}
     for session_id, project, _, _ in entries:
@@ -108,13 +108,13 @@ def walk(nodes: Iterable[Node[T]]) -> Iterable[Node[T]]:
 
 
 def nodes_above(forest: Iterable[Node[T]], nodes: Iterable[Node[T]]) -> list[Node[T]]:
-    """Return what some nodes of a forest stand below, the nearest of each first."""
+    """Return the ancestors of some nodes of a forest, nearest first."""
     parents = {child.session_id: node for node in walk(forest) for child in node.children}
     found: list[Node[T]] = []
     for node in nodes:
         while parent := parents.get(node.session_id):
             found.append(parent)
-            node = parent  # noqa: PLW2901  # the way up
+            node = parent  # noqa: PLW2901  # the path up
     return found
 
 
@@ -132,7 +132,7 @@ def prune(forest: Iterable[Node[T]], keep: Collection[str]) -> list[Node[T]]:
 
 
 class Branch(Struct, Generic[T]):
-    """A node of a tree that is drawn, and the lines before it, and before its children."""
+    """A node of a drawn tree, with the lines before it and before its children."""
 
     node: Node[T]
     parent: Node[T] | None = None
@@ -143,7 +143,7 @@ class Branch(Struct, Generic[T]):
 def branches(
     forest: Sequence[Node[T]], *, edge: Callable[[Node[T], Node[T]], str] = lambda *_: "─"
 ) -> Iterator[Branch[T]]:
-    """Yield every node of a forest with the lines that join it to its parent; `edge` draws the last piece of them."""
+    """Yield every node of a forest with the lines that join it to its parent; `edge` draws their last piece."""
     stack = [Branch(root) for root in reversed(forest)]
     while stack:
         branch = stack.pop()
@@ -161,13 +161,13 @@ def branches(
 
 
 def descend(start: Iterable[K], kin: Iterable[tuple[K, K | None]]) -> list[K]:
-    """Return some and all that descends from them, parents before children, by pairs of each one and its parent."""
+    """Return some nodes and all their descendants, parents first, from pairs of node and parent."""
     children: dict[K | None, list[K]] = {}
     for child, parent in kin:
         children.setdefault(parent, []).append(child)
     found = list(start)
     known = set(found)
-    for one in found:  # which grows
+    for one in found:  # the list grows
         more = [child for child in children.get(one, ()) if child not in known]
         known.update(more)
         found += more
@@ -175,7 +175,7 @@ def descend(start: Iterable[K], kin: Iterable[tuple[K, K | None]]) -> list[K]:
 
 
 class Rollup(Struct, frozen=False):
-    """Sessions by status, the moments at which any of them ran, and what they have used."""
+    """Sessions by status, when any of them was running, and their usage."""
 
     statuses: dict[str, int] = field(default_factory=dict)
     spans: list[Span] = field(default_factory=list)
@@ -187,17 +187,17 @@ class Rollup(Struct, frozen=False):
 
     @property
     def time_s(self) -> float:
-        """For how long any of them ran: what ran at once counts once, as a child does in its parent's turn."""
+        """How long any of them was running: simultaneous turns count once, as a child within its parent's turn."""
         return sum(end - start for start, end in merge_spans(self.spans))
 
     def add(self, status: str, spans: Iterable[Span], usage: Usage) -> None:
-        """Count a session."""
+        """Add a session."""
         self.statuses[status] = self.statuses.get(status, 0) + 1
         self.spans += spans
         self.usage = self.usage + usage
 
     def merge(self, other: Rollup) -> None:
-        """Count all that another one counts."""
+        """Add another tally."""
         for status, count in other.statuses.items():
             self.statuses[status] = self.statuses.get(status, 0) + count
         self.spans = merge_spans([*self.spans, *other.spans])
@@ -205,7 +205,7 @@ class Rollup(Struct, frozen=False):
 
 
 def merge_spans(spans: Iterable[Span]) -> list[Span]:
-    """Return the spans that cover the same moments without overlapping."""
+    """Merge spans into non-overlapping ones."""
     merged: list[Span] = []
     for start, end in sorted(spans):
         if merged and start <= merged[-1][1]:

@@ -15,12 +15,12 @@ TREE_LIMITS = ("max_tree_sessions", "max_tree_running")
 
 
 class Limits(Struct, kw_only=True):
-    """How many sessions and running turns there may be. `tools` limits the running turns of single tools."""
+    """Limits on sessions and running turns. `tools` limits the running turns of single tools."""
 
     max_children: int = 0
     max_tree_sessions: int = 0
     max_tree_running: int = 0
-    max_running: int = 0  # on this host, over all projects; as are those of `tools`
+    max_running: int = 0  # on this host, in all projects; likewise those of `tools`
     tools: Mapping[str, int] = field(default_factory=dict)
 
     def tightened_by(self, other: Limits) -> Limits:
@@ -32,11 +32,11 @@ class Limits(Struct, kw_only=True):
         )
 
     def of_tree(self) -> Limits:
-        """Return only what concerns the tree as a whole."""
+        """Return only the limits of the tree as a whole."""
         return Limits(**{name: getattr(self, name) for name in TREE_LIMITS})
 
     def replacing(self, old: Limits) -> Limits:
-        """Return these limits so that they can be written over the record of `old`: what is lifted is named, as 0."""
+        """Return these limits for writing over the record of `old`: removed ones are 0."""
         return replace(self, tools={**dict.fromkeys(old.tools, 0), **self.tools})
 
     def to_record(self) -> dict[str, Any]:
@@ -80,7 +80,7 @@ class ContextWindow(Struct, kw_only=True):
 
 
 class Budget(Struct, kw_only=True):
-    """What a session and all below it may use: tokens in and out, US dollars, seconds of turns."""
+    """What a session and everything below it may use: tokens in and out, US dollars, seconds of turns."""
 
     tokens: int = 0
     usd: float = 0.0
@@ -94,11 +94,11 @@ class Budget(Struct, kw_only=True):
         return {name: amount or None for name, amount in asdict(self).items()}
 
     def exhausted_by(self, spent: Spent) -> str | None:
-        """Return in words what is used up; None while there is something left of everything."""
+        """Return as text what is used up; None while something of everything is left."""
         return next(iter(self.used_beyond(1, spent).values()), None)
 
     def used_beyond(self, share: float, spent: Spent) -> dict[str, str]:
-        """Return in words, by amount, that of which at least such a share is used."""
+        """Return as text, by amount, what is used up to at least this share."""
         words = {
             "tokens": f"{spent.tokens:,} of {self.tokens:,} tokens",
             "usd": f"${spent.usd or 0:,.2f} of ${self.usd:,.2f}",
@@ -109,7 +109,7 @@ class Budget(Struct, kw_only=True):
 
 
 class Spent(Struct):
-    """What turns have used, and for how long they ran."""
+    """The usage of turns, and how long they ran."""
 
     usage: Usage = field(default_factory=Usage)
     time_s: float = 0.0
@@ -120,14 +120,14 @@ class Spent(Struct):
 
     @property
     def usd(self) -> float | None:
-        """None where no cost is known."""
+        """None if no cost is known."""
         return self.usage.cost_usd
 
     def __add__(self, other: Spent) -> Spent:
         return Spent(self.usage + other.usage, round(self.time_s + other.time_s, 3))
 
     def to_dict(self) -> dict[str, Any]:
-        """Return five numbers by name; a cost that is not known is None."""
+        """Return five numbers by name; an unknown cost is None."""
         return {
             "tokens": self.tokens,
             "usd": self.usd,
@@ -138,13 +138,13 @@ class Spent(Struct):
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Spent:
-        """Read the keys of `to_dict`; what is missing, or no number, counts as none."""
+        """Read the keys of `to_dict`; missing or invalid ones count as none."""
         known = {**data, "input_tokens": count_of(data.get("tokens")), "cost_usd": data.get("usd")}
         return cls(Usage.from_dict(known), float(number_of(data.get("time_s")) or 0))
 
 
 def spent_by_turn(usage: Usage | None, duration_s: float) -> Spent:
-    """Return what one turn has used; no usage, or no money in it, is unknown and not nothing."""
+    """Return the usage of one turn; missing usage or cost is unknown, not zero."""
     return Spent(counted(usage), duration_s)
 
 

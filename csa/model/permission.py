@@ -14,11 +14,11 @@ class Permission(Enum):
 
     @property
     def rank(self) -> int:
-        """0 for the least."""
+        """0 for the lowest."""
         return _ORDER.index(self)
 
     def at_most(self, ceiling: Permission) -> Permission:
-        """Return the lesser of the two."""
+        """Return the lower of the two."""
         return min(self, ceiling, key=lambda level: level.rank)
 
 

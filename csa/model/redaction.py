@@ -19,7 +19,7 @@ _WINDOW = 16 << 10  # longer than any secret that has no line break
 _SPAN = 128 << 10  # longer than any secret: an environment value, a block of a key
 _HELD = 1 << 20
 _SEAMS = 64
-ANSWER_MIN_LENGTH = 8  # in an answer, shorter environment values are more likely words than secrets
+ANSWER_MIN_LENGTH = 8  # in an answer, shorter environment values are more likely ordinary words than secrets
 _MIN_LENGTH = 4
 _MAX_PASSES = 4
 _SECRET_NAME = re.compile(r"(?:_|^)(?:KEY|TOKEN|SECRET)$|PASSWORD|PASSWD|_CREDENTIALS?$", re.IGNORECASE)
@@ -27,9 +27,9 @@ _TRIVIAL = frozenset({"true", "false", "none", "null", "test", "yes", "auto", "d
 
 
 def _token(start: str, rest: str) -> re.Pattern[str]:
-    """Match a token that does not begin inside a word, unless directly behind an escaped newline or tab of JSON.
+    """Match a token that does not begin inside a word, except right after an escaped newline or tab of JSON.
 
-    What is before it is looked at when its start has been found, which `re` looks for at the speed of memory.
+    The text before it is checked once its start has been found, which `re` searches at memory speed.
     """
     return re.compile(rf"({start})(?:(?<![A-Za-z0-9_]{start})|(?<=\\[nrt]{start})){rest}")
 
@@ -53,15 +53,15 @@ _SHAPES: tuple[tuple[str, re.Pattern[str], str], ...] = (
     ),
     (
         "url",
-        re.compile(  # `user:password@`, or a token alone
+        re.compile(  # `user:password@`, or only a token
             r"://(?<=[A-Za-z0-9+.-]{2}://)(?:[^\s/:@\"'\\]{0,256}:[^\s/@\"'\\]{1,512}|[A-Za-z0-9_-]{20,512}:?)@"
         ),
         f"://{MARK}@",
     ),
 )
-# What follows the word of a key up to its value: `_V2="`, `: `, ` => '`. A quote before what is named there has more
-# likely ended a text than begun one. Run on lower case, each pattern beginning with a literal, which `re` searches for
-# at the speed of memory.
+# What follows a key's name up to its value: `_V2="`, `: `, ` => '`. A quote before the name has more
+# likely ended a string than begun one. Applied to lower case, each pattern begins with a literal, which `re` searches
+# at memory speed.
 _UNQUOTED = r"[^\s\"'\\,;&<>(){}\[\]]{4,}"
 _BEFORE_VALUE = (
     r"(?:[_-]?[a-z0-9]{0,12})(?:\\*[\"'])?\s{0,4}(?:=>|:=|=|:)\s{0,4}"
@@ -77,9 +77,9 @@ _ASSIGNED = tuple(
         ("passphrase", r"passphrase"),
     )
 )
-# What must be there, in lower case, for a pattern above to be tried; groups have their names. One search looks for
-# several, from a letter they share, or for one from its rarest: a search is quick between the letters it stops at.
-# A letter of which long runs are made, as of x, is not looked for alone.
+# What must be present, in lower case, before a pattern above is tried; groups have their names. One search looks for
+# several, from a letter they share, or for one from its rarest letter: a search is fast between its stops.
+# A letter that occurs in long runs, such as x, is not searched alone.
 _GUARDS = tuple(
     map(
         re.compile,
@@ -109,12 +109,12 @@ _LONGEST_QUOTED = 1 << 10
 
 
 def is_secret_name(name: str) -> bool:
-    """Say whether an environment variable of that name is taken to hold a secret."""
+    """Say whether an environment variable with that name is assumed to contain a secret."""
     return bool(_SECRET_NAME.search(name))
 
 
 class Redactor:
-    """Redacts text and JSON values. Holds the secret values of one environment."""
+    """Redacts text and JSON values. Knows the secret values of one environment."""
 
     def __init__(self, environ: Mapping[str, str] | None = None) -> None:
         values = {value.strip() for name, value in (environ or {}).items() if is_secret_name(name)}
@@ -130,7 +130,7 @@ class Redactor:
         self._literals = [*self._plain, *(hint for hint, _ in (*self._escapable, *self._short))]
 
     def redact(self, text: str) -> str:
-        """Redact what goes to disk or to progress: everything that may be a secret."""
+        """Redact text for the disk or for progress: everything that may be a secret."""
         lowered = _lower(text)
         hints = _hints_in(lowered)
         redacted = self._redact_known(text, hints)
@@ -166,7 +166,7 @@ class Redactor:
         return any(guard.search(lowered) for guard in _GUARDS) or any(literal in text for literal in self._literals)
 
     def _redact_known(self, text: str, hints: Collection[str | None]) -> str:
-        for _ in range(_MAX_PASSES):  # a key directly behind another one shows its edge only when that has gone
+        for _ in range(_MAX_PASSES):  # a key right after another one shows its edge only once that is replaced
             before, text = text, self._redact_once(text, hints)
             if before == text:
                 break
@@ -186,7 +186,7 @@ class Redactor:
 
 
 class StreamRedactor:
-    """Redacts a stream of text cut anywhere: holds back an end that may be the beginning of a secret."""
+    """Redacts a text stream cut anywhere: holds back an end that may be the beginning of a secret."""
 
     def __init__(self, redactor: Redactor, *, max_held: int = 1 << 20) -> None:
         self._redactor = redactor
@@ -194,7 +194,7 @@ class StreamRedactor:
         self._held = ""
 
     def feed(self, text: str) -> str:
-        """Take text; return what can be let go: whole lines, unless a key block is open at their end."""
+        """Take text; return what can be released: complete lines, unless a key block is open at their end."""
         self._held += text
         cut = self._held.rfind("\n") + 1
         if not cut and len(self._held) > self._max_held:
@@ -211,7 +211,7 @@ class StreamRedactor:
         return self._redactor.redact(ready)
 
     def _cut_within_line(self) -> int:
-        """Find a place in an endless line, well before its end, where a cut changes nothing of what is redacted."""
+        """Find a place in an endless line, well before its end, where a cut does not change the redaction."""
         end = len(self._held) - self._max_held // 4
         for cut in range(end, end // 2, -max(1, end // 64)):
             before, after = self._held[max(0, cut - _WINDOW) : cut], self._held[cut : cut + _WINDOW]
@@ -221,7 +221,7 @@ class StreamRedactor:
         return 0 if len(self._held) < 4 * self._max_held else end
 
     def _before_open_secret(self, cut: int) -> int:
-        """Move a cut before a key block, or a secret of several lines, that has begun and not ended there."""
+        """Move a cut before a key block, or a multi-line secret, that is open there."""
         begin = self._held.rfind("-----BEGIN ", 0, cut)
         if begin >= 0 and "-----END" not in self._held[begin:cut] and cut - begin < 1 << 16:
             cut = begin
@@ -237,9 +237,9 @@ class StreamRedactor:
 def redact_long(
     chunks: Iterable[str], redact: Callable[[str], str], *, size: int = _HELD, span: int = _SPAN
 ) -> Iterator[str]:
-    """Yield a text, of any length and cut anywhere, as `redact` makes it of the whole, holding little more than `size`.
+    """Yield a text of any length, cut anywhere, as `redact` would return it, with little more than `size` in memory.
 
-    It is cut only where redacting the `span` characters on either side gives the same with the cut as without.
+    It is cut only where redacting the `span` characters on either side gives the same result with and without the cut.
     """
     held = ""
     for chunk in chunks:
@@ -251,7 +251,7 @@ def redact_long(
 
 
 def _seam(text: str, end: int, span: int, redact: Callable[[str], str]) -> int:
-    """Return where a text can be cut, at `end` or before, behind a line where possible; 0 where no place is found."""
+    """Return where a text can be cut, at `end` or before, after a line if possible; 0 if no place is found."""
     begin = max(0, end - span)
     likely = (text.rfind("\n", begin, end) + 1, text.rfind("-----BEGIN ", begin, end))
     for cut in chain(likely, range(end, begin, -max(1, span // _SEAMS))):
@@ -281,17 +281,17 @@ def _nested_character(character: str) -> str:
 
 
 def _hint(value: str) -> str:
-    """Return the longest part that is spelled alike in every nesting."""
+    """Return the longest part that is spelled the same in every nesting."""
     return max(re.findall(r"[A-Za-z0-9_./+=-]+", value), key=len, default="")
 
 
 def _hints_in(lowered: str) -> set[str | None]:
-    """Return the names of the patterns for which there is a hint in a text that is in lower case."""
+    """Return the names of the patterns with a hint in a lower-case text."""
     return {found.lastgroup for guard in _GUARDS if guard.search(lowered) for found in guard.finditer(lowered)}
 
 
 def _assigned(text: str, lowered: str, pattern: re.Pattern[str]) -> list[tuple[int, int]]:
-    """Return where the values are that are assigned to such a key, and are no references or calls."""
+    """Return the spans of values that are assigned to such a key, and are not references or calls."""
     spans = []
     at = 0
     while match := pattern.search(lowered, at):
@@ -307,10 +307,10 @@ def _assigned(text: str, lowered: str, pattern: re.Pattern[str]) -> list[tuple[i
 
 
 def _end_of_quoted(text: str, start: int, quote: str) -> int | None:
-    """Return where the text ends that begins behind a quote; None where it does not in its line.
+    """Return where the string ends that begins after a quote; None if it does not end in its line.
 
-    Inside JSON strings a quote has backslashes, and the text ends at the next of as many: one in it has some more, and
-    one with fewer ends what is around it.
+    Inside JSON strings a quote has backslashes, and the string ends at the next with as many: one inside has more, and
+    one with fewer ends the surrounding string.
     """
     slashes = len(quote) - 1
     for found in _QUOTE.finditer(text, start, start + _LONGEST_QUOTED):
@@ -326,20 +326,20 @@ def _end_of_quoted(text: str, start: int, quote: str) -> int | None:
 
 
 def _end_of_unquoted(text: str, start: int) -> int:
-    """Return where a value without quotes ends; its start where there is none, or it is called."""
+    """Return where a value without quotes ends; its start if there is none, or it is a call."""
     found = _LONE.match(text, start)
     return start if found is None or found["call"] else found.end("value")
 
 
 def _without(text: str, spans: list[tuple[int, int]]) -> str:
-    """Replace what is in the spans."""
+    """Replace the text in the spans."""
     ends = [0, *(stop for _, stop in spans)]
     starts = [*(start for start, _ in spans), len(text)]
     return MARK.join(text[end:start] for end, start in zip(ends, starts, strict=True))
 
 
 def _lower(text: str) -> str:
-    """Return a text in lower case, each letter where it was."""
+    """Return a text in lower case, with every letter at its old position."""
     lowered = text.lower()
     if len(lowered) != len(text):  # a letter whose lower case is longer
         lowered = "".join(low if len(low := c.lower()) == 1 else c for c in text)

@@ -1,13 +1,13 @@
-"""When a provider can be asked again, as tools say it in their error messages. Pure; never a time that is not stated.
+"""When a provider can be used again, as stated in tools' error messages. Pure; never an unstated time.
 
-What is known of their words (2025 and 2026, from the tools' own reports):
+Known messages (2025 and 2026, from the tools' own reports):
 
     codex        try again in 5 days 22 hours 11 minutes / at 3:39 AM / at Jul 5th, 2026 8:19 PM / in 1.898s / in 6m0s
     claude-code  usage limit reached|1764480000 / limit reached · resets 3am (Europe/Berlin) / resets Oct 8, 5am (UTC)
     gemini-cli   Your quota will reset after 2h3m4s / Please retry in 34.074824224s
-    opencode     whatever its provider says; Copilot: Please wait 587 hours 33 minutes / retry after 840 seconds
+    opencode     its provider's message; Copilot: Please wait 587 hours 33 minutes / retry after 840 seconds
 
-A moment without a date is the next one of that name; one without a zone is local to whoever reads it.
+A time without a date is the next such time; one without a zone is in the reader's.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _UNIT = r"(?:milliseconds?|msecs?|ms|seconds?|secs?|s|minutes?|mins?|m|hours?|hr
 _UNIT_GLUED = r"(?:ms|s|m|h|d|w)(?=\d)"
 _PART = rf"\d+(?:\.\d+)?\s*(?:{_UNIT}|{_UNIT_GLUED})"
 _PARTS = re.compile(r"(\d+(?:\.\d+)?)\s*([a-z]+)", re.IGNORECASE)
-# The words that introduce a length of time, and no others: a message also tells how long something took.
+# Only words that introduce a delay: a message may also state how long something took.
 _DELAY = re.compile(
     rf"(?:(?:try|retry|trying|wait|resets?|available|resume)\b[^.|\n]{{0,40}}?\b(?:in|after|for)"
     rf"|\bwait|retry[- ]after[:=]?|retry[-_]?delay\W{{1,4}})\s*(?:about|approximately|at least)?\s*"
@@ -55,7 +55,7 @@ _HALF_DAY, _LAST_HOUR = 12, 23
 
 
 def delay_of(text: str) -> float | None:
-    """Return the seconds after which a message says that the provider can be asked again; None where it does not."""
+    """Return the delay in seconds after which the provider can be used again, if a message states it, else None."""
     if found := _DELAY.search(text):
         parts = _PARTS.findall(found["span"])
         return round(sum(float(number) * _seconds(unit) for number, unit in parts), 3)
@@ -68,7 +68,7 @@ _MILLISECONDS = re.compile(r"\d{1,12}(?:\.\d{1,9})?")
 
 
 def retry_after(headers: Mapping[str, Any]) -> tuple[float | None, float | None]:
-    """Return after how many seconds, or at which moment since the epoch, the headers of an answer say to ask again."""
+    """Return the delay in seconds, or the time since the epoch, that an answer's headers state for the next request."""
     told = {name.lower(): value.strip() for name, value in headers.items() if isinstance(value, str)}
     header = told.get("retry-after", "")
     exact = told.get("retry-after-ms", "")
@@ -81,9 +81,9 @@ def retry_after(headers: Mapping[str, Any]) -> tuple[float | None, float | None]
 
 
 def stated_reset(text: str, at: datetime) -> float | None:
-    """Return when that is, in seconds since the epoch; None where no time is stated.
+    """Return that time, in seconds since the epoch; None if no time is stated.
 
-    `at` is when it was said, aware, in the zone of whoever reads it: what is stated as a length counts from there.
+    `at` is when it was stated, aware, in the reader's zone: delays count from there.
     """
     if epoch := _EPOCH.search(text):
         return int(epoch[1][:10])
@@ -113,7 +113,7 @@ def _moment(words: str, at: datetime) -> datetime | None:
     if iso := _ISO.match(words):
         return _iso(iso[1], (iso[2] or "").upper(), at)
     found = _MOMENT.match(words)
-    if not found or (found["half"] is None and found["minute"] is None):  # a bare number is no time of day
+    if not found or (found["half"] is None and found["minute"] is None):  # a bare number is not a time of day
         return None
     hour = _hour(int(found["hour"]), found["half"])
     minute = int(found["minute"] or 0)
@@ -128,13 +128,13 @@ def _moment(words: str, at: datetime) -> datetime | None:
 
 
 def _on_day(found: re.Match[str], here: datetime, clock: datetime) -> datetime:
-    """Put a time of day on the day that is named, or the next one on which it is still to come."""
+    """Put a time of day on the named day, or on the next day on which it is in the future."""
     if found["month"]:
         month = 1 + _MONTHS.index(found["month"].lower())
         named = clock.replace(year=int(found["year"] or here.year), month=month, day=int(found["day"]))
         is_past = found["year"] is None and named < here - timedelta(
             days=1
-        )  # of December, told in January, or the like
+        )  # of December, stated in January, or similar
         return named.replace(year=named.year + 1) if is_past else named
     if found["weekday"]:
         days = (_DAYS.index(found["weekday"].lower()) - here.weekday()) % 7
@@ -153,10 +153,10 @@ def _hour(hour: int, half: str | None) -> int | None:
 
 
 def _zone(name: str | None, at: datetime) -> tzinfo | None:
-    """Return the zone that is named, of `at` where none is; None for one nobody knows."""
+    """Return the named zone, or the zone of `at` if there is none; None for an unknown one."""
     if name is None:
         return at.tzinfo
-    from zoneinfo import ZoneInfo  # noqa: PLC0415  # few messages name one
+    from zoneinfo import ZoneInfo  # noqa: PLC0415  # few messages have one
 
     try:
         return ZoneInfo("UTC" if name.upper() == "GMT" else name)

@@ -49,7 +49,7 @@ class RunResult(Struct, kw_only=True):
 
     Attributes:
         session_id: the session's ULID.
-        project: the directory of its project; None where that was not asked for.
+        project: the directory of its project; None if not requested.
         turn: the turn's number in the session, from 1 on.
         tool: the tool that ran it.
         status: "succeeded", "failed", "cancelled", "timed_out", "killed" or "lost".
@@ -63,16 +63,16 @@ class RunResult(Struct, kw_only=True):
         summary: its first line, cut to 200 characters.
         error_kind: "auth", "rate_limit", "quota", "budget" and others; None for a success.
         error_message: what is wrong, in one sentence.
-        retry_at: when the provider can be asked again, where that was stated.
-        usage: tokens and cost; None where the tool says nothing.
+        retry_at: when the provider can be used again, if stated.
+        usage: tokens and cost; None if the tool does not report them.
         duration_s: seconds of wall time.
         started_at: when it began, in UTC.
         finished_at: when it ended, in UTC.
         peak_rss_bytes: the most memory that the tool and all it started had at once.
         denied: what the agent was not allowed to do.
-        artifacts: names of what the turn has left among the session's artifacts.
+        artifacts: names of the turn's files among the session's artifacts.
         head: the project's git commit when the turn had ended.
-        chain: the turns of the run, this one last, where a fallback made more than one.
+        chain: the turns of the run, this one last, if a fallback made more than one.
     """
 
     session_id: str
@@ -105,7 +105,7 @@ class RunResult(Struct, kw_only=True):
     def error(self) -> dict[str, str] | None:
         """The error as an object with `kind` and `message`; None for a success, and for a turn that was cancelled.
 
-        It has `retry_at` where the provider, or its tool, has stated when it can be asked again.
+        It has `retry_at` if the provider, or its tool, has stated when it can be used again.
         """
         if self.error_kind is None:
             return None
@@ -113,7 +113,7 @@ class RunResult(Struct, kw_only=True):
         return {"kind": self.error_kind, "message": self.error_message or "", **stated}
 
     def to_event(self) -> dict[str, Any]:
-        """Return the data of `run_finished`; `chain` is there where a fallback made more than one turn."""
+        """Return the data of `run_finished`; it has `chain` if a fallback made more than one turn."""
         chain = {"chain": [asdict(link) for link in self.chain]} if self.chain else {}
         return {**self._values(_EVENT), **chain}
 
@@ -131,7 +131,7 @@ class RunResult(Struct, kw_only=True):
         }
 
     def to_record(self) -> dict[str, Any]:
-        """Return what result.toml holds, `chain` apart."""
+        """Return the content of result.toml, without `chain`."""
         return self._values(_RECORD)
 
     def _values(self, names: Iterable[str]) -> dict[str, Any]:
@@ -162,7 +162,7 @@ def link_of(result: RunResult) -> Link:
 
 
 def exit_code_for(status: str, *, error_kind: str | None = None, signal_name: str | None = None) -> int:
-    """Return what `csa run` exits with for a turn that ended so; `signal_name` is the signal csa was sent."""
+    """Return the exit code of `csa run` for a turn with this end; `signal_name` is the signal csa was sent."""
     if status == "cancelled" and signal_name in SIGNAL_EXITS:
         return SIGNAL_EXITS[signal_name]
     if status == "failed" and error_kind in _KIND_EXITS:
@@ -171,21 +171,21 @@ def exit_code_for(status: str, *, error_kind: str | None = None, signal_name: st
 
 
 def kind_in_words(status: str, kind: str | None) -> str:
-    """Return ` (kind)`, to stand behind words for the status; nothing where these, and the message, say it already."""
+    """Return ` (kind)`, to follow the status in text; empty if the status or the message already says it."""
     return f" ({kind})" if kind and status != "timed_out" else ""
 
 
 def summarise(text: str) -> str:
-    """Return the first line that says something, cut to 200 characters."""
+    """Return the first line that is not blank, cut to 200 characters."""
     line = next((line.strip() for line in text.splitlines() if line.strip()), "")
     return line if len(line) <= SUMMARY_LENGTH else line[: SUMMARY_LENGTH - 1] + "…"
 
 
 def result_from_event(session_id: str, turn: int, data: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the keyword arguments of a RunResult that a `run_finished` event holds (text and artifacts apart).
+    """Return a RunResult's keyword arguments from a `run_finished` event (without text and artifacts).
 
     Raises:
-        KeyError, TypeError, ValueError, OverflowError: it is none.
+        KeyError, TypeError, ValueError, OverflowError: it is not a result.
     """
     error, usage = _typed(data.get("error"), dict), _typed(data.get("usage"), dict)
     denied, chain = _typed(data.get("denied"), list), _typed(data.get("chain"), list)
@@ -220,7 +220,7 @@ def result_from_event(session_id: str, turn: int, data: Mapping[str, Any]) -> di
 
 
 def text_of(value: object) -> str | None:
-    """Return what a record says in words; None when it does not."""
+    """Return a text from a record; None if there is none."""
     return value if isinstance(value, str) else None
 
 

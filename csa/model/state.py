@@ -1,7 +1,7 @@
 """A session's metadata: state.toml as values. Pure: parsing and rendering of mappings, no files.
 
-Records of other implementations of the format carry only `meta_session_id`, `description`, `project_path`,
-`created_at`, `last_accessed`, `[genealogy]`, `[context_status]` and `[tools.*]`; all else has defaults. Times may be
+Records of other implementations of the format have only `meta_session_id`, `description`, `project_path`,
+`created_at`, `last_accessed`, `[genealogy]`, `[context_status]` and `[tools.*]`; the rest has defaults. Times may be
 TOML dates or strings.
 """
 
@@ -28,7 +28,7 @@ _UNKNOWN = counted(None)  # what the turns of another implementation have used
 
 
 class RecordFault(ValueError):  # noqa: N818  # a fault of the record, which the store reports as a StateError
-    """A value of the record is missing or of the wrong form; `key` names it."""
+    """A value of the record is missing or invalid; `key` names it."""
 
     def __init__(self, key: str, problem: str) -> None:
         super().__init__(f"{key}: {problem}")
@@ -64,26 +64,26 @@ class SessionState(Struct, kw_only=True):
     name: str | None = None
     owner: str | None = None
     branch: str | None = None
-    permission: str | None = None  # of the last turn: the most that a child may have
+    permission: str | None = None  # of the last turn: the highest a child may have
     extra_writable: tuple[str, ...] = ()  # directories besides its own that its agent may write at `edit`
     ephemeral: bool = False
-    pinned: bool = False  # never collected
+    pinned: bool = False  # never cleaned up
     expires_at: datetime | None = None
     phase: str = "active"  # other implementations know more
     retired_at: datetime | None = None
-    retired_phase: str | None = None  # the phase before it was retired
+    retired_phase: str | None = None  # the phase before it was deleted
     turns: int = 0
-    turn_count: int | None = None  # the same, where another implementation has counted
+    turn_count: int | None = None  # the same, as counted by another implementation
     parent_session_id: str | None = None
-    parent_project: str | None = None  # where the parent is, when that is another project
+    parent_project: str | None = None  # the parent's project, if that is another one
     root_session_id: str | None = None
     fork_of: str | None = None  # the session whose conversation it began with
     depth: int = 0
-    max_depth: int | None = None  # the limit in force when it was created; children keep to it
-    is_compacted: bool = False  # at some time; the conversation goes on from a summary
+    max_depth: int | None = None  # the limit when it was created; applies to its children
+    is_compacted: bool = False  # at some time; the conversation continues from a summary
     last_compacted_at: str | None = None  # a string, as in other implementations
-    limits: Limits = field(default_factory=Limits)  # those in force at its last turn; children keep to them
-    budget: Budget = field(default_factory=Budget)  # of the session and all below it
+    limits: Limits = field(default_factory=Limits)  # those of its last turn; they apply to its children
+    budget: Budget = field(default_factory=Budget)  # of the session and everything below it
     window: ContextWindow = field(default_factory=ContextWindow)
     tools: Mapping[str, ToolState] = field(default_factory=dict)
     usage: Usage = field(default_factory=Usage)  # of all turns and compactions that have ended
@@ -92,17 +92,17 @@ class SessionState(Struct, kw_only=True):
 
     @property
     def spent(self) -> Spent:
-        """What its turns have used, as far as they have ended."""
+        """The usage of its finished turns."""
         return Spent(self.usage, self.duration_s)
 
     def having_spent(self, more: Spent) -> SessionState:
-        """Return it with what a turn or a compaction has used in addition."""
+        """Return it with a turn's or a compaction's usage added."""
         whole = self.spent + more
         return replace(self, usage=whole.usage, duration_s=whole.time_s)
 
     @property
     def last_tool(self) -> str | None:
-        """The tool of the last turn: the one updated last, in file order where no times are given."""
+        """The tool of the last turn: the one updated last, in file order if there are no times."""
         oldest = datetime.min.replace(tzinfo=UTC)
         names = list(self.tools)
         if not names:
@@ -111,7 +111,7 @@ class SessionState(Struct, kw_only=True):
 
 
 def parse_state(record: Mapping[str, Any]) -> SessionState:
-    """Read the mapping of a state.toml; RecordFault names the key that is wrong."""
+    """Read the mapping of a state.toml; RecordFault names the invalid key."""
     schema = _optional(record, "schema", int)
     if schema is not None and schema > SCHEMA:
         raise NewerSchemaFault("schema", f"version {schema} was written by a newer csa (this one reads {SCHEMA})")
@@ -211,7 +211,7 @@ def render_state(state: SessionState) -> dict[str, Any]:
 
 
 def parse_time(value: Any) -> datetime | None:
-    """Read a TOML date-time or an RFC 3339 string as UTC; None when it is neither, or not within the years of UTC."""
+    """Read a TOML date-time or an RFC 3339 string as UTC; None if it is neither, or out of range."""
     if isinstance(value, str):
         try:
             value = datetime.fromisoformat(value)
@@ -233,7 +233,7 @@ def format_time(moment: datetime) -> str:
 
 
 def _time_text(value: Any) -> str | None:
-    """Return a time as a string: as it is written there, or made of a TOML date-time."""
+    """Return a time as a string: as written there, or from a TOML date-time."""
     if isinstance(value, str):
         return value or None
     moment = parse_time(value)
@@ -276,7 +276,7 @@ def _parse_usage(table: Mapping[str, Any]) -> Usage:
 
 
 def _strange_usage(record: Mapping[str, Any]) -> Usage:
-    """Return what another implementation says that a session's turns have used, as far as it does."""
+    """Return the usage of a session's turns as recorded by another implementation."""
     total = _table_of(record, "total_token_usage")
     said = {key: total[key] for key in ("input_tokens", "output_tokens") if key in total}
     if not said and "total_tokens" in total:
@@ -315,7 +315,7 @@ def _parse_window(table: Mapping[str, Any]) -> ContextWindow:
 
 
 def _amount(table: Mapping[str, Any], where: str, key: str, kinds: tuple[type[int | float], ...]) -> float:
-    """Return a number from 0 up; 0 where it is missing."""
+    """Return a number, 0 or more; 0 if it is missing."""
     value: Any = table.get(key)
     if value is None:
         return 0

@@ -1,4 +1,4 @@
-"""What turns add up to: counts, success, context, tokens, cost, time and memory. Pure."""
+"""Sums over turns: counts, success, context, tokens, cost, time and memory. Pure."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _PERCENTILE = 95
 
 
 class TurnFacts(Struct, kw_only=True):
-    """What counts of a turn. `status` is None while it runs; `context_tokens`: what it read, None where unknown.
+    """A turn's figures. `status` is None while it runs; `context_tokens`: what it read, None if unknown.
 
     `usage` is what it adds to a sum: `counted`.
     """
@@ -27,7 +27,7 @@ class TurnFacts(Struct, kw_only=True):
 
 
 class Tally(Struct, frozen=False):
-    """The sum over some turns, and the sessions to which they belong."""
+    """The sum over some turns, and the sessions they belong to."""
 
     sessions: set[str] = field(default_factory=set)
     turns: int = 0
@@ -41,7 +41,7 @@ class Tally(Struct, frozen=False):
     _memory: list[int] = field(default_factory=list)
 
     def add(self, turn: TurnFacts) -> None:
-        """Count a turn."""
+        """Add a turn."""
         self.sessions.add(turn.session_id)
         self.turns += 1
         self.ended += turn.status is not None
@@ -55,14 +55,14 @@ class Tally(Struct, frozen=False):
             self._memory.append(turn.peak_rss_bytes)
 
     def add_compaction(self, session_id: str, usage: Usage) -> None:
-        """Count a compaction, which is no turn."""
+        """Add a compaction, which is not a turn."""
         self.sessions.add(session_id)
         self.compactions += 1
         self.usage = self.usage + usage
 
     @property
     def success_rate(self) -> float | None:
-        """The share of the turns that have ended; None when none has."""
+        """The success rate of finished turns; None if there are none."""
         return self.succeeded / self.ended if self.ended else None
 
     @property
@@ -92,7 +92,7 @@ class Tally(Struct, frozen=False):
 
 
 def percentile(values: list[int], percent: int) -> int | None:
-    """Return the smallest value that at least so many per cent of the values do not exceed; None of none."""
+    """Return the smallest value that at least this percentage of the values do not exceed; None without values."""
     if not values:
         return None
     ordered = sorted(values)

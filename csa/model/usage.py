@@ -1,4 +1,4 @@
-"""What turns and sessions have used, known and unknown; and numbers as records tell them, which may hold anything."""
+"""The usage of turns and sessions, known and unknown; and numbers from records, which may contain anything."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ LARGEST = (1 << 63) - 1
 class Usage(Struct):
     """Tokens (input includes cached) and US dollars, of a turn, or of several added up.
 
-    A cost that is not known is None, and never 0. `turns_unmeasured` and `turns_unpriced` count the turns (or
-    compactions) that did not say how many tokens, or how much money, or not in all attempts: it is the least they used.
+    An unknown cost is None, never 0. `turns_unmeasured` and `turns_unpriced` count the turns (or
+    compactions) that did not report tokens, or cost, or not for all attempts: the sum is a lower bound.
     """
 
     input_tokens: int = 0
@@ -46,16 +46,16 @@ class Usage(Struct):
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the four keys of a `usage` event, and what is not known of a turn that is known in part."""
+        """Return the four keys of a `usage` event, and the counts of unknowns for a partly known turn."""
         return {key: value for key, value in self.to_sum().items() if value or not key.startswith("turns_")}
 
     def to_sum(self) -> dict[str, Any]:
-        """Return the six keys of a sum; a cost that is not known is None."""
+        """Return the six keys of a sum; an unknown cost is None."""
         return asdict(self)
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Usage:
-        """Read the keys of `to_sum`; what is missing, or no number, counts as none."""
+        """Read the keys of `to_sum`; missing or invalid ones count as none."""
         cost, unpriced = number_of(data.get("cost_usd")), count_of(data.get("turns_unpriced"))
         return cls(
             count_of(data.get("input_tokens")),
@@ -68,7 +68,7 @@ class Usage(Struct):
 
 
 def counted(usage: Usage | None) -> Usage:
-    """Return what one turn adds to a sum: where it did not say what it used, or cost, it counts as one that did not."""
+    """Return what one turn adds to a sum: without reported usage or cost it counts as unmeasured or unpriced."""
     if usage is None:
         return Usage(turns_unmeasured=1, turns_unpriced=1)
     is_unpriced = usage.cost_usd is None or usage.turns_unpriced > 0
@@ -76,7 +76,7 @@ def counted(usage: Usage | None) -> Usage:
 
 
 def counted_once(usages: Iterable[tuple[str, Usage]]) -> Usage:
-    """Add up what sessions have used; of one that is in several projects only the copy that has used most counts."""
+    """Add up the usage of sessions; of one in several projects only the copy with the highest usage counts."""
     most: dict[str, Usage] = {}
     for session_id, usage in usages:
         known = most.get(session_id)
@@ -86,17 +86,17 @@ def counted_once(usages: Iterable[tuple[str, Usage]]) -> Usage:
 
 
 def _known(cost: float | None, unpriced: int) -> float | None:
-    """Return a cost, unless nothing is known but that some turns have one."""
+    """Return the cost; None if all that is known is that some turns have one."""
     return None if cost == 0 and unpriced else cost
 
 
 def number_of(value: object) -> float | None:
-    """Return a number from 0 up to the largest that TOML has (true is none); None when it is no such thing."""
+    """Return a number between 0 and TOML's largest (true is not a number); None for anything else."""
     if type(value) is not int and type(value) is not float:
         return None
     return value if 0 <= value <= LARGEST else None
 
 
 def count_of(value: object) -> int:
-    """Return a count; 0 when it is none."""
+    """Return a count; 0 if it is not one."""
     return int(number_of(value) or 0)

@@ -137,7 +137,7 @@ def test_damaged_sessions_stay_and_are_named(place: Place, write_foreign: Foreig
     for path in (*paths.root.iterdir(), paths.root):
         os.utime(path, (0, 0))
     done = place.run("session", "clean", "--days", "30")
-    assert (done.code, done.out) == (0, "Nothing to collect\n")
+    assert (done.code, done.out) == (0, "Nothing to delete\n")
     assert str(paths.state) in done.err
     assert "--damaged" in done.err
     assert place.run("session", "clean", "--days", "30", "--damaged").code == 0

@@ -104,7 +104,7 @@ def test_info_json(place: Place, store: Store) -> None:
     assert [(child["id"], child["tool"]) for child in card["children"]] == [(session_id(2), "claude-code")]
     assert [message["role"] for message in card["messages"]] == ["user", "assistant", "assistant", "assistant"]
     assert card["last_activity"]["type"] == "run_finished"
-    assert cards[3]["last_turn"]["error"] == {"kind": "server", "message": "the provider broke"}
+    assert cards[3]["last_turn"]["error"] == {"kind": "server", "message": "the provider broke", "retry_at": None}
     assert cards[2]["parent_session_id"] == session_id(1)
 
 

@@ -241,8 +241,8 @@ def test_the_interface_has_nothing_to_open(place: Place, tool: str) -> None:
     session_id, gone = begin(place, tool)
     with Terminal(place, "session", "attach", "--interactive", "-s", session_id, size=(200, 30)) as terminal:
         assert terminal.end() == 1
-        assert f"{tool} does not know conversation {gone} of session {session_id} any more" in terminal.text
-        assert f'csa run --session {session_id} --tool {tool} "go on"' in terminal.text
+        assert f"{tool} does not know conversation {gone} of session {session_id[:10]} any more" in terminal.text
+        assert f'csa run --session {session_id[:10]} --tool {tool} "continue"' in terminal.text
 
 
 def test_another_account_is_another_matter(place: Place) -> None:

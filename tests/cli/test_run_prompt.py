@@ -15,7 +15,7 @@ from tests.support import CSA, Place
 BOTH = pytest.mark.parametrize("tool", ["codex", "claude-code", "opencode"])
 BULK = ("--resume \"quoted\" 'single' `back` $HOME \\n\ttab\r\n grüße 漢字 🜁 \u200b--flag\n" * 5000)[: 300 << 10]
 
-UNREAD = "warning: stdin was not read; --stdin adds it to the prompt"
+UNREAD = "warning: stdin was not read; csa run --stdin adds it to the prompt"
 
 
 @pytest.fixture

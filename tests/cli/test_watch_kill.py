@@ -140,7 +140,7 @@ def test_kill_of_a_lock_that_stays_held(place: Place, write_foreign: ForeignWrit
 
 @pytest.mark.thorough
 def test_kill_across_pid_namespaces(place: Place, write_foreign: ForeignWriter) -> None:
-    """What runs in another pid namespace is asked, through its directory, and never signalled by its number."""
+    """What is running in another pid namespace is asked, through its directory, and never signalled by its number."""
     paths = write_foreign(FOREIGN)
     paths.session_lock.parent.mkdir()
     code = HOLD_THE_LOCK.replace("to_bytes()", "to_bytes().replace(b'\"pid_namespace\":', b'\"pid_namespace\":1')")
@@ -148,7 +148,7 @@ def test_kill_across_pid_namespaces(place: Place, write_foreign: ForeignWriter) 
         assert other.hear() == "ready"
         done = place.run("session", "kill", FOREIGN, "--timeout", "0.3")
         assert done.code == 4
-        assert f"runs in another pid namespace (PID {other.pid} there) and did not end within 0.3 s" in done.err
+        assert f"is running in another pid namespace (PID {other.pid} there) and did not end within 0.3 s" in done.err
         assert paths.cancel.read_text().startswith("session kill by tester@")
         assert is_running(other.pid)
         assert place.run("session", "why", FOREIGN, "--json").json["cancel_asked"].startswith("session kill by ")
