@@ -243,11 +243,10 @@ def configure_log(parser: argparse.ArgumentParser) -> None:
 
 
 def execute_log(arguments: argparse.Namespace) -> int:
-    """Print the git history of a session, newest first (for what happened in it, see `csa logs`).
+    """Print the git history of a session, newest first: its checkpoints, and the commits made during its turns.
 
-    That is its checkpoints, and the project's commits made during its turns: those between the heads that csa saw
-    before and after each turn; what others committed meanwhile is among them. Without a repository there are only
-    checkpoints.
+    These are the commits between the HEADs that csa saw before and after each turn, including those of others. Without
+    a git repository there are only checkpoints. For what happened in the session, see csa logs.
     """
     session = find_to_show(arguments)
     refusals: dict[str, None] = {}  # each is said once
