@@ -87,7 +87,7 @@ PURPOSES: tuple[tuple[str, tuple[Command, ...]], ...] = (
             Command("session attach", "watching.attach", "follow a running turn, and print its answer"),
             Command("session open", "watching.open", "open the tool's own interface on a session"),
             Command("session wait", "watching.wait", "wait until sessions have finished"),
-            Command("session kill", "killing.kill", "stop running sessions, or all there are"),
+            Command("session kill", "killing.kill", "stop running sessions; --all stops everything"),
         ),
     ),
     (
@@ -98,8 +98,8 @@ PURPOSES: tuple[tuple[str, tuple[Command, ...]], ...] = (
             Command("session search", "search", "find words in all conversations"),
             Command("session result", "results.result", "print the answer of a session's last turn"),
             Command("session status", "status.status", "show everything known about a session"),
-            Command("session info", "status.info", "the same; --json leaves out the evidence"),
-            Command("session why", "status.why", "the same; --json has the evidence alone"),
+            Command("session info", "status.info", "the same as status; --json without the evidence"),
+            Command("session why", "status.why", "the same as status; --json with the evidence alone"),
             Command("session logs", "outputs.logs", "print what happened in a session (git history: log)"),
             Command("session artifacts", "outputs.artifacts", "list or copy the files an agent has left for you"),
             Command("session is-alive", "is_alive", "check whether a session is running"),
@@ -112,13 +112,13 @@ PURPOSES: tuple[tuple[str, tuple[Command, ...]], ...] = (
     (
         "manage sessions",
         (
-            Command("session rename", "editing.rename", "give a session a name, or take it away"),
+            Command("session rename", "editing.rename", "give a session a name, or remove its name"),
             Command("session describe", "editing.describe", "change the description of a session"),
             Command("session pin", "editing.pin", "protect a session from clean-up"),
             Command("session current", "editing.current", "choose the current session, or print it"),
-            Command("session context", "context.show", "show what the next turn sends of earlier turns"),
-            Command("session prune", "context.prune", "stop sending older turns of a session to its tools"),
-            Command("session clear", "context.clear", "stop sending any earlier turns of a session"),
+            Command("session context", "context.show", "show which earlier turns the next one sends along"),
+            Command("session prune", "context.prune", "leave older turns out of what tools are sent"),
+            Command("session clear", "context.clear", "leave all earlier turns out of what tools are sent"),
             Command("session compress", "compress", "have the tool compact a conversation"),
             Command("session checkpoint", "records.checkpoint", "save a checkpoint of a session, as a git commit"),
             Command("session checkpoints", "records.checkpoints", "list, show and verify checkpoints"),
@@ -154,7 +154,7 @@ PURPOSES: tuple[tuple[str, tuple[Command, ...]], ...] = (
 COMMANDS = tuple(command for _, commands in PURPOSES for command in commands)
 ALIASES = {"ls": "list", "rm": "delete", "cur": "current", "switch": "current"}
 # What `csa help` shows, by the names that are typed.
-EVERYDAY = ("run", "ls", "status", "show", "result", "logs", "attach", "wait", "kill", "top", "rm", "doctor")
+EVERYDAY = ("run", "ls", "status", "show", "result", "logs", "attach", "open", "wait", "kill", "top", "rm", "doctor")
 
 
 def command_names() -> dict[str, Command]:

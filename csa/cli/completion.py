@@ -1,13 +1,13 @@
-"""Print a script that lets a shell complete csa's commands, options, sessions and tools.
+"""Print a script that completes csa's commands, options, sessions and tools in a shell.
 
 bash: put eval "$(csa completion bash)" into ~/.bashrc.
 
-zsh: put eval "$(csa completion zsh)" into ~/.zshrc, behind compinit; or save the script as _csa in a directory of
+zsh: put eval "$(csa completion zsh)" into ~/.zshrc, after compinit; or save the script as _csa in a directory of
 $fpath.
 
 fish: save the script as ~/.config/fish/completions/csa.fish.
 
-Sessions (by id and by name) and tools are looked up at the press of the key, in the project of the command.
+Sessions, by name and by id, and tools are looked up when you press TAB, in the project of the command.
 """
 
 from __future__ import annotations

@@ -107,7 +107,7 @@ def everyday() -> str:
     lines = [ABOUT, "", "usage: csa COMMAND ...", ""]
     lines += [_row(name, names[name].summary, room=_EVERYDAY_WIDTH) for name in EVERYDAY]
     lines += ["", *(f"  {words}" for words, _ in _EXAMPLES[1:4]), ""]
-    lines += ["csa help COMMAND  explains a command", "csa help --all    lists all commands"]
+    lines.append("csa help COMMAND explains a command, csa help --all lists all of them.")
     return "\n".join(lines) + "\n"
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
+from csa.cli.naming import as_read
 from csa.cli.output import error_to_json, print_act, print_error, print_json, tell, warn
 from csa.cli.selecting import (
     add_selector,
@@ -60,6 +61,7 @@ def execute_delete(arguments: argparse.Namespace) -> int:
         sessions = with_descendants(sessions, force=arguments.force)
     for session in sessions:
         session_id = session.session_id
+        name = as_read(session_id, sys.stdout)  # afterwards it may have none
         announce_elsewhere(client, session)
         try:
             removed = delete_session(
@@ -74,7 +76,7 @@ def execute_delete(arguments: argparse.Namespace) -> int:
         word = "purged" if removed.is_purged else "removed"
         done.append(_to_json(session, done=word, provider_copies=list(removed.provider_copies)))
         if not arguments.json:
-            print(f"{word} {session_id}")
+            print(f"{word} {name}")
         children = living_children(session.store, session_id)  # those that its end has not taken along
         warn([*(f"its child {child} is still running" for child in children), *removed.warnings])
     if arguments.json:

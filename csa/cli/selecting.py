@@ -31,7 +31,7 @@ _LABEL_WIDTH = 40
 
 def add_selector(parser: argparse.ArgumentParser) -> None:
     """Add both ways of naming the session."""
-    what = "the session: an id, a unique prefix of one, a name, or @current, @last, @self, @parent, @root"
+    what = "the session: a name, an id or a unique prefix of one, or @last, @current, @self, @parent, @root"
     parser.add_argument("session", nargs="?", metavar="SESSION", help=what)
     parser.add_argument("-s", "--session", dest="session_option", metavar="SESSION", help="the same, as an option")
 
@@ -59,10 +59,16 @@ def selected_if_any(arguments: argparse.Namespace) -> str | None:
 
 def add_selectors(parser: argparse.ArgumentParser) -> None:
     """Add both ways of naming one session or more."""
-    what = "the sessions: ids, unique prefixes, names, or @last, @self, @parent, @root"
+    what = "the sessions: names, ids or unique prefixes, or @last, @current, @self, @parent, @root"
     parser.add_argument("session", nargs="*", metavar="SESSION", help=what)
     parser.add_argument(
-        "-s", "--session", dest="session_option", nargs="+", action="extend", metavar="SESSION", help="the same"
+        "-s",
+        "--session",
+        dest="session_option",
+        nargs="+",
+        action="extend",
+        metavar="SESSION",
+        help="the same, as an option",
     )
 
 
