@@ -123,7 +123,7 @@ def _finite(value: Any) -> Any:
 
 
 class lossy:  # noqa: N801  # as contextlib.suppress, without importing contextlib
-    """Print to a stream that may fail; after a failure, noted in `faults`, output is dropped instead of failing a run."""
+    """Print to a stream that may fail; after a failure, noted in `faults`, output is dropped and the run goes on."""
 
     def __init__(self, stream: IO[str], faults: list[OSError] | None = None) -> None:
         self._stream = stream
