@@ -12,7 +12,7 @@ With --quiet only ids are printed: csa rm $(csa ls -q --status failed). --format
 field is an error that lists all fields. JSON has numbers where these have text.
 
 With --watch the tree fills the screen and refreshes four times a second, with what each agent is doing, how long its
-last turn has been running, its tokens and its cost; q or Ctrl-C ends it.
+last turn has been running, its tokens and its cost. Its keys are those of csa top: ? lists them, q quits.
 """
 
 from __future__ import annotations
@@ -166,7 +166,8 @@ def _list_rows(
 ) -> int:
     on_terminal = sys.stdout.isatty() and not arguments.json
     limit = arguments.limit or (SHOWN_ON_TERMINAL if on_terminal else None)
-    listing = select_sessions(stores, selection, limit=limit, by_use=arguments.sort != "created")
+    by_use, with_status = arguments.sort != "created", not arguments.quiet
+    listing = select_sessions(stores, selection, limit=limit, by_use=by_use, with_status=with_status)
     if not listing.infos:
         refuse_unknown_tools(client, stores, selection.tools)  # this looks further than the list did
     if arguments.json:
