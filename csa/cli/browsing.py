@@ -22,14 +22,14 @@ from csa.runner.client import Csa
 from csa.runner.sessions.genealogy import Forest, items
 from csa.store.shown import SessionInfo
 
+_FAR = 1 << 30
 _SAID_S = 8.0  # how long a message stays
 _HINTS = (
     "Enter show  a attach  l log  k kill  / filter  ? keys  q quit",
     "Enter show  k kill  ? keys  q quit",
     "? keys",
 )
-_MOVES = {"up": -1, "c-p": -1, "down": 1, "j": 1, "c-n": 1}
-_FAR = 1 << 30
+_MOVES = {"up": -1, "c-p": -1, "down": 1, "j": 1, "c-n": 1, "g": -_FAR, "G": _FAR, "home": -_FAR, "end": _FAR}
 
 
 def browse(
@@ -64,12 +64,21 @@ class Browser:
         self._is_typing = False
         self._doomed: SessionInfo | None = None  # who is asked about
         self._said = ("", "", 0.0)
+        self._acts: dict[str, Callable[[], Step | None]] = {
+            "enter": lambda: self._read("session show", conversation),
+            "l": lambda: self._read("session logs", log),
+            "a": self._attach,
+            "k": self._ask_to_kill,
+            "/": self._begin_filter,
+            "?": lambda: Step(to=Reader("Keys", KEYS)),
+            "escape": self._step_back,
+            "pageup": lambda: self._move(-self._page),
+            "pagedown": lambda: self._move(self._page),
+        }
 
     def look(self) -> None:
         """Find the sessions."""
         self._forest = self._find()
-
-    # what is shown
 
     def lines(self, width: int, height: int) -> Sequence[Line | str]:
         """Return the heading, the rows, their total, what the filter hides, and a line of words or keys."""
@@ -141,8 +150,6 @@ class Browser:
     def _say_error(self, error: CsaError) -> None:
         self._say(with_names(error.message, sys.stdout), "red")
 
-    # keys
-
     def press(self, key: str, text: str) -> Step | None:
         """Obey a key."""
         if self._doomed:
@@ -153,8 +160,8 @@ class Browser:
             self._type(key, text)
         elif key == "q":
             return BACK
-        elif key in _ACTS:
-            return _ACTS[key](self)
+        elif key in self._acts:
+            return self._acts[key]()
         return None
 
     def _move(self, by: int) -> None:
@@ -167,9 +174,6 @@ class Browser:
             at = there.index(self._at) if self._at in there else 0
             self._at = there[min(max(0, at + by), len(there) - 1)]
             self._selected = self._rows[self._at].session_id
-
-    def _move_pages(self, pages: int) -> None:
-        self._move(pages * max(1, self._page - 1))
 
     def _type(self, key: str, text: str) -> None:
         if key in {"enter", "escape"}:
@@ -212,9 +216,6 @@ class Browser:
         if loss:
             self._say(loss)
         return Step(to=view(info, _name(info)))
-
-    def _show_keys(self) -> Step:
-        return Step(to=Reader("Keys", KEYS))
 
     def _attach(self) -> Step | None:
         info = self._current()
@@ -272,23 +273,6 @@ class Browser:
         else:
             status = "not running" if ended.outcome == "not_running" else ended.status
             self._say("; ".join(losses) or f"{_name(info)}: {status}")
-
-
-_ACTS: dict[str, Callable[[Browser], Step | None]] = {
-    "enter": lambda browser: browser._read("session show", conversation),  # noqa: SLF001  # a table of this module's own
-    "l": lambda browser: browser._read("session logs", log),  # noqa: SLF001  # as above
-    "a": Browser._attach,  # noqa: SLF001  # as above
-    "k": Browser._ask_to_kill,  # noqa: SLF001  # as above
-    "/": Browser._begin_filter,  # noqa: SLF001  # as above
-    "?": Browser._show_keys,  # noqa: SLF001  # as above
-    "escape": Browser._step_back,  # noqa: SLF001  # as above
-    "pageup": lambda browser: browser._move_pages(-1),  # noqa: SLF001  # as above
-    "pagedown": lambda browser: browser._move_pages(1),  # noqa: SLF001  # as above
-    "home": lambda browser: browser._move(-_FAR),  # noqa: SLF001  # as above
-    "g": lambda browser: browser._move(-_FAR),  # noqa: SLF001  # as above
-    "end": lambda browser: browser._move(_FAR),  # noqa: SLF001  # as above
-    "G": lambda browser: browser._move(_FAR),  # noqa: SLF001  # as above
-}
 
 
 def _name(info: SessionInfo) -> str:

@@ -8,6 +8,7 @@ import time
 from datetime import UTC, datetime
 from typing import Any
 
+from csa.cli.naming import as_read
 from csa.cli.output import (
     can_redraw,
     count_of,
@@ -135,7 +136,7 @@ def execute_gc(arguments: argparse.Namespace) -> int:
     words = [_summary(report, dry_run=dry_run)] + (
         [f"ended {count_of(len(ended), 'process', 'processes')}"] if ended else []
     )
-    words += [f"{session_id} goes on, its quota has returned" for session_id in woken]
+    words += [f"{session_id} continues, its quota has reset" for session_id in woken]
     if said := "; ".join(word for word in words if word):
         print(f"csa gc: {said}")
     _warn_of_rest(report, damaged=dry_run or sys.stderr.isatty())
@@ -148,7 +149,7 @@ _PROGRESS_S = 0.2
 def _days(text: str) -> int:
     """Read the value of --days."""
     if not (text.isascii() and text.isdecimal()):
-        raise argparse.ArgumentTypeError(f"'{text}' is not a whole number from 0 up")
+        raise argparse.ArgumentTypeError(f"'{text}' is not a whole number, 0 or more")
     return int(text)
 
 
@@ -157,7 +158,7 @@ def _read_rule(arguments: argparse.Namespace, context: Context) -> Rule:
     asked = getattr(arguments, "older_than", None)
     older_than = parse_duration(asked) if asked is not None else None
     if asked is not None and older_than is None:
-        raise UsageError(f"--older-than takes a time such as 7d, 12h or 30m, not '{asked}'.")
+        raise UsageError(f"--older-than takes a duration such as 7d, 12h or 30m, not '{asked}'.")
     tools = getattr(arguments, "tool", None)
     names = frozenset(name.strip() for name in tools.split(",") if name.strip()) if tools is not None else frozenset()
     if tools is not None and not names:
@@ -187,7 +188,7 @@ class _Counter:
         if self._is_terminal and time.monotonic() >= self._next and not is_in_background(sys.stderr):
             self._is_shown = True
             self._next = time.monotonic() + _PROGRESS_S
-            self._write(f"\r{self._count} collected ...")
+            self._write(f"\r{self._count} deleted ...")
 
     def end(self) -> None:
         """Take the count away again."""
@@ -202,14 +203,14 @@ class _Counter:
 
 
 def _print_items(report: Report, *, dry_run: bool, with_project: bool = False) -> None:
-    """Print a line for each thing that went, or would go."""
+    """Print a line for each item that was, or would be, deleted."""
     width, now = terminal_width(sys.stdout), datetime.now(UTC)
     tool_width = max((len(_tools_of(item)) for item in (*report.retired, *report.purged)), default=0)
-    for verb, items in (("retire", report.retired), ("purge", report.purged)):
+    for verb, items in (("delete", report.retired), ("purge", report.purged)):
         word = f"would {verb}" if dry_run else f"{verb}d"
         for item in items:
             about = _item_in_words(item, now, tool_width, with_project=with_project)
-            print(cut_behind(f"{word}  {item.session_id}", about, width))
+            print(cut_behind(as_read(f"{word}  {item.session_id}", sys.stdout), about, width))
 
 
 def _item_in_words(item: Item, now: datetime, tool_width: int, *, with_project: bool) -> str:
@@ -225,11 +226,11 @@ def _tools_of(item: Item) -> str:
 
 
 def _summary(report: Report, *, dry_run: bool) -> str:
-    """Say in one line how much went; empty when nothing did."""
+    """Return a one-line summary; empty if nothing was deleted."""
     size = "" if report.is_size_whole else "more than "
     parts = []
     if report.retired:
-        verb = "would retire" if dry_run else "retired"
+        verb = "would delete" if dry_run else "deleted"
         parts.append(f"{verb} {_count_items(report.retired)} ({size}{size_words(report.retired_bytes)})")
     if report.purged:
         verb = "would purge" if dry_run else "purged"
@@ -238,26 +239,26 @@ def _summary(report: Report, *, dry_run: bool) -> str:
 
 
 def _count_items(items: list[Item]) -> str:
-    """Count sessions, and what is none."""
+    """Count sessions and other items."""
     counts: dict[str, int] = {}
     for item in items:
         name = {"remains": "remains", "runtime": "runtime"}.get(item.reason, "session")
         counts[name] = counts.get(name, 0) + 1
     words = {
         "session": ("session", "sessions"),
-        "remains": ("remains of a start or removal", "remains of starts or removals"),
+        "remains": ("remains of a start or deletion", "remains of starts or deletions"),
         "runtime": ("runtime directory", "runtime directories"),
     }
     return ", ".join(f"{count} {words[name][count != 1]}" for name, count in counts.items())
 
 
 def _warn_of_rest(report: Report, *, damaged: bool) -> None:
-    """Say what was left though it would be time, and what failed."""
+    """Warn about what was left although it is old enough, and what failed."""
     shown = report.damaged if damaged else []
     warn(f"damaged, left as it is: {fault.message}" for _, fault in shown)
     warn(report.failures)
     if shown:
-        tell("hint", "csa validate says more; --damaged removes old ones")
+        tell("hint", "csa validate shows more; --damaged deletes old ones")
 
 
 def _damaged_to_json(session_id: str, fault: StateError) -> dict[str, object]:

@@ -96,7 +96,7 @@ def _print_failed_compaction(result: CompactionResult) -> None:
     hint = f"log in with {result.tool}, or set its key" if result.error_kind == "auth" else None
     if result.error_kind == UNKNOWN_CONVERSATION:
         again = f'csa run --session {result.session_id} --tool {result.tool} "go on"'
-        hint = f"{again} goes on in a new conversation, with a summary; until then there is nothing to compact"
-    message = (result.error_message or "no reason is known").rstrip(".")
-    print_problem(f"{result.tool}'s compaction {how}{kind}: {message}. The session's state is as it was.", hint=hint)
+        hint = f"{again} continues in a new conversation, with a summary; until then there is nothing to compact"
+    message = (result.error_message or "unknown reason").rstrip(".")
+    print_problem(f"{result.tool}'s compaction {how}{kind}: {message}. The session's state is unchanged.", hint=hint)
     sys.stderr.flush()

@@ -27,7 +27,7 @@ def execute_rename(arguments: argparse.Namespace) -> int:
     """
     selector, name = selected_with_value(arguments, "NAME")
     if (name is None) is not arguments.clear:
-        raise UsageError("Give a NAME, or --clear.", hint="csa rename SESSION NAME")
+        raise UsageError("Give a NAME, or use --clear.", hint="csa rename SESSION NAME")
     from csa.runner.sessions.editing import rename_session  # noqa: PLC0415  # 40 ms, which `session current` need not wait for
 
     edit = rename_session(find(open_client(), selector, acts=True), name)
@@ -53,7 +53,7 @@ def execute_describe(arguments: argparse.Namespace) -> int:
     """
     selector, text = selected_with_value(arguments, "TEXT")
     if text is None:
-        raise UsageError("Give the description.", hint='csa describe SESSION "what it is about"')
+        raise UsageError("Give a description.", hint='csa describe SESSION "what it is about"')
     from csa.runner.sessions.editing import describe_session  # noqa: PLC0415  # 40 ms, which `session current` need not wait for
 
     edit = describe_session(find(open_client(), selector, acts=True), text)
@@ -101,7 +101,7 @@ def execute_current(arguments: argparse.Namespace) -> int:
     """
     given = selectors_given(arguments)
     if len(given) + arguments.clear > 1:
-        raise UsageError("Name one session, or --clear.")
+        raise UsageError("Name one session, or use --clear.")
     client = open_client()
     if arguments.clear:
         clear_current(client.store)
@@ -142,5 +142,5 @@ def selected_with_value(arguments: argparse.Namespace, name: str) -> tuple[str, 
     if not words:
         raise UsageError("Name a session.", hint="csa ls")
     if len(words) > 2:  # noqa: PLR2004  # the session and the value
-        raise UsageError(f"One session and one {name}, please.")
+        raise UsageError(f"Give one session and one {name}.")
     return words[0], words[1] if len(words) > 1 else None

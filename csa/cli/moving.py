@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import IO
 
 from csa.cli.conversation_formats import FORMATS, Document
+from csa.cli.naming import as_read
 from csa.cli.output import count_of, one_line, print_json, text_for, warn
 from csa.cli.selecting import Unlistable, add_selector, open_client, selectors_given
 from csa.errors import NotFoundError, StateError, UsageError
@@ -85,7 +86,7 @@ def execute_export(arguments: argparse.Namespace) -> int:
     if is_archive:
         if unlistable.faults and not arguments.skip_corrupted:
             fault = next(iter(unlistable.faults.values()))
-            raise StateError(fault.path, fault.problem, hint="--skip-corrupted leaves out what is there")
+            raise StateError(fault.path, fault.problem, hint="--skip-corrupted leaves out its content")
         skips = {"skip_corrupted": arguments.skip_corrupted, "skip_running": arguments.skip_running}
         kept, skipped = check_exportable(infos, **skips)
         more = _write_output(arguments.output, lambda stream: write_archive(client.context, kept, stream, **skips))
@@ -104,9 +105,9 @@ def _selector_or_all(arguments: argparse.Namespace) -> str | None:
     """Return the session that is named; None for all."""
     given = selectors_given(arguments)
     if len(given) + arguments.all != 1:
-        raise UsageError("Name one session, or --all.", hint="csa ls")
+        raise UsageError("Name a session, or use --all.", hint="csa ls")
     if arguments.all and arguments.tree:
-        raise UsageError("--tree goes with one session; --all has them all.")
+        raise UsageError("--tree needs a session; --all exports everything.")
     return given[0] if given else None
 
 
@@ -201,7 +202,7 @@ def execute_import(arguments: argparse.Namespace) -> int:
         print_json([_imported_to_json(item, context.store) for item in imported])
         return 0
     for item in imported:
-        print(f"{item.session_id}  {one_line(item.description)}")
+        print(f"{as_read(item.session_id, sys.stdout)}  {one_line(item.description)}")
         if item.dropped_name:
             name = one_line(item.dropped_name)
             warn([f"{item.session_id} lost its name '{name}', which another session has"])
@@ -265,7 +266,7 @@ def execute_adopt(arguments: argparse.Namespace) -> int:
         for session_id in adoption.moved:
             print(f"{verb} {session_id}")
         print(f"{verb} {count_of(len(adoption.moved), 'session')} of {adoption.old}")
-    warn(f"{session_id} stays behind: {why}" for session_id, why in adoption.left)
+    warn(f"{session_id} was not moved: {why}" for session_id, why in adoption.left)
     warn(f"{session_id} is no longer called {name}: a session here is" for session_id, name in adoption.renamed)
     warn(adoption.warnings)
     return EXIT_LEFT if adoption.left else 0

@@ -285,7 +285,7 @@ def _print_artifacts(artifacts: Sequence[Artifact]) -> None:
     style, now = Style(sys.stdout), datetime.now(UTC)
     for item in artifacts:
         numbers = f"{human_bytes(item.size_bytes):>6} {format_age(now, item.modified_at):>4}"
-        out = style(f"  (leads to {one_line(str(item.path.readlink()))})", "yellow") if item.leads_out else ""
+        out = style(f"  (link to {one_line(str(item.path.readlink()))})", "yellow") if item.leads_out else ""
         print(f"{style(numbers, 'dim')}  {one_line(item.name)}{out}")
 
 

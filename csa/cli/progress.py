@@ -135,7 +135,7 @@ class Outcomes:
             reason = (describe(self._finished) or "").partition(": ")[2]
             words = _closing_line(self._finished, f"{self._finished.data.get('status')} in")
             yield "csa", words + (f": {reason}" if reason else "")
-            yield "csa", f"going on in turn {event.turn} with {event.data.get('tool')}"
+            yield "csa", f"continuing in turn {event.turn} with {event.data.get('tool')}"
             self._finished = None
         elif event.type == "error":
             self._error = one_line(str(event.data.get("message", "")))

@@ -55,7 +55,7 @@ class Reader:
     def __init__(self, title: str, lines: Sequence[str] = (), source: Source | None = None) -> None:
         self._title = title
         self._source = source
-        self._lines = lines
+        self._lines = lines or ["Reading ..."]
         self._width = 0
         self._first = 0
         self._room = 1

@@ -64,7 +64,9 @@ def execute_validate(arguments: argparse.Namespace) -> int:
     else:
         style = Style(sys.stdout)
         for problem in problems:
-            print(f"{style(problem.severity, _STYLES[problem.severity])}: {one_line(str(problem))}")
+            print(
+                f"{style(problem.severity, _STYLES[problem.severity])}: {as_read(one_line(str(problem)), sys.stdout)}"
+            )
     damaged = dict.fromkeys(problem.session_id for problem in problems if problem.severity == "error")
     if not arguments.json:
         print(f"{count_of(len(ids), 'session')} checked, {len(damaged)} damaged")
@@ -101,12 +103,12 @@ def execute_repair(arguments: argparse.Namespace) -> int:
         print_json({"session_id": repair.session_id, "dry_run": arguments.dry_run, "done": repair.done, "left": left})
     else:
         for done in repair.done:
-            print(f"{'would mend' if arguments.dry_run else 'mended'} {one_line(done)}")
+            print(f"{'would repair' if arguments.dry_run else 'repaired'} {one_line(done)}")
         if not repair.done:
-            print("Nothing to mend")
+            print("Nothing to repair")
     warn(repair.losses)
     if not arguments.json:
-        words = "cannot be mended" if arguments.dry_run else "still wrong"
+        words = "cannot be repaired" if arguments.dry_run else "still wrong"
         warn(f"{words}: {problem}" for problem in repair.left)
     return StateError.exit_code if repair.left else 0
 
@@ -203,7 +205,7 @@ def _chosen_session(client: Csa, arguments: argparse.Namespace) -> tuple[str | N
 def _print_checkpoints(found: list[Checkpoint], verdicts: list[Verification | None], *, of_one: bool) -> None:
     if not found:
         print("No checkpoints found")
-        tell("hint", "csa checkpoint S makes one")
+        tell("hint", "csa checkpoint S saves one")
     style, width = Style(sys.stdout), terminal_width(sys.stdout)
     for each, verdict in zip(found, verdicts, strict=True):
         facts = each.facts
@@ -264,5 +266,5 @@ def execute_log(arguments: argparse.Namespace) -> int:
         print(head + cut(text, width and width - len(name) - 2 - len(clock) - 2 - 9))
     if not entries:
         print("Nothing in the git history of this session yet")
-        tell("hint", f"csa checkpoint {session.session_id} makes a checkpoint")
+        tell("hint", f"csa checkpoint {session.session_id} saves a checkpoint")
     return 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
+from csa.cli.naming import as_read
 from csa.cli.output import error_to_json, print_error, print_json, tell, warn
 from csa.cli.selecting import (
     add_selector,
@@ -61,6 +62,7 @@ def execute_delete(arguments: argparse.Namespace) -> int:
         sessions = with_descendants(sessions, force=arguments.force)
     for session in sessions:
         session_id = session.session_id
+        name = as_read(session_id, sys.stdout)  # afterwards it may have none
         announce_elsewhere(client, session)
         try:
             removed = delete_session(
@@ -75,7 +77,7 @@ def execute_delete(arguments: argparse.Namespace) -> int:
         word = "purged" if removed.is_purged else "removed"
         done.append(_to_json(session, done=word, provider_copies=list(removed.provider_copies)))
         if not arguments.json:
-            print(f"{word} {session_id}")
+            print(f"{word} {name}")
         children = living_children(session.store, session_id)  # those that its end has not taken along
         warn([*(f"its child {child} is still running" for child in children), *removed.warnings])
     if arguments.json:
@@ -86,7 +88,7 @@ def execute_delete(arguments: argparse.Namespace) -> int:
 
 
 def _to_json(session: Session, **known: object) -> dict[str, object]:
-    whose = {"session_id": session.session_id, "project": session.store.project_pathname}
+    whose = {"session_id": session.session_id, "name": session.record.name, "project": session.store.project_pathname}
     return {**whose, "done": None, "provider_copies": [], "error": None, **known}
 
 
@@ -116,7 +118,7 @@ def _restore(session: Session, *, as_json: bool) -> dict[str, object]:
     state = restored.state
     lost = [f"another session is now called {restored.lost_name}; this one has no name"] if restored.lost_name else []
     if not as_json:
-        print(f"restored {state.session_id}")
+        print(as_read(f"restored {state.session_id}", sys.stdout))
     warn([*lost, *restored.losses])
     project = session.store.project_pathname
     return {"session_id": state.session_id, "project": project, "phase": state.phase, "name": state.name}

@@ -416,8 +416,8 @@ def _print_plan(plan: TurnPlan, *, as_json: bool) -> None:
         "fork_of": plan.state.fork_of,
     }
     if as_json:
-        names = {"session_id": None if plan.is_new else facts["session"], "parent_session_id": facts["parent"]}
-        print_json({**names, **facts, "origins": origins})
+        whose = {"session_id": None if plan.is_new else facts["session"], "name": plan.state.name}
+        print_json({**whose, "parent_session_id": facts["parent"], **facts, "origins": origins})
         return
     for name, value in facts.items():
         if value not in (None, []):

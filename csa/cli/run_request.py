@@ -1,4 +1,4 @@
-"""What `csa run` is asked for, from its arguments and the files and pipes that these name."""
+"""The request of `csa run`, from its arguments and the files and pipes they name."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def _split_names(text: str | None) -> tuple[str, ...] | None:
 
 def _ttl(text: str) -> timedelta:
     if (found := parse_duration(text)) is None:
-        raise UsageError(f"--ttl takes a time such as 7d, 12h or 30m, not '{text}'.")
+        raise UsageError(f"--ttl takes a duration such as 7d, 12h or 30m, not '{text}'.")
     return found
 
 
@@ -83,9 +83,9 @@ def _read_prompt(arguments: argparse.Namespace) -> str:
     words = arguments.prompt if arguments.prompt not in {None, "-"} else None
     name = arguments.prompt_file
     if words is not None and name is not None:
-        raise UsageError("PROMPT and --prompt-file exclude each other.")
+        raise UsageError("PROMPT and --prompt-file cannot be combined.")
     if name == "-" and arguments.stdin:
-        raise UsageError("--prompt-file - and --stdin exclude each other: stdin can be read once.")
+        raise UsageError("--prompt-file - and --stdin cannot be combined: stdin can only be read once.")
     if name not in {None, "-"}:
         words = _read_file("--prompt-file", name)
     if words is None:

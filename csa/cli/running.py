@@ -42,7 +42,7 @@ class _Line(Struct):
 
 
 def configure_ps(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--all", action="store_true", help=f"also the {OTHERS_SHOWN} newest sessions that do not run")
+    parser.add_argument("--all", action="store_true", help=f"also the {OTHERS_SHOWN} newest of the others")
     parser.add_argument("--json", action="store_true", help="print an array of objects")
 
 
@@ -61,23 +61,23 @@ def execute_ps(arguments: argparse.Namespace) -> int:
     elif lines:
         _print_table(lines)
     else:
-        print("No sessions found" if arguments.all else "Nothing runs")
+        print("No sessions found" if arguments.all else "Nothing is running")
     return 0
 
 
 def configure_top(parser: argparse.ArgumentParser) -> None:
     configure_ps(parser)
-    parser.add_argument("--once", action="store_true", help="print what csa ps prints, and end")
+    parser.add_argument("--once", action="store_true", help="print what csa ps prints, and exit")
 
 
 def execute_top(arguments: argparse.Namespace) -> int:
-    """Show what runs, in all projects: each session with what its agent is doing, for how long, its tokens and cost.
+    """Watch what is running in all projects: what each agent is doing, for how long, its tokens and its cost.
 
-    On a terminal the view covers the screen and is up to date four times a second. The arrows select a session, Enter
-    shows its conversation, l its log, a attaches to it and k kills its turn; / filters, ? lists all keys, q ends it.
-    What ends stays for half a minute. With --all the 50 newest of the other sessions are shown as well.
+    On a terminal the list fills the screen and refreshes four times a second. The arrow keys select a session; Enter
+    shows its conversation, l its log, a attaches to it, k kills its turn, / filters the list, ? lists all keys and q
+    quits. Sessions that end stay for half a minute. With --all the 50 newest of the other sessions are shown as well.
 
-    Not on a terminal, the tree is printed once.
+    When stdout is not a terminal, the tree is printed once.
     """
     if arguments.once:
         return execute_ps(arguments)
@@ -94,7 +94,7 @@ def execute_top(arguments: argparse.Namespace) -> int:
         return group(sessions.running(others=others, lingering_s=_LINGERING_S))
 
     title, place = "csa top", partial(shorten, user_home=home(os.environ))
-    empty = "No sessions found" if arguments.all else "Nothing runs; with --all the newest sessions are shown"
+    empty = "No sessions found" if arguments.all else "Nothing is running; --all shows the newest sessions"
     if is_live:
         from csa.cli.browsing import browse  # noqa: PLC0415  # brings prompt_toolkit, which only a terminal needs
 

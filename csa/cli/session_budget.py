@@ -1,11 +1,11 @@
 """Show what a session and its sub-agents have used, and what is left of their budgets; or set a budget.
 
-A budget is given here or with csa run --budget-tokens, --budget-usd and --budget-time, and binds the session and all
-below it: when it is used up their running turns are ended, and none starts. A session that is running is refused (exit
-4), and so is an agent (exit 5): budgets are set from outside of any session.
+A budget is set here or with csa run --budget-tokens, --budget-usd and --budget-time. It applies to the session and
+everything below it: when it is used up, their running turns are ended, and no new one starts. A running session is
+refused (exit 4), and so is an agent (exit 5): budgets are set from outside any session.
 
-A + means at least so much: turns whose tool did not say what it used count as nothing, and how many there are is shown.
-- means that nothing is known.
+A + means at least this much: turns whose tool did not report its usage count as nothing, and their number is shown. -
+means that nothing is known.
 """
 
 from __future__ import annotations
@@ -42,9 +42,9 @@ _SHOWN: dict[str, tuple[str, Callable[[float], str]]] = {
 def configure(parser: argparse.ArgumentParser) -> None:
     add_selector(parser)
     setting = parser.add_argument_group("set a budget; 0 is none, what is not given stays")
-    setting.add_argument("--tokens", type=int, metavar="N", help="tokens, in and out")
-    setting.add_argument("--usd", "--cost", type=float, metavar="X", help="US dollars, as far as the tools tell them")
-    setting.add_argument("--time", type=float, metavar="S", help="seconds of all turns, added up")
+    setting.add_argument("--tokens", type=int, metavar="N", help="input and output tokens")
+    setting.add_argument("--usd", "--cost", type=float, metavar="X", help="US dollars, as far as the tools report cost")
+    setting.add_argument("--time", type=float, metavar="S", help="total seconds of all turns")
     parser.add_argument("--json", action="store_true", help="print an object")
 
 

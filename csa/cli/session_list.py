@@ -12,7 +12,7 @@ With --quiet only ids are printed: csa rm $(csa ls -q --status failed). --format
 field is an error that lists all fields. JSON has numbers where these have text.
 
 With --watch the tree fills the screen and refreshes four times a second, with what each agent is doing, how long its
-last turn has been running, its tokens and its cost; q or Ctrl-C ends it.
+last turn has been running, its tokens and its cost. Its keys are those of csa top: ? lists them, q quits.
 """
 
 from __future__ import annotations

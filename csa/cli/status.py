@@ -196,7 +196,7 @@ def _status(card: SessionCard, now: datetime) -> str:
     error = last.finished.data.get("error") if last and last.finished and card.info.status != "running" else None
     message = one_line(str(error.get("message", ""))) if isinstance(error, dict) else ""
     if isinstance(error, dict) and (again := parse_time(error.get("retry_at"))):
-        message += f" (to be asked again at {local_clock(again)})"
+        message += f" (can be used again at {local_clock(again)})"
     return ", ".join(words) + (f": {message}" if message else "")
 
 

@@ -1,7 +1,7 @@
 """List the tools csa can run: whether each is installed and logged in, its version, and its default model.
 
-`*` marks the tool that csa run takes when none is named. Whether a tool is logged in is told by its files and the
-environment, without a network: `unknown` where those do not tell. csa doctor says more, and how to fix what is wrong.
+`*` marks the tool that csa run uses by default. Files and the environment show whether a tool is logged in, without
+network access: `unknown` if they do not. csa doctor shows more, and how to fix problems.
 """
 
 from __future__ import annotations

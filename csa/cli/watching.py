@@ -75,7 +75,7 @@ def execute_wait(arguments: argparse.Namespace) -> int:
     directory that cannot be read: there may be descendants in it.
     """
     if arguments.timeout is not None and not 0 <= arguments.timeout < float("inf"):
-        raise UsageError("--timeout takes a number of seconds, from 0 up.")
+        raise UsageError("--timeout takes a number of seconds, 0 or more.")
     sessions = [follow_resumed(session) for session in find_all(arguments, retired=True)]
     if len(sessions) == 1 or not arguments.any:  # of several, another one may end first
         _refuse_endless(sessions, arguments)
@@ -101,10 +101,10 @@ def _print_wait_results(sessions: list[Session], arguments: argparse.Namespace) 
             _print_wait_result(ending)
     if arguments.json:
         print_json([ending.to_json() for ending in endings.values()])
-    code = unlistable.report(hint="what runs there is not waited for; wait as the user to whom it belongs")
+    code = unlistable.report(hint="not waiting for what is running there; wait as the user who owns it")
     for ending in endings.values():
         if ending.status == "unknown":
-            words = f"Nobody here can know whether {ending.session_id} runs."
+            words = f"It is unknown here whether {ending.session_id} is running."
             print_problem(words, hint=f"csa status {ending.session_id}")
     unfinished = [ending.session_id for ending in endings.values() if ending.status == "running"]
     if unfinished:
@@ -181,7 +181,7 @@ def execute_attach(arguments: argparse.Namespace) -> int:
             signs.about(about_sessions([session.target]))
             number = _follow_turn(client, session, liveness.owner, seen, quiet=arguments.quiet)
         if number is not None:
-            tell("csa", f"detached; session {session_id} goes on")
+            tell("csa", f"detached; session {session_id} continues")
             tell("hint", f"csa attach {session_id}")
             return 128 + number
     return _print_end(session, seen, as_json=arguments.json)
@@ -207,7 +207,7 @@ def execute_open(arguments: argparse.Namespace) -> int:
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         raise UsageError("This needs a terminal.", hint=f'csa run --session {session_id} "..."')
     if arguments.json:
-        raise UsageError("--interactive and --json exclude each other.")
+        raise UsageError("--interactive and --json cannot be combined.")
     from csa.runner.sessions.interactive import Interaction  # noqa: PLC0415  # brings pexpect and anyio
 
     interaction = Interaction(session, tool=arguments.tool)

@@ -70,7 +70,7 @@ def test_it_goes_on_in_a_new_one_within_the_turn(place: Place, tool: str) -> Non
     assert why == {"tool": tool, **expected}
     for command in ("info", "why"):
         said = place.run("session", command, session_id).out
-        assert f"conversation {new}, since turn 2, in place of {gone}, which it did not know any more" in said
+        assert f"conversation {new}, since turn 2, in place of {gone}, which it no longer knew" in said
     del place.env["FAKE_TOOL_SCRIPT"]
     assert place.run("run", "--session", session_id, "more").out.endswith("[turns=2]\n")
     assert place.run("session", "validate", session_id).code == 0

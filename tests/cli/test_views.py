@@ -180,7 +180,7 @@ def test_top_shows_all_projects(place: Place) -> None:
     (other / ".csa").mkdir(parents=True)
     finished = place.run("run", "--tool", "codex", "--cd", str(other), "long over").session_id
     assert place.run("top").out.splitlines()[1:] == [
-        "Nothing runs; with --all the newest sessions are shown",
+        "Nothing is running; --all shows the newest sessions",
         "0 sessions, 0 running",
     ]
     with running_tree(place) as running:
@@ -459,10 +459,10 @@ def test_the_tree_has_columns_where_there_is_room(place: Place) -> None:
 
 
 def test_top_imports_nothing_heavy_in_a_pipe(place: Place) -> None:
-    """Only a terminal pays for rich."""
+    """Only a terminal pays for prompt_toolkit."""
     names = place.imports("top")
     assert "csa" in names
-    assert not names & {"rich", "anyio", "asyncio", "tomlkit", "ulid"}
+    assert not names & {"rich", "prompt_toolkit", "anyio", "asyncio", "tomlkit", "ulid"}
     assert not Store(place.state_root, place.project).path.exists()
 
 

@@ -331,7 +331,7 @@ def two_projects(place: Place) -> tuple[list[tuple[Path, str]], list[Running]]:
 @pytest.mark.thorough
 def test_ps_and_kill_all(place: Place) -> None:
     """`ps` shows what runs in all projects with what it uses, and `kill --all --yes` ends it all."""
-    assert place.run("ps").out == "Nothing runs\n"
+    assert place.run("ps").out == "Nothing is running\n"
     assert place.run("ps", "--all").out == "No sessions found\n"
     assert place.run("kill", "--all").out == "Nothing is running\n"
     ended = place.codex("before").session_id
@@ -356,7 +356,7 @@ def test_ps_and_kill_all(place: Place) -> None:
     assert done.code == 0
     assert sorted(done.out.splitlines()) == sorted(f"{each}: ended (codex, turn 1): cancelled" for _, each in projects)
     assert [run.wait().code for run in runs] == [130, 130]
-    assert place.run("ps").out == "Nothing runs\n"
+    assert place.run("ps").out == "Nothing is running\n"
 
 
 @pytest.mark.thorough

@@ -543,7 +543,7 @@ def test_on_a_terminal(place: Place) -> None:
     place.script(fails("quota", tool="codex"), {"match": "", "do": [*place.hold(), ["say", "by claude"]]})
     words = ("run", "--tool", "codex", "--fallback", "claude-code", "hello")
     with Terminal(place, *words, size=(100, 20)) as terminal:
-        terminal.wait_for("going on in turn 2 with claude-code")
+        terminal.wait_for("continuing in turn 2 with claude-code")
         place.wait_ready()
         terminal.wait_for("claude-code ")
         place.release()
