@@ -59,7 +59,7 @@ def _defaults_of_run() -> dict[str, object]:
 
 
 def _last_prompt(session: Session) -> tuple[int, str]:
-    """Return the last turn that has begun, and its prompt, which was redacted."""
+    """Return the last turn that has begun, and its redacted prompt."""
     state, started = session.record.state, last_started(session.files.transcript)
     turn = max(state.turns if state else 0, started.turn if started else 0)
     if started and started.turn == turn:
@@ -74,7 +74,7 @@ def _last_prompt(session: Session) -> tuple[int, str]:
 
 
 def _refuse_redacted(turn: int, prompt: str) -> None:
-    """Refuse a prompt with the mark in the place of a secret: the agent would take it for what is meant."""
+    """Refuse a prompt with the mark in place of a secret: the agent would take it literally."""
     if MARK in prompt:
         raise UsageError(
             f"The prompt of turn {turn} contained a secret, which csa has not stored: it has {MARK} in its place.",
