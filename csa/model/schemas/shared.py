@@ -90,7 +90,15 @@ _USAGE = {
     "turns_unmeasured": integer("turns (or compactions) that did not tell their tokens; the figures are a minimum"),
     "turns_unpriced": integer("turns (or compactions) that did not tell their cost; the cost is a minimum"),
 }
-_ERROR_KIND = text("what kind of error, as a word: `usage`, `not_found`, `busy`, `auth`, `quota`, ...")
+_ERROR_KIND = text(
+    "`usage`, `not_found`, `ambiguous`, `busy`, `refused`, `full`, `damaged`, `denied`, `config`, `tool` (it cannot be "
+    "used), `unfinished`, `appeared` or `error`"
+)
+_TURN_ERROR_KIND = text(
+    "`auth`, `rate_limit`, `quota`, `overloaded`, `network`, `server`, `invalid_request`, `context_overflow`, "
+    "`permission`, `protocol`, `spawn`, `internal`, `fenced`, `unknown_conversation`, `budget`, `timeout` or "
+    "`idle_timeout`; where csa could not even look, the kind of an [error](#error)"
+)
 _ERROR_MESSAGE = text("what went wrong, in a sentence")
 _MESSAGE = {
     "id": text("an id of the message: the session's, a dash, and the number of its first event"),
@@ -132,7 +140,7 @@ PIECES: Mapping[str, Schema] = {
     ),
     "turn_error": record(
         {
-            "kind": _ERROR_KIND,
+            "kind": _TURN_ERROR_KIND,
             "message": _ERROR_MESSAGE,
             "retry_at": maybe(moment("when the provider can be asked again, where that was stated")),
         },

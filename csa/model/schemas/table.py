@@ -24,7 +24,7 @@ OUTPUTS: Mapping[str, tuple[str, Schema]] = {
     "attach": ("the turn, when it has ended", outputs.RESULT),
     "wait": ("how each session ended, in the order in which they did", each(outputs.ENDING, "")),
     "kill": ("what came of each session", each(outputs.KILLED, "")),
-    "list": ("the sessions, newest first", each(outputs.SESSION, "")),
+    "list": ("the sessions, the last used first", each(outputs.SESSION, "")),
     "list --tree": ("the sessions, children after their parents", each(outputs.IN_TREE, "")),
     "show": ("the conversation", each(ref("message"), "")),
     "search": ("the messages and tool calls that were found, newest first", each(outputs.HIT, "")),
