@@ -22,7 +22,9 @@ def nearest(typed: str, known: Iterable[str]) -> list[str]:
     found: dict[int, list[str]] = {}
     for each in dict.fromkeys(known):
         other = each.lower().strip("-")
-        if len(word) >= _BEGINNING and other.startswith(word):
+        if len(word) >= _BEGINNING and (
+            other.startswith(word) or (len(other) > _SHORT and word.startswith(f"{other}-"))
+        ):
             found.setdefault(1, []).append(each)
         elif len(word) > _SHORT or other[:1] == word[0]:
             slips = _count_slips(word, other)

@@ -1,4 +1,4 @@
-"""Sessions that are old enough go: `csa session clean`, and `csa gc` for cron."""
+"""Clean-up of old sessions: `csa clean`, and `csa gc` for cron."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import time
 from datetime import UTC, datetime
 from typing import Any
 
+from csa.cli.naming import as_read
 from csa.cli.output import (
     can_redraw,
     count_of,
@@ -42,23 +43,21 @@ def configure_clean(parser: argparse.ArgumentParser) -> None:
     which.add_argument("--days", type=_days, metavar="N", help="sessions not used for more than N whole days")
     which.add_argument("--older-than", metavar="TIME", help="the same, as a time: 7d, 12h, 30m")
     which.add_argument("--expired", action="store_true", help="only sessions whose --ttl has run out")
-    parser.add_argument("-t", "--tool", metavar="T,..", help="only sessions all of whose tools are among these")
-    parser.add_argument("--damaged", action="store_true", help="also damaged sessions whose files are as old")
-    parser.add_argument("--purge", action="store_true", help="remove for good at once, also what was retired before")
-    parser.add_argument("--dry-run", action="store_true", help="say what would go; change nothing")
+    parser.add_argument("-t", "--tool", metavar="T,..", help="only sessions that used no other tools than these")
+    parser.add_argument("--damaged", action="store_true", help="also damaged sessions, by the age of their files")
+    parser.add_argument("--purge", action="store_true", help="delete for good at once, and what was deleted before")
+    parser.add_argument("--dry-run", action="store_true", help="show what would be deleted, and change nothing")
     parser.add_argument("--json", action="store_true", help="print an object")
 
 
 def execute_clean(arguments: argparse.Namespace) -> int:
-    """Remove the project's old sessions.
+    """Delete the project's old sessions.
 
-    A session goes when it was last used more than so many whole days ago, or has expired. It is moved out of sight, and
-    can be brought back with `csa session restore`, until it is purged some days later (undo_days, 7). What runs, is
-    pinned, or is damaged stays. In the same pass go sessions that were retired long enough ago, and what starts,
-    removals and ephemeral runs that were cut off have left. With --dry-run nothing is written, and what would go is
-    named.
+    That is, those not used for so many whole days, or whose --ttl has run out. They can be restored with `csa restore`
+    until they are purged, after `undo_days` (7). Sessions that are running, pinned, or damaged stay. Also purges
+    sessions that were deleted long enough ago, and what interrupted starts, deletions and ephemeral runs have left.
 
-    Exits 0 also when there is nothing to do, and 1 when something could not be removed.
+    Exits 0 even when there is nothing to do, and 1 when something could not be deleted.
     """
     client, dry_run = open_client(), arguments.dry_run
     context = client.context
@@ -78,7 +77,7 @@ def execute_clean(arguments: argparse.Namespace) -> int:
         _print_report(report, dry_run=dry_run)
         return 1 if report.failures else 0
     _print_items(report, dry_run=dry_run)
-    print(_summary(report, dry_run=dry_run) or "Nothing to collect")
+    print(_summary(report, dry_run=dry_run) or "Nothing to delete")
     _warn_of_rest(report, damaged=True)
     return 1 if report.failures else 0
 
@@ -87,21 +86,20 @@ def configure_gc(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--days", type=_days, metavar="N", required=True, help="sessions not used for more than N whole days"
     )
-    parser.add_argument("--all-projects", action="store_true", help="in every project below the state root")
-    parser.add_argument("--dry-run", action="store_true", help="say what would go; change nothing")
+    parser.add_argument("--all-projects", action="store_true", help="in every project, not only this one")
+    parser.add_argument("--dry-run", action="store_true", help="show what would be deleted, and change nothing")
     parser.add_argument("--json", action="store_true", help="print an object")
 
 
 def execute_gc(arguments: argparse.Namespace) -> int:
-    """Remove old sessions, and what ended ones have left behind: for cron.
+    """Delete old sessions and whatever finished ones have left behind: for cron.
 
-    Does what `csa session clean --days N` does, removes the runtime directories of runs that died, and ends processes
-    that ended sessions have left running, other than those that were kept with --keep-background. Detached turns that
-    wait for a quota (--on-quota wait), and whose supervisor has died, as in a reboot, go on when their time has come.
-    With --all-projects it does so in every project below the state root.
+    Does what `csa clean --days N` does, deletes the runtime directories of runs that died, and stops processes that
+    finished sessions have left running, unless they were kept with --keep-background. Also resumes detached turns that
+    wait for a quota (--on-quota wait) when their time has come and their supervisor has died, as after a reboot.
 
-    Prints one line when something was done, and nothing when there was nothing to do. Exits 0 in both cases, and 1 when
-    something could not be removed.
+    Prints one line when something was done, else nothing. Exits 0 in both cases, and 1 when something could not be
+    deleted.
     """
     context, dry_run, counter = open_client().context, arguments.dry_run, _Counter()
     root = context.store.root
@@ -138,7 +136,7 @@ def execute_gc(arguments: argparse.Namespace) -> int:
     words = [_summary(report, dry_run=dry_run)] + (
         [f"ended {count_of(len(ended), 'process', 'processes')}"] if ended else []
     )
-    words += [f"{session_id} goes on, its quota has returned" for session_id in woken]
+    words += [f"{session_id} continues, its quota has reset" for session_id in woken]
     if said := "; ".join(word for word in words if word):
         print(f"csa gc: {said}")
     _warn_of_rest(report, damaged=dry_run or sys.stderr.isatty())
@@ -151,16 +149,16 @@ _PROGRESS_S = 0.2
 def _days(text: str) -> int:
     """Read the value of --days."""
     if not (text.isascii() and text.isdecimal()):
-        raise argparse.ArgumentTypeError(f"'{text}' is not a whole number from 0 up")
+        raise argparse.ArgumentTypeError(f"'{text}' is not a whole number, 0 or more")
     return int(text)
 
 
 def _read_rule(arguments: argparse.Namespace, context: Context) -> Rule:
-    """Make the rule of the options, as far as the command has them."""
+    """Build the rule from the options that the command has."""
     asked = getattr(arguments, "older_than", None)
     older_than = parse_duration(asked) if asked is not None else None
     if asked is not None and older_than is None:
-        raise UsageError(f"--older-than takes a time such as 7d, 12h or 30m, not '{asked}'.")
+        raise UsageError(f"--older-than takes a duration such as 7d, 12h or 30m, not '{asked}'.")
     tools = getattr(arguments, "tool", None)
     names = frozenset(name.strip() for name in tools.split(",") if name.strip()) if tools is not None else frozenset()
     if tools is not None and not names:
@@ -176,7 +174,7 @@ def _read_rule(arguments: argparse.Namespace, context: Context) -> Rule:
 
 
 class _Counter:
-    """Counts on stderr while it takes long, where that is a terminal."""
+    """Shows a count on stderr while it takes long, on a terminal."""
 
     def __init__(self) -> None:
         self._is_terminal = can_redraw(sys.stderr)
@@ -185,15 +183,15 @@ class _Counter:
         self._next = time.monotonic() + _PROGRESS_S
 
     def __call__(self, _item: Item) -> None:
-        """Count one more."""
+        """Add one."""
         self._count += 1
         if self._is_terminal and time.monotonic() >= self._next and not is_in_background(sys.stderr):
             self._is_shown = True
             self._next = time.monotonic() + _PROGRESS_S
-            self._write(f"\r{self._count} collected ...")
+            self._write(f"\r{self._count} deleted ...")
 
     def end(self) -> None:
-        """Take the count away again."""
+        """Remove the count."""
         if self._is_shown:
             self._write("\r\033[K")
 
@@ -205,14 +203,14 @@ class _Counter:
 
 
 def _print_items(report: Report, *, dry_run: bool, with_project: bool = False) -> None:
-    """Print a line for each thing that went, or would go."""
+    """Print a line for each item that was, or would be, deleted."""
     width, now = terminal_width(sys.stdout), datetime.now(UTC)
     tool_width = max((len(_tools_of(item)) for item in (*report.retired, *report.purged)), default=0)
-    for verb, items in (("retire", report.retired), ("purge", report.purged)):
+    for verb, items in (("delete", report.retired), ("purge", report.purged)):
         word = f"would {verb}" if dry_run else f"{verb}d"
         for item in items:
             about = _item_in_words(item, now, tool_width, with_project=with_project)
-            print(cut_behind(f"{word}  {item.session_id}", about, width))
+            print(cut_behind(as_read(f"{word}  {item.session_id}", sys.stdout), about, width))
 
 
 def _item_in_words(item: Item, now: datetime, tool_width: int, *, with_project: bool) -> str:
@@ -228,11 +226,11 @@ def _tools_of(item: Item) -> str:
 
 
 def _summary(report: Report, *, dry_run: bool) -> str:
-    """Say in one line how much went; empty when nothing did."""
+    """Return a one-line summary; empty if nothing was deleted."""
     size = "" if report.is_size_whole else "more than "
     parts = []
     if report.retired:
-        verb = "would retire" if dry_run else "retired"
+        verb = "would delete" if dry_run else "deleted"
         parts.append(f"{verb} {_count_items(report.retired)} ({size}{size_words(report.retired_bytes)})")
     if report.purged:
         verb = "would purge" if dry_run else "purged"
@@ -241,26 +239,26 @@ def _summary(report: Report, *, dry_run: bool) -> str:
 
 
 def _count_items(items: list[Item]) -> str:
-    """Count sessions, and what is none."""
+    """Count sessions and other items."""
     counts: dict[str, int] = {}
     for item in items:
         name = {"remains": "remains", "runtime": "runtime"}.get(item.reason, "session")
         counts[name] = counts.get(name, 0) + 1
     words = {
         "session": ("session", "sessions"),
-        "remains": ("remains of a start or removal", "remains of starts or removals"),
+        "remains": ("remains of a start or deletion", "remains of starts or deletions"),
         "runtime": ("runtime directory", "runtime directories"),
     }
     return ", ".join(f"{count} {words[name][count != 1]}" for name, count in counts.items())
 
 
 def _warn_of_rest(report: Report, *, damaged: bool) -> None:
-    """Say what was left though it would be time, and what failed."""
+    """Warn about what was left although it is old enough, and what failed."""
     shown = report.damaged if damaged else []
     warn(f"damaged, left as it is: {fault.message}" for _, fault in shown)
     warn(report.failures)
     if shown:
-        tell("hint", "csa validate says more; --damaged removes old ones")
+        tell("hint", "csa validate shows more; --damaged deletes old ones")
 
 
 def _damaged_to_json(session_id: str, fault: StateError) -> dict[str, object]:

@@ -37,7 +37,7 @@ class Command(Struct):
         return self.full_name.removeprefix(_SESSION)
 
     def parser(self) -> Parser:
-        """Build this command's parser; no other's is built."""
+        """Build only this command's parser."""
         parser = Parser(prog=f"csa {self.name}", description=self._description())
         self.configure(parser)
         return parser
@@ -66,7 +66,7 @@ class Command(Struct):
         return getattr(import_module(f"csa.cli.{module}"), f"{verb}_{name}" if name else verb)
 
     def _description(self) -> str:
-        """Return what help says of the command: the docstring of its function, or of a module that has but one."""
+        """Return the command's help text: the docstring of its function, or of a module with only one."""
         execute = self._function("execute")
         return str(execute.__doc__ or import_module(execute.__module__).__doc__)
 
@@ -87,7 +87,7 @@ PURPOSES: tuple[tuple[str, tuple[Command, ...]], ...] = (
             Command("session attach", "watching.attach", "follow a running turn, and print its answer"),
             Command("session open", "watching.open", "open the tool's own interface on a session"),
             Command("session wait", "watching.wait", "wait until sessions have finished"),
-            Command("session kill", "killing.kill", "stop running sessions, or all there are"),
+            Command("session kill", "killing.kill", "stop running sessions; --all stops everything"),
         ),
     ),
     (
@@ -98,8 +98,8 @@ PURPOSES: tuple[tuple[str, tuple[Command, ...]], ...] = (
             Command("session search", "search", "find words in all conversations"),
             Command("session result", "results.result", "print the answer of a session's last turn"),
             Command("session status", "status.status", "show everything known about a session"),
-            Command("session info", "status.info", "the same; --json leaves out the evidence"),
-            Command("session why", "status.why", "the same; --json has the evidence alone"),
+            Command("session info", "status.info", "the same as status; --json without the evidence"),
+            Command("session why", "status.why", "the same as status; --json with the evidence alone"),
             Command("session logs", "outputs.logs", "print what happened in a session (git history: log)"),
             Command("session artifacts", "outputs.artifacts", "list or copy the files an agent has left for you"),
             Command("session is-alive", "is_alive", "check whether a session is running"),
@@ -112,13 +112,13 @@ PURPOSES: tuple[tuple[str, tuple[Command, ...]], ...] = (
     (
         "manage sessions",
         (
-            Command("session rename", "editing.rename", "give a session a name, or take it away"),
+            Command("session rename", "editing.rename", "give a session a name, or remove its name"),
             Command("session describe", "editing.describe", "change the description of a session"),
             Command("session pin", "editing.pin", "protect a session from clean-up"),
             Command("session current", "editing.current", "choose the current session, or print it"),
-            Command("session context", "context.show", "show what the next turn sends of earlier turns"),
-            Command("session prune", "context.prune", "stop sending older turns of a session to its tools"),
-            Command("session clear", "context.clear", "stop sending any earlier turns of a session"),
+            Command("session context", "context.show", "show which earlier turns the next one sends along"),
+            Command("session prune", "context.prune", "leave older turns out of what tools are sent"),
+            Command("session clear", "context.clear", "leave all earlier turns out of what tools are sent"),
             Command("session compress", "compress", "have the tool compact a conversation"),
             Command("session checkpoint", "records.checkpoint", "save a checkpoint of a session, as a git commit"),
             Command("session checkpoints", "records.checkpoints", "list, show and verify checkpoints"),
@@ -154,7 +154,7 @@ PURPOSES: tuple[tuple[str, tuple[Command, ...]], ...] = (
 COMMANDS = tuple(command for _, commands in PURPOSES for command in commands)
 ALIASES = {"ls": "list", "rm": "delete", "cur": "current", "switch": "current"}
 # What `csa help` shows, by the names that are typed.
-EVERYDAY = ("run", "ls", "status", "show", "result", "logs", "attach", "wait", "kill", "top", "rm", "doctor")
+EVERYDAY = ("run", "ls", "status", "show", "result", "logs", "attach", "open", "wait", "kill", "top", "rm", "doctor")
 
 
 def command_names() -> dict[str, Command]:
@@ -168,7 +168,7 @@ def command_names() -> dict[str, Command]:
 
 
 def dispatch(words: list[str]) -> int:
-    """Run the command that the words name, or print the help they ask for; return the exit code."""
+    """Run the named command, or print the requested help; return the exit code."""
     ahead, words = _split_ahead(words)
     command, rest = find_command(words)
     if command is None:
@@ -183,18 +183,18 @@ def dispatch(words: list[str]) -> int:
 
 
 def _split_ahead(words: list[str]) -> tuple[list[str], list[str]]:
-    """Split off the options of every command that stand before the command's name."""
+    """Split off common options that precede the command's name."""
     count = 0
     while count < len(words) and words[count].partition("=")[0] in {"--cd", "--color"}:
         length = 1 if "=" in words[count] else 2
         if count + length > len(words):
-            break  # it lacks its value
+            break  # its value is missing
         count += length
     return words[:count], words[count:]
 
 
 def _change_directory(directory: str) -> None:
-    """Go on as if csa had been started there, and not by a hook of another repository."""
+    """Continue as if csa had been started there, and not by a hook of another repository."""
     from csa.runner.inherited import is_same_work_tree, without_repository  # noqa: PLC0415  # few commands go elsewhere
 
     try:
@@ -216,7 +216,7 @@ def _change_directory(directory: str) -> None:
 
 
 def find_command(words: list[str]) -> tuple[Command | None, list[str]]:
-    """Split the words into a command and its arguments; no command when none is named."""
+    """Split the arguments into a command and the rest; no command if none is named."""
     names = command_names()
     for count in (2, 1):
         if command := names.get(" ".join(words[:count])):

@@ -1,8 +1,7 @@
-"""Have a session's tool compact its conversation, so that the next turn begins with a summary of it.
+"""Have a session's tool compact its conversation, so that the next turn starts from a summary.
 
-It counts as done only when the tool has proven it; then the session is `available`, until it is resumed. Exits 1 when
-nothing was compacted, whatever the reason: the session's state is then as it was. Exits 3 when there is no such
-session, 4 when it is running, 124 when the time is up.
+csa reports success only if the tool confirms the compaction. Exits 1 when nothing was compacted, for whatever reason;
+the session is then unchanged. Exits 3 when there is no such session, 4 when it is running, 124 when it timed out.
 """
 
 from __future__ import annotations
@@ -30,8 +29,8 @@ if TYPE_CHECKING:
 
 def configure(parser: argparse.ArgumentParser) -> None:
     add_selector(parser)
-    parser.add_argument("-t", "--tool", metavar="T", help="whose conversation (default: of the session's last tool)")
-    parser.add_argument("--timeout", type=float, metavar="S", help="give up after S seconds")
+    parser.add_argument("-t", "--tool", metavar="T", help="the tool (default: that of the last turn)")
+    parser.add_argument("--timeout", type=float, metavar="S", help="cancel after S seconds")
     parser.add_argument("--json", action="store_true", help="print an object")
 
 
@@ -75,7 +74,7 @@ async def _drive_compaction(compaction: Compaction) -> CompactionResult:
             tasks.start_soon(obey)
             try:
                 outcome: CompactionResult | CsaError = await compaction.run()
-            except CsaError as error:  # which must not come out wrapped in a group
+            except CsaError as error:  # it must not be wrapped in a group
                 outcome = error
             tasks.cancel_scope.cancel()
     if isinstance(outcome, CsaError):
@@ -97,7 +96,7 @@ def _print_failed_compaction(result: CompactionResult) -> None:
     hint = f"log in with {result.tool}, or set its key" if result.error_kind == "auth" else None
     if result.error_kind == UNKNOWN_CONVERSATION:
         again = f'csa run --session {result.session_id} --tool {result.tool} "go on"'
-        hint = f"{again} goes on in a new conversation, with a summary; until then there is nothing to compact"
-    message = (result.error_message or "no reason is known").rstrip(".")
-    print_problem(f"{result.tool}'s compaction {how}{kind}: {message}. The session's state is as it was.", hint=hint)
+        hint = f"{again} continues in a new conversation, with a summary; until then there is nothing to compact"
+    message = (result.error_message or "unknown reason").rstrip(".")
+    print_problem(f"{result.tool}'s compaction {how}{kind}: {message}. The session's state is unchanged.", hint=hint)
     sys.stderr.flush()

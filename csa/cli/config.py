@@ -1,4 +1,4 @@
-"""The configuration: its settings, each with its origin, and whether it is valid."""
+"""The configuration: every setting with its origin, and whether the files are valid."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 _BARE = re.compile(r"[A-Za-z0-9_-]+", re.ASCII)
-_MAX_SHORT = 0xFFFF  # what four digits hold
+_MAX_SHORT = 0xFFFF  # the largest with four digits
 
 
 def configure_show(parser: argparse.ArgumentParser) -> None:
@@ -27,11 +27,11 @@ def configure_show(parser: argparse.ArgumentParser) -> None:
 
 
 def execute_show(arguments: argparse.Namespace) -> int:
-    """Print each setting with its value and where it comes from.
+    """Print every setting, its value and where it comes from.
 
-    What is printed is a config file. What a project's file asked for and did not get, since it may only tighten limits,
-    is a comment below the setting that applies. Settings that nobody has set stand in it as comments, and so do those
-    that hold a secret, which is not shown.
+    The output is a valid config file. Defaults are comments, and so are settings that hold a secret, which is hidden.
+    What a project's file asked for and did not get, because it may only tighten limits, is a comment below the setting
+    that applies.
     """
     context = open_client().context
     warn(context.config.warnings)
@@ -102,7 +102,7 @@ def _render_text(text: str) -> str:
 
 
 def _escape(char: str) -> str:
-    """Spell a character as TOML does where it may not stand in a string or comment, or is not seen there."""
+    """Escape a character that TOML does not allow in a string or comment, or that is invisible there."""
     if char.isprintable():
         return char
     return f"\\u{ord(char):04X}" if ord(char) <= _MAX_SHORT else f"\\U{ord(char):08X}"
@@ -113,7 +113,7 @@ def configure_validate(parser: argparse.ArgumentParser) -> None:
 
 
 def execute_validate(arguments: argparse.Namespace) -> int:
-    """Check the config files and `CSA_CONF_*` variables. Exits 0 when all is well and 6 at the first fault."""
+    """Check the config files and the CSA_CONF_* variables. Exits 0 when they are valid, else 6 with the first error."""
     layers = config_layers(open_client().context.config_directory, os.environ)
     config = combine_layers(layers)
     check_config(config)

@@ -1,4 +1,4 @@
-"""What of a session's history is sent to its tools: shown, and restricted."""
+"""What of a session's history is sent to its tools: showing and limiting it."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ _LABEL_WIDTH = 14
 
 def configure_show(parser: argparse.ArgumentParser) -> None:
     add_selector(parser)
-    parser.add_argument("-t", "--tool", metavar="T", help="the tool of the next turn (default: that of the last turn)")
-    parser.add_argument("--summary", action="store_true", help="print the summary that would be sent, and nothing else")
+    parser.add_argument("-t", "--tool", metavar="T", help="the tool of the next turn (default: the last turn's)")
+    parser.add_argument("--summary", action="store_true", help="print only the summary that would be sent")
     parser.add_argument("--json", action="store_true", help="print an object")
 
 
 def execute_show(arguments: argparse.Namespace) -> int:
     """Show what the next turn would send of earlier turns: to which tool, how much, and how old it is.
 
-    A tool's own conversation goes on where it fits the context window (csa run --context-window, --context-tokens);
-    else a new one begins with a summary of the turns within it.
+    A tool's own conversation continues if it fits the context window (csa run --context-window, --context-tokens);
+    otherwise a new one begins with a summary of the turns within it.
     """
     import sys  # noqa: PLC0415  # stdout as it is now
 
@@ -59,7 +59,7 @@ def configure_prune(parser: argparse.ArgumentParser) -> None:
 def execute_prune(arguments: argparse.Namespace) -> int:
     """Stop sending older turns of a session to its tools, or send them again. The transcript keeps all of them.
 
-    The next turn begins a new conversation of its tool, with a summary of the turns that are left.
+    The next turn begins a new conversation of its tool, with a summary of the remaining turns.
     """
     session = find_one(arguments, acts=True)
     return _prune(session, arguments, keep_last=arguments.keep_last, extend=arguments.extend_context)
@@ -71,7 +71,7 @@ def configure_clear(parser: argparse.ArgumentParser) -> None:
 
 
 def execute_clear(arguments: argparse.Namespace) -> int:
-    """Send nothing of a session's earlier turns any more: its next turn begins with the prompt alone.
+    """Send nothing of a session's earlier turns any more: its next turn begins with only the prompt.
 
     The transcript keeps all turns; csa prune --extend-context N sends N of them again.
     """

@@ -1,4 +1,4 @@
-"""What an event means to a person, in one line."""
+"""An event as one line of text for people."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def describe(event: Event) -> str | None:
-    """Return what happened; None for what a person need not see."""
+    """Return a description; None for events that people need not see."""
     render = _RENDER.get(event.type)
     line = render(event.data) if render else None
     return None if line is None else one_line(line)
@@ -91,16 +91,16 @@ def _usage(data: _Data) -> str:
 
 
 def conversation_in_words(provider_session_id: str, found: ConversationRecord | None) -> str:
-    """Say which conversation of a tool's is in use, since which turn, and in place of which."""
+    """Say which of a tool's conversations is in use, since which turn, and which one it replaces."""
     since = f", since turn {found.since_turn}" if found else ""
-    why = " (context window)" if found and found.reason == "context_window" else ", which it did not know any more"
+    why = " (context window)" if found and found.reason == "context_window" else ", which it no longer knew"
     instead = f", in place of {found.replaces}{why}" if found and found.replaces else ""
     return f"conversation {provider_session_id}{since}{instead}"
 
 
 def _handoff(data: Mapping[str, Any]) -> str:
     count, tool = len(_list(data.get("turns"))), data.get("to")
-    given = f"a summary of {count} earlier turn{'s' * (count != 1)}" if count else "nothing of earlier turns"
+    given = f"a summary of {count} earlier turn{'s' * (count != 1)}" if count else "nothing from earlier turns"
     if data.get("reason") == "context_window":
         return f"{tool} begins a new conversation with {given}: {data.get('message')}"
     return f"gave {tool} {given}"
@@ -111,7 +111,7 @@ def _compaction(data: _Data) -> str | None:
     before, after = number_of(data.get("tokens_before")), number_of(data.get("tokens_after"))
     if status == "started":
         return f"compacting the conversation of {data.get('tool')}"
-    if status not in (None, "succeeded"):  # it may be of any kind
+    if status not in (None, "succeeded"):  # it may have any type
         reason = error.get("message", "") if isinstance(error, Mapping) else ""
         return f"compaction {status}: {reason}"
     sizes = ""
@@ -129,6 +129,7 @@ def _parked(data: _Data) -> str:
     return f"{data.get('kind')}: parked until {local_clock(parse_time(data.get('until')))}"
 
 
+_COPIES = {"native": "native copy", "handoff": "with a summary"}
 _RENDER: Mapping[str, Callable[[_Data], str | None]] = {
     "run_started": _started,
     "user_message": _text("user: "),
@@ -143,7 +144,7 @@ _RENDER: Mapping[str, Callable[[_Data], str | None]] = {
     "warning": _problem("warning"),
     "error": _problem("error"),
     "handoff": _handoff,
-    "fork": lambda data: f"began with what was said in {data.get('from')} ({data.get('how')})",
+    "fork": lambda data: f"forked from {data.get('from')} ({_COPIES.get(str(data.get('how')), data.get('how'))})",
     "compaction": _compaction,
     "checkpoint": _checkpoint,
     "run_finished": _finished,
@@ -182,21 +183,21 @@ def elapsed(seconds: float) -> str:
 
 
 def tokens_of(usage: Usage | None) -> str:
-    """Render the tokens of a sum in at most six characters: `5.2k+` is at least that many, and `-` not known."""
+    """Render the tokens of a sum in at most six characters: `5.2k+` means at least that many, `-` unknown."""
     if usage is None or (usage.turns_unmeasured and not usage.tokens):
         return "-"
     return tokens(usage.tokens) + ("+" if usage.turns_unmeasured else "")
 
 
 def cost_of(usage: Usage | None) -> str:
-    """Render the cost of a sum in at most seven characters: `$1.30+` is at least that much, and `-` not known."""
+    """Render the cost of a sum in at most seven characters: `$1.30+` means at least that much, `-` unknown."""
     if usage is None or usage.cost_usd is None:
         return "-"
     return money(usage.cost_usd) + ("+" if usage.turns_unpriced else "")
 
 
 def usage_in_words(usage: Usage) -> list[str]:
-    """Return what a sum says in a sentence: `5.2k tokens` and `$1.30+`."""
+    """Return a sum as text: `5.2k tokens` and `$1.30+`."""
     if usage == Usage():
         return []
     amounts = ((tokens_of(usage), "{} tokens", "tokens unknown"), (cost_of(usage), "{}", "cost unknown"))

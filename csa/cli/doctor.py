@@ -1,13 +1,13 @@
 """Check which tools are installed and logged in, and say how to fix what is not.
 
-Looks at the configuration, the tools (each is asked for its version), the state root, its sessions, processes they
-have left behind, and the machine, and prints each check as it is done. Changes nothing. `!` is a warning, `✗` does not
+Checks the configuration, the tools (each is asked for its version), the state directory with its sessions and
+leftover processes, and the system, and prints each check as it is done. Changes nothing. `!` is a warning, `✗` does not
 work; the line after the arrow is the next step. A tool that does not answer in time is a warning: it may just be slow.
 
-Exits 0 when a run could work: at least one tool is usable, and the state root can be written. A tool without a login
-that csa can see counts, because not every kind of login can be seen. Exits 5 when the shell's CSA_* variables forbid
-runs, 6 when the configuration or the state root is at fault, and 7 when no tool works, or the kernel lacks what runs
-need.
+Exits 0 when csa can run something: at least one tool is usable, and the state directory is writable. A tool whose
+login csa cannot see counts as usable, because some kinds of login cannot be seen. Exits 5 when CSA_* variables of the
+shell forbid runs, 6 when the configuration or the state directory is wrong, and 7 when no tool works, or the kernel
+lacks a required feature.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def execute(arguments: argparse.Namespace) -> int:
 
 
 class _Printer:
-    """Prints each check as it comes, below the title of its topic."""
+    """Prints each check as it comes, below its topic's title."""
 
     def __init__(self) -> None:
         self._style = Style(sys.stdout)
@@ -96,7 +96,7 @@ def _wrap_lines(text: str, width: int | None, indent: int) -> list[str]:
 
 
 def _homely(text: str) -> str:
-    """Make a text safe to show, with `~` for the home directory where a word begins so: it can still be pasted."""
+    """Make a text safe to show, with `~` for the home directory at the start of words: it can still be pasted."""
     home = os.environ.get("HOME", "").rstrip("/")
     shown = one_line(text)
     return re.sub(rf"(?<!\S){re.escape(home)}/", "~/", shown) if home else shown

@@ -1,4 +1,4 @@
-"""What is said of a session, and which one is chosen: its name, its description, its pin, and `@current`."""
+"""A session's name, its description and its pin; and which session is the current one."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from csa.store.shown import SHOWN_LENGTH, SessionInfo
 
 
 def configure_rename(parser: argparse.ArgumentParser) -> None:
-    add_selector_and_value(parser, "NAME", "the name")
-    parser.add_argument("--clear", action="store_true", help="take the name away")
+    add_selector_and_value(parser, "NAME", "the new name")
+    parser.add_argument("--clear", action="store_true", help="remove the name")
     parser.add_argument("--json", action="store_true", help="print an object")
 
 
 def execute_rename(arguments: argparse.Namespace) -> int:
-    """Give a session a name, by which commands can be told of it, or take it away.
+    """Give a session a name, which all commands take in place of its id, or remove its name.
 
-    A name begins with a letter, and no other session of the project has it. A session that is running is refused.
+    A name begins with a letter and is unique in the project. Refused while the session is running.
     """
     selector, name = selected_with_value(arguments, "NAME")
     if (name is None) is not arguments.clear:
-        raise UsageError("Give a NAME, or --clear.", hint="csa rename SESSION NAME")
+        raise UsageError("Give a NAME, or use --clear.", hint="csa rename SESSION NAME")
     from csa.runner.sessions.editing import rename_session  # noqa: PLC0415  # 40 ms, which `session current` need not wait for
 
     edit = rename_session(find(open_client(), selector, acts=True), name)
@@ -42,18 +42,18 @@ def execute_rename(arguments: argparse.Namespace) -> int:
 
 
 def configure_describe(parser: argparse.ArgumentParser) -> None:
-    add_selector_and_value(parser, "TEXT", "the description")
+    add_selector_and_value(parser, "TEXT", "the new description")
     parser.add_argument("--json", action="store_true", help="print an object")
 
 
 def execute_describe(arguments: argparse.Namespace) -> int:
-    """Say what a session is about: the text that lists show, at first the beginning of its prompt.
+    """Change the description of a session: the text that lists show, by default the beginning of its first prompt.
 
-    One line of up to 80 characters; secrets are redacted. A session that is running is refused.
+    One line of up to 80 characters; secrets are redacted. Refused while the session is running.
     """
     selector, text = selected_with_value(arguments, "TEXT")
     if text is None:
-        raise UsageError("Give the description.", hint='csa describe SESSION "what it is about"')
+        raise UsageError("Give a description.", hint='csa describe SESSION "what it is about"')
     from csa.runner.sessions.editing import describe_session  # noqa: PLC0415  # 40 ms, which `session current` need not wait for
 
     edit = describe_session(find(open_client(), selector, acts=True), text)
@@ -66,14 +66,14 @@ def execute_describe(arguments: argparse.Namespace) -> int:
 
 def configure_pin(parser: argparse.ArgumentParser) -> None:
     add_selector(parser)
-    parser.add_argument("--off", action="store_true", help="let it be collected again")
+    parser.add_argument("--off", action="store_true", help="remove the protection")
     parser.add_argument("--json", action="store_true", help="print an object")
 
 
 def execute_pin(arguments: argparse.Namespace) -> int:
-    """Keep a session from being collected, however old it gets; `session delete` then refuses it as well.
+    """Protect a session from clean-up, however old it gets, and from `csa rm` without --force.
 
-    With --off it may be collected again. A session that is running is refused.
+    --off removes the protection. Refused while the session is running.
     """
     from csa.runner.sessions.editing import pin_session  # noqa: PLC0415  # 40 ms, which `session current` need not wait for
 
@@ -88,20 +88,20 @@ def execute_pin(arguments: argparse.Namespace) -> int:
 
 
 def configure_current(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("session", nargs="?", metavar="SESSION", help="the session to choose")
+    parser.add_argument("session", nargs="?", metavar="SESSION", help="the session to make the current one")
     parser.add_argument("-s", "--session", dest="session_option", metavar="SESSION", help="the same, as an option")
-    parser.add_argument("--clear", action="store_true", help="choose none")
+    parser.add_argument("--clear", action="store_true", help="choose no session")
     parser.add_argument("--json", action="store_true", help="print an object")
 
 
 def execute_current(arguments: argparse.Namespace) -> int:
-    """Choose the current session, which `@current` then names and `session list` marks; or print it.
+    """Choose the current session, which @current then means and `csa ls` marks; without a session, print it.
 
-    `csa switch S` is the same command. Nothing else changes: no command takes it unless you say @current.
+    `csa switch S` does the same. Nothing else changes: no command uses it unless you name @current.
     """
     given = selectors_given(arguments)
     if len(given) + arguments.clear > 1:
-        raise UsageError("Name one session, or --clear.")
+        raise UsageError("Name one session, or use --clear.")
     client = open_client()
     if arguments.clear:
         clear_current(client.store)
@@ -124,23 +124,23 @@ def _print_current(info: SessionInfo, width: int | None) -> None:
 
 
 def _is_asked(client: Csa, arguments: argparse.Namespace) -> bool:
-    """With --json, none being chosen is an answer; in words it is an error, so that scripts need not look."""
+    """With --json, having no current session is an answer; as text it is an error, so that scripts need not check."""
     return not (arguments.json and read_current(client.store) is None)
 
 
 def add_selector_and_value(parser: argparse.ArgumentParser, name: str, meaning: str) -> None:
-    """Add a session, by position or option, and a value behind it."""
+    """Add a session, by position or option, followed by a value."""
     add_selector(parser)
     parser.add_argument("value", nargs="?", metavar=name, help=meaning)
 
 
 def selected_with_value(arguments: argparse.Namespace, name: str) -> tuple[str, str | None]:
-    """Return the selector and the value: of two words the first is the session, unless -s names it."""
+    """Return the selector and the value: the first of two arguments is the session, unless -s names it."""
     words = [word for word in (arguments.session, arguments.value) if word is not None]
     if arguments.session_option is not None:
         words = [arguments.session_option, *words]
     if not words:
         raise UsageError("Name a session.", hint="csa ls")
     if len(words) > 2:  # noqa: PLR2004  # the session and the value
-        raise UsageError(f"One session and one {name}, please.")
+        raise UsageError(f"Give one session and one {name}.")
     return words[0], words[1] if len(words) > 1 else None

@@ -1,4 +1,4 @@
-"""The evidence for a session's status in words: the sentence that follows from it, and the rows below."""
+"""The evidence for a session's status as text: the conclusion, and the rows below."""
 
 from __future__ import annotations
 
@@ -18,32 +18,32 @@ _HAS_HEART = {"running", "unknown", "lost"}
 
 
 def conclude(found: Evidence) -> str:
-    """Return the status that follows, and why, in a sentence."""
+    """Return the status that follows, and a sentence that explains it."""
     if found.status in _CONCLUSIONS and not (found.status == "lost" and found.is_locked):
         return _CONCLUSIONS[found.status](found)
     if found.is_locked and found.owner and found.owner.owner.errand:
         return f"{_busy(found)}; {_how_it_ended(found)}."
     if found.last_event is None:
-        return "nobody holds the lock; the record, which another program wrote, says how the last turn ended."
+        return "nobody holds the lock; the record, written by another program, has the outcome of the last turn."
     return f"nobody holds the lock, and {_how_it_ended(found)}."
 
 
 def _how_it_ended(found: Evidence) -> str:
     if found.last_event is None:
-        return "no turn is in the transcript"
+        return "the transcript has no turn"
     if found.status == "lost":
         return f"turn {_turn(found)} has no end in the transcript"
     return f"turn {_turn(found)} ended {_age(found.last_event_age_s)} ago"
 
 
 def _busy(found: Evidence) -> str:
-    """Say what is done that is no turn."""
+    """Describe an errand or an open interface."""
     assert found.owner is not None
     owner = found.owner.owner
     where = "" if found.is_locked else f" on another machine{_host(found)}"
     if owner.errand == INTERFACE:
         return f"the interface of {owner.tool} is open{where}, since {owner.since_clock} (PID {owner.pid})"
-    return f"no turn runs, but a {owner.errand}{where}, since {owner.since_clock} (PID {owner.pid})"
+    return f"no turn is running, but a {owner.errand}{where}, since {owner.since_clock} (PID {owner.pid})"
 
 
 def _open(found: Evidence) -> str:
@@ -56,9 +56,9 @@ def _damaged(found: Evidence) -> str:
 
 
 _LOCKS_MEAN = {
-    True: "its lock is held, so it runs",
-    False: "its lock is free, so it does not run",
-    None: "whether it runs cannot be known",
+    True: "its lock is held, so it is running",
+    False: "its lock is free, so it is not running",
+    None: "whether it is running is unknown",
 }
 
 
@@ -66,13 +66,13 @@ def _unknown(found: Evidence) -> str:
     if found.fault is not None:  # another user's
         return _damaged(found)
     if found.stranger:
-        return f"{found.stranger.in_words} has begun a turn, and whether it still runs cannot be seen from here."
+        return f"{found.stranger.in_words} has begun a turn; whether it is still running is not visible from here."
     if found.owner is None:
-        return "another program's record says neither that its last turn has ended nor how."
+        return "another program's record has no outcome for its last turn."
     heartbeat = "which has left no heartbeat" if found.heartbeat_age_s is None else f"whose heartbeat is {_beat(found)}"
     return (
-        f"it belongs to another machine, or to one that has been rebooted{_host(found)}, {heartbeat}; whether it runs "
-        f"cannot be known here. If you know that it does not: csa repair --steal {found.session_id}"
+        f"it belongs to another machine, or to one that has been rebooted{_host(found)}, {heartbeat}; whether it is "
+        f"running is unknown here. If you know that it is not: csa repair --steal {found.session_id}"
     )
 
 
@@ -81,7 +81,7 @@ def _lost(found: Evidence) -> str:
 
 
 def _idle(_found: Evidence) -> str:
-    return "it has never run: nobody holds the lock, and there is no turn in its record."
+    return "it never ran: nobody holds the lock, and its record has no turn."
 
 
 def _running(found: Evidence) -> str:
@@ -89,15 +89,15 @@ def _running(found: Evidence) -> str:
     if owner is None:
         other = found.stranger
         held = f"the lock of {other.tool} is held by {other.in_words}, as for a turn" if other else ""
-        return f"{held or 'the lock is held by a program that does not say who it is'}."
-    what = f"{owner.owner.tool} runs turn {owner.owner.turn}"
+        return f"{held or 'the lock is held by an unknown program'}."
+    what = f"{owner.owner.tool} is running turn {owner.owner.turn}"
     if not found.is_locked:
         place = f"as PID {owner.owner.pid}, which has lost its lock," if owner.is_same_boot else "on another machine"
         return f"{what} {place}{_host(found)}, whose heartbeat is {_beat(found)}."
     if owner.process in {"gone", "reused"}:
-        return f"the supervisor of turn {owner.owner.turn} is gone, and what it had started is being ended."
+        return f"the supervisor of turn {owner.owner.turn} is gone, and its remaining processes are being ended."
     if owner.process == "stopped":
-        return f"{what}, but its supervisor is stopped (as by Ctrl-Z): kill -CONT {owner.owner.pid} lets it go on."
+        return f"{what}, but its supervisor is stopped (as by Ctrl-Z): kill -CONT {owner.owner.pid} continues it."
     if owner.owner.parked:
         return f"turn {owner.owner.turn} used up a quota of {owner.owner.tool}; the session is {owner.owner.parked}."
     return f"{what}{_how_it_runs(found)}."
@@ -117,7 +117,7 @@ def _how_it_runs(found: Evidence) -> str:
     if found.cancel_asked is not None:
         return ", and has been asked to end"
     if found.is_permission_pending:
-        return ", and waits for a permission"
+        return ", and is waiting for a permission"
     quiet = "" if found.silence_s is None else f"; last output {_age(found.silence_s)} ago"
     if found.cpu_percent is None:
         return quiet
@@ -131,24 +131,24 @@ def _beat(found: Evidence) -> str:
 def _what_happened(found: Evidence) -> str:
     owner = found.owner
     if owner is None:
-        return ": its supervisor did not live to write it"
+        return ": its supervisor died before writing it"
     if not owner.is_same_boot:
         return ": the machine has been rebooted since"
     return f": its supervisor (PID {owner.owner.pid}) was killed before it could write one"
 
 
 def evidence_rows(found: Evidence) -> Iterator[tuple[str, str]]:
-    """Yield the pieces of evidence that there are."""
+    """Yield the available pieces of evidence."""
     yield from _whose(found)
     if event := found.last_event:
-        yield (
-            "last event",
-            f"{event.type}, {_age(found.last_event_age_s)} ago: {cut(describe(event) or '-', _SAID_WIDTH)}",
-        )
+        words = (
+            "" if event.type == "run_finished" else f": {cut(describe(event) or '-', _SAID_WIDTH)}"
+        )  # the status says it
+        yield "last event", f"{event.type}, {_age(found.last_event_age_s)} ago{words}"
     if found.silence_s is not None:
         yield "silence", f"{_age(found.silence_s)} since the tool's last output"
     if used := found.resources:
-        now = "" if found.cpu_percent is None else f", {found.cpu_percent:.0f}% just now"
+        now = "" if found.cpu_percent is None else f", {found.cpu_percent:.0f}% right now"
         processes = count_of(used.processes, "process", "processes")
         yield "CPU", f"{used.cpu_s:.1f} s used{now}; {processes}, {size(used.resident_bytes)}"
     if found.permission:
@@ -156,11 +156,11 @@ def evidence_rows(found: Evidence) -> Iterator[tuple[str, str]]:
         title = found.permission.get("title") or ""
         yield "permission", f"{status}, {_age(found.permission_age_s)} ago: {title}"
     elif found.is_locked:
-        yield "permission", "none asked for"
+        yield "permission", "none requested"
     if found.heartbeat_age_s is not None and (found.is_locked or found.status in _HAS_HEART):
         yield "heartbeat", f"{_age(found.heartbeat_age_s)} old{_host(found)}"
     if found.cancel_asked is not None:
-        yield "cancel", f"asked for{f': {found.cancel_asked}' if found.cancel_asked else ''}"
+        yield "cancel", f"requested{f': {found.cancel_asked}' if found.cancel_asked else ''}"
 
 
 def _whose(found: Evidence) -> Iterator[tuple[str, str]]:
@@ -184,7 +184,7 @@ _PROCESSES = {
     "stopped": "verified by its start time, stopped",
     "gone": "gone",
     "reused": "gone; another process has that PID now",
-    "out_of_sight": "cannot be looked at from here",
+    "out_of_sight": "not visible from here",
 }
 
 

@@ -47,7 +47,7 @@ def execute_kill(arguments: argparse.Namespace) -> int:
     read, so that csa cannot know whether something is running there (everything else has been stopped then).
     """
     if not 0 <= arguments.timeout < float("inf"):
-        raise UsageError("--timeout takes a number of seconds, from 0 up.")
+        raise UsageError("--timeout takes a number of seconds, 0 or more.")
     names = [*arguments.session, *(arguments.session_option or ())]
     if arguments.all and (names or arguments.tree):
         raise UsageError("--all already means everything.", hint="leave out --all, or the sessions and --tree")
@@ -76,7 +76,7 @@ def _warn_of(loss: str) -> None:
 
 
 def _report_kills(found: Iterable[KillResult], arguments: argparse.Namespace, unlistable: Unlistable) -> int:
-    """Print what came of each session as it comes, and where more may run; return the exit code."""
+    """Print the result of each session as it comes, and where more may be running; return the exit code."""
     seen: list[KillResult] = []
     for ended in found:
         seen.append(ended)
@@ -86,7 +86,7 @@ def _report_kills(found: Iterable[KillResult], arguments: argparse.Namespace, un
             print(_kill_in_words(ended), flush=True)
     if arguments.json:
         print_json([ended.to_json() for ended in seen])
-    code = unlistable.report(hint="what is running there goes on; stop it as its owner")
+    code = unlistable.report(hint="what is running there continues; stop it as its owner")
     return next((ended.error.exit_code for ended in seen if ended.error), code)
 
 
@@ -96,7 +96,7 @@ def _kill_in_words(ended: KillResult) -> str:
     if ended.outcome == "not_running":
         return f"{head}: not running ({named}{ended.status})"
     known = named + (one_line(f"{ended.tool}, turn {ended.turn}") if ended.tool else "unknown tool")
-    now = "another turn runs" if ended.status == "running" else ended.status
+    now = "another turn is running" if ended.status == "running" else ended.status
     how = "; its supervisor was killed too" if ended.forced else ""
     return f"{head}: {Style(sys.stdout)('ended', 'yellow')} ({known}): {now}{how}"
 
@@ -106,7 +106,7 @@ def _kill_all(arguments: argparse.Namespace) -> int:
     caller = find_caller(os.environ, root)
     if caller is not None:
         raise RefusedError(
-            f"An agent cannot kill everything: session {caller.session_id} runs too.",
+            f"An agent cannot kill everything: its own session {caller.session_id} is running too.",
             hint="csa kill SESSION, for each that it has started",
         )
     words = who_asks("kill --all", os.environ)

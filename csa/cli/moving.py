@@ -1,4 +1,4 @@
-"""Sessions that come from elsewhere, or go there: archives, documents, and a project that has moved."""
+"""Sessions that are exported, imported, or adopted by a project that has moved."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import IO
 
 from csa.cli.conversation_formats import FORMATS, Document
+from csa.cli.naming import as_read
 from csa.cli.output import count_of, one_line, print_json, text_for, warn
 from csa.cli.selecting import Unlistable, add_selector, open_client, selectors_given
 from csa.errors import NotFoundError, StateError, UsageError
@@ -35,32 +36,32 @@ _BACK = "to have it: csa restore"
 
 def configure_export(parser: argparse.ArgumentParser) -> None:
     add_selector(parser)
-    parser.add_argument("--tree", action="store_true", help="with all sessions below it")
-    parser.add_argument("--all", action="store_true", help="all sessions of the project")
+    parser.add_argument("--tree", action="store_true", help="include its descendants")
+    parser.add_argument("--all", action="store_true", help="export all sessions of the project")
     parser.add_argument(
         "--format", choices=(ARCHIVE, *FORMATS), default=ARCHIVE, help="what to write (default: archive)"
     )
-    parser.add_argument("-o", "--output", metavar="FILE", help="write to FILE instead of stdout, which is also `-`")
+    parser.add_argument("-o", "--output", metavar="FILE", help="write to FILE (default: stdout, also `-`)")
     parser.add_argument("--json", action="store_true", help="with -o: print what was written, as an object")
     parser.add_argument(
         "--skip-corrupted",
         action="store_true",
-        help="leave out damaged sessions and lines, and what cannot be listed, instead of giving up",
+        help="skip damaged sessions and lines, and directories that cannot be read, instead of failing",
     )
     parser.add_argument(
-        "--skip-running", action="store_true", help="leave out sessions that run, or may, instead of giving up"
+        "--skip-running", action="store_true", help="skip sessions that are, or may be, running, instead of failing"
     )
 
 
 def execute_export(arguments: argparse.Namespace) -> int:
-    """Write sessions to stdout, or to a file: as an archive that `csa session import` takes in, or for reading.
+    """Export sessions to stdout or a file: as an archive for `csa import`, or as a document to read.
 
-    The archive (a gzipped tar) holds the records and what agents have left in the output, redacted once more with the
-    secrets of the present environment. It is refused while a session in it runs. With --tree it holds the sessions
-    below as well, also those of other projects. Links, files of more than 4 GiB, and with --all sessions that were
-    deleted, are left out and named on stderr; that is no failure. A backup while agents work: --all --skip-running.
+    The archive is a gzipped tar of the records and of the files agents have left, redacted again with the secrets in
+    your environment. Refused while one of the sessions is running. With --tree it includes all descendants, in other
+    projects too. Links, files larger than 4 GiB and, with --all, deleted sessions are skipped and listed on stderr.
+    To make a backup while agents work, use --all --skip-running.
 
-    For reading there are md, json, html, and jsonl: a message a line.
+    The formats to read are md, html, json, and jsonl (one message per line).
     """
     if arguments.output == "-":
         arguments.output = None
@@ -85,7 +86,7 @@ def execute_export(arguments: argparse.Namespace) -> int:
     if is_archive:
         if unlistable.faults and not arguments.skip_corrupted:
             fault = next(iter(unlistable.faults.values()))
-            raise StateError(fault.path, fault.problem, hint="--skip-corrupted leaves out what is there")
+            raise StateError(fault.path, fault.problem, hint="--skip-corrupted leaves out its content")
         skips = {"skip_corrupted": arguments.skip_corrupted, "skip_running": arguments.skip_running}
         kept, skipped = check_exportable(infos, **skips)
         more = _write_output(arguments.output, lambda stream: write_archive(client.context, kept, stream, **skips))
@@ -101,12 +102,12 @@ def execute_export(arguments: argparse.Namespace) -> int:
 
 
 def _selector_or_all(arguments: argparse.Namespace) -> str | None:
-    """Return the session that is named; None for all."""
+    """Return the named session; None for all."""
     given = selectors_given(arguments)
     if len(given) + arguments.all != 1:
-        raise UsageError("Name one session, or --all.", hint="csa ls")
+        raise UsageError("Name a session, or use --all.", hint="csa ls")
     if arguments.all and arguments.tree:
-        raise UsageError("--tree goes with one session; --all has them all.")
+        raise UsageError("--tree needs a session; --all exports everything.")
     return given[0] if given else None
 
 
@@ -123,7 +124,7 @@ def _documents(client: Csa, infos: Sequence[SessionInfo]) -> Iterator[Document]:
 
 
 def _write_output(output: str | None, write: Callable[[IO[bytes]], list[Skipped]]) -> list[Skipped]:
-    """Write to stdout, or to a file, which appears, or replaces an old one, only when it is whole.
+    """Write to stdout, or to a file, which appears, or replaces an old one, only when it is complete.
 
     A link stays, and what it leads to is replaced. A device, a pipe, or what only a descriptor still names is written
     to as it is.
@@ -170,22 +171,21 @@ def _report_export(arguments: argparse.Namespace, written: Sequence[str], skippe
 
 
 def configure_import(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("archive", metavar="FILE", help="the archive; `-` reads it from stdin")
-    parser.add_argument("--new-ids", action="store_true", help="make copies with ids of their own")
+    parser.add_argument("archive", metavar="FILE", help="the archive; `-` is stdin")
+    parser.add_argument("--new-ids", action="store_true", help="import copies with new ids")
     parser.add_argument("--json", action="store_true", help="print an array of objects")
 
 
 def execute_import(arguments: argparse.Namespace) -> int:
-    """Take the sessions of an archive, as `csa session export` writes it, into this project.
+    """Import the sessions of an archive, as `csa export` writes it, into this project, and print their ids.
 
-    They keep their ids, and nothing that is there is overwritten: when a session of one of the ids exists, nothing is
-    imported. With --new-ids copies are made, in which the ids are replaced consistently. Each imported session's id is
-    printed.
+    Sessions keep their ids, and nothing is overwritten: if one of the ids already exists, nothing is imported. With
+    --new-ids you get copies, with new ids throughout.
 
-    Exits 2 when a session of one of the ids exists, 6 when the archive or a record in it is damaged.
+    A copy, or a session that another project on this machine also has, starts a new conversation: its next turn gets a
+    summary, because the tool's own conversation belongs to the other session.
 
-    A copy, or a session that another project here has as well, begins conversations of its own: its next turn is told
-    what was said, as the tool's own conversation belongs to the other one.
+    Exits 2 when one of the ids already exists, 6 when the archive or a record in it is damaged.
     """
     context = open_client().context
     if arguments.archive == "-":
@@ -202,7 +202,7 @@ def execute_import(arguments: argparse.Namespace) -> int:
         print_json([_imported_to_json(item, context.store) for item in imported])
         return 0
     for item in imported:
-        print(f"{item.session_id}  {one_line(item.description)}")
+        print(f"{as_read(item.session_id, sys.stdout)}  {one_line(item.description)}")
         if item.dropped_name:
             name = one_line(item.dropped_name)
             warn([f"{item.session_id} lost its name '{name}', which another session has"])
@@ -232,21 +232,21 @@ EXIT_LEFT = 4
 
 
 def configure_adopt(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("old", metavar="DIR", help="where the project was")
-    parser.add_argument("-f", "--force", action="store_true", help="also if that directory is still there")
-    parser.add_argument("--dry-run", action="store_true", help="say what would be moved; change nothing")
+    parser.add_argument("old", metavar="DIR", help="the old directory of the project")
+    parser.add_argument("-f", "--force", action="store_true", help="even if the old directory still exists")
+    parser.add_argument("--dry-run", action="store_true", help="show what would be moved, and change nothing")
     parser.add_argument("--json", action="store_true", help="print an object")
 
 
 def execute_adopt(arguments: argparse.Namespace) -> int:
-    """Take over the sessions of a project whose directory has moved to here.
+    """Take over the sessions of a project whose directory has moved here.
 
-    Sessions belong to a project by its path. After `mv old new`, `cd new; csa session adopt ../old` moves them, retired
-    ones too, and tells them and their tools' conversations where the project is now. What runs, is damaged, or exists
-    here already stays behind and is named. Done again, it goes on where it was cut off.
+    Sessions belong to a project by its path. After `mv old new`, run `cd new; csa adopt ../old`: it moves the sessions,
+    deleted ones included, and updates the path in them and in the tools' own conversations. Sessions that are running,
+    damaged, or already exist here are left behind and listed. If it is interrupted, run it again to finish.
 
-    Exits 3 when there are no sessions of that directory, 4 when some had to stay behind, and 5 when the directory is
-    still there (--force takes its sessions nevertheless).
+    Exits 3 when there are no sessions of that directory, 4 when some were left behind, and 5 when the old directory
+    still exists (--force takes its sessions anyway).
     """
     client = open_client()
     adoption = adopt_project(client.context, arguments.old, force=arguments.force, dry_run=arguments.dry_run)
@@ -266,7 +266,7 @@ def execute_adopt(arguments: argparse.Namespace) -> int:
         for session_id in adoption.moved:
             print(f"{verb} {session_id}")
         print(f"{verb} {count_of(len(adoption.moved), 'session')} of {adoption.old}")
-    warn(f"{session_id} stays behind: {why}" for session_id, why in adoption.left)
+    warn(f"{session_id} was not moved: {why}" for session_id, why in adoption.left)
     warn(f"{session_id} is no longer called {name}: a session here is" for session_id, name in adoption.renamed)
     warn(adoption.warnings)
     return EXIT_LEFT if adoption.left else 0

@@ -46,12 +46,12 @@ def configure_validate(parser: argparse.ArgumentParser) -> None:
 
 
 def execute_validate(arguments: argparse.Namespace) -> int:
-    """Say what is wrong with the records of sessions: of one, or of all of the project.
+    """Check the records of a session, or of all sessions of the project, for damage.
 
-    Looks at the state, every line of the transcript, the result, the layout, who may read the files, the names, and the
-    parents. Changes nothing. An error is damage (`csa session repair` may mend it), a warning may become one.
+    Checks the state, every line of the transcript, the result, the files and their permissions, the names, and the
+    parents. Changes nothing. An error is damage, which `csa repair` may be able to repair; a warning may become one.
 
-    Exits 0 when there is no error, and 6 when there is.
+    Exits 0 when there is no error, else 6.
     """
     is_one = arguments.session is not None or arguments.session_option is not None
     one = find_one(arguments, retired=True) if is_one else None
@@ -64,7 +64,9 @@ def execute_validate(arguments: argparse.Namespace) -> int:
     else:
         style = Style(sys.stdout)
         for problem in problems:
-            print(f"{style(problem.severity, _STYLES[problem.severity])}: {one_line(str(problem))}")
+            print(
+                f"{style(problem.severity, _STYLES[problem.severity])}: {as_read(one_line(str(problem)), sys.stdout)}"
+            )
     damaged = dict.fromkeys(problem.session_id for problem in problems if problem.severity == "error")
     if not arguments.json:
         print(f"{count_of(len(ids), 'session')} checked, {len(damaged)} damaged")
@@ -75,25 +77,24 @@ def execute_validate(arguments: argparse.Namespace) -> int:
 
 def configure_repair(parser: argparse.ArgumentParser) -> None:
     add_selector(parser)
-    parser.add_argument("--steal", action="store_true", help="free it, though another machine may still run it")
-    parser.add_argument("--dry-run", action="store_true", help="say what would be done; change nothing")
+    parser.add_argument("--steal", action="store_true", help="take it over from a machine that may still run it")
+    parser.add_argument("--dry-run", action="store_true", help="show what would be done, and change nothing")
     parser.add_argument("--json", action="store_true", help="print an object")
 
 
 def execute_repair(arguments: argparse.Namespace) -> int:
-    """Mend what can safely be mended in a session's record, and say what was done.
+    """Repair what can safely be repaired in a session's record, and print what was done.
 
-    That is: a last line of the transcript that was cut off is dropped; a state.toml that cannot be read is made anew
-    from the transcript, and the old file kept beside it; one that lacks what the end of the last turn tells, and an end
-    that only result.toml tells, are brought up to date; a result.toml that is not what the transcript says is written
-    anew, and so is a final.md that is missing, from what was said last. Nothing else is touched. A session that runs is
-    refused.
+    It drops a last line of the transcript that was cut off; rebuilds an unreadable state.toml from the transcript, and
+    keeps the old file; completes a state.toml or a transcript that lacks the end of the last turn; rewrites a
+    result.toml that contradicts the transcript; and restores a missing final.md from the last message. Nothing else is
+    touched. Refused while the session is running.
 
-    --steal takes a session that another machine ran and that is not known to have ended: on a shared disk, or in a copy
-    of a store. Only you can know that it does not run there any more; if it does, its turn ends as soon as that is
-    noticed.
+    --steal takes over a session that another machine ran and that csa cannot know has ended: on a shared disk, or in a
+    copy of the state directory. Only you can know that it is no longer running there. If it still is, its turn ends as
+    soon as that csa notices.
 
-    Exits 0 when nothing is damaged any more, and 6 when something is.
+    Exits 0 when nothing is damaged any more, else 6.
     """
     session = find_one(arguments, retired=True, acts=not arguments.dry_run)
     repair = repair_session(session, dry_run=arguments.dry_run, steal=arguments.steal)
@@ -102,28 +103,27 @@ def execute_repair(arguments: argparse.Namespace) -> int:
         print_json({"session_id": repair.session_id, "dry_run": arguments.dry_run, "done": repair.done, "left": left})
     else:
         for done in repair.done:
-            print(f"{'would mend' if arguments.dry_run else 'mended'} {one_line(done)}")
+            print(f"{'would repair' if arguments.dry_run else 'repaired'} {one_line(done)}")
         if not repair.done:
-            print("Nothing to mend")
+            print("Nothing to repair")
     warn(repair.losses)
     if not arguments.json:
-        words = "cannot be mended" if arguments.dry_run else "still wrong"
+        words = "cannot be repaired" if arguments.dry_run else "still wrong"
         warn(f"{words}: {problem}" for problem in repair.left)
     return StateError.exit_code if repair.left else 0
 
 
 def configure_checkpoint(parser: argparse.ArgumentParser) -> None:
     add_selector(parser)
-    parser.add_argument("--label", metavar="TEXT", help="what the checkpoint is of")
+    parser.add_argument("--label", metavar="TEXT", help="a label for the checkpoint")
     parser.add_argument("--json", action="store_true", help="print an object")
 
 
 def execute_checkpoint(arguments: argparse.Namespace) -> int:
-    """Put a session on record: its state.toml, its result.toml and the digest of its transcript become a commit.
+    """Save a checkpoint of a session: its state.toml, its result.toml and its transcript's hash, as a git commit.
 
-    The commit is in csa's own repository (audit.git in the project's store), on a ref of the session, with a git note
-    bound to it. The project's own repository is not touched. Prints the commit. A running session can be put on record
-    too.
+    The commit goes to csa's own repository (audit.git in the project's store), on a ref of the session, with a git
+    note. Your project's repository is not touched. Prints the commit. Also works while the session is running.
     """
     session = find_one(arguments, acts=True)
     made, losses = checkpoint_session(session, label=arguments.label)
@@ -147,22 +147,21 @@ _VERDICT_COLOURS = {"ok": "green", "gone": "dim"}
 
 
 def configure_checkpoints(parser: argparse.ArgumentParser) -> None:
-    what = "only of this session: an id, a unique prefix of one, a name, or @last"
+    what = "only this session's: a name, an id or a unique prefix of one, or @last"
     parser.add_argument("session", nargs="?", metavar="SESSION", help=what)
     parser.add_argument("-s", "--session", dest="session_option", metavar="SESSION", help="the same, as an option")
     kinds = parser.add_mutually_exclusive_group()
-    kinds.add_argument("--show", metavar="COMMIT", help="print what a checkpoint holds")
-    kinds.add_argument("--verify", action="store_true", help="compute the digests anew, and compare")
+    kinds.add_argument("--show", metavar="COMMIT", help="print the contents of a checkpoint")
+    kinds.add_argument("--verify", action="store_true", help="recompute the hashes, and compare")
     parser.add_argument("--json", action="store_true", help="print an array of objects; with --show, an object")
 
 
 def execute_checkpoints(arguments: argparse.Namespace) -> int:
-    """List the checkpoints of the project's sessions, or of one, newest first.
+    """List the checkpoints of the project's sessions, or of one session, newest first.
 
-    --show prints what a checkpoint holds; it takes a commit's name or the beginning of one. --verify computes the
-    digests anew and compares them: `ok`; `changed` or `truncated`, when the transcript is not what it was; `unbound`,
-    when the git note is missing or another; `gone`, when the session is no more. Exits 1 when one is changed, truncated
-    or unbound.
+    --show prints the contents of a checkpoint; it takes a commit or a prefix of one. --verify recomputes the hashes and
+    compares them: `ok`; `changed` or `truncated` when the transcript is not what it was; `unbound` when the git note is
+    missing or different; `gone` when the session no longer exists. Exits 1 when one is changed, truncated or unbound.
     """
     session_id, context = _chosen_session(open_client(), arguments)
     if arguments.show is not None:
@@ -206,7 +205,7 @@ def _chosen_session(client: Csa, arguments: argparse.Namespace) -> tuple[str | N
 def _print_checkpoints(found: list[Checkpoint], verdicts: list[Verification | None], *, of_one: bool) -> None:
     if not found:
         print("No checkpoints found")
-        tell("hint", "csa checkpoint S makes one")
+        tell("hint", "csa checkpoint S saves one")
     style, width = Style(sys.stdout), terminal_width(sys.stdout)
     for each, verdict in zip(found, verdicts, strict=True):
         facts = each.facts
@@ -246,11 +245,10 @@ def configure_log(parser: argparse.ArgumentParser) -> None:
 
 
 def execute_log(arguments: argparse.Namespace) -> int:
-    """Print the git history of a session, newest first: its checkpoints, and the project's commits made during its
-    turns.
+    """Print the git history of a session, newest first: its checkpoints, and the commits made during its turns.
 
-    The commits are those between the heads that csa saw before and after each turn; what others committed meanwhile is
-    among them. Works without a repository, where there are only checkpoints.
+    These are the commits between the HEADs that csa saw before and after each turn, including those of others. Without
+    a git repository there are only checkpoints. For what happened in the session, see csa logs.
     """
     session = find_to_show(arguments)
     refusals: dict[str, None] = {}  # each is said once
@@ -268,5 +266,5 @@ def execute_log(arguments: argparse.Namespace) -> int:
         print(head + cut(text, width and width - len(name) - 2 - len(clock) - 2 - 9))
     if not entries:
         print("Nothing in the git history of this session yet")
-        tell("hint", f"csa checkpoint {session.session_id} makes a checkpoint")
+        tell("hint", f"csa checkpoint {session.session_id} saves a checkpoint")
     return 0

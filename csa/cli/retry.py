@@ -1,8 +1,8 @@
 """Send the last prompt of a session again, in the same session, as csa run --session would.
 
-The session is the one used last where none is named. The options are those of csa run; what the session keeps (tool,
-model, permission) stays unless they change it. A prompt from which csa has redacted a secret cannot be sent again,
-since the secret is not kept: give it anew with --prompt, --prompt-file or --edit. Exits as csa run does.
+Without a session, the one used last is taken. The options are those of csa run; what the session keeps (tool, model,
+permission) stays unless they change it. A prompt from which csa has redacted a secret cannot be sent again, since the
+secret is not stored: give it with --prompt, --prompt-file or --edit. Exits as csa run does.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_selector(parser)
     prompt = parser.add_argument_group("the prompt")
     ways = prompt.add_mutually_exclusive_group()
-    ways.add_argument("--prompt", metavar="TEXT", help="send this instead")
-    ways.add_argument("--prompt-file", metavar="FILE", help="send what is in a file instead; `-` is stdin")
-    ways.add_argument("-e", "--edit", action="store_true", help="change it in $EDITOR first")
+    ways.add_argument("--prompt", metavar="TEXT", help="send this prompt instead")
+    ways.add_argument("--prompt-file", metavar="FILE", help="send a file's text instead; `-` is stdin")
+    ways.add_argument("-e", "--edit", action="store_true", help="edit it in $EDITOR first")
     configure_turn(parser)
 
 
@@ -59,7 +59,7 @@ def _defaults_of_run() -> dict[str, object]:
 
 
 def _last_prompt(session: Session) -> tuple[int, str]:
-    """Return the last turn that has begun, and its prompt, which was redacted."""
+    """Return the last turn that has begun, and its redacted prompt."""
     state, started = session.record.state, last_started(session.files.transcript)
     turn = max(state.turns if state else 0, started.turn if started else 0)
     if started and started.turn == turn:
@@ -74,9 +74,9 @@ def _last_prompt(session: Session) -> tuple[int, str]:
 
 
 def _refuse_redacted(turn: int, prompt: str) -> None:
-    """Refuse a prompt with the mark in the place of a secret: the agent would take it for what is meant."""
+    """Refuse a prompt with the mark in place of a secret: the agent would take it literally."""
     if MARK in prompt:
         raise UsageError(
-            f"The prompt of turn {turn} had a secret, which csa has not kept: it says {MARK} there.",
+            f"The prompt of turn {turn} contained a secret, which csa has not stored: it has {MARK} in its place.",
             hint='give it again: csa retry --prompt "...", or --edit',
         )

@@ -205,7 +205,7 @@ def _teller(signs: Signs, *, quiet: bool) -> Callable[[str], None]:
 
     def announce_wait(words: str) -> None:
         signs.about(lambda: f"waiting: {words}")
-        load_at_once("csa.cli.progress")  # csa may be upgraded while it waits
+        load_at_once("csa.cli.progress", "csa.cli.naming")  # csa may be upgraded while it waits
         if not quiet:
             tell("csa", f"waiting: {words}")
 
@@ -255,6 +255,8 @@ def _detach(client: Csa, request: RunRequest, arguments: argparse.Namespace) -> 
         raise UsageError("--detach and --verbose exclude each other.", hint="csa show -f")
     if arguments.stream_json:
         raise UsageError("--detach and --stream-json cannot be combined.", hint="csa logs -f --events")
+    import csa.cli.naming  # noqa: F401, PLC0415  # csa may be upgraded while it waits
+
     started = client.start(request, wait_s=arguments.wait, on_finish=_follow_up(client, arguments))
     if arguments.json:
         print_json(started.to_json())
@@ -414,8 +416,8 @@ def _print_plan(plan: TurnPlan, *, as_json: bool) -> None:
         "fork_of": plan.state.fork_of,
     }
     if as_json:
-        names = {"session_id": None if plan.is_new else facts["session"], "parent_session_id": facts["parent"]}
-        print_json({**names, **facts, "origins": origins})
+        whose = {"session_id": None if plan.is_new else facts["session"], "name": plan.state.name}
+        print_json({**whose, "parent_session_id": facts["parent"], **facts, "origins": origins})
         return
     for name, value in facts.items():
         if value not in (None, []):

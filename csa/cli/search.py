@@ -1,8 +1,8 @@
-"""Find messages and tool calls in the transcripts of all sessions: those in which every word occurs, newest first.
+"""Find messages and tool calls in the transcripts of all sessions: those that contain every word, newest first.
 
-Upper and lower case are the same; words in quotes are looked for together. Each line has the session (its name, or
-its id), the turn, how long ago it was, and the text around the words. Exits 1 when nothing was found, as grep does.
-What cannot be read is named on stderr.
+Case is ignored; words in quotes are searched as a phrase. Each line has the session (its name, or its id), the turn,
+its age, and the text around the match. Exits 1 if nothing was found, as grep does. What cannot be read is named on
+stderr.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ _SHOWN_ON_TERMINAL = 50
 _CONTEXT = 160  # characters, in a pipe
 _ID = 10  # characters, on a terminal
 _NAME_WIDTH = 12
-_LEAD = 3  # a hit stands after a third of its line at most
+_LEAD = 3  # a hit is within the first third of its line
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("words", nargs="*", metavar="WORDS", help="what to look for: all of them must occur")
+    parser.add_argument("words", nargs="*", metavar="WORDS", help="what to search for: all of them must occur")
     parser.add_argument("-t", "--tool", metavar="T,..", help="only in turns of these tools")
-    parser.add_argument("--since", metavar="WHEN", help="only what was said since: 12h, 2d, 3w ago, or a local date")
-    parser.add_argument("--limit", type=int, metavar="N", help="at most the N newest (on a terminal: 50)")
-    parser.add_argument("--all-projects", action="store_true", help="in the sessions of all projects")
-    parser.add_argument("--deleted", action="store_true", help="also in deleted sessions, until they are purged")
+    parser.add_argument("--since", metavar="WHEN", help="only messages since: 12h, 2d, 3w ago, or a local date")
+    parser.add_argument("--limit", type=int, metavar="N", help="show at most the N newest (on a terminal: 50)")
+    parser.add_argument("--all-projects", action="store_true", help="search the sessions of all projects")
+    parser.add_argument("--deleted", action="store_true", help="also search deleted sessions, until they are purged")
     parser.add_argument("--json", action="store_true", help="print an array of objects")
 
 
@@ -47,7 +47,7 @@ def execute(arguments: argparse.Namespace) -> int:
     if not words:
         raise UsageError("Nothing to search for.", hint="csa search WORDS")
     if arguments.limit is not None and arguments.limit < 1:
-        raise UsageError("--limit takes a number from 1 up.")
+        raise UsageError("--limit takes a number, 1 or more.")
     tools = frozenset(name.strip() for name in (arguments.tool or "").split(",") if name.strip())
     query = Query(
         words=words,
@@ -103,7 +103,7 @@ class _Printer:
         return f"{self._style(session, 'bold')}{head[len(session) :]}{named}{self._marked(text)}"
 
     def _around(self, text: str, room: int) -> str:
-        """Return as much of a text as there is room for, with the first word that was looked for in it."""
+        """Return the part of a text that fits, around the first matching word."""
         found = self._words.search(text)
         if found is None or display_width(text) <= room:
             return cut(text, room)

@@ -1,11 +1,11 @@
 """Show what a session and its sub-agents have used, and what is left of their budgets; or set a budget.
 
-A budget is given here or with csa run --budget-tokens, --budget-usd and --budget-time, and binds the session and all
-below it: when it is used up their running turns are ended, and none starts. A session that is running is refused (exit
-4), and so is an agent (exit 5): budgets are set from outside of any session.
+A budget is set here or with csa run --budget-tokens, --budget-usd and --budget-time. It applies to the session and
+everything below it: when it is used up, their running turns are ended, and no new one starts. A running session is
+refused (exit 4), and so is an agent (exit 5): budgets are set from outside any session.
 
-A + means at least so much: turns whose tool did not say what it used count as nothing, and how many there are is shown.
-- means that nothing is known.
+A + means at least this much: turns whose tool did not report its usage count as nothing, and their number is shown. -
+means that nothing is known.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from csa.runner.session import Session
     from csa.runner.turns.planning import AskedBudget
 
-_NAME_WIDTH = 12  # on a terminal, at least
-_ROOMY_FROM, _MONEY_FROM = 70, 50  # columns
+_NAME_WIDTH = 10  # on a terminal, at least
+_ROOMY_FROM, _MONEY_FROM = 70, 54  # columns
 _TEXT_WIDTH = 10  # at least
 _SHOWN: dict[str, tuple[str, Callable[[float], str]]] = {
     "tokens": ("tokens", lambda count: f"{int(count):,}"),
@@ -42,9 +42,9 @@ _SHOWN: dict[str, tuple[str, Callable[[float], str]]] = {
 def configure(parser: argparse.ArgumentParser) -> None:
     add_selector(parser)
     setting = parser.add_argument_group("set a budget; 0 is none, what is not given stays")
-    setting.add_argument("--tokens", type=int, metavar="N", help="tokens, in and out")
-    setting.add_argument("--usd", "--cost", type=float, metavar="X", help="US dollars, as far as the tools tell them")
-    setting.add_argument("--time", type=float, metavar="S", help="seconds of all turns, added up")
+    setting.add_argument("--tokens", type=int, metavar="N", help="input and output tokens")
+    setting.add_argument("--usd", "--cost", type=float, metavar="X", help="US dollars, as far as the tools report cost")
+    setting.add_argument("--time", type=float, metavar="S", help="total seconds of all turns")
     parser.add_argument("--json", action="store_true", help="print an object")
 
 
@@ -91,7 +91,7 @@ def _print_budget(state: BudgetState, style: Style, *, is_narrow: bool, above: b
 
 
 def _in_words(state: BudgetState) -> str:
-    """Render what is used of the amounts that have a limit."""
+    """Render the usage of the amounts that have a limit."""
     parts = []
     for amount, (_, render) in _SHOWN.items():
         if limit := getattr(state.budget, amount):
@@ -111,7 +111,7 @@ def _count_unknown(spent: Spent, amount: str) -> int:
 
 
 def _known(spent: Spent, amount: str, render: Callable[[float], str]) -> str:
-    """Render what is known: a + means at least so much, and - that nothing is."""
+    """Render what is known: + means at least this much, - nothing."""
     value: float | None = getattr(spent, amount)
     unknown = _count_unknown(spent, amount)
     return "-" if value is None or (unknown and not value) else render(value) + ("+" if unknown else "")
@@ -119,12 +119,12 @@ def _known(spent: Spent, amount: str, render: Callable[[float], str]) -> str:
 
 def _print_sessions(report: BudgetReport, style: Style, width: int | None) -> None:
     def name(account: Account) -> str:
-        return cut(as_read(account.member.session_id, sys.stdout), width and max(_NAME_WIDTH, width // 3))
+        return cut(as_read(account.member.session_id, sys.stdout), width and max(_NAME_WIDTH, width // 4))
 
     columns = (
         Column("SESSION", name),
         Column("STATE", _state_of, 8),
-        Column("TOKENS", _amount("tokens"), 12, gap=0, is_number=True),
+        Column("TOKENS", _amount("tokens"), 10, gap=0, is_number=True),
         Column("COST", _amount("usd"), 10, gap=0, since=_MONEY_FROM, is_number=True),
         Column("TIME", _amount("time_s"), 8, is_number=True),
     )

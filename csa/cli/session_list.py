@@ -166,7 +166,8 @@ def _list_rows(
 ) -> int:
     on_terminal = sys.stdout.isatty() and not arguments.json
     limit = arguments.limit or (SHOWN_ON_TERMINAL if on_terminal else None)
-    listing = select_sessions(stores, selection, limit=limit, by_use=arguments.sort != "created")
+    by_use, with_status = arguments.sort != "created", not arguments.quiet
+    listing = select_sessions(stores, selection, limit=limit, by_use=by_use, with_status=with_status)
     if not listing.infos:
         refuse_unknown_tools(client, stores, selection.tools)  # this looks further than the list did
     if arguments.json:

@@ -1,9 +1,10 @@
-"""Say what sessions have done and used: by tool, day, tree of sessions, or owner.
+"""Sum up what sessions have done and used: by tool, day, tree of sessions, or owner.
 
-SESSIONS are those with a turn in the time asked for; OK is the share of its ended turns that succeeded; SHARE that of
-all turns; CONTEXT what a turn read on average, all of its requests together; TOKENS and COST count compactions, and
-what is known of turns that failed, were lost or still run; TIME the time of its turns; MEMORY what 95 of 100 turns did
-not exceed at their peak. A + means at least so much, some turns not having said what they used; - that none did.
+SESSIONS are those with a turn in the given time; OK is the success rate of finished turns; SHARE the share of all
+turns; CONTEXT what a turn read on average, in all its requests together; TOKENS and COST include compactions, and what
+is known of turns that failed, were lost or are still running; TIME is the time of its turns; MEMORY what 95 of 100
+turns did not exceed at their peak. A + means at least this much: some turns did not report what they used; - that none
+did.
 """
 
 from __future__ import annotations
@@ -34,9 +35,9 @@ _MIN_NAME = 8
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--by", choices=tuple(KEYS), default="tool", help="what a row is of (default: tool)")
+    parser.add_argument("--by", choices=tuple(KEYS), default="tool", help="group by (default: tool)")
     parser.add_argument("--since", metavar="WHEN", help="only turns since: 12h, 2d, 3w ago, or a local date")
-    parser.add_argument("--all-projects", action="store_true", help="over all projects")
+    parser.add_argument("--all-projects", action="store_true", help="of all projects")
     parser.add_argument("--json", action="store_true", help="print an object")
 
 
@@ -89,7 +90,7 @@ def _names(found: Statistics, by: str, *, whole: bool) -> list[str]:
 
 
 def _name_of_tree(root: SessionState | None, shown_id: str, *, whole: bool) -> str:
-    """Return the name of a root; where it has none, or in a pipe, its id and what it is about."""
+    """Return the name of a root; without a name, or in a pipe, its id and description."""
     name = one_line(root.name or "") if root else ""
     if name and not whole:
         return name

@@ -1,7 +1,7 @@
 """List the tools csa can run: whether each is installed and logged in, its version, and its default model.
 
-`*` marks the tool that csa run takes when none is named. Whether a tool is logged in is told by its files and the
-environment, without a network: `unknown` where those do not tell. csa doctor says more, and how to fix what is wrong.
+`*` marks the tool that csa run uses by default. Files and the environment show whether a tool is logged in, without
+network access: `unknown` if they do not. csa doctor shows more, and how to fix problems.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def execute(arguments: argparse.Namespace) -> int:
 
 
 def _look(client: Csa, limit_s: float) -> tuple[list[_Facts], list[str]]:
-    """Return what is known of each tool, and what keeps others from being known."""
+    """Return what is known about each tool, and the problems with others."""
     import anyio  # noqa: PLC0415  # `csa completion` loads every command
 
     from csa.runner.doctor.tool_checks import find_tools  # noqa: PLC0415  # as above

@@ -54,29 +54,28 @@ if TYPE_CHECKING:
 
 def configure_wait(parser: argparse.ArgumentParser) -> None:
     add_selectors(parser)
-    parser.add_argument("--any", action="store_true", help="until one of them has ended")
-    parser.add_argument("--tree", action="store_true", help="also for all their descendants, those to come included")
-    parser.add_argument("--timeout", type=float, metavar="S", help="give up after S seconds, with exit code 4")
-    parser.add_argument("--json", action="store_true", help="print an array of objects when the waiting is over")
+    parser.add_argument("--any", action="store_true", help="return when the first of them has finished")
+    parser.add_argument("--tree", action="store_true", help="also wait for all their descendants, present and future")
+    parser.add_argument("--timeout", type=float, metavar="S", help="give up after S seconds (exit code 4)")
+    parser.add_argument("--json", action="store_true", help="print an array of objects at the end")
 
 
 def execute_wait(arguments: argparse.Namespace) -> int:
     """Wait until sessions have finished, and exit as their turns did.
 
-    Prints a line for each session as it ends. Any number may wait for the same session; waiting takes nothing. A
-    session that does not run has ended already. A turn that is followed by another at once is waited for with that one.
+    Prints a line for each session as it finishes. Any number of processes may wait. A session that is not running
+    counts as finished. If another turn follows at once, csa waits for that one too.
 
-    Exits 0 when all succeeded, else with the first code that is not 0, in the order in which the sessions were given (1
-    failed, cancelled, killed or lost; 3 when it has never run; 4 when it cannot be known whether it runs; 6 when its
-    record is damaged; 7 not logged in; 8 rate limited; 124 out of time); with --any, with that of the first to end.
-    Exits 4 when --timeout is up.
+    Exits 0 when all succeeded, else with the first code that is not 0, in the order of the arguments: 1 failed,
+    cancelled, killed or lost; 3 never ran; 4 csa cannot know whether it is running; 6 its record is damaged; 7 not
+    logged in; 8 rate limited; 124 timed out. With --any, exits with the code of the first to finish. Exits 4 when
+    --timeout is up.
 
-    One whose record is damaged, or that has never run, is named on stderr and not waited for; the others are, with
-    --any too. With --tree a directory that cannot be listed is named likewise: nobody knows which descendants are
-    there.
+    A session that is damaged or never ran is reported on stderr, and csa waits for the others. With --tree, so is a
+    directory that cannot be read: there may be descendants in it.
     """
     if arguments.timeout is not None and not 0 <= arguments.timeout < float("inf"):
-        raise UsageError("--timeout takes a number of seconds, from 0 up.")
+        raise UsageError("--timeout takes a number of seconds, 0 or more.")
     sessions = [follow_resumed(session) for session in find_all(arguments, retired=True)]
     if len(sessions) == 1 or not arguments.any:  # of several, another one may end first
         _refuse_endless(sessions, arguments)
@@ -102,10 +101,10 @@ def _print_wait_results(sessions: list[Session], arguments: argparse.Namespace) 
             _print_wait_result(ending)
     if arguments.json:
         print_json([ending.to_json() for ending in endings.values()])
-    code = unlistable.report(hint="what runs there is not waited for; wait as the user to whom it belongs")
+    code = unlistable.report(hint="not waiting for what is running there; wait as the user who owns it")
     for ending in endings.values():
         if ending.status == "unknown":
-            words = f"Nobody here can know whether {ending.session_id} runs."
+            words = f"It is unknown here whether {ending.session_id} is running."
             print_problem(words, hint=f"csa status {ending.session_id}")
     unfinished = [ending.session_id for ending in endings.values() if ending.status == "running"]
     if unfinished:
@@ -127,7 +126,7 @@ def _refuse_endless(sessions: list[Session], arguments: argparse.Namespace) -> N
 
 
 def _first_exit_code(endings: list[WaitResult], arguments: argparse.Namespace) -> int:
-    """Return the first code that is not 0; with --any that of the first to end counts, where one has ended."""
+    """Return the first code that is not 0; with --any that of the first to end, if one has ended."""
     first = [ending for ending in endings if ending.is_known] if arguments.any else []
     return next((ending.exit_code for ending in first or endings if ending.exit_code), 0)
 
@@ -151,19 +150,19 @@ _DETACHING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 def configure_attach(parser: argparse.ArgumentParser) -> None:
     add_selector(parser)
-    parser.add_argument("-i", "--interactive", action="store_true", help="open the tool's own interface instead")
+    parser.add_argument("-i", "--interactive", action="store_true", help="open the tool's own interface: csa open")
     parser.add_argument("-t", "--tool", metavar="T", help="with --interactive: the tool (default: of the last turn)")
     parser.add_argument("-q", "--quiet", action="store_true", help="no progress on stderr")
     parser.add_argument("--json", action="store_true", help="print the result as one object instead of the answer")
 
 
 def execute_attach(arguments: argparse.Namespace) -> int:
-    """Follow a running turn as if csa run had been started here, and print its answer at the end.
+    """Follow a running turn as if you had started it here, and print its answer at the end.
 
-    Progress goes to stderr, the answer to stdout. Ctrl-C detaches: the turn goes on. Of a session that does not run,
-    the answer of its last turn is printed. Exits as csa session wait does; 130 when detached.
+    Progress goes to stderr, the answer to stdout. Ctrl-C detaches; the turn goes on. If the session is not running,
+    the answer of its last turn is printed. Exits like csa wait, or with 130 when detached.
 
-    With --interactive it is csa open: the tool's own interface.
+    With --interactive it opens the tool's own interface, as csa open does.
     """
     if arguments.interactive:
         return execute_open(arguments)
@@ -182,7 +181,7 @@ def execute_attach(arguments: argparse.Namespace) -> int:
             signs.about(about_sessions([session.target]))
             number = _follow_turn(client, session, liveness.owner, seen, quiet=arguments.quiet)
         if number is not None:
-            tell("csa", f"detached; session {session_id} goes on")
+            tell("csa", f"detached; session {session_id} continues")
             tell("hint", f"csa attach {session_id}")
             return 128 + number
     return _print_end(session, seen, as_json=arguments.json)
@@ -208,8 +207,8 @@ def execute_open(arguments: argparse.Namespace) -> int:
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         raise UsageError("This needs a terminal.", hint=f'csa run --session {session_id} "..."')
     if arguments.json:
-        raise UsageError("--interactive and --json exclude each other.")
-    from csa.runner.sessions.interactive import Interaction  # noqa: PLC0415  # brings pexpect and anyio
+        raise UsageError("--interactive and --json cannot be combined.")
+    from csa.runner.sessions.interactive import Interaction  # noqa: PLC0415  # imports pexpect and anyio
 
     interaction = Interaction(session, tool=arguments.tool)
     warn(interaction.invocation.warnings)
@@ -222,7 +221,7 @@ def execute_open(arguments: argparse.Namespace) -> int:
 
 
 class _Seen(Struct, frozen=False):
-    """What must be kept of what was seen: an ephemeral session is gone when its turn has ended."""
+    """What to remember of the events: an ephemeral session is gone when its turn has ended."""
 
     message: str = ""
     finished: Event | None = None
@@ -258,7 +257,7 @@ def _print_end(session: Session, seen: _Seen, *, as_json: bool) -> int:
 
 
 def _follow_turn(client: Csa, session: Session, owner: Owner, seen: _Seen, *, quiet: bool) -> int | None:
-    """Show what happens until the turn has ended; return the number of the signal that detached us."""
+    """Show events until the turn has ended; return the number of the signal that detached us."""
     import anyio  # noqa: PLC0415  # `csa completion`, in each new shell, loads every command
 
     since = parse_time(owner.since)

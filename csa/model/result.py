@@ -49,6 +49,7 @@ class RunResult(Struct, kw_only=True):
 
     Attributes:
         session_id: the session's ULID.
+        name: its name; None if it has none, or if not requested.
         project: the directory of its project; None if not requested.
         turn: the turn's number in the session, from 1 on.
         tool: the tool that ran it.
@@ -76,6 +77,7 @@ class RunResult(Struct, kw_only=True):
     """
 
     session_id: str
+    name: str | None = None
     project: str | None = None
     turn: int
     tool: str
@@ -121,6 +123,7 @@ class RunResult(Struct, kw_only=True):
         """Return the object that `csa run --json` and `csa result --json` print: see docs/json.md."""
         return {
             "session_id": self.session_id,
+            "name": self.name,
             "project": self.project,
             **self.to_record(),
             "text": self.text,

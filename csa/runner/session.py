@@ -91,7 +91,7 @@ class Session:
 
         try:
             found = load_result(self.files, self.session_id, turn=turn, redact=self._redact_answer)
-            return replace(found, project=self.store.project_pathname)
+            return replace(found, name=self.record.name, project=self.store.project_pathname)
         except NotFoundError:
             fault = self.record.examine().record.fault
             if fault is not None:

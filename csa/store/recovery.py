@@ -14,6 +14,7 @@ from csa.model.events import Event
 from csa.model.limits import spent_by_turn
 from csa.model.result import result_from_event, text_of
 from csa.model.state import SessionState, ToolState, parse_time
+from csa.model.usage import Usage
 from csa.paths import SessionPaths
 from csa.store.transcript import last_turn_event, read_events_backwards
 from csa.structs import replace
@@ -72,6 +73,8 @@ def end_in_result(paths: SessionPaths, started: Event) -> dict[str, Any] | None:
             return None
         data = {key: value for key, value in kept.items() if key not in {"session_id", "turn"}}
         result_from_event(paths.session_id, started.turn, data)
+        if "usage" in data:  # TOML has no null, which an unknown cost is
+            data["usage"] = Usage.from_dict(data["usage"]).to_dict()
     except (StateError, OSError, KeyError, TypeError, ValueError, OverflowError):
         return None
     began, now = parse_time(started.ts), parse_time(data.get("finished_at"))

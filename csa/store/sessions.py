@@ -45,6 +45,10 @@ class Record(Struct):
     fault: StateError | None = None
 
     @property
+    def name(self) -> str | None:
+        return self.state.name if self.state else None
+
+    @property
     def status(self) -> str:
         """`running`, `idle`, `unknown`, `damaged`, or the status of the last turn."""
         return self.examine().status

@@ -125,7 +125,7 @@ class SessionInfo(Struct, kw_only=True, frozen=False):
 
     @property
     def name(self) -> str | None:
-        return self.state.name if self.state else None
+        return self.record.name
 
     @property
     def phase(self) -> str:

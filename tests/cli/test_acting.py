@@ -36,13 +36,13 @@ def test_rename(place: Place) -> None:
     assert place.state(first)["name"] == "auth"
     assert last_update(place, first) | {"by": ""} == {"what": "renamed", "name": "auth", "before": None, "by": ""}
     taken = place.run("session", "rename", second, "auth")
-    assert (taken.code, first in taken.err) == (2, True)
+    assert (taken.code, "A session named 'auth' exists." in taken.err) == (2, True)
     assert place.run("session", "rename", second, "1st").code == 2
     assert place.run("session", "rename", second).code == 2
     assert place.run("session", "rename", "auth", "auth").code == 0
     assert len(audit(place)) == 1
     done = place.run("session", "rename", "auth", "--clear", "--json")
-    assert done.json == {"session_id": first, "name": None, "before": "auth"}
+    assert done.json == {"session_id": first, "project": str(place.project), "name": None, "before": "auth"}
     assert "name" not in place.state(first)
     assert place.run("session", "rename", second, "auth").code == 0
     assert [line["command"] for line in audit(place)] == ["session rename"] * 3
@@ -111,7 +111,7 @@ def test_a_name_that_was_taken_meanwhile(place: Place) -> None:
     place.codex("two", "--name", "auth")
     done = place.run("session", "restore", first)
     assert done.code == 0
-    assert "another session is called auth now" in done.err
+    assert "another session is now called auth" in done.err
     assert "name" not in place.state(first)
 
 

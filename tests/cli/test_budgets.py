@@ -101,7 +101,7 @@ def test_ephemeral_and_deleted_children_are_paid_for(place: Place) -> None:
     uses(place, 100)
     noted = place.codex("z", env=env).session_id
     warnings = [event["data"]["message"] for event in place.events(noted) if event["type"] == "warning"]
-    assert any("what 1 deleted session had used" in message for message in warnings)
+    assert any("the usage of 1 deleted session" in message for message in warnings)
 
 
 @pytest.mark.thorough

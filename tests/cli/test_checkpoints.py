@@ -336,7 +336,7 @@ def test_a_log_that_git_refuses(repository: Place) -> None:
         for path in (directory, *(os.path.join(directory, name) for name in (*names, *files))):
             os.lchown(path, 12345, 12345)
     done = place.run("session", "log", session_id)
-    assert (done.code, "another user's repository" in done.err, "head" in done.out) == (0, True, True), done.err
+    assert (done.code, "belongs to another user" in done.err, "head" in done.out) == (0, True, True), done.err
     helps = done.err.partition("if you trust it: ")[2].strip()
     assert helps.startswith("git config --global --add safe.directory ")
     assert place.shell(["sh", "-c", helps]).code == 0

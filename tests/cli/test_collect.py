@@ -38,11 +38,11 @@ def test_old_sessions_are_retired_and_can_be_restored(
     before = snapshot(place.store)
     dry = place.run(*words, "--dry-run")
     assert (dry.code, snapshot(place.store)) == (0, before)
-    assert f"would retire  {OLD[0]}" in dry.out
+    assert f"would delete  {OLD[0]}" in dry.out
     assert new not in dry.out
     done = place.run(*words)
     assert (done.code, done.err) == (0, "")
-    assert "retired 1 session (" in done.out
+    assert "deleted 1 session (" in done.out
     assert (place.ids(), retired(place)) == ([new], [OLD[0]])
     back = place.run("session", "restore", "-s", OLD[0][:20])
     assert (back.code, back.out) == (0, f"restored {OLD[0]}\n")
@@ -76,7 +76,7 @@ def test_gc_prints_one_line_when_something_was_done(place: Place, write_foreign:
     write_foreign(OLD[1], place=place.tmp / "elsewhere")
     done = place.run("gc", "--days", "30", "--all-projects")
     assert (done.code, done.err) == (0, "")
-    assert done.out.startswith("csa gc: retired 2 sessions (")
+    assert done.out.startswith("csa gc: deleted 2 sessions (")
     assert done.out.count("\n") == 1
 
 
@@ -137,7 +137,7 @@ def test_damaged_sessions_stay_and_are_named(place: Place, write_foreign: Foreig
     for path in (*paths.root.iterdir(), paths.root):
         os.utime(path, (0, 0))
     done = place.run("session", "clean", "--days", "30")
-    assert (done.code, done.out) == (0, "Nothing to collect\n")
+    assert (done.code, done.out) == (0, "Nothing to delete\n")
     assert str(paths.state) in done.err
     assert "--damaged" in done.err
     assert place.run("session", "clean", "--days", "30", "--damaged").code == 0

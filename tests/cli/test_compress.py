@@ -87,7 +87,7 @@ def test_a_failure_leaves_the_state_as_it_was(place: Place, tool: str) -> None:
     done = place.run("session", "compress", "-s", session_id)
     assert (done.code, done.out) == (1, "")
     assert f"error: {tool}'s compaction failed" in done.err
-    assert "the provider is down. The session's state is as it was." in done.err
+    assert "the provider is down. The session's state is unchanged." in done.err
     assert _kept(place, session_id) == before
     last = place.events(session_id)[-1]
     assert (last["type"], last["data"]["status"], last["data"]["proof"]) == ("compaction", "failed", None)

@@ -190,7 +190,7 @@ def test_live_view_on_a_terminal(place: Place) -> None:
     shown = on_terminal(place, "run", "--tool", "codex", "hello")
     assert ESCAPE in shown
     assert "the answer" in shown
-    assert "csa: succeeded in" in shown
+    assert "2 sessions in" in shown
     assert "Traceback" not in shown
 
 

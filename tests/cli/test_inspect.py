@@ -104,7 +104,7 @@ def test_info_json(place: Place, store: Store) -> None:
     assert [(child["id"], child["tool"]) for child in card["children"]] == [(session_id(2), "claude-code")]
     assert [message["role"] for message in card["messages"]] == ["user", "assistant", "assistant", "assistant"]
     assert card["last_activity"]["type"] == "run_finished"
-    assert cards[3]["last_turn"]["error"] == {"kind": "server", "message": "the provider broke"}
+    assert cards[3]["last_turn"]["error"] == {"kind": "server", "message": "the provider broke", "retry_at": None}
     assert cards[2]["parent_session_id"] == session_id(1)
 
 
@@ -356,7 +356,7 @@ def test_an_output_that_is_a_link(place: Place, store: Store, artifacts: Path) -
     assert place.run("session", "result", "auth", "--json").json["artifacts"] == []
     with Terminal(place, "session", "artifacts", "auth") as terminal:
         assert terminal.end() == 0
-    assert "(leads to " in terminal.text
+    assert "(link to " in terminal.text
 
 
 def test_a_directory_that_is_a_link(place: Place, artifacts: Path) -> None:

@@ -341,7 +341,7 @@ def test_on_a_terminal(place: Place, store: Store, columns: int, words: list[str
         shown[colours] = terminal.text.splitlines()
         assert ("\x1b[" in terminal.output) == (colours == "with")
         if colours == "with" and not words:
-            assert f"\x1b[1m{session_id(4)[:10]}\x1b[0m" in terminal.output
+            assert f"\x1b[1m{session_id(5)[:10]}\x1b[0m" in terminal.output
     assert shown["with"] == shown["without"]
     assert all(len(line) <= columns for line in shown["with"])
     assert re.search(r"^\d+ sessions?, 0 running", "\n".join(shown["with"][-2:]), re.MULTILINE)
@@ -362,7 +362,7 @@ def test_more_than_a_screen(place: Place) -> None:
     lines = terminal.text.splitlines()
     assert len(lines) == 53
     assert lines[-2].startswith("50 of 60 sessions, ")
-    assert lines[-1] == "... and 10 more (--limit 60 shows all)"
+    assert lines[-1] == "csa: ... and 10 more (--limit 60 shows all)"
     assert len(place.run("session", "list").out.splitlines()) == 62
     assert "... and 57 more" in place.run("session", "list", "--limit", "3").err
 
@@ -451,4 +451,4 @@ def test_one_more_tree(place: Place) -> None:
         place.codex(f"task {number}")
     for limit, rest in ((2, "1 more tree"), (1, "2 more trees")):
         done = place.run("session", "list", "--tree", "--limit", str(limit))
-        assert done.err == f"... and {rest} (--limit 3 shows all)\n"
+        assert done.err == f"csa: ... and {rest} (--limit 3 shows all)\n"

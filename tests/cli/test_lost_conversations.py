@@ -70,7 +70,7 @@ def test_it_goes_on_in_a_new_one_within_the_turn(place: Place, tool: str) -> Non
     assert why == {"tool": tool, **expected}
     for command in ("info", "why"):
         said = place.run("session", command, session_id).out
-        assert f"conversation {new}, since turn 2, in place of {gone}, which it did not know any more" in said
+        assert f"conversation {new}, since turn 2, in place of {gone}, which it no longer knew" in said
     del place.env["FAKE_TOOL_SCRIPT"]
     assert place.run("run", "--session", session_id, "more").out.endswith("[turns=2]\n")
     assert place.run("session", "validate", session_id).code == 0
@@ -241,8 +241,8 @@ def test_the_interface_has_nothing_to_open(place: Place, tool: str) -> None:
     session_id, gone = begin(place, tool)
     with Terminal(place, "session", "attach", "--interactive", "-s", session_id, size=(200, 30)) as terminal:
         assert terminal.end() == 1
-        assert f"{tool} does not know conversation {gone} of session {session_id} any more" in terminal.text
-        assert f'csa run --session {session_id} --tool {tool} "go on"' in terminal.text
+        assert f"{tool} does not know conversation {gone} of session {session_id[:10]} any more" in terminal.text
+        assert f'csa run --session {session_id[:10]} --tool {tool} "continue"' in terminal.text
 
 
 def test_another_account_is_another_matter(place: Place) -> None:

@@ -163,4 +163,4 @@ def test_a_killed_turn_has_used_what_it_said(place: Place) -> None:
     """Timed out, cancelled or killed: the last word on its use is the turn's."""
     place.play(["step", 600, 6, 0.5], ["sleep", 50])
     told = place.run("run", "--tool", "opencode", "--timeout", "4", "--json", "x").json
-    assert (told["status"], told["usage"]) == ("timed_out", Usage(600, 6, 0, 0.5).to_dict())
+    assert (told["status"], told["usage"]) == ("timed_out", Usage(600, 6, 0, 0.5).to_sum())

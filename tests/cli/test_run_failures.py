@@ -34,7 +34,7 @@ def test_typed_failures(place: Place, tool: str, fault: str, kind: str, code: in
     assert done.code == code
     assert (done.json["status"], done.json["error"]["kind"]) == ("failed", kind)
     assert done.json["tool_exit_code"] == 1
-    assert place.last_event(done.session_id)["error"] == done.json["error"]
+    assert {"retry_at": None, **place.last_event(done.session_id)["error"]} == done.json["error"]
     assert place.status(done.session_id) == "failed"
 
 
@@ -96,7 +96,7 @@ def test_unknown_tool(place: Place) -> None:
 
 @pytest.mark.parametrize(
     ("words", "meant"),
-    [(["rnu", "x"], "csa run"), (["session", "lst"], "csa session list"), (["sesion", "list"], "csa session")],
+    [(["rnu", "x"], "csa run"), (["session", "lst"], "csa list"), (["sesion", "list"], "csa session")],
 )
 def test_unknown_command(place: Place, words: list[str], meant: str) -> None:
     """A misspelt command is a usage error that names the one meant."""

@@ -6,6 +6,7 @@ import time
 
 import pytest
 
+from csa.model.usage import Usage
 from tests.support import Json, Place, Steps, wait_for
 
 LONG: Steps = [["sleep", 50], ["say", "too late"]]
@@ -30,7 +31,7 @@ def test_a_turn_ends_when_it_has_used_its_tokens(place: Place) -> None:
     told = done.json
     assert (told["status"], told["error"]["kind"]) == ("failed", "budget")
     assert "is used up: 5,200 of 5,000 tokens" in told["error"]["message"]
-    assert told["usage"] == {"input_tokens": 5000, "output_tokens": 200, "cached_tokens": 0, "cost_usd": 0.02}
+    assert told["usage"] == Usage(5000, 200, 0, 0.02).to_sum()
     assert f"csa budget {told['session_id']}" in done.err
     nearly = f"the budget of session {told['session_id']} is nearly used up: 4,100 of 5,000 tokens"
     assert warnings(place, told["session_id"]) == [nearly]

@@ -73,7 +73,7 @@ def test_a_nested_run_speaks(place: Place, words: tuple[str, ...]) -> None:
     place.play(["call", "npm test"], ["sleep", 3], ["say", "all is well"])
     done = place.shell([*HASTY, *words], env=inside)
     assert done.code == 0, done.err
-    assert re.search(rf"^csa: {done.session_id[:10]} codex \ds: \$ npm test$", done.err, re.MULTILINE)
+    assert re.search(rf"^csa: {done.session_id[:10]} codex \ds: slowly · \$ npm test$", done.err, re.MULTILINE)
     assert "npm test" not in done.out
     assert "all is well" in done.out
 
@@ -84,7 +84,7 @@ def test_it_keeps_silent(place: Place) -> None:
     _, inside = place.agent()
     place.play(["call", "npm test"], ["sleep", 3], ["say", "all is well"])
     assert place.shell([*HASTY, "run", "--tool", "codex", "--quiet", "slowly"], env=inside).err == ""
-    assert " 0s: $ npm test" not in place.shell([*HASTY, "run", "--tool", "codex", "slowly"]).err
+    assert "codex 0s: " not in place.shell([*HASTY, "run", "--tool", "codex", "slowly"]).err
 
 
 @pytest.mark.thorough
@@ -96,7 +96,7 @@ def test_who_waits_speaks(place: Place, command: str) -> None:
     child = place.run("run", "--detach", "--tool", "codex", "slowly", env=inside).out.strip()
     done = place.shell([*HASTY, "session", *command.split(), "--session", child], env=inside)
     assert f"csa: {child[:10]} codex " in done.err
-    assert ": $ npm test\n" in done.err
+    assert "· $ npm test\n" in done.err
 
 
 @pytest.mark.thorough

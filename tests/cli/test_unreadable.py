@@ -171,7 +171,7 @@ def test_why(place: Place, broken: Path) -> None:
     assert (found["status"], str(broken) in found["error"]) == ("damaged", True)
     is_lock = broken.name == "session.lock"
     assert found["lock"]["held"] is (None if is_lock else False)
-    assert ("whether it runs cannot be known" if is_lock else "its lock is free") in found["why"]
+    assert ("whether it is running is unknown" if is_lock else "its lock is free") in found["why"]
     shown = place.run("session", "why", "-s", BAD)
     assert (shown.code, "lock        cannot be read" in shown.out) == (0, is_lock)
 

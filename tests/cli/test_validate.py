@@ -103,7 +103,7 @@ def test_repair(place: Place) -> None:
     assert (dry.code, snapshot(place.store)) == (0, untouched)
     done = place.run("session", "repair", "-s", session_id)
     assert (done.code, done.err) == (0, "")
-    assert [line.replace("mended", "would mend")[:40] for line in done.out.splitlines()] == [
+    assert [line.replace("repaired", "would repair")[:40] for line in done.out.splitlines()] == [
         line[:40] for line in dry.out.splitlines()
     ]
     assert transcript.read_bytes().startswith(whole)
@@ -128,7 +128,7 @@ def test_repair(place: Place) -> None:
         "updated_at": before["tools"]["codex"]["updated_at"]
     }
     assert problems(place, code=0) == []
-    assert place.run("session", "repair", "-s", session_id).out == "Nothing to mend\n"
+    assert place.run("session", "repair", "-s", session_id).out == "Nothing to repair\n"
     assert place.run("run", "--session", "auth", "again").out == "FAKE ECHO: again [turns=3]\n"
     assert json.loads((place.store / "audit.jsonl").read_text().splitlines()[0])["command"] == "session repair"
 
@@ -143,12 +143,12 @@ def test_an_answer_is_made_anew(place: Place) -> None:
     second.unlink()
     assert place.run("session", "result", "--turn", "1", session_id).out == f"{answer}\n"
     second.parent.rename(second.parent.with_name("elsewhere"))
-    said = "mended output/turn-0001/final.md: rebuilt from the transcript\n"
+    said = "repaired output/turn-0001/final.md: rebuilt from the transcript\n"
     dry = place.run("session", "repair", "--dry-run", session_id)
-    assert (dry.out, first.exists()) == (said.replace("mended", "would mend"), False)
+    assert (dry.out, first.exists()) == (said.replace("repaired", "would repair"), False)
     assert place.run("session", "repair", session_id).out == said
     assert (first.read_text(), second.parent.exists()) == (answer, False)
-    assert place.run("session", "repair", session_id).out == "Nothing to mend\n"
+    assert place.run("session", "repair", session_id).out == "Nothing to repair\n"
 
 
 def test_genealogy_is_salvaged(place: Place) -> None:

@@ -180,7 +180,7 @@ def test_top_shows_all_projects(place: Place) -> None:
     (other / ".csa").mkdir(parents=True)
     finished = place.run("run", "--tool", "codex", "--cd", str(other), "long over").session_id
     assert place.run("top").out.splitlines()[1:] == [
-        "Nothing runs; with --all the newest sessions are shown",
+        "Nothing is running; --all shows the newest sessions",
         "0 sessions, 0 running",
     ]
     with running_tree(place) as running:

@@ -375,7 +375,7 @@ def why(place: Place, session_id: str) -> Json:
     found: Json = place.run("session", "why", "--json", session_id).json
     shown = place.run("session", "why", session_id)
     assert shown.code == 0
-    assert shown.out.startswith(f"{session_id}: {found['status']}: ")
+    assert shown.out.splitlines()[1].startswith(f"status      {found['status']}")
     assert snapshot(place.state_root) == before
     return found
 
@@ -400,7 +400,7 @@ def test_why_of_a_running_turn(place: Place) -> None:
     assert found["permission"] is None
     assert found["why"].startswith("codex runs turn 1; last output ")
     shown = place.run("session", "why", session_id).out
-    for word in ("lock ", "by PID", "verified by its start time", "this pid namespace", "processor", "heartbeat"):
+    for word in ("lock ", "by PID", "verified by its start time", "this pid namespace", "CPU", "heartbeat"):
         assert word in shown
     place.release()
     run.wait()
@@ -408,13 +408,13 @@ def test_why_of_a_running_turn(place: Place) -> None:
 
 @pytest.mark.thorough
 def test_why_of_a_stopped_supervisor(place: Place) -> None:
-    """A supervisor that was stopped is named, with what lets it go on."""
+    """A supervisor that was stopped is named, with what continues it."""
     run, session_id = held_turn(place)
     run.signal(signal.SIGSTOP)
     wait_for(lambda: "\nState:\tT" in Path(f"/proc/{run.pid}/status").read_text(), "it is stopped")
     found = place.run("session", "why", "--json", session_id).json
     assert found["owner"]["process"] == "stopped"
-    assert f"kill -CONT {run.pid} lets it go on" in found["why"]
+    assert f"kill -CONT {run.pid} continues it" in found["why"]
     run.signal(signal.SIGCONT)
     place.release()
     assert run.wait().code == 0
@@ -481,7 +481,7 @@ def test_why_of_records_from_elsewhere(place: Place, write_foreign: ForeignWrite
     found = why(place, FOREIGN)
     assert (found["status"], found["why"]) == (
         "idle",
-        "it has never run: nobody holds the lock, and there is no turn in its record.",
+        "it never ran: nobody holds the lock, and its record has no turn.",
     )
     on_another_machine(paths, beat_age_s=90)
     found = why(place, FOREIGN)
@@ -490,7 +490,7 @@ def test_why_of_records_from_elsewhere(place: Place, write_foreign: ForeignWrite
     on_another_machine(paths, beat_age_s=1)
     assert why(place, FOREIGN)["status"] == "running"
     other = write_foreign(FOREIGN[:-1] + "G", tools={"codex": {"last_exit_code": 0}})
-    assert "another program wrote" in why(place, other.root.name)["why"]
+    assert "written by another program" in why(place, other.root.name)["why"]
     other.state.write_text("meta_session_id = ")
     found = why(place, other.root.name)
     assert (found["status"], "its lock is free" in found["why"]) == ("damaged", True)

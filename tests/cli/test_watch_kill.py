@@ -140,7 +140,7 @@ def test_kill_of_a_lock_that_stays_held(place: Place, write_foreign: ForeignWrit
 
 @pytest.mark.thorough
 def test_kill_across_pid_namespaces(place: Place, write_foreign: ForeignWriter) -> None:
-    """What runs in another pid namespace is asked, through its directory, and never signalled by its number."""
+    """What is running in another pid namespace is asked, through its directory, and never signalled by its number."""
     paths = write_foreign(FOREIGN)
     paths.session_lock.parent.mkdir()
     code = HOLD_THE_LOCK.replace("to_bytes()", "to_bytes().replace(b'\"pid_namespace\":', b'\"pid_namespace\":1')")
@@ -148,7 +148,7 @@ def test_kill_across_pid_namespaces(place: Place, write_foreign: ForeignWriter) 
         assert other.hear() == "ready"
         done = place.run("session", "kill", FOREIGN, "--timeout", "0.3")
         assert done.code == 4
-        assert f"runs in another pid namespace (PID {other.pid} there) and did not end within 0.3 s" in done.err
+        assert f"is running in another pid namespace (PID {other.pid} there) and did not end within 0.3 s" in done.err
         assert paths.cancel.read_text().startswith("session kill by tester@")
         assert is_running(other.pid)
         assert place.run("session", "why", FOREIGN, "--json").json["cancel_asked"].startswith("session kill by ")
@@ -331,7 +331,7 @@ def two_projects(place: Place) -> tuple[list[tuple[Path, str]], list[Running]]:
 @pytest.mark.thorough
 def test_ps_and_kill_all(place: Place) -> None:
     """`ps` shows what runs in all projects with what it uses, and `kill --all --yes` ends it all."""
-    assert place.run("ps").out == "Nothing runs\n"
+    assert place.run("ps").out == "Nothing is running\n"
     assert place.run("ps", "--all").out == "No sessions found\n"
     assert place.run("kill", "--all").out == "Nothing is running\n"
     ended = place.codex("before").session_id
@@ -356,7 +356,7 @@ def test_ps_and_kill_all(place: Place) -> None:
     assert done.code == 0
     assert sorted(done.out.splitlines()) == sorted(f"{each}: ended (codex, turn 1): cancelled" for _, each in projects)
     assert [run.wait().code for run in runs] == [130, 130]
-    assert place.run("ps").out == "Nothing runs\n"
+    assert place.run("ps").out == "Nothing is running\n"
 
 
 @pytest.mark.thorough

@@ -84,6 +84,8 @@ def test_a_request_survives_the_way_to_its_supervisor() -> None:
         extra_writable=("/e",),
         park_limit_s=7.5,
         steal=True,
+        context_window=8,
+        context_tokens=9,
     )
     plain = RunRequest(prompt="")
     assert [name for name in fields(RunRequest) if getattr(request, name) == getattr(plain, name)] == []

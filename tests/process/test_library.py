@@ -119,6 +119,7 @@ def test_leaving_the_block_keeps_the_session(place: Place) -> None:
     anyio.run(scenario)
 
 
+@pytest.mark.thorough
 def test_background_turn(place: Place) -> None:
     """A turn that was started outlives the call; it is followed, waited for and killed by its session's name."""
     place.play(*place.hold(), ["say", "done"])

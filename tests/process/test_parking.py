@@ -192,5 +192,5 @@ def test_a_shutdown_is_no_end(place: Place) -> None:
     """TERM ends the supervisor at once, and what it waited for goes on later all the same."""
     session_id = parked_and_killed(place, 3, number=signal.SIGTERM)
     wait_for(lambda: time.time() > parked_until(place, session_id), "the quota has returned")
-    assert "goes on, its quota has returned" in place.run("gc", "--days", "30").out
+    assert "continues, its quota has reset" in place.run("gc", "--days", "30").out
     assert answer_of(place, session_id) == "done after all\n"

@@ -128,7 +128,7 @@ def test_the_man_pages_tell_what_is_easily_missed(manuals: dict[str, str]) -> No
 
 
 def _examples() -> list[list[str]]:
-    text = "".join(document.read_text() for document in (README, *sorted(DOCS.rglob("*.md"))))
+    text = "".join(document.read_text() for document in (README, *sorted(DOCS.rglob("*.md")))).replace("\\\n", " ")
     scripts = "".join(re.findall(r"^```sh\n(.*?)^```", text, re.MULTILINE | re.DOTALL))
     lines = re.findall(r"^\$ (.*)$", text, re.MULTILINE) + scripts.splitlines()
     return [words for line in lines if "csa " in line for words in _calls_in(line)]

@@ -108,7 +108,7 @@ _OWNER_EVIDENCE = known(
     "who took the lock, by its own account",
 )
 EVIDENCE = known(
-    "session_id project status fault",
+    "session_id name project status fault",
     {
         "error": OLD_ERROR,
         "why": text("the status, and what it follows from, in a sentence"),

@@ -33,7 +33,8 @@ _NAMES = "session_id prefix name description project parent_session_id status ph
 _SPAN = "started_at duration_s usage"
 
 RESULT = known(
-    "session_id project turn tool model provider_session_id status exit_code started_at finished_at duration_s usage",
+    "session_id name project turn tool model provider_session_id status exit_code started_at finished_at duration_s "
+    "usage",
     {
         "text": text("the answer, whole"),
         "summary": text("its beginning, on one line"),
@@ -47,7 +48,7 @@ RESULT = known(
 PLAN = record(
     {
         "session_id": maybe(text("the session that would be continued; null for a new one")),
-        **words("project tool parent_session_id depth model"),
+        **words("name project tool parent_session_id depth model"),
         "session": old(text("`new`, or the session's id"), "session_id"),
         "why": text("why this tool"),
         "transport": text("how csa would speak to it"),
@@ -77,11 +78,11 @@ HIT = record(
 )
 DETACHED = known("session_id project turn tool pid")
 ENDING = known(
-    "session_id project status exit_code tool turn duration_s",
+    "session_id name project status exit_code tool turn duration_s",
     {"error": maybe(ref("turn_error", "why it failed, or cannot be waited for"))},
 )
 KILLED = known(
-    "session_id project status tool turn",
+    "session_id name project status tool turn",
     {
         "outcome": one_of("what came of it", "killed", "not_running", "failed"),
         "forced": flag("its supervisor was killed, too"),

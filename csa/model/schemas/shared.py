@@ -21,7 +21,7 @@ from csa.model.schemas.kit import (
 )
 
 TURN_STATUSES = ("succeeded", "failed", "cancelled", "timed_out", "killed", "lost")
-STATUSES = ("running", "open", "idle", *TURN_STATUSES, "unknown", "damaged", "retired")
+STATUSES = ("running", "open", "idle", *TURN_STATUSES, "unknown", "damaged", "retired", "removed")
 VOCABULARY: Mapping[str, Schema] = {
     "session_id": text("the session's full id, a ULID"),
     "prefix": text("the shortest prefix of the id that names the session, at least 10 characters"),
@@ -34,7 +34,7 @@ VOCABULARY: Mapping[str, Schema] = {
     "status": one_of(
         "what the session is doing, or how its last turn ended: `running`; `open` (somebody has the tool itself open); "
         "`idle` (it never ran); `succeeded`, `failed`, `cancelled`, `timed_out`, `killed`, `lost`; `unknown` (it "
-        "cannot be known from here); `damaged`; `retired`",
+        "cannot be known from here); `damaged`; `retired`; `removed` (it was ephemeral)",
         *STATUSES,
     ),
     "phase": text("`active`, `available` (its conversation was compacted) or `retired` (in the trash)"),

@@ -56,6 +56,7 @@ OUTPUTS: Mapping[str, tuple[str, Schema]] = {
     "import": ("the sessions that were imported", each(upkeep.IMPORTED, "")),
     "delete": ("what came of each session", each(upkeep.DELETED, "")),
     "restore": ("the session that is back", upkeep.RESTORED),
+    "restore --tree": ("the sessions that are back, parents before children", each(upkeep.RESTORED, "")),
     "clean": ("what was cleaned up", upkeep.CLEANED),
     "gc": ("what was cleaned up", upkeep.COLLECTED),
     "adopt": ("the sessions that were adopted", upkeep.ADOPTED),

@@ -133,7 +133,7 @@ IMPORTED = known(
     },
 )
 DELETED = known(
-    "session_id project",
+    "session_id name project",
     {
         "done": maybe(one_of("`removed` can be restored", "removed", "purged")),
         "provider_copies": texts("with --provider: what was removed of the tools' own copies"),

@@ -43,6 +43,7 @@ class KillResult(Struct, kw_only=True):
     """The result of ending one session. `forced`: its supervisor had to be killed, and wrote no outcome."""
 
     session_id: str
+    name: str | None
     project: str
     outcome: str  # "killed", "not_running" or "failed"
     status: str  # of the session, afterwards
@@ -53,7 +54,7 @@ class KillResult(Struct, kw_only=True):
 
     def to_json(self) -> dict[str, Any]:
         """Return the object that `session kill --json` prints of it."""
-        names = ("session_id", "project", "outcome", "status", "tool", "turn", "forced")
+        names = ("session_id", "name", "project", "outcome", "status", "tool", "turn", "forced")
         known = {name: getattr(self, name) for name in names}
         error = self.error and self.error.to_json()
         return {**known, "tool": self.tool or None, "turn": self.turn or None, "error": error}
@@ -269,6 +270,7 @@ def _result_of_kill(asked: _Asked, *, forced: bool = False, error: CsaError | No
     record = asked.store.record(asked.session_id)
     return KillResult(
         session_id=asked.session_id,
+        name=record.name,
         project=str(asked.store.project),
         outcome="failed" if error else "killed",
         status=record.status if record.paths.root.exists() else "removed",
@@ -280,24 +282,20 @@ def _result_of_kill(asked: _Asked, *, forced: bool = False, error: CsaError | No
 
 
 def _result_not_running(store: Store, session_id: str) -> KillResult:
-    return KillResult(
-        session_id=session_id,
-        project=str(store.project),
-        outcome="not_running",
-        status=store.record(session_id).status,
-    )
+    return _result_without_turn(store, session_id, outcome="not_running", status=store.record(session_id).status)
 
 
 def _result_unreadable(store: Store, session_id: str, fault: StateError) -> KillResult:
-    return KillResult(
-        session_id=session_id, project=str(store.project), outcome="failed", status=fault.status, error=fault
-    )
+    return _result_without_turn(store, session_id, outcome="failed", status=fault.status, error=fault)
 
 
 def _result_of_stranger(store: Store, session_id: str, error: BusyError) -> KillResult:
-    return KillResult(
-        session_id=session_id, project=str(store.project), outcome="failed", status="running", error=error
-    )
+    return _result_without_turn(store, session_id, outcome="failed", status="running", error=error)
+
+
+def _result_without_turn(store: Store, session_id: str, **known: Any) -> KillResult:
+    name = store.record(session_id).name
+    return KillResult(session_id=session_id, name=name, project=str(store.project), **known)
 
 
 def _not_ours(session_id: str, stranger: Stranger) -> BusyError:

@@ -58,6 +58,7 @@ class Evidence(Struct, kw_only=True):
     """All findings. Ages are in seconds; what does not apply, or is unknown, is None."""
 
     session_id: str
+    name: str | None
     project: str
     status: str
     fault: StateError | None  # why the record is damaged
@@ -84,6 +85,7 @@ class Evidence(Struct, kw_only=True):
         owner, event, used = self.owner, self.last_event, self.resources
         return {
             "session_id": self.session_id,
+            "name": self.name,
             "project": self.project,
             "status": self.status,
             "fault": self.fault and self.fault.to_json(),
@@ -141,6 +143,7 @@ def gather_evidence(store: Store, session_id: str) -> Evidence:
     heartbeat_age = _age(paths.heartbeat, now)
     return Evidence(
         session_id=session_id,
+        name=record.name,
         project=str(store.project),
         status=status,
         fault=record.fault,

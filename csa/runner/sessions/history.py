@@ -118,7 +118,7 @@ def _refusal(cwd: str, said: str) -> str:
     if "dubious ownership" not in said:
         return f"git shows no commits of {cwd}: {said}"
     named = said.partition("safe.directory ")[2] or shlex.quote(find_work_tree(cwd))
-    owner = "it belongs to another user, and git refuses to read it"
+    owner = "it belongs to another user, whose repositories git refuses to read"
     return f"git shows no commits of {cwd}: {owner}; if you trust it: git config --global --add safe.directory {named}"
 
 

@@ -105,10 +105,12 @@ def select_sessions(
     *,
     limit: int | None = None,
     by_use: bool = False,
+    with_status: bool = True,
 ) -> Listing:
     """Return the sessions of some stores, those created last first, or with `by_use` those used last.
 
-    One that is deleted meanwhile is skipped.
+    One that is deleted meanwhile is skipped. Without `with_status`, which costs a look at the lock and the journal,
+    a status is only looked at where the selection asks for it.
     """
     infos: list[SessionInfo] = []
     uses: list[float] = []  # a heap of the last uses of the `limit` used last
@@ -130,7 +132,7 @@ def select_sessions(
         if is_full and not selection.statuses:
             more += 1
             continue
-        info = record.examine(siblings)
+        info = record.examine(siblings) if with_status or selection.statuses else unexamined(record, siblings)
         if not selection.accepts_status(info):
             continue
         if is_full:
@@ -142,6 +144,13 @@ def select_sessions(
     if by_use:
         infos.sort(key=lambda info: (last_use(info), info.session_id), reverse=True)
     return Listing(infos[:limit], more + len(infos[limit or len(infos) :]))
+
+
+def unexamined(record: Record, siblings: Siblings) -> SessionInfo:
+    """Return what is known of a session without looking whether it runs."""
+    from csa.store.shown import SessionInfo  # noqa: PLC0415  # as below
+
+    return SessionInfo(record=record, status="", _beside=siblings)
 
 
 def last_use(info: SessionInfo) -> float:

@@ -41,6 +41,7 @@ class WaitResult(Struct, kw_only=True):
     """
 
     session_id: str
+    name: str | None
     project: str
     status: str
     exit_code: int
@@ -184,7 +185,12 @@ class _Watch:
 
     def _make(self, status: str, exit_code: int, **known: Any) -> WaitResult:
         return WaitResult(
-            session_id=self.session_id, project=str(self.store.project), status=status, exit_code=exit_code, **known
+            session_id=self.session_id,
+            name=self.store.record(self.session_id).name,
+            project=str(self.store.project),
+            status=status,
+            exit_code=exit_code,
+            **known,
         )
 
 

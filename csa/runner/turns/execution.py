@@ -252,6 +252,7 @@ class TurnExecution:
         now = datetime.now(UTC)
         result = RunResult(
             session_id=self.plan.state.session_id,
+            name=self.plan.state.name,
             project=self.plan.context.store.project_pathname,
             turn=self.recorder.turn,
             tool=self.plan.adapter.name,
