@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from csa.runner.session import Session
     from csa.runner.turns.planning import AskedBudget
 
-_NAME_WIDTH = 12  # on a terminal, at least
-_ROOMY_FROM, _MONEY_FROM = 70, 50  # columns
+_NAME_WIDTH = 10  # on a terminal, at least
+_ROOMY_FROM, _MONEY_FROM = 70, 54  # columns
 _TEXT_WIDTH = 10  # at least
 _SHOWN: dict[str, tuple[str, Callable[[float], str]]] = {
     "tokens": ("tokens", lambda count: f"{int(count):,}"),
@@ -119,7 +119,7 @@ def _known(spent: Spent, amount: str, render: Callable[[float], str]) -> str:
 
 def _print_sessions(report: BudgetReport, style: Style, width: int | None) -> None:
     def name(account: Account) -> str:
-        return cut(as_read(account.member.session_id, sys.stdout), width and max(_NAME_WIDTH, width // 3))
+        return cut(as_read(account.member.session_id, sys.stdout), width and max(_NAME_WIDTH, width // 4))
 
     columns = (
         Column("SESSION", name),
