@@ -12,19 +12,29 @@ from tests.cli.terminal import Terminal
 from tests.support import CSA, Place
 
 FETCHED = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "csa-shells"
+# `csa` on the line is run for its candidates alone; else its arguments are kept, whole at once.
 SETUP = {
     "bash": r"""
 source {script}
-csa() {{ if [[ $1 == __complete ]]; then command {csa} "$@"; else printf '%s\n' "$@" > {seen}.new; mv {seen}.new {seen}; fi; }}
-""",  # noqa: E501
+csa() {{
+  if [[ $1 == __complete ]]; then command {csa} "$@"; return; fi
+  printf '%s\n' "$@" > {seen}.new; mv {seen}.new {seen}
+}}
+""",
     "zsh": r"""
 autoload -Uz compinit; compinit -u -D; eval "$(<{script})"
-csa() {{ if [[ $1 == __complete ]]; then command {csa} "$@"; else printf '%s\n' "$@" > {seen}.new; mv {seen}.new {seen}; fi }}
-""",  # noqa: E501
+csa() {{
+  if [[ $1 == __complete ]]; then command {csa} "$@"; return; fi
+  printf '%s\n' "$@" > {seen}.new; mv {seen}.new {seen}
+}}
+""",
     "fish": r"""
 source {script}
-function csa; if test "$argv[1]" = __complete; {csa} $argv; else; printf '%s\n' $argv > {seen}.new; mv {seen}.new {seen}; end; end
-""",  # noqa: E501
+function csa
+  if test "$argv[1]" = __complete; {csa} $argv; return; end
+  printf '%s\n' $argv > {seen}.new; mv {seen}.new {seen}
+end
+""",
 }
 COMMANDS = {
     "bash": ["bash", "--norc", "--noprofile", "-i"],
