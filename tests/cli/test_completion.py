@@ -172,24 +172,26 @@ def test_the_key_itself(place: Place, scripts: Path, shell: str, count: int | No
 @pytest.mark.usefixtures("sessions")
 def test_words_in_fish(place: Place, scripts: Path) -> None:
     """In fish, sessions have what they are about, and no name has the help of its argument."""
-    environ = shell_environment(place, "fish")
-
-    def complete(line: str) -> list[str]:
-        script = f"source {scripts}/completion.fish; complete -C {shlex.quote(line)}"
-        done = place.shell(["fish", "--no-config", "-c", script], env=environ)
-        assert (done.code, done.err) == (0, "")
-        return done.out.splitlines()
-
     described = ["01JH5QWERT\tNew: work", "auth\tOld $work `x`"]
-    for line in ("csa session result ", "csa wait ", "csa kill 01JH5QWERT ", "csa run -s "):
-        assert complete(line) == described
-    assert complete("csa kill auth ") == described[:1]
-    assert [line.partition("\t")[0] for line in complete("csa run --session=a")] == ["--session=auth"]
-    assert complete("csa run --tool co") == ["codex"]
-    assert complete("csa run --permission r") == ["read-only"]
-    assert complete("csa show @pa") == ["@parent\tits parent"]
-    assert complete("csa show @ro") == ["@root"]
-    assert complete("csa help session kil") == ["kill"]
+    expected = {
+        "session result ": described,
+        "wait ": described,
+        "kill 01JH5QWERT ": described,
+        "kill auth ": described[:1],
+        "run -s ": described,
+        "run --session=a": ["--session=auth\tOld $work `x`"],
+        "run --tool co": ["codex"],
+        "run --permission r": ["read-only"],
+        "show @pa": ["@parent\tits parent"],
+        "show @ro": ["@root"],
+        "help session kil": ["kill"],
+    }
+    lines = [f"complete -C {shlex.quote(f'csa {line}')}; echo; echo" for line in expected]
+    script = "; ".join([f"source {scripts}/completion.fish", *lines])
+    done = place.shell(["fish", "--no-config", "-c", script], env=shell_environment(place, "fish"))
+    assert (done.code, done.err) == (0, "")
+    found = [part.split("\n") for part in done.out.removesuffix("\n\n\n").split("\n\n\n")]
+    assert dict(zip(expected, found, strict=True)) == expected
 
 
 @pytest.mark.usefixtures("sessions")

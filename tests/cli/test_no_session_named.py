@@ -23,9 +23,12 @@ def sessions(place: Place) -> None:
 
 
 @pytest.mark.usefixtures("sessions")
-def test_what_only_reads_takes_the_last(place: Place) -> None:
+@pytest.mark.parametrize(
+    "commands", [READING[:2], pytest.param(READING[2:], marks=pytest.mark.thorough)], ids=["quick", "rest"]
+)
+def test_what_only_reads_takes_the_last(place: Place, commands: tuple[str, ...]) -> None:
     """It does as with @last, and says so in one line on stderr; also with --json."""
-    for command in READING:
+    for command in commands:
         named, alone = place.run(command, "@last"), place.run(command)
         assert (alone.code, alone.out) == (named.code, named.out), command
         assert alone.err == "csa: using api, the session used last\n" + named.err
