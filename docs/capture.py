@@ -120,7 +120,7 @@ VIEWS = (
     View("help", ("--help",)),
 )
 LIVE = (
-    View("run", ("run", "--tool", "codex", "Add rate limiting to the API"), is_varied),
+    View("run", ("run", "--tool", "codex", "--name", "api", "Add rate limiting to the API"), is_varied),
     View("watch", ("ls", "--tree", "--watch"), is_varied),
     View("top", ("top",), is_busy),
 )
@@ -281,6 +281,8 @@ def main() -> None:
                     _write(view, columns, place.show(view, columns, LINES if view.words[0] == "run" else LOW))
                 finally:
                     place.csa("kill", "--all", "--yes")
+                    if view.name == "run":
+                        place.csa("rename", "api", "--clear")  # the next one has that name
         for number, (columns, lines) in enumerate(SIZES):
             place = Place(Path(base).resolve() / str(number) / "demo", is_for_tour=True)
             try:

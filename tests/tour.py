@@ -128,6 +128,8 @@ class _Tour:
         self.show("import", "import", "review.tgz", "--new-ids", "--json")
         self.show("delete", "delete", "limits-review", "--json")
         self.show("restore", "restore", self.found["delete"].value[0]["session_id"], "--json")
+        place.run("delete", "--tree", self.found["delete"].value[0]["session_id"])
+        self.show("restore --tree", "restore", "--tree", self.found["delete"].value[0]["session_id"], "--json")
         self.show("clean", "clean", "--days", "0", "--dry-run", "--json")
         self.show("gc", "gc", "--days", "30", "--json")
         moved = place.project.with_name("moved")

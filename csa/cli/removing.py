@@ -6,7 +6,7 @@ import argparse
 import sys
 
 from csa.cli.naming import as_read
-from csa.cli.output import error_to_json, print_act, print_error, print_json, tell, warn
+from csa.cli.output import error_to_json, print_error, print_json, tell, warn
 from csa.cli.selecting import (
     add_selector,
     announce_elsewhere,
@@ -17,6 +17,7 @@ from csa.errors import CsaError, UsageError
 from csa.runner.session import find_retired
 from csa.runner.sessions.removal import (
     delete_session,
+    deleted_below,
     find_to_delete,
     living_children,
     restore_session,
@@ -82,7 +83,7 @@ def execute_delete(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print_json(done)
     elif any(each["done"] for each in done) and not arguments.purge and sys.stderr.isatty():
-        tell("hint", "csa restore brings it back")
+        tell("hint", f"csa restore{' --tree' * arguments.tree} brings it back")
     return exit_code
 
 
@@ -93,7 +94,8 @@ def _to_json(session: Session, **known: object) -> dict[str, object]:
 
 def configure_restore(parser: argparse.ArgumentParser) -> None:
     add_selector(parser)
-    parser.add_argument("--json", action="store_true", help="print an object")
+    parser.add_argument("--tree", action="store_true", help="and its deleted descendants")
+    parser.add_argument("--json", action="store_true", help="print an object; with --tree an array of them")
 
 
 def execute_restore(arguments: argparse.Namespace) -> int:
@@ -104,10 +106,19 @@ def execute_restore(arguments: argparse.Namespace) -> int:
     client = open_client()
     session = find_retired(client.context, selected(arguments))
     announce_elsewhere(client, session)
+    found = [session, *(deleted_below(session) if arguments.tree else [])]
+    facts = [_restore(each, as_json=arguments.json) for each in found]
+    if arguments.json:
+        print_json(facts if arguments.tree else facts[0])
+    return 0
+
+
+def _restore(session: Session, *, as_json: bool) -> dict[str, object]:
     restored = restore_session(session)
     state = restored.state
     lost = [f"another session is now called {restored.lost_name}; this one has no name"] if restored.lost_name else []
+    if not as_json:
+        print(as_read(f"restored {state.session_id}", sys.stdout))
+    warn([*lost, *restored.losses])
     project = session.store.project_pathname
-    facts = {"session_id": state.session_id, "project": project, "phase": state.phase, "name": state.name}
-    print_act(arguments, f"restored {state.session_id}", facts, [*lost, *restored.losses])
-    return 0
+    return {"session_id": state.session_id, "project": project, "phase": state.phase, "name": state.name}

@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from csa.runner.session import Session
     from csa.runner.turns.planning import AskedBudget
 
-_NAME_WIDTH = 12  # on a terminal, at least
-_ROOMY_FROM, _MONEY_FROM = 70, 50  # columns
+_NAME_WIDTH = 10  # on a terminal, at least
+_ROOMY_FROM, _MONEY_FROM = 70, 54  # columns
 _TEXT_WIDTH = 10  # at least
 _SHOWN: dict[str, tuple[str, Callable[[float], str]]] = {
     "tokens": ("tokens", lambda count: f"{int(count):,}"),
@@ -91,7 +91,7 @@ def _print_budget(state: BudgetState, style: Style, *, is_narrow: bool, above: b
 
 
 def _in_words(state: BudgetState) -> str:
-    """Render what is used of the amounts that have a limit."""
+    """Render the usage of the amounts that have a limit."""
     parts = []
     for amount, (_, render) in _SHOWN.items():
         if limit := getattr(state.budget, amount):
@@ -111,7 +111,7 @@ def _count_unknown(spent: Spent, amount: str) -> int:
 
 
 def _known(spent: Spent, amount: str, render: Callable[[float], str]) -> str:
-    """Render what is known: a + means at least so much, and - that nothing is."""
+    """Render what is known: + means at least this much, - nothing."""
     value: float | None = getattr(spent, amount)
     unknown = _count_unknown(spent, amount)
     return "-" if value is None or (unknown and not value) else render(value) + ("+" if unknown else "")
@@ -119,7 +119,7 @@ def _known(spent: Spent, amount: str, render: Callable[[float], str]) -> str:
 
 def _print_sessions(report: BudgetReport, style: Style, width: int | None) -> None:
     def name(account: Account) -> str:
-        return cut(as_read(account.member.session_id, sys.stdout), width and max(_NAME_WIDTH, width // 3))
+        return cut(as_read(account.member.session_id, sys.stdout), width and max(_NAME_WIDTH, width // 4))
 
     columns = (
         Column("SESSION", name),

@@ -310,7 +310,11 @@ def _parse_budget(table: Mapping[str, Any]) -> Budget:
 def _parse_window(table: Mapping[str, Any]) -> ContextWindow:
     if not table:
         return _NO_WINDOW
-    given = {key: int(_amount(table, "context_window", key, (int,))) for key in fields(ContextWindow) if key in table}
+    given = {
+        key: int(_amount(table, "context_window", key, (int,)))
+        for key in fields(ContextWindow)
+        if table.get(key) is not None
+    }
     return ContextWindow(**given)
 
 

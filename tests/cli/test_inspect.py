@@ -356,7 +356,7 @@ def test_an_output_that_is_a_link(place: Place, store: Store, artifacts: Path) -
     assert place.run("session", "result", "auth", "--json").json["artifacts"] == []
     with Terminal(place, "session", "artifacts", "auth") as terminal:
         assert terminal.end() == 0
-    assert "(leads to " in terminal.text
+    assert "(link to " in terminal.text
 
 
 def test_a_directory_that_is_a_link(place: Place, artifacts: Path) -> None:

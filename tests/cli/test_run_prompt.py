@@ -95,12 +95,18 @@ def test_silent_open_stdin_does_not_block(place: Place, seen: Path) -> None:
 
 
 def test_unread_stdin_is_told(place: Place, seen: Path) -> None:
-    """Bytes in a pipe or file that are no part of the prompt get one warning, also those that come during the turn."""
+    """Bytes on stdin that are no part of the prompt get one warning."""
     assert place.run("run", "--tool", "codex", "review", stdin=b"a diff\n").err.count(UNREAD) == 1
     assert seen.read_bytes() == b"review"
+    assert UNREAD not in place.run("run", "--tool", "codex", "--stdin", "review", stdin=b"a diff\n").err
+
+
+@pytest.mark.thorough
+def test_unread_stdin_in_a_pipe(place: Place) -> None:
+    """In a pipe too, whatever else is quiet; an empty stdin, and one that is the prompt, are in order."""
+    place.play(["say", "read"])
     shown = place.shell(["sh", "-c", f"echo a diff | {CSA} run --tool codex -q review"]).err
     assert [line for line in shown.splitlines() if line.startswith("warning")] == [UNREAD]
-    assert UNREAD not in place.run("run", "--tool", "codex", "--stdin", "review", stdin=b"a diff\n").err
     assert UNREAD not in place.run("run", "--tool", "codex", stdin=b"the prompt\n").err
     assert UNREAD not in place.run("run", "--tool", "codex", "review").err
 

@@ -262,7 +262,7 @@ def test_an_end_that_nothing_tells_of_is_no_success(place: Place, write_foreign:
     write_foreign(OLD, tools={"codex": {"last_action_summary": "", "last_exit_code": 0}})
     assert place.status(OLD) == "unknown"
     assert place.run("session", "wait", OLD).code == 4
-    assert "neither" in place.run("session", "why", OLD).out
+    assert "no outcome" in place.run("session", "why", OLD).out
     assert place.run("session", "delete", OLD).code == 0
 
 

@@ -67,8 +67,9 @@ def test_deleting_a_tree(place: Place, tree: str) -> None:
     items = place.run("rm", "--tree", "outer", "--json").json
     assert [(each["session_id"], each["done"]) for each in items] == [(inner, "removed"), (tree, "removed")]
     assert place.published() == [other]
-    for session in (tree, inner):
-        assert place.run("restore", session).code == 0
+    assert place.run("restore", "--tree", "outer").out.splitlines() == [f"restored {each}" for each in (tree, inner)]
+    assert place.run("rm", "inner").code == 0
+    assert place.run("restore", "inner").out == f"restored {inner}\n"
     assert place.run("rm", "--tree", "inner", "outer").out.splitlines() == [f"removed {each}" for each in (inner, tree)]
 
 

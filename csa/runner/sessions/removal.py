@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 
 from csa.errors import BusyError, CsaError, NotFoundError, RefusedError, StateError
+from csa.model.genealogy import descend
 from csa.model.state import SessionState
 from csa.paths import SessionPaths
 from csa.runner.caller import refuse_own_lineage
@@ -23,6 +24,7 @@ from csa.store.retiring import bring_back, hold, purge, remove_empty_directories
 from csa.store.sessions import Store
 from csa.store.shown import Siblings
 from csa.store.statefile import load_state
+from csa.store.stores import find_stores
 from csa.store.writer import SessionWriter
 from csa.structs import Struct, replace
 
@@ -141,6 +143,18 @@ def living_children(store: Store, session_id: str) -> list[str]:
     """Return the children of a session that are running, newest first."""
     children = Siblings(store, store.ids()).children(session_id)
     return [child.session_id for child in children if probe(child.paths).state == "alive"][::-1]
+
+
+def deleted_below(session: Session) -> list[Session]:
+    """Return the deleted descendants of a deleted session, parents before children, as far as none between is there."""
+    kin: list[tuple[tuple[str, str], tuple[str, str] | None]] = []
+    for store in find_stores(session.store.root, with_retired=True):
+        for session_id in store.retired_ids():
+            state = store.record(session_id).state
+            if state and (parent := state.parent_session_id):
+                kin.append((store.key(session_id), (state.parent_project or store.project_pathname, parent)))
+    _, *below = descend([session.store.key(session.session_id)], kin)
+    return [Session(session.context.in_project(project), session_id) for project, session_id in below]
 
 
 def restore_session(session: Session) -> Restored:
