@@ -119,7 +119,10 @@ def _tell_unread() -> bool:
 
 
 def _unread_bytes() -> int:
-    """Return how many bytes can be read from stdin now; 0 unless it is a pipe or a file."""
+    """Return how many bytes can be read from stdin now; 0 unless it is a pipe or a file.
+
+    A file of which something has been read is another's, such as a `while read` loop's.
+    """
     from fcntl import ioctl  # noqa: PLC0415  # nobody else needs it here
     from termios import FIONREAD  # noqa: PLC0415  # as above
 
@@ -129,7 +132,8 @@ def _unread_bytes() -> int:
         found = os.fstat(0)
         if stat.S_ISFIFO(found.st_mode):
             return int.from_bytes(ioctl(0, FIONREAD, bytes(4)), sys.byteorder)
-        return found.st_size - os.lseek(0, 0, os.SEEK_CUR) if stat.S_ISREG(found.st_mode) else 0
+        is_at_beginning = stat.S_ISREG(found.st_mode) and os.lseek(0, 0, os.SEEK_CUR) == 0
+        return found.st_size if is_at_beginning else 0
     except OSError:
         return 0
 
