@@ -64,7 +64,7 @@ playground: $(RUNTIME)
 test: $(STAMP) shells
 	$(BIN)/pytest -q -n 3
 
-check: lint $(SITE)
+check: lint $(SITE) shells
 	$(BIN)/pytest -q -n 2 --thorough
 
 # zsh and fish, for the tests of completion, where they are not installed; without them those are skipped.

@@ -24,11 +24,11 @@ def main() -> None:
         place = Path(directory)
         for name in ("ada/shop", "ada/.config", "tmp"):
             (place / name).mkdir(parents=True)
-        kept = {name: value for name, value in os.environ.items() if name in {"LANG", "USER"}}
+        variables = {name: value for name, value in os.environ.items() if name in {"LANG", "USER"}}
         os.environ.clear()
         tools = f"{REPOSITORY}/fixtures/fake_tools/bin:{Path(sys.executable).parent}:/usr/bin:/bin"
         own = {"HOME": f"{place}/ada", "PATH": tools, "TZ": "UTC", "TMPDIR": str(place), "USER": "ada"}
-        os.environ.update({**kept, **own, "LANG": "C.UTF-8"})
+        os.environ.update({**variables, **own, "LANG": "C.UTF-8"})
         sys.path.insert(0, str(REPOSITORY))
         from tests.support import Place, close_place  # noqa: PLC0415  # it reads the environment
         from tests.tour import Shown, tour  # noqa: PLC0415  # as above
@@ -41,8 +41,26 @@ def main() -> None:
         words, events = found["event"]
         found["event"] = Shown(words, [event for event in events if event["type"] == "tool_call"])
         short = {name: [list(words), _first_of(value)] for name, (words, value) in found.items()}
-        text = json.dumps(short, indent=1, ensure_ascii=False)
-        TARGET.write_text(_anonymous(text, place) + "\n")
+        new = json.loads(_anonymous(json.dumps(short), place))
+        old = json.loads(TARGET.read_text()) if TARGET.exists() else {}
+        kept = {name: _kept_or_new(old.get(name), example) for name, example in new.items()}
+        TARGET.write_text(json.dumps(kept, indent=1, ensure_ascii=False) + "\n")
+
+
+def _kept_or_new(old: Any, new: Any) -> Any:
+    """Return the new example only where the words that are typed, or the keys, have changed."""
+    is_old = old and _plain(old[0]) == _plain(new[0]) and _keys_of(old[1]) == _keys_of(new[1])
+    return old if is_old else new
+
+
+def _plain(words: list[str]) -> list[str]:
+    return [word for word in words if not re.fullmatch(r"[0-9a-f]{12}|[0-9A-Z]{26}", word)]
+
+
+def _keys_of(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_keys_of(each) for each in value]
+    return {key: _keys_of(each) for key, each in value.items()} if isinstance(value, dict) else None
 
 
 def _first_of(value: Any) -> Any:

@@ -1,7 +1,7 @@
-"""What a shell may complete a word to: `csa __complete KIND WORD [the words before it ...]`, called by its scripts.
+"""Completion candidates for a word: `csa __complete KIND WORD [the words before it ...]`, called by shell scripts.
 
-Prints a candidate a line, with a tab and a description where there is one. It runs at every press of a key, so it
-reads names of directories, and at most the newest states or the configuration. What goes wrong is passed over.
+Prints one candidate per line, with a tab and a description if there is one. It runs at every key press, so it
+reads directory names, and at most the newest states or the configuration. Errors are ignored.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _RELATIVES = (
 
 
 def print_candidates(words: Sequence[str]) -> int:
-    """Print what the word can become; always succeeds."""
+    """Print the candidates; always succeeds."""
     kind, typed, *before = [*words, "", ""][: max(2, len(words))]
     try:
         found = list(_KINDS[kind](typed, before)) if kind in _KINDS else []
@@ -43,7 +43,10 @@ def print_candidates(words: Sequence[str]) -> int:
 
 
 def _session_candidates(typed: str, before: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """Yield names for a word that begins with a letter, ids for a digit, and for an empty word the better of both."""
+    """Yield names for a word that begins with a letter, ids for a digit, and for an empty word the better of both.
+
+    A name that stands on the line already is not offered again.
+    """
     if typed.startswith("@"):
         yield from ((name, meaning) for name, meaning in _RELATIVES if name.startswith(typed))
         return
@@ -55,7 +58,7 @@ def _session_candidates(typed: str, before: Sequence[str]) -> Iterator[tuple[str
         state = client.store.record(session_id).state
         description = state.description if state else "damaged"
         name = state.name if state else None
-        if name and not by_id and name.startswith(typed):
+        if name and not by_id and name.startswith(typed) and name not in before:
             yield name, description
         elif by_id or not (typed or name):
             yield _id_candidate(session_id, typed, ids), description
@@ -64,8 +67,8 @@ def _session_candidates(typed: str, before: Sequence[str]) -> Iterator[tuple[str
 
 
 def _foreign_candidates(client: Csa, typed: str) -> Iterator[tuple[str, str]]:
-    """Yield the ids of other projects that begin so, which every command takes as well."""
-    from csa.store.stores import find_stores  # noqa: PLC0415  # most ids that are typed are here
+    """Yield the matching ids of other projects, which every command accepts too."""
+    from csa.store.stores import find_stores  # noqa: PLC0415  # most typed ids are here
 
     for store in find_stores(client.store.root):
         found = store.ids(typed.upper())[-READ_AT_MOST:]
@@ -73,7 +76,7 @@ def _foreign_candidates(client: Csa, typed: str) -> Iterator[tuple[str, str]]:
 
 
 def _id_candidate(session_id: str, typed: str, ids: Sequence[str]) -> str:
-    """Return the unique prefix, or the whole id behind one, in the case in which it was begun: shells compare so."""
+    """Return the unique prefix, or the whole id, in the case of the typed word: shells compare case."""
     length = unique_prefix_length(session_id, ids)
     return typed + session_id[len(typed) : length if length > len(typed) else ID_LENGTH]
 
@@ -96,19 +99,19 @@ def _status_candidates(typed: str, _before: Sequence[str]) -> Iterator[tuple[str
 
 
 def _list_candidates(typed: str, names: Iterable[str]) -> Iterator[tuple[str, str]]:
-    """Yield what is typed with each name that can follow its last comma."""
+    """Yield the typed text with each name that can follow its last comma."""
     before, comma, begun = typed.rpartition(",")
     given = before.split(",")
     yield from ((f"{before}{comma}{name}", "") for name in names if name.startswith(begun) and name not in given)
 
 
 def _known_tools(before: Sequence[str]) -> Iterable[str]:
-    """Return the tools that have adapters, and those that the configuration makes agents of."""
+    """Return the tools with adapters, and the agents in the configuration."""
     from csa.runner.toolbox import adapter_names  # noqa: PLC0415  # as above
 
     try:
         config = _client(before).context.config
-    except (CsaError, OSError):  # what is installed can be told without
+    except (CsaError, OSError):  # installed tools are known without it
         config = None
     return adapter_names(config)
 

@@ -154,7 +154,7 @@ def _days(text: str) -> int:
 
 
 def _read_rule(arguments: argparse.Namespace, context: Context) -> Rule:
-    """Make the rule of the options, as far as the command has them."""
+    """Build the rule from the options that the command has."""
     asked = getattr(arguments, "older_than", None)
     older_than = parse_duration(asked) if asked is not None else None
     if asked is not None and older_than is None:
@@ -174,7 +174,7 @@ def _read_rule(arguments: argparse.Namespace, context: Context) -> Rule:
 
 
 class _Counter:
-    """Counts on stderr while it takes long, where that is a terminal."""
+    """Shows a count on stderr while it takes long, on a terminal."""
 
     def __init__(self) -> None:
         self._is_terminal = can_redraw(sys.stderr)
@@ -183,7 +183,7 @@ class _Counter:
         self._next = time.monotonic() + _PROGRESS_S
 
     def __call__(self, _item: Item) -> None:
-        """Count one more."""
+        """Add one."""
         self._count += 1
         if self._is_terminal and time.monotonic() >= self._next and not is_in_background(sys.stderr):
             self._is_shown = True
@@ -191,7 +191,7 @@ class _Counter:
             self._write(f"\r{self._count} deleted ...")
 
     def end(self) -> None:
-        """Take the count away again."""
+        """Remove the count."""
         if self._is_shown:
             self._write("\r\033[K")
 

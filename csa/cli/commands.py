@@ -37,7 +37,7 @@ class Command(Struct):
         return self.full_name.removeprefix(_SESSION)
 
     def parser(self) -> Parser:
-        """Build this command's parser; no other's is built."""
+        """Build only this command's parser."""
         parser = Parser(prog=f"csa {self.name}", description=self._description())
         self.configure(parser)
         return parser
@@ -66,7 +66,7 @@ class Command(Struct):
         return getattr(import_module(f"csa.cli.{module}"), f"{verb}_{name}" if name else verb)
 
     def _description(self) -> str:
-        """Return what help says of the command: the docstring of its function, or of a module that has but one."""
+        """Return the command's help text: the docstring of its function, or of a module with only one."""
         execute = self._function("execute")
         return str(execute.__doc__ or import_module(execute.__module__).__doc__)
 
@@ -168,7 +168,7 @@ def command_names() -> dict[str, Command]:
 
 
 def dispatch(words: list[str]) -> int:
-    """Run the command that the words name, or print the help they ask for; return the exit code."""
+    """Run the named command, or print the requested help; return the exit code."""
     ahead, words = _split_ahead(words)
     command, rest = find_command(words)
     if command is None:
@@ -183,18 +183,18 @@ def dispatch(words: list[str]) -> int:
 
 
 def _split_ahead(words: list[str]) -> tuple[list[str], list[str]]:
-    """Split off the options of every command that stand before the command's name."""
+    """Split off common options that precede the command's name."""
     count = 0
     while count < len(words) and words[count].partition("=")[0] in {"--cd", "--color"}:
         length = 1 if "=" in words[count] else 2
         if count + length > len(words):
-            break  # it lacks its value
+            break  # its value is missing
         count += length
     return words[:count], words[count:]
 
 
 def _change_directory(directory: str) -> None:
-    """Go on as if csa had been started there, and not by a hook of another repository."""
+    """Continue as if csa had been started there, and not by a hook of another repository."""
     from csa.runner.inherited import is_same_work_tree, without_repository  # noqa: PLC0415  # few commands go elsewhere
 
     try:
@@ -216,7 +216,7 @@ def _change_directory(directory: str) -> None:
 
 
 def find_command(words: list[str]) -> tuple[Command | None, list[str]]:
-    """Split the words into a command and its arguments; no command when none is named."""
+    """Split the arguments into a command and the rest; no command if none is named."""
     names = command_names()
     for count in (2, 1):
         if command := names.get(" ".join(words[:count])):

@@ -22,7 +22,7 @@ from csa.cli.commands import ABOUT, GROUPS, command_names
 
 SHELLS = ("bash", "zsh", "fish")
 
-# Each shell's way to ask `csa __complete`, in functions of their own.
+# Functions for each shell that call `csa __complete`.
 _PREAMBLES = {
     "bash": r"""
 _csa_candidates() {  # $1=kind $2=word; a line a candidate, which bash shows and inserts as it is
@@ -110,7 +110,7 @@ def render_script(shell: str) -> str:
     """Return the script for a shell, made from all commands' parsers."""
     parser = _whole_parser()
     for leaf in _leaves(parser):
-        for action in leaf._actions:  # noqa: SLF001  # there is no public way to an argument
+        for action in leaf._actions:  # noqa: SLF001  # there is no public access to an argument
             if found := _completer(action, shtab.CHOICE_FUNCTIONS):
                 action.complete = found  # type: ignore[attr-defined]  # shtab's protocol
             elif shell == "fish" and action.choices and not isinstance(action, argparse._SubParsersAction):  # noqa: SLF001  # as above
@@ -119,14 +119,14 @@ def render_script(shell: str) -> str:
                 _spell_for_zsh(action)
     script: str = shtab.complete(parser, shell, preamble=_PREAMBLES[shell])
     if shell == "zsh":
-        script = script.replace('"(*)::', '"*:')  # which shtab writes where any number may follow, and zsh takes one
+        script = script.replace('"(*)::', '"*:')  # shtab writes it for any number of arguments, but zsh takes one
     return script.rstrip("\n") + "\n" + _CODAS.get(shell, "")
 
 
 def _spell_for_zsh(action: argparse.Action) -> None:
-    """Have zsh complete the value of an option behind `=` as well."""
+    """Let zsh complete an option's value after `=` too."""
     if action.nargs == argparse.OPTIONAL and action.option_strings:
-        action.nargs = 0  # a value would have to stand in the same word, and there is none to offer
+        action.nargs = 0  # a value would have to be in the same word, and there is none to offer
     if action.nargs != 0:
         action.option_strings = [f"{name}=" if name.startswith("--") else name for name in action.option_strings]
 
@@ -141,7 +141,7 @@ def _completer(action: argparse.Action, files: Mapping[str, Any]) -> Mapping[str
 
 
 def _whole_parser() -> argparse.ArgumentParser:
-    """Build one parser of all commands, which nothing else needs."""
+    """Build one parser with all commands, only for this."""
     root = argparse.ArgumentParser(prog="csa", description=ABOUT)
     root.add_argument("-V", "--version", action="version", help="print the version")
     tree = root.add_subparsers()
@@ -152,23 +152,12 @@ def _whole_parser() -> argparse.ArgumentParser:
         *group, leaf = name.split()
         place = groups[group[0]] if group else tree
         command.configure(place.add_parser(leaf, help=command.summary, description=command.summary))
-    _add_help(tree)
-    return root
-
-
-def _add_help(tree: Any) -> None:
-    """Add `csa help`, below which every command is there once more, without arguments."""
-    what = "explain a command"
-    helped = tree.add_parser("help", help=what, description=what)
+    helped = tree.add_parser("help", help="explain a command", description="explain a command")
     helped.add_argument("-a", "--all", action="store_true", help="list all commands")
-    leaves = helped.add_subparsers()
-    groups = {
-        name: leaves.add_parser(name, add_help=False, help=about).add_subparsers() for name, about in GROUPS.items()
-    }
-    for name, command in command_names().items():
-        *group, leaf = name.split()
-        place = groups[group[0]] if group else leaves
-        place.add_parser(leaf, add_help=False, help=command.summary)
+    names = [name for name in command_names() if " " not in name]
+    helped.add_argument("command", choices=[*names, *GROUPS])
+    helped.add_argument("member", nargs="?", choices=names)  # of a group
+    return root
 
 
 def _leaves(parser: argparse.ArgumentParser) -> list[argparse.ArgumentParser]:

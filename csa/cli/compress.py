@@ -74,7 +74,7 @@ async def _drive_compaction(compaction: Compaction) -> CompactionResult:
             tasks.start_soon(obey)
             try:
                 outcome: CompactionResult | CsaError = await compaction.run()
-            except CsaError as error:  # which must not come out wrapped in a group
+            except CsaError as error:  # it must not be wrapped in a group
                 outcome = error
             tasks.cancel_scope.cancel()
     if isinstance(outcome, CsaError):

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 _BARE = re.compile(r"[A-Za-z0-9_-]+", re.ASCII)
-_MAX_SHORT = 0xFFFF  # what four digits hold
+_MAX_SHORT = 0xFFFF  # the largest with four digits
 
 
 def configure_show(parser: argparse.ArgumentParser) -> None:
@@ -102,7 +102,7 @@ def _render_text(text: str) -> str:
 
 
 def _escape(char: str) -> str:
-    """Spell a character as TOML does where it may not stand in a string or comment, or is not seen there."""
+    """Escape a character that TOML does not allow in a string or comment, or that is invisible there."""
     if char.isprintable():
         return char
     return f"\\u{ord(char):04X}" if ord(char) <= _MAX_SHORT else f"\\U{ord(char):08X}"

@@ -31,7 +31,7 @@ summary { cursor: pointer; font: 13px/1.4 ui-monospace, monospace; } .failed, .d
 
 
 class Document(Struct):
-    """A session to be read: what is known of it, and its messages."""
+    """A session as a document: facts about it, and its messages."""
 
     session_id: str
     about: Mapping[str, object]
@@ -81,7 +81,7 @@ def _markdown_of(message: Message) -> Iterator[str]:
 
 
 def render_html(documents: Iterable[Document]) -> Iterator[str]:
-    """Yield one page that needs nothing else: no scripts, no files."""
+    """Yield one self-contained page: no scripts, no files."""
     found = list(documents)
     title = escape(one_line(found[0].title) if len(found) == 1 else f"{len(found)} sessions")
     yield (
@@ -134,7 +134,7 @@ def _message_heading(message: Message) -> str:
 
 
 def _clock_with_zone(stamp: object) -> str:
-    """Render a time with its place on earth: a document may be read elsewhere."""
+    """Render a time with its zone: a document may be read elsewhere."""
     return local_clock(parse_time(stamp), "%Y-%m-%d %H:%M:%S %z", otherwise="")
 
 

@@ -111,7 +111,7 @@ def _compaction(data: _Data) -> str | None:
     before, after = number_of(data.get("tokens_before")), number_of(data.get("tokens_after"))
     if status == "started":
         return f"compacting the conversation of {data.get('tool')}"
-    if status not in (None, "succeeded"):  # it may be of any kind
+    if status not in (None, "succeeded"):  # it may have any type
         reason = error.get("message", "") if isinstance(error, Mapping) else ""
         return f"compaction {status}: {reason}"
     sizes = ""
@@ -183,21 +183,21 @@ def elapsed(seconds: float) -> str:
 
 
 def tokens_of(usage: Usage | None) -> str:
-    """Render the tokens of a sum in at most six characters: `5.2k+` is at least that many, and `-` not known."""
+    """Render the tokens of a sum in at most six characters: `5.2k+` means at least that many, `-` unknown."""
     if usage is None or (usage.turns_unmeasured and not usage.tokens):
         return "-"
     return tokens(usage.tokens) + ("+" if usage.turns_unmeasured else "")
 
 
 def cost_of(usage: Usage | None) -> str:
-    """Render the cost of a sum in at most seven characters: `$1.30+` is at least that much, and `-` not known."""
+    """Render the cost of a sum in at most seven characters: `$1.30+` means at least that much, `-` unknown."""
     if usage is None or usage.cost_usd is None:
         return "-"
     return money(usage.cost_usd) + ("+" if usage.turns_unpriced else "")
 
 
 def usage_in_words(usage: Usage) -> list[str]:
-    """Return what a sum says in a sentence: `5.2k tokens` and `$1.30+`."""
+    """Return a sum as text: `5.2k tokens` and `$1.30+`."""
     if usage == Usage():
         return []
     amounts = ((tokens_of(usage), "{} tokens", "tokens unknown"), (cost_of(usage), "{}", "cost unknown"))

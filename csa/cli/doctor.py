@@ -53,7 +53,7 @@ def execute(arguments: argparse.Namespace) -> int:
 
 
 class _Printer:
-    """Prints each check as it comes, below the title of its topic."""
+    """Prints each check as it comes, below its topic's title."""
 
     def __init__(self) -> None:
         self._style = Style(sys.stdout)
@@ -96,7 +96,7 @@ def _wrap_lines(text: str, width: int | None, indent: int) -> list[str]:
 
 
 def _homely(text: str) -> str:
-    """Make a text safe to show, with `~` for the home directory where a word begins so: it can still be pasted."""
+    """Make a text safe to show, with `~` for the home directory at the start of words: it can still be pasted."""
     home = os.environ.get("HOME", "").rstrip("/")
     shown = one_line(text)
     return re.sub(rf"(?<!\S){re.escape(home)}/", "~/", shown) if home else shown

@@ -124,18 +124,18 @@ def _print_current(info: SessionInfo, width: int | None) -> None:
 
 
 def _is_asked(client: Csa, arguments: argparse.Namespace) -> bool:
-    """With --json, none being chosen is an answer; in words it is an error, so that scripts need not look."""
+    """With --json, having no current session is an answer; as text it is an error, so that scripts need not check."""
     return not (arguments.json and read_current(client.store) is None)
 
 
 def add_selector_and_value(parser: argparse.ArgumentParser, name: str, meaning: str) -> None:
-    """Add a session, by position or option, and a value behind it."""
+    """Add a session, by position or option, followed by a value."""
     add_selector(parser)
     parser.add_argument("value", nargs="?", metavar=name, help=meaning)
 
 
 def selected_with_value(arguments: argparse.Namespace, name: str) -> tuple[str, str | None]:
-    """Return the selector and the value: of two words the first is the session, unless -s names it."""
+    """Return the selector and the value: the first of two arguments is the session, unless -s names it."""
     words = [word for word in (arguments.session, arguments.value) if word is not None]
     if arguments.session_option is not None:
         words = [arguments.session_option, *words]

@@ -1,6 +1,6 @@
-"""Writing a prompt in the user's editor, as `git commit` has a message written.
+"""Writing a prompt in the user's editor, as `git commit` does for messages.
 
-The text is in a file of its own until the run has begun, and stays there, and is named, when it does not begin.
+The text is in a file until the run has begun. If it does not begin, the file stays, and csa names it.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _USUAL = ("editor", "nano", "vi")
 
 @contextmanager
 def composed(text: str = "") -> Iterator[str]:
-    """Have a prompt written, beginning with a text; it is kept where the block is left with an error.
+    """Let the user write a prompt, starting with a text; it is kept if the block ends with an error.
 
     Raises:
         UsageError: it is empty, or there is no editor, or that fails.
@@ -60,7 +60,7 @@ def composed(text: str = "") -> Iterator[str]:
 
 
 def _editor() -> str:
-    """Return the command line of the editor; UsageError where there is none."""
+    """Return the command line of the editor; UsageError if there is none."""
     for name in ("VISUAL", "EDITOR"):
         if command := os.environ.get(name, "").strip():
             return command
@@ -70,7 +70,7 @@ def _editor() -> str:
 
 
 def _edit(command: str, path: Path) -> int:
-    """Run the editor, on the terminal also where stdout is none; return what it exits with."""
+    """Run the editor on the terminal, even if stdout is not one; return its exit code."""
     argv = ["/bin/sh", "-c", f'{command} "$@"', command, str(path)]  # a command line, as everywhere
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the editor's
     try:
@@ -85,7 +85,7 @@ def _heed_interrupts() -> None:
 
 
 def _without_notes(text: str) -> str:
-    """Return what was written: without the notes, wherever they have got to."""
+    """Return the text without the notes, wherever they have been moved."""
     notes = {*_NOTES.strip().splitlines()}
     above = f"\n{text}".partition(f"\n{_SCISSORS}")[0]
     return "\n".join(line for line in above.splitlines() if line not in notes).strip()

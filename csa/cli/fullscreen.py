@@ -1,8 +1,8 @@
-"""Interactive views over the whole screen: their lines are drawn, and keys handed to the one on top.
+"""Full-screen interactive views: draws their lines, and passes keys to the one on top.
 
-The only module that imports prompt_toolkit, which decodes keys, draws what has changed, and keeps the terminal in raw
-mode meanwhile. It is always given back: before a signal stops or kills us, before another command has the terminal, and
-at the end. A view's `look` runs in a thread of its own, so that a slow disk holds up no key.
+The only module that imports prompt_toolkit, which decodes keys, draws changes, and keeps the terminal in raw
+mode meanwhile. The terminal is always restored: before a signal stops or kills us, before another command uses it, and
+at the end. A view's `look` runs in its own thread, so that a slow disk does not delay keys.
 """
 
 from __future__ import annotations
@@ -30,29 +30,29 @@ from csa.process.wakeup import heeded
 from csa.structs import Struct
 
 _ENDS: dict[int, int] = {signal.SIGINT: 0, signal.SIGTERM: 143, signal.SIGHUP: 129}
-_OBEYED = (signal.SIGQUIT, signal.SIGABRT, signal.SIGXCPU, signal.SIGTSTP)  # once the terminal is given back
+_OBEYED = (signal.SIGQUIT, signal.SIGABRT, signal.SIGXCPU, signal.SIGTSTP)  # once the terminal is restored
 _SIGNALS = {"c-c": signal.SIGINT, "c-z": signal.SIGTSTP, "c-\\": signal.SIGQUIT}  # keys of a cooked terminal
 _NAMES = {"c-m": "enter", "c-j": "enter", "c-h": "backspace", "<bracketed-paste>": "paste"}
-_ESCAPE_S = 0.05  # what follows an Esc so fast belongs to one key
+_ESCAPE_S = 0.05  # bytes that follow an Esc this quickly belong to one key
 _LOOK_FOR_TERMINAL_S = 0.2
 _STYLES = {"cyan": "ansicyan", "red": "ansired", "green": "ansigreen", "yellow": "ansiyellow"}
 
 
 class View(Protocol):
-    """What covers the screen."""
+    """A full-screen view."""
 
     def look(self) -> None:
-        """Find out what there is to show; called again and again, in another thread than the rest."""
+        """Gather what to show; called repeatedly, in a separate thread."""
 
     def lines(self, width: int, height: int) -> Sequence[Line | str]:
         """Return what to show, at most `height` lines; text may have SGR sequences."""
 
     def press(self, key: str, text: str) -> Step | None:
-        """Obey a key; `text` is what it types, if anything. Return where that leads."""
+        """Handle a key; `text` is what it types, if anything. Return where that leads."""
 
 
 class Step(Struct):
-    """Where a key leads: back to the view below, on to another view, or to a command that needs the terminal.
+    """Where a key leads: back to the view below, to another view, or to a command that needs the terminal.
 
     `outside` returns None to come back, or csa's exit code.
     """
@@ -65,9 +65,9 @@ BACK = Step()
 
 
 def show(view: View) -> int:
-    """Show a view, and those it leads to, until the first is left or a signal ends that; return the exit code."""
+    """Show a view, and those it leads to, until the first is left or a signal ends it; return the exit code."""
     views = [view]
-    view.look()  # before the screen changes: the first may take a while, and Ctrl-C ends it as ever
+    view.look()  # before the screen changes: the first look may take a while, and Ctrl-C ends it as usual
     with _Looker(views) as looker:
         while True:
             _wait_for_terminal()
@@ -85,7 +85,7 @@ def show(view: View) -> int:
 
 
 class _Ended(Struct):
-    """Why the terminal was given back: a signal, which a key may stand for, or what needs it."""
+    """Why the terminal was restored: a signal (or its key), or a command that needs it."""
 
     by: int = 0
     was_typed: bool = False
@@ -93,7 +93,7 @@ class _Ended(Struct):
 
 
 class _Looker:
-    """The thread that looks, a fifth of the time at most; it is not waited for."""
+    """The thread that looks, at most a fifth of the time; nobody waits for it."""
 
     def __init__(self, views: list[View]) -> None:
         self._views = views
@@ -128,7 +128,7 @@ class _Looker:
 
 
 class _Showing:
-    """The terminal in our hands, once."""
+    """One period of control over the terminal."""
 
     def __init__(self, views: list[View], looker: _Looker) -> None:
         self._views = views
@@ -147,7 +147,7 @@ class _Showing:
             full_screen=True,
             input=create_input(always_prefer_tty=True),
             output=create_output(sys.stdout),
-            color_depth=ColorDepth.DEPTH_4_BIT,  # whether there are colours is ours to say
+            color_depth=ColorDepth.DEPTH_4_BIT,  # csa decides about colours
             include_default_pygments_style=False,
             enable_page_navigation_bindings=False,
         )
@@ -161,7 +161,7 @@ class _Showing:
                 ended = asyncio.run(self._run())
             except EOFError:
                 pass
-            except KeyboardInterrupt:  # before our handler was there
+            except KeyboardInterrupt:  # before our handler was installed
                 ended = _Ended(signal.SIGINT)
             finally:
                 self._looker.tell = lambda: None
@@ -187,7 +187,7 @@ class _Showing:
             self._app.exit(exception=error)
 
     def _refresh_from(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Draw what has changed; called in another thread, perhaps when we are no more."""
+        """Draw changes; called in another thread, perhaps after our end."""
         if not loop.is_closed():
             loop.call_soon_threadsafe(self._refresh)
 
@@ -198,7 +198,7 @@ class _Showing:
             self._app.invalidate()
 
     def _has_changed(self) -> bool:
-        """Say whether the view on top has other lines now; what is drawn costs more than to know them."""
+        """Say whether the top view's lines have changed; drawing costs more than computing them."""
         width, height = size = terminal_size(sys.stdout)
         lines = self._views[-1].lines(width, height) if self._views else []
         self._is_stale = False
@@ -240,7 +240,7 @@ class _Showing:
         if step.outside:
             self._end(_Ended(outside=step.outside))
         elif step.to:
-            step.to.lines(*terminal_size(sys.stdout))  # it is told how wide it is before it looks
+            step.to.lines(*terminal_size(sys.stdout))  # it gets its width before it looks
             self._views.append(step.to)
             self._looker.look_soon()
         else:
@@ -254,11 +254,11 @@ def _wait_for_terminal() -> None:
     """Be stopped until we are in the foreground."""
     while is_in_background(sys.stdout):
         signal.raise_signal(signal.SIGTTOU)
-        time.sleep(_LOOK_FOR_TERMINAL_S)  # nobody stops what no shell could continue
+        time.sleep(_LOOK_FOR_TERMINAL_S)  # do not stop if no shell could continue us
 
 
 def _obey(ended: _Ended) -> None:
-    """Stop or die, as the signal would have had us do, with all of our job where a key was meant for it."""
+    """Stop or die as the signal would have done, with our whole job if it came from a key."""
     if not ended.by:
         return
     heeded_before = signal.signal(ended.by, signal.SIG_DFL)

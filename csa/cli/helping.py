@@ -1,4 +1,4 @@
-"""What `csa help` says, and what is said of words that name no command."""
+"""The output of `csa help`, and the hints for words that are not commands."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ _ELSEWHERE = {
     "undelete": "csa restore",
     "settings": "csa config show",
 }
-_SENTENCE = 3  # words from which on they are taken for a prompt
+_SENTENCE = 3  # this many words are treated as a prompt
 
 
 def explain(words: list[str]) -> int:
-    """Print the help that is asked for; UsageError, with what may have been meant, for words that are no command."""
+    """Print the requested help; UsageError, with a suggestion, for words that are not a command."""
     is_asked = not words or words[0] in _HELP or (words[0] in GROUPS and {*words[1:2]} <= _HELP)
     if not is_asked:
         raise _unknown_command(words)
@@ -59,7 +59,7 @@ def explain(words: list[str]) -> int:
 
 
 def _unknown_command(words: list[str]) -> UsageError:
-    """Say that the words name no command."""
+    """Make the error for words that are not a command."""
     if words[0].startswith("-"):
         return UsageError(f"There is no command before '{words[0]}'.", hint=_hint_at_option(words))
     typed = " ".join(words[:2]) if words[0] in GROUPS else words[0]
@@ -67,7 +67,7 @@ def _unknown_command(words: list[str]) -> UsageError:
 
 
 def _hint_at_option(words: list[str]) -> str:
-    """Return what an option in the place of a command was meant to be: one of csa's own, or one of `run`."""
+    """Return the hint for an option in place of a command: one of csa's own, or one of `run`."""
     name, sign, value = words[0].partition("=")
     if own := nearest(name, ("--version", "--help")):
         return f"did you mean 'csa {own[0]}'?"
@@ -102,7 +102,7 @@ def _line(*words: str) -> str:
 
 
 def everyday() -> str:
-    """Render what `csa` and `csa help` say: the commands of every day, on one screen."""
+    """Render `csa` and `csa help`: the everyday commands, on one screen."""
     names = command_names()
     lines = [ABOUT, "", "usage: csa COMMAND ...", ""]
     lines += [_row(name, names[name].summary, room=_EVERYDAY_WIDTH) for name in EVERYDAY]
@@ -112,7 +112,7 @@ def everyday() -> str:
 
 
 def overview() -> str:
-    """Render what `csa help --all` says."""
+    """Render `csa help --all`."""
     lines = ["usage: csa COMMAND ...", "", ABOUT, ""]
     for purpose, commands in PURPOSES:
         lines += [f"{purpose}:", *_command_rows(commands), ""]
@@ -129,7 +129,7 @@ def overview() -> str:
 
 
 def _group_overview(group: str) -> str:
-    """Render what `csa session --help` says."""
+    """Render `csa session --help`."""
     lines = [f"usage: csa {group} COMMAND ...", "", f"{GROUPS[group].capitalize()}.", ""]
     members = [command for command in COMMANDS if command.full_name.startswith(f"{group} ")]
     for purpose, commands in PURPOSES:
@@ -143,7 +143,7 @@ def _command_rows(commands: Iterable[Command]) -> list[str]:
 
 
 def _row(words: str, what: str, *, room: int) -> str:
-    """Return words to type with what they do behind them, or below where the terminal is too narrow."""
+    """Return a command with its description after it, or below it on a narrow terminal."""
     line, width = f"  {words:<{room}} {what}", help_width()
     if len(line) <= width:
         return line

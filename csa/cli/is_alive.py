@@ -4,9 +4,9 @@ Prints one line; exits 0 when it is running, 1 when it is not, 3 when there is n
 (it belongs to another machine, or its lock cannot be read). Looks at the session's lock, and takes nothing.
 """
 
-# Scripts and agents ask this again and again. The plain question, about a session that is in its place, is answered by
-# the light parts of the store alone (`answer`), in half the time: one id or prefix of one, with no other option, in the
-# project around the current directory. Anything else goes the usual way (`execute`); where both have an answer, it is
+# Scripts and agents call this repeatedly. The plain question, about a session in its place, is answered by
+# the light parts of the store only (`answer`), in half the time: one id or prefix, with no other option, in the
+# project of the current directory. Anything else goes the usual way (`execute`); if both have an answer, it is
 # the same (a test compares them).
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ def _to_json(liveness: Liveness) -> dict[str, object]:
 
 
 def answer(words: list[str], environ: Mapping[str, str]) -> int | None:
-    """Print the answer and return the exit code; None, with nothing printed, where that takes the usual way."""
+    """Print the answer and return the exit code; None, with nothing printed, if that needs the usual way."""
     if len(words) == 2 and words[0] in {"-s", "--session"}:  # noqa: PLR2004  # the option and its value
         words = words[1:]
     if len(words) != 1 or not words[0][:1].isdigit():
@@ -88,9 +88,9 @@ def answer(words: list[str], environ: Mapping[str, str]) -> int | None:
         store = Store(os.path.realpath(state_root(with_identity(environ))), find_project("."))
         session = store.paths(store.resolve(words[0]))
         held, content = probe_lock(f"{session.pathname}/locks/session.lock")
-    except (CsaError, OSError):  # the usual way says what is the matter
+    except (CsaError, OSError):  # the usual way reports the problem
         return None
-    if not held and (content or find_stranger(session.pathname)):  # an owner that has gone may be of another machine
+    if not held and (content or find_stranger(session.pathname)):  # an owner that is gone may be on another machine
         return None
     if not held and os.path.exists(f"{session.pathname}/resume-target.toml"):
         return None
@@ -102,7 +102,7 @@ def answer(words: list[str], environ: Mapping[str, str]) -> int | None:
 
 
 def _owner_in_words(content: bytes) -> str | None:
-    """Return the line about an owner whose process is there; None for one that has not yet said, or is elsewhere."""
+    """Return the line about an owner whose process exists; None for one without a record yet, or elsewhere."""
     from csa.store.owner import may_be_running, parse_owner  # noqa: PLC0415  # only for a session that runs
 
     owner = parse_owner(content)

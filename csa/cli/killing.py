@@ -76,7 +76,7 @@ def _warn_of(loss: str) -> None:
 
 
 def _report_kills(found: Iterable[KillResult], arguments: argparse.Namespace, unlistable: Unlistable) -> int:
-    """Print what came of each session as it comes, and where more may run; return the exit code."""
+    """Print the result of each session as it comes, and where more may be running; return the exit code."""
     seen: list[KillResult] = []
     for ended in found:
         seen.append(ended)

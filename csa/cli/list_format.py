@@ -1,7 +1,7 @@
-"""`csa ls --format`: a line of the user's own for each session, as docker and git have it.
+"""`csa ls --format`: a custom line for each session, as in docker and git.
 
-A template names fields: `{name} {status}`. They are looked up in a table, never in objects. `{field:<12}` pads, and
-`{{` is a brace. With `table` before it the fields become columns with a head.
+A template has fields: `{name} {status}`. They are looked up in a table, never in objects. `{field:<12}` pads, and
+`{{` is a brace. With `table` in front the fields become columns with a header.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ class _Part(Struct):
 
 
 class Template:
-    """What `--format` asks for; UsageError where it cannot be meant."""
+    """A parsed `--format`; UsageError if it is invalid."""
 
     def __init__(self, text: str) -> None:
         words = text.strip()
@@ -83,7 +83,7 @@ class Template:
         self._parts = [] if self.is_plain_table else _parse(body)
 
     def lines(self, view: View, infos: Sequence[SessionInfo]) -> list[str]:
-        """Return what is printed for some sessions."""
+        """Return the output for some sessions."""
         if not self._is_table:
             return ["".join(_render(part, view, info) for part in self._parts) for info in infos]
         names = [part.field for part in self._parts if part.field]

@@ -1,4 +1,4 @@
-"""`session list` as a table: how wide, and how, sessions are printed."""
+"""`csa list` as a table: columns, widths and styles."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from csa.runner.sessions.listing import once_each
 from csa.store.sessions import format_age
 from csa.store.shown import SessionInfo
 
-_ROOMY_FROM = 120  # columns; narrower terminals are shown the tools and the project cut
+_ROOMY_FROM = 120  # columns; narrower terminals get shortened tools and projects
 _CUT_TOOLS, _CUT_PLACE = 18, 14
 _LEAST_TOOLS = 5  # with the blank behind; less says nothing
 _NUMBERS_WIDTH = 13
-_TEXT_WIDTH = 10  # at least; numbers and tools give way to it
+_TEXT_WIDTH = 10  # at least; numbers and tools are dropped for it
 
 
 class View:
-    """A terminal of some width, or a pipe, which takes everything whole."""
+    """A terminal of some width, or a pipe, which gets everything in full."""
 
     def __init__(self, current: Mapping[str, str | None]) -> None:
         self.style = Style(sys.stdout)
@@ -33,11 +33,11 @@ class View:
         self._current = current  # the current session of each store, by its pathname
 
     def name(self, info: SessionInfo) -> str:
-        """Return what stands for a session."""
+        """Return the name of a session."""
         return called(info, self.width)
 
     def styled_name(self, info: SessionInfo, shown: str) -> str:
-        """Return what stands for a session, of an id the part in bold that is unique."""
+        """Return the styled name of a session, with the unique part of an id in bold."""
         if self.width is None:
             return shown
         length = display_width(shown) if info.name else info.unique_length
@@ -70,7 +70,7 @@ def print_table(view: View, infos: Sequence[SessionInfo], places: Mapping[str, s
 
 
 def _columns(view: View, infos: Sequence[SessionInfo], places: Mapping[str, str] | None) -> Iterator[Column]:
-    """Yield the columns that there is room for: the name keeps its own, numbers give way first."""
+    """Yield the columns that fit: the name keeps its column, numbers are dropped first."""
     head = "ID" if view.width is None else "SESSION"
     name_room = max(len(head), *(display_width(view.name(info)) for info in infos))
     tool_room = max(4, *(len(tools_of(info)) for info in infos)) + 1
@@ -96,12 +96,12 @@ def _columns(view: View, infos: Sequence[SessionInfo], places: Mapping[str, str]
 
 
 def _end_of(place: str, room: int) -> str:
-    """Shorten a place at its beginning: its end tells it from others."""
+    """Shorten a path at its beginning: its end is the distinctive part."""
     return place if len(place) <= room else "…" + place[len(place) - room + 1 :]
 
 
 def print_totals(view: View, infos: Sequence[SessionInfo], *, more: int) -> None:
-    """Print what the sessions that are shown add up to."""
+    """Print the totals of the shown sessions."""
     states = [info.state for info in once_each(infos) if info.state]
     count = f"{len(infos)} of {len(infos) + more}" if more else str(len(infos))
     running = sum(info.status == "running" for info in infos)

@@ -1,7 +1,7 @@
-"""`session list --tree`: who started whom, with what each subtree adds up to.
+"""`csa list --tree`: who started whom, with the totals of each subtree.
 
-The status in brackets and the numbers at the right count the session and all below it; the time is that during which
-any of them ran.
+The statuses in brackets and the numbers on the right cover the session and everything below it; the time is that during
+which any of them was running.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from csa.store.shown import SessionInfo
 
 _NUMBERS_FROM = 80  # columns
 _TEXT_WIDTH = 10  # at least
-_QUIET = {"succeeded", "idle"}  # what a parent need not say of those below it
+_QUIET = {"succeeded", "idle"}  # statuses that a parent does not show for those below it
 
 
 class TreePrinter:
-    """Prints a forest with its sums. `names` says where those are that are in another project, or not in it."""
+    """Prints a forest with its sums. `names` says where sessions are that are in another project, or missing."""
 
     def __init__(self, view: View, forest: Forest, sums: Mapping[str, Rollup], names: Mapping[str, str]) -> None:
         self._view = view
@@ -83,7 +83,7 @@ def _edge(parent: Node[SessionInfo], child: Node[SessionInfo]) -> str:
 
 
 def _bracket(troubles: Mapping[str, int]) -> str:
-    """Render what is not as it should be below a session, what runs first: ` [2 running, 1 failed]`."""
+    """Render the troubles below a session, running ones first: ` [2 running, 1 failed]`."""
     words = [f"{troubles[status]} {status}" for status in sorted(troubles, key=_urgency)]
     return f" [{', '.join(words)}]" if words else ""
 
@@ -120,7 +120,7 @@ def _numbers(total: Rollup) -> tuple[str, ...]:
 
 
 def name_places(forest: Forest, user_home: Path) -> dict[str, str]:
-    """Say where those are that are not in the forest, and those in another project than their parent; by their keys."""
+    """Say where sessions are that are missing, or in another project than their parent; by their keys."""
     names: dict[str, str] = {}
     for node in walk(forest):
         if node.item is None:
@@ -133,7 +133,7 @@ def name_places(forest: Forest, user_home: Path) -> dict[str, str]:
 
 
 def _name_of_missing(node: Node[SessionInfo], view: View) -> str:
-    """Return what stands for a parent that is not in the forest: it may be in another project, or retired."""
+    """Return the label of a parent that is not in the forest: it may be in another project, or deleted."""
     child = next(child.item for child in node.children if child.item)
     store = Store(child.store.root_pathname, child.parent_project or child.store.project_pathname)
     if not is_session_id(node.session_id):

@@ -1,4 +1,4 @@
-"""What the live views show: sessions as a tree, each with what its agent does, for how long, and what it has used.
+"""What the live views show: sessions as a tree, each with its agent's activity, its time, and its usage.
 
 Pure: from rows to lines of a given width. `csa run`, `session list --watch` and `top` share it.
 """
@@ -22,18 +22,18 @@ Line = list[tuple[str, str]]  # pieces of text, each with a style of `csa.cli.ou
 Places = Callable[[str], str]  # how a project is shown
 
 REFRESH_S = 0.25
-REST = 4  # times as long as it took to look, before the next look: at most a fifth of a core
+REST = 4  # the pause before the next look, in multiples of a look's duration: at most a fifth of a core
 
 _MARKS = {"running": "●", "open": "●", "succeeded": "✓", "idle": "○", "unknown": "?"}
-_QUIET = {"succeeded", "idle"}  # what need not be told one by one
+_QUIET = {"succeeded", "idle"}  # statuses that need no line each
 SUMMARY_ROWS = 12
-_ID_FROM = 60  # columns; on a narrower line what a session is about tells more than its id
-_RIGHT = ((24, 8), (50, 7), (60, 8))  # from how many columns on there is one for time, tokens, cost; its width
+_ID_FROM = 60  # columns; on a narrower line the description is more useful than the id
+_RIGHT = ((24, 8), (50, 7), (60, 8))  # minimum width for the columns time, tokens and cost; their widths
 NAMES = ("TIME", "TOKENS", "COST")
 
 
 def arrange(infos: Iterable[SessionInfo]) -> Forest:
-    """Return the genealogy: first the trees in which something runs, each kind newest first; children oldest first."""
+    """Return the genealogy: trees with running sessions first, each kind newest first; children oldest first."""
     ordered = sorted(infos, key=lambda info: info.session_id)
     return sorted(arrange_sessions(ordered[::-1], with_forks=False), key=_rank, reverse=True)
 
@@ -75,9 +75,9 @@ def heading(title: str, width: int) -> Line:
 
 
 def lay_out_end(forest: Forest, *, width: int, now: float, place: Places, time_s: float) -> tuple[list[Line], str]:
-    """Return the lines that are left of a tree at its end, and in words what all of it took.
+    """Return the lines that remain of a tree at its end, and a summary of the whole tree.
 
-    What has failed, or still runs, is always among them, the others as long as there is room.
+    Failed and running sessions are always included, the others while there is room.
     """
     nodes = list(walk(forest))
     worth = [node for node in nodes if node.item and node.item.status not in _QUIET]
@@ -96,24 +96,24 @@ def lay_out_end(forest: Forest, *, width: int, now: float, place: Places, time_s
 
 
 def choose(forest: Forest, room: int) -> tuple[Forest, list[SessionInfo]]:
-    """Leave out what does not fit, and return that too: first stays what runs, then what it belongs to, then the rest.
+    """Leave out what does not fit, and return that too. Running sessions stay first, then their ancestors, then others.
 
-    What is left keeps its order; a node whose parent was left out moves up.
+    The order is kept; a node whose parent was left out moves up.
     """
     nodes = list(walk(forest))
     if len(nodes) <= room:
         return forest, []
     running = [node for node in nodes if node.item and node.item.is_running]
     first = [node.session_id for node in (*running, *nodes_above(forest, running), *nodes)]
-    keep = set(list(dict.fromkeys(first))[: room - 1])  # one line says so
+    keep = set(list(dict.fromkeys(first))[: room - 1])  # one line is enough
     return prune(forest, keep), [node.item for node in nodes if node.item and node.session_id not in keep]
 
 
 def draw(
     forest: Forest, width: int, now: float, place: Places, *, first: int = 0, count: int | None = None
 ) -> list[Line]:
-    """Render the nodes of a forest, a line each, with the lines that join them to their parents; some of them."""
-    where: dict[str, str] = {}  # the project in which what is below a node is expected
+    """Render nodes of a forest, one line each, with the lines that join them to their parents."""
+    where: dict[str, str] = {}  # the project in which descendants of a node are expected
     lines: list[Line] = []
     for at, branch in enumerate(islice(branches(forest), None if count is None else first + count)):
         node, info = branch.node, branch.node.item
@@ -131,7 +131,7 @@ def draw(
 
 
 def _session(info: SessionInfo, width: int, away: Line) -> Line:
-    """Render a session: first what it is called, last what it does."""
+    """Render a session: its name first, its activity last."""
     mark = (f"{_MARKS.get(info.status, '✗')} ", STATUS_STYLES.get(info.status, ""))
     tool, is_wide = (f"{one_line(info.tool) or '-'} ", ""), width >= _ID_FROM
     name = (f"{called(info, width)} ", "bold" if info.name else "dim")
@@ -139,7 +139,7 @@ def _session(info: SessionInfo, width: int, away: Line) -> Line:
         about = cut(subject_of(info, width), width // 3)
         name = (f"{about} " if about else "", "")
     doing = doing_of(info, width, room=width // 4 if is_wide else 0)
-    if info.status == "succeeded":  # the mark says so
+    if info.status == "succeeded":  # the mark shows it
         doing = doing.replace("succeeded: ", "", 1)
     return [mark, name, tool, *away, (doing, "dim" if info.status == "succeeded" else "")]
 
@@ -150,7 +150,7 @@ def _project(node: Node[SessionInfo]) -> str:
 
 
 def _project_of_missing(node: Node[SessionInfo]) -> str | None:
-    """Return where a parent is that is not in the forest, if it is known to be in another project."""
+    """Return where a missing parent is, if it is known to be in another project."""
     return next((child.item.parent_project for child in node.children if child.item), None)
 
 
@@ -180,18 +180,18 @@ def more_of(hidden: list[SessionInfo], width: int) -> Line:
 
 
 def numbers(row: SessionInfo, width: int, now: float) -> str:
-    """Return the columns that stand at the right end of a line of that width."""
+    """Return the columns at the right end of a line of that width."""
     seconds = row.elapsed_s(now)
     return at_right(("" if seconds is None else elapsed(seconds), tokens_of(row.usage), cost_of(row.usage)), width)
 
 
 def at_right(cells: tuple[str, ...], width: int) -> str:
-    """Return cells of NAMES as the columns that a line of that width has room for."""
+    """Return cells of NAMES as the columns that fit a line of that width."""
     return "".join(f"{cell:>{room}}" for (since, room), cell in zip(_RIGHT, cells, strict=True) if width >= since)
 
 
 def _line(left: Line, right: str, width: int) -> Line:
-    """Put text on the left, shortened and padded, so that the right stands at the end of the line."""
+    """Put text on the left, shortened and padded, so that the right part is at the end of the line."""
     room = max(0, width - len(right))
     line: Line = []
     for text, style in left:

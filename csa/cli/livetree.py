@@ -1,7 +1,7 @@
 """The live view of `csa run`: the running session and the sessions its agents have started, redrawn in place.
 
-Each has its tool, what it is doing, for how long, its tokens and its cost. It reads the store as any other command
-would, and writes nothing there.
+Each has its tool, its activity, its time, its tokens and its cost. It reads the store like any other command,
+and writes nothing there.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ MAX_ROWS_SHOWN = 30
 
 
 class LiveTree(Silence):
-    """The session and those its agents have started, redrawn in place; at the end what became of them stays.
+    """The session and those its agents have started, redrawn in place; at the end their outcomes stay.
 
-    In the background, as the job of a shell, nothing is drawn over that: there are lines.
+    As a shell's background job it prints lines instead of drawing.
     """
 
     speaks = True
@@ -62,7 +62,7 @@ class LiveTree(Silence):
         self._since = ""
 
     def begin(self, subject: Subject) -> None:
-        """Say which session this is, and begin to draw."""
+        """Announce the session, and begin to draw."""
         self._lines.begin(subject)
         self._subject = subject
         self._before = subject.usage
@@ -80,7 +80,7 @@ class LiveTree(Silence):
         self._draw()
 
     def show(self, event: Event) -> None:
-        """Take note of what happened, and say it where nothing is drawn."""
+        """Note an event, and print it if nothing is drawn."""
         if not self._is_ours_to_draw():
             self._lines.show(event)
         else:
@@ -99,14 +99,14 @@ class LiveTree(Silence):
             self._own = replace(self._own, doing=line)
 
     def _is_ours_to_draw(self) -> bool:
-        """Say whether the terminal is ours, and take away what is drawn where it no longer is."""
+        """Say whether the terminal is ours; if it no longer is, remove the drawing."""
         if not is_in_background(sys.stderr):
             return True
         self._screen.leave()
         return False
 
     async def keep_fresh(self) -> None:
-        """Draw again and again, with the sessions that the agents have started, in whichever project."""
+        """Redraw repeatedly, with the sessions that the agents have started, in any project."""
         while True:
             began = time.monotonic()
             self._others = await to_thread.run_sync(self._sessions.all, self._is_ours, abandon_on_cancel=True)
@@ -116,10 +116,10 @@ class LiveTree(Silence):
             await anyio.sleep(max(REFRESH_S, REST * (time.monotonic() - began)))
 
     def end(self) -> None:
-        """Leave what is worth it of the tree, and what all of it took; of a session alone the closing line."""
+        """Leave the important part of the tree, and its totals; for a single session the closing line."""
         is_drawn = self._is_ours_to_draw()
         self._screen.stop()
-        with suppress(CsaError, OSError):  # else what was seen last is left
+        with suppress(CsaError, OSError):  # otherwise the last state stays
             self._others = LiveSessions(self._find, describe).all(self._is_ours)
         now = time.time()
         time_s = now - self._subject.started_at
@@ -139,7 +139,7 @@ class LiveTree(Silence):
         return [node for node in nodes if node.session_id == self._subject.session_id]
 
     def _is_ours(self, observer: Observer, session_id: str) -> bool:
-        """Say whether a session may be one that an agent of this turn has begun, or goes on with."""
+        """Say whether a session may be one that an agent of this turn has started or continued."""
         if session_id <= self._subject.session_id:
             return False
         if session_id <= self._since and session_id not in self._resumed and observer.is_running(session_id):

@@ -1,4 +1,4 @@
-"""The entry point: finds the command, runs it, and turns failures into words and exit codes."""
+"""The entry point: finds the command, runs it, and turns failures into messages and exit codes."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from csa.errors import CsaError, DeniedError, StateError
 
 EXIT_INTERRUPTED = 128 + 2  # SIGINT
 EXIT_BROKEN_PIPE = 128 + 13  # SIGPIPE
-# What write(2) on a stream fails with; a directory in the place of a file is another matter.
+# Errors of write(2) on a stream; a directory in place of a file is different.
 _ERRORS_OF_OUTPUT = {
     getattr(errno, name) for name in ("EPIPE", "ENOSPC", "EDQUOT", "EFBIG", "EIO", "EBADF", "EAGAIN", "EINVAL")
 }
-_COLLECT_AFTER = 20_000  # objects; python's 700 look for garbage thirty times while there are only imports
+_COLLECT_AFTER = 20_000  # objects; python's default of 700 would collect garbage thirty times during imports
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -29,7 +29,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         return _run(sys.argv[1:])
     finally:
-        gc.freeze()  # the process ends here: looking for garbage once more would take longer than a listing
+        gc.freeze()  # the process ends here: another garbage collection would take longer than a listing
 
 
 def _run(words: list[str]) -> int:
@@ -58,7 +58,7 @@ def _wants_json(words: list[str]) -> bool:
 
 
 def _execute_words(words: list[str]) -> int:
-    """Import what the words need and no more: scripts and shells ask the first three again and again."""
+    """Import only what the command needs: scripts and shells call the first three repeatedly."""
     if words[:1] in (["--version"], ["-V"]):
         print(f"csa {__version__}")
         return 0
@@ -78,7 +78,7 @@ def _execute_words(words: list[str]) -> int:
 
 
 def _open_standard_streams() -> None:
-    """Put /dev/null where a standard stream was closed, or the next file opened would take its place."""
+    """Open /dev/null for closed standard streams, or the next opened file would take their place."""
     for fd, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
         try:
             os.fstat(fd)
@@ -91,7 +91,7 @@ def _open_standard_streams() -> None:
 
 
 def _escape_unencodable(error: UnicodeError) -> tuple[str | bytes, int]:
-    """Write what the encoding of stdout lacks as an escape; bytes that were no text, as what they were."""
+    """Escape characters that stdout's encoding lacks; write undecodable bytes unchanged."""
     assert isinstance(error, UnicodeEncodeError)
     first = error.object[error.start]
     how = "surrogateescape" if "\udc80" <= first <= "\udcff" else "backslashreplace"
@@ -99,7 +99,7 @@ def _escape_unencodable(error: UnicodeError) -> tuple[str | bytes, int]:
 
 
 def _fail_on_system(error: OSError, *, as_json: bool) -> int:
-    """Say what cannot be read or written; nothing when it is that the reader has gone (`csa ls | head`)."""
+    """Say what cannot be read or written; nothing if the reader is gone (`csa ls | head`)."""
     from csa.cli.output import lossy, print_error, silence  # noqa: PLC0415  # as above
 
     is_of_output = error.filename is None and error.errno in _ERRORS_OF_OUTPUT

@@ -102,7 +102,7 @@ def execute_export(arguments: argparse.Namespace) -> int:
 
 
 def _selector_or_all(arguments: argparse.Namespace) -> str | None:
-    """Return the session that is named; None for all."""
+    """Return the named session; None for all."""
     given = selectors_given(arguments)
     if len(given) + arguments.all != 1:
         raise UsageError("Name a session, or use --all.", hint="csa ls")
@@ -124,7 +124,7 @@ def _documents(client: Csa, infos: Sequence[SessionInfo]) -> Iterator[Document]:
 
 
 def _write_output(output: str | None, write: Callable[[IO[bytes]], list[Skipped]]) -> list[Skipped]:
-    """Write to stdout, or to a file, which appears, or replaces an old one, only when it is whole.
+    """Write to stdout, or to a file, which appears, or replaces an old one, only when it is complete.
 
     A link stays, and what it leads to is replaced. A device, a pipe, or what only a descriptor still names is written
     to as it is.

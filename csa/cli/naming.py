@@ -1,6 +1,6 @@
-"""What a session is called, on lines and in messages: its name, else as much of its id as is enough. Scripts get ids.
+"""How sessions are named in lines and messages: by name, else by a unique part of the id. Scripts get ids.
 
-Whoever raises an error, or warns, gives the whole id, which JSON keeps; `with_names` is for where a person reads it.
+Errors and warnings have the whole id, which JSON keeps; `with_names` replaces it for people.
 """
 
 from __future__ import annotations
@@ -18,26 +18,26 @@ if TYPE_CHECKING:
     from csa.runner.client import Csa
 
 _LEAST_NAME = 12  # columns
-_SAME = 12  # characters by which what is done tells what the session is about
+_SAME = 12  # how much of the activity must match the description
 _ID = r"(?<![\w/.])[0-7][0-9A-HJKMNP-TV-Z]{25}(?![\w/])"  # not as part of a path
-_WORD = r"[\w.-]+"  # what a shell takes as it is
+_WORD = r"[\w.-]+"  # characters that need no quotes in a shell
 
 
 def called(info: SessionInfo, width: int | None) -> str:
-    """Return what a session is called on a line of that width; in a pipe (None) that is its id."""
+    """Return a session's name on a line of that width; in a pipe (None) that is its id."""
     if width is None:
         return info.session_id
     return cut(one_line(info.name or ""), max(_LEAST_NAME, width // 3)) or info.prefix
 
 
 def subject_of(info: SessionInfo, width: int | None) -> str:
-    """Return what a session is about, or why its record cannot be read; in a pipe its name is before that."""
+    """Return a session's description, or why its record cannot be read; in a pipe preceded by its name."""
     about = str(info.record.fault) if info.state is None else info.state.description
     return one_line(f"[{info.name}] {about}" if info.name and width is None else about)
 
 
 def doing_of(info: SessionInfo, width: int | None, *, room: int) -> str:
-    """Return what is done in a session, behind `room` columns of what it is about where no name says that."""
+    """Return a session's activity, after `room` columns of its description if it has no name."""
     doing = one_line(info.doing) or ("starting" if info.is_running else info.status)
     if info.name:
         return doing if width else one_line(f"[{info.name}] {doing}")
@@ -46,15 +46,15 @@ def doing_of(info: SessionInfo, width: int | None, *, room: int) -> str:
 
 
 def with_names(text: str, stream: IO[str], *, is_command: bool = False) -> str:
-    """Return text with names for the ids of sessions that have one; on a terminal other ids are cut to what is enough.
+    """Return a text with names in place of ids, for sessions that have one; on a terminal other ids are shortened.
 
-    In a command a name is used only where it means the session: in its own project, if that is where the shell is.
+    In a command a name is used only if it resolves to the session: in its own project, if the shell is there.
     """
     import re  # noqa: PLC0415  # lists need none of it
 
     if not re.search(_ID, text):
         return text
-    from csa.runner.client import Csa  # noqa: PLC0415  # most of what is printed names no session
+    from csa.runner.client import Csa  # noqa: PLC0415  # most output names no session
 
     try:
         client = Csa.from_environment()
@@ -78,7 +78,7 @@ def _find(client: Csa, session_id: str) -> SessionInfo | None:
     try:
         session = client.session(session_id, retired=True)
         return SessionInfo(record=session.record, status="", _beside=Siblings(session.store, session.store.ids()))
-    except (CsaError, OSError):  # it is gone, never was, or cannot be looked at
+    except (CsaError, OSError):  # it is gone, never existed, or cannot be read
         return None
 
 
@@ -88,9 +88,9 @@ def as_read(text: str, stream: IO[str]) -> str:
 
 
 def head_of_line(session_id: str) -> tuple[str, str]:
-    """Return how a line on stdout about a session begins, and what else it says of who that is.
+    """Return how a line on stdout about a session begins, and the rest of its identification.
 
-    That is its name, or as much of its id as is enough; in a pipe its id, by which scripts know it, and then its name.
+    That is its name, or a unique part of its id; in a pipe its id, which scripts use, and then its name.
     """
     named = with_names(session_id, sys.stdout)
     if sys.stdout.isatty() or named == session_id:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 _INFINITY = float("inf")
 _CODES = {"bold": "1", "dim": "2", "red": "31", "green": "32", "yellow": "33", "cyan": "36"}
-KINDS = {"csa": "dim", "hint": "cyan", "warning": "yellow", "error": "red"}  # of what is told on stderr
+KINDS = {"csa": "dim", "hint": "cyan", "warning": "yellow", "error": "red"}  # of messages on stderr
 _OFF = {"", "0", "false"}
 _WIDEST = 65_535  # columns; no terminal can be wider
 STATUS_STYLES = {
@@ -37,7 +37,7 @@ STATUS_STYLES = {
 
 
 def print_error(error: CsaError, *, as_json: bool) -> None:
-    """Print a failure: to stderr in words, or to stdout as the error object."""
+    """Print a failure: to stderr as text, or to stdout as the error object."""
     if as_json:
         print_json({"error": error_to_json(error)})
         return
@@ -50,12 +50,12 @@ def error_to_json(error: CsaError) -> dict[str, object]:
 
 
 def tell(kind: str, words: str, *, by_name: bool = True) -> None:
-    """Print `KIND: WORDS` to stderr, the one form of all that is told there. `csa` is for what is no problem.
+    """Print `KIND: WORDS` to stderr, the only form of messages there. `csa` is for anything that is not a problem.
 
     The ids of sessions in it become their names.
     """
     if by_name:
-        from csa.cli.naming import with_names  # noqa: PLC0415  # most commands tell nothing
+        from csa.cli.naming import with_names  # noqa: PLC0415  # most commands print no message
 
         words = with_names(words, sys.stderr, is_command=kind == "hint")
     with lossy(sys.stderr):
@@ -63,7 +63,7 @@ def tell(kind: str, words: str, *, by_name: bool = True) -> None:
 
 
 def hint_of(error: CsaError) -> str | None:
-    """Return the next step: an error's own, and for a session's record that is damaged the way to mend it."""
+    """Return the next step: an error's own, and for a damaged record the command that repairs it."""
     if error.hint or not isinstance(error, StateError):
         return error.hint
     session_id = next((part for part in str(error.path).split("/")[::-1] if is_session_id(part)), None)
@@ -78,13 +78,13 @@ def print_problem(message: str, *, hint: str | None = None) -> None:
 
 
 def warn(losses: Iterable[str]) -> None:
-    """Say on stderr what was lost, or should be known."""
+    """Print warnings to stderr."""
     for loss in losses:
         tell("warning", loss)
 
 
 def print_act(arguments: argparse.Namespace, words: str, facts: Mapping[str, Any], losses: Iterable[str] = ()) -> None:
-    """Say what was done: in words, or as an object."""
+    """Print what was done: as text, or as an object."""
     if arguments.json:
         print_json(facts)
     else:
@@ -95,17 +95,17 @@ def print_act(arguments: argparse.Namespace, words: str, facts: Mapping[str, Any
 
 
 def count_of(number: int, one: str, many: str | None = None) -> str:
-    """Say how many of a thing."""
+    """Return a number with its noun."""
     return f"{number} {one if number == 1 else many or f'{one}s'}"
 
 
 def print_json(value: Any) -> None:
-    """Print one JSON value on one line; what a record has of numbers that JSON has not is null."""
+    """Print one JSON value on one line; numbers that JSON does not have become null."""
     print(to_json(value))
 
 
 def to_json(value: Any) -> str:
-    """Render one JSON value on one line, as stdout takes it."""
+    """Render one JSON value on one line, for stdout's encoding."""
     is_utf8 = sys.stdout.encoding.lower() in {"utf-8", "utf8"}  # else JSON's escapes, not Python's
     try:
         text = json.dumps(value, ensure_ascii=not is_utf8, allow_nan=False)
@@ -122,8 +122,8 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not -_INFINITY < value < _INFINITY else value
 
 
-class lossy:  # noqa: N801  # as contextlib.suppress, without importing what makes such functions
-    """Print to a stream that may fail; from then on it is dropped, rather than failing a run. Notes why in `faults`."""
+class lossy:  # noqa: N801  # as contextlib.suppress, without importing contextlib
+    """Print to a stream that may fail; after a failure, noted in `faults`, output is dropped and the run goes on."""
 
     def __init__(self, stream: IO[str], faults: list[OSError] | None = None) -> None:
         self._stream = stream
@@ -142,7 +142,7 @@ class lossy:  # noqa: N801  # as contextlib.suppress, without importing what mak
 
 
 def silence(stream: IO[str]) -> None:
-    """Send a stream that nobody reads to /dev/null, or Python would complain again when it closes it."""
+    """Redirect a stream without a reader to /dev/null, or Python would complain again when closing it."""
     try:
         null = os.open(os.devnull, os.O_WRONLY)
     except OSError:  # no descriptor is left; then Python complains
@@ -152,8 +152,8 @@ def silence(stream: IO[str]) -> None:
 
 
 def has_room(stream: IO[str]) -> bool:
-    """Say whether up to PIPE_BUF bytes find room at once: not in a pipe nobody reads, or on a terminal after Ctrl-S."""
-    import select  # noqa: PLC0415  # only who must not be held up asks
+    """Say whether PIPE_BUF bytes can be written at once: not to a full pipe, or a terminal after Ctrl-S."""
+    import select  # noqa: PLC0415  # only code that must not block needs it
 
     poll = select.poll()
     poll.register(stream.fileno(), select.POLLOUT)
@@ -161,9 +161,9 @@ def has_room(stream: IO[str]) -> bool:
 
 
 class Style:
-    """Wraps text in terminal attributes, where that is asked for, or the stream is a terminal that wants them."""
+    """Wraps text in terminal attributes, if requested, or if the stream is a terminal that supports them."""
 
-    when = "auto"  # or "always", "never": what --color says, for the whole process
+    when = "auto"  # or "always", "never": the value of --color, for the whole process
 
     def __init__(self, stream: IO[str]) -> None:
         self.enabled = _wants_colour(stream) if self.when == "auto" else self.when == "always"
@@ -174,7 +174,7 @@ class Style:
 
 
 def _wants_colour(stream: IO[str]) -> bool:
-    """Judge by the environment: what forces colour goes before what forbids it, as it is said for one command."""
+    """Judge by the environment: forcing colour overrides forbidding it, since it is set for one command."""
     environ = os.environ
     if any(environ.get(name, "0") not in _OFF for name in ("FORCE_COLOR", "CLICOLOR_FORCE")):
         return True
@@ -184,27 +184,27 @@ def _wants_colour(stream: IO[str]) -> bool:
 
 
 def is_in_background(stream: IO[str]) -> bool:
-    """Say whether we are a job that its shell has running in the background: the terminal is another's to draw on."""
+    """Say whether we are a shell's background job: then the terminal is not ours to draw on."""
     try:
         return os.tcgetpgrp(stream.fileno()) != os.getpgrp()
-    except (OSError, ValueError):  # no terminal, or one that controls nobody: then there are no jobs
+    except (OSError, ValueError):  # no terminal, or not a controlling one: then there are no jobs
         return False
 
 
 def can_redraw(stream: IO[str]) -> bool:
-    """Say whether the stream is a terminal that obeys more than a line feed."""
+    """Say whether the stream is a terminal that supports more than line feeds."""
     return stream.isatty() and os.environ.get("TERM", "dumb") not in {"", "dumb"}
 
 
 def terminal_width(stream: IO[str]) -> int | None:
-    """Return the columns of the terminal (or COLUMNS); None when the stream is none."""
+    """Return the columns of the terminal (or COLUMNS); None if the stream is not a terminal."""
     if not stream.isatty():
         return None
     return _columns_asked() or terminal_size(stream)[0]
 
 
 def help_width() -> int:
-    """Return how wide help is written: as the terminal (or COLUMNS), but so that it can be read; 80 in a pipe."""
+    """Return the width of help: that of the terminal (or COLUMNS), within readable limits; 80 in a pipe."""
     return max(40, _columns_asked() or min(100, terminal_size(sys.stdout)[0]))
 
 
@@ -216,7 +216,7 @@ def _columns_asked() -> int:
 
 
 def terminal_size(stream: IO[str]) -> tuple[int, int]:
-    """Return columns and lines of a terminal as it is now; COLUMNS does not count, which knows of no resize."""
+    """Return the current columns and lines of a terminal; not COLUMNS, which does not follow a resize."""
     try:
         columns, lines = os.get_terminal_size(stream.fileno())
     except OSError:
@@ -225,10 +225,10 @@ def terminal_size(stream: IO[str]) -> tuple[int, int]:
 
 
 class _Visible(dict[int, int]):
-    """What is shown for each character, for `str.translate`; what is not given is itself, unless a terminal obeys it.
+    """The replacement of each character, for `str.translate`: only for those that a terminal would act on.
 
-    That are control characters, those that turn the direction of what follows, and separators of lines; and halves of
-    characters, which stand for bytes that were no text.
+    These are control characters, those that change the text direction, and line separators; and halves of
+    characters, which stand for undecodable bytes.
     """
 
     def __missing__(self, code: int) -> int:
@@ -244,21 +244,21 @@ _IN_LINE = _Visible((ord(c), ord(" ")) for c in "\t\n\v\f\r\x85\u2028\u2029")
 
 
 def one_line(text: str) -> str:
-    """Fold blanks and lines, and make control characters visible rather than obeyed."""
-    if not text.isprintable():  # as most are; a long list asks for thousands
+    """Collapse blanks and lines, and make control characters visible."""
+    if not text.isprintable():  # as most are; a long list needs thousands
         text = text.translate(_IN_LINE)
     return " ".join(filter(None, text.split(" ")))
 
 
 def printable(text: str) -> str:
-    """Make control characters visible rather than obeyed; lines and tabs stay."""
+    """Make control characters visible; lines and tabs stay."""
     if text.replace("\n", "").replace("\t", "").isprintable():
         return text
     return text.replace("\r\n", "\n").translate(_IN_TEXT)
 
 
 def text_for(stream: IO[Any], text: str) -> str:
-    """Return what is written of a text that an agent, or an archive, has brought: for a terminal what it only shows.
+    """Return a text from an agent or an archive for output: on a terminal without control characters.
 
     In a pipe or a file it stays as it is.
     """
@@ -266,7 +266,7 @@ def text_for(stream: IO[Any], text: str) -> str:
 
 
 def cut(text: str, width: int | None) -> str:
-    """Shorten to a number of columns; None leaves the text whole. Wide characters count as two."""
+    """Shorten to a number of columns; None keeps the whole text. Wide characters count as two."""
     if width is None or len(text) * 2 <= width:
         return text
     if width == 0:
@@ -283,7 +283,7 @@ def cut(text: str, width: int | None) -> str:
 
 
 def fold(text: str, width: int | None) -> list[str]:
-    """Break a text at blanks into lines of a number of columns; a longer word, as a path may be, is broken anywhere."""
+    """Wrap a text at blanks to a number of columns; a longer word, such as a path, is broken anywhere."""
     lines, line = [], ""
     for word in text.split(" "):
         longer = f"{line} {word}" if line else word
@@ -308,12 +308,12 @@ def shorten(path: Path | str, user_home: Path) -> str:
 
 
 def cut_behind(head: str, text: str, width: int | None) -> str:
-    """Shorten a line behind its head, which stays whole: an id must, wherever it is to be copied from."""
+    """Shorten a line after its head, which stays complete: an id must, so that it can be copied."""
     return head + (text if width is None else cut(text, max(0, width - display_width(head))))
 
 
 def display_width(text: str) -> int:
-    """Count the columns that a text takes."""
+    """Count the columns of a text."""
     if text.isascii():
         return len(text)
     from unicodedata import category, east_asian_width  # noqa: PLC0415  # only for text that needs it

@@ -92,7 +92,7 @@ def _print_tree(session: Session, arguments: argparse.Namespace) -> None:
 
 
 def _follow_events(paths: SessionPaths, arguments: argparse.Namespace) -> None:
-    """Print what there is, and what comes; that is printed at once, also in a pipe."""
+    """Print the existing events, and new ones at once, also in a pipe."""
     if arguments.raw or arguments.system or arguments.turn is not None:
         raise UsageError("--follow shows events as they happen; it cannot be combined with --turn, --raw or --system.")
     printer = EventPrinter()
@@ -118,7 +118,7 @@ def _print_transcript(paths: SessionPaths, arguments: argparse.Namespace) -> int
 
 
 def _find_log(paths: SessionPaths, turn: int | None, name: str) -> Path:
-    """Return a log of a turn; of the last one that has begun where none is given."""
+    """Return a log of a turn; by default of the last one that has begun."""
     if turn is None:
         turn = max((int(path.name[5:]) for path in paths.output.glob("turn-*") if path.name[5:].isdigit()), default=0)
     if not turn or not paths.turn_output(turn).is_dir():
@@ -137,19 +137,19 @@ _LEAD = 14  # columns of the time and the turn
 
 
 class EventPrinter:
-    """Prints events in words."""
+    """Prints events as text."""
 
     def __init__(self, width: int | None = None) -> None:
         self._style = Style(sys.stdout)
         self._width = width or terminal_width(sys.stdout)
 
     def print(self, event: Event) -> None:
-        """Print an event, unless a person need not see it."""
+        """Print an event, if it is relevant to people."""
         if (line := self.line(event)) is not None:
             print(line)
 
     def line(self, event: Event, *, taken: int = 0) -> str | None:
-        """Return an event in words, unless a person need not see it; so many columns are `taken` before it."""
+        """Return an event as text, if it is relevant to people; `taken` columns precede it."""
         if (line := describe(event)) is None:
             return None
         head = self._style(f"{_event_clock(event.ts)} {event.turn:>3}", "dim")
@@ -157,13 +157,13 @@ class EventPrinter:
 
 
 def event_lines(events: Iterable[Event], width: int) -> Iterator[str]:
-    """Yield events in words, for a terminal of that width."""
+    """Yield events as text, for a terminal of that width."""
     printer = EventPrinter(width)
     return (line for event in _join_chunks(events) if (line := printer.line(event)) is not None)
 
 
 def _select_events(transcript: Path, *, tail: int | None, turn: int | None) -> Iterator[Event]:
-    """Yield the events of a transcript, or of one turn of it; the last `tail` of them where that is given."""
+    """Yield the events of a transcript, or of one turn; only the last `tail` of them if given."""
     if tail is None:
         yield from (event for event in read_events(transcript) if turn in {None, event.turn})
         return
@@ -171,7 +171,7 @@ def _select_events(transcript: Path, *, tail: int | None, turn: int | None) -> I
 
 
 def _join_chunks(events: Iterable[Event]) -> Iterator[Event]:
-    """Yield events with each streamed message as one, of its last chunk's number and time."""
+    """Yield events with each streamed message as one, with its last chunk's number and time."""
     held: Event | None = None
     for event in events:
         is_next = held is not None and (event.type, event.turn) == (held.type, held.turn)
@@ -197,7 +197,7 @@ def _of_turn(backwards: Iterable[Event], turn: int | None) -> Iterator[Event]:
 
 
 def _copy_transcript(transcript: Path, *, tail: int | None, turn: int | None) -> int:
-    """Print the transcript's whole lines as they are; return how many there were."""
+    """Print the transcript's complete lines unchanged; return their number."""
     sys.stdout.flush()
     lines: Iterable[bytes] = (line for line in _whole_lines(transcript) if turn is None or _turn_of(line) == turn)
     count = 0
@@ -217,7 +217,7 @@ def _turn_of(line: bytes) -> int | None:
 
 
 def _copy_log(path: Path, *, tail: int | None, is_stamped: bool = False) -> None:
-    """Copy a log to stdout, or its last lines; to a pipe as it is, but for times that its lines begin with."""
+    """Copy a log, or its last lines, to stdout; to a pipe unchanged, except for the times at line starts."""
     sys.stdout.flush()
     with open(open_regular(path), "rb") as file:
         if tail is None and not is_stamped and not sys.stdout.isatty():
@@ -235,7 +235,7 @@ def _with_local_stamp(line: bytes) -> bytes:
 
 
 def _write_block(content: bytes) -> None:
-    """Write whole lines, or, where stdout is no terminal, any part of them."""
+    """Write complete lines, or, if stdout is not a terminal, any part of them."""
     if sys.stdout.isatty():
         content = printable(content.decode(errors="replace")).encode()
     view = memoryview(content)

@@ -1,7 +1,7 @@
-"""Shows a text that is longer than the screen through a pager, as git does; any other is printed.
+"""Shows a text that is longer than the screen in a pager, as git does; other text is printed.
 
-CSA_PAGER goes before PAGER, and `less -FRX` is the default; an empty one, or `cat`, is none. A pager that does not work
-loses nothing: the text is printed then.
+CSA_PAGER overrides PAGER, and `less -FRX` is the default; an empty one, or `cat`, disables it. If the pager does not
+work, the text is printed.
 """
 
 from __future__ import annotations
@@ -11,17 +11,17 @@ import sys
 
 from csa.cli.output import can_redraw, is_in_background, terminal_size
 
-_FIRST_SIGNAL = 128  # a shell's exit code for a program that a signal has ended
+_FIRST_SIGNAL = 128  # a shell's exit code for a program that was killed by a signal
 
 
 def page(text: str) -> None:
-    """Show a text; return when it has been read."""
+    """Show a text; return when the reader is done."""
     if not (_is_long(text) and (command := _command()) and _show(command, text)):
         print(text, end="", flush=True)
 
 
 def _is_long(text: str) -> bool:
-    """Say whether a screen is there that the text has no room on."""
+    """Say whether there is a screen that is too small for the text."""
     out = sys.stdout
     return can_redraw(out) and text.count("\n") >= terminal_size(out)[1] and not is_in_background(out)
 

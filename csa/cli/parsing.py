@@ -1,4 +1,4 @@
-"""The parser of a command: argparse, with csa's help, and csa's words for what is wrong and may have been meant."""
+"""The parser of a command: argparse, with csa's help, and csa's errors and suggestions."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ TYPE_CHECKING = False  # see csa/structs.py
 if TYPE_CHECKING:
     from typing import Any, NoReturn
 
-_DEEPEST = 7  # columns, where a line that is too long begins
+_DEEPEST = 7  # columns: where a too long line begins
 _OF_ARGUMENT = re.compile(r"argument (\S+): (?:invalid choice: '(.*?)' )?")
 
 
 class _Formatter(argparse.HelpFormatter):
-    """Fills each paragraph of a description to the terminal's width."""
+    """Wraps each paragraph of a description to the terminal's width."""
 
     def __init__(self, prog: str) -> None:
-        super().__init__(prog, width=help_width() - 2)  # given, or argparse imports shutil to find out
+        super().__init__(prog, width=help_width() - 2)  # set here, or argparse would import shutil to find out
 
     def format_help(self) -> str:
-        """Show an option whose value may be left out as it has to be given: with an equals sign."""
+        """Show an option with an optional value the way it must be given: with an equals sign."""
         text = re.sub(r"(--[a-z-]+) \[([A-Z]+)\]", r"\1[=\2]", super().format_help())
         return "".join(map(_fold_help_line, text.splitlines(keepends=True)))
 
@@ -44,13 +44,13 @@ def _fold_help_line(line: str) -> str:
 
 
 class Parser(argparse.ArgumentParser):
-    """An ArgumentParser that words its errors as csa does, and takes several arguments with options between them."""
+    """An ArgumentParser with csa's error messages, which accepts several arguments with options between them."""
 
     def __init__(self, *, prog: str, description: str) -> None:
         super().__init__(prog=prog, description=description, formatter_class=_Formatter, allow_abbrev=False)
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """Parse the words; UsageError, with what may have been meant, when they are off."""
+        """Parse the arguments; UsageError, with a suggestion, if they are wrong."""
         try:
             if any(action.nargs == argparse.ZERO_OR_MORE and not action.option_strings for action in self._actions):
                 return self.parse_intermixed_args(args, namespace)
@@ -61,7 +61,7 @@ class Parser(argparse.ArgumentParser):
             raise UsageError(f"{message[:1].upper()}{message[1:]}.", hint=hint) from refusal
 
     def parse_known_args(self, args=None, namespace=None):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201  # as it is
-        """Take the value of an option that may have none only as `--option=value`, or it would take the prompt."""
+        """Accept an optional value only as `--option=value`, or the option would consume the prompt."""
         lone = {name: each.const for each in self._actions if each.nargs == "?" for name in each.option_strings}
         words = list(sys.argv[1:] if args is None else args)
         end = words.index("--") if "--" in words else len(words)
@@ -82,7 +82,7 @@ class Parser(argparse.ArgumentParser):
         return self._suggest_option(message) or self._suggest_quotes(message, words)
 
     def _suggest_choice(self, name: str, typed: str | None) -> str | None:
-        """Return what a wrong value may have been meant to be, of an argument that has only so many."""
+        """Return a suggestion for a wrong value of an argument with fixed choices."""
         from csa.nearest import did_you_mean  # noqa: PLC0415  # only a typo pays for it
 
         names = set(name.split("/"))
@@ -91,7 +91,7 @@ class Parser(argparse.ArgumentParser):
         return did_you_mean(typed, choices) if typed else None
 
     def _suggest_option(self, message: str) -> str | None:
-        """Return what an unknown option may have been meant to be."""
+        """Return a suggestion for an unknown option."""
         from csa.nearest import did_you_mean  # noqa: PLC0415  # as above
 
         typed = next((word.partition("=")[0] for word in message.split() if word.startswith("--")), "")
@@ -99,7 +99,7 @@ class Parser(argparse.ArgumentParser):
         return None if typed in known else did_you_mean(typed, known)
 
     def _suggest_quotes(self, message: str, words: list[str]) -> str | None:
-        """Return what to do about a prompt that the shell has taken apart, or the value of --wait that became one."""
+        """Return the hint for a prompt that the shell has split, or a value of --wait that became one."""
         if not message.startswith("unrecognized arguments: "):
             return None
         arguments, rest = self.parse_known_args(words)  # type: ignore[no-untyped-call]  # as argparse has it
@@ -114,4 +114,4 @@ class Parser(argparse.ArgumentParser):
 
 
 class _RefusedWordsError(Exception):
-    """What argparse says of words that it cannot read."""
+    """argparse's message about arguments it cannot parse."""

@@ -24,14 +24,14 @@ _TOLD_AS_OUTCOME = {"run_started", "run_finished", "usage", "error", "warning", 
 
 
 class Subject(Struct, kw_only=True):
-    """The turn that is shown; `verb` and `facts` say what is done with its session, and how."""
+    """The turn that is shown; `verb` and `facts` describe it."""
 
     record: Record
     turn: int
     verb: str
     facts: str
     tool: str
-    is_new: bool  # its session began with it
+    is_new: bool  # its session's first turn
     started_at: float
 
     @property
@@ -58,7 +58,7 @@ class Subject(Struct, kw_only=True):
         )
 
     def announce(self) -> None:
-        """Say which session this is: its record is on disk, so it can be named at once. A log keeps the whole id."""
+        """Announce the session: its record is on disk, so it can be named at once. A log keeps the whole id."""
         name = self.record.state.name if self.record.state else None
         by_name = sys.stderr.isatty() or not name
         words = f"{self.verb} {self.session_id}, turn {self.turn}, {self.facts}"
@@ -66,7 +66,7 @@ class Subject(Struct, kw_only=True):
 
 
 class Progress(Protocol):
-    """What the command tells of a running turn; `speaks`: that needs room on stderr. `text` may be long."""
+    """What the command shows of a running turn; `speaks`: it writes to stderr. `text` may be long."""
 
     speaks: bool
 
@@ -78,14 +78,14 @@ class Progress(Protocol):
 
 
 def make_progress(client: Csa, *, quiet: bool, plain: bool = False, verbose: bool = False) -> Progress:
-    """Choose the view for stderr as it is; with `plain` lines in any case, with `verbose` the conversation."""
+    """Choose the view for stderr; with `plain` always lines, with `verbose` the conversation."""
     if quiet:
         return Silence()
     if verbose:
         return Talk(Outcomes())
     if plain or not can_redraw(sys.stderr):
         return PlainLines(Outcomes())
-    from csa.cli.livetree import LiveTree  # noqa: PLC0415  # brings rich: 40 ms that only a terminal is worth
+    from csa.cli.livetree import LiveTree  # noqa: PLC0415  # imports rich: 40 ms that only a terminal needs
 
     return LiveTree(client)
 
@@ -113,9 +113,9 @@ class Silence:
 
 
 class Outcomes:
-    """What is to be told of how turns go and end: each failure once.
+    """What to report about turns and their ends: each failure once.
 
-    An error, and the end of a turn, are held back until it is clear whether the end of the command tells them.
+    An error, and the end of a turn, are held back until it is clear whether the command's end reports them.
     """
 
     def __init__(self) -> None:
@@ -123,7 +123,7 @@ class Outcomes:
         self._finished: Event | None = None
 
     def take(self, event: Event) -> Iterator[tuple[str, str]]:
-        """Yield what is to be told now that this has happened: kinds, as for `tell`, and words."""
+        """Yield what to report after this event: kinds, as for `tell`, and texts."""
         if event.type == "usage" or describe(event) is None:
             return
         if self._error and not (event.type in {"run_finished", "retry"} and _tells(event, self._error)):
@@ -145,7 +145,7 @@ class Outcomes:
             yield "csa", describe(event) or ""
 
     def left(self) -> Iterator[tuple[str, str]]:
-        """Yield what is to be told at the end: that a turn has failed is told with its error."""
+        """Yield what to report at the end: a turn's failure is reported with its error."""
         if self._error:
             yield "error", self._error
         if self._finished:
@@ -154,15 +154,15 @@ class Outcomes:
 
 
 def _tells(event: Event, error: str) -> bool:
-    """Say whether an error is told by what follows it."""
+    """Say whether a later event reports an error."""
     reason = (describe(event) or "").partition(": ")[2]
     return bool(reason) and (error in reason or reason in error)
 
 
 class PlainLines(Silence):
-    """A line for each thing that happens, for logs, agents and terminals without colour.
+    """One line per event, for logs, agents and terminals without colour.
 
-    A message of the agent is shown when another event follows it: the last one is the answer, which stdout has.
+    An agent's message is shown when another event follows: the last one is the answer, which goes to stdout.
     """
 
     speaks = True
@@ -172,11 +172,11 @@ class PlainLines(Silence):
         self._outcomes = outcomes
 
     def begin(self, subject: Subject) -> None:
-        """Say which session this is."""
+        """Announce the session."""
         subject.announce()
 
     def show(self, event: Event) -> None:
-        """Say what happened."""
+        """Print an event."""
         line = describe(event)
         for kind, words in self._outcomes.take(event):
             self._say_message()
@@ -188,7 +188,7 @@ class PlainLines(Silence):
             say(cut(line, _LINE_WIDTH))
 
     def end(self) -> None:
-        """Say how it has ended."""
+        """Print how it has ended."""
         for kind, words in self._outcomes.left():
             tell(kind, cut(words, _LINE_WIDTH))
 
@@ -210,28 +210,28 @@ class Talk(Silence):
         self._outcomes = outcomes
 
     def begin(self, subject: Subject) -> None:
-        """Say which session this is."""
+        """Announce the session."""
         subject.announce()
 
     def show(self, event: Event) -> None:
-        """Say what is no part of the conversation."""
+        """Print events outside the conversation."""
         for kind, words in self._outcomes.take(event):
             sys.stderr.write(self._stream.close())
             tell(kind, words)
 
     def text(self, event: Event) -> str:
-        """Return what was said or done; how a turn ends is told by `show` and `end`."""
+        """Return the conversation's part of an event; `show` and `end` report how a turn ends."""
         return "" if event.type == "run_finished" else self._stream.text(event)
 
     def end(self) -> None:
-        """Say how it has ended."""
+        """Print how it has ended."""
         sys.stderr.write(self._stream.close())
         for kind, words in self._outcomes.left():
             tell(kind, words)
 
 
 async def room_on(stream: IO[str]) -> None:
-    """Wait until a little can be printed: who does not read what csa says holds up neither time limits nor signals."""
+    """Wait until a little can be printed: a slow reader must not delay time limits or signals."""
     import anyio  # noqa: PLC0415  # imported by the caller
 
     while not has_room(stream):  # noqa: ASYNC110  # the reader sets no event
@@ -239,7 +239,7 @@ async def room_on(stream: IO[str]) -> None:
 
 
 def _closing_line(event: Event, words: str) -> str:
-    """Say how a turn has ended."""
+    """Describe how a turn has ended."""
     usage, used = event.data.get("usage"), ""
     if isinstance(usage, Mapping):
         known = Usage.from_dict(usage)
@@ -249,5 +249,5 @@ def _closing_line(event: Event, words: str) -> str:
 
 
 def say(line: str) -> None:
-    """Print what an agent does, as much of it as the terminal is wide."""
+    """Print an agent's activity, cut to the terminal's width."""
     print(printable(cut(line, terminal_width(sys.stderr))), file=sys.stderr, flush=True)

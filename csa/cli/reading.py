@@ -1,4 +1,4 @@
-"""What one reads on the whole screen: a session's conversation, its log, the keys. It follows what is added.
+"""Full-screen reading views: a session's conversation, its log, the keys. They follow what is added.
 
 Free of I/O but for reading transcripts; `csa.cli.fullscreen` draws it.
 """
@@ -43,14 +43,14 @@ _FAR = 1 << 30
 
 
 class Source(Protocol):
-    """Lines that may become more."""
+    """Lines that may grow."""
 
     def read(self, width: int) -> Sequence[str]:
-        """Return all of them for a width; the same object where nothing has changed."""
+        """Return all of them for a width; the same object if nothing has changed."""
 
 
 class Reader:
-    """Lines that are scrolled; at their end, it stays there as they become more."""
+    """A scrolling view; at the end it follows new lines."""
 
     def __init__(self, title: str, lines: Sequence[str] = (), source: Source | None = None) -> None:
         self._title = title
@@ -67,7 +67,7 @@ class Reader:
             self._lines = self._source.read(self._width)
 
     def lines(self, width: int, height: int) -> Sequence[Line | str]:
-        """Return a heading, the lines for which there is room, and the keys."""
+        """Return a heading, the lines that fit, and the keys."""
         self._width, self._room = width, max(1, height - 2)
         lines, last = self._lines, max(0, len(self._lines) - self._room)
         self._first = last if self._is_at_end else min(self._first, last)
@@ -82,7 +82,7 @@ class Reader:
         return shown[:height]
 
     def press(self, key: str, _text: str) -> Step | None:
-        """Obey a key."""
+        """Handle a key."""
         if key in {"q", "escape"}:
             return BACK
         pages = {"pageup": -1, "b": -1, "pagedown": 1, " ": 1}
@@ -98,7 +98,7 @@ class Reader:
 
 
 class Transcript:
-    """A transcript as lines, rendered turn by turn: what has come since costs no more than its turn."""
+    """A transcript as lines, rendered turn by turn: new events only cost their turn."""
 
     def __init__(self, info: SessionInfo, render: Callable[[list[Event], int], list[str]]) -> None:
         self._path = info.record.paths.transcript
@@ -138,7 +138,7 @@ class Transcript:
         return self._lines or ["Nothing was said yet."]
 
     def _fold(self, events: list[Event]) -> Iterator[str]:
-        """Yield lines that are no longer than the screen is wide; those with styles are cut there."""
+        """Yield lines that fit the screen's width; styled ones are cut there."""
         for line in self._render(events, self._width):
             text = line.expandtabs()
             while "\x1b" not in text and display_width(text) > self._width > 1:

@@ -40,7 +40,7 @@ def execute_result(arguments: argparse.Namespace) -> int:
 
 
 def _end_in_words(result: RunResult) -> str:
-    """Say how a turn ended. One that was cancelled has no error; where there is no answer, its summary says who did."""
+    """Describe how a turn ended. A cancelled one has no error; without an answer, its summary says who cancelled it."""
     known = result.error_message or ("" if result.text else result.summary)
     if known in {"", result.status}:
         return result.status
@@ -48,7 +48,7 @@ def _end_in_words(result: RunResult) -> str:
 
 
 def print_failure(result: RunResult) -> None:
-    """Say on stderr how a turn ended that did not succeed."""
+    """Print to stderr how an unsuccessful turn ended."""
     if result.status != "succeeded":
         kind = kind_in_words(result.status, result.error_kind)
         words = f"{result.tool} {_STATUS_WORDS.get(result.status, result.status)}{kind}: {result.error_message}"
@@ -67,7 +67,7 @@ _STATUS_WORDS = {
 
 
 def failure_hint(result: RunResult) -> str | None:
-    """Return what may be done about a turn that did not succeed."""
+    """Return the next step after an unsuccessful turn."""
     session, kind = result.session_id, result.error_kind or ""
     hints = {
         "auth": f"log in with {result.tool}, or set its key",
@@ -82,7 +82,7 @@ def failure_hint(result: RunResult) -> str | None:
 
 
 def _hint_of_unknown(result: RunResult) -> str:
-    """Say what can be done about a conversation that the tool does not know: csa was kept from it, or could not."""
+    """Return the hint for a conversation that the tool does not know: csa could not, or may not, start another."""
     if NO_NEW_CONVERSATION in (result.error_message or ""):
         return f'csa run --tool {result.tool} "..." starts a new session'
     again = f'CSA_CONF_HANDOFF=on csa run --session {result.session_id} "go on"'

@@ -54,7 +54,7 @@ def request_from(arguments: argparse.Namespace) -> RunRequest:
 
 
 def _split_names(text: str | None) -> tuple[str, ...] | None:
-    """Split a list of names; an empty one is none, and None is left to the configuration."""
+    """Split a list of names; an empty one means none, None leaves it to the configuration."""
     return None if text is None else tuple(word.strip() for word in text.split(",") if word.strip())
 
 
@@ -73,13 +73,13 @@ def _park_limit(text: str | None) -> float | None:
 
 
 def wants_editor(arguments: argparse.Namespace) -> bool:
-    """Say whether the prompt is to be written now: none is given, and somebody sits at a terminal."""
+    """Say whether to open the editor: there is no prompt, and a person at a terminal."""
     is_given = arguments.prompt is not None or arguments.prompt_file is not None or arguments.stdin
     return not is_given and all(stream is not None and stream.isatty() for stream in (sys.stdin, sys.stderr))
 
 
 def _read_prompt(arguments: argparse.Namespace) -> str:
-    """Put the prompt together. stdin is read only where it is asked for, or is the only source."""
+    """Assemble the prompt. stdin is read only if requested, or if it is the only source."""
     words = arguments.prompt if arguments.prompt not in {None, "-"} else None
     name = arguments.prompt_file
     if words is not None and name is not None:
@@ -95,9 +95,9 @@ def _read_prompt(arguments: argparse.Namespace) -> str:
 
 @contextmanager
 def unread_stdin_told(arguments: argparse.Namespace) -> Iterator[None]:
-    """Warn of a pipe or file on stdin that holds bytes and is no part of the prompt, before the work or after it.
+    """Warn about a pipe or file on stdin that has bytes and is not part of the prompt, before or after the work.
 
-    Never waits for them: whoever writes them may do so only later, or never.
+    Never waits for them: they may come later, or never.
     """
     is_read = (
         arguments.stdin
@@ -119,7 +119,10 @@ def _tell_unread() -> bool:
 
 
 def _unread_bytes() -> int:
-    """Return how many bytes can be read from stdin now; 0 unless it is a pipe or a file."""
+    """Return how many bytes can be read from stdin now; 0 unless it is a pipe or a file.
+
+    A file of which something has been read is another's, such as a `while read` loop's.
+    """
     from fcntl import ioctl  # noqa: PLC0415  # nobody else needs it here
     from termios import FIONREAD  # noqa: PLC0415  # as above
 
@@ -129,7 +132,8 @@ def _unread_bytes() -> int:
         found = os.fstat(0)
         if stat.S_ISFIFO(found.st_mode):
             return int.from_bytes(ioctl(0, FIONREAD, bytes(4)), sys.byteorder)
-        return found.st_size - os.lseek(0, 0, os.SEEK_CUR) if stat.S_ISREG(found.st_mode) else 0
+        is_at_beginning = stat.S_ISREG(found.st_mode) and os.lseek(0, 0, os.SEEK_CUR) == 0
+        return found.st_size if is_at_beginning else 0
     except OSError:
         return 0
 

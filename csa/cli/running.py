@@ -1,4 +1,4 @@
-"""What runs, in all projects: printed once, with what its processes use, or as a live view."""
+"""Everything that is running, in all projects: printed once, with the usage of its processes, or as a live view."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from csa.runner.sessions.genealogy import Forest
 
 OTHERS_SHOWN = 50
-_LINGERING_S = 30.0  # what has ended stays in the live view, so that one sees how
+_LINGERING_S = 30.0  # finished sessions stay in the live view, so that one sees how they ended
 _PIPE_WIDTH = 160
 _TEXT_WIDTH = 10  # at least
 _SUBJECT_WIDTH = 30  # in a pipe: of what a session is about, before what it does
@@ -96,7 +96,7 @@ def execute_top(arguments: argparse.Namespace) -> int:
     title, place = "csa top", partial(shorten, user_home=home(os.environ))
     empty = "No sessions found" if arguments.all else "Nothing is running; --all shows the newest sessions"
     if is_live:
-        from csa.cli.browsing import browse  # noqa: PLC0415  # brings prompt_toolkit, which only a terminal needs
+        from csa.cli.browsing import browse  # noqa: PLC0415  # imports prompt_toolkit, which only a terminal needs
 
         return browse(open_client, find_forest, title=title, empty=empty, place=place)
     width = terminal_width(sys.stdout) or _PIPE_WIDTH
@@ -108,7 +108,7 @@ def execute_top(arguments: argparse.Namespace) -> int:
 
 
 def _others(arguments: argparse.Namespace) -> int:
-    """Return how many sessions are shown that do not run."""
+    """Return how many sessions to show that are not running."""
     return OTHERS_SHOWN if arguments.all else 0
 
 

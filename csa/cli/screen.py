@@ -1,6 +1,6 @@
-"""Drawing lines again and again in one place of a terminal, below what was printed before.
+"""Redrawing lines in one place of a terminal, below earlier output.
 
-The only module that imports rich; what covers the whole screen is in csa/cli/fullscreen.py.
+The only module that imports rich; full-screen views are in csa/cli/fullscreen.py.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from csa.cli.live import REFRESH_S, Line
 from csa.cli.output import Style, display_width, has_room, lossy, terminal_size
 
 _DEATHS = (signal.SIGQUIT, signal.SIGABRT, signal.SIGXCPU)  # nothing else restores the terminal before them
-_NOTICED_S = 3 * REFRESH_S  # without a look at what is drawn: we were stopped
+_NOTICED_S = 3 * REFRESH_S  # regardless of the drawing: we were stopped
 
 
 class Screen:
     """A place on the terminal of `stream`, between `start` and `stop`.
 
-    When a signal stops or kills us the terminal is given back first, as it is between `leave` and the next `draw`.
+    Before a signal stops or kills us the terminal is restored, as between `leave` and the next `draw`.
     """
 
     def __init__(self, stream: IO[str]) -> None:
@@ -42,22 +42,22 @@ class Screen:
 
     @property
     def size(self) -> tuple[int, int]:
-        """Columns and lines, as they are now."""
+        """Current columns and lines."""
         return terminal_size(self._stream)
 
     def start(self) -> None:
-        """Be ready to draw."""
+        """Prepare to draw."""
         self._interruptions.start()
 
     def stop(self) -> None:
-        """Remove what was drawn."""
+        """Remove the drawing."""
         try:
             self.leave()
         finally:
             self._interruptions.stop()
 
     def leave(self) -> None:
-        """Remove what was drawn, and leave the terminal to another for a while."""
+        """Remove the drawing, and leave the terminal to another process for a while."""
         with self._interruptions.held():
             try:
                 if self._live.is_started:
@@ -68,7 +68,7 @@ class Screen:
                 self._renew()
 
     def _renew(self) -> None:
-        """Know of nothing that is drawn."""
+        """Forget the drawing."""
         self._console = Console(
             file=self._stream,
             force_terminal=True,
@@ -81,12 +81,12 @@ class Screen:
         self._drawn: tuple[tuple[int, int], list[Line]] | None = None
 
     def _interrupted(self, number: int) -> None:
-        """Obey a signal that stops or kills, or that tells that we go on after a stop nobody had asked us about."""
+        """Handle a signal that stops or kills us, or that continues us after an uncaught stop."""
         if number == signal.SIGCONT:
             if (
                 time.monotonic() - self._looked_at > _NOTICED_S
-            ):  # `csa session kill` sends it to who was not stopped, too
-                self._renew()  # the shell has written since
+            ):  # `csa kill` also sends it to processes that were not stopped
+                self._renew()  # the shell has written meanwhile
             return
         with lossy(self._stream):
             if has_room(self._stream):
@@ -103,7 +103,7 @@ class Screen:
             self.stop()
 
     def draw(self, lines: list[Line]) -> None:
-        """Show these lines instead of those before."""
+        """Show these lines instead of the previous ones."""
         with self._interruptions.held():
             self._looked_at = time.monotonic()
             self._echo.turn_off()
@@ -117,7 +117,7 @@ class Screen:
             self._live.update(Text("\n").join(map(self._text, lines)), refresh=True)
 
     def print(self, line: Line) -> None:
-        """Print a line that stays, above what is drawn."""
+        """Print a line that stays, above the drawing."""
         pieces = [(text, style if self._is_styled else "") for text, style in line]
         with self._interruptions.held():
             self._console.print(Text.assemble(*pieces))
@@ -137,7 +137,7 @@ class Screen:
         return Text.assemble(*pieces, no_wrap=True, overflow="crop")
 
     def _make_way(self) -> None:
-        """Remove what a terminal that has become narrower has made of the lines: it folds each that is too long."""
+        """Remove the lines after the terminal has become narrower, which wraps those that are too long."""
         columns, rows = self.size
         self._console.size = (columns, rows)
         if not self._drawn or self._drawn[0][0] <= columns:
@@ -148,9 +148,9 @@ class Screen:
 
 
 class _Interruptions:
-    """Signals that stop or kill us, handed to `obeyed` between `start` and `stop`; those that are ignored stay so.
+    """Signals that stop or kill us, passed to `obeyed` between `start` and `stop`; ignored ones stay ignored.
 
-    One that comes while the terminal is written to waits until that is done.
+    A signal that comes during a write to the terminal waits until that is done.
     """
 
     def __init__(self, obeyed: Callable[[int], None]) -> None:
@@ -172,7 +172,7 @@ class _Interruptions:
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Let what comes wait meanwhile."""
+        """Defer signals meanwhile."""
         before, self._is_held = self._is_held, True
         try:
             yield
@@ -189,9 +189,9 @@ class _Interruptions:
 
 
 class _Echo:
-    """The terminal's echo of keys: of `^C`, say, which moves the cursor away from where the next lines are expected.
+    """The terminal's echo of keys, such as `^C`, which moves the cursor away from where the next lines are expected.
 
-    In the background the terminal is another's, and is left alone.
+    In the background the terminal belongs to another process, and is left alone.
     """
 
     def __init__(self, fd: int) -> None:
@@ -199,7 +199,7 @@ class _Echo:
         self._is_off = False  # by us
 
     def turn_off(self) -> None:
-        """Turn it off, unless it is."""
+        """Turn it off, unless it is off."""
         self._is_off = self._set(echo=False) or self._is_off
 
     def turn_on(self) -> None:
@@ -209,15 +209,15 @@ class _Echo:
         self._is_off = False
 
     def _set(self, *, echo: bool) -> bool:
-        """Say whether that has changed anything."""
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTTOU})  # it would stop us where we are too late
+        """Return whether that has changed anything."""
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTTOU})  # it would stop us at the wrong time
         try:
             attributes = termios.tcgetattr(self._fd)
             if bool(attributes[3] & termios.ECHO) == echo or os.tcgetpgrp(self._fd) != os.getpgrp():
                 return False
             attributes[3] ^= termios.ECHO
             termios.tcsetattr(self._fd, termios.TCSANOW, attributes)
-        except (OSError, termios.error):  # the terminal is gone, or does not control us
+        except (OSError, termios.error):  # the terminal is gone, or is not our controlling terminal
             return False
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -29,7 +29,7 @@ _SHOWN_ON_TERMINAL = 50
 _CONTEXT = 160  # characters, in a pipe
 _ID = 10  # characters, on a terminal
 _NAME_WIDTH = 12
-_LEAD = 3  # a hit stands after a third of its line at most
+_LEAD = 3  # a hit is within the first third of its line
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -103,7 +103,7 @@ class _Printer:
         return f"{self._style(session, 'bold')}{head[len(session) :]}{named}{self._marked(text)}"
 
     def _around(self, text: str, room: int) -> str:
-        """Return as much of a text as there is room for, with the first word that was looked for in it."""
+        """Return the part of a text that fits, around the first matching word."""
         found = self._words.search(text)
         if found is None or display_width(text) <= room:
             return cut(text, room)

@@ -1,10 +1,10 @@
 """Naming sessions on the command line: `-s`/`--session S`, or S by its position; and finding them, in all projects.
 
-Commands that only read take the session used last when none is named, and say so on stderr. Who acts on a session of
-another project is told so there, too.
+Commands that only read take the session used last if none is named, and say so on stderr. Acting on a session of
+another project is announced there too.
 
-Where `audit_reads` asks for it, who reads one is noted in audit.jsonl. Commands that read are to start fast: where no
-config file as much as names the key, the configuration is not read.
+With `audit_reads`, reads are recorded in audit.jsonl. Commands that read must start fast: if no
+config file mentions the key, the configuration is not read.
 """
 
 from __future__ import annotations
@@ -45,12 +45,12 @@ def selected(arguments: argparse.Namespace) -> str:
 
 
 def selectors_given(arguments: argparse.Namespace) -> list[str]:
-    """Return what was given in either way, none or one or both."""
+    """Return the selectors given in either way: none, one or both."""
     return [text for text in (arguments.session, arguments.session_option) if text is not None]
 
 
 def selected_if_any(arguments: argparse.Namespace) -> str | None:
-    """Return the selector, where one is given; UsageError where two are."""
+    """Return the selector, if one is given; UsageError for two."""
     given = selectors_given(arguments)
     if len(given) > 1:
         raise UsageError("Name the session once.", hint="csa ls")
@@ -73,7 +73,7 @@ def add_selectors(parser: argparse.ArgumentParser) -> None:
 
 
 def find_all(arguments: argparse.Namespace, *, retired: bool = False, acts: bool = False) -> list[Session]:
-    """Return the sessions that are named, each once; UsageError when there is none."""
+    """Return the named sessions, each once; UsageError if there are none."""
     given = [*arguments.session, *(arguments.session_option or ())]
     if not given:
         raise UsageError("Name a session.", hint="csa ls")
@@ -83,12 +83,12 @@ def find_all(arguments: argparse.Namespace, *, retired: bool = False, acts: bool
 
 
 def find_one(arguments: argparse.Namespace, *, retired: bool = False, acts: bool = False) -> Session:
-    """Return the session that is named."""
+    """Return the named session."""
     return find(open_client(), selected(arguments), retired=retired, acts=acts)
 
 
 def find_to_show(arguments: argparse.Namespace) -> Session:
-    """Return the session that is named, or else the one used last: for commands that change nothing."""
+    """Return the named session, or else the one used last: for commands that change nothing."""
     if (selector := selected_if_any(arguments)) is not None:
         return find(open_client(), selector, retired=True)
     session = find(open_client(), "@last")
@@ -99,7 +99,7 @@ def find_to_show(arguments: argparse.Namespace) -> Session:
 
 
 def find_to_read(arguments: argparse.Namespace, command: str) -> Session:
-    """Return the session to show, and note that it is about to be read."""
+    """Return the session to show, and record that it is about to be read."""
     session = find_to_show(arguments)
     loss = note_read(session.context, session.session_id, command)
     warn([loss] if loss else [])
@@ -107,10 +107,10 @@ def find_to_read(arguments: argparse.Namespace, command: str) -> Session:
 
 
 def note_read(context: Context, session_id: str, command: str) -> str | None:
-    """Note that a session of a project is about to be read, where that is asked for; return why that has failed."""
+    """Record that a project's session is about to be read, if configured; return why that has failed."""
     if not _may_ask_for_audit(context) or not context.config.audit_reads:
         return None
-    from csa.runner.sessions.acting import record_act  # noqa: PLC0415  # only who wants this pays for it
+    from csa.runner.sessions.acting import record_act  # noqa: PLC0415  # only users of this feature pay for it
 
     return record_act(context, command, session_id, what="read")
 
@@ -128,7 +128,7 @@ def _may_ask_for_audit(context: Context) -> bool:
 
 
 def find(client: Csa, selector: str, *, retired: bool = False, acts: bool = False) -> Session:
-    """Return the session that a selector means; with `acts` say where it is, if that is another project."""
+    """Return the session that a selector means; with `acts` announce its project, if that is another one."""
     session = client.session(selector, retired=retired)
     if acts:
         announce_elsewhere(client, session)
@@ -136,7 +136,7 @@ def find(client: Csa, selector: str, *, retired: bool = False, acts: bool = Fals
 
 
 def announce_elsewhere(client: Csa, session: Session) -> None:
-    """Say that what is done is done in another project, if so."""
+    """Announce that the action is in another project, if so."""
     if session.store != client.store:
         announce(session.session_id, str(session.project))
 
@@ -152,24 +152,24 @@ def open_client(*, command: str = "csa") -> Csa:
 
 
 class Unlistable:
-    """The directories below the state root that could not be listed, each once: sessions may be there."""
+    """The directories in the state root that could not be listed, each once: sessions may be there."""
 
     def __init__(self) -> None:
         self.faults: dict[str, StateError] = {}
 
     def note(self, fault: StateError) -> None:
-        """Take note of one; the `on_fault` of what looks for sessions."""
+        """Note one; used as the `on_fault` of searches for sessions."""
         self.faults[str(fault.path)] = fault
 
     def report(self, *, hint: str) -> int:
-        """Say on stderr which there are; return what the command then exits with, 0 where there are none."""
+        """Print them to stderr; return the command's exit code, 0 if there are none."""
         for fault in self.faults.values():
             print_problem(fault.message, hint=hint)
         return StateError.exit_code if self.faults else 0
 
 
 def find_projects(root: Path, *, with_retired: bool = True) -> list[Store]:
-    """Return the stores of all projects, in the order of their paths; what cannot be listed is named on stderr."""
+    """Return the stores of all projects, ordered by path; unreadable directories are named on stderr."""
     from csa.store.stores import find_stores  # noqa: PLC0415  # one project needs none of it
 
     unlistable = Unlistable()
@@ -181,7 +181,7 @@ def find_projects(root: Path, *, with_retired: bool = True) -> list[Store]:
 
 
 def refuse_unknown_tools(client: Csa, stores: Iterable[Store], names: Collection[str]) -> None:
-    """Raise UsageError for a name that is no tool's: of no adapter, not configured, and in no session's record."""
+    """Raise UsageError for an unknown tool: without an adapter, not configured, and in no session's record."""
     if not names:
         return
     from csa.runner.sessions.listing import PHASES, STATUSES, Selection, select_sessions  # noqa: PLC0415  # few commands need it
@@ -189,7 +189,7 @@ def refuse_unknown_tools(client: Csa, stores: Iterable[Store], names: Collection
 
     try:
         known = tool_names(client.context.config)
-    except ConfigError:  # which is not what was asked
+    except ConfigError:  # a different problem
         known = tool_names()
     for name in sorted({*names} - {*known}):
         anywhere = Selection(tools=frozenset({name}), statuses=frozenset((*STATUSES, *PHASES)))

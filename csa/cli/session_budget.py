@@ -91,7 +91,7 @@ def _print_budget(state: BudgetState, style: Style, *, is_narrow: bool, above: b
 
 
 def _in_words(state: BudgetState) -> str:
-    """Render what is used of the amounts that have a limit."""
+    """Render the usage of the amounts that have a limit."""
     parts = []
     for amount, (_, render) in _SHOWN.items():
         if limit := getattr(state.budget, amount):
@@ -111,7 +111,7 @@ def _count_unknown(spent: Spent, amount: str) -> int:
 
 
 def _known(spent: Spent, amount: str, render: Callable[[float], str]) -> str:
-    """Render what is known: a + means at least so much, and - that nothing is."""
+    """Render what is known: + means at least this much, - nothing."""
     value: float | None = getattr(spent, amount)
     unknown = _count_unknown(spent, amount)
     return "-" if value is None or (unknown and not value) else render(value) + ("+" if unknown else "")

@@ -1,7 +1,7 @@
-"""A line on stderr at least every minute, for an agent's tool that ends commands which are silent for long.
+"""A line on stderr at least once a minute, since agents' tools kill commands that are silent for too long.
 
-Only where csa was called inside a session and stderr is no terminal. A thread of its own says it, whatever the command
-waits for; it writes past Python's buffers, so that it can neither be held up at the end nor hold anything up.
+Only if csa was called inside a session and stderr is not a terminal. A separate thread prints it, whatever the command
+waits for; it bypasses Python's buffers, so that it cannot block, or be blocked, at the end.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ if TYPE_CHECKING:
     from csa.store.sessions import Store, Target
     from csa.store.shown import SessionInfo
 
-INTERVAL_S = 50.0  # between two lines: a minute is promised, and the machine may be busy
+INTERVAL_S = 50.0  # between two lines: csa promises a minute, and the machine may be busy
 _WIDTH, _SUBJECT_WIDTH = 160, 40
 
 
 class Signs:
-    """What is said while a command is silent; `about` changes it. Without `start` nothing is said."""
+    """What is printed while a command is silent; `about` changes it. Without `start` nothing is printed."""
 
     def __init__(self, *, interval_s: float = INTERVAL_S) -> None:
         self._interval_s = interval_s
@@ -35,15 +35,15 @@ class Signs:
         self._began = time.monotonic()
 
     def about(self, words: Callable[[], str]) -> None:
-        """Say from now on what `words`, called in another thread, returns."""
+        """From now on print what `words`, called in another thread, returns."""
         self._words, self._began = words, time.monotonic()
 
     def start(self) -> None:
-        """Begin to speak; the thread ends with the process, or with `stop`."""
+        """Start printing; the thread ends with the process, or with `stop`."""
         threading.Thread(target=self._speak, daemon=True).start()
 
     def stop(self) -> None:
-        """Say nothing more."""
+        """Stop printing."""
         self._over.set()
 
     def _speak(self) -> None:
@@ -54,7 +54,7 @@ class Signs:
     def _line(self) -> str:
         try:
             return self._words()
-        except Exception:  # noqa: BLE001  # whatever cannot be looked at just now, a sign of life is due
+        except Exception:  # noqa: BLE001  # whatever cannot be read right now, a line is due
             return f"waiting for {time.monotonic() - self._began:.0f} s"
 
 
@@ -66,7 +66,7 @@ def _write_line(line: str) -> None:
 
 @contextmanager
 def signs_of_life(caller: Caller | None, *, quiet: bool = False) -> Iterator[Signs]:
-    """Speak while a command that may be silent for long goes on, where that is due and not forbidden."""
+    """Print lines while a long command runs, if needed and allowed."""
     signs = Signs(interval_s=INTERVAL_S)
     if not quiet and caller is not None and sys.stderr is not None and not sys.stderr.isatty():
         signs.start()
@@ -77,7 +77,7 @@ def signs_of_life(caller: Caller | None, *, quiet: bool = False) -> Iterator[Sig
 
 
 def about_sessions(targets: Sequence[Target]) -> Callable[[], str]:
-    """Return words for what sessions do just now: the first that runs, and how many others do."""
+    """Return a text about what sessions are doing: the first running one, and how many others are."""
     from csa.cli import naming  # noqa: F401, PLC0415  # loaded while a tool starts, and not when csa may be another
     from csa.cli.describe import describe  # noqa: PLC0415  # as above
     from csa.store.observer import Observer  # noqa: PLC0415  # as above
@@ -94,7 +94,7 @@ def about_sessions(targets: Sequence[Target]) -> Callable[[], str]:
 
 
 def doing(info: SessionInfo, *, now: float) -> str:
-    """Say who does what, and for how long its turn has been running."""
+    """Describe a session's activity, and how long its turn has been running."""
     from csa.cli.describe import elapsed  # noqa: PLC0415  # loaded by about_sessions
     from csa.cli.naming import called, doing_of  # noqa: PLC0415  # as above
 

@@ -90,7 +90,7 @@ def _names(found: Statistics, by: str, *, whole: bool) -> list[str]:
 
 
 def _name_of_tree(root: SessionState | None, shown_id: str, *, whole: bool) -> str:
-    """Return the name of a root; where it has none, or in a pipe, its id and what it is about."""
+    """Return the name of a root; without a name, or in a pipe, its id and description."""
     name = one_line(root.name or "") if root else ""
     if name and not whole:
         return name

@@ -99,7 +99,7 @@ def execute_why(arguments: argparse.Namespace) -> int:
 
 
 def _card_to_json(card: SessionCard | None, session: Session) -> dict[str, object]:
-    """Return the card; of a session that cannot be read most of it is null, as `fault` says why."""
+    """Return the card; for an unreadable session most of it is null, and `fault` says why."""
     if card:
         return card.to_json()
     from csa.model.schemas.card import CARD, KNOWN_OF_ANY  # noqa: PLC0415  # only damage needs it
@@ -130,14 +130,14 @@ def _print_status(session: Session, card: SessionCard | None, found: Evidence) -
 
 
 def _title(info: SessionInfo, style: Style, width: int | None) -> str:
-    """Return the name and what it is about; the id first in a pipe, where scripts look for it."""
+    """Return the name and the description; in a pipe the id first, where scripts expect it."""
     name = called(info, width)
     about = subject_of(info, width)
     return f"{style(name, 'bold')}  {cut(about, width and max(10, width - display_width(name) - 2))}"
 
 
 def _print_rows(rows: Iterable[tuple[str, str, str]], style: Style, width: int | None) -> None:
-    """Print labels and texts, each folded to what is right of the labels."""
+    """Print labels and texts, each wrapped to the room right of the labels."""
     for label, text, look in rows:
         for index, line in enumerate(fold(one_line(text), width and width - _LABEL_WIDTH)):
             _print_row("" if index else label, line, style, look)

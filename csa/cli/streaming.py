@@ -1,4 +1,4 @@
-"""A conversation as it comes: what is streamed piece by piece, the rest line by line. For `run -v` and `show -f`."""
+"""A conversation as it comes: streamed text piece by piece, the rest line by line. For `run -v` and `show -f`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _OVER_THE_LAST_LINE = "\033[1A\033[2K"
 
 
 class Stream:
-    """Makes text of a conversation's events, one after the other. No more than a message is held in memory."""
+    """Turns a conversation's events into text, one by one. At most one message is in memory."""
 
     def __init__(self, stream: IO[str], *, is_full: bool = False) -> None:
         self._renderer = Renderer(is_full=is_full, width=terminal_width(stream), stream=stream)
@@ -29,7 +29,7 @@ class Stream:
         self._told: dict[str, str] = {}  # of calls, the status that was shown last
 
     def text(self, event: Event) -> str:
-        """Return what is to be written now that this has happened."""
+        """Return the text to write after this event."""
         conversation = self._conversation
         if event.type == "run_started":
             conversation.take()

@@ -1,4 +1,4 @@
-"""Tables: columns as wide as they must be, some of which give way on a narrow terminal."""
+"""Tables: columns as wide as necessary, some of which are dropped on a narrow terminal."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class Column(Struct):
-    """A column, and how it is made of a row. `room` 0: as much as its widest cell takes."""
+    """A column, and how to make a cell from a row. `room` 0: as wide as its widest cell."""
 
     name: str
     cell: Callable[[Any], str]
@@ -24,7 +24,7 @@ class Column(Struct):
 
 
 class Table:
-    """The lines of some rows, without what stands behind the columns; `width` is what those take."""
+    """The lines of some rows, without what follows the columns; `width` is that of the columns."""
 
     def __init__(self, columns: Iterable[Column], rows: Sequence[Any]) -> None:
         self._columns = [(each, each.room or max(map(display_width, _cells(each, rows)))) for each in columns]

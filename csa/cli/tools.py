@@ -50,7 +50,7 @@ def execute(arguments: argparse.Namespace) -> int:
 
 
 def _look(client: Csa, limit_s: float) -> tuple[list[_Facts], list[str]]:
-    """Return what is known of each tool, and what keeps others from being known."""
+    """Return what is known about each tool, and the problems with others."""
     import anyio  # noqa: PLC0415  # `csa completion` loads every command
 
     from csa.runner.doctor.tool_checks import find_tools  # noqa: PLC0415  # as above

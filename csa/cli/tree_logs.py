@@ -1,4 +1,4 @@
-"""`csa logs --tree`: what happens in a session and all its descendants, as one log; each line says whose it is."""
+"""`csa logs --tree`: the events of a session and all its descendants, as one log; each line names its session."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from csa.store.sessions import Target
 
 _LOOK_S = 0.05
 _FIND_S = 0.5  # between two looks for new descendants
-_REST = 20  # ... but so many times as long as a look takes
+_REST = 20  # ... but at least this many times as long as a look takes
 _SHORT = 10  # characters of an id
 _COLOURS = ("cyan", "green", "yellow", "red")
 
@@ -50,7 +50,7 @@ class _Member:
 
 
 class _Tree:
-    """The members there are, and what is new in them."""
+    """The current members, and what is new in them."""
 
     def __init__(self, top: Session, *, tail: int | None) -> None:
         self._top = top.target
@@ -86,7 +86,7 @@ class _Tree:
 
 
 def print_tree(top: Session, *, follows: bool, tail: int | None) -> None:
-    """Print what has happened in a tree; with `follows` also what happens, until nothing of it runs."""
+    """Print a tree's events; with `follows` also new ones, until nothing in it is running."""
     tree, printer, style, width = _Tree(top, tail=tail), EventPrinter(), Style(sys.stdout), _SHORT
     while True:
         look = tree.look()

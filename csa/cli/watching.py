@@ -126,7 +126,7 @@ def _refuse_endless(sessions: list[Session], arguments: argparse.Namespace) -> N
 
 
 def _first_exit_code(endings: list[WaitResult], arguments: argparse.Namespace) -> int:
-    """Return the first code that is not 0; with --any that of the first to end counts, where one has ended."""
+    """Return the first code that is not 0; with --any that of the first to end, if one has ended."""
     first = [ending for ending in endings if ending.is_known] if arguments.any else []
     return next((ending.exit_code for ending in first or endings if ending.exit_code), 0)
 
@@ -208,7 +208,7 @@ def execute_open(arguments: argparse.Namespace) -> int:
         raise UsageError("This needs a terminal.", hint=f'csa run --session {session_id} "..."')
     if arguments.json:
         raise UsageError("--interactive and --json cannot be combined.")
-    from csa.runner.sessions.interactive import Interaction  # noqa: PLC0415  # brings pexpect and anyio
+    from csa.runner.sessions.interactive import Interaction  # noqa: PLC0415  # imports pexpect and anyio
 
     interaction = Interaction(session, tool=arguments.tool)
     warn(interaction.invocation.warnings)
@@ -221,7 +221,7 @@ def execute_open(arguments: argparse.Namespace) -> int:
 
 
 class _Seen(Struct, frozen=False):
-    """What must be kept of what was seen: an ephemeral session is gone when its turn has ended."""
+    """What to remember of the events: an ephemeral session is gone when its turn has ended."""
 
     message: str = ""
     finished: Event | None = None
@@ -257,7 +257,7 @@ def _print_end(session: Session, seen: _Seen, *, as_json: bool) -> int:
 
 
 def _follow_turn(client: Csa, session: Session, owner: Owner, seen: _Seen, *, quiet: bool) -> int | None:
-    """Show what happens until the turn has ended; return the number of the signal that detached us."""
+    """Show events until the turn has ended; return the number of the signal that detached us."""
     import anyio  # noqa: PLC0415  # `csa completion`, in each new shell, loads every command
 
     since = parse_time(owner.since)

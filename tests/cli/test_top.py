@@ -209,16 +209,24 @@ def test_an_agent_cannot_kill_its_own(place: Place) -> None:
 
 
 @pytest.mark.thorough
-@pytest.mark.parametrize("keys", ["", "\r", "/zzz"], ids=["list", "conversation", "filter"])
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129), (signal.SIGINT, 0)])
-def test_signals_end_every_view(place: Place, keys: str, number: signal.Signals, code: int) -> None:
+@pytest.mark.parametrize(
+    ("keys", "shown", "number", "code"),
+    [
+        ("", KEYS_SHOWN, signal.SIGTERM, 143),
+        ("", KEYS_SHOWN, signal.SIGINT, 0),
+        ("\r", "conversation", signal.SIGTERM, 143),
+        ("l", "log", signal.SIGHUP, 129),
+        ("/zzz", "No match", signal.SIGHUP, 129),
+    ],
+    ids=["list", "list-int", "conversation", "log", "filter"],
+)
+def test_signals_end_every_view(place: Place, keys: str, shown: str, number: signal.Signals, code: int) -> None:
     """Wherever one is, a signal gives the terminal back, and ends csa as it ends others."""
     place.codex("one")
     with Terminal(place, "top", "--all") as terminal:
         terminal.wait_for_frame(KEYS_SHOWN)
         terminal.type(keys)
-        if keys:
-            terminal.wait_for_frame({"\r": "conversation", "/zzz": "No match"}[keys])
+        terminal.wait_for_frame(shown)
         terminal.process.send_signal(number)
         assert terminal.end() == code
         assert is_given_back(terminal)
@@ -240,8 +248,8 @@ def test_it_ends_with_its_terminal(place: Place) -> None:
 
 
 @pytest.mark.thorough
-def test_an_error_gives_the_terminal_back(place: Place) -> None:
-    """What goes wrong while the screen is ours is said on the one that was there before."""
+def test_a_store_that_goes_and_comes(place: Place) -> None:
+    """What is not there for a moment ends nothing."""
     place.codex("one")
     with Terminal(place, "top", "--all") as terminal:
         terminal.wait_for_frame(KEYS_SHOWN)
