@@ -56,7 +56,7 @@ def _command(
     if before:
         anchor = f"[csa {before}](#csa-{before.replace(' ', '-')})"
         if known.keys() == item["properties"].keys():
-            yield f"{'Each is' if is_list else 'It is'} as that of {anchor}."
+            yield f"The same keys as {anchor}."
             return
         yield f"{'Each has' if is_list else 'It has'} the keys of {anchor}, and:"
         yield ""

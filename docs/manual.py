@@ -21,9 +21,9 @@ EXITS = (
     ("5", "Refused by a limit, a budget, or because it would affect the caller's own session."),
     ("6", "The configuration is wrong, or a record is damaged."),
     ("7", "The tool is missing, or not logged in."),
-    ("8", "The provider has limited the rate, or a quota is used up."),
+    ("8", "Rate limited by the provider, or a quota is used up."),
     ("124", "Timed out (--timeout)."),
-    ("129, 130, 143", "Ended by a hangup, an interrupt, a termination."),
+    ("129, 130, 143", "Ended by a hangup, interrupt or termination signal."),
 )
 OPTIONS = (
     ("csa --version, csa -V", "Print the version."),
@@ -36,8 +36,8 @@ VARIABLES = (
     ("CSA_CONF_KEY", "A setting, which overrides those of the files: CSA_CONF_MAX_DEPTH=2."),
     ("CSA_SESSION_ID, CSA_SESSION_DIR, CSA_OUTPUT_DIR", "Set for agents: their session, and where to put files."),
     ("CSA_PAGER, PAGER", "The pager for long help; csa's own comes first, an empty one means none."),
-    ("NO_COLOR, COLUMNS", "No colours; how wide to print."),
-    ("FORCE_COLOR, CLICOLOR_FORCE", "Colours also where stdout is no terminal; --color overrides all of these."),
+    ("NO_COLOR, COLUMNS", "No colours; the width of the output."),
+    ("FORCE_COLOR, CLICOLOR_FORCE", "Colours even if stdout is not a terminal; --color overrides all of these."),
 )
 FILES = (
     ("~/.config/csa/config.toml", "The user's settings."),

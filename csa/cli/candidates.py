@@ -43,7 +43,10 @@ def print_candidates(words: Sequence[str]) -> int:
 
 
 def _session_candidates(typed: str, before: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """Yield names for a word that begins with a letter, ids for a digit, and for an empty word the better of both."""
+    """Yield names for a word that begins with a letter, ids for a digit, and for an empty word the better of both.
+
+    A name that stands on the line already is not offered again.
+    """
     if typed.startswith("@"):
         yield from ((name, meaning) for name, meaning in _RELATIVES if name.startswith(typed))
         return
@@ -55,7 +58,7 @@ def _session_candidates(typed: str, before: Sequence[str]) -> Iterator[tuple[str
         state = client.store.record(session_id).state
         description = state.description if state else "damaged"
         name = state.name if state else None
-        if name and not by_id and name.startswith(typed):
+        if name and not by_id and name.startswith(typed) and name not in before:
             yield name, description
         elif by_id or not (typed or name):
             yield _id_candidate(session_id, typed, ids), description

@@ -152,23 +152,12 @@ def _whole_parser() -> argparse.ArgumentParser:
         *group, leaf = name.split()
         place = groups[group[0]] if group else tree
         command.configure(place.add_parser(leaf, help=command.summary, description=command.summary))
-    _add_help(tree)
-    return root
-
-
-def _add_help(tree: Any) -> None:
-    """Add `csa help`, with every command below it, without arguments."""
-    what = "explain a command"
-    helped = tree.add_parser("help", help=what, description=what)
+    helped = tree.add_parser("help", help="explain a command", description="explain a command")
     helped.add_argument("-a", "--all", action="store_true", help="list all commands")
-    leaves = helped.add_subparsers()
-    groups = {
-        name: leaves.add_parser(name, add_help=False, help=about).add_subparsers() for name, about in GROUPS.items()
-    }
-    for name, command in command_names().items():
-        *group, leaf = name.split()
-        place = groups[group[0]] if group else leaves
-        place.add_parser(leaf, add_help=False, help=command.summary)
+    names = [name for name in command_names() if " " not in name]
+    helped.add_argument("command", choices=[*names, *GROUPS])
+    helped.add_argument("member", nargs="?", choices=names)  # of a group
+    return root
 
 
 def _leaves(parser: argparse.ArgumentParser) -> list[argparse.ArgumentParser]:

@@ -118,7 +118,7 @@ def _restore(session: Session, *, as_json: bool) -> dict[str, object]:
     state = restored.state
     lost = [f"another session is now called {restored.lost_name}; this one has no name"] if restored.lost_name else []
     if not as_json:
-        print(f"restored {state.session_id}")
+        print(as_read(f"restored {state.session_id}", sys.stdout))
     warn([*lost, *restored.losses])
     project = session.store.project_pathname
     return {"session_id": state.session_id, "project": project, "phase": state.phase, "name": state.name}

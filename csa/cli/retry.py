@@ -11,8 +11,8 @@ import argparse
 
 from csa.cli.output import cut, one_line, tell
 from csa.cli.parsing import Parser
-from csa.cli.run import configure as configure_run
-from csa.cli.run import configure_turn, run_turn
+from csa.cli.run import run_turn
+from csa.cli.run_options import add_options, add_turn_options
 from csa.cli.selecting import add_selector, find_to_show
 from csa.errors import NotFoundError, UsageError
 from csa.model.redaction import MARK
@@ -30,7 +30,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     ways.add_argument("--prompt", metavar="TEXT", help="send this prompt instead")
     ways.add_argument("--prompt-file", metavar="FILE", help="send a file's text instead; `-` is stdin")
     ways.add_argument("-e", "--edit", action="store_true", help="edit it in $EDITOR first")
-    configure_turn(parser)
+    add_turn_options(parser)
 
 
 def execute(arguments: argparse.Namespace) -> int:
@@ -54,7 +54,7 @@ def execute(arguments: argparse.Namespace) -> int:
 
 def _defaults_of_run() -> dict[str, object]:
     parser = Parser(prog="csa run", description="")
-    configure_run(parser)
+    add_options(parser)
     return dict(vars(parser.parse_args([])))
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from csa.cli.commands import find_command
 from csa.cli.output import print_json
-from csa.errors import NotFoundError, UsageError
+from csa.errors import NotFoundError
 
 TYPE_CHECKING = False  # see csa/structs.py
 if TYPE_CHECKING:
@@ -21,15 +21,13 @@ _EVENTS = {"--stream-json", "--events"}
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("words", nargs="*", metavar="COMMAND", help="the command, or `error` or `event`")
-    parser.add_argument("--json", action="store_true", help="without COMMAND: print an array of objects")
+    parser.add_argument("--json", action="store_true", help="print the list as JSON, too")
 
 
 def execute(arguments: argparse.Namespace) -> int:
     from csa.model.schemas.table import OUTPUTS, schema_of  # noqa: PLC0415  # `csa completion` loads every command
 
     if arguments.words:
-        if arguments.json:
-            raise UsageError("A schema is JSON anyway.", hint=f"csa schema {' '.join(arguments.words)}")
         import json  # noqa: PLC0415  # as above
 
         print(json.dumps(schema_of(_chosen(arguments.words, OUTPUTS)), indent=2, ensure_ascii=False))

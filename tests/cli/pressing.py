@@ -15,15 +15,15 @@ FETCHED = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cs
 SETUP = {
     "bash": r"""
 source {script}
-csa() {{ if [[ $1 == __complete ]]; then command {csa} "$@"; else printf '%s\n' "$@" > {seen}; fi; }}
+csa() {{ if [[ $1 == __complete ]]; then command {csa} "$@"; else printf '%s\n' "$@" > {seen}.new; mv {seen}.new {seen}; fi; }}
 """,
     "zsh": r"""
 autoload -Uz compinit; compinit -u -D; eval "$(<{script})"
-csa() {{ if [[ $1 == __complete ]]; then command {csa} "$@"; else printf '%s\n' "$@" > {seen}; fi }}
+csa() {{ if [[ $1 == __complete ]]; then command {csa} "$@"; else printf '%s\n' "$@" > {seen}.new; mv {seen}.new {seen}; fi }}
 """,
     "fish": r"""
 source {script}
-function csa; if test "$argv[1]" = __complete; {csa} $argv; else; printf '%s\n' $argv > {seen}; end; end
+function csa; if test "$argv[1]" = __complete; {csa} $argv; else; printf '%s\n' $argv > {seen}.new; mv {seen}.new {seen}; end; end
 """,
 }
 COMMANDS = {

@@ -181,14 +181,15 @@ def test_words_in_fish(place: Place, scripts: Path) -> None:
         return done.out.splitlines()
 
     described = ["01JH5QWERT\tNew: work", "auth\tOld $work `x`"]
-    for line in ("csa session result ", "csa wait ", "csa kill auth ", "csa run -s "):
+    for line in ("csa session result ", "csa wait ", "csa kill 01JH5QWERT ", "csa run -s "):
         assert complete(line) == described
+    assert complete("csa kill auth ") == described[:1]
     assert [line.partition("\t")[0] for line in complete("csa run --session=a")] == ["--session=auth"]
     assert complete("csa run --tool co") == ["codex"]
     assert complete("csa run --permission r") == ["read-only"]
     assert complete("csa show @pa") == ["@parent\tits parent"]
     assert complete("csa show @ro") == ["@root"]
-    assert "kill\t" in complete("csa help session kil")[0]
+    assert complete("csa help session kil") == ["kill"]
 
 
 @pytest.mark.usefixtures("sessions")

@@ -10,7 +10,7 @@ import pytest
 from tests.cli.prepared import session_id, store_of, write_session
 from tests.support import Place
 
-READING = ("show", "logs", "result", "info", "why", "budget", "artifacts", "log", "attach")
+READING = ("show", "logs", "result", "status", "info", "why", "context", "budget", "artifacts", "log", "attach")
 ACTING = ("kill", "open", "rm", "restore", "rename", "describe", "pin", "compress", "checkpoint", "repair")
 ASKING = ("wait", "is-alive", "export")  # whose answer a script must not get about another session
 

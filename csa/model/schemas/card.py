@@ -22,14 +22,14 @@ from csa.model.schemas.shared import BRANCH, OLD_ERROR, OWNER, PIECES, known, ol
 _TOOL_STATE = known(
     "provider_session_id model",
     {
-        "since_turn": maybe(integer("the turn from which it has had this conversation")),
-        "replaces": maybe(text("the conversation that this one took the place of")),
-        "cwd": maybe(text("where it works")),
-        "account": maybe(text("which login it used")),
-        "effort": maybe(text("the reasoning effort asked for")),
+        "since_turn": maybe(integer("the turn since which it has this conversation")),
+        "replaces": maybe(text("the conversation that this one replaced")),
+        "cwd": maybe(text("its working directory")),
+        "account": maybe(text("the account it used")),
+        "effort": maybe(text("the requested reasoning effort")),
         "last_action_summary": text("the beginning of its last answer"),
-        "last_exit_code": maybe(integer("what it last exited with")),
-        "updated_at": maybe(moment("when this was noted")),
+        "last_exit_code": maybe(integer("its last exit code")),
+        "updated_at": maybe(moment("when this was recorded")),
     },
 )
 CARD = known(
@@ -39,7 +39,7 @@ CARD = known(
         "id": old_id(),
         "current": flag("it is `@current`"),
         "pinned": flag("clean-up leaves it alone"),
-        "tools": mapping(_TOOL_STATE, "what each tool that has worked in it keeps"),
+        "tools": mapping(_TOOL_STATE, "the state of each tool that has worked in it"),
         "last_turn": maybe(
             record(
                 {
@@ -53,14 +53,14 @@ CARD = known(
         "running": maybe(
             known(
                 "pid host tool turn since",
-                {"errand": maybe(text("what is done that is no turn: a compaction, a change, an open interface"))},
-                "who is at work in it",
+                {"errand": maybe(text("an activity that is not a turn: a compaction, an edit, an open interface"))},
+                "the process at work in it",
             )
         ),
         "context": maybe(
             record(
-                {"turn": integer("the turn that told it"), **PIECES["usage"]["properties"]},
-                "what the last turn read and wrote, which is all that tools say of their context",
+                {"turn": integer("the turn that reported it"), **PIECES["usage"]["properties"]},
+                "what the last turn read and wrote; tools report no more about their context",
             )
         ),
         "is_compacted": flag("its conversation was compacted"),
@@ -68,11 +68,13 @@ CARD = known(
         "owner": OWNER,
         "branch": BRANCH,
         "permission": maybe(text("what its agent may do: `read-only`, `edit` or `full`")),
-        "extra_writable": texts("directories in which it may write, too"),
+        "extra_writable": texts("extra directories it may write"),
         "project_path": old(text(""), "project"),
-        "directory": text("where its files are"),
-        "fork_of": maybe(text("the session of which it is a fork")),
-        "children": each(known("session_id name description status tool", {"id": old_id()}), "whom it has started"),
+        "directory": text("the directory of its files"),
+        "fork_of": maybe(text("the session it was forked from")),
+        "children": each(
+            known("session_id name description status tool", {"id": old_id()}), "the sessions it has started"
+        ),
         "expires_at": maybe(moment("when it may be cleaned up, after `--ttl`")),
         "last_activity": maybe(known("at", {"type": text("which event")}, "the last event")),
         "messages": each(
@@ -84,9 +86,9 @@ CARD = known(
                     "timestamp": old(text(""), "at"),
                 },
             ),
-            "what was said last",
+            "the last messages",
         ),
-        "denied": each(known("turn", {"what": text("what was denied")}), "what agents were not allowed to do"),
+        "denied": each(known("turn", {"what": text("what was denied")}), "what agents were denied"),
     },
 )
 _OWNER_EVIDENCE = known(
@@ -96,35 +98,33 @@ _OWNER_EVIDENCE = known(
         "boot_id": text("the kernel's boot"),
         "machine_id": text("the machine"),
         "pid_namespace": integer("the namespace of the PID"),
-        "detached": flag("it goes on when whoever started it ends"),
-        "errand": maybe(text("what is done that is no turn")),
-        "parked_until": maybe(moment("when a parked turn goes on")),
-        "process": one_of("what its process is now", "running", "stopped", "gone", "reused", "out_of_sight"),
-        "verified": flag("that process is surely the one"),
+        "detached": flag("it outlives the process that started it"),
+        "errand": maybe(text("an activity that is not a turn")),
+        "parked_until": maybe(moment("when a parked turn continues")),
+        "process": one_of("the state of its process", "running", "stopped", "gone", "reused", "out_of_sight"),
+        "verified": flag("that process is certainly the owner"),
         "same_boot": flag("it belongs to this boot"),
         "same_machine": flag("it belongs to this machine"),
-        "same_pid_namespace": flag("its PIDs are ours"),
+        "same_pid_namespace": flag("it is in our pid namespace"),
     },
-    "who took the lock, by its own account",
+    "who took the lock, according to the lock file",
 )
 EVIDENCE = known(
     "session_id name project status fault",
     {
         "error": OLD_ERROR,
-        "why": text("the status, and what it follows from, in a sentence"),
+        "why": text("a sentence that explains the status"),
         "lock": record(
             {
-                "held": maybe(flag("somebody holds it")),
+                "held": maybe(flag("a process holds it")),
                 "holders": each(
-                    record({"pid": integer("the process"), "command": text("its command line")}), "who holds it"
+                    record({"pid": integer("the process"), "command": text("its command line")}), "its holders"
                 ),
             },
             "the session's lock",
         ),
         "another_program": maybe(
-            record(
-                {**words("pid"), "tool": text("its tool"), "is_seen": flag("the kernel shows that it holds its lock")}
-            )
+            record({**words("pid"), "tool": text("its tool"), "is_seen": flag("the kernel shows its lock")})
         ),
         "owner": maybe(_OWNER_EVIDENCE),
         "last_event": maybe(
@@ -141,31 +141,31 @@ EVIDENCE = known(
         "silence_s": maybe(number("since the tool's last output")),
         "processes": maybe(integer("how many processes it has")),
         "cpu_s": maybe(number("the CPU time they have used")),
-        "cpu_percent": maybe(number("just now, of one core")),
+        "cpu_percent": maybe(number("right now, of one core")),
         "rss_bytes": maybe(integer("the memory they use")),
         "permission": maybe(
             record(
                 {
-                    "pending": flag("it is not answered"),
+                    "pending": flag("it is unanswered"),
                     "age_s": maybe(number("how long ago")),
                 },
-                "the last permission asked for, as in the event",
+                "the last requested permission, as in the event",
                 open_=True,
             )
         ),
         "heartbeat": maybe(record({"age_s": maybe(number("its age")), "host": text("who wrote it")})),
-        "cancel_asked": maybe(text("who has asked for the turn's end")),
+        "cancel_asked": maybe(text("who has requested the turn's end")),
         "conversation": maybe(
             known(
                 "tool provider_session_id",
                 {
-                    "since_turn": maybe(integer("the turn from which it has had it")),
-                    "replaces": maybe(text("the conversation that this one took the place of")),
+                    "since_turn": maybe(integer("the turn since which it has it")),
+                    "replaces": maybe(text("the conversation that this one replaced")),
                 },
             )
         ),
     },
-    "What shows that a session is in its status.",
+    "The evidence for a session's status.",
 )
 KNOWN_OF_ANY = ("session_id", "prefix", "project", "status", "phase", "fault", "id")
 STATUS = record(

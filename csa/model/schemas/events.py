@@ -1,6 +1,6 @@
 """The transcript's events as schemas: each type has its data. Pure.
 
-These are records on disk: a key that says nothing is left out, where commands would say null.
+These are records on disk: unknown keys are left out, while commands print null.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from csa.model.schemas.kit import (
 )
 from csa.model.schemas.shared import TURN_STATUSES
 
-_KIND = text("what kind, as a word")
-_MESSAGE = text("the same in a sentence")
+_KIND = text("the kind, as a keyword")
+_MESSAGE = text("the same as a sentence")
 _TURN_USAGE = ref("turn_usage", "tokens and cost")
-_CHUNK = flag("true where the tool streams: this continues the text before")
-_PARENT = text("the tool call of a sub-agent that said it")
-_TOTALS = mapping({"type": "number"}, "running totals of the conversation, for tools that report no others")
+_CHUNK = flag("true if the tool streams: this continues the previous text")
+_PARENT = text("the sub-agent's tool call it came from")
+_TOTALS = mapping({"type": "number"}, "running totals of the conversation, for tools that only report those")
 _CHAIN = each(
     record(
         {
@@ -40,25 +40,25 @@ _CHAIN = each(
             "error_kind": maybe(text("why it failed")),
         }
     ),
-    "the turns of a run that fell back from tool to tool, the last one included",
+    "the turns of a run with fallbacks, including the last one",
 )
 _CALL = {
     "id": text("the call"),
-    "title": text("what is to be done, for example the command line"),
+    "title": text("the call, for example the command line"),
     "kind": text("`read`, `edit`, `delete`, `move`, `search`, `execute`, `think`, `fetch`, `other`, ..."),
     "status": text("`in_progress`, `completed`, `failed` or `denied`"),
-    "content": text("what came of it"),
+    "content": text("its result"),
     "exit_code": integer("of a shell command"),
     "parent_id": _PARENT,
 }
-_SAID = {"text": text("what was said"), "chunk": _CHUNK, "parent_id": _PARENT}
+_SAID = {"text": text("the text"), "chunk": _CHUNK, "parent_id": _PARENT}
 _NOTE = {
     "kind": _KIND,
     "message": _MESSAGE,
     "attempt": integer("which attempt failed"),
-    "max": integer("how many there are at most"),
-    "retry_after_s": number("seconds until the next"),
-    "by": text("`csa` where csa tries again, and not the tool"),
+    "max": integer("the maximum number of attempts"),
+    "retry_after_s": number("seconds until the next attempt"),
+    "by": text("`csa` if csa retries, not the tool"),
 }
 
 CHAIN = _CHAIN
@@ -68,17 +68,17 @@ DATA: Mapping[str, tuple[str, Schema]] = {
         record(
             {
                 "tool": text("the tool"),
-                "model": maybe(text("the model asked for")),
-                "effort": maybe(text("the reasoning effort asked for")),
-                "cwd": text("where the tool works"),
+                "model": maybe(text("the requested model")),
+                "effort": maybe(text("the requested reasoning effort")),
+                "cwd": text("the tool's working directory"),
                 "argv": texts("the tool's command line"),
                 "pid": integer("the supervisor"),
                 "permission": text("what the agent may do"),
                 "timeout_s": maybe(number("the turn's time limit")),
-                "idle_timeout_s": maybe(number("the limit of its silence")),
+                "idle_timeout_s": maybe(number("the limit on silence")),
                 "origins": mapping({"type": "string"}, "where each of these settings came from"),
                 "prompt": text("the prompt, redacted"),
-                "resumed": maybe(text("the tool's conversation that is continued")),
+                "resumed": maybe(text("the tool's conversation that is resumed")),
                 "head": maybe(text("the project's commit")),
             },
             optional="effort timeout_s idle_timeout_s origins head",
@@ -88,12 +88,12 @@ DATA: Mapping[str, tuple[str, Schema]] = {
         "The tool named its conversation.",
         record({"provider_session_id": text("its id"), "model": text("the model")}, optional="model"),
     ),
-    "user_message": ("What the tool was told.", record(_SAID, optional="chunk parent_id")),
-    "agent_message": ("What the agent said.", record(_SAID, optional="chunk parent_id")),
-    "agent_thought": ("What the agent thought.", record(_SAID, optional="chunk parent_id")),
+    "user_message": ("A message to the tool.", record(_SAID, optional="chunk parent_id")),
+    "agent_message": ("A message from the agent.", record(_SAID, optional="chunk parent_id")),
+    "agent_thought": ("A thought of the agent.", record(_SAID, optional="chunk parent_id")),
     "tool_call": ("The agent uses a tool.", record(_CALL, optional="content exit_code parent_id")),
     "tool_call_update": (
-        "How a tool call goes on, or ended.",
+        "Progress or end of a tool call.",
         record(_CALL, optional="title kind status content exit_code parent_id"),
     ),
     "plan": (
@@ -111,7 +111,7 @@ DATA: Mapping[str, tuple[str, Schema]] = {
         ),
     ),
     "permission": (
-        "The agent asked for something, or was denied it.",
+        "The agent requested a permission, or was denied one.",
         record(
             {
                 "id": text("the call"),
@@ -123,26 +123,26 @@ DATA: Mapping[str, tuple[str, Schema]] = {
             optional="id title status message kind",
         ),
     ),
-    "usage": ("What the turn has used so far, failed attempts included.", _TURN_USAGE),
+    "usage": ("The turn's usage so far, including failed attempts.", _TURN_USAGE),
     "retry": (
-        "A try failed, and there will be another.",
+        "An attempt failed, and there will be another.",
         record(_NOTE, optional="kind message attempt max retry_after_s by"),
     ),
     "warning": (
-        "What the user should know.",
+        "A warning for the user.",
         record(_NOTE, optional="kind attempt max retry_after_s by"),
     ),
-    "error": ("What failed, as the tool said.", record(_NOTE, optional="attempt max retry_after_s by")),
+    "error": ("A failure, as reported by the tool.", record(_NOTE, optional="attempt max retry_after_s by")),
     "handoff": (
-        "The tool was given a summary of earlier turns.",
+        "The tool got a summary of earlier turns.",
         record(
             {
                 "to": text("the tool"),
-                "turns": each({"type": "integer"}, "the turns told of"),
+                "turns": each({"type": "integer"}, "the summarised turns"),
                 "characters": integer("the summary's length"),
                 "reason": text("why a new conversation began"),
                 "replaces": maybe(text("the conversation that it replaces")),
-                "message": text("what of the context window was exceeded"),
+                "message": text("how the context window was exceeded"),
             },
             optional="reason replaces message",
         ),
@@ -161,7 +161,7 @@ DATA: Mapping[str, tuple[str, Schema]] = {
         ),
     ),
     "compaction": (
-        "The conversation was compacted: by `csa compress` with all keys, else what the tool told of it.",
+        "The conversation was compacted: by `csa compress` (all keys), or by the tool itself.",
         record(
             {
                 "status": text("`started`, `succeeded`, `failed`, `cancelled`, `timed_out` or `lost`"),
@@ -192,7 +192,7 @@ DATA: Mapping[str, tuple[str, Schema]] = {
         ),
     ),
     "session_updated": (
-        "The session's record was changed; further keys say from what to what.",
+        "The session's record was changed; further keys have the old and new values.",
         record(
             {
                 "what": text("`renamed`, `described`, `budgeted`, `pinned`, `restored`, `adopted`, `attached`, ..."),
@@ -212,8 +212,8 @@ DATA: Mapping[str, tuple[str, Schema]] = {
                 "model": maybe(text("the model")),
                 "provider_session_id": maybe(text("the tool's conversation")),
                 "tool_exit_code": maybe(integer("the tool's own")),
-                "signal": maybe(integer("that ended the tool")),
-                "stop_reason": maybe(text("why the agent stopped, in the tool's words")),
+                "signal": maybe(integer("the signal that ended the tool")),
+                "stop_reason": maybe(text("why the agent stopped, according to the tool")),
                 "error": maybe(
                     record(
                         {"kind": _KIND, "message": _MESSAGE, "retry_at": moment("when to try again")},
@@ -224,13 +224,13 @@ DATA: Mapping[str, tuple[str, Schema]] = {
                 "duration_s": number("seconds it took"),
                 "usage": maybe(_TURN_USAGE),
                 "peak_rss_bytes": maybe(integer("the most memory its processes used")),
-                "denied": texts("what the agent was not allowed"),
+                "denied": texts("what the agent was denied"),
                 "head": maybe(text("the project's commit")),
                 "started_at": moment("when it began"),
                 "finished_at": moment("when it ended"),
                 "chain": _CHAIN,
                 "totals": _TOTALS,
-                "by": text("another program, whose turn it was"),
+                "by": text("the other program that ran the turn"),
             },
             optional="model provider_session_id tool_exit_code signal stop_reason error summary duration_s usage "
             "peak_rss_bytes denied head started_at finished_at chain totals by",
@@ -240,7 +240,10 @@ DATA: Mapping[str, tuple[str, Schema]] = {
         "After a `run_finished`: the next turn begins by itself.",
         record({"until": moment("when"), "tool": text("the tool"), "kind": maybe(_KIND)}),
     ),
-    "other": ("What csa's adapter for the tool did not recognise.", record({"raw": anything("as the tool said it")})),
+    "other": (
+        "What csa's adapter for the tool did not recognise.",
+        record({"raw": anything("the tool's original data")}),
+    ),
 }
 
 
@@ -249,10 +252,10 @@ def event_schema() -> Schema:
     keys = {
         "v": integer("the format's version, 1"),
         "seq": integer("1, 2, 3, ... over the life of the session"),
-        "ts": moment("when; the record's own word for `at`"),
+        "ts": moment("when; the record's name for `at`"),
         "type": text("what happened, see `data`"),
-        "turn": integer("the turn's number; 0 where a foreign line does not say"),
-        "data": {"type": "object", "description": "what belongs to the type"},
+        "turn": integer("the turn's number; 0 if a foreign line has none"),
+        "data": {"type": "object", "description": "the data of this type"},
     }
     cases = [
         {"if": {"properties": {"type": {"const": name}}}, "then": {"properties": {"data": schema}}}

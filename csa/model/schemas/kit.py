@@ -1,7 +1,7 @@
 """Small pieces of JSON Schema (draft 2020-12), and records made of them. Pure.
 
-A record is an object that is csa's own: all of its keys are always there, and there are no others. Keys that mean the
-same in all commands are taken from a vocabulary by name, so that none of them can mean something else somewhere.
+A record is one of csa's own objects: all of its keys are always present, and there are no others. Keys that mean the
+same in all commands are taken from a vocabulary by name, so that each has only one meaning.
 """
 
 from __future__ import annotations
@@ -64,12 +64,12 @@ def mapping(values: Schema, about: str) -> Schema:
 
 
 def ref(name: str, about: str = "") -> Schema:
-    """A shared piece; `document` brings it along."""
+    """A shared piece; `document` includes it."""
     return {"$ref": f"#/$defs/{name}", **({"description": about} if about else {})}
 
 
 def maybe(schema: Schema) -> Schema:
-    """Allow null, which stands for what is not known or does not apply."""
+    """Allow null, for what is unknown or does not apply."""
     if isinstance(schema.get("type"), list) or "anyOf" in schema:
         return schema  # it may be null
     if "enum" in schema:
@@ -81,12 +81,12 @@ def maybe(schema: Schema) -> Schema:
 
 
 def old(schema: Schema, use: str) -> Schema:
-    """Mark a key as deprecated: another is the one."""
+    """Mark a key as deprecated in favour of another."""
     return {**schema, "deprecated": True, "description": f"Deprecated: use `{use}`."}
 
 
 def record(keys: Mapping[str, Schema], about: str = "", *, optional: str = "", open_: bool = False) -> Schema:
-    """An object of csa's: `optional` names keys that may be missing; an `open_` one may have others."""
+    """One of csa's objects: `optional` names keys that may be missing; an `open_` one may have others."""
     return {
         "type": "object",
         **({"description": about} if about else {}),
@@ -97,7 +97,7 @@ def record(keys: Mapping[str, Schema], about: str = "", *, optional: str = "", o
 
 
 def document(schema: Schema, pieces: Mapping[str, Schema], *, title: str) -> Schema:
-    """Return a schema that stands alone: with the shared pieces that it refers to."""
+    """Return a self-contained schema, with the shared pieces that it refers to."""
     used: dict[str, Schema] = {}
     names = _references(schema)
     while names:

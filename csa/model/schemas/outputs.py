@@ -21,13 +21,13 @@ from csa.model.schemas.kit import (
 from csa.model.schemas.shared import BRANCH, OLD_ERROR, VOCABULARY, known, old_id, words
 
 _AMOUNTS = {
-    "tokens": maybe(integer("tokens, in and out")),
+    "tokens": maybe(integer("input and output tokens")),
     "usd": maybe(number("US dollars")),
-    "time_s": maybe(number("seconds of all turns, added up")),
+    "time_s": maybe(number("total seconds of all turns")),
 }
 _UNMEASURED = {
-    "turns_unmeasured": maybe(integer("turns that did not tell their tokens")),
-    "turns_unpriced": maybe(integer("turns that did not tell their cost")),
+    "turns_unmeasured": maybe(integer("turns that did not report tokens")),
+    "turns_unpriced": maybe(integer("turns that did not report cost")),
 }
 _NAMES = "session_id prefix name description project parent_session_id status phase tool turn"
 _SPAN = "started_at duration_s usage"
@@ -38,9 +38,9 @@ RESULT = known(
     {
         "text": text("the answer, whole"),
         "summary": text("its beginning, on one line"),
-        "error": maybe(ref("turn_error", "why the turn did not succeed; null when it did, or was cancelled")),
-        "tool_exit_code": maybe(integer("what the tool itself exited with")),
-        "denied": texts("what the agent was not allowed to do"),
+        "error": maybe(ref("turn_error", "why the turn did not succeed; null if it did, or was cancelled")),
+        "tool_exit_code": maybe(integer("the tool's own exit code")),
+        "denied": texts("what the agent was denied"),
         "artifacts": texts("the files it left in the session's output"),
         "chain": CHAIN,
     },
@@ -51,10 +51,10 @@ PLAN = record(
         **words("name project tool parent_session_id depth model"),
         "session": old(text("`new`, or the session's id"), "session_id"),
         "why": text("why this tool"),
-        "transport": text("how csa would speak to it"),
+        "transport": text("how csa would talk to it"),
         "command": text("the command line, for a shell"),
-        "cwd": text("where it would work"),
-        "permission": text("what the agent might do"),
+        "cwd": text("its working directory"),
+        "permission": text("what the agent may do"),
         "effort": maybe(text("the reasoning effort asked for")),
         "extra_writable": texts("directories in which it could write, too"),
         "timeout_s": maybe(number("the time limit")),
@@ -73,19 +73,19 @@ HIT = record(
         **words("session_id name project turn tool"),
         "at": maybe(VOCABULARY["at"]),
         "role": one_of("who said it, or that it was done", "user", "assistant", "thought", "tool"),
-        "text": text("the message; of a tool call its title and its output"),
+        "text": text("the message; for a tool call its title and its output"),
     },
 )
 DETACHED = known("session_id project turn tool pid")
 ENDING = known(
     "session_id name project status exit_code tool turn duration_s",
-    {"error": maybe(ref("turn_error", "why it failed, or cannot be waited for"))},
+    {"error": maybe(ref("turn_error", "why it failed, or why csa cannot wait for it"))},
 )
 KILLED = known(
     "session_id name project status tool turn",
     {
-        "outcome": one_of("what came of it", "killed", "not_running", "failed"),
-        "forced": flag("its supervisor was killed, too"),
+        "outcome": one_of("the result", "killed", "not_running", "failed"),
+        "forced": flag("its supervisor was killed too"),
         "error": maybe(ref("error", "why it cannot be ended")),
     },
 )
@@ -107,10 +107,10 @@ IN_TREE = {
             {
                 "sessions": integer("how many"),
                 "statuses": mapping({"type": "integer"}, "how many of each status"),
-                "time_s": number("seconds in which any of them ran"),
-                "usage": ref("usage", "what they have used"),
+                "time_s": number("seconds during which any of them was running"),
+                "usage": ref("usage", "their usage"),
             },
-            "the session and all below it",
+            "the session and everything below it",
         ),
     },
     "required": [*SESSION["required"], "subtree"],
@@ -120,7 +120,7 @@ RUNNING = known(
     {
         "id": old_id(),
         "parent": old(maybe(text("")), "parent_session_id"),
-        "doing": text("what the agent is doing, in words"),
+        "doing": text("what the agent is doing, as text"),
     },
 )
 PROCESS = {
@@ -128,8 +128,8 @@ PROCESS = {
     "properties": {
         **RUNNING["properties"],
         **words("pid host since"),
-        "detached": maybe(flag("it goes on when whoever started it ends")),
-        "processes": maybe(integer("how many processes it has, sub-agents' included")),
+        "detached": maybe(flag("it outlives the process that started it")),
+        "processes": maybe(integer("how many processes it has, including sub-agents'")),
         "cpu_s": maybe(number("the CPU time they have used")),
         "rss_bytes": maybe(integer("the memory they use")),
     },
@@ -139,33 +139,33 @@ ALIVE = known(
     "session_id project tool turn pid since fault",
     {
         "state": one_of("the answer", "alive", "not_alive", "unknown"),
-        "errand": maybe(text("what is done that is no turn")),
-        "parked_until": maybe(moment("when a parked turn goes on")),
-        "another_program": flag("a program other than csa runs it"),
+        "errand": maybe(text("an activity that is not a turn")),
+        "parked_until": maybe(moment("when a parked turn continues")),
+        "another_program": flag("another program than csa is running it"),
         "error": OLD_ERROR,
     },
 )
 _BUDGET = {
-    "budget": record(_AMOUNTS, "the limits; null is none"),
-    "used": record({**_AMOUNTS, **_UNMEASURED}, "by the session and all below it"),
+    "budget": record(_AMOUNTS, "the limits; null: none"),
+    "used": record({**_AMOUNTS, **_UNMEASURED}, "by the session and everything below it"),
     "left": record(_AMOUNTS, "what is left"),
 }
 BUDGET = known(
     "session_id",
     {
         **_BUDGET,
-        "above": each(known("session_id", _BUDGET), "budgets of sessions above it, which bind it as well"),
+        "above": each(known("session_id", _BUDGET), "budgets of its ancestors, which apply to it too"),
         "sessions": each(
             record(
                 {
                     **words("session_id project parent_session_id"),
                     "state": one_of("what it is doing", "running", "at_rest", "gone"),
-                    "known": flag("what it has used is known"),
+                    "known": flag("its usage is known"),
                     **_AMOUNTS,
                     **_UNMEASURED,
                 },
             ),
-            "the session and all below it",
+            "the session and everything below it",
         ),
     },
 )
@@ -174,7 +174,7 @@ _ROW = {
     "messages": integer("how many messages"),
     "turns": integer("how many turns"),
     "succeeded": integer("how many of them succeeded"),
-    "success_rate": maybe(number("the share of the ended turns that succeeded")),
+    "success_rate": maybe(number("the success rate of finished turns")),
     "average_context_tokens": maybe(integer("what a turn read on average")),
     "compactions": integer("how many compactions"),
     "usage": ref("usage", "tokens and cost"),
@@ -184,9 +184,9 @@ _ROW = {
 }
 STATS = record(
     {
-        "by": text("what a row is of: `tool`, `day`, `tree` or `owner`"),
+        "by": text("what rows are grouped by: `tool`, `day`, `tree` or `owner`"),
         "since": maybe(moment("from when")),
-        "rows": each(record({"key": text("of which tool, day, tree or owner"), **_ROW}), "the rows"),
+        "rows": each(record({"key": text("the tool, day, tree or owner"), **_ROW}), "the rows"),
         "total": record(_ROW, "all of them"),
     }
 )

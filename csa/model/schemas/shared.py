@@ -24,40 +24,40 @@ TURN_STATUSES = ("succeeded", "failed", "cancelled", "timed_out", "killed", "los
 STATUSES = ("running", "open", "idle", *TURN_STATUSES, "unknown", "damaged", "retired", "removed")
 VOCABULARY: Mapping[str, Schema] = {
     "session_id": text("the session's full id, a ULID"),
-    "prefix": text("the shortest prefix of the id that names the session, at least 10 characters"),
+    "prefix": text("the shortest unique prefix of the id, at least 10 characters"),
     "name": maybe(text("the session's name")),
-    "description": maybe(text("what the session is about: one line, at first the beginning of its prompt")),
-    "project": text("the directory of the session's project, an absolute path"),
+    "description": maybe(text("one line of description; by default the beginning of its prompt")),
+    "project": text("the absolute path of the session's project"),
     "parent_session_id": maybe(text("the session whose agent started this one; null for a root")),
     "root_session_id": maybe(text("the root of its tree; null for a root")),
     "depth": maybe(integer("0 for a root, 1 for its children, ...")),
     "status": one_of(
-        "what the session is doing, or how its last turn ended: `running`; `open` (somebody has the tool itself open); "
-        "`idle` (it never ran); `succeeded`, `failed`, `cancelled`, `timed_out`, `killed`, `lost`; `unknown` (it "
-        "cannot be known from here); `damaged`; `retired`; `removed` (it was ephemeral)",
+        "what the session is doing, or how its last turn ended: `running`; `open` (the tool's own interface is open); "
+        "`idle` (it never ran); `succeeded`, `failed`, `cancelled`, `timed_out`, `killed`, `lost`; `unknown` (not "
+        "visible from here); `damaged`; `retired` (in the trash); `removed` (it was ephemeral)",
         *STATUSES,
     ),
     "phase": text("`active`, `available` (its conversation was compacted) or `retired` (in the trash)"),
-    "tool": maybe(text("the tool of the turn, of the last one where the object is about a session")),
+    "tool": maybe(text("the tool of the turn; for a session, of its last turn")),
     "turn": maybe(integer("the turn's number, from 1")),
     "turns": maybe(integer("how many turns the session has had")),
-    "model": maybe(text("the model, as far as the tool or the caller has named it")),
+    "model": maybe(text("the model, if the tool or the caller has named it")),
     "provider_session_id": maybe(text("the tool's own id of the conversation")),
-    "exit_code": integer("what `csa run` exits with for this, or has; of an error, what csa exits with"),
+    "exit_code": integer("the exit code of `csa run`; for an error, of csa"),
     "started_at": maybe(moment("when the turn began")),
     "finished_at": maybe(moment("when the turn ended")),
-    "duration_s": maybe(number("seconds that the turn took; null while it runs")),
-    "elapsed_s": maybe(number("seconds that the turn has run so far; once it has ended, the same as `duration_s`")),
-    "time_s": number("seconds of all finished turns, added up"),
+    "duration_s": maybe(number("seconds the turn took; null while it is running")),
+    "elapsed_s": maybe(number("seconds the turn has been running; after its end, the same as `duration_s`")),
+    "time_s": number("total seconds of all finished turns"),
     "at": moment("when it happened"),
     "created_at": maybe(moment("when it was created")),
     "last_accessed": maybe(moment("when the session was last used")),
     "usage": maybe(ref("usage", "tokens and cost")),
-    "fault": maybe(ref("error", "why csa cannot read the session; null when it can")),
-    "pid": maybe(integer("the process that runs it, in its own pid namespace")),
-    "host": maybe(text("the machine on which it runs")),
-    "since": maybe(moment("since when it has been at work there")),
-    "dry_run": flag("true where nothing was done, and the rest tells what would be"),
+    "fault": maybe(ref("error", "why csa cannot read the session; null if it can")),
+    "pid": maybe(integer("the pid of its process, in that process's pid namespace")),
+    "host": maybe(text("the machine it is running on")),
+    "since": maybe(moment("when it started there")),
+    "dry_run": flag("true: nothing was done, the rest says what would be"),
 }
 
 
@@ -79,45 +79,53 @@ def old_id() -> Schema:
     return old(text(""), "session_id")
 
 
-BRANCH = maybe(text("the git branch on which the session began"))
+BRANCH = maybe(text("the git branch the session was created on"))
 OWNER = maybe(text("the user, as user@host"))
 OLD_ERROR = old(maybe(text("")), "fault.message")
 _USAGE = {
-    "input_tokens": integer("tokens read, cached ones included"),
+    "input_tokens": integer("input tokens, including cached ones"),
     "output_tokens": integer("tokens written"),
-    "cached_tokens": integer("those of the tokens read that came from a cache"),
-    "cost_usd": maybe(number("US dollars; null when unknown, never 0 for that")),
-    "turns_unmeasured": integer("turns (or compactions) that did not tell their tokens; the figures are a minimum"),
-    "turns_unpriced": integer("turns (or compactions) that did not tell their cost; the cost is a minimum"),
+    "cached_tokens": integer("input tokens that came from a cache"),
+    "cost_usd": maybe(number("US dollars; null if unknown, never 0")),
+    "turns_unmeasured": integer("turns (or compactions) that did not report tokens; the figures are a minimum"),
+    "turns_unpriced": integer("turns (or compactions) that did not report cost; the cost is a minimum"),
 }
-_ERROR_KIND = text("what kind of error, as a word: `usage`, `not_found`, `busy`, `auth`, `quota`, ...")
-_ERROR_MESSAGE = text("what went wrong, in a sentence")
+_ERROR_KIND = text(
+    "`usage`, `not_found`, `ambiguous`, `busy`, `refused`, `full`, `damaged`, `denied`, `config`, `tool` (it cannot be "
+    "used), `unfinished`, `appeared` or `error`"
+)
+_TURN_ERROR_KIND = text(
+    "`auth`, `rate_limit`, `quota`, `overloaded`, `network`, `server`, `invalid_request`, `context_overflow`, "
+    "`permission`, `protocol`, `spawn`, `internal`, `fenced`, `unknown_conversation`, `budget`, `timeout` or "
+    "`idle_timeout`; where csa could not even look, the kind of an [error](#error)"
+)
+_ERROR_MESSAGE = text("what went wrong, as a sentence")
 _MESSAGE = {
     "id": text("an id of the message: the session's, a dash, and the number of its first event"),
     "role": one_of("who: the agent is the `assistant`, csa the `system`", "user", "assistant", "thought", "system"),
-    "content": text("what was said"),
+    "content": text("the text"),
     "tool_calls": each(
-        record({"id": text("the call"), "title": text("what was to be done"), "kind": text("which kind")}),
-        "what the agent did with tools after saying it",
+        record({"id": text("the call"), "title": text("the call"), "kind": text("which kind")}),
+        "the agent's tool calls after it",
     ),
     "tool_results": each(
         record(
             {
                 "id": text("the call"),
                 "status": text("`completed`, `failed`, `denied` or `in_progress`"),
-                "content": text("what came of it"),
+                "content": text("its result"),
                 "exit_code": maybe(integer("of a shell command")),
             }
         ),
-        "what came of these calls, in the same order",
+        "the results of these calls, in the same order",
     ),
 }
 
 PIECES: Mapping[str, Schema] = {
-    "usage": record(_USAGE, "Tokens and cost, of a turn or of several added up."),
+    "usage": record(_USAGE, "Tokens and cost, of one turn or the sum of several."),
     "turn_usage": record(
         _USAGE,
-        "Tokens and cost of one turn; the last two keys are left out where they are 0.",
+        "Tokens and cost of one turn; the last two keys are left out if they are 0.",
         optional="turns_unmeasured turns_unpriced",
     ),
     "error": record(
@@ -128,22 +136,22 @@ PIECES: Mapping[str, Schema] = {
             "exit_code": VOCABULARY["exit_code"],
             "code": old(text(""), "kind"),
         },
-        "Why csa could not, or would not, do something.",
+        "Why csa could not do something, or refused it.",
     ),
     "turn_error": record(
         {
-            "kind": _ERROR_KIND,
+            "kind": _TURN_ERROR_KIND,
             "message": _ERROR_MESSAGE,
-            "retry_at": maybe(moment("when the provider can be asked again, where that was stated")),
+            "retry_at": maybe(moment("when the provider can be used again, if stated")),
         },
         "How a turn failed.",
     ),
     "message": record(
         {**words("session_id turn tool model at"), **_MESSAGE, "timestamp": old(text(""), "at")},
-        "Something that was said, with the tool calls that followed.",
+        "A message, with the tool calls that followed.",
     ),
     "exported_message": record(
-        {**words("session_id model"), **_MESSAGE, "timestamp": moment("when it was said")},
+        {**words("session_id model"), **_MESSAGE, "timestamp": moment("when it was sent")},
         "A message as it is exported; also the line of `--format jsonl`.",
     ),
     "collected": known(
@@ -164,6 +172,6 @@ PIECES: Mapping[str, Schema] = {
             "line": maybe(integer("the line in it")),
             "problem": text("what is wrong"),
         },
-        "Something that is wrong with a session's files.",
+        "A problem with a session's files.",
     ),
 }

@@ -1,4 +1,4 @@
-"""All that csa prints as JSON: a schema for each, by the command and the option that decides what is printed. Pure."""
+"""A schema for everything csa prints as JSON, by command and the option that decides about the output. Pure."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ _EVENT = event_schema()
 OUTPUTS: Mapping[str, tuple[str, Schema]] = {
     "error": ("what any command prints when it fails: with `--json` on stdout", record({"error": ref("error")})),
     "event": ("a line of `csa run --stream-json` and of `csa logs --json`", _EVENT),
-    "run": ("the turn, when it has ended", outputs.RESULT),
+    "run": ("the turn, after its end", outputs.RESULT),
     "run --detach": ("the turn that was started", outputs.DETACHED),
     "run --dry-run": ("what would be run", outputs.PLAN),
-    "retry": ("the turn, when it has ended", outputs.RESULT),
+    "retry": ("the turn, after its end", outputs.RESULT),
     "retry --detach": ("the turn that was started", outputs.DETACHED),
     "retry --dry-run": ("what would be run", outputs.PLAN),
-    "attach": ("the turn, when it has ended", outputs.RESULT),
-    "wait": ("how each session ended, in the order in which they did", each(outputs.ENDING, "")),
-    "kill": ("what came of each session", each(outputs.KILLED, "")),
-    "list": ("the sessions, newest first", each(outputs.SESSION, "")),
+    "attach": ("the turn, after its end", outputs.RESULT),
+    "wait": ("how each session ended, in order of their ends", each(outputs.ENDING, "")),
+    "kill": ("the result for each session", each(outputs.KILLED, "")),
+    "list": ("the sessions, the last used first", each(outputs.SESSION, "")),
     "list --tree": ("the sessions, children after their parents", each(outputs.IN_TREE, "")),
     "show": ("the conversation", each(ref("message"), "")),
     "search": ("the messages and tool calls that were found, newest first", each(outputs.HIT, "")),
@@ -34,7 +34,7 @@ OUTPUTS: Mapping[str, tuple[str, Schema]] = {
     "why": ("the evidence for a session's status", ref("evidence")),
     "artifacts": ("the files that agents have left", each(upkeep.ARTIFACT, "")),
     "is-alive": ("whether a session is running", outputs.ALIVE),
-    "budget": ("what a session and all below it have used", outputs.BUDGET),
+    "budget": ("the usage of a session and everything below it", outputs.BUDGET),
     "top": ("what is running, in all projects", each(outputs.RUNNING, "")),
     "ps": ("what is running, in all projects, with its processes", each(outputs.PROCESS, "")),
     "top --once": ("the same as `ps`", each(outputs.PROCESS, "")),
@@ -49,12 +49,12 @@ OUTPUTS: Mapping[str, tuple[str, Schema]] = {
     "compress": ("the compaction", upkeep.COMPACTION),
     "checkpoint": ("the checkpoint that was saved", upkeep.CHECKPOINT),
     "checkpoints": ("the checkpoints, newest first", each(upkeep.CHECKPOINT, "")),
-    "checkpoints --show": ("one checkpoint, with what it keeps", upkeep.CHECKPOINT_SHOWN),
+    "checkpoints --show": ("one checkpoint, with its contents", upkeep.CHECKPOINT_SHOWN),
     "log": ("the session's git history, newest first", each(upkeep.HISTORY, "")),
     "export": ("with `-o FILE`: what was written", upkeep.EXPORTED),
     "export --format json": ("the sessions with their conversations", each(upkeep.DOCUMENT, "")),
     "import": ("the sessions that were imported", each(upkeep.IMPORTED, "")),
-    "delete": ("what came of each session", each(upkeep.DELETED, "")),
+    "delete": ("the result for each session", each(upkeep.DELETED, "")),
     "restore": ("the session that is back", upkeep.RESTORED),
     "restore --tree": ("the sessions that are back, parents before children", each(upkeep.RESTORED, "")),
     "clean": ("what was cleaned up", upkeep.CLEANED),
@@ -71,6 +71,6 @@ OUTPUTS: Mapping[str, tuple[str, Schema]] = {
 
 
 def schema_of(name: str) -> Schema:
-    """Return a schema that stands alone; KeyError where there is none of that name."""
+    """Return a self-contained schema; KeyError if there is none with that name."""
     about, schema = OUTPUTS[name]
     return document(schema, PIECES, title=f"csa {name}: {about}")

@@ -1,4 +1,4 @@
-"""What the commands that change, keep and clean up sessions print with `--json`. Pure."""
+"""What the commands that edit, manage and clean up sessions print with `--json`. Pure."""
 
 from __future__ import annotations
 
@@ -24,42 +24,40 @@ ARTIFACT = record(
     {
         **words("turn"),
         "path": text("the file"),
-        "name": text("its name below output/"),
+        "name": text("its name in output/"),
         "size_bytes": integer("its size"),
         "modified_at": moment("when it was last written"),
-        "leads_out": flag("it is a link to something that is not in the output"),
+        "leads_out": flag("it is a link to something outside the output"),
         "copied_to": maybe(text("with --copy-to, the copy")),
     },
 )
-RENAMED = known("session_id project name", {"before": maybe(text("the name it had"))})
-DESCRIBED = known("session_id project description", {"before": maybe(text("the description it had"))})
+RENAMED = known("session_id project name", {"before": maybe(text("the previous name"))})
+DESCRIBED = known("session_id project description", {"before": maybe(text("the previous description"))})
 PINNED = known("session_id project", {"pinned": flag("clean-up leaves it alone")})
-CURRENT = record({"session_id": maybe(text("the current session; null when none is chosen"))})
+CURRENT = record({"session_id": maybe(text("the current session; null if none is chosen"))})
 _TURN_NUMBERS = {"type": "integer"}
 CONTEXT = record(
     {
         **words("session_id tool"),
         "window": record(
             {
-                "turns": integer("the newest turns that are sent, at most; 0 is all"),
-                "tokens": integer("the size of what is sent, at most; 0 is no limit"),
-                "since_turn": integer("turns before this one are not sent; 0 is from the beginning"),
+                "turns": integer("how many of the newest turns are sent at most; 0: all"),
+                "tokens": integer("how many tokens are sent at most; 0: no limit"),
+                "since_turn": integer("turns before this one are not sent; 0: all are"),
             },
-            "the context window in force",
+            "the effective context window",
         ),
-        "conversation": maybe(text("the tool's conversation that goes on; null where a new one begins")),
-        "why_new": maybe(text("why the conversation there is does not go on")),
+        "conversation": maybe(text("the tool's conversation that continues; null if a new one begins")),
+        "why_new": maybe(text("why the existing conversation does not continue")),
         "turns": each(_TURN_NUMBERS, "the turns that are sent, in the conversation or in the summary"),
         "summary_turns": each(_TURN_NUMBERS, "those in the summary"),
         "tokens": integer("the size of both"),
-        "tokens_are_estimated": flag("it is not, or not only, what the tool said"),
+        "tokens_are_estimated": flag("it is (partly) an estimate, not the tool's figure"),
         "oldest_at": maybe(moment("when the oldest of the turns began")),
         "summary": maybe(text("the summary, as the tool gets it")),
     },
 )
-PRUNED = known(
-    "session_id project turns", {"since_turn": integer("turns before this one are not sent; 0 is from the beginning")}
-)
+PRUNED = known("session_id project turns", {"since_turn": integer("turns before this one are not sent; 0: all are")})
 COMPACTION = record(
     {
         **words("session_id tool duration_s usage"),
@@ -73,7 +71,7 @@ COMPACTION = record(
 )
 _CHECKPOINT = {
     "commit": text("the checkpoint's commit"),
-    "turn": integer("the last turn it covers; 0 when there was none"),
+    "turn": integer("the last turn it covers; 0: none"),
     "status": maybe(text("the session's status then")),
     "label": maybe(text("its label")),
     "automatic": flag("made by `checkpoint_every_turns`"),
@@ -82,7 +80,12 @@ _CHECKPOINT = {
     "bytes": integer("and how many bytes"),
     "verified": maybe(
         one_of(
-            "with --verify or --show: what comparing the hashes said", "ok", "changed", "truncated", "gone", "unbound"
+            "with --verify or --show: the result",
+            "ok",
+            "changed",
+            "truncated",
+            "gone",
+            "unbound",
         )
     ),
 }
@@ -112,7 +115,7 @@ EXPORTED = record(
         "format": text("its format"),
         "bytes": integer("its size"),
         "sessions": texts("the ids of the sessions in it"),
-        "left_out": each(record({"what": text("what"), "why": text("why")}), "what is not in it"),
+        "left_out": each(record({"what": text("what"), "why": text("why")}), "what was left out"),
     }
 )
 DOCUMENT = record(
@@ -129,14 +132,14 @@ IMPORTED = known(
         "id": old_id(),
         "old_id": text("its id in the archive"),
         "dropped_name": maybe(text("the name it lost, as another session has it")),
-        "is_copy": flag("another session has the same tools' conversations, so that it begins its own"),
+        "is_copy": flag("another session has the same tools' conversations, so it starts its own"),
     },
 )
 DELETED = known(
     "session_id name project",
     {
         "done": maybe(one_of("`removed` can be restored", "removed", "purged")),
-        "provider_copies": texts("with --provider: what was removed of the tools' own copies"),
+        "provider_copies": texts("with --provider: the tools' own copies that were deleted"),
         "error": maybe(ref("error", "why it was not deleted")),
     },
 )
@@ -150,7 +153,7 @@ CLEANED = known(
             known("session_id fault", {"id": old_id(), "error": old(text(""), "fault.message")}),
             "damaged sessions, which stay",
         ),
-        "running": texts("the ids of sessions that stay because they run"),
+        "running": texts("the ids of sessions that stay because they are running"),
         "retired_bytes": integer("the size of what went to the trash"),
         "freed_bytes": integer("the size of what was deleted for good"),
         "failures": texts("what could not be deleted"),
@@ -161,10 +164,10 @@ COLLECTED = record(
         **CLEANED["properties"],
         "processes": each(
             known("session_id pid", {"command": text("its command line")}),
-            "what ended sessions have left running",
+            "processes that finished sessions have left running",
         ),
         "reaped": integer("how many of these were ended"),
-        "woken": texts("the ids of parked sessions that go on"),
+        "woken": texts("the ids of parked sessions that continue"),
     }
 )
 ADOPTED = known(
@@ -172,24 +175,24 @@ ADOPTED = known(
     {
         "old_project": text("where the sessions were"),
         "moved": texts("the ids of those that were adopted"),
-        "left": each(known("session_id", {"why": text("why")}), "those that stay behind"),
+        "left": each(known("session_id", {"why": text("why")}), "those that were not moved"),
         "renamed": each(known("session_id name"), "those that lost their name to another session"),
     },
 )
 REPAIRED = known(
     "session_id dry_run",
-    {"done": texts("what was repaired, in words"), "left": each(ref("problem"), "what is still wrong")},
+    {"done": texts("what was repaired, as text"), "left": each(ref("problem"), "what is still wrong")},
 )
 TOOL = known(
     "tool model",
     {
-        "is_default": flag("`csa run` takes it when none is named"),
-        "installed": flag("its command is there"),
-        "version": maybe(text("what it says of itself")),
-        "problem": maybe(text("why its version is not known")),
-        "logged_in": maybe(flag("whether it would send credentials; null where that cannot be told without asking it")),
-        "login": maybe(text("what shows that, or what is lacking")),
-        "command": texts("the words that start it; empty where it is not installed"),
+        "is_default": flag("`csa run` uses it by default"),
+        "installed": flag("its command exists"),
+        "version": maybe(text("its version, as it reports it")),
+        "problem": maybe(text("why its version is unknown")),
+        "logged_in": maybe(flag("whether it would send credentials; null if unknown")),
+        "login": maybe(text("what shows that, or what is missing")),
+        "command": texts("its command line; empty if it is not installed"),
     },
 )
 DIAGNOSIS = record(
@@ -198,13 +201,13 @@ DIAGNOSIS = record(
         "checks": each(
             record(
                 {
-                    "topic": one_of("what it is about", "setup", "tools", "state", "system"),
+                    "topic": one_of("the topic", "setup", "tools", "state", "system"),
                     "name": text("what was checked"),
-                    "level": one_of("how it is", "ok", "warn", "fail"),
+                    "level": one_of("the result", "ok", "warn", "fail"),
                     "status": old(text(""), "level"),
                     "detail": text("what was found"),
                     "next_step": maybe(text("what to do about it")),
-                    "blocks_runs": flag("no run can work until this is fixed"),
+                    "blocks_runs": flag("no run works until this is fixed"),
                 }
             ),
             "the checks, in the order in which they are shown",
@@ -217,9 +220,12 @@ _SETTING = {
 }
 SETTINGS = mapping(
     record(
-        {**_SETTING, "ignored": maybe(record(_SETTING, "what a project's file asked for, which would loosen a limit"))}
+        {
+            **_SETTING,
+            "ignored": maybe(record(_SETTING, "what a project's file asked for in vain")),
+        }
     ),
     "the settings by their names, such as `tool` or `tools.codex.command`",
 )
-VALID = record({"valid": flag("always true; a fault is an error, exit code 6"), "sources": texts("what was read")})
-LISTED = record({"name": text("what `csa schema` takes"), "about": text("what it is the schema of")})
+VALID = record({"valid": flag("always true; otherwise csa exits 6 with an error"), "sources": texts("what was read")})
+LISTED = record({"name": text("the argument for `csa schema`"), "about": text("what it describes")})

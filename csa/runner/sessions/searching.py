@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import datetime
 
@@ -28,6 +29,7 @@ _ALWAYS = (b'"run_started"', b'"tool_call"', _CHUNK)  # begin what later lines g
 _HEAD = 160  # bytes of a line in which its type stands
 _LONGEST = 1 << 20  # characters of a message that came in pieces; of a longer one the end is looked through
 _MOST_CALLS = 1000  # whose titles are kept
+_MOST_HITS = 1000  # of a session, the last ones
 _ROLES = {"user_message": "user", "agent_message": "assistant", "agent_thought": "thought"}
 _BETWEEN = frozenset({"usage", "plan", "session_bound"})  # may come between the pieces of a message
 
@@ -98,7 +100,7 @@ def search(
         try:
             if not _may_fit(path, query):
                 continue
-            hits = list(_Scan(query).hits(_events(path, query)))
+            hits = deque(_Scan(query).hits(_events(path, query)), maxlen=_MOST_HITS)
         except StateError as fault:
             on_fault(fault)
             continue
@@ -154,10 +156,10 @@ def _blocks(path: str) -> Iterator[bytes]:
 
 def _events(path: str, query: Query) -> Iterator[Event]:
     """Yield the events that have a word, begin what a later one goes on with, or end what came in pieces."""
-    hints = query.hints()
+    hints, needs_parsing = query.hints(), query.needs_parsing
     is_open = False
     for line in read_lines(path):
-        is_needed = is_open or query.needs_parsing or _CHUNK in line or _has_any(line[:_HEAD], _ALWAYS)
+        is_needed = is_open or needs_parsing or _CHUNK in line or _has_any(line[:_HEAD], _ALWAYS)
         if not (is_needed or _has_any(line.lower(), hints)):
             continue
         if line.endswith(b"\n") and (event := parse_line(line)):

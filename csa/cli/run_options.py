@@ -1,0 +1,118 @@
+"""The options of `csa run`, and those of them that any command takes that runs a turn."""
+
+from __future__ import annotations
+
+import argparse
+import math
+
+from csa.model.config import AUTO, TRANSPORTS
+from csa.model.permission import Permission
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add all that `csa run` takes."""
+    parser.add_argument(
+        "prompt",
+        nargs="?",
+        metavar="PROMPT",
+        help="what to do; `-`, or no PROMPT in a pipe, reads it from stdin; on a terminal no PROMPT opens $EDITOR",
+    )
+    which = parser.add_argument_group("which session")
+    which.add_argument("-s", "--session", metavar="S", help="continue session S (an id, a unique prefix or a name)")
+    which.add_argument("-c", "--last", action="store_true", help="continue the session used last")
+    which.add_argument(
+        "--session-id", metavar="ID", help="continue the session of this ULID, UUID or name, or create it"
+    )
+    which.add_argument("--fork-from", metavar="S", help="start a new session with a copy of S's conversation")
+    which.add_argument("--ephemeral", action="store_true", help="read no project files and keep no session")
+    which.add_argument("--description", metavar="TEXT", help="what the session is about (default: start of the prompt)")
+    which.add_argument("--name", metavar="NAME", help="a name for the session, unique in the project")
+    which.add_argument("--ttl", metavar="TIME", help="let the session expire after this time: 7d, 12h, 30m")
+    prompt = parser.add_argument_group("the prompt")
+    prompt.add_argument("--prompt-file", metavar="FILE", help="read the prompt from a file; `-` is stdin")
+    prompt.add_argument("--stdin", action="store_true", help="append stdin to PROMPT, after a blank line")
+    add_turn_options(parser)
+
+
+def add_turn_options(parser: argparse.ArgumentParser) -> None:
+    """Add what says how a turn is run, whatever its prompt and its session."""
+    how = parser.add_argument_group("how")
+    how.add_argument("-t", "--tool", metavar="T", help=f"the tool to use: codex, claude-code, ..., or {AUTO}")
+    how.add_argument(
+        "--transport", choices=TRANSPORTS, help="how csa talks to the tool (default: as configured, or native)"
+    )
+    how.add_argument(
+        "-m", "--model", metavar="M", help="the model to ask for; the session keeps it, `default` forgets it"
+    )
+    how.add_argument("--effort", metavar="E", help="the reasoning effort to ask for; kept and forgotten likewise")
+    how.add_argument(
+        "--permission", choices=[level.value for level in Permission], help="what the agent may do (default: edit)"
+    )
+    how.add_argument(
+        "--extra-writable",
+        metavar="DIR",
+        action="append",
+        help="also let the agent write in DIR at --permission edit; repeatable, and kept by the session",
+    )
+    how.add_argument("--system", metavar="TEXT", help="add TEXT to the tool's system prompt")
+    how.add_argument("--system-file", metavar="FILE", help="the same, from a file")
+    how.add_argument("--timeout", type=float, metavar="S", help="end the turn after S seconds")
+    how.add_argument("--idle-timeout", type=float, metavar="S", help="end it after S seconds without output or work")
+    how.add_argument("--detach", action="store_true", help="run in the background: print the session's id and return")
+    how.add_argument("--on-finish", metavar="CMD", help="run this shell command when the turn has ended")
+    how.add_argument("--on-finish-timeout", type=float, metavar="S", help="kill that command after S seconds; 0: never")
+    how.add_argument("--keep-background", action="store_true", help="keep processes that the tool leaves running")
+    how.add_argument(
+        "--retries",
+        type=int,
+        metavar="N",
+        help="retry transient provider errors up to N times, if the agent has not done anything yet (default: 2)",
+    )
+    how.add_argument(
+        "--fallback",
+        metavar="T[:M],...",
+        help="if the provider fails, continue the same session with the first of these tools (and models) that works",
+    )
+    how.add_argument(
+        "--on-quota",
+        metavar="WHAT",
+        help="when a quota is used up: fail (default), or wait[=26h] for the stated reset, at most that long",
+    )
+    how.add_argument(
+        "--no-handoff",
+        action="store_true",
+        help="do not summarise earlier turns by other tools; fail if the tool's own conversation is gone",
+    )
+    how.add_argument(
+        "--context-window",
+        type=int,
+        metavar="N",
+        help="send the tool at most the N newest turns of the session, from now on; 0 is all",
+    )
+    how.add_argument(
+        "--context-tokens", type=int, metavar="N", help="send it at most N tokens of them, from now on; 0 is no limit"
+    )
+    how.add_argument(
+        "--wait",
+        nargs="?",
+        const=math.inf,
+        type=float,
+        metavar="S",
+        help="wait if the session is busy or a limit on running turns is reached; at most S seconds with --wait=S",
+    )
+    how.add_argument(
+        "--steal", action="store_true", help="with --session: take it even if another machine may still be running it"
+    )
+    how.add_argument("--dry-run", action="store_true", help="show what would run; create and start nothing")
+    budget = parser.add_argument_group("budget of the session and everything its agents start; 0 means none")
+    budget.add_argument("--budget-tokens", type=int, metavar="N", help="input and output tokens")
+    budget.add_argument("--budget-usd", type=float, metavar="X", help="US dollars, as far as the tools report cost")
+    budget.add_argument("--budget-time", type=float, metavar="S", help="total seconds of all turns")
+    output = parser.add_argument_group("output")
+    told = output.add_mutually_exclusive_group()
+    told.add_argument("-q", "--quiet", action="store_true", help="no progress on stderr")
+    told.add_argument("-v", "--verbose", action="store_true", help="show the conversation on stderr as it comes")
+    kinds = output.add_mutually_exclusive_group()
+    kinds.add_argument("--json", action="store_true", help="print the result as a JSON object instead of the answer")
+    kinds.add_argument("--stream-json", action="store_true", help="print the transcript's events as they happen")
+    kinds.add_argument("--print-id", action="store_true", help="print the session's id instead of the answer")
