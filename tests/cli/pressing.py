@@ -16,15 +16,15 @@ SETUP = {
     "bash": r"""
 source {script}
 csa() {{ if [[ $1 == __complete ]]; then command {csa} "$@"; else printf '%s\n' "$@" > {seen}.new; mv {seen}.new {seen}; fi; }}
-""",
+""",  # noqa: E501
     "zsh": r"""
 autoload -Uz compinit; compinit -u -D; eval "$(<{script})"
 csa() {{ if [[ $1 == __complete ]]; then command {csa} "$@"; else printf '%s\n' "$@" > {seen}.new; mv {seen}.new {seen}; fi }}
-""",
+""",  # noqa: E501
     "fish": r"""
 source {script}
 function csa; if test "$argv[1]" = __complete; {csa} $argv; else; printf '%s\n' $argv > {seen}.new; mv {seen}.new {seen}; end; end
-""",
+""",  # noqa: E501
 }
 COMMANDS = {
     "bash": ["bash", "--norc", "--noprofile", "-i"],

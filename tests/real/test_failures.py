@@ -52,7 +52,7 @@ class Watched:
 
     @property
     def told_retries(self) -> list[float]:
-        return [moment for moment, line in self.lines if line.startswith("retry")]
+        return [moment for moment, line in self.lines if line.startswith("csa: retry")]
 
 
 Runs = dict[tuple[str, str], Watched]

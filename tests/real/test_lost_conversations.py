@@ -126,7 +126,7 @@ def test_its_interface_says_what_to_do(trusted: Workplace, tool: RealTool) -> No
         assert terminal.end() == 1
         shown = terminal.words_since(0)
     assert f"{tool.name} does not know conversation" in shown
-    assert f"csa run --session {session_id}" in shown
+    assert f"csa run --session {session_id[:10]}" in shown
 
 
 def test_an_archived_thread_is_not_replaced(place: Workplace) -> None:

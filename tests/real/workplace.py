@@ -310,7 +310,7 @@ class Workplace:
 
     def sessions(self) -> list[Json]:
         """List the sessions, newest first."""
-        found: list[Json] = self.csa("session", "list", "--json").json
+        found: list[Json] = self.csa("session", "list", "--sort", "created", "--json").json
         return found
 
     def only_session(self) -> Json:
