@@ -75,7 +75,7 @@ def views(place: Place, session_id: str) -> dict[str, Any]:
         ),
         "row": {key: row[key] for key in ("status", "turn", "tool", "doing", "elapsed_s")},
         "is-alive": place.run("session", "is-alive", session_id).out,
-        "wait": (waited.code, [{k: v for k, v in each.items() if k != "error"} for each in json.loads(waited.out)]),
+        "wait": (waited.code, [{k: v for k, v in each.items() if k not in {"error", "name"}} for each in json.loads(waited.out)]),
         "result": place.run("session", "result", session_id).out,
     }
 

@@ -423,7 +423,7 @@ def test_where_its_lock_is_not_shown(place: Place, strange: Path) -> None:
     with stranger(strange, "gemini-cli") as turn:
         seen = run("session", "is-alive", OLD)
         assert (seen.returncode, seen.stdout) == (4, f"unknown: another program (gemini-cli, PID {turn.pid})\n")
-        assert "cannot be seen" in run("session", "why", OLD).stdout
+        assert "not visible from here" in run("session", "why", OLD).stdout
         assert run("session", "wait", OLD).returncode == 4
         assert run("session", "kill", OLD).returncode == 4
         before = (strange / "state.toml").read_bytes()
