@@ -132,10 +132,10 @@ def _unread_bytes() -> int:
         found = os.fstat(0)
         if stat.S_ISFIFO(found.st_mode):
             return int.from_bytes(ioctl(0, FIONREAD, bytes(4)), sys.byteorder)
-        is_at_beginning = stat.S_ISREG(found.st_mode) and os.lseek(0, 0, os.SEEK_CUR) == 0
-        return found.st_size if is_at_beginning else 0
+        is_whole_file = stat.S_ISREG(found.st_mode) and os.lseek(0, 0, os.SEEK_CUR) == 0
     except OSError:
         return 0
+    return found.st_size if is_whole_file else 0
 
 
 def _system(arguments: argparse.Namespace) -> str | None:

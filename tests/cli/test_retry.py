@@ -63,6 +63,7 @@ def test_what_cannot_be_sent_again(place: Place) -> None:
     assert place.run("retry", "busy").code == 3
 
 
+@pytest.mark.thorough
 def test_a_prompt_is_written_in_an_editor(place: Place, seen: Path) -> None:
     """Without a prompt, on a terminal, `csa run` has it written; what is below the scissors is dropped."""
     editor = {"VISUAL": r"sed -i '1s/^/# Title\nmake tea/'", "EDITOR": "false"}

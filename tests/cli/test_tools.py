@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import pytest
+
 from tests.cli.terminal import Terminal
 from tests.support import Json, Place
 
 
+@pytest.mark.thorough
 def test_what_is_known_of_the_tools(place: Place) -> None:
     """Each tool has its version, whether it is logged in, and its model; one that hangs or is missing says so."""
     hangs = place.tmp / "hangs"

@@ -398,7 +398,7 @@ def test_why_of_a_running_turn(place: Place) -> None:
     assert found["rss_bytes"] > 1 << 20
     assert found["cpu_s"] > 0
     assert found["permission"] is None
-    assert found["why"].startswith("codex runs turn 1; last output ")
+    assert found["why"].startswith("codex is running turn 1; last output ")
     shown = place.run("session", "why", session_id).out
     for word in ("lock ", "by PID", "verified by its start time", "this pid namespace", "CPU", "heartbeat"):
         assert word in shown
@@ -592,7 +592,7 @@ def test_attach_and_detach(place: Place) -> None:
     attached.signal(signal.SIGINT)
     done = attached.wait()
     assert (done.code, done.out) == (130, "")
-    assert done.err == f"csa: detached; session {session_id} goes on\nhint: csa attach {session_id}\n"
+    assert done.err == f"csa: detached; session {session_id} continues\nhint: csa attach {session_id}\n"
     assert place.run("session", "is-alive", session_id).code == 0
     place.release()
     assert run.wait().code == 0

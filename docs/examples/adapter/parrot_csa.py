@@ -72,7 +72,7 @@ class ParrotDecoder:
         match event:
             case {"type": "start", "conversation": str(name)}:
                 if self._asked_for not in (None, name):
-                    self.fault = f"parrot goes on in {name}, not in {self._asked_for}."
+                    self.fault = f"parrot continues {name}, not {self._asked_for}."
                 return [Update("session_bound", {"provider_session_id": name})]
             case {"type": "say", "text": str(text)}:
                 self._text = text
