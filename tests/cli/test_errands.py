@@ -52,6 +52,10 @@ def opened(place: Place, session_id: str) -> Iterator[None]:
         assert terminal.end() == 0
 
 
+def _but(row: dict[str, Any], *keys: str) -> dict[str, Any]:
+    return {key: value for key, value in row.items() if key not in keys}
+
+
 def views(place: Place, session_id: str) -> dict[str, Any]:
     """Return what every view says of the last turn; of ages whether they lie before the errand."""
 
@@ -75,7 +79,10 @@ def views(place: Place, session_id: str) -> dict[str, Any]:
         ),
         "row": {key: row[key] for key in ("status", "turn", "tool", "doing", "elapsed_s")},
         "is-alive": place.run("session", "is-alive", session_id).out,
-        "wait": (waited.code, [{k: v for k, v in each.items() if k not in {"error", "name"}} for each in json.loads(waited.out)]),
+        "wait": (
+            waited.code,
+            [{k: v for k, v in each.items() if k not in {"error", "name"}} for each in json.loads(waited.out)],
+        ),
         "result": place.run("session", "result", session_id).out,
     }
 
