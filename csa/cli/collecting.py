@@ -8,7 +8,6 @@ import time
 from datetime import UTC, datetime
 from typing import Any
 
-from csa.cli.naming import as_read
 from csa.cli.output import (
     can_redraw,
     count_of,
@@ -27,6 +26,7 @@ from csa.cli.selecting import (
     open_client,
     refuse_unknown_tools,
 )
+from csa.cli.views.naming import as_read
 from csa.errors import StateError, UsageError
 from csa.model.collection import Rule
 from csa.model.duration import parse_duration

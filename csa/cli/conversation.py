@@ -69,8 +69,8 @@ def execute(arguments: argparse.Namespace) -> int:
 
 def _follow(session: Session, arguments: argparse.Namespace) -> int:
     """Print the conversation, and what comes, at once."""
-    from csa.cli.signs import about_sessions, signs_of_life  # noqa: PLC0415  # only this needs them
-    from csa.cli.streaming import Stream  # noqa: PLC0415  # as above
+    from csa.cli.views.signs import about_sessions, signs_of_life  # noqa: PLC0415  # only this needs them
+    from csa.cli.views.streaming import Stream  # noqa: PLC0415  # as above
     from csa.runner.caller import refuse_endless_wait  # noqa: PLC0415  # as above
     from csa.store.following import follow  # noqa: PLC0415  # as above
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 import sys
 
-from csa.cli.naming import called
 from csa.cli.output import one_line, print_act, print_json, terminal_width
 from csa.cli.selecting import add_selector, find, find_one, open_client, selectors_given
+from csa.cli.views.naming import called
 from csa.errors import UsageError
 from csa.runner.client import Csa
 from csa.store.current import choose_current, clear_current, read_current

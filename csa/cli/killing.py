@@ -8,9 +8,9 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
-from csa.cli.naming import head_of_line
 from csa.cli.output import Style, count_of, one_line, print_json, print_problem, warn
 from csa.cli.selecting import Unlistable, add_selectors, find_all, open_client
+from csa.cli.views.naming import head_of_line
 from csa.errors import RefusedError, UsageError
 from csa.paths import state_root
 from csa.runner.caller import find_caller

@@ -9,10 +9,10 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import IO
 
-from csa.cli.conversation_formats import FORMATS, Document
-from csa.cli.naming import as_read
 from csa.cli.output import count_of, one_line, print_json, text_for, warn
 from csa.cli.selecting import Unlistable, add_selector, open_client, selectors_given
+from csa.cli.views.conversation_formats import FORMATS, Document
+from csa.cli.views.naming import as_read
 from csa.errors import NotFoundError, StateError, UsageError
 from csa.runner.client import Csa
 from csa.runner.sessions.acting import record_act

@@ -55,7 +55,7 @@ def tell(kind: str, words: str, *, by_name: bool = True) -> None:
     The ids of sessions in it become their names.
     """
     if by_name:
-        from csa.cli.naming import with_names  # noqa: PLC0415  # most commands print no message
+        from csa.cli.views.naming import with_names  # noqa: PLC0415  # most commands print no message
 
         words = with_names(words, sys.stderr, is_command=kind == "hint")
     with lossy(sys.stderr):
@@ -88,7 +88,7 @@ def print_act(arguments: argparse.Namespace, words: str, facts: Mapping[str, Any
     if arguments.json:
         print_json(facts)
     else:
-        from csa.cli.naming import as_read  # noqa: PLC0415  # most commands do nothing
+        from csa.cli.views.naming import as_read  # noqa: PLC0415  # most commands do nothing
 
         print(as_read(words, sys.stdout))
     warn(losses)

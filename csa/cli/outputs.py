@@ -12,10 +12,10 @@ from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
 
-from csa.cli.describe import describe
 from csa.cli.output import Style, cut, one_line, print_json, printable, tell, terminal_width, text_for
 from csa.cli.selecting import add_selector, find_to_read, find_to_show
-from csa.cli.signs import about_sessions, signs_of_life
+from csa.cli.views.describe import describe
+from csa.cli.views.signs import about_sessions, signs_of_life
 from csa.errors import NotFoundError, UsageError
 from csa.model.clock import local_clock
 from csa.model.events import Event
@@ -86,7 +86,7 @@ def execute_logs(arguments: argparse.Namespace) -> int:
 def _print_tree(session: Session, arguments: argparse.Namespace) -> None:
     if arguments.json or arguments.events or arguments.raw or arguments.system or arguments.turn is not None:
         raise UsageError("--tree prints events to read; it cannot be combined with --turn, --json, --raw or --system.")
-    from csa.cli.tree_logs import print_tree  # noqa: PLC0415  # one session needs none of it
+    from csa.cli.views.tree_logs import print_tree  # noqa: PLC0415  # one session needs none of it
 
     print_tree(session, follows=arguments.follow, tail=arguments.tail)
 

@@ -6,7 +6,6 @@ import argparse
 import sys
 from typing import Any
 
-from csa.cli.naming import as_read
 from csa.cli.output import (
     Style,
     count_of,
@@ -20,6 +19,7 @@ from csa.cli.output import (
     warn,
 )
 from csa.cli.selecting import add_selector, find_one, find_to_show, open_client, selected_if_any
+from csa.cli.views.naming import as_read
 from csa.errors import StateError
 from csa.model.clock import from_timestamp, local_clock
 from csa.model.state import format_time

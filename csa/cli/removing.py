@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import sys
 
-from csa.cli.naming import as_read
 from csa.cli.output import error_to_json, print_error, print_json, tell, warn
 from csa.cli.selecting import (
     add_selector,
@@ -13,6 +12,7 @@ from csa.cli.selecting import (
     open_client,
     selected,
 )
+from csa.cli.views.naming import as_read
 from csa.errors import CsaError, UsageError
 from csa.runner.session import find_retired
 from csa.runner.sessions.removal import (

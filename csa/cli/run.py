@@ -22,7 +22,7 @@ from csa.cli.results import print_failure
 from csa.cli.run_options import add_options
 from csa.cli.run_request import request_from, unread_stdin_told, wants_editor
 from csa.cli.selecting import announce
-from csa.cli.signs import about_sessions, signs_of_life
+from csa.cli.views.signs import about_sessions, signs_of_life
 from csa.errors import UsageError
 from csa.model.result import RunResult
 from csa.process.launch import become_subreaper
@@ -41,8 +41,8 @@ TYPE_CHECKING = False  # see csa/structs.py
 if TYPE_CHECKING:
     from typing import IO
 
-    from csa.cli.progress import Progress
-    from csa.cli.signs import Signs
+    from csa.cli.views.progress import Progress
+    from csa.cli.views.signs import Signs
     from csa.runner.turns.turn import Turn
 
 _PIECE = 1 << 10  # characters, so that they are no more than PIPE_BUF bytes
@@ -99,7 +99,7 @@ def _teller(signs: Signs, *, quiet: bool) -> Callable[[str], None]:
 
     def announce_wait(words: str) -> None:
         signs.about(lambda: f"waiting: {words}")
-        load_at_once("csa.cli.progress", "csa.cli.naming")  # csa may be upgraded while it waits
+        load_at_once("csa.cli.views.progress", "csa.cli.views.naming")  # csa may be upgraded while it waits
         if not quiet:
             tell("csa", f"waiting: {words}")
 
@@ -119,7 +119,7 @@ def _run_turn(client: Csa, request: RunRequest, arguments: argparse.Namespace, s
         signs.about(about_sessions([(plan.context.store, plan.state.session_id)]))
         import anyio  # noqa: PLC0415  # loaded while the tool starts, as all of what attends to it
 
-        from csa.cli.progress import make_progress  # noqa: PLC0415  # as above
+        from csa.cli.views.progress import make_progress  # noqa: PLC0415  # as above
 
         events_on_terminal = arguments.stream_json and sys.stdout.isatty()  # a line there would spoil a redrawn view
         progress = make_progress(client, quiet=arguments.quiet, plain=events_on_terminal, verbose=arguments.verbose)
@@ -149,7 +149,7 @@ def _detach(client: Csa, request: RunRequest, arguments: argparse.Namespace) -> 
         raise UsageError("--detach and --verbose exclude each other.", hint="csa show -f")
     if arguments.stream_json:
         raise UsageError("--detach and --stream-json cannot be combined.", hint="csa logs -f --events")
-    import csa.cli.naming  # noqa: F401, PLC0415  # csa may be upgraded while it waits
+    import csa.cli.views.naming  # noqa: F401, PLC0415  # csa may be upgraded while it waits
 
     started = client.start(request, wait_s=arguments.wait, on_finish=_follow_up(client, arguments))
     if arguments.json:
@@ -206,7 +206,7 @@ async def _drive_turn(turn: Turn, progress: Progress, stream_faults: list[OSErro
     """
     import anyio  # noqa: PLC0415  # imported by the caller
 
-    from csa.cli.progress import Subject, room_on  # noqa: PLC0415  # as above
+    from csa.cli.views.progress import Subject, room_on  # noqa: PLC0415  # as above
 
     with anyio.open_signal_receiver(*heeded_signals()) as signals:
         async with turn, anyio.create_task_group() as tasks:
@@ -240,7 +240,7 @@ async def _drive_turn(turn: Turn, progress: Progress, stream_faults: list[OSErro
 
 async def _write(stream: IO[str], text: str, faults: list[OSError] | None = None) -> None:
     """Print a text of any length, as fast as it is read."""
-    from csa.cli.progress import room_on  # noqa: PLC0415  # as above
+    from csa.cli.views.progress import room_on  # noqa: PLC0415  # as above
 
     for at in range(0, len(text), _PIECE):
         await room_on(stream)

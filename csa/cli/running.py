@@ -9,12 +9,12 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from csa.cli.describe import describe, elapsed, size
-from csa.cli.live import group, lay_out
-from csa.cli.naming import called, doing_of
 from csa.cli.output import STATUS_STYLES, Style, can_redraw, cut, one_line, print_json, shorten, terminal_width
 from csa.cli.selecting import find_projects, open_client
-from csa.cli.table import Column, Table, columns_for
+from csa.cli.views.describe import describe, elapsed, size
+from csa.cli.views.live import group, lay_out
+from csa.cli.views.naming import called, doing_of
+from csa.cli.views.table import Column, Table, columns_for
 from csa.paths import home, state_root
 from csa.runner.sessions.observing import LiveSessions
 from csa.runner.sessions.resources import Resources, measure_trees
@@ -96,7 +96,7 @@ def execute_top(arguments: argparse.Namespace) -> int:
     title, place = "csa top", partial(shorten, user_home=home(os.environ))
     empty = "No sessions found" if arguments.all else "Nothing is running; --all shows the newest sessions"
     if is_live:
-        from csa.cli.browsing import browse  # noqa: PLC0415  # imports prompt_toolkit, which only a terminal needs
+        from csa.cli.views.browsing import browse  # noqa: PLC0415  # imports prompt_toolkit, which only a terminal needs
 
         return browse(open_client, find_forest, title=title, empty=empty, place=place)
     width = terminal_width(sys.stdout) or _PIPE_WIDTH

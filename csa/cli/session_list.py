@@ -35,7 +35,7 @@ TYPE_CHECKING = False  # see csa/structs.py
 if TYPE_CHECKING:
     import argparse
 
-    from csa.cli.list_format import Template
+    from csa.cli.views.list_format import Template
     from csa.runner.session import Session
     from csa.runner.sessions.genealogy import Forest
     from csa.store.shown import SessionInfo
@@ -93,7 +93,7 @@ def _template(arguments: argparse.Namespace) -> Template | None:
         arguments.format = "{id}"
     if arguments.format is None:
         return None
-    from csa.cli.list_format import Template  # noqa: PLC0415  # a plain list needs none of it
+    from csa.cli.views.list_format import Template  # noqa: PLC0415  # a plain list needs none of it
 
     found = Template(arguments.format)
     return None if found.is_plain_table else found
@@ -110,7 +110,7 @@ def _top_of_tree(client: Csa, arguments: argparse.Namespace) -> Session | None:
 
 
 def _print_lines(template: Template, infos: list[SessionInfo]) -> int:
-    from csa.cli.list_table import View  # noqa: PLC0415  # JSON needs none of it
+    from csa.cli.views.list_table import View  # noqa: PLC0415  # JSON needs none of it
 
     for line in template.lines(View({}), infos):
         print(line)
@@ -178,7 +178,7 @@ def _list_rows(
     elif not listing.infos:
         return _say_none(selection)
     else:
-        from csa.cli.list_table import View, print_table, print_totals  # noqa: PLC0415  # JSON needs none of it
+        from csa.cli.views.list_table import View, print_table, print_totals  # noqa: PLC0415  # JSON needs none of it
 
         view = View(_current(stores))
         print_table(view, listing.infos, _places(client, stores) if arguments.all_projects else None)
@@ -228,8 +228,8 @@ def _list_tree(
         return _print_lines(template, items(*shown))
     if not shown:
         return _say_none(selection)
-    from csa.cli.list_table import View, print_totals  # noqa: PLC0415  # JSON needs none of it
-    from csa.cli.list_tree import TreePrinter, name_places  # noqa: PLC0415  # as above
+    from csa.cli.views.list_table import View, print_totals  # noqa: PLC0415  # JSON needs none of it
+    from csa.cli.views.list_tree import TreePrinter, name_places  # noqa: PLC0415  # as above
 
     view = View(_current(stores))
     names = name_places(shown, home(client.context.environ))
@@ -286,9 +286,9 @@ def _places(client: Csa, stores: list[Store]) -> dict[str, str]:
 def _watch(client: Csa, limit: int | None) -> int:
     if not can_redraw(sys.stdout):
         raise UsageError("--watch needs a terminal that can be redrawn.", hint="csa ls --tree")
-    from csa.cli.browsing import browse  # noqa: PLC0415  # a plain list needs none of it; this brings prompt_toolkit
-    from csa.cli.describe import describe  # noqa: PLC0415  # as above
-    from csa.cli.live import arrange  # noqa: PLC0415  # as above
+    from csa.cli.views.browsing import browse  # noqa: PLC0415  # a plain list needs none of it; this brings prompt_toolkit
+    from csa.cli.views.describe import describe  # noqa: PLC0415  # as above
+    from csa.cli.views.live import arrange  # noqa: PLC0415  # as above
     from csa.runner.sessions.observing import LiveProject  # noqa: PLC0415  # as above
 
     sessions = LiveProject(client.store, describe)

@@ -13,12 +13,12 @@ import sys
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 
-from csa.cli.describe import cost_of, elapsed, tokens, tokens_of
 from csa.cli.output import Style, cut, display_width, one_line, print_json, terminal_width, warn
 from csa.cli.outputs import human_bytes
 from csa.cli.selecting import find_projects, open_client
 from csa.cli.session_list import read_since
-from csa.cli.table import Column, Table, columns_for
+from csa.cli.views.describe import cost_of, elapsed, tokens, tokens_of
+from csa.cli.views.table import Column, Table, columns_for
 from csa.ids import unique_prefix_length
 from csa.model.state import format_time
 from csa.model.statistics import Tally

@@ -10,9 +10,6 @@ from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
-from csa.cli.describe import conversation_in_words, elapsed, tokens, usage_in_words
-from csa.cli.evidence import conclude, evidence_rows
-from csa.cli.naming import as_read, called, subject_of
 from csa.cli.output import (
     STATUS_STYLES,
     Style,
@@ -25,6 +22,9 @@ from csa.cli.output import (
     terminal_width,
 )
 from csa.cli.selecting import add_selector, find_to_read, find_to_show
+from csa.cli.views.describe import conversation_in_words, elapsed, tokens, usage_in_words
+from csa.cli.views.evidence import conclude, evidence_rows
+from csa.cli.views.naming import as_read, called, subject_of
 from csa.model.clock import local_clock
 from csa.model.state import parse_time
 from csa.model.usage import Usage

@@ -10,7 +10,7 @@ import sys
 
 from csa.cli.output import STATUS_STYLES, Style, cut, one_line, print_json, shorten, terminal_width, warn
 from csa.cli.selecting import open_client
-from csa.cli.table import Column, Table, columns_for
+from csa.cli.views.table import Column, Table, columns_for
 from csa.errors import CsaError, UsageError
 from csa.paths import home
 

@@ -8,8 +8,6 @@ import sys
 import time
 from collections.abc import Iterator
 
-from csa.cli.describe import elapsed
-from csa.cli.naming import head_of_line
 from csa.cli.output import (
     STATUS_STYLES,
     Style,
@@ -22,7 +20,6 @@ from csa.cli.output import (
     text_for,
     warn,
 )
-from csa.cli.progress import Progress, Subject, make_progress, room_on
 from csa.cli.results import print_failure
 from csa.cli.selecting import (
     Unlistable,
@@ -34,7 +31,10 @@ from csa.cli.selecting import (
     open_client,
     selected,
 )
-from csa.cli.signs import about_sessions, signs_of_life
+from csa.cli.views.describe import elapsed
+from csa.cli.views.naming import head_of_line
+from csa.cli.views.progress import Progress, Subject, make_progress, room_on
+from csa.cli.views.signs import about_sessions, signs_of_life
 from csa.errors import CsaError, UsageError
 from csa.model.events import Event
 from csa.model.result import SIGNAL_EXITS, RunResult, result_from_event

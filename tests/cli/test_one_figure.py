@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from csa.cli.describe import cost_of, tokens_of
+from csa.cli.views.describe import cost_of, tokens_of
 from csa.model.usage import Usage
 from tests.support import Json, Place, wait_for
 

@@ -6,14 +6,14 @@ import time
 
 import pytest
 
-from csa.cli.signs import Signs, doing
+from csa.cli.views.signs import Signs, doing
 from csa.paths import SessionPaths
 from csa.store.sessions import Record, Store
 from csa.store.shown import SessionInfo
 from tests.support import Place, wait_for
 
 # csa as it is, but for the length of a minute; it is started as `csa`, which its agents are then told to call.
-_HASTY = "import sys, csa.cli.signs as s; s.INTERVAL_S = 0.2; from csa.cli.main import main; sys.exit(main())"
+_HASTY = "import sys, csa.cli.views.signs as s; s.INTERVAL_S = 0.2; from csa.cli.main import main; sys.exit(main())"
 HASTY = [sys.executable, "-c", _HASTY]
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from csa.cli.live import REFRESH_S
+from csa.cli.views.live import REFRESH_S
 from tests.cli.terminal import ENTER_SCREEN, LEAVE_SCREEN, SHOW_CURSOR, Terminal
 from tests.support import Place, Running, wait_for
 

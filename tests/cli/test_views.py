@@ -15,7 +15,7 @@ from pathlib import Path
 import pyte
 import pytest
 
-from csa.cli.live import REFRESH_S
+from csa.cli.views.live import REFRESH_S
 from csa.store.sessions import Store
 from tests.cli.terminal import ENTER_SCREEN, HIDE_CURSOR, LEAVE_SCREEN, SHOW_CURSOR, Terminal
 from tests.support import Place, Running, snapshot

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from csa.cli.describe import describe
+from csa.cli.views.describe import describe
 from csa.model.usage import Usage
 from csa.store.held import HeldSession, open_session
 from csa.store.journal import Journal

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from csa.cli.conversation_formats import Document, render_html, render_markdown
+from csa.cli.views.conversation_formats import Document, render_html, render_markdown
 from csa.model.adapter import Outcome
 from csa.model.clock import LOCAL, from_local, local_clock, parse_moment
 from csa.model.conversation import Message

@@ -1,6 +1,6 @@
 """Full-screen reading views: a session's conversation, its log, the keys. They follow what is added.
 
-Free of I/O but for reading transcripts; `csa.cli.fullscreen` draws it.
+Free of I/O but for reading transcripts; `csa.cli.views.fullscreen` draws it.
 """
 
 from __future__ import annotations
@@ -9,10 +9,10 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
 from csa.cli.conversation import Renderer
-from csa.cli.fullscreen import BACK, Step
-from csa.cli.live import Line
 from csa.cli.output import cut, display_width
 from csa.cli.outputs import event_lines
+from csa.cli.views.fullscreen import BACK, Step
+from csa.cli.views.live import Line
 from csa.errors import CsaError
 from csa.model.conversation import read_conversation
 from csa.model.events import Event

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from csa.cli.describe import describe, elapsed, size
 from csa.cli.output import count_of, cut, one_line
+from csa.cli.views.describe import describe, elapsed, size
 from csa.model.clock import local_clock
 from csa.model.state import parse_time
 from csa.runner.sessions.evidence import Evidence, OwnerEvidence

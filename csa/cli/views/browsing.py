@@ -1,6 +1,6 @@
 """The sessions on the whole screen, for `top` and `--watch`: one is selected, and keys show, attach to or kill it.
 
-Free of I/O but for what `find` and the keys' acts do; `csa.cli.fullscreen` draws it.
+Free of I/O but for what `find` and the keys' acts do; `csa.cli.views.fullscreen` draws it.
 """
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 
-from csa.cli.fullscreen import BACK, Step, show
-from csa.cli.live import Line, Places, choose, draw, heading, more_of, total
-from csa.cli.naming import called, subject_of, with_names
 from csa.cli.output import Style, cut, one_line
-from csa.cli.reading import KEYS, Reader, conversation, log
 from csa.cli.selecting import note_read
+from csa.cli.views.fullscreen import BACK, Step, show
+from csa.cli.views.live import Line, Places, choose, draw, heading, more_of, total
+from csa.cli.views.naming import called, subject_of, with_names
+from csa.cli.views.reading import KEYS, Reader, conversation, log
 from csa.errors import CsaError
 from csa.model.genealogy import Node, prune, walk
 from csa.runner.client import Csa

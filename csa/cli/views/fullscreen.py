@@ -24,8 +24,8 @@ from prompt_toolkit.keys import Keys
 from prompt_toolkit.layout import FormattedTextControl, Layout, Window
 from prompt_toolkit.output import ColorDepth, create_output
 
-from csa.cli.live import REFRESH_S, REST, Line
 from csa.cli.output import Style, is_in_background, lossy, terminal_size
+from csa.cli.views.live import REFRESH_S, REST, Line
 from csa.process.wakeup import heeded
 from csa.structs import Struct
 

@@ -11,10 +11,10 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from string import Formatter
 
-from csa.cli.describe import cost_of, tokens_of
-from csa.cli.list_table import View, tools_of
 from csa.cli.output import one_line
-from csa.cli.table import Column, Table
+from csa.cli.views.describe import cost_of, tokens_of
+from csa.cli.views.list_table import View, tools_of
+from csa.cli.views.table import Column, Table
 from csa.errors import UsageError
 from csa.model.clock import local_clock
 from csa.store.shown import SessionInfo

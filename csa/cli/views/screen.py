@@ -1,6 +1,6 @@
 """Redrawing lines in one place of a terminal, below earlier output.
 
-The only module that imports rich; full-screen views are in csa/cli/fullscreen.py.
+The only module that imports rich; full-screen views are in csa/cli/views/fullscreen.py.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from rich.live import Live
 from rich.segment import ControlType
 from rich.text import Text
 
-from csa.cli.live import REFRESH_S, Line
 from csa.cli.output import Style, display_width, has_room, lossy, terminal_size
+from csa.cli.views.live import REFRESH_S, Line
 
 _DEATHS = (signal.SIGQUIT, signal.SIGABRT, signal.SIGXCPU)  # nothing else restores the terminal before them
 _NOTICED_S = 3 * REFRESH_S  # regardless of the drawing: we were stopped

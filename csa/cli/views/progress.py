@@ -7,8 +7,8 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import IO, TYPE_CHECKING, Protocol
 
-from csa.cli.describe import cost_of, describe, elapsed, tokens
 from csa.cli.output import can_redraw, cut, has_room, one_line, printable, tell, terminal_width
+from csa.cli.views.describe import cost_of, describe, elapsed, tokens
 from csa.model.events import Event
 from csa.model.usage import Usage, number_of
 from csa.runner.client import Csa
@@ -85,7 +85,7 @@ def make_progress(client: Csa, *, quiet: bool, plain: bool = False, verbose: boo
         return Talk(Outcomes())
     if plain or not can_redraw(sys.stderr):
         return PlainLines(Outcomes())
-    from csa.cli.livetree import LiveTree  # noqa: PLC0415  # imports rich: 40 ms that only a terminal needs
+    from csa.cli.views.livetree import LiveTree  # noqa: PLC0415  # imports rich: 40 ms that only a terminal needs
 
     return LiveTree(client)
 
@@ -204,7 +204,7 @@ class Talk(Silence):
     speaks = True
 
     def __init__(self, outcomes: Outcomes) -> None:
-        from csa.cli.streaming import Stream  # noqa: PLC0415  # only `run -v` needs it
+        from csa.cli.views.streaming import Stream  # noqa: PLC0415  # only `run -v` needs it
 
         self._stream = Stream(sys.stderr)
         self._outcomes = outcomes

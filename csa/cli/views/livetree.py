@@ -14,11 +14,11 @@ from functools import partial
 import anyio
 from anyio import to_thread
 
-from csa.cli.describe import describe
-from csa.cli.live import REFRESH_S, REST, arrange, lay_out, lay_out_end
 from csa.cli.output import KINDS, Style, is_in_background, lossy, shorten, tell, terminal_width
-from csa.cli.progress import Outcomes, PlainLines, Silence, Subject, room_on
-from csa.cli.screen import Screen
+from csa.cli.views.describe import describe
+from csa.cli.views.live import REFRESH_S, REST, arrange, lay_out, lay_out_end
+from csa.cli.views.progress import Outcomes, PlainLines, Silence, Subject, room_on
+from csa.cli.views.screen import Screen
 from csa.errors import CsaError
 from csa.ids import ENTROPY_BYTES, new_session_id
 from csa.model.events import Event
