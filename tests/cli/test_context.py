@@ -37,7 +37,7 @@ def test_a_window_of_two_sends_two_turns(place: Place, tool: str) -> None:
     assert "prompt-one" not in third  # it is in the conversation, which goes on
     assert conversation_of(place, session_id, tool) == first
     shown = place.run("context", session_id, "--json").json
-    assert (shown["turns"], shown["summary_turns"], shown["conversation"]) == ([2, 3], [2, 3], None)
+    assert (shown["sent_turns"], shown["summary_turns"], shown["conversation"]) == ([2, 3], [2, 3], None)
     fourth = sent(place, session_id, "prompt-four")
     assert [word in fourth for word in ("prompt-one", "prompt-two", "prompt-three")] == [False, True, True]
     assert shown["summary"] in fourth
@@ -57,7 +57,7 @@ def test_a_window_is_kept_and_taken_back(place: Place) -> None:
     env = {"CSA_CONF_CONTEXT_WINDOW": "1"}
     assert place.run("context", session_id, "--json", env=env).json["summary_turns"] == [3]
     assert place.run("run", "--session", session_id, "--context-window", "0", "prompt-four", env=env).code == 0
-    assert place.run("context", session_id, "--json", env=env).json["turns"] == [1, 2, 3, 4]
+    assert place.run("context", session_id, "--json", env=env).json["sent_turns"] == [1, 2, 3, 4]
     assert of_type(place, session_id, "handoff") == []
     assert place.state(session_id)["context_window"] == {"turns": 0}
     for option in ("--context-window", "--context-tokens"):
@@ -84,7 +84,7 @@ def test_prune_and_clear(place: Place) -> None:
     assert (place.session(session_id) / "transcript.jsonl").read_text().startswith(kept)
     for options in ((), ("--tool", "claude-code")):
         shown = place.run("context", session_id, *options, "--json").json
-        assert (shown["turns"], shown["window"]["since_turn"]) == ([3], 3)
+        assert (shown["sent_turns"], shown["window"]["since_turn"]) == ([3], 3)
     place.play(["write-stdin", str(place.tmp / "stdin")], ["say", "done"])
     fork = place.run("run", "--fork-from", session_id, "--tool", "codex", "go").session_id
     asked = (place.tmp / "stdin").read_text()

@@ -49,7 +49,7 @@ CONTEXT = record(
         ),
         "conversation": maybe(text("the tool's conversation that continues; null if a new one begins")),
         "why_new": maybe(text("why the existing conversation does not continue")),
-        "turns": each(_TURN_NUMBERS, "the turns that are sent, in the conversation or in the summary"),
+        "sent_turns": each(_TURN_NUMBERS, "the turns that are sent, in the conversation or in the summary"),
         "summary_turns": each(_TURN_NUMBERS, "those in the summary"),
         "tokens": integer("the size of both"),
         "tokens_are_estimated": flag("it is (partly) an estimate, not the tool's figure"),

@@ -67,7 +67,7 @@ class SentContext(Struct, kw_only=True):
             "window": {"turns": self.window.turns, "tokens": self.window.tokens, "since_turn": self.window.since_turn},
             "conversation": None if self.why_new else self.conversation,
             "why_new": self.why_new,
-            "turns": list(self.turns),
+            "sent_turns": list(self.turns),
             "summary_turns": list(self.told),
             "tokens": self.tokens,
             "tokens_are_estimated": self.is_estimate,
