@@ -109,10 +109,10 @@ class _Tour:
         self.show("describe", "describe", "limits-review", "What the reviewer said", "--json")
         self.show("pin", "pin", "api", "--json")
         self.show("current", "current", "api", "--json")
+        self.show("compress", "compress", "limits-review", "--json")
         self.show("context", "context", "limits-review", "--json")
         self.show("prune", "prune", "limits-review", "--keep-last", "1", "--json")
         self.show("clear", "clear", "limits-review", "--json")
-        self.show("compress", "compress", "limits-review", "--json")
         self.show("checkpoint", "checkpoint", "api", "--label", "designed", "--json")
         self.show("checkpoints", "checkpoints", "--verify", "--json")
         commit = self.found["checkpoint"].value["commit"]

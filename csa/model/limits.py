@@ -48,6 +48,14 @@ class Limits(Struct, kw_only=True):
 COUNTS = tuple(name for name in fields(Limits) if name != "tools")
 
 
+LARGEST_COUNT = 1 << 53  # which every reader of JSON and TOML keeps exactly
+
+
+def is_count(value: object) -> bool:
+    """Say whether a value can be recorded as a count: a whole number from 0 up, and not too large."""
+    return type(value) is int and 0 <= value <= LARGEST_COUNT
+
+
 class ContextWindow(Struct, kw_only=True):
     """How much of a session's history its next turn sends to the tool. For `turns` and `tokens`, 0 is no limit.
 

@@ -325,7 +325,8 @@ def _amount(table: Mapping[str, Any], where: str, key: str, kinds: tuple[type[in
         return 0
     if not isinstance(value, kinds) or isinstance(value, bool) or not 0 <= value <= LARGEST:
         raise RecordFault(f"{where}.{key}", f"{value!r} is not {'a count' if kinds == (int,) else 'an amount'}")
-    return float(value)
+    number: float = value
+    return number
 
 
 def _amounts(where: str, table: Mapping[str, Any]) -> dict[str, float]:

@@ -99,6 +99,8 @@ class SessionVerbs:
         """
         from csa.store import following, transcript  # noqa: PLC0415  # only this needs it
 
+        if tail is not None and tail < 0:
+            raise UsageError("tail is a number of events, 0 or more.")
         paths = self.paths(selector)
         if follow:
             for events in following.follow(paths, tail=tail):

@@ -127,3 +127,78 @@ def test_no_handoff_keeps_the_conversation(place: Place) -> None:
     assert place.run("prune", session_id, "--keep-last", "2").code == 0
     assert sent(place, session_id, "--no-handoff", "prompt-five") == "prompt-five"
     assert conversation_of(place, session_id, "codex") != first
+
+
+@pytest.mark.parametrize("number", ["9223372036854775808", "-1"])
+@pytest.mark.parametrize("option", ["--context-window", "--context-tokens", "--budget-tokens"])
+def test_what_cannot_be_recorded_is_refused(place: Place, option: str, number: str) -> None:
+    """A number that no reader would take back leaves no session behind."""
+    done = place.run("run", "--tool", "codex", option, number, "x")
+    assert (done.code, place.ids()) == (2, [])
+
+
+@pytest.mark.thorough
+def test_a_fork_keeps_to_its_own_window(place: Place) -> None:
+    """What it begins with counts; and what was cleared in it is not sent by way of its source."""
+    source = talk(place, "prompt-one", "prompt-two", "prompt-three")
+    place.play(["write-stdin", str(place.tmp / "stdin")], ["say", "done"])
+    fork = place.run("run", "--fork-from", source, "--context-window", "1", "go").session_id
+    asked = (place.tmp / "stdin").read_text()
+    assert [word in asked for word in ("prompt-one", "prompt-two", "prompt-three")] == [False, False, True]
+    copy = place.run("run", "--fork-from", source, "go on").session_id
+    assert of_type(place, copy, "fork")[0]["how"] == "native"
+    assert place.run("clear", copy).code == 0
+    assert place.run("context", copy, "--json").json["summary"] is None
+    assert sent(place, copy, "prompt-four") == "prompt-four"
+    shown = place.run("context", fork, "--tool", "claude-code", "--json").json["summary"]
+    assert shown == sent(place, fork, "--tool", "claude-code", "next").removesuffix("\n\nnext")
+
+
+@pytest.mark.thorough
+def test_a_conversation_is_kept_until_there_is_another(place: Place) -> None:
+    """A turn that never began costs nothing; a prune that is taken back in time does not, either."""
+    session_id = talk(place, "prompt-one", "prompt-two")
+    first = conversation_of(place, session_id, "codex")
+    config = place.tmp / "config.toml"
+    config.write_text('[tools.codex]\ncommand = ["false"]\n')
+    words = ("run", "--session", session_id, "--context-window", "1", "--retries", "0", "x")
+    assert place.run(*words, env={"CSA_CONFIG": str(config)}).code == 1
+    assert conversation_of(place, session_id, "codex") == first
+    for words in (("--keep-last", "1"), ("--extend-context", "2")):
+        assert place.run("prune", session_id, *words).code == 0
+    assert place.run("run", "--session", session_id, "--context-window", "0", "prompt-four").code == 0
+    assert conversation_of(place, session_id, "codex") == first
+
+
+@pytest.mark.thorough
+def test_a_pruned_conversation_is_not_used(place: Place) -> None:
+    """Neither to be compacted, nor by the tool's own interface."""
+    session_id = talk(place, "prompt-one", "prompt-two")
+    assert place.run("clear", session_id).code == 0
+    done = place.run("compress", session_id)
+    assert (done.code, "were pruned" in done.err) == (1, True)
+
+
+@pytest.mark.thorough
+def test_a_parked_turn_goes_on_where_it_was(place: Place) -> None:
+    """What is half done is in its conversation, whatever its window."""
+    session_id = talk(place, "prompt-one", "prompt-two", tool="codex")
+    first = conversation_of(place, session_id, "codex")
+    place.script(
+        {"match": "continue where you", "do": [["say", "finished"]]},
+        {"match": "prompt-three", "do": [["call", "make"], ["say", "so far"], ["fail", "quota", 2]]},
+    )
+    done = place.run("run", "--session", session_id, "--context-window", "2", "--on-quota", "wait=30s", "prompt-three")
+    assert (done.code, done.out) == (0, "finished\n"), done.err
+    assert conversation_of(place, session_id, "codex") == first
+
+
+@pytest.mark.thorough
+def test_a_compacted_conversation_is_as_large_as_what_is_left(place: Place) -> None:
+    """Also after turns that followed, which are estimated."""
+    session_id = talk(place, "long " * 4000)
+    place.script({"match": "/compact", "do": [["compact"]]})
+    assert place.run("compress", session_id).code == 0
+    place.play(["call", "make"], ["say", "done"])
+    assert place.run("run", "--session", session_id, "short").code == 0
+    assert place.run("context", session_id, "--json").json["tokens"] < 4000

@@ -43,7 +43,7 @@ VOCABULARY: Mapping[str, Schema] = {
     "turns": maybe(integer("how many turns the session has had")),
     "model": maybe(text("the model, if the tool or the caller has named it")),
     "provider_session_id": maybe(text("the tool's own id of the conversation")),
-    "exit_code": integer("the exit code of `csa run`; for an error, of csa"),
+    "exit_code": integer("the exit code of `csa run`; in `csa wait`, that of waiting for it; for an error, of csa"),
     "started_at": maybe(moment("when the turn began")),
     "finished_at": maybe(moment("when the turn ended")),
     "duration_s": maybe(number("seconds the turn took; null while it is running")),

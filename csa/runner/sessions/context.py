@@ -16,7 +16,9 @@ from csa.runner.sessions.acting import hold_session, record_act, record_update
 from csa.runner.sessions.editing import Edit
 from csa.runner.toolbox import tool_names, unknown_tool
 from csa.runner.turns.handoff import CHARS_PER_TOKEN, Handoff, make_handoff
+from csa.runner.turns.toolcommand import find_origin
 from csa.runner.turns.window import Held, digest_limits, in_force, read_held, why_outgrown
+from csa.store.held import HeldSession
 from csa.store.statefile import load_state
 from csa.store.turns import read_turns
 from csa.structs import Struct, replace
@@ -100,6 +102,7 @@ def describe_context(session: Session, *, tool: str | None = None) -> SentContex
         turn=state.turns + 1,
         conversation=None if why_new else conversation,
         prompt="",
+        origin=None if conversation and not why_new else find_origin(session.context, state, session.files),
     )
     held = read_held(session.files, name, conversation) if conversation else Held(is_estimate=False)
     sent = SentContext(
@@ -128,7 +131,7 @@ def prune_context(session: Session, *, keep_last: int | None = None, extend: int
     with hold_session(session) as held:
         since = _since(held.state, keep_last, extend)
         before = held.state
-        after = replace(before, window=replace(before.window, since_turn=since), tools=_renewed(before, since))
+        after = replace(before, window=replace(before.window, since_turn=since), tools=_renewed(held, since))
         if after == before:
             return Edit(before, before)
         changes = {"since_turn": since, "before": before.window.since_turn}
@@ -137,11 +140,17 @@ def prune_context(session: Session, *, keep_last: int | None = None, extend: int
     return Edit(before, after, (loss,) if loss else ())
 
 
-def _renewed(state: SessionState, since: int) -> dict[str, ToolState]:
+def _renewed(held: HeldSession, since: int) -> dict[str, ToolState]:
     """Return the tools; where older turns are sent again, without conversations that lack them."""
-    if since >= state.window.since_turn:
-        return dict(state.tools)
-    return {name: replace(known, provider_session_id=None, totals=None) for name, known in state.tools.items()}
+    state = held.state
+    again = set(range(max(since, 1), min(state.window.since_turn, state.turns + 1)))
+    tools = dict(state.tools)
+    for name, known in state.tools.items():
+        if again and known.provider_session_id:
+            there = read_held(held.paths, name, known.provider_session_id).turns
+            if not again <= set(there):
+                tools[name] = replace(known, provider_session_id=None, totals=None)
+    return tools
 
 
 def _since(state: SessionState, keep_last: int | None, extend: int | None) -> int:

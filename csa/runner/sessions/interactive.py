@@ -30,6 +30,7 @@ from csa.runner.turns.attempt import FIRST_BEAT_S, HEARTBEAT_S
 from csa.runner.turns.plan import TurnPlan
 from csa.runner.turns.planning import plan_resume
 from csa.runner.turns.toolcommand import tool_environment
+from csa.runner.turns.window import refuse_pruned
 from csa.store.held import HeldSession, open_session
 from csa.store.owner import INTERFACE
 from csa.store.taking import refuse_busy
@@ -65,6 +66,7 @@ class Interaction:
                 f"Session {session_id} has no conversation with {name} to open.",
                 hint=f'csa run --session {session_id} --tool {name} "..."',
             )
+        refuse_pruned(self.plan.state, self.plan.tool_state, name, session.paths)
         self._request = _request(self.plan)
         self.invocation: Invocation = self.plan.adapter.interactive(self._request)
 

@@ -36,6 +36,7 @@ from csa.runner.turns.runfiles import remove_run_files, write_run_files
 from csa.runner.turns.stopping import Stopping
 from csa.runner.turns.toolcommand import ToolCommand, make_command
 from csa.runner.turns.verdict import Stop, judge, lock_lost
+from csa.runner.turns.window import refuse_pruned
 from csa.store.held import HeldSession, open_session
 from csa.store.owner import COMPACTION
 from csa.store.taking import refuse_busy
@@ -114,6 +115,7 @@ def plan_compaction(session: Session, *, tool: str | None, timeout_s: float | No
             f"{plan.adapter.name} cannot compact a conversation on request.",
             hint=f'csa run --fork-from {session_id} "..." starts a new session with a summary of this one',
         )
+    refuse_pruned(plan.state, plan.tool_state, plan.adapter.name, session.paths)
     return replace(plan, compacts=True)
 
 

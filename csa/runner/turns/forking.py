@@ -9,6 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from csa.errors import BusyError, UsageError
+from csa.model.limits import ContextWindow
 from csa.model.state import SessionState, ToolState
 from csa.runner.caller import refuse_endless_wait
 from csa.runner.session import Session
@@ -58,7 +59,7 @@ def plan_fork(plan: TurnPlan, source: Session, state: SessionState) -> TurnPlan:
         and not plan.state.ephemeral  # it has its conversations elsewhere
         and Path(cwd).is_dir()
         and find_work_tree(cwd) == find_work_tree(plan.cwd)
-        and why_outgrown(source.paths, known, plan.adapter.name, in_force(source.context.config, state.window)) is None
+        and why_outgrown(source.paths, known, plan.adapter.name, _window(plan, state)) is None
     )
     fork = Fork(
         source.paths,
@@ -68,6 +69,11 @@ def plan_fork(plan: TurnPlan, source: Session, state: SessionState) -> TurnPlan:
         state.window.since_turn,
     )
     return replace(plan, fork=fork, cwd=cwd if is_native else plan.cwd)
+
+
+def _window(plan: TurnPlan, source: SessionState) -> ContextWindow:
+    """Return the new session's window, in which the source's pruned turns are none."""
+    return replace(in_force(plan.context.config, plan.state.window), since_turn=source.window.since_turn)
 
 
 def fork_handoff(fork: Fork, tool: str, limits: DigestLimits) -> Handoff | None:

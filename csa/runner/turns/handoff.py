@@ -79,7 +79,7 @@ def make_handoff(
     told = digest(paths, limits, before=turn, known_to=tool if conversation else None, prompt=prompt)
     parts = [f"{_BEFORE}{told.text}"] if told else []
     left = limits.tokens - (len(told.text) // CHARS_PER_TOKEN if told else 0)
-    if origin and not conversation:
+    if origin and not conversation and not limits.since:  # else the origin was pruned, too
         room = DigestLimits(limits.turns - len(told.turns if told else ()), left, origin.since)
         first = digest(origin.paths, room, before=origin.turns + 1)
         parts = [*([f"{FORKED}{first.text}"] if first else []), *parts]

@@ -15,7 +15,7 @@ from pathlib import Path
 from csa.errors import NotFoundError, RefusedError, RetiredError, ToolUnavailableError, UsageError
 from csa.ids import ENTROPY_BYTES, is_session_id, new_session_id
 from csa.model.config import Config
-from csa.model.limits import Budget, ContextWindow, Limits
+from csa.model.limits import LARGEST_COUNT, Budget, ContextWindow, Limits, is_count
 from csa.model.permission import Permission
 from csa.model.result import summarise
 from csa.model.state import SessionState, ToolState
@@ -373,15 +373,17 @@ def changed_budget(context: Context, state: SessionState, asked: AskedBudget) ->
 
 def _asked_window(request: RunRequest) -> tuple[int | None, int | None]:
     asked = request.context_window, request.context_tokens
-    if any(limit is not None and limit < 0 for limit in asked):
-        raise UsageError("A context window is a number, 0 or more; 0 sends all turns.")
+    if any(limit is not None and not is_count(limit) for limit in asked):
+        raise UsageError("A context window is a whole number, 0 or more; 0 sends all turns.")
     return asked
 
 
 def _with_budget(budget: Budget, asked: AskedBudget) -> Budget:
-    if any(amount is not None and not 0 <= amount < float("inf") for amount in asked):
-        raise UsageError("A budget is a number, 0 or more; 0 means none.")
     tokens, usd, time_s = asked
+    if any(amount is not None and not 0 <= amount <= LARGEST_COUNT for amount in asked):
+        raise UsageError("A budget is a number, 0 or more, and not too large to record; 0 means none.")
+    if tokens is not None and not is_count(tokens):
+        raise UsageError("A budget of tokens is a whole number.")
     return Budget(
         tokens=budget.tokens if tokens is None else tokens,
         usd=budget.usd if usd is None else usd,

@@ -10,9 +10,10 @@ from pathlib import Path
 from csa.errors import CsaError
 from csa.model.adapter import Adapter, Compactor, Invocation, TurnRequest
 from csa.model.permission import Permission
-from csa.model.state import ToolState
+from csa.model.state import SessionState, ToolState
 from csa.paths import SessionPaths
 from csa.procfs import random_uuid
+from csa.runner.context import Context
 from csa.runner.environment import (
     apply_changes,
     base_environment,
@@ -130,17 +131,17 @@ def _handoff(plan: TurnPlan, known: ToolState, *, turn: int, paths: SessionPaths
         turn=turn,
         conversation=known.provider_session_id,
         prompt=context.redactor.redact(plan.request.prompt).strip(),
-        origin=None if known.provider_session_id else _origin(plan, paths),
+        origin=None if known.provider_session_id else find_origin(context, plan.state, paths),
     )
 
 
-def _origin(plan: TurnPlan, paths: SessionPaths) -> Origin | None:
+def find_origin(context: Context, state: SessionState, paths: SessionPaths) -> Origin | None:
     """Return the session that was forked, if it can still be read."""
-    if plan.state.fork_of is None or (found := origin_of(paths)) is None:
+    if state.fork_of is None or (found := origin_of(paths)) is None:
         return None
     session_id, turns, since = found
     try:
-        return Origin(find_session(plan.context, session_id).paths, turns, since)
+        return Origin(find_session(context, session_id).paths, turns, since)
     except CsaError:
         return None
 

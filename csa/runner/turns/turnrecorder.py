@@ -65,13 +65,17 @@ class TurnRecorder(Recorder):
 
     def _keep_to_window(self) -> None:
         """Leave a conversation that has outgrown the session's context window, which may have changed meanwhile."""
-        name, request = self.plan.adapter.name, self.plan.request
+        request = self.plan.request
         window = self.held.state.window.asked(request.context_window, request.context_tokens)
         self.plan = replace(self.plan, state=replace(self.plan.state, window=window))
         self.outgrown = None if self.plan.is_new else find_outgrown(self.plan, self.tool_state, self.paths)
+        self._leave_outgrown()
+
+    def _leave_outgrown(self) -> None:
+        """Begin a new conversation in place of one that was outgrown, which the record keeps until that is known."""
+        self._left = self.tool_state if self.outgrown else None
         if self.outgrown:
             self.tool_state = replace(self.tool_state, provider_session_id=None, totals=None)
-            self.held.state = replace(self.held.state, tools={**self.held.state.tools, name: self.tool_state})
 
     def start(self, argv: list[str], *, handoff: Mapping[str, Any] | None) -> list[Event]:
         """Write state and `run_started` durably, both or neither; only then publish a new session."""
@@ -79,6 +83,7 @@ class TurnRecorder(Recorder):
         if not self.plan.is_new:
             state = _with_tool(replace(state, **self._changes()), self.plan)
             self.tool_state = state.tools[self.plan.adapter.name]
+            self._leave_outgrown()
             state = replace(state, turns=self.turn, last_accessed=datetime.now(UTC), phase="active")
         prompt = self.held.redactor.redact(self.plan.request.prompt)
         path = self.paths.turn_output(self.turn) / "prompt.md"
@@ -241,9 +246,12 @@ class TurnRecorder(Recorder):
         }
 
     def _save_state(self, *, spent: Spent | None = None, at: datetime | None = None) -> None:
+        known = self.tool_state
+        if self._left and known.provider_session_id is None:
+            known = replace(known, provider_session_id=self._left.provider_session_id, totals=self._left.totals)
         state = replace(
             self.held.state.having_spent(spent or Spent()),
-            tools={**self.held.state.tools, self.plan.adapter.name: self.tool_state},
+            tools={**self.held.state.tools, self.plan.adapter.name: known},
             last_accessed=at or self.held.state.last_accessed,
         )
         self.held.attempt("state.toml", lambda: self.held.save(state))

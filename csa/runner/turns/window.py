@@ -10,10 +10,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from csa.errors import CsaError
 from csa.model.config import Config
 from csa.model.events import Event
 from csa.model.limits import ContextWindow
-from csa.model.state import ToolState
+from csa.model.state import SessionState, ToolState
 from csa.model.usage import Usage
 from csa.paths import SessionPaths
 from csa.runner.turns.handoff import CHARS_PER_TOKEN, DigestLimits
@@ -22,6 +23,7 @@ from csa.store.transcript import read_events_backwards
 from csa.structs import Struct, field
 
 CONTEXT_WINDOW = "context_window"  # the reason of a handoff
+_FRAME_TOKENS = 60  # of the words around a summary
 _TEXTS = {
     "run_started": "prompt",
     "agent_message": "text",
@@ -41,34 +43,46 @@ class Held(Struct):
     turns: tuple[int, ...] = ()
     tokens: int = 0
     is_estimate: bool = True
+    inherited: int = 0  # turns of the session whose conversation was copied
+
+    @property
+    def count(self) -> int:
+        return len(self.turns) + self.inherited
 
 
 def read_held(paths: SessionPaths, tool: str, conversation: str) -> Held:
     """Return what a conversation of a tool holds, from the transcript; StateError where that cannot be read."""
     turns: set[int] = set()
-    characters = 0
+    inherited, characters, compacted = 0, 0, 0
     measured: int | None = None
+    is_compacted = False
     for part in _parts_backwards(paths):
-        if not turns and measured is None:
-            measured = part.compacted.get(tool)
+        if not is_compacted and tool in part.compacted:  # what was said before is in what is left
+            is_compacted, compacted = True, part.compacted[tool]
+            measured = compacted or None if not turns else measured
         if conversation not in part.conversations:
             continue
-        if not turns and measured is None:
+        if not turns and not is_compacted:
             measured = part.last_request
         turns |= {part.number, *part.told}
-        characters += part.characters
+        characters += 0 if is_compacted else part.characters
         if part.resumed != conversation:
+            inherited = part.inherited
             break
-    tokens = characters // CHARS_PER_TOKEN if measured is None else measured
-    return Held(tuple(sorted(turns)), tokens, measured is None)
+    tokens = compacted + characters // CHARS_PER_TOKEN if measured is None else measured
+    return Held(tuple(sorted(turns)), tokens, measured is None, inherited)
 
 
 def digest_limits(config: Config, window: ContextWindow, *, since: int | None = None) -> DigestLimits:
-    """Return how much a summary of earlier turns may tell: as much as the session's window, else as configured."""
+    """Return how much a summary of earlier turns may tell: as configured, and at most half the session's window.
+
+    The other half is for what follows, or the next turn would begin anew as well.
+    """
     limits = in_force(config, window)
+    half = max(0, limits.tokens // 2 - _FRAME_TOKENS) if limits.tokens else config.context_tokens
     return DigestLimits(
         limits.turns or config.context_turns,
-        limits.tokens or config.context_tokens,
+        min(config.context_tokens, half),
         limits.since_turn if since is None else since,
     )
 
@@ -84,10 +98,32 @@ def find_outgrown(plan: TurnPlan, known: ToolState, paths: SessionPaths) -> dict
     StateError as `why_outgrown`.
     """
     limits = in_force(plan.context.config, plan.state.window)
-    if not plan.hands_over:  # nobody would tell the new one anything
+    # Nobody would tell the new one anything, or it would lack what is in no transcript, or half done.
+    if not plan.hands_over or _is_under_way(paths, plan.adapter.name):
         limits = ContextWindow(since_turn=limits.since_turn)
     why = why_outgrown(paths, known, plan.adapter.name, limits)
     return {"reason": CONTEXT_WINDOW, "replaces": known.provider_session_id, "message": why} if why else None
+
+
+def refuse_pruned(state: SessionState, known: ToolState, tool: str, paths: SessionPaths) -> None:
+    """Refuse to use a conversation that holds turns which were pruned: CsaError."""
+    if why := why_outgrown(paths, known, tool, ContextWindow(since_turn=state.window.since_turn)):
+        raise CsaError(
+            f"The conversation with {tool} is not used any more: {why}.",
+            hint=f'csa run --session {state.session_id} "..." starts a new one',
+        )
+
+
+def _is_under_way(paths: SessionPaths, tool: str) -> bool:
+    """Say whether a turn of the tool waits to be continued, or its own interface was open since its last turn."""
+    for event in read_events_backwards(paths.transcript):
+        if event.type in {"run_started", "run_finished"}:
+            return False
+        if event.type == "parked" and event.data.get("tool") == tool:
+            return True
+        if event.type == "session_updated" and event.data.get("what") == "attached":
+            return True
+    return False
 
 
 def why_outgrown(paths: SessionPaths, known: ToolState, tool: str, window: ContextWindow) -> str | None:
@@ -102,10 +138,10 @@ def why_outgrown(paths: SessionPaths, known: ToolState, tool: str, window: Conte
 
 def outgrown(held: Held, window: ContextWindow) -> str | None:
     """Say why a conversation does not fit the window; None where it does."""
-    if any(turn < window.since_turn for turn in held.turns):
+    if any(turn < window.since_turn for turn in held.turns) or (window.since_turn and held.inherited):
         return f"turns before {window.since_turn} were pruned"
-    if window.turns and len(held.turns) > window.turns:
-        return f"it holds {len(held.turns)} turns, and the context window is {window.turns}"
+    if window.turns and held.count > window.turns:
+        return f"it holds {held.count} turns, and the context window is {window.turns}"
     if window.tokens and held.tokens > window.tokens:
         return f"it holds about {held.tokens:,} tokens, and the context window is {window.tokens:,}"
     return None
@@ -120,9 +156,10 @@ class _Part(Struct, frozen=False):
     told: set[int] = field(default_factory=set)
     characters: int = 0
     calls: int = 0
+    inherited: int = 0
     finished: Usage | None = None
     usages: list[Usage] = field(default_factory=list)  # newest first; each of the turn so far
-    compacted: dict[str, int] = field(default_factory=dict)  # what is left of a tool's conversation
+    compacted: dict[str, int] = field(default_factory=dict)  # what is left of a tool's conversation; 0 if not said
 
     @property
     def last_request(self) -> int | None:
@@ -158,13 +195,21 @@ def _take(part: _Part, event: Event) -> None:
         told = data.get("turns")
         part.told |= {turn for turn in told if type(turn) is int} if isinstance(told, list) else set()
         part.characters += data["characters"] if type(data.get("characters")) is int else 0
+    elif event.type == "fork" and data.get("how") == "native" and type(data.get("turns")) is int:
+        part.inherited = data["turns"]
     elif event.type == "tool_call":
         part.calls += 1
-    elif event.type == "compaction" and "argv" in data:  # csa's own, which is no part of the turn
-        part.usages.clear()
-    elif event.type == "compaction" and data.get("status") == "succeeded" and type(data.get("tokens_after")) is int:
-        part.compacted.setdefault(str(data.get("tool")), data["tokens_after"])
+    elif event.type == "compaction":
+        _take_compaction(part, data)
     elif event.type == "usage":
         part.usages.append(Usage.from_dict(data))
     elif event.type == "run_finished" and isinstance(data.get("usage"), Mapping):
         part.finished = Usage.from_dict(data["usage"])
+
+
+def _take_compaction(part: _Part, data: Mapping[str, Any]) -> None:
+    if "argv" in data:  # the beginning of csa's own, whose usage is no part of the turn
+        part.usages.clear()
+    elif data.get("status") == "succeeded":
+        left = data.get("tokens_after")
+        part.compacted.setdefault(str(data.get("tool")), left if type(left) is int else 0)
