@@ -43,9 +43,9 @@ def execute(arguments: argparse.Namespace) -> int:
         from csa.cli.editor import composed  # noqa: PLC0415  # most prompts are sent as they are
 
         with composed(prompt) as words.prompt:
-            _refuse_redacted(turn, words.prompt)
+            _refuse_redacted(session.session_id, turn, words.prompt)
             return run_turn(words)
-    _refuse_redacted(turn, prompt)
+    _refuse_redacted(session.session_id, turn, prompt)
     if not arguments.quiet:
         tell("csa", f"sending the prompt of turn {turn} again: {cut(one_line(prompt), _SHOWN)}")
     words.prompt = prompt
@@ -73,10 +73,10 @@ def _last_prompt(session: Session) -> tuple[int, str]:
         ) from None
 
 
-def _refuse_redacted(turn: int, prompt: str) -> None:
+def _refuse_redacted(session_id: str, turn: int, prompt: str) -> None:
     """Refuse a prompt with the mark in place of a secret: the agent would take it literally."""
     if MARK in prompt:
         raise UsageError(
             f"The prompt of turn {turn} contained a secret, which csa has not stored: it has {MARK} in its place.",
-            hint='give it again: csa retry --prompt "...", or --edit',
+            hint=f'csa retry {session_id} --prompt "..."',
         )
