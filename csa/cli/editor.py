@@ -6,12 +6,13 @@ The text is in a file until the run has begun. If it does not begin, the file st
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import mkstemp
 
@@ -25,11 +26,14 @@ _NOTES = f"""
 # An empty prompt aborts.
 """
 _USUAL = ("editor", "nano", "vi")
+_FLAGS = set("eqv")  # short options of `csa retry` without a value
 
 
 @contextmanager
-def composed(text: str = "") -> Iterator[str]:
-    """Let the user write a prompt, starting with a text; it is kept if the block ends with an error.
+def composed(text: str = "", *, is_kept: bool = False, session_id: str | None = None) -> Iterator[str]:
+    """Let the user write a prompt, starting with a text; it is kept if the block ends with an error, or if asked for.
+
+    `session_id` is named in the way back, where the command line names no session.
 
     Raises:
         UsageError: it is empty, or there is no editor, or that fails.
@@ -42,21 +46,34 @@ def composed(text: str = "") -> Iterator[str]:
     try:
         code = _edit(command, path)
         written = _without_notes(path.read_text(encoding="utf-8", errors="surrogateescape"))
+    except OSError as error:
+        _drop(path)
+        raise UsageError(f"Aborted: the file with the prompt cannot be read ({error.strerror}).") from error
     except BaseException:
-        path.unlink(missing_ok=True)
+        _drop(path)
         raise
     if code or not written:
         why = f"the editor exited with {code}" if code else "the prompt is empty"
         if not written or written == text.strip():
-            path.unlink()
+            _drop(path)
             raise UsageError(f"Aborted: {why}.")
-        raise UsageError(f"Aborted: {why}.", hint=_way_back(path))
+        raise UsageError(f"Aborted: {why}.", hint=_way_back(path, session_id))
     try:
         yield written
     except BaseException:
-        tell("csa", f"your prompt is kept: {_way_back(path)}", by_name=False)
+        is_kept = True
         raise
-    path.unlink(missing_ok=True)
+    finally:
+        if is_kept:
+            tell("csa", f"your prompt is kept: {_way_back(path, session_id)}", by_name=False)
+        else:
+            _drop(path)
+
+
+def _drop(path: Path) -> None:
+    """Delete the file, if the editor has left one there."""
+    with suppress(OSError):
+        path.unlink()
 
 
 def _editor() -> str:
@@ -91,5 +108,15 @@ def _without_notes(text: str) -> str:
     return "\n".join(line for line in above.splitlines() if line not in notes).strip()
 
 
-def _way_back(path: Path) -> str:
-    return f"csa run --prompt-file {path}"
+def _way_back(path: Path, session_id: str | None) -> str:
+    """Return the command line as it was typed, with the file in place of the editor."""
+    words = [_without_edit(word) for word in sys.argv[1:] if word not in {"-e", "--edit", "--dry-run"}]
+    end = words.index("--") if "--" in words else len(words)
+    named = [] if session_id is None else ["--session", session_id]
+    return shlex.join(["csa", *words[:end], *named, "--prompt-file", str(path), *words[end:]])
+
+
+def _without_edit(word: str) -> str:
+    """Return short options that are typed as one word without that for the editor."""
+    is_several = word[:1] == "-" and word[1:2] != "-" and set(word[1:]) <= _FLAGS
+    return word.replace("e", "") if is_several else word

@@ -81,7 +81,7 @@ def _hint_at_command(words: list[str], typed: str) -> str:
     if typed in _ELSEWHERE:
         return f"did you mean '{_ELSEWHERE[typed]}'?"
     names = command_names()
-    used = len(typed.split())
+    used = 2 if words[0] in GROUPS and len(words) > 1 else 1
     found = [words[1]] if used > 1 and words[1] in names else nearest(typed, [*names, *GROUPS])
     if not found and used == 1:
         found, used = nearest(" ".join(words[:2]), names), 2

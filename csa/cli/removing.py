@@ -57,9 +57,8 @@ def execute_delete(arguments: argparse.Namespace) -> int:
         raise UsageError("Name a session.", hint="csa ls")
     client = open_client()
     done, exit_code = [], 0
-    sessions = find_to_delete(client.context, selectors)
-    if arguments.tree:
-        sessions = with_descendants(sessions, force=arguments.force)
+    roots = find_to_delete(client.context, selectors)
+    sessions = with_descendants(roots, force=arguments.force) if arguments.tree else roots
     for session in sessions:
         session_id = session.session_id
         name = as_read(session_id, sys.stdout)  # afterwards it may have none
@@ -83,8 +82,15 @@ def execute_delete(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print_json(done)
     elif any(each["done"] for each in done) and not arguments.purge and sys.stderr.isatty():
-        tell("hint", f"csa restore{' --tree' * arguments.tree} brings it back")
+        tell("hint", f"csa restore{' --tree' * arguments.tree} {_to_restore(roots, done)}")
     return exit_code
+
+
+def _to_restore(roots: list[Session], done: list[dict[str, object]]) -> str:
+    """Return what to restore: the one that was asked for and is deleted, or a word that stands for each."""
+    deleted = {each["session_id"] for each in done if each["done"]}
+    found = [root.session_id for root in roots if root.session_id in deleted]
+    return found[0] if len(found) == 1 else "SESSION"
 
 
 def _to_json(session: Session, **known: object) -> dict[str, object]:

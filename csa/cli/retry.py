@@ -13,7 +13,7 @@ from csa.cli.output import cut, one_line, tell
 from csa.cli.parsing import Parser
 from csa.cli.run import run_turn
 from csa.cli.run_options import add_options, add_turn_options
-from csa.cli.selecting import add_selector, find_to_show
+from csa.cli.selecting import add_selector, find_to_show, selectors_given
 from csa.errors import NotFoundError, UsageError
 from csa.model.redaction import MARK
 from csa.runner.session import Session
@@ -21,6 +21,7 @@ from csa.store.atomic import read_regular
 from csa.store.transcript import last_started
 
 _SHOWN = 60  # characters of the prompt
+_WAY_TO_STDIN = "csa retry --prompt-file - sends it instead"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -35,19 +36,21 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def execute(arguments: argparse.Namespace) -> int:
     session = find_to_show(arguments)
-    words = argparse.Namespace(**{**_defaults_of_run(), **vars(arguments), "session": session.session_id})
+    given = {**vars(arguments), "session": session.session_id, "is_literal": True, "way_to_stdin": _WAY_TO_STDIN}
+    words = argparse.Namespace(**{**_defaults_of_run(), **given})
     if arguments.prompt is not None or arguments.prompt_file is not None:
         return run_turn(words)
     turn, prompt = _last_prompt(session)
     if arguments.edit:
         from csa.cli.editor import composed  # noqa: PLC0415  # most prompts are sent as they are
 
-        with composed(prompt) as words.prompt:
-            _refuse_redacted(turn, words.prompt)
+        named = None if selectors_given(arguments) else session.session_id
+        with composed(prompt, is_kept=arguments.dry_run, session_id=named) as words.prompt:
+            _refuse_redacted(session.session_id, turn, words.prompt)
             return run_turn(words)
-    _refuse_redacted(turn, prompt)
+    _refuse_redacted(session.session_id, turn, prompt)
     if not arguments.quiet:
-        tell("csa", f"sending the prompt of turn {turn} again: {cut(one_line(prompt), _SHOWN)}")
+        tell("csa", f"the prompt of turn {turn}: {cut(one_line(prompt), _SHOWN)}")
     words.prompt = prompt
     return run_turn(words)
 
@@ -73,10 +76,10 @@ def _last_prompt(session: Session) -> tuple[int, str]:
         ) from None
 
 
-def _refuse_redacted(turn: int, prompt: str) -> None:
+def _refuse_redacted(session_id: str, turn: int, prompt: str) -> None:
     """Refuse a prompt with the mark in place of a secret: the agent would take it literally."""
     if MARK in prompt:
         raise UsageError(
             f"The prompt of turn {turn} contained a secret, which csa has not stored: it has {MARK} in its place.",
-            hint='give it again: csa retry --prompt "...", or --edit',
+            hint=f'csa retry {session_id} --prompt "..."',
         )

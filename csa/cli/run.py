@@ -10,6 +10,7 @@ a hangup, an interrupt or a termination signal.
 from __future__ import annotations
 
 import argparse
+import os
 import shlex
 import signal
 import sys
@@ -17,7 +18,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from csa.cli.output import lossy, print_json, printable, tell, text_for, to_json, warn
+from csa.cli.output import has_room, lossy, print_json, printable, silence, tell, text_for, to_json, warn
 from csa.cli.results import print_failure
 from csa.cli.run_options import add_options
 from csa.cli.run_request import request_from, unread_stdin_told, wants_editor
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
     from csa.cli.views.signs import Signs
     from csa.runner.turns.turn import Turn
 
+_STALLED_S = 1.0  # without room on stderr
 _PIECE = 1 << 10  # characters, so that they are no more than PIPE_BUF bytes
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -58,7 +60,8 @@ def execute(arguments: argparse.Namespace) -> int:
         return run_turn(arguments)
     from csa.cli.editor import composed  # noqa: PLC0415  # most prompts are given
 
-    with composed() as arguments.prompt:
+    arguments.is_literal = True
+    with composed(is_kept=arguments.dry_run) as arguments.prompt:
         return run_turn(arguments)
 
 
@@ -206,7 +209,7 @@ async def _drive_turn(turn: Turn, progress: Progress, stream_faults: list[OSErro
     """
     import anyio  # noqa: PLC0415  # imported by the caller
 
-    from csa.cli.views.progress import Subject, room_on  # noqa: PLC0415  # as above
+    from csa.cli.views.progress import Subject  # noqa: PLC0415  # as above
 
     with anyio.open_signal_receiver(*heeded_signals()) as signals:
         async with turn, anyio.create_task_group() as tasks:
@@ -226,27 +229,49 @@ async def _drive_turn(turn: Turn, progress: Progress, stream_faults: list[OSErro
                 tasks.start_soon(progress.keep_fresh)
                 async for event in turn:
                     if stream_faults is not None:
-                        await _write(sys.stdout, to_json(event.to_dict()) + "\n", stream_faults)
+                        await _write(turn, sys.stdout, to_json(event.to_dict()) + "\n", stream_faults)
                     if progress.speaks:
-                        await room_on(sys.stderr)
+                        await _room_on(turn, sys.stderr)
                     with lossy(sys.stderr):
                         progress.show(event)
-                    await _write(sys.stderr, progress.text(event))
+                    await _write(turn, sys.stderr, progress.text(event))
+                if progress.speaks:
+                    await _room_on(turn, sys.stderr)
             finally:
                 with lossy(sys.stderr):
                     progress.end()
             tasks.cancel_scope.cancel()
 
 
-async def _write(stream: IO[str], text: str, faults: list[OSError] | None = None) -> None:
+async def _write(turn: Turn, stream: IO[str], text: str, faults: list[OSError] | None = None) -> None:
     """Print a text of any length, as fast as it is read."""
-    from csa.cli.views.progress import room_on  # noqa: PLC0415  # as above
-
     for at in range(0, len(text), _PIECE):
-        await room_on(stream)
+        await _room_on(turn, stream)
         with lossy(stream, faults):
             stream.write(text[at : at + _PIECE])
             stream.flush()
+
+
+def _is_one_output() -> bool:
+    return os.path.sameopenfile(sys.stdout.fileno(), sys.stderr.fileno())
+
+
+async def _room_on(turn: Turn, stream: IO[str]) -> None:
+    """Wait until a little can be printed; once the turn has ended, what a stalled reader of stderr leaves is dropped.
+
+    The answer and the exit code must not wait for it, unless they go the same way, or a person has halted a terminal.
+    """
+    import anyio  # noqa: PLC0415  # imported by the caller
+
+    from csa.cli.views.progress import room_on  # noqa: PLC0415  # as above
+
+    can_drop = stream is sys.stderr and not stream.isatty() and not _is_one_output()
+    while not has_room(stream):
+        with anyio.move_on_after(_STALLED_S):
+            await room_on(stream)
+            return
+        if can_drop and turn.has_ended:
+            silence(stream)
 
 
 def heeded_signals() -> list[signal.Signals]:

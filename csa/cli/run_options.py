@@ -32,6 +32,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     prompt.add_argument("--prompt-file", metavar="FILE", help="read the prompt from a file; `-` is stdin")
     prompt.add_argument("--stdin", action="store_true", help="append stdin to PROMPT, after a blank line")
     add_turn_options(parser)
+    parser.set_defaults(is_literal=False, way_to_stdin="csa run --stdin adds it to the prompt")
 
 
 def add_turn_options(parser: argparse.ArgumentParser) -> None:

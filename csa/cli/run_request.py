@@ -80,7 +80,7 @@ def wants_editor(arguments: argparse.Namespace) -> bool:
 
 def _read_prompt(arguments: argparse.Namespace) -> str:
     """Assemble the prompt. stdin is read only if requested, or if it is the only source."""
-    words = arguments.prompt if arguments.prompt not in {None, "-"} else None
+    words = None if _is_dash(arguments) else arguments.prompt
     name = arguments.prompt_file
     if words is not None and name is not None:
         raise UsageError("PROMPT and --prompt-file cannot be combined.")
@@ -102,19 +102,24 @@ def unread_stdin_told(arguments: argparse.Namespace) -> Iterator[None]:
     is_read = (
         arguments.stdin
         or arguments.prompt_file == "-"
-        or (arguments.prompt in {None, "-"} and arguments.prompt_file is None)
+        or ((arguments.prompt is None or _is_dash(arguments)) and arguments.prompt_file is None)
     )
-    is_told = is_read or _tell_unread()
+    is_told = is_read or _tell_unread(arguments.way_to_stdin)
     try:
         yield
     finally:
         if not is_told:
-            _tell_unread()
+            _tell_unread(arguments.way_to_stdin)
 
 
-def _tell_unread() -> bool:
+def _is_dash(arguments: argparse.Namespace) -> bool:
+    """Say whether the prompt is the sign for stdin; one that was written or sent before stands for itself."""
+    return arguments.prompt == "-" and not arguments.is_literal
+
+
+def _tell_unread(way: str) -> bool:
     has_bytes = _unread_bytes() > 0
-    warn(["stdin was not read; csa run --stdin adds it to the prompt"] if has_bytes else [])
+    warn([f"stdin was not read; {way}"] if has_bytes else [])
     return has_bytes
 
 

@@ -99,6 +99,14 @@ def test_help_of_what_there_is_not(place: Place) -> None:
     assert "did you mean 'csa run'?" in done.err
 
 
+@pytest.mark.parametrize("words", [("fix the thing",), ("a b", "list")], ids=" ".join)
+def test_a_prompt_in_place_of_a_command(place: Place, words: tuple[str, ...]) -> None:
+    """In quotes it is one word; the hint is how to run it."""
+    done = place.run(*words)
+    assert (done.code, done.out) == (2, "")
+    assert done.err.splitlines()[1:] == [f"hint: to run a prompt: csa run '{' '.join(words)}'"]
+
+
 @pytest.mark.parametrize(
     ("words", "hint"),
     [

@@ -82,7 +82,7 @@ def test_messages_and_hints_say_the_name(place: Place, store: Store) -> None:
     write_session(store, 4, name="web")
     retire(store, session_id(4))
     done = place.run("kill", "web")
-    assert done.err == "error: Session web is deleted; it can only be read.\nhint: csa restore web\n"
+    assert done.err == f"error: Session web is deleted; it can only be read.\nhint: csa restore {session_id(4)}\n"
     assert session_id(4) in place.run("kill", "web", "--json").json["error"]["message"]
     other = place.tmp / "other"
     (other / ".csa").mkdir(parents=True)
@@ -90,6 +90,35 @@ def test_messages_and_hints_say_the_name(place: Place, store: Store) -> None:
     assert done.err == f"error: Session api has no turn 7.\nhint: csa status {session_id(1)}\n"
     done = place.run("result", "--cd", str(place.project), "api", "--turn", "7", cwd=other)
     assert done.err.endswith(f"hint: csa status {session_id(1)}\n")
+    taken = 'hint: csa run --session {} "..." continues it\n'
+    words = ("run", "--tool", "codex", "--name", "api", "hi")
+    assert place.run(*words).err.endswith(taken.format("api"))
+    assert place.run(*words, "--cd", str(place.project), cwd=other).err.endswith(taken.format(session_id(1)))
+    assert place.run("rename", session_id(2), "api").err.endswith("hint: csa rename api --clear\n")
+
+
+def test_deleted_ones_of_one_name(place: Place, store: Store) -> None:
+    """A hint to restore one of them has its id; on a terminal a prefix that no other deleted one has."""
+    for number in (4, 5):
+        write_session(store, number, name="dup")
+    retire(store, session_id(4))
+    with Terminal(place, "rm", "dup", size=(200, 24)) as terminal:
+        assert terminal.end() == 0
+    (hint,) = (line for line in terminal.text.splitlines() if line.startswith("hint: "))
+    assert hint == f"hint: csa restore {session_id(5)[:10]}"
+    assert place.run("kill", session_id(4)).err.endswith(f"hint: csa restore {session_id(4)}\n")
+    assert place.run(*hint.split()[2:]).out == f"restored {session_id(5)}\n"
+    with Terminal(place, "rm", "dup", "api", size=(200, 24)) as terminal:
+        assert terminal.end() == 0
+    assert "hint: csa restore SESSION" in terminal.text
+
+
+@pytest.mark.usefixtures("store")
+def test_an_id_that_was_typed_stays(place: Place) -> None:
+    """In quotes it is what the user wrote, not what csa says of a session."""
+    typed = f"fix it as in {session_id(1)}"
+    assert place.run(typed).err.endswith(f"hint: to run a prompt: csa run '{typed}'\n")
+    assert f"'{session_id(9)}'" in place.run("status", session_id(9)).err
 
 
 @pytest.mark.usefixtures("store")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -25,12 +27,12 @@ def test_the_last_prompt_again(place: Place, seen: Path) -> None:
     place.codex("something else")
     done = place.run("retry", "api")
     assert (done.code, done.out) == (0, "read\n")
-    assert "sending the prompt of turn 1 again: Fix it: -- 'all' of it" in done.err
+    assert "csa: the prompt of turn 1: Fix it: -- 'all' of it\n" in done.err
     assert seen.read_text() == prompt
     assert (place.state(first)["turns"], place.state(first)["tools"]["codex"]["model"]) == (2, "m1")
     done = place.run("retry", "--json", "--model", "m2", "-q")
     assert (done.json["session_id"], done.json["turn"]) == (first, 3)
-    assert [line for line in done.err.splitlines() if "sending" in line] == []
+    assert [line for line in done.err.splitlines() if "the prompt" in line] == []
     assert place.run("retry", "api", "--prompt", "another").code == 0
     assert seen.read_text() == "another"
     plan = place.run("retry", "-s", "api", "--dry-run", "--json").json
@@ -40,11 +42,21 @@ def test_the_last_prompt_again(place: Place, seen: Path) -> None:
     assert place.run("retry", "nobody").code == 3
 
 
+def test_a_prompt_that_looks_like_stdin(place: Place, seen: Path) -> None:
+    """A `-` that was sent is sent again as it was; stdin that is not read is named with a way to read it here."""
+    place.codex("x", "--name", "api")
+    assert place.run("run", "--session", "api", stdin=b"-").code == 0
+    done = place.run("retry", "api", stdin=b"no prompt")
+    assert (done.code, seen.read_text()) == (0, "-")
+    assert "warning: stdin was not read; csa retry --prompt-file - sends it instead\n" in done.err
+
+
 def test_what_cannot_be_sent_again(place: Place) -> None:
     """A prompt without its secret, a running session, a deleted one, and the caller's own are refused."""
     place.codex("use ghp_0123456789abcdefghij01 to log in", "--name", "api")
     done = place.run("retry", "api")
-    assert (done.code, "contained a secret" in done.err, "--prompt" in done.err) == (2, True, True)
+    assert (done.code, "contained a secret" in done.err) == (2, True)
+    assert done.err.endswith('\nhint: csa retry api --prompt "..."\n')
     assert place.run("retry", "api", "--prompt", "log in").code == 0
     assert place.run("retry", "api").code == 0
     own, env = place.agent()
@@ -86,11 +98,35 @@ def test_a_prompt_that_does_not_get_written_or_sent(place: Place) -> None:
         env: dict[str, str | None] = {"EDITOR": command, "TMPDIR": str(kept)}
         with Terminal(place, "run", *words, env=env, size=(200, 24)) as terminal:
             assert terminal.end() == 2
-        assert ("csa run --prompt-file " in terminal.text) == hint, terminal.text
+        assert ("kept: csa run --tool x --prompt-file /" in terminal.text) == hint, terminal.text
         assert ("Aborted: " in terminal.text) != hint
         assert [path.read_text().partition("\n")[0] for path in kept.iterdir()] == ["tea"] * hint
     assert place.ids() == []
+    replaces = {'rm "$1"': "No such file or directory", 'rm "$1"; mkdir "$1"': "Is a directory"}
+    for command, why in replaces.items():
+        with Terminal(place, "run", env={"EDITOR": f"sh -c '{command}' -"}, size=(200, 24)) as terminal:
+            assert terminal.end() == 2
+        assert f"error: Aborted: the file with the prompt cannot be read ({why}).\r\n" in terminal.text
     done = place.run("run", "--tool", "codex", env={"EDITOR": writes})
     assert (done.code, "The prompt is empty" in done.err) == (2, True)
     both = place.run("run", "--prompt-file", "-", "--stdin", stdin=b"x")
     assert both.code == 2
+
+
+@pytest.mark.thorough
+def test_the_way_back_to_a_written_prompt(place: Place, seen: Path) -> None:
+    """It is the command as it was typed, with the file; retry's names the session. A dry run keeps the prompt too."""
+    session_id = place.codex("tea", "--name", "api").session_id
+    env: dict[str, str | None] = {"EDITOR": "sed -i '1s/.*/more/;2,$d'"}
+    ways = {
+        ("retry", "-e", "--dry-run"): f"retry --session {session_id}",
+        ("retry", "-qe", "api", "--dry-run"): "retry -q api",
+        ("run", "-c", "--system", "be kind", "--dry-run", "--"): "run -c --system 'be kind'",
+    }
+    for words, way in ways.items():
+        with Terminal(place, *words, env=dict(env), size=(300, 24)) as terminal:
+            assert terminal.end() == 0
+        (kept,) = re.findall(r"csa: your prompt is kept: csa (.*)\r", terminal.text)
+        assert kept.startswith(f"{way} --prompt-file /")
+        assert place.run(*shlex.split(kept)).code == 0
+        assert seen.read_text().strip().endswith("more")

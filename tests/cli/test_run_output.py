@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 from pathlib import Path
 
 import pytest
 
-from tests.support import Json, Place, read_transcript, wait_for
+from tests.support import CSA, PATIENCE_S, Json, Place, read_transcript, wait_for
 
 RESULT_KEYS = {
     "session_id",
@@ -229,3 +231,24 @@ def test_interleaved_stdout_closed_early(place: Place) -> None:
     done = place.shell(["bash", "-c", words])
     assert "Traceback" not in done.err
     wait_for(lambda: place.status(done.session_id) == "succeeded", "the turn ends well")
+
+
+@pytest.mark.thorough
+def test_a_reader_of_the_conversation_that_stalls(place: Place) -> None:
+    """Once the turn has ended, stderr that nobody reads holds back neither the answer nor the exit code."""
+    place.play(["say", "the answer"])
+    read, write = os.pipe()
+    words = ("run", "-v", "--tool", "codex", "--prompt-file", "long.md")
+    (place.project / "long.md").write_text("word " * 20_000)
+    with open(read, "rb"), open(write, "wb") as stalled:
+        done = subprocess.run(
+            [CSA, *words],
+            env=place.environment(None),
+            cwd=place.project,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=stalled,
+            timeout=PATIENCE_S,
+            check=True,
+        )
+    assert done.stdout == b"the answer\n"

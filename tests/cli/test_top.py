@@ -113,7 +113,7 @@ def test_looking(place: Place, tmp_path: Path) -> None:
 
 @pytest.mark.thorough
 def test_killing(place: Place, tmp_path: Path) -> None:
-    """One is asked first; what was killed stays in the list, and selected."""
+    """One is asked first; what was killed stays in the list, and selected; leaving does not stop it."""
     with three_running(place, tmp_path / "elsewhere") as runs, Terminal(place, "top", size=(100, 24)) as terminal:
         terminal.wait_for_frame("3 sessions, 3 running")
         select(terminal, "beta")
@@ -129,8 +129,10 @@ def test_killing(place: Place, tmp_path: Path) -> None:
         assert "beta" in terminal.marked
         terminal.type("k")
         terminal.wait_for_frame("beta is not running")
-        terminal.type("q")
+        select(terminal, "alpha")
+        terminal.type("kyq")  # it is waited for
         assert terminal.end() == 0
+        assert runs["alpha"].wait().code == 130
         assert is_given_back(terminal)
 
 

@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 
-from csa.cli.output import Style, cut, one_line
+from csa.cli.output import Style, cut, one_line, tell
 from csa.cli.selecting import note_read
 from csa.cli.views.fullscreen import BACK, Step, show
 from csa.cli.views.live import Line, Places, choose, draw, heading, more_of, total
@@ -39,7 +39,11 @@ def browse(
 
     Acting on one needs the `client`.
     """
-    return show(Browser(client, find, title=title, empty=empty, place=place))
+    browser = Browser(client, find, title=title, empty=empty, place=place)
+    try:
+        return show(browser)
+    finally:
+        browser.end_kills()
 
 
 class Browser:
@@ -64,6 +68,7 @@ class Browser:
         self._is_typing = False
         self._doomed: SessionInfo | None = None  # who is asked about
         self._said = ("", "", 0.0)
+        self._kills: list[threading.Thread] = []
         self._acts: dict[str, Callable[[], Step | None]] = {
             "enter": lambda: self._read("session show", conversation),
             "l": lambda: self._read("session logs", log),
@@ -253,9 +258,20 @@ class Browser:
         doomed, self._doomed = self._doomed, None
         if doomed and key in {"y", "Y"}:
             self._say(f"ending {_name(doomed)} ...", for_s=_FAR)
-            threading.Thread(target=self._kill, args=(doomed,), daemon=True).start()
+            self._kills.append(threading.Thread(target=self._kill, args=(doomed,), daemon=True))
+            self._kills[-1].start()
         else:
             self._say("Nothing was killed.", "dim")
+
+    def end_kills(self) -> None:
+        """Wait for the kills that were confirmed and have not ended; say on stderr how the last one ends."""
+        left = [thread for thread in self._kills if thread.is_alive()]
+        if left:
+            tell("csa", self._said[0])
+        for thread in left:
+            thread.join()
+        if left:
+            tell("csa", self._said[0])
 
     def _kill(self, info: SessionInfo) -> None:
         from csa.runner.session import Session  # noqa: PLC0415  # only who kills needs it

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 _LEAST_NAME = 12  # columns
 _SAME = 12  # how much of the activity must match the description
 _ID = r"(?<![\w/.])[0-7][0-9A-HJKMNP-TV-Z]{25}(?![\w/])"  # not as part of a path
+_QUOTED = r"(?<!\w)'[^']*'(?!\w)|(?<!\w)\"[^\"]*\"(?!\w)"  # what a user typed stays
 _WORD = r"[\w.-]+"  # characters that need no quotes in a shell
 
 
@@ -48,7 +49,7 @@ def doing_of(info: SessionInfo, width: int | None, *, room: int) -> str:
 def with_names(text: str, stream: IO[str], *, is_command: bool = False) -> str:
     """Return a text with names in place of ids, for sessions that have one; on a terminal other ids are shortened.
 
-    In a command a name is used only if it resolves to the session: in its own project, if the shell is there.
+    In a command a name is used only if it resolves to the session: not to another, nor where the shell is not.
     """
     import re  # noqa: PLC0415  # lists need none of it
 
@@ -63,23 +64,37 @@ def with_names(text: str, stream: IO[str], *, is_command: bool = False) -> str:
 
     is_elsewhere = any(word.partition("=")[0] == "--cd" for word in sys.argv)
 
+    def can_type(named: str, session_id: str) -> bool:
+        return not is_elsewhere and bool(re.fullmatch(_WORD, named)) and _means(client, named, session_id)
+
     def name(found: re.Match[str]) -> str:
+        if not found["id"]:
+            return found[0]
         info = _find(client, found[0])
         named = called(info, sys.maxsize) if info and info.name else ""
-        can_type = info and info.store == client.store and not is_elsewhere and re.fullmatch(_WORD, named)
-        if named and (can_type or not is_command):
+        if named and (not is_command or can_type(named, found[0])):
             return named
         return info.prefix if info and stream.isatty() else found[0]
 
-    return re.sub(_ID, name, text)
+    return re.sub(f"{_QUOTED}|(?P<id>{_ID})", name, text)
 
 
 def _find(client: Csa, session_id: str) -> SessionInfo | None:
     try:
         session = client.session(session_id, retired=True)
-        return SessionInfo(record=session.record, status="", _beside=Siblings(session.store, session.store.ids()))
+        ids = sorted([*session.store.ids(), *session.store.retired_ids()])
+        return SessionInfo(record=session.record, status="", _beside=Siblings(session.store, ids))
     except (CsaError, OSError):  # it is gone, never existed, or cannot be read
         return None
+
+
+def _means(client: Csa, name: str, session_id: str) -> bool:
+    """Say whether a name that is typed here finds that session; of deleted ones several may have it."""
+    try:
+        session = client.session(name)
+    except (CsaError, OSError):
+        return False
+    return session.session_id == session_id and session.store == client.store
 
 
 def as_read(text: str, stream: IO[str]) -> str:

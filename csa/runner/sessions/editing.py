@@ -38,7 +38,7 @@ def rename_session(session: Session, name: str | None) -> Edit:
     with hold_session(session) as held, store_lock(session.store):
         other = session.store.find_name(name) if name is not None else None
         if other not in {None, held.state.session_id}:
-            raise UsageError(f"A session named '{name}' exists.", hint=f"csa rename {name} --clear")
+            raise UsageError(f"A session named '{name}' exists.", hint=f"csa rename {other} --clear")
         return _save(session.context, held, replace(held.state, name=name), "session rename")
 
 

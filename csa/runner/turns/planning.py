@@ -158,8 +158,9 @@ def _plan_new(context: Context, request: RunRequest, *, new_id: str, now: dateti
     if not directory.is_dir():
         raise NotFoundError(f"The directory {directory} does not exist.")
     name = request.name or (request.session_id if request.session_id and not _asked_id(request) else None)
-    if request.name and context.store.find_name(request.name):  # one by --session-id is settled when it is published
-        raise UsageError(f"A session named '{name}' exists.", hint=f'csa run --session {name} "..." continues it')
+    holder = context.store.find_name(request.name) if request.name else None
+    if holder:  # one by --session-id is settled when it is published
+        raise UsageError(f"A session named '{name}' exists.", hint=f'csa run --session {holder} "..." continues it')
     project = context.store.project
     if not is_unicode(f"{project}{directory}"):
         raise UsageError("The project's path is not valid UTF-8, so csa cannot record it.", hint="rename the directory")
