@@ -164,8 +164,8 @@ def test_a_conversation_is_kept_until_there_is_another(place: Place) -> None:
     words = ("run", "--session", session_id, "--context-window", "1", "--retries", "0", "x")
     assert place.run(*words, env={"CSA_CONFIG": str(config)}).code == 1
     assert conversation_of(place, session_id, "codex") == first
-    for words in (("--keep-last", "1"), ("--extend-context", "2")):
-        assert place.run("prune", session_id, *words).code == 0
+    for change in (("--keep-last", "1"), ("--extend-context", "2")):
+        assert place.run("prune", session_id, *change).code == 0
     assert place.run("run", "--session", session_id, "--context-window", "0", "prompt-four").code == 0
     assert conversation_of(place, session_id, "codex") == first
 
