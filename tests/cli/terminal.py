@@ -35,6 +35,14 @@ class Surroundings(Protocol):
     def environment(self, changes: Mapping[str, str | None] | None) -> dict[str, str]: ...
 
 
+class _Screen(pyte.Screen):
+    """A screen that passes over what only asks the terminal something: gemini sends `CSI ? 4 m`."""
+
+    def select_graphic_rendition(self, *attributes: int, private: bool = False) -> None:
+        if not private:
+            super().select_graphic_rendition(*attributes)
+
+
 class Terminal:
     """A command with a terminal of its own; end it before leaving the `with` block."""
 
@@ -50,7 +58,7 @@ class Terminal:
     ) -> None:
         self._ours, theirs = pty.openpty()
         self.output = ""
-        self.screen = pyte.Screen(*size)
+        self.screen = _Screen(*size)
         self._emulator = pyte.ByteStream(self.screen)
         self.resize(*size)
         self.before = termios.tcgetattr(theirs)
