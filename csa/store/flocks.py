@@ -150,13 +150,33 @@ def _find_once(session: str) -> Stranger | None:
         return None
     for name, inode in _lock_files(f"{session}/locks"):
         path = f"{session}/locks/{name}"
-        if inode in table.holders and (pid := _holder(path, table.holders[inode])) is not None:
+        holders = table.holders.get(inode) or (_named_holder(path, inode) if name not in _OURS else {})
+        if holders and (pid := _holder(path, holders)) is not None:
             if pid in _pids_of_csa(session):  # one that has lost session.lock, or is just starting
                 continue
             return Stranger(name.removesuffix(_SUFFIX), pid or _recorded(path).get("pid"))
         if not table.is_whole and name not in _OURS and (found := _suspect(session, name, table)):
             return found
     return None
+
+
+def _named_holder(path: str, inode: int) -> dict[str, int]:
+    """Return the process that a lock file names, by device, if it has a flock on it.
+
+    The kernel hands out its table in pieces: while other locks come and go, one can be missed.
+    """
+    pid = _recorded(path).get("pid")
+    if not isinstance(pid, int):
+        return {}
+    try:
+        for fd in os.listdir(f"/proc/{pid}/fd"):
+            if os.stat(f"/proc/{pid}/fd/{fd}").st_ino == inode:
+                with open(f"/proc/{pid}/fdinfo/{fd}", "rb") as facts:
+                    locks = [line.split() for line in facts if b" FLOCK " in line]
+                return {words[6].decode().rpartition(":")[0]: pid for words in locks}
+    except (OSError, IndexError):  # another user's, or it has just ended
+        pass
+    return {}
 
 
 def may_be_held(session: str) -> KeysView[int]:

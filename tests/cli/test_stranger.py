@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from csa.store import flocks
 from tests.conftest import ForeignWriter
 from tests.stranger import Turn, stranger
 from tests.support import CSA, Place, snapshot
@@ -452,3 +453,19 @@ def test_in_a_long_list(place: Place, write_foreign: ForeignWriter) -> None:
         assert [row["pid"] for row in place.run("ps", "--json").json] == [turn.pid]
         place.run("session", "clean", "--days", "0")
         assert place.ids() == [ids[7]]
+
+
+@pytest.mark.thorough
+def test_a_table_that_lacks_its_lock(strange: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel hands out /proc/locks in pieces, and may miss a lock: the process that the lock file names has it."""
+    table = tmp_path / "locks"
+    table.write_text("1: FLOCK  ADVISORY  WRITE 1 00:01:1 0 EOF\n")
+    monkeypatch.setattr(flocks, "_LOCKS", str(table))
+    monkeypatch.setattr(flocks, "_last", [])
+    monkeypatch.setattr(flocks._Table, "asked", 0)  # noqa: SLF001  # a command that looks at one session
+    with stranger(strange, "gemini-cli") as turn:
+        found = flocks.find_stranger(str(strange))
+        assert found
+        assert (found.tool, found.pid, found.is_seen) == ("gemini-cli", turn.pid, True)
+        turn.end(result={})
+    assert flocks.find_stranger(str(strange)) is None
