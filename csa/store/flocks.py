@@ -167,7 +167,7 @@ def _named_holder(path: str, inode: int) -> dict[str, int]:
     """
     if b"acquired_at" not in _read_lock_file(path):  # csa's own have another form, and need no parser here
         return {}
-    pid = _recorded(path).get("pid")
+    pid: Any = _recorded(path).get("pid")
     try:
         for fd in os.listdir(f"/proc/{pid}/fd") if isinstance(pid, int) else ():
             if os.stat(f"/proc/{pid}/fd/{fd}").st_ino == inode:
