@@ -14,7 +14,7 @@ from itertools import islice
 
 from csa.cli.output import Style, cut, display_width, one_line, print_json, tell, terminal_width
 from csa.cli.selecting import find_projects, open_client, refuse_unknown_tools
-from csa.cli.session_list import read_since
+from csa.cli.session_list import read_since, split_names
 from csa.errors import StateError, UsageError
 from csa.model.state import parse_time
 from csa.runner.sessions.searching import Hit, Query, search
@@ -48,7 +48,7 @@ def execute(arguments: argparse.Namespace) -> int:
         raise UsageError("Nothing to search for.", hint="csa search WORDS")
     if arguments.limit is not None and arguments.limit < 1:
         raise UsageError("--limit takes a number, 1 or more.")
-    tools = frozenset(name.strip() for name in (arguments.tool or "").split(",") if name.strip())
+    tools = split_names(arguments.tool)
     query = Query(
         words=words,
         tools=tools,

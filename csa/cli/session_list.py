@@ -126,14 +126,14 @@ def _hint_at_worktree(client: Csa) -> None:
 
 def read_selection(arguments: argparse.Namespace, now: datetime) -> Selection:
     """Return what the filters say; UsageError when one says nothing that can be."""
-    statuses = _names(arguments.status)
+    statuses = split_names(arguments.status)
     for status in statuses - {*STATUSES, *PHASES}:
         from csa.nearest import did_you_mean  # noqa: PLC0415  # only a typo pays for it
 
         known = (*STATUSES, *PHASES)
         raise UsageError(f"There is no status '{status}'.", hint=did_you_mean(status, known) or ", ".join(known))
     return Selection(
-        tools=_names(arguments.tool),
+        tools=split_names(arguments.tool),
         statuses=statuses,
         branch=arguments.branch,
         owner=arguments.owner,
@@ -153,7 +153,7 @@ def read_since(text: str | None, now: datetime) -> datetime | None:
     return moment
 
 
-def _names(text: str | None) -> frozenset[str]:
+def split_names(text: str | None) -> frozenset[str]:
     return frozenset(name.strip() for name in (text or "").split(",") if name.strip())
 
 

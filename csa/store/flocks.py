@@ -112,14 +112,21 @@ class _Table:
 def _path_of(pid: int, file: bytes, inode: int) -> str | None:
     """Return the path of a file on which a process has a flock; None if that is unknown."""
     try:
-        for fd in os.listdir(f"/proc/{pid}/fd"):
-            if os.stat(f"/proc/{pid}/fd/{fd}").st_ino == inode:
-                with open(f"/proc/{pid}/fdinfo/{fd}", "rb") as facts:
-                    if any(b" FLOCK " in line and file in line.split() for line in facts):
-                        return os.readlink(f"/proc/{pid}/fd/{fd}")
+        for fd, words in _flocks_of(pid, inode):
+            if file in words:
+                return os.readlink(f"/proc/{pid}/fd/{fd}")
     except OSError:  # another user's, or it has just ended
         pass
     return None
+
+
+def _flocks_of(pid: int, inode: int) -> Iterator[tuple[str, list[bytes]]]:
+    """Yield what the kernel says of the flocks of a process on files of an inode number, each with its descriptor."""
+    for fd in os.listdir(f"/proc/{pid}/fd"):
+        if os.stat(f"/proc/{pid}/fd/{fd}").st_ino == inode:
+            with open(f"/proc/{pid}/fdinfo/{fd}", "rb") as facts:
+                found = [line.split() for line in facts if b" FLOCK " in line]
+            yield from ((fd, words) for words in found)
 
 
 _last: list[_Table] = []
@@ -165,18 +172,16 @@ def _named_holder(path: str, inode: int) -> dict[str, int]:
 
     The kernel hands out its table in pieces: while other locks come and go, one can be missed.
     """
-    if b"acquired_at" not in _read_lock_file(path):  # csa's own have another form, and need no parser here
+    content = _read_lock_file(path)
+    if b"acquired_at" not in content:  # csa's own have another form, and need no parser here
         return {}
-    pid: Any = _recorded(path).get("pid")
+    pid = _parse_record(content).get("pid")
+    if not isinstance(pid, int):
+        return {}
     try:
-        for fd in os.listdir(f"/proc/{pid}/fd") if isinstance(pid, int) else ():
-            if os.stat(f"/proc/{pid}/fd/{fd}").st_ino == inode:
-                with open(f"/proc/{pid}/fdinfo/{fd}", "rb") as facts:
-                    locks = [line.split() for line in facts if b" FLOCK " in line]
-                return {words[6].decode().rpartition(":")[0]: int(pid) for words in locks}
+        return {words[6].decode().rpartition(":")[0]: pid for _, words in _flocks_of(pid, inode)}
     except (OSError, IndexError):  # another user's, or it has just ended
-        pass
-    return {}
+        return {}
 
 
 def may_be_held(session: str) -> KeysView[int]:
@@ -285,10 +290,14 @@ def _last_pid() -> int:
 
 def _recorded(path: str) -> dict[str, Any]:
     """Return what the other implementation writes into a lock file: pid, tool_name, acquired_at, reason."""
+    return _parse_record(_read_lock_file(path))
+
+
+def _parse_record(content: bytes) -> dict[str, Any]:
     import json  # noqa: PLC0415  # hardly ever needed
 
     try:
-        found = json.loads(_read_lock_file(path))
+        found = json.loads(content)
     except (ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}

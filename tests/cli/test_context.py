@@ -124,6 +124,8 @@ def test_no_handoff_keeps_the_conversation(place: Place) -> None:
     first = conversation_of(place, session_id, "codex")
     sent(place, session_id, "--context-window", "1", "--no-handoff", "prompt-four")
     assert conversation_of(place, session_id, "codex") == first
+    shown = place.run("context", session_id, "--json", env={"CSA_CONF_HANDOFF": "off"}).json
+    assert (shown["conversation"], shown["why_new"]) == (first, None)
     assert place.run("prune", session_id, "--keep-last", "2").code == 0
     assert sent(place, session_id, "--no-handoff", "prompt-five") == "prompt-five"
     assert conversation_of(place, session_id, "codex") != first

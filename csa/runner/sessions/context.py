@@ -17,7 +17,7 @@ from csa.runner.sessions.editing import Edit
 from csa.runner.toolbox import tool_names, unknown_tool
 from csa.runner.turns.handoff import CHARS_PER_TOKEN, Handoff, make_handoff
 from csa.runner.turns.toolcommand import find_origin
-from csa.runner.turns.window import Held, digest_limits, in_force, read_held, why_outgrown
+from csa.runner.turns.window import Held, applied, digest_limits, in_force, outgrown, read_held
 from csa.store.held import HeldSession
 from csa.store.statefile import load_state
 from csa.store.turns import read_turns
@@ -93,8 +93,9 @@ def describe_context(session: Session, *, tool: str | None = None) -> SentContex
         raise unknown_tool(name, tool_names(config))
     known = state.tools.get(name, ToolState())
     window = in_force(config, state.window)
-    why_new = why_outgrown(session.files, known, name, window)
     conversation = known.provider_session_id
+    held = read_held(session.files, name, conversation) if conversation else Held(is_estimate=False)
+    why_new = outgrown(held, applied(window, session.files, name, hands_over=config.hands_over))
     handoff = make_handoff(
         session.files,
         name,
@@ -104,7 +105,6 @@ def describe_context(session: Session, *, tool: str | None = None) -> SentContex
         prompt="",
         origin=None if conversation and not why_new else find_origin(session.context, state, session.files),
     )
-    held = read_held(session.files, name, conversation) if conversation else Held(is_estimate=False)
     sent = SentContext(
         session_id=session.session_id,
         tool=name,

@@ -97,12 +97,20 @@ def find_outgrown(plan: TurnPlan, known: ToolState, paths: SessionPaths) -> dict
 
     StateError as `why_outgrown`.
     """
-    limits = in_force(plan.context.config, plan.state.window)
-    # Nobody would tell the new one anything, or it would lack what is in no transcript, or half done.
-    if not plan.hands_over or _is_under_way(paths, plan.adapter.name):
-        limits = ContextWindow(since_turn=limits.since_turn)
+    window = in_force(plan.context.config, plan.state.window)
+    limits = applied(window, paths, plan.adapter.name, hands_over=plan.hands_over)
     why = why_outgrown(paths, known, plan.adapter.name, limits)
     return {"reason": CONTEXT_WINDOW, "replaces": known.provider_session_id, "message": why} if why else None
+
+
+def applied(window: ContextWindow, paths: SessionPaths, tool: str, *, hands_over: bool) -> ContextWindow:
+    """Return what of a window (in force) the next turn of a tool keeps to: perhaps only that turns were pruned.
+
+    Else a new conversation would be told nothing, or lack what is in no transcript, or half done.
+    """
+    if (window.turns or window.tokens) and (not hands_over or _is_under_way(paths, tool)):
+        return ContextWindow(since_turn=window.since_turn)
+    return window
 
 
 def refuse_pruned(state: SessionState, known: ToolState, tool: str, paths: SessionPaths) -> None:
