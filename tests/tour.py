@@ -86,6 +86,8 @@ class _Tour:
             self.show(name, *name.split(), "--json")
         for name in ("is-alive", "why"):
             self.show(name, name, "review", "--json")
+        self.show("run --queue", "run", "--queue", "-s", "review", "--json", CHECK)
+        self.show("queue", "queue", "review", "--json")
         attached = place.start("attach", "review", "--json")
         place.release()
         self.show("wait", "wait", "review", "--json")

@@ -153,7 +153,7 @@ def parse_state(record: Mapping[str, Any]) -> SessionState:
         max_depth=_optional(genealogy, "max_depth", int),
         is_compacted=_optional(context, "is_compacted", bool) or False,
         last_compacted_at=_time_text(context.get("last_compacted_at")),
-        limits=_parse_limits(_table_of(record, "limits")),
+        limits=parse_limits(_table_of(record, "limits")),
         budget=_parse_budget(_table_of(record, "budget")),
         window=_parse_window(_table_of(record, "context_window")),
         tools={name: _parse_tool(name, table) for name, table in _table_of(record, "tools").items()},
@@ -287,7 +287,8 @@ def _strange_usage(record: Mapping[str, Any]) -> Usage:
     return counted(Usage.from_dict(_amounts("total_token_usage", said | cost)))
 
 
-def _parse_limits(table: Mapping[str, Any]) -> Limits:
+def parse_limits(table: Mapping[str, Any]) -> Limits:
+    """Return the limits of a record's table; RecordFault if one is not a count."""
     if not table:
         return _NO_LIMITS
     tools = _table_of(table, "tools")

@@ -147,6 +147,13 @@ class SessionInfo(Struct, kw_only=True, frozen=False):
                 self._usage = self.state.usage
         return self._usage
 
+    @property
+    def queued(self) -> int:
+        """How many prompts wait for it."""
+        from csa.store.queue import count_queued  # noqa: PLC0415  # finding a session needs none of it
+
+        return count_queued(self.record.paths)
+
     def elapsed_s(self, now: float) -> float | None:
         """Return how long the turn has been running, or took."""
         if self.duration_s is not None or not self.is_running or self.started_at is None:
@@ -198,6 +205,7 @@ class SessionInfo(Struct, kw_only=True, frozen=False):
             "phase": self.phase,
             "tool": self.tool or (state and state.last_tool) or None,
             "turn": self.turn or (state and state.turns) or None,
+            "queued": self.queued,
             "started_at": None if self.started_at is None else format_time(from_timestamp(self.started_at)),
             "duration_s": self.duration_s,
             "usage": usage and usage.to_sum(),

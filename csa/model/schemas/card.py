@@ -34,9 +34,10 @@ _TOOL_STATE = known(
 )
 CARD = known(
     "session_id prefix name description project parent_session_id root_session_id depth status phase tool model turns "
-    "time_s usage created_at last_accessed fault",
+    "queued time_s usage created_at last_accessed fault",
     {
         "id": old_id(),
+        "held": maybe(text("why nothing is taken from its queue; null if the next prompt may begin")),
         "current": flag("it is `@current`"),
         "pinned": flag("clean-up leaves it alone"),
         "tools": mapping(_TOOL_STATE, "the state of each tool that has worked in it"),

@@ -80,8 +80,9 @@ DATA: Mapping[str, tuple[str, Schema]] = {
                 "prompt": text("the prompt, redacted"),
                 "resumed": maybe(text("the tool's conversation that is resumed")),
                 "head": maybe(text("the project's commit")),
+                "queued": text("the id of the queued prompt that it sends"),
             },
-            optional="effort timeout_s idle_timeout_s origins head",
+            optional="effort timeout_s idle_timeout_s origins head queued",
         ),
     ),
     "session_bound": (

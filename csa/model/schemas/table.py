@@ -18,6 +18,8 @@ OUTPUTS: Mapping[str, tuple[str, Schema]] = {
     "run": ("the turn, after its end", outputs.RESULT),
     "run --detach": ("the turn that was started", outputs.DETACHED),
     "run --dry-run": ("what would be run", outputs.PLAN),
+    "run --queue": ("where the prompt waits, or the turn that was started", outputs.QUEUED),
+    "queue": ("the prompts that wait for a session", outputs.QUEUE),
     "retry": ("the turn, after its end", outputs.RESULT),
     "retry --detach": ("the turn that was started", outputs.DETACHED),
     "retry --dry-run": ("what would be run", outputs.PLAN),

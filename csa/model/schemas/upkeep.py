@@ -167,7 +167,7 @@ COLLECTED = record(
             "processes that finished sessions have left running",
         ),
         "reaped": integer("how many of these were ended"),
-        "woken": texts("the ids of parked sessions that continue"),
+        "woken": texts("the ids of sessions that continue: parked ones, and those with queued prompts"),
     }
 )
 ADOPTED = known(

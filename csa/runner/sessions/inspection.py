@@ -16,6 +16,7 @@ from csa.model.usage import Usage
 from csa.runner.session import Session
 from csa.store.current import read_current
 from csa.store.liveness import Liveness, probe
+from csa.store.queue import why_held
 from csa.store.sessions import Record, Store
 from csa.store.shown import SessionInfo, Siblings
 from csa.store.statefile import read_record
@@ -57,6 +58,11 @@ class SessionCard(Struct, kw_only=True):
         return None
 
     @property
+    def held(self) -> str | None:
+        """Why nothing is taken from its queue."""
+        return None if not self.info.queued or self.info.is_running else why_held(self.info.record.paths)
+
+    @property
     def is_compacted(self) -> bool:
         return self._context_status.get("is_compacted") is True
 
@@ -87,6 +93,8 @@ class SessionCard(Struct, kw_only=True):
             "model": self.model,
             "tools": {name: _tool_to_json(state, name, self.conversations.get(name)) for name in state.tools},
             "turns": state.turns,
+            "queued": info.queued,
+            "held": self.held,
             "last_turn": _turn_to_json(self.last_turn, info.status),
             "running": _owner_to_json(self.liveness),
             "context": {"turn": context[0], **context[1].to_sum()} if context else None,

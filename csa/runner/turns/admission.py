@@ -79,6 +79,20 @@ def open_admission(plan: TurnPlan) -> Iterator[Admission]:
             raise
 
 
+def check_again(plan: TurnPlan) -> list[str]:
+    """Check the budgets for another turn of a session that is held, with its slot; return notes for its transcript.
+
+    RefusedError if one is used up.
+    """
+    store = plan.context.store
+    above = list(ancestors(store.root, plan.state))
+    budgeted = [state for state in (plan.state, *above) if state.budget]
+    if not budgeted:
+        return []
+    with open_tree(store.root, above[-1] if above else plan.state) as tree:
+        return _check_budgets(tree, Ledger(store.root), budgeted)
+
+
 def _is_limited(plan: TurnPlan) -> bool:
     """Say whether a root's turn has to check its tree; a new root has none."""
     return not plan.is_new and bool(plan.state.budget or plan.state.limits.max_tree_running)
