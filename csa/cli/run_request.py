@@ -15,6 +15,7 @@ from csa.cli.output import warn
 from csa.errors import UsageError
 from csa.model.duration import parse_duration, parse_on_quota
 from csa.model.permission import Permission
+from csa.runner.environment import REPLAY
 from csa.runner.request import RunRequest
 
 
@@ -75,7 +76,9 @@ def _park_limit(text: str | None) -> float | None:
 def wants_editor(arguments: argparse.Namespace) -> bool:
     """Say whether to open the editor: there is no prompt, and a person at a terminal."""
     is_given = arguments.prompt is not None or arguments.prompt_file is not None or arguments.stdin
-    return not is_given and all(stream is not None and stream.isatty() for stream in (sys.stdin, sys.stderr))
+    if is_given or os.environ.get(REPLAY):  # the prompt is in the recording
+        return False
+    return all(stream is not None and stream.isatty() for stream in (sys.stdin, sys.stderr))
 
 
 def _read_prompt(arguments: argparse.Namespace) -> str:
@@ -151,6 +154,8 @@ def _system(arguments: argparse.Namespace) -> str | None:
 
 def _read_stdin() -> str:
     if sys.stdin is None or sys.stdin.isatty():
+        if os.environ.get(REPLAY):
+            return ""
         raise UsageError("There is no prompt.", hint='csa run "what to do", or pipe it in')
     return _decode("the prompt on stdin", sys.stdin.buffer.read())
 
