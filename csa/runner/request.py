@@ -30,6 +30,7 @@ if TYPE_CHECKING:
         extra_writable: tuple[str, ...] | None
         permission: Permission | PermissionName | None
         system: str | None
+        schema: dict[str, Any] | None
         ephemeral: bool
         fork_from: str | None
         timeout_s: float | None
@@ -69,6 +70,7 @@ class RunRequest(Struct, kw_only=True):
         extra_writable: directories that the agent may write in too with the permission "edit", kept by the session.
         permission: "read-only", "edit" or "full", or a Permission.
         system: text to add to the tool's system prompt.
+        schema: a JSON Schema that the answer has to conform to; the value is `output` in the result.
         ephemeral: keep nothing; the session is gone when the turn has ended.
         fork_from: a selector; begin the new session with a copy of that one's conversation.
         timeout_s: seconds of wall time, after which the turn is ended.
@@ -101,6 +103,7 @@ class RunRequest(Struct, kw_only=True):
     extra_writable: tuple[str, ...] | None = None
     permission: Permission | PermissionName | None = None
     system: str | None = None
+    schema: dict[str, Any] | None = None
     ephemeral: bool = False
     fork_from: str | None = None
     timeout_s: float | None = None
