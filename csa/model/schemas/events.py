@@ -77,6 +77,8 @@ DATA: Mapping[str, tuple[str, Schema]] = {
                 "timeout_s": maybe(number("the turn's time limit")),
                 "idle_timeout_s": maybe(number("the limit on silence")),
                 "origins": mapping({"type": "string"}, "where each of these settings came from"),
+                "template": text("the template it was run with; `origins` has its file"),
+                "system": text("what was added to the tool's system prompt"),
                 "prompt": text("the prompt, redacted"),
                 "resumed": maybe(text("the tool's conversation that is resumed")),
                 "schema": record(
@@ -88,7 +90,7 @@ DATA: Mapping[str, tuple[str, Schema]] = {
                 ),
                 "head": maybe(text("the project's commit")),
             },
-            optional="effort timeout_s idle_timeout_s origins schema head",
+            optional="effort timeout_s idle_timeout_s origins template system schema head",
         ),
     ),
     "session_bound": (

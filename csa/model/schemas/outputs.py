@@ -59,6 +59,7 @@ PLAN = record(
         "permission": text("what the agent may do"),
         "effort": maybe(text("the reasoning effort asked for")),
         "schema": maybe(one_of("how the answer would be held to a schema", "native", "asked")),
+        "template": maybe(text("the template; `origins` has its file")),
         "extra_writable": texts("directories in which it could write, too"),
         "timeout_s": maybe(number("the time limit")),
         "idle_timeout_s": maybe(number("the limit of its silence")),
