@@ -83,6 +83,7 @@ PURPOSES: tuple[tuple[str, tuple[Command, ...]], ...] = (
         "run agents",
         (
             Command("run", "run", "run an agent on a prompt, in a new or an existing session"),
+            Command("chat", "chat", "talk with an agent, turn by turn"),
             Command("session retry", "retry", "send a session's last prompt again"),
             Command("session attach", "watching.attach", "follow a running turn, and print its answer"),
             Command("session open", "watching.open", "open the tool's own interface on a session"),

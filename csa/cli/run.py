@@ -80,17 +80,11 @@ def run_turn(arguments: argparse.Namespace) -> int:
         _print_plan(client.plan(request), as_json=arguments.json)
         return 0
     if client.caller is None:
-        _wake_parked(client)
+        wake_abandoned(client)
     with unread_stdin_told(arguments), signs_of_life(client.caller, quiet=arguments.quiet) as signs:
         if arguments.detach:
             return _detach(client, request, arguments)
-        if arguments.wait is None:
-            return _run_turn(client, request, arguments, signs)
-        return try_until_free(
-            lambda: _run_turn(client, request, arguments, signs),
-            limit_s=arguments.wait,
-            tell=_teller(signs, quiet=arguments.quiet),
-        )
+        return run_when_free(client, request, arguments, signs)
 
 
 def _settled(client: Csa, request: RunRequest) -> RunRequest:
@@ -107,7 +101,24 @@ def _make_current(client: Csa, request: RunRequest, session_id: str) -> None:
     warn([loss] if loss else [])
 
 
-def _wake_parked(client: Csa) -> None:
+def run_when_free(
+    client: Csa,
+    request: RunRequest,
+    arguments: argparse.Namespace,
+    signs: Signs,
+    view: Callable[[Csa], Progress] | None = None,
+) -> int:
+    """Run one turn, after waiting as far as the arguments ask for it; `view` shows it instead of the usual one."""
+    if arguments.wait is None:
+        return _run_turn(client, request, arguments, signs, view)
+    return try_until_free(
+        lambda: _run_turn(client, request, arguments, signs, view),
+        limit_s=arguments.wait,
+        tell=_teller(signs, quiet=arguments.quiet),
+    )
+
+
+def wake_abandoned(client: Csa) -> None:
     """Go on with what was parked for a quota and whose supervisor has died; the look costs one call of the system."""
     if (client.store.path / "parked").is_dir():
         warn(wake_parked(client.store, client.context.environ)[1])
@@ -125,7 +136,13 @@ def _teller(signs: Signs, *, quiet: bool) -> Callable[[str], None]:
     return announce_wait
 
 
-def _run_turn(client: Csa, request: RunRequest, arguments: argparse.Namespace, signs: Signs) -> int:
+def _run_turn(
+    client: Csa,
+    request: RunRequest,
+    arguments: argparse.Namespace,
+    signs: Signs,
+    view: Callable[[Csa], Progress] | None,
+) -> int:
     """Plan the turn, run it and print its answer. BusyError and FullError come before anything is done."""
     become_subreaper()
     faults: list[OSError] = []
@@ -142,7 +159,11 @@ def _run_turn(client: Csa, request: RunRequest, arguments: argparse.Namespace, s
         from csa.cli.views.progress import make_progress  # noqa: PLC0415  # as above
 
         events_on_terminal = arguments.stream_json and sys.stdout.isatty()  # a line there would spoil a redrawn view
-        progress = make_progress(client, quiet=arguments.quiet, plain=events_on_terminal, verbose=arguments.verbose)
+        progress = (
+            view(client)
+            if view
+            else make_progress(client, quiet=arguments.quiet, plain=events_on_terminal, verbose=arguments.verbose)
+        )
         turn = client.attend(started)
         anyio.run(_drive_turn, turn, progress, faults if arguments.stream_json else None, noted)
     unprinted = _print_outcome(turn, turn.result, arguments)

@@ -36,7 +36,7 @@ STORE_NAMES = ("store.lock", "current", "current.d", "audit.jsonl", "audit.git",
 
 
 @pytest.mark.parametrize("name", [*STORE_NAMES, "sessions", "retired", "parked", ".slots", "=current", "code.git"])
-@pytest.mark.parametrize("top", ["/home/user", "/"])
+@pytest.mark.parametrize("top", ["/home/user", pytest.param("/", marks=pytest.mark.thorough)])
 def test_a_directory_named_like_a_file_of_the_store(state_root: Path, top: str, name: str) -> None:
     """A project of that name, below another, has a store of its own that no file of the other's is in the way of."""
     below = f"{top.rstrip('/')}/{name}"
