@@ -65,7 +65,12 @@ def user_config_file(environ: Mapping[str, str]) -> Path:
     """Return `$CSA_CONFIG`, else `config.toml` in `$XDG_CONFIG_HOME/csa` or `~/.config/csa`."""
     if chosen := _expand(environ.get("CSA_CONFIG", ""), environ):
         return make_path(chosen).absolute()
-    return make_path(f"{_base_directory(environ, 'XDG_CONFIG_HOME', '.config')}/csa/config.toml")
+    return user_config_directory(environ) / "config.toml"
+
+
+def user_config_directory(environ: Mapping[str, str]) -> Path:
+    """Return `$XDG_CONFIG_HOME/csa`, else `~/.config/csa`."""
+    return make_path(f"{_base_directory(environ, 'XDG_CONFIG_HOME', '.config')}/csa")
 
 
 def home(environ: Mapping[str, str]) -> Path:

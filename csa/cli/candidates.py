@@ -98,6 +98,14 @@ def _status_candidates(typed: str, _before: Sequence[str]) -> Iterator[tuple[str
     yield from _list_candidates(typed, (*STATUSES, *PHASES))
 
 
+def _template_candidates(typed: str, before: Sequence[str]) -> Iterator[tuple[str, str]]:
+    from csa.runner.templates import list_templates  # noqa: PLC0415  # as above
+
+    for each in list_templates(_client(before).context):
+        if each.name.startswith(typed) and not each.is_hidden:
+            yield each.name, each.template.values.get("description", "") if each.template else "damaged"
+
+
 def _list_candidates(typed: str, names: Iterable[str]) -> Iterator[tuple[str, str]]:
     """Yield the typed text with each name that can follow its last comma."""
     before, comma, begun = typed.rpartition(",")
@@ -134,4 +142,5 @@ _KINDS = {
     "tools": _tool_candidates,
     "tool_lists": _tool_list_candidates,
     "statuses": _status_candidates,
+    "templates": _template_candidates,
 }

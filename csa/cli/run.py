@@ -21,8 +21,8 @@ from pathlib import Path
 from csa.cli.output import has_room, lossy, print_json, printable, silence, tell, text_for, to_json, warn
 from csa.cli.results import print_failure
 from csa.cli.run_options import add_options
-from csa.cli.run_request import request_from, unread_stdin_told, wants_editor
-from csa.cli.selecting import announce
+from csa.cli.run_request import is_prompt_given, request_from, unread_stdin_told, wants_editor
+from csa.cli.selecting import announce, open_client
 from csa.cli.views.signs import about_sessions, signs_of_life
 from csa.errors import UsageError
 from csa.model.result import RunResult
@@ -58,6 +58,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def execute(arguments: argparse.Namespace) -> int:
+    _find_template(arguments)
     if not wants_editor(arguments):
         return run_turn(arguments)
     from csa.cli.editor import composed  # noqa: PLC0415  # most prompts are given
@@ -65,6 +66,17 @@ def execute(arguments: argparse.Namespace) -> int:
     arguments.is_literal = True
     with composed(is_kept=arguments.dry_run) as arguments.prompt:
         return run_turn(arguments)
+
+
+def _find_template(arguments: argparse.Namespace) -> None:
+    """Put the template in place of its name; one with a whole prompt needs no other."""
+    if not (arguments.template or arguments.specialist or arguments.variables):
+        return
+    from csa.cli.templates import chosen_template  # noqa: PLC0415  # most runs have none
+
+    arguments.template = chosen_template(open_client().context, arguments)
+    if arguments.template and arguments.template.has_whole_prompt and not is_prompt_given(arguments):
+        arguments.prompt, arguments.is_literal = "", True
 
 
 def run_turn(arguments: argparse.Namespace) -> int:
@@ -362,6 +374,7 @@ def _print_plan(plan: TurnPlan, *, as_json: bool) -> None:
         "permission": plan.permission.value,
         "model": plan.model,
         "effort": plan.effort,
+        "template": plan.request.template.name if plan.request.template else None,
         "extra_writable": list(plan.state.extra_writable),
         "timeout_s": plan.timeout_s,
         "idle_timeout_s": plan.idle_timeout_s,

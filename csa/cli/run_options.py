@@ -33,6 +33,15 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     which.add_argument("--description", metavar="TEXT", help="what the session is about (default: start of the prompt)")
     which.add_argument("--name", metavar="NAME", help="a name for the session, unique in the project")
     which.add_argument("--ttl", metavar="TIME", help="let the session expire after this time: 7d, 12h, 30m")
+    template = parser.add_argument_group("a template: what no option says, it does")
+    which = template.add_mutually_exclusive_group()
+    which.add_argument("--template", metavar="TEMPLATE", help="use this template (csa template list)")
+    which.add_argument(
+        "--as", dest="specialist", metavar="TEMPLATE", help="the same, for one that names a tool: a specialist"
+    )
+    template.add_argument(
+        "--var", dest="variables", action="append", metavar="NAME=VALUE", help="set a variable of it; repeatable"
+    )
     prompt = parser.add_argument_group("the prompt")
     prompt.add_argument("--prompt-file", metavar="FILE", help="read the prompt from a file; `-` is stdin")
     prompt.add_argument("--stdin", action="store_true", help="append stdin to PROMPT, after a blank line")

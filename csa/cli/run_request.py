@@ -20,7 +20,7 @@ from csa.runner.request import RunRequest
 
 def request_from(arguments: argparse.Namespace) -> RunRequest:
     _refuse_both(arguments)
-    return RunRequest(
+    request = RunRequest(
         prompt=_read_prompt(arguments),
         tool=arguments.tool,
         transport=arguments.transport,
@@ -52,6 +52,11 @@ def request_from(arguments: argparse.Namespace) -> RunRequest:
         budget_time_s=arguments.budget_time,
         directory=Path.cwd() if arguments.cd else None,
     )
+    if arguments.template is None:
+        return request
+    from csa.cli.templates import made_from  # noqa: PLC0415  # most runs have none
+
+    return made_from(arguments.template, request, arguments.variables)
 
 
 def _refuse_both(arguments: argparse.Namespace) -> None:
@@ -84,10 +89,16 @@ def _park_limit(text: str | None) -> float | None:
     return limit.total_seconds()
 
 
+def is_prompt_given(arguments: argparse.Namespace) -> bool:
+    """Say whether the arguments name a prompt; otherwise it comes from a pipe or the editor."""
+    return arguments.prompt is not None or arguments.prompt_file is not None or arguments.stdin
+
+
 def wants_editor(arguments: argparse.Namespace) -> bool:
     """Say whether to open the editor: there is no prompt, and a person at a terminal."""
-    is_given = arguments.prompt is not None or arguments.prompt_file is not None or arguments.stdin
-    return not is_given and all(stream is not None and stream.isatty() for stream in (sys.stdin, sys.stderr))
+    return not is_prompt_given(arguments) and all(
+        stream is not None and stream.isatty() for stream in (sys.stdin, sys.stderr)
+    )
 
 
 def _read_prompt(arguments: argparse.Namespace) -> str:
@@ -99,7 +110,7 @@ def _read_prompt(arguments: argparse.Namespace) -> str:
     if name == "-" and arguments.stdin:
         raise UsageError("--prompt-file - and --stdin cannot be combined: stdin can only be read once.")
     if name not in {None, "-"}:
-        words = _read_file("--prompt-file", name)
+        words = read_file("--prompt-file", name)
     if words is None:
         return _read_stdin()
     return f"{words}\n\n{_read_stdin()}" if arguments.stdin else str(words)
@@ -158,7 +169,7 @@ def _unread_bytes() -> int:
 def _system(arguments: argparse.Namespace) -> str | None:
     if arguments.system_file is None:
         return arguments.system  # type: ignore[no-any-return]  # a word, or None
-    return _read_file("--system-file", arguments.system_file)
+    return read_file("--system-file", arguments.system_file)
 
 
 def _read_stdin() -> str:
@@ -167,7 +178,8 @@ def _read_stdin() -> str:
     return _decode("the prompt on stdin", sys.stdin.buffer.read())
 
 
-def _read_file(option: str, name: str) -> str:
+def read_file(option: str, name: str) -> str:
+    """Return the text of a file that an option names; UsageError if it cannot be read."""
     try:
         return _decode(name, Path(name).read_bytes())
     except OSError as error:

@@ -228,6 +228,7 @@ def _turn_to_json(turn: TurnRecord | None, status: str) -> dict[str, Any] | None
         "status": turn.status or status,
         "exit_code": data.get("exit_code"),
         "error": told_error(data.get("error")),
+        "template": turn.template,
         "duration_s": turn.number_of("duration_s"),
         "started_at": format_time(turn.started_at) if turn.started_at else None,
         "finished_at": format_time(turn.finished_at) if turn.finished_at else None,
