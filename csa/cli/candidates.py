@@ -33,13 +33,18 @@ _RELATIVES = (
 def print_candidates(words: Sequence[str]) -> int:
     """Print the candidates; always succeeds."""
     kind, typed, *before = [*words, "", ""][: max(2, len(words))]
+    for candidate, description in candidates(kind, typed, before):
+        print(f"{candidate}\t{description}" if description else candidate)
+    return 0
+
+
+def candidates(kind: str, typed: str, before: Sequence[str] = ()) -> list[tuple[str, str]]:
+    """Return the candidates of a kind, with a description that may be empty; none when something fails."""
     try:
         found = list(_KINDS[kind](typed, before)) if kind in _KINDS else []
     except (CsaError, OSError):
-        return 0
-    for candidate, description in found:
-        print(f"{candidate}\t{cut(one_line(description), _DESCRIPTION_WIDTH)}" if description else candidate)
-    return 0
+        return []
+    return [(candidate, cut(one_line(description), _DESCRIPTION_WIDTH)) for candidate, description in found]
 
 
 def _session_candidates(typed: str, before: Sequence[str]) -> Iterator[tuple[str, str]]:

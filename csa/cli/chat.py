@@ -8,17 +8,22 @@ from __future__ import annotations
 
 import argparse
 import math
+import os
 import sys
+import time
 from collections.abc import Iterator
 
-from csa.cli.output import tell
+from csa.cli.output import can_redraw, tell
+from csa.cli.records import save_checkpoint
 from csa.cli.run import own_command, run_when_free, wake_abandoned
 from csa.cli.run_options import add_agent_options, defaults_of_run
 from csa.cli.run_request import request_from
 from csa.cli.views.signs import signs_of_life
 from csa.errors import UsageError
+from csa.ids import ENTROPY_BYTES, new_session_id
 from csa.runner.client import Csa
-from csa.runner.request import RunRequest, going_on
+from csa.runner.request import going_on
+from csa.store.current import choose_current
 from csa.structs import replace
 
 TYPE_CHECKING = False  # see csa/structs.py
@@ -33,6 +38,8 @@ if TYPE_CHECKING:
 _KEPT: dict[str, None] = dict.fromkeys(
     ("tool", "model", "permission", "context_window", "context_tokens", "budget_tokens", "budget_usd", "budget_time_s")
 )
+
+_SHOWN = 12  # characters of a commit's name
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -52,7 +59,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def execute(arguments: argparse.Namespace) -> int:
     if arguments.auto_save is not None and arguments.auto_save < 1:
         raise UsageError("--auto-save takes a number of turns, 1 or more.")
-    return _chat_by_lines(Chat(arguments))
+    chat = Chat(arguments)
+    if not (sys.stdin.isatty() and can_redraw(sys.stdout)):
+        return _chat_by_lines(chat)
+    from csa.cli.chat_terminal import TerminalChat  # noqa: PLC0415  # pipes need no prompt_toolkit
+
+    return TerminalChat(chat).run()
 
 
 class Chat:
@@ -62,6 +74,9 @@ class Chat:
         self.client = Csa.from_environment(command=own_command(), owns_process=True)
         given = {**vars(arguments), "prompt": "", "is_literal": True, "wait": math.inf}
         self._words = argparse.Namespace(**{**defaults_of_run(), **given})
+        self._words.verbose = True  # on a terminal the answer stands there already
+        self._auto_save = arguments.auto_save
+        self._turns = 0
         self.request = request_from(self._words)
         self.is_quiet = bool(arguments.quiet)
         self.session_id = self._known_id()
@@ -74,9 +89,35 @@ class Chat:
         if self.session_id is None and request.session_id is None:
             request = replace(request, session_id=_new_id())
         code = run_when_free(self.client, request, self._words, signs, view)
-        self.session_id = self.session_id or self._id_of(request)
-        self.request = going_on(self.request, session=self.session_id, steal=False, **_KEPT)
+        self.use(self.session_id or self.client.resolve(str(request.session_id)))
+        self._turns += 1
+        if self._auto_save and self._turns % self._auto_save == 0:
+            self.save("auto-save")
         return code
+
+    def use(self, session_id: str) -> None:
+        """Go on in a session."""
+        self.session_id = session_id
+        self.request = going_on(self.request, session=session_id, steal=False, **_KEPT)
+        if self.client.caller is None:
+            choose_current(self.client.store, session_id)
+
+    def begin(self, *, fork_from: str | None, name: str | None) -> None:
+        """Have the next turn begin a new session."""
+        self.session_id = None
+        self.request = replace(self.request, session=None, fork_from=fork_from, name=name)
+
+    def save(self, label: str | None) -> None:
+        """Save a checkpoint of the session."""
+        if self.session_id is None:
+            raise UsageError("There is nothing to save yet.", hint="the session begins with your first prompt")
+        made = save_checkpoint(self.client.session(self.session_id), label=label)
+        tell("csa", f"saved checkpoint {made.commit[:_SHOWN]}{f' ({label})' if label else ''}")
+
+    def say_how_to_resume(self) -> None:
+        """Say how to go on another time."""
+        if self.session_id and not self.is_quiet:
+            tell("csa", f"to go on: csa chat --session {self.session_id}")
 
     def _known_id(self) -> str | None:
         """Return the id of the session that is continued, if it is there."""
@@ -85,16 +126,8 @@ class Chat:
             return None
         return self.client.resolve("@last" if request.session is None else request.session)
 
-    def _id_of(self, request: RunRequest) -> str:
-        return self.client.resolve(str(request.session_id))
-
 
 def _new_id() -> str:
-    import os  # noqa: PLC0415
-    import time  # noqa: PLC0415
-
-    from csa.ids import ENTROPY_BYTES, new_session_id  # noqa: PLC0415
-
     return new_session_id(time.time_ns() // 1_000_000, os.urandom(ENTROPY_BYTES))
 
 
@@ -105,8 +138,7 @@ def _chat_by_lines(chat: Chat) -> int:
             if code := chat.run(prompt, signs):
                 return code
             sys.stdout.flush()  # the next stage of a pipeline may go on
-    if chat.session_id and not chat.is_quiet:
-        tell("csa", f"to go on: csa chat --session {chat.session_id}")
+    chat.say_how_to_resume()
     return 0
 
 
