@@ -22,10 +22,12 @@ SESSION_DIRECTORIES = {SESSIONS, RETIRED}
 NEW_PREFIX, GONE_PREFIX = ".new-", ".gone-"  # of sessions that are being created or deleted
 SLOTS = ".slots"  # of the state root
 CHECKPOINTS = "audit.git"
+CURRENT, CURRENT_OF_TERMINALS = "current", "current.d"
 STORE_FILES = frozenset(
     {
         "store.lock",
-        "current",
+        CURRENT,
+        CURRENT_OF_TERMINALS,
         "audit.jsonl",
         CHECKPOINTS,
         "usage_stats.toml",

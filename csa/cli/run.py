@@ -29,6 +29,7 @@ from csa.model.result import RunResult
 from csa.process.launch import become_subreaper
 from csa.process.wakeup import heeded
 from csa.runner.client import Csa
+from csa.runner.current import find_pointer, make_current
 from csa.runner.detach import refuse_ephemeral
 from csa.runner.on_finish import FollowUp, run_on_finish
 from csa.runner.request import RunRequest
@@ -37,6 +38,7 @@ from csa.runner.turns.patience import try_until_free
 from csa.runner.turns.plan import TurnPlan
 from csa.runner.waking import wake_parked
 from csa.store.locks import Heeding
+from csa.structs import replace
 
 TYPE_CHECKING = False  # see csa/structs.py
 if TYPE_CHECKING:
@@ -80,7 +82,7 @@ def _find_template(arguments: argparse.Namespace) -> None:
 def run_turn(arguments: argparse.Namespace) -> int:
     """Run the turn that the arguments ask for, or plan or start it; return the exit code."""
     client = Csa.from_environment(command=own_command(), owns_process=True)
-    request = request_from(arguments)
+    request = _settled(client, request_from(arguments))
     if arguments.wait is not None and not arguments.wait >= 0:
         raise UsageError("--wait takes a number of seconds, 0 or more.")
     warn(client.context.config.warnings)
@@ -95,6 +97,20 @@ def run_turn(arguments: argparse.Namespace) -> int:
         if arguments.detach:
             return _detach(client, request, arguments)
         return run_when_free(client, request, arguments, signs)
+
+
+def _settled(client: Csa, request: RunRequest) -> RunRequest:
+    """Return the request with the session that is the current one now, which another terminal may change meanwhile."""
+    if client.caller is None:
+        find_pointer(client.context)  # what CSA_CURRENT cannot mean is refused before anything begins
+    if request.session != "@current":
+        return request
+    return replace(request, session=client.session("@current").session_id)
+
+
+def _make_current(client: Csa, request: RunRequest, session_id: str) -> None:
+    loss = None if request.ephemeral else make_current(client.context, session_id)
+    warn([loss] if loss else [])
 
 
 def run_when_free(
@@ -147,6 +163,7 @@ def _run_turn(
     with noted_signals() as noted:
         with Heeding(lambda: _leave_on_signal(noted)):
             started = client.begin(plan)
+        _make_current(client, request, plan.state.session_id)
         _announce(client, plan.state.session_id, str(plan.context.store.project))
         signs.about(about_sessions([(plan.context.store, plan.state.session_id)]))
         import anyio  # noqa: PLC0415  # loaded while the tool starts, as all of what attends to it
@@ -192,6 +209,7 @@ def _detach(client: Csa, request: RunRequest, arguments: argparse.Namespace) -> 
         print_json(started.to_json())
     else:
         print(started.session_id)
+    _make_current(client, request, started.session_id)
     _announce(client, started.session_id, started.project)
     if not arguments.quiet:
         what = f"{started.tool}, turn {started.turn}, PID {started.pid}"

@@ -22,6 +22,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     which.add_argument("-s", "--session", metavar="S", help="continue session S (an id, a unique prefix or a name)")
     which.add_argument("-c", "--last", action="store_true", help="continue the session used last")
     which.add_argument(
+        "--continue", dest="continues", action="store_true", help="continue the current session (csa current)"
+    )
+    which.add_argument("--new", action="store_true", help="start a new session, whatever else would be continued")
+    which.add_argument(
         "--session-id", metavar="ID", help="continue the session of this ULID, UUID or name, or create it"
     )
     which.add_argument("--fork-from", metavar="S", help="start a new session with a copy of S's conversation")

@@ -20,11 +20,12 @@ from csa.runner.request import RunRequest
 
 
 def request_from(arguments: argparse.Namespace) -> RunRequest:
+    _refuse_both(arguments)
     request = RunRequest(
         prompt=_read_prompt(arguments),
         tool=arguments.tool,
         transport=arguments.transport,
-        session=arguments.session,
+        session="@current" if arguments.continues else arguments.session,
         last=arguments.last,
         session_id=arguments.session_id,
         fork_from=arguments.fork_from,
@@ -58,6 +59,17 @@ def request_from(arguments: argparse.Namespace) -> RunRequest:
     from csa.cli.templates import made_from  # noqa: PLC0415  # most runs have none
 
     return made_from(arguments.template, request, arguments.variables)
+
+
+def _refuse_both(arguments: argparse.Namespace) -> None:
+    """Refuse --continue and --new together with each other, and with what names another session."""
+    ways = {"--continue": arguments.continues, "--session": arguments.session, "--last": arguments.last}
+    ways |= {"--session-id": arguments.session_id, "--fork-from": arguments.fork_from}
+    given = [name for name, value in ways.items() if value not in {None, False}]
+    if arguments.new and (named := [name for name in given if name != "--fork-from"]):
+        raise UsageError(f"--new starts a new session; it cannot be combined with {named[0]}.")
+    if arguments.continues and len(given) > 1:
+        raise UsageError(f"--continue and {given[1]} cannot be combined.")
 
 
 def _split_names(text: str | None) -> tuple[str, ...] | None:
