@@ -182,7 +182,7 @@ def _schema(words: str | None) -> dict[str, Any] | None:
 
     is_inline = words.lstrip().startswith("{")
     try:
-        found = parse_json(words if is_inline else _read_file("--schema", words))
+        found = parse_json(words if is_inline else read_file("--schema", words))
     except NotJsonError as error:
         raise UsageError(f"--schema: {'it' if is_inline else words} is not JSON: {error}.") from error
     if not isinstance(found, dict):
