@@ -5,8 +5,10 @@ Only reads, from a state root or from the unpacked archive of an export.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from csa.errors import NotFoundError, StateError
 from csa.model.events import Event
@@ -40,6 +42,7 @@ class RecordedTurn(Struct, kw_only=True):
     events: list[Event]
     stdout: bytes | None
     stderr: bytes
+    schema: dict[str, Any] | None  # of the answer, where one was asked for
 
 
 class Call(Struct):
@@ -84,9 +87,13 @@ class RecordedSession:
             if span.started.seq < event.seq and (last is None or event.seq < last)
         ]
         place = self.paths.turn_output(number)
-        stderr = _read_log(place / "stderr.log") or b""
         return RecordedTurn(
-            session=self, span=span, events=events, stdout=_read_log(place / "stdout.log"), stderr=stderr
+            session=self,
+            span=span,
+            events=events,
+            stdout=_read_file(place / "stdout.log"),
+            stderr=_read_file(place / "stderr.log") or b"",
+            schema=json.loads(_read_file(place / "schema.json") or b"null") if "schema" in span.started.data else None,
         )
 
     def run_of(self, span: Span) -> Span:
@@ -160,7 +167,7 @@ def _read_spans(transcript: Path) -> Iterator[Span]:
         yield Span(started, None)
 
 
-def _read_log(path: Path) -> bytes | None:
+def _read_file(path: Path) -> bytes | None:
     try:
         return read_regular(path)
     except FileNotFoundError:

@@ -118,6 +118,7 @@ def as_recorded(context: Context, request: RunRequest, replay: Replay) -> RunReq
         fallback=_fallback(replay) if request.fallback is None else request.fallback,
         retries=0,  # the recorded attempts are all there are
         park_limit_s=0.0,
+        schema=request.schema or replay.turn.schema,
         **options,
     )
 
