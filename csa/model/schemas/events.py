@@ -73,16 +73,30 @@ DATA: Mapping[str, tuple[str, Schema]] = {
                 "cwd": text("the tool's working directory"),
                 "argv": texts("the tool's command line"),
                 "pid": integer("the supervisor"),
+                "caller": maybe(text("the session whose agent asked for the turn; null outside of agents")),
                 "permission": text("what the agent may do"),
                 "timeout_s": maybe(number("the turn's time limit")),
                 "idle_timeout_s": maybe(number("the limit on silence")),
                 "origins": mapping({"type": "string"}, "where each of these settings came from"),
+                "template": text("the template it was run with; `origins` has its file"),
+                "system": text("what was added to the tool's system prompt"),
                 "prompt": text("the prompt, redacted"),
                 "resumed": maybe(text("the tool's conversation that is resumed")),
+                "schema": record(
+                    {
+                        "sha256": text("its hash, as stored in the turn's schema.json"),
+                        "how": one_of("held to it by the tool itself, or asked in the prompt", "native", "asked"),
+                    },
+                    "the schema of the answer",
+                ),
                 "head": maybe(text("the project's commit")),
                 "queued": text("the id of the queued prompt that it sends"),
+                "replayed_from": record(
+                    {"session": text("its id"), "turn": integer("its turn")},
+                    "the recorded turn that stood in for the tool, in a replay",
+                ),
             },
-            optional="effort timeout_s idle_timeout_s origins head queued",
+            optional="effort timeout_s idle_timeout_s origins caller template system schema head queued replayed_from",
         ),
     ),
     "session_bound": (
@@ -227,6 +241,7 @@ DATA: Mapping[str, tuple[str, Schema]] = {
                 "peak_rss_bytes": maybe(integer("the most memory its processes used")),
                 "denied": texts("what the agent was denied"),
                 "head": maybe(text("the project's commit")),
+                "output": anything("the answer's value, if a schema asked for one and it conforms"),
                 "started_at": moment("when it began"),
                 "finished_at": moment("when it ended"),
                 "chain": _CHAIN,
@@ -234,7 +249,7 @@ DATA: Mapping[str, tuple[str, Schema]] = {
                 "by": text("the other program that ran the turn"),
             },
             optional="model provider_session_id tool_exit_code signal stop_reason error summary duration_s usage "
-            "peak_rss_bytes denied head started_at finished_at chain totals by",
+            "peak_rss_bytes denied head output started_at finished_at chain totals by",
         ),
     ),
     "parked": (

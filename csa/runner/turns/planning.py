@@ -21,6 +21,7 @@ from csa.model.result import summarise
 from csa.model.state import SessionState, ToolState
 from csa.runner.caller import owner_name, refuse_own_lineage
 from csa.runner.context import Context
+from csa.runner.environment import REPLAY
 from csa.runner.request import RunRequest
 from csa.runner.session import Session, find_session, follow_resumed
 from csa.runner.toolbox import ToolChoice, choose_tool, loadable_adapters
@@ -33,6 +34,11 @@ from csa.store.held import refuse_when_full
 from csa.store.project import git_branch
 from csa.store.recovery import caught_up
 from csa.structs import replace
+
+TYPE_CHECKING = False  # see csa/structs.py
+if TYPE_CHECKING:
+    from csa.paths import SessionPaths
+    from csa.runner.turns.recorded import Replay
 
 AskedBudget = tuple[int | None, float | None, float | None]  # tokens, US dollars, seconds; None as it is, 0 is none
 _SESSION_NAME = re.compile(r"[A-Za-z][A-Za-z0-9._-]{0,63}|[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}")
@@ -49,7 +55,7 @@ def plan_turn(
         UsageError, NotFoundError, AmbiguousError, StateError, ToolUnavailableError: as their names say.
         RefusedError: a limit, the genealogy, or another account's conversation.
     """
-    _check_words(request)
+    _check_words(request, may_lack_prompt=bool(context.environ.get(REPLAY)))
     now = now or datetime.now(UTC)
     target = _find_target(context, request)
     if target is None:
@@ -58,17 +64,21 @@ def plan_turn(
     return plan_resume(target, request, now=now)
 
 
-def _check_words(request: RunRequest) -> None:
+def _check_words(request: RunRequest, *, may_lack_prompt: bool = False) -> None:
     ways = [request.session is not None, request.last, request.session_id is not None]
     if sum(ways) > 1:
         raise UsageError("--session, --last and --session-id cannot be combined.")
     if None not in {request.session_id, request.name} and request.name != request.session_id and not _asked_id(request):
         raise UsageError(f"--session-id {request.session_id} already names the session; drop --name {request.name}.")
     _check_beginning(request)
-    if not request.prompt.strip():
+    if not (request.prompt.strip() or may_lack_prompt):
         raise UsageError("The prompt is empty.", hint='csa run "what to do"')
     _check_texts(request)
     _check_numbers(request)
+    if request.schema is not None:
+        from csa.runner.turns.conformance import check_schema  # noqa: PLC0415  # few turns have one
+
+        check_schema(request.schema)
     for name in (request.name, None if _asked_id(request) else request.session_id):
         check_name(name)
 
@@ -92,7 +102,7 @@ def _check_beginning(request: RunRequest) -> None:
 
 
 def _check_texts(request: RunRequest) -> None:
-    texts = (request.prompt, request.description, request.system, request.model, request.effort)
+    texts = (request.prompt, request.description, request.system, request.opening, request.model, request.effort)
     if any(text is not None and not is_unicode(text) for text in texts):
         raise UsageError("The prompt and the options must be valid UTF-8.")
     if "\0" in request.prompt:
@@ -148,11 +158,12 @@ def _plan_new(context: Context, request: RunRequest, *, new_id: str, now: dateti
             "so it may not start another.",
             hint="do the work in this session, or have an ancestor start the new one",
         )
+    request, replay = _as_recorded(context, request, turn=1)
     origin = None
     if request.fork_from is not None:
         origin = follow_resumed(find_session(context, request.fork_from), retired=False)
     source = _load_source(origin) if origin else None
-    choice = _choose(context, request, previous=source.last_tool if source else None)
+    choice = _choose(context, request, previous=source.last_tool if source else None, replay=replay)
     refuse_when_full(context.store, context.config.max_sessions)
     directory = request.directory or context.directory
     if not directory.is_dir():
@@ -191,7 +202,9 @@ def _plan_new(context: Context, request: RunRequest, *, new_id: str, now: dateti
         window=replace(source.window if source else ContextWindow(), since_turn=0).asked(*_asked_window(request)),
     )
     known = (source or state).tools.get(choice.adapter.name, ToolState())
-    plan = _plan(context, request, choice, state, known, is_new=True, cwd=str(directory))
+    if request.opening:
+        request = replace(request, prompt=f"{request.opening}\n\n{request.prompt}", opening=None)
+    plan = _plan(context, request, choice, state, known, is_new=True, cwd=str(directory), replay=replay)
     return _plan_fork(plan, origin, source) if origin and source else plan
 
 
@@ -212,7 +225,8 @@ def plan_resume(session: Session, request: RunRequest, *, now: datetime) -> Turn
     context = session.context
     refuse_own_lineage(context.caller, session.session_id)
     state = caught_up(session.paths, session.load())
-    choice = _choose(context, request, previous=state.last_tool)
+    request, replay = _as_recorded(context, request, turn=state.turns + 1, continues=session.paths)
+    choice = _choose(context, request, previous=state.last_tool, replay=replay)
     known = state.tools.get(choice.adapter.name, ToolState())
     cwd = known.cwd or _last_directory(state)
     if not Path(cwd).is_dir():
@@ -222,13 +236,17 @@ def plan_resume(session: Session, request: RunRequest, *, now: datetime) -> Turn
     state = replace(
         state,
         name=request.name or state.name,
-        description=description_of(context, request.description) if request.description else state.description,
+        description=(
+            description_of(context, request.description)
+            if request.description and not request.is_templates("description")
+            else state.description
+        ),
         expires_at=_expiry_on_resume(context, request, state, now),
         limits=_limits_on_resume(context, state),
         budget=changed_budget(context, state, _asked_budget(request)),
         window=state.window.asked(*_asked_window(request)),
     )
-    plan = _plan(context, request, choice, state, known, is_new=False, cwd=cwd)
+    plan = _plan(context, request, choice, state, known, is_new=False, cwd=cwd, replay=replay)
     _refuse_other_account(plan, known)
     return plan
 
@@ -258,6 +276,7 @@ def _plan(
     *,
     is_new: bool,
     cwd: str,
+    replay: Replay | None,
 ) -> TurnPlan:
     """Make the plan; `known` is what the session, or the one it is forked from, has kept of the tool."""
     tool = choice.adapter.name
@@ -283,7 +302,12 @@ def _plan(
         account=choice.adapter.account({**context.environ, **configured.env}),
         model=model.value,
         effort=effort.value,
-        origins={"model": model.origin, "effort": effort.origin, **_limit_origins(context, request)},
+        origins={
+            "model": model.origin,
+            "effort": effort.origin,
+            **_limit_origins(context, request),
+            **_template_origins(request, permission),
+        },
         timeout_s=request.timeout_s or context.config.timeout_s,
         idle_timeout_s=request.idle_timeout_s or context.config.idle_timeout_s,
         max_depth=state.max_depth if state.max_depth is not None else context.config.max_depth,
@@ -292,6 +316,7 @@ def _plan(
         park_limit_s=context.config.park_limit_s if request.park_limit_s is None else request.park_limit_s,
         hands_over=context.config.hands_over if request.handoff is None else request.handoff,
         callers=tuple(context.caller.lineage()) if context.caller else (),
+        replay=replay,
     )
 
 
@@ -302,6 +327,19 @@ def _limit_origins(context: Context, request: RunRequest) -> dict[str, str]:
         "timeout_s": "--timeout" if request.timeout_s else values["timeout_s"][1],
         "idle_timeout_s": "--idle-timeout" if request.idle_timeout_s else values["idle_timeout_s"][1],
     }
+
+
+def _template_origins(request: RunRequest, permission: Permission) -> dict[str, str]:
+    """Say which file the template is, and what became of its permission."""
+    if request.template is None:
+        return {}
+    found = {"template": request.template.place}
+    if request.is_templates("permission"):
+        asked = _asked_permission(request)
+        is_raised = asked and asked.rank > permission.rank
+        words = f"; the {asked.value} of a project's is ignored" if asked and is_raised else ""
+        found["permission"] = f"{request.origin_of('permission', '')}{words}"
+    return found
 
 
 def _expiry(context: Context, request: RunRequest, now: datetime) -> datetime | None:
@@ -318,13 +356,29 @@ def _expiry_on_resume(context: Context, request: RunRequest, state: SessionState
     return _expiry(context, request, now) if request.ttl or has_passed else state.expires_at
 
 
-def _choose(context: Context, request: RunRequest, *, previous: str | None) -> ToolChoice:
+def _as_recorded(
+    context: Context, request: RunRequest, *, turn: int, continues: SessionPaths | None = None
+) -> tuple[RunRequest, Replay | None]:
+    """Return what stands in for the tool, if the environment names a recording, and the request as it was then."""
+    if not context.environ.get(REPLAY):
+        return request, None
+    from csa.runner.turns.recorded import as_recorded, find_replay  # noqa: PLC0415  # only replays need it
+
+    replay = find_replay(context, turn=turn, continues=continues)
+    return as_recorded(context, request, replay), replay
+
+
+def _choose(context: Context, request: RunRequest, *, previous: str | None, replay: Replay | None = None) -> ToolChoice:
+    if replay is not None:
+        from csa.runner.turns.recorded import replayed_tool  # noqa: PLC0415  # as above
+
+        return replayed_tool(request, context.config)
     outer = context.caller.state.last_tool if context.caller else None
     known, _ = loadable_adapters(context.config)
     family = next((adapter.family for adapter in known if adapter.name == outer), None)
     fallback = fallback_of(context, request)
     try:
-        return choose_tool(
+        choice = choose_tool(
             request.tool,
             previous,
             context.config,
@@ -332,9 +386,10 @@ def _choose(context: Context, request: RunRequest, *, previous: str | None) -> T
             avoid_family=family,
             transport=request.transport,
         )
+        return replace(choice, why=request.origin_of("tool", choice.why))
     except ToolUnavailableError as missing:
-        if choice := first_installed(fallback, context.config, context.environ, missing):
-            return choice
+        if other := first_installed(fallback, context.config, context.environ, missing):
+            return other
         raise
 
 
@@ -393,10 +448,16 @@ def _with_budget(budget: Budget, asked: AskedBudget) -> Budget:
 
 
 def _permission(context: Context, request: RunRequest, state: SessionState) -> Permission:
-    """Asked for, else the session's last, else configured; never more than the caller's."""
+    """Asked for, else the session's last, else configured; never more than the caller's.
+
+    A template of the project may only lower it.
+    """
     recorded = state.permission if state.permission in {level.value for level in Permission} else None
     asked = _asked_permission(request)
-    wanted = asked or (Permission(recorded) if recorded else context.config.permission)
+    kept = Permission(recorded) if recorded else context.config.permission
+    wanted = asked or kept
+    if request.template and request.template.is_project and request.is_templates("permission"):
+        asked = wanted = wanted.at_most(kept)
     if context.caller is None:
         return wanted
     ceiling = context.caller.permission

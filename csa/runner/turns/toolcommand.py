@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from csa.errors import CsaError
 from csa.model.adapter import Adapter, Compactor, Invocation, TurnRequest
@@ -32,15 +33,24 @@ from csa.runner.turns.window import digest_limits
 from csa.store.atomic import make_private_directory
 from csa.structs import Struct
 
+TYPE_CHECKING = False  # see csa/structs.py
+if TYPE_CHECKING:
+    from csa.runner.turns.replaying import StandIn
+
 
 class ToolCommand(Struct):
-    """What a tool is started with. `problems` are warnings for the user."""
+    """What a tool is started with. `problems` are warnings for the user.
+
+    With `stand_in`, that is started instead, and `argv` is the command line of the tool.
+    """
 
     asked: TurnRequest
     invocation: Invocation
     environment: Mapping[str, str]
     handoff: Handoff | None
     problems: list[str]
+    argv: tuple[str, ...]
+    stand_in: StandIn | None = None
 
 
 def make_command(plan: TurnPlan, known: ToolState, *, turn: int, paths: SessionPaths) -> ToolCommand:
@@ -55,14 +65,22 @@ def make_command(plan: TurnPlan, known: ToolState, *, turn: int, paths: SessionP
         invocation = plan.adapter.compaction(asked)
     else:
         invocation = plan.adapter.invocation(asked)
-    return ToolCommand(asked, invocation, _environment(plan, asked, invocation, turn=turn), handoff, problems)
+    argv, stand_in = invocation.argv, None
+    if plan.replay is not None:
+        from csa.runner.turns.replaying import make_stand_in  # noqa: PLC0415  # only replays need it
+
+        stand_in = make_stand_in(plan, plan.replay, asked)
+        invocation = stand_in.invocation
+    environment = _environment(plan, asked, invocation, turn=turn)
+    return ToolCommand(asked, invocation, environment, handoff, problems, argv, stand_in)
 
 
 def _make_request(plan: TurnPlan, known: ToolState, handoff: Handoff | None) -> tuple[TurnRequest, list[str]]:
     context, fork = plan.context, plan.fork
     adapters, problems = loadable_adapters(context.config)
     base = tool_environment(plan, adapters)
-    problems += ["; ".join(each) for each in check_files(plan.adapter, base, plan.cwd)]
+    if plan.replay is None:
+        problems += ["; ".join(each) for each in check_files(plan.adapter, base, plan.cwd)]
     directory = run_directory(context.store.paths(plan.state.session_id))
     note = system_note(plan.state, csa_command=context.command, max_depth=plan.max_depth)
     asked = TurnRequest(
@@ -77,6 +95,7 @@ def _make_request(plan: TurnPlan, known: ToolState, handoff: Handoff | None) -> 
         effort=plan.effort,
         auth_method=context.config.for_tool(plan.adapter.name).auth_method,
         system=_join(None if plan.state.ephemeral else note, plan.request.system),
+        schema=plan.request.schema if plan.is_held_to_schema else None,
         timeout_s=plan.timeout_s,
         ephemeral=plan.state.ephemeral,
         environ=base,
@@ -84,7 +103,7 @@ def _make_request(plan: TurnPlan, known: ToolState, handoff: Handoff | None) -> 
         csa_command=context.command,
         sandboxed_by=outer_sandbox(),
         extra_writable=plan.state.extra_writable if plan.permission is Permission.EDIT else (),
-        writable_dirs=(str(context.store.root), *_homes(plan, adapters, base)),
+        writable_dirs=(str(context.store.root), *(() if plan.replay else _homes(plan, adapters, base))),
         previous_totals=fork.totals if fork else known.totals,
         files=read_named_files(plan.adapter.capabilities.reads, base, plan.cwd),
         run_directory=os.path.realpath(directory),
@@ -149,7 +168,16 @@ def find_origin(context: Context, state: SessionState, paths: SessionPaths) -> O
 def _prompt(plan: TurnPlan, known: ToolState, handoff: Handoff | None) -> str:
     dropped = known.provider_session_id and not plan.adapter.capabilities.system_on_resume
     system = plan.request.system if dropped else None  # the tool would silently ignore it
-    return _join(system, handoff.text if handoff else None, plan.request.prompt) or ""
+    schema = None if plan.is_held_to_schema else plan.request.schema
+    return _join(system, handoff.text if handoff else None, plan.request.prompt, _ask_for(schema)) or ""
+
+
+def _ask_for(schema: Mapping[str, Any] | None) -> str | None:
+    if schema is None:
+        return None
+    from csa.model.structured import ask_for  # noqa: PLC0415  # few turns have one
+
+    return ask_for(schema)
 
 
 def _homes(plan: TurnPlan, adapters: list[Adapter], environ: Mapping[str, str]) -> list[str]:
