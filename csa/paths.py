@@ -22,10 +22,12 @@ SESSION_DIRECTORIES = {SESSIONS, RETIRED}
 NEW_PREFIX, GONE_PREFIX = ".new-", ".gone-"  # of sessions that are being created or deleted
 SLOTS = ".slots"  # of the state root
 CHECKPOINTS = "audit.git"
+CURRENT, CURRENT_OF_TERMINALS = "current", "current.d"
 STORE_FILES = frozenset(
     {
         "store.lock",
-        "current",
+        CURRENT,
+        CURRENT_OF_TERMINALS,
         "audit.jsonl",
         CHECKPOINTS,
         "usage_stats.toml",
@@ -63,7 +65,12 @@ def user_config_file(environ: Mapping[str, str]) -> Path:
     """Return `$CSA_CONFIG`, else `config.toml` in `$XDG_CONFIG_HOME/csa` or `~/.config/csa`."""
     if chosen := _expand(environ.get("CSA_CONFIG", ""), environ):
         return make_path(chosen).absolute()
-    return make_path(f"{_base_directory(environ, 'XDG_CONFIG_HOME', '.config')}/csa/config.toml")
+    return user_config_directory(environ) / "config.toml"
+
+
+def user_config_directory(environ: Mapping[str, str]) -> Path:
+    """Return `$XDG_CONFIG_HOME/csa`, else `~/.config/csa`."""
+    return make_path(f"{_base_directory(environ, 'XDG_CONFIG_HOME', '.config')}/csa")
 
 
 def home(environ: Mapping[str, str]) -> Path:

@@ -73,6 +73,12 @@ class _Tour:
         self.show("doctor", "doctor", "--json")
         self.show("config validate", "config", "validate", "--json")
         self.show("config show", "config", "show", "--json")
+        self.show(
+            "template save", "template", "save", "reviewer", "--tool", "codex", "--prompt", "Review {{x}}", "--json"
+        )
+        self.show("template show", "template", "show", "reviewer", "--json")
+        self.show("template list", "template", "list", "--json")
+        self.show("template delete", "template", "delete", "reviewer", "--json")
         self.show("run --dry-run", "run", "--tool", "codex", "--dry-run", "--json", DESIGN)
         self.show("run", "run", "--tool", "codex", "--name", "api", "--budget-tokens", "50000", "--json", DESIGN)
         self.show("error", "show", "apj", "--json", code=3)

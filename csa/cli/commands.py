@@ -76,6 +76,7 @@ _SESSION = "session "
 GROUPS = {
     "session": "look at sessions and manage them",
     "config": "look at the settings",
+    "template": "save settings and texts of a run under a name",
 }
 # What one wants to do, and the commands for it, in the order in which help shows them.
 PURPOSES: tuple[tuple[str, tuple[Command, ...]], ...] = (
@@ -83,6 +84,7 @@ PURPOSES: tuple[tuple[str, tuple[Command, ...]], ...] = (
         "run agents",
         (
             Command("run", "run", "run an agent on a prompt, in a new or an existing session"),
+            Command("chat", "chat", "talk with an agent, turn by turn"),
             Command("session retry", "retry", "send a session's last prompt again"),
             Command("session attach", "watching.attach", "follow a running turn, and print its answer"),
             Command("session open", "watching.open", "open the tool's own interface on a session"),
@@ -147,13 +149,17 @@ PURPOSES: tuple[tuple[str, tuple[Command, ...]], ...] = (
             Command("doctor", "doctor", "check which tools are installed and logged in"),
             Command("config show", "config.show", "print every setting and where it comes from"),
             Command("config validate", "config.validate", "check the config files"),
+            Command("template list", "templates.list", "list the templates for csa run, yours and the project's"),
+            Command("template show", "templates.show", "print a template, and which variables it needs"),
+            Command("template save", "templates.save", "save settings and texts of a run as a template"),
+            Command("template delete", "templates.delete", "delete a template"),
             Command("schema", "schema", "print the JSON Schema of a command's --json output"),
             Command("completion", "completion", "print a completion script for bash, zsh or fish"),
         ),
     ),
 )
 COMMANDS = tuple(command for _, commands in PURPOSES for command in commands)
-ALIASES = {"ls": "list", "rm": "delete", "cur": "current", "switch": "current"}
+ALIASES = {"ls": "list", "rm": "delete", "cur": "current", "switch": "current", "use": "current"}
 # What `csa help` shows, by the names that are typed.
 EVERYDAY = ("run", "ls", "status", "show", "result", "logs", "attach", "open", "wait", "kill", "top", "rm", "doctor")
 

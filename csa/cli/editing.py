@@ -9,8 +9,7 @@ from csa.cli.output import one_line, print_act, print_json, terminal_width
 from csa.cli.selecting import add_selector, find, find_one, open_client, selectors_given
 from csa.cli.views.naming import called
 from csa.errors import UsageError
-from csa.runner.client import Csa
-from csa.store.current import choose_current, clear_current, read_current
+from csa.runner.current import change_current, find_pointer
 from csa.store.shown import SHOWN_LENGTH, SessionInfo
 
 
@@ -95,22 +94,24 @@ def configure_current(parser: argparse.ArgumentParser) -> None:
 
 
 def execute_current(arguments: argparse.Namespace) -> int:
-    """Choose the current session, which @current then means and `csa ls` marks; without a session, print it.
+    """Choose the current session, which csa run --continue continues; without a session, print it.
 
-    `csa switch S` does the same. Nothing else changes: no command uses it unless you name @current.
+    csa use S and csa switch S do the same. Every csa run makes its session the current one. @current names it, csa ls
+    marks it. There is one in each project; with the variable CSA_CURRENT set to a word, such as the number of the
+    terminal, one for each word; set to a full session id, it is that session, whatever runs. Agents have none.
     """
     given = selectors_given(arguments)
     if len(given) + arguments.clear > 1:
         raise UsageError("Name one session, or use --clear.")
     client = open_client()
+    chosen = None
     if arguments.clear:
-        clear_current(client.store)
-        chosen = None
+        change_current(client.context, None)
     elif given:
         chosen = client.session(given[0])
-        choose_current(client.store, chosen.session_id)
-    else:
-        chosen = client.session("@current", retired=True) if _is_asked(client, arguments) else None
+        change_current(client.context, chosen.session_id)
+    elif not arguments.json or find_pointer(client.context).read(client.store):  # with --json, none is an answer
+        chosen = client.session("@current", retired=True)
     if arguments.json:
         print_json({"session_id": chosen.session_id if chosen else None})
     elif chosen:
@@ -121,11 +122,6 @@ def execute_current(arguments: argparse.Namespace) -> int:
 def _print_current(info: SessionInfo, width: int | None) -> None:
     about = one_line((not width and info.name) or info.state.description) if info.state else ""
     print(f"{called(info, width)}  {about}".rstrip())
-
-
-def _is_asked(client: Csa, arguments: argparse.Namespace) -> bool:
-    """With --json, having no current session is an answer; as text it is an error, so that scripts need not check."""
-    return not (arguments.json and read_current(client.store) is None)
 
 
 def add_selector_and_value(parser: argparse.ArgumentParser, name: str, meaning: str) -> None:

@@ -10,9 +10,8 @@ from __future__ import annotations
 import argparse
 
 from csa.cli.output import cut, one_line, tell
-from csa.cli.parsing import Parser
 from csa.cli.run import run_turn
-from csa.cli.run_options import add_options, add_turn_options
+from csa.cli.run_options import add_turn_options, defaults_of_run
 from csa.cli.selecting import add_selector, find_to_show, selectors_given
 from csa.errors import NotFoundError, UsageError
 from csa.model.redaction import MARK
@@ -37,7 +36,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def execute(arguments: argparse.Namespace) -> int:
     session = find_to_show(arguments)
     given = {**vars(arguments), "session": session.session_id, "is_literal": True, "way_to_stdin": _WAY_TO_STDIN}
-    words = argparse.Namespace(**{**_defaults_of_run(), **given})
+    words = argparse.Namespace(**{**defaults_of_run(), **given})
     if arguments.prompt is not None or arguments.prompt_file is not None:
         return run_turn(words)
     turn, prompt = _last_prompt(session)
@@ -53,12 +52,6 @@ def execute(arguments: argparse.Namespace) -> int:
         tell("csa", f"the prompt of turn {turn}: {cut(one_line(prompt), _SHOWN)}")
     words.prompt = prompt
     return run_turn(words)
-
-
-def _defaults_of_run() -> dict[str, object]:
-    parser = Parser(prog="csa run", description="")
-    add_options(parser)
-    return dict(vars(parser.parse_args([])))
 
 
 def _last_prompt(session: Session) -> tuple[int, str]:

@@ -21,14 +21,15 @@ from pathlib import Path
 from csa.cli.output import has_room, lossy, print_json, printable, silence, tell, text_for, to_json, warn
 from csa.cli.results import print_failure
 from csa.cli.run_options import add_options
-from csa.cli.run_request import request_from, unread_stdin_told, wants_editor
-from csa.cli.selecting import announce
+from csa.cli.run_request import is_prompt_given, request_from, unread_stdin_told, wants_editor
+from csa.cli.selecting import announce, open_client
 from csa.cli.views.signs import about_sessions, signs_of_life
 from csa.errors import UsageError
 from csa.model.result import RunResult
 from csa.process.launch import become_subreaper
 from csa.process.wakeup import heeded
 from csa.runner.client import Csa
+from csa.runner.current import find_pointer, make_current
 from csa.runner.detach import refuse_ephemeral
 from csa.runner.on_finish import FollowUp, run_on_finish
 from csa.runner.request import RunRequest
@@ -37,6 +38,7 @@ from csa.runner.turns.patience import try_until_free
 from csa.runner.turns.plan import TurnPlan
 from csa.runner.waking import wake_parked
 from csa.store.locks import Heeding
+from csa.structs import replace
 
 TYPE_CHECKING = False  # see csa/structs.py
 if TYPE_CHECKING:
@@ -56,6 +58,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def execute(arguments: argparse.Namespace) -> int:
+    _find_template(arguments)
     if not wants_editor(arguments):
         return run_turn(arguments)
     from csa.cli.editor import composed  # noqa: PLC0415  # most prompts are given
@@ -65,10 +68,21 @@ def execute(arguments: argparse.Namespace) -> int:
         return run_turn(arguments)
 
 
+def _find_template(arguments: argparse.Namespace) -> None:
+    """Put the template in place of its name; one with a whole prompt needs no other."""
+    if not (arguments.template or arguments.specialist or arguments.variables):
+        return
+    from csa.cli.templates import chosen_template  # noqa: PLC0415  # most runs have none
+
+    arguments.template = chosen_template(open_client().context, arguments)
+    if arguments.template and arguments.template.has_whole_prompt and not is_prompt_given(arguments):
+        arguments.prompt, arguments.is_literal = "", True
+
+
 def run_turn(arguments: argparse.Namespace) -> int:
     """Run the turn that the arguments ask for, or plan or start it; return the exit code."""
     client = Csa.from_environment(command=own_command(), owns_process=True)
-    request = request_from(arguments)
+    request = _settled(client, request_from(arguments))
     if arguments.wait is not None and not arguments.wait >= 0:
         raise UsageError("--wait takes a number of seconds, 0 or more.")
     warn(client.context.config.warnings)
@@ -78,20 +92,45 @@ def run_turn(arguments: argparse.Namespace) -> int:
         _print_plan(client.plan(request), as_json=arguments.json)
         return 0
     if client.caller is None:
-        _wake_parked(client)
+        wake_abandoned(client)
     with unread_stdin_told(arguments), signs_of_life(client.caller, quiet=arguments.quiet) as signs:
         if arguments.detach:
             return _detach(client, request, arguments)
-        if arguments.wait is None:
-            return _run_turn(client, request, arguments, signs)
-        return try_until_free(
-            lambda: _run_turn(client, request, arguments, signs),
-            limit_s=arguments.wait,
-            tell=_teller(signs, quiet=arguments.quiet),
-        )
+        return run_when_free(client, request, arguments, signs)
 
 
-def _wake_parked(client: Csa) -> None:
+def _settled(client: Csa, request: RunRequest) -> RunRequest:
+    """Return the request with the session that is the current one now, which another terminal may change meanwhile."""
+    if client.caller is None:
+        find_pointer(client.context)  # what CSA_CURRENT cannot mean is refused before anything begins
+    if request.session != "@current":
+        return request
+    return replace(request, session=client.session("@current").session_id)
+
+
+def _make_current(client: Csa, request: RunRequest, session_id: str) -> None:
+    loss = None if request.ephemeral else make_current(client.context, session_id)
+    warn([loss] if loss else [])
+
+
+def run_when_free(
+    client: Csa,
+    request: RunRequest,
+    arguments: argparse.Namespace,
+    signs: Signs,
+    view: Callable[[Csa], Progress] | None = None,
+) -> int:
+    """Run one turn, after waiting as far as the arguments ask for it; `view` shows it instead of the usual one."""
+    if arguments.wait is None:
+        return _run_turn(client, request, arguments, signs, view)
+    return try_until_free(
+        lambda: _run_turn(client, request, arguments, signs, view),
+        limit_s=arguments.wait,
+        tell=_teller(signs, quiet=arguments.quiet),
+    )
+
+
+def wake_abandoned(client: Csa) -> None:
     """Go on with what was parked for a quota and whose supervisor has died; the look costs one call of the system."""
     if (client.store.path / "parked").is_dir():
         warn(wake_parked(client.store, client.context.environ)[1])
@@ -109,7 +148,13 @@ def _teller(signs: Signs, *, quiet: bool) -> Callable[[str], None]:
     return announce_wait
 
 
-def _run_turn(client: Csa, request: RunRequest, arguments: argparse.Namespace, signs: Signs) -> int:
+def _run_turn(
+    client: Csa,
+    request: RunRequest,
+    arguments: argparse.Namespace,
+    signs: Signs,
+    view: Callable[[Csa], Progress] | None,
+) -> int:
     """Plan the turn, run it and print its answer. BusyError and FullError come before anything is done."""
     become_subreaper()
     faults: list[OSError] = []
@@ -118,6 +163,7 @@ def _run_turn(client: Csa, request: RunRequest, arguments: argparse.Namespace, s
     with noted_signals() as noted:
         with Heeding(lambda: _leave_on_signal(noted)):
             started = client.begin(plan)
+        _make_current(client, request, plan.state.session_id)
         _announce(client, plan.state.session_id, str(plan.context.store.project))
         signs.about(about_sessions([(plan.context.store, plan.state.session_id)]))
         import anyio  # noqa: PLC0415  # loaded while the tool starts, as all of what attends to it
@@ -125,7 +171,11 @@ def _run_turn(client: Csa, request: RunRequest, arguments: argparse.Namespace, s
         from csa.cli.views.progress import make_progress  # noqa: PLC0415  # as above
 
         events_on_terminal = arguments.stream_json and sys.stdout.isatty()  # a line there would spoil a redrawn view
-        progress = make_progress(client, quiet=arguments.quiet, plain=events_on_terminal, verbose=arguments.verbose)
+        progress = (
+            view(client)
+            if view
+            else make_progress(client, quiet=arguments.quiet, plain=events_on_terminal, verbose=arguments.verbose)
+        )
         turn = client.attend(started)
         anyio.run(_drive_turn, turn, progress, faults if arguments.stream_json else None, noted)
     unprinted = _print_outcome(turn, turn.result, arguments)
@@ -159,6 +209,7 @@ def _detach(client: Csa, request: RunRequest, arguments: argparse.Namespace) -> 
         print_json(started.to_json())
     else:
         print(started.session_id)
+    _make_current(client, request, started.session_id)
     _announce(client, started.session_id, started.project)
     if not arguments.quiet:
         what = f"{started.tool}, turn {started.turn}, PID {started.pid}"
@@ -323,6 +374,7 @@ def _print_plan(plan: TurnPlan, *, as_json: bool) -> None:
         "permission": plan.permission.value,
         "model": plan.model,
         "effort": plan.effort,
+        "template": plan.request.template.name if plan.request.template else None,
         "extra_writable": list(plan.state.extra_writable),
         "timeout_s": plan.timeout_s,
         "idle_timeout_s": plan.idle_timeout_s,

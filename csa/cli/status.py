@@ -165,6 +165,7 @@ def _fields(card: SessionCard, now: datetime, place: Callable[[Path], str]) -> I
             ("owner", state.owner),
             ("branch", state.branch),
             ("permission", state.permission),
+            ("template", card.last_turn and card.last_turn.template),
             ("writable", ", ".join(place(Path(path)) for path in state.extra_writable)),
             ("project", place(Path(state.project_path))),
             ("directory", place(card.info.record.paths.root)),

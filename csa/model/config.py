@@ -208,10 +208,10 @@ def combine_layers(layers: list[Layer]) -> Config:
     for layer in layers:
         for name, value in () if layer in strange else _flatten(layer).items():
             key = _key_of(name)
-            checked = _checked(layer.origin, name, key, value)
+            wanted = checked(layer.origin, name, key, value)
             current = found[name][0] if name in found else key.default
-            loosens = layer.is_project and key.limits and _loosens(name, checked, current)
-            (ignored if loosens else found)[name] = (checked, layer.origin)
+            loosens = layer.is_project and key.limits and _loosens(name, wanted, current)
+            (ignored if loosens else found)[name] = (wanted, layer.origin)
     words = "belongs to another program (it has schema_version or [project]) and is ignored"
     return Config(found, tuple(f"{layer.origin}: {words}." for layer in strange), ignored)
 
@@ -224,7 +224,7 @@ def from_environment(environ: Mapping[str, str]) -> list[Layer]:
             continue
         key = name.removeprefix("CSA_CONF_").lower()
         if key not in KEYS:
-            raise _unknown_key(name, key, [*KEYS], prefix="CSA_CONF_")
+            raise unknown_key(name, key, [*KEYS], prefix="CSA_CONF_")
         layers.append(Layer(name, {key: _parse_text(name, KEYS[key].kind, text)}))
     return layers
 
@@ -238,7 +238,7 @@ def _flatten(layer: Layer) -> dict[str, Any]:
             _refuse_to_project(layer, name, name)
             flat[name] = value
         else:
-            raise _unknown_key(layer.origin, name, [*KEYS, "tools"])
+            raise unknown_key(layer.origin, name, [*KEYS, "tools"])
     return flat
 
 
@@ -247,7 +247,7 @@ def _flatten_tools(layer: Layer, tools: Any) -> dict[str, Any]:
     for tool, table in _checked_table(layer.origin, "tools", tools).items():
         for name, value in _checked_table(layer.origin, f"tools.{tool}", table).items():
             if name not in TOOL_KEYS:
-                raise _unknown_key(layer.origin, name, [*TOOL_KEYS], where=f"tools.{tool}.")
+                raise unknown_key(layer.origin, name, [*TOOL_KEYS], where=f"tools.{tool}.")
             _refuse_to_project(layer, name, f"tools.{tool}.{name}")
             flat[f"tools.{tool}.{name}"] = value
     return flat
@@ -270,7 +270,8 @@ def _key_of(name: str) -> Key:
     return KEYS[name] if name in KEYS else TOOL_KEYS[name.rpartition(".")[2]]
 
 
-def _unknown_key(origin: str, name: str, known: list[str], *, where: str = "", prefix: str = "") -> ConfigError:
+def unknown_key(origin: str, name: str, known: list[str], *, where: str = "", prefix: str = "") -> ConfigError:
+    """Make the error for a key that a source may not have, with the one that may be meant."""
     from csa.nearest import nearest  # noqa: PLC0415  # only a typo pays for it
 
     close = nearest(name, known)
@@ -320,7 +321,8 @@ _SIMPLE: Mapping[str, Callable[[Any], bool]] = {
 }
 
 
-def _checked(origin: str, name: str, key: Key, value: Any) -> Any:
+def checked(origin: str, name: str, key: Key, value: Any) -> Any:
+    """Return the value of a key; ConfigError if it is of the wrong kind."""
     if not _fits(key.kind, value):
         raise ConfigError(f"{origin}: '{name}' must be {_EXPECTED[key.kind]}, not {value!r}.")
     return value

@@ -218,6 +218,27 @@ class Csa(SessionVerbs):
 
         return plan_turn(self.context, request, new_id=new_id)
 
+    def from_template(
+        self,
+        name: str,
+        prompt: str = "",
+        /,
+        *,
+        variables: Mapping[str, str] | None = None,
+        **options: Unpack[RunOptions],
+    ) -> RunRequest:
+        """Return the request for a prompt with a template; what `options` say comes before what the template says.
+
+        Raises:
+            NotFoundError: there is no template with that name.
+            ConfigError: its file is wrong.
+            UsageError: a variable is missing, or is none of its own.
+        """
+        from csa.runner.request import request_of  # noqa: PLC0415  # as above
+        from csa.runner.templates import apply_template, find_template  # noqa: PLC0415  # as above
+
+        return apply_template(find_template(self.context, name), request_of(prompt, options), variables or {})
+
     def begin(self, plan: TurnPlan) -> StartedTurn:
         """Begin a planned turn and launch its tool, without an event loop; `attend` has to follow at once.
 

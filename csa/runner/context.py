@@ -56,9 +56,13 @@ class Context:
     @cached_property
     def config_directory(self) -> Path:
         """The directory whose `.csa/config.toml` applies: the worktree we are in, if it has one, else the project."""
+        return self.settings_path("config.toml").parent.parent
+
+    def settings_path(self, name: str) -> Path:
+        """Return `.csa/<name>` of the worktree we are in, if it has that, else of the project."""
         tree, project = find_work_tree(self.directory_pathname), self.store.project_pathname
-        is_own = tree != project and os.path.exists(f"{tree}/.csa/config.toml") and find_project(tree) == project
-        return make_path(tree if is_own else project)
+        is_own = tree != project and os.path.exists(f"{tree}/.csa/{name}") and find_project(tree) == project
+        return make_path(f"{tree if is_own else project}/.csa/{name}")
 
     def in_project(self, project: Path | str) -> Context:
         """Return the context for another project, in whose directory it then is, for the same caller."""

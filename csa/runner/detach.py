@@ -26,7 +26,7 @@ from csa.runner.context import Context
 from csa.runner.environment import outer_sandbox
 from csa.runner.inherited import without_descriptors, without_repository
 from csa.runner.on_finish import FollowUp
-from csa.runner.request import RunRequest
+from csa.runner.request import FromTemplate, RunRequest
 from csa.runner.turns.planning import plan_turn
 from csa.store.sessions import Store
 from csa.structs import Struct, asdict, replace
@@ -168,6 +168,7 @@ _FORMS: Mapping[str, tuple[Callable[[Any], Any], Callable[[Any], Any]]] = {  # t
     "timedelta | None": (timedelta.total_seconds, lambda seconds: timedelta(seconds=seconds)),
     "Path | None": (os.fspath, Path),
     "tuple[str, ...] | None": (list, tuple),
+    "FromTemplate | None": (asdict, lambda values: FromTemplate(**{**values, "fields": tuple(values["fields"])})),
 }
 
 

@@ -11,9 +11,17 @@ from csa.model.state import SessionState
 from csa.paths import SessionPaths
 from csa.process.session_processes import KEEP_VARIABLE
 from csa.runner.ancestry import IDENTITY_VARIABLES
+from csa.runner.current import VARIABLE as CURRENT_VARIABLE
 from csa.runner.inherited import without_descriptors
 
-_OWN_VARIABLES = (*IDENTITY_VARIABLES, "CSA_PROJECT_ROOT", "CSA_OUTPUT_DIR", "CSA_TOOL", KEEP_VARIABLE)
+_OWN_VARIABLES = (
+    *IDENTITY_VARIABLES,
+    "CSA_PROJECT_ROOT",
+    "CSA_OUTPUT_DIR",
+    "CSA_TOOL",
+    KEEP_VARIABLE,
+    CURRENT_VARIABLE,
+)
 
 
 def base_environment(
@@ -21,7 +29,8 @@ def base_environment(
 ) -> dict[str, str]:
     """Return the environment a tool starts with, including the user's settings.
 
-    It lacks an outer agent's markers, an outer session's identity, and variables that name the caller's descriptors.
+    It lacks an outer agent's markers, an outer session's identity, the user's terminal, and variables that name the
+    caller's descriptors.
     """
     dropped = {*markers, *_OWN_VARIABLES}
     inherited = without_descriptors(environ)

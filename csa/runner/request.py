@@ -30,6 +30,8 @@ if TYPE_CHECKING:
         extra_writable: tuple[str, ...] | None
         permission: Permission | PermissionName | None
         system: str | None
+        opening: str | None
+        template: FromTemplate | None
         ephemeral: bool
         fork_from: str | None
         timeout_s: float | None
@@ -69,6 +71,8 @@ class RunRequest(Struct, kw_only=True):
         extra_writable: directories that the agent may write in too with the permission "edit", kept by the session.
         permission: "read-only", "edit" or "full", or a Permission.
         system: text to add to the tool's system prompt.
+        opening: text that comes before the prompt if the session is new.
+        template: the template it was made from, for the record (see `Csa.from_template`).
         ephemeral: keep nothing; the session is gone when the turn has ended.
         fork_from: a selector; begin the new session with a copy of that one's conversation.
         timeout_s: seconds of wall time, after which the turn is ended.
@@ -101,6 +105,8 @@ class RunRequest(Struct, kw_only=True):
     extra_writable: tuple[str, ...] | None = None
     permission: Permission | PermissionName | None = None
     system: str | None = None
+    opening: str | None = None
+    template: FromTemplate | None = None
     ephemeral: bool = False
     fork_from: str | None = None
     timeout_s: float | None = None
@@ -119,6 +125,23 @@ class RunRequest(Struct, kw_only=True):
     steal: bool = False
     directory: Path | None = None
 
+    def is_templates(self, field: str) -> bool:
+        """Say whether it was the template that set a field."""
+        return self.template is not None and field in self.template.fields
+
+    def origin_of(self, field: str, option: str) -> str:
+        """Return what has set a field: the option, or the template."""
+        return f"template {self.template.name}" if self.template and self.is_templates(field) else option
+
+
+class FromTemplate(Struct):
+    """The template that a request was made from: its file, and the fields of the request that it has set."""
+
+    name: str
+    place: str
+    is_project: bool = False  # it came with the project
+    fields: tuple[str, ...] = ()
+
 
 def request_of(prompt: str | RunRequest, options: RunOptions) -> RunRequest:
     """Return a request for a prompt with options; of a request that is one already, they replace its fields."""
@@ -130,6 +153,9 @@ def going_on(request: RunRequest, **changes: Any) -> RunRequest:
 
     What it said about the session and the tool's conversation is in the record and in the plan by now.
     """
-    said = {"session": None, "session_id": None, "last": False, "ephemeral": False, "fork_from": None}
+    said: dict[str, Any] = {"session": None, "session_id": None, "last": False, "ephemeral": False, "fork_from": None}
     said |= {"name": None, "description": None, "effort": None, "extra_writable": None}
+    if request.template:
+        kept = tuple(field for field in request.template.fields if field not in said | changes)
+        said["template"] = replace(request.template, fields=kept)
     return replace(request, **{**said, **changes})

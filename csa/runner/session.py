@@ -29,6 +29,7 @@ LONG_PREFIX = 10
 _NEWEST_LOOKED_AT = 5000  # records of another project to search for a name that is not here
 _NEWEST_READ = 500  # names here that a misspelled one is compared with
 _PLACES_NAMED = 3
+_NEWEST_NAMED = 3
 
 
 class Session:
@@ -271,9 +272,27 @@ def _relative_id(caller: Caller | None, selector: str) -> str:
 
 
 def _current(context: Context, *, retired: bool) -> Session:
-    from csa.store.current import read_current  # noqa: PLC0415  # few selectors need it
+    from csa.runner.current import find_pointer  # noqa: PLC0415  # few selectors need it
 
-    chosen = read_current(context.store)
+    chosen = find_pointer(context).read(context.store)
     if chosen is None:
-        raise NotFoundError(f"There is no current session in {context.store.project}.", hint="csa switch S")
-    return find_session(context, chosen, retired=retired)
+        raise _none_current(context, "No active session")
+    try:
+        return find_session(context, chosen, retired=retired)
+    except RetiredError:
+        raise RetiredError(
+            f"The current session {chosen} is deleted.",
+            hint=f"csa restore {chosen} brings it back, csa switch S makes another one current",
+        ) from None
+    except NotFoundError:
+        raise _none_current(context, f"The current session {chosen} no longer exists") from None
+
+
+def _none_current(context: Context, problem: str) -> NotFoundError:
+    """Say that there is none to go on with, and which ones could be chosen."""
+    newest = [state.session_id for state in context.store.by_use(None)[:_NEWEST_NAMED]]
+    if not newest:
+        return NotFoundError(f"{problem} in {context.store.project}.", hint='csa run "..." starts one')
+    lines = [f"{problem} in {context.store.project}; those used last are", *context.store.describe(newest[::-1])]
+    hint = f'csa switch {newest[0]} makes it the current one; csa run "..." starts another'
+    return NotFoundError("\n  ".join(lines), hint=hint)

@@ -229,11 +229,15 @@ class Store(Struct, frozen=False):
 
     def last_used(self, parent: str | None) -> str:
         """Return the session used last among the children of `parent`, or among the roots if that is None."""
-        states = [r.state for r in self.records() if r.state and r.state.parent_session_id == parent]
-        if not states:
+        if not (states := self.by_use(parent)):
             whose = "no session yet" if parent is None else f"no child session of {parent}"
             raise NotFoundError(f"There is {whose} in {self.project}.", hint='csa run "..."')
-        return max(states, key=lambda state: (state.last_accessed, state.session_id)).session_id
+        return states[0].session_id
+
+    def by_use(self, parent: str | None) -> list[SessionState]:
+        """Return the children of `parent`, or the roots if that is None, those used last first."""
+        states = [r.state for r in self.records() if r.state and r.state.parent_session_id == parent]
+        return sorted(states, key=lambda state: (state.last_accessed, state.session_id), reverse=True)
 
     def _matches(self, selector: str, directory: str) -> list[str]:
         if not may_be_id(selector):

@@ -37,6 +37,7 @@ class TurnRecord(Struct):
     finished: Event | None
     messages: int = 1  # the prompt, and the messages; a streamed message counts once
     so_far: Usage | None = None  # the last reported usage; the end is more exact
+    template: str | None = None  # that it was run with
 
     @property
     def told(self) -> Usage | None:
@@ -189,7 +190,10 @@ def _turn(started: Event | None, finished: Event | None, messages: int, so_far: 
     tool = str((started or known).data.get("tool") or (finished.data.get("tool") if finished else "") or "")
     began = finished.data.get("started_at") if finished else None
     moment = parse_time(began or (started.ts if started else None))
-    return TurnRecord(known.turn, tool, moment, finished, messages + 1, so_far)
+    template = started.data.get("template") if started else None
+    return TurnRecord(
+        known.turn, tool, moment, finished, messages + 1, so_far, None if template is None else str(template)
+    )
 
 
 def _read_marks(transcript: Path) -> Iterator[Event | None]:

@@ -10,6 +10,7 @@ import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -95,9 +96,17 @@ def _prepare(place: Place) -> Place:
     return place
 
 
-@pytest.mark.parametrize(
-    "line", [*examples(), *(pytest.param(line, marks=pytest.mark.thorough) for line in older_examples())]
-)
+def _cases() -> Iterator[Any]:
+    """Yield the examples; all but the first of each command are for the thorough suite."""
+    seen: set[str] = set()
+    for line in examples():
+        command = line.partition("csa ")[2].partition(" ")[0]
+        yield pytest.param(line, marks=[pytest.mark.thorough] if command in seen else [])
+        seen.add(command)
+    yield from (pytest.param(line, marks=pytest.mark.thorough) for line in older_examples())
+
+
+@pytest.mark.parametrize("line", list(_cases()))
 def test_example_runs(prepared: Place, line: str) -> None:
     """The line, typed into a shell, does what it says."""
     done = prepared.shell(["bash", "-c", line])

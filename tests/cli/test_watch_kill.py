@@ -167,6 +167,7 @@ def test_kill_of_what_does_not_run(place: Place) -> None:
     assert place.run("session", "kill").code == 2
 
 
+@pytest.mark.thorough
 def test_kill_of_a_tree(place: Place) -> None:
     """A tree of nested sessions, one of them in another project, ends as a whole; every turn of it is cancelled."""
     other = place.tmp / "other"

@@ -15,7 +15,7 @@ import pytest
 from csa.model.permission import Permission
 from csa.runner.client import Csa
 from csa.runner.detach import request_from_json, request_to_json
-from csa.runner.request import RunRequest
+from csa.runner.request import FromTemplate, RunRequest
 from csa.store.locks import is_locked
 from csa.store.owner import parse_owner
 from csa.structs import fields
@@ -86,6 +86,8 @@ def test_a_request_survives_the_way_to_its_supervisor() -> None:
         steal=True,
         context_window=8,
         context_tokens=9,
+        opening="o",
+        template=FromTemplate("t", "/t.toml", is_project=True, fields=("tool",)),
     )
     plain = RunRequest(prompt="")
     assert [name for name in fields(RunRequest) if getattr(request, name) == getattr(plain, name)] == []

@@ -55,6 +55,7 @@ def remove(installed: Installed) -> list[Any]:
     return ["run", installed.removal]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("tool", ["codex", "claude-code"])
 def test_the_end(place: Place, installed: Installed, tool: str) -> None:
     """A turn ends as ever: its answer, its records, its exit code, and the command that follows."""

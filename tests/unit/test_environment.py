@@ -32,6 +32,7 @@ def test_the_base_has_no_trace_of_an_outer_agent() -> None:
         "CSA_TOOL": "codex",
         "CSA_OUTPUT_DIR": "/o",
         "CSA_PROJECT_ROOT": "/q",
+        "CSA_CURRENT": "pane1",
         "CSA_CONF_MAX_DEPTH": "2",
         "EDITOR": "vi",
     }

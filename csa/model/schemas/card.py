@@ -46,6 +46,7 @@ CARD = known(
                     **words("turn tool status started_at finished_at duration_s"),
                     "exit_code": maybe(integer("what `csa run` exited with")),
                     "error": maybe(ref("turn_error", "why it failed")),
+                    "template": maybe(text("the template it was run with")),
                 },
                 "the last turn",
             )

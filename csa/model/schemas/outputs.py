@@ -56,6 +56,7 @@ PLAN = record(
         "cwd": text("its working directory"),
         "permission": text("what the agent may do"),
         "effort": maybe(text("the reasoning effort asked for")),
+        "template": maybe(text("the template; `origins` has its file")),
         "extra_writable": texts("directories in which it could write, too"),
         "timeout_s": maybe(number("the time limit")),
         "idle_timeout_s": maybe(number("the limit of its silence")),

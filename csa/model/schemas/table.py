@@ -67,6 +67,10 @@ OUTPUTS: Mapping[str, tuple[str, Schema]] = {
     "doctor": ("the checks", upkeep.DIAGNOSIS),
     "config show": ("the settings", upkeep.SETTINGS),
     "config validate": ("which files are valid", upkeep.VALID),
+    "template list": ("the templates", each(upkeep.TEMPLATE, "")),
+    "template show": ("the template", upkeep.TEMPLATE),
+    "template save": ("the template", upkeep.TEMPLATE),
+    "template delete": ("the template that was deleted", upkeep.DELETED_TEMPLATE),
     "schema": ("the names of these schemas", each(upkeep.LISTED, "")),
 }
 

@@ -203,6 +203,24 @@ TOOL = known(
         "command": texts("its command line; empty if it is not installed"),
     },
 )
+TEMPLATE = known(
+    "description tool model fault",
+    {
+        "template": text("its name"),
+        "place": text("its file"),
+        "whose": one_of("where it comes from", "user", "project"),
+        "hidden": flag("one of the user's has the same name, and is used"),
+        "variables": texts("what `--var` must give"),
+        "effort": maybe(text("the reasoning effort to ask for")),
+        "permission": maybe(text("what the agent may do")),
+        "system": maybe(text("text for the tool's system prompt")),
+        "opening": maybe(text("text that comes before the first prompt of a session")),
+        "prompt": maybe(text("the prompt, with `{{prompt}}` where what is typed goes")),
+        "context_window": maybe(integer("how many earlier turns a turn sends at most")),
+        "context_tokens": maybe(integer("how many tokens of earlier turns a turn sends at most")),
+    },
+)
+DELETED_TEMPLATE = record({"template": text("its name"), "place": text("the file that was deleted")})
 DIAGNOSIS = record(
     {
         "ok": flag("a run could work here"),

@@ -7,16 +7,15 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from csa.errors import StateError
 from csa.model.conversation import Message, read_conversation
 from csa.model.events import Event
 from csa.model.result import told_error
 from csa.model.state import SessionState, format_time, parse_time
 from csa.model.usage import Usage
+from csa.runner.current import current_id
 from csa.runner.session import Session
-from csa.store.current import read_current
 from csa.store.liveness import Liveness, probe
-from csa.store.sessions import Record, Store
+from csa.store.sessions import Record
 from csa.store.shown import SessionInfo, Siblings
 from csa.store.statefile import read_record
 from csa.store.transcript import read_events_backwards
@@ -154,7 +153,7 @@ def inspect_session(session: Session) -> SessionCard:
     return SessionCard(
         info=info,
         state=state,
-        is_current=_is_current(store, session_id),
+        is_current=current_id(session.context, store) == session_id,
         liveness=probe(record.paths),
         turns=turns,
         model=_model(record, turns),
@@ -170,13 +169,6 @@ def inspect_session(session: Session) -> SessionCard:
         conversations=conversations_in_use(transcript, state),
         extra=read_record(record.paths.state),
     )
-
-
-def _is_current(store: Store, session_id: str) -> bool:
-    try:
-        return read_current(store) == session_id
-    except (StateError, OSError):  # `csa session current` says so
-        return False
 
 
 def _model(record: Record, turns: list[TurnRecord]) -> str | None:
@@ -245,6 +237,7 @@ def _turn_to_json(turn: TurnRecord | None, status: str) -> dict[str, Any] | None
         "status": turn.status or status,
         "exit_code": data.get("exit_code"),
         "error": told_error(data.get("error")),
+        "template": turn.template,
         "duration_s": turn.number_of("duration_s"),
         "started_at": format_time(turn.started_at) if turn.started_at else None,
         "finished_at": format_time(turn.finished_at) if turn.finished_at else None,

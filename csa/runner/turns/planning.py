@@ -91,7 +91,7 @@ def _check_beginning(request: RunRequest) -> None:
 
 
 def _check_texts(request: RunRequest) -> None:
-    texts = (request.prompt, request.description, request.system, request.model, request.effort)
+    texts = (request.prompt, request.description, request.system, request.opening, request.model, request.effort)
     if any(text is not None and not is_unicode(text) for text in texts):
         raise UsageError("The prompt and the options must be valid UTF-8.")
     if "\0" in request.prompt:
@@ -227,6 +227,8 @@ def _plan_new(
         window=replace(source.window if source else ContextWindow(), since_turn=0).asked(*_asked_window(request)),
     )
     known = (source or state).tools.get(choice.adapter.name, ToolState())
+    if request.opening:
+        request = replace(request, prompt=f"{request.opening}\n\n{request.prompt}", opening=None)
     plan = _plan(context, request, choice, state, known, is_new=True, cwd=str(directory))
     return _plan_fork(plan, origin, source) if origin and source else plan
 
@@ -258,7 +260,11 @@ def plan_resume(session: Session, request: RunRequest, *, now: datetime) -> Turn
     state = replace(
         state,
         name=request.name or state.name,
-        description=description_of(context, request.description) if request.description else state.description,
+        description=(
+            description_of(context, request.description)
+            if request.description and not request.is_templates("description")
+            else state.description
+        ),
         expires_at=_expiry_on_resume(context, request, state, now),
         limits=_limits_on_resume(context, state),
         budget=changed_budget(context, state, _asked_budget(request)),
@@ -319,7 +325,12 @@ def _plan(
         account=choice.adapter.account({**context.environ, **configured.env}),
         model=model.value,
         effort=effort.value,
-        origins={"model": model.origin, "effort": effort.origin, **_limit_origins(context, request)},
+        origins={
+            "model": model.origin,
+            "effort": effort.origin,
+            **_limit_origins(context, request),
+            **_template_origins(request, permission),
+        },
         timeout_s=request.timeout_s or context.config.timeout_s,
         idle_timeout_s=request.idle_timeout_s or context.config.idle_timeout_s,
         max_depth=state.max_depth if state.max_depth is not None else context.config.max_depth,
@@ -338,6 +349,19 @@ def _limit_origins(context: Context, request: RunRequest) -> dict[str, str]:
         "timeout_s": "--timeout" if request.timeout_s else values["timeout_s"][1],
         "idle_timeout_s": "--idle-timeout" if request.idle_timeout_s else values["idle_timeout_s"][1],
     }
+
+
+def _template_origins(request: RunRequest, permission: Permission) -> dict[str, str]:
+    """Say which file the template is, and what became of its permission."""
+    if request.template is None:
+        return {}
+    found = {"template": request.template.place}
+    if request.is_templates("permission"):
+        asked = _asked_permission(request)
+        is_raised = asked and asked.rank > permission.rank
+        words = f"; the {asked.value} of a project's is ignored" if asked and is_raised else ""
+        found["permission"] = f"{request.origin_of('permission', '')}{words}"
+    return found
 
 
 def _expiry(context: Context, request: RunRequest, now: datetime) -> datetime | None:
@@ -360,7 +384,7 @@ def _choose(context: Context, request: RunRequest, *, previous: str | None) -> T
     family = next((adapter.family for adapter in known if adapter.name == outer), None)
     fallback = fallback_of(context, request)
     try:
-        return choose_tool(
+        choice = choose_tool(
             request.tool,
             previous,
             context.config,
@@ -368,9 +392,10 @@ def _choose(context: Context, request: RunRequest, *, previous: str | None) -> T
             avoid_family=family,
             transport=request.transport,
         )
+        return replace(choice, why=request.origin_of("tool", choice.why))
     except ToolUnavailableError as missing:
-        if choice := first_installed(fallback, context.config, context.environ, missing):
-            return choice
+        if other := first_installed(fallback, context.config, context.environ, missing):
+            return other
         raise
 
 
@@ -429,10 +454,16 @@ def _with_budget(budget: Budget, asked: AskedBudget) -> Budget:
 
 
 def _permission(context: Context, request: RunRequest, state: SessionState) -> Permission:
-    """Asked for, else the session's last, else configured; never more than the caller's."""
+    """Asked for, else the session's last, else configured; never more than the caller's.
+
+    A template of the project may only lower it.
+    """
     recorded = state.permission if state.permission in {level.value for level in Permission} else None
     asked = _asked_permission(request)
-    wanted = asked or (Permission(recorded) if recorded else context.config.permission)
+    kept = Permission(recorded) if recorded else context.config.permission
+    wanted = asked or kept
+    if request.template and request.template.is_project and request.is_templates("permission"):
+        asked = wanted = wanted.at_most(kept)
     if context.caller is None:
         return wanted
     ceiling = context.caller.permission

@@ -85,7 +85,8 @@ class TurnRecorder(Recorder):
             self.tool_state = state.tools[self.plan.adapter.name]
             self._leave_outgrown()
             state = replace(state, turns=self.turn, last_accessed=datetime.now(UTC), phase="active")
-        prompt = self.held.redactor.redact(self.plan.request.prompt)
+        request = self.plan.request
+        prompt = self.held.redactor.redact(request.prompt)
         path = self.paths.turn_output(self.turn) / "prompt.md"
         path.parent.mkdir(0o700, parents=True, exist_ok=True)
         write_private(path, prompt.encode("utf-8", "surrogateescape"))
@@ -102,6 +103,8 @@ class TurnRecorder(Recorder):
                 "timeout_s": self.plan.timeout_s,
                 "idle_timeout_s": self.plan.idle_timeout_s,
                 "origins": dict(self.plan.origins),
+                **({"template": request.template.name} if request.template else {}),
+                **({"system": request.system} if request.system else {}),
                 "prompt": prompt,
                 "resumed": self.tool_state.provider_session_id,
                 "head": git_head(Path(self.plan.cwd)),

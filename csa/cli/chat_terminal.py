@@ -1,0 +1,234 @@
+"""A chat on a terminal: reads what the person wants, runs turns and commands, one after the other."""
+
+from __future__ import annotations
+
+import signal
+from collections import deque
+from collections.abc import Sequence
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from csa.cli import chat_commands
+from csa.cli.commands import dispatch
+from csa.cli.output import Style, cut, one_line, print_error, print_problem, tell
+from csa.cli.views.chatview import ChatView
+from csa.cli.views.lineedit import Editor, Entry
+from csa.cli.views.live import Line
+from csa.cli.views.signs import Signs
+from csa.errors import CsaError, UsageError
+from csa.runner.client import Csa
+from csa.runner.turns.plan import TurnPlan
+from csa.store.prompts import PromptHistory
+from csa.structs import replace
+
+TYPE_CHECKING = False  # see csa/structs.py
+if TYPE_CHECKING:
+    from csa.cli.chat import Chat
+
+_LEAVING_EXITS = {128 + signal.SIGTERM, 128 + signal.SIGHUP}
+_CANCELLED = 128 + signal.SIGINT
+_MOST_QUEUED = 5  # shown
+
+
+class TerminalChat:
+    """A person's conversation. What is entered while a turn is running waits in a queue."""
+
+    def __init__(self, chat: Chat) -> None:
+        self._chat = chat
+        self._queue: deque[str] = deque()
+        self._view: ChatView | None = None
+        self._tool = ""
+        self._was_interrupted = self._is_leaving = False
+        context = chat.client.context
+        self._history = PromptHistory(chat.client.store, context.redactor.redact)
+        self._editor = Editor(
+            past=self._history.load(),
+            keep=self._history.add,
+            complete=chat_commands.complete,
+            above=self._above,
+            sign=lambda: f"{self._tool}> ",
+        )
+
+    def run(self) -> int:
+        """Talk until the person leaves, or a signal ends it; return the exit code."""
+        self._greet(self._plan())
+        code = None
+        while code is None:
+            code = self._do(Entry("line", self._queue.popleft()) if self._queue else self._editor.read())
+        if self._queue:
+            tell("warning", f"not sent: {len(self._queue)} queued")
+        self._chat.say_how_to_resume()
+        return code
+
+    def _do(self, entry: Entry) -> int | None:
+        """Do what is wanted; return the exit code if that ends the chat."""
+        before, self._was_interrupted = self._was_interrupted, entry.kind == "interrupt"
+        if entry.kind == "signal":
+            return 128 + entry.number
+        if entry.kind == "leave" or (self._was_interrupted and before):
+            return 0
+        if self._was_interrupted:
+            tell("csa", "Ctrl-C again, or Ctrl-D, leaves the chat")
+            return None
+        return self._enter(entry.text)
+
+    def _enter(self, text: str) -> int | None:
+        if not text.strip():
+            return None
+        if text.strip() in {"exit", "quit"}:
+            return 0
+        try:
+            command = chat_commands.parse(text)
+        except UsageError as error:
+            print_problem(error.message)
+            return None
+        if command is None:
+            return self._run_turn(text[1:] if text.startswith("//") else text)
+        self._obey(*command)
+        return 0 if self._is_leaving else None
+
+    def _obey(self, name: str, words: list[str]) -> None:
+        tell("csa", f"/{name} {' '.join(words)}".rstrip())
+        try:
+            chat_commands.run(self, name, words)
+        except KeyboardInterrupt:
+            tell("csa", f"/{name} was interrupted")
+
+    def _run_turn(self, prompt: str) -> int | None:
+        """Run one turn; return the exit code if a signal that came with it ends the chat."""
+        print()
+        try:
+            code = self._chat.run(prompt, Signs(), self._new_view)
+        except CsaError as error:
+            print_error(error, as_json=False)
+            self._editor.refill(prompt)
+            return None
+        except KeyboardInterrupt:
+            tell("csa", "not sent")
+            self._editor.refill(prompt)
+            return None
+        finally:
+            if self._view:
+                self._view.flush()
+            self._view = None
+        self._tool = self._plan().adapter.name
+        return code if code in _LEAVING_EXITS else 0 if self._is_leaving else None
+
+    def _new_view(self, client: Csa) -> ChatView:
+        self._is_leaving = False
+        self._view = ChatView(client, self._editor, self._heed)
+        return self._view
+
+    def _heed(self, entry: Entry) -> None:
+        """Handle what the person wants while a turn is running."""
+        if entry.kind == "interrupt":
+            self.cancel()
+        elif entry.kind == "leave":
+            if self._is_leaving:
+                self.cancel()
+            self._is_leaving = True
+            self._editor.print([partial(tell, "csa", "a turn is running: Ctrl-D again ends it and leaves")])
+        elif entry.text.strip():
+            self._take(entry.text)
+
+    def _take(self, text: str) -> None:
+        """Take a line while a turn is running: do it at once if it can be done, else queue it."""
+        try:
+            command = chat_commands.parse(text)
+            if command and chat_commands.find(command[0]).at_once:
+                self._editor.print([partial(self._obey, *command)])
+                return
+        except UsageError as error:
+            self._editor.print([partial(print_problem, error.message, hint=error.hint)])
+            return
+        self._queue.append(text)
+        self._editor.refresh()
+
+    def _above(self, width: int, height: int) -> Sequence[Line]:
+        queued = [cut(one_line(f"queued: {text}"), width) for text in self._queue]
+        if len(queued) > _MOST_QUEUED:
+            queued = [*queued[: _MOST_QUEUED - 1], f"... and {len(queued) - _MOST_QUEUED + 1} more"]
+        lines: list[Line] = [[(text, "dim")] for text in queued[: max(0, height - 1)]]
+        return [*(self._view.above(width, height - len(lines)) if self._view else [[]]), *lines][:height]
+
+    def _plan(self, **changes: Any) -> TurnPlan:
+        """Return what the next turn would be; raises what would refuse it."""
+        return self._chat.client.plan(replace(self._chat.request, prompt="?", **changes))
+
+    def _greet(self, plan: TurnPlan) -> None:
+        self._tool = plan.adapter.name
+        state = plan.state
+        who = f"session {self.called}" if not plan.is_new else f"new session {state.name or ''}".rstrip()
+        turns = f", {state.turns} turns so far" if not plan.is_new else ""
+        model = f", {plan.model}" if plan.model else ""
+        tell("csa", f"{who}{turns}: {plan.adapter.name}{model}, permission {plan.permission.value}")
+        tell("csa", "Enter sends, Ctrl-C ends a turn, Ctrl-D leaves; /save makes a checkpoint, /help lists all")
+
+    # What chat_commands.Talk asks for.
+
+    def csa(self, *words: str) -> None:
+        """Run a command of csa."""
+        with suppress(SystemExit):  # argparse has printed help
+            dispatch(["--color", Style.when, *words])
+
+    def ask(self, **changes: Any) -> None:
+        """Change the next turn, if it can be planned."""
+        plan = self._plan(**changes)
+        self._chat.request = replace(self._chat.request, **changes)
+        self._tool = plan.adapter.name
+        model = plan.model or "its default model"
+        tell("csa", f"next: {plan.adapter.name}, {model}, permission {plan.permission.value}")
+
+    def begin(self, *, name: str | None, fork: bool) -> None:
+        """Have the next turn begin a new session."""
+        source = self.called if fork else None
+        self._plan(session=None, fork_from=source, name=name)
+        self._chat.begin(fork_from=source, name=name)
+        what = "the next prompt begins a new session"
+        tell("csa", f"{what}, with a copy of this conversation" if fork else what)
+
+    def use(self, selector: str) -> None:
+        """Go on in another session."""
+        session_id = self._chat.client.resolve(selector)
+        plan = self._plan(session=session_id, fork_from=None, name=None)
+        self._chat.use(session_id)
+        self._greet(plan)
+
+    def save(self, label: str | None) -> None:
+        """Save a checkpoint."""
+        self._chat.save(label)
+
+    def show_queue(self, words: Sequence[str]) -> None:
+        """Show the queue, or empty it."""
+        if list(words) == ["clear"]:
+            self._queue.clear()
+        elif words:
+            raise UsageError("/queue takes nothing, or `clear`.")
+        for number, text in enumerate(self._queue, 1):
+            print(f"{number}  {one_line(text)}")
+        if not self._queue:
+            tell("csa", "nothing is queued")
+
+    def cancel(self) -> None:
+        """End the running turn, as SIGINT does for `csa run`."""
+        if self._view is None:
+            raise UsageError("No turn is running.")
+        signal.raise_signal(signal.SIGINT)
+
+    def leave(self) -> None:
+        """Leave after this command."""
+        self._is_leaving = True
+
+    @property
+    def directory(self) -> Path:
+        """Where the agent works."""
+        return Path(self._plan().cwd)
+
+    @property
+    def called(self) -> str:
+        """The session's id; UsageError when there is none yet."""
+        if self._chat.session_id is None:
+            raise UsageError("There is no session yet.", hint="it begins with your first prompt")
+        return self._chat.session_id
