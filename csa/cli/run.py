@@ -18,8 +18,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from csa.cli.output import has_room, lossy, print_json, printable, silence, tell, text_for, to_json, warn
-from csa.cli.results import print_failure
+from csa.cli.output import has_room, lossy, print_json, printable, silence, tell, to_json, warn
+from csa.cli.results import answer_of, print_failure
 from csa.cli.run_options import add_options
 from csa.cli.run_request import is_prompt_given, request_from, unread_stdin_told, wants_editor
 from csa.cli.selecting import announce, open_client
@@ -339,7 +339,7 @@ def _print_outcome(turn: Turn, result: RunResult, arguments: argparse.Namespace)
         elif arguments.print_id:
             print(result.session_id)
         elif not arguments.stream_json and result.text and not _was_shown(arguments):
-            print(text_for(sys.stdout, result.text))
+            print(answer_of(result))
         sys.stdout.flush()
     warn(turn.losses)
     print_failure(result)
@@ -348,7 +348,7 @@ def _print_outcome(turn: Turn, result: RunResult, arguments: argparse.Namespace)
 
 def _was_shown(arguments: argparse.Namespace) -> bool:
     """Say whether the answer stands on the terminal already, as a part of the conversation."""
-    return bool(arguments.verbose and sys.stdout.isatty() and sys.stderr.isatty())
+    return bool(arguments.verbose and arguments.schema is None and sys.stdout.isatty() and sys.stderr.isatty())
 
 
 def own_command() -> str:
@@ -374,6 +374,7 @@ def _print_plan(plan: TurnPlan, *, as_json: bool) -> None:
         "permission": plan.permission.value,
         "model": plan.model,
         "effort": plan.effort,
+        "schema": None if plan.request.schema is None else "native" if plan.is_held_to_schema else "asked",
         "template": plan.request.template.name if plan.request.template else None,
         "extra_writable": list(plan.state.extra_writable),
         "timeout_s": plan.timeout_s,

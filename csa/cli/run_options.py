@@ -101,6 +101,11 @@ def add_agent_options(parser: argparse.ArgumentParser) -> argparse._ArgumentGrou
     )
     how.add_argument("--system", metavar="TEXT", help="add TEXT to the tool's system prompt")
     how.add_argument("--system-file", metavar="FILE", help="the same, from a file")
+    how.add_argument(
+        "--schema",
+        metavar="FILE",
+        help="have the answer conform to the JSON Schema in FILE (or `{...}`), and print it as JSON",
+    )
     how.add_argument("--timeout", type=float, metavar="S", help="end the turn after S seconds")
     how.add_argument("--idle-timeout", type=float, metavar="S", help="end it after S seconds without output or work")
     how.add_argument("--on-finish", metavar="CMD", help="run this shell command when the turn has ended")

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 from csa.cli.output import warn
 from csa.errors import UsageError
@@ -35,6 +36,7 @@ def request_from(arguments: argparse.Namespace) -> RunRequest:
         extra_writable=None if arguments.extra_writable is None else tuple(arguments.extra_writable),
         permission=Permission(arguments.permission) if arguments.permission else None,
         system=_system(arguments),
+        schema=_schema(arguments.schema),
         ephemeral=arguments.ephemeral,
         steal=arguments.steal,
         timeout_s=arguments.timeout,
@@ -170,6 +172,22 @@ def _system(arguments: argparse.Namespace) -> str | None:
     if arguments.system_file is None:
         return arguments.system  # type: ignore[no-any-return]  # a word, or None
     return read_file("--system-file", arguments.system_file)
+
+
+def _schema(words: str | None) -> dict[str, Any] | None:
+    """Read a schema from a file, or from the word itself; an empty one is none."""
+    if not words:
+        return None
+    from csa.model.structured import NotJsonError, parse_json  # noqa: PLC0415  # few turns have one
+
+    is_inline = words.lstrip().startswith("{")
+    try:
+        found = parse_json(words if is_inline else read_file("--schema", words))
+    except NotJsonError as error:
+        raise UsageError(f"--schema: {'it' if is_inline else words} is not JSON: {error}.") from error
+    if not isinstance(found, dict):
+        raise UsageError(f"--schema: {words} is not a JSON object.")
+    return found
 
 
 def _read_stdin() -> str:

@@ -82,9 +82,16 @@ DATA: Mapping[str, tuple[str, Schema]] = {
                 "system": text("what was added to the tool's system prompt"),
                 "prompt": text("the prompt, redacted"),
                 "resumed": maybe(text("the tool's conversation that is resumed")),
+                "schema": record(
+                    {
+                        "sha256": text("its hash, as stored in the turn's schema.json"),
+                        "how": one_of("held to it by the tool itself, or asked in the prompt", "native", "asked"),
+                    },
+                    "the schema of the answer",
+                ),
                 "head": maybe(text("the project's commit")),
             },
-            optional="effort timeout_s idle_timeout_s origins template system head",
+            optional="effort timeout_s idle_timeout_s origins template system schema head",
         ),
     ),
     "session_bound": (
@@ -232,6 +239,7 @@ DATA: Mapping[str, tuple[str, Schema]] = {
                 "peak_rss_bytes": maybe(integer("the most memory its processes used")),
                 "denied": texts("what the agent was denied"),
                 "head": maybe(text("the project's commit")),
+                "output": anything("the answer's value, if a schema asked for one and it conforms"),
                 "started_at": moment("when it began"),
                 "finished_at": moment("when it ended"),
                 "chain": _CHAIN,
@@ -239,7 +247,7 @@ DATA: Mapping[str, tuple[str, Schema]] = {
                 "by": text("the other program that ran the turn"),
             },
             optional="model provider_session_id tool_exit_code signal stop_reason error summary duration_s usage "
-            "peak_rss_bytes denied head started_at finished_at chain totals by",
+            "peak_rss_bytes denied head output started_at finished_at chain totals by",
         ),
     ),
     "parked": (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from csa.model.schemas.events import CHAIN
 from csa.model.schemas.kit import (
+    anything,
     each,
     flag,
     integer,
@@ -37,6 +38,7 @@ RESULT = known(
     "usage",
     {
         "text": text("the answer, whole"),
+        "output": anything("the answer's value, if `--schema` asked for one and it conforms; else null"),
         "summary": text("its beginning, on one line"),
         "error": maybe(ref("turn_error", "why the turn did not succeed; null if it did, or was cancelled")),
         "tool_exit_code": maybe(integer("the tool's own exit code")),
@@ -56,6 +58,7 @@ PLAN = record(
         "cwd": text("its working directory"),
         "permission": text("what the agent may do"),
         "effort": maybe(text("the reasoning effort asked for")),
+        "schema": maybe(one_of("how the answer would be held to a schema", "native", "asked")),
         "template": maybe(text("the template; `origins` has its file")),
         "extra_writable": texts("directories in which it could write, too"),
         "timeout_s": maybe(number("the time limit")),

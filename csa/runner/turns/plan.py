@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
-from csa.model.adapter import Adapter
+from csa.model.adapter import Adapter, SchemaTool
 from csa.model.permission import Permission
 from csa.model.state import SessionState, ToolState
 from csa.paths import SessionPaths
@@ -70,3 +70,9 @@ class TurnPlan(Struct, kw_only=True):
     def tool_state(self) -> ToolState:
         """What the session knows about the tool's conversation; empty for a tool it has not used."""
         return self.state.tools.get(self.adapter.name, ToolState())
+
+    @property
+    def is_held_to_schema(self) -> bool:
+        """Whether the tool itself makes the answer conform to the request's schema; else the agent is asked to."""
+        schema, adapter = self.request.schema, self.adapter
+        return schema is not None and isinstance(adapter, SchemaTool) and adapter.accepts_schema(schema)

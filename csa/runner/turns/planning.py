@@ -68,6 +68,10 @@ def _check_words(request: RunRequest) -> None:
         raise UsageError("The prompt is empty.", hint='csa run "what to do"')
     _check_texts(request)
     _check_numbers(request)
+    if request.schema is not None:
+        from csa.runner.turns.conformance import check_schema  # noqa: PLC0415  # few turns have one
+
+        check_schema(request.schema)
     for name in (request.name, None if _asked_id(request) else request.session_id):
         check_name(name)
 

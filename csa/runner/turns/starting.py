@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from csa.model.events import Event
     from csa.model.state import ToolState
     from csa.runner.turns.plan import TurnPlan
-    from csa.runner.turns.toolcommand import ToolCommand
 
 
 _DESCRIPTORS = 18
@@ -42,14 +41,14 @@ class StartedTurn:
         self.plan = recorder.plan
         self.recorder = recorder
         self._ahead: Launched | SpawnError | None = None
-        self.command = self._make_command(recorder.tool_state)
+        self.command = make_command(self.plan, recorder.tool_state, turn=recorder.turn, paths=recorder.paths)
         reaped = self._reap_earlier()
         self.started_at, self.began_s = datetime.now(UTC), time.monotonic()
         self.first = self._record(reaped)
 
-    def command_again(self, known: ToolState) -> None:
-        """Decide again what the tool is started with; `known` is its conversation by now."""
-        self.command = self._make_command(known)
+    def command_again(self, known: ToolState, plan: TurnPlan | None = None) -> None:
+        """Decide again what the tool is started with; `known` is its conversation by now, `plan` another than ours."""
+        self.command = make_command(plan or self.plan, known, turn=self.recorder.turn, paths=self.recorder.paths)
         write_run_files(self.recorder.paths, self.command.invocation.files, self.command.invocation.links)
 
     def renew(self, known: ToolState) -> list[Event] | None:
@@ -107,9 +106,6 @@ class StartedTurn:
             env=self.command.environment,
             shared_fds=self.recorder.held.shared_fds,
         )
-
-    def _make_command(self, known: ToolState) -> ToolCommand:
-        return make_command(self.plan, known, turn=self.recorder.turn, paths=self.recorder.paths)
 
     def _reap_earlier(self) -> str:
         """End what a lost turn of this session has left running, as its conversation continues without it."""

@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from csa.model.adapter import Adapter, Compactor, Invocation, TurnRequest
 from csa.model.permission import Permission
@@ -78,6 +79,7 @@ def _make_request(plan: TurnPlan, known: ToolState, handoff: Handoff | None) -> 
         effort=plan.effort,
         auth_method=context.config.for_tool(plan.adapter.name).auth_method,
         system=_join(None if plan.state.ephemeral else note, plan.request.system),
+        schema=plan.request.schema if plan.is_held_to_schema else None,
         timeout_s=plan.timeout_s,
         ephemeral=plan.state.ephemeral,
         environ=base,
@@ -139,7 +141,16 @@ def _handoff(plan: TurnPlan, known: ToolState, *, turn: int, paths: SessionPaths
 def _prompt(plan: TurnPlan, known: ToolState, handoff: Handoff | None) -> str:
     dropped = known.provider_session_id and not plan.adapter.capabilities.system_on_resume
     system = plan.request.system if dropped else None  # the tool would silently ignore it
-    return _join(system, handoff.text if handoff else None, plan.request.prompt) or ""
+    schema = None if plan.is_held_to_schema else plan.request.schema
+    return _join(system, handoff.text if handoff else None, plan.request.prompt, _ask_for(schema)) or ""
+
+
+def _ask_for(schema: Mapping[str, Any] | None) -> str | None:
+    if schema is None:
+        return None
+    from csa.model.structured import ask_for  # noqa: PLC0415  # few turns have one
+
+    return ask_for(schema)
 
 
 def _homes(plan: TurnPlan, adapters: list[Adapter], environ: Mapping[str, str]) -> list[str]:

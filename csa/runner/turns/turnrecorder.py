@@ -17,13 +17,13 @@ from csa.errors import BusyError
 from csa.model.adapter import Outcome, Update
 from csa.model.events import Event
 from csa.model.limits import Spent, spent_by_turn
-from csa.model.result import RunResult, summarise
+from csa.model.result import RunResult, json_text, summarise
 from csa.model.state import SessionState, ToolState, format_time
 from csa.runner.turns.admission import open_admission
 from csa.runner.turns.plan import TurnPlan
 from csa.runner.turns.recorder import Recorder, end_lost_compaction
 from csa.runner.turns.window import find_outgrown
-from csa.store.artifacts import list_artifacts
+from csa.store.artifacts import SCHEMA_FILE, list_artifacts
 from csa.store.atomic import append_private, write_atomically, write_private
 from csa.store.held import HeldSession, build_session, open_session, store_lock
 from csa.store.parked import forget_parked
@@ -90,6 +90,7 @@ class TurnRecorder(Recorder):
         path = self.paths.turn_output(self.turn) / "prompt.md"
         path.parent.mkdir(0o700, parents=True, exist_ok=True)
         write_private(path, prompt.encode("utf-8", "surrogateescape"))
+        asked = self._keep_schema(path.parent)
         events = self.append(
             "run_started",
             {
@@ -107,6 +108,7 @@ class TurnRecorder(Recorder):
                 **({"system": request.system} if request.system else {}),
                 "prompt": prompt,
                 "resumed": self.tool_state.provider_session_id,
+                **asked,
                 "head": git_head(Path(self.plan.cwd)),
             },
         )
@@ -125,6 +127,17 @@ class TurnRecorder(Recorder):
         self.held.write_heartbeat()
         reserve_room(self.paths)
         return events
+
+    def _keep_schema(self, directory: Path) -> dict[str, Any]:
+        """Write the schema of the turn beside its prompt; return what `run_started` has of it."""
+        if (schema := self.plan.request.schema) is None:
+            return {}
+        import hashlib  # noqa: PLC0415  # few turns have one
+
+        content = json_text(self.held.redactor.redact_data(schema)).encode("utf-8", "surrogateescape")
+        write_private(directory / SCHEMA_FILE, content)
+        how = "native" if self.plan.is_held_to_schema else "asked"
+        return {"schema": {"sha256": hashlib.sha256(content).hexdigest(), "how": how}}
 
     def record(self, updates: list[Update]) -> list[Event]:
         """Record what the adapter made of the tool's output."""
@@ -164,7 +177,8 @@ class TurnRecorder(Recorder):
         totals = outcome.totals if outcome.totals is not None else self.tool_state.totals
         if not self.held.is_lost:
             free_room(self.paths)
-        text = self.held.redactor.redact(result.text)
+        output = self.held.redactor.redact_data(result.output)
+        text = self.held.redactor.redact(result.text) if output is None else json_text(output)
         final = text.encode("utf-8", "surrogateescape")
         self.held.attempt("final.md", lambda: write_atomically(self.paths.turn_output(self.turn) / "final.md", final))
         self.close_logs()
@@ -178,7 +192,7 @@ class TurnRecorder(Recorder):
                 result = replace(result, artifacts=list_artifacts(self.paths, self.turn))
         events = self.append("run_finished", {**result.to_event(), **({"totals": totals} if totals else {})})
         self.journal.sync()
-        self.held.attempt("result.toml", lambda: save_result(self.paths, result, totals))
+        self.held.attempt("result.toml", lambda: save_result(self.paths, replace(result, output=output), totals))
         self.tool_state = replace(
             self.tool_state,
             last_action_summary=result.summary,
@@ -233,6 +247,7 @@ class TurnRecorder(Recorder):
         output = self.paths.turn_output(self.turn)
         with suppress(OSError):  # an empty directory is useless
             (output / "prompt.md").unlink(missing_ok=True)
+            (output / SCHEMA_FILE).unlink(missing_ok=True)
             output.rmdir()
 
     def _changes(self) -> dict[str, Any]:
