@@ -31,6 +31,7 @@ from csa.process.wakeup import heeded
 from csa.runner.client import Csa
 from csa.runner.current import find_pointer, make_current
 from csa.runner.detach import refuse_ephemeral
+from csa.runner.environment import REPLAY
 from csa.runner.on_finish import FollowUp, run_on_finish
 from csa.runner.request import RunRequest
 from csa.runner.turns.ahead import load_at_once
@@ -132,7 +133,7 @@ def run_when_free(
 
 def wake_abandoned(client: Csa) -> None:
     """Go on with what was parked for a quota and whose supervisor has died; the look costs one call of the system."""
-    if (client.store.path / "parked").is_dir():
+    if (client.store.path / "parked").is_dir() and not client.context.environ.get(REPLAY):  # they need real tools
         warn(wake_parked(client.store, client.context.environ)[1])
 
 

@@ -74,6 +74,7 @@ DATA: Mapping[str, tuple[str, Schema]] = {
                 "cwd": text("the tool's working directory"),
                 "argv": texts("the tool's command line"),
                 "pid": integer("the supervisor"),
+                "caller": maybe(text("the session whose agent asked for the turn; null outside of agents")),
                 "permission": text("what the agent may do"),
                 "timeout_s": maybe(number("the turn's time limit")),
                 "idle_timeout_s": maybe(number("the limit on silence")),
@@ -90,8 +91,12 @@ DATA: Mapping[str, tuple[str, Schema]] = {
                     "the schema of the answer",
                 ),
                 "head": maybe(text("the project's commit")),
+                "replayed_from": record(
+                    {"session": text("its id"), "turn": integer("its turn")},
+                    "the recorded turn that stood in for the tool, in a replay",
+                ),
             },
-            optional="effort timeout_s idle_timeout_s origins template system schema head",
+            optional="effort timeout_s idle_timeout_s origins caller template system schema head replayed_from",
         ),
     ),
     "session_bound": (

@@ -15,6 +15,10 @@ from csa.runner.request import RunRequest
 from csa.runner.turns.handoff import History
 from csa.structs import Struct, replace
 
+TYPE_CHECKING = False  # see csa/structs.py
+if TYPE_CHECKING:
+    from csa.runner.turns.recorded import Replay
+
 
 class Fork(Struct):
     """What a new session begins with. `provider_session_id` is None if only a summary can be given."""
@@ -65,6 +69,7 @@ class TurnPlan(Struct, kw_only=True):
     fork: Fork | None = None
     compacts: bool = False  # the tool is to compact its conversation; the prompt is not used
     starts_at: datetime | None = None  # when a quota resets: the session waits until then
+    replay: Replay | None = None  # what was recorded, and stands in for the tool
 
     @property
     def tool_state(self) -> ToolState:

@@ -123,9 +123,7 @@ class StartedTurn:
         plan, recorder, command = self.plan, self.recorder, self.command
         try:
             write_run_files(recorder.paths, command.invocation.files, command.invocation.links)
-            events = recorder.start(
-                list(command.invocation.argv), handoff=command.handoff.data if command.handoff else None
-            )
+            events = recorder.start(list(command.argv), handoff=command.handoff.data if command.handoff else None)
         except BaseException:
             remove_run_files(recorder.paths)
             raise

@@ -31,15 +31,24 @@ from csa.runner.turns.window import digest_limits
 from csa.store.atomic import make_private_directory
 from csa.structs import Struct
 
+TYPE_CHECKING = False  # see csa/structs.py
+if TYPE_CHECKING:
+    from csa.runner.turns.replaying import StandIn
+
 
 class ToolCommand(Struct):
-    """What a tool is started with. `problems` are warnings for the user."""
+    """What a tool is started with. `problems` are warnings for the user.
+
+    With `stand_in`, that is started instead, and `argv` is the command line of the tool.
+    """
 
     asked: TurnRequest
     invocation: Invocation
     environment: Mapping[str, str]
     handoff: Handoff | None
     problems: list[str]
+    argv: tuple[str, ...]
+    stand_in: StandIn | None = None
 
 
 def make_command(plan: TurnPlan, known: ToolState, *, turn: int, paths: SessionPaths) -> ToolCommand:
@@ -57,14 +66,22 @@ def make_command(plan: TurnPlan, known: ToolState, *, turn: int, paths: SessionP
         invocation = plan.adapter.compaction(asked)
     else:
         invocation = plan.adapter.invocation(asked)
-    return ToolCommand(asked, invocation, _environment(plan, asked, invocation, turn=turn), handoff, problems)
+    argv, stand_in = invocation.argv, None
+    if plan.replay is not None:
+        from csa.runner.turns.replaying import make_stand_in  # noqa: PLC0415  # only replays need it
+
+        stand_in = make_stand_in(plan, plan.replay, asked)
+        invocation = stand_in.invocation
+    environment = _environment(plan, asked, invocation, turn=turn)
+    return ToolCommand(asked, invocation, environment, handoff, problems, argv, stand_in)
 
 
 def _make_request(plan: TurnPlan, known: ToolState, handoff: Handoff | None) -> tuple[TurnRequest, list[str]]:
     context, fork = plan.context, plan.fork
     adapters, problems = loadable_adapters(context.config)
     base = tool_environment(plan, adapters)
-    problems += ["; ".join(each) for each in check_files(plan.adapter, base, plan.cwd)]
+    if plan.replay is None:
+        problems += ["; ".join(each) for each in check_files(plan.adapter, base, plan.cwd)]
     directory = run_directory(context.store.paths(plan.state.session_id))
     note = system_note(plan.state, csa_command=context.command, max_depth=plan.max_depth)
     asked = TurnRequest(
@@ -87,7 +104,7 @@ def _make_request(plan: TurnPlan, known: ToolState, handoff: Handoff | None) -> 
         csa_command=context.command,
         sandboxed_by=outer_sandbox(),
         extra_writable=plan.state.extra_writable if plan.permission is Permission.EDIT else (),
-        writable_dirs=(str(context.store.root), *_homes(plan, adapters, base)),
+        writable_dirs=(str(context.store.root), *(() if plan.replay else _homes(plan, adapters, base))),
         previous_totals=fork.totals if fork else known.totals,
         files=read_named_files(plan.adapter.capabilities.reads, base, plan.cwd),
         run_directory=os.path.realpath(directory),

@@ -230,7 +230,7 @@ class Turn:
     def _note_usage(self) -> None:
         """Record what the turns took, for `csa stats`; nobody waits for that, so it comes last."""
         for ended in self._ended:
-            if ended.peak_rss_bytes is not None:
+            if ended.peak_rss_bytes is not None and self.plan.replay is None:
                 note_turn(
                     self.plan.context.store,
                     ended.tool,

@@ -100,6 +100,7 @@ class TurnRecorder(Recorder):
                 "cwd": self.plan.cwd,
                 "argv": argv,
                 "pid": os.getpid(),
+                "caller": next(iter(self.plan.callers), None),
                 "permission": self.plan.permission.value,
                 "timeout_s": self.plan.timeout_s,
                 "idle_timeout_s": self.plan.idle_timeout_s,
@@ -110,6 +111,7 @@ class TurnRecorder(Recorder):
                 "resumed": self.tool_state.provider_session_id,
                 **asked,
                 "head": git_head(Path(self.plan.cwd)),
+                **({"replayed_from": self.plan.replay.to_event()} if self.plan.replay else {}),
             },
         )
         if handoff or self.outgrown:
