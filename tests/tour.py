@@ -118,6 +118,7 @@ class _Tour:
         self.show("pin", "pin", "api", "--json")
         self.show("current", "current", "api", "--json")
         self.show("compress", "compress", "limits-review", "--json")
+        self.show("merge", "merge", "api", "limits-review", "--name", "both", "--json")
         self.show("context", "context", "limits-review", "--json")
         self.show("prune", "prune", "limits-review", "--keep-last", "1", "--json")
         self.show("clear", "clear", "limits-review", "--json")

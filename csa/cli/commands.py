@@ -119,6 +119,7 @@ PURPOSES: tuple[tuple[str, tuple[Command, ...]], ...] = (
             Command("session describe", "editing.describe", "change the description of a session"),
             Command("session pin", "editing.pin", "protect a session from clean-up"),
             Command("session current", "editing.current", "choose the current session, or print it"),
+            Command("session merge", "merging", "make a session that goes on with several others"),
             Command("session context", "context.show", "show which earlier turns the next one sends along"),
             Command("session prune", "context.prune", "leave older turns out of what tools are sent"),
             Command("session clear", "context.clear", "leave all earlier turns out of what tools are sent"),

@@ -175,6 +175,8 @@ def _fields(card: SessionCard, now: datetime, place: Callable[[Path], str]) -> I
             ("directory", place(card.info.record.paths.root)),
             ("parent", state.parent_session_id and as_read(_parent(card), sys.stdout)),
             ("fork of", state.fork_of and as_read(state.fork_of, sys.stdout)),
+            ("merged from", as_read(", ".join(state.merged_from), sys.stdout)),
+            ("merged into", as_read(", ".join(card.merged_into), sys.stdout)),
             ("resumes", as_read(resumed_session(card.info.record.paths.pathname) or "", sys.stdout)),
         )
         if value

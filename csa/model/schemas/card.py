@@ -74,6 +74,8 @@ CARD = known(
         "project_path": old(text(""), "project"),
         "directory": text("the directory of its files"),
         "fork_of": maybe(text("the session it was forked from")),
+        "merged_from": texts("the sessions whose histories it began with"),
+        "merged_into": texts("the sessions of the project that began with its history and others"),
         "children": each(
             known("session_id name description status tool", {"id": old_id()}), "the sessions it has started"
         ),

@@ -128,6 +128,8 @@ SESSION = known(
         "id": old_id(),
         "tools": texts("all tools that have worked in it"),
         "children": maybe(integer("how many sessions of the project it has started")),
+        "merged_from": texts("the sessions whose histories it began with"),
+        "merged_into": texts("the sessions of the project that began with its history and others"),
         "branch": BRANCH,
         "error": OLD_ERROR,
     },

@@ -45,6 +45,7 @@ OUTPUTS: Mapping[str, tuple[str, Schema]] = {
     "describe": ("the session's description", upkeep.DESCRIBED),
     "pin": ("whether the session is pinned", upkeep.PINNED),
     "current": ("the current session", upkeep.CURRENT),
+    "merge": ("the new session", upkeep.MERGED),
     "context": ("what the next turn sends of earlier turns", upkeep.CONTEXT),
     "prune": ("from which turn on earlier turns are sent", upkeep.PRUNED),
     "clear": ("from which turn on earlier turns are sent", upkeep.PRUNED),

@@ -87,7 +87,7 @@ class TurnRecorder(Recorder):
             claim(self.paths, self.plan.queued)
         state = self.held.state
         if not self.plan.is_new:
-            state = _with_tool(replace(state, **self._changes()), self.plan)
+            state = with_tool(replace(state, **self._changes()), self.plan)
             self.tool_state = state.tools[self.plan.adapter.name]
             self._leave_outgrown()
             state = replace(state, turns=self.turn, last_accessed=datetime.now(UTC), phase="active")
@@ -356,7 +356,7 @@ def begin(plan: TurnPlan) -> TurnRecorder:
         if plan.is_new:
             held = build_session(
                 context.store,
-                _with_tool(replace(plan.state, turns=1), plan),
+                with_tool(replace(plan.state, turns=1), plan),
                 context.redactor,
                 tool=tool,
                 detached=context.is_detached,
@@ -380,20 +380,20 @@ def begin(plan: TurnPlan) -> TurnRecorder:
         raise
 
 
-def _with_tool(state: SessionState, plan: TurnPlan) -> SessionState:
+def with_tool(state: SessionState, plan: TurnPlan) -> SessionState:
     """Record the tool that is about to run, and where, so that the session is known to be its, whatever happens."""
     known = state.tools.get(plan.adapter.name, ToolState())
     known = replace(known, cwd=plan.cwd, model=plan.model, effort=plan.effort, updated_at=datetime.now(UTC))
     return replace(state, tools={**state.tools, plan.adapter.name: known})
 
 
-def publish(recorder: TurnRecorder) -> None:
+def publish(held: HeldSession) -> None:
     """Make a new session visible; its name is checked again under the project's lock."""
-    state, store = recorder.held.state, recorder.held.store
+    state, store = held.state, held.store
     if not state.name:
-        recorder.held.publish()
+        held.publish()
         return
     with store_lock(store):
         if store.find_name(state.name):
             raise BusyError(f"Another run has just created a session named '{state.name}'.")
-        recorder.held.publish()
+        held.publish()
