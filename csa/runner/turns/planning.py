@@ -59,8 +59,7 @@ def plan_turn(
     now = now or datetime.now(UTC)
     target = _find_target(context, request)
     if target is None:
-        new_id = new_id or new_session_id(time.time_ns() // 1_000_000, os.urandom(ENTROPY_BYTES))
-        return _plan_new(context, request, new_id=_asked_id(request) or new_id, now=now)
+        return _plan_new(context, request, new_id=_asked_id(request) or new_id or _new_id(), now=now)
     return plan_resume(target, request, now=now)
 
 
@@ -148,7 +147,44 @@ def _asked_id(request: RunRequest) -> str | None:
     return asked if is_session_id(asked) else None
 
 
-def _plan_new(context: Context, request: RunRequest, *, new_id: str, now: datetime) -> TurnPlan:
+def plan_session(
+    context: Context,
+    request: RunRequest,
+    *,
+    previous: str | None = None,
+    permission: str | None = None,
+    merged_from: tuple[str, ...] = (),
+) -> TurnPlan:
+    """Decide what a new session without a turn is; raises as `plan_turn`.
+
+    Args:
+        context: where it is to be.
+        request: what is said about it; the prompt is not used.
+        previous: the tool, if the request names none.
+        permission: what its agents may do, if the request does not say it.
+        merged_from: the sessions that it begins with.
+    """
+    _check_texts(request)
+    _check_numbers(request)
+    check_name(request.name)
+    now = datetime.now(UTC)
+    plan = _plan_new(context, request, new_id=_new_id(), now=now, previous=previous, permission=permission)
+    return replace(plan, state=replace(plan.state, merged_from=merged_from))
+
+
+def _new_id() -> str:
+    return new_session_id(time.time_ns() // 1_000_000, os.urandom(ENTROPY_BYTES))
+
+
+def _plan_new(
+    context: Context,
+    request: RunRequest,
+    *,
+    new_id: str,
+    now: datetime,
+    previous: str | None = None,
+    permission: str | None = None,
+) -> TurnPlan:
     parent = context.caller.state if context.caller else None
     depth = parent.depth + 1 if parent else 0
     max_depth = _max_depth(context.config, parent)
@@ -163,7 +199,7 @@ def _plan_new(context: Context, request: RunRequest, *, new_id: str, now: dateti
     if request.fork_from is not None:
         origin = follow_resumed(find_session(context, request.fork_from), retired=False)
     source = _load_source(origin) if origin else None
-    choice = _choose(context, request, previous=source.last_tool if source else None, replay=replay)
+    choice = _choose(context, request, previous=source.last_tool if source else previous, replay=replay)
     refuse_when_full(context.store, context.config.max_sessions)
     directory = request.directory or context.directory
     if not directory.is_dir():
@@ -188,7 +224,7 @@ def _plan_new(context: Context, request: RunRequest, *, new_id: str, now: dateti
         name=name,
         owner=owner_name(context.environ),
         branch=git_branch(directory),
-        permission=source.permission if source else None,
+        permission=source.permission if source else permission,
         fork_of=source.session_id if source else None,
         ephemeral=request.ephemeral,
         expires_at=_expiry(context, request, now),
