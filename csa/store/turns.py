@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from csa.model.events import Event
 from csa.model.state import parse_time
@@ -38,6 +39,7 @@ class TurnRecord(Struct):
     messages: int = 1  # the prompt, and the messages; a streamed message counts once
     so_far: Usage | None = None  # the last reported usage; the end is more exact
     template: str | None = None  # that it was run with
+    replayed_from: Mapping[str, Any] | None = None  # the recorded session and turn that stood in for the tool
 
     @property
     def told(self) -> Usage | None:
@@ -191,8 +193,16 @@ def _turn(started: Event | None, finished: Event | None, messages: int, so_far: 
     began = finished.data.get("started_at") if finished else None
     moment = parse_time(began or (started.ts if started else None))
     template = started.data.get("template") if started else None
+    replayed = started.data.get("replayed_from") if started else None
     return TurnRecord(
-        known.turn, tool, moment, finished, messages + 1, so_far, None if template is None else str(template)
+        known.turn,
+        tool,
+        moment,
+        finished,
+        messages + 1,
+        so_far,
+        None if template is None else str(template),
+        replayed if isinstance(replayed, Mapping) else None,
     )
 
 
