@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 from csa.model.events import Event
 from csa.model.state import parse_time
@@ -18,6 +17,10 @@ from csa.model.usage import Usage, counted, number_of
 from csa.store.transcript import parse_line, read_events_backwards, read_lines
 from csa.store.unfinished import ERRANDS, Open, Pending
 from csa.structs import Struct
+
+TYPE_CHECKING = False  # see csa/structs.py
+if TYPE_CHECKING:
+    from typing import Any
 
 TURN_ENDS = frozenset({"run_started", "run_finished"})
 NOTHING_USED = frozenset({"spawn", "unknown_conversation"})  # kinds of error of a turn in which no model was asked
