@@ -37,6 +37,7 @@ def request_from(arguments: argparse.Namespace) -> RunRequest:
         system=_system(arguments),
         ephemeral=arguments.ephemeral,
         steal=arguments.steal,
+        reopen=arguments.reopen,
         timeout_s=arguments.timeout,
         ttl=_ttl(arguments.ttl) if arguments.ttl is not None else None,
         idle_timeout_s=arguments.idle_timeout,

@@ -197,7 +197,7 @@ DATA: Mapping[str, tuple[str, Schema]] = {
         "The session's record was changed; further keys have the old and new values.",
         record(
             {
-                "what": text("`renamed`, `described`, `budgeted`, `pinned`, `restored`, `adopted`, `attached`, ..."),
+                "what": text("`renamed`, `described`, `pinned`, `closed`, `restored`, `adopted`, `attached`, ..."),
                 "by": text("who did it"),
             },
             optional="by",

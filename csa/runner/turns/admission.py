@@ -26,7 +26,7 @@ from csa.store.trees import Member, Tree, begin_members, open_tree
 class Admission:
     """A turn that may begin now. `notes` are for its transcript."""
 
-    def __init__(self, plan: TurnPlan, slot: Lock, tree: Tree | None, notes: list[str]) -> None:
+    def __init__(self, plan: TurnPlan, slot: Lock | None, tree: Tree | None, notes: list[str]) -> None:
         self.plan = plan
         self.notes = notes
         self._slot = slot
@@ -46,8 +46,10 @@ class Admission:
 
 
 @contextmanager
-def open_admission(plan: TurnPlan) -> Iterator[Admission]:
+def open_admission(plan: TurnPlan, *, runs: bool = True) -> Iterator[Admission]:
     """Check everything that limits this turn, and keep it valid until the end of the block, which takes the session.
+
+    Without `runs` the session is only created: no limit on running turns applies.
 
     Raises:
         RefusedError: a limit on sessions is reached, or a budget used up.
@@ -66,8 +68,11 @@ def open_admission(plan: TurnPlan) -> Iterator[Admission]:
             refuse_busy(paths, advice=RETRY_OR_WAIT, steal=plan.request.steal)  # before it counts as one turn too many
         if tree:
             budgeted = [state for state in (above if plan.is_new else (plan.state, *above)) if state.budget]
-            _check_turns(tree, plan, above)
+            _check_turns(tree, plan, above, runs=runs)
             _check_budgets(tree, ledger, budgeted)
+        if not runs:
+            yield Admission(plan, None, tree, [])
+            return
         holder = SlotHolder(plan.state.session_id, plan.adapter.name)
         slot = take_slot(store.root, holder, plan.state.limits, callers=plan.callers)
         try:
@@ -84,11 +89,11 @@ def _is_limited(plan: TurnPlan) -> bool:
     return not plan.is_new and bool(plan.state.budget or plan.state.limits.max_tree_running)
 
 
-def _check_turns(tree: Tree, plan: TurnPlan, above: list[SessionState]) -> None:
+def _check_turns(tree: Tree, plan: TurnPlan, above: list[SessionState], *, runs: bool) -> None:
     limits = plan.state.limits.tightened_by(tree.top.limits.of_tree())
     if plan.is_new and (limits.max_children or limits.max_tree_sessions):
         _check_sessions(tree, limits, above[0])
-    if limits.max_tree_running:
+    if limits.max_tree_running and runs:
         _check_running(tree, plan, limits)
 
 

@@ -22,7 +22,7 @@ from csa.model.state import SessionState, ToolState
 from csa.runner.caller import owner_name, refuse_own_lineage
 from csa.runner.context import Context
 from csa.runner.request import RunRequest
-from csa.runner.session import Session, find_session, follow_resumed
+from csa.runner.session import Session, find_last, find_session, follow_resumed, refuse_closed
 from csa.runner.toolbox import ToolChoice, choose_tool, loadable_adapters
 from csa.runner.turns.choices import choose_model
 from csa.runner.turns.fallback import fallback_of, first_installed, others
@@ -49,13 +49,22 @@ def plan_turn(
         UsageError, NotFoundError, AmbiguousError, StateError, ToolUnavailableError: as their names say.
         RefusedError: a limit, the genealogy, or another account's conversation.
     """
+    if not request.prompt.strip():
+        raise UsageError("The prompt is empty.", hint='csa run "what to do"')
     _check_words(request)
-    now = now or datetime.now(UTC)
     target = _find_target(context, request)
     if target is None:
-        new_id = new_id or new_session_id(time.time_ns() // 1_000_000, os.urandom(ENTROPY_BYTES))
-        return _plan_new(context, request, new_id=_asked_id(request) or new_id, now=now)
-    return plan_resume(target, request, now=now)
+        return plan_session(context, request, new_id=new_id, now=now)
+    return plan_resume(target, request, now=now or datetime.now(UTC))
+
+
+def plan_session(
+    context: Context, request: RunRequest, *, new_id: str | None = None, now: datetime | None = None
+) -> TurnPlan:
+    """Decide what a new session is, whether a turn is to run in it or not; raises as `plan_turn`."""
+    _check_words(request)
+    new_id = _asked_id(request) or new_id or new_session_id(time.time_ns() // 1_000_000, os.urandom(ENTROPY_BYTES))
+    return _plan_new(context, request, new_id=new_id, now=now or datetime.now(UTC))
 
 
 def _check_words(request: RunRequest) -> None:
@@ -65,8 +74,6 @@ def _check_words(request: RunRequest) -> None:
     if None not in {request.session_id, request.name} and request.name != request.session_id and not _asked_id(request):
         raise UsageError(f"--session-id {request.session_id} already names the session; drop --name {request.name}.")
     _check_beginning(request)
-    if not request.prompt.strip():
-        raise UsageError("The prompt is empty.", hint='csa run "what to do"')
     _check_texts(request)
     _check_numbers(request)
     for name in (request.name, None if _asked_id(request) else request.session_id):
@@ -89,6 +96,8 @@ def _check_beginning(request: RunRequest) -> None:
         raise UsageError("--ephemeral always starts a new session; it cannot continue one.")
     if request.fork_from is not None and continues:
         raise UsageError("--fork-from always starts a new session; it cannot continue one.")
+    if request.reopen and not (continues or request.session_id is not None):
+        raise UsageError("--reopen continues a closed session.", hint='csa run --session S --reopen "..."')
 
 
 def _check_texts(request: RunRequest) -> None:
@@ -111,9 +120,10 @@ def _check_numbers(request: RunRequest) -> None:
 
 def _find_target(context: Context, request: RunRequest) -> Session | None:
     """Return the session to continue; None for a new one."""
-    if request.session is not None or request.last:
-        selector = "@last" if request.session is None else request.session
-        return follow_resumed(find_session(context, selector), retired=False)
+    if request.session is not None:
+        return follow_resumed(find_session(context, request.session), retired=False)
+    if request.last:
+        return follow_resumed(find_last(context, is_open=not request.reopen), retired=False)
     if request.session_id is None:
         return None
     if asked := _asked_id(request):
@@ -169,11 +179,7 @@ def _plan_new(context: Context, request: RunRequest, *, new_id: str, now: dateti
         project_path=str(project),
         created_at=now,
         last_accessed=now,
-        description=(
-            description_of(context, request.description)
-            if request.description
-            else _fold(summarise(context.redactor.redact(request.prompt)))
-        ),
+        description=(description_of(context, request.description) if request.description else _about(context, request)),
         name=name,
         owner=owner_name(context.environ),
         branch=git_branch(directory),
@@ -214,6 +220,8 @@ def plan_resume(session: Session, request: RunRequest, *, now: datetime) -> Turn
     context = session.context
     refuse_own_lineage(context.caller, session.session_id)
     state = caught_up(session.paths, session.load())
+    if not request.reopen:
+        refuse_closed(state)
     choice = _choose(context, request, previous=state.last_tool)
     known = state.tools.get(choice.adapter.name, ToolState())
     cwd = known.cwd or _last_directory(state)
@@ -227,7 +235,7 @@ def plan_resume(session: Session, request: RunRequest, *, now: datetime) -> Turn
         description=(
             description_of(context, request.description)
             if request.description and not request.is_templates("description")
-            else state.description
+            else state.description or ("" if state.turns else _about(context, request))
         ),
         expires_at=_expiry_on_resume(context, request, state, now),
         limits=_limits_on_resume(context, state),
@@ -466,6 +474,11 @@ def is_unicode(text: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+def _about(context: Context, request: RunRequest) -> str:
+    """Return the description of a session whose first prompt it is."""
+    return _fold(summarise(context.redactor.redact(request.prompt)))
 
 
 def description_of(context: Context, text: str) -> str:

@@ -9,6 +9,8 @@ from __future__ import annotations
 import errno
 import os
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 
 from csa.errors import CsaError, DeniedError, StateError
@@ -18,7 +20,7 @@ from csa.runner.turns.leftovers import describe, leftovers_of, reap
 from csa.runner.turns.runfiles import remove_run_files, write_run_files
 from csa.runner.turns.stealing import note_theft
 from csa.runner.turns.toolcommand import make_command
-from csa.runner.turns.turnrecorder import TurnRecorder, begin, publish
+from csa.runner.turns.turnrecorder import TurnRecorder, begin, create, publish
 from csa.structs import replace
 
 TYPE_CHECKING = False  # see csa/structs.py
@@ -139,7 +141,7 @@ class StartedTurn:
         if reaped:
             events += recorder.append("warning", {"kind": "leftovers", "message": reaped})
         if plan.is_new:
-            publish(recorder)
+            publish(recorder.held)
         recorder.open_logs(recorder.paths.turn_output(recorder.turn))
         return events
 
@@ -161,7 +163,7 @@ def _require_descriptors() -> None:
 def start_turn(plan: TurnPlan) -> StartedTurn:
     """Take the lock and begin the turn. Raises as `turnrecorder.begin`, with CsaError instead of OSError."""
     _require_descriptors()
-    try:
+    with _explaining(plan):
         recorder = begin(plan)
         try:
             if loser := recorder.held.stolen_from:
@@ -170,6 +172,19 @@ def start_turn(plan: TurnPlan) -> StartedTurn:
         except BaseException:
             recorder.close()
             raise
+
+
+def create_session(plan: TurnPlan) -> None:
+    """Create the plan's new session without a turn; raises as `start_turn`."""
+    with _explaining(plan):
+        create(plan)
+
+
+@contextmanager
+def _explaining(plan: TurnPlan) -> Iterator[None]:
+    """Raise CsaError in place of OSError: with what helps."""
+    try:
+        yield
     except OSError as error:
         place = error.filename or plan.context.store.path
         if isinstance(denied := StateError.denied(place, "cannot be written", error), DeniedError):

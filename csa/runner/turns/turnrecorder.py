@@ -19,6 +19,7 @@ from csa.model.events import Event
 from csa.model.limits import Spent, spent_by_turn
 from csa.model.result import RunResult, summarise
 from csa.model.state import SessionState, ToolState, format_time
+from csa.runner.session import refuse_closed
 from csa.runner.turns.admission import open_admission
 from csa.runner.turns.plan import TurnPlan
 from csa.runner.turns.recorder import Recorder, end_lost_compaction
@@ -26,6 +27,7 @@ from csa.runner.turns.window import find_outgrown
 from csa.store.artifacts import list_artifacts
 from csa.store.atomic import append_private, write_atomically, write_private
 from csa.store.held import HeldSession, build_session, open_session, store_lock
+from csa.store.owner import CHANGE
 from csa.store.parked import forget_parked
 from csa.store.project import git_head
 from csa.store.recovery import caught_up, end_in_result, free_room, reserve_room
@@ -84,7 +86,7 @@ class TurnRecorder(Recorder):
             state = _with_tool(replace(state, **self._changes()), self.plan)
             self.tool_state = state.tools[self.plan.adapter.name]
             self._leave_outgrown()
-            state = replace(state, turns=self.turn, last_accessed=datetime.now(UTC), phase="active")
+            state = replace(state, turns=self.turn, last_accessed=datetime.now(UTC), phase="active", closed_at=None)
         request = self.plan.request
         prompt = self.held.redactor.redact(request.prompt)
         path = self.paths.turn_output(self.turn) / "prompt.md"
@@ -314,14 +316,7 @@ def begin(plan: TurnPlan) -> TurnRecorder:
     tool, context = plan.adapter.name, plan.context
     with open_admission(plan) as admission:
         if plan.is_new:
-            held = build_session(
-                context.store,
-                _with_tool(replace(plan.state, turns=1), plan),
-                context.redactor,
-                tool=tool,
-                detached=context.is_detached,
-                max_sessions=context.config.max_sessions,
-            )
+            held = _build(plan, turns=1)
         else:
             held = open_session(
                 context.store,
@@ -334,10 +329,38 @@ def begin(plan: TurnPlan) -> TurnRecorder:
             )
         admission.admit(held)
     try:
+        if not (plan.is_new or plan.request.reopen):
+            refuse_closed(held.state)  # as it is, now that it is ours
         return TurnRecorder(held, plan, admission.notes)
     except BaseException:
         held.close()
         raise
+
+
+def create(plan: TurnPlan) -> None:
+    """Build a new session and make it visible, without a turn; raises as `begin`."""
+    with open_admission(plan, runs=False) as admission:
+        held = _build(plan, turns=0, errand=CHANGE)
+        admission.admit(held)
+    with held:
+        try:
+            publish(held)
+        finally:
+            if not held.is_published:
+                held.attempt("the tree's list", lambda: leave_tree(held.store.root, held.state))
+
+
+def _build(plan: TurnPlan, *, turns: int, errand: str = "") -> HeldSession:
+    context = plan.context
+    return build_session(
+        context.store,
+        _with_tool(replace(plan.state, turns=turns), plan),
+        context.redactor,
+        tool=plan.adapter.name,
+        errand=errand,
+        detached=context.is_detached,
+        max_sessions=context.config.max_sessions,
+    )
 
 
 def _with_tool(state: SessionState, plan: TurnPlan) -> SessionState:
@@ -347,13 +370,13 @@ def _with_tool(state: SessionState, plan: TurnPlan) -> SessionState:
     return replace(state, tools={**state.tools, plan.adapter.name: known})
 
 
-def publish(recorder: TurnRecorder) -> None:
+def publish(held: HeldSession) -> None:
     """Make a new session visible; its name is checked again under the project's lock."""
-    state, store = recorder.held.state, recorder.held.store
+    state, store = held.state, held.store
     if not state.name:
-        recorder.held.publish()
+        held.publish()
         return
     with store_lock(store):
         if store.find_name(state.name):
             raise BusyError(f"Another run has just created a session named '{state.name}'.")
-        recorder.held.publish()
+        held.publish()
