@@ -22,6 +22,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     which.add_argument("-s", "--session", metavar="S", help="continue session S (an id, a unique prefix or a name)")
     which.add_argument("-c", "--last", action="store_true", help="continue the session used last")
     which.add_argument(
+        "--queue",
+        action="store_true",
+        help="run in the background after the session's running turn and what is queued already; else at once",
+    )
+    which.add_argument(
         "--continue", dest="continues", action="store_true", help="continue the current session (csa current)"
     )
     which.add_argument("--new", action="store_true", help="start a new session, whatever else would be continued")
@@ -129,6 +134,11 @@ def add_agent_options(parser: argparse.ArgumentParser) -> argparse._ArgumentGrou
     )
     how.add_argument("--system", metavar="TEXT", help="add TEXT to the tool's system prompt")
     how.add_argument("--system-file", metavar="FILE", help="the same, from a file")
+    how.add_argument(
+        "--schema",
+        metavar="FILE",
+        help="have the answer conform to the JSON Schema in FILE (or `{...}`), and print it as JSON",
+    )
     how.add_argument("--timeout", type=float, metavar="S", help="end the turn after S seconds")
     how.add_argument("--idle-timeout", type=float, metavar="S", help="end it after S seconds without output or work")
     how.add_argument("--on-finish", metavar="CMD", help="run this shell command when the turn has ended")

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
         extra_writable: tuple[str, ...] | None
         permission: Permission | PermissionName | None
         system: str | None
+        schema: dict[str, Any] | None
         opening: str | None
         template: FromTemplate | None
         ephemeral: bool
@@ -72,6 +73,7 @@ class RunRequest(Struct, kw_only=True):
         extra_writable: directories that the agent may write in too with the permission "edit", kept by the session.
         permission: "read-only", "edit" or "full", or a Permission.
         system: text to add to the tool's system prompt.
+        schema: a JSON Schema that the answer has to conform to; the value is `output` in the result.
         opening: text that comes before the prompt if the session is new.
         template: the template it was made from, for the record (see `Csa.from_template`).
         ephemeral: keep nothing; the session is gone when the turn has ended.
@@ -107,6 +109,7 @@ class RunRequest(Struct, kw_only=True):
     extra_writable: tuple[str, ...] | None = None
     permission: Permission | PermissionName | None = None
     system: str | None = None
+    schema: dict[str, Any] | None = None
     opening: str | None = None
     template: FromTemplate | None = None
     ephemeral: bool = False

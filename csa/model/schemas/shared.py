@@ -57,6 +57,7 @@ VOCABULARY: Mapping[str, Schema] = {
     "pid": maybe(integer("the pid of its process, in that process's pid namespace")),
     "host": maybe(text("the machine it is running on")),
     "since": maybe(moment("when it started there")),
+    "queued": maybe(integer("how many prompts wait for the session")),
     "dry_run": flag("true: nothing was done, the rest says what would be"),
 }
 
@@ -96,8 +97,8 @@ _ERROR_KIND = text(
 )
 _TURN_ERROR_KIND = text(
     "`auth`, `rate_limit`, `quota`, `overloaded`, `network`, `server`, `invalid_request`, `context_overflow`, "
-    "`permission`, `protocol`, `spawn`, `internal`, `fenced`, `unknown_conversation`, `budget`, `timeout` or "
-    "`idle_timeout`; where csa could not even look, the kind of an [error](#error)"
+    "`permission`, `protocol`, `spawn`, `internal`, `fenced`, `unknown_conversation`, `budget`, `invalid_output`, "
+    "`timeout` or `idle_timeout`; where csa could not even look, the kind of an [error](#error)"
 )
 _ERROR_MESSAGE = text("what went wrong, as a sentence")
 _MESSAGE = {

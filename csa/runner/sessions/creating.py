@@ -8,8 +8,8 @@ from csa.runner.context import Context
 from csa.runner.request import RunRequest
 from csa.runner.session import Session
 from csa.runner.sessions.acting import record_act
+from csa.runner.turns.founding import found_session
 from csa.runner.turns.planning import plan_session
-from csa.runner.turns.starting import create_session
 from csa.structs import Struct
 
 
@@ -41,9 +41,8 @@ class Created(Struct):
 
 
 def make_session(context: Context, request: RunRequest) -> Created:
-    """Make the session that a run of the request would, without a turn; raises as `plan_turn` and `start_turn`."""
+    """Make the session that a run of the request would, without a turn; raises as `plan_session`, `found_session`."""
     plan = plan_session(context, request)
-    create_session(plan)
-    session_id = plan.state.session_id
+    session_id = found_session(plan, "created", {}).session_id
     loss = record_act(context, "session new", session_id, what="created")
     return Created(Session(plan.context, session_id), plan.adapter.name, plan.model, loss)

@@ -49,7 +49,7 @@ class Admission:
 def open_admission(plan: TurnPlan, *, runs: bool = True) -> Iterator[Admission]:
     """Check everything that limits this turn, and keep it valid until the end of the block, which takes the session.
 
-    Without `runs` the session is only created: no limit on running turns applies.
+    Unless it `runs`, it is only a session without a turn, which takes no slot.
 
     Raises:
         RefusedError: a limit on sessions is reached, or a budget used up.
@@ -70,18 +70,30 @@ def open_admission(plan: TurnPlan, *, runs: bool = True) -> Iterator[Admission]:
             budgeted = [state for state in (above if plan.is_new else (plan.state, *above)) if state.budget]
             _check_turns(tree, plan, above, runs=runs)
             _check_budgets(tree, ledger, budgeted)
-        if not runs:
-            yield Admission(plan, None, tree, [])
-            return
         holder = SlotHolder(plan.state.session_id, plan.adapter.name)
-        slot = take_slot(store.root, holder, plan.state.limits, callers=plan.callers)
+        slot = take_slot(store.root, holder, plan.state.limits, callers=plan.callers) if runs else None
         try:
             if tree:  # again: a turn that has just ended freed its slot, perhaps for us, and its usage counts now
                 notes = _check_budgets(tree, ledger, budgeted)
             yield Admission(plan, slot, tree, notes)
         except BaseException:
-            slot.close()
+            if slot:
+                slot.close()
             raise
+
+
+def check_again(plan: TurnPlan) -> list[str]:
+    """Check the budgets for another turn of a session that is held, with its slot; return notes for its transcript.
+
+    RefusedError if one is used up.
+    """
+    store = plan.context.store
+    above = list(ancestors(store.root, plan.state))
+    budgeted = [state for state in (plan.state, *above) if state.budget]
+    if not budgeted:
+        return []
+    with open_tree(store.root, above[-1] if above else plan.state) as tree:
+        return _check_budgets(tree, Ledger(store.root), budgeted)
 
 
 def _is_limited(plan: TurnPlan) -> bool:
