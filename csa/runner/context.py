@@ -13,6 +13,7 @@ from csa.store.sessions import Store
 TYPE_CHECKING = False  # see csa/structs.py
 if TYPE_CHECKING:
     from pathlib import Path
+    from typing import Any
 
     from csa.model.config import Config
     from csa.model.redaction import Redactor
@@ -33,6 +34,7 @@ class Context:
         command: str = "csa",
         owns_process: bool = False,
         is_detached: bool = False,
+        secrets: Mapping[str, str] | None = None,
     ) -> None:
         self.store = store
         self.environ = environ
@@ -40,6 +42,7 @@ class Context:
         self.command = command  # how agents are told to call csa
         self.owns_process = owns_process  # this process is csa's alone (see `start_tool`)
         self.is_detached = is_detached  # it outlives whoever started it (see `start_detached`)
+        self.secrets = secrets or {}  # for the environment of tools, and hidden in all that is written
         self._load_config = config
         self._find_caller = caller
 
@@ -68,16 +71,25 @@ class Context:
         """Return the context for another project, in whose directory it then is, for the same caller."""
         if str(project) == self.store.project_pathname:
             return self
-        return Context(
-            store=Store(self.store.root_pathname, project),
-            environ=self.environ,
-            directory=project,
-            config=self._load_config,
-            caller=lambda: self.caller,
-            command=self.command,
-            owns_process=self.owns_process,
-            is_detached=self.is_detached,
-        )
+        return self._changed(store=Store(self.store.root_pathname, project), directory=project)
+
+    def with_secrets(self, secrets: Mapping[str, str]) -> Context:
+        """Return the context with secrets for the tools that are run."""
+        return self._changed(secrets=secrets) if secrets else self
+
+    def _changed(self, **changes: Any) -> Context:
+        same: dict[str, Any] = {
+            "store": self.store,
+            "environ": self.environ,
+            "directory": self.directory_pathname,
+            "config": self._load_config,
+            "caller": lambda: self.caller,
+            "command": self.command,
+            "owns_process": self.owns_process,
+            "is_detached": self.is_detached,
+            "secrets": self.secrets,
+        }
+        return Context(**{**same, **changes})
 
     @cached_property
     def caller(self) -> Caller | None:
@@ -89,4 +101,4 @@ class Context:
         """The redactor, with the secrets of this environment."""
         from csa.model.redaction import Redactor  # noqa: PLC0415  # twenty patterns, which reading does not need
 
-        return Redactor(self.environ)
+        return Redactor(self.environ, self.secrets)

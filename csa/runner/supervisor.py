@@ -51,19 +51,18 @@ def main() -> int:
     _redirect(os.devnull, 0)
     become_subreaper()
     try:
-        result = _wait_and_run(order)
+        result, redactor = _wait_and_run(order)
     except CsaError as error:
         _say({"error": error_to_json(error)})
         return error.exit_code
     if order["on_finish"]:
-        _finish(order, result)
+        _finish(order, result, redactor)
     return result.exit_code
 
 
-def _finish(order: dict[str, Any], result: RunResult) -> None:
+def _finish(order: dict[str, Any], result: RunResult, redactor: Redactor) -> None:
     """Run the command that was asked for; what it prints is redacted on its way to supervisor.log."""
     environ = _callers(order)
-    redactor = Redactor(environ)
     source, output = os.pipe()
     copier = threading.Thread(target=_copy_redacted, args=(source, redactor), daemon=True)
     copier.start()
@@ -86,9 +85,12 @@ def _copy_redacted(source: int, redactor: Redactor) -> None:
     _print(stream.close())
 
 
-def _wait_and_run(order: dict[str, Any]) -> RunResult:
-    def run() -> RunResult:
-        return anyio.run(_supervise, _turn(order))
+def _wait_and_run(order: dict[str, Any]) -> tuple[RunResult, Redactor]:
+    """Return how the turn has ended, and what hides its secrets."""
+
+    def run() -> tuple[RunResult, Redactor]:
+        turn = _turn(order)
+        return anyio.run(_supervise, turn), turn.plan.context.redactor
 
     if order["wait_s"] is None:
         return run()

@@ -79,6 +79,10 @@ DATA: Mapping[str, tuple[str, Schema]] = {
                 "origins": mapping({"type": "string"}, "where each of these settings came from"),
                 "template": text("the template it was run with; `origins` has its file"),
                 "system": text("what was added to the tool's system prompt"),
+                "secrets": each(
+                    record({"name": text("the variable"), "source": text("`env:VARIABLE` or `file:FILE`")}),
+                    "what `--secret` gave to the tool; the values are stored nowhere",
+                ),
                 "prompt": text("the prompt, redacted"),
                 "resumed": maybe(text("the tool's conversation that is resumed")),
                 "schema": record(
@@ -90,7 +94,7 @@ DATA: Mapping[str, tuple[str, Schema]] = {
                 ),
                 "head": maybe(text("the project's commit")),
             },
-            optional="effort timeout_s idle_timeout_s origins template system schema head",
+            optional="effort timeout_s idle_timeout_s origins template system secrets schema head",
         ),
     ),
     "session_bound": (

@@ -19,6 +19,7 @@ from csa.model.events import Event
 from csa.model.limits import Spent, spent_by_turn
 from csa.model.result import RunResult, json_text, summarise
 from csa.model.state import SessionState, ToolState, format_time
+from csa.runner.secrets import sources_of
 from csa.runner.turns.admission import open_admission
 from csa.runner.turns.plan import TurnPlan
 from csa.runner.turns.recorder import Recorder, end_lost_compaction
@@ -106,6 +107,7 @@ class TurnRecorder(Recorder):
                 "origins": dict(self.plan.origins),
                 **({"template": request.template.name} if request.template else {}),
                 **({"system": request.system} if request.system else {}),
+                **({"secrets": sources_of(request.secrets)} if request.secrets else {}),
                 "prompt": prompt,
                 "resumed": self.tool_state.provider_session_id,
                 **asked,
