@@ -92,6 +92,8 @@ class _Tour:
             self.show(name, *name.split(), "--json")
         for name in ("is-alive", "why"):
             self.show(name, name, "review", "--json")
+        self.show("run --queue", "run", "--queue", "-s", "review", "--json", CHECK)
+        self.show("queue", "queue", "review", "--json")
         attached = place.start("attach", "review", "--json")
         place.release()
         self.show("wait", "wait", "review", "--json")
@@ -116,6 +118,7 @@ class _Tour:
         self.show("pin", "pin", "api", "--json")
         self.show("current", "current", "api", "--json")
         self.show("compress", "compress", "limits-review", "--json")
+        self.show("merge", "merge", "api", "limits-review", "--name", "both", "--json")
         self.show("context", "context", "limits-review", "--json")
         self.show("prune", "prune", "limits-review", "--keep-last", "1", "--json")
         self.show("clear", "clear", "limits-review", "--json")

@@ -22,6 +22,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     which.add_argument("-s", "--session", metavar="S", help="continue session S (an id, a unique prefix or a name)")
     which.add_argument("-c", "--last", action="store_true", help="continue the session used last")
     which.add_argument(
+        "--queue",
+        action="store_true",
+        help="run in the background after the session's running turn and what is queued already; else at once",
+    )
+    which.add_argument(
         "--continue", dest="continues", action="store_true", help="continue the current session (csa current)"
     )
     which.add_argument("--new", action="store_true", help="start a new session, whatever else would be continued")

@@ -125,14 +125,14 @@ def _declared(environ: Mapping[str, str]) -> dict[str, str]:
 
 
 class Redactor:
-    """Redacts text and JSON values. Knows the secret values of one environment, and those declared to be secrets.
+    """Redacts text and JSON values. Knows the secret values of one environment, and others that are declared.
 
     A declared one is redacted in answers, too, however short.
     """
 
-    def __init__(self, environ: Mapping[str, str] | None = None, declared: Mapping[str, str] | None = None) -> None:
+    def __init__(self, environ: Mapping[str, str] | None = None, declared: Iterable[str] = ()) -> None:
         environ = environ or {}
-        named = {value.strip() for value in (*_declared(environ).values(), *(declared or {}).values())}
+        named = {value.strip() for value in (*_declared(environ).values(), *declared)}
         values = named | {value.strip() for name, value in environ.items() if is_secret_name(name)}
         secrets = sorted(filter(can_be_hidden, values), key=len, reverse=True)
         long = [v for v in secrets if len(v) >= ANSWER_MIN_LENGTH]

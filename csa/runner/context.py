@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Mapping
 from functools import cached_property
 
+from csa.errors import RefusedError
 from csa.paths import make_path
 from csa.store.project import find_project, find_work_tree
 from csa.store.sessions import Store
@@ -71,11 +72,27 @@ class Context:
         """Return the context for another project, in whose directory it then is, for the same caller."""
         if str(project) == self.store.project_pathname:
             return self
-        return self._changed(store=Store(self.store.root_pathname, project), directory=project)
+        return self._changed(
+            store=Store(self.store.root_pathname, project), directory=str(project), caller=lambda: self.caller
+        )
 
     def with_secrets(self, secrets: Mapping[str, str]) -> Context:
         """Return the context with secrets for the tools that are run."""
-        return self._changed(secrets=secrets) if secrets else self
+        return self._changed(secrets=secrets, caller=lambda: self.caller) if secrets else self
+
+    def as_then(self, ceiling: Mapping[str, Any] | None) -> Context:
+        """Return the same context for who called at another time, with no more rights than then; None: no session did.
+
+        Its caller raises as `Caller.below`, and RefusedError if there is none any more.
+        """
+        return self._changed(caller=lambda: self._caller_then(ceiling))
+
+    def _caller_then(self, ceiling: Mapping[str, Any] | None) -> Caller | None:
+        if ceiling is None:  # and not a session in whose tree this process happens to be
+            return None
+        if self.caller is None:
+            raise RefusedError("It was queued by a session that is not named.")
+        return self.caller.below(ceiling)
 
     def _changed(self, **changes: Any) -> Context:
         same: dict[str, Any] = {
@@ -83,7 +100,7 @@ class Context:
             "environ": self.environ,
             "directory": self.directory_pathname,
             "config": self._load_config,
-            "caller": lambda: self.caller,
+            "caller": self._find_caller,
             "command": self.command,
             "owns_process": self.owns_process,
             "is_detached": self.is_detached,
@@ -101,4 +118,4 @@ class Context:
         """The redactor, with the secrets of this environment."""
         from csa.model.redaction import Redactor  # noqa: PLC0415  # twenty patterns, which reading does not need
 
-        return Redactor(self.environ, self.secrets)
+        return Redactor(self.environ, self.secrets.values())

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from csa.errors import UsageError
+from csa.errors import RefusedError, UsageError
 from csa.model.redaction import can_be_hidden
 from csa.paths import expand_home
 from csa.store.atomic import open_regular
@@ -70,6 +70,15 @@ def parse_secrets(words: Iterable[str], directory: Path | str, environ: Mapping[
     """Return what `--secret` options name; UsageError for what is none. Files are relative to `directory`."""
     found = {source.name: source for source in (_parse(word, directory, environ) for word in words)}
     return list(found.values())
+
+
+def refuse_later(words: Iterable[str] | None, *, is_agents: bool) -> None:
+    """Refuse secrets to an agent whose turn another process begins, with variables that are not the agent's."""
+    if words and is_agents:
+        raise RefusedError(
+            "An agent's turn that waits in a queue, or was parked, cannot have secrets: who begins it may have others.",
+            hint="csa run --detach --wait begins it itself",
+        )
 
 
 def sources_of(words: Iterable[str] | None) -> list[dict[str, str]]:

@@ -57,6 +57,7 @@ VOCABULARY: Mapping[str, Schema] = {
     "pid": maybe(integer("the pid of its process, in that process's pid namespace")),
     "host": maybe(text("the machine it is running on")),
     "since": maybe(moment("when it started there")),
+    "queued": maybe(integer("how many prompts wait for the session")),
     "dry_run": flag("true: nothing was done, the rest says what would be"),
 }
 
