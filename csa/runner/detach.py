@@ -28,8 +28,8 @@ from csa.runner.environment import outer_sandbox
 from csa.runner.inherited import without_descriptors, without_repository
 from csa.runner.on_finish import FollowUp
 from csa.runner.request import FromTemplate, RunRequest
-from csa.runner.turns.plan import TurnPlan
 from csa.runner.secrets import refuse_later
+from csa.runner.turns.plan import TurnPlan
 from csa.runner.turns.planning import plan_turn
 from csa.store.sessions import Store
 from csa.structs import Struct, asdict, replace
