@@ -31,6 +31,7 @@ from csa.process.wakeup import heeded
 from csa.runner.client import Csa
 from csa.runner.current import find_pointer, make_current
 from csa.runner.detach import refuse_ephemeral
+from csa.runner.environment import REPLAY
 from csa.runner.on_finish import FollowUp, run_on_finish
 from csa.runner.request import RunRequest
 from csa.runner.turns.ahead import load_at_once
@@ -94,6 +95,8 @@ def run_turn(arguments: argparse.Namespace) -> int:
     if client.caller is None:
         wake_abandoned(client)
     with unread_stdin_told(arguments), signs_of_life(client.caller, quiet=arguments.quiet) as signs:
+        if arguments.queue:
+            return _queue(client, request, arguments)
         if arguments.detach:
             return _detach(client, request, arguments)
         return run_when_free(client, request, arguments, signs)
@@ -132,7 +135,7 @@ def run_when_free(
 
 def wake_abandoned(client: Csa) -> None:
     """Go on with what was parked for a quota and whose supervisor has died; the look costs one call of the system."""
-    if (client.store.path / "parked").is_dir():
+    if (client.store.path / "parked").is_dir() and not client.context.environ.get(REPLAY):  # they need real tools
         warn(wake_parked(client.store, client.context.environ)[1])
 
 
@@ -196,12 +199,31 @@ def _announce(client: Csa, session_id: str, project: str) -> None:
         announce(session_id, project)
 
 
+def _queue(client: Csa, request: RunRequest, arguments: argparse.Namespace) -> int:
+    """Add the prompt to its session's queue; print the session's id."""
+    from csa.cli.queueing import queue_and_tell  # noqa: PLC0415  # few prompts wait
+
+    _refuse_output(arguments, "--queue")
+    if arguments.wait is not None or arguments.steal:
+        raise UsageError("--queue cannot be combined with --wait or --steal: the prompt waits in any case.")
+    if not (request.session or request.last or request.session_id):
+        raise UsageError("--queue needs a session.", hint='csa run --queue --session S "what to do"')
+    queued = client.queue(request, on_finish=_follow_up(client, arguments))
+    _make_current(client, request, queued.session_id)
+    return queue_and_tell(queued, arguments, project=str(client.store.project))
+
+
+def _refuse_output(arguments: argparse.Namespace, option: str) -> None:
+    """Refuse what shows a turn that runs, where none runs here."""
+    if arguments.verbose:
+        raise UsageError(f"{option} and --verbose exclude each other.", hint="csa show -f")
+    if arguments.stream_json:
+        raise UsageError(f"{option} and --stream-json cannot be combined.", hint="csa logs -f --events")
+
+
 def _detach(client: Csa, request: RunRequest, arguments: argparse.Namespace) -> int:
     """Start the turn by itself; print its session's id, which any process can resolve from then on."""
-    if arguments.verbose:
-        raise UsageError("--detach and --verbose exclude each other.", hint="csa show -f")
-    if arguments.stream_json:
-        raise UsageError("--detach and --stream-json cannot be combined.", hint="csa logs -f --events")
+    _refuse_output(arguments, "--detach")
     import csa.cli.views.naming  # noqa: F401, PLC0415  # csa may be upgraded while it waits
 
     started = client.start(request, wait_s=arguments.wait, on_finish=_follow_up(client, arguments))

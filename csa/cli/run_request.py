@@ -16,6 +16,7 @@ from csa.cli.output import warn
 from csa.errors import UsageError
 from csa.model.duration import parse_duration, parse_on_quota
 from csa.model.permission import Permission
+from csa.runner.environment import REPLAY
 from csa.runner.request import RunRequest
 
 
@@ -39,6 +40,7 @@ def request_from(arguments: argparse.Namespace) -> RunRequest:
         schema=_schema(arguments.schema),
         ephemeral=arguments.ephemeral,
         steal=arguments.steal,
+        reopen=arguments.reopen,
         timeout_s=arguments.timeout,
         ttl=_ttl(arguments.ttl) if arguments.ttl is not None else None,
         idle_timeout_s=arguments.idle_timeout,
@@ -98,9 +100,9 @@ def is_prompt_given(arguments: argparse.Namespace) -> bool:
 
 def wants_editor(arguments: argparse.Namespace) -> bool:
     """Say whether to open the editor: there is no prompt, and a person at a terminal."""
-    return not is_prompt_given(arguments) and all(
-        stream is not None and stream.isatty() for stream in (sys.stdin, sys.stderr)
-    )
+    if is_prompt_given(arguments) or os.environ.get(REPLAY):  # there is one in the recording
+        return False
+    return all(stream is not None and stream.isatty() for stream in (sys.stdin, sys.stderr))
 
 
 def _read_prompt(arguments: argparse.Namespace) -> str:
@@ -192,6 +194,8 @@ def _schema(words: str | None) -> dict[str, Any] | None:
 
 def _read_stdin() -> str:
     if sys.stdin is None or sys.stdin.isatty():
+        if os.environ.get(REPLAY):
+            return ""
         raise UsageError("There is no prompt.", hint='csa run "what to do", or pipe it in')
     return _decode("the prompt on stdin", sys.stdin.buffer.read())
 

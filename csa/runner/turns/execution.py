@@ -27,6 +27,7 @@ from csa.model.result import (
     link_of,
 )
 from csa.model.state import ToolState
+from csa.model.usage import Usage
 from csa.process.launch import SpawnError
 from csa.process.memory import count_kills, explain_kill
 from csa.process.tool import ToolProcess, attend_tool
@@ -149,6 +150,7 @@ class TurnExecution:
                     idle_timeout_s=self.plan.idle_timeout_s,
                     with_other_tools=bool(self.plan.fallback),
                     budgets=self._budgets.keep,
+                    stop_at_end=command.stand_in.stop if command.stand_in else None,
                 )
                 if self.plan.request.keep_background and self.stopping.stop is None:
                     tool.keep_background()
@@ -156,7 +158,8 @@ class TurnExecution:
             await self._deliver(self._note_left(tool))
             told = []
             with self.recorder.held.losing("the tool's own records", "read"):
-                told = self.recorder.record(read_records(decoder))
+                records = command.stand_in.records if command.stand_in else read_records(decoder)
+                told = self.recorder.record(records)
             await self._deliver(told)
         except SpawnError as error:
             spawn_fault = error
@@ -277,7 +280,10 @@ class TurnExecution:
             return Outcome(succeeded=False, error_kind="spawn", error_message=str(spawn_fault))
         # A tool that had announced the end of its turn is judged by that, not by how csa then ended it.
         was_announced = self.stopping.stop is not None and self.stopping.was_announced
-        return with_stated_delay(decoder.close(ToolExit(None, None, end.stderr_tail) if was_announced else end))
+        outcome = decoder.close(ToolExit(None, None, end.stderr_tail) if was_announced else end)
+        if (stand_in := self._started.command.stand_in) and stand_in.records:
+            outcome = replace(outcome, usage=Usage.from_dict(stand_in.records[-1].data))
+        return with_stated_delay(outcome)
 
     def _finalise(self) -> None:
         """Steps six and seven."""

@@ -12,6 +12,7 @@ import time
 from datetime import UTC, datetime
 
 from csa.errors import CsaError, DeniedError, StateError
+from csa.model.conversation import count_told
 from csa.model.result import UNKNOWN_CONVERSATION
 from csa.process.launch import Launched, SpawnError, launch_tool
 from csa.runner.turns.leftovers import describe, leftovers_of, reap
@@ -67,7 +68,7 @@ class StartedTurn:
         self.command_again(known)
         if (handoff := self.command.handoff) is None:
             raise CsaError("csa has no transcript of it")
-        tool, count = self.plan.adapter.name, len(handoff.data["turns"])
+        tool, count = self.plan.adapter.name, count_told(handoff.data)
         message = (
             f"{tool} no longer knows its conversation {gone}: it continues in a new one, "
             f"with a summary of {count} earlier turn{'s' * (count != 1)}"
@@ -122,9 +123,7 @@ class StartedTurn:
         plan, recorder, command = self.plan, self.recorder, self.command
         try:
             write_run_files(recorder.paths, command.invocation.files, command.invocation.links)
-            events = recorder.start(
-                list(command.invocation.argv), handoff=command.handoff.data if command.handoff else None
-            )
+            events = recorder.start(list(command.argv), handoff=command.handoff.data if command.handoff else None)
         except BaseException:
             remove_run_files(recorder.paths)
             raise
@@ -135,7 +134,7 @@ class StartedTurn:
         if reaped:
             events += recorder.append("warning", {"kind": "leftovers", "message": reaped})
         if plan.is_new:
-            publish(recorder)
+            publish(recorder.held)
         recorder.open_logs(recorder.paths.turn_output(recorder.turn))
         return events
 
