@@ -151,9 +151,7 @@ def test_an_ephemeral_run_is_told_its_answer(place: Place) -> None:
     )
     done = place.run("run", "--tool", "codex", "--ephemeral", "--schema", SCHEMA, "who?")
     assert (done.code, json.loads(done.out)) == (0, {"name": "Ada"})
-    assert given.read_text().startswith(
-        "who?\n\nYou have done this already, and answered:\n\nIt is Ada.\n"
-    )
+    assert given.read_text().startswith("who?\n\nYou have done this already, and answered:\n\nIt is Ada.\n")
 
 
 @pytest.mark.thorough
