@@ -32,6 +32,7 @@ if TYPE_CHECKING:
         system: str | None
         schema: dict[str, Any] | None
         opening: str | None
+        secrets: tuple[str, ...] | None
         template: FromTemplate | None
         ephemeral: bool
         fork_from: str | None
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
         budget_time_s: float | None
         ttl: timedelta | None
         steal: bool
+        reopen: bool
         directory: Path | None
 
 
@@ -74,6 +76,7 @@ class RunRequest(Struct, kw_only=True):
         system: text to add to the tool's system prompt.
         schema: a JSON Schema that the answer has to conform to; the value is `output` in the result.
         opening: text that comes before the prompt if the session is new.
+        secrets: NAME, NAME=env:VARIABLE or NAME=file:FILE: variables for the tool whose values are stored nowhere.
         template: the template it was made from, for the record (see `Csa.from_template`).
         ephemeral: keep nothing; the session is gone when the turn has ended.
         fork_from: a selector; begin the new session with a copy of that one's conversation.
@@ -91,6 +94,7 @@ class RunRequest(Struct, kw_only=True):
         budget_time_s: likewise in seconds of all turns, added up.
         ttl: after which the session expires.
         steal: continue it although another machine, as far as is known, may still run it.
+        reopen: continue it although it is closed.
         directory: where a new session starts; where the client was opened when None.
     """
 
@@ -109,6 +113,7 @@ class RunRequest(Struct, kw_only=True):
     system: str | None = None
     schema: dict[str, Any] | None = None
     opening: str | None = None
+    secrets: tuple[str, ...] | None = None
     template: FromTemplate | None = None
     ephemeral: bool = False
     fork_from: str | None = None
@@ -126,6 +131,7 @@ class RunRequest(Struct, kw_only=True):
     budget_time_s: float | None = None
     ttl: timedelta | None = None
     steal: bool = False
+    reopen: bool = False
     directory: Path | None = None
 
     def is_templates(self, field: str) -> bool:
@@ -157,7 +163,7 @@ def going_on(request: RunRequest, **changes: Any) -> RunRequest:
     What it said about the session and the tool's conversation is in the record and in the plan by now.
     """
     said: dict[str, Any] = {"session": None, "session_id": None, "last": False, "ephemeral": False, "fork_from": None}
-    said |= {"name": None, "description": None, "effort": None, "extra_writable": None}
+    said |= {"name": None, "description": None, "effort": None, "extra_writable": None, "reopen": False}
     if request.template:
         kept = tuple(field for field in request.template.fields if field not in said | changes)
         said["template"] = replace(request.template, fields=kept)

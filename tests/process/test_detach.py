@@ -84,9 +84,12 @@ def test_a_request_survives_the_way_to_its_supervisor() -> None:
         extra_writable=("/e",),
         park_limit_s=7.5,
         steal=True,
+        reopen=True,
         context_window=8,
         context_tokens=9,
         opening="o",
+        schema={"type": "object"},
+        secrets=("S=env:T",),
         template=FromTemplate("t", "/t.toml", is_project=True, fields=("tool",)),
     )
     plain = RunRequest(prompt="")

@@ -23,7 +23,7 @@ from csa.runner.caller import owner_name, refuse_own_lineage
 from csa.runner.context import Context
 from csa.runner.environment import REPLAY
 from csa.runner.request import RunRequest
-from csa.runner.session import Session, find_session, follow_resumed
+from csa.runner.session import Session, find_last, find_session, follow_resumed, refuse_closed
 from csa.runner.toolbox import ToolChoice, choose_tool, loadable_adapters
 from csa.runner.turns.choices import choose_model
 from csa.runner.turns.fallback import fallback_of, first_installed, others
@@ -56,11 +56,23 @@ def plan_turn(
         RefusedError: a limit, the genealogy, or another account's conversation.
     """
     _check_words(request, may_lack_prompt=bool(context.environ.get(REPLAY)))
+    context, request = _knowing_secrets(context, request)
     now = now or datetime.now(UTC)
     target = _find_target(context, request)
     if target is None:
         return _plan_new(context, request, new_id=_asked_id(request) or new_id or _new_id(), now=now)
     return plan_resume(target, request, now=now)
+
+
+def _knowing_secrets(context: Context, request: RunRequest) -> tuple[Context, RunRequest]:
+    """Return a context with the values of the request's secrets, read now, and the request with their full sources."""
+    if not request.secrets:
+        return context, request
+    from csa.runner.secrets import parse_secrets  # noqa: PLC0415  # few turns have any
+
+    sources = parse_secrets(request.secrets, context.directory, context.environ)
+    values = {source.name: source.read(context.environ) for source in sources}
+    return context.with_secrets(values), replace(request, secrets=tuple(source.words for source in sources))
 
 
 def _check_words(request: RunRequest, *, may_lack_prompt: bool = False) -> None:
@@ -98,6 +110,8 @@ def _check_beginning(request: RunRequest) -> None:
         raise UsageError("--ephemeral always starts a new session; it cannot continue one.")
     if request.fork_from is not None and continues:
         raise UsageError("--fork-from always starts a new session; it cannot continue one.")
+    if request.reopen and not (continues or request.session_id is not None):
+        raise UsageError("--reopen continues a closed session.", hint='csa run --session S --reopen "..."')
 
 
 def _check_texts(request: RunRequest) -> None:
@@ -120,9 +134,10 @@ def _check_numbers(request: RunRequest) -> None:
 
 def _find_target(context: Context, request: RunRequest) -> Session | None:
     """Return the session to continue; None for a new one."""
-    if request.session is not None or request.last:
-        selector = "@last" if request.session is None else request.session
-        return follow_resumed(find_session(context, selector), retired=False)
+    if request.session is not None:
+        return follow_resumed(find_session(context, request.session), retired=False)
+    if request.last:
+        return follow_resumed(find_last(context, is_open=not request.reopen), retired=False)
     if request.session_id is None:
         return None
     if asked := _asked_id(request):
@@ -216,11 +231,7 @@ def _plan_new(
         project_path=str(project),
         created_at=now,
         last_accessed=now,
-        description=(
-            description_of(context, request.description)
-            if request.description
-            else _fold(summarise(context.redactor.redact(request.prompt)))
-        ),
+        description=(description_of(context, request.description) if request.description else _about(context, request)),
         name=name,
         owner=owner_name(context.environ),
         branch=git_branch(directory),
@@ -261,6 +272,8 @@ def plan_resume(session: Session, request: RunRequest, *, now: datetime) -> Turn
     context = session.context
     refuse_own_lineage(context.caller, session.session_id)
     state = caught_up(session.paths, session.load())
+    if not request.reopen:
+        refuse_closed(state)
     request, replay = _as_recorded(context, request, turn=state.turns + 1, continues=session.paths)
     choice = _choose(context, request, previous=state.last_tool, replay=replay)
     known = state.tools.get(choice.adapter.name, ToolState())
@@ -275,7 +288,7 @@ def plan_resume(session: Session, request: RunRequest, *, now: datetime) -> Turn
         description=(
             description_of(context, request.description)
             if request.description and not request.is_templates("description")
-            else state.description
+            else state.description or ("" if state.turns else _about(context, request))
         ),
         expires_at=_expiry_on_resume(context, request, state, now),
         limits=_limits_on_resume(context, state),
@@ -335,7 +348,7 @@ def _plan(
         transport=choice.transport,
         permission=permission,
         cwd=cwd,
-        account=choice.adapter.account({**context.environ, **configured.env}),
+        account=choice.adapter.account({**configured.environment(context.environ), **context.secrets}),
         model=model.value,
         effort=effort.value,
         origins={
@@ -418,7 +431,7 @@ def _choose(context: Context, request: RunRequest, *, previous: str | None, repl
             request.tool,
             previous,
             context.config,
-            context.environ,
+            {**context.environ, **context.secrets},
             avoid_family=family,
             transport=request.transport,
         )
@@ -532,6 +545,11 @@ def is_unicode(text: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+def _about(context: Context, request: RunRequest) -> str:
+    """Return the description of a session whose first prompt it is."""
+    return _fold(summarise(context.redactor.redact(request.prompt)))
 
 
 def description_of(context: Context, text: str) -> str:
