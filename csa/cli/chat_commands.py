@@ -150,7 +150,7 @@ def _at_most_one(words: Sequence[str], what: str) -> str | None:
 
 def _tool(talk: Talk, words: list[str]) -> None:
     if words:
-        talk.ask(tool=_one(words, "tool"))
+        talk.ask(tool=_one(words, "tool"), model=None, effort=None)
     else:
         talk.csa("tools")
 

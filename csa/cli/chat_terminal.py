@@ -12,7 +12,7 @@ from typing import Any
 
 from csa.cli import chat_commands
 from csa.cli.commands import dispatch
-from csa.cli.output import Style, cut, one_line, print_error, print_problem, tell
+from csa.cli.output import Style, count_of, cut, one_line, print_error, print_problem, tell
 from csa.cli.views.chatview import ChatView
 from csa.cli.views.lineedit import Editor, Entry
 from csa.cli.views.live import Line
@@ -55,8 +55,12 @@ class TerminalChat:
         """Talk until the person leaves, or a signal ends it; return the exit code."""
         self._greet(self._plan())
         code = None
-        while code is None:
-            code = self._do(Entry("line", self._queue.popleft()) if self._queue else self._editor.read())
+        with self._editor:
+            while code is None:
+                try:
+                    code = self._do(Entry("line", self._queue.popleft()) if self._queue else self._editor.read())
+                except KeyboardInterrupt:  # between two periods of editing
+                    code = self._do(Entry("interrupt"))
         if self._queue:
             tell("warning", f"not sent: {len(self._queue)} queued")
         self._chat.say_how_to_resume()
@@ -92,7 +96,8 @@ class TerminalChat:
     def _obey(self, name: str, words: list[str]) -> None:
         tell("csa", f"/{name} {' '.join(words)}".rstrip())
         try:
-            chat_commands.run(self, name, words)
+            with self._editor.lent():
+                chat_commands.run(self, name, words)
         except KeyboardInterrupt:
             tell("csa", f"/{name} was interrupted")
 
@@ -155,13 +160,13 @@ class TerminalChat:
 
     def _plan(self, **changes: Any) -> TurnPlan:
         """Return what the next turn would be; raises what would refuse it."""
-        return self._chat.client.plan(replace(self._chat.request, prompt="?", **changes))
+        return self._chat.client.plan(self._chat.asked("?", **changes))
 
     def _greet(self, plan: TurnPlan) -> None:
         self._tool = plan.adapter.name
         state = plan.state
         who = f"session {self.called}" if not plan.is_new else f"new session {state.name or ''}".rstrip()
-        turns = f", {state.turns} turns so far" if not plan.is_new else ""
+        turns = f", {count_of(state.turns, 'turn')} so far" if not plan.is_new else ""
         model = f", {plan.model}" if plan.model else ""
         tell("csa", f"{who}{turns}: {plan.adapter.name}{model}, permission {plan.permission.value}")
         tell("csa", "Enter sends, Ctrl-C ends a turn, Ctrl-D leaves; /save makes a checkpoint, /help lists all")
@@ -184,7 +189,7 @@ class TerminalChat:
     def begin(self, *, name: str | None, fork: bool) -> None:
         """Have the next turn begin a new session."""
         source = self.called if fork else None
-        self._plan(session=None, fork_from=source, name=name)
+        self._plan(session=None, session_id=None, last=False, fork_from=source, name=name)
         self._chat.begin(fork_from=source, name=name)
         what = "the next prompt begins a new session"
         tell("csa", f"{what}, with a copy of this conversation" if fork else what)
@@ -192,7 +197,16 @@ class TerminalChat:
     def use(self, selector: str) -> None:
         """Go on in another session."""
         session_id = self._chat.client.resolve(selector)
-        plan = self._plan(session=session_id, fork_from=None, name=None)
+        plan = self._plan(
+            session=session_id,
+            session_id=None,
+            last=False,
+            fork_from=None,
+            name=None,
+            tool=None,
+            model=None,
+            permission=None,
+        )
         self._chat.use(session_id)
         self._greet(plan)
 

@@ -82,7 +82,7 @@ def _find_template(arguments: argparse.Namespace) -> None:
 def run_turn(arguments: argparse.Namespace) -> int:
     """Run the turn that the arguments ask for, or plan or start it; return the exit code."""
     client = Csa.from_environment(command=own_command(), owns_process=True)
-    request = _settled(client, request_from(arguments))
+    request = settled(client, request_from(arguments))
     if arguments.wait is not None and not arguments.wait >= 0:
         raise UsageError("--wait takes a number of seconds, 0 or more.")
     warn(client.context.config.warnings)
@@ -99,7 +99,7 @@ def run_turn(arguments: argparse.Namespace) -> int:
         return run_when_free(client, request, arguments, signs)
 
 
-def _settled(client: Csa, request: RunRequest) -> RunRequest:
+def settled(client: Csa, request: RunRequest) -> RunRequest:
     """Return the request with the session that is the current one now, which another terminal may change meanwhile."""
     if client.caller is None:
         find_pointer(client.context)  # what CSA_CURRENT cannot mean is refused before anything begins

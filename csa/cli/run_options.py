@@ -18,6 +18,18 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         metavar="PROMPT",
         help="what to do; `-`, or no PROMPT in a pipe, reads it from stdin; on a terminal no PROMPT opens $EDITOR",
     )
+    which = add_session_options(parser)
+    which.add_argument("--ephemeral", action="store_true", help="read no project files and keep no session")
+    add_template_options(parser)
+    prompt = parser.add_argument_group("the prompt")
+    prompt.add_argument("--prompt-file", metavar="FILE", help="read the prompt from a file; `-` is stdin")
+    prompt.add_argument("--stdin", action="store_true", help="append stdin to PROMPT, after a blank line")
+    add_turn_options(parser)
+    parser.set_defaults(is_literal=False, way_to_stdin="csa run --stdin adds it to the prompt")
+
+
+def add_session_options(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
+    """Add what says which session a turn belongs to; return the group for more of that kind."""
     which = parser.add_argument_group("which session")
     which.add_argument("-s", "--session", metavar="S", help="continue session S (an id, a unique prefix or a name)")
     which.add_argument("-c", "--last", action="store_true", help="continue the session used last")
@@ -29,10 +41,14 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--session-id", metavar="ID", help="continue the session of this ULID, UUID or name, or create it"
     )
     which.add_argument("--fork-from", metavar="S", help="start a new session with a copy of S's conversation")
-    which.add_argument("--ephemeral", action="store_true", help="read no project files and keep no session")
     which.add_argument("--description", metavar="TEXT", help="what the session is about (default: start of the prompt)")
     which.add_argument("--name", metavar="NAME", help="a name for the session, unique in the project")
     which.add_argument("--ttl", metavar="TIME", help="let the session expire after this time: 7d, 12h, 30m")
+    return which
+
+
+def add_template_options(parser: argparse.ArgumentParser) -> None:
+    """Add what names a template."""
     template = parser.add_argument_group("a template: what no option says, it does")
     which = template.add_mutually_exclusive_group()
     which.add_argument("--template", metavar="TEMPLATE", help="use this template (csa template list)")
@@ -42,11 +58,6 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     template.add_argument(
         "--var", dest="variables", action="append", metavar="NAME=VALUE", help="set a variable of it; repeatable"
     )
-    prompt = parser.add_argument_group("the prompt")
-    prompt.add_argument("--prompt-file", metavar="FILE", help="read the prompt from a file; `-` is stdin")
-    prompt.add_argument("--stdin", action="store_true", help="append stdin to PROMPT, after a blank line")
-    add_turn_options(parser)
-    parser.set_defaults(is_literal=False, way_to_stdin="csa run --stdin adds it to the prompt")
 
 
 def defaults_of_run() -> dict[str, object]:
