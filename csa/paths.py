@@ -191,6 +191,10 @@ class SessionPaths(Struct, frozen=False):
     def tree_lock(self) -> Path:
         return self._of("locks/tree.lock")
 
+    @property
+    def queue(self) -> Path:
+        return self._of("queue")
+
     def tool_lock(self, tool: str) -> Path:
         return self._of(f"locks/{tool}.lock")
 

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 
 from csa.cli.output import can_redraw, tell, warn
 from csa.cli.records import save_checkpoint
-from csa.cli.run import own_command, run_when_free, settled, wake_abandoned
+from csa.cli.run import follow_up, own_command, run_when_free, settled, wake_abandoned
 from csa.cli.run_options import add_agent_options, add_session_options, add_template_options, defaults_of_run
 from csa.cli.run_request import request_from
 from csa.cli.templates import chosen_template, made_from
@@ -24,7 +24,10 @@ from csa.errors import UsageError
 from csa.ids import ENTROPY_BYTES, new_session_id
 from csa.runner.client import Csa
 from csa.runner.current import make_current
+from csa.runner.ordered import plan_entry
+from csa.runner.queueing import queue_prompt
 from csa.runner.request import going_on
+from csa.runner.session import find_last
 from csa.structs import replace
 
 TYPE_CHECKING = False  # see csa/structs.py
@@ -34,7 +37,10 @@ if TYPE_CHECKING:
 
     from csa.cli.views.progress import Progress
     from csa.cli.views.signs import Signs
+    from csa.paths import SessionPaths
     from csa.runner.request import RunRequest
+    from csa.runner.turns.plan import TurnPlan
+    from csa.store.queue import Entry
 
 # What the session keeps once it was asked for, so that it is asked for once; and what another session has of its own.
 _KEPT: dict[str, None] = dict.fromkeys(
@@ -86,25 +92,62 @@ class Chat:
         request = replace(self.request, prompt=prompt, **changes)
         return made_from(self._template, request, self._words.variables) if self._template else request
 
-    def run(self, prompt: str, signs: Signs, view: Callable[[Csa], Progress] | None = None) -> int:
-        """Run one turn; return its exit code. From then on the chat continues in its session."""
+    def run(self, prompt: str, signs: Signs, view: Callable[[TurnPlan], Progress] | None = None) -> int:
+        """Run one turn; return its exit code. From its beginning on the chat continues in its session."""
         request = self.asked(prompt)
         if self.session_id is None and request.session_id is None:
             request = replace(request, session_id=_new_id())
-        code = run_when_free(self.client, request, self._words, signs, view)
-        self.session_id = self.session_id or self.client.resolve(str(request.session_id))
-        self.request, self._template = going_on(request, session=self.session_id, steal=False, **_KEPT), None
+        code = run_when_free(self.client, lambda: self.client.plan(request), self._words, signs, view)
+        self.has_begun(request.session_id)
+        self._count_turn()
+        return code
+
+    def has_begun(self, session_id: str | None) -> None:
+        """Have later turns go on in the session that has begun; this may be said twice."""
+        if self._template:
+            self.request, self._template = self.asked(""), None
+        if self.session_id is None:
+            self.session_id = self.client.resolve(str(session_id))
+        self.request = going_on(self.request, session=self.session_id, steal=False, **_KEPT)
+
+    def queue(self, prompt: str) -> None:
+        """Queue a prompt, which `run_queued` sends later, here or in another chat; raises as `queue_prompt`."""
+        after = follow_up(self.client, self._words)
+        queue_prompt(self.client.context, self.asked(prompt), on_finish=after, starts=False)
+
+    @property
+    def paths(self) -> SessionPaths | None:
+        """The session's files, once there are any."""
+        return self.client.session(self.session_id).paths if self.session_id else None
+
+    def run_queued(self, entry: Entry, signs: Signs, view: Callable[[TurnPlan], Progress]) -> int:
+        """Run the turn of a prompt that was queued, with the rights of who did; return its exit code.
+
+        GoneError if it does not wait any more.
+        """
+        after = entry.order["on_finish"] or {"command": "", "timeout_s": None}
+        words = {"on_finish": after["command"], "on_finish_timeout": after["timeout_s"] or 0}
+        code = run_when_free(
+            self.client,
+            lambda: plan_entry(entry, os.environ, is_detached=False),
+            argparse.Namespace(**{**vars(self._words), **words}),
+            signs,
+            view,
+        )
+        self._count_turn()
+        return code
+
+    def _count_turn(self) -> None:
         self._turns += 1
         if self._auto_save and self._turns % self._auto_save == 0:
             self.save("auto-save")
-        return code
 
     def use(self, session_id: str) -> None:
         """Go on in another session, and make it the current one."""
         loss = make_current(self.client.context, session_id)
         warn([loss] if loss else [])
         self.session_id = session_id
-        self.request = going_on(self.request, session=session_id, **_KEPT, **_OF_SESSION)
+        self.request = going_on(self.request, session=session_id, steal=False, **_KEPT, **_OF_SESSION)
 
     def begin(self, *, fork_from: str | None, name: str | None) -> None:
         """Have the next turn begin a new session."""
@@ -126,9 +169,9 @@ class Chat:
     def _known_id(self) -> str | None:
         """Return the id of the session that is continued, if it is there."""
         request = self.request
-        if request.session is None and not request.last:
-            return None
-        return self.client.resolve("@last" if request.session is None else request.session)
+        if request.last:
+            return find_last(self.client.context, is_open=not request.reopen).session_id
+        return None if request.session is None else self.client.resolve(request.session)
 
 
 def _new_id() -> str:

@@ -16,6 +16,7 @@ from csa.cli.selecting import add_selector, find_to_show, selectors_given
 from csa.errors import NotFoundError, UsageError
 from csa.model.redaction import MARK
 from csa.runner.session import Session
+from csa.store.artifacts import SCHEMA_FILE
 from csa.store.atomic import read_regular
 from csa.store.transcript import last_started
 
@@ -37,6 +38,8 @@ def execute(arguments: argparse.Namespace) -> int:
     session = find_to_show(arguments)
     given = {**vars(arguments), "session": session.session_id, "is_literal": True, "way_to_stdin": _WAY_TO_STDIN}
     words = argparse.Namespace(**{**defaults_of_run(), **given})
+    if words.schema is None:
+        words.schema = _last_schema(session)
     if arguments.prompt is not None or arguments.prompt_file is not None:
         return run_turn(words)
     turn, prompt = _last_prompt(session)
@@ -67,6 +70,25 @@ def _last_prompt(session: Session) -> tuple[int, str]:
             f"Session {session.session_id} has no prompt to send again.",
             hint=f'csa run --session {session.session_id} "what to do"',
         ) from None
+
+
+def _last_schema(session: Session) -> str | None:
+    """Return the schema of the last turn that has begun, if it had one."""
+    if (started := last_started(session.files.transcript)) is None or not started.data.get("schema"):
+        return None
+    try:
+        schema = read_regular(session.files.turn_output(started.turn) / SCHEMA_FILE).decode()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(
+            f"The schema of turn {started.turn} cannot be read ({error}).",
+            hint="give it with --schema FILE, or --schema '' for none",
+        ) from error
+    if MARK in schema:
+        raise UsageError(
+            f"The schema of turn {started.turn} contained a secret, which csa has not stored.",
+            hint="give it with --schema FILE",
+        )
+    return schema
 
 
 def _refuse_redacted(session_id: str, turn: int, prompt: str) -> None:

@@ -10,11 +10,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 from csa.cli.output import warn
 from csa.errors import UsageError
 from csa.model.duration import parse_duration, parse_on_quota
 from csa.model.permission import Permission
+from csa.runner.environment import REPLAY
 from csa.runner.request import RunRequest
 
 
@@ -35,8 +37,10 @@ def request_from(arguments: argparse.Namespace) -> RunRequest:
         extra_writable=None if arguments.extra_writable is None else tuple(arguments.extra_writable),
         permission=Permission(arguments.permission) if arguments.permission else None,
         system=_system(arguments),
+        schema=_schema(arguments.schema),
         ephemeral=arguments.ephemeral,
         steal=arguments.steal,
+        reopen=arguments.reopen,
         timeout_s=arguments.timeout,
         ttl=_ttl(arguments.ttl) if arguments.ttl is not None else None,
         idle_timeout_s=arguments.idle_timeout,
@@ -96,9 +100,9 @@ def is_prompt_given(arguments: argparse.Namespace) -> bool:
 
 def wants_editor(arguments: argparse.Namespace) -> bool:
     """Say whether to open the editor: there is no prompt, and a person at a terminal."""
-    return not is_prompt_given(arguments) and all(
-        stream is not None and stream.isatty() for stream in (sys.stdin, sys.stderr)
-    )
+    if is_prompt_given(arguments) or os.environ.get(REPLAY):  # there is one in the recording
+        return False
+    return all(stream is not None and stream.isatty() for stream in (sys.stdin, sys.stderr))
 
 
 def _read_prompt(arguments: argparse.Namespace) -> str:
@@ -172,8 +176,26 @@ def _system(arguments: argparse.Namespace) -> str | None:
     return read_file("--system-file", arguments.system_file)
 
 
+def _schema(words: str | None) -> dict[str, Any] | None:
+    """Read a schema from a file, or from the word itself; an empty one is none."""
+    if not words:
+        return None
+    from csa.model.structured import NotJsonError, parse_json  # noqa: PLC0415  # few turns have one
+
+    is_inline = words.lstrip().startswith("{")
+    try:
+        found = parse_json(words if is_inline else read_file("--schema", words))
+    except NotJsonError as error:
+        raise UsageError(f"--schema: {'it' if is_inline else words} is not JSON: {error}.") from error
+    if not isinstance(found, dict):
+        raise UsageError(f"--schema: {words} is not a JSON object.")
+    return found
+
+
 def _read_stdin() -> str:
     if sys.stdin is None or sys.stdin.isatty():
+        if os.environ.get(REPLAY):
+            return ""
         raise UsageError("There is no prompt.", hint='csa run "what to do", or pipe it in')
     return _decode("the prompt on stdin", sys.stdin.buffer.read())
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from csa.cli.output import (
     STATUS_STYLES,
     Style,
+    count_of,
     cut,
     display_width,
     fold,
@@ -152,6 +153,9 @@ def _fields(card: SessionCard, now: datetime, place: Callable[[Path], str]) -> I
     yield "id", state.session_id
     yield from _tools(card)
     yield "turns", _turns(card)
+    if waits := card.info.queued:
+        held = f"; held: {card.held} (csa queue {state.session_id} --resume)" if card.held else ""
+        yield "queue", f"{count_of(waits, 'prompt')} waiting{held}"
     if card.context:
         turn, used = card.context
         cached = f" ({tokens(used.cached_tokens)} of it cached)" if used.cached_tokens else ""
@@ -171,6 +175,8 @@ def _fields(card: SessionCard, now: datetime, place: Callable[[Path], str]) -> I
             ("directory", place(card.info.record.paths.root)),
             ("parent", state.parent_session_id and as_read(_parent(card), sys.stdout)),
             ("fork of", state.fork_of and as_read(state.fork_of, sys.stdout)),
+            ("merged from", as_read(", ".join(state.merged_from), sys.stdout)),
+            ("merged into", as_read(", ".join(card.merged_into), sys.stdout)),
             ("resumes", as_read(resumed_session(card.info.record.paths.pathname) or "", sys.stdout)),
         )
         if value

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any
 
 from csa.model.events import Event
 from csa.structs import Struct, field
+
+TYPE_CHECKING = False  # see csa/structs.py
+if TYPE_CHECKING:
+    from typing import Any
 
 _ENDED = {"completed", "failed"}
 
@@ -134,8 +137,7 @@ class Conversation:
             self.say(event, "system", f"turn {event.turn} {status}" + (f": {message}" if message else ""))
 
     def handoff(self, event: Event) -> None:
-        turns = event.data.get("turns")
-        count = len(turns) if isinstance(turns, list) else 0
+        count = count_told(event.data)
         told = f"gave {event.data.get('to')} a summary of {count} earlier turn{'s' * (count != 1)}"
         gone = _text(event.data.get("replaces"))
         self.say(event, "system", f"{told}: it no longer knew conversation {gone}" if gone else told)
@@ -163,6 +165,14 @@ _TAKE: Mapping[str, Callable[[Conversation, Event], None]] = {
     "compaction": Conversation.compaction,
     "run_finished": Conversation.finish,
 }
+
+
+def count_told(handoff: Mapping[str, Any]) -> int:
+    """Return how many turns a `handoff` event says were summarised, of the session and of those that it began with."""
+    sources = handoff.get("sources")
+    others = [each for each in sources if isinstance(each, Mapping)] if isinstance(sources, list) else []
+    told = [each.get("turns") for each in (handoff, *others)]
+    return sum(len(turns) for turns in told if isinstance(turns, list))
 
 
 def _update(call: ToolCall, data: Mapping[str, Any]) -> None:

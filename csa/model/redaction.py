@@ -158,7 +158,18 @@ class Redactor:
             return {self.redact(str(name)): self.redact_data(item, str(name)) for name, item in value.items()}
         if isinstance(value, list | tuple):
             return [self.redact_data(item, key) for item in value]
-        return value
+        return self._redact_number(value)
+
+    def redact_output(self, value: Any) -> Any:
+        """Return the JSON value of an answer, its strings redacted like an answer."""
+        if isinstance(value, str):
+            return self.redact_answer(value)
+        if isinstance(value, dict):
+            return {self.redact_answer(name): self.redact_output(item) for name, item in value.items()}
+        return [self.redact_output(item) for item in value] if isinstance(value, list) else self._redact_number(value)
+
+    def _redact_number(self, value: Any) -> Any:
+        return MARK if isinstance(value, int | float) and str(value) in self._plain else value
 
     def may_hold_secret(self, text: str) -> bool:
         """Say cheaply whether `redact_data` could change what serialises to `text`; False is certain."""

@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Mapping
 from functools import cached_property
 
+from csa.errors import RefusedError
 from csa.paths import make_path
 from csa.store.project import find_project, find_work_tree
 from csa.store.sessions import Store
@@ -13,6 +14,7 @@ from csa.store.sessions import Store
 TYPE_CHECKING = False  # see csa/structs.py
 if TYPE_CHECKING:
     from pathlib import Path
+    from typing import Any
 
     from csa.model.config import Config
     from csa.model.redaction import Redactor
@@ -68,12 +70,29 @@ class Context:
         """Return the context for another project, in whose directory it then is, for the same caller."""
         if str(project) == self.store.project_pathname:
             return self
+        return self._copy(Store(self.store.root_pathname, project), str(project), lambda: self.caller)
+
+    def as_then(self, ceiling: Mapping[str, Any] | None) -> Context:
+        """Return the same context for who called at another time, with no more rights than then; None: no session did.
+
+        Its caller raises as `Caller.below`, and RefusedError if there is none any more.
+        """
+        return self._copy(self.store, self.directory_pathname, lambda: self._caller_then(ceiling))
+
+    def _caller_then(self, ceiling: Mapping[str, Any] | None) -> Caller | None:
+        if ceiling is None:  # and not a session in whose tree this process happens to be
+            return None
+        if self.caller is None:
+            raise RefusedError("It was queued by a session that is not named.")
+        return self.caller.below(ceiling)
+
+    def _copy(self, store: Store, directory: str, caller: Callable[[], Caller | None]) -> Context:
         return Context(
-            store=Store(self.store.root_pathname, project),
+            store=store,
             environ=self.environ,
-            directory=project,
+            directory=directory,
             config=self._load_config,
-            caller=lambda: self.caller,
+            caller=caller,
             command=self.command,
             owns_process=self.owns_process,
             is_detached=self.is_detached,

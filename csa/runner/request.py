@@ -30,6 +30,7 @@ if TYPE_CHECKING:
         extra_writable: tuple[str, ...] | None
         permission: Permission | PermissionName | None
         system: str | None
+        schema: dict[str, Any] | None
         opening: str | None
         template: FromTemplate | None
         ephemeral: bool
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
         budget_time_s: float | None
         ttl: timedelta | None
         steal: bool
+        reopen: bool
         directory: Path | None
 
 
@@ -71,6 +73,7 @@ class RunRequest(Struct, kw_only=True):
         extra_writable: directories that the agent may write in too with the permission "edit", kept by the session.
         permission: "read-only", "edit" or "full", or a Permission.
         system: text to add to the tool's system prompt.
+        schema: a JSON Schema that the answer has to conform to; the value is `output` in the result.
         opening: text that comes before the prompt if the session is new.
         template: the template it was made from, for the record (see `Csa.from_template`).
         ephemeral: keep nothing; the session is gone when the turn has ended.
@@ -89,6 +92,7 @@ class RunRequest(Struct, kw_only=True):
         budget_time_s: likewise in seconds of all turns, added up.
         ttl: after which the session expires.
         steal: continue it although another machine, as far as is known, may still run it.
+        reopen: continue it although it is closed.
         directory: where a new session starts; where the client was opened when None.
     """
 
@@ -105,6 +109,7 @@ class RunRequest(Struct, kw_only=True):
     extra_writable: tuple[str, ...] | None = None
     permission: Permission | PermissionName | None = None
     system: str | None = None
+    schema: dict[str, Any] | None = None
     opening: str | None = None
     template: FromTemplate | None = None
     ephemeral: bool = False
@@ -123,6 +128,7 @@ class RunRequest(Struct, kw_only=True):
     budget_time_s: float | None = None
     ttl: timedelta | None = None
     steal: bool = False
+    reopen: bool = False
     directory: Path | None = None
 
     def is_templates(self, field: str) -> bool:
@@ -154,7 +160,7 @@ def going_on(request: RunRequest, **changes: Any) -> RunRequest:
     What it said about the session and the tool's conversation is in the record and in the plan by now.
     """
     said: dict[str, Any] = {"session": None, "session_id": None, "last": False, "ephemeral": False, "fork_from": None}
-    said |= {"name": None, "description": None, "effort": None, "extra_writable": None}
+    said |= {"name": None, "description": None, "effort": None, "extra_writable": None, "reopen": False}
     if request.template:
         kept = tuple(field for field in request.template.fields if field not in said | changes)
         said["template"] = replace(request.template, fields=kept)

@@ -157,29 +157,53 @@ def test_closed_terminal(place: Place) -> None:
 
 @pytest.mark.thorough
 def test_leaving_while_a_turn_is_running(place: Place) -> None:
-    """Ctrl-D says that a turn is running; pressed again it ends it and the chat. /exit waits for what is queued."""
-    place.play(*place.hold())
+    """Ctrl-D says that a turn is running; pressed again it ends it and the chat. What was queued waits."""
+    place.play(*place.hold(), ["say", "done"])
     with chat(place, "--tool", "codex") as terminal:
         terminal.wait_for("codex>")
         terminal.type("work\r")
         place.wait_ready()
-        terminal.type("\x04")
-        terminal.wait_for("Ctrl-D again ends it and leaves")
+        terminal.type("and then\r")
+        terminal.wait_for_frame("queued: and then")
+        terminal.type("/fork\r")
+        terminal.wait_for("/fork has to wait until the turn has ended")
+        terminal.type("\x15\x04")
+        terminal.wait_for("once more, and it is ended")
         terminal.type("\x04")
         assert terminal.end() == 0
+        assert "1 prompt not sent: csa queue" in terminal.text
     (session_id,) = place.ids()
     assert place.last_event(session_id)["status"] == "cancelled"
-    place.ready.unlink()
+    place.release()
     with chat(place, "--session", session_id) as terminal:
         terminal.wait_for("1 turn so far")
-        terminal.type("more\r")
-        place.wait_ready()
-        terminal.type("/exit\rand the rest\r/queue clear\r")
-        terminal.wait_for("nothing is queued")
-        terminal.type("/exit\r")
-        terminal.wait_for_frame("queued: /exit")
-        place.release()
+        terminal.wait_for("1 prompt waiting")
+        terminal.type("/queue\r")
+        terminal.wait_for("turn 1 was cancelled")
+        terminal.type("/queue resume\r")
+        terminal.wait_for("succeeded in")
+        terminal.type("\x04")
         assert terminal.end() == 0
+    assert prompts(place, session_id) == ["work", "and then"]
+
+
+@pytest.mark.thorough
+def test_killed_chat_loses_no_prompt(place: Place) -> None:
+    """What was queued in a chat that is killed with SIGKILL is sent by the next one."""
+    place.play(*place.hold(), ["say", "done"])
+    with chat(place, "--tool", "codex", "--name", "api") as terminal:
+        terminal.wait_for("codex>")
+        terminal.type("work\r")
+        place.wait_ready()
+        terminal.type("and then\r")
+        terminal.wait_for_frame("queued: and then")
+        terminal.process.kill()
+    place.release()
+    (session_id,) = place.ids()
+    wait_for(lambda: place.status(session_id) != "running", "the turn is lost")
+    place.wait_until_empty(within_s=5)
+    done = place.run("queue", session_id, "--json").json
+    assert [prompt["prompt"] for prompt in done["prompts"]] == ["and then"]
 
 
 @pytest.mark.thorough

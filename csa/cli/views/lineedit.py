@@ -184,7 +184,10 @@ class Editor:
 
     def refill(self, text: str) -> None:
         """Put a text back to the prompt, if nothing else has been typed there."""
-        if not self._left.text:
+        buffer = self._session.default_buffer
+        if self._session.app.is_running and not buffer.text:
+            buffer.insert_text(text)
+        elif not self._left.text:
             self._left = Document(text)
 
     def print(self, acts: Iterable[Callable[[], object]]) -> None:

@@ -34,9 +34,10 @@ _TOOL_STATE = known(
 )
 CARD = known(
     "session_id prefix name description project parent_session_id root_session_id depth status phase tool model turns "
-    "time_s usage created_at last_accessed fault",
+    "queued time_s usage created_at last_accessed fault",
     {
         "id": old_id(),
+        "held": maybe(text("why nothing is taken from its queue; null if the next prompt may begin")),
         "current": flag("it is `@current`"),
         "pinned": flag("clean-up leaves it alone"),
         "tools": mapping(_TOOL_STATE, "the state of each tool that has worked in it"),
@@ -73,6 +74,8 @@ CARD = known(
         "project_path": old(text(""), "project"),
         "directory": text("the directory of its files"),
         "fork_of": maybe(text("the session it was forked from")),
+        "merged_from": texts("the sessions whose histories it began with"),
+        "merged_into": texts("the sessions of the project that began with its history and others"),
         "children": each(
             known("session_id name description status tool", {"id": old_id()}), "the sessions it has started"
         ),

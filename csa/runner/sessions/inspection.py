@@ -15,6 +15,7 @@ from csa.model.usage import Usage
 from csa.runner.current import current_id
 from csa.runner.session import Session
 from csa.store.liveness import Liveness, probe
+from csa.store.queue import why_held
 from csa.store.sessions import Record
 from csa.store.shown import SessionInfo, Siblings
 from csa.store.statefile import read_record
@@ -39,6 +40,7 @@ class SessionCard(Struct, kw_only=True):
     activity: Event | None
     messages: list[Message]
     children: list[SessionInfo]
+    merged_into: list[str]
     denied: list[tuple[int, str]]  # turn, what
     conversations: Mapping[str, ConversationRecord]  # of each tool
     extra: Mapping[str, Any]  # the raw record: keys that the state has no place for
@@ -54,6 +56,11 @@ class SessionCard(Struct, kw_only=True):
             if turn.told is not None:
                 return turn.number, turn.told
         return None
+
+    @property
+    def held(self) -> str | None:
+        """Why nothing is taken from its queue."""
+        return None if not self.info.queued or self.info.is_running else why_held(self.info.record.paths)
 
     @property
     def is_compacted(self) -> bool:
@@ -86,6 +93,8 @@ class SessionCard(Struct, kw_only=True):
             "model": self.model,
             "tools": {name: _tool_to_json(state, name, self.conversations.get(name)) for name in state.tools},
             "turns": state.turns,
+            "queued": info.queued,
+            "held": self.held,
             "last_turn": _turn_to_json(self.last_turn, info.status),
             "running": _owner_to_json(self.liveness),
             "context": {"turn": context[0], **context[1].to_sum()} if context else None,
@@ -103,6 +112,8 @@ class SessionCard(Struct, kw_only=True):
             "parent_session_id": state.parent_session_id,
             "root_session_id": state.root_session_id,
             "fork_of": state.fork_of,
+            "merged_from": list(state.merged_from),
+            "merged_into": self.merged_into,
             "children": [
                 {
                     "session_id": c.session_id,
@@ -146,6 +157,7 @@ def inspect_session(session: Session) -> SessionCard:
         raise record.fault
     transcript = record.paths.transcript
     turns = list(read_turns(transcript))
+    relatives = list(siblings.relatives(session_id))
     return SessionCard(
         info=info,
         state=state,
@@ -155,7 +167,12 @@ def inspect_session(session: Session) -> SessionCard:
         model=_model(record, turns),
         activity=next(iter(newest_of_turn(transcript)), None),
         messages=_last_messages(record),
-        children=[record.examine(siblings) for record in siblings.children(session_id)],
+        children=[
+            store.record(other.session_id).examine(siblings)
+            for other in relatives
+            if other.parent_session_id == session_id
+        ],
+        merged_into=[other.session_id for other in relatives if session_id in other.merged_from],
         denied=list(dict.fromkeys(_denied(turns, record))),
         conversations=conversations_in_use(transcript, state),
         extra=read_record(record.paths.state),

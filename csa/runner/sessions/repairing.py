@@ -40,7 +40,10 @@ _ROOT = ""
 # What the transcript does not have, but a line of a damaged record may: by the header above it.
 _SALVAGED: Mapping[str, tuple[str, ...]] = {
     _ROOT: ("description", "created_at", "name", "owner", "expires_at", "branch", "pinned"),
-    "genealogy": ("parent_session_id", "parent_project", "root_session_id", "depth", "max_depth", "fork_of"),
+    "genealogy": (
+        *("parent_session_id", "parent_project", "root_session_id", "depth", "max_depth"),
+        *("fork_of", "merged_from"),
+    ),
     "limits": COUNTS,
     "budget": ("tokens", "usd", "time_s"),
 }

@@ -21,8 +21,9 @@ from csa.model.result import summarise
 from csa.model.state import SessionState, ToolState
 from csa.runner.caller import owner_name, refuse_own_lineage
 from csa.runner.context import Context
+from csa.runner.environment import REPLAY
 from csa.runner.request import RunRequest
-from csa.runner.session import Session, find_session, follow_resumed
+from csa.runner.session import Session, find_last, find_session, follow_resumed, refuse_closed
 from csa.runner.toolbox import ToolChoice, choose_tool, loadable_adapters
 from csa.runner.turns.choices import choose_model
 from csa.runner.turns.fallback import fallback_of, first_installed, others
@@ -33,6 +34,11 @@ from csa.store.held import refuse_when_full
 from csa.store.project import git_branch
 from csa.store.recovery import caught_up
 from csa.structs import replace
+
+TYPE_CHECKING = False  # see csa/structs.py
+if TYPE_CHECKING:
+    from csa.paths import SessionPaths
+    from csa.runner.turns.recorded import Replay
 
 AskedBudget = tuple[int | None, float | None, float | None]  # tokens, US dollars, seconds; None as it is, 0 is none
 _SESSION_NAME = re.compile(r"[A-Za-z][A-Za-z0-9._-]{0,63}|[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}")
@@ -49,26 +55,29 @@ def plan_turn(
         UsageError, NotFoundError, AmbiguousError, StateError, ToolUnavailableError: as their names say.
         RefusedError: a limit, the genealogy, or another account's conversation.
     """
-    _check_words(request)
+    _check_words(request, may_lack_prompt=bool(context.environ.get(REPLAY)))
     now = now or datetime.now(UTC)
     target = _find_target(context, request)
     if target is None:
-        new_id = new_id or new_session_id(time.time_ns() // 1_000_000, os.urandom(ENTROPY_BYTES))
-        return _plan_new(context, request, new_id=_asked_id(request) or new_id, now=now)
+        return _plan_new(context, request, new_id=_asked_id(request) or new_id or _new_id(), now=now)
     return plan_resume(target, request, now=now)
 
 
-def _check_words(request: RunRequest) -> None:
+def _check_words(request: RunRequest, *, may_lack_prompt: bool = False) -> None:
     ways = [request.session is not None, request.last, request.session_id is not None]
     if sum(ways) > 1:
         raise UsageError("--session, --last and --session-id cannot be combined.")
     if None not in {request.session_id, request.name} and request.name != request.session_id and not _asked_id(request):
         raise UsageError(f"--session-id {request.session_id} already names the session; drop --name {request.name}.")
     _check_beginning(request)
-    if not request.prompt.strip():
+    if not (request.prompt.strip() or may_lack_prompt):
         raise UsageError("The prompt is empty.", hint='csa run "what to do"')
     _check_texts(request)
     _check_numbers(request)
+    if request.schema is not None:
+        from csa.runner.turns.conformance import check_schema  # noqa: PLC0415  # few turns have one
+
+        check_schema(request.schema)
     for name in (request.name, None if _asked_id(request) else request.session_id):
         check_name(name)
 
@@ -89,6 +98,8 @@ def _check_beginning(request: RunRequest) -> None:
         raise UsageError("--ephemeral always starts a new session; it cannot continue one.")
     if request.fork_from is not None and continues:
         raise UsageError("--fork-from always starts a new session; it cannot continue one.")
+    if request.reopen and not (continues or request.session_id is not None):
+        raise UsageError("--reopen continues a closed session.", hint='csa run --session S --reopen "..."')
 
 
 def _check_texts(request: RunRequest) -> None:
@@ -111,9 +122,10 @@ def _check_numbers(request: RunRequest) -> None:
 
 def _find_target(context: Context, request: RunRequest) -> Session | None:
     """Return the session to continue; None for a new one."""
-    if request.session is not None or request.last:
-        selector = "@last" if request.session is None else request.session
-        return follow_resumed(find_session(context, selector), retired=False)
+    if request.session is not None:
+        return follow_resumed(find_session(context, request.session), retired=False)
+    if request.last:
+        return follow_resumed(find_last(context, is_open=not request.reopen), retired=False)
     if request.session_id is None:
         return None
     if asked := _asked_id(request):
@@ -138,7 +150,44 @@ def _asked_id(request: RunRequest) -> str | None:
     return asked if is_session_id(asked) else None
 
 
-def _plan_new(context: Context, request: RunRequest, *, new_id: str, now: datetime) -> TurnPlan:
+def plan_session(
+    context: Context,
+    request: RunRequest,
+    *,
+    previous: str | None = None,
+    permission: str | None = None,
+    merged_from: tuple[str, ...] = (),
+) -> TurnPlan:
+    """Decide what a new session without a turn is; raises as `plan_turn`.
+
+    Args:
+        context: where it is to be.
+        request: what is said about it; the prompt is not used.
+        previous: the tool, if the request names none.
+        permission: what its agents may do, if the request does not say it.
+        merged_from: the sessions that it begins with.
+    """
+    _check_texts(request)
+    _check_numbers(request)
+    check_name(request.name)
+    now = datetime.now(UTC)
+    plan = _plan_new(context, request, new_id=_new_id(), now=now, previous=previous, permission=permission)
+    return replace(plan, state=replace(plan.state, merged_from=merged_from))
+
+
+def _new_id() -> str:
+    return new_session_id(time.time_ns() // 1_000_000, os.urandom(ENTROPY_BYTES))
+
+
+def _plan_new(
+    context: Context,
+    request: RunRequest,
+    *,
+    new_id: str,
+    now: datetime,
+    previous: str | None = None,
+    permission: str | None = None,
+) -> TurnPlan:
     parent = context.caller.state if context.caller else None
     depth = parent.depth + 1 if parent else 0
     max_depth = _max_depth(context.config, parent)
@@ -148,11 +197,12 @@ def _plan_new(context: Context, request: RunRequest, *, new_id: str, now: dateti
             "so it may not start another.",
             hint="do the work in this session, or have an ancestor start the new one",
         )
+    request, replay = _as_recorded(context, request, turn=1)
     origin = None
     if request.fork_from is not None:
         origin = follow_resumed(find_session(context, request.fork_from), retired=False)
     source = _load_source(origin) if origin else None
-    choice = _choose(context, request, previous=source.last_tool if source else None)
+    choice = _choose(context, request, previous=source.last_tool if source else previous, replay=replay)
     refuse_when_full(context.store, context.config.max_sessions)
     directory = request.directory or context.directory
     if not directory.is_dir():
@@ -169,15 +219,11 @@ def _plan_new(context: Context, request: RunRequest, *, new_id: str, now: dateti
         project_path=str(project),
         created_at=now,
         last_accessed=now,
-        description=(
-            description_of(context, request.description)
-            if request.description
-            else _fold(summarise(context.redactor.redact(request.prompt)))
-        ),
+        description=(description_of(context, request.description) if request.description else _about(context, request)),
         name=name,
         owner=owner_name(context.environ),
         branch=git_branch(directory),
-        permission=source.permission if source else None,
+        permission=source.permission if source else permission,
         fork_of=source.session_id if source else None,
         ephemeral=request.ephemeral,
         expires_at=_expiry(context, request, now),
@@ -193,7 +239,7 @@ def _plan_new(context: Context, request: RunRequest, *, new_id: str, now: dateti
     known = (source or state).tools.get(choice.adapter.name, ToolState())
     if request.opening:
         request = replace(request, prompt=f"{request.opening}\n\n{request.prompt}", opening=None)
-    plan = _plan(context, request, choice, state, known, is_new=True, cwd=str(directory))
+    plan = _plan(context, request, choice, state, known, is_new=True, cwd=str(directory), replay=replay)
     return _plan_fork(plan, origin, source) if origin and source else plan
 
 
@@ -214,7 +260,10 @@ def plan_resume(session: Session, request: RunRequest, *, now: datetime) -> Turn
     context = session.context
     refuse_own_lineage(context.caller, session.session_id)
     state = caught_up(session.paths, session.load())
-    choice = _choose(context, request, previous=state.last_tool)
+    if not request.reopen:
+        refuse_closed(state)
+    request, replay = _as_recorded(context, request, turn=state.turns + 1, continues=session.paths)
+    choice = _choose(context, request, previous=state.last_tool, replay=replay)
     known = state.tools.get(choice.adapter.name, ToolState())
     cwd = known.cwd or _last_directory(state)
     if not Path(cwd).is_dir():
@@ -227,14 +276,14 @@ def plan_resume(session: Session, request: RunRequest, *, now: datetime) -> Turn
         description=(
             description_of(context, request.description)
             if request.description and not request.is_templates("description")
-            else state.description
+            else state.description or ("" if state.turns else _about(context, request))
         ),
         expires_at=_expiry_on_resume(context, request, state, now),
         limits=_limits_on_resume(context, state),
         budget=changed_budget(context, state, _asked_budget(request)),
         window=state.window.asked(*_asked_window(request)),
     )
-    plan = _plan(context, request, choice, state, known, is_new=False, cwd=cwd)
+    plan = _plan(context, request, choice, state, known, is_new=False, cwd=cwd, replay=replay)
     _refuse_other_account(plan, known)
     return plan
 
@@ -264,6 +313,7 @@ def _plan(
     *,
     is_new: bool,
     cwd: str,
+    replay: Replay | None,
 ) -> TurnPlan:
     """Make the plan; `known` is what the session, or the one it is forked from, has kept of the tool."""
     tool = choice.adapter.name
@@ -303,6 +353,7 @@ def _plan(
         park_limit_s=context.config.park_limit_s if request.park_limit_s is None else request.park_limit_s,
         hands_over=context.config.hands_over if request.handoff is None else request.handoff,
         callers=tuple(context.caller.lineage()) if context.caller else (),
+        replay=replay,
     )
 
 
@@ -342,7 +393,23 @@ def _expiry_on_resume(context: Context, request: RunRequest, state: SessionState
     return _expiry(context, request, now) if request.ttl or has_passed else state.expires_at
 
 
-def _choose(context: Context, request: RunRequest, *, previous: str | None) -> ToolChoice:
+def _as_recorded(
+    context: Context, request: RunRequest, *, turn: int, continues: SessionPaths | None = None
+) -> tuple[RunRequest, Replay | None]:
+    """Return what stands in for the tool, if the environment names a recording, and the request as it was then."""
+    if not context.environ.get(REPLAY):
+        return request, None
+    from csa.runner.turns.recorded import as_recorded, find_replay  # noqa: PLC0415  # only replays need it
+
+    replay = find_replay(context, turn=turn, continues=continues)
+    return as_recorded(context, request, replay), replay
+
+
+def _choose(context: Context, request: RunRequest, *, previous: str | None, replay: Replay | None = None) -> ToolChoice:
+    if replay is not None:
+        from csa.runner.turns.recorded import replayed_tool  # noqa: PLC0415  # as above
+
+        return replayed_tool(request, context.config)
     outer = context.caller.state.last_tool if context.caller else None
     known, _ = loadable_adapters(context.config)
     family = next((adapter.family for adapter in known if adapter.name == outer), None)
@@ -466,6 +533,11 @@ def is_unicode(text: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+def _about(context: Context, request: RunRequest) -> str:
+    """Return the description of a session whose first prompt it is."""
+    return _fold(summarise(context.redactor.redact(request.prompt)))
 
 
 def description_of(context: Context, text: str) -> str:
