@@ -138,6 +138,11 @@ def add_agent_options(parser: argparse.ArgumentParser) -> argparse._ArgumentGrou
         help="do not summarise earlier turns by other tools; fail if the tool's own conversation is gone",
     )
     how.add_argument(
+        "--shared",
+        choices=("on", "off"),
+        help="off: no other tool may work in the session or get its history, from now on (default: on)",
+    )
+    how.add_argument(
         "--context-window",
         type=int,
         metavar="N",
