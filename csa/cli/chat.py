@@ -13,7 +13,7 @@ import sys
 import time
 from collections.abc import Iterator
 
-from csa.cli.output import can_redraw, tell
+from csa.cli.output import can_redraw, tell, warn
 from csa.cli.records import save_checkpoint
 from csa.cli.run import own_command, run_when_free, wake_abandoned
 from csa.cli.run_options import add_agent_options, defaults_of_run
@@ -22,8 +22,9 @@ from csa.cli.views.signs import signs_of_life
 from csa.errors import UsageError
 from csa.ids import ENTROPY_BYTES, new_session_id
 from csa.runner.client import Csa
+from csa.runner.current import make_current
 from csa.runner.request import going_on
-from csa.store.current import choose_current
+from csa.runner.session import find_last
 from csa.structs import replace
 
 TYPE_CHECKING = False  # see csa/structs.py
@@ -99,8 +100,8 @@ class Chat:
         """Go on in a session."""
         self.session_id = session_id
         self.request = going_on(self.request, session=session_id, steal=False, **_KEPT)
-        if self.client.caller is None:
-            choose_current(self.client.store, session_id)
+        if loss := make_current(self.client.context, session_id):
+            warn([loss])
 
     def begin(self, *, fork_from: str | None, name: str | None) -> None:
         """Have the next turn begin a new session."""
@@ -122,9 +123,9 @@ class Chat:
     def _known_id(self) -> str | None:
         """Return the id of the session that is continued, if it is there."""
         request = self.request
-        if request.session is None and not request.last:
-            return None
-        return self.client.resolve("@last" if request.session is None else request.session)
+        if request.last:
+            return find_last(self.client.context, is_open=not request.reopen).session_id
+        return None if request.session is None else self.client.resolve(request.session)
 
 
 def _new_id() -> str:

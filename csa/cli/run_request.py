@@ -40,6 +40,7 @@ def request_from(arguments: argparse.Namespace) -> RunRequest:
         schema=_schema(arguments.schema),
         ephemeral=arguments.ephemeral,
         steal=arguments.steal,
+        reopen=arguments.reopen,
         timeout_s=arguments.timeout,
         ttl=_ttl(arguments.ttl) if arguments.ttl is not None else None,
         idle_timeout_s=arguments.idle_timeout,

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any
 
 from csa.model.events import Event
 from csa.structs import Struct, field
+
+TYPE_CHECKING = False  # see csa/structs.py
+if TYPE_CHECKING:
+    from typing import Any
 
 _ENDED = {"completed", "failed"}
 

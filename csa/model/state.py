@@ -70,6 +70,7 @@ class SessionState(Struct, kw_only=True):
     ephemeral: bool = False
     pinned: bool = False  # never cleaned up
     expires_at: datetime | None = None
+    closed_at: datetime | None = None  # continued only with --reopen
     phase: str = "active"  # other implementations know more
     retired_at: datetime | None = None
     retired_phase: str | None = None  # the phase before it was deleted
@@ -143,6 +144,7 @@ def parse_state(record: Mapping[str, Any]) -> SessionState:
         ephemeral=_optional(record, "ephemeral", bool) or False,
         pinned=_optional(record, "pinned", bool) or False,
         expires_at=_optional_time(record, "expires_at"),
+        closed_at=parse_time(record.get("closed_at")),
         phase=_optional(record, "phase", str) or "active",
         retired_at=parse_time(record.get("retired_at")),
         retired_phase=_optional(record, "retired_phase", str),
@@ -185,6 +187,7 @@ def render_state(state: SessionState) -> dict[str, Any]:
         "ephemeral": state.ephemeral or None,
         "pinned": state.pinned or None,
         "expires_at": state.expires_at,
+        "closed_at": state.closed_at,
         "phase": state.phase,
         "retired_at": state.retired_at,
         "retired_phase": state.retired_phase,

@@ -50,6 +50,7 @@ if TYPE_CHECKING:
         budget_time_s: float | None
         ttl: timedelta | None
         steal: bool
+        reopen: bool
         directory: Path | None
 
 
@@ -93,6 +94,7 @@ class RunRequest(Struct, kw_only=True):
         budget_time_s: likewise in seconds of all turns, added up.
         ttl: after which the session expires.
         steal: continue it although another machine, as far as is known, may still run it.
+        reopen: continue it although it is closed.
         directory: where a new session starts; where the client was opened when None.
     """
 
@@ -129,6 +131,7 @@ class RunRequest(Struct, kw_only=True):
     budget_time_s: float | None = None
     ttl: timedelta | None = None
     steal: bool = False
+    reopen: bool = False
     directory: Path | None = None
 
     def is_templates(self, field: str) -> bool:
@@ -160,7 +163,7 @@ def going_on(request: RunRequest, **changes: Any) -> RunRequest:
     What it said about the session and the tool's conversation is in the record and in the plan by now.
     """
     said: dict[str, Any] = {"session": None, "session_id": None, "last": False, "ephemeral": False, "fork_from": None}
-    said |= {"name": None, "description": None, "effort": None, "extra_writable": None}
+    said |= {"name": None, "description": None, "effort": None, "extra_writable": None, "reopen": False}
     if request.template:
         kept = tuple(field for field in request.template.fields if field not in said | changes)
         said["template"] = replace(request.template, fields=kept)

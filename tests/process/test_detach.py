@@ -86,6 +86,7 @@ def test_a_request_survives_the_way_to_its_supervisor() -> None:
         extra_writable=("/e",),
         park_limit_s=7.5,
         steal=True,
+        reopen=True,
         context_window=8,
         context_tokens=9,
         opening="o",

@@ -214,7 +214,7 @@ DATA: Mapping[str, tuple[str, Schema]] = {
         record(
             {
                 "what": text(
-                    "`renamed`, `described`, `budgeted`, `pinned`, `restored`, `adopted`, `attached`, `merged`, ..."
+                    "`created`, `renamed`, `described`, `pinned`, `closed`, `restored`, `attached`, `merged`, ..."
                 ),
                 "by": text("who did it"),
             },

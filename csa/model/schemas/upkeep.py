@@ -34,6 +34,11 @@ ARTIFACT = record(
 RENAMED = known("session_id project name", {"before": maybe(text("the previous name"))})
 DESCRIBED = known("session_id project description", {"before": maybe(text("the previous description"))})
 PINNED = known("session_id project", {"pinned": flag("clean-up leaves it alone")})
+CREATED = known(
+    "session_id project name description parent_session_id tool model",
+    {"permission": text("the permission of its turns"), "current": flag("it is the current session now")},
+)
+CLOSED = known("session_id project", {"closed_at": moment("when it was closed")})
 CURRENT = record({"session_id": maybe(text("the current session; null if none is chosen"))})
 MERGED = known(
     "session_id name project tool description",

@@ -24,7 +24,7 @@ from csa.runner.caller import owner_name, refuse_own_lineage
 from csa.runner.context import Context
 from csa.runner.environment import REPLAY
 from csa.runner.request import RunRequest
-from csa.runner.session import Session, find_session, follow_resumed
+from csa.runner.session import Session, find_last, find_session, follow_resumed, refuse_closed
 from csa.runner.toolbox import ToolChoice, choose_tool, loadable_adapters
 from csa.runner.turns.choices import choose_model
 from csa.runner.turns.fallback import fallback_of, first_installed, others
@@ -100,6 +100,8 @@ def _check_beginning(request: RunRequest) -> None:
         raise UsageError("--ephemeral always starts a new session; it cannot continue one.")
     if request.fork_from is not None and continues:
         raise UsageError("--fork-from always starts a new session; it cannot continue one.")
+    if request.reopen and not (continues or request.session_id is not None):
+        raise UsageError("--reopen continues a closed session.", hint='csa run --session S --reopen "..."')
 
 
 def _check_texts(request: RunRequest) -> None:
@@ -122,9 +124,10 @@ def _check_numbers(request: RunRequest) -> None:
 
 def _find_target(context: Context, request: RunRequest) -> Session | None:
     """Return the session to continue; None for a new one."""
-    if request.session is not None or request.last:
-        selector = "@last" if request.session is None else request.session
-        return follow_resumed(find_session(context, selector), retired=False)
+    if request.session is not None:
+        return follow_resumed(find_session(context, request.session), retired=False)
+    if request.last:
+        return follow_resumed(find_last(context, is_open=not request.reopen), retired=False)
     if request.session_id is None:
         return None
     if asked := _asked_id(request):
@@ -222,11 +225,7 @@ def _plan_new(
         project_path=str(project),
         created_at=now,
         last_accessed=now,
-        description=(
-            description_of(context, request.description)
-            if request.description
-            else _fold(summarise(context.redactor.redact(request.prompt)))
-        ),
+        description=(description_of(context, request.description) if request.description else _about(context, request)),
         name=name,
         owner=owner_name(context.environ),
         branch=git_branch(directory),
@@ -271,6 +270,8 @@ def plan_resume(session: Session, request: RunRequest, *, now: datetime) -> Turn
     context = session.context
     refuse_own_lineage(context.caller, session.session_id)
     state = caught_up(session.paths, session.load())
+    if not request.reopen:
+        refuse_closed(state)
     request, replay = _as_recorded(context, request, turn=state.turns + 1, continues=session.paths)
     choice = _choose(context, request, previous=state.last_tool, replay=replay)
     known = state.tools.get(choice.adapter.name, ToolState())
@@ -285,7 +286,7 @@ def plan_resume(session: Session, request: RunRequest, *, now: datetime) -> Turn
         description=(
             description_of(context, request.description)
             if request.description and not request.is_templates("description")
-            else state.description
+            else state.description or ("" if state.turns else _about(context, request))
         ),
         expires_at=_expiry_on_resume(context, request, state, now),
         limits=_limits_on_resume(context, state),
@@ -544,6 +545,11 @@ def is_unicode(text: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+def _about(context: Context, request: RunRequest) -> str:
+    """Return the description of a session whose first prompt it is."""
+    return _fold(summarise(context.redactor.redact(request.prompt)))
 
 
 def description_of(context: Context, text: str) -> str:

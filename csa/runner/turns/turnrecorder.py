@@ -19,6 +19,7 @@ from csa.model.events import Event
 from csa.model.limits import Spent, spent_by_turn
 from csa.model.result import RunResult, json_text, summarise
 from csa.model.state import SessionState, ToolState, format_time
+from csa.runner.session import refuse_closed
 from csa.runner.turns.admission import open_admission
 from csa.runner.turns.plan import TurnPlan
 from csa.runner.turns.recorder import Recorder, end_lost_compaction
@@ -90,7 +91,7 @@ class TurnRecorder(Recorder):
             state = with_tool(replace(state, **self._changes()), self.plan)
             self.tool_state = state.tools[self.plan.adapter.name]
             self._leave_outgrown()
-            state = replace(state, turns=self.turn, last_accessed=datetime.now(UTC), phase="active")
+            state = replace(state, turns=self.turn, last_accessed=datetime.now(UTC), phase="active", closed_at=None)
         request = self.plan.request
         prompt = self.held.redactor.redact(request.prompt)
         path = self.paths.turn_output(self.turn) / "prompt.md"
@@ -375,6 +376,8 @@ def begin(plan: TurnPlan) -> TurnRecorder:
             )
         admission.admit(held)
     try:
+        if not (plan.is_new or plan.request.reopen):
+            refuse_closed(held.state)  # as it is, now that it is ours
         return TurnRecorder(held, plan, admission.notes)
     except BaseException:
         held.close()
