@@ -185,7 +185,7 @@ def _run_turn(
     if follow_up:
         name = plan.state.name or plan.state.session_id
         signs.about(lambda: f"{name} has ended; --on-finish is running")
-        _run_follow_up(follow_up, client, turn.result)
+        _run_follow_up(follow_up, client, turn)
     if faults and not isinstance(faults[0], BrokenPipeError):
         raise faults[0]
     if unprinted:
@@ -250,11 +250,11 @@ def _follow_up(client: Csa, arguments: argparse.Namespace) -> FollowUp | None:
     return FollowUp(command, limit_s or None)
 
 
-def _run_follow_up(follow_up: FollowUp, client: Csa, result: RunResult) -> None:
+def _run_follow_up(follow_up: FollowUp, client: Csa, turn: Turn) -> None:
     sys.stdout.flush()
     directory = str(client.context.directory)
-    problems = run_on_finish(follow_up, result, environ=client.context.environ, directory=directory)
-    warn([client.context.redactor.redact(problem) for problem in problems])
+    problems = run_on_finish(follow_up, turn.result, environ=client.context.environ, directory=directory)
+    warn([turn.plan.context.redactor.redact(problem) for problem in problems])
 
 
 @contextmanager
@@ -398,6 +398,8 @@ def _print_plan(plan: TurnPlan, *, as_json: bool) -> None:
         "effort": plan.effort,
         "schema": None if plan.request.schema is None else "native" if plan.is_held_to_schema else "asked",
         "template": plan.request.template.name if plan.request.template else None,
+        "secrets": list(plan.request.secrets or ()),
+        "env_drop": plan.context.config.for_tool(plan.adapter.name).dropped(plan.context.environ),
         "extra_writable": list(plan.state.extra_writable),
         "timeout_s": plan.timeout_s,
         "idle_timeout_s": plan.idle_timeout_s,

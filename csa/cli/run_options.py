@@ -144,6 +144,13 @@ def add_agent_options(parser: argparse.ArgumentParser) -> argparse._ArgumentGrou
         metavar="FILE",
         help="have the answer conform to the JSON Schema in FILE (or `{...}`), and print it as JSON",
     )
+    how.add_argument(
+        "--secret",
+        metavar="NAME[=SOURCE]",
+        action="append",
+        help="give the tool the variable NAME from env:VARIABLE or file:FILE (default: env:NAME); hide its value in "
+        "all that csa writes; repeatable, for this turn only",
+    )
     how.add_argument("--timeout", type=float, metavar="S", help="end the turn after S seconds")
     how.add_argument("--idle-timeout", type=float, metavar="S", help="end it after S seconds without output or work")
     how.add_argument("--on-finish", metavar="CMD", help="run this shell command when the turn has ended")

@@ -20,6 +20,7 @@ from csa.runner.context import Context
 from csa.runner.detach import Detached, hand_over_queue, order_for, start_detached, start_queue
 from csa.runner.on_finish import FollowUp
 from csa.runner.request import RunRequest
+from csa.runner.secrets import refuse_later
 from csa.runner.session import Session
 from csa.runner.sessions.acting import record_act
 from csa.runner.turns.admission import check_again
@@ -68,6 +69,7 @@ def queue_prompt(context: Context, request: RunRequest, *, on_finish: FollowUp |
         BusyError: the session is in use by another program, which takes nothing from a queue.
         And as `plan_turn`, and as entering the turn where it begins at once: nothing waits then.
     """
+    refuse_later(request.secrets, is_agents=context.caller is not None)
     plan = plan_turn(context, request)
     state, place = plan.state, plan.context
     if request.ephemeral or state.ephemeral:

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
         system: str | None
         schema: dict[str, Any] | None
         opening: str | None
+        secrets: tuple[str, ...] | None
         template: FromTemplate | None
         ephemeral: bool
         fork_from: str | None
@@ -76,6 +77,7 @@ class RunRequest(Struct, kw_only=True):
         system: text to add to the tool's system prompt.
         schema: a JSON Schema that the answer has to conform to; the value is `output` in the result.
         opening: text that comes before the prompt if the session is new.
+        secrets: NAME, NAME=env:VARIABLE or NAME=file:FILE: variables for the tool whose values are stored nowhere.
         template: the template it was made from, for the record (see `Csa.from_template`).
         ephemeral: keep nothing; the session is gone when the turn has ended.
         fork_from: a selector; begin the new session with a copy of that one's conversation.
@@ -113,6 +115,7 @@ class RunRequest(Struct, kw_only=True):
     system: str | None = None
     schema: dict[str, Any] | None = None
     opening: str | None = None
+    secrets: tuple[str, ...] | None = None
     template: FromTemplate | None = None
     ephemeral: bool = False
     fork_from: str | None = None

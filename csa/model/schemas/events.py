@@ -81,6 +81,10 @@ DATA: Mapping[str, tuple[str, Schema]] = {
                 "origins": mapping({"type": "string"}, "where each of these settings came from"),
                 "template": text("the template it was run with; `origins` has its file"),
                 "system": text("what was added to the tool's system prompt"),
+                "secrets": each(
+                    record({"name": text("the variable"), "source": text("`env:VARIABLE` or `file:FILE`")}),
+                    "what `--secret` gave to the tool; the values are stored nowhere",
+                ),
                 "prompt": text("the prompt, redacted"),
                 "resumed": maybe(text("the tool's conversation that is resumed")),
                 "schema": record(
@@ -97,7 +101,8 @@ DATA: Mapping[str, tuple[str, Schema]] = {
                     "the recorded turn that stood in for the tool, in a replay",
                 ),
             },
-            optional="effort timeout_s idle_timeout_s origins caller template system schema head queued replayed_from",
+            optional="effort timeout_s idle_timeout_s origins caller template system secrets schema head queued "
+            "replayed_from",
         ),
     ),
     "session_bound": (

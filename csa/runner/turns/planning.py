@@ -58,11 +58,23 @@ def plan_turn(
         RefusedError: a limit, the genealogy, or another account's conversation.
     """
     _check_words(request, may_lack_prompt=bool(context.environ.get(REPLAY)))
+    context, request = _knowing_secrets(context, request)
     now = now or datetime.now(UTC)
     target = _find_target(context, request)
     if target is None:
         return _plan_new(context, request, new_id=_asked_id(request) or new_id or _new_id(), now=now)
     return plan_resume(target, request, now=now)
+
+
+def _knowing_secrets(context: Context, request: RunRequest) -> tuple[Context, RunRequest]:
+    """Return a context with the values of the request's secrets, read now, and the request with their full sources."""
+    if not request.secrets:
+        return context, request
+    from csa.runner.secrets import parse_secrets  # noqa: PLC0415  # few turns have any
+
+    sources = parse_secrets(request.secrets, context.directory, context.environ)
+    values = {source.name: source.read(context.environ) for source in sources}
+    return context.with_secrets(values), replace(request, secrets=tuple(source.words for source in sources))
 
 
 def _check_words(request: RunRequest, *, may_lack_prompt: bool = False) -> None:
@@ -348,7 +360,7 @@ def _plan(
         transport=choice.transport,
         permission=permission,
         cwd=cwd,
-        account=choice.adapter.account({**context.environ, **configured.env}),
+        account=choice.adapter.account({**configured.environment(context.environ), **context.secrets}),
         model=model.value,
         effort=effort.value,
         origins={
@@ -431,7 +443,7 @@ def _choose(context: Context, request: RunRequest, *, previous: str | None, repl
             request.tool,
             previous,
             context.config,
-            context.environ,
+            {**context.environ, **context.secrets},
             avoid_family=family,
             transport=request.transport,
         )

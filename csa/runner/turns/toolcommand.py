@@ -19,6 +19,7 @@ from csa.runner.environment import (
     outer_sandbox,
     session_environment,
     system_note,
+    with_secrets,
 )
 from csa.runner.inherited import is_same_work_tree, without_repository
 from csa.runner.namedfiles import read_named_files
@@ -120,7 +121,8 @@ def tool_environment(plan: TurnPlan, adapters: list[Adapter]) -> dict[str, str]:
     markers = (marker for adapter in adapters for marker in adapter.outer_markers)
     is_elsewhere = not is_same_work_tree(context.directory, plan.cwd)
     environ = without_repository(context.environ) if is_elsewhere else context.environ
-    return base_environment(environ, markers, context.config.for_tool(plan.adapter.name).env)
+    base = base_environment(environ, markers, context.config.for_tool(plan.adapter.name))
+    return with_secrets(base, context.secrets)
 
 
 def _environment(plan: TurnPlan, asked: TurnRequest, invocation: Invocation, *, turn: int) -> Mapping[str, str]:
