@@ -174,6 +174,7 @@ def _fields(card: SessionCard, now: datetime, place: Callable[[Path], str]) -> I
             ("permission", state.permission),
             ("template", card.last_turn and card.last_turn.template),
             ("shared", _SHARED.get(str(state.shared), "")),
+            ("replay of", _replayed(card)),
             ("writable", ", ".join(place(Path(path)) for path in state.extra_writable)),
             ("project", place(Path(state.project_path))),
             ("directory", place(card.info.record.paths.root)),
@@ -230,6 +231,11 @@ def _turns(card: SessionCard) -> str:
 def _parent(card: SessionCard) -> str:
     elsewhere = f" in {card.state.parent_project}" if card.state.parent_project else ""
     return f"{card.state.parent_session_id}{elsewhere} (depth {card.state.depth})"
+
+
+def _replayed(card: SessionCard) -> str:
+    told = card.last_turn.replayed_from if card.last_turn else None
+    return f"{as_read(str(told.get('session')), sys.stdout)}, turn {told.get('turn')}" if told else ""
 
 
 def _moment(at: datetime, now: datetime) -> str:

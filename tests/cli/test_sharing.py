@@ -43,7 +43,7 @@ def test_a_session_that_is_not_shared_keeps_to_its_tool(place: Place) -> None:
 
 @pytest.mark.thorough
 def test_sharing_is_configured(place: Place) -> None:
-    """A project's file may switch it off, not on; a session can differ; a merge is for a tool that may have all of it."""
+    """A project's file may switch it off, not on; a session can differ; a merge is for a tool that may have all."""
     place.env["CSA_CONF_SHARED"] = "off"
     one = talk(place, "prompt-one")
     two = talk(place, "prompt-two", tool="claude-code")

@@ -76,7 +76,9 @@ def _permission(data: _Data) -> str:
 
 
 def _started(data: _Data) -> str:
-    return f"started {data.get('tool')}: {data.get('prompt', '')}"
+    told = data.get("replayed_from")
+    replay = f" (replay of {told.get('session')})" if isinstance(told, Mapping) else ""
+    return f"started {data.get('tool')}{replay}: {data.get('prompt', '')}"
 
 
 def _finished(data: _Data) -> str:

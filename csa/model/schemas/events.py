@@ -23,7 +23,7 @@ from csa.model.schemas.kit import (
     text,
     texts,
 )
-from csa.model.schemas.shared import TURN_STATUSES
+from csa.model.schemas.shared import REPLAYED_FROM, TURN_STATUSES
 
 _KIND = text("the kind, as a keyword")
 _MESSAGE = text("the same as a sentence")
@@ -96,10 +96,7 @@ DATA: Mapping[str, tuple[str, Schema]] = {
                 ),
                 "head": maybe(text("the project's commit")),
                 "queued": text("the id of the queued prompt that it sends"),
-                "replayed_from": record(
-                    {"session": text("its id"), "turn": integer("its turn")},
-                    "the recorded turn that stood in for the tool, in a replay",
-                ),
+                "replayed_from": REPLAYED_FROM,
             },
             optional="effort timeout_s idle_timeout_s origins caller template system secrets schema head queued "
             "replayed_from",

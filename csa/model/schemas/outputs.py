@@ -225,5 +225,6 @@ STATS = record(
         "since": maybe(moment("from when")),
         "rows": each(record({"key": text("the tool, day, tree or owner"), **_ROW}), "the rows"),
         "total": record(_ROW, "all of them"),
+        "replayed_turns": integer("turns that are not counted, since recorded ones stood in for their tools"),
     }
 )

@@ -247,6 +247,7 @@ def _turn_to_json(turn: TurnRecord | None, status: str) -> dict[str, Any] | None
         "exit_code": data.get("exit_code"),
         "error": told_error(data.get("error")),
         "template": turn.template,
+        "replayed_from": dict(turn.replayed_from) if turn.replayed_from else None,
         "duration_s": turn.number_of("duration_s"),
         "started_at": format_time(turn.started_at) if turn.started_at else None,
         "finished_at": format_time(turn.finished_at) if turn.finished_at else None,
