@@ -34,11 +34,13 @@ from csa.runner.detach import refuse_ephemeral
 from csa.runner.environment import REPLAY
 from csa.runner.on_finish import FollowUp, run_on_finish
 from csa.runner.request import RunRequest
+from csa.runner.session import Session
 from csa.runner.turns.ahead import load_at_once
 from csa.runner.turns.patience import try_until_free
 from csa.runner.turns.plan import TurnPlan
 from csa.runner.waking import wake_parked
 from csa.store.locks import Heeding
+from csa.store.queue import count_queued
 from csa.structs import replace
 
 TYPE_CHECKING = False  # see csa/structs.py
@@ -182,6 +184,8 @@ def _run_turn(
         turn = client.attend(started)
         anyio.run(_drive_turn, turn, progress, faults if arguments.stream_json else None, noted)
     unprinted = _print_outcome(turn, turn.result, arguments)
+    if not arguments.quiet and count_queued(turn.paths):
+        _tell_queue(turn)
     if follow_up:
         name = plan.state.name or plan.state.session_id
         signs.about(lambda: f"{name} has ended; --on-finish is running")
@@ -191,6 +195,13 @@ def _run_turn(
     if unprinted:
         raise unprinted
     return turn.result.exit_code
+
+
+def _tell_queue(turn: Turn) -> None:
+    """Say what becomes of the prompts that wait."""
+    from csa.cli.queueing import tell_queue  # noqa: PLC0415  # few prompts wait
+
+    tell_queue(Session(turn.plan.context, turn.session_id))
 
 
 def _announce(client: Csa, session_id: str, project: str) -> None:

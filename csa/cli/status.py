@@ -157,8 +157,9 @@ def _fields(card: SessionCard, now: datetime, place: Callable[[Path], str]) -> I
     yield from _tools(card)
     yield "turns", _turns(card)
     if waits := card.info.queued:
-        held = f"; held: {card.held} (csa queue {state.session_id} --resume)" if card.held else ""
-        yield "queue", f"{count_of(waits, 'prompt')} waiting{held}"
+        held = f"; held: {card.held}" if card.held else ""
+        way = "" if card.info.is_running else f" (csa queue {state.session_id} --resume)"
+        yield "queue", as_read(f"{count_of(waits, 'prompt')} waiting{held}{way}", sys.stdout)
     if card.context:
         turn, used = card.context
         cached = f" ({tokens(used.cached_tokens)} of it cached)" if used.cached_tokens else ""
