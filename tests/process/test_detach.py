@@ -77,7 +77,6 @@ def test_a_request_survives_the_way_to_its_supervisor() -> None:
         fallback=("gemini-cli",),
         handoff=False,
         shared=False,
-        schema={"type": "object"},
         budget_tokens=4,
         budget_usd=5.5,
         budget_time_s=6.5,
