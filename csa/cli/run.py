@@ -34,11 +34,13 @@ from csa.runner.detach import refuse_ephemeral
 from csa.runner.environment import REPLAY
 from csa.runner.on_finish import FollowUp, run_on_finish
 from csa.runner.request import RunRequest
+from csa.runner.session import Session
 from csa.runner.turns.ahead import load_at_once
 from csa.runner.turns.patience import try_until_free
 from csa.runner.turns.plan import TurnPlan
 from csa.runner.waking import wake_parked
 from csa.store.locks import Heeding
+from csa.store.queue import count_queued
 from csa.structs import replace
 
 TYPE_CHECKING = False  # see csa/structs.py
@@ -187,15 +189,24 @@ def _run_turn(
             turn.hand_over = lambda: None
         anyio.run(_drive_turn, turn, progress, faults if arguments.stream_json else None, noted)
     unprinted = _print_outcome(turn, turn.result, arguments, was_cancelled_here=bool(view))
+    if not (arguments.quiet or view) and count_queued(turn.paths):
+        _tell_queue(turn)
     if after:
         name = plan.state.name or plan.state.session_id
         signs.about(lambda: f"{name} has ended; --on-finish is running")
-        _run_follow_up(after, client, turn.result)
+        _run_follow_up(after, client, turn)
     if faults and not isinstance(faults[0], BrokenPipeError):
         raise faults[0]
     if unprinted:
         raise unprinted
     return turn.result.exit_code
+
+
+def _tell_queue(turn: Turn) -> None:
+    """Say what becomes of the prompts that wait."""
+    from csa.cli.queueing import tell_queue  # noqa: PLC0415  # few prompts wait
+
+    tell_queue(Session(turn.plan.context, turn.session_id))
 
 
 def _announce(client: Csa, session_id: str, project: str) -> None:
@@ -255,11 +266,11 @@ def follow_up(client: Csa, arguments: argparse.Namespace) -> FollowUp | None:
     return FollowUp(command, limit_s or None)
 
 
-def _run_follow_up(command: FollowUp, client: Csa, result: RunResult) -> None:
+def _run_follow_up(command: FollowUp, client: Csa, turn: Turn) -> None:
     sys.stdout.flush()
     directory = str(client.context.directory)
-    problems = run_on_finish(command, result, environ=client.context.environ, directory=directory)
-    warn([client.context.redactor.redact(problem) for problem in problems])
+    problems = run_on_finish(command, turn.result, environ=client.context.environ, directory=directory)
+    warn([turn.plan.context.redactor.redact(problem) for problem in problems])
 
 
 @contextmanager
@@ -406,6 +417,8 @@ def _print_plan(plan: TurnPlan, *, as_json: bool) -> None:
         "effort": plan.effort,
         "schema": None if plan.request.schema is None else "native" if plan.is_held_to_schema else "asked",
         "template": plan.request.template.name if plan.request.template else None,
+        "secrets": list(plan.request.secrets or ()),
+        "env_drop": plan.context.config.for_tool(plan.adapter.name).dropped(plan.context.environ),
         "extra_writable": list(plan.state.extra_writable),
         "timeout_s": plan.timeout_s,
         "idle_timeout_s": plan.idle_timeout_s,

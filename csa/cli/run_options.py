@@ -119,6 +119,11 @@ def add_kept_options(how: argparse._ActionsContainer) -> None:
         help="also let the agent write in DIR at --permission edit; repeatable, and kept by the session",
     )
     how.add_argument(
+        "--shared",
+        choices=("on", "off"),
+        help="off: no other tool may work in the session or get its history, from now on (default: on)",
+    )
+    how.add_argument(
         "--context-window",
         type=int,
         metavar="N",
@@ -149,6 +154,13 @@ def add_agent_options(parser: argparse.ArgumentParser) -> argparse._ArgumentGrou
         "--schema",
         metavar="FILE",
         help="have the answer conform to the JSON Schema in FILE (or `{...}`), and print it as JSON",
+    )
+    how.add_argument(
+        "--secret",
+        metavar="NAME[=SOURCE]",
+        action="append",
+        help="give the tool the variable NAME from env:VARIABLE or file:FILE (default: env:NAME); hide its value in "
+        "all that csa writes; repeatable, for this turn only",
     )
     how.add_argument("--timeout", type=float, metavar="S", help="end the turn after S seconds")
     how.add_argument("--idle-timeout", type=float, metavar="S", help="end it after S seconds without output or work")

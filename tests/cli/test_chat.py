@@ -121,7 +121,7 @@ def test_whole_conversation(place: Place) -> None:
     first, fork = place.ids()
     assert prompts(place, first) == ["slow work", "and then this", "who are you?"]
     assert prompts(place, fork) == ["go on"]
-    assert place.state(fork)["fork_of"] == first
+    assert place.state(fork)["genealogy"]["fork_of"] == first
     assert "I am claude." in (place.project / "talk.md").read_text()
 
 
