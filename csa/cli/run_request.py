@@ -51,6 +51,7 @@ def request_from(arguments: argparse.Namespace) -> RunRequest:
         fallback=_split_names(arguments.fallback),
         park_limit_s=_park_limit(arguments.on_quota),
         handoff=False if arguments.no_handoff else None,
+        shared=None if arguments.shared is None else arguments.shared == "on",
         context_window=arguments.context_window,
         context_tokens=arguments.context_tokens,
         budget_tokens=arguments.budget_tokens,

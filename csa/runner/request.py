@@ -44,6 +44,7 @@ if TYPE_CHECKING:
         fallback: tuple[str, ...] | None
         park_limit_s: float | None
         handoff: bool | None
+        shared: bool | None
         context_window: int | None
         context_tokens: int | None
         budget_tokens: int | None
@@ -88,6 +89,7 @@ class RunRequest(Struct, kw_only=True):
         retries: how often to try again after a transient error of the provider.
         fallback: TOOL or TOOL:MODEL of those that take over, in this order, when the provider fails.
         park_limit_s: how many seconds to wait at most for a used-up quota to reset; 0 is not at all.
+        shared: whether other tools may work in the session or get its history, from now on.
         handoff: whether to give the tool a summary of turns that others have run.
         context_window: how many earlier turns the tool is sent at most, from now on; 0 is all.
         context_tokens: how many tokens of earlier turns it is sent at most, from now on; 0 is no limit.
@@ -127,6 +129,7 @@ class RunRequest(Struct, kw_only=True):
     fallback: tuple[str, ...] | None = None
     park_limit_s: float | None = None
     handoff: bool | None = None
+    shared: bool | None = None
     context_window: int | None = None
     context_tokens: int | None = None
     budget_tokens: int | None = None

@@ -76,6 +76,7 @@ def test_a_request_survives_the_way_to_its_supervisor() -> None:
         retries=3,
         fallback=("gemini-cli",),
         handoff=False,
+        shared=False,
         budget_tokens=4,
         budget_usd=5.5,
         budget_time_s=6.5,

@@ -160,11 +160,12 @@ DATA: Mapping[str, tuple[str, Schema]] = {
                 "turns": each({"type": "integer"}, "the summarised turns"),
                 "characters": integer("the summary's length"),
                 "reason": text("why a new conversation began"),
+                "vendor": text("the vendor that got it, if it had not run those turns"),
                 "replaces": maybe(text("the conversation that it replaces")),
                 "message": text("how the context window was exceeded"),
                 "sources": each(_SOURCE, "summarised turns of other sessions"),
             },
-            optional="reason replaces message sources",
+            optional="reason replaces message sources vendor",
         ),
     ),
     "fork": (

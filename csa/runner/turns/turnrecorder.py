@@ -294,6 +294,7 @@ class TurnRecorder(Recorder):
             "limits": wanted.limits,
             "budget": wanted.budget,
             "window": wanted.window,
+            "shared": wanted.shared,
         }
 
     def _save_state(self, *, spent: Spent | None = None, at: datetime | None = None) -> None:
