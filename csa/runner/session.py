@@ -268,7 +268,7 @@ def refuse_closed(state: SessionState) -> None:
     """Raise RefusedError for a session that its user has closed."""
     if state.closed_at is not None:
         raise RefusedError(
-            f"Session {state.session_id} is closed.",
+            f"Session {state.session_id} is closed, so nothing runs in it.",
             hint=f'csa run --session {state.session_id} --reopen "..." continues it',
         )
 

@@ -355,7 +355,7 @@ def test_closing_a_session(place: Place) -> None:
     assert place.run("close").out == f"{first} is closed  api\n"
     assert (current_of(place), "closed_at" in place.state(first)) == (None, True)
     done = place.run("run", "--session", "api", "x")
-    assert (done.code, done.err.splitlines()[0]) == (5, "error: Session api is closed.")
+    assert (done.code, done.err.splitlines()[0]) == (5, "error: Session api is closed, so nothing runs in it.")
     assert 'hint: csa run --session api --reopen "..." continues it' in done.err
     assert place.codex("two", "--session", "api", "--reopen").session_id == first
     assert (current_of(place), "closed_at" in place.state(first)) == (first, False)
@@ -378,7 +378,7 @@ def test_what_closed_means(place: Place) -> None:
         ("chat", "--session", "api"),
     ):
         done = place.run(*words, stdin=b"hello\n" if words[0] == "chat" else None)
-        assert (done.code, "Session api is closed." in done.err) == (5, True), (words, done.err)
+        assert (done.code, "Session api is closed," in done.err) == (5, True), (words, done.err)
     assert place.codex("more", "--last").session_id == other
     assert place.codex("more", "--last", "--reopen").session_id == other, "it was used later"
     shown = {item["name"]: item for item in place.run("ls", "--json").json}
@@ -432,7 +432,7 @@ def test_a_pointer_of_another_terminal_to_a_closed_session(place: Place) -> None
     assert current_of(place, "pane") == first
     assert place.run("current", env=pane).out == f"{first}  api (closed)\n"
     done = place.run("run", "--continue", "x", env=pane)
-    assert (done.code, "Session api is closed." in done.err) == (5, True)
+    assert (done.code, "Session api is closed," in done.err) == (5, True)
     assert place.run("close", env=pane).code == 0
     assert current_of(place, "pane") is None
     assert place.run("close", env={"CSA_CURRENT": first}).code == 0
