@@ -103,6 +103,7 @@ PURPOSES: tuple[tuple[str, tuple[Command, ...]], ...] = (
             Command("session status", "status.status", "show everything known about a session"),
             Command("session info", "status.info", "the same as status; --json without the evidence"),
             Command("session why", "status.why", "the same as status; --json with the evidence alone"),
+            Command("session replay", "replay", "show a recorded session or tree again, as it happened"),
             Command("session logs", "outputs.logs", "print what happened in a session (git history: log)"),
             Command("session artifacts", "outputs.artifacts", "list or copy the files an agent has left for you"),
             Command("session is-alive", "is_alive", "check whether a session is running"),

@@ -20,6 +20,10 @@ from csa.model.schemas.kit import (
     texts,
 )
 
+REPLAYED_FROM = record(
+    {"session": text("its id"), "turn": integer("its turn")},
+    "the recorded turn that stood in for the tool, in a replay",
+)
 TURN_STATUSES = ("succeeded", "failed", "cancelled", "timed_out", "killed", "lost")
 STATUSES = ("running", "open", "idle", *TURN_STATUSES, "unknown", "damaged", "retired", "removed")
 VOCABULARY: Mapping[str, Schema] = {

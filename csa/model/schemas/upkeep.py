@@ -220,6 +220,7 @@ TEMPLATE = known(
         "permission": maybe(text("what the agent may do")),
         "system": maybe(text("text for the tool's system prompt")),
         "opening": maybe(text("text that comes before the first prompt of a session")),
+        "schema": maybe(text("a JSON Schema, as JSON, that answers must conform to")),
         "prompt": maybe(text("the prompt, with `{{prompt}}` where what is typed goes")),
         "context_window": maybe(integer("how many earlier turns a turn sends at most")),
         "context_tokens": maybe(integer("how many tokens of earlier turns a turn sends at most")),

@@ -9,6 +9,7 @@ import os
 import re
 import shlex
 import time
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -29,6 +30,7 @@ from csa.runner.turns.choices import choose_model
 from csa.runner.turns.fallback import fallback_of, first_installed, others
 from csa.runner.turns.plan import TurnPlan
 from csa.runner.turns.reach import extra_writable
+from csa.runner.turns.sharing import asked_sharing, is_shared, refuse_second_tool, refuse_to_hand_over
 from csa.store.genealogy import ancestors
 from csa.store.held import refuse_when_full
 from csa.store.project import git_branch
@@ -56,11 +58,23 @@ def plan_turn(
         RefusedError: a limit, the genealogy, or another account's conversation.
     """
     _check_words(request, may_lack_prompt=bool(context.environ.get(REPLAY)))
+    context, request = _knowing_secrets(context, request)
     now = now or datetime.now(UTC)
     target = _find_target(context, request)
     if target is None:
         return _plan_new(context, request, new_id=_asked_id(request) or new_id or _new_id(), now=now)
     return plan_resume(target, request, now=now)
+
+
+def _knowing_secrets(context: Context, request: RunRequest) -> tuple[Context, RunRequest]:
+    """Return a context with the values of the request's secrets, read now, and the request with their full sources."""
+    if not request.secrets:
+        return context, request
+    from csa.runner.secrets import parse_secrets  # noqa: PLC0415  # few turns have any
+
+    sources = parse_secrets(request.secrets, context.directory, context.environ)
+    values = {source.name: source.read(context.environ) for source in sources}
+    return context.with_secrets(values), replace(request, secrets=tuple(source.words for source in sources))
 
 
 def _check_words(request: RunRequest, *, may_lack_prompt: bool = False) -> None:
@@ -156,7 +170,7 @@ def plan_session(
     *,
     previous: str | None = None,
     permission: str | None = None,
-    merged_from: tuple[str, ...] = (),
+    sources: Sequence[SessionState] = (),
 ) -> TurnPlan:
     """Decide what a new session without a turn is; raises as `plan_turn`.
 
@@ -165,14 +179,18 @@ def plan_session(
         request: what is said about it; the prompt is not used.
         previous: the tool, if the request names none.
         permission: what its agents may do, if the request does not say it.
-        merged_from: the sessions that it begins with.
+        sources: the sessions that it is merged from.
     """
     _check_texts(request)
     _check_numbers(request)
     check_name(request.name)
     now = datetime.now(UTC)
     plan = _plan_new(context, request, new_id=_new_id(), now=now, previous=previous, permission=permission)
-    return replace(plan, state=replace(plan.state, merged_from=merged_from))
+    refuse_to_hand_over(context, sources, plan.adapter.name)
+    is_private = plan.state.shared is None and any(not is_shared(context, source) for source in sources)
+    merged_from = tuple(source.session_id for source in sources)
+    shared = False if is_private else plan.state.shared
+    return replace(plan, state=replace(plan.state, merged_from=merged_from, shared=shared))
 
 
 def _new_id() -> str:
@@ -235,7 +253,11 @@ def _plan_new(
         limits=context.config.limits.tightened_by(parent.limits) if parent else context.config.limits,
         budget=_with_budget(Budget(), _asked_budget(request)),
         window=replace(source.window if source else ContextWindow(), since_turn=0).asked(*_asked_window(request)),
+        shared=source.shared if source else None,
     )
+    if source:
+        refuse_second_tool(context, source, choice.adapter.name)
+    state = replace(state, shared=asked_sharing(context, request, state))
     known = (source or state).tools.get(choice.adapter.name, ToolState())
     if request.opening:
         request = replace(request, prompt=f"{request.opening}\n\n{request.prompt}", opening=None)
@@ -282,7 +304,9 @@ def plan_resume(session: Session, request: RunRequest, *, now: datetime) -> Turn
         limits=_limits_on_resume(context, state),
         budget=changed_budget(context, state, _asked_budget(request)),
         window=state.window.asked(*_asked_window(request)),
+        shared=asked_sharing(context, request, state),
     )
+    refuse_second_tool(context, state, choice.adapter.name)
     plan = _plan(context, request, choice, state, known, is_new=False, cwd=cwd, replay=replay)
     _refuse_other_account(plan, known)
     return plan
@@ -336,7 +360,7 @@ def _plan(
         transport=choice.transport,
         permission=permission,
         cwd=cwd,
-        account=choice.adapter.account({**context.environ, **configured.env}),
+        account=choice.adapter.account({**configured.environment(context.environ), **context.secrets}),
         model=model.value,
         effort=effort.value,
         origins={
@@ -419,7 +443,7 @@ def _choose(context: Context, request: RunRequest, *, previous: str | None, repl
             request.tool,
             previous,
             context.config,
-            context.environ,
+            {**context.environ, **context.secrets},
             avoid_family=family,
             transport=request.transport,
         )
