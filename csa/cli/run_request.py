@@ -16,7 +16,7 @@ from csa.cli.output import warn
 from csa.errors import UsageError
 from csa.model.duration import parse_duration, parse_on_quota
 from csa.model.permission import Permission
-from csa.runner.environment import REPLAY
+from csa.runner.context import REPLAY
 from csa.runner.request import RunRequest
 
 
@@ -37,6 +37,7 @@ def request_from(arguments: argparse.Namespace) -> RunRequest:
         extra_writable=None if arguments.extra_writable is None else tuple(arguments.extra_writable),
         permission=Permission(arguments.permission) if arguments.permission else None,
         system=_system(arguments),
+        flags=arguments.flags or None,
         secrets=None if arguments.secret is None else tuple(arguments.secret),
         schema=read_schema(arguments.schema),
         ephemeral=arguments.ephemeral,
@@ -50,6 +51,7 @@ def request_from(arguments: argparse.Namespace) -> RunRequest:
         fallback=_split_names(arguments.fallback),
         park_limit_s=_park_limit(arguments.on_quota),
         handoff=False if arguments.no_handoff else None,
+        shared=None if arguments.shared is None else arguments.shared == "on",
         context_window=arguments.context_window,
         context_tokens=arguments.context_tokens,
         budget_tokens=arguments.budget_tokens,

@@ -68,7 +68,7 @@ def make_current(context: Context, session_id: str) -> str | None:
 
     An agent's turn changes nothing, and neither does a replay, or one where CSA_CURRENT is a session's id.
     """
-    if _is_agents(context) or context.environ.get("CSA_REPLAY"):
+    if _is_agents(context) or context.replay:
         return None
     try:
         pointer = find_pointer(context)

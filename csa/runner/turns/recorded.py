@@ -20,8 +20,7 @@ from csa.model.config import AUTO, Config
 from csa.model.permission import Permission
 from csa.model.redaction import MARK
 from csa.paths import SessionPaths
-from csa.runner.context import Context
-from csa.runner.environment import REPLAY
+from csa.runner.context import REPLAY, Context
 from csa.runner.request import RunRequest
 from csa.runner.session import find_session
 from csa.runner.toolbox import ToolChoice, find_adapter, transport_of
@@ -71,7 +70,7 @@ def find_replay(context: Context, *, turn: int, continues: SessionPaths | None) 
         UsageError: that session replays another recording, or none.
         CsaError: the recording is missing or damaged, or cannot be replayed.
     """
-    with open_recording(context, context.environ[REPLAY]) as (recording, session_id, archive):
+    with open_recording(context, context.replay) as (recording, session_id, archive):
         if continues is not None and (before := replayed_session(continues)) != session_id:
             is_what = f"a replay of {before}" if before else "no replay"
             raise UsageError(

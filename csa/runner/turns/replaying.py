@@ -22,7 +22,7 @@ from csa.model.pacing import AT_ONCE, parse_speed, pause_s
 from csa.model.result import SIGNAL_EXITS
 from csa.model.state import parse_time
 from csa.process import replayer
-from csa.runner.environment import REPLAY, REPLAY_SPEED
+from csa.runner.context import REPLAY, REPLAY_SPEED
 from csa.runner.session import find_session
 from csa.runner.turns.plan import TurnPlan
 from csa.runner.turns.recorded import Replay, replays_below
