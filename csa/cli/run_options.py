@@ -135,6 +135,10 @@ def add_agent_options(parser: argparse.ArgumentParser) -> argparse._ArgumentGrou
     how.add_argument("--system", metavar="TEXT", help="add TEXT to the tool's system prompt")
     how.add_argument("--system-file", metavar="FILE", help="the same, from a file")
     how.add_argument(
+        "--image", metavar="FILE", action="append", help="send a PNG, JPEG, GIF or WebP with the prompt; repeatable"
+    )
+    how.add_argument("--file", metavar="FILE", action="append", help="send a text file or PDF with it; repeatable")
+    how.add_argument(
         "--schema",
         metavar="FILE",
         help="have the answer conform to the JSON Schema in FILE (or `{...}`), and print it as JSON",
