@@ -59,7 +59,7 @@ class ClaudeCodeAdapter:
     name = "claude-code"
     family = "anthropic"
     executable = "claude"
-    capabilities = Capabilities(fork=True, extra_writable=True, reads=_SETTINGS, images=True, files=True)
+    capabilities = Capabilities(fork=True, extra_writable=True, flags=True, reads=_SETTINGS, images=True, files=True)
     outer_markers = frozenset(
         {
             "CLAUDECODE",
@@ -122,6 +122,7 @@ class ClaudeCodeAdapter:
         return Invocation(
             argv=(
                 *request.command,
+                *request.flags,
                 *_ALWAYS,
                 *_session(request),
                 *_permission(request),

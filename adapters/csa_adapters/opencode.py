@@ -62,7 +62,7 @@ class OpencodeAdapter:
     name = "opencode"
     family = "opencode"  # it uses any provider its user chose
     executable = "opencode"
-    capabilities = Capabilities(fork=True, extra_writable=True, images=True, files=True)
+    capabilities = Capabilities(fork=True, extra_writable=True, flags=True, images=True, files=True)
     # The outer server's password: an inner one has its own.
     outer_markers = frozenset(
         {"OPENCODE", "OPENCODE_PID", "AGENT", "OPENCODE_SERVER_PASSWORD", "OPENCODE_SERVER_USERNAME"}
@@ -139,7 +139,7 @@ class OpencodeAdapter:
 
 def _bridge(request: TurnRequest, order: _Json) -> Invocation:
     return Invocation(
-        argv=(sys.executable, "-I", "-S", BRIDGE, *request.command),
+        argv=(sys.executable, "-I", "-S", BRIDGE, *request.command, *request.flags),
         stdin=json.dumps(order).encode(),
         env=_environment(request),
     )

@@ -18,14 +18,30 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         metavar="PROMPT",
         help="what to do; `-`, or no PROMPT in a pipe, reads it from stdin; on a terminal no PROMPT opens $EDITOR",
     )
-    which = parser.add_argument_group("which session")
-    which.add_argument("-s", "--session", metavar="S", help="continue session S (an id, a unique prefix or a name)")
-    which.add_argument("-c", "--last", action="store_true", help="continue the session used last")
+    parser.epilog = (
+        "What follows -- goes to the tool's own command line, for this turn only: csa run PROMPT -- --flag value. "
+        "Without a PROMPT before it, the next word is the prompt."
+    )
+    which = add_session_options(parser)
     which.add_argument(
         "--queue",
         action="store_true",
         help="run in the background after the session's running turn and what is queued already; else at once",
     )
+    which.add_argument("--ephemeral", action="store_true", help="read no project files and keep no session")
+    add_template_options(parser)
+    prompt = parser.add_argument_group("the prompt")
+    prompt.add_argument("--prompt-file", metavar="FILE", help="read the prompt from a file; `-` is stdin")
+    prompt.add_argument("--stdin", action="store_true", help="append stdin to PROMPT, after a blank line")
+    add_turn_options(parser)
+    parser.set_defaults(is_literal=False, flags=(), way_to_stdin="csa run --stdin adds it to the prompt")
+
+
+def add_session_options(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
+    """Add what says which session a turn belongs to; return the group for more of that kind."""
+    which = parser.add_argument_group("which session")
+    which.add_argument("-s", "--session", metavar="S", help="continue session S (an id, a unique prefix or a name)")
+    which.add_argument("-c", "--last", action="store_true", help="continue the session used last")
     which.add_argument(
         "--continue", dest="continues", action="store_true", help="continue the current session (csa current)"
     )
@@ -34,8 +50,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--session-id", metavar="ID", help="continue the session of this ULID, UUID or name, or create it"
     )
     which.add_argument("--fork-from", metavar="S", help="start a new session with a copy of S's conversation")
-    which.add_argument("--ephemeral", action="store_true", help="read no project files and keep no session")
     add_about_options(which)
+    return which
+
+
+def add_template_options(parser: argparse.ArgumentParser) -> None:
+    """Add what names a template."""
     template = parser.add_argument_group("a template: what no option says, it does")
     which = template.add_mutually_exclusive_group()
     which.add_argument("--template", metavar="TEMPLATE", help="use this template (csa template list)")
@@ -45,11 +65,6 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     template.add_argument(
         "--var", dest="variables", action="append", metavar="NAME=VALUE", help="set a variable of it; repeatable"
     )
-    prompt = parser.add_argument_group("the prompt")
-    prompt.add_argument("--prompt-file", metavar="FILE", help="read the prompt from a file; `-` is stdin")
-    prompt.add_argument("--stdin", action="store_true", help="append stdin to PROMPT, after a blank line")
-    add_turn_options(parser)
-    parser.set_defaults(is_literal=False, way_to_stdin="csa run --stdin adds it to the prompt")
 
 
 def defaults_of_run() -> dict[str, object]:
@@ -106,6 +121,11 @@ def add_kept_options(how: argparse._ActionsContainer) -> None:
         metavar="DIR",
         action="append",
         help="also let the agent write in DIR at --permission edit; repeatable, and kept by the session",
+    )
+    how.add_argument(
+        "--shared",
+        choices=("on", "off"),
+        help="off: no other tool may work in the session or get its history, from now on (default: on)",
     )
     how.add_argument(
         "--context-window",

@@ -130,6 +130,9 @@ def _print_status(session: Session, card: SessionCard | None, found: Evidence) -
     _print_rows([(label, text, "") for label, text in evidence_rows(found)], style, width)
 
 
+_SHARED = {"True": "on", "False": "off: no other tool may work in it or get its history"}
+
+
 def _title(info: SessionInfo, style: Style, width: int | None) -> str:
     """Return the name and the description; in a pipe the id first, where scripts expect it."""
     name = called(info, width)
@@ -171,6 +174,7 @@ def _fields(card: SessionCard, now: datetime, place: Callable[[Path], str]) -> I
             ("branch", state.branch),
             ("permission", state.permission),
             ("template", card.last_turn and card.last_turn.template),
+            ("shared", _SHARED.get(str(state.shared), "")),
             ("replay of", _replayed(card)),
             ("writable", ", ".join(place(Path(path)) for path in state.extra_writable)),
             ("project", place(Path(state.project_path))),

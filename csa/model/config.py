@@ -47,6 +47,9 @@ KEYS: Mapping[str, Key] = {
     "fallback": Key("words", (), "the tools that take over, in this order, when the provider fails"),
     "on_quota": Key("on_quota", "fail", "when a quota is used up: fail, wait, or wait=26h (at most that long)"),
     "handoff": Key("switch", "on", "whether a tool gets a summary of turns its conversation does not have: on or off"),
+    "shared": Key(
+        "switch", "on", "whether several tools may work in one session, or get its history: on or off", limits=True
+    ),
     "context_turns": Key("count", 20, "how many turns a handoff covers, at most"),
     "context_tokens": Key("count", 6000, "how many tokens a handoff uses, at most"),
     "context_window": Key("count", 0, "how many earlier turns a turn sends at most, in place of all; 0 is all"),
@@ -175,6 +178,10 @@ class Config(Struct):
         return bool(self.values["handoff"][0] == "on")
 
     @property
+    def shares(self) -> bool:
+        return bool(self.values["shared"][0] == "on")
+
+    @property
     def limits(self) -> Limits:
         """The limits that records pass on; depth is stored separately there."""
         words = {
@@ -301,6 +308,8 @@ def unknown_key(origin: str, name: str, known: list[str], *, where: str = "", pr
 
 
 def _loosens(name: str, new: Any, current: Any) -> bool:
+    if _key_of(name).kind == "switch":
+        return bool(new == "on" and current == "off")
     if name == "permission":
         return Permission(new).rank > Permission(current).rank
     if _key_of(name).grows:

@@ -65,6 +65,7 @@ class SessionState(Struct, kw_only=True):
     owner: str | None = None
     branch: str | None = None
     permission: str | None = None  # of the last turn: the highest a child may have
+    shared: bool | None = None  # whether several tools may work in it; None is as configured
     extra_writable: tuple[str, ...] = ()  # directories besides its own that its agent may write at `edit`
     ephemeral: bool = False
     pinned: bool = False  # never cleaned up
@@ -138,6 +139,7 @@ def parse_state(record: Mapping[str, Any]) -> SessionState:
         owner=_optional(record, "owner", str),
         branch=_optional(record, "branch", str),
         permission=_optional(record, "permission", str),
+        shared=_optional(record, "shared", bool),
         extra_writable=_paths(record, "extra_writable"),
         ephemeral=_optional(record, "ephemeral", bool) or False,
         pinned=_optional(record, "pinned", bool) or False,
@@ -180,6 +182,7 @@ def render_state(state: SessionState) -> dict[str, Any]:
         "owner": state.owner,
         "branch": state.branch,
         "permission": state.permission,
+        "shared": state.shared,
         "extra_writable": list(state.extra_writable) or None,
         "ephemeral": state.ephemeral or None,
         "pinned": state.pinned or None,

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
         files: tuple[str | Attachment, ...]
         opening: str | None
         secrets: tuple[str, ...] | None
+        flags: tuple[str, ...] | None
         template: FromTemplate | None
         ephemeral: bool
         fork_from: str | None
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
         fallback: tuple[str, ...] | None
         park_limit_s: float | None
         handoff: bool | None
+        shared: bool | None
         context_window: int | None
         context_tokens: int | None
         budget_tokens: int | None
@@ -83,6 +85,7 @@ class RunRequest(Struct, kw_only=True):
         files: likewise, paths of text files or PDFs.
         opening: text that comes before the prompt if the session is new.
         secrets: NAME, NAME=env:VARIABLE or NAME=file:FILE: variables for the tool whose values are stored nowhere.
+        flags: words for the tool's own command line, in this turn only; not for an agent that calls csa.
         template: the template it was made from, for the record (see `Csa.from_template`).
         ephemeral: keep nothing; the session is gone when the turn has ended.
         fork_from: a selector; begin the new session with a copy of that one's conversation.
@@ -92,6 +95,7 @@ class RunRequest(Struct, kw_only=True):
         retries: how often to try again after a transient error of the provider.
         fallback: TOOL or TOOL:MODEL of those that take over, in this order, when the provider fails.
         park_limit_s: how many seconds to wait at most for a used-up quota to reset; 0 is not at all.
+        shared: whether other tools may work in the session or get its history, from now on.
         handoff: whether to give the tool a summary of turns that others have run.
         context_window: how many earlier turns the tool is sent at most, from now on; 0 is all.
         context_tokens: how many tokens of earlier turns it is sent at most, from now on; 0 is no limit.
@@ -122,6 +126,7 @@ class RunRequest(Struct, kw_only=True):
     files: tuple[str | Attachment, ...] = ()
     opening: str | None = None
     secrets: tuple[str, ...] | None = None
+    flags: tuple[str, ...] | None = None
     template: FromTemplate | None = None
     ephemeral: bool = False
     fork_from: str | None = None
@@ -132,6 +137,7 @@ class RunRequest(Struct, kw_only=True):
     fallback: tuple[str, ...] | None = None
     park_limit_s: float | None = None
     handoff: bool | None = None
+    shared: bool | None = None
     context_window: int | None = None
     context_tokens: int | None = None
     budget_tokens: int | None = None

@@ -76,6 +76,7 @@ def test_a_request_survives_the_way_to_its_supervisor() -> None:
         retries=3,
         fallback=("gemini-cli",),
         handoff=False,
+        shared=False,
         budget_tokens=4,
         budget_usd=5.5,
         budget_time_s=6.5,
@@ -89,6 +90,7 @@ def test_a_request_survives_the_way_to_its_supervisor() -> None:
         context_tokens=9,
         opening="o",
         schema={"type": "object"},
+        flags=("--f",),
         secrets=("S=env:T",),
         template=FromTemplate("t", "/t.toml", is_project=True, fields=("tool",)),
     )

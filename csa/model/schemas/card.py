@@ -71,6 +71,7 @@ CARD = known(
         "owner": OWNER,
         "branch": BRANCH,
         "permission": maybe(text("what its agent may do: `read-only`, `edit` or `full`")),
+        "shared": maybe(flag("whether other tools may work in it; null is as configured")),
         "extra_writable": texts("extra directories it may write"),
         "project_path": old(text(""), "project"),
         "directory": text("the directory of its files"),

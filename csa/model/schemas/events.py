@@ -81,6 +81,7 @@ DATA: Mapping[str, tuple[str, Schema]] = {
                 "origins": mapping({"type": "string"}, "where each of these settings came from"),
                 "template": text("the template it was run with; `origins` has its file"),
                 "system": text("what was added to the tool's system prompt"),
+                "flags": texts("the user's own words on the tool's command line"),
                 "secrets": each(
                     record({"name": text("the variable"), "source": text("`env:VARIABLE` or `file:FILE`")}),
                     "what `--secret` gave to the tool; the values are stored nowhere",
@@ -109,8 +110,8 @@ DATA: Mapping[str, tuple[str, Schema]] = {
                 "queued": text("the id of the queued prompt that it sends"),
                 "replayed_from": REPLAYED_FROM,
             },
-            optional="effort timeout_s idle_timeout_s origins caller template system secrets schema attachments head "
-            "queued replayed_from",
+            optional="effort timeout_s idle_timeout_s origins caller template system flags secrets schema attachments "
+            "head queued replayed_from",
         ),
     ),
     "session_bound": (
@@ -170,11 +171,12 @@ DATA: Mapping[str, tuple[str, Schema]] = {
                 "turns": each({"type": "integer"}, "the summarised turns"),
                 "characters": integer("the summary's length"),
                 "reason": text("why a new conversation began"),
+                "vendor": text("the vendor that got it, if it had not run those turns"),
                 "replaces": maybe(text("the conversation that it replaces")),
                 "message": text("how the context window was exceeded"),
                 "sources": each(_SOURCE, "summarised turns of other sessions"),
             },
-            optional="reason replaces message sources",
+            optional="reason replaces message sources vendor",
         ),
     ),
     "fork": (

@@ -105,6 +105,7 @@ class SessionCard(Struct, kw_only=True):
             "owner": state.owner,
             "branch": state.branch,
             "permission": state.permission,
+            "shared": state.shared,
             "extra_writable": list(state.extra_writable),
             "project_path": state.project_path,
             "directory": info.record.paths.pathname,

@@ -28,10 +28,11 @@ from csa.runner.turns.handoff import Handoff, make_handoff
 from csa.runner.turns.origins import begins_merged, find_histories, missing_sources
 from csa.runner.turns.plan import TurnPlan
 from csa.runner.turns.runfiles import is_roots_alone, run_directory
+from csa.runner.turns.sharing import vendor_given
 from csa.runner.turns.window import digest_limits
 from csa.store.artifacts import PROMPT_FILES
 from csa.store.atomic import make_private_directory
-from csa.structs import Struct
+from csa.structs import Struct, replace
 
 TYPE_CHECKING = False  # see csa/structs.py
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ def make_command(plan: TurnPlan, known: ToolState, *, turn: int, paths: SessionP
 
     `known` is its conversation by now; `paths` is where the record currently is.
     """
-    handoff = None if plan.compacts else _handoff(plan, known, turn=turn, paths=paths)
+    handoff = None if plan.compacts else _naming_vendor(plan, _handoff(plan, known, turn=turn, paths=paths))
     asked, problems = _make_request(plan, known, handoff)
     if begins_merged(plan.state):
         gone = missing_sources(plan.context, paths)
@@ -105,6 +106,7 @@ def _make_request(plan: TurnPlan, known: ToolState, handoff: Handoff | None) -> 
         system=_join(None if plan.state.ephemeral else note, plan.request.system),
         schema=plan.request.schema if plan.is_held_to_schema else None,
         attachments=_attachments(plan.request, directory),
+        flags=() if plan.compacts else plan.request.flags or (),
         timeout_s=plan.timeout_s,
         ephemeral=plan.state.ephemeral,
         environ=base,
@@ -142,6 +144,12 @@ def _environment(plan: TurnPlan, asked: TurnRequest, invocation: Invocation, *, 
         keep_background=plan.request.keep_background,
     )
     return apply_changes({**asked.environ, **own}, invocation, plan.cwd)
+
+
+def _naming_vendor(plan: TurnPlan, handoff: Handoff | None) -> Handoff | None:
+    """Add the vendor that gets a summary of what was said with another's tools."""
+    vendor = vendor_given(plan.context, plan.adapter.name, handoff.tools) if handoff else None
+    return replace(handoff, data={**handoff.data, "vendor": vendor}) if handoff and vendor else handoff
 
 
 def _handoff(plan: TurnPlan, known: ToolState, *, turn: int, paths: SessionPaths) -> Handoff | None:
