@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
     from csa.cli.views.progress import Progress
     from csa.cli.views.signs import Signs
+    from csa.model.permission import Permission
     from csa.paths import SessionPaths
     from csa.runner.request import RunRequest
     from csa.runner.turns.plan import TurnPlan
@@ -62,8 +63,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def execute(arguments: argparse.Namespace) -> int:
     if arguments.auto_save is not None and arguments.auto_save < 1:
         raise UsageError("--auto-save takes a number of turns, 1 or more.")
-    chat = Chat(arguments)
-    if not (sys.stdin.isatty() and can_redraw(sys.stdout)):
+    is_on_terminal = sys.stdin.isatty() and can_redraw(sys.stdout) and can_redraw(sys.stderr)
+    chat = Chat(arguments, is_on_terminal=is_on_terminal)
+    if not is_on_terminal:
         return _chat_by_lines(chat)
     from csa.cli.chat_terminal import TerminalChat  # noqa: PLC0415  # pipes need no prompt_toolkit
 
@@ -73,12 +75,12 @@ def execute(arguments: argparse.Namespace) -> int:
 class Chat:
     """The session that is talked to, and what its next turn is to be like."""
 
-    def __init__(self, arguments: argparse.Namespace) -> None:
+    def __init__(self, arguments: argparse.Namespace, *, is_on_terminal: bool) -> None:
         self.client = Csa.from_environment(command=own_command(), owns_process=True)
         self._template = chosen_template(self.client.context, arguments)
         given = {**vars(arguments), "template": None, "prompt": "", "is_literal": True, "wait": math.inf}
+        given |= {"verbose": is_on_terminal}  # the answer stands there already
         self._words = argparse.Namespace(**{**defaults_of_run(), **given})
-        self._words.verbose = True  # on a terminal the answer stands there already
         self.request = settled(self.client, request_from(self._words))
         self.is_quiet = bool(arguments.quiet)
         self.session_id = self._known_id()
@@ -92,12 +94,30 @@ class Chat:
         request = replace(self.request, prompt=prompt, **changes)
         return made_from(self._template, request, self._words.variables) if self._template else request
 
-    def run(self, prompt: str, signs: Signs, view: Callable[[TurnPlan], Progress] | None = None) -> int:
-        """Run one turn; return its exit code. From its beginning on the chat continues in its session."""
+    def run(
+        self,
+        prompt: str,
+        signs: Signs,
+        view: Callable[[TurnPlan], Progress] | None = None,
+        *,
+        permission: Permission | None = None,
+    ) -> int:
+        """Run one turn; return its exit code. From its beginning on the chat continues in its session.
+
+        A `permission` is for this turn alone.
+        """
         request = self.asked(prompt)
+
+        def make_plan() -> TurnPlan:
+            plan = self.client.plan(request)
+            if permission is None:
+                return plan
+            once = self.client.plan(replace(request, permission=permission))
+            return replace(once, state=replace(once.state, permission=plan.state.permission))
+
         if self.session_id is None and request.session_id is None:
             request = replace(request, session_id=_new_id())
-        code = run_when_free(self.client, lambda: self.client.plan(request), self._words, signs, view)
+        code = run_when_free(self.client, make_plan, self._words, signs, view)
         self.has_begun(request.session_id)
         self._count_turn()
         return code

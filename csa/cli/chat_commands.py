@@ -48,6 +48,9 @@ class Talk(Protocol):
     def merge(self, selectors: Sequence[str]) -> None:
         """Go on in a new session with the conversations of this one and others."""
 
+    def allow(self, prompt: str) -> None:
+        """Run one turn with full permission."""
+
     def cancel(self) -> None:
         """End the running turn."""
 
@@ -221,6 +224,7 @@ def _help(_talk: Talk, _words: list[str]) -> None:
     print(_KEYS)
 
 
+_ALLOWED = "You may do now what was denied before. Go on."
 _KEYS = """
 Enter sends; Esc Enter, or a backslash at the end of a line, begins a new one. Up, Down and Ctrl-R find earlier prompts,
 Tab completes commands, @files and sessions. While a turn is running, what you enter is sent when it has ended.
@@ -232,8 +236,13 @@ COMMANDS: dict[str, Slash] = {
     "permission": Slash(
         "[LEVEL]", "change what the agent may do, or show it", _permission, "permissions", at_once=True
     ),
+    "allow": Slash(
+        "[PROMPT]",
+        "have the next turn alone do what its permission forbids",
+        lambda talk, words: talk.allow(" ".join(words) or _ALLOWED),
+    ),
     "context": Slash(
-        "[-- ...]",
+        "",
         "show what the next turn sends of earlier ones",
         lambda talk, words: talk.csa("context", "--session", talk.called, *words),
         at_once=True,

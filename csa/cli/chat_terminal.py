@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 from csa.cli import chat_commands
@@ -17,7 +18,9 @@ from csa.cli.views.lineedit import Editor, Entry
 from csa.cli.views.live import Line
 from csa.cli.views.signs import Signs
 from csa.errors import CsaError, UsageError
+from csa.model.permission import Permission
 from csa.runner.sessions.merging import merge_sessions
+from csa.runner.turns.ahead import load_at_once
 from csa.runner.turns.plan import TurnPlan
 from csa.store.prompts import PromptHistory
 from csa.store.queue import Entry as Queued
@@ -30,7 +33,14 @@ if TYPE_CHECKING:
 
 _LEAVING_EXITS = {128 + signal.SIGTERM, 128 + signal.SIGHUP}
 _CANCELLED = 128 + signal.SIGINT
+_LATER = ("compress", "context", "moving", "queueing", "status", "tools", "views.progress", "views.naming")
 _MOST_QUEUED = 5  # shown
+
+
+def _load_rest() -> None:
+    """Load what turns and commands need, since csa may be upgraded while a chat is open."""
+    with suppress(ImportError):
+        load_at_once(*(f"csa.cli.{name}" for name in _LATER))
 
 
 class TerminalChat:
@@ -39,6 +49,7 @@ class TerminalChat:
     def __init__(self, chat: Chat) -> None:
         self._chat = chat
         self._waiting: list[str] = []
+        self._allowed = ""  # a prompt for a turn that may do everything
         self._takes = False  # what waits is to be sent now
         self._view: ChatView | None = None
         self._tool = ""
@@ -57,6 +68,7 @@ class TerminalChat:
         """Talk until the person leaves, or a signal ends it; return the exit code."""
         self._greet(self._plan())
         code = None
+        Thread(target=_load_rest, daemon=True).start()
         with self._editor:
             while code is None:
                 try:
@@ -105,6 +117,9 @@ class TerminalChat:
         if command is None:
             return self._run_turn(text[1:] if text.startswith("//") else text)
         self._obey(*command)
+        if self._allowed:
+            prompt, self._allowed = self._allowed, ""
+            return self._run_turn(prompt, permission=Permission.FULL)
         return 0 if self._is_leaving else None
 
     def _obey(self, name: str, words: list[str]) -> None:
@@ -115,7 +130,9 @@ class TerminalChat:
         except KeyboardInterrupt:
             tell("csa", f"/{name} was interrupted")
 
-    def _run_turn(self, prompt: str, queued: Queued | None = None) -> int | None:
+    def _run_turn(
+        self, prompt: str, queued: Queued | None = None, *, permission: Permission | None = None
+    ) -> int | None:
         """Run one turn; return the exit code if a signal that came with it ends the chat."""
         print()
         self._takes = False
@@ -123,7 +140,7 @@ class TerminalChat:
             if queued:
                 code = self._chat.run_queued(queued, Signs(), self._new_view)
             else:
-                code = self._chat.run(prompt, Signs(), self._new_view)
+                code = self._chat.run(prompt, Signs(), self._new_view, permission=permission)
         except GoneError:
             self._takes = True
             return None
@@ -138,12 +155,17 @@ class TerminalChat:
                 self._editor.refill(prompt)
             return None
         finally:
-            if self._view:
-                self._view.flush()
-            self._view = None
+            view, self._view = self._view, None
+            if view:
+                view.flush()
         with suppress(CsaError):  # the next turn will say it
             self._tool = self._plan().adapter.name
         self._takes = code in {0, _CANCELLED}
+        if view and view.denied:
+            tell(
+                "hint",
+                f"{count_of(view.denied, 'action was', 'actions were')} denied; /allow lets the agent do it once",
+            )
         self._look_at_queue()
         if self._waiting and not self._takes and not self._is_leaving:
             tell("hint", "/queue resume goes on with what waits")
@@ -207,7 +229,7 @@ class TerminalChat:
             tell(
                 "csa", f"{count_of(len(self._waiting), 'prompt')} waiting: /queue lists them, /queue resume sends them"
             )
-        tell("csa", "Enter sends, Ctrl-C ends a turn, Ctrl-D leaves; /save makes a checkpoint, /help lists all")
+        tell("csa", "Ctrl-C ends a turn, Ctrl-D leaves; /save makes a checkpoint, /help lists all")
 
     # What chat_commands.Talk asks for.
 
@@ -266,6 +288,11 @@ class TerminalChat:
         merged = merge_sessions(self._chat.client.context, [self.called, *selectors], request)
         warn(merged.losses)
         self.use(merged.state.session_id)
+
+    def allow(self, prompt: str) -> None:
+        """Have one turn run with full permission, if it may."""
+        self._plan(permission=Permission.FULL)
+        self._allowed = prompt
 
     def cancel(self) -> None:
         """End the running turn, as SIGINT does for `csa run`."""

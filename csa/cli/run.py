@@ -192,7 +192,7 @@ def _run_turn(
             turn.hand_over = lambda: None
         anyio.run(_drive_turn, turn, progress, faults if arguments.stream_json else None, noted)
     unprinted = _print_outcome(turn, turn.result, arguments, was_cancelled_here=bool(view))
-    if not (arguments.quiet or view) and count_queued(turn.paths):
+    if not (arguments.quiet or view) and (turn.is_handed_over or count_queued(turn.paths)):
         _tell_queue(turn)
     if after:
         name = plan.state.name or plan.state.session_id
@@ -209,6 +209,10 @@ def _tell_queue(turn: Turn) -> None:
     """Say what becomes of the prompts that wait."""
     from csa.cli.queueing import tell_queue  # noqa: PLC0415  # few prompts wait
 
+    if turn.is_handed_over:
+        tell("csa", f"the queue of {turn.session_id} goes on in the background")
+        tell("hint", f"csa wait {turn.session_id}")
+        return
     tell_queue(Session(turn.plan.context, turn.session_id))
 
 
