@@ -5,6 +5,9 @@ Exits 0 if the turn succeeded, 1 if it failed, 2 on wrong usage, 3 if the sessio
 limit or budget refuses or ends it, 6 if the configuration is wrong or a record is damaged, 7 if the tool is missing or
 not logged in, 8 after a rate limit or with a used-up quota, 124 after a timeout, and 129, 130 or 143 if it was ended by
 a hangup, an interrupt or a termination signal.
+
+What follows -- goes to the tool's own command line, for this turn only: csa run PROMPT -- --flag value. Without a
+PROMPT before it, the next word is the prompt, whatever it begins with.
 """
 
 from __future__ import annotations

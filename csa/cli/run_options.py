@@ -18,10 +18,6 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         metavar="PROMPT",
         help="what to do; `-`, or no PROMPT in a pipe, reads it from stdin; on a terminal no PROMPT opens $EDITOR",
     )
-    parser.epilog = (
-        "What follows -- goes to the tool's own command line, for this turn only: csa run PROMPT -- --flag value. "
-        "Without a PROMPT before it, the next word is the prompt."
-    )
     which = add_session_options(parser)
     which.add_argument(
         "--queue",

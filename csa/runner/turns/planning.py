@@ -67,8 +67,15 @@ def plan_turn(
     now = now or datetime.now(UTC)
     target = _find_target(context, request)
     if target is None:
-        return _plan_new(context, request, new_id=_asked_id(request) or new_id or _new_id(), now=now)
-    return plan_resume(target, request, now=now)
+        plan = _plan_new(context, request, new_id=_asked_id(request) or new_id or _new_id(), now=now)
+    else:
+        plan = plan_resume(target, request, now=now)
+    if context.secrets:
+        from csa.runner.secrets import refuse_words_of_records  # noqa: PLC0415  # few turns have any
+
+        names = (plan.adapter.name, plan.cwd, plan.state.name, plan.model, plan.effort, plan.state.project_path)
+        refuse_words_of_records(context.secrets, [plan.state.session_id, *filter(None, names)])
+    return plan
 
 
 def _knowing_secrets(context: Context, request: RunRequest) -> tuple[Context, RunRequest]:
