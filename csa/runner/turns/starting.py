@@ -53,7 +53,7 @@ class StartedTurn:
         self._starts += 1
         turn, paths = self.recorder.turn, self.recorder.paths
         self.command = make_command(plan or self.plan, known, turn=turn, paths=paths, start=self._starts)
-        write_run_files(self.recorder.paths, self.command.invocation.files, self.command.invocation.links)
+        self._write_run_files()
 
     def renew(self, known: ToolState, end: ToolExit) -> list[Event] | None:
         """Prepare a new conversation in place of one that the tool, which has ended, does not know; return its events.
@@ -112,6 +112,10 @@ class StartedTurn:
             shared_fds=self.recorder.held.shared_fds,
         )
 
+    def _write_run_files(self) -> None:
+        invocation, attachments = self.command.invocation, self.command.asked.attachments
+        write_run_files(self.recorder.paths, invocation.files, invocation.links, attachments)
+
     def _reap_earlier(self) -> str:
         """End what a lost turn of this session has left running, as its conversation continues without it."""
         left = leftovers_of(self.recorder.paths) if self.recorder.follows_lost else []
@@ -127,7 +131,7 @@ class StartedTurn:
         """Make the turn durable and a new session visible; return the events. Refusals come first."""
         plan, recorder, command = self.plan, self.recorder, self.command
         try:
-            write_run_files(recorder.paths, command.invocation.files, command.invocation.links)
+            self._write_run_files()
             events = recorder.start(list(command.argv), handoff=command.handoff.data if command.handoff else None)
         except BaseException:
             remove_run_files(recorder.paths)
