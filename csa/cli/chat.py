@@ -24,7 +24,7 @@ from csa.ids import ENTROPY_BYTES, new_session_id
 from csa.runner.client import Csa
 from csa.runner.current import make_current
 from csa.runner.request import going_on
-from csa.runner.session import find_last
+from csa.runner.session import find_last, refuse_idle
 from csa.structs import replace
 
 TYPE_CHECKING = False  # see csa/structs.py
@@ -124,7 +124,7 @@ class Chat:
         """Return the id of the session that is continued, if it is there."""
         request = self.request
         if request.last:
-            return find_last(self.client.context, is_open=not request.reopen).session_id
+            return refuse_idle(find_last(self.client.context, is_open=not request.reopen)).session_id
         return None if request.session is None else self.client.resolve(request.session)
 
 
