@@ -41,7 +41,7 @@ def test_conversation(place: Workplace) -> None:
         assert terminal.end() == 0
         assert "to go on: csa chat --session towns" in terminal.text
     session_id = place.only_session()["session_id"]
-    turns = [event["data"]["status"] for event in place.events(session_id, "run_finished")]
+    turns = [event["status"] for event in place.events(session_id, "run_finished")]
     assert turns == ["succeeded", "cancelled", "succeeded", "succeeded"]
     (request,) = place.asked("which towns")
     assert "Bonn is small." in request.prompt
