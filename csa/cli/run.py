@@ -5,6 +5,9 @@ Exits 0 if the turn succeeded, 1 if it failed, 2 on wrong usage, 3 if the sessio
 limit or budget refuses or ends it, 6 if the configuration is wrong or a record is damaged, 7 if the tool is missing or
 not logged in, 8 after a rate limit or with a used-up quota, 124 after a timeout, and 129, 130 or 143 if it was ended by
 a hangup, an interrupt or a termination signal.
+
+What follows -- goes to the tool's own command line, for this turn only: csa run PROMPT -- --flag value. Without a
+PROMPT before it, the next word is the prompt, whatever it begins with.
 """
 
 from __future__ import annotations
@@ -25,9 +28,11 @@ from csa.cli.run_request import is_prompt_given, request_from, unread_stdin_told
 from csa.cli.selecting import announce, open_client
 from csa.cli.views.signs import about_sessions, signs_of_life
 from csa.errors import UsageError
+from csa.model.attachment import describe
 from csa.model.result import RunResult
 from csa.process.launch import become_subreaper
 from csa.process.wakeup import heeded
+from csa.runner.attaching import attachments_of
 from csa.runner.client import Csa
 from csa.runner.current import find_pointer, make_current
 from csa.runner.detach import refuse_ephemeral
@@ -423,6 +428,7 @@ def _print_plan(plan: TurnPlan, *, as_json: bool) -> None:
         "template": plan.request.template.name if plan.request.template else None,
         "secrets": list(plan.request.secrets or ()),
         "env_drop": plan.context.config.for_tool(plan.adapter.name).dropped(plan.context.environ),
+        "attachments": [describe(each.to_event()) for each in attachments_of(plan.request)],
         "extra_writable": list(plan.state.extra_writable),
         "timeout_s": plan.timeout_s,
         "idle_timeout_s": plan.idle_timeout_s,

@@ -40,6 +40,8 @@ def request_from(arguments: argparse.Namespace) -> RunRequest:
         flags=arguments.flags or None,
         secrets=None if arguments.secret is None else tuple(arguments.secret),
         schema=read_schema(arguments.schema),
+        images=tuple(arguments.image or ()),
+        files=tuple(arguments.file or ()),
         ephemeral=arguments.ephemeral,
         steal=arguments.steal,
         reopen=arguments.reopen,

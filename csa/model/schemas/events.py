@@ -95,12 +95,23 @@ DATA: Mapping[str, tuple[str, Schema]] = {
                     },
                     "the schema of the answer",
                 ),
+                "attachments": each(
+                    record(
+                        {
+                            "name": text("its file's name"),
+                            "media_type": text("its type, by its content"),
+                            "size_bytes": integer("its size"),
+                            "sha256": text("its hash"),
+                        }
+                    ),
+                    "images and files that came with the prompt; copies are in the turn's `prompt-files/`",
+                ),
                 "head": maybe(text("the project's commit")),
                 "queued": text("the id of the queued prompt that it sends"),
                 "replayed_from": REPLAYED_FROM,
             },
-            optional="effort timeout_s idle_timeout_s origins caller template system flags secrets schema head queued "
-            "replayed_from",
+            optional="effort timeout_s idle_timeout_s origins caller template system flags secrets schema attachments "
+            "head queued replayed_from",
         ),
     ),
     "session_bound": (

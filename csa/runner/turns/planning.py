@@ -15,6 +15,7 @@ from pathlib import Path
 
 from csa.errors import NotFoundError, RefusedError, RetiredError, ToolUnavailableError, UsageError
 from csa.ids import ENTROPY_BYTES, is_session_id, new_session_id
+from csa.model.adapter import Adapter
 from csa.model.config import NATIVE, Config
 from csa.model.limits import LARGEST_COUNT, Budget, ContextWindow, Limits, is_count
 from csa.model.permission import Permission
@@ -59,11 +60,22 @@ def plan_turn(
     """
     _check_words(request, may_lack_prompt=bool(context.environ.get(REPLAY)))
     context, request = _knowing_secrets(context, request)
+    if request.images or request.files:
+        from csa.runner.attaching import with_contents  # noqa: PLC0415  # few turns have some
+
+        request = with_contents(request, str(context.directory))
     now = now or datetime.now(UTC)
     target = _find_target(context, request)
     if target is None:
-        return _plan_new(context, request, new_id=_asked_id(request) or new_id or _new_id(), now=now)
-    return plan_resume(target, request, now=now)
+        plan = _plan_new(context, request, new_id=_asked_id(request) or new_id or _new_id(), now=now)
+    else:
+        plan = plan_resume(target, request, now=now)
+    if context.secrets:
+        from csa.runner.secrets import refuse_words_of_records  # noqa: PLC0415  # few turns have any
+
+        names = (plan.adapter.name, plan.cwd, plan.state.name, plan.model, plan.effort, plan.state.project_path)
+        refuse_words_of_records(context.secrets, [plan.state.session_id, *filter(None, names)])
+    return plan
 
 
 def _knowing_secrets(context: Context, request: RunRequest) -> tuple[Context, RunRequest]:
@@ -357,6 +369,8 @@ def _plan(
 ) -> TurnPlan:
     """Make the plan; `known` is what the session, or the one it is forked from, has kept of the tool."""
     tool = choice.adapter.name
+    if request.images or request.files:
+        _refuse_attachments(context, choice.adapter, request)
     configured = context.config.for_tool(tool)
     if request.flags:
         request = _with_flags(context, request, choice)
@@ -397,6 +411,21 @@ def _plan(
         callers=tuple(context.caller.lineage()) if context.caller else (),
         replay=replay,
     )
+
+
+def _refuse_attachments(context: Context, adapter: Adapter, request: RunRequest) -> None:
+    """Raise UsageError if the tool takes no images, or no files, that the request has."""
+    asked = {"images": request.images, "files": request.files}
+    missing = [what for what, given in asked.items() if given and not getattr(adapter.capabilities, what)]
+    if missing:
+        known, _ = loadable_adapters(context.config)
+        able = [each.name for each in known if all(getattr(each.capabilities, what) for what in missing)]
+        ways = [*([f"--tool {able[0]}"] if able else []), "--transport acp"]
+        raise UsageError(
+            f"{adapter.name} takes no {' and no '.join(missing)} with a prompt"
+            + (f"; {', '.join(able)} {'does' if len(able) == 1 else 'do'}." if able else "."),
+            hint=f"use {', or '.join(ways)}",
+        )
 
 
 def _limit_origins(context: Context, request: RunRequest) -> dict[str, str]:
