@@ -112,7 +112,7 @@ def _resume(session: Session, arguments: argparse.Namespace) -> int:
     if arguments.json:
         return _print(session, arguments, started=started and started.to_json())
     if started is None:
-        tell("csa", f"nothing waits for {session.session_id}")
+        tell("csa", f"nothing is queued for {session.session_id}")
         return 0
     what = f"{started.tool}, turn {started.turn}, PID {started.pid}"
     tell("csa", f"session {session.session_id} is running in the background ({what})")
@@ -151,6 +151,8 @@ def _print(session: Session, arguments: argparse.Namespace, **more: Any) -> int:
         whose = f" (from {entry.by})" if entry.by else ""
         name = f"{at:>2}" if width else entry.entry_id
         print(cut(f"{name}  {when}  {_in_words(session, entry)}{whose}", width))
+    if not known:
+        tell("csa", f"nothing is queued for {session.session_id}")
     tell_queue(session)
     return 0
 

@@ -5,6 +5,9 @@ Exits 0 if the turn succeeded, 1 if it failed, 2 on wrong usage, 3 if the sessio
 limit or budget refuses or ends it, 6 if the configuration is wrong or a record is damaged, 7 if the tool is missing or
 not logged in, 8 after a rate limit or with a used-up quota, 124 after a timeout, and 129, 130 or 143 if it was ended by
 a hangup, an interrupt or a termination signal.
+
+What follows -- goes to the tool's own command line, for this turn only: csa run PROMPT -- --flag value. Without a
+PROMPT before it, the next word is the prompt, whatever it begins with.
 """
 
 from __future__ import annotations
@@ -25,9 +28,11 @@ from csa.cli.run_request import is_prompt_given, request_from, unread_stdin_told
 from csa.cli.selecting import announce, open_client
 from csa.cli.views.signs import about_sessions, signs_of_life
 from csa.errors import UsageError
+from csa.model.attachment import describe
 from csa.model.result import RunResult
 from csa.process.launch import become_subreaper
 from csa.process.wakeup import heeded
+from csa.runner.attaching import attachments_of
 from csa.runner.client import Csa
 from csa.runner.current import find_pointer, make_current
 from csa.runner.detach import refuse_ephemeral
@@ -85,7 +90,7 @@ def _find_template(arguments: argparse.Namespace) -> None:
 def run_turn(arguments: argparse.Namespace) -> int:
     """Run the turn that the arguments ask for, or plan or start it; return the exit code."""
     client = Csa.from_environment(command=own_command(), owns_process=True)
-    request = _settled(client, request_from(arguments))
+    request = settled(client, request_from(arguments))
     if arguments.wait is not None and not arguments.wait >= 0:
         raise UsageError("--wait takes a number of seconds, 0 or more.")
     warn(client.context.config.warnings)
@@ -101,10 +106,10 @@ def run_turn(arguments: argparse.Namespace) -> int:
             return _queue(client, request, arguments)
         if arguments.detach:
             return _detach(client, request, arguments)
-        return run_when_free(client, request, arguments, signs)
+        return run_when_free(client, lambda: client.plan(request), arguments, signs)
 
 
-def _settled(client: Csa, request: RunRequest) -> RunRequest:
+def settled(client: Csa, request: RunRequest) -> RunRequest:
     """Return the request with the session that is the current one now, which another terminal may change meanwhile."""
     if client.caller is None:
         find_pointer(client.context)  # what CSA_CURRENT cannot mean is refused before anything begins
@@ -120,16 +125,19 @@ def _make_current(client: Csa, request: RunRequest, session_id: str) -> None:
 
 def run_when_free(
     client: Csa,
-    request: RunRequest,
+    make_plan: Callable[[], TurnPlan],
     arguments: argparse.Namespace,
     signs: Signs,
-    view: Callable[[Csa], Progress] | None = None,
+    view: Callable[[TurnPlan], Progress] | None = None,
 ) -> int:
-    """Run one turn, after waiting as far as the arguments ask for it; `view` shows it instead of the usual one."""
+    """Run one turn, after waiting as far as the arguments ask for it; return its exit code.
+
+    A `view` shows it instead of the usual one, and goes on with what is queued.
+    """
     if arguments.wait is None:
-        return _run_turn(client, request, arguments, signs, view)
+        return _run_turn(client, make_plan, arguments, signs, view)
     return try_until_free(
-        lambda: _run_turn(client, request, arguments, signs, view),
+        lambda: _run_turn(client, make_plan, arguments, signs, view),
         limit_s=arguments.wait,
         tell=_teller(signs, quiet=arguments.quiet),
     )
@@ -155,20 +163,20 @@ def _teller(signs: Signs, *, quiet: bool) -> Callable[[str], None]:
 
 def _run_turn(
     client: Csa,
-    request: RunRequest,
+    make_plan: Callable[[], TurnPlan],
     arguments: argparse.Namespace,
     signs: Signs,
-    view: Callable[[Csa], Progress] | None,
+    view: Callable[[TurnPlan], Progress] | None,
 ) -> int:
     """Plan the turn, run it and print its answer. BusyError and FullError come before anything is done."""
     become_subreaper()
     faults: list[OSError] = []
-    plan = client.plan(request)
-    follow_up = _follow_up(client, arguments)
+    plan = make_plan()
+    after = follow_up(client, arguments)
     with noted_signals() as noted:
         with Heeding(lambda: _leave_on_signal(noted)):
             started = client.begin(plan)
-        _make_current(client, request, plan.state.session_id)
+        _make_current(client, plan.request, plan.state.session_id)
         _announce(client, plan.state.session_id, str(plan.context.store.project))
         signs.about(about_sessions([(plan.context.store, plan.state.session_id)]))
         import anyio  # noqa: PLC0415  # loaded while the tool starts, as all of what attends to it
@@ -177,19 +185,21 @@ def _run_turn(
 
         events_on_terminal = arguments.stream_json and sys.stdout.isatty()  # a line there would spoil a redrawn view
         progress = (
-            view(client)
+            view(plan)
             if view
             else make_progress(client, quiet=arguments.quiet, plain=events_on_terminal, verbose=arguments.verbose)
         )
         turn = client.attend(started)
+        if view:
+            turn.hand_over = lambda: None
         anyio.run(_drive_turn, turn, progress, faults if arguments.stream_json else None, noted)
-    unprinted = _print_outcome(turn, turn.result, arguments)
-    if not arguments.quiet and count_queued(turn.paths):
+    unprinted = _print_outcome(turn, turn.result, arguments, was_cancelled_here=bool(view))
+    if not (arguments.quiet or view) and (turn.is_handed_over or count_queued(turn.paths)):
         _tell_queue(turn)
-    if follow_up:
+    if after:
         name = plan.state.name or plan.state.session_id
         signs.about(lambda: f"{name} has ended; --on-finish is running")
-        _run_follow_up(follow_up, client, turn)
+        _run_follow_up(after, client, turn)
     if faults and not isinstance(faults[0], BrokenPipeError):
         raise faults[0]
     if unprinted:
@@ -201,6 +211,10 @@ def _tell_queue(turn: Turn) -> None:
     """Say what becomes of the prompts that wait."""
     from csa.cli.queueing import tell_queue  # noqa: PLC0415  # few prompts wait
 
+    if turn.is_handed_over:
+        tell("csa", f"the queue of {turn.session_id} goes on in the background")
+        tell("hint", f"csa wait {turn.session_id}")
+        return
     tell_queue(Session(turn.plan.context, turn.session_id))
 
 
@@ -219,7 +233,7 @@ def _queue(client: Csa, request: RunRequest, arguments: argparse.Namespace) -> i
         raise UsageError("--queue cannot be combined with --wait or --steal: the prompt waits in any case.")
     if not (request.session or request.last or request.session_id):
         raise UsageError("--queue needs a session.", hint='csa run --queue --session S "what to do"')
-    queued = client.queue(request, on_finish=_follow_up(client, arguments))
+    queued = client.queue(request, on_finish=follow_up(client, arguments))
     _make_current(client, request, queued.session_id)
     return queue_and_tell(queued, arguments, project=str(client.store.project))
 
@@ -239,7 +253,7 @@ def _detach(client: Csa, request: RunRequest, arguments: argparse.Namespace) -> 
     _refuse_output(arguments, "--detach")
     import csa.cli.views.naming  # noqa: F401, PLC0415  # csa may be upgraded while it waits
 
-    started = client.start(request, wait_s=arguments.wait, on_finish=_follow_up(client, arguments))
+    started = client.start(request, wait_s=arguments.wait, on_finish=follow_up(client, arguments))
     if arguments.json:
         print_json(started.to_json())
     else:
@@ -253,7 +267,7 @@ def _detach(client: Csa, request: RunRequest, arguments: argparse.Namespace) -> 
     return 0
 
 
-def _follow_up(client: Csa, arguments: argparse.Namespace) -> FollowUp | None:
+def follow_up(client: Csa, arguments: argparse.Namespace) -> FollowUp | None:
     """Return what is to be run when the turn has ended; `--on-finish ''` is nothing, whatever is configured."""
     config = client.context.config
     command = config.on_finish if arguments.on_finish is None else arguments.on_finish
@@ -263,10 +277,10 @@ def _follow_up(client: Csa, arguments: argparse.Namespace) -> FollowUp | None:
     return FollowUp(command, limit_s or None)
 
 
-def _run_follow_up(follow_up: FollowUp, client: Csa, turn: Turn) -> None:
+def _run_follow_up(command: FollowUp, client: Csa, turn: Turn) -> None:
     sys.stdout.flush()
     directory = str(client.context.directory)
-    problems = run_on_finish(follow_up, turn.result, environ=client.context.environ, directory=directory)
+    problems = run_on_finish(command, turn.result, environ=client.context.environ, directory=directory)
     warn([turn.plan.context.redactor.redact(problem) for problem in problems])
 
 
@@ -365,7 +379,9 @@ def heeded_signals() -> list[signal.Signals]:
     return heeded(_SIGNALS)
 
 
-def _print_outcome(turn: Turn, result: RunResult, arguments: argparse.Namespace) -> OSError | None:
+def _print_outcome(
+    turn: Turn, result: RunResult, arguments: argparse.Namespace, *, was_cancelled_here: bool
+) -> OSError | None:
     """Print what was asked for; return why stdout has not got it, where it has not: the rest is done all the same."""
     faults: list[OSError] = []
     with lossy(sys.stdout, faults):
@@ -377,7 +393,8 @@ def _print_outcome(turn: Turn, result: RunResult, arguments: argparse.Namespace)
             print(summary_of(result) if arguments.summary else answer_of(result))
         sys.stdout.flush()
     warn(turn.losses)
-    print_failure(result)
+    if not (was_cancelled_here and result.status == "cancelled"):  # who did that knows
+        print_failure(result)
     return faults[0] if faults else None
 
 
@@ -413,6 +430,7 @@ def _print_plan(plan: TurnPlan, *, as_json: bool) -> None:
         "template": plan.request.template.name if plan.request.template else None,
         "secrets": list(plan.request.secrets or ()),
         "env_drop": plan.context.config.for_tool(plan.adapter.name).dropped(plan.context.environ),
+        "attachments": [describe(each.to_event()) for each in attachments_of(plan.request)],
         "extra_writable": list(plan.state.extra_writable),
         "timeout_s": plan.timeout_s,
         "idle_timeout_s": plan.idle_timeout_s,

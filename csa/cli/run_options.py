@@ -18,14 +18,26 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         metavar="PROMPT",
         help="what to do; `-`, or no PROMPT in a pipe, reads it from stdin; on a terminal no PROMPT opens $EDITOR",
     )
-    which = parser.add_argument_group("which session")
-    which.add_argument("-s", "--session", metavar="S", help="continue session S (an id, a unique prefix or a name)")
-    which.add_argument("-c", "--last", action="store_true", help="continue the session used last")
+    which = add_session_options(parser)
     which.add_argument(
         "--queue",
         action="store_true",
         help="run in the background after the session's running turn and what is queued already; else at once",
     )
+    which.add_argument("--ephemeral", action="store_true", help="read no project files and keep no session")
+    add_template_options(parser)
+    prompt = parser.add_argument_group("the prompt")
+    prompt.add_argument("--prompt-file", metavar="FILE", help="read the prompt from a file; `-` is stdin")
+    prompt.add_argument("--stdin", action="store_true", help="append stdin to PROMPT, after a blank line")
+    add_turn_options(parser)
+    parser.set_defaults(is_literal=False, flags=(), way_to_stdin="csa run --stdin adds it to the prompt")
+
+
+def add_session_options(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
+    """Add what says which session a turn belongs to; return the group for more of that kind."""
+    which = parser.add_argument_group("which session")
+    which.add_argument("-s", "--session", metavar="S", help="continue session S (an id, a unique prefix or a name)")
+    which.add_argument("-c", "--last", action="store_true", help="continue the session used last")
     which.add_argument(
         "--continue", dest="continues", action="store_true", help="continue the current session (csa current)"
     )
@@ -34,8 +46,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--session-id", metavar="ID", help="continue the session of this ULID, UUID or name, or create it"
     )
     which.add_argument("--fork-from", metavar="S", help="start a new session with a copy of S's conversation")
-    which.add_argument("--ephemeral", action="store_true", help="read no project files and keep no session")
     add_about_options(which)
+    return which
+
+
+def add_template_options(parser: argparse.ArgumentParser) -> None:
+    """Add what names a template."""
     template = parser.add_argument_group("a template: what no option says, it does")
     which = template.add_mutually_exclusive_group()
     which.add_argument("--template", metavar="TEMPLATE", help="use this template (csa template list)")
@@ -45,11 +61,6 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     template.add_argument(
         "--var", dest="variables", action="append", metavar="NAME=VALUE", help="set a variable of it; repeatable"
     )
-    prompt = parser.add_argument_group("the prompt")
-    prompt.add_argument("--prompt-file", metavar="FILE", help="read the prompt from a file; `-` is stdin")
-    prompt.add_argument("--stdin", action="store_true", help="append stdin to PROMPT, after a blank line")
-    add_turn_options(parser)
-    parser.set_defaults(is_literal=False, way_to_stdin="csa run --stdin adds it to the prompt")
 
 
 def defaults_of_run() -> dict[str, object]:
@@ -142,6 +153,10 @@ def add_agent_options(parser: argparse.ArgumentParser) -> argparse._ArgumentGrou
     )
     how.add_argument("--system", metavar="TEXT", help="add TEXT to the tool's system prompt")
     how.add_argument("--system-file", metavar="FILE", help="the same, from a file")
+    how.add_argument(
+        "--image", metavar="FILE", action="append", help="send a PNG, JPEG, GIF or WebP with the prompt; repeatable"
+    )
+    how.add_argument("--file", metavar="FILE", action="append", help="send a text file or PDF with it; repeatable")
     how.add_argument(
         "--schema",
         metavar="FILE",

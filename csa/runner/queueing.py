@@ -57,8 +57,12 @@ class Queued(Struct, kw_only=True):
         return {**known, "started": self.started and self.started.to_json()}
 
 
-def queue_prompt(context: Context, request: RunRequest, *, on_finish: FollowUp | None = None) -> Queued:
+def queue_prompt(
+    context: Context, request: RunRequest, *, on_finish: FollowUp | None = None, starts: bool = True
+) -> Queued:
     """Add a prompt to the queue of its session; if that is not running, start it in the background.
+
+    Without `starts` it only waits: the caller runs the session's turn, and goes on with the queue.
 
     It is refused here as `plan_turn` refuses it, and planned again when its turn comes: for the same caller, who has
     then no more rights than now.
@@ -97,6 +101,8 @@ def queue_prompt(context: Context, request: RunRequest, *, on_finish: FollowUp |
             hint="make it writable, or free space; nothing was queued",
         ) from error
     queued = Queued(session_id=session_id, name=state.name, project=project, entry_id=entry.entry_id, position=position)
+    if not starts:
+        return queued
     try:
         return _see_to(place, queued)
     except BaseException:

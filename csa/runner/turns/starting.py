@@ -49,7 +49,7 @@ class StartedTurn:
     def command_again(self, known: ToolState, plan: TurnPlan | None = None) -> None:
         """Decide again what the tool is started with; `known` is its conversation by now, `plan` another than ours."""
         self.command = make_command(plan or self.plan, known, turn=self.recorder.turn, paths=self.recorder.paths)
-        write_run_files(self.recorder.paths, self.command.invocation.files, self.command.invocation.links)
+        self._write_run_files()
 
     def renew(self, known: ToolState) -> list[Event] | None:
         """Prepare a new conversation in place of one that the tool does not know; return the events for it.
@@ -107,6 +107,10 @@ class StartedTurn:
             shared_fds=self.recorder.held.shared_fds,
         )
 
+    def _write_run_files(self) -> None:
+        invocation, attachments = self.command.invocation, self.command.asked.attachments
+        write_run_files(self.recorder.paths, invocation.files, invocation.links, attachments)
+
     def _reap_earlier(self) -> str:
         """End what a lost turn of this session has left running, as its conversation continues without it."""
         left = leftovers_of(self.recorder.paths) if self.recorder.follows_lost else []
@@ -122,7 +126,7 @@ class StartedTurn:
         """Make the turn durable and a new session visible; return the events. Refusals come first."""
         plan, recorder, command = self.plan, self.recorder, self.command
         try:
-            write_run_files(recorder.paths, command.invocation.files, command.invocation.links)
+            self._write_run_files()
             events = recorder.start(list(command.argv), handoff=command.handoff.data if command.handoff else None)
         except BaseException:
             remove_run_files(recorder.paths)
