@@ -165,7 +165,7 @@ def test_leaving_while_a_turn_is_running(place: Place) -> None:
         terminal.type("/fork\r")
         terminal.wait_for("/fork has to wait until the turn has ended")
         terminal.type("\x15\x04")
-        terminal.wait_for("once more, and it is ended")
+        terminal.wait_for("leaving when the turn has ended")
         terminal.type("\x04")
         assert terminal.end() == 0
         assert "1 prompt not sent: csa queue" in terminal.text
