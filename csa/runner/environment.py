@@ -89,7 +89,8 @@ def system_note(state: SessionState, *, csa_command: str, max_depth: int) -> str
             f'`{csa_command} run --session ID "more"` continues that sub-agent; see also `{csa_command} run --help`. '
             f'If your shell kills long commands, or to work on meanwhile: `{csa_command} run --detach "task"` prints '
             f"an ID at once, `{csa_command} wait ID --timeout 100` waits (exit code 4: call it again), and "
-            f"`{csa_command} result ID` prints the answer."
+            f"`{csa_command} result ID` prints the answer. "
+            "With --summary, run and result print only about 200 tokens of a long answer."
         )
     return "\n".join(lines)
 

@@ -24,7 +24,7 @@ from csa.model.state import SessionState, ToolState
 from csa.runner.caller import owner_name, refuse_own_lineage
 from csa.runner.context import Context
 from csa.runner.request import RunRequest
-from csa.runner.session import Session, find_last, find_session, follow_resumed, refuse_closed
+from csa.runner.session import Session, find_last, find_session, follow_resumed, refuse_closed, refuse_idle
 from csa.runner.toolbox import ToolChoice, choose_tool, loadable_adapters
 from csa.runner.turns.choices import choose_model
 from csa.runner.turns.fallback import fallback_of, first_installed, others
@@ -156,9 +156,10 @@ def _check_numbers(request: RunRequest) -> None:
 def _find_target(context: Context, request: RunRequest) -> Session | None:
     """Return the session to continue; None for a new one."""
     if request.session is not None:
-        return follow_resumed(find_session(context, request.session), retired=False)
+        found = follow_resumed(find_session(context, request.session), retired=False)
+        return refuse_idle(found) if request.session in {"@last", "@current"} else found
     if request.last:
-        return follow_resumed(find_last(context, is_open=not request.reopen), retired=False)
+        return refuse_idle(follow_resumed(find_last(context, is_open=not request.reopen), retired=False))
     if request.session_id is None:
         return None
     if asked := _asked_id(request):
