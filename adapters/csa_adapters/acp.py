@@ -34,6 +34,7 @@ from csa_adapters.homes import literal
 
 TYPE_CHECKING = False  # see csa/structs.py
 if TYPE_CHECKING:
+    from csa.model.attachment import Attachment
     from csa_adapters.acp_stream import AcpDecoder
 
 ROOT = posixpath.dirname(posixpath.dirname(sys.modules["csa.structs"].__file__ or ""))  # the directory of csa
@@ -61,7 +62,7 @@ class AcpAdapter:
         self._agent = AGENTS.get(name, UNKNOWN)
         self._native = native
         reads = native.capabilities.reads if native else ()
-        self.capabilities = Capabilities(system_on_resume=False, reads=reads)
+        self.capabilities = Capabilities(system_on_resume=False, reads=reads, images=True, files=True)
         self.family = native.family if native else name
         own = native.executable if native and name in AGENTS else ""
         self.executable = own or self._agent.program  # none: the user must configure it
@@ -152,11 +153,26 @@ class AcpAdapter:
         """Return the environment of the native way to run. The agent gets its system text and id from us."""
         if self._native is None:
             return Invocation(argv=(), stdin=b"")
-        return self._native.invocation(replace(request, system=None))
+        return self._native.invocation(replace(request, system=None, attachments=()))
 
 
 def _without(environ: Mapping[str, str], defaults: Mapping[str, str]) -> dict[str, str]:
     return {name: value for name, value in defaults.items() if not environ.get(name)}
+
+
+def _blocks(attachment: Attachment) -> dict[str, object]:
+    """Write an attachment for an agent that takes such content, and as a link, which every agent has to take."""
+    from urllib.parse import quote  # noqa: PLC0415  # all adapters are loaded for each run; few turns have some
+
+    uri, kind = f"file://{quote(attachment.path)}", attachment.media_type
+    text = attachment.text
+    inner = {"blob": attachment.base64} if text is None else {"text": text}
+    content = {"type": "resource", "resource": {"uri": uri, "mimeType": kind, **inner}}
+    if attachment.is_image:
+        content = {"type": "image", "mimeType": kind, "data": attachment.base64}
+    link = {"type": "resource_link", "uri": uri, "name": attachment.name, "mimeType": kind}
+    needs = "image" if attachment.is_image else "embeddedContext"
+    return {"needs": needs, "content": content, "link": {**link, "size": len(attachment.content)}}
 
 
 def _order(request: TurnRequest, settled: frozenset[str]) -> dict[str, object]:
@@ -164,6 +180,7 @@ def _order(request: TurnRequest, settled: frozenset[str]) -> dict[str, object]:
     is_command = request.prompt.lstrip().startswith("/")
     return {
         "prompt": [_LITERAL, request.prompt] if is_command else [request.prompt],
+        "attachments": [_blocks(each) for each in request.attachments],
         "system": request.system if request.provider_session_id is None else None,
         "cwd": request.cwd,
         "session_id": request.provider_session_id,

@@ -16,7 +16,7 @@ from csa.cli.output import warn
 from csa.errors import UsageError
 from csa.model.duration import parse_duration, parse_on_quota
 from csa.model.permission import Permission
-from csa.runner.environment import REPLAY
+from csa.runner.context import REPLAY
 from csa.runner.request import RunRequest
 
 
@@ -40,6 +40,8 @@ def request_from(arguments: argparse.Namespace) -> RunRequest:
         flags=arguments.flags or None,
         secrets=None if arguments.secret is None else tuple(arguments.secret),
         schema=read_schema(arguments.schema),
+        images=tuple(arguments.image or ()),
+        files=tuple(arguments.file or ()),
         ephemeral=arguments.ephemeral,
         steal=arguments.steal,
         reopen=arguments.reopen,

@@ -21,6 +21,7 @@ from typing import Any
 
 from csa import errors
 from csa.errors import BusyError, CsaError, FullError, RefusedError, UsageError
+from csa.model.attachment import attachment_from_json
 from csa.model.permission import Permission
 from csa.runner.ancestry import IDENTITY_VARIABLES
 from csa.runner.context import Context
@@ -94,6 +95,7 @@ def order_for(
     """Return what a supervisor is to do, as JSON values; `plan` is what the request means now."""
     session_id = plan.state.session_id
     pinned = request if plan.is_new else replace(request, session=session_id, session_id=None, last=False)
+    pinned = replace(pinned, images=plan.request.images, files=plan.request.files)  # with their contents
     return {
         "request": request_to_json(pinned),
         "session_id": session_id,
@@ -235,6 +237,10 @@ _FORMS: Mapping[str, tuple[Callable[[Any], Any], Callable[[Any], Any]]] = {  # t
     "timedelta | None": (timedelta.total_seconds, lambda seconds: timedelta(seconds=seconds)),
     "Path | None": (os.fspath, Path),
     "tuple[str, ...] | None": (list, tuple),
+    "tuple[str | Attachment, ...]": (
+        lambda given: [each if isinstance(each, str) else each.to_json() for each in given],
+        lambda given: tuple(each if isinstance(each, str) else attachment_from_json(each) for each in given),
+    ),
     "FromTemplate | None": (asdict, lambda values: FromTemplate(**{**values, "fields": tuple(values["fields"])})),
 }
 
