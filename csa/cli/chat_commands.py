@@ -63,7 +63,11 @@ class Talk(Protocol):
 
     @property
     def called(self) -> str:
-        """The session's name or id."""
+        """The session's id."""
+
+    @property
+    def name(self) -> str:
+        """The session's name, or its id."""
 
 
 class Slash(Struct):
@@ -158,7 +162,8 @@ def _tool(talk: Talk, words: list[str]) -> None:
     if words:
         talk.ask(tool=_one(words, "tool"), model=None, effort=None)
     else:
-        talk.csa("tools")
+        talk.ask()
+        print(" ".join(name for name, _ in candidates("tools", "")))
 
 
 def _model(talk: Talk, words: list[str]) -> None:
@@ -178,11 +183,11 @@ def _prune(talk: Talk, words: list[str]) -> None:
 
 
 def _export(talk: Talk, words: list[str]) -> None:
-    path = _at_most_one(words, "file") or f"{talk.called}.md"
+    path = _at_most_one(words, "file") or f"{talk.name}.md"
     suffix = Path(path).suffix[1:]
     kind = suffix if suffix in FORMATS else "archive"
     talk.csa("export", "--session", talk.called, "--format", kind, "--output", os.path.expanduser(path))
-    tell("csa", f"written to {path}")
+    tell("csa", f"written to {path}", by_name=False)
 
 
 def _diff(talk: Talk, words: list[str]) -> None:
