@@ -450,4 +450,5 @@ def _print_plan(plan: TurnPlan, *, as_json: bool) -> None:
     for name, value in facts.items():
         if value not in (None, []):
             origin = f" ({origins[name]})" if name in origins else ""
-            print(f"{name:<11} {printable(f'{value}{origin}')}")
+            shown = ", ".join(value) if isinstance(value, list) else value
+            print(f"{name:<11} {printable(f'{shown}{origin}')}")
