@@ -199,8 +199,12 @@ def _diff(talk: Talk, words: list[str]) -> None:
         return
     style = Style(sys.stdout)
     print(printable(told).rstrip())
-    plain = [*git, "diff", "--no-color", "--no-ext-diff", "--no-textconv", "HEAD", "--", *words]
-    for line in printable(_output_of(plain, talk.directory)).split("\n"):
+    plain = [*git, "diff", "--no-color", "--no-ext-diff", "--no-textconv"]
+    try:
+        text = _output_of([*plain, "HEAD", "--", *words], talk.directory)
+    except CsaError:  # there is no commit yet
+        text = _output_of([*plain, "--", *words], talk.directory)
+    for line in printable(text).split("\n"):
         print(style(line, _DIFF_STYLES.get(line[:1], "")))
 
 
