@@ -28,7 +28,7 @@ from csa.runner.current import make_current
 from csa.runner.ordered import plan_entry
 from csa.runner.queueing import queue_prompt
 from csa.runner.request import going_on
-from csa.runner.session import find_last
+from csa.runner.session import find_last, refuse_idle
 from csa.structs import replace
 
 TYPE_CHECKING = False  # see csa/structs.py
@@ -190,7 +190,7 @@ class Chat:
         """Return the id of the session that is continued, if it is there."""
         request = self.request
         if request.last:
-            return find_last(self.client.context, is_open=not request.reopen).session_id
+            return refuse_idle(find_last(self.client.context, is_open=not request.reopen)).session_id
         return None if request.session is None else self.client.resolve(request.session)
 
 
