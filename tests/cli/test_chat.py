@@ -284,6 +284,39 @@ def test_allowed_once(place: Place) -> None:
 
 
 @pytest.mark.thorough
+def test_asked(place: Place) -> None:
+    """What an ACP agent asks for, and would be denied, can be allowed once or denied; a forged answer denies."""
+    (place.tmp / "config.toml").write_text('[tools.goose]\ntransport = "acp"\ncommand = ["fake-acp"]\n')
+    place.env["CSA_CONFIG"] = str(place.tmp / "config.toml")
+    place.play(["ask", "execute", "rm x"], ["ask", "execute", "rm y"], ["ask", "read", "z"], ["say", "tried"])
+    with chat(place, "--tool", "goose") as terminal:
+        terminal.wait_for("goose>")
+        terminal.type("try\r")
+        terminal.wait_for("may it do this? rm x: /allow or /deny")
+        terminal.type("/allow\r")
+        terminal.wait_for("may it do this? rm y: /allow or /deny")
+        (session_id,) = place.ids()
+        pending = [event["data"] for event in place.events(session_id) if event["type"] == "permission"][-1]
+        (place.session(session_id) / "runtime" / f"permission-{pending['ask']}").write_text("yes")
+        terminal.wait_for("tried")
+        terminal.wait_for("1 action was denied")
+        terminal.type("/deny\r")
+        terminal.wait_for("Nothing is asked.")
+        terminal.type("try again\r")
+        terminal.wait(lambda: terminal.text.count("may it do this? rm x") > 1, "it asks again")
+        terminal.type("/deny\r")
+        terminal.wait(lambda: terminal.text.count("may it do this? rm y") > 1, "it asks for more")
+        terminal.type("\x03")
+        terminal.wait_for("ended after")
+        terminal.type("\x04")
+        assert terminal.end() == 0
+    asked = [event["data"] for event in place.events(session_id) if event["type"] == "permission"]
+    assert [data["status"] for data in asked[:5]] == ["pending", "allowed", "pending", "denied", "allowed"]
+    assert [data["status"] for data in asked[5:8]] == ["pending", "denied", "pending"]
+    place.wait_until_empty(within_s=3)
+
+
+@pytest.mark.thorough
 def test_stopped_and_continued(place: Place) -> None:
     """Ctrl-Z gives the shell its terminal back; after fg the prompt is there again, with what was typed."""
     with Terminal(place, "bash", "--norc", "--noprofile", "-i", env={"PS1": "shell: "}) as terminal:
