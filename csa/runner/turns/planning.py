@@ -141,6 +141,8 @@ def _check_texts(request: RunRequest) -> None:
         raise UsageError("The prompt and the options must be valid UTF-8.")
     if "\0" in request.prompt:
         raise UsageError("The prompt contains a NUL character, which no tool accepts.")
+    if any(text and "\0" in text for text in texts):
+        raise UsageError("The system text, or another option, contains a NUL character, which no tool accepts.")
     if request.system and len(request.system.encode()) > MAX_SYSTEM_BYTES:
         raise UsageError(f"The system text is longer than {MAX_SYSTEM_BYTES >> 10} KiB.", hint="put it into the prompt")
 
