@@ -12,6 +12,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator
+from typing import Any
 
 from csa.cli.output import can_redraw, tell, warn
 from csa.cli.records import save_checkpoint
@@ -27,13 +28,13 @@ from csa.runner.current import make_current
 from csa.runner.ordered import plan_entry
 from csa.runner.queueing import queue_prompt
 from csa.runner.request import going_on
-from csa.runner.session import find_last
+from csa.runner.session import find_last, refuse_idle
 from csa.structs import replace
 
 TYPE_CHECKING = False  # see csa/structs.py
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import IO, Any
+    from typing import IO
 
     from csa.cli.views.progress import Progress
     from csa.cli.views.signs import Signs
@@ -43,10 +44,9 @@ if TYPE_CHECKING:
     from csa.runner.turns.plan import TurnPlan
     from csa.store.queue import Entry
 
-# What the session keeps once it was asked for, so that it is asked for once; and what another session has of its own.
-_KEPT: dict[str, None] = dict.fromkeys(
-    ("context_window", "context_tokens", "budget_tokens", "budget_usd", "budget_time_s")
-)
+# What is asked for once, since the session keeps it or it goes with one prompt; and what a session has of its own.
+_KEPT: dict[str, Any] = {"images": (), "files": (), "ttl": None, "shared": None, "steal": False}
+_KEPT |= dict.fromkeys(("context_window", "context_tokens", "budget_tokens", "budget_usd", "budget_time_s"))
 _OF_SESSION: dict[str, None] = dict.fromkeys(("tool", "model", "permission"))
 
 _SHOWN = 12  # characters of a commit's name
@@ -128,7 +128,7 @@ class Chat:
             self.request, self._template = self.asked(""), None
         if self.session_id is None:
             self.session_id = self.client.resolve(str(session_id))
-        self.request = going_on(self.request, session=self.session_id, steal=False, **_KEPT)
+        self.request = going_on(self.request, session=self.session_id, **_KEPT)
 
     def queue(self, prompt: str) -> None:
         """Queue a prompt, which `run_queued` sends later, here or in another chat; raises as `queue_prompt`."""
@@ -167,7 +167,7 @@ class Chat:
         loss = make_current(self.client.context, session_id)
         warn([loss] if loss else [])
         self.session_id = session_id
-        self.request = going_on(self.request, session=session_id, steal=False, **_KEPT, **_OF_SESSION)
+        self.request = going_on(self.request, session=session_id, **_KEPT, **_OF_SESSION)
 
     def begin(self, *, fork_from: str | None, name: str | None) -> None:
         """Have the next turn begin a new session."""
@@ -190,7 +190,7 @@ class Chat:
         """Return the id of the session that is continued, if it is there."""
         request = self.request
         if request.last:
-            return find_last(self.client.context, is_open=not request.reopen).session_id
+            return refuse_idle(find_last(self.client.context, is_open=not request.reopen)).session_id
         return None if request.session is None else self.client.resolve(request.session)
 
 

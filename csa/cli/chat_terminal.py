@@ -54,11 +54,11 @@ class TerminalChat:
         self._view: ChatView | None = None
         self._tool = ""
         self._was_interrupted = self._is_leaving = False
-        context = chat.client.context
-        self._history = PromptHistory(chat.client.store, context.redactor.redact)
+        self._first = self._plan()
+        history = PromptHistory(chat.client.store, self._first.context.redactor.redact)
         self._editor = Editor(
-            past=self._history.load(),
-            keep=self._history.add,
+            past=history.load(),
+            keep=history.add,
             complete=chat_commands.complete,
             above=self._above,
             sign=lambda: f"{self._tool}> ",
@@ -66,7 +66,7 @@ class TerminalChat:
 
     def run(self) -> int:
         """Talk until the person leaves, or a signal ends it; return the exit code."""
-        self._greet(self._plan())
+        self._greet(self._first)
         tell("csa", "Ctrl-C ends a turn, Ctrl-D leaves; /save makes a checkpoint; see /help")
         code = None
         Thread(target=_load_rest, daemon=True).start()

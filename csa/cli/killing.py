@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from csa.cli.output import Style, count_of, one_line, print_json, print_problem, tell, warn
-from csa.cli.selecting import Unlistable, add_selectors, find_all, open_client
+from csa.cli.selecting import Unlistable, add_selectors, find_all, is_confirmed, open_client
 from csa.cli.views.naming import head_of_line
 from csa.errors import RefusedError, UsageError
 from csa.paths import state_root
@@ -137,7 +137,4 @@ def _all_targets(root: Path, unlistable: Unlistable) -> list[Target]:
 def _is_confirmed(running: list[Target]) -> bool:
     projects = {store.project for store, _ in running}
     what = f"{count_of(len(running), 'session')} in {count_of(len(projects), 'project')}"
-    if not sys.stdin.isatty():
-        raise UsageError(f"This would end {what}.", hint="csa kill --all --yes")
-    print(f"End {what}? [y/N] ", end="", file=sys.stderr, flush=True)
-    return sys.stdin.readline().strip().lower() in {"y", "yes"}
+    return is_confirmed("end", what, hint="csa kill --all --yes")

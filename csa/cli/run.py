@@ -22,7 +22,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from csa.cli.output import has_room, lossy, print_json, printable, silence, tell, to_json, warn
-from csa.cli.results import answer_of, print_failure
+from csa.cli.results import answer_of, print_failure, summary_of
 from csa.cli.run_options import add_options
 from csa.cli.run_request import is_prompt_given, request_from, unread_stdin_told, wants_editor
 from csa.cli.selecting import announce, open_client
@@ -36,10 +36,9 @@ from csa.runner.attaching import attachments_of
 from csa.runner.client import Csa
 from csa.runner.current import find_pointer, make_current
 from csa.runner.detach import refuse_ephemeral
-from csa.runner.environment import REPLAY
 from csa.runner.on_finish import FollowUp, run_on_finish
 from csa.runner.request import RunRequest
-from csa.runner.session import Session
+from csa.runner.session import Session, refuse_idle
 from csa.runner.turns.ahead import load_at_once
 from csa.runner.turns.patience import try_until_free
 from csa.runner.turns.plan import TurnPlan
@@ -115,7 +114,7 @@ def settled(client: Csa, request: RunRequest) -> RunRequest:
         find_pointer(client.context)  # what CSA_CURRENT cannot mean is refused before anything begins
     if request.session != "@current":
         return request
-    return replace(request, session=client.session("@current").session_id)
+    return replace(request, session=refuse_idle(client.session("@current")).session_id)
 
 
 def _make_current(client: Csa, request: RunRequest, session_id: str) -> None:
@@ -145,7 +144,7 @@ def run_when_free(
 
 def wake_abandoned(client: Csa) -> None:
     """Go on with what was parked for a quota and whose supervisor has died; the look costs one call of the system."""
-    if (client.store.path / "parked").is_dir() and not client.context.environ.get(REPLAY):  # they need real tools
+    if (client.store.path / "parked").is_dir() and not client.context.replay:  # they need real tools
         warn(wake_parked(client.store, client.context.environ)[1])
 
 
@@ -242,6 +241,8 @@ def _refuse_output(arguments: argparse.Namespace, option: str) -> None:
     """Refuse what shows a turn that runs, where none runs here."""
     if arguments.verbose:
         raise UsageError(f"{option} and --verbose exclude each other.", hint="csa show -f")
+    if arguments.summary:
+        raise UsageError(f"{option} and --summary cannot be combined.", hint="csa result ID --summary")
     if arguments.stream_json:
         raise UsageError(f"{option} and --stream-json cannot be combined.", hint="csa logs -f --events")
 
@@ -388,7 +389,7 @@ def _print_outcome(
         elif arguments.print_id:
             print(result.session_id)
         elif not arguments.stream_json and result.text and not _was_shown(arguments):
-            print(answer_of(result))
+            print(summary_of(result) if arguments.summary else answer_of(result))
         sys.stdout.flush()
     warn(turn.losses)
     if not (was_cancelled_here and result.status == "cancelled"):  # who did that knows

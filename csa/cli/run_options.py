@@ -88,6 +88,9 @@ def add_turn_options(parser: argparse.ArgumentParser) -> None:
     told.add_argument("-q", "--quiet", action="store_true", help="no progress on stderr")
     told.add_argument("-v", "--verbose", action="store_true", help="show the conversation on stderr as it comes")
     kinds = output.add_mutually_exclusive_group()
+    kinds.add_argument(
+        "--summary", action="store_true", help="print about 200 tokens of a long answer, and how to get the rest"
+    )
     kinds.add_argument("--json", action="store_true", help="print the result as a JSON object instead of the answer")
     kinds.add_argument("--stream-json", action="store_true", help="print the transcript's events as they happen")
     kinds.add_argument("--print-id", action="store_true", help="print the session's id instead of the answer")

@@ -16,7 +16,7 @@ from csa.cli.output import warn
 from csa.errors import UsageError
 from csa.model.duration import parse_duration, parse_on_quota
 from csa.model.permission import Permission
-from csa.runner.environment import REPLAY
+from csa.runner.context import REPLAY
 from csa.runner.request import RunRequest
 
 

@@ -292,8 +292,8 @@ def test_completion_and_history(place: Place) -> None:
     """Tab completes commands, sessions and files; what was entered is there the next time, without secrets."""
     place.run("run", "--tool", "codex", "--name", "backend", "hello")
     (place.project / "notes.txt").touch()
-    secret = "sk-" + "a1B2c3D4" * 6
-    with chat(place, "--tool", "codex") as terminal:
+    secret = "correct-horse-battery"
+    with chat(place, "--tool", "codex", "--secret", "WORD", WORD=secret) as terminal:
         terminal.wait_for("codex>")
         terminal.type("/use back\t")
         terminal.wait_for_frame("codex> /use backend")

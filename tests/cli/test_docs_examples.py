@@ -72,11 +72,14 @@ def _place(root: Path, server: ForkServer | None) -> Place:
     place = Place(root / "tmp", root / "project", root / "state" / "csa", server)
     place.home = root / "home"
     place.env |= {"HOME": str(root / "home"), "XDG_STATE_HOME": str(root / "state"), "TMPDIR": str(root / "tmp")}
+    place.env |= {"GH_TOKEN": "an example's", "STAGING_PASSWORD": "an example's"}
     return place
 
 
 def _prepare(place: Place) -> Place:
-    """Make 01JH4Q, with an artifact, and a removed one; 01JH4R; an archive; a moved project."""
+    """Make 01JH4Q, with an artifact, and a removed one; 01JH4R; an archive; a moved project; a secret."""
+    (place.home / ".secrets").mkdir()
+    (place.home / ".secrets" / "npm").write_text("an example's\n")
     place.play(["run", "echo plan > $CSA_OUTPUT_DIR/plan.md"], ["usage", 2000, 100], ["say", "noted"])
     for words in (
         ["--tool", "codex", "--session-id", RETIRED, "Old work"],

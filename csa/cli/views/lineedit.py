@@ -212,7 +212,7 @@ class Editor:
 
     def _message(self) -> StyleAndTextTuples:
         width, height = terminal_size(sys.stdout)
-        typed = self._session.default_buffer.document.line_count
+        typed = self._session.default_buffer.document.line_count + _MENU_ROWS * self._is_command()
         text: StyleAndTextTuples = []
         for line in self._above(width, max(1, height - typed - 2)):
             text += [*styled(line, is_coloured=self._is_styled), ("", "\n")]

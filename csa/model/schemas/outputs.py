@@ -226,6 +226,8 @@ STATS = record(
         "since": maybe(moment("from when")),
         "rows": each(record({"key": text("the tool, day, tree or owner"), **_ROW}), "the rows"),
         "total": record(_ROW, "all of them"),
+        "running": integer("how many of the turns are running"),
+        "most_active_tool": maybe(text("the tool with most turns")),
         "replayed_turns": integer("turns that are not counted, since recorded ones stood in for their tools"),
     }
 )
