@@ -232,6 +232,8 @@ def _queue(client: Csa, request: RunRequest, arguments: argparse.Namespace) -> i
         raise UsageError("--queue cannot be combined with --wait or --steal: the prompt waits in any case.")
     if not (request.session or request.last or request.session_id):
         raise UsageError("--queue needs a session.", hint='csa run --queue --session S "what to do"')
+    if client.caller is not None and arguments.on_finish is None:
+        arguments.on_finish = ""  # whatever is configured
     queued = client.queue(request, on_finish=follow_up(client, arguments))
     _make_current(client, request, queued.session_id)
     return queue_and_tell(queued, arguments, project=str(client.store.project))
@@ -448,4 +450,5 @@ def _print_plan(plan: TurnPlan, *, as_json: bool) -> None:
     for name, value in facts.items():
         if value not in (None, []):
             origin = f" ({origins[name]})" if name in origins else ""
-            print(f"{name:<11} {printable(f'{value}{origin}')}")
+            shown = ", ".join(value) if isinstance(value, list) else value
+            print(f"{name:<11} {printable(f'{shown}{origin}')}")

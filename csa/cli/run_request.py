@@ -61,6 +61,10 @@ def request_from(arguments: argparse.Namespace) -> RunRequest:
         budget_time_s=arguments.budget_time,
         directory=Path.cwd() if arguments.cd else None,
     )
+    if request.images or request.files:
+        from csa.runner.attaching import with_contents  # noqa: PLC0415  # few turns have some
+
+        request = with_contents(request, os.getcwd())  # as they are now, however long the turn has to wait
     if arguments.template is None:
         return request
     from csa.cli.templates import made_from  # noqa: PLC0415  # most runs have none

@@ -61,6 +61,10 @@ def prepared(template: Path, fork_server: ForkServer | None) -> Iterator[Place]:
     else:
         place = _prepare(_place(root, fork_server))
         shutil.copytree(root, kept, symlinks=True)
+    place.script(
+        {"match": "Who wrote the first program?", "do": [["answer", {"name": "Ada Lovelace", "born": 1815}]]},
+        {"match": "Is it safe to merge?", "do": [["answer", {"ok": True}]]},
+    )
     yield place
     close_place(place)
 
@@ -96,6 +100,10 @@ def _prepare(place: Place) -> Place:
     assert place.run("run", "--tool", "codex", "Before the move", cwd=moved).code == 0
     shutil.rmtree(moved)
     assert place.run("session", "export", SESSION, "-o", "backup.tar.gz").code == 0
+    (place.project / "person.json").write_text('{"type": "object", "required": ["name"]}')
+    (place.project / "screenshot.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    (place.project / "spec.pdf").write_bytes(b"%PDF-1.7")
+    (place.project / "notes.md").write_text("notes")
     return place
 
 
