@@ -125,6 +125,8 @@ def _see_to(context: Context, queued: Queued) -> Queued:
         found = probe(paths)
         if found.runs_turn and found.owner:
             return queued
+        if found.state == "unknown":
+            refuse_busy(paths)
         if found.is_held and found.owner:  # an errand, such as a compaction
             hand_over_queue(context, queued.session_id)
             return queued

@@ -340,3 +340,18 @@ def test_a_damaged_queue_is_not_in_the_way(place: Place) -> None:
     assert place.run("status", session_id).code == 0
     assert place.run("queue", session_id, "--remove", session_id).code == 0
     assert place.run("queue", session_id, "--json").json["prompts"] == []
+
+
+@pytest.mark.thorough
+def test_a_prompt_of_a_newer_csa(place: Place) -> None:
+    """One with an option that this csa does not know is not run without it: the queue is held, and says why."""
+    session_id = busy(place)
+    queue(place, session_id, "second")
+    (path,) = paths_of(place, session_id).queue.glob("*.json")
+    record = json.loads(path.read_text())
+    record["order"]["request"]["forbids_everything"] = True
+    path.write_text(json.dumps(record))
+    place.release()
+    wait_for(lambda: not is_locked(paths_of(place, session_id).session_lock), "the first turn ends")
+    assert "Another version of csa has queued it" in place.run("queue", session_id, "--json").json["held"]
+    assert prompts_of(place, session_id) == ["first"]
