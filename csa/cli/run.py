@@ -28,11 +28,9 @@ from csa.cli.run_request import is_prompt_given, request_from, unread_stdin_told
 from csa.cli.selecting import announce, open_client
 from csa.cli.views.signs import about_sessions, signs_of_life
 from csa.errors import UsageError
-from csa.model.attachment import describe
 from csa.model.result import RunResult
 from csa.process.launch import become_subreaper
 from csa.process.wakeup import heeded
-from csa.runner.attaching import attachments_of
 from csa.runner.client import Csa
 from csa.runner.current import find_pointer, make_current
 from csa.runner.detach import refuse_ephemeral
@@ -144,7 +142,7 @@ def run_when_free(
 
 def wake_abandoned(client: Csa) -> None:
     """Go on with what was parked for a quota and whose supervisor has died; the look costs one call of the system."""
-    if (client.store.path / "parked").is_dir() and not client.context.replay:  # they need real tools
+    if (client.store.path / "parked").is_dir():
         warn(wake_parked(client.store, client.context.environ)[1])
 
 
@@ -414,6 +412,15 @@ def own_command() -> str:
     return shutil.which("csa") or "csa"
 
 
+def _attachments(request: RunRequest) -> list[str]:
+    if not (request.images or request.files):
+        return []
+    from csa.model.attachment import describe  # noqa: PLC0415  # few turns have some
+    from csa.runner.attaching import attachments_of  # noqa: PLC0415  # as above
+
+    return [describe(each.to_event()) for each in attachments_of(request)]
+
+
 def _print_plan(plan: TurnPlan, *, as_json: bool) -> None:
     origins = plan.origins
     facts = {
@@ -432,7 +439,7 @@ def _print_plan(plan: TurnPlan, *, as_json: bool) -> None:
         "flags": list(plan.request.flags or ()),
         "secrets": list(plan.request.secrets or ()),
         "env_drop": plan.context.config.for_tool(plan.adapter.name).dropped(plan.context.environ),
-        "attachments": [describe(each.to_event()) for each in attachments_of(plan.request)],
+        "attachments": _attachments(plan.request),
         "extra_writable": list(plan.state.extra_writable),
         "timeout_s": plan.timeout_s,
         "idle_timeout_s": plan.idle_timeout_s,
