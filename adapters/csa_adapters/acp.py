@@ -96,7 +96,9 @@ class AcpAdapter:
             command = (*command, agent.policy_flag, posixpath.join(request.run_directory, _POLICY))
         return Invocation(
             argv=(sys.executable, "-I", "-S", BRIDGE, ROOT, "--", *command),
-            stdin=json.dumps({**_order(request, agent.settles), **self._patience(request), **counts}).encode(),
+            stdin=json.dumps(
+                {**_order(request, agent.settles), **self._attached(request), **self._patience(request), **counts}
+            ).encode(),
             env={**base.env, **_without(request.environ, {**_ENVIRONMENT, **agent.env}), **agent.forced_env},
             files=base.files,
             links=base.links,
@@ -137,6 +139,11 @@ class AcpAdapter:
     def _compactor(self) -> Compactor | None:
         return self._native if self.name in AGENTS and isinstance(self._native, Compactor) else None
 
+    def _attached(self, request: TurnRequest) -> dict[str, object]:
+        """Write the images and files. Beside a resource gemini drops images, so that it gets files as text (0.61.0)."""
+        is_plain = self.name == "gemini-cli" and any(each.is_image for each in request.attachments)
+        return {"attachments": [_blocks(each, is_plain=is_plain) for each in request.attachments]}
+
     def _patience(self, request: TurnRequest) -> dict[str, str]:
         """Return the file whose existence forbids loading the session now; `{minute}` is the current one, in UTC.
 
@@ -160,7 +167,7 @@ def _without(environ: Mapping[str, str], defaults: Mapping[str, str]) -> dict[st
     return {name: value for name, value in defaults.items() if not environ.get(name)}
 
 
-def _blocks(attachment: Attachment) -> dict[str, object]:
+def _blocks(attachment: Attachment, *, is_plain: bool) -> dict[str, object]:
     """Write an attachment for an agent that takes such content, and as a link, which every agent has to take."""
     from urllib.parse import quote  # noqa: PLC0415  # all adapters are loaded for each run; few turns have some
 
@@ -170,6 +177,8 @@ def _blocks(attachment: Attachment) -> dict[str, object]:
     content = {"type": "resource", "resource": {"uri": uri, "mimeType": kind, **inner}}
     if attachment.is_image:
         content = {"type": "image", "mimeType": kind, "data": attachment.base64}
+    if is_plain and text is not None:
+        content = {"type": "text", "text": f"{attachment.name}:\n\n{text}"}
     link = {"type": "resource_link", "uri": uri, "name": attachment.name, "mimeType": kind}
     needs = "image" if attachment.is_image else "embeddedContext"
     return {"needs": needs, "content": content, "link": {**link, "size": len(attachment.content)}}
@@ -180,7 +189,6 @@ def _order(request: TurnRequest, settled: frozenset[str]) -> dict[str, object]:
     is_command = request.prompt.lstrip().startswith("/")
     return {
         "prompt": [_LITERAL, request.prompt] if is_command else [request.prompt],
-        "attachments": [_blocks(each) for each in request.attachments],
         "system": request.system if request.provider_session_id is None else None,
         "cwd": request.cwd,
         "session_id": request.provider_session_id,

@@ -133,7 +133,7 @@ def tell_queue(session: Session) -> None:
     """Say on stderr why queued prompts do not begin, and what to do; nothing if they do."""
     if count_queued(session.files) and not session.liveness().runs_turn:
         held = why_held(session.files)
-        tell("csa", f"the queue is held: {held}" if held else "no process goes on with the queue")
+        tell("csa", f"the queue is held: {held}" if held else "no turn is running that goes on with the queue")
         tell("hint", f"csa queue {session.session_id} --resume")
 
 

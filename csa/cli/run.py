@@ -36,7 +36,6 @@ from csa.runner.attaching import attachments_of
 from csa.runner.client import Csa
 from csa.runner.current import find_pointer, make_current
 from csa.runner.detach import refuse_ephemeral
-from csa.runner.environment import REPLAY
 from csa.runner.on_finish import FollowUp, run_on_finish
 from csa.runner.request import RunRequest
 from csa.runner.session import Session, refuse_idle
@@ -145,7 +144,7 @@ def run_when_free(
 
 def wake_abandoned(client: Csa) -> None:
     """Go on with what was parked for a quota and whose supervisor has died; the look costs one call of the system."""
-    if (client.store.path / "parked").is_dir() and not client.context.environ.get(REPLAY):  # they need real tools
+    if (client.store.path / "parked").is_dir() and not client.context.replay:  # they need real tools
         warn(wake_parked(client.store, client.context.environ)[1])
 
 
@@ -233,6 +232,8 @@ def _queue(client: Csa, request: RunRequest, arguments: argparse.Namespace) -> i
         raise UsageError("--queue cannot be combined with --wait or --steal: the prompt waits in any case.")
     if not (request.session or request.last or request.session_id):
         raise UsageError("--queue needs a session.", hint='csa run --queue --session S "what to do"')
+    if client.caller is not None and arguments.on_finish is None:
+        arguments.on_finish = ""  # whatever is configured
     queued = client.queue(request, on_finish=follow_up(client, arguments))
     _make_current(client, request, queued.session_id)
     return queue_and_tell(queued, arguments, project=str(client.store.project))
@@ -449,4 +450,5 @@ def _print_plan(plan: TurnPlan, *, as_json: bool) -> None:
     for name, value in facts.items():
         if value not in (None, []):
             origin = f" ({origins[name]})" if name in origins else ""
-            print(f"{name:<11} {printable(f'{value}{origin}')}")
+            shown = ", ".join(value) if isinstance(value, list) else value
+            print(f"{name:<11} {printable(f'{shown}{origin}')}")

@@ -6,9 +6,12 @@ import base64
 import hashlib
 import re
 from collections.abc import Iterable, Mapping
-from typing import Any
 
 from csa.structs import Struct
+
+TYPE_CHECKING = False  # see csa/structs.py
+if TYPE_CHECKING:
+    from typing import Any
 
 MAX_COUNT = 20
 MAX_BYTES = 10 << 20  # of one

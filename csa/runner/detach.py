@@ -135,7 +135,7 @@ def hand_over_queue(context: Context, session_id: str) -> None:
         start_queue(context, session_id, resumes=False, holds=True)
         return
     order = _queue_order(context, session_id, holds=True, waits=True)
-    process = _spawn(_environment(context.environ, context.store, session_id), subprocess.DEVNULL)
+    process = _spawn(_environment(context.environ, context.store, session_id), subprocess.DEVNULL, subprocess.DEVNULL)
     _send(process, order)
     threading.Thread(target=process.wait, daemon=True).start()
 
@@ -200,11 +200,12 @@ def _start(order: dict[str, Any], environ: dict[str, str], *, project: str) -> D
     return Detached(said["session_id"], said["turn"], said["tool"], process.pid, project)
 
 
-def _spawn(environ: dict[str, str], output: int) -> subprocess.Popen[bytes]:
+def _spawn(environ: dict[str, str], output: int, errors: int | None = None) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
         [sys.executable, "-P", "-m", "csa.runner.supervisor"],
         stdin=subprocess.PIPE,
         stdout=output,
+        stderr=errors,
         cwd="/",
         env=environ,
         start_new_session=True,

@@ -14,14 +14,10 @@ from csa.model.state import SessionState
 from csa.paths import SessionPaths
 from csa.process.session_processes import KEEP_VARIABLE
 from csa.runner.ancestry import IDENTITY_VARIABLES
+from csa.runner.context import REPLAY, REPLAY_SPEED, Context
 from csa.runner.current import VARIABLE as CURRENT_VARIABLE
 from csa.runner.inherited import without_descriptors
 
-TYPE_CHECKING = False  # see csa/structs.py
-if TYPE_CHECKING:
-    from csa.runner.context import Context
-
-REPLAY, REPLAY_SPEED = "CSA_REPLAY", "CSA_REPLAY_SPEED"  # what stands in for tools, and how fast; not for agents
 _OWN_VARIABLES = (
     *IDENTITY_VARIABLES,
     *("CSA_PROJECT_ROOT", "CSA_OUTPUT_DIR", "CSA_TOOL", KEEP_VARIABLE, CURRENT_VARIABLE),
@@ -31,7 +27,7 @@ _OWN_VARIABLES = (
 
 def refuse_in_replay(context: Context, what: str) -> None:
     """Raise UsageError for what would start a real tool while turns are replayed."""
-    if context.environ.get(REPLAY):
+    if context.replay:
         raise UsageError(f"{REPLAY} is set, and {what} cannot be replayed.", hint=f"unset {REPLAY}")
 
 

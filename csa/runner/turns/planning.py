@@ -23,7 +23,6 @@ from csa.model.result import summarise
 from csa.model.state import SessionState, ToolState
 from csa.runner.caller import owner_name, refuse_own_lineage
 from csa.runner.context import Context
-from csa.runner.environment import REPLAY
 from csa.runner.request import RunRequest
 from csa.runner.session import Session, find_last, find_session, follow_resumed, refuse_closed, refuse_idle
 from csa.runner.toolbox import ToolChoice, choose_tool, loadable_adapters
@@ -58,7 +57,7 @@ def plan_turn(
         UsageError, NotFoundError, AmbiguousError, StateError, ToolUnavailableError: as their names say.
         RefusedError: a limit, the genealogy, or another account's conversation.
     """
-    _check_words(request, may_lack_prompt=bool(context.environ.get(REPLAY)))
+    _check_words(request, may_lack_prompt=bool(context.replay))
     context, request = _knowing_secrets(context, request)
     if request.images or request.files:
         from csa.runner.attaching import with_contents  # noqa: PLC0415  # few turns have some
@@ -142,6 +141,8 @@ def _check_texts(request: RunRequest) -> None:
         raise UsageError("The prompt and the options must be valid UTF-8.")
     if "\0" in request.prompt:
         raise UsageError("The prompt contains a NUL character, which no tool accepts.")
+    if any(text and "\0" in text for text in texts):
+        raise UsageError("The system text, or another option, contains a NUL character, which no tool accepts.")
     if request.system and len(request.system.encode()) > MAX_SYSTEM_BYTES:
         raise UsageError(f"The system text is longer than {MAX_SYSTEM_BYTES >> 10} KiB.", hint="put it into the prompt")
 
@@ -489,7 +490,7 @@ def _as_recorded(
     context: Context, request: RunRequest, *, turn: int, continues: SessionPaths | None = None
 ) -> tuple[RunRequest, Replay | None]:
     """Return what stands in for the tool, if the environment names a recording, and the request as it was then."""
-    if not context.environ.get(REPLAY):
+    if not context.replay:
         return request, None
     from csa.runner.turns.recorded import as_recorded, find_replay  # noqa: PLC0415  # only replays need it
 

@@ -59,8 +59,8 @@ class ToolCommand(Struct):
     stand_in: StandIn | None = None
 
 
-def make_command(plan: TurnPlan, known: ToolState, *, turn: int, paths: SessionPaths) -> ToolCommand:
-    """Decide what the tool of a turn is started with.
+def make_command(plan: TurnPlan, known: ToolState, *, turn: int, paths: SessionPaths, start: int = 0) -> ToolCommand:
+    """Decide what the tool of a turn is started with; `start` counts how often it was started in this turn before.
 
     `known` is its conversation by now; `paths` is where the record currently is.
     """
@@ -78,7 +78,7 @@ def make_command(plan: TurnPlan, known: ToolState, *, turn: int, paths: SessionP
     if plan.replay is not None:
         from csa.runner.turns.replaying import make_stand_in  # noqa: PLC0415  # only replays need it
 
-        stand_in = make_stand_in(plan, plan.replay, asked)
+        stand_in = make_stand_in(plan, plan.replay, asked, start=start)
         invocation = stand_in.invocation
     environment = _environment(plan, asked, invocation, turn=turn)
     return ToolCommand(asked, invocation, environment, handoff, problems, argv, stand_in)

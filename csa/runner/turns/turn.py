@@ -146,7 +146,7 @@ class Turn:
 
     async def _supervise(self) -> None:
         """Run the turn, and those that follow it by fallback."""
-        limit_s = self.plan.timeout_s
+        limit_s = self.plan.limit_s("timeout_s")
         deadline = None if limit_s is None else anyio.current_time() + limit_s
         try:
             with self._kill:
