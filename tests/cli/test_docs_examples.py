@@ -122,8 +122,8 @@ def _prepare(place: Place) -> Place:
     assert place.run("session", "export", SESSION, "-o", "backup.tar.gz").code == 0
     for name, content in FILES.items():
         (place.project / name).write_bytes(content)
-    for name, words in TEMPLATES.items():
-        assert place.run("template", "save", name, "--project", "--tool", "codex", "--system", words).code == 0
+    for name, system in TEMPLATES.items():
+        assert place.run("template", "save", name, "--project", "--tool", "codex", "--system", system).code == 0
     assert place.run("use", SESSION).code == 0
     (place.project / "person.json").write_text('{"type": "object", "required": ["name"]}')
     (place.project / "screenshot.png").write_bytes(b"\x89PNG\r\n\x1a\n")

@@ -17,7 +17,7 @@ def test_a_merge_goes_on_with_both_histories(place: Workplace) -> None:
     two = place.run(CLAUDE_CODE, "about Linz")["session_id"]
     place.resume(one, "about Bonn")
     done = place.csa("merge", one, two, "--tool", CLAUDE_CODE.name)
-    assert done.code == 0, done.err
+    assert done.code == 0, done.stderr
     merged = done.stdout.strip()
     assert place.resume(merged, "which is best")["text"] == "Ulm."
     (request,) = place.asked("which is best")
@@ -38,7 +38,7 @@ def test_each_tool_of_a_session_gets_the_missing_turns_once(place: Workplace) ->
     session_id = place.run(CODEX, prompts[0])["session_id"]
     for tool, prompt in zip(tools[1:], prompts[1:], strict=True):
         place.resume(session_id, prompt, "--tool", tool.name)
-    missing = ([], [0], [0, 1], [1, 2])
+    missing: tuple[list[int], ...] = ([], [0], [0, 1], [1, 2])
     for tool, prompt, told in zip(tools, prompts, missing, strict=True):
         (request,) = (each for each in place.asked(prompt) if f"User: {prompt}\n" not in each.prompt)
         assert request.path.startswith(tool.request_path)
