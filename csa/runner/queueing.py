@@ -19,6 +19,7 @@ from csa.model.state import format_time
 from csa.runner.caller import refuse_own_lineage
 from csa.runner.context import Context
 from csa.runner.detach import Detached, hand_over_queue, order_for, refuse_sandbox, start_detached, start_queue
+from csa.runner.environment import refuse_in_replay
 from csa.runner.on_finish import FollowUp
 from csa.runner.request import RunRequest
 from csa.runner.secrets import refuse_later
@@ -74,6 +75,7 @@ def queue_prompt(
         BusyError: the session is in use by another program, which takes nothing from a queue.
         And as `plan_turn`, and as entering the turn where it begins at once: nothing waits then.
     """
+    refuse_in_replay(context, "a queue of prompts")
     refuse_sandbox()  # the prompt would run outside of it
     if context.caller is not None and on_finish:
         raise RefusedError(
