@@ -436,6 +436,7 @@ def _print_plan(plan: TurnPlan, *, as_json: bool) -> None:
         "effort": plan.effort,
         "schema": None if plan.request.schema is None else "native" if plan.is_held_to_schema else "asked",
         "template": plan.request.template.name if plan.request.template else None,
+        "flags": list(plan.request.flags or ()),
         "secrets": list(plan.request.secrets or ()),
         "env_drop": plan.context.config.for_tool(plan.adapter.name).dropped(plan.context.environ),
         "attachments": _attachments(plan.request),
