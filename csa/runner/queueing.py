@@ -142,12 +142,11 @@ def _see_to(context: Context, queued: Queued) -> Queued:
             return queued
         if found.state == "unknown":
             refuse_busy(paths)
-        if found.is_held and found.owner:  # an errand, such as a compaction
-            hand_over_queue(context, queued.session_id)
-            return queued
-        if queued.position > 1 and (held := why_held(paths)):
-            return replace(queued, held=held)
         is_first = queued.position == 1
+        if not is_first and (held := why_held(paths)):
+            return replace(queued, held=held)
+        if found.is_held and found.owner:  # an errand, such as a compaction
+            break
         try:
             started = start_queue(context, queued.session_id, resumes=True, holds=not is_first)
             return replace(queued, started=started)
@@ -157,7 +156,7 @@ def _see_to(context: Context, queued: Queued) -> Queued:
             if is_first:
                 raise
             return replace(queued, held=str(error))  # what waited before cannot begin; this one is as good
-    hand_over_queue(context, queued.session_id)
+    hand_over_queue(context, queued.session_id, resumes=True)
     return queued
 
 
