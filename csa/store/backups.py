@@ -32,17 +32,29 @@ class Backup:
     def keep(self, path: Path, content: bytes | None = None) -> None:
         """Keep a file, if it exists, or only this part of it; OSError if that is impossible."""
         if content is None:
-            try:
-                content = read_regular(path)
-            except FileNotFoundError:
+            if not os.path.lexists(path):
                 return
+            content = _read(path)
         name = str(path.relative_to(self._root))
         if not self._dry_run and name not in self.names:
             copy = self._at / name
             make_private_directory(copy.parent)
-            write_private(copy, content)
+            if content is None:
+                os.link(path, copy, follow_symlinks=False)
+            else:
+                write_private(copy, content)
             sync_directory(copy.parent)
         self.names = list(dict.fromkeys([*self.names, name]))
+
+
+def _read(path: Path) -> bytes | None:
+    """Return the content of a file; None for what is kept as it is: a link, a pipe, what cannot be read."""
+    try:
+        return None if path.is_symlink() else read_regular(path)
+    except IsADirectoryError as error:  # it cannot be replaced either
+        raise IsADirectoryError(error.errno, error.strerror, str(path)) from error
+    except OSError:
+        return None
 
 
 def old_backups(session: Path, before: datetime) -> Iterator[Path]:
