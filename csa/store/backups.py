@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from csa.paths import SessionPaths
-from csa.store.atomic import make_private_directory, read_regular, sync_directory, write_private
+from csa.store.atomic import make_private_directory, read_regular, sync_directory, write_atomically
 
 BACKUP = "backup"
 _TIME = "%Y%m%dT%H%M%S.%fZ"
@@ -41,9 +41,9 @@ class Backup:
             make_private_directory(copy.parent)
             if content is None:
                 os.link(path, copy, follow_symlinks=False)
+                sync_directory(copy.parent)
             else:
-                write_private(copy, content)
-            sync_directory(copy.parent)
+                write_atomically(copy, content)
         self.names = list(dict.fromkeys([*self.names, name]))
 
 

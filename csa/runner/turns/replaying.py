@@ -72,7 +72,7 @@ def make_stand_in(plan: TurnPlan, replay: Replay, asked: TurnRequest, *, start: 
         key=lambda moment: moment[:2],
     )
     stop = _stop_of(replay.turn) if recorded is starts[-1] else None
-    steps = [*_paced(moments, recorded.begun, speed), _last_step(recorded, stop)]
+    steps = [*paced(moments, recorded.begun, speed), _last_step(recorded, stop)]
     script = "".join(json.dumps(step) + "\n" for step in steps)
     argv = (*replayer.COMMAND, os.path.join(asked.run_directory, _SCRIPT))
     return StandIn(Invocation(argv, b"", files={_SCRIPT: script}), lines.records, stop)
@@ -160,10 +160,9 @@ def _call_moments(plan: TurnPlan, replay: Replay, call: Call, ids: dict[str, str
     outlives = finished is None or ended is None or finished.ts > ended.ts
     recorded, begun = call.session.session_id, call.first.started.ts
     name = f"{recorded}, turn {call.first.number},"
-    is_new = call.first.number == call.session.spans[0].number
-    argv = [plan.context.command, "run", "--session-id" if is_new else "--session", ids[recorded]]
+    argv = [plan.context.command, "run", "--session-id" if call.begins else "--session", ids[recorded]]
     argv += ["--detach", "--json"] if outlives else ["--stream-json", "--quiet"]
-    if is_new and (source := _fork_of(call)) is not None:
+    if (source := call.fork_of) is not None:
         if source not in ids and (replay.archive or not is_session_id(source)):
             raise RefusedError(f"The recorded agent forked session {source}, which is not in the recording.")
         argv += ["--fork-from", ids.get(source, source)]
@@ -185,30 +184,43 @@ def _directory(plan: TurnPlan, replay: Replay, call: Call) -> str:
     return its if os.path.isdir(its) else plan.cwd
 
 
-def _fork_of(call: Call) -> str | None:
-    """Return the session that a nested run has forked."""
-    turn = call.session.turn(call.first.number)
-    return next((str(event.data.get("from")) for event in turn.events if event.type == "fork"), None)
-
-
-def _paced(moments: Sequence[Moment], begin: str, speed: float) -> Iterator[Step]:
+def paced(moments: Sequence[Moment], begin: str, speed: float) -> Iterator[Step]:
     """Yield the steps in order, with the pauses between them; lines that follow at once are put together."""
-    now = begin
-    lines: Step | None = None
+    now, lines = begin, _Pieces()
     for when, _, steps in moments:
         if speed != AT_ONCE and (seconds := pause_s(seconds_between(now, when), speed)):
-            yield from [lines] if lines else []
-            lines = None
+            yield from lines.take()
             yield ["sleep", seconds]
         now = max(now, when)
         for step in steps:
-            if lines and lines[0] == step[0] and len(lines[1]) < _PIECE:
-                lines = [lines[0], lines[1] + step[1]]
-                continue
-            yield from [lines] if lines else []
-            lines = step if step[0] in {"out", "err"} else None
-            yield from [] if lines else [step]
-    yield from [lines] if lines else []
+            if not lines.add(step):
+                yield from lines.take()
+                yield from [] if lines.add(step) else [step]
+    yield from lines.take()
+
+
+class _Pieces:
+    """Lines of one stream that are sent at once."""
+
+    def __init__(self) -> None:
+        self._stream = ""
+        self._texts: list[str] = []
+        self._size = 0
+
+    def add(self, step: Step) -> bool:
+        """Add a step, if it is another line of the stream and there is room."""
+        stream, text = step[0], step[1]
+        if stream not in {"out", "err"} or (self._texts and (stream != self._stream or self._size > _PIECE)):
+            return False
+        self._stream, self._size = stream, self._size + len(text)
+        self._texts.append(text)
+        return True
+
+    def take(self) -> Iterator[Step]:
+        """Yield the step that sends them, if there are any."""
+        if self._texts:
+            yield [self._stream, "".join(self._texts)]
+        self._texts, self._size = [], 0
 
 
 def seconds_between(earlier: str, later: str) -> float:
@@ -249,13 +261,13 @@ def _ids(plan: TurnPlan, replay: Replay, calls: Sequence[Call], *, is_again: boo
     recorded, state = replay.turn.session.state, plan.state
     known = {recorded.parent_session_id: state.parent_session_id, recorded.root_session_id: state.root_session_id}
     ids = {old: new for old, new in known.items() if old and new}
-    if is_again or not plan.is_new or any(call.first.number > 1 or _fork_of(call) for call in calls):
+    if is_again or not plan.is_new or any(call.fork_of or not call.begins for call in calls):
         ids = {**_earlier_replays(plan), **ids}
     ids[recorded.session_id] = state.session_id
     now_ms = time.time_ns() // 1_000_000
     for number, call in enumerate(calls):
         name = call.session.session_id
-        if call.first.number == call.session.spans[0].number:  # after its parent, and in order
+        if call.begins:  # after its parent, and in order
             ids[name] = new_session_id(now_ms + 1 + number, os.urandom(ENTROPY_BYTES))
         elif name not in ids:
             raise RefusedError(f"The recorded agent continued session {name}, which this replay has not run.")
