@@ -85,11 +85,18 @@ class Chat:
         self._words = argparse.Namespace(**{**defaults_of_run(), **given})
         self.request = settled(self.client, request_from(self._words))
         self.is_quiet = bool(arguments.quiet)
-        self.session_id = self._known_id()
+        self.session_id: str | None = None
+        if known := self._known_id():
+            self.stay_in(known)
         self._turns, self._auto_save = 0, arguments.auto_save
         warn(self.client.context.config.warnings)
         if self.client.caller is None:
             wake_abandoned(self.client)
+
+    def stay_in(self, session_id: str) -> None:
+        """Have the first turn go on in this session, whichever is used last, or has its name, when the prompt comes."""
+        self.session_id = session_id
+        self.request = replace(self.request, session=session_id, session_id=None, last=False)
 
     def asked(self, prompt: str, **changes: Any) -> RunRequest:
         """Return the request of a turn; its first prompt goes where the template has a place for it."""
