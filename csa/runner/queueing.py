@@ -115,6 +115,8 @@ def queue_prompt(
     caller = context.caller
     order = order_for(context, replace(request, steal=False), plan, wait_s=None, on_finish=on_finish)
     order["ceiling"] = caller.ceiling if caller else None
+    if request.secrets:
+        order["shown"] = plan.context.redactor.redact(request.prompt)
     with _changing(paths, "nothing was queued"):
         entry, position = enqueue(
             paths, order, at=format_time(datetime.now(UTC)), by=caller.session_id if caller else None
