@@ -209,7 +209,7 @@ def remove_queued(session: Session, entry_ids: Sequence[str]) -> tuple[list[str]
         with suppress(GoneError), _changing(session.paths, f"{len(removed)} were removed"):
             remove(session.paths, entry_id)
             removed.append(entry_id)
-    return removed, _note_change(session, removed=removed)
+    return removed, _note_change(session, removed=removed) if removed else []
 
 
 def _note_change(session: Session, **what: Any) -> list[str]:

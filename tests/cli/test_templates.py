@@ -133,6 +133,8 @@ def test_mistakes_with_templates(place: Place) -> None:
         (("--template", "bad", "x"), 6, "'tool' must be a string"),
         (("--template", "worse", "x"), 6, "is not TOML"),
         (("--template", "../x", "x"), 2, "Invalid template name"),
+        (("--template", "", "x"), 2, "Invalid template name ''"),  # a variable of the shell that is not set
+        (("--as", "", "x"), 2, "Invalid template name ''"),
         (("--var", "a=b", "x"), 2, "--var is for"),
         (("--template", "style", "--var", "a", "x"), 2, "NAME=VALUE"),
     ):
