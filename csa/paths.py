@@ -22,10 +22,12 @@ SESSION_DIRECTORIES = {SESSIONS, RETIRED}
 NEW_PREFIX, GONE_PREFIX = ".new-", ".gone-"  # of sessions that are being created or deleted
 SLOTS = ".slots"  # of the state root
 CHECKPOINTS = "audit.git"
+CURRENT, CURRENT_OF_TERMINALS = "current", "current.d"
 STORE_FILES = frozenset(
     {
         "store.lock",
-        "current",
+        CURRENT,
+        CURRENT_OF_TERMINALS,
         "audit.jsonl",
         CHECKPOINTS,
         "usage_stats.toml",
@@ -48,7 +50,7 @@ def state_root(environ: Mapping[str, str]) -> str:
 
     A leading `~` is the home directory, even if no shell has expanded it.
     """
-    chosen = _expand(environ.get("CSA_STATE_DIR", ""), environ)
+    chosen = expand_home(environ.get("CSA_STATE_DIR", ""), environ)
     if not chosen:
         chosen = f"{_base_directory(environ, 'XDG_STATE_HOME', '.local/state')}/csa"
     return chosen if os.path.isabs(chosen) else os.path.join(os.getcwd(), chosen)
@@ -61,9 +63,14 @@ def other_state_root(environ: Mapping[str, str]) -> Path:
 
 def user_config_file(environ: Mapping[str, str]) -> Path:
     """Return `$CSA_CONFIG`, else `config.toml` in `$XDG_CONFIG_HOME/csa` or `~/.config/csa`."""
-    if chosen := _expand(environ.get("CSA_CONFIG", ""), environ):
+    if chosen := expand_home(environ.get("CSA_CONFIG", ""), environ):
         return make_path(chosen).absolute()
-    return make_path(f"{_base_directory(environ, 'XDG_CONFIG_HOME', '.config')}/csa/config.toml")
+    return user_config_directory(environ) / "config.toml"
+
+
+def user_config_directory(environ: Mapping[str, str]) -> Path:
+    """Return `$XDG_CONFIG_HOME/csa`, else `~/.config/csa`."""
+    return make_path(f"{_base_directory(environ, 'XDG_CONFIG_HOME', '.config')}/csa")
 
 
 def home(environ: Mapping[str, str]) -> Path:
@@ -83,7 +90,7 @@ def home_pathname(environ: Mapping[str, str]) -> str:
     return found or "/"
 
 
-def _expand(pathname: str, environ: Mapping[str, str]) -> str:
+def expand_home(pathname: str, environ: Mapping[str, str]) -> str:
     """Expand a `~` that no shell has expanded, as in a service's environment file."""
     if pathname == "~" or pathname.startswith("~/"):
         return home_pathname(environ).rstrip("/") + pathname[1:]
@@ -183,6 +190,10 @@ class SessionPaths(Struct, frozen=False):
     @property
     def tree_lock(self) -> Path:
         return self._of("locks/tree.lock")
+
+    @property
+    def queue(self) -> Path:
+        return self._of("queue")
 
     def tool_lock(self, tool: str) -> Path:
         return self._of(f"locks/{tool}.lock")

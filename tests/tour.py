@@ -73,6 +73,12 @@ class _Tour:
         self.show("doctor", "doctor", "--json")
         self.show("config validate", "config", "validate", "--json")
         self.show("config show", "config", "show", "--json")
+        self.show(
+            "template save", "template", "save", "reviewer", "--tool", "codex", "--prompt", "Review {{x}}", "--json"
+        )
+        self.show("template show", "template", "show", "reviewer", "--json")
+        self.show("template list", "template", "list", "--json")
+        self.show("template delete", "template", "delete", "reviewer", "--json")
         self.show("run --dry-run", "run", "--tool", "codex", "--dry-run", "--json", DESIGN)
         self.show("run", "run", "--tool", "codex", "--name", "api", "--budget-tokens", "50000", "--json", DESIGN)
         self.show("error", "show", "apj", "--json", code=3)
@@ -86,6 +92,8 @@ class _Tour:
             self.show(name, *name.split(), "--json")
         for name in ("is-alive", "why"):
             self.show(name, name, "review", "--json")
+        self.show("run --queue", "run", "--queue", "-s", "review", "--json", CHECK)
+        self.show("queue", "queue", "review", "--json")
         attached = place.start("attach", "review", "--json")
         place.release()
         self.show("wait", "wait", "review", "--json")
@@ -109,7 +117,11 @@ class _Tour:
         self.show("describe", "describe", "limits-review", "What the reviewer said", "--json")
         self.show("pin", "pin", "api", "--json")
         self.show("current", "current", "api", "--json")
+        self.show("new", "new", "--name", "next", "--tool", "codex", "--permission", "read-only", "--json")
+        self.show("close", "close", "next", "--json")
+        self.place.run("rm", "next", "--purge")
         self.show("compress", "compress", "limits-review", "--json")
+        self.show("merge", "merge", "api", "limits-review", "--name", "both", "--json")
         self.show("context", "context", "limits-review", "--json")
         self.show("prune", "prune", "limits-review", "--keep-last", "1", "--json")
         self.show("clear", "clear", "limits-review", "--json")

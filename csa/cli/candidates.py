@@ -33,13 +33,18 @@ _RELATIVES = (
 def print_candidates(words: Sequence[str]) -> int:
     """Print the candidates; always succeeds."""
     kind, typed, *before = [*words, "", ""][: max(2, len(words))]
+    for candidate, description in candidates(kind, typed, before):
+        print(f"{candidate}\t{description}" if description else candidate)
+    return 0
+
+
+def candidates(kind: str, typed: str, before: Sequence[str] = ()) -> list[tuple[str, str]]:
+    """Return the candidates of a kind, with a description that may be empty; none when something fails."""
     try:
         found = list(_KINDS[kind](typed, before)) if kind in _KINDS else []
     except (CsaError, OSError):
-        return 0
-    for candidate, description in found:
-        print(f"{candidate}\t{cut(one_line(description), _DESCRIPTION_WIDTH)}" if description else candidate)
-    return 0
+        return []
+    return [(candidate, cut(one_line(description), _DESCRIPTION_WIDTH)) for candidate, description in found]
 
 
 def _session_candidates(typed: str, before: Sequence[str]) -> Iterator[tuple[str, str]]:
@@ -98,6 +103,14 @@ def _status_candidates(typed: str, _before: Sequence[str]) -> Iterator[tuple[str
     yield from _list_candidates(typed, (*STATUSES, *PHASES))
 
 
+def _template_candidates(typed: str, before: Sequence[str]) -> Iterator[tuple[str, str]]:
+    from csa.runner.templates import list_templates  # noqa: PLC0415  # as above
+
+    for each in list_templates(_client(before).context):
+        if each.name.startswith(typed) and not each.is_hidden:
+            yield each.name, each.template.values.get("description", "") if each.template else "damaged"
+
+
 def _list_candidates(typed: str, names: Iterable[str]) -> Iterator[tuple[str, str]]:
     """Yield the typed text with each name that can follow its last comma."""
     before, comma, begun = typed.rpartition(",")
@@ -134,4 +147,5 @@ _KINDS = {
     "tools": _tool_candidates,
     "tool_lists": _tool_list_candidates,
     "statuses": _status_candidates,
+    "templates": _template_candidates,
 }

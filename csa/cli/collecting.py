@@ -34,7 +34,7 @@ from csa.runner.context import Context
 from csa.runner.doctor.store_checks import size_words
 from csa.runner.sessions.collecting import Item, Report, collect
 from csa.runner.turns.leftovers import find_leftovers, reap
-from csa.runner.waking import wake_parked
+from csa.runner.waking import wake_parked, wake_queues
 from csa.store.sessions import format_age
 
 
@@ -96,7 +96,8 @@ def execute_gc(arguments: argparse.Namespace) -> int:
 
     Does what `csa clean --days N` does, deletes the runtime directories of runs that died, and stops processes that
     finished sessions have left running, unless they were kept with --keep-background. Also resumes detached turns that
-    wait for a quota (--on-quota wait) when their time has come and their supervisor has died, as after a reboot.
+    wait for a quota (--on-quota wait) when their time has come and their supervisor has died, as after a reboot, and
+    goes on with queued prompts (csa run --queue) that nobody goes on with.
 
     Prints one line when something was done, else nothing. Exits 0 in both cases, and 1 when something could not be
     deleted.
@@ -105,11 +106,14 @@ def execute_gc(arguments: argparse.Namespace) -> int:
     root = context.store.root
     stores = find_projects(root) if arguments.all_projects else [context.store]
     woken: list[str] = []
+    going_on: list[str] = []
     problems: list[str] = []
     for store in () if dry_run else stores:
         started, failed = wake_parked(store, context.environ)
+        queues, stuck = wake_queues(context, store)
         woken += started
-        problems += failed
+        going_on += queues
+        problems += [*failed, *stuck]
     orphans = find_leftovers(root, (store.paths(session_id) for store in stores for session_id in store.ids()))
     report = collect(
         context,
@@ -127,7 +131,9 @@ def execute_gc(arguments: argparse.Namespace) -> int:
     report.failures += [f"process {orphan.pid} could not be ended" for orphan in reap(ended)]
     if arguments.json:
         known = [{"pid": o.pid, "session_id": o.session_dir.name, "command": o.command} for o in orphans]
-        _print_report(report, dry_run=dry_run, more={"processes": known, "reaped": len(ended), "woken": woken})
+        _print_report(
+            report, dry_run=dry_run, more={"processes": known, "reaped": len(ended), "woken": [*woken, *going_on]}
+        )
         return 1 if report.failures else 0
     if dry_run:
         _print_items(report, dry_run=True, with_project=arguments.all_projects)
@@ -137,6 +143,7 @@ def execute_gc(arguments: argparse.Namespace) -> int:
         [f"ended {count_of(len(ended), 'process', 'processes')}"] if ended else []
     )
     words += [f"{session_id} continues, its quota has reset" for session_id in woken]
+    words += [f"{session_id} goes on with its queue" for session_id in going_on]
     if said := "; ".join(word for word in words if word):
         print(f"csa gc: {said}")
     _warn_of_rest(report, damaged=dry_run or sys.stderr.isatty())

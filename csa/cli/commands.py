@@ -76,6 +76,7 @@ _SESSION = "session "
 GROUPS = {
     "session": "look at sessions and manage them",
     "config": "look at the settings",
+    "template": "save settings and texts of a run under a name",
 }
 # What one wants to do, and the commands for it, in the order in which help shows them.
 PURPOSES: tuple[tuple[str, tuple[Command, ...]], ...] = (
@@ -83,7 +84,9 @@ PURPOSES: tuple[tuple[str, tuple[Command, ...]], ...] = (
         "run agents",
         (
             Command("run", "run", "run an agent on a prompt, in a new or an existing session"),
+            Command("chat", "chat", "talk with an agent, turn by turn"),
             Command("session retry", "retry", "send a session's last prompt again"),
+            Command("session queue", "queueing", "list the prompts that wait for a session, or change them"),
             Command("session attach", "watching.attach", "follow a running turn, and print its answer"),
             Command("session open", "watching.open", "open the tool's own interface on a session"),
             Command("session wait", "watching.wait", "wait until sessions have finished"),
@@ -100,6 +103,7 @@ PURPOSES: tuple[tuple[str, tuple[Command, ...]], ...] = (
             Command("session status", "status.status", "show everything known about a session"),
             Command("session info", "status.info", "the same as status; --json without the evidence"),
             Command("session why", "status.why", "the same as status; --json with the evidence alone"),
+            Command("session replay", "replay", "show a recorded session or tree again, as it happened"),
             Command("session logs", "outputs.logs", "print what happened in a session (git history: log)"),
             Command("session artifacts", "outputs.artifacts", "list or copy the files an agent has left for you"),
             Command("session is-alive", "is_alive", "check whether a session is running"),
@@ -115,7 +119,10 @@ PURPOSES: tuple[tuple[str, tuple[Command, ...]], ...] = (
             Command("session rename", "editing.rename", "give a session a name, or remove its name"),
             Command("session describe", "editing.describe", "change the description of a session"),
             Command("session pin", "editing.pin", "protect a session from clean-up"),
-            Command("session current", "editing.current", "choose the current session, or print it"),
+            Command("session new", "current.new", "make a session without running anything in it"),
+            Command("session current", "current.current", "choose the current session, or print it"),
+            Command("session close", "current.close", "close a session that is done with"),
+            Command("session merge", "merging", "make a session that goes on with several others"),
             Command("session context", "context.show", "show which earlier turns the next one sends along"),
             Command("session prune", "context.prune", "leave older turns out of what tools are sent"),
             Command("session clear", "context.clear", "leave all earlier turns out of what tools are sent"),
@@ -146,13 +153,17 @@ PURPOSES: tuple[tuple[str, tuple[Command, ...]], ...] = (
             Command("doctor", "doctor", "check which tools are installed and logged in"),
             Command("config show", "config.show", "print every setting and where it comes from"),
             Command("config validate", "config.validate", "check the config files"),
+            Command("template list", "templates.list", "list the templates for csa run, yours and the project's"),
+            Command("template show", "templates.show", "print a template, and which variables it needs"),
+            Command("template save", "templates.save", "save settings and texts of a run as a template"),
+            Command("template delete", "templates.delete", "delete a template"),
             Command("schema", "schema", "print the JSON Schema of a command's --json output"),
             Command("completion", "completion", "print a completion script for bash, zsh or fish"),
         ),
     ),
 )
 COMMANDS = tuple(command for _, commands in PURPOSES for command in commands)
-ALIASES = {"ls": "list", "rm": "delete", "cur": "current", "switch": "current"}
+ALIASES = {"ls": "list", "rm": "delete", "cur": "current", "switch": "current", "use": "current"}
 # What `csa help` shows, by the names that are typed.
 EVERYDAY = ("run", "ls", "status", "show", "result", "logs", "attach", "open", "wait", "kill", "top", "rm", "doctor")
 

@@ -45,6 +45,7 @@ _csa_sessions() { _csa_candidates sessions "$1"; }
 _csa_tools() { _csa_candidates tools "$1"; }
 _csa_tool_lists() { _csa_candidates tool_lists "$1"; }
 _csa_statuses() { _csa_candidates statuses "$1"; }
+_csa_templates() { _csa_candidates templates "$1"; }
 _csa() {  # bash has cut --option=value at the sign, and @last behind its own; what follows expects whole values
   local i word words=()
   for (( i = 0; i <= COMP_CWORD; i++ )); do
@@ -73,6 +74,7 @@ _csa_sessions() { _csa_candidates sessions }
 _csa_tools() { _csa_candidates tools }
 _csa_tool_lists() { _csa_candidates tool_lists }
 _csa_statuses() { _csa_candidates statuses }
+_csa_templates() { _csa_candidates templates }
 """,
     "fish": r"""
 function _csa_candidates
@@ -93,6 +95,8 @@ _BY_DESTINATION = {
     "tool": "tools",
     "fallback": "tool_lists",
     "status": "statuses",
+    "template": "templates",
+    "specialist": "templates",
 }
 _FILES_BY_METAVAR = {"FILE": "file", "DIR": "directory"}
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from datetime import UTC, datetime
 
 from csa.cli.output import Style, print_act, print_json, text_for
 from csa.cli.selecting import add_selector, find_one, find_to_show
 from csa.cli.views.describe import tokens
+from csa.cli.views.naming import as_read
 from csa.runner.sessions.context import SentContext, describe_context, prune_context
 from csa.store.sessions import format_age
 
@@ -33,8 +35,6 @@ def execute_show(arguments: argparse.Namespace) -> int:
     A tool's own conversation continues if it fits the context window (csa run --context-window, --context-tokens);
     otherwise a new one begins with a summary of the turns within it.
     """
-    import sys  # noqa: PLC0415  # stdout as it is now
-
     sent = describe_context(find_to_show(arguments), tool=arguments.tool)
     if arguments.json:
         print_json(sent.to_json())
@@ -103,7 +103,10 @@ def _fields(sent: SentContext) -> Iterator[tuple[str, str]]:
         yield "conversation", f"a new one: {sent.why_new}"
     else:
         yield "conversation", "a new one"
-    yield "summary", f"of {_turns(sent.told)}" if sent.told else "none"
+    told = [f"{_turns(each['turns'])} of {each['session_id']}" for each in sent.sources]
+    told += [_turns(sent.told)] if sent.told else []
+    for index, words in enumerate(told or ["none"]):
+        yield "" if index else "summary", as_read(words if words == "none" else f"of {words}", sys.stdout)
     amount = f"{'about ' if sent.is_estimate else ''}{tokens(sent.tokens)} tokens"
     yield "size", f"{amount}{_share(sent)}"
     if sent.oldest_at:

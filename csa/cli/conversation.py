@@ -13,7 +13,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
 from textwrap import wrap
 from typing import IO
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 _MARKS = {"completed": "✓", "failed": "✗", "denied": "⊘", "in_progress": "…"}
 _STYLES = {"completed": "dim", "failed": "red", "denied": "yellow"}
-_FENCES = ("```", "~~~")
+FENCES = ("```", "~~~")
 _DEFAULT_PAGER = "less"
 _LOOK_S = 0.05
 _PIPE_RULE = 60  # columns of a heading's line
@@ -95,12 +95,23 @@ def _to_json(session_id: str, message: Message) -> dict[str, object]:
 
 
 class Renderer:
-    """Lays a conversation out for the terminal, or for a pipe of any width."""
+    """Lays a conversation out for the terminal, or for a pipe of any width.
 
-    def __init__(self, *, is_full: bool, width: int | None, stream: IO[str] | None = None) -> None:
+    `markdown` renders answers for a number of columns; without it they stay as they were written.
+    """
+
+    def __init__(
+        self,
+        *,
+        is_full: bool,
+        width: int | None,
+        stream: IO[str] | None = None,
+        markdown: Callable[[str, int], str] | None = None,
+    ) -> None:
         self._is_full = is_full
         self._style = Style(stream or sys.stdout)
         self._width = width
+        self._markdown = markdown
 
     def render(self, messages: Iterable[Message]) -> Iterator[str]:
         turn = None
@@ -118,7 +129,8 @@ class Renderer:
     def heading(self, message: Message) -> str:
         """Return the line above the first message of a turn."""
         when = local_clock(parse_time(message.timestamp), otherwise="")
-        words = one_line(" · ".join(filter(None, (f"turn {message.turn}", message.tool, message.model or "", when))))
+        parts = (f"turn {message.turn}", message.tool, "replay" * message.is_replay, message.model or "", when)
+        words = one_line(" · ".join(filter(None, parts)))
         width = self._width or _PIPE_RULE
         return self._style(cut(f"── {words} {'─' * max(0, width - len(words) - 4)}", width), "dim")
 
@@ -126,14 +138,21 @@ class Renderer:
         """Yield the lines of what was said, below a blank one."""
         if message.content.strip():
             yield ""
-            yield from _SAY[message.role](self, printable(message.content).rstrip())
+            yield from self.said(message.role, message.content)
+
+    def said(self, role: str, text: str) -> Iterator[str]:
+        """Yield the lines of what somebody has said."""
+        yield from _SAY[role](self, printable(text).rstrip())
 
     def _user(self, text: str) -> Iterator[str]:
         for line in self._wrapped(text, indent="> "):
             yield self._style(line, "bold")
 
     def _assistant(self, text: str) -> Iterator[str]:
-        yield from self._wrapped(text)
+        if self._markdown:
+            yield from self._markdown(text, self._width or _PIPE_RULE).split("\n")
+        else:
+            yield from self._wrapped(text)
 
     def _thought(self, text: str) -> Iterator[str]:
         if not self._is_full:
@@ -163,7 +182,7 @@ class Renderer:
         """Fill prose to the terminal's width; what is fenced is left as it is."""
         is_code = False
         for line in text.split("\n"):
-            if line.lstrip().startswith(_FENCES):
+            if line.lstrip().startswith(FENCES):
                 is_code = not is_code
             if self._width is None or is_code or len(line) + len(indent) <= self._width:
                 yield f"{indent}{line}".rstrip()

@@ -120,12 +120,20 @@ def overview() -> str:
         "examples:",
         *(_row(words, what, room=_EXAMPLE_WIDTH) for words, what in _EXAMPLES),
         "",
-        f"Short names: {', '.join(f'{alias} for {name}' for alias, name in ALIASES.items())}.",
+        f"Short names: {', '.join(_short_names())}.",
         "Commands about sessions also take the word: csa session show is csa show.",
         "csa help COMMAND explains a command, csa --version prints the version.",
         "First time here? Run csa doctor.",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _short_names() -> list[str]:
+    """Return what the aliases mean, those of one command together."""
+    return [
+        f"{'/'.join(alias for alias, meant in ALIASES.items() if meant == name)} for {name}"
+        for name in dict.fromkeys(ALIASES.values())
+    ]
 
 
 def _group_overview(group: str) -> str:

@@ -93,12 +93,13 @@ def _report_kills(found: Iterable[KillResult], arguments: argparse.Namespace, un
 def _kill_in_words(ended: KillResult) -> str:
     head, name = head_of_line(ended.session_id)
     named = f"{name}, " if name else ""
+    held = f"; {count_of(ended.queued, 'queued prompt')} held: csa queue {head} --resume" if ended.queued else ""
     if ended.outcome == "not_running":
-        return f"{head}: not running ({named}{ended.status})"
+        return f"{head}: not running ({named}{ended.status}){held}"
     known = named + (one_line(f"{ended.tool}, turn {ended.turn}") if ended.tool else "unknown tool")
     now = "another turn is running" if ended.status == "running" else ended.status
     how = "; its supervisor was killed too" if ended.forced else ""
-    return f"{head}: {Style(sys.stdout)('ended', 'yellow')} ({known}): {now}{how}"
+    return f"{head}: {Style(sys.stdout)('ended', 'yellow')} ({known}): {now}{how}{held}"
 
 
 def _kill_all(arguments: argparse.Namespace) -> int:

@@ -32,6 +32,7 @@ STATUS_STYLES = {
     "timed_out": "yellow",
     "cancelled": "yellow",
     "unknown": "yellow",
+    "closed": "dim",
     "retired": "dim",
 }
 
@@ -104,13 +105,13 @@ def print_json(value: Any) -> None:
     print(to_json(value))
 
 
-def to_json(value: Any) -> str:
-    """Render one JSON value on one line, for stdout's encoding."""
+def to_json(value: Any, *, indent: int | None = None) -> str:
+    """Render one JSON value for stdout's encoding, on one line unless indented."""
     is_utf8 = sys.stdout.encoding.lower() in {"utf-8", "utf8"}  # else JSON's escapes, not Python's
     try:
-        text = json.dumps(value, ensure_ascii=not is_utf8, allow_nan=False)
+        text = json.dumps(value, ensure_ascii=not is_utf8, allow_nan=False, indent=indent)
     except ValueError:
-        text = json.dumps(_finite(value), ensure_ascii=not is_utf8)
+        text = json.dumps(_finite(value), ensure_ascii=not is_utf8, indent=indent)
     return text_for(sys.stdout, text)
 
 

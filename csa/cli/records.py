@@ -34,6 +34,7 @@ TYPE_CHECKING = False  # see csa/structs.py
 if TYPE_CHECKING:
     from csa.runner.client import Csa
     from csa.runner.context import Context
+    from csa.runner.session import Session
     from csa.store.checkpoints import Checkpoint, Verification
 
 
@@ -125,17 +126,22 @@ def execute_checkpoint(arguments: argparse.Namespace) -> int:
     The commit goes to csa's own repository (audit.git in the project's store), on a ref of the session, with a git
     note. Your project's repository is not touched. Prints the commit. Also works while the session is running.
     """
-    session = find_one(arguments, acts=True)
-    made, losses = checkpoint_session(session, label=arguments.label)
-    loss = record_act(
-        session.context, "session checkpoint", session.session_id, what="checkpointed", commit=made.commit
-    )
-    warn([*losses, *([loss] if loss else [])])
+    made = save_checkpoint(find_one(arguments, acts=True), label=arguments.label)
     if arguments.json:
         print_json(_checkpoint_to_json(made))
     else:
         print(made.commit)
     return 0
+
+
+def save_checkpoint(session: Session, *, label: str | None) -> Checkpoint:
+    """Save a checkpoint and record the act; what could not be written is told on stderr."""
+    made, losses = checkpoint_session(session, label=label)
+    loss = record_act(
+        session.context, "session checkpoint", session.session_id, what="checkpointed", commit=made.commit
+    )
+    warn([*losses, *([loss] if loss else [])])
+    return made
 
 
 _ENTRY_COLOURS = {"commit": "yellow", "checkpoint": "cyan", "head": "dim"}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from csa.cli.output import print_json, print_problem, text_for
+from csa.cli.output import print_json, print_problem, text_for, to_json
 from csa.cli.selecting import add_selector, find_to_read
 from csa.model.clock import local_clock
 from csa.model.result import NO_NEW_CONVERSATION, UNKNOWN_CONVERSATION, RunResult, kind_in_words
@@ -33,10 +33,17 @@ def execute_result(arguments: argparse.Namespace) -> int:
         print_json(result.to_json())
         return 0
     if result.text:
-        print(text_for(sys.stdout, result.text))
+        print(answer_of(result))
     if result.status != "succeeded":
         print_problem(f"turn {result.turn} {_end_in_words(result)}", hint=failure_hint(result))
     return 0
+
+
+def answer_of(result: RunResult) -> str:
+    """Return the answer for stdout; one that is JSON, on one line, or indented on a terminal."""
+    if result.output is None:
+        return text_for(sys.stdout, result.text)
+    return to_json(result.output, indent=2 if sys.stdout.isatty() else None)
 
 
 def _end_in_words(result: RunResult) -> str:

@@ -8,15 +8,16 @@ secret is not stored: give it with --prompt, --prompt-file or --edit. Exits as c
 from __future__ import annotations
 
 import argparse
+from shlex import quote
 
 from csa.cli.output import cut, one_line, tell
-from csa.cli.parsing import Parser
 from csa.cli.run import run_turn
-from csa.cli.run_options import add_options, add_turn_options
+from csa.cli.run_options import add_turn_options, defaults_of_run
 from csa.cli.selecting import add_selector, find_to_show, selectors_given
 from csa.errors import NotFoundError, UsageError
 from csa.model.redaction import MARK
 from csa.runner.session import Session
+from csa.store.artifacts import SCHEMA_FILE
 from csa.store.atomic import read_regular
 from csa.store.transcript import last_started
 
@@ -37,7 +38,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def execute(arguments: argparse.Namespace) -> int:
     session = find_to_show(arguments)
     given = {**vars(arguments), "session": session.session_id, "is_literal": True, "way_to_stdin": _WAY_TO_STDIN}
-    words = argparse.Namespace(**{**_defaults_of_run(), **given})
+    words = argparse.Namespace(**{**defaults_of_run(), **given})
+    _refuse_without_secrets(session, arguments)
+    if words.schema is None:
+        words.schema = _last_schema(session)
     if arguments.prompt is not None or arguments.prompt_file is not None:
         return run_turn(words)
     turn, prompt = _last_prompt(session)
@@ -55,12 +59,6 @@ def execute(arguments: argparse.Namespace) -> int:
     return run_turn(words)
 
 
-def _defaults_of_run() -> dict[str, object]:
-    parser = Parser(prog="csa run", description="")
-    add_options(parser)
-    return dict(vars(parser.parse_args([])))
-
-
 def _last_prompt(session: Session) -> tuple[int, str]:
     """Return the last turn that has begun, and its redacted prompt."""
     state, started = session.record.state, last_started(session.files.transcript)
@@ -74,6 +72,38 @@ def _last_prompt(session: Session) -> tuple[int, str]:
             f"Session {session.session_id} has no prompt to send again.",
             hint=f'csa run --session {session.session_id} "what to do"',
         ) from None
+
+
+def _last_schema(session: Session) -> str | None:
+    """Return the schema of the last turn that has begun, if it had one."""
+    if (started := last_started(session.files.transcript)) is None or not started.data.get("schema"):
+        return None
+    try:
+        schema = read_regular(session.files.turn_output(started.turn) / SCHEMA_FILE).decode()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(
+            f"The schema of turn {started.turn} cannot be read ({error}).",
+            hint="give it with --schema FILE, or --schema '' for none",
+        ) from error
+    if MARK in schema:
+        raise UsageError(
+            f"The schema of turn {started.turn} contained a secret, which csa has not stored.",
+            hint="give it with --schema FILE",
+        )
+    return schema
+
+
+def _refuse_without_secrets(session: Session, arguments: argparse.Namespace) -> None:
+    """Have the secrets of the turn named again: a record may come from elsewhere, and must not choose files to read."""
+    started = last_started(session.files.transcript)
+    secrets = started.data.get("secrets") if started else None
+    if started is None or not isinstance(secrets, list) or not secrets or arguments.secret:
+        return
+    again = [f"--secret {quote(str(each.get('name')))}={quote(str(each.get('source')))}" for each in secrets]
+    raise UsageError(
+        f"Turn {started.turn} had {len(again)} secret{'s' * (len(again) > 1)}, whose values csa has not stored.",
+        hint=f"csa retry {session.session_id} {' '.join(again)}",
+    )
 
 
 def _refuse_redacted(session_id: str, turn: int, prompt: str) -> None:

@@ -18,25 +18,30 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from csa.cli.output import has_room, lossy, print_json, printable, silence, tell, text_for, to_json, warn
-from csa.cli.results import print_failure
+from csa.cli.output import has_room, lossy, print_json, printable, silence, tell, to_json, warn
+from csa.cli.results import answer_of, print_failure
 from csa.cli.run_options import add_options
-from csa.cli.run_request import request_from, unread_stdin_told, wants_editor
-from csa.cli.selecting import announce
+from csa.cli.run_request import is_prompt_given, request_from, unread_stdin_told, wants_editor
+from csa.cli.selecting import announce, open_client
 from csa.cli.views.signs import about_sessions, signs_of_life
 from csa.errors import UsageError
 from csa.model.result import RunResult
 from csa.process.launch import become_subreaper
 from csa.process.wakeup import heeded
 from csa.runner.client import Csa
+from csa.runner.current import find_pointer, make_current
 from csa.runner.detach import refuse_ephemeral
+from csa.runner.environment import REPLAY
 from csa.runner.on_finish import FollowUp, run_on_finish
 from csa.runner.request import RunRequest
+from csa.runner.session import Session
 from csa.runner.turns.ahead import load_at_once
 from csa.runner.turns.patience import try_until_free
 from csa.runner.turns.plan import TurnPlan
 from csa.runner.waking import wake_parked
 from csa.store.locks import Heeding
+from csa.store.queue import count_queued
+from csa.structs import replace
 
 TYPE_CHECKING = False  # see csa/structs.py
 if TYPE_CHECKING:
@@ -56,6 +61,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def execute(arguments: argparse.Namespace) -> int:
+    _find_template(arguments)
     if not wants_editor(arguments):
         return run_turn(arguments)
     from csa.cli.editor import composed  # noqa: PLC0415  # most prompts are given
@@ -65,10 +71,21 @@ def execute(arguments: argparse.Namespace) -> int:
         return run_turn(arguments)
 
 
+def _find_template(arguments: argparse.Namespace) -> None:
+    """Put the template in place of its name; one with a whole prompt needs no other."""
+    if not (arguments.template or arguments.specialist or arguments.variables):
+        return
+    from csa.cli.templates import chosen_template  # noqa: PLC0415  # most runs have none
+
+    arguments.template = chosen_template(open_client().context, arguments)
+    if arguments.template and arguments.template.has_whole_prompt and not is_prompt_given(arguments):
+        arguments.prompt, arguments.is_literal = "", True
+
+
 def run_turn(arguments: argparse.Namespace) -> int:
     """Run the turn that the arguments ask for, or plan or start it; return the exit code."""
     client = Csa.from_environment(command=own_command(), owns_process=True)
-    request = request_from(arguments)
+    request = settled(client, request_from(arguments))
     if arguments.wait is not None and not arguments.wait >= 0:
         raise UsageError("--wait takes a number of seconds, 0 or more.")
     warn(client.context.config.warnings)
@@ -78,22 +95,52 @@ def run_turn(arguments: argparse.Namespace) -> int:
         _print_plan(client.plan(request), as_json=arguments.json)
         return 0
     if client.caller is None:
-        _wake_parked(client)
+        wake_abandoned(client)
     with unread_stdin_told(arguments), signs_of_life(client.caller, quiet=arguments.quiet) as signs:
+        if arguments.queue:
+            return _queue(client, request, arguments)
         if arguments.detach:
             return _detach(client, request, arguments)
-        if arguments.wait is None:
-            return _run_turn(client, request, arguments, signs)
-        return try_until_free(
-            lambda: _run_turn(client, request, arguments, signs),
-            limit_s=arguments.wait,
-            tell=_teller(signs, quiet=arguments.quiet),
-        )
+        return run_when_free(client, lambda: client.plan(request), arguments, signs)
 
 
-def _wake_parked(client: Csa) -> None:
+def settled(client: Csa, request: RunRequest) -> RunRequest:
+    """Return the request with the session that is the current one now, which another terminal may change meanwhile."""
+    if client.caller is None:
+        find_pointer(client.context)  # what CSA_CURRENT cannot mean is refused before anything begins
+    if request.session != "@current":
+        return request
+    return replace(request, session=client.session("@current").session_id)
+
+
+def _make_current(client: Csa, request: RunRequest, session_id: str) -> None:
+    loss = None if request.ephemeral else make_current(client.context, session_id)
+    warn([loss] if loss else [])
+
+
+def run_when_free(
+    client: Csa,
+    make_plan: Callable[[], TurnPlan],
+    arguments: argparse.Namespace,
+    signs: Signs,
+    view: Callable[[TurnPlan], Progress] | None = None,
+) -> int:
+    """Run one turn, after waiting as far as the arguments ask for it; return its exit code.
+
+    A `view` shows it instead of the usual one, and goes on with what is queued.
+    """
+    if arguments.wait is None:
+        return _run_turn(client, make_plan, arguments, signs, view)
+    return try_until_free(
+        lambda: _run_turn(client, make_plan, arguments, signs, view),
+        limit_s=arguments.wait,
+        tell=_teller(signs, quiet=arguments.quiet),
+    )
+
+
+def wake_abandoned(client: Csa) -> None:
     """Go on with what was parked for a quota and whose supervisor has died; the look costs one call of the system."""
-    if (client.store.path / "parked").is_dir():
+    if (client.store.path / "parked").is_dir() and not client.context.environ.get(REPLAY):  # they need real tools
         warn(wake_parked(client.store, client.context.environ)[1])
 
 
@@ -109,15 +156,22 @@ def _teller(signs: Signs, *, quiet: bool) -> Callable[[str], None]:
     return announce_wait
 
 
-def _run_turn(client: Csa, request: RunRequest, arguments: argparse.Namespace, signs: Signs) -> int:
+def _run_turn(
+    client: Csa,
+    make_plan: Callable[[], TurnPlan],
+    arguments: argparse.Namespace,
+    signs: Signs,
+    view: Callable[[TurnPlan], Progress] | None,
+) -> int:
     """Plan the turn, run it and print its answer. BusyError and FullError come before anything is done."""
     become_subreaper()
     faults: list[OSError] = []
-    plan = client.plan(request)
-    follow_up = _follow_up(client, arguments)
+    plan = make_plan()
+    after = follow_up(client, arguments)
     with noted_signals() as noted:
         with Heeding(lambda: _leave_on_signal(noted)):
             started = client.begin(plan)
+        _make_current(client, plan.request, plan.state.session_id)
         _announce(client, plan.state.session_id, str(plan.context.store.project))
         signs.about(about_sessions([(plan.context.store, plan.state.session_id)]))
         import anyio  # noqa: PLC0415  # loaded while the tool starts, as all of what attends to it
@@ -125,19 +179,34 @@ def _run_turn(client: Csa, request: RunRequest, arguments: argparse.Namespace, s
         from csa.cli.views.progress import make_progress  # noqa: PLC0415  # as above
 
         events_on_terminal = arguments.stream_json and sys.stdout.isatty()  # a line there would spoil a redrawn view
-        progress = make_progress(client, quiet=arguments.quiet, plain=events_on_terminal, verbose=arguments.verbose)
+        progress = (
+            view(plan)
+            if view
+            else make_progress(client, quiet=arguments.quiet, plain=events_on_terminal, verbose=arguments.verbose)
+        )
         turn = client.attend(started)
+        if view:
+            turn.hand_over = lambda: None
         anyio.run(_drive_turn, turn, progress, faults if arguments.stream_json else None, noted)
-    unprinted = _print_outcome(turn, turn.result, arguments)
-    if follow_up:
+    unprinted = _print_outcome(turn, turn.result, arguments, was_cancelled_here=bool(view))
+    if not (arguments.quiet or view) and count_queued(turn.paths):
+        _tell_queue(turn)
+    if after:
         name = plan.state.name or plan.state.session_id
         signs.about(lambda: f"{name} has ended; --on-finish is running")
-        _run_follow_up(follow_up, client, turn.result)
+        _run_follow_up(after, client, turn)
     if faults and not isinstance(faults[0], BrokenPipeError):
         raise faults[0]
     if unprinted:
         raise unprinted
     return turn.result.exit_code
+
+
+def _tell_queue(turn: Turn) -> None:
+    """Say what becomes of the prompts that wait."""
+    from csa.cli.queueing import tell_queue  # noqa: PLC0415  # few prompts wait
+
+    tell_queue(Session(turn.plan.context, turn.session_id))
 
 
 def _announce(client: Csa, session_id: str, project: str) -> None:
@@ -146,19 +215,39 @@ def _announce(client: Csa, session_id: str, project: str) -> None:
         announce(session_id, project)
 
 
+def _queue(client: Csa, request: RunRequest, arguments: argparse.Namespace) -> int:
+    """Add the prompt to its session's queue; print the session's id."""
+    from csa.cli.queueing import queue_and_tell  # noqa: PLC0415  # few prompts wait
+
+    _refuse_output(arguments, "--queue")
+    if arguments.wait is not None or arguments.steal:
+        raise UsageError("--queue cannot be combined with --wait or --steal: the prompt waits in any case.")
+    if not (request.session or request.last or request.session_id):
+        raise UsageError("--queue needs a session.", hint='csa run --queue --session S "what to do"')
+    queued = client.queue(request, on_finish=follow_up(client, arguments))
+    _make_current(client, request, queued.session_id)
+    return queue_and_tell(queued, arguments, project=str(client.store.project))
+
+
+def _refuse_output(arguments: argparse.Namespace, option: str) -> None:
+    """Refuse what shows a turn that runs, where none runs here."""
+    if arguments.verbose:
+        raise UsageError(f"{option} and --verbose exclude each other.", hint="csa show -f")
+    if arguments.stream_json:
+        raise UsageError(f"{option} and --stream-json cannot be combined.", hint="csa logs -f --events")
+
+
 def _detach(client: Csa, request: RunRequest, arguments: argparse.Namespace) -> int:
     """Start the turn by itself; print its session's id, which any process can resolve from then on."""
-    if arguments.verbose:
-        raise UsageError("--detach and --verbose exclude each other.", hint="csa show -f")
-    if arguments.stream_json:
-        raise UsageError("--detach and --stream-json cannot be combined.", hint="csa logs -f --events")
+    _refuse_output(arguments, "--detach")
     import csa.cli.views.naming  # noqa: F401, PLC0415  # csa may be upgraded while it waits
 
-    started = client.start(request, wait_s=arguments.wait, on_finish=_follow_up(client, arguments))
+    started = client.start(request, wait_s=arguments.wait, on_finish=follow_up(client, arguments))
     if arguments.json:
         print_json(started.to_json())
     else:
         print(started.session_id)
+    _make_current(client, request, started.session_id)
     _announce(client, started.session_id, started.project)
     if not arguments.quiet:
         what = f"{started.tool}, turn {started.turn}, PID {started.pid}"
@@ -167,7 +256,7 @@ def _detach(client: Csa, request: RunRequest, arguments: argparse.Namespace) -> 
     return 0
 
 
-def _follow_up(client: Csa, arguments: argparse.Namespace) -> FollowUp | None:
+def follow_up(client: Csa, arguments: argparse.Namespace) -> FollowUp | None:
     """Return what is to be run when the turn has ended; `--on-finish ''` is nothing, whatever is configured."""
     config = client.context.config
     command = config.on_finish if arguments.on_finish is None else arguments.on_finish
@@ -177,11 +266,11 @@ def _follow_up(client: Csa, arguments: argparse.Namespace) -> FollowUp | None:
     return FollowUp(command, limit_s or None)
 
 
-def _run_follow_up(follow_up: FollowUp, client: Csa, result: RunResult) -> None:
+def _run_follow_up(command: FollowUp, client: Csa, turn: Turn) -> None:
     sys.stdout.flush()
     directory = str(client.context.directory)
-    problems = run_on_finish(follow_up, result, environ=client.context.environ, directory=directory)
-    warn([client.context.redactor.redact(problem) for problem in problems])
+    problems = run_on_finish(command, turn.result, environ=client.context.environ, directory=directory)
+    warn([turn.plan.context.redactor.redact(problem) for problem in problems])
 
 
 @contextmanager
@@ -279,7 +368,9 @@ def heeded_signals() -> list[signal.Signals]:
     return heeded(_SIGNALS)
 
 
-def _print_outcome(turn: Turn, result: RunResult, arguments: argparse.Namespace) -> OSError | None:
+def _print_outcome(
+    turn: Turn, result: RunResult, arguments: argparse.Namespace, *, was_cancelled_here: bool
+) -> OSError | None:
     """Print what was asked for; return why stdout has not got it, where it has not: the rest is done all the same."""
     faults: list[OSError] = []
     with lossy(sys.stdout, faults):
@@ -288,16 +379,17 @@ def _print_outcome(turn: Turn, result: RunResult, arguments: argparse.Namespace)
         elif arguments.print_id:
             print(result.session_id)
         elif not arguments.stream_json and result.text and not _was_shown(arguments):
-            print(text_for(sys.stdout, result.text))
+            print(answer_of(result))
         sys.stdout.flush()
     warn(turn.losses)
-    print_failure(result)
+    if not (was_cancelled_here and result.status == "cancelled"):  # who did that knows
+        print_failure(result)
     return faults[0] if faults else None
 
 
 def _was_shown(arguments: argparse.Namespace) -> bool:
     """Say whether the answer stands on the terminal already, as a part of the conversation."""
-    return bool(arguments.verbose and sys.stdout.isatty() and sys.stderr.isatty())
+    return bool(arguments.verbose and arguments.schema is None and sys.stdout.isatty() and sys.stderr.isatty())
 
 
 def own_command() -> str:
@@ -323,6 +415,10 @@ def _print_plan(plan: TurnPlan, *, as_json: bool) -> None:
         "permission": plan.permission.value,
         "model": plan.model,
         "effort": plan.effort,
+        "schema": None if plan.request.schema is None else "native" if plan.is_held_to_schema else "asked",
+        "template": plan.request.template.name if plan.request.template else None,
+        "secrets": list(plan.request.secrets or ()),
+        "env_drop": plan.context.config.for_tool(plan.adapter.name).dropped(plan.context.environ),
         "extra_writable": list(plan.state.extra_writable),
         "timeout_s": plan.timeout_s,
         "idle_timeout_s": plan.idle_timeout_s,

@@ -10,20 +10,23 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 from csa.cli.output import warn
 from csa.errors import UsageError
 from csa.model.duration import parse_duration, parse_on_quota
 from csa.model.permission import Permission
+from csa.runner.environment import REPLAY
 from csa.runner.request import RunRequest
 
 
 def request_from(arguments: argparse.Namespace) -> RunRequest:
-    return RunRequest(
+    _refuse_both(arguments)
+    request = RunRequest(
         prompt=_read_prompt(arguments),
         tool=arguments.tool,
         transport=arguments.transport,
-        session=arguments.session,
+        session="@current" if arguments.continues else arguments.session,
         last=arguments.last,
         session_id=arguments.session_id,
         fork_from=arguments.fork_from,
@@ -34,8 +37,11 @@ def request_from(arguments: argparse.Namespace) -> RunRequest:
         extra_writable=None if arguments.extra_writable is None else tuple(arguments.extra_writable),
         permission=Permission(arguments.permission) if arguments.permission else None,
         system=_system(arguments),
+        secrets=None if arguments.secret is None else tuple(arguments.secret),
+        schema=read_schema(arguments.schema),
         ephemeral=arguments.ephemeral,
         steal=arguments.steal,
+        reopen=arguments.reopen,
         timeout_s=arguments.timeout,
         ttl=_ttl(arguments.ttl) if arguments.ttl is not None else None,
         idle_timeout_s=arguments.idle_timeout,
@@ -44,6 +50,7 @@ def request_from(arguments: argparse.Namespace) -> RunRequest:
         fallback=_split_names(arguments.fallback),
         park_limit_s=_park_limit(arguments.on_quota),
         handoff=False if arguments.no_handoff else None,
+        shared=None if arguments.shared is None else arguments.shared == "on",
         context_window=arguments.context_window,
         context_tokens=arguments.context_tokens,
         budget_tokens=arguments.budget_tokens,
@@ -51,6 +58,22 @@ def request_from(arguments: argparse.Namespace) -> RunRequest:
         budget_time_s=arguments.budget_time,
         directory=Path.cwd() if arguments.cd else None,
     )
+    if arguments.template is None:
+        return request
+    from csa.cli.templates import made_from  # noqa: PLC0415  # most runs have none
+
+    return made_from(arguments.template, request, arguments.variables)
+
+
+def _refuse_both(arguments: argparse.Namespace) -> None:
+    """Refuse --continue and --new together with each other, and with what names another session."""
+    ways = {"--continue": arguments.continues, "--session": arguments.session, "--last": arguments.last}
+    ways |= {"--session-id": arguments.session_id, "--fork-from": arguments.fork_from}
+    given = [name for name, value in ways.items() if value not in {None, False}]
+    if arguments.new and (named := [name for name in given if name != "--fork-from"]):
+        raise UsageError(f"--new starts a new session; it cannot be combined with {named[0]}.")
+    if arguments.continues and len(given) > 1:
+        raise UsageError(f"--continue and {given[1]} cannot be combined.")
 
 
 def _split_names(text: str | None) -> tuple[str, ...] | None:
@@ -72,10 +95,16 @@ def _park_limit(text: str | None) -> float | None:
     return limit.total_seconds()
 
 
+def is_prompt_given(arguments: argparse.Namespace) -> bool:
+    """Say whether the arguments name a prompt; otherwise it comes from a pipe or the editor."""
+    return arguments.prompt is not None or arguments.prompt_file is not None or arguments.stdin
+
+
 def wants_editor(arguments: argparse.Namespace) -> bool:
     """Say whether to open the editor: there is no prompt, and a person at a terminal."""
-    is_given = arguments.prompt is not None or arguments.prompt_file is not None or arguments.stdin
-    return not is_given and all(stream is not None and stream.isatty() for stream in (sys.stdin, sys.stderr))
+    if is_prompt_given(arguments) or os.environ.get(REPLAY):  # there is one in the recording
+        return False
+    return all(stream is not None and stream.isatty() for stream in (sys.stdin, sys.stderr))
 
 
 def _read_prompt(arguments: argparse.Namespace) -> str:
@@ -87,7 +116,7 @@ def _read_prompt(arguments: argparse.Namespace) -> str:
     if name == "-" and arguments.stdin:
         raise UsageError("--prompt-file - and --stdin cannot be combined: stdin can only be read once.")
     if name not in {None, "-"}:
-        words = _read_file("--prompt-file", name)
+        words = read_file("--prompt-file", name)
     if words is None:
         return _read_stdin()
     return f"{words}\n\n{_read_stdin()}" if arguments.stdin else str(words)
@@ -146,16 +175,35 @@ def _unread_bytes() -> int:
 def _system(arguments: argparse.Namespace) -> str | None:
     if arguments.system_file is None:
         return arguments.system  # type: ignore[no-any-return]  # a word, or None
-    return _read_file("--system-file", arguments.system_file)
+    return read_file("--system-file", arguments.system_file)
+
+
+def read_schema(words: str | None) -> dict[str, Any] | None:
+    """Read a schema from a file, or from the word itself; an empty one is none."""
+    if not words:
+        return None
+    from csa.model.structured import NotJsonError, parse_json  # noqa: PLC0415  # few turns have one
+
+    is_inline = words.lstrip().startswith("{")
+    try:
+        found = parse_json(words if is_inline else read_file("--schema", words))
+    except NotJsonError as error:
+        raise UsageError(f"--schema: {'it' if is_inline else words} is not JSON: {error}.") from error
+    if not isinstance(found, dict):
+        raise UsageError(f"--schema: {words} is not a JSON object.")
+    return found
 
 
 def _read_stdin() -> str:
     if sys.stdin is None or sys.stdin.isatty():
+        if os.environ.get(REPLAY):
+            return ""
         raise UsageError("There is no prompt.", hint='csa run "what to do", or pipe it in')
     return _decode("the prompt on stdin", sys.stdin.buffer.read())
 
 
-def _read_file(option: str, name: str) -> str:
+def read_file(option: str, name: str) -> str:
+    """Return the text of a file that an option names; UsageError if it cannot be read."""
     try:
         return _decode(name, Path(name).read_bytes())
     except OSError as error:

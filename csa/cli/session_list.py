@@ -24,7 +24,7 @@ from functools import partial
 
 from csa.cli.output import can_redraw, print_json, shorten, tell
 from csa.cli.selecting import add_selector, find_projects, open_client, refuse_unknown_tools, selected_if_any
-from csa.errors import StateError, UsageError
+from csa.errors import UsageError
 from csa.paths import home
 from csa.runner.client import Csa
 from csa.runner.sessions.listing import PHASES, STATUSES, Selection, last_use, select_sessions
@@ -180,7 +180,7 @@ def _list_rows(
     else:
         from csa.cli.views.list_table import View, print_table, print_totals  # noqa: PLC0415  # JSON needs none of it
 
-        view = View(_current(stores))
+        view = View(_current(client, stores))
         print_table(view, listing.infos, _places(client, stores) if arguments.all_projects else None)
         print_totals(view, listing.infos, more=listing.more)
     if listing.more and not (arguments.quiet and arguments.limit):
@@ -231,7 +231,7 @@ def _list_tree(
     from csa.cli.views.list_table import View, print_totals  # noqa: PLC0415  # JSON needs none of it
     from csa.cli.views.list_tree import TreePrinter, name_places  # noqa: PLC0415  # as above
 
-    view = View(_current(stores))
+    view = View(_current(client, stores))
     names = name_places(shown, home(client.context.environ))
     infos = TreePrinter(view, shown, roll_up(whole, now=time.time()), names).print()
     print_totals(view, infos, more=0)
@@ -266,16 +266,10 @@ def _say_none(selection: Selection) -> int:
     return 0
 
 
-def _current(stores: list[Store]) -> dict[str, str | None]:
-    from csa.store.current import read_current  # noqa: PLC0415  # JSON needs none of it
+def _current(client: Csa, stores: list[Store]) -> dict[str, str | None]:
+    from csa.runner.current import current_id  # noqa: PLC0415  # JSON needs none of it
 
-    found: dict[str, str | None] = {}
-    for store in stores:
-        try:
-            found[store.pathname] = read_current(store)
-        except (StateError, OSError):  # `csa session current` says so
-            found[store.pathname] = None
-    return found
+    return {store.pathname: current_id(client.context, store) for store in stores}
 
 
 def _places(client: Csa, stores: list[Store]) -> dict[str, str]:

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from csa.cli.output import (
     STATUS_STYLES,
     Style,
+    count_of,
     hint_of,
     lossy,
     one_line,
@@ -64,7 +65,7 @@ def execute_wait(arguments: argparse.Namespace) -> int:
     """Wait until sessions have finished, and exit as their turns did.
 
     Prints a line for each session as it finishes. Any number of processes may wait. A session that is not running
-    counts as finished. If another turn follows at once, csa waits for that one too.
+    counts as finished. If another turn follows at once, as with queued prompts, csa waits for that one too.
 
     Exits 0 when all succeeded, else with the first code that is not 0, in the order of the arguments: 1 failed,
     cancelled, killed or lost; 3 never ran; 4 csa cannot know whether it is running; 6 its record is damaged; 7 not
@@ -140,6 +141,9 @@ def _print_wait_result(ending: WaitResult) -> None:
     why = one_line(str(ending.error["message"])) if ending.error and ending.error.get("message") else ""
     status = style(ending.status, STATUS_STYLES.get(ending.status, ""))
     print(f"{head}: {status}{f' ({known})' if known else ''}{f': {why}' if why else ''}", flush=True)
+    if ending.queued and ending.status != "running":
+        tell("csa", f"{count_of(ending.queued, 'queued prompt')} of {ending.session_id} will not begin by themselves")
+        tell("hint", f"csa queue {ending.session_id} --resume")
 
 
 _NAMED = 3  # sessions that are still running
@@ -160,7 +164,8 @@ def execute_attach(arguments: argparse.Namespace) -> int:
     """Follow a running turn as if you had started it here, and print its answer at the end.
 
     Progress goes to stderr, the answer to stdout. Ctrl-C detaches; the turn goes on. If the session is not running,
-    the answer of its last turn is printed. Exits like csa wait, or with 130 when detached.
+    the answer of its last turn is printed. Queued prompts are followed too. Exits like csa wait, or with 130 when
+    detached.
 
     With --interactive it opens the tool's own interface, as csa open does.
     """

@@ -27,6 +27,7 @@ ErrorKind = Literal[
     "spawn",
     "internal",
     "budget",  # csa's own: a budget was used up
+    "invalid_output",  # the answer does not conform to the schema that was asked for
     "unknown_conversation",  # the tool has no copy of the conversation to resume or fork; no model was called
 ]
 
@@ -61,6 +62,7 @@ class TurnRequest(Struct, kw_only=True):
     effort: str | None = None
     auth_method: str | None = None  # how to authenticate with an ACP agent, if its user has chosen
     system: str | None = None  # text to add to the tool's system prompt
+    schema: Mapping[str, Any] | None = None  # that the answer is to be held to; only one that `accepts_schema`
     timeout_s: float | None = None  # the wall-time limit of the turn, if it has one
     ephemeral: bool = False  # load no project files; keep no copy with the provider, if that can be avoided
     environ: Mapping[str, str] = field(default_factory=dict)  # the environment the tool starts with
@@ -301,6 +303,17 @@ class Adapter(Protocol):
 
     def decoder(self, request: TurnRequest) -> Decoder:
         """Begin to read a run of `request`."""
+
+
+@runtime_checkable
+class SchemaTool(Protocol):
+    """An adapter whose tool can make the model's final answer conform to a JSON Schema."""
+
+    def accepts_schema(self, schema: Mapping[str, Any]) -> bool:
+        """Say whether tool and provider take this one, a valid one; else csa asks for it in the prompt.
+
+        The answer is `Outcome.text`, as JSON. csa checks it in either case.
+        """
 
 
 @runtime_checkable

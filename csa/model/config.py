@@ -47,6 +47,9 @@ KEYS: Mapping[str, Key] = {
     "fallback": Key("words", (), "the tools that take over, in this order, when the provider fails"),
     "on_quota": Key("on_quota", "fail", "when a quota is used up: fail, wait, or wait=26h (at most that long)"),
     "handoff": Key("switch", "on", "whether a tool gets a summary of turns its conversation does not have: on or off"),
+    "shared": Key(
+        "switch", "on", "whether several tools may work in one session, or get its history: on or off", limits=True
+    ),
     "context_turns": Key("count", 20, "how many turns a handoff covers, at most"),
     "context_tokens": Key("count", 6000, "how many tokens a handoff uses, at most"),
     "context_window": Key("count", 0, "how many earlier turns a turn sends at most, in place of all; 0 is all"),
@@ -74,11 +77,12 @@ TOOL_KEYS: Mapping[str, Key] = {
     "effort": Key("text", "", "the reasoning effort to ask the tool for"),
     "auth_method": Key("text", "", "the ACP method to authenticate with when the agent asks"),
     "env": Key("table", {}, "variables to set for the tool"),
+    "env_drop": Key("words", (), "variables that the tool does not get, as patterns: AWS_*"),
     "max_running": Key("count", 0, "how many turns of the tool run at once on this host; 0 is no limit", limits=True),
 }
 # Keys a project's file may not have: it could set commands; the transport decides how a permission is enforced, and an
 # authentication method may open a browser.
-_NOT_FOR_PROJECTS = ("auth_method", "command", "env", "transport", "on_finish", "on_finish_timeout_s")
+_NOT_FOR_PROJECTS = ("auth_method", "command", "env", "env_drop", "transport", "on_finish", "on_finish_timeout_s")
 
 
 class Layer(Struct):
@@ -103,6 +107,21 @@ class ToolConfig(Struct):
     effort: str | None = None
     auth_method: str | None = None
     env: Mapping[str, str] = field(default_factory=dict)
+    env_drop: tuple[str, ...] = ()
+
+    def environment(self, environ: Mapping[str, str]) -> dict[str, str]:
+        """Return what the tool gets of an environment."""
+        dropped = self.dropped(environ)
+        return {**{name: value for name, value in environ.items() if name not in dropped}, **self.env}
+
+    def dropped(self, environ: Mapping[str, str]) -> list[str]:
+        """Return the variables that the tool does not get; csa's own, HOME and PATH stay whatever the patterns say."""
+        if not self.env_drop:
+            return []
+        from fnmatch import fnmatchcase  # noqa: PLC0415  # few have set any
+
+        names = (name for name in environ if not name.startswith("CSA_") and name not in {"HOME", "PATH"})
+        return [name for name in names if any(fnmatchcase(name, pattern) for pattern in self.env_drop)]
 
 
 class _Value(Generic[_T]):
@@ -159,6 +178,10 @@ class Config(Struct):
         return bool(self.values["handoff"][0] == "on")
 
     @property
+    def shares(self) -> bool:
+        return bool(self.values["shared"][0] == "on")
+
+    @property
     def limits(self) -> Limits:
         """The limits that records pass on; depth is stored separately there."""
         words = {
@@ -197,6 +220,7 @@ class Config(Struct):
             effort=value("effort") or None,
             auth_method=value("auth_method") or None,
             env=dict(value("env") or {}),
+            env_drop=tuple(value("env_drop") or ()),
         )
 
 
@@ -208,10 +232,10 @@ def combine_layers(layers: list[Layer]) -> Config:
     for layer in layers:
         for name, value in () if layer in strange else _flatten(layer).items():
             key = _key_of(name)
-            checked = _checked(layer.origin, name, key, value)
+            wanted = checked(layer.origin, name, key, value)
             current = found[name][0] if name in found else key.default
-            loosens = layer.is_project and key.limits and _loosens(name, checked, current)
-            (ignored if loosens else found)[name] = (checked, layer.origin)
+            loosens = layer.is_project and key.limits and _loosens(name, wanted, current)
+            (ignored if loosens else found)[name] = (wanted, layer.origin)
     words = "belongs to another program (it has schema_version or [project]) and is ignored"
     return Config(found, tuple(f"{layer.origin}: {words}." for layer in strange), ignored)
 
@@ -224,7 +248,7 @@ def from_environment(environ: Mapping[str, str]) -> list[Layer]:
             continue
         key = name.removeprefix("CSA_CONF_").lower()
         if key not in KEYS:
-            raise _unknown_key(name, key, [*KEYS], prefix="CSA_CONF_")
+            raise unknown_key(name, key, [*KEYS], prefix="CSA_CONF_")
         layers.append(Layer(name, {key: _parse_text(name, KEYS[key].kind, text)}))
     return layers
 
@@ -238,7 +262,7 @@ def _flatten(layer: Layer) -> dict[str, Any]:
             _refuse_to_project(layer, name, name)
             flat[name] = value
         else:
-            raise _unknown_key(layer.origin, name, [*KEYS, "tools"])
+            raise unknown_key(layer.origin, name, [*KEYS, "tools"])
     return flat
 
 
@@ -247,7 +271,7 @@ def _flatten_tools(layer: Layer, tools: Any) -> dict[str, Any]:
     for tool, table in _checked_table(layer.origin, "tools", tools).items():
         for name, value in _checked_table(layer.origin, f"tools.{tool}", table).items():
             if name not in TOOL_KEYS:
-                raise _unknown_key(layer.origin, name, [*TOOL_KEYS], where=f"tools.{tool}.")
+                raise unknown_key(layer.origin, name, [*TOOL_KEYS], where=f"tools.{tool}.")
             _refuse_to_project(layer, name, f"tools.{tool}.{name}")
             flat[f"tools.{tool}.{name}"] = value
     return flat
@@ -270,7 +294,8 @@ def _key_of(name: str) -> Key:
     return KEYS[name] if name in KEYS else TOOL_KEYS[name.rpartition(".")[2]]
 
 
-def _unknown_key(origin: str, name: str, known: list[str], *, where: str = "", prefix: str = "") -> ConfigError:
+def unknown_key(origin: str, name: str, known: list[str], *, where: str = "", prefix: str = "") -> ConfigError:
+    """Make the error for a key that a source may not have, with the one that may be meant."""
     from csa.nearest import nearest  # noqa: PLC0415  # only a typo pays for it
 
     close = nearest(name, known)
@@ -283,6 +308,8 @@ def _unknown_key(origin: str, name: str, known: list[str], *, where: str = "", p
 
 
 def _loosens(name: str, new: Any, current: Any) -> bool:
+    if _key_of(name).kind == "switch":
+        return bool(new == "on" and current == "off")
     if name == "permission":
         return Permission(new).rank > Permission(current).rank
     if _key_of(name).grows:
@@ -320,7 +347,8 @@ _SIMPLE: Mapping[str, Callable[[Any], bool]] = {
 }
 
 
-def _checked(origin: str, name: str, key: Key, value: Any) -> Any:
+def checked(origin: str, name: str, key: Key, value: Any) -> Any:
+    """Return the value of a key; ConfigError if it is of the wrong kind."""
     if not _fits(key.kind, value):
         raise ConfigError(f"{origin}: '{name}' must be {_EXPECTED[key.kind]}, not {value!r}.")
     return value

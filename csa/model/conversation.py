@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any
 
 from csa.model.events import Event
 from csa.structs import Struct, field
+
+TYPE_CHECKING = False  # see csa/structs.py
+if TYPE_CHECKING:
+    from typing import Any
 
 _ENDED = {"completed", "failed"}
 
@@ -36,6 +39,7 @@ class Message(Struct, frozen=False):
     tool: str = ""
     model: str | None = None
     calls: list[ToolCall] = field(default_factory=list)
+    is_replay: bool = False  # a recorded turn stood in for the tool
 
 
 def read_conversation(events: Iterable[Event]) -> Iterator[Message]:
@@ -60,6 +64,7 @@ class Conversation:
         self._tool = ""
         self._model: str | None = None
         self._prompt = ""
+        self._is_replay = False
 
     def take(self) -> list[Message]:
         """Return the messages, and forget them."""
@@ -78,6 +83,7 @@ class Conversation:
     def say(self, event: Event, role: str, content: str) -> Message:
         """Add a message."""
         message = Message(event.seq, event.turn, role, content, event.ts, self._tool, self._model)
+        message.is_replay = self._is_replay
         self.messages.append(message)
         return message
 
@@ -85,6 +91,7 @@ class Conversation:
         self._tool = str(event.data.get("tool") or "")
         self._model = _optional_text(event.data.get("model"))
         self._prompt = _text(event.data.get("prompt"))
+        self._is_replay = bool(event.data.get("replayed_from"))
         self.say(event, "user", self._prompt)
 
     def bind(self, event: Event) -> None:
@@ -134,8 +141,7 @@ class Conversation:
             self.say(event, "system", f"turn {event.turn} {status}" + (f": {message}" if message else ""))
 
     def handoff(self, event: Event) -> None:
-        turns = event.data.get("turns")
-        count = len(turns) if isinstance(turns, list) else 0
+        count = count_told(event.data)
         told = f"gave {event.data.get('to')} a summary of {count} earlier turn{'s' * (count != 1)}"
         gone = _text(event.data.get("replaces"))
         self.say(event, "system", f"{told}: it no longer knew conversation {gone}" if gone else told)
@@ -163,6 +169,14 @@ _TAKE: Mapping[str, Callable[[Conversation, Event], None]] = {
     "compaction": Conversation.compaction,
     "run_finished": Conversation.finish,
 }
+
+
+def count_told(handoff: Mapping[str, Any]) -> int:
+    """Return how many turns a `handoff` event says were summarised, of the session and of those that it began with."""
+    sources = handoff.get("sources")
+    others = [each for each in sources if isinstance(each, Mapping)] if isinstance(sources, list) else []
+    told = [each.get("turns") for each in (handoff, *others)]
+    return sum(len(turns) for turns in told if isinstance(turns, list))
 
 
 def _update(call: ToolCall, data: Mapping[str, Any]) -> None:

@@ -60,7 +60,8 @@ class RunResult(Struct, kw_only=True):
         model: the model that answered, as far as the tool says.
         provider_session_id: the tool's own name for the conversation.
         stop_reason: why the model stopped, in the tool's words.
-        text: the answer.
+        text: the answer; of a turn with a schema, `output` as JSON.
+        output: its value, if a schema was asked for and it conforms.
         summary: its first line, cut to 200 characters.
         error_kind: "auth", "rate_limit", "quota", "budget" and others; None for a success.
         error_message: what is wrong, in one sentence.
@@ -89,6 +90,7 @@ class RunResult(Struct, kw_only=True):
     provider_session_id: str | None = None
     stop_reason: str | None = None
     text: str = ""
+    output: Any = None
     summary: str = ""
     error_kind: str | None = None
     error_message: str | None = None
@@ -115,9 +117,10 @@ class RunResult(Struct, kw_only=True):
         return {"kind": self.error_kind, "message": self.error_message or "", **stated}
 
     def to_event(self) -> dict[str, Any]:
-        """Return the data of `run_finished`; it has `chain` if a fallback made more than one turn."""
+        """Return the data of `run_finished`; it has `chain` if a fallback made more than one turn, and `output`."""
         chain = {"chain": [asdict(link) for link in self.chain]} if self.chain else {}
-        return {**self._values(_EVENT), **chain}
+        output = {} if self.output is None else {"output": self.output}
+        return {**self._values(_EVENT), **output, **chain}
 
     def to_json(self) -> dict[str, Any]:
         """Return the object that `csa run --json` and `csa result --json` print: see docs/json.md."""
@@ -127,6 +130,7 @@ class RunResult(Struct, kw_only=True):
             "project": self.project,
             **self.to_record(),
             "text": self.text,
+            "output": self.output,
             "error": told_error(self.error),
             "usage": self.usage and self.usage.to_sum(),
             "artifacts": list(self.artifacts),
@@ -157,6 +161,13 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Usage):
         return value.to_dict()
     return list(value) if isinstance(value, tuple) else value
+
+
+def json_text(value: Any) -> str:
+    """Write a value on one line, as JSON."""
+    import json  # noqa: PLC0415  # few turns have one
+
+    return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
 
 
 def link_of(result: RunResult) -> Link:
@@ -218,6 +229,7 @@ def result_from_event(session_id: str, turn: int, data: Mapping[str, Any]) -> di
         "peak_rss_bytes": None if memory is None else int(memory),
         "denied": tuple(map(str, denied or ())),
         "head": text_of(data.get("head")),
+        "output": data.get("output"),
         "chain": tuple(map(_link, chain or ())),
     }
 

@@ -65,10 +65,12 @@ class SessionState(Struct, kw_only=True):
     owner: str | None = None
     branch: str | None = None
     permission: str | None = None  # of the last turn: the highest a child may have
+    shared: bool | None = None  # whether several tools may work in it; None is as configured
     extra_writable: tuple[str, ...] = ()  # directories besides its own that its agent may write at `edit`
     ephemeral: bool = False
     pinned: bool = False  # never cleaned up
     expires_at: datetime | None = None
+    closed_at: datetime | None = None  # continued only with --reopen
     phase: str = "active"  # other implementations know more
     retired_at: datetime | None = None
     retired_phase: str | None = None  # the phase before it was deleted
@@ -78,6 +80,7 @@ class SessionState(Struct, kw_only=True):
     parent_project: str | None = None  # the parent's project, if that is another one
     root_session_id: str | None = None
     fork_of: str | None = None  # the session whose conversation it began with
+    merged_from: tuple[str, ...] = ()  # the sessions whose histories it began with
     depth: int = 0
     max_depth: int | None = None  # the limit when it was created; applies to its children
     is_compacted: bool = False  # at some time; the conversation continues from a summary
@@ -136,10 +139,12 @@ def parse_state(record: Mapping[str, Any]) -> SessionState:
         owner=_optional(record, "owner", str),
         branch=_optional(record, "branch", str),
         permission=_optional(record, "permission", str),
+        shared=_optional(record, "shared", bool),
         extra_writable=_paths(record, "extra_writable"),
         ephemeral=_optional(record, "ephemeral", bool) or False,
         pinned=_optional(record, "pinned", bool) or False,
         expires_at=_optional_time(record, "expires_at"),
+        closed_at=parse_time(record.get("closed_at")),
         phase=_optional(record, "phase", str) or "active",
         retired_at=parse_time(record.get("retired_at")),
         retired_phase=_optional(record, "retired_phase", str),
@@ -149,11 +154,12 @@ def parse_state(record: Mapping[str, Any]) -> SessionState:
         parent_project=_optional(genealogy, "parent_project", str),
         root_session_id=_optional_id(genealogy, "root_session_id"),
         fork_of=_optional_id(genealogy, "fork_of") or _optional_id(genealogy, "fork_of_session_id"),
+        merged_from=_ids(genealogy, "merged_from"),
         depth=depth,
         max_depth=_optional(genealogy, "max_depth", int),
         is_compacted=_optional(context, "is_compacted", bool) or False,
         last_compacted_at=_time_text(context.get("last_compacted_at")),
-        limits=_parse_limits(_table_of(record, "limits")),
+        limits=parse_limits(_table_of(record, "limits")),
         budget=_parse_budget(_table_of(record, "budget")),
         window=_parse_window(_table_of(record, "context_window")),
         tools={name: _parse_tool(name, table) for name, table in _table_of(record, "tools").items()},
@@ -176,10 +182,12 @@ def render_state(state: SessionState) -> dict[str, Any]:
         "owner": state.owner,
         "branch": state.branch,
         "permission": state.permission,
+        "shared": state.shared,
         "extra_writable": list(state.extra_writable) or None,
         "ephemeral": state.ephemeral or None,
         "pinned": state.pinned or None,
         "expires_at": state.expires_at,
+        "closed_at": state.closed_at,
         "phase": state.phase,
         "retired_at": state.retired_at,
         "retired_phase": state.retired_phase,
@@ -190,6 +198,7 @@ def render_state(state: SessionState) -> dict[str, Any]:
             "parent_project": state.parent_project,
             "root_session_id": state.root_session_id,
             "fork_of": state.fork_of,
+            "merged_from": list(state.merged_from) or None,
             "depth": state.depth,
             "max_depth": state.max_depth,
         },
@@ -287,7 +296,8 @@ def _strange_usage(record: Mapping[str, Any]) -> Usage:
     return counted(Usage.from_dict(_amounts("total_token_usage", said | cost)))
 
 
-def _parse_limits(table: Mapping[str, Any]) -> Limits:
+def parse_limits(table: Mapping[str, Any]) -> Limits:
+    """Return the limits of a record's table; RecordFault if one is not a count."""
     if not table:
         return _NO_LIMITS
     tools = _table_of(table, "tools")
@@ -367,6 +377,15 @@ def _paths(record: Mapping[str, Any], key: str) -> tuple[str, ...]:
         return ()
     if not isinstance(value, list) or not all(isinstance(path, str) and path.startswith("/") for path in value):
         raise RecordFault(key, "is not a list of absolute paths")
+    return tuple(value)
+
+
+def _ids(record: Mapping[str, Any], key: str) -> tuple[str, ...]:
+    value = record.get(key)
+    if value is None:
+        return ()
+    if not isinstance(value, list) or not all(isinstance(one, str) and is_session_id(one) for one in value):
+        raise RecordFault(key, "is not a list of ULIDs")
     return tuple(value)
 
 

@@ -12,17 +12,18 @@ import pwd
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from csa.errors import RefusedError, StateError
 from csa.ids import is_session_id
 from csa.model.permission import Permission
-from csa.model.state import SessionState
+from csa.model.state import RecordFault, SessionState, parse_limits
 from csa.paths import SessionPaths
 from csa.runner.ancestry import IDENTITY_VARIABLES
 from csa.store.genealogy import ancestors, find_record
 from csa.store.liveness import probe
 from csa.store.statefile import load_state
-from csa.structs import Struct
+from csa.structs import Struct, replace
 
 
 class Caller(Struct):
@@ -43,6 +44,24 @@ class Caller(Struct):
             return Permission(self.state.permission)
         except ValueError:
             return Permission.READ_ONLY
+
+    @property
+    def ceiling(self) -> dict[str, Any]:
+        """What its permission and its limits are now, for `below` at another time."""
+        return {"permission": self.permission.value, "limits": self.state.limits.to_record()}
+
+    def below(self, ceiling: Mapping[str, Any]) -> Caller:
+        """Return it with no more permission, and no wider limits, than at the time of `ceiling`.
+
+        RefusedError if that is damaged.
+        """
+        try:
+            highest, limits = Permission(ceiling["permission"]), parse_limits(ceiling["limits"])
+        except (RecordFault, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise _refused(f"what it might do when it queued this is damaged: {error}") from error
+        permission = self.permission.at_most(highest).value
+        state = replace(self.state, permission=permission, limits=self.state.limits.tightened_by(limits))
+        return replace(self, state=state)
 
     def lineage(self) -> Iterator[str]:
         """Return the caller's own id, its parent's, and so on up to the root, which every record names.

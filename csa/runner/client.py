@@ -23,7 +23,9 @@ if TYPE_CHECKING:
     from csa.runner.caller import Caller
     from csa.runner.detach import Detached
     from csa.runner.on_finish import FollowUp
+    from csa.runner.queueing import Queued
     from csa.runner.request import RunOptions, RunRequest
+    from csa.runner.sessions.creating import Created
     from csa.runner.turns.compaction import CompactionResult
     from csa.runner.turns.plan import TurnPlan
     from csa.runner.turns.starting import StartedTurn
@@ -137,9 +139,8 @@ class Csa(SessionVerbs):
         And when the turn is entered: BusyError if the session is running, FullError if too many turns are running.
         """
         from csa.runner.request import request_of  # noqa: PLC0415  # reading commands do not need it
-        from csa.runner.turns.turn import Turn  # noqa: PLC0415  # as above, like anyio, which this brings
 
-        return Turn(self.plan(request_of(prompt, options), new_id=new_id))
+        return self.turn_of(self.plan(request_of(prompt, options), new_id=new_id))
 
     async def ask(self, prompt: str | RunRequest, **options: Unpack[RunOptions]) -> RunResult:
         """Run a turn to its end and return how it ended; the answer is `.text`, and `.status` is "succeeded" or not.
@@ -191,6 +192,16 @@ class Csa(SessionVerbs):
 
         return start_detached(self.context, request_of(prompt, options), wait_s=wait_s, on_finish=on_finish)
 
+    def create(self, request: RunRequest | None = None, **options: Unpack[RunOptions]) -> Created:
+        """Make a session without a turn; `options` are as for `run`. The first turn in it uses what is asked for here.
+
+        Raises as `run`, and as entering a turn does.
+        """
+        from csa.runner.request import request_of  # noqa: PLC0415  # as above
+        from csa.runner.sessions.creating import make_session  # noqa: PLC0415  # as above
+
+        return make_session(self.context, request_of(request or "", options))
+
     async def compress(
         self, selector: str, *, tool: str | None = None, timeout_s: float | None = None
     ) -> CompactionResult:
@@ -218,6 +229,27 @@ class Csa(SessionVerbs):
 
         return plan_turn(self.context, request, new_id=new_id)
 
+    def from_template(
+        self,
+        name: str,
+        prompt: str = "",
+        /,
+        *,
+        variables: Mapping[str, str] | None = None,
+        **options: Unpack[RunOptions],
+    ) -> RunRequest:
+        """Return the request for a prompt with a template; what `options` say comes before what the template says.
+
+        Raises:
+            NotFoundError: there is no template with that name.
+            ConfigError: its file is wrong.
+            UsageError: a variable is missing, or is none of its own.
+        """
+        from csa.runner.request import request_of  # noqa: PLC0415  # as above
+        from csa.runner.templates import apply_template, find_template  # noqa: PLC0415  # as above
+
+        return apply_template(find_template(self.context, name), request_of(prompt, options), variables or {})
+
     def begin(self, plan: TurnPlan) -> StartedTurn:
         """Begin a planned turn and launch its tool, without an event loop; `attend` has to follow at once.
 
@@ -231,9 +263,35 @@ class Csa(SessionVerbs):
 
     def attend(self, started: StartedTurn) -> Turn:
         """Return the turn that has begun; enter it with `async with`."""
-        from csa.runner.turns.turn import Turn  # noqa: PLC0415  # as above
+        return self.turn_of(started.plan, started)
 
-        return Turn(started.plan, started)
+    def turn_of(self, plan: TurnPlan, started: StartedTurn | None = None) -> Turn:
+        """Return the turn that carries out a plan, perhaps one that has begun; what is queued goes on after it."""
+        from csa.runner.detach import hand_over_queue  # noqa: PLC0415  # reading commands do not need it
+        from csa.runner.turns.turn import Turn  # noqa: PLC0415  # as above, like anyio, which this brings
+
+        turn = Turn(plan, started)
+        turn.hand_over = lambda: hand_over_queue(plan.context, plan.state.session_id)
+        return turn
+
+    def queue(
+        self, prompt: str | RunRequest, *, on_finish: FollowUp | None = None, **options: Unpack[RunOptions]
+    ) -> Queued:
+        """Add a prompt to the queue of its session, whose turns begin one after the other, in the background.
+
+        If the session is not running, the turn begins at once, as with `start`: `.started` of what this returns.
+
+        Args:
+            prompt: as for `run`, like `options`.
+            on_finish: a shell command for when its turn has ended.
+
+        Raises:
+            RefusedError: the queue is full; or as `start`, like all others.
+        """
+        from csa.runner.queueing import queue_prompt  # noqa: PLC0415  # as above
+        from csa.runner.request import request_of  # noqa: PLC0415  # as above
+
+        return queue_prompt(self.context, request_of(prompt, options), on_finish=on_finish)
 
 
 def _is_in_event_loop() -> bool:

@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Mapping
 from functools import cached_property
 
+from csa.errors import RefusedError
 from csa.paths import make_path
 from csa.store.project import find_project, find_work_tree
 from csa.store.sessions import Store
@@ -13,6 +14,7 @@ from csa.store.sessions import Store
 TYPE_CHECKING = False  # see csa/structs.py
 if TYPE_CHECKING:
     from pathlib import Path
+    from typing import Any
 
     from csa.model.config import Config
     from csa.model.redaction import Redactor
@@ -33,6 +35,7 @@ class Context:
         command: str = "csa",
         owns_process: bool = False,
         is_detached: bool = False,
+        secrets: Mapping[str, str] | None = None,
     ) -> None:
         self.store = store
         self.environ = environ
@@ -40,6 +43,7 @@ class Context:
         self.command = command  # how agents are told to call csa
         self.owns_process = owns_process  # this process is csa's alone (see `start_tool`)
         self.is_detached = is_detached  # it outlives whoever started it (see `start_detached`)
+        self.secrets = secrets or {}  # for the environment of tools, and hidden in all that is written
         self._load_config = config
         self._find_caller = caller
 
@@ -56,24 +60,53 @@ class Context:
     @cached_property
     def config_directory(self) -> Path:
         """The directory whose `.csa/config.toml` applies: the worktree we are in, if it has one, else the project."""
+        return self.settings_path("config.toml").parent.parent
+
+    def settings_path(self, name: str) -> Path:
+        """Return `.csa/<name>` of the worktree we are in, if it has that, else of the project."""
         tree, project = find_work_tree(self.directory_pathname), self.store.project_pathname
-        is_own = tree != project and os.path.exists(f"{tree}/.csa/config.toml") and find_project(tree) == project
-        return make_path(tree if is_own else project)
+        is_own = tree != project and os.path.exists(f"{tree}/.csa/{name}") and find_project(tree) == project
+        return make_path(f"{tree if is_own else project}/.csa/{name}")
 
     def in_project(self, project: Path | str) -> Context:
         """Return the context for another project, in whose directory it then is, for the same caller."""
         if str(project) == self.store.project_pathname:
             return self
-        return Context(
-            store=Store(self.store.root_pathname, project),
-            environ=self.environ,
-            directory=project,
-            config=self._load_config,
-            caller=lambda: self.caller,
-            command=self.command,
-            owns_process=self.owns_process,
-            is_detached=self.is_detached,
+        return self._changed(
+            store=Store(self.store.root_pathname, project), directory=str(project), caller=lambda: self.caller
         )
+
+    def with_secrets(self, secrets: Mapping[str, str]) -> Context:
+        """Return the context with secrets for the tools that are run."""
+        return self._changed(secrets=secrets, caller=lambda: self.caller) if secrets else self
+
+    def as_then(self, ceiling: Mapping[str, Any] | None) -> Context:
+        """Return the same context for who called at another time, with no more rights than then; None: no session did.
+
+        Its caller raises as `Caller.below`, and RefusedError if there is none any more.
+        """
+        return self._changed(caller=lambda: self._caller_then(ceiling))
+
+    def _caller_then(self, ceiling: Mapping[str, Any] | None) -> Caller | None:
+        if ceiling is None:  # and not a session in whose tree this process happens to be
+            return None
+        if self.caller is None:
+            raise RefusedError("It was queued by a session that is not named.")
+        return self.caller.below(ceiling)
+
+    def _changed(self, **changes: Any) -> Context:
+        same: dict[str, Any] = {
+            "store": self.store,
+            "environ": self.environ,
+            "directory": self.directory_pathname,
+            "config": self._load_config,
+            "caller": self._find_caller,
+            "command": self.command,
+            "owns_process": self.owns_process,
+            "is_detached": self.is_detached,
+            "secrets": self.secrets,
+        }
+        return Context(**{**same, **changes})
 
     @cached_property
     def caller(self) -> Caller | None:
@@ -85,4 +118,4 @@ class Context:
         """The redactor, with the secrets of this environment."""
         from csa.model.redaction import Redactor  # noqa: PLC0415  # twenty patterns, which reading does not need
 
-        return Redactor(self.environ)
+        return Redactor(self.environ, self.secrets.values())

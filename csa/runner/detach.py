@@ -14,19 +14,22 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 from csa import errors
-from csa.errors import BusyError, CsaError, RefusedError, UsageError
+from csa.errors import BusyError, CsaError, FullError, RefusedError, UsageError
 from csa.model.permission import Permission
 from csa.runner.ancestry import IDENTITY_VARIABLES
 from csa.runner.context import Context
 from csa.runner.environment import outer_sandbox
 from csa.runner.inherited import without_descriptors, without_repository
 from csa.runner.on_finish import FollowUp
-from csa.runner.request import RunRequest
+from csa.runner.request import FromTemplate, RunRequest
+from csa.runner.secrets import refuse_later
+from csa.runner.turns.plan import TurnPlan
 from csa.runner.turns.planning import plan_turn
 from csa.store.sessions import Store
 from csa.structs import Struct, asdict, replace
@@ -70,32 +73,73 @@ def start_detached(
         RefusedError: csa runs in a sandbox whose end would end the supervisor.
     """
     refuse_ephemeral(request)
-    if sandbox := outer_sandbox():
-        raise RefusedError(
-            f"A detached turn cannot outlive the {sandbox} sandbox that csa was called in.",
-            hint="run it in the foreground, or give the calling session --permission full",
-        )
+    refuse_sandbox()
     deadline = time.monotonic() + (wait_s or 0.0)
     plan = plan_turn(context, request)
     session_id = plan.state.session_id
-    pinned = request if plan.is_new else replace(request, session=session_id, session_id=None, last=False)
-    order = {
-        "request": request_to_json(pinned),
-        "session_id": session_id,
-        "directory": str(context.directory),
-        "command": context.command,
-        "wait_s": wait_s,
-        "on_finish": asdict(on_finish) if on_finish else None,
-        "caller": {name: context.environ.get(name) for name in IDENTITY_VARIABLES},
-    }
+    order = order_for(context, request, plan, wait_s=wait_s, on_finish=on_finish)
     store = plan.context.store
     try:
         environ = _environment(context.environ, store, session_id)
-        return _start(order, environ, project=str(store.project))
+        return _require(_start(order, environ, project=str(store.project)))
     except AppearedError:  # its name has come to mean another session, whose supervisor has to be another
         if wait_s is None or time.monotonic() >= deadline:
             raise
         return start_detached(context, request, wait_s=deadline - time.monotonic(), on_finish=on_finish)
+
+
+def order_for(
+    context: Context, request: RunRequest, plan: TurnPlan, *, wait_s: float | None, on_finish: FollowUp | None
+) -> dict[str, Any]:
+    """Return what a supervisor is to do, as JSON values; `plan` is what the request means now."""
+    session_id = plan.state.session_id
+    pinned = request if plan.is_new else replace(request, session=session_id, session_id=None, last=False)
+    return {
+        "request": request_to_json(pinned),
+        "session_id": session_id,
+        **_place_of(context),
+        "wait_s": wait_s,
+        "on_finish": asdict(on_finish) if on_finish else None,
+    }
+
+
+def _place_of(context: Context) -> dict[str, Any]:
+    """Return the part of an order that says where and on whose behalf."""
+    return {
+        "directory": str(context.directory),
+        "command": context.command,
+        "caller": {name: context.environ.get(name) for name in IDENTITY_VARIABLES},
+    }
+
+
+def start_queue(context: Context, session_id: str, *, resumes: bool, holds: bool = False) -> Detached | None:
+    """Start a supervisor for the queue of a session of the context's project, and return with the turn it begins.
+
+    None if nothing waits there any more; without `resumes` also if the queue is held. Raises as `start_detached`: then
+    the next prompt still waits, and with `holds` the queue is held.
+    """
+    refuse_sandbox()
+    order = _queue_order(context, session_id, resumes=resumes, holds=holds)
+    environ = _environment(context.environ, context.store, session_id)
+    return _start(order, environ, project=str(context.store.project))
+
+
+def hand_over_queue(context: Context, session_id: str) -> None:
+    """Have another process go on with the queue of a session, when its lock and a slot are free.
+
+    Raises as `start_queue`; then the queue is held.
+    """
+    with suppress(BusyError, FullError):
+        start_queue(context, session_id, resumes=False, holds=True)
+        return
+    order = _queue_order(context, session_id, holds=True, waits=True)
+    process = _spawn(_environment(context.environ, context.store, session_id), subprocess.DEVNULL)
+    _send(process, order)
+    threading.Thread(target=process.wait, daemon=True).start()
+
+
+def _queue_order(context: Context, session_id: str, **how: bool) -> dict[str, Any]:
+    return {"queue": {"resumes": False, "waits": False, **how}, "session_id": session_id, **_place_of(context)}
 
 
 def parked_order(order: dict[str, Any], request: RunRequest) -> dict[str, Any]:
@@ -105,7 +149,13 @@ def parked_order(order: dict[str, Any], request: RunRequest) -> dict[str, Any]:
 
 def restart(order: dict[str, Any], environ: Mapping[str, str], store: Store, session_id: str) -> Detached:
     """Carry out an order whose supervisor has died; raises as `start_detached`."""
-    return _start(order, _environment(environ, store, session_id), project=str(store.project))
+    refuse_later(order["request"].get("secrets"), is_agents=any(order["caller"].values()))
+    return _require(_start(order, _environment(environ, store, session_id), project=str(store.project)))
+
+
+def _require(started: Detached | None) -> Detached:
+    assert started is not None  # only a queue may be empty
+    return started
 
 
 def _environment(environ: Mapping[str, str], store: Store, session_id: str) -> dict[str, str]:
@@ -114,38 +164,55 @@ def _environment(environ: Mapping[str, str], store: Store, session_id: str) -> d
     return {**without_repository(without_descriptors(environ)), **own}
 
 
+def refuse_sandbox() -> None:
+    """Raise RefusedError in a sandbox whose end would end a supervisor."""
+    if sandbox := outer_sandbox():
+        raise RefusedError(
+            f"A detached turn cannot outlive the {sandbox} sandbox that csa was called in.",
+            hint="run it in the foreground, or give the calling session --permission full",
+        )
+
+
 def refuse_ephemeral(request: RunRequest) -> None:
     """Raise UsageError for a session that would be gone before anyone could look."""
     if request.ephemeral:
         raise UsageError("--detach and --ephemeral cannot be combined: nobody would see the answer.")
 
 
-def _start(order: dict[str, Any], environ: dict[str, str], *, project: str) -> Detached:
-    process = subprocess.Popen(
-        [sys.executable, "-P", "-m", "csa.runner.supervisor"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,  # where it reports that the session exists; later it writes to supervisor.log
-        cwd="/",
-        env=environ,
-        start_new_session=True,
-    )
-    assert process.stdin is not None
+def _start(order: dict[str, Any], environ: dict[str, str], *, project: str) -> Detached | None:
+    """Start a supervisor; return what it answers: the turn that has begun, or that there is nothing to do."""
+    process = _spawn(environ, subprocess.PIPE)  # where it reports; later it writes to supervisor.log
     assert process.stdout is not None
     with process.stdout as answer:
-        try:
-            with process.stdin as stdin:
-                stdin.write(json.dumps(order).encode())
-        except BrokenPipeError:
-            pass  # it died, and the answer will be missing
+        _send(process, order)
         line = answer.readline()
     if not line:
         raise CsaError(f"The supervisor exited at once, with code {process.wait(START_LIMIT_S)}.", hint="csa doctor")
     said = json.loads(line)
-    if "error" in said:
+    if "session_id" not in said:
         process.wait(START_LIMIT_S)
-        raise _error_from(said["error"])
+        if "error" in said:
+            raise _error_from(said["error"])
+        return None
     threading.Thread(target=process.wait, daemon=True).start()  # a caller that lives on must not be left with a zombie
     return Detached(said["session_id"], said["turn"], said["tool"], process.pid, project)
+
+
+def _spawn(environ: dict[str, str], output: int) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [sys.executable, "-P", "-m", "csa.runner.supervisor"],
+        stdin=subprocess.PIPE,
+        stdout=output,
+        cwd="/",
+        env=environ,
+        start_new_session=True,
+    )
+
+
+def _send(process: subprocess.Popen[bytes], order: dict[str, Any]) -> None:
+    assert process.stdin is not None
+    with suppress(BrokenPipeError), process.stdin as stdin:  # it died, and an answer will be missing
+        stdin.write(json.dumps(order).encode())
 
 
 def request_to_json(request: RunRequest) -> dict[str, Any]:
@@ -168,6 +235,7 @@ _FORMS: Mapping[str, tuple[Callable[[Any], Any], Callable[[Any], Any]]] = {  # t
     "timedelta | None": (timedelta.total_seconds, lambda seconds: timedelta(seconds=seconds)),
     "Path | None": (os.fspath, Path),
     "tuple[str, ...] | None": (list, tuple),
+    "FromTemplate | None": (asdict, lambda values: FromTemplate(**{**values, "fields": tuple(values["fields"])})),
 }
 
 
@@ -186,7 +254,7 @@ def _error_from(said: dict[str, Any]) -> CsaError:
         errors.NotFoundError,
         BusyError,
         RefusedError,
-        errors.FullError,
+        FullError,
         errors.ConfigError,
         errors.ToolUnavailableError,
     )

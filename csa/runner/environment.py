@@ -6,26 +6,51 @@ import shlex
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from csa.errors import UsageError
 from csa.model.adapter import Invocation
+from csa.model.config import ToolConfig
+from csa.model.redaction import NAMES_VARIABLE
 from csa.model.state import SessionState
 from csa.paths import SessionPaths
 from csa.process.session_processes import KEEP_VARIABLE
 from csa.runner.ancestry import IDENTITY_VARIABLES
+from csa.runner.current import VARIABLE as CURRENT_VARIABLE
 from csa.runner.inherited import without_descriptors
 
-_OWN_VARIABLES = (*IDENTITY_VARIABLES, "CSA_PROJECT_ROOT", "CSA_OUTPUT_DIR", "CSA_TOOL", KEEP_VARIABLE)
+TYPE_CHECKING = False  # see csa/structs.py
+if TYPE_CHECKING:
+    from csa.runner.context import Context
+
+REPLAY, REPLAY_SPEED = "CSA_REPLAY", "CSA_REPLAY_SPEED"  # what stands in for tools, and how fast; not for agents
+_OWN_VARIABLES = (
+    *IDENTITY_VARIABLES,
+    *("CSA_PROJECT_ROOT", "CSA_OUTPUT_DIR", "CSA_TOOL", KEEP_VARIABLE, CURRENT_VARIABLE),
+    *(REPLAY, REPLAY_SPEED),
+)
 
 
-def base_environment(
-    environ: Mapping[str, str], markers: Iterable[str], configured: Mapping[str, str]
-) -> dict[str, str]:
-    """Return the environment a tool starts with, including the user's settings.
+def refuse_in_replay(context: Context, what: str) -> None:
+    """Raise UsageError for what would start a real tool while turns are replayed."""
+    if context.environ.get(REPLAY):
+        raise UsageError(f"{REPLAY} is set, and {what} cannot be replayed.", hint=f"unset {REPLAY}")
 
-    It lacks an outer agent's markers, an outer session's identity, and variables that name the caller's descriptors.
+
+def base_environment(environ: Mapping[str, str], markers: Iterable[str], configured: ToolConfig) -> dict[str, str]:
+    """Return the environment a tool starts with, as the user's settings change it.
+
+    It lacks an outer agent's markers, an outer session's identity, the user's terminal, and variables that name the
+    caller's descriptors.
     """
     dropped = {*markers, *_OWN_VARIABLES}
     inherited = without_descriptors(environ)
-    return {**{name: value for name, value in inherited.items() if name not in dropped}, **configured}
+    return configured.environment({name: value for name, value in inherited.items() if name not in dropped})
+
+
+def with_secrets(environ: Mapping[str, str], secrets: Mapping[str, str]) -> dict[str, str]:
+    """Return an environment with secrets, which a csa that is called there knows to be some."""
+    known = filter(None, environ.get(NAMES_VARIABLE, "").split(","))
+    names = {NAMES_VARIABLE: ",".join(dict.fromkeys([*known, *secrets]))} if secrets else {}
+    return {**environ, **secrets, **names}
 
 
 def session_environment(

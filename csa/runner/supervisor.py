@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import codecs
 import json
+import math
 import os
 import select
 import signal
 import sys
 import threading
+from collections.abc import AsyncIterator
 from contextlib import suppress
 from datetime import datetime
 from functools import partial
@@ -21,27 +23,45 @@ from typing import Any
 
 import anyio
 
-from csa.errors import CsaError
+from csa.errors import BusyError, CsaError, FullError
 from csa.model.redaction import Redactor, StreamRedactor
-from csa.model.result import RunResult
 from csa.ownership import open_private
+from csa.paths import SessionPaths
 from csa.process.launch import become_subreaper
 from csa.runner.client import Csa
 from csa.runner.detach import AppearedError, error_to_json, parked_order, request_from_json
 from csa.runner.on_finish import FollowUp, run_on_finish
+from csa.runner.ordered import callers_environment, client_for, plan_entry
+from csa.runner.queueing import begin_next, why_not
 from csa.runner.turns.ahead import load_at_once
 from csa.runner.turns.patience import try_until_free
 from csa.runner.turns.plan import TurnPlan
+from csa.runner.turns.starting import StartedTurn
 from csa.runner.turns.turn import Turn
+from csa.runner.turns.turnrecorder import TurnRecorder
+from csa.store.liveness import probe
 from csa.store.parked import save_parked
+from csa.store.queue import Entry, GoneError, hold, next_entry, why_held
 
 _LAST_OUTPUT_S = 1.0
 _ABANDONED = CsaError.exit_code
 _ENDING = (signal.SIGTERM, signal.SIGINT)
 
 
+def _code() -> tuple[int, int] | None:
+    """Return what tells this version of csa from another in its place; None if it is gone."""
+    try:
+        found = os.stat(__file__)
+    except OSError:
+        return None
+    return found.st_ino, found.st_mtime_ns
+
+
+_CODE = _code()
+
+
 def main() -> int:
-    """Execute the order; the exit code is that of the turn."""
+    """Execute the order; the exit code is that of the last turn."""
     _fill_stderr()
     try:
         order = json.load(sys.stdin.buffer)
@@ -51,25 +71,28 @@ def main() -> int:
     _redirect(os.devnull, 0)
     become_subreaper()
     try:
-        result = _wait_and_run(order)
+        last = _wait_and_run(order)
     except CsaError as error:
         _say({"error": error_to_json(error)})
         return error.exit_code
-    if order["on_finish"]:
-        _finish(order, result)
-    return result.exit_code
+    if last is None:
+        _say({})
+        return 0
+    if last.order["on_finish"]:
+        _finish(last.order, last.turn)
+    return last.turn.result.exit_code
 
 
-def _finish(order: dict[str, Any], result: RunResult) -> None:
+def _finish(order: dict[str, Any], turn: Turn) -> None:
     """Run the command that was asked for; what it prints is redacted on its way to supervisor.log."""
-    environ = _callers(order)
-    redactor = Redactor(environ)
+    environ = callers_environment(order, os.environ)
+    redactor = turn.plan.context.redactor
     source, output = os.pipe()
     copier = threading.Thread(target=_copy_redacted, args=(source, redactor), daemon=True)
     copier.start()
     try:
         problems = run_on_finish(
-            FollowUp(**order["on_finish"]), result, environ=environ, directory=order["directory"], output=output
+            FollowUp(**order["on_finish"]), turn.result, environ=environ, directory=order["directory"], output=output
         )
     finally:
         os.close(output)
@@ -86,13 +109,73 @@ def _copy_redacted(source: int, redactor: Redactor) -> None:
     _print(stream.close())
 
 
-def _wait_and_run(order: dict[str, Any]) -> RunResult:
-    def run() -> RunResult:
-        return anyio.run(_supervise, _turn(order))
+class _Ordered:
+    """A turn, and the order that it carries out."""
 
-    if order["wait_s"] is None:
+    def __init__(self, order: dict[str, Any], plan: TurnPlan, started: StartedTurn | None = None) -> None:
+        self.order = order
+        client = client_for(order, os.environ)
+        self.turn = client.turn_of(plan, started)
+        self.turn.on_parked = partial(_keep_order, client, order)
+        self.next: _Ordered | None = None
+        if not order["on_finish"]:  # which has to run first, without the lock
+            self.turn.pass_on = self._pass_on
+
+    def _pass_on(self, recorder: TurnRecorder) -> Turn | None:
+        """Begin the next queued prompt under the lock of this turn."""
+        orders = {}
+
+        def make_plan(entry: Entry) -> TurnPlan:
+            orders[entry.entry_id] = entry.order
+            return plan_entry(entry, os.environ)
+
+        if _code() != _CODE:  # csa was upgraded meanwhile: another process goes on
+            return None
+        started = begin_next(recorder, make_plan)
+        if started is None or started.plan.queued is None:
+            return None
+        self.next = _Ordered(orders[started.plan.queued], started.plan, started)
+        return self.next.turn
+
+
+def _wait_and_run(order: dict[str, Any]) -> _Ordered | None:
+    """Run the turn, and those of queued prompts that follow it; return the last, None if there is nothing to run."""
+    make = partial(_next_queued, order) if "queue" in order else partial(_only, order)
+
+    def run() -> _Ordered | None:
+        while ordered := make():
+            with suppress(GoneError):  # another process has begun it, or it was removed
+                return anyio.run(_supervise, ordered)
+        return None
+
+    if "queue" in order and order["queue"]["waits"]:
+        return try_until_free(run, limit_s=math.inf, tell=_tell)
+    if order.get("wait_s") is None:
         return run()
     return try_until_free(run, limit_s=order["wait_s"], tell=_tell, check=_refuse_unheard)
+
+
+def _only(order: dict[str, Any]) -> _Ordered:
+    client = client_for(order, os.environ)
+    plan = client.plan(request_from_json(order["request"]), new_id=order["session_id"])
+    if plan.state.session_id != order["session_id"]:
+        raise AppearedError(plan.state.session_id)
+    return _Ordered(order, plan)
+
+
+def _next_queued(order: dict[str, Any]) -> _Ordered | None:
+    """Plan the next prompt of a queue; None if it is empty or held, or a turn is running, which will go on with it."""
+    how, paths = order["queue"], SessionPaths(os.environ["CSA_SESSION_DIR"])
+    if not how["resumes"] and (probe(paths).runs_turn or why_held(paths)):
+        return None
+    if (entry := next_entry(paths)) is None:
+        return None
+    try:
+        return _Ordered(entry.order, plan_entry(entry, os.environ))
+    except CsaError as error:
+        if how["holds"] and not isinstance(error, BusyError | FullError):
+            hold(paths, why_not(entry, error))
+        raise
 
 
 def _tell(words: str) -> None:
@@ -108,21 +191,6 @@ def _refuse_unheard() -> None:
         raise CsaError("The process that asked for the turn has ended.")
 
 
-def _turn(order: dict[str, Any]) -> Turn:
-    client = Csa.from_environment(
-        order["directory"],
-        environ=_callers(order),
-        command=order["command"],
-        owns_process=True,
-        is_detached=True,
-    )
-    turn = client.run(request_from_json(order["request"]), new_id=order["session_id"])
-    if turn.session_id != order["session_id"]:
-        raise AppearedError(turn.session_id)
-    turn.on_parked = partial(_keep_order, client, order)
-    return turn
-
-
 def _keep_order(client: Csa, order: dict[str, Any], plan: TurnPlan, until: datetime) -> None:
     """Store what to do after the wait, in case this process does not survive it."""
     kept = parked_order(order, plan.request)
@@ -132,32 +200,34 @@ def _keep_order(client: Csa, order: dict[str, Any], plan: TurnPlan, until: datet
         _log(f"warning: nothing will continue this turn after a restart: {error}")
 
 
-def _callers(order: dict[str, Any]) -> dict[str, str]:
-    """Return the caller's environment: with its session's variables, or none, in place of ours."""
-    rest = {name: value for name, value in os.environ.items() if name not in order["caller"]}
-    return {**rest, **{name: value for name, value in order["caller"].items() if value is not None}}
-
-
-async def _supervise(turn: Turn) -> RunResult:
+async def _supervise(ordered: _Ordered) -> _Ordered:
+    """Run a turn and those that follow it under its lock; return the last."""
     with anyio.open_signal_receiver(*_ENDING) as signals:
         _refuse_unheard()
-        async with turn, anyio.create_task_group() as tasks:
+        is_heard = True
+        while True:
+            turn = ordered.turn
+            async with turn, anyio.create_task_group() as tasks:
+                tasks.start_soon(_obey, turn, signals)
+                if is_heard:
+                    _say({"session_id": turn.session_id, "turn": turn.turn, "tool": turn.plan.adapter.name})
+                    is_heard = False
+                losses = _log_to_file(turn)
+                async for _ in turn:
+                    pass  # the transcript has them
+                tasks.cancel_scope.cancel()
+            if losses:
+                _log_to_file(turn)  # there may be room again
+            for loss in (*losses, *turn.losses):
+                _log(f"warning: {loss}")
+            if ordered.next is None:
+                return ordered
+            ordered = ordered.next
 
-            async def obey() -> None:
-                async for number in signals:
-                    turn.cancel(signal_name=signal.Signals(number).name)
 
-            tasks.start_soon(obey)
-            _say({"session_id": turn.session_id, "turn": turn.turn, "tool": turn.plan.adapter.name})
-            losses = _log_to_file(turn)
-            async for _ in turn:
-                pass  # the transcript has them
-            tasks.cancel_scope.cancel()
-    if losses:
-        _log_to_file(turn)  # there may be room again
-    for loss in (*losses, *turn.losses):
-        _log(f"warning: {loss}")
-    return turn.result
+async def _obey(turn: Turn, signals: AsyncIterator[signal.Signals]) -> None:
+    async for number in signals:
+        turn.cancel(signal_name=signal.Signals(number).name)
 
 
 def _say(answer: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""Continuing detached turns that were parked for a quota and whose supervisor has died since, as in a reboot."""
+"""Continuing what nobody looks after any more, as after a reboot: turns parked for a quota, and queued prompts."""
 
 from __future__ import annotations
 
@@ -6,9 +6,12 @@ import time
 from collections.abc import Mapping
 
 from csa.errors import BusyError, CsaError, NotFoundError
-from csa.runner.detach import restart
+from csa.runner.context import Context
+from csa.runner.detach import restart, start_queue
 from csa.runner.environment import outer_sandbox
+from csa.store.liveness import probe
 from csa.store.parked import claim_due, save_parked
+from csa.store.queue import count_queued
 from csa.store.sessions import Store
 
 
@@ -31,4 +34,26 @@ def wake_parked(store: Store, environ: Mapping[str, str]) -> tuple[list[str], li
         except CsaError as error:
             save_parked(store, session_id, order, until=now)
             problems.append(f"session {session_id}, parked for a quota, cannot continue: {error.message}")
+    return woken, problems
+
+
+def wake_queues(context: Context, store: Store) -> tuple[list[str], list[str]]:
+    """Go on with the queues of a project that are not held and that no process goes on with.
+
+    Return the ids of their sessions, and what went wrong: the next prompt then waits, or its queue is held.
+    """
+    woken: list[str] = []
+    problems: list[str] = []
+    place = context.in_project(store.project_pathname)
+    for session_id in () if outer_sandbox() else store.ids():
+        paths = store.paths(session_id)
+        if not count_queued(paths):
+            continue
+        try:
+            if probe(paths).state == "not_alive" and start_queue(place, session_id, resumes=False, holds=True):
+                woken.append(session_id)
+        except BusyError:  # somebody was faster
+            continue
+        except CsaError as error:
+            problems.append(f"the queue of session {session_id} cannot go on: {error.message}")
     return woken, problems

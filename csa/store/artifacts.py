@@ -18,7 +18,8 @@ from csa.model.clock import from_timestamp
 from csa.paths import SessionPaths
 from csa.structs import Struct
 
-OWN_FILES = frozenset({"prompt.md", "final.md", "stdout.log", "stderr.log", "supervisor.log"})
+SCHEMA_FILE = "schema.json"  # that a turn's answer had to conform to
+OWN_FILES = frozenset({"prompt.md", SCHEMA_FILE, "final.md", "stdout.log", "stderr.log", "supervisor.log"})
 _BLOCK = 1 << 20
 _NO_PLAIN_FILE = {errno.ELOOP, errno.ENOTDIR, errno.ENXIO}  # a link, a link in its path, a socket
 _OPEN = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW

@@ -26,7 +26,18 @@ from csa.structs import Struct
 
 Severity = Literal["error", "warning", "info"]
 KNOWN_NAMES = frozenset(
-    {"state.toml", "transcript.jsonl", "result.toml", "heartbeat", "cancel", "locks", "output", "runtime", ".reserve"}
+    {
+        "state.toml",
+        "transcript.jsonl",
+        "result.toml",
+        "heartbeat",
+        "cancel",
+        "locks",
+        "output",
+        "queue",
+        "runtime",
+        ".reserve",
+    }
 )
 DAMAGED_PREFIX = "state.toml.damaged-"
 _PRIVATE = 0o077

@@ -10,6 +10,10 @@ from csa.model.config import Config, Layer, combine_layers, from_environment
 from csa.paths import user_config_file
 from csa.store.atomic import read_regular
 
+TYPE_CHECKING = False  # see csa/structs.py
+if TYPE_CHECKING:
+    from typing import Any
+
 
 def load_config(project: Path, environ: Mapping[str, str]) -> Config:
     """Combine the user's file, the project's `.csa/config.toml` and `CSA_CONF_*`; ConfigError names what is wrong."""
@@ -27,6 +31,12 @@ def config_layers(project: Path, environ: Mapping[str, str]) -> list[Layer]:
 
 
 def _read_layer(path: Path, *, is_project: bool = False, may_be_pipe: bool = False) -> Layer | None:
+    values = read_document(path, may_be_pipe=may_be_pipe)
+    return None if values is None else Layer(str(path), values, is_project)
+
+
+def read_document(path: Path, *, may_be_pipe: bool = False) -> dict[str, Any] | None:
+    """Return what a TOML file has; None if there is none, ConfigError if it cannot be read."""
     try:
         content = path.read_bytes() if may_be_pipe else read_regular(path)
     except (FileNotFoundError, NotADirectoryError):
@@ -37,6 +47,6 @@ def _read_layer(path: Path, *, is_project: bool = False, may_be_pipe: bool = Fal
     import tomllib  # noqa: PLC0415  # without a config file nothing is parsed
 
     try:
-        return Layer(str(path), tomllib.loads(content.decode()), is_project)
+        return tomllib.loads(content.decode())
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"{path}: is not TOML ({error}).") from error

@@ -6,6 +6,7 @@ the holder of the session writes it.
 
 from __future__ import annotations
 
+import json
 import os
 from contextlib import suppress
 
@@ -72,6 +73,8 @@ def end_in_result(paths: SessionPaths, started: Event) -> dict[str, Any] | None:
         if kept.get("turn") != started.turn or kept.get("session_id") != paths.session_id:
             return None
         data = {key: value for key, value in kept.items() if key not in {"session_id", "turn"}}
+        if "output" in data:
+            data["output"] = json.loads(data["output"])
         result_from_event(paths.session_id, started.turn, data)
         if "usage" in data:  # TOML has no null, which an unknown cost is
             data["usage"] = Usage.from_dict(data["usage"]).to_dict()

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from csa.errors import NotFoundError, StateError
-from csa.model.result import RunResult, result_from_event
+from csa.model.result import RunResult, json_text, result_from_event
 from csa.model.state import parse_time
 from csa.paths import SessionPaths
 from csa.store.artifacts import list_artifacts
@@ -81,7 +81,8 @@ def render_result(result: RunResult, totals: Mapping[str, Any] | None = None) ->
 
 def _projection(result: RunResult) -> dict[str, Any]:
     chain = [{key: value for key, value in asdict(link).items() if value is not None} for link in result.chain]
-    return {**result.to_record(), "chain": chain or None}
+    output = None if result.output is None else json_text(result.output)  # TOML has no null
+    return {**result.to_record(), "output": output, "chain": chain or None}
 
 
 def lacks_final(paths: SessionPaths, finished: Event) -> bool:

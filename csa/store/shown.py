@@ -22,47 +22,65 @@ if TYPE_CHECKING:
     from csa.model.usage import Usage
     from csa.store.owner import Owner
 
+CLOSED = "closed"  # a phase, as views see it; the record has the time
 SHOWN_LENGTH = 10  # characters of an id, at least
 
 
 class Siblings(Struct, frozen=False):
-    """The sessions of a store, as context for one that is shown: their sorted ids, and how many children each has.
+    """The sessions of a store, as context for one that is shown: their sorted ids, and who its relatives are.
 
     Counting reads no record again that was noted.
     """
 
     store: Store
     ids: Sequence[str]
-    _parents: dict[str, str | None] = field(default_factory=dict)
+    _known: dict[str, SessionState | None] = field(default_factory=dict)
     _counts: dict[str, int] | None = None
+    _merges: dict[str, list[str]] = field(default_factory=dict)
 
     def note(self, record: Record) -> None:
         """Note one that has been read."""
-        self._parents[record.session_id] = record.state.parent_session_id if record.state else None
+        self._known[record.session_id] = record.state
 
-    def children(self, session_id: str) -> Iterator[Record]:
-        """Yield the children of a session, oldest first; records without its id are not even parsed."""
+    def relatives(self, session_id: str) -> Iterator[SessionState]:
+        """Yield the sessions whose records name one, oldest first; those without its id are not even parsed."""
         for other in self.ids:
             if other != session_id and may_hold(read_state_text(self.store.paths(other).pathname), session_id.encode()):
-                record = self.store.record(other)
-                if record.state and record.state.parent_session_id == session_id:
-                    yield record
+                state = self.store.record(other).state
+                if state:
+                    yield state
+
+    def children(self, session_id: str) -> Iterator[Record]:
+        """Yield the children of a session, oldest first."""
+        for state in self.relatives(session_id):
+            if state.parent_session_id == session_id:
+                yield self.store.record(state.session_id)
 
     def count_children(self, session_id: str) -> int:
         """Return how many sessions of the project have that one as their parent; counted on first use."""
+        return self._count().get(session_id, 0)
+
+    def merges(self, session_id: str) -> list[str]:
+        """Return the sessions of the project that were merged from that one and others, oldest first."""
+        self._count()
+        return self._merges.get(session_id, [])
+
+    def _count(self) -> dict[str, int]:
         if self._counts is None:
             self._counts = {}
             for other in self.store.ids():
-                if parent := self._parents[other] if other in self._parents else self._read_parent(other):
+                state = self._known[other] if other in self._known else self._read(other)
+                if state and (parent := state.parent_session_id):
                     self._counts[parent] = self._counts.get(parent, 0) + 1
-        return self._counts.get(session_id, 0)
+                for source in state.merged_from if state else ():
+                    self._merges.setdefault(source, []).append(other)
+        return self._counts
 
-    def _read_parent(self, session_id: str) -> str | None:
+    def _read(self, session_id: str) -> SessionState | None:
+        """Return the record of a session that has a parent or sources; None for others."""
         content = read_state_text(self.store.paths(session_id).pathname)
-        if not may_hold(content, b"parent_session_id"):
-            return None
-        state = self.store.record(session_id).state
-        return state.parent_session_id if state else None
+        has_relatives = may_hold(content, b"parent_session_id") or may_hold(content, b"merged_from")
+        return self.store.record(session_id).state if has_relatives else None
 
 
 class SessionInfo(Struct, kw_only=True, frozen=False):
@@ -129,13 +147,20 @@ class SessionInfo(Struct, kw_only=True, frozen=False):
 
     @property
     def phase(self) -> str:
-        """`active`, `available` (compacted) or `retired` (deleted)."""
-        return RETIRED if self.record.is_retired or not self.state else self.state.phase
+        """`active`, `available` (compacted), `closed` or `retired` (deleted)."""
+        if self.record.is_retired or not self.state:
+            return RETIRED
+        return CLOSED if self.state.closed_at else self.state.phase
 
     @property
     def children(self) -> int:
         """How many sessions of the project have it as their parent."""
         return self._beside.count_children(self.session_id) if self._beside else 0
+
+    @property
+    def merged_into(self) -> list[str]:
+        """The sessions of the project that were merged from it and others, oldest first."""
+        return self._beside.merges(self.session_id) if self._beside else []
 
     @property
     def usage(self) -> Usage | None:
@@ -146,6 +171,13 @@ class SessionInfo(Struct, kw_only=True, frozen=False):
             except StateError:  # it was deleted just now, or `status` shows it next time
                 self._usage = self.state.usage
         return self._usage
+
+    @property
+    def queued(self) -> int:
+        """How many prompts wait for it."""
+        from csa.store.queue import count_queued  # noqa: PLC0415  # finding a session needs none of it
+
+        return count_queued(self.record.paths)
 
     def elapsed_s(self, now: float) -> float | None:
         """Return how long the turn has been running, or took."""
@@ -162,6 +194,8 @@ class SessionInfo(Struct, kw_only=True, frozen=False):
             "depth": state and state.depth,
             "root_session_id": state and state.root_session_id,
             "children": self.children if state else None,
+            "merged_from": list(state.merged_from) if state else [],
+            "merged_into": self.merged_into if state else [],
             "turns": state and state.turns,
             "branch": state and state.branch,
             "created_at": format_time(state.created_at) if state else None,
@@ -198,6 +232,7 @@ class SessionInfo(Struct, kw_only=True, frozen=False):
             "phase": self.phase,
             "tool": self.tool or (state and state.last_tool) or None,
             "turn": self.turn or (state and state.turns) or None,
+            "queued": self.queued,
             "started_at": None if self.started_at is None else format_time(from_timestamp(self.started_at)),
             "duration_s": self.duration_s,
             "usage": usage and usage.to_sum(),

@@ -29,6 +29,17 @@ def render_toml(values: Mapping[str, Any]) -> bytes:
     return _render(document).encode()
 
 
+def render_texts(values: Mapping[str, Any]) -> bytes:
+    """Render a document without tables for people to edit: a text of several lines stands on several lines."""
+    return "".join(f"{_key(key)} = {_paragraphs(value)}\n" for key, value in values.items()).encode()
+
+
+def _paragraphs(value: Any) -> str:
+    if not isinstance(value, str) or "\n" not in value:
+        return _value(value)
+    return '"""\n' + "\n".join(_quoted(line)[1:-1] for line in value.split("\n")) + '"""'
+
+
 def edit_toml(content: bytes, values: Mapping[str, Any]) -> bytes:
     """Set the given keys if they differ, and remove those whose value is None. `content` must be valid TOML.
 

@@ -79,6 +79,13 @@ def last_started(transcript: Path | str) -> Event | None:
     return None
 
 
+def started_of_entry(transcript: Path | str, entry_id: str) -> Event | None:
+    """Return the `run_started` of the turn that a queued prompt has become; None if there is none."""
+    events = (parse_line(line) for line in _lines_backwards(transcript) if entry_id.encode() in line)
+    started = (event for event in events if event and event.type == "run_started")
+    return next((event for event in started if event.data.get("queued") == entry_id), None)
+
+
 def _lines_backwards(path: Path | str) -> Iterator[bytes]:
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a pipe would wait for a writer

@@ -9,7 +9,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from csa.paths import SessionPaths
-from csa.runner.turns.handoff import Digest, DigestLimits, Handoff, digest, make_handoff
+from csa.runner.turns.handoff import (
+    Digest,
+    DigestLimits,
+    Handoff,
+    Origin,
+    digest,
+    hand_over_histories,
+    make_handoff,
+)
 from csa.store.journal import Journal
 from csa.store.sessions import Store
 from tests.store.support import IDS, PLAIN, publish
@@ -239,3 +247,44 @@ def test_no_digest_is_longer_than_its_budget(
     found = digest(paths, DigestLimits(tokens=tokens))
     assert found is None or len(found.text) <= tokens * 4
     assert found is not None
+
+
+@given(
+    sizes=st.lists(st.lists(st.integers(0, 4000), min_size=1, max_size=6), min_size=2, max_size=4),
+    tokens=st.integers(0, 3000),
+    turns=st.integers(0, 8),
+)
+def test_a_handoff_of_several_sessions_keeps_to_its_budget(
+    tmp_path_factory: pytest.TempPathFactory, sizes: list[list[int]], tokens: int, turns: int
+) -> None:
+    """With all that stands around it; as far as there is room it has something of each, in the order of time."""
+    histories = []
+    for number, lengths in enumerate(sizes):
+        paths = SessionPaths(tmp_path_factory.mktemp("session") / f"session-{number}")
+        paths.root.mkdir()
+        for turn, length in enumerate(lengths, 1):
+            failed = {"status": "failed", "error": {"kind": "quota", "message": "m" * length}}
+            record(paths, turn, "codex", "p" * length, "a" * length, end=failed if length % 2 else None)
+        histories.append([Origin(paths, len(lengths))])
+    handoff = hand_over_histories(histories, "codex", DigestLimits(turns=turns, tokens=tokens))
+    room_for_all = tokens >= 80 + 61 * len(sizes) and turns >= len(sizes)
+    assert handoff is not None or not room_for_all
+    if handoff is not None:
+        assert len(handoff.text) <= tokens * 4
+        assert sum(len(source["turns"]) for source in handoff.data.get("sources", ())) <= turns
+        assert len(handoff.data.get("sources", ())) == len(sizes) or not room_for_all
+
+
+def test_a_history_that_needs_little_leaves_its_room_to_others(store: Store) -> None:
+    """Old turns of one session are told although another has had many since."""
+    old, busy = (store.paths(each) for each in IDS[:2])
+    for paths in (old, busy):
+        paths.root.mkdir(parents=True)
+    record(old, 1, "codex", "long ago", "known")
+    for turn in range(1, 40):
+        record(busy, turn, "gemini-cli", f"question {turn}.", "a" * 2000)
+    handoff = hand_over_histories([[Origin(old, 1)], [Origin(busy, 39)]], "codex", LIMITS)
+    assert handoff is not None
+    assert len(handoff.text) > LIMITS.tokens * 4 * 0.8
+    assert handoff.data["sources"][0] == {"session_id": IDS[0], "turns": [1]}
+    assert handoff.text.index("long ago") < handoff.text.index("question 39.")

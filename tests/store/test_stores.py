@@ -32,7 +32,7 @@ def test_every_store_is_found(state_root: Path) -> None:
         assert store.ids() == [IDS[0]]
 
 
-STORE_NAMES = ("store.lock", "current", "audit.jsonl", "audit.git", "usage_stats.toml", "usage_stats.lock")
+STORE_NAMES = ("store.lock", "current", "current.d", "audit.jsonl", "audit.git", "usage_stats.toml", "usage_stats.lock")
 
 
 @pytest.mark.parametrize("name", [*STORE_NAMES, "sessions", "retired", "parked", ".slots", "=current", "code.git"])
@@ -45,6 +45,7 @@ def test_a_directory_named_like_a_file_of_the_store(state_root: Path, top: str, 
         store = Store(state_root, each)
         finished_session(store, IDS[0])
         choose_current(store, IDS[0])
+        choose_current(store, IDS[0], "sessions")
         note_turn(store, "codex", peak_rss_bytes=1, duration_s=1.0)
         append_audit(store, "session pin", session_id=IDS[0], what={}, who="me", caller=None)
         (store.path / "parked").mkdir(exist_ok=True)
@@ -53,7 +54,7 @@ def test_a_directory_named_like_a_file_of_the_store(state_root: Path, top: str, 
     assert projects(state_root) == sorted(names)
     for each in names:
         store = Store(state_root, each)
-        assert (store.ids(), read_current(store)) == ([IDS[0]], IDS[0])
+        assert (store.ids(), read_current(store), read_current(store, "sessions")) == ([IDS[0]], IDS[0], IDS[0])
         assert list(load_usage_stats(store)) == ["codex"]
         assert (store.path / "audit.git" / "HEAD").is_file()
 

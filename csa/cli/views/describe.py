@@ -6,9 +6,10 @@ from collections.abc import Callable, Mapping
 
 from csa.cli.output import one_line
 from csa.model.clock import local_clock
+from csa.model.conversation import count_told
 from csa.model.events import Event
 from csa.model.state import parse_time
-from csa.model.usage import Usage, number_of
+from csa.model.usage import CHARS_PER_TOKEN, Usage, number_of
 
 TYPE_CHECKING = False  # see csa/structs.py
 if TYPE_CHECKING:
@@ -75,7 +76,9 @@ def _permission(data: _Data) -> str:
 
 
 def _started(data: _Data) -> str:
-    return f"started {data.get('tool')}: {data.get('prompt', '')}"
+    told = data.get("replayed_from")
+    replay = f" (replay of {told.get('session')})" if isinstance(told, Mapping) else ""
+    return f"started {data.get('tool')}{replay}: {data.get('prompt', '')}"
 
 
 def _finished(data: _Data) -> str:
@@ -99,8 +102,10 @@ def conversation_in_words(provider_session_id: str, found: ConversationRecord | 
 
 
 def _handoff(data: Mapping[str, Any]) -> str:
-    count, tool = len(_list(data.get("turns"))), data.get("to")
-    given = f"a summary of {count} earlier turn{'s' * (count != 1)}" if count else "nothing from earlier turns"
+    count, size = count_told(data), number_of(data.get("characters"))
+    tool = f"{data.get('to')} ({data['vendor']})" if data.get("vendor") else data.get("to")
+    amount = f", about {tokens(int(size) // CHARS_PER_TOKEN)} tokens" if size else ""
+    given = f"a summary of {count} earlier turn{'s' * (count != 1)}{amount}" if count else "nothing from earlier turns"
     if data.get("reason") == "context_window":
         return f"{tool} begins a new conversation with {given}: {data.get('message')}"
     return f"gave {tool} {given}"
@@ -129,6 +134,14 @@ def _parked(data: _Data) -> str:
     return f"{data.get('kind')}: parked until {local_clock(parse_time(data.get('until')))}"
 
 
+def _updated(data: _Data) -> str | None:
+    """Render the change of a record that belongs to the conversation: what it began with."""
+    sources = [each for each in _list(data.get("sources")) if isinstance(each, Mapping)]
+    if data.get("what") != "merged" or not sources:
+        return None
+    return f"merged from {', '.join(str(each.get('from')) for each in sources)}"
+
+
 _COPIES = {"native": "native copy", "handoff": "with a summary"}
 _RENDER: Mapping[str, Callable[[_Data], str | None]] = {
     "run_started": _started,
@@ -145,6 +158,7 @@ _RENDER: Mapping[str, Callable[[_Data], str | None]] = {
     "error": _problem("error"),
     "handoff": _handoff,
     "fork": lambda data: f"forked from {data.get('from')} ({_COPIES.get(str(data.get('how')), data.get('how'))})",
+    "session_updated": _updated,
     "compaction": _compaction,
     "checkpoint": _checkpoint,
     "run_finished": _finished,

@@ -1,8 +1,8 @@
 """Full-screen interactive views: draws their lines, and passes keys to the one on top.
 
-The only module that imports prompt_toolkit, which decodes keys, draws changes, and keeps the terminal in raw
-mode meanwhile. The terminal is always restored: before a signal stops or kills us, before another command uses it, and
-at the end. A view's `look` runs in its own thread, so that a slow disk does not delay keys.
+With lineedit.py the only module that imports prompt_toolkit, which decodes keys, draws changes, and keeps the terminal
+in raw mode meanwhile. The terminal is always restored: before a signal stops or kills us, before another command uses
+it, and at the end. A view's `look` runs in its own thread, so that a slow disk does not delay keys.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from csa.process.wakeup import heeded
 from csa.structs import Struct
 
 _ENDS: dict[int, int] = {signal.SIGINT: 0, signal.SIGTERM: 143, signal.SIGHUP: 129}
-_OBEYED = (signal.SIGQUIT, signal.SIGABRT, signal.SIGXCPU, signal.SIGTSTP)  # once the terminal is restored
+OBEYED = (signal.SIGQUIT, signal.SIGABRT, signal.SIGXCPU, signal.SIGTSTP)  # once the terminal is restored
 _SIGNALS = {"c-c": signal.SIGINT, "c-z": signal.SIGTSTP, "c-\\": signal.SIGQUIT}  # keys of a cooked terminal
 _NAMES = {"c-m": "enter", "c-j": "enter", "c-h": "backspace", "<bracketed-paste>": "paste"}
 _ESCAPE_S = 0.05  # bytes that follow an Esc this quickly belong to one key
@@ -79,7 +79,7 @@ def show(view: View) -> int:
             elif ended.by in _ENDS:
                 return _ENDS[ended.by]
             elif ended.by != signal.SIGCONT:
-                _obey(ended)
+                obey(ended.by, with_job=ended.was_typed)
             if not views:
                 return 0
 
@@ -172,7 +172,7 @@ class _Showing:
     async def _run(self) -> _Ended:
         loop = asyncio.get_running_loop()
         loop.set_exception_handler(self._fail)
-        for number in heeded([*map(signal.Signals, _ENDS), *_OBEYED, signal.SIGCONT]):
+        for number in heeded([*map(signal.Signals, _ENDS), *OBEYED, signal.SIGCONT]):
             loop.add_signal_handler(number, self._end, _Ended(number))
         self._looker.tell = lambda: self._refresh_from(loop)
         return await self._app.run_async(handle_sigint=False, set_exception_handler=False)
@@ -208,14 +208,10 @@ class _Showing:
         self._text = []
         for at, line in enumerate(lines[:height]):
             self._text += [("", "\n")] if at else []
-            self._text += to_formatted_text(ANSI(line)) if isinstance(line, str) else self._pieces(line)
+            self._text += (
+                to_formatted_text(ANSI(line)) if isinstance(line, str) else styled(line, is_coloured=self._is_styled)
+            )
         return True
-
-    def _pieces(self, line: Line) -> StyleAndTextTuples:
-        return [(" ".join(filter(None, map(self._style, style.split()))), text) for text, style in line]
-
-    def _style(self, name: str) -> str:
-        return name if name == "reverse" else _STYLES.get(name, name) if self._is_styled else ""
 
     def _show(self) -> StyleAndTextTuples:
         if self._is_stale or self._size != terminal_size(sys.stdout):
@@ -257,13 +253,22 @@ def _wait_for_terminal() -> None:
         time.sleep(_LOOK_FOR_TERMINAL_S)  # do not stop if no shell could continue us
 
 
-def _obey(ended: _Ended) -> None:
+def obey(number: int, *, with_job: bool = False) -> None:
     """Stop or die as the signal would have done, with our whole job if it came from a key."""
-    if not ended.by:
+    if not number:
         return
-    heeded_before = signal.signal(ended.by, signal.SIG_DFL)
-    if ended.was_typed:
-        os.killpg(0, ended.by)
+    heeded_before = signal.signal(number, signal.SIG_DFL)
+    if with_job:
+        os.killpg(0, number)
     else:
-        signal.raise_signal(ended.by)
-    signal.signal(ended.by, heeded_before)
+        signal.raise_signal(number)
+    signal.signal(number, heeded_before)
+
+
+def styled(line: Line, *, is_coloured: bool) -> StyleAndTextTuples:
+    """Return a line of a view as prompt_toolkit has it."""
+
+    def style_of(name: str) -> str:
+        return name if name == "reverse" else _STYLES.get(name, name) if is_coloured else ""
+
+    return [(" ".join(filter(None, map(style_of, style.split()))), text) for text, style in line]

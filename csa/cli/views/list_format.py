@@ -57,6 +57,7 @@ FIELDS: Mapping[str, Callable[[View, SessionInfo], object]] = {
     "owner": _of_state(lambda state: state.owner),
     "parent": lambda _, info: info.parent,
     "depth": _of_state(lambda state: state.depth),
+    "queued": lambda _, info: info.queued,
     "children": lambda _, info: info.children,
 }
 

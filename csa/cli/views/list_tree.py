@@ -33,6 +33,10 @@ class TreePrinter:
         self._names = names
         self._sums = sums
         self._known = {info.session_id: view.name(info) for info in items(*forest)}
+        self._merges: dict[str, list[str]] = {}
+        for info in items(*forest):
+            for source in info.state.merged_from if info.state else ():
+                self._merges.setdefault(source, []).append(self._known[info.session_id])
         self._has_numbers = view.width is None or view.width >= _NUMBERS_FROM
 
     def print(self) -> list[SessionInfo]:
@@ -68,14 +72,28 @@ class TreePrinter:
             f"{view.styled_status(info, status)}{view.style(bracket, _style_of(troubles))}  "
         )
         away = self._names.get(node.session_id)
-        text = (f"({away}) " if away else "") + self._fork_of(info, branch.parent) + view.subject(info)
+        text = (
+            (f"({away}) " if away else "")
+            + self._fork_of(info, branch.parent)
+            + self._merged(info)
+            + view.subject(info)
+        )
         _print_line(view, styled, display_width(plain), text, right=right)
 
     def _fork_of(self, info: SessionInfo, parent: Node[SessionInfo] | None) -> str:
         if parent and is_fork_edge(parent.item, info):
             return "(fork) "
         source = info.state.fork_of if info.state else None
-        return f"(fork of {self._known.get(source, source[: len(info.prefix)])}) " if source else ""
+        return f"(fork of {self._name_of(source, info)}) " if source else ""
+
+    def _merged(self, info: SessionInfo) -> str:
+        sources = [self._name_of(source, info) for source in (info.state.merged_from if info.state else ())]
+        words = f"(merged from {', '.join(sources)}) " if sources else ""
+        merges = self._merges.get(info.session_id)
+        return words + (f"(merged into {', '.join(merges)}) " if merges else "")
+
+    def _name_of(self, session_id: str, beside: SessionInfo) -> str:
+        return self._known.get(session_id, session_id[: len(beside.prefix)])
 
 
 def _edge(parent: Node[SessionInfo], child: Node[SessionInfo]) -> str:

@@ -32,8 +32,9 @@ def called(info: SessionInfo, width: int | None) -> str:
 
 
 def subject_of(info: SessionInfo, width: int | None) -> str:
-    """Return a session's description, or why its record cannot be read; in a pipe preceded by its name."""
+    """Return a session's description, or why its record cannot be read, and what is queued; in a pipe with its name."""
     about = str(info.record.fault) if info.state is None else info.state.description
+    about = f"({info.queued} queued) {about}" if info.queued else about
     return one_line(f"[{info.name}] {about}" if info.name and width is None else about)
 
 

@@ -1,10 +1,11 @@
-"""Redrawing lines in one place of a terminal, below earlier output.
+"""Redrawing lines in one place of a terminal, below earlier output; and Markdown as it looks on one.
 
 The only module that imports rich; full-screen views are in csa/cli/views/fullscreen.py.
 """
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import termios
@@ -222,6 +223,32 @@ class _Echo:
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
         return True
+
+
+def render_markdown(text: str, width: int, *, is_styled: bool) -> str:
+    """Return what a terminal shows of Markdown, as printable lines; nothing that was written is left out."""
+    from rich.markdown import Heading, Markdown, MarkdownIt  # type: ignore[attr-defined]  # noqa: PLC0415  # 50 ms
+
+    class Left(Heading):
+        LEVEL_ALIGN = {}  # noqa: RUF012  # as in the class
+
+    class Whole(Markdown):
+        elements = {**Markdown.elements, "heading_open": Left}  # noqa: RUF012  # as above
+
+    shown = Whole("", code_theme="ansi_dark", hyperlinks=False)
+    parser = MarkdownIt(options_update={"html": False})  # rich would drop what looks like a tag
+    shown.parsed = parser.enable(["strikethrough", "table"]).parse(text)
+    console = Console(
+        file=io.StringIO(),
+        width=width,
+        force_terminal=is_styled,
+        color_system="standard" if is_styled else None,
+        highlight=False,
+        emoji=False,
+    )
+    with console.capture() as capture:
+        console.print(shown)
+    return "\n".join(line.rstrip() for line in capture.get().strip("\n").split("\n"))
 
 
 def obey(number: int) -> None:

@@ -1,11 +1,14 @@
-"""A conversation as it comes: streamed text piece by piece, the rest line by line. For `run -v` and `show -f`."""
+"""A conversation as it comes: streamed text piece by piece, the rest line by line. For `run -v` and `show -f`.
+
+`csa chat` has it in blocks, since Markdown can only be rendered in whole ones.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import IO
 
-from csa.cli.conversation import Renderer
+from csa.cli.conversation import FENCES, Renderer
 from csa.cli.output import Style, can_redraw, printable, terminal_width
 from csa.model.conversation import Conversation, Message, ToolCall
 from csa.model.events import Event
@@ -90,3 +93,68 @@ class Stream:
         text = self._lines(lines if is_next else ["", *lines])
         self._last_call = call
         return over + text
+
+
+class BlockStream(Stream):
+    """The same in whole blocks of Markdown, each rendered for the terminal's width at that moment."""
+
+    def __init__(self, stream: IO[str], markdown: Callable[[str, int], str]) -> None:
+        super().__init__(stream)
+        self._of = stream
+        self._markdown = markdown
+        self._role = "assistant"
+        self._unsaid = ""
+
+    @property
+    def tail(self) -> str:
+        """What has been said of a block that is not complete."""
+        return self._unsaid
+
+    def text(self, event: Event) -> str:
+        """Return the text to write after this event."""
+        self._renderer = Renderer(
+            is_full=False, width=terminal_width(self._of), stream=self._of, markdown=self._markdown
+        )
+        return super().text(event)
+
+    def close(self) -> str:
+        """Return what has been said of the last block."""
+        text, self._unsaid = self._unsaid, ""
+        return super().close() + self._rendered(text)
+
+    def _piece(self, event: Event, new: Sequence[Message]) -> str:
+        before = ""
+        if new:
+            before = self.close() + self._lines([line for message in new for line in self._heading(message)])
+            self._role, self._last_call = new[-1].role, None
+        piece = str(event.data.get("text") or "")
+        self._unsaid += piece
+        if self._role != "assistant" or "\n" not in piece:  # a thought is shortened to a line, once it is complete
+            return before
+        whole, self._unsaid = split_blocks(self._unsaid)
+        return before + self._rendered(whole)
+
+    def _rendered(self, text: str) -> str:
+        if not text.strip():
+            return ""
+        return "".join(f"{line}\n" for line in ("", *self._renderer.said(self._role, text.strip("\n"))))
+
+
+def split_blocks(text: str) -> tuple[str, str]:
+    """Split streamed Markdown into what is complete and the rest; together they are the text.
+
+    A block is complete where a line that is not indented follows a blank one, outside of what is fenced.
+    """
+    at = end = 0
+    fence, was_blank = "", False
+    for line in text.splitlines(keepends=True):
+        words = line.strip()
+        if not fence and was_blank and words and not line[0].isspace():
+            end = at
+        if fence:
+            fence = "" if words and not words.strip(fence[0]) and len(words) >= len(fence) else fence
+        elif words.startswith(FENCES):
+            fence = words[0] * (len(words) - len(words.lstrip(words[0])))
+        was_blank = not words
+        at += len(line)
+    return text[:end], text[end:]

@@ -17,7 +17,7 @@ from csa.model.schemas.kit import (
     text,
     texts,
 )
-from csa.model.schemas.shared import BRANCH, OLD_ERROR, OWNER, PIECES, known, old_id, words
+from csa.model.schemas.shared import BRANCH, OLD_ERROR, OWNER, PIECES, REPLAYED_FROM, known, old_id, words
 
 _TOOL_STATE = known(
     "provider_session_id model",
@@ -34,9 +34,10 @@ _TOOL_STATE = known(
 )
 CARD = known(
     "session_id prefix name description project parent_session_id root_session_id depth status phase tool model turns "
-    "time_s usage created_at last_accessed fault",
+    "queued time_s usage created_at last_accessed fault",
     {
         "id": old_id(),
+        "held": maybe(text("why nothing is taken from its queue; null if the next prompt may begin")),
         "current": flag("it is `@current`"),
         "pinned": flag("clean-up leaves it alone"),
         "tools": mapping(_TOOL_STATE, "the state of each tool that has worked in it"),
@@ -46,6 +47,8 @@ CARD = known(
                     **words("turn tool status started_at finished_at duration_s"),
                     "exit_code": maybe(integer("what `csa run` exited with")),
                     "error": maybe(ref("turn_error", "why it failed")),
+                    "template": maybe(text("the template it was run with")),
+                    "replayed_from": maybe(REPLAYED_FROM),
                 },
                 "the last turn",
             )
@@ -68,10 +71,13 @@ CARD = known(
         "owner": OWNER,
         "branch": BRANCH,
         "permission": maybe(text("what its agent may do: `read-only`, `edit` or `full`")),
+        "shared": maybe(flag("whether other tools may work in it; null is as configured")),
         "extra_writable": texts("extra directories it may write"),
         "project_path": old(text(""), "project"),
         "directory": text("the directory of its files"),
         "fork_of": maybe(text("the session it was forked from")),
+        "merged_from": texts("the sessions whose histories it began with"),
+        "merged_into": texts("the sessions of the project that began with its history and others"),
         "children": each(
             known("session_id name description status tool", {"id": old_id()}), "the sessions it has started"
         ),

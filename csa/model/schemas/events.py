@@ -23,7 +23,7 @@ from csa.model.schemas.kit import (
     text,
     texts,
 )
-from csa.model.schemas.shared import TURN_STATUSES
+from csa.model.schemas.shared import REPLAYED_FROM, TURN_STATUSES
 
 _KIND = text("the kind, as a keyword")
 _MESSAGE = text("the same as a sentence")
@@ -52,6 +52,7 @@ _CALL = {
     "parent_id": _PARENT,
 }
 _SAID = {"text": text("the text"), "chunk": _CHUNK, "parent_id": _PARENT}
+_SOURCE = record({"session_id": text("one that it began with"), "turns": each({"type": "integer"}, "its turns")})
 _NOTE = {
     "kind": _KIND,
     "message": _MESSAGE,
@@ -73,15 +74,32 @@ DATA: Mapping[str, tuple[str, Schema]] = {
                 "cwd": text("the tool's working directory"),
                 "argv": texts("the tool's command line"),
                 "pid": integer("the supervisor"),
+                "caller": maybe(text("the session whose agent asked for the turn; null outside of agents")),
                 "permission": text("what the agent may do"),
                 "timeout_s": maybe(number("the turn's time limit")),
                 "idle_timeout_s": maybe(number("the limit on silence")),
                 "origins": mapping({"type": "string"}, "where each of these settings came from"),
+                "template": text("the template it was run with; `origins` has its file"),
+                "system": text("what was added to the tool's system prompt"),
+                "secrets": each(
+                    record({"name": text("the variable"), "source": text("`env:VARIABLE` or `file:FILE`")}),
+                    "what `--secret` gave to the tool; the values are stored nowhere",
+                ),
                 "prompt": text("the prompt, redacted"),
                 "resumed": maybe(text("the tool's conversation that is resumed")),
+                "schema": record(
+                    {
+                        "sha256": text("its hash, as stored in the turn's schema.json"),
+                        "how": one_of("held to it by the tool itself, or asked in the prompt", "native", "asked"),
+                    },
+                    "the schema of the answer",
+                ),
                 "head": maybe(text("the project's commit")),
+                "queued": text("the id of the queued prompt that it sends"),
+                "replayed_from": REPLAYED_FROM,
             },
-            optional="effort timeout_s idle_timeout_s origins head",
+            optional="effort timeout_s idle_timeout_s origins caller template system secrets schema head queued "
+            "replayed_from",
         ),
     ),
     "session_bound": (
@@ -141,10 +159,12 @@ DATA: Mapping[str, tuple[str, Schema]] = {
                 "turns": each({"type": "integer"}, "the summarised turns"),
                 "characters": integer("the summary's length"),
                 "reason": text("why a new conversation began"),
+                "vendor": text("the vendor that got it, if it had not run those turns"),
                 "replaces": maybe(text("the conversation that it replaces")),
                 "message": text("how the context window was exceeded"),
+                "sources": each(_SOURCE, "summarised turns of other sessions"),
             },
-            optional="reason replaces message",
+            optional="reason replaces message sources vendor",
         ),
     ),
     "fork": (
@@ -195,7 +215,9 @@ DATA: Mapping[str, tuple[str, Schema]] = {
         "The session's record was changed; further keys have the old and new values.",
         record(
             {
-                "what": text("`renamed`, `described`, `budgeted`, `pinned`, `restored`, `adopted`, `attached`, ..."),
+                "what": text(
+                    "`created`, `renamed`, `described`, `pinned`, `closed`, `restored`, `attached`, `merged`, ..."
+                ),
                 "by": text("who did it"),
             },
             optional="by",
@@ -226,6 +248,7 @@ DATA: Mapping[str, tuple[str, Schema]] = {
                 "peak_rss_bytes": maybe(integer("the most memory its processes used")),
                 "denied": texts("what the agent was denied"),
                 "head": maybe(text("the project's commit")),
+                "output": anything("the answer's value, if a schema asked for one and it conforms"),
                 "started_at": moment("when it began"),
                 "finished_at": moment("when it ended"),
                 "chain": _CHAIN,
@@ -233,7 +256,7 @@ DATA: Mapping[str, tuple[str, Schema]] = {
                 "by": text("the other program that ran the turn"),
             },
             optional="model provider_session_id tool_exit_code signal stop_reason error summary duration_s usage "
-            "peak_rss_bytes denied head started_at finished_at chain totals by",
+            "peak_rss_bytes denied head output started_at finished_at chain totals by",
         ),
     ),
     "parked": (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from csa.model.schemas.events import CHAIN
 from csa.model.schemas.kit import (
+    anything,
     each,
     flag,
     integer,
@@ -29,7 +30,7 @@ _UNMEASURED = {
     "turns_unmeasured": maybe(integer("turns that did not report tokens")),
     "turns_unpriced": maybe(integer("turns that did not report cost")),
 }
-_NAMES = "session_id prefix name description project parent_session_id status phase tool turn"
+_NAMES = "session_id prefix name description project parent_session_id status phase tool turn queued"
 _SPAN = "started_at duration_s usage"
 
 RESULT = known(
@@ -37,6 +38,7 @@ RESULT = known(
     "usage",
     {
         "text": text("the answer, whole"),
+        "output": anything("the answer's value, if `--schema` asked for one and it conforms; else null"),
         "summary": text("its beginning, on one line"),
         "error": maybe(ref("turn_error", "why the turn did not succeed; null if it did, or was cancelled")),
         "tool_exit_code": maybe(integer("the tool's own exit code")),
@@ -56,6 +58,10 @@ PLAN = record(
         "cwd": text("its working directory"),
         "permission": text("what the agent may do"),
         "effort": maybe(text("the reasoning effort asked for")),
+        "schema": maybe(one_of("how the answer would be held to a schema", "native", "asked")),
+        "template": maybe(text("the template; `origins` has its file")),
+        "secrets": texts("the secrets the tool would get: the variable, and where its value comes from"),
+        "env_drop": texts("variables the tool would not get"),
         "extra_writable": texts("directories in which it could write, too"),
         "timeout_s": maybe(number("the time limit")),
         "idle_timeout_s": maybe(number("the limit of its silence")),
@@ -77,12 +83,41 @@ HIT = record(
     },
 )
 DETACHED = known("session_id project turn tool pid")
+_HELD = maybe(text("why nothing is taken from the queue; null if the next prompt may begin"))
+QUEUED = known(
+    "session_id name project",
+    {
+        "entry_id": maybe(text("the id of the queued prompt, a ULID; null for a new session, which has no queue")),
+        "position": integer("its place in the queue, from 1"),
+        "started": maybe({**DETACHED, "description": "the turn that has begun at once; null if a turn was running"}),
+        "held": _HELD,
+    },
+)
+_PROMPT = record(
+    {
+        "id": text("its id, a ULID"),
+        "position": integer("its place, from 1"),
+        "prompt": text("the prompt, redacted; it is sent as it was typed"),
+        "at": maybe(moment("when it was queued")),
+        "by": maybe(text("the session whose agent has queued it")),
+        "tool": maybe(text("the tool that was asked for")),
+        "fault": maybe(text("why it cannot be read")),
+    },
+)
+QUEUE = known(
+    "session_id name project",
+    {
+        "held": _HELD,
+        "prompts": each(_PROMPT, "the prompts that wait, the next one first"),
+        "started": maybe({**DETACHED, "description": "the turn that --resume has begun"}),
+    },
+)
 ENDING = known(
-    "session_id name project status exit_code tool turn duration_s",
+    "session_id name project status exit_code tool turn duration_s queued",
     {"error": maybe(ref("turn_error", "why it failed, or why csa cannot wait for it"))},
 )
 KILLED = known(
-    "session_id name project status tool turn",
+    "session_id name project status tool turn queued",
     {
         "outcome": one_of("the result", "killed", "not_running", "failed"),
         "forced": flag("its supervisor was killed too"),
@@ -95,6 +130,8 @@ SESSION = known(
         "id": old_id(),
         "tools": texts("all tools that have worked in it"),
         "children": maybe(integer("how many sessions of the project it has started")),
+        "merged_from": texts("the sessions whose histories it began with"),
+        "merged_into": texts("the sessions of the project that began with its history and others"),
         "branch": BRANCH,
         "error": OLD_ERROR,
     },
@@ -188,5 +225,6 @@ STATS = record(
         "since": maybe(moment("from when")),
         "rows": each(record({"key": text("the tool, day, tree or owner"), **_ROW}), "the rows"),
         "total": record(_ROW, "all of them"),
+        "replayed_turns": integer("turns that are not counted, since recorded ones stood in for their tools"),
     }
 )

@@ -20,6 +20,10 @@ from csa.model.schemas.kit import (
     texts,
 )
 
+REPLAYED_FROM = record(
+    {"session": text("its id"), "turn": integer("its turn")},
+    "the recorded turn that stood in for the tool, in a replay",
+)
 TURN_STATUSES = ("succeeded", "failed", "cancelled", "timed_out", "killed", "lost")
 STATUSES = ("running", "open", "idle", *TURN_STATUSES, "unknown", "damaged", "retired", "removed")
 VOCABULARY: Mapping[str, Schema] = {
@@ -37,7 +41,7 @@ VOCABULARY: Mapping[str, Schema] = {
         "visible from here); `damaged`; `retired` (in the trash); `removed` (it was ephemeral)",
         *STATUSES,
     ),
-    "phase": text("`active`, `available` (its conversation was compacted) or `retired` (in the trash)"),
+    "phase": text("`active`, `available` (its conversation was compacted), `closed` or `retired` (in the trash)"),
     "tool": maybe(text("the tool of the turn; for a session, of its last turn")),
     "turn": maybe(integer("the turn's number, from 1")),
     "turns": maybe(integer("how many turns the session has had")),
@@ -57,6 +61,7 @@ VOCABULARY: Mapping[str, Schema] = {
     "pid": maybe(integer("the pid of its process, in that process's pid namespace")),
     "host": maybe(text("the machine it is running on")),
     "since": maybe(moment("when it started there")),
+    "queued": maybe(integer("how many prompts wait for the session")),
     "dry_run": flag("true: nothing was done, the rest says what would be"),
 }
 
@@ -96,8 +101,8 @@ _ERROR_KIND = text(
 )
 _TURN_ERROR_KIND = text(
     "`auth`, `rate_limit`, `quota`, `overloaded`, `network`, `server`, `invalid_request`, `context_overflow`, "
-    "`permission`, `protocol`, `spawn`, `internal`, `fenced`, `unknown_conversation`, `budget`, `timeout` or "
-    "`idle_timeout`; where csa could not even look, the kind of an [error](#error)"
+    "`permission`, `protocol`, `spawn`, `internal`, `fenced`, `unknown_conversation`, `budget`, `invalid_output`, "
+    "`timeout` or `idle_timeout`; where csa could not even look, the kind of an [error](#error)"
 )
 _ERROR_MESSAGE = text("what went wrong, as a sentence")
 _MESSAGE = {

@@ -34,7 +34,16 @@ ARTIFACT = record(
 RENAMED = known("session_id project name", {"before": maybe(text("the previous name"))})
 DESCRIBED = known("session_id project description", {"before": maybe(text("the previous description"))})
 PINNED = known("session_id project", {"pinned": flag("clean-up leaves it alone")})
+CREATED = known(
+    "session_id project name description parent_session_id tool model",
+    {"permission": text("the permission of its turns"), "current": flag("it is the current session now")},
+)
+CLOSED = known("session_id project", {"closed_at": moment("when it was closed")})
 CURRENT = record({"session_id": maybe(text("the current session; null if none is chosen"))})
+MERGED = known(
+    "session_id name project tool description",
+    {"merged_from": each(known("session_id name project turns"), "the sessions whose histories it begins with")},
+)
 _TURN_NUMBERS = {"type": "integer"}
 CONTEXT = record(
     {
@@ -51,6 +60,10 @@ CONTEXT = record(
         "why_new": maybe(text("why the existing conversation does not continue")),
         "sent_turns": each(_TURN_NUMBERS, "the turns that are sent, in the conversation or in the summary"),
         "summary_turns": each(_TURN_NUMBERS, "those in the summary"),
+        "summary_sources": each(
+            record({**words("session_id"), "turns": each(_TURN_NUMBERS, "its turns")}),
+            "what the summary has of sessions that this one began with",
+        ),
         "tokens": integer("the size of both"),
         "tokens_are_estimated": flag("it is (partly) an estimate, not the tool's figure"),
         "oldest_at": maybe(moment("when the oldest of the turns began")),
@@ -167,7 +180,7 @@ COLLECTED = record(
             "processes that finished sessions have left running",
         ),
         "reaped": integer("how many of these were ended"),
-        "woken": texts("the ids of parked sessions that continue"),
+        "woken": texts("the ids of sessions that continue: parked ones, and those with queued prompts"),
     }
 )
 ADOPTED = known(
@@ -195,6 +208,25 @@ TOOL = known(
         "command": texts("its command line; empty if it is not installed"),
     },
 )
+TEMPLATE = known(
+    "description tool model fault",
+    {
+        "template": text("its name"),
+        "place": text("its file"),
+        "whose": one_of("where it comes from", "user", "project"),
+        "hidden": flag("one of the user's has the same name, and is used"),
+        "variables": texts("what `--var` must give"),
+        "effort": maybe(text("the reasoning effort to ask for")),
+        "permission": maybe(text("what the agent may do")),
+        "system": maybe(text("text for the tool's system prompt")),
+        "opening": maybe(text("text that comes before the first prompt of a session")),
+        "schema": maybe(text("a JSON Schema, as JSON, that answers must conform to")),
+        "prompt": maybe(text("the prompt, with `{{prompt}}` where what is typed goes")),
+        "context_window": maybe(integer("how many earlier turns a turn sends at most")),
+        "context_tokens": maybe(integer("how many tokens of earlier turns a turn sends at most")),
+    },
+)
+DELETED_TEMPLATE = record({"template": text("its name"), "place": text("the file that was deleted")})
 DIAGNOSIS = record(
     {
         "ok": flag("a run could work here"),

@@ -16,9 +16,18 @@ from csa.structs import Struct
 
 EXIT_STATE = 6
 _SHOWN = 5
-_DIRECTORIES = (".slots", "sessions", "retired", "parked", "audit.git")
+_DIRECTORIES = (".slots", "sessions", "retired", "parked", "audit.git", "current.d")
 _NEEDED = ("sessions", "store.lock")
-_USEFUL = ("retired", "parked", "audit.git", "current", "audit.jsonl", "usage_stats.toml", "usage_stats.lock")
+_USEFUL = (
+    "retired",
+    "parked",
+    "audit.git",
+    "current",
+    "current.d",
+    "audit.jsonl",
+    "usage_stats.toml",
+    "usage_stats.lock",
+)
 
 
 class Place(Struct):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,6 +18,7 @@ from csa.paths import SessionPaths
 from csa.runner.context import Context
 from csa.runner.sessions.acting import record_act
 from csa.runner.turns.runfiles import run_directory
+from csa.store.current import forget_unused
 from csa.store.retiring import hold, purge, remove_empty_directories, remove_remains, remove_tree, retire
 from csa.store.sessions import Store
 from csa.store.survey import measure
@@ -37,6 +38,7 @@ from csa.structs import Struct, field
 Action = Literal["retire", "purge"]
 _PREVIEW_LIMIT_S = 0.05  # a dry run names sessions; computing their size is worth no more time than this
 _MEASURE_LIMIT_S = 10.0
+_UNUSED_AFTER = timedelta(days=30)  # the pointer of a terminal, which hardly is still open
 
 
 class Item(Struct):
@@ -157,7 +159,10 @@ def preview(plan: Plan) -> Report:
 def carry_out(
     context: Context, plan: Plan, command: str, *, progress: Callable[[Item], None] = lambda _item: None
 ) -> Report:
-    """Clean up what the plan names, if it still applies under its lock; record each in audit.jsonl."""
+    """Clean up what the plan names, if it still applies under its lock; record each in audit.jsonl.
+
+    Terminals' pointers to a current session that nobody uses any more are removed as well.
+    """
     report = Report(damaged=plan.damaged, running=plan.running)
     for item in plan.items:
         progress(item)
@@ -174,6 +179,7 @@ def carry_out(
         loss = record_act(context, command, item.session_id, store=plan.store, what=done, reason=item.reason)
         if loss and loss not in report.failures:
             report.failures.append(loss)
+    forget_unused(plan.store, plan.now - _UNUSED_AFTER)
     if report.purged:
         remove_empty_directories(plan.store)
     return report

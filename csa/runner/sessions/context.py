@@ -11,12 +11,13 @@ from typing import Any
 from csa.errors import UsageError
 from csa.model.limits import ContextWindow
 from csa.model.state import SessionState, ToolState, format_time
+from csa.model.usage import CHARS_PER_TOKEN
 from csa.runner.session import Session
 from csa.runner.sessions.acting import hold_session, record_act, record_update
 from csa.runner.sessions.editing import Edit
 from csa.runner.toolbox import tool_names, unknown_tool
-from csa.runner.turns.handoff import CHARS_PER_TOKEN, Handoff, make_handoff
-from csa.runner.turns.toolcommand import find_origin
+from csa.runner.turns.handoff import Handoff, make_handoff
+from csa.runner.turns.origins import begins_merged, find_histories
 from csa.runner.turns.window import Held, applied, digest_limits, in_force, outgrown, read_held
 from csa.store.held import HeldSession
 from csa.store.statefile import load_state
@@ -49,6 +50,11 @@ class SentContext(Struct, kw_only=True):
         return tuple(self.handoff.data["turns"]) if self.handoff else ()
 
     @property
+    def sources(self) -> list[dict[str, Any]]:
+        """The turns of other sessions that it covers: each session's id, and their numbers."""
+        return list(self.handoff.data.get("sources", ())) if self.handoff else []
+
+    @property
     def turns(self) -> tuple[int, ...]:
         """All turns that are sent, in the conversation or in the summary."""
         return tuple(sorted({*self.told, *(() if self.why_new else self.held.turns)}))
@@ -71,6 +77,7 @@ class SentContext(Struct, kw_only=True):
             "why_new": self.why_new,
             "sent_turns": list(self.turns),
             "summary_turns": list(self.told),
+            "summary_sources": self.sources,
             "tokens": self.tokens,
             "tokens_are_estimated": self.is_estimate,
             "oldest_at": format_time(self.oldest_at) if self.oldest_at else None,
@@ -103,7 +110,7 @@ def describe_context(session: Session, *, tool: str | None = None) -> SentContex
         turn=state.turns + 1,
         conversation=None if why_new else conversation,
         prompt="",
-        origin=None if conversation and not why_new else find_origin(session.context, state, session.files),
+        histories=[] if conversation and not why_new else find_histories(session.context, state, session.files),
     )
     sent = SentContext(
         session_id=session.session_id,
@@ -112,7 +119,7 @@ def describe_context(session: Session, *, tool: str | None = None) -> SentContex
         conversation=conversation,
         held=held,
         why_new=why_new,
-        handoff=handoff if config.hands_over else None,
+        handoff=handoff if config.hands_over or begins_merged(state) else None,
         oldest_at=None,
     )
     began = {turn.number: turn.started_at for turn in read_turns(session.files.transcript)}

@@ -10,6 +10,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -25,6 +26,7 @@ from csa.store.genealogy import Descendants
 from csa.store.liveness import probe
 from csa.store.lockholders import lock_holders
 from csa.store.parked import forget_parked
+from csa.store.queue import count_queued, hold
 from csa.store.sessions import Store, Target
 from csa.structs import Struct
 
@@ -50,11 +52,12 @@ class KillResult(Struct, kw_only=True):
     tool: str = ""
     turn: int = 0
     forced: bool = False
+    queued: int = 0  # prompts that wait, and are held
     error: CsaError | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return the object that `session kill --json` prints of it."""
-        names = ("session_id", "name", "project", "outcome", "status", "tool", "turn", "forced")
+        names = ("session_id", "name", "project", "outcome", "status", "tool", "turn", "forced", "queued")
         known = {name: getattr(self, name) for name in names}
         error = self.error and self.error.to_json()
         return {**known, "tool": self.tool or None, "turn": self.turn or None, "error": error}
@@ -135,6 +138,7 @@ def end_sessions(
     """
     for store, session_id in targets:
         forget_parked(store, session_id)  # nor does it continue after its supervisor has died
+        _hold_queue(store, session_id, words)
     asked = [_ask_to_end(store, session_id, words, force=force, grace_s=grace_s) for store, session_id in targets]
     for (store, session_id), each in zip(targets, asked, strict=True):
         if isinstance(each, StateError):
@@ -143,6 +147,15 @@ def end_sessions(
             yield _result_of_stranger(store, session_id, each)
         else:
             yield _see_off(each, force=force, grace_s=grace_s) if each else _result_not_running(store, session_id)
+            _hold_queue(store, session_id, words)  # again: a turn that has begun meanwhile had lifted it
+
+
+def _hold_queue(store: Store, session_id: str, words: str) -> None:
+    """Have no queued prompt follow. If that cannot be written, the turn that is cancelled holds the queue."""
+    paths = store.paths(session_id)
+    with suppress(OSError):
+        if not probe(paths).stranger and paths.queue.is_dir():
+            hold(paths, f"stopped: {words}")
 
 
 def end_trees(
@@ -277,6 +290,7 @@ def _result_of_kill(asked: _Asked, *, forced: bool = False, error: CsaError | No
         tool=asked.owner.tool if asked.owner else "",
         turn=asked.owner.turn if asked.owner else 0,
         forced=forced,
+        queued=count_queued(record.paths),
         error=error,
     )
 
@@ -294,8 +308,8 @@ def _result_of_stranger(store: Store, session_id: str, error: BusyError) -> Kill
 
 
 def _result_without_turn(store: Store, session_id: str, **known: Any) -> KillResult:
-    name = store.record(session_id).name
-    return KillResult(session_id=session_id, name=name, project=str(store.project), **known)
+    name, queued = store.record(session_id).name, count_queued(store.paths(session_id))
+    return KillResult(session_id=session_id, name=name, project=str(store.project), queued=queued, **known)
 
 
 def _not_ours(session_id: str, stranger: Stranger) -> BusyError:

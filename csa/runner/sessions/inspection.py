@@ -7,16 +7,16 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from csa.errors import StateError
 from csa.model.conversation import Message, read_conversation
 from csa.model.events import Event
 from csa.model.result import told_error
 from csa.model.state import SessionState, format_time, parse_time
 from csa.model.usage import Usage
+from csa.runner.current import current_id
 from csa.runner.session import Session
-from csa.store.current import read_current
 from csa.store.liveness import Liveness, probe
-from csa.store.sessions import Record, Store
+from csa.store.queue import why_held
+from csa.store.sessions import Record
 from csa.store.shown import SessionInfo, Siblings
 from csa.store.statefile import read_record
 from csa.store.transcript import read_events_backwards
@@ -40,6 +40,7 @@ class SessionCard(Struct, kw_only=True):
     activity: Event | None
     messages: list[Message]
     children: list[SessionInfo]
+    merged_into: list[str]
     denied: list[tuple[int, str]]  # turn, what
     conversations: Mapping[str, ConversationRecord]  # of each tool
     extra: Mapping[str, Any]  # the raw record: keys that the state has no place for
@@ -55,6 +56,11 @@ class SessionCard(Struct, kw_only=True):
             if turn.told is not None:
                 return turn.number, turn.told
         return None
+
+    @property
+    def held(self) -> str | None:
+        """Why nothing is taken from its queue."""
+        return None if not self.info.queued or self.info.is_running else why_held(self.info.record.paths)
 
     @property
     def is_compacted(self) -> bool:
@@ -87,6 +93,8 @@ class SessionCard(Struct, kw_only=True):
             "model": self.model,
             "tools": {name: _tool_to_json(state, name, self.conversations.get(name)) for name in state.tools},
             "turns": state.turns,
+            "queued": info.queued,
+            "held": self.held,
             "last_turn": _turn_to_json(self.last_turn, info.status),
             "running": _owner_to_json(self.liveness),
             "context": {"turn": context[0], **context[1].to_sum()} if context else None,
@@ -97,6 +105,7 @@ class SessionCard(Struct, kw_only=True):
             "owner": state.owner,
             "branch": state.branch,
             "permission": state.permission,
+            "shared": state.shared,
             "extra_writable": list(state.extra_writable),
             "project_path": state.project_path,
             "directory": info.record.paths.pathname,
@@ -104,6 +113,8 @@ class SessionCard(Struct, kw_only=True):
             "parent_session_id": state.parent_session_id,
             "root_session_id": state.root_session_id,
             "fork_of": state.fork_of,
+            "merged_from": list(state.merged_from),
+            "merged_into": self.merged_into,
             "children": [
                 {
                     "session_id": c.session_id,
@@ -147,27 +158,26 @@ def inspect_session(session: Session) -> SessionCard:
         raise record.fault
     transcript = record.paths.transcript
     turns = list(read_turns(transcript))
+    relatives = list(siblings.relatives(session_id))
     return SessionCard(
         info=info,
         state=state,
-        is_current=_is_current(store, session_id),
+        is_current=current_id(session.context, store) == session_id,
         liveness=probe(record.paths),
         turns=turns,
         model=_model(record, turns),
         activity=next(iter(newest_of_turn(transcript)), None),
         messages=_last_messages(record),
-        children=[record.examine(siblings) for record in siblings.children(session_id)],
+        children=[
+            store.record(other.session_id).examine(siblings)
+            for other in relatives
+            if other.parent_session_id == session_id
+        ],
+        merged_into=[other.session_id for other in relatives if session_id in other.merged_from],
         denied=list(dict.fromkeys(_denied(turns, record))),
         conversations=conversations_in_use(transcript, state),
         extra=read_record(record.paths.state),
     )
-
-
-def _is_current(store: Store, session_id: str) -> bool:
-    try:
-        return read_current(store) == session_id
-    except (StateError, OSError):  # `csa session current` says so
-        return False
 
 
 def _model(record: Record, turns: list[TurnRecord]) -> str | None:
@@ -236,6 +246,8 @@ def _turn_to_json(turn: TurnRecord | None, status: str) -> dict[str, Any] | None
         "status": turn.status or status,
         "exit_code": data.get("exit_code"),
         "error": told_error(data.get("error")),
+        "template": turn.template,
+        "replayed_from": dict(turn.replayed_from) if turn.replayed_from else None,
         "duration_s": turn.number_of("duration_s"),
         "started_at": format_time(turn.started_at) if turn.started_at else None,
         "finished_at": format_time(turn.finished_at) if turn.finished_at else None,

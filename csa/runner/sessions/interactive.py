@@ -20,7 +20,7 @@ from csa.model.result import UNKNOWN_CONVERSATION
 from csa.process.launch import SpawnError, become_subreaper
 from csa.process.terminal import TerminalEnd, run_in_terminal
 from csa.process.tool import processes_below
-from csa.runner.environment import apply_changes, session_environment
+from csa.runner.environment import apply_changes, refuse_in_replay, session_environment
 from csa.runner.namedfiles import read_named_files
 from csa.runner.request import RunRequest
 from csa.runner.session import Session
@@ -55,6 +55,7 @@ class Interaction:
         self.losses: list[str] = []  # what could not be written of it, once it has run
         self._context = context
         self._beat_at = 0.0
+        refuse_in_replay(context, "a tool's interface")
         refuse_busy(session.paths)  # before judging a record that its turn is about to change
         self.plan = plan_resume(session, request, now=datetime.now(UTC))
         self._conversation = self.plan.tool_state.provider_session_id

@@ -1,7 +1,7 @@
 """Waiting until sessions have finished. Any number of processes may wait: waiting takes and writes nothing.
 
 It waits for the lock, which stays held if another turn follows immediately, and is released only when the
-turn's whole process tree is gone.
+turn's whole process tree is gone. Where another process goes on with the queue, it waits for that one too.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from csa.store.atomic import open_regular
 from csa.store.genealogy import Descendants
 from csa.store.liveness import probe
 from csa.store.locks import is_locked
+from csa.store.queue import count_queued, why_held
 from csa.store.sessions import Store, Target
 from csa.store.status import settle
 from csa.store.transcript import last_turn_event
@@ -29,6 +30,7 @@ from csa.structs import Struct, asdict
 
 POLL_S = 0.025
 LOOK_FOR_CHILDREN_S = 0.5
+HAND_OVER_S = 10.0  # between two turns of a queue that different processes run
 EXIT_BUSY = 4  # still running when the time is up, or unknown
 _MAX_CODE = 255
 
@@ -49,6 +51,7 @@ class WaitResult(Struct, kw_only=True):
     turn: int = 0
     duration_s: float | None = None
     error: dict[str, str] | None = None
+    queued: int = 0  # prompts that wait: the queue is held, or nobody goes on with it
     fault: CsaError | None = None
 
     @property
@@ -110,12 +113,28 @@ class _Watch:
         self.session_id = session_id
         self._is_named = is_named  # by the caller; else found in a tree, where one that never ran is not a mistake
         self.paths = store.find(session_id)
+        self._free_since: float | None = None  # the lock, while prompts wait
         self._transcript = -1
         with suppress(OSError):  # there is none yet, or too many files are open: then a deletion hides the ending
             self._transcript = open_regular(self.paths.transcript)
 
     def runs(self) -> bool:
-        return _is_held(self.paths) or probe(self.paths).state == "alive"
+        if _is_held(self.paths) or probe(self.paths).state == "alive":
+            self._free_since = None
+            return True
+        return self._goes_on()
+
+    def _goes_on(self) -> bool:
+        """Say whether another process is about to go on with the queue; it is given a moment."""
+        try:
+            last = last_turn_event(self.paths.transcript) if count_queued(self.paths) else None
+            if last is None or last.type == "run_started" or why_held(self.paths):
+                return False
+        except StateError:
+            return False
+        now = time.monotonic()
+        self._free_since = self._free_since or now
+        return now - self._free_since < HAND_OVER_S
 
     def ending(self) -> WaitResult | None:
         """Return how it ended; None if it is running again."""
@@ -190,6 +209,7 @@ class _Watch:
             project=str(self.store.project),
             status=status,
             exit_code=exit_code,
+            queued=count_queued(self.paths),
             **known,
         )
 

@@ -26,7 +26,7 @@ from csa.store.trees import Member, Tree, begin_members, open_tree
 class Admission:
     """A turn that may begin now. `notes` are for its transcript."""
 
-    def __init__(self, plan: TurnPlan, slot: Lock, tree: Tree | None, notes: list[str]) -> None:
+    def __init__(self, plan: TurnPlan, slot: Lock | None, tree: Tree | None, notes: list[str]) -> None:
         self.plan = plan
         self.notes = notes
         self._slot = slot
@@ -46,8 +46,10 @@ class Admission:
 
 
 @contextmanager
-def open_admission(plan: TurnPlan) -> Iterator[Admission]:
+def open_admission(plan: TurnPlan, *, runs: bool = True) -> Iterator[Admission]:
     """Check everything that limits this turn, and keep it valid until the end of the block, which takes the session.
+
+    Unless it `runs`, it is only a session without a turn, which takes no slot.
 
     Raises:
         RefusedError: a limit on sessions is reached, or a budget used up.
@@ -66,17 +68,32 @@ def open_admission(plan: TurnPlan) -> Iterator[Admission]:
             refuse_busy(paths, advice=RETRY_OR_WAIT, steal=plan.request.steal)  # before it counts as one turn too many
         if tree:
             budgeted = [state for state in (above if plan.is_new else (plan.state, *above)) if state.budget]
-            _check_turns(tree, plan, above)
+            _check_turns(tree, plan, above, runs=runs)
             _check_budgets(tree, ledger, budgeted)
         holder = SlotHolder(plan.state.session_id, plan.adapter.name)
-        slot = take_slot(store.root, holder, plan.state.limits, callers=plan.callers)
+        slot = take_slot(store.root, holder, plan.state.limits, callers=plan.callers) if runs else None
         try:
             if tree:  # again: a turn that has just ended freed its slot, perhaps for us, and its usage counts now
                 notes = _check_budgets(tree, ledger, budgeted)
             yield Admission(plan, slot, tree, notes)
         except BaseException:
-            slot.close()
+            if slot:
+                slot.close()
             raise
+
+
+def check_again(plan: TurnPlan) -> list[str]:
+    """Check the budgets for another turn of a session that is held, with its slot; return notes for its transcript.
+
+    RefusedError if one is used up.
+    """
+    store = plan.context.store
+    above = list(ancestors(store.root, plan.state))
+    budgeted = [state for state in (plan.state, *above) if state.budget]
+    if not budgeted:
+        return []
+    with open_tree(store.root, above[-1] if above else plan.state) as tree:
+        return _check_budgets(tree, Ledger(store.root), budgeted)
 
 
 def _is_limited(plan: TurnPlan) -> bool:
@@ -84,11 +101,11 @@ def _is_limited(plan: TurnPlan) -> bool:
     return not plan.is_new and bool(plan.state.budget or plan.state.limits.max_tree_running)
 
 
-def _check_turns(tree: Tree, plan: TurnPlan, above: list[SessionState]) -> None:
+def _check_turns(tree: Tree, plan: TurnPlan, above: list[SessionState], *, runs: bool) -> None:
     limits = plan.state.limits.tightened_by(tree.top.limits.of_tree())
     if plan.is_new and (limits.max_children or limits.max_tree_sessions):
         _check_sessions(tree, limits, above[0])
-    if limits.max_tree_running:
+    if limits.max_tree_running and runs:
         _check_running(tree, plan, limits)
 
 

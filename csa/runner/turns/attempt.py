@@ -76,15 +76,17 @@ class Attempt:
         idle_timeout_s: float | None = None,
         with_other_tools: bool = False,
         budgets: Callable[[Stopping, Callable[[str], None]], Coroutine[Any, Any, None]] | None = None,
+        stop_at_end: Stop | None = None,
     ) -> ToolExit:
         """Run the watchers until the tool has exited and its output is drained.
 
         `spent_s` of the time limit has passed already. What other tools would need to take over is loaded meanwhile.
-        `budgets` is a watcher that may end the tool, and has warnings.
+        `budgets` is a watcher that may end the tool, and has warnings. `stop_at_end` ends it when it has closed its
+        stdout: it replays one that was ended.
         """
         async with anyio.create_task_group() as watchers:
             watchers.start_soon(self._tool.feed_stdin, invocation.stdin)
-            watchers.start_soon(self._pump_stdout)
+            watchers.start_soon(self._pump_stdout, stop_at_end)
             watchers.start_soon(self._pump_stderr)
             watchers.start_soon(self._keep_beating)
             watchers.start_soon(self._watch_for_cancel)
@@ -102,7 +104,7 @@ class Attempt:
             watchers.cancel_scope.cancel()
         return ToolExit(end.code, end.signal, self._stderr_tail.decode("utf-8", "replace"))
 
-    async def _pump_stdout(self) -> None:
+    async def _pump_stdout(self, stop_at_end: Stop | None) -> None:
         framer = LineFramer()
         while chunk := await self._tool.read_stdout():
             self._last_output = anyio.current_time()
@@ -112,6 +114,8 @@ class Attempt:
             self._stopping.announce(is_finished=self._decoder.is_finished)
         await self._decode(framer, framer.close())
         self._drained["stdout"].set()
+        if stop_at_end is not None:
+            self._stopping.request(stop_at_end)
 
     async def _decode(self, framer: LineFramer, lines: list[bytes]) -> None:
         updates = [update for line in lines if line for update in self._decoder.feed(line)]

@@ -38,6 +38,6 @@ def choose(option: str, asked: str | None, kept: str | None, config: Config, key
 def choose_model(request: RunRequest, known: ToolState, config: Config, tool: str) -> tuple[Choice, Choice]:
     """Return the model and the effort of a turn by `tool`; UsageError where one was asked for without a name."""
     return (
-        choose("--model", request.model, known.model, config, f"tools.{tool}.model"),
-        choose("--effort", request.effort, known.effort, config, f"tools.{tool}.effort"),
+        choose(request.origin_of("model", "--model"), request.model, known.model, config, f"tools.{tool}.model"),
+        choose(request.origin_of("effort", "--effort"), request.effort, known.effort, config, f"tools.{tool}.effort"),
     )

@@ -26,6 +26,7 @@ from csa.paths import SessionPaths
 from csa.process.launch import SpawnError
 from csa.process.tool import start_tool
 from csa.runner.caller import refuse_own_lineage
+from csa.runner.environment import refuse_in_replay
 from csa.runner.request import RunRequest
 from csa.runner.session import Session
 from csa.runner.turns.attempt import Attempt
@@ -97,6 +98,7 @@ def plan_compaction(session: Session, *, tool: str | None, timeout_s: float | No
         Others as `plan_resume`.
     """
     session_id = session.session_id
+    refuse_in_replay(session.context, "a compaction")
     refuse_own_lineage(session.context.caller, session_id, verb="compress")
     refuse_busy(session.paths)  # before judging a record that its turn is about to change
     tool = tool or session.load().last_tool

@@ -11,13 +11,23 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import anyio
 
 from csa.errors import CsaError
 from csa.model.adapter import Decoder, Outcome, ToolExit
 from csa.model.events import Event
-from csa.model.result import NO_NEW_CONVERSATION, UNKNOWN_CONVERSATION, RunResult, exit_code_for, link_of
+from csa.model.result import (
+    NO_NEW_CONVERSATION,
+    UNKNOWN_CONVERSATION,
+    RunResult,
+    exit_code_for,
+    json_text,
+    link_of,
+)
+from csa.model.state import ToolState
+from csa.model.usage import Usage
 from csa.process.launch import SpawnError
 from csa.process.memory import count_kills, explain_kill
 from csa.process.tool import ToolProcess, attend_tool
@@ -59,6 +69,7 @@ class TurnExecution:
         self._known = started.recorder.tool_state
         self._tried: list[Tried] = []
         self._retry_gate = RetryGate()
+        self._output: Any = None  # the value of the answer, where a schema asks for one
         self._deadline: float | None = None
         self._kills = count_kills()
         self._budgets = BudgetWatch(started.recorder, began_s=started.began_s)
@@ -74,6 +85,7 @@ class TurnExecution:
         try:
             await self._deliver(self._started.first)
             await self._try_until_settled()
+            await self._check_answer()
         except anyio.get_cancelled_exc_class():
             self.stopping.request(Stop("cancelled", None, "cancelled by the program that ran it"))
             raise
@@ -138,6 +150,7 @@ class TurnExecution:
                     idle_timeout_s=self.plan.idle_timeout_s,
                     with_other_tools=bool(self.plan.fallback),
                     budgets=self._budgets.keep,
+                    stop_at_end=command.stand_in.stop if command.stand_in else None,
                 )
                 if self.plan.request.keep_background and self.stopping.stop is None:
                     tool.keep_background()
@@ -145,7 +158,8 @@ class TurnExecution:
             await self._deliver(self._note_left(tool))
             told = []
             with self.recorder.held.losing("the tool's own records", "read"):
-                told = self.recorder.record(read_records(decoder))
+                records = command.stand_in.records if command.stand_in else read_records(decoder)
+                told = self.recorder.record(records)
             await self._deliver(told)
         except SpawnError as error:
             spawn_fault = error
@@ -169,6 +183,44 @@ class TurnExecution:
             self._tried.append(Tried(outcome, ToolExit(None, None)))
             return outcome
         return await self._try()
+
+    async def _check_answer(self) -> None:
+        """Read the value that was asked for; if the answer does not conform, ask once more in the same conversation."""
+        if (schema := self.plan.request.schema) is None or not self._tried[-1].outcome.succeeded:
+            return
+        from csa.runner.turns.structuring import judged, plan_correction, read_answer  # noqa: PLC0415  # see there
+
+        first = self._tried[-1].outcome
+        answer = await read_answer(first.text, schema)
+        if answer.fault and not answer.fault.is_of_schema and not self.is_stopped:
+            known = self.recorder.tool_state
+            is_known = known.provider_session_id is not None and not self.plan.state.ephemeral
+            plan = plan_correction(self.plan, answer.fault, first.text, is_known=is_known)
+            known = replace(known, totals=first.totals) if is_known else ToolState()
+            if (second := await self._ask_again(plan, known, answer.fault.message)) is not None:
+                if not second.succeeded:
+                    return
+                answer = await read_answer(second.text, schema)
+        self._output = answer.value
+        self._tried[-1] = replace(self._tried[-1], outcome=judged(self._tried[-1].outcome, answer))
+
+    async def _ask_again(self, plan: TurnPlan, known: ToolState, fault: str) -> Outcome | None:
+        """Run the tool with another prompt of this turn; None if it cannot be."""
+        try:
+            self._started.command_again(known, plan)
+        except (CsaError, OSError) as error:
+            data = {"kind": "invalid_output", "message": f"cannot ask again: {error}"}
+            await self._deliver(self.recorder.append("warning", data))
+            return None
+        self._known, self.stopping = known, Stopping()
+        again = {"kind": "invalid_output", "message": fault, "attempt": 1, "max": 1, "by": "csa"}
+        await self._deliver(self.recorder.append("retry", again))
+        denied = self._tried[-1].outcome.denied
+        await self._run_tool()
+        outcome = self._tried[-1].outcome
+        outcome = replace(outcome, text=outcome.text or self._tried[-2].outcome.text, denied=(*denied, *outcome.denied))
+        self._tried[-1] = replace(self._tried[-1], outcome=outcome)
+        return outcome
 
     def _may_retry(self, outcome: Outcome) -> bool:
         return not self.is_stopped and self._retry_gate.allows_retry(outcome, anyio.current_time())
@@ -228,7 +280,10 @@ class TurnExecution:
             return Outcome(succeeded=False, error_kind="spawn", error_message=str(spawn_fault))
         # A tool that had announced the end of its turn is judged by that, not by how csa then ended it.
         was_announced = self.stopping.stop is not None and self.stopping.was_announced
-        return with_stated_delay(decoder.close(ToolExit(None, None, end.stderr_tail) if was_announced else end))
+        outcome = decoder.close(ToolExit(None, None, end.stderr_tail) if was_announced else end)
+        if (stand_in := self._started.command.stand_in) and stand_in.records:
+            outcome = replace(outcome, usage=Usage.from_dict(stand_in.records[-1].data))
+        return with_stated_delay(outcome)
 
     def _finalise(self) -> None:
         """Steps six and seven."""
@@ -277,6 +332,9 @@ class TurnExecution:
             denied=outcome.denied,
             head=head,
         )
+        if self.plan.request.schema is not None and verdict.status == "succeeded":
+            output = self.plan.context.redactor.redact_output(self._output)
+            result = replace(result, output=output, text=json_text(output))
         if self._earlier:
             result = replace(result, chain=(*(link_of(ended) for ended in self._earlier), link_of(result)))
         with self.recorder.held.losing("the quota's return", "waited for"):

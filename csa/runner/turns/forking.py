@@ -13,7 +13,8 @@ from csa.model.limits import ContextWindow
 from csa.model.state import SessionState, ToolState
 from csa.runner.caller import refuse_endless_wait
 from csa.runner.session import Session
-from csa.runner.turns.handoff import FORKED, DigestLimits, Handoff, digest
+from csa.runner.turns.handoff import DigestLimits, Handoff, Origin, hand_over_histories, hand_over_rest
+from csa.runner.turns.origins import history_of
 from csa.runner.turns.plan import Fork, TurnPlan
 from csa.runner.turns.window import in_force, why_outgrown
 from csa.store.project import find_work_tree
@@ -21,8 +22,8 @@ from csa.store.taking import refuse_busy
 from csa.structs import replace
 
 
-def load_source(source: Session) -> SessionState:
-    """Return the state of the session to fork.
+def load_source(source: Session, *, verb: str = "fork") -> SessionState:
+    """Return the state of the session to fork, or to merge.
 
     Raises:
         NotFoundError, StateError: as their names say.
@@ -32,15 +33,15 @@ def load_source(source: Session) -> SessionState:
     session_id = source.session_id
     liveness = source.liveness()
     if liveness.state == "alive" and liveness.stranger is None:
-        refuse_endless_wait(source.context.caller, session_id, verb="fork")
+        refuse_endless_wait(source.context.caller, session_id, verb=verb)
         raise BusyError(
-            f"Session {session_id} is running; fork it when its turn has ended.",
+            f"Session {session_id} is running; {verb} it when its turn has ended.",
             hint=f"csa is-alive {session_id}",
         )
     refuse_busy(source.files)
     state = source.load()  # the record as its turn has left it
-    if not state.tools:
-        raise UsageError(f"Session {session_id} has no conversation to fork.")
+    if not (state.turns or state.merged_from or any(known.provider_session_id for known in state.tools.values())):
+        raise UsageError(f"Session {session_id} has no conversation to {verb}.")
     return state
 
 
@@ -61,12 +62,14 @@ def plan_fork(plan: TurnPlan, source: Session, state: SessionState) -> TurnPlan:
         and find_work_tree(cwd) == find_work_tree(plan.cwd)
         and why_outgrown(source.paths, known, plan.adapter.name, _window(plan, state)) is None
     )
+    origin = Origin(source.paths, state.turns, state.window.since_turn)
     fork = Fork(
         source.paths,
         state.turns,
         known.provider_session_id if is_native else None,
         known.totals if is_native else None,
         state.window.since_turn,
+        history_of(source.context, state, origin),
     )
     return replace(plan, fork=fork, cwd=cwd if is_native else plan.cwd)
 
@@ -78,8 +81,6 @@ def _window(plan: TurnPlan, source: SessionState) -> ContextWindow:
 
 def fork_handoff(fork: Fork, tool: str, limits: DigestLimits) -> Handoff | None:
     """Summarise the source: all of it, or what the copied conversation lacks because other tools have worked since."""
-    told = digest(fork.source, limits, known_to=tool if fork.provider_session_id else None)
-    if told is None:
-        return None
-    text = f"{FORKED}{told.text}\n\nContinue from there with the following."
-    return Handoff(text, {"to": tool, "turns": list(told.turns), "characters": len(text)})
+    if fork.provider_session_id:
+        return hand_over_rest(fork.source, tool, limits)
+    return hand_over_histories([fork.history], tool, limits)

@@ -6,13 +6,18 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
-from csa.model.adapter import Adapter
+from csa.model.adapter import Adapter, SchemaTool
 from csa.model.permission import Permission
 from csa.model.state import SessionState, ToolState
 from csa.paths import SessionPaths
 from csa.runner.context import Context
 from csa.runner.request import RunRequest
+from csa.runner.turns.handoff import History
 from csa.structs import Struct, replace
+
+TYPE_CHECKING = False  # see csa/structs.py
+if TYPE_CHECKING:
+    from csa.runner.turns.recorded import Replay
 
 
 class Fork(Struct):
@@ -23,6 +28,7 @@ class Fork(Struct):
     provider_session_id: str | None
     totals: Mapping[str, float] | None
     since: int = 0  # turns with a lower number had been pruned
+    history: History = ()  # of the source, for a summary
 
     def for_another_tool(self) -> Fork:
         """Return the fork for a tool that cannot have a copy."""
@@ -62,9 +68,17 @@ class TurnPlan(Struct, kw_only=True):
     callers: tuple[str, ...] = ()  # the calling session and its ancestors: they continue when this turn has ended
     fork: Fork | None = None
     compacts: bool = False  # the tool is to compact its conversation; the prompt is not used
+    queued: str | None = None  # the id of the queued prompt that it sends
     starts_at: datetime | None = None  # when a quota resets: the session waits until then
+    replay: Replay | None = None  # what was recorded, and stands in for the tool
 
     @property
     def tool_state(self) -> ToolState:
         """What the session knows about the tool's conversation; empty for a tool it has not used."""
         return self.state.tools.get(self.adapter.name, ToolState())
+
+    @property
+    def is_held_to_schema(self) -> bool:
+        """Whether the tool itself makes the answer conform to the request's schema; else the agent is asked to."""
+        schema, adapter = self.request.schema, self.adapter
+        return schema is not None and isinstance(adapter, SchemaTool) and adapter.accepts_schema(schema)

@@ -9,6 +9,7 @@ import os
 import re
 import shlex
 import time
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -21,18 +22,25 @@ from csa.model.result import summarise
 from csa.model.state import SessionState, ToolState
 from csa.runner.caller import owner_name, refuse_own_lineage
 from csa.runner.context import Context
+from csa.runner.environment import REPLAY
 from csa.runner.request import RunRequest
-from csa.runner.session import Session, find_session, follow_resumed
+from csa.runner.session import Session, find_last, find_session, follow_resumed, refuse_closed
 from csa.runner.toolbox import ToolChoice, choose_tool, loadable_adapters
 from csa.runner.turns.choices import choose_model
 from csa.runner.turns.fallback import fallback_of, first_installed, others
 from csa.runner.turns.plan import TurnPlan
 from csa.runner.turns.reach import extra_writable
+from csa.runner.turns.sharing import asked_sharing, is_shared, refuse_second_tool, refuse_to_hand_over
 from csa.store.genealogy import ancestors
 from csa.store.held import refuse_when_full
 from csa.store.project import git_branch
 from csa.store.recovery import caught_up
 from csa.structs import replace
+
+TYPE_CHECKING = False  # see csa/structs.py
+if TYPE_CHECKING:
+    from csa.paths import SessionPaths
+    from csa.runner.turns.recorded import Replay
 
 AskedBudget = tuple[int | None, float | None, float | None]  # tokens, US dollars, seconds; None as it is, 0 is none
 _SESSION_NAME = re.compile(r"[A-Za-z][A-Za-z0-9._-]{0,63}|[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}")
@@ -49,26 +57,41 @@ def plan_turn(
         UsageError, NotFoundError, AmbiguousError, StateError, ToolUnavailableError: as their names say.
         RefusedError: a limit, the genealogy, or another account's conversation.
     """
-    _check_words(request)
+    _check_words(request, may_lack_prompt=bool(context.environ.get(REPLAY)))
+    context, request = _knowing_secrets(context, request)
     now = now or datetime.now(UTC)
     target = _find_target(context, request)
     if target is None:
-        new_id = new_id or new_session_id(time.time_ns() // 1_000_000, os.urandom(ENTROPY_BYTES))
-        return _plan_new(context, request, new_id=_asked_id(request) or new_id, now=now)
+        return _plan_new(context, request, new_id=_asked_id(request) or new_id or _new_id(), now=now)
     return plan_resume(target, request, now=now)
 
 
-def _check_words(request: RunRequest) -> None:
+def _knowing_secrets(context: Context, request: RunRequest) -> tuple[Context, RunRequest]:
+    """Return a context with the values of the request's secrets, read now, and the request with their full sources."""
+    if not request.secrets:
+        return context, request
+    from csa.runner.secrets import parse_secrets  # noqa: PLC0415  # few turns have any
+
+    sources = parse_secrets(request.secrets, context.directory, context.environ)
+    values = {source.name: source.read(context.environ) for source in sources}
+    return context.with_secrets(values), replace(request, secrets=tuple(source.words for source in sources))
+
+
+def _check_words(request: RunRequest, *, may_lack_prompt: bool = False) -> None:
     ways = [request.session is not None, request.last, request.session_id is not None]
     if sum(ways) > 1:
         raise UsageError("--session, --last and --session-id cannot be combined.")
     if None not in {request.session_id, request.name} and request.name != request.session_id and not _asked_id(request):
         raise UsageError(f"--session-id {request.session_id} already names the session; drop --name {request.name}.")
     _check_beginning(request)
-    if not request.prompt.strip():
+    if not (request.prompt.strip() or may_lack_prompt):
         raise UsageError("The prompt is empty.", hint='csa run "what to do"')
     _check_texts(request)
     _check_numbers(request)
+    if request.schema is not None:
+        from csa.runner.turns.conformance import check_schema  # noqa: PLC0415  # few turns have one
+
+        check_schema(request.schema)
     for name in (request.name, None if _asked_id(request) else request.session_id):
         check_name(name)
 
@@ -89,10 +112,12 @@ def _check_beginning(request: RunRequest) -> None:
         raise UsageError("--ephemeral always starts a new session; it cannot continue one.")
     if request.fork_from is not None and continues:
         raise UsageError("--fork-from always starts a new session; it cannot continue one.")
+    if request.reopen and not (continues or request.session_id is not None):
+        raise UsageError("--reopen continues a closed session.", hint='csa run --session S --reopen "..."')
 
 
 def _check_texts(request: RunRequest) -> None:
-    texts = (request.prompt, request.description, request.system, request.model, request.effort)
+    texts = (request.prompt, request.description, request.system, request.opening, request.model, request.effort)
     if any(text is not None and not is_unicode(text) for text in texts):
         raise UsageError("The prompt and the options must be valid UTF-8.")
     if "\0" in request.prompt:
@@ -111,9 +136,10 @@ def _check_numbers(request: RunRequest) -> None:
 
 def _find_target(context: Context, request: RunRequest) -> Session | None:
     """Return the session to continue; None for a new one."""
-    if request.session is not None or request.last:
-        selector = "@last" if request.session is None else request.session
-        return follow_resumed(find_session(context, selector), retired=False)
+    if request.session is not None:
+        return follow_resumed(find_session(context, request.session), retired=False)
+    if request.last:
+        return follow_resumed(find_last(context, is_open=not request.reopen), retired=False)
     if request.session_id is None:
         return None
     if asked := _asked_id(request):
@@ -138,7 +164,48 @@ def _asked_id(request: RunRequest) -> str | None:
     return asked if is_session_id(asked) else None
 
 
-def _plan_new(context: Context, request: RunRequest, *, new_id: str, now: datetime) -> TurnPlan:
+def plan_session(
+    context: Context,
+    request: RunRequest,
+    *,
+    previous: str | None = None,
+    permission: str | None = None,
+    sources: Sequence[SessionState] = (),
+) -> TurnPlan:
+    """Decide what a new session without a turn is; raises as `plan_turn`.
+
+    Args:
+        context: where it is to be.
+        request: what is said about it; the prompt is not used.
+        previous: the tool, if the request names none.
+        permission: what its agents may do, if the request does not say it.
+        sources: the sessions that it is merged from.
+    """
+    _check_texts(request)
+    _check_numbers(request)
+    check_name(request.name)
+    now = datetime.now(UTC)
+    plan = _plan_new(context, request, new_id=_new_id(), now=now, previous=previous, permission=permission)
+    refuse_to_hand_over(context, sources, plan.adapter.name)
+    is_private = plan.state.shared is None and any(not is_shared(context, source) for source in sources)
+    merged_from = tuple(source.session_id for source in sources)
+    shared = False if is_private else plan.state.shared
+    return replace(plan, state=replace(plan.state, merged_from=merged_from, shared=shared))
+
+
+def _new_id() -> str:
+    return new_session_id(time.time_ns() // 1_000_000, os.urandom(ENTROPY_BYTES))
+
+
+def _plan_new(
+    context: Context,
+    request: RunRequest,
+    *,
+    new_id: str,
+    now: datetime,
+    previous: str | None = None,
+    permission: str | None = None,
+) -> TurnPlan:
     parent = context.caller.state if context.caller else None
     depth = parent.depth + 1 if parent else 0
     max_depth = _max_depth(context.config, parent)
@@ -148,11 +215,12 @@ def _plan_new(context: Context, request: RunRequest, *, new_id: str, now: dateti
             "so it may not start another.",
             hint="do the work in this session, or have an ancestor start the new one",
         )
+    request, replay = _as_recorded(context, request, turn=1)
     origin = None
     if request.fork_from is not None:
         origin = follow_resumed(find_session(context, request.fork_from), retired=False)
     source = _load_source(origin) if origin else None
-    choice = _choose(context, request, previous=source.last_tool if source else None)
+    choice = _choose(context, request, previous=source.last_tool if source else previous, replay=replay)
     refuse_when_full(context.store, context.config.max_sessions)
     directory = request.directory or context.directory
     if not directory.is_dir():
@@ -169,15 +237,11 @@ def _plan_new(context: Context, request: RunRequest, *, new_id: str, now: dateti
         project_path=str(project),
         created_at=now,
         last_accessed=now,
-        description=(
-            description_of(context, request.description)
-            if request.description
-            else _fold(summarise(context.redactor.redact(request.prompt)))
-        ),
+        description=(description_of(context, request.description) if request.description else _about(context, request)),
         name=name,
         owner=owner_name(context.environ),
         branch=git_branch(directory),
-        permission=source.permission if source else None,
+        permission=source.permission if source else permission,
         fork_of=source.session_id if source else None,
         ephemeral=request.ephemeral,
         expires_at=_expiry(context, request, now),
@@ -189,9 +253,15 @@ def _plan_new(context: Context, request: RunRequest, *, new_id: str, now: dateti
         limits=context.config.limits.tightened_by(parent.limits) if parent else context.config.limits,
         budget=_with_budget(Budget(), _asked_budget(request)),
         window=replace(source.window if source else ContextWindow(), since_turn=0).asked(*_asked_window(request)),
+        shared=source.shared if source else None,
     )
+    if source:
+        refuse_second_tool(context, source, choice.adapter.name)
+    state = replace(state, shared=asked_sharing(context, request, state))
     known = (source or state).tools.get(choice.adapter.name, ToolState())
-    plan = _plan(context, request, choice, state, known, is_new=True, cwd=str(directory))
+    if request.opening:
+        request = replace(request, prompt=f"{request.opening}\n\n{request.prompt}", opening=None)
+    plan = _plan(context, request, choice, state, known, is_new=True, cwd=str(directory), replay=replay)
     return _plan_fork(plan, origin, source) if origin and source else plan
 
 
@@ -212,7 +282,10 @@ def plan_resume(session: Session, request: RunRequest, *, now: datetime) -> Turn
     context = session.context
     refuse_own_lineage(context.caller, session.session_id)
     state = caught_up(session.paths, session.load())
-    choice = _choose(context, request, previous=state.last_tool)
+    if not request.reopen:
+        refuse_closed(state)
+    request, replay = _as_recorded(context, request, turn=state.turns + 1, continues=session.paths)
+    choice = _choose(context, request, previous=state.last_tool, replay=replay)
     known = state.tools.get(choice.adapter.name, ToolState())
     cwd = known.cwd or _last_directory(state)
     if not Path(cwd).is_dir():
@@ -222,13 +295,19 @@ def plan_resume(session: Session, request: RunRequest, *, now: datetime) -> Turn
     state = replace(
         state,
         name=request.name or state.name,
-        description=description_of(context, request.description) if request.description else state.description,
+        description=(
+            description_of(context, request.description)
+            if request.description and not request.is_templates("description")
+            else state.description or ("" if state.turns else _about(context, request))
+        ),
         expires_at=_expiry_on_resume(context, request, state, now),
         limits=_limits_on_resume(context, state),
         budget=changed_budget(context, state, _asked_budget(request)),
         window=state.window.asked(*_asked_window(request)),
+        shared=asked_sharing(context, request, state),
     )
-    plan = _plan(context, request, choice, state, known, is_new=False, cwd=cwd)
+    refuse_second_tool(context, state, choice.adapter.name)
+    plan = _plan(context, request, choice, state, known, is_new=False, cwd=cwd, replay=replay)
     _refuse_other_account(plan, known)
     return plan
 
@@ -258,6 +337,7 @@ def _plan(
     *,
     is_new: bool,
     cwd: str,
+    replay: Replay | None,
 ) -> TurnPlan:
     """Make the plan; `known` is what the session, or the one it is forked from, has kept of the tool."""
     tool = choice.adapter.name
@@ -280,10 +360,15 @@ def _plan(
         transport=choice.transport,
         permission=permission,
         cwd=cwd,
-        account=choice.adapter.account({**context.environ, **configured.env}),
+        account=choice.adapter.account({**configured.environment(context.environ), **context.secrets}),
         model=model.value,
         effort=effort.value,
-        origins={"model": model.origin, "effort": effort.origin, **_limit_origins(context, request)},
+        origins={
+            "model": model.origin,
+            "effort": effort.origin,
+            **_limit_origins(context, request),
+            **_template_origins(request, permission),
+        },
         timeout_s=request.timeout_s or context.config.timeout_s,
         idle_timeout_s=request.idle_timeout_s or context.config.idle_timeout_s,
         max_depth=state.max_depth if state.max_depth is not None else context.config.max_depth,
@@ -292,6 +377,7 @@ def _plan(
         park_limit_s=context.config.park_limit_s if request.park_limit_s is None else request.park_limit_s,
         hands_over=context.config.hands_over if request.handoff is None else request.handoff,
         callers=tuple(context.caller.lineage()) if context.caller else (),
+        replay=replay,
     )
 
 
@@ -302,6 +388,19 @@ def _limit_origins(context: Context, request: RunRequest) -> dict[str, str]:
         "timeout_s": "--timeout" if request.timeout_s else values["timeout_s"][1],
         "idle_timeout_s": "--idle-timeout" if request.idle_timeout_s else values["idle_timeout_s"][1],
     }
+
+
+def _template_origins(request: RunRequest, permission: Permission) -> dict[str, str]:
+    """Say which file the template is, and what became of its permission."""
+    if request.template is None:
+        return {}
+    found = {"template": request.template.place}
+    if request.is_templates("permission"):
+        asked = _asked_permission(request)
+        is_raised = asked and asked.rank > permission.rank
+        words = f"; the {asked.value} of a project's is ignored" if asked and is_raised else ""
+        found["permission"] = f"{request.origin_of('permission', '')}{words}"
+    return found
 
 
 def _expiry(context: Context, request: RunRequest, now: datetime) -> datetime | None:
@@ -318,23 +417,40 @@ def _expiry_on_resume(context: Context, request: RunRequest, state: SessionState
     return _expiry(context, request, now) if request.ttl or has_passed else state.expires_at
 
 
-def _choose(context: Context, request: RunRequest, *, previous: str | None) -> ToolChoice:
+def _as_recorded(
+    context: Context, request: RunRequest, *, turn: int, continues: SessionPaths | None = None
+) -> tuple[RunRequest, Replay | None]:
+    """Return what stands in for the tool, if the environment names a recording, and the request as it was then."""
+    if not context.environ.get(REPLAY):
+        return request, None
+    from csa.runner.turns.recorded import as_recorded, find_replay  # noqa: PLC0415  # only replays need it
+
+    replay = find_replay(context, turn=turn, continues=continues)
+    return as_recorded(context, request, replay), replay
+
+
+def _choose(context: Context, request: RunRequest, *, previous: str | None, replay: Replay | None = None) -> ToolChoice:
+    if replay is not None:
+        from csa.runner.turns.recorded import replayed_tool  # noqa: PLC0415  # as above
+
+        return replayed_tool(request, context.config)
     outer = context.caller.state.last_tool if context.caller else None
     known, _ = loadable_adapters(context.config)
     family = next((adapter.family for adapter in known if adapter.name == outer), None)
     fallback = fallback_of(context, request)
     try:
-        return choose_tool(
+        choice = choose_tool(
             request.tool,
             previous,
             context.config,
-            context.environ,
+            {**context.environ, **context.secrets},
             avoid_family=family,
             transport=request.transport,
         )
+        return replace(choice, why=request.origin_of("tool", choice.why))
     except ToolUnavailableError as missing:
-        if choice := first_installed(fallback, context.config, context.environ, missing):
-            return choice
+        if other := first_installed(fallback, context.config, context.environ, missing):
+            return other
         raise
 
 
@@ -393,10 +509,16 @@ def _with_budget(budget: Budget, asked: AskedBudget) -> Budget:
 
 
 def _permission(context: Context, request: RunRequest, state: SessionState) -> Permission:
-    """Asked for, else the session's last, else configured; never more than the caller's."""
+    """Asked for, else the session's last, else configured; never more than the caller's.
+
+    A template of the project may only lower it.
+    """
     recorded = state.permission if state.permission in {level.value for level in Permission} else None
     asked = _asked_permission(request)
-    wanted = asked or (Permission(recorded) if recorded else context.config.permission)
+    kept = Permission(recorded) if recorded else context.config.permission
+    wanted = asked or kept
+    if request.template and request.template.is_project and request.is_templates("permission"):
+        asked = wanted = wanted.at_most(kept)
     if context.caller is None:
         return wanted
     ceiling = context.caller.permission
@@ -435,6 +557,11 @@ def is_unicode(text: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+def _about(context: Context, request: RunRequest) -> str:
+    """Return the description of a session whose first prompt it is."""
+    return _fold(summarise(context.redactor.redact(request.prompt)))
 
 
 def description_of(context: Context, text: str) -> str:

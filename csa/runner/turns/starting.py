@@ -12,6 +12,7 @@ import time
 from datetime import UTC, datetime
 
 from csa.errors import CsaError, DeniedError, StateError
+from csa.model.conversation import count_told
 from csa.model.result import UNKNOWN_CONVERSATION
 from csa.process.launch import Launched, SpawnError, launch_tool
 from csa.runner.turns.leftovers import describe, leftovers_of, reap
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
     from csa.model.events import Event
     from csa.model.state import ToolState
     from csa.runner.turns.plan import TurnPlan
-    from csa.runner.turns.toolcommand import ToolCommand
 
 
 _DESCRIPTORS = 18
@@ -41,14 +41,14 @@ class StartedTurn:
         self.plan = recorder.plan
         self.recorder = recorder
         self._ahead: Launched | SpawnError | None = None
-        self.command = self._make_command(recorder.tool_state)
+        self.command = make_command(self.plan, recorder.tool_state, turn=recorder.turn, paths=recorder.paths)
         reaped = self._reap_earlier()
         self.started_at, self.began_s = datetime.now(UTC), time.monotonic()
         self.first = self._record(reaped)
 
-    def command_again(self, known: ToolState) -> None:
-        """Decide again what the tool is started with; `known` is its conversation by now."""
-        self.command = self._make_command(known)
+    def command_again(self, known: ToolState, plan: TurnPlan | None = None) -> None:
+        """Decide again what the tool is started with; `known` is its conversation by now, `plan` another than ours."""
+        self.command = make_command(plan or self.plan, known, turn=self.recorder.turn, paths=self.recorder.paths)
         write_run_files(self.recorder.paths, self.command.invocation.files, self.command.invocation.links)
 
     def renew(self, known: ToolState) -> list[Event] | None:
@@ -68,7 +68,7 @@ class StartedTurn:
         self.command_again(known)
         if (handoff := self.command.handoff) is None:
             raise CsaError("csa has no transcript of it")
-        tool, count = self.plan.adapter.name, len(handoff.data["turns"])
+        tool, count = self.plan.adapter.name, count_told(handoff.data)
         message = (
             f"{tool} no longer knows its conversation {gone}: it continues in a new one, "
             f"with a summary of {count} earlier turn{'s' * (count != 1)}"
@@ -107,9 +107,6 @@ class StartedTurn:
             shared_fds=self.recorder.held.shared_fds,
         )
 
-    def _make_command(self, known: ToolState) -> ToolCommand:
-        return make_command(self.plan, known, turn=self.recorder.turn, paths=self.recorder.paths)
-
     def _reap_earlier(self) -> str:
         """End what a lost turn of this session has left running, as its conversation continues without it."""
         left = leftovers_of(self.recorder.paths) if self.recorder.follows_lost else []
@@ -126,9 +123,7 @@ class StartedTurn:
         plan, recorder, command = self.plan, self.recorder, self.command
         try:
             write_run_files(recorder.paths, command.invocation.files, command.invocation.links)
-            events = recorder.start(
-                list(command.invocation.argv), handoff=command.handoff.data if command.handoff else None
-            )
+            events = recorder.start(list(command.argv), handoff=command.handoff.data if command.handoff else None)
         except BaseException:
             remove_run_files(recorder.paths)
             raise
@@ -139,7 +134,7 @@ class StartedTurn:
         if reaped:
             events += recorder.append("warning", {"kind": "leftovers", "message": reaped})
         if plan.is_new:
-            publish(recorder)
+            publish(recorder.held)
         recorder.open_logs(recorder.paths.turn_output(recorder.turn))
         return events
 

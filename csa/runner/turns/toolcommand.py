@@ -6,41 +6,51 @@ import os
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
-from csa.errors import CsaError
 from csa.model.adapter import Adapter, Compactor, Invocation, TurnRequest
 from csa.model.permission import Permission
-from csa.model.state import SessionState, ToolState
+from csa.model.state import ToolState
 from csa.paths import SessionPaths
 from csa.procfs import random_uuid
-from csa.runner.context import Context
 from csa.runner.environment import (
     apply_changes,
     base_environment,
     outer_sandbox,
     session_environment,
     system_note,
+    with_secrets,
 )
 from csa.runner.inherited import is_same_work_tree, without_repository
 from csa.runner.namedfiles import read_named_files
-from csa.runner.session import find_session
 from csa.runner.toolbox import check_files, find_command, find_login, loadable_adapters
-from csa.runner.turns.handoff import Handoff, Origin, make_handoff, origin_of
+from csa.runner.turns.handoff import Handoff, make_handoff
+from csa.runner.turns.origins import begins_merged, find_histories, missing_sources
 from csa.runner.turns.plan import TurnPlan
 from csa.runner.turns.runfiles import is_roots_alone, run_directory
+from csa.runner.turns.sharing import vendor_given
 from csa.runner.turns.window import digest_limits
 from csa.store.atomic import make_private_directory
-from csa.structs import Struct
+from csa.structs import Struct, replace
+
+TYPE_CHECKING = False  # see csa/structs.py
+if TYPE_CHECKING:
+    from csa.runner.turns.replaying import StandIn
 
 
 class ToolCommand(Struct):
-    """What a tool is started with. `problems` are warnings for the user."""
+    """What a tool is started with. `problems` are warnings for the user.
+
+    With `stand_in`, that is started instead, and `argv` is the command line of the tool.
+    """
 
     asked: TurnRequest
     invocation: Invocation
     environment: Mapping[str, str]
     handoff: Handoff | None
     problems: list[str]
+    argv: tuple[str, ...]
+    stand_in: StandIn | None = None
 
 
 def make_command(plan: TurnPlan, known: ToolState, *, turn: int, paths: SessionPaths) -> ToolCommand:
@@ -48,21 +58,32 @@ def make_command(plan: TurnPlan, known: ToolState, *, turn: int, paths: SessionP
 
     `known` is its conversation by now; `paths` is where the record currently is.
     """
-    handoff = None if plan.compacts else _handoff(plan, known, turn=turn, paths=paths)
+    handoff = None if plan.compacts else _naming_vendor(plan, _handoff(plan, known, turn=turn, paths=paths))
     asked, problems = _make_request(plan, known, handoff)
+    if begins_merged(plan.state):
+        gone = missing_sources(plan.context, paths)
+        problems += [f"session {source}, which was merged into this one, is gone: it is not told of" for source in gone]
     if plan.compacts:
         assert isinstance(plan.adapter, Compactor)  # plan_compaction has seen to it
         invocation = plan.adapter.compaction(asked)
     else:
         invocation = plan.adapter.invocation(asked)
-    return ToolCommand(asked, invocation, _environment(plan, asked, invocation, turn=turn), handoff, problems)
+    argv, stand_in = invocation.argv, None
+    if plan.replay is not None:
+        from csa.runner.turns.replaying import make_stand_in  # noqa: PLC0415  # only replays need it
+
+        stand_in = make_stand_in(plan, plan.replay, asked)
+        invocation = stand_in.invocation
+    environment = _environment(plan, asked, invocation, turn=turn)
+    return ToolCommand(asked, invocation, environment, handoff, problems, argv, stand_in)
 
 
 def _make_request(plan: TurnPlan, known: ToolState, handoff: Handoff | None) -> tuple[TurnRequest, list[str]]:
     context, fork = plan.context, plan.fork
     adapters, problems = loadable_adapters(context.config)
     base = tool_environment(plan, adapters)
-    problems += ["; ".join(each) for each in check_files(plan.adapter, base, plan.cwd)]
+    if plan.replay is None:
+        problems += ["; ".join(each) for each in check_files(plan.adapter, base, plan.cwd)]
     directory = run_directory(context.store.paths(plan.state.session_id))
     note = system_note(plan.state, csa_command=context.command, max_depth=plan.max_depth)
     asked = TurnRequest(
@@ -77,6 +98,7 @@ def _make_request(plan: TurnPlan, known: ToolState, handoff: Handoff | None) -> 
         effort=plan.effort,
         auth_method=context.config.for_tool(plan.adapter.name).auth_method,
         system=_join(None if plan.state.ephemeral else note, plan.request.system),
+        schema=plan.request.schema if plan.is_held_to_schema else None,
         timeout_s=plan.timeout_s,
         ephemeral=plan.state.ephemeral,
         environ=base,
@@ -84,7 +106,7 @@ def _make_request(plan: TurnPlan, known: ToolState, handoff: Handoff | None) -> 
         csa_command=context.command,
         sandboxed_by=outer_sandbox(),
         extra_writable=plan.state.extra_writable if plan.permission is Permission.EDIT else (),
-        writable_dirs=(str(context.store.root), *_homes(plan, adapters, base)),
+        writable_dirs=(str(context.store.root), *(() if plan.replay else _homes(plan, adapters, base))),
         previous_totals=fork.totals if fork else known.totals,
         files=read_named_files(plan.adapter.capabilities.reads, base, plan.cwd),
         run_directory=os.path.realpath(directory),
@@ -99,7 +121,8 @@ def tool_environment(plan: TurnPlan, adapters: list[Adapter]) -> dict[str, str]:
     markers = (marker for adapter in adapters for marker in adapter.outer_markers)
     is_elsewhere = not is_same_work_tree(context.directory, plan.cwd)
     environ = without_repository(context.environ) if is_elsewhere else context.environ
-    return base_environment(environ, markers, context.config.for_tool(plan.adapter.name).env)
+    base = base_environment(environ, markers, context.config.for_tool(plan.adapter.name))
+    return with_secrets(base, context.secrets)
 
 
 def _environment(plan: TurnPlan, asked: TurnRequest, invocation: Invocation, *, turn: int) -> Mapping[str, str]:
@@ -115,6 +138,12 @@ def _environment(plan: TurnPlan, asked: TurnRequest, invocation: Invocation, *, 
     return apply_changes({**asked.environ, **own}, invocation, plan.cwd)
 
 
+def _naming_vendor(plan: TurnPlan, handoff: Handoff | None) -> Handoff | None:
+    """Add the vendor that gets a summary of what was said with another's tools."""
+    vendor = vendor_given(plan.context, plan.adapter.name, handoff.tools) if handoff else None
+    return replace(handoff, data={**handoff.data, "vendor": vendor}) if handoff and vendor else handoff
+
+
 def _handoff(plan: TurnPlan, known: ToolState, *, turn: int, paths: SessionPaths) -> Handoff | None:
     context = plan.context
     limits = digest_limits(context.config, plan.state.window, since=plan.fork.since if plan.fork else None)
@@ -122,7 +151,7 @@ def _handoff(plan: TurnPlan, known: ToolState, *, turn: int, paths: SessionPaths
         from csa.runner.turns.forking import fork_handoff  # noqa: PLC0415  # only forks need it
 
         return fork_handoff(plan.fork, plan.adapter.name, limits)
-    if plan.is_new or not plan.hands_over:
+    if plan.is_new or not (plan.hands_over or begins_merged(plan.state)):
         return None
     return make_handoff(
         paths,
@@ -131,25 +160,23 @@ def _handoff(plan: TurnPlan, known: ToolState, *, turn: int, paths: SessionPaths
         turn=turn,
         conversation=known.provider_session_id,
         prompt=context.redactor.redact(plan.request.prompt).strip(),
-        origin=None if known.provider_session_id else find_origin(context, plan.state, paths),
+        histories=[] if known.provider_session_id else find_histories(context, plan.state, paths),
     )
-
-
-def find_origin(context: Context, state: SessionState, paths: SessionPaths) -> Origin | None:
-    """Return the session that was forked, if it can still be read."""
-    if state.fork_of is None or (found := origin_of(paths)) is None:
-        return None
-    session_id, turns, since = found
-    try:
-        return Origin(find_session(context, session_id).paths, turns, since)
-    except CsaError:
-        return None
 
 
 def _prompt(plan: TurnPlan, known: ToolState, handoff: Handoff | None) -> str:
     dropped = known.provider_session_id and not plan.adapter.capabilities.system_on_resume
     system = plan.request.system if dropped else None  # the tool would silently ignore it
-    return _join(system, handoff.text if handoff else None, plan.request.prompt) or ""
+    schema = None if plan.is_held_to_schema else plan.request.schema
+    return _join(system, handoff.text if handoff else None, plan.request.prompt, _ask_for(schema)) or ""
+
+
+def _ask_for(schema: Mapping[str, Any] | None) -> str | None:
+    if schema is None:
+        return None
+    from csa.model.structured import ask_for  # noqa: PLC0415  # few turns have one
+
+    return ask_for(schema)
 
 
 def _homes(plan: TurnPlan, adapters: list[Adapter], environ: Mapping[str, str]) -> list[str]:

@@ -31,8 +31,10 @@ from csa.runner.turns.parking import rest_until
 from csa.runner.turns.plan import TurnPlan
 from csa.runner.turns.starting import StartedTurn, start_turn
 from csa.runner.turns.stopping import Stopping
+from csa.runner.turns.turnrecorder import TurnRecorder
 from csa.runner.turns.verdict import Stop
 from csa.store.parked import forget_parked
+from csa.store.queue import count_queued, why_held
 from csa.store.usage_stats import note_turn
 from csa.structs import replace
 
@@ -51,6 +53,7 @@ class Turn:
         turn: the number of the turn; it grows when a fallback takes over.
         plan: what is being carried out: the tool, its command, the limits.
         losses: after the end, what could not be recorded.
+        successor: after the end, the turn of the next queued prompt, if that has begun under the same lock.
     """
 
     def __init__(self, plan: TurnPlan, started: StartedTurn | None = None) -> None:
@@ -62,6 +65,11 @@ class Turn:
         self.losses: list[str] = []
         # Called when the turn begins to wait for a quota, with the plan for afterwards and the time.
         self.on_parked: Callable[[TurnPlan, datetime], None] = lambda _plan, _until: None
+        # Called after a success: begins the next queued prompt, whose turn the caller has to enter.
+        self.pass_on: Callable[[TurnRecorder], Turn | None] = lambda _recorder: None
+        # Called when the lock is released and prompts wait.
+        self.hand_over: Callable[[], None] = lambda: None
+        self.successor: Turn | None = None
         self._asked = plan.request
         self._started = started
         self._send, self._receive = anyio.create_memory_object_stream[list[Event]](_BATCHES)
@@ -154,11 +162,25 @@ class Turn:
                     await self._deliver(self._execution.last)
                 self._send.close()
                 recorder = self._execution.recorder
-                with recorder.held.losing("the session's lock", "released"):
-                    recorder.close()
-                self.losses = recorder.losses
+                await self._leave(recorder)
                 with recorder.held.losing("usage_stats.toml"):
                     self._note_usage()
+                self.losses = [*recorder.losses]
+                if self.successor:
+                    recorder.losses.clear()
+
+    async def _leave(self, recorder: TurnRecorder) -> None:
+        """Let the next queued prompt begin under the same lock; else release it, and have another process go on."""
+        goes_on = self._result is not None and self._result.status == "succeeded" and not recorder.journal.fault
+        with recorder.held.losing("the session's queue", "gone on with"):
+            self.successor = self.pass_on(recorder) if goes_on else None
+        if self.successor:
+            return
+        with recorder.held.losing("the session's lock", "released"):
+            recorder.close()
+        with recorder.held.losing("the session's queue", "handed over"):
+            if goes_on and count_queued(self.paths) and why_held(self.paths) is None:
+                await anyio.to_thread.run_sync(self.hand_over)
 
     async def _run_execution(self, deadline: float | None) -> None:
         try:
@@ -230,7 +252,7 @@ class Turn:
     def _note_usage(self) -> None:
         """Record what the turns took, for `csa stats`; nobody waits for that, so it comes last."""
         for ended in self._ended:
-            if ended.peak_rss_bytes is not None:
+            if ended.peak_rss_bytes is not None and self.plan.replay is None:
                 note_turn(
                     self.plan.context.store,
                     ended.tool,

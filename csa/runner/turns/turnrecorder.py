@@ -17,17 +17,21 @@ from csa.errors import BusyError
 from csa.model.adapter import Outcome, Update
 from csa.model.events import Event
 from csa.model.limits import Spent, spent_by_turn
-from csa.model.result import RunResult, summarise
+from csa.model.redaction import Redactor
+from csa.model.result import RunResult, json_text, summarise
 from csa.model.state import SessionState, ToolState, format_time
+from csa.runner.secrets import sources_of
+from csa.runner.session import refuse_closed
 from csa.runner.turns.admission import open_admission
 from csa.runner.turns.plan import TurnPlan
 from csa.runner.turns.recorder import Recorder, end_lost_compaction
 from csa.runner.turns.window import find_outgrown
-from csa.store.artifacts import list_artifacts
+from csa.store.artifacts import SCHEMA_FILE, list_artifacts
 from csa.store.atomic import append_private, write_atomically, write_private
 from csa.store.held import HeldSession, build_session, open_session, store_lock
 from csa.store.parked import forget_parked
 from csa.store.project import git_head
+from csa.store.queue import claim, drop, lift_hold, unclaim
 from csa.store.recovery import caught_up, end_in_result, free_room, reserve_room
 from csa.store.results import save_result
 from csa.store.slots import SlotHolder, pass_slot
@@ -78,17 +82,24 @@ class TurnRecorder(Recorder):
             self.tool_state = replace(self.tool_state, provider_session_id=None, totals=None)
 
     def start(self, argv: list[str], *, handoff: Mapping[str, Any] | None) -> list[Event]:
-        """Write state and `run_started` durably, both or neither; only then publish a new session."""
+        """Write state and `run_started` durably, both or neither; only then publish a new session.
+
+        GoneError if the prompt was queued, and does not wait any more.
+        """
+        if self.plan.queued:
+            claim(self.paths, self.plan.queued)
         state = self.held.state
         if not self.plan.is_new:
-            state = _with_tool(replace(state, **self._changes()), self.plan)
+            state = with_tool(replace(state, **self._changes()), self.plan)
             self.tool_state = state.tools[self.plan.adapter.name]
             self._leave_outgrown()
-            state = replace(state, turns=self.turn, last_accessed=datetime.now(UTC), phase="active")
-        prompt = self.held.redactor.redact(self.plan.request.prompt)
+            state = replace(state, turns=self.turn, last_accessed=datetime.now(UTC), phase="active", closed_at=None)
+        request = self.plan.request
+        prompt = self.held.redactor.redact(request.prompt)
         path = self.paths.turn_output(self.turn) / "prompt.md"
         path.parent.mkdir(0o700, parents=True, exist_ok=True)
         write_private(path, prompt.encode("utf-8", "surrogateescape"))
+        asked = self._keep_schema(path.parent)
         events = self.append(
             "run_started",
             {
@@ -98,13 +109,20 @@ class TurnRecorder(Recorder):
                 "cwd": self.plan.cwd,
                 "argv": argv,
                 "pid": os.getpid(),
+                "caller": next(iter(self.plan.callers), None),
                 "permission": self.plan.permission.value,
                 "timeout_s": self.plan.timeout_s,
                 "idle_timeout_s": self.plan.idle_timeout_s,
                 "origins": dict(self.plan.origins),
+                **({"template": request.template.name} if request.template else {}),
+                **({"system": request.system} if request.system else {}),
+                **({"secrets": sources_of(request.secrets)} if request.secrets else {}),
                 "prompt": prompt,
                 "resumed": self.tool_state.provider_session_id,
+                **asked,
                 "head": git_head(Path(self.plan.cwd)),
+                **({"queued": self.plan.queued} if self.plan.queued else {}),
+                **({"replayed_from": self.plan.replay.to_event()} if self.plan.replay else {}),
             },
         )
         if handoff or self.outgrown:
@@ -119,9 +137,28 @@ class TurnRecorder(Recorder):
         self._is_started = True
         if not self.plan.is_new:
             forget_parked(self.held.store, self.held.state.session_id)
+            self._leave_queue()
         self.held.write_heartbeat()
         reserve_room(self.paths)
         return events
+
+    def _leave_queue(self) -> None:
+        """Remove the prompt that this turn sends, and let the others follow."""
+        with self.held.losing("the session's queue"):
+            if self.plan.queued:
+                drop(self.paths, self.plan.queued)
+            lift_hold(self.paths)
+
+    def _keep_schema(self, directory: Path) -> dict[str, Any]:
+        """Write the schema of the turn beside its prompt; return what `run_started` has of it."""
+        if (schema := self.plan.request.schema) is None:
+            return {}
+        import hashlib  # noqa: PLC0415  # few turns have one
+
+        content = json_text(self.held.redactor.redact_data(schema)).encode("utf-8", "surrogateescape")
+        write_private(directory / SCHEMA_FILE, content)
+        how = "native" if self.plan.is_held_to_schema else "asked"
+        return {"schema": {"sha256": hashlib.sha256(content).hexdigest(), "how": how}}
 
     def record(self, updates: list[Update]) -> list[Event]:
         """Record what the adapter made of the tool's output."""
@@ -161,7 +198,8 @@ class TurnRecorder(Recorder):
         totals = outcome.totals if outcome.totals is not None else self.tool_state.totals
         if not self.held.is_lost:
             free_room(self.paths)
-        text = self.held.redactor.redact(result.text)
+        output = self.held.redactor.redact_data(result.output)
+        text = self.held.redactor.redact(result.text) if output is None else json_text(output)
         final = text.encode("utf-8", "surrogateescape")
         self.held.attempt("final.md", lambda: write_atomically(self.paths.turn_output(self.turn) / "final.md", final))
         self.close_logs()
@@ -175,7 +213,7 @@ class TurnRecorder(Recorder):
                 result = replace(result, artifacts=list_artifacts(self.paths, self.turn))
         events = self.append("run_finished", {**result.to_event(), **({"totals": totals} if totals else {})})
         self.journal.sync()
-        self.held.attempt("result.toml", lambda: save_result(self.paths, result, totals))
+        self.held.attempt("result.toml", lambda: save_result(self.paths, replace(result, output=output), totals))
         self.tool_state = replace(
             self.tool_state,
             last_action_summary=result.summary,
@@ -201,7 +239,7 @@ class TurnRecorder(Recorder):
             self.held.park(tool, turn=self.turn, until=moment)
         return events
 
-    def pass_to(self, plan: TurnPlan) -> TurnRecorder:
+    def pass_to(self, plan: TurnPlan, notes: Sequence[str] = ()) -> TurnRecorder:
         """Return the recorder of the next turn, by the tool of `plan`; the session's lock is held throughout.
 
         What cancels this turn cancels that one: the `cancel` file stays.
@@ -212,13 +250,14 @@ class TurnRecorder(Recorder):
             holder = SlotHolder(plan.state.session_id, plan.adapter.name)
             pass_slot(self.held.store.root, self.held.slot, holder, plan.state.limits, callers=plan.callers)
         self.held.pass_to(plan.adapter.name, turn=self.turn + 1)
-        return TurnRecorder(self.held, plan)
+        if plan.context.secrets != self.plan.context.secrets:  # those of this turn may still be said
+            known = (*self.plan.context.secrets.values(), *plan.context.secrets.values())
+            self.held.hide_with(Redactor(plan.context.environ, known))
+        return TurnRecorder(self.held, plan, notes)
 
     def close(self) -> None:
         """Release the lock; an ephemeral session is deleted first. A refused turn leaves nothing."""
-        if not self._is_started:
-            self.journal.return_to(self._mark)
-            self._remove_output()
+        self.withdraw()
         self.journal.flush()
         if self.plan.state.ephemeral or not self.held.is_published:
             self.held.attempt("the tree's list", lambda: leave_tree(self.held.store.root, self.held.state))
@@ -226,10 +265,21 @@ class TurnRecorder(Recorder):
             self.held.attempt("the deletion of the ephemeral session", self.held.remove)
         self.held.close()
 
+    def withdraw(self) -> None:
+        """Leave nothing of a turn that could not begin; the lock is still held."""
+        if self._is_started:
+            return
+        self.journal.return_to(self._mark)
+        self._remove_output()
+        if self.plan.queued:
+            with suppress(OSError):  # it was not taken
+                unclaim(self.paths, self.plan.queued)
+
     def _remove_output(self) -> None:
         output = self.paths.turn_output(self.turn)
         with suppress(OSError):  # an empty directory is useless
             (output / "prompt.md").unlink(missing_ok=True)
+            (output / SCHEMA_FILE).unlink(missing_ok=True)
             output.rmdir()
 
     def _changes(self) -> dict[str, Any]:
@@ -243,6 +293,7 @@ class TurnRecorder(Recorder):
             "limits": wanted.limits,
             "budget": wanted.budget,
             "window": wanted.window,
+            "shared": wanted.shared,
         }
 
     def _save_state(self, *, spent: Spent | None = None, at: datetime | None = None) -> None:
@@ -313,7 +364,7 @@ def begin(plan: TurnPlan) -> TurnRecorder:
         if plan.is_new:
             held = build_session(
                 context.store,
-                _with_tool(replace(plan.state, turns=1), plan),
+                with_tool(replace(plan.state, turns=1), plan),
                 context.redactor,
                 tool=tool,
                 detached=context.is_detached,
@@ -331,26 +382,28 @@ def begin(plan: TurnPlan) -> TurnRecorder:
             )
         admission.admit(held)
     try:
+        if not (plan.is_new or plan.request.reopen):
+            refuse_closed(held.state)  # as it is, now that it is ours
         return TurnRecorder(held, plan, admission.notes)
     except BaseException:
         held.close()
         raise
 
 
-def _with_tool(state: SessionState, plan: TurnPlan) -> SessionState:
+def with_tool(state: SessionState, plan: TurnPlan) -> SessionState:
     """Record the tool that is about to run, and where, so that the session is known to be its, whatever happens."""
     known = state.tools.get(plan.adapter.name, ToolState())
     known = replace(known, cwd=plan.cwd, model=plan.model, effort=plan.effort, updated_at=datetime.now(UTC))
     return replace(state, tools={**state.tools, plan.adapter.name: known})
 
 
-def publish(recorder: TurnRecorder) -> None:
+def publish(held: HeldSession) -> None:
     """Make a new session visible; its name is checked again under the project's lock."""
-    state, store = recorder.held.state, recorder.held.store
+    state, store = held.state, held.store
     if not state.name:
-        recorder.held.publish()
+        held.publish()
         return
     with store_lock(store):
         if store.find_name(state.name):
             raise BusyError(f"Another run has just created a session named '{state.name}'.")
-        recorder.held.publish()
+        held.publish()

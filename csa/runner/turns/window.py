@@ -12,18 +12,18 @@ from typing import Any
 
 from csa.errors import CsaError
 from csa.model.config import Config
+from csa.model.conversation import count_told
 from csa.model.events import Event
 from csa.model.limits import ContextWindow
 from csa.model.state import SessionState, ToolState
-from csa.model.usage import Usage
+from csa.model.usage import CHARS_PER_TOKEN, Usage
 from csa.paths import SessionPaths
-from csa.runner.turns.handoff import CHARS_PER_TOKEN, DigestLimits
+from csa.runner.turns.handoff import DigestLimits
 from csa.runner.turns.plan import TurnPlan
 from csa.store.transcript import read_events_backwards
 from csa.structs import Struct, field
 
 CONTEXT_WINDOW = "context_window"  # the reason of a handoff
-_FRAME_TOKENS = 60  # of the words around a summary
 _TEXTS = {
     "run_started": "prompt",
     "agent_message": "text",
@@ -79,7 +79,7 @@ def digest_limits(config: Config, window: ContextWindow, *, since: int | None = 
     The other half is for what follows, or the next turn would begin anew as well.
     """
     limits = in_force(config, window)
-    half = max(0, limits.tokens // 2 - _FRAME_TOKENS) if limits.tokens else config.context_tokens
+    half = limits.tokens // 2 if limits.tokens else config.context_tokens
     return DigestLimits(
         limits.turns or config.context_turns,
         min(config.context_tokens, half),
@@ -202,9 +202,10 @@ def _take(part: _Part, event: Event) -> None:
     elif event.type == "handoff":
         told = data.get("turns")
         part.told |= {turn for turn in told if type(turn) is int} if isinstance(told, list) else set()
+        part.inherited += count_told({"sources": data.get("sources")})
         part.characters += data["characters"] if type(data.get("characters")) is int else 0
     elif event.type == "fork" and data.get("how") == "native" and type(data.get("turns")) is int:
-        part.inherited = data["turns"]
+        part.inherited += data["turns"]
     elif event.type == "tool_call":
         part.calls += 1
     elif event.type == "compaction":

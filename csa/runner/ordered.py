@@ -1,0 +1,38 @@
+"""Turns by order: the JSON that a detached supervisor gets, a parked turn leaves, and a queued prompt is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from csa.runner.client import Csa
+from csa.runner.detach import request_from_json
+from csa.runner.turns.plan import TurnPlan
+from csa.store.queue import Entry
+from csa.structs import replace
+
+
+def client_for(order: Mapping[str, Any], environ: Mapping[str, str], *, is_detached: bool = True) -> Csa:
+    """Return the client that carries out an order, on behalf of who gave it and with no more rights than then."""
+    client = Csa.from_environment(
+        order["directory"],
+        environ=callers_environment(order, environ),
+        command=order["command"],
+        owns_process=True,
+        is_detached=is_detached,
+    )
+    if "ceiling" in order:  # it was queued
+        client.context = client.context.as_then(order["ceiling"])
+    return client
+
+
+def callers_environment(order: Mapping[str, Any], environ: Mapping[str, str]) -> dict[str, str]:
+    """Return an environment with the variables of the session whose agent gave the order, or none, in place of ours."""
+    rest = {name: value for name, value in environ.items() if name not in order["caller"]}
+    return {**rest, **{name: value for name, value in order["caller"].items() if value is not None}}
+
+
+def plan_entry(entry: Entry, environ: Mapping[str, str], *, is_detached: bool = True) -> TurnPlan:
+    """Plan the turn of a queued prompt; raises as `plan_turn`."""
+    client = client_for(entry.order, environ, is_detached=is_detached)
+    return replace(client.plan(request_from_json(entry.order["request"])), queued=entry.entry_id)
