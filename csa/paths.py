@@ -23,11 +23,13 @@ NEW_PREFIX, GONE_PREFIX = ".new-", ".gone-"  # of sessions that are being create
 SLOTS = ".slots"  # of the state root
 CHECKPOINTS = "audit.git"
 CURRENT, CURRENT_OF_TERMINALS = "current", "current.d"
+CHAT_HISTORY = "chat_history"
 STORE_FILES = frozenset(
     {
         "store.lock",
         CURRENT,
         CURRENT_OF_TERMINALS,
+        CHAT_HISTORY,
         "audit.jsonl",
         CHECKPOINTS,
         "usage_stats.toml",

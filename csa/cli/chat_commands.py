@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from csa.cli.candidates import candidates
-from csa.cli.output import Style, print_problem, printable, tell
+from csa.cli.output import Style, fold, print_problem, printable, tell, terminal_size
 from csa.cli.views.conversation_formats import FORMATS
 from csa.cli.views.lineedit import Candidate
 from csa.errors import CsaError, UsageError
@@ -20,7 +20,7 @@ from csa.nearest import did_you_mean
 from csa.runner.inherited import without_repository
 from csa.structs import Struct
 
-_SHOWN = 60  # columns of a description
+_LEAST = 10  # columns of what a command does
 _MOST_FILES = 200
 
 
@@ -42,11 +42,17 @@ class Talk(Protocol):
     def save(self, label: str | None) -> None:
         """Save a checkpoint."""
 
-    def queue(self, words: Sequence[str]) -> None:
-        """Show what waits to be sent, forget it, or send it."""
+    def queue(self, what: str | None) -> None:
+        """Show what waits to be sent; `clear` forgets it, `resume` sends it."""
 
     def merge(self, selectors: Sequence[str]) -> None:
         """Go on in a new session with the conversations of this one and others."""
+
+    def allow(self, prompt: str) -> None:
+        """Allow what the agent asks for; or run one turn with full permission."""
+
+    def deny(self) -> None:
+        """Deny what the agent asks for."""
 
     def cancel(self) -> None:
         """End the running turn."""
@@ -60,7 +66,11 @@ class Talk(Protocol):
 
     @property
     def called(self) -> str:
-        """The session's name or id."""
+        """The session's id."""
+
+    @property
+    def name(self) -> str:
+        """The session's name, or its id."""
 
 
 class Slash(Struct):
@@ -99,7 +109,10 @@ def find(name: str) -> Slash:
 def run(talk: Talk, name: str, words: list[str]) -> None:
     """Do what a command says; what fails is told."""
     try:
-        find(name).act(talk, words)
+        command = find(name)
+        if words and not command.takes:
+            raise UsageError(f"/{name} takes no words.", hint=f"//{name} begins a prompt with /{name}")
+        command.act(talk, words)
     except CsaError as error:
         print_problem(error.message, hint=error.hint)
     except OSError as error:
@@ -155,7 +168,8 @@ def _tool(talk: Talk, words: list[str]) -> None:
     if words:
         talk.ask(tool=_one(words, "tool"), model=None, effort=None)
     else:
-        talk.csa("tools")
+        talk.ask()
+        print(" ".join(name for name, _ in candidates("tools", "")))
 
 
 def _model(talk: Talk, words: list[str]) -> None:
@@ -174,12 +188,18 @@ def _prune(talk: Talk, words: list[str]) -> None:
     talk.csa("prune", "--session", talk.called, *(["--keep-last"] if is_number else []), *words)
 
 
+def _queue(talk: Talk, words: list[str]) -> None:
+    if words and words not in (["clear"], ["resume"]):
+        raise UsageError("/queue takes clear, or resume, or nothing.")
+    talk.queue(words[0] if words else None)
+
+
 def _export(talk: Talk, words: list[str]) -> None:
-    path = _at_most_one(words, "file") or f"{talk.called}.md"
+    path = _at_most_one(words, "file") or f"{talk.name}.md"
     suffix = Path(path).suffix[1:]
     kind = suffix if suffix in FORMATS else "archive"
     talk.csa("export", "--session", talk.called, "--format", kind, "--output", os.path.expanduser(path))
-    tell("csa", f"written to {path}")
+    tell("csa", f"written to {path}", by_name=False)
 
 
 def _diff(talk: Talk, words: list[str]) -> None:
@@ -191,8 +211,12 @@ def _diff(talk: Talk, words: list[str]) -> None:
         return
     style = Style(sys.stdout)
     print(printable(told).rstrip())
-    plain = [*git, "diff", "--no-color", "--no-ext-diff", "--no-textconv", "HEAD", "--", *words]
-    for line in printable(_output_of(plain, talk.directory)).split("\n"):
+    plain = [*git, "diff", "--no-color", "--no-ext-diff", "--no-textconv"]
+    try:
+        text = _output_of([*plain, "HEAD", "--", *words], talk.directory)
+    except CsaError:  # there is no commit yet
+        text = _output_of([*plain, "--", *words], talk.directory)
+    for line in printable(text).split("\n"):
         print(style(line, _DIFF_STYLES.get(line[:1], "")))
 
 
@@ -214,17 +238,23 @@ def _output_of(command: Sequence[str], directory: Path) -> str:
 
 
 def _help(_talk: Talk, _words: list[str]) -> None:
-    style = Style(sys.stdout)
-    width = max(len(f"/{name} {command.takes}") for name, command in COMMANDS.items())
+    style, columns = Style(sys.stdout), terminal_size(sys.stdout)[0]
+    heads = {name: f"/{name} {command.takes}" for name, command in COMMANDS.items()}
+    width = max(map(len, heads.values())) + 2
     for name, command in COMMANDS.items():
-        print(f"{f'/{name} {command.takes}':<{width}}  {style(command.about, 'dim')}")
-    print(_KEYS)
+        head = heads[name]
+        for line in fold(command.about, max(_LEAST, columns - width)):
+            print(f"{head:<{width}}{style(line, 'dim')}")
+            head = ""
+    print("\n" + "\n".join(fold(_KEYS, columns)))
 
 
-_KEYS = """
-Enter sends; Esc Enter, or a backslash at the end of a line, begins a new one. Up, Down and Ctrl-R find earlier prompts,
-Tab completes commands, @files and sessions. While a turn is running, what you enter is sent when it has ended.
-Ctrl-C ends the turn; twice at an empty prompt it ends the chat, as Ctrl-D does. // at the beginning sends one slash."""
+_KEYS = (
+    "Enter sends; Esc Enter, or a backslash at the end of a line, begins a new one. Up, Down and Ctrl-R find earlier "
+    "prompts, Tab completes commands, @files and sessions. While a turn is running, what you enter is sent when it has "
+    "ended. Ctrl-C ends the turn; twice at an empty prompt it ends the chat, as Ctrl-D does. // at the beginning sends "
+    "one slash."
+)
 
 COMMANDS: dict[str, Slash] = {
     "tool": Slash("[TOOL]", "use another tool from the next turn on, or list them", _tool, "tools", at_once=True),
@@ -232,10 +262,17 @@ COMMANDS: dict[str, Slash] = {
     "permission": Slash(
         "[LEVEL]", "change what the agent may do, or show it", _permission, "permissions", at_once=True
     ),
+    "allow": Slash(
+        "[PROMPT]",
+        "allow what the agent asks for; or all, for the next turn alone",
+        lambda talk, words: talk.allow(" ".join(words)),
+        at_once=True,
+    ),
+    "deny": Slash("", "deny what the agent asks for", lambda talk, _: talk.deny(), at_once=True),
     "context": Slash(
-        "[-- ...]",
+        "",
         "show what the next turn sends of earlier ones",
-        lambda talk, words: talk.csa("context", "--session", talk.called, *words),
+        lambda talk, _: talk.csa("context", "--session", talk.called),
         at_once=True,
     ),
     "clear": Slash(
@@ -278,7 +315,7 @@ COMMANDS: dict[str, Slash] = {
     "queue": Slash(
         "[clear|resume]",
         "show what waits to be sent, forget it, or send it",
-        lambda talk, words: talk.queue(words),
+        _queue,
         at_once=True,
     ),
     "cancel": Slash("", "end the running turn, as Ctrl-C does", lambda talk, _: talk.cancel(), at_once=True),

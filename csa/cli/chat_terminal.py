@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 from csa.cli import chat_commands
@@ -17,7 +18,10 @@ from csa.cli.views.lineedit import Editor, Entry
 from csa.cli.views.live import Line
 from csa.cli.views.signs import Signs
 from csa.errors import CsaError, UsageError
+from csa.model.permission import Permission
 from csa.runner.sessions.merging import merge_sessions
+from csa.runner.turns.ahead import load_at_once
+from csa.runner.turns.asking import answer_ask
 from csa.runner.turns.plan import TurnPlan
 from csa.store.prompts import PromptHistory
 from csa.store.queue import Entry as Queued
@@ -30,7 +34,14 @@ if TYPE_CHECKING:
 
 _LEAVING_EXITS = {128 + signal.SIGTERM, 128 + signal.SIGHUP}
 _CANCELLED = 128 + signal.SIGINT
+_LATER = ("compress", "context", "moving", "queueing", "status", "tools", "views.progress", "views.naming")
 _MOST_QUEUED = 5  # shown
+
+
+def _load_rest() -> None:
+    """Load what turns and commands need, since csa may be upgraded while a chat is open."""
+    with suppress(ImportError):
+        load_at_once(*(f"csa.cli.{name}" for name in _LATER))
 
 
 class TerminalChat:
@@ -39,15 +50,19 @@ class TerminalChat:
     def __init__(self, chat: Chat) -> None:
         self._chat = chat
         self._waiting: list[str] = []
+        self._token: str | None = None  # of answers to what the agent asks for
+        self._allowed = ""  # a prompt for a turn that may do everything
         self._takes = False  # what waits is to be sent now
         self._view: ChatView | None = None
         self._tool = ""
         self._was_interrupted = self._is_leaving = False
-        context = chat.client.context
-        self._history = PromptHistory(chat.client.store, context.redactor.redact)
+        self._first = self._plan()
+        if not self._first.is_new:
+            chat.stay_in(self._first.state.session_id)
+        history = PromptHistory(chat.client.store, self._first.context.redactor.redact)
         self._editor = Editor(
-            past=self._history.load(),
-            keep=self._history.add,
+            past=history.load(),
+            keep=history.add,
             complete=chat_commands.complete,
             above=self._above,
             sign=lambda: f"{self._tool}> ",
@@ -55,8 +70,10 @@ class TerminalChat:
 
     def run(self) -> int:
         """Talk until the person leaves, or a signal ends it; return the exit code."""
-        self._greet(self._plan())
+        self._greet(self._first)
+        tell("csa", "Ctrl-C ends a turn, Ctrl-D leaves; /save makes a checkpoint; see /help")
         code = None
+        Thread(target=_load_rest, daemon=True).start()
         with self._editor:
             while code is None:
                 try:
@@ -104,45 +121,55 @@ class TerminalChat:
             return None
         if command is None:
             return self._run_turn(text[1:] if text.startswith("//") else text)
-        self._obey(*command)
+        with self._editor.lent():
+            self._obey(*command)
+        if self._allowed:
+            prompt, self._allowed = self._allowed, ""
+            return self._run_turn(prompt, permission=Permission.FULL)
         return 0 if self._is_leaving else None
 
     def _obey(self, name: str, words: list[str]) -> None:
         tell("csa", f"/{name} {' '.join(words)}".rstrip())
         try:
-            with self._editor.lent():
-                chat_commands.run(self, name, words)
+            chat_commands.run(self, name, words)
         except KeyboardInterrupt:
             tell("csa", f"/{name} was interrupted")
 
-    def _run_turn(self, prompt: str, queued: Queued | None = None) -> int | None:
-        """Run one turn; return the exit code if a signal that came with it ends the chat."""
+    def _run_turn(
+        self, prompt: str, queued: Queued | None = None, *, permission: Permission | None = None
+    ) -> int | None:
+        """Run one turn; return the exit code if that ends the chat."""
         print()
         self._takes = False
+        code = None
         try:
             if queued:
                 code = self._chat.run_queued(queued, Signs(), self._new_view)
             else:
-                code = self._chat.run(prompt, Signs(), self._new_view)
+                code = self._chat.run(prompt, Signs(), self._new_view, permission=permission)
         except GoneError:
             self._takes = True
-            return None
         except CsaError as error:
             print_error(error, as_json=False)
-            if not queued:
-                self._editor.refill(prompt)
-            return None
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, SystemExit) as stop:  # before it began
+            if isinstance(stop, SystemExit) and stop.code != _CANCELLED:
+                raise
             tell("csa", "not sent")
-            if not queued:
-                self._editor.refill(prompt)
-            return None
         finally:
-            if self._view:
-                self._view.flush()
-            self._view = None
+            view, self._view = self._view, None
+            if view:
+                view.flush()
+        if code is None and not queued:
+            self._editor.refill(prompt)
+        return None if code is None else self._after_turn(code, denied=view.denied if view else 0)
+
+    def _after_turn(self, code: int, *, denied: int) -> int | None:
+        """Decide what comes after a turn; return the exit code if that ends the chat."""
         with suppress(CsaError):  # the next turn will say it
             self._tool = self._plan().adapter.name
+        if denied:
+            were = count_of(denied, "action was", "actions were")
+            tell("hint", f"{were} denied; /allow lets the agent do it once")
         self._takes = code in {0, _CANCELLED}
         self._look_at_queue()
         if self._waiting and not self._takes and not self._is_leaving:
@@ -151,6 +178,7 @@ class TerminalChat:
 
     def _new_view(self, plan: TurnPlan) -> ChatView:
         self._is_leaving = False
+        self._token = plan.asks
         self._chat.has_begun(plan.state.session_id)
         self._look_at_queue()
         self._view = ChatView(self._chat.client, self._editor, self._heed)
@@ -164,12 +192,13 @@ class TerminalChat:
             if self._is_leaving:
                 self.cancel()
             self._is_leaving = True
-            self._editor.print([partial(tell, "csa", "a turn is running: once more, and it is ended")])
+            self._editor.print([partial(tell, "csa", "leaving when the turn has ended; once more ends it now")])
         elif entry.text.strip():
             self._take(entry.text)
 
     def _take(self, text: str) -> None:
         """Take a line while a turn is running: do it at once if it can be done, or queue it."""
+        command = None
         try:
             command = chat_commands.parse(text)
             if command is None:
@@ -180,7 +209,8 @@ class TerminalChat:
                 raise UsageError(f"/{command[0]} has to wait until the turn has ended.", hint="/cancel ends it")
         except CsaError as error:
             self._editor.print([partial(print_error, error, as_json=False)])
-            self._editor.refill(text)
+            if command is None:
+                self._editor.refill(text)
         self._look_at_queue()
         self._editor.refresh()
 
@@ -204,10 +234,8 @@ class TerminalChat:
         tell("csa", f"{who}{turns}: {plan.adapter.name}{model}, permission {plan.permission.value}")
         self._look_at_queue()
         if self._waiting:
-            tell(
-                "csa", f"{count_of(len(self._waiting), 'prompt')} waiting: /queue lists them, /queue resume sends them"
-            )
-        tell("csa", "Enter sends, Ctrl-C ends a turn, Ctrl-D leaves; /save makes a checkpoint, /help lists all")
+            count = count_of(len(self._waiting), "prompt")
+            tell("csa", f"{count} waiting: /queue lists, /queue resume sends them")
 
     # What chat_commands.Talk asks for.
 
@@ -220,6 +248,9 @@ class TerminalChat:
         """Change the next turn, if it can be planned."""
         plan = self._plan(**changes)
         self._chat.request = replace(self._chat.request, **changes)
+        self._tell_next(plan)
+
+    def _tell_next(self, plan: TurnPlan) -> None:
         self._tool = plan.adapter.name
         model = plan.model or "its default model"
         tell("csa", f"next: {plan.adapter.name}, {model}, permission {plan.permission.value}")
@@ -227,10 +258,11 @@ class TerminalChat:
     def begin(self, *, name: str | None, fork: bool) -> None:
         """Have the next turn begin a new session."""
         source = self.called if fork else None
-        self._plan(session=None, session_id=None, last=False, fork_from=source, name=name)
+        plan = self._plan(session=None, session_id=None, last=False, fork_from=source, name=name)
         self._chat.begin(fork_from=source, name=name)
         what = "the next prompt begins a new session"
         tell("csa", f"{what}, with a copy of this conversation" if fork else what)
+        self._tell_next(plan)
 
     def use(self, selector: str) -> None:
         """Go on in another session."""
@@ -252,13 +284,16 @@ class TerminalChat:
         """Save a checkpoint."""
         self._chat.save(label)
 
-    def queue(self, words: Sequence[str]) -> None:
+    def queue(self, what: str | None) -> None:
         """Show the queue, or empty it, or go on with it."""
-        if list(words) == ["resume"]:
+        self._look_at_queue()
+        if what and not self._waiting:
+            raise UsageError("Nothing is queued.")
+        if what == "resume":
             self._takes = True
         else:
-            self.csa("queue", "--session", self.called, *(["--clear"] if list(words) == ["clear"] else words))
-        self._look_at_queue()
+            self.csa("queue", "--session", self.called, *(["--clear"] if what else []))
+            self._look_at_queue()
 
     def merge(self, selectors: Sequence[str]) -> None:
         """Go on in a session with the conversations of this and others."""
@@ -266,6 +301,24 @@ class TerminalChat:
         merged = merge_sessions(self._chat.client.context, [self.called, *selectors], request)
         warn(merged.losses)
         self.use(merged.state.session_id)
+
+    def allow(self, prompt: str) -> None:
+        """Allow what the agent asks for; without a running turn, have one run with full permission, if it may."""
+        if self._view:
+            self._answer(allow=True)
+            return
+        self._plan(permission=Permission.FULL)
+        self._allowed = prompt or "You may do now what was denied before. Go on."
+
+    def deny(self) -> None:
+        """Deny what the agent asks for."""
+        self._answer(allow=False)
+
+    def _answer(self, *, allow: bool) -> None:
+        paths = self._chat.paths
+        if not (self._view and self._view.asks and self._token and paths):
+            raise UsageError("Nothing is asked.")
+        answer_ask(paths, self._token, self._view.asks.pop(0), allow=allow)
 
     def cancel(self) -> None:
         """End the running turn, as SIGINT does for `csa run`."""
@@ -281,6 +334,11 @@ class TerminalChat:
     def directory(self) -> Path:
         """Where the agent works."""
         return Path(self._plan().cwd)
+
+    @property
+    def name(self) -> str:
+        """The session's name, or its id."""
+        return self._chat.client.session(self.called).record.name or self.called
 
     @property
     def called(self) -> str:

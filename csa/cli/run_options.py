@@ -30,7 +30,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     prompt.add_argument("--prompt-file", metavar="FILE", help="read the prompt from a file; `-` is stdin")
     prompt.add_argument("--stdin", action="store_true", help="append stdin to PROMPT, after a blank line")
     add_turn_options(parser)
-    parser.set_defaults(is_literal=False, way_to_stdin="csa run --stdin adds it to the prompt")
+    parser.set_defaults(is_literal=False, flags=(), way_to_stdin="csa run --stdin adds it to the prompt")
 
 
 def add_session_options(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
@@ -41,7 +41,7 @@ def add_session_options(parser: argparse.ArgumentParser) -> argparse._ArgumentGr
     which.add_argument(
         "--continue", dest="continues", action="store_true", help="continue the current session (csa current)"
     )
-    which.add_argument("--new", action="store_true", help="start a new session, whatever else would be continued")
+    which.add_argument("--new", action="store_true", help="start a new session, as by default; never continue one")
     which.add_argument(
         "--session-id", metavar="ID", help="continue the session of this ULID, UUID or name, or create it"
     )
@@ -88,6 +88,9 @@ def add_turn_options(parser: argparse.ArgumentParser) -> None:
     told.add_argument("-q", "--quiet", action="store_true", help="no progress on stderr")
     told.add_argument("-v", "--verbose", action="store_true", help="show the conversation on stderr as it comes")
     kinds = output.add_mutually_exclusive_group()
+    kinds.add_argument(
+        "--summary", action="store_true", help="print about 200 tokens of a long answer, and how to get the rest"
+    )
     kinds.add_argument("--json", action="store_true", help="print the result as a JSON object instead of the answer")
     kinds.add_argument("--stream-json", action="store_true", help="print the transcript's events as they happen")
     kinds.add_argument("--print-id", action="store_true", help="print the session's id instead of the answer")
@@ -150,6 +153,10 @@ def add_agent_options(parser: argparse.ArgumentParser) -> argparse._ArgumentGrou
     )
     how.add_argument("--system", metavar="TEXT", help="add TEXT to the tool's system prompt")
     how.add_argument("--system-file", metavar="FILE", help="the same, from a file")
+    how.add_argument(
+        "--image", metavar="FILE", action="append", help="send a PNG, JPEG, GIF or WebP with the prompt; repeatable"
+    )
+    how.add_argument("--file", metavar="FILE", action="append", help="send a text file or PDF with it; repeatable")
     how.add_argument(
         "--schema",
         metavar="FILE",

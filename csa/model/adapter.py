@@ -13,6 +13,10 @@ from csa.model.permission import Permission
 from csa.model.usage import Usage
 from csa.structs import Struct, field
 
+TYPE_CHECKING = False  # see csa/structs.py
+if TYPE_CHECKING:
+    from csa.model.attachment import Attachment
+
 ErrorKind = Literal[
     "auth",
     "rate_limit",
@@ -39,13 +43,19 @@ class Capabilities(Struct):
     system_on_resume: a different system text takes effect when a conversation is resumed.
     reads: configuration files of the tool that the adapter needs, named like `Probe.login_files`; `./` stands for
         the directory of the turn. Those that exist come with the request (`TurnRequest.files`).
+    flags: its command line takes words of the user's own (`TurnRequest.flags`).
     extra_writable: it can be allowed to write extra directories at `edit` (`TurnRequest.extra_writable`).
+    images: a prompt can come with images (`TurnRequest.attachments`).
+    files: likewise, with text files and PDFs.
     """
 
     fork: bool = False
     system_on_resume: bool = True
     reads: tuple[str, ...] = ()
     extra_writable: bool = False
+    images: bool = False
+    files: bool = False
+    flags: bool = False
 
 
 class TurnRequest(Struct, kw_only=True):
@@ -63,17 +73,20 @@ class TurnRequest(Struct, kw_only=True):
     auth_method: str | None = None  # how to authenticate with an ACP agent, if its user has chosen
     system: str | None = None  # text to add to the tool's system prompt
     schema: Mapping[str, Any] | None = None  # that the answer is to be held to; only one that `accepts_schema`
+    attachments: tuple[Attachment, ...] = ()  # images and files that come with the prompt, with their copies' paths
     timeout_s: float | None = None  # the wall-time limit of the turn, if it has one
     ephemeral: bool = False  # load no project files; keep no copy with the provider, if that can be avoided
     environ: Mapping[str, str] = field(default_factory=dict)  # the environment the tool starts with
     is_root: bool = False
     csa_command: str = "csa"  # how an agent calls csa: an absolute path if known
+    flags: tuple[str, ...] = ()  # the user's own words for the tool's command line, before those of the adapter
     sandboxed_by: str | None = None  # the adapter in whose tool's sandbox csa itself runs ("codex")
     extra_writable: tuple[str, ...] = ()  # directories that the agent may write besides `cwd`; only at `edit`
     writable_dirs: tuple[str, ...] = ()  # what a nested `csa run` must be able to write, besides the project
     previous_totals: Mapping[str, float] | None = None  # `Outcome.totals` of the last turn of this, or the forked, one
     files: Mapping[str, str] = field(default_factory=dict)  # the existing files of `Capabilities.reads`
     run_directory: str = ""  # where `Invocation.files` will be: absolute, private, only for this turn
+    asks: str | None = None  # the token of the answers to permission requests, `permission-ID` in `run_directory`
     run_directory_is_roots: bool = False  # only root can change it or any directory above it
 
     @property

@@ -92,7 +92,9 @@ class Conversation:
         self._model = _optional_text(event.data.get("model"))
         self._prompt = _text(event.data.get("prompt"))
         self._is_replay = bool(event.data.get("replayed_from"))
-        self.say(event, "user", self._prompt)
+        attached = event.data.get("attachments")
+        shown = _described(attached) if isinstance(attached, list) and attached else ()
+        self.say(event, "user", "\n".join([self._prompt, *shown]))
 
     def bind(self, event: Event) -> None:
         self._model = _optional_text(event.data.get("model")) or self._model
@@ -171,6 +173,12 @@ _TAKE: Mapping[str, Callable[[Conversation, Event], None]] = {
 }
 
 
+def _described(attached: list[Any]) -> list[str]:
+    from csa.model.attachment import describe  # noqa: PLC0415  # lists load this module, and few prompts have any
+
+    return [describe(each) for each in attached if _is_mapping(each)]
+
+
 def count_told(handoff: Mapping[str, Any]) -> int:
     """Return how many turns a `handoff` event says were summarised, of the session and of those that it began with."""
     sources = handoff.get("sources")
@@ -200,6 +208,10 @@ def _joined(before: str, added: str, *, is_end: bool) -> str:
 
 def _text(value: Any) -> str:
     return value if isinstance(value, str) else "" if value is None else str(value)
+
+
+def _is_mapping(value: Any) -> bool:
+    return isinstance(value, Mapping)
 
 
 def _optional_text(value: Any) -> str | None:

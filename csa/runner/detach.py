@@ -94,6 +94,7 @@ def order_for(
     """Return what a supervisor is to do, as JSON values; `plan` is what the request means now."""
     session_id = plan.state.session_id
     pinned = request if plan.is_new else replace(request, session=session_id, session_id=None, last=False)
+    pinned = replace(pinned, images=plan.request.images, files=plan.request.files)  # with their contents
     return {
         "request": request_to_json(pinned),
         "session_id": session_id,
@@ -104,11 +105,16 @@ def order_for(
 
 
 def _place_of(context: Context) -> dict[str, Any]:
-    """Return the part of an order that says where and on whose behalf."""
+    """Return the part of an order that says where and on whose behalf.
+
+    `variables` are the names of all that an agent has: another process may carry the order out, which has others.
+    """
+    caller = {name: context.environ.get(name) for name in IDENTITY_VARIABLES}
     return {
         "directory": str(context.directory),
         "command": context.command,
-        "caller": {name: context.environ.get(name) for name in IDENTITY_VARIABLES},
+        "caller": caller,
+        "variables": sorted(context.environ) if any(caller.values()) else None,
     }
 
 
@@ -124,16 +130,16 @@ def start_queue(context: Context, session_id: str, *, resumes: bool, holds: bool
     return _start(order, environ, project=str(context.store.project))
 
 
-def hand_over_queue(context: Context, session_id: str) -> None:
+def hand_over_queue(context: Context, session_id: str, *, resumes: bool = False) -> None:
     """Have another process go on with the queue of a session, when its lock and a slot are free.
 
-    Raises as `start_queue`; then the queue is held.
+    With `resumes` also if the last turn's end holds it. Raises as `start_queue`; then the queue is held.
     """
     with suppress(BusyError, FullError):
-        start_queue(context, session_id, resumes=False, holds=True)
+        start_queue(context, session_id, resumes=resumes, holds=True)
         return
-    order = _queue_order(context, session_id, holds=True, waits=True)
-    process = _spawn(_environment(context.environ, context.store, session_id), subprocess.DEVNULL)
+    order = _queue_order(context, session_id, resumes=resumes, holds=True, waits=True)
+    process = _spawn(_environment(context.environ, context.store, session_id), subprocess.DEVNULL, subprocess.DEVNULL)
     _send(process, order)
     threading.Thread(target=process.wait, daemon=True).start()
 
@@ -198,11 +204,12 @@ def _start(order: dict[str, Any], environ: dict[str, str], *, project: str) -> D
     return Detached(said["session_id"], said["turn"], said["tool"], process.pid, project)
 
 
-def _spawn(environ: dict[str, str], output: int) -> subprocess.Popen[bytes]:
+def _spawn(environ: dict[str, str], output: int, errors: int | None = None) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
         [sys.executable, "-P", "-m", "csa.runner.supervisor"],
         stdin=subprocess.PIPE,
         stdout=output,
+        stderr=errors,
         cwd="/",
         env=environ,
         start_new_session=True,
@@ -230,11 +237,23 @@ def _converted(name: str, value: Any, way: int) -> Any:
     return value if value is None or form is None else form[way](value)
 
 
+def _attachment(given: Any) -> Any:
+    if isinstance(given, str):
+        return given
+    from csa.model.attachment import attachment_from_json  # noqa: PLC0415  # few turns have some
+
+    return attachment_from_json(given)
+
+
 _FORMS: Mapping[str, tuple[Callable[[Any], Any], Callable[[Any], Any]]] = {  # to JSON and back
     "Permission | PermissionName | None": (lambda level: Permission(level).value, Permission),
     "timedelta | None": (timedelta.total_seconds, lambda seconds: timedelta(seconds=seconds)),
     "Path | None": (os.fspath, Path),
     "tuple[str, ...] | None": (list, tuple),
+    "tuple[str | Attachment, ...]": (
+        lambda given: [each if isinstance(each, str) else each.to_json() for each in given],
+        lambda given: tuple(map(_attachment, given)),
+    ),
     "FromTemplate | None": (asdict, lambda values: FromTemplate(**{**values, "fields": tuple(values["fields"])})),
 }
 

@@ -8,16 +8,26 @@ them sees what waits.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from typing import Any
 
-from csa.errors import BusyError, CsaError, FullError, NotFoundError, UsageError
+from csa.errors import BusyError, CsaError, FullError, NotFoundError, RefusedError, UsageError
+from csa.model.redaction import Redactor
 from csa.model.state import format_time
 from csa.runner.caller import refuse_own_lineage
 from csa.runner.context import Context
-from csa.runner.detach import Detached, hand_over_queue, order_for, start_detached, start_queue
+from csa.runner.detach import (
+    AppearedError,
+    Detached,
+    hand_over_queue,
+    order_for,
+    refuse_sandbox,
+    start_detached,
+    start_queue,
+)
+from csa.runner.environment import refuse_in_replay
 from csa.runner.on_finish import FollowUp
 from csa.runner.request import RunRequest
 from csa.runner.secrets import refuse_later
@@ -29,9 +39,13 @@ from csa.runner.turns.planning import plan_turn
 from csa.runner.turns.starting import StartedTurn
 from csa.runner.turns.turnrecorder import TurnRecorder
 from csa.store.liveness import probe
-from csa.store.queue import Entry, GoneError, enqueue, hold, move, next_entry, remove, why_held
-from csa.store.taking import refuse_stranger
+from csa.store.queue import Entry, GoneError, HeldError, enqueue, hold, lift_hold, move, next_entry, remove, why_held
+from csa.store.taking import refuse_busy, refuse_stranger
 from csa.structs import Struct, asdict, replace
+
+TYPE_CHECKING = False  # see csa/structs.py
+if TYPE_CHECKING:
+    from csa.paths import SessionPaths
 
 _LOOKS, _PAUSE_S = 20, 0.05
 
@@ -69,10 +83,17 @@ def queue_prompt(
 
     Raises:
         UsageError: an ephemeral session has no queue.
-        RefusedError: the queue is full; or csa runs in a sandbox, and the session does not run.
+        RefusedError: the queue is full; or csa runs in a sandbox; or an agent wants something to follow.
         BusyError: the session is in use by another program, which takes nothing from a queue.
         And as `plan_turn`, and as entering the turn where it begins at once: nothing waits then.
     """
+    refuse_in_replay(context, "a queue of prompts")
+    refuse_sandbox()  # the prompt would run outside of it
+    if context.caller is not None and on_finish:
+        raise RefusedError(
+            "An agent's prompt that waits in a queue cannot have --on-finish: another process would run the command.",
+            hint="csa run --detach --wait --on-finish",
+        )
     refuse_later(request.secrets, is_agents=context.caller is not None)
     plan = plan_turn(context, request)
     state, place = plan.state, plan.context
@@ -80,7 +101,12 @@ def queue_prompt(
         raise UsageError("--queue and --ephemeral cannot be combined: the session is gone when its turn ends.")
     session_id, project = state.session_id, str(place.store.project)
     if plan.is_new:
-        started = start_detached(context, request, on_finish=on_finish)
+        try:
+            started = start_detached(context, request, on_finish=on_finish)
+        except (BusyError, AppearedError):  # somebody was faster: the session is there now, and this one waits for it
+            if plan_turn(context, request).is_new:
+                raise
+            return queue_prompt(context, request, on_finish=on_finish, starts=starts)
         return Queued(
             session_id=started.session_id, name=state.name, project=project, entry_id=None, position=0, started=started
         )
@@ -89,17 +115,10 @@ def queue_prompt(
     caller = context.caller
     order = order_for(context, replace(request, steal=False), plan, wait_s=None, on_finish=on_finish)
     order["ceiling"] = caller.ceiling if caller else None
-    try:
+    with _changing(paths, "nothing was queued"):
         entry, position = enqueue(
             paths, order, at=format_time(datetime.now(UTC)), by=caller.session_id if caller else None
         )
-    except FileNotFoundError as error:
-        raise NotFoundError(f"Session {session_id} has just been deleted.", hint="csa ls") from error
-    except OSError as error:
-        raise CsaError(
-            f"The queue cannot be written: {error.strerror}: {error.filename or paths.root}.",
-            hint="make it writable, or free space; nothing was queued",
-        ) from error
     queued = Queued(session_id=session_id, name=state.name, project=project, entry_id=entry.entry_id, position=position)
     if not starts:
         return queued
@@ -111,6 +130,20 @@ def queue_prompt(
         raise
 
 
+@contextmanager
+def _changing(paths: SessionPaths, loss: str) -> Iterator[None]:
+    """Raise NotFoundError, or CsaError, for a queue that cannot be written."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise NotFoundError(f"Session {paths.session_id} has just been deleted.", hint="csa ls") from error
+    except OSError as error:
+        raise CsaError(
+            f"The queue cannot be written: {error.strerror}: {error.filename or paths.root}.",
+            hint=f"make it writable, or free space; {loss}",
+        ) from error
+
+
 def _see_to(context: Context, queued: Queued) -> Queued:
     """Start the queue, unless somebody will: the session's turn, or who looks after a queue that is held."""
     paths = context.store.paths(queued.session_id)
@@ -118,12 +151,13 @@ def _see_to(context: Context, queued: Queued) -> Queued:
         found = probe(paths)
         if found.runs_turn and found.owner:
             return queued
-        if found.is_held and found.owner:  # an errand, such as a compaction
-            hand_over_queue(context, queued.session_id)
-            return queued
-        if queued.position > 1 and (held := why_held(paths)):
-            return replace(queued, held=held)
+        if found.state == "unknown":
+            refuse_busy(paths)
         is_first = queued.position == 1
+        if not is_first and (held := why_held(paths)):
+            return replace(queued, held=held)
+        if found.is_held and found.owner:  # an errand, such as a compaction
+            break
         try:
             started = start_queue(context, queued.session_id, resumes=True, holds=not is_first)
             return replace(queued, started=started)
@@ -133,7 +167,7 @@ def _see_to(context: Context, queued: Queued) -> Queued:
             if is_first:
                 raise
             return replace(queued, held=str(error))  # what waited before cannot begin; this one is as good
-    hand_over_queue(context, queued.session_id)
+    hand_over_queue(context, queued.session_id, resumes=True)
     return queued
 
 
@@ -144,7 +178,11 @@ def resume_queue(session: Session) -> Detached | None:
     next turn.
     """
     refuse_own_lineage(session.context.caller, session.session_id, verb="go on with the queue of")
-    return start_queue(session.context, session.session_id, resumes=True)
+    refuse_sandbox()
+    refuse_busy(session.paths)
+    with _changing(session.paths, "it is still held"):
+        lift_hold(session.paths)
+    return start_queue(session.context, session.session_id, resumes=True, holds=True)
 
 
 def move_queued(session: Session, entry_id: str, position: int) -> list[str]:
@@ -153,7 +191,8 @@ def move_queued(session: Session, entry_id: str, position: int) -> list[str]:
     Raises RefusedError for the caller's own session and those above it, and as `queue.move`.
     """
     refuse_own_lineage(session.context.caller, session.session_id, verb="change the queue of")
-    move(session.paths, entry_id, position)
+    with _changing(session.paths, "nothing was moved"):
+        move(session.paths, entry_id, position)
     return _note_change(session, moved=entry_id, position=position)
 
 
@@ -165,7 +204,7 @@ def remove_queued(session: Session, entry_ids: Sequence[str]) -> tuple[list[str]
     refuse_own_lineage(session.context.caller, session.session_id, verb="change the queue of")
     removed: list[str] = []
     for entry_id in entry_ids:
-        with suppress(GoneError):
+        with suppress(GoneError), _changing(session.paths, f"{len(removed)} were removed"):
             remove(session.paths, entry_id)
             removed.append(entry_id)
     return removed, _note_change(session, removed=removed)
@@ -196,10 +235,10 @@ def begin_next(recorder: TurnRecorder, make_plan: Callable[[Entry], TurnPlan]) -
             return StartedTurn(following)
         except GoneError:
             continue
-        except (BusyError, FullError):
+        except (BusyError, FullError, HeldError):
             return None
         except (CsaError, OSError) as error:
-            hold(paths, why_not(entry, error))
+            hold(paths, why_not(entry, error, recorder.held.redactor))
             return None
         finally:
             if following:
@@ -207,6 +246,6 @@ def begin_next(recorder: TurnRecorder, make_plan: Callable[[Entry], TurnPlan]) -
     return None
 
 
-def why_not(entry: Entry, error: Exception) -> str:
+def why_not(entry: Entry, error: Exception, redactor: Redactor) -> str:
     """Return why a queue is held whose next prompt could not begin."""
-    return f"prompt {entry.entry_id} could not begin: {error}"
+    return redactor.redact(f"prompt {entry.entry_id} could not begin: {error}".rstrip("."))

@@ -11,7 +11,7 @@ from functools import cached_property
 
 from csa.errors import AmbiguousError, NotFoundError, RefusedError, RetiredError, StateError, UsageError
 from csa.ids import may_be_id
-from csa.store.sessions import MAX_MATCHES_SHOWN, Record, Store, Target
+from csa.store.sessions import MAX_MATCHES_SHOWN, Record, Store, Target, format_age
 from csa.structs import replace
 
 TYPE_CHECKING = False  # see csa/structs.py
@@ -264,11 +264,31 @@ def find_last(context: Context, *, is_open: bool = False) -> Session:
     return Session(context, context.store.last_used(caller.session_id if caller else None, is_open=is_open))
 
 
+def refuse_idle(session: Session) -> Session:
+    """Return a session that is to go on without being named, unless it was idle for longer than `session_timeout`.
+
+    RefusedError says so; the one who names it goes on with it all the same.
+    """
+    from datetime import UTC, datetime  # noqa: PLC0415  # few commands continue anything
+
+    limit, state = session.context.config.session_timeout, session.record.state
+    if limit is None or state is None:
+        return session
+    now = datetime.now(UTC)
+    if now - state.last_accessed <= limit or session.liveness().state != "not_alive":
+        return session
+    raise RefusedError(
+        f"Session {session.session_id} was idle for {format_age(now, state.last_accessed)}, "
+        f"and session_timeout is {session.context.config.values['session_timeout'][0]}.",
+        hint=f'csa run --session {session.session_id} "..." continues it, csa run "..." starts a new one',
+    )
+
+
 def refuse_closed(state: SessionState) -> None:
     """Raise RefusedError for a session that its user has closed."""
     if state.closed_at is not None:
         raise RefusedError(
-            f"Session {state.session_id} is closed.",
+            f"Session {state.session_id} is closed, so nothing runs in it.",
             hint=f'csa run --session {state.session_id} --reopen "..." continues it',
         )
 
@@ -287,19 +307,21 @@ def _relative_id(caller: Caller | None, selector: str) -> str:
 
 
 def _current(context: Context, *, retired: bool) -> Session:
-    from csa.runner.current import find_pointer  # noqa: PLC0415  # few selectors need it
+    from csa.runner.current import VARIABLE, find_pointer  # noqa: PLC0415  # few selectors need it
 
-    chosen = find_pointer(context).read(context.store)
+    pointer = find_pointer(context)
+    chosen = pointer.read(context.store)
     if chosen is None:
         raise _none_current(context, "No active session")
     try:
         return find_session(context, chosen, retired=retired)
     except RetiredError:
-        raise RetiredError(
-            f"The current session {chosen} is deleted.",
-            hint=f"csa restore {chosen} brings it back, csa switch S makes another one current",
-        ) from None
+        way = f"unset {VARIABLE}" if pointer.session_id else "csa switch S makes another one current"
+        hint = f"csa restore {chosen} brings it back; {way}"
+        raise RetiredError(f"The current session {chosen} is deleted.", hint=hint) from None
     except NotFoundError:
+        if pointer.session_id:
+            raise NotFoundError(f"{VARIABLE} is {chosen}, which does not exist.", hint=f"unset {VARIABLE}") from None
         raise _none_current(context, f"The current session {chosen} no longer exists") from None
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,18 @@ class Span(Struct):
         return self.started.turn
 
 
+class Start(Struct, kw_only=True):
+    """One process of the tool: what happened while it ran, what it wrote, and how it ended."""
+
+    begun: str
+    ended: str
+    events: list[Event]
+    stdout: bytes
+    stderr: bytes
+    exit_code: int | None
+    signal: int | None
+
+
 class RecordedTurn(Struct, kw_only=True):
     """A turn, with all that happened in it, and what its tool wrote; None where that was not kept."""
 
@@ -44,13 +57,48 @@ class RecordedTurn(Struct, kw_only=True):
     stderr: bytes
     schema: dict[str, Any] | None  # of the answer, where one was asked for
 
+    @property
+    def starts(self) -> list[Start] | None:
+        """The processes of the tool, several if csa has started it again; None if an older csa did not note them."""
+        marks = [event for event in self.events if _is_another_start(event)]
+        if not all(map(_has_noted, marks)) or self.stdout is None or self.span.finished is None:
+            return None
+        found: list[Start] = []
+        begun, at, out, err = self.span.started, 0, 0, 0
+        for mark in (*marks, self.span.finished):
+            is_last = mark is self.span.finished
+            data = mark.data if is_last else mark.data["process"]
+            index = len(self.events) if is_last else self.events.index(mark)
+            ends = (None, None) if is_last else (data["stdout_bytes"], data["stderr_bytes"])
+            start = Start(
+                begun=begun.ts,
+                ended=mark.ts,
+                events=self.events[at:index],
+                stdout=self.stdout[out : ends[0]],
+                stderr=self.stderr[err : ends[1]],
+                exit_code=_number(data.get("tool_exit_code" if is_last else "exit_code")),
+                signal=_number(data.get("signal")),
+            )
+            found.append(start)
+            begun, at, (out, err) = mark, index + 1, (ends[0] or 0, ends[1] or 0)
+        return found
+
 
 class Call(Struct):
-    """A `csa run` of an agent: the session, and the first and last turn, which differ if a fallback took over."""
+    """A `csa run` of an agent: the session, and the first and last turn, which differ if a fallback took over.
+
+    `fork_of` is the session that it forked.
+    """
 
     session: RecordedSession
     first: Span
     last: Span
+    fork_of: str | None
+
+    @property
+    def begins(self) -> bool:
+        """Whether it began the session."""
+        return self.first.number == self.session.spans[0].number
 
 
 class RecordedSession:
@@ -93,13 +141,20 @@ class RecordedSession:
             events=events,
             stdout=_read_file(place / "stdout.log"),
             stderr=_read_file(place / "stderr.log") or b"",
-            schema=json.loads(_read_file(place / "schema.json") or b"null") if "schema" in span.started.data else None,
+            schema=_read_schema(place / "schema.json") if "schema" in span.started.data else None,
         )
 
     def answer(self) -> str:
         """Return the answer of its last turn; empty if there is none."""
         place = self.paths.turn_output(self.spans[-1].number if self.spans else 0)
         return (_read_file(place / "final.md") or b"").decode("utf-8", "replace")
+
+    def fork_of(self, span: Span) -> str | None:
+        """Return the session that was forked in a turn, which then is the first one."""
+        if not self.state.fork_of or span.number != self.spans[0].number:
+            return None
+        events = takewhile(lambda event: event.type != "run_finished", read_events(self.paths.transcript))
+        return next((str(event.data.get("from")) for event in events if event.type == "fork"), None)
 
     def run_of(self, span: Span) -> Span:
         """Return the last turn of the `csa run` that began with this one."""
@@ -145,13 +200,30 @@ class Recording:
     def calls_of(self, turn: RecordedTurn) -> list[Call]:
         """Return the runs that an agent has called for in a turn, in the order in which they began."""
         found = [
-            Call(session, span, session.run_of(span))
+            Call(session, span, session.run_of(span), session.fork_of(span))
             for session in map(self.session, self._places)
             if session.session_id != turn.session.session_id
             for span in session.spans
             if _is_called_in(turn, session, span)
         ]
         return sorted(found, key=lambda call: call.first.started.ts)
+
+
+def _is_another_start(event: Event) -> bool:
+    """Say whether csa starts the tool again: after a transient failure, a wrong answer, or for a lost conversation."""
+    if event.type == "retry":
+        return event.data.get("by") == "csa"
+    return event.type == "handoff" and event.data.get("reason") == "unknown_conversation"
+
+
+def _has_noted(mark: Event) -> bool:
+    """Say whether an event has where the output of the process before it ends."""
+    told = mark.data.get("process")
+    return isinstance(told, dict) and all(isinstance(told.get(f"{each}_bytes"), int) for each in ("stdout", "stderr"))
+
+
+def _number(value: object) -> int | None:
+    return value if isinstance(value, int) else None
 
 
 def _is_called_in(turn: RecordedTurn, session: RecordedSession, span: Span) -> bool:
@@ -164,7 +236,8 @@ def _is_called_in(turn: RecordedTurn, session: RecordedSession, span: Span) -> b
 
 def _chain(span: Span) -> list[int]:
     chain = span.finished.data.get("chain") if span.finished else None
-    return [int(link["turn"]) for link in chain or () if isinstance(link, dict) and "turn" in link]
+    links = chain if isinstance(chain, list) else []
+    return [link["turn"] for link in links if isinstance(link, dict) and isinstance(link.get("turn"), int)]
 
 
 def _read_spans(transcript: Path) -> Iterator[Span]:
@@ -181,6 +254,14 @@ def _read_spans(transcript: Path) -> Iterator[Span]:
             started = None
     if started is not None:
         yield Span(started, None)
+
+
+def _read_schema(path: Path) -> dict[str, Any] | None:
+    try:
+        found = json.loads(_read_file(path) or b"null")
+    except (ValueError, RecursionError) as error:
+        raise StateError(path, "it is not JSON") from error
+    return found if isinstance(found, dict) else None
 
 
 def _read_file(path: Path) -> bytes | None:

@@ -32,14 +32,10 @@ def prompts(place: Place, session_id: str) -> list[str]:
 
 def test_lines(place: Place) -> None:
     """In a pipe each line is a prompt of one session, a backslash joins lines, and a failing turn ends it."""
-    place.script(
-        {"match": "bad", "do": [["fail", "401"]]},
-        {"match": "one", "do": [["say", "First."]]},
-        {"match": "two", "do": [["say", "Second."]]},
-    )
-    done = place.run("chat", "--tool", "codex", "--name", "api", stdin=b"one\n\n/help two \\\nlines\nbad\nnever\n")
-    assert (done.code, done.out) == (7, "First.\nSecond.\n")
-    assert prompts(place, done.session_id) == ["one", "/help two \nlines", "bad"]
+    place.script({"match": "bad", "do": [["fail", "401"]]}, {"match": "", "do": [["say", "Done."]]})
+    done = place.run("chat", "--tool", "codex", "--name", "api", stdin=b"\n/help two \\\nlines\nbad\nnever\n")
+    assert (done.code, done.out) == (7, "Done.\n")
+    assert prompts(place, done.session_id) == ["/help two \nlines", "bad"]
     assert place.state(done.session_id)["name"] == "api"
 
 
@@ -169,7 +165,7 @@ def test_leaving_while_a_turn_is_running(place: Place) -> None:
         terminal.type("/fork\r")
         terminal.wait_for("/fork has to wait until the turn has ended")
         terminal.type("\x15\x04")
-        terminal.wait_for("once more, and it is ended")
+        terminal.wait_for("leaving when the turn has ended")
         terminal.type("\x04")
         assert terminal.end() == 0
         assert "1 prompt not sent: csa queue" in terminal.text
@@ -205,6 +201,122 @@ def test_killed_chat_loses_no_prompt(place: Place) -> None:
     place.wait_until_empty(within_s=5)
     done = place.run("queue", session_id, "--json").json
     assert [prompt["prompt"] for prompt in done["prompts"]] == ["and then"]
+
+
+@pytest.mark.thorough
+def test_commands(place: Place) -> None:
+    """Commands work on the chat's session as those of csa do; what cannot be done is told, and the chat goes on."""
+    place.run("run", "--tool", "codex", "--name", "other", "the other one")
+    with chat(place, "--tool", "codex", "--name", "api", size=(100, 50)) as terminal:
+        terminal.wait_for("codex>")
+        terminal.type("/info\r")
+        terminal.wait_for("error: There is no session yet.")
+        terminal.type("/etc/hosts is a file\r")
+        terminal.wait_for("FAKE ECHO: /etc/hosts is a file")
+        terminal.wait_for("succeeded in")
+        terminal.type("/permission everything\r")
+        terminal.wait_for("There is no permission 'everything'.")
+        terminal.type("/model gpt-9\r")
+        terminal.wait_for("next: codex, gpt-9, permission edit")
+        terminal.type("/prune 1\r")
+        terminal.wait_for("api sends all its turns")
+        terminal.type("/clear\r")
+        terminal.wait_for("api sends none of its turns")
+        terminal.type("/context\r")
+        terminal.wait_for("from turn 2 on")
+        terminal.type("/diff\r")
+        terminal.wait_for("not a git repository")
+        (place.project / "new.txt").write_text("before\n")
+        place.shell(["bash", "-c", "git init -q && git add new.txt"])
+        (place.project / "new.txt").write_text("after \033[2J\n")
+        terminal.type("/diff\r")
+        terminal.wait_for("+after \ufffd[2J")
+        terminal.type("/merge other\r")
+        terminal.wait_for("0 turns so far")
+        terminal.type("both\r")
+        terminal.wait(lambda: terminal.text.count("succeeded in") > 1, "its turn ends")
+        terminal.type("/cancel\r")
+        terminal.wait_for("No turn is running.")
+        place.run("rm", place.ids()[-1])
+        terminal.type("gone\r")
+        terminal.wait_for("is deleted")
+        terminal.type("\x03/new third\r")
+        terminal.wait_for("begins a new session")
+        terminal.type("//slash\r")
+        terminal.wait_for("FAKE ECHO: /slash")
+        terminal.wait(lambda: terminal.text.count("succeeded in") > 2, "its turn ends")
+        terminal.type("/exit\r")
+        assert terminal.end() == 0
+    assert [place.state(session_id).get("name") for session_id in place.ids()] == ["other", "api", "third"]
+
+
+@pytest.mark.thorough
+def test_inside_an_agent(place: Place) -> None:
+    """An agent's chat starts its children, with no more rights than it has, and does not change the current session."""
+    parent, env = place.agent("--permission", "read-only")
+    refused = place.run("chat", "--tool", "codex", "--permission", "full", env=env, stdin=b"hello\n")
+    assert refused.code == 5
+    done = place.run("chat", "--tool", "codex", env=env, stdin=b"hello\nagain\n")
+    assert (done.code, done.out.count("FAKE ECHO")) == (0, 2)
+    child = place.state(done.session_id)
+    assert child["genealogy"]["parent_session_id"] == parent
+    assert place.run("current").out.startswith(parent)
+
+
+@pytest.mark.thorough
+def test_allowed_once(place: Place) -> None:
+    """A denial is pointed out; /allow runs one turn with full permission, which the session does not keep."""
+    place.script(
+        {"match": "may do now", "do": [["expect-arg", "--dangerously-skip-permissions"], ["say", "Done."]]},
+        {"match": "", "do": [["deny", "Bash", "rm -rf x"], ["say", "I may not."]]},
+    )
+    with chat(place, "--tool", "claude-code") as terminal:
+        terminal.wait_for("claude-code>")
+        terminal.type("remove x\r")
+        terminal.wait_for("1 action was denied; /allow")
+        terminal.type("/allow\r")
+        terminal.wait_for("Done.")
+        terminal.type("again\r")
+        terminal.wait(lambda: terminal.text.count("I may not.") > 1, "it is denied again")
+        terminal.wait(lambda: terminal.text.count("was denied") > 1, "the turn has ended")
+        terminal.type("\x04")
+        assert terminal.end() == 0
+    (session_id,) = place.ids()
+    started = [event["data"] for event in place.events(session_id) if event["type"] == "run_started"]
+    assert [data["permission"] for data in started] == ["edit", "full", "edit"]
+
+
+@pytest.mark.thorough
+def test_asked(place: Place) -> None:
+    """What an ACP agent asks for, and would be denied, can be allowed once or denied; a forged answer denies."""
+    (place.tmp / "config.toml").write_text('[tools.goose]\ntransport = "acp"\ncommand = ["fake-acp"]\n')
+    place.env["CSA_CONFIG"] = str(place.tmp / "config.toml")
+    place.play(["ask", "execute", "rm x"], ["ask", "execute", "rm y"], ["ask", "read", "z"], ["say", "tried"])
+    with chat(place, "--tool", "goose") as terminal:
+        terminal.wait_for("goose>")
+        terminal.type("try\r")
+        terminal.wait_for("may it do this? rm x: /allow or /deny")
+        terminal.type("/allow\r")
+        terminal.wait_for("may it do this? rm y: /allow or /deny")
+        (session_id,) = place.ids()
+        pending = [event["data"] for event in place.events(session_id) if event["type"] == "permission"][-1]
+        (place.session(session_id) / "runtime" / f"permission-{pending['ask']}").write_text("yes")
+        terminal.wait_for("tried")
+        terminal.wait_for("1 action was denied")
+        terminal.type("/deny\r")
+        terminal.wait_for("Nothing is asked.")
+        terminal.type("try again\r")
+        terminal.wait(lambda: terminal.text.count("may it do this? rm x") > 1, "it asks again")
+        terminal.type("/deny\r")
+        terminal.wait(lambda: terminal.text.count("may it do this? rm y") > 1, "it asks for more")
+        terminal.type("\x03")
+        terminal.wait_for("ended after")
+        terminal.type("\x04")
+        assert terminal.end() == 0
+    asked = [event["data"] for event in place.events(session_id) if event["type"] == "permission"]
+    assert [data["status"] for data in asked[:5]] == ["pending", "allowed", "pending", "denied", "allowed"]
+    assert [data["status"] for data in asked[5:8]] == ["pending", "denied", "pending"]
+    place.wait_until_empty(within_s=3)
 
 
 @pytest.mark.thorough
@@ -273,8 +385,8 @@ def test_completion_and_history(place: Place) -> None:
     """Tab completes commands, sessions and files; what was entered is there the next time, without secrets."""
     place.run("run", "--tool", "codex", "--name", "backend", "hello")
     (place.project / "notes.txt").touch()
-    secret = "sk-" + "a1B2c3D4" * 6
-    with chat(place, "--tool", "codex") as terminal:
+    secret = "correct-horse-battery"
+    with chat(place, "--tool", "codex", "--secret", "WORD", WORD=secret) as terminal:
         terminal.wait_for("codex>")
         terminal.type("/use back\t")
         terminal.wait_for_frame("codex> /use backend")
@@ -315,3 +427,43 @@ def test_dumb_terminal(place: Place) -> None:
         terminal.type("\x04")
         assert terminal.end() == 0
         assert SHOW_CURSOR not in terminal.output
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("how", [["--last"], ["--continue"], ["--session-id", "one"]])
+def test_the_session_that_was_greeted_gets_the_prompt(place: Place, how: list[str]) -> None:
+    """While the person types, another terminal may use other sessions: the chat stays in its own."""
+    place.run("run", "--name", "one", "--tool", "codex", "first")
+    with chat(place, *how) as terminal:
+        terminal.wait_for("session one, 1 turn so far")
+        terminal.wait_for("codex>")
+        place.run("run", "--name", "two", "--tool", "codex", "second")
+        terminal.type("hello\r")
+        terminal.wait_for("succeeded in")
+        terminal.type("\x04")
+        assert terminal.end() == 0
+    one, two = place.ids()
+    assert (prompts(place, one), prompts(place, two)) == (["first", "hello"], ["second"])
+
+
+@pytest.mark.thorough
+def test_words_that_a_command_does_not_take(place: Place) -> None:
+    """A command with words too many does nothing, /queue says when nothing waits, and /new shows what will be used."""
+    place.run("run", "--name", "a", "--tool", "claude-code", "--permission", "read-only", "first")
+    with chat(place, "--session", "a") as terminal:
+        terminal.wait_for("claude-code>")
+        terminal.type("/clear the table\r")
+        terminal.wait_for("/clear takes no words.")
+        terminal.type("/queue resume\r")
+        terminal.wait_for("Nothing is queued.")
+        terminal.type("/queue --move\r")
+        terminal.wait_for("/queue takes clear, or resume, or nothing.")
+        terminal.type("/new b\r")
+        terminal.wait_for("next: codex, its default model, permission edit")
+        terminal.wait_for_frame("codex>")
+        terminal.type("/help\r")
+        terminal.wait_for("one slash.")
+        assert "\r\nUp, Down and Ctrl-R find earlier prompts" in terminal.text
+        terminal.type("\x04")
+        assert terminal.end() == 0
+    assert place.run("context", "a", "--json").json["window"]["since_turn"] == 0

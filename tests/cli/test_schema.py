@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import signal
 import tomllib
 
 import pytest
 
 from csa.runner.turns import conformance
 from tests.cli.test_lost_conversations import TOOLS, of_type
-from tests.support import Place
+from tests.support import Place, wait_for
 
 PERSON = {
     "type": "object",
@@ -46,6 +47,8 @@ def test_an_answer_that_does_not_conform_is_asked_for_again(place: Place, tool: 
     assert done.json["usage"]["input_tokens"] == 110
     (told,) = of_type(place, done.json["session_id"], "retry")
     assert told["message"] == "$.name: 5 is not of type 'string'"
+    said = [message["role"] for message in place.run("show", done.json["session_id"], "--json").json]
+    assert said == ["user", "assistant", "user", "assistant"]
     assert place.run("validate", done.json["session_id"]).code == 0
 
 
@@ -61,6 +64,7 @@ def test_an_answer_that_never_conforms_fails_the_turn(place: Place) -> None:
     )
 
 
+@pytest.mark.thorough
 def test_claudes_own_structured_output(place: Place) -> None:
     """The schema goes to the tool, and not into the prompt; the answer that it calls its tool with is the message."""
     given = place.tmp / "stdin"
@@ -165,3 +169,51 @@ def test_secrets_in_an_output_are_redacted(place: Place) -> None:
     assert json.loads(tomllib.loads((session / "result.toml").read_text())["output"]) == done.json["output"]
     assert json.loads(place.run("result", done.json["session_id"]).out) == done.json["output"]
     assert b"verysecretvalue" not in b"".join(p.read_bytes() for p in session.rglob("*") if p.is_file())
+
+
+@pytest.mark.thorough
+def test_an_output_survives_the_loss_of_its_event(place: Place) -> None:
+    """result.toml has it as a JSON text, null included, so that a repair brings it back."""
+    place.play(["say", '{"name": "Ada", "age": 1, "next": [null]}'])
+    done = place.run("run", "--tool", "codex", "--schema", SCHEMA, "--json", "who?")
+    transcript = place.session(done.json["session_id"]) / "transcript.jsonl"
+    lines = transcript.read_bytes().splitlines(keepends=True)
+    assert json.loads(lines[-1])["data"]["output"] == done.json["output"]
+    transcript.write_bytes(b"".join(lines[:-1]))
+    assert place.run("repair", done.json["session_id"]).code == 0
+    assert place.run("result", done.json["session_id"], "--json").json["output"] == done.json["output"]
+
+
+@pytest.mark.thorough
+def test_a_cancelled_turn_has_no_output(place: Place) -> None:
+    """Nor is anything asked again, once somebody has cancelled; a fork and its correction keep to one conversation."""
+    first = place.run("run", "--tool", "codex", "before").session_id
+    place.script(
+        {"match": "That answer", "do": [["write-argv", str(place.tmp / "argv")], ["say", '{"name": "Ada"}']]},
+        {"match": "who?", "do": [["say", "no"]]},
+        {"match": "slow", "do": [["touch", str(place.tmp / "ready")], ["sleep", 30]]},
+    )
+    forked = place.run("run", "--tool", "codex", "--fork-from", first, "--schema", SCHEMA, "--json", "who?")
+    assert forked.json["output"] == {"name": "Ada"}
+    argv = json.loads((place.tmp / "argv").read_text())
+    assert argv[argv.index("resume") + 1] == forked.json["provider_session_id"]
+    running = place.start("run", "--tool", "codex", "--schema", SCHEMA, "--json", "slow")
+    wait_for((place.tmp / "ready").exists, "the agent's beginning")
+    running.signal(signal.SIGINT)
+    done = running.wait()
+    assert (done.code, done.json["status"], done.json["output"]) == (130, "cancelled", None)
+
+
+@pytest.mark.thorough
+def test_a_correction_that_is_cancelled_is_no_success(place: Place) -> None:
+    """The first answer does not count, and is kept."""
+    ready = place.tmp / "ready"
+    place.script(
+        {"match": "That answer", "do": [["touch", str(ready)], ["sleep", 30]]},
+        {"match": "who?", "do": [["say", "no"]]},
+    )
+    running = place.start("run", "--tool", "codex", "--schema", SCHEMA, "--json", "who?")
+    wait_for(ready.exists, "the second attempt")
+    running.signal(signal.SIGTERM)
+    done = running.wait()
+    assert (done.code, done.json["status"], done.json["output"], done.json["text"]) == (143, "cancelled", None, "no")

@@ -9,6 +9,8 @@ import signal
 import pytest
 
 from csa.paths import SessionPaths
+from csa.runner.client import Csa
+from csa.runner.sessions.acting import hold_session
 from csa.store.locks import is_locked
 from csa.store.queue import MAX_QUEUED, count_queued, enqueue
 from tests.support import Json, Place, wait_for
@@ -196,6 +198,8 @@ def test_an_agent_queues_with_no_more_rights_than_it_had_then(place: Place) -> N
     own = place.run("run", "--queue", "-s", caller, "myself", env=variables)
     assert (own.code, "cannot resume itself" in own.err) == (5, True)
     assert place.run("queue", caller, "--clear", env=variables).code == 5
+    follow_up = place.run("run", "--queue", "-s", session_id, "--on-finish", "touch x", "more", env=variables)
+    assert (follow_up.code, "cannot have --on-finish" in follow_up.err) == (5, True)
     state = place.session(caller) / "state.toml"
     state.write_text(state.read_text().replace('permission = "read-only"', 'permission = "full"'))
     queue(place, session_id, "from outside")
@@ -304,3 +308,118 @@ def test_what_cannot_be_queued(place: Place) -> None:
     assert place.run("run", "--queue", "-s", "nobody", "go").code == 3
     assert place.run("run", "--queue", "-s", session_id, "--tool", "gemini-cli", "--model", "x", "").code == 2
     assert place.run("queue", session_id, "--json").json["prompts"] == []
+
+
+@pytest.mark.thorough
+def test_a_prompt_that_comes_during_an_errand(place: Place) -> None:
+    """Who holds the lock for something else than a turn takes nothing: a process waits for the lock in its place."""
+    place.script({"match": "first", "do": [["exit", 1]]}, {"match": "", "do": [["say", "done"]]})
+    session_id = place.run("run", "--tool", "codex", "first").session_id
+    client = Csa.from_environment(place.project, environ=place.environment(None))
+    with hold_session(client.session(session_id)):
+        (said,) = queue(place, session_id, "second")
+        assert "queued as 1st" in said
+        assert prompts_of(place, session_id) == ["first"]
+    wait_until_done(place, session_id)
+    assert prompts_of(place, session_id) == ["first", "second"]
+
+
+@pytest.mark.thorough
+def test_a_damaged_queue_is_not_in_the_way(place: Place) -> None:
+    """What is no prompt stays, is shown as such, and can be removed; the sound ones run."""
+    session_id = busy(place)
+    queue(place, session_id, "second")
+    paths = paths_of(place, session_id)
+    (paths.queue / f"{session_id}.json").write_text("{")
+    os.mkfifo(paths.queue / "order")
+    listed = place.run("queue", session_id, "--json").json["prompts"]
+    assert sorted(each["fault"] is None for each in listed) == [False, True]
+    place.release()
+    wait_for(lambda: count_queued(paths) == 1 and not is_locked(paths.session_lock), "the sound one has run")
+    assert prompts_of(place, session_id) == ["first", "second"]
+    assert place.run("status", session_id).code == 0
+    assert place.run("queue", session_id, "--remove", session_id).code == 0
+    assert place.run("queue", session_id, "--json").json["prompts"] == []
+
+
+@pytest.mark.thorough
+def test_a_prompt_of_a_newer_csa(place: Place) -> None:
+    """One with an option that this csa does not know is not run without it: the queue is held, and says why."""
+    session_id = busy(place)
+    queue(place, session_id, "second")
+    (path,) = paths_of(place, session_id).queue.glob("*.json")
+    record = json.loads(path.read_text())
+    record["order"]["request"]["forbids_everything"] = True
+    path.write_text(json.dumps(record))
+    place.release()
+    wait_for(lambda: not is_locked(paths_of(place, session_id).session_lock), "the first turn ends")
+    assert "Another version of csa has queued it" in place.run("queue", session_id, "--json").json["held"]
+    assert prompts_of(place, session_id) == ["first"]
+
+
+@pytest.mark.thorough
+def test_many_who_queue_for_a_session_that_is_not_there_yet(place: Place) -> None:
+    """One of them makes it, and the prompts of the others wait for that."""
+    place.play(["say", "done"])
+    prompts = [f"prompt {number}" for number in range(3)]
+    running = [place.start("run", "--queue", "--session-id", "both", prompt) for prompt in prompts]
+    done = [each.wait() for each in running]
+    assert [each.code for each in done] == [0] * len(prompts), [each.err for each in done]
+    (session_id,) = {each.out.strip() for each in done}
+    wait_until_done(place, session_id)
+    assert sorted(prompts_of(place, session_id)) == prompts
+
+
+@pytest.mark.thorough
+def test_an_agents_prompt_gets_no_variable_that_the_agent_lacks(place: Place) -> None:
+    """Whoever begins it may have more: what env_drop took from the agent, for example."""
+    _, variables = place.agent()
+    place.env["DEPLOY_WORD"] = "of the user's shell"
+    session_id = busy(place)
+    place.script(
+        {"match": "by the user", "do": [["expect-env", "DEPLOY_WORD", "of the user's shell"], ["say", "has it"]]},
+        {"match": "by the agent", "do": [["expect-env", "DEPLOY_WORD", None], ["say", "has it not"]]},
+    )
+    queue(place, session_id, "by the user")
+    done = place.run("run", "--queue", "-s", session_id, "by the agent", env={**variables, "DEPLOY_WORD": None})
+    assert done.code == 0, done.err
+    place.release()
+    wait_until_done(place, session_id)
+    assert [each["data"]["status"] for each in place.events(session_id) if each["type"] == "run_finished"] == [
+        "succeeded"
+    ] * 3
+
+
+def test_positions_that_are_none(place: Place) -> None:
+    """A number of any length is looked at as one; what is named twice is removed once."""
+    session_id = busy(place)
+    queue(place, session_id, "second")
+    for words in (("--move", "1", "9" * 5000), ("--show", "9" * 5000), ("--move", "1", "²")):
+        done = place.run("queue", session_id, *words)
+        assert (done.code in {2, 3}, len(done.err) < 200) == (True, True), done.err
+    assert place.run("queue", session_id, "--remove", "1", "--remove", "1").out == "removed second\n"
+    place.release()
+
+
+@pytest.mark.thorough
+def test_closing_tells_of_what_waits(place: Place) -> None:
+    """A prompt of a session that was closed does not begin, so who closes it is told."""
+    place.script({"match": "first", "do": [*place.hold(), ["fail", "500"]]})
+    running = place.start("run", "--tool", "codex", "--retries", "0", "first")
+    place.wait_ready()
+    queue(place, running.session_id, "second")
+    place.release()
+    assert running.wait().code == 1
+    done = place.run("close", running.session_id)
+    assert (done.code, "1 queued prompt of it will not begin" in done.err) == (0, True)
+
+
+@pytest.mark.thorough
+def test_a_queue_that_cannot_be_written_is_named(place: Place) -> None:
+    """Moving and removing say what is in the way, and that it is not the output."""
+    session_id = busy(place)
+    queue(place, session_id, "second", "third")
+    (place.session(session_id) / "queue" / "order").mkdir()
+    done = place.run("queue", session_id, "--move", "2", "1")
+    assert (done.code, "The queue cannot be written: Is a directory" in done.err) == (1, True), done.err
+    place.release()

@@ -26,7 +26,7 @@ from prompt_toolkit.output import ColorDepth, create_output
 from prompt_toolkit.output.vt100 import Vt100_Output
 from prompt_toolkit.shortcuts import PromptSession
 
-from csa.cli.output import Style, lossy, terminal_size
+from csa.cli.output import Style, is_in_background, lossy, terminal_size
 from csa.cli.views.fullscreen import OBEYED, obey, styled
 from csa.cli.views.live import Line
 from csa.process.wakeup import heeded
@@ -193,14 +193,13 @@ class Editor:
     def print(self, acts: Iterable[Callable[[], object]]) -> None:
         """Have things printed, above the prompt while there is one."""
         app = self._session.app
-        is_shown = app.is_running and not app.is_done
-        if is_shown:
+        if app.is_running:  # perhaps for its last moments
             app.renderer.erase()
-        for act in acts:
-            act()
-        sys.stderr.flush()
-        sys.stdout.flush()
-        if is_shown:
+        with lossy(sys.stdout):  # the terminal may be gone
+            for act in acts:
+                act()
+            sys.stdout.flush()
+        if app.is_running and not app.is_done:
             app.invalidate()
 
     def refresh(self) -> None:
@@ -213,7 +212,7 @@ class Editor:
 
     def _message(self) -> StyleAndTextTuples:
         width, height = terminal_size(sys.stdout)
-        typed = self._session.default_buffer.document.line_count
+        typed = self._session.default_buffer.document.line_count + _MENU_ROWS * self._is_command()
         text: StyleAndTextTuples = []
         for line in self._above(width, max(1, height - typed - 2)):
             text += [*styled(line, is_coloured=self._is_styled), ("", "\n")]
@@ -301,7 +300,7 @@ def _settings() -> list[Any] | None:
 
 
 def _set(settings: list[Any] | None) -> None:
-    if settings:
+    if settings and not is_in_background(sys.stdin):  # which it would stop
         with suppress(OSError, termios.error):
             termios.tcsetattr(sys.stdin, termios.TCSADRAIN, settings)
 

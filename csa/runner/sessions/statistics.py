@@ -31,6 +31,7 @@ class Statistics(Struct):
     total: Tally
     roots: dict[str, SessionState] = field(default_factory=dict)  # of trees
     left_out: list[StateError] = field(default_factory=list)  # sessions that cannot be read
+
     replayed: int = 0  # turns that are not counted: no tool has run, and no model was asked
 
 

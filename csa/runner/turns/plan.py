@@ -67,10 +67,19 @@ class TurnPlan(Struct, kw_only=True):
     hands_over: bool = True
     callers: tuple[str, ...] = ()  # the calling session and its ancestors: they continue when this turn has ended
     fork: Fork | None = None
+    asks: str | None = None  # a token: somebody answers permission requests (see `csa.runner.turns.asking`)
     compacts: bool = False  # the tool is to compact its conversation; the prompt is not used
     queued: str | None = None  # the id of the queued prompt that it sends
     starts_at: datetime | None = None  # when a quota resets: the session waits until then
     replay: Replay | None = None  # what was recorded, and stands in for the tool
+
+    def limit_s(self, name: str) -> float | None:
+        """Return a time limit to keep, `timeout_s` or `idle_timeout_s`.
+
+        A recorded one is not: what had ended by it ends in the same way when all that was recorded has been sent.
+        """
+        limit: float | None = getattr(self, name)
+        return None if self.replay and limit == self.replay.turn.span.started.data.get(name) else limit
 
     @property
     def tool_state(self) -> ToolState:

@@ -10,19 +10,17 @@ from __future__ import annotations
 import os
 import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from csa.errors import AmbiguousError, ConfigError, CsaError, NotFoundError, RefusedError, UsageError
 from csa.model.config import AUTO, Config
-from csa.model.events import Event
 from csa.model.permission import Permission
 from csa.model.redaction import MARK
 from csa.paths import SessionPaths
-from csa.runner.context import Context
-from csa.runner.environment import REPLAY
+from csa.runner.context import REPLAY, Context
 from csa.runner.request import RunRequest
 from csa.runner.session import find_session
 from csa.runner.toolbox import ToolChoice, find_adapter, transport_of
@@ -72,7 +70,7 @@ def find_replay(context: Context, *, turn: int, continues: SessionPaths | None) 
         UsageError: that session replays another recording, or none.
         CsaError: the recording is missing or damaged, or cannot be replayed.
     """
-    with open_recording(context, context.environ[REPLAY]) as (recording, session_id, archive):
+    with open_recording(context, context.replay) as (recording, session_id, archive):
         if continues is not None and (before := replayed_session(continues)) != session_id:
             is_what = f"a replay of {before}" if before else "no replay"
             raise UsageError(
@@ -96,19 +94,20 @@ def as_recorded(context: Context, request: RunRequest, replay: Replay) -> RunReq
 
     UsageError if it asks for another tool or another prompt.
     """
-    started = replay.turn.span.started.data
+    started: Mapping[str, Any] = replay.turn.span.started.data
     tool, prompt = str(started.get("tool")), str(started.get("prompt"))
     if request.tool not in {None, AUTO, tool}:
-        raise _mismatch(replay, f"was run by {tool}, not {request.tool}")
+        raise _mismatch(replay, "--tool", f"was run by {tool}, not {request.tool}")
     if request.prompt.strip() and not _is_same(context.redactor.redact(request.prompt), prompt):
-        raise _mismatch(replay, f"has the prompt '{_shorten(prompt)}', not '{_shorten(request.prompt)}'")
-    origins = started.get("origins") or {}
+        raise _mismatch(replay, "the prompt", f"has the prompt '{_shorten(prompt)}', not '{_shorten(request.prompt)}'")
+    origins = _mapping(started.get("origins"))
     options: dict[str, Any] = {
         name: started.get(name)
         for name, option in _OPTIONS
         if getattr(request, name) is None and origins.get(name) == option
     }
-    is_acp = any(os.path.basename(word) == _ACP_BRIDGE for word in started.get("argv") or ())
+    argv = started.get("argv")
+    is_acp = isinstance(argv, list) and any(os.path.basename(str(word)) == _ACP_BRIDGE for word in argv)
     return replace(
         request,
         prompt=request.prompt if request.prompt.strip() else prompt,
@@ -116,7 +115,7 @@ def as_recorded(context: Context, request: RunRequest, replay: Replay) -> RunReq
         transport=request.transport or ("acp" if is_acp else None),
         permission=request.permission or _permission(context, started.get("permission")),
         fallback=_fallback(replay) if request.fallback is None else request.fallback,
-        retries=0,  # the recorded attempts are all there are
+        retries=_retries(replay),
         park_limit_s=0.0,
         schema=request.schema or replay.turn.schema,
         **options,
@@ -146,8 +145,14 @@ def replays_below(top: Target) -> dict[str, str]:
 
 def is_archive(named: str) -> bool:
     """Say whether what names a recording is ARCHIVE or ARCHIVE#ID, and no session here."""
-    place = named.partition("#")[0]
+    place, _ = _split(named)
     return place.endswith(_ARCHIVE_ENDINGS) or "/" in place
+
+
+def _split(named: str) -> tuple[str, str]:
+    """Return the parts of ARCHIVE#ID; a directory's name may have a #, too."""
+    place, mark, chosen = named.rpartition("#")
+    return (place, chosen) if mark and "/" not in chosen and not chosen.endswith(_ARCHIVE_ENDINGS) else (named, "")
 
 
 @contextmanager
@@ -158,7 +163,7 @@ def open_recording(context: Context, named: str) -> Iterator[tuple[Recording, st
         NotFoundError: there is no such archive, or no such session in it.
         ArchiveError, RefusedError: as `unpack`.
     """
-    place, _, chosen = named.partition("#")
+    place, chosen = _split(named)
     if not is_archive(named):
         yield _recorded_here(context, named)
         return
@@ -208,8 +213,8 @@ def _refuse_unplayable(turn: RecordedTurn) -> None:
         "the tool has written so much that the beginning of its output was dropped": (
             any(log.startswith(_CUT) for log in (turn.stdout or b"", turn.stderr))
         ),
-        "csa has started the tool more than once, and its output does not say which time it is of": (
-            any(_is_of_another_start(event) for event in turn.events)
+        "an older csa has started the tool more than once, and its output does not say which time it is of": (
+            turn.starts is None
         ),
     }
     if reason := next((words for words, is_one in problems.items() if is_one), None):
@@ -217,17 +222,11 @@ def _refuse_unplayable(turn: RecordedTurn) -> None:
         raise RefusedError(f"{whose} cannot be replayed: {reason}.", hint="csa replay shows what was recorded")
 
 
-def _is_of_another_start(event: Event) -> bool:
-    """Say whether csa had started the tool again: after a transient failure, or for a lost conversation."""
-    is_retry = event.type == "retry" and event.data.get("by") == "csa"
-    return is_retry or (event.type == "handoff" and event.data.get("reason") == "unknown_conversation")
-
-
-def _mismatch(replay: Replay, words: str) -> UsageError:
+def _mismatch(replay: Replay, option: str, words: str) -> UsageError:
     which = f"turn {replay.turn.span.number} of session {replay.session_id}"
     return UsageError(
         f"This is not the turn that was recorded: {which} {words}.",
-        hint="leave both out, and csa takes the recorded ones",
+        hint=f"leave {option} out, and csa takes the recorded one",
     )
 
 
@@ -235,6 +234,10 @@ def _is_same(prompt: str, recorded: str) -> bool:
     """Compare prompts; what was a secret when it was recorded may be any text."""
     pattern = ".*".join(map(re.escape, recorded.strip().split(MARK)))
     return re.fullmatch(pattern, prompt.strip(), re.DOTALL) is not None
+
+
+def _mapping(value: object) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
 
 
 def _shorten(text: str) -> str:
@@ -257,7 +260,16 @@ def _fallback(replay: Replay) -> tuple[str, ...]:
     return tuple(_with_model(each) for each in session.spans if span.number < each.number <= last)
 
 
+def _retries(replay: Replay) -> int:
+    """Return how often csa may retry: as often as then, but after a failure no more than it did."""
+    retries = [event.data for event in replay.turn.events if event.type == "retry" and event.data.get("by") == "csa"]
+    retries = [data for data in retries if data.get("kind") != "invalid_output"]
+    finished = replay.turn.span.finished
+    has_succeeded = finished is not None and finished.data.get("status") == "succeeded"
+    return int(retries[-1].get("max") or 0) if retries and has_succeeded else len(retries)
+
+
 def _with_model(span: Span) -> str:
     started = span.started.data
-    is_asked = (started.get("origins") or {}).get("model") == "--model" and started.get("model")
+    is_asked = _mapping(started.get("origins")).get("model") == "--model" and started.get("model")
     return f"{started.get('tool')}:{started['model']}" if is_asked else str(started.get("tool"))

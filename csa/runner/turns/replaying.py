@@ -15,19 +15,19 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from csa.errors import NotFoundError, RefusedError
-from csa.ids import ENTROPY_BYTES, new_session_id
+from csa.ids import ENTROPY_BYTES, is_session_id, new_session_id
 from csa.model.adapter import Decoder, Invocation, StderrReader, TurnRequest, Update
 from csa.model.events import Event
 from csa.model.pacing import AT_ONCE, parse_speed, pause_s
 from csa.model.result import SIGNAL_EXITS
 from csa.model.state import parse_time
 from csa.process import replayer
-from csa.runner.environment import REPLAY, REPLAY_SPEED
+from csa.runner.context import REPLAY, REPLAY_SPEED
 from csa.runner.session import find_session
 from csa.runner.turns.plan import TurnPlan
 from csa.runner.turns.recorded import Replay, replays_below
 from csa.runner.turns.verdict import Stop
-from csa.store.recording import Call, RecordedTurn
+from csa.store.recording import Call, RecordedTurn, Start
 from csa.structs import Struct
 
 Step = list[Any]
@@ -51,22 +51,28 @@ class StandIn(Struct):
     stop: Stop | None
 
 
-def make_stand_in(plan: TurnPlan, replay: Replay, asked: TurnRequest) -> StandIn:
-    """Make what stands in for the tool of a plan.
+def make_stand_in(plan: TurnPlan, replay: Replay, asked: TurnRequest, *, start: int) -> StandIn:
+    """Make what stands in for the tool of a plan; `start` counts how often the tool was started before in the turn.
 
     Raises:
-        RefusedError: the agent had continued a session that this replay does not have.
+        RefusedError: csa starts the tool more often than it was recorded, or the agent had continued a session that
+            this replay does not have.
         NotFoundError, UsageError: as `find_session` and `parse_speed`.
     """
-    turn, ids = replay.turn, _ids(plan, replay, asked)
+    starts = replay.turn.starts or []
+    if start >= len(starts):
+        raise RefusedError(f"The recording has {len(starts)} starts of the tool, and this would be another one.")
+    recorded = starts[start]
+    calls = [call for call in replay.calls if recorded.begun <= call.first.started.ts < recorded.ended]
+    ids = {**_ids(plan, replay, calls, is_again=start > 0), **_conversations(replay, recorded, asked)}
     speed = parse_speed(plan.context.environ.get(REPLAY_SPEED) or "max")
-    lines = _Lines(turn, plan.adapter.decoder(asked), ids)
+    lines = _Lines(recorded, plan.adapter.decoder(asked), ids)
     moments = sorted(
-        [*lines.moments, *(each for call in replay.calls for each in _call_moments(plan, replay, call, ids, speed))],
+        [*lines.moments, *(each for call in calls for each in _call_moments(plan, replay, call, ids, speed))],
         key=lambda moment: moment[:2],
     )
-    stop = _stop_of(turn)
-    steps = [*_paced(moments, turn.span.started.ts, speed), _last_step(turn, stop)]
+    stop = _stop_of(replay.turn) if recorded is starts[-1] else None
+    steps = [*paced(moments, recorded.begun, speed), _last_step(recorded, stop)]
     script = "".join(json.dumps(step) + "\n" for step in steps)
     argv = (*replayer.COMMAND, os.path.join(asked.run_directory, _SCRIPT))
     return StandIn(Invocation(argv, b"", files={_SCRIPT: script}), lines.records, stop)
@@ -78,12 +84,12 @@ Moment = tuple[str, int, list[Step]]  # when it happened, its rank among others 
 class _Lines:
     """The recorded lines, each with its time; `records` are the events that are of no line, at the end."""
 
-    def __init__(self, turn: RecordedTurn, decoder: Decoder, ids: dict[str, str]) -> None:
-        self._clock = _Clock(turn)
-        out = [*self._moments("out", turn.stdout or b"", ids, decoder.feed)]
+    def __init__(self, start: Start, decoder: Decoder, ids: dict[str, str]) -> None:
+        self._clock = _Clock(start)
+        out = [*self._moments("out", start.stdout, ids, decoder.feed)]
         reader = decoder.feed_stderr if isinstance(decoder, StderrReader) else _unread
         self._clock.rewind()
-        self.moments: list[Moment] = [*out, *self._moments("err", turn.stderr, ids, reader)]
+        self.moments: list[Moment] = [*out, *self._moments("err", start.stderr, ids, reader)]
         self.records = self._clock.left()
 
     def _moments(
@@ -91,7 +97,7 @@ class _Lines:
     ) -> Iterator[Moment]:
         for recorded, given in ids.items():
             content = content.replace(recorded.encode(), given.encode())
-        for line in content.splitlines(keepends=True) if b"\r" not in content else _lines_of(content):
+        for line in _lines_of(content):
             bare = line.removesuffix(b"\n")
             when = self._clock.when(feed(bare) if bare else [])
             yield when, _LINE, [[stream, line.decode("utf-8", "surrogateescape")]]
@@ -113,9 +119,9 @@ class _Clock:
     has the time of the one before.
     """
 
-    def __init__(self, turn: RecordedTurn) -> None:
-        self._events = turn.events
-        self._begin = self._now = turn.span.started.ts
+    def __init__(self, start: Start) -> None:
+        self._events = start.events
+        self._begin = self._now = start.begun
         self._at = 0
         self._taken: set[int] = set()
         self._absent: set[str] = set()  # types that do not come any more
@@ -154,21 +160,23 @@ def _call_moments(plan: TurnPlan, replay: Replay, call: Call, ids: dict[str, str
     outlives = finished is None or ended is None or finished.ts > ended.ts
     recorded, begun = call.session.session_id, call.first.started.ts
     name = f"{recorded}, turn {call.first.number},"
-    is_new = call.first.number == call.session.spans[0].number
-    argv = [plan.context.command, "run", "--session-id" if is_new else "--session", ids[recorded]]
+    argv = [plan.context.command, "run", "--session-id" if call.begins else "--session", ids[recorded]]
     argv += ["--detach", "--json"] if outlives else ["--stream-json", "--quiet"]
-    if is_new and (source := _fork_of(call)) is not None:
+    if (source := call.fork_of) is not None:
+        if source not in ids and (replay.archive or not is_session_id(source)):
+            raise RefusedError(f"The recorded agent forked session {source}, which is not in the recording.")
         argv += ["--fork-from", ids.get(source, source)]
     env = {REPLAY: replay.selector_of(call), REPLAY_SPEED: str(speed)}
     yield begun, _BEGIN, [["begin", name, {"argv": argv, "env": env, "cwd": _directory(plan, replay, call)}]]
     if finished is not None:
-        code = 0 if outlives else int(finished.data.get("exit_code") or 0)
+        code = 0 if outlives else finished.data.get("exit_code") or 0
         yield begun if outlives else finished.ts, _BEGIN if outlives else _END, [["end", name, code]]
 
 
 def _directory(plan: TurnPlan, replay: Replay, call: Call) -> str:
     """Return where a nested run starts: below the turn's directory, where it was below the recorded turn's."""
-    above, its = (str(span.started.data.get("cwd") or "/") for span in (replay.turn.span, call.first))
+    cwds = (str(span.started.data.get("cwd") or "/") for span in (replay.turn.span, call.first))
+    above, its = map(os.path.normpath, cwds)
     if its.startswith(above.rstrip("/") + "/"):
         its = os.path.join(plan.cwd, os.path.relpath(its, above))
     elif its == above or replay.archive:
@@ -176,30 +184,43 @@ def _directory(plan: TurnPlan, replay: Replay, call: Call) -> str:
     return its if os.path.isdir(its) else plan.cwd
 
 
-def _fork_of(call: Call) -> str | None:
-    """Return the session that a nested run has forked."""
-    turn = call.session.turn(call.first.number)
-    return next((str(event.data.get("from")) for event in turn.events if event.type == "fork"), None)
-
-
-def _paced(moments: Sequence[Moment], begin: str, speed: float) -> Iterator[Step]:
+def paced(moments: Sequence[Moment], begin: str, speed: float) -> Iterator[Step]:
     """Yield the steps in order, with the pauses between them; lines that follow at once are put together."""
-    now = begin
-    lines: Step | None = None
+    now, lines = begin, _Pieces()
     for when, _, steps in moments:
         if speed != AT_ONCE and (seconds := pause_s(seconds_between(now, when), speed)):
-            yield from [lines] if lines else []
-            lines = None
+            yield from lines.take()
             yield ["sleep", seconds]
         now = max(now, when)
         for step in steps:
-            if lines and lines[0] == step[0] and len(lines[1]) < _PIECE:
-                lines = [lines[0], lines[1] + step[1]]
-                continue
-            yield from [lines] if lines else []
-            lines = step if step[0] in {"out", "err"} else None
-            yield from [] if lines else [step]
-    yield from [lines] if lines else []
+            if not lines.add(step):
+                yield from lines.take()
+                yield from [] if lines.add(step) else [step]
+    yield from lines.take()
+
+
+class _Pieces:
+    """Lines of one stream that are sent at once."""
+
+    def __init__(self) -> None:
+        self._stream = ""
+        self._texts: list[str] = []
+        self._size = 0
+
+    def add(self, step: Step) -> bool:
+        """Add a step, if it is another line of the stream and there is room."""
+        stream, text = step[0], step[1]
+        if stream not in {"out", "err"} or (self._texts and (stream != self._stream or self._size > _PIECE)):
+            return False
+        self._stream, self._size = stream, self._size + len(text)
+        self._texts.append(text)
+        return True
+
+    def take(self) -> Iterator[Step]:
+        """Yield the step that sends them, if there are any."""
+        if self._texts:
+            yield [self._stream, "".join(self._texts)]
+        self._texts, self._size = [], 0
 
 
 def seconds_between(earlier: str, later: str) -> float:
@@ -208,13 +229,11 @@ def seconds_between(earlier: str, later: str) -> float:
     return (second - first).total_seconds() if first and second else 0.0
 
 
-def _last_step(turn: RecordedTurn, stop: Stop | None) -> Step:
+def _last_step(start: Start, stop: Stop | None) -> Step:
     """Return how the tool ended: by itself, or when csa ended it."""
-    data = turn.span.finished.data if turn.span.finished else {}
-    code, signal = data.get("tool_exit_code"), data.get("signal")
     if stop is not None:
-        return ["hang", code, signal]
-    return ["die", signal] if signal is not None else ["exit", code or 0]
+        return ["hang", start.exit_code, start.signal]
+    return ["die", start.signal] if start.signal is not None else ["exit", start.exit_code or 0]
 
 
 def _stop_of(turn: RecordedTurn) -> Stop | None:
@@ -237,22 +256,22 @@ def _stop_of(turn: RecordedTurn) -> Stop | None:
     return None
 
 
-def _ids(plan: TurnPlan, replay: Replay, asked: TurnRequest) -> dict[str, str]:
-    """Return the recorded ids of sessions and conversations, and what they are in this replay."""
+def _ids(plan: TurnPlan, replay: Replay, calls: Sequence[Call], *, is_again: bool) -> dict[str, str]:
+    """Return the recorded ids of sessions, and those in this replay; `is_again`: the tool was started before."""
     recorded, state = replay.turn.session.state, plan.state
     known = {recorded.parent_session_id: state.parent_session_id, recorded.root_session_id: state.root_session_id}
     ids = {old: new for old, new in known.items() if old and new}
-    if not plan.is_new or any(call.first.number > 1 or _fork_of(call) for call in replay.calls):
+    if is_again or not plan.is_new or any(call.fork_of or not call.begins for call in calls):
         ids = {**_earlier_replays(plan), **ids}
     ids[recorded.session_id] = state.session_id
     now_ms = time.time_ns() // 1_000_000
-    for number, call in enumerate(replay.calls):
+    for number, call in enumerate(calls):
         name = call.session.session_id
-        if call.first.number == call.session.spans[0].number:  # after its parent, and in order
+        if call.begins:  # after its parent, and in order
             ids[name] = new_session_id(now_ms + 1 + number, os.urandom(ENTROPY_BYTES))
         elif name not in ids:
             raise RefusedError(f"The recorded agent continued session {name}, which this replay has not run.")
-    return {**ids, **_conversations(replay, asked)}
+    return ids
 
 
 def _earlier_replays(plan: TurnPlan) -> dict[str, str]:
@@ -264,7 +283,7 @@ def _earlier_replays(plan: TurnPlan) -> dict[str, str]:
     return replays_below(top.target)
 
 
-def _conversations(replay: Replay, asked: TurnRequest) -> dict[str, str]:
+def _conversations(replay: Replay, start: Start, asked: TurnRequest) -> dict[str, str]:
     """Return the tool's ids of conversations; a new one is never that of the recorded, real conversation."""
     data, ids = replay.turn.span.started.data, {}
     if data.get("resumed") and asked.provider_session_id:
@@ -272,7 +291,7 @@ def _conversations(replay: Replay, asked: TurnRequest) -> dict[str, str]:
     forked = next((event.data.get("of") for event in replay.turn.events if event.type == "fork"), None)
     if forked and asked.fork_of:
         ids[str(forked)] = asked.fork_of
-    for event in replay.turn.events:
+    for event in start.events:
         name = str(event.data.get("provider_session_id") or "") if event.type == "session_bound" else ""
         if name and name not in ids:
             ids[name] = asked.provider_session_id or _invented(name, asked.new_provider_id)
