@@ -194,7 +194,7 @@ class Chat:
 
     def say_how_to_resume(self) -> None:
         """Say how to go on another time."""
-        if self.session_id and not self.is_quiet:
+        if self.paths and not self.is_quiet:
             tell("csa", f"to go on: csa chat --session {self.session_id}")
 
     def _known_id(self) -> str | None:

@@ -196,6 +196,8 @@ def _queue(talk: Talk, words: list[str]) -> None:
 
 def _export(talk: Talk, words: list[str]) -> None:
     path = _at_most_one(words, "file") or f"{talk.name}.md"
+    if not words and os.path.lexists(path):  # nobody has said that it may go
+        raise UsageError(f"{path} exists.", hint=f"/export {path} replaces it")
     suffix = Path(path).suffix[1:]
     kind = suffix if suffix in FORMATS else "archive"
     talk.csa("export", "--session", talk.called, "--format", kind, "--output", os.path.expanduser(path))
@@ -204,7 +206,7 @@ def _export(talk: Talk, words: list[str]) -> None:
 
 def _diff(talk: Talk, words: list[str]) -> None:
     """Show what the work tree has that the last commit has not; paths limit it."""
-    git = ["git", "--no-pager", "-c", "core.quotePath=off"]
+    git = ["git", "--no-pager", "-c", "core.quotePath=off", "-c", "core.fsmonitor=off"]
     told = _output_of([*git, "status", "--short", "--", *words], talk.directory)
     if not told.strip():
         tell("csa", "nothing has changed since the last commit")

@@ -95,7 +95,7 @@ class TerminalChat:
 
     def _look_at_queue(self) -> None:
         paths = self._chat.paths
-        self._waiting = [entry.prompt for entry in entries(paths)] if paths else []
+        self._waiting = [entry.shown for entry in entries(paths)] if paths else []
 
     def _do(self, entry: Entry) -> int | None:
         """Do what is wanted; return the exit code if that ends the chat."""

@@ -115,6 +115,8 @@ def queue_prompt(
     caller = context.caller
     order = order_for(context, replace(request, steal=False), plan, wait_s=None, on_finish=on_finish)
     order["ceiling"] = caller.ceiling if caller else None
+    if request.secrets:
+        order["shown"] = plan.context.redactor.redact(request.prompt)
     with _changing(paths, "nothing was queued"):
         entry, position = enqueue(
             paths, order, at=format_time(datetime.now(UTC)), by=caller.session_id if caller else None
@@ -207,7 +209,7 @@ def remove_queued(session: Session, entry_ids: Sequence[str]) -> tuple[list[str]
         with suppress(GoneError), _changing(session.paths, f"{len(removed)} were removed"):
             remove(session.paths, entry_id)
             removed.append(entry_id)
-    return removed, _note_change(session, removed=removed)
+    return removed, _note_change(session, removed=removed) if removed else []
 
 
 def _note_change(session: Session, **what: Any) -> list[str]:

@@ -101,6 +101,7 @@ def test_whole_conversation(place: Place) -> None:
         terminal.wait_for("next: claude-code")
         terminal.type("who are you?\r")
         terminal.wait_for_frame("I am claude.")
+        terminal.wait(lambda: terminal.text.count("succeeded in") > 1, "the turn ends")
         terminal.type("/fork other\r")
         terminal.wait_for("begins a new session, with a copy")
         terminal.type("go on\r")
@@ -456,6 +457,10 @@ def test_words_that_a_command_does_not_take(place: Place) -> None:
         terminal.wait_for("/clear takes no words.")
         terminal.type("/queue resume\r")
         terminal.wait_for("Nothing is queued.")
+        (place.project / "a.md").write_text("mine")
+        terminal.type("/export\r")
+        terminal.wait_for("a.md exists.")
+        assert (place.project / "a.md").read_text() == "mine"
         terminal.type("/queue --move\r")
         terminal.wait_for("/queue takes clear, or resume, or nothing.")
         terminal.type("/new b\r")

@@ -419,6 +419,7 @@ def test_who_may_close(place: Place) -> None:
         assert (done.code, "cannot close itself" in done.err) == (5, True)
     assert place.run("close", child, env=inside).code == 0
     assert place.run("close", env=inside).code == 3
+    assert place.run("close", "").code == 2, "a variable that is not set is not the current session"
     assert current_of(place) == root
     place.play(*place.hold())
     running = place.start("run", "--tool", "codex", "long")
@@ -493,3 +494,14 @@ def test_a_tree_with_a_session_without_a_turn(place: Place) -> None:
     assert not place.published()
     assert place.run("restore", "--tree", root).code == 0
     assert place.status(child) == "idle"
+
+
+def test_new_says_which_session_is_current(place: Place) -> None:
+    """Where CSA_CURRENT is a session, that stays the current one, whatever is made."""
+    made = place.run("new", "--json").json
+    assert made["current"] is True
+    fixed = {"CSA_CURRENT": made["session_id"]}
+    other = place.run("new", env=fixed)
+    assert (other.code, "is the current one" in other.err) == (0, False)
+    assert place.run("new", "--json", env=fixed).json["current"] is False
+    assert current_of(place) == made["session_id"]
