@@ -496,6 +496,7 @@ def test_a_tree_with_a_session_without_a_turn(place: Place) -> None:
     assert place.status(child) == "idle"
 
 
+@pytest.mark.thorough
 def test_new_says_which_session_is_current(place: Place) -> None:
     """Where CSA_CURRENT is a session, that stays the current one, whatever is made."""
     made = place.run("new", "--json").json
