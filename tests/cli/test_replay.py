@@ -283,3 +283,13 @@ def test_a_tree_on_the_screen(place: Place, tmp_path: Path) -> None:
         assert terminal.end() == 0
         assert "csa: 3 sessions in" in terminal.frame[-2]
         assert terminal.frame[-1] == "done again"
+
+
+@pytest.mark.thorough
+def test_a_session_without_a_turn_is_no_replay(place: Place) -> None:
+    """What begins one says so, and takes nothing of the recording."""
+    one, two = (place.codex(prompt).session_id for prompt in ("first", "second"))
+    for words in (["new"], ["merge", one, two]):
+        done = place.run(*words, env={"CSA_REPLAY": one})
+        assert (done.code, "a session without a turn cannot be replayed" in done.err) == (2, True), done
+    assert place.ids() == [one, two]

@@ -390,6 +390,7 @@ def test_an_agents_prompt_gets_no_variable_that_the_agent_lacks(place: Place) ->
     ] * 3
 
 
+@pytest.mark.thorough
 def test_positions_that_are_none(place: Place) -> None:
     """A number of any length is looked at as one; what is named twice is removed once."""
     session_id = busy(place)

@@ -203,6 +203,9 @@ def plan_session(
         permission: what its agents may do, if the request does not say it.
         sources: the sessions that it is merged from.
     """
+    from csa.runner.environment import refuse_in_replay  # noqa: PLC0415  # few sessions begin without a turn
+
+    refuse_in_replay(context, "a session without a turn")
     _check_texts(request)
     _check_numbers(request)
     check_name(request.name)
