@@ -165,22 +165,7 @@ PURPOSES: tuple[tuple[str, tuple[Command, ...]], ...] = (
 COMMANDS = tuple(command for _, commands in PURPOSES for command in commands)
 ALIASES = {"ls": "list", "rm": "delete", "cur": "current", "switch": "current", "use": "current"}
 # What `csa help` shows, by the names that are typed.
-EVERYDAY = (
-    "run",
-    "chat",
-    "ls",
-    "status",
-    "show",
-    "result",
-    "logs",
-    "attach",
-    "open",
-    "wait",
-    "kill",
-    "top",
-    "rm",
-    "doctor",
-)
+EVERYDAY = ("run", "chat", "ls", "status", "show", "result", "logs", "open", "wait", "kill", "top", "rm", "doctor")
 
 
 def command_names() -> dict[str, Command]:
