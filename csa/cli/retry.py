@@ -103,7 +103,7 @@ def _last_schema(session: Session, started: Event | None) -> str | None:
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(
             f"The schema of turn {started.turn} cannot be read ({error}).",
-            hint="give it with --schema FILE, or --schema '' for none",
+            hint="give it with --schema FILE, or --schema none",
         ) from error
     if MARK in schema:
         raise UsageError(

@@ -160,7 +160,7 @@ def add_agent_options(parser: argparse.ArgumentParser) -> argparse._ArgumentGrou
     how.add_argument(
         "--schema",
         metavar="FILE",
-        help="have the answer conform to the JSON Schema in FILE (or `{...}`), and print it as JSON",
+        help="have the answer conform to the JSON Schema in FILE (or `{...}`), and print it as JSON; `none` is none",
     )
     how.add_argument(
         "--secret",

@@ -186,9 +186,11 @@ def _system(arguments: argparse.Namespace) -> str | None:
 
 
 def read_schema(words: str | None) -> dict[str, Any] | None:
-    """Read a schema from a file, or from the word itself; an empty one is none."""
-    if not words:
+    """Read a schema from a file, or from the word itself; `none` is none."""
+    if words is None or words == "none":
         return None
+    if not words.strip():  # as from a shell variable that is not set: nothing would be checked
+        raise UsageError("--schema is empty.", hint="name a FILE, or say --schema none")
     from csa.model.structured import NotJsonError, parse_json  # noqa: PLC0415  # few turns have one
 
     is_inline = words.lstrip().startswith("{")

@@ -139,7 +139,8 @@ def test_retry_detach_and_fallback_keep_the_schema(place: Place) -> None:
     assert (done.json["tool"], done.json["output"]) == ("gemini-cli", {"name": "Ada"})
     again = place.run("retry", done.json["session_id"], "--json")
     assert (again.json["turn"], again.json["output"]) == (3, {"name": "Ada"})
-    assert place.run("retry", done.json["session_id"], "--schema", "", "--json").json["output"] is None
+    assert place.run("retry", done.json["session_id"], "--schema", "none", "--json").json["output"] is None
+    assert place.run("retry", done.json["session_id"], "--schema", "").code == 2
     started = place.run("run", "-t", "gemini-cli", "--detach", "--schema", SCHEMA, "Send it.").out.strip()
     assert place.run("wait", started).code == 0
     assert json.loads(place.run("result", started).out) == {"name": "Ada"}
