@@ -18,6 +18,7 @@ from csa.runner.session import find_retired
 from csa.runner.sessions.removal import (
     delete_session,
     deleted_below,
+    deletion_to_json,
     find_to_delete,
     living_children,
     restore_session,
@@ -68,13 +69,13 @@ def execute_delete(arguments: argparse.Namespace) -> int:
                 session, force=arguments.force, purge_now=arguments.purge, provider=arguments.provider
             )
         except CsaError as error:
-            done.append(_to_json(session, error=error_to_json(error)))
+            done.append(deletion_to_json(session, error=error_to_json(error)))
             exit_code = exit_code or error.exit_code
             if not arguments.json:
                 print_error(error, as_json=False)
             continue
         word = "purged" if removed.is_purged else "removed"
-        done.append(_to_json(session, done=word, provider_copies=list(removed.provider_copies)))
+        done.append(deletion_to_json(session, removed))
         if not arguments.json:
             print(f"{word} {name}")
         children = living_children(session.store, session_id)  # those that its end has not taken along
@@ -91,11 +92,6 @@ def _to_restore(roots: list[Session], done: list[dict[str, object]]) -> str:
     deleted = {each["session_id"] for each in done if each["done"]}
     found = [root.session_id for root in roots if root.session_id in deleted]
     return found[0] if len(found) == 1 else "SESSION"
-
-
-def _to_json(session: Session, **known: object) -> dict[str, object]:
-    whose = {"session_id": session.session_id, "name": session.record.name, "project": session.store.project_pathname}
-    return {**whose, "done": None, "provider_copies": [], "error": None, **known}
 
 
 def configure_restore(parser: argparse.ArgumentParser) -> None:
@@ -126,5 +122,4 @@ def _restore(session: Session, *, as_json: bool) -> dict[str, object]:
     if not as_json:
         print(as_read(f"restored {state.session_id}", sys.stdout))
     warn([*lost, *restored.losses])
-    project = session.store.project_pathname
-    return {"session_id": state.session_id, "project": project, "phase": state.phase, "name": state.name}
+    return restored.to_json(session.store)

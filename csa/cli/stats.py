@@ -17,11 +17,10 @@ from csa.cli.output import Style, cut, display_width, one_line, print_json, term
 from csa.cli.outputs import human_bytes
 from csa.cli.selecting import find_projects, open_client
 from csa.cli.session_list import read_since
-from csa.cli.views.describe import cost_of, elapsed, tokens, tokens_of
 from csa.cli.views.table import Column, Table, columns_for
 from csa.ids import unique_prefix_length
-from csa.model.state import format_time
 from csa.model.statistics import Tally
+from csa.model.wording import cost_of, elapsed, tokens, tokens_of
 from csa.runner.sessions.statistics import KEYS, Statistics, gather_statistics
 
 TYPE_CHECKING = False  # see csa/structs.py
@@ -47,23 +46,13 @@ def execute(arguments: argparse.Namespace) -> int:
     stores = find_projects(client.store.root) if arguments.all_projects else [client.store]
     found = gather_statistics(stores, by=arguments.by, since=since)
     if arguments.json:
-        print_json(_to_json(found, by=arguments.by, since=since))
+        print_json(found.to_json(by=arguments.by, since=since))
     elif not found.total.turns:
         print("No turns found")
     else:
         _print_table(found, arguments.by)
     warn(f"left out: {one_line(fault.message)}" for fault in found.left_out)
     return 0
-
-
-def _to_json(found: Statistics, *, by: str, since: datetime | None) -> dict[str, object]:
-    count = found.total.turns
-    return {
-        "by": by,
-        "since": format_time(since) if since else None,
-        "rows": [{"key": key, **tally.to_json(all_turns=count)} for key, tally in found.rows.items()],
-        "total": found.total.to_json(all_turns=count),
-    }
 
 
 def _print_table(found: Statistics, by: str) -> None:

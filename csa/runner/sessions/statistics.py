@@ -7,7 +7,7 @@ from datetime import datetime
 
 from csa.errors import StateError
 from csa.model.clock import local_clock
-from csa.model.state import SessionState
+from csa.model.state import SessionState, format_time
 from csa.model.statistics import Tally, TurnFacts
 from csa.store.sessions import Record, Store
 from csa.store.status import missing_turns
@@ -31,6 +31,16 @@ class Statistics(Struct):
     total: Tally
     roots: dict[str, SessionState] = field(default_factory=dict)  # of trees
     left_out: list[StateError] = field(default_factory=list)  # sessions that cannot be read
+
+    def to_json(self, *, by: str, since: datetime | None) -> dict[str, object]:
+        """Return the object that `csa stats --json` prints."""
+        count = self.total.turns
+        return {
+            "by": by,
+            "since": format_time(since) if since else None,
+            "rows": [{"key": key, **tally.to_json(all_turns=count)} for key, tally in self.rows.items()],
+            "total": self.total.to_json(all_turns=count),
+        }
 
 
 def gather_statistics(stores: Iterable[Store], *, by: str, since: datetime | None = None) -> Statistics:
