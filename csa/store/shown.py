@@ -37,6 +37,12 @@ class Siblings(Struct, frozen=False):
     _counts: dict[str, int] | None = None
     _merges: dict[str, list[str]] = field(default_factory=dict)
 
+    def replace(self, ids: Sequence[str]) -> None:
+        """Go on with other sessions; what is known of those that stay is kept."""
+        self.ids, self._counts, self._merges = ids, None, {}
+        for gone in self._known.keys() - set(ids):
+            del self._known[gone]
+
     def note(self, record: Record) -> None:
         """Note one that has been read."""
         self._known[record.session_id] = record.state
